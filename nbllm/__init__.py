@@ -1,0 +1,1 @@
+"""nbllm: use and compare language models from a notebook."""

@@ -1,0 +1,153 @@
+"""Errors, split by whose fault they are. Each message ends with what to do next, and none holds a secret.
+
+NbllmError
+├── ConfigError         you: no key, unknown model, bad option
+├── TransportError      the wire
+│   ├── ConnectFailed   nobody answered at that address
+│   ├── Timeout         which one is in `.which`: connect, first, idle or total
+│   └── StreamCut       the answer stopped before its end
+├── ProviderError       they said no: `.status .type .code .retry_after .request_id`
+│   ├── AuthenticationError · PermissionDenied · NotFound · BadRequest
+│   ├── RateLimited     ask again later      ├── QuotaExceeded   ask again after paying
+│   ├── Overloaded      their trouble, passing  └── ServerError   their trouble
+│   └── ContextLengthExceeded · ContentFiltered
+└── ProtocolError       they spoke gibberish
+
+`.partial` is the Response with what had arrived, None where nothing was asked yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .events import Response
+
+MASK = "•••"
+
+
+def scrub(text: str, secrets: Iterable[str]) -> str:
+    """`text` with every secret in it masked. Secrets shorter than 4 characters are left (they would mask prose)."""
+    for secret in sorted((s for s in secrets if len(s) >= 4), key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    return text
+
+
+class NbllmError(Exception):
+    """Base of all errors that nbllm raises. `hint` says what to do next and is part of the message."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        self.message, self.hint = message, hint
+        self.partial: Response | None = None
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+    def scrubbed(self, secrets: Iterable[str]) -> NbllmError:
+        """This error, with every secret taken out of all its texts."""
+        secrets = tuple(secrets)
+        self.args = tuple(scrub(a, secrets) if isinstance(a, str) else a for a in self.args)
+        for name, value in vars(self).items():
+            setattr(self, name, _scrub_value(value, secrets))
+        return self
+
+
+def _scrub_value(value: Any, secrets: tuple[str, ...]) -> Any:
+    if isinstance(value, str):
+        return scrub(value, secrets)
+    if isinstance(value, dict):
+        return {scrub(str(k), secrets): _scrub_value(v, secrets) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_scrub_value(v, secrets) for v in value]
+    return value
+
+
+class ConfigError(NbllmError, ValueError):
+    """Something on this side is missing or wrong."""
+
+
+class TransportError(NbllmError):
+    """The wire failed."""
+
+
+class ConnectFailed(TransportError):
+    """No connection to the address came about."""
+
+
+class Timeout(TransportError, TimeoutError):
+    """A time limit ran out; `which` is connect, first, idle or total, `seconds` is the limit."""
+
+    def __init__(self, message: str, *, which: str, seconds: float, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.which, self.seconds = which, seconds
+
+
+class StreamCut(TransportError):
+    """The answer stopped before its end; `.partial` holds what had arrived."""
+
+
+class ProviderError(NbllmError):
+    """The provider refused or failed. `.type` and `.code` are its own words, `.body` its own object."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        type: str | None = None,
+        code: str | int | None = None,
+        retry_after: float | None = None,
+        request_id: str | None = None,
+        body: Any = None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.status, self.type, self.code = status, type, code
+        self.retry_after, self.request_id, self.body = retry_after, request_id, body
+        self.reset_after: float | None = None  # seconds until a used-up rate limit is full again, from its own headers
+
+
+class AuthenticationError(ProviderError):
+    """The key is missing, wrong or expired."""
+
+
+class PermissionDenied(ProviderError):
+    """The key is known but may not do this."""
+
+
+class NotFound(ProviderError):
+    """No such model, or no such path at that address."""
+
+
+class BadRequest(ProviderError):
+    """The provider does not accept the request as it is."""
+
+
+class RateLimited(ProviderError):
+    """Too many requests or tokens in a time; `retry_after` seconds where the provider said so."""
+
+
+class QuotaExceeded(ProviderError):
+    """The account's credit or quota is used up; asking again does not help."""
+
+
+class Overloaded(ProviderError):
+    """The provider has too much to do at the moment."""
+
+
+class ServerError(ProviderError):
+    """The provider failed by its own fault."""
+
+
+class ContextLengthExceeded(BadRequest):
+    """Prompt and answer together do not fit the model."""
+
+
+class ContentFiltered(BadRequest):
+    """The provider's filter stopped the prompt or the answer."""
+
+
+class ProtocolError(NbllmError):
+    """What came cannot be read as the format it was said to be."""

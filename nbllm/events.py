@@ -1,0 +1,312 @@
+"""What a reply is made of, in the order it arrives, and the one place that folds it into an answer. Pure values.
+
+A decoder turns frames into events; a stream keeps them in a log; `Fold` turns the log into a Response. Several
+events may describe one part: consecutive TextDeltas are one text, ReasoningDeltas are one block until a signature
+(or a redacted block) ends it, ToolCallDeltas with one index are one call.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .messages import Message, Part, Reasoning, Request, Text, ToolCall
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error", "cancelled", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts in OpenTelemetry's GenAI meaning; None means the provider did not report it.
+
+    input_tokens counts all input, cached and cache-written included; output_tokens counts reasoning too.
+    `raw` is the provider's own usage object.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The provider's id of the answer and the model that really answers. May be repeated; later values that are set win."""
+
+    id: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the visible answer. A signature alone (text "") belongs to the text before it."""
+
+    text: str
+    signature: str | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """A piece of thinking. A `signature` ends the block; `redacted` is a block of its own."""
+
+    text: str = ""
+    signature: str | None = None
+    redacted: str | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a call. `index` names the call within the answer; id and name are given once; arguments are
+    fragments of JSON text to be joined."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+    signature: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """What the provider counted so far. Each report replaces the one before it."""
+
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something worth keeping that is not the answer: kind is one of retry, refusal, citation, server_tool, timing,
+    warning, unknown. `text` is for a person, `data` is the provider's own object."""
+
+    kind: str
+    text: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """What came so far is void: the provider (a CLI that retries by itself) sends the answer again."""
+
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of the answer. `raw` is the provider's own word for the reason."""
+
+    reason: FinishReason
+    raw: str | None = None
+
+
+Event = Started | TextDelta | ReasoningDelta | ToolCallDelta | UsageReport | Notice | Restarted | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds on the monotonic clock, measured where the bytes arrived; None where it did not happen.
+
+    ttft: call to first token, text or reasoning or tool call. ttfo: call to first visible text. total: call to the
+    end. connect: TCP and TLS set-up, None on a reused connection. attempts: requests sent, retries included.
+    """
+
+    connect: float | None = None
+    ttfb: float | None = None
+    ttft: float | None = None
+    ttfo: float | None = None
+    total: float | None = None
+    decode: float | None = None
+    reused: bool | None = None
+    attempts: int = 1
+
+    def tokens_per_second(self, output_tokens: int | None) -> float | None:
+        """Output tokens per second between the first and the last token; None where it cannot be known."""
+        if not output_tokens or not self.decode or output_tokens < 2:
+            return None
+        return (output_tokens - 1) / self.decode
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer, whole or partial, with everything known about it."""
+
+    parts: tuple[Part, ...] = ()
+    finish_reason: FinishReason | None = None
+    finish_raw: str | None = None
+    usage: Usage | None = None
+    model: str | None = None
+    provider: str | None = None
+    id: str | None = None
+    cost: float | None = None
+    timing: Timing = field(default_factory=Timing)
+    request: Request | None = None
+    notices: tuple[Notice, ...] = ()
+    raw: Mapping[str, Any] = field(default_factory=dict)
+    simulated: bool = False
+
+    @property
+    def text(self) -> str:
+        """The visible answer."""
+        return "".join(p.text for p in self.parts if isinstance(p, Text))
+
+    @property
+    def reasoning(self) -> str:
+        """What the model showed of its thinking; "" where it showed none."""
+        return "".join(p.text for p in self.parts if isinstance(p, Reasoning))
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls the model asks for, in order."""
+        return tuple(p for p in self.parts if isinstance(p, ToolCall))
+
+    @property
+    def refusal(self) -> str:
+        """The words of a refusal, where the provider sends them apart from the text."""
+        return "".join(n.text for n in self.notices if n.kind == "refusal")
+
+    @property
+    def message(self) -> Message:
+        """The answer as an assistant turn, ready to be sent back."""
+        return Message("assistant", self.parts)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_markdown_(self) -> str:
+        # A model's Markdown never reaches a front end raw; the notebook layer draws answers itself.
+        return "```\n" + self.text.replace("```", "` ` `") + "\n```"
+
+
+class _Call:
+    __slots__ = ("arguments", "id", "name", "signature")
+
+    def __init__(self) -> None:
+        self.id: str | None = None
+        self.name = ""
+        self.arguments: list[str] = []
+        self.signature: str | None = None
+
+    def build(self, index: int) -> ToolCall:
+        raw = "".join(self.arguments)
+        return ToolCall(self.id or f"call_{index}", self.name, parse_arguments(raw), raw, self.signature)
+
+
+def parse_arguments(raw: str) -> dict[str, Any] | None:
+    """The arguments object in `raw`: {} for an empty string or null, None where it is not valid JSON for an object.
+    A JSON string that itself holds an object is decoded once more."""
+    if not raw.strip():
+        return {}
+    try:
+        value = json.loads(raw)
+        if isinstance(value, str):
+            value = json.loads(value) if value.strip() else {}
+    except (ValueError, RecursionError):
+        return None
+    if value is None:
+        return {}
+    return value if isinstance(value, dict) else None
+
+
+class Fold:
+    """Adds events up, one by one; `response()` may be asked at any moment for what there is so far."""
+
+    def __init__(self) -> None:
+        self.id: str | None = None
+        self.model: str | None = None
+        self.usage: Usage | None = None
+        self.finished: Finished | None = None
+        self.notices: list[Notice] = []
+        self._blocks: list[list[str | None] | int] = []  # ["text"|"reasoning", sig, redacted, id, pieces...] or call index
+        self._calls: dict[int, _Call] = {}
+
+    def add(self, event: Event) -> None:
+        """Takes one event into account."""
+        match event:
+            case TextDelta(text, signature):
+                self._open("text").append(text)
+                if signature:
+                    self._blocks[-1][1] = signature  # type: ignore[index]
+            case ReasoningDelta():
+                self._reason(event)
+            case ToolCallDelta():
+                self._tool(event)
+            case UsageReport(usage):
+                self.usage = usage
+            case Started(id, model):
+                self.id, self.model = id or self.id, model or self.model
+            case Finished():
+                self.finished = event
+            case Notice():
+                self.notices.append(event)
+            case Restarted():
+                self._blocks, self._calls, self.usage, self.finished = [], {}, None, None
+
+    def _open(self, kind: str) -> list[str | None]:
+        last = self._blocks[-1] if self._blocks else None
+        if isinstance(last, list) and last[0] == kind and not (kind == "reasoning" and (last[1] or last[2])):
+            return last
+        block: list[str | None] = [kind, None, None, None]
+        self._blocks.append(block)
+        return block
+
+    def _reason(self, e: ReasoningDelta) -> None:
+        if e.redacted is not None:
+            self._blocks.append(["reasoning", e.signature, e.redacted, e.id])
+            return
+        block = self._open("reasoning")
+        block.append(e.text)
+        block[1], block[3] = e.signature or block[1], e.id or block[3]
+
+    def _tool(self, e: ToolCallDelta) -> None:
+        call = self._calls.get(e.index)
+        if call is None:
+            call = self._calls[e.index] = _Call()
+            self._blocks.append(e.index)
+        call.id = e.id or call.id
+        call.name += e.name or ""
+        call.signature = e.signature or call.signature
+        if e.arguments:
+            call.arguments.append(e.arguments)
+
+    def parts(self) -> tuple[Part, ...]:
+        """The parts so far, in the order in which they began."""
+        out: list[Part] = []
+        for b in self._blocks:
+            if isinstance(b, int):
+                out.append(self._calls[b].build(b))
+                continue
+            text = "".join(piece or "" for piece in b[4:])
+            if b[0] == "text":
+                if text or b[1]:
+                    out.append(Text(text, b[1]))
+            elif text or b[1] or b[2]:
+                out.append(Reasoning(text, b[1], b[2], b[3]))
+        return tuple(out)
+
+    def response(self, **about: Any) -> Response:
+        """The answer so far; `about` fills the fields that events do not know (provider, cost, timing, request)."""
+        about.setdefault("model", self.model)
+        return Response(
+            parts=self.parts(),
+            finish_reason=self.finished.reason if self.finished else None,
+            finish_raw=self.finished.raw if self.finished else None,
+            usage=self.usage,
+            id=self.id,
+            notices=tuple(self.notices),
+            **about,
+        )
+
+
+def fold(events: Iterable[Event]) -> Response:
+    """The answer that `events` make."""
+    f = Fold()
+    for event in events:
+        f.add(event)
+    return f.response()

@@ -1,0 +1,142 @@
+"""The words of a conversation: messages, their parts, tools and the request that carries them. Pure values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+def _source(url: str | None, data: bytes | None) -> str:
+    return url or f"{len(data or b'')} bytes"
+
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Plain text. `signature` is an opaque token that some providers (Gemini) want back with it."""
+
+    text: str
+    signature: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture: its bytes in `data` with a `media_type`, or a `url` that the provider fetches itself."""
+
+    data: bytes | None = None
+    url: str | None = None
+    media_type: str = "image/png"
+
+    def __repr__(self) -> str:
+        return f"Image({_source(self.url, self.data)}, {self.media_type})"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document such as a PDF: bytes in `data` with a `media_type`, or a `url`; `name` is shown to the model."""
+
+    data: bytes | None = None
+    url: str | None = None
+    media_type: str = "application/pdf"
+    name: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Document({self.name or _source(self.url, self.data)}, {self.media_type})"
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """What a model thought. `signature` (or encrypted content) must go back unchanged with the next turn;
+    `redacted` holds a block whose text the provider withheld; `id` is the provider's own name for the block."""
+
+    text: str = ""
+    signature: str | None = None
+    redacted: str | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call the model asks for. `arguments` is None where `arguments_raw` is not a valid JSON object;
+    such a call must not be run. `id` is made up where the provider sent none."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any] | None
+    arguments_raw: str = ""
+    signature: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool call came to: text, or a tuple of Text and Image parts. `name` is the tool's (Gemini wants it)."""
+
+    id: str
+    content: str | tuple[Text | Image, ...]
+    is_error: bool = False
+    name: str | None = None
+
+
+Part = Text | Image | Document | Reasoning | ToolCall | ToolResult
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `parts` may be given as a string or a single part; it is kept as a tuple of parts."""
+
+    role: Role
+    parts: tuple[Part, ...] = ()
+
+    def __init__(self, role: Role, parts: str | Part | Iterable[Part | str] = ()) -> None:
+        if isinstance(parts, (str, Text, Image, Document, Reasoning, ToolCall, ToolResult)):
+            parts = (parts,)
+        object.__setattr__(self, "role", role)
+        object.__setattr__(self, "parts", tuple(Text(p) if isinstance(p, str) else p for p in parts))
+
+    @property
+    def text(self) -> str:
+        """All text parts joined with nothing."""
+        return "".join(p.text for p in self.parts if isinstance(p, Text))
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """Something a model may call: `parameters` is the JSON schema of its arguments object."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+    strict: bool | None = None
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything one call asks for. Nothing is sent that was not asked for.
+
+    reasoning: an effort word ("none", "minimal", "low", "medium", "high") or a budget in tokens; None leaves it to the model.
+    schema: a JSON schema that the answer must follow. tool_choice: "auto", "none", "required" or a tool's name.
+    extra: merged into the request body as it is, top level, after everything else.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    reasoning: Effort | int | None = None
+    schema: Mapping[str, Any] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def system(self) -> str:
+        """The text of all system messages, joined by blank lines; "" where there is none."""
+        return "\n\n".join(m.text for m in self.messages if m.role == "system")

@@ -1,0 +1,148 @@
+"""What passes between dialects and transports, and the row that describes a provider. Pure values.
+
+The narrow waist is Frame: an SSE event, an NDJSON line and a line of a CLI's standard output are the same thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from .errors import MASK, ProviderError
+from .events import Event
+from .messages import Request
+
+
+class Secret:
+    """A key that no repr, format, pickle or traceback shows. `reveal()` gives the text, for an auth header only."""
+
+    __slots__ = ("_text", "source")
+
+    def __init__(self, text: str, source: str = "argument") -> None:
+        self._text, self.source = text, source
+
+    def reveal(self) -> str:
+        """The key itself."""
+        return self._text
+
+    @property
+    def masked(self) -> str:
+        """Enough to tell two keys apart, too little to use one: the last four characters of a long key."""
+        return f"{MASK}{self._text[-4:]}" if len(self._text) >= 20 else MASK
+
+    def __repr__(self) -> str:
+        return f"Secret({MASK} from {self.source})"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Secret is never pickled")
+
+
+class Frame(NamedTuple):
+    """One message of the wire. `at`: when its bytes were in hand, perf_counter seconds. `tail`: the stream ended
+    inside it, so it may be a fragment."""
+
+    data: str
+    name: str = ""
+    at: float = 0.0
+    tail: bool = False
+
+
+@dataclass(slots=True)
+class Trace:
+    """What a transport saw of one attempt. `marks`: perf_counter seconds by name (start, connect_start, connected,
+    secured, sent, headers, first_byte, first_frame, end; for processes spawned and exit), written by transports only."""
+
+    marks: dict[str, float] = field(default_factory=dict)
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    http_version: str | None = None
+    reused: bool | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    reads: int = 0
+
+
+SECRET_HEADERS = frozenset({"authorization", "x-api-key", "x-goog-api-key", "api-key", "proxy-authorization", "cookie"})
+
+
+@dataclass(frozen=True, slots=True)
+class HttpCall:
+    """An HTTP request, ready to be sent: `body` is a JSON object."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: Mapping[str, Any]
+    method: str = "POST"
+
+    def __repr__(self) -> str:
+        shown = {k: MASK if k.lower() in SECRET_HEADERS else v for k, v in self.headers.items()}
+        return f"HttpCall({self.method} {self.url}, headers={shown}, body keys={list(self.body)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Quirks:
+    """What differs between providers of one dialect, as data.
+
+    max_tokens_field: the name of the limit in the body. system_role: "system" or "developer". stream_usage: ask for
+    usage in the stream (OpenAI's stream_options). reasoning_field: the field by which thinking is sent back, "" for never.
+    """
+
+    max_tokens_field: str = ""
+    system_role: str = "system"
+    stream_usage: bool = True
+    reasoning_field: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One row of providers.toml: where a provider is, which dialect it speaks, which key it wants.
+
+    base_url holds the version path where the provider has one ("https://api.openai.com/v1"); key_env names the
+    variables that may hold the key, in order; base_url_env likewise the address; local: needs no key.
+    """
+
+    name: str
+    dialect: str
+    base_url: str
+    key_env: tuple[str, ...] = ()
+    base_url_env: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    local: bool = False
+    label: str = ""
+    key_url: str = ""
+    models_path: str = ""
+    quirks: Quirks = field(default_factory=Quirks)
+
+
+class Decoder(Protocol):
+    """Reads the frames of one answer. A frame may also be a whole, non-streamed answer in one JSON object."""
+
+    def feed(self, frame: Frame) -> Iterator[Event]:
+        """The events in `frame`. Raises ProviderError for an error inside the stream, ProtocolError for gibberish."""
+        ...
+
+    def close(self) -> Iterator[Event]:
+        """The last events, Finished among them. Raises StreamCut where the answer has no proper end."""
+        ...
+
+
+class Dialect(Protocol):
+    """One wire protocol, both directions, as pure functions."""
+
+    name: str
+
+    def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
+        """The call that asks for `request` as a stream. Raises ConfigError for what the protocol cannot say."""
+        ...
+
+    def decoder(self, provider: Provider) -> Decoder:
+        """A fresh decoder for one answer."""
+        ...
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> ProviderError:
+        """The error that an HTTP answer with a status of 300 and above means."""
+        ...
