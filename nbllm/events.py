@@ -133,7 +133,7 @@ class Timing:
         return (output_tokens - 1) / self.decode
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Response:
     """An answer, whole or partial, with everything known about it."""
 
@@ -179,9 +179,9 @@ class Response:
     def __str__(self) -> str:
         return self.text
 
-    def _repr_markdown_(self) -> str:
-        # A model's Markdown never reaches a front end raw; the notebook layer draws answers itself.
-        return "```\n" + self.text.replace("```", "` ` `") + "\n```"
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= 60 else self.text[:57] + "..."  # noqa: PLR2004
+        return f"Response({text!r}, model={self.model!r}, finish_reason={self.finish_reason!r})"
 
 
 class _Call:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Role = Literal["system", "user", "assistant", "tool"]
+
+
 def _source(url: str | None, data: bytes | None) -> str:
     return url or f"{len(data or b'')} bytes"
-
-
-Role = Literal["system", "user", "assistant", "tool"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,9 @@ class Provider:
     """One row of providers.toml: where a provider is, which dialect it speaks, which key it wants.
 
     base_url holds the version path where the provider has one ("https://api.openai.com/v1"); key_env names the
-    variables that may hold the key, in order; base_url_env likewise the address; local: needs no key.
+    variables that may hold the key, in order; base_url_env likewise the address; prefixes are other words before the
+    slash, bare are patterns of model names that need none; models is the path of its model list; price its name in
+    the price data; local: works without a key.
     """
 
     name: str
@@ -110,16 +112,25 @@ class Provider:
     key_env: tuple[str, ...] = ()
     base_url_env: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
+    bare: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     local: bool = False
     label: str = ""
+    default_model: str = ""
+    models: str = ""
     key_url: str = ""
-    models_path: str = ""
+    price: str = ""
     quirks: Quirks = field(default_factory=Quirks)
 
 
 class Decoder(Protocol):
-    """Reads the frames of one answer. A frame may also be a whole, non-streamed answer in one JSON object."""
+    """Reads the frames of one answer. A frame may also be a whole, non-streamed answer in one JSON object.
+
+    `done` turns true with the protocol's own end mark ([DONE], message_stop, a done line), after which a server that
+    leaves the connection open is not waited for.
+    """
+
+    done: bool
 
     def feed(self, frame: Frame) -> Iterator[Event]:
         """The events in `frame`. Raises ProviderError for an error inside the stream, ProtocolError for gibberish."""

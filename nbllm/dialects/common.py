@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -51,7 +51,7 @@ def load_object(text: str | bytes) -> dict[str, Any]:
 
 def count(value: Any) -> int | None:
     """A token count, None where `value` is none (booleans, strings and negatives are none)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or value != value:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2**63:
         return None
     return int(value)
 
@@ -76,6 +76,29 @@ def label(value: Any) -> str | None:
     if isinstance(value, bool) or value is None or value == "":
         return None
     return str(value) if isinstance(value, (str, int, float)) else None
+
+
+class Halves:
+    """Joins characters that a provider cut in two: a surrogate half waits for the next piece of the same `key`, and one
+    that stays alone becomes U+FFFD, so that no text of ours is unfit for UTF-8."""
+
+    __slots__ = ("held",)
+
+    def __init__(self) -> None:
+        self.held: dict[Hashable, str] = {}
+
+    def mend(self, key: Hashable, text: str) -> str:
+        """What of `text` can be shown by now."""
+        if text.isascii() and not self.held:
+            return text
+        text = self.held.pop(key, "") + text
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            if "\ud800" <= text[-1] <= "\udbff":
+                self.held[key], text = text[-1], text[:-1]
+            return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return text
 
 
 # --- errors -------------------------------------------------------------------------------------------------
@@ -164,6 +187,8 @@ def provider_error(
     text, kind, code = ("", None, None) if isinstance(value, str) else _words(value)
     if isinstance(value, str):
         text = _plain(value)
+        if value.lstrip().startswith("<"):  # a page: its words may be no more than a title, so its beginning is shown too
+            text = f"{text}\n{value.strip()[:100]}"
     elif not text and value:
         text = json.dumps(value)[:MESSAGE_LIMIT]
     if status is not None and 300 <= status < 400:
@@ -198,7 +223,7 @@ def _classify(status: int | None, text: str, kind: str | None, code: str | int |
     by_status = _BY_STATUS.get(status or 0)
     # The words refine a vague status (400, 403, 429, none); a clear status beats a chance word in the message.
     refining = {errors.ContextLengthExceeded, errors.ContentFiltered, errors.QuotaExceeded, errors.AuthenticationError}
-    if by_word and (by_status is None and (status is None or status < 500) or by_word in refining and (status or 0) in (400, 402, 403, 413, 422, 429)):
+    if by_word and ((by_status is None and (status is None or status < 500)) or (by_word in refining and (status or 0) in (400, 402, 403, 413, 422, 429))):
         return by_word
     if by_status:
         return by_status

@@ -1,0 +1,1 @@
+"""Where people meet nbllm: magics, live display, safe rendering. IPython and ipywidgets are imported here alone."""

@@ -1,0 +1,1 @@
+"""Ways to reach a provider: each yields stamped frames."""

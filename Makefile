@@ -1,0 +1,44 @@
+# Each target makes the environment it needs. PYTHON may be any Python from 3.11 on: make test PYTHON=python3.13
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test lab check clean
+
+help:
+	@echo "make demo    run the quickstart notebook against the built-in simulator and show its latency table"
+	@echo "make test    unit, property, kernel and notebook tests"
+	@echo "make lab     JupyterLab on notebooks/"
+	@echo "make check   ruff, mypy, the layering test"
+	@echo "make clean   remove what the others made"
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "nbllm needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "This Python has no venv module (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,check]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/python -m nbllm.demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbval notebooks
+
+$(VENV)/.lab: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab]'
+	@touch $(VENV)/.lab
+
+lab: $(VENV)/.lab
+	$(BIN)/jupyter lab notebooks
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layers.py
+
+clean:
+	rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

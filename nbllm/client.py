@@ -1,0 +1,320 @@
+"""The one path every reply takes: resolve the name, encode, send, decode, retry, and write it all into a Stream."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from concurrent.futures import Future
+from contextlib import aclosing
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from . import errors, policy, prices
+from . import prompt as prompts
+from .dialects import DIALECTS
+from .engine import Engine, engine
+from .events import Fold, Notice, Response
+from .messages import Effort, Request, Tool
+from .policy import Retries
+from .registry import DEFAULT_MODEL, Registry, Route, load
+from .streams import Stream, is_token, retry_notice
+from .transports.http import HttpTransport, Reply
+from .wire import Decoder, Dialect, Frame, HttpCall, Provider, Secret, Trace
+
+T = TypeVar("T")
+_DRAIN = 0.5  # seconds that a server gets to end the body after its own end mark, so that the connection can be used again
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Limits in seconds, None for none. connect: name look-up, TCP and TLS. first: call to first token. idle: between
+    two messages of the provider. total: call to end, retries included."""
+
+    connect: float | None = 10.0
+    first: float | None = 120.0
+    idle: float | None = 60.0
+    total: float | None = None
+
+    @classmethod
+    def of(cls, given: float | Mapping[str, float | None] | Timeouts | None) -> Timeouts:
+        """From seconds in total, or a mapping of the names above. Raises ConfigError for other names and for non-positive values."""
+        if isinstance(given, Timeouts):
+            return given
+        values = dict(given) if isinstance(given, Mapping) else {} if given is None else {"total": given}
+        names = [f.name for f in fields(cls)]
+        for name, value in values.items():
+            if name not in names or (value is not None and not value > 0):
+                raise errors.ConfigError(f"Not a time limit: {name}={value!r}.", hint=f"Limits are {', '.join(names)}, in seconds above 0.")
+        return replace(cls(), **values)
+
+
+@dataclass(slots=True)
+class _Pool:
+    """The engine in use and the connections that live on it; both are replaced together, after a fork or a close."""
+
+    engine: Engine | None = None
+    http: HttpTransport = field(default_factory=HttpTransport)
+
+
+class Client:
+    """Configuration and connections for calls. The module's functions use one that is shared; make another for other
+    rows, aliases or keys. Safe to use from any thread."""
+
+    def __init__(self, registry: Registry | None = None, *, timeouts: Timeouts | None = None, retries: Retries | None = None) -> None:
+        self.registry = registry or load()
+        self.timeouts, self.retries = timeouts or Timeouts(), retries or Retries()
+        self._pool = _Pool()
+
+    def _engine(self) -> Engine:
+        current = engine()
+        if self._pool.engine is not current:
+            self._pool = _Pool(current)
+            current.at_close(self._pool.http.close)
+        return current
+
+    def close(self) -> None:
+        """Closes this client's connections. The next call opens new ones."""
+        pool, self._pool = self._pool, _Pool()
+        if pool.engine is engine():
+            pool.engine.run(pool.http.close(), 2.0)
+
+    def resolve(self, model: str, base_url: str | None = None, dialect: str | None = None) -> Route:
+        """Where `model` leads; for "auto", the first provider with a key, a reachable Ollama, or the simulator."""
+        if dialect is not None and dialect not in DIALECTS:
+            raise errors.ConfigError(f"No dialect is called {dialect!r}.", hint=f"There are {', '.join(DIALECTS)}.")
+        return self._auto() if model == "auto" and base_url is None else self.registry.resolve(model, base_url, dialect)
+
+    def _auto(self) -> Route:
+        for name, row in self.registry.rows.items():
+            if not row.local and not self.registry.simulating:
+                key = self.registry.key_for(self.registry.resolve(name), None)
+                if key is not None:
+                    return replace(self.registry.resolve(name), asked="auto", why=f"{row.label} has a key ({key.source})")
+        ollama = self.registry.rows.get("ollama")
+        if ollama and not self.registry.simulating and self.check(self.registry.address(ollama)).result():
+            return replace(self.registry.resolve("ollama"), asked="auto", why="no key was found, and Ollama answers here")
+        return replace(self.registry.resolve("sim/openai"), asked="auto", why="no key and no Ollama was found: the simulator answers")
+
+    def check(self, url: str, timeout: float = 0.5) -> Future[bool]:
+        """Whether something listens at the address, within `timeout` seconds; asked at once, answered in the future."""
+        return self._engine().submit(_listens(url, timeout))
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine on the engine's loop, where `http` lives, and waits for it."""
+        return self._engine().run(work)
+
+    @property
+    def http(self) -> HttpTransport:
+        """The connection pool; to be used on the engine's loop only."""
+        self._engine()
+        return self._pool.http
+
+    def request(self, prompt: prompts.Prompt, model: str, *, system: str | None = None, tools: Iterable[Tool | Mapping[str, Any]] = (),
+                schema: Any = None, stop: str | Iterable[str] = (), extra: Mapping[str, Any] | None = None, **options: Any) -> Request:
+        """The Request for `prompt`, with `model` as the provider's own name."""
+        return Request(model=model, messages=prompts.messages(prompt, system), tools=prompts.tools(tools), schema=prompts.schema(schema),
+                       stop=(stop,) if isinstance(stop, str) else tuple(stop), extra=dict(extra or {}), **options)
+
+    def stream(
+        self,
+        prompt: prompts.Prompt,
+        model: str = DEFAULT_MODEL,
+        *,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        stop: str | Iterable[str] = (),
+        seed: int | None = None,
+        reasoning: Effort | int | None = None,
+        tools: Iterable[Tool | Mapping[str, Any]] = (),
+        tool_choice: str | None = None,
+        schema: Any = None,
+        base_url: str | None = None,
+        dialect: str | None = None,
+        api_key: str | Secret | None = None,
+        timeout: float | Mapping[str, float | None] | Timeouts | None = None,
+        retries: int | Retries | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Stream:
+        """Asks `model` and returns its reply at once, as a Stream that grows.
+
+        prompt: text, parts, or messages. timeout: seconds in total, or a mapping of connect, first, idle, total.
+        retries: how often to ask again while nothing has been shown. extra: merged into the request body as it is.
+        Raises ConfigError for what is wrong on this side; what the provider does shows when the stream is read.
+        """
+        api_key = Secret(api_key) if isinstance(api_key, str) else api_key
+        route = self.resolve(model, base_url, dialect)
+        request = self.request(prompt, route.model, system=system, tools=tools, schema=schema, stop=stop, extra=extra,
+                               max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, reasoning=reasoning, tool_choice=tool_choice)
+        limits = self.timeouts if timeout is None else Timeouts.of(timeout)
+        patience = self.retries if retries is None else retries if isinstance(retries, Retries) else Retries(attempts=retries)
+        return self.send(request, route, key=self.registry.key_for(route, api_key), timeouts=limits, retries=patience)
+
+    def complete(self, prompt: prompts.Prompt, model: str = DEFAULT_MODEL, **options: Any) -> Response:
+        """As stream, but waits for the end and gives the Response. Works inside a running event loop too."""
+        return self.stream(prompt, model, **options).response()
+
+    def send(self, request: Request, route: Route, *, key: Secret | None, timeouts: Timeouts | None = None,
+             retries: Retries | None = None) -> Stream:
+        """Sends a Request that is made already. Raises ConfigError where no key is found for a provider that needs one."""
+        dialect, call = DIALECTS[route.provider.dialect], self.encode(request, route, key)
+        running = self._engine()
+        stream = Stream(lambda fold, s: _answer(fold, s, request, route))
+        job = _Job(stream, call, dialect, route, _secrets(key, route.provider), timeouts or self.timeouts, retries or self.retries, self._pool.http)
+        return stream.start(running, job.run())
+
+    def encode(self, request: Request, route: Route, key: Secret | None) -> HttpCall:
+        """The HTTP call that `request` becomes; nothing is sent."""
+        row = route.provider
+        if key is None and not row.local:
+            raise self.no_key(row)
+        return DIALECTS[row.dialect].encode(request, row, key)
+
+    def no_key(self, row: Provider) -> errors.ConfigError:
+        """The error that says which key is missing and how to give one."""
+        own = self.registry.rows.get(row.name)
+        if own is not None and any(self.registry.env.get(v) for v in row.key_env):
+            return errors.ConfigError(
+                f"The key in {row.key_env[0]} belongs to {self.registry.address(own)} and is not sent to {row.base_url}.",
+                hint=f"Name a key for that address: key={row.key_env[0]} in a cell, api_key=... in Python.")
+        where = f" (a key comes from {row.key_url})" if row.key_url else ""
+        return errors.ConfigError(
+            f"No key for {row.label or row.name}: {' and '.join(row.key_env) or 'its key'} is not set{where}.",
+            hint=f"Set {row.key_env[0] if row.key_env else 'it'} in the environment, or type `%llm key {row.name}`. "
+                 f"To try without a key: `%llm simulate on`, or model=sim/{row.name.partition('_')[0]}.")
+
+
+def _secrets(key: Secret | None, row: Provider) -> tuple[str, ...]:
+    return tuple(s for s in (key.reveal() if key else "", *row.headers.values()) if s and s != "sim")
+
+
+def _answer(fold: Fold, stream: Stream, request: Request, route: Route) -> Response:
+    simulated = route.simulated or "x-nbllm-simulated" in stream.trace.headers
+    model = fold.model or route.model
+    cost = None if simulated or not stream.done else prices.cost(fold.usage, model, route.provider.price)
+    trace = stream.trace
+    return fold.response(model=model, provider=route.provider.name, cost=cost, timing=stream.timing, request=request, simulated=simulated,
+                         raw={"status": trace.status, "headers": trace.headers, "usage": fold.usage.raw if fold.usage else {}})
+
+
+async def _listens(url: str, within: float) -> bool:
+    parts = urlsplit(url)
+    try:
+        async with asyncio.timeout(within):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+@dataclass(slots=True)
+class _Job:
+    """One call at work on the engine's loop."""
+
+    stream: Stream
+    call: HttpCall
+    dialect: Dialect
+    route: Route
+    secrets: tuple[str, ...]
+    timeouts: Timeouts
+    retries: Retries
+    http: HttpTransport
+    shown: bool = False
+    which: str = "first"
+
+    async def run(self) -> None:
+        """Asks until there is an answer or no sense in asking again."""
+        if self.route.why:
+            self.stream.publish(Notice("auto", f"auto chose {self.route.provider.name}/{self.route.model}: {self.route.why}."))
+        async with self._limit(self.timeouts.total, "total"):
+            attempt = 1
+            while (error := await self._try()) is not None:
+                wait = policy.wait_before_retry(error, attempt, self.shown, self.retries, random.random())  # noqa: S311 - spreads callers
+                if wait is None:
+                    raise error
+                self.stream.publish(retry_notice(error, wait, attempt, self.retries.attempts))
+                await asyncio.sleep(wait)
+                attempt += 1
+
+    async def _try(self) -> errors.NbllmError | None:
+        try:
+            await self._attempt()
+        except errors.NbllmError as error:
+            return error.scrubbed(self.secrets)
+        return None
+
+    async def _attempt(self) -> None:
+        trace = Trace()
+        self.stream.traces.append(trace)
+        self.which = "first"
+        try:
+            async with asyncio.timeout(self.timeouts.first) as clock, self.http.send(self.call, trace, self.timeouts.connect) as reply:
+                if reply.status >= 300:
+                    raise self.dialect.error(reply.status, reply.headers, await reply.body(), self.route.provider)
+                await self._decode(reply, clock)
+        except TimeoutError:
+            raise self._timed_out(self.which) from None
+
+    async def _decode(self, reply: Reply, clock: asyncio.Timeout) -> None:
+        decoder = self.dialect.decoder(self.route.provider)
+        loop = asyncio.get_running_loop()
+        async with aclosing(reply.frames()) as frames:
+            async for frame in _until_done(frames, decoder):
+                self._feed(decoder, frame)
+                if self.shown:
+                    self.which = "idle"
+                    clock.reschedule(None if self.timeouts.idle is None else loop.time() + self.timeouts.idle)
+        for event in decoder.close():
+            self.stream.publish(event)
+
+    def _feed(self, decoder: Decoder, frame: Frame) -> None:
+        for event in decoder.feed(frame):
+            self.shown = self.shown or is_token(event)
+            self.stream.publish(event, frame.at)
+
+    def _timed_out(self, which: str) -> errors.Timeout:
+        seconds: float = getattr(self.timeouts, which) or 0.0
+        what = {"first": "No token came", "idle": "Nothing more came", "total": "The answer did not end"}[which]
+        name = self.route.provider.label or self.route.provider.name
+        return errors.Timeout(f"{what} from {name} within {seconds:g} s ({which} timeout).", which=which, seconds=seconds,
+                              hint=f"Allow more with timeout.{which}={seconds * 2:g}, or choose another model.")
+
+    def _limit(self, seconds: float | None, which: str) -> _Limit:
+        return _Limit(seconds, self._timed_out, which)
+
+
+class _Limit:
+    """A time limit whose end is one of our errors."""
+
+    def __init__(self, seconds: float | None, error: Any, which: str) -> None:
+        self._timeout, self._error, self._which = asyncio.timeout(seconds), error, which
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *exc: Any) -> None:
+        try:
+            await self._timeout.__aexit__(*exc)
+        except TimeoutError:
+            raise self._error(self._which) from None
+
+
+async def _until_done(frames: AsyncIterator[Frame], decoder: Decoder) -> AsyncIterator[Frame]:
+    """The frames up to the protocol's own end mark or the end of the body. A server gets _DRAIN seconds to end the body
+    after its mark, so that the connection can be used again; whatever goes wrong by then is not the answer's business."""
+    async for frame in frames:
+        yield frame
+        if decoder.done:
+            break
+    else:
+        return
+    try:
+        async with asyncio.timeout(_DRAIN):
+            async for _ in frames:
+                pass
+    except (TimeoutError, errors.TransportError, errors.ProtocolError):
+        return

@@ -1,0 +1,363 @@
+"""OpenAI's Chat Completions, the wire format that nearly every provider speaks and each in its own accent.
+
+A stream is a row of chunks. Each may hold choices (only choice 0 is the answer), usage, or an error; none of the three
+can be relied upon, nor their order. What a chunk says in `choices[0].delta` is new; what it says in `message` is
+everything so far, so only the part that was not yet seen counts. Fragments of tool calls are sorted in openai_calls.
+
+The answer is whole when a finish reason came, or [DONE], or the closing usage chunk, or all of it in one JSON object.
+Anything else was cut.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..errors import ConfigError, ProviderError
+from ..events import Event, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, UsageReport, parse_arguments
+from ..messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ..wire import Frame, HttpCall, Provider, Quirks, Secret
+from .common import Halves, http_error, items, label, obj, provider_error, string
+from .openai_calls import Calls, google
+from .openai_shared import (
+    arguments,
+    citation,
+    data_url,
+    effort,
+    failure,
+    file_name,
+    finish,
+    post,
+    result_text,
+    schema_format,
+    unfinished,
+    usage,
+    values,
+)
+
+# --- request ------------------------------------------------------------------------------------------------
+
+
+class OpenAIChat:
+    """POST /chat/completions.
+
+    A token budget in `reasoning` becomes the nearest effort word. A schema is asked for in strict mode where it is
+    closed (see `closed`). Pictures in a tool's result follow it in a user message. Thinking goes back only under
+    quirks.reasoning_field: "reasoning_details" means OpenRouter's list, "extra_content" Google's signatures on calls.
+    """
+
+    name = "openai_chat"
+
+    def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
+        """The call that asks for `request` as a stream."""
+        quirks = provider.quirks
+        schema = request.schema
+        body = {
+            "model": request.model,
+            "messages": _messages(request, quirks),
+            "stream": True,
+            "stream_options": {"include_usage": True} if quirks.stream_usage else None,
+            "tools": [{"type": "function", "function": _tool(t)} for t in request.tools],
+            "tool_choice": _choice(request.tool_choice),
+            quirks.max_tokens_field or "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "stop": list(request.stop),
+            "seed": request.seed,
+            "reasoning_effort": effort(request.reasoning),
+            "response_format": None if schema is None else {"type": "json_schema", "json_schema": schema_format(schema)},
+        }
+        return post(provider, "/chat/completions", key, body, request.extra)
+
+    def decoder(self, provider: Provider) -> ChatDecoder:
+        """A fresh decoder for one answer."""
+        return ChatDecoder(provider)
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> ProviderError:
+        """The error that an HTTP answer means."""
+        return http_error(status, headers, body, provider)
+
+
+def _choice(choice: str | None) -> str | dict[str, Any] | None:
+    return choice if choice in (None, "auto", "none", "required") else {"type": "function", "function": {"name": choice}}
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    about = {"name": tool.name, "description": tool.description or None, "parameters": tool.parameters, "strict": tool.strict}
+    return {k: v for k, v in about.items() if v is not None}
+
+
+def _messages(request: Request, quirks: Quirks) -> list[dict[str, Any]]:
+    out: list[dict[str, Any]] = []
+    pictures: list[Text | Image] = []  # of tool results; they must wait until all results of the turn have been told
+    for message in (*request.messages, Message("user")):
+        results = [p for p in message.parts if isinstance(p, ToolResult)]
+        if pictures and not results:
+            out.append({"role": "user", "content": _content(tuple(pictures))})
+            pictures = []
+        out += [{"role": "tool", "tool_call_id": r.id, "content": result_text(r)} for r in results]
+        pictures += [p for r in results if not isinstance(r.content, str) for p in r.content if isinstance(p, Image)]
+        rest = tuple(p for p in message.parts if not isinstance(p, ToolResult))
+        if rest and message.role == "assistant":
+            out.append(_assistant(message, quirks))
+        elif rest:
+            out.append({"role": quirks.system_role if message.role == "system" else "user", "content": _content(rest)})
+    return out
+
+
+def _content(parts: tuple[Any, ...]) -> str | list[dict[str, Any]]:
+    if all(isinstance(p, Text) for p in parts):
+        return "".join(p.text for p in parts)
+    return [_part(p) for p in parts]
+
+
+def _part(part: Any) -> dict[str, Any]:
+    match part:
+        case Text(text):
+            return {"type": "text", "text": text}
+        case Image(url=url):
+            return {"type": "image_url", "image_url": {"url": url or data_url(part)}}
+        case Document(url=None):
+            return {"type": "file", "file": {"filename": file_name(part), "file_data": data_url(part)}}
+        case Document():
+            raise ConfigError("Chat Completions takes a document's bytes, not its url.",
+                              hint="Load it and pass data=, or use dialect='openai_responses'.")
+    raise ConfigError(f"A {type(part).__name__} cannot stand in a user or system message of Chat Completions.",
+                      hint="Put it into an assistant message.")
+
+
+def _assistant(message: Message, quirks: Quirks) -> dict[str, Any]:
+    if any(isinstance(p, (Image, Document)) for p in message.parts):
+        raise ConfigError("Chat Completions takes no pictures or documents in an assistant message.",
+                          hint="Put them into a user message.")
+    calls = [p for p in message.parts if isinstance(p, ToolCall)]
+    out: dict[str, Any] = {"role": "assistant", "content": message.text or (None if calls else "")}
+    if calls:
+        out["tool_calls"] = [_call(c, quirks) for c in calls]
+    thoughts = [p for p in message.parts if isinstance(p, Reasoning)]
+    if quirks.reasoning_field == "reasoning_details":
+        back: Any = [_detail(r) for r in thoughts]
+    else:
+        back = "".join(r.text for r in thoughts)
+    if back and quirks.reasoning_field not in ("", "extra_content"):
+        out[quirks.reasoning_field] = back
+    return out
+
+
+def _call(call: ToolCall, quirks: Quirks) -> dict[str, Any]:
+    out = {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments(call)}}
+    if call.signature and quirks.reasoning_field == "extra_content":
+        out["extra_content"] = {"google": {"thought_signature": call.signature}}
+    return out
+
+
+def _detail(reasoning: Reasoning) -> dict[str, Any]:
+    """One of OpenRouter's reasoning_details. `redacted` holds a detail as it came (the decoder put it there)."""
+    if reasoning.redacted is not None:
+        whole = parse_arguments(reasoning.redacted)
+        return whole or {"type": "reasoning.encrypted", "data": reasoning.redacted}
+    about = {"type": "reasoning.text", "text": reasoning.text, "signature": reasoning.signature, "id": reasoning.id}
+    return {k: v for k, v in about.items() if v is not None}
+
+
+# --- answer -------------------------------------------------------------------------------------------------
+
+_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
+_ODDITIES = frozenset({"refusal", "annotations", "executed_tools", "audio", "images", "function_call", "extra_content"})
+
+
+class ChatDecoder:
+    """Reads the chunks of one answer."""
+
+    def __init__(self, provider: Provider) -> None:
+        self.done = False
+        self._provider = provider
+        self._started = Started()
+        self._chunks = 0
+        self._known = False  # something of this format came
+        self._whole = False  # the last chunk held a message and no delta
+        self._totalled = False  # the chunk of usage that closes a stream came
+        self._raw: str | None = None
+        self._text: list[str] = []
+        self._thought = False
+        self._halves = Halves()
+        self._calls = Calls(self._halves)
+        self._cited: set[str] = set()
+
+    def feed(self, frame: Frame) -> Iterator[Event]:
+        """The events in `frame`."""
+        if self.done:
+            return
+        for value in values(frame, self._provider):
+            if value is None:
+                self.done = True
+                return
+            self._chunks += 1
+            yield from self._chunk(value)
+            error = self._failure(value, frame.name)
+            if error is not None:
+                raise provider_error(self._provider, error)
+
+    def close(self) -> Iterator[Event]:
+        """The last events. Raises StreamCut where no end sign came."""
+        for key in self._halves.held:
+            yield from _say(key, "\ufffd")
+        self._halves.held.clear()
+        answered = bool(self._text or self._thought or self._calls.slots)
+        ended = self._raw or self.done or (self._totalled and answered) or (self._whole and self._chunks == 1)
+        if not ended or not self._known:
+            raise unfinished(self._provider, self._chunks, self._known)
+        yield finish(self._raw, bool(self._calls.slots))
+
+    def _failure(self, chunk: dict[str, Any], name: str) -> Any:
+        error = failure(chunk, name)
+        if error is None and chunk.get("choices"):
+            return next(({"error": c["error"]} for c in items(chunk["choices"]) if c.get("error")), None)
+        return error
+
+    def _chunk(self, chunk: dict[str, Any]) -> Iterator[Event]:
+        if not (self._started.id and self._started.model):
+            yield from self._start(chunk)
+        choices = chunk.get("choices")
+        if isinstance(choices, list):
+            self._known = True
+            for position, choice in enumerate(choices):
+                if isinstance(choice, dict) and (position if choice.get("index") is None else choice["index"]) == 0:
+                    yield from self._choice(choice)
+        counted = chunk.get("usage") or obj(chunk.get("x_groq")).get("usage")
+        if counted:
+            yield from self._count(counted, closing=not choices)
+        for name in ("citations", "search_results"):
+            if chunk.get(name):
+                yield from self._cite(chunk[name])
+        for name in ("timings", "time_info"):
+            if chunk.get(name):
+                yield Notice("timing", data={name: chunk[name]})
+
+    def _start(self, chunk: dict[str, Any]) -> Iterator[Event]:
+        now = Started(label(chunk.get("id")) or self._started.id, label(chunk.get("model")) or self._started.model)
+        if now != self._started:
+            self._started = now
+            yield now
+
+    def _count(self, counted: Any, *, closing: bool) -> Iterator[Event]:
+        report = usage(obj(counted))
+        if report is not None:
+            self._known = True
+            self._totalled = self._totalled or closing
+            yield UsageReport(report)
+
+    def _choice(self, choice: dict[str, Any]) -> Iterator[Event]:
+        delta, message = choice.get("delta"), choice.get("message")
+        if delta and isinstance(delta, dict):
+            yield from self._delta(delta)
+        if isinstance(message, dict) and not obj(delta).get("content"):
+            self._whole = "delta" not in choice
+            yield from self._delta(self._unseen(message), whole=self._whole)
+        elif delta is None and isinstance(choice.get("text"), str):
+            yield from self._content(choice["text"])
+        self._raw = label(choice.get("finish_reason")) or self._raw
+        if choice.get("usage"):
+            yield from self._count(choice["usage"], closing=False)
+
+    def _unseen(self, message: dict[str, Any]) -> dict[str, Any]:
+        """What of a message, which repeats everything, did not come before."""
+        content, sent = message.get("content"), "".join(self._text)
+        if sent:
+            new = content[len(sent):] if isinstance(content, str) and content.startswith(sent) else ""
+            message = {**message, "content": new}
+        seen = {*(_THOUGHTS if self._thought else ()), *(("tool_calls", "function_call") if self._calls.slots else ())}
+        return {k: v for k, v in message.items() if k not in seen}
+
+    def _delta(self, delta: dict[str, Any], whole: bool = False) -> Iterator[Event]:
+        content = delta.get("content")
+        if len(delta) > 1 or content is None:
+            yield from self._think(delta)
+        if content:
+            yield from self._content(content)
+        calls = delta.get("tool_calls")
+        if calls:
+            yield from self._calls.read(calls if isinstance(calls, list) else [calls])
+        if not _ODDITIES.isdisjoint(delta):
+            yield from self._odd(delta, whole)
+
+    def _content(self, content: Any) -> Iterator[Event]:
+        if isinstance(content, str):
+            text = self._halves.mend("text", content)
+            if text:
+                self._text.append(text)
+                yield TextDelta(text)
+        elif isinstance(content, list):
+            for part in content:
+                yield from self._part(part)
+        else:
+            yield from self._part(content)
+
+    def _part(self, part: Any) -> Iterator[Event]:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(part, str) or isinstance(obj(part).get("text"), str):
+            yield from self._content(part if isinstance(part, str) else part["text"])
+        elif kind == "thinking":
+            inner = part.get("thinking")
+            yield from self._thinking(inner if isinstance(inner, str) else "".join(string(t.get("text")) for t in items(inner)))
+            if string(part.get("signature")):
+                yield ReasoningDelta(signature=part["signature"])
+        elif kind == "reference":
+            yield from self._cite([part])
+        elif kind == "refusal" and string(part.get("refusal")):
+            yield Notice("refusal", part["refusal"])
+        else:  # an object instead of text (Cloudflare's structured answers), or a kind that is not known yet
+            yield Notice("unknown", data={"content": part})
+
+    def _think(self, delta: dict[str, Any]) -> Iterator[Event]:
+        text = next((delta[name] for name in _THOUGHTS if delta.get(name) and isinstance(delta[name], str)), "")
+        yield from self._thinking(text)
+        for block in (*items(delta.get("reasoning_details")), *items(delta.get("thinking_blocks"))):
+            if string(block.get("data")):
+                yield ReasoningDelta(redacted=json.dumps(block), id=label(block.get("id")))
+            elif string(block.get("signature")):
+                yield ReasoningDelta(signature=block["signature"], id=label(block.get("id")))
+            elif not text and string(block.get("text")):
+                yield Notice("unknown", block["text"], {"reasoning_details": block})
+        if string(delta.get("reasoning_opaque")):
+            yield ReasoningDelta(signature=delta["reasoning_opaque"])
+
+    def _thinking(self, text: str) -> Iterator[Event]:
+        text = self._halves.mend("reasoning", text) if text else ""
+        if text:
+            self._thought = True
+            yield ReasoningDelta(text)
+
+    def _odd(self, delta: dict[str, Any], whole: bool) -> Iterator[Event]:
+        if string(delta.get("refusal")):
+            yield Notice("refusal", delta["refusal"])
+        call = delta.get("function_call")
+        if isinstance(call, dict) and (call.get("name") or call.get("arguments")):
+            yield from self._calls.read([{"index": "function_call", "function": call}])
+        elif isinstance(call, dict) and whole:  # a whole message names each call it has, so this is one, if a nameless one
+            yield ToolCallDelta(self._calls.begin("function_call").index)
+        yield from self._cite(delta.get("annotations"))
+        for tool in items(delta.get("executed_tools")):
+            yield Notice("server_tool", string(tool.get("type")), tool)
+        for name in ("audio", "images"):
+            if delta.get(name):
+                yield Notice("unknown", string(obj(delta[name]).get("transcript")), {name: delta[name]})
+        signature = string(google(delta).get("thought_signature"))
+        if signature:
+            yield TextDelta("", signature)
+
+    def _cite(self, sources: Any) -> Iterator[Event]:
+        for source in sources if isinstance(sources, list) else ():
+            key = json.dumps(source, sort_keys=True)
+            if source and key not in self._cited:
+                self._cited.add(key)
+                yield citation(source)
+
+
+def _say(key: Any, text: str) -> Iterator[Event]:
+    """A text for one of the places that `Halves` keeps apart: an index means a call."""
+    if isinstance(key, int):
+        yield ToolCallDelta(key, arguments=text)
+    else:
+        yield TextDelta(text) if key == "text" else ReasoningDelta(text)

@@ -1,0 +1,442 @@
+"""OpenAI's Responses API, streamed: items that open, grow and close, told by typed events.
+
+Every text comes up to four times: in deltas, in the part's done event, in the item's done event and in the final
+response. Servers leave out any of them, so whatever says more than what came before adds the difference, and what says
+less adds nothing. An item is known by its output_index; where that is missing by its id, and where ids change from
+event to event (they do) by being the last one of its kind.
+
+The answer is whole when a final event (or [DONE]) came, or all of it in one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..errors import ConfigError, ProviderError
+from ..events import Event, Finished, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, UsageReport
+from ..messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ..wire import Frame, HttpCall, Provider, Quirks, Secret
+from .common import Halves, http_error, items, label, obj, provider_error, string
+from .openai_shared import (
+    arguments,
+    citation,
+    data_url,
+    effort,
+    failure,
+    file_name,
+    finish,
+    post,
+    result_text,
+    schema_format,
+    unfinished,
+    usage,
+    values,
+)
+
+# --- request ------------------------------------------------------------------------------------------------
+
+
+class OpenAIResponses:
+    """POST /responses, carrying the whole conversation each time.
+
+    Thinking goes back as the item it was, by id and encrypted content, which is asked for (`include`) where thinking is
+    asked for or goes back; models that do not think refuse the word, so it is not sent otherwise. Whether the provider
+    keeps the answer is left to its own default: `extra={"store": False}` forbids it, and encrypted content works either
+    way. Summaries of thinking cost an organisation's verification at OpenAI and are sent on request only:
+    `extra={"reasoning": {"effort": "high", "summary": "auto"}}`.
+    """
+
+    name = "openai_responses"
+
+    def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
+        """The call that asks for `request` as a stream."""
+        for option, given in (("stop", request.stop), ("seed", request.seed)):
+            if given not in (None, ()):
+                raise ConfigError(f"The Responses API has no {option}.",
+                                  hint=f"Leave {option} out, or use dialect='openai_chat'.")
+        word, schema, turns = effort(request.reasoning), request.schema, _input(request, provider.quirks)
+        thinks = word not in (None, "none") or any("encrypted_content" in item for item in turns)
+        body = {
+            "model": request.model,
+            "instructions": request.system or None,
+            "input": turns or "",
+            "stream": True,
+            "tools": [_tool(t) for t in request.tools],
+            "tool_choice": _choice(request.tool_choice),
+            "max_output_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "reasoning": {"effort": word} if word else None,
+            "text": None if schema is None else {"format": {"type": "json_schema", **schema_format(schema)}},
+            "include": ["reasoning.encrypted_content"] if thinks else None,
+        }
+        return post(provider, "/responses", key, body, request.extra)
+
+    def decoder(self, provider: Provider) -> ResponsesDecoder:
+        """A fresh decoder for one answer."""
+        return ResponsesDecoder(provider)
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> ProviderError:
+        """The error that an HTTP answer means."""
+        return http_error(status, headers, body, provider)
+
+
+def _choice(choice: str | None) -> str | dict[str, Any] | None:
+    return choice if choice in (None, "auto", "none", "required") else {"type": "function", "name": choice}
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    # `strict` has a default of true here, unlike in Chat Completions: a plain schema would be refused.
+    about = {"type": "function", "name": tool.name, "description": tool.description or None,
+             "parameters": tool.parameters, "strict": bool(tool.strict)}
+    return {k: v for k, v in about.items() if v is not None}
+
+
+def _input(request: Request, quirks: Quirks) -> list[dict[str, Any]]:
+    return [item for m in request.messages if m.role != "system" for item in _turn(m, quirks)]
+
+
+def _turn(message: Message, quirks: Quirks) -> Iterator[dict[str, Any]]:
+    """The items of one message: neighbours that are content stand together, everything else is an item of its own."""
+    role = "assistant" if message.role == "assistant" else "user"
+    content: list[Any] = []
+    for part in message.parts:
+        if isinstance(part, (Text, Image, Document)):
+            content.append(part)
+            continue
+        if content:
+            yield _message(role, content)
+            content = []
+        yield from _item(part, quirks)
+    if content:
+        yield _message(role, content)
+
+
+def _message(role: str, content: list[Any]) -> dict[str, Any]:
+    if all(isinstance(p, Text) for p in content):
+        return {"role": role, "content": "".join(p.text for p in content)}
+    if role == "assistant":
+        raise ConfigError("The Responses API takes no pictures or documents in an assistant message.",
+                          hint="Put them into a user message.")
+    return {"role": role, "content": [_part(p) for p in content]}
+
+
+def _part(part: Text | Image | Document) -> dict[str, Any]:
+    match part:
+        case Text(text):
+            return {"type": "input_text", "text": text}
+        case Image(url=url):
+            return {"type": "input_image", "image_url": url or data_url(part)}
+        case Document(url=str(url)):
+            return {"type": "input_file", "file_url": url}
+    return {"type": "input_file", "filename": file_name(part), "file_data": data_url(part)}
+
+
+def _item(part: Reasoning | ToolCall | ToolResult, quirks: Quirks) -> Iterator[dict[str, Any]]:
+    match part:
+        case ToolCall():
+            yield {"type": "function_call", "call_id": part.id, "name": part.name, "arguments": arguments(part)}
+        case ToolResult():
+            yield {"type": "function_call_output", "call_id": part.id, "output": _output(part)}
+        case Reasoning(id=str(id), signature=str(signature)):
+            summary = [{"type": "summary_text", "text": part.text}] if part.text else []
+            yield {"type": "reasoning", "id": id, "summary": summary, "encrypted_content": signature}
+        case Reasoning(text=text) if text and quirks.reasoning_field:
+            thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": text}]}
+            yield {**thought, "id": part.id} if part.id else thought
+
+
+def _output(result: ToolResult) -> str | list[dict[str, Any]]:
+    text = result_text(result)
+    if isinstance(result.content, str) or all(isinstance(p, Text) for p in result.content):
+        return text
+    if result.is_error:
+        return [_part(Text(text)), *(_part(p) for p in result.content if isinstance(p, Image))]
+    return [_part(p) for p in result.content]
+
+
+# --- answer -------------------------------------------------------------------------------------------------
+
+# What grows, by the stem of its events: the place it goes to, the field of the done event, the kind of its item.
+_GROWTH = {
+    "response.output_text": ("text", "text", "message"),
+    "response.refusal": ("refusal", "refusal", "message"),
+    "response.reasoning_summary_text": ("summary", "text", "reasoning"),
+    "response.reasoning_summary": ("summary", "text", "reasoning"),
+    "response.reasoning_text": ("thought", "text", "reasoning"),
+    "response.reasoning": ("thought", "text", "reasoning"),
+    "response.function_call_arguments": ("arguments", "arguments", "function_call"),
+    "response.custom_tool_call_input": ("arguments", "input", "custom_tool_call"),
+}
+_DELTAS = {f"{stem}.delta": row for stem, row in _GROWTH.items()}
+_DONES = {f"{stem}.done": row for stem, row in _GROWTH.items()}
+_PART_DONES = frozenset({"response.content_part.done", "response.reasoning_summary_part.done", "response.reasoning_part.done"})
+_PARTS = {"output_text": ("text", "text"), "text": ("text", "text"), "refusal": ("refusal", "refusal"),
+          "summary_text": ("summary", "text"), "reasoning_text": ("thought", "text")}
+_CALLS = frozenset({"function_call", "custom_tool_call"})
+_FINAL = frozenset({"response.completed", "response.done", "response.incomplete", "response.failed", "response.cancelled"})
+_INCOMPLETE: dict[str, FinishReason] = {"max_output_tokens": "length", "max_tokens": "length", "length": "length",
+                                        "content_filter": "content_filter"}
+_GAPS: dict[str, Event] = {"text": TextDelta("\n\n"), "summary": ReasoningDelta("\n\n")}
+
+
+class _Item:
+    """One item of the output as far as it is known. `sent`: what was told, by place and part."""
+
+    __slots__ = ("call", "closed", "id", "ids", "kind", "opened", "sent", "signed")
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.closed, self.signed = kind, False, False
+        self.id: str | None = None
+        self.ids: set[str] = set()
+        self.call: int | None = None
+        self.opened: dict[str, Any] = {}
+        self.sent: dict[tuple[str, Any], list[str]] = {}
+
+    def said(self, place: str) -> str:
+        return "".join(piece for (p, _), pieces in self.sent.items() if p == place for piece in pieces)
+
+
+class ResponsesDecoder:
+    """Reads the events of one answer."""
+
+    def __init__(self, provider: Provider) -> None:
+        self.done = False
+        self._provider = provider
+        self._started = Started()
+        self._events = 0
+        self._known = False
+        self._items: list[_Item] = []
+        self._by_index: dict[str, _Item] = {}
+        self._calls = 0
+        self._named: set[int] = set()
+        self._spoken: dict[str, _Item] = {}  # by place, the item that spoke there last
+        self._finished: Finished | None = None
+        self._halves = Halves()
+        self._cited: set[str] = set()
+
+    def feed(self, frame: Frame) -> Iterator[Event]:
+        """The events in `frame`."""
+        if self.done:
+            return
+        for value in values(frame, self._provider):
+            if value is None:
+                self.done = True
+                return
+            self._events += 1
+            kind = string(value.get("type")) or frame.name
+            row = _DELTAS.get(kind)
+            if row is not None:
+                yield from self._delta(value, row)
+            else:
+                yield from self._other(kind, value)
+
+    def close(self) -> Iterator[Event]:
+        """The last events. Raises StreamCut where no end sign came."""
+        for item in self._items if self.done else ():
+            if not item.closed:
+                yield from self._close(item, item.opened)
+        held: list[Any] = list(self._halves.held)
+        self._halves.held.clear()
+        for place, item, part in held:
+            yield from self._tell(item, place, part, "\ufffd")
+        if not self._known or not (self._finished or self.done):
+            raise unfinished(self._provider, self._events, self._known)
+        yield self._finished or finish(None, bool(self._calls))
+
+    # events that are no deltas
+
+    def _other(self, kind: str, value: dict[str, Any]) -> Iterator[Event]:
+        response = value.get("response")
+        if kind in _FINAL or (response is None and value.get("object") == "response"):
+            yield from self._final(response if isinstance(response, dict) else value)
+        elif (error := failure(value, kind)) is not None:
+            raise provider_error(self._provider, error)
+        elif kind in _DONES:
+            yield from self._full(value, value, *_DONES[kind])
+        elif kind == "response.output_item.added":
+            yield from self._open(value)
+        elif kind == "response.output_item.done":
+            full = obj(value.get("item"))
+            yield from self._close(self._find({**full, **value}, string(full.get("type"))), full)
+        elif kind in _PART_DONES and obj(value.get("part")).get("type") in tuple(_PARTS):
+            place, field = _PARTS[value["part"]["type"]]
+            yield from self._full(value, value["part"], place, field, "message" if place in ("text", "refusal") else "reasoning")
+        elif kind == "response.output_text.annotation.added":
+            yield from self._cite([value.get("annotation")])
+        elif isinstance(response, dict):
+            yield from self._start(response)
+
+    def _start(self, response: dict[str, Any]) -> Iterator[Event]:
+        self._known = True
+        now = Started(self._started.id or label(response.get("id")), label(response.get("model")) or self._started.model)
+        if now != self._started:
+            self._started = now
+            yield now
+
+    def _final(self, response: dict[str, Any]) -> Iterator[Event]:
+        yield from self._start(response)
+        yield from self._outputs(list(items(response.get("output"))))
+        counted = usage(obj(response.get("usage")))
+        if counted is not None:
+            yield UsageReport(counted)
+        status = string(response.get("status"))
+        if response.get("error") or status == "failed":
+            raise provider_error(self._provider, {"error": response.get("error") or "The response failed, without a reason."})
+        self.done = True
+        self._finished = self._end(status, string(obj(response.get("incomplete_details")).get("reason")))
+
+    def _end(self, status: str, why: str) -> Finished:
+        if status == "incomplete":
+            return Finished(_INCOMPLETE.get(why, "other"), f"incomplete:{why}" if why else status)
+        return finish(status or None, bool(self._calls))
+
+    # items
+
+    def _find(self, value: dict[str, Any], kind: str) -> _Item:
+        """The item that an event is about; a new one where it never was announced."""
+        index = label(value.get("output_index"))
+        item = self._by_index.get(index) if index is not None else None
+        item = item or self._called(_ids(value))
+        if item is None and index is None:
+            item = next((i for i in reversed(self._items) if i.kind == kind), None)
+        return item or self._new(kind, index, _ids(value))
+
+    def _called(self, ids: set[str]) -> _Item | None:
+        return next((i for i in reversed(self._items) if not ids.isdisjoint(i.ids)), None)
+
+    def _new(self, kind: str, index: str | None, ids: set[str]) -> _Item:
+        self._known = True
+        item = _Item(kind)
+        item.ids = ids
+        if index is not None:
+            self._by_index[index] = item
+        self._items.append(item)
+        return item
+
+    def _open(self, value: dict[str, Any]) -> Iterator[Event]:
+        opened, index = obj(value.get("item")), label(value.get("output_index"))
+        item = self._by_index.get(index) if index is not None else None
+        if item is None or item.closed or item.opened.get("call_id") != opened.get("call_id") or item.kind != opened.get("type"):
+            item = self._new(string(opened.get("type")), index, _ids(value))
+        item.opened = opened
+        yield from self._about(item, opened)
+
+    def _about(self, item: _Item, full: dict[str, Any]) -> Iterator[Event]:
+        """Id and name, as soon as they are known."""
+        item.kind = string(full.get("type")) or item.kind
+        item.id = item.id or label(full.get("id"))
+        item.ids |= _ids(full)
+        if item.kind in _CALLS:
+            index = self._call(item)
+            id, name = label(full.get("call_id")) or label(full.get("id")), label(full.get("name"))
+            if name and index not in self._named:
+                self._named.add(index)
+                yield ToolCallDelta(index, id, name)
+
+    def _call(self, item: _Item) -> int:
+        if item.call is None:
+            item.call = self._calls
+            self._calls += 1
+        return item.call
+
+    def _close(self, item: _Item, full: dict[str, Any]) -> Iterator[Event]:
+        """What a whole item says beyond what was said already."""
+        first, item.closed = not item.closed, True
+        signature = string(full.get("encrypted_content"))
+        yield from self._about(item, full)
+        if item.kind == "message":
+            yield from self._parts(item, full.get("content"))
+        elif item.kind == "reasoning":
+            yield from self._parts(item, full.get("content"))
+            yield from self._parts(item, full.get("summary"))
+            if signature and not item.signed:
+                item.signed = True
+                yield ReasoningDelta(signature=signature, id=item.id)
+        elif item.kind in _CALLS:
+            said = full.get("arguments", full.get("input"))
+            text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False) if said else ""
+            yield from self._rest(item, "arguments", 0, text, item.said("arguments"))
+        elif item.kind and first:
+            yield Notice("server_tool", item.kind, full)
+
+    def _parts(self, item: _Item, content: Any) -> Iterator[Event]:
+        parts = [{"type": "output_text", "text": content}] if isinstance(content, str) else list(items(content))
+        for part in parts:
+            yield from self._cite(part.get("annotations"))
+        for place, field in dict.fromkeys(_PARTS.values()):
+            texts = [string(p.get(field)) for p in parts if _PARTS.get(string(p.get("type"))) == (place, field)]
+            said = item.said(place)
+            if place == "summary" and "".join(texts) == item.said("thought"):
+                continue  # the same thinking under both names
+            for part_index, text in [(0, "".join(texts))] if said else enumerate(texts):
+                yield from self._rest(item, place, part_index, text, said)
+
+    def _outputs(self, output: list[dict[str, Any]]) -> Iterator[Event]:
+        """The final list of items: completes what was streamed, and is the answer where nothing was."""
+        streamed = list(self._items)  # those that have no partner yet
+        for index, full in enumerate(output):
+            kind = string(full.get("type"))
+            found = (self._called(_ids(full)), self._by_index.get(str(index)), *streamed)
+            item = next((i for i in found if i in streamed and i.kind == kind), None)
+            if item is None:
+                item = self._new(kind, None, set())
+            else:
+                streamed.remove(item)
+            yield from self._close(item, full)
+
+    # text
+
+    def _delta(self, value: dict[str, Any], row: tuple[str, str, str]) -> Iterator[Event]:
+        text = value.get("delta")
+        if text and isinstance(text, str):
+            place, _, kind = row
+            yield from self._tell(self._find(value, kind), place, _part_of(value), text)
+
+    def _full(self, value: dict[str, Any], holder: dict[str, Any], place: str, field: str, kind: str) -> Iterator[Event]:
+        item, part = self._find(value, kind), _part_of(value)
+        if place == "arguments":
+            yield from self._about(item, {"call_id": value.get("call_id"), "name": value.get("name")})
+        yield from self._rest(item, place, part, string(holder.get(field)), "".join(item.sent.get((place, part), ())))
+
+    def _rest(self, item: _Item, place: str, part: Any, full: str, said: str) -> Iterator[Event]:
+        if len(full) > len(said) and full.startswith(said):
+            self._halves.held.pop((place, item, part), None)
+            yield from self._tell(item, place, part, full[len(said):])
+
+    def _tell(self, item: _Item, place: str, part: Any, text: str) -> Iterator[Event]:
+        text = self._halves.mend((place, item, part), text)
+        if not text:
+            return
+        if (place, part) not in item.sent:
+            if place in _GAPS and place in self._spoken and (place == "summary" or self._spoken[place] is not item):
+                yield _GAPS[place]  # two summaries, or two messages, are two paragraphs
+            item.sent[place, part] = []
+            self._spoken[place] = item
+        item.sent[place, part].append(text)
+        if place == "text":
+            yield TextDelta(text)
+        elif place == "arguments":
+            yield ToolCallDelta(self._call(item), arguments=text)
+        elif place == "refusal":
+            yield Notice("refusal", text)
+        else:
+            yield ReasoningDelta(text, id=item.id)
+
+    def _cite(self, annotations: Any) -> Iterator[Event]:
+        for annotation in items(annotations):
+            key = json.dumps(annotation, sort_keys=True)
+            if key not in self._cited:
+                self._cited.add(key)
+                yield citation(annotation)
+
+
+def _ids(value: Mapping[str, Any]) -> set[str]:
+    """The names by which an event, or an item, may be found again."""
+    return {i for i in map(label, map(value.get, ("item_id", "id", "call_id"))) if i is not None}
+
+
+def _part_of(value: Mapping[str, Any]) -> str | None:
+    return label(value.get("content_index", value.get("summary_index")))

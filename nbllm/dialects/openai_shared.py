@@ -1,0 +1,185 @@
+"""What the two OpenAI dialects share: parts of a request, frames to objects, usage, ends and errors."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..errors import ConfigError, NbllmError, ProtocolError, ServerError, StreamCut
+from ..events import Finished, FinishReason, Notice, Usage
+from ..messages import Document, Image, Text, ToolCall, ToolResult
+from ..wire import Frame, HttpCall, Provider, Secret
+from .common import count, items, load_json, obj, provider_error, string
+
+# --- requests -----------------------------------------------------------------------------------------------
+
+# Budgets in tokens up to which an effort word is the nearest: Google's own equivalents are 1024, 8192 and 24576.
+_BUDGETS = ((0, "none"), (2_900, "low"), (14_000, "medium"))
+
+
+def effort(reasoning: str | int | None) -> str | None:
+    """The effort word for `reasoning`; a budget in tokens becomes the nearest word, because words are all there is."""
+    if reasoning is None or isinstance(reasoning, str):
+        return reasoning
+    if isinstance(reasoning, bool) or reasoning < 0:
+        raise ConfigError(f"reasoning={reasoning!r} is no budget.", hint="Give an effort word or a number of tokens.")
+    return next((word for most, word in _BUDGETS if reasoning <= most), "high")
+
+
+def data_url(part: Image | Document) -> str:
+    """The bytes of a picture or document as a data: URL."""
+    if part.data is None:
+        raise ConfigError(f"{part!r} has neither data nor a url.", hint="Give its bytes in data=, or an address in url=.")
+    return f"data:{part.media_type};base64,{base64.b64encode(part.data).decode()}"
+
+
+def file_name(part: Document) -> str:
+    """A name for a document, which the protocol wants even where the user gave none."""
+    return part.name or "document." + part.media_type.rpartition("/")[2]
+
+
+def arguments(call: ToolCall) -> str:
+    """The arguments of a call as they came, to the letter, because caches and signatures depend on it."""
+    return call.arguments_raw or json.dumps(call.arguments or {}, ensure_ascii=False)
+
+
+def result_text(result: ToolResult) -> str:
+    """The words of a tool's result. The protocol has no mark for a failed call, so the words say it."""
+    parts = (Text(result.content),) if isinstance(result.content, str) else result.content
+    text = "".join(p.text for p in parts if isinstance(p, Text))
+    return f"Error: {text}" if result.is_error and not text.lower().startswith("error") else text
+
+
+def schema_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Name, schema and strictness of a structured answer."""
+    name = re.sub(r"\W", "_", str(schema.get("title") or "answer"), flags=re.A)[:64]
+    return {"name": name, "schema": schema, "strict": closed(schema)}
+
+
+def closed(schema: Any) -> bool:
+    """Whether strict mode, which guarantees the answer, takes `schema`: it refuses (HTTP 400) any object that does not
+    forbid other properties and require its own."""
+    if isinstance(schema, (list, tuple)):
+        return all(map(closed, schema))
+    if not isinstance(schema, Mapping):
+        return True
+    kinds = schema.get("type")
+    if kinds == "object" or (isinstance(kinds, (list, tuple)) and "object" in kinds):
+        properties, required = schema.get("properties") or {}, schema.get("required") or ()
+        if schema.get("additionalProperties") is not False or len(required) != len(properties):
+            return False
+    return all(map(closed, schema.values()))
+
+
+def post(provider: Provider, path: str, key: Secret | None, body: Mapping[str, Any], extra: Mapping[str, Any]) -> HttpCall:
+    """The HTTP call: options that were not asked for (None, empty lists) are left out, `extra` has the last word."""
+    headers = {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
+    asked = {k: v for k, v in body.items() if v is not None and v != []}
+    return HttpCall(provider.base_url.rstrip("/") + path, {**headers, **provider.headers}, {**asked, **extra})
+
+
+# --- answers ------------------------------------------------------------------------------------------------
+
+_ANSWERS = frozenset({"choices", "usage", "output", "response", "type", "object"})
+_BEATS = re.compile(r"(?i)(:|ping|pong|keep-?alive|heartbeat)")
+
+
+def values(frame: Frame, provider: Provider) -> Iterator[dict[str, Any] | None]:
+    """The objects in a frame, None for the end mark. Heartbeats, empty data, numbers and the like are none; a fragment
+    at the very end is dropped, because whether the answer was whole is decided by its end sign."""
+    text = frame.data.strip()
+    while text.startswith("data:"):  # proxies that wrap an event stream in another one
+        text = text[5:].lstrip()
+    if text.startswith("[DONE]"):
+        yield None
+        return
+    if not text or (text[0] not in "{[" and _BEATS.match(frame.name or text)):
+        return
+    try:
+        value = load_json(text)
+    except ProtocolError:
+        if frame.name == "error":
+            raise provider_error(provider, text) from None
+        if frame.tail:
+            return
+        raise
+    if isinstance(value, dict):
+        yield value
+    elif isinstance(value, str) and frame.name == "error":
+        raise provider_error(provider, value)
+    else:
+        yield from items(value)
+
+
+def failure(value: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """The error object that `value` is or holds, None where it is none: an `error` in it, something that is called one,
+    or words without any part of an answer (FastAPI's `detail`, a gateway's `message`)."""
+    kind = string(value.get("type"))
+    if value.get("error") or name == "error" or value.get("object") == "error" or kind.endswith("error") or value.get("success") is False:
+        return {k: v for k, v in value.items() if k != "type"} if kind == "error" else value
+    words = value.get("detail") or value.get("errors") or string(value.get("message")) or string(value.get("msg"))
+    return value if words and _ANSWERS.isdisjoint(value) else None
+
+
+def _first(*found: Any) -> int | None:
+    return next((n for n in map(count, found) if n is not None), None)
+
+
+def usage(raw: Mapping[str, Any]) -> Usage | None:
+    """Token counts under OpenAI's names, old and new, and those of DeepSeek, Moonshot, Anthropic's relays and LiteLLM."""
+    taken = obj(raw.get("prompt_tokens_details") or raw.get("input_tokens_details"))
+    made = obj(raw.get("completion_tokens_details") or raw.get("output_tokens_details"))
+    into = _first(raw.get("prompt_tokens"), raw.get("input_tokens"))
+    out = _first(raw.get("completion_tokens"), raw.get("output_tokens"))
+    thought = _first(made.get("reasoning_tokens"), raw.get("reasoning_tokens"))
+    if into is None and out is None:
+        return None
+    if thought and count(raw.get("total_tokens")) == (into or 0) + (out or 0) + thought:
+        out = (out or 0) + thought  # xAI counts thinking apart; its total gives that away
+    return Usage(
+        into, out, thought,
+        _first(taken.get("cached_tokens"), *map(raw.get, ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens"))),
+        _first(taken.get("cache_write_tokens"), taken.get("cache_creation_tokens"), raw.get("cache_creation_input_tokens")),
+        raw,
+    )
+
+
+def unfinished(provider: Provider, chunks: int, known: bool) -> NbllmError:
+    """The error for an answer without an end: `chunks` objects came, `known` in the format of this dialect."""
+    name = provider.label or provider.name
+    if not chunks:  # what an overloaded server does: its trouble, and passing
+        return ServerError(f"{name} sent an empty answer.", hint="Ask again in a moment.")
+    if not known:
+        return ProtocolError(f"{name} sent JSON of another format.", hint="Check that base_url and dialect belong together.")
+    return StreamCut(f"{name} stopped before the end of its answer.", hint="Ask again; `.partial` holds what came.")
+
+
+def citation(data: Any) -> Notice:
+    """A source that the answer names: an address, or an object that holds one."""
+    about = obj(data)
+    about = obj(about.get(string(about.get("type")))) or about
+    text = next((string(about.get(k)) for k in ("url", "title", "filename", "name") if about.get(k)), "")
+    return Notice("citation", text or string(data), obj(data))
+
+
+_REASONS: dict[str, FinishReason] = {
+    "stop": "stop", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop", "end_turn": "stop", "complete": "stop",
+    "completed": "stop", "end": "stop", "length": "length", "max_tokens": "length", "model_length": "length",
+    "max_output_tokens": "length", "max_completion_tokens": "length", "context_length": "length", "tool_calls": "tool_calls",
+    "tool_call": "tool_calls", "tool_use": "tool_calls", "function_call": "tool_calls", "content_filter": "content_filter",
+    "content-filter": "content_filter", "safety": "content_filter", "sensitive": "content_filter", "refusal": "content_filter",
+    "recitation": "content_filter", "prohibited_content": "content_filter", "guardrail_intervened": "content_filter",
+    "error": "error", "network_error": "error", "insufficient_system_resource": "error", "abort": "cancelled",
+    "cancelled": "cancelled",
+}
+
+
+def finish(raw: str | None, calls: bool) -> Finished:
+    """The end. Calls make a plain stop a stop for calls, and no agent must wait for calls that never came."""
+    reason = _REASONS.get(raw.lower(), "other") if raw else "stop"
+    if reason in ("stop", "tool_calls"):
+        reason = "tool_calls" if calls else "stop"
+    return Finished(reason, raw)

@@ -1,0 +1,88 @@
+"""Files, addresses and variables that a cell attaches to its prompt, as parts of a message."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..messages import Document, Image, Part, Text
+
+SIZE_LIMIT = 20 * 2**20  # bytes; providers refuse larger requests
+_TEXT_TYPES = ("text/", "application/json", "application/xml", "application/yaml", "application/toml", "application/javascript")
+_TEXT_SUFFIXES = {".py", ".md", ".rst", ".toml", ".yaml", ".yml", ".csv", ".tsv", ".sql", ".ipynb", ".tex", ".r", ".jl", ".sh", ".cfg", ".ini", ".log"}
+
+
+def attached(what: str, namespace: Mapping[str, Any]) -> Part:
+    """The part that `what` means: a file's path, an http(s) address of a picture or document, or a variable's name.
+    Raises ConfigError for what is not there, too large, or of a type that no model reads."""
+    if what.startswith(("http://", "https://")):
+        return _address(what)
+    path = Path(what).expanduser()
+    if path.is_file():
+        return _file(path)
+    if what.isidentifier() and what in namespace:
+        return _variable(what, namespace[what])
+    raise ConfigError(f"Nothing to attach: {what!r} is no file, address or variable.",
+                      hint=f"Paths are looked up from {Path.cwd().name}/, the notebook's working directory.")
+
+
+def _address(url: str) -> Part:
+    kind = mimetypes.guess_type(url.partition("?")[0])[0] or "image/png"
+    return Image(url=url, media_type=kind) if kind.startswith("image/") else Document(url=url, media_type=kind)
+
+
+def _file(path: Path) -> Part:
+    if path.stat().st_size > SIZE_LIMIT:
+        raise ConfigError(f"{path.name} has {path.stat().st_size / 2**20:.0f} MiB; at most {SIZE_LIMIT >> 20} can be attached.",
+                          hint="Attach a smaller file or a part of it.")
+    return from_bytes(path.read_bytes(), mimetypes.guess_type(path.name)[0] or "", path.name)
+
+
+def from_bytes(data: bytes, kind: str, name: str) -> Part:
+    """A part from a file's bytes: pictures and PDFs as they are, text as text under its name."""
+    if kind.startswith("image/"):
+        return Image(data, media_type=kind)
+    if kind == "application/pdf":
+        return Document(data, media_type=kind, name=name)
+    if kind.startswith(_TEXT_TYPES) or Path(name).suffix.lower() in _TEXT_SUFFIXES or _is_text(data):
+        return Text(f"\n\n{name}:\n```\n{data.decode('utf-8', 'replace')}\n```\n")
+    raise ConfigError(f"{name} is of a type that models do not read ({kind or 'unknown'}).", hint="Attach pictures, PDFs or text files.")
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        return b"\0" not in data and bool(data.decode("utf-8") or True)
+    except UnicodeDecodeError:
+        return False
+
+
+# How a variable becomes a part, by what it can do; the first that fits.
+_FORMS: tuple[tuple[Callable[[Any], bool], Callable[[str, Any], Part]], ...] = (
+    (lambda v: isinstance(v, (Text, Image, Document)), lambda _n, v: v),
+    (lambda v: isinstance(v, Path), lambda _n, v: _file(v)),
+    (lambda v: isinstance(v, bytes), lambda n, v: from_bytes(v, _sniffed(v), n)),
+    (lambda v: hasattr(v, "_repr_png_") and v._repr_png_() is not None, lambda _n, v: Image(_png(v))),
+    (lambda v: isinstance(v, str), lambda n, v: Text(f"\n\n{n}:\n```\n{v}\n```\n")),
+)
+_MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"%PDF": "application/pdf"}
+
+
+def _sniffed(data: bytes) -> str:
+    return next((kind for head, kind in _MAGIC.items() if data.startswith(head)), "")
+
+
+def _png(value: Any) -> bytes:
+    made = value._repr_png_()
+    png = made[0] if isinstance(made, tuple) else made
+    return bytes(png)
+
+
+def _variable(name: str, value: Any) -> Part:
+    for fits, make in _FORMS:
+        if fits(value):
+            return make(name, value)
+    raise ConfigError(f"The variable {name!r} ({type(value).__name__}) cannot be attached.",
+                      hint="Attach pictures, bytes, text or paths; put other values into the prompt with {" + name + "}.")
