@@ -193,9 +193,9 @@ class _Call:
         self.arguments: list[str] = []
         self.signature: str | None = None
 
-    def build(self, index: int) -> ToolCall:
+    def build(self, id: str) -> ToolCall:
         raw = "".join(self.arguments)
-        return ToolCall(self.id or f"call_{index}", self.name, parse_arguments(raw), raw, self.signature)
+        return ToolCall(id, self.name, parse_arguments(raw), raw, self.signature)
 
 
 def parse_arguments(raw: str) -> dict[str, Any] | None:
@@ -211,7 +211,18 @@ def parse_arguments(raw: str) -> dict[str, Any] | None:
         return None
     if value is None:
         return {}
-    return value if isinstance(value, dict) else None
+    return _encodable(value) if isinstance(value, dict) else None
+
+
+def _encodable(value: dict[str, Any]) -> dict[str, Any]:
+    """`value` with halves of surrogate pairs joined, and lone ones replaced: they could neither be shown nor sent."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        mended: dict[str, Any] = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        return mended
+    return value
 
 
 class Fold:
@@ -248,9 +259,9 @@ class Fold:
             case Restarted():
                 self._blocks, self._calls, self.usage, self.finished = [], {}, None, None
 
-    def _open(self, kind: str) -> list[str | None]:
+    def _open(self, kind: str, id: str | None = None) -> list[str | None]:
         last = self._blocks[-1] if self._blocks else None
-        if isinstance(last, list) and last[0] == kind and not (kind == "reasoning" and (last[1] or last[2])):
+        if isinstance(last, list) and last[0] == kind and not (kind == "reasoning" and _closed(last, id)):
             return last
         block: list[str | None] = [kind, None, None, None]
         self._blocks.append(block)
@@ -260,7 +271,7 @@ class Fold:
         if e.redacted is not None:
             self._blocks.append(["reasoning", e.signature, e.redacted, e.id])
             return
-        block = self._open("reasoning")
+        block = self._open("reasoning", e.id)
         block.append(e.text)
         block[1], block[3] = e.signature or block[1], e.id or block[3]
 
@@ -280,7 +291,7 @@ class Fold:
         out: list[Part] = []
         for b in self._blocks:
             if isinstance(b, int):
-                out.append(self._calls[b].build(b))
+                out.append(self._calls[b].build(self._call_id(b)))
                 continue
             text = "".join(piece or "" for piece in b[4:])
             if b[0] == "text":
@@ -289,6 +300,14 @@ class Fold:
             elif text or b[1] or b[2]:
                 out.append(Reasoning(text, b[1], b[2], b[3]))
         return tuple(out)
+
+    def _call_id(self, index: int) -> str:
+        """The provider's id, or one made up that is none of the provider's."""
+        taken = {c.id for c in self._calls.values()}
+        made = f"call_{index}"
+        while made in taken:
+            made += "_"
+        return self._calls[index].id or made
 
     def response(self, **about: Any) -> Response:
         """The answer so far; `about` fills the fields that events do not know (provider, cost, timing, request)."""
@@ -302,6 +321,11 @@ class Fold:
             notices=tuple(self.notices),
             **about,
         )
+
+
+def _closed(block: list[str | None], id: str | None) -> bool:
+    """Whether a reasoning block takes no more text: it is signed or redacted, or another id begins another block."""
+    return bool(block[1] or block[2] or (id and block[3] and id != block[3]))
 
 
 def fold(events: Iterable[Event]) -> Response:

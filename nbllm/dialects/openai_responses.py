@@ -115,12 +115,13 @@ def _turn(message: Message, quirks: Quirks) -> Iterator[dict[str, Any]]:
 
 
 def _message(role: str, content: list[Any]) -> dict[str, Any]:
+    # OpenAI guesses a missing type; llama.cpp refuses an assistant's turn without one.
     if all(isinstance(p, Text) for p in content):
-        return {"role": role, "content": "".join(p.text for p in content)}
+        return {"type": "message", "role": role, "content": "".join(p.text for p in content)}
     if role == "assistant":
         raise ConfigError("The Responses API takes no pictures or documents in an assistant message.",
                           hint="Put them into a user message.")
-    return {"role": role, "content": [_part(p) for p in content]}
+    return {"type": "message", "role": role, "content": [_part(p) for p in content]}
 
 
 def _part(part: Text | Image | Document) -> dict[str, Any]:
@@ -240,8 +241,8 @@ class ResponsesDecoder:
                 yield from self._close(item, item.opened)
         held: list[Any] = list(self._halves.held)
         self._halves.held.clear()
-        for place, item, part in held:
-            yield from self._tell(item, place, part, "\ufffd")
+        for place, item in held:
+            yield from self._tell(item, place, next((part for p, part in reversed(item.sent) if p == place), None), "\ufffd")
         if not self._known or not (self._finished or self.done):
             raise unfinished(self._provider, self._events, self._known)
         yield self._finished or finish(None, bool(self._calls))
@@ -263,7 +264,8 @@ class ResponsesDecoder:
             yield from self._close(self._find({**full, **value}, string(full.get("type"))), full)
         elif kind in _PART_DONES and obj(value.get("part")).get("type") in tuple(_PARTS):
             place, field = _PARTS[value["part"]["type"]]
-            yield from self._full(value, value["part"], place, field, "message" if place in ("text", "refusal") else "reasoning")
+            owner = "message" if place in ("text", "refusal") else "reasoning"
+            yield from self._full(value, value["part"], place, field, owner)
         elif kind == "response.output_text.annotation.added":
             yield from self._cite([value.get("annotation")])
         elif isinstance(response, dict):
@@ -319,8 +321,9 @@ class ResponsesDecoder:
     def _open(self, value: dict[str, Any]) -> Iterator[Event]:
         opened, index = obj(value.get("item")), label(value.get("output_index"))
         item = self._by_index.get(index) if index is not None else None
-        if item is None or item.closed or item.opened.get("call_id") != opened.get("call_id") or item.kind != opened.get("type"):
-            item = self._new(string(opened.get("type")), index, _ids(value))
+        kind, call_id = string(opened.get("type")), opened.get("call_id")
+        if item is None or item.closed or item.kind != kind or item.opened.get("call_id") != call_id:
+            item = self._new(kind, index, _ids(value))
         item.opened = opened
         yield from self._about(item, opened)
 
@@ -403,11 +406,11 @@ class ResponsesDecoder:
 
     def _rest(self, item: _Item, place: str, part: Any, full: str, said: str) -> Iterator[Event]:
         if len(full) > len(said) and full.startswith(said):
-            self._halves.held.pop((place, item, part), None)
+            self._halves.held.pop((place, item), None)
             yield from self._tell(item, place, part, full[len(said):])
 
     def _tell(self, item: _Item, place: str, part: Any, text: str) -> Iterator[Event]:
-        text = self._halves.mend((place, item, part), text)
+        text = self._halves.mend((place, item), text)
         if not text:
             return
         if (place, part) not in item.sent:

@@ -96,7 +96,7 @@ def values(frame: Frame, provider: Provider) -> Iterator[dict[str, Any] | None]:
     if text.startswith("[DONE]"):
         yield None
         return
-    if not text or (text[0] not in "{[" and _BEATS.match(frame.name or text)):
+    if not text or (text[0] not in "{[" and (_BEATS.match(text) or _BEATS.match(frame.name))):
         return
     try:
         value = load_json(text)
@@ -118,7 +118,8 @@ def failure(value: dict[str, Any], name: str) -> dict[str, Any] | None:
     """The error object that `value` is or holds, None where it is none: an `error` in it, something that is called one,
     or words without any part of an answer (FastAPI's `detail`, a gateway's `message`)."""
     kind = string(value.get("type"))
-    if value.get("error") or name == "error" or value.get("object") == "error" or kind.endswith("error") or value.get("success") is False:
+    called = name == "error" or value.get("object") == "error" or kind.endswith("error")
+    if value.get("error") or called or value.get("success") is False:
         return {k: v for k, v in value.items() if k != "type"} if kind == "error" else value
     words = value.get("detail") or value.get("errors") or string(value.get("message")) or string(value.get("msg"))
     return value if words and _ANSWERS.isdisjoint(value) else None
@@ -141,7 +142,8 @@ def usage(raw: Mapping[str, Any]) -> Usage | None:
         out = (out or 0) + thought  # xAI counts thinking apart; its total gives that away
     return Usage(
         into, out, thought,
-        _first(taken.get("cached_tokens"), *map(raw.get, ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens"))),
+        _first(taken.get("cached_tokens"), raw.get("prompt_cache_hit_tokens"), raw.get("cached_tokens"),
+               raw.get("cache_read_input_tokens")),
         _first(taken.get("cache_write_tokens"), taken.get("cache_creation_tokens"), raw.get("cache_creation_input_tokens")),
         raw,
     )

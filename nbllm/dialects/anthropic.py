@@ -1,0 +1,366 @@
+"""Anthropic's Messages, also spoken by llama.cpp, vLLM, LiteLLM and others.
+
+A stream is a frame of events about one message: message_start, blocks, message_delta (the reason, the counts),
+message_stop. A block starts, grows by deltas and stops; blocks are told apart by `index`, because they may overlap and
+some servers start one before they stop another. What a tool_use block holds at its start counts only where no fragments
+follow it, so its arguments are told when it stops. Blocks of tools that the provider runs itself are notices.
+
+The answer is whole when a stop reason or message_stop came, or all of it in one object. Anything else was cut.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..errors import ConfigError, ProviderError
+from ..events import Event, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
+from ..messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ..wire import Frame, HttpCall, Provider, Secret
+from .common import Halves, count, http_error, items, label, obj, provider_error, string
+from .native_shared import (
+    b64,
+    budget,
+    call_arguments,
+    content,
+    document_text,
+    dumps,
+    finish,
+    fragment,
+    merged,
+    misplaced,
+    system_text,
+    turns,
+    without_none,
+)
+from .openai_shared import citation, effort, failure, unfinished, values
+
+MAX_TOKENS = 8192  # sent where the caller names none, because the protocol wants a limit; thinking comes on top
+_VERSION = "2023-06-01"
+_ROLES = {"user": "user", "tool": "user", "assistant": "assistant"}
+
+# Claude models that take a budget of thinking. All later ones take an effort only, and no new model joins the old.
+_BUDGETED = re.compile(r"claude-(?:v?[123]\b|instant|(?:opus|sonnet|haiku)-4(?:[-.][0-5])?(?![-.]?\d(?!\d)))")
+
+
+class Anthropic:
+    """POST /v1/messages.
+
+    max_tokens is MAX_TOKENS where none is asked for. `reasoning` becomes adaptive thinking with an effort on current
+    Claude models, where a budget in tokens becomes the nearest word; on older ones, and on other makers' models, it
+    becomes a budget, and max_tokens must exceed it. A schema goes to output_config.format, with objects closed unless
+    they say otherwise, because Anthropic refuses open ones. output_config in `extra` is merged with ours. Thinking goes
+    back only if it is signed, and empty texts are left out: Anthropic accepts neither.
+    """
+
+    name = "anthropic"
+
+    def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
+        """The call that asks for `request` as a stream. Raises ConfigError for a seed, which the protocol has not."""
+        if request.seed is not None:
+            raise ConfigError("Anthropic has no seed.", hint="Leave seed out, or ask another provider.")
+        thinking, spent, word = _thinking(request)
+        body = {
+            "model": request.model,
+            "max_tokens": request.max_tokens if request.max_tokens is not None else MAX_TOKENS + spent,
+            "system": system_text(request) or None,
+            "messages": [{"role": role, "content": _blocks(role, parts)} for role, parts in turns(request, _ROLES)],
+            "stream": True,
+            "tools": [_tool(t) for t in request.tools],
+            "tool_choice": _choice(request.tool_choice),
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "stop_sequences": list(request.stop),
+            "thinking": thinking,
+            "output_config": without_none({"effort": word, "format": _format(request.schema)}),
+        }
+        headers = {"anthropic-version": _VERSION, **({"x-api-key": key.reveal()} if key is not None else {})}
+        url = provider.base_url.rstrip("/").removesuffix("/v1") + "/v1/messages"
+        return HttpCall(url, {**headers, **provider.headers}, merged(without_none(body), request.extra, ["output_config"]))
+
+    def decoder(self, provider: Provider) -> MessageDecoder:
+        """A fresh decoder for one answer."""
+        return MessageDecoder(provider)
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> ProviderError:
+        """The error that an HTTP answer means."""
+        return http_error(status, headers, body, provider)
+
+
+# --- request ------------------------------------------------------------------------------------------------
+
+
+def _thinking(request: Request) -> tuple[dict[str, Any] | None, int, str | None]:
+    """(thinking, the tokens of it, effort)."""
+    asked = request.reasoning
+    if asked is None:
+        return None, 0, None
+    tokens = budget(asked)
+    if not tokens:
+        return {"type": "disabled"}, 0, None
+    if "claude" in request.model and not _BUDGETED.search(request.model):
+        word = effort(asked)
+        return {"type": "adaptive", "display": "summarized"}, 0, "low" if word == "minimal" else word
+    most = request.max_tokens
+    if most is not None and isinstance(asked, str):
+        tokens = min(tokens, max(1024, most // 2))  # the word leaves the number to us
+    if most is not None and most <= tokens:
+        raise ConfigError(f"max_tokens={most} leaves nothing to say after {tokens} tokens of thinking.",
+                          hint=f"Ask for more than {tokens} tokens, or for less reasoning (at least 1024).")
+    return {"type": "enabled", "budget_tokens": tokens}, tokens, None
+
+
+def _format(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if schema is None else {"type": "json_schema", "schema": _closed(schema)}
+
+
+def _closed(schema: Any) -> Any:
+    """`schema` with additionalProperties false in each object that does not say. Values that are data stay as they are."""
+    if isinstance(schema, (list, tuple)):
+        return [_closed(s) for s in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    out = {k: v if k in ("enum", "const", "default", "examples") else _closed(v) for k, v in schema.items()}
+    if out.get("type") == "object":
+        out.setdefault("additionalProperties", False)
+    return out
+
+
+def _choice(choice: str | None) -> dict[str, Any] | None:
+    plain = {"auto": "auto", "none": "none", "required": "any"}
+    return None if choice is None else {"type": plain[choice]} if choice in plain else {"type": "tool", "name": choice}
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    about = {"name": tool.name, "description": tool.description or None, "strict": tool.strict}
+    return {**without_none(about), "input_schema": tool.parameters}
+
+
+def _blocks(role: str, parts: list[Part]) -> list[dict[str, Any]]:
+    """The blocks of a turn. Results of tools come first, as Anthropic demands."""
+    parts = sorted(parts, key=lambda p: not isinstance(p, ToolResult))
+    return [block for part in parts if (block := _block(role, part)) is not None]
+
+
+def _block(role: str, part: Part) -> dict[str, Any] | None:
+    match part:
+        case Text(text):
+            return {"type": "text", "text": text} if text.strip() else None
+        case Image() if role == "user":
+            return {"type": "image", "source": _source(part)}
+        case Document() if role == "user":
+            return without_none({"type": "document", "source": _document(part), "title": part.name})
+        case ToolResult() if role == "user":
+            return _result(part)
+        case ToolCall(id, name) if role == "assistant":
+            return {"type": "tool_use", "id": _id(id), "name": name, "input": call_arguments(part)}
+        case Reasoning() if role == "assistant":
+            return _thought(part)
+    raise misplaced(part, role, "Anthropic")
+
+
+def _thought(part: Reasoning) -> dict[str, Any] | None:
+    """A block of thinking, None where it cannot go back: unsigned, or another provider's (those have an id)."""
+    if part.id is not None:
+        return None
+    if part.redacted is not None:
+        return {"type": "redacted_thinking", "data": part.redacted}
+    return {"type": "thinking", "thinking": part.text, "signature": part.signature} if part.signature else None
+
+
+def _source(part: Image | Document) -> dict[str, Any]:
+    if part.url is not None:
+        return {"type": "url", "url": part.url}
+    return {"type": "base64", "media_type": part.media_type, "data": b64(part)}
+
+
+def _document(part: Document) -> dict[str, Any]:
+    text = document_text(part)
+    if text is not None:
+        return {"type": "text", "media_type": "text/plain", "data": text}
+    if part.media_type != "application/pdf":
+        raise ConfigError(f"Anthropic reads PDF and text documents, not {part.media_type}.", hint="Convert it, or paste its text.")
+    return _source(part)
+
+
+def _result(result: ToolResult) -> dict[str, Any]:
+    blocks = [block for part in content(result) if (block := _block("user", part)) is not None]
+    return without_none({
+        "type": "tool_result", "tool_use_id": _id(result.id), "is_error": True if result.is_error else None,
+        "content": result.content if isinstance(result.content, str) else blocks,
+    })
+
+
+def _id(id: str) -> str:
+    """Anthropic takes ids of these characters only; other providers' may hold others."""
+    return re.sub(r"[^a-zA-Z0-9_-]", "_", id)
+
+
+# --- answer -------------------------------------------------------------------------------------------------
+
+_REASONS: dict[str, FinishReason] = {
+    "end_turn": "stop", "stop_sequence": "stop", "pause_turn": "stop", "stop": "stop", "max_tokens": "length", "length": "length",
+    "model_context_window_exceeded": "length", "tool_use": "tool_calls", "tool_calls": "tool_calls", "refusal": "content_filter",
+    "content_filter": "content_filter", "error": "error",
+}
+
+
+class _Block:
+    """A block that has started: its kind, its call's index, what it held at its start, the fragments since."""
+
+    __slots__ = ("call", "kind", "pieces", "start")
+
+    def __init__(self, kind: str, start: dict[str, Any], call: int) -> None:
+        self.kind, self.start, self.call = kind, start, call
+        self.pieces: list[str] = []
+
+
+class MessageDecoder:
+    """Reads the events of one message."""
+
+    def __init__(self, provider: Provider) -> None:
+        self.done = False
+        self._provider = provider
+        self._chunks = 0
+        self._known = False
+        self._usage: dict[str, Any] = {}
+        self._reason: str | None = None
+        self._blocks: dict[str | None, _Block] = {}
+        self._calls = 0
+        self._halves = Halves()
+
+    def feed(self, frame: Frame) -> Iterator[Event]:
+        """The events in `frame`. Raises ProviderError for an error."""
+        for value in values(frame, self._provider):
+            if value is None or self.done:
+                continue
+            if (problem := failure(value, frame.name)) is not None:
+                raise provider_error(self._provider, problem)
+            self._chunks += 1
+            read = _EVENTS.get(string(value.get("type")) or frame.name)
+            if read is None and "content" in value:
+                read = MessageDecoder._whole
+            if read is not None:
+                self._known = True
+                yield from read(self, value)
+
+    def close(self) -> Iterator[Event]:
+        """The end. Raises StreamCut where the answer has none."""
+        if self._reason is None and not self.done:
+            raise unfinished(self._provider, self._chunks, self._known)
+        for index in list(self._blocks):
+            yield from self._stop({"index": index})
+        yield finish(self._reason, self._calls > 0, _REASONS)
+
+    def _begin(self, value: dict[str, Any]) -> Iterator[Event]:
+        message = obj(value.get("message"))
+        yield Started(label(message.get("id")), label(message.get("model")))
+        yield from self._count(message.get("usage"))
+
+    def _whole(self, value: dict[str, Any]) -> Iterator[Event]:
+        yield from self._begin({"message": value})
+        for n, block in enumerate(items(value.get("content"))):
+            yield from self._start({"index": n, "content_block": block})
+            yield from self._stop({"index": n})
+        yield from self._end({"delta": value})
+        self.done = True
+
+    def _start(self, value: dict[str, Any]) -> Iterator[Event]:
+        start = obj(value.get("content_block"))
+        kind, index = string(start.get("type")), label(value.get("index"))
+        block = self._blocks[index] = _Block(kind, start, self._calls)
+        if kind == "tool_use":
+            self._calls += 1
+            yield ToolCallDelta(block.call, label(start.get("id")), label(start.get("name")))
+        elif kind == "redacted_thinking":
+            yield ReasoningDelta(redacted=string(start.get("data")))
+        elif kind == "fallback":
+            model = label(obj(start.get("to")).get("model"))
+            yield Started(model=model)
+            yield Notice("warning", f"The provider answered with {model} instead.", start)
+        elif kind.endswith("_tool_result"):
+            yield Notice("server_tool", kind, start)
+        elif kind in ("text", "thinking"):
+            yield from self._grow(block, index, start)
+        elif not kind.endswith("_tool_use"):
+            yield Notice("unknown", kind, start)
+
+    def _delta(self, value: dict[str, Any]) -> Iterator[Event]:
+        index, delta = label(value.get("index")), obj(value.get("delta"))
+        block = self._blocks.get(index)
+        kind = string(delta.get("type"))
+        if kind == "text_delta":  # nearly all there is
+            text = self._halves.mend(("text", index), string(delta.get("text")))
+            if text:
+                yield TextDelta(text)
+        elif kind == "input_json_delta" and block is not None:
+            yield from self._argue(block, index, fragment(delta.get("partial_json")))
+        elif kind in _GROWING:
+            yield from self._grow(block, index, delta)
+        else:
+            yield Notice("unknown", kind, delta)
+
+    def _grow(self, block: _Block | None, index: str | None, piece: dict[str, Any]) -> Iterator[Event]:
+        """What a block of text or thinking holds, at its start or in a delta."""
+        if text := self._halves.mend(("text", index), string(piece.get("text"))):
+            yield TextDelta(text)
+        thought, signature = self._halves.mend(("thinking", index), string(piece.get("thinking"))), label(piece.get("signature"))
+        if thought or signature:
+            yield ReasoningDelta(thought, signature)
+        for source in (*items(piece.get("citations")), *items([piece.get("citation")])):
+            yield citation(source)
+
+    def _argue(self, block: _Block, index: str | None, text: str) -> Iterator[Event]:
+        text = self._halves.mend(("arguments", index), text)
+        if text:
+            block.pieces.append(text)
+            if block.kind == "tool_use":
+                yield ToolCallDelta(block.call, arguments=text)
+
+    def _stop(self, value: dict[str, Any]) -> Iterator[Event]:
+        block = self._blocks.pop(label(value.get("index")), None)
+        if block is None:
+            return
+        held = block.start.get("input")
+        if block.kind == "tool_use" and held and not block.pieces:
+            yield ToolCallDelta(block.call, arguments=fragment(held))
+        elif block.kind.endswith("_tool_use"):
+            yield Notice("server_tool", string(block.start.get("name")), {**block.start, "input": "".join(block.pieces) or held})
+
+    def _end(self, value: dict[str, Any]) -> Iterator[Event]:
+        delta = obj(value.get("delta"))
+        self._reason = label(delta.get("stop_reason")) or self._reason
+        details = obj(delta.get("stop_details"))
+        if details.get("explanation"):
+            yield Notice("refusal", string(details["explanation"]), details)
+        yield from self._count(value.get("usage"))
+
+    def _finish(self, value: dict[str, Any]) -> Iterator[Event]:
+        self.done = True
+        metrics = obj(value.get("amazon-bedrock-invocationMetrics"))
+        if metrics:
+            yield Notice("timing", dumps(metrics), metrics)
+
+    def _count(self, raw: Any) -> Iterator[Event]:
+        """Later counts replace earlier ones, name by name: the last event may hold the output alone."""
+        raw = {k: v for k, v in obj(raw).items() if v is not None}
+        if raw:
+            self._usage = {**self._usage, **raw}
+            yield UsageReport(_usage(self._usage))
+
+
+_GROWING = frozenset({"thinking_delta", "signature_delta", "citations_delta"})
+_EVENTS = {
+    "message_start": MessageDecoder._begin, "content_block_start": MessageDecoder._start,
+    "content_block_delta": MessageDecoder._delta, "content_block_stop": MessageDecoder._stop,
+    "message_delta": MessageDecoder._end, "message_stop": MessageDecoder._finish, "message": MessageDecoder._whole,
+}
+
+
+def _usage(raw: dict[str, Any]) -> Usage:
+    """Anthropic counts input that was read from the cache, written to it, and neither, apart."""
+    fresh, read, written = (count(raw.get(k)) for k in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"))
+    total = None if fresh is None else fresh + (read or 0) + (written or 0)
+    thought = count(obj(raw.get("output_tokens_details")).get("thinking_tokens"))
+    return Usage(total, count(raw.get("output_tokens")), thought, read, written, raw)

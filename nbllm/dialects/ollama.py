@@ -1,0 +1,202 @@
+"""Ollama's own protocol: one JSON object a line, of which the one with `done` ends the answer and holds the counts.
+
+Lines of /api/chat hold a `message`, those of /api/generate a `response`; both are read. Calls of tools come whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..errors import ConfigError, ProviderError
+from ..events import Event, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
+from ..messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ..wire import Frame, HttpCall, Provider, Secret
+from .common import Halves, count, http_error, items, label, obj, provider_error, string
+from .native_shared import b64, budget, call_arguments, content, document_text, finish, fragment, merged, misplaced, without_none, words
+from .openai_shared import effort, failure, unfinished, values
+
+
+class Ollama:
+    """POST /api/chat.
+
+    Effort words go to gpt-oss models as they are; all others know thinking on or off only. A budget in tokens becomes
+    the nearest word. `options` in `extra` is merged with ours. Documents go as text, pictures as bytes.
+    """
+
+    name = "ollama"
+
+    def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
+        """The call that asks for `request` as a stream. Raises ConfigError for a tool choice that must be obeyed, for
+        strict tools, and for pictures by address."""
+        if request.tool_choice not in (None, "auto", "none"):
+            raise ConfigError(f"Ollama cannot be made to call a tool (tool_choice={request.tool_choice!r}).",
+                              hint="Leave tool_choice out, or use dialect='openai_chat' with base_url=.../v1.")
+        body = {
+            "model": request.model,
+            "messages": _messages(request),
+            "stream": True,
+            "tools": [_tool(t) for t in request.tools] if request.tool_choice != "none" else None,
+            "format": request.schema,
+            "think": _think(request),
+            "options": without_none({
+                "num_predict": request.max_tokens, "temperature": request.temperature, "top_p": request.top_p,
+                "seed": request.seed, "stop": list(request.stop),
+            }),
+        }
+        headers = {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
+        url = provider.base_url.rstrip("/").removesuffix("/api") + "/api/chat"
+        return HttpCall(url, {**headers, **provider.headers}, merged(without_none(body), request.extra, ["options"]))
+
+    def decoder(self, provider: Provider) -> LineDecoder:
+        """A fresh decoder for one answer."""
+        return LineDecoder(provider)
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> ProviderError:
+        """The error that an HTTP answer means."""
+        return http_error(status, headers, body, provider)
+
+
+# --- request ------------------------------------------------------------------------------------------------
+
+
+def _think(request: Request) -> bool | str | None:
+    if request.reasoning is None:
+        return None
+    if not budget(request.reasoning):
+        return False
+    word = effort(request.reasoning)
+    return ("low" if word == "minimal" else word) if "gpt-oss" in request.model else True
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    if tool.strict:
+        raise ConfigError(f"Ollama has no strict tools ({tool.name}).", hint="Leave strict out.")
+    about = {"name": tool.name, "description": tool.description or None}
+    return {"type": "function", "function": {**without_none(about), "parameters": tool.parameters}}
+
+
+def _messages(request: Request) -> list[dict[str, Any]]:
+    out: list[dict[str, Any]] = []
+    names: dict[str, str] = {}  # of the tools, by the ids of their calls
+    for message in request.messages:
+        if message.role == "system":
+            out.append({"role": "system", "content": words(message)})
+            continue
+        names |= {p.id: p.name for p in message.parts if isinstance(p, ToolCall)}
+        out += [_result(p, p.name or names.get(p.id)) for p in message.parts if isinstance(p, ToolResult)]
+        rest = [p for p in message.parts if not isinstance(p, ToolResult)]
+        if rest:
+            out.append(_assistant(message) if message.role == "assistant" else _user(rest))
+    return out
+
+
+def _user(parts: list[Any]) -> dict[str, Any]:
+    texts = [_text(p) for p in parts if not isinstance(p, Image)]
+    return without_none({"role": "user", "content": "".join(texts), "images": [_image(p) for p in parts if isinstance(p, Image)]})
+
+
+def _assistant(message: Message) -> dict[str, Any]:
+    odd = next((p for p in message.parts if isinstance(p, (Image, Document, ToolResult))), None)
+    if odd is not None:
+        raise misplaced(odd, "assistant", "Ollama")
+    calls = [{"id": p.id, "function": {"name": p.name, "arguments": call_arguments(p)}} for p in message.parts if isinstance(p, ToolCall)]
+    thought = "".join(p.text for p in message.parts if isinstance(p, Reasoning))
+    return without_none({"role": "assistant", "content": message.text, "thinking": thought or None, "tool_calls": calls})
+
+
+def _result(result: ToolResult, name: str | None) -> dict[str, Any]:
+    """A tool's result. The protocol has no mark for a failed call, so the words say it."""
+    text = "".join(p.text for p in content(result) if isinstance(p, Text))
+    text = f"Error: {text}" if result.is_error and not text.lower().startswith("error") else text
+    images = [_image(p) for p in content(result) if isinstance(p, Image)]
+    return without_none({"role": "tool", "content": text, "tool_name": name, "tool_call_id": result.id, "images": images})
+
+
+def _text(part: Any) -> str:
+    if isinstance(part, Text):
+        return part.text
+    if not isinstance(part, Document):
+        raise misplaced(part, "user", "Ollama")
+    text = document_text(part)
+    if text is None:
+        raise ConfigError(f"Ollama takes no documents but text ({part!r}).", hint="Pass its text, or pictures of its pages.")
+    return f"\n\n{part.name}:\n{text}\n\n" if part.name else f"\n\n{text}\n\n"
+
+
+def _image(part: Image) -> str:
+    if part.data is None:
+        raise ConfigError(f"Ollama takes a picture's bytes, not its url ({part!r}).", hint="Load it and pass data=.")
+    return b64(part)
+
+
+# --- answer -------------------------------------------------------------------------------------------------
+
+_REASONS: dict[str, FinishReason] = {
+    "stop": "stop", "length": "length", "load": "stop", "unload": "stop", "tool_calls": "tool_calls", "error": "error",
+    "content_filter": "content_filter", "abort": "cancelled", "cancelled": "cancelled",
+}
+_THOUGHTS = ("thinking", "reasoning_content", "reasoning")  # Ollama's own, and two of servers that imitate it
+_TIMES = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")  # nanoseconds
+
+
+class LineDecoder:
+    """Reads the lines of one answer."""
+
+    def __init__(self, provider: Provider) -> None:
+        self.done = False
+        self._provider = provider
+        self._chunks = 0
+        self._known = False
+        self._model: str | None = None
+        self._reason: str | None = None
+        self._calls = 0
+        self._halves = Halves()
+
+    def feed(self, frame: Frame) -> Iterator[Event]:
+        """The events in `frame`. Raises ProviderError for an error."""
+        for value in values(frame, self._provider):
+            if value is None or self.done:
+                continue
+            if (problem := failure(value, frame.name)) is not None:
+                raise provider_error(self._provider, problem)
+            self._chunks += 1
+            self._known = self._known or not {"message", "response", "done"}.isdisjoint(value)
+            yield from self._line(value)
+
+    def close(self) -> Iterator[Event]:
+        """The end. Raises StreamCut where the answer has none."""
+        if not self.done:
+            raise unfinished(self._provider, self._chunks, self._known)
+        yield finish(self._reason, self._calls > 0, _REASONS)
+
+    def _line(self, value: dict[str, Any]) -> Iterator[Event]:
+        model = label(value.get("model"))
+        if model != self._model and model is not None:
+            self._model = model
+            yield Started(model=model)
+        message = value.get("message")
+        yield from self._say(message if isinstance(message, dict) else {**value, "content": value.get("response")})
+        reason = label(value.get("done_reason"))
+        if value.get("done") is True or reason:
+            self.done, self._reason = True, reason
+            yield from self._end(value)
+
+    def _say(self, message: dict[str, Any]) -> Iterator[Event]:
+        thought = next((text for name in _THOUGHTS if (text := string(message.get(name)))), "")
+        if thought and (thought := self._halves.mend("thinking", thought)):
+            yield ReasoningDelta(thought)
+        if text := self._halves.mend("text", string(message.get("content"))):
+            yield TextDelta(text)
+        for call in items(message.get("tool_calls")):
+            function = obj(call.get("function")) or call
+            index, self._calls = self._calls, self._calls + 1
+            yield ToolCallDelta(index, label(call.get("id")), label(function.get("name")), fragment(function.get("arguments")))
+
+    def _end(self, value: dict[str, Any]) -> Iterator[Event]:
+        taken, made = count(value.get("prompt_eval_count")), count(value.get("eval_count"))
+        if taken is not None or made is not None:
+            yield UsageReport(Usage(taken, made, raw={k: v for k, v in value.items() if k.endswith("_count")}))
+        times = {k: t for k in _TIMES if (t := count(value.get(k))) is not None}
+        if any(times.values()):
+            yield Notice("timing", ", ".join(f"{k} {t / 1e6:.1f} ms" for k, t in times.items()), times)
