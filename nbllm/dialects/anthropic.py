@@ -36,20 +36,24 @@ from .native_shared import (
 )
 from .openai_shared import citation, effort, failure, unfinished, values
 
-MAX_TOKENS = 8192  # sent where the caller names none, because the protocol wants a limit; thinking comes on top
+# The limit that is sent where the caller names none, because the protocol wants one: what every model may write. Later
+# Claude models think unasked, and what they think counts, so they get more (they may write 64,000 at least).
+MAX_TOKENS = 8192
+MAX_TOKENS_LATER = 32_000
+_THOUGHT = 16_384  # the most that an effort word means as a budget: the old models write 32,000 tokens in all
 _VERSION = "2023-06-01"
 _ROLES = {"user": "user", "tool": "user", "assistant": "assistant"}
 
 # Claude models that take a budget of thinking. All later ones take an effort only, and no new model joins the old.
-_BUDGETED = re.compile(r"claude-(?:v?[123]\b|instant|(?:opus|sonnet|haiku)-4(?:[-.][0-5])?(?![-.]?\d(?!\d)))")
+_BUDGETED = re.compile(r"claude-(?:v?[123]\b|instant|(?:opus|sonnet|haiku)-4(?:[-.][0-5])?(?:[-@]\d{8}|(?![-.]?\d)))")
 
 
 class Anthropic:
     """POST /v1/messages.
 
-    max_tokens is MAX_TOKENS where none is asked for. `reasoning` becomes adaptive thinking with an effort on current
-    Claude models, where a budget in tokens becomes the nearest word; on older ones, and on other makers' models, it
-    becomes a budget, and max_tokens must exceed it. A schema goes to output_config.format, with objects closed unless
+    max_tokens is MAX_TOKENS where none is asked for, MAX_TOKENS_LATER for Claude 4.6 and later, a budget of thinking on
+    top. `reasoning` becomes adaptive thinking with an effort on Claude 4.6 and later, where a budget in tokens becomes the
+    nearest word; on older ones, and on other makers' models, it becomes a budget, and max_tokens must exceed it. A schema goes to output_config.format, with objects closed unless
     they say otherwise, because Anthropic refuses open ones. output_config in `extra` is merged with ours. Thinking goes
     back only if it is signed, and empty texts are left out: Anthropic accepts neither.
     """
@@ -63,7 +67,7 @@ class Anthropic:
         thinking, spent, word = _thinking(request)
         body = {
             "model": request.model,
-            "max_tokens": request.max_tokens if request.max_tokens is not None else MAX_TOKENS + spent,
+            "max_tokens": request.max_tokens if request.max_tokens is not None else spent + _limit(request.model),
             "system": system_text(request) or None,
             "messages": [{"role": role, "content": _blocks(role, parts)} for role, parts in turns(request, _ROLES)],
             "stream": True,
@@ -91,6 +95,14 @@ class Anthropic:
 # --- request ------------------------------------------------------------------------------------------------
 
 
+def _later(model: str) -> bool:
+    return "claude" in model and not _BUDGETED.search(model)
+
+
+def _limit(model: str) -> int:
+    return MAX_TOKENS_LATER if _later(model) else MAX_TOKENS
+
+
 def _thinking(request: Request) -> tuple[dict[str, Any] | None, int, str | None]:
     """(thinking, the tokens of it, effort)."""
     asked = request.reasoning
@@ -99,12 +111,12 @@ def _thinking(request: Request) -> tuple[dict[str, Any] | None, int, str | None]
     tokens = budget(asked)
     if not tokens:
         return {"type": "disabled"}, 0, None
-    if "claude" in request.model and not _BUDGETED.search(request.model):
+    if _later(request.model):
         word = effort(asked)
         return {"type": "adaptive", "display": "summarized"}, 0, "low" if word == "minimal" else word
     most = request.max_tokens
-    if most is not None and isinstance(asked, str):
-        tokens = min(tokens, max(1024, most // 2))  # the word leaves the number to us
+    if isinstance(asked, str):  # the word leaves the number to us
+        tokens = min(tokens, _THOUGHT, max(1024, (most or 2 * _THOUGHT) // 2))
     if most is not None and most <= tokens:
         raise ConfigError(f"max_tokens={most} leaves nothing to say after {tokens} tokens of thinking.",
                           hint=f"Ask for more than {tokens} tokens, or for less reasoning (at least 1024).")
@@ -260,7 +272,8 @@ class MessageDecoder:
 
     def _whole(self, value: dict[str, Any]) -> Iterator[Event]:
         yield from self._begin({"message": value})
-        for n, block in enumerate(items(value.get("content"))):
+        said = value.get("content")
+        for n, block in enumerate(items([{"type": "text", "text": said}] if isinstance(said, str) else said)):
             yield from self._start({"index": n, "content_block": block})
             yield from self._stop({"index": n})
         yield from self._end({"delta": value})
@@ -335,12 +348,16 @@ class MessageDecoder:
         if details.get("explanation"):
             yield Notice("refusal", string(details["explanation"]), details)
         yield from self._count(value.get("usage"))
+        yield from self._time(value)
 
     def _finish(self, value: dict[str, Any]) -> Iterator[Event]:
         self.done = True
-        metrics = obj(value.get("amazon-bedrock-invocationMetrics"))
-        if metrics:
-            yield Notice("timing", dumps(metrics), metrics)
+        yield from self._time(value)
+
+    def _time(self, value: dict[str, Any]) -> Iterator[Event]:
+        """What Bedrock and llama.cpp measured."""
+        for times in filter(None, (obj(value.get(name)) for name in ("amazon-bedrock-invocationMetrics", "timings"))):
+            yield Notice("timing", dumps(times), times)
 
     def _count(self, raw: Any) -> Iterator[Event]:
         """Later counts replace earlier ones, name by name: the last event may hold the output alone."""

@@ -186,9 +186,9 @@ def provider_error(
     headers = headers or {}
     text, kind, code = ("", None, None) if isinstance(value, str) else _words(value)
     if isinstance(value, str):
-        text = _plain(value)
-        if value.lstrip().startswith("<"):  # a page: its words may be no more than a title, so its beginning is shown too
-            text = f"{text}\n{value.strip()[:100]}"
+        text = value.strip()
+        if text.startswith("<"):  # a page: its words may be no more than a title, so its beginning is shown too
+            text = f"{_plain(value)}\n{text[:100]}"
     elif not text and value:
         text = json.dumps(value)[:MESSAGE_LIMIT]
     if status is not None and 300 <= status < 400:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ProtocolError
 from ..events import Finished, FinishReason
 from ..messages import Document, Image, Message, Part, Request, Text, ToolCall, ToolResult
 
@@ -91,7 +91,7 @@ def content(result: ToolResult) -> tuple[Text | Image, ...]:
 
 def without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` without what was not asked for: None, and lists and objects with nothing in them."""
-    return {k: v for k, v in values.items() if v is not None and v != [] and v != {}}
+    return {k: v for k, v in values.items() if v is not None and not (isinstance(v, (list, dict)) and not v)}
 
 
 def merged(body: Mapping[str, Any], extra: Mapping[str, Any], nested: Sequence[str]) -> dict[str, Any]:
@@ -105,11 +105,13 @@ def merged(body: Mapping[str, Any], extra: Mapping[str, Any], nested: Sequence[s
 
 def dumps(value: Any) -> str:
     """`value` as JSON text that can always be written as UTF-8."""
-    text = json.dumps(value, ensure_ascii=False)
     try:
+        text = json.dumps(value, ensure_ascii=False)
         text.encode()
     except UnicodeEncodeError:
         return json.dumps(value)
+    except RecursionError:
+        raise ProtocolError("The provider sent a value that is nested too deeply.", hint="Ask again.") from None
     return text
 
 

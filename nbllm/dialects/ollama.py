@@ -13,7 +13,19 @@ from ..events import Event, FinishReason, Notice, ReasoningDelta, Started, TextD
 from ..messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ..wire import Frame, HttpCall, Provider, Secret
 from .common import Halves, count, http_error, items, label, obj, provider_error, string
-from .native_shared import b64, budget, call_arguments, content, document_text, finish, fragment, merged, misplaced, without_none, words
+from .native_shared import (
+    b64,
+    budget,
+    call_arguments,
+    content,
+    document_text,
+    finish,
+    fragment,
+    merged,
+    misplaced,
+    without_none,
+    words,
+)
 from .openai_shared import effort, failure, unfinished, values
 
 

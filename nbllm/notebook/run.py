@@ -28,7 +28,7 @@ class View(Protocol):
     def feed(self, event: Event) -> None:
         """Takes an event into account."""
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float | None = None) -> None:
         """Draws, where something is due; `now` in perf_counter seconds."""
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..api import default_client
 from ..client import Client, Timeouts
 from ..errors import ConfigError
-from ..events import Response
+from ..events import Event, Response
 from ..messages import Message, Part
-from ..registry import DEFAULT_MODEL
+from ..registry import DEFAULT_MODEL, Route
 from ..streams import Stream
+from ..wire import Provider, Secret
+
+if TYPE_CHECKING:
+    from .bundle import Line as Figures
+    from .fill import Filled
+    from .grammar import Line
 
 # Options of a cell that go to Client.stream as they are.
 PASSED = ("max_tokens", "temperature", "top_p", "seed", "reasoning", "base_url", "dialect", "retries")
@@ -33,6 +40,38 @@ class Asked:
         return replace(self, model=model or self.model, options={**self.options, **options}, extra={**self.extra, **extra})
 
 
+class Screen(Protocol):
+    """What shows one answer: while it comes, and for good."""
+
+    def start(self) -> None:
+        """Shows that something was asked."""
+
+    def feed(self, event: Event) -> None:
+        """Takes an event into account."""
+
+    def tick(self, now: float | None = None) -> None:
+        """Draws, where something is due."""
+
+    def finish(self, response: Response, footer: Figures | None = None, error: BaseException | None = None) -> None:
+        """Leaves the final form."""
+
+
+class Hidden:
+    """Shows nothing: quiet=true."""
+
+    def start(self) -> None:
+        """Nothing."""
+
+    def feed(self, event: Event) -> None:
+        """Nothing."""
+
+    def tick(self, now: float | None = None) -> None:
+        """Nothing."""
+
+    def finish(self, response: Response, footer: Figures | None = None, error: BaseException | None = None) -> None:
+        """Nothing."""
+
+
 @dataclass(slots=True)
 class Session:
     """The state behind the magics."""
@@ -43,6 +82,7 @@ class Session:
     asked: Asked | None = None
     last: Response | None = None
     shown_in: tuple[int, int] | None = None  # (execution count, id of the response) that was drawn while it streamed
+    matcher: Any = None  # the completion that was installed
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -50,7 +90,7 @@ class Session:
         names: dict[str, Any] = self.shell.user_ns
         return names
 
-    def asked_from(self, line: Any, parts: tuple[Part, ...], filled: tuple[str, ...]) -> Asked:
+    def asked_from(self, line: Line, parts: tuple[Part, ...], filled: tuple[str, ...]) -> Asked:
         """What a cell asks, its own options before the notebook's defaults."""
         if len(line.models) > 1:
             raise ConfigError("Several models in one cell are not yet possible.", hint="Ask one here, and the others with `%llm again MODEL`.")
@@ -92,3 +132,71 @@ class Session:
         self.namespace["_llm"] = response
         if out:
             self.namespace[out] = response
+
+    # --- the notebook ---
+
+    @property
+    def in_kernel(self) -> bool:
+        """Whether the shell lives in a Jupyter kernel and not in a terminal."""
+        return hasattr(self.shell, "kernel")
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether somebody can answer a question: not under nbclient, papermill and nbval."""
+        return bool(self.shell.kernel._allow_stdin) if self.in_kernel else sys.stdin is not None and sys.stdin.isatty()
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a person's own expression in the notebook."""
+        return eval(expression, self.shell.user_global_ns, self.namespace)  # noqa: S307 - the person wrote it in their own cell
+
+    def view(self, asked: Asked) -> Screen:
+        """What shows the answer to `asked` while it comes, as this front end can."""
+        from .port import view  # noqa: PLC0415 - markdown-it is loaded with the first answer
+
+        options = asked.options
+        if options.get("quiet"):
+            return Hidden()
+        return view(self.shell, render=str(options.get("render", "auto")), model=asked.model, format=str(options.get("format", "md")))
+
+    def shown(self, response: Response) -> None:
+        """Notes that `response` is on screen in this cell, so that it is not drawn there again as its value."""
+        self.shown_in = (self.shell.execution_count, id(response))
+
+    def was_shown(self, response: Response) -> bool:
+        """Whether this cell has drawn `response` already."""
+        return self.shown_in == (self.shell.execution_count, id(response))
+
+    def warn_skipped(self, filled: Filled | None) -> None:
+        """Tells what looked like `{{expression}}` and is none."""
+        for text in filled.skipped if filled else ():
+            self.say(f"{text[:60]} is no Python expression and stays as it is.")
+
+    def say(self, text: str) -> None:
+        """A line for the person."""
+        print(text)  # noqa: T201 - a magic's answer goes to the cell's output
+
+    def show(self, data: Mapping[str, str]) -> None:
+        """A MIME bundle for the person; its text in a terminal."""
+        from .port import KernelPort  # noqa: PLC0415
+
+        KernelPort(self.shell).publish(data)
+
+    def provider(self, name: str) -> Provider:
+        """The row called `name`. Raises ConfigError with the nearest one."""
+        row = self.client.registry.row(name.strip())
+        if row is None:
+            raise self.client.registry.unknown_provider(name.strip())
+        return row
+
+    def no_key(self, route: Route) -> Secret | None:
+        """A stand-in for a key that is missing, so that a dry run can show the rest."""
+        return None if route.provider.local else Secret("MISSING", "nowhere")
+
+    def hidden(self, question: str, row: Provider) -> str:
+        """A key typed without being shown. Raises ConfigError where nobody can answer, or nothing was typed."""
+        from getpass import getpass  # noqa: PLC0415
+
+        typed = getpass(question).strip() if self.can_ask else ""
+        if not typed:
+            raise ConfigError(f"No key was given for {row.label}.", hint=f"Set {row.key_env[0] if row.key_env else 'its variable'} in the environment.")
+        return typed

@@ -1,0 +1,321 @@
+"""Google's generateContent, as the Gemini API and Vertex AI speak it.
+
+A stream is a row of answers, each a piece of the whole: candidates (only candidate 0 is ours) whose parts are text,
+thoughts, calls, or what tools of the provider did; counts so far; a finish reason, perhaps more than one, of which the
+last holds. Calls come whole, or as partialArgs: values at JSON paths, told as one JSON text when the call ends. Such a
+call opens with its brace at once, so that one which never ends is not taken for a call without arguments.
+
+The answer is whole when a finish reason came, or the prompt was blocked, or a candidate was averaged (avgLogprobs,
+which whole answers of older models have in place of a reason). The protocol has no end mark.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from ..errors import ConfigError, ProviderError
+from ..events import Event, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
+from ..messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ..wire import Frame, HttpCall, Provider, Secret
+from .common import Halves, count, http_error, items, label, obj, provider_error, string
+from .native_shared import (
+    b64,
+    budget,
+    call_arguments,
+    content,
+    dumps,
+    finish,
+    fragment,
+    merged,
+    misplaced,
+    system_text,
+    turns,
+    without_none,
+)
+from .openai_shared import failure, unfinished, values
+from .partial_args import PartialArgs
+
+_ROLES = {"user": "user", "tool": "user", "assistant": "model"}
+_VERSION = re.compile(r"/v\d+(?:alpha|beta)?\d*(?:/|$)")
+_BUDGETED = re.compile(r"gemini-(?:1\.|2\.)|learnlm|gemma")  # models that take a budget of thinking; later ones take a level
+_MADE_UP = re.compile(r"call_\d+_*")  # ids that Fold gives to calls without one; Gemini never saw them
+
+
+class Gemini:
+    """POST /models/{model}:streamGenerateContent.
+
+    A base_url without a version gets /v1beta, as Google's SDKs do. `reasoning` asks for thoughts too; a number is a
+    budget, -1 leaves it to the model; a word is a thinkingLevel, for models before Gemini 3 a budget. A strict tool
+    means the mode VALIDATED, for all tools. `generationConfig` in `extra` is merged with ours. Thinking goes back only if it is signed.
+    """
+
+    name = "gemini"
+
+    def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
+        """The call that asks for `request` as a stream."""
+        system = system_text(request)
+        body = {
+            "systemInstruction": {"parts": [{"text": system}]} if system else None,
+            "contents": _contents(request),
+            "tools": [{"functionDeclarations": [_tool(t) for t in request.tools]}] if request.tools else None,
+            "toolConfig": _tool_config(request),
+            "generationConfig": without_none({
+                "maxOutputTokens": request.max_tokens,
+                "temperature": request.temperature,
+                "topP": request.top_p,
+                "stopSequences": list(request.stop),
+                "seed": request.seed,
+                "responseMimeType": None if request.schema is None else "application/json",
+                "responseJsonSchema": request.schema,
+                "thinkingConfig": _thinking(request),
+            }),
+        }
+        headers = {"x-goog-api-key": key.reveal()} if key is not None else {}
+        extra = merged(without_none(body), request.extra, ["generationConfig"])
+        return HttpCall(_url(request.model, provider.base_url), {**headers, **provider.headers}, extra)
+
+    def decoder(self, provider: Provider) -> ChunkDecoder:
+        """A fresh decoder for one answer."""
+        return ChunkDecoder(provider)
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> ProviderError:
+        """The error that an HTTP answer means."""
+        return http_error(status, headers, body, provider)
+
+
+# --- request ------------------------------------------------------------------------------------------------
+
+
+def _url(model: str, base: str) -> str:
+    base = base.rstrip("/")
+    if not _VERSION.search(base):
+        base += "/v1beta"
+    kind, name = ("tunedModels", model[12:]) if model.startswith("tunedModels/") else ("models", model.removeprefix("models/"))
+    return f"{base}/{kind}/{quote(name, safe='')}:streamGenerateContent?alt=sse"
+
+
+def _thinking(request: Request) -> dict[str, Any] | None:
+    asked = request.reasoning
+    if asked is None:
+        return None
+    tokens = -1 if asked == -1 else budget(asked)
+    if not tokens:
+        return {"thinkingBudget": 0}
+    if isinstance(asked, str) and not _BUDGETED.search(request.model):
+        return {"thinkingLevel": asked, "includeThoughts": True}
+    return {"thinkingBudget": tokens, "includeThoughts": True}
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    about = {"name": tool.name, "description": tool.description or None}
+    return {**without_none(about), "parametersJsonSchema": tool.parameters}
+
+
+def _tool_config(request: Request) -> dict[str, Any] | None:
+    choice = request.tool_choice
+    if choice in (None, "auto") and any(t.strict for t in request.tools):
+        return {"functionCallingConfig": {"mode": "VALIDATED"}}
+    if choice is None:
+        return None
+    mode = {"auto": "AUTO", "none": "NONE"}.get(choice, "ANY")
+    names = [choice] if choice not in ("auto", "none", "required") else None
+    return {"functionCallingConfig": without_none({"mode": mode, "allowedFunctionNames": names})}
+
+
+def _contents(request: Request) -> list[dict[str, Any]]:
+    out: list[dict[str, Any]] = []
+    names: dict[str, str] = {}  # of the tools, by the ids of their calls so far
+    for role, parts in turns(request, _ROLES):
+        names |= {p.id: p.name for p in parts if isinstance(p, ToolCall)}
+        said = [made for part in parts if (made := _part(role, part, names)) is not None]
+        if said:
+            out.append({"role": role, "parts": said})
+    return out
+
+
+def _part(role: str, part: Part, names: Mapping[str, str]) -> dict[str, Any] | None:
+    match part:
+        case Text(text, signature):
+            return without_none({"text": text, "thoughtSignature": signature}) if text or signature else None
+        case Image() | Document():
+            return _media(part)
+        case ToolResult() if role == "user":
+            return {"functionResponse": _response(part, names)}
+        case ToolCall(id, name) if role == "model":
+            call = {"id": _id(id), "name": name, "args": call_arguments(part)}
+            return without_none({"functionCall": {k: v for k, v in call.items() if v is not None}, "thoughtSignature": part.signature})
+        case Reasoning(text, signature) if role == "model":
+            signed = signature is not None and part.id is None  # an id means another provider's
+            return {"text": text, "thought": True, "thoughtSignature": signature} if signed else None
+    raise misplaced(part, role, "Gemini")
+
+
+def _media(part: Image | Document) -> dict[str, Any]:
+    if part.url is not None:
+        return {"fileData": {"mimeType": part.media_type, "fileUri": part.url}}
+    return {"inlineData": {"mimeType": part.media_type, "data": b64(part)}}
+
+
+def _response(result: ToolResult, names: Mapping[str, str]) -> dict[str, Any]:
+    name = result.name or names.get(result.id)
+    if name is None:
+        raise ConfigError(f"Gemini wants the name of the tool that answers call {result.id!r}.",
+                          hint="Give ToolResult its name, or keep the call in the conversation.")
+    text = "".join(p.text for p in content(result) if isinstance(p, Text))
+    media = [_media(p) for p in content(result) if isinstance(p, Image)]
+    return without_none({"id": _id(result.id), "name": name, "response": {"error" if result.is_error else "output": text}, "parts": media})
+
+
+def _id(id: str) -> str | None:
+    return None if _MADE_UP.fullmatch(id) else id
+
+
+# --- answer -------------------------------------------------------------------------------------------------
+
+_FILTERED = ("safety", "recitation", "blocklist", "prohibited_content", "spii", "model_armor", "image_safety", "image_recitation",
+             "image_prohibited_content", "jailbreak")
+_FAILED = ("language", "malformed_function_call", "malformed_response", "unexpected_tool_call", "too_many_tool_calls", "no_image",
+           "missing_thought_signature", "image_other", "error")
+_REASONS: dict[str, FinishReason] = {
+    "stop": "stop", "max_tokens": "length", "length": "length", "tool_calls": "tool_calls", "function_call": "tool_calls",
+    **dict.fromkeys(_FILTERED, "content_filter"), **dict.fromkeys(_FAILED, "error"),
+}
+_BLOCKED = "promptFeedback:"
+_SERVER = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse")
+_UNSAID = ("FINISH_REASON_UNSPECIFIED", "BLOCK_REASON_UNSPECIFIED")
+
+
+class ChunkDecoder:
+    """Reads the chunks of one answer."""
+
+    def __init__(self, provider: Provider) -> None:
+        self.done = False
+        self._provider = provider
+        self._chunks = 0
+        self._known = False
+        self._about: tuple[str | None, str | None] = (None, None)
+        self._usage: dict[str, Any] = {}
+        self._reason: str | None = None
+        self._averaged = False
+        self._calls = 0
+        self._told: set[str] = set()
+        self._open: PartialArgs | None = None
+        self._cited: set[str] = set()
+        self._halves = Halves()
+
+    def feed(self, frame: Frame) -> Iterator[Event]:
+        """The events in `frame`. Raises ProviderError for an error."""
+        for value in values(frame, self._provider):
+            if value is None:
+                continue
+            if (problem := failure(value, frame.name)) is not None:
+                raise provider_error(self._provider, problem)
+            self._chunks += 1
+            self._known = self._known or not {"candidates", "promptFeedback", "usageMetadata"}.isdisjoint(value)
+            yield from self._chunk(value)
+
+    def close(self) -> Iterator[Event]:
+        """The end. Raises StreamCut where the answer has none."""
+        if self._reason is None and not self._averaged:
+            raise unfinished(self._provider, self._chunks, self._known)
+        yield from self._end_call()
+        blocked = self._reason is not None and self._reason.startswith(_BLOCKED)
+        yield finish(self._reason, self._calls > 0, {(self._reason or "").lower(): "content_filter"} if blocked else _REASONS)
+
+    def _chunk(self, value: dict[str, Any]) -> Iterator[Event]:
+        about = label(value.get("responseId")), label(value.get("modelVersion"))
+        if about != self._about:
+            self._about = about
+            yield Started(*about)
+        for candidate in items(value.get("candidates")):
+            if not candidate.get("index"):
+                yield from self._candidate(candidate)
+        feedback = obj(value.get("promptFeedback"))
+        if (blocked := label(feedback.get("blockReason"))) and blocked not in _UNSAID:
+            self._reason = self._reason or _BLOCKED + blocked
+            yield Notice("refusal", string(feedback.get("blockReasonMessage")), feedback)
+        usage = obj(value.get("usageMetadata"))
+        if usage != self._usage and any(k.endswith("TokenCount") for k in usage):
+            self._usage = usage
+            yield UsageReport(_usage(usage))
+
+    def _candidate(self, candidate: dict[str, Any]) -> Iterator[Event]:
+        for part in items(obj(candidate.get("content")).get("parts")):
+            yield from self._part(part)
+        self._averaged = self._averaged or "avgLogprobs" in candidate
+        reason = label(candidate.get("finishReason"))
+        if reason and reason not in _UNSAID:
+            self._reason = reason
+            yield from self._end_call()
+            if (said := string(candidate.get("finishMessage"))) and reason != "STOP":
+                filtered = _REASONS.get(reason.lower()) == "content_filter"
+                yield Notice("refusal" if filtered else "warning", said, {"finishReason": reason})
+        if "groundingMetadata" in candidate or "citationMetadata" in candidate:
+            yield from self._cite(candidate)
+
+    def _part(self, part: dict[str, Any]) -> Iterator[Event]:
+        signature = label(part.get("thoughtSignature"))
+        if isinstance(part.get("functionCall"), dict):
+            yield from self._call(part["functionCall"], signature)
+        elif (kind := next((k for k in _SERVER if k in part), None)) is not None:
+            yield Notice("server_tool", kind, part)
+        elif part.get("thought") is True:
+            thought = self._halves.mend("thought", string(part.get("text")))
+            if thought or signature:
+                yield ReasoningDelta(thought, signature)
+        elif "text" in part or signature:
+            text = self._halves.mend("text", string(part.get("text")))
+            if text or signature:
+                yield TextDelta(text, signature)
+        elif part:
+            yield Notice("unknown", next(iter(part)), part)
+
+    def _call(self, call: dict[str, Any], signature: str | None) -> Iterator[Event]:
+        name = label(call.get("name"))
+        if name is not None:
+            yield from self._end_call()
+            yield from self._begin_call(call, name, signature)
+        elif self._open is None:
+            yield Notice("unknown", "a call without a name", call)
+        elif signature:
+            yield ToolCallDelta(self._calls - 1, signature=signature)
+        if self._open is not None:
+            self._open.take(call)
+            if call.get("willContinue") is not True:
+                yield from self._end_call()
+
+    def _begin_call(self, call: dict[str, Any], name: str, signature: str | None) -> Iterator[Event]:
+        id = label(call.get("id"))
+        if id is not None and (told := dumps(call)) not in self._told:
+            self._told.add(told)
+        elif id is not None:
+            return
+        streamed = call.get("willContinue") is True or "partialArgs" in call
+        yield ToolCallDelta(self._calls, id, name, "{" if streamed else fragment(call.get("args")), signature)
+        self._open = PartialArgs() if streamed else None
+        self._calls += 1
+
+    def _end_call(self) -> Iterator[Event]:
+        if self._open is not None:
+            yield ToolCallDelta(self._calls - 1, arguments=dumps(self._open.value)[1:])
+            self._open = None
+
+    def _cite(self, candidate: dict[str, Any]) -> Iterator[Event]:
+        found = obj(candidate.get("citationMetadata"))
+        chunks = [*items(obj(candidate.get("groundingMetadata")).get("groundingChunks")),
+                  *items(found.get("citations")), *items(found.get("citationSources"))]
+        for chunk in chunks:
+            if (key := dumps(chunk)) not in self._cited:
+                self._cited.add(key)
+                about = next((v for v in chunk.values() if isinstance(v, dict)), chunk)
+                yield Notice("citation", next((t for k in ("uri", "title", "fileSearchStore") if (t := string(about.get(k)))), ""), chunk)
+
+
+def _usage(raw: dict[str, Any]) -> Usage:
+    """Google counts thoughts beside the answer. Input that its own tools read stands apart, in `raw`."""
+    said, thought = count(raw.get("candidatesTokenCount")), count(raw.get("thoughtsTokenCount"))
+    made = None if said is None and thought is None else (said or 0) + (thought or 0)
+    return Usage(count(raw.get("promptTokenCount")), made, thought, count(raw.get("cachedContentTokenCount")), None, raw)

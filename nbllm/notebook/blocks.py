@@ -1,0 +1,163 @@
+r"""A growing Markdown text, cut into blocks that are finished and the tail that is still open.
+
+Theory. A top-level block (paragraph, list, fence, ...) can only change while it is the last one: so as soon as the
+beginning of the next block is certain, everything before it is finished and need never be parsed or sent again. What
+is a block is for the Markdown parser itself to say, not for patterns: the tail is parsed (blocks only, nothing inline)
+and cut at the start of its last block. Patterns only say when it is worth asking:
+
+- `_Line.decided`: a line that is not yet complete may be judged from its first letter on, `Hello` or `- x` or `**B`;
+  one that begins with signs could still become anything and waits for its end.
+- a line asks if it follows a blank line or begins like a fence, heading, quote, list or ruler; or follows such a line.
+- inside an open fence only the closing fence asks. Elsewhere a question that got "still the same block" is put again
+  when the tail is a quarter longer, so that a long list costs time in proportion to its length; questions that must
+  be answered with yes (text at the margin after a list) are put at once.
+
+All of this depends on places in the text, not on where it was cut into pieces: any cutting gives the same blocks, and
+finished blocks and tail, joined, are the text. Blocks rendered one by one look as the whole does, apart from link
+definitions: they act on later blocks at once and on earlier ones in the final rendering.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Protocol
+
+from .markdown import clean, parser
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
+
+_ALWAYS = 2_048  # characters of tail that are parsed at every question
+_SIGNS = r"(?:[-+*>#]{1,6}[ ]+|\d{1,9}[.)][ ]+|\*\*|__|[*_\"'(\[`“„«])?"
+_DECIDED = re.compile(rf"[ ]*{_SIGNS}[^\W\d_]")
+_OPENER = re.compile(r" *(?:```|~~~|\#{1,6}[ \t]|>|[-+*_](?:[ \t]|$)|\d{1,9}[.)](?:[ \t]|$)|\$\$|\\\[|\*\*\*|---|___)")
+_ENDS_LIST = re.compile(r" ?(?:`{3,}[^`]*$|~~~|\#{1,6}[ \t])")
+_AT_MARGIN = re.compile(r" ?(?![-+*\s]|\d{1,9}[.)](?:\s|$))\S")
+_BEGINNING = 100  # characters of a line among which its first letter counts
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
+_NEWLINE = re.compile(r"\r\n|\r|\n")
+
+
+class Splitter(Protocol):
+    """Takes a growing text and gives its finished pieces."""
+
+    def feed(self, text: str) -> list[str]:
+        """Adds text; gives the pieces that are finished now."""
+
+    def tail(self) -> str:
+        """What is not finished."""
+
+
+class Lines:
+    """A text that is shown as it is: whole lines are finished."""
+
+    def __init__(self) -> None:
+        self._tail = ""
+
+    def feed(self, text: str) -> list[str]:
+        """Adds text; gives the lines that are finished now, in one piece."""
+        done, newline, self._tail = (self._tail + text).rpartition("\n")
+        return [done + newline] if newline else []
+
+    def tail(self) -> str:
+        """The last line."""
+        return self._tail
+
+
+class Blocks:
+    """Markdown: blocks are finished when the next one has begun."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []  # complete lines of the tail
+        self._size = 0  # characters in them
+        self._open: list[str] = []  # pieces of the line that is not complete
+        self._width = 0  # characters of that line that have been looked at
+        self._judged = False  # whether that line has been judged already
+        self._ask_at = 0  # size of the tail from which questions are put again
+        self._fence: re.Pattern[str] | None = None  # what ends the fence that the tail is in
+
+    def feed(self, text: str) -> list[str]:
+        """Adds text; gives the sources of the blocks that are finished now."""
+        done: list[str] = []
+        *complete, rest = text.split("\n")
+        for piece in complete:
+            self._grow(piece, done)
+            self._end_line(done)
+        if rest:
+            self._grow(rest, done)
+        return done
+
+    def tail(self) -> str:
+        """The source of the open block."""
+        return "".join(self._lines) + "".join(self._open)
+
+    def _grow(self, piece: str, done: list[str]) -> None:
+        self._open.append(piece)
+        if self._judged or self._fence or self._width > _BEGINNING:
+            return
+        line = "".join(self._open)
+        self._width = len(line)
+        match = _DECIDED.match(line[:_BEGINNING])
+        if match:
+            self._judged = True
+            self._judge(line[: match.end()], done)
+
+    def _end_line(self, done: list[str]) -> None:
+        line = "".join(self._open) + "\n"
+        if self._fence:
+            if self._fence.fullmatch(line.rstrip()):
+                self._fence = None
+        elif not self._judged or _OPENER.match(line):
+            self._judge(line, done)
+        self._lines.append(line)
+        self._size += len(line)
+        self._open, self._judged, self._width = [], False, 0
+
+    def _judge(self, line: str, done: list[str]) -> None:
+        """Asks the parser, where `line` (whole, or up to its first letter) may be the start of a block."""
+        before = self._lines[-1] if self._lines else ""
+        if not self._lines:
+            self._watch_fence(line)
+        elif line.strip() and self._worth_asking(before, line):
+            self._split(before, line, done)
+
+    def _worth_asking(self, before: str, line: str) -> bool:
+        after_blank = not before.strip()
+        if not (after_blank or _OPENER.match(line) or _OPENER.match(before)):
+            return False
+        sure = (after_blank and _AT_MARGIN.match(line)) or _ENDS_LIST.match(line)
+        return bool(sure) or self._size < _ALWAYS or self._size >= self._ask_at
+
+    def _split(self, before: str, line: str, done: list[str]) -> None:
+        text = "".join(self._lines) + line
+        tokens = _outline(text)
+        starts = [t.map[0] for t in tokens if t.map]
+        if starts and before.strip() and tokens[-1].meta.get("open"):  # a `$$` that may yet be none
+            starts.pop()
+        ends = [0, *(m.end() for m in _NEWLINE.finditer(text))]
+        places = [ends[s] for s in starts[1:] if ends[s] <= len(text) - len(line)]
+        self._ask_at = 0 if places else self._size + self._size // 4
+        for a, b in zip([0, *places], places, strict=False):
+            done.append(text[a:b])
+        if places:
+            self._keep(text[places[-1] : len(text) - len(line)])
+        if tokens and tokens[-1].type == "fence" and ends[starts[-1]] == len(text) - len(line):
+            self._watch_fence(line)
+
+    def _keep(self, rest: str) -> None:
+        self._lines = [piece + "\n" for piece in rest.split("\n")[:-1]]
+        self._size = len(rest)
+
+    def _watch_fence(self, line: str) -> None:
+        """Where `line` opens a fence at the top level, only its closing line is of interest from now on."""
+        match = _FENCE.match(line)
+        if match and line.endswith("\n") and not (match[1][0] == "`" and "`" in match[2]):
+            self._fence = re.compile(rf" {{0,3}}{match[1][0]}{{{len(match[1])},}}")
+
+
+def _outline(text: str) -> list[Token]:
+    """The top-level blocks of `text`, which may still grow."""
+    tokens: list[Token] = []
+    md = parser()
+    md.block.parse(clean(text).replace("\r\n", "\n").replace("\r", "\n"), md, {"growing": True, "references": {}}, tokens)
+    return [t for t in tokens if t.level == 0 and t.nesting >= 0]

@@ -1,0 +1,222 @@
+"""The form in which an answer stays in the notebook: safe HTML, its plain-text twin, and a line of figures.
+
+Reasoning is collapsed, tool calls and refusals are shown, an answer that did not end by itself says so, and what the
+simulator made is labelled. Both forms say the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from ..errors import NbllmError, ProviderError
+from ..events import FinishReason, Response, Usage
+from ..messages import Reasoning, Text, ToolCall
+from .look import container
+from .markdown import clean, code_html, fences, plain_html, reasoning_html, to_html
+
+_WIDE = 88  # characters of arguments that stay on one line
+_LONGEST_ERROR = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line in both forms."""
+
+    html: str
+    text: str
+
+
+# What to say about an answer that did not simply end.
+_ENDINGS: dict[FinishReason | None, str] = {
+    "cancelled": "■ Stopped by you; this is what had arrived.",
+    "length": "✂ Cut off at the limit of tokens ({max_tokens}).",
+    "content_filter": "⊘ Ended by the provider's content filter.",
+    "error": "⚠ Ended by an error; this is what had arrived.",
+    "other": "Ended for another reason ({raw}).",
+    None: "⚠ Cut off before its end; this is what had arrived.",
+}
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+def seconds(value: float | None) -> str:
+    """41 ms, 0.41 s, 3.2 s, 48 s, 2 min 5 s."""
+    if value is None:
+        return "?"
+    if value < 0.0995:
+        return f"{value * 1000:.0f} ms"
+    if value >= 99.5:
+        return f"{round(value) // 60} min {round(value) % 60} s"
+    return f"{value:.{2 if value < 0.995 else 1 if value < 9.95 else 0}f} s"
+
+
+def count(value: int | None) -> str:
+    """12,345."""
+    return "?" if value is None else f"{value:,}"
+
+
+def money(value: float | None) -> str:
+    """$1.25, $0.0031, $0."""
+    if value is None:
+        return "$?"
+    if value == 0 or value >= 0.995:
+        return f"${value:,.2f}" if value else "$0"
+    digits = max(2, 1 - int(f"{value:e}".partition("e")[2]))
+    return f"${value:.{digits}f}".rstrip("0") if digits > 2 else f"${value:.2f}"
+
+
+def rate(value: float | None) -> str:
+    """87 tok/s."""
+    return "? tok/s" if value is None else f"{value:.{0 if value >= 10 else 1}f} tok/s"
+
+
+def tokens(usage: Usage | None) -> str:
+    """12 (8 cached) → 240 (100 reasoning) tokens."""
+    u = usage or Usage()
+    cached = f" ({count(u.cache_read_tokens)} cached)" if u.cache_read_tokens else ""
+    thought = f" ({count(u.reasoning_tokens)} reasoning)" if u.reasoning_tokens else ""
+    return f"{count(u.input_tokens)}{cached} → {count(u.output_tokens)}{thought} tokens"
+
+
+def footer(response: Response, *, filled: Sequence[str] = ()) -> Line:
+    """The line of figures; `filled` names what was put into the prompt."""
+    t, usage = response.timing, response.usage
+    items = [
+        response.model or "?",
+        f"{seconds(t.ttft)} to first token",
+        seconds(t.total),
+        rate(t.tokens_per_second(usage.output_tokens if usage else None)),
+        tokens(usage),
+        money(response.cost),
+        f"{t.attempts} attempts" if t.attempts > 1 else "",
+        "filled " + ", ".join(filled) if filled else "",
+    ]
+    text = clean(" · ".join(item for item in items if item)).replace("\n", " ")
+    return Line(escape(text, quote=False), text)
+
+
+def error_lines(error: BaseException) -> str:
+    """A few lines about a failed call: what, the provider's own words, what to do."""
+    kind = type(error).__name__
+    status = f" (HTTP {error.status})" if isinstance(error, ProviderError) and error.status else ""
+    message = error.message if isinstance(error, NbllmError) else str(error)
+    lines = [f"{kind}{status}: {_short(message)}"]
+    if isinstance(error, NbllmError) and error.hint:
+        lines.append(error.hint)
+    if isinstance(error, ProviderError) and error.request_id:
+        lines.append(f"Request id: {error.request_id}")
+    return clean("\n".join(lines))
+
+
+def _short(message: str) -> str:
+    return message if len(message) <= _LONGEST_ERROR else message[: _LONGEST_ERROR - 1] + "…"
+
+
+# -- the answer in its formats -----------------------------------------------------------------------------------------
+
+
+def _pretty(text: str) -> str:
+    found = fences(text)
+    source = found[0][1] if len(found) == 1 else text
+    try:
+        return json.dumps(json.loads(source), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return source
+
+
+def _code(text: str) -> tuple[str, str]:
+    found = fences(text)
+    return (found[0][0], "\n".join(body for _, body in found)) if found else ("", text)
+
+
+def _code_line(text: str) -> Line:
+    language, body = _code(text)
+    return Line(code_html(clean(body), language), body)
+
+
+FORMATS: dict[str, Callable[[str], Line]] = {
+    "md": lambda text: Line(to_html(text), text),
+    "text": lambda text: Line(plain_html(text), text),
+    "json": lambda text: Line(code_html(clean(_pretty(text)), "json"), _pretty(text)),
+    "code": _code_line,
+    "html": lambda text: Line(code_html(clean(text), "html"), text),
+}
+
+
+def call_source(call: ToolCall) -> str:
+    """A tool call as a person reads it: search(query="…") in JSON's words."""
+    if call.arguments is None:
+        return f"{call.name}({call.arguments_raw})"
+    flat = json.dumps(call.arguments, ensure_ascii=False)
+    return f"{call.name}({flat if len(flat) <= _WIDE else json.dumps(call.arguments, ensure_ascii=False, indent=2)})"
+
+
+def call_line(call: ToolCall) -> Line:
+    """A tool call in both forms."""
+    source = clean(call_source(call))
+    return Line(f'<pre data-lang="tool call"><code>{escape(source, quote=False)}</code></pre>\n', f"[tool call] {source}")
+
+
+def note_line(text: str) -> Line:
+    """A remark of ours in both forms."""
+    text = clean(text)
+    return Line(f"<div class=nbllm-note>{escape(text, quote=False)}</div>\n", text)
+
+
+def foot_line(line: Line, *, simulated: bool = False) -> Line:
+    """The line of figures with the simulator's badge, in place."""
+    badge = Line("<span class=nbllm-badge>simulated</span> ", "[simulated] ") if simulated else Line("", "")
+    return Line(f"<div class=nbllm-foot>{badge.html}{line.html}</div>", f"{badge.text}{line.text}".rstrip())
+
+
+def _parts(response: Response, format: str) -> Iterable[Line]:
+    run: list[str] = []
+    for part in (*response.parts, None):
+        if isinstance(part, Text):
+            run.append(part.text)
+            continue
+        if run:
+            yield FORMATS[format]("".join(run))
+            run = []
+        if isinstance(part, Reasoning):
+            yield from _reasoning(part)
+        elif isinstance(part, ToolCall):
+            yield call_line(part)
+
+
+def _reasoning(part: Reasoning) -> Iterable[Line]:
+    text = part.text.strip()
+    if text:
+        yield Line(reasoning_html(text), f"[reasoning]\n{text}\n[/reasoning]")
+    elif part.redacted:
+        yield note_line("Reasoning withheld by the provider.")
+
+
+def _ending(response: Response, error: BaseException | None) -> Iterable[Line]:
+    if response.refusal:
+        yield note_line(f"Refused: {response.refusal}")
+    if error is not None:
+        yield note_line("⚠ " + error_lines(error).partition("\n")[0])
+    elif response.finish_reason in _ENDINGS:
+        limit = response.request.max_tokens if response.request else None
+        text = _ENDINGS[response.finish_reason]
+        yield note_line(text.format(max_tokens=f"max_tokens={limit}" if limit else "max_tokens", raw=response.finish_raw or "?"))
+    elif not response.parts and not response.refusal:
+        yield note_line("The answer is empty.")
+
+
+def final(
+    response: Response, *, format: str = "md", footer: Line | None = None, error: BaseException | None = None, html: bool = True
+) -> dict[str, Any]:
+    """The MIME bundle that stays: text/html and text/plain, or without `html` the latter alone."""
+    lines = [*_parts(response, format), *_ending(response, error)]
+    if footer or response.simulated:
+        lines.append(foot_line(footer or Line("", ""), simulated=response.simulated))
+    plain = clean("\n\n".join(line.text.strip("\n") for line in lines))
+    data = {"text/html": container("".join(line.html for line in lines), style=True)} if html else {}
+    return {**data, "text/plain": plain}

@@ -1,0 +1,119 @@
+"""What a `%%llm` cell does: fill the prompt, ask, show, keep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ConfigError
+from ..events import Response
+from ..messages import Document, Image, Message, Part, Text
+from . import shorthand
+from .attach import attached
+from .fill import Filled, fill
+from .grammar import Line
+from .run import follow, stoppable
+from .session import Asked, Session
+
+
+class Stopped(KeyboardInterrupt):
+    """The person pressed Stop: the cell fails in one line, so that Run All stops; the partial answer is kept."""
+
+    def _render_traceback_(self) -> list[str]:
+        return ["Stopped. The partial answer is in _llm."]
+
+
+def run_cell(session: Session, line: Line, body: str) -> Response | None:
+    """Asks what the cell asks and gives the response; shows it while it comes."""
+    filled = fill(body.strip("\n"), session.namespace, session.evaluate, str(line.options.get("fill", session.defaults.get("fill", "on"))))
+    if not filled.text.strip():
+        raise ConfigError("The prompt is empty.", hint="Write what the model should answer below the %%llm line.")
+    options = _with_schema(session, line.options)
+    asked = session.asked_from(Line(line.models, options, line.extra, line.out), _parts(session, filled, options), filled.names)
+    return ask(session, asked, line.out, filled)
+
+
+def ask(session: Session, asked: Asked, out: str | None = None, filled: Filled | None = None) -> Response | None:
+    """Sends what was asked, shows the answer while it comes, keeps it in the notebook's variables.
+
+    Raises the call's error after the partial answer was shown and kept, Stopped where the person stopped it.
+    """
+    if asked.options.get("dry_run"):
+        return _dry_run(session, asked)
+    session.warn_skipped(filled)
+    from .bundle import footer  # noqa: PLC0415 - with markdown-it, at the first answer
+
+    stream = session.stream(asked)
+    screen = session.view(asked)
+    with stoppable(stream) as interrupt:
+        try:
+            follow(stream, screen)
+        except KeyboardInterrupt:  # off the main thread, or pressed twice
+            stream.cancel()
+            interrupt.asked = True
+        error = stream.error
+        response = stream.partial()
+        session.keep(asked, response, out)
+        screen.finish(response, footer(response, filled=asked.filled), error)
+    session.shown(response)
+    if interrupt.asked:
+        raise Stopped
+    if error is not None:
+        error.partial = error.partial or response
+        raise error
+    return response
+
+
+def _parts(session: Session, filled: Filled, options: Mapping[str, Any]) -> tuple[Part, ...]:
+    parts: list[Part] = []
+    for piece in filled.pieces:
+        if not isinstance(piece, str) and piece.plain and isinstance(piece.value, (Text, Image, Document)):
+            parts.append(piece.value)
+        else:
+            text = piece if isinstance(piece, str) else piece.text
+            parts.append(Text((parts.pop().text if parts and isinstance(parts[-1], Text) else "") + text))  # type: ignore[union-attr]
+    return (*parts, *(attached(what, session.namespace) for what in options.get("attach", ())))
+
+
+def _with_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with schema= read: JSON, the name of a variable, or the short form."""
+    text = options.get("schema")
+    if text is None:
+        return dict(options)
+    if text.lstrip().startswith("{"):
+        try:
+            return {**options, "schema": json.loads(text)}
+        except ValueError as error:
+            raise ConfigError(f"schema= is no JSON: {error}.", hint='The short form needs none: schema="name, age int".') from None
+    if text.isidentifier() and text in session.namespace and not isinstance(session.namespace[text], str):
+        return {**options, "schema": session.namespace[text]}
+    return {**options, "schema": shorthand.schema(text)}
+
+
+def _dry_run(session: Session, asked: Asked) -> None:
+    """Shows what would be sent: address, headers with the key masked, body with long data shortened."""
+    from .bundle import static  # noqa: PLC0415 - as above
+
+    client, given = session.client, session.arguments(asked)
+    api_key, base_url, dialect = (given.pop(n, None) for n in ("api_key", "base_url", "dialect"))
+    for name in ("timeout", "retries"):
+        given.pop(name, None)
+    route = client.resolve(asked.model, base_url, dialect)
+    request = client.request([Message("user", asked.parts)], route.model, **given)
+    key = client.registry.key_for(route, api_key)
+    call = client.encode(request, route, key or session.no_key(route))
+    secret = key.reveal() if key else ""
+    headers = {k: "•••" if secret and secret in v else v for k, v in call.headers.items()}
+    text = json.dumps({"url": call.url, "headers": headers, "body": _shortened(call.body)}, indent=2, ensure_ascii=False, default=str)
+    where = f"{route.provider.label or route.provider.name}, key from {key.source}" if key else f"{route.provider.label or route.provider.name}, no key"
+    session.show(static(f"Nothing was sent. It would go to {where}:\n\n```json\n{text}\n```"))
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > 2_000:  # noqa: PLR2004
+        return f"{value[:200]}... ({len(value)} characters)"
+    if isinstance(value, Mapping):
+        return {k: _shortened(v) for k, v in value.items()}
+    return [_shortened(v) for v in value] if isinstance(value, (list, tuple)) else value
+

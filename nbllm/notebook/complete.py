@@ -1,0 +1,92 @@
+"""Tab completion of models, options, their values, subcommands, and variables inside braces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from . import grammar
+from .options import OPTIONS, SUBCOMMANDS
+from .session import Session
+
+_LINE = re.compile(r"^(?P<magic>%{1,2})(?:llm|nbllm)(?P<rest>[ \t].*|)$")
+_BRACE = re.compile(r"\{(\w*)$")
+
+
+def install(session: Session) -> None:
+    """Adds the matcher to the session's shell."""
+    from IPython.core.completer import context_matcher  # noqa: PLC0415 - here alone, when the extension loads
+
+    @context_matcher(identifier="nbllm")
+    def matcher(context: Any) -> dict[str, Any]:
+        return _matches(session, context.full_text, context.cursor_position, context.cursor_line)
+
+    session.matcher = matcher
+    session.shell.Completer.custom_matchers.append(matcher)
+
+
+def remove(session: Session) -> None:
+    """Takes the matcher away."""
+    matchers = session.shell.Completer.custom_matchers
+    if session.matcher in matchers:
+        matchers.remove(session.matcher)
+
+
+def _matches(session: Session, text: str, column: int, row: int) -> dict[str, Any]:
+    from IPython.core.completer import SimpleCompletion  # noqa: PLC0415
+
+    prefix, found = candidates(session, text, column, row)
+    entries = [SimpleCompletion(text=word, type=kind) for word, kind in found]
+    return {"completions": entries, "matched_fragment": prefix, "suppress": bool(entries)}
+
+
+def candidates(session: Session, text: str, column: int, row: int) -> tuple[str, list[tuple[str, str]]]:
+    """(what was typed, [(word, what it is)]) for the cursor at `column` of line `row` of `text`."""
+    lines = text.split("\n")
+    before = lines[row][:column]
+    match = _LINE.match(before)
+    if match and match["rest"][:1].isspace():
+        return _on_line(session, match["rest"].lstrip(), subcommands=match["magic"] == "%")
+    if row and lines[0].startswith(("%%llm", "%%nbllm")) and (brace := _BRACE.search(before)):
+        names = [n for n in session.namespace if n.startswith(brace[1]) and not n.startswith("_")]
+        return brace[1], [(n, "variable") for n in sorted(names)]
+    return "", []
+
+
+def _on_line(session: Session, typed: str, *, subcommands: bool) -> tuple[str, list[tuple[str, str]]]:
+    place = grammar.complete(typed, subcommands=subcommands)
+    options = [(f"{name}=", "option") for name, o in OPTIONS.items() if not o.later]
+    offers: dict[str, Iterable[tuple[str, str]]] = {
+        "subcommand": [(name, "subcommand") for name in SUBCOMMANDS],
+        "model": models(session),
+        "option": [(f"--{name.replace('_', '-')}", "option") for name, o in OPTIONS.items() if not o.later],
+        "value": _values(session, place.option),
+        "word": [*models(session), *options],
+    }
+    return place.prefix, [(w, kind) for w, kind in offers[place.kind] if w.startswith(place.prefix)]
+
+
+def _values(session: Session, option: str) -> list[tuple[str, str]]:
+    known = OPTIONS.get(option)
+    if known is None:
+        return []
+    if known.kind == "bool":
+        return [("true", "value"), ("false", "value")]
+    if known.kind == "variable":
+        return [(n, "key variable") for row in session.client.registry.rows.values() for n in row.key_env]
+    return [(v, "value") for v in known.values]
+
+
+def models(session: Session) -> list[tuple[str, str]]:
+    """Names that can be asked, each with a hint whether its key is there."""
+    registry = session.client.registry
+    return [(name, _hint(session, name)) for name in dict.fromkeys(registry.names())]
+
+
+def _hint(session: Session, name: str) -> str:
+    registry = session.client.registry
+    row = registry.row(registry.aliases.get(name, name).partition("/")[0])
+    if row is None or row.local:
+        return "model"
+    return "model, key found" if registry.own_key(row) else "model, no key"

@@ -1,0 +1,249 @@
+"""Shows an answer while it grows, in few and small messages, and leaves exactly one output. Main thread only.
+
+Theory. The open end of the answer is the *tail*: one display that is updated. When enough blocks before it are
+finished, the tail is updated a last time to just those (they are *frozen*: never sent again, and a person's selection
+in them survives), and a new display below becomes the tail. The status line always stands at the tail's end. `Pace`
+says when a frame is due. Formulas stay source in the tail, because typesetting them anew at each frame would flicker.
+
+At the end `clear_output(wait=True)` and one display of the final bundle replace all this in one step, without an
+empty moment between. Whoever saves the notebook before that has frozen blocks and a tail: plain static text.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any, Literal, Protocol
+from uuid import uuid4
+
+from ..events import (
+    Event,
+    Notice,
+    ReasoningDelta,
+    Response,
+    Restarted,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    UsageReport,
+)
+from .blocks import Blocks, Lines, Splitter
+from .bundle import Line, count, final, foot_line, seconds
+from .look import container
+from .markdown import clean, code_html, plain_html, reasoning_html, to_html
+from .pace import ENVELOPE, Budget, Pace
+
+Mode = Literal["live", "final", "plain"]
+
+_FREEZE = 400  # characters of finished blocks that are worth a display of their own
+_INK = 8_000  # characters of a code block that are highlighted before the end
+_THOUGHT = 600  # last characters of thinking that are shown while it goes on
+_ARGUMENTS = 300
+_FORMULA = "nbllm-tex"
+
+
+class Port(Protocol):
+    """Where displays go."""
+
+    def publish(self, data: Mapping[str, str], *, display_id: str | None = None, update: bool = False) -> None:
+        """Shows a MIME bundle, or replaces the one that was shown under `display_id`."""
+
+    def clear(self, *, wait: bool) -> None:
+        """Removes the cell's outputs; with `wait` when the next one comes."""
+
+
+@dataclass(slots=True)
+class _Growing:
+    """What there is of the answer and has not been frozen."""
+
+    splitter: Splitter
+    done: list[Line] = field(default_factory=list)  # finished, in the tail until it is frozen
+    thought: str = ""
+    calls: dict[int, list[str]] = field(default_factory=dict)
+    references: dict[str, Any] = field(default_factory=dict)
+
+
+class Live:
+    """One answer in one cell: `start()`, `feed(event)` and `tick(now)` while it comes, `finish(response)` once.
+
+    Modes: "live" draws as told above; "plain" the same in text/plain alone; "final" draws nothing before `finish`.
+    """
+
+    def __init__(
+        self,
+        port: Port,
+        *,
+        model: str = "",
+        mode: Mode = "live",
+        format: str = "md",
+        budget: Budget | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._port, self._model, self._mode, self._format, self._clock = port, model, mode, format, clock
+        self._began = clock()
+        self._pace = Pace(budget, self._began)
+        self._growing = self._nothing()
+        self._display_id = ""
+        self._styled = self._void = self._begun = False
+        self._styled_id = ""
+        self._chunks = self._characters = 0  # since the last frame
+        self._total = 0  # characters of text and reasoning so far
+        self._tokens: int | None = None
+        self._notice = ""
+
+    def _nothing(self) -> _Growing:
+        return _Growing(Blocks() if self._format == "md" else Lines())
+
+    # -- what comes ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Shows the status line."""
+        if self._mode != "final":
+            self._draw(self._clock())
+
+    def feed(self, event: Event) -> None:
+        """Takes an event into account; draws nothing."""
+        if self._mode == "final":
+            return
+        take = _TAKES.get(type(event))
+        if take:
+            take(self, event)
+            self._chunks += 1
+
+    def _text(self, e: TextDelta) -> None:
+        g = self._growing
+        if g.thought and e.text:
+            self._close_thought()
+        self._grew(e.text)
+        g.done += [self._finished(source) for source in g.splitter.feed(e.text)]
+
+    def _reasoning(self, e: ReasoningDelta) -> None:
+        g = self._growing
+        if e.text and not g.thought and g.splitter.tail():
+            g.done.append(self._finished(g.splitter.tail()))
+            g.splitter = self._nothing().splitter
+        g.thought += e.text
+        self._grew(e.text)
+
+    def _call(self, e: ToolCallDelta) -> None:
+        call = self._growing.calls.setdefault(e.index, ["", ""])
+        call[0] += e.name or ""
+        call[1] += e.arguments
+
+    def _usage(self, e: UsageReport) -> None:
+        self._tokens = e.usage.output_tokens or self._tokens
+
+    def _started(self, e: Started) -> None:
+        self._model = e.model or self._model
+
+    def _noticed(self, e: Notice) -> None:
+        if e.kind in ("retry", "warning", "refusal"):
+            self._notice = e.text
+
+    def _restarted(self, e: Restarted) -> None:
+        self._growing, self._void, self._notice = self._nothing(), True, e.why
+
+    def _grew(self, text: str) -> None:
+        self._characters += len(text)
+        self._total += len(text)
+
+    def _close_thought(self) -> None:
+        g = self._growing
+        text = g.thought.strip()
+        g.done.append(Line(reasoning_html(text), f"[reasoning]\n{clean(text)}\n[/reasoning]\n\n"))
+        g.thought = ""
+
+    # -- when and what to draw -----------------------------------------------------------------------------------------
+
+    def tick(self, now: float | None = None) -> None:
+        """Draws, where a frame is due."""
+        if self._mode == "final":
+            return
+        now = self._clock() if now is None else now
+        waited = now - self._began
+        first = bool(self._total) and not self._begun  # the first words are shown at once
+        size = ENVELOPE + len(self._growing.splitter.tail()) * (2.2 if self._mode == "live" else 1.1)
+        if (
+            first
+            or self._pace.due(now, chunks=self._chunks, characters=self._characters, size=size)
+            or self._pace.idle(now, 1.0 if waited < 10 else 5.0)
+        ):
+            self._draw(now)
+
+    def _draw(self, now: float) -> None:
+        began, size = self._clock(), 0
+        if self._void:
+            self._port.clear(wait=True)
+            self._display_id, self._void, self._styled, size = "", False, False, ENVELOPE
+        done = self._growing.done
+        if sum(len(line.text) for line in done) >= _FREEZE or any(_FORMULA in line.html for line in done):
+            size += self._publish(done)
+            self._growing.done, self._display_id = [], ""
+        size += self._publish([*self._growing.done, *self._tail(), self._status(now)])
+        self._begun = self._total > 0
+        self._chunks = self._characters = 0
+        self._pace.sent(now, size, self._clock() - began)
+
+    def _publish(self, lines: list[Line]) -> int:
+        """Sends the tail's display, a new one where there is none; gives about the bytes that took."""
+        update = bool(self._display_id)
+        self._display_id = self._display_id or uuid4().hex
+        data = {"text/plain": "".join(line.text for line in lines)}
+        if self._mode == "live":
+            first = not self._styled or self._display_id == self._styled_id
+            data["text/html"] = container("".join(line.html for line in lines), style=first)
+            if not self._styled:
+                self._styled, self._styled_id = True, self._display_id
+        self._port.publish(data, display_id=self._display_id, update=update)
+        return ENVELOPE + sum(map(_wire_size, data.values()))
+
+    def _finished(self, source: str) -> Line:
+        if self._format != "md":
+            return Line(plain_html(source.removesuffix("\n")), clean(source))
+        return Line(to_html(source, references=self._growing.references, ink=_INK), clean(source))
+
+    def _tail(self) -> list[Line]:
+        g = self._growing
+        source, lines = g.splitter.tail(), []
+        if g.thought:
+            last = g.thought[-_THOUGHT:].strip()
+            lines.append(Line(f"<div class=nbllm-think>{plain_html(last)}</div>", f"[reasoning]\n{clean(last)}\n"))
+        if source:
+            html = to_html(source, references=dict(g.references), typeset=False, ink=_INK) if self._format == "md" else plain_html(source)
+            lines.append(Line(html, clean(source)))
+        for name, arguments in g.calls.values():
+            text = clean(f"{name}({arguments[-_ARGUMENTS:]})")
+            lines.append(Line(code_html(text), f"\n[tool call] {text}\n"))
+        return lines
+
+    def _status(self, now: float) -> Line:
+        elapsed = now - self._began
+        if self._total or self._growing.calls:
+            progress = f"{seconds(elapsed)} · {count(self._tokens) if self._tokens else f'≈ {count(self._total // 4)}'} tokens"
+        else:
+            progress = "waiting for the first token…" + (f" {elapsed:.0f} s" if elapsed >= 1 else "")
+        text = clean(" · ".join(filter(None, (self._model, progress, self._notice))))
+        line = foot_line(Line(escape(text, quote=False), text))
+        return Line(line.html, f"\n\n{line.text}" if self._total else line.text)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def finish(self, response: Response, footer: Line | None = None, error: BaseException | None = None) -> None:
+        """Replaces all by the final form. Where an error came before anything else did, the error is all there is to see."""
+        if self._display_id:
+            self._port.clear(wait=True)
+        if error is None or response.parts or response.refusal:
+            self._port.publish(final(response, format=self._format, footer=footer, error=error, html=self._mode != "plain"))
+
+
+_TAKES: dict[type, Callable[[Live, Any], None]] = {
+    TextDelta: Live._text, ReasoningDelta: Live._reasoning, ToolCallDelta: Live._call, UsageReport: Live._usage,
+    Started: Live._started, Notice: Live._noticed, Restarted: Live._restarted,
+}  # fmt: skip
+
+
+def _wire_size(text: str) -> int:
+    return len(json.dumps(text, ensure_ascii=False).encode("utf-8", "replace"))

@@ -1,0 +1,95 @@
+"""`%%llm` and `%llm` (and `%%nbllm`, `%nbllm`): loading, unloading, and what a cell does.
+
+A failed call fails its cell: our errors draw themselves as a few lines instead of a traceback, so that Run All stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+from ..errors import ConfigError, NbllmError
+from . import grammar
+from .cell import Stopped, run_cell
+from .session import Session
+
+NAMES = ("llm", "nbllm")
+_STATE = "_nbllm_session"
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Registers the magics, completion and the drawing of responses in `shell`."""
+    from . import complete, show  # noqa: PLC0415 - loaded with the extension only
+
+    session = getattr(shell, _STATE, None)
+    if session is None:
+        session = Session(shell)
+        setattr(shell, _STATE, session)
+    for name in NAMES:
+        shell.register_magic_function(_magic(session), "line_cell", name)
+    complete.install(session)
+    show.install(session)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Takes away what loading brought; the notebook's variables stay."""
+    from . import complete, show  # noqa: PLC0415
+
+    session = getattr(shell, _STATE, None)
+    if session is None:
+        return
+    delattr(shell, _STATE)
+    complete.remove(session)
+    show.remove(session)
+    for name in NAMES:
+        for kind in ("line", "cell"):
+            shell.magics_manager.magics[kind].pop(name, None)
+
+
+def _magic(session: Session) -> Callable[..., Any]:
+    from IPython.core.magic import no_var_expand  # noqa: PLC0415
+
+    def llm(line: str, cell: str | None = None) -> Any:
+        """Ask a language model.
+
+        %%llm [NAME <<] [MODEL] [key=value ...]      a cell: the prompt is below the line, {name} is filled
+        %llm SUBCOMMAND ...                          `%llm help` lists them
+
+        Examples:
+            %%llm gemini/pro temperature=0
+            Why is the sky blue? Use {n} sentences.
+
+            answer = %llm ask -m claude/haiku name a colour
+        """
+        return _told(session, lambda: _cell(session, line, cell) if cell is not None else _line(session, line))
+
+    made: Callable[..., Any] = no_var_expand(llm)
+    return made
+
+
+def _told(session: Session, work: Callable[[], Any]) -> Any:
+    """Runs `work`; one of our errors leaves as itself, drawn in a few lines."""
+    from .bundle import error_lines  # noqa: PLC0415
+
+    try:
+        return work()
+    except Stopped:
+        raise
+    except NbllmError as error:
+        lines = error_lines(error).splitlines()
+        error._render_traceback_ = MethodType(lambda _self: lines, error)  # type: ignore[attr-defined]
+        raise error.with_traceback(None) from None
+
+
+def _cell(session: Session, line: str, cell: str) -> Any:
+    if line.split(maxsplit=1)[:1] == ["help"]:
+        raise ConfigError("help is a line: %llm help.", hint="A %%llm cell asks a model.")
+    return run_cell(session, grammar.parse(line), cell)
+
+
+def _line(session: Session, line: str) -> Any:
+    from .commands import COMMANDS  # noqa: PLC0415
+
+    name, rest = grammar.subcommand(line)
+    return COMMANDS[name](session, rest)

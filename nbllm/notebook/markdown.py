@@ -1,0 +1,207 @@
+"""Markdown that nobody vouches for, made into HTML that cannot run, load or reach out.
+
+A live front end runs what an output's HTML says and does not clean Markdown either. So the model's words pass here:
+markdown-it parses them with raw HTML off (it is text like any other), and every tag is written by this file from a
+closed list. Of a model's own words only three things become an attribute: the address of a link, if it begins with
+http:, https: or mailto:; the number a list starts at; the language label of a code block, cut to letters. Pictures
+are never fetched; they show as links. Characters that reorder or hide text are made visible.
+
+Front ends typeset TeX in HTML outputs on their own ($5 and $10 would be a formula). The container around our HTML
+(`look.container`) turns that off by class; `tex` finds the real formulas and turns it on for each of them alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import MutableMapping, Sequence
+from functools import lru_cache
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from . import highlight, tex
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+
+Env = MutableMapping[str, Any]
+
+INK_LIMIT = 60_000  # characters of one code block that are still highlighted
+_INLINE_LIMIT = 100_000  # characters of one paragraph that are still parsed for emphasis and links
+_SAFE_LINK = re.compile(r"(?:https?://|mailto:)[^\s\x00-\x20]", re.IGNORECASE)
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_TASK = {"[ ] ": "☐ ", "[x] ": "☑ ", "[X] ": "☑ "}
+_ALIGN = {"text-align:right", "text-align:center"}  # left is the default of our own style
+_SUMMARY = "<details class=nbllm-think><summary>{}</summary>\n{}</details>\n"
+
+
+def clean(text: str) -> str:
+    """`text` with control characters, overrides of the writing direction and halves of surrogate pairs made visible."""
+    if not _UNSEEN.search(text):
+        return text
+    return _UNSEEN.sub(_seen, text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _seen(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code == 0x0D:
+        return "\r"
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
+
+
+def to_html(source: str, *, references: Env | None = None, typeset: bool = True, ink: int = INK_LIMIT) -> str:
+    """Safe HTML for Markdown. `references` keeps link definitions from one piece of a text to the next; without
+    `typeset` formulas stay source; code blocks above `ink` characters are not highlighted."""
+    env: Env = {"references": {} if references is None else references, "typeset": typeset, "ink": ink}
+    try:
+        return str(parser().render(clean(source), env))
+    except Exception:  # noqa: BLE001  # an answer must show, whatever it does to the parser
+        return plain_html(source)
+
+
+def plain_html(source: str) -> str:
+    """Safe HTML that shows `source` as it is, lines kept."""
+    return f"<div class=nbllm-text>{escape(clean(source), quote=False)}</div>\n"
+
+
+def code_html(source: str, language: str = "", *, ink: int = INK_LIMIT) -> str:
+    """Safe HTML for a code block; `language` is the model's own word for it."""
+    label = highlight.label(language)
+    inked = highlight.to_html(source, label) if len(source) <= ink else escape(source, quote=False)
+    return f'<pre data-lang="{label}"><code>{inked}</code></pre>\n' if label else f"<pre><code>{inked}</code></pre>\n"
+
+
+def reasoning_html(source: str, summary: str = "Reasoning") -> str:
+    """Safe HTML for thinking: a collapsed block."""
+    return _SUMMARY.format(escape(summary), to_html(source))
+
+
+def fences(source: str) -> list[tuple[str, str]]:
+    """(info, code) of each code block."""
+    return [(t.info, t.content) for t in parser().parse(source) if t.type == "fence"]
+
+
+@lru_cache(maxsize=1)
+def parser() -> MarkdownIt:
+    """The one Markdown parser: CommonMark without HTML, with tables, strikethrough, task lists and formulas."""
+    from markdown_it import MarkdownIt
+    from markdown_it.renderer import RendererHTML
+
+    md = MarkdownIt("commonmark", {"html": False, "linkify": False, "typographer": False})
+    md.enable(["table", "strikethrough"])
+    md.disable(["html_block", "html_inline"])
+    md.validateLink = lambda url: True  # type: ignore[method-assign]  # the renderer decides, so that nothing is lost
+    tex.add_to(md)
+    md.core.ruler.after("inline", "tasks", _tasks)
+    md.core.ruler.before("inline", "long", _cap_inline)
+    renderer = md.renderer
+    assert isinstance(renderer, RendererHTML)
+    renderer.rules = dict(_RULES)
+    renderer.renderToken = _tag  # type: ignore[method-assign]
+    return md
+
+
+def _tasks(state: Any) -> None:
+    """[ ] and [x] at the start of a list item become boxes."""
+    for i in range(2, len(state.tokens)):
+        item, inline = state.tokens[i - 2], state.tokens[i]
+        if item.type == "list_item_open" and inline.type == "inline" and inline.children:
+            first = inline.children[0]
+            first.content = _TASK.get(first.content[:4], first.content[:4]) + first.content[4:]
+
+
+def _cap_inline(state: Any) -> None:
+    """A paragraph of absurd length is text: parsing it could take minutes."""
+    from markdown_it.token import Token
+
+    for token in state.tokens:
+        if token.type == "inline" and len(token.content) > _INLINE_LIMIT:
+            token.type, token.children = "capped", [Token("text", "", 0, content=token.content)]
+
+
+# Tag by tag, what may come out. Headings start at h3: an answer's title is not the notebook's.
+_TAGS = {
+    "paragraph": "p", "em": "em", "strong": "strong", "s": "s", "blockquote": "blockquote", "hr": "hr",
+    "bullet_list": "ul", "ordered_list": "ol", "list_item": "li",
+    "table": "table", "thead": "thead", "tbody": "tbody", "tr": "tr", "th": "th", "td": "td",
+}  # fmt: skip
+_INLINE = {"em", "strong", "s"}
+
+
+def _tag(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
+    """A tag of the closed list, or nothing."""
+    token = tokens[index]
+    kind = token.type.removesuffix("_open").removesuffix("_close")
+    name = f"h{min(int(token.tag[1]) + 2, 6)}" if kind == "heading" else _TAGS.get(kind)
+    if token.hidden:  # a paragraph of a tight list
+        return "\n" if token.nesting == -1 and index + 1 < len(tokens) and not tokens[index + 1].type.endswith("_close") else ""
+    if name is None:
+        return escape(token.content, quote=False)
+    if token.nesting == -1:
+        return f"</{name}>" + ("" if kind in _INLINE else "\n")
+    return f"<{name}{_attributes(token)}>" + ("\n" if name in ("ul", "ol", "table", "thead", "tbody", "blockquote", "hr") else "")
+
+
+def _attributes(token: Token) -> str:
+    start, style = token.attrs.get("start"), str(token.attrs.get("style", ""))
+    if isinstance(start, int):
+        return f" start={start}"
+    return f' style="{style}"' if style in _ALIGN else ""
+
+
+def _link(url: str) -> str:
+    return f'<a href="{escape(url)}" target="_blank" rel="noopener noreferrer">' if _SAFE_LINK.match(url) else ""
+
+
+def _link_open(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
+    return _link(str(tokens[index].attrs["href"]))
+
+
+def _link_close(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
+    at = next(i for i in range(index, -1, -1) if tokens[i].type == "link_open")
+    url = str(tokens[at].attrs["href"])
+    if _SAFE_LINK.match(url):
+        return "</a>"
+    label = "".join(t.content for t in tokens[at:index])
+    return "" if label == url or not url else f" ({escape(_short(url), quote=False)})"
+
+
+def _short(url: str) -> str:
+    return url if len(url) <= 60 else url[:57] + "…"
+
+
+def _image(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
+    """A picture is never fetched: it shows as a link, or as a label where its address is not one to follow."""
+    token = tokens[index]
+    alt = "".join(child.content for child in token.children or ()) or "image"
+    label = f"🖼 {escape(alt, quote=False)}"
+    opened = sum(t.nesting for t in tokens[:index] if t.type in ("link_open", "link_close"))
+    link = "" if opened else _link(str(token.attrs["src"]))
+    return f"{link}{label}</a>" if link else label
+
+
+def _text(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
+    return escape(tokens[index].content, quote=False)
+
+
+def _code(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
+    return f"<code>{escape(tokens[index].content, quote=False)}</code>"
+
+
+def _block(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
+    words = tokens[index].info.split(maxsplit=1)
+    return code_html(tokens[index].content, words[0] if words else "", ink=env.get("ink", INK_LIMIT))
+
+
+def _capped(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
+    return _text(tokens[index].children or (), 0, options, env)
+
+
+_RULES: dict[str, Any] = {
+    "text": _text, "code_inline": _code, "fence": _block, "code_block": _block, "capped": _capped,
+    "softbreak": lambda *_: "\n", "hardbreak": lambda *_: "<br>\n",
+    "link_open": _link_open, "link_close": _link_close, "image": _image,
+    "math_inline": tex.inline_html, "math_block": tex.block_html,
+}  # fmt: skip

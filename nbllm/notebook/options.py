@@ -1,0 +1,164 @@
+"""The options of a cell: one table, from which parsing, errors, completion and help are made."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: `kind` says how its value is read, `values` what may be chosen, `many` that it may be given again;
+    `later` that it is known but not there yet."""
+
+    name: str
+    kind: str
+    help: str
+    short: str = ""
+    values: tuple[str, ...] = ()
+    many: bool = False
+    later: bool = False
+
+
+_EFFORTS = ("none", "minimal", "low", "medium", "high")
+_TABLE = (
+    Option("model", "models", "which model answers: gemini/pro, claude/sonnet, auto ...", "m"),
+    Option("system", "str", "what the model is told about its role", "s"),
+    Option("temperature", "float", "0 for the most likely words, higher for more varied ones", "t"),
+    Option("max_tokens", "int", "the longest answer, in tokens"),
+    Option("top_p", "float", "share of the likeliest words to choose from"),
+    Option("stop", "list", "text at which the answer ends; may be given again", many=True),
+    Option("seed", "int", "same seed, same answer, where the provider can"),
+    Option("reasoning", "effort", "how much to think: a word, or a budget in tokens", values=_EFFORTS),
+    Option("schema", "str", 'structure of the answer: "name, age int", a JSON schema, or a variable\'s name'),
+    Option("out", "name", "variable for the response", "o"),
+    Option("format", "choice", "how the answer is shown", "f", ("md", "text", "json", "code", "html")),
+    Option("attach", "list", "a file, address or variable that goes with the prompt; may be given again", "a", many=True),
+    Option("dry_run", "bool", "show what would be sent, send nothing", "n"),
+    Option("quiet", "bool", "show nothing; the answer is in the variable", "q"),
+    Option("render", "choice", "how the answer is drawn while it comes", values=("live", "final", "plain")),
+    Option("timeout", "duration", "the longest time in all: 30, 30s, 2m"),
+    Option("timeout.connect", "duration", "time to connect (10 s)"),
+    Option("timeout.first", "duration", "time to the first token (120 s)"),
+    Option("timeout.idle", "duration", "time between two pieces (60 s)"),
+    Option("timeout.total", "duration", "the longest time in all"),
+    Option("retries", "int", "how often to ask again before anything was shown (2)"),
+    Option("base_url", "str", "send the call to another address"),
+    Option("dialect", "choice", "the wire format of base_url", values=("openai_chat", "openai_responses", "anthropic", "gemini", "ollama")),
+    Option("key", "variable", "NAME of the variable that holds the key"),
+    Option("fill", "choice", "which braces are filled: on, double (only {{ }}), off", values=("on", "double", "off")),
+    *(Option(name, "str", "not yet", "c" if name == "chat" else "", later=True)
+      for name in ("chat", "bg", "each", "runs", "keep", "def", "save", "use", "as", "tools", "cache")),
+)
+OPTIONS: dict[str, Option] = {o.name: o for o in _TABLE}
+SHORT: dict[str, Option] = {o.short: o for o in _TABLE if o.short}
+
+SUBCOMMANDS: dict[str, str] = {
+    "ask": "ask on one line: x = %llm ask -m gemini/flash why is the sky blue",
+    "use": "defaults for this notebook: %llm use gemini/flash temperature=0 (no words: show them; reset: drop them)",
+    "models": "models that a provider lists: %llm models gemini/",
+    "providers": "providers, where their keys were found, whether they answer",
+    "ping": "time to first token of models: %llm ping gemini/flash claude/haiku",
+    "key": "where a key is found, or type one for this session: %llm key openai",
+    "alias": "a short name for a model: %llm alias fast gemini/flash",
+    "again": "the last prompt again, elsewhere or otherwise: %llm again claude/sonnet",
+    "last": "show the last answer again",
+    "simulate": "on or off: send every provider's name to the built-in simulator",
+    "nest": "on: let your own asyncio.run work in cells (nest_asyncio)",
+    "help": "this list, or one topic: %llm help temperature",
+}
+
+
+class Unreadable(ValueError):
+    """A value that is not of its option's kind; the message says what was expected."""
+
+
+def read(option: Option, text: str) -> Any:
+    """The value of `text` for `option`. Raises Unreadable."""
+    return _READERS[option.kind](option, text)
+
+
+def _number(kind: Callable[[str], Any], what: str) -> Callable[[Option, str], Any]:
+    def reader(_option: Option, text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            raise Unreadable(f"needs {what}, not {text!r}") from None
+
+    return reader
+
+
+_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def _bool(_option: Option, text: str) -> bool:
+    if text.lower() not in _TRUTH:
+        raise Unreadable(f"needs true or false, not {text!r}")
+    return _TRUTH[text.lower()]
+
+
+def _choice(option: Option, text: str) -> str:
+    if text not in option.values:
+        raise Unreadable(f"needs one of {', '.join(option.values)}, not {text!r}")
+    return text
+
+
+def _name(_option: Option, text: str) -> str:
+    if not text.isidentifier():
+        raise Unreadable(f"needs a variable's name, not {text!r}")
+    return text
+
+
+def _variable(_option: Option, text: str) -> str:
+    # A key typed here by mistake must not be echoed, so the text stays out of the message.
+    if not re.fullmatch(r"[A-Za-z_]\w{0,63}", text) or re.match(r"(?i)(sk|pk|gsk|xai|key|aiza)[-_]?[a-z0-9]{12,}", text):
+        raise Unreadable("needs the NAME of a variable that holds the key, never the key itself")
+    return text
+
+
+def _effort(option: Option, text: str) -> str | int:
+    if text.isdigit():
+        return int(text)
+    return _choice(option, text)
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def _duration(_option: Option, text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|)", text)
+    if not match or float(match[1]) <= 0:
+        raise Unreadable(f"needs a time such as 30, 30s, 2m or 500ms, not {text!r}")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _list(_option: Option, text: str) -> list[str]:
+    if text.startswith("["):
+        try:
+            return [str(v) for v in json.loads(text)]
+        except ValueError:
+            raise Unreadable(f"needs text or a JSON list, not {text!r}") from None
+    return [text]
+
+
+def _models(_option: Option, text: str) -> list[str]:
+    names = [n.strip() for n in text.split(",")]
+    if not all(names):
+        raise Unreadable(f"needs a model's name, not {text!r}")
+    return names
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - nan
+        raise ValueError(text)
+    return value
+
+
+_READERS: dict[str, Callable[[Option, str], Any]] = {
+    "str": lambda _o, text: text, "int": _number(int, "a whole number"), "float": _number(_finite, "a number"), "bool": _bool,
+    "choice": _choice, "name": _name, "variable": _variable, "effort": _effort, "duration": _duration, "list": _list, "models": _models,
+}

@@ -1,0 +1,69 @@
+"""How often a growing answer is drawn: a budget of frames and bytes that a front end keeps up with. Pure; time comes in.
+
+A frame is due when it is wanted, paid for and not too early:
+
+- wanted: enough is new (chunks or characters), or the last frame is a while ago. So a thousand small chunks make
+  less than a hundred messages at any usual speed, and large chunks are drawn one by one. The first frames are free.
+- paid for: bytes are paid before they are sent, from an account that fills at a constant rate and holds no more
+  than one frame or a small reserve. So nothing is owed when the answer ends, and its final form is never late.
+- not too early: 50 ms after the last frame, and four times what the last frame cost to make.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ENVELOPE = 620  # bytes of a message around its content
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be drawn. Seconds, bytes, counts."""
+
+    interval: float = 0.05
+    patience: float = 0.5
+    chunks: int = 18
+    characters: int = 160
+    opening: int = 12  # frames that need not wait for many chunks
+    rate: float = 128_000
+    reserve: float = 24_000
+    share: float = 0.2  # of the main thread's time
+
+
+class Pace:
+    """Says when the next frame is due, and is told what was sent."""
+
+    def __init__(self, budget: Budget | None = None, now: float = 0.0) -> None:
+        self._budget = budget or Budget()
+        self._account = self._budget.reserve
+        self._paid_at = now
+        self._last = float("-inf")
+        self._not_before = float("-inf")
+        self._frames = 0
+
+    def due(self, now: float, *, chunks: int, characters: int, size: float) -> bool:
+        """Whether to draw now: what is new since the last frame, and about how many bytes the frame will have."""
+        if not chunks or now < self._not_before:
+            return False
+        return self._wanted(now, chunks, characters) and self._funds(now, size) >= size
+
+    def idle(self, now: float, every: float) -> bool:
+        """Whether to draw although nothing is new: every so many seconds."""
+        return now - self._last >= every and now >= self._not_before
+
+    def sent(self, now: float, size: float, cost: float = 0.0) -> None:
+        """A frame of `size` bytes was sent that took `cost` seconds to make."""
+        b = self._budget
+        self._account = self._funds(now, size) - size
+        self._last, self._paid_at = now, now
+        self._not_before = now + max(b.interval, cost * (1 / b.share - 1))
+        self._frames += 1
+
+    def _wanted(self, now: float, chunks: int, characters: int) -> bool:
+        b = self._budget
+        much = chunks >= b.chunks or characters >= b.characters
+        return much or self._frames < b.opening or now - self._last >= b.patience
+
+    def _funds(self, now: float, size: float) -> float:
+        b = self._budget
+        return min(self._account + (now - self._paid_at) * b.rate, max(b.reserve, size))

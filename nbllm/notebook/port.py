@@ -1,0 +1,101 @@
+"""Where output goes: a kernel's display channel, or the terminal that IPython runs in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from ..events import Event, ReasoningDelta, Response, Restarted, TextDelta
+from .bundle import Line, final
+from .display import Live
+from .markdown import clean
+
+Where = Literal["live", "final", "terminal"]
+
+
+class KernelPort:
+    """The display channel of an IPython kernel."""
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+
+    def publish(self, data: Mapping[str, str], *, display_id: str | None = None, update: bool = False) -> None:
+        """Shows a MIME bundle, or replaces the one that was shown under `display_id`."""
+        transient = {"display_id": display_id} if display_id else {}
+        self._shell.display_pub.publish(data=dict(data), metadata={}, transient=transient, update=update)
+
+    def clear(self, *, wait: bool) -> None:
+        """Removes the cell's outputs; with `wait` when the next one comes."""
+        self._shell.display_pub.clear_output(wait=wait)
+
+
+class Terminal:
+    """An answer in a terminal: its text as it comes, then what there is to say about it."""
+
+    def __init__(self, write: Callable[[str], Any] | None = None, *, quiet: bool = False) -> None:
+        self._write = write or _to_stdout
+        self._quiet = quiet
+        self._held = ""  # half of a surrogate pair, until the other half comes
+        self._thinking = self._wrote = False
+
+    def start(self) -> None:
+        """Nothing to show yet."""
+
+    def feed(self, event: Event) -> None:
+        """Writes text and reasoning."""
+        if self._quiet:
+            return
+        if isinstance(event, Restarted):
+            self._write(f"\n[starting again: {clean(event.why)}]\n")
+        elif isinstance(event, (TextDelta, ReasoningDelta)) and event.text:
+            self._mark(isinstance(event, ReasoningDelta))
+            text = self._held + event.text
+            self._held = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
+            self._write(clean(text.removesuffix(self._held) if self._held else text))
+            self._wrote = True
+
+    def _mark(self, thinking: bool) -> None:
+        if thinking != self._thinking:
+            self._write("[reasoning]\n" if thinking else "\n[/reasoning]\n\n")
+            self._thinking = thinking
+
+    def tick(self, now: float | None = None) -> None:
+        """Nothing to do: text is written as it comes."""
+
+    def finish(self, response: Response, footer: Line | None = None, error: BaseException | None = None) -> None:
+        """Writes what was not in the text: tool calls, how it ended, the figures."""
+        if self._wrote:
+            told = Response(**{name: getattr(response, name) for name in ("finish_reason", "finish_raw", "notices", "simulated", "request")},
+                            parts=response.tool_calls)  # fmt: skip
+        else:
+            told = response
+        self._mark(False)
+        rest = final(told, footer=footer, error=error, html=False, empty_is_told=self._wrote)["text/plain"]
+        self._write(("\n\n" if self._wrote else "") + rest + "\n" if rest else "\n")
+
+
+def _to_stdout(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def where(shell: Any) -> Where:
+    """How `shell` shows things: live in a front end that answers; only the final form where nobody watches (nbclient,
+    papermill, nbval, a cell under %%capture); as text in a terminal."""
+    from IPython.core.displaypub import CapturingDisplayPublisher
+
+    kernel = getattr(shell, "kernel", None)
+    if isinstance(shell.display_pub, CapturingDisplayPublisher):
+        return "final"
+    if kernel is None:
+        return "terminal"
+    return "live" if getattr(kernel, "_allow_stdin", False) else "final"
+
+
+def view(shell: Any, *, render: str = "auto", model: str = "", format: str = "md") -> Live | Terminal:
+    """What shows an answer in `shell`. render: auto, live, final, plain or terminal."""
+    mode = where(shell) if render == "auto" else render
+    if mode == "terminal":
+        return Terminal()
+    return Live(KernelPort(shell), model=model, mode=mode, format=format)  # type: ignore[arg-type]  # the magic's grammar checks

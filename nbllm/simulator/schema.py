@@ -1,0 +1,166 @@
+"""A value that fits a JSON schema, with words and numbers of the prompt where they fit. Pure and deterministic."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_DEEP = 6  # below this, optional properties and items are left out, so that a schema that holds itself ends
+_FORMATS = {"date": "2026-01-31", "date-time": "2026-01-31T12:00:00Z", "time": "12:00:00Z", "email": "ada@example.org",
+            "uri": "https://example.org/", "url": "https://example.org/", "uuid": "00000000-0000-4000-8000-000000000000",
+            "ipv4": "127.0.0.1", "ipv6": "::1", "hostname": "example.org", "duration": "PT1H", "byte": "c2lt"}
+_NAMES = {"city": "Paris", "location": "Paris", "country": "France", "name": "Ada", "title": "Simulated", "query": "simulated query",
+          "unit": "celsius", "language": "English", "email": "ada@example.org", "url": "https://example.org/", "date": "2026-01-31"}
+
+
+@dataclass(slots=True)
+class Hints:
+    """What the prompt offers: proper names and numbers, from the `turn`-th on, each used once."""
+
+    prompt: str = ""
+    turn: int = 0
+    words: list[str] = field(default_factory=list)
+    numbers: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        words = re.findall(r"(?<=[\w,:] )[A-Z][\w-]+(?: [A-Z][\w-]+)*", self.prompt)
+        self.words, self.numbers = _rotated(words, self.turn), [float(n) for n in re.findall(r"(?<![\w.])-?\d{1,12}(?:\.\d+)?", self.prompt)]
+
+    def number(self, low: float, high: float) -> float | None:
+        """The next number within the bounds."""
+        found = next((n for n in self.numbers if low <= n <= high), None)
+        if found is not None:
+            self.numbers.remove(found)
+        return found
+
+
+def _rotated(items: list[str], by: int) -> list[str]:
+    by = by % len(items) if items else 0
+    return items[by:] + items[:by]
+
+
+def example(schema: Mapping[str, Any], prompt: str = "", turn: int = 0) -> Any:
+    """A value that fits `schema`; `turn` tells apart several values for one prompt."""
+    return _value(schema, schema, Hints(prompt, turn), "", 0)
+
+
+def text(schema: Mapping[str, Any], prompt: str = "", turn: int = 0) -> str:
+    """The same as JSON text."""
+    return json.dumps(example(schema, prompt, turn), ensure_ascii=False)
+
+
+def _value(s: Any, root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
+    s = _resolved(s, root)
+    if "const" in s:
+        return s["const"]
+    if s.get("enum"):
+        return _enum(s["enum"], hints)
+    kind = _kind(s)
+    make = _MAKERS.get(kind)
+    return make(s, root, hints, name, depth) if make else None
+
+
+def _resolved(s: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`s` with references followed, the first alternative taken and allOf merged."""
+    for _ in range(32):
+        if not isinstance(s, Mapping):
+            return {}
+        if "$ref" in s:
+            s = {**_pointed(root, str(s["$ref"])), **{k: v for k, v in s.items() if k != "$ref"}}
+        elif s.get("anyOf") or s.get("oneOf"):
+            branches = s.get("anyOf") or s["oneOf"]
+            rest = {k: v for k, v in s.items() if k not in ("anyOf", "oneOf")}
+            s = {**rest, **next((b for b in branches if isinstance(b, Mapping) and _kind(b) != "null"), {})}
+        elif s.get("allOf"):
+            s = _merged([{k: v for k, v in s.items() if k != "allOf"}, *(_resolved(b, root) for b in s["allOf"])])
+        else:
+            return s
+    return {}
+
+
+def _pointed(root: Mapping[str, Any], ref: str) -> Mapping[str, Any]:
+    at: Any = root
+    for step in ref.removeprefix("#").strip("/").split("/"):
+        at = at.get(step.replace("~1", "/").replace("~0", "~"), {}) if step and isinstance(at, Mapping) else at
+    return at if isinstance(at, Mapping) else {}
+
+
+def _merged(parts: list[Mapping[str, Any]]) -> Mapping[str, Any]:
+    out: dict[str, Any] = {}
+    for part in parts:
+        properties = {**out.get("properties", {}), **part.get("properties", {})}
+        required = [*out.get("required", []), *part.get("required", [])]
+        out |= {**part, **({"properties": properties} if properties else {}), **({"required": required} if required else {})}
+    return out
+
+
+def _kind(s: Mapping[str, Any]) -> str:
+    kind = s.get("type")
+    if isinstance(kind, list):
+        kind = next((k for k in kind if k != "null"), "null")
+    if not kind:
+        kind = "object" if "properties" in s else "array" if "items" in s else "string"
+    return str(kind).lower()  # Gemini writes STRING
+
+
+def _enum(values: list[Any], hints: Hints) -> Any:
+    named = next((v for v in values if str(v).lower() in hints.prompt.lower()), None)
+    return values[0] if named is None else named
+
+
+def _object(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
+    required = set(s.get("required", ()))
+    keep = {k: v for k, v in s.get("properties", {}).items() if k in required or depth < _DEEP}
+    return {k: _value(v, root, hints, k, depth + 1) for k, v in keep.items() if k in required or depth < 2 or not _holds_itself(v, root)}
+
+
+def _holds_itself(s: Any, root: Mapping[str, Any]) -> bool:
+    return isinstance(s, Mapping) and "$ref" in json.dumps(s, default=str)
+
+
+def _array(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
+    least = int(s.get("minItems", 0))
+    most = int(s.get("maxItems", max(least, 2)))
+    fixed = [_value(v, root, hints, name, depth + 1) for v in s.get("prefixItems", ())]
+    more = (0 if depth >= _DEEP else min(2, most)) if isinstance(s.get("items"), Mapping) else 0
+    return fixed + [_value(s.get("items", {}), root, hints, name, depth + 1) for _ in range(max(least - len(fixed), more if not fixed else 0))]
+
+
+def _string(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
+    said = _FORMATS.get(str(s.get("format", ""))) or (hints.words.pop(0) if hints.words else _NAMES.get(name.lower(), "simulated"))
+    least, most = int(s.get("minLength", 0)), int(s.get("maxLength", 1 << 20))
+    return said.ljust(least, ".")[:most]
+
+
+def _bounds(s: Mapping[str, Any], step: float) -> tuple[float, float]:
+    low, high = s.get("minimum", -math.inf), s.get("maximum", math.inf)
+    above, below = s.get("exclusiveMinimum"), s.get("exclusiveMaximum")
+    low = above + step if isinstance(above, (int, float)) and not isinstance(above, bool) else low
+    high = below - step if isinstance(below, (int, float)) and not isinstance(below, bool) else high
+    return low, high
+
+
+def _number(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
+    low, high = _bounds(s, 1e-6)
+    found = hints.number(low, high)
+    value = min(max(1.5, low), high) if found is None else found
+    step = s.get("multipleOf")
+    return math.ceil(value / step) * step if step else value
+
+
+def _integer(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
+    low, high = _bounds(s, 1)
+    found = hints.number(low, high)
+    value = min(max(1, low), high) if found is None or found != int(found) else found
+    step = int(s.get("multipleOf", 1))
+    return math.ceil(value / step) * step
+
+
+_MAKERS = {
+    "object": _object, "array": _array, "string": _string, "number": _number, "integer": _integer,
+    "boolean": lambda s, root, hints, name, depth: True,
+}

@@ -1,0 +1,112 @@
+"""What the simulator says, and how it counts: a word piece is a token. Pure and deterministic."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+# A token: the white space before a word piece of up to eight letters, or before up to three signs, with it.
+_TOKEN = re.compile(r"\s*(?:\w{1,8}|[^\w\s]{1,3})|\s+")
+
+# Words a prompt may hold, and the answer they get. The first row whose words all occur is taken.
+_TOPICS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("sky", "blue"), """\
+Sunlight holds all colours. On its way through the air it meets molecules much smaller than its wavelength, and these \
+scatter short waves far more than long ones: the strength goes with $1/\\lambda^4$ (**Rayleigh scattering**). So blue light \
+reaches the eye from every direction of the sky, while red light passes nearly straight on."""),
+    (("sky", "red"), """\
+When the sun stands low, its light crosses some forty times more air than at noon. The blue part is scattered away on the \
+long road, and what arrives is **red and orange**."""),
+    (("rainbow",), """\
+Each drop bends sunlight on entering, reflects it at its back and bends it again on leaving. Every colour leaves at its own \
+angle, about **42° for red** and 40° for violet, so each is seen as a ring around the point opposite the sun."""),
+    (("tides",), """\
+The moon pulls the near side of the sea more than the Earth's centre, and the far side less. Two bulges arise, and the Earth \
+turns under both: **two high tides in a little more than a day**."""),
+    (("prime",), "A prime has exactly two divisors, one and itself: **2, 3, 5, 7, 11, 13** and so on without end."),
+    (("reverse", "string"), "A slice with a negative step walks backwards:\n\n```python\ndef reverse(text: str) -> str:\n    return text[::-1]\n```"),
+    (("haiku",), "Packets cross the loop,\nno model wakes to answer,\nstill the cell fills up."),
+    (("capital", "france"), "**Paris** is the capital of France."),
+    (("hello",), "Hello! The connection works from end to end."),
+    (("ping",), "pong"),
+)
+_PLAIN = """\
+This answer was made by **nbllm's simulator**; no language model was asked. It speaks the wire format of the provider, streams \
+word by word and counts its tokens exactly, so that a notebook can be written, tested and measured without a key."""
+
+_LONG = """\
+
+
+## What a simulated answer is good for
+
+- **Writing** a notebook before the key is there: the same cell runs against the real provider later.
+- **Testing** it: the same prompt always gives the same text.
+- **Measuring**: the time of every chunk is known to the server.
+
+The time between the first and the last of $n$ tokens that come $g$ seconds apart is $(n-1)\\,g$:
+
+```python
+def streaming_time(tokens: int, gap: float) -> float:
+    return (tokens - 1) * gap
+```
+"""
+_SENTENCES = (
+    "The request was read, counted and answered on this machine.", "Nothing left the loopback interface.",
+    "Each word piece you see is one token.", "The pauses between them follow a schedule that was fixed beforehand.",
+    "A late chunk does not delay the ones after it.", "The usage at the end is a count, not an estimate.",
+    "Ask the same again and the same words come back.", "Another seed gives the sentences in another order.",
+    "The server keeps the moment at which every chunk was written.", "A client's clock can be held against that record.",
+)
+_THOUGHTS = (
+    "The prompt should be read once more before answering.", "It asks for something short, so a short answer is right.",
+    "There is nothing to look up; the simulator knows only its own table.", "One could answer in more words.",
+    "The main point comes first, then the reason.", "It must be plain that no model is thinking here.",
+)
+_AT_LENGTH = ("at length", "detail", "essay", "thorough", "step by step", "long answer")
+
+
+def pieces(text: str) -> list[str]:
+    """The tokens of `text`; joined they are `text` again."""
+    return _TOKEN.findall(text)
+
+
+def count(text: str) -> int:
+    """How many tokens `text` has."""
+    return sum(1 for _ in _TOKEN.finditer(text))
+
+
+def clean(text: str) -> str:
+    """`text` as it can be encoded: halves of surrogate pairs that clients send are joined or replaced."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+@lru_cache(maxsize=64)
+def answer(prompt: str, tokens: int | None = None, seed: int = 0) -> tuple[str, ...]:
+    """The tokens of an answer to `prompt`: exactly `tokens` of them where that is given."""
+    words = set(re.findall(r"\w+", prompt.lower()))
+    text = next((said for keys, said in _TOPICS if words.issuperset(keys)), _PLAIN)
+    if any(mark in prompt.lower() for mark in _AT_LENGTH):
+        text += _LONG
+    return tuple(pieces(text)) if tokens is None else _stretched(text, tokens, _SENTENCES, seed)
+
+
+@lru_cache(maxsize=64)
+def thoughts(tokens: int, seed: int = 0) -> tuple[str, ...]:
+    """So many tokens of thinking."""
+    return _stretched("", tokens, _THOUGHTS, seed)
+
+
+def given(text: str, tokens: int | None = None) -> tuple[str, ...]:
+    """The tokens of a text that was asked for, repeated or cut where `tokens` wants another length."""
+    return tuple(pieces(text)) if tokens is None else _stretched("", tokens, (text.strip() or "-",), 0)
+
+
+def _stretched(text: str, tokens: int, sentences: tuple[str, ...], seed: int) -> tuple[str, ...]:
+    """The first `tokens` tokens of `text` and of as many sentences as it takes, in paragraphs of five."""
+    parts, have, i = [text.rstrip()], count(text.rstrip()), 0
+    while have < tokens:
+        gap = "" if not parts[-1] else "\n\n" if i % 5 == 0 else " "
+        parts.append(gap + sentences[(i * 7 + i // len(sentences) + seed) % len(sentences)])
+        have += count(parts[-1])
+        i += 1
+    return tuple(pieces("".join(parts))[:tokens])
