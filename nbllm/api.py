@@ -41,9 +41,9 @@ def complete(prompt: Prompt, model: str = "auto", **options: Any) -> Response:
 def providers(*, ask: bool = True) -> pd.DataFrame:
     """One row a provider: name, label, dialect, base_url, where its key was found, whether its server answers, whether it
     is ready, and why not."""
-    import pandas as pd  # noqa: PLC0415 - heavy, and only this needs it
+    import pandas as pd
 
-    from .catalog import states  # noqa: PLC0415
+    from .catalog import states
 
     return pd.DataFrame([asdict(s) for s in states(default_client(), ask=ask)])
 
@@ -53,9 +53,9 @@ def models(prefix: str = "") -> pd.DataFrame:
 
     prefix: "gemini/" or "gemini/gemini-2" asks that provider; "" asks every ready one.
     """
-    import pandas as pd  # noqa: PLC0415 - heavy, and only this needs it
+    import pandas as pd
 
-    from .catalog import list_models  # noqa: PLC0415
+    from .catalog import list_models
 
     frame = pd.DataFrame([asdict(m) for m in list_models(default_client(), prefix)],
                          columns=["name", "provider", "id", "context", "created"])

@@ -163,7 +163,7 @@ class Client:
         dialect, call = DIALECTS[route.provider.dialect], self.encode(request, route, key)
         running = self._engine()
         stream = Stream(lambda fold, s: _answer(fold, s, request, route))
-        job = _Job(stream, call, dialect, route, _secrets(key, route.provider), timeouts or self.timeouts, retries or self.retries, self._pool.http)
+        job = _Job(stream, call, dialect, route, _secrets(key, route.provider), key is not None, timeouts or self.timeouts, retries or self.retries, self._pool.http)
         return stream.start(running, job.run())
 
     def encode(self, request: Request, route: Route, key: Secret | None) -> HttpCall:
@@ -175,11 +175,6 @@ class Client:
 
     def no_key(self, row: Provider) -> errors.ConfigError:
         """The error that says which key is missing and how to give one."""
-        own = self.registry.rows.get(row.name)
-        if own is not None and any(self.registry.env.get(v) for v in row.key_env):
-            return errors.ConfigError(
-                f"The key in {row.key_env[0]} belongs to {self.registry.address(own)} and is not sent to {row.base_url}.",
-                hint=f"Name a key for that address: key={row.key_env[0]} in a cell, api_key=... in Python.")
         where = f" (a key comes from {row.key_url})" if row.key_url else ""
         return errors.ConfigError(
             f"No key for {row.label or row.name}: {' and '.join(row.key_env) or 'its key'} is not set{where}.",
@@ -220,6 +215,7 @@ class _Job:
     dialect: Dialect
     route: Route
     secrets: tuple[str, ...]
+    keyed: bool
     timeouts: Timeouts
     retries: Retries
     http: HttpTransport
@@ -244,6 +240,8 @@ class _Job:
         try:
             await self._attempt()
         except errors.NbllmError as error:
+            if isinstance(error, errors.AuthenticationError) and not self.keyed:
+                error.hint = "No key was sent to this address. Name one for it: key=VARIABLE in a cell, api_key=... in Python."
             return error.scrubbed(self.secrets)
         return None
 

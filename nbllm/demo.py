@@ -16,9 +16,9 @@ TABLE_TAG = "latency-table"  # the notebook's cell whose output is printed
 
 def run(notebook: Path, out: Path) -> tuple[Path, Path, str]:
     """Executes `notebook`; gives the executed notebook, its HTML and the text of the table it ends with."""
-    import nbformat  # noqa: PLC0415 - these come with the demo's extras only
-    from nbclient import NotebookClient  # noqa: PLC0415
-    from nbconvert import HTMLExporter  # noqa: PLC0415
+    import nbformat
+    from nbclient import NotebookClient
+    from nbconvert import HTMLExporter
 
     os.environ["NBLLM_SIMULATE"] = "1"
     nb = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]

@@ -127,8 +127,9 @@ class Timing:
     attempts: int = 1
 
     def tokens_per_second(self, output_tokens: int | None) -> float | None:
-        """Output tokens per second between the first and the last token; None where it cannot be known."""
-        if not output_tokens or not self.decode or output_tokens < 2:
+        """Output tokens per second between the first and the last token; None where it cannot be known, or where all came
+        within 20 ms: then the span says how the bytes were packed, not how fast they were made."""
+        if not output_tokens or not self.decode or output_tokens < 2 or self.decode < 0.02:  # noqa: PLR2004
             return None
         return (output_tokens - 1) / self.decode
 
@@ -180,7 +181,7 @@ class Response:
         return self.text
 
     def __repr__(self) -> str:
-        text = self.text if len(self.text) <= 60 else self.text[:57] + "..."  # noqa: PLR2004
+        text = self.text if len(self.text) <= 60 else self.text[:57] + "..."
         return f"Response({text!r}, model={self.model!r}, finish_reason={self.finish_reason!r})"
 
 

@@ -30,6 +30,13 @@ def passing(error: errors.NbllmError) -> bool:
     return isinstance(error, _PASSING) or getattr(error, "status", None) in _PASSING_STATUS
 
 
+def _asked(error: errors.NbllmError) -> float | None:
+    """Seconds the provider wants us to wait, None where it does not say."""
+    if not isinstance(error, errors.ProviderError):
+        return None
+    return error.retry_after if error.retry_after is not None else error.reset_after
+
+
 def wait_before_retry(error: errors.NbllmError, attempt: int, shown: bool, retries: Retries, random: float) -> float | None:
     """Seconds to wait before asking again, None to give up.
 
@@ -39,10 +46,8 @@ def wait_before_retry(error: errors.NbllmError, attempt: int, shown: bool, retri
     """
     if shown or attempt > retries.attempts or not passing(error):
         return None
-    backoff = random * min(retries.cap, retries.base * 2 ** (attempt - 1))
-    asked = getattr(error, "retry_after", None)
-    if asked is None:
-        asked = getattr(error, "reset_after", None)
+    backoff = random * min(retries.cap, retries.base * 2.0 ** (attempt - 1))
+    asked = _asked(error)
     if asked is None:
         return backoff
     return asked + backoff if asked <= LONGEST_WAIT else None

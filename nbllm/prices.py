@@ -12,8 +12,8 @@ def cost(usage: Usage | None, model: str, price_provider: str) -> float | None:
     """US dollars for `usage` of `model`, None where the provider or the model is not in the data."""
     if usage is None or usage.input_tokens is None or usage.output_tokens is None or not price_provider:
         return None
-    from genai_prices import Usage as PricedUsage  # noqa: PLC0415 - 0.2 s, see above
-    from genai_prices import calc_price  # noqa: PLC0415
+    from genai_prices import Usage as PricedUsage
+    from genai_prices import calc_price
 
     counted = PricedUsage(
         input_tokens=usage.input_tokens,

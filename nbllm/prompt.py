@@ -32,7 +32,7 @@ def _turns(prompt: Prompt) -> tuple[Message, ...]:
         return (Message("user", prompt),) if prompt else ()
     if not isinstance(prompt, Iterable):
         raise ConfigError(f"A prompt is text, parts or messages, not {type(prompt).__name__}.", hint="Pass str(...) of it.")
-    given = list(prompt)
+    given: list[Any] = list(prompt)
     if all(isinstance(p, (str, *_PARTS)) for p in given):
         return (Message("user", given),) if given else ()
     return tuple(_turn(m) for m in given)

@@ -94,7 +94,10 @@ class Registry:
         row = route.provider
         if base_url is None and self.simulating:
             return replace(route, provider=replace(row, base_url=self._sim_url(row.dialect), local=True), simulated=True)
-        return replace(route, provider=replace(row, base_url=base_url or self.address(row), dialect=dialect or row.dialect))
+        own = self.address(row)
+        # A server of the person's own may want no key; if it does, its 401 says so.
+        elsewhere = base_url is not None and not keys.same_host(base_url, own)
+        return replace(route, provider=replace(row, base_url=base_url or own, dialect=dialect or row.dialect, local=row.local or elsewhere))
 
     def address(self, row: Provider) -> str:
         """The address in force: the first of the row's variables that is set, else the row's own."""
@@ -113,7 +116,7 @@ class Registry:
     def _sim_url(self, dialect: str) -> str:
         if self.simulator is not None:
             return self.simulator(dialect)
-        from .simulator import shared  # noqa: PLC0415 - the server is started by the first name that leads to it
+        from .simulator import shared
 
         return shared().base_url(dialect)
 
@@ -193,10 +196,9 @@ def provider_row(name: str, table: Mapping[str, Any]) -> Provider:
     for entry in ("dialect", "base_url"):
         if not isinstance(table.get(entry), str):
             raise ConfigError(f"Provider {name!r} lacks {entry!r}.", hint=f"Add {entry} = \"...\" to its table.")
-    lists = {k: tuple(table.get(k, ())) for k in _LISTS}
-    words = {k: str(table[k]) for k in _WORDS if k in table}
+    entries: dict[str, Any] = {k: tuple(table.get(k, ())) for k in _LISTS} | {k: str(table[k]) for k in _WORDS if k in table}
     return Provider(name=name, headers=dict(table.get("headers", {})), local=bool(table.get("local", False)),
-                    quirks=Quirks(**table.get("quirks", {})), **lists, **words)
+                    quirks=Quirks(**table.get("quirks", {})), **entries)
 
 
 def load(env: Mapping[str, str] | None = None) -> Registry:

@@ -71,7 +71,8 @@ class TestEncode:
             ("gemini-pro", "https://g.test/v1/", "https://g.test/v1/models/gemini-pro"),
             ("gemini-pro", "https://g.test", "https://g.test/v1beta/models/gemini-pro"),
             ("gemini-pro", "https://g.test/proxy/c/12", "https://g.test/proxy/c/12/v1beta/models/gemini-pro"),
-            ("gemini-pro", "https://g.test/v1beta1/projects/p/publishers/google", "https://g.test/v1beta1/projects/p/publishers/google/models/gemini-pro"),
+            ("gemini-pro", "https://g.test/v1beta1/projects/p/publishers/google",
+             "https://g.test/v1beta1/projects/p/publishers/google/models/gemini-pro"),
             ("models/gemini-pro", "https://g.test/v1", "https://g.test/v1/models/gemini-pro"),
             ("tunedModels/mine", "https://g.test/v1", "https://g.test/v1/tunedModels/mine"),
             ("a/b?c:d", "https://g.test/v1", "https://g.test/v1/models/a%2Fb%3Fc%3Ad"),
@@ -96,7 +97,8 @@ class TestEncode:
 
     def test_options(self):
         """Every option has its place in the body; generationConfig in extra joins ours, all else replaces."""
-        made = body(Message("system", "Be brief."), *HELLO, max_tokens=9, temperature=0.5, top_p=0.9, stop=("a",), seed=1, schema={"type": "object"},
+        made = body(Message("system", "Be brief."), *HELLO, max_tokens=9, temperature=0.5, top_p=0.9, stop=("a",), seed=1,
+                    schema={"type": "object"},
                     tools=(Tool("f", "Does it."),), extra={"generationConfig": {"topK": 3, "seed": 2}, "cachedContent": "c"})
 
         settings = {"maxOutputTokens": 9, "temperature": 0.5, "topP": 0.9, "stopSequences": ["a"], "seed": 2, "topK": 3,
@@ -107,12 +109,15 @@ class TestEncode:
 
     @pytest.mark.parametrize(
         ("choice", "strict", "said"),
-        [(None, None, None), ("auto", None, {"mode": "AUTO"}), ("none", None, {"mode": "NONE"}), ("required", None, {"mode": "ANY"}),
-         ("f", None, {"mode": "ANY", "allowedFunctionNames": ["f"]}), (None, True, {"mode": "VALIDATED"}), ("required", True, {"mode": "ANY"})],
+        [(None, None, None), ("auto", None, {"mode": "AUTO"}), ("none", None, {"mode": "NONE"}),
+         ("required", None, {"mode": "ANY"}),
+         ("f", None, {"mode": "ANY", "allowedFunctionNames": ["f"]}), (None, True, {"mode": "VALIDATED"}),
+         ("required", True, {"mode": "ANY"})],
     )
     def test_tool_choice(self, choice, strict, said):
         """A choice is a mode, with the name of the one tool that must be called."""
-        assert said == body(tools=(Tool("f", strict=strict),), tool_choice=choice).get("toolConfig", {}).get("functionCallingConfig")
+        assert said == body(tools=(Tool("f", strict=strict),), tool_choice=choice).get("toolConfig",
+                                                                                       {}).get("functionCallingConfig")
 
     @pytest.mark.parametrize(
         ("model", "asked", "said"),
@@ -132,10 +137,14 @@ class TestEncode:
     def test_turns(self):
         """Neighbours of one role are one turn; signatures go back on their parts; results find the names of their tools."""
         made = body(
-            Message("user", ["Hi", Image(b"x"), Document(b"y")]), Message("user", Image(url="https://e.test/a", media_type="image/jpeg")),
-            Message("assistant", [Reasoning("hm"), Reasoning("foreign", "s", id="rs_1"), Reasoning("so", "s0"), Text("Yes", "s1"), Text(""),
-                                  Text("", "s2"), ToolCall("call_0", "f", {"x": 1}, signature="s3"), ToolCall("id-1", "g", {})]),
-            Message("tool", [ToolResult("call_0", "one"), ToolResult("id-1", (Text("two"), Image(b"x")), is_error=True), ToolResult("z", "3", name="h")]),
+            Message("user", ["Hi", Image(b"x"), Document(b"y")]),
+            Message("user", Image(url="https://e.test/a", media_type="image/jpeg")),
+            Message("assistant", [Reasoning("hm"), Reasoning("foreign", "s", id="rs_1"), Reasoning("so", "s0"),
+                                  Text("Yes", "s1"), Text(""),
+                                  Text("", "s2"), ToolCall("call_0", "f", {"x": 1}, signature="s3"),
+                                  ToolCall("id-1", "g", {})]),
+            Message("tool", [ToolResult("call_0", "one"), ToolResult("id-1", (Text("two"), Image(b"x")), is_error=True),
+                             ToolResult("z", "3", name="h")]),
         )["contents"]
 
         picture = {"inlineData": {"mimeType": "image/png", "data": "eA=="}}
@@ -144,7 +153,8 @@ class TestEncode:
                                        {"fileData": {"mimeType": "image/jpeg", "fileUri": "https://e.test/a"}}]},
             {"role": "model", "parts": [
                 {"text": "so", "thought": True, "thoughtSignature": "s0"}, {"text": "Yes", "thoughtSignature": "s1"},
-                {"text": "", "thoughtSignature": "s2"}, {"functionCall": {"name": "f", "args": {"x": 1}}, "thoughtSignature": "s3"},
+                {"text": "", "thoughtSignature": "s2"},
+                {"functionCall": {"name": "f", "args": {"x": 1}}, "thoughtSignature": "s3"},
                 {"functionCall": {"id": "id-1", "name": "g", "args": {}}}]},
             {"role": "user", "parts": [
                 {"functionResponse": {"name": "f", "response": {"output": "one"}}},
@@ -154,7 +164,8 @@ class TestEncode:
 
     @pytest.mark.parametrize(
         ("turn", "options"),
-        [(Message("tool", ToolResult("x", "1")), {}), (Message("user", ToolCall("a", "f", {})), {}), (Message("system", Image(b"x")), {}),
+        [(Message("tool", ToolResult("x", "1")), {}), (Message("user", ToolCall("a", "f", {})), {}),
+         (Message("system", Image(b"x")), {}),
          (Message("user", Image()), {}), (HELLO[0], {"reasoning": "much"}), (HELLO[0], {"reasoning": -2})],
     )
     def test_what_cannot_be_said(self, turn, options):
@@ -166,18 +177,22 @@ class TestEncode:
 class TestDecode:
     def test_text(self):
         """Events come chunk by chunk; counts are reported where they change, and thoughts count as output."""
-        first, last = {"promptTokenCount": 3, "totalTokenCount": 3}, {"promptTokenCount": 3, "candidatesTokenCount": 2, "thoughtsTokenCount": 5}
+        first, last = {"promptTokenCount": 3, "totalTokenCount": 3}, {"promptTokenCount": 3, "candidatesTokenCount": 2,
+                                                                      "thoughtsTokenCount": 5}
         about = {"responseId": "r", "modelVersion": "g"}
         assert [
-            Started("r", "g"), ReasoningDelta("hm"), UsageReport(Usage(3, None, raw=first)), TextDelta("Hel"), TextDelta("lo", "sig"),
+            Started("r", "g"), ReasoningDelta("hm"), UsageReport(Usage(3, None, raw=first)), TextDelta("Hel"),
+            TextDelta("lo", "sig"),
             UsageReport(Usage(3, 7, 5, raw=last)), Finished("stop", "STOP"),
-        ] == read({**say({"text": "hm", "thought": True}), "usageMetadata": first, **about}, {**say("Hel"), "usageMetadata": first, **about},
+        ] == read({**say({"text": "hm", "thought": True}), "usageMetadata": first, **about},
+                  {**say("Hel"), "usageMetadata": first, **about},
                   {**say({"text": "lo", "thoughtSignature": "sig"}, finish="STOP"), "usageMetadata": last, **about})
 
     def test_usage(self):
         """Counts of cached input are kept, chunks without counts change nothing, tool-use input stays apart in raw."""
         raw = {"promptTokenCount": 9, "cachedContentTokenCount": 4, "toolUsePromptTokenCount": 50, "candidatesTokenCount": 1}
-        assert Usage(9, 1, None, 4, None, raw) == folded({"usageMetadata": raw}, {**STOP, "usageMetadata": {"trafficType": "X"}}).usage
+        assert Usage(9, 1, None, 4, None, raw) == folded({"usageMetadata": raw},
+                                                         {**STOP, "usageMetadata": {"trafficType": "X"}}).usage
 
     @pytest.mark.parametrize(
         ("given", "arguments"), [({"a": 1}, {"a": 1}), ({}, {}), (None, {}), ('{"a": 1}', {"a": 1})]
@@ -188,8 +203,10 @@ class TestDecode:
 
     def test_calls(self):
         """Each call is one, with its signature and its id where there is one; a call told again by id counts once."""
-        events = read(say(call("f", "sig", id="a", args={"x": 1}), call("f")), say(call("f", "sig", id="a", args={"x": 1})), STOP)
-        assert [ToolCallDelta(0, "a", "f", '{"x": 1}', "sig"), ToolCallDelta(1, None, "f"), Finished("tool_calls", "STOP")] == events
+        events = read(say(call("f", "sig", id="a", args={"x": 1}), call("f")), say(call("f", "sig", id="a", args={"x": 1})),
+                      STOP)
+        assert [ToolCallDelta(0, "a", "f", '{"x": 1}', "sig"), ToolCallDelta(1, None, "f"),
+                Finished("tool_calls", "STOP")] == events
 
     def test_streamed_arguments(self):
         """Values at paths make one text; a string that goes on is continued; a new name, or a last piece, ends the call."""
@@ -202,7 +219,8 @@ class TestDecode:
             call("h"), call("i", partialArgs=[arg("$.z", numberValue=1)], willContinue=True),
         ]
         answer = folded(*map(say, pieces), STOP)
-        assert [("f", {"list": [{"name": "ab"}, 0.5], "x y": True, "n": None}), ("g", {"s": "1"}), ("h", {}), ("i", {"z": 1})] == [
+        assert [("f", {"list": [{"name": "ab"}, 0.5], "x y": True, "n": None}), ("g", {"s": "1"}), ("h", {}),
+                ("i", {"z": 1})] == [
             (c.name, c.arguments) for c in answer.tool_calls]
         assert "sig" == answer.tool_calls[0].signature
 
@@ -222,16 +240,20 @@ class TestDecode:
         """What tools of the provider did, sources, and unknown parts are kept beside the answer, sources once."""
         sources = {"groundingMetadata": {"groundingChunks": [{"web": {"uri": "https://e.test", "title": "E"}}]},
                    "citationMetadata": {"citationSources": [{"uri": "https://f.test"}]}}
-        answer = folded(say({"executableCode": {"code": "1"}}, {"codeExecutionResult": {"output": "1"}}, {"toolCall": {}, "thoughtSignature": "s"},
-                            {"inlineData": {"data": "eA=="}}, call(args={})), say("Hi", **sources), say(finish="STOP", **sources))
+        answer = folded(say({"executableCode": {"code": "1"}}, {"codeExecutionResult": {"output": "1"}},
+                            {"toolCall": {}, "thoughtSignature": "s"},
+                            {"inlineData": {"data": "eA=="}}, call(args={})), say("Hi", **sources),
+                        say(finish="STOP", **sources))
         assert ["server_tool"] * 3 + ["unknown"] * 2 + ["citation"] * 2 == [n.kind for n in answer.notices]
         assert ["https://e.test", "https://f.test"] == [n.text for n in answer.notices if n.kind == "citation"]
         assert ("Hi", (), "stop") == (answer.text, answer.tool_calls, answer.finish_reason)
 
     @pytest.mark.parametrize(
         ("raw", "reason"),
-        [("STOP", "stop"), ("MAX_TOKENS", "length"), ("SAFETY", "content_filter"), ("RECITATION", "content_filter"), ("SPII", "content_filter"),
-         ("MODEL_ARMOR", "content_filter"), ("LANGUAGE", "error"), ("MALFORMED_FUNCTION_CALL", "error"), ("OTHER", "other"), ("NEW", "other")],
+        [("STOP", "stop"), ("MAX_TOKENS", "length"), ("SAFETY", "content_filter"), ("RECITATION", "content_filter"),
+         ("SPII", "content_filter"),
+         ("MODEL_ARMOR", "content_filter"), ("LANGUAGE", "error"), ("MALFORMED_FUNCTION_CALL", "error"), ("OTHER", "other"),
+         ("NEW", "other")],
     )
     def test_reasons(self, raw, reason):
         """Reasons have our words."""
@@ -249,12 +271,14 @@ class TestDecode:
 
     def test_one_candidate_is_the_answer(self):
         """Other candidates than the first are passed over."""
-        chunk = {"candidates": [say("a", finish="STOP")["candidates"][0], {**say("b", finish="STOP")["candidates"][0], "index": 1}]}
+        chunk = {"candidates": [say("a", finish="STOP")["candidates"][0],
+                                {**say("b", finish="STOP")["candidates"][0], "index": 1}]}
         assert "a" == folded(chunk).text
 
     @pytest.mark.parametrize(
         "chunks",
-        [(say("Hi", avgLogprobs=-0.1),), ([say("H"), say("i", finish="STOP")],), (say("Hi"), {"candidates": [{"finishReason": "STOP"}]}),
+        [(say("Hi", avgLogprobs=-0.1),), ([say("H"), say("i", finish="STOP")],),
+         (say("Hi"), {"candidates": [{"finishReason": "STOP"}]}),
          (say("Hi"), {"candidates": [{"content": {}, "finishReason": "STOP"}]}, Frame(""), "[DONE]")],
     )
     def test_shapes(self, chunks):
@@ -267,12 +291,14 @@ class TestDecode:
         decoder, events = DIALECT.decoder(ROW), []
         events += decoder.feed(Frame(json.dumps(say("Hi"))))
         with pytest.raises(errors.Overloaded, match="Busy"):
-            events += decoder.feed(Frame(json.dumps(wrap({"error": {"code": 503, "message": "Busy", "status": "UNAVAILABLE"}}))))
+            events += decoder.feed(Frame(json.dumps(wrap({"error": {"code": 503, "message": "Busy",
+                                                                    "status": "UNAVAILABLE"}}))))
         assert TextDelta("Hi") in events
 
     @pytest.mark.parametrize(
         ("answer", "said"),
-        [(b'[{"error": {"code": 400, "message": "Use a valid role."}}]', "Use a valid role."), (b'[{"error":\n  {"code": 400,}}]', '[{"error":\n  {"code": 400,}}]')],
+        [(b'[{"error": {"code": 400, "message": "Use a valid role."}}]', "Use a valid role."),
+         (b'[{"error":\n  {"code": 400,}}]', '[{"error":\n  {"code": 400,}}]')],
     )
     def test_errors_of_http(self, answer, said):
         """An error in an array is unwrapped; a body that is no JSON is shown as it is."""
@@ -281,7 +307,8 @@ class TestDecode:
 
     @pytest.mark.parametrize(
         ("chunks", "error"),
-        [((say("Hi"),), errors.StreamCut), ((say("Hi"), Frame('{"candi', tail=True)), errors.StreamCut), ((), errors.ServerError),
+        [((say("Hi"),), errors.StreamCut), ((say("Hi"), Frame('{"candi', tail=True)), errors.StreamCut),
+         ((), errors.ServerError),
          (({"choices": []},), errors.ProtocolError), (("{bad",), errors.ProtocolError)],
     )
     def test_no_end(self, chunks, error):
@@ -299,13 +326,16 @@ class TestDecode:
         assert Notice("unknown", "hologram", {"hologram": 1}) in read(say({"hologram": 1}), STOP)
 
 
-NAMES = ["candidates", "content", "parts", "text", "thought", "thoughtSignature", "functionCall", "name", "args", "partialArgs", "jsonPath", "stringValue",
-         "willContinue", "finishReason", "finishMessage", "groundingMetadata", "groundingChunks", "usageMetadata", "promptTokenCount", "promptFeedback",
+NAMES = ["candidates", "content", "parts", "text", "thought", "thoughtSignature", "functionCall", "name", "args",
+         "partialArgs", "jsonPath", "stringValue",
+         "willContinue", "finishReason", "finishMessage", "groundingMetadata", "groundingChunks", "usageMetadata",
+         "promptTokenCount", "promptFeedback",
          "blockReason", "index", "id", "error"]
 VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
                       lambda v: st.lists(v, max_size=3) | st.dictionaries(st.sampled_from(NAMES), v, max_size=5), max_leaves=15)
 PATHS = st.text("$.[]'\"ab01\\", max_size=9).map("${}".format)
-CALLS = st.fixed_dictionaries({}, optional={"name": VALUES, "id": VALUES, "args": VALUES, "willContinue": st.booleans(), "partialArgs": st.lists(
+CALLS = st.fixed_dictionaries({}, optional={"name": VALUES, "id": VALUES, "args": VALUES, "willContinue": st.booleans(),
+                                            "partialArgs": st.lists(
     st.fixed_dictionaries({"jsonPath": PATHS}, optional={"stringValue": VALUES, "willContinue": st.booleans()}))})
 PARTS = VALUES | st.fixed_dictionaries({"functionCall": CALLS}, optional={"thoughtSignature": VALUES})
 

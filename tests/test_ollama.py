@@ -55,7 +55,8 @@ class TestEncode:
     def test_call(self, base):
         """The path follows the base address without doubling /api; a key is optional."""
         row = Provider("ollama", "ollama", base, headers={"X-A": "b"})
-        assert ("http://h:1/api/chat", {"X-A": "b"}) == ((made := DIALECT.encode(Request("m", HELLO), row, None)).url, made.headers)
+        assert ("http://h:1/api/chat", {"X-A": "b"}) == ((made := DIALECT.encode(Request("m", HELLO), row, None)).url,
+                                                         made.headers)
         assert {"Authorization": "Bearer k", "X-A": "b"} == DIALECT.encode(Request("m", HELLO), row, Secret("k")).headers
 
     def test_nothing_is_sent_that_was_not_asked_for(self):
@@ -64,11 +65,13 @@ class TestEncode:
 
     def test_options(self):
         """Options have Ollama's names, tools OpenAI's shape; `options` in extra joins ours, all else replaces."""
-        made = body(max_tokens=9, temperature=0.5, top_p=0.9, stop=("a",), seed=1, schema={"type": "object"}, tools=(Tool("f", "Does it."),),
+        made = body(max_tokens=9, temperature=0.5, top_p=0.9, stop=("a",), seed=1, schema={"type": "object"},
+                    tools=(Tool("f", "Does it."),),
                     tool_choice="auto", extra={"options": {"num_ctx": 64, "seed": 2}, "keep_alive": "1m"})
 
         function = {"name": "f", "description": "Does it.", "parameters": {"type": "object", "properties": {}}}
-        expected = {"options": {"num_predict": 9, "temperature": 0.5, "top_p": 0.9, "stop": ["a"], "seed": 2, "num_ctx": 64}, "keep_alive": "1m",
+        expected = {"options": {"num_predict": 9, "temperature": 0.5, "top_p": 0.9, "stop": ["a"], "seed": 2, "num_ctx": 64},
+                    "keep_alive": "1m",
                     "format": {"type": "object"}, "tools": [{"type": "function", "function": function}]}
         assert expected == {k: made[k] for k in expected}
 
@@ -108,8 +111,10 @@ class TestEncode:
 
     @pytest.mark.parametrize(
         ("turn", "options"),
-        [(HELLO[0], {"tool_choice": "required"}), (HELLO[0], {"tool_choice": "f"}), (HELLO[0], {"tools": (Tool("f", strict=True),)}),
-         (Message("user", Image(url="https://e.test/a.png")), {}), (Message("user", Document(b"x")), {}), (Message("assistant", Image(b"x")), {}),
+        [(HELLO[0], {"tool_choice": "required"}), (HELLO[0], {"tool_choice": "f"}),
+         (HELLO[0], {"tools": (Tool("f", strict=True),)}),
+         (Message("user", Image(url="https://e.test/a.png")), {}), (Message("user", Document(b"x")), {}),
+         (Message("assistant", Image(b"x")), {}),
          (Message("user", Reasoning("hm")), {}), (Message("system", Image(b"x")), {})],
     )
     def test_what_cannot_be_said(self, turn, options):
@@ -133,7 +138,8 @@ class TestDecode:
         assert [ReasoningDelta("hm"), TextDelta("Hi")] == read(say(**{field: "hm"}), say("Hi"), end())[1:3]
 
     @pytest.mark.parametrize(
-        ("given", "arguments"), [({"a": 1}, {"a": 1}), ('{"a": 1}', {"a": 1}), (None, {}), ("", {}), ({}, {}), ("{bad", None), ("[1]", None)]
+        ("given", "arguments"), [({"a": 1}, {"a": 1}), ('{"a": 1}', {"a": 1}), (None, {}), ("", {}), ({}, {}), ("{bad", None),
+                                 ("[1]", None)]
     )
     def test_arguments(self, given, arguments):
         """Arguments come as an object, as text, or not at all."""
@@ -142,7 +148,8 @@ class TestDecode:
     def test_calls(self):
         """Calls in several lines, one of them the last, are several calls, and a plain stop is one for calls."""
         events = read(call("f", {"a": 1}), call("g", {}, id="x"), {**end(), "message": call("h", None)["message"]})
-        assert [ToolCallDelta(0, None, "f", '{"a": 1}'), ToolCallDelta(1, "x", "g", "{}"), ToolCallDelta(2, None, "h")] == events[1:4]
+        assert [ToolCallDelta(0, None, "f", '{"a": 1}'), ToolCallDelta(1, "x", "g", "{}"),
+                ToolCallDelta(2, None, "h")] == events[1:4]
         assert Finished("tool_calls", "stop") == events[-1]
 
     @pytest.mark.parametrize(
@@ -154,7 +161,8 @@ class TestDecode:
         """Lines of /api/generate, a whole answer, nulls, a last line without a message, and lines after the last."""
         assert ("Hello", "stop") == ((answer := folded(*chunks)).text, answer.finish_reason)
 
-    @pytest.mark.parametrize(("raw", "reason"), [("stop", "stop"), ("length", "length"), ("load", "stop"), ("new", "other"), (None, "stop")])
+    @pytest.mark.parametrize(("raw", "reason"),
+                             [("stop", "stop"), ("length", "length"), ("load", "stop"), ("new", "other"), (None, "stop")])
     def test_reasons(self, raw, reason):
         """Reasons have our words."""
         assert Finished(reason, raw) == read(say("Hi"), end(done_reason=raw))[-1]
@@ -176,7 +184,8 @@ class TestDecode:
 
     @pytest.mark.parametrize(
         ("chunks", "error"),
-        [((say("Hi"),), errors.StreamCut), ((say("Hi"), Frame('{"model": "m", "mes', tail=True)), errors.StreamCut), ((), errors.ServerError),
+        [((say("Hi"),), errors.StreamCut), ((say("Hi"), Frame('{"model": "m", "mes', tail=True)), errors.StreamCut),
+         ((), errors.ServerError),
          (({"choices": []},), errors.ProtocolError), (("{bad",), errors.ProtocolError)],
     )
     def test_no_end(self, chunks, error):
@@ -196,8 +205,10 @@ class TestDecode:
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda v: st.lists(v, max_size=3) | st.dictionaries(
-        st.sampled_from(["message", "content", "thinking", "tool_calls", "function", "name", "arguments", "id", "done", "done_reason", "model",
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda v: st.lists(v, max_size=3) | st.dictionaries(
+        st.sampled_from(["message", "content", "thinking", "tool_calls", "function", "name", "arguments", "id", "done",
+                         "done_reason", "model",
                          "response", "eval_count", "total_duration"]), v, max_size=5), max_leaves=15)
 
 

@@ -53,9 +53,10 @@ class Anthropic:
 
     max_tokens is MAX_TOKENS where none is asked for, MAX_TOKENS_LATER for Claude 4.6 and later, a budget of thinking on
     top. `reasoning` becomes adaptive thinking with an effort on Claude 4.6 and later, where a budget in tokens becomes the
-    nearest word; on older ones, and on other makers' models, it becomes a budget, and max_tokens must exceed it. A schema goes to output_config.format, with objects closed unless
-    they say otherwise, because Anthropic refuses open ones. output_config in `extra` is merged with ours. Thinking goes
-    back only if it is signed, and empty texts are left out: Anthropic accepts neither.
+    nearest word; on older ones, and on other makers' models, it becomes a budget, and max_tokens must exceed it. A schema
+    goes to output_config.format, with objects closed unless they say otherwise, because Anthropic refuses open ones;
+    output_config in `extra` is merged with ours. Thinking goes back only if it is signed, and empty texts are left out:
+    Anthropic accepts neither.
     """
 
     name = "anthropic"
@@ -192,7 +193,8 @@ def _document(part: Document) -> dict[str, Any]:
     if text is not None:
         return {"type": "text", "media_type": "text/plain", "data": text}
     if part.media_type != "application/pdf":
-        raise ConfigError(f"Anthropic reads PDF and text documents, not {part.media_type}.", hint="Convert it, or paste its text.")
+        raise ConfigError(f"Anthropic reads PDF and text documents, not {part.media_type}.",
+                          hint="Convert it, or paste its text.")
     return _source(part)
 
 
@@ -212,9 +214,9 @@ def _id(id: str) -> str:
 # --- answer -------------------------------------------------------------------------------------------------
 
 _REASONS: dict[str, FinishReason] = {
-    "end_turn": "stop", "stop_sequence": "stop", "pause_turn": "stop", "stop": "stop", "max_tokens": "length", "length": "length",
-    "model_context_window_exceeded": "length", "tool_use": "tool_calls", "tool_calls": "tool_calls", "refusal": "content_filter",
-    "content_filter": "content_filter", "error": "error",
+    "end_turn": "stop", "stop_sequence": "stop", "pause_turn": "stop", "stop": "stop", "max_tokens": "length",
+    "length": "length", "model_context_window_exceeded": "length", "tool_use": "tool_calls", "tool_calls": "tool_calls",
+    "refusal": "content_filter", "content_filter": "content_filter", "error": "error",
 }
 
 
@@ -282,6 +284,7 @@ class MessageDecoder:
     def _start(self, value: dict[str, Any]) -> Iterator[Event]:
         start = obj(value.get("content_block"))
         kind, index = string(start.get("type")), label(value.get("index"))
+        yield from self._stop(value)  # a server that numbers no blocks, or stops none, means the one before to be over
         block = self._blocks[index] = _Block(kind, start, self._calls)
         if kind == "tool_use":
             self._calls += 1
@@ -295,7 +298,7 @@ class MessageDecoder:
         elif kind.endswith("_tool_result"):
             yield Notice("server_tool", kind, start)
         elif kind in ("text", "thinking"):
-            yield from self._grow(block, index, start)
+            yield from self._grow(index, start)
         elif not kind.endswith("_tool_use"):
             yield Notice("unknown", kind, start)
 
@@ -308,17 +311,19 @@ class MessageDecoder:
             if text:
                 yield TextDelta(text)
         elif kind == "input_json_delta" and block is not None:
-            yield from self._argue(block, index, fragment(delta.get("partial_json")))
+            piece = delta.get("partial_json")
+            yield from self._argue(block, index, string(piece) or fragment(piece))
         elif kind in _GROWING:
-            yield from self._grow(block, index, delta)
+            yield from self._grow(index, delta)
         else:
             yield Notice("unknown", kind, delta)
 
-    def _grow(self, block: _Block | None, index: str | None, piece: dict[str, Any]) -> Iterator[Event]:
+    def _grow(self, index: str | None, piece: dict[str, Any]) -> Iterator[Event]:
         """What a block of text or thinking holds, at its start or in a delta."""
         if text := self._halves.mend(("text", index), string(piece.get("text"))):
             yield TextDelta(text)
-        thought, signature = self._halves.mend(("thinking", index), string(piece.get("thinking"))), label(piece.get("signature"))
+        thought = self._halves.mend(("thinking", index), string(piece.get("thinking")))
+        signature = label(piece.get("signature"))
         if thought or signature:
             yield ReasoningDelta(thought, signature)
         for source in (*items(piece.get("citations")), *items([piece.get("citation")])):
@@ -339,7 +344,8 @@ class MessageDecoder:
         if block.kind == "tool_use" and held and not block.pieces:
             yield ToolCallDelta(block.call, arguments=fragment(held))
         elif block.kind.endswith("_tool_use"):
-            yield Notice("server_tool", string(block.start.get("name")), {**block.start, "input": "".join(block.pieces) or held})
+            whole = {**block.start, "input": "".join(block.pieces) or held}
+            yield Notice("server_tool", string(block.start.get("name")), whole)
 
     def _end(self, value: dict[str, Any]) -> Iterator[Event]:
         delta = obj(value.get("delta"))
@@ -377,7 +383,8 @@ _EVENTS = {
 
 def _usage(raw: dict[str, Any]) -> Usage:
     """Anthropic counts input that was read from the cache, written to it, and neither, apart."""
-    fresh, read, written = (count(raw.get(k)) for k in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"))
+    fresh, read = count(raw.get("input_tokens")), count(raw.get("cache_read_input_tokens"))
+    written = count(raw.get("cache_creation_input_tokens"))
     total = None if fresh is None else fresh + (read or 0) + (written or 0)
     thought = count(obj(raw.get("output_tokens_details")).get("thinking_tokens"))
     return Usage(total, count(raw.get("output_tokens")), thought, read, written, raw)

@@ -49,7 +49,8 @@ class Gemini:
 
     A base_url without a version gets /v1beta, as Google's SDKs do. `reasoning` asks for thoughts too; a number is a
     budget, -1 leaves it to the model; a word is a thinkingLevel, for models before Gemini 3 a budget. A strict tool
-    means the mode VALIDATED, for all tools. `generationConfig` in `extra` is merged with ours. Thinking goes back only if it is signed.
+    means the mode VALIDATED, for all tools. `generationConfig` in `extra` is merged with ours. Thinking goes back only if
+    it is signed.
     """
 
     name = "gemini"
@@ -145,8 +146,8 @@ def _part(role: str, part: Part, names: Mapping[str, str]) -> dict[str, Any] | N
         case ToolResult() if role == "user":
             return {"functionResponse": _response(part, names)}
         case ToolCall(id, name) if role == "model":
-            call = {"id": _id(id), "name": name, "args": call_arguments(part)}
-            return without_none({"functionCall": {k: v for k, v in call.items() if v is not None}, "thoughtSignature": part.signature})
+            call = {**without_none({"id": _id(id)}), "name": name, "args": call_arguments(part)}
+            return without_none({"functionCall": call, "thoughtSignature": part.signature})
         case Reasoning(text, signature) if role == "model":
             signed = signature is not None and part.id is None  # an id means another provider's
             return {"text": text, "thought": True, "thoughtSignature": signature} if signed else None
@@ -166,7 +167,8 @@ def _response(result: ToolResult, names: Mapping[str, str]) -> dict[str, Any]:
                           hint="Give ToolResult its name, or keep the call in the conversation.")
     text = "".join(p.text for p in content(result) if isinstance(p, Text))
     media = [_media(p) for p in content(result) if isinstance(p, Image)]
-    return without_none({"id": _id(result.id), "name": name, "response": {"error" if result.is_error else "output": text}, "parts": media})
+    said = {"error" if result.is_error else "output": text}
+    return without_none({"id": _id(result.id), "name": name, "response": said, "parts": media})
 
 
 def _id(id: str) -> str | None:
@@ -175,10 +177,10 @@ def _id(id: str) -> str | None:
 
 # --- answer -------------------------------------------------------------------------------------------------
 
-_FILTERED = ("safety", "recitation", "blocklist", "prohibited_content", "spii", "model_armor", "image_safety", "image_recitation",
-             "image_prohibited_content", "jailbreak")
-_FAILED = ("language", "malformed_function_call", "malformed_response", "unexpected_tool_call", "too_many_tool_calls", "no_image",
-           "missing_thought_signature", "image_other", "error")
+_FILTERED = ("safety", "recitation", "blocklist", "prohibited_content", "spii", "model_armor", "jailbreak", "image_safety",
+             "image_recitation", "image_prohibited_content")
+_FAILED = ("language", "malformed_function_call", "malformed_response", "unexpected_tool_call", "too_many_tool_calls",
+           "missing_thought_signature", "no_image", "image_other", "error")
 _REASONS: dict[str, FinishReason] = {
     "stop": "stop", "max_tokens": "length", "length": "length", "tool_calls": "tool_calls", "function_call": "tool_calls",
     **dict.fromkeys(_FILTERED, "content_filter"), **dict.fromkeys(_FAILED, "error"),
@@ -311,7 +313,8 @@ class ChunkDecoder:
             if (key := dumps(chunk)) not in self._cited:
                 self._cited.add(key)
                 about = next((v for v in chunk.values() if isinstance(v, dict)), chunk)
-                yield Notice("citation", next((t for k in ("uri", "title", "fileSearchStore") if (t := string(about.get(k)))), ""), chunk)
+                names = (string(about.get(k)) for k in ("uri", "title", "fileSearchStore"))
+                yield Notice("citation", next(filter(None, names), ""), chunk)
 
 
 def _usage(raw: dict[str, Any]) -> Usage:

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import ConfigError, ProtocolError
 from ..events import Finished, FinishReason
 from ..messages import Document, Image, Message, Part, Request, Text, ToolCall, ToolResult
+from .common import Halves
 
 # Tokens of thinking that an effort word means where a model takes a budget: Google's own equivalents.
 BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576}
@@ -21,7 +22,8 @@ def budget(reasoning: str | int) -> int:
     """`reasoning` as a budget in tokens. Raises ConfigError for a word that is none of ours."""
     if isinstance(reasoning, str):
         if reasoning not in BUDGETS:
-            raise ConfigError(f"reasoning={reasoning!r} is no effort.", hint=f"Say {', '.join(BUDGETS)}, or a number of tokens.")
+            raise ConfigError(f"reasoning={reasoning!r} is no effort.",
+                              hint=f"Say {', '.join(BUDGETS)}, or a number of tokens.")
         return BUDGETS[reasoning]
     if isinstance(reasoning, bool) or reasoning < 0:
         raise ConfigError(f"reasoning={reasoning!r} is no budget.", hint="Give an effort word or a number of tokens.")
@@ -57,14 +59,15 @@ def words(message: Message) -> str:
     """The text of a message that may hold nothing else."""
     odd = next((p for p in message.parts if not isinstance(p, Text)), None)
     if odd is not None:
-        raise ConfigError(f"A {type(odd).__name__} cannot stand in a {message.role} message.", hint="Put it into a user message.")
+        raise ConfigError(f"A {type(odd).__name__} cannot stand in a {message.role} message.",
+                          hint="Put it into a user message.")
     return message.text
 
 
 def misplaced(part: Part, role: str, label: str) -> ConfigError:
     """The error for a part that a turn of `role` cannot hold."""
     return ConfigError(f"{label} takes no {type(part).__name__} in a {role} message.",
-                       hint="Put pictures, documents and tool results into user messages, calls and thinking into assistant messages.")
+                       hint="Pictures, documents and results belong in user messages, calls and thinking in assistant messages.")
 
 
 def b64(part: Image | Document) -> str:
@@ -117,7 +120,7 @@ def dumps(value: Any) -> str:
 
 def fragment(value: Any) -> str:
     """Arguments as JSON text: a string is that already, null is nothing."""
-    return value if isinstance(value, str) else "" if value is None else dumps(value)
+    return Halves().mend("", value) if isinstance(value, str) else "" if value is None else dumps(value)
 
 
 def finish(raw: str | None, calls: bool, reasons: Mapping[str, FinishReason]) -> Finished:

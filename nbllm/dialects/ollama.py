@@ -105,14 +105,16 @@ def _messages(request: Request) -> list[dict[str, Any]]:
 
 def _user(parts: list[Any]) -> dict[str, Any]:
     texts = [_text(p) for p in parts if not isinstance(p, Image)]
-    return without_none({"role": "user", "content": "".join(texts), "images": [_image(p) for p in parts if isinstance(p, Image)]})
+    return without_none({"role": "user", "content": "".join(texts),
+                         "images": [_image(p) for p in parts if isinstance(p, Image)]})
 
 
 def _assistant(message: Message) -> dict[str, Any]:
     odd = next((p for p in message.parts if isinstance(p, (Image, Document, ToolResult))), None)
     if odd is not None:
         raise misplaced(odd, "assistant", "Ollama")
-    calls = [{"id": p.id, "function": {"name": p.name, "arguments": call_arguments(p)}} for p in message.parts if isinstance(p, ToolCall)]
+    calls = [{"id": p.id, "function": {"name": p.name, "arguments": call_arguments(p)}}
+             for p in message.parts if isinstance(p, ToolCall)]
     thought = "".join(p.text for p in message.parts if isinstance(p, Reasoning))
     return without_none({"role": "assistant", "content": message.text, "thinking": thought or None, "tool_calls": calls})
 

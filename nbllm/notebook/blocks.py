@@ -34,6 +34,7 @@ _OPENER = re.compile(r" *(?:```|~~~|\#{1,6}[ \t]|>|[-+*_](?:[ \t]|$)|\d{1,9}[.)]
 _ENDS_LIST = re.compile(r" ?(?:`{3,}[^`]*$|~~~|\#{1,6}[ \t])")
 _AT_MARGIN = re.compile(r" ?(?![-+*\s]|\d{1,9}[.)](?:\s|$))\S")
 _BEGINNING = 100  # characters of a line among which its first letter counts
+_ITEM = re.compile(r" ?(?:[-+*]|\d{1,9}[.)])[ \t]")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 
@@ -46,6 +47,9 @@ class Splitter(Protocol):
 
     def tail(self) -> str:
         """What is not finished."""
+
+    def shed(self, above: int) -> str:
+        """Where the tail is longer than `above`, gives away a part of it that can be shown by itself; "" otherwise."""
 
 
 class Lines:
@@ -63,6 +67,10 @@ class Lines:
         """The last line."""
         return self._tail
 
+    def shed(self, above: int) -> str:
+        """Nothing: a line is never long enough."""
+        return ""
+
 
 class Blocks:
     """Markdown: blocks are finished when the next one has begun."""
@@ -74,6 +82,7 @@ class Blocks:
         self._width = 0  # characters of that line that have been looked at
         self._judged = False  # whether that line has been judged already
         self._ask_at = 0  # size of the tail from which questions are put again
+        self._in_list = False  # whether the tail was seen to be a list
         self._fence: re.Pattern[str] | None = None  # what ends the fence that the tail is in
 
     def feed(self, text: str) -> list[str]:
@@ -90,6 +99,26 @@ class Blocks:
     def tail(self) -> str:
         """The source of the open block."""
         return "".join(self._lines) + "".join(self._open)
+
+    def shed(self, above: int) -> str:
+        """Cuts a long open block for the display's sake: a fence between two lines (both parts get its opening line, so
+        that pieces no longer join to the text), a list between two items. Never called, nothing changes."""
+        if self._size <= above:
+            return ""
+        if self._fence:
+            return self._shed_fence()
+        at = next((i for i in range(len(self._lines) - 1, 0, -1) if _ITEM.match(self._lines[i])), 0) if self._in_list else 0
+        piece = "".join(self._lines[:at])
+        self._keep("".join(self._lines[at:]))
+        return piece
+
+    def _shed_fence(self) -> str:
+        opening = next(line for line in self._lines if line.strip())
+        match = _FENCE.match(opening)
+        assert match
+        piece = "".join(self._lines) + match[1] + "\n"
+        self._keep(opening)
+        return piece
 
     def _grow(self, piece: str, done: list[str]) -> None:
         self._open.append(piece)
@@ -141,6 +170,7 @@ class Blocks:
             done.append(text[a:b])
         if places:
             self._keep(text[places[-1] : len(text) - len(line)])
+        self._in_list = bool(tokens) and tokens[-1].tag in ("ul", "ol")
         if tokens and tokens[-1].type == "fence" and ends[starts[-1]] == len(text) - len(line):
             self._watch_fence(line)
 

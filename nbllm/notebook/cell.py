@@ -6,15 +6,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import MASK, ConfigError
 from ..events import Response
 from ..messages import Document, Image, Message, Part, Text
+from ..wire import SECRET_HEADERS
 from . import shorthand
 from .attach import attached
 from .fill import Filled, fill
 from .grammar import Line
 from .run import follow, stoppable
 from .session import Asked, Session
+from .show import static
 
 
 class Stopped(KeyboardInterrupt):
@@ -40,9 +42,10 @@ def ask(session: Session, asked: Asked, out: str | None = None, filled: Filled |
     Raises the call's error after the partial answer was shown and kept, Stopped where the person stopped it.
     """
     if asked.options.get("dry_run"):
-        return _dry_run(session, asked)
+        _dry_run(session, asked)
+        return None
     session.warn_skipped(filled)
-    from .bundle import footer  # noqa: PLC0415 - with markdown-it, at the first answer
+    from .bundle import footer
 
     stream = session.stream(asked)
     screen = session.view(asked)
@@ -93,8 +96,6 @@ def _with_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]
 
 def _dry_run(session: Session, asked: Asked) -> None:
     """Shows what would be sent: address, headers with the key masked, body with long data shortened."""
-    from .bundle import static  # noqa: PLC0415 - as above
-
     client, given = session.client, session.arguments(asked)
     api_key, base_url, dialect = (given.pop(n, None) for n in ("api_key", "base_url", "dialect"))
     for name in ("timeout", "retries"):
@@ -102,16 +103,15 @@ def _dry_run(session: Session, asked: Asked) -> None:
     route = client.resolve(asked.model, base_url, dialect)
     request = client.request([Message("user", asked.parts)], route.model, **given)
     key = client.registry.key_for(route, api_key)
-    call = client.encode(request, route, key or session.no_key(route))
-    secret = key.reveal() if key else ""
-    headers = {k: "•••" if secret and secret in v else v for k, v in call.headers.items()}
+    call = client.encode(request, route, key or session.stand_in(route))
+    headers = {k: MASK if k.lower() in SECRET_HEADERS else v for k, v in call.headers.items()}
     text = json.dumps({"url": call.url, "headers": headers, "body": _shortened(call.body)}, indent=2, ensure_ascii=False, default=str)
     where = f"{route.provider.label or route.provider.name}, key from {key.source}" if key else f"{route.provider.label or route.provider.name}, no key"
     session.show(static(f"Nothing was sent. It would go to {where}:\n\n```json\n{text}\n```"))
 
 
 def _shortened(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > 2_000:  # noqa: PLR2004
+    if isinstance(value, str) and len(value) > 2_000:
         return f"{value[:200]}... ({len(value)} characters)"
     if isinstance(value, Mapping):
         return {k: _shortened(v) for k, v in value.items()}

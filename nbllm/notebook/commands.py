@@ -1,7 +1,8 @@
-"""The subcommands of `%llm`: a table of functions of the session and the rest of the line."""
+"""The subcommands of `%llm`: a table of functions of the session and the rest of the line. Text they give is printed."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -21,10 +22,10 @@ def _ask(session: Session, rest: str) -> Response | None:
     return run_cell(session, line, prompt)
 
 
-def _use(session: Session, rest: str) -> str | None:
+def _use(session: Session, rest: str) -> str:
     if rest == "reset":
         session.defaults.clear()
-        return session.say("No defaults: every cell says what it wants.")
+        return ("No defaults: every cell says what it wants.")
     if rest:
         line = grammar.parse(rest)
         if line.extra or line.out:
@@ -34,11 +35,11 @@ def _use(session: Session, rest: str) -> str | None:
             session.defaults["model"] = line.models[0]
         session.defaults.update(line.options)
     shown = "  ".join(f"{k}={v}" for k, v in session.defaults.items()) or "none (model=auto)"
-    return session.say(f"Defaults of this notebook: {shown}")
+    return (f"Defaults of this notebook: {shown}")
 
 
 def _frame(rows: list[Any], columns: list[str] | None = None) -> Any:
-    import pandas as pd  # noqa: PLC0415 - heavy, and only tables need it
+    import pandas as pd
 
     return pd.DataFrame(rows, columns=columns)
 
@@ -58,19 +59,19 @@ def _ping(session: Session, rest: str) -> Any:
     return _frame(rows).set_index("asked")
 
 
-def _key(session: Session, rest: str) -> str | None:
+def _key(session: Session, rest: str) -> str:
     word, _, name = rest.partition(" ")
     if word in ("unset", "forget"):
         row = session.provider(name)
-        return session.say(f"{row.label}: " + ("the key of this session is forgotten." if keys.forget(row.name) else "no key was typed in this session."))
+        return (f"{row.label}: " + ("the key of this session is forgotten." if keys.forget(row.name) else "no key was typed in this session."))
     row = session.provider(name if word in ("set", "where") else rest)
     found = session.client.registry.own_key(row)
     if word != "set" and found is not None:
-        return session.say(f"{row.label}: key {found.masked} from {found.source}.")
+        return (f"{row.label}: key {found.masked} from {found.source}.")
     if word == "where":
-        return session.say(f"{row.label}: no key; looked in {', '.join(row.key_env) or 'no variable'}.")
+        return (f"{row.label}: no key; looked in {', '.join(row.key_env) or 'no variable'}.")
     keys.remember(row.name, session.hidden(f"Key for {row.label} (kept for this session only): ", row))
-    return session.say(f"{row.label}: the key is kept for this session.")
+    return (f"{row.label}: the key is kept for this session.")
 
 
 def _alias(session: Session, rest: str) -> Any:
@@ -78,14 +79,14 @@ def _alias(session: Session, rest: str) -> Any:
     registry = session.client.registry
     if not words:
         return _frame(sorted(registry.aliases.items()), ["alias", "model"]).set_index("alias")
-    if len(words) != 2:  # noqa: PLR2004
+    if len(words) != 2:
         raise ConfigError("An alias is a name and a model.", hint="For example: %llm alias fast gemini/flash")
     name, model = words
     if registry.row(name) is not None or name in ("auto", "sim"):
         raise ConfigError(f"{name!r} is a provider's name already.", hint="Choose another alias.")
     route = registry.resolve(model)
     registry.aliases[name] = model
-    return session.say(f"{name} now means {route.provider.name}/{route.model}.")
+    return (f"{name} now means {route.provider.name}/{route.model}.")
 
 
 def _again(session: Session, rest: str) -> Response | None:
@@ -113,42 +114,40 @@ def _switch(rest: str, name: str) -> bool:
     return _SWITCH[rest]
 
 
-def _simulate(session: Session, rest: str) -> str | None:
+def _simulate(session: Session, rest: str) -> str:
     session.client.registry.simulate = _switch(rest, "simulate")
     if not session.client.registry.simulate:
-        return session.say("Names lead to their own providers again.")
-    return session.say("Every provider's name now leads to the simulator on this machine; its answers are marked as simulated.")
+        return ("Names lead to their own providers again.")
+    return ("Every provider's name now leads to the simulator on this machine; its answers are marked as simulated.")
 
 
-def _nest(session: Session, rest: str) -> str | None:
+def _nest(session: Session, rest: str) -> str:
     """Applies nest_asyncio for the person's own nested loops; nothing of nbllm needs it."""
     if not _switch(rest, "nest"):
         raise ConfigError("A patched event loop cannot be mended.", hint="Restart the kernel.")
-    try:
-        import nest_asyncio2 as nest  # type: ignore[import-not-found]  # noqa: PLC0415 - newer kernels bring it
-    except ImportError:
-        import nest_asyncio as nest  # type: ignore[import-untyped]  # noqa: PLC0415
+    newer = importlib.util.find_spec("nest_asyncio2") is not None  # newer kernels bring it
+    nest = importlib.import_module("nest_asyncio2" if newer else "nest_asyncio")
     nest.apply()
-    cost = "asyncio runs slower now" if nest.__name__ == "nest_asyncio2" else \
+    cost = "asyncio runs slower now" if newer else \
         "asyncio runs slower now, and on ipykernel 7.2 and later cells queued while a nested loop runs are lost"
-    return session.say(f"{nest.__name__} is applied: your own asyncio.run and run_until_complete work in cells. The price: {cost}. "
+    return (f"{nest.__name__} is applied: your own asyncio.run and run_until_complete work in cells. The price: {cost}. "
                        "nbllm itself never needs it. Restart the kernel to undo it.")
 
 
-def _help(session: Session, rest: str) -> str | None:
+def _help(session: Session, rest: str) -> str:
     if rest:
         topic = rest.lstrip("-%").replace("-", "_")
         if topic in OPTIONS:
             o = OPTIONS[topic]
             values = f"\n  values: {', '.join(o.values)}" if o.values else ""
             short = f" (-{o.short})" if o.short else ""
-            return session.say(f"{o.name}{short}: {o.help}{values}")
+            return (f"{o.name}{short}: {o.help}{values}")
         if topic in SUBCOMMANDS:
-            return session.say(f"%llm {topic}: {SUBCOMMANDS[topic]}")
+            return (f"%llm {topic}: {SUBCOMMANDS[topic]}")
         raise ConfigError(f"No help on {rest!r}.", hint="`%llm help` lists the topics.")
     options = "\n".join(f"  {o.name:16}{('-' + o.short) if o.short else '':4}{o.help}" for o in OPTIONS.values() if not o.later)
     commands = "\n".join(f"  {name:11}{text}" for name, text in SUBCOMMANDS.items())
-    return session.say("%%llm [NAME <<] [MODEL] [key=value | --key value | --flag | -X value] [>> NAME]\n"
+    return ("%%llm [NAME <<] [MODEL] [key=value | --key value | --flag | -X value] [>> NAME]\n"
                        "prompt with {name} and {{expression}}\n\n"
                        f"Options\n{options}\n  x.name=value        goes to the provider as it is\n\nLines: %llm ...\n{commands}")
 

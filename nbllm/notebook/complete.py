@@ -16,14 +16,13 @@ _BRACE = re.compile(r"\{(\w*)$")
 
 def install(session: Session) -> None:
     """Adds the matcher to the session's shell."""
-    from IPython.core.completer import context_matcher  # noqa: PLC0415 - here alone, when the extension loads
+    from IPython.core.completer import context_matcher
 
-    @context_matcher(identifier="nbllm")
     def matcher(context: Any) -> dict[str, Any]:
         return _matches(session, context.full_text, context.cursor_position, context.cursor_line)
 
-    session.matcher = matcher
-    session.shell.Completer.custom_matchers.append(matcher)
+    session.matcher = context_matcher(identifier="nbllm")(matcher)
+    session.shell.Completer.custom_matchers.append(session.matcher)
 
 
 def remove(session: Session) -> None:
@@ -34,7 +33,7 @@ def remove(session: Session) -> None:
 
 
 def _matches(session: Session, text: str, column: int, row: int) -> dict[str, Any]:
-    from IPython.core.completer import SimpleCompletion  # noqa: PLC0415
+    from IPython.core.completer import SimpleCompletion
 
     prefix, found = candidates(session, text, column, row)
     entries = [SimpleCompletion(text=word, type=kind) for word, kind in found]

@@ -40,6 +40,7 @@ Mode = Literal["live", "final", "plain"]
 
 _FREEZE = 400  # characters of finished blocks that are worth a display of their own
 _INK = 8_000  # characters of a code block that are highlighted before the end
+_LONG_TAIL = 1_000  # characters of an open code block or list that are drawn again and again
 _THOUGHT = 600  # last characters of thinking that are shown while it goes on
 _ARGUMENTS = 300
 _FORMULA = "nbllm-tex"
@@ -178,7 +179,10 @@ class Live:
         if self._void:
             self._port.clear(wait=True)
             self._display_id, self._void, self._styled, size = "", False, False, ENVELOPE
+        shed = self._growing.splitter.shed(_LONG_TAIL)
         done = self._growing.done
+        if shed:
+            done.append(self._finished(shed))
         if sum(len(line.text) for line in done) >= _FREEZE or any(_FORMULA in line.html for line in done):
             size += self._publish(done)
             self._growing.done, self._display_id = [], ""

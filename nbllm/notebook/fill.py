@@ -153,8 +153,11 @@ def _walk(text: str, at: int, match: re.Match[str], namespace: Mapping[str, Any]
 
 def _formatted(value: Any, conv: str | None, fmt: str | None) -> str:
     if conv:
-        value = {"r": repr, "s": str, "a": ascii}[conv](value)
+        value = _CONVERSIONS[conv](value)
     return format(value, fmt) if fmt else value if isinstance(value, str) else text_of(value)
+
+
+_CONVERSIONS: dict[str, Callable[[Any], str]] = {"r": repr, "s": str, "a": ascii}
 
 
 def _code(text: str) -> Iterator[tuple[int, int]]:
@@ -210,7 +213,7 @@ def _frame(df: Any) -> str:
 
 def _cell(value: Any) -> str:
     text = str(value).replace("|", "\\|").replace("\n", " ")
-    return text if len(text) <= 80 else text[:77] + "..."  # noqa: PLR2004
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _series(series: Any) -> str:

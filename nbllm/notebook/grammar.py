@@ -92,8 +92,8 @@ def _balanced(line: str, at: int) -> int:
     """Where the bracket at `at` closes; brackets inside JSON strings do not count."""
     depth = 0
     for match in re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]').finditer(line, at):
-        token = match.group()
-        depth += (token in "{[") - (token in "}]") if len(token) == 1 else 0
+        found = match.group()
+        depth += (found in "{[") - (found in "}]") if len(found) == 1 else 0
         if depth == 0:
             return match.end()
     raise _fail(at, f"the bracket {line[at]} is not closed", "Close it, or quote the value.")
@@ -133,7 +133,7 @@ class _Reader:
         text = word.name or word.value
         if text in ("<<", ">>") and not word.quoted:
             raise _fail(word.start, f"{text} in the wrong place", "Write NAME << first, or >> NAME last.")
-        if text.startswith("--") and len(text) > 2 and not word.quoted:  # noqa: PLR2004
+        if text.startswith("--") and len(text) > 2 and not word.quoted:
             self._long(word, text[2:])
         elif re.fullmatch(r"-[A-Za-z]", text) and not word.quoted:
             self._short(word, text[1])

@@ -13,10 +13,7 @@ if TYPE_CHECKING:
 
 # Languages that are highlighted: a closed list, because the label is the model's word and lexers are many and uneven.
 _LANGUAGES = frozenset(
-    "bash c c++ cpp csharp c# css cython diff docker dockerfile fish fortran go graphql haskell html http ini java javascript "
-    "js json json5 jsonc jsx julia kotlin latex lua make makefile matlab nix objective-c ocaml perl php powershell "
-    "proto protobuf py py3 python python3 pycon r rb rs ruby rust sass scala scss sh shell sql svelte swift tex toml ts "
-    "tsx typescript vue xml yaml yml zig zsh console clojure elixir erlang dart".split()
+    ["bash", "c", "c++", "cpp", "csharp", "c#", "css", "cython", "diff", "docker", "dockerfile", "fish", "fortran", "go", "graphql", "haskell", "html", "http", "ini", "java", "javascript", "js", "json", "json5", "jsonc", "jsx", "julia", "kotlin", "latex", "lua", "make", "makefile", "matlab", "nix", "objective-c", "ocaml", "perl", "php", "powershell", "proto", "protobuf", "py", "py3", "python", "python3", "pycon", "r", "rb", "rs", "ruby", "rust", "sass", "scala", "scss", "sh", "shell", "sql", "svelte", "swift", "tex", "toml", "ts", "tsx", "typescript", "vue", "xml", "yaml", "yml", "zig", "zsh", "console", "clojure", "elixir", "erlang", "dart"]
 )
 # The first that is a prefix of a token's type names its class.
 _CLASSES = (

@@ -20,7 +20,7 @@ _STATE = "_nbllm_session"
 
 def load_ipython_extension(shell: Any) -> None:
     """Registers the magics, completion and the drawing of responses in `shell`."""
-    from . import complete, show  # noqa: PLC0415 - loaded with the extension only
+    from . import complete, show
 
     session = getattr(shell, _STATE, None)
     if session is None:
@@ -34,7 +34,7 @@ def load_ipython_extension(shell: Any) -> None:
 
 def unload_ipython_extension(shell: Any) -> None:
     """Takes away what loading brought; the notebook's variables stay."""
-    from . import complete, show  # noqa: PLC0415
+    from . import complete, show
 
     session = getattr(shell, _STATE, None)
     if session is None:
@@ -48,7 +48,7 @@ def unload_ipython_extension(shell: Any) -> None:
 
 
 def _magic(session: Session) -> Callable[..., Any]:
-    from IPython.core.magic import no_var_expand  # noqa: PLC0415
+    from IPython.core.magic import no_var_expand
 
     def llm(line: str, cell: str | None = None) -> Any:
         """Ask a language model.
@@ -70,7 +70,7 @@ def _magic(session: Session) -> Callable[..., Any]:
 
 def _told(session: Session, work: Callable[[], Any]) -> Any:
     """Runs `work`; one of our errors leaves as itself, drawn in a few lines."""
-    from .bundle import error_lines  # noqa: PLC0415
+    from .bundle import error_lines
 
     try:
         return work()
@@ -89,7 +89,11 @@ def _cell(session: Session, line: str, cell: str) -> Any:
 
 
 def _line(session: Session, line: str) -> Any:
-    from .commands import COMMANDS  # noqa: PLC0415
+    from .commands import COMMANDS
 
     name, rest = grammar.subcommand(line)
-    return COMMANDS[name](session, rest)
+    result = COMMANDS[name](session, rest)
+    if isinstance(result, str):
+        session.say(result)
+        return None
+    return result

@@ -21,7 +21,7 @@ class Budget:
     """What may be drawn. Seconds, bytes, counts."""
 
     interval: float = 0.05
-    patience: float = 0.5
+    patience: float = 0.6
     chunks: int = 18
     characters: int = 160
     opening: int = 12  # frames that need not wait for many chunks

@@ -151,7 +151,7 @@ class Session:
 
     def view(self, asked: Asked) -> Screen:
         """What shows the answer to `asked` while it comes, as this front end can."""
-        from .port import view  # noqa: PLC0415 - markdown-it is loaded with the first answer
+        from .port import view
 
         options = asked.options
         if options.get("quiet"):
@@ -177,7 +177,7 @@ class Session:
 
     def show(self, data: Mapping[str, str]) -> None:
         """A MIME bundle for the person; its text in a terminal."""
-        from .port import KernelPort  # noqa: PLC0415
+        from .port import KernelPort
 
         KernelPort(self.shell).publish(data)
 
@@ -188,13 +188,13 @@ class Session:
             raise self.client.registry.unknown_provider(name.strip())
         return row
 
-    def no_key(self, route: Route) -> Secret | None:
+    def stand_in(self, route: Route) -> Secret | None:
         """A stand-in for a key that is missing, so that a dry run can show the rest."""
         return None if route.provider.local else Secret("MISSING", "nowhere")
 
     def hidden(self, question: str, row: Provider) -> str:
         """A key typed without being shown. Raises ConfigError where nobody can answer, or nothing was typed."""
-        from getpass import getpass  # noqa: PLC0415
+        from getpass import getpass
 
         typed = getpass(question).strip() if self.can_ask else ""
         if not typed:

@@ -7,11 +7,9 @@ from typing import Any
 
 from ..errors import ConfigError
 
+_WORDS = {"string": ("str", "string", "text"), "integer": ("int", "integer"), "number": ("float", "number"), "boolean": ("bool", "boolean")}
 _TYPES: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("str", "string", "text"), {"type": "string"}),
-    **dict.fromkeys(("int", "integer"), {"type": "integer"}),
-    **dict.fromkeys(("float", "number"), {"type": "number"}),
-    **dict.fromkeys(("bool", "boolean"), {"type": "boolean"}),
+    **{word: {"type": name} for name, words in _WORDS.items() for word in words},
     "date": {"type": "string", "format": "date"},
     "list": {"type": "array", "items": {"type": "string"}},
 }

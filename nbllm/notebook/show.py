@@ -8,12 +8,20 @@ from ..events import Response
 from .session import Session
 
 
+def static(markdown: str) -> dict[str, str]:
+    """The bundle of something of our own to read: safe HTML and the source as its twin."""
+    from .look import container
+    from .markdown import to_html
+
+    return {"text/html": container(to_html(markdown), style=True), "text/plain": markdown}
+
+
 def install(session: Session) -> None:
     """Registers the drawing of responses in the session's shell."""
 
     def draw(response: Response) -> None:
         if not session.was_shown(response):
-            from .bundle import final, footer  # noqa: PLC0415 - markdown-it is loaded with the first answer
+            from .bundle import final, footer
 
             session.show(final(response, footer=footer(response)))
 

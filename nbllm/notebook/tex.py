@@ -26,12 +26,7 @@ _LONGEST = 5_000  # characters of one formula
 _MOST_LINES = 100
 # Commands that link, style, name, load or define, and those that make commands of other letters. "new", "Declare" and the
 # like are beginnings of names.
-_COMMANDS = (
-    "href url hyperref style class cssId bbox enclose cancel bcancel xcancel toggle texttip mathtip tooltip label ref eqref "
-    "data require unicode char include includegraphics input write special mmlToken mathtoolsset usetagform setoptions "
-    "def edef gdef xdef let futurelet csname expandafter definecolor begingroup endgroup global catcode "
-    "raise lower raisebox moveleft moveright Rule rule rlap llap mathllap mathrlap"
-).split()
+_COMMANDS = ["href", "url", "hyperref", "style", "class", "cssId", "bbox", "enclose", "cancel", "bcancel", "xcancel", "toggle", "texttip", "mathtip", "tooltip", "label", "ref", "eqref", "data", "require", "unicode", "char", "include", "includegraphics", "input", "write", "special", "mmlToken", "mathtoolsset", "usetagform", "setoptions", "def", "edef", "gdef", "xdef", "let", "futurelet", "csname", "expandafter", "definecolor", "begingroup", "endgroup", "global", "catcode", "raise", "lower", "raisebox", "moveleft", "moveright", "Rule", "rule", "rlap", "llap", "mathllap", "mathrlap"]
 _REFUSED = re.compile(
     r"\\(?:(?:re|provide)?(?:new|declare|Declare|html|provide)\w|(?:" + "|".join(_COMMANDS) + r")(?![A-Za-z]))"
     r"|://|javascript:|url\s*\(|<\s*/?\s*tex-html",
@@ -93,7 +88,7 @@ def _is_inline(text: str, start: int, end: int, content: str) -> bool:
 def _find(text: str, closing: str, begin: int) -> int:
     """The first `closing` at or after `begin` that no backslash escapes."""
     at, limit = begin, min(len(text), begin + _LONGEST)
-    while 0 <= (at := text.find(closing, at, limit)):
+    while (at := text.find(closing, at, limit)) >= 0:
         slashes = len(text[begin:at]) - len(text[begin:at].rstrip("\\"))
         if slashes % 2 == 0:
             return at

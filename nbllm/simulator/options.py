@@ -97,7 +97,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 FIELDS = {f.name: f for f in fields(Options)}
 _AT_LEAST_ONE = {"burst", "tokens_per_chunk", "chunks_per_write", "parallel"}
-_TYPES: dict[str, Any] = get_type_hints(Options)
+_KINDS = {key: tuple(kind for part in get_args(of) or (of,) for kind in get_args(part) or (part,)) for key, of in get_type_hints(Options).items()}
 _TRUE, _FALSE = {"1", "true", "on", "yes"}, {"0", "false", "off", "no"}
 _SECRET = re.compile(r"(?<=auth=)[^,;]*")
 
@@ -137,7 +137,7 @@ def typed(key: str, value: Any) -> Any:
     if key not in FIELDS:
         near = difflib.get_close_matches(key, FIELDS, 1)
         raise BadOption(f"The simulator has no option {key!r}." + (f" Did you mean {near[0]!r}?" if near else f" It has {', '.join(FIELDS)}."))
-    kinds = get_args(_TYPES[key]) or (_TYPES[key],)
+    kinds = _KINDS[key]
     if value is None and type(None) in kinds:
         return None
     try:
@@ -147,8 +147,8 @@ def typed(key: str, value: Any) -> Any:
 
 
 def _read(kinds: tuple[Any, ...], value: Any) -> Any:
-    if all(isinstance(kind, str) for kind in kinds):
-        return _word(kinds, value)
+    if isinstance(kinds[0], str):
+        return _word(tuple(k for k in kinds if isinstance(k, str)), value)
     if bool in kinds:
         return _flag(value)
     kind = next(k for k in kinds if k is not type(None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -85,6 +85,12 @@ def sse(value: Any, name: str = "") -> bytes:
     return head + b"data: " + encode(value) + b"\n\n"
 
 
+def joined(outs: list[Out], more: bool = False) -> Iterator[Out]:
+    """`outs` in one socket write; with `more`, what follows is in it too."""
+    for i, out in enumerate(outs):
+        yield replace(out, more=more or i < len(outs) - 1)
+
+
 def said(content: Any) -> str:
     """All the text in a message's content, whatever its nesting."""
     if isinstance(content, str):
@@ -109,6 +115,14 @@ def pictures(value: Any) -> int:
 def whole_number(value: Any) -> int | None:
     """`value` where it is a whole number of one or more."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def arguments(text: str) -> Any:
+    """A call's arguments as an object; {} where a token limit cut their JSON."""
+    try:
+        return json.loads(text or "{}")
+    except ValueError:
+        return {}
 
 
 def listed(value: Any) -> tuple[Any, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..faults import MESSAGE
 from ..plan import Ask, Block, Out, Piece, Reply
 from ..records import Kind
-from . import Refused, Request, encode, pictures, said, whole_number
+from . import Refused, Request, joined, pictures, said, sse, whole_number
 from . import openai_chat as chat
 
 NAME = "openai_responses"
@@ -48,48 +48,140 @@ def _turn(item: Mapping[str, Any]) -> tuple[str, str]:
             return "assistant", ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The names of the events of a part, its place in its item and its shape."""
+
+    added: str
+    delta: str
+    done: str
+    closed: str
+    index: Mapping[str, int]
+    extra: Mapping[str, Any]
+    of: Callable[[str], dict[str, Any]]
+
+
+_PARTS = {
+    "content": _Part("response.content_part.added", "response.output_text.delta", "response.output_text.done", "response.content_part.done",
+                     {"content_index": 0}, {"logprobs": []}, lambda text: {"type": "output_text", "annotations": [], "logprobs": [], "text": text}),
+    "reasoning": _Part("response.reasoning_summary_part.added", "response.reasoning_summary_text.delta", "response.reasoning_summary_text.done",
+                       "response.reasoning_summary_part.done", {"summary_index": 0}, {}, lambda text: {"type": "summary_text", "text": text}),
+}
+
+
 @dataclass(slots=True)
 class _Writer:
-    """Numbers the events and knows each block's item."""
+    """Numbers the events."""
 
     reply: Reply
+    items: list[Any] = field(default_factory=list)
     number: int = 0
-    closed: list[Any] = field(default_factory=list)
 
-    def event(self, name: str, at: float, kind: Kind = "block", *, more: bool = False, text: str = "", n: int = 0, **fields: Any) -> Out:
-        data = b"event: " + name.encode() + b"\ndata: " + encode({"type": name, **fields, "sequence_number": self.number}) + b"\n\n"
+    def event(self, name: str, at: float, kind: Kind = "block", text: str = "", n: int = 0, **fields: Any) -> Out:
+        data = sse({"type": name, **fields, "sequence_number": self.number}, name)
         self.number += 1
-        return Out(kind, data, at, more, text, n)
+        return Out(kind, data, at, False, text, n)
 
-    def item(self, index: int, status: str) -> dict[str, Any]:
-        """The item of a block, empty while it is in progress."""
-        return _item(self.reply, self.reply.blocks[index], index, status)
+    def opened(self, index: int, at: float) -> list[Out]:
+        """The events that open a block's item; a call's item is opened by its name, which is a token."""
+        block = self.reply.blocks[index]
+        item, part = _item(self.reply, index, "in_progress"), _PARTS.get(block.kind)
+        if part is None:
+            return []
+        return [self.event("response.output_item.added", at, output_index=index, item=item),
+                self.event(part.added, at, item_id=item["id"], output_index=index, part=part.of(""), **part.index)]
 
-    def opened(self, index: int, at: float, more: bool) -> Iterator[Out]:
-        """The events that open a block's item; the last of them may stand alone in its write."""
-        item, part = self.item(index, "in_progress"), _PARTS.get(self.reply.blocks[index].kind)
-        yield self.event("response.output_item.added", at, more=bool(part) or more, output_index=index, item=item)
+    def delta(self, piece: Piece, block: Block) -> list[Out]:
+        part, where = _PARTS.get(block.kind), {"item_id": _item_id(self.reply, piece.block), "output_index": piece.block}
         if part:
-            yield self.event(part.added, at, more=more, item_id=item["id"], output_index=index, part=part.of(""), **part.index)
+            return [self.event(part.delta, piece.at, block.kind, piece.text, piece.n_tokens, **where, delta=piece.text, **part.index, **part.extra)]
+        name = "response.function_call_arguments.delta"
+        if not piece.first:
+            return [self.event(name, piece.at, "tool", piece.text, piece.n_tokens, **where, delta=piece.text)]
+        item, rest = _item(self.reply, piece.block, "in_progress"), piece.text[len(block.name):]
+        outs = [self.event("response.output_item.added", piece.at, "tool", piece.text, piece.n_tokens, output_index=piece.block, item=item)]
+        return outs + ([self.event(name, piece.at, **where, delta=rest)] if rest else [])
 
-    def delta(self, piece: Piece, block: Block) -> Out:
-        item_id, said = _item_id(self.reply, block, piece.block), piece.text
-        if block.kind == "tool":
-            said = said[len(block.name):] if piece.first else said
-            return self.event("response.function_call_arguments.delta", piece.at, "tool", more=piece.more, text=piece.text, n=piece.n_tokens,
-                              item_id=item_id, output_index=piece.block, delta=said)
-        part = _PARTS[block.kind]
-        return self.event(part.delta, piece.at, block.kind, more=piece.more, text=said, n=piece.n_tokens, item_id=item_id,
-                          output_index=piece.block, delta=said, **part.index, **part.extra)
-
-    def done(self, index: int, at: float, more: bool) -> Iterator[Out]:
+    def done(self, index: int, at: float) -> list[Out]:
         """The events that close a block's item."""
-        block, item = self.reply.blocks[index], self.item(index, "completed")
+        block, item = self.reply.blocks[index], _item(self.reply, index, "completed")
         part, where = _PARTS.get(block.kind), {"item_id": item["id"], "output_index": index}
-        if part:
-            yield self.event(part.done, at, more=True, **where, text=block.text, **part.index, **part.extra)  # type: ignore[arg-type]
-            yield self.event(part.closed, at, more=True, **where, part=part.of(block.text), **part.index)  # type: ignore[arg-type]
-        else:
-            yield self.event("response.function_call_arguments.done", at, more=True, **where, name=block.name, arguments=block.text)
-        self.closed.append(item)
-        yield self.event("response.output_item.done", at, more=more, output_index=index, item=item)
+        self.items.append(item)
+        last = {"output_index": index, "item": item}
+        if part is None:
+            name = "response.function_call_arguments.done"
+            return [self.event(name, at, **where, name=block.name, arguments=block.text), self.event("response.output_item.done", at, **last)]
+        return [self.event(part.done, at, **where, text=block.text, **part.index, **part.extra),
+                self.event(part.closed, at, **where, part=part.of(block.text), **part.index), self.event("response.output_item.done", at, **last)]
+
+
+def _item_id(reply: Reply, index: int) -> str:
+    prefix = {"content": "msg", "reasoning": "rs", "tool": "fc"}[reply.blocks[index].kind]
+    return f"{prefix}_{reply.id.removeprefix(ID)}{index}"
+
+
+def _item(reply: Reply, index: int, status: str) -> dict[str, Any]:
+    """A block as an output item, empty while it is in progress."""
+    block, id, full = reply.blocks[index], _item_id(reply, index), status != "in_progress"
+    if block.kind == "tool":
+        return {"id": id, "type": "function_call", "status": status, "arguments": block.text if full else "", "call_id": block.call_id,
+                "name": block.name}
+    parts = [_PARTS[block.kind].of(block.text)] if full else []
+    if block.kind == "content":
+        return {"id": id, "type": "message", "status": status, "content": parts, "role": "assistant"}
+    wanted = "reasoning.encrypted_content" in ((reply.ask.extra.get("body") or {}).get("include") or ())
+    return {"id": id, "type": "reasoning", "summary": parts, **({"encrypted_content": "c2ltdWxhdGVk"} if wanted else {})}
+
+
+# What a response repeats of its request, and what it says where the request said nothing.
+_ECHOED = {"instructions": None, "max_output_tokens": None, "max_tool_calls": None, "metadata": {}, "parallel_tool_calls": True,
+           "previous_response_id": None, "reasoning": {"effort": None, "summary": None}, "store": False, "temperature": 1.0,
+           "text": {"format": {"type": "text"}, "verbosity": "medium"}, "tool_choice": "auto", "tools": [], "top_logprobs": 0, "top_p": 1.0,
+           "truncation": "disabled", "user": None}
+
+
+def _response(reply: Reply, status: str, items: list[Any], error: Any = None) -> dict[str, Any]:
+    asked = reply.ask.extra.get("body") or {}
+    over = status in ("completed", "incomplete")
+    why = {"reason": "max_output_tokens"} if status == "incomplete" else None
+    return {"id": reply.id, "object": "response", "created_at": int(reply.created), "status": status, "background": False, "error": error,
+            "incomplete_details": why, "model": reply.ask.model, "output": items, "service_tier": "default",
+            **{k: v if asked.get(k) is None else asked[k] for k, v in _ECHOED.items()},
+            "usage": _usage(reply) if over and reply.options.usage else None}
+
+
+def _usage(reply: Reply) -> dict[str, Any]:
+    return {"input_tokens": reply.input, "input_tokens_details": {"cached_tokens": reply.cached}, "output_tokens": reply.output,
+            "output_tokens_details": {"reasoning_tokens": reply.reasoning}, "total_tokens": reply.input + reply.output}
+
+
+def _status(reply: Reply) -> str:
+    return "incomplete" if reply.finish == "length" else "completed"
+
+
+def stream(reply: Reply) -> Iterator[Out]:
+    """created, in_progress, each item from added to done, completed. What opens the next item follows the last token of
+    the one before it, so that every delta stands alone in its write."""
+    w, at = _Writer(reply), reply.start
+    began = [w.event(f"response.{name}", reply.preamble, "role", response=_response(reply, "in_progress", [])) for name in ("created", "in_progress")]
+    yield from joined(began + (w.opened(0, reply.preamble) if reply.blocks else []))
+    for piece in reply.pieces():
+        at = piece.at
+        yield from joined(w.delta(piece, reply.blocks[piece.block]), piece.more)
+        if piece.last:
+            after = piece.block + 1
+            yield from joined(w.done(piece.block, at) + (w.opened(after, at) if after < len(reply.blocks) else []), piece.more)
+    yield w.event(f"response.{_status(reply)}", reply.end(at), "done", response=_response(reply, _status(reply), w.items))
+
+
+def whole(reply: Reply) -> Mapping[str, Any]:
+    """A response object."""
+    return _response(reply, _status(reply), [_item(reply, i, "completed") for i in range(len(reply.blocks))])
+
+
+def broken(reply: Reply, at: float) -> Iterator[Out]:
+    """An error event and a failed response. Its sequence numbers start anew: the writer's are not known here."""
+    w = _Writer(reply)
+    failed = {"code": "server_error", "message": MESSAGE}
+    yield from joined([w.event("error", at, "error", **failed, param=None),
+                       w.event("response.failed", at, "error", response=_response(reply, "failed", [], failed))])

@@ -1,0 +1,127 @@
+"""Which format answers at which path, and the small questions: model lists, token counts, versions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from .formats import Format, Refused, Request, anthropic, gemini, ollama, openai_chat, openai_responses
+from .options import PRESETS, split
+
+FORMATS: dict[str, Format] = {f.NAME: f for f in (openai_chat, openai_responses, anthropic, gemini, ollama)}
+MODELS = ("sim", *(f"sim-{name}" for name in PRESETS))
+CREATED = 1767225600  # 2026-01-01, when the simulated models were "made"
+
+# The end of a path, whatever stands before it, and who answers there.
+_ANSWERS: tuple[tuple[re.Pattern[str], Format], ...] = tuple((re.compile(pattern), answers) for pattern, answers in (
+    (r"/chat/completions$", openai_chat), (r"/responses$", openai_responses), (r"/messages$", anthropic),
+    (r"/models/.+:(streamG|g)enerateContent$", gemini), (r"/api/(chat|generate)$", ollama)))
+
+
+def answering(request: Request) -> Format | None:
+    """The format in which a model's answer is asked, None where the request is something else."""
+    if request.method != "POST":
+        return None
+    return next((format for pattern, format in _ANSWERS if pattern.search(request.path)), None)
+
+
+def speaks(request: Request) -> Format:
+    """The format that a request seems to speak, for lists and errors."""
+    if "anthropic-version" in request.headers or "/messages" in request.path:
+        return anthropic
+    if "x-goog-api-key" in request.headers or "/v1beta" in request.path or "key" in request.query:
+        return gemini
+    return ollama if "/api/" in request.path else openai_chat
+
+
+def small(request: Request, loaded: Mapping[str, float]) -> Any:
+    """The JSON that answers a small question, or a string for plain text. Raises Refused 404 where nothing is known."""
+    for method, pattern, function in _SMALL:
+        found = pattern.search(request.path) if method == request.method else None
+        if found:
+            return function(request, found, loaded)
+    raise Refused(404, f"Unknown request: {request.method} {request.path}")
+
+
+def _openai_model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": CREATED, "owned_by": "nbllm-simulator"}
+
+
+def _anthropic_model(name: str) -> dict[str, Any]:
+    return {"type": "model", "id": name, "display_name": name, "created_at": "2026-01-01T00:00:00Z"}
+
+
+def _gemini_model(name: str) -> dict[str, Any]:
+    return {"name": f"models/{name}", "version": "001", "displayName": name, "description": "Answers of nbllm's simulator.", "inputTokenLimit": 1048576,
+            "outputTokenLimit": 65536, "supportedGenerationMethods": ["generateContent", "countTokens"]}
+
+
+_MODEL: dict[str, Callable[[str], dict[str, Any]]] = {"anthropic": _anthropic_model, "gemini": _gemini_model}
+
+
+def _models(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
+    which = speaks(request).NAME
+    models = [_MODEL.get(which, _openai_model)(name) for name in MODELS]
+    if which == "gemini":
+        return {"models": models}
+    if which == "anthropic":
+        return {"data": models, "has_more": False, "first_id": MODELS[0], "last_id": MODELS[-1]}
+    return {"object": "list", "data": models}
+
+
+def _one_model(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
+    return _MODEL.get(speaks(request).NAME, _openai_model)(found[1])
+
+
+def _count_anthropic(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
+    return {"input_tokens": anthropic.ask(request).input_tokens}
+
+
+def _count_gemini(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
+    n = gemini.ask(request).input_tokens
+    return {"totalTokens": n, "promptTokensDetails": [{"modality": "TEXT", "tokenCount": n}]}
+
+
+_DETAILS = {"parent_model": "", "format": "gguf", "family": "simulated", "families": ["simulated"], "parameter_size": "0.0B", "quantization_level": "F16"}
+
+
+def _ollama_model(name: str) -> dict[str, Any]:
+    named = name if ":" in name else f"{name}:latest"
+    return {"name": named, "model": named, "modified_at": "2026-01-01T00:00:00Z", "size": 0, "digest": "0" * 64, "details": _DETAILS}
+
+
+def _tags(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
+    return {"models": [_ollama_model(name) for name in MODELS]}
+
+
+def _ps(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
+    now = datetime.now(UTC)
+    until = {name: now + timedelta(seconds=min(left, 3.2e9)) for name, left in loaded.items()}
+    return {"models": [{**_ollama_model(n), "expires_at": t.isoformat().replace("+00:00", "Z"), "size_vram": 0, "context_length": 8192}
+                       for n, t in until.items()]}
+
+
+def _show(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
+    body = request.json()
+    name = split(str(body.get("model") or body.get("name") or ""))[0]
+    if not name:
+        raise Refused(400, "model is required")
+    return {"license": "", "modelfile": f"FROM {name}", "parameters": "", "template": "{{ .Prompt }}", "details": _DETAILS,
+            "model_info": {"general.architecture": "simulated", "general.parameter_count": 0, "simulated.context_length": 8192},
+            "capabilities": ["completion", "tools", "thinking", "vision"], "modified_at": "2026-01-01T00:00:00Z"}
+
+
+def _version(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
+    return {"version": "0.0.0-nbllm-simulator"}
+
+
+def _root(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
+    return "nbllm simulator is running"
+
+
+_SMALL = tuple((method, re.compile(pattern), function) for method, pattern, function in (
+    ("POST", r"/messages/count_tokens$", _count_anthropic), ("POST", r"/models/.+:countTokens$", _count_gemini),
+    ("GET", r"/models/?$", _models), ("GET", r"/models/(.+)$", _one_model), ("GET", r"/api/tags$", _tags), ("GET", r"/api/ps$", _ps),
+    ("GET", r"/api/version$", _version), ("POST", r"/api/show$", _show), ("GET", r"^/$", _root), ("HEAD", r"^/$", _root)))

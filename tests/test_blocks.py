@@ -1,0 +1,136 @@
+"""The splitter: any cutting gives the same blocks, nothing is lost, and blocks look as the whole does."""
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from payloads import PAYLOADS
+
+from nbllm.notebook.blocks import Blocks, Lines
+from nbllm.notebook.markdown import to_html
+
+SPLIT = [
+    ("a\n\nb", ["a\n\n"], "b"),
+    ("a\n\n1", [], "a\n\n1"),  # could become a list
+    ("a\n\n12 x\n", ["a\n\n"], "12 x\n"),
+    ("a\n\n**B", ["a\n\n"], "**B"),
+    ("# a\nb", ["# a\n"], "b"),
+    ("a\nb\n===\nc", ["a\nb\n===\n"], "c"),
+    ("a\n```py\nx\n\ny\n```\nb", ["a\n", "```py\nx\n\ny\n```\n"], "b"),
+    ("```\na\n\nb\n", [], "```\na\n\nb\n"),
+    ("````\n```\n\nb\n````\n\nc", ["````\n```\n\nb\n````\n\n"], "c"),
+    ("- a\n\n  b\n- c\n\nd", ["- a\n\n  b\n- c\n\n"], "d"),
+    ("- a\n  ```\n  x\n\n  y\n  ```\n\nb", ["- a\n  ```\n  x\n\n  y\n  ```\n\n"], "b"),
+    ("> a\n> ```\n> x\n\nb", ["> a\n> ```\n> x\n\n"], "b"),
+    ("|a|b|\n|-|-|\n|1|2|\n\nc", ["|a|b|\n|-|-|\n|1|2|\n\n"], "c"),
+    ("    a\n\n    b\n\nc", ["    a\n\n    b\n\n"], "c"),
+    ("$$\na\n- b\n$$\nc", ["$$\na\n- b\n$$\n"], "c"),
+    ("a\n\n$$\na\n- b\n", ["a\n\n"], "$$\na\n- b\n"),
+    ("a\n$$\nb\n\nc", ["a\n$$\nb\n\n"], "c"),  # the dollars were no formula
+    ("a\n\n[r]: http://x\n\nb", ["a\n\n[r]: http://x\n\n"], "b"),
+    ("\n\na\n\nb", ["\n\na\n\n"], "b"),
+    ("a\n\n---\n\nb", ["a\n\n", "---\n\n"], "b"),
+    ("- a\n\ntext\n\n- b", ["- a\n\n", "text\n\n"], "- b"),
+    ("a\r\n\r\nb", ["a\r\n\r\n"], "b"),
+    ("<div>\n\n<p>a\n\nb", ["<div>\n\n", "<p>a\n\n"], "b"),
+]
+
+
+@pytest.mark.parametrize(("text", "done", "tail"), SPLIT)
+def test_where_blocks_end(text, done, tail):
+    """As soon as the next one has certainly begun."""
+    blocks = Blocks()
+    assert (done, tail) == (blocks.feed(text), blocks.tail())
+
+
+PIECES = [
+    "word", "Another line of text", "\n", "\n\n", "- a", "* b", "1. c", "2) d", "10. x", "  ", "    ", "   ", "\t", "```", "```py", "~~~", "````", "> ", "# H", "## ", "===", "---", "***",
+    "|a|b|", "|-|-|", "$$", "$x$", "\\[", "\\]", "[r]: http://x", "[r]", "<div>", "**bold**", "`c`", "\n- ", "\n  - ", "\n   ", "\n\n   ", "\n```\n", "\n   ```\n", "\n$$\n", "\r\n", "\r", "é", "1", ".", "\x0b", "\u2028", "\n> ", "\x00", "\u202e",
+]  # fmt: skip
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=40).map("".join) | st.lists(st.sampled_from(list(PAYLOADS.values())), max_size=4).map("\n\n".join)
+
+
+def cut(text, places):
+    ends = sorted({p % (len(text) + 1) for p in places})
+    return [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)], strict=True)]
+
+
+@given(TEXTS, st.lists(st.integers(0, 10_000), max_size=60))
+@settings(max_examples=600, deadline=None)
+def test_any_cutting_gives_the_same_blocks(text, places):
+    """And finished and tail, joined, are the text."""
+    whole, cutted, single = Blocks(), Blocks(), Blocks()
+    expected = whole.feed(text)
+    assert expected == [b for piece in cut(text, places) for b in cutted.feed(piece)]
+    assert expected == [b for c in text for b in single.feed(c)]
+    assert whole.tail() == cutted.tail() == single.tail()
+    assert text == "".join(expected) + whole.tail()
+
+
+@given(TEXTS)
+@settings(max_examples=800, deadline=None)
+def test_blocks_look_as_the_whole_does(text):
+    """Rendered one by one and joined. Link definitions act on earlier blocks in the whole only."""
+    text = text.replace("[r]:", "[r] ")
+    blocks = Blocks()
+    done = blocks.feed(text)
+    assert to_html(text) == "".join(map(to_html, [*done, blocks.tail()]))
+
+
+def test_a_definition_acts_on_later_blocks():
+    """The references of finished blocks are kept."""
+    references = {}
+    to_html("[r]: https://x.y", references=references)
+    assert 'href="https://x.y"' in to_html("[r]", references=references)
+
+
+LONG = {
+    "list": "- item number one with text\n" * 4_000,
+    "loose list": "1. item\n\n   more\n\n" * 5_000,
+    "code": "```python\ndef f(x):\n\n    # a\n    return x\n" * 3_000,
+    "indented code": "    a\n\n    # b\n" * 6_000,
+    "table": "|a|b|\n|-|-|\n" + "|1|2|\n" * 16_000,
+    "quote": "> a\n> - b\n" * 10_000,
+    "one line": "a1 " * 33_000,
+    "one line of signs": "-" * 100_000,
+    "false fences": "```a`\n" * 16_000,
+    "open formulas": "$$\nx\n" * 20_000,
+    "headings": "# a\n" * 25_000,
+}
+
+
+@pytest.mark.parametrize("text", LONG.values(), ids=LONG)
+def test_a_long_block_costs_time_in_proportion(text):
+    """100 kB in pieces of five characters, in seconds rather than minutes."""
+    blocks, began = Blocks(), time.process_time()
+    done = [b for i in range(0, len(text), 5) for b in blocks.feed(text[i : i + 5])]
+    assert time.process_time() - began < 15
+    assert text == "".join(done) + blocks.tail()
+
+
+def test_shedding_a_fence_gives_parts_that_stand_alone():
+    """Both parts are fences of the same language."""
+    blocks = Blocks()
+    assert [] == blocks.feed("```py\n" + "x = 1\n" * 100 + "y")
+    assert "```py\n" + "x = 1\n" * 100 + "```\n" == blocks.shed(500)
+    assert "```py\ny" == blocks.tail()
+    assert ["```py\ny = 2\n```\n\n"] == blocks.feed(" = 2\n```\n\nText")
+
+
+def test_shedding_a_list_cuts_between_items():
+    """At the last item that has begun; short blocks are left alone."""
+    blocks = Blocks()
+    blocks.feed("".join(f"{i}. item\n   - sub\n" for i in range(1, 60)))
+    assert "" == blocks.shed(5_000)
+    assert blocks.shed(500).endswith("58. item\n   - sub\n")
+    assert "59. item\n   - sub\n" == blocks.tail()
+
+
+def test_lines_are_finished_at_their_end():
+    """What is shown as it is needs no parser."""
+    lines = Lines()
+    assert ["a\nb\n"] == lines.feed("a\nb\nc")
+    assert "c" == lines.tail()
+    assert [] == lines.feed("d")
+    assert "" == lines.shed(0)

@@ -1,0 +1,177 @@
+"""Markdown to HTML: nothing runs, loads or reaches out, and ordinary Markdown shows as it should."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from payloads import MATH, PAYLOADS
+
+from nbllm.notebook.look import STYLE
+from nbllm.notebook.markdown import clean, code_html, plain_html, reasoning_html, to_html
+
+TAGS = set("p em strong s blockquote hr ul ol li table thead tbody tr th td h3 h4 h5 h6 pre code a span div br details summary".split())
+ATTRIBUTES = {
+    "class": re.compile(r"[ksncfb]|nbllm-tex( mathjax_process tex2jax_process)?|nbllm-(text|think|note|foot|badge)"),
+    "style": re.compile(r"text-align:(right|center)"),
+    "start": re.compile(r"\d+"),
+    "data-lang": re.compile(r"[A-Za-z0-9#+-]{1,20}"),
+    "href": re.compile(r"(https?://|mailto:)[^\s\"<>]+", re.IGNORECASE),
+    "target": re.compile("_blank"),
+    "rel": re.compile("noopener noreferrer"),
+}
+
+
+class Checker(HTMLParser):
+    """Fails at a tag or attribute outside the closed list, and where tags do not nest."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.text, self.links = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        assert tag in TAGS
+        for name, value in attrs:
+            assert ATTRIBUTES[name].fullmatch(value), (tag, name, value)
+            if name == "href":
+                self.links.append(value)
+        if tag not in ("br", "hr"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def unknown_decl(self, data):
+        raise AssertionError(data)
+
+    handle_comment = handle_decl = handle_pi = unknown_decl
+
+
+def checked(html):
+    checker = Checker()
+    checker.feed(html)
+    checker.close()
+    assert checker.open == []
+    html.encode()
+    return checker
+
+
+@pytest.mark.parametrize("source", PAYLOADS.values(), ids=PAYLOADS)
+def test_what_a_hostile_model_writes_is_text(source):
+    """Only tags and attributes of the closed list come out, in every form."""
+    for html in (to_html(source), to_html(source, typeset=False, ink=0), plain_html(source), code_html(clean(source), source), reasoning_html(source)):
+        links = checked(html).links
+        assert [] == [link for link in links if "nbllmFired" in link and not link.startswith("http://x.invalid/")]
+
+
+@given(st.text(alphabet=st.sampled_from("<>&\"'`~*_[]()!#-+=|:\\/$ \n\tab1.js\u202e\ud800\x00"), max_size=200))
+@settings(max_examples=400, deadline=None)
+def test_any_text_gives_well_formed_safe_html(source):
+    """Whatever is written."""
+    checked(to_html(source))
+    checked(plain_html(source))
+    checked(code_html(clean(source), source))
+
+
+@given(st.lists(st.sampled_from(list(PAYLOADS.values())), min_size=2, max_size=4), st.sampled_from(["", "\n", "\n\n", "> ", "- ", "1. "]))
+@settings(max_examples=150, deadline=None)
+def test_payloads_together(sources, between):
+    """And in any company."""
+    checked(to_html(between + between.join(sources)))
+
+
+SHOWN = [
+    ("# A\n\n## B", "<h3>A</h3>\n<h4>B</h4>\n"),
+    ("a *b* **c** ~~d~~ `e<f`", "<p>a <em>b</em> <strong>c</strong> <s>d</s> <code>e&lt;f</code></p>\n"),
+    ("a\\\nb", "<p>a<br>\nb</p>\n"),
+    ("- [ ] a\n- [x] b", "<ul>\n<li>☐ a</li>\n<li>☑ b</li>\n</ul>\n"),
+    ("3. a\n4. b", "<ol start=3>\n<li>a</li>\n<li>b</li>\n</ol>\n"),
+    ("[a](https://b.c/?x=1&y=2)", '<p><a href="https://b.c/?x=1&amp;y=2" target="_blank" rel="noopener noreferrer">a</a></p>\n'),
+    ("[a](MAILTO:b@c.d)", '<p><a href="MAILTO:b@c.d" target="_blank" rel="noopener noreferrer">a</a></p>\n'),
+    ("[a](./b.py)", "<p>a (./b.py)</p>\n"),
+    ("![a](https://b.c)", '<p><a href="https://b.c" target="_blank" rel="noopener noreferrer">🖼 a</a></p>\n'),
+    ("![](data:image/png;base64,AAAA)", "<p>🖼 image</p>\n"),
+    ("[![a](x)](https://b.c)", '<p><a href="https://b.c" target="_blank" rel="noopener noreferrer">🖼 a</a></p>\n'),
+    ("```\na<b\n```", "<pre><code>a&lt;b\n</code></pre>\n"),
+    ("```py x\nif\n```", '<pre data-lang="py"><code><span class=k>if</span>\n</code></pre>\n'),
+    ("```{python}\n1\n```", '<pre data-lang="python"><code><span class=n>1</span>\n</code></pre>\n'),
+    ("```nonsense\n1\n```", '<pre data-lang="nonsense"><code>1\n</code></pre>\n'),
+    ("<b>a</b>", "<p>&lt;b&gt;a&lt;/b&gt;</p>\n"),
+]
+
+
+@pytest.mark.parametrize(("source", "html"), SHOWN)
+def test_ordinary_markdown(source, html):
+    """What each construct becomes."""
+    assert html == to_html(source)
+
+
+FORMULAS = [
+    ("$x^2$", ["$x^2$"]), ("it is $a+b$, so", ["$a+b$"]), ("($n$)", ["$n$"]), ("the $n$th", ["$n$"]), ("$2 \\times 3$", ["$2 \\times 3$"]),
+    (r"\(x\) and \[y\]", ["$x$", "$$y$$"]), ("$$\nx\n- y\n= z\n$$", ["$$x\n- y\n= z$$"]), ("\\[\nx\n\\]", ["$$x$$"]), ("a $$x$$ b", ["$$x$$"]),
+    ("text\n$$\n# x\n$$\ntext", ["$$# x$$"]), ("- a\n  $$\n  x\n  $$\n- b", ["$$x$$"]), ("$a \\$ b$", ["$a \\$ b$"]), ("$a < b$", ["$a < b$"]), ("$a_1 b_2$ *c*", ["$a_1 b_2$"]),
+    ("$5 and $10", []), ("from $5-$10", []), ("$5 per person. Then 10$", []), ("US$5 or US$6", []), ("$ x $", []), ("$x $y", []), ("a $", []), ("$$", []), ("$$ $$", []),
+    ("`$x$`", []), ("```\n$x$\n```", []), ("    $x$", []), ("\\$x\\$", []), ("$x\n\ny$", []), ("$$x\n\ny$$", []), ("\\begin{equation}x\\end{equation}", []), ("echo $HOME $PATH", []),
+    ("costs $3.50 each and $4.00 for two", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "formulas"), FORMULAS)
+def test_formulas_are_found_and_money_is_not(source, formulas):
+    """Pandoc's rule, and never in code."""
+    found = re.findall(r'<(?:span|div) class="nbllm-tex mathjax_process tex2jax_process">(.*?)</(?:span|div)>', to_html(source), re.DOTALL)
+    assert formulas == [f.replace("&lt;", "<") for f in found]
+
+
+@pytest.mark.parametrize("source", [s for n, s in MATH.items() if n != "tags"], ids=[n for n in MATH if n != "tags"])
+def test_formulas_that_could_do_more_than_show_are_source(source):
+    """Links, styles, definitions and the like are never typeset."""
+    html = to_html(f"a ${source}$ b\n\n$${source}$$")
+    assert "mathjax_process" not in html
+    assert html.count("<code>") == 2
+
+
+@pytest.mark.parametrize("source", [r"\newline x", r"\left( \frac{a}{b} \right)", r"\setminus \letter \longrightarrow \displaystyle", r"\cancel{x}", r"\operatorname{tr}", r"\color{red} x", r"\tag{1} x", r"\hspace{1em} x"])
+def test_harmless_commands_are_typeset(source):
+    """Names that only begin like a refused one."""
+    assert "mathjax_process" in to_html(f"${source}$")
+
+
+def test_without_typesetting_a_formula_is_its_source():
+    """As the live tail shows it."""
+    assert '<p><span class="nbllm-tex">$x$</span></p>\n' == to_html("$x$", typeset=False)
+
+
+CLEANED = [
+    ("a\tb\nc\r\n", "a\tb\nc\r\n"), ("\x00\x1b[1m", "␀␛[1m"), ("\x7f\x85", "␡⟨U+0085⟩"), ("\u202eabc", "⟨U+202E⟩abc"), ("\u2066", "⟨U+2066⟩"),
+    ("\ud83d\ude00", "😀"), ("\ud800x", "\ufffdx"), ("\udc00", "\ufffd"), ("שלום \u200f", "שלום \u200f"), ("é😀", "é😀"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "shown"), CLEANED)
+def test_hidden_characters_become_visible(text, shown):
+    """Controls, overrides of direction, halves of pairs."""
+    assert shown == clean(text)
+
+
+@given(st.text(max_size=100))
+def test_cleaned_text_can_always_be_sent(text):
+    """And cleaning again changes nothing."""
+    clean(text).encode()
+    assert clean(text) == clean(clean(text))
+
+
+def test_absurd_input_takes_no_minutes():
+    """100 kB of what makes Markdown parsers slow."""
+    for source in ("[" * 100_000, "*a_ " * 25_000, "`a``" * 25_000, "![a](" * 20_000, ">" * 100_000, "$a $$" * 20_000, "- " * 50_000):
+        checked(to_html(source))
+
+
+def test_the_style_sheet_loads_nothing():
+    """No address, no import, and only our own container."""
+    assert not re.search(r"url\(|@import|http", STYLE)
+    assert all(rule.startswith(".nbllm") for rule in STYLE.removeprefix("<style>").removesuffix("</style>").split("}") if rule)
