@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
-from .client import Client
+from .client import CallOptions, Client, sealed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,13 +28,15 @@ def default_client() -> Client:
         return _client
 
 
-def stream(prompt: Prompt, model: str = "auto", **options: Any) -> Stream:
+def stream(prompt: Prompt, model: str = "auto", **options: Unpack[CallOptions]) -> Stream:
     """Asks a model and returns its reply at once, as a Stream that grows. Options as in Client.stream."""
+    options = sealed(options)
     return default_client().stream(prompt, model, **options)
 
 
-def complete(prompt: Prompt, model: str = "auto", **options: Any) -> Response:
+def complete(prompt: Prompt, model: str = "auto", **options: Unpack[CallOptions]) -> Response:
     """Asks a model and waits for its Response. Options as in Client.stream. Works inside a running event loop too."""
+    options = sealed(options)
     return default_client().complete(prompt, model, **options)
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 from urllib.parse import urlsplit
 
 from . import errors, policy, prices
@@ -48,6 +48,33 @@ class Timeouts:
             if name not in names or (value is not None and not value > 0):
                 raise errors.ConfigError(f"Not a time limit: {name}={value!r}.", hint=f"Limits are {', '.join(names)}, in seconds above 0.")
         return replace(cls(), **values)
+
+
+class CallOptions(TypedDict, total=False):
+    """The options of a call, as Client.stream takes them."""
+
+    system: str | None
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    stop: str | Iterable[str]
+    seed: int | None
+    reasoning: Effort | int | None
+    tools: Iterable[Tool | Mapping[str, Any]]
+    tool_choice: str | None
+    schema: Any
+    base_url: str | None
+    dialect: str | None
+    api_key: str | Secret | None
+    timeout: float | Mapping[str, float | None] | Timeouts | None
+    retries: int | Retries | None
+    extra: Mapping[str, Any] | None
+
+
+def sealed(options: CallOptions) -> CallOptions:
+    """The options with the key made a Secret, so that no traceback that shows local variables can show it."""
+    key = options.get("api_key")
+    return {**options, "api_key": Secret(key)} if isinstance(key, str) else options
 
 
 @dataclass(slots=True)
@@ -153,8 +180,9 @@ class Client:
         patience = self.retries if retries is None else retries if isinstance(retries, Retries) else Retries(attempts=retries)
         return self.send(request, route, key=self.registry.key_for(route, api_key), timeouts=limits, retries=patience)
 
-    def complete(self, prompt: prompts.Prompt, model: str = DEFAULT_MODEL, **options: Any) -> Response:
+    def complete(self, prompt: prompts.Prompt, model: str = DEFAULT_MODEL, **options: Unpack[CallOptions]) -> Response:
         """As stream, but waits for the end and gives the Response. Works inside a running event loop too."""
+        options = sealed(options)
         return self.stream(prompt, model, **options).response()
 
     def send(self, request: Request, route: Route, *, key: Secret | None, timeouts: Timeouts | None = None,

@@ -7,6 +7,7 @@ events may describe one part: consecutive TextDeltas are one text, ReasoningDelt
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -226,10 +227,14 @@ def _encodable(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+_folds = itertools.count()
+
+
 class Fold:
     """Adds events up, one by one; `response()` may be asked at any moment for what there is so far."""
 
     def __init__(self) -> None:
+        self._number = next(_folds)
         self.id: str | None = None
         self.model: str | None = None
         self.usage: Usage | None = None
@@ -303,12 +308,8 @@ class Fold:
         return tuple(out)
 
     def _call_id(self, index: int) -> str:
-        """The provider's id, or one made up that is none of the provider's."""
-        taken = {c.id for c in self._calls.values()}
-        made = f"call_{index}"
-        while made in taken:
-            made += "_"
-        return self._calls[index].id or made
+        """The provider's id, or one made up that no other answer of this process has: a conversation may hold several."""
+        return self._calls[index].id or f"call_{self._number}_{index}"
 
     def response(self, **about: Any) -> Response:
         """The answer so far; `about` fills the fields that events do not know (provider, cost, timing, request)."""

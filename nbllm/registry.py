@@ -44,7 +44,7 @@ class Registry:
 
     rows: dict[str, Provider] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    env: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)  # it holds keys
     simulate: bool | None = None
     simulator: Callable[[str], str] | None = None
 

@@ -117,6 +117,7 @@ class TestEncode:
             (OLD, "low", {"type": "enabled", "budget_tokens": 1024}, None, MAX_TOKENS + 1024),
             (OLD, "high", {"type": "enabled", "budget_tokens": 16_384}, None, MAX_TOKENS + 16_384),
             (OLD, 3000, {"type": "enabled", "budget_tokens": 3000}, None, MAX_TOKENS + 3000),
+            (OLD, 500, {"type": "enabled", "budget_tokens": 1024}, None, MAX_TOKENS + 1024),
             (OLD, 0, {"type": "disabled"}, None, MAX_TOKENS),
             ("qwen", "medium", {"type": "enabled", "budget_tokens": 8192}, None, MAX_TOKENS + 8192),
         ],
@@ -182,6 +183,11 @@ class TestEncode:
                  "content": [{"type": "text", "text": "two"}, picture]},
                 {"type": "text", "text": "and"}]},
         ] == made
+
+    def test_turns_without_content(self):
+        """A turn of which nothing can go back is left out, and its neighbours are one."""
+        made = body(Message("user", "Hi"), Message("assistant", Reasoning("unsigned")), Message("user", "there"))["messages"]
+        assert [{"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "there"}]}] == made
 
     @pytest.mark.parametrize(
         "turn",
@@ -253,6 +259,12 @@ class TestDecode:
                   fragment("{}")]
         answer = folded(begin(), *({k: v for k, v in c.items() if k != "index"} for c in chunks), end("tool_use"), DONE)
         assert [("a", {"x": 1}), ("b", {})] == [(c.id, c.arguments) for c in answer.tool_calls]
+
+    def test_fragments_without_numbers(self):
+        """A fragment or stop that names no block belongs to the one that started last."""
+        chunks = [{k: v for k, v in c.items() if k != "index"} for c in (fragment('{"x": 1}'), stop())]
+        answer = folded(begin(), start(0, "text"), start(1, "tool_use", id="a", name="f"), *chunks, text("Hi", 0), end(), DONE)
+        assert ("Hi", [{"x": 1}]) == (answer.text, [c.arguments for c in answer.tool_calls])
 
     def test_tools_of_the_provider_are_no_calls(self):
         """What the provider runs itself is told as notices, its input put together."""
@@ -338,6 +350,13 @@ class TestDecode:
     def test_halves_of_a_character(self):
         """A character cut in two comes whole."""
         assert "\N{GRINNING FACE}" == folded(begin(), text("\ud83d"), text("\ude00"), end()).text
+
+    def test_half_a_character(self):
+        """A half whose other half never comes is shown as lost, even where no block started."""
+        answer = folded(begin(), start(0, "thinking"), delta(0, "thinking", thinking="hm\ud83d"), stop(), text("Hi\ud83d", 1),
+                        start(2, "tool_use", id="a", name="f"), fragment('{"x": "\ud83d', 2), fragment('"}', 2), end())
+        assert ("hm\ufffd", "Hi\ufffd", [{"x": "\ufffd"}]) == (
+            answer.reasoning, answer.text, [c.arguments for c in answer.tool_calls])
 
     def test_a_call_is_told_at_once(self):
         """The name comes with the block's start, not at its end."""

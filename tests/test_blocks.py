@@ -5,7 +5,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from payloads import PAYLOADS
+from .payloads import PAYLOADS
 
 from nbllm.notebook.blocks import Blocks, Lines
 from nbllm.notebook.markdown import to_html
@@ -28,7 +28,7 @@ SPLIT = [
     ("$$\na\n- b\n$$\nc", ["$$\na\n- b\n$$\n"], "c"),
     ("a\n\n$$\na\n- b\n", ["a\n\n"], "$$\na\n- b\n"),
     ("a\n$$\nb\n\nc", ["a\n$$\nb\n\n"], "c"),  # the dollars were no formula
-    ("a\n\n[r]: http://x\n\nb", ["a\n\n[r]: http://x\n\n"], "b"),
+    ("a\n\n[r]: http://x\n\nb", ["a\n\n"], "[r]: http://x\n\nb"),
     ("\n\na\n\nb", ["\n\na\n\n"], "b"),
     ("a\n\n---\n\nb", ["a\n\n", "---\n\n"], "b"),
     ("- a\n\ntext\n\n- b", ["- a\n\n", "text\n\n"], "- b"),
@@ -121,10 +121,10 @@ def test_shedding_a_fence_gives_parts_that_stand_alone():
 def test_shedding_a_list_cuts_between_items():
     """At the last item that has begun; short blocks are left alone."""
     blocks = Blocks()
-    blocks.feed("".join(f"{i}. item\n   - sub\n" for i in range(1, 60)))
+    blocks.feed("".join(f"{i}. item\n    - sub\n" for i in range(1, 60)))
     assert "" == blocks.shed(5_000)
-    assert blocks.shed(500).endswith("58. item\n   - sub\n")
-    assert "59. item\n   - sub\n" == blocks.tail()
+    assert blocks.shed(500).endswith("58. item\n    - sub\n")
+    assert "59. item\n    - sub\n" == blocks.tail()
 
 
 def test_lines_are_finished_at_their_end():

@@ -141,9 +141,9 @@ class TestEncode:
             Message("user", Image(url="https://e.test/a", media_type="image/jpeg")),
             Message("assistant", [Reasoning("hm"), Reasoning("foreign", "s", id="rs_1"), Reasoning("so", "s0"),
                                   Text("Yes", "s1"), Text(""),
-                                  Text("", "s2"), ToolCall("call_0", "f", {"x": 1}, signature="s3"),
+                                  Text("", "s2"), ToolCall("call_7_0", "f", {"x": 1}, signature="s3"),
                                   ToolCall("id-1", "g", {})]),
-            Message("tool", [ToolResult("call_0", "one"), ToolResult("id-1", (Text("two"), Image(b"x")), is_error=True),
+            Message("tool", [ToolResult("call_7_0", "one"), ToolResult("id-1", (Text("two"), Image(b"x")), is_error=True),
                              ToolResult("z", "3", name="h")]),
         )["contents"]
 

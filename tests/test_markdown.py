@@ -6,17 +6,17 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from payloads import MATH, PAYLOADS
+from .payloads import MATH, PAYLOADS
 
 from nbllm.notebook.look import STYLE
 from nbllm.notebook.markdown import clean, code_html, plain_html, reasoning_html, to_html
 
-TAGS = set("p em strong s blockquote hr ul ol li table thead tbody tr th td h3 h4 h5 h6 pre code a span div br details summary".split())
+TAGS = {"p", "em", "strong", "s", "blockquote", "hr", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td", "h3", "h4", "h5", "h6", "pre", "code", "a", "span", "div", "br", "details", "summary"}
 ATTRIBUTES = {
     "class": re.compile(r"[ksncfb]|nbllm-tex( mathjax_process tex2jax_process)?|nbllm-(text|think|note|foot|badge)"),
     "style": re.compile(r"text-align:(right|center)"),
     "start": re.compile(r"\d+"),
-    "data-lang": re.compile(r"[A-Za-z0-9#+-]{1,20}"),
+    "data-lang": re.compile(r"[A-Za-z0-9#+-]{1,20}|tool call"),
     "href": re.compile(r"(https?://|mailto:)[^\s\"<>]+", re.IGNORECASE),
     "target": re.compile("_blank"),
     "rel": re.compile("noopener noreferrer"),

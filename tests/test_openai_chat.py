@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -390,7 +391,7 @@ class TestCalls:
         """Fragments find their call, however little the provider says about where they belong."""
         response = folded(*chunks, STOP)
 
-        assert calls == tuple((c.id, c.name, c.arguments) for c in response.tool_calls)
+        assert calls == tuple((re.sub(r"^call_\d+_", "call_", c.id), c.name, c.arguments) for c in response.tool_calls)
         assert "tool_calls" == response.finish_reason
 
     def test_events(self):

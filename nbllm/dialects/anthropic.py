@@ -41,6 +41,7 @@ from .openai_shared import citation, effort, failure, unfinished, values
 MAX_TOKENS = 8192
 MAX_TOKENS_LATER = 32_000
 _THOUGHT = 16_384  # the most that an effort word means as a budget: the old models write 32,000 tokens in all
+_LEAST = 1024  # the smallest budget that Anthropic takes
 _VERSION = "2023-06-01"
 _ROLES = {"user": "user", "tool": "user", "assistant": "assistant"}
 
@@ -70,7 +71,7 @@ class Anthropic:
             "model": request.model,
             "max_tokens": request.max_tokens if request.max_tokens is not None else spent + _limit(request.model),
             "system": system_text(request) or None,
-            "messages": [{"role": role, "content": _blocks(role, parts)} for role, parts in turns(request, _ROLES)],
+            "messages": _messages(request),
             "stream": True,
             "tools": [_tool(t) for t in request.tools],
             "tool_choice": _choice(request.tool_choice),
@@ -117,10 +118,11 @@ def _thinking(request: Request) -> tuple[dict[str, Any] | None, int, str | None]
         return {"type": "adaptive", "display": "summarized"}, 0, "low" if word == "minimal" else word
     most = request.max_tokens
     if isinstance(asked, str):  # the word leaves the number to us
-        tokens = min(tokens, _THOUGHT, max(1024, (most or 2 * _THOUGHT) // 2))
+        tokens = min(tokens, _THOUGHT, (most or 2 * _THOUGHT) // 2)
+    tokens = max(tokens, _LEAST)
     if most is not None and most <= tokens:
         raise ConfigError(f"max_tokens={most} leaves nothing to say after {tokens} tokens of thinking.",
-                          hint=f"Ask for more than {tokens} tokens, or for less reasoning (at least 1024).")
+                          hint=f"Ask for more than {tokens} tokens, or for less reasoning (at least {_LEAST}).")
     return {"type": "enabled", "budget_tokens": tokens}, tokens, None
 
 
@@ -148,6 +150,18 @@ def _choice(choice: str | None) -> dict[str, Any] | None:
 def _tool(tool: Tool) -> dict[str, Any]:
     about = {"name": tool.name, "description": tool.description or None, "strict": tool.strict}
     return {**without_none(about), "input_schema": tool.parameters}
+
+
+def _messages(request: Request) -> list[dict[str, Any]]:
+    """The turns. One of which nothing is left (unsigned thinking, empty texts) is left out: Anthropic takes no empty turn."""
+    out: list[dict[str, Any]] = []
+    for role, parts in turns(request, _ROLES):
+        blocks = _blocks(role, parts)
+        if out and out[-1]["role"] == role:
+            out[-1]["content"] += blocks
+        elif blocks:
+            out.append({"role": role, "content": blocks})
+    return out
 
 
 def _blocks(role: str, parts: list[Part]) -> list[dict[str, Any]]:
@@ -261,10 +275,13 @@ class MessageDecoder:
 
     def close(self) -> Iterator[Event]:
         """The end. Raises StreamCut where the answer has none."""
+        held: list[Any] = list(self._halves.held)
+        for _, index in held:
+            yield from self._mended(index)
         if self._reason is None and not self.done:
             raise unfinished(self._provider, self._chunks, self._known)
         for index in list(self._blocks):
-            yield from self._stop({"index": index})
+            yield from self._over(index)
         yield finish(self._reason, self._calls > 0, _REASONS)
 
     def _begin(self, value: dict[str, Any]) -> Iterator[Event]:
@@ -302,8 +319,13 @@ class MessageDecoder:
         elif not kind.endswith("_tool_use"):
             yield Notice("unknown", kind, start)
 
+    def _index(self, value: dict[str, Any]) -> str | None:
+        """The block that an event is about: the one that started last where it does not say."""
+        index = label(value.get("index"))
+        return index if index is not None else next(reversed(self._blocks), None)
+
     def _delta(self, value: dict[str, Any]) -> Iterator[Event]:
-        index, delta = label(value.get("index")), obj(value.get("delta"))
+        index, delta = self._index(value), obj(value.get("delta"))
         block = self._blocks.get(index)
         kind = string(delta.get("type"))
         if kind == "text_delta":  # nearly all there is
@@ -336,8 +358,22 @@ class MessageDecoder:
             if block.kind == "tool_use":
                 yield ToolCallDelta(block.call, arguments=text)
 
+    def _mended(self, index: str | None) -> Iterator[Event]:
+        """The half characters of a block whose other half will not come."""
+        if self._halves.held.pop(("text", index), None):
+            yield TextDelta("\ufffd")
+        if self._halves.held.pop(("thinking", index), None):
+            yield ReasoningDelta("\ufffd")
+        block = self._blocks.get(index)
+        if self._halves.held.pop(("arguments", index), None) and block is not None:
+            yield from self._argue(block, index, "\ufffd")
+
     def _stop(self, value: dict[str, Any]) -> Iterator[Event]:
-        block = self._blocks.pop(label(value.get("index")), None)
+        yield from self._over(self._index(value))
+
+    def _over(self, index: str | None) -> Iterator[Event]:
+        yield from self._mended(index)
+        block = self._blocks.pop(index, None)
         if block is None:
             return
         held = block.start.get("input")

@@ -41,7 +41,7 @@ from .partial_args import PartialArgs
 _ROLES = {"user": "user", "tool": "user", "assistant": "model"}
 _VERSION = re.compile(r"/v\d+(?:alpha|beta)?\d*(?:/|$)")
 _BUDGETED = re.compile(r"gemini-(?:1\.|2\.)|learnlm|gemma")  # models that take a budget of thinking; later ones take a level
-_MADE_UP = re.compile(r"call_\d+_*")  # ids that Fold gives to calls without one; Gemini never saw them
+_MADE_UP = re.compile(r"call_\d+_\d+")  # ids that Fold gives to calls without one; Gemini never saw them
 
 
 class Gemini:

@@ -67,7 +67,7 @@ def words(message: Message) -> str:
 def misplaced(part: Part, role: str, label: str) -> ConfigError:
     """The error for a part that a turn of `role` cannot hold."""
     return ConfigError(f"{label} takes no {type(part).__name__} in a {role} message.",
-                       hint="Pictures, documents and results belong in user messages, calls and thinking in assistant messages.")
+                       hint="Pictures, documents and results belong in user messages, calls and thinking in the model's.")
 
 
 def b64(part: Image | Document) -> str:

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 _ALWAYS = 2_048  # characters of tail that are parsed at every question
 _SIGNS = r"(?:[-+*>#]{1,6}[ ]+|\d{1,9}[.)][ ]+|\*\*|__|[*_\"'(\[`“„«])?"
 _DECIDED = re.compile(rf"[ ]*{_SIGNS}[^\W\d_]")
-_OPENER = re.compile(r" *(?:```|~~~|\#{1,6}[ \t]|>|[-+*_](?:[ \t]|$)|\d{1,9}[.)](?:[ \t]|$)|\$\$|\\\[|\*\*\*|---|___)")
+_OPENER = re.compile(r" *(?:```|~~~|\#{1,6}[ \t]|>|[-+*_](?:[ \t]|$)|\d{1,9}[.)](?:[ \t]|$)|\$\$|\\\[|\*\*\*|---|___|=+\s*$|--\s*$)")
 _ENDS_LIST = re.compile(r" ?(?:`{3,}[^`]*$|~~~|\#{1,6}[ \t])")
 _AT_MARGIN = re.compile(r" ?(?![-+*\s]|\d{1,9}[.)](?:\s|$))\S")
+_BLANK = " \t\r\n"
 _BEGINNING = 100  # characters of a line among which its first letter counts
 _ITEM = re.compile(r" ?(?:[-+*]|\d{1,9}[.)])[ \t]")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
@@ -113,7 +114,7 @@ class Blocks:
         return piece
 
     def _shed_fence(self) -> str:
-        opening = next(line for line in self._lines if line.strip())
+        opening = next(line for line in self._lines if line.strip(_BLANK))
         match = _FENCE.match(opening)
         assert match
         piece = "".join(self._lines) + match[1] + "\n"
@@ -147,11 +148,11 @@ class Blocks:
         before = self._lines[-1] if self._lines else ""
         if not self._lines:
             self._watch_fence(line)
-        elif line.strip() and self._worth_asking(before, line):
+        elif line.strip(_BLANK) and self._worth_asking(before, line):
             self._split(before, line, done)
 
     def _worth_asking(self, before: str, line: str) -> bool:
-        after_blank = not before.strip()
+        after_blank = not before.strip(_BLANK)
         if not (after_blank or _OPENER.match(line) or _OPENER.match(before)):
             return False
         sure = (after_blank and _AT_MARGIN.match(line)) or _ENDS_LIST.match(line)
@@ -161,7 +162,7 @@ class Blocks:
         text = "".join(self._lines) + line
         tokens = _outline(text)
         starts = [t.map[0] for t in tokens if t.map]
-        if starts and before.strip() and tokens[-1].meta.get("open"):  # a `$$` that may yet be none
+        if starts and before.strip(_BLANK) and tokens[-1].meta.get("open"):  # a `$$` that may yet be none
             starts.pop()
         ends = [0, *(m.end() for m in _NEWLINE.finditer(text))]
         places = [ends[s] for s in starts[1:] if ends[s] <= len(text) - len(line)]

@@ -134,13 +134,19 @@ def _code(text: str) -> tuple[str, str]:
     return (found[0][0], "\n".join(body for _, body in found)) if found else ("", text)
 
 
+def _markdown(text: str) -> str:
+    """HTML in proportion to the text: what would be nothing but tags (a table of empty cells) shows as it is."""
+    html = to_html(text)
+    return html if len(html) <= 5 * len(text) + 8_000 else plain_html(text)
+
+
 def _code_line(text: str) -> Line:
     language, body = _code(text)
     return Line(code_html(clean(body), language), body)
 
 
 FORMATS: dict[str, Callable[[str], Line]] = {
-    "md": lambda text: Line(to_html(text), text),
+    "md": lambda text: Line(_markdown(text), text),
     "text": lambda text: Line(plain_html(text), text),
     "json": lambda text: Line(code_html(clean(_pretty(text)), "json"), _pretty(text)),
     "code": _code_line,
@@ -197,7 +203,7 @@ def _reasoning(part: Reasoning) -> Iterable[Line]:
         yield note_line("Reasoning withheld by the provider.")
 
 
-def _ending(response: Response, error: BaseException | None) -> Iterable[Line]:
+def _ending(response: Response, error: BaseException | None, empty: bool) -> Iterable[Line]:
     if response.refusal:
         yield note_line(f"Refused: {response.refusal}")
     if error is not None:
@@ -206,15 +212,22 @@ def _ending(response: Response, error: BaseException | None) -> Iterable[Line]:
         limit = response.request.max_tokens if response.request else None
         text = _ENDINGS[response.finish_reason]
         yield note_line(text.format(max_tokens=f"max_tokens={limit}" if limit else "max_tokens", raw=response.finish_raw or "?"))
-    elif not response.parts and not response.refusal:
+    elif empty and not response.parts and not response.refusal:
         yield note_line("The answer is empty.")
 
 
 def final(
-    response: Response, *, format: str = "md", footer: Line | None = None, error: BaseException | None = None, html: bool = True
+    response: Response,
+    *,
+    format: str = "md",
+    footer: Line | None = None,
+    error: BaseException | None = None,
+    html: bool = True,
+    empty: bool = True,
 ) -> dict[str, Any]:
-    """The MIME bundle that stays: text/html and text/plain, or without `html` the latter alone."""
-    lines = [*_parts(response, format), *_ending(response, error)]
+    """The MIME bundle that stays: text/html and text/plain, or without `html` the latter alone. `empty` says whether to
+    remark that nothing came."""
+    lines = [*_parts(response, format), *_ending(response, error, empty)]
     if footer or response.simulated:
         lines.append(foot_line(footer or Line("", ""), simulated=response.simulated))
     plain = clean("\n\n".join(line.text.strip("\n") for line in lines))

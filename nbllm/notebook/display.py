@@ -93,6 +93,7 @@ class Live:
         self._chunks = self._characters = 0  # since the last frame
         self._total = 0  # characters of text and reasoning so far
         self._tokens: int | None = None
+        self._ratio = 2.2  # bytes that a frame takes for a character of the tail
         self._notice = ""
 
     def _nothing(self) -> _Growing:
@@ -166,13 +167,17 @@ class Live:
         now = self._clock() if now is None else now
         waited = now - self._began
         first = bool(self._total) and not self._begun  # the first words are shown at once
-        size = ENVELOPE + len(self._growing.splitter.tail()) * (2.2 if self._mode == "live" else 1.1)
+        size = 2 * ENVELOPE + self._open_size() * self._ratio
         if (
             first
             or self._pace.due(now, chunks=self._chunks, characters=self._characters, size=size)
-            or self._pace.idle(now, 1.0 if waited < 10 else 5.0)
+            or self._pace.idle(now, every=1.0 if waited < 10 else 5.0, size=size)
         ):
             self._draw(now)
+
+    def _open_size(self) -> int:
+        g = self._growing
+        return len(g.splitter.tail()) + sum(len(line.text) for line in g.done)
 
     def _draw(self, now: float) -> None:
         began, size = self._clock(), 0
@@ -186,7 +191,9 @@ class Live:
         if sum(len(line.text) for line in done) >= _FREEZE or any(_FORMULA in line.html for line in done):
             size += self._publish(done)
             self._growing.done, self._display_id = [], ""
-        size += self._publish([*self._growing.done, *self._tail(), self._status(now)])
+        tail = self._publish([*self._growing.done, *self._tail(), self._status(now)])
+        size += tail
+        self._ratio = max(2.2, (tail - 2 * ENVELOPE) / max(self._open_size(), 1_000))
         self._begun = self._total > 0
         self._chunks = self._characters = 0
         self._pace.sent(now, size, self._clock() - began)

@@ -69,7 +69,10 @@ def plain_html(source: str) -> str:
 def code_html(source: str, language: str = "", *, ink: int = INK_LIMIT) -> str:
     """Safe HTML for a code block; `language` is the model's own word for it."""
     label = highlight.label(language)
-    inked = highlight.to_html(source, label) if len(source) <= ink else escape(source, quote=False)
+    plain = escape(source, quote=False)
+    inked = highlight.to_html(source, label) if len(source) <= ink else plain
+    if len(inked) > 4 * len(source) + 4_000:  # nothing but tiny tokens
+        inked = plain
     return f'<pre data-lang="{label}"><code>{inked}</code></pre>\n' if label else f"<pre><code>{inked}</code></pre>\n"
 
 
@@ -99,7 +102,7 @@ def parser() -> MarkdownIt:
     renderer = md.renderer
     assert isinstance(renderer, RendererHTML)
     renderer.rules = dict(_RULES)
-    renderer.renderToken = _tag  # type: ignore[method-assign]
+    renderer.renderToken = _tag  # type: ignore[method-assign, assignment]
     return md
 
 
@@ -127,7 +130,7 @@ _TAGS = {
     "bullet_list": "ul", "ordered_list": "ol", "list_item": "li",
     "table": "table", "thead": "thead", "tbody": "tbody", "tr": "tr", "th": "th", "td": "td",
 }  # fmt: skip
-_INLINE = {"em", "strong", "s"}
+_TIGHT = {"em", "strong", "s", "th", "td"}
 
 
 def _tag(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
@@ -140,7 +143,7 @@ def _tag(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     if name is None:
         return escape(token.content, quote=False)
     if token.nesting == -1:
-        return f"</{name}>" + ("" if kind in _INLINE else "\n")
+        return f"</{name}>" + ("" if kind in _TIGHT else "\n")
     return f"<{name}{_attributes(token)}>" + ("\n" if name in ("ul", "ol", "table", "thead", "tbody", "blockquote", "hr") else "")
 
 

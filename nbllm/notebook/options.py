@@ -145,7 +145,7 @@ def _list(_option: Option, text: str) -> list[str]:
 
 
 def _models(_option: Option, text: str) -> list[str]:
-    names = [n.strip() for n in text.split(",")]
+    names = [n.strip() for n in re.split(r",(?![a-z_]+=)", text)]  # sim/openai@ttft=1,gap=0 is one name
     if not all(names):
         raise Unreadable(f"needs a model's name, not {text!r}")
     return names

@@ -47,9 +47,9 @@ class Pace:
             return False
         return self._wanted(now, chunks, characters) and self._funds(now, size) >= size
 
-    def idle(self, now: float, every: float) -> bool:
+    def idle(self, now: float, *, every: float, size: float) -> bool:
         """Whether to draw although nothing is new: every so many seconds."""
-        return now - self._last >= every and now >= self._not_before
+        return now - self._last >= every and now >= self._not_before and self._funds(now, size) >= size
 
     def sent(self, now: float, size: float, cost: float = 0.0) -> None:
         """A frame of `size` bytes was sent that took `cost` seconds to make."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from ..events import Event, ReasoningDelta, Response, Restarted, TextDelta
@@ -65,13 +66,10 @@ class Terminal:
 
     def finish(self, response: Response, footer: Line | None = None, error: BaseException | None = None) -> None:
         """Writes what was not in the text: tool calls, how it ended, the figures."""
-        if self._wrote:
-            told = Response(**{name: getattr(response, name) for name in ("finish_reason", "finish_raw", "notices", "simulated", "request")},
-                            parts=response.tool_calls)  # fmt: skip
-        else:
-            told = response
+        if self._wrote:  # only what was not written yet
+            response = replace(response, parts=response.tool_calls)
         self._mark(False)
-        rest = final(told, footer=footer, error=error, html=False, empty_is_told=self._wrote)["text/plain"]
+        rest = final(response, footer=footer, error=error, html=False, empty=not self._wrote)["text/plain"]
         self._write(("\n\n" if self._wrote else "") + rest + "\n" if rest else "\n")
 
 

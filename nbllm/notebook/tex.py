@@ -107,11 +107,14 @@ def _block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     if last is None and not growing:
         return False
     last = end - 1 if last is None else last
+    body = state.getLines(start, last + 1, state.blkIndent, False).strip()
+    content = body[2:].removesuffix(_CLOSING[opening]).strip()
+    if not content and not growing:
+        return False
     if silent:
         return True
-    body = state.getLines(start, last + 1, state.blkIndent, False).strip()
     token = state.push("math_block", "div", 0)
-    token.content = body[2:].removesuffix(_CLOSING[opening]).strip("\n")
+    token.content = content
     token.markup, token.map, token.meta = opening, [start, last + 1], {"open": growing}
     state.line = last + 1
     return True

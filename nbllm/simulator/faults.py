@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 
 from .options import Options
 from .plan import Out, Reply
@@ -13,9 +12,12 @@ _END = ("finish", "usage", "done")
 MESSAGE = "This failure was asked of nbllm's simulator."
 
 
-def woven(outs: Iterable[Out], reply: Reply, ping: bytes, error: Callable[[Reply, float], Iterable[Out]]) -> Iterator[Out]:
+def woven(outs: Iterable[Out], reply: Reply, ping: bytes, error: Callable[[Reply, float, int], Iterable[Out]]) -> Iterator[Out]:
     """`outs` with the keep-alives and faults that the reply's options ask for."""
-    return _broken(_pinged(outs, reply, ping), reply.options, lambda at: error(reply, at))
+    o = reply.options
+    if not o.ping and all(n is None for n in (o.cut, o.stall, o.malformed, o.error)):
+        return iter(outs)
+    return _broken(_pinged(outs, reply, ping), o, lambda at, sent: error(reply, at, sent))
 
 
 def _pinged(outs: Iterable[Out], reply: Reply, ping: bytes) -> Iterator[Out]:
@@ -28,28 +30,28 @@ def _pinged(outs: Iterable[Out], reply: Reply, ping: bytes) -> Iterator[Out]:
         yield out
 
 
-def _broken(outs: Iterable[Out], o: Options, error: Callable[[float], Iterable[Out]]) -> Iterator[Out]:
+def _broken(outs: Iterable[Out], o: Options, error: Callable[[float, int], Iterable[Out]]) -> Iterator[Out]:
     """The faults that come after so many token-bearing chunks; only the malformed one and the stall are survived."""
-    seen, late = 0, 0.0
-    for out in outs:
-        if late:
-            out = replace(out, at=out.at + late)
+    seen, sent, late = 0, 0, 0.0
+    for planned in outs:
+        out = planned._replace(at=planned.at + late) if late else planned
         bears = out.kind in TOKENS and out.n_tokens > 0
         if not bears and out.kind not in _END:
+            sent += out.kind != "ping"
             yield out
             continue
         if seen == o.stall and not late:
             late = o.stall_for
-            out = replace(out, at=out.at + late)
+            out = out._replace(at=out.at + late)
         if seen == o.cut:
             yield Out("error", b"", out.at, act=o.how)
             return
         if seen == o.error:
-            yield from error(out.at)
+            yield from error(out.at, sent)
             return
-        shown = replace(out, data=_gibberish(out.data)) if bears and seen == o.malformed else out
-        seen += bears
-        yield replace(shown, more=False) if shown.more and _ends(o, seen) else shown
+        shown = out._replace(data=_gibberish(out.data)) if bears and seen == o.malformed else out
+        seen, sent = seen + bears, sent + 1
+        yield shown._replace(more=False) if shown.more and _ends(o, seen) else shown
 
 
 def _ends(o: Options, seen: int) -> bool:

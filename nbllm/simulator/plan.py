@@ -11,7 +11,7 @@ import random
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from . import schema, text
 from .options import Options
@@ -93,8 +93,7 @@ class Block:
         return "".join(self.tokens[1:] if self.kind == "tool" else self.tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A token-bearing chunk. at: seconds after the request was read. more: the next chunk shares its socket write."""
 
     block: int
@@ -106,8 +105,7 @@ class Piece:
     more: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Out:
+class Out(NamedTuple):
     """One event, encoded. `more`: what follows goes into the same socket write. act: a fault to commit instead."""
 
     kind: Kind

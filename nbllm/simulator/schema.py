@@ -61,7 +61,7 @@ def _value(s: Any, root: Mapping[str, Any], hints: Hints, name: str, depth: int)
         return _enum(s["enum"], hints)
     kind = _kind(s)
     make = _MAKERS.get(kind)
-    return make(s, root, hints, name, depth) if make else None
+    return make(s, root, hints, name, depth) if make else kind == "boolean" or None
 
 
 def _resolved(s: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -160,7 +160,4 @@ def _integer(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: 
     return math.ceil(value / step) * step
 
 
-_MAKERS = {
-    "object": _object, "array": _array, "string": _string, "number": _number, "integer": _integer,
-    "boolean": lambda s, root, hints, name, depth: True,
-}
+_MAKERS = {"object": _object, "array": _array, "string": _string, "number": _number, "integer": _integer}

@@ -8,8 +8,9 @@ from __future__ import annotations
 import itertools
 import random
 import secrets
+import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from .records import Entry, Log
 
 Framing = Literal["chunked", "length", "close"]
 HEADER = "x-nbllm-sim"
+_JSON = "application/json; charset=utf-8"
 _WHY_STATUS = {("quota", "anthropic"): 400, ("quota", ""): 429, ("context", ""): 400}
 
 
@@ -82,7 +84,7 @@ class Service:
             ask, options = self._understood(format, request)
             entry.set(model=ask.model, stream=ask.stream, prompt=ask.prompt[:200])
             self._fail(format, options, ask, number)
-            answer = self._spoken(format, ask, options, id, came, entry)
+            answer = self._spoken(format, ask, options, entry, came)
         except Refused as refused:
             answer = _refusal(format, refused, id)
             answer.head_at = options.headers
@@ -121,30 +123,33 @@ class Service:
         named = _WHY_STATUS.get((o.why or "", format.NAME)) or _WHY_STATUS.get((o.why or "", "")) or usual
         raise Refused(o.status or named, why=o.why or "", retry_after=o.retry_after)
 
-    def _spoken(self, format: Format, ask: Ask, o: Options, id: str, came: Arrival, entry: Entry) -> Answer:
-        name = split(ask.model)[0]
+    def _spoken(self, format: Format, ask: Ask, o: Options, entry: Entry, came: Arrival) -> Answer:
+        name, id = split(ask.model)[0], str(entry.fields["id"])
         keep = ollama.seconds(ask.extra.get("keep_alive"))
         load = self.loads.ask(name, o.cold, o.idle if keep is None else keep, came.received_ns / 1e9)
         entry.set(cold_s=load)
         if ask.extra.get("idle"):
             if keep == 0:
                 self.loads.unload(name)
-            return _one(200, ollama.silent(ask, came.created, load), "application/json; charset=utf-8", id, load, "done")
+            return _one(200, ollama.silent(ask, came.created, load), _JSON, id, Out("done", b"", load))
         reply = plan.reply(ask, o, id, came.created, load)
         entry.set(input_tokens=reply.input, output_tokens=reply.output, reasoning_tokens=reply.reasoning)
         answer = _streamed(format, reply) if ask.stream else _whole(format, reply)
-        answer.headers += format.headers(reply).items()
+        answer.headers += format.headers(id, reply.start).items()
         answer.model = name
         return answer
 
     def _small(self, request: Request, came: Arrival) -> Answer:
         """Lists, counts and what else is answered at once."""
+        own = _OWN.get((request.method, request.path))
+        if own:
+            return _one(200, own(self), _JSON, "", Out("done", b"", 0.0))
         try:
             _check_key(routes.speaks(request), _options(self.defaults, "", request), request)
             body = routes.small(request, self.loads.loaded(came.received_ns / 1e9))
         except Refused as refused:
             return _refusal(routes.speaks(request), refused, "")
-        return _one(200, body, "text/plain" if isinstance(body, str) else "application/json", "", 0.0, "done")
+        return _one(200, body, "text/plain" if isinstance(body, str) else _JSON, "", Out("done", b"", 0.0))
 
 
 def _options(defaults: Options, model: str, request: Request) -> Options:
@@ -183,13 +188,15 @@ def _head(media: str, id: str) -> list[tuple[str, str]]:
     return [("content-type", media), *named, ("x-nbllm-simulated", "1"), ("server", "nbllm-simulator")]
 
 
-def _one(status: int, body: Any, media: str, id: str, at: float, kind: Any, text: str = "", n: int = 0) -> Answer:
+def _one(status: int, body: Any, media: str, id: str, out: Out) -> Answer:
+    """An answer of one event, `out` with the body in it, whose head comes with it."""
     data = body.encode() if isinstance(body, str) else encode(body)
-    return Answer(status, [*_head(media, id), ("content-length", str(len(data)))], iter([Out(kind, data, at, False, text, n)]), head_at=at)
+    return Answer(status, [*_head(media, id), ("content-length", str(len(data)))], iter([out._replace(data=data)]), head_at=out.at)
 
 
 def _refusal(format: Format, refused: Refused, id: str) -> Answer:
-    answer = _one(refused.status, format.error(refused, id), "application/json; charset=utf-8", id, 0.0, "error")
+    answer = _one(refused.status, format.error(refused, id), _JSON, id, Out("error", b"", 0.0))
+    answer.headers += format.headers(id, 0.0).items() if id else ()
     if refused.retry_after is not None and format.NAME != "gemini":
         answer.headers.append(("retry-after", f"{refused.retry_after:g}"))
     return answer
@@ -208,13 +215,27 @@ def _whole(format: Format, reply: Reply) -> Answer:
     """An answer in one piece comes when the stream would have ended. A cut leaves half of it."""
     o, at = reply.options, max(reply.whole_at(), reply.options.headers)
     text = "".join(b.text for b in reply.blocks)
-    answer = _one(200, format.whole(reply), "application/json; charset=utf-8", reply.id, at, "content", text, reply.output)
+    answer = _one(200, format.whole(reply), _JSON, reply.id, Out("content", b"", at, False, text, reply.output))
     if o.cut is not None:
         full = next(answer.outs)
         answer.outs = iter([Out("content", full.data[:len(full.data) // 2], at), Out("error", b"", at, act=o.how)])
     return answer
 
 
-def described(defaults: Options) -> Mapping[str, Any]:
-    """The defaults in force, without the key."""
-    return {name: "***" if name == "auth" and value else value for name in Options.__slots__ for value in [getattr(defaults, name)]}
+def _reset(service: Service) -> Any:
+    service.reset()
+    return {"ok": True}
+
+
+def _health(service: Service) -> Any:
+    """`now_ns` is the clock of the records; `defaults` are shown without the key."""
+    defaults = {name: getattr(service.defaults, name) for name in Options.__slots__}
+    return {"ok": True, "clock": "monotonic_ns", "now_ns": time.monotonic_ns(), "defaults": {**defaults, "auth": bool(defaults["auth"])}}
+
+
+# What can be asked of the simulator itself.
+_OWN: dict[tuple[str, str], Callable[[Service], Any]] = {
+    ("GET", "/__sim/records"): lambda service: [record.as_dict() for record in service.log.snapshot()],
+    ("POST", "/__sim/reset"): _reset,
+    ("GET", "/__sim/health"): _health,
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -66,16 +66,16 @@ class Format(Protocol):
         """The answer in one piece."""
         ...
 
-    def broken(self, reply: Reply, at: float) -> Iterator[Out]:
-        """An error inside the stream and what the provider sends after it."""
+    def broken(self, reply: Reply, at: float, sent: int) -> Iterator[Out]:
+        """An error inside the stream, after so many events, and what the provider sends after it."""
         ...
 
     def error(self, refused: Refused, request_id: str) -> Any:
         """The body of an error."""
         ...
 
-    def headers(self, reply: Reply) -> Mapping[str, str]:
-        """Headers of its own."""
+    def headers(self, id: str, seconds: float) -> Mapping[str, str]:
+        """Headers of its own: `id` is the request's, `seconds` what the server needed until the first token."""
         ...
 
 
@@ -88,7 +88,7 @@ def sse(value: Any, name: str = "") -> bytes:
 def joined(outs: list[Out], more: bool = False) -> Iterator[Out]:
     """`outs` in one socket write; with `more`, what follows is in it too."""
     for i, out in enumerate(outs):
-        yield replace(out, more=more or i < len(outs) - 1)
+        yield out._replace(more=more or i < len(outs) - 1)
 
 
 def said(content: Any) -> str:

@@ -76,9 +76,9 @@ def media(ask: Ask) -> str:
     return "text/event-stream; charset=utf-8"
 
 
-def headers(reply: Reply) -> Mapping[str, str]:
+def headers(id: str, seconds: float) -> Mapping[str, str]:
     """The id of the request under Anthropic's name."""
-    return {"request-id": f"req_{reply.id.removeprefix(ID)}"}
+    return {"request-id": f"req_{id.removeprefix(ID)}"}
 
 
 def _message(reply: Reply, content: list[Any], stop: str | None, usage: Any) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def _use(block: Block) -> dict[str, Any]:
     return {"type": "tool_use", "id": f"toolu_{block.call_id.removeprefix('call_')}", "name": block.name, "input": arguments(block.text)}
 
 
-def broken(reply: Reply, at: float) -> Iterator[Out]:
+def broken(reply: Reply, at: float, sent: int) -> Iterator[Out]:
     """An error event, after which Anthropic sends nothing more."""
     yield Out("error", sse(error(Refused(529, MESSAGE), ""), "error"), at)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -96,9 +95,9 @@ def media(ask: Ask) -> str:
     return "application/json; charset=UTF-8" if ask.extra.get("array") else "text/event-stream"
 
 
-def headers(reply: Reply) -> Mapping[str, str]:
+def headers(id: str, seconds: float) -> Mapping[str, str]:
     """What Google's front end says of its own time, ms."""
-    return {"server-timing": f"gfet4t7; dur={round(reply.start * 1000)}"}
+    return {"server-timing": f"gfet4t7; dur={round(seconds * 1000)}"}
 
 
 def _chunk(reply: Reply, parts: list[Any], thoughts: int, visible: int, finish: str | None = None) -> dict[str, Any]:
@@ -151,7 +150,7 @@ def _framed(outs: Iterator[Out], array: bool, began: bool = False) -> Iterator[O
     for out in outs:
         data = (b",\r\n" if began else b"[") + out.data if array else b"data: " + out.data + b"\r\n\r\n"
         began = True
-        yield replace(out, data=data + b"]" if array and out.kind == "finish" else data)
+        yield out._replace(data=data + b"]" if array and out.kind == "finish" else data)
 
 
 def stream(reply: Reply) -> Iterator[Out]:
@@ -166,7 +165,7 @@ def whole(reply: Reply) -> Mapping[str, Any]:
     return _chunk(reply, parts, reply.reasoning, reply.output - reply.reasoning, finish)
 
 
-def broken(reply: Reply, at: float) -> Iterator[Out]:
+def broken(reply: Reply, at: float, sent: int) -> Iterator[Out]:
     """An error object where a chunk should be."""
     return _framed(iter([Out("error", encode(error(Refused(503, MESSAGE), "")), at)]), bool(reply.ask.extra.get("array")), True)
 

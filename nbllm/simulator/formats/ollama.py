@@ -48,7 +48,7 @@ def media(ask: Ask) -> str:
     return "application/x-ndjson"
 
 
-def headers(reply: Reply) -> Mapping[str, str]:
+def headers(id: str, seconds: float) -> Mapping[str, str]:
     """None of its own."""
     return {}
 
@@ -130,7 +130,7 @@ def seconds(keep_alive: Any) -> float | None:
     return value if value >= 0 else float("inf")
 
 
-def broken(reply: Reply, at: float) -> Iterator[Out]:
+def broken(reply: Reply, at: float, sent: int) -> Iterator[Out]:
     """A line that holds an error."""
     yield Out("error", encode({"error": MESSAGE}) + b"\n", at)
 

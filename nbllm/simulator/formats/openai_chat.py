@@ -87,9 +87,9 @@ def media(ask: Ask) -> str:
     return "text/event-stream; charset=utf-8"
 
 
-def headers(reply: Reply) -> Mapping[str, str]:
+def headers(id: str, seconds: float) -> Mapping[str, str]:
     """What OpenAI says of its own time: until the first token, ms."""
-    return {"openai-processing-ms": str(round(reply.start * 1000)), "openai-version": "2020-10-01"}
+    return {"openai-processing-ms": str(round(seconds * 1000)), "openai-version": "2020-10-01"}
 
 
 def stream(reply: Reply) -> Iterator[Out]:
@@ -149,7 +149,7 @@ def whole(reply: Reply) -> Mapping[str, Any]:
     return {**_head(reply, "chat.completion"), "choices": choices, **({"usage": usage(reply)} if reply.options.usage else {})}
 
 
-def broken(reply: Reply, at: float) -> Iterator[Out]:
+def broken(reply: Reply, at: float, sent: int) -> Iterator[Out]:
     """An error object where a chunk should be, then [DONE], as OpenAI sends them."""
     yield Out("error", sse(error(Refused(500, MESSAGE), reply.id)), at, True)
     yield Out("done", DONE, at)

@@ -8,7 +8,6 @@ from typing import Any
 
 from ..faults import MESSAGE
 from ..plan import Ask, Block, Out, Piece, Reply
-from ..records import Kind
 from . import Refused, Request, joined, pictures, said, sse, whole_number
 from . import openai_chat as chat
 
@@ -77,10 +76,10 @@ class _Writer:
     items: list[Any] = field(default_factory=list)
     number: int = 0
 
-    def event(self, name: str, at: float, kind: Kind = "block", text: str = "", n: int = 0, **fields: Any) -> Out:
-        data = sse({"type": name, **fields, "sequence_number": self.number}, name)
+    def event(self, type: str, at: float, /, **fields: Any) -> Out:
+        data = sse({"type": type, **fields, "sequence_number": self.number}, type)
         self.number += 1
-        return Out(kind, data, at, False, text, n)
+        return Out("block", data, at)
 
     def opened(self, index: int, at: float) -> list[Out]:
         """The events that open a block's item; a call's item is opened by its name, which is a token."""
@@ -92,27 +91,31 @@ class _Writer:
                 self.event(part.added, at, item_id=item["id"], output_index=index, part=part.of(""), **part.index)]
 
     def delta(self, piece: Piece, block: Block) -> list[Out]:
-        part, where = _PARTS.get(block.kind), {"item_id": _item_id(self.reply, piece.block), "output_index": piece.block}
+        """A piece's events; the first of them bears its tokens."""
+        where: dict[str, Any] = {"item_id": _item_id(self.reply, piece.block), "output_index": piece.block}
+        part, type, rest, at = _PARTS.get(block.kind), "response.function_call_arguments.delta", piece.text, piece.at
+        outs = []
         if part:
-            return [self.event(part.delta, piece.at, block.kind, piece.text, piece.n_tokens, **where, delta=piece.text, **part.index, **part.extra)]
-        name = "response.function_call_arguments.delta"
-        if not piece.first:
-            return [self.event(name, piece.at, "tool", piece.text, piece.n_tokens, **where, delta=piece.text)]
-        item, rest = _item(self.reply, piece.block, "in_progress"), piece.text[len(block.name):]
-        outs = [self.event("response.output_item.added", piece.at, "tool", piece.text, piece.n_tokens, output_index=piece.block, item=item)]
-        return outs + ([self.event(name, piece.at, **where, delta=rest)] if rest else [])
+            outs = [self.event(part.delta, at, **where, delta=rest, **part.index, **part.extra)]
+        else:
+            if piece.first:
+                item, rest = _item(self.reply, piece.block, "in_progress"), rest[len(block.name):]
+                outs = [self.event("response.output_item.added", at, output_index=piece.block, item=item)]
+            outs += [self.event(type, at, **where, delta=rest)] if rest else []
+        return [outs[0]._replace(kind=block.kind, text=piece.text, n_tokens=piece.n_tokens), *outs[1:]]
 
     def done(self, index: int, at: float) -> list[Out]:
         """The events that close a block's item."""
         block, item = self.reply.blocks[index], _item(self.reply, index, "completed")
-        part, where = _PARTS.get(block.kind), {"item_id": item["id"], "output_index": index}
+        where: dict[str, Any] = {"item_id": item["id"], "output_index": index}
+        part = _PARTS.get(block.kind)
         self.items.append(item)
-        last = {"output_index": index, "item": item}
         if part is None:
-            name = "response.function_call_arguments.done"
-            return [self.event(name, at, **where, name=block.name, arguments=block.text), self.event("response.output_item.done", at, **last)]
-        return [self.event(part.done, at, **where, text=block.text, **part.index, **part.extra),
-                self.event(part.closed, at, **where, part=part.of(block.text), **part.index), self.event("response.output_item.done", at, **last)]
+            outs = [self.event("response.function_call_arguments.done", at, **where, name=block.name, arguments=block.text)]
+        else:
+            outs = [self.event(part.done, at, **where, text=block.text, **part.index, **part.extra),
+                    self.event(part.closed, at, **where, part=part.of(block.text), **part.index)]
+        return [*outs, self.event("response.output_item.done", at, output_index=index, item=item)]
 
 
 def _item_id(reply: Reply, index: int) -> str:
@@ -134,7 +137,7 @@ def _item(reply: Reply, index: int, status: str) -> dict[str, Any]:
 
 
 # What a response repeats of its request, and what it says where the request said nothing.
-_ECHOED = {"instructions": None, "max_output_tokens": None, "max_tool_calls": None, "metadata": {}, "parallel_tool_calls": True,
+_ECHOED: dict[str, Any] = {"instructions": None, "max_output_tokens": None, "max_tool_calls": None, "metadata": {}, "parallel_tool_calls": True,
            "previous_response_id": None, "reasoning": {"effort": None, "summary": None}, "store": False, "temperature": 1.0,
            "text": {"format": {"type": "text"}, "verbosity": "medium"}, "tool_choice": "auto", "tools": [], "top_logprobs": 0, "top_p": 1.0,
            "truncation": "disabled", "user": None}
@@ -163,7 +166,8 @@ def stream(reply: Reply) -> Iterator[Out]:
     """created, in_progress, each item from added to done, completed. What opens the next item follows the last token of
     the one before it, so that every delta stands alone in its write."""
     w, at = _Writer(reply), reply.start
-    began = [w.event(f"response.{name}", reply.preamble, "role", response=_response(reply, "in_progress", [])) for name in ("created", "in_progress")]
+    names = ("response.created", "response.in_progress")
+    began = [w.event(name, reply.preamble, response=_response(reply, "in_progress", []))._replace(kind="role") for name in names]
     yield from joined(began + (w.opened(0, reply.preamble) if reply.blocks else []))
     for piece in reply.pieces():
         at = piece.at
@@ -171,7 +175,8 @@ def stream(reply: Reply) -> Iterator[Out]:
         if piece.last:
             after = piece.block + 1
             yield from joined(w.done(piece.block, at) + (w.opened(after, at) if after < len(reply.blocks) else []), piece.more)
-    yield w.event(f"response.{_status(reply)}", reply.end(at), "done", response=_response(reply, _status(reply), w.items))
+    over = _response(reply, _status(reply), w.items)
+    yield w.event(f"response.{_status(reply)}", reply.end(at), response=over)._replace(kind="done")
 
 
 def whole(reply: Reply) -> Mapping[str, Any]:
@@ -179,9 +184,9 @@ def whole(reply: Reply) -> Mapping[str, Any]:
     return _response(reply, _status(reply), [_item(reply, i, "completed") for i in range(len(reply.blocks))])
 
 
-def broken(reply: Reply, at: float) -> Iterator[Out]:
-    """An error event and a failed response. Its sequence numbers start anew: the writer's are not known here."""
-    w = _Writer(reply)
+def broken(reply: Reply, at: float, sent: int) -> Iterator[Out]:
+    """An error event and a failed response."""
+    w = _Writer(reply, number=sent)
     failed = {"code": "server_error", "message": MESSAGE}
-    yield from joined([w.event("error", at, "error", **failed, param=None),
-                       w.event("response.failed", at, "error", response=_response(reply, "failed", [], failed))])
+    outs = [w.event("error", at, **failed, param=None), w.event("response.failed", at, response=_response(reply, "failed", [], failed))]
+    yield from joined([out._replace(kind="error") for out in outs])

@@ -1,0 +1,36 @@
+"""`python -m nbllm.simulator`: serves until Ctrl-C and prints where."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import threading
+
+from . import serve
+from .options import BadOption, parse
+from .routes import FORMATS
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serves until it is interrupted. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m nbllm.simulator", description="A loopback provider with chosen times and faults.")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--defaults", default="", metavar="KEY=VALUE,...", help="options of requests that choose none, such as ttft=0.4,gap=0.02")
+    args = parser.parse_args(argv)
+    try:
+        server = serve(args.port, host=args.host, **parse(args.defaults))
+    except (BadOption, OSError) as error:
+        print(error, file=sys.stderr)  # noqa: T201 - a command speaks on its streams
+        return 2
+    with server, contextlib.suppress(KeyboardInterrupt):
+        print(server.url, flush=True)  # noqa: T201
+        for name in FORMATS:
+            print(f"  {name:17}{server.base_url(name)}", flush=True)  # noqa: T201
+        threading.Event().wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

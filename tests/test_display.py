@@ -1,0 +1,400 @@
+"""The live display and the final form, through a port that records what a front end would get."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from .payloads import PAYLOADS
+from .test_markdown import checked
+
+from nbllm.errors import RateLimited, StreamCut
+from nbllm.events import (
+    Finished,
+    Fold,
+    Notice,
+    ReasoningDelta,
+    Response,
+    Restarted,
+    Started,
+    TextDelta,
+    Timing,
+    ToolCallDelta,
+    Usage,
+    UsageReport,
+)  # fmt: skip
+from nbllm.messages import Reasoning, Request, Text, ToolCall
+from nbllm.notebook.bundle import Line, count, error_lines, final, footer, money, seconds
+from nbllm.notebook.display import Live
+from nbllm.notebook.look import STYLE
+from nbllm.notebook.port import Terminal
+
+ENVELOPE = 600
+
+
+class Page:
+    """A front end: outputs in order, updates in place, and what it took to get there."""
+
+    def __init__(self):
+        self.outputs, self.messages, self.bytes, self.blank, self.kinds = [], 0, 0, 0, []
+        self._wait = False
+
+    def publish(self, data, *, display_id=None, update=False):
+        self._count("update" if update else "display", json.dumps(dict(data), ensure_ascii=False).encode())
+        if self._wait:
+            self.outputs, self._wait = [], False
+        if update:
+            [output] = [o for o in self.outputs if o[0] == display_id]
+            output[1] = dict(data)
+        else:
+            assert display_id is None or display_id not in [o[0] for o in self.outputs]
+            self.outputs.append([display_id, dict(data)])
+
+    def clear(self, *, wait):
+        self._count("clear", b"")
+        self._wait = wait
+        self.blank += not wait
+
+    def _count(self, kind, data):
+        self.messages, self.bytes = self.messages + 1, self.bytes + len(data) + ENVELOPE
+        self.kinds.append(kind)
+
+    @property
+    def html(self):
+        return "".join(data.get("text/html", "") for _, data in self.outputs)
+
+    @property
+    def text(self):
+        return "".join(data["text/plain"] for _, data in self.outputs)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def live(**options):
+    page, clock = Page(), Clock()
+    view = Live(page, model="sim/x", clock=clock, **options)
+    view.start()
+    return page, clock, view
+
+
+def stream(chunks, per_second, **options):
+    """Feeds text chunk by chunk as the cell's loop does, 20 looks a second; gives page and seconds."""
+    page, clock, view = live(**options)
+    began, looked = clock.now, clock.now
+    for chunk in chunks:
+        clock.now += 1 / per_second
+        while looked + 0.05 <= clock.now:
+            looked += 0.05
+            view.tick(looked)
+        view.feed(TextDelta(chunk))
+    view.tick(clock.now)
+    view.finish(Response((Text("".join(chunks)),), finish_reason="stop"), Line("foot", "foot"))
+    return page, clock.now - began
+
+
+WORDS = "The sky is blue, as air bends **long** waves `less` than others, $x^2$ times. "
+
+
+def prose(n):
+    return [("\n\n" if i % 40 == 39 else WORDS[i * 5 % 75 :][:5]) for i in range(n)]
+
+
+SHAPES = {
+    "prose": prose,
+    "code": lambda n: ["```py\n", *(["def f", "oo(x)", ":\n   ", "retur", "n 'a'", " + 1\n"] * (n // 6)), "```\n"][:n],
+    "list": lambda n: (["- ite", "m abc", "defgh", "ijkl\n"] * n)[:n],
+    "table": lambda n: ["|a|b|\n|-|-|\n", *["|1|2|\n"] * (n - 1)],
+    "one paragraph": lambda n: ["word "] * n,
+    "empty cells": lambda n: ["|a|b|c|d|\n|-|-|-|-|\n", *["|||||\n"] * (n - 1)],
+    "tiny tokens": lambda n: ["```py\n", *["1 1 1"] * (n - 1)],
+    "signs": lambda n: ['<&"&>'] * n,
+    "one line of code": lambda n: ["```\n", *["x = 1"] * (n - 1)],
+}
+
+
+@pytest.mark.parametrize("per_second", [30, 100, 300, 1_000, 100_000])
+def test_a_thousand_chunks_are_cheap(per_second):
+    """At most 100 messages and 0.4 MB."""
+    for shape in ("prose", "code", "list"):
+        page, _ = stream(SHAPES[shape](1_000), per_second)
+        assert page.messages <= 100
+        assert page.bytes <= 400_000
+
+
+@pytest.mark.parametrize(("n", "per_second"), [(1_000, 50), (5_000, 250), (5_000, 5_000), (20_000, 2_000), (20_000, 40_000)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_any_content_keeps_to_the_budget(shape, n, per_second):
+    """At most 160 kB/s and 7 times the text, 60 messages a second; one output is left."""
+    chunks = SHAPES[shape](n)
+    page, took = stream(chunks, per_second)
+    assert page.bytes <= 160_000 * took + 7 * len("".join(chunks).encode()) + 2 * len(STYLE)
+    assert page.messages <= 60 * took + 6
+    assert page.blank == 0
+    assert len(page.outputs) == 1
+    assert "".join(chunks).strip("\n") + "\n\nfoot" == page.text
+
+
+def test_the_first_words_are_shown_at_once():
+    """Even a millisecond after the status line."""
+    page, clock, view = live()
+    clock.now += 0.001
+    view.feed(TextDelta("Hel"))
+    view.tick(clock.now)
+    assert "<p>Hel</p>" in page.html
+
+
+def test_while_waiting_the_seconds_are_counted():
+    """Model and time stand there; later, tokens."""
+    page, clock, view = live()
+    assert "sim/x · waiting for the first token…" in page.text
+    clock.now += 3
+    view.tick(clock.now)
+    assert "waiting for the first token… 3 s" in page.text
+    view.feed(Notice("retry", "overloaded, attempt 2 in 1.5 s"))
+    view.feed(Started(model="real-name"))
+    view.tick(clock.now + 1)
+    assert "real-name · waiting for the first token… 4 s · overloaded, attempt 2 in 1.5 s" in page.text
+    view.feed(TextDelta("x" * 400))
+    view.tick(clock.now + 2)
+    assert "real-name · 5.0 s · ≈ 100 tokens" in page.text
+    view.feed(UsageReport(Usage(output_tokens=90)))
+    view.tick(clock.now + 4)
+    assert "7.0 s · 90 tokens" in page.text
+
+
+def test_finished_blocks_are_sent_once_and_the_tail_again():
+    """What is frozen is not touched any more; the style sheet stays in the first display."""
+    page, clock, view = live()
+    for _ in range(6):
+        view.feed(TextDelta("word " * 100 + "\n\nNext"))
+        clock.now += 1
+        view.tick(clock.now)
+    assert len(page.outputs) == 7
+    frozen = [data["text/html"] for _, data in page.outputs[:-1]]
+    assert frozen[0].count(STYLE) == 1
+    assert page.html.count(STYLE) == 1
+    view.feed(TextDelta(" more"))
+    clock.now += 1
+    view.tick(clock.now)
+    assert frozen == [data["text/html"] for _, data in page.outputs[:-1]]
+
+
+def test_a_notebook_saved_in_mid_stream_holds_the_text_so_far():
+    """In HTML and in plain text."""
+    page, clock, view = live()
+    text = "".join(prose(700))
+    for i in range(0, len(text), 7):
+        view.feed(TextDelta(text[i : i + 7]))
+        clock.now += 0.02
+        view.tick(clock.now)
+    clock.now += 1
+    view.tick(clock.now)
+    assert page.text.startswith(text)
+    checked(page.html.replace(STYLE, "").replace(' class="nbllm tex2jax_ignore mathjax_ignore"', ""))
+
+
+def test_formulas_are_typeset_when_their_block_is_finished():
+    """Not again and again in the tail."""
+    page, clock, view = live()
+    view.feed(TextDelta("With $x$"))
+    view.tick(clock.now)
+    assert "mathjax_process" not in page.html
+    view.feed(TextDelta(" so.\n\nN"))
+    clock.now += 1
+    view.tick(clock.now)
+    assert "mathjax_process" in page.outputs[0][1]["text/html"]
+
+
+def test_thinking_is_shown_while_it_goes_on_and_collapsed_after():
+    """Its last words, then a closed block."""
+    page, clock, view = live()
+    view.feed(ReasoningDelta("First. " * 200 + "Last thought"))
+    view.tick(clock.now)
+    assert "Last thought" in page.html
+    assert "<details" not in page.html
+    assert len(page.html) < 1_500 + len(STYLE)
+    view.feed(TextDelta("Answer"))
+    clock.now += 1
+    view.tick(clock.now)
+    assert "<details class=nbllm-think><summary>Reasoning</summary>" in page.html
+    assert "<p>Answer</p>" in page.html
+
+
+def test_a_tool_call_shows_as_it_grows():
+    """Name and arguments."""
+    page, clock, view = live()
+    view.feed(ToolCallDelta(0, name="search", arguments='{"q": "<b'))
+    view.tick(clock.now + 1)
+    assert 'search({"q": "&lt;b)' in page.html
+
+
+def test_what_was_void_disappears():
+    """And the answer begins again."""
+    page, clock, view = live()
+    for _ in range(3):
+        view.feed(TextDelta("old " * 200 + "\n\nN"))
+        clock.now += 1
+        view.tick(clock.now)
+    view.feed(Restarted("sent again"))
+    view.feed(TextDelta("new"))
+    clock.now += 1
+    view.tick(clock.now)
+    assert "old" not in page.html
+    assert "<p>new</p>" in page.html
+    assert len(page.outputs) == 1
+    assert STYLE in page.html
+
+
+@pytest.mark.parametrize("mode", ["live", "plain", "final"])
+def test_one_output_is_left(mode):
+    """Whatever came before."""
+    page, clock, view = live(mode=mode)
+    for chunk in prose(300):
+        view.feed(TextDelta(chunk))
+        clock.now += 0.05
+        view.tick(clock.now)
+    view.finish(Response((Text("# Hi"),), finish_reason="stop"), Line("f<", "f<"))
+    [[display_id, data]] = page.outputs
+    assert display_id is None
+    assert "# Hi\n\nf<" == data["text/plain"]
+    assert ("text/html" in data) is (mode != "plain")
+    assert set(data) <= {"text/html", "text/plain"}
+    assert (page.kinds == ["display"]) is (mode == "final")
+
+
+def test_a_call_that_failed_before_anything_came_leaves_the_error_alone():
+    """The status line goes when the error output comes."""
+    page, _, view = live()
+    view.finish(Response(), error=RateLimited("no", status=429))
+    assert ["display", "clear"] == page.kinds
+
+
+FORMATS = [
+    ("md", "# a", "<h3>a</h3>", "# a"),
+    ("text", "# <a", "# &lt;a", "# <a"),
+    ("json", '```json\n{"a":[1]}\n```', "<span class=n>1</span>\n  ]\n}", '{\n  "a": [\n    1\n  ]\n}'),
+    ("json", '{"a":', ":</code>", '{"a":'),
+    ("code", "So:\n\n```py\nx=1\n```\nand\n```py\ny\n```", 'data-lang="py"', "x=1\n\ny"),
+    ("code", "none", "<pre><code>none</code></pre>", "none"),
+    ("html", "<b>a</b>", "&lt;", "<b>a</b>"),
+]
+
+
+@pytest.mark.parametrize(("format", "source", "html", "text"), FORMATS)
+def test_formats(format, source, html, text):
+    """How an answer may be shown; HTML is never HTML."""
+    data = final(Response((Text(source),), finish_reason="stop"), format=format)
+    assert html in data["text/html"]
+    assert text == data["text/plain"]
+    page, clock, view = live(format=format)
+    view.feed(TextDelta(source))
+    view.tick(clock.now)
+    assert source in page.text
+    assert "<b>a" not in page.html
+
+
+ENDINGS = [
+    (Response((Text("a"),), finish_reason="cancelled"), None, "Stopped by you"),
+    (Response((Text("a"),), finish_reason="length", request=Request("m", (), max_tokens=7)), None, "limit of tokens (max_tokens=7)"),
+    (Response((Text("a"),), finish_reason="content_filter"), None, "content filter"),
+    (Response((Text("a"),)), None, "Cut off before its end"),
+    (Response((Text("a"),)), StreamCut("The stream ended early.", hint="Ask again."), "⚠ StreamCut: The stream ended early."),
+    (Response((Text("a"),), finish_reason="other", finish_raw="RECITATION"), None, "RECITATION"),
+    (Response((), finish_reason="stop", notices=(Notice("refusal", "I <can't>."),)), None, "Refused: I <can't>."),
+    (Response((), finish_reason="stop"), None, "The answer is empty."),
+    (Response((Text("a"),), finish_reason="stop", simulated=True), None, "[simulated]"),
+    (Response((ToolCall("1", "f", {"a": "<b>"}),), finish_reason="tool_calls"), None, '[tool call] f({"a": "<b>"})'),
+    (Response((ToolCall("1", "f", None, '{"a": <'),), finish_reason="tool_calls"), None, '[tool call] f({"a": <)'),
+    (Response((Reasoning("so <i>"), Text("a")), finish_reason="stop"), None, "[reasoning]\nso <i>\n[/reasoning]\n\na"),
+    (Response((Reasoning(redacted="xx"), Text("a")), finish_reason="stop"), None, "Reasoning withheld by the provider."),
+]
+
+
+@pytest.mark.parametrize(("response", "error", "text"), ENDINGS)
+def test_how_an_answer_ended_is_told_in_both_forms(response, error, text):
+    """Stopped, cut, filtered, refused, empty, simulated; calls and reasoning."""
+    data = final(response, error=error)
+    assert text in data["text/plain"]
+    checker = checked(data["text/html"].replace(STYLE, "").replace(' class="nbllm tex2jax_ignore mathjax_ignore"', ""))
+    last = text.replace("[simulated]", "simulated").replace("[tool call] ", "").replace("[reasoning]\n", "").replace("[/reasoning]\n\n", "").splitlines()
+    assert all(line in "".join(checker.text) for line in last)
+
+
+RICH = Response(
+    (Text("a"),), "stop", model="gemini-2.5-pro", cost=0.0031, usage=Usage(1_200, 240, reasoning_tokens=100, cache_read_tokens=800),
+    timing=Timing(ttft=0.412, total=3.21, decode=2.75, attempts=2),
+)  # fmt: skip
+
+
+def test_the_footer():
+    """Figures, "?" where unknown, and what was filled in."""
+    expected = "gemini-2.5-pro · 0.41 s to first token · 3.2 s · 87 tok/s · 1,200 (800 cached) → 240 (100 reasoning) tokens · $0.0031 · 2 attempts · filled n, df"
+    assert expected == footer(RICH, filled=["n", "df"]).text
+    assert "? · ? to first token · ? · ? tok/s · ? → ? tokens · $?" == footer(Response()).text
+    assert "&lt;b&gt;" in footer(Response(model="<b>")).html
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "text"),
+    [
+        (seconds, 0.0412, "41 ms"), (seconds, 0.412, "0.41 s"), (seconds, 3.21, "3.2 s"), (seconds, 9.96, "10 s"), (seconds, 48.2, "48 s"), (seconds, 125, "2 min 5 s"), (seconds, None, "?"),
+        (money, 0.0031, "$0.0031"), (money, 0.000012, "$0.000012"), (money, 0.5, "$0.50"), (money, 12.345, "$12.35"), (money, 0, "$0"), (money, None, "$?"), (money, 1234.5, "$1,234.50"), (money, 0.00315, "$0.0032"),
+        (count, 12345, "12,345"), (count, None, "?"),
+    ],
+)  # fmt: skip
+def test_figures(form, value, text):
+    """Two significant digits are enough."""
+    assert text == form(value)
+
+
+def test_error_lines():
+    """What, their words, what to do."""
+    error = RateLimited("Too many requests\x1b[31m", status=429, request_id="req_1", hint="Wait 20 s, or ask another model.")
+    assert "RateLimited (HTTP 429): Too many requests␛[31m\nWait 20 s, or ask another model.\nRequest id: req_1" == error_lines(error)
+
+
+EVENTS = st.one_of(
+    st.sampled_from(list(PAYLOADS.values())).map(TextDelta),
+    st.text(max_size=30).map(TextDelta),
+    st.sampled_from(["\n\n", "```\n", "- a\n", "$x$", "word " * 30]).map(TextDelta),
+    st.text(max_size=30).map(ReasoningDelta),
+    st.builds(ToolCallDelta, st.integers(0, 2), st.none(), st.sampled_from([None, "f"]), st.text(max_size=9)),
+    st.builds(Notice, st.sampled_from(["retry", "refusal", "unknown"]), st.text(max_size=9)),
+    st.just(Restarted("again")),
+    st.builds(Started, st.none(), st.text(max_size=5)),
+    st.just(Finished("stop")),
+)
+
+
+@given(st.lists(st.tuples(EVENTS, st.floats(0, 2)), max_size=25), st.sampled_from(["md", "text", "json", "code", "html"]))
+@settings(max_examples=200, deadline=None)
+def test_any_events_show_safely(events, format):
+    """At every moment and at the end: closed list of tags, valid text, one output left."""
+    page, clock, view = live(format=format)
+    fold = Fold()
+    for event, pause in events:
+        fold.add(event)
+        view.feed(event)
+        clock.now += pause
+        view.tick(clock.now)
+        checked(page.html.replace(STYLE, "").replace(' class="nbllm tex2jax_ignore mathjax_ignore"', ""))
+    view.finish(fold.response(), footer(fold.response()))
+    assert len(page.outputs) == 1
+    checked(page.html.replace(STYLE, "").replace(' class="nbllm tex2jax_ignore mathjax_ignore"', ""))
+    page.text.encode()
+
+
+def test_a_terminal_gets_the_text_as_it_comes():
+    """Then what there is to say about it; no escape sequence of the model's reaches it."""
+    written = []
+    view = Terminal(written.append)
+    for event in (ReasoningDelta("hm"), TextDelta("a\x1b[2J"), TextDelta("b\ud83d"), TextDelta("\ude00")):
+        view.feed(event)
+    view.finish(Response((Reasoning("hm"), Text("..."), ToolCall("1", "f", {})), "cancelled"), Line("", "foot"))
+    assert "[reasoning]\nhm\n[/reasoning]\n\na␛[2Jb😀\n\n[tool call] f({})\n\n■ Stopped by you; this is what had arrived.\n\nfoot\n" == "".join(written)
