@@ -22,7 +22,9 @@ def run(notebook: Path, out: Path) -> tuple[Path, Path, str]:
 
     os.environ["NBLLM_SIMULATE"] = "1"
     nb = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
-    NotebookClient(nb, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(notebook.parent)}}).execute()
+    quiet = ["--IPKernelApp.log_level=40"]  # a kernel on loopback need not warn that it is not encrypted
+    NotebookClient(nb, timeout=120, kernel_name="python3", extra_arguments=quiet,
+                   resources={"metadata": {"path": str(notebook.parent)}}).execute()
     out.mkdir(parents=True, exist_ok=True)
     executed, page = out / notebook.name, out / f"{notebook.stem}.html"
     nbformat.write(nb, executed)  # type: ignore[no-untyped-call]

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
+
+
+def _unpack(part: Image | Document) -> None:
+    """Takes the bytes out of a data: URL, which not every provider reads as an address."""
+    head, comma, data = (part.url or "").partition(",")
+    if comma and head.startswith("data:") and head.endswith(";base64"):
+        object.__setattr__(part, "data", base64.b64decode(data))
+        object.__setattr__(part, "media_type", head[5:-7] or part.media_type)
+        object.__setattr__(part, "url", None)
 
 
 def _source(url: str | None, data: bytes | None) -> str:
@@ -29,6 +39,9 @@ class Image:
     url: str | None = None
     media_type: str = "image/png"
 
+    def __post_init__(self) -> None:
+        _unpack(self)
+
     def __repr__(self) -> str:
         return f"Image({_source(self.url, self.data)}, {self.media_type})"
 
@@ -41,6 +54,9 @@ class Document:
     url: str | None = None
     media_type: str = "application/pdf"
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        _unpack(self)
 
     def __repr__(self) -> str:
         return f"Document({self.name or _source(self.url, self.data)}, {self.media_type})"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
@@ -13,7 +11,6 @@ from .messages import Document, Image, Message, Part, Reasoning, Role, Text, Too
 Prompt = str | Message | Part | Sequence["Message | Mapping[str, Any] | Part | str"]
 
 _PARTS = (Text, Image, Document, Reasoning, ToolCall, ToolResult)
-_DATA_URL = re.compile(r"data:(?P<type>[^;,]+);base64,(?P<data>.*)", re.S)
 
 
 def messages(prompt: Prompt, system: str | None = None) -> tuple[Message, ...]:
@@ -58,15 +55,10 @@ def _parts(content: Any) -> Iterable[Part]:
         elif isinstance(piece, Mapping) and piece.get("type") == "text":
             yield Text(str(piece.get("text", "")))
         elif isinstance(piece, Mapping) and piece.get("type") == "image_url":
-            yield _image(piece["image_url"])
+            url = piece["image_url"]
+            yield Image(url=str(url["url"] if isinstance(url, Mapping) else url))
         else:
             raise ConfigError(f"Not a part of a message: {str(piece)[:80]!r}.", hint="Use text, or nbllm.Image, nbllm.Document and so on.")
-
-
-def _image(value: Any) -> Image:
-    url = value["url"] if isinstance(value, Mapping) else str(value)
-    match = _DATA_URL.fullmatch(url)
-    return Image(base64.b64decode(match["data"]), media_type=match["type"]) if match else Image(url=url)
 
 
 def tools(given: Iterable[Tool | Mapping[str, Any]]) -> tuple[Tool, ...]:

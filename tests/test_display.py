@@ -140,6 +140,18 @@ def test_any_content_keeps_to_the_budget(shape, n, per_second):
     assert "".join(chunks).strip("\n") + "\n\nfoot" == page.text
 
 
+@pytest.mark.parametrize("shape", ["prose", "code", "list"])
+def test_jupyterlab_folds_nothing_away(shape):
+    """It shows 50 outputs of a cell."""
+    page, clock, view = live()
+    for i, chunk in enumerate(SHAPES[shape](60_000)):
+        view.feed(TextDelta(chunk))
+        clock.now += 0.01
+        if i % 5 == 0:
+            view.tick(clock.now)
+    assert 20 < len(page.outputs) <= 46
+
+
 def test_the_first_words_are_shown_at_once():
     """Even a millisecond after the status line."""
     page, clock, view = live()
@@ -206,6 +218,10 @@ def test_formulas_are_typeset_when_their_block_is_finished():
     view.tick(clock.now)
     assert "mathjax_process" not in page.html
     view.feed(TextDelta(" so.\n\nN"))
+    clock.now += 1
+    view.tick(clock.now)
+    assert "mathjax_process" not in page.html
+    view.feed(TextDelta("ext words" * 50 + "\n\nAnd"))
     clock.now += 1
     view.tick(clock.now)
     assert "mathjax_process" in page.outputs[0][1]["text/html"]

@@ -4,6 +4,7 @@ Theory. The open end of the answer is the *tail*: one display that is updated. W
 finished, the tail is updated a last time to just those (they are *frozen*: never sent again, and a person's selection
 in them survives), and a new display below becomes the tail. The status line always stands at the tail's end. `Pace`
 says when a frame is due. Formulas stay source in the tail, because typesetting them anew at each frame would flicker.
+JupyterLab folds a cell's outputs away above 50, so the longer the answer, the more one display freezes.
 
 At the end `clear_output(wait=True)` and one display of the final bundle replace all this in one step, without an
 empty moment between. Whoever saves the notebook before that has frozen blocks and a tail: plain static text.
@@ -38,12 +39,14 @@ from .pace import ENVELOPE, Budget, Pace
 
 Mode = Literal["live", "final", "plain"]
 
-_FREEZE = 400  # characters of finished blocks that are worth a display of their own
+_FREEZE = 400  # characters of finished blocks that are worth a display of their own,
+_FREEZE_SHARE = 0.12  # and their share of what is frozen already
+_MOST_DISPLAYS = 45
 _INK = 8_000  # characters of a code block that are highlighted before the end
 _LONG_TAIL = 1_000  # characters of an open code block or list that are drawn again and again
 _THOUGHT = 600  # last characters of thinking that are shown while it goes on
 _ARGUMENTS = 300
-_FORMULA = "nbllm-tex"
+_TYPESET = " mathjax_process tex2jax_process"
 
 
 class Port(Protocol):
@@ -91,6 +94,7 @@ class Live:
         self._styled = self._void = self._begun = False
         self._styled_id = ""
         self._chunks = self._characters = 0  # since the last frame
+        self._frozen = self._displays = 0  # characters, and displays they are in
         self._total = 0  # characters of text and reasoning so far
         self._tokens: int | None = None
         self._ratio = 2.2  # bytes that a frame takes for a character of the tail
@@ -184,19 +188,28 @@ class Live:
         if self._void:
             self._port.clear(wait=True)
             self._display_id, self._void, self._styled, size = "", False, False, ENVELOPE
+            self._frozen = self._displays = 0
         shed = self._growing.splitter.shed(_LONG_TAIL)
-        done = self._growing.done
         if shed:
-            done.append(self._finished(shed))
-        if sum(len(line.text) for line in done) >= _FREEZE or any(_FORMULA in line.html for line in done):
-            size += self._publish(done)
-            self._growing.done, self._display_id = [], ""
-        tail = self._publish([*self._growing.done, *self._tail(), self._status(now)])
+            self._growing.done.append(self._finished(shed))
+        size += self._freeze()
+        quiet = [Line(line.html.replace(_TYPESET, ""), line.text) for line in self._growing.done]
+        tail = self._publish([*quiet, *self._tail(), self._status(now)])
         size += tail
         self._ratio = max(2.2, (tail - 2 * ENVELOPE) / max(self._open_size(), 1_000))
         self._begun = self._total > 0
         self._chunks = self._characters = 0
         self._pace.sent(now, size, self._clock() - began)
+
+    def _freeze(self) -> int:
+        """Ends the tail's display with the finished blocks, where they are many enough; gives the bytes that took."""
+        length = sum(len(line.text) for line in self._growing.done)
+        if length < max(_FREEZE, _FREEZE_SHARE * self._frozen) or self._displays >= _MOST_DISPLAYS:
+            return 0
+        size = self._publish(self._growing.done)
+        self._growing.done, self._display_id = [], ""
+        self._frozen, self._displays = self._frozen + length, self._displays + 1
+        return size
 
     def _publish(self, lines: list[Line]) -> int:
         """Sends the tail's display, a new one where there is none; gives about the bytes that took."""
