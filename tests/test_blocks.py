@@ -5,10 +5,11 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from .payloads import PAYLOADS
 
 from nbllm.notebook.blocks import Blocks, Lines
 from nbllm.notebook.markdown import to_html
+
+from .payloads import PAYLOADS
 
 SPLIT = [
     ("a\n\nb", ["a\n\n"], "b"),

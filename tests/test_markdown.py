@@ -6,15 +6,16 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from .payloads import MATH, PAYLOADS
 
 from nbllm.notebook.look import STYLE
 from nbllm.notebook.markdown import clean, code_html, plain_html, reasoning_html, to_html
 
+from .payloads import MATH, PAYLOADS
+
 TAGS = {"p", "em", "strong", "s", "blockquote", "hr", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td", "h3", "h4", "h5", "h6", "pre", "code", "a", "span", "div", "br", "details", "summary"}
 ATTRIBUTES = {
-    "class": re.compile(r"[ksncfb]|nbllm-tex( mathjax_process tex2jax_process)?|nbllm-(text|think|note|foot|badge)"),
-    "style": re.compile(r"text-align:(right|center)"),
+    "class": re.compile(r"[ksncfb]|nbllm-tex( mathjax_process tex2jax_process)?|nbllm-(text|think|note|foot|badge|task)"),
+    "style": re.compile(r"text-align:(left|right|center)"),
     "start": re.compile(r"\d+"),
     "data-lang": re.compile(r"[A-Za-z0-9#+-]{1,20}|tool call"),
     "href": re.compile(r"(https?://|mailto:)[^\s\"<>]+", re.IGNORECASE),
@@ -88,7 +89,7 @@ SHOWN = [
     ("# A\n\n## B", "<h3>A</h3>\n<h4>B</h4>\n"),
     ("a *b* **c** ~~d~~ `e<f`", "<p>a <em>b</em> <strong>c</strong> <s>d</s> <code>e&lt;f</code></p>\n"),
     ("a\\\nb", "<p>a<br>\nb</p>\n"),
-    ("- [ ] a\n- [x] b", "<ul>\n<li>☐ a</li>\n<li>☑ b</li>\n</ul>\n"),
+    ("- [ ] a\n- [x] b", "<ul>\n<li class=nbllm-task>☐ a</li>\n<li class=nbllm-task>☑ b</li>\n</ul>\n"),
     ("3. a\n4. b", "<ol start=3>\n<li>a</li>\n<li>b</li>\n</ol>\n"),
     ("[a](https://b.c/?x=1&y=2)", '<p><a href="https://b.c/?x=1&amp;y=2" target="_blank" rel="noopener noreferrer">a</a></p>\n'),
     ("[a](MAILTO:b@c.d)", '<p><a href="MAILTO:b@c.d" target="_blank" rel="noopener noreferrer">a</a></p>\n'),
@@ -174,4 +175,4 @@ def test_absurd_input_takes_no_minutes():
 def test_the_style_sheet_loads_nothing():
     """No address, no import, and only our own container."""
     assert not re.search(r"url\(|@import|http", STYLE)
-    assert all(rule.startswith(".nbllm") for rule in STYLE.removeprefix("<style>").removesuffix("</style>").split("}") if rule)
+    assert all(rule.startswith("div.nbllm") for rule in STYLE.removeprefix("<style>").removesuffix("</style>").split("}") if rule)

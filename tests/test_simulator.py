@@ -182,6 +182,13 @@ def test_a_body_may_end_with_the_connection(server, client):
     assert record_of(server, ask(client, "openai_chat", "sim")).first
 
 
+def test_http_1_0_gets_no_chunks(server):
+    body = json.dumps({"model": "sim@tokens=1", "messages": MESSAGES, "stream": True}).encode()
+    with socket.create_connection(("127.0.0.1", server.port)) as raw:
+        raw.sendall(b"POST /v1/chat/completions HTTP/1.0\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        assert b"".join(iter(lambda: raw.recv(4096), b"")).endswith(b"}\n\ndata: [DONE]\n\n")
+
+
 def test_gemini_without_sse_is_one_array(client):
     answer = client.post("/v1beta/models/sim%40tokens=3:streamGenerateContent", json={"contents": [{"parts": [{"text": "hi"}]}]})
     assert "application/json" in answer.headers["content-type"]
@@ -343,6 +350,30 @@ def test_keys(protocol):
     assert "sk-named" not in repr(simulator.Record.__slots__)
 
 
+@every_protocol
+def test_any_key_will_do(client, protocol):
+    assert {"gemini": 403}.get(protocol, 401) == ask(client, protocol, "sim@auth=1,tokens=1").status_code
+    assert 200 == ask(client, protocol, "sim@auth=1,tokens=1", authorization="Bearer sk-any").status_code
+
+
+@every_protocol
+def test_an_unknown_option_is_named(client, protocol):
+    answer = ask(client, protocol, "sim@ttff=1")
+    assert (400, True) == (answer.status_code, "ttff" in answer.text and "ttft" in answer.text)
+
+
+@every_protocol
+@pytest.mark.parametrize("said", ["<script>alert(1)</script> `$x$` \u202e\u2028 \r\n\t\\ \x00 🙂é", " \n data: [DONE]\n\nevent: x\n"])
+def test_an_echo_is_exact(server, client, protocol, said):
+    """Hostile text comes back as it went, in pieces of some characters."""
+    path, body = ASK[protocol]("sim@echo=1")
+    answer = client.post(path, content=json.dumps(body).replace(json.dumps(ASKED), json.dumps(said)))
+    given = [c.text for c in record_of(server, answer).chunks if c.kind == "content"]
+    assert said == "".join(given)
+    assert all(json.loads(line) for line in answer.text.replace("data: [DONE]", "").replace("data:", "").split("\n") if line.startswith((" {", "{")))
+    assert max(map(len, given)) <= 20
+
+
 def test_a_key_in_the_models_name_is_not_kept(server, client):
     answer = ask(client, "openai_chat", "sim@auth=sk-named,tokens=1", authorization="Bearer sk-named")
     assert 200 == answer.status_code
@@ -465,16 +496,26 @@ def test_the_shared_one_ends_with_the_process():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_has_its_own():
-    """And the parent's connections are not held open by the child."""
+    """And it does not hold the parent's connections open: the far end sees the parent close them."""
     out = run("""
-import os, signal, urllib.request as u, nbllm.simulator as s
+import os, socket, urllib.request as u, nbllm.simulator as s
 a = s.shared()
 get = lambda server: u.urlopen(server.url + '/__sim/health', timeout=10).status
-assert get(a) == 200
+raw = socket.create_connection(('127.0.0.1', a.port), timeout=10)
+raw.sendall(b'GET / HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n')
+raw.recv(4096)
+go, gone = os.pipe()
 pid = os.fork()
 if not pid:
+    os.close(gone)
     b = s.shared()
-    os._exit(0 if b.port != a.port and get(b) == 200 else 1)
+    fine = b.port != a.port and get(b) == 200
+    os.read(go, 1)
+    os._exit(not fine)
+raw.sendall(b'GET / HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n')
+while raw.recv(4096): pass
+raw.close()
+os.close(gone)
 print(os.waitpid(pid, 0)[1], get(a), s.shared() is a)
 """)
     assert ("0 200 True\n", "") == (out.stdout, out.stderr)

@@ -1,14 +1,16 @@
 """The simulator's grammar of options, its text and its count of tokens, its values for JSON schemas: pure parts."""
 
 import dataclasses
+import itertools
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.simulator import schema, text
+from nbllm.simulator.ask import Ask, Tool
 from nbllm.simulator.options import BadOption, Options, checked, chosen, masked, parse, split
-from nbllm.simulator.plan import Ask, Tool, reply
+from nbllm.simulator.plan import reply
 
 ASKED = (("user", "Why is the sky blue?"),)
 
@@ -24,6 +26,10 @@ GRAMMAR = [
     ("sim@usage=off,echo=on,close=1", "", {"usage": False, "echo": True, "close": True}),
     ("claude-3-5-sonnet@20240620", "", {}),
     ("a@b@ttft=1", "", {"ttft": 1.0}),
+    ("sim@tools=off", "", {"tools": 0}), ("sim@tools=3", "", {"tools": 3}), ("sim@parallel=2", "", {"tools": 2}),
+    ("sim@pings=2,slow_headers=0.5,empty_first=1,close_delimited=1", "", {"ping": 2, "headers": 0.5, "empty": True, "close": True}),
+    ("sim@early_role=0,cut=2,cut_mode=eof", "", {"role": "late", "cut": 2, "how": "close"}),
+    ("sim@early_role=1,cut_mode=reset,auth=on", "", {"role": "early", "how": "rst", "auth": "1"}),
     ("sim", "status=429,retry_after=2.5,why=quota", {"status": 429, "retry_after": 2.5, "why": "quota"}),
 ]
 
@@ -36,7 +42,8 @@ def test_options_are_read(model, header, expected):
 
 @pytest.mark.parametrize(("words", "part"), [
     ("tttf=1", "Did you mean 'ttft'"), ("ttft=fast", "cannot be 'fast'"), ("ttft=-1", "zero or more"), ("gaps=wild", "constant, jitter, burst"),
-    ("usage=maybe", "on or off"), ("tokens=1.5", "tokens"), ("tokens_per_chunk=0", "one or more"), ("ttft=nan", "zero or more"), ("zzz=1", "It has ttft"),
+    ("slow_header=1", "'slow_headers'"), ("cut_mode=gone", "rst, close, end"), ("usage=maybe", "on or off"), ("tokens=1.5", "tokens"), ("tokens_per_chunk=0", "one or more"),
+    ("ttft=nan", "zero or more"), ("zzz=1", "It has ttft"),
 ])
 def test_bad_options_say_what_would_do(words, part):
     with pytest.raises(BadOption) as caught:
@@ -46,8 +53,10 @@ def test_bad_options_say_what_would_do(words, part):
 
 def test_keywords_of_serve_are_checked_too():
     assert Options(ttft=1.0, tokens=None) == checked({"ttft": 1, "tokens": None})
-    with pytest.raises(BadOption):
-        checked({"speed": 3})
+    assert Options(tools=0, role="late", auth="1") == checked({"tools": False, "early_role": False, "auth": True})
+    for bad in ({"speed": 3}, {"ttft": None}, {"gaps": []}):
+        with pytest.raises(BadOption):
+            checked(bad)
 
 
 def test_names_lose_their_key():
@@ -82,6 +91,27 @@ def test_the_default_answer_says_that_it_is_simulated():
     long = "".join(text.answer("Who are you? Answer at length."))
     assert all(part in long for part in ("## ", "\n- ", "```python", "$(n-1)"))
     assert text.answer("x", 90, 0) == text.answer("x", 90, 0) != text.answer("x", 90, 1)
+
+
+QUOTES = [
+    ("Who are you?", "answer to `Who are you?`. "), ("\n  one \ntwo", "answer to `one`. "), ("", "answer. "), ("\u202e\x00", "answer. "),
+    ("`<b>$x$`", "answer to `'<b>$x$'`. "), ("a\ud83d b", "answer to `a  b`. "), ("é" * 60, f"to `{'é' * 60}`. "), ("é" * 61, f"to `{'é' * 59}…`. "),
+]
+
+
+@pytest.mark.parametrize(("prompt", "part"), QUOTES, ids=lambda v: ascii(v)[:20])
+def test_the_default_answer_names_its_prompt_safely(prompt, part):
+    """At most 60 characters of the first line, in a code span that nothing in them closes."""
+    said = "".join(text.answer(prompt))
+    assert part in said
+    assert said.count("`") in (0, 2)
+
+
+@pytest.mark.parametrize(("prompt", "part"), [
+    ("Write a haiku about the sea.", "tide"), ("Which is larger, 9.11 or 9.9?", "**9.9** is larger"), ("From 9 to 11?", "simulated answer"),
+    ("Oslo's country and population, as JSON", '{"city": "Oslo"')])
+def test_some_questions_have_their_own_answer(prompt, part):
+    assert part in "".join(text.answer(prompt))
 
 
 def test_halves_of_surrogates_are_mended():
@@ -131,7 +161,7 @@ def test_the_schedule():
     assert [(1.0, 1, False), (1.0, 1, False), (2.0, 1, False)] == times("s@ttft=1,gap=0.5,tokens=3,gaps=burst,burst=2")
     assert [(0.0, 0, False), (1.0, 1, False)] == times("s@ttft=1,tokens=1,empty=1")
     jittered = [at for at, _, _ in times("s@ttft=1,gap=0.5,tokens=400,gaps=jitter")]
-    gaps = [b - a for a, b in zip(jittered, jittered[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(jittered)]
     assert 0.25 <= min(gaps) < 0.35
     assert 0.65 < max(gaps) <= 0.75
     assert 0.5 == pytest.approx(sum(gaps) / len(gaps), rel=0.1)

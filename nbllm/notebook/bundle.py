@@ -96,8 +96,9 @@ def footer(response: Response, *, filled: Sequence[str] = ()) -> Line:
         f"{t.attempts} attempts" if t.attempts > 1 else "",
         "filled " + ", ".join(filled) if filled else "",
     ]
-    text = clean(" · ".join(item for item in items if item)).replace("\n", " ")
-    return Line(escape(text, quote=False), text)
+    shown = [clean(item).replace("\n", " ") for item in items if item]
+    html = " · ".join(item.replace(" ", "\u00a0") if len(item) < 40 else item for item in shown)  # lines break between items
+    return Line(escape(html, quote=False), " · ".join(shown))
 
 
 def error_lines(error: BaseException) -> str:

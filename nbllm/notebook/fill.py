@@ -1,32 +1,48 @@
 """Puts the notebook's values into a prompt: `{name}` where the name exists, `{{expression}}` always.
 
-Theory: a prompt is prose that may hold JSON, code, LaTeX and templates, whose braces are not ours. `{...}` is ours only
-if all of this holds: it has the exact form name, .attribute, [index], !r, :format without spaces; the name exists; it
-stands outside code spans and fences and outside f-strings; and it does not follow a letter, a digit, `_`, `^`, `\\`, `$`
-or a `}` that is not ours. `{{...}}` is ours if what is between parses as a Python expression, in code too: two braces
-are how a value is put into a fence on purpose. The text is scanned once, so braces in what was inserted mean nothing.
+Theory: a prompt is prose that may hold JSON, code, LaTeX and templates, whose braces are not ours. The text is scanned
+once from left to right; the places that are ours are found first and evaluated after, so that nothing inserted is
+scanned again. `{...}` is ours only if all of this holds:
+
+* it has the exact form name, .attribute, [index], !r, :format, without spaces; a format is more than one number or one
+  letter, since {a:1} and {k:s} are what other languages write, and their names exist here by chance;
+* the name exists in the notebook;
+* it does not follow a letter, a digit, `_`, `^`, `\\`, `$`, `{`, `]` or a `}` that is not ours (LaTeX, shells, CSS);
+* it stands outside code spans, fences and string literals of template languages (`verbatim`).
+
+Then it must work: an attribute that is not there is an error, and so is a private one. `{{...}}` is ours if what is
+between parses as a Python expression and it is not part of {{{...}}} or of an f-string. That holds in code as well: two
+braces are how a value is put into a fence on purpose. But where a single brace would not be ours by its place (code,
+after `$` or a letter), an expression with a name that the notebook does not have belongs to somebody else's template
+(Jinja, GitHub Actions, LaTeX): it stays, and is told as skipped. Everywhere else such a name is an error.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..errors import ConfigError
+from . import verbatim
+from .samples import text_of
 
 _PLACE = re.compile(
-    r"\{(?P<expr>(?P<root>[A-Za-z_]\w*)(?P<path>(?:\.[A-Za-z]\w*|\[(?:-?\d+|'[^'\]\n]*'|\"[^\"\]\n]*\")\])*))"
+    r"\{(?P<expr>(?P<root>[^\W\d]\w*)(?P<path>(?:\.[^\W\d]\w*|\[(?:-?\d{1,18}|'[^'\]\n]*'|\"[^\"\]\n]*\")\])*))"
     r"(?:!(?P<conv>[rsa]))?"
-    r"(?::(?P<fmt>(?:.?[<>=^])?[+\-]?#?0?\d*[,_]?(?:\.\d+)?[bcdeEfFgGnosxX%]?|%[^{}\n]*))?\}"
+    r"(?::(?!(?:\d*|[bcnos])\})(?P<fmt>(?:.?[<>=^])?[+\- ]?#?0?\d*[,_]?(?:\.\d+)?[bcdeEfFgGnosxX%]?|%[^{}\n]*))?\}"
 )
-_STEP = re.compile(r"\.(?P<attr>[A-Za-z]\w*)|\[(?:(?P<index>-?\d+)|'(?P<one>[^']*)'|\"(?P<two>[^\"]*)\")\]")
-_FENCE = re.compile(r"(?:[ \t]|>|[-*+][ \t]|\d{1,9}[.)][ \t])*(?P<mark>`{3,}|~{3,})(?P<info>[^\n]*)")
-_SPAN = re.compile(r"(?<!`)(?P<ticks>`+)(?!`)(?:[^`]|(?!(?P=ticks)(?!`))`+)*?(?<!`)(?P=ticks)(?!`)")
-_FSTRING = re.compile(r"""(?:\b[fF][rR]?|\b[rR][fF]|\$@?|\w!\()(?P<q>["'])(?:(?!(?P=q)).)*$""")
-_TRIES = 60  # closing braces tried for one {{, so that a prompt full of braces costs little
+_STEP = re.compile(r"\.(?P<attr>\w+)|\[(?:(?P<index>-?\d+)|'(?P<one>[^']*)'|\"(?P<two>[^\"]*)\")\]")
+_RUN = re.compile(r"\{+")
+_OPEN = re.compile(r"(?P<braces>\{{1,2})[ ]?(?P<prefix>\w*)$")
+_BEFORE = "_^\\$}{]"  # characters after which a brace is not ours; letters and digits too
+_TRIES, _REACH = 6, 4_000  # closing braces tried for one {{, and how far: a prompt full of braces costs little
+_BUILTINS = frozenset(dir(builtins))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +57,7 @@ class Inserted:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A prompt with values in it. `names`: what was filled, for the footer; `skipped`: {{ }} that are no Python and stay."""
+    """A prompt with values in it. `names`: what was filled, for the footer; `skipped`: what looked like ours and stays."""
 
     pieces: tuple[str | Inserted, ...]
     names: tuple[str, ...] = ()
@@ -58,171 +74,170 @@ def fill(text: str, namespace: Mapping[str, Any], evaluate: Callable[[str], Any]
 
     Raises ConfigError, naming line and column, where an attribute, index, format or expression fails.
     """
-    if mode == "off" or "{" not in text:
-        return Filled((text,))
-    code = list(_code(text)) if mode == "on" else []
+    scan = _Scan(text, namespace, mode)
     pieces: list[str | Inserted] = []
-    skipped: list[str] = []
-    at = end_of_ours = 0
-    search = 0
-    while (brace := text.find("{", search)) >= 0:
-        found = _double(text, brace, evaluate, skipped) if text.startswith("{{", brace) else None
-        if found is None and mode == "on":
-            found = _single(text, brace, namespace, code, end_of_ours if pieces else -1)
-        if found is None:
-            search = brace + (2 if text.startswith("{{", brace) else 1)
-            continue
-        inserted, end = found
-        pieces += [text[at:brace], inserted]
-        at = search = end_of_ours = end
+    at = 0
+    for place in scan.places():
+        pieces += [text[at:place.start], _inserted(text, place, namespace, evaluate)]
+        at = place.end
     pieces.append(text[at:])
     names = tuple(dict.fromkeys(p.source for p in pieces if isinstance(p, Inserted)))
-    return Filled(tuple(p for p in pieces if p != ""), names, tuple(skipped))
+    return Filled(tuple(p for p in pieces if p != ""), names, tuple(dict.fromkeys(scan.skipped)))
+
+
+def names_in(text: str, namespace: Mapping[str, Any], mode: str = "on") -> tuple[str, ...]:
+    """The names that fill would take from `namespace`, nothing evaluated."""
+    found: list[str] = []
+    for place in _Scan(text, namespace, mode).places():
+        found += [place.match["root"]] if place.match else [n for n in _free_names(place.source) if n in namespace]
+    return tuple(dict.fromkeys(found))
+
+
+def names_at(text: str, cursor: int, namespace: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """(what was typed, names it may become) where the cursor stands after an open brace of ours; ("", ()) elsewhere."""
+    match = _OPEN.search(text, max(0, cursor - 200), cursor)
+    if match is None or not (match["braces"] == "{{" or _Scan(text, namespace, "on").may_open(match.start(), -1)):
+        return "", ()
+    prefix = match["prefix"]
+    return prefix, tuple(sorted(n for n in namespace if n.startswith(prefix) and not n.startswith("_") and n.isidentifier()))
+
+
+# --- finding the places -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A place that is ours: `match` is the form of a single brace, None for {{ }}."""
+
+    start: int
+    end: int
+    source: str
+    match: re.Match[str] | None = None
+
+
+@dataclass(slots=True)
+class _Scan:
+    text: str
+    namespace: Mapping[str, Any]
+    mode: str
+    skipped: list[str] = field(default_factory=list)
+    code: verbatim.Spans = verbatim.NOTHING
+    literals: verbatim.Spans = verbatim.NOTHING
+
+    def __post_init__(self) -> None:
+        if self.mode != "off" and "{" in self.text:
+            self.code, self.literals = verbatim.code(self.text), verbatim.literals(self.text)
+
+    def places(self) -> Iterator[_Place]:
+        """The places that are ours, from left to right."""
+        run, end = _RUN.search(self.text), -1
+        while run and self.mode != "off":
+            place = self._place(run, end)
+            if place:
+                yield place
+                end = place.end
+            run = _RUN.search(self.text, place.end if place else run.end())
+
+    def _place(self, run: re.Match[str], end: int) -> _Place | None:
+        at, braces = run.start(), len(run[0])
+        if at in self.literals or braces > 2:
+            return None
+        if braces == 2:
+            return self._double(at, end)
+        match = _PLACE.match(self.text, at) if self.mode == "on" else None
+        if match is None or match["root"] not in self.namespace or not self.may_open(at, end):
+            return None
+        return _Place(at, match.end(), match["expr"], match)
+
+    def may_open(self, at: int, end: int) -> bool:
+        """Whether a brace at `at` may be ours by its place; our last place ended at `end`."""
+        before = self.text[at - 1:at]
+        taken = before.isalnum() or (before != "" and before in _BEFORE)
+        return (at == end or not taken) and at not in self.code and at not in self.literals
+
+    def _double(self, at: int, end: int) -> _Place | None:
+        limit, close = min(len(self.text), at + _REACH), at + 1
+        for _ in range(_TRIES):
+            close = self.text.find("}}", close + 1, limit)
+            if close < 0:
+                break
+            source = self.text[at + 2:close].strip()
+            if _parses(source):
+                return self._expression(_Place(at, close + 2, source), foreign=not self.may_open(at, end))
+        self._skip(at, self.text.find("}}", at, limit) + 2)
+        return None
+
+    def _expression(self, place: _Place, *, foreign: bool) -> _Place | None:
+        if foreign and any(n not in self.namespace and n not in _BUILTINS for n in _free_names(place.source)):
+            self.skipped.append(self.text[place.start:place.end])
+            return None
+        return place
+
+    def _skip(self, at: int, end: int) -> None:
+        """Notes what is no expression; in code, where that is no surprise, and where nothing closes, it is not told."""
+        if end > at + 4 and at not in self.code:
+            self.skipped.append(self.text[at:end])
+
+
+def _parses(source: str) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd escapes are told when the expression is evaluated
+        try:
+            ast.parse(source, mode="eval")
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
+    return source != ""
+
+
+def _free_names(source: str) -> list[str]:
+    """The names that an expression takes from outside, as far as can be seen without running it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nodes = list(ast.walk(ast.parse(source, mode="eval")))
+    own = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)} | {n.arg for n in nodes if isinstance(n, ast.arg)}
+    names = [n for n in nodes if isinstance(n, ast.Name) and n.id not in own]
+    return [n.id for n in sorted(names, key=lambda n: (n.lineno, n.col_offset))]
+
+
+# --- their values -------------------------------------------------------------------------------------------
+
+
+def _inserted(text: str, place: _Place, namespace: Mapping[str, Any], evaluate: Callable[[str], Any]) -> Inserted:
+    match = place.match
+    conv, fmt = (match["conv"], match["fmt"]) if match else (None, None)
+    value = _walked(text, place, match, namespace) if match else _tried(text, place, "", lambda: evaluate(place.source))
+    return Inserted(place.source, value, _tried(text, place, " to become text", lambda: text_of(value, fmt, conv)), not conv and not fmt)
+
+
+def _walked(text: str, place: _Place, match: re.Match[str], namespace: Mapping[str, Any]) -> Any:
+    value = namespace[match["root"]]
+    for step in _STEP.finditer(match["path"]):
+        if step["attr"] and step["attr"].startswith("_"):
+            raise ConfigError(f"{_where(text, place.start)}: {place.source} goes through a private attribute.",
+                              hint=f"Write {{{{{place.source}}}}} to have it all the same, or keep the braces with fill=double.")
+        value = _tried(text, place, f" at {step.group()}", partial(_stepped, value, step))
+    return value
+
+
+def _stepped(value: Any, step: re.Match[str]) -> Any:
+    if step["attr"]:
+        return getattr(value, step["attr"])
+    return value[int(step["index"]) if step["index"] else step["one"] if step["one"] is not None else step["two"]]
+
+
+def _tried(text: str, place: _Place, doing: str, work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except Exception as error:  # noqa: BLE001 - the person's own objects and expressions may raise anything
+        shown = _line(text[place.start:place.end], 80)
+        raise ConfigError(f"{_where(text, place.start)}: {shown} failed{doing} with {type(error).__name__}: {_line(str(error), 300)}",
+                          hint=f"Correct it, or keep the braces as they are with fill={'double' if place.match else 'off'}.") from None
 
 
 def _where(text: str, at: int) -> str:
     return f"Line {text.count(chr(10), 0, at) + 1}, column {at - text.rfind(chr(10), 0, at)} of the prompt"
 
 
-def _double(text: str, at: int, evaluate: Callable[[str], Any], skipped: list[str]) -> tuple[Inserted, int] | None:
-    end = at + 2
-    for _ in range(_TRIES):
-        end = text.find("}}", end)
-        if end < 0:
-            break
-        while text.startswith("}", end + 2) and not _parses(text[at + 2:end]):
-            end += 1
-        source = text[at + 2:end].strip()
-        if _parses(source):
-            return _evaluated(text, at, source, evaluate), end + 2
-        end += 1
-    skipped.append(text[at:text.find("}}", at) + 2 if "}}" in text[at:] else at + 2])
-    return None
-
-
-def _parses(source: str) -> bool:
-    try:
-        ast.parse(source.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return bool(source.strip())
-
-
-def _evaluated(text: str, at: int, source: str, evaluate: Callable[[str], Any]) -> Inserted:
-    try:
-        value = evaluate(source)
-    except Exception as error:  # noqa: BLE001 - the person's own expression may raise anything
-        raise ConfigError(f"{_where(text, at)}: {{{{{source}}}}} failed with {type(error).__name__}: {error}.",
-                          hint="Correct it, or keep the braces as they are with fill=off.") from None
-    return Inserted(source, value, text_of(value), True)
-
-
-def _single(text: str, at: int, namespace: Mapping[str, Any], code: list[tuple[int, int]], ours: int) -> tuple[Inserted, int] | None:
-    match = _PLACE.match(text, at)
-    if match is None or match["root"] not in namespace or not _free(text, at, ours):
-        return None
-    if any(start <= at < end for start, end in code) or _FSTRING.search(text, text.rfind("\n", 0, at) + 1, at):
-        return None
-    value = _walk(text, at, match, namespace)
-    try:
-        shown = _formatted(value, match["conv"], match["fmt"])
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{_where(text, at)}: {match.group()} cannot be formatted: {error}.", hint="Correct the format after the colon.") from None
-    return Inserted(match["expr"], value, shown, match["conv"] is None and not match["fmt"]), match.end()
-
-
-def _free(text: str, at: int, ours: int) -> bool:
-    """Whether what stands before a brace leaves it to us."""
-    before = text[at - 1:at]
-    return at == ours or not (before.isalnum() or (before and before in "_^\\$}{"))
-
-
-def _walk(text: str, at: int, match: re.Match[str], namespace: Mapping[str, Any]) -> Any:
-    value = namespace[match["root"]]
-    for step in _STEP.finditer(match["path"]):
-        try:
-            if step["attr"]:
-                value = getattr(value, step["attr"])
-            else:
-                value = value[int(step["index"]) if step["index"] else step["one"] if step["one"] is not None else step["two"]]
-        except Exception as error:  # noqa: BLE001 - properties and subscripts of any object may raise anything
-            raise ConfigError(f"{_where(text, at)}: {match.group()} failed at {step.group()} with {type(error).__name__}: {error}.",
-                              hint="Correct it, or keep the braces with fill=double.") from None
-    return value
-
-
-def _formatted(value: Any, conv: str | None, fmt: str | None) -> str:
-    if conv:
-        value = _CONVERSIONS[conv](value)
-    return format(value, fmt) if fmt else value if isinstance(value, str) else text_of(value)
-
-
-_CONVERSIONS: dict[str, Callable[[Any], str]] = {"r": repr, "s": str, "a": ascii}
-
-
-def _code(text: str) -> Iterator[tuple[int, int]]:
-    """Where fenced blocks and code spans stand."""
-    at, fence, start, prose = 0, "", 0, 0
-    for line in text.splitlines(keepends=True):
-        mark = _FENCE.match(line)
-        if not fence and mark and not (mark["mark"][0] == "`" and "`" in mark["info"]):
-            yield from _spans(text, prose, at)
-            fence, start = mark["mark"], at
-        elif fence and mark and mark["mark"].startswith(fence) and not mark["info"].strip():
-            fence, prose = "", at + len(line)
-            yield start, prose
-        at += len(line)
-    if fence:
-        yield start, len(text)
-    else:
-        yield from _spans(text, prose, len(text))
-
-
-def _spans(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    return (m.span() for m in _SPAN.finditer(text, start, end))
-
-
-def names_in(text: str, namespace: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names that fill would take from `namespace`, nothing evaluated."""
-    found = [m["root"] for m in _PLACE.finditer(text) if m["root"] in namespace and _free(text, m.start(), -1)]
-    return tuple(dict.fromkeys(found))
-
-
-# --- values as text -----------------------------------------------------------------------------------------
-
-_ROWS, _COLUMNS, _CHARS = 10, 12, 4_000
-
-
-def text_of(value: Any) -> str:
-    """A value as a model reads it: data frames, series and arrays with shape, types and a sample, all else as str()."""
-    kind = type(value)
-    form = _FORMS.get((kind.__module__.partition(".")[0], kind.__name__))
-    return form(value) if form else str(value)
-
-
-def _frame(df: Any) -> str:
-    shown = df.iloc[:_ROWS, :_COLUMNS]
-    types = ", ".join(f"{name} ({kind})" for name, kind in zip(shown.columns, shown.dtypes, strict=True))
-    more = f", {df.shape[1] - _COLUMNS} more" if df.shape[1] > _COLUMNS else ""
-    rows = [["", *map(str, shown.columns)], ["---"] * (shown.shape[1] + 1)]
-    rows += [[str(i), *(_cell(v) for v in row)] for i, row in zip(shown.index, shown.itertuples(index=False), strict=True)]
-    table = "\n".join("| " + " | ".join(r) + " |" for r in rows)
-    cut = f"\n(the first {_ROWS} of {len(df)} rows)" if len(df) > _ROWS else ""
-    return f"A table of {df.shape[0]} rows and {df.shape[1]} columns: {types}{more}.\n\n{table}{cut}\n"
-
-
-def _cell(value: Any) -> str:
-    text = str(value).replace("|", "\\|").replace("\n", " ")
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _series(series: Any) -> str:
-    return _frame(series.to_frame())
-
-
-def _array(array: Any) -> str:
-    text = str(array)
-    return f"An array of shape {array.shape} and type {array.dtype}:\n{text[:_CHARS]}{'...' if len(text) > _CHARS else ''}\n"
-
-
-_FORMS: dict[tuple[str, str], Callable[[Any], str]] = {("pandas", "DataFrame"): _frame, ("pandas", "Series"): _series, ("numpy", "ndarray"): _array}
+def _line(text: str, limit: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[:limit - 3] + "..."

@@ -18,20 +18,22 @@ _STYLE = f"""
 .nbllm>:is(p,ul,ol,blockquote,table,pre,details){{margin:0 0 .75em}}
 .nbllm :is(h3,h4,h5,h6){{margin:1.1em 0 .45em;line-height:1.25;font-weight:600}}
 .nbllm h3{{font-size:1.3em}}.nbllm h4{{font-size:1.15em}}.nbllm :is(h5,h6){{font-size:1em}}
-.nbllm>:is(h3,h4):first-child,.nbllm>style+:is(h3,h4){{margin-top:.2em}}
+.nbllm>:is(h3,h4):first-child{{margin-top:.2em}}.nbllm>style+:is(h3,h4){{margin-top:.2em}}
 .nbllm li>p{{margin:0 0 .4em}}.nbllm :is(ul,ol){{padding-left:1.7em}}
 .nbllm blockquote{{margin-left:0;padding:0 0 0 1em;border-left:3px solid {_LINE};color:{_MUTED}}}
+.nbllm li.nbllm-task{{list-style:none;margin-left:-1.35em}}
 .nbllm hr{{border:0;border-top:1px solid {_LINE};margin:1.2em 0}}
-.nbllm table{{display:block;width:fit-content;max-width:100%;overflow-x:auto;border:0;border-collapse:collapse;font-size:.95em}}
+.nbllm a{{color:var(--jp-content-link-color,#3a82d6)}}
+.nbllm table{{color:inherit;display:block;width:fit-content;max-width:100%;overflow-x:auto;border:0;border-collapse:collapse;font-size:.95em}}
 .nbllm :is(th,td){{text-align:left;padding:.35em .9em;border:0;border-bottom:1px solid {_LINE};max-width:30em;white-space:normal;vertical-align:top}}
 .nbllm :is(tr,tbody tr:nth-child(odd),tbody tr:hover){{background:none}}
 .nbllm th{{font-weight:600;border-bottom-width:2px}}.nbllm tr:last-child>td{{border-bottom:0}}
 .nbllm pre{{position:relative;overflow-x:auto;padding:.7em .9em;border-radius:5px;background:rgba(128,128,128,.09);line-height:1.45}}
 .nbllm pre code{{background:none;padding:0;white-space:pre}}
-.nbllm :is(pre,code,.nbllm-mono){{font-family:{_MONO};font-size:.93em}}.nbllm pre code{{font-size:1em}}
+.nbllm :is(pre,code){{font-family:{_MONO};font-size:.95em}}.nbllm pre code{{font-size:1em}}
 .nbllm :not(pre)>code{{background:rgba(128,128,128,.13);padding:.1em .35em;border-radius:3px}}
 .nbllm pre[data-lang]::after{{content:attr(data-lang);position:absolute;top:.45em;right:.8em;font-size:.8em;color:{_MUTED};opacity:.75}}
-.nbllm div.nbllm-tex{{margin:.6em 0;overflow-x:auto;overflow-y:hidden}}
+.nbllm div.nbllm-tex{{margin:0;overflow-x:auto;overflow-y:hidden}}
 .nbllm .nbllm-text{{white-space:pre-wrap}}
 .nbllm .nbllm-think{{color:{_MUTED};font-size:.93em;border-left:2px solid {_LINE};padding-left:.9em}}
 .nbllm summary{{cursor:pointer}}.nbllm details[open]>summary{{margin-bottom:.5em}}.nbllm details>p:last-child{{margin-bottom:0}}
@@ -43,7 +45,8 @@ _STYLE = f"""
 .nbllm .n{{color:var(--jp-mirror-editor-number-color,#2e8b57)}}.nbllm .f{{color:var(--jp-mirror-editor-def-color,#4a7fd6)}}
 .nbllm .b{{color:var(--jp-mirror-editor-builtin-color,#2e8b57)}}
 """
-STYLE = f"<style>{re.sub(chr(10), '', _STYLE)}</style>"
+# `div.nbllm.nbllm` wins over the front end's own rules for `.jp-RenderedHTMLCommon` and its tags.
+STYLE = "<style>" + re.sub("(^|})[.]nbllm", r"\1div.nbllm.nbllm", _STYLE.replace("\n", "")) + "</style>"
 
 
 def container(body: str, *, style: bool) -> str:

@@ -31,7 +31,7 @@ _INLINE_LIMIT = 100_000  # characters of one paragraph that are still parsed for
 _SAFE_LINK = re.compile(r"(?:https?://|mailto:)[^\s\x00-\x20]", re.IGNORECASE)
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _TASK = {"[ ] ": "☐ ", "[x] ": "☑ ", "[X] ": "☑ "}
-_ALIGN = {"text-align:right", "text-align:center"}  # left is the default of our own style
+_ALIGN = {"text-align:left", "text-align:right", "text-align:center"}
 _SUMMARY = "<details class=nbllm-think><summary>{}</summary>\n{}</details>\n"
 
 
@@ -112,7 +112,9 @@ def _tasks(state: Any) -> None:
         item, inline = state.tokens[i - 2], state.tokens[i]
         if item.type == "list_item_open" and inline.type == "inline" and inline.children:
             first = inline.children[0]
-            first.content = _TASK.get(first.content[:4], first.content[:4]) + first.content[4:]
+            box = _TASK.get(first.content[:4])
+            if box:
+                first.content, item.meta["task"] = box + first.content[4:], True
 
 
 def _cap_inline(state: Any) -> None:
@@ -149,6 +151,8 @@ def _tag(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
 
 def _attributes(token: Token) -> str:
     start, style = token.attrs.get("start"), str(token.attrs.get("style", ""))
+    if token.meta.get("task"):
+        return " class=nbllm-task"
     if isinstance(start, int):
         return f" start={start}"
     return f' style="{style}"' if style in _ALIGN else ""

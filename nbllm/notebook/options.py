@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import keyword
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,14 +13,15 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: `kind` says how its value is read, `values` what may be chosen, `many` that it may be given again;
-    `later` that it is known but not there yet."""
+    """One option: `kind` says how its value is read, `values` what may be chosen, `least` the smallest number;
+    `many` that it may be given again, `later` that it is known but not there yet."""
 
     name: str
     kind: str
     help: str
     short: str = ""
     values: tuple[str, ...] = ()
+    least: float | None = None
     many: bool = False
     later: bool = False
 
@@ -27,9 +30,9 @@ _EFFORTS = ("none", "minimal", "low", "medium", "high")
 _TABLE = (
     Option("model", "models", "which model answers: gemini/pro, claude/sonnet, auto ...", "m"),
     Option("system", "str", "what the model is told about its role", "s"),
-    Option("temperature", "float", "0 for the most likely words, higher for more varied ones", "t"),
-    Option("max_tokens", "int", "the longest answer, in tokens"),
-    Option("top_p", "float", "share of the likeliest words to choose from"),
+    Option("temperature", "float", "0 for the most likely words, higher for more varied ones", "t", least=0),
+    Option("max_tokens", "int", "the longest answer, in tokens", least=1),
+    Option("top_p", "float", "share of the likeliest words to choose from", least=0),
     Option("stop", "list", "text at which the answer ends; may be given again", many=True),
     Option("seed", "int", "same seed, same answer, where the provider can"),
     Option("reasoning", "effort", "how much to think: a word, or a budget in tokens", values=_EFFORTS),
@@ -45,16 +48,20 @@ _TABLE = (
     Option("timeout.first", "duration", "time to the first token (120 s)"),
     Option("timeout.idle", "duration", "time between two pieces (60 s)"),
     Option("timeout.total", "duration", "the longest time in all"),
-    Option("retries", "int", "how often to ask again before anything was shown (2)"),
+    Option("retries", "int", "how often to ask again before anything was shown (2)", least=0),
     Option("base_url", "str", "send the call to another address"),
     Option("dialect", "choice", "the wire format of base_url", values=("openai_chat", "openai_responses", "anthropic", "gemini", "ollama")),
     Option("key", "variable", "NAME of the variable that holds the key"),
     Option("fill", "choice", "which braces are filled: on, double (only {{ }}), off", values=("on", "double", "off")),
     *(Option(name, "str", "not yet", "c" if name == "chat" else "", later=True)
-      for name in ("chat", "bg", "each", "runs", "keep", "def", "save", "use", "as", "tools", "cache")),
+      for name in ("chat", "bg", "each", "runs", "keep", "def", "save", "use", "as", "tools", "cache", "show_reasoning")),
 )
 OPTIONS: dict[str, Option] = {o.name: o for o in _TABLE}
 SHORT: dict[str, Option] = {o.short: o for o in _TABLE if o.short}
+
+# What people's fingers write instead, and what they mean.
+MEANT = {"stream": "render=final", "api_key": "key", "url": "base_url", "output": "out", "thinking": "reasoning", "effort": "reasoning",
+         "max_output_tokens": "max_tokens", "max_completion_tokens": "max_tokens", "file": "attach", "image": "attach", "provider": "model"}
 
 SUBCOMMANDS: dict[str, str] = {
     "ask": "ask on one line: x = %llm ask -m gemini/flash why is the sky blue",
@@ -70,6 +77,7 @@ SUBCOMMANDS: dict[str, str] = {
     "nest": "on: let your own asyncio.run work in cells (nest_asyncio)",
     "help": "this list, or one topic: %llm help temperature",
 }
+COMMANDS_LATER = ("chat", "log", "cost", "replay", "fix", "bench", "insert")
 
 
 class Unreadable(ValueError):
@@ -81,12 +89,30 @@ def read(option: Option, text: str) -> Any:
     return _READERS[option.kind](option, text)
 
 
-def _number(kind: Callable[[str], Any], what: str) -> Callable[[Option, str], Any]:
-    def reader(_option: Option, text: str) -> Any:
+_PREFIXED = re.compile(r"(?:sk|pk|rk|gsk|csk|xai|hf|r8|ghp|github_pat|nvapi|pplx|fw|tgp|AQ|ya29)[-_.](?=[\w\-]*[\dA-Z])[\w\-]{12,}|AIza[\w\-]{12,}")
+_RANDOM = re.compile(r"(?=[a-zA-Z]*\d[a-zA-Z]*\d)[a-zA-Z\d]{20,}|[a-zA-Z]{40,}", re.ASCII)
+
+
+def looks_like_key(text: str, *, surely: bool = False) -> bool:
+    """Whether `text` could be a provider's key: a known beginning or, unless `surely`, only long runs of letters and digits."""
+    runs = [run for run in re.split(r"[-_.]", text) if run]
+    return bool(_PREFIXED.match(text)) or (not surely and bool(runs) and all(_RANDOM.fullmatch(run) for run in runs))
+
+
+def _shown(text: str) -> str:
+    """`text` as an error may show it: short, on one line, and never a key."""
+    return "what stands there" if looks_like_key(text) else repr(text if len(text) <= 40 else text[:37] + "...")
+
+
+def _number(kind: Callable[[str], float], what: str) -> Callable[[Option, str], Any]:
+    def reader(option: Option, text: str) -> Any:
         try:
-            return kind(text)
+            number = kind(text)
         except ValueError:
-            raise Unreadable(f"needs {what}, not {text!r}") from None
+            raise Unreadable(f"needs {what}, not {_shown(text)}") from None
+        if option.least is not None and number < option.least:
+            raise Unreadable(f"is at least {option.least:g}, not {_shown(text)}")
+        return number
 
     return reader
 
@@ -96,33 +122,36 @@ _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 
 def _bool(_option: Option, text: str) -> bool:
     if text.lower() not in _TRUTH:
-        raise Unreadable(f"needs true or false, not {text!r}")
+        raise Unreadable(f"needs true or false, not {_shown(text)}")
     return _TRUTH[text.lower()]
 
 
 def _choice(option: Option, text: str) -> str:
     if text not in option.values:
-        raise Unreadable(f"needs one of {', '.join(option.values)}, not {text!r}")
+        near = difflib.get_close_matches(text, option.values, 1)
+        raise Unreadable(f"needs one of {', '.join(option.values)}, not {_shown(text)}" + (f": did you mean {near[0]}?" if near else ""))
     return text
 
 
 def _name(_option: Option, text: str) -> str:
-    if not text.isidentifier():
-        raise Unreadable(f"needs a variable's name, not {text!r}")
+    if not text.isidentifier() or keyword.iskeyword(text):
+        raise Unreadable(f"needs a variable's name, not {_shown(text)}")
     return text
 
 
 def _variable(_option: Option, text: str) -> str:
-    # A key typed here by mistake must not be echoed, so the text stays out of the message.
-    if not re.fullmatch(r"[A-Za-z_]\w{0,63}", text) or re.match(r"(?i)(sk|pk|gsk|xai|key|aiza)[-_]?[a-z0-9]{12,}", text):
+    # A key typed here by mistake must not be echoed, so the text stays out of the message, whatever it is.
+    if not re.fullmatch(r"[A-Za-z_]\w{0,63}", text) or looks_like_key(text):
         raise Unreadable("needs the NAME of a variable that holds the key, never the key itself")
     return text
 
 
 def _effort(option: Option, text: str) -> str | int:
-    if text.isdigit():
+    if text.isdecimal() and len(text) <= 9:
         return int(text)
-    return _choice(option, text)
+    if text not in option.values:
+        raise Unreadable(f"needs one of {', '.join(option.values)}, or a number of tokens, not {_shown(text)}")
+    return text
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -131,23 +160,28 @@ _UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 def _duration(_option: Option, text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|)", text)
     if not match or float(match[1]) <= 0:
-        raise Unreadable(f"needs a time such as 30, 30s, 2m or 500ms, not {text!r}")
+        raise Unreadable(f"needs a time such as 30, 30s, 2m or 500ms, not {_shown(text)}")
     return float(match[1]) * _UNITS[match[2]]
 
 
 def _list(_option: Option, text: str) -> list[str]:
-    if text.startswith("["):
-        try:
-            return [str(v) for v in json.loads(text)]
-        except ValueError:
-            raise Unreadable(f"needs text or a JSON list, not {text!r}") from None
-    return [text]
+    if not (text.startswith("[") and text.endswith("]")):
+        return [text]
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(v, str) for v in found):
+        raise Unreadable(f"needs text or a JSON list of texts, not {_shown(text)}")
+    return found
 
 
 def _models(_option: Option, text: str) -> list[str]:
     names = [n.strip() for n in re.split(r",(?![a-z_]+=)", text)]  # sim/openai@ttft=1,gap=0 is one name
+    if re.match(r"(?:[sr]k|gsk|hf)[-_][\w\-]{16,}|AIza[\w\-]{16,}", text):
+        raise Unreadable("needs a model's name, not a key: key= takes the NAME of the variable that holds it")
     if not all(names):
-        raise Unreadable(f"needs a model's name, not {text!r}")
+        raise Unreadable(f"needs names joined by commas without spaces, not {_shown(text)}")
     return names
 
 

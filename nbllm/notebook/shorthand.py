@@ -7,25 +7,39 @@ from typing import Any
 
 from ..errors import ConfigError
 
-_WORDS = {"string": ("str", "string", "text"), "integer": ("int", "integer"), "number": ("float", "number"), "boolean": ("bool", "boolean")}
+_WORDS = {"string": ("str", "string", "text"), "integer": ("int", "integer"), "number": ("float", "number"), "boolean": ("bool", "boolean"),
+          "object": ("object", "dict")}
 _TYPES: dict[str, dict[str, Any]] = {
     **{word: {"type": name} for name, words in _WORDS.items() for word in words},
     "date": {"type": "string", "format": "date"},
     "list": {"type": "array", "items": {"type": "string"}},
 }
-_FIELD = re.compile(r"(?P<name>[A-Za-z_]\w*)(?P<optional>\?)?(?:\s+(?P<type>[a-z]+)(?:\[(?P<item>[a-z]+)\])?(?P<optional2>\?)?)?(?:\s*:\s*(?P<about>.+))?")
+_FIELD = re.compile(r"(?P<name>[^\W\d]\w*)(?P<optional>\?)?(?:\s+(?P<type>[a-z]+)(?:\[(?P<item>[a-z]+)\])?\s*(?P<optional2>\?)?)?(?:\s*:\s*(?P<about>.+))?")
 
 
 def schema(text: str) -> dict[str, Any]:
     """A closed JSON schema of an object with the fields in `text`, which are separated by commas or line ends.
 
-    A field is `name`, then a type (str, int, float, bool, date, list, list[type]; str where there is none), `?` where
-    it may be null, and `: a description`. Every field is required, as strict modes want it. Raises ConfigError.
+    A field is `name`, then a type (str, int, float, bool, date, object, list, list[type]; str where there is none), `?`
+    where it may be null, and `: a description`, which cannot hold a comma. Every field is required, as strict modes
+    want it. Fields in brackets, `[name, age int]`, mean a list of such records; it stands under the one field `items`,
+    since providers want an object at the root. Raises ConfigError.
     """
+    text = text.strip()
+    if text.startswith("[") and text.endswith("]"):
+        return _object({"items": {"type": "array", "items": schema(text[1:-1])}})
     pieces = [p.strip() for p in re.split(r"[,\n]", text) if p.strip()]
     if not pieces:
         raise ConfigError("The schema is empty.", hint='Write fields such as schema="name, age int".')
-    fields = dict(_field(p) for p in pieces)
+    fields: dict[str, Any] = {}
+    for name, made in map(_field, pieces):
+        if name in fields:
+            raise ConfigError(f"The schema has two fields {name!r}.", hint="A description cannot hold a comma; each field has its own name.")
+        fields[name] = made
+    return _object(fields)
+
+
+def _object(fields: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 
@@ -43,4 +57,6 @@ def _type(word: str, item: str | None, piece: str) -> dict[str, Any]:
     for name in (word, item):
         if name is not None and name not in _TYPES:
             raise ConfigError(f"Unknown type {name!r} in {piece!r}.", hint=f"Types are {', '.join(_TYPES)}, list[type].")
+    if item and word != "list":
+        raise ConfigError(f"Only a list holds a type: {piece!r}.", hint=f"Write list[{item}].")
     return {"type": "array", "items": dict(_TYPES[item])} if item else dict(_TYPES[word])

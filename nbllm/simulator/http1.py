@@ -1,15 +1,9 @@
-"""HTTP/1.1 on asyncio: h11 reads requests, a Player writes the answer's events at their moments.
-
-Each connection answers one request after another. Pacing is by callbacks at absolute times, with the next write made
-ready before its moment, so that what a stamp brackets is the socket write and nothing else. The server's loop lags when
-the machine does; a chunk is never early, and its record says how late it was (`send_ns - due_ns`).
-"""
+"""HTTP/1.1 on asyncio: h11 reads requests, a Player writes each answer. One request after another on each connection."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -18,12 +12,10 @@ from urllib.parse import parse_qsl, unquote
 import h11
 
 from .formats import Request
-from .plan import Out
-from .service import Answer, Arrival, Service
+from .player import Player
+from .service import Arrival, Service
 
 MAX_BODY = 64 << 20
-_AT_ONCE = 32  # writes that are due together before other connections get their turn
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, zero seconds; closing then sends RST
 
 
 class Connection(asyncio.Protocol):
@@ -109,7 +101,8 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, status: int, why: str) -> None:
         body = why.encode()
-        self.transport.write(b"HTTP/1.1 %d Refused\r\nconnection: close\r\nx-nbllm-simulated: 1\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body))
+        head = b"HTTP/1.1 %d Refused\r\nconnection: close\r\nx-nbllm-simulated: 1\r\ncontent-length: %d\r\n\r\n" % (status, len(body))
+        self.transport.write(head + body)
         self.transport.close()
 
     def _respond(self) -> None:
@@ -118,6 +111,8 @@ class Connection(asyncio.Protocol):
         self._count += 1
         came = Arrival(self.port, self._count == 1, self.connected_ns, received, time.time())
         answer = self.service.answer(_request(self._request, b"".join(self._body)), came)
+        if self._request.http_version == b"1.0" and answer.framing == "chunked":
+            answer.framing, answer.headers = "close", [h for h in answer.headers if h[0] != "transfer-encoding"]
         self.player = Player(self, self._h11, answer, received)
         self.player.run()
 
@@ -136,112 +131,3 @@ def _request(head: h11.Request, body: bytes) -> Request:
     headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
     path = "/" + target.partition("://")[2].partition("/")[2] if "://" in target.partition("?")[0][:8] else target
     return Request(head.method.decode("ascii"), unquote(path), dict(parse_qsl(query)), headers, body)
-
-
-class Player:
-    """Writes one answer: the head, then batches of events, each batch in one socket write."""
-
-    def __init__(self, connection: Connection, http: h11.Connection, answer: Answer, received_ns: int) -> None:
-        self._connection, self._h11, self._answer, self._received_ns = connection, http, answer, received_ns
-        self._t0 = received_ns / 1e9
-        self._head: bytes | None = http.send(h11.Response(status_code=answer.status, headers=answer.headers, reason=b""))
-        self._outs, self._batch, self._data, self._writes = answer.outs, [], b"", 0  # type: ignore[var-annotated]
-        self._ahead: Out | None = next(self._outs, None)
-        self._handle: asyncio.TimerHandle | asyncio.Handle | None = None
-        self._over = False
-        self._load()
-
-    def _load(self) -> None:
-        """Makes the next write ready. The framing's end goes with the last event."""
-        batch: list[Out] = []
-        out = self._ahead
-        while out is not None:
-            batch.append(out)
-            out = next(self._outs, None)
-            if not batch[-1].more:
-                break
-        self._batch, self._ahead = batch, out
-        if batch and not batch[-1].act:
-            self._data = b"".join(map(self._framed, batch)) + (self._h11.send(h11.EndOfMessage()) or b"" if out is None else b"")
-
-    def _framed(self, out: Out) -> bytes:
-        if self._answer.framing == "chunked":  # by hand: h11's own way costs ten times the write
-            return b"%x\r\n%b\r\n" % (len(out.data), out.data)
-        return self._h11.send(h11.Data(data=out.data)) or b""
-
-    def run(self) -> None:
-        """Writes what is due and asks to be called for the rest."""
-        connection = self._connection
-        if self._over or connection.paused:
-            return
-        loop = connection.loop
-        for _ in range(_AT_ONCE):
-            if self._head is None and not self._batch:
-                self._finish()
-                return
-            due = self._t0 + (self._answer.head_at if self._head is not None else self._batch[0].at)
-            if due > loop.time():
-                self._handle = loop.call_at(due, self.run)
-                return
-            if connection.paused or not self._write():
-                return
-        self._handle = loop.call_soon(self.run)
-
-    def resume(self) -> None:
-        """Goes on after a pause that the client's slow reading made."""
-        if self._handle:
-            self._handle.cancel()
-        self.run()
-
-    def _write(self) -> bool:
-        """One socket write. False where it was the answer's end by a fault."""
-        write, now, entry = self._connection.transport.write, time.monotonic_ns, self._answer.entry
-        if self._head is not None:
-            if entry:
-                entry.set(headers_ns=now())
-            write(self._head)
-            self._head = None
-            return True
-        if self._batch[-1].act:
-            self._fault(self._batch[-1].act)
-            return False
-        send = now()
-        write(self._data)
-        written = now()
-        if entry:
-            due_ns, n = self._received_ns + round(self._batch[0].at * 1e9), self._writes
-            entry.chunks += [(o.kind, o.text, o.n_tokens, due_ns, send, written, n, len(o.data)) for o in self._batch]
-        self._writes += 1
-        self._load()
-        return True
-
-    def _fault(self, act: str) -> None:
-        transport = self._connection.transport
-        if act == "end" and self._answer.framing == "chunked":
-            transport.write(self._h11.send(h11.EndOfMessage()) or b"")
-            self._finish()
-            return
-        self._finish(closing=act != "rst")
-        if act == "rst":
-            self._connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            transport.abort()
-
-    def _finish(self, closing: bool = False) -> None:
-        self._settle(end_ns=time.monotonic_ns())
-        self._connection.finished(closing or self._answer.framing == "close")
-
-    def abort(self) -> None:
-        """The client is gone."""
-        if not self._over:
-            self._settle(aborted_ns=time.monotonic_ns())
-        if self._handle:
-            self._handle.cancel()
-
-    def _settle(self, **when: int) -> None:
-        self._over = True
-        service, entry = self._connection.service, self._answer.entry
-        if entry:
-            entry.set(**when)
-            service.log.finished(entry)
-            service.loads.answered(self._answer.model, time.monotonic())
-        self._connection.player = None

@@ -6,7 +6,8 @@
 `;` separates as `,` does, for places where a comma already divides a list of models. A value may be percent-encoded,
 so that spaces, commas and quotes survive command lines and URL paths. A name whose last `@` is not followed by `word=`
 holds no options (`claude-3-5-sonnet@20240620` is a plain name). Later words win over earlier ones: the server's
-defaults, the preset that the name stands for, the name's own options, the header.
+defaults, the preset that the name stands for, the name's own options, the header. Some options have a second spelling
+(`SPELT`): `slow_headers=2` is `headers=2`, `early_role=0` is `role=late`.
 """
 
 from __future__ import annotations
@@ -36,20 +37,21 @@ class Options:
     and one and a half of `gap`); burst (`burst` chunks at once, then their gaps in one). seed: of jitter, burst, text.
     tokens: exact length of the visible text. tokens_per_chunk; chunks_per_write (events in one socket write).
     text: what to answer; echo: answer with the prompt. reasoning: tokens of thinking first (None: 24 where the request
-    asks for thinking). tools: whether given tools are called; parallel: how many calls; call: which tool.
+    asks for thinking). tools: how many calls are made where the request has tools, 0 for none; call: which tool.
     structured: whether an asked-for JSON schema is followed. usage: whether usage is reported; cached: input tokens
     said to come from a cache. cold: extra seconds of the first request after `idle` seconds without one.
     tail: between last token and end. ping: keep-alive comments before the first token. role: the preamble (role delta,
     message_start, response.created) at once or with the first token. empty: an empty delta at once. close: the body ends
     with the connection, without chunked framing.
-    status: fail with it; why: quota or context, an error that clients tell apart by its words; fail_times: only so often per distinct prompt and model; fail_rate: this share of requests;
-    retry_after: seconds to name. headers: seconds before the status line. auth: the key that is wanted.
+    status: fail with it; why: quota or context, an error that clients tell apart by its words; fail_times: only so often
+    per distinct prompt and model; fail_rate: this share of requests; retry_after: seconds to name. headers: seconds
+    before the status line. auth: the key that is wanted, 1 for any key.
     After so many token-bearing chunks: cut (`how`: rst, close without the framing's end, or end as if all were well),
     stall (`stall_for` seconds), malformed (the next one), error (inside the stream).
     """
 
-    ttft: float = 0.1
-    gap: float = 0.008
+    ttft: float = 0.05
+    gap: float = 0.005
     gaps: Gaps = "constant"
     burst: int = 5
     seed: int = 0
@@ -59,8 +61,7 @@ class Options:
     text: str | None = None
     echo: bool = False
     reasoning: int | None = None
-    tools: bool = True
-    parallel: int = 1
+    tools: int = 1
     call: str | None = None
     structured: bool = True
     usage: bool = True
@@ -95,9 +96,23 @@ PRESETS: dict[str, dict[str, Any]] = {
     "thinker": {"reasoning": 40},
     "flaky": {"fail_rate": 0.3, "retry_after": 0.2},
 }
+# Other spellings: the option that is meant, and what a value means there where that differs.
+_OFF_ON = {**dict.fromkeys(("0", "false", "off", "no"), "0"), **dict.fromkeys(("1", "true", "on", "yes"), "1")}
+SPELT: dict[str, tuple[str, Mapping[str, str]]] = {
+    "auth": ("auth", {"true": "1", "on": "1", "yes": "1"}),
+    "tools": ("tools", _OFF_ON),
+    "parallel": ("tools", {}),
+    "pings": ("ping", {}),
+    "slow_headers": ("headers", {}),
+    "empty_first": ("empty", {}),
+    "close_delimited": ("close", {}),
+    "early_role": ("role", {word: "early" if on == "1" else "late" for word, on in _OFF_ON.items()}),
+    "cut_mode": ("how", {"reset": "rst", "eof": "close"}),
+}
 FIELDS = {f.name: f for f in fields(Options)}
-_AT_LEAST_ONE = {"burst", "tokens_per_chunk", "chunks_per_write", "parallel"}
-_KINDS = {key: tuple(kind for part in get_args(of) or (of,) for kind in get_args(part) or (part,)) for key, of in get_type_hints(Options).items()}
+_AT_LEAST_ONE = {"burst", "tokens_per_chunk", "chunks_per_write"}
+_KINDS = {key: tuple(kind for part in get_args(of) or (of,) for kind in get_args(part) or (part,))
+          for key, of in get_type_hints(Options).items()}
 _TRUE, _FALSE = {"1", "true", "on", "yes"}, {"0", "false", "off", "no"}
 _SECRET = re.compile(r"(?<=auth=)[^,;]*")
 
@@ -105,7 +120,19 @@ _SECRET = re.compile(r"(?<=auth=)[^,;]*")
 def parse(words: str) -> dict[str, Any]:
     """The options that `key=value,key=value` names. Raises BadOption."""
     pairs = (word.partition("=") for word in re.split("[,;]", words) if word.strip())
-    return {key.strip(): typed(key.strip(), unquote(value)) for key, _, value in pairs}
+    return read({key.strip(): unquote(value) for key, _, value in pairs})
+
+
+def read(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options under their own names and in their own types, whatever their spelling. Raises BadOption."""
+    meant = (meaning(key, value) for key, value in given.items())
+    return {key: typed(key, value) for key, value in meant}
+
+
+def meaning(key: str, value: Any) -> tuple[str, Any]:
+    """An option in its first spelling."""
+    name, values = SPELT.get(key, (key, {}))
+    return name, values.get(str(value).lower(), value)
 
 
 def split(model: str) -> tuple[str, str]:
@@ -129,20 +156,21 @@ def chosen(defaults: Options, model: str, header: str = "") -> Options:
 
 def checked(given: Mapping[str, Any]) -> Options:
     """Options from keywords such as those of `serve(...)`; text is read as in the grammar. Raises BadOption."""
-    return Options(**{key: typed(key, value) for key, value in given.items()})
+    return Options(**read(given))
 
 
 def typed(key: str, value: Any) -> Any:
     """`value` in the type of option `key`. Raises BadOption."""
     if key not in FIELDS:
-        near = difflib.get_close_matches(key, FIELDS, 1)
-        raise BadOption(f"The simulator has no option {key!r}." + (f" Did you mean {near[0]!r}?" if near else f" It has {', '.join(FIELDS)}."))
+        near = difflib.get_close_matches(key, [*FIELDS, *SPELT], 1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(FIELDS)}."
+        raise BadOption(f"The simulator has no option {key!r}. {hint}")
     kinds = _KINDS[key]
     if value is None and type(None) in kinds:
         return None
     try:
         return _bounded(key, _read(kinds, value))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise BadOption(f"The simulator's option {key} cannot be {value!r}: {error}.") from None
 
 

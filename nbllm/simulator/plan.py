@@ -8,73 +8,17 @@ chunk does not push those after it. A format turns pieces into its own events (`
 from __future__ import annotations
 
 import random
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from . import schema, text
+from .ask import Ask, Tool
 from .options import Options
 from .records import Kind
 
 Finish = Literal["stop", "length", "tool_calls"]
 ASKED_THINKING = 24  # tokens of thinking where a request asks for it and no option says how many
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """A tool of the request: its name and the JSON schema of its arguments."""
-
-    name: str
-    schema: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a request asks, whatever its protocol.
-
-    turns: (role, text) of all messages, roles system, user, assistant, tool. choice: auto, none, required or a tool's
-    name. schema: JSON to follow; {} for any JSON object. thinking: None where the request says nothing. report: whether
-    the stream should carry usage.
-    """
-
-    model: str
-    turns: tuple[tuple[str, str], ...] = ()
-    stream: bool = False
-    tools: tuple[Tool, ...] = ()
-    choice: str = "auto"
-    schema: Mapping[str, Any] | None = None
-    thinking: bool | None = None
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    report: bool = True
-    images: int = 0
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def prompt(self) -> str:
-        """The last user turn."""
-        return next((said for role, said in reversed(self.turns) if role == "user"), "")
-
-    @property
-    def results(self) -> tuple[str, ...]:
-        """What tools answered since the last user turn."""
-        found: list[str] = []
-        for role, said in reversed(self.turns):
-            if role == "user":
-                break
-            found += [said] if role == "tool" else []
-        return tuple(reversed(found))
-
-    @property
-    def input_tokens(self) -> int:
-        """Tokens of the prompt: each turn's words and 4 more, each tool's schema, 85 for a picture, 3 to begin with."""
-        tools = sum(text.count(f"{t.name} {t.schema}") for t in self.tools)
-        return 3 + sum(4 + text.count(said) for _, said in self.turns) + tools + 85 * self.images
-
-    def seed(self, salt: int) -> int:
-        """A number that is the same for the same question."""
-        return zlib.crc32(f"{self.model.partition('@')[0]}|{self.turns}|{salt}".encode(errors="replace"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +63,7 @@ class Out(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A decided answer. load: seconds of simulated cold start. created: wall-clock seconds."""
+    """A decided answer. load: seconds of simulated cold start. created: wall-clock seconds. input: tokens of the prompt."""
 
     ask: Ask
     options: Options
@@ -128,11 +72,7 @@ class Reply:
     load: float
     blocks: tuple[Block, ...]
     finish: Finish
-
-    @property
-    def input(self) -> int:
-        """Tokens of the prompt."""
-        return self.ask.input_tokens
+    input: int
 
     @property
     def cached(self) -> int:
@@ -205,7 +145,7 @@ def reply(ask: Ask, options: Options, id: str, created: float, load: float) -> R
     n = options.reasoning if options.reasoning is not None else ASKED_THINKING if ask.thinking else 0
     thinking = (Block("reasoning", text.thoughts(n, options.seed)),) if n else ()
     blocks, cut = _limited((*thinking, *visible), ask.max_tokens)
-    return Reply(ask, options, id, created, load, blocks, "length" if cut else "tool_calls" if calls else "stop")
+    return Reply(ask, options, id, created, load, blocks, "length" if cut else "tool_calls" if calls else "stop", ask.input_tokens)
 
 
 def _calls(ask: Ask, options: Options, id: str) -> tuple[Block, ...]:
@@ -214,7 +154,7 @@ def _calls(ask: Ask, options: Options, id: str) -> tuple[Block, ...]:
         return ()
     wanted = options.call or (ask.choice if ask.choice not in ("auto", "required") else "")
     tools = [t for t in ask.tools if t.name == wanted] or list(ask.tools)
-    return tuple(_call(tools[i % len(tools)], ask.prompt, i, f"call_{id.rpartition('-')[2]}{i}") for i in range(options.parallel))
+    return tuple(_call(tools[i % len(tools)], ask.prompt, i, f"call_{id.rpartition('-')[2]}{i}") for i in range(options.tools))
 
 
 def _call(tool: Tool, prompt: str, turn: int, call_id: str) -> Block:

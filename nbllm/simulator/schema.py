@@ -108,7 +108,7 @@ def _kind(s: Mapping[str, Any]) -> str:
 
 
 def _enum(values: list[Any], hints: Hints) -> Any:
-    named = next((v for v in values if str(v).lower() in hints.prompt.lower()), None)
+    named = next((v for v in values if re.search(rf"\b{re.escape(str(v))}\b", hints.prompt, re.I)), None)
     return values[0] if named is None else named
 
 

@@ -15,14 +15,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from . import faults, plan, routes
+from .ask import Ask
 from .formats import Format, Refused, Request, encode, ollama
 from .loads import Loads
 from .options import BadOption, Options, chosen, masked, split
-from .plan import Ask, Out, Reply
+from .plan import Out, Reply
 from .records import Entry, Log
 
 Framing = Literal["chunked", "length", "close"]
 HEADER = "x-nbllm-sim"
+ANY_KEY = "1"
 _JSON = "application/json; charset=utf-8"
 _WHY_STATUS = {("quota", "anthropic"): 400, ("quota", ""): 429, ("context", ""): 400}
 
@@ -176,7 +178,7 @@ def _keys(request: Request) -> Iterable[str]:
 def _check_key(format: Format, o: Options, request: Request) -> None:
     """Gemini answers a wrong key with 400 and a missing one with 403, the others with 401."""
     given = [key for key in _keys(request) if key]
-    if o.auth is None or o.auth in given:
+    if o.auth is None or o.auth in given or (o.auth == ANY_KEY and given):
         return
     if format.NAME == "gemini":
         raise Refused(400, why="key") if given else Refused(403)

@@ -8,6 +8,8 @@ from functools import lru_cache
 # A token: the white space before a word piece of up to eight letters, or before up to three signs, with it.
 _TOKEN = re.compile(r"\s*(?:\w{1,8}|[^\w\s]{1,3})|\s+")
 
+_WORD = re.compile(r"\d+\.\d+|\w+")
+
 # Words a prompt may hold, and the answer they get. The first row whose words all occur is taken.
 _TOPICS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("sky", "blue"), """\
@@ -24,15 +26,25 @@ angle, about **42° for red** and 40° for violet, so each is seen as a ring aro
 The moon pulls the near side of the sea more than the Earth's centre, and the far side less. Two bulges arise, and the Earth \
 turns under both: **two high tides in a little more than a day**."""),
     (("prime",), "A prime has exactly two divisors, one and itself: **2, 3, 5, 7, 11, 13** and so on without end."),
-    (("reverse", "string"), "A slice with a negative step walks backwards:\n\n```python\ndef reverse(text: str) -> str:\n    return text[::-1]\n```"),
+    (("reverse", "string"), """\
+A slice with a negative step walks backwards:
+
+```python
+def reverse(text: str) -> str:
+    return text[::-1]
+```"""),
+    (("haiku", "sea"), "Salt wind, then silence.\nThe tide writes on the wet sand\nand takes back each word."),
     (("haiku",), "Packets cross the loop,\nno model wakes to answer,\nstill the cell fills up."),
     (("capital", "france"), "**Paris** is the capital of France."),
+    (("9.11", "9.9"), "**9.9** is larger: nine tenths are more than eleven hundredths, 9.90 against 9.11."),
+    (("oslo", "json"), '{"city": "Oslo", "country": "Norway", "population": 717710}'),
     (("hello",), "Hello! The connection works from end to end."),
     (("ping",), "pong"),
 )
 _PLAIN = """\
-This answer was made by **nbllm's simulator**; no language model was asked. It speaks the wire format of the provider, streams \
-word by word and counts its tokens exactly, so that a notebook can be written, tested and measured without a key."""
+This is a simulated answer{to}. It was made by **nbllm's simulator**; no language model was asked. It speaks the wire format \
+of the provider, streams word by word and counts its tokens exactly, so that a notebook can be written, tested and measured \
+without a key."""
 
 _LONG = """\
 
@@ -62,6 +74,7 @@ _THOUGHTS = (
     "There is nothing to look up; the simulator knows only its own table.", "One could answer in more words.",
     "The main point comes first, then the reason.", "It must be plain that no model is thinking here.",
 )
+_QUOTED = 60  # characters of the prompt that an answer repeats
 _AT_LENGTH = ("at length", "detail", "essay", "thorough", "step by step", "long answer")
 
 
@@ -80,17 +93,23 @@ def clean(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-@lru_cache(maxsize=64)
 def answer(prompt: str, tokens: int | None = None, seed: int = 0) -> tuple[str, ...]:
     """The tokens of an answer to `prompt`: exactly `tokens` of them where that is given."""
-    words = set(re.findall(r"\w+", prompt.lower()))
-    text = next((said for keys, said in _TOPICS if words.issuperset(keys)), _PLAIN)
+    words = set(_WORD.findall(prompt.lower()))
+    text = next((said for keys, said in _TOPICS if words.issuperset(keys)), "") or _PLAIN.replace("{to}", _quoted(prompt))
     if any(mark in prompt.lower() for mark in _AT_LENGTH):
         text += _LONG
     return tuple(pieces(text)) if tokens is None else _stretched(text, tokens, _SENTENCES, seed)
 
 
-@lru_cache(maxsize=64)
+def _quoted(prompt: str) -> str:
+    """The prompt's first line, named in a code span, where neither Markdown nor HTML nor mathematics means anything."""
+    line = next((said.strip() for said in prompt.splitlines() if said.strip()), "")
+    shown = "".join(c if c.isprintable() else " " for c in line.replace("`", "'"))
+    shown = shown if len(shown) <= _QUOTED else shown[:_QUOTED - 1] + "…"
+    return f" to `{shown.strip()}`" if shown.strip() else ""
+
+
 def thoughts(tokens: int, seed: int = 0) -> tuple[str, ...]:
     """So many tokens of thinking."""
     return _stretched("", tokens, _THOUGHTS, seed)
@@ -102,6 +121,10 @@ def given(text: str, tokens: int | None = None) -> tuple[str, ...]:
 
 
 def _stretched(text: str, tokens: int, sentences: tuple[str, ...], seed: int) -> tuple[str, ...]:
+    return (_remembered if tokens <= _SHORT else _made)(text, tokens, sentences, seed)
+
+
+def _made(text: str, tokens: int, sentences: tuple[str, ...], seed: int) -> tuple[str, ...]:
     """The first `tokens` tokens of `text` and of as many sentences as it takes, in paragraphs of five."""
     parts, have, i = [text.rstrip()], count(text.rstrip()), 0
     while have < tokens:
@@ -110,3 +133,7 @@ def _stretched(text: str, tokens: int, sentences: tuple[str, ...], seed: int) ->
         have += count(parts[-1])
         i += 1
     return tuple(pieces("".join(parts))[:tokens])
+
+
+_SHORT = 5_000  # longer ones are made anew each time, for the sake of memory
+_remembered = lru_cache(maxsize=64)(_made)

@@ -1,7 +1,7 @@
 """Real third-party servers on loopback. They are installed by .ci/real.sh; a server that is not there fails its tests
 loudly, with the command that installs it. Nothing here is skipped in silence.
 
-NBLLM_REAL   folder with what .ci/real.sh installed (default: .cache/real)
+NBLLM_REAL   folder with what .ci/real.sh installed (default: ~/.cache/nbllm-ci)
 NBLLM_SHARED folder with the start scripts of the heavier servers (default: ../shared, beside the checkout)
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-REAL = Path(os.environ.get("NBLLM_REAL") or ROOT / ".cache" / "real").resolve()
+REAL = Path(os.environ.get("NBLLM_REAL") or Path.home() / ".cache" / "nbllm-ci").resolve()
 SHARED = Path(os.environ.get("NBLLM_SHARED") or ROOT.parent / "shared").resolve() / "real"
 KEY = "sk-test-000"
 HERE = Path(__file__).resolve().parent

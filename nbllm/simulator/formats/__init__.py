@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..plan import Ask, Out, Reply
+from ..ask import Ask
+from ..plan import Out, Reply
 
 encode = msgspec.json.encode
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..ask import Ask, Tool
 from ..faults import MESSAGE
-from ..plan import Ask, Block, Out, Piece, Reply, Tool
+from ..plan import Block, Out, Piece, Reply
 from . import Refused, Request, arguments, joined, listed, pictures, said, sse, whole_number
 
 NAME = "anthropic"
@@ -89,8 +90,9 @@ def _message(reply: Reply, content: list[Any], stop: str | None, usage: Any) -> 
 
 def _usage(reply: Reply, output: int) -> dict[str, Any]:
     """Anthropic counts cached input apart."""
+    thinking = {"output_tokens_details": {"thinking_tokens": reply.reasoning}} if reply.reasoning and output == reply.output else {}
     return {"input_tokens": reply.input - reply.cached, "cache_creation_input_tokens": 0, "cache_read_input_tokens": reply.cached,
-            "output_tokens": output, "service_tier": "standard"}
+            "output_tokens": output, **thinking, "service_tier": "standard"}
 
 
 def _event(name: str, at: float, **fields: Any) -> Out:

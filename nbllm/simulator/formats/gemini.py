@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from ..ask import Ask, Tool
 from ..faults import MESSAGE
-from ..plan import Ask, Block, Out, Piece, Reply, Tool
+from ..plan import Block, Out, Piece, Reply
 from . import Refused, Request, arguments, encode, listed, pictures, said, whole_number
 
 NAME = "gemini"

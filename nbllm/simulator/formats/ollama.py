@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from ..ask import Ask
 from ..faults import MESSAGE
-from ..plan import Ask, Block, Out, Piece, Reply
+from ..plan import Block, Out, Piece, Reply
 from . import Refused, Request, arguments, encode, pictures, said, whole_number
 from . import openai_chat as chat
 

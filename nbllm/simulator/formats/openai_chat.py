@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..ask import Ask, Tool
 from ..faults import MESSAGE
-from ..plan import Ask, Block, Out, Piece, Reply, Tool
+from ..plan import Block, Out, Piece, Reply
 from ..records import Kind
 from . import Refused, Request, listed, pictures, said, sse, whole_number
 

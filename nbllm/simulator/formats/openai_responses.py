@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..ask import Ask
 from ..faults import MESSAGE
-from ..plan import Ask, Block, Out, Piece, Reply
+from ..plan import Block, Out, Piece, Reply
 from . import Refused, Request, joined, pictures, said, sse, whole_number
 from . import openai_chat as chat
 

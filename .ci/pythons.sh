@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The unit tests on every other Python that this machine has, of those we say we support. Names those it has not.
+set -euo pipefail
+status=0
+for version in 3.11 3.12 3.13 3.14; do
+  python=$(command -v "python$version" || ls -d "$HOME"/.pyenv/versions/"$version".*/bin/python 2>/dev/null | tail -n 1 || true)
+  if [ -z "$python" ]; then
+    echo "NOT RUN: Python $version is not on this machine"
+    continue
+  fi
+  if [ "$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" = "$version" ]; then
+    echo "Python $version: ran in the step test"
+    continue
+  fi
+  env=$(mktemp -d)
+  "$python" -m venv "$env" && "$env/bin/pip" install -q '.[test]' && "$env/bin/python" -m pytest -q -p no:cacheprovider || status=1
+  rm -rf "$env"
+done
+exit $status

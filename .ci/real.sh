@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Installs third-party servers and SDKs into $NBLLM_REAL (default ~/.cache/nbllm-ci), where they are not there yet;
+# with --test runs the tests against them. llama-server is built once (some minutes) and kept.
+set -euo pipefail
+real=${NBLLM_REAL:-$HOME/.cache/nbllm-ci}
+shared=$(cd "${NBLLM_SHARED:-../shared}" 2>/dev/null && pwd || true)
+mkdir -p "$real"
+
+if [ ! -f "$real/node_modules/@copilotkit/aimock/dist/cli.js" ]; then
+  npm install --prefix "$real" --ignore-scripts --silent --no-fund --no-audit @copilotkit/aimock@1.43.0
+fi
+if [ ! -f "$real/sdks/.installed" ]; then
+  python3 -m venv "$real/sdks"
+  "$real/sdks/bin/pip" install -q openai anthropic google-genai ollama pytest hypothesis httpx-sse msgspec genai-prices ipython pandas markdown-it-py platformdirs
+  touch "$real/sdks/.installed"
+fi
+
+heavy=yes
+if [ -z "$shared" ] || [ ! -d "$shared/real/llamacpp" ]; then
+  heavy=no
+  echo "NOT RUN: llama-server and LiteLLM: their start scripts are not at ${NBLLM_SHARED:-../shared}/real (set NBLLM_SHARED)"
+else
+  if [ ! -x "$real/llama-server" ]; then
+    bash "$shared/real/llamacpp/build_llama_server.sh" "$real/llama-build" >"$real/llama-build.log" 2>&1 || { tail -20 "$real/llama-build.log"; exit 1; }
+    cp "$real/llama-build/llama-server" "$real/llama-server"
+    rm -rf "$real/llama-build"
+  fi
+  if [ ! -f "$real/litellm/.installed" ]; then
+    python3 -m venv "$real/litellm"
+    "$real/litellm/bin/pip" install -q 'litellm[proxy]==1.106.2' prisma gguf
+    touch "$real/litellm/.installed"
+  fi
+  [ -f "$real/tiny.gguf" ] || "$real/litellm/bin/python" "$shared/real/llamacpp/make_tiny_gguf.py" "$real/tiny.gguf"
+fi
+
+[ "${1:-}" = --test ] || exit 0
+PYTHONPATH=. "$real/sdks/bin/python" -m pytest -q -m real tests/real/test_simulator_sdks.py
+ignore=()
+[ "$heavy" = yes ] || ignore=(--ignore tests/real/test_llamacpp.py)
+NBLLM_SHARED=$shared NBLLM_REAL=$real .venv/bin/python -m pytest -q -m real tests/real --ignore tests/real/test_simulator_sdks.py "${ignore[@]}"

@@ -1,0 +1,106 @@
+"""Where a prompt holds code that is to stay as it is: fenced blocks and code spans, and literals of other template languages.
+
+Theory: fences and paragraphs are found by markdown-it, which knows that a fence in a quote or a list item ends with it
+and that an open one runs to the end. Code spans are CommonMark's too: a run of backticks closes with the next run of
+the same length in the same paragraph, and a backslash takes the first backtick of an opening run away.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+
+Span = tuple[int, int]
+
+# Strings whose braces belong to a language: f"" and t"" (over lines, where tripled), C#'s $"", Rust's macros, str.format.
+_TRIPLE = r"""(?P<t>"{3}|'{3})[\s\S]*?(?:(?P=t)|\Z)"""
+_SINGLE = r"""(?P<q>["'])(?:\\.|(?!(?P=q))[^\\\n]){0,1000}+(?P=q)"""  # bounded, so that no text makes this slow
+_LITERAL = re.compile(
+    rf"""(?<![\w"'])(?:[fFtT][rR]?|[rR][fFtT]|\$@?|@\$)(?:{_TRIPLE}|{_SINGLE})"""
+    r"""|\w!\([^"\n]{0,80}"(?:\\.|[^"\\\n]){0,1000}+\""""
+    r"""|(?P<p>["'])(?:\\.|(?!(?P=p))[^\\\n]){0,1000}+(?P=p)\.format\("""
+)
+_LINE_END = re.compile(r"\r\n?|\n")
+_TICKS = re.compile(r"`+")
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Stretches of a text, in order and apart from each other."""
+
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    def __contains__(self, at: int) -> bool:
+        index = bisect_right(self.starts, at) - 1
+        return index >= 0 and at < self.ends[index]
+
+
+NOTHING = Spans((), ())
+
+
+def _spans(found: Iterator[Span]) -> Spans:
+    ordered = sorted(found)
+    return Spans(tuple(s for s, _ in ordered), tuple(e for _, e in ordered))
+
+
+def literals(text: str) -> Spans:
+    """Where string literals of other template languages stand."""
+    return _spans(m.span() for m in _LITERAL.finditer(text))
+
+
+def code(text: str) -> Spans:
+    """Where fenced blocks and code spans stand."""
+    return _spans(_code(text)) if "`" in text or "~~~" in text else NOTHING
+
+
+@cache
+def _parser() -> MarkdownIt:
+    from markdown_it import MarkdownIt  # not needed for prompts without code
+
+    parser = MarkdownIt("commonmark")
+    parser.core.ruler.disable(["inline"])
+    return parser
+
+
+def _code(text: str) -> Iterator[Span]:
+    starts = [0, *(m.end() for m in _LINE_END.finditer(text)), len(text)]
+    free = 0  # the first line that no block has claimed yet
+    for token in _parser().parse(text):
+        if token.map is None or token.type not in ("fence", "inline"):
+            continue
+        first, last = starts[token.map[0]], starts[min(token.map[1], len(starts) - 1)]
+        yield from _ticked(text, free, first)
+        yield from [(first, last)] if token.type == "fence" else _ticked(text, first, last)
+        free = max(free, last)
+    yield from _ticked(text, free, len(text))
+
+
+def _ticked(text: str, start: int, end: int) -> Iterator[Span]:
+    """The code spans between `start` and `end`, each with its backticks."""
+    runs = [m.span() for m in _TICKS.finditer(text, start, end)]
+    by_length: dict[int, list[int]] = {}
+    for at, stop in runs:
+        by_length.setdefault(stop - at, []).append(at)
+    done = start
+    for at, stop in runs:
+        opens = at + _escaped(text, at)
+        if at < done or opens == stop:
+            continue
+        same = by_length.get(stop - opens, [])
+        index = bisect_right(same, at)
+        if index < len(same):
+            done = same[index] + stop - opens
+            yield opens, done
+
+
+def _escaped(text: str, at: int) -> bool:
+    """Whether an odd number of backslashes stands before `at`."""
+    return (at - len(text[max(0, at - 100):at].rstrip("\\")) - max(0, at - 100)) % 2 == 1

@@ -1,0 +1,66 @@
+"""What a request asks, whatever its protocol. Pure values."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import text
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool of the request: its name and the JSON schema of its arguments."""
+
+    name: str
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a request asks, whatever its protocol.
+
+    turns: (role, text) of all messages, roles system, user, assistant, tool. choice: auto, none, required or a tool's
+    name. schema: JSON to follow; {} for any JSON object. thinking: None where the request says nothing. report: whether
+    the stream should carry usage.
+    """
+
+    model: str
+    turns: tuple[tuple[str, str], ...] = ()
+    stream: bool = False
+    tools: tuple[Tool, ...] = ()
+    choice: str = "auto"
+    schema: Mapping[str, Any] | None = None
+    thinking: bool | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    report: bool = True
+    images: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def prompt(self) -> str:
+        """The last user turn."""
+        return next((said for role, said in reversed(self.turns) if role == "user"), "")
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """What tools answered since the last user turn."""
+        found: list[str] = []
+        for role, said in reversed(self.turns):
+            if role == "user":
+                break
+            found += [said] if role == "tool" else []
+        return tuple(reversed(found))
+
+    @property
+    def input_tokens(self) -> int:
+        """Tokens of the prompt: each turn's words and 4 more, each tool's schema, 85 for a picture, 3 to begin with."""
+        tools = sum(text.count(f"{t.name} {t.schema}") for t in self.tools)
+        return 3 + sum(4 + text.count(said) for _, said in self.turns) + tools + 85 * self.images
+
+    def seed(self, salt: int) -> int:
+        """A number that is the same for the same question."""
+        return zlib.crc32(f"{self.model.partition('@')[0]}|{self.turns}|{salt}".encode(errors="replace"))
