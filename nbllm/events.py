@@ -130,7 +130,7 @@ class Timing:
     def tokens_per_second(self, output_tokens: int | None) -> float | None:
         """Output tokens per second between the first and the last token; None where it cannot be known, or where all came
         within 20 ms: then the span says how the bytes were packed, not how fast they were made."""
-        if not output_tokens or not self.decode or output_tokens < 2 or self.decode < 0.02:  # noqa: PLR2004
+        if not output_tokens or not self.decode or output_tokens < 2 or self.decode < 0.02:
             return None
         return (output_tokens - 1) / self.decode
 

@@ -28,7 +28,7 @@ class Stopped(KeyboardInterrupt):
 
 def run_cell(session: Session, line: Line, body: str) -> Response | None:
     """Asks what the cell asks and gives the response; shows it while it comes."""
-    filled = fill(body.strip("\n"), session.namespace, session.evaluate, str(line.options.get("fill", session.defaults.get("fill", "on"))))
+    filled = fill(body, session.fillable, session.evaluate, str(line.options.get("fill", session.defaults.get("fill", "on"))))
     if not filled.text.strip():
         raise ConfigError("The prompt is empty.", hint="Write what the model should answer below the %%llm line.")
     options = _with_schema(session, line.options)
@@ -76,6 +76,10 @@ def _parts(session: Session, filled: Filled, options: Mapping[str, Any]) -> tupl
         else:
             text = piece if isinstance(piece, str) else piece.text
             parts.append(Text((parts.pop().text if parts and isinstance(parts[-1], Text) else "") + text))  # type: ignore[union-attr]
+    if parts and isinstance(parts[-1], Text):
+        parts[-1] = Text(parts[-1].text.rstrip("\n"))  # the line end that a cell always has is not the person's
+    if parts and isinstance(parts[0], Text):
+        parts[0] = Text(parts[0].text.lstrip("\n"))
     return (*parts, *(attached(what, session.namespace) for what in options.get("attach", ())))
 
 

@@ -48,8 +48,7 @@ def candidates(session: Session, text: str, column: int, row: int) -> tuple[str,
     if match and match["rest"][:1].isspace():
         return _on_line(session, match["rest"].lstrip(), subcommands=match["magic"] == "%")
     if row and lines[0].startswith(("%%llm", "%%nbllm")) and (brace := _BRACE.search(before)):
-        names = [n for n in session.namespace if n.startswith(brace[1]) and not n.startswith("_")]
-        return brace[1], [(n, "variable") for n in sorted(names)]
+        return brace[1], [(n, "variable") for n in sorted(session.fillable) if n.startswith(brace[1])]
     return "", []
 
 

@@ -145,6 +145,13 @@ class Session:
         """Whether somebody can answer a question: not under nbclient, papermill and nbval."""
         return bool(self.shell.kernel._allow_stdin) if self.in_kernel else sys.stdin is not None and sys.stdin.isatty()
 
+    @property
+    def fillable(self) -> dict[str, Any]:
+        """The variables that a prompt may name: not IPython's own (In, exit, quit ...)."""
+        hidden = self.shell.user_ns_hidden
+        return {k: v for k, v in self.namespace.items() if not k.startswith("_") and not (k in hidden and hidden[k] is v)} | {
+            k: v for k, v in self.namespace.items() if k in ("_", "_llm")}
+
     def evaluate(self, expression: str) -> Any:
         """The value of a person's own expression in the notebook."""
         return eval(expression, self.shell.user_global_ns, self.namespace)  # noqa: S307 - the person wrote it in their own cell
@@ -167,9 +174,10 @@ class Session:
         return self.shown_in == (self.shell.execution_count, id(response))
 
     def warn_skipped(self, filled: Filled | None) -> None:
-        """Tells what looked like `{{expression}}` and is none."""
-        for text in filled.skipped if filled else ():
-            self.say(f"{text[:60]} is no Python expression and stays as it is.")
+        """Tells which `{{expression}}` were left as they are: they are no Python, or their names do not exist."""
+        if filled and filled.skipped:
+            more = f" and {len(filled.skipped) - 3} more" if len(filled.skipped) > 3 else ""
+            self.say(f"Left as written: {', '.join(t[:60] for t in filled.skipped[:3])}{more}")
 
     def say(self, text: str) -> None:
         """A line for the person."""

@@ -47,10 +47,10 @@ def need(path: Path, what: str) -> Path:
 
 
 @contextlib.contextmanager
-def serving(command: list[str], url: str, log: Path, seconds: float = 90, env: dict[str, str] | None = None, cwd: Path | None = None):
+def serving(command: list[str], url: str, log: Path, *, seconds: float = 90, env: dict[str, str] | None = None):
     """Runs a server until the block ends; waits until `url` answers with anything."""
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env, cwd=cwd, start_new_session=True)
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True)
     try:
         end = time.monotonic() + seconds
         while not _answers(url):
