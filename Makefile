@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lab check clean
+.PHONY: help demo test lab check notebooks clean
 
 help:
 	@echo "make demo    run the quickstart notebook against the built-in simulator and show its latency table"
@@ -26,7 +26,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbval notebooks
+	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
 
 $(VENV)/.lab: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab]'
@@ -39,6 +39,10 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
+
+# Runs the notebooks and stores their outputs, which `make test` compares with.
+notebooks: $(STAMP)
+	$(BIN)/python -m nbllm.demo --store notebooks/*.ipynb
 
 clean:
 	rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

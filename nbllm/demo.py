@@ -14,22 +14,41 @@ from typing import Any
 TABLE_TAG = "latency-table"  # the notebook's cell whose output is printed
 
 
-def run(notebook: Path, out: Path) -> tuple[Path, Path, str]:
-    """Executes `notebook`; gives the executed notebook, its HTML and the text of the table it ends with."""
-    import nbformat
+def execute(notebook: Path) -> Any:
+    """The notebook with the outputs of a run against the simulator."""
+    import nbformat  # these come with the demo's extras only
     from nbclient import NotebookClient
-    from nbconvert import HTMLExporter
 
     os.environ["NBLLM_SIMULATE"] = "1"
     nb = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
     quiet = ["--IPKernelApp.log_level=40"]  # a kernel on loopback need not warn that it is not encrypted
-    NotebookClient(nb, timeout=120, kernel_name="python3", extra_arguments=quiet,
+    NotebookClient(nb, timeout=120, kernel_name="python3", extra_arguments=quiet, record_timing=False,
                    resources={"metadata": {"path": str(notebook.parent)}}).execute()
+    return nb
+
+
+def run(notebook: Path, out: Path) -> tuple[Path, Path, str]:
+    """Executes `notebook`; gives the executed notebook, its HTML and the text of the table it ends with."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    nb = execute(notebook)
     out.mkdir(parents=True, exist_ok=True)
     executed, page = out / notebook.name, out / f"{notebook.stem}.html"
     nbformat.write(nb, executed)  # type: ignore[no-untyped-call]
     page.write_text(HTMLExporter().from_notebook_node(nb)[0], "utf-8")  # type: ignore[no-untyped-call]
     return executed, page, _table(nb)
+
+
+def store(notebooks: list[Path]) -> None:
+    """Executes notebooks and writes them back with their outputs, without what differs from machine to machine."""
+    import nbformat
+
+    for path in notebooks:
+        nb = execute(path)
+        nb.metadata = {"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+                       "language_info": {"name": "python"}}
+        nbformat.write(nb, path)  # type: ignore[no-untyped-call]
 
 
 def _table(nb: Any) -> str:
@@ -40,6 +59,9 @@ def _table(nb: Any) -> str:
 
 def main() -> int:
     """Runs the demo and prints its table and where its files lie."""
+    if sys.argv[1:2] == ["--store"]:
+        store([Path(name) for name in sys.argv[2:]])
+        return 0
     notebook = Path(__file__).resolve().parent.parent / "notebooks" / "quickstart.ipynb"
     if not notebook.exists():
         print("The demo runs from a checkout: notebooks/quickstart.ipynb is not here.", file=sys.stderr)  # noqa: T201

@@ -230,6 +230,20 @@ def test_lines(kernel):
     assert not kernel.run("%llm pong").ok
 
 
+def test_a_question_may_end_in_a_question_mark(kernel):
+    """IPython's own reading of a last `?` does not swallow a question; %llm? is still its help."""
+    assert kernel.run("why = %llm ask -m openai/m@echo=1 why is the sky blue?").ok
+    assert "why is the sky blue?" == kernel.value("why.text")
+    assert kernel.run("%llm ask -m openai/m@echo=1 really??").ok
+    assert "really??" == kernel.value("_llm.text")
+    assert "Ask a language model" in str(kernel.run("%llm?").reply["content"]["payload"])
+
+
+def test_auto_says_in_the_cell_what_it_chose(kernel):
+    """The line of figures names the choice and its reason."""
+    assert "auto chose openai" in kernel.run(ask("hello", "auto")).text
+
+
 def test_dry_run_and_quiet(kernel, sim):
     """dry_run sends nothing and masks the key; quiet shows nothing."""
     before = len(sim.records)

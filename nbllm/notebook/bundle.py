@@ -95,6 +95,7 @@ def footer(response: Response, *, filled: Sequence[str] = ()) -> Line:
         money(response.cost),
         f"{t.attempts} attempts" if t.attempts > 1 else "",
         "filled " + ", ".join(filled) if filled else "",
+        *(n.text.rstrip(".") for n in response.notices if n.kind == "auto"),
     ]
     shown = [clean(item).replace("\n", " ") for item in items if item]
     html = " · ".join(item.replace(" ", "\u00a0") if len(item) < 40 else item for item in shown)  # lines break between items

@@ -5,6 +5,7 @@ A failed call fails its cell: our errors draw themselves as a few lines instead 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
@@ -30,6 +31,8 @@ def load_ipython_extension(shell: Any) -> None:
         shell.register_magic_function(_magic(session), "line_cell", name)
     complete.install(session)
     show.install(session)
+    if questions not in shell.input_transformers_cleanup:
+        shell.input_transformers_cleanup.append(questions)
 
 
 def unload_ipython_extension(shell: Any) -> None:
@@ -42,9 +45,24 @@ def unload_ipython_extension(shell: Any) -> None:
     delattr(shell, _STATE)
     complete.remove(session)
     show.remove(session)
+    if questions in shell.input_transformers_cleanup:
+        shell.input_transformers_cleanup.remove(questions)
     for name in NAMES:
         for kind in ("line", "cell"):
             shell.magics_manager.magics[kind].pop(name, None)
+
+
+_QUESTION = re.compile(r"(?P<before>\s*(?:[\w., ]+=\s*)?)%(?P<name>llm|nbllm)\s+(?P<rest>ask\s.*\?)\s*")
+
+
+def questions(lines: list[str]) -> list[str]:
+    """IPython reads a line that ends in `?` as a wish for help; a question to a model is not one."""
+    return [_asked(line) for line in lines]
+
+
+def _asked(line: str) -> str:
+    match = _QUESTION.fullmatch(line)
+    return f"{match['before']}get_ipython().run_line_magic({match['name']!r}, {match['rest']!r})\n" if match else line
 
 
 def _magic(session: Session) -> Callable[..., Any]:

@@ -65,7 +65,9 @@ class Terminal:
         """Nothing to do: text is written as it comes."""
 
     def finish(self, response: Response, footer: Line | None = None, error: BaseException | None = None) -> None:
-        """Writes what was not in the text: tool calls, how it ended, the figures."""
+        """Writes what was not in the text: tool calls, how it ended, the figures. An error alone is told by the cell."""
+        if error is not None and not (response.parts or response.refusal):
+            return
         if self._wrote:  # only what was not written yet
             response = replace(response, parts=response.tool_calls)
         self._mark(False)

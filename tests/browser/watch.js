@@ -26,7 +26,7 @@
     seen.frames += 1;
     if (node.querySelector(".nbllm") && node.clientHeight > 8) seen.shown = true;
     else if (seen.shown) seen.blank += 1;
-    if (seen.final === null && isFinal(node)) seen.final = at;
+    if (seen.final === null && isFinal(node)) seen.final = Date.now(); // the clock that the kernel reads too
     const frozen = node.querySelectorAll(".jp-OutputArea-child").length - 1;
     seen.frozen = Math.max(seen.frozen, frozen);
     if (seen.final === null && seen.selected && getSelection().toString() !== seen.selected) seen.lost += 1;

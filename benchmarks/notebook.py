@@ -1,0 +1,80 @@
+"""What `%%llm` costs: loading, messages and bytes to the front end, time from Stop to the closed socket.
+
+    python benchmarks/notebook.py
+
+Runs against the simulator, which knows when it sent each chunk and when it was hung up on. The loading time is a ratio taken
+side by side with plain IPython in the same run; absolute times are those of this machine.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from nbllm import simulator
+from tests.kernels import Kernel, Wire
+
+KEYS = {"OPENAI_API_KEY": "sk-benchmark"}
+
+
+def loading(rounds: int = 7) -> None:
+    """Process time of IPython alone and of IPython with %load_ext nbllm, in turn."""
+    plain, loaded = [], []
+    for _ in range(rounds):
+        for code, out in (("pass", plain), ("%load_ext nbllm", loaded)):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-m", "IPython", "--quick", "--no-banner", "-c", code], check=True, capture_output=True)
+            out.append(time.perf_counter() - began)
+    a, b = statistics.median(plain), statistics.median(loaded)
+    print(f"load_ext          IPython {a:.2f} s, with nbllm {b:.2f} s: {b - a:.2f} s more, ratio {b / a:.2f} (median of {rounds})")
+
+
+def traffic(sim: simulator.Simulator) -> None:
+    """Messages and bytes on the kernel's output channel, and kernel CPU time a chunk."""
+    with Kernel(OPENAI_BASE_URL=sim.base_url("openai_chat"), **KEYS) as kernel:
+        wire = Wire(kernel)
+        kernel.run("import time")
+        kernel.run("%%llm openai/m@tokens=50\nwarm")
+        for chunks, gap in ((500, 0.01), (1000, 0.002), (5000, 0.004)):
+            wire.taken()
+            before = kernel.value("time.process_time()")
+            ran = kernel.run(f"%%llm openai/m@tokens={chunks},gap={gap} -o answer\nx", timeout=120)
+            assert ran.ok, ran.error
+            cpu = kernel.value("time.process_time()") - before
+            text = kernel.value("len(answer.text.encode())")
+            taken = [(t, n) for t, n in wire.taken() if t in ("display_data", "update_display_data", "clear_output")]
+            size = sum(n for _, n in taken)
+            print(f"{chunks:5} chunks      {len(taken):4} messages, {size / 1000:6.0f} kB = {size / text:4.0f} x text, {cpu / chunks * 1000:.2f} ms CPU a chunk")
+        wire.close()
+
+
+def stopping(sim: simulator.Simulator, rounds: int = 30) -> None:
+    """Interrupt to closed socket, as the server saw it."""
+    rng, took = random.Random(1), []
+    with Kernel(OPENAI_BASE_URL=sim.base_url("openai_chat"), **KEYS) as kernel:
+        for i in range(rounds):
+            parent = kernel.start(f"%%llm openai/m@tokens=5000,gap=0.01,ttft=0.05\nround {i}")
+            kernel.collect(parent, lambda m: m["msg_type"] == "display_data")
+            until = time.monotonic() + rng.uniform(0.0, 0.3)
+            while time.monotonic() < until:
+                time.sleep(0.005)
+            pressed = time.monotonic_ns()
+            kernel.interrupt()
+            kernel.collect(parent)
+            # A Stop that came before the request was sent leaves no record, and no socket.
+            took += [(r.aborted_ns - pressed) / 1e6 for r in sim.settled(5) if r.prompt == f"round {i}" and r.aborted_ns is not None]
+    took.sort()
+    print(f"Stop to closed    median {statistics.median(took):.1f} ms, p95 {took[int(0.95 * len(took))]:.1f} ms, max {took[-1]:.1f} ms of {len(took)}")
+
+
+if __name__ == "__main__":
+    loading()
+    with simulator.serve(ttft=0.05, gap=0.005) as server:
+        traffic(server)
+        stopping(server)
