@@ -191,7 +191,7 @@ class Client:
         dialect, call = DIALECTS[route.provider.dialect], self.encode(request, route, key)
         running = self._engine()
         stream = Stream(lambda fold, s: _answer(fold, s, request, route))
-        job = _Job(stream, call, dialect, route, _secrets(key, route.provider), key is not None, timeouts or self.timeouts, retries or self.retries, self._pool.http)
+        job = _Job(stream, call, dialect, route, _secrets(key, route.provider), key, timeouts or self.timeouts, retries or self.retries, self._pool.http)
         return stream.start(running, job.run())
 
     def encode(self, request: Request, route: Route, key: Secret | None) -> HttpCall:
@@ -243,7 +243,7 @@ class _Job:
     dialect: Dialect
     route: Route
     secrets: tuple[str, ...]
-    keyed: bool
+    key: Secret | None
     timeouts: Timeouts
     retries: Retries
     http: HttpTransport
@@ -268,10 +268,19 @@ class _Job:
         try:
             await self._attempt()
         except errors.NbllmError as error:
-            if isinstance(error, errors.AuthenticationError) and not self.keyed:
+            if isinstance(error, errors.AuthenticationError) and self.key is None:
                 error.hint = "No key was sent to this address. Name one for it: key=VARIABLE in a cell, api_key=... in Python."
-            return error.scrubbed(self.secrets)
+            error = error.scrubbed(self.secrets)
+            error.sent = self._sent()
+            return error
         return None
+
+    def _sent(self) -> str:
+        """Where the call went, and with which key."""
+        if self.route.simulated:
+            return ""
+        key = f"the key {self.key.masked} from {self.key.source}" if self.key else "no key"
+        return f"Sent to {self.route.provider.base_url} with {key}."
 
     async def _attempt(self) -> None:
         trace = Trace()

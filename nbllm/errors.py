@@ -39,11 +39,12 @@ class NbllmError(Exception):
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         self.message, self.hint = message, hint
+        self.sent = ""  # where the call went and with which key (masked), once it was sent
         self.partial: Response | None = None
         super().__init__(message)
 
     def __str__(self) -> str:
-        return f"{self.message}\n{self.hint}" if self.hint else self.message
+        return "\n".join(filter(None, (self.message, self.sent, self.hint)))
 
     def scrubbed(self, secrets: Iterable[str]) -> NbllmError:
         """This error, with every secret taken out of all its texts."""

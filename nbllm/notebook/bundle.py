@@ -71,13 +71,15 @@ def money(value: float | None) -> str:
 
 
 def rate(value: float | None) -> str:
-    """87 tok/s."""
-    return "? tok/s" if value is None else f"{value:.{0 if value >= 10 else 1}f} tok/s"
+    """87 tok/s; nothing where it is not known."""
+    return "" if value is None else f"{value:.{0 if value >= 10 else 1}f} tok/s"
 
 
 def tokens(usage: Usage | None) -> str:
     """12 (8 cached) → 240 (100 reasoning) tokens."""
-    u = usage or Usage()
+    if usage is None:
+        return "? tokens"
+    u = usage
     cached = f" ({count(u.cache_read_tokens)} cached)" if u.cache_read_tokens else ""
     thought = f" ({count(u.reasoning_tokens)} reasoning)" if u.reasoning_tokens else ""
     return f"{count(u.input_tokens)}{cached} → {count(u.output_tokens)}{thought} tokens"
@@ -92,7 +94,7 @@ def footer(response: Response, *, filled: Sequence[str] = ()) -> Line:
         seconds(t.total),
         rate(t.tokens_per_second(usage.output_tokens if usage else None)),
         tokens(usage),
-        money(response.cost),
+        "" if response.simulated else money(response.cost),
         f"{t.attempts} attempts" if t.attempts > 1 else "",
         "filled " + ", ".join(filled) if filled else "",
         *(n.text.rstrip(".") for n in response.notices if n.kind == "auto"),
@@ -103,13 +105,11 @@ def footer(response: Response, *, filled: Sequence[str] = ()) -> Line:
 
 
 def error_lines(error: BaseException) -> str:
-    """A few lines about a failed call: what, the provider's own words, what to do."""
-    kind = type(error).__name__
-    status = f" (HTTP {error.status})" if isinstance(error, ProviderError) and error.status else ""
+    """A few lines about a failed call: what, the provider's own words, which key and address were used, what to do."""
     message = error.message if isinstance(error, NbllmError) else str(error)
-    lines = [f"{kind}{status}: {_short(message)}"]
-    if isinstance(error, NbllmError) and error.hint:
-        lines.append(error.hint)
+    lines = [f"{type(error).__name__}: {_short(message)}"]
+    if isinstance(error, NbllmError):
+        lines += filter(None, (error.sent, error.hint))
     if isinstance(error, ProviderError) and error.request_id:
         lines.append(f"Request id: {error.request_id}")
     return clean("\n".join(lines))
