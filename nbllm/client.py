@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import aclosing
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypedDict, TypeVar, Unpack
 from urllib.parse import urlsplit
@@ -297,14 +297,17 @@ class _Job:
     async def _decode(self, reply: Reply, clock: asyncio.Timeout) -> None:
         decoder = self.dialect.decoder(self.route.provider)
         loop = asyncio.get_running_loop()
-        async with aclosing(reply.frames()) as frames:
-            async for frame in _until_done(frames, decoder):
+        async with contextlib.aclosing(reply.frames()) as frames:
+            async for frame in frames:
                 self._feed(decoder, frame)
+                if decoder.done:
+                    break
                 if self.shown:
                     self.which = "idle"
                     clock.reschedule(None if self.timeouts.idle is None else loop.time() + self.timeouts.idle)
-        for event in decoder.close():
-            self.stream.publish(event)
+            for event in decoder.close():
+                self.stream.publish(event)
+            await _drained(frames)
 
     def _feed(self, decoder: Decoder, frame: Frame) -> None:
         for event in decoder.feed(frame):
@@ -338,18 +341,10 @@ class _Limit:
             raise self._error(self._which) from None
 
 
-async def _until_done(frames: AsyncIterator[Frame], decoder: Decoder) -> AsyncIterator[Frame]:
-    """The frames up to the protocol's own end mark or the end of the body. A server gets _DRAIN seconds to end the body
-    after its mark, so that the connection can be used again; whatever goes wrong by then is not the answer's business."""
-    async for frame in frames:
-        yield frame
-        if decoder.done:
-            break
-    else:
-        return
-    try:
+async def _drained(frames: AsyncIterator[Frame]) -> None:
+    """Gives the server _DRAIN seconds to end the body after the protocol's own end mark, so that the connection can be
+    used again; whatever goes wrong by then is not the answer's business."""
+    with contextlib.suppress(TimeoutError, errors.TransportError, errors.ProtocolError):
         async with asyncio.timeout(_DRAIN):
             async for _ in frames:
                 pass
-    except (TimeoutError, errors.TransportError, errors.ProtocolError):
-        return

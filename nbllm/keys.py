@@ -34,5 +34,9 @@ def find(provider: Provider, env: Mapping[str, str], explicit: str | Secret | No
 
 def same_host(a: str, b: str) -> bool:
     """Whether two addresses go to the same server, so that a key for one may be sent to the other."""
-    first, second = urlsplit(a), urlsplit(b)
-    return (first.scheme, first.hostname, first.port) == (second.scheme, second.hostname, second.port)
+    return _origin(a) == _origin(b)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)

@@ -61,7 +61,7 @@ class Registry:
         base_url and dialect replace the row's; with a base_url, an unknown name is a model of the server there.
         """
         asked = name.strip()
-        full = self.aliases.get(asked, asked)
+        full = self._meant(asked)
         if full.partition("/")[0] == SIMULATOR or full == SIMULATOR:
             return self._simulated(asked, full)
         provider, model = self._split(full)
@@ -70,6 +70,14 @@ class Registry:
         if provider is None:
             raise self._unknown(asked)
         return self._place(Route(asked, provider, model or provider.default_model), base_url, dialect)
+
+    def _meant(self, name: str) -> str:
+        """What an alias stands for in the end; an alias may lead to another."""
+        seen: set[str] = set()
+        while name in self.aliases and name not in seen:
+            seen.add(name)
+            name = self.aliases[name]
+        return name
 
     def _split(self, name: str) -> tuple[Provider | None, str]:
         """(row, model) of a full name; (None, "") where no row knows it."""
@@ -93,7 +101,8 @@ class Registry:
     def _place(self, route: Route, base_url: str | None, dialect: str | None) -> Route:
         row = route.provider
         if base_url is None and self.simulating:
-            return replace(route, provider=replace(row, base_url=self._sim_url(row.dialect), local=True), simulated=True)
+            spoken = dialect or row.dialect
+            return replace(route, provider=replace(row, base_url=self._sim_url(spoken), dialect=spoken, local=True), simulated=True)
         own = self.address(row)
         # A server of the person's own may want no key; if it does, its 401 says so.
         elsewhere = base_url is not None and not keys.same_host(base_url, own)

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from typing import Any
 
@@ -80,11 +81,13 @@ class Stream:
     def _finish(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, errors.NbllmError):
-            error = errors.NbllmError(f"nbllm failed inside: {type(error).__name__}.",
-                                      hint="This is a bug of nbllm: please report it.").with_traceback(error.__traceback__)
+            place = traceback.extract_tb(error.__traceback__)[-1]  # the place only: local variables may hold a key
+            error = errors.NbllmError(f"nbllm failed inside: {type(error).__name__} at {place.name}, line {place.lineno} of "
+                                      f"{os.path.basename(place.filename)}.", hint="This is a bug of nbllm: please report it.")
         with self._changed:
-            if task.cancelled():
-                self.log.append((time.perf_counter(), Finished("cancelled")))
+            over = bool(self.log) and isinstance(self.log[-1][1], Finished)  # cancelled after its last event
+            if (task.cancelled() and not over) or error is not None:
+                self.log.append((time.perf_counter(), Finished("error" if error else "cancelled")))
             self.ended_at = time.perf_counter()
             self._error = error
             self._wake()
@@ -207,8 +210,6 @@ class Stream:
         done, fold = self.done, Fold()
         for _, event in self.log[:]:
             fold.add(event)
-        if self._error is not None:
-            fold.finished = Finished("error")
         response = self._about(fold, self)
         if done:
             self._response = response
@@ -290,7 +291,7 @@ def timing(stream: Stream) -> Timing:
         ttfb=marks["headers"] - start if "headers" in marks else None,
         ttft=tokens[0] - start if tokens else None,
         ttfo=visible - start if visible is not None else None,
-        total=stream.ended_at - start if stream.ended_at is not None else None,
+        total=stream.log[-1][0] - start if stream.done and stream.log else None,
         decode=tokens[1] - tokens[0] if tokens else None,
         reused=stream.trace.reused,
         attempts=max(1, len(stream.traces)),

@@ -301,6 +301,42 @@ def test_nest_on_is_asked_for(sim):
         assert k.run(ask("hello")).ok
 
 
+def test_a_key_can_be_typed_hidden(sim):
+    """%llm key asks where there is none, without showing it; the next call uses it; unset forgets it."""
+    with Kernel(OPENAI_BASE_URL=sim.base_url("openai_chat")) as k:
+        assert "OPENAI_API_KEY is not set" in k.run(ask("hello")).error["evalue"]
+        parent = k.start("%llm key openai")
+        asked = k.client.get_stdin_msg(timeout=20)
+        assert asked["content"]["password"] is True
+        k.client.input(CANARY)
+        typed = k.collect(parent)
+        assert typed.ok, typed.error
+        answered = k.run(ask("hello", "openai/m@auth=1"))
+        assert answered.ok, answered.error
+        where = k.run("%llm key where openai")
+        assert "this session" in where.text
+        assert "canary" not in str(typed.messages) + str(answered.messages) + str(where.messages)
+        k.run("%llm key unset openai")
+        assert not k.run(ask("hello")).ok
+
+
+def test_nobody_is_asked_where_nobody_can_answer(sim):
+    """A headless run says which variable to set."""
+    with Kernel(front_end=False, OPENAI_BASE_URL=sim.base_url("openai_chat")) as k:
+        assert "OPENAI_API_KEY" in k.run("%llm key openai").error["evalue"]
+
+
+def test_attachments_reach_the_provider(kernel, sim, tmp_path):
+    """Files by type and variables go with the prompt."""
+    (tmp_path / "note.txt").write_text("remember the milk")
+    ran = kernel.run(ask("hello", "openai/m", f"-a {tmp_path / 'note.txt'} -n"))
+    assert "remember the milk" in ran.text
+    kernel.run("picture = bytes.fromhex('89504e470d0a1a0a')")
+    assert "data:image/png;base64" in kernel.run(ask("hello", "openai/m", "-a picture -n")).text
+    assert "inlineData" in kernel.run(ask("hello", "gemini/m", "-a picture -n")).text
+    assert "no file" in kernel.run(ask("hello", "openai/m", "-a nothing.here")).error["evalue"]
+
+
 def test_no_key_shows_anywhere(sim):
     """Errors, tracebacks in their most talkative mode, logs and outputs hold no key, even where the provider echoes it."""
     with Kernel(prepare="%load_ext nbllm\n%xmode Verbose\nimport logging\nlogging.basicConfig(level=logging.DEBUG)", **environment(sim)) as k:

@@ -52,6 +52,15 @@ def test_an_unknown_name_answers_with_the_nearest(name, near):
         make().resolve(name)
 
 
+def test_an_alias_may_lead_to_another_and_never_in_circles():
+    """%llm alias fast gemini/flash, where gemini/flash is an alias itself."""
+    r = make()
+    r.aliases |= {"fast": "gemini/flash", "a": "b", "b": "a"}
+    assert "gemini-flash-latest" == r.resolve("fast").model
+    with pytest.raises(ConfigError):
+        r.resolve("a")
+
+
 def test_aliases_lead_to_rows_that_exist():
     """Every alias in providers.toml resolves."""
     r = make()
@@ -88,6 +97,8 @@ def test_base_url_and_dialect_send_any_name_anywhere():
 @pytest.mark.parametrize(("expected", "env", "base_url", "explicit"), [
     ("OPENAI_API_KEY", {"OPENAI_API_KEY": "k"}, None, None),
     (None, {"OPENAI_API_KEY": " "}, None, None),
+    ("OPENAI_API_KEY", {"OPENAI_API_KEY": "k"}, "https://api.openai.com:443/v1", None),
+    (None, {"OPENAI_API_KEY": "k"}, "http://api.openai.com/v1", None),
     (None, {"OPENAI_API_KEY": "k"}, "http://elsewhere/v1", None),
     ("argument", {"OPENAI_API_KEY": "k"}, "http://elsewhere/v1", "given"),
     ("OPENAI_API_KEY", {"OPENAI_API_KEY": "k"}, "https://api.openai.com/v2", None),
