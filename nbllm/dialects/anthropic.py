@@ -18,7 +18,8 @@ from ..errors import ConfigError, ProviderError
 from ..events import Event, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
 from ..messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ..wire import Frame, HttpCall, Provider, Secret
-from .common import Halves, count, http_error, items, label, obj, provider_error, string
+from .answers import citation, failure, finish, unfinished, values
+from .common import Halves, count, effort, http_error, items, label, obj, provider_error, string
 from .native_shared import (
     b64,
     budget,
@@ -26,7 +27,6 @@ from .native_shared import (
     content,
     document_text,
     dumps,
-    finish,
     fragment,
     merged,
     misplaced,
@@ -34,7 +34,6 @@ from .native_shared import (
     turns,
     without_none,
 )
-from .openai_shared import citation, effort, failure, unfinished, values
 
 # The limit that is sent where the caller names none, because the protocol wants one: what every model may write. Later
 # Claude models think unasked, and what they think counts, so they get more (they may write 64,000 at least).

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from .. import errors
-from ..errors import ProtocolError, ProviderError
+from ..errors import ConfigError, ProtocolError, ProviderError
 from ..wire import Provider
 
 MESSAGE_LIMIT = 600  # characters of a provider's message that we show; the whole body stays in `.body`
@@ -76,6 +76,19 @@ def label(value: Any) -> str | None:
     if isinstance(value, bool) or value is None or value == "":
         return None
     return str(value) if isinstance(value, (str, int, float)) else None
+
+
+# Budgets in tokens up to which an effort word is the nearest: Google's own equivalents are 1024, 8192 and 24576.
+_BUDGETS = ((0, "none"), (2_900, "low"), (14_000, "medium"))
+
+
+def effort(reasoning: str | int | None) -> str | None:
+    """The effort word for `reasoning`; a budget in tokens becomes the nearest word, because words are all there is."""
+    if reasoning is None or isinstance(reasoning, str):
+        return reasoning
+    if isinstance(reasoning, bool) or reasoning < 0:
+        raise ConfigError(f"reasoning={reasoning!r} is no budget.", hint="Give an effort word or a number of tokens.")
+    return next((word for most, word in _BUDGETS if reasoning <= most), "high")
 
 
 class Halves:

@@ -20,6 +20,7 @@ from ..errors import ConfigError, ProviderError
 from ..events import Event, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
 from ..messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ..wire import Frame, HttpCall, Provider, Secret
+from .answers import failure, finish, unfinished, values
 from .common import Halves, count, http_error, items, label, obj, provider_error, string
 from .native_shared import (
     b64,
@@ -27,7 +28,6 @@ from .native_shared import (
     call_arguments,
     content,
     dumps,
-    finish,
     fragment,
     merged,
     misplaced,
@@ -35,7 +35,6 @@ from .native_shared import (
     turns,
     without_none,
 )
-from .openai_shared import failure, unfinished, values
 from .partial_args import PartialArgs
 
 _ROLES = {"user": "user", "tool": "user", "assistant": "model"}

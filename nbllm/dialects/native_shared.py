@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError, ProtocolError
-from ..events import Finished, FinishReason
 from ..messages import Document, Image, Message, Part, Request, Text, ToolCall, ToolResult
 from .common import Halves
 
@@ -121,11 +120,3 @@ def dumps(value: Any) -> str:
 def fragment(value: Any) -> str:
     """Arguments as JSON text: a string is that already, null is nothing."""
     return Halves().mend("", value) if isinstance(value, str) else "" if value is None else dumps(value)
-
-
-def finish(raw: str | None, calls: bool, reasons: Mapping[str, FinishReason]) -> Finished:
-    """The end. Calls make a plain stop a stop for calls, and nobody must wait for calls that never came."""
-    reason = reasons.get(raw.lower(), "other") if raw else "stop"
-    if reason in ("stop", "tool_calls"):
-        reason = "tool_calls" if calls else "stop"
-    return Finished(reason, raw)

@@ -12,21 +12,9 @@ from ..errors import ConfigError, ProviderError
 from ..events import Event, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
 from ..messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ..wire import Frame, HttpCall, Provider, Secret
-from .common import Halves, count, http_error, items, label, obj, provider_error, string
-from .native_shared import (
-    b64,
-    budget,
-    call_arguments,
-    content,
-    document_text,
-    finish,
-    fragment,
-    merged,
-    misplaced,
-    without_none,
-    words,
-)
-from .openai_shared import effort, failure, unfinished, values
+from .answers import failure, finish, unfinished, values
+from .common import Halves, count, effort, http_error, items, label, obj, provider_error, string
+from .native_shared import b64, budget, call_arguments, content, document_text, fragment, merged, misplaced, without_none, words
 
 
 class Ollama:

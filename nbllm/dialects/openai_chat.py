@@ -18,23 +18,10 @@ from ..errors import ConfigError, ProviderError
 from ..events import Event, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, UsageReport, parse_arguments
 from ..messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ..wire import Frame, HttpCall, Provider, Quirks, Secret
-from .common import Halves, http_error, items, label, obj, provider_error, string
+from .answers import citation, failure, finish, unfinished, values
+from .common import Halves, effort, http_error, items, label, obj, provider_error, string
 from .openai_calls import Calls, google
-from .openai_shared import (
-    arguments,
-    citation,
-    data_url,
-    effort,
-    failure,
-    file_name,
-    finish,
-    post,
-    result_text,
-    schema_format,
-    unfinished,
-    usage,
-    values,
-)
+from .openai_shared import REASONS, arguments, data_url, file_name, post, result_text, schema_format, usage
 
 # --- request ------------------------------------------------------------------------------------------------
 
@@ -208,7 +195,7 @@ class ChatDecoder:
         ended = self._raw or self.done or (self._totalled and answered) or (self._whole and self._chunks == 1)
         if not ended or not self._known:
             raise unfinished(self._provider, self._chunks, self._known)
-        yield finish(self._raw, bool(self._calls.slots))
+        yield finish(self._raw, bool(self._calls.slots), REASONS)
 
     def _failure(self, chunk: dict[str, Any], name: str) -> Any:
         error = failure(chunk, name)

@@ -18,22 +18,9 @@ from ..errors import ConfigError, ProviderError
 from ..events import Event, Finished, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, UsageReport
 from ..messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ..wire import Frame, HttpCall, Provider, Quirks, Secret
-from .common import Halves, http_error, items, label, obj, provider_error, string
-from .openai_shared import (
-    arguments,
-    citation,
-    data_url,
-    effort,
-    failure,
-    file_name,
-    finish,
-    post,
-    result_text,
-    schema_format,
-    unfinished,
-    usage,
-    values,
-)
+from .answers import citation, failure, finish, unfinished, values
+from .common import Halves, effort, http_error, items, label, obj, provider_error, string
+from .openai_shared import REASONS, arguments, data_url, file_name, post, result_text, schema_format, usage
 
 # --- request ------------------------------------------------------------------------------------------------
 
@@ -245,7 +232,7 @@ class ResponsesDecoder:
             yield from self._tell(item, place, next((part for p, part in reversed(item.sent) if p == place), None), "\ufffd")
         if not self._known or not (self._finished or self.done):
             raise unfinished(self._provider, self._events, self._known)
-        yield self._finished or finish(None, bool(self._calls))
+        yield self._finished or finish(None, bool(self._calls), REASONS)
 
     # events that are no deltas
 
@@ -293,7 +280,7 @@ class ResponsesDecoder:
     def _end(self, status: str, why: str) -> Finished:
         if status == "incomplete":
             return Finished(_INCOMPLETE.get(why, "other"), f"incomplete:{why}" if why else status)
-        return finish(status or None, bool(self._calls))
+        return finish(status or None, bool(self._calls), REASONS)
 
     # items
 

@@ -5,29 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ConfigError, NbllmError, ProtocolError, ServerError, StreamCut
-from ..events import Finished, FinishReason, Notice, Usage
+from ..errors import ConfigError
+from ..events import FinishReason, Usage
 from ..messages import Document, Image, Text, ToolCall, ToolResult
-from ..wire import Frame, HttpCall, Provider, Secret
-from .common import count, items, load_json, obj, provider_error, string
+from ..wire import HttpCall, Provider, Secret
+from .common import count, obj
 
 # --- requests -----------------------------------------------------------------------------------------------
-
-# Budgets in tokens up to which an effort word is the nearest: Google's own equivalents are 1024, 8192 and 24576.
-_BUDGETS = ((0, "none"), (2_900, "low"), (14_000, "medium"))
-
-
-def effort(reasoning: str | int | None) -> str | None:
-    """The effort word for `reasoning`; a budget in tokens becomes the nearest word, because words are all there is."""
-    if reasoning is None or isinstance(reasoning, str):
-        return reasoning
-    if isinstance(reasoning, bool) or reasoning < 0:
-        raise ConfigError(f"reasoning={reasoning!r} is no budget.", hint="Give an effort word or a number of tokens.")
-    return next((word for most, word in _BUDGETS if reasoning <= most), "high")
-
 
 def data_url(part: Image | Document) -> str:
     """The bytes of a picture or document as a data: URL."""
@@ -83,46 +70,16 @@ def post(provider: Provider, path: str, key: Secret | None, body: Mapping[str, A
 
 # --- answers ------------------------------------------------------------------------------------------------
 
-_ANSWERS = frozenset({"choices", "usage", "output", "response", "type", "object"})
-_BEATS = re.compile(r"(?i)(:|ping|pong|keep-?alive|heartbeat)")
-
-
-def values(frame: Frame, provider: Provider) -> Iterator[dict[str, Any] | None]:
-    """The objects in a frame, None for the end mark. Heartbeats, empty data, numbers and the like are none; a fragment
-    at the very end is dropped, because whether the answer was whole is decided by its end sign."""
-    text = frame.data.strip()
-    while text.startswith("data:"):  # proxies that wrap an event stream in another one
-        text = text[5:].lstrip()
-    if text.startswith("[DONE]"):
-        yield None
-        return
-    if not text or (text[0] not in "{[" and (_BEATS.match(text) or _BEATS.match(frame.name))):
-        return
-    try:
-        value = load_json(text)
-    except ProtocolError:
-        if frame.name == "error":
-            raise provider_error(provider, text) from None
-        if frame.tail:
-            return
-        raise
-    if isinstance(value, dict):
-        yield value
-    elif isinstance(value, str) and frame.name == "error":
-        raise provider_error(provider, value)
-    else:
-        yield from items(value)
-
-
-def failure(value: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """The error object that `value` is or holds, None where it is none: an `error` in it, something that is called one,
-    or words without any part of an answer (FastAPI's `detail`, a gateway's `message`)."""
-    kind = string(value.get("type"))
-    called = name == "error" or value.get("object") == "error" or kind.endswith("error")
-    if value.get("error") or called or value.get("success") is False:
-        return {k: v for k, v in value.items() if k != "type"} if kind == "error" else value
-    words = value.get("detail") or value.get("errors") or string(value.get("message")) or string(value.get("msg"))
-    return value if words and _ANSWERS.isdisjoint(value) else None
+REASONS: dict[str, FinishReason] = {
+    "stop": "stop", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop", "end_turn": "stop", "complete": "stop",
+    "completed": "stop", "end": "stop", "length": "length", "max_tokens": "length", "model_length": "length",
+    "max_output_tokens": "length", "max_completion_tokens": "length", "context_length": "length", "tool_calls": "tool_calls",
+    "tool_call": "tool_calls", "tool_use": "tool_calls", "function_call": "tool_calls", "content_filter": "content_filter",
+    "content-filter": "content_filter", "safety": "content_filter", "sensitive": "content_filter", "refusal": "content_filter",
+    "recitation": "content_filter", "prohibited_content": "content_filter", "guardrail_intervened": "content_filter",
+    "error": "error", "network_error": "error", "insufficient_system_resource": "error", "abort": "cancelled",
+    "cancelled": "cancelled",
+}
 
 
 def _first(*found: Any) -> int | None:
@@ -147,41 +104,3 @@ def usage(raw: Mapping[str, Any]) -> Usage | None:
         _first(taken.get("cache_write_tokens"), taken.get("cache_creation_tokens"), raw.get("cache_creation_input_tokens")),
         raw,
     )
-
-
-def unfinished(provider: Provider, chunks: int, known: bool) -> NbllmError:
-    """The error for an answer without an end: `chunks` objects came, `known` in the format of this dialect."""
-    name = provider.label or provider.name
-    if not chunks:  # what an overloaded server does: its trouble, and passing
-        return ServerError(f"{name} sent an empty answer.", hint="Ask again in a moment.")
-    if not known:
-        return ProtocolError(f"{name} sent JSON of another format.", hint="Check that base_url and dialect belong together.")
-    return StreamCut(f"{name} stopped before the end of its answer.", hint="Ask again; `.partial` holds what came.")
-
-
-def citation(data: Any) -> Notice:
-    """A source that the answer names: an address, or an object that holds one."""
-    about = obj(data)
-    about = obj(about.get(string(about.get("type")))) or about
-    text = next((string(about.get(k)) for k in ("url", "title", "filename", "name") if about.get(k)), "")
-    return Notice("citation", text or string(data), obj(data))
-
-
-_REASONS: dict[str, FinishReason] = {
-    "stop": "stop", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop", "end_turn": "stop", "complete": "stop",
-    "completed": "stop", "end": "stop", "length": "length", "max_tokens": "length", "model_length": "length",
-    "max_output_tokens": "length", "max_completion_tokens": "length", "context_length": "length", "tool_calls": "tool_calls",
-    "tool_call": "tool_calls", "tool_use": "tool_calls", "function_call": "tool_calls", "content_filter": "content_filter",
-    "content-filter": "content_filter", "safety": "content_filter", "sensitive": "content_filter", "refusal": "content_filter",
-    "recitation": "content_filter", "prohibited_content": "content_filter", "guardrail_intervened": "content_filter",
-    "error": "error", "network_error": "error", "insufficient_system_resource": "error", "abort": "cancelled",
-    "cancelled": "cancelled",
-}
-
-
-def finish(raw: str | None, calls: bool) -> Finished:
-    """The end. Calls make a plain stop a stop for calls, and no agent must wait for calls that never came."""
-    reason = _REASONS.get(raw.lower(), "other") if raw else "stop"
-    if reason in ("stop", "tool_calls"):
-        reason = "tool_calls" if calls else "stop"
-    return Finished(reason, raw)
