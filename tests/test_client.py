@@ -229,7 +229,7 @@ def test_a_whole_conversation_goes_both_ways(client, sim):
     tools = [nbllm.Tool("get_time", "The time.", {"type": "object", "properties": {"tz": {"type": "string"}}, "required": ["tz"]})]
     for model in FORMATS:
         asked = [Message("system", "Be brief."), Message("user", "What time is it?")]
-        first = client.complete(asked, f"{model}@parallel=2", tools=tools, reasoning="low")
+        first = client.complete(asked, f"{model}@tools=2", tools=tools, reasoning="low")
         assert 2 == len(first.tool_calls), model
         assert all(isinstance(c.arguments["tz"], str) for c in first.tool_calls)
         assert "tool_calls" == first.finish_reason

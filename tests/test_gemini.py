@@ -244,7 +244,7 @@ class TestDecode:
                             {"toolCall": {}, "thoughtSignature": "s"},
                             {"inlineData": {"data": "eA=="}}, call(args={})), say("Hi", **sources),
                         say(finish="STOP", **sources))
-        assert ["server_tool"] * 3 + ["unknown"] * 2 + ["citation"] * 2 == [n.kind for n in answer.notices]
+        assert ["server_tool"] * 4 + ["unknown"] + ["citation"] * 2 == [n.kind for n in answer.notices]
         assert ["https://e.test", "https://f.test"] == [n.text for n in answer.notices if n.kind == "citation"]
         assert ("Hi", (), "stop") == (answer.text, answer.tool_calls, answer.finish_reason)
 
@@ -319,6 +319,8 @@ class TestDecode:
     def test_halves_of_a_character(self):
         """A character cut in two comes whole, and a half in arguments does no harm."""
         assert "\N{GRINNING FACE}" == folded(say("\ud83d"), say("\ude00"), STOP).text
+        assert [ReasoningDelta("\ufffd"), TextDelta("\ufffd"), Finished("stop", "STOP")] == read(
+            say({"text": "\ud83d", "thought": True}), say("\ud83d"), STOP)
         folded(say(call("f", args={"a": "\ud83d"})), STOP).tool_calls[0].arguments_raw.encode()
 
     def test_unknown_parts_first(self):

@@ -129,7 +129,7 @@ class TestDecode:
         counts, times = {"prompt_eval_count": 3, "eval_count": 2}, {"total_duration": 5_000_000, "eval_duration": 1_500_000}
         assert [
             Started(model="m"), TextDelta("Hel"), TextDelta("lo"), UsageReport(Usage(3, 2, raw=counts)),
-            Notice("timing", "total_duration 5.0 ms, eval_duration 1.5 ms", times), Finished("stop", "stop"),
+            Notice("timing", "total_duration 5.0 ms, eval_duration 1.5 ms", times | counts), Finished("stop", "stop"),
         ] == read(say("Hel"), say("lo"), end(**counts, **times))
 
     @pytest.mark.parametrize("field", ["thinking", "reasoning_content", "reasoning"])
@@ -200,8 +200,10 @@ class TestDecode:
         assert decoder.done
 
     def test_halves_of_a_character(self):
-        """A character cut in two comes whole."""
+        """A character cut in two comes whole; a half that stays alone is replaced."""
         assert "\N{GRINNING FACE}" == folded(say("\ud83d"), say("\ude00"), end()).text
+        assert [ReasoningDelta("\ufffd"), TextDelta("\ufffd"), Finished("stop", "stop")] == read(
+            say(thinking="\ud83d"), say("\ud83d"), end())[1:]
 
 
 VALUES = st.recursive(

@@ -185,7 +185,7 @@ _REASONS: dict[str, FinishReason] = {
     **dict.fromkeys(_FILTERED, "content_filter"), **dict.fromkeys(_FAILED, "error"),
 }
 _BLOCKED = "promptFeedback:"
-_SERVER = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse")
+_SERVER = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse", "inlineData", "fileData")
 _UNSAID = ("FINISH_REASON_UNSPECIFIED", "BLOCK_REASON_UNSPECIFIED")
 
 
@@ -220,6 +220,9 @@ class ChunkDecoder:
 
     def close(self) -> Iterator[Event]:
         """The end. Raises StreamCut where the answer has none."""
+        for place in self._halves.held:
+            yield TextDelta("\ufffd") if place == "text" else ReasoningDelta("\ufffd")
+        self._halves.held.clear()
         if self._reason is None and not self._averaged:
             raise unfinished(self._provider, self._chunks, self._known)
         yield from self._end_call()

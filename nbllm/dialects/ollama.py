@@ -168,6 +168,9 @@ class LineDecoder:
 
     def close(self) -> Iterator[Event]:
         """The end. Raises StreamCut where the answer has none."""
+        for place in self._halves.held:
+            yield TextDelta("\ufffd") if place == "text" else ReasoningDelta("\ufffd")
+        self._halves.held.clear()
         if not self.done:
             raise unfinished(self._provider, self._chunks, self._known)
         yield finish(self._reason, self._calls > 0, _REASONS)
@@ -201,4 +204,6 @@ class LineDecoder:
             yield UsageReport(Usage(taken, made, raw={k: v for k, v in value.items() if k.endswith("_count")}))
         times = {k: t for k in _TIMES if (t := count(value.get(k))) is not None}
         if any(times.values()):
-            yield Notice("timing", ", ".join(f"{k} {t / 1e6:.1f} ms" for k, t in times.items()), times)
+            counts = {"prompt_eval_count": taken, "eval_count": made}
+            text = ", ".join(f"{k} {t / 1e6:.1f} ms" for k, t in times.items())
+            yield Notice("timing", text, times | {k: n for k, n in counts.items() if n is not None})

@@ -6,8 +6,7 @@
 `;` separates as `,` does, for places where a comma already divides a list of models. A value may be percent-encoded,
 so that spaces, commas and quotes survive command lines and URL paths. A name whose last `@` is not followed by `word=`
 holds no options (`claude-3-5-sonnet@20240620` is a plain name). Later words win over earlier ones: the server's
-defaults, the preset that the name stands for, the name's own options, the header. Some options have a second spelling
-(`SPELT`): `slow_headers=2` is `headers=2`, `early_role=0` is `role=late`.
+defaults, the preset that the name stands for, the name's own options, the header.
 """
 
 from __future__ import annotations
@@ -96,19 +95,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "thinker": {"reasoning": 40},
     "flaky": {"fail_rate": 0.3, "retry_after": 0.2},
 }
-# Other spellings: the option that is meant, and what a value means there where that differs.
-_OFF_ON = {**dict.fromkeys(("0", "false", "off", "no"), "0"), **dict.fromkeys(("1", "true", "on", "yes"), "1")}
-SPELT: dict[str, tuple[str, Mapping[str, str]]] = {
-    "auth": ("auth", {"true": "1", "on": "1", "yes": "1"}),
-    "tools": ("tools", _OFF_ON),
-    "parallel": ("tools", {}),
-    "pings": ("ping", {}),
-    "slow_headers": ("headers", {}),
-    "empty_first": ("empty", {}),
-    "close_delimited": ("close", {}),
-    "early_role": ("role", {word: "early" if on == "1" else "late" for word, on in _OFF_ON.items()}),
-    "cut_mode": ("how", {"reset": "rst", "eof": "close"}),
-}
 FIELDS = {f.name: f for f in fields(Options)}
 _AT_LEAST_ONE = {"burst", "tokens_per_chunk", "chunks_per_write"}
 _KINDS = {key: tuple(kind for part in get_args(of) or (of,) for kind in get_args(part) or (part,))
@@ -124,15 +110,8 @@ def parse(words: str) -> dict[str, Any]:
 
 
 def read(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options under their own names and in their own types, whatever their spelling. Raises BadOption."""
-    meant = (meaning(key, value) for key, value in given.items())
-    return {key: typed(key, value) for key, value in meant}
-
-
-def meaning(key: str, value: Any) -> tuple[str, Any]:
-    """An option in its first spelling."""
-    name, values = SPELT.get(key, (key, {}))
-    return name, values.get(str(value).lower(), value)
+    """Options in their own types. Raises BadOption."""
+    return {key: typed(key, value) for key, value in given.items()}
 
 
 def split(model: str) -> tuple[str, str]:
@@ -162,7 +141,7 @@ def checked(given: Mapping[str, Any]) -> Options:
 def typed(key: str, value: Any) -> Any:
     """`value` in the type of option `key`. Raises BadOption."""
     if key not in FIELDS:
-        near = difflib.get_close_matches(key, [*FIELDS, *SPELT], 1)
+        near = difflib.get_close_matches(key, FIELDS, 1)
         hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(FIELDS)}."
         raise BadOption(f"The simulator has no option {key!r}. {hint}")
     kinds = _KINDS[key]

@@ -93,7 +93,7 @@ def test_openai_chat_streams(server, openai):
 def test_openai_chat_helper_takes_tools(openai):
     """The SDK's own accumulator gets two calls whose arguments fit the schema."""
     tools = [{"type": "function", "function": {"name": "forecast", "parameters": PARAMETERS}}]
-    with openai.chat.completions.stream(model="sim@parallel=2", messages=[{"role": "user", "content": WEATHER}], tools=tools) as stream:
+    with openai.chat.completions.stream(model="sim@tools=2", messages=[{"role": "user", "content": WEATHER}], tools=tools) as stream:
         stream.until_done()
         choice = stream.get_final_completion().choices[0]
     assert "tool_calls" == choice.finish_reason
@@ -213,7 +213,7 @@ def test_gemini_calls_a_function(gemini):
     declared = types.FunctionDeclaration(name="forecast", parameters={
         "type": "OBJECT", "properties": {"city": {"type": "STRING"}, "days": {"type": "INTEGER"}}, "required": ["city", "days"]})
     config = types.GenerateContentConfig(tools=[types.Tool(function_declarations=[declared])])
-    calls = [f for c in gemini.models.generate_content_stream(model="sim@parallel=2", contents=WEATHER, config=config) for f in c.function_calls or ()]
+    calls = [f for c in gemini.models.generate_content_stream(model="sim@tools=2", contents=WEATHER, config=config) for f in c.function_calls or ()]
     assert ["forecast", "forecast"] == [f.name for f in calls]
     assert ARGUMENTS == calls[0].args
     turns = [types.Content(role="user", parts=[types.Part(text=WEATHER)]), types.Content(role="model", parts=[types.Part(function_call=calls[0])]),
