@@ -1,8 +1,13 @@
 """Every test runs without the machine's keys and addresses, and leaves none behind."""
 
 import os
+import signal
 
 import pytest
+
+# Started in the background of a script, we would inherit an ignored SIGINT, and hand it on to every child.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LEAKING = ("_API_KEY", "_BASE_URL", "OLLAMA_HOST", "NBLLM_", "_PROXY", "_proxy")
 
