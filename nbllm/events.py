@@ -114,7 +114,8 @@ Event = Started | TextDelta | ReasoningDelta | ToolCallDelta | UsageReport | Not
 class Timing:
     """Seconds on the monotonic clock, measured where the bytes arrived; None where it did not happen.
 
-    ttft: call to first token, text or reasoning or tool call. ttfo: call to first visible text. total: call to the
+    The clock starts when the call is handed to the network's thread; making the client and its TLS context, once a process,
+    comes before. ttft: call to first token, text or reasoning or tool call. ttfo: call to first visible text. total: call to the
     end. connect: TCP and TLS set-up, None on a reused connection. attempts: requests sent, retries included.
     """
 

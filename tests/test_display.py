@@ -413,7 +413,7 @@ def test_a_terminal_gets_the_text_as_it_comes():
     """Then what there is to say about it; no escape sequence of the model's reaches it."""
     written = []
     view = Terminal(written.append)
-    for event in (ReasoningDelta("hm"), TextDelta("a\x1b[2J"), TextDelta("b\ud83d"), TextDelta("\ude00")):
+    for event in (ReasoningDelta("hm"), TextDelta("a\x1b[2J\r"), TextDelta("\nb\rc\ud83d"), TextDelta("\ude00")):
         view.feed(event)
     view.finish(Response((Reasoning("hm"), Text("..."), ToolCall("1", "f", {})), "cancelled"), Line("", "foot"))
-    assert "[reasoning]\nhm\n[/reasoning]\n\na␛[2Jb😀\n\n[tool call] f({})\n\n■ Stopped by you; this is what had arrived.\n\nfoot\n" == "".join(written)
+    assert "[reasoning]\nhm\n[/reasoning]\n\na␛[2J\nb\nc😀\n\n[tool call] f({})\n\n■ Stopped by you; this is what had arrived.\n\nfoot\n" == "".join(written)

@@ -262,7 +262,7 @@ def test_tab_completes_models_options_and_names(kernel):
         return {m: t["type"] for m, t in zip(reply["matches"], reply["metadata"]["_jupyter_types_experimental"], strict=True)}
 
     kernel.run("my_name = 1")
-    assert "model, key found" == offered("%%llm model=gemini/p")["gemini/pro"]
+    assert "model,\u00a0key\u00a0found" == offered("%%llm model=gemini/p")["gemini/pro"]
     assert "gemini/pro" in offered("%%llm gemini/")
     assert "temperature=" in offered("%%llm gemini/pro temp")
     assert {"json"} == set(offered("%%llm format=js"))

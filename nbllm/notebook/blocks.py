@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 _ALWAYS = 2_048  # characters of tail that are parsed at every question
 _SIGNS = r"(?:[-+*>#]{1,6}[ ]+|\d{1,9}[.)][ ]+|\*\*|__|[*_\"'(\[`“„«])?"
 _DECIDED = re.compile(rf"[ ]*{_SIGNS}[^\W\d_]")
-_OPENER = re.compile(r" *(?:```|~~~|\#{1,6}[ \t]|>|[-+*_](?:[ \t]|$)|\d{1,9}[.)](?:[ \t]|$)|\$\$|\\\[|\*\*\*|---|___|=+\s*$|--\s*$)")
+_OPENER = re.compile(
+    r" *(?:```|~~~|\#{1,6}[ \t]|>|[-+*_](?:[ \t]|$)|\d{1,9}[.)](?:[ \t]|$)|\$\$|\\\[|\*\*\*|---|___|=+\s*$|--\s*$)"
+)
 _ENDS_LIST = re.compile(r" ?(?:`{3,}[^`]*$|~~~|\#{1,6}[ \t])")
 _AT_MARGIN = re.compile(r" ?(?![-+*\s]|\d{1,9}[.)](?:\s|$))\S")
 _BLANK = " \t\r\n"

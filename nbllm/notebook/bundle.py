@@ -16,7 +16,7 @@ from ..errors import NbllmError, ProviderError
 from ..events import FinishReason, Response, Usage
 from ..messages import Reasoning, Text, ToolCall
 from .look import container
-from .markdown import clean, code_html, fences, plain_html, reasoning_html, to_html
+from .markdown import clean, code_html, fences, plain, plain_html, reasoning_html, to_html
 
 _WIDE = 88  # characters of arguments that stay on one line
 _LONGEST_ERROR = 600
@@ -99,7 +99,7 @@ def footer(response: Response, *, filled: Sequence[str] = ()) -> Line:
         "filled " + ", ".join(filled) if filled else "",
         *(n.text.rstrip(".") for n in response.notices if n.kind == "auto"),
     ]
-    shown = [clean(item).replace("\n", " ") for item in items if item]
+    shown = [plain(item).replace("\n", " ") for item in items if item]
     html = " · ".join(item.replace(" ", "\u00a0") if len(item) < 40 else item for item in shown)  # lines break between items
     return Line(escape(html, quote=False), " · ".join(shown))
 
@@ -112,7 +112,7 @@ def error_lines(error: BaseException) -> str:
         lines += filter(None, (error.sent, error.hint))
     if isinstance(error, ProviderError) and error.request_id:
         lines.append(f"Request id: {error.request_id}")
-    return clean("\n".join(lines))
+    return plain("\n".join(lines))
 
 
 def _short(message: str) -> str:
@@ -212,8 +212,8 @@ def _ending(response: Response, error: BaseException | None, empty: bool) -> Ite
         yield note_line("⚠ " + error_lines(error).partition("\n")[0])
     elif response.finish_reason in _ENDINGS:
         limit = response.request.max_tokens if response.request else None
-        text = _ENDINGS[response.finish_reason]
-        yield note_line(text.format(max_tokens=f"max_tokens={limit}" if limit else "max_tokens", raw=response.finish_raw or "?"))
+        told = f"max_tokens={limit}" if limit else "max_tokens"
+        yield note_line(_ENDINGS[response.finish_reason].format(max_tokens=told, raw=response.finish_raw or "?"))
     elif empty and not response.parts and not response.refusal:
         yield note_line("The answer is empty.")
 
@@ -232,6 +232,6 @@ def final(
     lines = [*_parts(response, format), *_ending(response, error, empty)]
     if footer or response.simulated:
         lines.append(foot_line(footer or Line("", ""), simulated=response.simulated))
-    plain = clean("\n\n".join(line.text.strip("\n") for line in lines))
+    text = plain("\n\n".join(line.text.strip("\n") for line in lines))
     data = {"text/html": container("".join(line.html for line in lines), style=True)} if html else {}
-    return {**data, "text/plain": plain}
+    return {**data, "text/plain": text}

@@ -20,10 +20,14 @@ from .show import static
 
 
 class Stopped(KeyboardInterrupt):
-    """The person pressed Stop: the cell fails in one line, so that Run All stops; the partial answer is kept."""
+    """The person pressed Stop: the cell fails in one line, so that Run All stops; the partial answer is kept in `name`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
 
     def _render_traceback_(self) -> list[str]:
-        return ["Stopped. The partial answer is in _llm."]
+        return [f"Stopped. The partial answer is in {self.name}."]
 
 
 def run_cell(session: Session, line: Line, body: str) -> Response | None:
@@ -61,7 +65,7 @@ def ask(session: Session, asked: Asked, out: str | None = None, filled: Filled |
         screen.finish(response, footer(response, filled=asked.filled), error)
     session.shown(response)
     if interrupt.asked:
-        raise Stopped
+        raise Stopped(out or "_llm")
     if error is not None:
         error.partial = error.partial or response
         raise error

@@ -236,17 +236,22 @@ class Live:
             last = g.thought[-_THOUGHT:].strip()
             lines.append(Line(f"<div class=nbllm-think>{plain_html(last)}</div>", f"[reasoning]\n{clean(last)}\n"))
         if source:
-            html = to_html(source, references=dict(g.references), typeset=False, ink=_INK) if self._format == "md" else plain_html(source)
-            lines.append(Line(html, clean(source)))
+            lines.append(Line(self._open_html(source), clean(source)))
         for name, arguments in g.calls.values():
             text = clean(f"{name}({arguments[-_ARGUMENTS:]})")
             lines.append(Line(code_html(text), f"\n[tool call] {text}\n"))
         return lines
 
+    def _open_html(self, source: str) -> str:
+        if self._format != "md":
+            return plain_html(source)
+        return to_html(source, references=dict(self._growing.references), typeset=False, ink=_INK)
+
     def _status(self, now: float) -> Line:
         elapsed = now - self._began
         if self._total or self._growing.calls:
-            progress = f"{seconds(elapsed)} · {count(self._tokens) if self._tokens else f'≈ {count(self._total // 4)}'} tokens"
+            made = count(self._tokens) if self._tokens else f"≈ {count(self._total // 4)}"
+            progress = f"{seconds(elapsed)} · {made} tokens"
         else:
             progress = "waiting for the first token…" + (f" {elapsed:.0f} s" if elapsed >= 1 else "")
         text = clean(" · ".join(filter(None, (self._model, progress, self._notice))))

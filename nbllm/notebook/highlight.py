@@ -12,9 +12,13 @@ if TYPE_CHECKING:
     from pygments.lexer import Lexer
 
 # Languages that are highlighted: a closed list, because the label is the model's word and lexers are many and uneven.
-_LANGUAGES = frozenset(
-    ["bash", "c", "c++", "cpp", "csharp", "c#", "css", "cython", "diff", "docker", "dockerfile", "fish", "fortran", "go", "graphql", "haskell", "html", "http", "ini", "java", "javascript", "js", "json", "json5", "jsonc", "jsx", "julia", "kotlin", "latex", "lua", "make", "makefile", "matlab", "nix", "objective-c", "ocaml", "perl", "php", "powershell", "proto", "protobuf", "py", "py3", "python", "python3", "pycon", "r", "rb", "rs", "ruby", "rust", "sass", "scala", "scss", "sh", "shell", "sql", "svelte", "swift", "tex", "toml", "ts", "tsx", "typescript", "vue", "xml", "yaml", "yml", "zig", "zsh", "console", "clojure", "elixir", "erlang", "dart"]
-)
+_LANGUAGES = """
+    bash c c++ cpp csharp c# css cython diff docker dockerfile fish fortran go graphql haskell html http ini java
+    javascript js json json5 jsonc jsx julia kotlin latex lua make makefile matlab nix objective-c ocaml perl php
+    powershell proto protobuf py py3 python python3 pycon r rb rs ruby rust sass scala scss sh shell sql svelte swift
+    tex toml ts tsx typescript vue xml yaml yml zig zsh console clojure elixir erlang dart
+"""
+_HIGHLIGHTED = frozenset(_LANGUAGES.split())
 # The first that is a prefix of a token's type names its class.
 _CLASSES = (
     ("Token.Keyword", "k"), ("Token.Operator.Word", "k"), ("Token.Name.Tag", "k"),
@@ -52,7 +56,7 @@ def _class(kind: str) -> str:
 
 @lru_cache(maxsize=64)
 def _lexer(language: str) -> Lexer | None:
-    if language not in _LANGUAGES:
+    if language not in _HIGHLIGHTED:
         return None
     from pygments.lexers import get_lexer_by_name
     from pygments.util import ClassNotFound

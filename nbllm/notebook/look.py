@@ -13,6 +13,7 @@ _LINE = "var(--jp-border-color2,rgba(128,128,128,.35))"
 _MONO = "var(--jp-code-font-family,ui-monospace,SFMono-Regular,Menlo,Consolas,monospace)"
 
 _STYLE = f"""
+.nbllm.nbllm{{margin:0}}
 .nbllm{{contain:paint;line-height:1.55;overflow-wrap:break-word;padding:1px 0}}
 .nbllm>:is(p,ul,ol,blockquote,details,h3,h4,h5,h6){{max-width:46em}}
 .nbllm>:is(p,ul,ol,blockquote,table,pre,details){{margin:0 0 .75em}}
@@ -24,16 +25,20 @@ _STYLE = f"""
 .nbllm li.nbllm-task{{list-style:none;margin-left:-1.35em}}
 .nbllm hr{{border:0;border-top:1px solid {_LINE};margin:1.2em 0}}
 .nbllm a{{color:var(--jp-content-link-color,#3a82d6)}}
-.nbllm table{{color:inherit;display:block;width:fit-content;max-width:100%;overflow-x:auto;border:0;border-collapse:collapse;font-size:.95em}}
-.nbllm :is(th,td){{text-align:left;padding:.35em .9em;border:0;border-bottom:1px solid {_LINE};max-width:30em;white-space:normal;vertical-align:top}}
+.nbllm table{{color:inherit;display:block;width:fit-content;max-width:100%;overflow-x:auto;
+border:0;border-collapse:collapse;font-size:.95em}}
+.nbllm :is(th,td){{text-align:left;padding:.35em .9em;border:0;border-bottom:1px solid {_LINE};
+max-width:30em;white-space:normal;vertical-align:top}}
 .nbllm :is(tr,tbody tr:nth-child(odd),tbody tr:hover){{background:none}}
 .nbllm th{{font-weight:600;border-bottom-width:2px}}.nbllm tr:last-child>td{{border-bottom:0}}
-.nbllm pre{{position:relative;overflow-x:auto;padding:.7em .9em;border-radius:5px;background:rgba(128,128,128,.09);line-height:1.45}}
+.nbllm pre{{position:relative;overflow-x:auto;padding:.7em .9em;border-radius:5px;
+background:rgba(128,128,128,.09);line-height:1.45}}
 .nbllm pre code{{background:none;padding:0;white-space:pre}}
 .nbllm :is(pre,code){{font-family:{_MONO};font-size:.95em}}.nbllm pre code{{font-size:1em}}
 .nbllm :not(pre)>code{{background:rgba(128,128,128,.13);padding:.1em .35em;border-radius:3px}}
-.nbllm pre[data-lang]::after{{content:attr(data-lang);position:absolute;top:.45em;right:.8em;font-size:.8em;color:{_MUTED};opacity:.75}}
-.nbllm div.nbllm-tex{{margin:0;overflow-x:auto;overflow-y:hidden}}
+.nbllm pre[data-lang]::after{{content:attr(data-lang);position:absolute;top:.45em;right:.8em;
+font-size:.8em;color:{_MUTED};opacity:.75}}
+.nbllm div.nbllm-tex{{margin:0;max-width:46em;overflow-x:auto;overflow-y:hidden}}
 .nbllm .nbllm-text{{white-space:pre-wrap}}
 .nbllm .nbllm-think{{color:{_MUTED};font-size:.93em;border-left:2px solid {_LINE};padding-left:.9em}}
 .nbllm summary{{cursor:pointer}}.nbllm details[open]>summary{{margin-bottom:.5em}}.nbllm details>p:last-child{{margin-bottom:0}}

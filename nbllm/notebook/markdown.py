@@ -42,6 +42,11 @@ def clean(text: str) -> str:
     return _UNSEEN.sub(_seen, text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
+def plain(text: str) -> str:
+    """`clean` text with every line end as a newline: a bare carriage return would write over its line in a terminal."""
+    return clean(text).replace("\r\n", "\n").replace("\r", "\n")
+
+
 def _seen(match: re.Match[str]) -> str:
     code = ord(match[0])
     if code == 0x0D:
@@ -69,10 +74,10 @@ def plain_html(source: str) -> str:
 def code_html(source: str, language: str = "", *, ink: int = INK_LIMIT) -> str:
     """Safe HTML for a code block; `language` is the model's own word for it."""
     label = highlight.label(language)
-    plain = escape(source, quote=False)
-    inked = highlight.to_html(source, label) if len(source) <= ink else plain
+    escaped = escape(source, quote=False)
+    inked = highlight.to_html(source, label) if len(source) <= ink else escaped
     if len(inked) > 4 * len(source) + 4_000:  # nothing but tiny tokens
-        inked = plain
+        inked = escaped
     return f'<pre data-lang="{label}"><code>{inked}</code></pre>\n' if label else f"<pre><code>{inked}</code></pre>\n"
 
 
@@ -98,6 +103,7 @@ def parser() -> MarkdownIt:
     md.validateLink = lambda url: True  # type: ignore[method-assign]  # the renderer decides, so that nothing is lost
     tex.add_to(md)
     md.core.ruler.after("inline", "tasks", _tasks)
+    md.core.ruler.after("inline", "links", _links)
     md.core.ruler.before("inline", "long", _cap_inline)
     renderer = md.renderer
     assert isinstance(renderer, RendererHTML)
@@ -133,6 +139,7 @@ _TAGS = {
     "table": "table", "thead": "thead", "tbody": "tbody", "tr": "tr", "th": "th", "td": "td",
 }  # fmt: skip
 _TIGHT = {"em", "strong", "s", "th", "td"}
+_OPEN_LINE = {"ul", "ol", "table", "thead", "tbody", "blockquote", "hr"}
 
 
 def _tag(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
@@ -146,7 +153,7 @@ def _tag(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
         return escape(token.content, quote=False)
     if token.nesting == -1:
         return f"</{name}>" + ("" if kind in _TIGHT else "\n")
-    return f"<{name}{_attributes(token)}>" + ("\n" if name in ("ul", "ol", "table", "thead", "tbody", "blockquote", "hr") else "")
+    return f"<{name}{_attributes(token)}>" + ("\n" if name in _OPEN_LINE else "")
 
 
 def _attributes(token: Token) -> str:
@@ -158,20 +165,32 @@ def _attributes(token: Token) -> str:
     return f' style="{style}"' if style in _ALIGN else ""
 
 
-def _link(url: str) -> str:
-    return f'<a href="{escape(url)}" target="_blank" rel="noopener noreferrer">' if _SAFE_LINK.match(url) else ""
+def _links(state: Any) -> None:
+    """Decides about each link and picture whether it may be followed: its address is safe, and no other link is around
+    it (an address in angle brackets may stand in a link's label; tags of links cannot nest)."""
+    for inline in state.tokens:
+        tokens: Sequence[Token] = inline.children or () if inline.type == "inline" else ()
+        opened: list[int] = []
+        for i, token in enumerate(tokens):
+            if token.type == "link_close":
+                at = opened.pop()
+                token.meta.update(tokens[at].meta, label="".join(t.content for t in tokens[at:i]))
+            elif token.type in ("link_open", "image"):
+                url = str(token.attrs["href" if token.type == "link_open" else "src"])
+                token.meta.update(url=url, follow=not opened and bool(_SAFE_LINK.match(url)))
+                if token.type == "link_open":
+                    opened.append(i)
 
 
 def _link_open(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
-    return _link(str(tokens[index].attrs["href"]))
+    meta = tokens[index].meta
+    return f'<a href="{escape(meta["url"])}" target="_blank" rel="noopener noreferrer">' if meta["follow"] else ""
 
 
 def _link_close(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
-    at = next(i for i in range(index, -1, -1) if tokens[i].type == "link_open")
-    url = str(tokens[at].attrs["href"])
-    if _SAFE_LINK.match(url):
+    url, label = tokens[index].meta["url"], tokens[index].meta["label"]
+    if tokens[index].meta["follow"]:
         return "</a>"
-    label = "".join(t.content for t in tokens[at:index])
     return "" if label == url or not url else f" ({escape(_short(url), quote=False)})"
 
 
@@ -184,8 +203,7 @@ def _image(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     token = tokens[index]
     alt = "".join(child.content for child in token.children or ()) or "image"
     label = f"🖼 {escape(alt, quote=False)}"
-    opened = sum(t.nesting for t in tokens[:index] if t.type in ("link_open", "link_close"))
-    link = "" if opened else _link(str(token.attrs["src"]))
+    link = _link_open(tokens, index, options, env)
     return f"{link}{label}</a>" if link else label
 
 

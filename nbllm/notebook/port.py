@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ..events import Event, ReasoningDelta, Response, Restarted, TextDelta
 from .bundle import Line, final
 from .display import Live
-from .markdown import clean
+from .markdown import plain
 
 Where = Literal["live", "final", "terminal"]
 
@@ -37,7 +37,7 @@ class Terminal:
     def __init__(self, write: Callable[[str], Any] | None = None, *, quiet: bool = False) -> None:
         self._write = write or _to_stdout
         self._quiet = quiet
-        self._held = ""  # half of a surrogate pair, until the other half comes
+        self._held = ""  # half of a surrogate pair or of a line end, until the other half comes
         self._thinking = self._wrote = False
 
     def start(self) -> None:
@@ -48,12 +48,12 @@ class Terminal:
         if self._quiet:
             return
         if isinstance(event, Restarted):
-            self._write(f"\n[starting again: {clean(event.why)}]\n")
+            self._write(f"\n[starting again: {plain(event.why)}]\n")
         elif isinstance(event, (TextDelta, ReasoningDelta)) and event.text:
             self._mark(isinstance(event, ReasoningDelta))
             text = self._held + event.text
-            self._held = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
-            self._write(clean(text.removesuffix(self._held) if self._held else text))
+            self._held = text[-1] if text[-1] == "\r" or "\ud800" <= text[-1] <= "\udbff" else ""
+            self._write(plain(text.removesuffix(self._held)))
             self._wrote = True
 
     def _mark(self, thinking: bool) -> None:
@@ -98,4 +98,4 @@ def view(shell: Any, *, render: str = "auto", model: str = "", format: str = "md
     mode = where(shell) if render == "auto" else render
     if mode == "terminal":
         return Terminal()
-    return Live(KernelPort(shell), model=model, mode=mode, format=format)  # type: ignore[arg-type]  # the magic's grammar checks
+    return Live(KernelPort(shell), model=model, mode=mode, format=format)  # type: ignore[arg-type]  # grammar checks

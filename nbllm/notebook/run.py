@@ -59,7 +59,7 @@ def stoppable(*streams: Stream) -> Iterator[Interrupt]:
     try:
         yield interrupt
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)  # None: it was not set from Python
 
 
 def follow(stream: Stream, view: View) -> None:

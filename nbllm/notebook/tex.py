@@ -26,12 +26,17 @@ _LONGEST = 5_000  # characters of one formula
 _MOST_LINES = 100
 # Commands that link, style, name, load or define, and those that make commands of other letters. "new", "Declare" and the
 # like are beginnings of names.
-_COMMANDS = ["href", "url", "hyperref", "style", "class", "cssId", "bbox", "enclose", "cancel", "bcancel", "xcancel", "toggle", "texttip", "mathtip", "tooltip", "label", "ref", "eqref", "data", "require", "unicode", "char", "include", "includegraphics", "input", "write", "special", "mmlToken", "mathtoolsset", "usetagform", "setoptions", "def", "edef", "gdef", "xdef", "let", "futurelet", "csname", "expandafter", "definecolor", "begingroup", "endgroup", "global", "catcode", "raise", "lower", "raisebox", "moveleft", "moveright", "Rule", "rule", "rlap", "llap", "mathllap", "mathrlap"]
+_COMMANDS = """
+    href url hyperref style class cssId bbox enclose cancel bcancel xcancel toggle texttip mathtip tooltip label ref
+    eqref data require unicode char include includegraphics input write special mmlToken mathtoolsset usetagform
+    setoptions def edef gdef xdef let futurelet csname expandafter definecolor begingroup endgroup global catcode raise
+    lower raisebox moveleft moveright Rule rule rlap llap mathllap mathrlap
+"""
 _REFUSED = re.compile(
-    r"\\(?:(?:re|provide)?(?:new|declare|Declare|html|provide)\w|(?:" + "|".join(_COMMANDS) + r")(?![A-Za-z]))"
+    r"\\(?:(?:re|provide)?(?:new|declare|Declare|html|provide)\w|(?:" + "|".join(_COMMANDS.split()) + r")(?![A-Za-z]))"
     r"|://|javascript:|url\s*\(|<\s*/?\s*tex-html",
 )
-_LEFT_ALONE = re.compile(r"\\(?:newline|[bx]?cancel\s*\{)")  # of those, harmless
+_LEFT_ALONE = re.compile(r"\\(?:newline|[bx]?cancel\s*\{)")  # harmless; a space instead keeps their neighbours apart
 _MONEY = re.compile(r"\d[\d.,]*\s*(?:[-–]\s*|(?:k|m|bn|%)?\s+)[^\W\d_]{2,}")
 _CLOSING = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$"}
 _BLOCK = ("$$", "\\[")
@@ -131,7 +136,8 @@ def _last_line(state: StateBlock, start: int, end: int, closing: str) -> int | N
         if number != start and not _continues(state, number):
             return None
         if closing in line:
-            return number if line.endswith(closing) and line.count(closing) == 1 and (line != closing or number != start) else None
+            ends = line.endswith(closing) and line.count(closing) == 1 and (line != closing or number != start)
+            return number if ends else None
     return None
 
 
@@ -142,8 +148,9 @@ def _continues(state: StateBlock, number: int) -> bool:
 def _may_close(state: StateBlock, start: int, end: int) -> bool:
     """Whether a formula that is open at the end of the text could still be closed."""
     closing = _CLOSING[_line(state, start)[:2]]
-    inside = range(start + 1, end)
-    return end == state.lineMax and len(inside) < _MOST_LINES and all(_continues(state, n) and closing not in _line(state, n) for n in inside)
+    if end != state.lineMax or end - start > _MOST_LINES:
+        return False
+    return all(_continues(state, n) and closing not in _line(state, n) for n in range(start + 1, end))
 
 
 def inline_html(tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
@@ -164,7 +171,7 @@ def block_html(tokens: Sequence[Token], index: int, options: Any, env: Any) -> s
 
 def _html(tag: str, content: str, left: str, right: str, env: Any) -> str:
     source = escape(f"{left}{content}{right}", quote=False)
-    if _REFUSED.search(_LEFT_ALONE.sub("", content)) or len(content) > _LONGEST:
+    if _REFUSED.search(_LEFT_ALONE.sub(" ", content)) or len(content) > _LONGEST:
         return f"<code>{source}</code>" if tag == "span" else f"<pre><code>{source}</code></pre>"
     name = "nbllm-tex mathjax_process tex2jax_process" if env.get("typeset", True) else "nbllm-tex"
     return f'<{tag} class="{name}">{source}</{tag}>'

@@ -26,8 +26,16 @@ from nbllm import simulator
 CANARY = "sk-canary-8d1f6b2a4c7e9035"
 CHROMIUM = os.environ.get("NBLLM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 SHOTS = Path(os.environ.get("NBLLM_SHOTS", ".cache/shots"))
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--no-first-run", "--disable-quic", "--no-proxy-server"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-quic",
+    "--no-proxy-server",
+]
 SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none", "recordTiming": False},
@@ -63,16 +71,28 @@ class Lab:
         overrides.parent.mkdir(parents=True)
         overrides.write_text(json.dumps(SETTINGS))
         with self._log.open("w") as log:
-            self._process = subprocess.Popen(self._command(), env=_environment(folder, sim), cwd=self.root, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                self._command(), env=_environment(folder, sim), cwd=self.root, stdout=log, stderr=log
+            )
         self._wait()
 
     def _command(self) -> list[str]:
         return [
-            sys.executable, "-m", "jupyterlab", "--no-browser", "--expose-app-in-browser", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={self.port}",
-            "--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={self.root}", "--LabApp.news_url=None",
-            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly",
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            "--no-browser",
+            "--expose-app-in-browser",
+            "--ServerApp.ip=127.0.0.1",
+            f"--ServerApp.port={self.port}",
+            "--ServerApp.port_retries=0",
+            f"--IdentityProvider.token={self.token}",
+            f"--ServerApp.root_dir={self.root}",
+            "--LabApp.news_url=None",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            "--LabApp.extension_manager=readonly",
             *(["--ServerApp.allow_root=True"] if os.name == "posix" and os.getuid() == 0 else []),
-        ]  # fmt: skip
+        ]
 
     def _wait(self) -> None:
         end = time.monotonic() + 90
@@ -86,7 +106,9 @@ class Lab:
 
     def call(self, method: str, path: str) -> Any:
         """The answer of the server's REST interface."""
-        request = urllib.request.Request(f"http://{self.host}/{path}", method=method, headers={"Authorization": f"token {self.token}"})
+        request = urllib.request.Request(
+            f"http://{self.host}/{path}", method=method, headers={"Authorization": f"token {self.token}"}
+        )
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
             body = response.read()
         return json.loads(body) if body else None
@@ -128,15 +150,28 @@ def _free_port() -> int:
 def _environment(folder: Path, sim: Any) -> dict[str, str]:
     """Nothing of the person's own: no keys, addresses, settings or proxies."""
     kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "SYSTEMROOT", "TMPDIR")}
-    places = {"HOME": "home", "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython",
-              "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
+    places = {
+        "HOME": "home",
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "IPYTHONDIR": "ipython",
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+    }
     for name in places.values():
         (folder / name).mkdir(exist_ok=True)
     return {
-        **kept, **{k: str(folder / v) for k, v in places.items()}, **dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"), CANARY),
-        "OPENAI_BASE_URL": sim.base_url("openai_chat"), "ANTHROPIC_BASE_URL": sim.base_url("anthropic"), "GEMINI_BASE_URL": sim.base_url("gemini"),
-        "OLLAMA_HOST": sim.base_url("ollama"), "PYTHONFAULTHANDLER": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }  # fmt: skip
+        **kept,
+        **{k: str(folder / v) for k, v in places.items()},
+        **dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"), CANARY),
+        "OPENAI_BASE_URL": sim.base_url("openai_chat"),
+        "ANTHROPIC_BASE_URL": sim.base_url("anthropic"),
+        "GEMINI_BASE_URL": sim.base_url("gemini"),
+        "OLLAMA_HOST": sim.base_url("ollama"),
+        "PYTHONFAULTHANDLER": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
 
 
 @pytest.fixture(scope="session")
@@ -247,7 +282,9 @@ class Notebook:
         """A picture of the page as it is, or of its upper part."""
         SHOTS.mkdir(parents=True, exist_ok=True)
         width = self.page.viewport_size["width"]
-        self.page.screenshot(path=SHOTS / f"{name}.png", clip={"x": 0, "y": 0, "width": width, "height": height} if height else None)
+        self.page.screenshot(
+            path=SHOTS / f"{name}.png", clip={"x": 0, "y": 0, "width": width, "height": height} if height else None
+        )
 
     def close(self) -> None:
         """Closes the page."""

@@ -16,10 +16,14 @@ FORMATS = ("openai/m", "responses/m", "claude/m", "gemini/m", "ollama/m")
 GROWN = "n => nbllmTest.grown() >= n"
 TOLERANCE = 2  # machines are noisy; the bars are those of a quiet one
 FINAL_BAR, GAP_BAR, STOP_BAR = 0.3, 0.2, 0.4  # seconds
-CLOCK = f"{LOAD}\nimport time\nends = []\nget_ipython().events.register('post_run_cell', lambda result: ends.append(time.time()))"
+CLOCK = (
+    f"{LOAD}\nimport time\nends = []\nget_ipython().events.register('post_run_cell', lambda result: ends.append(time.time()))"
+)
+CONTROL = '<img src="http://evil.invalid/control.png" onerror="window.nbllmControl=1">'
 RICH = r"""## Waves, briefly
 
-A wave is described by $\psi(x,t) = A\,e^{i(kx-\omega t)}$; *amplitude*, **frequency** and ~~noise~~. Prices are $5 and $10, `code` is inline.
+A wave is described by $\psi(x,t) = A\,e^{i(kx-\omega t)}$; *amplitude*, **frequency** and ~~noise~~.
+Prices are $5 and $10, `code` is inline.
 
 1. First, with a [link](https://example.org).
 2. Second
@@ -93,8 +97,13 @@ def test_an_answer_appears_while_it_comes(notebook):
 
 def test_stop(notebook, sim, record_property):
     """The toolbar's Stop closes the connection, keeps what came, says so in a line, and halts Run All; the next cell works."""
-    n = notebook(LOAD, ask("Why is the sky blue? At length.", "openai/m@tokens=3000", "out=stopped"), "ran_after = True", ask("hello"),
-                 "print('ran_after' in globals(), len(stopped.text) > 40)")
+    n = notebook(
+        LOAD,
+        ask("Why is the sky blue? At length.", "openai/m@tokens=3000", "out=stopped"),
+        "ran_after = True",
+        ask("hello"),
+        "print('ran_after' in globals(), len(stopped.text) > 40)",
+    )
     n.watch(1)
     n.start_all()
     n.wait(GROWN, 6)
@@ -125,8 +134,15 @@ def test_five_thousand_chunks(notebook, record_property):
     n.wait("() => nbllmTest.seen().final !== null")
     seen = n.seen()
     n.run(2)
-    figures = {"final_after_kernel_s": seen["final"] / 1000 - float(n.text(2)), "largest_frame_gap_s": seen["maxGap"] / 1000, "blank_frames": seen["blank"],
-               "frames": seen["frames"], "frozen_blocks": seen["frozen"], "frames_without_selection": seen["lost"], "updates": len(growth(seen))}  # fmt: skip
+    figures = {
+        "final_after_kernel_s": seen["final"] / 1000 - float(n.text(2)),
+        "largest_frame_gap_s": seen["maxGap"] / 1000,
+        "blank_frames": seen["blank"],
+        "frames": seen["frames"],
+        "frozen_blocks": seen["frozen"],
+        "frames_without_selection": seen["lost"],
+        "updates": len(growth(seen)),
+    }
     for name, value in figures.items():
         record_property(name, value)
     print("\n5,000 chunks:", json.dumps({k: round(v, 3) for k, v in figures.items()}))
@@ -155,7 +171,7 @@ def test_hostile_answers(notebook, lab):
     """No payload runs, loads or reaches out, neither live nor when the saved notebook is opened again, where a control does."""
     (lab.root / "payloads.json").write_text(json.dumps(list(PAYLOADS.values())))
     cells = [ask(f"{{{{payloads[{i}]}}}}", f"{FORMATS[i % 5]}@echo=1,gap=0.006,ttft=0.02") for i in range(len(PAYLOADS))]
-    control = "from IPython.display import HTML\nHTML('<img src=\"http://evil.invalid/control.png\" onerror=\"window.nbllmControl=1\">')"
+    control = f"from IPython.display import HTML\nHTML({CONTROL!r})"
     n = notebook(f"{LOAD}\nimport json\npayloads = json.load(open('payloads.json'))", *cells, control)
     n.start_all()
     n.wait_done(*range(len(cells) + 2), timeout=180)
@@ -172,7 +188,9 @@ def test_hostile_answers(notebook, lab):
 
 def test_formulas_and_money(notebook):
     """A formula is typeset, in the text and in a block; dollars that are money stay as they are."""
-    n = notebook(LOAD, "text = r'The square $x^2$ costs $5 and $10.' + '\\n\\n$$\\ny^2\\n$$\\n'", ask("{{text}}", "openai/m@echo=1"))
+    n = notebook(
+        LOAD, "text = r'The square $x^2$ costs $5 and $10.' + '\\n\\n$$\\ny^2\\n$$\\n'", ask("{{text}}", "openai/m@echo=1")
+    )
     n.run(0, 1, 2)
     n.wait("() => nbllmTest.area(2).querySelectorAll('mjx-container').length >= 2")
     assert n.output(2).locator("mjx-container").count() == 2
@@ -239,7 +257,11 @@ def test_saved_in_mid_stream(notebook):
 def test_pictures(notebook, lab, theme):
     """A rich answer, thinking and an error show in both themes; the pictures are for people to look at."""
     (lab.root / "rich.md").write_text(RICH)
-    cells = [ask("{{rich}}", "openai/m@echo=1,gap=0.003"), ask("Why is the sky blue?", "claude/m", "reasoning=low"), ask("hello", "openai/m@status=401", "retries=0")]
+    cells = [
+        ask("{{rich}}", "openai/m@echo=1,gap=0.003"),
+        ask("Why is the sky blue?", "claude/m", "reasoning=low"),
+        ask("hello", "openai/m@status=401", "retries=0"),
+    ]
     n = notebook(f"{LOAD}\nrich = open('rich.md').read()", *cells, height=1500)
     n.theme(f"JupyterLab {theme}")
     n.run(0, 1, 2)
@@ -254,7 +276,10 @@ def test_pictures(notebook, lab, theme):
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
 def test_pictures_for_the_readme(notebook, theme):
     """An answer that is there and one that comes, as the README shows them."""
-    first, second = ask("Why is the sky blue?", "claude/haiku"), ask("Why is the sky blue? Explain at length.", "gemini/pro", "temperature=0")
+    first, second = (
+        ask("Why is the sky blue?", "claude/haiku"),
+        ask("Why is the sky blue? Explain at length.", "gemini/pro", "temperature=0"),
+    )
     n = notebook(LOAD, first, second, name=f"sky-{theme.lower()}")
     n.theme(f"JupyterLab {theme}")
     n.run(0, 1)

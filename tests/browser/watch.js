@@ -6,7 +6,15 @@
   const area = (cell) => widget(cell)?.outputArea?.node;
   const now = () => performance.timeOrigin + performance.now();
   const isFinal = (node) => [...node.querySelectorAll(".nbllm-foot")].some((n) => /to\sfirst\stoken/.test(n.textContent));
+  const UNSAFE_TAGS = new Set(("script iframe img object embed form link meta svg input button video audio base area frame "
+    + "template").split(" "));
   let seen = null;
+
+  function isUnsafe(name, value) {
+    if (name.startsWith("on") || name.startsWith("data-command")) return true;
+    if (name === "href") return !/^(https?:|mailto:)/i.test(value);
+    return /url\(|javascript:/i.test(value);
+  }
 
   function select(node) {
     const p = node.querySelector(".jp-OutputArea-child .nbllm p");
@@ -45,35 +53,40 @@
         window.jupyterapp.commands.execute("notebook:run-cell");
       }
     },
-    done: (cells) => cells.every((c) => !["*", ""].includes((widget(c).inputArea?.promptNode?.textContent ?? "").replace(/[[\]:\s]/g, ""))
-      && widget(c).model.executionState === "idle"),
+    done: (cells) => cells.every((cell) => {
+      const prompt = widget(cell).inputArea?.promptNode?.textContent ?? "";
+      return /\[\d+\]/.test(prompt) && widget(cell).model.executionState === "idle";
+    }),
     watch(cell, selecting) {
       const node = area(cell);
-      seen = { node, selecting, sizes: [], outputs: [], maxGap: 0, frames: 0, blank: 0, shown: false, final: null, frozen: 0, selected: "", lost: 0 };
+      const counts = { maxGap: 0, frames: 0, blank: 0, frozen: 0, lost: 0 };
+      seen = { node, selecting, sizes: [], shown: false, final: null, selected: "", ...counts };
       new MutationObserver(() => {
         if (seen?.node !== node) return;
         seen.sizes.push([now(), node.textContent.length, kernel()?.status]);
-        seen.outputs.push(node.querySelectorAll(".jp-OutputArea-output").length);
       }).observe(node, { childList: true, subtree: true, characterData: true });
       requestAnimationFrame(() => frame(node, now()));
     },
     hover() {
+      const types = ["mouseover", "mouseenter", "focus", "toggle", "begin"];
       for (const element of document.querySelectorAll(".jp-OutputArea .nbllm *"))
-        for (const type of ["mouseover", "mouseenter", "focus", "toggle", "begin"]) element.dispatchEvent(new Event(type, { bubbles: true }));
+        for (const type of types) element.dispatchEvent(new Event(type, { bubbles: true }));
     },
     unsafe() {
-      const tags = "script,iframe,img,object,embed,form,link,meta,svg,input,button,video,audio,base,area,frame,template";
-      const found = [...document.querySelectorAll(".jp-OutputArea .nbllm :is(" + tags + ")")].map((e) => e.outerHTML.slice(0, 200));
-      for (const e of document.querySelectorAll(".jp-OutputArea .nbllm *"))
-        for (const { name, value } of e.attributes)
-          if (name.startsWith("on") || name.startsWith("data-command") || (name === "href" && !/^(https?:|mailto:)/i.test(value)) || /url\(|javascript:/i.test(name === "href" ? "" : value))
-            found.push(`${e.tagName} ${name}=${value}`.slice(0, 200));
+      const found = [];
+      for (const element of document.querySelectorAll(".jp-OutputArea .nbllm *")) {
+        if (UNSAFE_TAGS.has(element.localName)) found.push(element.outerHTML.slice(0, 200));
+        for (const { name, value } of element.attributes)
+          if (isUnsafe(name, value)) found.push(`${element.localName} ${name}=${value}`.slice(0, 200));
+      }
       return found;
     },
-    errors: (cell) => [...area(cell).querySelectorAll('[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"]')]
-      .map((e) => e.innerText.trim()),
+    errors(cell) {
+      const mimes = ["error", "stderr"].map((type) => `[data-mime-type="application/vnd.jupyter.${type}"]`);
+      return [...area(cell).querySelectorAll(mimes.join())].map((e) => e.innerText.trim());
+    },
     finals: () => panel().content.widgets.filter((_, i) => area(i) && isFinal(area(i))).length,
-    offered: () => [...document.querySelectorAll(".jp-Completer-item")].map((e) => e.querySelector(".jp-Completer-match")?.textContent ?? e.textContent),
+    offered: () => [...document.querySelectorAll(".jp-Completer-item .jp-Completer-match")].map((e) => e.textContent),
     grown: () => {
       let largest = 0, times = 0;
       for (const [, size, status] of seen.sizes) if (status === "busy" && size > largest) [largest, times] = [size, times + 1];
