@@ -3,7 +3,10 @@
 set -euo pipefail
 status=0
 for version in 3.11 3.12 3.13 3.14; do
-  python=$(command -v "python$version" || ls -d "$HOME"/.pyenv/versions/"$version".*/bin/python 2>/dev/null | tail -n 1 || true)
+  python=""
+  for candidate in "python$version" "$HOME"/.pyenv/versions/"$version".*/bin/python; do
+    "$candidate" -c 'pass' 2>/dev/null && python=$candidate  # a version manager's stand-in may be there and not run
+  done
   if [ -z "$python" ]; then
     echo "NOT RUN: Python $version is not on this machine"
     continue

@@ -190,7 +190,8 @@ class Client:
         """Sends a Request that is made already. Raises ConfigError where no key is found for a provider that needs one."""
         dialect, call = DIALECTS[route.provider.dialect], self.encode(request, route, key)
         running = self._engine()
-        self._pool.http.prepare()
+        if not self._pool.http.prepared:
+            running.run(self._pool.http.prepare())
         stream = Stream(lambda fold, s: _answer(fold, s, request, route))
         job = _Job(stream, call, dialect, route, _secrets(key, route.provider), key, timeouts or self.timeouts, retries or self.retries, self._pool.http)
         return stream.start(running, job.run())

@@ -17,7 +17,7 @@ FLOORS = [
 ]
 PURE = {"messages", "events", "errors", "wire", "dialects", "policy", "prompt"}
 NOT_PURE = {"httpx", "httpx_sse", "asyncio", "os", "time", "threading", "subprocess", "socket"}
-ONLY_IN = {"httpx": "transports", "httpx_sse": "transports", "IPython": "notebook", "ipywidgets": "notebook"}
+ONLY_IN = {"httpx": "transports", "anyio": "transports", "httpx_sse": "transports", "IPython": "notebook", "ipywidgets": "notebook"}
 HEAVY = {"pandas", "matplotlib", "pydantic", "ipywidgets", "mcp", "genai_prices", "numpy", "httpx", "markdown_it", "pygments"}
 FILES = sorted(ROOT.rglob("*.py"))
 

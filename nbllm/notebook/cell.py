@@ -51,8 +51,8 @@ def ask(session: Session, asked: Asked, out: str | None = None, filled: Filled |
     session.warn_skipped(filled)
     from .bundle import footer
 
+    screen = session.view(asked)  # before the call: what this imports the first time must not count in its times
     stream = session.stream(asked)
-    screen = session.view(asked)
     with stoppable(stream) as interrupt:
         try:
             follow(stream, screen)

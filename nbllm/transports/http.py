@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio.lowlevel
 import httpx
 import msgspec
 
@@ -78,13 +79,20 @@ class Reply:
 
 
 class HttpTransport:
-    """A connection pool. Used on one event loop; made by `prepare`, since a TLS context takes 20 to 50 ms."""
+    """A connection pool. Used on one event loop; `prepare` takes some 50 ms, most of them for a TLS context."""
 
     def __init__(self) -> None:
         self._client: httpx.AsyncClient | None = None
+        self.prepared = False
 
-    def prepare(self) -> httpx.AsyncClient:
-        """The client, made where there is none: before a call's clock starts, so that its times are not ours."""
+    async def prepare(self) -> None:
+        """Makes the client and loads what httpx loads at its first request (anyio's asyncio side), so that the times of a
+        first call are the network's and not ours."""
+        self._ready()
+        await anyio.lowlevel.checkpoint()
+        self.prepared = True
+
+    def _ready(self) -> httpx.AsyncClient:
         if self._client is None:
             self._client = httpx.AsyncClient(
                 follow_redirects=False,
@@ -106,7 +114,7 @@ class HttpTransport:
 
         connect: seconds allowed for name look-up, TCP and TLS. Raises ConnectFailed, Timeout("connect"), StreamCut.
         """
-        client = self.prepare()
+        client = self._ready()
         content = _encoded(call)
         trace.bytes_out, trace.marks["start"] = len(content), time.perf_counter()
         request = self._request(client, call, content, trace, connect)
