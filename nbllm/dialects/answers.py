@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import NbllmError, ProtocolError, ServerError, StreamCut
-from ..events import Finished, FinishReason, Notice
+from ..events import Event, Finished, FinishReason, Notice
 from ..wire import Frame, Provider
-from .common import items, load_json, obj, provider_error, string
+from .common import Halves, items, load_json, obj, provider_error, string
 
 _ANSWERS = frozenset({"choices", "usage", "output", "response", "type", "object"})
 _BEATS = re.compile(r"(?i)(:|ping|pong|keep-?alive|heartbeat)")
@@ -51,6 +52,34 @@ def failure(value: dict[str, Any], name: str) -> dict[str, Any] | None:
         return {k: v for k, v in value.items() if k != "type"} if kind == "error" else value
     words = value.get("detail") or value.get("errors") or string(value.get("message")) or string(value.get("msg"))
     return value if words and _ANSWERS.isdisjoint(value) else None
+
+
+class Reading(ABC):
+    """A decoder's common part: it takes frames apart, raises the errors in them, and hands each object to `_object`.
+
+    `done`: the end mark has come. `_chunks`: objects so far. `_known`: one of them was in the format of this dialect.
+    """
+
+    def __init__(self, provider: Provider) -> None:
+        self.done = False
+        self._provider = provider
+        self._chunks = 0
+        self._known = False
+        self._halves = Halves()
+
+    def feed(self, frame: Frame) -> Iterator[Event]:
+        """The events in `frame`. Raises ProviderError for an error."""
+        for value in values(frame, self._provider):
+            if value is None or self.done:
+                continue
+            if (problem := failure(value, frame.name)) is not None:
+                raise provider_error(self._provider, problem)
+            self._chunks += 1
+            yield from self._object(value, frame.name)
+
+    @abstractmethod
+    def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
+        """The events in one object of a frame called `name`."""
 
 
 def unfinished(provider: Provider, chunks: int, known: bool) -> NbllmError:

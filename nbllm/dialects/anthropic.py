@@ -17,9 +17,9 @@ from typing import Any
 from ..errors import ConfigError, ProviderError
 from ..events import Event, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
 from ..messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from ..wire import Frame, HttpCall, Provider, Secret
-from .answers import citation, failure, finish, unfinished, values
-from .common import Halves, count, effort, http_error, items, label, obj, provider_error, string
+from ..wire import HttpCall, Provider, Secret
+from .answers import Reading, citation, finish, unfinished
+from .common import count, effort, http_error, items, label, obj, string
 from .native_shared import (
     b64,
     budget,
@@ -243,34 +243,23 @@ class _Block:
         self.pieces: list[str] = []
 
 
-class MessageDecoder:
+class MessageDecoder(Reading):
     """Reads the events of one message."""
 
     def __init__(self, provider: Provider) -> None:
-        self.done = False
-        self._provider = provider
-        self._chunks = 0
-        self._known = False
+        super().__init__(provider)
         self._usage: dict[str, Any] = {}
         self._reason: str | None = None
         self._blocks: dict[str | None, _Block] = {}
         self._calls = 0
-        self._halves = Halves()
 
-    def feed(self, frame: Frame) -> Iterator[Event]:
-        """The events in `frame`. Raises ProviderError for an error."""
-        for value in values(frame, self._provider):
-            if value is None or self.done:
-                continue
-            if (problem := failure(value, frame.name)) is not None:
-                raise provider_error(self._provider, problem)
-            self._chunks += 1
-            read = _EVENTS.get(string(value.get("type")) or frame.name)
-            if read is None and "content" in value:
-                read = MessageDecoder._whole
-            if read is not None:
-                self._known = True
-                yield from read(self, value)
+    def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
+        read = _EVENTS.get(string(value.get("type")) or name)
+        if read is None and "content" in value:
+            read = MessageDecoder._whole
+        if read is not None:
+            self._known = True
+            yield from read(self, value)
 
     def close(self) -> Iterator[Event]:
         """The end. Raises StreamCut where the answer has none."""

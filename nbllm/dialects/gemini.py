@@ -19,9 +19,9 @@ from urllib.parse import quote
 from ..errors import ConfigError, ProviderError
 from ..events import Event, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
 from ..messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from ..wire import Frame, HttpCall, Provider, Secret
-from .answers import failure, finish, unfinished, values
-from .common import Halves, count, http_error, items, label, obj, provider_error, string
+from ..wire import HttpCall, Provider, Secret
+from .answers import Reading, finish, unfinished
+from .common import count, http_error, items, label, obj, string
 from .native_shared import (
     b64,
     budget,
@@ -189,14 +189,11 @@ _SERVER = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse", 
 _UNSAID = ("FINISH_REASON_UNSPECIFIED", "BLOCK_REASON_UNSPECIFIED")
 
 
-class ChunkDecoder:
+class ChunkDecoder(Reading):
     """Reads the chunks of one answer."""
 
     def __init__(self, provider: Provider) -> None:
-        self.done = False
-        self._provider = provider
-        self._chunks = 0
-        self._known = False
+        super().__init__(provider)
         self._about: tuple[str | None, str | None] = (None, None)
         self._usage: dict[str, Any] = {}
         self._reason: str | None = None
@@ -205,18 +202,10 @@ class ChunkDecoder:
         self._told: set[str] = set()
         self._open: PartialArgs | None = None
         self._cited: set[str] = set()
-        self._halves = Halves()
 
-    def feed(self, frame: Frame) -> Iterator[Event]:
-        """The events in `frame`. Raises ProviderError for an error."""
-        for value in values(frame, self._provider):
-            if value is None:
-                continue
-            if (problem := failure(value, frame.name)) is not None:
-                raise provider_error(self._provider, problem)
-            self._chunks += 1
-            self._known = self._known or not {"candidates", "promptFeedback", "usageMetadata"}.isdisjoint(value)
-            yield from self._chunk(value)
+    def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
+        self._known = self._known or not {"candidates", "promptFeedback", "usageMetadata"}.isdisjoint(value)
+        yield from self._chunk(value)
 
     def close(self) -> Iterator[Event]:
         """The end. Raises StreamCut where the answer has none."""

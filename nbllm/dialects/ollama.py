@@ -11,9 +11,9 @@ from typing import Any
 from ..errors import ConfigError, ProviderError
 from ..events import Event, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
 from ..messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from ..wire import Frame, HttpCall, Provider, Secret
-from .answers import failure, finish, unfinished, values
-from .common import Halves, count, effort, http_error, items, label, obj, provider_error, string
+from ..wire import HttpCall, Provider, Secret
+from .answers import Reading, finish, unfinished
+from .common import count, effort, http_error, items, label, obj, string
 from .native_shared import b64, budget, call_arguments, content, document_text, fragment, merged, misplaced, without_none, words
 
 
@@ -142,29 +142,18 @@ _THOUGHTS = ("thinking", "reasoning_content", "reasoning")  # Ollama's own, and 
 _TIMES = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")  # nanoseconds
 
 
-class LineDecoder:
+class LineDecoder(Reading):
     """Reads the lines of one answer."""
 
     def __init__(self, provider: Provider) -> None:
-        self.done = False
-        self._provider = provider
-        self._chunks = 0
-        self._known = False
+        super().__init__(provider)
         self._model: str | None = None
         self._reason: str | None = None
         self._calls = 0
-        self._halves = Halves()
 
-    def feed(self, frame: Frame) -> Iterator[Event]:
-        """The events in `frame`. Raises ProviderError for an error."""
-        for value in values(frame, self._provider):
-            if value is None or self.done:
-                continue
-            if (problem := failure(value, frame.name)) is not None:
-                raise provider_error(self._provider, problem)
-            self._chunks += 1
-            self._known = self._known or not {"message", "response", "done"}.isdisjoint(value)
-            yield from self._line(value)
+    def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
+        self._known = self._known or not {"message", "response", "done"}.isdisjoint(value)
+        yield from self._line(value)
 
     def close(self) -> Iterator[Event]:
         """The end. Raises StreamCut where the answer has none."""
