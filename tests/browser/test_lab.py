@@ -118,7 +118,7 @@ def test_stop(notebook, sim, record_property):
     assert closed <= STOP_BAR * TOLERANCE
     assert "Stopped by you" in n.text(1)
     assert "Sunlight holds all colours" in n.text(1)
-    assert n.js("nbllmTest.errors(1)") == ["Stopped. The partial answer is in _llm."]
+    assert n.js("nbllmTest.errors(1)") == ["Stopped. The partial answer is in stopped."]
     n.run(3)
     assert "Hello!" in n.text(3)
     n.run(4)
