@@ -142,6 +142,8 @@ async def _get_json(client: Client, row: Provider, call: HttpCall) -> Any:
             if reply.status != HTTP_OK:
                 raise DIALECTS[row.dialect].error(reply.status, reply.headers, body, row)
             return load_json(body)
+    except errors.Timeout:
+        raise
     except TimeoutError:
         raise errors.Timeout(f"No answer from {row.label or row.name} within {LIST_TIMEOUT:g} s.", which="total", seconds=LIST_TIMEOUT,
                              hint="Try again.") from None

@@ -293,6 +293,8 @@ class _Job:
                 if reply.status >= 300:
                     raise self.dialect.error(reply.status, reply.headers, await reply.body(), self.route.provider)
                 await self._decode(reply, clock)
+        except errors.Timeout:
+            raise  # the transport has named it already: connect
         except TimeoutError:
             raise self._timed_out(self.which) from None
 

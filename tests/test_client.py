@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -101,6 +102,24 @@ def test_each_time_limit_is_named(client, model, timeouts, which):
     assert isinstance(caught.value, TimeoutError)
     if which in ("idle",):
         assert caught.value.partial.text
+
+
+def test_a_connection_that_never_comes_about_is_named_and_asked_for_again(client):
+    """The connect timeout keeps its name and its limit, and is one of the failures that are tried again."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(4)]  # they fill the queue, after which Linux answers no more
+        for s in waiting:
+            s.setblocking(False)
+            s.connect_ex(full.getsockname())
+        stream = client.stream("hello", "openai/m", base_url=f"http://127.0.0.1:{full.getsockname()[1]}/v1", timeout={"connect": 0.2}, retries=1)
+        with pytest.raises(errors.Timeout, match=r"within 0\.2 s") as caught:
+            stream.response()
+        for s in waiting:
+            s.close()
+    assert ("connect", 0.2) == (caught.value.which, caught.value.seconds)
+    assert 2 == len(stream.traces)
 
 
 def test_an_address_where_nobody_listens(client):
