@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from nbllm import errors
 from nbllm.dialects.anthropic import MAX_TOKENS, MAX_TOKENS_LATER, Anthropic
-from nbllm.events import Finished, Fold, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
+from nbllm.events import Finished, Fold, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport, fold
 from nbllm.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from nbllm.wire import Frame, Provider, Secret
+
+from . import decoding
 
 DIALECT = Anthropic()
 ROW = Provider("acme", "anthropic", "https://acme.test", label="Acme")
@@ -23,20 +25,11 @@ def body(*turns, model="m", **options):
 
 
 def read(*chunks):
-    """The events of a stream whose frames hold `chunks`."""
-    decoder = DIALECT.decoder(ROW)
-    events = []
-    for chunk in chunks:
-        frame = chunk if isinstance(chunk, Frame) else Frame(chunk if isinstance(chunk, str) else json.dumps(chunk))
-        events += decoder.feed(frame)
-    return [*events, *decoder.close()]
+    return decoding.read(DIALECT, ROW, *chunks)
 
 
 def folded(*chunks):
-    fold = Fold()
-    for event in read(*chunks):
-        fold.add(event)
-    return fold.response()
+    return fold(read(*chunks))
 
 
 def begin(**usage):

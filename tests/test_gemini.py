@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from nbllm import errors
 from nbllm.dialects.gemini import Gemini
-from nbllm.events import Finished, Fold, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
+from nbllm.events import Finished, Fold, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport, fold
 from nbllm.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from nbllm.wire import Frame, Provider, Secret
+
+from . import decoding
 
 DIALECT = Gemini()
 ROW = Provider("acme", "gemini", "https://acme.test/v1beta", label="Acme")
@@ -30,20 +32,11 @@ def url(model, base):
 
 
 def read(*chunks):
-    """The events of a stream whose frames hold `chunks`."""
-    decoder = DIALECT.decoder(ROW)
-    events = []
-    for chunk in chunks:
-        frame = chunk if isinstance(chunk, Frame) else Frame(chunk if isinstance(chunk, str) else json.dumps(chunk))
-        events += decoder.feed(frame)
-    return [*events, *decoder.close()]
+    return decoding.read(DIALECT, ROW, *chunks)
 
 
 def folded(*chunks):
-    fold = Fold()
-    for event in read(*chunks):
-        fold.add(event)
-    return fold.response()
+    return fold(read(*chunks))
 
 
 def say(*parts, finish=None, **more):
