@@ -83,6 +83,20 @@ class HttpCall:
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessCall:
+    """A command, ready to be run: its words, never a shell's line. `stdin` is written and closed; `env` is set over the
+    allow-listed environment; `cwd` None is a fresh temporary directory."""
+
+    argv: tuple[str, ...]
+    stdin: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+
+    def __repr__(self) -> str:
+        return f"ProcessCall({self.argv[:1]}, {len(self.argv)} words, env names={list(self.env)})"
+
+
+@dataclass(frozen=True, slots=True)
 class Quirks:
     """What differs between providers of one dialect, as data.
 

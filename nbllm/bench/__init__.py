@@ -1,0 +1,1 @@
+"""Benchmarks whose numbers can be trusted."""
