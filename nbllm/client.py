@@ -20,8 +20,9 @@ from .messages import Effort, Request, Tool
 from .policy import Retries
 from .registry import DEFAULT_MODEL, Registry, Route, load
 from .streams import Stream, is_token, retry_notice
-from .transports.http import HttpTransport, Reply
-from .wire import Decoder, Dialect, Frame, HttpCall, Provider, Secret, Trace
+from .transports.http import HttpTransport, Letter, Reply
+from .transports.stamps import stalls_since
+from .wire import Arrival, Decoder, Dialect, Frame, HttpCall, Provider, Secret, Trace
 
 T = TypeVar("T")
 _DRAIN = 0.5  # seconds that a server gets to end the body after its own end mark, so that the connection can be used again
@@ -190,10 +191,11 @@ class Client:
         """Sends a Request that is made already. Raises ConfigError where no key is found for a provider that needs one."""
         dialect, call = DIALECTS[route.provider.dialect], self.encode(request, route, key)
         running = self._engine()
-        if not self._pool.http.prepared:
-            running.run(self._pool.http.prepare())
+        if not self._pool.http.prepared(call.url):
+            running.run(self._pool.http.prepare(call.url))
+        letter = Letter(call)
         stream = Stream(lambda fold, s: _answer(fold, s, request, route))
-        job = _Job(stream, call, dialect, route, _secrets(key, route.provider), key, timeouts or self.timeouts, retries or self.retries, self._pool.http)
+        job = _Job(stream, letter, dialect, route, _secrets(key, route.provider), key, timeouts or self.timeouts, retries or self.retries, self._pool.http)
         return stream.start(running, job.run())
 
     def encode(self, request: Request, route: Route, key: Secret | None) -> HttpCall:
@@ -241,7 +243,7 @@ class _Job:
     """One call at work on the engine's loop."""
 
     stream: Stream
-    call: HttpCall
+    letter: Letter
     dialect: Dialect
     route: Route
     secrets: tuple[str, ...]
@@ -289,7 +291,7 @@ class _Job:
         self.stream.traces.append(trace)
         self.which = "first"
         try:
-            async with asyncio.timeout(self.timeouts.first) as clock, self.http.send(self.call, trace, self.timeouts.connect) as reply:
+            async with asyncio.timeout(self.timeouts.first) as clock, self.http.send(self.letter, trace, self.timeouts.connect) as reply:
                 if reply.status >= 300:
                     raise self.dialect.error(reply.status, reply.headers, await reply.body(), self.route.provider)
                 await self._decode(reply, clock)
@@ -297,6 +299,8 @@ class _Job:
             raise  # the transport has named it already: connect
         except TimeoutError:
             raise self._timed_out(self.which) from None
+        finally:
+            trace.stalls = stalls_since(trace.marks.get("start", self.stream.called) if len(self.stream.traces) > 1 else self.stream.called)
 
     async def _decode(self, reply: Reply, clock: asyncio.Timeout) -> None:
         decoder = self.dialect.decoder(self.route.provider)
@@ -304,14 +308,22 @@ class _Job:
         async with contextlib.aclosing(reply.frames()) as frames:
             async for frame in frames:
                 self._feed(decoder, frame)
+                self.stream.trace.arrivals.append(Arrival(len(self.stream.log), frame.read, len(frame.data)))
                 if decoder.done:
+                    self.stream.trace.marks["done"] = frame.at
                     break
                 if self.shown:
-                    self.which = "idle"
-                    clock.reschedule(None if self.timeouts.idle is None else loop.time() + self.timeouts.idle)
+                    self._extend(clock, loop.time())
             for event in decoder.close():
                 self.stream.publish(event)
             await _drained(frames)
+
+    def _extend(self, clock: asyncio.Timeout, now: float) -> None:
+        """Moves the idle limit. Timers cost more than a chunk's decoding, so only when a twentieth of the limit has gone by."""
+        idle = self.timeouts.idle
+        if self.which != "idle" or (idle is not None and now + 0.95 * idle > (clock.when() or 0.0)):
+            self.which = "idle"
+            clock.reschedule(None if idle is None else now + idle)
 
     def _feed(self, decoder: Decoder, frame: Frame) -> None:
         for event in decoder.feed(frame):

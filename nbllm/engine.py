@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from .transports.stamps import new_loop
+
 T = TypeVar("T")
 Closer = Callable[[], Awaitable[None]]
 
@@ -25,13 +27,17 @@ class Engine:
     def __init__(self) -> None:
         self._closers: list[Closer] = []
         self.pid = os.getpid()
-        self.loop = asyncio.new_event_loop()
+        self.loop = new_loop()
         self._thread = threading.Thread(target=self._run, name="nbllm-engine", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+
+    def is_here(self) -> bool:
+        """Whether the caller runs on the engine's thread."""
+        return threading.current_thread() is self._thread
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Runs `work` on the engine's loop; the future may be waited for on any other thread."""

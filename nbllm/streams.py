@@ -52,6 +52,7 @@ class Stream:
         self._error: errors.NbllmError | None = None
         self._changed = threading.Condition()
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._enders: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
         self._engine: Engine | None = None
         self._pid = os.getpid()
@@ -65,7 +66,10 @@ class Stream:
     def start(self, engine: Engine, work: Coroutine[Any, Any, None]) -> Stream:
         """Runs `work`, which writes to this stream, on the engine."""
         self._engine = engine
-        engine.loop.call_soon_threadsafe(self._begin, work)
+        if engine.is_here():
+            self._begin(work)
+        else:
+            engine.loop.call_soon_threadsafe(self._begin, work)
         return self
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -90,6 +94,7 @@ class Stream:
                 self.log.append((time.perf_counter(), Finished("error" if error else "cancelled")))
             self.ended_at = time.perf_counter()
             self._error = error
+            self._waiters += self._enders
             self._wake()
 
     def _wake(self) -> None:
@@ -181,6 +186,17 @@ class Stream:
         except asyncio.CancelledError:
             self.cancel()
             raise
+
+    async def ended(self) -> None:
+        """Returns at the reply's end, well or not, and is not woken before. A cancelled waiter leaves the call running."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        with self._changed:
+            if self.done:
+                return
+            self._check_process()
+            self._enders.append((loop, future))
+        await future
 
     def __await__(self) -> Generator[Any, None, Response]:
         return self._awaited().__await__()

@@ -40,29 +40,61 @@ class Secret:
         raise TypeError("a Secret is never pickled")
 
 
+class Read(NamedTuple):
+    """One read of an answer's bytes; times are perf_counter seconds.
+
+    at: when its last byte arrived. lo: none of it had arrived before. user: when it was in this process's hands.
+    stamp: who says so, "kernel" or "recv". segments: at most so many TCP segments it held, 0 for unknown. clean: it
+    ended where an event ended, so that event arrived exactly at `at`.
+    """
+
+    at: float
+    lo: float
+    user: float
+    size: int
+    stamp: str = "recv"
+    segments: int = 0
+    clean: bool = False
+
+
 class Frame(NamedTuple):
-    """One message of the wire. `at`: when its bytes were in hand, perf_counter seconds. `tail`: the stream ended
-    inside it, so it may be a fragment."""
+    """One message of the wire. `at`: when its bytes had arrived, perf_counter seconds. `tail`: the stream ended inside
+    it, so it may be a fragment. `read`: which of the trace's reads completed it, -1 for unknown."""
 
     data: str
     name: str = ""
     at: float = 0.0
     tail: bool = False
+    read: int = -1
+
+
+class Arrival(NamedTuple):
+    """What became of a frame: the events before `upto` in the stream's log (and after the arrival before) are its own;
+    `read` completed it; its data had `size` characters."""
+
+    upto: int
+    read: int
+    size: int
 
 
 @dataclass(slots=True)
 class Trace:
-    """What a transport saw of one attempt. `marks`: perf_counter seconds by name (start, connect_start, connected,
-    secured, sent, headers, first_byte, first_frame, end; for processes spawned and exit), written by transports only."""
+    """What a transport saw of one attempt. `marks`: perf_counter seconds by name (start, dns_start, dns, connect_start,
+    connected, tls_start, secured, send_start, sent, first_byte, headers, first_frame, end, eof; for processes spawned
+    and exit), written by transports, and `done`, the arrival of the protocol's end mark. `stalls`: when meanwhile the network's loop was too busy to look, (from, to)."""
 
     marks: dict[str, float] = field(default_factory=dict)
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     http_version: str | None = None
     reused: bool | None = None
+    connected_at: float | None = None
+    resumed: bool | None = None
     bytes_in: int = 0
     bytes_out: int = 0
-    reads: int = 0
+    reads: list[Read] = field(default_factory=list)
+    arrivals: list[Arrival] = field(default_factory=list)
+    stalls: tuple[tuple[float, float], ...] = ()
 
 
 SECRET_HEADERS = frozenset({"authorization", "x-api-key", "x-goog-api-key", "api-key", "proxy-authorization", "cookie"})

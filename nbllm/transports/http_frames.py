@@ -14,13 +14,13 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import httpx
 from httpx_sse import EventSource
 
 from ..errors import ProtocolError
-from ..wire import Frame
+from ..wire import Frame, Read
 
 EVENT_LIMIT = 64 * 2**20  # bytes of one SSE event or JSON value; providers send at most some MB (images)
 _TAIL_KEPT = 64 * 2**10
@@ -29,25 +29,52 @@ _SSE_FIELD = re.compile(rb"(?m)^(?:data|event|id|retry)?:")
 
 
 class Reads:
-    """The body's reads, one by one: keeps the stamp of the latest, counts, and the size of what is not yet a frame."""
+    """The body's reads, one by one, kept in `log`; `pending` is the size of what is not yet a frame.
 
-    def __init__(self, body: AsyncIterator[bytes]) -> None:
-        self._body = body
-        self.at = 0.0
+    last_read: gives the transport's own record of the read behind the piece just given; without one (None), the moment
+    it was in hand stands for its arrival.
+    """
+
+    def __init__(self, body: AsyncIterator[bytes], log: list[Read] | None = None, last_read: Callable[[], Read | None] = lambda: None) -> None:
+        self._body, self._last_read = body, last_read
+        self.log = [] if log is None else log
+        self.at = self._before = 0.0
         self.pending = 0
-        self.count = 0
         self.bytes = 0
 
+    @property
+    def index(self) -> int:
+        """The place of the latest read in the log."""
+        return len(self.log) - 1
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._before = time.perf_counter()
         async for chunk in self._body:
-            self.at = time.perf_counter()
-            self.count += 1
+            read = self._last_read() or self._plain(len(chunk))
+            self.log.append(read._replace(clean=read.clean and _ends_event(chunk)))
+            self.at = read.at
             self.bytes += len(chunk)
             self.pending += len(chunk)
             if self.pending > EVENT_LIMIT:
                 raise ProtocolError(f"One event of the answer is larger than {EVENT_LIMIT >> 20} MiB.",
                                     hint="Check that base_url points to a language model server.")
             yield chunk
+
+    def _plain(self, size: int) -> Read:
+        now, lo = time.perf_counter(), self._before
+        self._before = now
+        return Read(now, lo, now, size)
+
+
+def _ends_event(chunk: bytes) -> bool:
+    """Whether the bytes end where an event with data ends: at the blank line after one (SSE), or at a line's end (JSON)."""
+    body = chunk.rstrip(b"\r\n")
+    last = body[max(body.rfind(b"\n\n"), body.rfind(b"\r\n\r\n"), body.rfind(b"\r\r"), 0):].strip()
+    if last[:1] == b":":
+        return False  # a comment came after the last event
+    if last[-1:] == b"}" and last[:1] in (b"{", b",", b"["):
+        return len(body) < len(chunk)
+    return len(chunk) - len(body) >= 2 and chunk.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
 
 
 async def frames(reads: Reads) -> AsyncIterator[Frame]:
@@ -134,10 +161,10 @@ async def _sse_frames(body: AsyncIterator[bytes], reads: Reads) -> AsyncIterator
         reads.pending = 0
         seen = seen or bool(event.data or event.event)
         if event.data:
-            yield Frame(event.data, event.event, reads.at, stream.ended)
+            yield Frame(event.data, event.event, reads.at, stream.ended, reads.index)
     for value in _bare_json(stream.tail):
         seen = True
-        yield Frame(value, "", reads.at)
+        yield Frame(value, "", reads.at, False, reads.index)
     if not seen and stream.tail.strip() and not _SSE_FIELD.search(stream.tail):
         raise ProtocolError(f"Neither an event stream nor JSON came: {stream.tail[:200].decode('utf-8', 'replace')!r}.",
                             hint="Check that base_url and dialect belong together.")
@@ -242,11 +269,11 @@ async def _json_frames(body: AsyncIterator[bytes], reads: Reads) -> AsyncIterato
             scanned = 0
             for value in _line_values(complete, values):
                 reads.pending = len(line)
-                yield Frame(value, "", reads.at)
+                yield Frame(value, "", reads.at, False, reads.index)
     for value in _line_values(bytes(line), values):
-        yield Frame(value, "", reads.at)
+        yield Frame(value, "", reads.at, False, reads.index)
     if values.inside:
-        yield Frame(values.rest().decode("utf-8", "replace"), "", reads.at, tail=True)
+        yield Frame(values.rest().decode("utf-8", "replace"), "", reads.at, True, reads.index)
 
 
 def _line_values(line: bytes, values: JsonValues) -> Iterator[str]:

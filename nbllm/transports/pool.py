@@ -1,0 +1,157 @@
+"""httpx's transport interface over our own connections: HTTP/1.1 with a pool, every read stamped.
+
+What httpx's own transport is still needed for (proxies, HTTP/2, loops without readers) goes through it, in http.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+
+import httpx
+
+from ..wire import Read, Trace
+from . import stamps
+from .connection import Connection
+
+Origin = tuple[str, str, int]
+TRACE = "nbllm_trace"  # the request's extension that takes the marks
+WIRE = "nbllm_wire"  # the request's extension that holds its bytes, where they were made before
+BODY = "nbllm_body"  # the response's extension: the Body
+
+
+class Body(httpx.AsyncByteStream):
+    """An answer's body. `read` is the read that brought the piece given last."""
+
+    def __init__(self, connection: Connection, pool: StampedTransport, origin: Origin) -> None:
+        self._connection, self._pool, self._origin = connection, pool, origin
+        self.read: Read | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (piece := await self._connection.piece()) is not None:
+            data, self.read = piece
+            yield data
+
+    async def aclose(self) -> None:
+        """Gives the connection back where the body was read to its end, else closes it."""
+        connection, self._connection = self._connection, _GONE
+        if connection is not _GONE:
+            self._pool.release(connection, self._origin)
+
+
+class _Gone:
+    closed = True
+
+    async def piece(self) -> None:
+        raise httpx.StreamClosed
+
+
+_GONE: Connection = _Gone()  # type: ignore[assignment]
+
+
+class StampedTransport(httpx.AsyncBaseTransport):
+    """A pool of connections, newest first. At most `keep` idle ones stay, each at most `expiry` seconds."""
+
+    def __init__(self, keep: int = 200, expiry: float = 120.0) -> None:
+        self._keep, self._expiry = keep, expiry
+        self._idle: defaultdict[Origin, list[Connection]] = defaultdict(list)
+        self._busy: set[Connection] = set()
+        self._context: ssl.SSLContext | None = None
+        self._keeper = stamps.keep_enabled()
+
+    def context(self) -> ssl.SSLContext:
+        """The TLS context, made once (some 20 ms). Certificates as httpx takes them: SSL_CERT_FILE, SSL_CERT_DIR, certifi."""
+        if self._context is None:
+            self._context = httpx.create_ssl_context()
+            self._context.set_alpn_protocols(["http/1.1"])
+        return self._context
+
+    @property
+    def has_context(self) -> bool:
+        """Whether the TLS context is made."""
+        return self._context is not None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Sends a request. Raises httpx's errors."""
+        trace: Trace = request.extensions.get(TRACE) or Trace()
+        origin = (request.url.scheme, request.url.host, request.url.port or (443 if request.url.scheme == "https" else 80))
+        if origin[0] not in ("http", "https"):
+            raise httpx.UnsupportedProtocol(f"no such protocol: {origin[0]!r}")
+        wire: bytes = request.extensions.get(WIRE) or head(request) + await request.aread()
+        connection = self._take(origin)
+        trace.reused = connection is not None
+        if connection is None:
+            connection = await self._open(origin, trace, request.extensions.get("timeout", {}).get("connect"))
+        trace.connected_at = connection.created
+        self._busy.add(connection)
+        try:
+            answer = await connection.exchange(wire, trace)
+        except BaseException as exc:
+            self._drop(connection)
+            if isinstance(exc, OSError):
+                raise httpx.WriteError(str(exc)) from None
+            raise
+        body = Body(connection, self, origin)
+        return httpx.Response(answer.status, headers=answer.headers, stream=body,
+                              extensions={"http_version": b"HTTP/" + answer.version.encode(), BODY: body})
+
+    async def _open(self, origin: Origin, trace: Trace, within: float | None) -> Connection:
+        context = self.context() if origin[0] == "https" else None
+        try:
+            async with asyncio.timeout(within):
+                return await Connection.open(origin, trace, context)
+        except TimeoutError:
+            raise httpx.ConnectTimeout("no connection in time") from None
+        except ssl.SSLError as exc:
+            raise httpx.ConnectError(f"TLS: {getattr(exc, 'verify_message', '') or exc.reason or exc}") from None
+        except OSError as exc:
+            raise httpx.ConnectError(exc.strerror or str(exc)) from None
+
+    def _take(self, origin: Origin) -> Connection | None:
+        idle = self._idle[origin]
+        while idle:
+            connection = idle.pop()
+            if time.perf_counter() - connection.released < self._expiry and connection.alive():
+                return connection
+            connection.close()
+        return None
+
+    def release(self, connection: Connection, origin: Origin) -> None:
+        """Takes a connection back, or closes it."""
+        self._busy.discard(connection)
+        if not connection.reusable() or sum(map(len, self._idle.values())) >= self._keep:
+            return connection.close()
+        connection.released = time.perf_counter()
+        self._idle[origin].append(connection)
+        return None
+
+    def _drop(self, connection: Connection) -> None:
+        self._busy.discard(connection)
+        connection.close()
+
+    def close_idle(self) -> None:
+        """Closes the connections that carry nothing: the next request opens a fresh one."""
+        for idle in self._idle.values():
+            while idle:
+                idle.pop().close()
+
+    async def aclose(self) -> None:
+        """Closes every connection."""
+        self.close_idle()
+        for connection in list(self._busy):
+            self._drop(connection)
+        if self._keeper is not None:
+            self._keeper.close()
+
+
+def head(request: httpx.Request) -> bytes:
+    """The request line and headers. Raises httpx.LocalProtocolError for what HTTP does not allow in them."""
+    lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
+    for name, value in request.headers.raw:
+        if any(c in value or c in name for c in (b"\r", b"\n", b"\0")) or not name or b" " in name or b":" in name:
+            raise httpx.LocalProtocolError("a header holds a character that HTTP does not allow")
+        lines.append(b"%s: %s" % (name, value.strip()))
+    return b"\r\n".join([*lines, b"", b""])
