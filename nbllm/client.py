@@ -187,13 +187,14 @@ class Client:
         return self.stream(prompt, model, **options).response()
 
     def send(self, request: Request, route: Route, *, key: Secret | None, timeouts: Timeouts | None = None,
-             retries: Retries | None = None) -> Stream:
-        """Sends a Request that is made already. Raises ConfigError where no key is found for a provider that needs one."""
+             retries: Retries | None = None, fresh: bool = False) -> Stream:
+        """Sends a Request that is made already; `fresh` over a new connection. Raises ConfigError where no key is found for a
+        provider that needs one. On the engine's own thread, what `http.prepare` makes must be there already."""
         dialect, call = DIALECTS[route.provider.dialect], self.encode(request, route, key)
         running = self._engine()
-        if not self._pool.http.prepared(call.url):
+        if not running.is_here() and not self._pool.http.prepared(call.url):
             running.run(self._pool.http.prepare(call.url))
-        letter = Letter(call)
+        letter = Letter(call, fresh=fresh)
         stream = Stream(lambda fold, s: _answer(fold, s, request, route))
         job = _Job(stream, letter, dialect, route, _secrets(key, route.provider), key, timeouts or self.timeouts, retries or self.retries, self._pool.http)
         return stream.start(running, job.run())

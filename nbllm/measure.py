@@ -413,15 +413,19 @@ def _server(response: Response, trace: Trace) -> Row:
 
 
 def derive(row: Row) -> None:
-    """Fills what follows from the marks and counts of a row, in place."""
-    for column, (start, end) in _DERIVED.items():
+    """Fills what follows from the marks and counts of a row, in place. A fresh process's times count from its spawning."""
+    spawned = row.get("start_kind") == "cold_process" and row.get("ns_spawn") is not None
+    for column, (begin, end) in _DERIVED.items():
+        start = "ns_spawn" if spawned and begin == "ns_call" else begin
         if row.get(start) is not None and row.get(end) is not None:
             row[column] = (row[end] - row[start]) / 1e6
     ended = row.get("ns_done") if row.get("ns_done") is not None else row.get("ns_eof")
     if ended is not None:
-        row["e2e_done_ms"] = (ended - row["ns_call"]) / 1e6
+        row["e2e_done_ms"] = (ended - row["ns_spawn" if spawned else "ns_call"]) / 1e6
         if row.get("ns_tokN") is not None:
             row["tail_ms"] = (ended - row["ns_tokN"]) / 1e6
+    if spawned and row.get("ns_import") is not None:
+        row["import_ms"] = (row["ns_import"] - row["ns_spawn"]) / 1e6
     _rates(row)
 
 

@@ -22,7 +22,7 @@ import msgspec
 from .. import errors
 from ..wire import Frame, HttpCall, Read, Trace
 from . import http_frames
-from .pool import BODY, TRACE, WIRE, StampedTransport, head
+from .pool import BODY, FRESH, TRACE, WIRE, StampedTransport, head
 
 ERROR_BODY_LIMIT = 256 * 2**10  # bytes of an error page that are read
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -95,15 +95,15 @@ class Reply:
 class Letter:
     """A call as the bytes that will be sent; made before the clock of a call starts. May be sent several times.
 
-    Raises ConfigError for an address, a header or a body that HTTP cannot carry.
+    fresh: over a connection of its own. Raises ConfigError for an address, a header or a body that HTTP cannot carry.
     """
 
-    def __init__(self, call: HttpCall) -> None:
+    def __init__(self, call: HttpCall, *, fresh: bool = False) -> None:
         content = _encoded(call)
         headers = {**_HEADERS, **({"content-type": "application/json"} if content else {}), **call.headers}
         try:
             self.request = httpx.Request(call.method, call.url, content=content or None, headers=headers)
-            self.request.extensions = {WIRE: head(self.request) + content}
+            self.request.extensions = {WIRE: head(self.request) + content, FRESH: fresh}
         except httpx.LocalProtocolError as exc:
             raise _translated(exc, call.url, started=False) from None
         except (httpx.InvalidURL, ValueError, TypeError) as exc:
@@ -168,6 +168,13 @@ class HttpTransport:
             await client.aclose()
         if stamped is not None:
             await stamped.aclose()
+
+    def idle(self, url: str) -> int | None:
+        """How many open connections to the place of `url` are free; None where httpx's own transport keeps them."""
+        if self._plain(url):
+            return None
+        parts = urlsplit(url)
+        return self._own().idle((parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)))
 
     def close_idle(self) -> None:
         """Closes idle connections, so that the next request makes a fresh one (not those through httpx's own transport)."""

@@ -20,13 +20,14 @@ from .connection import Connection
 Origin = tuple[str, str, int]
 TRACE = "nbllm_trace"  # the request's extension that takes the marks
 WIRE = "nbllm_wire"  # the request's extension that holds its bytes, where they were made before
+FRESH = "nbllm_fresh"  # the request's extension that asks for a connection of its own, used once
 BODY = "nbllm_body"  # the response's extension: the Body
 
 
 class Body(httpx.AsyncByteStream):
     """An answer's body. `read` is the read that brought the piece given last."""
 
-    def __init__(self, connection: Connection, pool: StampedTransport, origin: Origin) -> None:
+    def __init__(self, connection: Connection, pool: StampedTransport, origin: Origin | None) -> None:
         self._connection, self._pool, self._origin = connection, pool, origin
         self.read: Read | None = None
 
@@ -81,7 +82,8 @@ class StampedTransport(httpx.AsyncBaseTransport):
         if origin[0] not in ("http", "https"):
             raise httpx.UnsupportedProtocol(f"no such protocol: {origin[0]!r}")
         wire: bytes = request.extensions.get(WIRE) or head(request) + await request.aread()
-        connection = self._take(origin)
+        fresh = bool(request.extensions.get(FRESH))
+        connection = None if fresh else self._take(origin)
         trace.reused = connection is not None
         if connection is None:
             connection = await self._open(origin, trace, request.extensions.get("timeout", {}).get("connect"))
@@ -94,7 +96,7 @@ class StampedTransport(httpx.AsyncBaseTransport):
             if isinstance(exc, OSError):
                 raise httpx.WriteError(str(exc)) from None
             raise
-        body = Body(connection, self, origin)
+        body = Body(connection, self, None if fresh else origin)
         return httpx.Response(answer.status, headers=answer.headers, stream=body,
                               extensions={"http_version": b"HTTP/" + answer.version.encode(), BODY: body})
 
@@ -119,10 +121,10 @@ class StampedTransport(httpx.AsyncBaseTransport):
             connection.close()
         return None
 
-    def release(self, connection: Connection, origin: Origin) -> None:
-        """Takes a connection back, or closes it."""
+    def release(self, connection: Connection, origin: Origin | None) -> None:
+        """Takes a connection back (under its origin), or closes it."""
         self._busy.discard(connection)
-        if not connection.reusable() or sum(map(len, self._idle.values())) >= self._keep:
+        if origin is None or not connection.reusable() or sum(map(len, self._idle.values())) >= self._keep:
             return connection.close()
         connection.released = time.perf_counter()
         self._idle[origin].append(connection)
@@ -131,6 +133,10 @@ class StampedTransport(httpx.AsyncBaseTransport):
     def _drop(self, connection: Connection) -> None:
         self._busy.discard(connection)
         connection.close()
+
+    def idle(self, origin: Origin) -> int:
+        """How many connections to `origin` are open and free."""
+        return sum(connection.alive() for connection in self._idle[origin])
 
     def close_idle(self) -> None:
         """Closes the connections that carry nothing: the next request opens a fresh one."""

@@ -1,0 +1,248 @@
+"""Sends what the plan says, when it says so: turns one after another, within a turn a closed or an open loop.
+
+Runs on the engine's loop in the worker process. Between turns it waits until everything is on disk, so that measuring
+one answer does not disturb the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from .. import errors, measure
+from ..client import Client
+from ..messages import Message
+from ..streams import Stream
+from ..wire import HttpCall, Trace
+from . import cold, prompts
+from .job import Arm, Job
+from .plan import Slot, Turn, stable
+from .recorder import Finished, Pauses, Recorder, pressure
+from .stopping import Stopper
+
+_STAGGER = 5e-3  # seconds between the starts of a closed loop's users, so that they do not march in step
+_WARM_REQUEST = 10.0  # seconds for the request that warms a connection
+
+
+@dataclass(slots=True)
+class Load:
+    """A job at work. `stop` ends it after what is in flight has been cancelled."""
+
+    job: Job
+    client: Client
+    recorder: Recorder
+    epoch: float
+    finished: set[str]
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    pauses: Pauses = field(default_factory=Pauses)
+    inflight: int = 0
+    reason: str = ""
+    _warmed: set[int] = field(default_factory=set)
+    _over: dict[int, Stopper] = field(default_factory=dict)
+    _narrow: set[int] = field(default_factory=set)
+
+    async def run(self) -> str:
+        """Runs the plan to its end; returns why it ended early, "" where it did not."""
+        tasks = [asyncio.create_task(self._turns()), asyncio.create_task(self.stop.wait())]
+        if self.job.rules.disturb:
+            tasks.append(asyncio.create_task(_disturb(*self.job.rules.disturb)))
+        await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks[1:] if tasks[0].done() else tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if not tasks[0].cancelled():
+            tasks[0].result()  # raises what went wrong
+        await self.recorder.drained()
+        return self.reason or ("stopped" if self.stop.is_set() else "")
+
+    async def _turns(self) -> None:
+        for turn in self.job.turns:
+            left = [slot for slot in turn.slots if slot.id not in self.finished]
+            if not left or turn.level in self._narrow:
+                continue
+            if turn.level not in self._warmed:
+                self._warmed.add(turn.level)
+                await self._warm_up(turn.level)
+            if turn.idle_s:
+                await asyncio.sleep(turn.idle_s)
+            await self._turn(turn, left)
+            await self.recorder.drained()
+            self._judge(turn)
+            self.reason = self.reason or self.recorder.exceeded() or ""
+            if self.reason:
+                break
+
+    # --- a turn ---
+
+    async def _turn(self, turn: Turn, slots: list[Slot]) -> None:
+        arm = self.job.arms[turn.arm]
+        if turn.start_kind == "warm":
+            await self._warm_connections(arm, min(len(slots), turn.load.concurrency))
+        if turn.load.kind == "closed":
+            await self._closed(turn, slots)
+        else:
+            await self._open(turn, slots)
+
+    async def _closed(self, turn: Turn, slots: Iterable[Slot]) -> None:
+        waiting = iter(slots)
+
+        async def user(number: int) -> None:
+            await asyncio.sleep(number * _STAGGER)
+            for slot in waiting:
+                if self.recorder.exceeded():
+                    return
+                await self._slot(turn, slot, None)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(turn.load.concurrency):
+                group.create_task(user(number))
+
+    async def _open(self, turn: Turn, slots: list[Slot]) -> None:
+        start = time.perf_counter() + 0.01 - (slots[0].at or 0.0)
+        async with asyncio.TaskGroup() as group:
+            for slot in slots:
+                due = start + (slot.at or 0.0)
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                if self.recorder.exceeded():
+                    return
+                group.create_task(self._slot(turn, slot, due))
+
+    async def _slot(self, turn: Turn, slot: Slot, due: float | None) -> None:
+        """One prompt: a request, or several where it is a conversation."""
+        arm, prompt = self.job.arms[turn.arm], self.job.prompts[slot.prompt]
+        said: tuple[Message, ...] = ()
+        for number, asked in enumerate(prompt.turns):
+            last = number == len(prompt.turns) - 1
+            said += tuple(asked)
+            ident = f"w{turn.level}.{turn.arm}{slot.id}" if turn.phase == "warmup" else slot.id
+            ident += f".{number}" if len(prompt.turns) > 1 else ""
+            about = {"request_id": ident, "seq": slot.seq, "prompt_id": prompt.id if len(prompt.turns) == 1 else f"{prompt.id}#{number + 1}"}
+            prefix = "unique" if turn.start_kind == "cold_cache" else self.job.rules.prefix
+            messages = prompts.prefixed(said, prefix, self.job.rules.seed, slot.seq)
+            stream = await self._request(turn, arm, messages, prompt.options, about, due if number == 0 else None, slot.id if last else None)
+            if stream is None or stream.error is not None or last:
+                if not last and stream is not None:
+                    self.finished.add(slot.id)
+                return
+            said = (*said, stream.partial().message)
+
+    async def _request(self, turn: Turn, arm: Arm, messages: tuple[Message, ...], options: Any, about: dict[str, Any], due: float | None,
+                       slot: str | None) -> Stream | None:
+        extra = {
+            **about, "name": arm.name, "block": turn.block, "order_in_block": turn.order, "phase": turn.phase, "start_kind": turn.start_kind,
+            "load_kind": turn.load.kind, "target_rate": turn.load.rate, "concurrency": turn.load.concurrency if turn.load.kind == "closed" else None,
+            "idle_s": turn.idle_s or None, "t_wall": datetime.now(UTC).isoformat(),
+        }
+        if turn.start_kind == "cold_process":
+            rows, chunks = await cold.process(arm, messages, options, self.epoch, extra)
+            self.recorder.add(Finished(extra, turn.index, slot, rows=rows, chunks=chunks))
+            return None
+        if turn.start_kind == "cold_model":
+            await cold.unload(self.client, arm)
+        self.inflight += 1
+        extra["inflight"] = self.inflight
+        pressed = pressure()
+        try:
+            async with cold.client_for(turn.start_kind, self.client, arm, extra, self.epoch) as client:
+                stream = self._send(client, arm, messages, options, fresh=turn.start_kind != "warm" and turn.start_kind != "cold_cache")
+                try:
+                    await stream.ended()
+                except asyncio.CancelledError:
+                    stream.cancel()
+                    raise
+        finally:
+            self.inflight -= 1
+        self._note(stream, extra, due, pressed)
+        request = stream.partial().request
+        assert request is not None
+        call = measure.Call(request, arm.route.provider, arm.route.asked, arm.route.simulated, self.epoch)
+        self.recorder.add(Finished(extra, turn.index, slot, stream, call))
+        return stream
+
+    @staticmethod
+    def _send(client: Client, arm: Arm, messages: tuple[Message, ...], options: Any, *, fresh: bool) -> Stream:
+        request = client.request(messages, arm.route.model, **{**arm.options, **options})
+        return client.send(request, arm.route, key=arm.key, timeouts=arm.limits, retries=arm.patience, fresh=fresh)
+
+    def _note(self, stream: Stream, extra: dict[str, Any], due: float | None, pressed: float | None) -> None:
+        ended = stream.ended_at or time.perf_counter()
+        extra["ns_sched"] = round(((due if due is not None else stream.called) - self.epoch) * 1e9)
+        extra["gc_ms"] = self.pauses.within(stream.called, ended)
+        now = pressure()
+        if pressed is not None and now is not None and ended > stream.called:
+            extra["cpu_psi"] = min(1.0, (now - pressed) / (ended - stream.called))
+
+    # --- warmth ---
+
+    async def _warm_connections(self, arm: Arm, wanted: int) -> None:
+        """Makes sure that enough connections stand open that have carried a request: one that costs no tokens."""
+        url = arm.route.provider.base_url
+        missing = wanted - (idle if (idle := self.client.http.idle(url)) is not None else wanted)
+        if missing > 0:
+            await asyncio.gather(*(self._touch(arm, url) for _ in range(missing)))
+
+    async def _touch(self, arm: Arm, url: str) -> None:
+        headers = {"authorization": f"Bearer {arm.key.reveal()}"} if arm.key and not arm.route.simulated else {}
+        path = arm.route.provider.models or "/models"
+        try:
+            async with asyncio.timeout(_WARM_REQUEST), self.client.http.send(HttpCall(url + path, headers, {}, "GET"), Trace(), _WARM_REQUEST) as reply:
+                await reply.body()
+        except (errors.NbllmError, TimeoutError):
+            return  # the request itself will say what is wrong
+
+    async def _warm_up(self, level: int) -> None:
+        """Repeats requests of each model until their times are stable; what is cold on purpose needs none."""
+        turns = [t for t in self.job.turns if t.level == level and t.start_kind == "warm"]
+        for turn in {t.arm: t for t in reversed(turns)}.values():
+            values: list[float] = []
+            number = 0
+            while self._cold_still(values, number):
+                slots = [Slot(-1 - number - k, turn.slots[0].prompt, None) for k in range(turn.load.concurrency)]
+                number += len(slots)
+                await self._turn(_as_warm_up(turn, slots), slots)
+                await self.recorder.drained()
+                rows = self.recorder.recent.pop(-1, [])
+                values += [r["e2e_ms"] for r in rows if r.get("e2e_ms") is not None]
+                if self.recorder.exceeded() or not any(r.get("ok") for r in rows):
+                    break  # a model that fails is no warmer for it
+
+    def _cold_still(self, values: list[float], number: int) -> bool:
+        warmup = self.job.rules.warmup
+        return not stable(values) if warmup == "auto" else number < int(warmup)
+
+    # --- ending early ---
+
+    def _judge(self, turn: Turn) -> None:
+        rows = self.recorder.recent.pop(turn.index, [])
+        rules = self.job.rules
+        if rules.width is None or turn.phase != "measure":
+            return
+        stopper = self._over.setdefault(turn.level, Stopper(rules.width))
+        values = [r[rules.metric] for r in rows if r.get("ok") and r.get(rules.metric) and r.get("quality") != "contaminated"]
+        if values:
+            stopper.add(f"{self.job.arms[turn.arm].name} {turn.start_kind}", math.log(statistics.median(values)))
+        expected = {f"{self.job.arms[t.arm].name} {t.start_kind}" for t in self.job.turns if t.level == turn.level}
+        if turn.order == len(expected) - 1 and expected <= set(stopper.intervals()) and stopper.done:
+            self._narrow.add(turn.level)
+
+
+def _as_warm_up(turn: Turn, slots: list[Slot]) -> Turn:
+    from dataclasses import replace
+
+    from .plan import Load as Shape
+
+    return replace(turn, index=-1, phase="warmup", block=-1, idle_s=0.0, slots=tuple(slots),
+                   load=turn.load if turn.load.kind == "closed" else Shape("closed", concurrency=1))
+
+
+async def _disturb(busy_ms: float, every_ms: float) -> None:
+    """Blocks the loop, as a careless callback would."""
+    while True:
+        time.sleep(busy_ms / 1e3)  # noqa: ASYNC251 - that is the point
+        await asyncio.sleep((every_ms - busy_ms) / 1e3)

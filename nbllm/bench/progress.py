@@ -1,0 +1,118 @@
+"""Who shows how a run goes: a bar in a terminal, nothing, or what the notebook has registered here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .run import Progress
+
+# The notebook puts its dashboard here; it gives None where there is no front end to draw on.
+_FACTORIES: list[Callable[[], Progress | None]] = []
+
+
+def register(factory: Callable[[], Progress | None]) -> None:
+    """Makes `factory` the first to be asked for a display; it may decline with None."""
+    if factory not in _FACTORIES:
+        _FACTORIES.insert(0, factory)
+
+
+def chosen(given: Progress | bool | None) -> Progress:
+    """The display for a run: what was given, none for False, else the first that fits."""
+    if given is False:
+        return Silent()
+    if given is None or given is True:
+        return next(filter(None, (factory() for factory in _FACTORIES)), None) or Bar()
+    return given
+
+
+class Sums:
+    """What a display tells: how many of how many, failures, cost, time left, times by model."""
+
+    def __init__(self, total: int, names: Sequence[str]) -> None:
+        self.total, self.names = total, list(names)
+        self.began = time.monotonic()
+        self.done = self.failed = self.extra = self.contaminated = 0
+        self.usd: float | None = None
+        self.values: dict[str, list[float]] = {name: [] for name in names}
+        self.failures: dict[str, int] = dict.fromkeys(names, 0)
+        self.last_error = ""
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Counts a recorded request; warm-ups count as extra."""
+        if row.get("cost_usd") is not None:
+            self.usd = (self.usd or 0.0) + float(row["cost_usd"])
+        if row.get("phase") == "warmup":
+            self.extra += 1
+            return
+        self.done += 1
+        self.contaminated += row.get("quality") == "contaminated"
+        name = str(row.get("name"))
+        if not row.get("ok"):
+            self.failed += 1
+            self.failures[name] = self.failures.get(name, 0) + 1
+            self.last_error = f"{name}: {row.get('status')}" + (f" ({row['error_msg']})" if row.get("error_msg") else "")
+        elif row.get("ttft_ms") is not None and row.get("quality") != "contaminated":
+            self.values.setdefault(name, []).append(float(row["ttft_ms"]))
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.began
+
+    @property
+    def rate(self) -> float | None:
+        """Requests a second so far."""
+        return self.done / self.elapsed if self.done and self.elapsed > 0 else None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to go at this rate."""
+        return (self.total - self.done) / self.rate if self.rate else None
+
+
+class Silent:
+    """Shows nothing."""
+
+    def start(self, total: int, names: Sequence[str], run_id: str) -> None:
+        """Nothing."""
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def draw(self) -> None:
+        """Nothing."""
+
+    def end(self, reason: str) -> None:
+        """Nothing."""
+
+
+class Bar:
+    """A tqdm bar on standard error."""
+
+    def start(self, total: int, names: Sequence[str], run_id: str) -> None:
+        """Opens the bar."""
+        from tqdm import tqdm
+
+        self._sums, self._run_id = Sums(total, names), run_id
+        self._bar = tqdm(total=total, unit="req", dynamic_ncols=True)
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Counts."""
+        before = self._sums.done
+        self._sums.add(row)
+        self._bar.update(self._sums.done - before)
+        told = {"failed": self._sums.failed or None, "cost": f"${self._sums.usd:.4f}" if self._sums.usd is not None else None}
+        self._bar.set_postfix({k: v for k, v in told.items() if v is not None}, refresh=False)
+
+    def draw(self) -> None:
+        """tqdm draws by itself."""
+
+    def end(self, reason: str) -> None:
+        """Closes the bar; says how to go on where the run is not complete."""
+        self._bar.close()
+        if reason:
+            self._bar.write(f"Ended early: {reason}. {self._sums.done} of {self._sums.total} requests are kept; "
+                            f"nbllm.bench.resume({self._run_id!r}) goes on.")

@@ -1,0 +1,126 @@
+"""The worker's second thread: turns finished streams into rows and writes them down while the loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .. import measure
+from ..streams import Stream
+from .plan import Budget
+from .store import Store
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A request that has ended: the stream, or rows that another process measured. `slot`: what is finished with it."""
+
+    extra: Row
+    turn: int
+    slot: str | None
+    stream: Stream | None = None
+    call: measure.Call | None = None
+    rows: tuple[Row, ...] = ()
+    chunks: tuple[Row, ...] = ()
+
+
+class Recorder:
+    """Writes what it is given, keeps the sums, tells `said` of every request."""
+
+    def __init__(self, store: Store, budget: Budget, said: Callable[[Row], None]) -> None:
+        self._store, self._budget, self._said = store, budget, said
+        self._queue: queue.SimpleQueue[Finished | asyncio.Event | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._began = time.monotonic()
+        self.sums = {"usd": 0.0, "tokens": 0.0, "requests": 0.0}
+        self.recent: dict[int, list[Row]] = {}  # rows by turn, until they are taken
+        self.failure: Exception | None = None
+        self._thread = threading.Thread(target=self._work, name="nbllm-recorder", daemon=True)
+        self._thread.start()
+
+    def add(self, finished: Finished) -> None:
+        """Takes a request that has ended."""
+        self._queue.put(finished)
+
+    async def drained(self) -> None:
+        """Returns when all that was added is on disk. Raises what went wrong there."""
+        event = asyncio.Event()
+        self._queue.put(event)
+        await event.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    def exceeded(self) -> str | None:
+        """Which limit of the budget is used up, in words."""
+        return self._budget.exceeded(self.sums["usd"], self.sums["tokens"], time.monotonic() - self._began, self.sums["requests"])
+
+    def close(self) -> None:
+        """Writes what is left and ends the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, asyncio.Event):
+                self._loop.call_soon_threadsafe(item.set)
+                continue
+            try:
+                self._record(item)
+            except Exception as exc:  # noqa: BLE001 - the loop raises it; this thread must go on answering
+                self.failure = self.failure or exc
+
+    def _record(self, item: Finished) -> None:
+        rows, chunks = list(item.rows), list(item.chunks)
+        if item.stream is not None and item.call is not None:
+            rows = measure.rows(item.stream, item.call, item.extra)
+            key = {"request_id": rows[-1]["request_id"], "attempt": rows[-1]["attempt"]}
+            chunks = list(measure.chunk_rows(item.stream, item.call, key))
+        self._store.record(rows, chunks, item.slot)
+        for row in rows:
+            self.sums["usd"] += row.get("cost_usd") or 0.0
+            self.sums["tokens"] += (row.get("in_tokens") or 0) + (row.get("out_tokens") or 0)
+            self.sums["requests"] += 1
+        self.recent.setdefault(item.turn, []).append(rows[-1])
+        self._said(rows[-1])
+
+
+class Pauses:
+    """The garbage collector's pauses, newest last."""
+
+    def __init__(self) -> None:
+        self._pauses: deque[tuple[float, float]] = deque(maxlen=10_000)
+        self._start = 0.0
+        gc.callbacks.append(self._note)
+
+    def _note(self, phase: str, _info: dict[str, Any]) -> None:
+        if phase == "start":
+            self._start = time.perf_counter()
+        else:
+            self._pauses.append((self._start, time.perf_counter()))
+
+    def within(self, start: float, end: float) -> float:
+        """Milliseconds of pauses between two moments (perf_counter seconds)."""
+        total = 0.0
+        for a, b in reversed(self._pauses):
+            if b < start:
+                break
+            total += max(0.0, min(b, end) - max(a, start))
+        return total * 1e3
+
+
+def pressure() -> float | None:
+    """Seconds so far in which some task of this machine waited for a processor (Linux PSI); None where it is not told."""
+    try:
+        with open("/proc/pressure/cpu", encoding="ascii") as file:
+            return int(file.readline().rpartition("total=")[2]) / 1e6
+    except (OSError, ValueError):
+        return None

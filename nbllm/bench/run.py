@@ -1,0 +1,369 @@
+"""`bench.run`: what was asked for becomes a job, a worker process does it, and its rows come back as a DataFrame."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import queue
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .. import __version__, errors
+from ..api import default_client
+from ..client import Client, Timeouts
+from ..registry import Route
+from . import plan, prompts, schema
+from .job import ADDRESS_OPTIONS, CALL_OPTIONS, REQUEST_OPTIONS, Arm, Job, Rules
+from .store import FILE, Store, find, home
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLD = ("cold_process", "cold_client", "cold_conn", "cold_model", "cold_cache", "warm")
+Model = str | Mapping[str, Any]
+_POLL = 0.2  # seconds between two looks at what the worker says
+_GRACE = 10.0  # seconds that a stopped worker has to write down what it knows
+
+
+class Progress(Protocol):
+    """Who shows how a run goes. All calls come from the thread that called `run`."""
+
+    def start(self, total: int, names: Sequence[str], run_id: str) -> None:
+        """A run of `total` planned requests begins."""
+        ...
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """A request has been recorded: its status, ttft_ms, e2e_ms, cost_usd and so on."""
+        ...
+
+    def draw(self) -> None:
+        """A good moment to draw."""
+        ...
+
+    def end(self, reason: str) -> None:
+        """The run is over; reason is "" where it was complete."""
+        ...
+
+
+def run(
+    models: Model | Sequence[Model],
+    prompts: Any = None,  # noqa: A002 - the word of the interface
+    *,
+    blocks: int = 10,
+    cold: bool | Sequence[str] = False,
+    concurrency: int | Sequence[int] | None = None,
+    rate: float | Sequence[float] | None = None,
+    arrivals: Any = None,
+    per_turn: int | None = None,
+    idle: Sequence[float] = (0.0,),
+    warmup: int | str = "auto",
+    cooldown: int = 0,
+    prefix: str | None = None,
+    seed: int | None = None,
+    stop_when: float | None = None,
+    metric: str = "ttft_ms",
+    budget: float | Mapping[str, float] | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    progress: Progress | bool | None = None,
+    client: Client | None = None,
+    disturb: tuple[float, float] | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Measures `models` against each other and returns one row per attempt, in the columns of `bench.schema()`.
+
+    models: names, or dicts of options with `model` in it (`name` labels it). prompts: see `bench.prompt_set`; None is a
+    small built-in set. blocks: how often every model answers; within a block all models answer the same prompt, in random
+    order. cold: True adds the cold-start ladder, or the rungs to measure (see schema.START_KINDS). concurrency: requests in
+    flight for each model (closed loop), several for a sweep. rate: requests a second (open loop; arrivals "constant",
+    "poisson" or recorded times; a pair (from, to) with arrivals="ramp"). per_turn: requests of a model in a block. idle:
+    pauses in seconds before a turn. warmup: "auto" until times are stable, or a number of requests. prefix: "unique" defeats
+    prompt caches, "shared" measures them. stop_when: the relative half width of `metric`'s interval at which a load level
+    ends early. budget: US dollars, or {"usd", "tokens", "seconds", "requests"}. directory: where the run is kept. progress:
+    False for none, or who shows it. disturb: see selftest. options: of every call, such as max_tokens, temperature, timeout.
+
+    A request that fails is a row with its status. Stop (Ctrl-C) ends the run and returns what is there; `bench.resume`
+    goes on. Raises ConfigError for what cannot be planned.
+    """
+    client = client or default_client()
+    arms = _arms([models] if isinstance(models, (str, Mapping)) else list(models), options, client)
+    prompt_set = _prompts(prompts)
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    loads = plan.Load.of(concurrency=concurrency, rate=rate, arrivals=arrivals, per_turn=per_turn)
+    kinds = (COLD if cold else ("warm",)) if isinstance(cold, bool) else _kinds(cold)
+    turns = plan.plan(len(arms), len(prompt_set), blocks=blocks, loads=loads, start_kinds=kinds, idle=tuple(idle), seed=seed, cooldown=cooldown)
+    turns = _possible(turns, arms, strict=not isinstance(cold, bool))
+    limits = plan.Budget.of(budget)
+    rules = Rules(seed, warmup, prefix, _limits(limits), stop_when, _metric(metric), disturb)
+    run_id = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
+    place = Path(directory) if directory is not None else home() / run_id
+    if (place / FILE).exists():
+        raise errors.ConfigError(f"There is a run in {place} already.", hint=f"bench.resume({str(place)!r}) goes on with it; or name another directory.")
+    job = Job(run_id, arms, prompt_set, turns, rules)
+    with Store(place, create=True) as store:
+        store.put("run_id", run_id)
+        store.put("job", job.public())
+        store.put("about", _about(job, blocks))
+    return _work(place, job, progress)
+
+
+def resume(run: str | os.PathLike[str], *, api_key: Mapping[str, str] | None = None, progress: Progress | bool | None = None,
+           client: Client | None = None) -> pd.DataFrame:
+    """Goes on with a run that was stopped or killed (its directory or run_id), and returns the whole frame.
+
+    Keys are not kept: they are looked up again; api_key names those that were given by hand, by the model's label.
+    """
+    client = client or default_client()
+    place = _place(run)
+    with Store(place) as store:
+        public = store.get("job")
+    names = [a["name"] for a in public["arms"]]
+    job = Job.of(public, [{"key": None, "headers": {}} for _ in names])
+    arms = []
+    for arm in job.arms:
+        row = client.registry.rows.get(arm.route.provider.name)
+        route = replace(arm.route, provider=replace(arm.route.provider, headers=row.headers)) if row else arm.route
+        arms.append(replace(arm, route=route, key=client.registry.key_for(route, (api_key or {}).get(arm.name))))
+    return _work(place, replace(job, arms=tuple(arms)), progress)
+
+
+def runs() -> pd.DataFrame:
+    """The runs kept on this machine, newest first: run_id, created, models, rows, ended, directory."""
+    import pandas as pd
+
+    found = []
+    for place in sorted(home().glob(f"*/{FILE}"), reverse=True):
+        with contextlib.suppress(Exception), Store(place.parent) as store:
+            about = store.get("about", {})
+            found.append({"run_id": store.get("run_id"), "created": about.get("created"), "models": ", ".join(about.get("models", [])),
+                          "rows": len(store.rows()), "ended": store.get("ended", "cut short"), "directory": str(place.parent)})
+    return pd.DataFrame(found, columns=["run_id", "created", "models", "rows", "ended", "directory"])
+
+
+def chunks(df: pd.DataFrame) -> pd.DataFrame:
+    """The long frame of the chunks of the requests in `df`: one row per event, with its arrival and bounds.
+
+    Raises ConfigError where a run's directory is not on this machine.
+    """
+    import pandas as pd
+
+    about = df.attrs.get("nbllm", {})
+    frames = []
+    for run_id, part in df.groupby("run_id", sort=False):
+        place = find(str(run_id), about.get("directory") if about.get("run_id") == run_id else None)
+        if place is None:
+            raise errors.ConfigError(f"The chunks of run {run_id} are not on this machine.", hint="They are kept in the run's directory (bench.runs()).")
+        with Store(place) as store:
+            frames.append(store.chunks(part["request_id"].dropna()))
+    return schema.cast(pd.concat(frames, ignore_index=True), schema.CHUNKS) if frames else schema.frame([], schema.CHUNKS)
+
+
+def tokens(df: pd.DataFrame) -> pd.DataFrame:
+    """The chunks that hold tokens as one row per token: `token` from 0, its t_ms, and `interpolated` where several came in
+    one chunk and share its arrival evenly since the chunk before. Chunks whose count nobody tells count as their share of
+    the request's streamed tokens, at least one."""
+    from .tokens import explode
+
+    return explode(df, chunks(df))
+
+
+# --- from what was asked for to a job ---
+
+
+def _arms(models: list[Model], options: Mapping[str, Any], client: Client) -> tuple[Arm, ...]:
+    if not models:
+        raise errors.ConfigError("No model was named.", hint='bench.run(["openai/mini", "gemini/flash"], ...)')
+    arms = tuple(_arm(m, options, client) for m in models)
+    names = [a.name for a in arms]
+    double = next((n for n in names if names.count(n) > 1), None)
+    if double:
+        raise errors.ConfigError(f"Two models are called {double!r}.", hint='Tell them apart: {"model": ..., "name": "another label"}.')
+    return arms
+
+
+def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
+    told = {"model": given} if isinstance(given, str) else dict(given)
+    model, name = told.pop("model", None), told.pop("name", None)
+    options = {**common, **told}
+    known = (*REQUEST_OPTIONS, *ADDRESS_OPTIONS, *CALL_OPTIONS)
+    unknown = next((o for o in options if o not in known), None)
+    if not isinstance(model, str) or unknown:
+        what = f"No option is called {unknown!r}." if unknown else f"A model's options need `model`: {sorted(told)}."
+        raise errors.ConfigError(what, hint=f"Options of a call are {', '.join(known)}; `name` labels a model.")
+    route = client.resolve(model, options.pop("base_url", None), options.pop("dialect", None))
+    key = client.registry.key_for(route, options.pop("api_key", None))
+    if key is None and not route.provider.local:
+        raise client.no_key(route.provider)
+    timeout, retries = options.pop("timeout", None), options.pop("retries", None)
+    Timeouts.of(timeout)  # raises for what is no limit
+    return Arm(name or model, route, options, key, timeout, int(retries or 0))
+
+
+def _prompts(given: Any) -> tuple[prompts.Prompt, ...]:
+    return tuple(prompts.prompt_set(given))
+
+
+def _kinds(given: Sequence[str]) -> tuple[str, ...]:
+    kinds = (given,) if isinstance(given, str) else tuple(given)
+    wrong = next((k for k in kinds if k not in schema.START_KINDS), None)
+    if wrong:
+        raise errors.ConfigError(f"No start is called {wrong!r}.", hint=f"There are {', '.join(schema.START_KINDS)}.")
+    return kinds
+
+
+def _possible(turns: tuple[plan.Turn, ...], arms: tuple[Arm, ...], *, strict: bool) -> tuple[plan.Turn, ...]:
+    """Without what a model cannot do: only Ollama can be told to let a model go."""
+    cannot = {i for i, arm in enumerate(arms) if arm.route.provider.dialect != "ollama" or arm.route.simulated}
+    if strict and any(t.start_kind == "cold_model" and t.arm in cannot for t in turns):
+        raise errors.ConfigError("cold_model needs a server that can be told to unload: Ollama.", hint="Leave cold_model out for the others.")
+    return tuple(t for t in turns if not (t.start_kind == "cold_model" and t.arm in cannot))
+
+
+def _metric(name: str) -> str:
+    if name not in {c.name for c in schema.COLUMNS if c.dtype == "float64"}:
+        raise errors.ConfigError(f"No metric is called {name!r}.", hint="bench.schema() lists the columns; ttft_ms, e2e_ms and itl_ms are usual.")
+    return name
+
+
+def _limits(budget: plan.Budget) -> dict[str, float]:
+    return {k: v for k in ("usd", "tokens", "seconds", "requests") if (v := getattr(budget, k)) is not None}
+
+
+def _about(job: Job, blocks: int) -> dict[str, Any]:
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"), "models": [a.name for a in job.arms], "prompts": len(job.prompts), "blocks": blocks,
+        "seed": job.rules.seed, "prefix": job.rules.prefix, "planned": sum(len(t.slots) for t in job.turns), "nbllm": __version__,
+        "python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count(),
+    }
+
+
+def _place(run: str | os.PathLike[str]) -> Path:
+    place = Path(run) if (Path(run) / FILE).exists() else find(str(run))
+    if place is None:
+        raise errors.ConfigError(f"There is no benchmark run {os.fspath(run)!r}.", hint="bench.runs() lists the runs of this machine.")
+    return place
+
+
+# --- the worker ---
+
+
+def _work(place: Path, job: Job, progress: Progress | bool | None) -> pd.DataFrame:
+    from .progress import chosen
+
+    shown = chosen(progress)
+    with _simulated(job) as ready:
+        with Store(place) as store:
+            left = _left(ready, store.finished())
+        if left:
+            shown.start(left, [a.name for a in ready.arms], ready.run_id)
+            shown.end(_conduct(place, ready, shown))
+    with Store(place) as store:
+        return store.frame()
+
+
+def _left(job: Job, finished: set[str]) -> int:
+    return sum(slot.id not in finished for turn in job.turns for slot in turn.slots)
+
+
+def _conduct(place: Path, job: Job, shown: Progress) -> str:
+    """Starts the worker, passes on what it says, and returns why it ended early."""
+    with Store(place) as store:
+        store.put("job", job.public())  # addresses of a simulator change
+        store.put("ended", "cut short")
+    log = (place / "worker.log").open("w", encoding="utf-8")
+    with log, subprocess.Popen([sys.executable, "-m", "nbllm.bench.worker", str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=log, text=True, start_new_session=True) as worker:
+        try:
+            _tell(worker, json.dumps(job.secret()))
+            reason = _watch(worker, shown)
+        except BaseException:
+            worker.kill()
+            raise
+    if worker.returncode != 0:
+        said = (place / "worker.log").read_text("utf-8").strip().rpartition("\n")[2]
+        raise errors.NbllmError(f"The benchmark's worker process failed: {said[:300]}",
+                                hint=f"Finished rows are kept: bench.resume({str(place)!r}) goes on, bench.load({str(place)!r}) gives them.")
+    return reason
+
+
+def _tell(worker: subprocess.Popen[str], line: str) -> None:
+    assert worker.stdin is not None
+    with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended already, and says why itself
+        worker.stdin.write(line + "\n")
+        worker.stdin.flush()
+
+
+def _watch(worker: subprocess.Popen[str], shown: Progress) -> str:
+    words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def listen() -> None:
+        assert worker.stdout is not None
+        for line in worker.stdout:
+            words.put(line)
+        words.put(None)
+
+    threading.Thread(target=listen, name="nbllm-bench", daemon=True).start()
+    stopped = False
+    while True:
+        try:
+            word = words.get(timeout=_GRACE if stopped else _POLL)
+        except queue.Empty:
+            if stopped:
+                worker.kill()
+                return "stopped"
+            shown.draw()
+            continue
+        except KeyboardInterrupt:
+            if stopped:
+                raise
+            stopped = True
+            _tell(worker, "stop")
+            continue
+        if word is None:
+            worker.wait()
+            return "stopped" if stopped else ""
+        said = json.loads(word)
+        if said["ev"] == "end":
+            return str(said["why"])
+        shown.row(said)
+        shown.draw()
+
+
+@contextlib.contextmanager
+def _simulated(job: Job) -> Iterator[Job]:
+    """The job with a simulator of its own, in a process of its own, for the models that ask for one."""
+    if not any(arm.route.simulated for arm in job.arms):
+        yield job
+        return
+    with simulator() as addresses:
+        yield replace(job, arms=tuple(replace(a, route=_at(a.route, addresses)) if a.route.simulated else a for a in job.arms))
+
+
+def _at(route: Route, addresses: Mapping[str, str]) -> Route:
+    return replace(route, provider=replace(route.provider, base_url=addresses[route.provider.dialect]))
+
+
+@contextlib.contextmanager
+def simulator(defaults: str = "") -> Iterator[dict[str, str]]:
+    """A simulator in a process of its own: its addresses by wire format, and "" for the server's own."""
+    with subprocess.Popen([sys.executable, "-m", "nbllm.simulator", "--defaults", defaults], stdout=subprocess.PIPE, text=True,
+                          start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            addresses = {"": process.stdout.readline().strip()}
+            while len(addresses) < 6:
+                name, _, url = process.stdout.readline().strip().partition(" ")
+                if not name:
+                    raise errors.NbllmError("The simulator did not start.", hint="Try `python -m nbllm.simulator` to see why.")
+                addresses[name] = url.strip()
+            yield addresses
+        finally:
+            process.kill()

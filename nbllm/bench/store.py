@@ -1,0 +1,123 @@
+"""A run's directory: what was asked for and every finished request, in one SQLite file that survives a kill.
+
+A request is recorded with its chunks in one transaction, under its id, so that a resumed run neither loses nor doubles
+what was finished. Keys are never written here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from . import schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE = "run.sqlite"
+_TABLES = """
+create table if not exists meta (name text primary key, value text not null);
+create table if not exists rows (request_id text, attempt integer, seq integer, data text not null, primary key (request_id, attempt));
+create table if not exists chunks (request_id text primary key, data text not null);
+create table if not exists done (slot text primary key);
+"""
+_CHUNK_NAMES = [c.name for c in schema.CHUNKS if c.name not in ("run_id", "request_id", "attempt")]
+
+
+def home() -> Path:
+    """Where runs are kept that name no directory: NBLLM_RUNS, else `nbllm/runs` in the user's data folder."""
+    if os.environ.get("NBLLM_RUNS"):
+        return Path(os.environ["NBLLM_RUNS"])
+    from platformdirs import user_data_path
+
+    return user_data_path("nbllm") / "runs"
+
+
+class Store:
+    """The file of one run. Used by one thread at a time."""
+
+    def __init__(self, directory: Path, *, create: bool = False) -> None:
+        path = directory / FILE
+        if create:
+            directory.mkdir(parents=True, exist_ok=True)
+        elif not path.exists():
+            raise ConfigError(f"There is no benchmark run in {directory}.", hint="bench.runs() lists the runs of this machine.")
+        self.directory = directory
+        self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+        self._db.execute("pragma journal_mode=wal")
+        self._db.execute("pragma synchronous=normal")  # a killed process loses nothing; a power cut may lose the last rows
+        self._db.executescript(_TABLES)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def put(self, name: str, value: Any) -> None:
+        """Keeps a JSON value under a name."""
+        self._db.execute("insert or replace into meta values (?, ?)", (name, json.dumps(value)))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The JSON value under a name."""
+        found = self._db.execute("select value from meta where name = ?", (name,)).fetchone()
+        return default if found is None else json.loads(found[0])
+
+    def record(self, rows: Iterable[Mapping[str, Any]], chunks: Iterable[Mapping[str, Any]], slot: str | None = None) -> None:
+        """Adds the attempts of one request with the chunks of its last; `slot`, where given, is finished with it."""
+        rows = list(rows)
+        packed = json.dumps([[c.get(name) for name in _CHUNK_NAMES] for c in chunks])
+        self._db.execute("begin immediate")
+        try:
+            self._db.executemany("insert or replace into rows values (?, ?, ?, ?)",
+                                 [(r["request_id"], r["attempt"], r["seq"], json.dumps(r)) for r in rows])
+            self._db.execute("insert or replace into chunks values (?, ?)", (rows[-1]["request_id"], packed))
+            if slot is not None:
+                self._db.execute("insert or replace into done values (?)", (slot,))
+            self._db.execute("commit")
+        except BaseException:
+            self._db.execute("rollback")
+            raise
+
+    def finished(self) -> set[str]:
+        """The slots that are finished."""
+        return {slot for (slot,) in self._db.execute("select slot from done")}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every row, in the order in which requests were planned."""
+        return [json.loads(data) for (data,) in self._db.execute("select data from rows order by seq, request_id, attempt")]
+
+    def frame(self) -> pd.DataFrame:
+        """The requests frame; its attrs say which run it is and how it was made."""
+        run_id = self.get("run_id", self.directory.name)
+        df = schema.frame({"run_id": run_id, **row} for row in self.rows())
+        df.attrs["nbllm"] = {"run_id": run_id, "directory": str(self.directory), "schema": schema.VERSION, "epoch": self.get("epoch"),
+                             "ended": self.get("ended"), **self.get("about", {})}
+        return df
+
+    def chunks(self, request_ids: Iterable[str] | None = None) -> pd.DataFrame:
+        """The chunks frame, of the requests named or of all."""
+        run_id = self.get("run_id", self.directory.name)
+        attempts = dict(self._db.execute("select request_id, max(attempt) from rows group by request_id"))
+        wanted = None if request_ids is None else set(request_ids)
+        found = []
+        for request_id, data in self._db.execute("select request_id, data from chunks order by rowid"):
+            if wanted is None or request_id in wanted:
+                key = {"run_id": run_id, "request_id": request_id, "attempt": attempts.get(request_id, 1)}
+                found += [{**key, **dict(zip(_CHUNK_NAMES, values, strict=True))} for values in json.loads(data)]
+        return schema.frame(found, schema.CHUNKS)
+
+
+def find(run_id: str, directory: str | os.PathLike[str] | None = None) -> Path | None:
+    """The directory of a run, looked for where it was made and in the home; None where it is not on this machine."""
+    places = [Path(directory)] if directory is not None else []
+    return next((place for place in (*places, home() / run_id) if (place / FILE).exists()), None)

@@ -1,0 +1,58 @@
+"""From chunks to tokens: one row per token, each with its time or its share of a gap."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+_KEY = ["run_id", "request_id", "attempt"]
+_BEARING = ("content", "reasoning", "tool")
+
+
+def explode(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
+    """One row per streamed token: the key, token (from 0), chunk (its `i`), kind, t_ms, gap_ms, interpolated, certified.
+
+    The first token of a chunk came when the chunk began to be sent, which nobody saw: tokens that share a chunk are spread
+    evenly over the time since the chunk before (`interpolated`), the last of them at the chunk's arrival. The tokens of the
+    first chunk all stand at its arrival.
+    """
+    import numpy as np
+    import pandas as pd
+
+    bearing = chunks[chunks["kind"].isin(_BEARING)]
+    totals = requests.drop_duplicates(_KEY, keep="last").set_index(_KEY)["streamed_tokens"]
+    parts = []
+    for key, part in bearing.groupby(_KEY, sort=False, observed=True):
+        counts = _counts(part, totals.get(key))
+        t = part["t_ms"].to_numpy(float)
+        before = np.concatenate([t[:1], t[:-1]])
+        within = np.concatenate([np.arange(1, n + 1) / n for n in counts]) if len(counts) else np.array([])
+        begin, end = np.repeat(before, counts), np.repeat(t, counts)
+        times = begin + within * (end - begin)
+        parts.append(pd.DataFrame({
+            **dict(zip(_KEY, key, strict=True)), "token": np.arange(len(times)), "chunk": np.repeat(part["i"].to_numpy(), counts),
+            "kind": np.repeat(part["kind"].astype(str).to_numpy(), counts), "t_ms": times, "gap_ms": np.diff(times, prepend=np.nan),
+            "interpolated": np.repeat(counts > 1, counts), "certified": np.repeat(part["certified"].fillna(False).to_numpy(bool), counts) & (within == 1.0),
+        }))
+    columns = [*_KEY, "token", "chunk", "kind", "t_ms", "gap_ms", "interpolated", "certified"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def _counts(part: pd.DataFrame, total: object) -> np.ndarray:
+    """Tokens of each chunk: as counted, else the streamed total shared by characters, one at least."""
+    import numpy as np
+    import pandas as pd
+
+    if part["n_tokens"].notna().all():
+        return part["n_tokens"].to_numpy(int)
+    ones = np.ones(len(part), int)
+    if total is None or pd.isna(total) or int(str(total)) <= len(part):  # type: ignore[call-overload]
+        return ones
+    chars = part["chars"].fillna(0).to_numpy(float)
+    spare = int(str(total)) - len(part)
+    share = np.cumsum(chars / chars.sum() * int(str(total)) if chars.sum() else ones * (int(str(total)) / len(part)))
+    counts = np.maximum(1, np.diff(np.rint(share), prepend=0.0)).astype(int)
+    return counts if counts.sum() <= spare + len(part) else np.maximum(1, counts - (counts.sum() > int(str(total))))

@@ -1,0 +1,88 @@
+"""The process that makes the load: `python -m nbllm.bench.worker DIRECTORY`, keys on the first line of standard input.
+
+It says on standard output, a JSON object a line, what has been recorded; a line "stop", or the end of standard input (the
+notebook has gone), ends it. It never prints a key and writes none down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from ..client import Client
+from ..engine import engine
+from .job import Job
+from .load import Load
+from .plan import Budget
+from .recorder import Recorder
+from .store import Store
+
+_SWITCH = 2e-4  # seconds after which the recorder's thread gives way to the loop's
+
+
+def main() -> int:
+    """Runs a job. Returns the exit status."""
+    directory = Path(sys.argv[1])
+    secret = json.loads(sys.stdin.readline())
+    with Store(directory) as store:
+        job = Job.of(store.get("job"), secret)
+        sys.setswitchinterval(_SWITCH)
+        running = engine()
+        clock = getattr(running.loop, "clock", None)
+        if clock is not None:
+            clock.alone = True
+        client = Client()
+        for url in {arm.route.provider.base_url for arm in job.arms}:
+            client.run(client.http.prepare(url))
+        gc.collect()
+        gc.freeze()  # what is loaded by now is not looked at again
+        why = running.run(_run(store, job, client))
+        store.put("ended", why or "complete")
+    say({"ev": "end", "why": why})
+    return 0
+
+
+async def _run(store: Store, job: Job, client: Client) -> str:
+    recorder = Recorder(store, Budget.of(job.rules.budget), lambda row: say(_short(row)))
+    epoch = store.get("epoch")
+    if epoch is None:
+        store.put("epoch", epoch := time.perf_counter())
+    load = Load(job, client, recorder, epoch, store.finished())
+    loop = asyncio.get_running_loop()
+    threading.Thread(target=_listen, args=(loop, load.stop), name="nbllm-stop", daemon=True).start()
+    try:
+        return await load.run()
+    finally:
+        recorder.close()
+
+
+def _listen(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Waits for the word, or for the end of who could say it."""
+    for line in sys.stdin:
+        if line.strip() == "stop":
+            break
+    loop.call_soon_threadsafe(stop.set)
+
+
+_SHORT = ("request_id", "name", "phase", "start_kind", "block", "status", "ok", "ttft_ms", "e2e_ms", "out_tok_s", "cost_usd", "in_tokens",
+          "out_tokens", "quality", "error_msg")
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    return {"ev": "row", **{name: row.get(name) for name in _SHORT}}
+
+
+def say(word: dict[str, Any]) -> None:
+    """A line for the notebook."""
+    sys.stdout.write(json.dumps(word) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
