@@ -11,10 +11,12 @@ Names are imported when they are first used, so that `import nbllm` is light.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import bench as bench
     from . import errors as errors
     from . import simulator as simulator
     from .api import complete as complete
@@ -57,7 +59,7 @@ _HOME = {
     **dict.fromkeys(("Document", "Image", "Message", "Reasoning", "Request", "Text", "Tool", "ToolCall", "ToolResult"), "messages"),
     "Provider": "wire",
     **dict.fromkeys(("load_ipython_extension", "unload_ipython_extension"), "notebook.magics"),
-    **dict.fromkeys(("errors", "simulator"), ""),
+    **dict.fromkeys(("bench", "errors", "simulator"), ""),
 }
 __all__ = list(_HOME)
 
@@ -67,7 +69,10 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module 'nbllm' has no attribute {name!r}")
     if not home:
-        return import_module(f".{name}", __name__)
+        module = import_module(f".{name}", __name__)
+        if name == "bench" and "ipykernel" in sys.modules:  # its runs are drawn in the notebook; bench itself knows none
+            import_module(".progress", module.__name__).register(import_module(".notebook.dashboard", __name__).factory)
+        return module
     value = getattr(import_module(f".{home}", __name__), name)
     globals()[name] = value
     return value

@@ -3,7 +3,8 @@
     df = nbllm.bench.run(["openai/mini", "claude/sonnet"], prompts, blocks=30, cold=True)
     nbllm.bench.summary(df); nbllm.bench.compare(df); nbllm.bench.plot(df); nbllm.bench.report(df, "report.html")
 
-Names are imported when they are first used; pandas, scipy and matplotlib with what needs them.
+Names are imported when they are first used; pandas, scipy and matplotlib with what needs them. No module here is called
+as a function is: importing it would put it in the function's place.
 """
 
 from __future__ import annotations
@@ -12,32 +13,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .compare import compare as compare
+    from .checks import selftest as selftest
+    from .columns import schema as schema
+    from .comparison import compare as compare
+    from .files import load as load
+    from .files import save as save
     from .ladder import coldstart as coldstart
     from .ladder import gateway as gateway
     from .ladder import streaming as streaming
     from .ladder import warm as warm
-    from .plot import plot as plot
+    from .plots import plot as plot
     from .prompts import prompt_set as prompt_set
-    from .report import report as report
-    from .run import chunks as chunks
-    from .run import resume as resume
-    from .run import run as run
-    from .run import runs as runs
-    from .run import tokens as tokens
-    from .saved import load as load
-    from .saved import save as save
-    from .schema import schema as schema
-    from .selftest import selftest as selftest
-    from .summary import summary as summary
-    from .synthetic import synthetic as synthetic
+    from .reports import report as report
+    from .running import chunks as chunks
+    from .running import resume as resume
+    from .running import run as run
+    from .running import runs as runs
+    from .running import tokens as tokens
+    from .summaries import summary as summary
+    from .texts import synthetic as synthetic
 
 _HOME = {
-    **dict.fromkeys(("run", "resume", "runs", "chunks", "tokens"), "run"),
+    **dict.fromkeys(("run", "resume", "runs", "chunks", "tokens"), "running"),
     **dict.fromkeys(("coldstart", "warm", "streaming", "gateway"), "ladder"),
-    **dict.fromkeys(("load", "save"), "saved"),
-    **{name: name for name in ("compare", "plot", "report", "schema", "selftest", "summary", "synthetic")},
-    "prompt_set": "prompts",
+    **dict.fromkeys(("load", "save"), "files"),
+    "compare": "comparison", "plot": "plots", "prompt_set": "prompts", "report": "reports", "schema": "columns", "selftest": "checks",
+    "summary": "summaries", "synthetic": "texts",
 }
 __all__ = list(_HOME)
 
@@ -46,7 +47,8 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'nbllm.bench' has no attribute {name!r}")
-    return getattr(import_module(f".{home}", __name__), name)
+    value = globals()[name] = getattr(import_module(f".{home}", __name__), name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .run import Progress
+    from .running import Progress
 
 # The notebook puts its dashboard here; it gives None where there is no front end to draw on.
 _FACTORIES: list[Callable[[], Progress | None]] = []

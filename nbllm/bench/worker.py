@@ -18,7 +18,7 @@ from typing import Any
 from ..client import Client
 from ..engine import engine
 from .job import Job
-from .load import Load
+from .driver import Load
 from .plan import Budget
 from .recorder import Recorder
 from .store import Store

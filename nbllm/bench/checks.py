@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import truth
-from .run import chunks, run, simulator
+from .running import chunks, run, simulator
 
 if TYPE_CHECKING:
     import pandas as pd

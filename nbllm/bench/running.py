@@ -170,7 +170,7 @@ def tokens(df: pd.DataFrame) -> pd.DataFrame:
     """The chunks that hold tokens as one row per token: `token` from 0, its t_ms, and `interpolated` where several came in
     one chunk and share its arrival evenly since the chunk before. Chunks whose count nobody tells count as their share of
     the request's streamed tokens, at least one."""
-    from .tokens import explode
+    from .spread import explode
 
     return explode(df, chunks(df))
 

@@ -1,0 +1,150 @@
+"""A benchmark that runs, as one display that is updated: how far, how fast, what it costs, each model's times, failures.
+
+It is static HTML from its first frame to its last, so a notebook that is saved in the middle or at the end shows it without
+a kernel; ■ (or Ctrl-C) stops the run, and the rows that are there are returned.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+from uuid import uuid4
+
+from ..bench.progress import Sums
+from .look import container
+from .port import KernelPort, where
+
+_FASTEST, _SLOWEST = 0.25, 2.0  # seconds between two frames: slower as the run goes on
+_MARKS = 60  # requests that a model's strip shows, spread over its distribution
+_BOX = "position:relative;display:inline-block;width:22em;height:1.1em;background:rgba(128,128,128,.1);border-radius:3px;vertical-align:middle"
+_MARK = "position:absolute;top:15%;width:2px;height:70%;background:currentColor;opacity:.45"
+_MEDIAN = "position:absolute;top:0;width:3px;height:100%;background:var(--jp-brand-color1,#3a82d6)"
+
+
+class Dashboard:
+    """Shows a run in a kernel's front end; see bench.run.Progress."""
+
+    def __init__(self, port: KernelPort) -> None:
+        self._port = port
+        self._id = f"nbllm-bench-{uuid4().hex[:12]}"
+        self._drawn = 0.0
+        self._shown = False
+
+    def start(self, total: int, names: Sequence[str], run_id: str) -> None:
+        """Shows the empty dashboard."""
+        self._sums, self._run_id = Sums(total, names), run_id
+        self._publish(None)
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Counts a request."""
+        self._sums.add(row)
+
+    def draw(self) -> None:
+        """Draws, where the last frame is old enough."""
+        if time.monotonic() - self._drawn > min(_SLOWEST, max(_FASTEST, self._sums.elapsed / 100)):
+            self._publish(None)
+
+    def end(self, reason: str) -> None:
+        """Draws the last frame."""
+        self._publish(reason)
+
+    def _publish(self, ended: str | None) -> None:
+        self._drawn = time.monotonic()
+        bundle = {"text/html": container(html(self._sums, self._run_id, ended), style=True), "text/plain": text(self._sums, self._run_id, ended)}
+        self._port.publish(bundle, display_id=self._id, update=self._shown)
+        self._shown = True
+
+
+def headline(sums: Sums, ended: str | None) -> str:
+    """The run in one line."""
+    parts = [f"{sums.done:,} of {sums.total:,} requests"]
+    if sums.extra:
+        parts.append(f"{sums.extra} to warm up")
+    if sums.rate:
+        parts.append(f"{sums.rate:.3g} a second")
+    if sums.usd is not None:
+        parts.append(f"${sums.usd:.4f}")
+    if sums.failed:
+        parts.append(f"{sums.failed} failed")
+    if sums.contaminated:
+        parts.append(f"{sums.contaminated} contaminated")
+    if ended is None and sums.left is not None:
+        parts.append(f"{clock(sums.left)} left")
+    if ended is not None:
+        parts.append(clock(sums.elapsed))
+    return " · ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def _ending(run_id: str, ended: str | None) -> str:
+    if ended is None:
+        return "■ stops; what has been measured is kept."
+    if not ended:
+        return ""
+    return f"Ended early: {ended}. nbllm.bench.resume({run_id!r}) goes on."
+
+
+def text(sums: Sums, run_id: str, ended: str | None) -> str:
+    """The dashboard as text."""
+    lines = [headline(sums, ended)]
+    for name, values in sums.values.items():
+        median = f"median time to first token {statistics.median(values):,.0f} ms" if values else "no answer yet"
+        failed = f", {sums.failures[name]} failed" if sums.failures.get(name) else ""
+        lines.append(f"  {name}: {len(values)} answers, {median}{failed}")
+    return "\n".join(filter(None, [*lines, f"  last failure: {sums.last_error}" if sums.last_error else "", _ending(run_id, ended)]))
+
+
+def html(sums: Sums, run_id: str, ended: str | None) -> str:
+    """The dashboard as HTML; whatever a provider said is escaped."""
+    share = min(1.0, sums.done / sums.total) if sums.total else 1.0
+    bar = "" if ended is not None else (
+        '<div style="height:4px;max-width:46em;border-radius:2px;background:rgba(128,128,128,.2);margin:.4em 0 .8em">'
+        f'<div style="width:{share:.1%};height:100%;border-radius:2px;background:var(--jp-brand-color1,#3a82d6)"></div></div>')
+    told = "".join(f'<div class="nbllm-note">{escape(words)}</div>' for words in (
+        f"Last failure: {sums.last_error}" if sums.last_error else "",) if words)
+    foot = _ending(run_id, ended)
+    return (f"<div><b>Benchmark</b> {escape(headline(sums, ended))}</div>{bar}{_table(sums)}{told}"
+            + (f'<div class="nbllm-foot">{escape(foot)}</div>' if foot else ""))
+
+
+def _table(sums: Sums) -> str:
+    every = [v for values in sums.values.values() for v in values if v > 0]
+    low, high = (math.log(min(every)), math.log(max(every))) if every else (0.0, 1.0)
+    rows = "".join(_model(name, values, sums.failures.get(name, 0), low, high) for name, values in sums.values.items())
+    return ("<table><thead><tr><th>model</th><th>answers</th><th>failed</th><th>median ttft</th>"
+            f"<th>time to first token, {_scale(every)}</th></tr></thead><tbody>{rows}</tbody></table>")
+
+
+def _scale(every: Sequence[float]) -> str:
+    return f"{min(every):,.0f} to {max(every):,.0f} ms (log)" if every else "ms"
+
+
+def _model(name: str, values: Sequence[float], failed: int, low: float, high: float) -> str:
+    ordered = sorted(v for v in values if v > 0)
+    shown = [ordered[round(i * (len(ordered) - 1) / (_MARKS - 1))] for i in range(_MARKS)] if len(ordered) > _MARKS else ordered
+
+    def at(value: float) -> str:
+        return f"left:{(math.log(value) - low) / (high - low) * 98 if high > low else 49:.1f}%"
+
+    marks = "".join(f'<span style="{_MARK};{at(v)}"></span>' for v in shown)
+    marks += f'<span style="{_MEDIAN};{at(statistics.median(ordered))}"></span>' if ordered else ""
+    median = f"{statistics.median(ordered):,.0f} ms" if ordered else "–"
+    return (f'<tr><td>{escape(name)}</td><td style="text-align:right">{len(values)}</td><td style="text-align:right">{failed or ""}</td>'
+            f'<td style="text-align:right">{median}</td><td><span style="{_BOX}">{marks}</span></td></tr>')
+
+
+def factory() -> Dashboard | None:
+    """A dashboard, where this is a kernel; None in a terminal or a script."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return None if shell is None or where(shell) == "terminal" else Dashboard(KernelPort(shell))
