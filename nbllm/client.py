@@ -8,7 +8,7 @@ import random
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 from urllib.parse import urlsplit
 
 from . import errors, policy, prices
@@ -16,6 +16,8 @@ from . import prompt as prompts
 from .dialects import DIALECTS
 from .engine import Engine, engine
 from .events import Fold, Notice, Response
+from .ledger import Ledger
+from .measure import Call
 from .messages import Effort, Request, Tool
 from .policy import Retries
 from .registry import DEFAULT_MODEL, Registry, Route, load
@@ -88,10 +90,12 @@ class _Pool:
 
 class Client:
     """Configuration and connections for calls. The module's functions use one that is shared; make another for other
-    rows, aliases or keys. Safe to use from any thread."""
+    rows, aliases or keys. Safe to use from any thread. `ledger` remembers its calls in numbers; ledger=None for none."""
 
-    def __init__(self, registry: Registry | None = None, *, timeouts: Timeouts | None = None, retries: Retries | None = None) -> None:
+    def __init__(self, registry: Registry | None = None, *, timeouts: Timeouts | None = None, retries: Retries | None = None,
+                 ledger: Ledger | Literal["new"] | None = "new") -> None:
         self.registry = registry or load()
+        self.ledger = Ledger() if ledger == "new" else ledger
         self.timeouts, self.retries = timeouts or Timeouts(), retries or Retries()
         self._pool = _Pool()
 
@@ -197,6 +201,8 @@ class Client:
         letter = Letter(call, fresh=fresh)
         stream = Stream(lambda fold, s: _answer(fold, s, request, route))
         job = _Job(stream, letter, dialect, route, _secrets(key, route.provider), key, timeouts or self.timeouts, retries or self.retries, self._pool.http)
+        if self.ledger is not None:
+            self.ledger.note(stream, Call(request, route.provider, route.asked, route.simulated, self.ledger.epoch))
         return stream.start(running, job.run())
 
     def encode(self, request: Request, route: Route, key: Secret | None) -> HttpCall:

@@ -1,4 +1,4 @@
-"""A finished Stream as numbers: one row per attempt and one per chunk, in the columns of `bench.schema`.
+"""A finished Stream as numbers: one row per attempt and one per chunk, in the columns of `columns`.
 
 Ordinary calls and benchmarks are measured by this one path. Nothing here looks at a clock: all times are marks that the
 transport wrote and arrivals that it stamped. What did not happen is left out of the row, and so becomes NA.

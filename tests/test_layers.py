@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent / "nbllm"
 # Bottom to top. A module may import its own floor's package and every floor below; `simulator` stands beside the tower.
 FLOORS = [
     {"errors", "events", "messages"}, {"wire"}, {"dialects"}, {"policy", "prompt", "prices"},
-    {"keys", "engine", "streams", "transports"}, {"measure"}, {"registry"}, {"client"}, {"catalog"}, {"api"},
-    {"notebook", "bench", "rows", "cluster"}, {"__init__"},
+    {"keys", "engine", "streams", "transports"}, {"columns", "measure"}, {"ledger"}, {"registry"}, {"client"}, {"catalog"}, {"api"},
+    {"bench", "rows", "cluster"}, {"notebook"}, {"__init__"},
 ]
 PURE = {"messages", "events", "errors", "wire", "dialects", "policy", "prompt"}
 NOT_PURE = {"httpx", "httpx_sse", "asyncio", "os", "time", "threading", "subprocess", "socket"}

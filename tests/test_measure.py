@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from nbllm import Client, measure, simulator
-from nbllm.bench import schema
+from nbllm import columns as schema
 
 FORMATS = ["openai_chat", "openai_responses", "anthropic", "gemini", "ollama"]
 NEAR = pytest.approx

@@ -38,7 +38,7 @@ async def client_for(start_kind: str, client: Client, arm: Arm, extra: Row, epoc
     from ..client import Client as Fresh
 
     start = time.perf_counter()
-    fresh = Fresh(client.registry)
+    fresh = Fresh(client.registry, ledger=None)
     await fresh.http.prepare(arm.route.provider.base_url)
     made = time.perf_counter()
     extra.update(ns_call=round((start - epoch) * 1e9), ns_client=round((made - epoch) * 1e9), client_ms=(made - start) * 1e3)
@@ -113,7 +113,7 @@ def _child() -> None:
     arm = _to_arm(given["arm"], given["secret"])
     (prompt,) = prompts.load(given["prompt"])
     start = time.perf_counter()
-    client = clients.Client()
+    client = clients.Client(ledger=None)
     client.run(client.http.prepare(arm.route.provider.base_url))
     made = time.perf_counter()
     request = client.request(prompt.turns[0], arm.route.model, **{**arm.options, **prompt.options})

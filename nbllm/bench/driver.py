@@ -30,6 +30,33 @@ _STAGGER = 5e-3  # seconds between the starts of a closed loop's users, so that 
 _WARM_REQUEST = 10.0  # seconds for the request that warms a connection
 
 
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One request of a slot: the `number`th of its prompt's turns, with all that was said before."""
+
+    slot: Slot
+    number: int
+    prompt: prompts.Prompt
+    messages: tuple[Message, ...]
+
+    @property
+    def several(self) -> bool:
+        return len(self.prompt.turns) > 1
+
+    @property
+    def id(self) -> str:
+        return f"{self.slot.id}.{self.number}" if self.several else self.slot.id
+
+    @property
+    def prompt_id(self) -> str:
+        return f"{self.prompt.id}#{self.number + 1}" if self.several else self.prompt.id
+
+    @property
+    def ends(self) -> str | None:
+        """The slot, where it is finished with this request."""
+        return self.slot.id if self.number == len(self.prompt.turns) - 1 else None
+
+
 @dataclass(slots=True)
 class Load:
     """A job at work. `stop` ends it after what is in flight has been cancelled."""
@@ -114,34 +141,26 @@ class Load:
                 group.create_task(self._slot(turn, slot, due))
 
     async def _slot(self, turn: Turn, slot: Slot, due: float | None) -> None:
-        """One prompt: a request, or several where it is a conversation."""
-        arm, prompt = self.job.arms[turn.arm], self.job.prompts[slot.prompt]
+        """One prompt: a request, or several where it is a conversation. A conversation ends where a request of it fails."""
+        prompt = self.job.prompts[slot.prompt]
         said: tuple[Message, ...] = ()
         for number, asked in enumerate(prompt.turns):
-            last = number == len(prompt.turns) - 1
             said += tuple(asked)
-            ident = f"w{turn.level}.{turn.arm}{slot.id}" if turn.phase == "warmup" else slot.id
-            ident += f".{number}" if len(prompt.turns) > 1 else ""
-            about = {"request_id": ident, "seq": slot.seq, "prompt_id": prompt.id if len(prompt.turns) == 1 else f"{prompt.id}#{number + 1}"}
-            prefix = "unique" if turn.start_kind == "cold_cache" else self.job.rules.prefix
-            messages = prompts.prefixed(said, prefix, self.job.rules.seed, slot.seq)
-            stream = await self._request(turn, arm, messages, prompt.options, about, due if number == 0 else None, slot.id if last else None)
-            if stream is None or stream.error is not None or last:
-                if not last and stream is not None:
-                    self.finished.add(slot.id)
+            stream = await self._request(turn, _Ask(slot, number, prompt, self._prefixed(turn, slot, said)), due if number == 0 else None)
+            if stream is None or stream.error is not None:
                 return
             said = (*said, stream.partial().message)
 
-    async def _request(self, turn: Turn, arm: Arm, messages: tuple[Message, ...], options: Any, about: dict[str, Any], due: float | None,
-                       slot: str | None) -> Stream | None:
-        extra = {
-            **about, "name": arm.name, "block": turn.block, "order_in_block": turn.order, "phase": turn.phase, "start_kind": turn.start_kind,
-            "load_kind": turn.load.kind, "target_rate": turn.load.rate, "concurrency": turn.load.concurrency if turn.load.kind == "closed" else None,
-            "idle_s": turn.idle_s or None, "t_wall": datetime.now(UTC).isoformat(),
-        }
+    def _prefixed(self, turn: Turn, slot: Slot, said: tuple[Message, ...]) -> tuple[Message, ...]:
+        prefix = "unique" if turn.start_kind == "cold_cache" else self.job.rules.prefix
+        return tuple(prompts.prefixed(said, prefix, self.job.rules.seed, slot.seq))
+
+    async def _request(self, turn: Turn, ask: _Ask, due: float | None) -> Stream | None:
+        """Sends one request and hands what came of it to the recorder; None where another process did."""
+        arm, extra = self.job.arms[turn.arm], self._about(turn, ask)
         if turn.start_kind == "cold_process":
-            rows, chunks = await cold.process(arm, messages, options, self.epoch, extra)
-            self.recorder.add(Finished(extra, turn.index, slot, rows=rows, chunks=chunks))
+            rows, chunks = await cold.process(arm, ask.messages, ask.prompt.options, self.epoch, extra)
+            self.recorder.add(Finished(extra, turn.index, ask.ends, rows=rows, chunks=chunks))
             return None
         if turn.start_kind == "cold_model":
             await cold.unload(self.client, arm)
@@ -150,7 +169,7 @@ class Load:
         pressed = pressure()
         try:
             async with cold.client_for(turn.start_kind, self.client, arm, extra, self.epoch) as client:
-                stream = self._send(client, arm, messages, options, fresh=turn.start_kind != "warm" and turn.start_kind != "cold_cache")
+                stream = self._send(client, arm, ask, fresh=turn.start_kind not in ("warm", "cold_cache"))
                 try:
                     await stream.ended()
                 except asyncio.CancelledError:
@@ -162,12 +181,22 @@ class Load:
         request = stream.partial().request
         assert request is not None
         call = measure.Call(request, arm.route.provider, arm.route.asked, arm.route.simulated, self.epoch)
-        self.recorder.add(Finished(extra, turn.index, slot, stream, call))
+        failed = stream.error is not None
+        self.recorder.add(Finished(extra, turn.index, ask.slot.id if failed else ask.ends, stream, call))
         return stream
 
+    def _about(self, turn: Turn, ask: _Ask) -> dict[str, Any]:
+        closed = turn.load.kind == "closed"
+        return {
+            "request_id": f"w{turn.level}.{turn.arm}{ask.id}" if turn.phase == "warmup" else ask.id, "seq": ask.slot.seq, "prompt_id": ask.prompt_id,
+            "name": self.job.arms[turn.arm].name, "block": turn.block, "order_in_block": turn.order, "phase": turn.phase,
+            "start_kind": turn.start_kind, "load_kind": turn.load.kind, "target_rate": turn.load.rate,
+            "concurrency": turn.load.concurrency if closed else None, "idle_s": turn.idle_s or None, "t_wall": datetime.now(UTC).isoformat(),
+        }
+
     @staticmethod
-    def _send(client: Client, arm: Arm, messages: tuple[Message, ...], options: Any, *, fresh: bool) -> Stream:
-        request = client.request(messages, arm.route.model, **{**arm.options, **options})
+    def _send(client: Client, arm: Arm, ask: _Ask, *, fresh: bool) -> Stream:
+        request = client.request(ask.messages, arm.route.model, **{**arm.options, **ask.prompt.options})
         return client.send(request, arm.route, key=arm.key, timeouts=arm.limits, retries=arm.patience, fresh=fresh)
 
     def _note(self, stream: Stream, extra: dict[str, Any], due: float | None, pressed: float | None) -> None:

@@ -14,14 +14,16 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .. import __version__, errors
+from .. import columns as schema
+from .. import errors
 from ..api import default_client
 from ..client import Client, Timeouts
 from ..registry import Route
-from . import plan, prompts, schema
+from . import plan, prompts
 from .job import ADDRESS_OPTIONS, CALL_OPTIONS, REQUEST_OPTIONS, Arm, Job, Rules
 from .store import FILE, Store, find, home
 
@@ -56,7 +58,7 @@ class Progress(Protocol):
 
 def run(
     models: Model | Sequence[Model],
-    prompts: Any = None,  # noqa: A002 - the word of the interface
+    prompts: Any = None,
     *,
     blocks: int = 10,
     cold: bool | Sequence[str] = False,
@@ -240,7 +242,7 @@ def _limits(budget: plan.Budget) -> dict[str, float]:
 def _about(job: Job, blocks: int) -> dict[str, Any]:
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "models": [a.name for a in job.arms], "prompts": len(job.prompts), "blocks": blocks,
-        "seed": job.rules.seed, "prefix": job.rules.prefix, "planned": sum(len(t.slots) for t in job.turns), "nbllm": __version__,
+        "seed": job.rules.seed, "prefix": job.rules.prefix, "planned": sum(len(t.slots) for t in job.turns), "nbllm": version("nbllm"),
         "python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count(),
     }
 
@@ -279,7 +281,8 @@ def _conduct(place: Path, job: Job, shown: Progress) -> str:
         store.put("job", job.public())  # addresses of a simulator change
         store.put("ended", "cut short")
     log = (place / "worker.log").open("w", encoding="utf-8")
-    with log, subprocess.Popen([sys.executable, "-m", "nbllm.bench.worker", str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    with log, subprocess.Popen([  # noqa: S603 - our own interpreter and module
+        sys.executable, "-m", "nbllm.bench.worker", str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                stderr=log, text=True, start_new_session=True) as worker:
         try:
             _tell(worker, json.dumps(job.secret()))
@@ -354,7 +357,8 @@ def _at(route: Route, addresses: Mapping[str, str]) -> Route:
 @contextlib.contextmanager
 def simulator(defaults: str = "") -> Iterator[dict[str, str]]:
     """A simulator in a process of its own: its addresses by wire format, and "" for the server's own."""
-    with subprocess.Popen([sys.executable, "-m", "nbllm.simulator", "--defaults", defaults], stdout=subprocess.PIPE, text=True,
+    with subprocess.Popen([  # noqa: S603 - our own interpreter and module
+        sys.executable, "-m", "nbllm.simulator", "--defaults", defaults], stdout=subprocess.PIPE, text=True,
                           start_new_session=True) as process:
         try:
             assert process.stdout is not None

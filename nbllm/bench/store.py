@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import columns as schema
 from ..errors import ConfigError
-from . import schema
 
 if TYPE_CHECKING:
     import pandas as pd

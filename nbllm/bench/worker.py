@@ -17,8 +17,8 @@ from typing import Any
 
 from ..client import Client
 from ..engine import engine
-from .job import Job
 from .driver import Load
+from .job import Job
 from .plan import Budget
 from .recorder import Recorder
 from .store import Store
@@ -37,7 +37,7 @@ def main() -> int:
         clock = getattr(running.loop, "clock", None)
         if clock is not None:
             clock.alone = True
-        client = Client()
+        client = Client(ledger=None)
         for url in {arm.route.provider.base_url for arm in job.arms}:
             client.run(client.http.prepare(url))
         gc.collect()
