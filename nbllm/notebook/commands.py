@@ -152,8 +152,20 @@ def _help(session: Session, rest: str) -> str:
                        f"Options\n{options}\n  x.name=value        goes to the provider as it is\n\nLines: %llm ...\n{commands}")
 
 
+def _bench(session: Session, rest: str) -> Any:
+    from .benching import bench
+
+    return bench(session, rest)
+
+
+def _log(session: Session, rest: str) -> Any:
+    from .benching import log
+
+    return log(session, rest)
+
+
 COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "ask": _ask, "use": _use, "models": _models, "providers": _providers, "ping": _ping, "key": _key, "alias": _alias,
-    "again": _again, "last": _last, "simulate": _simulate, "nest": _nest, "help": _help,
+    "again": _again, "last": _last, "simulate": _simulate, "nest": _nest, "help": _help, "bench": _bench, "log": _log,
 }
 

@@ -29,6 +29,7 @@ def load_ipython_extension(shell: Any) -> None:
         setattr(shell, _STATE, session)
     for name in NAMES:
         shell.register_magic_function(_magic(session), "line_cell", name)
+        shell.register_magic_function(_bench_magic(session), "cell", f"{name}_bench")
     complete.install(session)
     show.install(session)
     if questions not in shell.input_transformers_cleanup:
@@ -50,6 +51,7 @@ def unload_ipython_extension(shell: Any) -> None:
     for name in NAMES:
         for kind in ("line", "cell"):
             shell.magics_manager.magics[kind].pop(name, None)
+        shell.magics_manager.magics["cell"].pop(f"{name}_bench", None)
 
 
 _QUESTION = re.compile(r"(?P<before>\s*(?:[\w., ]+=\s*)?)%(?P<name>llm|nbllm)\s+(?P<rest>ask\s.*\?)\s*")
@@ -84,6 +86,21 @@ def _magic(session: Session) -> Callable[..., Any]:
 
     made: Callable[..., Any] = no_var_expand(llm)
     return made
+
+
+def _bench_magic(session: Session) -> Callable[..., Any]:
+    def llm_bench(line: str, cell: str) -> Any:
+        """Measure language models against each other on the prompts of the cell, which lines of --- divide.
+
+        %%llm_bench [NAME <<] MODEL,MODEL [blocks=10] [cold=true] [concurrency=1,4] [rate=2] ... [options of a call]
+
+        The frame with one row per request goes into NAME (`_bench` without one); see nbllm.bench.run.
+        """
+        from .benching import bench
+
+        return _told(session, lambda: bench(session, line, cell))
+
+    return llm_bench
 
 
 def _told(session: Session, work: Callable[[], Any]) -> Any:

@@ -73,11 +73,13 @@ SUBCOMMANDS: dict[str, str] = {
     "alias": "a short name for a model: %llm alias fast gemini/flash",
     "again": "the last prompt again, elsewhere or otherwise: %llm again claude/sonnet",
     "last": "show the last answer again",
+    "bench": "measure models against each other: %llm bench openai/mini,claude/sonnet blocks=20 out=df (%%llm_bench takes prompts)",
+    "log": "the calls of this notebook in numbers (n=20: the last ones; all: every column)",
     "simulate": "on or off: send every provider's name to the built-in simulator",
     "nest": "on: let your own asyncio.run work in cells (nest_asyncio)",
     "help": "this list, or one topic: %llm help temperature",
 }
-COMMANDS_LATER = ("chat", "log", "cost", "replay", "fix", "bench", "insert")
+COMMANDS_LATER = ("chat", "cost", "replay", "fix", "insert")
 
 
 class Unreadable(ValueError):

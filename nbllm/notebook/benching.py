@@ -1,0 +1,146 @@
+"""`%llm bench`, `%%llm_bench` and `%llm log`: benchmarks from a line.
+
+    %llm bench openai/mini,claude/sonnet blocks=20 cold=true out=df
+    %%llm_bench df << openai/mini,claude/sonnet concurrency=1,4,16
+    A prompt. Several are divided by lines of three dashes.
+    ---
+    Another prompt.
+
+The options of a benchmark are taken out of the line first; what is left are a cell's own options, sent with every call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from . import grammar
+from .session import PASSED, Session
+from .words import fail, value
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_DEFAULT_OUT = "_bench"
+_DIVIDER = re.compile(r"(?m)^-{3,}[ \t]*$")
+
+
+def _truth_or_list(text: str) -> Any:
+    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower()) if "_" not in text else text.split(",")
+
+
+def _numbers(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        found = [kind(word) for word in text.strip("[]() ").split(",") if word.strip()]
+        return found if len(found) > 1 else found[0]
+
+    return read
+
+
+def _budget(text: str) -> Any:
+    """0.5 (dollars), or usd:0.5,seconds:60."""
+    if ":" not in text:
+        return float(text.removeprefix("$"))
+    return {name.strip(): float(amount) for name, _, amount in (pair.partition(":") for pair in text.strip("{} ").split(","))}
+
+
+# The options of a benchmark on a line: how each is read. `prompts` is a variable's name or a file's path.
+OPTIONS: dict[str, Callable[[str], Any]] = {
+    "blocks": int, "cold": _truth_or_list, "concurrency": _numbers(int), "rate": _numbers(float), "arrivals": str, "per_turn": int,
+    "idle": lambda text: [float(word) for word in text.strip("[] ").split(",")], "warmup": lambda text: text if text == "auto" else int(text),
+    "cooldown": int, "prefix": str, "seed": int, "stop_when": float, "metric": str, "budget": _budget, "directory": str, "prompts": str,
+}
+_OPTION = re.compile(rf"(?<!\S)(?:--)?(?P<name>{'|'.join(OPTIONS)})=")
+
+
+def split(line: str) -> tuple[dict[str, Any], str]:
+    """(options of the benchmark, the rest of the line). Raises ConfigError with the column of what cannot be read."""
+    found: dict[str, Any] = {}
+    rest, at = "", 0
+    while match := _OPTION.search(line, at):
+        name = match["name"]
+        text, end, _ = value(line, match.end())
+        if name in found:
+            raise fail(match.start(), f"{name} is given twice")
+        try:
+            found[name] = OPTIONS[name](text)
+        except (ValueError, IndexError):
+            raise fail(match.start(), f"{name} cannot be {text!r}", f"See help(nbllm.bench.run) for {name}.") from None
+        rest, at = rest + line[at:match.start()], end
+    return found, rest + line[at:]
+
+
+def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame:
+    """Runs a benchmark; its frame goes into `out` (`_bench` without one), what it says in short is returned."""
+    from ..bench import progress, run
+    from .dashboard import factory
+
+    progress.register(factory)
+    options, rest = split(line)
+    read = grammar.parse(rest)
+    if not read.models:
+        raise ConfigError("No model was named.", hint="For example: %llm bench openai/mini,claude/sonnet blocks=20")
+    options["prompts"] = _prompts(session, options.get("prompts"), cell)
+    passed = {name: chosen for name, chosen in read.options.items() if name in (*PASSED, "system", "stop")}
+    unknown = sorted(set(read.options) - set(passed))
+    if unknown:
+        raise ConfigError(f"{unknown[0]} is no option of a benchmark.", hint=f"There are {', '.join(OPTIONS)}, and the options of a call.")
+    df = run(list(read.models), client=session.client, extra=dict(read.extra) or None, **passed, **options)
+    name = read.out or _DEFAULT_OUT
+    session.namespace[name] = df
+    return short(df)
+
+
+def _prompts(session: Session, named: str | None, cell: str | None) -> Any:
+    if cell is not None and cell.strip():
+        if named is not None:
+            raise ConfigError("The cell has prompts, and prompts= names others.", hint="Leave one of them out.")
+        return [text.strip() for text in _DIVIDER.split(cell) if text.strip()]
+    if named is None:
+        return None
+    return session.namespace.get(named, named)
+
+
+def short(df: pd.DataFrame) -> pd.DataFrame:
+    """One line a model (and start, and load): answers, failures, medians with their intervals, speed, cost."""
+    import pandas as pd
+
+    from ..bench import summary
+
+    told = summary(df, metrics=("ttft_ms", "e2e_ms", "out_tok_s"), stats=("p50",))
+    keys = [k for k in ("name", "start_kind", "load_kind", "concurrency", "target_rate") if k in told and told[k].nunique(dropna=False) > 1] or ["name"]
+    lines = []
+    for key, part in told.groupby(keys, sort=False, observed=True, dropna=False):
+        line: dict[str, Any] = dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
+        by_metric: Mapping[str, Any] = {row["metric"]: row for row in part.to_dict("records")}
+        first = part.iloc[0]
+        line |= {"answers": first["n"], "failed": first["n_failed"], "contaminated": first["n_contaminated"]}
+        for metric, label in (("ttft_ms", "ttft ms"), ("e2e_ms", "total ms"), ("out_tok_s", "tokens/s")):
+            line[label] = _interval(by_metric.get(metric))
+        lines.append(line)
+    return pd.DataFrame(lines).set_index(keys)
+
+
+def _interval(row: Mapping[str, Any] | None) -> str:
+    import pandas as pd
+
+    if row is None or pd.isna(row["value"]):
+        return "–"
+    middle = f"{row['value']:,.4g}"
+    return middle if pd.isna(row["ci_lo"]) or pd.isna(row["ci_hi"]) else f"{middle} ({row['ci_lo']:,.4g} to {row['ci_hi']:,.4g})"
+
+
+def log(session: Session, rest: str) -> pd.DataFrame:
+    """The calls of this session as rows; `n=20` the last ones, `all` every column."""
+    from ..columns import frame
+
+    words = rest.split()
+    df = frame(session.client.ledger.rows() if session.client.ledger else [])
+    last = next((word.removeprefix("n=") for word in words if word.startswith("n=")), "")
+    if last and not last.isdigit():
+        raise ConfigError(f"n={last} is no number of calls.", hint="For example: %llm log n=20")
+    df = df.tail(int(last)) if last else df
+    return df if "all" in words else df.dropna(axis="columns", how="all")
+
