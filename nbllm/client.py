@@ -268,7 +268,7 @@ class _Job:
         async with self._limit(self.timeouts.total, "total"):
             attempt = 1
             while (error := await self._try()) is not None:
-                wait = policy.wait_before_retry(error, attempt, self.shown, self.retries, random.random())  # noqa: S311 - spreads callers
+                wait = policy.wait_before_retry(error, attempt, self.shown, self.retries, random.random())
                 if wait is None:
                     raise error
                 self.stream.publish(retry_notice(error, wait, attempt, self.retries.attempts))

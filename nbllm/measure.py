@@ -35,7 +35,7 @@ Row = dict[str, Any]
 Tokenizer = Callable[[str], int]
 
 CERTIFIED_MS = 0.3  # what a certified stamp is good for (p99 of benchmarks/accuracy.py)
-_DISTURBED = 2e-3  # seconds by which this client must have been in the way for a request to be called contaminated
+_DISTURBED = 1.5e-3  # seconds by which this client must have been in the way for a request to be called contaminated
 _CHARS_A_TOKEN = 4.0  # English text; only where neither usage nor a tokenizer counts
 
 # Marks of the transport, and the columns they fill.

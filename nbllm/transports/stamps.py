@@ -32,7 +32,7 @@ _TCP_INFO, _DATA_SEGS_IN = getattr(socket, "TCP_INFO", 11), 152  # struct tcp_in
 _READ_SIZE = 2**16
 _CLOCKS_APART = 2e-5  # seconds: the two clocks are read one after the other
 _WAKING = 1e-3  # seconds from a segment's arrival to the thread's being ready to run, at most, and of another thread's turn
-STALL = 2e-3  # seconds of the loop's own work that count as a stall
+STALL = 1.5e-3  # seconds of the loop's own work that count as a stall
 
 
 class LoopClock(selectors.DefaultSelector):

@@ -1,0 +1,280 @@
+"""Cohere's own chat, version 2.
+
+A stream is a frame of typed events about one message: message-start, content (thinking or text) that opens, grows and
+closes, the plan before calls, calls, citations, message-end with the reason and the counts, and [DONE]. Each event holds
+its news under delta.message. A whole answer is one object with the message in it.
+
+The answer is whole when message-end came, or all of it in one object. Anything else was cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..errors import ConfigError, ProviderError
+from ..events import Event, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
+from ..messages import Document, Image, Message, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ..wire import HttpCall, Provider, Secret
+from .answers import Reading, citation, finish, unfinished
+from .common import count, http_error, items, label, obj, provider_error, string
+from .native_shared import b64, budget, content, document_text, dumps, fragment, misplaced, without_none, words
+
+_CHOICES = {None: None, "auto": None, "none": "NONE", "required": "REQUIRED"}
+
+
+class Cohere:
+    """POST /v2/chat.
+
+    An effort word becomes a budget of thinking in tokens. Strict tools are strict all together (strict_tools). A schema is
+    asked for as JSON in that form. Documents go as text; grounded answers want Cohere's own `documents`, which go in `extra`.
+    Thinking goes back only where it is Cohere's own, which carries neither a signature nor an id.
+    """
+
+    name = "cohere"
+
+    def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
+        """The call that asks for `request` as a stream. Raises ConfigError for a named tool that must be called, and for a
+        schema beside tools: Cohere takes one or the other."""
+        if request.schema is not None and request.tools:
+            raise ConfigError("Cohere takes a schema or tools, not both at once.", hint="Leave one of them out, or ask another provider.")
+        body = {
+            "model": request.model,
+            "messages": [turn for m in request.messages for turn in _turns(m)],
+            "stream": True,
+            "tools": [_tool(t) for t in request.tools],
+            "tool_choice": _choice(request.tool_choice),
+            "strict_tools": True if any(t.strict for t in request.tools) else None,
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "p": request.top_p,
+            "stop_sequences": list(request.stop),
+            "seed": request.seed,
+            "thinking": _thinking(request.reasoning),
+            "response_format": None if request.schema is None else {"type": "json_object", "json_schema": request.schema},
+        }
+        headers = {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
+        url = provider.base_url.rstrip("/").removesuffix("/v2") + "/v2/chat"
+        return HttpCall(url, {**headers, **provider.headers}, {**without_none(body), **request.extra})
+
+    def decoder(self, provider: Provider) -> ChatDecoder:
+        """A fresh decoder for one answer."""
+        return ChatDecoder(provider)
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> ProviderError:
+        """The error that an HTTP answer means."""
+        return http_error(status, headers, body, provider)
+
+
+# --- request ------------------------------------------------------------------------------------------------
+
+
+def _thinking(asked: str | int | None) -> dict[str, Any] | None:
+    if asked is None:
+        return None
+    tokens = budget(asked)
+    return {"type": "enabled", "token_budget": tokens} if tokens else {"type": "disabled"}
+
+
+def _choice(choice: str | None) -> str | None:
+    if choice not in _CHOICES:
+        raise ConfigError(f"Cohere cannot be made to call one tool of several (tool_choice={choice!r}).",
+                          hint='Give that tool alone with tool_choice="required".')
+    return _CHOICES[choice]
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    about = {"name": tool.name, "description": tool.description or None}
+    return {"type": "function", "function": {**without_none(about), "parameters": tool.parameters}}
+
+
+def _turns(message: Message) -> Iterator[dict[str, Any]]:
+    """One message of ours as theirs: each result of a tool is a message of its own."""
+    if message.role == "system":
+        yield {"role": "system", "content": words(message)}
+        return
+    yield from (_result(p) for p in message.parts if isinstance(p, ToolResult))
+    rest = [p for p in message.parts if not isinstance(p, ToolResult)]
+    if rest:
+        yield _assistant(rest) if message.role == "assistant" else {"role": "user", "content": _content(rest)}
+
+
+def _content(parts: list[Part]) -> str | list[dict[str, Any]]:
+    blocks = [_part(p) for p in parts]
+    return "".join(b["text"] for b in blocks) if all(b["type"] == "text" for b in blocks) else blocks
+
+
+def _part(part: Part) -> dict[str, Any]:
+    match part:
+        case Text(text):
+            return {"type": "text", "text": text}
+        case Image(url=url):
+            return {"type": "image_url", "image_url": {"url": url or f"data:{part.media_type};base64,{b64(part)}"}}
+        case Document():
+            return {"type": "text", "text": _words(part)}
+    raise misplaced(part, "user", "Cohere")
+
+
+def _words(part: Document) -> str:
+    text = document_text(part)
+    if text is None:
+        raise ConfigError(f"Cohere takes no documents but text ({part!r}).", hint="Pass its text, or pictures of its pages.")
+    return f"\n\n{part.name}:\n{text}\n\n" if part.name else f"\n\n{text}\n\n"
+
+
+def _assistant(parts: list[Part]) -> dict[str, Any]:
+    blocks: list[dict[str, Any]] = []
+    for part in parts:
+        match part:
+            case Text(text):
+                blocks.append({"type": "text", "text": text})
+            case Reasoning(text, signature=None, redacted=None, id=None):
+                blocks.append({"type": "thinking", "thinking": text})
+            case Image() | Document():
+                raise misplaced(part, "assistant", "Cohere")
+    calls = [{"id": p.id, "type": "function", "function": {"name": p.name, "arguments": _arguments(p)}} for p in parts if isinstance(p, ToolCall)]
+    return without_none({"role": "assistant", "content": blocks, "tool_calls": calls})
+
+
+def _arguments(call: ToolCall) -> str:
+    return call.arguments_raw or dumps(call.arguments or {})
+
+
+def _result(result: ToolResult) -> dict[str, Any]:
+    """A tool's result. The protocol has no mark for a failed call, so the words say it."""
+    if any(isinstance(p, Image) for p in content(result)):
+        raise ConfigError("Cohere takes no pictures in a tool's result.", hint="Put them into a user message after it.")
+    text = "".join(p.text for p in content(result) if isinstance(p, Text))
+    text = f"Error: {text}" if result.is_error and not text.lower().startswith("error") else text
+    return {"role": "tool", "tool_call_id": result.id, "content": text}
+
+
+# --- answer -------------------------------------------------------------------------------------------------
+
+_REASONS: dict[str, FinishReason] = {
+    "complete": "stop", "stop_sequence": "stop", "max_tokens": "length", "error_limit": "length", "tool_call": "tool_calls",
+    "error": "error", "error_toxic": "content_filter", "user_cancel": "cancelled", "timeout": "error",
+}
+
+
+class ChatDecoder(Reading):
+    """Reads the events of one answer."""
+
+    def __init__(self, provider: Provider) -> None:
+        super().__init__(provider)
+        self._reason: str | None = None
+        self._whole = False  # message-end, or the whole answer
+        self._plan: list[str] = []
+        self._calls: dict[object, int] = {}
+
+    def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
+        kind = string(value.get("type")) or name
+        if not kind and isinstance(value.get("message"), dict):
+            yield from self._answer(value)
+            return
+        delta = obj(value.get("delta"))
+        self._known = self._known or kind in _EVENTS
+        if kind in _EVENTS:
+            yield from _EVENTS[kind](self, value, obj(delta.get("message")))
+
+    def close(self) -> Iterator[Event]:
+        """The end. Raises StreamCut where the answer has none."""
+        for place in self._halves.held:
+            yield TextDelta("\ufffd") if place == "text" else ReasoningDelta("\ufffd")
+        self._halves.held.clear()
+        if not self._whole:
+            raise unfinished(self._provider, self._chunks, self._known)
+        yield from self._told()
+        yield finish(self._reason, bool(self._calls), _REASONS)
+
+    def _answer(self, value: dict[str, Any]) -> Iterator[Event]:
+        """All of an answer in one object."""
+        message = value["message"]
+        self._known = True
+        yield Started(label(value.get("id")), label(value.get("model")))
+        self._plan.append(string(message.get("tool_plan")))
+        for part in items(message.get("content")):
+            yield from self._say(part)
+        for index, call in enumerate(items(message.get("tool_calls"))):
+            yield from self._call(index, call)
+        for cited in items(message.get("citations")):
+            yield _cited(cited)
+        yield from self._ended(value)
+
+    def _start(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
+        yield Started(label(value.get("id")), label(value.get("model")))
+
+    def _piece(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
+        yield from self._say(obj(message.get("content")))
+
+    def _say(self, part: dict[str, Any]) -> Iterator[Event]:
+        if thought := self._halves.mend("thinking", string(part.get("thinking"))):
+            yield ReasoningDelta(thought)
+        if text := self._halves.mend("text", string(part.get("text"))):
+            yield TextDelta(text)
+
+    def _planned(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
+        self._plan.append(string(message.get("tool_plan")))
+        yield from ()
+
+    def _told(self) -> Iterator[Event]:
+        """The plan, once it is whole: it is neither answer nor thinking."""
+        plan, self._plan = "".join(self._plan), []
+        if plan:
+            yield Notice("tool_plan", plan)
+
+    def _called(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
+        calls = message.get("tool_calls")
+        for call in [calls] if isinstance(calls, dict) else items(calls):
+            yield from self._call(value.get("index", 0), call)
+
+    def _call(self, index: object, call: dict[str, Any]) -> Iterator[Event]:
+        yield from self._told()
+        id, function = label(call.get("id")), obj(call.get("function"))
+        key = index if isinstance(index, (int, str)) else 0
+        if id is not None or key not in self._calls:  # an id begins a call, whatever its index says
+            self._calls[key] = len(self._calls) if key not in self._calls else max(self._calls.values()) + 1
+        yield ToolCallDelta(self._calls[key], id, label(function.get("name")), fragment(function.get("arguments")))
+
+    def _cite(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
+        cited = message.get("citations")
+        yield from (_cited(c) for c in ([cited] if isinstance(cited, dict) else items(cited)))
+
+    def _end(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
+        yield from self._ended(obj(value.get("delta")))
+
+    def _ended(self, value: dict[str, Any]) -> Iterator[Event]:
+        if report := _usage(obj(value.get("usage"))):
+            yield UsageReport(report)
+        self._reason = label(value.get("finish_reason"))
+        if value.get("error"):
+            raise provider_error(self._provider, {"error": value["error"]})
+        self._whole = self.done = True
+
+    def _quiet(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
+        yield from ()
+
+
+_EVENTS = {
+    "message-start": ChatDecoder._start, "content-start": ChatDecoder._piece, "content-delta": ChatDecoder._piece,
+    "content-end": ChatDecoder._quiet, "tool-plan-delta": ChatDecoder._planned, "tool-call-start": ChatDecoder._called,
+    "tool-call-delta": ChatDecoder._called, "tool-call-end": ChatDecoder._quiet, "citation-start": ChatDecoder._cite,
+    "citation-end": ChatDecoder._quiet, "message-end": ChatDecoder._end,
+}
+
+
+def _cited(cited: dict[str, Any]) -> Notice:
+    """What a piece of the answer rests on; the text of the first source that has a name."""
+    source = next(items(cited.get("sources")), {})
+    named = citation({**obj(source.get("document")), **source})
+    return Notice("citation", named.text, cited)
+
+
+def _usage(raw: dict[str, Any]) -> Usage | None:
+    """Tokens as the model counts them; those that are billed, where it does not say. How many of them were thinking stays
+    in `raw`: Cohere documents no such count."""
+    tokens = obj(raw.get("tokens")) or obj(raw.get("billed_units"))
+    into, out = count(tokens.get("input_tokens")), count(tokens.get("output_tokens"))
+    if into is None and out is None:
+        return None
+    return Usage(into, out, cache_read_tokens=count(raw.get("cached_tokens")), raw=raw)
