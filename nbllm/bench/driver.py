@@ -27,6 +27,7 @@ from .recorder import Finished, Pauses, Recorder, pressure
 from .stopping import Stopper
 
 _STAGGER = 5e-3  # seconds between the starts of a closed loop's users, so that they do not march in step
+_TIMER = 1.5e-3  # seconds by which a timer may be late
 _WARM_REQUEST = 10.0  # seconds for the request that warms a connection
 
 
@@ -135,7 +136,7 @@ class Load:
         async with asyncio.TaskGroup() as group:
             for slot in slots:
                 due = start + (slot.at or 0.0)
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                await _until(due)
                 if self.recorder.exceeded():
                     return
                 group.create_task(self._slot(turn, slot, due))
@@ -268,6 +269,14 @@ def _as_warm_up(turn: Turn, slots: list[Slot]) -> Turn:
 
     return replace(turn, index=-1, phase="warmup", block=-1, idle_s=0.0, slots=tuple(slots),
                    load=turn.load if turn.load.kind == "closed" else Shape("closed", concurrency=1))
+
+
+async def _until(due: float) -> None:
+    """Sleeps until a moment (perf_counter seconds). Timers are good for a millisecond: the last one is spent going round the
+    loop, which meanwhile sees to everything else."""
+    await asyncio.sleep(max(0.0, due - time.perf_counter() - _TIMER))
+    while time.perf_counter() < due:
+        await asyncio.sleep(0)
 
 
 async def _disturb(busy_ms: float, every_ms: float) -> None:

@@ -107,13 +107,13 @@ def run(
     rules = Rules(seed, warmup, prefix, _limits(limits), stop_when, _metric(metric), disturb)
     run_id = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
     place = Path(directory) if directory is not None else home() / run_id
-    if (place / FILE).exists():
+    if _begun(place):
         raise errors.ConfigError(f"There is a run in {place} already.", hint=f"bench.resume({str(place)!r}) goes on with it; or name another directory.")
     job = Job(run_id, arms, prompt_set, turns, rules)
     with Store(place, create=True) as store:
         store.put("run_id", run_id)
-        store.put("job", job.public())
         store.put("about", _about(job, blocks))
+        store.put("job", job.public())  # last: with it, the directory is a run
     return _work(place, job, progress)
 
 
@@ -127,6 +127,8 @@ def resume(run: str | os.PathLike[str], *, api_key: Mapping[str, str] | None = N
     place = _place(run)
     with Store(place) as store:
         public = store.get("job")
+    if public is None:
+        raise errors.ConfigError(f"The run in {place} was ended before it began.", hint="Start it again with bench.run(...).")
     names = [a["name"] for a in public["arms"]]
     job = Job.of(public, [{"key": None, "headers": {}} for _ in names])
     arms = []
@@ -235,6 +237,14 @@ def _metric(name: str) -> str:
     return name
 
 
+def _begun(place: Path) -> bool:
+    """Whether a run's job stands in the directory; one that was killed before that has not begun."""
+    if not (place / FILE).exists():
+        return False
+    with Store(place) as store:
+        return store.get("job") is not None
+
+
 def _limits(budget: plan.Budget) -> dict[str, float]:
     return {k: v for k in ("usd", "tokens", "seconds", "requests") if (v := getattr(budget, k)) is not None}
 
@@ -318,26 +328,24 @@ def _watch(worker: subprocess.Popen[str], shown: Progress) -> str:
     while True:
         try:
             word = words.get(timeout=_GRACE if stopped else _POLL)
+            if word is None:
+                worker.wait()
+                return "stopped" if stopped else ""
+            said = json.loads(word)
+            if said["ev"] == "end":
+                return str(said["why"])
+            shown.row(said)
+            shown.draw()
         except queue.Empty:
             if stopped:
                 worker.kill()
                 return "stopped"
             shown.draw()
-            continue
         except KeyboardInterrupt:
             if stopped:
                 raise
             stopped = True
             _tell(worker, "stop")
-            continue
-        if word is None:
-            worker.wait()
-            return "stopped" if stopped else ""
-        said = json.loads(word)
-        if said["ev"] == "end":
-            return str(said["why"])
-        shown.row(said)
-        shown.draw()
 
 
 @contextlib.contextmanager

@@ -33,14 +33,15 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client came."""
         self.transport = cast(asyncio.Transport, transport)
-        self.connected_ns = time.monotonic_ns()
+        self.connected_ns = self._came_ns = time.monotonic_ns()
         self.sock: socket.socket = transport.get_extra_info("socket")
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = int(transport.get_extra_info("peername")[1])
         self._opened(self, True)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of a request came."""
+        """Bytes of a request came. Their moment is taken before they are parsed: a client must not be blamed for that."""
+        self._came_ns = time.monotonic_ns()
         self._h11.receive_data(data)
         self.advance()
 
@@ -106,7 +107,7 @@ class Connection(asyncio.Protocol):
         self.transport.close()
 
     def _respond(self) -> None:
-        received = time.monotonic_ns()
+        received = self._came_ns
         assert self._request is not None
         self._count += 1
         came = Arrival(self.port, self._count == 1, self.connected_ns, received, time.time())
@@ -123,6 +124,7 @@ class Connection(asyncio.Protocol):
             self.transport.close()
             return
         self._h11.start_next_cycle()
+        self._came_ns = time.monotonic_ns()  # of a request that waits already
         self.loop.call_soon(self.advance)
 
 

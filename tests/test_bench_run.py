@@ -1,0 +1,296 @@
+"""Whole runs: a worker process, a simulator process, a run's directory; stopped, killed and resumed."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import nbllm
+from nbllm import columns, errors
+from nbllm.bench import running, store
+
+FAST = "sim/openai@ttft=0.01,gap=0.001,tokens=5"
+OTHER = "sim/anthropic@ttft=0.02,gap=0.001,tokens=5"
+
+
+@pytest.fixture(autouse=True)
+def runs_here(tmp_path, monkeypatch):
+    """Runs without a directory are kept in the test's own."""
+    monkeypatch.setenv("NBLLM_RUNS", str(tmp_path / "runs"))
+
+
+def run(models=(FAST, OTHER), prompts="Go.", **options):
+    return nbllm.bench.run(list(models), prompts, **{"progress": False, "warmup": 2, "blocks": 3, "seed": 1, **options})
+
+
+def measured(df):
+    return df[df["phase"] == "measure"]
+
+
+def test_every_model_answers_once_in_every_block():
+    """Complete randomised blocks, one row each, in the columns and dtypes of the schema."""
+    df = run(blocks=6)
+    assert [c.name for c in columns.COLUMNS] == list(df.columns)
+    assert [str(d) for d in columns.frame([]).dtypes] == [str(d) for d in df.dtypes]
+    assert {(b, n): 1 for b in range(6) for n in (FAST, OTHER)} == measured(df).groupby(["block", "name"]).size().to_dict()
+    assert 2 == measured(df)[measured(df)["order_in_block"] == 0]["name"].nunique(), "the order is random"
+    assert measured(df)["ok"].all()
+    assert measured(df)["conn_reused"].all()
+
+
+def test_the_long_frames_belong_to_the_rows():
+    """chunks and tokens have what the rows count, and no row of warm-up more than was asked for."""
+    df = measured(run())
+    chunks, tokens = nbllm.bench.chunks(df), nbllm.bench.tokens(df)
+    assert df.set_index("request_id")["chunks"].astype(int).to_dict() == chunks[chunks["kind"] == "content"].groupby("request_id").size().to_dict()
+    assert df.set_index("request_id")["out_tokens"].astype(int).to_dict() == tokens.groupby("request_id").size().to_dict()
+    assert [c.name for c in columns.CHUNKS] == list(chunks.columns)
+
+
+def test_tokens_that_share_a_chunk_are_spread_over_its_gap():
+    """Five a chunk, 50 ms apart: 10 ms a token, marked as interpolated."""
+    df = measured(run(["sim/openai@ttft=0.05,gap=0.05,tokens=20,tokens_per_chunk=5"], blocks=1))
+    tokens = nbllm.bench.tokens(df)
+    assert (20, True) == (len(tokens), bool(tokens["interpolated"].all()))
+    assert pytest.approx(10, abs=2) == tokens["gap_ms"].iloc[5:].mean()
+
+
+def test_a_failure_is_a_row_and_the_others_go_on():
+    """A model that refuses has typed rows with nothing measured; the other one is whole."""
+    df = run([FAST, {"model": "sim/openai@status=429,retry_after=2", "name": "refuses"}, {"model": "sim/gemini@cut=3,tokens=9", "name": "cut"}])
+    by_name = {name: part for name, part in measured(df).groupby("name")}
+    assert {"rate_limited"} == set(by_name["refuses"]["status"])
+    assert by_name["refuses"]["ttft_ms"].isna().all()
+    assert {"stream_cut"} == set(by_name["cut"]["status"])
+    assert by_name["cut"]["ttft_ms"].notna().all()
+    assert by_name[FAST]["ok"].all()
+
+
+def test_all_failed_is_a_frame_too():
+    """Nothing is 0 where nothing was measured."""
+    df = run(["sim/openai@status=500"], blocks=2)
+    assert {"http_error"} == set(df["status"])
+    assert df[["ttft_ms", "e2e_ms", "out_tokens", "cost_usd"]].isna().all(axis=None)
+
+
+def test_options_go_to_their_model_and_labels_tell_them_apart():
+    """A dict has options of its own over the common ones; params records what was sent."""
+    df = run([{"model": FAST, "name": "cold", "temperature": 0.0}, {"model": FAST, "name": "warm", "temperature": 1.0}], max_tokens=7, blocks=1)
+    assert {"cold": '{"max_tokens": 7, "temperature": 0.0}', "warm": '{"max_tokens": 7, "temperature": 1.0}'} == \
+        measured(df).set_index("name")["params"].to_dict()
+
+
+@pytest.mark.parametrize(("models", "options", "words"), [
+    ([], {}, "No model"),
+    ([FAST, FAST], {}, "Two models"),
+    ([{"name": "x"}], {}, "model"),
+    ([FAST], {"temprature": 1}, "temprature"),
+    ([FAST], {"blocks": 0}, "blocks"),
+    ([FAST], {"rate": -1}, "rate"),
+    ([FAST], {"rate": 2, "concurrency": 3}, "at a time"),
+    ([FAST], {"concurrency": 0}, "concurrency"),
+    ([FAST], {"arrivals": "sometimes", "rate": 2}, "sometimes"),
+    ([FAST], {"cold": ["lukewarm"]}, "lukewarm"),
+    ([FAST], {"cold": ["cold_model"]}, "Ollama"),
+    ([FAST], {"metric": "speed"}, "speed"),
+    ([FAST], {"budget": {"euros": 3}}, "euros"),
+    ([FAST], {"prompts": []}, "no prompts"),
+    (["openai/gpt-x"], {}, "key"),
+])
+def test_what_cannot_be_run_says_so_before_anything_is_sent(models, options, words):
+    """One line with what to do; no directory is left behind."""
+    with pytest.raises(errors.ConfigError, match=words):
+        run(models, **options)
+    assert [] == list(store.home().glob("*"))
+
+
+def test_the_cold_ladder_has_its_own_rows():
+    """Each rung once a block and model; what is cold is measured as cold."""
+    df = measured(run([FAST], cold=True, blocks=2))
+    kinds = ["cold_process", "cold_client", "cold_conn", "cold_cache", "warm"]
+    assert dict.fromkeys(kinds, 2) == {k: n for k, n in df.groupby("start_kind", observed=False).size().to_dict().items() if n}
+    by_kind = {kind: df[df["start_kind"] == kind] for kind in kinds}
+    assert not by_kind["cold_conn"]["conn_reused"].any()
+    assert by_kind["warm"]["conn_reused"].all()
+    assert by_kind["cold_process"]["import_ms"].min() > 20
+    assert (by_kind["cold_process"]["ttft_ms"] > by_kind["cold_process"]["import_ms"]).all()
+    assert by_kind["cold_conn"]["connect_ms"].notna().all()
+    assert by_kind["warm"]["connect_ms"].isna().all()
+    assert by_kind["cold_client"]["client_ms"].notna().all()
+    assert 2 == by_kind["cold_cache"]["prompt_sha"].nunique(), "every prompt begins differently"
+    assert 1 == by_kind["warm"]["prompt_sha"].nunique()
+
+
+def test_a_sweep_has_levels_and_an_open_loop_is_late_by_little():
+    """Concurrency 1 and 4; a constant rate whose calls keep to their times."""
+    df = measured(run([FAST], concurrency=[1, 4], blocks=2))
+    assert {1: 2, 4: 16} == df.groupby("concurrency").size().to_dict()
+    assert df["inflight"].max() > 1
+    df = measured(run([FAST], rate=50, arrivals="constant", per_turn=20, blocks=1))
+    assert ({"constant"}, {50.0}) == (set(df["load_kind"]), set(df["target_rate"]))
+    assert df["sched_delay_ms"].median() < 5
+    assert (df["ttft_sched_ms"] >= df["ttft_ms"]).all()
+
+
+def test_a_conversation_is_sent_turn_by_turn():
+    """Each turn is a row; the second holds the first answer."""
+    df = measured(run([FAST], prompts=[{"id": "talk", "turns": ["One.", "Two."]}], blocks=1))
+    assert ["talk#1", "talk#2"] == list(df["prompt_id"])
+    assert df["in_tokens"].iloc[1] > df["in_tokens"].iloc[0]
+
+
+def test_a_budget_ends_a_run_and_a_resumed_one_goes_on():
+    """What was done is kept, with the reason; resume does the rest and no more."""
+    first = run([FAST], blocks=20, warmup=0, budget={"requests": 5})
+    assert 5 == len(first)
+    assert "budget" in first.attrs["nbllm"]["ended"]
+    with pytest.raises(errors.ConfigError):
+        nbllm.bench.resume("no-such-run")
+    again = nbllm.bench.resume(first.attrs["nbllm"]["run_id"], progress=False)
+    assert 10 == len(again), "the same budget holds for what is added"
+
+
+def test_it_ends_early_when_the_interval_is_narrow_enough():
+    """Fewer rows than planned, all of whole blocks."""
+    df = measured(run([FAST], blocks=100, stop_when=0.3, warmup=3))
+    assert 10 <= len(df) < 100
+
+
+def test_an_interrupt_returns_what_is_there(tmp_path):
+    """Ctrl-C ends the run, which returns its finished rows; resume gives the whole frame."""
+    class Interrupts:
+        rows = 0
+
+        def start(self, total, names, run_id): ...
+        def draw(self): ...
+        def end(self, reason): self.reason = reason
+
+        def row(self, row):
+            self.rows += 1
+            if self.rows == 4:
+                signal.raise_signal(signal.SIGINT)
+
+    shown = Interrupts()
+    try:
+        df = run([FAST], blocks=60, warmup=0, progress=shown, directory=tmp_path / "run")
+    except KeyboardInterrupt:
+        pytest.fail("the rows are lost")
+    assert 4 <= len(df) < 60
+    assert "stopped" == shown.reason
+    assert 60 == len(nbllm.bench.resume(tmp_path / "run", progress=False))
+
+
+def test_a_run_that_was_killed_at_random_moments_twenty_times_has_the_same_frame(tmp_path):
+    """kill -9 of everything: nothing finished is lost or doubled, and the frame in the end is the planned one."""
+    place = tmp_path / "run"
+    code = f"""
+import nbllm
+from pathlib import Path
+place = Path({str(place)!r})
+from nbllm.bench import running
+if running._begun(place):
+    nbllm.bench.resume(place, progress=False)
+else:
+    nbllm.bench.run([{FAST!r}, {OTHER!r}], "Go.", blocks=300, warmup=0, seed=7, directory=place, progress=False)
+"""
+    rng, kept, killed = random.Random(5), set(), 0
+    log = (tmp_path / "log").open("w")
+    while killed < 20:
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=log)
+        ended = threading.Event()
+        threading.Thread(target=lambda c=child, e=ended: (c.wait(), e.set()), daemon=True).start()
+        if ended.wait(0.8 + rng.random() * 1.2):
+            break
+        for pid in (*_workers(place), child.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        child.wait()
+        killed += 1
+        rows = _rows(place)
+        assert kept <= set(rows), "a finished row is lost"
+        assert len(rows) == len(set(rows)), "a row is doubled"
+        kept = set(rows)
+    df = nbllm.bench.resume(place, progress=False)
+    assert sorted(f"{i:06d}" for i in range(600)) == sorted(df["request_id"])
+    assert {(FAST, 300), (OTHER, 300)} == set(df.groupby("name").size().items())
+    assert 20 == killed or len(kept) == 600, f"only {killed} kills: {(tmp_path / 'log').read_text()[-2000:]}"
+
+
+def _rows(place):
+    if not (place / store.FILE).exists():
+        return []
+    with store.Store(place) as kept:
+        return [row["request_id"] for row in kept.rows()]
+
+
+def _workers(place):
+    """The run's own processes, as the system lists them."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"nbllm.bench.worker" in words and str(place).encode() in words:
+                    yield int(entry.name)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+def test_a_worker_ends_with_its_notebook(tmp_path):
+    """Nobody goes on spending money after the kernel was killed."""
+    place = tmp_path / "run"
+    code = f'import nbllm; nbllm.bench.run("sim/openai@ttft=0.2", "Go.", blocks=1000, warmup=0, directory={str(place)!r}, progress=False)'
+    child = subprocess.Popen([sys.executable, "-c", code])
+    until = time.monotonic() + 20
+    while not _rows(place) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert list(_workers(place))
+    child.kill()
+    child.wait()
+    while list(_workers(place)) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert [] == list(_workers(place))
+
+
+def test_no_key_is_written_down(tmp_path):
+    """Neither in the run's directory nor in the worker's command line or log."""
+    canary = "sk-canary-0123456789abcdef0123456789abcdef"
+    with running.simulator() as addresses:
+        run([{"model": "m@tokens=3", "base_url": addresses["openai_chat"], "api_key": canary, "name": "mine"}], directory=tmp_path / "run", blocks=2)
+    written = b"".join(p.read_bytes() for p in (tmp_path / "run").iterdir())
+    assert canary.encode() not in written
+
+
+def test_the_runs_of_this_machine_are_listed():
+    """Newest first, with how they ended."""
+    df = run([FAST], blocks=1)
+    listed = nbllm.bench.runs()
+    assert (df.attrs["nbllm"]["run_id"], "complete", len(df)) == tuple(listed.iloc[0][["run_id", "ended", "rows"]])
+
+
+def test_the_selftest_finds_the_truth_within_its_bars():
+    """Certified tokens and first tokens; the disturbed requests are flagged."""
+    table = nbllm.bench.selftest(concurrency=4, requests=32).set_index("metric")
+    if "kernel" in set(columns.STAMPS) and sys.platform.startswith("linux"):
+        assert table.loc["token, certified", "error_p50_ms"] < 1.0
+        assert table.loc["token, certified", "certified"] > 0.5
+    bounded = table.loc["token, bounded: width of the bounds"]
+    assert bounded["n"] == 0 or bounded["contained"] == 1.0
+
+
+def test_ordinary_calls_are_logged_in_the_same_columns():
+    """nbllm.log() has a row for each, failures included."""
+    client = nbllm.Client()
+    client.complete("Hi", model=FAST)
+    with pytest.raises(errors.NbllmError):
+        client.complete("Hi", model="sim/openai@status=401")
+    df = columns.frame(client.ledger.rows())
+    client.close()
+    assert (["ok", "auth"], {"session"}, {"single"}) == (list(df["status"]), set(df["run_id"]), set(df["load_kind"]))
+    assert pd.notna(df["ttft_ms"].iloc[0])
