@@ -205,6 +205,11 @@ def _reasoning(part: Reasoning) -> Iterable[Line]:
         yield note_line("Reasoning withheld by the provider.")
 
 
+def answer_lines(response: Response, *, format: str = "md", error: BaseException | None = None) -> list[Line]:
+    """The answer and how it ended, without figures."""
+    return [*_parts(response, format), *_ending(response, error, True)]
+
+
 def _ending(response: Response, error: BaseException | None, empty: bool) -> Iterable[Line]:
     if response.refusal:
         yield note_line(f"Refused: {response.refusal}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..errors import MASK, ConfigError
 from ..events import Response
@@ -18,6 +18,9 @@ from .run import follow, stoppable
 from .session import Asked, Session
 from .show import static
 
+if TYPE_CHECKING:
+    from .comparing import Comparison
+
 
 class Stopped(KeyboardInterrupt):
     """The person pressed Stop: the cell fails in one line, so that Run All stops; the partial answer is kept in `name`."""
@@ -30,14 +33,24 @@ class Stopped(KeyboardInterrupt):
         return [f"Stopped. The partial answer is in {self.name}."]
 
 
-def run_cell(session: Session, line: Line, body: str) -> Response | None:
+def run_cell(session: Session, line: Line, body: str) -> Response | Comparison | None:
     """Asks what the cell asks and gives the response; shows it while it comes."""
     filled = fill(body, session.fillable, session.evaluate, str(line.options.get("fill", session.defaults.get("fill", "on"))))
     if not filled.text.strip():
         raise ConfigError("The prompt is empty.", hint="Write what the model should answer below the %%llm line.")
     options = _with_schema(session, line.options)
     asked = session.asked_from(Line(line.models, options, line.extra, line.out), _parts(session, filled, options), filled.names)
+    if several(line.models, asked.options):
+        from .comparing import compare
+
+        session.warn_skipped(filled)
+        return compare(session, asked, line.models or (asked.model,), line.out)
     return ask(session, asked, line.out, filled)
+
+
+def several(models: Sequence[str], options: Mapping[str, Any]) -> bool:
+    """Whether more than one answer is wanted."""
+    return len(models) > 1 or int(options.get("runs", 1)) > 1 or isinstance(options.get("temperature"), list)
 
 
 def ask(session: Session, asked: Asked, out: str | None = None, filled: Filled | None = None) -> Response | None:

@@ -12,12 +12,13 @@ from ..catalog import list_models, ping, states
 from ..errors import ConfigError
 from ..events import Response
 from . import grammar
-from .cell import ask, run_cell
+from .cell import ask, run_cell, several
+from .comparing import Comparison, compare, entries_so_far
 from .options import OPTIONS, SUBCOMMANDS
 from .session import Session
 
 
-def _ask(session: Session, rest: str) -> Response | None:
+def _ask(session: Session, rest: str) -> Response | Comparison | None:
     line, prompt = grammar.ask(rest)
     return run_cell(session, line, prompt)
 
@@ -89,13 +90,15 @@ def _alias(session: Session, rest: str) -> Any:
     return (f"{name} now means {route.provider.name}/{route.model}.")
 
 
-def _again(session: Session, rest: str) -> Response | None:
+def _again(session: Session, rest: str) -> Response | Comparison | None:
+    """The last prompt once more. Elsewhere, its answer stands beside those that are there already."""
     if session.asked is None:
         raise ConfigError("Nothing was asked yet.", hint="Ask in a %%llm cell first.")
     line = grammar.parse(rest)
-    if len(line.models) > 1:
-        raise ConfigError("Several models at once are not yet possible.", hint="Ask them one after another.")
-    return ask(session, session.asked.elsewhere(line.models[0] if line.models else None, line.options, line.extra), line.out)
+    asked = session.asked.elsewhere(line.models[0] if line.models else None, line.options, line.extra)
+    if several(line.models, asked.options) or (line.models and session.last is not None):
+        return compare(session, asked, line.models or (asked.model,), line.out, entries_so_far(session))
+    return ask(session, asked, line.out)
 
 
 def _last(session: Session, _rest: str) -> Response:

@@ -44,6 +44,9 @@ font-size:.8em;color:{_MUTED};opacity:.75}}
 .nbllm summary{{cursor:pointer}}.nbllm details[open]>summary{{margin-bottom:.5em}}.nbllm details>p:last-child{{margin-bottom:0}}
 .nbllm .nbllm-note{{margin:.5em 0;font-size:.93em;color:var(--jp-warn-color0,#b26a00)}}
 .nbllm .nbllm-foot{{margin-top:.6em;font-size:.82em;line-height:1.5;color:{_MUTED};font-variant-numeric:tabular-nums}}
+.nbllm .nbllm-side{{display:grid;gap:0 1.6em;align-items:start;overflow-x:auto}}
+.nbllm .nbllm-col{{min-width:0;overflow-wrap:anywhere}}.nbllm .nbllm-col>:is(p,ul,ol,blockquote,table,pre,details){{margin:0 0 .75em}}
+.nbllm .nbllm-head{{border-bottom:1px solid {_LINE};margin-bottom:.6em;padding-bottom:.25em}}
 .nbllm .nbllm-badge{{border:1px solid;border-radius:3px;padding:0 .4em;margin-right:.3em}}
 .nbllm .k{{color:var(--jp-mirror-editor-keyword-color,#2e8b57)}}.nbllm .s{{color:var(--jp-mirror-editor-string-color,#c0504d)}}
 .nbllm .c{{color:var(--jp-mirror-editor-comment-color,#7a8a8a);font-style:italic}}

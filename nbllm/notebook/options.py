@@ -28,9 +28,10 @@ class Option:
 
 _EFFORTS = ("none", "minimal", "low", "medium", "high")
 _TABLE = (
-    Option("model", "models", "which model answers: gemini/pro, claude/sonnet, auto ...", "m"),
+    Option("model", "models", "which model answers: gemini/pro, auto ...; several, joined by commas, answer side by side", "m"),
     Option("system", "str", "what the model is told about its role", "s"),
-    Option("temperature", "float", "0 for the most likely words, higher for more varied ones", "t", least=0),
+    Option("temperature", "floats", "0 for the most likely words, higher for more varied ones; several are compared: 0,0.7", "t", least=0),
+    Option("runs", "int", "how often each model answers, side by side", least=1),
     Option("max_tokens", "int", "the longest answer, in tokens", least=1),
     Option("top_p", "float", "share of the likeliest words to choose from", least=0),
     Option("stop", "list", "text at which the answer ends; may be given again", many=True),
@@ -54,7 +55,7 @@ _TABLE = (
     Option("key", "variable", "NAME of the variable that holds the key"),
     Option("fill", "choice", "which braces are filled: on, double (only {{ }}), off", values=("on", "double", "off")),
     *(Option(name, "str", "not yet", "c" if name == "chat" else "", later=True)
-      for name in ("chat", "bg", "each", "runs", "keep", "def", "save", "use", "as", "tools", "cache", "show_reasoning")),
+      for name in ("chat", "bg", "each", "keep", "def", "save", "use", "as", "tools", "cache", "show_reasoning")),
 )
 OPTIONS: dict[str, Option] = {o.name: o for o in _TABLE}
 SHORT: dict[str, Option] = {o.short: o for o in _TABLE if o.short}
@@ -117,6 +118,11 @@ def _number(kind: Callable[[str], float], what: str) -> Callable[[Option, str], 
         return number
 
     return reader
+
+
+def _floats(option: Option, text: str) -> float | list[float]:
+    found = [_READERS["float"](option, part) for part in text.strip("[]").split(",")]
+    return found if len(found) > 1 else found[0]
 
 
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -195,6 +201,6 @@ def _finite(text: str) -> float:
 
 
 _READERS: dict[str, Callable[[Option, str], Any]] = {
-    "str": lambda _o, text: text, "int": _number(int, "a whole number"), "float": _number(_finite, "a number"), "bool": _bool,
+    "str": lambda _o, text: text, "int": _number(int, "a whole number"), "float": _number(_finite, "a number"), "floats": _floats, "bool": _bool,
     "choice": _choice, "name": _name, "variable": _variable, "effort": _effort, "duration": _duration, "list": _list, "models": _models,
 }

@@ -18,6 +18,7 @@ from ..wire import Provider, Secret
 
 if TYPE_CHECKING:
     from .bundle import Line as Figures
+    from .comparing import Comparison
     from .fill import Filled
     from .grammar import Line
 
@@ -81,6 +82,7 @@ class Session:
     defaults: dict[str, Any] = field(default_factory=dict)
     asked: Asked | None = None
     last: Response | None = None
+    comparison: Comparison | None = None  # the last answers, where there were several
     shown_in: tuple[int, int] | None = None  # (execution count, id of the response) that was drawn while it streamed
     matcher: Any = None  # the completion that was installed
 
@@ -92,8 +94,6 @@ class Session:
 
     def asked_from(self, line: Line, parts: tuple[Part, ...], filled: tuple[str, ...]) -> Asked:
         """What a cell asks, its own options before the notebook's defaults."""
-        if len(line.models) > 1:
-            raise ConfigError("Several models in one cell are not yet possible.", hint="Ask one here, and the others with `%llm again MODEL`.")
         options = {**self.defaults, **line.options}
         model = line.models[0] if line.models else options.get("model", DEFAULT_MODEL)
         return Asked(parts, model, {k: v for k, v in options.items() if k != "model"}, line.extra, filled)
@@ -126,9 +126,17 @@ class Session:
                               hint="key= takes the name of a variable that holds the key, never the key itself.")
         return value
 
+    def keep_comparison(self, asked: Asked, comparison: Comparison, out: str | None) -> None:
+        """Puts several answers into the notebook's variables: the last one is the last answer."""
+        self.asked, self.comparison = asked, comparison
+        self.last = comparison.responses[-1]
+        self.namespace["_llm"] = comparison
+        if out:
+            self.namespace[out] = comparison
+
     def keep(self, asked: Asked, response: Response, out: str | None) -> None:
         """Puts the answer into the notebook's variables."""
-        self.asked, self.last = asked, response
+        self.asked, self.last, self.comparison = asked, response, None
         self.namespace["_llm"] = response
         if out:
             self.namespace[out] = response
@@ -165,11 +173,11 @@ class Session:
             return Hidden()
         return view(self.shell, render=str(options.get("render", "auto")), model=asked.model, format=str(options.get("format", "md")))
 
-    def shown(self, response: Response) -> None:
+    def shown(self, response: Response | Comparison) -> None:
         """Notes that `response` is on screen in this cell, so that it is not drawn there again as its value."""
         self.shown_in = (self.shell.execution_count, id(response))
 
-    def was_shown(self, response: Response) -> bool:
+    def was_shown(self, response: Response | Comparison) -> bool:
         """Whether this cell has drawn `response` already."""
         return self.shown_in == (self.shell.execution_count, id(response))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..events import Response
+from .comparing import Comparison
 from .session import Session
 
 
@@ -25,12 +26,18 @@ def install(session: Session) -> None:
 
             session.show(final(response, footer=footer(response)))
 
+    def draw_all(comparison: Comparison) -> None:
+        if not session.was_shown(comparison):
+            session.show(comparison._repr_mimebundle_())
+
     _formatter(session).for_type(Response, draw)
+    _formatter(session).for_type(Comparison, draw_all)
 
 
 def remove(session: Session) -> None:
     """Takes the drawing away."""
-    _formatter(session).type_printers.pop(Response, None)
+    for kind in (Response, Comparison):
+        _formatter(session).type_printers.pop(kind, None)
 
 
 def _formatter(session: Session) -> Any:
