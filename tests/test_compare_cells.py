@@ -1,0 +1,143 @@
+"""Several answers side by side, in a real kernel."""
+
+import pytest
+
+from .kernels import Kernel
+
+pytestmark = pytest.mark.kernel
+PAIR = "sim/openai@text=Alpha%20speaks,ttft=0.05 sim/anthropic@text=Beta%20speaks,ttft=0.1".split()
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    with Kernel() as kernel:
+        yield kernel
+
+
+@pytest.fixture(scope="module")
+def headless():
+    with Kernel(front_end=False) as kernel:
+        yield kernel
+
+
+def ask(kernel, line, prompt="Why?"):
+    return kernel.run(f"%%llm {line}\n{prompt}")
+
+
+def test_both_answers_stand_side_by_side_and_one_output_is_left(kernel):
+    """One display in the end, each answer under its name, with its own figures; the variable is the comparison."""
+    ran = ask(kernel, f"{','.join(PAIR)} out=cmp")
+    assert ran.ok, ran.error
+    assert 1 == len(ran.outputs)
+    assert 2 == ran.html.count("<div class=nbllm-col>")
+    assert ran.html.index("Alpha") < ran.html.index("Beta")
+    assert 2 == ran.html.count("to\xa0first\xa0token") == ran.text.count("to first token")
+    assert ["Alpha speaks", "Beta speaks"] == kernel.value("[r.text for r in cmp]")
+
+
+def test_the_frame_has_a_row_for_each(kernel):
+    """Model, text, times, tokens; NA where nothing is known."""
+    ask(kernel, f"{PAIR[0]},sim/openai@status=401 out=cmp")
+    assert [PAIR[0], "sim/openai@status=401"] == kernel.value("cmp.labels")
+    assert ["Alpha speaks", ""] == kernel.value("list(cmp.df['text'])")
+    assert [False, True] == kernel.value("[bool(x) for x in cmp.df['ttft_s'].isna()]")
+    assert [True, False] == kernel.value("[bool(x) for x in cmp.df['error'].isna()]")
+
+
+def test_one_that_fails_shows_why_and_does_not_hurt_the_other(kernel):
+    """The cell succeeds; the error stands in its column, with what to do."""
+    ran = ask(kernel, f"sim/openai@status=401,{PAIR[1]}")
+    assert ran.ok
+    assert "Beta speaks" in ran.text
+    assert "AuthenticationError" in ran.text
+
+
+def test_a_name_that_leads_nowhere_is_a_failed_column_too(kernel):
+    """What is wrong on this side must not keep the others from answering."""
+    ran = ask(kernel, f"nowhere/at-all,{PAIR[0]}")
+    assert ran.ok
+    assert "Alpha speaks" in ran.text
+    assert "nowhere/at-all" in ran.text
+
+
+def test_all_failing_fails_the_cell(kernel):
+    """Run All must stop."""
+    ran = ask(kernel, "sim/openai@status=401,sim/gemini@status=401")
+    assert not ran.ok
+    assert "AuthenticationError" == ran.error["ename"]
+
+
+def test_the_columns_grow_at_the_same_time(kernel):
+    """A frame shows both answers unfinished."""
+    pair = "sim/openai@tokens=60,gap=0.02,ttft=0.05,sim/gemini@tokens=60,gap=0.02,ttft=0.05"
+    ran = ask(kernel, pair)
+    frames = [m["content"]["data"]["text/plain"] for m in ran.messages if m["msg_type"] in ("update_display_data", "display_data")]
+    assert any(frame.count("to first token ·") == 2 for frame in frames[:-1])
+    assert ran.ok
+
+
+def test_stop_ends_all_and_keeps_what_came(kernel):
+    """The Stop button in the middle: both partial answers are shown and kept, and the cell fails in one line."""
+    parent = kernel.start("%%llm sim/openai@tokens=2000,gap=0.02,sim/ollama@tokens=2000,gap=0.02 out=cut\nGo on.")
+    seen = kernel.collect(parent, until=lambda m: m["msg_type"] == "update_display_data" and m["content"]["data"]["text/plain"].count("to first token ·") == 2)
+    kernel.interrupt()
+    ran = kernel.collect(parent)
+    assert seen.messages
+    assert not ran.ok
+    assert "Stopped. The partial answer is in cut." in "".join(ran.error["traceback"])
+    assert [True, True] == kernel.value("[0 < len(r.text) < 8000 and r.finish_reason == 'cancelled' for r in cut]")
+
+
+def test_runs_and_temperatures_make_columns(kernel):
+    """Every model, at every temperature, so many times; labels tell them apart."""
+    ran = ask(kernel, "sim/openai@tokens=3 runs=2 temperature=0,0.7 out=cmp")
+    assert ran.ok, ran.error
+    label = "sim/openai@tokens=3"
+    assert [f"{label} t=0 #1", f"{label} t=0 #2", f"{label} t=0.7 #1", f"{label} t=0.7 #2"] == kernel.value("cmp.labels")
+    assert [0.0, 0.0, 0.7, 0.7] == kernel.value("[r.request.temperature for r in cmp]")
+
+
+def test_too_many_columns_are_refused(kernel):
+    """With what to use instead."""
+    ran = ask(kernel, "sim/openai runs=40")
+    assert "bench" in "".join(ran.error["traceback"])
+
+
+def test_again_elsewhere_adds_a_column(kernel):
+    """After one answer, and after several."""
+    ask(kernel, PAIR[0])
+    ran = kernel.run(f"both = %llm again {PAIR[1]}")
+    assert ran.ok, ran.error
+    assert [PAIR[0], PAIR[1]] == kernel.value("both.labels")
+    assert ran.text.index("Alpha") < ran.text.index("Beta")
+    kernel.run("three = %llm again sim/gemini@tokens=2")
+    assert 3 == kernel.value("len(three)")
+
+
+def test_as_a_value_it_draws_itself(headless):
+    """In another cell; and headless, a single output with the text of all."""
+    ran = ask(headless, f"{','.join(PAIR)} out=cmp")
+    assert 1 == len(ran.outputs)
+    assert "Alpha speaks" in ran.text
+    ran = headless.run("cmp")
+    assert 2 == ran.html.count("<div class=nbllm-col>")
+    assert "## " + PAIR[0] in ran.text
+
+
+def test_what_a_model_writes_stays_in_its_column(kernel):
+    """Markup that would close our boxes does not."""
+    evil = "%3C%2Fdiv%3E%3C%2Fdiv%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E"
+    ran = ask(kernel, f"sim/openai@text={evil},{PAIR[1]}")
+    assert "<script" not in ran.html
+    assert ran.html.count("<div") == ran.html.count("</div>")
+
+
+def test_the_log_has_a_row_for_each_call(kernel):
+    """%llm log: the calls of this notebook in the columns of a benchmark."""
+    kernel.run("import nbllm; from nbllm.ledger import Ledger; nbllm.default_client().ledger = Ledger()")
+    ask(kernel, f"{PAIR[0]},sim/openai@status=401")
+    ran = kernel.run("log = %llm log")
+    assert ran.ok, ran.error
+    assert [["auth", "ok"], 2] == kernel.value("[sorted(log['status']), len(log)]")
+    kernel.run("log = %llm log n=1 all")
+    assert [1, True] == kernel.value("[len(log), 'ns_tls0' in log]")
