@@ -1,0 +1,214 @@
+"""The statistics of benchmarks, each with its source: distribution-free where that is possible, aware of drift where not.
+
+Requests that follow each other are not independent: a provider has slow minutes. So a mean's interval comes from blocks of
+neighbours, a percentile's from order statistics with what the data are worth (n_eff), and differences between models from
+pairs within a block. All take float arrays without NaN unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[np.float64]]
+
+_RESAMPLES = 2_000
+_EXACT = 14  # pairs up to which all 2^n sign patterns are counted
+
+
+class Interval(NamedTuple):
+    """Lower and upper end (NaN where the data do not support one) and how they were found."""
+
+    lo: float
+    hi: float
+    method: str
+
+
+def least_n(p: float, alpha: float = 0.05) -> int:
+    """The smallest n that supports the quantile `p`: a sample whose maximum is above it (and minimum below) with probability
+    1 - alpha needs n >= ln(alpha) / ln(max(p, 1 - p)). 5 for the median, 29 for p90, 59 for p95, 299 for p99."""
+    return math.ceil(math.log(alpha) / math.log(max(p, 1.0 - p)) - 1e-9)
+
+
+def quantile(values: Array, p: float) -> float:
+    """The p-quantile, linear between order statistics (Hyndman and Fan's type 7, numpy's default); inf values are allowed."""
+    import numpy as np
+
+    ordered = np.sort(values)
+    place = p * (len(ordered) - 1)
+    low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
+    share = place - math.floor(place)
+    return float(low if share == 0 or low == high else low + share * (high - low))
+
+
+def order_interval(values: Array, p: float, level: float = 0.95, n_eff: float | None = None) -> Interval:
+    """A distribution-free interval of the p-quantile from order statistics (Conover, Practical Nonparametric Statistics, 3.2):
+    X(r) and X(s) with P(Binomial(n, p) < r) and P(Binomial(n, p) >= s) at most (1 - level) / 2 each.
+
+    n_eff: how many independent values they are worth; below n, the ranks spread by sqrt(n / n_eff). An end that the sample does
+    not reach is NaN.
+    """
+    import numpy as np
+    from scipy.stats import binom
+
+    n, tail = len(values), (1.0 - level) / 2.0
+    if n == 0:
+        return Interval(math.nan, math.nan, "order statistics")
+    low = int(binom.ppf(tail, n, p))  # the smallest k with P(X <= k) >= tail, so P(X < k) < tail
+    high = int(binom.ppf(1.0 - tail, n, p)) + 1
+    method = "order statistics"
+    if n_eff is not None and n_eff < 0.95 * n:
+        wider = math.sqrt(n / max(1.0, n_eff))
+        low, high = math.floor(n * p - (n * p - low) * wider), math.ceil(n * p + (high - n * p) * wider)
+        method = "order statistics, widened for autocorrelation"
+    ordered = np.sort(values)
+    lo = float(ordered[low - 1]) if 1 <= low <= n else math.nan
+    hi = float(ordered[high - 1]) if 1 <= high <= n else math.nan
+    return Interval(lo, hi, method)
+
+
+def effective_n(values: Array) -> float:
+    """How many independent values a series is worth: n (1 - r) / (1 + r) with r its lag-1 autocorrelation (an AR(1) process;
+    Wilks, Statistical Methods in the Atmospheric Sciences, 5.2.4), between 1 and n."""
+    r = lag1(values)
+    n = float(len(values))
+    return n if math.isnan(r) or r <= 0 else max(1.0, n * (1.0 - r) / (1.0 + r))
+
+
+def lag1(values: Array) -> float:
+    """The lag-1 autocorrelation of a series; NaN below 3 values or without variation."""
+    import numpy as np
+
+    if len(values) < 3:
+        return math.nan
+    centred = values - values.mean()
+    total = float(np.dot(centred, centred))
+    return float(np.dot(centred[1:], centred[:-1])) / total if total > 0 else math.nan
+
+
+def mean_interval(values: Array, level: float = 0.95, seed: int = 0) -> Interval:
+    """An interval of the mean from a circular block bootstrap (Politis and Romano 1992) with blocks of about n^(1/3) values, or
+    longer where neighbours resemble each other more; NaN below 6 values."""
+    import numpy as np
+
+    n = len(values)
+    if n < 6:
+        return Interval(math.nan, math.nan, "block bootstrap")
+    length = min(n // 2, max(1, round(n ** (1 / 3) * max(1.0, (n / effective_n(values)) ** (2 / 3)))))
+    rng = np.random.default_rng(seed)
+    blocks = math.ceil(n / length)
+    starts = rng.integers(0, n, size=(_RESAMPLES, blocks))
+    places = (starts[:, :, None] + np.arange(length)) % n
+    means = values[places.reshape(_RESAMPLES, -1)[:, :n]].mean(axis=1)
+    middle, tail = values.mean(), (1.0 - level) / 2.0
+    low, high = np.quantile(means - middle, [tail, 1.0 - tail])
+    short = math.sqrt(n / max(1.0, n - length))  # a resample of blocks varies a little less than the truth does
+    return Interval(float(middle - high * short), float(middle - low * short), f"block bootstrap, blocks of {length}")
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
+    """Wilson's score interval of a share."""
+    from scipy.stats import binomtest
+
+    if n == 0:
+        return Interval(math.nan, math.nan, "Wilson")
+    found = binomtest(successes, n).proportion_ci(level, method="wilson")
+    return Interval(float(found.low), float(found.high), "Wilson")
+
+
+def hodges_lehmann(differences: Array, level: float = 0.95) -> tuple[float, Interval]:
+    """The median of all pairwise means (Walsh averages), and its interval by inverting Wilcoxon's signed-rank test (Hollander,
+    Wolfe and Chicken, 3.3): the k-th smallest and largest Walsh average. NaN ends below 6 differences."""
+    import numpy as np
+    from scipy.stats import norm
+
+    n = len(differences)
+    if n == 0:
+        return math.nan, Interval(math.nan, math.nan, "signed ranks")
+    rows, columns = np.triu_indices(n)
+    walsh = np.sort((differences[rows] + differences[columns]) / 2.0)
+    middle = float(np.median(walsh))
+    if n < 6:
+        return middle, Interval(math.nan, math.nan, "signed ranks")
+    tail = (1.0 - level) / 2.0
+    if n <= 30:
+        k = _signed_rank_k(n, tail)
+    else:
+        k = math.floor(n * (n + 1) / 4 - norm.ppf(1.0 - tail) * math.sqrt(n * (n + 1) * (2 * n + 1) / 24))
+    if k < 1:
+        return middle, Interval(math.nan, math.nan, "signed ranks")
+    return middle, Interval(float(walsh[k - 1]), float(walsh[-k]), "signed ranks")
+
+
+def _signed_rank_k(n: int, tail: float) -> int:
+    """The largest k with P(T < k) <= tail, T being Wilcoxon's statistic of n pairs without a difference (its exact distribution)."""
+    import numpy as np
+
+    counts = np.zeros(n * (n + 1) // 2 + 1)
+    counts[0] = 1.0
+    for rank in range(1, n + 1):
+        counts[rank:] += counts[:-rank].copy()
+    below = np.cumsum(counts) / 2.0 ** n
+    return int(np.searchsorted(below, tail, side="right"))
+
+
+def sign_flip(differences: Array, seed: int = 0, resamples: int = 10_000) -> float:
+    """The two-sided p of a paired permutation test: how often the mean difference is at least as far from 0 when each pair's
+    sign is a coin's toss (Fisher). Exact up to 14 pairs, else that many random patterns and the observed one. NaN for none."""
+    import numpy as np
+
+    n = len(differences)
+    if n == 0:
+        return math.nan
+    observed = abs(differences.sum()) * (1.0 - 1e-12)
+    if n <= _EXACT:
+        signs = 1.0 - 2.0 * ((np.arange(2 ** n)[:, None] >> np.arange(n)) & 1)
+        return float((np.abs(signs @ differences) >= observed).mean())
+    rng = np.random.default_rng(seed)
+    signs = rng.integers(0, 2, size=(resamples, n), dtype=np.int8) * np.int8(2) - np.int8(1)
+    return float((1 + (np.abs(signs @ differences) >= observed).sum()) / (resamples + 1))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's corrected p values, in the order given; NaN stays NaN and does not count."""
+    known = sorted((p, i) for i, p in enumerate(ps) if not math.isnan(p))
+    out, worst = [math.nan] * len(ps), 0.0
+    for rank, (p, i) in enumerate(known):
+        worst = max(worst, min(1.0, (len(known) - rank) * p))
+        out[i] = worst
+    return out
+
+
+def superiority(a: Array, b: Array, *, paired: bool) -> float:
+    """P(a < b) + P(a = b) / 2: over pairs, or over all combinations (Vargha and Delaney's A). NaN for none."""
+    import numpy as np
+
+    if not len(a) or not len(b):
+        return math.nan
+    if paired:
+        return float(((a < b) + 0.5 * (a == b)).mean())
+    ordered = np.sort(b)
+    return float(((len(b) - np.searchsorted(ordered, a, side="right")) + 0.5 * (
+        np.searchsorted(ordered, a, side="right") - np.searchsorted(ordered, a, side="left"))).mean() / len(b))
+
+
+def shift(a: Array, b: Array, level: float = 0.95) -> tuple[float, Interval, float]:
+    """For two unpaired samples: the median of all differences a - b, its interval and p by Mann and Whitney's test (Hollander,
+    Wolfe and Chicken, 4.2 to 4.3)."""
+    import numpy as np
+    from scipy.stats import mannwhitneyu, norm
+
+    if not len(a) or not len(b):
+        return math.nan, Interval(math.nan, math.nan, "Mann-Whitney"), math.nan
+    differences = np.sort((a[:, None] - b[None, :]).ravel())
+    m, n = len(a), len(b)
+    k = math.floor(m * n / 2 - norm.ppf(0.5 + level / 2) * math.sqrt(m * n * (m + n + 1) / 12))
+    ends = (float(differences[k - 1]), float(differences[-k])) if k >= 1 else (math.nan, math.nan)
+    return float(np.median(differences)), Interval(*ends, "Mann-Whitney"), float(mannwhitneyu(a, b).pvalue)
+
+
+Statistic = Callable[["Array"], float]
