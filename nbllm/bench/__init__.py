@@ -13,17 +13,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..columns import schema as schema
     from .checks import selftest as selftest
-    from .columns import schema as schema
     from .comparison import compare as compare
     from .files import load as load
     from .files import save as save
-    from .ladder import coldstart as coldstart
-    from .ladder import gateway as gateway
-    from .ladder import streaming as streaming
-    from .ladder import warm as warm
     from .plots import plot as plot
     from .prompts import prompt_set as prompt_set
+    from .questions import coldstart as coldstart
+    from .questions import gateway as gateway
+    from .questions import ladder as ladder
+    from .questions import streaming as streaming
+    from .questions import warm as warm
     from .reports import report as report
     from .running import chunks as chunks
     from .running import resume as resume
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     **dict.fromkeys(("run", "resume", "runs", "chunks", "tokens"), "running"),
-    **dict.fromkeys(("coldstart", "warm", "streaming", "gateway"), "ladder"),
+    **dict.fromkeys(("coldstart", "ladder", "warm", "streaming", "gateway"), "questions"),
     **dict.fromkeys(("load", "save"), "files"),
-    "compare": "comparison", "plot": "plots", "prompt_set": "prompts", "report": "reports", "schema": "columns", "selftest": "checks",
+    "compare": "comparison", "plot": "plots", "prompt_set": "prompts", "report": "reports", "schema": ".columns", "selftest": "checks",
     "summary": "summaries", "synthetic": "texts",
 }
 __all__ = list(_HOME)

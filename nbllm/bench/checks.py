@@ -27,17 +27,17 @@ def selftest(*, concurrency: int = 8, requests: int = 64, ttft: float = 0.05, ga
     """
     with simulator() as addresses, tempfile.TemporaryDirectory(prefix="nbllm-selftest-") as place:
         model = {"model": f"selftest@ttft={ttft:g},gap={gap:g},tokens={tokens}", "base_url": addresses["openai_chat"], "api_key": "sim", "name": "simulator"}
-        df = _measured(model, Path(place) / "run", concurrency, requests, disturb, seed)
+        df = _measured(model, Path(place) / "run", concurrency, requests, disturb=disturb, seed=seed)
         known = truth.records(addresses[""])
         by_request = truth.requests(df, known)
         by_token = truth.arrivals(df, chunks(df), known, df.attrs["nbllm"]["epoch"])
     return table(df, by_request, by_token)
 
 
-def _measured(model: dict[str, Any], place: Path, concurrency: int, requests: int, disturb: tuple[float, float] | None, seed: int) -> pd.DataFrame:
+def _measured(model: dict[str, Any], place: Path, concurrency: int, requests: int, **options: Any) -> pd.DataFrame:
     per_turn = max(concurrency, min(requests, 4 * concurrency))
     df = run(model, "Measure me.", blocks=max(1, round(requests / per_turn)), concurrency=concurrency, per_turn=per_turn, warmup=2 * concurrency,
-             seed=seed, directory=place, progress=False, disturb=disturb)
+             directory=place, progress=False, **options)
     return df[df["phase"] == "measure"]
 
 
@@ -67,7 +67,7 @@ def table(df: pd.DataFrame, by_request: pd.DataFrame, by_token: pd.DataFrame) ->
 
 def _line(metric: str, errors: pd.Series, *, share: float | None = None, contained: float | None = None, flagged: float | None = None) -> dict[str, Any]:
     values = errors.dropna().astype(float)
-    named = {"p50": values.median(), "p99": values.abs().quantile(0.99), "max": values.abs().max()} if len(values) else {}
+    named = {"p50": float(values.median()), "p99": float(values.abs().quantile(0.99)), "max": float(values.abs().max())} if len(values) else {}
     bar = BARS.get(metric)
     return {
         "metric": metric, "n": len(values), "error_p50_ms": named.get("p50"), "error_p99_ms": named.get("p99"), "error_max_ms": named.get("max"),

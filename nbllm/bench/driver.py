@@ -275,7 +275,7 @@ async def _until(due: float) -> None:
     """Sleeps until a moment (perf_counter seconds). Timers are good for a millisecond: the last one is spent going round the
     loop, which meanwhile sees to everything else."""
     await asyncio.sleep(max(0.0, due - time.perf_counter() - _TIMER))
-    while time.perf_counter() < due:
+    while time.perf_counter() < due:  # noqa: ASYNC110 - nothing would wake us in time
         await asyncio.sleep(0)
 
 

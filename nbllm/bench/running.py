@@ -18,8 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .. import columns as schema
-from .. import errors
+from .. import columns, errors
 from ..api import default_client
 from ..client import Client, Timeouts
 from ..registry import Route
@@ -84,7 +83,7 @@ def run(
 
     models: names, or dicts of options with `model` in it (`name` labels it). prompts: see `bench.prompt_set`; None is a
     small built-in set. blocks: how often every model answers; within a block all models answer the same prompt, in random
-    order. cold: True adds the cold-start ladder, or the rungs to measure (see schema.START_KINDS). concurrency: requests in
+    order. cold: True adds the cold-start ladder, or the rungs to measure (see columns.START_KINDS). concurrency: requests in
     flight for each model (closed loop), several for a sweep. rate: requests a second (open loop; arrivals "constant",
     "poisson" or recorded times; a pair (from, to) with arrivals="ramp"). per_turn: requests of a model in a block. idle:
     pauses in seconds before a turn. warmup: "auto" until times are stable, or a number of requests. prefix: "unique" defeats
@@ -167,7 +166,7 @@ def chunks(df: pd.DataFrame) -> pd.DataFrame:
             raise errors.ConfigError(f"The chunks of run {run_id} are not on this machine.", hint="They are kept in the run's directory (bench.runs()).")
         with Store(place) as store:
             frames.append(store.chunks(part["request_id"].dropna()))
-    return schema.cast(pd.concat(frames, ignore_index=True), schema.CHUNKS) if frames else schema.frame([], schema.CHUNKS)
+    return columns.cast(pd.concat(frames, ignore_index=True), columns.CHUNKS) if frames else columns.frame([], columns.CHUNKS)
 
 
 def tokens(df: pd.DataFrame) -> pd.DataFrame:
@@ -217,9 +216,9 @@ def _prompts(given: Any) -> tuple[prompts.Prompt, ...]:
 
 def _kinds(given: Sequence[str]) -> tuple[str, ...]:
     kinds = (given,) if isinstance(given, str) else tuple(given)
-    wrong = next((k for k in kinds if k not in schema.START_KINDS), None)
+    wrong = next((k for k in kinds if k not in columns.START_KINDS), None)
     if wrong:
-        raise errors.ConfigError(f"No start is called {wrong!r}.", hint=f"There are {', '.join(schema.START_KINDS)}.")
+        raise errors.ConfigError(f"No start is called {wrong!r}.", hint=f"There are {', '.join(columns.START_KINDS)}.")
     return kinds
 
 
@@ -232,7 +231,7 @@ def _possible(turns: tuple[plan.Turn, ...], arms: tuple[Arm, ...], *, strict: bo
 
 
 def _metric(name: str) -> str:
-    if name not in {c.name for c in schema.COLUMNS if c.dtype == "float64"}:
+    if name not in {c.name for c in columns.COLUMNS if c.dtype == "float64"}:
         raise errors.ConfigError(f"No metric is called {name!r}.", hint="bench.schema() lists the columns; ttft_ms, e2e_ms and itl_ms are usual.")
     return name
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,18 +41,19 @@ def explode(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
-def _counts(part: pd.DataFrame, total: object) -> np.ndarray:
+def _counts(part: pd.DataFrame, total: Any) -> np.ndarray:
     """Tokens of each chunk: as counted, else the streamed total shared by characters, one at least."""
     import numpy as np
     import pandas as pd
 
     if part["n_tokens"].notna().all():
-        return part["n_tokens"].to_numpy(int)
+        return np.asarray(part["n_tokens"], dtype=int)
     ones = np.ones(len(part), int)
-    if total is None or pd.isna(total) or int(str(total)) <= len(part):  # type: ignore[call-overload]
+    streamed = 0 if total is None or pd.isna(total) else int(total)
+    if streamed <= len(part):
         return ones
     chars = part["chars"].fillna(0).to_numpy(float)
-    spare = int(str(total)) - len(part)
-    share = np.cumsum(chars / chars.sum() * int(str(total)) if chars.sum() else ones * (int(str(total)) / len(part)))
-    counts = np.maximum(1, np.diff(np.rint(share), prepend=0.0)).astype(int)
-    return counts if counts.sum() <= spare + len(part) else np.maximum(1, counts - (counts.sum() > int(str(total))))
+    weights = chars / chars.sum() if chars.sum() else ones / len(part)
+    counts = np.maximum(1, np.diff(np.rint(np.cumsum(weights) * streamed), prepend=0.0)).astype(int)
+    counts[int(np.argmax(counts))] -= counts.sum() - streamed  # chunks that were raised to one token take it from the largest
+    return np.asarray(counts, dtype=int)

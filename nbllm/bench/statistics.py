@@ -166,8 +166,8 @@ def sign_flip(differences: Array, seed: int = 0, resamples: int = 10_000) -> flo
         return math.nan
     observed = abs(differences.sum()) * (1.0 - 1e-12)
     if n <= _EXACT:
-        signs = 1.0 - 2.0 * ((np.arange(2 ** n)[:, None] >> np.arange(n)) & 1)
-        return float((np.abs(signs @ differences) >= observed).mean())
+        patterns = 1.0 - 2.0 * ((np.arange(2 ** n)[:, None] >> np.arange(n)) & 1)
+        return float((np.abs(patterns @ differences) >= observed).mean())
     rng = np.random.default_rng(seed)
     signs = rng.integers(0, 2, size=(resamples, n), dtype=np.int8) * np.int8(2) - np.int8(1)
     return float((1 + (np.abs(signs @ differences) >= observed).sum()) / (resamples + 1))

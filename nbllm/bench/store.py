@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import columns as schema
+from .. import columns
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ create table if not exists rows (request_id text, attempt integer, seq integer, 
 create table if not exists chunks (request_id text primary key, data text not null);
 create table if not exists done (slot text primary key);
 """
-_CHUNK_NAMES = [c.name for c in schema.CHUNKS if c.name not in ("run_id", "request_id", "attempt")]
+_CHUNK_NAMES = [c.name for c in columns.CHUNKS if c.name not in ("run_id", "request_id", "attempt")]
 
 
 def home() -> Path:
@@ -99,8 +99,8 @@ class Store:
     def frame(self) -> pd.DataFrame:
         """The requests frame; its attrs say which run it is and how it was made."""
         run_id = self.get("run_id", self.directory.name)
-        df = schema.frame({"run_id": run_id, **row} for row in self.rows())
-        df.attrs["nbllm"] = {"run_id": run_id, "directory": str(self.directory), "schema": schema.VERSION, "epoch": self.get("epoch"),
+        df = columns.frame({"run_id": run_id, **row} for row in self.rows())
+        df.attrs["nbllm"] = {"run_id": run_id, "directory": str(self.directory), "schema": columns.VERSION, "epoch": self.get("epoch"),
                              "ended": self.get("ended"), **self.get("about", {})}
         return df
 
@@ -114,7 +114,7 @@ class Store:
             if wanted is None or request_id in wanted:
                 key = {"run_id": run_id, "request_id": request_id, "attempt": attempts.get(request_id, 1)}
                 found += [{**key, **dict(zip(_CHUNK_NAMES, values, strict=True))} for values in json.loads(data)]
-        return schema.frame(found, schema.CHUNKS)
+        return columns.frame(found, columns.CHUNKS)
 
 
 def find(run_id: str, directory: str | os.PathLike[str] | None = None) -> Path | None:

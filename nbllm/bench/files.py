@@ -1,0 +1,138 @@
+"""Frames out and in: Parquet, CSV, JSON lines, and a run's own directory. Columns and dtypes survive all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import columns
+from ..errors import ConfigError
+from .store import FILE, Store, find
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_META = b"nbllm"
+_SUFFIXES = (".parquet", ".csv", ".jsonl")
+
+
+def save(df: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
+    """Writes a frame of requests to .parquet, .csv or .jsonl, and gives the path. A file that is there is replaced as a whole.
+
+    Parquet keeps what df.attrs say of the run (seed, machine, dates); the others keep the rows. Raises ConfigError for another
+    suffix.
+    """
+    place = Path(path)
+    writer = _WRITERS.get(place.suffix.lower())
+    if writer is None:
+        raise ConfigError(f"Frames are not written as {place.suffix or 'a nameless file'}.", hint=f"Use {', '.join(_SUFFIXES)}.")
+    handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+    os.close(handle)
+    try:
+        writer(df, Path(name))
+        Path(name).replace(place)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return place
+
+
+def load(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """A frame of requests from a file that `save` wrote, a run's directory, or a run's id.
+
+    Raises ConfigError for what is not there, is not a frame of requests, or was written by a newer nbllm.
+    """
+    place = Path(path)
+    if not place.suffix or place.is_dir():
+        directory = place if (place / FILE).exists() else find(str(path))
+        if directory is None:
+            raise ConfigError(f"There is no benchmark run {os.fspath(path)!r}.", hint="bench.runs() lists the runs of this machine.")
+        with Store(directory) as store:
+            return store.frame()
+    reader = _READERS.get(place.suffix.lower())
+    if reader is None:
+        raise ConfigError(f"Frames are not read from {place.suffix} files.", hint=f"Use {', '.join(_SUFFIXES)}, or a run's directory.")
+    try:
+        df, about = reader(place)
+    except FileNotFoundError:
+        raise ConfigError(f"There is no file {place}.", hint="Check the path.") from None
+    except ConfigError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - each library has its own errors for a broken file
+        raise ConfigError(f"{place} cannot be read as {place.suffix[1:]}: {str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__}.",
+                          hint="It may be cut short; bench.save writes it again from the run's directory.") from None
+    return _checked(df, about, place)
+
+
+def _checked(df: pd.DataFrame, about: dict[str, Any], place: Path) -> pd.DataFrame:
+    if about.get("schema", columns.VERSION) > columns.VERSION:
+        raise ConfigError(f"{place} was written by a newer nbllm (schema {about['schema']}, here {columns.VERSION}).", hint="Update nbllm.")
+    if not {"request_id", "name", "status"} <= set(df.columns):
+        raise ConfigError(f"{place} is no frame of requests: it has no column request_id, name or status.", hint="bench.schema() lists the columns.")
+    out = columns.cast(df)
+    out.attrs["nbllm"] = about
+    return out
+
+
+def _write_parquet(df: pd.DataFrame, path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pandas(df.reset_index(drop=True), preserve_index=False)
+    about = {"schema": columns.VERSION, **df.attrs.get("nbllm", {})}
+    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), _META: json.dumps(about).encode()}), path)
+
+
+def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    about = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
+    return table.to_pandas(), about
+
+
+def _write_csv(df: pd.DataFrame, path: Path) -> None:
+    df.to_csv(path, index=False)
+
+
+def _read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    import pandas as pd
+
+    return pd.read_csv(path, dtype=_read_as(), keep_default_na=False, na_values=[""]), {}
+
+
+def _read_as() -> dict[str, Any]:
+    """How columns are read from text before they are cast: identifiers must not become numbers."""
+    return {c.name: "boolean" if c.dtype == "boolean" else "string" if c.dtype in ("string", "category") or c.dtype.startswith("datetime") else
+            "Int64" if c.dtype.startswith("Int") else "float64" for c in columns.COLUMNS}
+
+
+def _write_jsonl(df: pd.DataFrame, path: Path) -> None:
+    import pandas as pd
+
+    with path.open("w", encoding="utf-8") as file:
+        for row in df.to_dict("records"):
+            kept = {k: v.isoformat() if isinstance(v, pd.Timestamp) else v.item() if hasattr(v, "item") else v for k, v in row.items() if not _missing(v)}
+            file.write(json.dumps(kept, ensure_ascii=False, default=str) + "\n")
+
+
+def _missing(value: Any) -> bool:
+    import pandas as pd
+
+    found = pd.isna(value)
+    return isinstance(found, bool) and found
+
+
+def _read_jsonl(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    import pandas as pd
+
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    return pd.DataFrame(rows, columns=None if rows else list(columns.NAMES)), {}
+
+
+_WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}
+_READERS: dict[str, Callable[[Path], tuple[pd.DataFrame, dict[str, Any]]]] = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}

@@ -1,2 +1,0 @@
-from ..columns import *
-from ..columns import _NS

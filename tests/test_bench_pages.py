@@ -1,0 +1,230 @@
+"""Frames on disk, figures, the report, the cold-start ladder: on made-up frames with failures, holes and hostile words."""
+
+import html.parser
+import io
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import nbllm
+from nbllm import columns, errors
+from nbllm.bench import questions
+
+EVIL = "</td><script>alert(1)</script><img src=x onerror=alert(1)>"
+
+
+def rows(name="openai/mini", middle=300.0, n=40, *, start="warm", concurrency=1, fail=0.0, seed=1, **more):
+    rng = np.random.default_rng(seed)
+    out = []
+    for i in range(n):
+        ok = bool(rng.random() >= fail)
+        t = middle * float(np.exp(rng.normal(0, 0.2)))
+        out.append({
+            "run_id": "r", "request_id": f"{name}{start}{concurrency}-{i}", "attempt": 1, "name": name, "provider": "openai", "model": name, "block": i, "phase": "measure",
+            "start_kind": start, "load_kind": "closed", "concurrency": concurrency, "ok": ok, "status": "ok" if ok else "rate_limited", "error_msg": None if ok else EVIL,
+            "quality": "contaminated" if i == 3 else "certified", "stamp": "kernel", "ns_call": i * 10 ** 9, "ns_eof": i * 10 ** 9 + int(t * 3e6), "err_bound_ms": 0.3,
+            "ttft_ms": t if ok else None, "e2e_ms": 3 * t if ok else None, "itl_ms": 10.0 if ok else None, "out_tok_s": 100.0 if ok else None, "prompt_id": "p0",
+            "t_wall": "2026-11-25T08:00:00Z", "simulated": False, "params": '{"temperature": 0}', "tok_source": "usage", "out_tokens": 20, **more})
+    return out
+
+
+def frame(*parts):
+    df = columns.frame([row for part in parts for row in part])
+    df.attrs["nbllm"] = {"run_id": "r", "seed": 7, "nbllm": "0.1.0", "python": "3.12", "system": "Linux", "cpus": 2, "ended": "complete"}
+    return df
+
+
+@pytest.fixture(scope="module")
+def two():
+    return frame(rows(), rows("claude/sonnet", 600, fail=0.2, seed=2))
+
+
+@pytest.fixture(scope="module")
+def cold():
+    return frame(*(rows(middle=m, n=12, start=kind, **parts) for kind, m, parts in (
+        ("cold_process", 560, {"import_ms": 150.0, "client_ms": 30.0}), ("cold_client", 390, {"client_ms": 30.0, "connect_ms": 20.0, "tls_ms": 30.0}),
+        ("cold_conn", 350, {"connect_ms": 20.0, "tls_ms": 30.0}), ("cold_model", 2300, {"srv_load_ms": 2000.0}), ("warm", 300, {}))))
+
+
+# --- files ---
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_a_frame_comes_back_as_it_was(two, tmp_path, suffix):
+    """Columns, dtypes, categories, NA, and a column of the caller's own."""
+    mine = two.assign(mine=range(len(two)))
+    nbllm.bench.save(mine, tmp_path / f"x.{suffix}")
+    back = nbllm.bench.load(tmp_path / f"x.{suffix}")
+    pd.testing.assert_frame_equal(two, back[list(two.columns)])
+    assert list(range(len(two))) == list(back["mine"])
+
+
+def test_parquet_keeps_what_is_known_of_the_run(two, tmp_path):
+    """The attrs, seed and machine among them."""
+    nbllm.bench.save(two, tmp_path / "x.parquet")
+    assert two.attrs["nbllm"].items() <= nbllm.bench.load(tmp_path / "x.parquet").attrs["nbllm"].items()
+
+
+def test_an_empty_frame_is_a_frame(tmp_path):
+    """In all three forms."""
+    for suffix in ("parquet", "csv", "jsonl"):
+        nbllm.bench.save(columns.frame([]), tmp_path / f"x.{suffix}")
+        assert 0 == len(nbllm.bench.load(tmp_path / f"x.{suffix}"))
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("x.parquet", b"PAR1 and no more", "cut short"), ("x.csv", b"a,b\n1,2\n", "no frame of requests"), ("x.jsonl", b'{"a": 1', "jsonl"), ("x.xlsx", b"", "xlsx"),
+    ("nothing.csv", None, "no file"), ("no-such-run", None, "no benchmark run"),
+])
+def test_what_is_no_frame_says_so(tmp_path, name, content, words):
+    """With what to do next."""
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(errors.ConfigError, match=words):
+        nbllm.bench.load(tmp_path / name)
+
+
+def test_a_file_of_a_newer_nbllm_is_refused(two, tmp_path):
+    """Its columns may mean something else."""
+    newer = two.copy()
+    newer.attrs = {"nbllm": {"schema": columns.VERSION + 1}}
+    newer.attrs["nbllm"]["schema"] = columns.VERSION + 1
+    nbllm.bench.save(newer, tmp_path / "x.parquet")
+    with pytest.raises(errors.ConfigError, match="newer"):
+        nbllm.bench.load(tmp_path / "x.parquet")
+
+
+def test_a_failed_write_leaves_the_old_file(two, tmp_path):
+    """A frame that cannot be written does not cost the one that was."""
+    nbllm.bench.save(two, tmp_path / "x.parquet")
+    before = (tmp_path / "x.parquet").read_bytes()
+    with pytest.raises(Exception):  # noqa: B017, PT011 - pyarrow's own
+        nbllm.bench.save(two.assign(bad=[object()] * len(two)), tmp_path / "x.parquet")
+    assert (before, ["x.parquet"]) == ((tmp_path / "x.parquet").read_bytes(), [p.name for p in tmp_path.iterdir()])
+
+
+def test_the_schema_document_names_every_column():
+    """From the code itself."""
+    text = columns.document()
+    assert [] == [c.name for c in (*columns.COLUMNS, *columns.CHUNKS) if f"`{c.name}`" not in text]
+    assert len(columns.COLUMNS) + len(columns.CHUNKS) == len(nbllm.bench.schema())
+
+
+# --- plots ---
+
+
+def pixels(figure):
+    return np.asarray(Image.open(io.BytesIO(figure._repr_png_())).convert("RGBA"), dtype=float)
+
+
+@pytest.mark.parametrize("kind", ["overview", "distribution", "percentiles", "drift", "load", "coldstart"])
+def test_every_kind_draws_every_frame(two, cold, kind):
+    """One model, several, failures, one row, none; never an exception."""
+    for df in (two, cold, two[:1], two[:0], frame(rows(fail=1.0))):
+        assert pixels(nbllm.bench.plot(df, kind)).shape[0] > 100
+
+
+def test_the_frame_says_which_figure_it_wants(two, cold):
+    """Several starts: the ladder; several loads: latency against throughput; else the distribution."""
+    sweep = frame(*(rows(middle=300 * c, n=10, concurrency=c) for c in (1, 2, 4)))
+    titles = ["".join(ax.get_title(loc="left") for ax in nbllm.bench.plot(df).axes) for df in (two, cold, sweep)]
+    assert ["every request" in titles[0], "each start" in titles[1], "at one load" in titles[2]] == [True] * 3
+
+
+def test_a_figure_reads_on_white_and_on_black(two):
+    """All words and lines have a contrast of 3 at least on both, and the page is transparent."""
+    image = pixels(nbllm.bench.plot(two, "drift"))
+    assert 0 == image[2, 2, 3]
+    solid = image[image[..., 3] > 250][:, :3]
+    inks, counts = np.unique(solid.round(), axis=0, return_counts=True)
+    common = inks[counts > 150]
+    assert len(common) >= 3
+    assert all(contrast(ink, page) >= 3.0 for ink in common for page in ((255, 255, 255), (17, 17, 17)))
+
+
+def contrast(a, b):
+    """WCAG's contrast ratio."""
+    def luminance(rgb):
+        channels = [c / 255 / 12.92 if c / 255 <= 0.03928 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
+        return 0.2126 * channels[0] + 0.7152 * channels[1] + 0.0722 * channels[2]
+
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_no_figure_is_left_in_pyplot(two):
+    """Nothing is shown twice, nothing is kept."""
+    import matplotlib.pyplot as plt
+
+    nbllm.bench.plot(two)
+    assert [] == plt.get_fignums()
+
+
+@pytest.mark.parametrize(("call", "words"), [({"kind": "pie"}, "pie"), ({"metric": "speed"}, "speed"), ({"theme": "pink"}, "pink")])
+def test_a_kind_there_is_not(two, call, words):
+    """Names what there is."""
+    with pytest.raises(errors.ConfigError, match=words):
+        nbllm.bench.plot(two, **call)
+
+
+# --- the ladder ---
+
+
+def test_the_ladder_says_what_each_rung_adds_and_where_it_goes(cold):
+    """Coldest first; the increment over the next warmer rung; the parts add up to the whole."""
+    table = questions.ladder(cold).set_index("start_kind")
+    assert ["cold_process", "cold_client", "cold_conn", "cold_model", "warm"] == list(table.index)
+    assert pytest.approx(170, abs=40) == table.loc["cold_process", "added_ms"]
+    assert pytest.approx(2000, abs=500) == table.loc["cold_model", "added_ms"]
+    assert math.isnan(table.loc["warm", "added_ms"])
+    assert (150.0, 2000.0) == (table.loc["cold_process", "import_ms"], table.loc["cold_model", "srv_load_ms"])
+    assert pytest.approx(300, rel=0.2) == table.loc["cold_conn", "rest_ms"]
+
+
+# --- the report ---
+
+
+class Page(html.parser.HTMLParser):
+    """What a page would load or run."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words, self.loads = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [v for k, v in attrs if k in ("src", "href", "srcset") and not (v or "").startswith("data:")]
+        self.loads += [k for k, _ in attrs if k.startswith("on")]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(two):
+    return Page(nbllm.bench.report(two, title=f"Mine {EVIL}"))
+
+
+def test_a_report_stands_alone_and_nothing_in_it_runs(page):
+    """No script, no link, no remote picture, whatever a provider wrote in its errors."""
+    assert ([], False) == (page.loads, "script" in page.tags)
+    assert "<script>alert(1)</script>" in "".join(page.words), "it is shown as it was written"
+
+
+def test_a_report_says_what_it_should(page):
+    """Method, verdict in words, failures, caveats; and that no self-test was made."""
+    text = " ".join(page.words)
+    for words in ("No self-test", "is faster than claude/sonnet", "rate_limited", "Be careful", "seed 7", "disturbed", "Method"):
+        assert words in text
+    assert 2 <= page.tags.count("img")
+
+
+def test_a_report_of_little_is_still_a_report(cold, tmp_path):
+    """One model, cold starts, nothing at all."""
+    for df in (cold, frame(rows(n=1)), columns.frame([])):
+        path = nbllm.bench.report(df, tmp_path / "r.html")
+        assert path.read_text("utf-8").startswith("<!doctype html>")
