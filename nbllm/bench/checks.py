@@ -60,7 +60,7 @@ def table(df: pd.DataFrame, by_request: pd.DataFrame, by_token: pd.DataFrame) ->
         _line("first token, contaminated requests", by_request.loc[by_request["quality"] == "contaminated", "ttft_error_ms"], flagged=flagged),
         _line("this client's lag behind the kernel", by_token["lag_ms"]),
     ]
-    out = pd.DataFrame(lines)
+    out = pd.DataFrame(lines).astype({"certified": "float64", "contained": "float64", "flagged": "float64", "within_bar": "boolean"})
     out.attrs["nbllm"] = df.attrs.get("nbllm", {})
     return out
 

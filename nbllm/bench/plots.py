@@ -206,6 +206,7 @@ def _timeline(figure: Figure, df: pd.DataFrame, _metric: str, chunks: pd.DataFra
     import numpy as np
 
     from .running import chunks as look_up
+    from .spread import counts
 
     events = look_up(df) if chunks is None else chunks
     events = events[events["kind"].isin(("content", "reasoning", "tool"))]
@@ -221,9 +222,7 @@ def _timeline(figure: Figure, df: pd.DataFrame, _metric: str, chunks: pd.DataFra
         if name is None or seen.get(name, 0) >= 25:
             continue
         seen[name] = seen.get(name, 0) + 1
-        t, chars = part["t_ms"].to_numpy(float), part["chars"].fillna(1).to_numpy(float)
-        total = max(len(part), totals.get(request_id, 0))
-        share = np.cumsum(chars) / max(1.0, chars.sum()) * total
+        t, share = part["t_ms"].to_numpy(float), np.cumsum(counts(part, totals.get(request_id, 0)))
         axes.step(t, share, where="post", color=inks[name], linewidth=1.1, alpha=0.55)
         width = (part["ns_hi"] - part["ns_lo"]).to_numpy(float) / 1e6
         wide = width > 1.0

@@ -26,22 +26,22 @@ def explode(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
     totals = requests.drop_duplicates(_KEY, keep="last").set_index(_KEY)["streamed_tokens"]
     parts = []
     for key, part in bearing.groupby(_KEY, sort=False, observed=True):
-        counts = _counts(part, totals.get(key))
+        n = counts(part, totals.get(key))
         t = part["t_ms"].to_numpy(float)
         before = np.concatenate([t[:1], t[:-1]])
-        within = np.concatenate([np.arange(1, n + 1) / n for n in counts]) if len(counts) else np.array([])
-        begin, end = np.repeat(before, counts), np.repeat(t, counts)
+        within = np.concatenate([np.arange(1, k + 1) / k for k in n]) if len(n) else np.array([])
+        begin, end = np.repeat(before, n), np.repeat(t, n)
         times = begin + within * (end - begin)
         parts.append(pd.DataFrame({
-            **dict(zip(_KEY, key, strict=True)), "token": np.arange(len(times)), "chunk": np.repeat(part["i"].to_numpy(), counts),
-            "kind": np.repeat(part["kind"].astype(str).to_numpy(), counts), "t_ms": times, "gap_ms": np.diff(times, prepend=np.nan),
-            "interpolated": np.repeat(counts > 1, counts), "certified": np.repeat(part["certified"].fillna(False).to_numpy(bool), counts) & (within == 1.0),
+            **dict(zip(_KEY, key, strict=True)), "token": np.arange(len(times)), "chunk": np.repeat(part["i"].to_numpy(), n),
+            "kind": np.repeat(part["kind"].astype(str).to_numpy(), n), "t_ms": times, "gap_ms": np.diff(times, prepend=np.nan),
+            "interpolated": np.repeat(n > 1, n), "certified": np.repeat(part["certified"].fillna(False).to_numpy(bool), n) & (within == 1.0),
         }))
     columns = [*_KEY, "token", "chunk", "kind", "t_ms", "gap_ms", "interpolated", "certified"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
-def _counts(part: pd.DataFrame, total: Any) -> np.ndarray:
+def counts(part: pd.DataFrame, total: Any) -> np.ndarray:
     """Tokens of each chunk: as counted, else the streamed total shared by characters, one at least."""
     import numpy as np
     import pandas as pd
@@ -54,6 +54,6 @@ def _counts(part: pd.DataFrame, total: Any) -> np.ndarray:
         return ones
     chars = part["chars"].fillna(0).to_numpy(float)
     weights = chars / chars.sum() if chars.sum() else ones / len(part)
-    counts = np.maximum(1, np.diff(np.rint(np.cumsum(weights) * streamed), prepend=0.0)).astype(int)
-    counts[int(np.argmax(counts))] -= counts.sum() - streamed  # chunks that were raised to one token take it from the largest
-    return np.asarray(counts, dtype=int)
+    shared = np.maximum(1, np.diff(np.rint(np.cumsum(weights) * streamed), prepend=0.0)).astype(int)
+    shared[int(np.argmax(shared))] -= shared.sum() - streamed  # chunks that were raised to one token take it from the largest
+    return np.asarray(shared, dtype=int)
