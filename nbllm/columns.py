@@ -85,7 +85,7 @@ COLUMNS: tuple[Column, ...] = (
         "ns_dns0": "Name look-up begins.", "ns_dns1": "Name look-up ends.",
         "ns_conn0": "TCP connect begins.", "ns_conn1": "TCP connect ends.",
         "ns_tls0": "TLS handshake begins.", "ns_tls1": "TLS handshake ends.",
-        "ns_send0": "The first byte of the request is given to the system.", "ns_send1": "The last byte of it is.",
+        "ns_send0": "The first byte of the request is given to the system.", "ns_send1": "The last byte of it is (when that system call began).",
         "ns_hdr": "The answer's status line and headers are complete.",
         "ns_byte1": "The first byte of the answer arrives.",
         "ns_event1": "The first event of the body arrives, whatever it holds.",

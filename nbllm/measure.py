@@ -169,7 +169,12 @@ def _late(read: Read, trace: Trace) -> bool:
     """Whether this client may have been the one who was late for a read whose parts have no stamp of their own."""
     if read.at - read.lo <= _DISTURBED:
         return False
-    return read.user - read.at > _DISTURBED or any(start < read.user and end > read.lo for start, end in trace.stalls)
+    return read.user - read.at > _DISTURBED or _stalled(trace, read.lo, read.user)
+
+
+def _stalled(trace: Trace, start: float, end: float) -> bool:
+    """Whether the network's loop was busy with something else for long between two moments."""
+    return any(min(end, b) - max(start, a) > _DISTURBED for a, b in trace.stalls)
 
 
 def _kind(event: Event) -> str | None:
@@ -253,7 +258,7 @@ def _own_time(trace: Trace, called: float) -> tuple[float | None, bool]:
     sent = marks.get("sent", steps[-1])
     setting_up = sum(marks[b] - marks[a] for a, b in (("dns_start", "dns"), ("connect_start", "connected"), ("tls_start", "secured"))
                      if a in marks and b in marks)
-    held = sent - called - setting_up > _DISTURBED or any(start < sent and end > called for start, end in trace.stalls)
+    held = sent - called - setting_up > _DISTURBED or _stalled(trace, called, sent)
     return (steps[0] - called) * 1e3, held
 
 

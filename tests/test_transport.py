@@ -178,13 +178,26 @@ def test_an_idle_connection_that_the_server_closed_is_not_used():
                     assert [f.data async for f in reply.frames()] == ['{"a": 1}']
                 traces.append(trace)
                 closed.set()
-                while len(traces) == 1 and http.idle(url):
+                while len(traces) == 1 and http.idle(url):  # noqa: ASYNC110 - the system tells in its own time
                     await asyncio.sleep(0.001)
             await http.close()
             return [t.reused for t in traces]
 
         assert [False, False] == asyncio.run(asyncio.wait_for(work(), 20))
     assert 2 == len(count)
+
+
+def test_a_connection_that_the_server_lets_go_while_it_is_taken_is_replaced():
+    """It closes as the second request arrives, before a byte of an answer: the request goes out again on a new connection. A
+    new connection that is closed so is an error."""
+    answer = CHUNKED + chunk(EVENT) + b"0\r\n\r\n"
+    with server([None, answer, None, "close"], [None, answer]) as (url, count):
+        first, second = ask(url, 2)
+    assert ['{"a": 1}'] == first[1] == second[1]
+    assert (2, False) == (len(count), second[2].reused)
+    with server([None, "close"], [None, answer]) as (url, count), pytest.raises(errors.StreamCut, match="before it answered"):
+        ask(url)
+    assert 1 == len(count)
 
 
 def test_a_fresh_request_has_a_connection_of_its_own():

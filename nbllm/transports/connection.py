@@ -13,6 +13,7 @@ import socket
 import ssl
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,7 +103,8 @@ class Connection:
                 data = await self._next_bytes()
                 self._incoming.write(data) if data else self._incoming.write_eof()
             else:
-                return await self._flush()
+                await self._flush()
+                return
 
     async def _next_bytes(self) -> bytes:
         """One read, outside the reader callback."""
@@ -110,16 +112,10 @@ class Connection:
             try:
                 return self._stamped.read()[0]
             except (BlockingIOError, InterruptedError):
-                ready = self._loop.create_future()
-                self._loop.add_reader(self._sock, _settle, ready)
-                try:
-                    await ready
-                finally:
-                    self._loop.remove_reader(self._sock)
+                await self._ready(self._loop.add_reader, self._loop.remove_reader)
 
-    async def _flush(self) -> None:
-        if self._outgoing.pending:
-            await self._loop.sock_sendall(self._sock, self._outgoing.read())
+    async def _flush(self) -> float:
+        return await self._send_all(self._outgoing.read())
 
     # --- one exchange ---
 
@@ -129,21 +125,40 @@ class Connection:
         self.uses += 1
         trace.marks["send_start"] = time.perf_counter()
         try:
-            await self._send(request)
+            trace.marks["sent"] = await self._send(request)
         except OSError:
             if not (self.head.complete or self._readable_answer()):
                 raise  # else the server has answered early and hung up: the answer is worth more
-        trace.marks["sent"] = time.perf_counter()
         while not self.head.complete:
             await self._more()
         return self.head
 
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, data: bytes) -> float:
         if self._tls is None:
-            await self._loop.sock_sendall(self._sock, data)
-        else:
-            self._tls.write(data)  # a memory BIO takes it all
-            await self._flush()
+            return await self._send_all(data)
+        self._tls.write(data)  # a memory BIO takes it all
+        return await self._flush()
+
+    async def _send_all(self, data: bytes) -> float:
+        """Sends everything; gives the moment at which the last piece was handed to the system. Not the moment at which that
+        call came back: a server on this machine may be given the processor meanwhile, and has the request already."""
+        view, at = memoryview(data), time.perf_counter()
+        while view:
+            at = time.perf_counter()
+            try:
+                view = view[self._sock.send(view):]
+            except (BlockingIOError, InterruptedError):
+                await self._ready(self._loop.add_writer, self._loop.remove_writer)
+        return at
+
+    async def _ready(self, watch: Callable[..., Any], forget: Callable[[socket.socket], Any]) -> None:
+        """Returns when the socket can be read or written."""
+        ready = self._loop.create_future()
+        watch(self._sock, _settle, ready)
+        try:
+            await ready
+        finally:
+            forget(self._sock)
 
     def _readable_answer(self) -> bool:
         if not self.closed:

@@ -15,7 +15,7 @@ import httpx
 
 from ..wire import Read, Trace
 from . import stamps
-from .connection import Connection
+from .connection import Connection, Head
 
 Origin = tuple[str, str, int]
 TRACE = "nbllm_trace"  # the request's extension that takes the marks
@@ -85,20 +85,30 @@ class StampedTransport(httpx.AsyncBaseTransport):
         fresh = bool(request.extensions.get(FRESH))
         connection = None if fresh else self._take(origin)
         trace.reused = connection is not None
+        if connection is not None:
+            try:
+                answer = await self._exchange(connection, wire, trace)
+            except (httpx.WriteError, httpx.RemoteProtocolError, httpx.ReadError):
+                if "first_byte" in trace.marks:
+                    raise
+                connection, trace.reused = None, False  # the server let go of it while we took it: not the answer's fault
         if connection is None:
             connection = await self._open(origin, trace, request.extensions.get("timeout", {}).get("connect"))
+            answer = await self._exchange(connection, wire, trace)
+        body = Body(connection, self, None if fresh else origin)
+        return httpx.Response(answer.status, headers=answer.headers, stream=body,
+                              extensions={"http_version": b"HTTP/" + answer.version.encode(), BODY: body})
+
+    async def _exchange(self, connection: Connection, wire: bytes, trace: Trace) -> Head:
         trace.connected_at = connection.created
         self._busy.add(connection)
         try:
-            answer = await connection.exchange(wire, trace)
+            return await connection.exchange(wire, trace)
         except BaseException as exc:
             self._drop(connection)
             if isinstance(exc, OSError):
                 raise httpx.WriteError(str(exc)) from None
             raise
-        body = Body(connection, self, None if fresh else origin)
-        return httpx.Response(answer.status, headers=answer.headers, stream=body,
-                              extensions={"http_version": b"HTTP/" + answer.version.encode(), BODY: body})
 
     async def _open(self, origin: Origin, trace: Trace, within: float | None) -> Connection:
         context = self.context() if origin[0] == "https" else None
