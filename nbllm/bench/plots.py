@@ -129,7 +129,7 @@ def _ticks(axes: Axes, low: float, high: float, which: str = "x") -> None:
 def _distribution(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any, place: tuple[int, ...] = ()) -> None:
     import numpy as np
 
-    axes = _axes(figure, *place, title="every request; line and band: median and its 95 % interval", x=_label(metric))
+    axes = _axes(figure, *place, title="every request; median with its 95 % interval", x=_label(metric))
     groups = _groups(df)
     rng = np.random.default_rng(0)
     low, high = math.inf, 0.0
@@ -165,7 +165,7 @@ def _short(name: str, width: int = 26) -> str:
 def _percentiles(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any, place: tuple[int, ...] = ()) -> None:
     import numpy as np
 
-    axes = _axes(figure, *place, title="percentiles; dashed: more than the sample supports", x="percentile", y=_label(metric))
+    axes = _axes(figure, *place, title="percentiles; dashed: too few to tell", x="percentile", y=_label(metric))
     low, high = math.inf, 0.0
     places = [-math.log10(1 - p / 100) for p in _PERCENTILES]
     ends = []

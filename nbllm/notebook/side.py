@@ -88,9 +88,14 @@ class Column:
         if self.first is None:
             words = "waiting for the first token…"
         else:
-            words = f"{seconds(self.first - self.began)} to first token · {count(self.tokens) if self.tokens else f'≈ {count(self.total // 4)}'} tokens"
+            words = f"{seconds(self.first - self.began)} to first token · {self._made()} tokens"
         text = clean(" · ".join(filter(None, (f"{seconds((self.ended or now) - self.began)}", words, self.notice))))
         return foot_line(Line(escape(text, quote=False), text))
+
+    def _made(self) -> str:
+        """Tokens so far: as reported, where that is not a count from the beginning of the stream."""
+        guess = self.total // 4
+        return count(self.tokens) if self.tokens and self.tokens > guess // 2 else f"≈ {count(guess)}"
 
 
 def _end(text: str) -> str:

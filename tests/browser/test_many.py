@@ -1,0 +1,77 @@
+"""Several answers at once, and benchmarks, as a person sees them in JupyterLab."""
+
+from __future__ import annotations
+
+import pytest
+
+from .test_lab import LOAD, answers, ask, is_static
+
+pytestmark = pytest.mark.browser
+THREE = "openai/m@tokens=150,gap=0.015;claude/m@tokens=120,gap=0.02;gemini/m@tokens=90,gap=0.03".replace(";", ",")
+COLUMNS = "() => [...nbllmTest.area(1).querySelectorAll('.nbllm-col')].map(c => c.innerText.length)"
+BENCH = "import nbllm\ndf = nbllm.bench.run(['openai/m@ttft=0.15,gap=0.002,tokens=20', {'model': 'claude/m@ttft=0.2,gap=0.002,tokens=20,fail_rate=0.2', 'name': 'flaky'}], 'Why?', blocks=%d, warmup=1, seed=4)"
+
+
+def test_columns_are_live_at_the_same_time(notebook):
+    """All columns grow while the kernel is busy; in the end one static output holds them all."""
+    n = notebook(LOAD, ask("Why is the sky blue? At length.", THREE, "out=cmp"), "[len(r.text) > 100 for r in cmp]")
+    n.run(0)
+    n.start(1)
+    n.wait("() => { const c = [...(nbllmTest.area(1)?.querySelectorAll('.nbllm-col') ?? [])]; return c.length === 3 && c.every(x => x.innerText.length > 150); }")
+    assert n.js("nbllmTest.status()") == "busy"
+    early = n.js(COLUMNS)
+    n.shot("columns-live")
+    n.wait_done(1)
+    assert all(late > before for late, before in zip(n.js(COLUMNS), early, strict=True))
+    assert n.output(1).count() == 1
+    lefts = n.js("() => [...nbllmTest.area(1).querySelectorAll('.nbllm-col')].map(c => c.getBoundingClientRect().left)")
+    assert lefts == sorted(set(lefts)), "they stand beside each other"
+    n.run(2)
+    assert n.text(2).strip().endswith("[True, True, True]")
+    assert is_static(answers(n.save())[0])
+
+
+def test_stop_ends_every_column(notebook):
+    """The toolbar's Stop: what came stays in all columns, each says so."""
+    n = notebook(LOAD, ask("Why is the sky blue? At length.", "openai/m@tokens=3000,claude/m@tokens=3000"))
+    n.run(0)
+    n.start(1)
+    n.wait("() => { const c = [...(nbllmTest.area(1)?.querySelectorAll('.nbllm-col') ?? [])]; return c.length === 2 && c.every(x => x.innerText.length > 150); }")
+    n.page.locator('.jp-NotebookPanel-toolbar [data-command="notebook:interrupt-kernel"]').click()
+    n.wait_done(1)
+    assert n.text(1).count("Stopped by you") == 2
+
+
+def test_a_benchmark_is_drawn_while_it_runs_and_stops_when_told(notebook):
+    """The dashboard grows; Stop keeps the rows; the saved notebook holds it as plain HTML."""
+    n = notebook(LOAD, BENCH % 400, "0 < len(df) < 800")
+    n.run(0)
+    n.start(1)
+    n.wait(r"() => /^Benchmark (?!0 of)\d+ of 800 requests/m.test(nbllmTest.area(1)?.innerText ?? '')")
+    first = n.text(1)
+    n.wait("before => nbllmTest.area(1).innerText.replaceAll('\\u00a0', ' ') !== before", first)
+    n.shot("bench-live")
+    n.page.locator('.jp-NotebookPanel-toolbar [data-command="notebook:interrupt-kernel"]').click()
+    n.wait_done(1)
+    assert "Ended early: stopped" in n.text(1)
+    n.run(2)
+    assert n.text(2).strip().endswith("True")
+    assert is_static(answers(n.save())[0])
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_pictures_of_many(notebook, theme):
+    """Columns and a benchmark with its plot, in both themes, for people to look at."""
+    three = "openai/mini,claude/sonnet,gemini/flash"
+    n = notebook(LOAD, ask("Why is the sky blue? Explain at length.", three, "out=cmp"), BENCH % 20 + "\nnbllm.bench.plot(df)", height=1100, name=f"compare-{theme.lower()}")
+    n.theme(f"JupyterLab {theme}")
+    n.run(0)
+    n.start(1)
+    n.wait("() => { const c = [...(nbllmTest.area(1)?.querySelectorAll('.nbllm-col') ?? [])]; return c.length === 3 && c.every(x => x.innerText.length > 500); }")
+    n.shot(f"columns-{theme.lower()}", height=760)
+    n.wait_done(1)
+    n.run(2)
+    n.wait("() => nbllmTest.area(2).querySelector('img')?.complete")
+    n.js("nbllmTest.area(2).scrollIntoView()")
+    n.shot(f"bench-{theme.lower()}")
+    assert n.js("nbllmTest.area(2).querySelectorAll('img').length") == 1
