@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from . import simulator as simulator
     from .api import complete as complete
     from .api import default_client as default_client
+    from .api import estimate_tokens as estimate_tokens
+    from .api import health as health
     from .api import models as models
     from .api import providers as providers
+    from .api import register_provider as register_provider
     from .api import stream as stream
     from .client import Client as Client
     from .client import Timeouts as Timeouts
@@ -50,7 +53,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives; "" means the module itself.
 _HOME = {
-    **dict.fromkeys(("stream", "complete", "providers", "models", "default_client"), "api"),
+    **dict.fromkeys(("stream", "complete", "providers", "models", "default_client", "health", "estimate_tokens", "register_provider"), "api"),
     **dict.fromkeys(("Client", "Timeouts"), "client"),
     "Retries": "policy",
     "Stream": "streams",

@@ -228,7 +228,7 @@ def _secrets(key: Secret | None, row: Provider) -> tuple[str, ...]:
 def _answer(fold: Fold, stream: Stream, request: Request, route: Route) -> Response:
     simulated = route.simulated or "x-nbllm-simulated" in stream.trace.headers
     model = fold.model or route.model
-    cost = None if simulated or not stream.done else prices.cost(fold.usage, model, route.provider.price)
+    cost = None if simulated or not stream.done else prices.cost(fold.usage, model, route.provider)
     trace = stream.trace
     return fold.response(model=model, provider=route.provider.name, cost=cost, timing=stream.timing, request=request, simulated=simulated,
                          raw={"status": trace.status, "headers": trace.headers, "usage": fold.usage.raw if fold.usage else {}})

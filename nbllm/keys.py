@@ -1,11 +1,31 @@
-"""Where a provider's key comes from. A key is held as a Secret and shown masked; its source is no secret."""
+"""Where a provider's key comes from: a table of sources, asked in order. A key is held as a Secret and shown masked; its
+source is no secret.
+
+The order: given with the call, typed in this session, the environment, `.env` beside the notebook, the system's keyring,
+Colab's secrets, OpenCode's auth.json. VS Code's secret storage is closed to kernels, so it is none of them.
+
+A key goes to its own address only. In the keyring it lies under the address itself (https://api.openai.com), so no other
+row and no other address finds it there; OpenCode's keys are used at the address that comes with nbllm alone; a variable
+that a project's file names waits for the person's consent (`Provider.held`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+from .errors import ConfigError
 from .wire import Provider, Secret
+
+SERVICE = "nbllm"  # under which the keyring keeps our entries
+_BEARERS = frozenset({"openai_chat", "openai_responses", "cohere", "ollama"})  # dialects that can carry an access token
 
 # Keys given by hand in this session (`%llm key NAME`), by provider name. They live in memory only.
 _session: dict[str, Secret] = {}
@@ -21,22 +41,214 @@ def forget(provider: str) -> bool:
     return _session.pop(provider, None) is not None
 
 
-def find(provider: Provider, env: Mapping[str, str], explicit: str | Secret | None = None) -> Secret | None:
-    """The key for `provider`: given explicitly, else by hand in this session, else from its variables; None where there is none."""
-    if isinstance(explicit, Secret):
-        return explicit
+@dataclass(slots=True)
+class Stores:
+    """The places that may hold keys; None for one that is not looked at. folders: where a `.env` may lie. keyring: an object
+    with the functions of the `keyring` package. colab: the value of a secret's name, "" for none. auth: OpenCode's auth.json."""
+
+    env: Mapping[str, str] = field(repr=False)
+    folders: Callable[[], tuple[Path, ...]] = tuple
+    keyring: Callable[[], Any] = lambda: None
+    colab: Callable[[str], str] | None = None
+    auth: Path | None = None
+    seen: dict[tuple[str, str], str] = field(default_factory=dict, repr=False)  # what slow places said
+
+    @classmethod
+    def of(cls, env: Mapping[str, str]) -> Stores:
+        """This machine's places where `env` is the process's own environment; else only what `env` names."""
+        data = env.get("XDG_DATA_HOME") or (str(Path.home() / ".local" / "share") if env is os.environ else "")
+        auth = Path(data, "opencode", "auth.json") if data else None
+        return cls(env, _folders, _keyring, _colab(), auth) if env is os.environ else cls(env, auth=auth)
+
+    def slowly(self, place: str, name: str, look: Callable[[], str | None]) -> str:
+        """What `look` says, asked once: such places are other processes, and some ask the person."""
+        if (place, name) not in self.seen:
+            try:
+                self.seen[place, name] = look() or ""
+            except Exception:  # noqa: BLE001 - a locked, broken or absent store of any make is a store without the key
+                self.seen[place, name] = ""
+        return self.seen[place, name]
+
+
+def _folders() -> tuple[Path, ...]:
+    """The working directory, and the notebook's where Jupyter says which it is."""
+    notebook = os.environ.get("JPY_SESSION_NAME", "")
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        return ()
+    beside = (here / notebook).parent if notebook else here
+    return (beside, here) if beside != here and beside.is_dir() else (here,)
+
+
+def _keyring() -> Any:
+    try:
+        return importlib.import_module("keyring")
+    except ImportError:
+        return None
+
+
+def _colab() -> Callable[[str], str] | None:
+    try:
+        secrets = importlib.import_module("google.colab.userdata")
+    except ImportError:
+        return None
+    return lambda name: str(secrets.get(name))
+
+
+# --- the sources --------------------------------------------------------------------------------------------
+
+
+def _names(row: Provider) -> Iterator[str]:
+    return (name for name in row.key_env if name not in row.held)
+
+
+def _environment(row: Provider, address: str, stores: Stores) -> Secret | None:
+    return next((Secret(stores.env[n].strip(), n) for n in _names(row) if stores.env.get(n, "").strip()), None)
+
+
+def _dotenv(row: Provider, address: str, stores: Stores) -> Secret | None:
+    for folder in stores.folders() if row.key_env else ():
+        path = folder / ".env"
+        values = read_dotenv(path)
+        found = next((n for n in _names(row) if values.get(n, "").strip()), None)
+        if found:
+            return Secret(values[found].strip(), f"{found} in {path}")
+    return None
+
+
+def _ring(row: Provider, address: str, stores: Stores) -> Secret | None:
+    ring = stores.keyring()
+    if ring is None or (row.local and not row.key_env) or row.name in row.held:
+        return None
+    found = stores.slowly("keyring", origin(address), lambda: ring.get_password(SERVICE, origin(address)))
+    return Secret(found, "the keyring") if found else None
+
+
+def _secrets(row: Provider, address: str, stores: Stores) -> Secret | None:
+    for name in _names(row) if stores.colab else ():
+        found = stores.slowly("colab", name, lambda name=name: stores.colab(name)).strip()  # type: ignore[misc]
+        if found:
+            return Secret(found, f"{name} in Colab's secrets")
+    return None
+
+
+def _opencode(row: Provider, address: str, stores: Stores) -> Secret | None:
+    """An api key, or an access token that has not expired (`expires` is in milliseconds, 0 for never)."""
+    if not row.opencode or stores.auth is None or not same_host(address, row.base_url):
+        return None
+    entry = _read_json(stores.auth).get(row.opencode)
+    if not isinstance(entry, dict):
+        return None
+    if entry.get("type") == "api" and isinstance(entry.get("key"), str) and entry["key"].strip():
+        return Secret(entry["key"].strip(), "OpenCode's auth.json")
+    until, token = entry.get("expires"), entry.get("access")
+    if entry.get("type") != "oauth" or row.dialect not in _BEARERS or not isinstance(token, str) or not token:
+        return None
+    fresh = isinstance(until, (int, float)) and (until == 0 or until / 1000 > time.time() + 60)
+    return Secret(token, "OpenCode's auth.json (a login)") if fresh else None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One place that may hold a key. `slow`: it asks another process or the person, so it is not asked while typing."""
+
+    name: str
+    look: Callable[[Provider, str, Stores], Secret | None]
+    slow: bool = False
+
+
+SOURCES = (
+    Source("environment", _environment), Source(".env", _dotenv), Source("keyring", _ring, slow=True),
+    Source("Colab", _secrets, slow=True), Source("OpenCode", _opencode),
+)
+
+
+def find(row: Provider, stores: Stores, explicit: str | Secret | None = None, *, address: str | None = None, quick: bool = False) -> Secret | None:
+    """The key for `row` at `address` (its own where none is given): given explicitly, else typed in this session, else from
+    the sources in their order; None where there is none. `quick` leaves slow sources out."""
     if explicit is not None:
-        return Secret(explicit.strip())
-    if provider.name in _session:
-        return _session[provider.name]
-    return next((Secret(env[name].strip(), name) for name in provider.key_env if env.get(name, "").strip()), None)
+        return explicit if isinstance(explicit, Secret) else Secret(explicit.strip())
+    if row.name in _session:
+        return _session[row.name]
+    looks = (s.look(row, address or row.base_url, stores) for s in SOURCES if not (quick and s.slow))
+    return next((key for key in looks if key is not None), None)
+
+
+def where(row: Provider, stores: Stores, address: str) -> list[tuple[str, str | None]]:
+    """Each source by name, with the masked key it holds for `row`, None for none."""
+    typed = _session.get(row.name)
+    found = [(s.name, s.look(row, address, stores)) for s in SOURCES]
+    return [(name, key.masked if key else None) for name, key in (("this session", typed), *found)]
+
+
+# --- keeping ------------------------------------------------------------------------------------------------
+
+
+def keep(key: str, stores: Stores, address: str) -> bool:
+    """Puts a key into the keyring for `address`; False where there is no keyring. Raises ConfigError where it refuses."""
+    ring = stores.keyring()
+    if ring is None:
+        return False
+    try:
+        ring.set_password(SERVICE, origin(address), key)
+    except Exception as error:  # noqa: BLE001 - each backend has errors of its own
+        raise ConfigError(f"The keyring did not take the key ({type(error).__name__}).",
+                          hint="Unlock it and try again, or set the variable in the environment.") from None
+    stores.seen["keyring", origin(address)] = key
+    return True
+
+
+def drop(stores: Stores, address: str) -> bool:
+    """Takes the key for `address` out of the keyring; False where there was none."""
+    ring = stores.keyring()
+    stores.seen.pop(("keyring", origin(address)), None)
+    try:
+        if ring is None or ring.get_password(SERVICE, origin(address)) is None:
+            return False
+        ring.delete_password(SERVICE, origin(address))
+    except Exception:  # noqa: BLE001 - each backend has errors of its own; a locked one still holds its key
+        return False
+    return True
+
+
+# --- reading ------------------------------------------------------------------------------------------------
 
 
 def same_host(a: str, b: str) -> bool:
     """Whether two addresses go to the same server, so that a key for one may be sent to the other."""
-    return _origin(a) == _origin(b)
+    return origin(a) == origin(b)
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+def origin(url: str) -> str:
+    """Scheme, host and port of an address as one text, the port left out where it is the scheme's own."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return url
+    if not parts.hostname:  # an address that still waits for a variable is no other's
+        return url
+    usual = {"https": 443, "http": 80}.get(parts.scheme)
+    return f"{parts.scheme}://{parts.hostname}" + ("" if port in (None, usual) else f":{port}")
+
+
+def read_dotenv(path: Path) -> dict[str, str]:
+    """The variables in a `.env` file, {} where there is none: as python-dotenv reads it."""
+    from io import StringIO
+
+    from dotenv import dotenv_values
+
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return {k: v for k, v in dotenv_values(stream=StringIO(text), interpolate=False).items() if v is not None}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from . import errors
+from . import errors, prices
 from .events import (
     Event,
     Finished,
@@ -287,6 +287,8 @@ def _answer(stream: Stream, call: Call, disturbed: bool) -> Row:
         "finish_reason": response.finish_reason, "events": len(found), "chunks": len(bearing), "chars": sum(c.chars for c in bearing),
         "cost_usd": response.cost, **_outcome(stream, response), **_server(response, stream.trace), **_tokens(response, bearing),
     }
+    if response.cost is not None:
+        row.update(_prices(response, call))
     if found:
         row["ns_event1"] = _ns(found[0].at, call.epoch)
     for column, kind in (("ns_finish", "finish"), ("ns_usage", "usage")):
@@ -299,6 +301,15 @@ def _answer(stream: Stream, call: Call, disturbed: bool) -> Row:
     disturbed = disturbed or any(c.busy for c in uncertain)
     row["quality"] = "contaminated" if disturbed else "bounded" if uncertain or not bearing else "certified"
     return row
+
+
+def _prices(response: Response, call: Call) -> Row:
+    """The prices behind a cost, in US dollars for a million tokens, and whose word they are."""
+    model = response.model or call.request.model
+    known = prices.facts(model, call.provider)
+    said = response.usage is not None and prices.charged(response.usage.raw) is not None
+    source = "own" if model in call.provider.facts else "provider" if said else "genai-prices"
+    return {"price_in": known.input, "price_out": known.output, "price_cached": known.cache_read, "price_src": source}
 
 
 def _token_times(bearing: list[Chunk], epoch: float) -> Row:

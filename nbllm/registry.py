@@ -7,17 +7,22 @@ A name is `provider/model`, `provider:model`, a bare model name that a row's pat
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import os
-import tomllib
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import resources
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from . import keys
+from . import config, keys
+from .config import Places, Problem
 from .errors import ConfigError
-from .wire import Provider, Quirks, Secret
+from .tables import filled, provider_row
+from .toml_edit import set_entry
+from .wire import Provider, Secret
+
+__all__ = ["DEFAULT_MODEL", "SIMULATOR", "Registry", "Route", "load", "provider_row"]
 
 DEFAULT_MODEL = "auto"
 SIMULATOR = "sim"
@@ -40,13 +45,20 @@ class Route:
 
 @dataclass(slots=True)
 class Registry:
-    """The rows and aliases in force. `env` is looked at on every call; `simulator` gives a dialect's loopback address."""
+    """The rows and aliases in force. `env` is looked at on every call; `simulator` gives a dialect's loopback address;
+    `problems` are what is wrong in configuration files, told once, when a name is first resolved; `stores` hold keys."""
 
     rows: dict[str, Provider] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)  # it holds keys
     simulate: bool | None = None
     simulator: Callable[[str], str] | None = None
+    problems: list[Problem] = field(default_factory=list)
+    stores: keys.Stores = None  # type: ignore[assignment]
+    told: bool = False
+
+    def __post_init__(self) -> None:
+        self.stores = self.stores or keys.Stores.of(self.env)
 
     @property
     def simulating(self) -> bool:
@@ -61,6 +73,7 @@ class Registry:
         base_url and dialect replace the row's; with a base_url, an unknown name is a model of the server there.
         """
         asked = name.strip()
+        self._tell()
         full = self._meant(asked)
         if full.partition("/")[0] == SIMULATOR or full == SIMULATOR:
             return self._simulated(asked, full)
@@ -69,7 +82,20 @@ class Registry:
             provider, model = Provider("custom", dialect or "openai_chat", base_url, label=_host(base_url), local=True), full
         if provider is None:
             raise self._unknown(asked)
-        return self._place(Route(asked, provider, model or provider.default_model), base_url, dialect)
+        route = Route(asked, provider, model or provider.default_model)
+        return self._place(route, base_url, dialect, lone=provider is self.row(full) and base_url is None)
+
+    def _tell(self) -> None:
+        """Warns of what is wrong in configuration files, once."""
+        told, self.told = self.told, True
+        for problem in self.problems if not told else ():
+            warnings.warn(f"nbllm ignores a part of its configuration: {problem}", stacklevel=4)
+
+    def register(self, name: str, table: Mapping[str, Any]) -> Provider:
+        """Adds a row, or changes the entries of one, above all files. Raises ConfigError for what is wrong in the table."""
+        row = provider_row(name, table, self.rows.get(name), "register_provider")
+        self.rows[name] = row = replace(row, held=()) if "base_url" in table else row  # consent is for an address
+        return row
 
     def _meant(self, name: str) -> str:
         """What an alias stands for in the end; an alias may lead to another."""
@@ -81,36 +107,67 @@ class Registry:
 
     def _split(self, name: str) -> tuple[Provider | None, str]:
         """(row, model) of a full name; (None, "") where no row knows it."""
-        cuts = sorted(i for i in (name.find("/"), name.find(":")) if i > 0)
-        for cut in cuts[:1]:
-            row = self.row(name[:cut])
-            if row is not None:
-                return row, name[cut + 1:]
-        if (row := self.row(name)) is not None:
-            return row, row.default_model
-        for row in self.rows.values():
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in row.bare):
-                return row, name
-        return None, ""
+        row = config.known(name, self.rows)
+        if row is None:
+            return None, ""
+        cut = min((i for i in (name.find("/"), name.find(":")) if i > 0), default=-1)
+        if cut > 0 and self.row(name[:cut]) is row:
+            return row, name[cut + 1:]
+        return row, row.default_model if self.row(name) is row else name
 
     def row(self, word: str) -> Provider | None:
         """The row with this name or prefix, None where there is none."""
-        word = word.lower()
-        return self.rows.get(word) or next((r for r in self.rows.values() if word in r.prefixes), None)
+        return config.named(word, self.rows)
 
-    def _place(self, route: Route, base_url: str | None, dialect: str | None) -> Route:
+    def _place(self, route: Route, base_url: str | None, dialect: str | None, *, lone: bool) -> Route:
+        """The route with the address in force. A provider named alone that is not ready says so when it is asked: choosing
+        among all of them must go on."""
         row = route.provider
         if base_url is None and self.simulating:
             spoken = dialect or row.dialect
-            return replace(route, provider=replace(row, base_url=self._sim_url(spoken), dialect=spoken, local=True), simulated=True)
+            spoken = spoken if spoken in SIMULATED.values() else "openai_chat"
+            return replace(route, provider=replace(row, base_url=self._sim_url(spoken), dialect=spoken, local=True, refused="", query={}, key_header=""),
+                           model=route.model or "sim", simulated=True)
         own = self.address(row)
         # A server of the person's own may want no key; if it does, its 401 says so.
         elsewhere = base_url is not None and not keys.same_host(base_url, own)
-        return replace(route, provider=replace(row, base_url=base_url or own, dialect=dialect or row.dialect, local=row.local or elsewhere))
+        placed = replace(row, base_url=base_url or own, dialect=dialect or row.dialect, local=row.local or elsewhere,
+                         refused="" if base_url else row.refused)
+        try:
+            placed = self._ready(placed, route.model)
+        except ConfigError as error:
+            if not lone:
+                raise
+            placed = replace(placed, dialect="refused", refused=str(error), local=True)
+        return replace(route, provider=placed)
+
+    def _ready(self, row: Provider, model: str) -> Provider:
+        """The row with its variables and the model's name filled in. Raises ConfigError where it cannot be asked."""
+        name = row.label or row.name
+        if row.refused:
+            raise ConfigError(row.refused)
+        if row.name in row.held:
+            raise ConfigError(f"{row.source} changes where or how {row.name!r} is asked: {row.base_url}, and what you ask would go there.",
+                              hint=f"If that is meant: `%llm key allow {row.name}`.")
+        if not model:
+            raise ConfigError(f"{name} has no default model.", hint=f"Name one: {row.name}/MODEL." + (f" `%llm models {row.name}/` lists them." if row.models else ""))
+        texts = {"": row.base_url, **{f"h{k}": v for k, v in row.headers.items()}, **{f"q{k}": v for k, v in row.query.items()}}
+        done = {k: filled(text, self.env, row.held) for k, text in texts.items()}
+        missing = list(dict.fromkeys(n for _, names in done.values() for n in names))
+        if missing:
+            held = [n for n in missing if n in row.held]
+            raise ConfigError(f"{name} needs {' and '.join(missing)}, " + (f"which {row.source} may not use yet." if held else "which is not set."),
+                              hint=f"If that is meant: `%llm key allow {row.name}`." if held else f"Set {missing[0]} in the environment.")
+        return replace(row, base_url=done[""][0].replace("{model}", quote(model, safe="")),
+                       headers={k: done[f"h{k}"][0] for k in row.headers}, query={k: done[f"q{k}"][0] for k in row.query})
 
     def address(self, row: Provider) -> str:
-        """The address in force: the first of the row's variables that is set, else the row's own."""
-        found = next((self.env[v].strip() for v in row.base_url_env if self.env.get(v, "").strip()), row.base_url)
+        """The address in force: the first of the row's variables that is set, else the row's own. Variables in it that are
+        not set stay as they are written."""
+        names = (v for v in row.base_url_env if v not in row.held)
+        found = next((self.env[v].strip() for v in names if self.env.get(v, "").strip()), None)
+        if found is None:
+            return filled(row.base_url, self.env, row.held)[0]
         return _as_url(found, row) if row.local else found
 
     def _simulated(self, asked: str, full: str) -> Route:
@@ -133,12 +190,16 @@ class Registry:
         if not name:
             return ConfigError("No model was named.", hint="Say for example model=gemini/flash, or model=auto.")
         near = self.nearest(name)
+        wrong = next((p for p in self.problems if f"'{name.partition('/')[0]}'" in p.message), next(iter(self.problems), None))
+        ignored = f" A part of the configuration is ignored: {wrong}" if wrong else ""
         hint = f"Did you mean {' or '.join(near)}?" if near else "`%llm models` lists what is known."
         return ConfigError(f"No provider answers to the model name {name!r}.",
-                           hint=f"{hint} A server of your own: base_url=http://host:port/v1.")
+                           hint=f"{hint} A server of your own: base_url=http://host:port/v1.{ignored}")
 
     def nearest(self, name: str) -> list[str]:
-        """Up to three known names that look like `name`; a bare name may belong to a local Ollama."""
+        """Up to three known names that look like `name`; a bare name may belong to a local Ollama, name:tag surely does."""
+        if ":" in name and "/" not in name:
+            return [f"ollama/{name}"]
         known = list(self.names())
         near = difflib.get_close_matches(name, known, 3, 0.6)
         if not near and "/" not in name:
@@ -159,20 +220,32 @@ class Registry:
         return ConfigError(f"No provider is called {word!r}.",
                            hint=f"Did you mean {near[0]}?" if near else f"There are {', '.join(self.rows)}.")
 
-    def own_key(self, row: Provider) -> Secret | None:
-        """The key that a row finds by itself."""
-        return keys.find(row, self.env)
+    def own_key(self, row: Provider, *, quick: bool = False) -> Secret | None:
+        """The key that a row finds by itself; `quick` asks no place that may be slow, or ask the person."""
+        return keys.find(row, self.stores, address=self.address(row), quick=quick)
 
     def key_for(self, route: Route, explicit: str | Secret | None) -> Secret | None:
-        """The key to send on `route`. A key found in the environment goes to its own row's address only: a base_url
-        given by hand that leads elsewhere gets no key unless the person named one."""
+        """The key to send on `route`. A key that is found goes to its own row's address only: a base_url given by hand that
+        leads elsewhere gets no key unless the person named one."""
         if route.simulated:
             return Secret("sim", "simulator")
         row = route.provider
         own = self.rows.get(row.name)
-        if explicit is None and own is not None and not keys.same_host(row.base_url, self.address(own)):
+        if explicit is None and own is not None and (row.refused or not keys.same_host(row.base_url, self.address(own))):
             return None
-        return keys.find(row, self.env, explicit)
+        return keys.find(own or row, self.stores, explicit, address=row.base_url, quick=own is None)
+
+    def allow(self, row: Provider, path: Path | None = None) -> tuple[str, ...]:
+        """Lets a project's row use what it waits for, now and in the person's file. Raises ConfigError where that cannot be edited."""
+        path, place = path or config.user_file(), keys.origin(row.base_url)
+        before = config.allowed_in(path).get(place, [])
+        set_entry(path, "allow", place, sorted({*before, *row.held}))
+        self.rows[row.name] = replace(row, held=())
+        return row.held
+
+    def where(self, row: Provider) -> list[tuple[str, str | None]]:
+        """Each place that may hold the row's key, with the masked key it holds, None for none."""
+        return keys.where(row, self.stores, self.address(row))
 
 
 def _host(url: str) -> str:
@@ -191,27 +264,28 @@ def _as_url(address: str, row: Provider) -> str:
     return f"{scheme or 'http'}://{name}:{port or default_port}" + (f"/{path}" if path else "")
 
 
-_LISTS = ("base_url_env", "key_env", "prefixes", "bare")
-_WORDS = ("label", "dialect", "base_url", "default_model", "models", "key_url", "price")
+def load(env: Mapping[str, str] | None = None, places: Places | None = None) -> Registry:
+    """A registry with nbllm's own rows and those of the configuration in `places`. With an `env` that is not the process's
+    own, and no places, only NBLLM_CONFIG is looked at, where that env names it."""
+    env = os.environ if env is None else env
+    found = config.load(places or Places.of(env))
+    return Registry(found.rows, found.aliases, env, problems=found.problems)
 
 
-def provider_row(name: str, table: Mapping[str, Any]) -> Provider:
-    """The Provider that a TOML table describes. Raises ConfigError naming the entry that is wrong."""
-    known = {*_LISTS, *_WORDS, "headers", "local", "quirks"}
-    for entry in table:
-        if entry not in known:
-            near = difflib.get_close_matches(entry, known, 1)
-            raise ConfigError(f"Provider {name!r} has an unknown entry {entry!r}.", hint=f"Did you mean {near[0]!r}?" if near else "")
-    for entry in ("dialect", "base_url"):
-        if not isinstance(table.get(entry), str):
-            raise ConfigError(f"Provider {name!r} lacks {entry!r}.", hint=f"Add {entry} = \"...\" to its table.")
-    entries: dict[str, Any] = {k: tuple(table.get(k, ())) for k in _LISTS} | {k: str(table[k]) for k in _WORDS if k in table}
-    return Provider(name=name, headers=dict(table.get("headers", {})), local=bool(table.get("local", False)),
-                    quirks=Quirks(**table.get("quirks", {})), **entries)
+_VERIFIED = {"stream": "recorded answers", "server": "real server", "cli": "real CLI"}
 
 
-def load(env: Mapping[str, str] | None = None) -> Registry:
-    """A registry with the rows that come with nbllm."""
-    data = tomllib.loads(resources.files(__package__).joinpath("providers.toml").read_text("utf-8"))
-    rows = {name: provider_row(name, table) for name, table in data["provider"].items()}
-    return Registry(rows, dict(data["alias"]), env if env is not None else os.environ)
+def table(registry: Registry) -> str:
+    """The providers as a Markdown table: name, prefix, key variable, dialect, and what was verified how."""
+    lines = ["| Provider | Prefix | Key | Dialect | Verified by |", "|---|---|---|---|---|"]
+    for row in registry.rows.values():
+        names = ", ".join(f"`{n}/`" for n in (row.name, *row.prefixes))
+        key = " or ".join(f"`{n}`" for n in row.key_env) + (" (if the server wants one)" if row.local else "")
+        how = ", ".join(_VERIFIED.get(v, v) for v in row.verified) or "its documentation"
+        lines.append(f"| {row.label or row.name} | {names} | {key or 'none'} | {row.dialect.replace('_', ' ')} | {how} |" if not row.refused else
+                     f"| {row.label or row.name} | {names} | | | {row.refused} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table(load({})))  # noqa: T201 - a table for the README

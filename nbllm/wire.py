@@ -97,7 +97,9 @@ class Trace:
     stalls: tuple[tuple[float, float], ...] = ()
 
 
-SECRET_HEADERS = frozenset({"authorization", "x-api-key", "x-goog-api-key", "api-key", "proxy-authorization", "cookie"})
+SECRET_HEADERS = frozenset({"authorization", "x-api-key", "x-goog-api-key", "api-key", "proxy-authorization", "cookie",
+                            "ocp-apim-subscription-key", "x-auth-token"})
+_PUBLIC_HEADERS = frozenset({"accept", "content-type", "anthropic-version"})  # a row's own may hold anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ class HttpCall:
     method: str = "POST"
 
     def __repr__(self) -> str:
-        shown = {k: MASK if k.lower() in SECRET_HEADERS else v for k, v in self.headers.items()}
+        shown = {k: v if k.lower() in _PUBLIC_HEADERS else MASK for k, v in self.headers.items()}
         return f"HttpCall({self.method} {self.url}, headers={shown}, body keys={list(self.body)})"
 
 
@@ -134,12 +136,28 @@ class Quirks:
 
     max_tokens_field: the name of the limit in the body. system_role: "system" or "developer". stream_usage: ask for
     usage in the stream (OpenAI's stream_options). reasoning_field: the field by which thinking is sent back, "" for never.
+    thinking_switch: thinking is turned on and off by an object of its own, beside the effort. cannot: what of a Request
+    (tools, schema, seed ...) this provider has no word for, so that asking for it is an error here and not a loss there.
     """
 
     max_tokens_field: str = ""
     system_role: str = "system"
     stream_usage: bool = True
     reasoning_field: str = ""
+    thinking_switch: bool = False
+    cannot: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What is known of a model: its context in tokens, and US dollars for a million tokens of input, output, input read
+    from a cache and input written to one. None where it is not known."""
+
+    context: int | None = None
+    input: float | None = None
+    output: float | None = None
+    cache_read: float | None = None
+    cache_write: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +168,13 @@ class Provider:
     variables that may hold the key, in order; base_url_env likewise the address; prefixes are other words before the
     slash, bare are patterns of model names that need none; models is the path of its model list; price its name in
     the price data; local: works without a key.
+
+    base_url, headers and query may hold ${NAME} or ${NAME:-other} for an environment variable, and base_url {model} for
+    the model's name; both are filled in when a call is routed. query is added to the address; key_header is the header
+    that carries the key where it is not the dialect's own; opencode its name in OpenCode's store of keys; facts are the
+    person's own on models, by the model's name; verified says by what the row was checked; refused why it cannot be
+    asked; source where the row stands, "" for nbllm's own; held which variables, and which names, wait for the
+    person's consent because the row stands in a file that came with a project.
     """
 
     name: str
@@ -167,6 +192,14 @@ class Provider:
     key_url: str = ""
     price: str = ""
     quirks: Quirks = field(default_factory=Quirks)
+    query: Mapping[str, str] = field(default_factory=dict)
+    key_header: str = ""
+    opencode: str = ""
+    facts: Mapping[str, ModelFacts] = field(default_factory=dict)
+    verified: tuple[str, ...] = ()
+    refused: str = ""
+    source: str = ""
+    held: tuple[str, ...] = ()
 
 
 class Decoder(Protocol):

@@ -1,5 +1,6 @@
 """The plan, the arrivals and the prompts: tables and properties."""
 
+import itertools
 import json
 import random
 import statistics
@@ -21,7 +22,7 @@ LOADS = {"closed": plan.Load.of(), "four at a time": plan.Load.of(concurrency=4)
 @settings(max_examples=60, deadline=None)
 @given(arms=some.integers(1, 4), n_prompts=some.integers(1, 5), blocks=some.integers(1, 6), load=some.sampled_from(sorted(LOADS)), seed=some.integers(0, 2 ** 40),
        kinds=some.sampled_from([("warm",), ("cold_conn", "warm")]))
-def test_a_plan_is_made_of_complete_random_blocks(arms, n_prompts, blocks, load, seed, kinds):
+def test_a_plan_is_made_of_complete_random_blocks(arms, n_prompts, blocks, load, seed, kinds):  # noqa: PLR0917
     """Every model and start once in a block, with the same prompts; every slot has its own number; the same seed, the same plan."""
     turns = plan.plan(arms, n_prompts, blocks=blocks, loads=LOADS[load], start_kinds=kinds, seed=seed)
     assert turns == plan.plan(arms, n_prompts, blocks=blocks, loads=LOADS[load], start_kinds=kinds, seed=seed)
@@ -55,7 +56,7 @@ def test_poisson_arrivals_are_poisson(rate):
     """Index of dispersion of counts 0.8 to 1.25, gaps without memory, mean gap as asked; over turns of their own too."""
     for seed in range(8):
         times = arrivals.poisson(rate, 4000, random.Random(seed))
-        gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+        gaps = [b - a for a, b in itertools.pairwise(times)]
         counts = [0] * int(times[-1] * rate / 5)
         for t in times:
             if t * rate / 5 < len(counts):
@@ -64,14 +65,14 @@ def test_poisson_arrivals_are_poisson(rate):
         assert abs(statistics.correlation(gaps[1:], gaps[:-1])) < 0.06
         assert pytest.approx(1 / rate, rel=0.06) == statistics.fmean(gaps)
     turns = plan.plan(4, 1, blocks=20, loads=plan.Load.of(rate=rate, per_turn=20), seed=3)
-    gaps = [b.at - a.at for t in turns for a, b in zip(t.slots, t.slots[1:], strict=False)]
+    gaps = [b.at - a.at for t in turns for a, b in itertools.pairwise(t.slots)]
     assert len(set(gaps)) > 0.99 * len(gaps), "no two turns share their gaps"
 
 
 def test_constant_ramp_and_replay():
     """Even gaps; a rate that rises evenly; recorded times, sorted and moved to 0."""
     even = arrivals.constant(4, 9)
-    assert {0.25} == {round(b - a, 12) for a, b in zip(even, even[1:], strict=False)}
+    assert {0.25} == {round(b - a, 12) for a, b in itertools.pairwise(even)}
     rising = arrivals.ramp(1, 9, 100)
     assert pytest.approx(20.0, rel=0.02) == rising[-1] + 1 / 9
     assert rising[50] > rising[-1] / 2

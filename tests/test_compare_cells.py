@@ -5,7 +5,7 @@ import pytest
 from .kernels import Kernel
 
 pytestmark = pytest.mark.kernel
-PAIR = "sim/openai@text=Alpha%20speaks,ttft=0.05 sim/anthropic@text=Beta%20speaks,ttft=0.1".split()
+PAIR = ["sim/openai@text=Alpha%20speaks,ttft=0.05", "sim/anthropic@text=Beta%20speaks,ttft=0.1"]
 
 
 @pytest.fixture(scope="module")

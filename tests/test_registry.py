@@ -135,7 +135,9 @@ def test_a_key_given_by_hand_lasts_for_the_session():
 
 @pytest.mark.parametrize(("table", "words"), [
     ({"dialect": "openai_chat", "base_ulr": "x"}, "base_url"),
-    ({"base_url": "x"}, "dialect"),
+    ({"base_url": "x"}, "https://host"),
+    ({"dialect": "openai_chat"}, "base_url"),
+    ({"base_url": "https://h", "dialect": "smtp"}, "openai_chat"),
 ])
 def test_a_wrong_row_says_what_is_wrong(table, words):
     """The entry is named, with the nearest known one."""

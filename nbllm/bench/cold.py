@@ -73,9 +73,9 @@ async def unload(client: Client, arm: Arm) -> None:
 async def process(arm: Arm, messages: tuple[Message, ...], options: Mapping[str, Any], epoch: float, extra: Row) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """Sends one request from a fresh interpreter; gives its rows and chunks. A child that dies is a failed row."""
     from . import prompts
-    from .job import _arm
+    from .job import _arm, secret_of
 
-    given = {"arm": _arm(arm), "secret": {"key": arm.key.reveal() if arm.key else None, "headers": dict(arm.route.provider.headers)},
+    given = {"arm": _arm(arm), "secret": secret_of(arm),
              "prompt": prompts.dump((prompts.Prompt("cold", (messages,), options),)), "epoch": epoch, "extra": extra}
     spawned = time.perf_counter()
     child = await asyncio.create_subprocess_exec(

@@ -10,7 +10,7 @@ from ..client import Timeouts
 from ..messages import Tool
 from ..policy import Retries
 from ..registry import Route
-from ..wire import Provider, Quirks, Secret
+from ..wire import ModelFacts, Provider, Quirks, Secret
 from . import plan, prompts
 
 # Options of a call that an arm may set, besides model and name: those of Client.request, and what is its own.
@@ -75,7 +75,7 @@ class Job:
 
     def secret(self) -> list[dict[str, Any]]:
         """What `public` leaves out, arm by arm; for a pipe, never for a file."""
-        return [{"key": a.key.reveal() if a.key else None, "headers": dict(a.route.provider.headers)} for a in self.arms]
+        return [secret_of(a) for a in self.arms]
 
     @classmethod
     def of(cls, public: Mapping[str, Any], secret: list[dict[str, Any]]) -> Job:
@@ -86,8 +86,13 @@ class Job:
                    tuple(prompts.load(public["prompts"])), tuple(plan.load(public["turns"])), Rules(**rules))
 
 
+def secret_of(arm: Arm) -> dict[str, Any]:
+    """What may be secret of an arm: its key, and the headers and query of its row, which may hold others."""
+    return {"key": arm.key.reveal() if arm.key else None, "headers": dict(arm.route.provider.headers), "query": dict(arm.route.provider.query)}
+
+
 def _arm(arm: Arm) -> dict[str, Any]:
-    provider = asdict(arm.route.provider) | {"headers": {}}
+    provider = asdict(arm.route.provider) | {"headers": {}, "query": {}}
     options = dict(arm.options)
     if options.get("tools"):
         options["tools"] = [asdict(t) if isinstance(t, Tool) else dict(t) for t in options["tools"]]
@@ -96,8 +101,10 @@ def _arm(arm: Arm) -> dict[str, Any]:
 
 
 def _to_arm(given: Mapping[str, Any], secret: Mapping[str, Any]) -> Arm:
-    row = {**given["provider"], "headers": secret["headers"]}
-    row["quirks"] = Quirks(**row["quirks"])
+    row = {**given["provider"], "headers": secret["headers"], "query": secret["query"]}
+    quirks: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row["quirks"].items()}
+    row["quirks"] = Quirks(**quirks)
+    row["facts"] = {name: ModelFacts(**facts) for name, facts in row["facts"].items()}
     row |= {k: tuple(v) for k, v in row.items() if isinstance(v, list)}
     route = Route(given["asked"], Provider(**row), given["model"], simulated=given["simulated"])
     return Arm(given["name"], route, given["options"], Secret(secret["key"], "the run") if secret["key"] else None, given["timeout"], given["retries"])

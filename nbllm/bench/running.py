@@ -129,11 +129,11 @@ def resume(run: str | os.PathLike[str], *, api_key: Mapping[str, str] | None = N
     if public is None:
         raise errors.ConfigError(f"The run in {place} was ended before it began.", hint="Start it again with bench.run(...).")
     names = [a["name"] for a in public["arms"]]
-    job = Job.of(public, [{"key": None, "headers": {}} for _ in names])
+    job = Job.of(public, [{"key": None, "headers": {}, "query": {}} for _ in names])
     arms = []
     for arm in job.arms:
         row = client.registry.rows.get(arm.route.provider.name)
-        route = replace(arm.route, provider=replace(arm.route.provider, headers=row.headers)) if row else arm.route
+        route = replace(arm.route, provider=replace(arm.route.provider, headers=row.headers, query=row.query)) if row else arm.route
         arms.append(replace(arm, route=route, key=client.registry.key_for(route, (api_key or {}).get(arm.name))))
     return _work(place, replace(job, arms=tuple(arms)), progress)
 

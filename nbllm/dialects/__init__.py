@@ -9,5 +9,6 @@ from .gemini import Gemini
 from .ollama import Ollama
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
+from .refused import Refused
 
-DIALECTS: dict[str, Dialect] = {d.name: d for d in (OpenAIChat(), OpenAIResponses(), Anthropic(), Gemini(), Ollama(), Cohere())}
+DIALECTS: dict[str, Dialect] = {d.name: d for d in (OpenAIChat(), OpenAIResponses(), Anthropic(), Gemini(), Ollama(), Cohere(), Refused())}

@@ -9,7 +9,7 @@ The answer is whole when message-end came, or all of it in one object. Anything 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError, ProviderError
@@ -99,7 +99,7 @@ def _turns(message: Message) -> Iterator[dict[str, Any]]:
         yield _assistant(rest) if message.role == "assistant" else {"role": "user", "content": _content(rest)}
 
 
-def _content(parts: list[Part]) -> str | list[dict[str, Any]]:
+def _content(parts: Sequence[Part]) -> str | list[dict[str, Any]]:
     blocks = [_part(p) for p in parts]
     return "".join(b["text"] for b in blocks) if all(b["type"] == "text" for b in blocks) else blocks
 
@@ -122,7 +122,7 @@ def _words(part: Document) -> str:
     return f"\n\n{part.name}:\n{text}\n\n" if part.name else f"\n\n{text}\n\n"
 
 
-def _assistant(parts: list[Part]) -> dict[str, Any]:
+def _assistant(parts: Sequence[Part]) -> dict[str, Any]:
     blocks: list[dict[str, Any]] = []
     for part in parts:
         match part:
@@ -271,8 +271,8 @@ def _cited(cited: dict[str, Any]) -> Notice:
 
 
 def _usage(raw: dict[str, Any]) -> Usage | None:
-    """Tokens as the model counts them; those that are billed, where it does not say. How many of them were thinking stays
-    in `raw`: Cohere documents no such count."""
+    """Tokens as the model counts them; those that are billed, where it does not say. The count of thinking that newer models
+    add stays in `raw`: Cohere's own SDK does not know it."""
     tokens = obj(raw.get("tokens")) or obj(raw.get("billed_units"))
     into, out = count(tokens.get("input_tokens")), count(tokens.get("output_tokens"))
     if into is None and out is None:

@@ -21,7 +21,7 @@ from ..wire import Frame, HttpCall, Provider, Quirks, Secret
 from .answers import citation, failure, finish, unfinished, values
 from .common import Halves, effort, http_error, items, label, obj, provider_error, string
 from .openai_calls import Calls, google
-from .openai_shared import REASONS, arguments, data_url, file_name, post, result_text, schema_format, usage
+from .openai_shared import REASONS, able, arguments, data_url, file_name, post, result_text, schema_format, usage
 
 # --- request ------------------------------------------------------------------------------------------------
 
@@ -38,8 +38,9 @@ class OpenAIChat:
 
     def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
         """The call that asks for `request` as a stream."""
-        quirks = provider.quirks
-        schema = request.schema
+        able(request, provider)
+        quirks, schema, word = provider.quirks, request.schema, effort(request.reasoning)
+        switch = {"type": "disabled" if word == "none" else "enabled"} if word and quirks.thinking_switch else None
         body = {
             "model": request.model,
             "messages": _messages(request, quirks),
@@ -52,7 +53,8 @@ class OpenAIChat:
             "top_p": request.top_p,
             "stop": list(request.stop),
             "seed": request.seed,
-            "reasoning_effort": effort(request.reasoning),
+            "reasoning_effort": None if switch and word == "none" else word,
+            "thinking": switch,
             "response_format": None if schema is None else {"type": "json_schema", "json_schema": schema_format(schema)},
         }
         return post(provider, "/chat/completions", key, body, request.extra)

@@ -20,7 +20,7 @@ from ..messages import Document, Image, Message, Reasoning, Request, Text, Tool,
 from ..wire import Frame, HttpCall, Provider, Quirks, Secret
 from .answers import citation, failure, finish, unfinished, values
 from .common import Halves, effort, http_error, items, label, obj, provider_error, string
-from .openai_shared import REASONS, arguments, data_url, file_name, post, result_text, schema_format, usage
+from .openai_shared import REASONS, able, arguments, data_url, file_name, post, result_text, schema_format, usage
 
 # --- request ------------------------------------------------------------------------------------------------
 
@@ -39,6 +39,7 @@ class OpenAIResponses:
 
     def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
         """The call that asks for `request` as a stream."""
+        able(request, provider)
         for option, given in (("stop", request.stop), ("seed", request.seed)):
             if given not in (None, ()):
                 raise ConfigError(f"The Responses API has no {option}.",

@@ -7,10 +7,11 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from ..errors import ConfigError
 from ..events import FinishReason, Usage
-from ..messages import Document, Image, Text, ToolCall, ToolResult
+from ..messages import Document, Image, Request, Text, ToolCall, ToolResult
 from ..wire import HttpCall, Provider, Secret
 from .common import count, obj
 
@@ -63,9 +64,23 @@ def closed(schema: Any) -> bool:
 
 def post(provider: Provider, path: str, key: Secret | None, body: Mapping[str, Any], extra: Mapping[str, Any]) -> HttpCall:
     """The HTTP call: options that were not asked for (None, empty lists) are left out, `extra` has the last word."""
-    headers = {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
     asked = {k: v for k, v in body.items() if v is not None and v != []}
-    return HttpCall(provider.base_url.rstrip("/") + path, {**headers, **provider.headers}, {**asked, **extra})
+    url = provider.base_url.rstrip("/") + path + (f"?{urlencode(provider.query)}" if provider.query else "")
+    return HttpCall(url, {**_auth(provider, key), **provider.headers}, {**asked, **extra})
+
+
+def _auth(provider: Provider, key: Secret | None) -> dict[str, str]:
+    if key is None:
+        return {}
+    return {provider.key_header: key.reveal()} if provider.key_header else {"Authorization": f"Bearer {key.reveal()}"}
+
+
+def able(request: Request, provider: Provider) -> None:
+    """Raises ConfigError where `request` asks for what the provider has no word for."""
+    for option in provider.quirks.cannot:
+        if getattr(request, option) not in (None, ()):
+            raise ConfigError(f"{provider.label or provider.name} has no {option}.",
+                              hint=f"Leave {option} out, or ask another provider; what it calls otherwise goes in `extra`.")
 
 
 # --- answers ------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def _dry_run(session: Session, asked: Asked) -> None:
     request = client.request([Message("user", asked.parts)], route.model, **given)
     key = client.registry.key_for(route, api_key)
     call = client.encode(request, route, key or session.stand_in(route))
-    headers = {k: MASK if k.lower() in SECRET_HEADERS else v for k, v in call.headers.items()}
+    headers = {k: MASK if k.lower() in SECRET_HEADERS or k in route.provider.headers else v for k, v in call.headers.items()}
     text = json.dumps({"url": call.url, "headers": headers, "body": _shortened(call.body)}, indent=2, ensure_ascii=False, default=str)
     where = f"{route.provider.label or route.provider.name}, key from {key.source}" if key else f"{route.provider.label or route.provider.name}, no key"
     session.show(static(f"Nothing was sent. It would go to {where}:\n\n```json\n{text}\n```"))

@@ -8,9 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from .. import keys
-from ..catalog import list_models, ping, states
+from ..catalog import ModelInfo, list_models, ping, states
+from ..config import user_file
 from ..errors import ConfigError
 from ..events import Response
+from ..toml_edit import set_entry
+from ..wire import Provider
 from . import grammar
 from .cell import ask, run_cell, several
 from .comparing import Comparison, compare, entries_so_far
@@ -46,11 +49,16 @@ def _frame(rows: list[Any], columns: list[str] | None = None) -> Any:
 
 
 def _models(session: Session, rest: str) -> Any:
-    found = list_models(session.client, rest)
-    return _frame([asdict(m) for m in found], ["name", "provider", "id", "context", "created"]).astype({"context": "Int64"})
+    """Models with context and prices; `fresh` asks again instead of taking the list of today."""
+    words = rest.split()
+    found = list_models(session.client, next((w for w in words if w != "fresh"), ""), fresh="fresh" in words)
+    frame = _frame([asdict(m) for m in found], list(ModelInfo.__slots__))
+    return frame.astype({"context": "Int64", "input_price": "Float64", "output_price": "Float64"})
 
 
 def _providers(session: Session, _rest: str) -> Any:
+    for problem in session.client.registry.problems:
+        session.say(f"Ignored in the configuration: {problem}")
     return _frame([asdict(s) for s in states(session.client)]).set_index("name")
 
 
@@ -60,23 +68,62 @@ def _ping(session: Session, rest: str) -> Any:
     return _frame(rows).set_index("asked")
 
 
-def _key(session: Session, rest: str) -> str:
+def _key(session: Session, rest: str) -> Any:
+    """Shows where a key is found; asks for one where there is none."""
     word, _, name = rest.partition(" ")
-    if word in ("unset", "forget"):
-        row = session.provider(name)
-        return (f"{row.label}: " + ("the key of this session is forgotten." if keys.forget(row.name) else "no key was typed in this session."))
-    row = session.provider(name if word in ("set", "where") else rest)
+    if word in _KEY_WORDS:
+        return _KEY_WORDS[word](session, session.provider(name))
+    row = session.provider(rest)
     found = session.client.registry.own_key(row)
-    if word != "set" and found is not None:
-        return (f"{row.label}: key {found.masked} from {found.source}.")
-    if word == "where":
-        return (f"{row.label}: no key; looked in {', '.join(row.key_env) or 'no variable'}.")
-    keys.remember(row.name, session.hidden(f"Key for {row.label} (kept for this session only): ", row))
-    return (f"{row.label}: the key is kept for this session.")
+    if found is not None:
+        return (f"{row.label or row.name}: key {found.masked} from {found.source}.")
+    keys.remember(row.name, session.hidden(f"Key for {row.label or row.name} (kept for this session only): ", row))
+    return (f"{row.label or row.name}: the key is kept for this session. `%llm key set {row.name}` would keep it in the keyring.")
+
+
+def _key_set(session: Session, row: Provider) -> str:
+    registry, label = session.client.registry, row.label or row.name
+    ring = registry.stores.keyring() is not None
+    typed = session.hidden(f"Key for {label} ({'kept in the keyring' if ring else 'kept for this session only'}): ", row)
+    if keys.keep(typed, registry.stores, registry.address(row)):
+        keys.forget(row.name)
+        return (f"{label}: the key is kept in the keyring, for {keys.origin(registry.address(row))}.")
+    keys.remember(row.name, typed)
+    return (f"{label}: the key is kept for this session; `pip install keyring` would keep it for good.")
+
+
+def _key_unset(session: Session, row: Provider) -> str:
+    registry, label = session.client.registry, row.label or row.name
+    places = [*(["of this session"] if keys.forget(row.name) else []),
+              *(["in the keyring"] if keys.drop(registry.stores, registry.address(row)) else [])]
+    return (f"{label}: " + (f"the key {' and that '.join(places)} is forgotten." if places else "no key was typed in this session, and none is in the keyring."))
+
+
+def _key_where(session: Session, row: Provider) -> str:
+    registry = session.client.registry
+    found = [f"  {place}: {masked or 'none'}" for place, masked in registry.where(row)]
+    used = registry.own_key(row)
+    first = f"key {used.masked} from {used.source}" if used else f"no key; looked for {', '.join(row.key_env) or 'no variable'}"
+    return "\n".join((f"{row.label or row.name}: {first}, for {keys.origin(registry.address(row))}.", *found))
+
+
+def _key_allow(session: Session, row: Provider) -> str:
+    """Consent, in the person's own file, to what a project's row would use."""
+    registry = session.client.registry
+    if not row.held:
+        return (f"{row.label or row.name} waits for nothing.")
+    names = registry.allow(row)
+    return (f"{row.label or row.name} may use {', '.join(names)} at {keys.origin(row.base_url)} from now on; {user_file()} says so.")
+
+
+_KEY_WORDS: dict[str, Callable[[Session, Provider], str]] = {
+    "set": _key_set, "unset": _key_unset, "forget": _key_unset, "where": _key_where, "allow": _key_allow,
+}
 
 
 def _alias(session: Session, rest: str) -> Any:
-    words = rest.split()
+    """Lists the short names, or makes one: for this session, with --save for good."""
+    words = [w for w in rest.split() if w != "--save"]
     registry = session.client.registry
     if not words:
         return _frame(sorted(registry.aliases.items()), ["alias", "model"]).set_index("alias")
@@ -86,8 +133,10 @@ def _alias(session: Session, rest: str) -> Any:
     if registry.row(name) is not None or name in ("auto", "sim"):
         raise ConfigError(f"{name!r} is a provider's name already.", hint="Choose another alias.")
     route = registry.resolve(model)
+    if "--save" in rest.split():
+        set_entry(user_file(), "alias", name, model)
     registry.aliases[name] = model
-    return (f"{name} now means {route.provider.name}/{route.model}.")
+    return (f"{name} now means {route.provider.name}/{route.model}" + (f", as {user_file()} says." if "--save" in rest.split() else "."))
 
 
 def _again(session: Session, rest: str) -> Response | Comparison | None:

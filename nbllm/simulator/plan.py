@@ -130,7 +130,7 @@ class Reply:
 
 def _pauses(o: Options, seed: int) -> Iterator[float]:
     """The seconds after each chunk. Several chunks at once are followed by their pauses in one, so the mean stays `gap`."""
-    rng = random.Random(seed)  # noqa: S311 - a schedule, not a secret
+    rng = random.Random(seed)
     at_once = o.chunks_per_write if o.chunks_per_write > 1 else o.burst if o.gaps == "burst" else 1
     while True:
         for _ in range(at_once - 1):

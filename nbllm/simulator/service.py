@@ -118,7 +118,7 @@ class Service:
         failed = self.failures.get(key, 0)
         if o.fail_times is not None and failed >= o.fail_times:
             return
-        if o.fail_rate and random.Random(f"{o.seed} {number}").random() >= o.fail_rate:  # noqa: S311 - a schedule, not a secret
+        if o.fail_rate and random.Random(f"{o.seed} {number}").random() >= o.fail_rate:
             return
         self.failures[key] = failed + 1
         usual = 529 if format.NAME == "anthropic" else 503

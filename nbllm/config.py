@@ -1,0 +1,271 @@
+"""Configuration in layers: nbllm's own rows, entry points, the person's file, the project's pyproject.toml, NBLLM_CONFIG.
+
+Each layer holds `provider`, `alias` and, the project's excepted, `allow` tables; a later one beats an earlier one, entry by
+entry. What is wrong in a layer becomes a Problem with its file and line, and everything else stays in force.
+
+Trust. A row that moves to another host loses the key variables, the address variables and the stored keys of the row it
+replaces, whoever moves it: they were meant for the old host. A project's file comes with a repository that somebody else
+may have written, so it may name new providers but not spend what is the person's: it waits for consent (`Provider.held`)
+
+- for every variable that it would send (as a key, in a header, in an address), except the variables of a row whose host
+  it keeps, and except variables of its own that go to this machine;
+- for a known name or prefix that it would lead to another host than this machine, or with headers of its own: prompts are
+  private too. An alias of its own takes no known name to a row of its own at all;
+- for a command.
+
+`%llm key allow NAME` gives consent, in the person's own file, for that address and those names: a row that changes asks again.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.metadata
+import os
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from .dialects import DIALECTS
+from .errors import ConfigError
+from .keys import origin, same_host
+from .tables import is_loopback, provider_row, spent
+from .toml_edit import at_line, row_line
+from .wire import Provider
+
+BUILT_IN = ""  # the source of nbllm's own rows
+_TABLES = ("provider", "alias", "allow")
+_HOW = frozenset({"headers", "query"})  # by which gateways are told whom to ask
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong in a configuration: where, at which line (None where that is not known), and what was expected."""
+
+    where: str
+    line: int | None
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}{f', line {self.line}' if self.line else ''}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where configuration is looked for, None for nowhere. start: the folder from which a pyproject.toml is sought upward."""
+
+    user: Path | None = None
+    start: Path | None = None
+    extra: Path | None = None
+    plugins: bool = False
+
+    @classmethod
+    def of(cls, env: Mapping[str, str]) -> Places:
+        """This machine's where `env` is the process's own environment; else only NBLLM_CONFIG, where `env` names it."""
+        extra = Path(env["NBLLM_CONFIG"]).expanduser() if env.get("NBLLM_CONFIG") else None
+        return cls(user_file(), _here(), extra, plugins=True) if env is os.environ else cls(extra=extra)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One configuration as it was read. project: it came with a project, so it is not trusted."""
+
+    where: str
+    data: Mapping[str, Any]
+    text: str = ""
+    project: bool = False
+
+
+@dataclass(slots=True)
+class Config:
+    """What all layers come to. allowed: names that the person lets a project's row use, by the origin of its address."""
+
+    rows: dict[str, Provider] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    allowed: dict[str, set[str]] = field(default_factory=dict)
+
+
+def user_file() -> Path:
+    """The person's own file, at the platform's own place: ~/.config/nbllm/providers.toml on Linux."""
+    import platformdirs
+
+    return platformdirs.user_config_path("nbllm", appauthor=False) / "providers.toml"
+
+
+def load(places: Places) -> Config:
+    """The configuration in force. Never raises for what a person or a package wrote: see Config.problems."""
+    config = Config()
+    _apply(config, Layer(BUILT_IN, tomllib.loads(resources.files(__package__).joinpath("providers.toml").read_text("utf-8"))))
+    layers = [*_plugins(config, places), *_files(config, places)]
+    for layer in layers:
+        _allow(config, layer)
+    for layer in layers:
+        _apply(config, layer)
+    return config
+
+
+# --- finding ------------------------------------------------------------------------------------------------
+
+
+def _here() -> Path | None:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # the folder is gone
+        return None
+
+
+def nearest_pyproject(start: Path) -> Path | None:
+    """The first pyproject.toml from `start` upward, not above a repository's root or the person's home."""
+    for folder in (start, *start.parents):
+        if (folder / "pyproject.toml").is_file():
+            return folder / "pyproject.toml"
+        if folder == Path.home() or any((folder / mark).exists() for mark in (".git", ".hg", ".jj", ".svn")):
+            return None
+    return None
+
+
+def _files(config: Config, places: Places) -> Iterator[Layer]:
+    project = nearest_pyproject(places.start) if places.start else None
+    for path in (places.user, project, places.extra):
+        if path is None or (path is places.user and not path.exists()):
+            continue
+        try:
+            text = path.read_text("utf-8-sig")
+            data = tomllib.loads(text)
+        except (OSError, UnicodeDecodeError) as error:
+            config.problems.append(Problem(str(path), None, f"cannot be read ({type(error).__name__}); expected a TOML file"))
+            continue
+        except tomllib.TOMLDecodeError as error:
+            if path != project or "nbllm" in text:
+                config.problems.append(Problem(str(path), *at_line(error, text)))
+            continue
+        tool = data.get("tool", {})
+        yield Layer(str(path), tool.get("nbllm", {}) if path == project and isinstance(tool, dict) else {} if path == project else data,
+                    text, project=path == project)
+
+
+def _plugins(config: Config, places: Places) -> Iterator[Layer]:
+    """What installed packages bring: dialects (objects, or classes to be called), and rows (tables as in TOML, or a function that gives them)."""
+    if not places.plugins:
+        return
+    for entry in importlib.metadata.entry_points(group="nbllm.dialects"):
+        dialect = _loaded(config, entry)
+        if dialect is not None and type(DIALECTS.setdefault(entry.name, dialect)) is not type(dialect):
+            config.problems.append(Problem(_from(entry), None, f"the dialect {entry.name!r} exists already; expected a new name"))
+    for entry in importlib.metadata.entry_points(group="nbllm.providers"):
+        data = _loaded(config, entry)
+        if isinstance(data, Mapping):
+            yield Layer(_from(entry), data)
+        elif data is not None:
+            config.problems.append(Problem(_from(entry), None, "expected a mapping with `provider` and `alias` tables, or a function that gives one"))
+
+
+def _loaded(config: Config, entry: importlib.metadata.EntryPoint) -> Any:
+    """What an entry point leads to; a class or a function is called for it."""
+    try:
+        found = entry.load()
+        return found() if callable(found) else found
+    except Exception as error:  # noqa: BLE001 - somebody else's package may fail in any way, and must break nothing here
+        config.problems.append(Problem(_from(entry), None, f"cannot be loaded: {type(error).__name__}: {error}"))
+        return None
+
+
+def _from(entry: importlib.metadata.EntryPoint) -> str:
+    return f"entry point {entry.name} of {entry.dist.name if entry.dist else entry.value}"
+
+
+# --- applying -----------------------------------------------------------------------------------------------
+
+
+def _allow(config: Config, layer: Layer) -> None:
+    """Consent counts wherever the person's own files give it; a project cannot allow itself anything."""
+    for where, names in _items(config, layer, "allow") if not layer.project else ():
+        config.allowed.setdefault(where, set()).update(map(str, names if isinstance(names, list) else [names]))
+
+
+def _apply(config: Config, layer: Layer) -> None:
+    for table in layer.data:
+        if table not in _TABLES:
+            config.problems.append(_problem(layer, f"unknown table {table!r}; expected {', '.join(_TABLES)}", table))
+    below = dict(config.rows)  # what the project's rows are compared with
+    for name, table in _items(config, layer, "provider"):
+        try:
+            row = provider_row(name, table, config.rows.get(name), layer.where)
+            config.rows[name] = replace(row, held=_held(row, table, below, config.allowed)) if layer.project else row
+        except ConfigError as error:
+            config.problems.append(Problem(layer.where, row_line(layer.text, name, getattr(error, "entry", "")), f"{error.message} {error.hint}".strip()))
+    for name, model in _items(config, layer, "alias"):
+        wrong = _wrong_alias(name, model, config, layer, below)
+        if wrong:
+            config.problems.append(_problem(layer, wrong, "alias", name))
+        else:
+            config.aliases[name] = model
+
+
+def _problem(layer: Layer, message: str, *names: str) -> Problem:
+    return Problem(layer.where, row_line(layer.text, *names), message)
+
+
+def _items(config: Config, layer: Layer, table: str) -> Iterable[tuple[str, Any]]:
+    found = layer.data.get(table, {})
+    if isinstance(found, Mapping):
+        return list(found.items())
+    config.problems.append(_problem(layer, f"{table!r} is no table; expected [{table}] or [{table}.NAME]", table))
+    return ()
+
+
+def _wrong_alias(name: str, model: Any, config: Config, layer: Layer, below: Mapping[str, Provider]) -> str:
+    """What is wrong with an alias, "" for nothing. A project's may not lead a name that is known to a row of its own."""
+    if not isinstance(model, str) or not model:
+        return f"the alias {name!r} leads to no text; expected a model's name in quotes"
+    if named(name, config.rows) or name in ("auto", "sim"):
+        return f"the alias {name!r} is a provider's name already; expected another name"
+    if layer.project and (name in config.aliases or known(name, below) is not None):
+        target = known(model, config.rows)
+        old = below.get(target.name) if target else None
+        if target is None or old is None or not same_host(old.base_url, target.base_url):
+            return f"the alias {name!r} would lead a known name to a provider of this project; expected a new name"
+    return ""
+
+
+def allowed_in(path: Path) -> dict[str, list[str]]:
+    """What a file of the person's allows so far, {} where it cannot be read."""
+    try:
+        found = tomllib.loads(path.read_text("utf-8-sig")).get("allow", {})
+    except (OSError, ValueError):
+        return {}
+    return {k: list(map(str, v if isinstance(v, list) else [v])) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
+def known(name: str, rows: Mapping[str, Provider]) -> Provider | None:
+    """The row that a model's full name leads to: by what stands before the first / or :, by itself, or by a row's patterns.
+    name:tag is a local server's model, which no pattern means."""
+    cut = min((i for i in (name.find("/"), name.find(":")) if i > 0), default=0)
+    if (row := named(name[:cut], rows) or named(name, rows)) is not None or ":" in name:
+        return row
+    return next((r for r in rows.values() if any(fnmatch.fnmatchcase(name, p) for p in r.bare)), None)
+
+
+def named(word: str, rows: Mapping[str, Provider]) -> Provider | None:
+    """The row with this name or prefix, None where there is none."""
+    word = word.lower()
+    return rows.get(word) or next((r for r in rows.values() if word in r.prefixes), None)
+
+
+# --- trust --------------------------------------------------------------------------------------------------
+
+
+def _held(row: Provider, table: Mapping[str, Any], below: Mapping[str, Provider], allowed: Mapping[str, set[str]]) -> tuple[str, ...]:
+    """What of a project's row waits for the person's consent."""
+    old = next((r for word in (row.name, *row.prefixes) if (r := named(word, below))), None)
+    kept = old is not None and same_host(row.base_url, old.base_url)
+    here = is_loopback(row.base_url)
+    own = spent(old) if old is not None and kept else set()
+    known = {name for r in below.values() for name in spent(r)}
+    waits = {name for name in spent(row) if name not in own and not (here and name not in known)}
+    if (old is not None and not here and (not kept or not _HOW.isdisjoint(table))) or "command" in table:
+        waits.add(row.name)
+    return tuple(sorted(waits - allowed.get(origin(row.base_url), set())))

@@ -1,0 +1,62 @@
+"""Small questions to a provider's server, answered in JSON: lists and counts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from . import errors
+from .client import Client
+from .dialects import DIALECTS
+from .dialects.common import load_json
+from .messages import Message, Request
+from .registry import Route
+from .wire import HttpCall, Provider, Secret, Trace
+
+TIMEOUT = 10.0  # seconds for an answer
+LIMIT = 32 * 2**20  # bytes of one; OpenRouter's list of models is over 1 MiB
+HTTP_OK = 200
+
+
+def listing(client: Client, name: str) -> Route:
+    """The route to the provider called `name` for questions that name no model. Raises ConfigError where it cannot be asked."""
+    row = client.registry.row(name)
+    if row is None:
+        raise client.registry.unknown_provider(name)
+    return client.registry.resolve(f"{row.name}/{row.default_model or 'm'}")
+
+
+def auth_headers(row: Provider, key: Secret | None) -> dict[str, str]:
+    """The headers by which `row`'s dialect carries a key, taken from the dialect itself."""
+    call = DIALECTS[row.dialect].encode(Request("m", (Message("user", "x"),)), row, key)
+    return {k: v for k, v in call.headers.items() if k.lower() not in ("content-type", "accept")}
+
+
+def fetch(client: Client, route: Route, path: str) -> Any:
+    """The JSON at `path` of the route's server. Raises our errors for everything else."""
+    key = client.registry.key_for(route, None)
+    if key is None and not route.provider.local:
+        raise client.no_key(route.provider)
+    return get(client, route.provider, path, key)
+
+
+def get(client: Client, row: Provider, path: str, key: Secret | None) -> Any:
+    """As fetch, with the key given, or without any."""
+    base = row.base_url.rstrip("/")
+    url = base + (path.removeprefix("/v1") if base.endswith("/v1") else path)
+    return client.run(get_json(client, row, HttpCall(url, auth_headers(row, key), {}, "GET"), key))
+
+
+async def get_json(client: Client, row: Provider, call: HttpCall, key: Secret | None) -> Any:
+    """The JSON that answers `call`; to be run on the engine's loop. Raises our errors, the key masked in them."""
+    try:
+        async with asyncio.timeout(TIMEOUT), client.http.send(call, Trace(), TIMEOUT) as reply:
+            body = await reply.body(LIMIT)
+            if reply.status != HTTP_OK:
+                raise DIALECTS[row.dialect].error(reply.status, reply.headers, body, row).scrubbed([key.reveal()] if key else [])
+            return load_json(body)
+    except errors.Timeout:
+        raise
+    except TimeoutError:
+        raise errors.Timeout(f"No answer from {row.label or row.name} within {TIMEOUT:g} s.", which="total", seconds=TIMEOUT,
+                             hint="Try again.") from None
