@@ -3,6 +3,7 @@
 import html.parser
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -111,6 +112,13 @@ def test_the_schema_document_names_every_column():
     text = columns.document()
     assert [] == [c.name for c in (*columns.COLUMNS, *columns.CHUNKS) if f"`{c.name}`" not in text]
     assert len(columns.COLUMNS) + len(columns.CHUNKS) == len(nbllm.bench.schema())
+
+
+def test_the_schema_document_in_docs_is_that_of_the_code():
+    """`python -m nbllm.columns > docs/columns.md` makes it."""
+    path = Path(__file__).resolve().parent.parent / "docs" / "columns.md"
+    if path.parent.exists():  # a wheel has no docs
+        assert columns.document().strip() == path.read_text("utf-8").strip()
 
 
 # --- plots ---

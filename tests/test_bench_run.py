@@ -141,6 +141,61 @@ def test_a_sweep_has_levels_and_an_open_loop_is_late_by_little():
     assert (df["ttft_sched_ms"] >= df["ttft_ms"]).all()
 
 
+def test_ramps_and_recorded_arrivals_are_kept_to():
+    """A rate that rises, and times from a log."""
+    ramp = measured(run([FAST], rate=(20, 80), arrivals="ramp", per_turn=25, blocks=1))
+    calls = ramp["ns_sched"].sort_values().to_numpy(float) / 1e9
+    assert calls[1] - calls[0] > 1.5 * (calls[-1] - calls[-2])
+    recorded = measured(run([FAST], arrivals=[5.0, 5.3, 5.1], blocks=2))
+    assert ({"replay"}, 6) == (set(recorded["load_kind"]), len(recorded))
+    for _, turn in recorded.groupby("block"):
+        times = turn["ns_call"].sort_values().to_numpy(float) / 1e9
+        assert pytest.approx([0.1, 0.3], abs=0.02) == [times[1] - times[0], times[2] - times[0]]
+
+
+def test_tools_pictures_and_long_contexts_are_prompts_like_others():
+    """Each goes to the provider as it should, and is told apart by its id."""
+    tool = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+    df = measured(run([FAST], blocks=3, prompts=[
+        {"id": "tool", "prompt": "Weather?", "tools": [tool]}, {"id": "picture", "prompt": "What is it?", "image": b"\x89PNG\r\n\x1a\n"},
+        *nbllm.bench.synthetic(5000)]))
+    by_id = df.set_index("prompt_id")
+    assert ("tool_calls", "stop") == (by_id.loc["tool", "finish_reason"], by_id.loc["picture", "finish_reason"])
+    assert by_id.loc["synthetic-5000-0", "in_tokens"] > 3000
+
+
+def test_an_unloaded_model_is_unloaded_and_its_load_is_told():
+    """Ollama's own interface: the model is let go before each cold request, and load_duration joins our times."""
+    with running.simulator() as addresses:
+        model = {"model": "m@cold=0.2,ttft=0.02,tokens=3", "base_url": addresses["ollama"], "dialect": "ollama", "name": "local"}
+        df = measured(run([model], cold=["cold_model", "warm"], blocks=3))
+    by_kind = {kind: df[df["start_kind"] == kind] for kind in ("cold_model", "warm")}
+    assert (by_kind["cold_model"]["ttft_ms"] > 200).all()
+    assert (by_kind["warm"]["ttft_ms"] < 150).all()
+    assert (by_kind["cold_model"]["srv_load_ms"] > 150).all()
+    assert {"ollama"} == set(by_kind["cold_model"]["srv_src"])
+
+
+def test_prefixes_make_every_prompt_its_own_or_share_one():
+    """unique: no two requests have the same prompt; shared: all have, and a long one."""
+    unique = measured(run([FAST], prefix="unique", blocks=5))
+    shared = measured(run([FAST], prefix="shared", blocks=5))
+    assert (5, 1) == (unique["prompt_sha"].nunique(), shared["prompt_sha"].nunique())
+    assert shared["in_tokens"].min() > 1000
+
+
+def test_the_usual_questions_are_one_call_and_one_table():
+    """warm, streaming, coldstart, gateway."""
+    common = {"progress": False, "warmup": 1, "blocks": 3}
+    assert {"ttft_ms", "e2e_ms", "ok_share"} == set(nbllm.bench.warm(FAST, "Go.", **common)["metric"])
+    assert "itl_ms" in set(nbllm.bench.streaming([FAST, OTHER], "Go.", **common)["metric"])
+    ladder = nbllm.bench.coldstart(FAST, "Go.", repeats=2, rungs=["cold_conn"], progress=False, warmup=1)
+    assert ["cold_conn", "warm"] == list(ladder["start_kind"])
+    assert 2 == (nbllm.bench.load(ladder.attrs["nbllm"]["run_id"])["start_kind"] == "cold_conn").sum()
+    table = nbllm.bench.gateway(FAST, {"model": "sim/openai@ttft=0.05,gap=0.001,tokens=5", "name": "through"}, "Go.", **{**common, "blocks": 8})
+    assert ("through", "direct", "slower") == tuple(table.set_index("metric").loc["ttft_ms", ["a", "b", "verdict"]])
+
+
 def test_a_conversation_is_sent_turn_by_turn():
     """Each turn is a row; the second holds the first answer."""
     df = measured(run([FAST], prompts=[{"id": "talk", "turns": ["One.", "Two."]}], blocks=1))

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -229,6 +230,7 @@ def test_tls_is_measured_apart_and_checked(monkeypatch):
     assert sorted(order) == order
     assert ['{"a": 1}'] == first[1] == second[1]
     assert (False, True) == (first[2].reused, second[2].reused)
+    assert {"kernel" if sys.platform.startswith("linux") else "recv"} == {r.stamp for r in second[2].reads}
     monkeypatch.delenv("SSL_CERT_FILE")
     with server([None, answer], context=context) as (url, _), pytest.raises(errors.ConnectFailed, match="certificate"):
         ask(url)
