@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MASK, ConfigError
+from ..errors import MASK, ConfigError, NbllmError
 from ..events import Response
 from ..messages import Document, Image, Message, Part, Text
+from ..structured import Mismatch, Shape, Truncated, frame, repair, value_of
 from ..wire import SECRET_HEADERS
 from . import shorthand
 from .attach import attached
+from .bundle import Line as Figures
+from .bundle import foot_line
+from .chats import Turn
 from .fill import Filled, fill
 from .grammar import Line
+from .look import container
+from .markdown import plain
 from .run import follow, stoppable
 from .session import Asked, Session
 from .show import static
@@ -38,14 +45,20 @@ def run_cell(session: Session, line: Line, body: str) -> Response | Comparison |
     filled = fill(body, session.fillable, session.evaluate, str(line.options.get("fill", session.defaults.get("fill", "on"))))
     if not filled.text.strip():
         raise ConfigError("The prompt is empty.", hint="Write what the model should answer below the %%llm line.")
-    options = _with_schema(session, line.options)
+    options = with_schema(session, {**session.defaults, **line.options})
     asked = session.asked_from(Line(line.models, options, line.extra, line.out), _parts(session, filled, options), filled.names)
+    if asked.options.get("as") and asked.shape is None:
+        raise ConfigError("as= needs a schema.", hint='For example schema="[name, population int]" as=df')
     if several(line.models, asked.options):
         from .comparing import compare
 
         session.warn_skipped(filled)
         return compare(session, asked, line.models or (asked.model,), line.out)
-    return ask(session, asked, line.out, filled)
+    name = asked.options.get("chat")
+    if name is None:
+        return ask(session, asked, line.out, filled)
+    chat, cell = session.chats.open(str(name)), session.cell or filled.text
+    return ask(session, replace(asked, history=chat.before(cell)), line.out, filled, lambda r: chat.keep(Turn(cell, Message("user", asked.parts), r)))
 
 
 def several(models: Sequence[str], options: Mapping[str, Any]) -> bool:
@@ -53,8 +66,10 @@ def several(models: Sequence[str], options: Mapping[str, Any]) -> bool:
     return len(models) > 1 or int(options.get("runs", 1)) > 1 or isinstance(options.get("temperature"), list)
 
 
-def ask(session: Session, asked: Asked, out: str | None = None, filled: Filled | None = None) -> Response | None:
-    """Sends what was asked, shows the answer while it comes, keeps it in the notebook's variables.
+def ask(session: Session, asked: Asked, out: str | None = None, filled: Filled | None = None,
+        kept: Callable[[Response], None] = lambda response: None) -> Response | None:
+    """Sends what was asked, shows the answer while it comes, keeps it in the notebook's variables and tells `kept`. A structured
+    answer that does not fit is asked for once more.
 
     Raises the call's error after the partial answer was shown and kept, Stopped where the person stopped it.
     """
@@ -72,17 +87,46 @@ def ask(session: Session, asked: Asked, out: str | None = None, filled: Filled |
         except KeyboardInterrupt:  # off the main thread, or pressed twice
             stream.cancel()
             interrupt.asked = True
-        error = stream.error
+        error: NbllmError | None = stream.error
         response = stream.partial()
-        session.keep(asked, response, out)
-        screen.finish(response, footer(response, filled=asked.filled), error)
+        value, misfit = (None, None) if error or interrupt.asked else valued(asked, response)
+        session.keep(asked, response, out, value)
+        figures = footer(response, filled=asked.filled)
+        screen.finish(response, figures, error, table(value, figures, response) if asked.options.get("as") == "df" and value is not None else None)
     session.shown(response)
     if interrupt.asked:
         raise Stopped(out or "_llm")
+    if isinstance(misfit, Mismatch) and not asked.repairs:
+        again = replace(asked, parts=(Text(repair(misfit.problems)),), history=(*asked.history, Message("user", asked.parts), response.message), repairs=1)
+        mended = ask(session, again, out, None, kept)
+        session.asked = asked
+        return mended
+    error = error or misfit
+    if response.parts and misfit is None:
+        kept(response)
     if error is not None:
         error.partial = error.partial or response
         raise error
     return response
+
+
+def valued(asked: Asked, response: Response) -> tuple[Any, NbllmError | None]:
+    """(what as= makes of the answer, what is wrong with its shape)."""
+    if asked.shape is None:
+        return None, None
+    try:
+        value = value_of(response, asked.shape)
+    except (Mismatch, Truncated) as error:
+        return None, error
+    wanted = asked.options.get("as")
+    return (frame(value) if wanted == "df" else value if wanted == "object" else None), None
+
+
+def table(value: Any, figures: Figures, response: Response) -> dict[str, str]:
+    """A DataFrame of a model's words as the cell's output: escaped, with the line of figures."""
+    foot = foot_line(figures, simulated=response.simulated)
+    html = value.to_html(escape=True, border=0, max_rows=60, max_cols=30, notebook=False, render_links=False)
+    return {"text/html": container(html + foot.html, style=True), "text/plain": plain(f"{value.to_string(max_rows=60)}\n\n{foot.text}")}
 
 
 def _parts(session: Session, filled: Filled, options: Mapping[str, Any]) -> tuple[Part, ...]:
@@ -100,19 +144,19 @@ def _parts(session: Session, filled: Filled, options: Mapping[str, Any]) -> tupl
     return (*parts, *(attached(what, session.namespace) for what in options.get("attach", ())))
 
 
-def _with_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]:
+def with_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options with schema= read: JSON, the name of a variable, or the short form."""
     text = options.get("schema")
     if text is None:
         return dict(options)
     if text.lstrip().startswith("{"):
         try:
-            return {**options, "schema": json.loads(text)}
+            return {**options, "schema": Shape.of(json.loads(text))}
         except ValueError as error:
             raise ConfigError(f"schema= is no JSON: {error}.", hint='The short form needs none: schema="name, age int".') from None
     if text.isidentifier() and text in session.namespace and not isinstance(session.namespace[text], str):
-        return {**options, "schema": session.namespace[text]}
-    return {**options, "schema": shorthand.schema(text)}
+        return {**options, "schema": Shape.of(session.namespace[text])}
+    return {**options, "schema": Shape.of(shorthand.schema(text))}
 
 
 def _dry_run(session: Session, asked: Asked) -> None:
@@ -122,7 +166,7 @@ def _dry_run(session: Session, asked: Asked) -> None:
     for name in ("timeout", "retries"):
         given.pop(name, None)
     route = client.resolve(asked.model, base_url, dialect)
-    request = client.request([Message("user", asked.parts)], route.model, **given)
+    request = client.request(session.messages(asked), route.model, **given)
     key = client.registry.key_for(route, api_key)
     call = client.encode(request, route, key or session.stand_in(route))
     headers = {k: MASK if k.lower() in SECRET_HEADERS or k in route.provider.headers else v for k, v in call.headers.items()}

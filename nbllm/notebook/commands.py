@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from .. import keys
@@ -15,7 +16,7 @@ from ..events import Response
 from ..toml_edit import set_entry
 from ..wire import Provider
 from . import grammar
-from .cell import ask, run_cell, several
+from .cell import ask, run_cell, several, with_schema
 from .comparing import Comparison, compare, entries_so_far
 from .options import OPTIONS, SUBCOMMANDS
 from .session import Session
@@ -144,7 +145,7 @@ def _again(session: Session, rest: str) -> Response | Comparison | None:
     if session.asked is None:
         raise ConfigError("Nothing was asked yet.", hint="Ask in a %%llm cell first.")
     line = grammar.parse(rest)
-    asked = session.asked.elsewhere(line.models[0] if line.models else None, line.options, line.extra)
+    asked = session.asked.elsewhere(line.models[0] if line.models else None, with_schema(session, line.options), line.extra)
     if several(line.models, asked.options) or (line.models and session.last is not None):
         return compare(session, asked, line.models or (asked.model,), line.out, entries_so_far(session))
     return ask(session, asked, line.out)
@@ -204,6 +205,34 @@ def _help(session: Session, rest: str) -> str:
                        f"Options\n{options}\n  x.name=value        goes to the provider as it is\n\nLines: %llm ...\n{commands}")
 
 
+def _chat(session: Session, rest: str) -> Any:
+    """list, show, undo, fork, export, clear."""
+    from .chats import as_json, exported, markdown
+    from .show import static
+
+    word, *names = rest.split() or ["list"]
+    chats = session.chats
+    if word == "list":
+        return _frame([{"chat": c.name, "turns": len(c.turns), "tokens": c.tokens, "cost_usd": c.cost, "model": c.turns[-1].response.model if c.turns else None}
+                       for c in chats], ["chat", "turns", "tokens", "cost_usd", "model"]).set_index("chat")
+    name = names[0] if names else ""
+    if word == "show":
+        return session.show(static(markdown(chats.get(name))))
+    if word == "undo":
+        return f"Undone: {chats.undo(name).asked.text[:60]!r}. {name} has {len(chats.get(name).turns)} turns."
+    if word == "fork":
+        return f"{chats.fork(name, names[1] if len(names) > 1 else '').name} goes on from {name} with {len(chats.get(name).turns)} turns."
+    if word == "clear":
+        return f"{name} is forgotten ({chats.clear(name)} turns)."
+    if word == "export":
+        if len(names) == 1:
+            return exported(chats.get(name))
+        path = Path(names[1])
+        path.write_text(as_json(chats.get(name)) if path.suffix == ".json" else markdown(chats.get(name)) + "\n", "utf-8")
+        return f"{name} is in {path}."
+    raise ConfigError(f"%llm chat has no {word!r}.", hint="list, show NAME, undo NAME, fork NAME OTHER, export NAME [FILE], clear NAME.")
+
+
 def _bench(session: Session, rest: str) -> Any:
     from .benching import bench
 
@@ -218,6 +247,6 @@ def _log(session: Session, rest: str) -> Any:
 
 COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "ask": _ask, "use": _use, "models": _models, "providers": _providers, "ping": _ping, "key": _key, "alias": _alias,
-    "again": _again, "last": _last, "simulate": _simulate, "nest": _nest, "help": _help, "bench": _bench, "log": _log,
+    "again": _again, "last": _last, "simulate": _simulate, "nest": _nest, "help": _help, "bench": _bench, "log": _log, "chat": _chat,
 }
 

@@ -260,11 +260,14 @@ class Live:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def finish(self, response: Response, footer: Line | None = None, error: BaseException | None = None) -> None:
-        """Replaces all by the final form. Where an error came before anything else did, the error is all there is to see."""
+    def finish(self, response: Response, footer: Line | None = None, error: BaseException | None = None,
+               instead: Mapping[str, str] | None = None) -> None:
+        """Replaces all by the final form, or by `instead`. Where an error came before anything else did, the error is all there is to see."""
         if self._display_id:
             self._port.clear(wait=True)
-        if error is None or response.parts or response.refusal:
+        if instead is not None:
+            self._port.publish(instead if self._mode != "plain" else {"text/plain": instead["text/plain"]})
+        elif error is None or response.parts or response.refusal:
             self._port.publish(final(response, format=self._format, footer=footer, error=error, html=self._mode != "plain"))
 
 

@@ -38,6 +38,8 @@ _TABLE = (
     Option("seed", "int", "same seed, same answer, where the provider can"),
     Option("reasoning", "effort", "how much to think: a word, or a budget in tokens", values=_EFFORTS),
     Option("schema", "str", 'structure of the answer: "name, age int", a JSON schema, or a variable\'s name'),
+    Option("as", "choice", "what the variable takes of a structured answer: a DataFrame, or checked objects", values=("df", "object")),
+    Option("chat", "name", "goes on with the conversation of this name; running a cell again replaces its own turn", "c"),
     Option("out", "name", "variable for the response", "o"),
     Option("format", "choice", "how the answer is shown", "f", ("md", "text", "json", "code", "html")),
     Option("attach", "list", "a file, address or variable that goes with the prompt; may be given again", "a", many=True),
@@ -54,8 +56,7 @@ _TABLE = (
     Option("dialect", "choice", "the wire format of base_url", values=("openai_chat", "openai_responses", "anthropic", "gemini", "ollama")),
     Option("key", "variable", "NAME of the variable that holds the key"),
     Option("fill", "choice", "which braces are filled: on, double (only {{ }}), off", values=("on", "double", "off")),
-    *(Option(name, "str", "not yet", "c" if name == "chat" else "", later=True)
-      for name in ("chat", "bg", "each", "keep", "def", "save", "use", "as", "tools", "cache", "show_reasoning")),
+    *(Option(name, "str", "not yet", later=True) for name in ("bg", "each", "keep", "def", "save", "use", "tools", "cache", "show_reasoning")),
 )
 OPTIONS: dict[str, Option] = {o.name: o for o in _TABLE}
 SHORT: dict[str, Option] = {o.short: o for o in _TABLE if o.short}
@@ -73,6 +74,7 @@ SUBCOMMANDS: dict[str, str] = {
     "key": "where a key is found, or type one for this session: %llm key openai (set, unset, where NAME: the keyring; allow NAME: a project's row)",
     "alias": "a short name for a model: %llm alias fast gemini/flash (--save: for good)",
     "again": "the last prompt again, elsewhere or otherwise: %llm again claude/sonnet",
+    "chat": "conversations: %llm chat list | show NAME | undo NAME | fork NAME OTHER | export NAME [FILE] | clear NAME",
     "last": "show the last answer again",
     "bench": "measure models against each other: %llm bench openai/mini,claude/sonnet blocks=20 out=df (%%llm_bench takes prompts)",
     "log": "the calls of this notebook in numbers (n=20: the last ones; all: every column)",
@@ -80,7 +82,7 @@ SUBCOMMANDS: dict[str, str] = {
     "nest": "on: let your own asyncio.run work in cells (nest_asyncio)",
     "help": "this list, or one topic: %llm help temperature",
 }
-COMMANDS_LATER = ("chat", "cost", "replay", "fix", "insert")
+COMMANDS_LATER = ("cost", "replay", "fix", "insert")
 
 
 class Unreadable(ValueError):

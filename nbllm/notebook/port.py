@@ -64,13 +64,17 @@ class Terminal:
     def tick(self, now: float | None = None) -> None:
         """Nothing to do: text is written as it comes."""
 
-    def finish(self, response: Response, footer: Line | None = None, error: BaseException | None = None) -> None:
+    def finish(self, response: Response, footer: Line | None = None, error: BaseException | None = None,
+               instead: Mapping[str, str] | None = None) -> None:
         """Writes what was not in the text: tool calls, how it ended, the figures. An error alone is told by the cell."""
         if error is not None and not (response.parts or response.refusal):
             return
         if self._wrote:  # only what was not written yet
             response = replace(response, parts=response.tool_calls)
         self._mark(False)
+        if instead is not None:
+            self._write("\n\n" + instead["text/plain"] + "\n")
+            return
         rest = final(response, footer=footer, error=error, html=False, empty=not self._wrote)["text/plain"]
         self._write(("\n\n" if self._wrote else "") + rest + "\n" if rest else "\n")
 

@@ -11,12 +11,14 @@ from ..api import default_client
 from ..client import Client, Timeouts
 from ..errors import ConfigError
 from ..events import Event, Response
-from ..messages import Message, Part
+from ..messages import Message, Part, Text
 from ..registry import DEFAULT_MODEL, Route
 from ..streams import Stream
 from ..wire import Provider, Secret
+from .chats import Chats
 
 if TYPE_CHECKING:
+    from ..structured import Shape
     from .bundle import Line as Figures
     from .comparing import Comparison
     from .fill import Filled
@@ -35,6 +37,13 @@ class Asked:
     options: Mapping[str, Any]
     extra: Mapping[str, Any]
     filled: tuple[str, ...] = ()
+    history: tuple[Message, ...] = ()  # what was said before, where it goes on with a conversation
+    repairs: int = 0  # how often a structured answer was asked for again
+
+    @property
+    def shape(self) -> Shape | None:
+        """What the answer must look like, where that was said."""
+        return self.options.get("schema")
 
     def elsewhere(self, model: str | None, options: Mapping[str, Any], extra: Mapping[str, Any]) -> Asked:
         """The same prompt with another model or other options."""
@@ -53,8 +62,9 @@ class Screen(Protocol):
     def tick(self, now: float | None = None) -> None:
         """Draws, where something is due."""
 
-    def finish(self, response: Response, footer: Figures | None = None, error: BaseException | None = None) -> None:
-        """Leaves the final form."""
+    def finish(self, response: Response, footer: Figures | None = None, error: BaseException | None = None,
+               instead: Mapping[str, str] | None = None) -> None:
+        """Leaves the final form, or what is to stand in its place."""
 
 
 class Hidden:
@@ -69,7 +79,8 @@ class Hidden:
     def tick(self, now: float | None = None) -> None:
         """Nothing."""
 
-    def finish(self, response: Response, footer: Figures | None = None, error: BaseException | None = None) -> None:
+    def finish(self, response: Response, footer: Figures | None = None, error: BaseException | None = None,
+               instead: Mapping[str, str] | None = None) -> None:
         """Nothing."""
 
 
@@ -84,6 +95,7 @@ class Session:
     last: Response | None = None
     comparison: Comparison | None = None  # the last answers, where there were several
     shown_in: tuple[int, int] | None = None  # (execution count, id of the response) that was drawn while it streamed
+    chats: Chats = field(default_factory=Chats)
     matcher: Any = None  # the completion that was installed
 
     @property
@@ -100,13 +112,25 @@ class Session:
 
     def stream(self, asked: Asked) -> Stream:
         """Sends what was asked."""
-        return self.client.stream([Message("user", asked.parts)], asked.model, **self.arguments(asked))
+        return self.client.stream(self.messages(asked), asked.model, **self.arguments(asked))
+
+    def messages(self, asked: Asked) -> list[Message]:
+        """The conversation to send. Where the provider has no mode for schemas, the prompt asks for JSON in words."""
+        parts = asked.parts
+        if asked.shape is not None and not self._has_schemas(asked):
+            parts = (*parts, Text(("\n\n" if parts else "") + asked.shape.instructions()))
+        return [*asked.history, Message("user", parts)]
+
+    def _has_schemas(self, asked: Asked) -> bool:
+        route = self.client.resolve(asked.model, asked.options.get("base_url"), asked.options.get("dialect"))
+        return "schema" not in route.provider.quirks.cannot
 
     def arguments(self, asked: Asked) -> dict[str, Any]:
         """The keyword arguments of Client.stream that the options mean."""
         options = asked.options
         found = {name: options[name] for name in PASSED if name in options}
-        found |= {"system": options.get("system"), "stop": options.get("stop", ()), "extra": asked.extra, "schema": options.get("schema"),
+        found |= {"system": options.get("system"), "stop": options.get("stop", ()), "extra": asked.extra,
+                  "schema": asked.shape.provider_schema if asked.shape is not None and self._has_schemas(asked) else None,
                   "timeout": self._timeouts(options), "api_key": self._key(options)}
         return {k: v for k, v in found.items() if v is not None}
 
@@ -134,12 +158,21 @@ class Session:
         if out:
             self.namespace[out] = comparison
 
-    def keep(self, asked: Asked, response: Response, out: str | None) -> None:
-        """Puts the answer into the notebook's variables."""
+    def keep(self, asked: Asked, response: Response, out: str | None, value: Any = None) -> None:
+        """Puts the answer into the notebook's variables; `out` takes the `value` made of it, where there is one."""
         self.asked, self.last, self.comparison = asked, response, None
         self.namespace["_llm"] = response
         if out:
-            self.namespace[out] = response
+            self.namespace[out] = response if value is None else value
+
+    @property
+    def cell(self) -> str:
+        """The front end's id of the cell that runs, "" where it does not tell."""
+        kernel = getattr(self.shell, "kernel", None)
+        try:
+            return str(kernel.get_parent("shell")["metadata"].get("cellId") or "") if kernel is not None else ""
+        except (AttributeError, KeyError, TypeError, LookupError):
+            return ""
 
     # --- the notebook ---
 

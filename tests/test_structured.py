@@ -1,0 +1,218 @@
+"""Shapes, checked values and frames; structured cells and conversations in a real kernel."""
+
+import dataclasses
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pandas as pd
+import pydantic
+import pytest
+
+from nbllm import Response, Text, errors
+from nbllm.structured import Mismatch, Shape, Truncated, frame, value_of
+
+from .kernels import Kernel
+
+
+class City(pydantic.BaseModel):
+    name: str
+    population: int
+
+
+@dataclasses.dataclass
+class Town:
+    name: str
+    founded: int | None = None
+
+
+SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}, "population": {"type": "integer"}}, "required": ["name", "population"]}
+GOOD = '{"name": "Oslo", "population": 717710}'
+
+
+@pytest.mark.parametrize(("given", "value"), [
+    (SCHEMA, {"name": "Oslo", "population": 717710}), (City, City(name="Oslo", population=717710)),
+])
+@pytest.mark.parametrize("text", [GOOD, f"Here it is:\n```json\n{GOOD}\n```\n", f"Sure! {GOOD} Anything else?"])
+def test_the_value_is_found_and_checked(given, value, text):
+    """Bare, in a fence, or within words."""
+    assert value == Shape.of(given).check(text)
+
+
+def test_lists_and_dataclasses_are_shapes():
+    """A list stands under `items` for the provider, and comes back as a list."""
+    shape = Shape.of(list[Town])
+    assert "object" == shape.provider_schema["type"]
+    assert [Town("Bergen", 1070), Town("Ås")] == shape.check('{"items": [{"name": "Bergen", "founded": 1070}, {"name": "Ås"}]}')
+    assert [Town("Ås")] == shape.check('[{"name": "Ås"}]')
+
+
+@pytest.mark.parametrize(("given", "text", "place"), [
+    (SCHEMA, '{"name": "Oslo"}', "population"), (City, '{"name": "Oslo", "population": "many"}', "population"), (SCHEMA, "Oslo, 717,710", "no JSON"),
+    (list[City], '{"items": [{"name": "Oslo", "population": 1}, {"name": 7}]}', "[1]"),
+])
+def test_a_mismatch_says_where(given, text, place):
+    """In words that a model can mend."""
+    with pytest.raises(Mismatch) as caught:
+        Shape.of(given).check(text)
+    assert place in "; ".join(caught.value.problems)
+
+
+def test_a_truncated_answer_is_not_read():
+    """Even where what came would parse."""
+    with pytest.raises(Truncated) as caught:
+        value_of(Response((Text(GOOD),), "length"), Shape.of(SCHEMA))
+    assert GOOD == caught.value.partial.text
+
+
+@pytest.mark.parametrize("given", [7, "text", lambda: None])
+def test_what_is_no_schema(given):
+    """With what is one."""
+    with pytest.raises(errors.ConfigError, match="schema"):
+        Shape.of(given)
+
+
+def test_frames_have_sensible_dtypes():
+    """Nullable numbers, dates, one row for one record, objects' fields as columns."""
+    df = frame({"items": [{"n": 1, "when": "2026-01-02", "x": 1.5, "s": "a"}, {"n": None, "when": "2026-02-03", "x": 2, "s": None}]})
+    assert ["Int64", "Float64"] == [str(df[c].dtype) for c in ("n", "x")]
+    assert pd.Timestamp("2026-02-03") == df["when"].iloc[1]
+    assert (1, ["name", "population"]) == (len(frame(City(name="Oslo", population=1))), list(frame(City(name="Oslo", population=1)).columns))
+    assert ["value"] == list(frame([1, 2]).columns)
+    assert 2 == len(frame([Town("a"), Town("b", 3)]))
+
+
+# --- in a kernel ---
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    with Kernel() as kernel:
+        yield kernel
+
+
+@pytest.fixture
+def canned():
+    """A server that gives answers in turn, and keeps what it was asked: answers(*texts) -> (address, bodies)."""
+    servers = []
+
+    def start(*texts, finish="stop"):
+        bodies, left = [], list(texts)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+                answer = {"id": "1", "object": "chat.completion", "model": "m", "usage": {"prompt_tokens": 3, "completion_tokens": 4},
+                          "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": left.pop(0)}}]}
+                data = json.dumps(answer).encode()
+                self.send_response(200)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/v1", bodies
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.kernel
+def test_as_df_gives_a_dataframe_and_shows_it(kernel, canned):
+    """The variable is the frame, _llm the answer, the output a table of escaped words."""
+    url, bodies = canned('{"items": [{"name": "<b>Oslo</b>", "population": 717710}, {"name": "Bergen", "population": 291940}]}')
+    ran = kernel.run(f'%%llm cities << m base_url={url} schema="[name, population int]" as=df\nTwo cities.')
+    assert ran.ok, ran.error
+    assert [["name", "population"], ["string", "Int64"] or None, 2] == kernel.value("[list(cities.columns), ['string', str(cities.population.dtype)], len(cities)]")
+    assert 1 == len(ran.outputs)
+    assert "<b>Oslo" not in ran.html
+    assert "&lt;b&gt;Oslo" in ran.html
+    assert "json_schema" == bodies[0]["response_format"]["type"]
+
+
+@pytest.mark.kernel
+def test_as_object_gives_checked_objects(kernel, canned):
+    """A pydantic model, or a dataclass, of the notebook's own."""
+    kernel.run("import pydantic, dataclasses\nclass City(pydantic.BaseModel):\n    name: str\n    population: int\n@dataclasses.dataclass\nclass Town:\n    name: str")
+    url, _ = canned(GOOD)
+    assert kernel.run(f"%%llm oslo << m base_url={url} schema=City as=object\nOne city.").ok
+    assert ["City", 717710] == kernel.value("[type(oslo).__name__, oslo.population]")
+    url, _ = canned('{"name": "Ås"}')
+    assert kernel.run(f"%%llm town << m base_url={url} schema=Town as=object\nOne town.").ok
+    assert "Ås" == kernel.value("town.name")
+
+
+@pytest.mark.kernel
+def test_an_answer_that_does_not_fit_is_asked_for_once_more(kernel, canned):
+    """With what is wrong, after the answer itself; the second one counts."""
+    url, bodies = canned('{"name": "Oslo"}', GOOD)
+    ran = kernel.run(f'%%llm oslo << m base_url={url} schema="name, population int" as=object\nOne city.')
+    assert ran.ok, ran.error
+    assert 717710 == kernel.value("oslo['population']")
+    assert ["user", "assistant", "user"] == [m["role"] for m in bodies[1]["messages"]]
+    assert "population" in str(bodies[1]["messages"][-1]["content"])
+    assert 1 == len(ran.outputs)
+
+
+@pytest.mark.kernel
+def test_one_that_never_fits_fails_the_cell_and_is_kept(kernel, canned):
+    """After one repair; the answer is in _llm."""
+    url, bodies = canned("no", "never")
+    ran = kernel.run(f'%%llm m base_url={url} schema="name"\nOne city.')
+    assert ("Mismatch", 2, "never") == (ran.error["ename"], len(bodies), kernel.value("_llm.text"))
+
+
+@pytest.mark.kernel
+def test_a_cut_answer_is_said_to_be_cut(kernel, canned):
+    """And is not repaired: the same limit would cut it again."""
+    url, bodies = canned(GOOD[:20], finish="length")
+    ran = kernel.run(f'%%llm m base_url={url} schema="name, population int" as=df\nOne city.')
+    assert ("Truncated", 1) == (ran.error["ename"], len(bodies))
+
+
+@pytest.mark.kernel
+def test_a_provider_without_a_mode_for_schemas_is_asked_in_words(kernel, canned):
+    """Its row says that it cannot: the schema stands in the prompt, and the answer is checked all the same."""
+    url, bodies = canned(GOOD)
+    kernel.run(f"import nbllm\nnbllm.register_provider('plain', dialect='openai_chat', base_url={url!r}, local=True, quirks={{'cannot': ['schema']}})")
+    ran = kernel.run('%%llm oslo << plain/m schema="name, population int" as=object\nOne city.')
+    assert ran.ok, ran.error
+    assert "response_format" not in bodies[0]
+    assert "JSON schema" in str(bodies[0]["messages"][-1]["content"])
+
+
+@pytest.mark.kernel
+def test_a_conversation_goes_on_and_a_cell_run_again_replaces_its_turn(kernel, canned):
+    """The second cell sends both turns; the first one run again sends none and takes its own place."""
+    url, bodies = canned("Alpha", "Beta", "Gamma")
+    for code in (f"%%llm m chat=eda base_url={url}\nFirst.", f"%%llm m chat=eda base_url={url}\nSecond.", f"%%llm m chat=eda base_url={url}\nFirst."):
+        assert kernel.run(code).ok
+    assert [1, 3, 1] == [len(b["messages"]) for b in bodies]
+    ran = kernel.run("%llm chat show eda")
+    assert ran.text.index("Gamma") < ran.text.index("Beta")
+    assert "Alpha" not in ran.text
+
+
+@pytest.mark.kernel
+def test_conversations_are_listed_forked_undone_exported_and_forgotten(kernel, canned, tmp_path):
+    """Each says what it did; an unknown name says which there are."""
+    url, _ = canned("One", "Two")
+    for word in ("First", "Second"):
+        assert kernel.run(f"%%llm m -c talk base_url={url}\n{word}.").ok
+    kernel.run("chats = %llm chat list")
+    assert 2 == kernel.value("int(chats.loc['talk', 'turns'])")
+    assert "2 turns" in kernel.run("%llm chat fork talk other").text
+    assert "1 turns" in kernel.run("%llm chat undo talk").text
+    kernel.run(f"%llm chat export other {tmp_path / 'x.json'}")
+    assert ["user", "assistant"] * 2 == [m["role"] for m in json.loads((tmp_path / "x.json").read_text())]
+    assert "forgotten" in kernel.run("%llm chat clear talk").text
+    ran = kernel.run("%llm chat show talk")
+    assert "other" in "".join(ran.error["traceback"])
