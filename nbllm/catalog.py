@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
@@ -98,6 +99,8 @@ def _lacks(client: Client, row: Provider, address: str, key: Secret | None) -> s
         return f"{row.source} wants to use {', '.join(row.held)} at {address}: allow it with `%llm key allow {row.name}`"
     if "${" in address:
         return f"set {address.partition('${')[2].partition('}')[0]}"
+    if row.command and shutil.which(row.command[0]) is None:
+        return f"{row.command[0]} is not installed"
     if key is None and not row.local:
         return f"set {' or '.join(row.key_env) or 'a key'}" + (f" ({row.key_url})" if row.key_url else "")
     return ""

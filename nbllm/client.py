@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import shutil
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 from urllib.parse import urlsplit
@@ -23,8 +25,9 @@ from .policy import Retries
 from .registry import DEFAULT_MODEL, Registry, Route, load
 from .streams import Stream, is_token, retry_notice
 from .transports.http import HttpTransport, Letter, Reply
+from .transports.process import ProcessReply, ProcessTransport
 from .transports.stamps import stalls_since
-from .wire import Arrival, Decoder, Dialect, Frame, HttpCall, Provider, Secret, Trace
+from .wire import Arrival, Decoder, Dialect, Frame, HttpCall, ProcessCall, Provider, Secret, Trace
 
 T = TypeVar("T")
 _DRAIN = 0.5  # seconds that a server gets to end the body after its own end mark, so that the connection can be used again
@@ -196,17 +199,17 @@ class Client:
         provider that needs one. On the engine's own thread, what `http.prepare` makes must be there already."""
         dialect, call = DIALECTS[route.provider.dialect], self.encode(request, route, key)
         running = self._engine()
-        if not running.is_here() and not self._pool.http.prepared(call.url):
+        if isinstance(call, HttpCall) and not running.is_here() and not self._pool.http.prepared(call.url):
             running.run(self._pool.http.prepare(call.url))
-        letter = Letter(call, fresh=fresh)
+        letter = call if isinstance(call, ProcessCall) else Letter(call, fresh=fresh)
         stream = Stream(lambda fold, s: _answer(fold, s, request, route))
         job = _Job(stream, letter, dialect, route, _secrets(key, route.provider), key, timeouts or self.timeouts, retries or self.retries, self._pool.http)
         if self.ledger is not None:
             self.ledger.note(stream, Call(request, route.provider, route.asked, route.simulated, self.ledger.epoch))
         return stream.start(running, job.run())
 
-    def encode(self, request: Request, route: Route, key: Secret | None) -> HttpCall:
-        """The HTTP call that `request` becomes; nothing is sent."""
+    def encode(self, request: Request, route: Route, key: Secret | None) -> HttpCall | ProcessCall:
+        """The call that `request` becomes; nothing is sent."""
         row = route.provider
         if key is None and not row.local:
             raise self.no_key(row)
@@ -250,7 +253,7 @@ class _Job:
     """One call at work on the engine's loop."""
 
     stream: Stream
-    letter: Letter
+    letter: Letter | ProcessCall
     dialect: Dialect
     route: Route
     secrets: tuple[str, ...]
@@ -279,7 +282,7 @@ class _Job:
         try:
             await self._attempt()
         except errors.NbllmError as error:
-            if isinstance(error, errors.AuthenticationError) and self.key is None:
+            if isinstance(error, errors.AuthenticationError) and self.key is None and not isinstance(self.letter, ProcessCall):
                 error.hint = "No key was sent to this address. Name one for it: key=VARIABLE in a cell, api_key=... in Python."
             error = error.scrubbed(self.secrets)
             error.sent = self._sent()
@@ -290,6 +293,8 @@ class _Job:
         """Where the call went, and with which key."""
         if self.route.simulated:
             return ""
+        if isinstance(self.letter, ProcessCall):
+            return f"Ran {shutil.which(self.letter.argv[0]) or self.letter.argv[0]}" + (f" with the key {self.key.masked} from {self.key.source}." if self.key else ".")
         key = f"the key {self.key.masked} from {self.key.source}" if self.key else "no key"
         return f"Sent to {self.route.provider.base_url} with {key}."
 
@@ -298,7 +303,7 @@ class _Job:
         self.stream.traces.append(trace)
         self.which = "first"
         try:
-            async with asyncio.timeout(self.timeouts.first) as clock, self.http.send(self.letter, trace, self.timeouts.connect) as reply:
+            async with asyncio.timeout(self.timeouts.first) as clock, self._send(trace) as reply:
                 if reply.status >= 300:
                     raise self.dialect.error(reply.status, reply.headers, await reply.body(), self.route.provider)
                 await self._decode(reply, clock)
@@ -309,8 +314,14 @@ class _Job:
         finally:
             trace.stalls = stalls_since(trace.marks.get("start", self.stream.called) if len(self.stream.traces) > 1 else self.stream.called)
 
-    async def _decode(self, reply: Reply, clock: asyncio.Timeout) -> None:
+    def _send(self, trace: Trace) -> AbstractAsyncContextManager[Reply | ProcessReply]:
+        if isinstance(self.letter, ProcessCall):
+            return ProcessTransport().send(self.letter, trace)
+        return self.http.send(self.letter, trace, self.timeouts.connect)
+
+    async def _decode(self, reply: Reply | ProcessReply, clock: asyncio.Timeout) -> None:
         decoder = self.dialect.decoder(self.route.provider)
+        self.stream.trace.whole = getattr(decoder, "whole", False)
         loop = asyncio.get_running_loop()
         async with contextlib.aclosing(reply.frames()) as frames:
             async for frame in frames:

@@ -243,10 +243,17 @@ def allowed_in(path: Path) -> dict[str, list[str]]:
 def known(name: str, rows: Mapping[str, Provider]) -> Provider | None:
     """The row that a model's full name leads to: by what stands before the first / or :, by itself, or by a row's patterns.
     name:tag is a local server's model, which no pattern means."""
-    cut = min((i for i in (name.find("/"), name.find(":")) if i > 0), default=0)
+    cut = len(head(name))
     if (row := named(name[:cut], rows) or named(name, rows)) is not None or ":" in name:
         return row
     return next((r for r in rows.values() if any(fnmatch.fnmatchcase(name, p) for p in r.bare)), None)
+
+
+def head(name: str) -> str:
+    """What stands before the first / or : of a full name, "" without one; of cli/claude/opus it is cli/claude."""
+    if name.lower().startswith("cli/"):
+        return "/".join(name.split("/")[:2])
+    return name[:min((i for i in (name.find("/"), name.find(":")) if i > 0), default=0)]
 
 
 def named(word: str, rows: Mapping[str, Provider]) -> Provider | None:

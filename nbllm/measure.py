@@ -231,7 +231,7 @@ def _attempt(stream: Stream, call: Call, i: int) -> Row:
     last = i >= len(stream.traces) - 1
     called = stream.called if i == 0 else trace.marks.get("start", stream.called)
     row: Row = {
-        "attempt": i + 1, "provider": call.provider.name, "route": call.provider.base_url, "model": call.model, "transport": "h1",
+        "attempt": i + 1, "provider": call.provider.name, "route": call.provider.base_url, "model": call.model, "transport": "cli" if call.provider.command else "h1",
         "params": params(call.request), "prompt_sha": sha(call.request), "start_kind": "warm", "load_kind": "single", "phase": "measure",
         "conn_reused": trace.reused, "tls_resumed": trace.resumed, "http_version": trace.http_version, "http_status": trace.status,
         "ns_call": _ns(called, call.epoch), "ns_sched": _ns(called, call.epoch), "simulated": call.simulated or "x-nbllm-simulated" in trace.headers,
@@ -297,6 +297,8 @@ def _answer(stream: Stream, call: Call, disturbed: bool) -> Row:
             row[column] = _ns(min(at[-1], found[-1].at), call.epoch)
     if bearing:
         row.update(_token_times(bearing, call.epoch))
+    if stream.trace.whole:  # when the first token was made, nobody saw
+        row = {k: v for k, v in row.items() if k not in ("ns_tok1", "ns_out1", "icl_p50_ms", "icl_p99_ms", "stall_max_ms", "err_bound_ms")}
     uncertain = [c for c in (bearing[0], bearing[-1]) if not c.exact] if bearing else []
     disturbed = disturbed or any(c.busy for c in uncertain)
     row["quality"] = "contaminated" if disturbed else "bounded" if uncertain or not bearing else "certified"

@@ -29,6 +29,8 @@ def listing(client: Client, name: str) -> Route:
 def auth_headers(row: Provider, key: Secret | None) -> dict[str, str]:
     """The headers by which `row`'s dialect carries a key, taken from the dialect itself."""
     call = DIALECTS[row.dialect].encode(Request("m", (Message("user", "x"),)), row, key)
+    if not isinstance(call, HttpCall):
+        raise errors.ConfigError(f"{row.label or row.name} is a command: it has no list of models and no address.", hint="Name its model after the slash, as the command itself would.")
     return {k: v for k, v in call.headers.items() if k.lower() not in ("content-type", "accept")}
 
 

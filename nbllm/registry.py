@@ -110,9 +110,9 @@ class Registry:
         row = config.known(name, self.rows)
         if row is None:
             return None, ""
-        cut = min((i for i in (name.find("/"), name.find(":")) if i > 0), default=-1)
-        if cut > 0 and self.row(name[:cut]) is row:
-            return row, name[cut + 1:]
+        cut = len(config.head(name))
+        if cut and self.row(name[:cut]) is row:
+            return row, name[cut + 1:] or row.default_model
         return row, row.default_model if self.row(name) is row else name
 
     def row(self, word: str) -> Provider | None:
@@ -149,7 +149,7 @@ class Registry:
         if row.name in row.held:
             raise ConfigError(f"{row.source} changes where or how {row.name!r} is asked: {row.base_url}, and what you ask would go there.",
                               hint=f"If that is meant: `%llm key allow {row.name}`.")
-        if not model:
+        if not model and not row.command:
             raise ConfigError(f"{name} has no default model.", hint=f"Name one: {row.name}/MODEL." + (f" `%llm models {row.name}/` lists them." if row.models else ""))
         texts = {"": row.base_url, **{f"h{k}": v for k, v in row.headers.items()}, **{f"q{k}": v for k, v in row.query.items()}}
         done = {k: filled(text, self.env, row.held) for k, text in texts.items()}

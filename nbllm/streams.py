@@ -302,9 +302,11 @@ def timing(stream: Stream) -> Timing:
             if visible is None and isinstance(event, TextDelta):
                 visible = at
     set_up = marks.get("secured", marks.get("connected"))
+    if stream.trace.whole:  # whole messages: when the first token was made, nobody saw
+        tokens, visible = [], None
     return Timing(
         connect=set_up - marks["connect_start"] if set_up is not None and "connect_start" in marks else None,
-        ttfb=marks["headers"] - start if "headers" in marks else None,
+        ttfb=marks.get("headers", marks.get("stdout", start)) - start if "headers" in marks or "stdout" in marks else None,
         ttft=tokens[0] - start if tokens else None,
         ttfo=visible - start if visible is not None else None,
         total=stream.log[-1][0] - start if stream.done and stream.log else None,

@@ -95,7 +95,7 @@ def _facts(value: Any) -> dict[str, ModelFacts]:
 _READERS: dict[str, Callable[[Any], Any]] = {
     "dialect": _dialect, "base_url": _address, "key_header": _header, "quirks": _quirks, "model": _facts, "local": _truth,
     **dict.fromkeys(("label", "default_model", "models", "key_url", "price", "opencode", "refused"), _text),
-    **dict.fromkeys(("base_url_env", "key_env", "prefixes", "bare", "verified"), _texts),
+    **dict.fromkeys(("base_url_env", "key_env", "prefixes", "bare", "verified", "command", "passes"), _texts),
     **dict.fromkeys(("headers", "query"), _pairs),
 }
 
@@ -109,8 +109,10 @@ def provider_row(name: str, table: Any, below: Provider | None = None, source: s
     if not isinstance(table, Mapping):
         raise ConfigError(f"Provider {name!r} is no table.", hint=f"Expected [provider.{name}] with base_url and key_env under it.")
     given = {entry: _read(name, entry, value) for entry, value in table.items()}
+    if given.get("command"):
+        given = {"base_url": f"cli://{given['command'][0]}", "dialect": "cli_text", "local": True, "models": "", **given}
     if below is None and "base_url" not in given:
-        raise ConfigError(f"Provider {name!r} lacks 'base_url'.", hint='Add base_url = "https://host/v1" to its table.')
+        raise ConfigError(f"Provider {name!r} lacks 'base_url'.", hint='Add base_url = "https://host/v1" to its table, or command = ["NAME"] for a command-line program.')
     facts, quirks = given.pop("model", {}), given.pop("quirks", {})
     if below is not None and not same_host(given.get("base_url", below.base_url), below.base_url):
         below = replace(below, key_env=(), base_url_env=(), opencode="", key_url="", refused="", headers={}, query={}, verified=(), held=())
@@ -133,7 +135,7 @@ def _read(name: str, entry: str, value: Any) -> Any:
 def spent(row: Provider) -> set[str]:
     """The environment variables that a row would send or go by."""
     texts = (row.base_url, *row.headers.values(), *row.query.values())
-    return {*row.key_env, *row.base_url_env, *(m[1] for text in texts for m in _VARIABLE.finditer(text))}
+    return {*row.key_env, *row.base_url_env, *row.passes, *(m[1] for text in texts for m in _VARIABLE.finditer(text))}
 
 
 def is_loopback(url: str) -> bool:

@@ -54,8 +54,9 @@ def _by_provider(client: Client, route: Route, text: str) -> int | None:
     if key is None and not row.local:
         return None
     make, field = _COUNTERS[row.dialect]
+    call = DIALECTS[row.dialect].encode(Request(route.model, (Message("user", text),)), row, key)
     try:
-        said = client.run(get_json(client, row, make(DIALECTS[row.dialect].encode(Request(route.model, (Message("user", text),)), row, key)), key))
+        said = client.run(get_json(client, row, make(call), key)) if isinstance(call, HttpCall) else None
     except errors.NbllmError:
         return None
     return count(said.get(field)) if isinstance(said, Mapping) else None

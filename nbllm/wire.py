@@ -81,7 +81,8 @@ class Arrival(NamedTuple):
 class Trace:
     """What a transport saw of one attempt. `marks`: perf_counter seconds by name (start, dns_start, dns, connect_start,
     connected, tls_start, secured, send_start, sent, first_byte, headers, first_frame, end, eof; for processes spawned
-    and exit), written by transports, and `done`, the arrival of the protocol's end mark. `stalls`: when meanwhile the network's loop was too busy to look, (from, to)."""
+    and exit), written by transports, and `done`, the arrival of the protocol's end mark. `stalls`: when meanwhile the network's loop was too busy to look, (from, to).
+    `whole`: text came in whole messages, so that no time to first token can be told."""
 
     marks: dict[str, float] = field(default_factory=dict)
     status: int | None = None
@@ -95,6 +96,7 @@ class Trace:
     reads: list[Read] = field(default_factory=list)
     arrivals: list[Arrival] = field(default_factory=list)
     stalls: tuple[tuple[float, float], ...] = ()
+    whole: bool = False
 
 
 SECRET_HEADERS = frozenset({"authorization", "x-api-key", "x-goog-api-key", "api-key", "proxy-authorization", "cookie",
@@ -119,12 +121,16 @@ class HttpCall:
 @dataclass(frozen=True, slots=True)
 class ProcessCall:
     """A command, ready to be run: its words, never a shell's line. `stdin` is written and closed; `env` is set over the
-    allow-listed environment; `cwd` None is a fresh temporary directory."""
+    allow-listed environment, with the variables that `passes` names; `cwd` None is a fresh temporary directory. `inputs` are
+    files to be there before, `files` those to be read after; {tmp} in words and values is the folder they lie in."""
 
     argv: tuple[str, ...]
     stdin: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str | None = None
+    passes: tuple[str, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"ProcessCall({self.argv[:1]}, {len(self.argv)} words, env names={list(self.env)})"
@@ -175,6 +181,9 @@ class Provider:
     person's own on models, by the model's name; verified says by what the row was checked; refused why it cannot be
     asked; source where the row stands, "" for nbllm's own; held which variables, and which names, wait for the
     person's consent because the row stands in a file that came with a project.
+
+    command: the words that run a headless CLI, which has no address but cli://NAME; passes names the variables of the
+    environment that it may see beside the usual ones.
     """
 
     name: str
@@ -200,6 +209,8 @@ class Provider:
     refused: str = ""
     source: str = ""
     held: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    passes: tuple[str, ...] = ()
 
 
 class Decoder(Protocol):
@@ -225,7 +236,7 @@ class Dialect(Protocol):
 
     name: str
 
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
+    def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall | ProcessCall:
         """The call that asks for `request` as a stream. Raises ConfigError for what the protocol cannot say."""
         ...
 

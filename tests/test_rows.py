@@ -16,7 +16,7 @@ CANARY = "sk-canary-0123456789abcdef"
 ENV = {"AZURE_OPENAI_ENDPOINT": "https://acme.openai.azure.com", "AZURE_AI_ENDPOINT": "https://acme.services.ai.azure.com"}
 ROWS = registry.load(ENV).rows
 REFUSED = {"github", "bedrock", "vertex"}
-ASKABLE = [name for name in ROWS if name not in REFUSED]
+ASKABLE = [name for name in ROWS if name not in REFUSED and not ROWS[name].command]  # commands: tests/test_cli_dialects.py
 TURNS = (
     Message("system", "Be brief."), Message("user", [Text("What is this?"), Image(b"PIXELS")]),
     Message("assistant", [Text("I look."), ToolCall("c1", "look", {"at": "it"}, '{"at": "it"}')]), Message("tool", [ToolResult("c1", "a cat", name="look")]),
@@ -128,7 +128,7 @@ def test_rows_are_complete_and_do_not_clash():
     assert len(words) == len(set(words))
     for row in ROWS.values():
         assert row.label
-        assert row.base_url.startswith(("https://", "${AZURE") if not row.local else "http://127.0.0.1:")
+        assert row.base_url.startswith("cli://" if row.command else ("https://", "${AZURE") if not row.local else "http://127.0.0.1:")
         assert row.refused or row.local or (row.key_env and row.key_url)
         assert set(row.verified) <= {"stream", "server", "cli"}
         if row.price and row.default_model and row.name != "openrouter":  # whose default chooses among models

@@ -114,7 +114,8 @@ def _child() -> None:
     (prompt,) = prompts.load(given["prompt"])
     start = time.perf_counter()
     client = clients.Client(ledger=None)
-    client.run(client.http.prepare(arm.route.provider.base_url))
+    if not arm.route.provider.command:
+        client.run(client.http.prepare(arm.route.provider.base_url))
     made = time.perf_counter()
     request = client.request(prompt.turns[0], arm.route.model, **{**arm.options, **prompt.options})
     stream = client.send(request, arm.route, key=arm.key, timeouts=arm.limits, retries=arm.patience)

@@ -110,7 +110,7 @@ class Load:
 
     async def _turn(self, turn: Turn, slots: list[Slot]) -> None:
         arm = self.job.arms[turn.arm]
-        if turn.start_kind == "warm":
+        if turn.start_kind == "warm" and not arm.route.provider.command:
             await self._warm_connections(arm, min(len(slots), turn.load.concurrency))
         if turn.load.kind == "closed":
             await self._closed(turn, slots)

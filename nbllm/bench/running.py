@@ -223,7 +223,8 @@ def _kinds(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def _possible(turns: tuple[plan.Turn, ...], arms: tuple[Arm, ...], *, strict: bool) -> tuple[plan.Turn, ...]:
-    """Without what a model cannot do: only Ollama can be told to let a model go."""
+    """Without what a model cannot do: only Ollama can be told to let a model go, and a command has no connection or client."""
+    turns = tuple(t for t in turns if not (arms[t.arm].route.provider.command and t.start_kind in ("cold_client", "cold_conn")))
     cannot = {i for i, arm in enumerate(arms) if arm.route.provider.dialect != "ollama" or arm.route.simulated}
     if strict and any(t.start_kind == "cold_model" and t.arm in cannot for t in turns):
         raise errors.ConfigError("cold_model needs a server that can be told to unload: Ollama.", hint="Leave cold_model out for the others.")

@@ -38,14 +38,24 @@ def main() -> int:
         if clock is not None:
             clock.alone = True
         client = Client(ledger=None)
-        for url in {arm.route.provider.base_url for arm in job.arms}:
+        for url in {arm.route.provider.base_url for arm in job.arms if not arm.route.provider.command}:
             client.run(client.http.prepare(url))
         gc.collect()
         gc.freeze()  # what is loaded by now is not looked at again
-        why = running.run(_run(store, job, client))
+        try:
+            why = running.run(_run(store, job, client))
+        except Exception as exc:
+            raise SystemExit(_cause(exc)) from exc
         store.put("ended", why or "complete")
     say({"ev": "end", "why": why})
     return 0
+
+
+def _cause(exc: BaseException) -> str:
+    """One line about what went wrong, out of the groups that tasks raise."""
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    return f"{type(exc).__name__}: {exc}".replace("\n", " ")
 
 
 async def _run(store: Store, job: Job, client: Client) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..wire import Dialect
 from .anthropic import Anthropic
+from .cli_agents import CLIS
 from .cohere import Cohere
 from .gemini import Gemini
 from .ollama import Ollama
@@ -11,4 +12,4 @@ from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
 from .refused import Refused
 
-DIALECTS: dict[str, Dialect] = {d.name: d for d in (OpenAIChat(), OpenAIResponses(), Anthropic(), Gemini(), Ollama(), Cohere(), Refused())}
+DIALECTS: dict[str, Dialect] = {d.name: d for d in (OpenAIChat(), OpenAIResponses(), Anthropic(), Gemini(), Ollama(), Cohere(), *CLIS, Refused())}

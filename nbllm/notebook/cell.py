@@ -11,7 +11,7 @@ from ..errors import MASK, ConfigError, NbllmError
 from ..events import Response
 from ..messages import Document, Image, Message, Part, Text
 from ..structured import Mismatch, Shape, Truncated, frame, repair, value_of
-from ..wire import SECRET_HEADERS
+from ..wire import SECRET_HEADERS, ProcessCall
 from . import shorthand
 from .attach import attached
 from .bundle import Line as Figures
@@ -169,6 +169,11 @@ def _dry_run(session: Session, asked: Asked) -> None:
     request = client.request(session.messages(asked), route.model, **given)
     key = client.registry.key_for(route, api_key)
     call = client.encode(request, route, key or session.stand_in(route))
+    where = route.provider.label or route.provider.name
+    if isinstance(call, ProcessCall):
+        ran = json.dumps({"command": list(call.argv), "variables": sorted(call.env), "standard input": call.stdin}, indent=2, ensure_ascii=False)
+        session.show(static(f"Nothing was run. It would be {where}:\n\n```json\n{ran}\n```"))
+        return
     headers = {k: MASK if k.lower() in SECRET_HEADERS or k in route.provider.headers else v for k, v in call.headers.items()}
     text = json.dumps({"url": call.url, "headers": headers, "body": _shortened(call.body)}, indent=2, ensure_ascii=False, default=str)
     where = f"{route.provider.label or route.provider.name}, key from {key.source}" if key else f"{route.provider.label or route.provider.name}, no key"

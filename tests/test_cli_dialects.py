@@ -1,0 +1,237 @@
+"""What the real CLIs printed (recorded), through the dialects: short recordings here, all of them where they are at hand."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from nbllm import Image, Message, Request, Text, errors
+from nbllm.dialects import DIALECTS
+from nbllm.events import Fold, Notice, Restarted, TextDelta
+from nbllm.registry import load
+from nbllm.wire import Frame, Secret
+
+RECORDED = Path(os.environ.get("NBLLM_SHARED") or Path(__file__).resolve().parents[2] / "shared") / "cli-transcripts"
+ROWS = load(env={}).rows
+HELLO = "Hello from the fake endpoint : alpha beta gamma delta . "
+
+
+def line(**value):
+    return json.dumps(value)
+
+
+def exit_frame(rc=0, stderr="", **files):
+    return Frame(json.dumps({"rc": rc, "stderr": stderr, "files": files}), "exit")
+
+
+def decoded(cli, lines, rc=0, stderr="", **files):
+    """(answer, events) of a run's lines, read as the client reads them."""
+    row = ROWS[f"cli/{cli}"]
+    decoder, fold, events = DIALECTS[row.dialect].decoder(row), Fold(), []
+    for frame in [*(Frame(text) for text in lines), exit_frame(rc, stderr, **files)]:
+        events += list(decoder.feed(frame))
+        if decoder.done:
+            break
+    events += list(decoder.close())
+    for event in events:
+        fold.add(event)
+    return fold.response(), events
+
+
+def recorded(name):
+    path = RECORDED / f"{name}.jsonl"
+    if not path.exists():
+        pytest.skip(f"the recording {name} is not at hand ({RECORDED})")
+    meta = json.loads((RECORDED / f"{name}.meta.json").read_text())
+    lines = [raw.decode("utf-8", "replace") for raw in path.read_bytes().split(b"\n") if raw.strip()]
+    return decoded(name.partition("-")[0], lines, meta["rc"], meta["stderr"])
+
+
+def delta(text, message="1"):
+    return line(type="stream_event", event={"type": "content_block_delta", "delta": {"type": "text_delta", "text": text}})
+
+
+def begin(message="1"):
+    return line(type="stream_event", event={"type": "message_start", "message": {"id": message}})
+
+
+RESULT = line(type="result", subtype="success", is_error=False, stop_reason="end_turn", total_cost_usd=0.01,
+              usage={"input_tokens": 5, "cache_read_input_tokens": 3, "cache_creation_input_tokens": 2, "output_tokens": 7})
+
+
+def test_claude_in_short():
+    """Deltas, usage in our meaning, its own cost."""
+    answer, _ = decoded("claude", [line(type="system", subtype="init", session_id="s", model="claude-x"), begin(), delta("Hel"), delta("lo"), RESULT])
+    assert ("Hello", "stop", "claude-x", "s") == (answer.text, answer.finish_reason, answer.model, answer.id)
+    assert (10, 7, 3, 0.01) == (answer.usage.input_tokens, answer.usage.output_tokens, answer.usage.cache_read_tokens, answer.usage.raw["cost"])
+
+
+def test_what_a_cli_sends_again_replaces_what_it_had_sent():
+    """A new message before the old one was complete; what was complete before stands."""
+    done = line(type="stream_event", event={"type": "message_delta", "delta": {"stop_reason": "tool_use"}})
+    answer, events = decoded("claude", [begin("1"), delta("First. "), done, begin("2"), delta("Bro"), begin("3"), delta("Second."), RESULT])
+    assert "First. Second." == answer.text
+    assert 1 == sum(isinstance(e, Restarted) for e in events)
+
+
+@pytest.mark.parametrize(("cli", "lines", "kind"), [
+    ("claude", [line(type="system", subtype="api_retry", attempt=1, max_retries=10, error_status=401, error="authentication_failed")], errors.AuthenticationError),
+    ("claude", [line(type="result", subtype="success", is_error=True, api_error_status=429, result="slow down")], errors.RateLimited),
+    ("codex", [line(type="turn.failed", error={"message": "unexpected status 404 Not Found: no model"})], errors.NotFound),
+    ("gemini", [line(type="result", status="error", error={"message": '[API Error: {"error":{"code":500,"message":"oops"}}]'})], errors.ServerError),
+    ("copilot", [line(type="model.call_failure", data={"statusCode": 403, "errorMessage": "no"})], errors.AuthenticationError),
+    ("opencode", [line(type="error", error={"name": "APIError", "data": {"message": "bad key", "statusCode": 401}})], errors.AuthenticationError),
+])
+def test_failures_are_typed_and_say_what_to_do(cli, lines, kind):
+    """By the status in their words; the CLI is not waited for where asking again is hopeless."""
+    with pytest.raises(kind) as caught:
+        decoded(cli, lines, 1)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("cli", ["claude", "gemini", "codex", "copilot", "opencode"])
+def test_without_a_terminal_event_an_answer_is_cut(cli):
+    """Whatever the exit code; the error holds the last words of standard error."""
+    with pytest.raises(errors.StreamCut, match="boom"):
+        decoded(cli, [], 0, "boom")
+    with pytest.raises(errors.AuthenticationError):
+        decoded(cli, [], 1, "You are not logged in. Run login.")
+
+
+# --- recordings ---
+
+TEXTS = ["claude-text", "claude-latest-text", "claude-latest-minimal", "claude-latest-bare", "gemini-text", "gemini-norelaunch", "codex-text", "copilot-text", "opencode-text",
+         "codex-stdinprompt", "copilot-stdinprompt", "gemini-stdinprompt", "opencode-stdinprompt", "claude-latest-midcuterr", "claude-latest-overload"]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_recorded_answer(name):
+    """Its text and its usage."""
+    answer, _ = recorded(name)
+    wanted = HELLO.partition(" :")[0] if name.endswith("stdinprompt") else HELLO.strip()
+    assert (wanted, "stop") == (answer.text.strip(), answer.finish_reason)
+    if not name.startswith("copilot"):
+        assert answer.usage.output_tokens
+
+
+@pytest.mark.parametrize("name", ["claude-think", "claude-latest-think", "codex-think", "copilot-think", "opencode-think"])
+def test_recorded_thinking(name):
+    """Is reasoning and no text."""
+    answer, _ = recorded(name)
+    assert "think about it" in answer.reasoning
+    assert HELLO.strip() == answer.text.strip()
+
+
+@pytest.mark.parametrize("name", ["claude-tool", "claude-latest-tool", "gemini-tool", "codex-tool", "opencode-tool", "opencode-toolwrite", "copilot-toolwrite", "codex-toolwrite"])
+def test_recorded_tools_are_notices(name):
+    """What the agent did by itself is told, and is no call for us to make."""
+    answer, events = recorded(name)
+    assert () == answer.tool_calls
+    assert any(isinstance(e, Notice) and e.kind == "server_tool" for e in events)
+
+
+@pytest.mark.parametrize(("name", "kind"), [
+    ("claude-401", errors.AuthenticationError), ("claude-latest-401", errors.AuthenticationError), ("claude-404", errors.NotFound), ("claude-latest-404", errors.NotFound),
+    ("claude-latest-429", errors.RateLimited), ("claude-latest-500", errors.ServerError), ("gemini-401", errors.AuthenticationError),
+    ("codex-401", errors.AuthenticationError), ("codex-429", errors.RateLimited), ("codex-500", errors.Overloaded), ("copilot-401", errors.AuthenticationError),
+    ("copilot-404", errors.NotFound), ("copilot-429", errors.RateLimited), ("opencode-401", errors.AuthenticationError), ("opencode-404", errors.NotFound),
+])
+def test_recorded_failures(name, kind):
+    """Each is the error it should be."""
+    with pytest.raises(kind):
+        recorded(name)
+
+
+@pytest.mark.parametrize("name", ["claude-latest-sigterm", "gemini-sigint-group", "codex-sigint", "opencode-sigint", "opencode-midcuterr", "gemini-sigterm-group", "codex-noprompt"])
+def test_recorded_cuts(name):
+    """Ended by a signal, or without an end: cut short, whatever the exit code said."""
+    with pytest.raises(errors.NbllmError) as caught:
+        recorded(name)
+    assert isinstance(caught.value, (errors.StreamCut, errors.ProviderError))
+
+
+def test_recorded_limits():
+    """Too many turns, an interrupt."""
+    assert ("other", "max_turns") == (recorded("claude-latest-maxturns")[0].finish_reason, recorded("claude-latest-maxturns")[0].finish_raw)
+    assert "cancelled" == recorded("claude-latest-sigint")[0].finish_reason
+    assert "cancelled" == recorded("copilot-sigint")[0].finish_reason
+
+
+def test_recorded_colours_and_long_lines():
+    """Text that holds escapes comes through; lines of hundreds of kilobytes are whole."""
+    assert len(recorded("claude-latest-big")[0].text) > 10_000
+    assert len(recorded("codex-big")[0].text) > 10_000
+    assert len(recorded("copilot-big")[0].text) > 10_000
+
+
+def test_every_recording_ends_in_an_answer_or_an_error():
+    """None of them crashes a decoder, cut at any line."""
+    if not RECORDED.exists():
+        pytest.skip(f"no recordings at {RECORDED}")
+    for path in sorted(RECORDED.glob("*.jsonl")):
+        cli = path.name.partition("-")[0]
+        lines = [raw.decode("utf-8", "replace") for raw in path.read_bytes().split(b"\n") if raw.strip()]
+        for cut in {0, min(1, len(lines)), len(lines) // 2, max(0, len(lines) - 1), len(lines)}:
+            for part in (lines[:cut], [*lines[:cut], lines[cut][:len(lines[cut]) // 2]] if cut < len(lines) else lines):
+                try:
+                    decoded(cli, part, 1, "")
+                except errors.NbllmError:
+                    continue
+
+
+# --- what is sent ---
+
+
+@pytest.mark.parametrize("cli", ["claude", "gemini", "codex", "copilot", "opencode"])
+def test_neither_prompt_nor_key_is_a_word_of_the_command(cli):
+    """Others see words; the prompt goes through standard input, the key through a variable."""
+    row = ROWS[f"cli/{cli}"]
+    call = DIALECTS[row.dialect].encode(Request("m", (Message("user", "-my secret question"),)), row, Secret("sk-canary"))
+    assert not any("secret question" in word or "sk-canary" in word for word in call.argv)
+    assert "-my secret question" in call.stdin
+    assert ("sk-canary" in call.env.values()) == bool(row.key_env)
+    assert "sk-canary" not in repr(call)
+
+
+@pytest.mark.parametrize("cli", ["claude", "gemini", "codex", "copilot", "opencode"])
+@pytest.mark.parametrize(("request_", "words"), [
+    (Request("m", (Message("user", "x"),), temperature=0.5), "temperature"), (Request("m", (Message("user", "x"),), max_tokens=5), "max_tokens"),
+    (Request("m", (Message("user", [Text("x"), Image(data=b"1")]),)), "image"), (Request("m", (Message("user", "x"),), extra={"colour": 1}), "colour"),
+])
+def test_what_a_cli_cannot_do_is_refused(cli, request_, words):
+    """Nothing is silently left out."""
+    row = ROWS[f"cli/{cli}"]
+    with pytest.raises(errors.ConfigError, match=words):
+        DIALECTS[row.dialect].encode(request_, row, None)
+
+
+def test_a_conversation_becomes_a_transcript():
+    """The last message is what is asked; the system prompt goes its own way."""
+    row = ROWS["cli/claude"]
+    said = (Message("system", "Be brief."), Message("user", "One?"), Message("assistant", "Two."), Message("user", "Three?"))
+    call = DIALECTS[row.dialect].encode(Request("", said), row, None)
+    assert call.stdin.index("One?") < call.stdin.index("Two.") < call.stdin.index("Three?")
+    assert "--system-prompt=Be brief." in call.argv
+    assert "--model" not in call.argv
+
+
+def test_the_safest_is_the_default():
+    """No tools, no settings, a sandbox that only reads, everything denied."""
+    made = {cli: DIALECTS[ROWS[f"cli/{cli}"].dialect].encode(Request("m", (Message("user", "x"),)), ROWS[f"cli/{cli}"], None) for cli in ("claude", "codex", "copilot", "opencode")}
+    assert "" == made["claude"].argv[made["claude"].argv.index("--tools") + 1]
+    assert "read-only" == made["codex"].argv[made["codex"].argv.index("-s") + 1]
+    assert "--available-tools=none" in made["copilot"].argv
+    assert {"*": "deny"} == json.loads(made["opencode"].env["OPENCODE_CONFIG_CONTENT"])["permission"]
+    assert all(call.cwd is None for call in made.values())
+
+
+def test_gemini_marks_no_retry_and_a_pause_with_the_same_first_words_tells():
+    """Its deltas of the broken attempt are void."""
+    def said(text, second):
+        return line(type="message", role="assistant", content=text, delta=True, timestamp=f"2026-11-20T20:00:{second:06.3f}Z")
+
+    answer, events = decoded("gemini", [said("Hel", 0), said("lo", 0.01), said("Hel", 2), said("lo", 2.01), said("!", 2.02), line(type="result", status="success", stats={})])
+    assert "Hello!" == answer.text
+    assert 1 == sum(isinstance(e, Restarted) for e in events)
+    assert isinstance(events[0], TextDelta)
