@@ -275,12 +275,15 @@ def load(env: Mapping[str, str] | None = None, places: Places | None = None) -> 
 _VERIFIED = {"stream": "recorded answers", "server": "real server", "cli": "real CLI"}
 
 
-def table(registry: Registry) -> str:
-    """The providers as a Markdown table: name, prefix, key variable, dialect, and what was verified how."""
+def table(registry: Registry | None = None) -> str:
+    """The providers as a Markdown table: name, prefix, key variable, dialect, and what was verified how. Without a registry
+    those that nbllm brings, whatever is set here."""
+    registry = registry or load({})
     lines = ["| Provider | Prefix | Key | Dialect | Verified by |", "|---|---|---|---|---|"]
     for row in registry.rows.values():
         names = ", ".join(f"`{n}/`" for n in (row.name, *row.prefixes))
-        key = " or ".join(f"`{n}`" for n in row.key_env) + (" (if the server wants one)" if row.local else "")
+        key = " or ".join(f"`{n}`" for n in row.key_env)
+        key = f"its own login{', or ' * bool(key)}{key}" if row.command else key + " (if the server wants one)" * row.local
         how = ", ".join(_VERIFIED.get(v, v) for v in row.verified) or "its documentation"
         lines.append(f"| {row.label or row.name} | {names} | {key or 'none'} | {row.dialect.replace('_', ' ')} | {how} |" if not row.refused else
                      f"| {row.label or row.name} | {names} | | | {row.refused} |")
@@ -288,4 +291,4 @@ def table(registry: Registry) -> str:
 
 
 if __name__ == "__main__":
-    print(table(load({})))  # noqa: T201 - a table for the README
+    print(table())  # noqa: T201 - a table for the README

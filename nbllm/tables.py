@@ -109,7 +109,7 @@ def provider_row(name: str, table: Any, below: Provider | None = None, source: s
     if not isinstance(table, Mapping):
         raise ConfigError(f"Provider {name!r} is no table.", hint=f"Expected [provider.{name}] with base_url and key_env under it.")
     given = {entry: _read(name, entry, value) for entry, value in table.items()}
-    if given.get("command"):
+    if given.get("command") and below is None:
         given = {"base_url": f"cli://{given['command'][0]}", "dialect": "cli_text", "local": True, "models": "", **given}
     if below is None and "base_url" not in given:
         raise ConfigError(f"Provider {name!r} lacks 'base_url'.", hint='Add base_url = "https://host/v1" to its table, or command = ["NAME"] for a command-line program.')

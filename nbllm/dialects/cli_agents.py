@@ -230,6 +230,8 @@ class Gemini(_Dialect):
         words = ["-o", "stream-json", *(["-m", request.model] if request.model else []), "--approval-mode", str(own.get("permission_mode") or "default")]
         words += [f"--allowed-tools={','.join(_list(own['allowed_tools']))}"] if own.get("allowed_tools") else []
         inputs = {"system.md": system or "You are a helpful assistant."}
+        if not own.get("allowed_tools"):
+            inputs[".gemini/settings.json"] = json.dumps({"tools": {"core": ["none"]}, "mcpServers": {}})
         env = {"GEMINI_CLI_NO_RELAUNCH": "true", "GEMINI_CLI_TRUST_WORKSPACE": "true", "GEMINI_TELEMETRY_ENABLED": "false", "GEMINI_SYSTEM_MD": "{tmp}/system.md"}
         return call(provider, words, prompt, key, env=env, cwd=own.get("cwd"), inputs=inputs)
 

@@ -171,6 +171,7 @@ class ProcessTransport:
     async def _start(path: str, call: ProcessCall, trace: Trace, home: Path, place: Path) -> ProcessReply:
         argv = [path, *(word.replace("{tmp}", str(home / "work")) for word in call.argv[1:])]
         for name, text in call.inputs.items():
+            (home / "work" / name).parent.mkdir(parents=True, exist_ok=True)
             (home / "work" / name).write_text(text, "utf-8")
         try:
             process = await asyncio.create_subprocess_exec(
