@@ -7,7 +7,6 @@ import gc
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from .plan import Budget
 from .store import Store
 
 Row = dict[str, Any]
+_PAUSES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +94,11 @@ class Recorder:
 
 
 class Pauses:
-    """The garbage collector's pauses, newest last."""
+    """The garbage collector's pauses, newest last. It may run, and add one, at any allocation, also while they are read: so
+    they are read by place."""
 
     def __init__(self) -> None:
-        self._pauses: deque[tuple[float, float]] = deque(maxlen=10_000)
+        self._pauses: list[tuple[float, float]] = []
         self._start = 0.0
         gc.callbacks.append(self._note)
 
@@ -106,11 +107,14 @@ class Pauses:
             self._start = time.perf_counter()
         else:
             self._pauses.append((self._start, time.perf_counter()))
+            if len(self._pauses) > _PAUSES:
+                del self._pauses[:_PAUSES // 2]
 
     def within(self, start: float, end: float) -> float:
         """Milliseconds of pauses between two moments (perf_counter seconds)."""
         total = 0.0
-        for a, b in reversed(self._pauses):
+        for place in range(1, len(self._pauses) + 1):
+            a, b = self._pauses[-place] if place <= len(self._pauses) else (start, start - 1.0)
             if b < start:
                 break
             total += max(0.0, min(b, end) - max(a, start))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _BEARING = ("content", "reasoning", "tool")
 _TOKENS = ("text", "content", "reasoning", "tool")
+_HELD_UP_MS = 1.0  # a write takes some 0.03; in a longer one the sender lost the processor, before or after the bytes had gone
 _SLACK_MS = 0.02  # the clocks of the two processes and the kernel are read one after the other
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -54,9 +55,16 @@ def requests(df: pd.DataFrame, known: Records) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
+def _error(at: float, began: float, ended: float) -> float:
+    if ended - began <= _HELD_UP_MS:
+        return at - began
+    return max(0.0, at - ended) + min(0.0, at - began)
+
+
 def arrivals(df: pd.DataFrame, chunks: pd.DataFrame, known: Records, epoch: float) -> pd.DataFrame:
-    """One row per token-bearing chunk: certified, error_ms (arrival minus the beginning of its write), width_ms of its bounds,
-    contained (whether they hold the truth), gap_error_ms, in the order of the answer."""
+    """One row per token-bearing chunk: certified, error_ms (arrival minus the beginning of its write; where the sender was held up
+    in its write for over 1 ms, the distance from the whole of it), width_ms of its bounds, contained (whether they hold the
+    truth), gap_error_ms, in the order of the answer."""
     import pandas as pd
 
     ids = df.set_index("request_id")["provider_request_id"].to_dict()
@@ -71,7 +79,7 @@ def arrivals(df: pd.DataFrame, chunks: pd.DataFrame, known: Records, epoch: floa
             at, lo, hi = (row[name] / 1e6 + epoch * 1e3 for name in ("ns_arrive", "ns_lo", "ns_hi"))
             began, ended = true["send_ns"] / 1e6, true["written_ns"] / 1e6
             out.append({
-                "request_id": request_id, "i": row["i"], "certified": bool(row["certified"]), "error_ms": at - began, "width_ms": hi - lo,
+                "request_id": request_id, "i": row["i"], "certified": bool(row["certified"]), "error_ms": _error(at, began, ended), "width_ms": hi - lo,
                 "contained": lo <= ended + _SLACK_MS and began <= hi + _SLACK_MS,
                 "gap_error_ms": (at - before[0]) - (began - before[1]) if before else None, "lag_ms": (row["ns_user"] - row["ns_arrive"]) / 1e6,
             })

@@ -7,6 +7,7 @@ notebook has gone), ends it. It never prints a key and writes none down.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import sys
@@ -33,6 +34,7 @@ def main() -> int:
     with Store(directory) as store:
         job = Job.of(store.get("job"), secret)
         sys.setswitchinterval(_SWITCH)
+        _many_files()
         running = engine()
         clock = getattr(running.loop, "clock", None)
         if clock is not None:
@@ -49,6 +51,16 @@ def main() -> int:
         store.put("ended", why or "complete")
     say({"ev": "end", "why": why})
     return 0
+
+
+def _many_files() -> None:
+    """Allows as many sockets as the system lets us: a thousand streams are a thousand of them."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _cause(exc: BaseException) -> str:

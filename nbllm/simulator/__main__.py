@@ -19,6 +19,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--defaults", default="", metavar="KEY=VALUE,...", help="options of requests that choose none, such as ttft=0.4,gap=0.02")
     args = parser.parse_args(argv)
+    with contextlib.suppress(ImportError, ValueError, OSError):  # a thousand clients are a thousand sockets
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536), hard))
     try:
         server = serve(args.port, host=args.host, **parse(args.defaults))
     except (BadOption, OSError) as error:
