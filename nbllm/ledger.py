@@ -8,7 +8,8 @@ import time
 from collections import deque
 from datetime import UTC, datetime
 
-from .measure import Call, Row, rows
+from .measure import Call, rows
+from .pieces import Row
 from .streams import Stream
 
 SESSION = "session"  # the run_id of ordinary calls

@@ -1,4 +1,4 @@
-"""A finished Stream as numbers: one row per attempt and one per chunk, in the columns of `columns`.
+"""A finished Stream as numbers: one row per attempt, in the columns of `columns`.
 
 Ordinary calls and benchmarks are measured by this one path. Nothing here looks at a clock: all times are marks that the
 transport wrote and arrivals that it stamped. What did not happen is left out of the row, and so becomes NA.
@@ -8,34 +8,19 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any
 
-from . import errors, prices
-from .events import (
-    Event,
-    Finished,
-    Notice,
-    ReasoningDelta,
-    Response,
-    Restarted,
-    Started,
-    TextDelta,
-    ToolCallDelta,
-    Usage,
-    UsageReport,
-)
+from . import errors, pieces, prices
+from .events import Notice, Response, Usage
 from .messages import Request
-from .streams import Stream, is_token
-from .wire import Provider, Read, Trace
-
-Row = dict[str, Any]
-Tokenizer = Callable[[str], int]
+from .pieces import DISTURBED, Chunk, Row, Tokenizer, kind_of, ns, stalled
+from .streams import Stream
+from .wire import Provider, Trace
 
 CERTIFIED_MS = 0.3  # what a certified stamp is good for (p99 of benchmarks/accuracy.py)
-_DISTURBED = 1.5e-3  # seconds by which this client must have been in the way for a request to be called contaminated
 _CHARS_A_TOKEN = 4.0  # English text; only where neither usage nor a tokenizer counts
 
 # Marks of the transport, and the columns they fill.
@@ -72,31 +57,6 @@ class Call:
     tokenizer: Tokenizer | None = None
 
 
-class Chunk(NamedTuple):
-    """An event of the body with what it held and when it came (perf_counter seconds)."""
-
-    kind: str
-    at: float
-    lo: float
-    user: float
-    chars: int
-    size: int
-    read: int
-    in_read: int
-    exact: bool
-    stamp: str
-    busy: bool  # uncertain, and this client was late to look
-    visible: bool
-    counted: int | None  # output tokens so far, as the provider reports them
-    tokens: int | None = None
-    pieces: str = ""
-
-    @property
-    def bears(self) -> bool:
-        """Whether it holds tokens."""
-        return self.kind in ("content", "reasoning", "tool")
-
-
 def rows(stream: Stream, call: Call, extra: Mapping[str, Any] | None = None) -> list[Row]:
     """One row per attempt of a stream that has ended; `extra` is added to each. Only the last has tokens."""
     out = [_attempt(stream, call, i) for i in range(max(1, len(stream.traces)))]
@@ -106,124 +66,7 @@ def rows(stream: Stream, call: Call, extra: Mapping[str, Any] | None = None) -> 
     return out
 
 
-def chunk_rows(stream: Stream, call: Call, key: Mapping[str, Any]) -> Iterator[Row]:
-    """The chunks of the last attempt, for the chunks frame; `key` is run_id, request_id and attempt."""
-    before: float | None = None
-    total = 0
-    for i, c in enumerate(chunks(stream, call.tokenizer)):
-        total += c.tokens or 0
-        row = {
-            **key, "i": i, "kind": c.kind, "ns_arrive": _ns(c.at, call.epoch), "ns_lo": _ns(c.lo, call.epoch), "ns_hi": _ns(c.at, call.epoch),
-            "ns_user": _ns(c.user, call.epoch), "t_ms": (c.at - stream.called) * 1e3, "chars": c.chars, "bytes": c.size,
-            "read_id": c.read, "in_read": c.in_read, "certified": c.exact, "stamp": c.stamp, "n_tokens": c.tokens,
-        }
-        if before is not None:
-            row["gap_ms"] = (c.at - before) * 1e3
-        if c.tokens is not None:
-            row["cum_tokens"] = total
-        before = c.at
-        yield row
-
-
-# --- chunks ---------------------------------------------------------------------------------------------------
-
-
-def chunks(stream: Stream, tokenizer: Tokenizer | None = None) -> list[Chunk]:
-    """The events of the last attempt's body. What a restart made void is of kind "other"."""
-    trace = stream.trace
-    last_of = {a.read: i for i, a in enumerate(trace.arrivals)}
-    out: list[Chunk] = []
-    place, in_read, read = _first_event(stream), 0, -1
-    for i, arrival in enumerate(trace.arrivals):
-        in_read = in_read + 1 if arrival.read == read else 0
-        read = arrival.read
-        events = [event for _, event in stream.log[place:arrival.upto]]
-        place = arrival.upto
-        if any(isinstance(e, Restarted) for e in events):
-            out = [c._replace(kind="other", counted=None) for c in out]
-        out.append(_chunk(events, trace, i, (in_read, last_of[read] == i), tokenizer))
-    return _counted(out)
-
-
-def _first_event(stream: Stream) -> int:
-    return max((t.arrivals[-1].upto for t in stream.traces[:-1] if t.arrivals), default=0)
-
-
-def _chunk(events: list[Event], trace: Trace, i: int, place: tuple[int, bool], tokenizer: Tokenizer | None) -> Chunk:
-    arrival, (in_read, last) = trace.arrivals[i], place
-    read = trace.reads[arrival.read] if 0 <= arrival.read < len(trace.reads) else Read(trace.marks.get("end", 0.0), 0.0, 0.0, 0)
-    exact = read.stamp == "kernel" and (read.segments == 1 or (last and read.clean))
-    text = "".join(_text(e) for e in events)
-    kind = next(filter(None, map(_kind, sorted(events, key=is_token, reverse=True))), None)
-    if kind is None:
-        kind = "done" if i == len(trace.arrivals) - 1 and "done" in trace.marks else "ping"
-    counted = [e.usage.output_tokens for e in events if isinstance(e, UsageReport)]
-    return Chunk(
-        kind, read.at, read.at if exact else read.lo, read.user, len(text), arrival.size, arrival.read, in_read, exact, read.stamp,
-        not exact and _late(read, trace), any(isinstance(e, TextDelta) and e.text for e in events), counted[-1] if counted else None,
-        tokenizer(text) if tokenizer and text else None, text if kind in ("content", "reasoning", "tool") else "",
-    )
-
-
-def _late(read: Read, trace: Trace) -> bool:
-    """Whether this client may have been the one who was late for a read whose parts have no stamp of their own."""
-    if read.at - read.lo <= _DISTURBED:
-        return False
-    return read.user - read.at > _DISTURBED or _stalled(trace, read.lo, read.user)
-
-
-def _stalled(trace: Trace, start: float, end: float) -> bool:
-    """Whether the network's loop was busy with something else for long between two moments."""
-    return any(min(end, b) - max(start, a) > _DISTURBED for a, b in trace.stalls)
-
-
-def _kind(event: Event) -> str | None:
-    match event:
-        case TextDelta(text):
-            return "content" if text else "role"
-        case ReasoningDelta(text):
-            return "reasoning" if text else "role"
-        case ToolCallDelta():
-            return "tool"
-        case Finished():
-            return "finish"
-        case UsageReport():
-            return "usage"
-        case Started():
-            return "role"
-    return None
-
-
-def _text(event: Event) -> str:
-    match event:
-        case TextDelta(text) | ReasoningDelta(text):
-            return text
-        case ToolCallDelta(_, _, name, arguments):
-            return (name or "") + arguments
-    return ""
-
-
-def _counted(found: list[Chunk]) -> list[Chunk]:
-    """The chunks with the tokens that a provider counts as it streams: where each one that bears tokens has a total."""
-    bearing = [c for c in found if c.bears]
-    totals = [c.counted for c in bearing]
-    known = [t for t in totals if t is not None]
-    if len(bearing) < 2 or len(known) < len(totals) or known != sorted(known) or len(set(known)) < 2 or known[0] < 1:
-        return found
-    out, before = [], 0
-    for c in found:
-        tokens = None
-        if c.bears and c.counted is not None:
-            tokens, before = c.counted - before, c.counted
-        out.append(c._replace(tokens=tokens))
-    return out
-
-
 # --- rows -----------------------------------------------------------------------------------------------------
-
-
-def _ns(at: float, epoch: float) -> int:
-    return round((at - epoch) * 1e9)
 
 
 def _attempt(stream: Stream, call: Call, i: int) -> Row:
@@ -234,9 +77,9 @@ def _attempt(stream: Stream, call: Call, i: int) -> Row:
         "attempt": i + 1, "provider": call.provider.name, "route": call.provider.base_url, "model": call.model, "transport": "cli" if call.provider.command else "h1",
         "params": params(call.request), "prompt_sha": sha(call.request), "start_kind": "warm", "load_kind": "single", "phase": "measure",
         "conn_reused": trace.reused, "tls_resumed": trace.resumed, "http_version": trace.http_version, "http_status": trace.status,
-        "ns_call": _ns(called, call.epoch), "ns_sched": _ns(called, call.epoch), "simulated": call.simulated or "x-nbllm-simulated" in trace.headers,
+        "ns_call": ns(called, call.epoch), "ns_sched": ns(called, call.epoch), "simulated": call.simulated or "x-nbllm-simulated" in trace.headers,
         "bytes_in": trace.bytes_in, "bytes_out": trace.bytes_out,
-        **{column: _ns(trace.marks[mark], call.epoch) for column, mark in _MARKS.items() if mark in trace.marks},
+        **{column: ns(trace.marks[mark], call.epoch) for column, mark in _MARKS.items() if mark in trace.marks},
     }
     if trace.reused and trace.connected_at is not None:
         row["conn_age_ms"] = (called - trace.connected_at) * 1e3
@@ -258,7 +101,7 @@ def _own_time(trace: Trace, called: float) -> tuple[float | None, bool]:
     sent = marks.get("sent", steps[-1])
     setting_up = sum(marks[b] - marks[a] for a, b in (("dns_start", "dns"), ("connect_start", "connected"), ("tls_start", "secured"))
                      if a in marks and b in marks)
-    held = sent - called - setting_up > _DISTURBED or _stalled(trace, called, sent)
+    held = sent - called - setting_up > DISTURBED or stalled(trace, called, sent)
     return (steps[0] - called) * 1e3, held
 
 
@@ -280,7 +123,7 @@ def _retried(stream: Stream, i: int) -> Row:
 
 def _answer(stream: Stream, call: Call, disturbed: bool) -> Row:
     response = stream.partial()
-    found = chunks(stream, call.tokenizer)
+    found = pieces.of(stream, call.tokenizer)
     bearing = [c for c in found if c.bears]
     row: Row = {
         "response_model": response.model, "provider_request_id": response.id or stream.trace.headers.get("x-request-id"),
@@ -290,11 +133,11 @@ def _answer(stream: Stream, call: Call, disturbed: bool) -> Row:
     if response.cost is not None:
         row.update(_prices(response, call))
     if found:
-        row["ns_event1"] = _ns(found[0].at, call.epoch)
+        row["ns_event1"] = ns(found[0].at, call.epoch)
     for column, kind in (("ns_finish", "finish"), ("ns_usage", "usage")):
-        at = [a for a, e in stream.log if _kind(e) == kind]
+        at = [a for a, e in stream.log if kind_of(e) == kind]
         if at and found:
-            row[column] = _ns(min(at[-1], found[-1].at), call.epoch)
+            row[column] = ns(min(at[-1], found[-1].at), call.epoch)
     if bearing:
         row.update(_token_times(bearing, call.epoch))
     if stream.trace.whole:  # when the first token was made, nobody saw
@@ -318,13 +161,13 @@ def _token_times(bearing: list[Chunk], epoch: float) -> Row:
     first, last = bearing[0], bearing[-1]
     gaps = sorted((b.at - a.at) * 1e3 for a, b in itertools.pairwise(bearing))
     row: Row = {
-        "ns_tok1": _ns(first.at, epoch), "ns_tokN": _ns(last.at, epoch),
+        "ns_tok1": ns(first.at, epoch), "ns_tokN": ns(last.at, epoch),
         "err_bound_ms": CERTIFIED_MS if first.exact else max(CERTIFIED_MS, (first.at - first.lo) * 1e3),
         "coalesced_frac": sum(not c.exact for c in bearing) / len(bearing),
     }
     visible = next((c for c in bearing if c.visible), None)
     if visible:
-        row["ns_out1"] = _ns(visible.at, epoch)
+        row["ns_out1"] = ns(visible.at, epoch)
     if gaps:
         row["icl_p50_ms"] = (gaps[(len(gaps) - 1) // 2] + gaps[len(gaps) // 2]) / 2
         row["stall_max_ms"] = gaps[-1]

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from nbllm import Client, measure, simulator
+from nbllm import Client, measure, pieces, simulator
 from nbllm import columns as schema
 
 FORMATS = ["openai_chat", "openai_responses", "anthropic", "gemini", "ollama"]
@@ -33,7 +33,7 @@ def measured(client, sim, options, dialect="openai_chat", prompt="Why is the sky
     row = measure.rows(stream, about)[-1]
     sim.settled(5)
     record = sim.records[-1]
-    return row, list(measure.chunk_rows(stream, about, {"request_id": "1", "attempt": 1})), record
+    return row, list(pieces.rows(stream, 0.0, {"request_id": "1", "attempt": 1})), record
 
 
 def truth(record):
@@ -107,7 +107,7 @@ def test_a_tokenizer_counts_chunks_too(client, sim):
     call = measure.Call(stream.partial().request, client.resolve("m", sim.base_url("openai_chat")).provider, "m", tokenizer=lambda text: len(text.split()))
     row = measure.rows(stream, call)[-1]
     assert ("tokenizer", "tokenizer") == (row["tok_source"], row["itl_src"])
-    assert row["out_tokens"] == sum(c.tokens for c in measure.chunks(stream, call.tokenizer) if c.tokens)
+    assert row["out_tokens"] == sum(c.tokens for c in pieces.of(stream, call.tokenizer) if c.tokens)
 
 
 @pytest.mark.parametrize(("options", "status", "kept"), [

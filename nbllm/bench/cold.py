@@ -103,7 +103,7 @@ def _dead(row: Row, why: str) -> Row:
 def _child() -> None:
     """The fresh process."""
     from .. import client as clients
-    from .. import measure
+    from .. import measure, pieces
     from . import prompts
     from .job import _to_arm
 
@@ -124,7 +124,7 @@ def _child() -> None:
     extra.update(ns_import=round((imported - epoch) * 1e9), ns_client=round((made - epoch) * 1e9), client_ms=(made - start) * 1e3)
     rows = measure.rows(stream, call, extra)
     key = {"request_id": rows[-1]["request_id"], "attempt": rows[-1]["attempt"]}
-    print(json.dumps({"rows": rows, "chunks": list(measure.chunk_rows(stream, call, key))}))  # noqa: T201 - its answer
+    print(json.dumps({"rows": rows, "chunks": list(pieces.rows(stream, epoch, key))}))  # noqa: T201 - its answer
 
 
 if __name__ == "__main__":

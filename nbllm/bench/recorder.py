@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .. import measure
+from .. import measure, pieces
 from ..streams import Stream
 from .plan import Budget
 from .store import Store
@@ -83,7 +83,7 @@ class Recorder:
         if item.stream is not None and item.call is not None:
             rows = measure.rows(item.stream, item.call, item.extra)
             key = {"request_id": rows[-1]["request_id"], "attempt": rows[-1]["attempt"]}
-            chunks = list(measure.chunk_rows(item.stream, item.call, key))
+            chunks = list(pieces.rows(item.stream, item.call.epoch, key))
         self._store.record(rows, chunks, item.slot)
         for row in rows:
             self.sums["usd"] += row.get("cost_usd") or 0.0
