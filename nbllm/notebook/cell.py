@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from .fill import Filled, fill
 from .grammar import Line
 from .look import container
 from .markdown import plain
+from .reusing import composed, define
 from .run import follow, stoppable
 from .session import Asked, Session
 from .show import static
@@ -42,6 +44,16 @@ class Stopped(KeyboardInterrupt):
 
 def run_cell(session: Session, line: Line, body: str) -> Response | Comparison | None:
     """Asks what the cell asks and gives the response; shows it while it comes."""
+    if line.options.get("use"):
+        body = composed(session, line.options["use"], body)
+    if line.options.get("save"):
+        session.fragments[str(line.options["save"])] = body
+        session.say(f"{line.options['save']} is kept: %%llm use={line.options['save']} puts it before a prompt.")
+        return None
+    if line.options.get("def"):
+        made = define(session, str(line.options["def"]), Line(line.models, with_schema(session, {**session.defaults, **line.options}), line.extra), body, _parts)
+        session.say(f"{made.__name__}{inspect.signature(made)} is defined; it asks {', '.join(line.models) or session.defaults.get('model', 'auto')}.")
+        return None
     filled = fill(body, session.fillable, session.evaluate, str(line.options.get("fill", session.defaults.get("fill", "on"))))
     if not filled.text.strip():
         raise ConfigError("The prompt is empty.", hint="Write what the model should answer below the %%llm line.")

@@ -39,6 +39,9 @@ _TABLE = (
     Option("reasoning", "effort", "how much to think: a word, or a budget in tokens", values=_EFFORTS),
     Option("schema", "str", 'structure of the answer: "name, age int", a JSON schema, or a variable\'s name'),
     Option("as", "choice", "what the variable takes of a structured answer: a DataFrame, or checked objects", values=("df", "object")),
+    Option("def", "name", "makes the cell a Python function of its {names}: %%llm gemini/flash def=summarize"),
+    Option("save", "name", "keeps the cell's text as a fragment for use=; sends nothing"),
+    Option("use", "str", "fragments, joined by commas, that stand before the cell's text"),
     Option("chat", "name", "goes on with the conversation of this name; running a cell again replaces its own turn", "c"),
     Option("out", "name", "variable for the response", "o"),
     Option("format", "choice", "how the answer is shown", "f", ("md", "text", "json", "code", "html")),
@@ -56,7 +59,7 @@ _TABLE = (
     Option("dialect", "choice", "the wire format of base_url", values=("openai_chat", "openai_responses", "anthropic", "gemini", "ollama")),
     Option("key", "variable", "NAME of the variable that holds the key"),
     Option("fill", "choice", "which braces are filled: on, double (only {{ }}), off", values=("on", "double", "off")),
-    *(Option(name, "str", "not yet", later=True) for name in ("bg", "each", "keep", "def", "save", "use", "tools", "cache", "show_reasoning")),
+    *(Option(name, "str", "not yet", later=True) for name in ("bg", "each", "keep", "tools", "cache", "show_reasoning")),
 )
 OPTIONS: dict[str, Option] = {o.name: o for o in _TABLE}
 SHORT: dict[str, Option] = {o.short: o for o in _TABLE if o.short}

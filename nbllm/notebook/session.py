@@ -95,6 +95,7 @@ class Session:
     last: Response | None = None
     comparison: Comparison | None = None  # the last answers, where there were several
     shown_in: tuple[int, int] | None = None  # (execution count, id of the response) that was drawn while it streamed
+    fragments: dict[str, str] = field(default_factory=dict)  # prompts kept by save=
     chats: Chats = field(default_factory=Chats)
     matcher: Any = None  # the completion that was installed
 
