@@ -152,4 +152,5 @@ def test_a_benchmark_measures_a_command_too(tmp_path, monkeypatch):
     assert df["ok"].all(), df["error_msg"].tolist()
     assert ({"cli"}, {"pipe"}) == (set(df["transport"]), set(df["stamp"]))
     assert (df["ns_spawn"] < df["ns_stdout1"]).all()
+    assert (df["ns_stdout1"] <= df["ns_init"]).all()
     assert df["ns_exit"].notna().all()

@@ -76,6 +76,7 @@ class ProcessReply:
 
     def _frame(self, line: bytes, at: float, *, tail: bool = False) -> Frame:
         self._trace.marks.setdefault("first_frame", at)
+        self._trace.marks.setdefault("init", at)
         return Frame(line.decode("utf-8", "replace").rstrip("\r"), "", at, tail, len(self._trace.reads) - 1)
 
     def _files(self) -> dict[str, str]:
