@@ -81,6 +81,9 @@ def test_stop_ends_the_whole_group_within_a_second(cli, tmp_path):
     stream = client.stream("go", model="cli/it")
     while "began" not in stream.partial().text:
         assert stream.wait(len(stream.log), 10)
+    until = time.monotonic() + 5
+    while not alive(marker) and time.monotonic() < until:
+        time.sleep(0.01)  # its words are there a moment after its start
     assert alive(marker)
     pressed = time.monotonic()
     stream.cancel()
