@@ -126,7 +126,8 @@ class Registry:
         if base_url is None and self.simulating:
             spoken = dialect or row.dialect
             spoken = spoken if spoken in SIMULATED.values() else "openai_chat"
-            return replace(route, provider=replace(row, base_url=self._sim_url(spoken), dialect=spoken, local=True, refused="", query={}, key_header=""),
+            return replace(route, provider=replace(row, base_url=self._sim_url(spoken), dialect=spoken, local=True, refused="", query={}, key_header="",
+                                                   command=()),
                            model=route.model or "sim", simulated=True)
         own = self.address(row)
         # A server of the person's own may want no key; if it does, its 401 says so.

@@ -157,3 +157,12 @@ def test_a_benchmark_measures_a_command_too(tmp_path, monkeypatch):
     assert (df["ns_spawn"] < df["ns_stdout1"]).all()
     assert (df["ns_stdout1"] <= df["ns_init"]).all()
     assert df["ns_exit"].notna().all()
+
+
+def test_simulated_it_runs_no_command(monkeypatch):
+    """NBLLM_SIMULATE=1: a notebook with cli/ models runs where no CLI is installed."""
+    monkeypatch.setenv("NBLLM_SIMULATE", "1")
+    client = Client(load())
+    answer = client.complete("Why is the sky blue?", model="cli/claude/opus")
+    client.close()
+    assert (True, True) == (answer.simulated, bool(answer.text))
