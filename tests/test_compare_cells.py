@@ -141,3 +141,14 @@ def test_the_log_has_a_row_for_each_call(kernel):
     assert [["auth", "ok"], 2] == kernel.value("[sorted(log['status']), len(log)]")
     kernel.run("log = %llm log n=1 all")
     assert [1, True] == kernel.value("[len(log), 'ns_tls0' in log]")
+
+
+def test_an_output_says_where_it_comes_from(kernel):
+    """In its metadata, which is saved: model asked and answered, parameters, the prompt's hash, usage, version, time; no key, no prompt."""
+    ran = kernel.run("%%llm sim/openai@tokens=4 temperature=0\nA secret prompt.")
+    (about,) = [o["metadata"]["nbllm"] for o in ran.outputs if "nbllm" in o.get("metadata", {})]
+    assert ({"temperature": 0.0}, 4, True) == (about["params"], about["usage"]["output_tokens"], about["simulated"])
+    assert {"model", "answered", "prompt_sha", "nbllm", "time"} <= set(about)
+    assert "secret" not in str(about)
+    ran = ask(kernel, ",".join(PAIR))
+    assert 2 == len(ran.outputs[0]["metadata"]["nbllm"])

@@ -40,7 +40,7 @@ class Page:
         self.outputs, self.messages, self.bytes, self.blank, self.kinds = [], 0, 0, 0, []
         self._wait = False
 
-    def publish(self, data, *, display_id=None, update=False):
+    def publish(self, data, *, display_id=None, update=False, metadata=None):
         self._count("update" if update else "display", json.dumps(dict(data), ensure_ascii=False).encode())
         if self._wait:
             self.outputs, self._wait = [], False

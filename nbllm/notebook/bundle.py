@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from html import escape
+from importlib.metadata import version
 from typing import Any
 
 from ..errors import NbllmError, ProviderError
@@ -203,6 +205,20 @@ def _reasoning(part: Reasoning) -> Iterable[Line]:
         yield Line(reasoning_html(text), f"[reasoning]\n{text}\n[/reasoning]")
     elif part.redacted:
         yield note_line("Reasoning withheld by the provider.")
+
+
+def provenance(response: Response) -> dict[str, Any]:
+    """Where an answer comes from, for the output's metadata: no key, no address, no prompt but its hash."""
+    from ..measure import params, sha
+
+    usage, asked = response.usage, response.request
+    counted = {n: getattr(usage, n) for n in ("input_tokens", "output_tokens", "reasoning_tokens", "cache_read_tokens")} if usage else {}
+    return {
+        "model": asked.model if asked else None, "answered": response.model, "provider": response.provider, "id": response.id, "simulated": response.simulated,
+        "params": json.loads(params(asked)) if asked else {}, "prompt_sha": sha(asked) if asked else None, "finish_reason": response.finish_reason,
+        "usage": {n: v for n, v in counted.items() if v is not None}, "cost_usd": response.cost, "nbllm": version("nbllm"),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def answer_lines(response: Response, *, format: str = "md", error: BaseException | None = None) -> list[Line]:

@@ -32,7 +32,7 @@ from ..events import (
     UsageReport,
 )
 from .blocks import Blocks, Lines, Splitter
-from .bundle import Line, count, final, foot_line, seconds
+from .bundle import Line, count, final, foot_line, provenance, seconds
 from .look import container
 from .markdown import clean, code_html, plain_html, reasoning_html, to_html
 from .pace import ENVELOPE, Budget, Pace
@@ -52,8 +52,8 @@ _TYPESET = " mathjax_process tex2jax_process"
 class Port(Protocol):
     """Where displays go."""
 
-    def publish(self, data: Mapping[str, str], *, display_id: str | None = None, update: bool = False) -> None:
-        """Shows a MIME bundle, or replaces the one that was shown under `display_id`."""
+    def publish(self, data: Mapping[str, str], *, display_id: str | None = None, update: bool = False, metadata: Mapping[str, Any] | None = None) -> None:
+        """Shows a MIME bundle, or replaces the one that was shown under `display_id`; `metadata` is saved with it."""
 
     def clear(self, *, wait: bool) -> None:
         """Removes the cell's outputs; with `wait` when the next one comes."""
@@ -266,9 +266,9 @@ class Live:
         if self._display_id:
             self._port.clear(wait=True)
         if instead is not None:
-            self._port.publish(instead if self._mode != "plain" else {"text/plain": instead["text/plain"]})
+            self._port.publish(instead if self._mode != "plain" else {"text/plain": instead["text/plain"]}, metadata={"nbllm": provenance(response)})
         elif error is None or response.parts or response.refusal:
-            self._port.publish(final(response, format=self._format, footer=footer, error=error, html=self._mode != "plain"))
+            self._port.publish(final(response, format=self._format, footer=footer, error=error, html=self._mode != "plain"), metadata={"nbllm": provenance(response)})
 
 
 _TAKES: dict[type, Callable[[Live, Any], None]] = {

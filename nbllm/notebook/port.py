@@ -21,10 +21,10 @@ class KernelPort:
     def __init__(self, shell: Any) -> None:
         self._shell = shell
 
-    def publish(self, data: Mapping[str, str], *, display_id: str | None = None, update: bool = False) -> None:
-        """Shows a MIME bundle, or replaces the one that was shown under `display_id`."""
+    def publish(self, data: Mapping[str, str], *, display_id: str | None = None, update: bool = False, metadata: Mapping[str, Any] | None = None) -> None:
+        """Shows a MIME bundle, or replaces the one that was shown under `display_id`; `metadata` is saved with it."""
         transient = {"display_id": display_id} if display_id else {}
-        self._shell.display_pub.publish(data=dict(data), metadata={}, transient=transient, update=update)
+        self._shell.display_pub.publish(data=dict(data), metadata=dict(metadata or {}), transient=transient, update=update)
 
     def clear(self, *, wait: bool) -> None:
         """Removes the cell's outputs; with `wait` when the next one comes."""

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from ..errors import NbllmError
 from ..events import Event, Notice, ReasoningDelta, Response, Restarted, TextDelta, ToolCallDelta, UsageReport
-from .bundle import Line, answer_lines, count, error_lines, foot_line, note_line, seconds
+from .bundle import Line, answer_lines, count, error_lines, foot_line, note_line, provenance, seconds
 from .display import Port
 from .look import container
 from .markdown import clean, plain, plain_html, to_html
@@ -180,7 +180,8 @@ class Side:
         """Replaces all by the final form."""
         if self._shown:
             self._port.clear(wait=True)
-        self._port.publish(bundle([(e.label, e.line(self._format)) for e in entries], html=self._mode != "plain"))
+        self._port.publish(bundle([(e.label, e.line(self._format)) for e in entries], html=self._mode != "plain"),
+                           metadata={"nbllm": [provenance(e.response) for e in entries]})
 
 
 class Printed:
