@@ -205,6 +205,18 @@ def _help(session: Session, rest: str) -> str:
                        f"Options\n{options}\n  x.name=value        goes to the provider as it is\n\nLines: %llm ...\n{commands}")
 
 
+def _fix(session: Session, rest: str) -> Any:
+    from .mending import fix
+
+    return fix(session, rest)
+
+
+def _insert(session: Session, rest: str) -> str:
+    from .mending import insert
+
+    return insert(session, rest)
+
+
 def _chat(session: Session, rest: str) -> Any:
     """list, show, undo, fork, export, clear."""
     from .chats import as_json, exported, markdown
@@ -247,6 +259,6 @@ def _log(session: Session, rest: str) -> Any:
 
 COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "ask": _ask, "use": _use, "models": _models, "providers": _providers, "ping": _ping, "key": _key, "alias": _alias,
-    "again": _again, "last": _last, "simulate": _simulate, "nest": _nest, "help": _help, "bench": _bench, "log": _log, "chat": _chat,
+    "again": _again, "last": _last, "simulate": _simulate, "nest": _nest, "help": _help, "bench": _bench, "log": _log, "chat": _chat, "fix": _fix, "insert": _insert,
 }
 

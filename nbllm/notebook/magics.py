@@ -21,12 +21,13 @@ _STATE = "_nbllm_session"
 
 def load_ipython_extension(shell: Any) -> None:
     """Registers the magics, completion and the drawing of responses in `shell`."""
-    from . import complete, show
+    from . import complete, mending, show
 
     session = getattr(shell, _STATE, None)
     if session is None:
         session = Session(shell)
         setattr(shell, _STATE, session)
+        mending.install(session)
     for name in NAMES:
         shell.register_magic_function(_magic(session), "line_cell", name)
         shell.register_magic_function(_bench_magic(session), "cell", f"{name}_bench")
@@ -38,11 +39,12 @@ def load_ipython_extension(shell: Any) -> None:
 
 def unload_ipython_extension(shell: Any) -> None:
     """Takes away what loading brought; the notebook's variables stay."""
-    from . import complete, show
+    from . import complete, mending, show
 
     session = getattr(shell, _STATE, None)
     if session is None:
         return
+    mending.remove(session)
     delattr(shell, _STATE)
     complete.remove(session)
     show.remove(session)

@@ -78,6 +78,8 @@ SUBCOMMANDS: dict[str, str] = {
     "alias": "a short name for a model: %llm alias fast gemini/flash (--save: for good)",
     "again": "the last prompt again, elsewhere or otherwise: %llm again claude/sonnet",
     "chat": "conversations: %llm chat list | show NAME | undo NAME | fork NAME OTHER | export NAME [FILE] | clear NAME",
+    "fix": "why the last cell failed, what to change, and the corrected cell below, unrun: %llm fix claude/sonnet",
+    "insert": "the code of the last answer into the next cell, unrun",
     "last": "show the last answer again",
     "bench": "measure models against each other: %llm bench openai/mini,claude/sonnet blocks=20 out=df (%%llm_bench takes prompts)",
     "log": "the calls of this notebook in numbers (n=20: the last ones; all: every column)",
@@ -85,7 +87,7 @@ SUBCOMMANDS: dict[str, str] = {
     "nest": "on: let your own asyncio.run work in cells (nest_asyncio)",
     "help": "this list, or one topic: %llm help temperature",
 }
-COMMANDS_LATER = ("cost", "replay", "fix", "insert")
+COMMANDS_LATER = ("cost", "replay")
 
 
 class Unreadable(ValueError):

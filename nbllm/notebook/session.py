@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .comparing import Comparison
     from .fill import Filled
     from .grammar import Line
+    from .mending import Failure
 
 # Options of a cell that go to Client.stream as they are.
 PASSED = ("max_tokens", "temperature", "top_p", "seed", "reasoning", "base_url", "dialect", "retries")
@@ -95,6 +96,8 @@ class Session:
     last: Response | None = None
     comparison: Comparison | None = None  # the last answers, where there were several
     shown_in: tuple[int, int] | None = None  # (execution count, id of the response) that was drawn while it streamed
+    failure: Failure | None = None  # the cell that failed last
+    noting: Any = None  # the hook that notes it
     fragments: dict[str, str] = field(default_factory=dict)  # prompts kept by save=
     chats: Chats = field(default_factory=Chats)
     matcher: Any = None  # the completion that was installed
@@ -192,7 +195,8 @@ class Session:
         """The variables that a prompt may name: not IPython's own (In, exit, quit ...)."""
         hidden = self.shell.user_ns_hidden
         return {k: v for k, v in self.namespace.items() if not k.startswith("_") and not (k in hidden and hidden[k] is v)} | {
-            k: v for k, v in self.namespace.items() if k in ("_", "_llm")}
+            k: v for k, v in self.namespace.items() if k in ("_", "_llm", "In", "Out")} | (
+            {"Err": self.failure.error} if self.failure is not None and "Err" not in self.namespace else {})
 
     def evaluate(self, expression: str) -> Any:
         """The value of a person's own expression in the notebook."""
