@@ -152,3 +152,12 @@ def test_an_output_says_where_it_comes_from(kernel):
     assert "secret" not in str(about)
     ran = ask(kernel, ",".join(PAIR))
     assert 2 == len(ran.outputs[0]["metadata"]["nbllm"])
+
+
+def test_what_the_calls_came_to(kernel):
+    """%llm cost: a line a model, and all of them."""
+    kernel.run("from nbllm.ledger import Ledger; nbllm.default_client().ledger = Ledger()")
+    ask(kernel, f"{PAIR[0]},sim/openai@status=401")
+    ran = kernel.run("spent = %llm cost")
+    assert ran.ok, ran.error
+    assert [[PAIR[0], "sim/openai@status=401", "all"], 2, 1] == kernel.value("[list(spent.index), int(spent.loc['all', 'calls']), int(spent.loc['all', 'failed'])]")

@@ -183,7 +183,7 @@ def test_subcommands(line, expected):
     assert expected == grammar.subcommand(line)
 
 
-@pytest.mark.parametrize(("line", "words"), [("modles", "did you mean %llm models?"), ("cost", "not there yet"), ("gemini/pro why", "%llm ask"), ("-m x y", "%llm ask")])
+@pytest.mark.parametrize(("line", "words"), [("modles", "did you mean %llm models?"), ("replay", "not there yet"), ("gemini/pro why", "%llm ask"), ("-m x y", "%llm ask")])
 def test_an_unknown_subcommand_answers_with_the_nearest(line, words):
     """Or with how to ask."""
     with pytest.raises(ConfigError) as caught:

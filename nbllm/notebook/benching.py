@@ -132,6 +132,22 @@ def _interval(row: Mapping[str, Any] | None) -> str:
     return middle if pd.isna(row["ci_lo"]) or pd.isna(row["ci_hi"]) else f"{middle} ({row['ci_lo']:,.4g} to {row['ci_hi']:,.4g})"
 
 
+def cost(session: Session, _rest: str) -> pd.DataFrame:
+    """What the calls of this session came to, a line a model and all of them: calls, failed, tokens, US dollars; NA where a price is
+    not known, and then the sum is of what is."""
+    import pandas as pd
+
+    from ..columns import frame
+
+    df = frame(session.client.ledger.rows() if session.client.ledger else [])
+    names = df["name"].fillna("?").astype("string")
+    groups = [*((str(name), df[names == name]) for name in dict.fromkeys(names)), ("all", df)]
+    return pd.DataFrame([{
+        "model": name, "calls": part["request_id"].nunique(), "failed": int((~part["ok"].fillna(False)).sum()), "in_tokens": part["in_tokens"].sum(),
+        "out_tokens": part["out_tokens"].sum(), "cost_usd": part["cost_usd"].sum(min_count=1), "unpriced": int(part["cost_usd"].isna().sum()),
+    } for name, part in groups]).set_index("model")
+
+
 def log(session: Session, rest: str) -> pd.DataFrame:
     """The calls of this session as rows; `n=20` the last ones, `all` every column."""
     from ..columns import frame

@@ -217,6 +217,12 @@ def _insert(session: Session, rest: str) -> str:
     return insert(session, rest)
 
 
+def _cost(session: Session, rest: str) -> Any:
+    from .benching import cost
+
+    return cost(session, rest)
+
+
 def _chat(session: Session, rest: str) -> Any:
     """list, show, undo, fork, export, clear."""
     from .chats import as_json, exported, markdown
@@ -259,6 +265,6 @@ def _log(session: Session, rest: str) -> Any:
 
 COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "ask": _ask, "use": _use, "models": _models, "providers": _providers, "ping": _ping, "key": _key, "alias": _alias,
-    "again": _again, "last": _last, "simulate": _simulate, "nest": _nest, "help": _help, "bench": _bench, "log": _log, "chat": _chat, "fix": _fix, "insert": _insert,
+    "again": _again, "last": _last, "simulate": _simulate, "nest": _nest, "help": _help, "bench": _bench, "log": _log, "cost": _cost, "chat": _chat, "fix": _fix, "insert": _insert,
 }
 

@@ -83,11 +83,12 @@ SUBCOMMANDS: dict[str, str] = {
     "last": "show the last answer again",
     "bench": "measure models against each other: %llm bench openai/mini,claude/sonnet blocks=20 out=df (%%llm_bench takes prompts)",
     "log": "the calls of this notebook in numbers (n=20: the last ones; all: every column)",
+    "cost": "what the calls of this notebook came to, by model: calls, tokens, dollars",
     "simulate": "on or off: send every provider's name to the built-in simulator",
     "nest": "on: let your own asyncio.run work in cells (nest_asyncio)",
     "help": "this list, or one topic: %llm help temperature",
 }
-COMMANDS_LATER = ("cost", "replay")
+COMMANDS_LATER = ("replay",)
 
 
 class Unreadable(ValueError):
