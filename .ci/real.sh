@@ -36,5 +36,5 @@ fi
 [ "${1:-}" = --test ] || exit 0
 PYTHONPATH=. "$real/sdks/bin/python" -m pytest -q -m real tests/real/test_simulator_sdks.py
 ignore=()
-[ "$heavy" = yes ] || ignore=(--ignore tests/real/test_llamacpp.py)
-NBLLM_SHARED=$shared NBLLM_REAL=$real .venv/bin/python -m pytest -q -m real tests/real --ignore tests/real/test_simulator_sdks.py "${ignore[@]}"
+[ "$heavy" = yes ] || ignore=(--ignore tests/real/test_llamacpp.py --ignore tests/real/test_bench.py)
+NBLLM_SHARED=$shared NBLLM_REAL=$real .venv/bin/python -m pytest -q -m real tests/real --ignore tests/real/test_simulator_sdks.py --ignore tests/real/test_clis.py "${ignore[@]}"
