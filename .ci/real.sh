@@ -9,10 +9,10 @@ mkdir -p "$real"
 if [ ! -f "$real/node_modules/@copilotkit/aimock/dist/cli.js" ]; then
   npm install --prefix "$real" --ignore-scripts --silent --no-fund --no-audit @copilotkit/aimock@1.43.0
 fi
-if [ ! -f "$real/sdks/.installed-2" ]; then
+if [ ! -f "$real/sdks/.installed-3" ]; then
   python3 -m venv "$real/sdks"
-  "$real/sdks/bin/pip" install -q openai anthropic google-genai ollama pytest hypothesis httpx-sse msgspec genai-prices ipython pandas markdown-it-py platformdirs httptools aiohappyeyeballs trustme
-  touch "$real/sdks/.installed-2"
+  "$real/sdks/bin/pip" install -q openai anthropic google-genai ollama pytest hypothesis httpx-sse msgspec genai-prices ipython pandas markdown-it-py platformdirs httptools aiohappyeyeballs trustme python-dotenv jsonschema
+  touch "$real/sdks/.installed-3"
 fi
 
 heavy=yes

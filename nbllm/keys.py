@@ -235,14 +235,14 @@ def origin(url: str) -> str:
 
 def read_dotenv(path: Path) -> dict[str, str]:
     """The variables in a `.env` file, {} where there is none: as python-dotenv reads it."""
-    from io import StringIO
-
-    from dotenv import dotenv_values
-
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return {}
+    from io import StringIO
+
+    from dotenv import dotenv_values
+
     return {k: v for k, v in dotenv_values(stream=StringIO(text), interpolate=False).items() if v is not None}
 
 
