@@ -1,8 +1,10 @@
 """The public types, pinned: this file is type-checked and never run."""
 
+from pathlib import Path
 from typing import assert_type
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 import nbllm
 from nbllm import Client, Message, Response, Retries, Stream, Text, Timeouts, Timing, Tool, ToolCall, Usage
@@ -50,3 +52,13 @@ def handled(error: NbllmError) -> None:
     assert_type(error.partial, Response | None)
     if isinstance(error, ProviderError):
         assert_type(error.retry_after, float | None)
+
+
+df = nbllm.bench.run(["openai/mini", {"model": "gemini/flash", "temperature": 0}], ["Why?"], blocks=3, cold=True, budget={"usd": 1})
+assert_type(df, pd.DataFrame)
+assert_type(nbllm.bench.summary(df), pd.DataFrame)
+assert_type(nbllm.bench.compare(df, margin=0.1), pd.DataFrame)
+assert_type(nbllm.bench.chunks(df), pd.DataFrame)
+assert_type(nbllm.bench.plot(df, "coldstart"), Figure)
+assert_type(nbllm.bench.report(df, "report.html", selftest=nbllm.bench.selftest()), Path | str)
+assert_type(nbllm.bench.load(nbllm.bench.save(df, "x.parquet")), pd.DataFrame)
