@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import nbllm
-from nbllm.bench import checks, plan, running, truth
+from nbllm.bench import checks, conducting, plan, truth
 from nbllm.bench.recorder import pressure
 
 RESULTS: list[tuple[str, str, str, bool]] = []
@@ -116,7 +116,7 @@ def _dispersion(offsets: list[float], rate: float, per_turn: int) -> float:
 def reuse() -> None:
     """Connections: warm runs use them again, cold_conn never does; as the server saw it."""
     print("-- connections")
-    with running.simulator() as addresses, tempfile.TemporaryDirectory() as place:
+    with conducting.simulator() as addresses, tempfile.TemporaryDirectory() as place:
         model = {"model": "m@ttft=0.01,gap=0.001,tokens=3", "base_url": addresses["openai_chat"], "api_key": "sim"}
         df = nbllm.bench.run(model, "Go.", blocks=100, cold=["warm", "cold_conn"], warmup=3, directory=Path(place) / "run", progress=False)
         known = truth.records(addresses[""])

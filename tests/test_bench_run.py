@@ -15,7 +15,7 @@ import pytest
 
 import nbllm
 from nbllm import columns, errors
-from nbllm.bench import running, store
+from nbllm.bench import conducting, store
 
 FAST = "sim/openai@ttft=0.01,gap=0.001,tokens=5"
 SLOW = "sim/gemini@ttft=0.1,gap=0.001,tokens=5"
@@ -166,7 +166,7 @@ def test_tools_pictures_and_long_contexts_are_prompts_like_others():
 
 def test_an_unloaded_model_is_unloaded_and_its_load_is_told():
     """Ollama's own interface: the model is let go before each cold request, and load_duration joins our times."""
-    with running.simulator() as addresses:
+    with conducting.simulator() as addresses:
         model = {"model": "m@cold=0.2,ttft=0.02,tokens=3", "base_url": addresses["ollama"], "dialect": "ollama", "name": "local"}
         df = measured(run([model], cold=["cold_model", "warm"], blocks=3))
     by_kind = {kind: df[df["start_kind"] == kind] for kind in ("cold_model", "warm")}
@@ -317,7 +317,7 @@ def test_a_worker_ends_with_its_notebook(tmp_path):
 def test_no_key_is_written_down(tmp_path):
     """Neither in the run's directory nor in the worker's command line or log."""
     canary = "sk-canary-0123456789abcdef0123456789abcdef"
-    with running.simulator() as addresses:
+    with conducting.simulator() as addresses:
         run([{"model": "m@tokens=3", "base_url": addresses["openai_chat"], "api_key": canary, "name": "mine"}], directory=tmp_path / "run", blocks=2)
     written = b"".join(p.read_bytes() for p in (tmp_path / "run").iterdir())
     assert canary.encode() not in written

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import truth
-from .running import chunks, run, simulator
+from .conducting import simulator
+from .running import chunks, run
 
 if TYPE_CHECKING:
     import pandas as pd

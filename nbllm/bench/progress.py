@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from .running import Progress
+
+class Progress(Protocol):
+    """Who shows how a run goes. All calls come from the thread that called `run`."""
+
+    def start(self, total: int, names: Sequence[str], run_id: str) -> None:
+        """A run of `total` planned requests begins."""
+        ...
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """A request has been recorded: its status, ttft_ms, e2e_ms, cost_usd and so on."""
+        ...
+
+    def draw(self) -> None:
+        """A good moment to draw."""
+        ...
+
+    def end(self, reason: str) -> None:
+        """The run is over; reason is "" where it was complete."""
+        ...
+
 
 # The notebook puts its dashboard here; it gives None where there is no front end to draw on.
 _FACTORIES: list[Callable[[], Progress | None]] = []

@@ -3,56 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
-import queue
 import secrets
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from .. import columns, errors
 from ..api import default_client
 from ..client import Client, Timeouts
-from ..registry import Route
 from . import plan, prompts
+from .conducting import work
 from .job import ADDRESS_OPTIONS, CALL_OPTIONS, REQUEST_OPTIONS, Arm, Job, Rules
+from .progress import Progress
 from .store import FILE, Store, find, home
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLD = ("cold_process", "cold_client", "cold_conn", "cold_model", "cold_cache", "warm")
 Model = str | Mapping[str, Any]
-_POLL = 0.2  # seconds between two looks at what the worker says
-_GRACE = 10.0  # seconds that a stopped worker has to write down what it knows
-
-
-class Progress(Protocol):
-    """Who shows how a run goes. All calls come from the thread that called `run`."""
-
-    def start(self, total: int, names: Sequence[str], run_id: str) -> None:
-        """A run of `total` planned requests begins."""
-        ...
-
-    def row(self, row: Mapping[str, Any]) -> None:
-        """A request has been recorded: its status, ttft_ms, e2e_ms, cost_usd and so on."""
-        ...
-
-    def draw(self) -> None:
-        """A good moment to draw."""
-        ...
-
-    def end(self, reason: str) -> None:
-        """The run is over; reason is "" where it was complete."""
-        ...
 
 
 def run(
@@ -99,7 +72,7 @@ def run(
     prompt_set = _prompts(prompts)
     seed = secrets.randbelow(2**31) if seed is None else seed
     loads = plan.Load.of(concurrency=concurrency, rate=rate, arrivals=arrivals, per_turn=per_turn)
-    kinds = (COLD if cold else ("warm",)) if isinstance(cold, bool) else _kinds(cold)
+    kinds = (columns.START_KINDS if cold else ("warm",)) if isinstance(cold, bool) else _kinds(cold)
     turns = plan.plan(len(arms), len(prompt_set), blocks=blocks, loads=loads, start_kinds=kinds, idle=tuple(idle), seed=seed, cooldown=cooldown)
     turns = _possible(turns, arms, strict=not isinstance(cold, bool))
     limits = plan.Budget.of(budget)
@@ -113,7 +86,7 @@ def run(
         store.put("run_id", run_id)
         store.put("about", _about(job, blocks))
         store.put("job", job.public())  # last: with it, the directory is a run
-    return _work(place, job, progress)
+    return work(place, job, progress)
 
 
 def resume(run: str | os.PathLike[str], *, api_key: Mapping[str, str] | None = None, progress: Progress | bool | None = None,
@@ -135,7 +108,7 @@ def resume(run: str | os.PathLike[str], *, api_key: Mapping[str, str] | None = N
         row = client.registry.rows.get(arm.route.provider.name)
         route = replace(arm.route, provider=replace(arm.route.provider, headers=row.headers, query=row.query)) if row else arm.route
         arms.append(replace(arm, route=route, key=client.registry.key_for(route, (api_key or {}).get(arm.name))))
-    return _work(place, replace(job, arms=tuple(arms)), progress)
+    return work(place, replace(job, arms=tuple(arms)), progress)
 
 
 def runs() -> pd.DataFrame:
@@ -262,120 +235,3 @@ def _place(run: str | os.PathLike[str]) -> Path:
     if place is None:
         raise errors.ConfigError(f"There is no benchmark run {os.fspath(run)!r}.", hint="bench.runs() lists the runs of this machine.")
     return place
-
-
-# --- the worker ---
-
-
-def _work(place: Path, job: Job, progress: Progress | bool | None) -> pd.DataFrame:
-    from .progress import chosen
-
-    shown = chosen(progress)
-    with _simulated(job) as ready:
-        with Store(place) as store:
-            left = _left(ready, store.finished())
-        if left:
-            shown.start(left, [a.name for a in ready.arms], ready.run_id)
-            shown.end(_conduct(place, ready, shown))
-    with Store(place) as store:
-        return store.frame()
-
-
-def _left(job: Job, finished: set[str]) -> int:
-    return sum(slot.id not in finished for turn in job.turns for slot in turn.slots)
-
-
-def _conduct(place: Path, job: Job, shown: Progress) -> str:
-    """Starts the worker, passes on what it says, and returns why it ended early."""
-    with Store(place) as store:
-        store.put("job", job.public())  # addresses of a simulator change
-        store.put("ended", "cut short")
-    log = (place / "worker.log").open("w", encoding="utf-8")
-    with log, subprocess.Popen([  # noqa: S603 - our own interpreter and module
-        sys.executable, "-m", "nbllm.bench.worker", str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=log, text=True, start_new_session=True) as worker:
-        try:
-            _tell(worker, json.dumps(job.secret()))
-            reason = _watch(worker, shown)
-        except BaseException:
-            worker.kill()
-            raise
-    if worker.returncode != 0:
-        said = (place / "worker.log").read_text("utf-8").strip().rpartition("\n")[2]
-        raise errors.NbllmError(f"The benchmark's worker process failed: {said[:300]}",
-                                hint=f"Finished rows are kept: bench.resume({str(place)!r}) goes on, bench.load({str(place)!r}) gives them.")
-    return reason
-
-
-def _tell(worker: subprocess.Popen[str], line: str) -> None:
-    assert worker.stdin is not None
-    with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended already, and says why itself
-        worker.stdin.write(line + "\n")
-        worker.stdin.flush()
-
-
-def _watch(worker: subprocess.Popen[str], shown: Progress) -> str:
-    words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def listen() -> None:
-        assert worker.stdout is not None
-        for line in worker.stdout:
-            words.put(line)
-        words.put(None)
-
-    threading.Thread(target=listen, name="nbllm-bench", daemon=True).start()
-    stopped = False
-    while True:
-        try:
-            word = words.get(timeout=_GRACE if stopped else _POLL)
-            if word is None:
-                worker.wait()
-                return "stopped" if stopped else ""
-            said = json.loads(word)
-            if said["ev"] == "end":
-                return str(said["why"])
-            shown.row(said)
-            shown.draw()
-        except queue.Empty:
-            if stopped:
-                worker.kill()
-                return "stopped"
-            shown.draw()
-        except KeyboardInterrupt:
-            if stopped:
-                raise
-            stopped = True
-            _tell(worker, "stop")
-
-
-@contextlib.contextmanager
-def _simulated(job: Job) -> Iterator[Job]:
-    """The job with a simulator of its own, in a process of its own, for the models that ask for one."""
-    if not any(arm.route.simulated for arm in job.arms):
-        yield job
-        return
-    with simulator() as addresses:
-        yield replace(job, arms=tuple(replace(a, route=_at(a.route, addresses)) if a.route.simulated else a for a in job.arms))
-
-
-def _at(route: Route, addresses: Mapping[str, str]) -> Route:
-    return replace(route, provider=replace(route.provider, base_url=addresses[route.provider.dialect]))
-
-
-@contextlib.contextmanager
-def simulator(defaults: str = "") -> Iterator[dict[str, str]]:
-    """A simulator in a process of its own: its addresses by wire format, and "" for the server's own."""
-    with subprocess.Popen([  # noqa: S603 - our own interpreter and module
-        sys.executable, "-m", "nbllm.simulator", "--defaults", defaults], stdout=subprocess.PIPE, text=True,
-                          start_new_session=True) as process:
-        try:
-            assert process.stdout is not None
-            addresses = {"": process.stdout.readline().strip()}
-            while len(addresses) < 6:
-                name, _, url = process.stdout.readline().strip().partition(" ")
-                if not name:
-                    raise errors.NbllmError("The simulator did not start.", hint="Try `python -m nbllm.simulator` to see why.")
-                addresses[name] = url.strip()
-            yield addresses
-        finally:
-            process.kill()

@@ -27,7 +27,7 @@ _MEDIAN = "position:absolute;top:0;width:3px;height:100%;background:var(--jp-bra
 
 
 class Dashboard:
-    """Shows a run in a kernel's front end; see bench.run.Progress."""
+    """Shows a run in a kernel's front end; see bench.progress.Progress."""
 
     def __init__(self, port: KernelPort) -> None:
         self._port = port
