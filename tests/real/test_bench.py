@@ -33,17 +33,21 @@ def test_a_real_server_is_measured_with_its_own_times_beside_ours(llama):
 
 
 def test_a_cold_start_of_a_real_server(llama):
-    """The ladder's rungs are there, and a fresh process costs the most."""
-    table = nbllm.bench.coldstart(tiny(llama), "hello", repeats=3, warmup=1, progress=False).set_index("start_kind")
+    """The ladder's rungs are there, each with all its requests answered, and a fresh process costs the most. (How many of
+    them this machine disturbed is its own affair: those are in the frame, and not in the table's n.)"""
+    table = nbllm.bench.coldstart(tiny(llama), "hello", repeats=6, warmup=1, progress=False)
+    rows = nbllm.bench.load(table.attrs["nbllm"]["run_id"])
+    rows, table = rows[rows["phase"] == "measure"], table.set_index("start_kind")
     assert {"cold_process", "cold_client", "cold_conn", "warm"} <= set(table.index)
     assert table["ttft_ms"].idxmax() == "cold_process"
-    assert (table["n"] == 3).all()
+    assert rows["ok"].all()
+    assert {6} == set(rows.groupby("start_kind", observed=True).size())
 
 
 def test_what_a_gateway_adds(llama, litellm):
     """LiteLLM in front of the same server is slower to the first token, by a difference with an interval."""
     through = {"model": "openai/llama", "base_url": litellm + "/v1", "api_key": KEY, "name": "LiteLLM", "max_tokens": 40, "temperature": 0}
-    table = nbllm.bench.gateway(tiny(llama, name="direct"), through, "hello", blocks=12, warmup=3, progress=False).set_index("metric")
+    table = nbllm.bench.gateway(tiny(llama, name="direct"), through, "hello", blocks=40, warmup=3, progress=False).set_index("metric")
     assert ("LiteLLM", "direct") == tuple(table.loc["ttft_ms", ["a", "b"]])
     assert table.loc["ttft_ms", "diff"] > 0
     assert "slower" == table.loc["ttft_ms", "verdict"]
