@@ -192,7 +192,7 @@ def test_the_usual_questions_are_one_call_and_one_table():
     ladder = nbllm.bench.coldstart(FAST, "Go.", repeats=2, rungs=["cold_conn"], progress=False, warmup=1)
     assert ["cold_conn", "warm"] == list(ladder["start_kind"])
     assert 2 == (nbllm.bench.load(ladder.attrs["nbllm"]["run_id"])["start_kind"] == "cold_conn").sum()
-    table = nbllm.bench.gateway(FAST, {"model": "sim/openai@ttft=0.05,gap=0.001,tokens=5", "name": "through"}, "Go.", **{**common, "blocks": 8})
+    table = nbllm.bench.gateway(FAST, {"model": "sim/openai@ttft=0.05,gap=0.001,tokens=5", "name": "through"}, "Go.", **{**common, "blocks": 24})
     assert ("through", "direct", "slower") == tuple(table.set_index("metric").loc["ttft_ms", ["a", "b", "verdict"]])
 
 
