@@ -15,7 +15,7 @@ from typing import Any
 
 from . import errors, prices
 from .client import Client
-from .dialects.common import count, items, label
+from .dialects.common import count, items, label, obj
 from .questions import TIMEOUT, fetch, get, listing
 from .registry import Route
 from .tables import is_loopback
@@ -234,6 +234,8 @@ def _write(path: Path, found: list[dict[str, Any]]) -> None:
 
 def _models(provider: str, value: Any) -> Iterable[ModelInfo]:
     entries = value.get("data", value.get("models")) if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping) and isinstance(value.get("providers"), list):  # OpenCode's: models by their own provider
+        entries = [{"id": f"{p.get('id')}/{m}", "context_length": obj(obj(facts).get("limit")).get("context")} for p in items(value["providers"]) for m, facts in obj(p.get("models")).items()]
     for entry in items(entries):
         name = label(entry.get("id")) or label(entry.get("name"))
         if name:

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from . import errors, policy, prices
 from . import prompt as prompts
 from .dialects import DIALECTS
+from .dialects.cli_shared import spoken
+from .dialects.cli_talks import keep as keep_talking
 from .engine import Engine, engine
 from .events import Fold, Notice, Response
 from .ledger import Ledger
@@ -25,11 +27,28 @@ from .policy import Retries
 from .registry import DEFAULT_MODEL, Registry, Route, load
 from .streams import Stream, is_token, retry_notice
 from .transports.http import HttpTransport, Letter, Reply
+from .transports.kept import KeptReply, KeptTransport
+from .transports.opencode import OpenCodeTransport, SessionReply
 from .transports.process import ProcessReply, ProcessTransport
 from .transports.stamps import stalls_since
-from .wire import Arrival, Decoder, Dialect, Frame, HttpCall, ProcessCall, Provider, Secret, Trace
+from .wire import (
+    AnyCall,
+    Arrival,
+    Decoder,
+    Dialect,
+    Frame,
+    HttpCall,
+    ProcessCall,
+    Provider,
+    Secret,
+    SessionCall,
+    TalkCall,
+    Trace,
+)
 
 T = TypeVar("T")
+AnyLetter = Letter | ProcessCall | TalkCall | SessionCall
+AnyReply = Reply | ProcessReply | KeptReply | SessionReply
 _DRAIN = 0.5  # seconds that a server gets to end the body after its own end mark, so that the connection can be used again
 
 
@@ -75,6 +94,7 @@ class CallOptions(TypedDict, total=False):
     timeout: float | Mapping[str, float | None] | Timeouts | None
     retries: int | Retries | None
     extra: Mapping[str, Any] | None
+    keep: bool
 
 
 def sealed(options: CallOptions) -> CallOptions:
@@ -85,10 +105,31 @@ def sealed(options: CallOptions) -> CallOptions:
 
 @dataclass(slots=True)
 class _Pool:
-    """The engine in use and the connections that live on it; both are replaced together, after a fork or a close."""
+    """The engine in use, and the connections and commands that live on it; all are replaced together, after a fork or a close."""
 
     engine: Engine | None = None
     http: HttpTransport = field(default_factory=HttpTransport)
+    processes: ProcessTransport = field(default_factory=ProcessTransport)
+    kept: KeptTransport = field(default_factory=KeptTransport)
+    opencode: OpenCodeTransport = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.opencode = OpenCodeTransport(self.http)
+
+    def send(self, letter: AnyLetter, trace: Trace, connect: float | None) -> AbstractAsyncContextManager[AnyReply]:
+        """What is sent, by the way that is its own."""
+        if isinstance(letter, TalkCall):
+            return self.kept.send(letter, trace)
+        if isinstance(letter, ProcessCall):
+            return self.processes.send(letter, trace)
+        if isinstance(letter, SessionCall):
+            return self.opencode.send(letter, trace, connect)
+        return self.http.send(letter, trace, connect)
+
+    async def close(self) -> None:
+        """Closes sessions and connections, and ends commands that stay."""
+        await asyncio.gather(self.opencode.close(), self.kept.close())
+        await self.http.close()
 
 
 class Client:
@@ -106,14 +147,14 @@ class Client:
         current = engine()
         if self._pool.engine is not current:
             self._pool = _Pool(current)
-            current.at_close(self._pool.http.close)
+            current.at_close(self._pool.close)
         return current
 
     def close(self) -> None:
-        """Closes this client's connections. The next call opens new ones."""
+        """Closes this client's connections, and ends the commands that it keeps. The next call opens new ones."""
         pool, self._pool = self._pool, _Pool()
         if pool.engine is engine():
-            pool.engine.run(pool.http.close(), 2.0)
+            pool.engine.run(pool.close(), 5.0)
 
     def resolve(self, model: str, base_url: str | None = None, dialect: str | None = None) -> Route:
         """Where `model` leads; for "auto", the first provider with a key, a reachable Ollama, or the simulator."""
@@ -173,11 +214,13 @@ class Client:
         timeout: float | Mapping[str, float | None] | Timeouts | None = None,
         retries: int | Retries | None = None,
         extra: Mapping[str, Any] | None = None,
+        keep: bool = False,
     ) -> Stream:
         """Asks `model` and returns its reply at once, as a Stream that grows.
 
         prompt: text, parts, or messages. timeout: seconds in total, or a mapping of connect, first, idle, total.
-        retries: how often to ask again while nothing has been shown. extra: merged into the request body as it is.
+        retries: how often to ask again while nothing has been shown. extra: merged into the request body as it is. keep: a
+        headless CLI stays for the next call, which is then answered sooner; a conversation goes on in the one that heard it.
         Raises ConfigError for what is wrong on this side; what the provider does shows when the stream is read.
         """
         api_key = Secret(api_key) if isinstance(api_key, str) else api_key
@@ -186,7 +229,7 @@ class Client:
                                max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, reasoning=reasoning, tool_choice=tool_choice)
         limits = self.timeouts if timeout is None else Timeouts.of(timeout)
         patience = self.retries if retries is None else retries if isinstance(retries, Retries) else Retries(attempts=retries)
-        return self.send(request, route, key=self.registry.key_for(route, api_key), timeouts=limits, retries=patience)
+        return self.send(request, route, key=self.registry.key_for(route, api_key), timeouts=limits, retries=patience, keep=keep)
 
     def complete(self, prompt: prompts.Prompt, model: str = DEFAULT_MODEL, **options: Unpack[CallOptions]) -> Response:
         """As stream, but waits for the end and gives the Response. Works inside a running event loop too."""
@@ -194,25 +237,27 @@ class Client:
         return self.stream(prompt, model, **options).response()
 
     def send(self, request: Request, route: Route, *, key: Secret | None, timeouts: Timeouts | None = None,
-             retries: Retries | None = None, fresh: bool = False) -> Stream:
-        """Sends a Request that is made already; `fresh` over a new connection. Raises ConfigError where no key is found for a
+             retries: Retries | None = None, fresh: bool = False, keep: bool = False) -> Stream:
+        """Sends a Request that is made already; `fresh` over a new connection, or to a new command; `keep` as in stream. Raises ConfigError where no key is found for a
         provider that needs one. On the engine's own thread, what `http.prepare` makes must be there already."""
-        dialect, call = DIALECTS[route.provider.dialect], self.encode(request, route, key)
+        dialect, call = DIALECTS[route.provider.dialect], self.encode(request, route, key, keep=keep)
         running = self._engine()
         if isinstance(call, HttpCall) and not running.is_here() and not self._pool.http.prepared(call.url):
             running.run(self._pool.http.prepare(call.url))
-        letter = call if isinstance(call, ProcessCall) else Letter(call, fresh=fresh)
+        letter = _letter(call, fresh=fresh)
         stream = Stream(lambda fold, s: _answer(fold, s, request, route))
-        job = _Job(stream, letter, dialect, route, _secrets(key, route.provider), key, timeouts or self.timeouts, retries or self.retries, self._pool.http)
+        job = _Job(stream, letter, dialect, route, _secrets(key, route.provider), key, timeouts or self.timeouts, retries or self.retries, self._pool)
         if self.ledger is not None:
             self.ledger.note(stream, Call(request, route.provider, route.asked, route.simulated, self.ledger.epoch))
         return stream.start(running, job.run())
 
-    def encode(self, request: Request, route: Route, key: Secret | None) -> HttpCall | ProcessCall:
-        """The call that `request` becomes; nothing is sent."""
+    def encode(self, request: Request, route: Route, key: Secret | None, *, keep: bool = False) -> AnyCall:
+        """The call that `request` becomes; nothing is sent. Raises ConfigError for keep where the provider has no such mode."""
         row = route.provider
         if key is None and not row.local:
             raise self.no_key(row)
+        if keep and not route.simulated and row.dialect != "opencode_server":  # whose sessions stay in any case
+            return keep_talking(request, row, key)
         return DIALECTS[row.dialect].encode(request, row, key)
 
     def no_key(self, row: Provider) -> errors.ConfigError:
@@ -222,6 +267,13 @@ class Client:
             f"No key for {row.label or row.name}: {' and '.join(row.key_env) or 'its key'} is not set{where}.",
             hint=f"Set {row.key_env[0] if row.key_env else 'it'} in the environment, or type `%llm key {row.name}`. "
                  f"To try without a key: `%llm simulate on`, or model=sim/{row.name.partition('_')[0]}.")
+
+
+def _letter(call: AnyCall, *, fresh: bool) -> AnyLetter:
+    """The call, ready to be sent."""
+    if isinstance(call, HttpCall):
+        return Letter(call, fresh=fresh)
+    return call if isinstance(call, ProcessCall) else replace(call, fresh=fresh)
 
 
 def _secrets(key: Secret | None, row: Provider) -> tuple[str, ...]:
@@ -253,14 +305,14 @@ class _Job:
     """One call at work on the engine's loop."""
 
     stream: Stream
-    letter: Letter | ProcessCall
+    letter: AnyLetter
     dialect: Dialect
     route: Route
     secrets: tuple[str, ...]
     key: Secret | None
     timeouts: Timeouts
     retries: Retries
-    http: HttpTransport
+    pool: _Pool
     shown: bool = False
     which: str = "first"
 
@@ -282,7 +334,7 @@ class _Job:
         try:
             await self._attempt()
         except errors.NbllmError as error:
-            if isinstance(error, errors.AuthenticationError) and self.key is None and not isinstance(self.letter, ProcessCall):
+            if isinstance(error, errors.AuthenticationError) and self.key is None and isinstance(self.letter, Letter):
                 error.hint = "No key was sent to this address. Name one for it: key=VARIABLE in a cell, api_key=... in Python."
             error = error.scrubbed(self.secrets)
             error.sent = self._sent()
@@ -293,8 +345,9 @@ class _Job:
         """Where the call went, and with which key."""
         if self.route.simulated:
             return ""
-        if isinstance(self.letter, ProcessCall):
-            return f"Ran {shutil.which(self.letter.argv[0]) or self.letter.argv[0]}" + (f" with the key {self.key.masked} from {self.key.source}." if self.key else ".")
+        command = self.letter.process if isinstance(self.letter, TalkCall) else self.letter
+        if isinstance(command, ProcessCall):
+            return f"Ran {shutil.which(command.argv[0]) or command.argv[0]}" + (f" with the key {self.key.masked} from {self.key.source}." if self.key else ".")
         key = f"the key {self.key.masked} from {self.key.source}" if self.key else "no key"
         return f"Sent to {self.route.provider.base_url} with {key}."
 
@@ -303,7 +356,7 @@ class _Job:
         self.stream.traces.append(trace)
         self.which = "first"
         try:
-            async with asyncio.timeout(self.timeouts.first) as clock, self._send(trace) as reply:
+            async with asyncio.timeout(self.timeouts.first) as clock, self.pool.send(self.letter, trace, self.timeouts.connect) as reply:
                 if reply.status >= 300:
                     raise self.dialect.error(reply.status, reply.headers, await reply.body(), self.route.provider)
                 await self._decode(reply, clock)
@@ -314,13 +367,24 @@ class _Job:
         finally:
             trace.stalls = stalls_since(trace.marks.get("start", self.stream.called) if len(self.stream.traces) > 1 else self.stream.called)
 
-    def _send(self, trace: Trace) -> AbstractAsyncContextManager[Reply | ProcessReply]:
-        if isinstance(self.letter, ProcessCall):
-            return ProcessTransport().send(self.letter, trace)
-        return self.http.send(self.letter, trace, self.timeouts.connect)
+    async def _decode(self, reply: AnyReply, clock: asyncio.Timeout) -> None:
+        decoder = reply.decoder() if isinstance(reply, KeptReply) else self.dialect.decoder(self.route.provider)
+        if not isinstance(reply, (KeptReply, SessionReply)):
+            await self._read(decoder, reply, clock)
+            return
+        try:
+            await self._read(decoder, reply, clock)
+        except errors.NbllmError:
+            raise  # what it made of the turn is not known: the next one tells it all again
+        except BaseException:
+            self._remember(reply)
+            raise
+        self._remember(reply)
 
-    async def _decode(self, reply: Reply | ProcessReply, clock: asyncio.Timeout) -> None:
-        decoder = self.dialect.decoder(self.route.provider)
+    def _remember(self, reply: KeptReply | SessionReply) -> None:
+        reply.remember(spoken(self.stream.partial().message, self.route.provider))
+
+    async def _read(self, decoder: Decoder, reply: AnyReply, clock: asyncio.Timeout) -> None:
         self.stream.trace.whole = getattr(decoder, "whole", False)
         loop = asyncio.get_running_loop()
         async with contextlib.aclosing(reply.frames()) as frames:
@@ -334,7 +398,8 @@ class _Job:
                     self._extend(clock, loop.time())
             for event in decoder.close():
                 self.stream.publish(event)
-            await _drained(frames)
+            if not isinstance(reply, (KeptReply, SessionReply)):  # those go on after the turn
+                await _drained(frames)
 
     def _extend(self, clock: asyncio.Timeout, now: float) -> None:
         """Moves the idle limit. Timers cost more than a chunk's decoding, so only when a twentieth of the limit has gone by."""

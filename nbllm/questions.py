@@ -11,7 +11,7 @@ from .dialects import DIALECTS
 from .dialects.common import load_json
 from .messages import Message, Request
 from .registry import Route
-from .wire import HttpCall, Provider, Secret, Trace
+from .wire import HttpCall, Provider, Secret, SessionCall, Trace
 
 TIMEOUT = 10.0  # seconds for an answer
 LIMIT = 32 * 2**20  # bytes of one; OpenRouter's list of models is over 1 MiB
@@ -23,13 +23,13 @@ def listing(client: Client, name: str) -> Route:
     row = client.registry.row(name)
     if row is None:
         raise client.registry.unknown_provider(name)
-    return client.registry.resolve(f"{row.name}/{row.default_model or 'm'}")
+    return client.registry.resolve(f"{row.name}/{row.default_model or 'm/m'}")
 
 
 def auth_headers(row: Provider, key: Secret | None) -> dict[str, str]:
     """The headers by which `row`'s dialect carries a key, taken from the dialect itself."""
-    call = DIALECTS[row.dialect].encode(Request("m", (Message("user", "x"),)), row, key)
-    if not isinstance(call, HttpCall):
+    call = DIALECTS[row.dialect].encode(Request("m/m", (Message("user", "x"),)), row, key)
+    if not isinstance(call, (HttpCall, SessionCall)):
         raise errors.ConfigError(f"{row.label or row.name} is a command: it has no list of models and no address.", hint="Name its model after the slash, as the command itself would.")
     return {k: v for k, v in call.headers.items() if k.lower() not in ("content-type", "accept")}
 

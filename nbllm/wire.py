@@ -5,7 +5,7 @@ The narrow waist is Frame: an SSE event, an NDJSON line and a line of a CLI's st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -137,6 +137,54 @@ class ProcessCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn with somebody who remembers. before: what must have been heard and said for it to fit, as (role, text), the model
+    first; said: what is new, likewise; prompt: the words for one who heard the rest; retold: those for one who did not."""
+
+    before: tuple[tuple[str, str], ...]
+    said: tuple[str, str]
+    prompt: str
+    retold: str
+
+    def after(self, answer: str) -> tuple[tuple[str, str], ...]:
+        """What has been said once it was answered."""
+        return (*self.before, self.said, ("assistant", answer))
+
+
+@dataclass(frozen=True, slots=True)
+class TalkCall:
+    """A turn with a command that stays: how it is run, what is said, and `talk`, which makes both sides' words for its working
+    folder. fresh: with a process of its own, which does not stay."""
+
+    process: ProcessCall
+    turn: Turn
+    talk: Callable[[str], Talk]
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCall:
+    """A turn in a session of OpenCode's server: the addresses to try, the bodies that open a session and carry a message (its
+    parts are the turn's), how to start a server where none answers (None for never), the folder to work in ("" for its own).
+    fresh: in a session of its own, which is closed after."""
+
+    addresses: tuple[str, ...]
+    headers: Mapping[str, str]
+    session: Mapping[str, Any]
+    message: Mapping[str, Any]
+    turn: Turn
+    start: ProcessCall | None = None
+    folder: str = ""
+    fresh: bool = False
+
+    def __repr__(self) -> str:
+        return f"SessionCall({self.addresses}, headers={list(self.headers)})"
+
+
+AnyCall = HttpCall | ProcessCall | TalkCall | SessionCall
+
+
+@dataclass(frozen=True, slots=True)
 class Quirks:
     """What differs between providers of one dialect, as data.
 
@@ -231,12 +279,39 @@ class Decoder(Protocol):
         ...
 
 
+class Talk(Protocol):
+    """What is said with a command that stays, and how. Pure: gives lines to write, is told every line that comes.
+
+    many: one process holds several conversations. busy: a turn is under way. session: the conversation of the last turn.
+    """
+
+    many: bool
+    busy: bool
+    session: str
+
+    def say(self, turn: Turn, session: str) -> list[str]:
+        """Begins a turn in `session`, or in a new one ("")."""
+        ...
+
+    def heard(self, line: str) -> list[str]:
+        """What to write in answer to a line."""
+        ...
+
+    def interrupt(self) -> list[str]:
+        """Ends the turn under way; the command stays."""
+        ...
+
+    def decoder(self) -> Decoder:
+        """A reader of the turn under way."""
+        ...
+
+
 class Dialect(Protocol):
     """One wire protocol, both directions, as pure functions."""
 
     name: str
 
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall | ProcessCall:
+    def encode(self, request: Request, provider: Provider, key: Secret | None) -> AnyCall:
         """The call that asks for `request` as a stream. Raises ConfigError for what the protocol cannot say."""
         ...
 

@@ -17,7 +17,7 @@ CANARY = "sk-canary-0123456789abcdef"
 ENV = {"AZURE_OPENAI_ENDPOINT": "https://acme.openai.azure.com", "AZURE_AI_ENDPOINT": "https://acme.services.ai.azure.com"}
 ROWS = registry.load(ENV).rows
 REFUSED = {"github", "bedrock", "vertex"}
-ASKABLE = [name for name in ROWS if name not in REFUSED and not ROWS[name].command]  # commands: tests/test_cli_dialects.py
+ASKABLE = [name for name in ROWS if name not in REFUSED and not ROWS[name].command and name != "opencode"]  # agents: tests/test_talks.py
 TURNS = (
     Message("system", "Be brief."), Message("user", [Text("What is this?"), Image(b"PIXELS")]),
     Message("assistant", [Text("I look."), ToolCall("c1", "look", {"at": "it"}, '{"at": "it"}')]), Message("tool", [ToolResult("c1", "a cat", name="look")]),

@@ -118,7 +118,7 @@ def _child() -> None:
         client.run(client.http.prepare(arm.route.provider.base_url))
     made = time.perf_counter()
     request = client.request(prompt.turns[0], arm.route.model, **{**arm.options, **prompt.options})
-    stream = client.send(request, arm.route, key=arm.key, timeouts=arm.limits, retries=arm.patience)
+    stream = client.send(request, arm.route, key=arm.key, timeouts=arm.limits, retries=arm.patience, keep=arm.keep)
     stream.wait_end(_PATIENCE)
     call = measure.Call(request, arm.route.provider, arm.route.asked, arm.route.simulated, epoch)
     extra.update(ns_import=round((imported - epoch) * 1e9), ns_client=round((made - epoch) * 1e9), client_ms=(made - start) * 1e3)

@@ -198,7 +198,7 @@ class Load:
     @staticmethod
     def _send(client: Client, arm: Arm, ask: _Ask, *, fresh: bool) -> Stream:
         request = client.request(ask.messages, arm.route.model, **{**arm.options, **ask.prompt.options})
-        return client.send(request, arm.route, key=arm.key, timeouts=arm.limits, retries=arm.patience, fresh=fresh)
+        return client.send(request, arm.route, key=arm.key, timeouts=arm.limits, retries=arm.patience, fresh=fresh, keep=arm.keep)
 
     def _note(self, stream: Stream, extra: dict[str, Any], due: float | None, pressed: float | None) -> None:
         ended = stream.ended_at or time.perf_counter()

@@ -16,7 +16,7 @@ from . import plan, prompts
 # Options of a call that an arm may set, besides model and name: those of Client.request, and what is its own.
 REQUEST_OPTIONS = ("system", "max_tokens", "temperature", "top_p", "stop", "seed", "reasoning", "tools", "tool_choice", "schema", "extra")
 ADDRESS_OPTIONS = ("base_url", "dialect", "api_key")
-CALL_OPTIONS = ("timeout", "retries")
+CALL_OPTIONS = ("timeout", "retries", "keep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Arm:
     key: Secret | None = None
     timeout: float | Mapping[str, float | None] | None = None
     retries: int = 0
+    keep: bool = False
 
     @property
     def limits(self) -> Timeouts:
@@ -97,7 +98,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
     if options.get("tools"):
         options["tools"] = [asdict(t) if isinstance(t, Tool) else dict(t) for t in options["tools"]]
     return {"name": arm.name, "provider": provider, "model": arm.route.model, "asked": arm.route.asked, "simulated": arm.route.simulated,
-            "options": options, "timeout": arm.timeout, "retries": arm.retries}
+            "options": options, "timeout": arm.timeout, "retries": arm.retries, "keep": arm.keep}
 
 
 def _to_arm(given: Mapping[str, Any], secret: Mapping[str, Any]) -> Arm:
@@ -107,4 +108,4 @@ def _to_arm(given: Mapping[str, Any], secret: Mapping[str, Any]) -> Arm:
     row["facts"] = {name: ModelFacts(**facts) for name, facts in row["facts"].items()}
     row |= {k: tuple(v) for k, v in row.items() if isinstance(v, list)}
     route = Route(given["asked"], Provider(**row), given["model"], simulated=given["simulated"])
-    return Arm(given["name"], route, given["options"], Secret(secret["key"], "the run") if secret["key"] else None, given["timeout"], given["retries"])
+    return Arm(given["name"], route, given["options"], Secret(secret["key"], "the run") if secret["key"] else None, given["timeout"], given["retries"], given["keep"])

@@ -179,8 +179,9 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
     if key is None and not route.provider.local:
         raise client.no_key(route.provider)
     timeout, retries = options.pop("timeout", None), options.pop("retries", None)
+    keep = bool(options.pop("keep", False))
     Timeouts.of(timeout)  # raises for what is no limit
-    return Arm(name or model, route, options, key, timeout, int(retries or 0))
+    return Arm(name or model, route, options, key, timeout, int(retries or 0), keep)
 
 
 def _prompts(given: Any) -> tuple[prompts.Prompt, ...]:

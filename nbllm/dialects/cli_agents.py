@@ -17,13 +17,10 @@ from ..events import Event, Notice, ReasoningDelta
 from ..messages import Request
 from ..wire import Decoder, Frame, ProcessCall, Provider, Secret
 from .cli_shared import Lines, call, count, failure, options, report, texts
+from .common import obj
 
 _QUIET = {"DISABLE_AUTOUPDATER": "1", "DISABLE_TELEMETRY": "1", "DISABLE_ERROR_REPORTING": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
 _HOPELESS = (401, 403, 404)  # the CLI would go on asking for a minute; the answer will not change
-
-
-def _obj(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 class _Dialect:
@@ -66,9 +63,9 @@ class ClaudeLines(Lines):
         elif kind == "system" and sub == "permission_denied":
             yield Notice("warning", "The CLI was not allowed to use a tool.", value)
         elif kind == "stream_event":
-            yield from self._event(_obj(value.get("event")))
+            yield from self._event(obj(value.get("event")))
         elif kind == "assistant":
-            yield from self._assistant(_obj(value.get("message")), value)
+            yield from self._assistant(obj(value.get("message")), value)
         elif kind == "result":
             yield from self._result(value)
 
@@ -79,12 +76,12 @@ class ClaudeLines(Lines):
         yield Notice("retry", f"{self.provider.label} asks again ({value.get('attempt')} of {value.get('max_retries')}): {value.get('error')}.", value)
 
     def _event(self, event: dict[str, Any]) -> Iterator[Event]:
-        kind, delta = event.get("type"), _obj(event.get("delta"))
+        kind, delta = event.get("type"), obj(event.get("delta"))
         if kind == "message_start":
             yield from self._again("The CLI asked again after a broken stream.")
-            self._message = str(_obj(event.get("message")).get("id"))
+            self._message = str(obj(event.get("message")).get("id"))
             self._streamed.add(self._message)
-        elif kind == "content_block_start" and _obj(event.get("content_block")).get("type") == "tool_use":
+        elif kind == "content_block_start" and obj(event.get("content_block")).get("type") == "tool_use":
             yield from self._tool(event["content_block"].get("name"), event["content_block"])
         elif delta.get("type") == "text_delta":
             yield from self._say(str(delta.get("text") or ""))
@@ -96,7 +93,7 @@ class ClaudeLines(Lines):
             self._complete()
 
     def _assistant(self, message: dict[str, Any], value: dict[str, Any]) -> Iterator[Event]:
-        blocks = [_obj(b) for b in message.get("content") or [] if isinstance(b, dict)]
+        blocks = [obj(b) for b in message.get("content") or [] if isinstance(b, dict)]
         said = "".join(str(b.get("text") or "") for b in blocks if b.get("type") == "text")
         if message.get("model") == "<synthetic>" or value.get("error"):
             self._error = said or str(value.get("error"))
@@ -121,7 +118,7 @@ class ClaudeLines(Lines):
             self._end(reasons.get(value.get("stop_reason"), "stop"), value.get("stop_reason"))
 
     def _usage(self, value: dict[str, Any]) -> Iterator[Event]:
-        u = _obj(value.get("usage"))
+        u = obj(value.get("usage"))
         read, written = count(u.get("cache_read_input_tokens")), count(u.get("cache_creation_input_tokens"))
         cost = {"cost": value["total_cost_usd"]} if isinstance(value.get("total_cost_usd"), (int, float)) else {}
         if u:
@@ -141,15 +138,16 @@ class Claude(_Dialect):
         system, prompt = texts(request, provider)
         tools = own.get("allowed_tools") or []
         words = ["-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages", "--no-session-persistence", "--strict-mcp-config",
-                 "--setting-sources", "", "--tools", ",".join(_list(tools)), "--permission-mode", str(own.get("permission_mode") or "default")]
-        words += [f"--allowedTools={','.join(_list(tools))}"] if tools else []
+                 "--setting-sources", "", "--tools", ",".join(names(tools)), "--permission-mode", str(own.get("permission_mode") or "default")]
+        words += [f"--allowedTools={','.join(names(tools))}"] if tools else []
         words += ["--model", request.model] if request.model else []
         words += [f"--system-prompt={system or 'You are a helpful assistant.'}"]
         words += ["--max-turns", str(own["max_turns"])] if own.get("max_turns") else []
         return call(provider, words, prompt, key, env={**_QUIET, "CLAUDE_CODE_MAX_RETRIES": "2"}, cwd=own.get("cwd"))
 
 
-def _list(value: Any) -> list[str]:
+def names(value: Any) -> list[str]:
+    """The words of a list, which may be written as one text with commas."""
     return [v.strip() for v in value.split(",")] if isinstance(value, str) else [str(v) for v in value]
 
 
@@ -188,10 +186,10 @@ class GeminiLines(Lines):
         yield from self._say(text)
 
     def _result(self, value: dict[str, Any]) -> Iterator[Event]:
-        stats = _obj(value.get("stats"))
+        stats = obj(value.get("stats"))
         self.done = True
         if value.get("status") != "success":
-            raise failure(None, _inner(_obj(value.get("error")).get("message")), self.provider, value)
+            raise failure(None, _inner(obj(value.get("error")).get("message")), self.provider, value)
         if stats:
             yield report(count(stats.get("input_tokens")), count(stats.get("output_tokens")), stats, cache_read_tokens=count(stats.get("cached")))
         self._end("other" if self._looped else "stop", "loop detected" if self._looped else None)
@@ -210,7 +208,7 @@ def _inner(message: Any) -> str:
     found = re.search(r"\{.*\}", text, re.DOTALL)
     if found:
         try:
-            error = _obj(json.loads(found.group()).get("error"))
+            error = obj(json.loads(found.group()).get("error"))
             return f"error {error.get('code')}: {error.get('message')}" if error else text
         except (ValueError, AttributeError):
             return text
@@ -228,7 +226,7 @@ class Gemini(_Dialect):
         own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
         system, prompt = texts(request, provider)
         words = ["-o", "stream-json", *(["-m", request.model] if request.model else []), "--approval-mode", str(own.get("permission_mode") or "default")]
-        words += [f"--allowed-tools={','.join(_list(own['allowed_tools']))}"] if own.get("allowed_tools") else []
+        words += [f"--allowed-tools={','.join(names(own['allowed_tools']))}"] if own.get("allowed_tools") else []
         inputs = {"system.md": system or "You are a helpful assistant."}
         if not own.get("allowed_tools"):
             inputs[".gemini/settings.json"] = json.dumps({"tools": {"core": ["none"]}, "mcpServers": {}})
@@ -245,7 +243,7 @@ class CodexLines(Lines):
     whole = True
 
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:
-        kind, item = value.get("type"), _obj(value.get("item"))
+        kind, item = value.get("type"), obj(value.get("item"))
         if kind == "thread.started":
             yield from self._started(value.get("thread_id"), None)
         elif kind in ("item.started", "item.completed"):
@@ -257,14 +255,14 @@ class CodexLines(Lines):
                 raise failure(int(found[1]), told, self.provider, value)
             yield Notice("retry", told, value)
         elif kind == "turn.completed":
-            u = _obj(value.get("usage"))
+            u = obj(value.get("usage"))
             yield report(count(u.get("input_tokens")), count(u.get("output_tokens")), u, cache_read_tokens=count(u.get("cached_input_tokens")),
                          cache_write_tokens=count(u.get("cache_write_input_tokens")), reasoning_tokens=count(u.get("reasoning_output_tokens")))
             self.done = True
             self._end("stop")
         elif kind == "turn.failed":
             self.done = True
-            raise failure(None, str(_obj(value.get("error")).get("message")), self.provider, value)
+            raise failure(None, str(obj(value.get("error")).get("message")), self.provider, value)
 
     def _item(self, kind: str, item: dict[str, Any], *, completed: bool) -> Iterator[Event]:
         if kind == "agent_message" and completed:
@@ -288,12 +286,16 @@ class Codex(_Dialect):
         """`codex exec --json`; tools off, the sandbox read-only, nothing kept."""
         own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
         system, prompt = texts(request, provider)
-        words = ["exec", "--json", "--skip-git-repo-check", "--ephemeral", "-s", str(own.get("permission_mode") or "read-only"),
-                 "-c", "analytics.enabled=false", "-c", "check_for_update_on_startup=false", "-c", 'web_search="disabled"']
-        words += [w for tool in ("shell_tool", "apps", "multi_agent", "goals") if tool not in _list(own.get("allowed_tools") or []) for w in ("--disable", tool)]
+        words = ["exec", "--json", "--skip-git-repo-check", "--ephemeral", "-s", str(own.get("permission_mode") or "read-only"), *self.settings(own)]
         words += ["-c", f"developer_instructions={json.dumps(system)}"] if system else []
         words += ["-m", request.model] if request.model else []
         return call(provider, [*words, "-"], prompt, key, cwd=own.get("cwd"))
+
+    @staticmethod
+    def settings(own: Mapping[str, Any]) -> list[str]:
+        """The words for nothing asked, nothing told to others, and only the tools that are allowed."""
+        words = ["-c", "analytics.enabled=false", "-c", "check_for_update_on_startup=false", "-c", 'web_search="disabled"']
+        return words + [w for tool in ("shell_tool", "apps", "multi_agent", "goals") if tool not in names(own.get("allowed_tools") or []) for w in ("--disable", tool)]
 
 
 # --- copilot ---
@@ -309,7 +311,7 @@ class CopilotLines(Lines):
         self._cancelled = False
 
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:
-        kind, data = str(value.get("type")), _obj(value.get("data"))
+        kind, data = str(value.get("type")), obj(value.get("data"))
         if kind.startswith("assistant."):
             yield from self._assistant(kind.partition(".")[2], data)
         elif kind == "model.call_start":
@@ -359,10 +361,10 @@ class CopilotLines(Lines):
 
     def _at_exit(self) -> Iterator[Event]:
         try:
-            models = _obj(_obj(json.loads(_obj(self._exit.get("files")).get("usage.json", "{}"))).get("modelMetrics"))
+            models = obj(obj(json.loads(obj(self._exit.get("files")).get("usage.json", "{}"))).get("modelMetrics"))
         except ValueError:
             models = {}
-        usages = [_obj(_obj(m).get("usage")) for m in models.values()]
+        usages = [obj(obj(m).get("usage")) for m in models.values()]
         if any(usages):
             total = {n: sum(count(u.get(n)) for u in usages) for n in ("inputTokens", "outputTokens", "cacheReadTokens", "cacheWriteTokens", "reasoningTokens")}
             yield report(total["inputTokens"], total["outputTokens"], total, cache_read_tokens=total["cacheReadTokens"],
@@ -379,12 +381,16 @@ class Copilot(_Dialect):
         """`copilot --output-format json`, the prompt on standard input. It has no word for a system prompt: that stands first in the prompt."""
         own = options(request, provider, ("allowed_tools", "cwd"))
         system, prompt = texts(request, provider)
-        words = ["--output-format", "json", "--stream", "on", "--no-auto-update", "--disable-client-telemetry", "--no-color", "--no-custom-instructions",
-                 "--disable-builtin-mcps", "--no-ask-user", "--log-level", "none", "--usage-output-file", "{tmp}/usage.json"]
-        tools = _list(own.get("allowed_tools") or [])
-        words += [f"--available-tools={','.join(tools) or 'none'}", *(f"--allow-tool={t}" for t in tools)]
-        words += ["--model", request.model] if request.model else []
+        words = ["--output-format", "json", "--stream", "on", "--usage-output-file", "{tmp}/usage.json", *self.settings(request, own)]
         return call(provider, words, f"{system}\n\n{prompt}" if system else prompt, key, env={"COPILOT_AUTO_UPDATE": "false"}, cwd=own.get("cwd"), files=("usage.json",))
+
+    @staticmethod
+    def settings(request: Request, own: Mapping[str, Any]) -> list[str]:
+        """The words for a quiet run with only the tools that are allowed (an empty list of them would be passed over)."""
+        tools = names(own.get("allowed_tools") or [])
+        words = ["--no-auto-update", "--disable-client-telemetry", "--no-color", "--no-custom-instructions", "--disable-builtin-mcps", "--no-ask-user",
+                 "--log-level", "none", f"--available-tools={','.join(tools) or 'none'}", *(f"--allow-tool={t}" for t in tools)]
+        return [*words, *(["--model", request.model] if request.model else [])]
 
 
 # --- opencode ---
@@ -401,7 +407,7 @@ class OpenCodeLines(Lines):
         self._reason = ""
 
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:
-        kind, part = value.get("type"), _obj(value.get("part"))
+        kind, part = value.get("type"), obj(value.get("part"))
         if kind == "step_start":
             yield from self._started(value.get("sessionID"), None)
         elif kind == "text":
@@ -415,14 +421,14 @@ class OpenCodeLines(Lines):
             self._reason = str(part.get("reason") or "")
             yield self._count(part)
         elif kind == "error":
-            error = _obj(value.get("error"))
-            data = _obj(error.get("data"))
+            error = obj(value.get("error"))
+            data = obj(error.get("data"))
             status = data.get("statusCode")
             raise failure(status if isinstance(status, int) else None, str(data.get("message") or error.get("name")), self.provider, error)
 
     def _count(self, part: dict[str, Any]) -> Event:
-        t = _obj(part.get("tokens"))
-        cache = _obj(t.get("cache"))
+        t = obj(part.get("tokens"))
+        cache = obj(t.get("cache"))
         step = {"input": count(t.get("input")), "output": count(t.get("output")), "reasoning": count(t.get("reasoning")), "read": count(cache.get("read")),
                 "write": count(cache.get("write")), "cost": float(part.get("cost") or 0)}
         self._sum = {k: self._sum.get(k, 0) + v for k, v in step.items()}  # input leaves out the cache, output the reasoning
@@ -446,12 +452,16 @@ class OpenCode(_Dialect):
         """`opencode run --format json` with an agent of ours that has no tools and may do nothing."""
         own = options(request, provider, ("allowed_tools", "cwd"))
         system, prompt = texts(request, provider)
-        tools = {"*": False} | dict.fromkeys(_list(own.get("allowed_tools") or []), True)
-        config = {"autoupdate": False, "share": "disabled", "permission": {"*": "deny"} | {t: "allow" for t in tools if t != "*"},
-                  "agent": {"nbllm": {"prompt": system or "You are a helpful assistant.", "tools": tools, "mode": "primary"}}}
         words = ["run", "--format", "json", "--title", "nbllm", "--pure", "--agent", "nbllm", "--thinking", *(["-m", request.model] if request.model else [])]
-        env = {"OPENCODE_CONFIG_CONTENT": json.dumps(config), "OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_LSP_DOWNLOAD": "1", "OPENCODE_DISABLE_SHARE": "1"}
-        return call(provider, words, prompt, key, env=env, cwd=own.get("cwd"))
+        return call(provider, words, prompt, key, env=self.settings(system, own), cwd=own.get("cwd"))
+
+    @staticmethod
+    def settings(system: str, own: Mapping[str, Any], **more: Any) -> dict[str, str]:
+        """The variables that give it an agent of ours, which may do nothing but what is allowed."""
+        tools = {"*": False} | dict.fromkeys(names(own.get("allowed_tools") or []), True)
+        config = {"autoupdate": False, "share": "disabled", "permission": {"*": "deny"} | {t: "allow" for t in tools if t != "*"},
+                  "agent": {"nbllm": {"prompt": system or "You are a helpful assistant.", "tools": tools, "mode": "primary"}}, **more}
+        return {"OPENCODE_CONFIG_CONTENT": json.dumps(config), "OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_LSP_DOWNLOAD": "1", "OPENCODE_DISABLE_SHARE": "1"}
 
 
 # --- any other ---

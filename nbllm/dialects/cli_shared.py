@@ -15,7 +15,7 @@ from .. import errors
 from ..errors import ConfigError
 from ..events import Event, Finished, FinishReason, Notice, ReasoningDelta, Restarted, Started, TextDelta, Usage, UsageReport
 from ..messages import Message, Request, Text, ToolCall, ToolResult
-from ..wire import Frame, ProcessCall, Provider, Secret
+from ..wire import Frame, ProcessCall, Provider, Secret, Turn
 
 OPTIONS = ("max_turns", "allowed_tools", "permission_mode", "cwd")  # what a cell may say with x.name=, where a CLI can do it
 _CANNOT = ("max_tokens", "temperature", "top_p", "stop", "seed", "reasoning", "tool_choice", "schema", "tools")
@@ -44,13 +44,21 @@ def texts(request: Request, provider: Provider) -> tuple[str, str]:
     system = "\n\n".join(m.text for m in request.messages if m.role == "system")
     said = [m for m in request.messages if m.role != "system"]
     if len(said) == 1:
-        return system, _text(said[0], provider)
+        return system, spoken(said[0], provider)
     who = {"user": "User", "assistant": "Assistant", "tool": "Tool result"}
-    told = "\n\n".join(f"{who[m.role]}: {_text(m, provider)}" for m in said[:-1])
-    return system, f"The conversation so far:\n\n{told}\n\nAnswer the user's last message:\n\n{_text(said[-1], provider)}"
+    told = "\n\n".join(f"{who[m.role]}: {spoken(m, provider)}" for m in said[:-1])
+    return system, f"The conversation so far:\n\n{told}\n\nAnswer the user's last message:\n\n{spoken(said[-1], provider)}"
 
 
-def _text(message: Message, provider: Provider) -> str:
+def turn(request: Request, provider: Provider) -> Turn:
+    """The request's last message as a turn after all others. Raises ConfigError for parts that are no text."""
+    system, retold = texts(request, provider)
+    *before, last = [(m.role, spoken(m, provider)) for m in request.messages if m.role != "system"]
+    return Turn((("model", request.model), ("system", system), *before), last, last[1], retold)
+
+
+def spoken(message: Message, provider: Provider) -> str:
+    """A message as text: tool calls and results told, thinking left out. Raises ConfigError for pictures and documents."""
     out = []
     for part in message.parts:
         if isinstance(part, Text):
@@ -187,4 +195,4 @@ def report(input_tokens: int, output_tokens: int, raw: Mapping[str, Any], **more
     return UsageReport(Usage(input_tokens, output_tokens, raw=raw, **more))
 
 
-__all__ = ["Lines", "ReasoningDelta", "call", "count", "failure", "options", "report", "texts"]
+__all__ = ["Lines", "ReasoningDelta", "call", "count", "failure", "options", "report", "spoken", "texts", "turn"]

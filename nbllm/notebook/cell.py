@@ -12,7 +12,7 @@ from ..errors import MASK, ConfigError, NbllmError
 from ..events import Response
 from ..messages import Document, Image, Message, Part, Text
 from ..structured import Mismatch, Shape, Truncated, frame, repair, value_of
-from ..wire import SECRET_HEADERS, ProcessCall
+from ..wire import SECRET_HEADERS, ProcessCall, SessionCall, TalkCall
 from . import shorthand
 from .attach import attached
 from .bundle import Line as Figures
@@ -175,13 +175,19 @@ def _dry_run(session: Session, asked: Asked) -> None:
     """Shows what would be sent: address, headers with the key masked, body with long data shortened."""
     client, given = session.client, session.arguments(asked)
     api_key, base_url, dialect = (given.pop(n, None) for n in ("api_key", "base_url", "dialect"))
+    keep = bool(given.pop("keep", False))
     for name in ("timeout", "retries"):
         given.pop(name, None)
     route = client.resolve(asked.model, base_url, dialect)
     request = client.request(session.messages(asked), route.model, **given)
     key = client.registry.key_for(route, api_key)
-    call = client.encode(request, route, key or session.stand_in(route))
+    call = client.encode(request, route, key or session.stand_in(route), keep=keep)
     where = route.provider.label or route.provider.name
+    if isinstance(call, SessionCall):
+        said = json.dumps({"addresses": call.addresses, "session": call.session, "message": {**call.message, "parts": [{"type": "text", "text": call.turn.retold}]}}, indent=2, ensure_ascii=False)
+        session.show(static(f"Nothing was sent. It would go to {where}:\n\n```json\n{said}\n```"))
+        return
+    call = call.process if isinstance(call, TalkCall) else call
     if isinstance(call, ProcessCall):
         ran = json.dumps({"command": list(call.argv), "variables": sorted(call.env), "standard input": call.stdin}, indent=2, ensure_ascii=False)
         session.show(static(f"Nothing was run. It would be {where}:\n\n```json\n{ran}\n```"))

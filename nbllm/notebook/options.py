@@ -55,11 +55,12 @@ _TABLE = (
     Option("timeout.idle", "duration", "time between two pieces (60 s)"),
     Option("timeout.total", "duration", "the longest time in all"),
     Option("retries", "int", "how often to ask again before anything was shown (2)", least=0),
+    Option("keep", "bool", "a headless CLI stays for the next cell, which it answers sooner: model=cli/claude keep=true"),
     Option("base_url", "str", "send the call to another address"),
     Option("dialect", "choice", "the wire format of base_url", values=("openai_chat", "openai_responses", "anthropic", "gemini", "ollama")),
     Option("key", "variable", "NAME of the variable that holds the key"),
     Option("fill", "choice", "which braces are filled: on, double (only {{ }}), off", values=("on", "double", "off")),
-    *(Option(name, "str", "not yet", later=True) for name in ("bg", "each", "keep", "tools", "cache", "show_reasoning")),
+    *(Option(name, "str", "not yet", later=True) for name in ("bg", "each", "tools", "cache", "show_reasoning")),
 )
 OPTIONS: dict[str, Option] = {o.name: o for o in _TABLE}
 SHORT: dict[str, Option] = {o.short: o for o in _TABLE if o.short}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .mending import Failure
 
 # Options of a cell that go to Client.stream as they are.
-PASSED = ("max_tokens", "temperature", "top_p", "seed", "reasoning", "base_url", "dialect", "retries")
+PASSED = ("max_tokens", "temperature", "top_p", "seed", "reasoning", "base_url", "dialect", "retries", "keep")
 
 
 @dataclass(frozen=True, slots=True)

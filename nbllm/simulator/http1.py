@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, unquote
 import h11
 
 from .formats import Request
+from .plan import Out
 from .player import Player
 from .service import Arrival, Service
 
@@ -112,6 +113,8 @@ class Connection(asyncio.Protocol):
         self._count += 1
         came = Arrival(self.port, self._count == 1, self.connected_ns, received, time.time())
         answer = self.service.answer(_request(self._request, b"".join(self._body)), came)
+        if self._request.method == b"HEAD":
+            answer.framing, answer.outs = "length", iter((Out("error", b"", 0.0),))
         if self._request.http_version == b"1.0" and answer.framing == "chunked":
             answer.framing, answer.headers = "close", [h for h in answer.headers if h[0] != "transfer-encoding"]
         self.player = Player(self, self._h11, answer, received)

@@ -34,56 +34,80 @@ _ALLOWED = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|XDG_\w+|SYST
                       r"PROGRAMDATA|(?:HTTPS?|NO|ALL)_PROXY|SSL_CERT_(?:FILE|DIR)|NODE_EXTRA_CA_CERTS", re.IGNORECASE)
 
 
-class ProcessReply:
-    """The output of a command that runs."""
+class Command:
+    """A command that runs in a process group of its own, with a folder for it in the temporary place. `start` makes one."""
 
-    status = 200
-
-    def __init__(self, process: asyncio.subprocess.Process, trace: Trace, call: ProcessCall, place: Path) -> None:
-        self._process, self._trace, self._call, self._place = process, trace, call, place
-        self.headers: dict[str, str] = {}
+    def __init__(self, process: asyncio.subprocess.Process, call: ProcessCall, home: Path) -> None:
+        self.process, self.call, self.home = process, call, home
+        self.rest = bytearray()
         self._stderr: deque[bytes] = deque()
         self._drain = asyncio.create_task(self._drain_stderr())
 
-    async def body(self, limit: int = 0) -> bytes:
-        """Nothing: a command has no error page."""
-        return b""
+    @classmethod
+    async def start(cls, call: ProcessCall) -> Command:
+        """Runs the words of `call`, its standard input left open. Raises ConfigError where the command is not there or cannot be started."""
+        path, home = find(call.argv[0]), Path(tempfile.mkdtemp(prefix="nbllm-"))
+        work = home / "work"
+        try:
+            work.mkdir()
+            for name, text in call.inputs.items():
+                (work / name).parent.mkdir(parents=True, exist_ok=True)
+                (work / name).write_text(text, "utf-8")
+            argv = [path, *(word.replace("{tmp}", str(work)) for word in call.argv[1:])]
+            process = await asyncio.create_subprocess_exec(
+                *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=call.cwd or work,
+                env={k: v.replace("{tmp}", str(work)) for k, v in environment(call, home).items()}, start_new_session=True)
+        except (OSError, ValueError) as exc:
+            shutil.rmtree(home, ignore_errors=True)
+            raise errors.ConfigError(f"{path} cannot be started: {getattr(exc, 'strerror', None) or exc}.", hint="Check the command and the working directory.") from None
+        return cls(process, call, home)
 
-    async def frames(self) -> AsyncGenerator[Frame, None]:
-        """The lines of standard output, and the exit. Raises ProtocolError for a line over LINE_LIMIT."""
-        assert self._process.stdout is not None
-        marks, buffer = self._trace.marks, bytearray()
-        while chunk := await self._process.stdout.read(_CHUNK):
+    @property
+    def name(self) -> str:
+        """The command's own name."""
+        return Path(self.call.argv[0]).name
+
+    @property
+    def work(self) -> str:
+        """The folder it works in."""
+        return self.call.cwd or str(self.home / "work")
+
+    async def write(self, text: str) -> None:
+        """Writes to its standard input; that it reads no more is told by its end."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.process.stdin.write(text.encode("utf-8", "replace"))
+            await self.process.stdin.drain()
+
+    def shut(self) -> None:
+        """Closes its standard input: an open one keeps several CLIs waiting."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.process.stdin.close()
+
+    async def lines(self) -> AsyncGenerator[tuple[list[bytes], float, int], None]:
+        """For each read of standard output: the lines it completed, when, and its bytes; what stands after the last line end is
+        `rest`. Raises ProtocolError for a line over LINE_LIMIT."""
+        assert self.process.stdout is not None
+        while chunk := await self.process.stdout.read(_CHUNK):
             at = time.perf_counter()
-            marks.setdefault("stdout", at)
-            marks.setdefault("first_byte", at)
-            self._trace.bytes_in += len(chunk)
-            self._trace.reads.append(Read(at, self._trace.reads[-1].user if self._trace.reads else marks["spawned"], at, len(chunk), "pipe"))
-            buffer += chunk
-            *lines, rest = buffer.split(b"\n")
-            buffer = bytearray(rest)
-            for line in lines:
-                if line.strip():
-                    yield self._frame(bytes(line), at)
-            if len(buffer) > LINE_LIMIT:
-                raise errors.ProtocolError(f"One line of {Path(self._call.argv[0]).name}'s output is larger than {LINE_LIMIT >> 20} MiB.", hint="Ask for less.")
-        if buffer.strip():
-            yield self._frame(bytes(buffer), time.perf_counter(), tail=True)
-        rc = await self._process.wait()
-        marks["exit"] = marks["end"] = time.perf_counter()
-        await self._drain
-        yield Frame(json.dumps({"rc": rc, "stderr": self.stderr, "files": self._files()}), "exit", marks["exit"])
+            self.rest += chunk
+            *done, self.rest = self.rest.split(b"\n") if b"\n" in chunk else [self.rest]
+            yield [bytes(line) for line in done if line.strip()], at, len(chunk)
+            if len(self.rest) > LINE_LIMIT:
+                raise errors.ProtocolError(f"One line of {self.name}'s output is larger than {LINE_LIMIT >> 20} MiB.", hint="Ask for less.")
 
-    def _frame(self, line: bytes, at: float, *, tail: bool = False) -> Frame:
-        self._trace.marks.setdefault("first_frame", at)
-        self._trace.marks.setdefault("init", at)
-        return Frame(line.decode("utf-8", "replace").rstrip("\r"), "", at, tail, len(self._trace.reads) - 1)
+    async def ended(self) -> str:
+        """Waits for its end and tells it: the exit code, the end of standard error, the files that the call wanted read, as JSON."""
+        rc = await self.process.wait()
+        await self._drain
+        return json.dumps({"rc": rc, "stderr": self.stderr, "files": self._files()})
 
     def _files(self) -> dict[str, str]:
         found = {}
-        for name in self._call.files:
+        for name in self.call.files:
             with contextlib.suppress(OSError):
-                found[name] = (self._place / name).read_text("utf-8", "replace")
+                found[name] = (self.home / "work" / name).read_text("utf-8", "replace")
         return found
 
     @property
@@ -92,26 +116,78 @@ class ProcessReply:
         return _ANSI.sub("", b"".join(self._stderr).decode("utf-8", "replace"))
 
     async def _drain_stderr(self) -> None:
-        assert self._process.stderr is not None
+        assert self.process.stderr is not None
         size = 0
-        while chunk := await self._process.stderr.read(_CHUNK):
+        while chunk := await self.process.stderr.read(_CHUNK):
             self._stderr.append(chunk)
             size += len(chunk)
             while size - len(self._stderr[0]) > _STDERR_KEPT:
                 size -= len(self._stderr.popleft())
 
     async def stop(self) -> None:
-        """Ends the whole group: an interrupt, a request to end, a kill, a third of a second apart. Leaves nothing running."""
+        """Ends the whole group: an interrupt, a request to end, a kill, a third of a second apart. Leaves nothing behind."""
         for sign in (signal.SIGINT, signal.SIGTERM):
-            if self._process.returncode is not None:
+            if self.process.returncode is not None:
                 break
-            _signal(self._process, sign)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), _GRACE)
-        _signal(self._process, getattr(signal, "SIGKILL", signal.SIGTERM))  # the group: the child may have left others behind
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), _GRACE)
+            _signal(self.process, sign)
+            await self._gone()
+        _signal(self.process, getattr(signal, "SIGKILL", signal.SIGTERM))  # the group: the child may have left others behind
+        await self._gone()
         self._drain.cancel()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    async def close(self) -> None:
+        """As stop, but first lets it end by itself, as one does whose input has ended."""
+        self.shut()
+        await self._gone()
+        await self.stop()
+
+    async def _gone(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.process.wait(), _GRACE)
+
+
+class ProcessReply:
+    """The output of a command that runs."""
+
+    status = 200
+
+    def __init__(self, command: Command, trace: Trace) -> None:
+        self._command, self._trace = command, trace
+        self.headers: dict[str, str] = {}
+
+    async def body(self, limit: int = 0) -> bytes:
+        """Nothing: a command has no error page."""
+        return b""
+
+    async def frames(self) -> AsyncGenerator[Frame, None]:
+        """The lines of standard output, and the exit. Raises ProtocolError for a line over LINE_LIMIT."""
+        marks = self._trace.marks
+        async for lines, at, size in self._command.lines():
+            note(self._trace, at, size)
+            for line in lines:
+                yield framed(self._trace, line, at)
+        if self._command.rest.strip():
+            yield framed(self._trace, bytes(self._command.rest), time.perf_counter(), tail=True)
+        told = await self._command.ended()
+        marks["exit"] = marks["end"] = time.perf_counter()
+        yield Frame(told, "exit", marks["exit"])
+
+
+def note(trace: Trace, at: float, size: int) -> None:
+    """Writes a read of a pipe into the trace."""
+    marks = trace.marks
+    marks.setdefault("stdout", at)
+    marks.setdefault("first_byte", at)
+    trace.bytes_in += size
+    trace.reads.append(Read(at, trace.reads[-1].user if trace.reads else marks.get("spawned", marks["sent"]), at, size, "pipe"))
+
+
+def framed(trace: Trace, line: bytes, at: float, *, tail: bool = False) -> Frame:
+    """The frame of a line that the trace's last read completed."""
+    trace.marks.setdefault("first_frame", at)
+    trace.marks.setdefault("init", at)
+    return Frame(line.decode("utf-8", "replace").rstrip("\r"), "", at, tail, len(trace.reads) - 1)
 
 
 def _signal(process: asyncio.subprocess.Process, sign: int) -> None:
@@ -155,38 +231,12 @@ class ProcessTransport:
         Raises ConfigError where the command is not there or cannot be started.
         """
         trace.marks["start"], trace.http_version, trace.reused = time.perf_counter(), None, None
-        path = find(call.argv[0])
-        home = Path(tempfile.mkdtemp(prefix="nbllm-"))
-        place = Path(call.cwd) if call.cwd else home / "work"
-        try:
-            (home / "work").mkdir()
-            reply = await self._start(path, call, trace, home, place)
-            try:
-                yield reply
-            finally:
-                await asyncio.shield(reply.stop())
-        finally:
-            shutil.rmtree(home, ignore_errors=True)
-
-    @staticmethod
-    async def _start(path: str, call: ProcessCall, trace: Trace, home: Path, place: Path) -> ProcessReply:
-        argv = [path, *(word.replace("{tmp}", str(home / "work")) for word in call.argv[1:])]
-        for name, text in call.inputs.items():
-            (home / "work" / name).parent.mkdir(parents=True, exist_ok=True)
-            (home / "work" / name).write_text(text, "utf-8")
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-                cwd=place, env={k: v.replace("{tmp}", str(home / "work")) for k, v in environment(call, home).items()}, start_new_session=True)
-        except (OSError, ValueError) as exc:
-            raise errors.ConfigError(f"{path} cannot be started: {getattr(exc, 'strerror', None) or exc}.", hint="Check the command and the working directory.") from None
+        command = await Command.start(call)
         trace.marks["spawned"] = time.perf_counter()
-        reply = ProcessReply(process, trace, call, home / "work")
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            process.stdin.write(call.stdin.encode("utf-8", "replace"))
-            await process.stdin.drain()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            process.stdin.close()  # an open one keeps several CLIs waiting
-        trace.marks["sent"], trace.bytes_out = time.perf_counter(), len(call.stdin)
-        return reply
+        try:
+            await command.write(call.stdin)
+            command.shut()
+            trace.marks["sent"], trace.bytes_out = time.perf_counter(), len(call.stdin)
+            yield ProcessReply(command, trace)
+        finally:
+            await asyncio.shield(command.stop())

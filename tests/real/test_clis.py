@@ -1,15 +1,18 @@
 """The real command-line programs, in a clean home, talking to the simulator on loopback with a key that is none."""
 
+import base64
+import json
 import os
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from nbllm import Client, errors, simulator
+from nbllm import Client, Message, errors, simulator
 from nbllm.registry import load
 
-from .conftest import REAL, need
+from .conftest import REAL, free_port, need, serving
 
 BIN = REAL / "clis" / "node_modules" / ".bin"
 CANARY = "sk-canary-cli-0123456789abcdef"
@@ -21,31 +24,46 @@ def sim():
         yield server
 
 
+MODELS = {"claude": "claude-sonnet-4-5", "gemini": "gemini-2.5-flash", "codex": "gpt-5.2@tools=0", "copilot": "gpt-4o-mini", "opencode": "loop/gpt-4o-mini"}
+EVERY = list(MODELS)  # codex keeps two tools that do nothing: tools=0 tells the simulator to call none
+
+
 @pytest.fixture
-def ask(sim, tmp_path, monkeypatch):
-    """ask(cli, model, prompt, **options) -> a Stream, with the CLI pointed at the simulator."""
+def client(sim, tmp_path, monkeypatch):
+    """A client whose CLIs live in a clean home and are pointed at the simulator."""
     home = tmp_path / "home"
-    (home / ".codex").mkdir(parents=True)
-    (home / ".gemini").mkdir()
+    for folder in (".codex", ".gemini", ".config/opencode"):
+        (home / folder).mkdir(parents=True)
     (home / ".gemini" / "settings.json").write_text('{"security": {"auth": {"selectedType": "gemini-api-key"}}, "privacy": {"usageStatisticsEnabled": false}}')
-    for name, value in {"HOME": home, "CODEX_HOME": home / ".codex", "ANTHROPIC_BASE_URL": sim.base_url("anthropic"),
-                        "GOOGLE_GEMINI_BASE_URL": sim.url, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}.items():
+    loop = {"npm": "@ai-sdk/openai-compatible", "name": "Loop", "options": {"baseURL": sim.base_url("openai_chat"), "apiKey": "sk-test-000"},
+            "models": {"gpt-4o-mini": {"name": "Loop mini", "limit": {"context": 32000, "output": 4000}}}}
+    (home / ".config" / "opencode" / "opencode.json").write_text(json.dumps({"provider": {"loop": loop}, "enabled_providers": ["loop"], "small_model": "loop/gpt-4o-mini"}))
+    for name, value in {"HOME": home, "CODEX_HOME": home / ".codex", "ANTHROPIC_BASE_URL": sim.base_url("anthropic"), "GOOGLE_GEMINI_BASE_URL": sim.url,
+                        "COPILOT_PROVIDER_BASE_URL": sim.base_url("openai_chat"), "COPILOT_PROVIDER_TYPE": "openai", "COPILOT_OFFLINE": "true",
+                        "COPILOT_HOME": home / ".copilot", "OPENCODE_DISABLE_MODELS_FETCH": "1", "XDG_CONFIG_HOME": home / ".config", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}.items():
         monkeypatch.setenv(name, str(value))
     registry = load()
     there = f'{{name="sim",base_url="{sim.base_url("openai_responses")}",env_key="CODEX_API_KEY",wire_api="responses",request_max_retries=1,stream_max_retries=1}}'
     registry.register("cli/codex", {"command": ["codex", "-c", 'model_provider="sim"', "-c", f"model_providers.sim={there}"]})
     client = Client(registry)
+    yield client
+    client.close()
+    assert [] == [p for p in _processes() if str(BIN.parent.parent) in p], "nothing is left running"
+
+
+@pytest.fixture
+def ask(client):
+    """ask(cli, prompt, **options) -> a Stream."""
 
     def go(cli, prompt, **options):
         need(BIN / cli, f"the CLI {cli}")
-        model = {"claude": "claude-sonnet-4-5", "gemini": "gemini-2.5-flash", "codex": "gpt-5.2@tools=0"}[cli]  # codex keeps two tools that do nothing
-        return client.stream(prompt, model=f"cli/{cli}/{options.pop('name', model)}", api_key=CANARY, **{"timeout": {"first": 60, "total": 90}, "retries": 0, **options})
+        key = None if cli == "opencode" else CANARY
+        return client.stream(prompt, model=f"cli/{cli}/{options.pop('name', MODELS[cli])}", api_key=key, **{"timeout": {"first": 60, "total": 90}, "retries": 0, **options})
 
-    yield go
-    client.close()
+    return go
 
 
-@pytest.mark.parametrize("cli", ["claude", "codex", "gemini"])
+@pytest.mark.parametrize("cli", EVERY)
 def test_it_answers_through_the_real_command(ask, sim, cli):
     """Text, usage, a session, a proper end; from the simulator's answer to that question."""
     stream = ask(cli, "Why is the sky blue? Begin with the word Light.")
@@ -54,10 +72,10 @@ def test_it_answers_through_the_real_command(ask, sim, cli):
     assert "colours" in answer.text
     assert answer.usage.output_tokens > 10
     assert any(n.kind == "session" for n in answer.notices)
-    assert (answer.timing.ttft is None) == (cli == "codex"), "codex gives whole messages: no time to a first token is claimed"
+    assert (answer.timing.ttft is None) == (cli in ("codex", "opencode")), "they give whole messages: no time to a first token is claimed"
 
 
-@pytest.mark.parametrize("cli", ["claude", "gemini"])
+@pytest.mark.parametrize("cli", ["claude", "gemini", "copilot"])
 def test_text_comes_in_deltas(ask, cli):
     """More than a few, spread over time."""
     stream = ask(cli, "Why is the sky blue?")
@@ -81,6 +99,84 @@ def test_stop_ends_the_real_command(ask, cli):
     assert stream.wait_end(5)
     assert time.monotonic() - pressed < 1.5
     assert [] == [p for p in _processes() if str(BIN.parent.parent) in p]
+
+
+@pytest.mark.parametrize("cli", EVERY)
+def test_a_kept_command_goes_on(ask, cli):
+    """Real deltas from all five; the second turn by the process that heard the first, and sooner; Stop leaves it running."""
+    first = ask(cli, "Why is the sky blue?", keep=True, system="Be brief.").response()
+    assert "colours" in first.text
+    assert "stop" == first.finish_reason
+    assert first.usage.output_tokens > 10
+    assert first.timing.ttft is not None
+    said = [Message("user", "Why is the sky blue?"), first.message, Message("user", "And why is the evening red?")]
+    stream = ask(cli, said, keep=True, system="Be brief.")
+    second = stream.response()
+    assert "evening red" in second.text or cli == "copilot"  # which puts the time of day before the question
+    assert stream.trace.reused is True
+    assert sum(type(e).__name__ == "TextDelta" for _, e in stream.log) > 10
+    assert second.timing.ttft < first.timing.ttft
+    longer = ask(cli, [*said, second.message, Message("user", "Tell me a long story about that.")], keep=True, system="Be brief.")
+    next(e for e in longer if type(e).__name__ == "TextDelta")
+    pressed = time.monotonic()
+    longer.cancel()
+    assert longer.wait_end(5)
+    assert time.monotonic() - pressed < 1.5
+    assert longer.trace.reused is True
+    assert _kept(cli), "the command stays"
+
+
+def _kept(cli):
+    return [p for p in _processes() if str(BIN.parent) in p and (cli in p)]
+
+
+@pytest.mark.parametrize("cli", ["claude", "codex", "gemini", "copilot", "opencode"])
+def test_the_key_stands_in_no_process_words(ask, cli):
+    """Neither in the CLI's own nor in those of what it starts."""
+    stream = ask(cli, "Tell me something long.", keep=True)
+    for event in stream:
+        if type(event).__name__ == "TextDelta":
+            break
+    assert not [p for p in _processes() if CANARY in p]
+    stream.cancel()
+
+
+def test_opencodes_server_is_found_asked_and_left(client, tmp_path):
+    """Started by a person, with a password: sessions go on, Stop aborts, nothing of ours stays in it."""
+    port = free_port()
+    env = {**os.environ, "OPENCODE_SERVER_PASSWORD": CANARY}
+    with serving([str(need(BIN / "opencode", "opencode")), "serve", "--pure", "--hostname", "127.0.0.1", "--port", str(port)], f"http://127.0.0.1:{port}/global/health", tmp_path / "log", env=env):
+        address = {"base_url": f"http://127.0.0.1:{port}", "retries": 0, "timeout": {"first": 60, "total": 90}}
+        with pytest.raises(errors.AuthenticationError):
+            client.complete("hi", "opencode/loop/gpt-4o-mini", **address)
+        address["api_key"] = CANARY
+        first = client.complete("Why is the sky blue?", "opencode/loop/gpt-4o-mini", **address)
+        assert ("stop", "loop/gpt-4o-mini") == (first.finish_reason, first.model)
+        assert "colours" in first.text
+        assert first.usage.output_tokens > 10
+        said = [Message("user", "Why is the sky blue?"), first.message, Message("user", "And why is the evening red?")]
+        stream = client.stream(said, "opencode/loop/gpt-4o-mini", **address)
+        assert "evening red" in stream.response().text
+        assert stream.trace.reused is True
+        longer = client.stream("Tell me a long story.", "opencode/loop/gpt-4o-mini", **address)
+        next(e for e in longer if type(e).__name__ == "TextDelta")
+        longer.cancel()
+        assert longer.wait_end(2)
+        with pytest.raises(errors.NotFound, match="nope/x"):
+            client.complete("hi", "opencode/nope/x", **address)
+        client.close()
+        asked = urllib.request.Request(f"http://127.0.0.1:{port}/session", headers={"authorization": "Basic " + base64.b64encode(f"opencode:{CANARY}".encode()).decode()})
+        with urllib.request.urlopen(asked, timeout=10) as page:
+            assert [] == json.load(page)
+
+
+def test_opencodes_server_is_started_where_that_is_allowed(client, monkeypatch):
+    """One for all calls, with a password of its own; ended with the client."""
+    monkeypatch.setenv("OPENCODE_SERVER_URL", f"http://127.0.0.1:{free_port()}")
+    for _ in range(2):
+        answer = client.complete("Why is the sky blue?", "opencode/loop/gpt-4o-mini", extra={"start": True}, retries=0, timeout={"first": 90, "total": 120})
+        assert "colours" in answer.text
+    assert 1 == len([p for p in _processes() if "serve --pure" in p and str(BIN.parent) in p])
 
 
 def _processes():

@@ -1,0 +1,244 @@
+"""Turns in sessions of OpenCode's server: found or started, a session for each conversation, its events, an abort on Stop."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import quote
+
+from .. import errors
+from ..wire import Frame, HttpCall, SessionCall, Trace
+from .http import HttpTransport, Reply
+from .process import Command
+
+LIMIT = 16  # sessions that are remembered; the one that was used longest ago is closed first
+_PROBE, _ASK, _START = 1.0, 20.0, 60.0  # seconds for: is one there, a small question, a server that starts
+_ABORT = 0.8
+_LISTENS = re.compile(rb"listening on (http://\S+)")
+
+Heard = tuple[tuple[str, str], ...]
+
+
+class Refusal(Exception):
+    """The server said no to a step of a turn."""
+
+    def __init__(self, status: int, headers: dict[str, str], page: bytes) -> None:
+        super().__init__(status)
+        self.status, self.headers, self.page = status, headers, page
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A server: where it is, the headers it wants, the folder it is asked to work in."""
+
+    url: str
+    headers: Mapping[str, str]
+    folder: str
+
+    def call(self, path: str, body: Mapping[str, Any] | None = None, method: str = "POST") -> HttpCall:
+        folder = f"?directory={quote(self.folder, safe='')}" if self.folder else ""
+        return HttpCall(self.url + path + folder, self.headers, body or {}, method)
+
+
+@dataclass(slots=True)
+class SessionReply:
+    """The events of one turn; or, where a step was refused, that answer."""
+
+    transport: OpenCodeTransport
+    place: _Place
+    session: str
+    call: SessionCall
+    trace: Trace
+    events: AsyncIterator[Frame] | None = None
+    refusal: Refusal | None = None
+    over: bool = False
+
+    @property
+    def status(self) -> int:
+        """Of the step that was refused, else 200."""
+        return self.refusal.status if self.refusal else 200
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those of a refusal."""
+        return self.refusal.headers if self.refusal else {}
+
+    async def body(self, limit: int = 0) -> bytes:
+        """The page of a refusal."""
+        return self.refusal.page if self.refusal else b""
+
+    async def frames(self) -> AsyncGenerator[Frame, None]:
+        """The session's events, to its rest. What it asks permission for is refused."""
+        assert self.events is not None
+        marks = self.trace.marks
+        async for frame in self.events:
+            if self.session not in frame.data:
+                continue
+            marks.setdefault("headers", frame.at)
+            marks.setdefault("first_byte", frame.at)
+            kind, asked = _kind(frame.data)
+            self.over = self.over or kind == "session.idle"
+            if kind in ("permission.asked", "question.asked"):
+                await self.transport.refuse(self.place, kind, asked)
+            yield frame
+
+    def remember(self, answer: str) -> None:
+        """What was answered, so that the next turn goes to the same session."""
+        if not self.call.fresh:
+            self.transport.heard[self.place.url, self.call.turn.after(answer)] = (self.place, self.session)
+
+
+def _kind(data: str) -> tuple[str, str]:
+    """An event's type, and the id of what it asks."""
+    try:
+        value = json.loads(data)
+        return str(value["type"]), str(value["properties"].get("id", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "", ""
+
+
+class OpenCodeTransport:
+    """The sessions of OpenCode servers. Used on one event loop, over the connections of `http`."""
+
+    def __init__(self, http: HttpTransport) -> None:
+        self._http = http
+        self.heard: dict[tuple[str, Heard], tuple[_Place, str]] = {}
+        self._started: dict[str, tuple[Command, str, Mapping[str, str]]] = {}  # by what was asked for: the server, its address, its headers
+        self._starting = asyncio.Lock()
+
+    @asynccontextmanager
+    async def send(self, call: SessionCall, trace: Trace, connect: float | None) -> AsyncIterator[SessionReply]:
+        """Says a turn and gives its events; leaving in the middle of it aborts it.
+
+        Raises ConnectFailed where no server answers and none may be started; a server's own no is the reply's status.
+        """
+        began = time.perf_counter()
+        place, session = await self._place(call, connect), ""
+        try:
+            known = None if call.fresh else self.heard.pop((place.url, call.turn.before), None)
+            session = known[1] if known else str((await self._ask(place.call("/session", call.session))).get("id"))
+            async with self._http.send(place.call("/event", method="GET"), trace, connect) as reply:
+                frames = await self._listening(reply)
+                await self._ask(place.call(f"/session/{session}/prompt_async", {**call.message, "parts": [{"type": "text", "text": call.turn.prompt if known else call.turn.retold}]}))
+                for name in ("headers", "first_byte", "first_frame"):  # of the stream of events, which was open before anything was asked
+                    trace.marks.pop(name, None)
+                trace.marks.update(start=began, sent=time.perf_counter())
+                trace.reused = known is not None
+                told = SessionReply(self, place, session, call, trace, frames)
+                try:
+                    yield told
+                finally:
+                    if not told.over:
+                        await asyncio.shield(self._quietly(place.call(f"/session/{session}/abort"), _ABORT))
+        except Refusal as no:
+            trace.status = no.status
+            yield SessionReply(self, place, session, call, trace, refusal=no, over=True)
+        finally:
+            await asyncio.shield(self._tidy(place, session))
+
+    @staticmethod
+    async def _listening(reply: Reply) -> AsyncGenerator[Frame, None]:
+        if reply.status >= 300:
+            raise Refusal(reply.status, reply.headers, await reply.body())
+        frames = reply.frames()
+        await anext(frames, None)  # it says that it is connected: nothing of what follows is missed
+        return frames
+
+    async def _ask(self, call: HttpCall, within: float = _ASK) -> dict[str, Any]:
+        async with asyncio.timeout(within), self._http.send(call, Trace(), within) as reply:
+            page = await reply.body()
+            if reply.status >= 300:
+                raise Refusal(reply.status, reply.headers, page)
+        try:
+            value = json.loads(page or b"{}")
+        except ValueError:
+            raise errors.ProtocolError("The server's answer is no JSON.", hint="Check that it is OpenCode that listens there.") from None
+        return value if isinstance(value, dict) else {}
+
+    async def _quietly(self, call: HttpCall, within: float) -> None:
+        with contextlib.suppress(errors.NbllmError, Refusal, TimeoutError):
+            await self._ask(call, within)
+
+    async def refuse(self, place: _Place, kind: str, asked: str) -> None:
+        """Says no to what a session asks."""
+        path, body = (f"/permission/{asked}/reply", {"reply": "reject"}) if kind == "permission.asked" else (f"/question/{asked}/reject", {})
+        await self._quietly(place.call(path, body), _ASK)
+
+    async def _tidy(self, place: _Place, session: str) -> None:
+        """Closes the session where nobody will come back to it, and those used longest ago where there are many."""
+        there = {s for _, s in self.heard.values()}
+        if session and session not in there:
+            await self._quietly(place.call(f"/session/{session}", method="DELETE"), _ABORT)
+        while len(self.heard) > LIMIT:
+            old, ident = self.heard.pop(next(iter(self.heard)))
+            await self._quietly(old.call(f"/session/{ident}", method="DELETE"), _ABORT)
+
+    # --- finding a server ---
+
+    async def _place(self, call: SessionCall, connect: float | None) -> _Place:
+        ours = self._started.get(call.addresses[0])
+        if ours is not None and ours[0].process.returncode is None:
+            return _Place(ours[1], ours[2], call.folder)
+        self._started.pop(call.addresses[0], None)  # one that has ended by itself
+        for url in call.addresses:
+            if await self._answers(url, min(_PROBE, connect or _PROBE)):
+                return _Place(url, call.headers, call.folder)
+        if call.start is None:
+            tried = " or ".join(call.addresses)
+            raise errors.ConnectFailed(f"No OpenCode server answers at {tried}.", hint="Run `opencode serve`, or let nbllm start one with x.start=true; OPENCODE_SERVER_URL names another address.")
+        async with self._starting:
+            return await self._start(call)
+
+    async def _answers(self, url: str, within: float) -> bool:
+        """Whether a server is there: one that wants a password says so, which is an answer too."""
+        try:
+            async with asyncio.timeout(within), self._http.send(HttpCall(f"{url}/global/health", {}, {}, "GET"), Trace(), within) as reply:
+                return reply.status in (200, 401)
+        except (errors.NbllmError, TimeoutError):
+            return False
+
+    async def _start(self, call: SessionCall) -> _Place:
+        assert call.start is not None
+        if call.addresses[0] in self._started:  # another call started it meanwhile
+            return await self._place(replace(call, start=None), None)
+        password = secrets.token_urlsafe(24)
+        headers = {"authorization": "Basic " + base64.b64encode(f"opencode:{password}".encode()).decode()}
+        command = await Command.start(replace(call.start, env={**call.start.env, "OPENCODE_SERVER_PASSWORD": password, "OPENCODE_SERVER_USERNAME": "opencode"}))
+        command.shut()
+        try:
+            async with asyncio.timeout(_START):
+                url = await _listening_at(command)
+        except TimeoutError:
+            url = ""
+        if not url:
+            said = " ".join(command.stderr.split())[-400:]
+            await command.stop()
+            raise errors.ConnectFailed(f"The OpenCode server did not start{': ' + said if said else ''}.", hint="Run `opencode serve` by hand to see more.")
+        self._started[call.addresses[0]] = (command, url, headers)
+        return _Place(url, headers, call.folder)
+
+    async def close(self) -> None:
+        """Closes the sessions, and ends the servers that were started here."""
+        sessions, self.heard = self.heard, {}
+        await asyncio.gather(*(self._quietly(place.call(f"/session/{ident}", method="DELETE"), _ABORT) for place, ident in sessions.values()))
+        servers, self._started = self._started, {}
+        await asyncio.gather(*(command.stop() for command, _, _ in servers.values()))
+
+
+async def _listening_at(command: Command) -> str:
+    """The address that a server says it listens at, "" where it ended before."""
+    async for lines, _, _ in command.lines():
+        for line in lines:
+            found = _LISTENS.search(line)
+            if found:
+                return found[1].decode("ascii", "replace").rstrip("/")
+    return ""
