@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -15,11 +16,13 @@ from typing import Any
 
 from . import errors, prices
 from .client import Client
+from .config import head
 from .dialects.common import count, items, label, obj
 from .questions import TIMEOUT, fetch, get, listing
 from .registry import Route
 from .tables import is_loopback
-from .wire import Provider, Secret
+from .transports.process import ProcessTransport, find
+from .wire import ProcessCall, Provider, Secret, Trace
 
 LIST_AGE = 86_400.0  # seconds for which a list is kept on disk
 
@@ -87,6 +90,9 @@ def states(client: Client, *, ask: bool = True) -> list[ProviderState]:
 def _state(client: Client, row: Provider) -> ProviderState:
     address, key = client.registry.address(row), client.registry.own_key(row)
     note = _lacks(client, row, address, key)
+    if row.command and not note:
+        return ProviderState(row.name, row.label or row.name, mode(row), row.dialect, address, key.source if key else None, None, True,
+                             f"{find(row.command[0])} with {'that key' if key else 'its own login'}", row.source)
     return ProviderState(row.name, row.label or row.name, mode(row), row.dialect, address, key.source if key else None, None,
                          not note, note or "not asked", row.source)
 
@@ -115,6 +121,8 @@ def health(client: Client, name: str) -> Health:
     for one that cannot be asked."""
     route = listing(client, name)
     row = route.provider
+    if row.command:
+        return _installed(client, row)
     began = time.perf_counter()
     try:
         if row.models:
@@ -128,6 +136,22 @@ def health(client: Client, name: str) -> Health:
     except errors.NbllmError as error:
         return Health(row.name, mode(row), not isinstance(error, errors.ConfigError), None, time.perf_counter() - began, error.message)
     return Health(row.name, mode(row), True, _needed(client, route) if row.models else None, time.perf_counter() - began)
+
+
+def _installed(client: Client, row: Provider) -> Health:
+    """Whether the command runs: it tells its version. Whether it is logged in, only a question would tell."""
+    began = time.perf_counter()
+    try:
+        told = client.run(_version(row))
+    except errors.NbllmError as error:
+        return Health(row.name, mode(row), False, None, None, error.message)
+    return Health(row.name, mode(row), bool(told), None, time.perf_counter() - began, told or f"{row.command[0]} --version said nothing")
+
+
+async def _version(row: Provider) -> str:
+    async with asyncio.timeout(TIMEOUT), ProcessTransport().send(ProcessCall((*row.command, "--version"), passes=row.passes), Trace()) as reply:
+        frames = [frame async for frame in reply.frames()]
+    return next((f.data.strip() for f in frames if not f.name), "")
 
 
 def _needed(client: Client, route: Route) -> bool | None:
@@ -165,7 +189,8 @@ def list_models(client: Client, prefix: str = "", *, cache: Path | None = None, 
     one and leaves out those that do not answer. Lists are kept for a day in `cache` (the platform's own place where none is
     given, and there not those of this machine's servers); `fresh` asks again. Raises the provider's error where one
     provider was named."""
-    word, slash, rest = prefix.partition("/")
+    word = head(prefix) or prefix
+    slash, rest = prefix[len(word):len(word) + 1], prefix[len(word) + 1:]
     if not word:
         ready = [s.name for s in states(client) if s.ready]
         return [m for name in ready for m in _listed(client, name, cache, fresh, strict=False)]

@@ -198,3 +198,22 @@ def test_tiktoken_is_used_where_its_data_is_here(tmp_path, monkeypatch):
     assert (3, "tiktoken o200k_base", 0.0) == estimate_tokens(client, "a b c", "openai/m")
     assert (3, "tiktoken o200k_base", 0.3) == estimate_tokens(client, "a b c", "groq/llama")
     assert 0.0 == estimate_tokens(client, "a b c", "groq/openai/gpt-oss-20b").bound
+
+
+def test_a_command_s_health_is_whether_it_runs(tmp_path, monkeypatch):
+    """It tells its version; one that is not installed says how to get it. Its models are its own business."""
+    there = tmp_path / "claude"
+    there.write_text("#!/bin/sh\necho 9.9.9 of something\n")
+    there.chmod(0o755)
+    client = Client(registry.load({}), ledger=None)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = health(client, "cli/claude")
+    assert ("headless", True, None, "9.9.9 of something") == (found.mode, found.reachable, found.authorised, found.note)
+    state = next(s for s in states(client, ask=False) if s.name == "cli/claude")
+    assert state.ready
+    assert state.note.startswith(str(there))
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert (False, True) == ((found := health(client, "cli/claude")).reachable, "not installed" in found.note)
+    with pytest.raises(errors.ConfigError, match="no list of models"):
+        list_models(client, "cli/claude/")
+    client.close()

@@ -212,7 +212,8 @@ def test_a_conversation_becomes_a_transcript():
     said = (Message("system", "Be brief."), Message("user", "One?"), Message("assistant", "Two."), Message("user", "Three?"))
     call = DIALECTS[row.dialect].encode(Request("", said), row, None)
     assert call.stdin.index("One?") < call.stdin.index("Two.") < call.stdin.index("Three?")
-    assert "--system-prompt=Be brief." in call.argv
+    assert "Be brief." == call.inputs["system.md"]
+    assert "{tmp}/system.md" == call.argv[call.argv.index("--system-prompt-file") + 1]
     assert "--model" not in call.argv
 
 

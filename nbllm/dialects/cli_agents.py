@@ -141,9 +141,10 @@ class Claude(_Dialect):
                  "--setting-sources", "", "--tools", ",".join(names(tools)), "--permission-mode", str(own.get("permission_mode") or "default")]
         words += [f"--allowedTools={','.join(names(tools))}"] if tools else []
         words += ["--model", request.model] if request.model else []
-        words += [f"--system-prompt={system or 'You are a helpful assistant.'}"]
+        words += ["--system-prompt-file", "{tmp}/system.md"]
         words += ["--max-turns", str(own["max_turns"])] if own.get("max_turns") else []
-        return call(provider, words, prompt, key, env={**_QUIET, "CLAUDE_CODE_MAX_RETRIES": "2"}, cwd=own.get("cwd"))
+        return call(provider, words, prompt, key, env={**_QUIET, "CLAUDE_CODE_MAX_RETRIES": "2"}, cwd=own.get("cwd"),
+                    inputs={"system.md": system or "You are a helpful assistant."})
 
 
 def names(value: Any) -> list[str]:
@@ -226,10 +227,10 @@ class Gemini(_Dialect):
         own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
         system, prompt = texts(request, provider)
         words = ["-o", "stream-json", *(["-m", request.model] if request.model else []), "--approval-mode", str(own.get("permission_mode") or "default")]
-        words += [f"--allowed-tools={','.join(names(own['allowed_tools']))}"] if own.get("allowed_tools") else []
-        inputs = {"system.md": system or "You are a helpful assistant."}
-        if not own.get("allowed_tools"):
-            inputs[".gemini/settings.json"] = json.dumps({"tools": {"core": ["none"]}, "mcpServers": {}})
+        words += ["--admin-policy", "{tmp}/policy.toml"]
+        rules = ['[[rule]]\ntoolName = "*"\ndecision = "deny"\npriority = 998\n']
+        rules += [f'[[rule]]\ntoolName = {json.dumps(t)}\ndecision = "allow"\npriority = 999\n' for t in names(own.get("allowed_tools") or [])]
+        inputs = {"system.md": system or "You are a helpful assistant.", "policy.toml": "\n".join(rules)}
         env = {"GEMINI_CLI_NO_RELAUNCH": "true", "GEMINI_CLI_TRUST_WORKSPACE": "true", "GEMINI_TELEMETRY_ENABLED": "false", "GEMINI_SYSTEM_MD": "{tmp}/system.md"}
         return call(provider, words, prompt, key, env=env, cwd=own.get("cwd"), inputs=inputs)
 

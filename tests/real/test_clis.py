@@ -1,8 +1,10 @@
 """The real command-line programs, in a clean home, talking to the simulator on loopback with a key that is none."""
 
 import base64
+import http.server
 import json
 import os
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -139,6 +141,47 @@ def test_the_key_stands_in_no_process_words(ask, cli):
             break
     assert not [p for p in _processes() if CANARY in p]
     stream.cancel()
+
+
+@pytest.fixture
+def listener(client, monkeypatch):
+    """What was asked of a server that refuses it, with claude and gemini pointed there."""
+    bodies = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_error(400)
+
+        def do_HEAD(self):
+            self.send_error(404)
+
+        def log_message(self, *_args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for name in ("ANTHROPIC_BASE_URL", "GOOGLE_GEMINI_BASE_URL"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{server.server_port}")
+    yield bodies
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize(("cli", "allowed", "offered"), [
+    ("claude", None, []), ("gemini", None, []), ("claude", "Read", ["Read"]), ("gemini", "read_file", ["read_file"]),
+])
+def test_only_allowed_tools_are_offered_to_the_model(ask, listener, tmp_path, cli, allowed, offered, keep):  # noqa: PLR0917
+    """Also in a folder of the person's own, whose settings would offer more."""
+    (tmp_path / "here").mkdir()
+    extra = {"cwd": str(tmp_path / "here"), **({"allowed_tools": allowed} if allowed else {})}
+    with pytest.raises(errors.NbllmError):
+        ask(cli, "hello", system="Speak like a pirate.", extra=extra, keep=keep, timeout={"first": 20, "total": 30}).response()
+    tools = listener[0].get("tools", [])
+    found = [t["name"] for t in tools if "name" in t] + [f["name"] for t in tools for f in t.get("functionDeclarations", [])]
+    assert offered == found
+    assert "Speak like a pirate." in json.dumps(listener[0])
 
 
 def test_opencodes_server_is_found_asked_and_left(client, tmp_path):
