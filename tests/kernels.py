@@ -67,6 +67,7 @@ class Kernel:
 
     def __init__(self, *, front_end: bool = True, prepare: str = PREPARE, **env: str) -> None:
         self.front_end = front_end
+        self.others: list[dict[str, Any]] = []  # messages of cells that have ended
         self._manager = KernelManager(kernel_name="python3")
         clean = {k: v for k, v in os.environ.items() if not k.endswith(("_API_KEY", "_BASE_URL"))}
         self._manager.start_kernel(env={**clean, "PYTHONFAULTHANDLER": "1", **env})
@@ -87,6 +88,7 @@ class Kernel:
         while True:
             message = self.client.get_iopub_msg(timeout=max(0.01, end - time.monotonic()))
             if message["parent_header"].get("msg_id") != parent:
+                self.others.append(message)
                 continue
             ran.messages.append(message)
             if until is not None and until(message):

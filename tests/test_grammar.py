@@ -68,7 +68,7 @@ def test_what_a_line_means(line, models, options, extra, out):
     ("format=xml", 1, "md, text"), ("format=jsn", 1, "did you mean json?"), ("quiet=maybe", 1, "true or false"), ("fill=double fill=on", 13, "given twice"),
     ('m "open', 3, "not closed"), ('x.a={"b": 1', 5, "not closed"), ('system="a"b', 11, "closing quote"), ('x.a=[1]b', 8, "closing bracket"),
     ('system="say \\" hi"', 16, "no model's name"), ("stop=[1]", 1, "JSON list"), (f"stop={'[' * 9999}{']' * 9999}", 1, "JSON list"),
-    ("bg=x", 1, "not there yet"), ("keep=x", 1, "true or false"), ("--bg", 1, "not there yet"), ("each=df", 1, "not there yet"),
+    ("bg=x", 1, "true or false"), ("keep=x", 1, "true or false"), ("--tools", 1, "not there yet"), ("each=df", 1, "not there yet"),
     ("x.a=1 x.a=2", 7, "twice"), ("x.a=1 x.a.b=2", 7, "no object"), ("x..a=1", 1, "no name"), ("x.=1", 1, "no name"),
     ("a << b << c", 8, "wrong place"), ("<< m", 1, "wrong place"), ("m >> a b", 3, "wrong place"), ("m >>", 3, "needs a name"), ("a<<m", 1, "spaces"),
     ("x=1 << m", 1, "unknown option"), ("1x << m", 1, "variable's name"), ("out=class", 1, "variable's name"), ("m >> a.b", 3, "variable's name"),

@@ -64,13 +64,28 @@ def run_cell(session: Session, line: Line, body: str) -> Response | Comparison |
     if several(line.models, asked.options):
         from .comparing import compare
 
+        if asked.options.get("bg"):
+            raise ConfigError("bg=true asks one model.", hint="Leave it out: columns can be stopped one by one. Or ask in several cells.")
         session.warn_skipped(filled)
         return compare(session, asked, line.models or (asked.model,), line.out)
     name = asked.options.get("chat")
     if name is None:
-        return ask(session, asked, line.out, filled)
+        return _asked(session, asked, line.out, filled, lambda _r: None)
     chat, cell = session.chats.open(str(name)), session.cell or filled.text
-    return ask(session, replace(asked, history=chat.before(cell)), line.out, filled, lambda r: chat.keep(Turn(cell, Message("user", asked.parts), r)))
+    return _asked(session, replace(asked, history=chat.before(cell)), line.out, filled, lambda r: chat.keep(Turn(cell, Message("user", asked.parts), r)))
+
+
+def _asked(session: Session, asked: Asked, out: str | None, filled: Filled, kept: Callable[[Response], None]) -> Response | None:
+    """Asks now and here, or in the background."""
+    if not asked.options.get("bg") or asked.options.get("dry_run"):
+        return ask(session, asked, out, filled, kept)
+    from .background import begin, wanted
+
+    if not wanted(session, asked):
+        return ask(session, asked, out, filled, kept)
+    session.warn_skipped(filled)
+    begin(session, asked, out, kept)
+    return None
 
 
 def several(models: Sequence[str], options: Mapping[str, Any]) -> bool:

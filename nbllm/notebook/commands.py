@@ -224,7 +224,7 @@ def _cost(session: Session, rest: str) -> Any:
 
 
 def _chat(session: Session, rest: str) -> Any:
-    """list, show, undo, fork, export, clear."""
+    """list, open, show, undo, fork, export, clear."""
     from .chats import as_json, exported, markdown
     from .show import static
 
@@ -234,6 +234,8 @@ def _chat(session: Session, rest: str) -> Any:
         return _frame([{"chat": c.name, "turns": len(c.turns), "tokens": c.tokens, "cost_usd": c.cost, "model": c.turns[-1].response.model if c.turns else None}
                        for c in chats], ["chat", "turns", "tokens", "cost_usd", "model"]).set_index("chat")
     name = names[0] if names else ""
+    if word == "open":
+        return _open(session, " ".join(names[1:]), name)
     if word == "show":
         return session.show(static(markdown(chats.get(name))))
     if word == "undo":
@@ -248,7 +250,23 @@ def _chat(session: Session, rest: str) -> Any:
         path = Path(names[1])
         path.write_text(as_json(chats.get(name)) if path.suffix == ".json" else markdown(chats.get(name)) + "\n", "utf-8")
         return f"{name} is in {path}."
-    raise ConfigError(f"%llm chat has no {word!r}.", hint="list, show NAME, undo NAME, fork NAME OTHER, export NAME [FILE], clear NAME.")
+    raise ConfigError(f"%llm chat has no {word!r}.", hint="list, open NAME [MODEL], show NAME, undo NAME, fork NAME OTHER, export NAME [FILE], clear NAME.")
+
+
+def _open(session: Session, rest: str, name: str) -> Any:
+    from .panel import ChatWidget
+
+    if not name.isidentifier():
+        raise ConfigError("Which conversation?", hint="%llm chat open NAME [MODEL] [key=value ...]")
+    line = grammar.parse(rest)
+    asked = session.asked_from(line, (), ())
+    return ChatWidget(asked.model, name, **session.arguments(asked))
+
+
+def _stop(session: Session, rest: str) -> str:
+    from .background import stop
+
+    return stop(session, rest)
 
 
 def _bench(session: Session, rest: str) -> Any:
@@ -265,6 +283,6 @@ def _log(session: Session, rest: str) -> Any:
 
 COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "ask": _ask, "use": _use, "models": _models, "providers": _providers, "ping": _ping, "key": _key, "alias": _alias,
-    "again": _again, "last": _last, "simulate": _simulate, "nest": _nest, "help": _help, "bench": _bench, "log": _log, "cost": _cost, "chat": _chat, "fix": _fix, "insert": _insert,
+    "again": _again, "last": _last, "simulate": _simulate, "nest": _nest, "help": _help, "bench": _bench, "log": _log, "cost": _cost, "chat": _chat, "fix": _fix, "insert": _insert, "stop": _stop,
 }
 

@@ -12,6 +12,7 @@ from ..errors import ConfigError, NbllmError
 from ..events import Event, Response
 from ..streams import Stream
 from .bundle import footer
+from .buttons import StopBar
 from .port import KernelPort, where
 from .run import FRAME, stoppable
 from .session import Asked, Session
@@ -129,12 +130,15 @@ def compare(session: Session, asked: Asked, models: Sequence[str], out: str | No
     now = time.perf_counter()
     columns = [Column(e.label, now, fixed=e.line(_format(asked))) for e in before] + [Column(label, now) for label, _, _ in wanted]
     screen = _screen(session, asked, columns)
+    bar = _stop_bar(session, screen, [label for label, _, _ in wanted])
     screen.start()
     streams: list[Stream | NbllmError] = [_asked(session, replace(asked, model=model, options=own)) for _, model, own in wanted]
     running = [s for s in streams if isinstance(s, Stream)]
+    if bar is not None:
+        bar.streams = [s if isinstance(s, Stream) else None for s in streams]
     with stoppable(*running) as interrupt:
         try:
-            _follow(streams, screen, columns, len(before))
+            follow_all(streams, screen, columns, len(before), bar)
         except KeyboardInterrupt:  # off the main thread, or pressed twice
             interrupt.asked = True
             for stream in running:
@@ -143,6 +147,8 @@ def compare(session: Session, asked: Asked, models: Sequence[str], out: str | No
         result = Comparison(tuple(entries), "".join(getattr(p, "text", "") for p in asked.parts), _format(asked))
         session.keep_comparison(asked, result, out)
         screen.finish(entries)
+        if bar is not None:
+            bar.close()
     session.shown(result)
     _raise(entries[len(before):], interrupt.asked, out)
     return result
@@ -187,8 +193,17 @@ def _entry(label: str, stream: Stream | NbllmError, filled: tuple[str, ...]) -> 
     return Entry(label, response, stream.error, footer(response, filled=filled))
 
 
-def _follow(streams: Sequence[Stream | NbllmError], screen: Screen, columns: Sequence[Column], first: int) -> None:
-    """Shows all streams' events until the last one has ended."""
+def _stop_bar(session: Session, screen: Screen, labels: Sequence[str]) -> StopBar | None:
+    """A Stop for each column, where a page may be there to show it."""
+    if not isinstance(screen, Side) or not screen.live or session.comm is None:
+        return None
+    bar = StopBar(KernelPort(session.shell), labels)
+    bar.show()
+    return bar
+
+
+def follow_all(streams: Sequence[Stream | NbllmError], screen: Screen, columns: Sequence[Column], first: int, bar: StopBar | None = None) -> None:
+    """Shows all streams' events until the last one has ended. The first stream's column is `first`."""
     places = [0] * len(streams)
     while True:
         live = [s for s in streams if isinstance(s, Stream) and not s.done]
@@ -199,6 +214,8 @@ def _follow(streams: Sequence[Stream | NbllmError], screen: Screen, columns: Seq
                     places[i] += 1
                 if stream.done and columns[first + i].ended is None:
                     columns[first + i].ended = stream.ended_at
+                    if bar is not None:
+                        bar.ended(i)
         if not live:
             return
         screen.tick(time.perf_counter())

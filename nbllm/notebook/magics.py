@@ -22,12 +22,16 @@ _STATE = "_nbllm_session"
 def load_ipython_extension(shell: Any) -> None:
     """Registers the magics, completion and the drawing of responses in `shell`."""
     from . import complete, mending, show
+    from .comms import warm_up
+    from .port import where
 
     session = getattr(shell, _STATE, None)
     if session is None:
         session = Session(shell)
         setattr(shell, _STATE, session)
         mending.install(session)
+        if where(shell) == "live":
+            session.comm = warm_up()
     for name in NAMES:
         shell.register_magic_function(_magic(session), "line_cell", name)
         shell.register_magic_function(_bench_magic(session), "cell", f"{name}_bench")

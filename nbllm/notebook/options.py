@@ -55,12 +55,13 @@ _TABLE = (
     Option("timeout.idle", "duration", "time between two pieces (60 s)"),
     Option("timeout.total", "duration", "the longest time in all"),
     Option("retries", "int", "how often to ask again before anything was shown (2)", least=0),
+    Option("bg", "bool", "goes on in the background: the prompt comes back at once, the answer grows in its cell"),
     Option("keep", "bool", "a headless CLI stays for the next cell, which it answers sooner: model=cli/claude keep=true"),
     Option("base_url", "str", "send the call to another address"),
     Option("dialect", "choice", "the wire format of base_url", values=("openai_chat", "openai_responses", "anthropic", "gemini", "ollama")),
     Option("key", "variable", "NAME of the variable that holds the key"),
     Option("fill", "choice", "which braces are filled: on, double (only {{ }}), off", values=("on", "double", "off")),
-    *(Option(name, "str", "not yet", later=True) for name in ("bg", "each", "tools", "cache", "show_reasoning")),
+    *(Option(name, "str", "not yet", later=True) for name in ("each", "tools", "cache", "show_reasoning")),
 )
 OPTIONS: dict[str, Option] = {o.name: o for o in _TABLE}
 SHORT: dict[str, Option] = {o.short: o for o in _TABLE if o.short}
@@ -78,9 +79,10 @@ SUBCOMMANDS: dict[str, str] = {
     "key": "where a key is found, or type one for this session: %llm key openai (set, unset, where NAME: the keyring; allow NAME: a project's row)",
     "alias": "a short name for a model: %llm alias fast gemini/flash (--save: for good)",
     "again": "the last prompt again, elsewhere or otherwise: %llm again claude/sonnet",
-    "chat": "conversations: %llm chat list | show NAME | undo NAME | fork NAME OTHER | export NAME [FILE] | clear NAME",
+    "chat": "conversations: %llm chat list | open NAME [MODEL] (a panel) | show NAME | undo NAME | fork NAME OTHER | export NAME [FILE] | clear NAME",
     "fix": "why the last cell failed, what to change, and the corrected cell below, unrun: %llm fix claude/sonnet",
     "insert": "the code of the last answer into the next cell, unrun",
+    "stop": "stop what is answered in the background (bg=true)",
     "last": "show the last answer again",
     "bench": "measure models against each other: %llm bench openai/mini,claude/sonnet blocks=20 out=df (%%llm_bench takes prompts)",
     "log": "the calls of this notebook in numbers (n=20: the last ones; all: every column)",

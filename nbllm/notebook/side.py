@@ -139,19 +139,24 @@ def bundle(columns: Sequence[tuple[str, Line]], *, html: bool = True) -> dict[st
 
 
 class Side:
-    """Columns in a kernel's front end. Modes as in display.Live."""
+    """Columns in a kernel's front end. Modes as in display.Live; "hidden" shows nothing at all."""
 
-    def __init__(self, port: Port, columns: Sequence[Column], *, mode: str = "live", format: str = "md", budget: Budget | None = None,
+    def __init__(self, port: Port, columns: Sequence[Column], *, mode: str = "live", format: str = "md", in_place: bool = False, budget: Budget | None = None,
                  clock: Callable[[], float] = time.perf_counter) -> None:
         self._port, self._columns, self._mode, self._format, self._clock = port, columns, mode, format, clock
-        self._id = uuid4().hex
+        self._id, self._in_place = uuid4().hex, in_place
         self._pace = Pace(budget, clock())
         self._chunks = self._size = 0
         self._shown = False
 
+    @property
+    def live(self) -> bool:
+        """Whether it is drawn while it grows."""
+        return self._mode == "live"
+
     def start(self) -> None:
         """Shows the empty columns."""
-        if self._mode != "final":
+        if self._mode in ("live", "plain"):
             self._draw(self._clock())
 
     def feed(self, column: int, event: Event, at: float) -> None:
@@ -161,7 +166,7 @@ class Side:
 
     def tick(self, now: float) -> None:
         """Draws, where a frame is due."""
-        if self._mode == "final":
+        if self._mode not in ("live", "plain"):
             return
         size = ENVELOPE + max(self._size, 2_000)
         characters = 40 * self._chunks
@@ -177,11 +182,13 @@ class Side:
         self._pace.sent(now, ENVELOPE + self._size, self._clock() - began)
 
     def finish(self, entries: Sequence[Entry]) -> None:
-        """Replaces all by the final form."""
-        if self._shown:
+        """Replaces all by the final form: what the cell holds, or its display where other cells may run meanwhile."""
+        if self._mode == "hidden":
+            return
+        if self._shown and not self._in_place:
             self._port.clear(wait=True)
         self._port.publish(bundle([(e.label, e.line(self._format)) for e in entries], html=self._mode != "plain"),
-                           metadata={"nbllm": [provenance(e.response) for e in entries]})
+                           metadata={"nbllm": [provenance(e.response) for e in entries]}, display_id=self._id if self._in_place else None, update=self._in_place)
 
 
 class Printed:

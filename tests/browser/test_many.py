@@ -75,3 +75,57 @@ def test_pictures_of_many(notebook, theme):
     n.js("nbllmTest.area(2).scrollIntoView()")
     n.shot(f"bench-{theme.lower()}")
     assert n.js("nbllmTest.area(2).querySelectorAll('img').length") == 1
+
+
+def test_a_column_has_a_stop_of_its_own(notebook):
+    """Its button stops that answer alone, while the cell runs; nothing of the buttons is left at the end."""
+    n = notebook(LOAD, ask("Why is the sky blue? At length.", "openai/m@tokens=3000,claude/m@tokens=150", "out=cmp"), "[r.finish_reason for r in cmp]")
+    n.run(0)
+    n.start(1)
+    n.wait("() => { const c = [...(nbllmTest.area(1)?.querySelectorAll('.nbllm-col') ?? [])]; return c.length === 2 && c.every(x => x.innerText.length > 150); }")
+    button = n.page.locator(".jupyter-button:has-text('openai/m')")
+    button.wait_for()
+    n.shot("columns-stop", height=700)
+    button.click()
+    n.wait("() => document.querySelector('.jupyter-button')?.disabled === true", timeout=5)
+    assert not n.js("nbllmTest.done([1])"), "the other goes on"
+    n.wait_done(1)
+    n.run(2)
+    assert n.text(2).strip().endswith("['cancelled', 'stop']")
+    assert n.output(1).count() == 1
+    assert is_static(answers(n.save())[0])
+
+
+def test_background_cells_stay_in_their_cells(notebook):
+    """Two at once, and a third cell that prints meanwhile: each shows its own, and is static in the end."""
+    cells = [ask(f"Repeat after me: {word}. Then go on at length.", "openai/m@tokens=120,gap=0.02", f"bg=true out={word}") for word in ("alpha", "beta")]
+    n = notebook(LOAD, *cells, "print('between')", "type(alpha).__name__, type(beta).__name__")
+    n.run(0, 1, 2, 3)
+    assert "between" == n.text(3).strip(), "the prompt is back while they grow"
+    n.wait("() => [1, 2].every(i => nbllmTest.area(i).innerText.length > 120)")
+    assert n.output(1).count() == n.output(2).count() == 1
+    n.wait("() => [1, 2].every(i => /to first token/.test(nbllmTest.area(i).innerText.replaceAll('\\u00a0', ' ')) && /tok.s/.test(nbllmTest.area(i).innerText))")
+    n.run(4)
+    assert n.text(4).strip().endswith("('Response', 'Response')")
+    assert "alpha" in n.text(1)
+    assert "beta" not in n.text(1)
+    assert "alpha" not in n.text(2)
+    assert all(map(is_static, answers(n.save())))
+
+
+def test_a_question_is_answered_by_a_button_while_the_cell_runs(notebook):
+    """Approve and Reject; what was answered stays as text, and no widget."""
+    n = notebook(LOAD, "import nbllm\nok = nbllm.approve('Run the query on the cluster?')", "no = nbllm.approve('Drop the table?')", "ok, no")
+    n.run(0)
+    for cell, word in ((1, "Approve"), (2, "Reject")):
+        n.start(cell)
+        button = n.page.locator(f".jupyter-button:has-text('{word}')")
+        button.wait_for()
+        n.shot(f"approve-{cell}", height=500)
+        button.click()
+        n.wait_done(cell, timeout=10)
+    n.run(3)
+    assert n.text(3).strip().endswith("(True, False)")
+    assert "Run the query on the cluster? — Approve" in n.text(1)
+    content = n.save()
+    assert all(is_static(content["cells"][i]["outputs"]) for i in (1, 2))

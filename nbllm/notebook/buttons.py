@@ -1,0 +1,133 @@
+"""Buttons that react while a cell runs: a Stop for each column, and yes or no before something is done.
+
+They are shown only once the page has proved that its messages come in time (see comms); where they do not, Stop is the
+kernel's own, and a question is asked through the keyboard. Nothing of them is left when the cell has ended.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+from uuid import uuid4
+
+from ..streams import Stream
+from .comms import mended
+from .look import container
+from .markdown import clean
+from .port import KernelPort, where
+
+_PROOF = 1.5  # seconds that the page has to prove itself before a question is asked in another way
+_TICK = 0.05
+
+
+class _Bar:
+    """Buttons in a row, hidden until the page has said that it shows them."""
+
+    def __init__(self, words: Sequence[tuple[str, str]], pressed: Callable[[int], None], above: str = "") -> None:
+        import ipywidgets as widgets
+
+        self.proved = threading.Event()
+        self.buttons = [mended(widgets.Button(description=clean(word), tooltip=clean(told), layout=mended(widgets.Layout(width="auto")))) for word, told in words]
+        for i, button in enumerate(self.buttons):
+            button.on_click(lambda _button, i=i: pressed(i))
+        self._layout = mended(widgets.Layout(display="none", flex_flow="row wrap", align_items="center"))
+        label = [mended(widgets.HTML(f"<span style='padding-right:1em'>{escape(clean(above))}</span>"))] if above else []
+        self._box = mended(widgets.HBox([*label, *self.buttons], layout=self._layout, _view_count=0))
+        self._box.observe(self._seen, "_view_count")
+        self._all = [*label, *self.buttons, self._box]
+
+    def _seen(self, _change: Any) -> None:
+        self._layout.display = "flex"
+        self.proved.set()
+
+    @property
+    def bundle(self) -> dict[str, Any]:
+        """What shows the bar."""
+        return {"application/vnd.jupyter.widget-view+json": {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}, "text/plain": ""}
+
+    def close(self) -> None:
+        """Takes the widgets away."""
+        for widget in self._all:
+            widget.close()
+
+
+class StopBar:
+    """A Stop for each of several answers."""
+
+    def __init__(self, port: KernelPort, labels: Sequence[str]) -> None:
+        self._port = port
+        self.streams: list[Stream | None] = [None] * len(labels)
+        self._bar = _Bar([(f"■ {label}", f"Stop {label}") for label in labels], self._stop)
+
+    def show(self) -> None:
+        """Puts the bar where the next output goes."""
+        self._port.publish(self._bar.bundle)
+
+    def _stop(self, which: int) -> None:
+        stream = self.streams[which]
+        if stream is not None:
+            stream.cancel()
+
+    def ended(self, which: int) -> None:
+        """An answer is over."""
+        self._bar.buttons[which].disabled = True
+
+    def close(self) -> None:
+        """Takes the bar away, once its output is gone."""
+        self._bar.close()
+
+
+def approve(question: str, *, yes: str = "Approve", no: str = "Reject") -> bool:
+    """Asks the person before something is done, also while a cell runs: with two buttons where the front end can deliver a
+    click, else through the keyboard, and where nobody can answer (nbclient, papermill) it is no. An interrupt raises
+    KeyboardInterrupt, which is no too. What was answered stays in the cell as text.
+    """
+    from .panel import session_here
+
+    session = session_here()
+    mode = where(session.shell)
+    answer = _by_button(session.shell, question, yes, no) if mode == "live" else None
+    if answer is None:
+        answer = _by_keyboard(question, yes) if session.can_ask else False
+        if not session.can_ask:
+            session.say(f"{question} Nobody can answer here: taken as no.")
+    return answer
+
+
+def _by_keyboard(question: str, yes: str) -> bool:
+    try:
+        return input(f"{clean(question)} [y/N] ").strip().lower() in ("y", "yes", yes.lower())
+    except EOFError:
+        return False
+
+
+def _by_button(shell: Any, question: str, yes: str, no: str) -> bool | None:
+    """The button that was pressed; None where the page does not deliver presses."""
+    answered, chosen = threading.Event(), []
+
+    def pressed(which: int) -> None:
+        chosen.append(which == 0)
+        answered.set()
+
+    port, ident = KernelPort(shell), uuid4().hex
+    bar = _Bar([(yes, yes), (no, no)], pressed, above=question)
+    port.publish(bar.bundle, display_id=ident)
+    told = "no answer"
+    try:
+        until = time.monotonic() + _PROOF
+        while not (answered.is_set() or bar.proved.is_set()) and time.monotonic() < until:
+            bar.proved.wait(_TICK)
+        if not bar.proved.is_set():
+            told = ""
+            return None
+        while not answered.wait(_TICK):
+            pass
+        told = yes if chosen[0] else no
+        return chosen[0]
+    finally:
+        text = f"{clean(question)} — {clean(told)}" if told else ""
+        port.publish({"text/html": container(f"<div class=nbllm-note>{escape(text)}</div>", style=True) if text else "", "text/plain": text}, display_id=ident, update=True)
+        bar.close()

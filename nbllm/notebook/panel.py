@@ -1,0 +1,271 @@
+"""A conversation in a panel below a cell: ChatWidget.
+
+Theory. What the cell holds is two plain outputs: an empty place, and the transcript. The panel itself is a widget without a
+view, whose page side puts it into that place and hides the transcript as long as it lives; so a saved notebook holds static
+HTML only, and a front end that does not run it shows the transcript. Answers are followed on a thread of their own, since no
+cell runs while one comes: it changes the widget's values and the transcript by its display id, and shows nothing new.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextvars import copy_context
+from functools import lru_cache
+from html import escape
+from importlib.resources import files
+from typing import Any, Unpack
+from uuid import uuid4
+
+from ..client import CallOptions
+from ..errors import ConfigError, NbllmError
+from ..events import Response
+from ..messages import Message, Part, Text
+from ..registry import DEFAULT_MODEL
+from ..streams import Stream
+from .attach import from_bytes
+from .bundle import Line, answer_lines, count, foot_line, footer, money, note_line
+from .chats import Chat, Turn, _text
+from .comms import mended
+from .growing import Growing
+from .look import STYLE, container
+from .markdown import clean, plain, plain_html
+from .port import KernelPort, where
+from .session import Session
+
+_TICK = 0.1
+
+
+class ChatWidget:
+    """A panel that goes on with a conversation; the last expression of a cell shows it.
+
+    model: as in `%%llm`; chat: the conversation's name, which `%%llm chat=NAME` and `%llm chat` share; the rest as in
+    nbllm.stream (system, temperature, max_tokens ...). `ask(text)` says something from code and waits for the answer,
+    `send(text)` does not wait; `transcript` is the conversation as Markdown. Raises ConfigError outside IPython.
+    """
+
+    def __init__(self, model: str = DEFAULT_MODEL, chat: str = "chat", **options: Unpack[CallOptions]) -> None:
+        self._session = session_here()
+        self._chat = self._session.chats.open(chat)
+        self._options: dict[str, Any] = dict(options)
+        self._model = model
+        self._session.client.resolve(model, options.get("base_url"), options.get("dialect"))  # a name that leads nowhere is told here
+        self._failed: tuple[Message, Response, NbllmError | None] | None = None  # the last turn, where it was not kept
+        self._stream: Stream | None = None
+        self._thread: threading.Thread | None = None
+        self._panel: Any = None
+        self._place = ""
+        self._error: NbllmError | None = None
+
+    def __repr__(self) -> str:
+        return f"ChatWidget(chat={self._chat.name!r}, model={self._model!r}, {len(self._chat.turns)} turns)"
+
+    # --- from code ---
+
+    @property
+    def chat(self) -> Chat:
+        """The conversation."""
+        return self._chat
+
+    @property
+    def transcript(self) -> str:
+        """The conversation as Markdown."""
+        from .chats import markdown
+
+        return markdown(self._chat)
+
+    def send(self, text: str, *attachments: Part) -> Stream:
+        """Says something; the answer comes while other cells run. Raises ConfigError while one is on its way."""
+        if self._stream is not None and not self._stream.done:
+            raise ConfigError("The panel is still answering.", hint="Stop it, or wait for it: panel.wait().")
+        asked = Message("user", [*([Text(text)] if text.strip() else []), *attachments])
+        if not asked.parts:
+            raise ConfigError("Nothing was said.")
+        return self._say(asked)
+
+    def ask(self, text: str, *attachments: Part) -> Response:
+        """As send, and waits for the answer. Raises what went wrong."""
+        self.send(text, *attachments)
+        self.wait()
+        if self._error is not None:
+            raise self._error
+        return self._chat.turns[-1].response
+
+    def wait(self) -> None:
+        """Waits until the answer under way is there. An interrupt stops it."""
+        try:
+            while self._thread is not None and self._thread.is_alive():
+                self._thread.join(_TICK)
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stops the answer under way; what came is kept."""
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def retry(self) -> Stream:
+        """Asks the last question again, in the place of its answer."""
+        if self._stream is not None and not self._stream.done:
+            raise ConfigError("The panel is still answering.", hint="Stop it first.")
+        if self._failed is not None:
+            return self._say(self._failed[0])
+        if not self._chat.turns:
+            raise ConfigError("There is nothing to ask again.")
+        return self._say(self._chat.turns.pop().asked)
+
+    def close(self) -> None:
+        """Takes the panel away; the transcript stays."""
+        if self._panel is not None:
+            self._panel.close()
+            self._panel = None
+
+    # --- an answer on its way ---
+
+    def _say(self, asked: Message) -> Stream:
+        self._failed, self._error = None, None
+        given = {k: v for k, v in self._options.items() if k != "extra"}
+        stream = self._session.client.stream([*self._chat.before(""), asked], self._model, **given, extra=self._options.get("extra"))
+        self._stream = stream
+        self._set(busy=True, asked=_asked_html(asked), done="", tail="", status=f"{self._model} · waiting for the first token…", turns=self._turns())
+        self._thread = threading.Thread(target=copy_context().run, args=(self._follow, stream, asked), name="nbllm-chat", daemon=True)
+        self._thread.start()
+        return stream
+
+    def _follow(self, stream: Stream, asked: Message) -> None:
+        growing, place = Growing(self._model), 0
+        while True:
+            ended = stream.done
+            for _, event in stream.log[place:]:
+                growing.feed(event)
+                place += 1
+            if ended and place == len(stream.log):
+                break
+            if growing.due():
+                self._set(**growing.frame())
+            if stream.wait(place, _TICK) and not stream.done:
+                stream.wait_end(0.05)
+        response, error = stream.partial(), stream.error
+        if response.parts:
+            self._chat.keep(Turn(f"panel:{uuid4().hex}", asked, response))
+            self._session.last = response
+        if error is not None or not response.parts:
+            self._failed = None if response.parts else (asked, response, error)
+        self._error = error
+        self._set(turns=self._turns(), busy=False, asked="", done="", tail="", status="", meter=self._meter())
+        if self._place:
+            self._publish(update=True)
+
+    # --- what is shown ---
+
+    def _ipython_display_(self) -> None:
+        """Shows the panel, or in a front end without one its transcript."""
+        mode = where(self._session.shell)
+        if mode == "terminal":
+            self._session.say(f"{plain(self.transcript)}\n\nA panel needs a notebook; %%llm chat={self._chat.name} goes on here.")
+            return
+        self.close()
+        self._place = f"nbllm-{uuid4().hex}"
+        if mode == "live":
+            self._panel = mended(_panel_class()(place=self._place, style=_style(), model=self._model, models=self._names(), turns=self._turns(), meter=self._meter(),
+                                                busy=self._stream is not None and not self._stream.done))
+            self._panel.on_msg(self._heard)
+            self._panel.observe(lambda change: setattr(self, "_model", change["new"] or DEFAULT_MODEL), "model")
+            html = f"<div id='{self._place}'></div>"
+            KernelPort(self._session.shell).publish({"text/html": html, "text/plain": f"Chat panel: {self._chat.name}"})
+        self._publish(update=False)
+
+    def _heard(self, _panel: Any, message: dict[str, Any], buffers: Sequence[Any]) -> None:
+        """What the page says. Whatever is wrong with it is shown there, and never raised."""
+        try:
+            if message["type"] == "send":
+                parts = [from_bytes(bytes(data), str(f.get("kind") or ""), str(f.get("name") or "file")) for f, data in zip(message.get("files") or (), buffers, strict=False)]
+                self.send(str(message.get("text") or ""), *parts)
+            elif message["type"] == "stop":
+                self.stop()
+            elif message["type"] == "retry":
+                self.retry()
+        except NbllmError as error:
+            said = Message("user", str(message.get("text") or "")) if message["type"] == "send" else None
+            self._failed = (said or (self._failed[0] if self._failed else Message("user", "")), Response(), error)
+            self._set(turns=self._turns(), busy=self._stream is not None and not self._stream.done)
+
+    def _set(self, **values: Any) -> None:
+        if self._panel is not None:
+            with self._panel.hold_sync():
+                for name, value in values.items():
+                    setattr(self._panel, name, value)
+
+    def _names(self) -> list[str]:
+        return sorted({self._model, *self._session.client.registry.names()})
+
+    def _meter(self) -> str:
+        tokens, cost = self._chat.tokens, self._chat.cost
+        return " · ".join(filter(None, (f"{len(self._chat.turns)} turn{'s' * (len(self._chat.turns) != 1)}", f"{count(tokens)} tokens of context" if tokens is not None else "", money(cost) if cost is not None else "")))
+
+    def _turns(self) -> list[dict[str, str]]:
+        """The conversation for the page: HTML that is safe, and each answer's source to copy."""
+        shown = [{"key": f"{i}:{id(t)}", "asked": _asked_html(t.asked), "answer": _answer(t.response, None).html, "source": t.response.text} for i, t in enumerate(self._chat.turns)]
+        if self._failed is not None:
+            asked, response, error = self._failed
+            shown.append({"key": uuid4().hex, "asked": _asked_html(asked), "answer": _answer(response, error).html, "source": response.text})
+        return shown
+
+    def _publish(self, *, update: bool) -> None:
+        """The transcript."""
+        rows = [(t.asked, _answer(t.response, None)) for t in self._chat.turns]
+        if self._failed is not None:
+            rows.append((self._failed[0], _answer(self._failed[1], self._failed[2])))
+        html = "".join(f"<p><b>You</b></p><div class=nbllm-text>{_asked_html(asked)}</div><p><b>Answer</b></p>{line.html}<hr>" for asked, line in rows)
+        text = "\n\n".join(f"You: {clean(_text(asked))}\n\n{line.text.strip()}" for asked, line in rows)
+        head = f"Conversation {self._chat.name}" + ("" if rows else ": nothing was said yet")
+        body = f"<div class='{self._place}-static'><p class=nbllm-foot>{escape(head)}</p>{html}</div>"
+        KernelPort(self._session.shell).publish({"text/html": container(body, style=True), "text/plain": plain(f"{head}\n\n{text}".strip())},
+                                                display_id=f"{self._place}-static", update=update)
+
+
+def session_here() -> Session:
+    """The session of the shell that runs. Raises ConfigError outside IPython."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is None:
+        raise ConfigError("This needs IPython or a notebook.", hint="In a script use nbllm.complete.")
+    return getattr(shell, "_nbllm_session", None) or Session(shell)
+
+
+def _asked_html(asked: Message) -> str:
+    texts = [plain_html(p.text.strip()).strip() if isinstance(p, Text) else f"<i>({escape(getattr(p, 'name', '') or type(p).__name__.lower())})</i>" for p in asked.parts]
+    return "<br>".join(texts)
+
+
+def _answer(response: Response, error: NbllmError | None) -> Line:
+    bare = error is not None and not response.parts
+    lines = [note_line("⚠ " + "\n".join(filter(None, (error.message, error.hint))))] if bare and error is not None else answer_lines(response, error=error)
+    if not bare:
+        lines.append(foot_line(footer(response), simulated=response.simulated))
+    return Line("".join(line.html for line in lines), "\n\n".join(line.text.strip("\n") for line in lines))
+
+
+def _style() -> str:
+    return STYLE + f"<style>{(files(__package__) / 'panel.css').read_text('utf-8')}</style>"
+
+
+@lru_cache(maxsize=1)
+def _panel_class() -> type[Any]:
+    """The widget; made when first needed, since anywidget loads ipywidgets."""
+    import anywidget
+    from traitlets import Bool, List, Unicode
+
+    class Panel(anywidget.AnyWidget):
+        """The kernel's side of the panel."""
+
+        _esm = (files(__package__) / "panel.js").read_text("utf-8")
+        place, style, model, meter = Unicode().tag(sync=True), Unicode().tag(sync=True), Unicode().tag(sync=True), Unicode().tag(sync=True)
+        asked, done, tail, status = Unicode().tag(sync=True), Unicode().tag(sync=True), Unicode().tag(sync=True), Unicode().tag(sync=True)
+        busy = Bool(False).tag(sync=True)
+        models: Any = List().tag(sync=True)
+        turns: Any = List().tag(sync=True)
+
+    return Panel

@@ -1,0 +1,138 @@
+"""The chat panel, background cells and questions to the person, in real kernels: with a front end, without one, in a terminal."""
+
+import re
+import time
+
+import pytest
+
+from .kernels import Kernel
+
+pytestmark = pytest.mark.kernel
+SIM = "sim/openai@gap=0.001,ttft=0.01"
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    with Kernel() as kernel:
+        yield kernel
+
+
+@pytest.fixture(scope="module")
+def headless():
+    with Kernel(front_end=False) as kernel:
+        yield kernel
+
+
+def drawn(kernel, until="to first token|Error"):
+    """What earlier cells drew, up to a display whose text matches."""
+    while not (kernel.others and re.search(until, str(kernel.others[-1]["content"].get("data", {}).get("text/plain", "")))):
+        kernel.others.append(kernel.client.get_iopub_msg(timeout=20))
+    shown, kernel.others = [m for m in kernel.others if m["msg_type"] in ("display_data", "update_display_data", "clear_output")], []
+    return shown
+
+
+def test_without_a_front_end_the_panel_is_its_transcript(headless):
+    """One static output; code asks and waits; the conversation is the same as chat=."""
+    ran = headless.run(f"panel = nbllm.ChatWidget({SIM!r}, chat='eda', system='Be brief.')\nanswer = panel.ask('Why is the sky blue?')\npanel")
+    assert ran.ok, ran.error
+    assert 1 == len(ran.outputs)
+    assert {"text/html", "text/plain"} == set(ran.outputs[0]["data"])
+    assert ran.text.startswith("Conversation eda\n\nYou: Why is the sky blue?\n\nSunlight holds all colours.")
+    ran = headless.run(f"%%llm {SIM} chat=eda\nAnd at night?")
+    assert ran.ok
+    assert 2 == headless.value("len(panel.chat.turns)")
+    assert "And at night?" in headless.value("panel.transcript")
+
+
+def test_a_question_is_asked_again_in_its_place(headless):
+    """Retry keeps one turn; an empty question and one too early are errors that say so."""
+    assert headless.run(f"p = nbllm.ChatWidget({SIM!r}, chat='again')\np.ask('One?')\np.retry()\np.wait()").ok
+    assert [1, "One?"] == headless.value("[len(p.chat.turns), p.chat.turns[0].asked.text]")
+    assert "Nothing was said" in str(headless.run("p.ask('  ')").error)
+    assert "still answering" in str(headless.run(f"q = nbllm.ChatWidget({SIM.replace('0.01', '5')!r}, chat='slow')\n_ = q.send('One?')\nq.send('Two?')").error)
+    headless.run("q.stop(); q.wait()")
+
+
+def test_an_error_is_raised_shown_and_not_kept(headless):
+    """The transcript has it, the conversation has not."""
+    ran = headless.run("p = nbllm.ChatWidget('sim/openai@status=401', chat='bad')\np.ask('hello')")
+    assert "AuthenticationError" in ran.error["ename"]
+    assert 0 == headless.value("len(p.chat.turns)")
+    assert "401" in headless.run("p").text
+
+
+def test_open_shows_a_panel_and_names_are_checked(kernel):
+    """In a front end: a place, the transcript, and no widget view among the outputs."""
+    ran = kernel.run(f"%llm chat open eda {SIM}")
+    assert ran.ok, ran.error
+    assert 2 == len(ran.outputs)
+    assert all("application/vnd.jupyter.widget-view+json" not in o["data"] for o in ran.outputs)
+    assert "id='nbllm-" in ran.outputs[0]["data"]["text/html"]
+    assert "nothing was said yet" in ran.text
+    assert "No provider answers" in str(kernel.run("%llm chat open eda nowhere/m").error)
+    assert "Which conversation?" in str(kernel.run("%llm chat open").error)
+
+
+def test_a_background_cell_gives_the_prompt_back_and_ends_in_its_place(kernel):
+    """The variable is a Stream, then the Response; what comes later updates the display of its own cell and no other."""
+    ran = kernel.run("%%llm sim/openai@gap=0.02,ttft=0.3 bg=true out=later\nWhy is the sky blue?")
+    assert ran.ok, ran.error
+    assert "Stream" == kernel.value("type(later).__name__")
+    ident = ran.outputs[0]["transient"]["display_id"]
+    assert "waiting for the first token" in ran.text
+    done = kernel.run("import time\nwhile type(later).__name__ == 'Stream': time.sleep(0.05)\nprint('mine')")
+    shown = drawn(kernel)
+    assert "Response" == kernel.value("type(later).__name__")
+    assert {"later", "_llm"} == set(kernel.value("[n for n in ('later', '_llm') if type(get_ipython().user_ns[n]).__name__ == 'Response']"))
+    assert "mine\n" == done.text, "the other cell shows its own alone"
+    assert {"update_display_data"} == {m["msg_type"] for m in shown}
+    assert {ident} == {m["content"]["transient"]["display_id"] for m in shown}
+    assert "colours" in shown[-1]["content"]["data"]["text/plain"]
+    assert "to first token" in shown[-1]["content"]["data"]["text/plain"]
+
+
+def test_a_background_answer_can_be_stopped_and_a_taken_name_is_left_alone(kernel):
+    """%llm stop, or the stream's own cancel; a variable that was used for something else stays."""
+    kernel.run("%%llm sim/openai@tokens=5000,gap=0.01 bg=true out=long\nA story.")
+    assert "Stopped 1 answer" in kernel.run("%llm stop").text
+    kernel.run("import time\nwhile type(long).__name__ == 'Stream': time.sleep(0.05)")
+    assert "cancelled" == kernel.value("long.finish_reason")
+    kernel.run("%%llm sim/openai@tokens=5000,gap=0.01 bg=true out=long\nA story.")
+    kernel.run("stream, long = long, 5\nstream.cancel()\nimport time\nwhile not stream.done: time.sleep(0.05)\ntime.sleep(0.3)")
+    assert 5 == kernel.value("long")
+    assert "Nothing runs in the background" in str(kernel.run("%llm stop").error)
+
+
+def test_without_a_front_end_a_background_cell_waits(headless):
+    """Nothing is lost: one final output, a Response."""
+    ran = headless.run(f"%%llm {SIM} bg=true out=r\nWhy is the sky blue?")
+    assert 1 == len(ran.outputs)
+    assert "colours" in ran.text
+    assert "Response" == headless.value("type(r).__name__")
+
+
+def test_a_failed_background_answer_says_so_in_its_cell(kernel):
+    """No cell is there to fail any more."""
+    kernel.run("%%llm sim/openai@status=401,ttft=0.3 bg=true out=bad\nhello")
+    kernel.run("import time\nwhile type(bad).__name__ == 'Stream': time.sleep(0.05)")
+    assert "AuthenticationError" in drawn(kernel)[-1]["content"]["data"]["text/plain"]
+
+
+def test_nobody_to_ask_is_no(headless):
+    """A policy, not an error."""
+    ran = headless.run("ok = nbllm.approve('Delete everything?')")
+    assert "taken as no" in ran.text
+    assert False is headless.value("ok")
+
+
+def test_a_question_is_asked_through_the_keyboard_where_no_click_comes(kernel):
+    """This front end shows widgets to nobody: after a moment input() asks."""
+    began = time.monotonic()
+    cell = kernel.start("ok = nbllm.approve('Go on?')")
+    assert "Go on?" in kernel.client.get_stdin_msg(timeout=20)["content"]["prompt"]
+    kernel.client.input("y")
+    ran = kernel.collect(cell)
+    assert ran.ok, ran.error
+    assert True is kernel.value("ok")
+    assert time.monotonic() - began < 20
+    assert all("application/vnd.jupyter.widget-view+json" not in o.get("data", {}) for o in ran.outputs), "no widget is left"
