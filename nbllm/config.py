@@ -1,6 +1,6 @@
 """Configuration in layers: nbllm's own rows, entry points, the person's file, the project's pyproject.toml, NBLLM_CONFIG.
 
-Each layer holds `provider`, `alias` and, the project's excepted, `allow` tables; a later one beats an earlier one, entry by
+Each layer holds `provider`, `alias`, `use` (defaults of cells) and, the project's excepted, `allow` tables; a later one beats an earlier one, entry by
 entry. What is wrong in a layer becomes a Problem with its file and line, and everything else stays in force.
 
 Trust. A row that moves to another host loses the key variables, the address variables and the stored keys of the row it
@@ -36,7 +36,8 @@ from .toml_edit import at_line, row_line
 from .wire import Provider
 
 BUILT_IN = ""  # the source of nbllm's own rows
-_TABLES = ("provider", "alias", "allow")
+_TABLES = ("provider", "alias", "allow", "use")
+SETTLED_HERE = frozenset({"base_url", "dialect", "key", "keep", "bg"})  # options that no file of a project may choose
 _HOW = frozenset({"headers", "query"})  # by which gateways are told whom to ask
 
 
@@ -86,6 +87,7 @@ class Config:
     aliases: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     allowed: dict[str, set[str]] = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict)
 
 
 def user_file() -> Path:
@@ -203,6 +205,18 @@ def _apply(config: Config, layer: Layer) -> None:
             config.problems.append(_problem(layer, wrong, "alias", name))
         else:
             config.aliases[name] = model
+    _use(config, layer)
+
+
+def _use(config: Config, layer: Layer) -> None:
+    """Defaults of cells, as they are written; the notebook knows the options."""
+    for name, value in _items(config, layer, "use"):
+        if layer.project and name in SETTLED_HERE:
+            config.problems.append(_problem(layer, f"a project does not choose {name!r}; expected it in a cell, or in {user_file()}", "use", name))
+        elif not isinstance(value, (str, int, float, bool)):
+            config.problems.append(_problem(layer, f"the default {name!r} is no text or number", "use", name))
+        else:
+            config.defaults[name] = value
 
 
 def _problem(layer: Layer, message: str, *names: str) -> Problem:

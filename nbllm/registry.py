@@ -56,6 +56,7 @@ class Registry:
     problems: list[Problem] = field(default_factory=list)
     stores: keys.Stores = None  # type: ignore[assignment]
     told: bool = False
+    defaults: dict[str, Any] = field(default_factory=dict)  # of cells, as configuration files have them
 
     def __post_init__(self) -> None:
         self.stores = self.stores or keys.Stores.of(self.env)
@@ -270,7 +271,7 @@ def load(env: Mapping[str, str] | None = None, places: Places | None = None) -> 
     own, and no places, only NBLLM_CONFIG is looked at, where that env names it."""
     env = os.environ if env is None else env
     found = config.load(places or Places.of(env))
-    return Registry(found.rows, found.aliases, env, problems=found.problems)
+    return Registry(found.rows, found.aliases, env, problems=found.problems, defaults=found.defaults)
 
 
 _VERIFIED = {"stream": "recorded answers", "server": "real server", "cli": "real CLI"}

@@ -113,7 +113,8 @@ def test_without_a_front_end_a_background_cell_waits(headless):
 
 def test_a_failed_background_answer_says_so_in_its_cell(kernel):
     """No cell is there to fail any more."""
-    kernel.run("%%llm sim/openai@status=401,ttft=0.3 bg=true out=bad\nhello")
+    kernel.others.clear()
+    kernel.others += kernel.run("%%llm sim/openai@status=401,ttft=0.3 bg=true out=bad\nhello").messages  # it may fail before its cell ends
     kernel.run("import time\nwhile type(bad).__name__ == 'Stream': time.sleep(0.05)")
     assert "AuthenticationError" in drawn(kernel)[-1]["content"]["data"]["text/plain"]
 
@@ -136,3 +137,35 @@ def test_a_question_is_asked_through_the_keyboard_where_no_click_comes(kernel):
     assert True is kernel.value("ok")
     assert time.monotonic() - began < 20
     assert all("application/vnd.jupyter.widget-view+json" not in o.get("data", {}) for o in ran.outputs), "no widget is left"
+
+
+def test_config_sets_defaults_and_says_what_does_not_fit(kernel):
+    """%config NbLLM, %llm use and a cell's own words: the cell's win; a bad value changes nothing; None takes one away."""
+    assert kernel.run(f"%config NbLLM.model = {SIM!r}\n%config NbLLM.max_tokens = 7").ok
+    assert "max_tokens=7" in kernel.run("%llm use").text
+    ran = kernel.run("%%llm out=r\nWhy is the sky blue?")
+    assert ["length", 7] == kernel.value("[r.finish_reason, r.request.max_tokens]"), ran.error
+    kernel.run("%%llm max_tokens=9 out=r\nWhy is the sky blue?")
+    assert 9 == kernel.value("r.request.max_tokens")
+    assert "whole number" in kernel.run("%config NbLLM.max_tokens = 'lots'").text
+    assert "max_tokens=7" in kernel.run("%llm use").text
+    kernel.run("%config NbLLM.max_tokens = None\n%config NbLLM.model = None")
+    assert "max_tokens" not in kernel.run("%llm use").text
+    assert "NbLLM.max_tokens=<Any>\n    the longest answer, in tokens" in kernel.run("%config NbLLM").text
+    assert kernel.run("%reload_ext nbllm").ok
+
+
+def test_a_project_s_file_gives_defaults(tmp_path, monkeypatch):
+    """[tool.nbllm.use]; what it must not choose, and what is no option, is told and left out."""
+    (tmp_path / "pyproject.toml").write_text('[tool.nbllm.use]\nmodel = "sim/openai"\nmax_tokens = 5\nbase_url = "https://evil.example/v1"\nwit = 3\nseed = "x"\n')
+    monkeypatch.chdir(tmp_path)
+    with Kernel() as kernel:
+        shown = kernel.run("%llm use").text
+        assert "model=sim/openai" in shown
+        assert "max_tokens=5" in shown
+        assert "base_url" not in shown
+        told = kernel.run("get_ipython().extension_manager.unload_extension('nbllm')\n%load_ext nbllm").text
+        assert "'wit'" in told
+        assert "'seed'" in told
+        assert "a project does not choose 'base_url'" in str(kernel.value("[str(p) for p in nbllm.default_client().registry.problems]"))
+        assert 5 == kernel.value("nbllm.default_client().registry.defaults['max_tokens']")

@@ -21,7 +21,7 @@ _STATE = "_nbllm_session"
 
 def load_ipython_extension(shell: Any) -> None:
     """Registers the magics, completion and the drawing of responses in `shell`."""
-    from . import complete, mending, show
+    from . import complete, mending, settings, show
     from .comms import warm_up
     from .port import where
 
@@ -30,6 +30,7 @@ def load_ipython_extension(shell: Any) -> None:
         session = Session(shell)
         setattr(shell, _STATE, session)
         mending.install(session)
+        settings.install(session)
         if where(shell) == "live":
             session.comm = warm_up()
     for name in NAMES:
@@ -43,12 +44,13 @@ def load_ipython_extension(shell: Any) -> None:
 
 def unload_ipython_extension(shell: Any) -> None:
     """Takes away what loading brought; the notebook's variables stay."""
-    from . import complete, mending, show
+    from . import complete, mending, settings, show
 
     session = getattr(shell, _STATE, None)
     if session is None:
         return
     mending.remove(session)
+    settings.remove(session)
     delattr(shell, _STATE)
     complete.remove(session)
     show.remove(session)

@@ -101,6 +101,7 @@ class Session:
     fragments: dict[str, str] = field(default_factory=dict)  # prompts kept by save=
     chats: Chats = field(default_factory=Chats)
     running: list[Stream] = field(default_factory=list)  # what is answered in the background
+    settings: Any = None  # what %config NbLLM shows
     comm: Any = None  # the small widget that was made so that later ones are heard while a cell runs
     matcher: Any = None  # the completion that was installed
 

@@ -1,0 +1,79 @@
+"""Defaults of the magics: `%config NbLLM.model = "gemini/flash"`, and what configuration files say in their `use` tables.
+
+They are the same defaults that `%llm use` sets. A value that does not fit is told and left out: it must not keep the
+extension from loading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from .options import OPTIONS, Unreadable, read
+from .session import Session
+
+# What is the matter of one cell, or is said with a word of its own.
+_ONE_CELL = frozenset({"out", "def", "save", "use", "as", "schema", "attach", "dry_run", "chat", "runs", "key"})
+NAMES = tuple(n for n, o in OPTIONS.items() if n not in _ONE_CELL and "." not in n and not o.later)
+
+
+@lru_cache(maxsize=1)
+def _kind() -> type[Any]:
+    """The Configurable; made of the options' table."""
+    from traitlets import Any as AnyTrait
+    from traitlets import TraitError, validate
+    from traitlets.config import Configurable
+
+    def checked(_self: Any, proposal: Mapping[str, Any]) -> Any:
+        name, value = proposal["trait"].name, proposal["value"]
+        try:
+            return value if value is None else _read(name, value)
+        except Unreadable as error:
+            raise TraitError(f"NbLLM.{name} {error}") from None
+
+    traits = {name: AnyTrait(None, allow_none=True, help=OPTIONS[name].help).tag(config=True) for name in NAMES}
+    return type("NbLLM", (Configurable,), {"__doc__": "Defaults of the %%llm magics; None where a cell decides.", **traits, "_checked": validate(*NAMES)(checked)})
+
+
+def _read(name: str, value: Any) -> Any:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    found = read(OPTIONS[name], text)
+    return found[0] if name == "model" else found
+
+
+def install(session: Session) -> None:
+    """Takes the files' defaults over, and registers NbLLM with the shell."""
+    from traitlets import TraitError
+
+    for name, value in session.client.registry.defaults.items():
+        try:
+            if name not in NAMES:
+                raise Unreadable("is no option that can be a default")
+            session.defaults.setdefault(name, _read(name, value))
+        except Unreadable as error:
+            session.say(f"nbllm leaves out the default {name!r} of a configuration file: it {error}.")
+    shell = session.shell
+    try:
+        settings = _kind()(parent=shell)
+    except TraitError as error:  # from an earlier %config, or a profile's file
+        session.say(f"nbllm leaves out what %config says of it: {error}.")
+        shell.config.pop("NbLLM", None)
+        settings = _kind()(parent=shell)
+    session.defaults.update({n: v for n in NAMES if (v := getattr(settings, n)) is not None})
+    settings.observe(lambda change: _changed(session, change["name"], change["new"]), list(NAMES))
+    session.settings = settings
+    shell.configurables.append(settings)
+
+
+def _changed(session: Session, name: str, value: Any) -> None:
+    if value is None:
+        session.defaults.pop(name, None)
+    else:
+        session.defaults[name] = value
+
+
+def remove(session: Session) -> None:
+    """Takes NbLLM away."""
+    if session.settings in session.shell.configurables:
+        session.shell.configurables.remove(session.settings)
