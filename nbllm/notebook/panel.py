@@ -54,7 +54,7 @@ class ChatWidget:
         self._stream: Stream | None = None
         self._thread: threading.Thread | None = None
         self._panel: Any = None
-        self._place = ""
+        self._place = self._display = ""
         self._error: NbllmError | None = None
 
     def __repr__(self) -> str:
@@ -154,7 +154,7 @@ class ChatWidget:
             self._failed = None if response.parts else (asked, response, error)
         self._error = error
         self._set(turns=self._turns(), busy=False, asked="", done="", tail="", status="", meter=self._meter())
-        if self._place:
+        if self._display:
             self._publish(update=True)
 
     # --- what is shown ---
@@ -166,7 +166,8 @@ class ChatWidget:
             self._session.say(f"{plain(self.transcript)}\n\nA panel needs a notebook; %%llm chat={self._chat.name} goes on here.")
             return
         self.close()
-        self._place = f"nbllm-{uuid4().hex}"
+        self._display = uuid4().hex
+        self._place = f"nbllm-{self._display}" if mode == "live" else "nbllm-chat"  # the same at each run, where the notebook is only saved
         if mode == "live":
             self._panel = mended(_panel_class()(place=self._place, style=_style(), model=self._model, models=self._names(), turns=self._turns(), meter=self._meter(),
                                                 busy=self._stream is not None and not self._stream.done))
@@ -222,7 +223,7 @@ class ChatWidget:
         head = f"Conversation {self._chat.name}" + ("" if rows else ": nothing was said yet")
         body = f"<div class='{self._place}-static'><p class=nbllm-foot>{escape(head)}</p>{html}</div>"
         KernelPort(self._session.shell).publish({"text/html": container(body, style=True), "text/plain": plain(f"{head}\n\n{text}".strip())},
-                                                display_id=f"{self._place}-static", update=update)
+                                                display_id=self._display, update=update)
 
 
 def session_here() -> Session:
