@@ -4,7 +4,7 @@ import pytest
 
 from nbllm.errors import ConfigError
 from nbllm.messages import Document, Image, Text
-from nbllm.notebook.attach import attached
+from nbllm.notebook.attach import attached, part_of
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
 
@@ -55,3 +55,52 @@ def test_what_cannot_be_attached_says_so(tmp_path):
 def test_a_data_url_is_taken_apart():
     """Not every provider reads data: as an address."""
     assert Image(b"x", media_type="image/gif") == Image(url="data:image/gif;base64,eA==")
+
+
+def figure():
+    import matplotlib.figure
+
+    made = matplotlib.figure.Figure()
+    made.subplots().plot([1, 2, 3])
+    return made
+
+
+@pytest.mark.parametrize("make", [figure, lambda: figure().axes[0], Picture])
+def test_what_draws_itself_is_a_picture_at_its_place(make):
+    """A figure, axes of one, whatever gives PNG."""
+    part = part_of("fig", make())
+    assert isinstance(part, Image)
+    assert part.data.startswith(b"\x89PNG")
+    assert part == attached("fig", {"fig": make()}) or part.data[:4] == attached("fig", {"fig": make()}).data[:4]
+
+
+def test_a_path_is_its_file_and_text_stays_text(tmp_path):
+    """A folder, or a path to nothing, is no file."""
+    (tmp_path / "notes.md").write_text("# Notes")
+    assert Text("\n\nnotes.md:\n```\n# Notes\n```\n") == part_of("path", tmp_path / "notes.md")
+    assert part_of("path", tmp_path) is None
+    assert part_of("path", tmp_path / "nope") is None
+    assert part_of("path", str(tmp_path / "notes.md")) is None
+
+
+def test_a_large_table_s_file_is_a_sample(tmp_path):
+    """Of CSV and Parquet; a small one goes along whole; a broken one is an error that says what to do."""
+    import pandas as pd
+
+    df = pd.DataFrame({"n": range(5_000), "word": "w"})
+    df.to_csv(tmp_path / "a.csv", index=False)
+    df.to_parquet(tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        text = part_of("path", tmp_path / name).text
+        assert f"{name}:\nA table of 5,000 rows and 2 columns." in text
+        assert "| n | int64 | 0 | 0 to 4,999, mean 2500 |" in text
+    (tmp_path / "b.parquet").write_bytes(b"no")
+    with pytest.raises(ConfigError, match=r"b\.parquet cannot be read as a table"):
+        part_of("path", tmp_path / "b.parquet")
+
+
+def test_a_table_can_be_attached():
+    """As its sample, under its name."""
+    import pandas as pd
+
+    assert attached("df", {"df": pd.DataFrame({"a": [1]})}).text.startswith("\n\ndf:\nA table of 1 rows and 1 columns.")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nbllm.errors import ConfigError
 from nbllm.notebook.fill import fill, names_at, names_in
-from nbllm.notebook.samples import text_of
+from nbllm.notebook.samples import text_of, tokens_in
 
 NAMES = {"x": 1, "i": 2, "a": 3, "b": 4, "name": "N{x}", "n": 3, "k": 1, "v": 2, "d": {"q": 5}, "rows": [7, 8], "first": "A", "last": "B",
          "size": 1, "color": "c", "string": "s", "user": 1, "align": 2, "HOME": "h", "top": 1, "größe": 1, "übung": 2,
@@ -219,24 +219,27 @@ def test_data_frames_become_a_schema_and_a_sample():
     """A model reads shape, types and the first rows."""
     import pandas as pd
 
-    text = text_of(pd.DataFrame({"a": range(30), "b|c": ["x\ny"] * 30}))
-    assert "30 rows and 2 columns: a (int64), b|c (" in text
+    text = text_of(pd.DataFrame({"a": range(30), "b|c": ["x\ny"] * 29 + [None]}))
+    assert "30 rows and 2 columns." in text
+    assert "| a | int64 | 0 | 0 to 29, mean 14.5 |" in text
+    assert "| 1 | 1 distinct, most often x y (29) |" in text
+    assert "The first 10 of 30 rows:" in text
     assert "| 9 | 9 | x y |" in text
     assert "| 10 |" not in text
     assert "|  | a | b\\|c |" in text
 
 
 @pytest.mark.parametrize(("make", "words"), [
-    (lambda pd, np: pd.Series(range(30), name="age"), ("A series 'age' of 30 values (int64)", "(the first 10 of 30 rows)")),
-    (lambda pd, np: pd.DataFrame({f"c{i}": [i] for i in range(40)}), ("1 rows and 40 columns", "c11 (int64), and 28 more columns that are not shown.")),
+    (lambda pd, np: pd.Series(range(30), name="age"), ("A series 'age' (int64), as a table of 30 rows", "The first 10 of 30 rows:")),
+    (lambda pd, np: pd.DataFrame({f"c{i}": [i] for i in range(60)}), ("1 rows and 60 columns", "| c39 | int64 | 0 | 39 to 39, mean 39 |", "(and 20 more columns: c40, c41")),
     (lambda pd, np: pd.DataFrame({"a": []}), ("0 rows and 1 columns", "| a |")),
     (lambda pd, np: pd.DataFrame(), ("0 rows and 0 columns",)),
-    (lambda pd, np: pd.DataFrame([[1, 2], [3, 4]], columns=["a", "a"]), ("a (int64), a (int64)", "| 0 | 1 | 2 |")),
+    (lambda pd, np: pd.DataFrame([[1, 2], [3, 4]], columns=["a", "a"]), ("| a | int64 | 0 | 2 to 4, mean 3 |", "| 0 | 1 | 2 |")),
     (lambda pd, np: pd.DataFrame({"a": [1]}, index=pd.MultiIndex.from_tuples([("x", 1)])), ("| ('x', 1) | 1 |",)),
     (lambda pd, np: type("Mine", (pd.DataFrame,), {})({"a": [1]}), ("A table of 1 rows",)),
     (lambda pd, np: pd.DataFrame({"a": ["x" * 500]}), ("xxx... |",)),
     (lambda pd, np: np.arange(6).reshape(2, 3), ("shape (2, 3) and type int64", "[3 4 5]")),
-    (lambda pd, np: np.full((30, 30), "x" * 20), ("(the first 4000 of ",)),
+    (lambda pd, np: np.full((30, 30), "x" * 20), ("(the first 3,000 of ",)),
     (lambda pd, np: np.float64(1.5), ("1.5",)),
 ])
 def test_tables_and_arrays(make, words):
@@ -248,6 +251,43 @@ def test_tables_and_arrays(make, words):
     assert [] == [w for w in words if w not in text]
     assert len(text) < 4_500
     assert text == fill("{value}", {"value": make(pd, np)}, str).text
+
+
+@pytest.mark.parametrize("budget", [40, 100, 300, 1000, 5000])
+def test_a_table_fits_its_budget_and_says_what_it_leaves_out(budget):
+    """Fewer rows, then fewer columns, then shorter cells; never more than the budget and a line about the cut."""
+    import pandas as pd
+
+    df = pd.DataFrame({f"column {i}": [f"{i} some words {n}" for n in range(2_000)] for i in range(30)})
+    text = text_of(df, budget=budget)
+    assert tokens_in(text) <= budget + 15
+    assert "2,000 rows and 30 columns" in text
+    assert "more columns" in text or "of 2,000 rows:" in text or "characters)" in text
+
+
+def test_dates_booleans_and_cells_that_cannot_be_sorted():
+    """Ranges of dates, commonest values, of lists too."""
+    import pandas as pd
+
+    text = text_of(pd.DataFrame({"day": pd.to_datetime(["2026-01-02", "2026-03-04"]), "ok": [True, True], "tags": [["a"], ["b"]], "none": [None, None]}))
+    assert "2026-01-02 00:00:00 to 2026-03-04 00:00:00" in text
+    assert "| ok | bool | 0 | 1 distinct, most often True (2) |" in text
+    assert "most often ['a'] (1)" in text
+    assert "| 2 | none |" in text
+
+
+def test_long_lists_and_mappings_are_cut_and_text_never():
+    """What a person wrote as text is theirs."""
+    assert "characters)" in text_of(list(range(5_000)))
+    assert "characters)" in text_of({i: i for i in range(5_000)})
+    assert "[1, 2]" == text_of([1, 2])
+    assert 50_000 == len(text_of("x" * 50_000))
+
+
+def test_the_footer_says_what_took_much():
+    """Small ones by name alone."""
+    filled = fill("{n} {rows} {n}", {"n": 3, "rows": list(range(200))}, str)
+    assert ("n", "rows (≈ 297 tokens)") == filled.told
 
 
 def test_a_format_or_conversion_takes_the_place_of_the_form():

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import mimetypes
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
 from ..messages import Document, Image, Part, Text
+from .samples import form_of, text_of
 
+_WHOLE = 4_000  # bytes of a table's file that goes along as it is; of a larger one a sample does
 SIZE_LIMIT = 20 * 2**20  # bytes; providers refuse larger requests
 _TEXT_TYPES = ("text/", "application/json", "application/xml", "application/yaml", "application/toml", "application/javascript")
 _TEXT_SUFFIXES = {".py", ".md", ".rst", ".toml", ".yaml", ".yml", ".csv", ".tsv", ".sql", ".ipynb", ".tex", ".r", ".jl", ".sh", ".cfg", ".ini", ".log"}
@@ -35,6 +38,8 @@ def _address(url: str) -> Part:
 
 
 def _file(path: Path) -> Part:
+    if path.suffix.lower() in (".parquet", ".csv", ".tsv") and (path.suffix == ".parquet" or path.stat().st_size > _WHOLE):
+        return _table(path)
     if path.stat().st_size > SIZE_LIMIT:
         raise ConfigError(f"{path.name} has {path.stat().st_size / 2**20:.0f} MiB; at most {SIZE_LIMIT >> 20} can be attached.",
                           hint="Attach a smaller file or a part of it.")
@@ -59,13 +64,47 @@ def _is_text(data: bytes) -> bool:
         return False
 
 
+def part_of(name: str, value: Any) -> Part | None:
+    """The part that a variable is at its place in a prompt: a picture for what draws itself, a file's content for a path;
+    None where it becomes text. Raises ConfigError for a file that is too large or of a type that no model reads."""
+    if isinstance(value, (Text, Image, Document)):
+        return value
+    if isinstance(value, Path):
+        return _file(value) if value.is_file() else None
+    return Image(_png(value)) if _draws(value) else None
+
+
+def _draws(value: Any) -> bool:
+    """Whether a value is a picture: a figure, axes, or what gives PNG of itself."""
+    return _figure(value) is not None or (hasattr(value, "_repr_png_") and value._repr_png_() is not None)
+
+
+def _figure(value: Any) -> Any:
+    """The matplotlib figure that a value is, or belongs to; None for others. It is not imported for that."""
+    kinds = {(k.__module__.partition(".")[0], k.__name__) for k in type(value).__mro__}
+    return value if ("matplotlib", "Figure") in kinds else value.figure if ("matplotlib", "Axes") in kinds else None
+
+
+def _table(path: Path) -> Text:
+    """A file of a table as its columns and first rows."""
+    import pandas as pd
+
+    read = pd.read_parquet if path.suffix == ".parquet" else lambda p: pd.read_csv(p, sep=None, engine="python")
+    try:
+        frame = read(path)
+    except Exception as error:  # noqa: BLE001 - a broken file may fail in any way
+        raise ConfigError(f"{path.name} cannot be read as a table ({type(error).__name__}).", hint="Read it with pandas, and put the DataFrame into the prompt.") from None
+    return Text(f"\n\n{path.name}:\n{text_of(frame)}")
+
+
 # How a variable becomes a part, by what it can do; the first that fits.
 _FORMS: tuple[tuple[Callable[[Any], bool], Callable[[str, Any], Part]], ...] = (
     (lambda v: isinstance(v, (Text, Image, Document)), lambda _n, v: v),
     (lambda v: isinstance(v, Path), lambda _n, v: _file(v)),
     (lambda v: isinstance(v, bytes), lambda n, v: from_bytes(v, _sniffed(v), n)),
-    (lambda v: hasattr(v, "_repr_png_") and v._repr_png_() is not None, lambda _n, v: Image(_png(v))),
+    (_draws, lambda _n, v: Image(_png(v))),
     (lambda v: isinstance(v, str), lambda n, v: Text(f"\n\n{n}:\n```\n{v}\n```\n")),
+    (lambda v: form_of(v) is not None, lambda n, v: Text(f"\n\n{n}:\n{text_of(v)}")),
 )
 _MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"%PDF": "application/pdf"}
 
@@ -75,6 +114,11 @@ def _sniffed(data: bytes) -> str:
 
 
 def _png(value: Any) -> bytes:
+    figure = _figure(value)
+    if figure is not None:
+        buffer = BytesIO()
+        figure.savefig(buffer, format="png", dpi=min(150.0, figure.dpi), bbox_inches="tight")
+        return buffer.getvalue()
     made = value._repr_png_()
     png = made[0] if isinstance(made, tuple) else made
     return bytes(png)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MASK, ConfigError, NbllmError
 from ..events import Response
-from ..messages import Document, Image, Message, Part, Text
+from ..messages import Message, Part, Text
 from ..structured import Mismatch, Shape, Truncated, frame, repair, value_of
 from ..wire import SECRET_HEADERS, ProcessCall, SessionCall, TalkCall
 from . import shorthand
-from .attach import attached
+from .attach import attached, part_of
 from .bundle import Line as Figures
 from .bundle import foot_line
 from .chats import Turn
@@ -24,6 +24,7 @@ from .look import container
 from .markdown import plain
 from .reusing import composed, define
 from .run import follow, stoppable
+from .samples import BUDGET
 from .session import Asked, Session
 from .show import static
 
@@ -54,11 +55,12 @@ def run_cell(session: Session, line: Line, body: str) -> Response | Comparison |
         made = define(session, str(line.options["def"]), Line(line.models, with_schema(session, {**session.defaults, **line.options}), line.extra), body, _parts)
         session.say(f"{made.__name__}{inspect.signature(made)} is defined; it asks {', '.join(line.models) or session.defaults.get('model', 'auto')}.")
         return None
-    filled = fill(body, session.fillable, session.evaluate, str(line.options.get("fill", session.defaults.get("fill", "on"))))
+    filled = fill(body, session.fillable, session.evaluate, str(line.options.get("fill", session.defaults.get("fill", "on"))),
+                  int(line.options.get("budget", session.defaults.get("budget", BUDGET))))
     if not filled.text.strip():
         raise ConfigError("The prompt is empty.", hint="Write what the model should answer below the %%llm line.")
     options = with_schema(session, {**session.defaults, **line.options})
-    asked = session.asked_from(Line(line.models, options, line.extra, line.out), _parts(session, filled, options), filled.names)
+    asked = session.asked_from(Line(line.models, options, line.extra, line.out), _parts(session, filled, options), filled.told)
     if asked.options.get("as") and asked.shape is None:
         raise ConfigError("as= needs a schema.", hint='For example schema="[name, population int]" as=df')
     if several(line.models, asked.options):
@@ -159,8 +161,9 @@ def table(value: Any, figures: Figures, response: Response) -> dict[str, str]:
 def _parts(session: Session, filled: Filled, options: Mapping[str, Any]) -> tuple[Part, ...]:
     parts: list[Part] = []
     for piece in filled.pieces:
-        if not isinstance(piece, str) and piece.plain and isinstance(piece.value, (Text, Image, Document)):
-            parts.append(piece.value)
+        part = part_of(piece.source, piece.value) if not isinstance(piece, str) and piece.plain else None
+        if part is not None:
+            parts.append(part)
         else:
             text = piece if isinstance(piece, str) else piece.text
             parts.append(Text((parts.pop().text if parts and isinstance(parts[-1], Text) else "") + text))  # type: ignore[union-attr]

@@ -30,7 +30,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import verbatim
-from .samples import text_of
+from .samples import BUDGET, text_of, tokens_in
 
 _PLACE = re.compile(
     r"\{(?P<expr>(?P<root>[^\W\d]\w*)(?P<path>(?:\.[^\W\d]\w*|\[(?:-?\d{1,18}|'[^'\]\n]*'|\"[^\"\]\n]*\")\])*))"
@@ -42,6 +42,7 @@ _RUN = re.compile(r"\{+")
 _OPEN = re.compile(r"(?P<braces>\{{1,2})[ ]?(?P<prefix>\w*)$")
 _BEFORE = "_^\\$}{]"  # characters after which a brace is not ours; letters and digits too
 _TRIES, _REACH = 6, 4_000  # closing braces tried for one {{, and how far: a prompt full of braces costs little
+_LARGE = 50  # tokens from which the footer says how many
 _BUILTINS = frozenset(dir(builtins))
 
 
@@ -64,13 +65,20 @@ class Filled:
     skipped: tuple[str, ...] = ()
 
     @property
+    def told(self) -> tuple[str, ...]:
+        """The names for the footer, those that took much of the prompt with about how many tokens."""
+        sizes = {p.source: tokens_in(p.text) for p in self.pieces if isinstance(p, Inserted)}
+        return tuple(f"{n} (≈ {sizes[n]:,} tokens)" if sizes.get(n, 0) > _LARGE else n for n in self.names)
+
+    @property
     def text(self) -> str:
         """The whole prompt as text."""
         return "".join(p if isinstance(p, str) else p.text for p in self.pieces)
 
 
-def fill(text: str, namespace: Mapping[str, Any], evaluate: Callable[[str], Any], mode: str = "on") -> Filled:
-    """Fills `text`. mode: on, double (only {{ }}), off. `evaluate` runs an expression in the notebook.
+def fill(text: str, namespace: Mapping[str, Any], evaluate: Callable[[str], Any], mode: str = "on", budget: int = BUDGET) -> Filled:
+    """Fills `text`. mode: on, double (only {{ }}), off. `evaluate` runs an expression in the notebook; a value takes at most
+    `budget` tokens.
 
     Raises ConfigError, naming line and column, where an attribute, index, format or expression fails.
     """
@@ -78,7 +86,7 @@ def fill(text: str, namespace: Mapping[str, Any], evaluate: Callable[[str], Any]
     pieces: list[str | Inserted] = []
     at = 0
     for place in scan.places():
-        pieces += [text[at:place.start], _inserted(text, place, namespace, evaluate)]
+        pieces += [text[at:place.start], _inserted(text, place, namespace, evaluate, budget)]
         at = place.end
     pieces.append(text[at:])
     names = tuple(dict.fromkeys(p.source for p in pieces if isinstance(p, Inserted)))
@@ -202,11 +210,11 @@ def _free_names(source: str) -> list[str]:
 # --- their values -------------------------------------------------------------------------------------------
 
 
-def _inserted(text: str, place: _Place, namespace: Mapping[str, Any], evaluate: Callable[[str], Any]) -> Inserted:
+def _inserted(text: str, place: _Place, namespace: Mapping[str, Any], evaluate: Callable[[str], Any], budget: int) -> Inserted:
     match = place.match
     conv, fmt = (match["conv"], match["fmt"]) if match else (None, None)
     value = _walked(text, place, match, namespace) if match else _tried(text, place, "", lambda: evaluate(place.source))
-    return Inserted(place.source, value, _tried(text, place, " to become text", lambda: text_of(value, fmt, conv)), not conv and not fmt)
+    return Inserted(place.source, value, _tried(text, place, " to become text", lambda: text_of(value, fmt, conv, budget)), not conv and not fmt)
 
 
 def _walked(text: str, place: _Place, match: re.Match[str], namespace: Mapping[str, Any]) -> Any:

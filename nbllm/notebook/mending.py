@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from .session import Session
 if TYPE_CHECKING:
     from ..events import Response
 
+_CELL = re.compile(r"/ipykernel_\d+/\d+\.py$")
 _LONGEST = 6_000  # characters of a traceback: its end says most
 _PROMPT = """This cell of a Jupyter notebook failed.
 
@@ -64,6 +66,9 @@ def remove(session: Session) -> None:
 def _told(error: BaseException) -> str:
     """The traceback without IPython's own frames and without values of variables."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "/IPython/" not in f.filename.replace("\\", "/")]
+    for frame in frames:
+        if _CELL.search(frame.filename.replace("\\", "/")):
+            frame.filename = "<cell>"  # its file is a temporary one of this machine
     lines = [*traceback.format_list(frames), *traceback.format_exception_only(type(error), error)]
     return "".join(lines)[-_LONGEST:].strip()
 

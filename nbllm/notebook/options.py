@@ -60,6 +60,7 @@ _TABLE = (
     Option("base_url", "str", "send the call to another address"),
     Option("dialect", "choice", "the wire format of base_url", values=("openai_chat", "openai_responses", "anthropic", "gemini", "ollama")),
     Option("key", "variable", "NAME of the variable that holds the key"),
+    Option("budget", "int", "tokens that a variable put into the prompt may take (1000): tables are sampled to fit", least=20),
     Option("fill", "choice", "which braces are filled: on, double (only {{ }}), off", values=("on", "double", "off")),
     *(Option(name, "str", "not yet", later=True) for name in ("each", "tools", "cache", "show_reasoning")),
 )
