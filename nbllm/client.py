@@ -265,7 +265,8 @@ class Client:
         where = f" (a key comes from {row.key_url})" if row.key_url else ""
         return errors.ConfigError(
             f"No key for {row.label or row.name}: {' and '.join(row.key_env) or 'its key'} is not set{where}.",
-            hint=f"Set {row.key_env[0] if row.key_env else 'it'} in the environment, or type `%llm key {row.name}`. "
+            hint=f"Log in: %llm key login {row.name}." if row.oauth else
+                 f"Set {row.key_env[0] if row.key_env else 'it'} in the environment, or type `%llm key {row.name}`. "
                  f"To try without a key: `%llm simulate on`, or model=sim/{row.name.partition('_')[0]}.")
 
 

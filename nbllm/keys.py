@@ -1,8 +1,8 @@
 """Where a provider's key comes from: a table of sources, asked in order. A key is held as a Secret and shown masked; its
 source is no secret.
 
-The order: given with the call, typed in this session, the environment, `.env` beside the notebook, the system's keyring,
-Colab's secrets, OpenCode's auth.json. VS Code's secret storage is closed to kernels, so it is none of them.
+The order: given with the call, typed in this session, the environment, `.env` beside the notebook, the system's keyring, a login
+(OAuth 2), Colab's secrets, OpenCode's auth.json. VS Code's secret storage is closed to kernels, so it is none of them.
 
 A key goes to its own address only. In the keyring it lies under the address itself (https://api.openai.com), so no other
 row and no other address finds it there; OpenCode's keys are used at the address that comes with nbllm alone; a variable
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .errors import ConfigError
+from .errors import AuthenticationError, ConfigError
 from .wire import Provider, Secret
 
 SERVICE = "nbllm"  # under which the keyring keeps our entries
@@ -149,6 +149,15 @@ def _opencode(row: Provider, address: str, stores: Stores) -> Secret | None:
     return Secret(token, "OpenCode's auth.json (a login)") if fresh else None
 
 
+def _login(row: Provider, address: str, stores: Stores) -> Secret | None:
+    """The token of a login, renewed where it has ended. Raises AuthenticationError where it cannot be."""
+    if row.oauth is None or row.dialect not in _BEARERS or row.name in row.held:
+        return None
+    from . import oauth
+
+    return oauth.access(row, origin(address), stores)
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """One place that may hold a key. `slow`: it asks another process or the person, so it is not asked while typing."""
@@ -159,7 +168,7 @@ class Source:
 
 
 SOURCES = (
-    Source("environment", _environment), Source(".env", _dotenv), Source("keyring", _ring, slow=True),
+    Source("environment", _environment), Source(".env", _dotenv), Source("keyring", _ring, slow=True), Source("login", _login, slow=True),
     Source("Colab", _secrets, slow=True), Source("OpenCode", _opencode),
 )
 
@@ -178,8 +187,15 @@ def find(row: Provider, stores: Stores, explicit: str | Secret | None = None, *,
 def where(row: Provider, stores: Stores, address: str) -> list[tuple[str, str | None]]:
     """Each source by name, with the masked key it holds for `row`, None for none."""
     typed = _session.get(row.name)
-    found = [(s.name, s.look(row, address, stores)) for s in SOURCES]
+    found = [(s.name, _looked(s, row, address, stores)) for s in SOURCES]
     return [(name, key.masked if key else None) for name, key in (("this session", typed), *found)]
+
+
+def _looked(source: Source, row: Provider, address: str, stores: Stores) -> Secret | None:
+    try:
+        return source.look(row, address, stores)
+    except AuthenticationError:  # a login that has ended holds none
+        return None
 
 
 # --- keeping ------------------------------------------------------------------------------------------------

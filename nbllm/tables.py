@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from .dialects import DIALECTS
 from .errors import ConfigError
 from .keys import same_host
-from .wire import SECRET_HEADERS, ModelFacts, Provider, Quirks
+from .wire import SECRET_HEADERS, ModelFacts, OAuth, Provider, Quirks
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.\-/]*")
@@ -92,8 +92,19 @@ def _facts(value: Any) -> dict[str, ModelFacts]:
     return {name: ModelFacts(**facts) for name, facts in value.items()}
 
 
+def _oauth(value: Any) -> OAuth:
+    known = {"client_id", "token_url", "device_url", "authorize_url", "scopes"}
+    if not isinstance(value, Mapping) or not {"client_id", "token_url"} <= set(value) <= known or not {"device_url", "authorize_url"} & set(value):
+        raise TypeError(f"a table of client_id, token_url, device_url or authorize_url, and perhaps scopes, not {sorted(value) if isinstance(value, Mapping) else value!r}")
+    for name in ("token_url", "device_url", "authorize_url"):
+        url = value.get(name)
+        if url is not None and not (isinstance(url, str) and (url.startswith("https://") or (url.startswith("http://") and is_loopback(url)))):
+            raise TypeError(f"an https address in {name}")
+    return OAuth(_text(value["client_id"]), value["token_url"], value.get("device_url", ""), value.get("authorize_url", ""), _texts(value.get("scopes", [])))
+
+
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "dialect": _dialect, "base_url": _address, "key_header": _header, "quirks": _quirks, "model": _facts, "local": _truth,
+    "dialect": _dialect, "base_url": _address, "key_header": _header, "quirks": _quirks, "model": _facts, "local": _truth, "oauth": _oauth,
     **dict.fromkeys(("label", "default_model", "models", "key_url", "price", "opencode", "refused"), _text),
     **dict.fromkeys(("base_url_env", "key_env", "prefixes", "bare", "verified", "command", "passes"), _texts),
     **dict.fromkeys(("headers", "query"), _pairs),
@@ -115,7 +126,7 @@ def provider_row(name: str, table: Any, below: Provider | None = None, source: s
         raise ConfigError(f"Provider {name!r} lacks 'base_url'.", hint='Add base_url = "https://host/v1" to its table, or command = ["NAME"] for a command-line program.')
     facts, quirks = given.pop("model", {}), given.pop("quirks", {})
     if below is not None and not same_host(given.get("base_url", below.base_url), below.base_url):
-        below = replace(below, key_env=(), base_url_env=(), opencode="", key_url="", refused="", headers={}, query={}, verified=(), held=())
+        below = replace(below, key_env=(), base_url_env=(), opencode="", key_url="", refused="", headers={}, query={}, verified=(), held=(), oauth=None)
     old = below or Provider(name, "openai_chat", given["base_url"], models="/models")
     return replace(old, **given, facts={**old.facts, **facts}, quirks=replace(old.quirks, **quirks), source=source)
 

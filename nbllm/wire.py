@@ -215,6 +215,18 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class OAuth:
+    """How a person logs in by OAuth 2: the public client's name, where tokens come from, and where a device code or a code for
+    the browser comes from (one of the two)."""
+
+    client_id: str
+    token_url: str
+    device_url: str = ""
+    authorize_url: str = ""
+    scopes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
     """One row of providers.toml: where a provider is, which dialect it speaks, which key it wants.
 
@@ -231,7 +243,7 @@ class Provider:
     person's consent because the row stands in a file that came with a project.
 
     command: the words that run a headless CLI, which has no address but cli://NAME; passes names the variables of the
-    environment that it may see beside the usual ones.
+    environment that it may see beside the usual ones. oauth: how to log in where a key is not typed.
     """
 
     name: str
@@ -259,6 +271,7 @@ class Provider:
     held: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     passes: tuple[str, ...] = ()
+    oauth: OAuth | None = None
 
 
 class Decoder(Protocol):

@@ -93,7 +93,7 @@ def secret_of(arm: Arm) -> dict[str, Any]:
 
 
 def _arm(arm: Arm) -> dict[str, Any]:
-    provider = asdict(arm.route.provider) | {"headers": {}, "query": {}}
+    provider = asdict(arm.route.provider) | {"headers": {}, "query": {}, "oauth": None}
     options = dict(arm.options)
     if options.get("tools"):
         options["tools"] = [asdict(t) if isinstance(t, Tool) else dict(t) for t in options["tools"]]

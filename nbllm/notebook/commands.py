@@ -117,8 +117,26 @@ def _key_allow(session: Session, row: Provider) -> str:
     return (f"{row.label or row.name} may use {', '.join(names)} at {keys.origin(row.base_url)} from now on; {user_file()} says so.")
 
 
+def _key_login(session: Session, row: Provider) -> str:
+    from ..oauth import login
+
+    registry = session.client.registry
+    if not session.can_ask:
+        raise ConfigError("Nobody can log in here.", hint="Log in from a notebook that somebody watches; the keyring keeps it.")
+    kept = login(row, keys.origin(registry.address(row)), registry.stores, session.say)
+    return f"{row.label or row.name}: you are logged in" + ("." if kept else ", for this session: there is no keyring to keep it (pip install keyring).")
+
+
+def _key_logout(session: Session, row: Provider) -> str:
+    from ..oauth import logout
+
+    registry = session.client.registry
+    there = logout(keys.origin(registry.address(row)), registry.stores)
+    return f"{row.label or row.name}: " + ("the login is forgotten." if there else "nobody was logged in.")
+
+
 _KEY_WORDS: dict[str, Callable[[Session, Provider], str]] = {
-    "set": _key_set, "unset": _key_unset, "forget": _key_unset, "where": _key_where, "allow": _key_allow,
+    "set": _key_set, "unset": _key_unset, "forget": _key_unset, "where": _key_where, "allow": _key_allow, "login": _key_login, "logout": _key_logout,
 }
 
 

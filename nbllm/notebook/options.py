@@ -77,7 +77,7 @@ SUBCOMMANDS: dict[str, str] = {
     "models": "models that a provider lists: %llm models gemini/ (fresh: not today's list)",
     "providers": "providers, where their keys were found, whether they answer",
     "ping": "time to first token of models: %llm ping gemini/flash claude/haiku",
-    "key": "where a key is found, or type one for this session: %llm key openai (set, unset, where NAME: the keyring; allow NAME: a project's row)",
+    "key": "where a key is found, or type one for this session: %llm key openai (set, unset, where NAME: the keyring; login, logout NAME: OAuth; allow NAME: a project's row)",
     "alias": "a short name for a model: %llm alias fast gemini/flash (--save: for good)",
     "again": "the last prompt again, elsewhere or otherwise: %llm again claude/sonnet",
     "chat": "conversations: %llm chat list | open NAME [MODEL] (a panel) | show NAME | undo NAME | fork NAME OTHER | export NAME [FILE] | clear NAME",
