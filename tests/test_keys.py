@@ -199,7 +199,7 @@ def test_where_names_every_source_and_masks_every_key(make):
     """The whole list, in order."""
     r = make(env={"OPENAI_API_KEY": CANARY}, dotenv="")
     places = r.where(r.rows["openai"])
-    assert ["this session", "environment", ".env", "keyring", "Colab", "OpenCode"] == [name for name, _ in places]
+    assert ["this session", "environment", ".env", "keyring", "login", "Colab", "OpenCode"] == [name for name, _ in places]
     assert [("environment", "•••cdef")] == [(n, m) for n, m in places if m]
     assert CANARY not in repr(places)
 

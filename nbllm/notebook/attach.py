@@ -71,7 +71,14 @@ def part_of(name: str, value: Any) -> Part | None:
         return value
     if isinstance(value, Path):
         return _file(value) if value.is_file() else None
-    return Image(_png(value)) if _draws(value) else None
+    return _picture(name, value) if _draws(value) else None
+
+
+def _picture(name: str, value: Any) -> Image:
+    png = _png(value)
+    if len(png) > SIZE_LIMIT:
+        raise ConfigError(f"The picture {name} has {len(png) / 2**20:.0f} MiB as PNG; at most {SIZE_LIMIT >> 20} can be sent.", hint="Make it smaller, for example with image.thumbnail((1024, 1024)).")
+    return Image(png)
 
 
 def _draws(value: Any) -> bool:
@@ -102,7 +109,7 @@ _FORMS: tuple[tuple[Callable[[Any], bool], Callable[[str, Any], Part]], ...] = (
     (lambda v: isinstance(v, (Text, Image, Document)), lambda _n, v: v),
     (lambda v: isinstance(v, Path), lambda _n, v: _file(v)),
     (lambda v: isinstance(v, bytes), lambda n, v: from_bytes(v, _sniffed(v), n)),
-    (_draws, lambda _n, v: Image(_png(v))),
+    (_draws, lambda n, v: _picture(n, v)),
     (lambda v: isinstance(v, str), lambda n, v: Text(f"\n\n{n}:\n```\n{v}\n```\n")),
     (lambda v: form_of(v) is not None, lambda n, v: Text(f"\n\n{n}:\n{text_of(v)}")),
 )

@@ -127,7 +127,8 @@ def _polars(df: Any, limit: int) -> str:
 
 
 def _long(value: Any, limit: int) -> str:
-    return _cut(str(value), limit)
+    """A collection; one of a class of its own that writes itself is left alone."""
+    return _cut(str(value), limit) if type(value).__str__ is object.__str__ else str(value)
 
 
 def _cut(text: str, limit: int) -> str:
