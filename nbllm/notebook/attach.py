@@ -109,7 +109,7 @@ _FORMS: tuple[tuple[Callable[[Any], bool], Callable[[str, Any], Part]], ...] = (
     (lambda v: isinstance(v, (Text, Image, Document)), lambda _n, v: v),
     (lambda v: isinstance(v, Path), lambda _n, v: _file(v)),
     (lambda v: isinstance(v, bytes), lambda n, v: from_bytes(v, _sniffed(v), n)),
-    (_draws, lambda n, v: _picture(n, v)),
+    (_draws, _picture),
     (lambda v: isinstance(v, str), lambda n, v: Text(f"\n\n{n}:\n```\n{v}\n```\n")),
     (lambda v: form_of(v) is not None, lambda n, v: Text(f"\n\n{n}:\n{text_of(v)}")),
 )

@@ -162,6 +162,6 @@ def test_pictures_of_the_panel(panel, theme):
     wait_turns(n, 1)
     say(n, "Write a short Python example with a table of wavelengths.")
     n.wait("() => (document.querySelector('.nbllm-live:not([hidden])')?.innerText ?? '').length > 250")
-    n.shot(f"chat-{theme.lower()}", height=800)
+    n.shot(f"chat-{theme.lower()}", height=700)
     wait_turns(n, 2)
-    n.shot(f"chat-done-{theme.lower()}", height=800)
+    n.shot(f"chat-done-{theme.lower()}", height=700)

@@ -129,3 +129,19 @@ def test_a_question_is_answered_by_a_button_while_the_cell_runs(notebook):
     assert "Run the query on the cluster? — Approve" in n.text(1)
     content = n.save()
     assert all(is_static(content["cells"][i]["outputs"]) for i in (1, 2))
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_pictures_of_values(notebook, theme):
+    """A structured answer as a DataFrame, a variable in a prompt, a cell in the background, and a question: for people to look at."""
+    make = "import pandas as pd, nbllm\nsales = pd.DataFrame({'city': ['Oslo', 'Bergen'] * 40, 'units': range(80)})"
+    cells = [make, ask("Three cities in Norway.", "openai/mini", 'schema="[name, population int, coastal bool]" as=df'), ask("What stands out in {sales}?", "claude/sonnet"),
+             ask("Tell me a long story.", "gemini/flash@tokens=400", "bg=true out=later"), "ok = nbllm.approve('Run the query on the cluster?')"]
+    n = notebook(LOAD, *cells, height=1000, name=f"values-{theme.lower()}")
+    n.theme(f"JupyterLab {theme}")
+    n.run(0, 1, 2, 3, 4)
+    n.start(5)
+    n.page.locator(".jupyter-button:has-text('Approve')").wait_for()
+    n.shot(f"values-{theme.lower()}", height=900)
+    n.page.locator(".jupyter-button:has-text('Approve')").click()
+    n.wait_done(5)
