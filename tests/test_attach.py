@@ -103,4 +103,4 @@ def test_a_table_can_be_attached():
     """As its sample, under its name."""
     import pandas as pd
 
-    assert attached("df", {"df": pd.DataFrame({"a": [1]})}).text.startswith("\n\ndf:\nA table of 1 rows and 1 columns.")
+    assert attached("df", {"df": pd.DataFrame({"a": [1]})}).text.startswith("\n\ndf: A table of 1 rows and 1 columns.")

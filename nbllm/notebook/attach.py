@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..messages import Document, Image, Part, Text
-from .samples import form_of, text_of
+from .samples import BUDGET, form_of, text_of, tokens_in
 
 _WHOLE = 4_000  # bytes of a table's file that goes along as it is; of a larger one a sample does
 SIZE_LIMIT = 20 * 2**20  # bytes; providers refuse larger requests
@@ -18,7 +18,14 @@ _TEXT_TYPES = ("text/", "application/json", "application/xml", "application/yaml
 _TEXT_SUFFIXES = {".py", ".md", ".rst", ".toml", ".yaml", ".yml", ".csv", ".tsv", ".sql", ".ipynb", ".tex", ".r", ".jl", ".sh", ".cfg", ".ini", ".log"}
 
 
-def attached(what: str, namespace: Mapping[str, Any]) -> Part:
+def told(name: str, part: Part, budget: int) -> str:
+    """What the line of figures says of a part: a picture, or about how many tokens."""
+    if isinstance(part, Text):
+        return f"{name} (≈ {tokens_in(part.text):,}{f' of {budget:,}' if tokens_in(part.text) > 50 else ''} tokens)"
+    return f"{name} ({'image' if isinstance(part, Image) else 'document'})"
+
+
+def attached(what: str, namespace: Mapping[str, Any], budget: int = BUDGET) -> Part:
     """The part that `what` means: a file's path, an http(s) address of a picture or document, or a variable's name.
     Raises ConfigError for what is not there, too large, or of a type that no model reads."""
     if what.startswith(("http://", "https://")):
@@ -27,7 +34,7 @@ def attached(what: str, namespace: Mapping[str, Any]) -> Part:
     if path.is_file():
         return _file(path)
     if what.isidentifier() and what in namespace:
-        return _variable(what, namespace[what])
+        return _variable(what, namespace[what], budget)
     raise ConfigError(f"Nothing to attach: {what!r} is no file, address or variable.",
                       hint=f"Paths are looked up from {Path.cwd().name}/, the notebook's working directory.")
 
@@ -71,7 +78,7 @@ def part_of(name: str, value: Any) -> Part | None:
         return value
     if isinstance(value, Path):
         return _file(value) if value.is_file() else None
-    return _picture(name, value) if _draws(value) else None
+    return _picture(name, value) if draws(value) else None
 
 
 def _picture(name: str, value: Any) -> Image:
@@ -81,9 +88,9 @@ def _picture(name: str, value: Any) -> Image:
     return Image(png)
 
 
-def _draws(value: Any) -> bool:
-    """Whether a value is a picture: a figure, axes, or what gives PNG of itself."""
-    return _figure(value) is not None or (hasattr(value, "_repr_png_") and value._repr_png_() is not None)
+def draws(value: Any) -> bool:
+    """Whether a value is a picture: one of ours, a figure, axes, or what gives PNG of itself."""
+    return isinstance(value, Image) or _figure(value) is not None or (hasattr(value, "_repr_png_") and value._repr_png_() is not None)
 
 
 def _figure(value: Any) -> Any:
@@ -109,9 +116,8 @@ _FORMS: tuple[tuple[Callable[[Any], bool], Callable[[str, Any], Part]], ...] = (
     (lambda v: isinstance(v, (Text, Image, Document)), lambda _n, v: v),
     (lambda v: isinstance(v, Path), lambda _n, v: _file(v)),
     (lambda v: isinstance(v, bytes), lambda n, v: from_bytes(v, _sniffed(v), n)),
-    (_draws, _picture),
+    (draws, _picture),
     (lambda v: isinstance(v, str), lambda n, v: Text(f"\n\n{n}:\n```\n{v}\n```\n")),
-    (lambda v: form_of(v) is not None, lambda n, v: Text(f"\n\n{n}:\n{text_of(v)}")),
 )
 _MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"%PDF": "application/pdf"}
 
@@ -131,7 +137,10 @@ def _png(value: Any) -> bytes:
     return bytes(png)
 
 
-def _variable(name: str, value: Any) -> Part:
+def _variable(name: str, value: Any, budget: int) -> Part:
+    form = form_of(value)
+    if form is not None:
+        return Text(f"\n\n{name}: {text_of(value, budget=budget)}")
     for fits, make in _FORMS:
         if fits(value):
             return make(name, value)

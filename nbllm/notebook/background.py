@@ -56,7 +56,7 @@ def begin(session: Session, asked: Asked, out: str | None, kept: Callable[[Respo
                 session.namespace[name] = response if value is None or name == "_llm" else value
         if response.parts and error is None:
             kept(response)
-        side.finish([Entry(asked.model, response, error, footer(response, filled=asked.filled))])
+        side.finish([Entry(asked.model, response, error, footer(response, filled=asked.filled, attached=asked.attached))])
 
     threading.Thread(target=copy_context().run, args=(rest,), name="nbllm-background", daemon=True).start()
     return stream

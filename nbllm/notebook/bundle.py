@@ -87,8 +87,8 @@ def tokens(usage: Usage | None) -> str:
     return f"{count(u.input_tokens)}{cached} → {count(u.output_tokens)}{thought} tokens"
 
 
-def footer(response: Response, *, filled: Sequence[str] = ()) -> Line:
-    """The line of figures; `filled` names what was put into the prompt."""
+def footer(response: Response, *, filled: Sequence[str] = (), attached: Sequence[str] = ()) -> Line:
+    """The line of figures; `filled` names what was put into the prompt, `attached` what went along with it."""
     t, usage = response.timing, response.usage
     items = [
         response.model or "?",
@@ -99,6 +99,7 @@ def footer(response: Response, *, filled: Sequence[str] = ()) -> Line:
         "" if response.simulated else money(response.cost),
         f"{t.attempts} attempts" if t.attempts > 1 else "",
         "filled " + ", ".join(filled) if filled else "",
+        "attached " + ", ".join(attached) if attached else "",
         *(n.text.rstrip(".") for n in response.notices if n.kind == "auto"),
     ]
     shown = [plain(item).replace("\n", " ") for item in items if item]

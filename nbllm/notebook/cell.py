@@ -14,7 +14,7 @@ from ..messages import Message, Part, Text
 from ..structured import Mismatch, Shape, Truncated, frame, repair, value_of
 from ..wire import SECRET_HEADERS, ProcessCall, SessionCall, TalkCall
 from . import shorthand
-from .attach import attached, part_of
+from .attach import attached, part_of, told
 from .bundle import Line as Figures
 from .bundle import foot_line
 from .chats import Turn
@@ -60,7 +60,8 @@ def run_cell(session: Session, line: Line, body: str) -> Response | Comparison |
     if not filled.text.strip():
         raise ConfigError("The prompt is empty.", hint="Write what the model should answer below the %%llm line.")
     options = with_schema(session, {**session.defaults, **line.options})
-    asked = session.asked_from(Line(line.models, options, line.extra, line.out), _parts(session, filled, options), filled.told)
+    parts, attached = _parts(session, filled, options)
+    asked = session.asked_from(Line(line.models, options, line.extra, line.out), parts, filled.told, attached)
     if asked.options.get("as") and asked.shape is None:
         raise ConfigError("as= needs a schema.", hint='For example schema="[name, population int]" as=df')
     if several(line.models, asked.options):
@@ -120,7 +121,7 @@ def ask(session: Session, asked: Asked, out: str | None = None, filled: Filled |
         response = stream.partial()
         value, misfit = (None, None) if error or interrupt.asked else valued(asked, response)
         session.keep(asked, response, out, value)
-        figures = footer(response, filled=asked.filled)
+        figures = footer(response, filled=asked.filled, attached=asked.attached)
         screen.finish(response, figures, error, table(value, figures, response) if asked.options.get("as") == "df" and value is not None else None)
     session.shown(response)
     if interrupt.asked:
@@ -158,20 +159,22 @@ def table(value: Any, figures: Figures, response: Response) -> dict[str, str]:
     return {"text/html": container(html + foot.html, style=True), "text/plain": plain(f"{value.to_string(max_rows=60)}\n\n{foot.text}")}
 
 
-def _parts(session: Session, filled: Filled, options: Mapping[str, Any]) -> tuple[Part, ...]:
+def _parts(session: Session, filled: Filled, options: Mapping[str, Any]) -> tuple[tuple[Part, ...], tuple[str, ...]]:
+    """(the parts of the prompt, what was attached, for the footer)."""
     parts: list[Part] = []
     for piece in filled.pieces:
         part = part_of(piece.source, piece.value) if not isinstance(piece, str) and piece.plain else None
-        if part is not None:
+        if part is not None and not isinstance(part, Text):
             parts.append(part)
         else:
-            text = piece if isinstance(piece, str) else piece.text
+            text = part.text if part is not None else piece if isinstance(piece, str) else piece.text
             parts.append(Text((parts.pop().text if parts and isinstance(parts[-1], Text) else "") + text))  # type: ignore[union-attr]
     if parts and isinstance(parts[-1], Text):
         parts[-1] = Text(parts[-1].text.rstrip("\n"))  # the line end that a cell always has is not the person's
     if parts and isinstance(parts[0], Text):
         parts[0] = Text(parts[0].text.lstrip("\n"))
-    return (*parts, *(attached(what, session.namespace) for what in options.get("attach", ())))
+    more = [(what, attached(what, session.namespace, filled.budget)) for what in options.get("attach", ())]
+    return (*parts, *(part for _, part in more)), tuple(told(what, part, filled.budget) for what, part in more)
 
 
 def with_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]:

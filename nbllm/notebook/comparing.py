@@ -143,7 +143,7 @@ def compare(session: Session, asked: Asked, models: Sequence[str], out: str | No
             interrupt.asked = True
             for stream in running:
                 stream.cancel()
-        entries = [*before, *(_entry(label, s, asked.filled) for (label, _, _), s in zip(wanted, streams, strict=True))]
+        entries = [*before, *(_entry(label, s, asked) for (label, _, _), s in zip(wanted, streams, strict=True))]
         result = Comparison(tuple(entries), "".join(getattr(p, "text", "") for p in asked.parts), _format(asked))
         session.keep_comparison(asked, result, out)
         screen.finish(entries)
@@ -186,11 +186,11 @@ def _asked(session: Session, asked: Asked) -> Stream | NbllmError:
         return error
 
 
-def _entry(label: str, stream: Stream | NbllmError, filled: tuple[str, ...]) -> Entry:
+def _entry(label: str, stream: Stream | NbllmError, asked: Asked) -> Entry:
     if isinstance(stream, NbllmError):
         return Entry(label, Response(), stream)
     response = stream.partial()
-    return Entry(label, response, stream.error, footer(response, filled=filled))
+    return Entry(label, response, stream.error, footer(response, filled=asked.filled, attached=asked.attached))
 
 
 def _stop_bar(session: Session, screen: Screen, labels: Sequence[str]) -> StopBar | None:

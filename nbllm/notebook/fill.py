@@ -30,7 +30,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import verbatim
-from .samples import BUDGET, text_of, tokens_in
+from .attach import draws
+from .samples import BUDGET, form_of, text_of, tokens_in
 
 _PLACE = re.compile(
     r"\{(?P<expr>(?P<root>[^\W\d]\w*)(?P<path>(?:\.[^\W\d]\w*|\[(?:-?\d{1,18}|'[^'\]\n]*'|\"[^\"\]\n]*\")\])*))"
@@ -63,12 +64,20 @@ class Filled:
     pieces: tuple[str | Inserted, ...]
     names: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    budget: int = BUDGET
 
     @property
     def told(self) -> tuple[str, ...]:
-        """The names for the footer, those that took much of the prompt with about how many tokens."""
-        sizes = {p.source: tokens_in(p.text) for p in self.pieces if isinstance(p, Inserted)}
-        return tuple(f"{n} (≈ {sizes[n]:,} tokens)" if sizes.get(n, 0) > _LARGE else n for n in self.names)
+        """The names for the footer: what took much of the prompt with about how many tokens, and of how many it might take."""
+        return tuple(dict.fromkeys(self._told(p) for p in self.pieces if isinstance(p, Inserted)))
+
+    def _told(self, piece: Inserted) -> str:
+        if piece.plain and draws(piece.value):
+            return f"{piece.source} (image)"
+        size = tokens_in(piece.text)
+        if size <= _LARGE or not piece.plain:
+            return piece.source
+        return f"{piece.source} (≈ {size:,}{f' of {self.budget:,}' if form_of(piece.value) else ''} tokens)"
 
     @property
     def text(self) -> str:
@@ -90,7 +99,7 @@ def fill(text: str, namespace: Mapping[str, Any], evaluate: Callable[[str], Any]
         at = place.end
     pieces.append(text[at:])
     names = tuple(dict.fromkeys(p.source for p in pieces if isinstance(p, Inserted)))
-    return Filled(tuple(p for p in pieces if p != ""), names, tuple(dict.fromkeys(scan.skipped)))
+    return Filled(tuple(p for p in pieces if p != ""), names, tuple(dict.fromkeys(scan.skipped)), budget)
 
 
 def names_in(text: str, namespace: Mapping[str, Any], mode: str = "on") -> tuple[str, ...]:

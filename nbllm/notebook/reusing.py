@@ -13,6 +13,7 @@ from ..messages import Message, Text
 from ..structured import Mismatch, frame, repair, value_of
 from .fill import fill, names_in
 from .grammar import Line
+from .samples import BUDGET
 from .session import Asked, Session
 
 
@@ -45,8 +46,9 @@ def define(session: Session, name: str, line: Line, body: str, parts: Callable[.
 
     def function(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs).arguments
-        filled = fill(body, given, lambda source: eval(source, session.shell.user_global_ns, {**session.namespace, **given}))  # noqa: S307 - the person's own cell
-        asked = session.asked_from(Line(line.models, options, line.extra), parts(session, filled, options), filled.names)
+        filled = fill(body, given, lambda source: eval(source, session.shell.user_global_ns, {**session.namespace, **given}), budget=int(options.get("budget", BUDGET)))  # noqa: S307 - the person's own cell
+        made, attached = parts(session, filled, options)
+        asked = session.asked_from(Line(line.models, options, line.extra), made, filled.told, attached)
         return _answer(session, asked)
 
     signature = inspect.Signature([inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names])

@@ -128,7 +128,8 @@ def _polars(df: Any, limit: int) -> str:
 
 def _long(value: Any, limit: int) -> str:
     """A collection; one of a class of its own that writes itself is left alone."""
-    return _cut(str(value), limit) if type(value).__str__ is object.__str__ else str(value)
+    writes_itself = any("__str__" in vars(kind) for kind in type(value).__mro__ if kind is not object)
+    return str(value) if writes_itself else _cut(str(value), limit)
 
 
 def _cut(text: str, limit: int) -> str:

@@ -38,6 +38,7 @@ class Asked:
     options: Mapping[str, Any]
     extra: Mapping[str, Any]
     filled: tuple[str, ...] = ()
+    attached: tuple[str, ...] = ()
     history: tuple[Message, ...] = ()  # what was said before, where it goes on with a conversation
     repairs: int = 0  # how often a structured answer was asked for again
 
@@ -111,11 +112,11 @@ class Session:
         names: dict[str, Any] = self.shell.user_ns
         return names
 
-    def asked_from(self, line: Line, parts: tuple[Part, ...], filled: tuple[str, ...]) -> Asked:
+    def asked_from(self, line: Line, parts: tuple[Part, ...], filled: tuple[str, ...], attached: tuple[str, ...] = ()) -> Asked:
         """What a cell asks, its own options before the notebook's defaults."""
         options = {**self.defaults, **line.options}
         model = line.models[0] if line.models else options.get("model", DEFAULT_MODEL)
-        return Asked(parts, model, {k: v for k, v in options.items() if k != "model"}, line.extra, filled)
+        return Asked(parts, model, {k: v for k, v in options.items() if k != "model"}, line.extra, filled, attached)
 
     def stream(self, asked: Asked) -> Stream:
         """Sends what was asked."""
