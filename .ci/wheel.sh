@@ -17,5 +17,5 @@ answer = nbllm.complete("hello", model="sim/claude")
 assert answer.simulated and answer.text
 print("the wheel answers:", answer.text[:60])')
 "$work/env/bin/pip" install -q "$(ls "$work"/dist/*.whl)[test]"
-cp -r tests notebooks pyproject.toml "$work/"
+cp -r tests notebooks pyproject.toml README.md "$work/"
 (cd "$work" && "$work/env/bin/python" -m pytest -q -m "not kernel and not real and not browser" -k "not was_killed_at_random" --ignore tests/test_layers.py)

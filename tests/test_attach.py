@@ -65,7 +65,13 @@ def figure():
     return made
 
 
-@pytest.mark.parametrize("make", [figure, lambda: figure().axes[0], Picture])
+def ipythons_own():
+    from IPython.display import Image as Shown
+
+    return Shown(data=PNG, format="png")
+
+
+@pytest.mark.parametrize("make", [figure, lambda: figure().axes[0], Picture, ipythons_own])
 def test_what_draws_itself_is_a_picture_at_its_place(make):
     """A figure, axes of one, whatever gives PNG."""
     part = part_of("fig", make())

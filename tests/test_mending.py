@@ -55,6 +55,7 @@ def test_cells_outputs_and_the_last_error_can_be_named(kernel):
     n = kernel.value("max(Out)")
     kernel.run("1 / 0")
     kernel.run("%%llm sim/openai@status=401\nx")
+    assert kernel.run("%%llm sim/openai@echo=1 out=b\n{{Err[-200:].upper()}}").ok
     assert kernel.run(f"%%llm sim/openai@echo=1 out=a\nOut: {{Out[{n}]}} In: {{In[{n}]}} Err: {{Err}}").ok
     text = kernel.value("a.text")
     assert "Out: 42 In: 6 * 7 Err: " in text

@@ -426,3 +426,13 @@ print(Client(registry).complete("hi", "cli/it", keep=True).text)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert "heard 1: hi" in done.stdout
     assert [] == alive(str(tmp_path / "it.py"))
+
+
+def test_a_benchmark_measures_a_command_that_stays(agent):
+    """keep=True: the process is started once, each request after it is a new session in it, and the rows say so."""
+    import nbllm
+
+    client = agent()
+    df = nbllm.bench.run([{"model": "cli/it", "keep": True, "name": "kept"}], "hello", blocks=4, warmup=1, client=client, progress=False)
+    measured = df[df["phase"] == "measure"]
+    assert (4, True, True) == (len(measured), bool(measured["ok"].all()), bool(measured["conn_reused"].all()))

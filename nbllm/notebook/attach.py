@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -134,7 +135,7 @@ def _png(value: Any) -> bytes:
         return buffer.getvalue()
     made = value._repr_png_()
     png = made[0] if isinstance(made, tuple) else made
-    return bytes(png)
+    return b64decode(png) if isinstance(png, str) else bytes(png)  # IPython's own pictures give text
 
 
 def _variable(name: str, value: Any, budget: int) -> Part:

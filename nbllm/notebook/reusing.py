@@ -46,7 +46,7 @@ def define(session: Session, name: str, line: Line, body: str, parts: Callable[.
 
     def function(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs).arguments
-        filled = fill(body, given, lambda source: eval(source, session.shell.user_global_ns, {**session.namespace, **given}), budget=int(options.get("budget", BUDGET)))  # noqa: S307 - the person's own cell
+        filled = fill(body, given, lambda source: eval(source, session.shell.user_global_ns, {**session.namespace, **given}), mode=str(options.get("fill", "on")), budget=int(options.get("budget", BUDGET)))  # noqa: S307 - the person's own cell
         made, attached = parts(session, filled, options)
         asked = session.asked_from(Line(line.models, options, line.extra), made, filled.told, attached)
         return _answer(session, asked)

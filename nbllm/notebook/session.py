@@ -204,7 +204,8 @@ class Session:
 
     def evaluate(self, expression: str) -> Any:
         """The value of a person's own expression in the notebook."""
-        return eval(expression, self.shell.user_global_ns, self.namespace)  # noqa: S307 - the person wrote it in their own cell
+        names = self.namespace if self.failure is None or "Err" in self.namespace else {**self.namespace, "Err": self.failure.error}
+        return eval(expression, self.shell.user_global_ns, names)  # noqa: S307 - the person wrote it in their own cell
 
     def view(self, asked: Asked) -> Screen:
         """What shows the answer to `asked` while it comes, as this front end can."""
