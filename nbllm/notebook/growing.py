@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from ..events import Event, ReasoningDelta, Restarted, TextDelta, ToolCallDelta
 from .blocks import Blocks
@@ -14,10 +15,10 @@ _INK = 8_000  # characters of a code block that are highlighted
 
 
 class Growing:
-    """Takes events; `frame()` is what to show, and `due()` says when: no oftener than a page keeps up with."""
+    """Takes events, and gives frames to `draw`: no oftener than a page keeps up with."""
 
-    def __init__(self, model: str) -> None:
-        self._began, self._model = time.perf_counter(), model
+    def __init__(self, model: str, draw: Callable[[dict[str, str]], None]) -> None:
+        self._began, self._model, self._draw = time.perf_counter(), model, draw
         self._pace = Pace(None, self._began)
         self._clear()
 
@@ -46,13 +47,17 @@ class Growing:
         self._characters += len(text)
         self._total += len(text)
 
-    def due(self) -> bool:
-        """Whether to draw now."""
-        now, size = time.perf_counter(), 2 * ENVELOPE + 2 * (len(self._blocks.tail()) + self._characters) + len(self._done) // 4
+    def tick(self, now: float | None = None) -> None:
+        """Draws, where a frame is due."""
+        if self._due(time.perf_counter() if now is None else now):
+            self._draw(self.frame())
+
+    def _due(self, now: float) -> bool:
+        size = 2 * ENVELOPE + 2 * (len(self._blocks.tail()) + self._characters) + len(self._done) // 4
         return self._pace.due(now, chunks=self._chunks, characters=self._characters, size=size) or self._pace.idle(now, every=1.0, size=size)
 
     def frame(self) -> dict[str, str]:
-        """The values of the panel that show it."""
+        """The values that show it: what is done, the open end, and a line about it."""
         began, source = time.perf_counter(), self._blocks.tail()
         tail = to_html(source, typeset=False, ink=_INK) if source else ""
         if self._thought:

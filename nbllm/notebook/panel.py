@@ -31,6 +31,7 @@ from .growing import Growing
 from .look import STYLE, container
 from .markdown import clean, plain, plain_html
 from .port import KernelPort, where
+from .run import follow
 from .session import Session
 
 _TICK = 0.1
@@ -134,18 +135,7 @@ class ChatWidget:
         return stream
 
     def _follow(self, stream: Stream, asked: Message) -> None:
-        growing, place = Growing(self._model), 0
-        while True:
-            ended = stream.done
-            for _, event in stream.log[place:]:
-                growing.feed(event)
-                place += 1
-            if ended and place == len(stream.log):
-                break
-            if growing.due():
-                self._set(**growing.frame())
-            if stream.wait(place, _TICK) and not stream.done:
-                stream.wait_end(0.05)
+        follow(stream, Growing(self._model, lambda frame: self._set(**frame)))
         response, error = stream.partial(), stream.error
         if response.parts:
             self._chat.keep(Turn(f"panel:{uuid4().hex}", asked, response))
