@@ -60,3 +60,16 @@ def test_cells_outputs_and_the_last_error_can_be_named(kernel):
     text = kernel.value("a.text")
     assert "Out: 42 In: 6 * 7 Err: " in text
     assert "ZeroDivisionError" in text
+
+
+def test_code_that_was_asked_for_goes_into_the_next_cell(kernel):
+    """Unrun, beside being shown; once for one result; not where nobody watches; a failed answer puts nothing there."""
+    cell = "%%llm sim/openai@text=Here%20it%20is%3A%0A%60%60%60python%0Aprint(1)%0A%60%60%60 format=code\nPrint one."
+    ran = kernel.run(cell)
+    assert ran.ok, ran.error
+    assert "print(1)" in ran.text
+    assert ["print(1)"] == [p["text"] for p in payload(ran)]
+    assert [] == payload(kernel.run(cell)), "it stands there already"
+    assert [] == payload(kernel.run("%%llm sim/openai@status=401 format=code retries=0\nPrint one."))
+    with Kernel(front_end=False) as headless:
+        assert [] == payload(headless.run(cell))

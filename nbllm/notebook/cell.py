@@ -137,6 +137,10 @@ def ask(session: Session, asked: Asked, out: str | None = None, filled: Filled |
     if error is not None:
         error.partial = error.partial or response
         raise error
+    if asked.options.get("format") == "code":
+        from .mending import offer
+
+        offer(session, response)
     return response
 
 

@@ -102,6 +102,17 @@ def _difference(before: str, after: str) -> dict[str, str]:
     return static(f"```diff\n{text}\n```" if text else "The proposed cell is the same as yours.")
 
 
+def offer(session: Session, response: Response) -> None:
+    """Puts an answer that was asked for as code into the next cell, where a front end can do that; a cell that is run again
+    with the same result does not do it again."""
+    from .port import where
+
+    code = code_in(response.text) or response.text.strip()
+    if code and where(session.shell) == "live" and session.offered.get(session.cell) != code:
+        session.offered[session.cell] = code
+        session.shell.set_next_input(code, replace=False)
+
+
 def insert(session: Session, _rest: str) -> str:
     """Puts the code of the last answer into the next cell."""
     if session.last is None:

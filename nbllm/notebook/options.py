@@ -44,7 +44,7 @@ _TABLE = (
     Option("use", "str", "fragments, joined by commas, that stand before the cell's text"),
     Option("chat", "name", "goes on with the conversation of this name; running a cell again replaces its own turn", "c"),
     Option("out", "name", "variable for the response", "o"),
-    Option("format", "choice", "how the answer is shown", "f", ("md", "text", "json", "code", "html")),
+    Option("format", "choice", "how the answer is shown; code goes into the next cell as well, unrun", "f", ("md", "text", "json", "code", "html")),
     Option("attach", "list", "a file, address or variable that goes with the prompt; may be given again", "a", many=True),
     Option("dry_run", "bool", "show what would be sent, send nothing", "n"),
     Option("quiet", "bool", "show nothing; the answer is in the variable", "q"),

@@ -99,6 +99,7 @@ class Session:
     shown_in: tuple[int, int] | None = None  # (execution count, id of the response) that was drawn while it streamed
     failure: Failure | None = None  # the cell that failed last
     noting: Any = None  # the hook that notes it
+    offered: dict[str, str] = field(default_factory=dict)  # code that cells have put below themselves
     fragments: dict[str, str] = field(default_factory=dict)  # prompts kept by save=
     chats: Chats = field(default_factory=Chats)
     running: list[Stream] = field(default_factory=list)  # what is answered in the background

@@ -145,3 +145,31 @@ def test_pictures_of_values(notebook, theme):
     n.shot(f"values-{theme.lower()}", height=900)
     n.page.locator(".jupyter-button:has-text('Approve')").click()
     n.wait_done(5)
+
+
+def test_where_no_click_would_come_no_button_is_shown(notebook, lab):
+    """Comms on the main shell, as VS Code and Colab have them: no bar of Stops, and the question comes through the keyboard."""
+    plugin = "@jupyterlab/apputils-extension:kernels-settings"
+    first = notebook(LOAD)
+    first.js("async ([id, raw]) => { await jupyterapp.serviceManager.settings.save(id, raw); }", [plugin, '{"commsOverSubshells": "disabled"}'])
+    first.close()
+    lab.stop_kernels()
+    try:
+        n = notebook(LOAD, ask("Why is the sky blue? At length.", "openai/m@tokens=120,claude/m@tokens=120"), "import nbllm\nok = nbllm.approve('Go on?')", "ok")
+        n.run(0)
+        n.start(1)
+        n.wait("() => { const c = [...(nbllmTest.area(1)?.querySelectorAll('.nbllm-col') ?? [])]; return c.length === 2 && c.every(x => x.innerText.length > 250); }")
+        assert 0 == n.js("() => [...document.querySelectorAll('.jupyter-button')].filter(b => b.offsetParent !== null).length")
+        n.wait_done(1)
+        n.start(2)
+        box = n.page.locator(".jp-Stdin-input")
+        box.wait_for()
+        assert 0 == n.js("() => [...document.querySelectorAll('.jupyter-button')].filter(b => b.offsetParent !== null).length")
+        box.fill("y")
+        box.press("Enter")
+        n.wait_done(2)
+        n.run(3)
+        assert n.text(3).strip().endswith("True")
+    finally:
+        last = notebook(LOAD)
+        last.js("async ([id, raw]) => { await jupyterapp.serviceManager.settings.save(id, raw); }", [plugin, "{}"])
