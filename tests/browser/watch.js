@@ -42,10 +42,16 @@
     requestAnimationFrame(() => frame(node, at));
   }
 
+  // Busy while a cell runs: the kernel's own word is idle as soon as a subshell has answered a widget.
+  function status() {
+    const runs = panel().content.widgets.some((w) => w.model.type === "code" && w.model.executionState === "running");
+    return runs ? "busy" : kernel()?.status;
+  }
+
   window.nbllmTest = {
     area,
     ready: () => kernel()?.status === "idle" && panel().content.widgets.length > 0 && panel().context?.isReady,
-    status: () => kernel()?.status,
+    status,
     run(cells) {
       for (const cell of cells) {
         panel().content.activeCellIndex = cell;
@@ -63,7 +69,7 @@
       seen = { node, selecting, sizes: [], shown: false, final: null, selected: "", ...counts };
       new MutationObserver(() => {
         if (seen?.node !== node) return;
-        seen.sizes.push([now(), node.textContent.length, kernel()?.status]);
+        seen.sizes.push([now(), node.textContent.length, status()]);
       }).observe(node, { childList: true, subtree: true, characterData: true });
       requestAnimationFrame(() => frame(node, now()));
     },
