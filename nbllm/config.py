@@ -11,7 +11,8 @@ may have written, so it may name new providers but not spend what is the person'
   it keeps, and except variables of its own that go to this machine;
 - for a known name or prefix that it would lead to another host than this machine, or with headers of its own: prompts are
   private too. An alias of its own takes no known name to a row of its own at all;
-- for a command.
+- for a command;
+- and its default model (`use`) may not lead to a provider of its own: a cell that names none must not send what is asked there.
 
 `%llm key allow NAME` gives consent, in the person's own file, for that address and those names: a row that changes asks again.
 """
@@ -213,10 +214,22 @@ def _use(config: Config, layer: Layer) -> None:
     for name, value in _items(config, layer, "use"):
         if layer.project and name in SETTLED_HERE:
             config.problems.append(_problem(layer, f"a project does not choose {name!r}; expected it in a cell, or in {user_file()}", "use", name))
+        elif layer.project and name == "model" and _leads_home(str(value), config, layer):
+            config.problems.append(_problem(layer, f"the default model {value!r} would send what you ask to a provider of this project; expected one that you know, or its name in a cell", "use", name))
         elif not isinstance(value, (str, int, float, bool)):
             config.problems.append(_problem(layer, f"the default {name!r} is no text or number", "use", name))
         else:
             config.defaults[name] = value
+
+
+def _leads_home(model: str, config: Config, layer: Layer) -> bool:
+    """Whether a name ends at a provider that this layer itself describes, elsewhere than on this machine."""
+    seen: set[str] = set()
+    while model in config.aliases and model not in seen:
+        seen.add(model)
+        model = config.aliases[model]
+    row = known(model, config.rows)
+    return row is not None and row.source == layer.where and not is_loopback(row.base_url)
 
 
 def _problem(layer: Layer, message: str, *names: str) -> Problem:

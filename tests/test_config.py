@@ -366,3 +366,14 @@ def test_two_addresses_that_wait_for_variables_are_not_the_same():
     """Nothing is known of their hosts."""
     assert not keys.same_host("${A}/v1", "${B}/v1")
     assert keys.same_host("https://H:443/v1", "https://h/v2")
+
+
+@pytest.mark.parametrize(("model", "refused"), [("mine/m", True), ("short", True), ("here/m", False), ("gemini/flash", False)])
+def test_a_project_s_default_model_is_no_provider_of_its_own(tmp_path, model, refused):
+    """A cell that names no model must not send its prompt to whoever wrote the project's file; this machine is no stranger."""
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.nbllm.provider.mine]\nbase_url = "https://mine.example/v1"\nlocal = true\n[tool.nbllm.provider.here]\nbase_url = "http://127.0.0.1:9/v1"\nlocal = true\n'
+        f'[tool.nbllm.alias]\nshort = "mine/m"\n[tool.nbllm.use]\nmodel = "{model}"\n')
+    found = config.load(config.Places(start=tmp_path))
+    assert refused == any("would send what you ask to a provider of this project" in str(p) for p in found.problems)
+    assert refused == ("model" not in found.defaults)

@@ -55,7 +55,10 @@ def _file(path: Path) -> Part:
 
 
 def from_bytes(data: bytes, kind: str, name: str) -> Part:
-    """A part from a file's bytes: pictures and PDFs as they are, text as text under its name."""
+    """A part from a file's bytes: pictures and PDFs as they are, text as text under its name. Raises ConfigError for what is
+    too large, or of a type that no model reads."""
+    if len(data) > SIZE_LIMIT:
+        raise ConfigError(f"{name} has {len(data) / 2**20:.0f} MiB; at most {SIZE_LIMIT >> 20} can be attached.", hint="Attach a smaller file or a part of it.")
     if kind.startswith("image/"):
         return Image(data, media_type=kind)
     if kind == "application/pdf":
