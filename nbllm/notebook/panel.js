@@ -188,8 +188,9 @@ function build(model) {
 // Called once when the kernel makes the panel, without a view: the panel is put where its placeholder stands, and again
 // whenever the page draws that anew. The static transcript is hidden as long as the panel is there.
 function initialize({ model }) {
-  const root = build(model);
   const place = model.get("place");
+  if (!model.get("placed")) return undefined;
+  const root = build(model);
   const hide = element("style", "", document.head, `.${place}-static{display:none}`);
   function mount() {
     const spot = document.getElementById(place);
@@ -208,4 +209,9 @@ function initialize({ model }) {
   };
 }
 
-export default { initialize };
+// As an ordinary view, for front ends that make widgets only where a view is shown.
+function render({ model, el }) {
+  el.append(build(model));
+}
+
+export default { initialize, render };

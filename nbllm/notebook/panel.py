@@ -24,7 +24,7 @@ from ..messages import Message, Part, Text
 from ..registry import DEFAULT_MODEL
 from ..streams import Stream
 from .attach import from_bytes
-from .bundle import Line, answer_lines, count, foot_line, footer, money, note_line
+from .bundle import Line, answer_lines, count, foot_line, footer, money, note_line, provenance
 from .chats import Chat, Turn, _text
 from .comms import mended
 from .growing import Growing
@@ -42,10 +42,13 @@ class ChatWidget:
 
     model: as in `%%llm`; chat: the conversation's name, which `%%llm chat=NAME` and `%llm chat` share; the rest as in
     nbllm.stream (system, temperature, max_tokens ...). `ask(text)` says something from code and waits for the answer,
-    `send(text)` does not wait; `transcript` is the conversation as Markdown. Raises ConfigError outside IPython.
+    `send(text)` does not wait; `transcript` is the conversation as Markdown. view=True shows the panel as an ordinary widget
+    view, for front ends that make widgets only where one is shown (VS Code, Colab); a saved notebook then holds that view beside
+    the transcript. Raises ConfigError outside IPython.
     """
 
-    def __init__(self, model: str = DEFAULT_MODEL, chat: str = "chat", **options: Unpack[CallOptions]) -> None:
+    def __init__(self, model: str = DEFAULT_MODEL, chat: str = "chat", *, view: bool = False, **options: Unpack[CallOptions]) -> None:
+        self._view = view
         self._session = session_here()
         self._chat = self._session.chats.open(chat)
         self._options: dict[str, Any] = dict(options)
@@ -159,12 +162,13 @@ class ChatWidget:
         self._display = uuid4().hex
         self._place = f"nbllm-{self._display}" if mode == "live" else "nbllm-chat"  # the same at each run, where the notebook is only saved
         if mode == "live":
-            self._panel = mended(_panel_class()(place=self._place, style=_style(), model=self._model, models=self._names(), turns=self._turns(), meter=self._meter(),
+            self._panel = mended(_panel_class()(place=self._place, placed=not self._view, style=_style(), model=self._model, models=self._names(), turns=self._turns(), meter=self._meter(),
                                                 busy=self._stream is not None and not self._stream.done))
             self._panel.on_msg(self._heard)
             self._panel.observe(lambda change: setattr(self, "_model", change["new"] or DEFAULT_MODEL), "model")
-            html = f"<div id='{self._place}'></div>"
-            KernelPort(self._session.shell).publish({"text/html": html, "text/plain": f"Chat panel: {self._chat.name}"})
+            place = {"application/vnd.jupyter.widget-view+json": {"version_major": 2, "version_minor": 1, "model_id": self._panel.model_id}} if self._view else \
+                {"text/html": f"<div id='{self._place}'></div>"}
+            KernelPort(self._session.shell).publish({**place, "text/plain": f"Chat panel: {self._chat.name}"})  # type: ignore[dict-item]  # a view is an object
         self._publish(update=False)
 
     def _heard(self, _panel: Any, message: dict[str, Any], buffers: Sequence[Any]) -> None:
@@ -213,7 +217,8 @@ class ChatWidget:
         head = f"Conversation {self._chat.name}" + ("" if rows else ": nothing was said yet")
         body = f"<div class='{self._place}-static'><p class=nbllm-foot>{escape(head)}</p>{html}</div>"
         KernelPort(self._session.shell).publish({"text/html": container(body, style=True), "text/plain": plain(f"{head}\n\n{text}".strip())},
-                                                display_id=self._display, update=update)
+                                                display_id=self._display, update=update,
+                                                metadata={"nbllm": [provenance(t.response) for t in self._chat.turns]})
 
 
 def session_here() -> Session:
@@ -255,7 +260,7 @@ def _panel_class() -> type[Any]:
         _esm = (files(__package__) / "panel.js").read_text("utf-8")
         place, style, model, meter = Unicode().tag(sync=True), Unicode().tag(sync=True), Unicode().tag(sync=True), Unicode().tag(sync=True)
         asked, done, tail, status = Unicode().tag(sync=True), Unicode().tag(sync=True), Unicode().tag(sync=True), Unicode().tag(sync=True)
-        busy = Bool(False).tag(sync=True)
+        busy, placed = Bool(False).tag(sync=True), Bool(True).tag(sync=True)
         models: Any = List().tag(sync=True)
         turns: Any = List().tag(sync=True)
 

@@ -143,6 +143,15 @@ def test_a_saved_notebook_holds_the_transcript_and_no_widget(panel, notebook, la
     assert again.page.locator(".nbllm-chat").count() == 0
 
 
+def test_a_view_where_that_is_asked_for(panel):
+    """The same panel as an ordinary widget view, for front ends that make widgets only where one is shown."""
+    n = panel(OPEN.replace("chat='eda'", "chat='eda', view=True"))
+    say(n, "Why is the sky blue?")
+    wait_turns(n, 1)
+    assert 1 == n.js("() => document.querySelectorAll('.nbllm-chat').length")
+    assert "Why is the sky blue?" in "".join(n.save()["cells"][1]["outputs"][1]["data"]["text/html"])
+
+
 def test_nothing_that_a_model_wrote_runs_in_the_panel(panel, lab):
     """Every payload as a question and as its answer, live and in the transcript; a control does run."""
     (lab.root / "chat-payloads.json").write_text(json.dumps(list(PAYLOADS.values())))
