@@ -8,6 +8,7 @@ import contextlib
 import json
 import re
 import secrets
+import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,11 +19,23 @@ from urllib.parse import quote
 from .. import errors
 from ..wire import Frame, HttpCall, SessionCall, Trace
 from .http import HttpTransport, Reply
-from .process import Command
+from .process import Command, find
 
 LIMIT = 16  # sessions that are remembered; the one that was used longest ago is closed first
 _PROBE, _ASK, _START = 1.0, 20.0, 60.0  # seconds for: is one there, a small question, a server that starts
 _ABORT = 0.8
+# Ends the server when our end of its standard input is gone: a kernel that is restarted is killed, and cleans nothing up.
+_WATCH = """
+import os, subprocess, sys, threading
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+threading.Thread(target=lambda: os._exit(child.wait()), daemon=True).start()
+sys.stdin.buffer.read()
+child.terminate()
+try:
+    child.wait(3)
+except subprocess.TimeoutExpired:
+    child.kill()
+"""
 _LISTENS = re.compile(rb"listening on (http://\S+)")
 
 Heard = tuple[tuple[str, str], ...]
@@ -212,8 +225,8 @@ class OpenCodeTransport:
             return await self._place(replace(call, start=None), None)
         password = secrets.token_urlsafe(24)
         headers = {"authorization": "Basic " + base64.b64encode(f"opencode:{password}".encode()).decode()}
-        command = await Command.start(replace(call.start, env={**call.start.env, "OPENCODE_SERVER_PASSWORD": password, "OPENCODE_SERVER_USERNAME": "opencode"}))
-        command.shut()
+        words = (sys.executable, "-c", _WATCH, find(call.start.argv[0]), *call.start.argv[1:])
+        command = await Command.start(replace(call.start, argv=words, env={**call.start.env, "OPENCODE_SERVER_PASSWORD": password, "OPENCODE_SERVER_USERNAME": "opencode"}))
         try:
             async with asyncio.timeout(_START):
                 url = await _listening_at(command)

@@ -4,6 +4,8 @@ import base64
 import http.server
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -219,7 +221,30 @@ def test_opencodes_server_is_started_where_that_is_allowed(client, monkeypatch):
     for _ in range(2):
         answer = client.complete("Why is the sky blue?", "opencode/loop/gpt-4o-mini", extra={"start": True}, retries=0, timeout={"first": 90, "total": 120})
         assert "colours" in answer.text
-    assert 1 == len([p for p in _processes() if "serve --pure" in p and str(BIN.parent) in p])
+    assert 1 == len([p for p in _processes() if "serve --pure" in p and p.startswith(str(BIN))])
+
+
+def test_a_killed_kernel_leaves_no_server_and_no_kept_command(client, sim):
+    """A restart in Jupyter kills: what was started notices that nobody is there any more."""
+    script = f"""
+import os, sys, time
+from nbllm import Client
+client = Client()
+client.complete("hi", "opencode/loop/gpt-4o-mini", extra={{"start": True}}, timeout={{"first": 90}})
+client.complete("hi", "cli/claude/claude-sonnet-4-5", api_key={CANARY!r}, keep=True, timeout={{"first": 60}})
+print("up", flush=True)
+time.sleep(600)
+"""
+    need(BIN / "opencode", "opencode")
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ, "OPENCODE_SERVER_URL": f"http://127.0.0.1:{free_port()}"}, start_new_session=True)
+    assert "up" == process.stdout.readline().strip()
+    assert [p for p in _processes() if "serve --pure" in p and str(BIN.parent) in p]
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 15
+    while time.monotonic() < until and [p for p in _processes() if str(BIN.parent) in p]:
+        time.sleep(0.1)
+    assert [] == [p for p in _processes() if str(BIN.parent) in p]
 
 
 def _processes():
