@@ -383,6 +383,13 @@ def test_an_error_is_an_error_and_the_process_stays(agent):
     assert first.split()[1] == ask(client, "fine again").text.split()[1]
 
 
+def test_words_that_make_no_sense_end_the_turn(agent):
+    """A list where an object belongs: an error at once, not a turn that waits."""
+    client = agent("pass", head="print(json.dumps({'jsonrpc': '2.0', 'id': 1, 'result': {'authMethods': 7}}), flush=True)")
+    with pytest.raises(errors.ProtocolError, match="cannot be understood"):
+        ask(client, "go", timeout={"first": 10})
+
+
 def test_long_lines_pass(agent):
     """Two megabytes in one."""
     client = agent("update(s, 'x' * 2_000_000)")

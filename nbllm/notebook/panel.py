@@ -89,11 +89,11 @@ class ChatWidget:
 
     def ask(self, text: str, *attachments: Part) -> Response:
         """As send, and waits for the answer. Raises what went wrong."""
-        self.send(text, *attachments)
+        stream = self.send(text, *attachments)
         self.wait()
         if self._error is not None:
             raise self._error
-        return self._chat.turns[-1].response
+        return stream.partial()
 
     def wait(self) -> None:
         """Waits until the answer under way is there. An interrupt stops it."""

@@ -66,6 +66,8 @@ class _Kept:
                     await self.say(answer)
         except errors.NbllmError as error:
             self.broken = error
+        except Exception as error:  # noqa: BLE001 - a command may say anything; a reader that dies in silence would leave its turn waiting
+            self.broken = errors.ProtocolError(f"{self.command.name} said what cannot be understood ({type(error).__name__}).", hint="Leave keep out, and report this.")
         finally:
             self.free.set()
             if self.inbox is not None:
