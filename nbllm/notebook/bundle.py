@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
-from importlib.metadata import version
 from typing import Any
 
 from ..errors import NbllmError, ProviderError
@@ -210,6 +209,8 @@ def _reasoning(part: Reasoning) -> Iterable[Line]:
 
 def provenance(response: Response) -> dict[str, Any]:
     """Where an answer comes from, for the output's metadata: no key, no address, no prompt but its hash."""
+    from importlib.metadata import version
+
     from ..measure import params, sha
 
     usage, asked = response.usage, response.request
