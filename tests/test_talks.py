@@ -317,6 +317,24 @@ def test_a_conversation_goes_on_in_the_process_and_session_that_heard_it(agent):
     assert "session s3 heard 1: The conversation so far" in changed, "what it did not hear is told again"
 
 
+def test_another_model_or_system_prompt_is_another_command(agent):
+    """A command begins its conversations with what it was started for; a new one must not speak for the old."""
+    client = agent()
+    first = ask(client, "one", system="You are A.").text
+    second = ask(client, "one", system="You are B.").text
+    again = ask(client, "two", system="You are A.").text
+    assert first.split()[1] != second.split()[1]
+    assert first.split()[1] == again.split()[1]
+
+
+def test_a_kept_codex_is_told_apart_by_what_it_may_do():
+    """Its sandbox is the thread's, so it must be the process's too."""
+    client = Client(load(env={}), ledger=None)
+    route = client.resolve("cli/codex/m")
+    calls = [client.encode(client.request("x", "m", extra=extra), route, None, keep=True) for extra in ({}, {"permission_mode": "workspace-write"})]
+    assert calls[0].process != calls[1].process
+
+
 def test_a_running_command_is_asked_one_thing_at_a_time(agent):
     """Two at once are two processes; later ones find them idle."""
     client = agent("time.sleep(0.3) if text == 'slow' else None")

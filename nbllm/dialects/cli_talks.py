@@ -401,7 +401,8 @@ def _codex(request: Request, provider: Provider, key: Secret | None) -> TalkCall
     own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
     said, sandbox = turn(request, provider), str(own.get("permission_mode") or "read-only")
     system = dict(said.before[:2])["system"]
-    return TalkCall(call(provider, ["app-server", *Codex.settings(own)], "", key, cwd=own.get("cwd")), said,
+    words = ["app-server", *Codex.settings(own), "-c", f'sandbox_mode="{sandbox}"']  # said again for each thread; here it tells commands apart
+    return TalkCall(call(provider, words, "", key, cwd=own.get("cwd")), said,
                     lambda place: CodexTalk(provider, request.model, system, place, sandbox=sandbox))
 
 

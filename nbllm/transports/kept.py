@@ -37,6 +37,7 @@ class _Kept:
 
     def __init__(self, call: TalkCall, command: Command) -> None:
         self.process, self.command, self.talk = call.process, command, call.talk(command.work)
+        self.suits = call.turn.before[:2]  # the model and the system prompt for which its conversations are begun
         self.heard: dict[Heard, str] = {}  # what was said in which of its conversations
         self.free, self.since = asyncio.Event(), 0.0  # no turn is under way, and since when
         self.taken = True
@@ -152,7 +153,7 @@ class KeptTransport:
         for kept in idle:
             if call.turn.before in kept.heard:
                 return kept, kept.heard.pop(call.turn.before)
-        return next((k for k in idle if k.talk.many), None), ""
+        return next((k for k in idle if k.talk.many and k.suits == call.turn.before[:2]), None), ""
 
     async def _leave(self, kept: _Kept, *, stays: bool) -> None:
         if kept.talk.busy and not kept.gone:

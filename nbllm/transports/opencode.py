@@ -107,7 +107,12 @@ class SessionReply:
     def remember(self, answer: str) -> None:
         """What was answered, so that the next turn goes to the same session."""
         if not self.call.fresh:
-            self.transport.heard[self.place.url, self.call.turn.after(answer)] = (self.place, self.session)
+            self.transport.heard[_kindred(self.place, self.call), self.call.turn.after(answer)] = (self.place, self.session)
+
+
+def _kindred(place: _Place, call: SessionCall) -> str:
+    """What a session must have in common with a turn beside what was said: the server, its folder, what it may do."""
+    return f"{place.url} {place.folder} {call.session}"
 
 
 def _kind(data: str) -> tuple[str, str]:
@@ -137,7 +142,7 @@ class OpenCodeTransport:
         began = time.perf_counter()
         place, session = await self._place(call, connect), ""
         try:
-            known = None if call.fresh else self.heard.pop((place.url, call.turn.before), None)
+            known = None if call.fresh else self.heard.pop((_kindred(place, call), call.turn.before), None)
             session = known[1] if known else str((await self._ask(place.call("/session", call.session))).get("id"))
             async with self._http.send(place.call("/event", method="GET"), trace, connect) as reply:
                 frames = await self._listening(reply)
