@@ -165,7 +165,10 @@ class Client:
     def _auto(self) -> Route:
         for name, row in self.registry.rows.items():
             if not row.local and not self.registry.simulating:
-                key = self.registry.key_for(self.registry.resolve(name), None)
+                try:
+                    key = self.registry.key_for(self.registry.resolve(name), None)
+                except errors.AuthenticationError:  # a login that has ended; another provider may answer
+                    continue
                 if key is not None:
                     return replace(self.registry.resolve(name), asked="auto", why=f"{row.label} has a key ({key.source})")
         ollama = self.registry.rows.get("ollama")

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from . import config, keys
 from .config import Places, Problem
-from .errors import ConfigError
+from .errors import AuthenticationError, ConfigError
 from .tables import filled, provider_row
 from .toml_edit import set_entry
 from .wire import Provider, Secret
@@ -223,8 +223,11 @@ class Registry:
                            hint=f"Did you mean {near[0]}?" if near else f"There are {', '.join(self.rows)}.")
 
     def own_key(self, row: Provider, *, quick: bool = False) -> Secret | None:
-        """The key that a row finds by itself; `quick` asks no place that may be slow, or ask the person."""
-        return keys.find(row, self.stores, address=self.address(row), quick=quick)
+        """The key that a row finds by itself, none where a login has ended; `quick` asks no place that may be slow, or ask the person."""
+        try:
+            return keys.find(row, self.stores, address=self.address(row), quick=quick)
+        except AuthenticationError:  # a call to that row says so; a list of all of them goes on
+            return None
 
     def key_for(self, route: Route, explicit: str | Secret | None) -> Secret | None:
         """The key to send on `route`. A key that is found goes to its own row's address only: a base_url given by hand that

@@ -201,6 +201,20 @@ def test_a_login_that_was_taken_back_says_log_in_again(acme, server):
     assert None is dict(r.where(r.rows["acme"]))["login"]
 
 
+def test_a_login_that_has_ended_spoils_no_list_and_no_choice(acme, server):
+    """auto goes on to the next provider, and the table of providers is still there."""
+    from nbllm.catalog import states
+
+    r, place, told = acme("device")
+    log_in(r, place, told)
+    server.state.given[0].revoked = True
+    expire(r, place)
+    client = Client(r, ledger=None)
+    assert "acme" != client.resolve("auto").provider.name
+    assert [False] == [s.ready for s in states(client, ask=False) if s.name == "acme"]
+    client.close()
+
+
 def test_a_token_of_another_kernel_is_taken_over(acme, server):
     """It renewed before us, so ours is void: the keyring has the new one."""
     ring = Ring()
