@@ -1,13 +1,16 @@
 """What the real CLIs printed (recorded), through the dialects: short recordings here, all of them where they are at hand."""
 
+import contextlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nbllm import Image, Message, Request, Text, errors
+from nbllm import Client, Image, Message, Request, Text, errors
 from nbllm.dialects import DIALECTS
+from nbllm.dialects.cli_talks import keep as keep_talking
 from nbllm.events import Fold, Notice, Restarted, TextDelta
 from nbllm.registry import load
 from nbllm.wire import Frame, Secret
@@ -236,3 +239,76 @@ def test_gemini_marks_no_retry_and_a_pause_with_the_same_first_words_tells():
     assert "Hello!" == answer.text
     assert 1 == sum(isinstance(e, Restarted) for e in events)
     assert isinstance(events[0], TextDelta)
+
+
+# --- words that a command could take for its own ---
+
+MODELS = ["--yolo", "-m", "-", "--", "a/--attach=http://127.0.0.1:1", "a/-x/b", "a/b/--c", "two words", " x", "x ", "tab\there", "new\nline", "nul\0", "esc\x1b[0m",
+          "no\u00a0break", "rtl\u202emodel", "line\u2028end", "--dangerously-skip-permissions", "-c", "a//--b"]
+COMMANDS = ["claude", "gemini", "codex", "copilot", "opencode", "mine"]
+
+
+def encoded(cli, model="m", keep=False, **extra):
+    """The call that a command's row makes of a question."""
+    registry = load(env={})
+    registry.register("cli/mine", {"command": ["mine", "{model}"], "label": "Mine"})
+    client = Client(registry, ledger=None)
+    row = registry.rows[f"cli/{cli}"]
+    request = Request(model, (Message("user", "hello"),), extra=extra)
+    return client.encode(request, client.resolve(f"cli/{cli}/m"), Secret("sk-x") if row.key_env else None, keep=keep)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("cli", COMMANDS)
+def test_a_model_that_could_be_an_option_is_refused(cli, model):
+    """Behind any slash, and whatever would not be one word of a command line."""
+    for keep in (False, True) if cli != "mine" else (False,):
+        with pytest.raises(errors.ConfigError, match="could read it as an option") as caught:
+            encoded(cli, model, keep)
+        assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["cli/opencode/--attach=http://127.0.0.1:1", "cli/gemini/--yolo", "cli/claude/a/-b", "opencode/a/-b"])
+def test_such_a_name_is_refused_in_a_call_and_by_an_alias(name):
+    """Before anything is run."""
+    registry = load(env={"ANTHROPIC_API_KEY": "sk-x", "GEMINI_API_KEY": "sk-x"})
+    registry.aliases["smart"] = name
+    client = Client(registry, ledger=None)
+    for asked in (name, "smart"):
+        with pytest.raises(errors.ConfigError, match="could read it as an option"):
+            client.stream("hello", asked)
+
+
+@pytest.mark.parametrize(("cli", "extra"), [
+    ("claude", {"permission_mode": "--dangerously-skip-permissions"}), ("claude", {"allowed_tools": ["--mcp-config=x"]}), ("claude", {"max_turns": "-1 --x"}),
+    ("gemini", {"permission_mode": "--yolo"}), ("codex", {"permission_mode": "-c"}), ("codex", {"allowed_tools": "a,--enable"}), ("copilot", {"allowed_tools": ["x\ny"]}),
+    ("opencode", {"allowed_tools": ["-x"]}),
+])
+def test_an_option_s_value_that_could_be_an_option_is_refused(cli, extra):
+    """As a model is; a tool may hold blanks: Bash(git log:*)."""
+    with pytest.raises(errors.ConfigError, match="could read it as an option"):
+        encoded(cli, **extra)
+    assert encoded("claude", allowed_tools="Bash(git log:*)")
+
+
+@pytest.mark.parametrize("extra", [{"allowed_tools": 7}, {"cwd": 7}, {"max_turns": [1]}, {"permission_mode": {}}, {"allowed_tools": None}])
+def test_an_option_of_a_wrong_type_is_no_python_error(extra):
+    """It becomes a word, or is refused."""
+    with contextlib.suppress(errors.NbllmError):
+        assert all(isinstance(word, str) for word in encoded("claude", **extra).argv)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("cli", COMMANDS[:-1])
+def test_a_command_sees_no_variable_that_waits_for_consent(cli, keep):
+    """The others of its row it sees."""
+    row = replace(ROWS[f"cli/{cli}"], passes=("AWS_SECRET_ACCESS_KEY", "CODEX_HOME"), held=("AWS_SECRET_ACCESS_KEY",))
+    request = Request("m", (Message("user", "hello"),))
+    call = keep_talking(request, row, None).process if keep else DIALECTS[row.dialect].encode(request, row, None)
+    assert ("CODEX_HOME",) == call.passes
+
+
+def test_a_server_that_we_start_sees_none_either():
+    """OpenCode's, with x.start=true."""
+    row = replace(ROWS["opencode"], passes=("AWS_SECRET_ACCESS_KEY", "CODEX_HOME"), held=("AWS_SECRET_ACCESS_KEY",))
+    assert ("CODEX_HOME",) == DIALECTS[row.dialect].encode(Request("a/b", (Message("user", "hello"),), extra={"start": True}), row, None).start.passes

@@ -13,11 +13,11 @@ from datetime import datetime
 from typing import Any
 
 from .. import errors
-from ..events import Event, Notice, ReasoningDelta
+from ..events import Event, FinishReason, Notice, ReasoningDelta
 from ..messages import Request
 from ..wire import Decoder, Frame, ProcessCall, Provider, Secret
-from .cli_shared import Lines, call, count, failure, options, report, texts
-from .common import obj
+from .cli_shared import Lines, call, count, failure, names, number, options, parsed, report, status, text, texts
+from .common import items, obj
 
 _QUIET = {"DISABLE_AUTOUPDATER": "1", "DISABLE_TELEMETRY": "1", "DISABLE_ERROR_REPORTING": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
 _HOPELESS = (401, 403, 404)  # the CLI would go on asking for a minute; the answer will not change
@@ -70,34 +70,33 @@ class ClaudeLines(Lines):
             yield from self._result(value)
 
     def _retry(self, value: dict[str, Any]) -> Iterator[Event]:
-        status = value.get("error_status")
-        if status in _HOPELESS:
-            raise failure(status, str(value.get("error") or "refused").replace("_", " "), self.provider, value)
-        yield Notice("retry", f"{self.provider.label} asks again ({value.get('attempt')} of {value.get('max_retries')}): {value.get('error')}.", value)
+        code, why = status(value.get("error_status")), text(value.get("error"))
+        if code in _HOPELESS:
+            raise failure(code, (why or "refused").replace("_", " "), self.provider, value)
+        yield Notice("retry", f"{self.provider.label} asks again ({text(value.get('attempt'))} of {text(value.get('max_retries'))}): {why}.", value)
 
     def _event(self, event: dict[str, Any]) -> Iterator[Event]:
         kind, delta = event.get("type"), obj(event.get("delta"))
         if kind == "message_start":
             yield from self._again("The CLI asked again after a broken stream.")
-            self._message = str(obj(event.get("message")).get("id"))
+            self._message = text(obj(event.get("message")).get("id"))
             self._streamed.add(self._message)
         elif kind == "content_block_start" and obj(event.get("content_block")).get("type") == "tool_use":
             yield from self._tool(event["content_block"].get("name"), event["content_block"])
         elif delta.get("type") == "text_delta":
-            yield from self._say(str(delta.get("text") or ""))
+            yield from self._say(text(delta.get("text")))
         elif delta.get("type") == "thinking_delta" and delta.get("thinking"):
-            yield ReasoningDelta(str(delta["thinking"]))
+            yield ReasoningDelta(text(delta["thinking"]))
         elif delta.get("type") == "signature_delta":
-            yield ReasoningDelta("", signature=str(delta.get("signature") or "") or None)
+            yield ReasoningDelta("", signature=text(delta.get("signature")) or None)
         elif kind == "message_delta" and delta.get("stop_reason"):
             self._complete()
 
     def _assistant(self, message: dict[str, Any], value: dict[str, Any]) -> Iterator[Event]:
-        blocks = [obj(b) for b in message.get("content") or [] if isinstance(b, dict)]
-        said = "".join(str(b.get("text") or "") for b in blocks if b.get("type") == "text")
+        said = "".join(text(b.get("text")) for b in items(message.get("content")) if b.get("type") == "text")
         if message.get("model") == "<synthetic>" or value.get("error"):
-            self._error = said or str(value.get("error"))
-        elif str(message.get("id")) not in self._streamed:
+            self._error = said or text(value.get("error"))
+        elif text(message.get("id")) not in self._streamed:
             yield from self._again("The CLI asked again after a broken stream.")
             yield from self._say(said)
             self._complete()
@@ -105,25 +104,26 @@ class ClaudeLines(Lines):
     def _result(self, value: dict[str, Any]) -> Iterator[Event]:
         yield from self._usage(value)
         self.done = True
+        ended, stopped, more = text(value.get("terminal_reason")), text(value.get("stop_reason")), value.get("errors")
         if value.get("subtype") == "error_max_turns":
             self._end("other", "max_turns")
-        elif str(value.get("terminal_reason") or "").startswith("aborted"):
-            self._end("cancelled", value.get("terminal_reason"))
+        elif ended.startswith("aborted"):
+            self._end("cancelled", ended)
         elif value.get("is_error"):
-            status = value.get("api_error_status")
-            told = self._error or str(value.get("result") or "; ".join(map(str, value.get("errors") or ())) or value.get("subtype"))
-            raise failure(status if isinstance(status, int) else None, told, self.provider, value)
+            told = self._error or text(value.get("result")) or "; ".join(map(text, more if isinstance(more, list) else ())) or text(value.get("subtype"))
+            raise failure(status(value.get("api_error_status")), told, self.provider, value)
         else:
-            reasons: dict[Any, Any] = {"max_tokens": "length", "refusal": "content_filter"}
-            self._end(reasons.get(value.get("stop_reason"), "stop"), value.get("stop_reason"))
+            reasons: dict[str, FinishReason] = {"max_tokens": "length", "refusal": "content_filter"}
+            self._end(reasons.get(stopped, "stop"), stopped or None)
 
     def _usage(self, value: dict[str, Any]) -> Iterator[Event]:
         u = obj(value.get("usage"))
         read, written = count(u.get("cache_read_input_tokens")), count(u.get("cache_creation_input_tokens"))
-        cost = {"cost": value["total_cost_usd"]} if isinstance(value.get("total_cost_usd"), (int, float)) else {}
+        dollars = number(value.get("total_cost_usd"))
+        cost = {} if dollars is None else {"cost": dollars}
         if u:
             yield report(count(u.get("input_tokens")) + read + written, count(u.get("output_tokens")), {**u, **cost}, cache_read_tokens=read, cache_write_tokens=written)
-        yield Notice("timing", data={k: value[k] for k in ("duration_ms", "duration_api_ms", "ttft_ms") if isinstance(value.get(k), (int, float))})
+        yield Notice("timing", data={k: value[k] for k in ("duration_ms", "duration_api_ms", "ttft_ms") if number(value.get(k)) is not None})
 
 
 class Claude(_Dialect):
@@ -147,11 +147,6 @@ class Claude(_Dialect):
                     inputs={"system.md": system or "You are a helpful assistant."})
 
 
-def names(value: Any) -> list[str]:
-    """The words of a list, which may be written as one text with commas."""
-    return [v.strip() for v in value.split(",")] if isinstance(value, str) else [str(v) for v in value]
-
-
 # --- gemini ---
 
 
@@ -168,23 +163,24 @@ class GeminiLines(Lines):
         if kind == "init":
             yield from self._started(value.get("session_id"), value.get("model"))
         elif kind == "message" and value.get("role") == "assistant":
-            yield from self._delta(str(value.get("content") or ""), _seconds(value.get("timestamp")))
+            yield from self._delta(text(value.get("content")), _seconds(value.get("timestamp")))
         elif kind == "tool_use":
             self._complete()
             self._first = ""
             yield from self._tool(value.get("tool_name"), value)
         elif kind == "error":
-            self._looped = self._looped or "loop" in str(value.get("message")).lower()
-            yield Notice("warning", str(value.get("message")), value)
+            told = text(value.get("message"))
+            self._looped = self._looped or "loop" in told.lower()
+            yield Notice("warning", told, value)
         elif kind == "result":
             yield from self._result(value)
 
-    def _delta(self, text: str, at: float) -> Iterator[Event]:
-        if self._open and text == self._first and at - self._last_at >= 1.0:
+    def _delta(self, words: str, at: float) -> Iterator[Event]:
+        if self._open and words == self._first and at - self._last_at >= 1.0:
             yield from self._again("The CLI asked again after a broken stream.")
-        self._first = self._first or text
+        self._first = self._first or words
         self._last_at = at
-        yield from self._say(text)
+        yield from self._say(words)
 
     def _result(self, value: dict[str, Any]) -> Iterator[Event]:
         stats = obj(value.get("stats"))
@@ -196,24 +192,18 @@ class GeminiLines(Lines):
         self._end("other" if self._looped else "stop", "loop detected" if self._looped else None)
 
 
-def _seconds(text: Any) -> float:
+def _seconds(value: Any) -> float:
     try:
-        return datetime.fromisoformat(str(text).replace("Z", "+00:00")).timestamp()
-    except ValueError:
+        return datetime.fromisoformat(text(value)[:40].replace("Z", "+00:00")).timestamp()
+    except (ValueError, OverflowError):
         return 0.0
 
 
 def _inner(message: Any) -> str:
     """The provider's words in `[API Error: {json}]`, with their code."""
-    text = str(message or "")
-    found = re.search(r"\{.*\}", text, re.DOTALL)
-    if found:
-        try:
-            error = obj(json.loads(found.group()).get("error"))
-            return f"error {error.get('code')}: {error.get('message')}" if error else text
-        except (ValueError, AttributeError):
-            return text
-    return text
+    told = text(message)
+    error = obj(parsed(told[told.find("{") : told.rfind("}") + 1]).get("error"))
+    return f"error {text(error.get('code'))}: {text(error.get('message'))}" if error else told
 
 
 class Gemini(_Dialect):
@@ -248,9 +238,9 @@ class CodexLines(Lines):
         if kind == "thread.started":
             yield from self._started(value.get("thread_id"), None)
         elif kind in ("item.started", "item.completed"):
-            yield from self._item(str(item.get("type")), item, completed=kind == "item.completed")
+            yield from self._item(text(item.get("type")), item, completed=kind == "item.completed")
         elif kind == "error":
-            told = str(value.get("message"))
+            told = text(value.get("message"))
             found = re.search(r"status (\d{3})", told)
             if found and int(found[1]) in _HOPELESS:
                 raise failure(int(found[1]), told, self.provider, value)
@@ -263,16 +253,16 @@ class CodexLines(Lines):
             self._end("stop")
         elif kind == "turn.failed":
             self.done = True
-            raise failure(None, str(obj(value.get("error")).get("message")), self.provider, value)
+            raise failure(None, text(obj(value.get("error")).get("message")), self.provider, value)
 
     def _item(self, kind: str, item: dict[str, Any], *, completed: bool) -> Iterator[Event]:
         if kind == "agent_message" and completed:
-            yield from self._say(("\n\n" if self._kept else "") + str(item.get("text") or ""))
+            yield from self._paragraph(text(item.get("text")))
             self._complete()
         elif kind == "reasoning" and completed:
-            yield ReasoningDelta(str(item.get("text") or ""))
+            yield ReasoningDelta(text(item.get("text")))
         elif kind == "error":
-            yield Notice("warning", str(item.get("message")), item)
+            yield Notice("warning", text(item.get("message")), item)
         elif kind not in ("agent_message", "reasoning") and not completed:
             yield from self._tool(kind, item)
 
@@ -312,7 +302,7 @@ class CopilotLines(Lines):
         self._cancelled = False
 
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:
-        kind, data = str(value.get("type")), obj(value.get("data"))
+        kind, data = text(value.get("type")), obj(value.get("data"))
         if kind.startswith("assistant."):
             yield from self._assistant(kind.partition(".")[2], data)
         elif kind == "model.call_start":
@@ -322,7 +312,7 @@ class CopilotLines(Lines):
         elif kind == "model.call_failure":
             self._failed(data)
         elif kind == "session.error":
-            self._error = failure(data.get("statusCode") if isinstance(data.get("statusCode"), int) else None, str(data.get("message")), self.provider, data)
+            self._error = failure(status(data.get("statusCode")), text(data.get("message")), self.provider, data)
         elif kind in ("abort", "agent.interrupted"):
             self._cancelled = True
         elif kind == "result":
@@ -330,24 +320,24 @@ class CopilotLines(Lines):
 
     def _assistant(self, kind: str, data: dict[str, Any]) -> Iterator[Event]:
         if kind == "reasoning_delta":
-            yield ReasoningDelta(str(data.get("deltaContent") or ""))
+            yield ReasoningDelta(text(data.get("deltaContent")))
         elif kind == "message_start":
             yield from self._again("The CLI asked again after a broken stream.")
         elif kind == "message_delta":
-            self._streaming = str(data.get("messageId"))
-            yield from self._say(str(data.get("deltaContent") or ""))
+            self._streaming = text(data.get("messageId"))
+            yield from self._say(text(data.get("deltaContent")))
         elif kind == "message":
-            if str(data.get("messageId")) != self._streaming:
+            if text(data.get("messageId")) != self._streaming:
                 yield from self._again("The CLI asked again after a broken stream.")
-                yield from self._say(str(data.get("content") or ""))
+                yield from self._say(text(data.get("content")))
             self._complete()
         elif kind == "turn_retry":
-            yield Notice("retry", f"{self.provider.label} asks again: {data.get('reason')}.", data)
+            yield Notice("retry", f"{self.provider.label} asks again: {text(data.get('reason'))}.", data)
 
     def _failed(self, data: dict[str, Any]) -> None:
-        status = data.get("statusCode")
-        if status in _HOPELESS:
-            raise failure(status, str(data.get("errorMessage") or "refused"), self.provider, data)
+        code = status(data.get("statusCode"))
+        if code in _HOPELESS:
+            raise failure(code, text(data.get("errorMessage")) or "refused", self.provider, data)
 
     def _result(self, value: dict[str, Any], data: dict[str, Any]) -> Iterator[Event]:
         code = value.get("exitCode", data.get("exitCode"))
@@ -361,10 +351,7 @@ class CopilotLines(Lines):
             self._end("stop")
 
     def _at_exit(self) -> Iterator[Event]:
-        try:
-            models = obj(obj(json.loads(obj(self._exit.get("files")).get("usage.json", "{}"))).get("modelMetrics"))
-        except ValueError:
-            models = {}
+        models = obj(parsed(obj(self._exit.get("files")).get("usage.json")).get("modelMetrics"))
         usages = [obj(obj(m).get("usage")) for m in models.values()]
         if any(usages):
             total = {n: sum(count(u.get(n)) for u in usages) for n in ("inputTokens", "outputTokens", "cacheReadTokens", "cacheWriteTokens", "reasoningTokens")}
@@ -412,26 +399,25 @@ class OpenCodeLines(Lines):
         if kind == "step_start":
             yield from self._started(value.get("sessionID"), None)
         elif kind == "text":
-            yield from self._say(("\n\n" if self._kept else "") + str(part.get("text") or ""))
+            yield from self._paragraph(text(part.get("text")))
             self._complete()
         elif kind == "reasoning":
-            yield ReasoningDelta(str(part.get("text") or ""))
+            yield ReasoningDelta(text(part.get("text")))
         elif kind == "tool_use":
             yield from self._tool(part.get("tool"), part)
         elif kind == "step_finish":
-            self._reason = str(part.get("reason") or "")
+            self._reason = text(part.get("reason"))
             yield self._count(part)
         elif kind == "error":
             error = obj(value.get("error"))
             data = obj(error.get("data"))
-            status = data.get("statusCode")
-            raise failure(status if isinstance(status, int) else None, str(data.get("message") or error.get("name")), self.provider, error)
+            raise failure(status(data.get("statusCode")), text(data.get("message")) or text(error.get("name")), self.provider, error)
 
     def _count(self, part: dict[str, Any]) -> Event:
         t = obj(part.get("tokens"))
         cache = obj(t.get("cache"))
         step = {"input": count(t.get("input")), "output": count(t.get("output")), "reasoning": count(t.get("reasoning")), "read": count(cache.get("read")),
-                "write": count(cache.get("write")), "cost": float(part.get("cost") or 0)}
+                "write": count(cache.get("write")), "cost": number(part.get("cost")) or 0.0}
         self._sum = {k: self._sum.get(k, 0) + v for k, v in step.items()}  # input leaves out the cache, output the reasoning
         s = {k: int(v) for k, v in self._sum.items() if k != "cost"}
         return report(s["input"] + s["read"] + s["write"], s["output"] + s["reasoning"], dict(self._sum), cache_read_tokens=s["read"],
@@ -476,11 +462,11 @@ class PlainLines(Lines):
         if frame.name != "exit":
             yield from self._say(frame.data + ("" if frame.tail else "\n"))
             return
-        self._exit, self.done = json.loads(frame.data), True
+        self._exit, self.done = parsed(frame.data), True
         if self._exit.get("rc") == 0:
             self._end("stop")
         elif not self._open:
-            raise failure(None, " ".join(str(self._exit.get("stderr")).split())[-400:] or f"exit code {self._exit.get('rc')}", self.provider)
+            raise failure(None, " ".join(text(self._exit.get("stderr")).split())[-400:] or f"exit code {text(self._exit.get('rc'))}", self.provider)
 
 
 class Plain(_Dialect):

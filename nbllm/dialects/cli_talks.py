@@ -11,26 +11,23 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ProtocolError
 from ..events import Event, Finished, FinishReason, Notice, ReasoningDelta
 from ..messages import Request
 from ..wire import Decoder, Provider, Secret, TalkCall, Turn
 from .cli_agents import Claude, ClaudeLines, Codex, Copilot, Gemini, OpenCode
-from .cli_shared import Lines, call, count, failure, options, report, turn
-from .common import obj
+from .cli_shared import Lines, call, count, failure, number, options, parsed, report, text, turn
+from .common import items, obj
 
+T = TypeVar("T")
 _NO_METHOD = -32601
 _BANNER = re.compile(r"Info: (?:Disabled tools|Unknown tool name)")  # copilot's, told as if its model said it
 _REASONS: dict[str, FinishReason] = {"end_turn": "stop", "max_tokens": "length", "max_turn_requests": "other", "refusal": "content_filter", "cancelled": "cancelled"}
 
 
-def _object(line: str) -> dict[str, Any]:
-    try:
-        return obj(json.loads(line))
-    except (ValueError, RecursionError):
-        return {}
+_SESSIONS = 64  # of which an Agent Client Protocol command's counts are remembered
 
 
 class ClaudeTalk:
@@ -55,7 +52,7 @@ class ClaudeTalk:
 
     def heard(self, line: str) -> list[str]:
         """The turn, once the opening is answered; a refusal of whatever the command asks for."""
-        value = _object(line)
+        value = parsed(line)
         kind = value.get("type")
         if kind == "control_response" and not self._open:
             self._open, waiting, self._waiting = True, self._waiting, []
@@ -88,11 +85,29 @@ class _KeptClaude(ClaudeLines):
         self._talk = talk
 
     def _usage(self, value: dict[str, Any]) -> Iterator[Event]:
-        total = value.get("total_cost_usd")
-        if isinstance(total, (int, float)):
+        total = number(value.get("total_cost_usd"))
+        if total is not None:
             value = {**value, "total_cost_usd": total - self._talk.cost}
             self._talk.cost = total
         yield from super()._usage(value)
+
+
+def _ident(value: Any) -> str | int | float | None:
+    """A request's own name, as it is sent back."""
+    return value if isinstance(value, (str, int, float)) else None
+
+
+def _replaced(kept: dict[str, T], session: str, value: T) -> T | None:
+    """What was kept for a session, which is now `value`; those told longest ago are forgotten."""
+    before = kept.pop(session, None)
+    kept[session] = value
+    while len(kept) > _SESSIONS:
+        del kept[next(iter(kept))]
+    return before
+
+
+def _senseless(provider: Provider, what: str) -> ProtocolError:
+    return ProtocolError(f"{provider.label or provider.name} said what cannot be understood ({what}).", hint="Leave keep out, and report this.")
 
 
 class _Rpc:
@@ -118,11 +133,11 @@ class _Rpc:
 
     def heard(self, line: str) -> list[str]:
         """The next step, once one is answered; a refusal of whatever the command asks for."""
-        value = _object(line)
+        value = parsed(line)
         if "method" in value and "id" in value:
-            return [json.dumps({"jsonrpc": "2.0", "id": value["id"], **self._refusal(str(value["method"]), obj(value.get("params")))})]
+            return [json.dumps({"jsonrpc": "2.0", "id": _ident(value["id"]), **self._refusal(text(value["method"]), obj(value.get("params")))})]
         if "method" in value:
-            return self._told(str(value["method"]), obj(value.get("params")))
+            return self._told(text(value["method"]), obj(value.get("params")))
         method = self._asked.pop(value["id"], "") if isinstance(value.get("id"), int) else ""
         if method and "error" in value:
             self.busy = False
@@ -142,6 +157,13 @@ class _Rpc:
 
     def _prompt(self, text: str) -> str:
         raise NotImplementedError
+
+    def _opened(self, session: Any) -> list[str]:
+        """Takes the new session's name; nothing is to be written for it. Raises ProtocolError where it has none."""
+        self.session = text(session)
+        if not self.session:
+            raise _senseless(self.provider, "a session without a name")
+        return []
 
     def _answered(self, method: str, result: dict[str, Any]) -> list[str]:
         raise NotImplementedError
@@ -178,10 +200,9 @@ class CodexTalk(_Rpc):
             self._ready = True
             return [json.dumps({"jsonrpc": "2.0", "method": "initialized"}), *self._speak()]
         if method == "thread/start":
-            self.session = str(obj(result.get("thread")).get("id"))
-            return self._speak()
+            return self._opened(obj(result.get("thread")).get("id")) + self._speak()
         if method == "turn/start":
-            self._turn_id = str(obj(result.get("turn")).get("id"))
+            self._turn_id = text(obj(result.get("turn")).get("id"))
             return self.interrupt() if self._stopping else []
         return []
 
@@ -208,16 +229,16 @@ class _CodexTurn(Lines):
         self._item = ""
 
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:
-        method, params = str(value.get("method")), obj(value.get("params"))
+        method, params = text(value.get("method")), obj(value.get("params"))
         if "error" in value and "id" in value:
-            raise failure(None, str(obj(value["error"]).get("message")), self.provider, value)
+            raise failure(None, text(obj(value["error"]).get("message")), self.provider, value)
         if method == "thread/started":
             thread = obj(params.get("thread"))
             yield from self._started(thread.get("id"), thread.get("model"))
         elif method == "item/agentMessage/delta":
-            yield from self._delta(str(params.get("itemId")), str(params.get("delta") or ""))
+            yield from self._delta(text(params.get("itemId")), text(params.get("delta")))
         elif method in ("item/reasoning/textDelta", "item/reasoning/summaryTextDelta"):
-            yield ReasoningDelta(str(params.get("delta") or ""))
+            yield ReasoningDelta(text(params.get("delta")))
         elif method in ("item/started", "item/completed"):
             yield from self._whole(obj(params.get("item")), completed=method == "item/completed")
         elif method == "thread/tokenUsage/updated":
@@ -229,24 +250,23 @@ class _CodexTurn(Lines):
         elif method == "turn/completed":
             self._over(obj(params.get("turn")))
 
-    def _delta(self, item: str, text: str) -> Iterator[Event]:
-        if item != self._item:
+    def _delta(self, item: str, words: str) -> Iterator[Event]:
+        first, self._item = item != self._item, item
+        if first:
             yield from self._again("The CLI asked again after a broken stream.")
-            text = ("\n\n" if self._kept else "") + text
-        self._item = item
-        yield from self._say(text)
+        yield from self._paragraph(words) if first else self._say(words)
 
     def _whole(self, item: dict[str, Any], *, completed: bool) -> Iterator[Event]:
-        kind = str(item.get("type"))
+        kind, ident = text(item.get("type")), text(item.get("id"))
         if kind == "agentMessage" and completed:
-            if item.get("id") != self._item:
-                yield from self._delta(str(item.get("id")), str(item.get("text") or ""))
+            if ident != self._item:
+                yield from self._delta(ident, text(item.get("text")))
             self._complete()
         elif kind not in ("agentMessage", "userMessage", "reasoning") and not completed:
             yield from self._tool(kind, item)
 
     def _trouble(self, params: dict[str, Any]) -> Iterator[Event]:
-        told = str(obj(params.get("error")).get("message"))
+        told = text(obj(params.get("error")).get("message"))
         error = failure(None, told, self.provider, params)
         if not params.get("willRetry") or error.status in (401, 403, 404):
             raise error
@@ -255,7 +275,7 @@ class _CodexTurn(Lines):
     def _over(self, turn: dict[str, Any]) -> None:
         self.done = True
         if turn.get("status") == "failed":
-            raise failure(None, str(obj(turn.get("error")).get("message")), self.provider, turn)
+            raise failure(None, text(obj(turn.get("error")).get("message")), self.provider, turn)
         self._end("cancelled" if turn.get("status") == "interrupted" else "stop")
 
 
@@ -282,13 +302,15 @@ class AcpTalk(_Rpc):
         return self._request("session/prompt", {"sessionId": self.session, "prompt": [{"type": "text", "text": text}]})
 
     def _answered(self, method: str, result: dict[str, Any]) -> list[str]:
-        if method == "initialize" and self.login in [m.get("id") for m in result.get("authMethods") or [] if isinstance(m, dict)]:
+        if method == "initialize" and not isinstance(result.get("authMethods"), (list, type(None))):
+            raise _senseless(self.provider, "authMethods is no list")
+        if method == "initialize" and self.login in [m.get("id") for m in items(result.get("authMethods"))]:
             return [self._request("authenticate", {"methodId": self.login})]
         if method in ("initialize", "authenticate"):
             self._ready = True
             return self._speak()
         if method == "session/new":
-            self.session = str(result.get("sessionId"))
+            self._opened(result.get("sessionId"))
             return [self._request("session/set_mode", {"sessionId": self.session, "modeId": self.agent})] if self.agent else self._speak()
         if method == "session/set_mode":
             return self._speak()
@@ -298,7 +320,7 @@ class AcpTalk(_Rpc):
 
     def _refusal(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         if method == "session/request_permission":
-            no = next((o["optionId"] for o in params.get("options") or [] if isinstance(o, dict) and o.get("kind") == "reject_once" and "optionId" in o), None)
+            no = next((text(o.get("optionId")) for o in items(params.get("options")) if o.get("kind") == "reject_once"), "")
             return {"result": {"outcome": {"outcome": "selected", "optionId": no} if no else {"outcome": "cancelled"}}}
         return super()._refusal(method, params)
 
@@ -324,8 +346,9 @@ class _AcpTurn(Lines):
         result = obj(value.get("result"))
         if "error" in value and "method" not in value:
             error = obj(value["error"])
-            more = error.get("data") if isinstance(error.get("data"), str) else obj(error.get("data")).get("message") or obj(error.get("data")).get("details")
-            raise failure(None, ": ".join(str(t) for t in (error.get("message"), more) if t), self.provider, value)
+            data = obj(error.get("data"))
+            more = text(error.get("data")) or text(data.get("message")) or text(data.get("details"))
+            raise failure(None, ": ".join(t for t in (text(error.get("message")), more) if t), self.provider, value)
         if "sessionId" in result:
             yield from self._started(result["sessionId"], self._talk.model or None)
         elif "stopReason" in result:
@@ -334,44 +357,42 @@ class _AcpTurn(Lines):
             yield from self._update(obj(value["params"].get("update")))
 
     def _update(self, update: dict[str, Any]) -> Iterator[Event]:
-        kind, text = update.get("sessionUpdate"), str(obj(update.get("content")).get("text") or "")
-        if kind == "agent_message_chunk" and not self._open and _BANNER.match(text):
-            yield Notice("warning", text, update)
+        kind, words = update.get("sessionUpdate"), text(obj(update.get("content")).get("text"))
+        if kind == "agent_message_chunk" and not self._open and _BANNER.match(words):
+            yield Notice("warning", words, update)
         elif kind == "agent_message_chunk":
             if update.get("messageId") != self._message:
                 yield from self._again("The CLI asked again after a broken stream.")
             self._message = update.get("messageId")
-            yield from self._say(text)
+            yield from self._say(words)
         elif kind == "agent_thought_chunk":
-            yield ReasoningDelta(text)
+            yield ReasoningDelta(words)
         elif kind == "tool_call":
             self._complete()
             yield from self._tool(update.get("title") or update.get("kind"), update)
-        elif kind == "usage_update" and isinstance(obj(update.get("cost")).get("amount"), (int, float)):
-            self._cost = float(update["cost"]["amount"])
+        elif kind == "usage_update":
+            self._cost = number(obj(update.get("cost")).get("amount"))
 
     def _answer(self, result: dict[str, Any]) -> Iterator[Event]:
         self.done = True
         usage = obj(result.get("usage"))
         counts = obj(obj(obj(result.get("_meta")).get("quota")).get("token_count"))  # gemini's place for them
         if usage:
-            yield from self._counted({k: count(v) for k, v in usage.items() if isinstance(v, int)})
+            yield from self._counted({k: count(v) for k, v in usage.items()})
         elif counts:
             yield report(count(counts.get("input_tokens")), count(counts.get("output_tokens")), counts)
-        reason = str(result.get("stopReason"))
+        reason = text(result.get("stopReason"))
         self._finished = Finished(_REASONS.get(reason, "other"), reason)
 
     def _counted(self, told: dict[str, int]) -> Iterator[Event]:
         """Usage in our meaning: of the turn alone, cached input and thinking counted in, as copilot has them and opencode has not."""
-        before = self._talk.totals.get(self._talk.session, {}) if self._talk.cumulative else {}
-        self._talk.totals[self._talk.session] = told
-        u = {k: v - before.get(k, 0) for k, v in told.items()}
+        before = _replaced(self._talk.totals, self._talk.session, told) or {} if self._talk.cumulative else {}
+        u = {k: max(0, v - before.get(k, 0)) for k, v in told.items()}
         read, written, thought = (u.get(k, 0) for k in ("cachedReadTokens", "cachedWriteTokens", "thoughtTokens"))
         apart = u.get("totalTokens") == u.get("inputTokens", 0) + u.get("outputTokens", 0) + read + written + thought and read + written + thought > 0
         raw: dict[str, Any] = dict(u)
         if self._cost is not None:
-            raw["cost"] = self._cost - self._talk.costs.get(self._talk.session, 0.0)
-            self._talk.costs[self._talk.session] = self._cost
+            raw["cost"] = self._cost - (_replaced(self._talk.costs, self._talk.session, self._cost) or 0.0)
         yield report(u.get("inputTokens", 0) + (read + written) * apart, u.get("outputTokens", 0) + thought * apart, raw, cache_read_tokens=read,
                      cache_write_tokens=written, reasoning_tokens=thought)
 

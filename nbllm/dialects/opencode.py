@@ -15,8 +15,8 @@ from ..errors import ConfigError
 from ..events import Event, Notice, ReasoningDelta
 from ..messages import Request
 from ..wire import ProcessCall, Provider, Secret, SessionCall
-from .cli_agents import OpenCode, OpenCodeLines, names
-from .cli_shared import failure, options, turn
+from .cli_agents import OpenCode, OpenCodeLines
+from .cli_shared import failure, names, options, passed, status, text, turn
 from .common import obj
 
 OWN_PORT, OTHER_PORT = "http://127.0.0.1:4096", "http://127.0.0.1:8787"  # where it listens by itself, and where people often put it
@@ -29,12 +29,12 @@ class SessionEvents(OpenCodeLines):
 
     def __init__(self, provider: Provider) -> None:
         super().__init__(provider)
-        self._kinds: dict[Any, Any] = {}  # a part's id, and its type
-        self._answers: set[Any] = set()  # ids of the assistant's messages
-        self._said: set[Any] = set()  # parts that came as deltas
+        self._kinds: dict[str, str] = {}  # a part's id, and its type
+        self._answers: set[str] = set()  # ids of the assistant's messages
+        self._said: set[str] = set()  # parts that came as deltas
 
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:
-        kind, of = str(value.get("type")), obj(value.get("properties"))
+        kind, of = text(value.get("type")), obj(value.get("properties"))
         if kind == "message.part.delta":
             yield from self._delta(of)
         elif kind == "message.part.updated":
@@ -43,7 +43,7 @@ class SessionEvents(OpenCodeLines):
             yield from self._message(obj(of.get("info")))
         elif kind == "session.status" and obj(of.get("status")).get("type") == "retry":
             yield from self._again("OpenCode asked again after a broken stream.")
-            yield Notice("retry", f"OpenCode asks again: {obj(of['status']).get('message')}", of)
+            yield Notice("retry", f"OpenCode asks again: {text(obj(of['status']).get('message'))}", of)
         elif kind == "session.error":
             self._trouble(obj(of.get("error")))
         elif kind == "session.idle":
@@ -52,44 +52,45 @@ class SessionEvents(OpenCodeLines):
                 self._end("length" if self._reason == "length" else "stop", self._reason or None)
 
     def _message(self, info: dict[str, Any]) -> Iterator[Event]:
-        if info.get("role") == "assistant" and info.get("id") not in self._answers:
-            self._answers.add(info.get("id"))
-            yield from self._started(info.get("sessionID"), f"{info.get('providerID')}/{info.get('modelID')}")
+        ident = text(info.get("id"))
+        if info.get("role") == "assistant" and ident not in self._answers:
+            self._answers.add(ident)
+            yield from self._started(info.get("sessionID"), f"{text(info.get('providerID'))}/{text(info.get('modelID'))}")
 
     def _delta(self, of: dict[str, Any]) -> Iterator[Event]:
-        text, part = str(of.get("delta") or ""), of.get("partID")
+        words, part = text(of.get("delta")), text(of.get("partID"))
         if of.get("field") != "text":
             return
         if self._kinds.get(part) == "reasoning":
-            yield ReasoningDelta(text)
+            yield ReasoningDelta(words)
             return
         first = part not in self._said
         self._said.add(part)
-        yield from self._say(("\n\n" if first and self._kept else "") + text)
+        yield from self._paragraph(words) if first else self._say(words)
 
     def _part(self, part: dict[str, Any]) -> Iterator[Event]:
-        kind, ident = part.get("type"), part.get("id")
+        kind, ident = text(part.get("type")), text(part.get("id"))
         known, self._kinds[ident] = ident in self._kinds, kind
-        if kind == "text" and part.get("messageID") in self._answers and obj(part.get("time")).get("end"):
+        if kind == "text" and text(part.get("messageID")) in self._answers and obj(part.get("time")).get("end"):
             if ident not in self._said:
-                yield from self._say(("\n\n" if self._kept else "") + str(part.get("text") or ""))
+                yield from self._paragraph(text(part.get("text")))
             self._complete()
         elif kind == "tool" and not known:
             yield from self._tool(part.get("tool"), part)
         elif kind == "step-finish":
-            self._reason = str(part.get("reason") or "")
+            self._reason = text(part.get("reason"))
             yield self._count(part)
 
     def _trouble(self, error: dict[str, Any]) -> None:
         data = obj(error.get("data"))
-        status = data.get("statusCode")
-        told = str(data.get("message") or error.get("name")).partition("\n")[0]
+        code = status(data.get("statusCode"))
+        told = (text(data.get("message")) or text(error.get("name"))).partition("\n")[0]
         if error.get("name") == "MessageAbortedError":
             self._end("cancelled")
             return
         if error.get("name") == "ContextOverflowError":
-            raise errors.ContextLengthExceeded(f"{self.provider.label}: {told}", status=status if isinstance(status, int) else None, body=error, hint="Shorten the prompt, or begin a new conversation.")
-        raise failure(status if isinstance(status, int) else None, told, self.provider, error)
+            raise errors.ContextLengthExceeded(f"{self.provider.label}: {told}", status=code, body=error, hint="Shorten the prompt, or begin a new conversation.")
+        raise failure(code, told, self.provider, error)
 
 
 class OpenCodeServer(OpenCode):
@@ -112,5 +113,5 @@ class OpenCodeServer(OpenCode):
         headers = dict(provider.headers)
         if key is not None:
             headers["authorization"] = "Basic " + base64.b64encode(f"{provider.query.get('user', 'opencode')}:{key.reveal()}".encode()).decode()
-        start = ProcessCall(("opencode", "serve", "--pure", "--hostname", "127.0.0.1", "--port", "0"), env=self.settings("", {}), passes=provider.passes) if own.get("start") else None
+        start = ProcessCall(("opencode", "serve", "--pure", "--hostname", "127.0.0.1", "--port", "0"), env=self.settings("", {}), passes=passed(provider)) if own.get("start") else None
         return SessionCall((base, OTHER_PORT) if base == OWN_PORT else (base,), headers, {"title": "nbllm", "permission": rules}, message, before, start, str(own.get("cwd") or ""))

@@ -18,6 +18,7 @@ from ..wire import Decoder, Frame, TalkCall, Trace
 from .process import Command, framed, note
 
 LIMIT = 4  # commands that stay idle; the one that was idle longest goes first
+_HEARD = 64  # conversations of a command that are remembered
 _GRACE = 0.8  # seconds that an interrupted turn gets to end, before the command is ended
 
 Heard = tuple[tuple[str, str], ...]
@@ -100,6 +101,8 @@ class KeptReply:
         """What was answered, so that the next turn finds who said it."""
         if self._kept.talk.session:
             self._kept.heard[self._call.turn.after(answer)] = self._kept.talk.session
+        while len(self._kept.heard) > _HEARD:
+            del self._kept.heard[next(iter(self._kept.heard))]
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
         """The lines of the turn; where the command ends in it, its exit. Raises ProtocolError for a line that is too long."""
