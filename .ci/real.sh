@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs third-party servers and SDKs into $NBLLM_REAL (default ~/.cache/nbllm-ci), where they are not there yet;
-# with --test runs the tests against them. llama-server is built once (some minutes) and kept.
+# with --test runs the tests against them. llama.cpp comes ready-made, with its own server, as the package xllamacpp.
 set -euo pipefail
 real=${NBLLM_REAL:-$HOME/.cache/nbllm-ci}
 shared=$(cd "${NBLLM_SHARED:-../shared}" 2>/dev/null && pwd || true)
@@ -18,19 +18,19 @@ fi
 heavy=yes
 if [ -z "$shared" ] || [ ! -d "$shared/real/llamacpp" ]; then
   heavy=no
-  echo "NOT RUN: llama-server and LiteLLM: their start scripts are not at ${NBLLM_SHARED:-../shared}/real (set NBLLM_SHARED)"
+  echo "NOT RUN: llama.cpp and LiteLLM: the model's and the gateway's scripts are not at ${NBLLM_SHARED:-../shared}/real (set NBLLM_SHARED)"
 else
-  if [ ! -x "$real/llama-server" ]; then
-    bash "$shared/real/llamacpp/build_llama_server.sh" "$real/llama-build" >"$real/llama-build.log" 2>&1 || { tail -20 "$real/llama-build.log"; exit 1; }
-    cp "$real/llama-build/llama-server" "$real/llama-server"
-    rm -rf "$real/llama-build"
+  if [ ! -f "$real/llama/.installed" ]; then
+    python3 -m venv "$real/llama"
+    "$real/llama/bin/pip" install -q xllamacpp==2026.10.11549 gguf
+    touch "$real/llama/.installed"
   fi
   if [ ! -f "$real/litellm/.installed" ]; then
     python3 -m venv "$real/litellm"
-    "$real/litellm/bin/pip" install -q 'litellm[proxy]==1.106.2' prisma gguf
+    "$real/litellm/bin/pip" install -q 'litellm[proxy]==1.106.2' prisma
     touch "$real/litellm/.installed"
   fi
-  [ -f "$real/tiny.gguf" ] || "$real/litellm/bin/python" "$shared/real/llamacpp/make_tiny_gguf.py" "$real/tiny.gguf"
+  [ -f "$real/tiny.gguf" ] || "$real/llama/bin/python" "$shared/real/llamacpp/make_tiny_gguf.py" "$real/tiny.gguf"
 fi
 
 [ "${1:-}" = --test ] || exit 0

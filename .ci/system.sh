@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the checks need from the system: Python with venv, make, node, a C++ compiler and CMake, Chromium, fonts.
+# What the checks need from the system: Python with venv, make, node, Chromium, fonts.
 set -euo pipefail
 missing=()
 need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
@@ -8,8 +8,6 @@ need git git
 need curl curl
 need node nodejs
 need npm npm
-need cmake cmake
-need g++ g++
 need chromium chromium
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
 fc-list 2>/dev/null | grep -qi emoji || missing+=(fonts-noto-color-emoji fonts-dejavu fontconfig)

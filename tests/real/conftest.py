@@ -72,7 +72,7 @@ def _answers(url: str) -> bool:
     try:
         urllib.request.urlopen(url, timeout=2)
     except urllib.error.HTTPError as error:
-        return error.code != 503  # llama-server answers 503 while it loads
+        return error.code != 503  # llama.cpp answers 503 while it loads
     except OSError:
         return False
     return True
@@ -103,17 +103,17 @@ def aimock_open(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory):
-    """llama.cpp's llama-server with a tiny generated model: its address."""
-    server, model = need(REAL / "llama-server", "llama-server"), need(REAL / "tiny.gguf", "the tiny model")
+    """llama.cpp's own server with a tiny generated model: its address."""
+    python, model = need(REAL / "llama" / "bin" / "python", "xllamacpp"), need(REAL / "tiny.gguf", "the tiny model")
     port, home = free_port(), tmp_path_factory.mktemp("llama")
-    command = ["sh", str(SHARED / "llamacpp" / "start_llama_server.sh"), str(server), str(model), str(port), KEY]
-    with serving(command, f"http://127.0.0.1:{port}/health", home / "log"):
+    command = [str(python), str(HERE / "llama_server.py"), str(model), str(port), KEY]
+    with serving(command, f"http://127.0.0.1:{port}/health", home / "log", env={"PATH": "/usr/bin:/bin", "HOME": str(home)}):
         yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="session")
 def litellm(llama, tmp_path_factory):
-    """The LiteLLM gateway with llama-server behind its model `llama`: its address."""
+    """The LiteLLM gateway with llama.cpp behind its model `llama`: its address."""
     need(REAL / "litellm" / "bin" / "litellm", "LiteLLM")
     port, home = free_port(), tmp_path_factory.mktemp("litellm")
     command = ["sh", str(SHARED / "litellm" / "start.sh"), str(REAL / "litellm"), str(port), f"{llama}/v1"]
