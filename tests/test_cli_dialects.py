@@ -1,8 +1,7 @@
-"""What the real CLIs printed (recorded), through the dialects: short recordings here, all of them where they are at hand."""
+"""What the real CLIs printed (recorded), through the dialects."""
 
 import contextlib
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from nbllm.events import Fold, Notice, Restarted, TextDelta
 from nbllm.registry import load
 from nbllm.wire import Frame, Secret
 
-RECORDED = Path(os.environ.get("NBLLM_SHARED") or Path(__file__).resolve().parents[2] / "shared") / "cli-transcripts"
+RECORDED = Path(__file__).parent / "data" / "cli-transcripts"
 ROWS = load(env={}).rows
 HELLO = "Hello from the fake endpoint : alpha beta gamma delta . "
 
@@ -44,8 +43,6 @@ def decoded(cli, lines, rc=0, stderr="", **files):
 
 def recorded(name):
     path = RECORDED / f"{name}.jsonl"
-    if not path.exists():
-        pytest.skip(f"the recording {name} is not at hand ({RECORDED})")
     meta = json.loads((RECORDED / f"{name}.meta.json").read_text())
     lines = [raw.decode("utf-8", "replace") for raw in path.read_bytes().split(b"\n") if raw.strip()]
     return decoded(name.partition("-")[0], lines, meta["rc"], meta["stderr"])
@@ -105,6 +102,8 @@ def test_without_a_terminal_event_an_answer_is_cut(cli):
 # --- recordings ---
 
 TEXTS = ["claude-text", "claude-latest-text", "claude-latest-minimal", "claude-latest-bare", "gemini-text", "gemini-norelaunch", "codex-text", "copilot-text", "opencode-text",
+         "claude-latest-badjson", "codex-badjson", "copilot-maxtok", "copilot-usagefile", "gemini-maxtok",
+         "gemini-refuse", "gemini-think",
          "codex-stdinprompt", "copilot-stdinprompt", "gemini-stdinprompt", "opencode-stdinprompt", "claude-latest-midcuterr", "claude-latest-overload"]
 
 
@@ -126,7 +125,9 @@ def test_recorded_thinking(name):
     assert HELLO.strip() == answer.text.strip()
 
 
-@pytest.mark.parametrize("name", ["claude-tool", "claude-latest-tool", "gemini-tool", "codex-tool", "opencode-tool", "opencode-toolwrite", "copilot-toolwrite", "codex-toolwrite"])
+@pytest.mark.parametrize("name", ["claude-tool", "claude-latest-tool", "gemini-tool", "codex-tool", "opencode-tool", "opencode-toolwrite", "copilot-toolwrite", "codex-toolwrite",
+                                  "claude-latest-tool-denied", "claude-latest-tool-dontask", "gemini-tool-denied",
+                                  "claude-latest-tool-default-echo", "claude-latest-toolfail", "codex-mcp"])
 def test_recorded_tools_are_notices(name):
     """What the agent did by itself is told, and is no call for us to make."""
     answer, events = recorded(name)
@@ -146,7 +147,11 @@ def test_recorded_failures(name, kind):
         recorded(name)
 
 
-@pytest.mark.parametrize("name", ["claude-latest-sigterm", "gemini-sigint-group", "codex-sigint", "opencode-sigint", "opencode-midcuterr", "gemini-sigterm-group", "codex-noprompt"])
+@pytest.mark.parametrize("name", ["claude-latest-sigterm", "gemini-sigint-group", "codex-sigint", "opencode-sigint", "opencode-midcuterr", "gemini-sigterm-group", "codex-noprompt",
+                                  "claude-latest-badflag", "codex-badflag", "copilot-badflag", "opencode-badflag",
+                                  "gemini-noprompt", "opencode-noprompt", "codex-sigterm-group", "opencode-sigterm",
+                                  "gemini-midcut", "codex-midcut", "copilot-midcut", "opencode-midcut",
+                                  "gemini-dead", "claude-latest-dead", "opencode-500", "opencode-unknownmodel"])
 def test_recorded_cuts(name):
     """Ended by a signal, or without an end: cut short, whatever the exit code said."""
     with pytest.raises(errors.NbllmError) as caught:
@@ -158,20 +163,19 @@ def test_recorded_limits():
     """Too many turns, an interrupt."""
     assert ("other", "max_turns") == (recorded("claude-latest-maxturns")[0].finish_reason, recorded("claude-latest-maxturns")[0].finish_raw)
     assert "cancelled" == recorded("claude-latest-sigint")[0].finish_reason
-    assert "cancelled" == recorded("copilot-sigint")[0].finish_reason
+    for name in ("copilot-sigint", "claude-sigint", "claude-latest-sigint-tool"):
+        assert "cancelled" == recorded(name)[0].finish_reason
 
 
 def test_recorded_colours_and_long_lines():
     """Text that holds escapes comes through; lines of hundreds of kilobytes are whole."""
-    assert len(recorded("claude-latest-big")[0].text) > 10_000
-    assert len(recorded("codex-big")[0].text) > 10_000
-    assert len(recorded("copilot-big")[0].text) > 10_000
+    for cli in ("claude-latest", "codex", "copilot", "opencode"):
+        assert len(recorded(f"{cli}-big")[0].text) > 10_000
+        assert "plain \x1b[31mred\x1b[0m café 😀 line1\nline2\r\nnul-free\u2028se" in recorded(f"{cli}-ansi")[0].text
 
 
 def test_every_recording_ends_in_an_answer_or_an_error():
     """None of them crashes a decoder, cut at any line."""
-    if not RECORDED.exists():
-        pytest.skip(f"no recordings at {RECORDED}")
     for path in sorted(RECORDED.glob("*.jsonl")):
         cli = path.name.partition("-")[0]
         lines = [raw.decode("utf-8", "replace") for raw in path.read_bytes().split(b"\n") if raw.strip()]

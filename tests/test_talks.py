@@ -28,10 +28,7 @@ def turn(text):
 
 
 def transcript(name):
-    path = RECORDED / f"{name}.txt"
-    if not path.exists():
-        pytest.skip(f"the recording {name} is not at hand ({RECORDED})")
-    lines = [line.split(" ", 2) for line in path.read_text("utf-8").splitlines() if line[:2] in ("> ", "< ")]
+    lines = [line.split(" ", 2) for line in (RECORDED / f"{name}.txt").read_text("utf-8").splitlines() if line[:2] in ("> ", "< ")]
     return [(who, text) for who, _, text in lines]
 
 
