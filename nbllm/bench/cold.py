@@ -12,6 +12,7 @@ import time  # the first import of a fresh process: what follows is measured
 _BEGAN = time.perf_counter()
 
 import asyncio  # noqa: E402
+import contextlib  # noqa: E402
 import json  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import AsyncIterator, Mapping  # noqa: E402
@@ -72,18 +73,19 @@ async def unload(client: Client, arm: Arm) -> None:
 
 async def process(arm: Arm, messages: tuple[Message, ...], options: Mapping[str, Any], epoch: float, extra: Row) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """Sends one request from a fresh interpreter; gives its rows and chunks. A child that dies is a failed row."""
-    from . import prompts
+    from . import children, prompts
     from .job import _arm, secret_of
 
     given = {"arm": _arm(arm), "secret": secret_of(arm),
              "prompt": prompts.dump((prompts.Prompt("cold", (messages,), options),)), "epoch": epoch, "extra": extra}
     spawned = time.perf_counter()
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "nbllm.bench.cold", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+        *children.command("nbllm.bench.cold"), env=children.environment(), stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
     given["extra"] = {**extra, "ns_spawn": round((spawned - epoch) * 1e9)}
     try:
         async with asyncio.timeout(_PATIENCE):
-            out, err = await child.communicate(json.dumps(given).encode())
+            out, err = await _talked(child, json.dumps(given).encode() + b"\n")
     except (TimeoutError, asyncio.CancelledError) as exc:
         child.kill()
         await child.wait()
@@ -96,6 +98,18 @@ async def process(arm: Arm, messages: tuple[Message, ...], options: Mapping[str,
     return tuple(found["rows"]), tuple(found["chunks"])
 
 
+async def _talked(child: asyncio.subprocess.Process, line: bytes) -> tuple[bytes, bytes]:
+    """All that a child says to a line. Its standard input stays open meanwhile: at its end it ends too."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stderr is not None
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended already, and says why itself
+        child.stdin.write(line)
+        await child.stdin.drain()
+    out, err, _ = await asyncio.gather(child.stdout.read(), child.stderr.read(), child.wait())
+    return out, err
+
+
 def _dead(row: Row, why: str) -> Row:
     return {"attempt": 1, "ok": False, "error_type": "ChildFailed", "error_msg": why, **row}
 
@@ -104,11 +118,12 @@ def _child() -> None:
     """The fresh process."""
     from .. import client as clients
     from .. import measure, pieces
-    from . import prompts
+    from . import children, prompts
     from .job import _to_arm
 
     imported = time.perf_counter()
-    given = json.loads(sys.stdin.buffer.read())
+    given = json.loads(sys.stdin.buffer.readline())
+    children.end_with_parent()
     epoch, extra = given["epoch"], given["extra"]
     arm = _to_arm(given["arm"], given["secret"])
     (prompt,) = prompts.load(given["prompt"])

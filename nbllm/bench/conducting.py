@@ -6,7 +6,6 @@ import contextlib
 import json
 import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from ..registry import Route
+from . import children
 from .job import Job
 from .progress import Progress, chosen
 from .store import Store
@@ -49,9 +49,9 @@ def _conduct(place: Path, job: Job, shown: Progress) -> str:
         store.put("job", job.public())  # addresses of a simulator change
         store.put("ended", "cut short")
     log = (place / "worker.log").open("w", encoding="utf-8")
-    with log, subprocess.Popen([  # noqa: S603 - our own interpreter and module
-        sys.executable, "-m", "nbllm.bench.worker", str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=log, text=True, start_new_session=True) as worker:
+    with log, subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        children.command("nbllm.bench.worker", str(place)), env=children.environment(), stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True) as worker:
         try:
             _tell(worker, json.dumps(job.secret()))
             reason = _watch(worker, shown)
@@ -123,9 +123,9 @@ def _at(route: Route, addresses: Mapping[str, str]) -> Route:
 @contextlib.contextmanager
 def simulator(defaults: str = "") -> Iterator[dict[str, str]]:
     """A simulator in a process of its own: its addresses by wire format, and "" for the server's own."""
-    with subprocess.Popen([  # noqa: S603 - our own interpreter and module
-        sys.executable, "-m", "nbllm.simulator", "--defaults", defaults], stdout=subprocess.PIPE, text=True,
-                          start_new_session=True) as process:
+    with subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        children.command("nbllm.simulator", "--attached", "--defaults", defaults), env=children.environment(),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             assert process.stdout is not None
             addresses = {"": process.stdout.readline().strip()}

@@ -18,12 +18,14 @@ from typing import Any
 
 from ..client import Client
 from ..engine import engine
+from . import children
 from .driver import Load
 from .job import Job
 from .plan import Budget
 from .recorder import Recorder
 from .store import Store
 
+_GRACE = 10.0  # seconds in which what is known is written down, where nobody is left to wait for it
 _SWITCH = 2e-4  # seconds after which the recorder's thread gives way to the loop's
 
 
@@ -90,6 +92,7 @@ def _listen(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
         if line.strip() == "stop":
             break
     loop.call_soon_threadsafe(stop.set)
+    children.end_with_parent(_GRACE)
 
 
 _SHORT = ("request_id", "name", "phase", "start_kind", "block", "status", "ok", "ttft_ms", "e2e_ms", "out_tok_s", "cost_usd", "in_tokens",

@@ -230,7 +230,7 @@ class OpenCodeTransport:
             return await self._place(replace(call, start=None), None)
         password = secrets.token_urlsafe(24)
         headers = {"authorization": "Basic " + base64.b64encode(f"opencode:{password}".encode()).decode()}
-        words = (sys.executable, "-c", _WATCH, find(call.start.argv[0]), *call.start.argv[1:])
+        words = (sys.executable, "-I", "-c", _WATCH, find(call.start.argv[0]), *call.start.argv[1:])
         command = await Command.start(replace(call.start, argv=words, env={**call.start.env, "OPENCODE_SERVER_PASSWORD": password, "OPENCODE_SERVER_USERNAME": "opencode"}))
         try:
             async with asyncio.timeout(_START):
