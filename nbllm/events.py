@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from .messages import Message, Part, Reasoning, Request, Text, ToolCall
@@ -77,9 +77,10 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class UsageReport:
-    """What the provider counted so far. Each report replaces the one before it."""
+    """What the provider counted so far. Each report replaces the one before it. `final`: nothing will be added to it."""
 
     usage: Usage
+    final: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +239,8 @@ class Fold:
         self._number = next(_folds)
         self.id: str | None = None
         self.model: str | None = None
-        self.usage: Usage | None = None
+        self._report: UsageReport | None = None
+        self._counted = False  # the report is final: nothing was made after it
         self.finished: Finished | None = None
         self.notices: list[Notice] = []
         self._blocks: list[list[str | None] | int] = []  # ["text"|"reasoning", sig, redacted, id, pieces...] or call index
@@ -249,14 +251,15 @@ class Fold:
         match event:
             case TextDelta(text, signature):
                 self._open("text").append(text)
+                self._counted = self._counted and not text
                 if signature:
                     self._blocks[-1][1] = signature  # type: ignore[index]
             case ReasoningDelta():
                 self._reason(event)
             case ToolCallDelta():
                 self._tool(event)
-            case UsageReport(usage):
-                self.usage = usage
+            case UsageReport():
+                self._report, self._counted = event, event.final
             case Started(id, model):
                 self.id, self.model = id or self.id, model or self.model
             case Finished():
@@ -264,7 +267,16 @@ class Fold:
             case Notice():
                 self.notices.append(event)
             case Restarted():
-                self._blocks, self._calls, self.usage, self.finished = [], {}, None, None
+                self._blocks, self._calls, self._report, self.finished = [], {}, None, None
+
+    @property
+    def usage(self) -> Usage | None:
+        """The provider's last report. Where the answer ended before its counts were final, what it made is not known."""
+        usage = self._report.usage if self._report is not None else None
+        whole = self.finished is not None and self.finished.reason not in ("error", "cancelled")
+        if usage is None or self._counted or whole:
+            return usage
+        return replace(usage, output_tokens=None, reasoning_tokens=None)
 
     def _open(self, kind: str, id: str | None = None) -> list[str | None]:
         last = self._blocks[-1] if self._blocks else None
@@ -280,6 +292,7 @@ class Fold:
             return
         block = self._open("reasoning", e.id)
         block.append(e.text)
+        self._counted = self._counted and not e.text
         block[1], block[3] = e.signature or block[1], e.id or block[3]
 
     def _tool(self, e: ToolCallDelta) -> None:
@@ -292,6 +305,7 @@ class Fold:
         call.signature = e.signature or call.signature
         if e.arguments:
             call.arguments.append(e.arguments)
+            self._counted = False
 
     def parts(self) -> tuple[Part, ...]:
         """The parts so far, in the order in which they began."""

@@ -130,7 +130,7 @@ def _answer(stream: Stream, call: Call, disturbed: bool) -> Row:
         "finish_reason": response.finish_reason, "events": len(found), "chunks": len(bearing), "chars": sum(c.chars for c in bearing),
         "cost_usd": response.cost, **_outcome(stream, response), **_server(response, stream.trace), **_tokens(response, bearing),
     }
-    if response.cost is not None:
+    if response.cost is not None or (bearing and not response.simulated):
         row.update(_prices(response, call))
     if found:
         row["ns_event1"] = ns(found[0].at, call.epoch)
@@ -152,6 +152,8 @@ def _prices(response: Response, call: Call) -> Row:
     """The prices behind a cost, in US dollars for a million tokens, and whose word they are."""
     model = response.model or call.request.model
     known = prices.facts(model, call.provider)
+    if response.cost is None and known.output is None:
+        return {}
     said = response.usage is not None and prices.charged(response.usage.raw) is not None
     source = "own" if model in call.provider.facts else "provider" if said else "genai-prices"
     return {"price_in": known.input, "price_out": known.output, "price_cached": known.cache_read, "price_src": source}
@@ -184,7 +186,7 @@ def _tokens(response: Response, bearing: list[Chunk]) -> Row:
     streamed_usage = by_chunk and all(c.counted is not None for c in bearing)
     out, source = usage.output_tokens, "usage_stream" if streamed_usage else "usage"
     if out is None and bearing:
-        out, source = (sum(counts), "tokenizer") if by_chunk else (max(len(bearing), round(sum(c.chars for c in bearing) / _CHARS_A_TOKEN)), "estimate")
+        out, source = (sum(counts), "usage_stream" if streamed_usage else "tokenizer") if by_chunk else (max(len(bearing), round(sum(c.chars for c in bearing) / _CHARS_A_TOKEN)), "estimate")
     row: Row = {
         "in_tokens": usage.input_tokens, "in_cached": usage.cache_read_tokens, "in_cache_write": usage.cache_write_tokens,
         "out_tokens": out, "reasoning_tokens": usage.reasoning_tokens, "tok_source": source if out is not None else None,

@@ -18,8 +18,9 @@ _TICKS = 1e10  # xAI counts in ticks; its grok-2 answers of 13 + 16 tokens at $2
 
 def cost(usage: Usage | None, model: str, provider: Provider | str) -> float | None:
     """US dollars for `usage` of `model`: by the person's own prices, else what the provider says it charged, else by the price
-    data. None where none of them knows. provider: a row, or its name in the price data."""
-    if usage is None:
+    data. None where none of them knows, or where the answer ended before all of it was counted. provider: a row, or its name in
+    the price data."""
+    if usage is None or usage.output_tokens is None:
         return None
     row = provider if isinstance(provider, Provider) else Provider("", "", "", price=provider)
     own = row.facts.get(model)

@@ -198,7 +198,7 @@ class TestDecode:
         """Events come in the order of their frames; counts of the end replace those of the beginning, name by name."""
         first, last = {"input_tokens": 3, "output_tokens": 1}, {"output_tokens": 9}
         assert [
-            Started("msg_1", "claude"), UsageReport(Usage(3, 1, raw=first)), TextDelta("Hel"), TextDelta("lo"),
+            Started("msg_1", "claude"), UsageReport(Usage(3, 1, raw=first), final=False), TextDelta("Hel"), TextDelta("lo"),
             UsageReport(Usage(3, 9, raw={**first, **last})), Finished("stop", "end_turn"),
         ] == read(begin(**first), {"type": "ping"}, start(0, "text", text=""), text("Hel"), text("lo"), stop(),
                   end(usage=last), DONE)

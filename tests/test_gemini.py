@@ -174,7 +174,7 @@ class TestDecode:
                                                                       "thoughtsTokenCount": 5}
         about = {"responseId": "r", "modelVersion": "g"}
         assert [
-            Started("r", "g"), ReasoningDelta("hm"), UsageReport(Usage(3, None, raw=first)), TextDelta("Hel"),
+            Started("r", "g"), ReasoningDelta("hm"), UsageReport(Usage(3, None, raw=first), final=False), TextDelta("Hel"),
             TextDelta("lo", "sig"),
             UsageReport(Usage(3, 7, 5, raw=last)), Finished("stop", "STOP"),
         ] == read({**say({"text": "hm", "thought": True}), "usageMetadata": first, **about},

@@ -86,11 +86,24 @@ class Recorder:
             chunks = list(pieces.rows(item.stream, item.call.epoch, key))
         self._store.record(rows, chunks, item.slot)
         for row in rows:
-            self.sums["usd"] += row.get("cost_usd") or 0.0
-            self.sums["tokens"] += (row.get("in_tokens") or 0) + (row.get("out_tokens") or 0)
+            dollars, tokens = spent(row)
+            self.sums["usd"] += dollars
+            self.sums["tokens"] += tokens
             self.sums["requests"] += 1
         self.recent.setdefault(item.turn, []).append(rows[-1])
         self._said(rows[-1])
+
+
+def spent(row: Row) -> tuple[float, int]:
+    """US dollars and tokens of a request, for the budget. An answer that was cut before it was counted is estimated: it has
+    been paid for all the same."""
+    read, made = row.get("in_tokens"), row.get("out_tokens") or 0
+    if read is None:
+        read = (row.get("bytes_out") or 0) // 4 if made else 0
+    dollars = row.get("cost_usd")
+    if dollars is None:
+        dollars = (read * (row.get("price_in") or 0.0) + made * (row.get("price_out") or 0.0)) / 1e6
+    return dollars, read + made
 
 
 class Pauses:

@@ -278,12 +278,12 @@ class MessageDecoder(Reading):
         yield from self._count(message.get("usage"))
 
     def _whole(self, value: dict[str, Any]) -> Iterator[Event]:
-        yield from self._begin({"message": value})
+        yield Started(label(value.get("id")), label(value.get("model")))
         said = value.get("content")
         for n, block in enumerate(items([{"type": "text", "text": said}] if isinstance(said, str) else said)):
             yield from self._start({"index": n, "content_block": block})
             yield from self._stop({"index": n})
-        yield from self._end({"delta": value})
+        yield from self._end({"delta": value, "usage": value.get("usage")})
         self.done = True
 
     def _start(self, value: dict[str, Any]) -> Iterator[Event]:
@@ -390,11 +390,12 @@ class MessageDecoder(Reading):
             yield Notice("timing", dumps(times), times)
 
     def _count(self, raw: Any) -> Iterator[Event]:
-        """Later counts replace earlier ones, name by name: the last event may hold the output alone."""
+        """Later counts replace earlier ones, name by name: the last event may hold the output alone. Those of the input hold
+        from the start; those of the output are cumulative, and final with the reason of the end."""
         raw = {k: v for k, v in obj(raw).items() if v is not None}
         if raw:
             self._usage = {**self._usage, **raw}
-            yield UsageReport(_usage(self._usage))
+            yield UsageReport(_usage(self._usage), self._reason is not None)
 
 
 _GROWING = frozenset({"thinking_delta", "signature_delta", "citations_delta"})

@@ -420,8 +420,8 @@ class OpenCodeLines(Lines):
                 "write": count(cache.get("write")), "cost": number(part.get("cost")) or 0.0}
         self._sum = {k: self._sum.get(k, 0) + v for k, v in step.items()}  # input leaves out the cache, output the reasoning
         s = {k: int(v) for k, v in self._sum.items() if k != "cost"}
-        return report(s["input"] + s["read"] + s["write"], s["output"] + s["reasoning"], dict(self._sum), cache_read_tokens=s["read"],
-                      cache_write_tokens=s["write"], reasoning_tokens=s["reasoning"])
+        return report(s["input"] + s["read"] + s["write"], s["output"] + s["reasoning"], dict(self._sum), final=False,
+                      cache_read_tokens=s["read"], cache_write_tokens=s["write"], reasoning_tokens=s["reasoning"])
 
     def _at_exit(self) -> Iterator[Event]:
         if self._exit.get("rc") == 0 and self._reason in ("stop", "length"):

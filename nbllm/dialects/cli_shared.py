@@ -247,9 +247,9 @@ def status(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 100 <= value < 600 else None
 
 
-def report(input_tokens: int, output_tokens: int, raw: Mapping[str, Any], **more: int | None) -> UsageReport:
+def report(input_tokens: int, output_tokens: int, raw: Mapping[str, Any], *, final: bool = True, **more: int | None) -> UsageReport:
     """Usage in our meaning."""
-    return UsageReport(Usage(input_tokens, output_tokens, raw=raw, **more))
+    return UsageReport(Usage(input_tokens, output_tokens, raw=raw, **more), final)
 
 
 __all__ = ["Lines", "ReasoningDelta", "call", "count", "failure", "names", "number", "options", "parsed", "passed", "report", "spoken", "status", "text",

@@ -243,7 +243,7 @@ class _CodexTurn(Lines):
             yield from self._whole(obj(params.get("item")), completed=method == "item/completed")
         elif method == "thread/tokenUsage/updated":
             u = obj(obj(params.get("tokenUsage")).get("last"))
-            yield report(count(u.get("inputTokens")), count(u.get("outputTokens")), u, cache_read_tokens=count(u.get("cachedInputTokens")),
+            yield report(count(u.get("inputTokens")), count(u.get("outputTokens")), u, final=False, cache_read_tokens=count(u.get("cachedInputTokens")),
                          cache_write_tokens=count(u.get("cacheWriteInputTokens")), reasoning_tokens=count(u.get("reasoningOutputTokens")))
         elif method == "error":
             yield from self._trouble(params)

@@ -195,7 +195,7 @@ class ChunkDecoder(Reading):
     def __init__(self, provider: Provider) -> None:
         super().__init__(provider)
         self._about: tuple[str | None, str | None] = (None, None)
-        self._usage: dict[str, Any] = {}
+        self._counted: tuple[dict[str, Any], bool] = ({}, False)
         self._reason: str | None = None
         self._averaged = False
         self._calls = 0
@@ -230,10 +230,10 @@ class ChunkDecoder(Reading):
         if (blocked := label(feedback.get("blockReason"))) and blocked not in _UNSAID:
             self._reason = self._reason or _BLOCKED + blocked
             yield Notice("refusal", string(feedback.get("blockReasonMessage")), feedback)
-        usage = obj(value.get("usageMetadata"))
-        if usage != self._usage and any(k.endswith("TokenCount") for k in usage):
-            self._usage = usage
-            yield UsageReport(_usage(usage))
+        counted = obj(value.get("usageMetadata")), self._reason is not None  # each chunk counts all before it
+        if counted != self._counted and any(k.endswith("TokenCount") for k in counted[0]):
+            self._counted = counted
+            yield UsageReport(_usage(counted[0]), counted[1])
 
     def _candidate(self, candidate: dict[str, Any]) -> Iterator[Event]:
         for part in items(obj(candidate.get("content")).get("parts")):

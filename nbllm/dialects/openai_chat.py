@@ -193,11 +193,14 @@ class ChatDecoder:
         for key in self._halves.held:
             yield from _say(key, "\ufffd")
         self._halves.held.clear()
-        answered = bool(self._text or self._thought or self._calls.slots)
-        ended = self._raw or self.done or (self._totalled and answered) or (self._whole and self._chunks == 1)
+        ended = self._raw or self.done or (self._totalled and self._answered) or (self._whole and self._chunks == 1)
         if not ended or not self._known:
             raise unfinished(self._provider, self._chunks, self._known)
         yield finish(self._raw, bool(self._calls.slots), REASONS)
+
+    @property
+    def _answered(self) -> bool:
+        return bool(self._text or self._thought or self._calls.slots)
 
     def _failure(self, chunk: dict[str, Any], name: str) -> Any:
         error = failure(chunk, name)
@@ -235,7 +238,7 @@ class ChatDecoder:
         if report is not None:
             self._known = True
             self._totalled = self._totalled or closing
-            yield UsageReport(report)
+            yield UsageReport(report, bool(self._raw) or self._whole or (closing and self._answered))
 
     def _choice(self, choice: dict[str, Any]) -> Iterator[Event]:
         delta, message = choice.get("delta"), choice.get("message")

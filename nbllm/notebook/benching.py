@@ -134,7 +134,7 @@ def _interval(row: Mapping[str, Any] | None) -> str:
 
 def cost(session: Session, _rest: str) -> pd.DataFrame:
     """What the calls of this session came to, a line a model and all of them: calls, failed, tokens, US dollars; NA where a price is
-    not known, and then the sum is of what is."""
+    not known, and then the sum is of what is. `unpriced` calls are not in it; the tokens of `estimated` ones nobody counted."""
     import pandas as pd
 
     from ..columns import frame
@@ -145,6 +145,7 @@ def cost(session: Session, _rest: str) -> pd.DataFrame:
     return pd.DataFrame([{
         "model": name, "calls": part["request_id"].nunique(), "failed": int((~part["ok"].fillna(False)).sum()), "in_tokens": part["in_tokens"].sum(),
         "out_tokens": part["out_tokens"].sum(), "cost_usd": part["cost_usd"].sum(min_count=1), "unpriced": int(part["cost_usd"].isna().sum()),
+        "estimated": int((part["tok_source"] == "estimate").sum()),
     } for name, part in groups]).set_index("model")
 
 

@@ -14,7 +14,7 @@ from html import escape
 from typing import Any
 
 from ..errors import NbllmError, ProviderError
-from ..events import FinishReason, Response, Usage
+from ..events import FinishReason, Response, Usage, UsageReport
 from ..messages import Reasoning, Text, ToolCall
 from .look import container
 from .markdown import clean, code_html, fences, plain, plain_html, reasoning_html, to_html
@@ -76,14 +76,31 @@ def rate(value: float | None) -> str:
     return "" if value is None else f"{value:.{0 if value >= 10 else 1}f} tok/s"
 
 
-def tokens(usage: Usage | None) -> str:
-    """12 (8 cached) → 240 (100 reasoning) tokens."""
-    if usage is None:
-        return "? tokens"
-    u = usage
+def about(characters: int) -> str:
+    """≈ 310: about how many tokens so many characters are; "?" for none."""
+    return f"≈ {count(max(1, characters // 4))}" if characters else "?"
+
+
+def made(report: UsageReport | None, characters: int) -> str:
+    """310, where the provider has counted an answer to its end; before that ≈ 310, by what came or what it counted so far."""
+    so_far = (report.usage.output_tokens if report else None) or 0
+    if report is not None and report.final and so_far:
+        return count(so_far)
+    return f"≈ {count(max(so_far, characters // 4))}"
+
+
+def tokens(usage: Usage | None, characters: int = 0) -> str:
+    """12 (8 cached) → 240 (100 reasoning) tokens; ≈ 240 by the `characters` that came, where nobody counted them."""
+    u = usage or Usage()
     cached = f" ({count(u.cache_read_tokens)} cached)" if u.cache_read_tokens else ""
     thought = f" ({count(u.reasoning_tokens)} reasoning)" if u.reasoning_tokens else ""
-    return f"{count(u.input_tokens)}{cached} → {count(u.output_tokens)}{thought} tokens"
+    out = about(characters) if u.output_tokens is None else count(u.output_tokens)
+    return f"{f'{count(u.input_tokens)}{cached} → ' if usage else ''}{out}{thought} tokens"
+
+
+def characters(response: Response) -> int:
+    """How much a model wrote: text, reasoning and calls."""
+    return len(response.text) + len(response.reasoning) + sum(len(c.name) + len(c.arguments_raw) for c in response.tool_calls)
 
 
 def footer(response: Response, *, filled: Sequence[str] = (), attached: Sequence[str] = ()) -> Line:
@@ -94,7 +111,7 @@ def footer(response: Response, *, filled: Sequence[str] = (), attached: Sequence
         f"{seconds(t.ttft)} to first token",
         seconds(t.total),
         rate(t.tokens_per_second(usage.output_tokens if usage else None)),
-        tokens(usage),
+        tokens(usage, characters(response)),
         "" if response.simulated else money(response.cost),
         f"{t.attempts} attempts" if t.attempts > 1 else "",
         "filled " + ", ".join(filled) if filled else "",

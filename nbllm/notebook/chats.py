@@ -50,9 +50,13 @@ class Chat:
 
     @property
     def tokens(self) -> int | None:
-        """Input tokens of the last turn and its answer: about what the next turn sends. None where nobody counted."""
-        usage = self.turns[-1].response.usage if self.turns else None
-        return None if usage is None or usage.input_tokens is None else usage.input_tokens + (usage.output_tokens or 0)
+        """Input tokens of the last turn and its answer (estimated, where it was stopped): about what the next turn sends. None
+        where nobody counted."""
+        last = self.turns[-1].response if self.turns else Response()
+        if last.usage is None or last.usage.input_tokens is None:
+            return None
+        made = last.usage.output_tokens
+        return last.usage.input_tokens + (len(last.text) // 4 if made is None else made)
 
     @property
     def cost(self) -> float | None:

@@ -32,7 +32,7 @@ from ..events import (
     UsageReport,
 )
 from .blocks import Blocks, Lines, Splitter
-from .bundle import Line, count, final, foot_line, provenance, seconds
+from .bundle import Line, final, foot_line, made, provenance, seconds
 from .look import container
 from .markdown import clean, code_html, plain_html, reasoning_html, to_html
 from .pace import ENVELOPE, Budget, Pace
@@ -96,7 +96,7 @@ class Live:
         self._chunks = self._characters = 0  # since the last frame
         self._frozen = self._displays = 0  # characters, and displays they are in
         self._total = 0  # characters of text and reasoning so far
-        self._tokens: int | None = None
+        self._report: UsageReport | None = None
         self._ratio = 2.2  # bytes that a frame takes for a character of the tail
         self._notice = ""
 
@@ -140,7 +140,7 @@ class Live:
         call[1] += e.arguments
 
     def _usage(self, e: UsageReport) -> None:
-        self._tokens = e.usage.output_tokens or self._tokens
+        self._report = e
 
     def _started(self, e: Started) -> None:
         self._model = e.model or self._model
@@ -150,7 +150,7 @@ class Live:
             self._notice = e.text
 
     def _restarted(self, e: Restarted) -> None:
-        self._growing, self._void, self._notice = self._nothing(), True, e.why
+        self._growing, self._void, self._notice, self._report = self._nothing(), True, e.why, None
 
     def _grew(self, text: str) -> None:
         self._characters += len(text)
@@ -250,8 +250,7 @@ class Live:
     def _status(self, now: float) -> Line:
         elapsed = now - self._began
         if self._total or self._growing.calls:
-            made = count(self._tokens) if self._tokens else f"≈ {count(self._total // 4)}"
-            progress = f"{seconds(elapsed)} · {made} tokens"
+            progress = f"{seconds(elapsed)} · {made(self._report, self._total)} tokens"
         else:
             progress = "waiting for the first token…" + (f" {elapsed:.0f} s" if elapsed >= 1 else "")
         text = clean(" · ".join(filter(None, (self._model, progress, self._notice))))

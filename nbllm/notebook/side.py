@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from ..errors import NbllmError
 from ..events import Event, Notice, ReasoningDelta, Response, Restarted, TextDelta, ToolCallDelta, UsageReport
-from .bundle import Line, answer_lines, count, error_lines, foot_line, note_line, provenance, seconds
+from .bundle import Line, answer_lines, error_lines, foot_line, made, note_line, provenance, seconds
 from .display import Port
 from .look import container
 from .markdown import clean, plain, plain_html, to_html
@@ -36,7 +36,7 @@ class Column:
     thought: str = ""
     calls: dict[int, list[str]] = field(default_factory=dict)
     notice: str = ""
-    tokens: int | None = None
+    report: UsageReport | None = None
     total: int = 0
     first: float | None = None
     ended: float | None = None
@@ -56,12 +56,12 @@ class Column:
                 call[0] += name or ""
                 call[1] += arguments
                 self._grew(arguments or name or "", at)
-            case UsageReport(usage):
-                self.tokens = usage.output_tokens or self.tokens
+            case UsageReport():
+                self.report = event
             case Notice(kind, text) if kind in ("retry", "warning", "refusal"):
                 self.notice = text
             case Restarted(why):
-                self.text, self.thought, self.calls, self.total, self.first, self.notice = "", "", {}, 0, None, why
+                self.text, self.thought, self.calls, self.total, self.first, self.notice, self.report = "", "", {}, 0, None, why, None
 
     def _grew(self, text: str, at: float) -> None:
         self.total += len(text)
@@ -88,14 +88,9 @@ class Column:
         if self.first is None:
             words = "waiting for the first token…"
         else:
-            words = f"{seconds(self.first - self.began)} to first token · {self._made()} tokens"
+            words = f"{seconds(self.first - self.began)} to first token · {made(self.report, self.total)} tokens"
         text = clean(" · ".join(filter(None, (f"{seconds((self.ended or now) - self.began)}", words, self.notice))))
         return foot_line(Line(escape(text, quote=False), text))
-
-    def _made(self) -> str:
-        """Tokens so far: as reported, where that is not a count from the beginning of the stream."""
-        guess = self.total // 4
-        return count(self.tokens) if self.tokens and self.tokens > guess // 2 else f"≈ {count(guess)}"
 
 
 def _end(text: str) -> str:

@@ -1,0 +1,257 @@
+"""What an answer is made of, in every format: counts that are final or are not told, pictures, thoughts, another format's words."""
+
+import json
+import socket
+import threading
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbllm import Client, errors, prices, registry
+from nbllm.bench.recorder import spent
+from nbllm.dialects import DIALECTS
+from nbllm.events import Finished, Response, Started, TextDelta, Usage, UsageReport, fold
+from nbllm.ledger import Ledger
+from nbllm.messages import Reasoning, Text, ToolCall
+from nbllm.notebook.benching import cost
+from nbllm.notebook.bundle import footer
+from nbllm.notebook.chats import Chat, Turn
+from nbllm.notebook.display import Live
+from nbllm.notebook.side import Column
+from nbllm.policy import Retries
+from nbllm.wire import Frame, Provider
+
+FORMATS = ("openai_chat", "openai_responses", "anthropic", "gemini", "ollama", "cohere")
+ROW = Provider("acme", "openai_chat", "https://acme.test", label="Acme")
+
+
+@pytest.fixture
+def serve():
+    """Serves bytes as the answer to one request: `serve(*pieces, hold=True)` gives the address; the connection stays open while held."""
+    ended, listeners = threading.Event(), []
+
+    def start(*pieces, kind="text/event-stream", hold=False):
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+
+        def work():
+            connection, _ = listener.accept()
+            reader = connection.makefile("rb")
+            size = 0
+            while (line := reader.readline()) not in (b"\r\n", b""):
+                size = int(line.split(b":")[1]) if line.lower().startswith(b"content-length") else size
+            reader.read(size)
+            connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n".encode() + b"".join(pieces))
+            if hold:
+                ended.wait(30)
+            reader.close()
+            connection.close()
+
+        threading.Thread(target=work, daemon=True).start()
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    yield start
+    ended.set()
+    for listener in listeners:
+        listener.close()
+
+
+@pytest.fixture
+def client():
+    made = Client(registry.load({}), retries=Retries(attempts=0))
+    made.ledger = made.ledger or Ledger()
+    yield made
+    made.close()
+
+
+def sse(*values):
+    return "".join(f"data: {v if isinstance(v, str) else json.dumps(v)}\n\n" for v in values).encode()
+
+
+def lines(*values):
+    return "".join(json.dumps(v) + "\n" for v in values).encode()
+
+
+def events(dialect, *values, close=True):
+    """The events of frames that hold `values`; without their end where `close` is off."""
+    decoder = DIALECTS[dialect].decoder(ROW)
+    found = [e for v in values for e in decoder.feed(Frame(v if isinstance(v, str) else json.dumps(v)))]
+    return found + (list(decoder.close()) if close else [])
+
+
+# --- counts ---------------------------------------------------------------------------------------------------------
+
+BEGUN = {"type": "message_start", "message": {"id": "m", "model": "c", "usage": {"input_tokens": 12, "output_tokens": 1}}}
+BLOCK = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+SAID = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello there, reader."}}
+ENDED = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 40}}
+
+
+def chunk(text, finish=None, **more):
+    return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}], **more}
+
+
+def oai(into, out):
+    return {"prompt_tokens": into, "completion_tokens": out}
+
+
+def candidate(text, finish=None, out=None):
+    counted = {"usageMetadata": {"promptTokenCount": 12, "thoughtsTokenCount": 2} | ({"candidatesTokenCount": out} if out else {})}
+    return {"candidates": [{"content": {"parts": [{"text": text}]}} | ({"finishReason": finish} if finish else {})]} | counted
+
+
+# What came before the stop, and what is known of (input, output) then.
+STOPPED = {
+    "anthropic, message_start alone": ("anthropic", [BEGUN, BLOCK, SAID], (12, None)),
+    "anthropic, large count at the start": ("anthropic", [{**BEGUN, "message": {"usage": {"input_tokens": 12, "output_tokens": 7}}}, BLOCK, SAID], (12, None)),
+    "anthropic, cumulative without a reason": ("anthropic", [BEGUN, BLOCK, SAID, {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 9}}], (12, None)),
+    "anthropic, the reason came": ("anthropic", [BEGUN, BLOCK, SAID, ENDED], (12, 40)),
+    "openai, usage in each chunk": ("openai_chat", [chunk("Hello ", usage=oai(12, 1)), chunk("there", usage=oai(12, 2))], (12, None)),
+    "openai, usage at the end": ("openai_chat", [chunk("Hello "), chunk("", "stop"), {"choices": [], "usage": oai(12, 2)}], (12, 2)),
+    "openai, usage with the reason": ("openai_chat", [chunk("Hello "), chunk("", "stop", usage=oai(12, 2))], (12, 2)),
+    "openai, usage after the text": ("openai_chat", [chunk("Hello "), {"choices": [], "usage": oai(12, 2)}], (12, 2)),
+    "openai, usage before any text": ("openai_chat", [{"choices": [], "usage": oai(12, 0)}, chunk("Hello ")], (12, None)),
+    "openai, usage apart and again": ("openai_chat", [chunk("Hello "), {"choices": [], "usage": oai(12, 2)}, chunk("there")], (12, None)),
+    "gemini, counts in each chunk": ("gemini", [candidate("Hello ", out=3), candidate("there", out=5)], (12, None)),
+    "gemini, the reason came": ("gemini", [candidate("Hello ", out=3), candidate("there", "STOP", 5)], (12, 7)),
+    "responses, before the end": ("openai_responses", [{"type": "response.created", "response": {"id": "r", "usage": oai(12, 0)}},
+                                                       {"type": "response.output_text.delta", "output_index": 0, "delta": "Hello"}], None),
+    "ollama, before the end": ("ollama", [{"message": {"content": "Hello"}, "done": False}], None),
+    "cohere, before the end": ("cohere", [{"type": "content-delta", "delta": {"message": {"content": {"text": "Hello"}}}}], None),
+}
+
+
+@pytest.mark.parametrize("end", [None, Finished("cancelled"), Finished("error")])
+@pytest.mark.parametrize(("dialect", "values", "known"), STOPPED.values(), ids=STOPPED)
+def test_an_answer_that_ended_early_has_no_count_that_is_not_final(dialect, values, known, end):
+    """Stopped, failed or still on its way: the output counts only where the provider said all of it."""
+    usage = fold(events(dialect, *values, close=False) + ([end] if end else [])).usage
+    assert known == (usage and (usage.input_tokens, usage.output_tokens))
+
+
+@pytest.mark.parametrize(("dialect", "values", "known"), [
+    ("anthropic", [BEGUN, BLOCK, SAID, ENDED, {"type": "message_stop"}], (12, 40)),
+    ("anthropic", [BEGUN, BLOCK, SAID, {"type": "message_stop"}], (12, 1)),  # no other count ever came
+    ("anthropic", [{"type": "message", "content": [{"type": "text", "text": "Hi"}], "stop_reason": "end_turn", "usage": {"input_tokens": 12, "output_tokens": 1}}], (12, 1)),
+    ("openai_chat", [chunk("Hello ", usage=oai(12, 1)), chunk("there", usage=oai(12, 2)), chunk("", "stop"), "[DONE]"], (12, 2)),
+    ("gemini", [candidate("Hello ", out=3), {"candidates": [{"finishReason": "STOP"}]}], (12, 5)),
+])
+def test_a_whole_answer_has_the_last_count(dialect, values, known):
+    """At its proper end the last report is the last."""
+    usage = fold(events(dialect, *values)).usage
+    assert known == (usage.input_tokens, usage.output_tokens)
+
+
+_reports = st.builds(UsageReport, st.builds(Usage, st.just(9), st.integers(1, 99), st.none() | st.integers(0, 9)), st.booleans())
+_ends = st.sampled_from(["stop", "length", "tool_calls", "content_filter", "error", "cancelled", "other"])
+
+
+@given(st.lists(_reports | st.builds(TextDelta, st.text(max_size=3)), max_size=6), st.none() | _ends)
+def test_the_last_report_counts_where_it_is_final_or_the_answer_whole(found, reason):
+    """For any reports and any end."""
+    usage = fold([*found, *([Finished(reason)] if reason else [])]).usage
+    last = next((e for e in reversed(found) if isinstance(e, UsageReport)), None)
+    if last is None:
+        assert usage is None
+    else:
+        after = found[len(found) - found[::-1].index(last):]
+        final = (last.final and not any(isinstance(e, TextDelta) and e.text for e in after)) or reason not in (None, "error", "cancelled")
+        assert (9, last.usage.output_tokens if final else None) == (usage.input_tokens, usage.output_tokens)
+
+
+def test_a_stopped_answer_over_a_socket(serve, client):
+    """Stop: no output tokens, no cost, an estimate in the row and in the line of figures, and one that the budget counts."""
+    base = serve(sse(BEGUN, BLOCK, *[SAID] * 20), hold=True)
+    stream = client.stream("hello", "claude-sonnet-4-5", base_url=base, dialect="anthropic", api_key="k")
+    for event in stream:
+        if isinstance(event, TextDelta) and stream.partial().text.count("reader") == 20:
+            break
+    stream.cancel()
+    stream.wait_end(10)
+    r = stream.partial()
+    assert ("cancelled", 12, None, None) == (r.finish_reason, r.usage.input_tokens, r.usage.output_tokens, r.cost)
+    assert "12 → ≈ 100 tokens" in footer(r).text.replace("\u00a0", " ")
+    row = client.ledger.rows()[-1]
+    assert (12, 100, "estimate", None) == (row["in_tokens"], row["out_tokens"], row["tok_source"], row.get("cost_usd"))
+    assert (pytest.approx((12 * 3 + 100 * 15) / 1e6), 112) == spent({**row, "price_in": 3.0, "price_out": 15.0})
+
+
+def test_a_cut_answer_over_a_socket(serve, client):
+    """The connection ends: the same."""
+    base = serve(sse(BEGUN, BLOCK, SAID))
+    with pytest.raises(errors.StreamCut) as caught:
+        client.complete("hello", "claude-sonnet-4-5", base_url=base, dialect="anthropic", api_key="k")
+    r = caught.value.partial
+    assert (12, None, None) == (r.usage.input_tokens, r.usage.output_tokens, r.cost)
+
+
+def test_a_price_needs_the_count():
+    """Also where the provider itself said a sum on its way."""
+    assert prices.cost(Usage(12, None, raw={"cost": 0.5}), "m", "openai") is None
+
+
+def test_what_a_request_costs_the_budget():
+    """Its cost; an estimate where it was cut; nothing where nothing came."""
+    assert (0.25, 30) == spent({"cost_usd": 0.25, "in_tokens": 10, "out_tokens": 20})
+    assert (0.0, 0) == spent({"bytes_out": 4_000, "status": "rate_limited"})
+    assert (pytest.approx(0.003), 1_500) == spent({"bytes_out": 4_000, "out_tokens": 500, "price_in": 2.0, "price_out": 2.0})
+
+
+def _live(report, text="x" * 1_240):
+    shown = []
+
+    class Port:
+        def publish(self, data, **_):
+            shown.append(data["text/plain"])
+
+        def clear(self, *, wait):
+            pass
+
+    now = [0.0]
+    view = Live(Port(), clock=lambda: now[0])
+    view.start()
+    for event in (Started("i", "m"), report, TextDelta(text)):
+        view.feed(event)
+    now[0] = 5.0
+    view.tick(now[0])
+    column = Column("m", 0.0)
+    for event in (report, TextDelta(text)):
+        column.feed(event, 1.0)
+    return shown[-1], column.line(5.0, "md").text
+
+
+@pytest.mark.parametrize(("report", "told"), [
+    (UsageReport(Usage(12, None), final=False), "≈ 310 tokens"), (UsageReport(Usage(12, 3), final=False), "≈ 310 tokens"),
+    (UsageReport(Usage(12, 400), final=False), "≈ 400 tokens"), (UsageReport(Usage(12, 320)), "· 320 tokens"),
+])
+def test_the_live_line_says_what_is_an_estimate(report, told):
+    """One answer, and a column of several."""
+    assert [True, True] == [told in text for text in _live(report)]
+
+
+@pytest.mark.parametrize(("response", "told"), [
+    (Response((Text("x" * 1_240),), "cancelled", usage=Usage(12)), "12 → ≈ 310 tokens"),
+    (Response((Reasoning("x" * 1_000), Text("x" * 232), ToolCall("1", "f", {}, "{}1234")), "cancelled"), "≈ 309 tokens"),
+    (Response((Text("ok"),), None, usage=Usage(None, None)), "? → ≈ 1 tokens"), (Response((), "cancelled", usage=Usage(12)), "12 → ? tokens"),
+    (Response(), "? tokens"), (Response((Text("x" * 40),), usage=Usage(12, 7)), "12 → 7 tokens"),
+])
+def test_the_line_of_figures_says_what_is_an_estimate(response, told):
+    """Unknown is never 0 and never 1."""
+    assert told in footer(response).text.replace("\u00a0", " ").split(" · ")
+
+
+def test_the_context_of_a_conversation_counts_a_stopped_answer():
+    """What the next turn sends: the input, and about what came."""
+    chat = Chat("c", [Turn("1", None, Response((Text("x" * 400),), "cancelled", usage=Usage(12)))])
+    assert 112 == chat.tokens
+
+
+def test_the_cost_of_a_session_says_what_is_estimated(serve, client):
+    """A stopped call has no price, and nobody counted its tokens."""
+    base = serve(sse(BEGUN, BLOCK, SAID))
+    with pytest.raises(errors.StreamCut):
+        client.complete("hello", "claude-sonnet-4-5", base_url=base, dialect="anthropic", api_key="k")
+    sums = cost(SimpleNamespace(client=client), "").loc["all"]
+    assert (1, 1, 1, 12, 5) == tuple(int(sums[n]) for n in ("failed", "unpriced", "estimated", "in_tokens", "out_tokens"))
