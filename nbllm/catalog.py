@@ -17,11 +17,12 @@ from typing import Any
 from . import errors, prices
 from .client import Client
 from .config import head
+from .dialects.cli_shared import passed
 from .dialects.common import count, items, label, obj
 from .questions import TIMEOUT, fetch, get, listing
 from .registry import Route
 from .tables import is_loopback
-from .transports.process import ProcessTransport, find
+from .transports.process import find
 from .wire import ProcessCall, Provider, Secret, Trace
 
 LIST_AGE = 86_400.0  # seconds for which a list is kept on disk
@@ -142,14 +143,16 @@ def _installed(client: Client, row: Provider) -> Health:
     """Whether the command runs: it tells its version. Whether it is logged in, only a question would tell."""
     began = time.perf_counter()
     try:
-        told = client.run(_version(row))
+        told = client.run(_version(client, row))
     except errors.NbllmError as error:
         return Health(row.name, mode(row), False, None, None, error.message)
+    except TimeoutError:
+        return Health(row.name, mode(row), False, None, None, f"{row.command[0]} --version did not end within {TIMEOUT:g} s")
     return Health(row.name, mode(row), bool(told), None, time.perf_counter() - began, told or f"{row.command[0]} --version said nothing")
 
 
-async def _version(row: Provider) -> str:
-    async with asyncio.timeout(TIMEOUT), ProcessTransport().send(ProcessCall((*row.command, "--version"), passes=row.passes), Trace()) as reply:
+async def _version(client: Client, row: Provider) -> str:
+    async with asyncio.timeout(TIMEOUT), client.processes.send(ProcessCall((*row.command, "--version"), passes=passed(row)), Trace()) as reply:
         frames = [frame async for frame in reply.frames()]
     return next((f.data.strip() for f in frames if not f.name), "")
 

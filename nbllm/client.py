@@ -110,11 +110,12 @@ class _Pool:
     engine: Engine | None = None
     http: HttpTransport = field(default_factory=HttpTransport)
     processes: ProcessTransport = field(default_factory=ProcessTransport)
-    kept: KeptTransport = field(default_factory=KeptTransport)
+    kept: KeptTransport = field(init=False)
     opencode: OpenCodeTransport = field(init=False)
 
     def __post_init__(self) -> None:
-        self.opencode = OpenCodeTransport(self.http)
+        self.kept = KeptTransport(self.processes)
+        self.opencode = OpenCodeTransport(self.http, self.processes)
 
     def send(self, letter: AnyLetter, trace: Trace, connect: float | None) -> AbstractAsyncContextManager[AnyReply]:
         """What is sent, by the way that is its own."""
@@ -129,7 +130,7 @@ class _Pool:
     async def close(self) -> None:
         """Closes sessions and connections, and ends commands that stay."""
         await asyncio.gather(self.opencode.close(), self.kept.close())
-        await self.http.close()
+        await asyncio.gather(self.http.close(), self.processes.close())
 
 
 class Client:
@@ -183,6 +184,18 @@ class Client:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine on the engine's loop, where `http` lives, and waits for it."""
         return self._engine().run(work)
+
+    @property
+    def processes(self) -> ProcessTransport:
+        """Where commands are run; to be used on the engine's loop only."""
+        self._engine()
+        return self._pool.processes
+
+    @property
+    def opencode(self) -> OpenCodeTransport:
+        """The sessions with OpenCode's servers; to be used on the engine's loop only."""
+        self._engine()
+        return self._pool.opencode
 
     @property
     def http(self) -> HttpTransport:
@@ -352,8 +365,10 @@ class _Job:
         command = self.letter.process if isinstance(self.letter, TalkCall) else self.letter
         if isinstance(command, ProcessCall):
             return f"Ran {shutil.which(command.argv[0]) or command.argv[0]}" + (f" with the key {self.key.masked} from {self.key.source}." if self.key else ".")
-        key = f"the key {self.key.masked} from {self.key.source}" if self.key else "no key"
-        return f"Sent to {self.route.provider.base_url} with {key}."
+        own = self.route.provider.base_url
+        where = self.stream.trace.address if isinstance(self.letter, SessionCall) else own  # the one that answered
+        key = f"the key {self.key.masked} from {self.key.source}" if self.key and where == own.rstrip("/") else "no key"
+        return f"Sent to {where} with {key}." if where else ""
 
     async def _attempt(self) -> None:
         trace = Trace()

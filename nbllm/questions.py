@@ -46,6 +46,8 @@ def get(client: Client, row: Provider, path: str, key: Secret | None) -> Any:
     """As fetch, with the key given, or without any."""
     base = row.base_url.rstrip("/")
     url = base + (path.removeprefix("/v1") if base.endswith("/v1") else path)
+    if row.dialect == "opencode_server":  # its password goes to an OpenCode server alone
+        client.run(client.opencode.check(base))
     return client.run(get_json(client, row, HttpCall(url, auth_headers(row, key), {}, "GET"), key))
 
 

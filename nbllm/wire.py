@@ -82,7 +82,8 @@ class Trace:
     """What a transport saw of one attempt. `marks`: perf_counter seconds by name (start, dns_start, dns, connect_start,
     connected, tls_start, secured, send_start, sent, first_byte, headers, first_frame, end, eof; for processes spawned
     and exit), written by transports, and `done`, the arrival of the protocol's end mark. `stalls`: when meanwhile the network's loop was too busy to look, (from, to).
-    `whole`: text came in whole messages, so that no time to first token can be told."""
+    `whole`: text came in whole messages, so that no time to first token can be told. `address`: where it really went, where
+    that is for the transport to find."""
 
     marks: dict[str, float] = field(default_factory=dict)
     status: int | None = None
@@ -97,6 +98,7 @@ class Trace:
     arrivals: list[Arrival] = field(default_factory=list)
     stalls: tuple[tuple[float, float], ...] = ()
     whole: bool = False
+    address: str = ""
 
 
 SECRET_HEADERS = frozenset({"authorization", "x-api-key", "x-goog-api-key", "api-key", "proxy-authorization", "cookie",
@@ -164,7 +166,7 @@ class TalkCall:
 
 @dataclass(frozen=True, slots=True)
 class SessionCall:
-    """A turn in a session of OpenCode's server: the addresses to try, the bodies that open a session and carry a message (its
+    """A turn in a session of OpenCode's server: the addresses to try (`headers` are the first's alone: they hold its password), the bodies that open a session and carry a message (its
     parts are the turn's), how to start a server where none answers (None for never), the folder to work in ("" for its own).
     fresh: in a session of its own, which is closed after."""
 

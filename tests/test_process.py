@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -13,6 +15,7 @@ import pytest
 import nbllm
 from nbllm import Client, errors
 from nbllm.registry import load
+from nbllm.wire import ProcessCall, Trace
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups and /bin/sh")
 
@@ -166,3 +169,174 @@ def test_simulated_it_runs_no_command(monkeypatch):
     answer = client.complete("Why is the sky blue?", model="cli/claude/opus")
     client.close()
     assert (True, True) == (answer.simulated, bool(answer.text))
+
+
+# --- after a kill ---
+
+STUBBORN = """
+    import json, os, signal, subprocess, sys, time
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sign, signal.SIG_IGN)
+    sleep = "import signal, time; [signal.signal(s, signal.SIG_IGN) for s in (2, 15, 1)]; time.sleep(600)"
+    subprocess.Popen([sys.executable, "-c", sleep, "{marker}"])
+    subprocess.Popen([sys.executable, "-c", sleep, "{marker}"], start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    {says}
+    while True:
+        time.sleep(1)
+"""
+ONE_SHOT = 'print("began", flush=True)'
+KEPT = """
+    for line in sys.stdin:
+        m = json.loads(line)
+        result = {"session/new": dict(sessionId="s"), "session/prompt": dict(stopReason="end_turn")}.get(m.get("method"), dict(authMethods=[]))
+        if m.get("method") == "session/prompt":
+            print(json.dumps(dict(method="session/update", params=dict(sessionId="s", update=dict(sessionUpdate="agent_message_chunk", content=dict(text="began"))))), flush=True)
+        print(json.dumps(dict(jsonrpc="2.0", id=m["id"], result=result)), flush=True)
+"""
+SERVER = """
+    import http.server
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(500); self.end_headers()
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    print(f"opencode server listening on http://127.0.0.1:{server.server_port}", flush=True)
+    server.serve_forever()
+"""
+KERNEL = """
+import contextlib, os, sys, time
+from nbllm import Client, errors
+from nbllm.registry import load
+registry = load(env=dict(os.environ))
+registry.register("cli/it", {{"command": [sys.executable, "-u", {script!r}], "dialect": {dialect!r}}})
+client = Client(registry)
+stream = client.stream("hi", {model!r}, keep={keep}, extra={extra}, retries=0)
+with contextlib.suppress(errors.NbllmError):
+    while "began" not in stream.partial().text and not stream.done:
+        stream.wait(len(stream.log), 20)
+if {fork} and os.fork() == 0:
+    time.sleep(600)
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+def gone(marker, seconds=15):
+    """Waits for the end of all processes whose command line holds a word."""
+    until = time.monotonic() + seconds
+    while alive(marker) and time.monotonic() < until:
+        time.sleep(0.02)
+    return [] == alive(marker)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+@pytest.mark.parametrize("fork", [False, True])
+@pytest.mark.parametrize("kind", ["one-shot", "kept", "server"])
+def test_a_killed_kernel_leaves_nothing_running(tmp_path, kind, fork):
+    """A command that heeds neither the end of its input nor a signal, its child and one that left its group; and no folder of
+    theirs. Also where a forked child of the kernel lives on."""
+    marker, server = f"nbllm-marker-{time.monotonic_ns()}", kind == "server"
+    says, dialect = {"one-shot": (ONE_SHOT, "cli_text"), "kept": (KEPT, "cli_copilot"), "server": (SERVER, "cli_text")}[kind]
+    script = tmp_path / marker
+    script.write_text(textwrap.dedent(STUBBORN).format(marker=marker, says=textwrap.dedent(says).strip()))
+    (tmp_path / "opencode").write_text(f"#!/bin/sh\nexec {sys.executable} -u {script}\n")
+    (tmp_path / "opencode").chmod(0o755)
+    (tmp_path / "tmp").mkdir()
+    code = KERNEL.format(script=str(script), dialect=dialect, model="opencode/a/b" if server else "cli/it", keep=kind == "kept",
+                         extra={"start": True} if server else {}, fork=fork).replace(marker, "' + os.environ['MARKER'] + '")
+    env = {**os.environ, "MARKER": marker, "TMPDIR": str(tmp_path / "tmp"), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "OPENCODE_SERVER_URL": "http://127.0.0.1:9"}
+    kernel = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env, start_new_session=True)
+    try:
+        assert "up" == kernel.stdout.readline().strip()
+        assert 3 == len(alive(marker)), "the command and both children"
+        os.kill(kernel.pid, signal.SIGKILL)
+        assert gone(marker)
+        until = time.monotonic() + 5
+        while list((tmp_path / "tmp").glob("nbllm-*")) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert [] == list((tmp_path / "tmp").glob("nbllm-*"))
+    finally:
+        with contextlib.suppress(OSError):
+            os.killpg(kernel.pid, signal.SIGKILL)
+        for pid in alive(marker):
+            os.kill(pid, signal.SIGKILL)
+        kernel.wait()
+        kernel.stdout.close()
+
+
+def test_closing_leaves_no_process_that_watches(cli):
+    """It is started with the first command, and ends with the client."""
+    def watching():
+        return [pid for pid in alive("reaper.py") if f"\0{os.getpid()}\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    client = cli("print('ok')")
+    before = len(watching())
+    client.complete("go", model="cli/it")
+    client.complete("go", model="cli/it")
+    assert before + 1 == len(watching())
+    client.close()
+    until = time.monotonic() + 5
+    while len(watching()) > before and time.monotonic() < until:
+        time.sleep(0.02)
+    assert before == len(watching())
+
+
+@pytest.mark.parametrize("name", ["queue", "subprocess", "signal", "threading", "sitecustomize", "usercustomize"])
+def test_what_we_start_as_python_runs_nothing_of_the_working_directory(tmp_path, name):
+    """A repository's queue.py is none of ours."""
+    (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'PWNED')!r}, 'w').close()\n")
+    code = "import sys; sys.path.remove(''); from nbllm import Client\nfrom nbllm.registry import load\nr = load()\n" \
+           "r.register('cli/it', {'command': ['cat']})\nprint(Client(r).complete('hi', 'cli/it').text)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=True)
+    assert "hi" == done.stdout.strip()
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_files_with_prompts_are_this_users_alone(tmp_path):
+    """The folder, its sub-folder, the file; whatever the umask says."""
+    before = os.umask(0)
+    try:
+        script = "import os, sys; sys.stdin.read(); d = os.environ['D']; print([oct(os.stat(p).st_mode & 0o777) for p in (os.path.dirname(d), d, d + '/system.md')])"
+        call = ProcessCall((sys.executable, "-c", script), env={"D": "{tmp}"}, inputs={"system.md": "be brief \ud83d"})
+        client = Client(load(), ledger=None)
+        assert ["['0o700', '0o700', '0o600']"] == client.run(_output(client, call))
+        client.close()
+    finally:
+        os.umask(before)
+
+
+async def _output(client, call):
+    async with client.processes.send(call, Trace()) as reply:
+        return [frame.data async for frame in reply.frames() if not frame.name]
+
+
+# --- what a command may print ---
+
+
+def test_a_line_without_an_end_is_bounded_and_what_came_before_it_is_kept(cli):
+    """A hundred megabytes in one line: our error, at once, with the partial answer."""
+    client = cli("import sys\nsys.stdin.read()\nprint('before', flush=True)\nfor _ in range(100): sys.stdout.write('x' * 2**20)\nsys.stdout.flush()\nimport time; time.sleep(60)")
+    with pytest.raises(errors.ProtocolError, match="larger than 16 MiB") as caught:
+        client.complete("go", model="cli/it", retries=0)
+    assert "before\n" == caught.value.partial.text
+    assert caught.value.hint
+
+
+def test_empty_lines_are_part_of_an_answer(cli):
+    """Paragraphs of a command's own text stay apart."""
+    assert "one\n\n\ntwo\n  \nthree\n" == cli("import sys\nsys.stdin.read()\nprint('one\\n\\n\\ntwo\\n  \\nthree')").complete("go", model="cli/it").text
+
+
+def test_bytes_that_are_no_text_are_shown_as_such(cli):
+    """Binary output: no error of Python's, nothing lost around it."""
+    text = cli("import sys\nsys.stdin.read()\nsys.stdout.buffer.write(b'a\\n\\x00\\xff\\xfe\\n' + bytes(range(128, 256)) + b'\\nb\\n')").complete("go", model="cli/it").text
+    assert text.startswith("a\n\0\ufffd\ufffd\n")
+    assert text.endswith("\nb\n")
+
+
+@pytest.mark.parametrize("dialect", ["cli_claude", "cli_gemini", "cli_codex", "cli_copilot", "cli_opencode"])
+def test_a_command_that_prints_rubbish_is_cut_and_no_more(cli, dialect):
+    """Empty lines, binary ones, JSON of no meaning, a long one: an error of ours."""
+    client = cli("import sys\nsys.stdin.read()\no = sys.stdout.buffer\nfor b in (b'', b'\\0', b'\\xff' * 1000, b'{', b'{}', b'[]', b'null', b'{\"type\": 7}', b'{' * 10**6): o.write(b + b'\\n')", dialect=dialect)
+    with pytest.raises(errors.NbllmError) as caught:
+        client.complete("go", model="cli/it", retries=0)
+    assert caught.value.hint

@@ -19,7 +19,8 @@ from .cli_agents import OpenCode, OpenCodeLines
 from .cli_shared import failure, names, options, passed, status, text, turn
 from .common import obj
 
-OWN_PORT, OTHER_PORT = "http://127.0.0.1:4096", "http://127.0.0.1:8787"  # where it listens by itself, and where people often put it
+# Where it listens by itself, and where people often put it: asked without the password, which was given for the first alone.
+OWN_PORT, OTHER_PORT = "http://127.0.0.1:4096", "http://127.0.0.1:8787"
 
 
 class SessionEvents(OpenCodeLines):

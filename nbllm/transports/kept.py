@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from .. import errors
 from ..wire import Decoder, Frame, TalkCall, Trace
-from .process import Command, framed, note
+from .process import Command, ProcessTransport, framed, note
 
 LIMIT = 4  # commands that stay idle; the one that was idle longest goes first
 _HEARD = 64  # conversations of a command that are remembered
@@ -59,7 +59,7 @@ class _Kept:
         try:
             async for lines, at, size in self.command.lines():
                 number += 1
-                for line in lines:
+                for line in filter(bytes.strip, lines):
                     answer = self.talk.heard(line.decode("utf-8", "replace"))
                     if self.inbox is not None:
                         self.inbox.put_nowait(_Line(line, at, size, number))
@@ -122,8 +122,8 @@ class KeptReply:
 class KeptTransport:
     """The commands that stay. Used on one event loop."""
 
-    def __init__(self) -> None:
-        self._all: list[_Kept] = []
+    def __init__(self, processes: ProcessTransport) -> None:
+        self._processes, self._all = processes, list[_Kept]()
 
     @asynccontextmanager
     async def send(self, call: TalkCall, trace: Trace, _connect: float | None = None) -> AsyncIterator[KeptReply]:
@@ -136,7 +136,7 @@ class KeptTransport:
         kept, session = (None, "") if call.fresh else self._find(call)
         trace.reused = kept is not None
         if kept is None:
-            kept = _Kept(call, await Command.start(call.process))
+            kept = _Kept(call, await self._processes.start(call.process))
             self._all.append(kept)
             marks["spawned"] = time.perf_counter()
         kept.taken = True

@@ -1,4 +1,8 @@
-"""Turns in sessions of OpenCode's server: found or started, a session for each conversation, its events, an abort on Stop."""
+"""Turns in sessions of OpenCode's server: found or started, a session for each conversation, its events, an abort on Stop.
+
+Whoever listens at an address is asked what it is first, without a password and without a prompt: both go to an OpenCode server
+alone, and the password to the address that it was given for.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ import contextlib
 import json
 import re
 import secrets
-import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,26 +20,18 @@ from typing import Any
 from urllib.parse import quote
 
 from .. import errors
+from ..dialects.cli_shared import parsed, text
+from ..dialects.opencode import OTHER_PORT, OWN_PORT
 from ..wire import Frame, HttpCall, SessionCall, Trace
 from .http import HttpTransport, Reply
-from .process import Command, find
+from .process import Command, ProcessTransport
 
 LIMIT = 16  # sessions that are remembered; the one that was used longest ago is closed first
 _PROBE, _ASK, _START = 1.0, 20.0, 60.0  # seconds for: is one there, a small question, a server that starts
 _ABORT = 0.8
-# Ends the server when our end of its standard input is gone: a kernel that is restarted is killed, and cleans nothing up.
-_WATCH = """
-import os, subprocess, sys, threading
-child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-threading.Thread(target=lambda: os._exit(child.wait()), daemon=True).start()
-sys.stdin.buffer.read()
-child.terminate()
-try:
-    child.wait(3)
-except subprocess.TimeoutExpired:
-    child.kill()
-"""
-_LISTENS = re.compile(rb"listening on (http://\S+)")
+_LISTENS = re.compile(rb"listening on (http://(?:127\.0\.0\.1|localhost|\[::1\]):\d+)")
+_REALM = 'basic realm="secure area"'  # what a server with a password asks for it with, also at /global/health
+_HEALTH_LIMIT = 2**16
 
 Heard = tuple[tuple[str, str], ...]
 
@@ -127,8 +122,8 @@ def _kind(data: str) -> tuple[str, str]:
 class OpenCodeTransport:
     """The sessions of OpenCode servers. Used on one event loop, over the connections of `http`."""
 
-    def __init__(self, http: HttpTransport) -> None:
-        self._http = http
+    def __init__(self, http: HttpTransport, processes: ProcessTransport) -> None:
+        self._http, self._processes = http, processes
         self.heard: dict[tuple[str, Heard], tuple[_Place, str]] = {}
         self._started: dict[str, tuple[Command, str, Mapping[str, str]]] = {}  # by what was asked for: the server, its address, its headers
         self._starting = asyncio.Lock()
@@ -141,12 +136,13 @@ class OpenCodeTransport:
         """
         began = time.perf_counter()
         place, session = await self._place(call, connect), ""
+        trace.address = place.url
         try:
             known = None if call.fresh else self.heard.pop((_kindred(place, call), call.turn.before), None)
-            session = known[1] if known else str((await self._ask(place.call("/session", call.session))).get("id"))
+            session = known[1] if known else _ident(await self._ask(place.call("/session", call.session)))
             async with self._http.send(place.call("/event", method="GET"), trace, connect) as reply:
                 frames = await self._listening(reply)
-                await self._ask(place.call(f"/session/{session}/prompt_async", {**call.message, "parts": [{"type": "text", "text": call.turn.prompt if known else call.turn.retold}]}))
+                await self._ask(place.call(_session(session, "/prompt_async"), {**call.message, "parts": [{"type": "text", "text": call.turn.prompt if known else call.turn.retold}]}))
                 for name in ("headers", "first_byte", "first_frame"):  # of the stream of events, which was open before anything was asked
                     trace.marks.pop(name, None)
                 trace.marks.update(start=began, sent=time.perf_counter())
@@ -156,7 +152,7 @@ class OpenCodeTransport:
                     yield told
                 finally:
                     if not told.over:
-                        await asyncio.shield(self._quietly(place.call(f"/session/{session}/abort"), _ABORT))
+                        await asyncio.shield(self._quietly(place.call(_session(session, "/abort")), _ABORT))
         except Refusal as no:
             trace.status = no.status
             yield SessionReply(self, place, session, call, trace, refusal=no, over=True)
@@ -188,6 +184,7 @@ class OpenCodeTransport:
 
     async def refuse(self, place: _Place, kind: str, asked: str) -> None:
         """Says no to what a session asks."""
+        asked = quote(asked, safe="")
         path, body = (f"/permission/{asked}/reply", {"reply": "reject"}) if kind == "permission.asked" else (f"/question/{asked}/reject", {})
         await self._quietly(place.call(path, body), _ASK)
 
@@ -195,10 +192,10 @@ class OpenCodeTransport:
         """Closes the session where nobody will come back to it, and those used longest ago where there are many."""
         there = {s for _, s in self.heard.values()}
         if session and session not in there:
-            await self._quietly(place.call(f"/session/{session}", method="DELETE"), _ABORT)
+            await self._quietly(place.call(_session(session), method="DELETE"), _ABORT)
         while len(self.heard) > LIMIT:
             old, ident = self.heard.pop(next(iter(self.heard)))
-            await self._quietly(old.call(f"/session/{ident}", method="DELETE"), _ABORT)
+            await self._quietly(old.call(_session(ident), method="DELETE"), _ABORT)
 
     # --- finding a server ---
 
@@ -207,22 +204,34 @@ class OpenCodeTransport:
         if ours is not None and ours[0].process.returncode is None:
             return _Place(ours[1], ours[2], call.folder)
         self._started.pop(call.addresses[0], None)  # one that has ended by itself
+        within, found = min(_PROBE, connect or _PROBE), {}
         for url in call.addresses:
-            if await self._answers(url, min(_PROBE, connect or _PROBE)):
-                return _Place(url, call.headers, call.folder)
+            found[url] = await self._found(url, within)
+            if found[url] == "open" or (found[url] == "locked" and url == call.addresses[0]):
+                return _Place(url, call.headers if url == call.addresses[0] else {}, call.folder)
         if call.start is None:
-            tried = " or ".join(call.addresses)
-            raise errors.ConnectFailed(f"No OpenCode server answers at {tried}.", hint="Run `opencode serve`, or let nbllm start one with x.start=true; OPENCODE_SERVER_URL names another address.")
+            raise _nowhere(found)
         async with self._starting:
             return await self._start(call)
 
-    async def _answers(self, url: str, within: float) -> bool:
-        """Whether a server is there: one that wants a password says so, which is an answer too."""
+    async def check(self, url: str) -> None:
+        """Raises ConnectFailed where no OpenCode server answers at `url`, or something else does."""
+        found = await self._found(url, _PROBE)
+        if found not in ("open", "locked"):
+            raise _nowhere({url: found})
+
+    async def _found(self, url: str, within: float) -> str:
+        """Who answers at an address that is asked nothing but its health: "open" for an OpenCode server, "locked" for one that wants
+        a password, "other" for somebody else, "" for nobody. Where nobody named the address, one with a password must ask for it
+        as OpenCode does."""
         try:
             async with asyncio.timeout(within), self._http.send(HttpCall(f"{url}/global/health", {}, {}, "GET"), Trace(), within) as reply:
-                return reply.status in (200, 401)
+                challenge = reply.headers.get("www-authenticate", "").lower()
+                if reply.status == 401:
+                    return "locked" if url not in (OWN_PORT, OTHER_PORT) or challenge.startswith(_REALM) else "other"
+                return "open" if reply.status == 200 and parsed(await reply.body(_HEALTH_LIMIT)).get("healthy") is True else "other"
         except (errors.NbllmError, TimeoutError):
-            return False
+            return ""
 
     async def _start(self, call: SessionCall) -> _Place:
         assert call.start is not None
@@ -230,8 +239,9 @@ class OpenCodeTransport:
             return await self._place(replace(call, start=None), None)
         password = secrets.token_urlsafe(24)
         headers = {"authorization": "Basic " + base64.b64encode(f"opencode:{password}".encode()).decode()}
-        words = (sys.executable, "-I", "-c", _WATCH, find(call.start.argv[0]), *call.start.argv[1:])
-        command = await Command.start(replace(call.start, argv=words, env={**call.start.env, "OPENCODE_SERVER_PASSWORD": password, "OPENCODE_SERVER_USERNAME": "opencode"}))
+        own = {"OPENCODE_SERVER_PASSWORD": password, "OPENCODE_SERVER_USERNAME": "opencode"}
+        command = await self._processes.start(replace(call.start, env={**call.start.env, **own}))
+        command.shut()
         try:
             async with asyncio.timeout(_START):
                 url = await _listening_at(command)
@@ -247,9 +257,30 @@ class OpenCodeTransport:
     async def close(self) -> None:
         """Closes the sessions, and ends the servers that were started here."""
         sessions, self.heard = self.heard, {}
-        await asyncio.gather(*(self._quietly(place.call(f"/session/{ident}", method="DELETE"), _ABORT) for place, ident in sessions.values()))
+        await asyncio.gather(*(self._quietly(place.call(_session(ident), method="DELETE"), _ABORT) for place, ident in sessions.values()))
         servers, self._started = self._started, {}
         await asyncio.gather(*(command.stop() for command, _, _ in servers.values()))
+
+
+def _nowhere(found: Mapping[str, str]) -> errors.ConnectFailed:
+    """The error for addresses at which no OpenCode server was found."""
+    others = [url for url, who in found.items() if who in ("other", "locked")]
+    also = f" Something else answers at {' and '.join(others)}; neither a password nor a prompt was sent there." if others else ""
+    return errors.ConnectFailed(f"No OpenCode server answers at {' or '.join(found)}.{also}",
+                                hint="Run `opencode serve`, or let nbllm start one with x.start=true; OPENCODE_SERVER_URL names another address.")
+
+
+def _session(name: str, step: str = "") -> str:
+    """The path of a session, whatever its name."""
+    return f"/session/{quote(name, safe='')}{step}"
+
+
+def _ident(session: Mapping[str, Any]) -> str:
+    """A new session's name. Raises ProtocolError where it has none."""
+    found = text(session.get("id"))
+    if not found:
+        raise errors.ProtocolError("The server opened a session without a name.", hint="Check that it is OpenCode that listens there.")
+    return found
 
 
 async def _listening_at(command: Command) -> str:

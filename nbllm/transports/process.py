@@ -23,8 +23,9 @@ from pathlib import Path
 
 from .. import errors
 from ..wire import Frame, ProcessCall, Read, Trace
+from .reaper import Reaper
 
-LINE_LIMIT = 64 * 2**20  # bytes of one line
+LINE_LIMIT = 16 * 2**20  # bytes of one line
 _STDERR_KEPT = 64 * 2**10
 _CHUNK = 2**16
 _GRACE = 0.35  # seconds that a signal is given before the next, harder one
@@ -35,32 +36,36 @@ _ALLOWED = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|XDG_\w+|SYST
 
 
 class Command:
-    """A command that runs in a process group of its own, with a folder for it in the temporary place. `start` makes one."""
+    """A command that runs in a process group of its own, with a folder for it in the temporary place, which only this user may
+    read. `start` makes one."""
 
-    def __init__(self, process: asyncio.subprocess.Process, call: ProcessCall, home: Path) -> None:
-        self.process, self.call, self.home = process, call, home
+    def __init__(self, process: asyncio.subprocess.Process, call: ProcessCall, home: Path, reaper: Reaper) -> None:
+        self.process, self.call, self.home, self._reaper = process, call, home, reaper
         self.rest = bytearray()
         self._stderr: deque[bytes] = deque()
         self._drain = asyncio.create_task(self._drain_stderr())
 
     @classmethod
-    async def start(cls, call: ProcessCall) -> Command:
-        """Runs the words of `call`, its standard input left open. Raises ConfigError where the command is not there or cannot be started."""
+    async def start(cls, call: ProcessCall, reaper: Reaper) -> Command:
+        """Runs the words of `call`, its standard input left open. `reaper` ends it where we are killed. Raises ConfigError where
+        the command is not there or cannot be started."""
         path, home = find(call.argv[0]), Path(tempfile.mkdtemp(prefix="nbllm-"))
         work = home / "work"
+        reaper.watch(home)
         try:
-            work.mkdir()
+            work.mkdir(0o700)
             for name, text in call.inputs.items():
-                (work / name).parent.mkdir(parents=True, exist_ok=True)
-                (work / name).write_text(text, "utf-8")
+                _write(work / name, text)
             argv = [path, *(word.replace("{tmp}", str(work)) for word in call.argv[1:])]
             process = await asyncio.create_subprocess_exec(
                 *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=call.cwd or work,
                 env={k: v.replace("{tmp}", str(work)) for k, v in environment(call, home).items()}, start_new_session=True)
         except (OSError, ValueError) as exc:
             shutil.rmtree(home, ignore_errors=True)
+            reaper.forget(home)
             raise errors.ConfigError(f"{path} cannot be started: {getattr(exc, 'strerror', None) or exc}.", hint="Check the command and the working directory.") from None
-        return cls(process, call, home)
+        reaper.watch(home, process.pid)
+        return cls(process, call, home, reaper)
 
     @property
     def name(self) -> str:
@@ -93,7 +98,7 @@ class Command:
             at = time.perf_counter()
             self.rest += chunk
             *done, self.rest = self.rest.split(b"\n") if b"\n" in chunk else [self.rest]
-            yield [bytes(line) for line in done if line.strip()], at, len(chunk)
+            yield [bytes(line) for line in done], at, len(chunk)
             if len(self.rest) > LINE_LIMIT:
                 raise errors.ProtocolError(f"One line of {self.name}'s output is larger than {LINE_LIMIT >> 20} MiB.", hint="Ask for less.")
 
@@ -135,6 +140,7 @@ class Command:
         await self._gone()
         self._drain.cancel()
         shutil.rmtree(self.home, ignore_errors=True)
+        self._reaper.forget(self.home)
 
     async def close(self) -> None:
         """As stop, but first lets it end by itself, as one does whose input has ended."""
@@ -185,9 +191,16 @@ def note(trace: Trace, at: float, size: int) -> None:
 
 def framed(trace: Trace, line: bytes, at: float, *, tail: bool = False) -> Frame:
     """The frame of a line that the trace's last read completed."""
-    trace.marks.setdefault("first_frame", at)
-    trace.marks.setdefault("init", at)
+    if line.strip():
+        trace.marks.setdefault("first_frame", at)
+        trace.marks.setdefault("init", at)
     return Frame(line.decode("utf-8", "replace").rstrip("\r"), "", at, tail, len(trace.reads) - 1)
+
+
+def _write(path: Path, text: str) -> None:
+    """A file that only this user may read: it holds a prompt, or what a command may do."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8", errors="replace", newline="") as file:
+        file.write(text)
 
 
 def _signal(process: asyncio.subprocess.Process, sign: int) -> None:
@@ -222,7 +235,18 @@ _INSTALL = {
 
 
 class ProcessTransport:
-    """Runs commands. Keeps nothing between calls."""
+    """Runs commands. Keeps nothing between calls but the process that ends them where this one is killed."""
+
+    def __init__(self) -> None:
+        self._reaper = Reaper()
+
+    async def start(self, call: ProcessCall) -> Command:
+        """A command that runs, its standard input left open. Raises ConfigError where it is not there or cannot be started."""
+        return await Command.start(call, self._reaper)
+
+    async def close(self) -> None:
+        """Lets go of that process; call it when no command runs any more."""
+        self._reaper.close()
 
     @asynccontextmanager
     async def send(self, call: ProcessCall, trace: Trace, _connect: float | None = None) -> AsyncIterator[ProcessReply]:
@@ -231,7 +255,7 @@ class ProcessTransport:
         Raises ConfigError where the command is not there or cannot be started.
         """
         trace.marks["start"], trace.http_version, trace.reused = time.perf_counter(), None, None
-        command = await Command.start(call)
+        command = await self.start(call)
         trace.marks["spawned"] = time.perf_counter()
         try:
             await command.write(call.stdin)
