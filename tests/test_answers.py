@@ -1,5 +1,6 @@
 """What an answer is made of, in every format: counts that are final or are not told, pictures, thoughts, another format's words."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -21,6 +22,7 @@ from nbllm.notebook.chats import Chat, Turn
 from nbllm.notebook.display import Live
 from nbllm.notebook.side import Column
 from nbllm.policy import Retries
+from nbllm.transports import http_frames
 from nbllm.wire import Frame, Provider
 
 FORMATS = ("openai_chat", "openai_responses", "anthropic", "gemini", "ollama", "cohere")
@@ -255,3 +257,125 @@ def test_the_cost_of_a_session_says_what_is_estimated(serve, client):
         client.complete("hello", "claude-sonnet-4-5", base_url=base, dialect="anthropic", api_key="k")
     sums = cost(SimpleNamespace(client=client), "").loc["all"]
     assert (1, 1, 1, 12, 5) == tuple(int(sums[n]) for n in ("failed", "unpriced", "estimated", "in_tokens", "out_tokens"))
+
+
+# --- formats --------------------------------------------------------------------------------------------------------
+
+STREAMS = {
+    "openai_chat": sse(chunk("Hello"), chunk("", "stop"), {"choices": [], "usage": oai(3, 2)}, "[DONE]"),
+    "openai_responses": sse({"type": "response.created", "response": {"id": "r"}}, {"type": "response.output_text.delta", "output_index": 0, "delta": "Hello"},
+                            {"type": "response.completed", "response": {"status": "completed"}}),
+    "anthropic": sse(BEGUN, BLOCK, SAID, ENDED, {"type": "message_stop"}),
+    "gemini": sse(candidate("Hello", "STOP", 2)),
+    "ollama": lines({"model": "m", "message": {"role": "assistant", "content": "Hello"}, "done": False}, {"message": {"content": ""}, "done": True, "done_reason": "stop"}),
+    "cohere": sse({"type": "message-start", "id": "c"}, {"type": "content-delta", "delta": {"message": {"content": {"text": "Hello"}}}},
+                  {"type": "message-end", "delta": {"finish_reason": "COMPLETE"}}),
+}
+WHOLE = {
+    "openai_chat": {"object": "chat.completion", "choices": [{"index": 0, "message": {"content": "Hello"}, "finish_reason": "stop"}]},
+    "openai_responses": {"object": "response", "status": "completed", "output": [{"type": "message", "content": [{"type": "output_text", "text": "Hello"}]}]},
+    "anthropic": {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "Hello"}], "stop_reason": "end_turn"},
+    "gemini": {"candidates": [{"content": {"parts": [{"text": "Hello"}]}, "finishReason": "STOP"}]},
+    "ollama": {"model": "m", "message": {"content": "Hello"}, "done": True, "done_reason": "stop"},
+    "cohere": {"id": "c", "finish_reason": "COMPLETE", "message": {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]}},
+}
+BODIES = {f"{name}, {way}": (name, body) for way, found in (("stream", STREAMS), ("whole", {n: json.dumps(v).encode() for n, v in WHOLE.items()}))
+          for name, body in found.items()}
+
+
+def ask(serve, client, dialect, body, **options):
+    return client.complete("hi", "m", base_url=serve(body, **options), dialect=dialect, api_key="sk-canary-0123456789abcdef")
+
+
+@pytest.mark.parametrize("dialect", FORMATS)
+@pytest.mark.parametrize(("format", "body"), BODIES.values(), ids=BODIES)
+def test_another_format_is_an_error_that_names_it(serve, client, dialect, format, body):
+    """Every format at every address: an answer where they agree, else what came and what to do; never a clean empty answer."""
+    if dialect == format:
+        assert ("stop", True) == ((r := ask(serve, client, dialect, body)).finish_reason, r.text.startswith("Hello"))
+        return
+    with pytest.raises(errors.ProtocolError, match=f"in the format of .*(?s:.*)dialect={format}"):
+        ask(serve, client, dialect, body)
+
+
+@pytest.mark.parametrize("dialect", FORMATS)
+@pytest.mark.parametrize("wrap", [sse, lambda v: sse(v, "[DONE]"), lambda v: json.dumps(v).encode(), lambda v: b"event: message\n" + sse(v)])
+@pytest.mark.parametrize("value", [{"errorCode": "AUTH_17", "reason": "tenant is suspended"}, {"reason": "tenant is suspended"}, ["tenant is suspended"],
+                                   "tenant is suspended", {"data": {"why": "tenant is suspended", "more": "x" * 100_000}}])
+def test_an_unknown_answer_shows_its_words(serve, client, dialect, wrap, value):
+    """JSON of no format: an error with what came, within bounds."""
+    with pytest.raises(errors.NbllmError, match="tenant is suspended") as caught:
+        ask(serve, client, dialect, wrap(value))
+    assert len(str(caught.value)) < 1_500
+
+
+@pytest.mark.parametrize("dialect", FORMATS)
+@pytest.mark.parametrize(("body", "error", "words"), [
+    (b"", errors.ServerError, "empty answer"), (b"data: [DONE]\n\n", errors.ServerError, "empty answer"), (b": ping\n\n", errors.ServerError, "empty answer"),
+    (b"<html><title>Sign in</title><body>Please sign in</body></html>", errors.ProtocolError, "Please sign in"),
+    (b"upstream connect error", errors.ProtocolError, "upstream connect error"),
+    (json.dumps({"base_resp": {"status_code": 1004, "status_msg": "login fail: no key"}}).encode(), errors.AuthenticationError, "login fail: no key"),
+    (sse({"error_code": 110, "error_msg": "Access token invalid"}), errors.ProviderError, "Access token invalid"),
+])
+def test_no_answer_is_an_error_with_the_servers_words(dialect, body, error, words):
+    """Nothing, a page, plain text, errors of shapes of their own."""
+    with pytest.raises(error, match=words):
+        framed(dialect, body, 4096)
+
+
+def test_the_words_hold_no_key(serve, client):
+    """A server that echoes the key in JSON of its own: it is masked."""
+    with pytest.raises(errors.ProtocolError, match="refused") as caught:
+        ask(serve, client, "openai_chat", json.dumps({"why": "refused: sk-canary-0123456789abcdef"}).encode())
+    assert "sk-canary-0123456789abcdef" not in str(caught.value)
+
+
+def test_a_status_of_zero_is_no_error():
+    """MiniMax tells in every chunk that all is well."""
+    well = {"base_resp": {"status_code": 0, "status_msg": ""}}
+    assert "Hello" == fold(events("openai_chat", chunk("Hello", **well), chunk("", "stop", **well))).text
+
+
+CONTEXT = b'error: {"code":400,"message":"the request exceeds the available context size. try increasing it","type":"invalid_request_error"}\n\n'
+FAILED = b'error: {"code":500,"message":"Context size has been exceeded.","type":"server_error"}\n\n'
+
+
+@pytest.mark.parametrize("dialect", ["openai_chat", "anthropic", "openai_responses"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("cut", [1, 2, 5, 7, 4096])
+def test_the_error_field_of_llama_cpp_is_an_error(dialect, end, cut):
+    """At the beginning and after text, however it is cut; the words are the server's, and the text before it is kept."""
+    for before, error in ((b"", CONTEXT), (STREAMS[dialect].partition(b"Hello")[0] + b'Hello"}}\n\n' if dialect == "anthropic" else b"", FAILED)):
+        body = (before + error + b"data: [DONE]\n\n").replace(b"\n", end.encode())
+        with pytest.raises(errors.ContextLengthExceeded, match="ontext size"):
+            framed(dialect, body, cut)
+
+
+def test_the_error_field_keeps_what_came_before(serve, client):
+    """A partial answer, and the error's words."""
+    with pytest.raises(errors.ProviderError, match="has been exceeded") as caught:
+        ask(serve, client, "openai_chat", sse(chunk("Half an ans")) + FAILED)
+    assert "Half an ans" == caught.value.partial.text
+
+
+@pytest.mark.parametrize("text", ["error: not a field", "\nerror: {not a field", "an error:\nerror: x"])
+@pytest.mark.parametrize("cut", [1, 3, 4096])
+def test_words_about_errors_are_words(text, cut):
+    """Only a line of the stream that begins with the field is one."""
+    body = sse(chunk(text), chunk("", "stop"), "[DONE]")
+    assert text == fold(framed("openai_chat", body, cut)).text
+
+
+def framed(dialect, body, cut):
+    """The events of `body`, cut to pieces."""
+    decoder = DIALECTS[dialect].decoder(ROW)
+
+    async def read():
+        async def pieces():
+            for at in range(0, len(body), cut):
+                yield body[at:at + cut]
+
+        found = [e async for frame in http_frames.frames(http_frames.Reads(pieces())) for e in decoder.feed(frame)]
+        return found + list(decoder.close())
+
+    return asyncio.run(read())

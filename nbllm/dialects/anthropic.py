@@ -246,6 +246,8 @@ class _Block:
 class MessageDecoder(Reading):
     """Reads the events of one message."""
 
+    format = "anthropic"
+
     def __init__(self, provider: Provider) -> None:
         super().__init__(provider)
         self._usage: dict[str, Any] = {}
@@ -254,7 +256,8 @@ class MessageDecoder(Reading):
         self._calls = 0
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
-        read = _EVENTS.get(string(value.get("type")) or name)
+        kind = string(value.get("type"))
+        read = _EVENTS.get(kind or ("" if name == "message" else name))  # "message" is what an event without a name is called
         if read is None and "content" in value:
             read = MessageDecoder._whole
         if read is not None:
@@ -267,7 +270,7 @@ class MessageDecoder(Reading):
         for _, index in held:
             yield from self._mended(index)
         if self._reason is None and not self.done:
-            raise unfinished(self._provider, self._chunks, self._known)
+            raise unfinished(self._provider, self._said, self._known)
         for index in list(self._blocks):
             yield from self._over(index)
         yield finish(self._reason, self._calls > 0, _REASONS)

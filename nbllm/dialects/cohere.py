@@ -160,6 +160,8 @@ _REASONS: dict[str, FinishReason] = {
 class ChatDecoder(Reading):
     """Reads the events of one answer."""
 
+    format = "cohere"
+
     def __init__(self, provider: Provider) -> None:
         super().__init__(provider)
         self._reason: str | None = None
@@ -183,7 +185,7 @@ class ChatDecoder(Reading):
             yield TextDelta("\ufffd") if place == "text" else ReasoningDelta("\ufffd")
         self._halves.held.clear()
         if not self._whole:
-            raise unfinished(self._provider, self._chunks, self._known)
+            raise unfinished(self._provider, self._said, self._known)
         yield from self._told()
         yield finish(self._reason, bool(self._calls), _REASONS)
 

@@ -126,13 +126,13 @@ _BY_STATUS: dict[int, type[ProviderError]] = {
 _BY_WORD: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
     (re.compile(pattern, re.I), kind)
     for pattern, kind in (
-        (r"context_length|context length|context_window|context window|exceed_context_size|prompt is too long|"
+        (r"context_length|context length|context_window|context window|context size|exceed_context_size|prompt is too long|"
          r"maximum context|too many (input )?tokens|input token count.*exceeds|string_above_max_length", errors.ContextLengthExceeded),
         (r"content_filter|content_policy|responsibleaipolicy|moderation|prohibited_content", errors.ContentFiltered),
         (r"insufficient_quota|insufficient balance|insufficient_balance|billing|credit balance|payment required|"
          r"out of credits|insufficient credits", errors.QuotaExceeded),
         (r"invalid_api_key|api[ _]key not valid|api_key_invalid|incorrect api key|invalid api key|authentication|"
-         r"unauthenticated|unauthorized", errors.AuthenticationError),
+         r"unauthenticated|unauthorized|login fail", errors.AuthenticationError),
         (r"overloaded|engine_overloaded|high demand|unavailable", errors.Overloaded),
         (r"rate_limit|rate limit|resource_exhausted|resource exhausted|too many requests", errors.RateLimited),
         (r"permission", errors.PermissionDenied),
@@ -175,7 +175,7 @@ def _words(value: Any) -> tuple[str, str | None, str | int | None]:
 
 
 def _text(inner: Mapping[str, Any]) -> str:
-    for name in ("message", "detail", "details", "msg", "error_description", "errors", "title"):
+    for name in ("message", "detail", "details", "msg", "error_description", "errors", "title", "error_msg", "error_message", "errorMessage"):
         value = inner.get(name)
         if isinstance(value, str) and value:
             return value
@@ -227,7 +227,7 @@ def _tagged(error: ProviderError, headers: Mapping[str, str]) -> ProviderError:
 
 
 def _classify(status: int | None, text: str, kind: str | None, code: str | int | None) -> type[ProviderError]:
-    if status is None and isinstance(code, str) and code.isdigit():
+    if status is None and isinstance(code, str) and re.fullmatch("[1-5][0-9]{2}", code):
         status = int(code)
     if status is not None and 300 <= status < 400:
         return errors.NotFound
@@ -236,6 +236,8 @@ def _classify(status: int | None, text: str, kind: str | None, code: str | int |
     by_status = _BY_STATUS.get(status or 0)
     # The words refine a vague status (400, 403, 429, none); a clear status beats a chance word in the message.
     refining = {errors.ContextLengthExceeded, errors.ContentFiltered, errors.QuotaExceeded, errors.AuthenticationError}
+    if by_word is errors.ContextLengthExceeded and status == 500:
+        return by_word  # llama.cpp, in mid-answer
     if by_word and ((by_status is None and (status is None or status < 500)) or (by_word in refining and (status or 0) in (400, 402, 403, 413, 422, 429))):
         return by_word
     if by_status:

@@ -192,6 +192,8 @@ _UNSAID = ("FINISH_REASON_UNSPECIFIED", "BLOCK_REASON_UNSPECIFIED")
 class ChunkDecoder(Reading):
     """Reads the chunks of one answer."""
 
+    format = "gemini"
+
     def __init__(self, provider: Provider) -> None:
         super().__init__(provider)
         self._about: tuple[str | None, str | None] = (None, None)
@@ -213,7 +215,7 @@ class ChunkDecoder(Reading):
             yield TextDelta("\ufffd") if place == "text" else ReasoningDelta("\ufffd")
         self._halves.held.clear()
         if self._reason is None and not self._averaged:
-            raise unfinished(self._provider, self._chunks, self._known)
+            raise unfinished(self._provider, self._said, self._known)
         yield from self._end_call()
         blocked = self._reason is not None and self._reason.startswith(_BLOCKED)
         yield finish(self._reason, self._calls > 0, {(self._reason or "").lower(): "content_filter"} if blocked else _REASONS)

@@ -145,6 +145,8 @@ _TIMES = ("total_duration", "load_duration", "prompt_eval_duration", "eval_durat
 class LineDecoder(Reading):
     """Reads the lines of one answer."""
 
+    format = "ollama"
+
     def __init__(self, provider: Provider) -> None:
         super().__init__(provider)
         self._model: str | None = None
@@ -161,7 +163,7 @@ class LineDecoder(Reading):
             yield TextDelta("\ufffd") if place == "text" else ReasoningDelta("\ufffd")
         self._halves.held.clear()
         if not self.done:
-            raise unfinished(self._provider, self._chunks, self._known)
+            raise unfinished(self._provider, self._said, self._known)
         yield finish(self._reason, self._calls > 0, _REASONS)
 
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:

@@ -18,7 +18,7 @@ from ..errors import ConfigError, ProviderError
 from ..events import Event, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, UsageReport, parse_arguments
 from ..messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ..wire import Frame, HttpCall, Provider, Quirks, Secret
-from .answers import citation, failure, finish, unfinished, values
+from .answers import citation, excerpt, expect, failure, finish, unfinished, values
 from .common import Halves, effort, http_error, items, label, obj, provider_error, string
 from .openai_calls import Calls, google
 from .openai_shared import REASONS, able, arguments, data_url, file_name, post, result_text, schema_format, usage
@@ -164,7 +164,8 @@ class ChatDecoder:
         self._provider = provider
         self._started = Started()
         self._chunks = 0
-        self._known = False  # something of this format came
+        self._known = False  # something of this format came; before that,
+        self._said = ""  # what came
         self._whole = False  # the last chunk held a message and no delta
         self._totalled = False  # the chunk of usage that closes a stream came
         self._raw: str | None = None
@@ -178,10 +179,14 @@ class ChatDecoder:
         """The events in `frame`."""
         if self.done:
             return
+        if not self._known:
+            self._said = self._said or excerpt(frame)
         for value in values(frame, self._provider):
             if value is None:
                 self.done = True
                 return
+            if not self._known:
+                expect("openai_chat", value, self._provider)
             self._chunks += 1
             yield from self._chunk(value)
             error = self._failure(value, frame.name)
@@ -195,7 +200,7 @@ class ChatDecoder:
         self._halves.held.clear()
         ended = self._raw or self.done or (self._totalled and self._answered) or (self._whole and self._chunks == 1)
         if not ended or not self._known:
-            raise unfinished(self._provider, self._chunks, self._known)
+            raise unfinished(self._provider, self._said, self._known)
         yield finish(self._raw, bool(self._calls.slots), REASONS)
 
     @property

@@ -18,7 +18,7 @@ from ..errors import ConfigError, ProviderError
 from ..events import Event, Finished, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, UsageReport
 from ..messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ..wire import Frame, HttpCall, Provider, Quirks, Secret
-from .answers import citation, failure, finish, unfinished, values
+from .answers import citation, excerpt, expect, failure, finish, unfinished, values
 from .common import Halves, effort, http_error, items, label, obj, provider_error, string
 from .openai_shared import REASONS, able, arguments, data_url, file_name, post, result_text, schema_format, usage
 
@@ -195,7 +195,7 @@ class ResponsesDecoder:
         self.done = False
         self._provider = provider
         self._started = Started()
-        self._events = 0
+        self._said = ""  # what came before anything of this format
         self._known = False
         self._items: list[_Item] = []
         self._by_index: dict[str, _Item] = {}
@@ -210,11 +210,14 @@ class ResponsesDecoder:
         """The events in `frame`."""
         if self.done:
             return
+        if not self._known:
+            self._said = self._said or excerpt(frame)
         for value in values(frame, self._provider):
             if value is None:
                 self.done = True
                 return
-            self._events += 1
+            if not self._known:
+                expect("openai_responses", value, self._provider)
             kind = string(value.get("type")) or frame.name
             row = _DELTAS.get(kind)
             if row is not None:
@@ -232,7 +235,7 @@ class ResponsesDecoder:
         for place, item in held:
             yield from self._tell(item, place, next((part for p, part in reversed(item.sent) if p == place), None), "\ufffd")
         if not self._known or not (self._finished or self.done):
-            raise unfinished(self._provider, self._events, self._known)
+            raise unfinished(self._provider, self._said, self._known)
         yield self._finished or finish(None, bool(self._calls), REASONS)
 
     # events that are no deltas

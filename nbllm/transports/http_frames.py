@@ -25,6 +25,7 @@ from ..wire import Frame, Read
 EVENT_LIMIT = 64 * 2**20  # bytes of one SSE event or JSON value; providers send at most some MB (images)
 _TAIL_KEPT = 64 * 2**10
 _BOM = b"\xef\xbb\xbf"
+_ERROR_FIELD, _LATER_ERROR_FIELD = re.compile(rb"(?:\A|(?<=[\r\n]))error:"), re.compile(rb"(?<=[\r\n])error:")
 _SSE_FIELD = re.compile(rb"(?m)^(?:data|event|id|retry)?:")
 
 
@@ -128,16 +129,28 @@ class _SSEBody(httpx.AsyncByteStream):
     def __init__(self, body: AsyncIterator[bytes]) -> None:
         self._body = body
         self.ended = False
+        self._at_line, self._begun = True, b""  # whether a line begins here, and what may become the field `error`
         self._kept: deque[bytes] = deque()
         self._size = 0
         self._dropped = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for chunk in self._body:
-            self._keep(chunk)
-            yield chunk
+            named = self._named(chunk)
+            self._keep(named)
+            yield named
         self.ended = True
-        yield b"\n\n"
+        yield self._begun + b"\n\n"
+
+    def _named(self, chunk: bytes) -> bytes:
+        """llama.cpp tells an error in a field `error`, which is none of an event stream: it becomes an event of that name."""
+        text = self._begun + chunk
+        text = _ERROR_FIELD.sub(b"event: error\ndata:", text) if self._at_line else _LATER_ERROR_FIELD.sub(b"event: error\ndata:", text)
+        start = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
+        fresh = start > 0 or self._at_line  # the last line begins in this text
+        self._begun = text[start:] if fresh and b"error:".startswith(text[start:]) else b""
+        self._at_line = fresh and (not text[start:] or bool(self._begun))
+        return text[:len(text) - len(self._begun)]
 
     def _keep(self, chunk: bytes) -> None:
         self._kept.append(chunk)
@@ -259,21 +272,26 @@ class JsonValues:
 
 
 async def _json_frames(body: AsyncIterator[bytes], reads: Reads) -> AsyncIterator[Frame]:
-    values, line = JsonValues(), bytearray()
+    values, line, head, seen = JsonValues(), bytearray(), b"", False
     async for chunk in body:
         scanned = len(line)
         line += chunk
+        head = head if seen else (head + chunk)[:200]
         while (end := line.find(b"\n", scanned)) >= 0:
             complete = bytes(line[:end])
             del line[:end + 1]
             scanned = 0
             for value in _line_values(complete, values):
-                reads.pending = len(line)
+                reads.pending, seen = len(line), True
                 yield Frame(value, "", reads.at, False, reads.index)
     for value in _line_values(bytes(line), values):
+        seen = True
         yield Frame(value, "", reads.at, False, reads.index)
     if values.inside:
         yield Frame(values.rest().decode("utf-8", "replace"), "", reads.at, True, reads.index)
+    elif not seen and head.strip(b"[], \t\r\n"):
+        raise ProtocolError(f"JSON without an object came: {head.decode('utf-8', 'replace')!r}.",
+                            hint="Check that base_url and dialect belong together.")
 
 
 def _line_values(line: bytes, values: JsonValues) -> Iterator[str]:
