@@ -306,6 +306,20 @@ def _answer(fold: Fold, stream: Stream, request: Request, route: Route) -> Respo
                          raw={"status": trace.status, "headers": trace.headers, "usage": fold.usage.raw if fold.usage else {}})
 
 
+def refusal(dialect: Dialect, reply: AnyReply, body: bytes, row: Provider) -> errors.NbllmError:
+    """The error in an answer that refuses, whatever its page holds."""
+    try:
+        return dialect.error(reply.status, reply.headers, body, row)
+    except Exception as exc:  # noqa: BLE001 - the page is the server's
+        return unreadable(row, exc, f" (HTTP {reply.status})")
+
+
+def unreadable(row: Provider, exc: Exception, about: str = "") -> errors.ProtocolError:
+    """The error for an answer that a decoder stumbled over."""
+    return errors.ProtocolError(f"{row.label or row.name} sent what cannot be read{about}: {type(exc).__name__}.",
+                                hint="Ask again, or check that base_url and dialect belong together.")
+
+
 async def _listens(url: str, within: float) -> bool:
     parts = urlsplit(url)
     try:
@@ -377,7 +391,7 @@ class _Job:
         try:
             async with asyncio.timeout(self.timeouts.first) as clock, self.pool.send(self.letter, trace, self.timeouts.connect) as reply:
                 if reply.status >= 300:
-                    raise self.dialect.error(reply.status, reply.headers, await reply.body(), self.route.provider)
+                    raise refusal(self.dialect, reply, await reply.body(), self.route.provider)
                 await self._decode(reply, clock)
         except errors.Timeout:
             raise  # the transport has named it already: connect
@@ -415,8 +429,7 @@ class _Job:
                     break
                 if self.shown:
                     self._extend(clock, loop.time())
-            for event in decoder.close():
-                self.stream.publish(event)
+            self._feed(decoder, None)
             if not isinstance(reply, (KeptReply, SessionReply)):  # those go on after the turn
                 await _drained(frames)
 
@@ -427,10 +440,17 @@ class _Job:
             self.which = "idle"
             clock.reschedule(None if idle is None else now + idle)
 
-    def _feed(self, decoder: Decoder, frame: Frame) -> None:
-        for event in decoder.feed(frame):
-            self.shown = self.shown or is_token(event)
-            self.stream.publish(event, frame.at)
+    def _feed(self, decoder: Decoder, frame: Frame | None) -> None:
+        """Publishes what is in a frame, or in the end where it is None. Raises ProtocolError for whatever else a decoder raises:
+        its input is the server's, and what came before stays."""
+        try:
+            for event in decoder.close() if frame is None else decoder.feed(frame):
+                self.shown = self.shown or is_token(event)
+                self.stream.publish(event, None if frame is None else frame.at)
+        except errors.NbllmError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - what nobody thought of: a wrong type, a depth, a number
+            raise unreadable(self.route.provider, exc) from None
 
     def _timed_out(self, which: str) -> errors.Timeout:
         seconds: float = getattr(self.timeouts, which) or 0.0

@@ -55,13 +55,15 @@ class NbllmError(Exception):
         return self
 
 
-def _scrub_value(value: Any, secrets: tuple[str, ...]) -> Any:
+def _scrub_value(value: Any, secrets: tuple[str, ...], depth: int = 100) -> Any:
     if isinstance(value, str):
         return scrub(value, secrets)
+    if isinstance(value, (dict, list)) and not depth:
+        return MASK  # a body that nobody reads that far down
     if isinstance(value, dict):
-        return {scrub(str(k), secrets): _scrub_value(v, secrets) for k, v in value.items()}
+        return {scrub(str(k), secrets): _scrub_value(v, secrets, depth - 1) for k, v in value.items()}
     if isinstance(value, list):
-        return [_scrub_value(v, secrets) for v in value]
+        return [_scrub_value(v, secrets, depth - 1) for v in value]
     return value
 
 

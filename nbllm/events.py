@@ -211,11 +211,11 @@ def parse_arguments(raw: str) -> dict[str, Any] | None:
         value = json.loads(raw)
         if isinstance(value, str):
             value = json.loads(value) if value.strip() else {}
+        if value is None:
+            return {}
+        return _encodable(value) if isinstance(value, dict) else None
     except (ValueError, RecursionError):
         return None
-    if value is None:
-        return {}
-    return _encodable(value) if isinstance(value, dict) else None
 
 
 def _encodable(value: dict[str, Any]) -> dict[str, Any]:

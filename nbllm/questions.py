@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from . import errors
-from .client import Client
+from .client import Client, refusal
 from .dialects import DIALECTS
 from .dialects.common import load_json
 from .messages import Message, Request
@@ -57,7 +57,7 @@ async def get_json(client: Client, row: Provider, call: HttpCall, key: Secret | 
         async with asyncio.timeout(TIMEOUT), client.http.send(call, Trace(), TIMEOUT) as reply:
             body = await reply.body(LIMIT)
             if reply.status != HTTP_OK:
-                raise DIALECTS[row.dialect].error(reply.status, reply.headers, body, row).scrubbed([key.reveal()] if key else [])
+                raise refusal(DIALECTS[row.dialect], reply, body, row).scrubbed([key.reveal()] if key else [])
             return load_json(body)
     except errors.Timeout:
         raise

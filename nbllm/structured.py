@@ -8,6 +8,7 @@ checked here, and a mismatch comes back in words that a model can mend.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*?)\n?```", re.DOTALL)
 _MOST = 8  # mismatches that a model is told at once
+_DEEP = "the answer is nested too deeply"
 
 
 class Mismatch(NbllmError):
@@ -84,17 +86,22 @@ class Shape:
             return self.adapter.validate_python(value.get("items", value) if self.wrapped and isinstance(value, dict) else value)
         except ValidationError as exc:
             raise Mismatch([f"{_place(e['loc'])}: {e['msg']}" for e in exc.errors(include_url=False, include_context=False)[:_MOST]]) from None
+        except RecursionError:
+            raise Mismatch([_DEEP]) from None
 
     def _check_schema(self, value: Any) -> None:
         import jsonschema
 
         try:
             checker = jsonschema.validators.validator_for(self.schema, default=jsonschema.Draft202012Validator)
-            problems = [f"{_place(e.absolute_path)}: {e.message[:200]}" for e in checker(self.schema).iter_errors(value)]
+            found = itertools.islice(checker(self.schema).iter_errors(value), _MOST)
+            problems = [f"{_place(e.absolute_path)}: {e.message[:200]}" for e in found]
+        except RecursionError:
+            problems = [_DEEP]
         except jsonschema.SchemaError as exc:
             raise ConfigError(f"The schema itself is not valid: {exc.message}.", hint="See json-schema.org.") from None
         if problems:
-            raise Mismatch(problems[:_MOST])
+            raise Mismatch(problems)
 
     def instructions(self) -> str:
         """What a prompt must say where the provider has no mode for schemas."""
@@ -119,8 +126,8 @@ def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
 def _decoded(text: str) -> Any:
     """The JSON value in a text: all of it, or what stands in its one fence, or between its first and last bracket."""
     fenced = _FENCE.findall(text)
-    outer = re.search(r"[\[{].*[\]}]", text, re.DOTALL)
-    for candidate in (text, fenced[0] if len(fenced) == 1 else "", outer.group() if outer else ""):
+    starts, end = [at for at in map(text.find, "[{") if at >= 0], max(map(text.rfind, "]}")) + 1
+    for candidate in (text, fenced[0] if len(fenced) == 1 else "", text[min(starts):end] if starts else ""):
         if candidate.strip():
             try:
                 return json.loads(candidate)

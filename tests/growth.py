@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from nbllm.errors import NbllmError
 
 MOST = 6.0  # times the time for four times the input; 4 is linear, 16 is quadratic
-_ENOUGH = 0.005  # seconds: less than this is noise
-_LARGEST = 2**20  # characters or items of the smaller input
+_ENOUGH = 0.01  # seconds: less than this is noise
+_LARGEST = 2**16  # characters or items of the smaller input
 
 
 def growth(parse, make, n, *, most=MOST, patience=60):
@@ -24,7 +24,7 @@ def growth(parse, make, n, *, most=MOST, patience=60):
     n is where to begin: it is doubled until the time can be measured. An error of ours is an answer like any other; any
     other exception fails the test. patience: seconds for everything, so that what is exponential ends. Gives the ratio.
     """
-    with _limit(patience):
+    with limit(patience):
         while _seconds(parse, small := make(n)) < _ENOUGH and _size(small) < _LARGEST:
             n *= 2
         large, ratios = make(4 * n), []
@@ -40,15 +40,18 @@ def _size(value):
 
 
 def _seconds(parse, value):
-    gc.collect()
+    gc.disable()
     start = time.process_time()
-    with suppress(NbllmError):
-        parse(value)
-    return time.process_time() - start
+    try:
+        with suppress(NbllmError):
+            parse(value)
+        return time.process_time() - start
+    finally:
+        gc.enable()
 
 
 @contextmanager
-def _limit(seconds):
+def limit(seconds):
     """Fails after so many seconds, a regular expression's own loop included."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pandas as pd
@@ -18,6 +19,10 @@ from .kernels import Kernel
 class City(pydantic.BaseModel):
     name: str
     population: int
+
+
+class Node(pydantic.BaseModel):
+    next: "Node | None" = None
 
 
 @dataclasses.dataclass
@@ -216,3 +221,18 @@ def test_conversations_are_listed_forked_undone_exported_and_forgotten(kernel, c
     assert "forgotten" in kernel.run("%llm chat clear talk").text
     ran = kernel.run("%llm chat show talk")
     assert "other" in "".join(ran.error["traceback"])
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "{" * 200_000, '{"a":' * 800 + "1" + "}" * 800, "[" * 800 + "]" * 800, "9" * 5000, "```json\n" * 20_000])
+def test_an_answer_without_end_or_depth_is_a_mismatch(text):
+    """In a schema that refers to itself and in any other: told in words, at once."""
+    inside = {"$defs": {"node": {"anyOf": [{"type": "object", "additionalProperties": {"$ref": "#/$defs/node"}}, {"type": "array", "items": {"$ref": "#/$defs/node"}}]}}}
+    for schema in ({**inside, "$ref": "#/$defs/node"}, {"type": "object"}, {"type": "string"}):
+        with suppress(Mismatch):
+            Shape({**schema}).check(text)
+
+
+def test_a_type_that_refers_to_itself_and_a_deep_answer():
+    """pydantic's own limit is a mismatch too."""
+    with suppress(Mismatch):
+        Shape.of(Node).check('{"next":' * 800 + "null" + "}" * 800)

@@ -14,14 +14,15 @@ from .common import Halves, items, load_json, obj, provider_error, string
 
 _ANSWERS = frozenset({"choices", "usage", "output", "response", "type", "object"})
 _SHOWN = 300  # characters of what came in no known format
+_WRAPPED = re.compile(r"(?:data:\s*)+")
 _BEATS = re.compile(r"(?i)(:|ping|pong|keep-?alive|heartbeat)")
 
 
 def content(frame: Frame) -> str:
     """What a frame says; "" for a heartbeat."""
     text = frame.data.strip()
-    while text.startswith("data:"):  # proxies that wrap an event stream in another one
-        text = text[5:].lstrip()
+    if text.startswith("data:"):  # proxies that wrap an event stream in another one
+        text = _WRAPPED.sub("", text, count=1)
     beat = text[:1] not in ("{", "[") and (_BEATS.match(text) or _BEATS.match(frame.name))
     return "" if beat else text
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from ..errors import ConfigError, ProviderError
@@ -233,6 +234,9 @@ _REASONS: dict[str, FinishReason] = {
 }
 
 
+_COUNTS = 100  # names of counts that are kept
+
+
 class _Block:
     """A block that has started: its kind, its call's index, what it held at its start, the fragments since."""
 
@@ -397,7 +401,7 @@ class MessageDecoder(Reading):
         from the start; those of the output are cumulative, and final with the reason of the end."""
         raw = {k: v for k, v in obj(raw).items() if v is not None}
         if raw:
-            self._usage = {**self._usage, **raw}
+            self._usage = dict(islice({**self._usage, **raw}.items(), _COUNTS))
             yield UsageReport(_usage(self._usage), self._reason is not None)
 
 

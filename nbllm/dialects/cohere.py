@@ -168,6 +168,7 @@ class ChatDecoder(Reading):
         self._whole = False  # message-end, or the whole answer
         self._plan: list[str] = []
         self._calls: dict[object, int] = {}
+        self._begun = 0
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         kind = string(value.get("type")) or name
@@ -235,7 +236,7 @@ class ChatDecoder(Reading):
         id, function = label(call.get("id")), obj(call.get("function"))
         key = index if isinstance(index, (int, str)) else 0
         if id is not None or key not in self._calls:  # an id begins a call, whatever its index says
-            self._calls[key] = len(self._calls) if key not in self._calls else max(self._calls.values()) + 1
+            self._calls[key], self._begun = self._begun, self._begun + 1
         yield ToolCallDelta(self._calls[key], id, label(function.get("name")), fragment(function.get("arguments")))
 
     def _cite(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import re
@@ -17,27 +18,47 @@ from ..errors import ConfigError, ProtocolError, ProviderError
 from ..wire import Provider
 
 MESSAGE_LIMIT = 600  # characters of a provider's message that we show; the whole body stays in `.body`
+DEPTH_LIMIT = 500  # levels of a JSON value; whatever walks through one afterwards has room for that many
+_READ_LIMIT = 20_000  # characters of an error that are read for what it means
+_DIGITS = 400  # of an integer; Python refuses to read 4,300
 
 _decode = msgspec.json.Decoder().decode
 
 
 def load_json(text: str | bytes) -> Any:
-    """The value in `text`. Lone surrogates and NaN, which msgspec refuses, are read as Python reads them.
+    """The value in `text`. Lone surrogates, NaN and endless integers, which msgspec refuses, are read as Python does.
 
-    Raises ProtocolError with an excerpt where it is no JSON at all.
+    Raises ProtocolError with an excerpt where it is no JSON at all, or nested too deeply.
     """
     try:
-        return _decode(text)
+        value = _decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        pass
+        value = _loads(text)
+    opened = text.count("{") + text.count("[") if isinstance(text, str) else text.count(b"{") + text.count(b"[")
+    if opened > DEPTH_LIMIT and _deep(value):
+        raise ProtocolError("The provider sent a value that is nested too deeply.", hint="Ask again.")
+    return value
+
+
+def _loads(text: str | bytes) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=lambda n: int(n) if len(n) <= _DIGITS else float(n))
     except (ValueError, RecursionError):
         excerpt = text[:200] if isinstance(text, str) else text[:200].decode("utf-8", "replace")
         raise ProtocolError(
             f"Expected JSON from the provider, got {excerpt!r}.",
             hint="Check that base_url and dialect belong together: another server may be answering.",
         ) from None
+
+
+def _deep(value: Any) -> bool:
+    """Whether a value has more than DEPTH_LIMIT levels; goes down level by level, not by recursion."""
+    level = [value]
+    for _ in range(DEPTH_LIMIT):
+        level = [c for v in level if isinstance(v, (dict, list)) for c in (v.values() if isinstance(v, dict) else v)]
+        if not level:
+            return False
+    return True
 
 
 def load_object(text: str | bytes) -> dict[str, Any]:
@@ -127,7 +148,7 @@ _BY_WORD: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
     (re.compile(pattern, re.I), kind)
     for pattern, kind in (
         (r"context_length|context length|context_window|context window|context size|exceed_context_size|prompt is too long|"
-         r"maximum context|too many (input )?tokens|input token count.*exceeds|string_above_max_length", errors.ContextLengthExceeded),
+         r"maximum context|too many (input )?tokens|input token count.{0,200}exceeds|string_above_max_length", errors.ContextLengthExceeded),
         (r"content_filter|content_policy|responsibleaipolicy|moderation|prohibited_content", errors.ContentFiltered),
         (r"insufficient_quota|insufficient balance|insufficient_balance|billing|credit balance|payment required|"
          r"out of credits|insufficient credits", errors.QuotaExceeded),
@@ -174,22 +195,35 @@ def _words(value: Any) -> tuple[str, str | None, str | int | None]:
     return text, label(inner.get("type")) or label(inner.get("status")), label(inner.get("code"))
 
 
-def _text(inner: Mapping[str, Any]) -> str:
-    for name in ("message", "detail", "details", "msg", "error_description", "errors", "title", "error_msg", "error_message", "errorMessage"):
+def _text(inner: Mapping[str, Any], depth: int = 8) -> str:
+    """The words in an error object, `depth` levels down at most."""
+    for name in _SAID:
         value = inner.get(name)
         if isinstance(value, str) and value:
             return value
-        if isinstance(value, dict) and _text(value):
-            return _text(value)
+        if isinstance(value, dict) and depth and (text := _text(value, depth - 1)):
+            return text
         if isinstance(value, list) and value:
-            return "; ".join(v if isinstance(v, str) else _text(v) or json.dumps(v) for v in value if isinstance(v, (str, dict)))
+            return "; ".join(v if isinstance(v, str) else (_text(v, depth - 1) if depth else "") or json.dumps(v)
+                             for v in value[:_ITEMS] if isinstance(v, (str, dict)))
     return ""
 
 
-def _plain(body: str) -> str:
-    """The words of an HTML or plain text page."""
-    body = re.sub(r"(?is)<(script|style)\b.*?</\1\s*>", " ", body[:20_000])
-    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^<>]{0,2000}>", " ", body))).strip()
+_SAID = ("message", "detail", "details", "msg", "error_description", "errors", "title", "error_msg", "error_message", "errorMessage")
+_ITEMS = 20  # errors of a list that are told
+_TAG = re.compile(r"<(?:(/?)(script|style)\b)?[^<>]*>", re.IGNORECASE)
+
+
+def page_text(page: str) -> str:
+    """The words of a page of HTML, or of plain text: without tags, scripts and styles. Linear in its length."""
+    words, at, hidden = [], 0, False
+    for tag in _TAG.finditer(page):
+        words += [] if hidden else [page[at:tag.start()]]
+        at, hidden = tag.end(), not tag[1] if tag[2] else hidden
+    text = " ".join([*words, "" if hidden else page[at:]])
+    with contextlib.suppress(ValueError):  # an entity of 5,000 digits
+        text = html.unescape(text)
+    return " ".join(text.split())
 
 
 def provider_error(
@@ -201,9 +235,10 @@ def provider_error(
     if isinstance(value, str):
         text = value.strip()
         if text.startswith("<"):  # a page: its words may be no more than a title, so its beginning is shown too
-            text = f"{_plain(value)}\n{text[:100]}"
+            text = f"{page_text(text[:_READ_LIMIT])}\n{text[:100]}"
     elif not text and value:
         text = json.dumps(value)[:MESSAGE_LIMIT]
+    text = text[:_READ_LIMIT]
     if status is not None and 300 <= status < 400:
         text = f"it redirects to {headers.get('location', 'another address')}, which is not followed"
     cls = _classify(status, text, kind, code)
@@ -214,7 +249,7 @@ def provider_error(
             f"{provider.label or provider.name} answered {said}: {shown or 'no message'}",
             status=status, type=kind, code=code, retry_after=retry_after(headers, value),
             request_id=next((headers[h] for h in ("x-request-id", "request-id", "x-goog-request-id") if h in headers), None),
-            body=value if len(str(value)) < 20_000 else shown,
+            body=value if len(str(value)) < _READ_LIMIT else shown,
             hint=_HINTS.get(cls, "").format(name=provider.name),
         ),
         headers,
@@ -265,9 +300,12 @@ def http_error(status: int, headers: Mapping[str, str], body: bytes, provider: P
 # --- how long to wait ---------------------------------------------------------------------------------------
 
 
+_SPAN = 64  # characters that say how long or until when
+
+
 def _seconds(text: str) -> float | None:
     """A number of seconds, or a span such as "1m30s", "250ms", "6h0m0.5s"; None for anything else."""
-    text = text.strip()
+    text = text.strip()[:_SPAN]
     try:
         value = float(text)
         return value if 0 <= value < float("inf") else None
@@ -281,6 +319,7 @@ def _seconds(text: str) -> float | None:
 
 def _until(text: str, now: str | None) -> float | None:
     """Seconds from the server's own `now` (its Date header) to an HTTP date or an ISO 8601 time."""
+    text, now = text[:_SPAN], now and now[:_SPAN]
     try:
         when = parsedate_to_datetime(text) if "," in text else datetime.fromisoformat(text)
         base = parsedate_to_datetime(now) if now else datetime.now(UTC)

@@ -9,30 +9,58 @@ with neither goes on with the last one. Names and ids that are repeated count on
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..events import ToolCallDelta, parse_arguments
 from .common import Halves, items, label, obj
 
+_NAME = 256  # characters of a name that comes in pieces
+_MARKS = re.compile(r'\\.?|["{}]', re.DOTALL)
+
 
 class _Slot:
-    """One call as far as it is known."""
+    """One call as far as it is known. `size`: the characters of its pieces."""
 
-    __slots__ = ("empty", "id", "index", "name", "pieces")
+    __slots__ = ("_cut", "_depth", "_quoted", "_scanned", "_whole", "empty", "id", "index", "name", "pieces", "size")
 
     def __init__(self, index: int) -> None:
-        self.index, self.name = index, ""
+        self.index, self.name, self.size = index, "", 0
         self.id: str | None = None
         self.pieces: list[str] = []
         self.empty = False  # its arguments were said to be {}
+        self._scanned, self._depth, self._quoted, self._cut = 0, 0, False, ""
+        self._whole: bool | None = None  # once its outer brace was closed: whether that was an object, and all
+
+    def add(self, piece: str) -> None:
+        """Takes a piece of its arguments."""
+        self.pieces.append(piece)
+        self.size += len(piece)
 
     @property
     def complete(self) -> bool:
-        """Whether its arguments are a whole object."""
+        """Whether its arguments are a whole object. Asked at every fragment, so each is looked at once."""
         if not self.pieces:
             return self.empty
-        return self.pieces[-1].rstrip().endswith("}") and parse_arguments("".join(self.pieces)) is not None
+        while self._scanned < len(self.pieces):
+            self._scan(self.pieces[self._scanned])
+            self._scanned += 1
+        if self._whole is None and self._depth < 0:
+            self._whole = parse_arguments("".join(self.pieces)) is not None
+        return bool(self._whole)
+
+    def _scan(self, piece: str) -> None:
+        if self._whole is not None:
+            self._whole = self._whole and not piece.strip()
+            return
+        for mark in _MARKS.findall(self._cut + piece):
+            self._cut = mark if mark == "\\" else ""
+            if mark == '"':
+                self._quoted = not self._quoted
+            elif not self._quoted and mark in "{}":
+                self._depth += 1 if mark == "{" else -1
+                self._depth = self._depth or -1  # the outer brace is closed
 
 
 class Calls:
@@ -88,14 +116,14 @@ class Calls:
         new_id = id if slot.id is None else None
         slot.id = slot.id or id
         new_name = "" if slot.name and (slot.pieces or name == slot.name) else name.removeprefix(slot.name)
-        slot.name += new_name
+        slot.name = (slot.name + new_name)[:_NAME]
         if args.strip() == "{}" and not slot.pieces:
             slot.empty, args = True, ""  # Anthropic's relays begin with {} and then send the arguments
-        elif name and id and args[:1] == "{" and args[-1:] == "}" and args == "".join(slot.pieces):
+        elif name and id and args[:1] == "{" and args[-1:] == "}" and len(args) == slot.size and args == "".join(slot.pieces):
             args = ""  # the whole call is said once more at the end
         if args:
             args = self._halves.mend(slot.index, args)
-            slot.pieces.append(args)
+            slot.add(args)
         return ToolCallDelta(slot.index, new_id, new_name or None, args, signature)
 
 

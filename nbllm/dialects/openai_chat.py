@@ -170,6 +170,7 @@ class ChatDecoder:
         self._totalled = False  # the chunk of usage that closes a stream came
         self._raw: str | None = None
         self._text: list[str] = []
+        self._said = 0  # its characters
         self._thought = False
         self._halves = Halves()
         self._calls = Calls(self._halves)
@@ -260,9 +261,10 @@ class ChatDecoder:
 
     def _unseen(self, message: dict[str, Any]) -> dict[str, Any]:
         """What of a message, which repeats everything, did not come before."""
-        content, sent = message.get("content"), "".join(self._text)
+        content, sent = message.get("content"), self._said
         if sent:
-            new = content[len(sent):] if isinstance(content, str) and content.startswith(sent) else ""
+            full = string(content)  # put together only where it can be a part of more
+            new = full[sent:] if len(full) > sent and full.startswith("".join(self._text)) else ""
             message = {**message, "content": new}
         seen = {*(_THOUGHTS if self._thought else ()), *(("tool_calls", "function_call") if self._calls.slots else ())}
         return {k: v for k, v in message.items() if k not in seen}
@@ -284,6 +286,7 @@ class ChatDecoder:
             text = self._halves.mend("text", content)
             if text:
                 self._text.append(text)
+                self._said += len(text)
                 yield TextDelta(text)
         elif isinstance(content, list):
             for part in content:

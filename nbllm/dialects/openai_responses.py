@@ -11,6 +11,7 @@ The answer is whole when a final event (or [DONE]) came, or all of it in one JSO
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -172,20 +173,34 @@ _GAPS: dict[str, Event] = {"text": TextDelta("\n\n"), "summary": ReasoningDelta(
 
 
 class _Item:
-    """One item of the output as far as it is known. `sent`: what was told, by place and part."""
+    """One item of the output as far as it is known; `number` is its place. `sent`: what was told, by place and part; `sizes`: its
+    characters, by place and by both, so that what was told is put together only where it can be a part of more."""
 
-    __slots__ = ("call", "closed", "id", "ids", "kind", "opened", "sent", "signed")
+    __slots__ = ("call", "closed", "id", "kind", "number", "opened", "sent", "signed", "sizes")
 
-    def __init__(self, kind: str) -> None:
-        self.kind, self.closed, self.signed = kind, False, False
+    def __init__(self, kind: str, number: int) -> None:
+        self.kind, self.number, self.closed, self.signed = kind, number, False, False
         self.id: str | None = None
-        self.ids: set[str] = set()
         self.call: int | None = None
         self.opened: dict[str, Any] = {}
         self.sent: dict[tuple[str, Any], list[str]] = {}
+        self.sizes: Counter[Any] = Counter()
 
     def said(self, place: str) -> str:
         return "".join(piece for (p, _), pieces in self.sent.items() if p == place for piece in pieces)
+
+    def tell(self, place: str, part: Any, text: str) -> None:
+        self.sent.setdefault((place, part), []).append(text)
+        self.sizes[place] += len(text)
+        self.sizes[place, part] += len(text)
+
+    def beyond(self, full: str, place: str, *part: Any) -> str:
+        """What of `full` was not told yet at a place, or in one part of it."""
+        size = self.sizes[(place, *part) if part else place]
+        if len(full) <= size:
+            return ""
+        said = "".join(self.sent.get((place, part[0]), ())) if part else self.said(place)
+        return full[size:] if full.startswith(said) else ""
 
 
 class ResponsesDecoder:
@@ -199,6 +214,8 @@ class ResponsesDecoder:
         self._known = False
         self._items: list[_Item] = []
         self._by_index: dict[str, _Item] = {}
+        self._by_id: dict[str, _Item] = {}
+        self._latest: dict[str, _Item] = {}  # by kind
         self._calls = 0
         self._named: set[int] = set()
         self._spoken: dict[str, _Item] = {}  # by place, the item that spoke there last
@@ -294,20 +311,26 @@ class ResponsesDecoder:
         item = self._by_index.get(index) if index is not None else None
         item = item or self._called(_ids(value))
         if item is None and index is None:
-            item = next((i for i in reversed(self._items) if i.kind == kind), None)
+            item = self._latest.get(kind)
         return item or self._new(kind, index, _ids(value))
 
     def _called(self, ids: set[str]) -> _Item | None:
-        return next((i for i in reversed(self._items) if not ids.isdisjoint(i.ids)), None)
+        return max((self._by_id[i] for i in ids if i in self._by_id), key=lambda item: item.number, default=None)
 
     def _new(self, kind: str, index: str | None, ids: set[str]) -> _Item:
         self._known = True
-        item = _Item(kind)
-        item.ids = ids
+        item = _Item(kind, len(self._items))
+        self._items.append(item)
+        self._name(item, ids)
         if index is not None:
             self._by_index[index] = item
-        self._items.append(item)
         return item
+
+    def _name(self, item: _Item, ids: set[str]) -> None:
+        """Enters an item where it will be looked for; of two, the later one is found."""
+        for names, name in (*((self._by_id, i) for i in ids), (self._latest, item.kind)):
+            if name not in names or names[name].number < item.number:
+                names[name] = item
 
     def _open(self, value: dict[str, Any]) -> Iterator[Event]:
         opened, index = obj(value.get("item")), label(value.get("output_index"))
@@ -322,7 +345,7 @@ class ResponsesDecoder:
         """Id and name, as soon as they are known."""
         item.kind = string(full.get("type")) or item.kind
         item.id = item.id or label(full.get("id"))
-        item.ids |= _ids(full)
+        self._name(item, _ids(full))
         if item.kind in _CALLS:
             index = self._call(item)
             id, name = label(full.get("call_id")) or label(full.get("id")), label(full.get("name"))
@@ -352,7 +375,7 @@ class ResponsesDecoder:
         elif item.kind in _CALLS:
             said = full.get("arguments", full.get("input"))
             text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False) if said else ""
-            yield from self._rest(item, "arguments", 0, text, item.said("arguments"))
+            yield from self._rest(item, "arguments", 0, item.beyond(text, "arguments"))
         elif item.kind and first:
             yield Notice("server_tool", item.kind, full)
 
@@ -362,24 +385,27 @@ class ResponsesDecoder:
             yield from self._cite(part.get("annotations"))
         for place, field in dict.fromkeys(_PARTS.values()):
             texts = [string(p.get(field)) for p in parts if _PARTS.get(string(p.get("type"))) == (place, field)]
-            said = item.said(place)
-            if place == "summary" and "".join(texts) == item.said("thought"):
+            said, whole = item.sizes[place], "".join(texts)
+            if place == "summary" and len(whole) == item.sizes["thought"] and whole == item.said("thought"):
                 continue  # the same thinking under both names
-            for part_index, text in [(0, "".join(texts))] if said else enumerate(texts):
-                yield from self._rest(item, place, part_index, text, said)
+            for part_index, text in [(0, item.beyond(whole, place))] if said else enumerate(texts):
+                yield from self._rest(item, place, part_index, text)
 
     def _outputs(self, output: list[dict[str, Any]]) -> Iterator[Event]:
         """The final list of items: completes what was streamed, and is the answer where nothing was."""
-        streamed = list(self._items)  # those that have no partner yet
+        alone = set(self._items)  # those that have no partner yet
+        kinds: defaultdict[str, deque[_Item]] = defaultdict(deque)
+        for item in self._items:
+            kinds[item.kind].append(item)
         for index, full in enumerate(output):
             kind = string(full.get("type"))
-            found = (self._called(_ids(full)), self._by_index.get(str(index)), *streamed)
-            item = next((i for i in found if i in streamed and i.kind == kind), None)
-            if item is None:
-                item = self._new(kind, None, set())
-            else:
-                streamed.remove(item)
-            yield from self._close(item, full)
+            while kinds[kind] and kinds[kind][0] not in alone:
+                kinds[kind].popleft()
+            found = (self._called(_ids(full)), self._by_index.get(str(index)), next(iter(kinds[kind]), None))
+            partner = next((i for i in found if i is not None and i in alone and i.kind == kind), None)
+            partner = partner or self._new(kind, None, set())
+            alone.discard(partner)
+            yield from self._close(partner, full)
 
     # text
 
@@ -393,12 +419,12 @@ class ResponsesDecoder:
         item, part = self._find(value, kind), _part_of(value)
         if place == "arguments":
             yield from self._about(item, {"call_id": value.get("call_id"), "name": value.get("name")})
-        yield from self._rest(item, place, part, string(holder.get(field)), "".join(item.sent.get((place, part), ())))
+        yield from self._rest(item, place, part, item.beyond(string(holder.get(field)), place, part))
 
-    def _rest(self, item: _Item, place: str, part: Any, full: str, said: str) -> Iterator[Event]:
-        if len(full) > len(said) and full.startswith(said):
+    def _rest(self, item: _Item, place: str, part: Any, text: str) -> Iterator[Event]:
+        if text:
             self._halves.held.pop((place, item), None)
-            yield from self._tell(item, place, part, full[len(said):])
+            yield from self._tell(item, place, part, text)
 
     def _tell(self, item: _Item, place: str, part: Any, text: str) -> Iterator[Event]:
         text = self._halves.mend((place, item), text)
@@ -407,9 +433,8 @@ class ResponsesDecoder:
         if (place, part) not in item.sent:
             if place in _GAPS and place in self._spoken and (place == "summary" or self._spoken[place] is not item):
                 yield _GAPS[place]  # two summaries, or two messages, are two paragraphs
-            item.sent[place, part] = []
             self._spoken[place] = item
-        item.sent[place, part].append(text)
+        item.tell(place, part, text)
         if place == "text":
             yield TextDelta(text)
         elif place == "arguments":

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import httpx
 from httpx_sse import EventSource
 
+from ..dialects.common import page_text
 from ..errors import ProtocolError
 from ..wire import Frame, Read
 
@@ -84,12 +85,10 @@ async def frames(reads: Reads) -> AsyncIterator[Frame]:
     stream = aiter(reads)
     head = b""
     async for chunk in stream:
-        head += chunk
-        if len(head) >= 3 or not _BOM.startswith(head):
-            head = head.removeprefix(_BOM)
-            if head.lstrip():
-                break
-    first = head.lstrip()[:1]
+        head = (head + chunk).removeprefix(_BOM).lstrip()
+        if not _BOM.startswith(head):
+            break
+    first = head[:1]
     rest = _chain(head, stream)
     if first in (b"{", b"["):
         source = _json_frames(rest, reads)
@@ -114,8 +113,7 @@ async def _page(body: AsyncIterator[bytes]) -> AsyncIterator[Frame]:
         text += chunk
         if len(text) > _TAIL_KEPT:
             break
-    words = re.sub(r"\s+", " ", re.sub(r"(?s)<(script|style).*?</\1>|<[^<>]*>", " ", text.decode("utf-8", "replace"))).strip()
-    raise ProtocolError(f"A web page came instead of an answer: {words[:200]!r}.",
+    raise ProtocolError(f"A web page came instead of an answer: {page_text(text.decode('utf-8', 'replace'))[:200]!r}.",
                         hint="Check base_url: it should point to the API, not to a site or a login page.")
     yield  # makes this an async generator like its siblings
 
