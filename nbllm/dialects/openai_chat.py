@@ -170,7 +170,7 @@ class ChatDecoder:
         self._totalled = False  # the chunk of usage that closes a stream came
         self._raw: str | None = None
         self._text: list[str] = []
-        self._said = 0  # its characters
+        self._size = 0  # its characters
         self._thought = False
         self._halves = Halves()
         self._calls = Calls(self._halves)
@@ -261,7 +261,7 @@ class ChatDecoder:
 
     def _unseen(self, message: dict[str, Any]) -> dict[str, Any]:
         """What of a message, which repeats everything, did not come before."""
-        content, sent = message.get("content"), self._said
+        content, sent = message.get("content"), self._size
         if sent:
             full = string(content)  # put together only where it can be a part of more
             new = full[sent:] if len(full) > sent and full.startswith("".join(self._text)) else ""
@@ -286,7 +286,7 @@ class ChatDecoder:
             text = self._halves.mend("text", content)
             if text:
                 self._text.append(text)
-                self._said += len(text)
+                self._size += len(text)
                 yield TextDelta(text)
         elif isinstance(content, list):
             for part in content:
