@@ -379,3 +379,69 @@ def framed(dialect, body, cut):
         return found + list(decoder.close())
 
     return asyncio.run(read())
+
+
+# --- thoughts -------------------------------------------------------------------------------------------------------
+
+
+def delta(**fields):
+    return {"choices": [{"index": 0, "delta": fields, "finish_reason": None}]}
+
+
+SUMMARY = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Let me see."}]}
+ANSWER = {"type": "text", "text": "42"}
+THOUGHTS = {
+    "databricks": [SUMMARY], "databricks, signed": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "Let me see.", "signature": "S"}]}],
+    "summary as text": [{"type": "reasoning", "summary": "Let me see."}], "thinking, text": [{"type": "thinking", "text": "Let me see."}],
+    "thinking, thinking": [{"type": "thinking", "thinking": "Let me see.", "signature": "S"}],
+    "mistral": [{"type": "thinking", "thinking": [{"type": "text", "text": "Let me "}, {"type": "text", "text": "see."}]}],
+    "reasoning, text": [{"type": "reasoning", "text": "Let me see."}], "reasoning, reasoning": [{"type": "reasoning", "reasoning": "Let me see."}],
+    "reasoning, content": [{"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Let me see."}]}],
+    "reasoning_content": [{"type": "reasoning_content", "reasoning_content": {"text": "Let me see."}}],
+    "several": [{"type": "thinking", "text": "Let me "}, {"type": "thinking", "thinking": "see."}],
+}
+
+
+@pytest.mark.parametrize("parts", THOUGHTS.values(), ids=THOUGHTS)
+def test_a_thought_among_the_parts_is_reasoning(parts):
+    """Streamed part by part, all at once, a part as the content itself, and in a whole answer: never text, never lost, in order."""
+    whole = {"object": "chat.completion", "choices": [{"message": {"content": [*parts, ANSWER]}, "finish_reason": "stop"}]}
+    for values in ([*(delta(content=[p]) for p in parts), delta(content=[ANSWER]), chunk("", "stop")], [delta(content=[*parts, ANSWER]), chunk("", "stop")],
+                   [*(delta(content=p) for p in parts), delta(content="42"), chunk("", "stop")], [whole]):
+        r = fold(events("openai_chat", *values))
+        assert ("Let me see.", "42", [Reasoning, Text]) == (r.reasoning, r.text, [type(p) for p in r.parts])
+
+
+def test_thoughts_and_words_keep_their_order():
+    """Thought, word, thought, word; a signature ends its thought."""
+    r = fold(events("openai_chat", delta(content=[SUMMARY]), delta(content="a"), delta(content=[{"type": "thinking", "thinking": "hm", "signature": "S"}]),
+                    delta(content=[{"type": "text", "text": "b"}]), chunk("", "stop")))
+    assert (Reasoning("Let me see."), Text("a"), Reasoning("hm", "S"), Text("b")) == r.parts
+
+
+@pytest.mark.parametrize("deltas", [
+    [{"reasoning_details": [{"type": "reasoning.text", "text": "Let me "}]}, {"reasoning_details": [{"type": "reasoning.text", "text": "see."}]}],
+    [{"reasoning_details": [{"type": "reasoning.summary", "summary": "Let me see."}]}], [{"thinking_blocks": [{"type": "thinking", "thinking": "Let me see."}]}],
+    [{"reasoning": "Let me ", "reasoning_details": [{"type": "reasoning.text", "text": "Let me "}]},
+     {"reasoning": "see.", "reasoning_details": [{"type": "reasoning.text", "text": "see."}]}],
+    [{"reasoning_details": [{"type": "reasoning.encrypted", "data": "D"}]}, {"reasoning": "Let me see.", "reasoning_details": [{"type": "reasoning.text", "text": "Let me see."}]}],
+    [{"reasoning_content": "Let me see."}, {"thinking_blocks": [{"type": "thinking", "thinking": "Let me see.", "signature": "S"}]}],
+    [{"reasoning": {"content": "Let me see."}}], [{"reasoning": [{"type": "text", "text": "Let me see."}]}],
+])
+def test_a_thought_in_details_counts_once(deltas):
+    """Alone it is reasoning, beside a field of its own it is the same again."""
+    assert ("Let me see.", "42") == ((r := fold(events("openai_chat", *(delta(**d) for d in deltas), delta(content="42"), chunk("", "stop")))).reasoning, r.text)
+
+
+@pytest.mark.parametrize(("dialect", "values"), [
+    ("openai_responses", [{"object": "response", "status": "completed", "output": [{"type": "message", "content": [{"type": "thinking", "thinking": "Let me see."}, ANSWER]}]}]),
+    ("openai_responses", [{"object": "response", "status": "completed", "output": [SUMMARY, {"type": "message", "content": [ANSWER]}]}]),
+    ("anthropic", [{"type": "message", "content": [SUMMARY, ANSWER], "stop_reason": "end_turn"}]),
+    ("anthropic", [{"type": "message", "content": [{"type": "thinking", "thinking": "Let me see."}, ANSWER], "stop_reason": "end_turn"}]),
+    ("gemini", [{"candidates": [{"content": {"parts": [{"text": "Let me see.", "thought": True}, {"text": "42"}]}, "finishReason": "STOP"}]}]),
+    ("cohere", [{"finish_reason": "COMPLETE", "message": {"content": [{"type": "thinking", "thinking": "Let me see."}, ANSWER]}}]),
+])
+def test_thoughts_of_the_other_formats(dialect, values):
+    """The same everywhere."""
+    r = fold(events(dialect, *values))
+    assert ("Let me see.", "42", [Reasoning, Text]) == (r.reasoning, r.text, [type(p) for p in r.parts])

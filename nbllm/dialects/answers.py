@@ -150,6 +150,34 @@ def unfinished(provider: Provider, said: str, known: bool) -> NbllmError:
     return ServerError(f"{name} sent an empty answer.", hint="Ask again in a moment.")
 
 
+_THINKING = ("reasoning", "thinking", "thought", "redacted_thinking")
+_THOUGHTS = ("thinking", "reasoning", "reasoning_content", "text", "summary", "content")
+
+
+def is_thought(part: Any) -> bool:
+    """Whether a part of an answer's content is thinking: Mistral, Databricks and others send it there."""
+    return string(obj(part).get("type")).startswith(_THINKING)
+
+
+def thought_text(value: Any, depth: int = 4) -> str:
+    """The words of a thought: a text, an object that holds one under some name, or a list of them. Summaries are paragraphs."""
+    if isinstance(value, str) or not depth:
+        return value if isinstance(value, str) else ""
+    if isinstance(value, list):
+        return "".join(thought_text(v, depth - 1) for v in value)
+    name = next((n for n in _THOUGHTS if obj(value).get(n)), "")
+    inner = obj(value).get(name)
+    if name == "summary" and isinstance(inner, list):
+        return "\n\n".join(filter(None, (thought_text(v, depth - 1) for v in inner)))
+    return thought_text(inner, depth - 1)
+
+
+def thought_signature(part: Mapping[str, Any]) -> str | None:
+    """The signature of a thought: its own, or that of the last summary in it."""
+    signed = [part, *(p for name in _THOUGHTS for p in items(part.get(name)))]
+    return next((s for p in reversed(signed) if (s := string(p.get("signature")))), None)
+
+
 def citation(data: Any) -> Notice:
     """A source that the answer names: an address, or an object that holds one."""
     about = obj(data)

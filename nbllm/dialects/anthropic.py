@@ -19,7 +19,7 @@ from ..errors import ConfigError, ProviderError
 from ..events import Event, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
 from ..messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ..wire import HttpCall, Provider, Secret
-from .answers import Reading, citation, finish, unfinished
+from .answers import Reading, citation, finish, is_thought, thought_signature, thought_text, unfinished
 from .common import count, effort, http_error, items, label, obj, string
 from .native_shared import (
     b64,
@@ -311,6 +311,8 @@ class MessageDecoder(Reading):
             yield Notice("server_tool", kind, start)
         elif kind in ("text", "thinking"):
             yield from self._grow(index, start)
+        elif is_thought(start):
+            yield ReasoningDelta(thought_text(start), thought_signature(start))
         elif not kind.endswith("_tool_use"):
             yield Notice("unknown", kind, start)
 

@@ -18,7 +18,7 @@ from ..errors import ConfigError, ProviderError
 from ..events import Event, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, UsageReport, parse_arguments
 from ..messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ..wire import Frame, HttpCall, Provider, Quirks, Secret
-from .answers import citation, excerpt, expect, failure, finish, unfinished, values
+from .answers import citation, excerpt, expect, failure, finish, is_thought, thought_signature, thought_text, unfinished, values
 from .common import Halves, effort, http_error, items, label, obj, provider_error, string
 from .openai_calls import Calls, google
 from .openai_shared import REASONS, able, arguments, data_url, file_name, post, result_text, schema_format, usage
@@ -153,6 +153,7 @@ def _detail(reasoning: Reasoning) -> dict[str, Any]:
 # --- answer -------------------------------------------------------------------------------------------------
 
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
+_DETAILS = ("reasoning_details", "thinking_blocks")
 _ODDITIES = frozenset({"refusal", "annotations", "executed_tools", "audio", "images", "function_call", "extra_content"})
 
 
@@ -171,7 +172,7 @@ class ChatDecoder:
         self._raw: str | None = None
         self._text: list[str] = []
         self._size = 0  # its characters
-        self._thought = False
+        self._thought = self._plain = False  # thinking came; in a field of its own, which details only repeat
         self._halves = Halves()
         self._calls = Calls(self._halves)
         self._cited: set[str] = set()
@@ -266,7 +267,7 @@ class ChatDecoder:
             full = string(content)  # put together only where it can be a part of more
             new = full[sent:] if len(full) > sent and full.startswith("".join(self._text)) else ""
             message = {**message, "content": new}
-        seen = {*(_THOUGHTS if self._thought else ()), *(("tool_calls", "function_call") if self._calls.slots else ())}
+        seen = {*(_THOUGHTS if self._thought else ()), *(_DETAILS if self._thought and not self._plain else ()), *(("tool_calls", "function_call") if self._calls.slots else ())}
         return {k: v for k, v in message.items() if k not in seen}
 
     def _delta(self, delta: dict[str, Any], whole: bool = False) -> Iterator[Event]:
@@ -296,13 +297,10 @@ class ChatDecoder:
 
     def _part(self, part: Any) -> Iterator[Event]:
         kind = part.get("type") if isinstance(part, dict) else None
-        if isinstance(part, str) or isinstance(obj(part).get("text"), str):
+        if is_thought(part):
+            yield from self._block(part)
+        elif isinstance(part, str) or isinstance(obj(part).get("text"), str):
             yield from self._content(part if isinstance(part, str) else part["text"])
-        elif kind == "thinking":
-            inner = part.get("thinking")
-            yield from self._thinking(inner if isinstance(inner, str) else "".join(string(t.get("text")) for t in items(inner)))
-            if string(part.get("signature")):
-                yield ReasoningDelta(signature=part["signature"])
         elif kind == "reference":
             yield from self._cite([part])
         elif kind == "refusal" and string(part.get("refusal")):
@@ -311,17 +309,22 @@ class ChatDecoder:
             yield Notice("unknown", data={"content": part})
 
     def _think(self, delta: dict[str, Any]) -> Iterator[Event]:
-        text = next((delta[name] for name in _THOUGHTS if delta.get(name) and isinstance(delta[name], str)), "")
+        text = next(filter(None, (thought_text(delta.get(name)) for name in _THOUGHTS)), "")
+        self._plain = self._plain or bool(text)
         yield from self._thinking(text)
-        for block in (*items(delta.get("reasoning_details")), *items(delta.get("thinking_blocks"))):
-            if string(block.get("data")):
-                yield ReasoningDelta(redacted=json.dumps(block), id=label(block.get("id")))
-            elif string(block.get("signature")):
-                yield ReasoningDelta(signature=block["signature"], id=label(block.get("id")))
-            elif not text and string(block.get("text")):
-                yield Notice("unknown", block["text"], {"reasoning_details": block})
+        for block in (block for name in _DETAILS for block in items(delta.get(name))):
+            yield from self._block(block, silent=self._plain)
         if string(delta.get("reasoning_opaque")):
             yield ReasoningDelta(signature=delta["reasoning_opaque"])
+
+    def _block(self, block: dict[str, Any], *, silent: bool = False) -> Iterator[Event]:
+        """A thought with what belongs to it."""
+        if string(block.get("data")):
+            yield ReasoningDelta(redacted=json.dumps(block), id=label(block.get("id")))
+            return
+        yield from self._thinking("" if silent else thought_text(block))
+        if signed := thought_signature(block):
+            yield ReasoningDelta(signature=signed, id=label(block.get("id")))
 
     def _thinking(self, text: str) -> Iterator[Event]:
         text = self._halves.mend("reasoning", text) if text else ""

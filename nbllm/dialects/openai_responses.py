@@ -163,8 +163,8 @@ _GROWTH = {
 _DELTAS = {f"{stem}.delta": row for stem, row in _GROWTH.items()}
 _DONES = {f"{stem}.done": row for stem, row in _GROWTH.items()}
 _PART_DONES = frozenset({"response.content_part.done", "response.reasoning_summary_part.done", "response.reasoning_part.done"})
-_PARTS = {"output_text": ("text", "text"), "text": ("text", "text"), "refusal": ("refusal", "refusal"),
-          "summary_text": ("summary", "text"), "reasoning_text": ("thought", "text")}
+_PARTS = {"reasoning_text": ("thought", "text"), "reasoning": ("thought", "text"), "thinking": ("thought", "thinking"),
+          "summary_text": ("summary", "text"), "output_text": ("text", "text"), "text": ("text", "text"), "refusal": ("refusal", "refusal")}
 _CALLS = frozenset({"function_call", "custom_tool_call"})
 _FINAL = frozenset({"response.completed", "response.done", "response.incomplete", "response.failed", "response.cancelled"})
 _INCOMPLETE: dict[str, FinishReason] = {"max_output_tokens": "length", "max_tokens": "length", "length": "length",
