@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parent.parent / "nbllm"
 
 # Bottom to top. A module may import its own floor's package and every floor below; `simulator` stands beside the tower.
 FLOORS = [
-    {"errors", "events", "messages"}, {"wire"}, {"dialects"}, {"policy", "prompt", "prices", "structured", "toml_edit"},
+    {"addresses", "errors", "events", "messages"}, {"wire"}, {"dialects"}, {"policy", "prompt", "prices", "structured", "toml_edit"},
     {"keys", "oauth", "engine", "streams", "transports"}, {"pieces"}, {"columns", "measure"}, {"ledger"}, {"tables"}, {"config"}, {"registry"}, {"client"},
     {"questions"}, {"catalog", "tokens"}, {"api"},
     {"bench", "rows", "cluster"}, {"notebook"}, {"__init__"},
 ]
-PURE = {"messages", "events", "errors", "wire", "dialects", "policy", "prompt"}
+PURE = {"addresses", "messages", "events", "errors", "wire", "dialects", "policy", "prompt"}
 NOT_PURE = {"httpx", "httpx_sse", "asyncio", "os", "time", "threading", "subprocess", "socket"}
 ONLY_IN = {"httpx": "transports", "httptools": "transports", "aiohappyeyeballs": "transports", "anyio": "transports", "httpx_sse": "transports", "IPython": "notebook", "ipywidgets": "notebook"}
 HEAVY = {"pandas", "matplotlib", "pydantic", "ipywidgets", "mcp", "genai_prices", "numpy", "httpx", "markdown_it", "pygments"}

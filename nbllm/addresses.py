@@ -1,0 +1,109 @@
+"""Where an address leads: scheme, host as it is looked up and certified, port. Strict, so that nobody reads it in another way. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import NamedTuple
+
+from .errors import ConfigError
+
+PORTS = {"http": 80, "https": 443}
+_PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)")
+_PLACE = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([^:]*))?")  # a host, or an IPv6 address in brackets; a port
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_HINT = "An address looks like https://api.example.com/v1 or http://127.0.0.1:8000/v1."
+
+
+class Address(NamedTuple):
+    """The origin of a URL: `host` in ASCII (IDNA 2008, lower case; an IPv6 address without its brackets), `port` always set."""
+
+    scheme: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.place}" if self.port != PORTS[self.scheme] else f"{self.scheme}://{self._shown}"
+
+    @property
+    def place(self) -> str:
+        """Host and port."""
+        return f"{self._shown}:{self.port}"
+
+    @property
+    def _shown(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
+    def here(self) -> bool:
+        """Whether it is an address of this machine itself: loopback, or 0.0.0.0 as servers print it."""
+        number = ip(self.host)
+        if number is None:
+            return self.host.rstrip(".").rpartition(".")[2] == "localhost"
+        number = getattr(number, "ipv4_mapped", None) or number
+        return number.is_loopback or number.is_unspecified
+
+
+def ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The number that a host is, None for a name."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def parse(url: str) -> Address:
+    """The origin of a URL. Raises ConfigError, which says what is wrong with the address and shows no password in it."""
+    shown = re.sub(r"//[^/?#]*@", "//", url[:200])
+    try:
+        return _parsed(url)
+    except ValueError as exc:
+        raise ConfigError(f"Not a usable address: {shown!r} ({exc}).", hint=_HINT) from None
+
+
+def _parsed(url: str) -> Address:
+    odd = next((c for c in url if c <= " " or c == "\x7f"), None)
+    if odd is not None:
+        raise ValueError("it holds a blank or a line break" if odd.isspace() else "it holds a control character")
+    parts = _PARTS.match(url)
+    if parts is None or parts[1].lower() not in PORTS:
+        raise ValueError("it does not begin with http:// or https://")
+    scheme, (user, _, place) = parts[1].lower(), parts[2].rpartition("@")
+    if "@" in user or "\\" in parts[2]:
+        raise ValueError("more than one host may be meant")
+    found = _PLACE.fullmatch(place)
+    if found is None:
+        raise ValueError("an IPv6 address stands in brackets, as in http://[::1]:8000")
+    return Address(scheme, _host(found[1]), _port(found[2]) or PORTS[scheme])
+
+
+def _port(text: str | None) -> int | None:
+    if not text:
+        return None
+    if not re.fullmatch("[0-9]{1,5}", text) or not 0 < int(text) < 2**16:
+        raise ValueError(f"the port {text[:20]!r} is no number from 1 to 65535")
+    return int(text)
+
+
+def _host(text: str) -> str:
+    """The host as it is looked up. Raises ValueError for what no host can be."""
+    if text.startswith("["):
+        return str(ipaddress.IPv6Address(text[1:-1].replace("%25", "%")))
+    if not text:
+        raise ValueError("it names no host")
+    host = text.lower() if text.isascii() else _idna(text)
+    labels = host.removesuffix(".").split(".")
+    if len(host) > 253 or not all(map(_LABEL.fullmatch, labels)):
+        wrong = next((label for label in labels if not _LABEL.fullmatch(label)), host)
+        raise ValueError("a part of the host between dots is empty" if not wrong else f"no host can be called {wrong[:80]!r}")
+    return str(ipaddress.IPv4Address(host)) if _NUMBER.fullmatch(labels[-1]) else host
+
+
+def _idna(host: str) -> str:
+    import idna  # large tables, which hardly any host needs
+
+    try:
+        return idna.encode(host[:300].lower()).decode("ascii")
+    except idna.IDNAError as exc:
+        raise ValueError(f"the host is no name by IDNA 2008: {exc}") from None
