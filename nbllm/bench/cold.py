@@ -119,13 +119,13 @@ def _child() -> None:
     from .. import client as clients
     from .. import measure, pieces
     from . import children, prompts
-    from .job import _to_arm
+    from .job import to_arm
 
     imported = time.perf_counter()
     given = json.loads(sys.stdin.buffer.readline())
     children.end_with_parent()
     epoch, extra = given["epoch"], given["extra"]
-    arm = _to_arm(given["arm"], given["secret"])
+    arm = to_arm(given["arm"], given["secret"])
     (prompt,) = prompts.load(given["prompt"])
     start = time.perf_counter()
     client = clients.Client(ledger=None)

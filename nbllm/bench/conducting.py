@@ -29,10 +29,10 @@ _GRACE = 10.0  # seconds that a stopped worker has to write down what it knows
 def work(place: Path, job: Job, progress: Progress | bool | None) -> pd.DataFrame:
     """Does what is left of a job, and gives the whole frame of its run."""
     shown = chosen(progress)
-    with _simulated(job) as ready:
-        with Store(place) as store:
-            left = _left(ready, store.finished())
-        if left:
+    with Store(place) as store:
+        left = _left(job, store.finished())
+    if left:
+        with _simulated(job) as ready:
             shown.start(left, [a.name for a in ready.arms], ready.run_id)
             shown.end(_conduct(place, ready, shown))
     with Store(place) as store:
@@ -46,7 +46,6 @@ def _left(job: Job, finished: set[str]) -> int:
 def _conduct(place: Path, job: Job, shown: Progress) -> str:
     """Starts the worker, passes on what it says, and returns why it ended early."""
     with Store(place) as store:
-        store.put("job", job.public())  # addresses of a simulator change
         store.put("ended", "cut short")
     log = (place / "worker.log").open("w", encoding="utf-8")
     with log, subprocess.Popen(  # noqa: S603 - our own interpreter and module

@@ -1,12 +1,21 @@
-"""What a worker is given: the arms, the prompts, the plan, the rules. Kept in the run's directory, keys apart."""
+"""What a worker is given: the arms, the prompts, the plan, the rules.
+
+A run's file says which providers were asked, so that a run that goes on later is compared with them. It never says how to ask
+one: keys, addresses, commands and variables go to the worker through a pipe, and are looked up anew for every run, since the
+file may be somebody else's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from ..client import Timeouts
+from ..errors import MASK
+from ..keys import origin
 from ..messages import Tool
 from ..policy import Retries
 from ..registry import Route
@@ -21,10 +30,11 @@ CALL_OPTIONS = ("timeout", "retries", "keep")
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One of the models that are compared, resolved. `key` and the provider's headers travel apart from the rest."""
+    """One of the models that are compared, resolved. `about`: what a file may say of its provider, see `described`."""
 
     name: str
     route: Route
+    about: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     key: Secret | None = None
     timeout: float | Mapping[str, float | None] | None = None
@@ -70,7 +80,7 @@ class Job:
     rules: Rules
 
     def public(self) -> dict[str, Any]:
-        """As JSON, without keys and headers."""
+        """As JSON for a file."""
         return {"run_id": self.run_id, "arms": [_arm(a) for a in self.arms], "prompts": prompts.dump(self.prompts),
                 "turns": plan.dump(self.turns), "rules": asdict(self.rules)}
 
@@ -79,33 +89,64 @@ class Job:
         return [secret_of(a) for a in self.arms]
 
     @classmethod
-    def of(cls, public: Mapping[str, Any], secret: list[dict[str, Any]]) -> Job:
-        """From its two halves."""
+    def of(cls, public: Mapping[str, Any], arms: Iterable[Arm]) -> Job:
+        """From what `public` gave, and the arms."""
         rules = public["rules"]
         rules["disturb"] = tuple(rules["disturb"]) if rules["disturb"] else None
-        return cls(public["run_id"], tuple(_to_arm(a, s) for a, s in zip(public["arms"], secret, strict=True)),
-                   tuple(prompts.load(public["prompts"])), tuple(plan.load(public["turns"])), Rules(**rules))
+        return cls(public["run_id"], tuple(arms), tuple(prompts.load(public["prompts"])), tuple(plan.load(public["turns"])), Rules(**rules))
+
+
+def described(route: Route, row: Provider, base_url: str | None) -> dict[str, Any]:
+    """What a run's file says of a provider, for comparison. row: as its configuration is written, with its variables' names in
+    it and not their values; base_url: the address that was given by hand. What may be a secret is told by a short digest."""
+    if route.simulated:
+        return {"name": route.provider.name, "dialect": route.provider.dialect}
+    address = re.sub(r"(?<=//)[^/?#]*@", f"{MASK}@", (base_url or row.base_url).partition("?")[0])
+    return {"name": row.name, "dialect": route.provider.dialect, "base_url": address, "origin": origin(route.provider.base_url),
+            **{entry: _plain(getattr(row, entry)) for entry in _COMPARED}}
+
+
+_COMPARED = ("base_url_env", "key_env", "key_header", "opencode", "command", "passes", "headers", "query")
+
+
+def _plain(entry: Any) -> Any:
+    if isinstance(entry, Mapping):
+        return {name: sha256(f"{name}: {value}".encode()).hexdigest()[:8] for name, value in entry.items()}
+    return list(entry) if isinstance(entry, tuple) else entry
+
+
+def differences(given: Mapping[str, Any], arm: Arm) -> list[str]:
+    """In which entries the arm is not the one that a run's file tells of."""
+    then = {**given["provider"], "model": given["model"], "simulated": given["simulated"]}
+    now = {**arm.about, "model": arm.route.model, "simulated": arm.route.simulated}
+    return [f"{entry} was {_short(then[entry])}, here {_short(value)}" for entry, value in now.items() if then.get(entry, value) != value]
+
+
+def _short(value: Any) -> str:
+    words = repr(value)
+    return words if len(words) <= 160 else f"{words[:159]}…"
 
 
 def secret_of(arm: Arm) -> dict[str, Any]:
-    """What may be secret of an arm: its key, and the headers and query of its row, which may hold others."""
-    return {"key": arm.key.reveal() if arm.key else None, "headers": dict(arm.route.provider.headers), "query": dict(arm.route.provider.query)}
+    """What no file may hold of an arm: its key, and how its provider is asked."""
+    return {"key": arm.key.reveal() if arm.key else None, "provider": asdict(arm.route.provider) | {"oauth": None}}
 
 
 def _arm(arm: Arm) -> dict[str, Any]:
-    provider = asdict(arm.route.provider) | {"headers": {}, "query": {}, "oauth": None}
     options = dict(arm.options)
     if options.get("tools"):
         options["tools"] = [asdict(t) if isinstance(t, Tool) else dict(t) for t in options["tools"]]
-    return {"name": arm.name, "provider": provider, "model": arm.route.model, "asked": arm.route.asked, "simulated": arm.route.simulated,
+    return {"name": arm.name, "provider": dict(arm.about), "model": arm.route.model, "asked": arm.route.asked, "simulated": arm.route.simulated,
             "options": options, "timeout": arm.timeout, "retries": arm.retries, "keep": arm.keep}
 
 
-def _to_arm(given: Mapping[str, Any], secret: Mapping[str, Any]) -> Arm:
-    row = {**given["provider"], "headers": secret["headers"], "query": secret["query"]}
+def to_arm(given: Mapping[str, Any], secret: Mapping[str, Any]) -> Arm:
+    """From its two halves."""
+    row = dict(secret["provider"])
     quirks: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row["quirks"].items()}
     row["quirks"] = Quirks(**quirks)
     row["facts"] = {name: ModelFacts(**facts) for name, facts in row["facts"].items()}
     row |= {k: tuple(v) for k, v in row.items() if isinstance(v, list)}
     route = Route(given["asked"], Provider(**row), given["model"], simulated=given["simulated"])
-    return Arm(given["name"], route, given["options"], Secret(secret["key"], "the run") if secret["key"] else None, given["timeout"], given["retries"], given["keep"])
+    key = Secret(secret["key"], "the run") if secret["key"] else None
+    return Arm(given["name"], route, given["provider"], given["options"], key, given["timeout"], given["retries"], given["keep"])

@@ -216,6 +216,8 @@ def _dump_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    if not set(options) <= {"system", *_OPTIONS}:
+        raise ValueError(sorted(options))
     return {k: [words.Tool(**t) for t in v] if k == "tools" else v for k, v in options.items()}
 
 

@@ -18,7 +18,7 @@ from ..api import default_client
 from ..client import Client, Timeouts
 from . import plan, prompts
 from .conducting import work
-from .job import ADDRESS_OPTIONS, CALL_OPTIONS, REQUEST_OPTIONS, Arm, Job, Rules
+from .job import ADDRESS_OPTIONS, CALL_OPTIONS, REQUEST_OPTIONS, Arm, Job, Rules, described, differences
 from .progress import Progress
 from .store import FILE, Store, find, home
 
@@ -89,11 +89,13 @@ def run(
     return work(place, job, progress)
 
 
-def resume(run: str | os.PathLike[str], *, api_key: Mapping[str, str] | None = None, progress: Progress | bool | None = None,
-           client: Client | None = None) -> pd.DataFrame:
+def resume(run: str | os.PathLike[str], *, api_key: Mapping[str, str] | None = None, base_url: Mapping[str, str] | None = None,
+           dialect: Mapping[str, str] | None = None, progress: Progress | bool | None = None, client: Client | None = None) -> pd.DataFrame:
     """Goes on with a run that was stopped or killed (its directory or run_id), and returns the whole frame.
 
-    Keys are not kept: they are looked up again; api_key names those that were given by hand, by the model's label.
+    A run's file names its models, and no more: each is looked up anew in the configuration of this session, with its key,
+    address and format. What was given by hand is given again, by the model's label: api_key, base_url, dialect. Raises
+    ConfigError, before anything is sent, where a model would not be asked as it was: the run may be somebody else's.
     """
     client = client or default_client()
     place = _place(run)
@@ -101,14 +103,16 @@ def resume(run: str | os.PathLike[str], *, api_key: Mapping[str, str] | None = N
         public = store.get("job")
     if public is None:
         raise errors.ConfigError(f"The run in {place} was ended before it began.", hint="Start it again with bench.run(...).")
-    names = [a["name"] for a in public["arms"]]
-    job = Job.of(public, [{"key": None, "headers": {}, "query": {}} for _ in names])
-    arms = []
-    for arm in job.arms:
-        row = client.registry.rows.get(arm.route.provider.name)
-        route = replace(arm.route, provider=replace(arm.route.provider, headers=row.headers, query=row.query)) if row else arm.route
-        arms.append(replace(arm, route=route, key=client.registry.key_for(route, (api_key or {}).get(arm.name))))
-    return work(place, replace(job, arms=tuple(arms)), progress)
+    by_hand = {"api_key": api_key or {}, "base_url": base_url or {}, "dialect": dialect or {}}
+    try:
+        _labels(by_hand, [given["name"] for given in public["arms"]])
+        job = Job.of(public, [_again(given, by_hand, client) for given in public["arms"]])
+        _without_licence(job)
+    except errors.NbllmError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise errors.ConfigError(f"What the run in {place} was to do cannot be read.", hint="bench.load gives the rows that it has; bench.run(...) begins another.") from None
+    return work(place, job, progress)
 
 
 def runs() -> pd.DataFrame:
@@ -174,14 +178,63 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
     if not isinstance(model, str) or unknown:
         what = f"No option is called {unknown!r}." if unknown else f"A model's options need `model`: {sorted(told)}."
         raise errors.ConfigError(what, hint=f"Options of a call are {', '.join(known)}; `name` labels a model.")
-    route = client.resolve(model, options.pop("base_url", None), options.pop("dialect", None))
-    key = client.registry.key_for(route, options.pop("api_key", None))
-    if key is None and not route.provider.local:
-        raise client.no_key(route.provider)
+    base_url, dialect, api_key = (options.pop(option, None) for option in ADDRESS_OPTIONS)
     timeout, retries = options.pop("timeout", None), options.pop("retries", None)
     keep = bool(options.pop("keep", False))
     Timeouts.of(timeout)  # raises for what is no limit
-    return Arm(name or model, route, options, key, timeout, int(retries or 0), keep)
+    arm = _found(client, model, base_url, dialect, api_key)
+    return replace(arm, name=name or model, options=options, timeout=timeout, retries=int(retries or 0), keep=keep)
+
+
+def _found(client: Client, model: str, base_url: str | None, dialect: str | None, api_key: str | None) -> Arm:
+    """The arm of a model with its route and key, by this session's configuration."""
+    route = client.resolve(model, base_url, dialect)
+    key = client.registry.key_for(route, api_key)
+    if key is None and not route.provider.local:
+        raise client.no_key(route.provider)
+    row = client.registry.rows.get(route.provider.name, route.provider)
+    return Arm(model, route, described(route, row, base_url), key=key)
+
+
+# --- a run's file, which may be somebody else's ---
+
+
+def _again(given: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, str]], client: Client) -> Arm:
+    """The arm that a run's file tells of, looked up here. Raises ConfigError where it is another one here."""
+    name, asked, told = str(given["name"]), str(given["asked"]), given["provider"]
+    if not set(given["options"]) <= set(REQUEST_OPTIONS):
+        raise ValueError(name)
+    Timeouts.of(given["timeout"])
+    try:
+        model = f"{told['name']}/{given['model']}" if asked == "auto" else asked
+        arm = _found(client, model, *(by_hand[option].get(name) for option in ADDRESS_OPTIONS))
+    except errors.ConfigError as error:
+        raise errors.ConfigError(f"{name!r} cannot be asked as it was: {error.message}", hint=f"{error.hint} {_address_hint(name, told)}") from None
+    wrong = differences(given, arm)
+    if wrong:
+        hint = f"Set it up as it was, or begin anew with bench.run(...). {_address_hint(name, told)}"
+        raise errors.ConfigError(f"{name!r} would not be asked as it was: {'; '.join(wrong)}.", hint=hint)
+    return replace(arm, name=name, route=replace(arm.route, asked=asked), options=given["options"], timeout=given["timeout"],
+                   retries=int(given["retries"]), keep=bool(given["keep"]))
+
+
+def _address_hint(name: str, told: Mapping[str, Any]) -> str:
+    return f"An address given by hand, if it is one that you trust, is given again: base_url={{{name!r}: {str(told.get('base_url', ''))!r}}}."
+
+
+def _without_licence(job: Job) -> None:
+    """Raises ConfigError where a file tells an agent on this machine what it may do, or where."""
+    agents = [arm for arm in job.arms if arm.route.provider.command or arm.route.provider.dialect == "opencode_server"]
+    for arm in agents:
+        if arm.options.get("extra") or any(prompt.options.get("extra") for prompt in job.prompts):
+            raise errors.ConfigError(f"What the command {arm.route.provider.name!r} may do is not taken from a run's file.", hint="Begin anew with bench.run(...).")
+
+
+def _labels(by_hand: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> None:
+    for option, given in by_hand.items():
+        wrong = next((name for name in given if name not in names), None)
+        if wrong is not None:
+            raise errors.ConfigError(f"{option} is given for {wrong!r}, which is no model of this run.", hint=f"Its models are {', '.join(map(repr, names))}.")
 
 
 def _prompts(given: Any) -> tuple[prompts.Prompt, ...]:

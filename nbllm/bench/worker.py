@@ -20,7 +20,7 @@ from ..client import Client
 from ..engine import engine
 from . import children
 from .driver import Load
-from .job import Job
+from .job import Job, to_arm
 from .plan import Budget
 from .recorder import Recorder
 from .store import Store
@@ -34,7 +34,8 @@ def main() -> int:
     directory = Path(sys.argv[1])
     secret = json.loads(sys.stdin.readline())
     with Store(directory) as store:
-        job = Job.of(store.get("job"), secret)
+        public = store.get("job")
+        job = Job.of(public, map(to_arm, public["arms"], secret))
         sys.setswitchinterval(_SWITCH)
         _many_files()
         running = engine()
