@@ -1,5 +1,6 @@
 """Logging in to a provider by OAuth 2, for rows that declare it: a device code (RFC 8628), or an authorization code with
-PKCE and a redirect to this machine (RFC 7636, RFC 8252); renewal with rotation (RFC 6749, section 6). Authlib speaks the protocol.
+PKCE and a redirect to this machine (RFC 7636, RFC 8252); renewal with rotation (RFC 6749, section 6). Authlib makes the address
+for the browser and its proof; what a server answers is read here, bounded in size and time, and believed as far as it makes sense.
 
 A token lies in the keyring under the address of its provider, or in memory where there is no keyring, together with the
 place it came from: a row that is changed to another token address does not get to renew it there. It is renewed before a
@@ -10,16 +11,19 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
+import re
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
-from .errors import AuthenticationError, ConfigError
+from .dialects.common import label, load_json, obj
+from .errors import AuthenticationError, ConfigError, ProtocolError
 from .wire import OAuth, Provider, Secret
 
 if TYPE_CHECKING:
@@ -27,6 +31,10 @@ if TYPE_CHECKING:
 
 _EARLY = 60.0  # seconds before its end at which a token is renewed
 _PATIENCE = 600.0  # seconds that a person gets in the browser, where the server does not say
+_ANSWER_LIMIT, _ANSWER_TIME = 2**20, 60.0  # bytes and seconds of a server's answer
+_QUICK = 4  # questions that may follow each other faster than one a second
+_SHOWN = 2_000  # characters of an address that is shown
+_ESCAPES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|(?:\x1b[\]PX^_]|[\x9d\x90])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?")
 _DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
 _locks: dict[str, threading.Lock] = {}
 _guard = threading.Lock()
@@ -57,8 +65,11 @@ class Token:
         """From the keyring; None for what is no token."""
         try:
             v = json.loads(text)
-            return cls(Secret(v["access"], "a login"), Secret(v["refresh"], "a login") if v["refresh"] else None, v["ends"], v["token_url"], v["client_id"])
-        except (ValueError, KeyError, TypeError):
+            refresh, ends = v["refresh"], v["ends"]
+            if not (_sendable(v["access"]) and (refresh is None or _sendable(refresh)) and (ends is None or math.isfinite(ends))):
+                return None
+            return cls(Secret(v["access"], "a login"), Secret(refresh, "a login") if refresh else None, ends, v["token_url"], v["client_id"])
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
 
 
@@ -105,23 +116,23 @@ def _client(way: OAuth, **more: Any) -> Any:
 
 def _by_device(way: OAuth, tell: Callable[[str], None], patience: float) -> Mapping[str, Any]:
     with _client(way) as client:
-        asked = client.request("POST", way.device_url, data={"client_id": way.client_id, "scope": " ".join(way.scopes)}, withhold_token=True)
-        started = _object(asked)
-        if "device_code" not in started:
-            raise _refused(started.get("error"), asked.status_code)
-        until = time.monotonic() + min(patience, float(started.get("expires_in") or patience))
-        pause = float(started.get("interval", 5))
-        tell(f"Open {started.get('verification_uri_complete') or started.get('verification_uri')} and enter the code {started.get('user_code')}. Waiting ...")
-        while time.monotonic() < until:
-            threading.Event().wait(pause)
-            answer = client.request("POST", way.token_url, data={"grant_type": _DEVICE, "device_code": started["device_code"], "client_id": way.client_id}, withhold_token=True)
-            given = _object(answer)
+        started, status = _posted(client, way.device_url, client_id=way.client_id, scope=" ".join(way.scopes))
+        device = label(started.get("device_code"))
+        if device is None:
+            raise _refused(started.get("error"), status)
+        until = time.monotonic() + min(patience, _seconds(started.get("expires_in"), patience))
+        pause, asked = min(_seconds(started.get("interval"), 5.0), 60.0), 0
+        tell(f"Open {_place_to_open(started)} and enter the code {_shown(started.get('user_code'))[:64]}. Waiting ...")
+        while (left := until - time.monotonic()) > 0:
+            threading.Event().wait(min(left, pause if asked < _QUICK else max(pause, 1.0)))
+            asked += 1
+            given, status = _posted(client, way.token_url, grant_type=_DEVICE, device_code=device, client_id=way.client_id)
             if "access_token" in given:
                 return given
             if given.get("error") == "slow_down":
                 pause += 5.0
             elif given.get("error") != "authorization_pending":
-                raise _refused(given.get("error"), answer.status_code)
+                raise _refused(given.get("error"), status)
     raise ConfigError("Nobody entered the code in time.", hint="Log in again.")
 
 
@@ -129,15 +140,29 @@ def _by_browser(way: OAuth, tell: Callable[[str], None], patience: float) -> Map
     state, verifier = secrets.token_urlsafe(24), secrets.token_urlsafe(48)
     with _Listener(state) as listener, _client(way, redirect_uri=listener.address, code_challenge_method="S256") as client:
         url, _ = client.create_authorization_url(way.authorize_url, state=state, code_verifier=verifier)
-        tell(f"Open {url} in a browser on this machine. Waiting ...")
+        tell(f"Open {_shown(url)} in a browser on this machine. Waiting ...")
         answer = listener.wait(patience)
         if "code" not in answer:
             raise _refused(answer.get("error"), None)
-        return _asked(lambda: client.fetch_token(way.token_url, code=answer["code"], code_verifier=verifier))
+        given, status = _posted(client, way.token_url, grant_type="authorization_code", code=answer["code"], redirect_uri=listener.address,
+                                client_id=way.client_id, code_verifier=verifier)
+        if "access_token" not in given:
+            raise _refused(given.get("error"), status)
+        return given
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread for each visitor: one who says nothing keeps nobody waiting."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: a visitor that leaves is no fault of ours, and a traceback would show what it asked."""
 
 
 class _Listener:
-    """Waits on a free port of this machine for the browser to come back; other visitors are turned away."""
+    """Waits on a free port of this machine for the browser to come back; other visitors are turned away, and so is whoever calls
+    this machine by another name."""
 
     def __init__(self, state: str) -> None:
         self._answer: dict[str, str] = {}
@@ -145,25 +170,40 @@ class _Listener:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
+            timeout = 10.0  # seconds for what a visitor has to say
+
             def do_GET(self) -> None:
-                said = {k: v[0] for k, v in parse_qs(urlsplit(self.path).query).items()}
-                ours = secrets.compare_digest(said.get("state", ""), state)
+                ours = outer._take(self.path, self.headers.get_all("host") or [], state)
                 self.send_response(200 if ours else 400)
                 self.send_header("content-type", "text/plain; charset=utf-8")
+                self.send_header("cache-control", "no-store")
                 self.end_headers()
                 self.wfile.write(b"You can close this page and go back to the notebook." if ours else b"This is not the login that was begun.")
-                if ours:
-                    outer._answer = said
-                    outer._came.set()
 
             def log_message(self, *_args: Any) -> None:
                 """Nothing: the query holds a code."""
 
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self.address = f"http://127.0.0.1:{self._server.server_port}/callback"
 
+    def _take(self, target: str, hosts: list[str], state: str) -> bool:
+        """Whether a visitor is the browser that was sent; the first such brings the answer."""
+        port = self._server.server_port
+        if len(hosts) != 1 or hosts[0].lower() not in (f"127.0.0.1:{port}", f"localhost:{port}"):
+            return False
+        try:
+            parts = urlsplit(target)
+            said = dict(reversed(parse_qsl(parts.query, max_num_fields=50)))
+        except ValueError:
+            return False
+        ours = parts.path == "/callback" and secrets.compare_digest(said.get("state", "").encode("utf-8", "replace"), state.encode())
+        if ours and not self._came.is_set():
+            self._answer = said
+            self._came.set()
+        return ours
+
     def __enter__(self) -> _Listener:
-        threading.Thread(target=self._server.serve_forever, name="nbllm-login", daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.1,), name="nbllm-login", daemon=True).start()
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -202,7 +242,11 @@ def _renewed(row: Provider, token: Token, place: str, stores: Stores) -> Token:
         if token.refresh is None:
             raise _refused("no refresh token", None)
         with _client(way) as client:
-            given = _asked(lambda: client.refresh_token(way.token_url, refresh_token=token.refresh.reveal() if token.refresh else ""))
+            given, status = _posted(client, way.token_url, grant_type="refresh_token", refresh_token=token.refresh.reveal(), client_id=way.client_id,
+                                    scope=" ".join(way.scopes))
+        fresh = _token(given, way, token.refresh) if "access_token" in given else None
+        if fresh is None:
+            raise _refused(given.get("error"), status)
     except ConfigError as error:
         stores.seen.pop(("login", place), None)
         other = _known(row, place, stores)  # another kernel may have renewed it, and ours is void since
@@ -210,7 +254,6 @@ def _renewed(row: Provider, token: Token, place: str, stores: Stores) -> Token:
             return other
         raise AuthenticationError(f"The login to {row.label or row.name} has ended and was not renewed: {error.message}", status=None,
                                   hint=f"Log in again: %llm key login {row.name}.") from None
-    fresh = _token(given, way, token.refresh)
     _keep(fresh, place, stores)
     return fresh
 
@@ -246,27 +289,66 @@ def _lock(place: str) -> threading.Lock:
 
 
 def _token(given: Mapping[str, Any], way: OAuth, before: Secret | None) -> Token:
-    """From a server's answer; without a new refresh token the one before goes on."""
-    span, refresh = given.get("expires_in"), given.get("refresh_token")
-    ends = time.time() + float(span) if isinstance(span, (int, float)) else None
-    return Token(Secret(str(given["access_token"]), "a login"), Secret(str(refresh), "a login") if refresh else before, ends, way.token_url, way.client_id)
+    """From a server's answer; without a new refresh token the one before goes on. Raises ConfigError for what no header can hold."""
+    span, access, refresh = _seconds(given.get("expires_in"), math.inf), given.get("access_token"), given.get("refresh_token")
+    if not _sendable(access):
+        raise _refused("no usable token", None)
+    again = Secret(str(refresh), "a login") if _sendable(refresh) else before
+    return Token(Secret(str(access), "a login"), again, None if math.isinf(span) else time.time() + span, way.token_url, way.client_id)
 
 
-def _asked(work: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """What Authlib got, its errors in our words and without theirs, which may quote a token."""
+def _sendable(value: Any) -> bool:
+    """Whether a token can stand in a header: some text of visible ASCII."""
+    return isinstance(value, str) and bool(value) and value.isascii() and value.isprintable() and " " not in value
+
+
+def _seconds(value: Any, usual: float) -> float:
+    """A server's number of seconds, which may be written as a text; `usual` where it is none, nothing, or over ten years."""
     try:
-        return work()
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return usual
+    return found if 0 < found < 3.2e8 else usual
+
+
+def _shown(value: Any) -> str:
+    """A server's word as it can be printed: without escape sequences, control, format and blank characters."""
+    return "".join(c for c in _ESCAPES.sub("", label(value) or "") if c.isprintable() and not c.isspace())
+
+
+def _place_to_open(started: Mapping[str, Any]) -> str:
+    """Where the code is to be entered. Raises ConfigError where the server names no address that a browser should open."""
+    for name in ("verification_uri_complete", "verification_uri", "verification_url"):
+        url = _shown(started.get(name))
+        try:
+            parts = urlsplit(url)
+            safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1"))
+        except ValueError:
+            continue
+        if safe and parts.hostname and len(url) <= _SHOWN:
+            return url
+    raise ConfigError("The server named no address at which the code could be entered.", hint="Try again, or ask who runs it.")
+
+
+def _posted(client: Any, url: str, **data: str) -> tuple[dict[str, Any], int | None]:
+    """(the JSON object that answers a form, {} for anything else; the status). Errors of Authlib and httpx are in our words and
+    without theirs, which may quote a token. Raises ConfigError where nobody answers."""
+    body, until = bytearray(), time.monotonic() + _ANSWER_TIME
+    try:
+        with client.stream("POST", url, data=data, headers={"accept": "application/json", "accept-encoding": "identity"}, withhold_token=True) as answer:
+            status = int(answer.status_code)
+            for chunk in answer.iter_raw():
+                body += chunk
+                if len(body) > _ANSWER_LIMIT or time.monotonic() > until:
+                    return {}, status
     except Exception as error:  # noqa: BLE001 - of Authlib, of httpx, of a server that is none
-        told = getattr(error, "error", None)
-    raise _refused(told if isinstance(told, str) else None, None)
-
-
-def _object(response: Any) -> dict[str, Any]:
-    try:
-        value = response.json()
-    except ValueError:
-        value = None
-    return value if isinstance(value, dict) else {}
+        why = type(error).__name__
+    else:
+        try:
+            return obj(load_json(bytes(body))), status
+        except ProtocolError:
+            return {}, status
+    raise _refused(why, None)
 
 
 def _refused(error: object, status: int | None) -> ConfigError:
