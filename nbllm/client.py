@@ -26,6 +26,7 @@ from .messages import Effort, Request, Tool
 from .policy import Retries
 from .registry import DEFAULT_MODEL, Registry, Route, load
 from .streams import Stream, is_token, retry_notice
+from .structured import provider_schema
 from .transports.http import HttpTransport, Letter, Reply
 from .transports.kept import KeptReply, KeptTransport
 from .transports.opencode import OpenCodeTransport, SessionReply
@@ -241,7 +242,7 @@ class Client:
         """
         api_key = Secret(api_key) if isinstance(api_key, str) else api_key
         route = self.resolve(model, base_url, dialect)
-        request = self.request(prompt, route.model, system=system, tools=tools, schema=schema, stop=stop, extra=extra,
+        request = self.request(prompt, route.model, system=system, tools=tools, schema=provider_schema(schema), stop=stop, extra=extra,
                                max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, reasoning=reasoning, tool_choice=tool_choice)
         limits = self.timeouts if timeout is None else Timeouts.of(timeout)
         patience = self.retries if retries is None else retries if isinstance(retries, Retries) else Retries(attempts=retries)

@@ -11,14 +11,17 @@ NbllmError
 │   ├── RateLimited     ask again later      ├── QuotaExceeded   ask again after paying
 │   ├── Overloaded      their trouble, passing  └── ServerError   their trouble
 │   └── ContextLengthExceeded · ContentFiltered
-└── ProtocolError       they spoke gibberish
+├── ProtocolError       they spoke gibberish
+└── AnswerProcessingError  the answer came; checking, converting or showing it failed
 
 `.partial` is the Response with what had arrived, None where nothing was asked yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -154,3 +157,29 @@ class ContentFiltered(BadRequest):
 
 class ProtocolError(NbllmError):
     """What came cannot be read as the format it was said to be."""
+
+
+class AnswerProcessingError(NbllmError):
+    """The answer came, and something that was done with it failed; `.partial` is the answer."""
+
+    def __init__(self, message: str, *, partial: Response, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.partial = partial
+
+
+@contextmanager
+def after_answer(response: Response, doing: str, hint: str = "The answer is kept, in _llm and in the error's .partial.") -> Iterator[None]:
+    """Within, an answer is checked, converted or shown: whatever is raised there leaves as one of our errors, with the answer as
+    its `.partial`. The one place where that is done."""
+    try:
+        yield
+    except NbllmError as error:
+        error.partial = error.partial or response
+        raise
+    except Exception as error:  # noqa: BLE001 - a paid answer is not lost by a validator, a DataFrame or a drawing
+        raise AnswerProcessingError(f"The answer came, but {doing} failed: {in_a_line(error)}", hint=hint, partial=response) from None
+
+
+def in_a_line(error: BaseException, longest: int = 300) -> str:
+    """An exception of somebody else's in one line: its type and its words."""
+    return " ".join(traceback.format_exception_only(type(error), error)[-1].split())[:longest]

@@ -7,6 +7,7 @@ works offline and is typed. It is imported at the first priced answer: it takes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
@@ -18,11 +19,19 @@ _TICKS = 1e10  # xAI counts in ticks; its grok-2 answers of 13 + 16 tokens at $2
 
 def cost(usage: Usage | None, model: str, provider: Provider | str) -> float | None:
     """US dollars for `usage` of `model`: by the person's own prices, else what the provider says it charged, else by the price
-    data. None where none of them knows, or where the answer ended before all of it was counted. provider: a row, or its name in
-    the price data."""
+    data. None where none of them knows, or where the answer ended before all of it was counted, or what they say is no amount.
+    provider: a row, or its name in the price data."""
     if usage is None or usage.output_tokens is None:
         return None
     row = provider if isinstance(provider, Provider) else Provider("", "", "", price=provider)
+    try:
+        found = _cost(usage, model, row)
+    except Exception:  # noqa: BLE001 - the answer is paid for: no odd count and no odd price may lose it
+        return None
+    return found if found is not None and math.isfinite(found) else None
+
+
+def _cost(usage: Usage, model: str, row: Provider) -> float | None:
     own = row.facts.get(model)
     if own is not None and (own.input is not None or own.output is not None):
         return _by_facts(usage, own)

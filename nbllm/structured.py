@@ -11,18 +11,24 @@ import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, NbllmError
+from .errors import ConfigError, NbllmError, after_answer, in_a_line
 from .events import Response
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*?)\n?```", re.DOTALL)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ][\d:.]+(?:Z|[+-]\d\d:?\d\d)?)?")
 _MOST = 8  # mismatches that a model is told at once
 _DEEP = "the answer is nested too deeply"
+# Where a schema holds others: as its value or in a list, or under names.
+_NESTED = frozenset(("items", "additionalItems", "prefixItems", "additionalProperties", "propertyNames", "contains", "allOf", "anyOf", "oneOf",
+                     "not", "if", "then", "else", "unevaluatedItems", "unevaluatedProperties", "contentSchema"))
+_NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"))
+_PROBES: tuple[Any, ...] = (None, True, 0, "", [None], {"": None})  # a value of each JSON type
 
 
 class Mismatch(NbllmError):
@@ -52,20 +58,20 @@ class Shape:
 
     @classmethod
     def of(cls, given: Any) -> Shape:
-        """From a JSON schema, or a type. Raises ConfigError for anything else."""
+        """From a JSON schema, or a type. Raises ConfigError for anything else, and for a schema that no answer can be checked by."""
         if isinstance(given, Shape):
             return given
         if isinstance(given, Mapping):
-            return cls(given)
+            return cls(checked_schema(given))
         if not (isinstance(given, type) or hasattr(given, "__origin__")):
             raise ConfigError(f"Not a schema: {type(given).__name__}.", hint="Pass a JSON schema as a dict, a pydantic model, a dataclass, or list[...] of one.")
-        from pydantic import PydanticUserError, TypeAdapter
+        from pydantic import TypeAdapter
 
         try:
             adapter: Any = TypeAdapter(given)
             made = adapter.json_schema()
-        except (PydanticUserError, TypeError, NameError) as exc:
-            raise ConfigError(f"No schema can be made of {getattr(given, '__name__', given)!r}: {str(exc).splitlines()[0]}.",
+        except Exception as exc:  # noqa: BLE001 - pydantic's own, and whatever a type's own hooks raise
+            raise ConfigError(f"No schema can be made of {getattr(given, '__name__', given)!r}: {in_a_line(exc)}.",
                               hint="Annotate its fields with types that have a JSON form.") from None
         return cls(_rooted(made), adapter)
 
@@ -86,20 +92,13 @@ class Shape:
             return self.adapter.validate_python(value.get("items", value) if self.wrapped and isinstance(value, dict) else value)
         except ValidationError as exc:
             raise Mismatch([f"{_place(e['loc'])}: {e['msg']}" for e in exc.errors(include_url=False, include_context=False)[:_MOST]]) from None
-        except RecursionError:
-            raise Mismatch([_DEEP]) from None
 
     def _check_schema(self, value: Any) -> None:
-        import jsonschema
-
         try:
-            checker = jsonschema.validators.validator_for(self.schema, default=jsonschema.Draft202012Validator)
-            found = itertools.islice(checker(self.schema).iter_errors(value), _MOST)
+            found = itertools.islice(_checker(self.schema).iter_errors(value), _MOST)
             problems = [f"{_place(e.absolute_path)}: {e.message[:200]}" for e in found]
         except RecursionError:
             problems = [_DEEP]
-        except jsonschema.SchemaError as exc:
-            raise ConfigError(f"The schema itself is not valid: {exc.message}.", hint="See json-schema.org.") from None
         if problems:
             raise Mismatch(problems)
 
@@ -112,6 +111,65 @@ class Shape:
     def provider_schema(self) -> dict[str, Any]:
         """The schema as a provider is given it."""
         return {k: v for k, v in self.schema.items() if k != "x-nbllm-items"}
+
+
+def checked_schema(given: Any) -> dict[str, Any]:
+    """A JSON schema as plain JSON. Raises ConfigError, with the place, for what is none: unknown types, references that lead
+    nowhere or to another host, patterns that cannot be compiled, schemas that contain themselves without end."""
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"A JSON schema is an object, not {type(given).__name__}.", hint='For example {"type": "object", "properties": {...}}.')
+    place = "$"
+    try:
+        schema: dict[str, Any] = json.loads(json.dumps(dict(given), allow_nan=False))
+        checker = _checker(schema)
+        checker.check_schema(schema)
+        for place, part in _within(schema):  # noqa: B007 - the place is for the message
+            for value in _PROBES:
+                list(checker.evolve(schema=part).iter_errors(value))
+    except Exception as exc:  # noqa: BLE001 - jsonschema's own, RecursionError, and what no JSON is
+        raise ConfigError(f"The schema is not valid at {getattr(exc, 'json_path', place)}: {_told(exc)}.",
+                          hint="Nothing was sent. Correct the schema; json-schema.org says what one may hold.") from None
+    return schema
+
+
+def _told(exc: Any) -> str:
+    if isinstance(exc, RecursionError):
+        return "it is nested too deeply, or contains itself without end"
+    if hasattr(exc, "ref"):
+        return f"the reference {exc.ref!r} leads nowhere (they stay within the schema)"
+    if getattr(exc, "json_path", "").endswith(".type"):
+        return f"{exc.instance!r} is no type: object, array, string, number, integer, boolean or null"
+    return str(getattr(exc, "message", None) or in_a_line(exc))[:300].rstrip(".")
+
+
+def _checker(schema: Mapping[str, Any]) -> Any:
+    """What checks values against `schema`. References are looked up in the schema only, never fetched."""
+    import jsonschema
+    from referencing import Registry
+
+    found: Any = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    return found(schema, registry=Registry())
+
+
+def provider_schema(given: Any) -> dict[str, Any] | None:
+    """The JSON schema to send for what a user may pass as one. Raises ConfigError as Shape.of does."""
+    return None if given is None else Shape.of(given).provider_schema
+
+
+def _within(schema: Any, place: str = "$") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, schema) of a schema and of all that it holds."""
+    if isinstance(schema, list):
+        for i, part in enumerate(schema):
+            yield from _within(part, f"{place}[{i}]")
+    if not isinstance(schema, dict):
+        return
+    yield place, schema
+    for key, value in schema.items():
+        if key in _NESTED:
+            yield from _within(value, f"{place}.{key}")
+        elif key in _NAMED and isinstance(value, dict):
+            for name, part in value.items():
+                yield from _within(part, f"{place}.{key}.{name}")
 
 
 def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
@@ -140,15 +198,15 @@ def _place(path: Any) -> str:
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".") or "the answer"
 
 
-def value_of(response: Response, shape: Shape) -> Any:
-    """The checked value in an answer. Raises Truncated or Mismatch, with the answer as `.partial`."""
-    try:
+def value_of(response: Response, shape: Shape, wanted: str | None = "object") -> Any:
+    """The checked value in an answer: as it is, or as a DataFrame where `wanted` is "df". Raises Truncated, Mismatch, or
+    AnswerProcessingError for what a validator raises, each with the answer as `.partial`."""
+    with after_answer(response, "checking it against the schema"):
         if response.finish_reason == "length":
             raise Truncated
-        return shape.check(response.text)
-    except (Truncated, Mismatch) as error:
-        error.partial = response
-        raise
+        value = shape.check(response.text)
+    with after_answer(response, "making a DataFrame of it"):
+        return frame(value) if wanted == "df" else value
 
 
 def repair(problems: list[str]) -> str:
@@ -159,7 +217,8 @@ def repair(problems: list[str]) -> str:
 
 def frame(value: Any) -> pd.DataFrame:
     """A value as a DataFrame: a list of records, an object that holds one list of them, or one record; columns in pandas' nullable
-    dtypes, dates as such where a whole column reads as dates."""
+    dtypes, dates as such where a whole column reads as dates. A column that looks like dates and cannot be converted stays the
+    text it is, as objects; `.attrs["kept_as_text"]` says which and why."""
     import pandas as pd
 
     plain = _plain(value)
@@ -167,11 +226,34 @@ def frame(value: Any) -> pd.DataFrame:
         lists = [v for v in plain.values() if isinstance(v, list)]
         plain = lists[0] if len(plain) == 1 and lists else [plain]
     rows = plain if isinstance(plain, list) else [plain]
-    made = pd.DataFrame([r if isinstance(r, dict) else {"value": r} for r in rows]).convert_dtypes()
+    made = pd.DataFrame([r if isinstance(r, dict) else {"value": r} for r in rows])
+    kept: dict[str, str] = {}
     for name in made.columns:
-        known = made[name].dropna()
-        if len(known) and known.map(lambda v: isinstance(v, str) and bool(re.fullmatch(r"\d{4}-\d\d-\d\d(?:[T ][\d:.]+(?:Z|[+-]\d\d:?\d\d)?)?", v))).all():
-            made[name] = pd.to_datetime(made[name], errors="coerce", format="ISO8601")
+        column = made[name]
+        try:
+            made[name] = column = column.convert_dtypes()
+            if _looks_like_dates(column):
+                made[name] = _dates(column)
+        except Exception as exc:  # noqa: BLE001 - pandas and its parsers raise many kinds; no value may be lost by it
+            kept[str(name)] = in_a_line(exc, 120)
+            made[name] = column.astype(object)
+    if kept:
+        made.attrs["kept_as_text"] = kept
+    return made
+
+
+def _looks_like_dates(column: pd.Series[Any]) -> bool:
+    known = column.dropna()
+    return len(known) > 0 and bool(known.map(lambda v: isinstance(v, str) and _DATE.fullmatch(v) is not None).all())
+
+
+def _dates(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Raises whatever pandas does for what is no date."""
+    import pandas as pd
+
+    made = pd.to_datetime(column, format="ISO8601")
+    if made.dtype == object:  # pandas 2: different time zones
+        raise ValueError("the times are in different time zones")
     return made
 
 

@@ -24,23 +24,35 @@ class Ran:
 
     @property
     def outputs(self) -> list[dict[str, Any]]:
-        """The outputs that a front end ends up with: updates replace, clear_output clears."""
-        out: list[dict[str, Any]] = []
-        clear = False
+        """The outputs that a front end ends up with: updates replace, clear_output clears, an Output widget takes what is its own."""
+        return self._areas()[0]
+
+    @property
+    def captured(self) -> list[dict[str, Any]]:
+        """What an Output widget of ipywidgets ends up with. JupyterLab's knows no updates of displays, so neither does this."""
+        return self._areas()[1]
+
+    def _areas(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """(the cell's outputs, a widget's): the widget has them while its msg_id is the cell's."""
+        areas: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+        clear, inside = [False, False], 0
         for m in self.messages:
             kind, content = m["msg_type"], m["content"]
+            if kind == "comm_msg" and "msg_id" in content["data"].get("state", {}):
+                inside = int(bool(content["data"]["state"]["msg_id"]))
+            out = areas[inside]
             if kind == "clear_output":
-                clear = content["wait"]
-                out = out if clear else []
+                clear[inside] = content["wait"]
+                out[:] = out if content["wait"] else []
             elif kind == "update_display_data":
-                for o in out:
+                for o in areas[0]:
                     if o.get("transient", {}).get("display_id") == content["transient"]["display_id"]:
-                        o["data"] = content["data"]
+                        o.update(data=content["data"], metadata=content["metadata"])
             elif kind in ("display_data", "execute_result", "stream", "error"):
-                out = [] if clear else out
-                clear = False
+                out[:] = [] if clear[inside] else out
+                clear[inside] = False
                 out.append({"kind": kind, **content})
-        return out
+        return areas
 
     @property
     def text(self) -> str:

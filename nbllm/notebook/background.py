@@ -10,64 +10,99 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import copy_context
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, NbllmError
-from ..events import Response
+from ..errors import AnswerProcessingError, ConfigError, in_a_line
+from ..events import Response, Restarted
+from ..streams import Stream
 from .bundle import footer
+from .comparing import finish_columns, follow_all
 from .port import KernelPort, where
+from .run import Drawing, Outcome, settle
 from .side import Column, Entry, Side
 
 if TYPE_CHECKING:
-    from ..streams import Stream
     from .session import Asked, Session
 
 
 def wanted(session: Session, asked: Asked) -> bool:
     """Whether a cell goes to the background: it says so, and somebody watches."""
-    render = str(asked.options.get("render", "auto"))
-    return bool(asked.options.get("bg")) and (where(session.shell) if render == "auto" else render) != "final"
+    return bool(asked.options.get("bg")) and where(session.shell, str(asked.options.get("render", "auto"))) != "final"
 
 
 def begin(session: Session, asked: Asked, out: str | None, kept: Callable[[Response], None]) -> Stream:
     """Asks, shows the beginning, and lets a thread do the rest. Raises ConfigError for what is wrong on this side."""
-    from .comparing import follow_all
-
     terminal, format = where(session.shell) == "terminal", str(asked.options.get("format", "md"))
     column = Column(asked.model, time.perf_counter())
     shown = not (terminal or asked.options.get("quiet"))
     side = Side(KernelPort(session.shell), [column], mode="plain" if asked.options.get("render") == "plain" else "live" if shown else "hidden", format=format, in_place=True)
     stream = session.stream(asked)
-    side.start()
-    names = [name for name in (out, "_llm") if name]
-    for name in names:
-        session.namespace[name] = stream
+    Drawing().do(side.start)
+    session.touch()
+    run = _Run(session, asked, side, column, [name for name in (out, "_llm") if name])
+    run.put(stream)
     session.running.append(stream)
     if terminal:
-        session.say(f"Asked in the background: {names[0]} is a Stream until the answer is there.")
-
-    def rest() -> None:
-        follow_all([stream], side, [column], 0)
-        value, response, error = _outcome(asked, stream)
-        session.running.remove(stream)
-        session.asked, session.last, session.comparison = asked, response, None
-        for name in names:
-            if session.namespace.get(name) is stream:  # the person may have used the name for something else meanwhile
-                session.namespace[name] = response if value is None or name == "_llm" else value
-        if response.parts and error is None:
-            kept(response)
-        side.finish([Entry(asked.model, response, error, footer(response, filled=asked.filled, attached=asked.attached))])
-
-    threading.Thread(target=copy_context().run, args=(rest,), name="nbllm-background", daemon=True).start()
+        session.say(f"Asked in the background: {run.names[0]} is a Stream until the answer is there.")
+    threading.Thread(target=copy_context().run, args=(run.rest, stream, kept), name="nbllm-background", daemon=True).start()
     return stream
 
 
-def _outcome(asked: Asked, stream: Stream) -> tuple[Any, Response, NbllmError | None]:
-    from .cell import valued
+@dataclass(slots=True)
+class _Run:
+    """A cell in the background. `mine` is what it has put into its variables: a name that holds something else by now was used
+    otherwise meanwhile, and is left alone."""
 
-    response, error = stream.partial(), stream.error
-    value, misfit = (None, None) if error or response.finish_reason == "cancelled" else valued(asked, response)
-    return value, response, error or misfit
+    session: Session
+    asked: Asked
+    side: Side
+    column: Column
+    names: list[str]
+    mine: list[object] = field(default_factory=list)
+    streams: list[Stream] = field(default_factory=list)
+
+    def put(self, value: object) -> None:
+        """Sets the variables: the one named in out= to `value`, `_llm` to no value that was made of an answer."""
+        space = self.session.namespace
+        for name in self.names:
+            ours = not self.mine or any(space.get(name) is known for known in self.mine)
+            if ours and (name != "_llm" or isinstance(value, (Stream, Response))):
+                space[name] = value
+        self.mine.append(value)
+
+    def store(self, response: Response, value: Any) -> None:
+        """Keeps the answer, then what was made of it."""
+        self.session.asked, self.session.last, self.session.comparison = self.asked, response, None
+        self.put(response if value is None else value)
+
+    def watch(self, stream: Stream, why: str) -> bool:
+        """Shows a stream while it comes; whether it may be followed by another one."""
+        if why:
+            self.session.running.append(stream)
+            self.column.feed(Restarted(why), time.perf_counter())
+        try:
+            self.column.ended = None
+            follow_all([stream], self.side, [self.column], 0)
+        finally:
+            self.session.running.remove(stream)
+        return stream.partial().finish_reason != "cancelled"
+
+    def rest(self, stream: Stream, kept: Callable[[Response], None]) -> None:
+        """All that comes after the prompt is back. However it ends, the cell's display, its variables and `%llm stop` end too."""
+        done = Outcome(Response())
+        try:
+            done = settle(self.session, self.asked, stream, self.watch, self.store)
+            if done.counts and done.failure is None:
+                kept(done.response)
+        except BaseException as error:  # noqa: BLE001 - even SystemExit: nobody else would tell, and the cell would wait for ever
+            stream.cancel()
+            answer = stream.partial()
+            done = Outcome(answer, problem=AnswerProcessingError(f"The background answer could not be finished: {in_a_line(error)}",
+                                                                 partial=answer, hint="What came is in the cell's variable."))
+            if self.mine == [stream]:
+                self.store(answer, None)
+        finish_columns(self.side, [Entry(self.asked.model, done.response, done.failure, footer(done.response, filled=self.asked.filled, attached=self.asked.attached))])
 
 
 def stop(session: Session, _rest: str) -> str:

@@ -7,13 +7,15 @@ simulator made is labelled. Both forms say the same.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import wraps
 from html import escape
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from ..errors import NbllmError, ProviderError
+from ..errors import NbllmError, ProviderError, in_a_line
 from ..events import FinishReason, Response, Usage, UsageReport
 from ..messages import Reasoning, Text, ToolCall
 from .look import container
@@ -29,6 +31,27 @@ class Line:
 
     html: str
     text: str
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _surely(instead: Callable[..., T]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """For what is said about an answer that is there: where a provider's odd figure or words make that impossible, what
+    `instead` gives for the error and the same arguments."""
+
+    def wrap(work: Callable[P, T]) -> Callable[P, T]:
+        @wraps(work)
+        def sure(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return work(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - the answer counts more than its figures and its looks
+                return instead(error, *args, **kwargs)
+
+        return sure
+
+    return wrap
 
 
 # What to say about an answer that did not simply end.
@@ -63,7 +86,7 @@ def count(value: int | None) -> str:
 
 def money(value: float | None) -> str:
     """$1.25, $0.0031, $0."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "$?"
     if value == 0 or value >= 0.995:
         return f"${value:,.2f}" if value else "$0"
@@ -103,6 +126,12 @@ def characters(response: Response) -> int:
     return len(response.text) + len(response.reasoning) + sum(len(c.name) + len(c.arguments_raw) for c in response.tool_calls)
 
 
+def _no_figures(error: Exception, response: Response, **_: Any) -> Line:
+    words = plain(f"{response.model or '?'} · its figures cannot be shown: {in_a_line(error)}")
+    return Line(escape(words, quote=False), words)
+
+
+@_surely(_no_figures)
 def footer(response: Response, *, filled: Sequence[str] = (), attached: Sequence[str] = ()) -> Line:
     """The line of figures; `filled` names what was put into the prompt, `attached` what went along with it."""
     t, usage = response.timing, response.usage
@@ -201,6 +230,17 @@ def foot_line(line: Line, *, simulated: bool = False) -> Line:
     return Line(f"<div class=nbllm-foot>{badge.html}{line.html}</div>", f"{badge.text}{line.text}".rstrip())
 
 
+def _source(error: Exception, format: str, text: str) -> Line:
+    """An answer's text as it is, where its format cannot be drawn."""
+    note = note_line(f"This is the answer's source: drawing it as {format} failed ({in_a_line(error)}).")
+    return Line(plain_html(text) + note.html, f"{text}\n\n{note.text}")
+
+
+@_surely(_source)
+def _formatted(format: str, text: str) -> Line:
+    return FORMATS[format](text)
+
+
 def _parts(response: Response, format: str) -> Iterable[Line]:
     run: list[str] = []
     for part in (*response.parts, None):
@@ -208,7 +248,7 @@ def _parts(response: Response, format: str) -> Iterable[Line]:
             run.append(part.text)
             continue
         if run:
-            yield FORMATS[format]("".join(run))
+            yield _formatted(format, "".join(run))
             run = []
         if isinstance(part, Reasoning):
             yield from _reasoning(part)
@@ -224,6 +264,11 @@ def _reasoning(part: Reasoning) -> Iterable[Line]:
         yield note_line("Reasoning withheld by the provider.")
 
 
+def _nothing(_error: Exception, _response: Response) -> dict[str, Any]:
+    return {}
+
+
+@_surely(_nothing)
 def provenance(response: Response) -> dict[str, Any]:
     """Where an answer comes from, for the output's metadata: no key, no address, no prompt but its hash."""
     from importlib.metadata import version
@@ -275,3 +320,12 @@ def final(
     text = plain("\n\n".join(line.text.strip("\n") for line in lines))
     data = {"text/html": container("".join(line.html for line in lines), style=True)} if html else {}
     return {**data, "text/plain": text}
+
+
+def table(value: Any, figures: Line, response: Response) -> dict[str, str]:
+    """A DataFrame of a model's words as the cell's output: escaped, with what stayed text, and the line of figures."""
+    lines = [note_line(f"Column {name} stays text: {why}") for name, why in value.attrs.get("kept_as_text", {}).items()]
+    lines.append(foot_line(figures, simulated=response.simulated))
+    html = value.to_html(escape=True, border=0, max_rows=60, max_cols=30, notebook=False, render_links=False)
+    text = "\n\n".join([value.to_string(max_rows=60), *(line.text for line in lines)])
+    return {"text/html": container(html + "".join(line.html for line in lines), style=True), "text/plain": plain(text)}

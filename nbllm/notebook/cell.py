@@ -8,22 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MASK, ConfigError, NbllmError
-from ..events import Response
+from ..errors import MASK, ConfigError, NbllmError, after_answer
+from ..events import Response, Restarted
 from ..messages import Message, Part, Text
-from ..structured import Mismatch, Shape, Truncated, frame, repair, value_of
+from ..streams import Stream
+from ..structured import Shape
 from ..wire import SECRET_HEADERS, ProcessCall, SessionCall, TalkCall
 from . import shorthand
 from .attach import attached, part_of, told
-from .bundle import Line as Figures
-from .bundle import foot_line
+from .bundle import footer
 from .chats import Turn
 from .fill import Filled, fill
 from .grammar import Line
-from .look import container
-from .markdown import plain
 from .reusing import composed, define
-from .run import follow, stoppable
+from .run import Outcome, finish, follow, settle, stoppable
 from .samples import BUDGET
 from .session import Asked, Session
 from .show import static
@@ -33,14 +31,14 @@ if TYPE_CHECKING:
 
 
 class Stopped(KeyboardInterrupt):
-    """The person pressed Stop: the cell fails in one line, so that Run All stops; the partial answer is kept in `name`."""
+    """The user pressed Stop: the cell fails in one line, so that Run All stops; the answer, `whole` or not, is kept in `name`."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, whole: bool = False) -> None:
         super().__init__(name)
-        self.name = name
+        self.name, self.whole = name, whole
 
     def _render_traceback_(self) -> list[str]:
-        return [f"Stopped. The partial answer is in {self.name}."]
+        return [f"Stopped. The {'' if self.whole else 'partial '}answer is in {self.name}."]
 
 
 def run_cell(session: Session, line: Line, body: str) -> Response | Comparison | None:
@@ -101,66 +99,61 @@ def ask(session: Session, asked: Asked, out: str | None = None, filled: Filled |
     """Sends what was asked, shows the answer while it comes, keeps it in the notebook's variables and tells `kept`. A structured
     answer that does not fit is asked for once more.
 
-    Raises the call's error after the partial answer was shown and kept, Stopped where the person stopped it.
+    Raises the call's error after the partial answer was shown and kept, what went wrong after it, Stopped where the user
+    stopped it.
     """
     if asked.options.get("dry_run"):
         _dry_run(session, asked)
         return None
     session.warn_skipped(filled)
-    from .bundle import footer
-
     screen = session.view(asked)  # before the call: what this imports the first time must not count in its times
     stream = session.stream(asked)
+    done: Outcome | None = None
+    problems: list[NbllmError | None] = []
     with stoppable(stream) as interrupt:
+
+        def watch(stream: Stream, why: str) -> bool:
+            interrupt.streams.append(stream)
+            if why:
+                screen.feed(Restarted(why))
+            try:
+                follow(stream, screen)
+            except KeyboardInterrupt:  # off the main thread, or pressed twice
+                interrupt.stop()
+                stream.wait_end(1)
+            return not interrupt.asked
+
         try:
-            follow(stream, screen)
-        except KeyboardInterrupt:  # off the main thread, or pressed twice
-            stream.cancel()
-            interrupt.asked = True
-        error: NbllmError | None = stream.error
-        response = stream.partial()
-        value, misfit = (None, None) if error or interrupt.asked else valued(asked, response)
-        session.keep(asked, response, out, value)
-        figures = footer(response, filled=asked.filled, attached=asked.attached)
-        screen.finish(response, figures, error, table(value, figures, response) if asked.options.get("as") == "df" and value is not None else None)
-    session.shown(response)
+            done = settle(session, asked, stream, watch, lambda response, value: session.keep(asked, response, out, value))
+            problems = [done.failure, _told(done, kept), finish(screen, asked, done, footer(done.response, filled=asked.filled, attached=asked.attached))]
+        except KeyboardInterrupt:  # pressed twice after the answer: it is kept
+            interrupt.stop()
+            if done is None:
+                done = Outcome(stream.partial())
+                finish(screen, asked, done, footer(done.response))
+    session.shown(done.response)
     if interrupt.asked:
-        raise Stopped(out or "_llm")
-    if isinstance(misfit, Mismatch) and not asked.repairs:
-        again = replace(asked, parts=(Text(repair(misfit.problems)),), history=(*asked.history, Message("user", asked.parts), response.message), repairs=1)
-        mended = ask(session, again, out, None, kept)
-        session.asked = asked
-        return mended
-    error = error or misfit
-    if response.parts and misfit is None:
-        kept(response)
+        raise Stopped(out or "_llm", whole=done.response.finish_reason not in (None, "cancelled"))
+    error = next(filter(None, problems), None)
     if error is not None:
-        error.partial = error.partial or response
         raise error
     if asked.options.get("format") == "code":
         from .mending import offer
 
-        offer(session, response)
-    return response
+        with after_answer(done.response, "offering it as a cell"):
+            offer(session, done.response)
+    return done.response
 
 
-def valued(asked: Asked, response: Response) -> tuple[Any, NbllmError | None]:
-    """(what as= makes of the answer, what is wrong with its shape)."""
-    if asked.shape is None:
-        return None, None
-    try:
-        value = value_of(response, asked.shape)
-    except (Mismatch, Truncated) as error:
-        return None, error
-    wanted = asked.options.get("as")
-    return (frame(value) if wanted == "df" else value if wanted == "object" else None), None
-
-
-def table(value: Any, figures: Figures, response: Response) -> dict[str, str]:
-    """A DataFrame of a model's words as the cell's output: escaped, with the line of figures."""
-    foot = foot_line(figures, simulated=response.simulated)
-    html = value.to_html(escape=True, border=0, max_rows=60, max_cols=30, notebook=False, render_links=False)
-    return {"text/html": container(html + foot.html, style=True), "text/plain": plain(f"{value.to_string(max_rows=60)}\n\n{foot.text}")}
+def _told(done: Outcome, kept: Callable[[Response], None]) -> NbllmError | None:
+    """Tells `kept` of an answer that a conversation goes on from; gives what went wrong."""
+    if done.counts and done.response.finish_reason != "cancelled":
+        try:
+            with after_answer(done.response, "keeping it in the conversation"):
+                kept(done.response)
+        except NbllmError as problem:
+            return problem
+    return None
 
 
 def _parts(session: Session, filled: Filled, options: Mapping[str, Any]) -> tuple[tuple[Part, ...], tuple[str, ...]]:
@@ -189,7 +182,7 @@ def with_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]:
     if text.lstrip().startswith("{"):
         try:
             return {**options, "schema": Shape.of(json.loads(text))}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"schema= is no JSON: {error}.", hint='The short form needs none: schema="name, age int".') from None
     if text.isidentifier() and text in session.namespace and not isinstance(session.namespace[text], str):
         return {**options, "schema": Shape.of(session.namespace[text])}

@@ -172,7 +172,7 @@ def _again(session: Session, rest: str) -> Response | Comparison | None:
 def _last(session: Session, _rest: str) -> Response:
     if session.last is None:
         raise ConfigError("There is no answer yet.", hint="Ask in a %%llm cell first.")
-    session.shown_in = None  # it is to be drawn here too
+    session.drawn = (-1, [])  # it is to be drawn here too
     return session.last
 
 

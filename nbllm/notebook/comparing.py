@@ -14,7 +14,7 @@ from ..streams import Stream
 from .bundle import footer
 from .buttons import StopBar
 from .port import KernelPort, where
-from .run import FRAME, stoppable
+from .run import FRAME, Drawing, drawn, stoppable
 from .session import Asked, Session
 from .side import Column, Entry, Printed, Side, bundle
 
@@ -102,6 +102,9 @@ class Screen(Protocol):
     def finish(self, entries: Sequence[Entry]) -> None:
         """Leaves the final form."""
 
+    def give_up(self, text: str) -> None:
+        """Leaves `text`, where the final form could not be drawn."""
+
 
 def columns_of(models: Sequence[str], options: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     """(label, model, options) of every column: models, times temperatures, times runs. Raises ConfigError for too many."""
@@ -131,26 +134,30 @@ def compare(session: Session, asked: Asked, models: Sequence[str], out: str | No
     columns = [Column(e.label, now, fixed=e.line(_format(asked))) for e in before] + [Column(label, now) for label, _, _ in wanted]
     screen = _screen(session, asked, columns)
     bar = _stop_bar(session, screen, [label for label, _, _ in wanted])
-    screen.start()
+    Drawing().do(screen.start)
     streams: list[Stream | NbllmError] = [_asked(session, replace(asked, model=model, options=own)) for _, model, own in wanted]
     running = [s for s in streams if isinstance(s, Stream)]
     if bar is not None:
         bar.streams = [s if isinstance(s, Stream) else None for s in streams]
+    problem = None
     with stoppable(*running) as interrupt:
         try:
             follow_all(streams, screen, columns, len(before), bar)
         except KeyboardInterrupt:  # off the main thread, or pressed twice
-            interrupt.asked = True
-            for stream in running:
-                stream.cancel()
+            interrupt.stop()
         entries = [*before, *(_entry(label, s, asked) for (label, _, _), s in zip(wanted, streams, strict=True))]
         result = Comparison(tuple(entries), "".join(getattr(p, "text", "") for p in asked.parts), _format(asked))
         session.keep_comparison(asked, result, out)
-        screen.finish(entries)
+        try:
+            problem = finish_columns(screen, entries)
+        except KeyboardInterrupt:  # pressed twice after the answers: they are kept
+            interrupt.stop()
         if bar is not None:
-            bar.close()
+            Drawing().do(bar.close)
     session.shown(result)
     _raise(entries[len(before):], interrupt.asked, out)
+    if problem is not None:
+        raise problem
     return result
 
 
@@ -189,8 +196,10 @@ def _asked(session: Session, asked: Asked) -> Stream | NbllmError:
 def _entry(label: str, stream: Stream | NbllmError, asked: Asked) -> Entry:
     if isinstance(stream, NbllmError):
         return Entry(label, Response(), stream)
-    response = stream.partial()
-    return Entry(label, response, stream.error, footer(response, filled=asked.filled, attached=asked.attached))
+    response, error = stream.partial(), stream.error
+    if error is not None:
+        error.partial = error.partial or response
+    return Entry(label, response, error, footer(response, filled=asked.filled, attached=asked.attached))
 
 
 def _stop_bar(session: Session, screen: Screen, labels: Sequence[str]) -> StopBar | None:
@@ -198,37 +207,43 @@ def _stop_bar(session: Session, screen: Screen, labels: Sequence[str]) -> StopBa
     if not isinstance(screen, Side) or not screen.live or session.comm is None:
         return None
     bar = StopBar(KernelPort(session.shell), labels)
-    bar.show()
+    Drawing().do(bar.show)
     return bar
 
 
 def follow_all(streams: Sequence[Stream | NbllmError], screen: Screen, columns: Sequence[Column], first: int, bar: StopBar | None = None) -> None:
-    """Shows all streams' events until the last one has ended. The first stream's column is `first`."""
-    places = [0] * len(streams)
+    """Shows all streams' events until the last one has ended. The first stream's column is `first`. Where the screen fails, the
+    rest is only waited for."""
+    places, shown = [0] * len(streams), Drawing()
     while True:
         live = [s for s in streams if isinstance(s, Stream) and not s.done]
         for i, stream in enumerate(streams):
             if isinstance(stream, Stream):
                 for at, event in stream.log[places[i]:]:
-                    screen.feed(first + i, event, at)
+                    shown.do(screen.feed, first + i, event, at)
                     places[i] += 1
                 if stream.done and columns[first + i].ended is None:
                     columns[first + i].ended = stream.ended_at
                     if bar is not None:
-                        bar.ended(i)
+                        shown.do(bar.ended, i)
         if not live:
             return
-        screen.tick(time.perf_counter())
+        shown.do(screen.tick, time.perf_counter())
         live[0].wait_end(FRAME)
+
+
+def finish_columns(screen: Screen, entries: Sequence[Entry]) -> NbllmError | None:
+    """Leaves the final form on the screen, the texts alone where it cannot be drawn; gives what went wrong."""
+    texts = "\n\n".join(f"## {e.label}\n\n{e.response.text}" for e in entries)
+    return drawn(entries[-1].response, lambda: screen.finish(entries), lambda words: screen.give_up(f"{texts}\n\n{words}"))
 
 
 def _screen(session: Session, asked: Asked, columns: Sequence[Column]) -> Screen:
     from .port import _to_stdout
 
-    render = str(asked.options.get("render", "auto"))
-    mode = where(session.shell) if render == "auto" else render
+    mode = where(session.shell, str(asked.options.get("render", "auto")))
     if asked.options.get("quiet"):
         return Printed(lambda _text: None)
     if mode == "terminal":
         return Printed(_to_stdout)
-    return Side(KernelPort(session.shell), columns, mode=mode, format=_format(asked))
+    return Side(KernelPort(session.shell), columns, mode=mode, format=_format(asked), in_place=not session.alone)

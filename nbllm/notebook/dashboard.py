@@ -29,8 +29,8 @@ _MEDIAN = "position:absolute;top:0;width:3px;height:100%;background:var(--jp-bra
 class Dashboard:
     """Shows a run in a kernel's front end; see bench.progress.Progress."""
 
-    def __init__(self, port: KernelPort) -> None:
-        self._port = port
+    def __init__(self, port: KernelPort, *, live: bool = True) -> None:
+        self._port, self._live = port, live
         self._id = f"nbllm-bench-{uuid4().hex[:12]}"
         self._drawn = 0.0
         self._shown = False
@@ -55,6 +55,8 @@ class Dashboard:
 
     def _publish(self, ended: str | None) -> None:
         self._drawn = time.monotonic()
+        if ended is None and not self._live:
+            return
         bundle = {"text/html": container(html(self._sums, self._run_id, ended), style=True), "text/plain": text(self._sums, self._run_id, ended)}
         self._port.publish(bundle, display_id=self._id, update=self._shown)
         self._shown = True
@@ -147,4 +149,5 @@ def factory() -> Dashboard | None:
     """A dashboard, where this is a kernel; None in a terminal or a script."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
-    return None if shell is None or where(shell) == "terminal" else Dashboard(KernelPort(shell))
+    mode = "terminal" if shell is None else where(shell)
+    return None if shell is None or mode == "terminal" else Dashboard(KernelPort(shell), live=mode == "live")

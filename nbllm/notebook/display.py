@@ -1,4 +1,4 @@
-"""Shows an answer while it grows, in few and small messages, and leaves exactly one output. Main thread only.
+"""Shows an answer while it grows, in few and small messages, and leaves exactly one output of its own. Main thread only.
 
 Theory. The open end of the answer is the *tail*: one display that is updated. When enough blocks before it are
 finished, the tail is updated a last time to just those (they are *frozen*: never sent again, and a person's selection
@@ -8,6 +8,10 @@ JupyterLab folds a cell's outputs away above 50, so the longer the answer, the m
 
 At the end `clear_output(wait=True)` and one display of the final bundle replace all this in one step, without an
 empty moment between. Whoever saves the notebook before that has frozen blocks and a tail: plain static text.
+
+Clearing takes everything that the cell has shown, so all this is for an answer that is *alone* in its cell. Elsewhere (in a
+loop, after a print, the second of two answers) nothing is frozen and nothing cleared: the whole answer is the tail, drawn
+as often as `Pace` allows, and its last update is the final form.
 """
 
 from __future__ import annotations
@@ -74,6 +78,7 @@ class Live:
     """One answer in one cell: `start()`, `feed(event)` and `tick(now)` while it comes, `finish(response)` once.
 
     Modes: "live" draws as told above; "plain" the same in text/plain alone; "final" draws nothing before `finish`.
+    alone: whether the cell holds nothing else, so that its outputs may be cleared.
     """
 
     def __init__(
@@ -83,10 +88,12 @@ class Live:
         model: str = "",
         mode: Mode = "live",
         format: str = "md",
+        alone: bool = True,
         budget: Budget | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._port, self._model, self._mode, self._format, self._clock = port, model, mode, format, clock
+        self._alone = alone
         self._began = clock()
         self._pace = Pace(budget, self._began)
         self._growing = self._nothing()
@@ -185,10 +192,11 @@ class Live:
 
     def _draw(self, now: float) -> None:
         began, size = self._clock(), 0
-        if self._void:
+        if self._void and self._alone:
             self._port.clear(wait=True)
-            self._display_id, self._void, self._styled, size = "", False, False, ENVELOPE
+            self._display_id, self._styled, size = "", False, ENVELOPE
             self._frozen = self._displays = 0
+        self._void = False
         shed = self._growing.splitter.shed(_LONG_TAIL)
         if shed:
             self._growing.done.append(self._finished(shed))
@@ -204,7 +212,7 @@ class Live:
     def _freeze(self) -> int:
         """Ends the tail's display with the finished blocks, where they are many enough; gives the bytes that took."""
         length = sum(len(line.text) for line in self._growing.done)
-        if length < max(_FREEZE, _FREEZE_SHARE * self._frozen) or self._displays >= _MOST_DISPLAYS:
+        if not self._alone or length < max(_FREEZE, _FREEZE_SHARE * self._frozen) or self._displays >= _MOST_DISPLAYS:
             return 0
         size = self._publish(self._growing.done)
         self._growing.done, self._display_id = [], ""
@@ -261,13 +269,21 @@ class Live:
 
     def finish(self, response: Response, footer: Line | None = None, error: BaseException | None = None,
                instead: Mapping[str, str] | None = None) -> None:
-        """Replaces all by the final form, or by `instead`. Where an error came before anything else did, the error is all there is to see."""
-        if self._display_id:
-            self._port.clear(wait=True)
+        """Replaces all by the final form, or by `instead`. Where an error came before anything else did, the error is all there is
+        to see: the cell's own where the answer is alone in it, which would come below other outputs elsewhere."""
+        html, bare = self._mode != "plain", error is not None and not (response.parts or response.refusal)
+        if bare and self._alone:
+            if self._display_id:
+                self._port.clear(wait=True)
+            return
         if instead is not None:
-            self._port.publish(instead if self._mode != "plain" else {"text/plain": instead["text/plain"]}, metadata={"nbllm": provenance(response)})
-        elif error is None or response.parts or response.refusal:
-            self._port.publish(final(response, format=self._format, footer=footer, error=error, html=self._mode != "plain"), metadata={"nbllm": provenance(response)})
+            data = dict(instead) if html else {"text/plain": instead["text/plain"]}
+        else:
+            data = final(response, format=self._format, footer=None if bare else footer, error=error, html=html)
+        update = bool(self._display_id) and not self._alone
+        if self._display_id and self._alone:
+            self._port.clear(wait=True)
+        self._port.publish(data, display_id=self._display_id if update else None, update=update, metadata={"nbllm": provenance(response)})
 
 
 _TAKES: dict[type, Callable[[Live, Any], None]] = {

@@ -67,19 +67,43 @@ function build(model) {
   button("📎", "Attach files", composer, () => chooser.click());
   const act = button("Send", "Send", composer, () => (model.get("busy") ? stop() : send()));
 
+  const note = element("div", "nbllm-note", root);
+  note.hidden = true;
+
   let files = [];
+  let sending = null; // what was sent and is not taken yet: what is typed meanwhile waits in its place
+  function told(why) {
+    note.textContent = why;
+    note.hidden = !why;
+  }
+  function giveBack(why) {
+    if (sending) {
+      area.value = [sending.text, area.value].filter(Boolean).join("\n");
+      files = [...sending.files, ...files];
+      sending = null;
+      showFiles();
+    }
+    told(why);
+  }
   function stop() {
     model.send({ type: "stop" });
   }
   async function send() {
     const text = area.value;
-    if (model.get("busy") || (!text.trim() && !files.length)) return;
-    const sent = files;
+    if (sending || model.get("busy") || (!text.trim() && !files.length)) return;
+    const sent = { text, files };
+    sending = sent;
     area.value = "";
     files = [];
     showFiles();
-    const buffers = await Promise.all(sent.map((f) => f.arrayBuffer()));
-    model.send({ type: "send", text, files: sent.map((f) => ({ name: f.name, kind: f.type })) }, undefined, buffers);
+    told("");
+    try {
+      const buffers = await Promise.all(sent.files.map((f) => f.arrayBuffer()));
+      model.send({ type: "send", text, files: sent.files.map((f) => ({ name: f.name, kind: f.type })) }, undefined, buffers);
+    } catch (error) {
+      sending = sent;
+      giveBack(`Not sent: ${error}`);
+    }
   }
   function add(more) {
     files = [...files, ...more];
@@ -173,9 +197,18 @@ function build(model) {
       return option;
     }));
   }
-  model.on("change:turns", showTurns);
+  model.on("msg:custom", (message) => {
+    if (message.type === "refused") giveBack(message.why);
+  });
+  model.on("change:turns", () => {
+    sending = null;
+    showTurns();
+  });
   for (const name of ["asked", "done", "tail", "status"]) model.on(`change:${name}`, showLive);
-  model.on("change:busy", showBusy);
+  model.on("change:busy", () => {
+    sending = null;
+    showBusy();
+  });
   for (const name of ["model", "meter", "models"]) model.on(`change:${name}`, showRest);
   showTurns();
   showLive();

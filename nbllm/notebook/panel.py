@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import replace
 from functools import lru_cache
 from html import escape
 from importlib.resources import files
@@ -18,7 +20,7 @@ from typing import Any, Unpack
 from uuid import uuid4
 
 from ..client import CallOptions
-from ..errors import ConfigError, NbllmError
+from ..errors import AnswerProcessingError, ConfigError, NbllmError, in_a_line
 from ..events import Response
 from ..messages import Message, Part, Text
 from ..registry import DEFAULT_MODEL
@@ -54,8 +56,9 @@ class ChatWidget:
         self._options: dict[str, Any] = dict(options)
         self._model = model
         self._session.client.resolve(model, options.get("base_url"), options.get("dialect"))  # a name that leads nowhere is told here
-        self._failed: tuple[Message, Response, NbllmError | None] | None = None  # the last turn, where it was not kept
+        self._failed: tuple[Turn, NbllmError | None] | None = None  # what came of the last question, where the conversation has it not
         self._stream: Stream | None = None
+        self._answering = False
         self._thread: threading.Thread | None = None
         self._panel: Any = None
         self._place = self._display = ""
@@ -80,12 +83,12 @@ class ChatWidget:
 
     def send(self, text: str, *attachments: Part) -> Stream:
         """Says something; the answer comes while other cells run. Raises ConfigError while one is on its way."""
-        if self._stream is not None and not self._stream.done:
+        if self._answering:
             raise ConfigError("The panel is still answering.", hint="Stop it, or wait for it: panel.wait().")
         asked = Message("user", [*([Text(text)] if text.strip() else []), *attachments])
         if not asked.parts:
-            raise ConfigError("Nothing was said.")
-        return self._say(asked)
+            raise ConfigError("Nothing was said.", hint="Write something, or attach a file.")
+        return self._say(Turn(f"panel:{uuid4().hex}", asked, Response()))
 
     def ask(self, text: str, *attachments: Part) -> Response:
         """As send, and waits for the answer. Raises what went wrong."""
@@ -110,14 +113,14 @@ class ChatWidget:
             self._stream.cancel()
 
     def retry(self) -> Stream:
-        """Asks the last question again, in the place of its answer."""
-        if self._stream is not None and not self._stream.done:
+        """Asks the last question again. Its answer stays until the new one is there as a whole, and is then replaced."""
+        if self._answering:
             raise ConfigError("The panel is still answering.", hint="Stop it first.")
         if self._failed is not None:
             return self._say(self._failed[0])
         if not self._chat.turns:
-            raise ConfigError("There is nothing to ask again.")
-        return self._say(self._chat.turns.pop().asked)
+            raise ConfigError("There is nothing to ask again.", hint="Ask something first.")
+        return self._say(self._chat.turns[-1])
 
     def close(self) -> None:
         """Takes the panel away; the transcript stays."""
@@ -127,28 +130,46 @@ class ChatWidget:
 
     # --- an answer on its way ---
 
-    def _say(self, asked: Message) -> Stream:
-        self._failed, self._error = None, None
+    def _say(self, turn: Turn) -> Stream:
+        """Asks what `turn` asks, with what was said before it; its answer, where it has one, stays until the new one is there."""
         given = {k: v for k, v in self._options.items() if k != "extra"}
-        stream = self._session.client.stream([*self._chat.before(""), asked], self._model, **given, extra=self._options.get("extra"))
-        self._stream = stream
-        self._set(busy=True, asked=_asked_html(asked), done="", tail="", status=f"{self._model} · waiting for the first token…", turns=self._turns())
-        self._thread = threading.Thread(target=copy_context().run, args=(self._follow, stream, asked), name="nbllm-chat", daemon=True)
+        try:
+            stream = self._session.client.stream([*self._chat.before(turn.cell), turn.asked], self._model, **given, extra=self._options.get("extra"))
+        except NbllmError as error:
+            self._failed = (replace(turn, response=Response()), error)
+            raise
+        self._failed, self._error, self._stream, self._answering = None, None, stream, True
+        with suppress(Exception):  # a page that is gone
+            self._set(busy=True, asked=_asked_html(turn.asked), done="", tail="", status=f"{self._model} · waiting for the first token…", turns=self._turns())
+        self._thread = threading.Thread(target=copy_context().run, args=(self._follow, stream, turn), name="nbllm-chat", daemon=True)
         self._thread.start()
         return stream
 
-    def _follow(self, stream: Stream, asked: Message) -> None:
-        follow(stream, Growing(self._model, lambda frame: self._set(**frame)))
-        response, error = stream.partial(), stream.error
-        if response.parts:
-            self._chat.keep(Turn(f"panel:{uuid4().hex}", asked, response))
-            self._session.last = response
-        if error is not None or not response.parts:
-            self._failed = None if response.parts else (asked, response, error)
-        self._error = error
-        self._set(turns=self._turns(), busy=False, asked="", done="", tail="", status="", meter=self._meter())
-        if self._display:
-            self._publish(update=True)
+    def _follow(self, stream: Stream, turn: Turn) -> None:
+        """Shows the answer while it comes and keeps it. However that ends, the panel is ready for the next question."""
+        try:
+            follow(stream, Growing(self._model, lambda frame: self._set(**frame)))
+            self._keep(replace(turn, response=stream.partial()), stream.error)
+        except BaseException as error:  # noqa: BLE001 - nobody else would tell, and the panel would be busy for ever
+            stream.cancel()
+            answer = stream.partial()
+            problem = AnswerProcessingError(f"The panel could not finish the answer: {in_a_line(error)}", partial=answer, hint="Ask again.")
+            self._failed, self._error = (replace(turn, response=answer), problem), problem
+        self._answering = False
+        with suppress(Exception):  # a page that is gone
+            self._set(turns=self._turns(), busy=False, asked="", done="", tail="", status="", meter=self._meter())
+            if self._display:
+                self._publish(update=True)
+
+    def _keep(self, turn: Turn, error: NbllmError | None) -> None:
+        """Puts an answer into the conversation. One that ended early is kept where there is none yet, and does not replace one."""
+        self._error, again = error, any(t.cell == turn.cell for t in self._chat.turns)
+        if turn.response.parts:
+            self._session.last = turn.response
+        if turn.response.parts and not (again and (error is not None or turn.response.finish_reason == "cancelled")):
+            self._chat.keep(turn)
+        else:
+            self._failed = (turn, error)
 
     # --- what is shown ---
 
@@ -163,7 +184,7 @@ class ChatWidget:
         self._place = f"nbllm-{self._display}" if mode == "live" else "nbllm-chat"  # the same at each run, where the notebook is only saved
         if mode == "live":
             self._panel = mended(_panel_class()(place=self._place, placed=not self._view, style=_style(), model=self._model, models=self._names(), turns=self._turns(), meter=self._meter(),
-                                                busy=self._stream is not None and not self._stream.done))
+                                                busy=self._answering))
             self._panel.on_msg(self._heard)
             self._panel.observe(lambda change: setattr(self, "_model", change["new"] or DEFAULT_MODEL), "model")
             place = {"application/vnd.jupyter.widget-view+json": {"version_major": 2, "version_minor": 1, "model_id": self._panel.model_id}} if self._view else \
@@ -182,9 +203,14 @@ class ChatWidget:
             elif message["type"] == "retry":
                 self.retry()
         except NbllmError as error:
-            said = Message("user", str(message.get("text") or "")) if message["type"] == "send" else None
-            self._failed = (said or (self._failed[0] if self._failed else Message("user", "")), Response(), error)
-            self._set(turns=self._turns(), busy=self._stream is not None and not self._stream.done)
+            if self._failed is None or self._failed[1] is not error:  # nothing was asked
+                self._refuse(error)
+            self._set(turns=self._turns(), busy=self._answering)
+
+    def _refuse(self, error: NbllmError) -> None:
+        """Tells the page that its message was not taken: it gives the text back to the user, and shows why."""
+        if self._panel is not None:
+            self._panel.send({"type": "refused", "why": "\n".join(filter(None, (error.message, error.hint)))})
 
     def _set(self, **values: Any) -> None:
         if self._panel is not None:
@@ -203,15 +229,15 @@ class ChatWidget:
         """The conversation for the page: HTML that is safe, and each answer's source to copy."""
         shown = [{"key": f"{i}:{id(t)}", "asked": _asked_html(t.asked), "answer": _answer(t.response, None).html, "source": t.response.text} for i, t in enumerate(self._chat.turns)]
         if self._failed is not None:
-            asked, response, error = self._failed
-            shown.append({"key": uuid4().hex, "asked": _asked_html(asked), "answer": _answer(response, error).html, "source": response.text})
+            turn, error = self._failed
+            shown.append({"key": uuid4().hex, "asked": _asked_html(turn.asked), "answer": _answer(turn.response, error).html, "source": turn.response.text})
         return shown
 
     def _publish(self, *, update: bool) -> None:
         """The transcript."""
         rows = [(t.asked, _answer(t.response, None)) for t in self._chat.turns]
         if self._failed is not None:
-            rows.append((self._failed[0], _answer(self._failed[1], self._failed[2])))
+            rows.append((self._failed[0].asked, _answer(self._failed[0].response, self._failed[1])))
         html = "".join(f"<p><b>You</b></p><div class=nbllm-text>{_asked_html(asked)}</div><p><b>Answer</b></p>{line.html}<hr>" for asked, line in rows)
         text = "\n\n".join(f"You: {clean(_text(asked))}\n\n{line.text.strip()}" for asked, line in rows)
         head = f"Conversation {self._chat.name}" + ("" if rows else ": nothing was said yet")

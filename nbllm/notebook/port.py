@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from ..events import Event, ReasoningDelta, Response, Restarted, TextDelta
 from .bundle import Line, final
 from .display import Live
 from .markdown import plain
-
-Where = Literal["live", "final", "terminal"]
 
 
 class KernelPort:
@@ -84,22 +82,44 @@ def _to_stdout(text: str) -> None:
     sys.stdout.flush()
 
 
-def where(shell: Any) -> Where:
-    """How `shell` shows things: live in a front end that answers; only the final form where nobody watches (nbclient,
-    papermill, nbval, a cell under %%capture); as text in a terminal."""
+def where(shell: Any, render: str = "auto") -> str:
+    """How `shell` shows things, or as `render` says (live, final, plain, terminal): live in a front end that answers; only the
+    final form where nobody watches (nbclient, papermill, nbval, a cell under %%capture) and within an Output widget, which
+    updates do not reach; as text in a terminal."""
     from IPython.core.displaypub import CapturingDisplayPublisher
 
     kernel = getattr(shell, "kernel", None)
-    if isinstance(shell.display_pub, CapturingDisplayPublisher):
+    if isinstance(shell.display_pub, CapturingDisplayPublisher) or (kernel is not None and _in_output_widget(shell)):
         return "final"
+    if render != "auto":
+        return render
     if kernel is None:
         return "terminal"
     return "live" if getattr(kernel, "_allow_stdin", False) else "final"
 
 
-def view(shell: Any, *, render: str = "auto", model: str = "", format: str = "md") -> Live | Terminal:
-    """What shows an answer in `shell`. render: auto, live, final, plain or terminal."""
-    mode = where(shell) if render == "auto" else render
+def request(shell: Any) -> Mapping[str, Any]:
+    """The front end's message that is being answered; empty in a terminal, and where a kernel does not tell."""
+    kernel = getattr(shell, "kernel", None)
+    try:
+        return kernel.get_parent("shell") or {} if kernel is not None else {}
+    except (AttributeError, TypeError, LookupError):
+        return {}
+
+
+def _in_output_widget(shell: Any) -> bool:
+    """Whether an `Output` of ipywidgets takes what is shown now, as within `with output:`."""
+    output = getattr(sys.modules.get("ipywidgets"), "Output", None)
+    here = request(shell).get("header", {}).get("msg_id")
+    if output is None or not here:
+        return False
+    known = getattr(sys.modules.get("ipywidgets.widgets.widget"), "_instances", None) or output.widgets
+    return any(isinstance(widget, output) and widget.msg_id == here for widget in list(known.values()))
+
+
+def view(shell: Any, *, render: str = "auto", model: str = "", format: str = "md", alone: bool = True) -> Live | Terminal:
+    """What shows an answer in `shell`. render: auto, live, final, plain or terminal; alone: as in display.Live."""
+    mode = where(shell, render)
     if mode == "terminal":
         return Terminal()
-    return Live(KernelPort(shell), model=model, mode=mode, format=format)  # type: ignore[arg-type]  # grammar checks
+    return Live(KernelPort(shell), model=model, mode=mode, format=format, alone=alone)  # type: ignore[arg-type]  # grammar checks

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from contextlib import suppress
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, NbllmError
 from ..events import Response
-from ..messages import Message, Text
-from ..structured import Mismatch, frame, repair, value_of
+from ..streams import Stream
 from .fill import fill, names_in
 from .grammar import Line
+from .run import settle
 from .samples import BUDGET
 from .session import Asked, Session
 
@@ -60,22 +60,24 @@ def define(session: Session, name: str, line: Line, body: str, parts: Callable[.
 
 
 def _answer(session: Session, asked: Asked) -> Any:
-    """The answer without a screen; a structured one that does not fit is asked for once more."""
-    response = session.stream(asked).response()
-    if asked.shape is None:
-        return response
+    """The answer without a screen; a structured one that does not fit is asked for once more. One that cannot be used is the
+    notebook's last answer, `_llm`."""
+    came: list[Response] = []
     try:
-        value = value_of(response, asked.shape)
-    except Mismatch as misfit:
-        if asked.repairs:
-            raise
-        return _answer(session, _again(asked, response, misfit))
-    wanted = asked.options.get("as")
-    return frame(value) if wanted == "df" else value if wanted == "object" else response
+        done = settle(session, asked, session.stream(asked), _wait, lambda response, _value: came.append(response))
+        if done.failure is not None:
+            raise done.failure
+    except BaseException:  # an interrupt too
+        if came and came[-1].parts:
+            session.keep(asked, came[-1], None)
+        raise
+    return done.response if done.value is None else done.value
 
 
-def _again(asked: Asked, response: Response, misfit: Mismatch) -> Asked:
-    return replace(asked, parts=(Text(repair(misfit.problems)),), history=(*asked.history, Message("user", asked.parts), response.message), repairs=1)
+def _wait(stream: Stream, _why: str) -> bool:
+    with suppress(NbllmError):  # it is in the stream
+        stream.response()
+    return True
 
 
 def composed(session: Session, used: Any, body: str) -> str:

@@ -40,7 +40,6 @@ class Asked:
     filled: tuple[str, ...] = ()
     attached: tuple[str, ...] = ()
     history: tuple[Message, ...] = ()  # what was said before, where it goes on with a conversation
-    repairs: int = 0  # how often a structured answer was asked for again
 
     @property
     def shape(self) -> Shape | None:
@@ -96,7 +95,8 @@ class Session:
     asked: Asked | None = None
     last: Response | None = None
     comparison: Comparison | None = None  # the last answers, where there were several
-    shown_in: tuple[int, int] | None = None  # (execution count, id of the response) that was drawn while it streamed
+    drawn: tuple[int, list[object]] = (-1, [])  # the execution count, and the answers that its cell has drawn
+    touched: str = ""  # the execution that has shown something else than the answer under way
     failure: Failure | None = None  # the cell that failed last
     noting: Any = None  # the hook that notes it
     offered: dict[str, str] = field(default_factory=dict)  # code that cells have put below themselves
@@ -177,11 +177,23 @@ class Session:
     @property
     def cell(self) -> str:
         """The front end's id of the cell that runs, "" where it does not tell."""
-        kernel = getattr(self.shell, "kernel", None)
-        try:
-            return str(kernel.get_parent("shell")["metadata"].get("cellId") or "") if kernel is not None else ""
-        except (AttributeError, KeyError, TypeError, LookupError):
-            return ""
+        from .port import request
+
+        return str(request(self.shell).get("metadata", {}).get("cellId") or "")
+
+    @property
+    def alone(self) -> bool:
+        """Whether the cell that runs is one `%%llm` and has shown nothing yet, so that its outputs may be cleared."""
+        from .port import request
+
+        asked = request(self.shell)
+        return str(asked.get("content", {}).get("code", "")).split(maxsplit=1)[:1] in (["%%llm"], ["%%nbllm"]) and self.touched != _id(asked)
+
+    def touch(self) -> None:
+        """Notes that the cell that runs has an output that must stay."""
+        from .port import request
+
+        self.touched = _id(request(self.shell))
 
     # --- the notebook ---
 
@@ -205,6 +217,7 @@ class Session:
 
     def evaluate(self, expression: str) -> Any:
         """The value of a person's own expression in the notebook."""
+        self.touch()  # it may print
         names = self.namespace if self.failure is None or "Err" in self.namespace else {**self.namespace, "Err": self.failure.error}
         return eval(expression, self.shell.user_global_ns, names)  # noqa: S307 - the person wrote it in their own cell
 
@@ -215,15 +228,17 @@ class Session:
         options = asked.options
         if options.get("quiet"):
             return Hidden()
-        return view(self.shell, render=str(options.get("render", "auto")), model=asked.model, format=str(options.get("format", "md")))
+        return view(self.shell, render=str(options.get("render", "auto")), model=asked.model, format=str(options.get("format", "md")), alone=self.alone)
 
     def shown(self, response: Response | Comparison) -> None:
         """Notes that `response` is on screen in this cell, so that it is not drawn there again as its value."""
-        self.shown_in = (self.shell.execution_count, id(response))
+        here = self.shell.execution_count
+        self.drawn = (here, [*(self.drawn[1] if self.drawn[0] == here else ()), response])
+        self.touch()
 
     def was_shown(self, response: Response | Comparison) -> bool:
         """Whether this cell has drawn `response` already."""
-        return self.shown_in == (self.shell.execution_count, id(response))
+        return self.drawn[0] == self.shell.execution_count and any(known is response for known in self.drawn[1])
 
     def warn_skipped(self, filled: Filled | None) -> None:
         """Tells which `{{expression}}` were left as they are: they are no Python, or their names do not exist."""
@@ -233,12 +248,14 @@ class Session:
 
     def say(self, text: str) -> None:
         """A line for the person."""
+        self.touch()
         print(text)  # noqa: T201 - a magic's answer goes to the cell's output
 
     def show(self, data: Mapping[str, str]) -> None:
         """A MIME bundle for the person; its text in a terminal."""
         from .port import KernelPort
 
+        self.touch()
         KernelPort(self.shell).publish(data)
 
     def provider(self, name: str) -> Provider:
@@ -260,3 +277,7 @@ class Session:
         if not typed:
             raise ConfigError(f"No key was given for {row.label}.", hint=f"Set {row.key_env[0] if row.key_env else 'its variable'} in the environment.")
         return typed
+
+
+def _id(request: Mapping[str, Any]) -> str:
+    return str(request.get("header", {}).get("msg_id", ""))

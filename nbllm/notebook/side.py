@@ -134,7 +134,8 @@ def bundle(columns: Sequence[tuple[str, Line]], *, html: bool = True) -> dict[st
 
 
 class Side:
-    """Columns in a kernel's front end. Modes as in display.Live; "hidden" shows nothing at all."""
+    """Columns in a kernel's front end. Modes as in display.Live; "hidden" shows nothing at all. in_place: the final form is an
+    update of what was shown, since the cell has other outputs, or other cells run meanwhile."""
 
     def __init__(self, port: Port, columns: Sequence[Column], *, mode: str = "live", format: str = "md", in_place: bool = False, budget: Budget | None = None,
                  clock: Callable[[], float] = time.perf_counter) -> None:
@@ -146,8 +147,8 @@ class Side:
 
     @property
     def live(self) -> bool:
-        """Whether it is drawn while it grows."""
-        return self._mode == "live"
+        """Whether it is drawn while it grows, in a cell that holds nothing else."""
+        return self._mode == "live" and not self._in_place
 
     def start(self) -> None:
         """Shows the empty columns."""
@@ -177,13 +178,19 @@ class Side:
         self._pace.sent(now, ENVELOPE + self._size, self._clock() - began)
 
     def finish(self, entries: Sequence[Entry]) -> None:
-        """Replaces all by the final form: what the cell holds, or its display where other cells may run meanwhile."""
+        """Replaces all by the final form: what the cell holds, or in place only the columns."""
         if self._mode == "hidden":
             return
-        if self._shown and not self._in_place:
+        update = self._shown and self._in_place
+        if self._shown and not update:
             self._port.clear(wait=True)
         self._port.publish(bundle([(e.label, e.line(self._format)) for e in entries], html=self._mode != "plain"),
-                           metadata={"nbllm": [provenance(e.response) for e in entries]}, display_id=self._id if self._in_place else None, update=self._in_place)
+                           metadata={"nbllm": [provenance(e.response) for e in entries]}, display_id=self._id if update else None, update=update)
+
+    def give_up(self, text: str) -> None:
+        """Leaves a line of plain text, where the final form could not be drawn."""
+        if self._mode != "hidden":
+            self._port.publish({"text/plain": plain(text)}, display_id=self._id if self._shown else None, update=self._shown)
 
 
 class Printed:
@@ -204,3 +211,7 @@ class Printed:
     def finish(self, entries: Sequence[Entry]) -> None:
         """Writes all answers, one below the other."""
         self._write(bundle([(e.label, e.line("text")) for e in entries], html=False)["text/plain"] + "\n")
+
+    def give_up(self, text: str) -> None:
+        """Writes a line, where the answers could not be written."""
+        self._write(f"{plain(text)}\n")
