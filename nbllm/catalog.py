@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +19,8 @@ from .client import Client
 from .config import head
 from .dialects.cli_shared import passed
 from .dialects.common import count, items, label, obj
-from .questions import TIMEOUT, fetch, get, listing
+from .files import read_small, write_whole
+from .questions import LIMIT, TIMEOUT, fetch, get, listing
 from .registry import Route
 from .tables import is_loopback
 from .transports.process import find
@@ -84,12 +85,13 @@ def mode(row: Provider) -> str:
 def states(client: Client, *, ask: bool = True) -> list[ProviderState]:
     """Every provider's state; with `ask`, those with a key and the local ones are tried for a connection (0.5 s, all at once)."""
     known = [_state(client, row) for row in client.registry.rows.values()]
-    checks: dict[str, Future[bool]] = {s.name: client.check(s.base_url) for s in known if ask and s.ready and s.mode != "headless"}
+    rows = client.registry.rows
+    checks: dict[str, Future[bool]] = {s.name: client.check(client.registry.address(rows[s.name])) for s in known if ask and s.ready and s.mode != "headless"}
     return [_asked(s, checks[s.name].result()) if s.name in checks else s for s in known]
 
 
 def _state(client: Client, row: Provider) -> ProviderState:
-    address, key = client.registry.address(row), client.registry.own_key(row)
+    address, key = client.registry.shown(row), client.registry.own_key(row)
     note = _lacks(client, row, address, key)
     if row.command and not note:
         return ProviderState(row.name, row.label or row.name, mode(row), row.dialect, address, key.source if key else None, None, True,
@@ -129,7 +131,7 @@ def health(client: Client, name: str) -> Health:
         if row.models:
             fetch(client, route, row.models)
         elif not client.check(row.base_url, TIMEOUT).result():
-            return Health(row.name, mode(row), False, None, None, f"nothing answers at {row.base_url}")
+            return Health(row.name, mode(row), False, None, None, f"nothing answers at {row.shown}")
     except (errors.AuthenticationError, errors.PermissionDenied) as error:
         return Health(row.name, mode(row), True, False, time.perf_counter() - began, error.message)
     except errors.TransportError as error:
@@ -244,20 +246,15 @@ def _read(path: Path) -> list[dict[str, Any]] | None:
     try:
         if time.time() - path.stat().st_mtime > LIST_AGE:
             return None
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(read_small(path, LIMIT))
         return found if isinstance(found, list) and all(isinstance(m, dict) and set(m) == set(ModelInfo.__slots__) for m in found) else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
 def _write(path: Path, found: list[dict[str, Any]]) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(found), "utf-8")
-        beside.replace(path)
-    except OSError:
-        return  # no place to keep it: the next call asks again
+    with contextlib.suppress(OSError):  # no place to keep it: the next call asks again
+        write_whole(path, json.dumps(found))
 
 
 def _models(provider: str, value: Any) -> Iterable[ModelInfo]:

@@ -38,6 +38,7 @@ from .wire import (
     Decoder,
     Dialect,
     Frame,
+    Guard,
     HttpCall,
     ProcessCall,
     Provider,
@@ -45,6 +46,7 @@ from .wire import (
     SessionCall,
     TalkCall,
     Trace,
+    shown,
 )
 
 T = TypeVar("T")
@@ -165,18 +167,25 @@ class Client:
         return self._auto() if model == "auto" and base_url is None else self.registry.resolve(model, base_url, dialect)
 
     def _auto(self) -> Route:
-        for name, row in self.registry.rows.items():
-            if not row.local and not self.registry.simulating:
-                try:
-                    key = self.registry.key_for(self.registry.resolve(name), None)
-                except errors.AuthenticationError:  # a login that has ended; another provider may answer
-                    continue
-                if key is not None:
-                    return replace(self.registry.resolve(name), asked="auto", why=f"{row.label} has a key ({key.source})")
+        beside = ""  # a provider with a key in `.env`, which may be somebody else's: what has the user's own key comes first
+        for name, row in self.registry.rows.items() if not self.registry.simulating else ():
+            key = self._key_of(name) if not row.local else None
+            if key is not None and not key.beside:
+                return replace(self.registry.resolve(name), asked="auto", why=f"{row.label or name} has a key ({key.source})")
+            beside = beside or (f"{name} {key.source}" if key is not None else "")
         ollama = self.registry.rows.get("ollama")
         if ollama and not self.registry.simulating and self.check(self.registry.address(ollama)).result():
             return replace(self.registry.resolve("ollama"), asked="auto", why="no key was found, and Ollama answers here")
+        if beside:
+            name, _, source = beside.partition(" ")
+            return replace(self.registry.resolve(name), asked="auto", why=f"no other key and no Ollama was found, and {source} is one: whoever put it there may read what is asked")
         return replace(self.registry.resolve("sim/openai"), asked="auto", why="no key and no Ollama was found: the simulator answers")
+
+    def _key_of(self, name: str) -> Secret | None:
+        try:
+            return self.registry.key_for(self.registry.resolve(name), None)
+        except errors.AuthenticationError:  # a login that has ended; another provider may answer
+            return None
 
     def check(self, url: str, timeout: float = 0.5) -> Future[bool]:
         """Whether something listens at the address, within `timeout` seconds; asked at once, answered in the future."""
@@ -257,13 +266,16 @@ class Client:
              retries: Retries | None = None, fresh: bool = False, keep: bool = False) -> Stream:
         """Sends a Request that is made already; `fresh` over a new connection, or to a new command; `keep` as in stream. Raises ConfigError where no key is found for a
         provider that needs one. On the engine's own thread, what `http.prepare` makes must be there already."""
-        dialect, call = DIALECTS[route.provider.dialect], self.encode(request, route, key, keep=keep)
-        running = self._engine()
-        if isinstance(call, HttpCall) and not running.is_here() and not self._pool.http.prepared(call.url):
-            running.run(self._pool.http.prepare(call.url))
-        letter = _letter(call, fresh=fresh)
-        stream = Stream(lambda fold, s: _answer(fold, s, request, route))
-        job = _Job(stream, letter, dialect, route, _secrets(key, route.provider), key, timeouts or self.timeouts, retries or self.retries, self._pool)
+        guard, running = Guard.of(route.provider, key), self._engine()
+        try:
+            dialect, call = DIALECTS[route.provider.dialect], self.encode(request, route, key, keep=keep)
+            if isinstance(call, HttpCall) and not running.is_here() and not self._pool.http.prepared(call.url):
+                running.run(self._pool.http.prepare(call.url))
+            letter = _letter(call, fresh=fresh)
+        except errors.NbllmError as error:
+            raise error.scrubbed(guard.texts).with_traceback(None) from None  # whose frames hold the key
+        stream = Stream(lambda fold, s: _answer(fold, s, request, route, guard))
+        job = _Job(stream, letter, dialect, route, guard, key, timeouts or self.timeouts, retries or self.retries, self._pool)
         if self.ledger is not None:
             self.ledger.note(stream, Call(request, route.provider, route.asked, route.simulated, self.ledger.epoch))
         return stream.start(running, job.run())
@@ -275,7 +287,7 @@ class Client:
             raise self.no_key(row)
         if keep and not route.simulated and row.dialect != "opencode_server":  # whose sessions stay in any case
             return keep_talking(request, row, key)
-        return DIALECTS[row.dialect].encode(request, row, key)
+        return guarded(DIALECTS[row.dialect].encode(request, row, key), row, key)
 
     def no_key(self, row: Provider) -> errors.ConfigError:
         """The error that says which key is missing and how to give one."""
@@ -287,6 +299,14 @@ class Client:
                  f"To try without a key: `%llm simulate on`, or model=sim/{row.name.partition('_')[0]}.")
 
 
+def guarded(call: AnyCall, row: Provider, key: Secret | None) -> AnyCall:
+    """The call with what of it is secret, and where that may go: the row's to the row's address, the key to its own, which
+    is the row's where nobody said another."""
+    if not isinstance(call, (HttpCall, SessionCall)):
+        return call
+    return replace(call, guard=Guard.of(row, key.at(row.base_url) if key is not None else None))
+
+
 def _letter(call: AnyCall, *, fresh: bool) -> AnyLetter:
     """The call, ready to be sent."""
     if isinstance(call, HttpCall):
@@ -294,13 +314,9 @@ def _letter(call: AnyCall, *, fresh: bool) -> AnyLetter:
     return call if isinstance(call, ProcessCall) else replace(call, fresh=fresh)
 
 
-def _secrets(key: Secret | None, row: Provider) -> tuple[str, ...]:
-    return tuple(s for s in (key.reveal() if key else "", *row.headers.values()) if s and s != "sim")
-
-
-def _answer(fold: Fold, stream: Stream, request: Request, route: Route) -> Response:
+def _answer(fold: Fold, stream: Stream, request: Request, route: Route, guard: Guard) -> Response:
     simulated = route.simulated or "x-nbllm-simulated" in stream.trace.headers
-    model = fold.model or route.model
+    model = errors.scrub(fold.model, guard.texts) if fold.model and fold.model != route.model else route.model
     cost = None if simulated or not stream.done else prices.cost(fold.usage, model, route.provider)
     trace = stream.trace
     return fold.response(model=model, provider=route.provider.name, cost=cost, timing=stream.timing, request=request, simulated=simulated,
@@ -340,7 +356,7 @@ class _Job:
     letter: AnyLetter
     dialect: Dialect
     route: Route
-    secrets: tuple[str, ...]
+    guard: Guard
     key: Secret | None
     timeouts: Timeouts
     retries: Retries
@@ -368,9 +384,8 @@ class _Job:
         except errors.NbllmError as error:
             if isinstance(error, errors.AuthenticationError) and self.key is None and isinstance(self.letter, Letter):
                 error.hint = "No key was sent to this address. Name one for it: key=VARIABLE in a cell, api_key=... in Python."
-            error = error.scrubbed(self.secrets)
             error.sent = self._sent()
-            return error
+            return error.scrubbed(self.guard.texts)
         return None
 
     def _sent(self) -> str:
@@ -380,10 +395,10 @@ class _Job:
         command = self.letter.process if isinstance(self.letter, TalkCall) else self.letter
         if isinstance(command, ProcessCall):
             return f"Ran {shutil.which(command.argv[0]) or command.argv[0]}" + (f" with the key {self.key.masked} from {self.key.source}." if self.key else ".")
-        own = self.route.provider.base_url
-        where = self.stream.trace.address if isinstance(self.letter, SessionCall) else own  # the one that answered
-        key = f"the key {self.key.masked} from {self.key.source}" if self.key and where == own.rstrip("/") else "no key"
-        return f"Sent to {where} with {key}." if where else ""
+        own = self.route.provider
+        address = self.stream.trace.address if isinstance(self.letter, SessionCall) else own.base_url  # the one that answered
+        key = f"the key {self.key.masked} from {self.key.source}" if self.key and address == own.base_url.rstrip("/") else "no key"
+        return f"Sent to {shown(address, own.secrets)} with {key}." if address else ""
 
     async def _attempt(self) -> None:
         trace = Trace()

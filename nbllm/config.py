@@ -5,23 +5,27 @@ entry. What is wrong in a layer becomes a Problem with its file and line, and ev
 
 Trust. A row that moves to another host loses the key variables, the address variables and the stored keys of the row it
 replaces, whoever moves it: they were meant for the old host. A project's file comes with a repository that somebody else
-may have written, so it may name new providers but not spend what is the person's: it waits for consent (`Provider.held`)
+may have written. It may do this freely, and all else waits for the user's consent (`Provider.held`):
 
-- for every variable that it would send (as a key, in a header, in an address), except the variables of a row whose host
-  it keeps, and except variables of its own that go to this machine;
-- for a known name or prefix that it would lead to another host than this machine, or with headers of its own: prompts are
-  private too. An alias of its own takes no known name to a row of its own at all;
-- for a command;
-- and its default model (`use`) may not lead to a provider of its own: a cell that names none must not send what is asked there.
+- describe a provider under a new name, with an address and what goes into its requests. What it would spend of the user's
+  waits: variables (as a key, in ${...} anywhere, for a command), OpenCode's keys, a login; so does a command. Its own
+  NAME_API_KEY may go to this machine.
+- of a provider that the user knows, change the entries of _FREE, the path after the same host, and move it to this machine;
+- make aliases of new names, and of known ones that stay at their provider. Whatever takes a name that works today elsewhere
+  (prefixes, bare, an alias) does not do so unasked: prompts are private too;
+- choose the default model among the providers that the user knows, and not one that a key in the project's `.env` pays for.
 
-`%llm key allow NAME` gives consent, in the person's own file, for that address and those names: a row that changes asks again.
+`%llm key allow NAME` gives consent, in the user's own file, for that address and those values: a row that changes asks again.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import importlib.metadata
+import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,15 +35,17 @@ from typing import Any
 
 from .dialects import DIALECTS
 from .errors import ConfigError
-from .keys import origin, same_host
-from .tables import is_loopback, provider_row, spent
+from .files import read_small
+from .tables import BUILT_IN, is_loopback, provider_row, spent
 from .toml_edit import at_line, row_line
-from .wire import Provider
+from .wire import Provider, origin, same_host
 
-BUILT_IN = ""  # the source of nbllm's own rows
 _TABLES = ("provider", "alias", "allow", "use")
 SETTLED_HERE = frozenset({"base_url", "dialect", "key", "keep", "bg"})  # options that no file of a project may choose
-_HOW = frozenset({"headers", "query"})  # by which gateways are told whom to ask
+# What a project may change of a provider that the user knows: how it is called, counted and written to.
+_FREE = frozenset({"label", "default_model", "model", "price", "quirks", "verified"})
+_HTTP = frozenset({"openai_chat", "openai_responses", "anthropic", "gemini", "ollama", "cohere"})  # dialects that run nothing
+_LIMIT = 80  # characters of a value in a consent; of a longer one stands its beginning and its hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,7 @@ class Config:
     problems: list[Problem] = field(default_factory=list)
     allowed: dict[str, set[str]] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
+    chosen: str = ""  # the project's file that chose the default model, "" where none did
 
 
 def user_file() -> Path:
@@ -136,14 +143,15 @@ def _files(config: Config, places: Places) -> Iterator[Layer]:
         if path is None or (path is places.user and not path.exists()):
             continue
         try:
-            text = path.read_text("utf-8-sig")
+            text = read_small(path)
             data = tomllib.loads(text)
-        except (OSError, UnicodeDecodeError) as error:
-            config.problems.append(Problem(str(path), None, f"cannot be read ({type(error).__name__}); expected a TOML file"))
-            continue
         except tomllib.TOMLDecodeError as error:
             if path != project or "nbllm" in text:
                 config.problems.append(Problem(str(path), *at_line(error, text)))
+            continue
+        except (OSError, ValueError, RecursionError) as error:  # tomllib has others for huge numbers and deep nesting
+            why = str(error) if type(error) is OSError and error.errno is None else type(error).__name__
+            config.problems.append(Problem(str(path), None, f"cannot be read ({why}); expected a TOML file"))
             continue
         tool = data.get("tool", {})
         yield Layer(str(path), tool.get("nbllm", {}) if path == project and isinstance(tool, dict) else {} if path == project else data,
@@ -193,11 +201,11 @@ def _apply(config: Config, layer: Layer) -> None:
     for table in layer.data:
         if table not in _TABLES:
             config.problems.append(_problem(layer, f"unknown table {table!r}; expected {', '.join(_TABLES)}", table))
-    below = dict(config.rows)  # what the project's rows are compared with
+    below = replace(config, rows=dict(config.rows), aliases=dict(config.aliases))  # what a project's file is compared with
     for name, table in _items(config, layer, "provider"):
         try:
             row = provider_row(name, table, config.rows.get(name), layer.where)
-            config.rows[name] = replace(row, held=_held(row, table, below, config.allowed)) if layer.project else row
+            config.rows[name] = replace(row, held=_held(row, table, below)) if layer.project else row
         except ConfigError as error:
             config.problems.append(Problem(layer.where, row_line(layer.text, name, getattr(error, "entry", "")), f"{error.message} {error.hint}".strip()))
     for name, model in _items(config, layer, "alias"):
@@ -220,15 +228,13 @@ def _use(config: Config, layer: Layer) -> None:
             config.problems.append(_problem(layer, f"the default {name!r} is no text or number", "use", name))
         else:
             config.defaults[name] = value
+            if name == "model":
+                config.chosen = layer.where if layer.project else ""
 
 
 def _leads_home(model: str, config: Config, layer: Layer) -> bool:
     """Whether a name ends at a provider that this layer itself describes, elsewhere than on this machine."""
-    seen: set[str] = set()
-    while model in config.aliases and model not in seen:
-        seen.add(model)
-        model = config.aliases[model]
-    row = known(model, config.rows)
+    row = leads_to(model, config.rows, config.aliases)
     return row is not None and row.source == layer.where and not is_loopback(row.base_url)
 
 
@@ -244,25 +250,39 @@ def _items(config: Config, layer: Layer, table: str) -> Iterable[tuple[str, Any]
     return ()
 
 
-def _wrong_alias(name: str, model: Any, config: Config, layer: Layer, below: Mapping[str, Provider]) -> str:
-    """What is wrong with an alias, "" for nothing. A project's may not lead a name that is known to a row of its own."""
+def _wrong_alias(name: str, model: Any, config: Config, layer: Layer, below: Config) -> str:
+    """What is wrong with an alias, "" for nothing. A project's may not lead a name that works today to another provider."""
     if not isinstance(model, str) or not model:
         return f"the alias {name!r} leads to no text; expected a model's name in quotes"
     if named(name, config.rows) or name in ("auto", "sim"):
         return f"the alias {name!r} is a provider's name already; expected another name"
-    if layer.project and (name in config.aliases or known(name, below) is not None):
-        target = known(model, config.rows)
-        old = below.get(target.name) if target else None
-        if target is None or old is None or not same_host(old.base_url, target.base_url):
-            return f"the alias {name!r} would lead a known name to a provider of this project; expected a new name"
+    today = leads_to(name, below.rows, below.aliases)
+    if layer.project and (today is not None or name in below.aliases or head(name) == "sim"):
+        target = leads_to(model, config.rows, config.aliases)
+        if today is None or target is None or target.name not in below.rows or not same_host(target.base_url, today.base_url):
+            return f"the alias {name!r} would lead a known name to another provider; expected a new name, or, if that is meant, in a cell: %llm alias {name} {model} --save"
     return ""
+
+
+def leads_to(name: str, rows: Mapping[str, Provider], aliases: Mapping[str, str]) -> Provider | None:
+    """The row that a name leads to in the end, through aliases; None for none."""
+    return known(meant(name, aliases), rows)
+
+
+def meant(name: str, aliases: Mapping[str, str]) -> str:
+    """What an alias stands for in the end; an alias may lead to another."""
+    seen: set[str] = set()
+    while name in aliases and name not in seen:
+        seen.add(name)
+        name = aliases[name]
+    return name
 
 
 def allowed_in(path: Path) -> dict[str, list[str]]:
     """What a file of the person's allows so far, {} where it cannot be read."""
     try:
-        found = tomllib.loads(path.read_text("utf-8-sig")).get("allow", {})
-    except (OSError, ValueError):
+        found = tomllib.loads(read_small(path)).get("allow", {})
+    except (OSError, ValueError, RecursionError):
         return {}
     return {k: list(map(str, v if isinstance(v, list) else [v])) for k, v in found.items()} if isinstance(found, dict) else {}
 
@@ -292,14 +312,62 @@ def named(word: str, rows: Mapping[str, Provider]) -> Provider | None:
 # --- trust --------------------------------------------------------------------------------------------------
 
 
-def _held(row: Provider, table: Mapping[str, Any], below: Mapping[str, Provider], allowed: Mapping[str, set[str]]) -> tuple[str, ...]:
-    """What of a project's row waits for the person's consent."""
-    old = next((r for word in (row.name, *row.prefixes) if (r := named(word, below))), None)
-    kept = old is not None and same_host(row.base_url, old.base_url)
-    here = is_loopback(row.base_url)
-    own = spent(old) if old is not None and kept else set()
-    known = {name for r in below.values() for name in spent(r)}
-    waits = {name for name in spent(row) if name not in own and not (here and name not in known)}
-    if (old is not None and not here and (not kept or not _HOW.isdisjoint(table))) or "command" in table:
+def _held(row: Provider, table: Mapping[str, Any], below: Config) -> tuple[str, ...]:
+    """What of a project's row waits for the user's consent: variables by name, `NAME` for a known name that moves to another
+    host, `NAME: entry = value` for what else may change where or how it is asked."""
+    same = below.rows.get(row.name)
+    old = same or next((r for p in row.prefixes if (r := named(p, below.rows))), None)
+    kept, here = old is not None and same_host(row.base_url, old.base_url), is_loopback(row.base_url)
+    free = spent(old) if old is not None and kept else {_own_key(row)} - {n for r in below.rows.values() for n in spent(r)} if here else set()
+    waits = spent(row) - free
+    if (same is not None and not kept and not here) or (same is None and _known_word(row.name, row, below)):
         waits.add(row.name)
-    return tuple(sorted(waits - allowed.get(origin(row.base_url), set())))
+    waits |= {f"{row.name}: {e} = {_value(table[e])}" for e in table if _asks(e, row, same, below)}
+    if "opencode" in table and not row.shipped:
+        waits.add(f"opencode = {_value(row.opencode)}")
+    return tuple(sorted(waits - below.allowed.get(origin(row.base_url), set())))
+
+
+def _own_key(row: Provider) -> str:
+    return re.sub(r"\W", "_", row.name).upper() + "_API_KEY"
+
+
+def _value(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= _LIMIT else f"{text[:_LIMIT]}... ({hashlib.sha256(text.encode()).hexdigest()[:16]})"
+
+
+def _asks(entry: str, row: Provider, same: Provider | None, below: Config) -> bool:
+    """Whether an entry of a project's row may lead prompts or secrets elsewhere, or runs something. What names variables
+    waits by their names, not here."""
+    if same is None:
+        return entry in ("command", "oauth") or (entry == "dialect" and row.dialect not in _HTTP) or _takes(entry, row, (), below)
+    if entry != "model" and getattr(row, entry) == getattr(same, entry):
+        return False
+    if same.command or not {row.dialect, same.dialect} <= _HTTP:
+        return True
+    if entry in ("prefixes", "bare"):
+        return _takes(entry, row, getattr(same, entry), below)
+    if entry == "base_url":
+        return same.source != BUILT_IN and same_host(row.base_url, same.base_url)  # another host has a word of its own
+    return entry not in _FREE | {"key_env", "base_url_env", "passes", "opencode"}
+
+
+def _takes(entry: str, row: Provider, before: tuple[str, ...], below: Config) -> bool:
+    """Whether names that work today lead elsewhere with the row's prefixes or patterns, which were `before`."""
+    if entry == "prefixes":
+        return not set(before) <= set(row.prefixes) or any(_known_word(w, row, below) for w in row.prefixes)
+    others = [_fixed(p) for r in below.rows.values() if r.name != row.name for p in r.bare]
+    new = [_fixed(p) for p in row.bare if p not in before]
+    return entry == "bare" and (not set(before) <= set(row.bare) or "" in new or any(a.startswith(b) or b.startswith(a) for a in new for b in others))
+
+
+def _known_word(word: str, row: Provider, below: Config) -> bool:
+    """Whether names that begin with a word lead to another row today."""
+    found = [known(name, below.rows) for name in (word, f"{word}/x")]
+    return any(r is not None and r.name != row.name for r in (*found, *(r for r in below.rows.values() if any(head(p) == word for p in r.bare))))
+
+
+def _fixed(pattern: str) -> str:
+    """What every name begins with that a pattern means."""
+    return re.split(r"[*?\[]", pattern, maxsplit=1)[0]

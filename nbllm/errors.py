@@ -19,10 +19,14 @@ NbllmError
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
 
 if TYPE_CHECKING:
     from .events import Response
@@ -30,11 +34,34 @@ if TYPE_CHECKING:
 MASK = "•••"
 
 
+_SHORTEST = 4  # characters of a secret that is looked for: a shorter one would mask prose
+_LONG = 8  # from here on it is looked for in any case, and as base64
+_PLAIN = frozenset({"true", "false", "null", "none", "application/json", "text/event-stream"})  # values that are nobody's secret
+_DEEPEST = 100  # levels of an error's body that are looked through
+
+
 def scrub(text: str, secrets: Iterable[str]) -> str:
-    """`text` with every secret in it masked. Secrets shorter than 4 characters are left (they would mask prose)."""
-    for secret in sorted((s for s in secrets if len(s) >= 4), key=len, reverse=True):
-        text = text.replace(secret, MASK)
-    return text
+    """`text` with every secret in it masked, also where it is quoted for an address or for JSON, or in base64."""
+    return _scrubber(secrets)(text)
+
+
+def _scrubber(secrets: Iterable[str]) -> Callable[[str], str]:
+    found = {form for s in secrets if len(s) >= _SHORTEST and s.lower() not in _PLAIN for form in _forms(s)}
+    if not found:
+        return str
+    words = (f"(?i:{re.escape(f)})" if len(f) >= _LONG else re.escape(f) for f in sorted(found, key=len, reverse=True))
+    pattern = re.compile("|".join(words))
+    return lambda text: pattern.sub(MASK, text)
+
+
+def _forms(secret: str) -> set[str]:
+    """A secret as it may stand in a text."""
+    raw = secret.encode("utf-8", "surrogatepass")
+    found = {secret, quote(raw), quote(raw, safe=""), quote_plus(raw), json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    for before in range(3) if len(secret) >= _LONG else ():  # base64 of a longer text that holds it, as Basic auth does
+        packed = base64.b64encode(b"\0" * before + raw).decode()[(0, 2, 3)[before]:(before + len(raw)) * 8 // 6]
+        found |= {packed, packed.replace("+", "-").replace("/", "_")}
+    return found
 
 
 class NbllmError(Exception):
@@ -51,22 +78,22 @@ class NbllmError(Exception):
 
     def scrubbed(self, secrets: Iterable[str]) -> NbllmError:
         """This error, with every secret taken out of all its texts."""
-        secrets = tuple(secrets)
-        self.args = tuple(scrub(a, secrets) if isinstance(a, str) else a for a in self.args)
+        masked = _scrubber(secrets)
+        self.args = tuple(masked(a) if isinstance(a, str) else a for a in self.args)
         for name, value in vars(self).items():
-            setattr(self, name, _scrub_value(value, secrets))
+            setattr(self, name, _scrub_value(value, masked))
         return self
 
 
-def _scrub_value(value: Any, secrets: tuple[str, ...], depth: int = 100) -> Any:
+def _scrub_value(value: Any, masked: Callable[[str], str], depth: int = 0) -> Any:
     if isinstance(value, str):
-        return scrub(value, secrets)
-    if isinstance(value, (dict, list)) and not depth:
-        return MASK  # a body that nobody reads that far down
+        return masked(value)
+    if isinstance(value, (dict, list)) and depth >= _DEEPEST:
+        return MASK
     if isinstance(value, dict):
-        return {scrub(str(k), secrets): _scrub_value(v, secrets, depth - 1) for k, v in value.items()}
+        return {masked(str(k)): _scrub_value(v, masked, depth + 1) for k, v in value.items()}
     if isinstance(value, list):
-        return [_scrub_value(v, secrets, depth - 1) for v in value]
+        return [_scrub_value(v, masked, depth + 1) for v in value]
     return value
 
 

@@ -4,9 +4,10 @@ source is no secret.
 The order: given with the call, typed in this session, the environment, `.env` beside the notebook, the system's keyring, a login
 (OAuth 2), Colab's secrets, OpenCode's auth.json. VS Code's secret storage is closed to kernels, so it is none of them.
 
-A key goes to its own address only. In the keyring it lies under the address itself (https://api.openai.com), so no other
-row and no other address finds it there; OpenCode's keys are used at the address that comes with nbllm alone; a variable
-that a project's file names waits for the person's consent (`Provider.held`).
+A key goes to its own address only: what is found is a Secret with its origin, and wire.Guard compares that with the address
+that is really sent. In the keyring a key lies under its origin (https://api.openai.com), so no other row finds it there;
+OpenCode's keys belong to the address that nbllm's own row has; a variable that a project's file names waits for the user's
+consent (`Provider.held`). A key in `.env` may have come with the folder (`Secret.beside`): `auto` prefers all others.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from .errors import AuthenticationError, ConfigError
-from .wire import Provider, Secret
+from .files import read_small
+from .wire import Provider, Secret, origin, same_host
+
+__all__ = ["SOURCES", "Source", "Stores", "drop", "find", "forget", "keep", "origin", "read_dotenv", "remember", "same_host", "where"]
 
 SERVICE = "nbllm"  # under which the keyring keeps our entries
 _BEARERS = frozenset({"openai_chat", "openai_responses", "cohere", "ollama"})  # dialects that can carry an access token
@@ -31,9 +34,9 @@ _BEARERS = frozenset({"openai_chat", "openai_responses", "cohere", "ollama"})  #
 _session: dict[str, Secret] = {}
 
 
-def remember(provider: str, key: str) -> None:
-    """Keeps a key for this session."""
-    _session[provider] = Secret(key, "this session")
+def remember(provider: str, key: str, address: str = "") -> None:
+    """Keeps a key for this session, for the server at `address` where one is given."""
+    _session[provider] = Secret(key, "this session", origin(address) if address else "")
 
 
 def forget(provider: str) -> bool:
@@ -113,13 +116,13 @@ def _dotenv(row: Provider, address: str, stores: Stores) -> Secret | None:
         values = read_dotenv(path)
         found = next((n for n in _names(row) if values.get(n, "").strip()), None)
         if found:
-            return Secret(values[found].strip(), f"{found} in {path}")
+            return Secret(values[found].strip(), f"{found} in {path}", beside=True)
     return None
 
 
 def _ring(row: Provider, address: str, stores: Stores) -> Secret | None:
     ring = stores.keyring()
-    if ring is None or (row.local and not row.key_env) or row.name in row.held:
+    if ring is None or (row.local and not row.key_env) or row.unapproved:
         return None
     found = stores.slowly("keyring", origin(address), lambda: ring.get_password(SERVICE, origin(address)))
     return Secret(found, "the keyring") if found else None
@@ -135,7 +138,7 @@ def _secrets(row: Provider, address: str, stores: Stores) -> Secret | None:
 
 def _opencode(row: Provider, address: str, stores: Stores) -> Secret | None:
     """An api key, or an access token that has not expired (`expires` is in milliseconds, 0 for never)."""
-    if not row.opencode or stores.auth is None or not same_host(address, row.base_url):
+    if not row.opencode or stores.auth is None or not row.shipped or origin(address) != row.shipped:
         return None
     entry = _read_json(stores.auth).get(row.opencode)
     if not isinstance(entry, dict):
@@ -151,7 +154,7 @@ def _opencode(row: Provider, address: str, stores: Stores) -> Secret | None:
 
 def _login(row: Provider, address: str, stores: Stores) -> Secret | None:
     """The token of a login, renewed where it has ended. Raises AuthenticationError where it cannot be."""
-    if row.oauth is None or row.dialect not in _BEARERS or row.name in row.held:
+    if row.oauth is None or row.dialect not in _BEARERS or row.unapproved:
         return None
     from . import oauth
 
@@ -174,19 +177,24 @@ SOURCES = (
 
 
 def find(row: Provider, stores: Stores, explicit: str | Secret | None = None, *, address: str | None = None, quick: bool = False) -> Secret | None:
-    """The key for `row` at `address` (its own where none is given): given explicitly, else typed in this session, else from
-    the sources in their order; None where there is none. `quick` leaves slow sources out."""
+    """The key for `row` at `address` (its own where none is given), which it belongs to: given explicitly, else typed in this
+    session, else from the sources in their order; None where there is none. `quick` leaves slow sources out."""
+    address = address or row.base_url
     if explicit is not None:
-        return explicit if isinstance(explicit, Secret) else Secret(explicit.strip())
-    if row.name in _session:
-        return _session[row.name]
-    looks = (s.look(row, address or row.base_url, stores) for s in SOURCES if not (quick and s.slow))
-    return next((key for key in looks if key is not None), None)
+        return (explicit if isinstance(explicit, Secret) else Secret(explicit.strip())).at(address)
+    looks = (s.look(row, address, stores) for s in SOURCES if not (quick and s.slow))
+    found = _typed(row, address) or next((key for key in looks if key is not None), None)
+    return found.at(address) if found else None
+
+
+def _typed(row: Provider, address: str) -> Secret | None:
+    key = _session.get(row.name)
+    return key if key and key.origin in ("", origin(address)) else None
 
 
 def where(row: Provider, stores: Stores, address: str) -> list[tuple[str, str | None]]:
     """Each source by name, with the masked key it holds for `row`, None for none."""
-    typed = _session.get(row.name)
+    typed = _typed(row, address)
     found = [(s.name, _looked(s, row, address, stores)) for s in SOURCES]
     return [(name, key.masked if key else None) for name, key in (("this session", typed), *found)]
 
@@ -231,28 +239,10 @@ def drop(stores: Stores, address: str) -> bool:
 # --- reading ------------------------------------------------------------------------------------------------
 
 
-def same_host(a: str, b: str) -> bool:
-    """Whether two addresses go to the same server, so that a key for one may be sent to the other."""
-    return origin(a) == origin(b)
-
-
-def origin(url: str) -> str:
-    """Scheme, host and port of an address as one text, the port left out where it is the scheme's own."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return url
-    if not parts.hostname:  # an address that still waits for a variable is no other's
-        return url
-    usual = {"https": 443, "http": 80}.get(parts.scheme)
-    return f"{parts.scheme}://{parts.hostname}" + ("" if port in (None, usual) else f":{port}")
-
-
 def read_dotenv(path: Path) -> dict[str, str]:
-    """The variables in a `.env` file, {} where there is none: as python-dotenv reads it."""
+    """The variables in a `.env` file, {} where there is none, or none that a person wrote: as python-dotenv reads it."""
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_small(path)
     except (OSError, UnicodeDecodeError):
         return {}
     from io import StringIO
@@ -264,7 +254,7 @@ def read_dotenv(path: Path) -> dict[str, str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        value = json.loads(read_small(path))
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

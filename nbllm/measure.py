@@ -74,7 +74,7 @@ def _attempt(stream: Stream, call: Call, i: int) -> Row:
     last = i >= len(stream.traces) - 1
     called = stream.called if i == 0 else trace.marks.get("start", stream.called)
     row: Row = {
-        "attempt": i + 1, "provider": call.provider.name, "route": call.provider.base_url, "model": call.model, "transport": "cli" if call.provider.command else "h1",
+        "attempt": i + 1, "provider": call.provider.name, "route": call.provider.shown, "model": call.model, "transport": "cli" if call.provider.command else "h1",
         "params": params(call.request), "prompt_sha": sha(call.request), "start_kind": "warm", "load_kind": "single", "phase": "measure",
         "conn_reused": trace.reused, "tls_resumed": trace.resumed, "http_version": trace.http_version, "http_status": trace.status,
         "ns_call": ns(called, call.epoch), "ns_sched": ns(called, call.epoch), "simulated": call.simulated or "x-nbllm-simulated" in trace.headers,

@@ -101,7 +101,7 @@ def logout(place: str, stores: Stores) -> bool:
 def _declared(row: Provider) -> OAuth:
     if row.oauth is None:
         raise ConfigError(f"{row.label or row.name} has no login.", hint=f"It takes a key: %llm key set {row.name}.")
-    if row.name in row.held:
+    if row.unapproved:
         raise ConfigError(f"{row.source} may not be logged in to yet.", hint=f"If that is meant: `%llm key allow {row.name}`.")
     return row.oauth
 

@@ -11,7 +11,7 @@ from .dialects import DIALECTS
 from .dialects.common import load_json
 from .messages import Message, Request
 from .registry import Route
-from .wire import HttpCall, Provider, Secret, SessionCall, Trace
+from .wire import Guard, HttpCall, Provider, Secret, SessionCall, Trace
 
 TIMEOUT = 10.0  # seconds for an answer
 LIMIT = 32 * 2**20  # bytes of one; OpenRouter's list of models is over 1 MiB
@@ -44,20 +44,33 @@ def fetch(client: Client, route: Route, path: str) -> Any:
 
 def get(client: Client, row: Provider, path: str, key: Secret | None) -> Any:
     """As fetch, with the key given, or without any."""
-    base = row.base_url.rstrip("/")
-    url = base + (path.removeprefix("/v1") if base.endswith("/v1") else path)
     if row.dialect == "opencode_server":  # its password goes to an OpenCode server alone
-        client.run(client.opencode.check(base))
-    return client.run(get_json(client, row, HttpCall(url, auth_headers(row, key), {}, "GET"), key))
+        client.run(client.opencode.check(row.base_url.rstrip("/")))
+    return client.run(get_json(client, row, question(row, path, key)))
 
 
-async def get_json(client: Client, row: Provider, call: HttpCall, key: Secret | None) -> Any:
-    """The JSON that answers `call`; to be run on the engine's loop. Raises our errors, the key masked in them."""
+def question(row: Provider, path: str, key: Secret | None) -> HttpCall:
+    """The call that asks for `path` of the row's server, the key carried as its dialect does."""
+    base = row.base_url.rstrip("/")
+    path = path.removeprefix("/v1") if base.endswith("/v1") else path
+    key = key.at(row.base_url) if key is not None else None
+    return HttpCall(f"{base}/{path.removeprefix('/')}", auth_headers(row, key), {}, "GET", Guard.of(row, key))
+
+
+async def get_json(client: Client, row: Provider, call: HttpCall) -> Any:
+    """The JSON that answers `call`; to be run on the engine's loop. Raises our errors, what is secret masked in them."""
+    try:
+        return await _get_json(client, row, call)
+    except errors.NbllmError as error:
+        raise error.scrubbed(call.guard.texts).with_traceback(None) from None
+
+
+async def _get_json(client: Client, row: Provider, call: HttpCall) -> Any:
     try:
         async with asyncio.timeout(TIMEOUT), client.http.send(call, Trace(), TIMEOUT) as reply:
             body = await reply.body(LIMIT)
             if reply.status != HTTP_OK:
-                raise refusal(DIALECTS[row.dialect], reply, body, row).scrubbed([key.reveal()] if key else [])
+                raise refusal(DIALECTS[row.dialect], reply, body, row)
             return load_json(body)
     except errors.Timeout:
         raise

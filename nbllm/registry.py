@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from . import config, keys
 from .config import Places, Problem
 from .errors import AuthenticationError, ConfigError
-from .tables import filled, provider_row
-from .toml_edit import set_entry
-from .wire import Provider, Secret
+from .tables import filled, provider_row, spent, variables
+from .toml_edit import change_entry
+from .wire import Provider, Secret, shown
 
 __all__ = ["DEFAULT_MODEL", "SIMULATOR", "Registry", "Route", "load", "provider_row"]
 
@@ -75,7 +75,7 @@ class Registry:
         """
         asked = name.strip()
         self._tell()
-        full = self._meant(asked)
+        full = config.meant(asked, self.aliases)
         if full.partition("/")[0] == SIMULATOR or full == SIMULATOR:
             return self._simulated(asked, full)
         provider, model = self._split(full)
@@ -95,16 +95,10 @@ class Registry:
     def register(self, name: str, table: Mapping[str, Any]) -> Provider:
         """Adds a row, or changes the entries of one, above all files. Raises ConfigError for what is wrong in the table."""
         row = provider_row(name, table, self.rows.get(name), "register_provider")
-        self.rows[name] = row = replace(row, held=()) if "base_url" in table else row  # consent is for an address
+        if "base_url" in table:  # consent is for an address, and for the variables that are named with it
+            row = replace(row, held=tuple(h for h in row.held if h in spent(row) and h not in str(table)))
+        self.rows[name] = row
         return row
-
-    def _meant(self, name: str) -> str:
-        """What an alias stands for in the end; an alias may lead to another."""
-        seen: set[str] = set()
-        while name in self.aliases and name not in seen:
-            seen.add(name)
-            name = self.aliases[name]
-        return name
 
     def _split(self, name: str) -> tuple[Provider | None, str]:
         """(row, model) of a full name; (None, "") where no row knows it."""
@@ -130,11 +124,7 @@ class Registry:
             return replace(route, provider=replace(row, base_url=self._sim_url(spoken), dialect=spoken, local=True, refused="", query={}, key_header="",
                                                    command=()),
                            model=route.model or "sim", simulated=True)
-        own = self.address(row)
-        # A server of the person's own may want no key; if it does, its 401 says so.
-        elsewhere = base_url is not None and not keys.same_host(base_url, own)
-        placed = replace(row, base_url=base_url or own, dialect=dialect or row.dialect, local=row.local or elsewhere,
-                         refused="" if base_url else row.refused)
+        placed = self._placed(row, base_url, dialect)
         try:
             placed = self._ready(placed, route.model)
         except ConfigError as error:
@@ -143,25 +133,40 @@ class Registry:
             placed = replace(placed, dialect="refused", refused=str(error), local=True)
         return replace(route, provider=placed)
 
+    def _placed(self, row: Provider, base_url: str | None, dialect: str | None) -> Provider:
+        """The row at the address in force. A server of the user's own may want no key; if it does, its 401 says so."""
+        own = self.address(row)
+        elsewhere = base_url is not None and not keys.same_host(base_url, own)
+        return replace(_without_its_own(row) if elsewhere else row, base_url=base_url or own, dialect=dialect or row.dialect,
+                       local=row.local or elsewhere, refused="" if base_url else row.refused, values=self._values(row))
+
     def _ready(self, row: Provider, model: str) -> Provider:
         """The row with its variables and the model's name filled in. Raises ConfigError where it cannot be asked."""
         name = row.label or row.name
+        if row.unapproved:
+            raise ConfigError(f"{row.source} changes where or how {row.name!r} is asked: {row.shown}, and what you ask would go there.",
+                              hint=f"If that is meant: `%llm key allow {row.name}`.")
         if row.refused:
             raise ConfigError(row.refused)
-        if row.name in row.held:
-            raise ConfigError(f"{row.source} changes where or how {row.name!r} is asked: {row.base_url}, and what you ask would go there.",
-                              hint=f"If that is meant: `%llm key allow {row.name}`.")
         if not model and not row.command:
             raise ConfigError(f"{name} has no default model.", hint=f"Name one: {row.name}/MODEL." + (f" `%llm models {row.name}/` lists them." if row.models else ""))
-        texts = {"": row.base_url, **{f"h{k}": v for k, v in row.headers.items()}, **{f"q{k}": v for k, v in row.query.items()}}
-        done = {k: filled(text, self.env, row.held) for k, text in texts.items()}
-        missing = list(dict.fromkeys(n for _, names in done.values() for n in names))
+        missing = list(dict.fromkeys(n for text in _texts(row) for n in filled(text, self.env, row.held)[1]))
         if missing:
             held = [n for n in missing if n in row.held]
             raise ConfigError(f"{name} needs {' and '.join(missing)}, " + (f"which {row.source} may not use yet." if held else "which is not set."),
                               hint=f"If that is meant: `%llm key allow {row.name}`." if held else f"Set {missing[0]} in the environment.")
-        return replace(row, base_url=done[""][0].replace("{model}", quote(model, safe="")),
-                       headers={k: done[f"h{k}"][0] for k in row.headers}, query={k: done[f"q{k}"][0] for k in row.query})
+        if "{model}" in row.base_url and model.strip(".") == "":
+            raise ConfigError(f"{name} has no model called {model!r}.", hint=f"Name one: {row.name}/MODEL.")
+        headers, query = ({k: filled(v, self.env, row.held)[0] for k, v in pairs.items()} for pairs in (row.headers, row.query))
+        return replace(row, base_url=filled(row.base_url, self.env, row.held)[0].replace("{model}", quote(model, safe="")),
+                       headers=headers, query=query)
+
+    def _values(self, row: Provider) -> tuple[str, ...]:
+        """What the row's texts hold that is nobody's business: the values of variables, and what stands in headers and query
+        as it is. Of an address that is a variable, what follows the host."""
+        own = [v for v in (*row.headers.values(), *row.query.values()) if "${" not in v]
+        found = [value for text in _texts(row) for value in variables(text, self.env, row.held)]
+        return tuple(filter(None, (*own, *(urlsplit(v).path.strip("/") if v.startswith(("https://", "http://")) else v for v in found))))
 
     def address(self, row: Provider) -> str:
         """The address in force: the first of the row's variables that is set, else the row's own. Variables in it that are
@@ -171,6 +176,10 @@ class Registry:
         if found is None:
             return filled(row.base_url, self.env, row.held)[0]
         return _as_url(found, row) if row.local else found
+
+    def shown(self, row: Provider) -> str:
+        """The address in force as people may see it."""
+        return shown(self.address(row), self._values(row))
 
     def _simulated(self, asked: str, full: str) -> Route:
         which, _, model = full.partition("/")[2].partition("/")
@@ -236,15 +245,16 @@ class Registry:
             return Secret("sim", "simulator")
         row = route.provider
         own = self.rows.get(row.name)
-        if explicit is None and own is not None and (row.refused or not keys.same_host(row.base_url, self.address(own))):
+        if explicit is not None:
+            return keys.find(row, self.stores, explicit, address=row.base_url)
+        if own is None or row.refused or not keys.same_host(row.base_url, self.address(own)):
             return None
-        return keys.find(own or row, self.stores, explicit, address=row.base_url, quick=own is None)
+        return keys.find(own, self.stores, address=row.base_url)
 
     def allow(self, row: Provider, path: Path | None = None) -> tuple[str, ...]:
         """Lets a project's row use what it waits for, now and in the person's file. Raises ConfigError where that cannot be edited."""
         path, place = path or config.user_file(), keys.origin(row.base_url)
-        before = config.allowed_in(path).get(place, [])
-        set_entry(path, "allow", place, sorted({*before, *row.held}))
+        change_entry(path, "allow", place, lambda before: sorted({*([before] if isinstance(before, str) else before or ()), *row.held}))
         self.rows[row.name] = replace(row, held=())
         return row.held
 
@@ -253,8 +263,20 @@ class Registry:
         return keys.where(row, self.stores, self.address(row))
 
 
+def _texts(row: Provider) -> tuple[str, ...]:
+    """What of a row may hold variables."""
+    return (row.base_url, *row.headers.values(), *row.query.values())
+
+
+def _without_its_own(row: Provider) -> Provider:
+    """The row for an address that is given by hand: its headers and query belong to its own, all but what stands in it for
+    variables that are not set."""
+    defaults = {k: filled(v, {}) for k, v in row.query.items() if "${" in v}
+    return replace(row, headers={}, query={k: text for k, (text, missing) in defaults.items() if not missing})
+
+
 def _host(url: str) -> str:
-    return url.partition("://")[2].partition("/")[0] or url
+    return url.partition("://")[2].partition("/")[0].rpartition("@")[2] or shown(url)
 
 
 def _as_url(address: str, row: Provider) -> str:
@@ -274,7 +296,22 @@ def load(env: Mapping[str, str] | None = None, places: Places | None = None) -> 
     own, and no places, only NBLLM_CONFIG is looked at, where that env names it."""
     env = os.environ if env is None else env
     found = config.load(places or Places.of(env))
-    return Registry(found.rows, found.aliases, env, problems=found.problems, defaults=found.defaults)
+    made = Registry(found.rows, found.aliases, env, problems=found.problems, defaults=found.defaults)
+    if found.chosen:
+        _paid_for(made, found.chosen)
+    return made
+
+
+def _paid_for(registry: Registry, source: str) -> None:
+    """Leaves out a project's default model where a key in the project's `.env` would be used: whoever has that account could
+    read what is asked in cells that name no model."""
+    model = str(registry.defaults["model"])
+    row = config.leads_to(model, registry.rows, registry.aliases)
+    key = registry.own_key(row, quick=True) if row is not None else None
+    if key is not None and key.beside:
+        del registry.defaults["model"]
+        registry.problems.append(Problem(source, None, f"the default model {model!r} would be asked with {key.source}, which may be somebody else's; "
+                                                       f"expected its name in a cell, or once: %llm use {model}"))
 
 
 _VERIFIED = {"stream": "recorded answers", "server": "real server", "cli": "real CLI"}

@@ -6,15 +6,15 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from .dialects import DIALECTS
 from .errors import ConfigError
-from .keys import same_host
-from .wire import SECRET_HEADERS, ModelFacts, OAuth, Provider, Quirks
+from .wire import SECRET_HEADERS, ModelFacts, OAuth, Provider, Quirks, origin, same_host
 
+BUILT_IN = ""  # the source of nbllm's own rows
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.\-/]*")
 
@@ -55,9 +55,17 @@ def _pairs(value: Any) -> dict[str, str]:
 
 def _address(value: Any) -> str:
     text = _text(value)
-    if not re.match(r"https?://|\$\{", text) or re.search(r"[\s@\\]", text):
-        raise TypeError("an address such as https://host/v1, without a key in it")
+    if not re.match(r"https?://|\$\{", text) or not text.isprintable() or re.search(r"[\s@\\?#]", text):
+        raise TypeError("an address such as https://host/v1, without a key in it (what follows a ? stands in `query`)")
     return text.rstrip("/")
+
+
+def _path(value: Any) -> str:
+    """A path that can be put after an address and leads nowhere but to the same server."""
+    text = _text(value)
+    if text and (not text.isprintable() or re.search(r"^[^/]|^//|[\s\\#]|\.\.|\$\{|%(?:2e|2f|5c|0|1)", text, re.IGNORECASE)):
+        raise TypeError('a path such as "/models", or "" for none')
+    return text
 
 
 def _dialect(value: Any) -> str:
@@ -105,7 +113,7 @@ def _oauth(value: Any) -> OAuth:
 
 _READERS: dict[str, Callable[[Any], Any]] = {
     "dialect": _dialect, "base_url": _address, "key_header": _header, "quirks": _quirks, "model": _facts, "local": _truth, "oauth": _oauth,
-    **dict.fromkeys(("label", "default_model", "models", "key_url", "price", "opencode", "refused"), _text),
+    "models": _path, **dict.fromkeys(("label", "default_model", "key_url", "price", "opencode", "refused"), _text),
     **dict.fromkeys(("base_url_env", "key_env", "prefixes", "bare", "verified", "command", "passes"), _texts),
     **dict.fromkeys(("headers", "query"), _pairs),
 }
@@ -126,9 +134,11 @@ def provider_row(name: str, table: Any, below: Provider | None = None, source: s
         raise ConfigError(f"Provider {name!r} lacks 'base_url'.", hint='Add base_url = "https://host/v1" to its table, or command = ["NAME"] for a command-line program.')
     facts, quirks = given.pop("model", {}), given.pop("quirks", {})
     if below is not None and not same_host(given.get("base_url", below.base_url), below.base_url):
-        below = replace(below, key_env=(), base_url_env=(), opencode="", key_url="", refused="", headers={}, query={}, verified=(), held=(), oauth=None)
+        below = replace(below, key_env=(), base_url_env=(), opencode="", key_url="", refused="", headers={}, query={}, verified=(), held=(), oauth=None,
+                        passes=(), shipped="")
     old = below or Provider(name, "openai_chat", given["base_url"], models="/models")
-    return replace(old, **given, facts={**old.facts, **facts}, quirks=replace(old.quirks, **quirks), source=source)
+    shipped = origin(given["base_url"]) if source == BUILT_IN else old.shipped if given.get("opencode", old.opencode) == old.opencode else ""
+    return replace(old, **given, facts={**old.facts, **facts}, quirks=replace(old.quirks, **quirks), source=source, shipped=shipped)
 
 
 def _read(name: str, entry: str, value: Any) -> Any:
@@ -145,8 +155,8 @@ def _read(name: str, entry: str, value: Any) -> Any:
 
 def spent(row: Provider) -> set[str]:
     """The environment variables that a row would send or go by."""
-    texts = (row.base_url, *row.headers.values(), *row.query.values())
-    return {*row.key_env, *row.base_url_env, *row.passes, *(m[1] for text in texts for m in _VARIABLE.finditer(text))}
+    values = {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("held", "source", "facts")}
+    return {*row.key_env, *row.base_url_env, *row.passes, *(m[1] for m in _VARIABLE.finditer(str(values)))}
 
 
 def is_loopback(url: str) -> bool:
@@ -156,6 +166,11 @@ def is_loopback(url: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def variables(text: str, env: Mapping[str, str], held: Iterable[str] = ()) -> list[str]:
+    """The values of the variables that stand in `text` and are set."""
+    return [v for m in _VARIABLE.finditer(text) if m[1] not in held and (v := env.get(m[1], "").strip())]
 
 
 def filled(text: str, env: Mapping[str, str], held: Iterable[str] = ()) -> tuple[str, list[str]]:

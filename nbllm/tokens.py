@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from . import errors
 from .client import Client
-from .dialects import DIALECTS
 from .dialects.common import count
 from .messages import Message, Request
 from .questions import get_json
@@ -54,9 +53,9 @@ def _by_provider(client: Client, route: Route, text: str) -> int | None:
     if key is None and not row.local:
         return None
     make, field = _COUNTERS[row.dialect]
-    call = DIALECTS[row.dialect].encode(Request(route.model, (Message("user", text),)), row, key)
+    call = client.encode(Request(route.model, (Message("user", text),)), route, key)
     try:
-        said = client.run(get_json(client, row, make(call), key)) if isinstance(call, HttpCall) else None
+        said = client.run(get_json(client, row, make(call))) if isinstance(call, HttpCall) else None
     except errors.NbllmError:
         return None
     return count(said.get(field)) if isinstance(said, Mapping) else None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
+from .files import locked, read_small, write_whole
 
 
 def at_line(error: tomllib.TOMLDecodeError, text: str) -> tuple[int, str]:
@@ -47,22 +48,41 @@ def row_line(text: str, name: str, entry: str = "") -> int | None:
 
 
 def set_entry(path: Path, table: str, key: str, value: Any) -> None:
-    """Sets `key` in `[table]` of the file to a text or a list of texts, and leaves every other line as it is. Raises
-    ConfigError where the file is broken, or written so that only a person can edit it."""
+    """Sets `key` in `[table]` of the file to a text or a list of texts. Raises as change_entry."""
+    change_entry(path, table, key, lambda _before: value)
+
+
+def change_entry(path: Path, table: str, key: str, change: Callable[[Any], Any]) -> None:
+    """Sets `key` in `[table]` of the file to what `change` makes of its value (None for none), and leaves every other line as
+    it is; one writer at a time. Raises ConfigError where the file is broken, is written so that only a person can edit it,
+    or cannot be written."""
     with contextlib.suppress(FileNotFoundError):
         path = path.resolve(strict=True)
-    text = path.read_text("utf-8") if path.exists() else ""
-    line = f"{json.dumps(key, ensure_ascii=False)} = {json.dumps(value, ensure_ascii=False)}"
     try:
-        expected = tomllib.loads(text)
-        expected[table] = {**expected.get(table, {}), key: value}
-        new = _with_line(text, table, key, line)
-        fits = tomllib.loads(new) == expected
-    except (tomllib.TOMLDecodeError, TypeError):
+        with locked(path):
+            write_whole(path, _edited(path, table, key, change))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror or error}).",
+                          hint="Check the folder and its permissions, and try again.") from None
+
+
+def _edited(path: Path, table: str, key: str, change: Callable[[Any], Any]) -> str:
+    text = read_small(path) if path.exists() else ""
+    try:
+        found = tomllib.loads(text)
+        before = dict(found.get(table, {}))
+    except (ValueError, TypeError, RecursionError):
+        found, before = None, {}
+    value = change(before.get(key))
+    line = f"{json.dumps(key, ensure_ascii=False)} = {json.dumps(value, ensure_ascii=False)}"
+    new = _with_line(text, table, key, line)
+    try:
+        fits = found is not None and tomllib.loads(new) == {**found, table: {**before, key: value}}
+    except ValueError:
         fits = False
     if not fits:
         raise ConfigError(f"{path} cannot be edited by nbllm as it stands.", hint=f"Write it there yourself, under [{table}]: {line}")
-    _replace(path, new)
+    return new
 
 
 def _with_line(text: str, table: str, key: str, line: str) -> str:
@@ -79,13 +99,3 @@ def _with_line(text: str, table: str, key: str, line: str) -> str:
     last = max(i for i in range(start, end) if i == start or lines[i].strip())
     lines.insert(last + 1, line)
     return "\n".join(lines) if lines[-1] == "" else "\n".join(lines) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes the whole file or nothing, so that a crash leaves the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, "utf-8")
-    if path.exists():
-        beside.chmod(path.stat().st_mode & 0o777)
-    beside.replace(path)

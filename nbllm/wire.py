@@ -5,26 +5,56 @@ The narrow waist is Frame: an SSE event, an NDJSON line and a line of a CLI's st
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Protocol
 
-from .errors import MASK, ProviderError
+from .addresses import parse
+from .errors import MASK, ConfigError, ProviderError, scrub
 from .events import Event
 from .messages import Request
 
+_USERINFO = re.compile(r"(?<=//)[^/?#]*@")
+
+
+def origin(url: str) -> str:
+    """Scheme, host (as IDNA 2008 writes it) and port of an address as one text, the port left out where it is the scheme's own."""
+    try:
+        return str(parse(url))
+    except ConfigError:  # an address that cannot be read, or still waits for a variable, is no other's
+        return shown(re.match(r"(?:[^/?#]*//[^/?#]*)?", url)[0] or url)  # type: ignore[index]
+
+
+def same_host(a: str, b: str) -> bool:
+    """Whether two addresses go to the same server, so that a key for one may be sent to the other."""
+    return origin(a) == origin(b)
+
+
+def shown(url: str, secrets: tuple[str, ...] = ()) -> str:
+    """An address as people may see it: without what stands before an @, and without secrets."""
+    return scrub(_USERINFO.sub(f"{MASK}@", url), secrets)
+
 
 class Secret:
-    """A key that no repr, format, pickle or traceback shows. `reveal()` gives the text, for an auth header only."""
+    """A key that no repr, format, pickle or traceback shows. `reveal()` gives the text, for an auth header only.
 
-    __slots__ = ("_text", "source")
+    origin: where it may be sent, "" where nobody has said yet. beside: it lay in a file beside the notebook, which somebody
+    else may have put there.
+    """
 
-    def __init__(self, text: str, source: str = "argument") -> None:
-        self._text, self.source = text, source
+    __slots__ = ("_text", "beside", "origin", "source")
+
+    def __init__(self, text: str, source: str = "argument", origin: str = "", *, beside: bool = False) -> None:
+        self._text, self.source, self.origin, self.beside = text, source, origin, beside
 
     def reveal(self) -> str:
         """The key itself."""
         return self._text
+
+    def at(self, url: str) -> Secret:
+        """This key as one of the server at `url`, where it does not belong to one already."""
+        return self if self.origin else Secret(self._text, self.source, origin(url), beside=self.beside)
 
     @property
     def masked(self) -> str:
@@ -101,6 +131,28 @@ class Trace:
     address: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What a call holds that is secret: its texts, and the origins that they belong to."""
+
+    origins: tuple[str, ...] = ()
+    texts: tuple[str, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, row: Provider, key: Secret | None) -> Guard:
+        """The guard of calls to a row: its headers and query belong to its address, the key to its own."""
+        mine = (key.reveal(),) if key is not None and key.source != "simulator" else ()
+        return cls((origin(row.base_url), *((key.origin,) if key is not None else ())), (*mine, *row.secrets))
+
+    def check(self, url: str) -> None:
+        """Raises ConfigError where `url`, as it will be sent, is of another origin than what would go with it."""
+        where = str(parse(url)) if self.origins else ""
+        wrong = next((o for o in self.origins if o != where), None)
+        if wrong is not None:
+            raise ConfigError(f"What belongs to {wrong or 'no address'} is not sent to {where}.",
+                              hint="Check base_url and models of the provider; a key for another address is named with base_url and key, or api_key.")
+
+
 SECRET_HEADERS = frozenset({"authorization", "x-api-key", "x-goog-api-key", "api-key", "proxy-authorization", "cookie",
                             "ocp-apim-subscription-key", "x-auth-token"})
 _PUBLIC_HEADERS = frozenset({"accept", "content-type", "anthropic-version"})  # a row's own may hold anything
@@ -108,16 +160,19 @@ _PUBLIC_HEADERS = frozenset({"accept", "content-type", "anthropic-version"})  # 
 
 @dataclass(frozen=True, slots=True)
 class HttpCall:
-    """An HTTP request, ready to be sent: `body` is a JSON object."""
+    """An HTTP request, ready to be sent: `body` is a JSON object. guard: what of it is secret, and where it may go."""
 
     url: str
     headers: Mapping[str, str]
     body: Mapping[str, Any]
     method: str = "POST"
+    guard: Guard = field(default=Guard(), compare=False)
 
     def __repr__(self) -> str:
-        shown = {k: v if k.lower() in _PUBLIC_HEADERS else MASK for k, v in self.headers.items()}
-        return f"HttpCall({self.method} {self.url}, headers={shown}, body keys={list(self.body)})"
+        headers = {k: v if k.lower() in _PUBLIC_HEADERS else MASK for k, v in self.headers.items()}
+        path, mark, query = shown(self.url, self.guard.texts).partition("?")
+        query = re.sub(r"=[^&]+", f"={MASK}", query)
+        return f"HttpCall({self.method} {path}{mark}{query}, headers={headers}, body keys={list(self.body)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +233,7 @@ class SessionCall:
     start: ProcessCall | None = None
     folder: str = ""
     fresh: bool = False
+    guard: Guard = field(default=Guard(), compare=False)
 
     def __repr__(self) -> str:
         return f"SessionCall({self.addresses}, headers={list(self.headers)})"
@@ -245,7 +301,9 @@ class Provider:
     person's consent because the row stands in a file that came with a project.
 
     command: the words that run a headless CLI, which has no address but cli://NAME; passes names the variables of the
-    environment that it may see beside the usual ones. oauth: how to log in where a key is not typed.
+    environment that it may see beside the usual ones. oauth: how to log in where a key is not typed. shipped: the origin at
+    which nbllm's own rows have this provider, where the name in `opencode` is theirs. values: of a routed row, what came out
+    of variables, headers and query, which nothing may show; None before.
     """
 
     name: str
@@ -274,6 +332,34 @@ class Provider:
     command: tuple[str, ...] = ()
     passes: tuple[str, ...] = ()
     oauth: OAuth | None = None
+    shipped: str = ""
+    values: tuple[str, ...] | None = None
+
+    @property
+    def unapproved(self) -> bool:
+        """Whether the user has yet to allow where or how it is asked."""
+        return any(h == self.name or h.startswith(f"{self.name}: ") for h in self.held)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The texts of this row that no message, repr or file may hold."""
+        own = (*self.headers.values(), *self.query.values()) if self.values is None else self.values
+        user, _, password = (_USERINFO.search(self.base_url) or [""])[0][:-1].partition(":")
+        return tuple(filter(None, (*own, f"{user}:{password}" if password else "", password, user)))
+
+    @property
+    def shown(self) -> str:
+        """The address as people may see it."""
+        return shown(self.base_url, self.secrets)
+
+    def __repr__(self) -> str:
+        """Its address and entries, without what may be secret."""
+        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _UNTOLD and getattr(self, f.name) != f.default}
+        told |= {"base_url": self.shown, "headers": dict.fromkeys(self.headers, MASK), "query": dict.fromkeys(self.query, MASK)}
+        return f"Provider({', '.join(f'{k}={v!r}' for k, v in told.items() if v)})"
+
+
+_UNTOLD = frozenset({"values", "facts", "quirks"})
 
 
 class Decoder(Protocol):

@@ -298,7 +298,7 @@ def test_consent_is_for_an_address_and_names(load):
 
 @pytest.mark.parametrize("alias", ["openai/mini", "gpt-4o", "claude/opus"])
 def test_a_project_s_alias_cannot_take_a_known_name_to_its_own_row(load, alias):
-    """It may lead one to another provider that the person knows, or make new names."""
+    """Nor to another provider that the user knows; it may make new names, and choose another model of the same provider."""
     text = f'[provider.acme]\nbase_url = "https://acme.example/v1"\nlocal = true\n[alias]\n"{alias}" = "acme/x"\n'
     r = load(project=project(text))
     with pytest.warns(UserWarning, match="known name"):
@@ -308,7 +308,10 @@ def test_a_project_s_alias_cannot_take_a_known_name_to_its_own_row(load, alias):
         assert "acme" != r.resolve(alias).provider.name
     assert "acme" == r.resolve("zz").provider.name
     r = load(project=project(f'[alias]\n"{alias}" = "groq/x"\n'))
-    assert "groq" == r.resolve(alias).provider.name
+    with pytest.warns(UserWarning, match="known name"):
+        assert "groq" != r.resolve(alias).provider.name
+    same = load().resolve(alias).provider.name
+    assert (same, "other") == ((route := load(project=project(f'[alias]\n"{alias}" = "{same}/other"\n')).resolve(alias)).provider.name, route.model)
 
 
 def test_a_stronger_layer_gives_no_consent_by_the_way(load):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent / "nbllm"
 
 # Bottom to top. A module may import its own floor's package and every floor below; `simulator` stands beside the tower.
 FLOORS = [
-    {"addresses", "errors", "events", "messages"}, {"wire"}, {"dialects"}, {"policy", "prompt", "prices", "structured", "toml_edit"},
+    {"addresses", "errors", "events", "files", "messages"}, {"wire"}, {"dialects"}, {"policy", "prompt", "prices", "structured", "toml_edit"},
     {"keys", "oauth", "engine", "streams", "transports"}, {"pieces"}, {"columns", "measure"}, {"ledger"}, {"tables"}, {"config"}, {"registry"}, {"client"},
     {"questions"}, {"catalog", "tokens"}, {"api"},
     {"bench", "rows", "cluster"}, {"notebook"}, {"__init__"},

@@ -18,8 +18,9 @@ from typing import Any
 from .. import errors, measure
 from ..client import Client
 from ..messages import Message
+from ..questions import question
 from ..streams import Stream
-from ..wire import HttpCall, Trace
+from ..wire import Trace
 from . import cold, prompts
 from .job import Arm, Job
 from .plan import Slot, Turn, stable
@@ -215,13 +216,13 @@ class Load:
         url = arm.route.provider.base_url
         missing = wanted - (idle if (idle := self.client.http.idle(url)) is not None else wanted)
         if missing > 0:
-            await asyncio.gather(*(self._touch(arm, url) for _ in range(missing)))
+            await asyncio.gather(*(self._touch(arm) for _ in range(missing)))
 
-    async def _touch(self, arm: Arm, url: str) -> None:
-        headers = {"authorization": f"Bearer {arm.key.reveal()}"} if arm.key and not arm.route.simulated else {}
-        path = arm.route.provider.models or "/models"
+    async def _touch(self, arm: Arm) -> None:
+        row = arm.route.provider
         try:
-            async with asyncio.timeout(_WARM_REQUEST), self.client.http.send(HttpCall(url + path, headers, {}, "GET"), Trace(), _WARM_REQUEST) as reply:
+            call = question(row, row.models or "/models", None if arm.route.simulated else arm.key)
+            async with asyncio.timeout(_WARM_REQUEST), self.client.http.send(call, Trace(), _WARM_REQUEST) as reply:
                 await reply.body()
         except (errors.NbllmError, TimeoutError):
             return  # the request itself will say what is wrong

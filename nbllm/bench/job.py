@@ -25,6 +25,7 @@ from . import plan, prompts
 # Options of a call that an arm may set, besides model and name: those of Client.request, and what is its own.
 REQUEST_OPTIONS = ("system", "max_tokens", "temperature", "top_p", "stop", "seed", "reasoning", "tools", "tool_choice", "schema", "extra")
 ADDRESS_OPTIONS = ("base_url", "dialect", "api_key")
+_SECRET = ("headers", "query", "base_url", "values")  # of a row
 CALL_OPTIONS = ("timeout", "retries", "keep")
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MASK, ConfigError, NbllmError, after_answer
+from ..errors import MASK, ConfigError, NbllmError, after_answer, scrub
 from ..events import Response, Restarted
 from ..messages import Message, Part, Text
 from ..streams import Stream
 from ..structured import Shape
-from ..wire import SECRET_HEADERS, ProcessCall, SessionCall, TalkCall
+from ..wire import SECRET_HEADERS, ProcessCall, SessionCall, TalkCall, shown
 from . import shorthand
 from .attach import attached, part_of, told
 from .bundle import footer
@@ -202,7 +202,7 @@ def _dry_run(session: Session, asked: Asked) -> None:
     call = client.encode(request, route, key or session.stand_in(route), keep=keep)
     where = route.provider.label or route.provider.name
     if isinstance(call, SessionCall):
-        said = json.dumps({"addresses": call.addresses, "session": call.session, "message": {**call.message, "parts": [{"type": "text", "text": call.turn.retold}]}}, indent=2, ensure_ascii=False)
+        said = json.dumps({"addresses": [shown(a, call.guard.texts) for a in call.addresses], "session": call.session, "message": {**call.message, "parts": [{"type": "text", "text": call.turn.retold}]}}, indent=2, ensure_ascii=False)
         session.show(static(f"Nothing was sent. It would go to {where}:\n\n```json\n{said}\n```"))
         return
     call = call.process if isinstance(call, TalkCall) else call
@@ -210,8 +210,8 @@ def _dry_run(session: Session, asked: Asked) -> None:
         ran = json.dumps({"command": list(call.argv), "variables": sorted(call.env), "standard input": call.stdin}, indent=2, ensure_ascii=False)
         session.show(static(f"Nothing was run. It would be {where}:\n\n```json\n{ran}\n```"))
         return
-    headers = {k: MASK if k.lower() in SECRET_HEADERS or k in route.provider.headers else v for k, v in call.headers.items()}
-    text = json.dumps({"url": call.url, "headers": headers, "body": _shortened(call.body)}, indent=2, ensure_ascii=False, default=str)
+    headers = {k: MASK if k.lower() in SECRET_HEADERS or k in route.provider.headers else scrub(v, call.guard.texts) for k, v in call.headers.items()}
+    text = json.dumps({"url": shown(call.url, call.guard.texts), "headers": headers, "body": _shortened(call.body)}, indent=2, ensure_ascii=False, default=str)
     where = f"{route.provider.label or route.provider.name}, key from {key.source}" if key else f"{route.provider.label or route.provider.name}, no key"
     session.show(static(f"Nothing was sent. It would go to {where}:\n\n```json\n{text}\n```"))
 

@@ -78,18 +78,19 @@ def _key(session: Session, rest: str) -> Any:
     found = session.client.registry.own_key(row)
     if found is not None:
         return (f"{row.label or row.name}: key {found.masked} from {found.source}.")
-    keys.remember(row.name, session.hidden(f"Key for {row.label or row.name} (kept for this session only): ", row))
+    address = session.client.registry.address(row)
+    keys.remember(row.name, session.hidden(f"Key for {row.label or row.name} at {keys.origin(address)} (kept for this session only): ", row), address)
     return (f"{row.label or row.name}: the key is kept for this session. `%llm key set {row.name}` would keep it in the keyring.")
 
 
 def _key_set(session: Session, row: Provider) -> str:
     registry, label = session.client.registry, row.label or row.name
     ring = registry.stores.keyring() is not None
-    typed = session.hidden(f"Key for {label} ({'kept in the keyring' if ring else 'kept for this session only'}): ", row)
+    typed = session.hidden(f"Key for {label} at {keys.origin(registry.address(row))} ({'kept in the keyring' if ring else 'kept for this session only'}): ", row)
     if keys.keep(typed, registry.stores, registry.address(row)):
         keys.forget(row.name)
         return (f"{label}: the key is kept in the keyring, for {keys.origin(registry.address(row))}.")
-    keys.remember(row.name, typed)
+    keys.remember(row.name, typed, registry.address(row))
     return (f"{label}: the key is kept for this session; `pip install keyring` would keep it for good.")
 
 

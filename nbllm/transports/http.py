@@ -109,6 +109,7 @@ class Letter:
         except (httpx.InvalidURL, ValueError, TypeError) as exc:
             raise errors.ConfigError(f"Not a usable address: {call.url!r} ({type(exc).__name__}).",
                                      hint="base_url should look like http://127.0.0.1:8000/v1, and keys hold no line breaks.") from None
+        call.guard.check(str(self.request.url))
         self.call, self.size = call, len(content)
 
 

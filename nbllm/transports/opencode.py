@@ -15,14 +15,14 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
 from .. import errors
 from ..dialects.cli_shared import parsed, text
 from ..dialects.opencode import OTHER_PORT, OWN_PORT
-from ..wire import Frame, HttpCall, SessionCall, Trace
+from ..wire import Frame, Guard, HttpCall, SessionCall, Trace
 from .http import HttpTransport, Reply
 from .process import Command, ProcessTransport
 
@@ -51,10 +51,11 @@ class _Place:
     url: str
     headers: Mapping[str, str]
     folder: str
+    guard: Guard = field(default=Guard())
 
     def call(self, path: str, body: Mapping[str, Any] | None = None, method: str = "POST") -> HttpCall:
         folder = f"?directory={quote(self.folder, safe='')}" if self.folder else ""
-        return HttpCall(self.url + path + folder, self.headers, body or {}, method)
+        return HttpCall(self.url + path + folder, self.headers, body or {}, method, self.guard)
 
 
 @dataclass(slots=True)
@@ -208,7 +209,7 @@ class OpenCodeTransport:
         for url in call.addresses:
             found[url] = await self._found(url, within)
             if found[url] == "open" or (found[url] == "locked" and url == call.addresses[0]):
-                return _Place(url, call.headers if url == call.addresses[0] else {}, call.folder)
+                return _Place(url, call.headers, call.folder, call.guard) if url == call.addresses[0] else _Place(url, {}, call.folder)
         if call.start is None:
             raise _nowhere(found)
         async with self._starting:
