@@ -11,6 +11,7 @@ from .errors import ConfigError
 PORTS = {"http": 80, "https": 443}
 _PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)")
 _PLACE = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([^:]*))?")  # a host, or an IPv6 address in brackets; a port
+_SHOWN = re.compile(r"(?:[^/?#]*//)?[^/?#]*")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _HINT = "An address looks like https://api.example.com/v1 or http://127.0.0.1:8000/v1."
@@ -55,7 +56,7 @@ def ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 def parse(url: str) -> Address:
     """The origin of a URL. Raises ConfigError, which says what is wrong with the address and shows no password in it."""
-    shown = re.sub(r"//[^/?#]*@", "//", url[:200])
+    shown = re.sub("//.*@", "//", "".join(_SHOWN.findall(url[:200])[:1]))
     try:
         return _parsed(url)
     except ValueError as exc:

@@ -11,9 +11,8 @@ from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
-from urllib.parse import urlsplit
 
-from . import errors, policy, prices
+from . import addresses, errors, policy, prices
 from . import prompt as prompts
 from .dialects import DIALECTS
 from .dialects.cli_shared import spoken
@@ -52,6 +51,7 @@ from .wire import (
 T = TypeVar("T")
 AnyLetter = Letter | ProcessCall | TalkCall | SessionCall
 AnyReply = Reply | ProcessReply | KeptReply | SessionReply
+ANSWER_LIMIT = 128 * 2**20  # characters of an answer's messages: 500,000 chunks, or a text that no notebook can hold
 _DRAIN = 0.5  # seconds that a server gets to end the body after its own end mark, so that the connection can be used again
 
 
@@ -338,11 +338,11 @@ def unreadable(row: Provider, exc: Exception, about: str = "") -> errors.Protoco
 
 
 async def _listens(url: str, within: float) -> bool:
-    parts = urlsplit(url)
     try:
+        address = addresses.parse(url)
         async with asyncio.timeout(within):
-            _, writer = await asyncio.open_connection(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
-    except (OSError, TimeoutError):
+            _, writer = await asyncio.open_connection(address.host, address.port)
+    except (errors.ConfigError, OSError, TimeoutError):
         return False
     writer.close()
     return True
@@ -435,10 +435,13 @@ class _Job:
 
     async def _read(self, decoder: Decoder, reply: AnyReply, clock: asyncio.Timeout) -> None:
         self.stream.trace.whole = getattr(decoder, "whole", False)
-        loop = asyncio.get_running_loop()
+        loop, size = asyncio.get_running_loop(), 0
         async with contextlib.aclosing(reply.frames()) as frames:
             async for frame in frames:
                 self._feed(decoder, frame)
+                if (size := size + len(frame.data)) > ANSWER_LIMIT:
+                    raise errors.ProtocolError(f"The answer is larger than {ANSWER_LIMIT >> 20} MiB, and was stopped.",
+                                               hint="What came is kept. Limit it with max_tokens, or choose another model.")
                 self.stream.trace.arrivals.append(Arrival(len(self.stream.log), frame.read, len(frame.data)))
                 if decoder.done:
                     self.stream.trace.marks["done"] = frame.at

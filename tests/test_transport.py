@@ -3,9 +3,12 @@
 import asyncio
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import time
+import tracemalloc
+import zlib
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -34,8 +37,8 @@ CHUNKED = head(b"transfer-encoding: chunked")
 
 @contextmanager
 def server(*conversations, context=None):
-    """A server on a thread: each connection plays one list of steps: bytes to send, None to read a request, an Event to wait
-    for, or "close". Gives (address, number of connections so far)."""
+    """A server on a thread: each connection plays one list of steps: bytes to send, None to read a request, "head" for one
+    without a body, an Event to wait for, or "close". Gives (address, number of connections so far)."""
     listener = socket.create_server(("127.0.0.1", 0))
     count = []
 
@@ -56,6 +59,8 @@ def server(*conversations, context=None):
                         if not more:
                             return
                         data += more
+                elif step == "head":
+                    sock.recv(65536)
                 elif isinstance(step, bytes):
                     sock.sendall(step)
                 elif step == "close":
@@ -294,3 +299,184 @@ def test_the_mark_of_the_end_of_the_answer():
     """eof is the arrival of the last chunk's end, after the last event."""
     frames, trace = stamped(CHUNKED + chunk(EVENT), b"0\r\n\r\n")
     assert trace.marks["eof"] > frames[-1].at
+
+
+# --- codings ------------------------------------------------------------------------------------------------
+
+
+def deflated(data, window):
+    tool = zlib.compressobj(9, zlib.DEFLATED, window)
+    return tool.compress(data) + tool.flush()
+
+
+CODINGS = {
+    "gzip": (b"gzip", 31), "in capitals": (b"GZip", 31), "x-gzip": (b"x-gzip", 31), "deflate": (b"deflate", 15), "deflate without its head": (b"deflate", -15),
+    "identity": (b"identity", None), "nothing": (b"", None), "gzip, then none": (b"gzip, identity", 31),
+}
+
+
+@pytest.mark.parametrize(("name", "window"), CODINGS.values(), ids=CODINGS)
+@pytest.mark.parametrize("cut", [1, 7, 10_000])
+def test_one_coding_is_undone(name, window, cut):
+    """However the bytes are cut."""
+    body = (EVENT + OTHER) * 3
+    body = deflated(body, window) if window else body
+    pieces = [body[i:i + cut] for i in range(0, len(body), cut)]
+    with server([None, head(b"content-encoding: " + name, b"content-length: %d" % len(body)), *pieces]) as (url, _):
+        ((_, frames, _),) = ask(url)
+    assert ['{"a": 1}', '{"b": 2}'] * 3 == frames
+
+
+@pytest.mark.parametrize("name", ["gzip, gzip", "gzip,gzip,gzip", "deflate, gzip", "br", "zstd", "compress", "gzip, br", "x" * 5000])
+def test_several_codings_or_one_that_was_not_asked_for_are_named(name):
+    """In a stream, in a list and in an error's page, whose status stays what it says."""
+    body = EVENT
+    for _ in name.split(","):
+        body = deflated(body, 31)
+    lines = (b"content-encoding: " + name.encode(), b"content-length: %d" % len(body))
+
+    async def read(url, how):
+        http = HttpTransport()
+        try:
+            async with http.send(HttpCall(url, {}, {"q": 1}), Trace(), 5.0) as reply:
+                return [f async for f in reply.frames()] if how == "frames" else await reply.body()
+        finally:
+            await http.close()
+
+    for how in ("frames", "body"):
+        with server([None, head(*lines) + body]) as (url, _), pytest.raises(errors.ProtocolError, match=f"compressed as '{name[:60]}'"):
+            asyncio.run(read(url, how))
+    with server([None, head(*lines, status=b"400 Bad") + body]) as (url, _):
+        assert f"compressed as '{name[:60]}'" in asyncio.run(read(url, "body")).decode()
+
+
+def test_what_is_broken_is_said_to_be():
+    """After what came before it."""
+    good = deflated(EVENT * 3, 31)
+    for body in (b"no gzip at all", good[:-8] + b"\0" * 8):
+        answer = head(b"content-encoding: gzip", b"content-length: %d" % len(body)) + body
+        with server([None, answer]) as (url, _), pytest.raises(errors.ProtocolError, match="broken"):
+            ask(url)
+
+
+def test_a_small_body_that_becomes_a_large_one_costs_no_memory_and_keeps_nobody_waiting():
+    """256 MiB of blanks, as an error's page, as a list and as one endless event: in steps, with the loop's other work between."""
+    tool, blank = zlib.compressobj(1, zlib.DEFLATED, 31), b" " * 2**20
+    body = b"".join(tool.compress(blank) for _ in range(256)) + tool.flush()
+    lines = (b"content-encoding: gzip", b"content-length: %d" % len(body))
+    turns = []
+
+    async def work(url):
+        async def tick():
+            while True:
+                turns.append(1)
+                await asyncio.sleep(0)
+
+        other, http = asyncio.create_task(tick()), HttpTransport()
+        try:
+            async with http.send(HttpCall(url, {}, {"q": 1}), Trace(), 5.0) as reply:
+                assert 256 * 2**10 == len(await reply.body())
+            async with http.send(HttpCall(url, {}, {"q": 1}), Trace(), 5.0) as reply:
+                with pytest.raises(errors.ProtocolError, match="larger"):
+                    [f async for f in reply.frames()]
+        finally:
+            other.cancel()
+            await http.close()
+
+    with server([None, head(*lines, status=b"400 Bad") + body], [None, head(*lines) + b"", body]) as (url, _):
+        tracemalloc.start()
+        try:
+            asyncio.run(work(url))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert len(turns) > 200
+    assert peak < 40 * 2**20
+
+
+# --- bounds -------------------------------------------------------------------------------------------------
+
+ENDLESS = {
+    "a header's value": [b"HTTP/1.1 200 OK\r\nx: ", *[b"y" * 65536] * 64],
+    "a header's name": [b"HTTP/1.1 200 OK\r\n", *[b"y" * 65536] * 64],
+    "headers": [b"HTTP/1.1 200 OK\r\n", *[b"x-a: b\r\n" * 1000] * 64],
+    "one header": [b"HTTP/1.1 200 OK\r\n" + b"x: %s\r\n" % (b"y" * 1000) * 300],
+    "a reason": [b"HTTP/1.1 200 ", *[b"y" * 65536] * 64],
+    "blank lines before": [b"\r\n" * 30000] * 64,
+    "interim answers": [head(status=b"100 Continue") * 1000] * 64,
+    "trailers": [CHUNKED + chunk(EVENT) + b"0\r\n", *[b"x-a: b\r\n" * 1000] * 64],
+    "a trailer's value": [CHUNKED + chunk(EVENT) + b"0\r\nx: ", *[b"y" * 65536] * 64],
+    "a chunk's extension": [CHUNKED + chunk(EVENT) + b"5;x=", *[b"y" * 65536] * 64],
+    "a chunk's size": [CHUNKED + chunk(EVENT), *[b"0" * 65536] * 64],
+}
+
+
+@pytest.mark.parametrize("pieces", ENDLESS.values(), ids=ENDLESS)
+def test_what_stands_beside_a_body_is_bounded(pieces):
+    """A head, or a part of the framing, that does not end is a cut stream."""
+    with server([None, *pieces, b"never"]) as (url, _), pytest.raises(errors.StreamCut):
+        ask(url)
+
+
+# --- names --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("written", ["xn--fa-hia.example", "fa\u00df.example", "FA\u00df.example"])
+def test_a_name_is_looked_up_and_certified_as_it_stands_in_the_url(written, monkeypatch):
+    """By IDNA 2008: Python's own codec would make fass.example of it, which is somebody else's."""
+    authority, names = trustme.CA(), []
+    context, ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), []
+    authority.issue_cert("xn--fa-hia.example").configure_cert(context)
+    context.sni_callback = lambda _sock, name, _context: ours.append(name)
+
+    def known(host, port, *how, **named):
+        names.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", known)
+    with server([None, CHUNKED + chunk(EVENT) + b"0\r\n\r\n"], context=context) as (url, _), authority.cert_pem.tempfile() as path:
+        monkeypatch.setenv("SSL_CERT_FILE", path)
+        ((_, frames, _),) = ask(url.replace("127.0.0.1", written))
+    assert (['{"a": 1}'], ["xn--fa-hia.example"], ["xn--fa-hia.example"]) == (frames, names, ours)
+
+
+def test_certificates_that_are_not_there_are_named(monkeypatch):
+    """With the variable that names them."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/certificates.pem")
+    with pytest.raises(errors.ConfigError, match="SSL_CERT_FILE"):
+        ask("https://127.0.0.1:1/v1")
+
+
+LOOKUPS = """
+import socket, threading, time
+own, asked, never = socket.getaddrinfo, [], threading.Event()
+def getaddrinfo(host, *rest, **named):
+    asked.append(host)
+    if "hangs" in str(host):
+        never.wait()
+    return own("127.0.0.1" if str(host).endswith(".invalid") else host, *rest, **named)
+socket.getaddrinfo = getaddrinfo
+import nbllm
+from nbllm import simulator
+with simulator.serve(ttft=0.01, gap=0.001) as sim:
+    base = sim.base_url("openai_chat")
+    port = base.split(":")[2].split("/")[0]
+    hanging = [nbllm.stream("hi", "m", base_url=f"http://hangs{i % 80}.invalid:{port}/v1", timeout={"connect": 60}) for i in range(120)]
+    asking = nbllm.Client().check(f"http://hangs.invalid:{port}/", 60)
+    while len([h for h in asked if "hangs" in str(h)]) < 80:
+        time.sleep(0.01)
+    for name in ("good", "other"):
+        print(bool(nbllm.stream("hi", "m", base_url=base.replace("127.0.0.1", f"{name}.invalid"), timeout={"connect": 60}).response().text))
+    late = nbllm.stream("hi", "m", base_url=f"http://hangs1.invalid:{port}/v1", timeout={"connect": 0.2}, retries=0)
+    try:
+        late.response()
+    except nbllm.NbllmError as error:
+        print(error.which)
+    print(len(asked) <= 84)
+"""
+
+
+def test_look_ups_that_hang_hold_up_neither_others_nor_the_end():
+    """80 names that are never answered, asked by 120 calls: another name is found at once, and the process ends."""
+    ran = subprocess.run([sys.executable, "-c", LOOKUPS], capture_output=True, text=True, timeout=60, check=False)
+    assert ("True\nTrue\nconnect\nTrue\n", 0) == (ran.stdout, ran.returncode), ran.stderr

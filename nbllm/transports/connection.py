@@ -8,7 +8,6 @@ alone until the consumer has caught up.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import ssl
 import time
@@ -21,11 +20,13 @@ import aiohappyeyeballs
 import httptools
 import httpx
 
+from ..addresses import Address, ip
 from ..wire import Read, Trace
 from .stamps import Stamped
 
 _HIGH, _LOW = 2**22, 2**20  # bytes that wait for the consumer
-_HEAD_LIMIT = 2**18  # bytes of status line and headers
+_HEAD_LIMIT = 2**18  # bytes of status line and headers, and of whatever else stands beside a body without a byte of it
+_HEADERS = 256  # how many of them
 _EYEBALLS = 0.25  # seconds until a second address is tried beside the first (RFC 8305)
 
 
@@ -67,9 +68,9 @@ class Connection:
         self.uses = 0
 
     @classmethod
-    async def open(cls, origin: tuple[str, str, int], trace: Trace, context: ssl.SSLContext | None) -> Connection:
-        """Connects to (scheme, host, port) and writes the marks. Raises OSError, ssl.SSLError."""
-        _, host, port = origin
+    async def open(cls, origin: Address, trace: Trace, context: ssl.SSLContext | None) -> Connection:
+        """Connects and writes the marks. Raises OSError, ssl.SSLError."""
+        host, port = origin.host, origin.port
         loop, marks = asyncio.get_running_loop(), trace.marks
         addresses = _literal(host, port)
         if addresses is None:
@@ -240,6 +241,8 @@ class Connection:
             raise httpx.RemoteProtocolError("bytes came that nobody asked for")
         marks, before = self._trace.marks, self.head.complete
         marks.setdefault("first_byte", read.at)
+        if self.head.size > _HEAD_LIMIT:  # counted here too: the parser tells of a header once it is whole
+            raise httpx.RemoteProtocolError("its headers are too large")
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -250,6 +253,7 @@ class Connection:
             marks["headers"] = read.at
         if self.head.ended:
             marks["eof"] = read.at
+        self.head.size = 0 if self._body else self.head.size + len(data)
         if self._body:
             body = b"".join(self._body)
             self._body.clear()
@@ -286,9 +290,8 @@ class Connection:
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; a trailer after the body is dropped."""
         head = self.head
-        head.size += len(name) + len(value)
-        if head.size > _HEAD_LIMIT:
-            raise ValueError("its headers are too large")
+        if len(name) + len(value) > _HEAD_LIMIT or len(head.headers) >= _HEADERS:
+            raise ValueError("its headers are too large, or too many")
         if not head.complete:
             head.headers.append((name, value))
 
@@ -353,9 +356,8 @@ class Connection:
 
 def _literal(host: str, port: int) -> list[Any] | None:
     """The address of a host that is one already."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
+    address = ip(host)
+    if address is None or "%" in host:  # what names an interface is looked up
         return None
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port) if address.version == 4 else (host, port, 0, 0))]

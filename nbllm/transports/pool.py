@@ -6,6 +6,7 @@ What httpx's own transport is still needed for (proxies, HTTP/2, loops without r
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import time
 from collections import defaultdict
@@ -13,11 +14,14 @@ from collections.abc import AsyncIterator
 
 import httpx
 
+from .. import addresses
+from ..addresses import Address
+from ..errors import ConfigError
 from ..wire import Read, Trace
 from . import stamps
 from .connection import Connection, Head
 
-Origin = tuple[str, str, int]
+ORIGIN = "nbllm_origin"  # the request's extension that holds its Address, where it was read before
 TRACE = "nbllm_trace"  # the request's extension that takes the marks
 WIRE = "nbllm_wire"  # the request's extension that holds its bytes, where they were made before
 FRESH = "nbllm_fresh"  # the request's extension that asks for a connection of its own, used once
@@ -27,7 +31,7 @@ BODY = "nbllm_body"  # the response's extension: the Body
 class Body(httpx.AsyncByteStream):
     """An answer's body. `read` is the read that brought the piece given last."""
 
-    def __init__(self, connection: Connection, pool: StampedTransport, origin: Origin | None) -> None:
+    def __init__(self, connection: Connection, pool: StampedTransport, origin: Address | None) -> None:
         self._connection, self._pool, self._origin = connection, pool, origin
         self.read: Read | None = None
 
@@ -58,15 +62,15 @@ class StampedTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, keep: int = 200, expiry: float = 120.0) -> None:
         self._keep, self._expiry = keep, expiry
-        self._idle: defaultdict[Origin, list[Connection]] = defaultdict(list)
+        self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
         self._busy: set[Connection] = set()
         self._context: ssl.SSLContext | None = None
         self._keeper = stamps.keep_enabled()
 
     def context(self) -> ssl.SSLContext:
-        """The TLS context, made once (some 20 ms). Certificates as httpx takes them: SSL_CERT_FILE, SSL_CERT_DIR, certifi."""
+        """The TLS context, made once (some 20 ms). Raises ConfigError for certificates that cannot be read."""
         if self._context is None:
-            self._context = httpx.create_ssl_context()
+            self._context = certificates()
             self._context.set_alpn_protocols(["http/1.1"])
         return self._context
 
@@ -76,11 +80,9 @@ class StampedTransport(httpx.AsyncBaseTransport):
         return self._context is not None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Sends a request. Raises httpx's errors."""
+        """Sends a request. Raises httpx's errors, and ConfigError for an address that leads nowhere."""
         trace: Trace = request.extensions.get(TRACE) or Trace()
-        origin = (request.url.scheme, request.url.host, request.url.port or (443 if request.url.scheme == "https" else 80))
-        if origin[0] not in ("http", "https"):
-            raise httpx.UnsupportedProtocol(f"no such protocol: {origin[0]!r}")
+        origin: Address = request.extensions.get(ORIGIN) or addresses.parse(str(request.url))
         wire: bytes = request.extensions.get(WIRE) or head(request) + await request.aread()
         fresh = bool(request.extensions.get(FRESH))
         connection = None if fresh else self._take(origin)
@@ -110,8 +112,8 @@ class StampedTransport(httpx.AsyncBaseTransport):
                 raise httpx.WriteError(str(exc)) from None
             raise
 
-    async def _open(self, origin: Origin, trace: Trace, within: float | None) -> Connection:
-        context = self.context() if origin[0] == "https" else None
+    async def _open(self, origin: Address, trace: Trace, within: float | None) -> Connection:
+        context = self.context() if origin.scheme == "https" else None
         try:
             async with asyncio.timeout(within):
                 return await Connection.open(origin, trace, context)
@@ -119,10 +121,10 @@ class StampedTransport(httpx.AsyncBaseTransport):
             raise httpx.ConnectTimeout("no connection in time") from None
         except ssl.SSLError as exc:
             raise httpx.ConnectError(f"TLS: {getattr(exc, 'verify_message', '') or exc.reason or exc}") from None
-        except OSError as exc:
-            raise httpx.ConnectError(exc.strerror or str(exc)) from None
+        except (OSError, ValueError, OverflowError) as exc:  # the latter two: what only the system knows to be no address
+            raise httpx.ConnectError(getattr(exc, "strerror", None) or str(exc)) from None
 
-    def _take(self, origin: Origin) -> Connection | None:
+    def _take(self, origin: Address) -> Connection | None:
         idle = self._idle[origin]
         while idle:
             connection = idle.pop()
@@ -131,7 +133,7 @@ class StampedTransport(httpx.AsyncBaseTransport):
             connection.close()
         return None
 
-    def release(self, connection: Connection, origin: Origin | None) -> None:
+    def release(self, connection: Connection, origin: Address | None) -> None:
         """Takes a connection back (under its origin), or closes it."""
         self._busy.discard(connection)
         if origin is None or not connection.reusable() or sum(map(len, self._idle.values())) >= self._keep:
@@ -144,7 +146,7 @@ class StampedTransport(httpx.AsyncBaseTransport):
         self._busy.discard(connection)
         connection.close()
 
-    def idle(self, origin: Origin) -> int:
+    def idle(self, origin: Address) -> int:
         """How many connections to `origin` are open and free."""
         return sum(connection.alive() for connection in self._idle[origin])
 
@@ -161,6 +163,16 @@ class StampedTransport(httpx.AsyncBaseTransport):
             self._drop(connection)
         if self._keeper is not None:
             self._keeper.close()
+
+
+def certificates() -> ssl.SSLContext:
+    """A TLS context. Certificates as httpx takes them: SSL_CERT_FILE, SSL_CERT_DIR, certifi. Raises ConfigError."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError as exc:  # ssl.SSLError is one
+        named = next((n for n in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(n)), "certifi")
+        raise ConfigError(f"The certificates that {named} names cannot be read ({exc.strerror or type(exc).__name__}).",
+                          hint=f"Correct {named}, or unset it to use the usual certificates.") from None
 
 
 def head(request: httpx.Request) -> bytes:

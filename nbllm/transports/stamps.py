@@ -21,8 +21,10 @@ import struct
 import sys
 import time
 from collections import deque
+from typing import Any
 
 from ..wire import Read
+from .lookups import Lookups
 
 _SO_TIMESTAMPNS = 35  # asm-generic/socket.h; not in Python's socket module. Alpha, MIPS, PA-RISC and SPARC differ and are not asked.
 _SUPPORTED = sys.platform.startswith("linux")
@@ -85,7 +87,18 @@ class LoopClock(selectors.DefaultSelector):
             self._schedstat = None
 
 
-class ClockedLoop(asyncio.SelectorEventLoop):
+class _Finding(asyncio.BaseEventLoop):
+    """A loop whose name look-ups hold nothing up."""
+
+    _lookups: Lookups | None = None
+
+    async def getaddrinfo(self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:
+        """As asyncio's, off its shared threads."""
+        self._lookups = self._lookups or Lookups()
+        return await self._lookups.find(host, port, family=family, type=type, proto=proto, flags=flags)
+
+
+class ClockedLoop(_Finding, asyncio.SelectorEventLoop):
     """asyncio's loop on a LoopClock."""
 
     def __init__(self) -> None:
@@ -95,7 +108,9 @@ class ClockedLoop(asyncio.SelectorEventLoop):
 
 def new_loop() -> asyncio.AbstractEventLoop:
     """The loop for the engine: a clocked one, except on Windows, where only its own kind runs processes."""
-    return asyncio.new_event_loop() if sys.platform == "win32" else ClockedLoop()
+    if sys.platform == "win32":
+        return type("FindingLoop", (_Finding, asyncio.ProactorEventLoop), {})()
+    return ClockedLoop()
 
 
 def stalls_since(when: float) -> tuple[tuple[float, float], ...]:
