@@ -12,18 +12,20 @@ from urllib.parse import parse_qsl, unquote
 import h11
 
 from .formats import Request
+from .guard import Guard
 from .plan import Out
 from .player import Player
-from .service import Arrival, Service
+from .service import Answer, Arrival, Service
 
 MAX_BODY = 64 << 20
+MAX_TARGET = 8_000  # characters of a path and its query
 
 
 class Connection(asyncio.Protocol):
     """One client's connection."""
 
-    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop, opened: Callable[[Connection, bool], None]) -> None:
-        self.service, self.loop, self._opened = service, loop, opened
+    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop, opened: Callable[[Connection, bool], None], guard: Guard) -> None:
+        self.service, self.loop, self._opened, self._guard = service, loop, opened, guard
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
         self._request: h11.Request | None = None
         self._body: list[bytes] = []
@@ -88,6 +90,10 @@ class Connection(asyncio.Protocol):
     def _take(self, event: Any) -> bool:
         if isinstance(event, h11.Request):
             self._request, self._body, self._size = event, [], 0
+            refusal = self._guard.refusal(event.headers) or ((414, "the path is too long") if len(event.target) > MAX_TARGET else None)
+            if refusal:
+                self._refuse(*refusal)
+                return False
         elif isinstance(event, h11.Data):
             self._body.append(bytes(event.data))
             self._size += len(event.data)
@@ -112,13 +118,22 @@ class Connection(asyncio.Protocol):
         assert self._request is not None
         self._count += 1
         came = Arrival(self.port, self._count == 1, self.connected_ns, received, time.time())
-        answer = self.service.answer(_request(self._request, b"".join(self._body)), came)
+        try:
+            answer = self.service.answer(_request(self._request, b"".join(self._body)), came)
+            player = self._player(answer, received)
+        except Exception as error:  # noqa: BLE001 - a request that nobody thought of must not be left without an answer
+            self._refuse(400, f"The request cannot be answered: {type(error).__name__}")
+            return
+        self.player = player
+        player.run()
+
+    def _player(self, answer: Answer, received: int) -> Player:
+        assert self._request is not None
         if self._request.method == b"HEAD":
             answer.framing, answer.outs = "length", iter((Out("error", b"", 0.0),))
         if self._request.http_version == b"1.0" and answer.framing == "chunked":
             answer.framing, answer.headers = "close", [h for h in answer.headers if h[0] != "transfer-encoding"]
-        self.player = Player(self, self._h11, answer, received)
-        self.player.run()
+        return Player(self, self._h11, answer, received)
 
     def finished(self, closing: bool) -> None:
         """The answer was written: the next request may be read."""

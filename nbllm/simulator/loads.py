@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+_MODELS = 10_000  # that are remembered; the one asked longest ago is forgotten first
+
 
 @dataclass(frozen=True, slots=True)
 class _Model:
@@ -23,7 +25,10 @@ class Loads:
         known = self._models.get(name)
         if known is None or now - max(known.last, known.ready) > known.keep:
             known = _Model(now + cold, now, keep)
+        self._models.pop(name, None)
         self._models[name] = replace(known, last=now, keep=keep)
+        if len(self._models) > _MODELS:
+            del self._models[next(iter(self._models))]
         return max(0.0, known.ready - now)
 
     def answered(self, name: str, now: float) -> None:

@@ -96,6 +96,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "flaky": {"fail_rate": 0.3, "retry_after": 0.2},
 }
 FIELDS = {f.name: f for f in fields(Options)}
+# The most that each may be: more would keep the server from its other clients, or is no time that anybody waits.
+_MOST = {"tokens": 1_000_000, "reasoning": 1_000_000, "tools": 100, "ping": 10_000, "status": 599, "idle": 1e9, "seed": 2**62}
+_MOST_SECONDS, _MOST_COUNT = 1e7, 1_000_000_000
 _AT_LEAST_ONE = {"burst", "tokens_per_chunk", "chunks_per_write"}
 _KINDS = {key: tuple(kind for part in get_args(of) or (of,) for kind in get_args(part) or (part,))
           for key, of in get_type_hints(Options).items()}
@@ -141,16 +144,16 @@ def checked(given: Mapping[str, Any]) -> Options:
 def typed(key: str, value: Any) -> Any:
     """`value` in the type of option `key`. Raises BadOption."""
     if key not in FIELDS:
-        near = difflib.get_close_matches(key, FIELDS, 1)
+        near = difflib.get_close_matches(key[:60], FIELDS, 1)
         hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(FIELDS)}."
-        raise BadOption(f"The simulator has no option {key!r}. {hint}")
+        raise BadOption(f"The simulator has no option {key[:60]!r}. {hint}")
     kinds = _KINDS[key]
     if value is None and type(None) in kinds:
         return None
     try:
         return _bounded(key, _read(kinds, value))
-    except (TypeError, ValueError) as error:
-        raise BadOption(f"The simulator's option {key} cannot be {value!r}: {error}.") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadOption(f"The simulator's option {key} cannot be {str(value)[:60]!r}: {str(error)[:200]}.") from None
 
 
 def _read(kinds: tuple[Any, ...], value: Any) -> Any:
@@ -176,8 +179,14 @@ def _flag(value: Any) -> bool:
 
 
 def _bounded(key: str, value: Any) -> Any:
-    if isinstance(value, (int, float)) and not 0 <= value < float("inf") and key != "seed":
-        raise ValueError("it is zero or more")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        most = _MOST.get(key, _MOST_SECONDS if float in _KINDS[key] else _MOST_COUNT)
+        if not (-most if key == "seed" else 0) <= value < float("inf"):
+            raise ValueError("it is zero or more")
+        if value > most:
+            raise ValueError(f"it is at most {most:g}")
+    if key == "status" and value is not None and (value < 200 or value in (204, 304)):
+        raise ValueError("it is a status of an answer with a body")
     if key in _AT_LEAST_ONE and value < 1:
         raise ValueError("it is one or more")
     return value

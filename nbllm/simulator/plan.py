@@ -18,6 +18,7 @@ from .options import Options
 from .records import Kind
 
 Finish = Literal["stop", "length", "tool_calls"]
+_STOPS = 16  # stop sequences that are looked for
 ASKED_THINKING = 24  # tokens of thinking where a request asks for it and no option says how many
 
 
@@ -178,7 +179,7 @@ def _from_results(results: Sequence[str]) -> str:
 
 def _stopped(tokens: tuple[str, ...], stop: tuple[str, ...]) -> tuple[str, ...]:
     said = "".join(tokens) if stop else ""
-    ends = [said.find(s) for s in stop if s and s in said]
+    ends = [said.find(s) for s in stop[:_STOPS] if s and s in said]
     return tuple(text.pieces(said[:min(ends)])) if ends else tokens
 
 

@@ -81,7 +81,13 @@ class Player:
         return b"" if self._answer.framing == "close" else self._h11.send(h11.EndOfMessage()) or b""
 
     def run(self) -> None:
-        """Writes what is due and asks to be called for the rest."""
+        """Writes what is due and asks to be called for the rest. An answer that cannot go on is broken off."""
+        try:
+            self._run()
+        except Exception:  # noqa: BLE001 - of a request that nobody thought of; its client must not wait for ever
+            self._fault("rst")
+
+    def _run(self) -> None:
         connection = self._connection
         if self._over or connection.paused:
             return

@@ -15,16 +15,16 @@ MODELS = ("sim", *(f"sim-{name}" for name in PRESETS))
 CREATED = 1767225600  # 2026-01-01, when the simulated models were "made"
 
 # The end of a path, whatever stands before it, and who answers there.
-_ANSWERS: tuple[tuple[re.Pattern[str], Format], ...] = tuple((re.compile(pattern), answers) for pattern, answers in (
-    (r"/chat/completions$", openai_chat), (r"/responses$", openai_responses), (r"/messages$", anthropic),
-    (r"/models/.+:(streamG|g)enerateContent$", gemini), (r"/api/(chat|generate)$", ollama)))
+_ANSWERS: tuple[tuple[tuple[str, ...], Format], ...] = (
+    (("/chat/completions",), openai_chat), (("/responses",), openai_responses), (("/messages",), anthropic),
+    ((":generateContent", ":streamGenerateContent"), gemini), (("/api/chat", "/api/generate"), ollama))
 
 
 def answering(request: Request) -> Format | None:
     """The format in which a model's answer is asked, None where the request is something else."""
     if request.method != "POST":
         return None
-    return next((format for pattern, format in _ANSWERS if pattern.search(request.path)), None)
+    return next((format for ends, format in _ANSWERS if request.path.endswith(ends)), None)
 
 
 def speaks(request: Request) -> Format:
@@ -39,7 +39,7 @@ def speaks(request: Request) -> Format:
 def small(request: Request, loaded: Mapping[str, float]) -> Any:
     """The JSON that answers a small question, or a string for plain text. Raises Refused 404 where nothing is known."""
     for method, pattern, function in _SMALL:
-        found = pattern.search(request.path) if method == request.method else None
+        found = pattern.match(request.path) if method == request.method else None
         if found:
             return function(request, found, loaded)
     raise Refused(404, f"Unknown request: {request.method} {request.path}")
@@ -121,7 +121,8 @@ def _root(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -
     return "nbllm simulator is running"
 
 
-_SMALL = tuple((method, re.compile(pattern), function) for method, pattern, function in (
-    ("POST", r"/messages/count_tokens$", _count_anthropic), ("POST", r"/models/.+:countTokens$", _count_gemini),
-    ("GET", r"/models/?$", _models), ("GET", r"/models/(.+)$", _one_model), ("GET", r"/api/tags$", _tags), ("GET", r"/api/ps$", _ps),
-    ("GET", r"/api/version$", _version), ("POST", r"/api/show$", _show), ("GET", r"^/$", _root), ("HEAD", r"^/$", _root)))
+# Each has one place to begin, so that no path costs more than its length.
+_SMALL = tuple((method, re.compile(pattern, re.DOTALL), function) for method, pattern, function in (
+    ("POST", r".*/messages/count_tokens\Z", _count_anthropic), ("POST", r"(?>.*?/models/).+:countTokens\Z", _count_gemini),
+    ("GET", r".*/models/?\Z", _models), ("GET", r"(?>.*?/models/)(.+)\Z", _one_model), ("GET", r".*/api/tags\Z", _tags), ("GET", r".*/api/ps\Z", _ps),
+    ("GET", r".*/api/version\Z", _version), ("POST", r".*/api/show\Z", _show), ("GET", r"/\Z", _root), ("HEAD", r"/\Z", _root)))

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+_VALUES, _DEPTH = 5_000, 60  # in one answer; a schema of references can stand for more than there is time
+_LOOKED, _CHOICES = 20_000, 1_000  # characters of the prompt that are looked through; words, numbers and choices that are tried
+_LONG = 10_000  # characters or items that a schema may ask for at least
 _DEEP = 6  # below this, optional properties and items are left out, so that a schema that holds itself ends
 _FORMATS = {"date": "2026-01-31", "date-time": "2026-01-31T12:00:00Z", "time": "12:00:00Z", "email": "ada@example.org",
             "uri": "https://example.org/", "url": "https://example.org/", "uuid": "00000000-0000-4000-8000-000000000000",
@@ -19,16 +22,18 @@ _NAMES = {"city": "Paris", "location": "Paris", "country": "France", "name": "Ad
 
 @dataclass(slots=True)
 class Hints:
-    """What the prompt offers: proper names and numbers, from the `turn`-th on, each used once."""
+    """What the prompt offers: proper names and numbers, from the `turn`-th on, each used once. left: values that may be made."""
 
     prompt: str = ""
     turn: int = 0
     words: list[str] = field(default_factory=list)
     numbers: list[float] = field(default_factory=list)
+    left: int = _VALUES
 
     def __post_init__(self) -> None:
+        self.prompt = self.prompt[:_LOOKED]
         words = re.findall(r"(?<=[\w,:] )[A-Z][\w-]+(?: [A-Z][\w-]+)*", self.prompt)
-        self.words, self.numbers = _rotated(words, self.turn), [float(n) for n in re.findall(r"(?<![\w.])-?\d{1,12}(?:\.\d+)?", self.prompt)]
+        self.words, self.numbers = _rotated(words[:_CHOICES], self.turn), [float(n) for n in re.findall(r"(?<![\w.])-?\d{1,12}(?:\.\d+)?", self.prompt)[:_CHOICES]]
 
     def number(self, low: float, high: float) -> float | None:
         """The next number within the bounds."""
@@ -54,7 +59,9 @@ def text(schema: Mapping[str, Any], prompt: str = "", turn: int = 0) -> str:
 
 
 def _value(s: Any, root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
-    s = _resolved(s, root)
+    s = _resolved(s, root, hints)
+    if hints.left < 0 or depth > _DEPTH:
+        return None
     if "const" in s:
         return s["const"]
     if s.get("enum"):
@@ -64,19 +71,22 @@ def _value(s: Any, root: Mapping[str, Any], hints: Hints, name: str, depth: int)
     return make(s, root, hints, name, depth) if make else kind == "boolean" or None
 
 
-def _resolved(s: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`s` with references followed, the first alternative taken and allOf merged."""
+def _resolved(s: Any, root: Mapping[str, Any], hints: Hints) -> Mapping[str, Any]:
+    """`s` with references followed, the first alternative taken and allOf merged. Each step costs one of the values that are left."""
     for _ in range(32):
         if not isinstance(s, Mapping):
             return {}
+        hints.left -= 1 + len(s) // 16
+        if hints.left < 0:
+            return {}
         if "$ref" in s:
-            s = {**_pointed(root, str(s["$ref"])), **{k: v for k, v in s.items() if k != "$ref"}}
+            s = {**_pointed(root, str(s["$ref"])[:1_000]), **{k: v for k, v in s.items() if k != "$ref"}}
         elif s.get("anyOf") or s.get("oneOf"):
             branches = s.get("anyOf") or s["oneOf"]
             rest = {k: v for k, v in s.items() if k not in ("anyOf", "oneOf")}
             s = {**rest, **next((b for b in branches if isinstance(b, Mapping) and _kind(b) != "null"), {})}
         elif s.get("allOf"):
-            s = _merged([{k: v for k, v in s.items() if k != "allOf"}, *(_resolved(b, root) for b in s["allOf"])])
+            s = _merged([{k: v for k, v in s.items() if k != "allOf"}, *(_resolved(b, root, hints) for b in s["allOf"][:64])])
         else:
             return s
     return {}
@@ -108,22 +118,24 @@ def _kind(s: Mapping[str, Any]) -> str:
 
 
 def _enum(values: list[Any], hints: Hints) -> Any:
-    named = next((v for v in values if re.search(rf"\b{re.escape(str(v))}\b", hints.prompt, re.I)), None)
+    named = next((v for v in values[:_CHOICES] if re.search(rf"\b{re.escape(str(v))}\b", hints.prompt, re.I)), None)
     return values[0] if named is None else named
 
 
 def _object(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
     required = set(s.get("required", ()))
     keep = {k: v for k, v in s.get("properties", {}).items() if k in required or depth < _DEEP}
-    return {k: _value(v, root, hints, k, depth + 1) for k, v in keep.items() if k in required or depth < 2 or not _holds_itself(v, root)}
+    return {k: _value(v, root, hints, k, depth + 1) for k, v in keep.items() if k in required or depth < 2 or not _holds_itself(v, hints)}
 
 
-def _holds_itself(s: Any, root: Mapping[str, Any]) -> bool:
-    return isinstance(s, Mapping) and "$ref" in json.dumps(s, default=str)
+def _holds_itself(s: Any, hints: Hints) -> bool:
+    told = json.dumps(s, default=str) if isinstance(s, Mapping) and hints.left > 0 else ""
+    hints.left -= len(told) // 1_000
+    return "$ref" in told
 
 
 def _array(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
-    least = int(s.get("minItems", 0))
+    least = min(int(s.get("minItems", 0)), max(hints.left, 0))
     most = int(s.get("maxItems", max(least, 2)))
     fixed = [_value(v, root, hints, name, depth + 1) for v in s.get("prefixItems", ())]
     more = (0 if depth >= _DEEP else min(2, most)) if isinstance(s.get("items"), Mapping) else 0
@@ -132,7 +144,7 @@ def _array(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: st
 
 def _string(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
     said = _FORMATS.get(str(s.get("format", ""))) or (hints.words.pop(0) if hints.words else _NAMES.get(name.lower(), "simulated"))
-    least, most = int(s.get("minLength", 0)), int(s.get("maxLength", 1 << 20))
+    least, most = min(int(s.get("minLength", 0)), _LONG), int(s.get("maxLength", 1 << 20))
     return said.ljust(least, ".")[:most]
 
 

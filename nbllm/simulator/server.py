@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import socket
@@ -11,6 +12,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from .guard import Guard
 from .http1 import Connection
 from .options import Options, checked
 from .records import Log, Record
@@ -19,6 +21,7 @@ from .service import Service
 
 T = TypeVar("T")
 _PREFIX = {"openai_chat": "/v1", "openai_responses": "/v1", "gemini": "/v1beta"}
+_LOOK, _CLOSE = 0.5, 5.0  # seconds between looks at whether it still serves; what it gets to end what it is at
 _alive: weakref.WeakSet[Simulator] = weakref.WeakSet()
 
 
@@ -40,8 +43,9 @@ class Simulator:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+        guard = Guard(self.host, self.port)
         server = self._loop.run_until_complete(
-            self._loop.create_server(lambda: Connection(self._service, self._loop, self._opened), sock=self._listener, backlog=4096))
+            self._loop.create_server(lambda: Connection(self._service, self._loop, self._opened, guard), sock=self._listener, backlog=4096))
         self._loop.call_soon(self._started.set)
         try:
             self._loop.run_forever()
@@ -107,7 +111,11 @@ class Simulator:
         return self._await(there()) if self._loop.is_running() else function()
 
     def _await(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        while not concurrent.futures.wait([future], _LOOK).done:
+            if not self._thread.is_alive():  # closed meanwhile
+                raise RuntimeError("The simulator is closed.")
+        return future.result()
 
     def close(self) -> None:
         """Stops serving. Open connections are dropped; records stay readable."""
@@ -115,7 +123,7 @@ class Simulator:
             return
         with contextlib.suppress(RuntimeError):  # closed by another thread meanwhile
             self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._thread.join(_CLOSE)
 
     def __enter__(self) -> Simulator:
         return self

@@ -26,6 +26,8 @@ Framing = Literal["chunked", "length", "close"]
 HEADER = "x-nbllm-sim"
 ANY_KEY = "1"
 _JSON = "application/json; charset=utf-8"
+_NAME = 2_000  # characters of a model's name that are recorded
+_ODD = (ArithmeticError, AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)  # what a value of a wrong type or size raises
 _WHY_STATUS = {("quota", "anthropic"): 400, ("quota", ""): 429, ("context", ""): 400}
 
 
@@ -84,7 +86,7 @@ class Service:
         options = self.defaults
         try:
             ask, options = self._understood(format, request)
-            entry.set(model=ask.model, stream=ask.stream, prompt=ask.prompt[:200])
+            entry.set(model=ask.model[:_NAME], stream=ask.stream, prompt=ask.prompt[:200])
             self._fail(format, options, ask, number)
             answer = self._spoken(format, ask, options, entry, came)
         except Refused as refused:
@@ -102,8 +104,8 @@ class Service:
             ask = format.ask(request)
         except Refused as refused:
             problem = refused
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            problem = Refused(400, f"The request is not of this format: {type(error).__name__} {error}")
+        except _ODD as error:
+            problem = _odd(error)
         options = _options(self.defaults, ask.model, request)
         _check_key(format, options, request)
         if problem:
@@ -134,7 +136,10 @@ class Service:
             if keep == 0:
                 self.loads.unload(name)
             return _one(200, ollama.silent(ask, came.created, load), _JSON, id, Out("done", b"", load))
-        reply = plan.reply(ask, o, id, came.created, load)
+        try:
+            reply = plan.reply(ask, o, id, came.created, load)
+        except _ODD as error:
+            raise _odd(error) from None
         entry.set(input_tokens=reply.input, output_tokens=reply.output, reasoning_tokens=reply.reasoning)
         answer = _streamed(format, reply) if ask.stream else _whole(format, reply)
         answer.headers += format.headers(id, reply.start).items()
@@ -149,6 +154,8 @@ class Service:
         try:
             _check_key(routes.speaks(request), _options(self.defaults, "", request), request)
             body = routes.small(request, self.loads.loaded(came.received_ns / 1e9))
+        except _ODD as error:
+            return _refusal(routes.speaks(request), _odd(error), "")
         except Refused as refused:
             return _refusal(routes.speaks(request), refused, "")
         return _one(200, body, "text/plain" if isinstance(body, str) else _JSON, "", Out("done", b"", 0.0))
@@ -159,6 +166,10 @@ def _options(defaults: Options, model: str, request: Request) -> Options:
         return chosen(defaults, model, request.headers.get(HEADER, ""))
     except BadOption as error:
         raise Refused(400, str(error)) from None
+
+
+def _odd(error: Exception) -> Refused:
+    return Refused(400, f"The request is not of this format: {type(error).__name__} {str(error)[:200]}")
 
 
 def _masked(ask: Ask) -> Ask:

@@ -11,6 +11,7 @@ import msgspec
 
 from ..ask import Ask
 from ..plan import Out, Reply
+from ..text import clean
 
 encode = msgspec.json.encode
 
@@ -37,7 +38,9 @@ class Request:
         """The body's JSON object. Raises Refused."""
         try:
             value = json.loads(self.body)
-        except ValueError as error:
+            if b"\\ud" in self.body.lower():  # halves of characters, which no answer could repeat
+                value = json.loads(clean(json.dumps(value, ensure_ascii=False)))
+        except (ValueError, RecursionError) as error:
             raise Refused(400, f"We could not parse the JSON body of your request: {error}") from None
         if not isinstance(value, dict):
             raise Refused(400, "The JSON body of your request is not an object.")

@@ -16,7 +16,6 @@ from . import Refused, Request, arguments, encode, listed, pictures, said, whole
 NAME = "gemini"
 ID = "sim-"
 PING = b": ping\n\n"
-_PATH = re.compile(r"models/(?P<model>.+):\w+$")
 _SIGNATURE = "c2ltdWxhdGVkLXNpZ25hdHVyZQ=="
 
 # status or `why`: (status word, message)
@@ -44,17 +43,17 @@ def _get(body: Any, name: str) -> Any:
 
 def ask(request: Request) -> Ask:
     """What the request asks; the model is in the path."""
-    body, found = request.json(), _PATH.search(request.path)
+    body, model = request.json(), request.path.rpartition(":")[0].partition("models/")[2]
     body = _get(body, "generateContentRequest") or body
     contents = _get(body, "contents")
-    if not isinstance(contents, list) or not contents or found is None:
+    if not isinstance(contents, list) or not contents or not model:
         raise Refused(400, "* GenerateContentRequest.contents: contents is not specified")
     config = _get(body, "generationConfig") or {}
     streamed = request.path.endswith(":streamGenerateContent")
     system = (("system", said(_get(body, "systemInstruction"))),) if _get(body, "systemInstruction") else ()
     turns = tuple(turn for content in contents for turn in _turns(content))
     return Ask(
-        model=found["model"], turns=system + turns, stream=streamed, tools=_tools(body), choice=_choice(body), schema=_schema(config),
+        model=model, turns=system + turns, stream=streamed, tools=_tools(body), choice=_choice(body), schema=_schema(config),
         thinking=_thinking(_get(config, "thinkingConfig")), max_tokens=whole_number(_get(config, "maxOutputTokens")),
         stop=listed(_get(config, "stopSequences")), images=pictures(contents), extra={"array": streamed and request.query.get("alt") != "sse"})
 

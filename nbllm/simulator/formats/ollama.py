@@ -127,7 +127,10 @@ def seconds(keep_alive: Any) -> float | None:
     found = re.fullmatch(r"(-?[\d.]+)(ms|s|m|h|)", str(keep_alive).strip())
     if not found:
         return None
-    value = float(found[1]) * {"ms": 0.001, "m": 60.0, "h": 3600.0}.get(found[2], 1.0)
+    try:
+        value = float(found[1]) * {"ms": 0.001, "m": 60.0, "h": 3600.0}.get(found[2], 1.0)
+    except ValueError:
+        return None
     return value if value >= 0 else float("inf")
 
 

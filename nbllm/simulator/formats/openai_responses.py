@@ -9,7 +9,7 @@ from typing import Any
 from ..ask import Ask
 from ..faults import MESSAGE
 from ..plan import Block, Out, Piece, Reply
-from . import Refused, Request, joined, pictures, said, sse, whole_number
+from . import Refused, Request, joined, listed, pictures, said, sse, whole_number
 from . import openai_chat as chat
 
 NAME = "openai_responses"
@@ -133,7 +133,7 @@ def _item(reply: Reply, index: int, status: str) -> dict[str, Any]:
     parts = [_PARTS[block.kind].of(block.text)] if full else []
     if block.kind == "content":
         return {"id": id, "type": "message", "status": status, "content": parts, "role": "assistant"}
-    wanted = "reasoning.encrypted_content" in ((reply.ask.extra.get("body") or {}).get("include") or ())
+    wanted = "reasoning.encrypted_content" in listed((reply.ask.extra.get("body") or {}).get("include"))
     return {"id": id, "type": "reasoning", "summary": parts, **({"encrypted_content": "c2ltdWxhdGVk"} if wanted else {})}
 
 
