@@ -411,6 +411,24 @@ def test_long_lines_pass(agent):
     assert ask(client, "go").text.startswith("x" * 2_000_000)
 
 
+def test_a_line_without_an_end_is_bounded_in_a_kept_command_too(agent):
+    """Empty lines and binary ones are passed over; twenty megabytes without an end are our error, with what came before."""
+    client = agent("update(s, 'before'); sys.stdout.buffer.write(b'\\n\\0\\n' + b'\\xff' * 100 + b'\\n' + b'x' * 20 * 2**20); sys.stdout.flush(); time.sleep(60)")
+    with pytest.raises(errors.ProtocolError, match="larger than 16 MiB") as caught:
+        ask(client, "go", timeout={"first": 20})
+    assert "before" == caught.value.partial.text
+
+
+@pytest.mark.parametrize("cli", ["gemini", "copilot", "opencode"])
+def test_a_session_without_a_name_is_our_error(cli):
+    """No prompt is said into it."""
+    talk = AcpTalk(ROWS[f"cli/{cli}"], "m", "", "/work")
+    talk.say(turn("x"), "")
+    talk.heard(json.dumps({"id": 1, "result": {}}))
+    with pytest.raises(errors.ProtocolError, match="without a name"):
+        talk.heard(json.dumps({"id": 2, "result": {"sessionId": None}}))
+
+
 def test_closing_the_client_ends_every_process(agent, tmp_path):
     """By closing their input: a well-behaved one ends by itself."""
     client = agent()
