@@ -179,3 +179,43 @@ def test_the_style_sheet_loads_nothing():
     """No address, no import, and only our own container."""
     assert not re.search(r"url\(|@import|http", STYLE)
     assert all(rule.startswith("div.nbllm") for rule in STYLE.removeprefix("<style>").removesuffix("</style>").split("}") if rule)
+
+
+WORDS = ["alpha", "beta42", "GAMMA", "7", "3.14", "über", "データ", "слово", "x_y", "PASS", "don't"]
+TOKENS = [
+    *(f"{w} " for w in WORDS), *WORDS, "[Answer]: 42", "[PASS]: test_login\n", "[^1]: note7\n", "[a1]: https://b2.c3 \"title4 five\"\n", "[a1]", "[a1][]", "[x2](y3)", "[](https://e1.f2)", "[](rel4)",
+    "![alt5](pic6.png)", "![](https://g7.h8 'tt9')", "<!-- hidden1 -->", "<details>", "<summary>sum2</summary>", "<div class=c3>", "<https://j4.k5>", "```python file6.py\n", "```\n", "~~~ js title=\"t7\"\n", "`", "``", "|",
+    "|a|b|\n|-|-|\n", "| `p|q` | r | s |\n", "|-|\n", "||", "\\", "\\|", "&", "&amp", "*", "**", "_", "~~", "# ", "## ", "===\n", "---\n", "> ", "- ", "* ", "\n", "\n\n", "\t", "    ", "\r\n", "title: front8\n", "[ ] ", "(", ")", "[", "]", "!", "$", "\\(", "<", ">", ":", "\"", "'",
+]  # fmt: skip
+
+
+def words(text):
+    return re.findall(r"[^\W_]+", text)
+
+
+def on_screen(source, html):
+    """The words of `source` that a reader of `html` does not find in the text, a link's address or a fence's language."""
+    page = Checker()
+    page.feed(html)
+    seen = "".join(page.text) + " ".join(page.links) + " ".join(re.findall(r'data-lang="([^"]*)"', html))
+    return [w for w in words(source) if w not in seen]
+
+
+@pytest.mark.parametrize("source", [
+    "[Answer]: 42", "Verdict\n\n[PASS]: test_login", "[^1]: footnote", "a\n\n[x]: y\n[x]: z\n[w]: v 'some title'", "- [in]: list\n\n> [in]: quote\n> more", "[a]: https://b.c\n\n[a]: https://second.d", "[a]: <b c> (title words)",
+    "<!-- hidden words -->", "<div>\nin html\n</div>", "<details><summary>More</summary>\n\nbody\n</details>", "---\ntitle: front\n---\ntext", "Setext\n===\n\nUnder\n---", "```python title\nx\n```", "```py title=\"a_b.py\" {1,3-5}\nx\n```",
+    "~~~ {.python .numberLines start=100}\nx\n~~~", "```averyveryverylonglanguagename\nx\n```", "|a|\n|-|\n|1|2|3|", "|a|b|\n|-|-|\n| `x|y` | two | three |", "| `a|b` | c |\n|--|--|\n| d | e |", "|a|b|\n|-|-|\n|`one|two`|\n|three|four|five|six|", "[](x)", "[](https://x.y)", "[ ](empty/address)", "![](pic.png)",
+    "![alt words](pic.png)", "![alt *of* `code`](https://x.y 'a title')", '[a](https://b.c "title words")', "[a](b 'title words')", "[a][b]\n\n[b]: not-followed", "[![badge](https://z.w)](https://z.w)", "a\\\\b \\x \\[c\\]", "tab\tseparated\twords", "word " * 25_000, "x" * 3_000,
+    "[" * 60 + "deep" + "]" * 60, "> " * 40 + "deep", "  - " * 40 + "deep", "".join("  " * i + f"- level{i}\n" for i in range(40)), "> - " * 20 + "a\n" + "> " * 30 + "b\n\nc", "$50 and 60$ money", "a | b\n-|-\nc | d | lost?", "[a]: b\n===\nnext", "&notanentity; &#99999999;", "1986\\. A great year", "[link]( <spaced address> )", "[foo]: /url \"title\" ok", "![a ![b](inner) c](outer)",
+])
+def test_every_word_is_on_screen(source):
+    """Whatever Markdown would do with it."""
+    assert [] == on_screen(source, to_html(source))
+
+
+@given(st.lists(st.sampled_from(TOKENS), max_size=30).map("".join))
+@settings(max_examples=600, deadline=None)
+def test_every_word_of_any_markdown_is_on_screen(source):
+    """In any company; the numbers of list items are not words here."""
+    assert [] == on_screen(source, to_html(source))
+    checked(to_html(source))

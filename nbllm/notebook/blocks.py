@@ -9,8 +9,8 @@ and cut at the start of its last block. Patterns only say when it is worth askin
   one that begins with signs could still become anything and waits for its end.
 - a line asks if it follows a blank line or begins like a fence, heading, quote, list or ruler; or follows such a line.
 - inside an open fence only the closing fence asks. Elsewhere a question that got "still the same block" is put again
-  when the tail is a quarter longer, so that a long list costs time in proportion to its length; questions that must
-  be answered with yes (text at the margin after a list) are put at once.
+  when the tail is a quarter longer, so that a long list costs time in proportion to its length; questions that should
+  be answered with yes (text at the margin after a list) are put at once, as long as they are.
 
 All of this depends on places in the text, not on where it was cut into pieces: any cutting gives the same blocks, and
 finished blocks and tail, joined, are the text. Blocks rendered one by one look as the whole does, apart from link
@@ -22,12 +22,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Protocol
 
-from .markdown import clean, parser
+from .markdown import clean, outline
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-_ALWAYS = 2_048  # characters of tail that are parsed at every question
+_ALWAYS, _ALWAYS_LINES = 2_048, 24  # characters and lines of tail that are parsed at every question
 _SIGNS = r"(?:[-+*>#]{1,6}[ ]+|\d{1,9}[.)][ ]+|\*\*|__|[*_\"'(\[`“„«])?"
 _DECIDED = re.compile(rf"[ ]*{_SIGNS}[^\W\d_]")
 _OPENER = re.compile(
@@ -39,6 +39,7 @@ _BLANK = " \t\r\n"
 _BEGINNING = 100  # characters of a line among which its first letter counts
 _ITEM = re.compile(r" ?(?:[-+*]|\d{1,9}[.)])[ \t]")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
+_DIVIDER = re.compile(r" {0,3}(?!-[ \t])[-:|][-:| \t]+\r?\n")
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 
 
@@ -85,6 +86,7 @@ class Blocks:
         self._width = 0  # characters of that line that have been looked at
         self._judged = False  # whether that line has been judged already
         self._ask_at = 0  # size of the tail from which questions are put again
+        self._trusted = True  # whether the last question that should be answered with yes was
         self._in_list = False  # whether the tail was seen to be a list
         self._fence: re.Pattern[str] | None = None  # what ends the fence that the tail is in
 
@@ -104,22 +106,28 @@ class Blocks:
         return "".join(self._lines) + "".join(self._open)
 
     def shed(self, above: int) -> str:
-        """Cuts a long open block for the display's sake: a fence between two lines (both parts get its opening line, so
-        that pieces no longer join to the text), a list between two items. Never called, nothing changes."""
-        if self._size <= above:
-            return ""
+        """Cuts a long open block for the display's sake, so that what is drawn again and again stays short: a fence between
+        two lines (both parts get its opening line, so that pieces no longer join to the text), a list between two items,
+        whatever is twice as long at its end (the head of a table is kept). Never called, nothing changes."""
+        line = "".join(self._open)
+        cut = (line.rfind(" ") + 1 or len(line)) if len(line) > above else 0
         if self._fence:
-            return self._shed_fence()
-        at = next((i for i in range(len(self._lines) - 1, 0, -1) if _ITEM.match(self._lines[i])), 0) if self._in_list else 0
-        piece = "".join(self._lines[:at])
-        self._keep("".join(self._lines[at:]))
+            return self._shed_fence(line[:cut], line[cut:]) if cut or self._size > above else ""
+        at = next((i for i in range(len(self._lines) - 1, 0, -1) if _ITEM.match(self._lines[i])), 0) if self._in_list and self._size > above else 0
+        if not at and self._size + len(line) <= 2 * above:
+            return ""
+        piece = "".join(self._lines[:at] if at else [*self._lines, line[:cut]])
+        head = self._lines[:2] if len(self._lines) > 2 and _DIVIDER.fullmatch(self._lines[1]) and sum(map(len, self._lines[:2])) < above else []
+        self._open = [line] if at else [line[cut:]]
+        self._keep("".join(self._lines[at:] if at else head))
         return piece
 
-    def _shed_fence(self) -> str:
+    def _shed_fence(self, done: str, rest: str) -> str:
         opening = next(line for line in self._lines if line.strip(_BLANK))
         match = _FENCE.match(opening)
         assert match
-        piece = "".join(self._lines) + match[1] + "\n"
+        piece = "".join(self._lines) + (f"{done}\n" if done else "") + match[1] + "\n"
+        self._open = [rest]
         self._keep(opening)
         return piece
 
@@ -157,8 +165,12 @@ class Blocks:
         after_blank = not before.strip(_BLANK)
         if not (after_blank or _OPENER.match(line) or _OPENER.match(before)):
             return False
-        sure = (after_blank and _AT_MARGIN.match(line)) or _ENDS_LIST.match(line)
-        return bool(sure) or self._size < _ALWAYS or self._size >= self._ask_at
+        sure = bool((after_blank and _AT_MARGIN.match(line)) or _ENDS_LIST.match(line))
+        small = self._size < _ALWAYS and len(self._lines) < _ALWAYS_LINES
+        if not (small or self._size >= self._ask_at or (sure and self._trusted)):
+            return False
+        self._trusted = not sure  # until the answer
+        return True
 
     def _split(self, before: str, line: str, done: list[str]) -> None:
         text = "".join(self._lines) + line
@@ -169,6 +181,7 @@ class Blocks:
         ends = [0, *(m.end() for m in _NEWLINE.finditer(text))]
         places = [ends[s] for s in starts[1:] if ends[s] <= len(text) - len(line)]
         self._ask_at = 0 if places else self._size + self._size // 4
+        self._trusted |= bool(places)
         for a, b in zip([0, *places], places, strict=False):
             done.append(text[a:b])
         if places:
@@ -190,7 +203,4 @@ class Blocks:
 
 def _outline(text: str) -> list[Token]:
     """The top-level blocks of `text`, which may still grow."""
-    tokens: list[Token] = []
-    md = parser()
-    md.block.parse(clean(text).replace("\r\n", "\n").replace("\r", "\n"), md, {"growing": True, "references": {}}, tokens)
-    return [t for t in tokens if t.level == 0 and t.nesting >= 0]
+    return [t for t in outline(clean(text), {"growing": True}) if t.level == 0 and t.nesting >= 0]

@@ -184,19 +184,13 @@ def _code(text: str) -> tuple[str, str]:
     return (found[0][0], "\n".join(body for _, body in found)) if found else ("", text)
 
 
-def _markdown(text: str) -> str:
-    """HTML in proportion to the text: what would be nothing but tags (a table of empty cells) shows as it is."""
-    html = to_html(text)
-    return html if len(html) <= 5 * len(text) + 8_000 else plain_html(text)
-
-
 def _code_line(text: str) -> Line:
     language, body = _code(text)
     return Line(code_html(clean(body), language), body)
 
 
 FORMATS: dict[str, Callable[[str], Line]] = {
-    "md": lambda text: Line(_markdown(text), text),
+    "md": lambda text: Line(to_html(text), text),
     "text": lambda text: Line(plain_html(text), text),
     "json": lambda text: Line(code_html(clean(_pretty(text)), "json"), _pretty(text)),
     "code": _code_line,

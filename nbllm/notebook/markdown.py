@@ -4,7 +4,12 @@ A live front end runs what an output's HTML says and does not clean Markdown eit
 markdown-it parses them with raw HTML off (it is text like any other), and every tag is written by this file from a
 closed list. Of a model's own words only three things become an attribute: the address of a link, if it begins with
 http:, https: or mailto:; the number a list starts at; the language label of a code block, cut to letters. Pictures
-are never fetched; they show as links. Characters that reorder or hide text are made visible.
+are never fetched; they show as links. Characters that reorder or hide text are made visible (`hidden`).
+
+Every word shows, but for this closed list: the address of a link that can be followed or of a picture in a link (it is
+where the link leads), addresses of pictures that hold their own data, the language of a fence (it stands in its
+corner) and single letters after it, numbers of list items after the first, `[x]` of tasks, names of entities and of TeX commands. So
+link definitions show (`block_rules`), titles and what a fence is called stand beside, links without a label show their address.
 
 Front ends typeset TeX in HTML outputs on their own ($5 and $10 would be a formula). The container around our HTML
 (`look.container`) turns that off by class; `tex` finds the real formulas and turns it on for each of them alone.
@@ -18,7 +23,9 @@ from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from . import highlight, tex
+from . import block_rules, highlight, tex
+from .hidden import clean as clean
+from .hidden import plain as plain
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -29,31 +36,10 @@ Env = MutableMapping[str, Any]
 INK_LIMIT = 60_000  # characters of one code block that are still highlighted
 _INLINE_LIMIT = 100_000  # characters of one paragraph that are still parsed for emphasis and links
 _SAFE_LINK = re.compile(r"(?:https?://|mailto:)[^\s\x00-\x20]", re.IGNORECASE)
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_WORD = re.compile(r"\w\w")
 _TASK = {"[ ] ": "☐ ", "[x] ": "☑ ", "[X] ": "☑ "}
 _ALIGN = {"text-align:left", "text-align:right", "text-align:center"}
 _SUMMARY = "<details class=nbllm-think><summary>{}</summary>\n{}</details>\n"
-
-
-def clean(text: str) -> str:
-    """`text` with control characters, overrides of the writing direction and halves of surrogate pairs made visible."""
-    if not _UNSEEN.search(text):
-        return text
-    return _UNSEEN.sub(_seen, text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-
-
-def plain(text: str) -> str:
-    """`clean` text with every line end as a newline: a bare carriage return would write over its line in a terminal."""
-    return clean(text).replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _seen(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code == 0x0D:
-        return "\r"
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
 
 
 def to_html(source: str, *, references: Env | None = None, typeset: bool = True, ink: int = INK_LIMIT) -> str:
@@ -61,9 +47,10 @@ def to_html(source: str, *, references: Env | None = None, typeset: bool = True,
     `typeset` formulas stay source; code blocks above `ink` characters are not highlighted."""
     env: Env = {"references": {} if references is None else references, "typeset": typeset, "ink": ink}
     try:
-        return str(parser().render(clean(source), env))
+        html = clean(str(parser().render(clean(source), env)))  # an entity may stand for a hidden character
     except Exception:  # noqa: BLE001  # an answer must show, whatever it does to the parser
         return plain_html(source)
+    return html if len(html) <= 5 * len(source) + 8_000 else plain_html(source)  # nothing but tags: empty cells
 
 
 def plain_html(source: str) -> str:
@@ -88,7 +75,17 @@ def reasoning_html(source: str, summary: str = "Reasoning") -> str:
 
 def fences(source: str) -> list[tuple[str, str]]:
     """(info, code) of each code block."""
-    return [(t.info, t.content) for t in parser().parse(source) if t.type == "fence"]
+    return [(t.info, t.content) for t in outline(source, {}) if t.type == "fence"]
+
+
+def outline(source: str, env: Env) -> list[Token]:
+    """The blocks of `source`, nothing inline; none where the parser stumbles."""
+    tokens: list[Token] = []
+    try:
+        parser().block.parse(source.replace("\r\n", "\n").replace("\r", "\n"), parser(), env, tokens)
+    except Exception:  # noqa: BLE001
+        return []
+    return tokens
 
 
 @lru_cache(maxsize=1)
@@ -100,6 +97,7 @@ def parser() -> MarkdownIt:
     md = MarkdownIt("commonmark", {"html": False, "linkify": False, "typographer": False})
     md.enable(["table", "strikethrough"])
     md.disable(["html_block", "html_inline"])
+    block_rules.add_to(md, _SAFE_LINK.match)
     md.validateLink = lambda url: True  # type: ignore[method-assign]  # the renderer decides, so that nothing is lost
     tex.add_to(md)
     md.core.ruler.after("inline", "tasks", _tasks)
@@ -167,44 +165,55 @@ def _attributes(token: Token) -> str:
 
 def _links(state: Any) -> None:
     """Decides about each link and picture whether it may be followed: its address is safe, and no other link is around
-    it (an address in angle brackets may stand in a link's label; tags of links cannot nest)."""
+    it (an address in angle brackets may stand in a link's label; tags of links cannot nest). A long address that is used
+    again and again is left out in the end."""
+    left = 4 * len(state.src) + 2_000
     for inline in state.tokens:
         tokens: Sequence[Token] = inline.children or () if inline.type == "inline" else ()
         opened: list[int] = []
         for i, token in enumerate(tokens):
             if token.type == "link_close":
                 at = opened.pop()
-                token.meta.update(tokens[at].meta, label="".join(t.content for t in tokens[at:i]))
+                tokens[at].meta["label"] = "".join(t.content for t in tokens[at:i]).strip()
+                token.meta.update(tokens[at].meta)
             elif token.type in ("link_open", "image"):
-                url = str(token.attrs["href" if token.type == "link_open" else "src"])
-                token.meta.update(url=url, follow=not opened and bool(_SAFE_LINK.match(url)))
+                url, title = str(token.attrs["href" if token.type == "link_open" else "src"]), str(token.attrs.get("title", ""))
+                left -= len(url) + len(title)
+                token.meta.update(url=url if left > 0 else "", title=title if left > 0 else "", inside=bool(opened),
+                                  follow=not opened and left > 0 and bool(_SAFE_LINK.match(url)))
                 if token.type == "link_open":
                     opened.append(i)
 
 
 def _link_open(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     meta = tokens[index].meta
-    return f'<a href="{escape(meta["url"])}" target="_blank" rel="noopener noreferrer">' if meta["follow"] else ""
+    label = "" if meta["label"] else escape(meta["url"], quote=False)  # nothing to click on otherwise
+    return _anchor(meta["url"]) + label if meta["follow"] else ""
+
+
+def _anchor(url: str) -> str:
+    return f'<a href="{escape(url)}" target="_blank" rel="noopener noreferrer">'
 
 
 def _link_close(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
-    url, label = tokens[index].meta["url"], tokens[index].meta["label"]
-    if tokens[index].meta["follow"]:
-        return "</a>"
-    return "" if label == url or not url else f" ({escape(_short(url), quote=False)})"
+    meta = tokens[index].meta
+    shown = meta["follow"] or meta["label"] == meta["url"]
+    return ("</a>" if meta["follow"] else "") + _aside("" if shown else meta["url"], meta["title"])
 
 
-def _short(url: str) -> str:
-    return url if len(url) <= 60 else url[:57] + "…"
+def _aside(url: str, title: str) -> str:
+    """What a link says beside its label, in words: an address that is none to follow, a title."""
+    words = " ".join(filter(None, (url, title)))
+    return f" ({escape(words, quote=False)})" if words else ""
 
 
 def _image(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     """A picture is never fetched: it shows as a link, or as a label where its address is not one to follow."""
-    token = tokens[index]
-    alt = "".join(child.content for child in token.children or ()) or "image"
-    label = f"🖼 {escape(alt, quote=False)}"
-    link = _link_open(tokens, index, options, env)
-    return f"{link}{label}</a>" if link else label
+    meta = tokens[index].meta
+    label = f"🖼 {escape(tokens[index].content or 'image', quote=False)}"
+    if meta["follow"]:
+        return f"{_anchor(meta['url'])}{label}</a>{_aside('', meta['title'])}"
+    return label + _aside("" if meta["inside"] or meta["url"].startswith("data:") else meta["url"], meta["title"])
 
 
 def _text(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
@@ -216,8 +225,11 @@ def _code(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
 
 
 def _block(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
-    words = tokens[index].info.split(maxsplit=1)
-    return code_html(tokens[index].content, words[0] if words else "", ink=env.get("ink", INK_LIMIT))
+    info = tokens[index].info.strip()
+    language = info.split(maxsplit=1)[0] if info else ""
+    rest = info.replace(highlight.label(language), "", 1).strip()
+    above = f"<p>{escape(rest, quote=False)}</p>\n" if _WORD.search(rest) else ""
+    return above + code_html(tokens[index].content, language, ink=env.get("ink", INK_LIMIT))
 
 
 def _capped(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:

@@ -133,8 +133,8 @@ def _last_line(state: StateBlock, start: int, end: int, closing: str) -> int | N
     """The line that closes the formula at its end; None where it closes elsewhere (the inline rule's) or not at all."""
     for number in range(start, min(end, start + _MOST_LINES)):
         line = _line(state, number)[2 if number == start else 0 :]
-        if number != start and not _continues(state, number):
-            return None
+        if number != start and (not _continues(state, number) or line.startswith("\\[")):
+            return None  # one that begins inside is none: so every line is looked at by one opening line only
         if closing in line:
             ends = line.endswith(closing) and line.count(closing) == 1 and (line != closing or number != start)
             return number if ends else None
@@ -150,7 +150,7 @@ def _may_close(state: StateBlock, start: int, end: int) -> bool:
     closing = _CLOSING[_line(state, start)[:2]]
     if end != state.lineMax or end - start > _MOST_LINES:
         return False
-    return all(_continues(state, n) and closing not in _line(state, n) for n in range(start + 1, end))
+    return all(_continues(state, n) and closing not in (line := _line(state, n)) and not line.startswith("\\[") for n in range(start + 1, end))
 
 
 def inline_html(tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:

@@ -77,13 +77,13 @@ def _code(text: str) -> Iterator[Span]:
         if token.map is None or token.type not in ("fence", "inline"):
             continue
         first, last = starts[token.map[0]], starts[min(token.map[1], len(starts) - 1)]
-        yield from _ticked(text, free, first)
-        yield from [(first, last)] if token.type == "fence" else _ticked(text, first, last)
+        yield from ticked(text, free, first)
+        yield from [(first, last)] if token.type == "fence" else ticked(text, first, last)
         free = max(free, last)
-    yield from _ticked(text, free, len(text))
+    yield from ticked(text, free, len(text))
 
 
-def _ticked(text: str, start: int, end: int) -> Iterator[Span]:
+def ticked(text: str, start: int, end: int) -> Iterator[Span]:
     """The code spans between `start` and `end`, each with its backticks."""
     runs = [m.span() for m in _TICKS.finditer(text, start, end)]
     by_length: dict[int, list[int]] = {}

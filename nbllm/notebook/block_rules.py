@@ -1,0 +1,141 @@
+"""The block rules of Markdown by which words vanish, written so that all show: link definitions, tables, and what is nested
+too deep.
+
+- A definition (`[1]: https://x.y`, but also `[Answer]: 42`) shows as a paragraph. It makes links where its address is one
+  to follow.
+- Where a row of a table has more cells than the head, GFM drops them. Here a `|` in a code span divides nothing where
+  that gives too many cells, and what is still too many stays. Short rows are not filled up: 2 kB could become 650 kB.
+- Inside `_DEEPEST` quotes and lists the parser would stop reading. Here the rest is one paragraph, its signs included.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .verbatim import ticked
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.rules_block import StateBlock
+
+_DEEPEST = 16  # levels; below the parser's own limit of 20
+_DIVIDER = re.compile(r"(?!-[ \t])[-:|][-:|\s]+")
+_DASHES = re.compile(r"(?P<left>:?)-+(?P<right>:?)")
+_ALIGNS = {("", ""): "", (":", ""): "left", ("", ":"): "right", (":", ":"): "center"}
+_PIPE = re.compile(r"(?<!\\)\|")
+
+
+def add_to(md: MarkdownIt, may_follow: Callable[[str], object]) -> None:
+    """Puts these rules in the place of the parser's; `may_follow` says whether an address is one to follow."""
+    from markdown_it.rules_block import reference
+
+    def definition(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+        known, found = state.env.setdefault("references", {}), {}
+        state.env["references"] = found
+        is_one = reference(state, start, end, silent)
+        state.env["references"] = known
+        if is_one and not silent:
+            known |= {label: made for label, made in found.items() if label not in known and may_follow(made["href"])}
+            if not state.env.get("growing"):  # there it stays with what follows: its title may yet come
+                _element(state, "paragraph", "p", state.getLines(start, state.line, state.blkIndent, False).strip(), start, state.line)
+        return is_one
+
+    md.block.ruler.at("reference", definition)
+    md.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
+    md.block.ruler.before("table", "deep", _deep)
+
+
+def _deep(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    if state.level < _DEEPEST:
+        return False
+    _element(state, "paragraph", "p", state.getLines(start, end, state.blkIndent, False).strip(), start, end)
+    state.line = end
+    return True
+
+
+def _element(state: StateBlock, kind: str, tag: str, content: str, start: int, end: int, align: str = "") -> None:
+    opened = state.push(f"{kind}_open", tag, 1)
+    opened.map, opened.attrs = [start, end], {"style": f"text-align:{align}"} if align else {}
+    inline = state.push("inline", "", 0)
+    inline.content, inline.map, inline.children = content, [start, end], []
+    state.push(f"{kind}_close", tag, -1)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    if start + 2 > end or state.sCount[start + 1] < state.blkIndent or state.is_code_block(start) or state.is_code_block(start + 1):
+        return False
+    aligns = _aligns(_line(state, start + 1))
+    head = _cells(_line(state, start), len(aligns)) if aligns and "|" in _line(state, start) else []
+    if not head or len(head) != len(aligns):
+        return False
+    if not silent:
+        _write(state, start, end, head, aligns)
+    return True
+
+
+def _line(state: StateBlock, number: int) -> str:
+    return state.src[state.bMarks[number] + state.tShift[number]:state.eMarks[number]].strip()
+
+
+def _aligns(line: str) -> list[str]:
+    """The columns that a row of dashes makes; none where it is no such row."""
+    cells = [_DASHES.fullmatch(cell.strip()) for cell in _split(line, [])] if _DIVIDER.fullmatch(line) else [None]
+    return [_ALIGNS[m["left"], m["right"]] for m in cells if m] if all(cells) else []
+
+
+def _cells(line: str, wanted: int) -> list[str]:
+    """The cells of a row; code spans are kept whole where there would be more than `wanted`."""
+    cells = _split(line, [])
+    return cells if len(cells) <= wanted or "`" not in line else _split(line, list(ticked(line, 0, len(line))))
+
+
+def _split(line: str, whole: list[tuple[int, int]]) -> list[str]:
+    """`line` cut at its pipes, but not inside the stretches that are to stay `whole`."""
+    spans = iter([*whole, (len(line), len(line))])
+    span, cells, at = next(spans), [], 0
+    for pipe in _PIPE.finditer(line):
+        while span[1] <= pipe.start() and span[0] < len(line):
+            span = next(spans)
+        if pipe.start() < span[0]:
+            cells.append(line[at:pipe.start()])
+            at = pipe.end()
+    cells.append(line[at:])
+    inner = cells[1 if cells[0] == "" else 0:len(cells) - 1 if len(cells) > 1 and cells[-1] == "" else None]
+    return [cell.strip().replace("\\|", "|") for cell in inner]
+
+
+def _write(state: StateBlock, start: int, end: int, head: list[str], aligns: list[str]) -> None:
+    """The tokens of a table: its head, and rows up to what ends a quote too."""
+    before, state.parentType = state.parentType, "table"
+    table = state.push("table_open", "table", 1)
+    state.push("thead_open", "thead", 1)
+    _row(state, "th", start, head, aligns)
+    state.push("thead_close", "thead", -1)
+    number = start + 2
+    while number < end and _continues(state, number, end):
+        if number == start + 2:
+            state.push("tbody_open", "tbody", 1)
+        _row(state, "td", number, _cells(_line(state, number), len(aligns)), aligns)
+        number += 1
+    if number > start + 2:
+        state.push("tbody_close", "tbody", -1)
+    state.push("table_close", "table", -1)
+    table.map, state.parentType, state.line = [start, number], before, number
+
+
+def _continues(state: StateBlock, number: int, end: int) -> bool:
+    if state.sCount[number] < state.blkIndent or not _line(state, number) or state.is_code_block(number):
+        return False
+    return not any(rule(state, number, end, True) for rule in state.md.block.ruler.getRules("blockquote"))
+
+
+def _row(state: StateBlock, kind: str, number: int, cells: list[str], aligns: list[str]) -> None:
+    state.push("tr_open", "tr", 1)
+    for i, cell in enumerate(cells):
+        _element(state, kind, kind, cell, number, number + 1, aligns[i] if i < len(aligns) else "")
+    state.push("tr_close", "tr", -1)
