@@ -32,7 +32,7 @@ _HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
 _HONEST = (
     "[0-9#*]\ufe0f\u20e3",
     f"\U0001f3f4(?:{_FLAGS})\U000e007f",
-    f"{_EMOJI}[\ufe0e\ufe0f]?{_TONE}(?:\u200d{_EMOJI}\ufe0f?{_TONE})*(?:\u200d\\Z)?",  # at the end, more may come
+    f"{_EMOJI}[\ufe0e\ufe0f]?{_TONE}(?:\u200d{_EMOJI}\ufe0f?{_TONE}){{0,9}}+(?:\u200d\\Z)?",  # at the end, more may come
     f"(?<=[{_JOINING}])(?<![{{hidden}}])[\u200c\u200d](?![{{hidden}}])",
     f"(?<=[{_RIGHT_TO_LEFT}])(?<![{{hidden}}])[\u061c\u200e\u200f]|(?<=[{_RIGHT_TO_LEFT}][ -/:-@])(?<![{{hidden}}].)[\u061c\u200e\u200f]"
     f"|[\u061c\u200e\u200f](?=[{_RIGHT_TO_LEFT}])(?![{{hidden}}])",
