@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .verbatim import ticked
 
@@ -24,6 +24,7 @@ _DEEPEST = 16  # levels; below the parser's own limit of 20
 _DIVIDER = re.compile(r"(?!-[ \t])[-:|][-:|\s]+")
 _DASHES = re.compile(r"(?P<left>:?)-+(?P<right>:?)")
 _ALIGNS = {("", ""): "", (":", ""): "left", ("", ":"): "right", (":", ":"): "center"}
+_KINDS = {"p": "paragraph"}  # what tokens of a tag are called, where not by its name
 _PIPE = re.compile(r"(?<!\\)\|")
 
 
@@ -32,14 +33,15 @@ def add_to(md: MarkdownIt, may_follow: Callable[[str], object]) -> None:
     from markdown_it.rules_block import reference
 
     def definition(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-        known, found = state.env.setdefault("references", {}), {}
+        known: dict[str, Any] = state.env.setdefault("references", {})
+        found: dict[str, Any] = {}
         state.env["references"] = found
         is_one = reference(state, start, end, silent)
         state.env["references"] = known
         if is_one and not silent:
             known |= {label: made for label, made in found.items() if label not in known and may_follow(made["href"])}
             if not state.env.get("growing"):  # there it stays with what follows: its title may yet come
-                _element(state, "paragraph", "p", state.getLines(start, state.line, state.blkIndent, False).strip(), start, state.line)
+                _element(state, "p", state.getLines(start, state.line, state.blkIndent, False).strip(), (start, state.line))
         return is_one
 
     md.block.ruler.at("reference", definition)
@@ -50,17 +52,17 @@ def add_to(md: MarkdownIt, may_follow: Callable[[str], object]) -> None:
 def _deep(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     if state.level < _DEEPEST:
         return False
-    _element(state, "paragraph", "p", state.getLines(start, end, state.blkIndent, False).strip(), start, end)
+    _element(state, "p", state.getLines(start, end, state.blkIndent, False).strip(), (start, end))
     state.line = end
     return True
 
 
-def _element(state: StateBlock, kind: str, tag: str, content: str, start: int, end: int, align: str = "") -> None:
-    opened = state.push(f"{kind}_open", tag, 1)
-    opened.map, opened.attrs = [start, end], {"style": f"text-align:{align}"} if align else {}
+def _element(state: StateBlock, tag: str, content: str, lines: tuple[int, int], align: str = "") -> None:
+    opened = state.push(f"{_KINDS.get(tag, tag)}_open", tag, 1)
+    opened.map, opened.attrs = list(lines), {"style": f"text-align:{align}"} if align else {}
     inline = state.push("inline", "", 0)
-    inline.content, inline.map, inline.children = content, [start, end], []
-    state.push(f"{kind}_close", tag, -1)
+    inline.content, inline.map, inline.children = content, list(lines), []
+    state.push(f"{_KINDS.get(tag, tag)}_close", tag, -1)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -137,5 +139,5 @@ def _continues(state: StateBlock, number: int, end: int) -> bool:
 def _row(state: StateBlock, kind: str, number: int, cells: list[str], aligns: list[str]) -> None:
     state.push("tr_open", "tr", 1)
     for i, cell in enumerate(cells):
-        _element(state, kind, kind, cell, number, number + 1, aligns[i] if i < len(aligns) else "")
+        _element(state, kind, cell, (number, number + 1), aligns[i] if i < len(aligns) else "")
     state.push("tr_close", "tr", -1)

@@ -22,7 +22,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Protocol
 
-from .markdown import clean, outline
+from .hidden import clean
+from .markdown import outline
 
 if TYPE_CHECKING:
     from markdown_it.token import Token

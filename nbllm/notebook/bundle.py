@@ -18,8 +18,9 @@ from typing import Any, ParamSpec, TypeVar
 from ..errors import NbllmError, ProviderError, in_a_line
 from ..events import FinishReason, Response, Usage, UsageReport
 from ..messages import Reasoning, Text, ToolCall
+from .hidden import clean, plain
 from .look import container
-from .markdown import clean, code_html, fences, plain, plain_html, reasoning_html, to_html
+from .markdown import code_html, fences, plain_html, reasoning_html, to_html
 
 _WIDE = 88  # characters of arguments that stay on one line
 _LONGEST_ERROR = 600

@@ -15,8 +15,8 @@ from uuid import uuid4
 
 from ..streams import Stream
 from .comms import mended
+from .hidden import clean
 from .look import container
-from .markdown import clean
 from .port import KernelPort, where
 
 _PROOF = 1.5  # seconds that the page has to prove itself before a question is asked in another way

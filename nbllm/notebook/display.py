@@ -37,8 +37,9 @@ from ..events import (
 )
 from .blocks import Blocks, Lines, Splitter
 from .bundle import Line, final, foot_line, made, provenance, seconds
+from .hidden import clean
 from .look import container
-from .markdown import clean, code_html, plain_html, reasoning_html, to_html
+from .markdown import code_html, plain_html, reasoning_html, to_html
 from .pace import ENVELOPE, Budget, Pace
 
 Mode = Literal["live", "final", "plain"]

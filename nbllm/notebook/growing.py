@@ -8,7 +8,8 @@ from collections.abc import Callable
 from ..events import Event, ReasoningDelta, Restarted, TextDelta, ToolCallDelta
 from .blocks import Blocks
 from .bundle import count, seconds
-from .markdown import clean, code_html, plain_html, reasoning_html, to_html
+from .hidden import clean
+from .markdown import code_html, plain_html, reasoning_html, to_html
 from .pace import ENVELOPE, Pace
 
 _INK = 8_000  # characters of a code block that are highlighted

@@ -24,8 +24,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from . import block_rules, highlight, tex
-from .hidden import clean as clean
-from .hidden import plain as plain
+from .hidden import clean
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt

@@ -30,8 +30,9 @@ from .bundle import Line, answer_lines, count, foot_line, footer, money, note_li
 from .chats import Chat, Turn, _text
 from .comms import mended
 from .growing import Growing
+from .hidden import clean, plain
 from .look import STYLE, container
-from .markdown import clean, plain, plain_html
+from .markdown import plain_html
 from .port import KernelPort, where
 from .run import follow
 from .session import Session

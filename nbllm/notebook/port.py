@@ -10,7 +10,7 @@ from typing import Any
 from ..events import Event, ReasoningDelta, Response, Restarted, TextDelta
 from .bundle import Line, final
 from .display import Live
-from .markdown import plain
+from .hidden import plain
 
 
 class KernelPort:

@@ -18,8 +18,9 @@ from ..errors import NbllmError
 from ..events import Event, Notice, ReasoningDelta, Response, Restarted, TextDelta, ToolCallDelta, UsageReport
 from .bundle import Line, answer_lines, error_lines, foot_line, made, note_line, provenance, seconds
 from .display import Port
+from .hidden import clean, plain
 from .look import container
-from .markdown import clean, plain, plain_html, to_html
+from .markdown import plain_html, to_html
 from .pace import ENVELOPE, Budget, Pace
 
 _SHOWN = 1_600  # characters of a growing answer that its column shows
