@@ -8,7 +8,7 @@ are never fetched; they show as links. Characters that reorder or hide text are 
 
 Every word shows, but for this closed list: the address of a link that can be followed or of a picture in a link (it is
 where the link leads), addresses of pictures that hold their own data, the language of a fence (it stands in its
-corner) and single letters after it, numbers of list items after the first, `[x]` of tasks, names of entities and of TeX commands. So
+corner) and a single letter after it, numbers of list items after the first, `[x]` of tasks, names of entities and of TeX commands. So
 link definitions show (`block_rules`), titles and what a fence is called stand beside, links without a label show their address.
 
 Front ends typeset TeX in HTML outputs on their own ($5 and $10 would be a formula). The container around our HTML
@@ -35,7 +35,7 @@ Env = MutableMapping[str, Any]
 INK_LIMIT = 60_000  # characters of one code block that are still highlighted
 _INLINE_LIMIT = 100_000  # characters of one paragraph that are still parsed for emphasis and links
 _SAFE_LINK = re.compile(r"(?:https?://|mailto:)[^\s\x00-\x20]", re.IGNORECASE)
-_WORD = re.compile(r"\w\w")
+_WORD = re.compile(r"[^\W_]")
 _TASK = {"[ ] ": "☐ ", "[x] ": "☑ ", "[X] ": "☑ "}
 _ALIGN = {"text-align:left", "text-align:right", "text-align:center"}
 _SUMMARY = "<details class=nbllm-think><summary>{}</summary>\n{}</details>\n"
@@ -227,7 +227,7 @@ def _block(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     info = tokens[index].info.strip()
     language = info.split(maxsplit=1)[0] if info else ""
     rest = info.replace(highlight.label(language), "", 1).strip()
-    above = f"<p>{escape(rest, quote=False)}</p>\n" if _WORD.search(rest) else ""
+    above = f"<p>{escape(rest, quote=False)}</p>\n" if len(rest) > 1 and _WORD.search(rest) else ""
     return above + code_html(tokens[index].content, language, ink=env.get("ink", INK_LIMIT))
 
 
