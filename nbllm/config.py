@@ -45,6 +45,8 @@ SETTLED_HERE = frozenset({"base_url", "dialect", "key", "keep", "bg"})  # option
 # What a project may change of a provider that the user knows: how it is called, counted and written to.
 _FREE = frozenset({"label", "default_model", "model", "price", "quirks", "verified"})
 _HTTP = frozenset({"openai_chat", "openai_responses", "anthropic", "gemini", "ollama", "cohere"})  # dialects that run nothing
+_DOTS = 100  # in a line of TOML, outside of texts: tomllib takes the square of a dotted name's length, a minute for 128 kB
+_STRING = re.compile(r"\"[^\"\\\n]*\"|'[^'\n]*'")
 _LIMIT = 80  # characters of a value in a consent; of a longer one stands its beginning and its hash
 
 
@@ -144,6 +146,8 @@ def _files(config: Config, places: Places) -> Iterator[Layer]:
             continue
         try:
             text = read_small(path)
+            if any(line.count(".") > _DOTS for line in _STRING.sub("", text).split("\n")):
+                raise OSError("a name has too many parts")
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             if path != project or "nbllm" in text:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from .wire import Provider, Secret, origin, same_host
 
 __all__ = ["SOURCES", "Source", "Stores", "drop", "find", "forget", "keep", "origin", "read_dotenv", "remember", "same_host", "where"]
 
+_BLANKS = re.compile(r"[^\S\n]{100}")  # within a line: python-dotenv takes the square of their number, half a minute for 128 kB
 SERVICE = "nbllm"  # under which the keyring keeps our entries
 _BEARERS = frozenset({"openai_chat", "openai_responses", "cohere", "ollama"})  # dialects that can carry an access token
 
@@ -244,6 +246,8 @@ def read_dotenv(path: Path) -> dict[str, str]:
     try:
         text = read_small(path)
     except (OSError, UnicodeDecodeError):
+        return {}
+    if _BLANKS.search(text):
         return {}
     from io import StringIO
 

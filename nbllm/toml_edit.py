@@ -56,13 +56,13 @@ def change_entry(path: Path, table: str, key: str, change: Callable[[Any], Any])
     """Sets `key` in `[table]` of the file to what `change` makes of its value (None for none), and leaves every other line as
     it is; one writer at a time. Raises ConfigError where the file is broken, is written so that only a person can edit it,
     or cannot be written."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         path = path.resolve(strict=True)
     try:
         with locked(path):
             write_whole(path, _edited(path, table, key, change))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error.strerror or error}).",
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"{path} cannot be written ({getattr(error, 'strerror', None) or error}).",
                           hint="Check the folder and its permissions, and try again.") from None
 
 
