@@ -17,6 +17,7 @@ from . import prompt as prompts
 from .dialects import DIALECTS
 from .dialects.cli_shared import spoken
 from .dialects.cli_talks import keep as keep_talking
+from .dialects.media import left_out
 from .engine import Engine, engine
 from .events import Fold, Notice, Response
 from .ledger import Ledger
@@ -276,6 +277,8 @@ class Client:
             raise error.scrubbed(guard.texts).with_traceback(None) from None  # whose frames hold the key
         stream = Stream(lambda fold, s: _answer(fold, s, request, route, guard))
         job = _Job(stream, letter, dialect, route, guard, key, timeouts or self.timeouts, retries or self.retries, self._pool)
+        if left := left_out(request, route.provider.dialect):
+            stream.publish(Notice("media", f"{left} not sent back: {route.provider.label or route.provider.name} takes no such file from a model"))
         if self.ledger is not None:
             self.ledger.note(stream, Call(request, route.provider, route.asked, route.simulated, self.ledger.epoch))
         return stream.start(running, job.run())

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from .messages import Message, Part, Reasoning, Request, Text, ToolCall
+from .messages import Document, Image, Message, Part, Reasoning, Request, Text, ToolCall, audio_type, caption
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error", "cancelled", "other"]
 
@@ -76,6 +76,16 @@ class ToolCallDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class MediaDelta:
+    """A picture or another file that the model made. One with the `key` of an earlier one takes its place, as a picture does
+    that of its previews; with `append` its bytes follow the earlier one's."""
+
+    part: Image | Document
+    key: str | None = None
+    append: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class UsageReport:
     """What the provider counted so far. Each report replaces the one before it. `final`: nothing will be added to it."""
 
@@ -86,7 +96,7 @@ class UsageReport:
 @dataclass(frozen=True, slots=True)
 class Notice:
     """Something worth keeping that is not the answer: kind is one of retry, refusal, citation, server_tool, timing,
-    warning, unknown. `text` is for a person, `data` is the provider's own object."""
+    warning, media (a file that cannot be read), unknown. `text` is for a person, `data` is the provider's own object."""
 
     kind: str
     text: str = ""
@@ -108,7 +118,7 @@ class Finished:
     raw: str | None = None
 
 
-Event = Started | TextDelta | ReasoningDelta | ToolCallDelta | UsageReport | Notice | Restarted | Finished
+Event = Started | TextDelta | ReasoningDelta | ToolCallDelta | MediaDelta | UsageReport | Notice | Restarted | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +176,16 @@ class Response:
         return "".join(p.text for p in self.parts if isinstance(p, Reasoning))
 
     @property
+    def images(self) -> tuple[Image, ...]:
+        """The pictures the model made, in order; `data` holds the bytes."""
+        return tuple(p for p in self.parts if isinstance(p, Image))
+
+    @property
+    def files(self) -> tuple[Document, ...]:
+        """What else the model made: sound, documents; `data` holds the bytes."""
+        return tuple(p for p in self.parts if isinstance(p, Document))
+
+    @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The calls the model asks for, in order."""
         return tuple(p for p in self.parts if isinstance(p, ToolCall))
@@ -185,7 +205,21 @@ class Response:
 
     def __repr__(self) -> str:
         text = self.text if len(self.text) <= 60 else self.text[:57] + "..."
+        text = " ".join(filter(None, (text, *(caption(p) for p in self.parts if isinstance(p, (Image, Document))))))
         return f"Response({text!r}, model={self.model!r}, finish_reason={self.finish_reason!r})"
+
+
+class _File:
+    __slots__ = ("part", "pieces")
+
+    def __init__(self, part: Image | Document) -> None:
+        self.part, self.pieces = part, [part.data or b""]
+
+    def build(self) -> Image | Document:
+        if len(self.pieces) == 1:
+            return self.part
+        data = b"".join(self.pieces)
+        return replace(self.part, data=data, media_type=audio_type(data) or self.part.media_type)
 
 
 class _Call:
@@ -243,21 +277,21 @@ class Fold:
         self._counted = False  # the report is final: nothing was made after it
         self.finished: Finished | None = None
         self.notices: list[Notice] = []
-        self._blocks: list[list[str | None] | int] = []  # ["text"|"reasoning", sig, redacted, id, pieces...] or call index
+        self._blocks: list[list[str | None] | int | _File] = []  # ["text"|"reasoning", sig, redacted, id, pieces...] or call index
+        self._files: dict[str, _File] = {}  # by key
         self._calls: dict[int, _Call] = {}
 
     def add(self, event: Event) -> None:
         """Takes one event into account."""
         match event:
-            case TextDelta(text, signature):
-                self._open("text").append(text)
-                self._counted = self._counted and not text
-                if signature:
-                    self._blocks[-1][1] = signature  # type: ignore[index]
+            case TextDelta():
+                self._say(event)
             case ReasoningDelta():
                 self._reason(event)
             case ToolCallDelta():
                 self._tool(event)
+            case MediaDelta():
+                self._file(event)
             case UsageReport():
                 self._report, self._counted = event, event.final
             case Started(id, model):
@@ -267,7 +301,10 @@ class Fold:
             case Notice():
                 self.notices.append(event)
             case Restarted():
-                self._blocks, self._calls, self._report, self.finished = [], {}, None, None
+                self._void()
+
+    def _void(self) -> None:
+        self._blocks, self._calls, self._files, self._report, self.finished = [], {}, {}, None, None
 
     @property
     def usage(self) -> Usage | None:
@@ -286,6 +323,12 @@ class Fold:
         self._blocks.append(block)
         return block
 
+    def _say(self, e: TextDelta) -> None:
+        block = self._open("text")
+        block.append(e.text)
+        block[1] = e.signature or block[1]
+        self._counted = self._counted and not e.text
+
     def _reason(self, e: ReasoningDelta) -> None:
         if e.redacted is not None:
             self._blocks.append(["reasoning", e.signature, e.redacted, e.id])
@@ -294,6 +337,19 @@ class Fold:
         block.append(e.text)
         self._counted = self._counted and not e.text
         block[1], block[3] = e.signature or block[1], e.id or block[3]
+
+    def _file(self, e: MediaDelta) -> None:
+        known = self._files.get(e.key) if e.key is not None else None
+        self._counted = False
+        if known is None:
+            known = _File(e.part)
+            self._blocks.append(known)
+            if e.key is not None:
+                self._files[e.key] = known
+        elif e.append:
+            known.pieces.append(e.part.data or b"")
+        else:
+            known.part, known.pieces = e.part, [e.part.data or b""]
 
     def _tool(self, e: ToolCallDelta) -> None:
         call = self._calls.get(e.index)
@@ -313,6 +369,9 @@ class Fold:
         for b in self._blocks:
             if isinstance(b, int):
                 out.append(self._calls[b].build(self._call_id(b)))
+                continue
+            if isinstance(b, _File):
+                out.append(b.build())
                 continue
             text = "".join(piece or "" for piece in b[4:])
             if b[0] == "text":

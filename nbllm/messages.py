@@ -12,11 +12,64 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 def _unpack(part: Image | Document) -> None:
     """Takes the bytes out of a data: URL, which not every provider reads as an address."""
-    head, comma, data = (part.url or "").partition(",")
-    if comma and head.startswith("data:") and head.endswith(";base64"):
-        object.__setattr__(part, "data", base64.b64decode(data))
-        object.__setattr__(part, "media_type", head[5:-7] or part.media_type)
+    head, comma, text = (part.url or "").partition(",")
+    if comma and head.startswith("data:") and head.endswith(";base64") and (data := unbase64(text)) is not None:
+        object.__setattr__(part, "data", data)
+        object.__setattr__(part, "media_type", head[5:-7].partition(";")[0] or part.media_type)
         object.__setattr__(part, "url", None)
+
+
+def unbase64(text: str) -> bytes | None:
+    """The bytes in base64, of either alphabet and with or without its padding; None for other text."""
+    text = "".join(text.split()).translate(_ALPHABET).rstrip("=")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        return None
+
+
+_ALPHABET = str.maketrans("-_", "+/")
+_PICTURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
+_SOUNDS = {b"ID3": "audio/mpeg", b"\xff\xfb": "audio/mpeg", b"OggS": "audio/ogg", b"fLaC": "audio/flac"}
+
+
+def picture_type(data: bytes) -> str | None:
+    """The media type of a picture, by its first bytes; None for anything else (SVG and HTML, whatever they are called)."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for head, kind in _PICTURES.items() if data.startswith(head)), None)
+
+
+def audio_type(data: bytes) -> str | None:
+    """The media type of sound, by its first bytes; None where they do not say."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
+        return "audio/wav"
+    return next((kind for head, kind in _SOUNDS.items() if data.startswith(head)), None)
+
+
+def picture_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a PNG or JPEG; None for others, and where they are not told."""
+    if picture_type(data) == "image/png" and len(data) >= 24:
+        return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    at = 2 if picture_type(data) == "image/jpeg" else len(data)
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
+            return int.from_bytes(data[at + 7:at + 9]), int.from_bytes(data[at + 5:at + 7])
+        at += 1 if marker == 0xFF else 2 + max(2, int.from_bytes(data[at + 2:at + 4]))  # a byte of padding, or a segment
+    return None
+
+
+def caption(part: Image | Document) -> str:
+    """A picture or document in words: [image, 1024x1024 PNG], [audio/wav, 12 kB], [image at https://...]."""
+    what = "image" if isinstance(part, Image) else part.name or part.media_type
+    if part.data is None:
+        url = part.url or "nowhere"
+        return f"[{what} at {url if len(url) <= 200 else url[:199] + '…'}]"
+    kind, size = picture_type(part.data), picture_size(part.data)
+    if isinstance(part, Document) or kind is None:
+        return f"[{what if isinstance(part, Document) else part.media_type}, {max(1, round(len(part.data) / 1000)):,} kB]"
+    return f"[image, {f'{size[0]}x{size[1]} ' if size else ''}{kind.removeprefix('image/').upper()}]"
 
 
 def _source(url: str | None, data: bytes | None) -> str:
@@ -33,14 +86,23 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A picture: its bytes in `data` with a `media_type`, or a `url` that the provider fetches itself."""
+    """A picture: its bytes in `data` with a `media_type`, or a `url` that the provider fetches itself. The type is what the
+    bytes say. `signature` is an opaque token that some providers (Gemini) want back with a picture that they made."""
 
     data: bytes | None = None
     url: str | None = None
     media_type: str = "image/png"
+    signature: str | None = None
 
     def __post_init__(self) -> None:
         _unpack(self)
+        object.__setattr__(self, "media_type", picture_type(self.data or b"") or self.media_type)
+
+    def _repr_png_(self) -> bytes | None:
+        return self.data if self.media_type == "image/png" and picture_size(self.data or b"") else None
+
+    def _repr_jpeg_(self) -> bytes | None:
+        return self.data if self.media_type == "image/jpeg" and picture_size(self.data or b"") else None
 
     def __repr__(self) -> str:
         return f"Image({_source(self.url, self.data)}, {self.media_type})"

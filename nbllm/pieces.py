@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from .events import Event, Finished, ReasoningDelta, Restarted, Started, TextDelta, ToolCallDelta, UsageReport
+from .events import Event, Finished, MediaDelta, ReasoningDelta, Restarted, Started, TextDelta, ToolCallDelta, UsageReport
 from .streams import Stream, is_token
 from .wire import Read, Trace
 
@@ -75,7 +75,7 @@ def _chunk(events: list[Event], trace: Trace, i: int, place: tuple[int, bool], t
     counted = [e.usage.output_tokens for e in events if isinstance(e, UsageReport)]
     return Chunk(
         kind, read.at, read.at if exact else read.lo, read.user, len(text), arrival.size, arrival.read, in_read, exact, read.stamp,
-        not exact and _late(read, trace), any(isinstance(e, TextDelta) and e.text for e in events), counted[-1] if counted else None,
+        not exact and _late(read, trace), any(is_token(e) for e in events if isinstance(e, (TextDelta, MediaDelta))), counted[-1] if counted else None,
         tokenizer(text) if tokenizer and text else None, text if kind in ("content", "reasoning", "tool") else "",
     )
 
@@ -101,6 +101,8 @@ def kind_of(event: Event) -> str | None:
             return "reasoning" if text else "role"
         case ToolCallDelta():
             return "tool"
+        case MediaDelta():
+            return "content"
         case Finished():
             return "finish"
         case UsageReport():

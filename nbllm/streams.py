@@ -18,7 +18,19 @@ from typing import Any
 
 from . import errors
 from .engine import Engine
-from .events import Event, Finished, Fold, Notice, ReasoningDelta, Response, Restarted, TextDelta, Timing, ToolCallDelta
+from .events import (
+    Event,
+    Finished,
+    Fold,
+    MediaDelta,
+    Notice,
+    ReasoningDelta,
+    Response,
+    Restarted,
+    TextDelta,
+    Timing,
+    ToolCallDelta,
+)
 from .wire import Trace
 
 # A blocking wait on Windows cannot be interrupted; elsewhere the wake-up only checks that we were not forked.
@@ -31,7 +43,7 @@ def is_token(event: Event) -> bool:
     match event:
         case TextDelta(text) | ReasoningDelta(text):
             return bool(text)
-        case ToolCallDelta():
+        case ToolCallDelta() | MediaDelta():
             return True
     return False
 
@@ -299,7 +311,7 @@ def timing(stream: Stream) -> Timing:
             tokens, visible = [], None
         elif is_token(event):
             tokens = [tokens[0], at] if tokens else [at, at]
-            if visible is None and isinstance(event, TextDelta):
+            if visible is None and isinstance(event, (TextDelta, MediaDelta)):
                 visible = at
     set_up = marks.get("secured", marks.get("connected"))
     if stream.trace.whole:  # whole messages: when the first token was made, nobody saw

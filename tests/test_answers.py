@@ -1,27 +1,31 @@
 """What an answer is made of, in every format: counts that are final or are not told, pictures, thoughts, another format's words."""
 
 import asyncio
+import base64
 import json
+import re
 import socket
 import threading
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbllm import Client, errors, prices, registry
+from nbllm import Client, errors, prices, registry, simulator
 from nbllm.bench.recorder import spent
 from nbllm.dialects import DIALECTS
-from nbllm.events import Finished, Response, Started, TextDelta, Usage, UsageReport, fold
+from nbllm.events import Finished, MediaDelta, Response, Started, TextDelta, Usage, UsageReport, fold
 from nbllm.ledger import Ledger
-from nbllm.messages import Reasoning, Text, ToolCall
+from nbllm.messages import Document, Image, Message, Reasoning, Request, Text, ToolCall, caption, picture_size
 from nbllm.notebook.benching import cost
-from nbllm.notebook.bundle import footer
+from nbllm.notebook.bundle import final, footer
 from nbllm.notebook.chats import Chat, Turn
 from nbllm.notebook.display import Live
-from nbllm.notebook.side import Column
+from nbllm.notebook.look import STYLE
+from nbllm.notebook.side import Column, Entry
 from nbllm.policy import Retries
+from nbllm.simulator import text
 from nbllm.transports import http_frames
 from nbllm.wire import Frame, Provider
 
@@ -445,3 +449,248 @@ def test_thoughts_of_the_other_formats(dialect, values):
     """The same everywhere."""
     r = fold(events(dialect, *values))
     assert ("Let me see.", "42", [Reasoning, Text]) == (r.reasoning, r.text, [type(p) for p in r.parts])
+
+
+# --- pictures and files ---------------------------------------------------------------------------------------------
+
+JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF" + b"\0" * 9 + b"\xff\xff\xc0\x00\x11\x08\x00\x30\x00\x40\x03" + b"\0" * 40 + b"\xff\xd9"
+WEBP, SVG, WAV = b"RIFF\x24\0\0\0WEBPVP8 " + b"\0" * 24, b"<svg xmlns='http://www.w3.org/2000/svg' onload='window.nbllmFired=1'/>", b"RIFF\x24\0\0\0WAVEfmt " + b"\0" * 40
+PNG, OTHER = text.png(64, 48, 0), text.png(30, 20, 1)
+HUGE = PNG[:16] + (60_000).to_bytes(4) * 2 + PNG[24:]
+
+
+def b64(data):
+    return base64.b64encode(data).decode()
+
+
+def data_url(data, kind="image/png"):
+    return f"data:{kind};base64,{b64(data)}"
+
+
+STOP = chunk("", "stop")
+INLINE = {"inlineData": {"mimeType": "image/png", "data": b64(PNG)}}
+CREATED = {"type": "response.created", "response": {"id": "r"}}
+CALL = {"id": "ig_1", "type": "image_generation_call", "status": "completed", "output_format": "png", "result": b64(PNG)}
+
+
+def parts(*found, finish="STOP"):
+    return {"candidates": [{"content": {"parts": list(found)}, "finishReason": finish}]}
+
+
+def over(*output):
+    return {"type": "response.completed", "response": {"status": "completed", "output": list(output)}}
+
+
+def blocks(*content):
+    return {"type": "message", "content": list(content), "stop_reason": "end_turn"}
+
+
+# The dialect, and values that hold the picture PNG once, each in a shape that a provider sends.
+SHAPES = {
+    "gemini": ("gemini", [parts(INLINE)]), "gemini, snake case": ("gemini", [parts({"inline_data": {"mime_type": "image/png", "data": b64(PNG)}})]),
+    "gemini, streamed": ("gemini", [parts(INLINE, finish=None), parts({"text": ""})]), "gemini, no type": ("gemini", [parts({"inlineData": {"data": b64(PNG)}})]),
+    "gemini, wrong type": ("gemini", [parts({"inlineData": {"mimeType": "text/html", "data": b64(PNG)}})]),
+    "gemini, drafts": ("gemini", [parts({**INLINE, "inlineData": {"mimeType": "image/png", "data": b64(OTHER)}, "thought": True}, finish=None), parts(INLINE)]),
+    "openrouter": ("openai_chat", [delta(images=[{"type": "image_url", "image_url": {"url": data_url(PNG)}}]), STOP]),
+    "openrouter, repeated": ("openai_chat", [delta(images=[{"type": "image_url", "image_url": {"url": data_url(PNG)}}]), {"choices": [
+        {"delta": {}, "message": {"images": [{"type": "image_url", "image_url": {"url": data_url(PNG)}}]}, "finish_reason": "stop"}]}]),
+    "message.images": ("openai_chat", [{"object": "chat.completion", "choices": [{"message": {"content": "", "images": [{"image_url": {"url": data_url(PNG)}}]}, "finish_reason": "stop"}]}]),
+    "image_url as text": ("openai_chat", [delta(images=[{"type": "image_url", "image_url": data_url(PNG)}]), STOP]), "b64_json": ("openai_chat", [delta(images=[{"b64_json": b64(PNG)}]), STOP]),
+    "part image_url": ("openai_chat", [delta(content=[{"type": "image_url", "image_url": {"url": data_url(PNG)}}]), STOP]),
+    "part output_image": ("openai_chat", [delta(content=[{"type": "output_image", "image_url": data_url(PNG)}]), STOP]),
+    "part image, source": ("openai_chat", [delta(content=[{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": b64(PNG)}}]), STOP]),
+    "responses": ("openai_responses", [CREATED, {"type": "response.output_item.done", "output_index": 0, "item": CALL}, over(CALL)]),
+    "responses, whole": ("openai_responses", [{"object": "response", "status": "completed", "output": [CALL]}]), "responses, end only": ("openai_responses", [CREATED, over(CALL)]),
+    "responses, previews": ("openai_responses", [CREATED, {"type": "response.output_item.added", "output_index": 0, "item": {"id": "ig_1", "type": "image_generation_call"}}, *(
+        {"type": "response.image_generation_call.partial_image", "item_id": "ig_1", "output_index": 0, "partial_image_b64": b64(text.png(8, 8, i))} for i in range(3)),
+        {"type": "response.output_item.done", "output_index": 0, "item": CALL}, over(CALL)]),
+    "responses, part": ("openai_responses", [CREATED, over({"type": "message", "content": [{"type": "output_image", "image_url": data_url(PNG)}]})]),
+    "anthropic": ("anthropic", [blocks({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": b64(PNG)}})]),
+    "ollama": ("ollama", [{"message": {"content": "", "images": [b64(PNG)]}, "done": True, "done_reason": "stop"}]),
+    "ollama, generate": ("ollama", [{"response": "", "image": b64(PNG), "done": True, "done_reason": "stop"}]),
+    "cohere": ("cohere", [{"finish_reason": "COMPLETE", "message": {"content": [{"type": "image_url", "image_url": {"url": data_url(PNG)}}]}}]),
+    "base64, url-safe and bare": ("gemini", [parts({"inlineData": {"mimeType": "image/png", "data": base64.urlsafe_b64encode(PNG).decode().rstrip("=")}})]),
+}
+
+
+@pytest.mark.parametrize(("dialect", "values"), SHAPES.values(), ids=SHAPES)
+def test_a_generated_picture_is_a_part_of_the_answer(dialect, values):
+    """In every shape: once, with its bytes and their type; a preview gives place to it; the answer is whole."""
+    r = fold(events(dialect, *values))
+    assert ([PNG], ["image/png"], "stop") == ([i.data for i in r.images], [i.media_type for i in r.images], r.finish_reason)
+    assert "[image, 64x48 PNG]" in repr(r)
+    assert "iVBOR" not in repr((r.notices, [str(n.data) for n in r.notices]))
+
+
+def test_pictures_stand_among_the_words():
+    """In the order in which they came, and each of several."""
+    r = fold(events("gemini", parts({"text": "One:"}, INLINE, finish=None), parts({"text": "two:"}, {"inlineData": {"mimeType": "image/jpeg", "data": b64(JPEG)}})))
+    assert [Text("One:"), Image(PNG), Text("two:"), Image(JPEG, media_type="image/jpeg")] == list(r.parts)
+    final = [parts({**INLINE, "inlineData": {"mimeType": "image/png", "data": b64(OTHER)}}), parts(INLINE)]
+    assert [OTHER, PNG] == [i.data for i in fold(events("gemini", *final)).images]
+
+
+def test_a_draft_alone_is_kept():
+    """A stop before the picture: what there is of it."""
+    preview = {"type": "response.image_generation_call.partial_image", "item_id": "i", "output_index": 0, "partial_image_b64": b64(OTHER)}
+    assert [OTHER] == [i.data for i in fold([*events("openai_responses", CREATED, preview, close=False), Finished("cancelled")]).images]
+
+
+@pytest.mark.parametrize(("dialect", "values", "kind", "data"), [
+    ("gemini", [parts({"inlineData": {"mimeType": "audio/wav", "data": b64(WAV)}})], "audio/wav", WAV),
+    ("gemini", [parts({"fileData": {"mimeType": "video/mp4", "fileUri": "https://files.test/v"}})], "video/mp4", None),
+    ("openai_chat", [{"choices": [{"message": {"content": None, "audio": {"id": "a", "data": b64(WAV), "transcript": "Hello"}}, "finish_reason": "stop"}]}], "audio/wav", WAV),
+    ("openai_chat", [*(delta(audio={"id": "a", "data": b64(WAV)[i:i + 7]}) for i in range(0, len(b64(WAV)), 7)), delta(audio={"transcript": "Hello"}), STOP], "audio/wav", WAV),
+    ("openai_chat", [delta(content=[{"type": "file", "file": {"file_data": b64(b"%PDF-1.7")}}]), STOP], "application/octet-stream", b"%PDF-1.7"),
+])
+def test_other_files_are_kept_and_told(dialect, values, kind, data):
+    """Sound, films, whatever: in the response and in the line of figures; what is said in a sound is text."""
+    r = fold(events(dialect, *values))
+    assert [(kind, data)] == [(f.media_type, f.data) for f in r.files]
+    assert f"{caption(r.files[0])[1:-1]} in .files" in footer(r).text.replace("\u00a0", " ")
+    assert r.text in ("", "Hello")
+    assert caption(r.files[0]) in final(r)["text/plain"]
+
+
+def test_what_cannot_be_read_is_told():
+    """Bytes that are none: not lost without a word."""
+    r = fold(events("openai_chat", delta(images=[{"image_url": {"url": "data:image/png;base64,!!!"}}, {"b64_json": "???"}]), STOP))
+    assert "a picture or file that cannot be read" in footer(r).text.replace("\u00a0", " ")
+
+
+@pytest.mark.parametrize(("picture", "source", "words"), [
+    (Image(PNG), data_url(PNG), "[image, 64x48 PNG]"), (Image(JPEG), data_url(JPEG, "image/jpeg"), "[image, 64x48 JPEG]"),
+    (Image(PNG, media_type="text/html"), data_url(PNG), "[image, 64x48 PNG]"), (Image(SVG, media_type="image/png"), None, "[image/png, 1 kB]"),
+    (Image(SVG, media_type="image/svg+xml"), None, "[image/svg+xml, 1 kB]"), (Image(WEBP), None, "[image, WEBP]"), (Image(HUGE), None, "[image, 60000x60000 PNG]"),
+    (Image(PNG + b"\0" * 20_000_000), None, "[image, 64x48 PNG]"), (Image(b"<script>1</script>"), None, "[image/png, 1 kB]"),
+    (Image(url="https://evil.invalid/x.png"), None, "[image at https://evil.invalid/x.png]"), (Image(url="data:text/html,<b>"), None, "[image at data:text/html,<b>]"),
+    (Image(SVG, media_type='image/"><script>'), None, '[image/"><script>, 1 kB]'), (Document(WAV, media_type="audio/wav"), None, "[audio/wav, 1 kB]"),
+    (Image(PNG[:20]), None, "[image, PNG]"),
+])
+def test_only_png_and_jpeg_are_shown_and_nothing_is_loaded(picture, source, words):
+    """By their bytes, within bounds; the rest is words. In a cell, in a column, and as text."""
+    r = Response((Text("See:"), picture), "stop")
+    for shown in (final(r), {"text/html": (line := Entry("m", r).line("md")).html, "text/plain": line.text}):
+        assert words in shown["text/plain"]
+        html = shown["text/html"].replace(STYLE, "")
+        assert re.findall(r'src="([^"]*)"', html) == ([source] if source else [])
+        assert not re.search("<script|<svg", html)
+        assert ("<img" in html) == bool(source)
+    assert len(final(r)["text/html"]) < 30_000_000
+
+
+def test_the_pictures_of_one_answer_have_a_bound_together():
+    """Those beyond it are words, and all are kept."""
+    r = Response(tuple(Image(PNG + bytes([i]) * 4_000_000) for i in range(8)), "stop")
+    html = final(r)["text/html"]
+    assert len(html) < 30_000_000
+    assert 3 <= html.count("<img") < 8
+    assert html.count("[image, 64x48 PNG]") == 8 == len(r.images)
+
+
+def test_a_picture_draws_itself():
+    """As a cell's value."""
+    assert (PNG, None, None, JPEG) == (Image(PNG)._repr_png_(), Image(PNG)._repr_jpeg_(), Image(JPEG)._repr_png_(), Image(JPEG)._repr_jpeg_())
+    assert (None, None) == (Image(SVG)._repr_png_(), Image(url="https://x.test")._repr_png_())
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\xff\xd8\xff" * 1000, b"\xff\xd8" + b"\xff" * 1000, b"\xff\xd8\xff\xe0\0\0" * 50, JPEG[:25], WEBP[:10]])
+def test_broken_pictures_have_no_size(data):
+    """No bytes make an error, or cost more than their length."""
+    assert picture_size(data) is None
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", PNG[:20], JPEG[:25], b"RIFF1234WEBP"]))
+def test_any_bytes_have_a_caption(data, head):
+    """One line, whatever they are."""
+    assert re.fullmatch(r"\[[^\n]*\]", caption(Image(head + data)))
+
+
+def test_the_live_views_say_that_a_picture_came():
+    """A word for it, until the final form has it."""
+    shown, column = _live(MediaDelta(Image(PNG)), "Then this.")
+    assert ["[image, 64x48 PNG]"] * 2 == re.findall(r"\[image[^]]*]", shown + column)
+    assert "iVBOR" not in shown + column
+
+
+# --- the next turn ---
+
+ASKED, AGAIN = Message("user", "Draw a cat."), Message("user", "Make it red.")
+DRAWN = Message("assistant", (Text("Here:"), Image(PNG, signature="sig")))
+
+
+def sent(dialect, *messages, **row):
+    return DIALECTS[dialect].encode(Request("m", messages), Provider("p", dialect, "http://h", local=True, **row), None).body
+
+
+def test_google_gets_its_picture_back():
+    """In the model's turn, with its signature."""
+    assert [{"text": "Here:"}, {"inlineData": {"mimeType": "image/png", "data": b64(PNG)}, "thoughtSignature": "sig"}] == sent("gemini", ASKED, DRAWN, AGAIN)["contents"][1]["parts"]
+
+
+@pytest.mark.parametrize("dialect", ["openai_chat", "openai_responses", "anthropic", "ollama", "cohere"])
+def test_others_get_it_in_the_next_message_of_the_user(dialect):
+    """Where the model's turn cannot hold it, a word stands in its place; nothing is said twice."""
+    body = sent(dialect, ASKED, DRAWN, AGAIN)
+    said = json.dumps(body)
+    turns = body.get("messages") or body["input"]
+    assert [1, 1] == [said.count(b64(PNG)), json.dumps(turns[-1]).count(b64(PNG))]
+    assert "Make it red." in json.dumps(turns[-1])
+    assert "[image, 64x48 PNG]" in json.dumps(turns[-2])
+    assert ["user", "assistant", "user"] == [t["role"] for t in turns]
+
+
+@pytest.mark.parametrize("dialect", ["openai_chat", "openai_responses", "anthropic", "ollama", "cohere"])
+def test_a_sound_is_left_out_with_a_word(dialect):
+    """No provider but Google takes it back."""
+    body = json.dumps(sent(dialect, ASKED, Message("assistant", Document(WAV, media_type="audio/wav")), AGAIN))
+    assert "[audio/wav, 1 kB]" in body
+    assert b64(WAV) not in body
+
+
+def test_what_is_left_out_is_told(serve, client):
+    """In the line of figures of the answer."""
+    history = [ASKED, Message("assistant", Document(WAV, media_type="audio/wav")), AGAIN]
+    r = client.complete(history, "m", base_url=serve(STREAMS["openai_chat"]), dialect="openai_chat", api_key="k")
+    assert "[audio/wav, 1 kB] not sent back" in footer(r).text.replace("\u00a0", " ")
+
+
+@pytest.mark.parametrize("dialect", ["openai_chat", "openai_responses", "gemini"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_simulator_draws(client, dialect, whole):
+    """Pictures over a socket, streamed and whole; a conversation goes on after them in every format."""
+    with simulator.serve(ttft=0.0, gap=0.0, images=2, reasoning=3) as server:
+        base = server.base_url(dialect)
+        asked = {"extra": {"stream": False}} if whole and dialect != "gemini" else {}
+        r = client.complete("Draw.", "m", base_url=base, dialect=dialect, api_key="k", reasoning="low", **asked)
+        assert ["[image, 64x48 PNG]"] * 2 == [caption(i) for i in r.images]
+        assert all((r.text, r.reasoning, r.images[0].data != r.images[1].data))
+        for other in ("openai_chat", "openai_responses", "anthropic", "gemini", "ollama"):
+            assert "stop" == client.complete([ASKED, r.message, AGAIN], "m", base_url=server.base_url(other), dialect=other, api_key="k").finish_reason
+
+
+def test_the_simulator_thinks_in_parts(client):
+    """As Databricks does."""
+    with simulator.serve(ttft=0.0, gap=0.0, thoughts="parts", reasoning=5) as server:
+        for extra in ({}, {"stream": False}):
+            r = client.complete("Think.", "m", base_url=server.base_url("openai_chat"), dialect="openai_chat", api_key="k", extra=extra)
+            assert [Reasoning, Text] == [type(p) for p in r.parts]
+            assert all((r.reasoning, r.text))
+
+
+@pytest.mark.parametrize(("dialect", "values"), SHAPES.values(), ids=SHAPES)
+@given(cut=st.integers(1, 3_000))
+@settings(max_examples=8, deadline=None)
+def test_any_cutting_gives_the_same_answer(dialect, values, cut):
+    """The network's packets mean nothing for pictures either."""
+    body = lines(*values) if dialect == "ollama" else sse(*values)
+    assert fold(framed(dialect, body, 1 << 20)) == fold(framed(dialect, body, cut))
+
+
+@given(st.lists(st.builds(MediaDelta, st.sampled_from([Image(PNG), Image(JPEG), Document(WAV, media_type="audio/wav")]), st.none() | st.sampled_from("ab"), st.booleans())
+                | st.builds(TextDelta, st.text(max_size=2)), max_size=8))
+def test_fold_is_pure(found):
+    """The same events give equal answers, and those without a key are all there."""
+    assert fold(found) == fold(list(found))
+    keyed = {e.key for e in found if isinstance(e, MediaDelta) and e.key}
+    assert len(keyed) + sum(isinstance(e, MediaDelta) and not e.key for e in found) == len(fold(found).images) + len(fold(found).files)

@@ -16,11 +16,23 @@ from itertools import islice
 from typing import Any
 
 from ..errors import ConfigError, ProviderError
-from ..events import Event, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
+from ..events import (
+    Event,
+    FinishReason,
+    MediaDelta,
+    Notice,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+    UsageReport,
+)
 from ..messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ..wire import HttpCall, Provider, Secret
 from .answers import Reading, citation, finish, is_thought, thought_signature, thought_text, unfinished
 from .common import count, effort, http_error, items, label, obj, string
+from .media import is_media, media, told_by_user
 from .native_shared import (
     b64,
     budget,
@@ -57,7 +69,7 @@ class Anthropic:
     nearest word; on older ones, and on other makers' models, it becomes a budget, and max_tokens must exceed it. A schema
     goes to output_config.format, with objects closed unless they say otherwise, because Anthropic refuses open ones;
     output_config in `extra` is merged with ours. Thinking goes back only if it is signed, and empty texts are left out:
-    Anthropic accepts neither.
+    Anthropic accepts neither. A picture that a model made stands in the next message of the user.
     """
 
     name = "anthropic"
@@ -155,7 +167,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
 def _messages(request: Request) -> list[dict[str, Any]]:
     """The turns. One of which nothing is left (unsigned thinking, empty texts) is left out: Anthropic takes no empty turn."""
     out: list[dict[str, Any]] = []
-    for role, parts in turns(request, _ROLES):
+    for role, parts in turns(told_by_user(request.messages), _ROLES):
         blocks = _blocks(role, parts)
         if out and out[-1]["role"] == role:
             out[-1]["content"] += blocks
@@ -311,6 +323,8 @@ class MessageDecoder(Reading):
             yield Notice("server_tool", kind, start)
         elif kind in ("text", "thinking"):
             yield from self._grow(index, start)
+        elif is_media(start) and (found := media(start)) is not None:
+            yield MediaDelta(found)
         elif is_thought(start):
             yield ReasoningDelta(thought_text(start), thought_signature(start))
         elif not kind.endswith("_tool_use"):

@@ -14,7 +14,7 @@ from typing import Any
 from .. import errors
 from ..errors import ConfigError
 from ..events import Event, Finished, FinishReason, Notice, ReasoningDelta, Restarted, Started, TextDelta, Usage, UsageReport
-from ..messages import Message, Request, Text, ToolCall, ToolResult
+from ..messages import Document, Image, Message, Request, Text, ToolCall, ToolResult, caption
 from ..wire import Frame, ProcessCall, Provider, Secret, Turn
 from . import common
 from .common import Halves, label
@@ -85,6 +85,8 @@ def spoken(message: Message, provider: Provider) -> str:
             out.append(f"[called {part.name}({part.arguments_raw})]")
         elif isinstance(part, ToolResult):
             out.append(part.content if isinstance(part.content, str) else " ".join(getattr(p, "text", "[picture]") for p in part.content))
+        elif isinstance(part, (Image, Document)) and message.role == "assistant":
+            out.append(caption(part))
         elif type(part).__name__ != "Reasoning":
             raise ConfigError(f"{provider.label or provider.name} takes text only, no {type(part).__name__.lower()}.", hint="Ask the provider's API.")
     return "\n".join(out)

@@ -13,11 +13,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError, ProviderError
-from ..events import Event, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
+from ..events import (
+    Event,
+    FinishReason,
+    MediaDelta,
+    Notice,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+    UsageReport,
+)
 from ..messages import Document, Image, Message, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ..wire import HttpCall, Provider, Secret
 from .answers import Reading, citation, finish, unfinished
 from .common import count, http_error, items, label, obj, provider_error, string
+from .media import is_media, media, told_by_user
 from .native_shared import b64, budget, content, document_text, dumps, fragment, misplaced, without_none, words
 
 _CHOICES = {None: None, "auto": None, "none": "NONE", "required": "REQUIRED"}
@@ -40,7 +52,7 @@ class Cohere:
             raise ConfigError("Cohere takes a schema or tools, not both at once.", hint="Leave one of them out, or ask another provider.")
         body = {
             "model": request.model,
-            "messages": [turn for m in request.messages for turn in _turns(m)],
+            "messages": [turn for m in told_by_user(request.messages) for turn in _turns(m)],
             "stream": True,
             "tools": [_tool(t) for t in request.tools],
             "tool_choice": _choice(request.tool_choice),
@@ -171,7 +183,7 @@ class ChatDecoder(Reading):
         self._begun = 0
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
-        kind = string(value.get("type")) or name
+        kind = string(value.get("type")) or ("" if name == "message" else name)  # which an event without a name is called
         if not kind and isinstance(value.get("message"), dict):
             yield from self._answer(value)
             return
@@ -211,6 +223,8 @@ class ChatDecoder(Reading):
         yield from self._say(obj(message.get("content")))
 
     def _say(self, part: dict[str, Any]) -> Iterator[Event]:
+        if is_media(part) and (found := media(part)) is not None:
+            yield MediaDelta(found)
         if thought := self._halves.mend("thinking", string(part.get("thinking"))):
             yield ReasoningDelta(thought)
         if text := self._halves.mend("text", string(part.get("text"))):

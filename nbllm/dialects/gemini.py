@@ -17,11 +17,23 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import ConfigError, ProviderError
-from ..events import Event, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
+from ..events import (
+    Event,
+    FinishReason,
+    MediaDelta,
+    Notice,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+    UsageReport,
+)
 from ..messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ..wire import HttpCall, Provider, Secret
 from .answers import Reading, finish, unfinished
 from .common import count, http_error, items, label, obj, string
+from .media import media
 from .native_shared import (
     b64,
     budget,
@@ -128,7 +140,7 @@ def _tool_config(request: Request) -> dict[str, Any] | None:
 def _contents(request: Request) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     names: dict[str, str] = {}  # of the tools, by the ids of their calls so far
-    for role, parts in turns(request, _ROLES):
+    for role, parts in turns(request.messages, _ROLES):
         names |= {p.id: p.name for p in parts if isinstance(p, ToolCall)}
         said = [made for part in parts if (made := _part(role, part, names)) is not None]
         if said:
@@ -141,7 +153,8 @@ def _part(role: str, part: Part, names: Mapping[str, str]) -> dict[str, Any] | N
         case Text(text, signature):
             return without_none({"text": text, "thoughtSignature": signature}) if text or signature else None
         case Image() | Document():
-            return _media(part)
+            own = part.signature if isinstance(part, Image) and role == "model" else None
+            return _media(part) | without_none({"thoughtSignature": own})
         case ToolResult() if role == "user":
             return {"functionResponse": _response(part, names)}
         case ToolCall(id, name) if role == "model":
@@ -185,7 +198,8 @@ _REASONS: dict[str, FinishReason] = {
     **dict.fromkeys(_FILTERED, "content_filter"), **dict.fromkeys(_FAILED, "error"),
 }
 _BLOCKED = "promptFeedback:"
-_SERVER = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse", "inlineData", "fileData")
+_MEDIA = frozenset({"inlineData", "inline_data", "fileData", "file_data"})
+_SERVER = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse", *_MEDIA)
 _UNSAID = ("FINISH_REASON_UNSPECIFIED", "BLOCK_REASON_UNSPECIFIED")
 
 
@@ -204,6 +218,7 @@ class ChunkDecoder(Reading):
         self._told: set[str] = set()
         self._open: PartialArgs | None = None
         self._cited: set[str] = set()
+        self._drafted = False
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         self._known = self._known or not {"candidates", "promptFeedback", "usageMetadata"}.isdisjoint(value)
@@ -252,9 +267,11 @@ class ChunkDecoder(Reading):
             yield from self._cite(candidate)
 
     def _part(self, part: dict[str, Any]) -> Iterator[Event]:
-        signature = label(part.get("thoughtSignature"))
+        signature = label(part.get("thoughtSignature", part.get("thought_signature")))
         if isinstance(part.get("functionCall"), dict):
             yield from self._call(part["functionCall"], signature)
+        elif not _MEDIA.isdisjoint(part) and (found := media(part, signature)) is not None:
+            yield self._file(found, draft=part.get("thought") is True)
         elif (kind := next((k for k in _SERVER if k in part), None)) is not None:
             yield Notice("server_tool", kind, part)
         elif part.get("thought") is True:
@@ -267,6 +284,12 @@ class ChunkDecoder(Reading):
                 yield TextDelta(text, signature)
         elif part:
             yield Notice("unknown", next(iter(part)), part)
+
+    def _file(self, part: Image | Document, *, draft: bool) -> Event:
+        """A picture or a file. Drafts that were thought of on the way give place to the picture that follows them."""
+        key = "draft" if draft or self._drafted else None
+        self._drafted = draft
+        return MediaDelta(part, key)
 
     def _call(self, call: dict[str, Any], signature: str | None) -> Iterator[Event]:
         name = label(call.get("name"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError, ProtocolError
@@ -29,11 +29,11 @@ def budget(reasoning: str | int) -> int:
     return reasoning
 
 
-def turns(request: Request, names: Mapping[str, str]) -> Iterator[tuple[str, list[Part]]]:
+def turns(messages: Iterable[Message], names: Mapping[str, str]) -> Iterator[tuple[str, list[Part]]]:
     """The conversation without its system messages, neighbours of one role as one turn: (role, parts).
     `names` maps roles to those of the protocol."""
     role, parts = "", list[Part]()
-    for message in request.messages:
+    for message in messages:
         name = names.get(message.role)
         if name is None:
             continue

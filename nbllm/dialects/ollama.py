@@ -14,6 +14,7 @@ from ..messages import Document, Image, Message, Reasoning, Request, Text, Tool,
 from ..wire import HttpCall, Provider, Secret
 from .answers import Reading, finish, unfinished
 from .common import count, effort, http_error, items, label, obj, string
+from .media import Media, media, told_by_user
 from .native_shared import b64, budget, call_arguments, content, document_text, fragment, merged, misplaced, without_none, words
 
 
@@ -79,7 +80,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
 def _messages(request: Request) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     names: dict[str, str] = {}  # of the tools, by the ids of their calls
-    for message in request.messages:
+    for message in told_by_user(request.messages):
         if message.role == "system":
             out.append({"role": "system", "content": words(message)})
             continue
@@ -152,6 +153,7 @@ class LineDecoder(Reading):
         self._model: str | None = None
         self._reason: str | None = None
         self._calls = 0
+        self._media = Media()
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         self._known = self._known or not {"message", "response", "done"}.isdisjoint(value)
@@ -184,6 +186,9 @@ class LineDecoder(Reading):
             yield ReasoningDelta(thought)
         if text := self._halves.mend("text", string(message.get("content"))):
             yield TextDelta(text)
+        pictures = message.get("images")
+        for picture in filter(None, map(string, [message.get("image"), *(pictures if isinstance(pictures, list) else ())])):
+            yield from self._media.tell(media({"data": picture}))
         for call in items(message.get("tool_calls")):
             function = obj(call.get("function")) or call
             index, self._calls = self._calls, self._calls + 1

@@ -20,6 +20,7 @@ from ..messages import Document, Image, Message, Reasoning, Request, Text, Tool,
 from ..wire import Frame, HttpCall, Provider, Quirks, Secret
 from .answers import citation, excerpt, expect, failure, finish, is_thought, thought_signature, thought_text, unfinished, values
 from .common import Halves, effort, http_error, items, label, obj, provider_error, string
+from .media import Media, is_media, media, told_by_user
 from .openai_calls import Calls, google
 from .openai_shared import REASONS, able, arguments, data_url, file_name, post, result_text, schema_format, usage
 
@@ -30,7 +31,8 @@ class OpenAIChat:
     """POST /chat/completions.
 
     A token budget in `reasoning` becomes the nearest effort word. A schema is asked for in strict mode where it is
-    closed (see `closed`). Pictures in a tool's result follow it in a user message. Thinking goes back only under
+    closed (see `closed`). Pictures in a tool's result follow it in a user message; those that a model made stand in the next
+    message of the user, with what modalities and sound it makes asked for in `extra`. Thinking goes back only under
     quirks.reasoning_field: "reasoning_details" means OpenRouter's list, "extra_content" Google's signatures on calls.
     """
 
@@ -80,7 +82,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
 def _messages(request: Request, quirks: Quirks) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     pictures: list[Text | Image] = []  # of tool results; they must wait until all results of the turn have been told
-    for message in (*request.messages, Message("user")):
+    for message in (*told_by_user(request.messages), Message("user")):
         results = [p for p in message.parts if isinstance(p, ToolResult)]
         if pictures and not results:
             out.append({"role": "user", "content": _content(tuple(pictures))})
@@ -176,6 +178,7 @@ class ChatDecoder:
         self._halves = Halves()
         self._calls = Calls(self._halves)
         self._cited: set[str] = set()
+        self._media, self._sounded = Media(), False
 
     def feed(self, frame: Frame) -> Iterator[Event]:
         """The events in `frame`."""
@@ -207,7 +210,7 @@ class ChatDecoder:
 
     @property
     def _answered(self) -> bool:
-        return bool(self._text or self._thought or self._calls.slots)
+        return bool(self._text or self._thought or self._calls.slots or self._media.any)
 
     def _failure(self, chunk: dict[str, Any], name: str) -> Any:
         error = failure(chunk, name)
@@ -267,7 +270,7 @@ class ChatDecoder:
             full = string(content)  # put together only where it can be a part of more
             new = full[sent:] if len(full) > sent and full.startswith("".join(self._text)) else ""
             message = {**message, "content": new}
-        seen = {*(_THOUGHTS if self._thought else ()), *(_DETAILS if self._thought and not self._plain else ()), *(("tool_calls", "function_call") if self._calls.slots else ())}
+        seen = {*(_THOUGHTS if self._thought else ()), *(_DETAILS if self._thought and not self._plain else ()), *(("audio",) if self._sounded else ()), *(("tool_calls", "function_call") if self._calls.slots else ())}
         return {k: v for k, v in message.items() if k not in seen}
 
     def _delta(self, delta: dict[str, Any], whole: bool = False) -> Iterator[Event]:
@@ -299,6 +302,8 @@ class ChatDecoder:
         kind = part.get("type") if isinstance(part, dict) else None
         if is_thought(part):
             yield from self._block(part)
+        elif is_media(part):
+            yield from self._media.tell(media(part))
         elif isinstance(part, str) or isinstance(obj(part).get("text"), str):
             yield from self._content(part if isinstance(part, str) else part["text"])
         elif kind == "reference":
@@ -343,12 +348,20 @@ class ChatDecoder:
         yield from self._cite(delta.get("annotations"))
         for tool in items(delta.get("executed_tools")):
             yield Notice("server_tool", string(tool.get("type")), tool)
-        for name in ("audio", "images"):
-            if delta.get(name):
-                yield Notice("unknown", string(obj(delta[name]).get("transcript")), {name: delta[name]})
+        for picture in items(delta.get("images")):
+            yield from self._media.tell(media(picture))
+        if isinstance(delta.get("audio"), dict):
+            yield from self._sound(delta["audio"])
         signature = string(google(delta).get("thought_signature"))
         if signature:
             yield TextDelta("", signature)
+
+    def _sound(self, audio: dict[str, Any]) -> Iterator[Event]:
+        """A piece of sound, and what is said in it."""
+        self._sounded = True
+        if string(audio.get("transcript")):
+            yield from self._content(audio["transcript"])
+        yield from self._media.sound(string(audio.get("data")))
 
     def _cite(self, sources: Any) -> Iterator[Event]:
         for source in sources if isinstance(sources, list) else ():

@@ -21,6 +21,7 @@ from ..messages import Document, Image, Message, Reasoning, Request, Text, Tool,
 from ..wire import Frame, HttpCall, Provider, Quirks, Secret
 from .answers import citation, excerpt, expect, failure, finish, unfinished, values
 from .common import Halves, effort, http_error, items, label, obj, provider_error, string
+from .media import Media, is_media, media, told_by_user
 from .openai_shared import REASONS, able, arguments, data_url, file_name, post, result_text, schema_format, usage
 
 # --- request ------------------------------------------------------------------------------------------------
@@ -32,7 +33,7 @@ class OpenAIResponses:
     Thinking goes back as the item it was, by id and encrypted content, which is asked for (`include`) where thinking is
     asked for or goes back; models that do not think refuse the word, so it is not sent otherwise. Whether the provider
     keeps the answer is left to its own default: `extra={"store": False}` forbids it, and encrypted content works either
-    way. Summaries of thinking cost an organisation's verification at OpenAI and are sent on request only:
+    way. A picture that a model made stands in the next message of the user. Summaries of thinking cost an organisation's verification at OpenAI and are sent on request only:
     `extra={"reasoning": {"effort": "high", "summary": "auto"}}`.
     """
 
@@ -84,7 +85,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 
 def _input(request: Request, quirks: Quirks) -> list[dict[str, Any]]:
-    return [item for m in request.messages if m.role != "system" for item in _turn(m, quirks)]
+    return [item for m in told_by_user(request.messages) if m.role != "system" for item in _turn(m, quirks)]
 
 
 def _turn(message: Message, quirks: Quirks) -> Iterator[dict[str, Any]]:
@@ -222,6 +223,7 @@ class ResponsesDecoder:
         self._finished: Finished | None = None
         self._halves = Halves()
         self._cited: set[str] = set()
+        self._media = Media()
 
     def feed(self, frame: Frame) -> Iterator[Event]:
         """The events in `frame`."""
@@ -274,6 +276,8 @@ class ResponsesDecoder:
             place, field = _PARTS[value["part"]["type"]]
             owner = "message" if place in ("text", "refusal") else "reasoning"
             yield from self._full(value, value["part"], place, field, owner)
+        elif kind.endswith(".partial_image"):
+            yield from self._picture(self._find(value, "image_generation_call"), value)
         elif kind == "response.output_text.annotation.added":
             yield from self._cite([value.get("annotation")])
         elif isinstance(response, dict):
@@ -376,13 +380,21 @@ class ResponsesDecoder:
             said = full.get("arguments", full.get("input"))
             text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False) if said else ""
             yield from self._rest(item, "arguments", 0, item.beyond(text, "arguments"))
+        elif item.kind == "image_generation_call" and full.get("result"):
+            yield from self._picture(item, full)
         elif item.kind and first:
             yield Notice("server_tool", item.kind, full)
+
+    def _picture(self, item: _Item, holder: dict[str, Any]) -> Iterator[Event]:
+        """A picture, or a preview of it, which the next one replaces."""
+        yield from self._media.tell(media({"type": "image", **holder}), f"picture {item.number}")
 
     def _parts(self, item: _Item, content: Any) -> Iterator[Event]:
         parts = [{"type": "output_text", "text": content}] if isinstance(content, str) else list(items(content))
         for part in parts:
             yield from self._cite(part.get("annotations"))
+            if is_media(part):
+                yield from self._media.tell(media(part))
         for place, field in dict.fromkeys(_PARTS.values()):
             texts = [string(p.get(field)) for p in parts if _PARTS.get(string(p.get("type"))) == (place, field)]
             said, whole = item.sizes[place], "".join(texts)

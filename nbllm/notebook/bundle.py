@@ -6,6 +6,7 @@ simulator made is labelled. Both forms say the same.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -17,13 +18,15 @@ from typing import Any, ParamSpec, TypeVar
 
 from ..errors import NbllmError, ProviderError, in_a_line
 from ..events import FinishReason, Response, Usage, UsageReport
-from ..messages import Reasoning, Text, ToolCall
+from ..messages import Document, Image, Reasoning, Text, ToolCall, caption, picture_size, picture_type
 from .hidden import clean, plain
 from .look import container
 from .markdown import code_html, fences, plain_html, reasoning_html, to_html
 
 _WIDE = 88  # characters of arguments that stay on one line
 _LONGEST_ERROR = 600
+PICTURE_ROOM = 24 * 2**20  # characters that the pictures of one answer may take in the notebook
+_PIXELS = 100_000_000  # more are a small file that takes a browser's memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,8 @@ def footer(response: Response, *, filled: Sequence[str] = (), attached: Sequence
         f"{t.attempts} attempts" if t.attempts > 1 else "",
         "filled " + ", ".join(filled) if filled else "",
         "attached " + ", ".join(attached) if attached else "",
-        *(n.text.rstrip(".") for n in response.notices if n.kind == "auto"),
+        *(n.text.rstrip(".") for n in response.notices if n.kind in ("auto", "media")),
+        *(f"{caption(p)[1:-1]} in .files" for p in response.files),
     ]
     shown = [plain(item).replace("\n", " ") for item in items if item]
     html = " · ".join(item.replace(" ", "\u00a0") if len(item) < 40 else item for item in shown)  # lines break between items
@@ -213,6 +217,17 @@ def call_line(call: ToolCall) -> Line:
     return Line(f'<pre data-lang="tool call"><code>{escape(source, quote=False)}</code></pre>\n', f"[tool call] {source}")
 
 
+def picture_line(part: Image | Document, room: int = PICTURE_ROOM) -> Line:
+    """A picture that a model made, as PNG or JPEG within `room` characters; everything else as words. Nothing is loaded."""
+    data, words = part.data or b"", caption(part)
+    kind, size = picture_type(data), picture_size(data)
+    shown = isinstance(part, Image) and kind in ("image/png", "image/jpeg") and size is not None and 0 < size[0] * size[1] <= _PIXELS
+    if not shown or len(data) * 4 / 3 > room:
+        return note_line(words)
+    source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return Line(f'<p><img alt="{escape(words)}" style="max-width:100%;height:auto" src="{source}"></p>\n', words)
+
+
 def note_line(text: str) -> Line:
     """A remark of ours in both forms."""
     text = clean(text)
@@ -238,6 +253,7 @@ def _formatted(format: str, text: str) -> Line:
 
 def _parts(response: Response, format: str) -> Iterable[Line]:
     run: list[str] = []
+    room = PICTURE_ROOM
     for part in (*response.parts, None):
         if isinstance(part, Text):
             run.append(part.text)
@@ -249,6 +265,9 @@ def _parts(response: Response, format: str) -> Iterable[Line]:
             yield from _reasoning(part)
         elif isinstance(part, ToolCall):
             yield call_line(part)
+        elif isinstance(part, (Image, Document)):
+            yield (line := picture_line(part, room))
+            room -= len(line.html)
 
 
 def _reasoning(part: Reasoning) -> Iterable[Line]:

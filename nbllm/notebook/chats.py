@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..events import Response
-from ..messages import Message, Part
+from ..messages import Document, Image, Message, Part, caption
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,11 @@ def markdown(chat: Chat) -> str:
     """A conversation as Markdown: what a person reads, and what is exported."""
     if not chat.turns:
         return f"*The conversation {chat.name} has no turns.*"
-    return "\n\n".join(f"**You**\n\n{_text(t.asked)}\n\n**{t.response.model or 'Model'}**\n\n{t.response.text}" for t in chat.turns)
+    return "\n\n".join(f"**You**\n\n{_text(t.asked)}\n\n**{t.response.model or 'Model'}**\n\n{_answer(t.response)}" for t in chat.turns)
+
+
+def _answer(response: Response) -> str:
+    return "\n\n".join(filter(None, (response.text, *map(_part, response.images), *map(_part, response.files))))
 
 
 def _text(message: Message) -> str:
@@ -119,6 +123,8 @@ def _text(message: Message) -> str:
 
 
 def _part(part: Part) -> str:
+    if isinstance(part, (Image, Document)) and not getattr(part, "name", None):
+        return f"*{caption(part)}*"
     return getattr(part, "text", None) or f"*({type(part).__name__.lower()})*"
 
 

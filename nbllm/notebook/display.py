@@ -26,6 +26,7 @@ from uuid import uuid4
 
 from ..events import (
     Event,
+    MediaDelta,
     Notice,
     ReasoningDelta,
     Response,
@@ -35,8 +36,9 @@ from ..events import (
     ToolCallDelta,
     UsageReport,
 )
+from ..messages import caption
 from .blocks import Blocks, Lines, Splitter
-from .bundle import Line, final, foot_line, made, provenance, seconds
+from .bundle import Line, final, foot_line, made, note_line, provenance, seconds
 from .hidden import clean
 from .look import container
 from .markdown import code_html, plain_html, reasoning_html, to_html
@@ -136,11 +138,28 @@ class Live:
 
     def _reasoning(self, e: ReasoningDelta) -> None:
         g = self._growing
-        if e.text and not g.thought and g.splitter.tail():
-            g.done.append(self._finished(g.splitter.tail()))
-            g.splitter = self._nothing().splitter
+        if e.text and not g.thought:
+            self._close_text()
         g.thought += e.text
         self._grew(e.text)
+
+    def _media(self, e: MediaDelta) -> None:
+        """A word for it until the end: its bytes are sent once. Sound, which comes in pieces beside its words, is told at the end."""
+        if e.append:
+            return
+        if self._growing.thought:
+            self._close_thought()
+        self._close_text()
+        line = note_line(caption(e.part))
+        if line not in self._growing.done:
+            self._growing.done.append(line)
+        self._grew(line.text)
+
+    def _close_text(self) -> None:
+        g = self._growing
+        if g.splitter.tail():
+            g.done.append(self._finished(g.splitter.tail()))
+            g.splitter = self._nothing().splitter
 
     def _call(self, e: ToolCallDelta) -> None:
         call = self._growing.calls.setdefault(e.index, ["", ""])
@@ -288,7 +307,7 @@ class Live:
 
 
 _TAKES: dict[type, Callable[[Live, Any], None]] = {
-    TextDelta: Live._text, ReasoningDelta: Live._reasoning, ToolCallDelta: Live._call, UsageReport: Live._usage,
+    MediaDelta: Live._media, TextDelta: Live._text, ReasoningDelta: Live._reasoning, ToolCallDelta: Live._call, UsageReport: Live._usage,
     Started: Live._started, Notice: Live._noticed, Restarted: Live._restarted,
 }  # fmt: skip
 

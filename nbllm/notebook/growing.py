@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ..events import Event, ReasoningDelta, Restarted, TextDelta, ToolCallDelta
+from ..events import Event, MediaDelta, ReasoningDelta, Restarted, TextDelta, ToolCallDelta
+from ..messages import caption
 from .blocks import Blocks
-from .bundle import count, seconds
+from .bundle import count, note_line, seconds
 from .hidden import clean
 from .markdown import code_html, plain_html, reasoning_html, to_html
 from .pace import ENVELOPE, Pace
@@ -39,6 +40,9 @@ class Growing:
         elif isinstance(event, ReasoningDelta):
             self._thought += event.text
             self._grew(event.text)
+        elif isinstance(event, MediaDelta) and not event.append:
+            self._done += note_line(caption(event.part)).html
+            self._grew(" ")
         elif isinstance(event, ToolCallDelta):
             self._call += (event.name or "") + event.arguments
             self._grew(event.arguments)

@@ -15,7 +15,8 @@ from typing import Any
 from uuid import uuid4
 
 from ..errors import NbllmError
-from ..events import Event, Notice, ReasoningDelta, Response, Restarted, TextDelta, ToolCallDelta, UsageReport
+from ..events import Event, MediaDelta, Notice, ReasoningDelta, Response, Restarted, TextDelta, ToolCallDelta, UsageReport
+from ..messages import caption
 from .bundle import Line, answer_lines, error_lines, foot_line, made, note_line, provenance, seconds
 from .display import Port
 from .hidden import clean, plain
@@ -57,6 +58,9 @@ class Column:
                 call[0] += name or ""
                 call[1] += arguments
                 self._grew(arguments or name or "", at)
+            case MediaDelta(part):
+                self.notice = caption(part)
+                self._grew(" ", at)
             case UsageReport():
                 self.report = event
             case Notice(kind, text) if kind in ("retry", "warning", "refusal"):

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 Gaps = Literal["constant", "jitter", "burst"]
 Role = Literal["early", "late"]
+Thoughts = Literal["field", "parts"]
 Why = Literal["quota", "context"]
 How = Literal["rst", "close", "end"]
 
@@ -36,7 +37,8 @@ class Options:
     and one and a half of `gap`); burst (`burst` chunks at once, then their gaps in one). seed: of jitter, burst, text.
     tokens: exact length of the visible text. tokens_per_chunk; chunks_per_write (events in one socket write).
     text: what to answer; echo: answer with the prompt. reasoning: tokens of thinking first (None: 24 where the request
-    asks for thinking). tools: how many calls are made where the request has tools, 0 for none; call: which tool.
+    asks for thinking); thoughts: how Chat Completions sends it, in a field or in parts of the content. images: how many
+    pictures follow the text, in the formats that have them (OpenAI's two, Gemini). tools: how many calls are made where the request has tools, 0 for none; call: which tool.
     structured: whether an asked-for JSON schema is followed. usage: whether usage is reported; cached: input tokens
     said to come from a cache. cold: extra seconds of the first request after `idle` seconds without one.
     tail: between last token and end. ping: keep-alive comments before the first token. role: the preamble (role delta,
@@ -60,6 +62,8 @@ class Options:
     text: str | None = None
     echo: bool = False
     reasoning: int | None = None
+    thoughts: Thoughts = "field"
+    images: int = 0
     tools: int = 1
     call: str | None = None
     structured: bool = True

@@ -7,6 +7,7 @@ chunk does not push those after it. A format turns pieces into its own events (`
 
 from __future__ import annotations
 
+import base64
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from .records import Kind
 
 Finish = Literal["stop", "length", "tool_calls"]
 _STOPS = 16  # stop sequences that are looked for
+_PICTURE, _PICTURES = (64, 48), 16  # width and height, and how many at most
 ASKED_THINKING = 24  # tokens of thinking where a request asks for it and no option says how many
 
 
@@ -103,6 +105,11 @@ class Reply:
     def text_of(self, kind: str) -> str:
         """All text of one kind."""
         return "".join(b.text for b in self.blocks if b.kind == kind)
+
+    @property
+    def pictures(self) -> list[str]:
+        """The pictures, small PNGs of one colour each, in base64."""
+        return [base64.b64encode(text.png(*_PICTURE, i)).decode() for i in range(min(self.options.images, _PICTURES))]
 
     def pieces(self) -> Iterator[Piece]:
         """The script."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import struct
+import zlib
 from functools import lru_cache
 
 # A token: the white space before a word piece of up to eight letters, or before up to three signs, with it.
@@ -137,3 +139,13 @@ def _made(text: str, tokens: int, sentences: tuple[str, ...], seed: int) -> tupl
 
 _SHORT = 5_000  # longer ones are made anew each time, for the sake of memory
 _remembered = lru_cache(maxsize=64)(_made)
+
+
+def png(width: int, height: int, seed: int) -> bytes:
+    """A picture of one colour."""
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = b"\0" + bytes((40 + 60 * seed & 255, 90, 160)) * width
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(row * height)) + chunk(b"IEND", b"")

@@ -121,6 +121,10 @@ def _part(reply: Reply, block: Block, piece: Piece) -> dict[str, Any]:
     return {"text": piece.text, **({"thought": True} if block.kind == "reasoning" else {}), **({"thoughtSignature": _SIGNATURE} if signed else {})}
 
 
+def _pictures(reply: Reply) -> list[dict[str, Any]]:
+    return [{"inlineData": {"mimeType": "image/png", "data": data}} for data in reply.pictures]
+
+
 def _call(reply: Reply, block: Block) -> dict[str, Any]:
     call = {"functionCall": {"name": block.name, "args": arguments(block.text), "id": block.call_id}}
     return {**call, "thoughtSignature": _SIGNATURE} if reply.reasoning and block.index == 0 else call
@@ -141,6 +145,8 @@ def _events(reply: Reply) -> Iterator[Out]:
         text = block.text if block.kind == "tool" else piece.text
         yield Out(block.kind if piece.n_tokens else "content", encode(chunk), at, piece.more, text, piece.n_tokens + held)
         held = 0
+    for picture in _pictures(reply):
+        yield Out("block", encode(_chunk(reply, [picture], done["reasoning"], done["content"] + done["tool"])), at)
     at, finish = reply.end(at), "MAX_TOKENS" if reply.finish == "length" else "STOP"
     yield Out("finish", encode(_chunk(reply, [{"text": ""}], reply.reasoning, reply.output - reply.reasoning, finish)), at)
 
@@ -162,7 +168,7 @@ def whole(reply: Reply) -> Mapping[str, Any]:
     """A GenerateContentResponse."""
     parts = [_part(reply, b, Piece(i, b.text, len(b.tokens), 0.0, True, True)) for i, b in enumerate(reply.blocks)]
     finish = "MAX_TOKENS" if reply.finish == "length" else "STOP"
-    return _chunk(reply, parts, reply.reasoning, reply.output - reply.reasoning, finish)
+    return _chunk(reply, parts + _pictures(reply), reply.reasoning, reply.output - reply.reasoning, finish)
 
 
 def broken(reply: Reply, at: float, sent: int) -> Iterator[Out]:

@@ -100,7 +100,9 @@ def stream(reply: Reply) -> Iterator[Out]:
     at = reply.start
     for piece in reply.pieces():
         block, at = reply.blocks[piece.block], piece.at
-        yield _out(reply, block.kind, _delta(block, piece), at, more=piece.more, text=piece.text, n=piece.n_tokens)
+        yield _out(reply, block.kind, _delta(reply, block, piece), at, more=piece.more, text=piece.text, n=piece.n_tokens)
+    if reply.pictures:
+        yield _out(reply, "block", {"images": _images(reply)}, at)
     at = reply.end(at)
     yield _out(reply, "finish", {}, at, finish=reply.finish, more=True)
     if reply.ask.report and reply.options.usage:
@@ -108,15 +110,27 @@ def stream(reply: Reply) -> Iterator[Out]:
     yield Out("done", DONE, at)
 
 
-def _delta(block: Block, piece: Piece) -> dict[str, Any]:
+def _images(reply: Reply) -> list[dict[str, Any]]:
+    """Pictures as OpenRouter sends them."""
+    return [{"type": "image_url", "index": i, "image_url": {"url": f"data:image/png;base64,{p}"}} for i, p in enumerate(reply.pictures)]
+
+
+def _delta(reply: Reply, block: Block, piece: Piece) -> dict[str, Any]:
     if not piece.n_tokens:
         return {"content": ""}
+    if block.kind == "reasoning" and reply.options.thoughts == "parts":
+        return {"content": [_thought(piece.text)]}
     if block.kind != "tool":
         return {"content" if block.kind == "content" else "reasoning_content": piece.text}
     if not piece.first:
         return {"tool_calls": [{"index": block.index, "function": {"arguments": piece.text}}]}
     function = {"name": block.name, "arguments": piece.text[len(block.name):]}
     return {"tool_calls": [{"index": block.index, "id": block.call_id, "type": "function", "function": function}]}
+
+
+def _thought(text: str) -> dict[str, Any]:
+    """A thought among the parts, as Databricks sends it."""
+    return {"type": "reasoning", "summary": [{"type": "summary_text", "text": text}]}
 
 
 def _head(reply: Reply, object: str = "chat.completion.chunk") -> dict[str, Any]:
@@ -145,7 +159,11 @@ def whole(reply: Reply) -> Mapping[str, Any]:
     calls = [{"id": b.call_id, "type": "function", "function": {"name": b.name, "arguments": b.text}} for b in reply.blocks if b.kind == "tool"]
     message: dict[str, Any] = {"role": "assistant", "content": None if calls else reply.text_of("content"), "refusal": None, "annotations": []}
     message |= {"tool_calls": calls} if calls else {}
-    message |= {"reasoning_content": reply.text_of("reasoning")} if reply.reasoning else {}
+    message |= {"images": _images(reply)} if reply.pictures else {}
+    if reply.reasoning and reply.options.thoughts == "parts":
+        message["content"] = [_thought(reply.text_of("reasoning")), {"type": "text", "text": reply.text_of("content")}]
+    elif reply.reasoning:
+        message["reasoning_content"] = reply.text_of("reasoning")
     choices = [{"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish}]
     return {**_head(reply, "chat.completion"), "choices": choices, **({"usage": usage(reply)} if reply.options.usage else {})}
 

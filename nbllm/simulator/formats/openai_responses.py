@@ -137,6 +137,11 @@ def _item(reply: Reply, index: int, status: str) -> dict[str, Any]:
     return {"id": id, "type": "reasoning", "summary": parts, **({"encrypted_content": "c2ltdWxhdGVk"} if wanted else {})}
 
 
+def _pictures(reply: Reply) -> list[dict[str, Any]]:
+    return [{"id": f"ig_{reply.id.removeprefix(ID)}{i}", "type": "image_generation_call", "status": "completed", "output_format": "png", "result": data}
+            for i, data in enumerate(reply.pictures)]
+
+
 # What a response repeats of its request, and what it says where the request said nothing.
 _ECHOED: dict[str, Any] = {"instructions": None, "max_output_tokens": None, "max_tool_calls": None, "metadata": {}, "parallel_tool_calls": True,
            "previous_response_id": None, "reasoning": {"effort": None, "summary": None}, "store": False, "temperature": 1.0,
@@ -176,13 +181,16 @@ def stream(reply: Reply) -> Iterator[Out]:
         if piece.last:
             after = piece.block + 1
             yield from joined(w.done(piece.block, at) + (w.opened(after, at) if after < len(reply.blocks) else []), piece.more)
+    for item in _pictures(reply):
+        w.items.append(item)
+        yield w.event("response.output_item.done", at, output_index=len(w.items) - 1, item=item)
     over = _response(reply, _status(reply), w.items)
     yield w.event(f"response.{_status(reply)}", reply.end(at), response=over)._replace(kind="done")
 
 
 def whole(reply: Reply) -> Mapping[str, Any]:
     """A response object."""
-    return _response(reply, _status(reply), [_item(reply, i, "completed") for i in range(len(reply.blocks))])
+    return _response(reply, _status(reply), [*(_item(reply, i, "completed") for i in range(len(reply.blocks))), *_pictures(reply)])
 
 
 def broken(reply: Reply, at: float, sent: int) -> Iterator[Out]:
