@@ -1,6 +1,7 @@
 """Braces in prompts: ours are filled, everybody else's come through untouched."""
 
 import contextlib
+import datetime
 import time
 from types import SimpleNamespace
 
@@ -88,6 +89,84 @@ def test_other_peoples_braces_come_through(text):
     assert (text, ()) == (result.text, result.names)
 
 
+class Formatted:
+    """Takes any format, as pandas' and arrow's do for dates."""
+
+    def __format__(self, spec):
+        return f"<{spec}>"
+
+
+LETTERS = {**dict.fromkeys("abcdefghijklmnopqrstuvwxyz", 3), **dict.fromkeys("EFGTX", 3), **dict.fromkeys(("width", "height", "top", "left", "opacity", "margin", "flex", "z_index"), 7)}
+WORDS = {"name": "Ada", "color": "red", "background": "blue", "user": "u1", "key": "k", "value": 2.5, "items": [1], "title": "T", "transition": "all", "duration": 3.0, "type": "t", "id": 4, "total": 10, "rate": 0.5,
+         "point": SimpleNamespace(x=1, y=2), "rows": [7, 8], "day": datetime.date(2026, 1, 2), "any": Formatted(), "_": 1, "π": 3.14159}
+
+FOREIGN = [
+    # JavaScript and TypeScript
+    "const p = {a: 10}", "setState({name: s})", "{a:10}", "{a:-1}", "{a:+n}", "{n:+d}", "{a:.5}", "{a:-.5}", "{a:1.5}", "{a:1e5}", "{a:0}", "{a:007}", "{a:0x1f}", "{a:10n}", "{a:1_000}", "{a: b}", "{a:b}", "{k:s}", "{n:d}", "{x:f}",
+    "{x:e}", "{x:g}", "{x:x}", "{T:E}", "{name: name}", "{name:name}", "{ name: user }", "{name:'x'}", '{name:"x"}', "{a:!b}", "{a:[1]}", "{a:{}}", "{a:()=>1}", "{a:b=>c}", "{a:b>5}", "{b:i<9}", "{a:=>10}", "{n:10,}", "{n:`x`}", "{a:b||c}",
+    "{a:null}", "{a:b,c:d}", "{a,b}", "{...a}", "{a, ...b}", "{ a }", "{a?:number}", "{name:string}", "{ x : int }", "{x: number | string}", "{name:T}", "{readonly a:b}", "const {name} = props", "let {name}=props", "import {name} from 'x'",
+    'import type {name} from "x"', "export {name};", "items.map(({name}) => 1)", "({name})=>1", "<Box color={color} />", "<Box a='b' color={color}>", "if (a){b}", "f(){x}", "()=>{a: 1}", "for(;;){n}", "label: {a: for(;;){}}", "class A {x: 1}", "{a:b?c:d}",
+    # JSON, YAML, TOML, HCL
+    '{"name": "x"}', '{"a":1}', "{'a': 1}", "{a: 1, b: 2}", "{name: yes}", "{a: {b: c}}", "{a: [x]}", "{x: !!int 3}", "{ a = 1 }", "{a = 1}", "{name=user}", "{duration:5s}", "{duration:10m}", "{duration: 5s}", "{total:100%}", "{a:~}",
+    # CSS
+    "a {color:red}", "{color:#fff}", "{color:#00f}", "{color:#000}", "{color:#112233}", "{color:#12345678}", "{color: #fff}", "{color:red}", "{margin:0}", "{margin:-1px}", "{opacity:.5}", "{width:100%}", "{width:10px}", "{flex:1}", "{top:5e3}",
+    "{transition:5s}", "{transition:.5s}", "{width:2x}", "{width:calc(1px)}", "{color:red;top:0}", "{color:}", ":is(p){color:red}", "li:not(.a){color}", "{height:5g}", "{left:10b}",
+    # Python
+    "{a: 1}", "{a:1}", "{k: v for k, v in d}", "{k:v for k in d}", "{x for x in y}", "{x, y}", "{*a}", "{**a}", "{a := 1}", "{a:=1}", "{a:= 1}", "{a=}", "{x!r:{width}}", "{x:{width}}", "{x:>{width}}", "f'{x:.2f}'", 'f"{x!r}"', 'F"""{x:>10}"""', "t'{name}'",
+    "'{name}'.format_map(d)", '"{x:>10}" .format(x=1)', "{x: int}", "{x:int}", "{rows[0]:1}", "{point.x:2}", "{point.x:d}", "{point.x: 1}", "{items[0]: 1}", "rf'{a}'", "{a: .2f}", "{a: >10}", "{a: ,}", "{n: 5.2}", "{n: 03d}", "{n:5.2}", "{n:.3}", "{n: %}", "{_:_}",
+    # C, C++, C#, Go, Rust, Swift, Kotlin, Ruby, Elixir, shells
+    "{x:1.0f}", "{x:2.5f}", "{x: 1.0f}", "Point{x}", "int n{x};", "v := Point{x: 1}", "map[string]int{a: 1}", "[]int{n}", "use std::{name};", "std::collections::{name}", 'println!("{name:>10}")', 'println!(\n    "{name}")', 'info!("{x:.2f}")', 'write!(f, "{n:03}")',
+    'format!("{:?}", x)', '$"{name:X}"', '$@"{name}"', '$$"""{{name}}"""', "struct P p = {x, a};", "%{name: 1}", "%{name}", '"Hi #{name}!"', 'puts "a #{n} b"', "${name}", "$${name}", "`${name}`", "{1..n}", "a{b,c}", "\\d{n}", "[a-z]{n}", "(ab){n}", "x{n,}",
+    "when (x) {a -> b}", "{name -> 1}", "{|x| x}", "{:a 1}", "#{a => 1}",
+    # LaTeX and others
+    "\\frac{a}{b}", "x_{i} x^{n}", "\\frac {a}{b}", "\\sqrt {x}", "\\textbf {name}", "\\sqrt[3]{x}", "\\{x\\}", "{a \\over b}", "{\\bf x}", "\\begin{align}", "{{{name}}}", "{% name %}", "{# name #}", "{name|upper}", "{name, plural, one {#}}",
+    "{x:d3}", "{x:N2}", "{total:C}", "{day:yyyy-MM-dd}", "{day:HH:mm}", "{0}", "{}", "{:>10}", "{:?}", "{x:?}", "{x:#?}", "{x:>}", "{x:<}", "{x:^}", "{a:b:c}", "{name:}", "{name!}", "{name!x}", "{name!r }", "{ name!r}", "{name.}", "{name[}", "{rows[0:1]}", "{rows[n]}",
+]
+
+
+@pytest.mark.parametrize("text", FOREIGN)
+def test_what_another_language_may_mean_goes_through_to_the_letter(text):
+    """Every name in it exists here, and takes the format that could be meant."""
+    for space in ({**LETTERS, **WORDS}, {**LETTERS, **WORDS, **{n: Formatted() for n in ("a", "n", "x", "k", "name", "color", "width", "duration")}}):
+        result = fill(text, space, pytest.fail)
+        assert (text, ()) == (result.text, result.names)
+
+
+OURS = [
+    ("{x:.2f}", "3.00"), ("{x:>10}", "         3"), ("{x!r}", "3"), ("{name}", "Ada"), ("{point.x}", "1"), ("{rows[0]}", "7"), ("{x:10.2f}", "      3.00"), ("{x:0.2f}", "3.00"), ("{x:+.1f}", "+3.0"), ("{x:,.2f}", "3.00"), ("{x:.3e}", "3.000e+00"),
+    ("{rate:.1%}", "50.0%"), ("{rate:.0%}", "50%"), ("{rate:%}", "50.000000%"), ("{x:03d}", "003"), ("{x:08b}", "00000011"), ("{x:04x}", "0003"), ("{x:5d}", "    3"), ("{x:,}", "3"), ("{x:,d}", "3"), ("{x:+}", "+3"), ("{x:#x}", "0x3"), ("{x:#06x}", "0x0003"),
+    ("{x:<5}|", "3    |"), ("{x:^5}|", "  3  |"), ("{name:>5}", "  Ada"), ("{name:*^9}", "***Ada***"), ("{name:-^9}", "---Ada---"), ("{name:.<6}", "Ada..."), ("{x:0>5}", "00003"), ("{x:>8.2f}", "    3.00"), ("{x:>8,}", "       3"), ("{name:<6s}|", "Ada   |"), ("{π:.3g}", "3.14"),
+    ("{name!r:>8}", "   'Ada'"), ("{name!s:10}|", "Ada       |"), ("{x!r:5}|", "3    |"), ("{name!a}", "'Ada'"), ("{day:%d.%m.%Y}", "02.01.2026"), ("{day:%d %B}", "02 January"), ("{day:%H:%M}", "00:00"), ("{day}", "2026-01-02"), ("{rows[1]:+d}", "+8"), ("{point.y:.1f}", "2.0"),
+    ("{any:.2f}", "<.2f>"), ("({x})", "(3)"), ("f({x})", "f(3)"), ("<b>{name}</b>", "<b>Ada</b>"), ('<b id="{id}">', '<b id="4">'), ("x = {x}; y = {y}", "x = 3; y = 3"), ('"{name}"', '"Ada"'), ("/users/{id}", "/users/4"), ("#{id}", "#4"), ("issue #{id} of \"{name}\"", 'issue #4 of "Ada"'),
+    ("import {name} into the table", "import Ada into the table"), ("let {x} be", "let 3 be"), ("{name}: {x}", "Ada: 3"), ("- {x:.2f}%", "- 3.00%"), ("${{x}}", "$3"), ("a = {a}, b={b}", "a = 3, b=3"), ("{name}{x}", "Ada3"), ("(see {name})", "(see Ada)"), ("return {n} items", "return 3 items"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), OURS)
+def test_what_is_unmistakable_fills(text, expected):
+    """Names, attributes, indices, conversions, and formats that can be nothing else."""
+    space = {**LETTERS, **WORDS}
+    assert expected == fill(text, space, lambda source: eval(source, dict(space))).text
+
+
+@pytest.mark.parametrize("text", ["{x:>99999999999}", "{x!r:>99999999999}", "{x:.99999999f}", "{x:123456d}"])
+def test_a_width_without_bounds_is_none(text):
+    """It would fill the memory."""
+    assert text == fill(text, LETTERS, str).text
+
+
+@pytest.mark.parametrize("text", ["{name:.2f}", "{name:,}", "{rows:>10}", "{x:%Y}", "{items:03d}", "{name!r:d}", "{sulky:>3}", "{key:%}", "{point:<9}"])
+def test_a_value_that_does_not_take_the_format_stays_and_is_told(text):
+    """It never fails the cell."""
+    result = fill(text, {**LETTERS, **WORDS, "sulky": SulkyFormat()}, str)
+    assert (text, (), (text,)) == (result.text, result.names, result.skipped)
+
+
+class SulkyFormat:
+    def __format__(self, spec):
+        raise KeyError("no")
+
+
 @pytest.mark.parametrize(("text", "expected", "names"), [
     ("{n} sentences", "3 sentences", ("n",)),
     ("{first}{last}", "AB", ("first", "last")),
@@ -155,7 +234,7 @@ class Sulky:
 
 @pytest.mark.parametrize(("text", "words"), [
     ("a\nb {rows[9]}", "Line 2, column 3 of the prompt: {rows[9]} failed at [9] with IndexError"), ("{d['nope']}", "KeyError: 'nope'"), ("{n.nope}", "AttributeError"),
-    ("{{1/0}}", "{{1/0}} failed with ZeroDivisionError: division by zero"), ("{{nope}}", "NameError: name 'nope'"), ("{name:d}", "ValueError"), ("{{ await x }}", "SyntaxError"),
+    ("{{1/0}}", "{{1/0}} failed with ZeroDivisionError: division by zero"), ("{{nope}}", "NameError: name 'nope'"), ("{{ await x }}", "SyntaxError"),
     ("{x.__class__}", "private attribute"), ("{x.real._y}", "Write {{x.real._y}}"), ("{sulky}", "{sulky} failed to become text with RuntimeError: no text"),
     ("{{sulky}}", "RuntimeError"), ("{rows[999999999999999999]}", "IndexError"), ("{d.q}", "AttributeError"),
 ])

@@ -4,13 +4,20 @@ Theory: a prompt is prose that may hold JSON, code, LaTeX and templates, whose b
 once from left to right; the places that are ours are found first and evaluated after, so that nothing inserted is
 scanned again. `{...}` is ours only if all of this holds:
 
-* it has the exact form name, .attribute, [index], !r, :format, without spaces; a format is more than one number or one
-  letter, since {a:1} and {k:s} are what other languages write, and their names exist here by chance;
+* it has the exact form name, .attribute, [index], !r, :format, without blanks;
 * the name exists in the notebook;
-* it does not follow a letter, a digit, `_`, `^`, `\\`, `$`, `{`, `]` or a `}` that is not ours (LaTeX, shells, CSS);
+* a format can be nothing but a format (`_FORMAT`). What follows a colon is a number, a name, a unit or an expression in
+  JavaScript, CSS, YAML, Go and others, and their keys exist here by chance: {a:10}, {k:s}, {x:.5}, {d:+n}, {w:100%},
+  {t:5s}, {c:#00f}, {n:10,}, {a:=1}, {x:1.0f} and whatever has a blank after its colon stay. Ours are: alignment with a
+  width (>10, *^8), precision with a type (.2f, 8.3e, where the width can matter), zeros (03d), width and d or f, a comma,
+  %, a sign, #x, dates (%d.%m.%Y); behind a conversion, which no other language has, any format. And the value
+  must take it: where its __format__ fails, the text stays, and is told as skipped;
+* it does not follow a letter, a digit, `_`, `^`, `\\`, `$`, `%`, `{`, `]`, `)`, `::`, a command of LaTeX, or a `}` that
+  is not ours (LaTeX, shells, CSS, regular expressions, Rust), nor `#` in a string (Ruby), nor stands where JavaScript
+  takes names out of an object (`const {a} =`, `import {a} from`, `({a}) =>`) or gives an attribute (`<B c={d}>`);
 * it stands outside code spans, fences and string literals of template languages (`verbatim`).
 
-Then it must work: an attribute that is not there is an error, and so is a private one. `{{...}}` is ours if what is
+Then its attributes must be there: one that is not is an error, and so is a private one. `{{...}}` is ours if what is
 between parses as a Python expression and it is not part of {{{...}}} or of an f-string. That holds in code as well: two
 braces are how a value is put into a fence on purpose. But where a single brace would not be ours by its place (code,
 after `$` or a letter), an expression with a name that the notebook does not have belongs to somebody else's template
@@ -35,13 +42,24 @@ from .samples import BUDGET, form_of, text_of, tokens_in
 
 _PLACE = re.compile(
     r"\{(?P<expr>(?P<root>[^\W\d]\w*)(?P<path>(?:\.[^\W\d]\w*|\[(?:-?\d{1,18}|'[^'\]\n]*'|\"[^\"\]\n]*\")\])*))"
-    r"(?:!(?P<conv>[rsa]))?"
-    r"(?::(?!(?:\d*|[bcnos])\})(?P<fmt>(?:.?[<>=^])?[+\- ]?#?0?\d*[,_]?(?:\.\d+)?[bcdeEfFgGnosxX%]?|%[^{}\n]*))?\}"
+    r"(?:!(?P<conv>[rsa]))?(?::(?P<fmt>[^\s{}][^{}\n]{0,80}))?\}"
 )
+# Formats that can be nothing else, by what is before the colon: a name, a name with a path.
+_NAME_FORMAT = (
+    r"(?![-=]>)(?:[^\w\s'\"`$()\[\]]|0)?[<>^][+-]?#?0?[1-9]\d*[,_]?(?:\.\d+)?[a-zA-Z%]?|\+?0?(?P<width>[1-9]\d*)?[,_]?\.(?P<precision>\d{1,9})[eEfFgG%]"
+    r"|0[1-9]\d*[dxXbo]|[1-9]\d*[df]|\+?(?:,[defg%]?|%)|\+|#0?\d*[xXo]|#b|%[A-Za-z].*"
+)
+_FORMAT = {False: re.compile(_NAME_FORMAT), True: re.compile(rf"{_NAME_FORMAT}|[+-][deEfgG]")}
+_ENDLESS = re.compile(r"\d{5}")  # a width that would fill the memory
 _STEP = re.compile(r"\.(?P<attr>\w+)|\[(?:(?P<index>-?\d+)|'(?P<one>[^']*)'|\"(?P<two>[^\"]*)\")\]")
 _RUN = re.compile(r"\{+")
 _OPEN = re.compile(r"(?P<braces>\{{1,2})[ ]?(?P<prefix>\w*)$")
-_BEFORE = "_^\\$}{]"  # characters after which a brace is not ours; letters and digits too
+_BEFORE = "_^\\$%}{])"  # characters after which a brace is not ours; letters and digits too
+_AROUND = 80  # characters before and after a brace that are looked at for what other languages write there
+_FOREIGN = re.compile(
+    r"::\0|\{[^\W\d][\w.]*(?:![rsa])?:[^{}\s]*\0|\\[A-Za-z]+\*?[ ]\0|<[A-Za-z][^<>{}\n]*=\0|\"[^\"\n]*#\0[^\"\n]*\"|\b(?:const|let|var)\s+\0\s*=(?!=)"
+    r"|\b(?:import|export)\s+(?:type\s+)?\0\s*(?:from\s*['\"]|;)|\(\0\)\s*=>"
+)
 _TRIES, _REACH = 6, 4_000  # closing braces tried for one {{, and how far: a prompt full of braces costs little
 _LARGE = 50  # tokens from which the footer says how many
 _BUILTINS = frozenset(dir(builtins))
@@ -95,7 +113,11 @@ def fill(text: str, namespace: Mapping[str, Any], evaluate: Callable[[str], Any]
     pieces: list[str | Inserted] = []
     at = 0
     for place in scan.places():
-        pieces += [text[at:place.start], _inserted(text, place, namespace, evaluate, budget)]
+        value = _inserted(text, place, namespace, evaluate, budget)
+        if value is None:
+            scan.skipped.append(text[place.start:place.end])
+            continue
+        pieces += [text[at:place.start], value]
         at = place.end
     pieces.append(text[at:])
     names = tuple(dict.fromkeys(p.source for p in pieces if isinstance(p, Inserted)))
@@ -162,9 +184,10 @@ class _Scan:
         if braces == 2:
             return self._double(at, end)
         match = _PLACE.match(self.text, at) if self.mode == "on" else None
-        if match is None or match["root"] not in self.namespace or not self.may_open(at, end):
+        if match is None or match["root"] not in self.namespace or not _is_format(match) or not self.may_open(at, end):
             return None
-        return _Place(at, match.end(), match["expr"], match)
+        around = f"{self.text[max(0, at - _AROUND):at]}\0{self.text[match.end():match.end() + _AROUND]}"
+        return None if at != end and _FOREIGN.search(around) else _Place(at, match.end(), match["expr"], match)
 
     def may_open(self, at: int, end: int) -> bool:
         """Whether a brace at `at` may be ours by its place; our last place ended at `end`."""
@@ -196,6 +219,15 @@ class _Scan:
             self.skipped.append(self.text[at:end])
 
 
+def _is_format(match: re.Match[str]) -> bool:
+    """Whether what stands behind the colon, if anything does, can be nothing but a format."""
+    fmt = match["fmt"] or ""
+    if _ENDLESS.search(fmt) or not fmt or match["conv"]:
+        return not _ENDLESS.search(fmt)
+    form = _FORMAT[match["path"] != ""].fullmatch(fmt)
+    return form is not None and not (form["width"] and int(form["width"]) < int(form["precision"]) + 2)
+
+
 def _parses(source: str) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd escapes are told when the expression is evaluated
@@ -219,11 +251,18 @@ def _free_names(source: str) -> list[str]:
 # --- their values -------------------------------------------------------------------------------------------
 
 
-def _inserted(text: str, place: _Place, namespace: Mapping[str, Any], evaluate: Callable[[str], Any], budget: int) -> Inserted:
+def _inserted(text: str, place: _Place, namespace: Mapping[str, Any], evaluate: Callable[[str], Any], budget: int) -> Inserted | None:
+    """The value of a place; None where it does not take the format that stands there."""
     match = place.match
     conv, fmt = (match["conv"], match["fmt"]) if match else (None, None)
     value = _walked(text, place, match, namespace) if match else _tried(text, place, "", lambda: evaluate(place.source))
-    return Inserted(place.source, value, _tried(text, place, " to become text", lambda: text_of(value, fmt, conv, budget)), not conv and not fmt)
+    shown = _tried(text, place, " to become text", lambda: text_of(value, conv, budget) if conv or not fmt else value)
+    if fmt:
+        try:
+            shown = format(shown, fmt)
+        except Exception:  # noqa: BLE001 - the user's own objects may raise anything
+            return None
+    return Inserted(place.source, value, shown, not conv and not fmt)
 
 
 def _walked(text: str, place: _Place, match: re.Match[str], namespace: Mapping[str, Any]) -> Any:

@@ -18,13 +18,11 @@ _DISTINCT = 40  # characters of the commonest value
 _CONVERSIONS: dict[str, Callable[[Any], str]] = {"r": repr, "s": str, "a": ascii}
 
 
-def text_of(value: Any, fmt: str | None = None, conv: str | None = None, budget: int = BUDGET) -> str:
-    """`value` as text: converted (!r, !s, !a) and formatted where that is asked for, else in the form of its type, of which
-    at most `budget` tokens. Text of the person's own is never cut."""
+def text_of(value: Any, conv: str | None = None, budget: int = BUDGET) -> str:
+    """`value` as text: converted (!r, !s, !a) where that is asked for, else in the form of its type, of which at most
+    `budget` tokens. Text of the user's own is never cut."""
     if conv:
-        value = _CONVERSIONS[conv](value)
-    if fmt:
-        return format(value, fmt)
+        return _CONVERSIONS[conv](value)
     form = form_of(value)
     return form(value, budget * _CHARACTERS) if form else str(value)
 

@@ -24,8 +24,8 @@ _TRIPLE = r"""(?P<t>"{3}|'{3})[\s\S]*?(?:(?P=t)|\Z)"""
 _SINGLE = r"""(?P<q>["'])(?:\\.|(?!(?P=q))[^\\\n]){0,1000}+(?P=q)"""  # bounded, so that no text makes this slow
 _LITERAL = re.compile(
     rf"""(?<![\w"'])(?:[fFtT][rR]?|[rR][fFtT]|\$@?|@\$)(?:{_TRIPLE}|{_SINGLE})"""
-    r"""|\w!\([^"\n]{0,80}"(?:\\.|[^"\\\n]){0,1000}+\""""
-    r"""|(?P<p>["'])(?:\\.|(?!(?P=p))[^\\\n]){0,1000}+(?P=p)\.format\("""
+    r"""|\w!\([^"]{0,80}"(?:\\.|[^"\\\n]){0,1000}+\""""
+    r"""|(?P<p>["'])(?:\\.|(?!(?P=p))[^\\\n]){0,1000}+(?P=p)\s{0,40}\.format(?:_map)?\("""
 )
 _LINE_END = re.compile(r"\r\n?|\n")
 _TICKS = re.compile(r"`+")
