@@ -54,6 +54,52 @@ def test_a_question_is_asked_again_in_its_place(headless):
     headless.run("q.stop(); q.wait()")
 
 
+BAD = ["nowhere/at-all", "sim/openai@status=401", "sim/openai@cut=8", "sim/openai@error=5", "sim/openai@cut=0,how=rst"]
+
+
+@pytest.mark.parametrize("model", BAD)
+def test_retry_keeps_the_old_turn_until_the_new_answer_is_there(headless, model):
+    """A wrong name, a refusal, a cut: the turn stays in its place, the failure is shown, and another retry may replace it."""
+    headless.run(f"p = nbllm.ChatWidget({SIM!r}, chat='old{BAD.index(model)}', retries=0)\np.ask('One?')\nold = p.ask('Two?').text\np._model = {model!r}")
+    headless.run("try:\n    p.retry(); p.wait()\nexcept nbllm.NbllmError as e:\n    pass")
+    assert [["One?", "Two?"], True] == headless.value("[[t.asked.text for t in p.chat.turns], p.chat.turns[-1].response.text == old]")
+    assert "Error" in headless.run("p").text or "⚠" in headless.run("p").text
+    headless.run(f"p._model = {SIM.replace('openai', 'anthropic')!r}\np.retry(); p.wait()")
+    assert [["One?", "Two?"], ["sim/openai", "sim/anthropic"]] == headless.value("[[t.asked.text for t in p.chat.turns], [t.response.provider for t in p.chat.turns]]")
+    assert 3 == headless.value("len(p.chat.turns[-1].response.request.messages)"), "what was said before, and the question"
+    assert headless.run("p.ask('Three?')").ok
+    assert 3 == headless.value("len(p.chat.turns)")
+
+
+def test_retry_that_is_stopped_keeps_the_old_turn(headless):
+    """What had come is shown and is the last answer."""
+    headless.run(f"p = nbllm.ChatWidget({SIM!r}, chat='halted')\nold = p.ask('One?').text\np._model = 'sim/openai@tokens=4000,gap=0.005'")
+    headless.run("s = p.retry()\nwhile not s.partial().text:\n    s.wait(len(s.log))\np.stop(); p.wait()")
+    assert [1, True] == headless.value("[len(p.chat.turns), p.chat.turns[0].response.text == old]")
+    assert "Stopped by you" in headless.run("p").text
+    assert "cancelled" == headless.value("get_ipython()._nbllm_session.last.finish_reason")
+
+
+def test_a_first_question_that_fails_can_be_asked_again(headless):
+    """With its words, whatever went wrong."""
+    for i, model in enumerate(BAD[:2]):
+        headless.run(f"p = nbllm.ChatWidget({SIM!r}, chat='first{i}', retries=0)\np._model = {model!r}")
+        assert not headless.run("p.ask('Keep these words.')").ok
+        assert "Keep these words." in headless.run("p").text
+        headless.run(f"p._model = {SIM!r}\np.retry(); p.wait()")
+        assert ["Keep these words."] == headless.value("[t.asked.text for t in p.chat.turns]")
+
+
+def test_a_panel_is_ready_again_whatever_fails(kernel):
+    """Its thread ends, and says why: here the conversation cannot be written."""
+    ran = kernel.run(f"p = nbllm.ChatWidget({SIM!r}, chat='broken')\np\np.chat.turns = ()\np.ask('One?')")
+    assert "AnswerProcessingError" == ran.error["ename"], ran.error
+    assert kernel.value("bool(__import__('sys').last_value.partial.text)")
+    kernel.run("p.chat.turns = []")
+    assert kernel.run("p.ask('Two?')").ok
+    assert ["Two?"] == kernel.value("[t.asked.text for t in p.chat.turns]")
+
+
 def test_an_error_is_raised_shown_and_not_kept(headless):
     """The transcript has it, the conversation has not."""
     ran = headless.run("p = nbllm.ChatWidget('sim/openai@status=401', chat='bad')\np.ask('hello')")
