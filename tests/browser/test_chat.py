@@ -109,6 +109,54 @@ def test_retry_copy_models_and_files(panel, tmp_path):
     assert len(n.js("() => navigator.clipboard.readText()")) > 20
 
 
+def test_enter_while_an_answer_streams_keeps_the_text(panel):
+    """Also in the moment before the kernel has taken the first message, and where the kernel refuses it."""
+    n = panel(OPEN.replace("openai/m", "openai/m@tokens=200"), "panel._answering = True", "panel._answering = False\npanel._set(busy=False)")
+    n.page.click(AREA)
+    n.page.keyboard.type("Why is the sky blue?")
+    n.page.keyboard.press("Enter")
+    n.page.keyboard.type("And at night?")
+    n.page.keyboard.press("Enter")  # at once
+    n.wait("() => (document.querySelector('.nbllm-live .nbllm-answer')?.parentNode.innerText ?? '').length > 120")
+    n.page.keyboard.press("Enter")  # while it streams
+    assert "And at night?" == n.js("() => document.querySelector('.nbllm-chat textarea').value")
+    wait_turns(n, 1)
+    assert "And at night?" == n.js("() => document.querySelector('.nbllm-chat textarea').value")
+    n.run(2)  # the kernel answers somebody else, which this page does not know yet
+    n.page.click(AREA)
+    n.page.keyboard.press("Enter")
+    n.wait("() => /still answering/.test(document.querySelector('.nbllm-chat > .nbllm-note').innerText)")
+    assert "And at night?" == n.js("() => document.querySelector('.nbllm-chat textarea').value")
+    n.run(3)
+    n.page.click(AREA)
+    n.page.keyboard.press("Enter")
+    wait_turns(n, 2)
+    assert "" == n.js("() => document.querySelector('.nbllm-chat textarea').value")
+    assert n.js("() => document.querySelector('.nbllm-chat > .nbllm-note').hidden")
+
+
+@pytest.mark.parametrize("model", ["nowhere/at-all", "openai/m@status=401"])
+def test_retry_keeps_the_old_answer_until_the_new_one_is_there(panel, model):
+    """A wrong name, a refused key: the turn stays, the failure stands below it, and the next retry replaces the turn."""
+    n = panel(OPEN.replace("chat='eda'", "chat='eda', retries=0"))
+    say(n, "Why is the sky blue?")
+    wait_turns(n, 1)
+    old = n.js(ANSWERS)[0]
+    n.page.fill(".nbllm-model", model)
+    n.page.keyboard.press("Tab")
+    n.page.click(".nbllm-turn button:has-text('Retry')")
+    wait_turns(n, 2)
+    shown = n.js(ANSWERS)
+    assert old == shown[0]
+    assert "⚠" in shown[1]
+    assert "Why is the sky blue?" in n.js("() => [...document.querySelectorAll('.nbllm-you')].filter(e => e.closest('.nbllm-turn')).at(-1).innerText")
+    n.page.fill(".nbllm-model", "claude/m")
+    n.page.keyboard.press("Tab")
+    n.page.click(".nbllm-turn button:has-text('Retry')")
+    wait_turns(n, 1)
+    assert old != n.js(ANSWERS)[0]
+
+
 def test_an_error_is_shown_in_the_panel_and_can_be_retried(panel):
     """It is not kept in the conversation; the next question is answered."""
     n = panel(OPEN.replace("openai/m", "openai/m@status=401"))
