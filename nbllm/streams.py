@@ -60,6 +60,7 @@ class Stream:
         self.traces: list[Trace] = []
         self.called = time.perf_counter()
         self.ended_at: float | None = None
+        self.at_end: Callable[[Stream], None] | None = None  # called once, on the engine's thread
         self._about = about
         self._error: errors.NbllmError | None = None
         self._changed = threading.Condition()
@@ -108,6 +109,9 @@ class Stream:
             self._error = error
             self._waiters += self._enders
             self._wake()
+        if self.at_end is not None:
+            self.at_end(self)
+            self.at_end = None
 
     def _wake(self) -> None:
         self._changed.notify_all()

@@ -333,6 +333,10 @@ class Connection:
         """Whether another request may go this way: the answer was read to its end and both sides keep the connection."""
         return not self.closed and self.head.ended and not self._pieces and self._keeps
 
+    def rest(self) -> None:
+        """Nothing is under way: what was seen of the last answer is let go."""
+        self.released, self._trace = time.perf_counter(), Trace()
+
     def alive(self) -> bool:
         """Whether the idle connection is still open: nothing waits to be read, not even its end."""
         if self.closed:

@@ -138,7 +138,7 @@ class StampedTransport(httpx.AsyncBaseTransport):
         self._busy.discard(connection)
         if origin is None or not connection.reusable() or sum(map(len, self._idle.values())) >= self._keep:
             return connection.close()
-        connection.released = time.perf_counter()
+        connection.rest()
         self._idle[origin].append(connection)
         return None
 
