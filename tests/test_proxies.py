@@ -9,9 +9,8 @@ from nbllm import errors
 from nbllm.addresses import parse
 from nbllm.transports.proxies import proxy_for
 
-from .test_transport import head, server
+from .test_transport import ANSWER, head, server
 
-ANSWER = b'data: {"choices":[{"index":0,"delta":{"content":"Hello"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 WHOLE = head(b"content-length: %d" % len(ANSWER)) + ANSWER
 ACME = "http://api.acme.invalid/v1"
 NO_SOCKS = pytest.mark.skipif(importlib.util.find_spec("socksio") is not None, reason="socksio is installed")

@@ -19,6 +19,7 @@ from nbllm.transports.http import HttpTransport, Letter
 from nbllm.transports.stamps import ClockedLoop
 from nbllm.wire import HttpCall, Trace
 
+ANSWER = b'data: {"choices":[{"index":0,"delta":{"content":"Hello"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 EVENT = b'data: {"a": 1}\n\n'
 OTHER = b'data: {"b": 2}\n\n'
 LINUX = pytest.mark.skipif(not hasattr(socket, "SO_PEERCRED"), reason="kernel stamps are Linux's")
@@ -457,9 +458,8 @@ def getaddrinfo(host, *rest, **named):
     return own("127.0.0.1" if str(host).endswith(".invalid") else host, *rest, **named)
 socket.getaddrinfo = getaddrinfo
 import nbllm
-from nbllm import simulator
-with simulator.serve(ttft=0.01, gap=0.001) as sim:
-    base = sim.base_url("openai_chat")
+from tests.test_transport import ANSWER, head, server
+with server(*[[None, head(b"content-length: %d" % len(ANSWER)) + ANSWER]] * 2) as (base, _):
     port = base.split(":")[2].split("/")[0]
     hanging = [nbllm.stream("hi", "m", base_url=f"http://hangs{i % 80}.invalid:{port}/v1", timeout={"connect": 60}) for i in range(120)]
     asking = nbllm.Client().check(f"http://hangs.invalid:{port}/", 60)
