@@ -20,7 +20,7 @@ from .config import Places, Problem
 from .errors import AuthenticationError, ConfigError
 from .tables import filled, provider_row, spent, variables
 from .toml_edit import change_entry
-from .wire import Provider, Secret, shown
+from .wire import Hidden, Provider, Secret, shown
 
 __all__ = ["DEFAULT_MODEL", "SIMULATOR", "Registry", "Route", "load", "provider_row"]
 
@@ -161,12 +161,12 @@ class Registry:
         return replace(row, base_url=filled(row.base_url, self.env, row.held)[0].replace("{model}", quote(model, safe="")),
                        headers=headers, query=query)
 
-    def _values(self, row: Provider) -> tuple[str, ...]:
+    def _values(self, row: Provider) -> Hidden:
         """What the row's texts hold that is nobody's business: the values of variables, and what stands in headers and query
         as it is. Of an address that is a variable, what follows the host."""
         own = [v for v in (*row.headers.values(), *row.query.values()) if "${" not in v]
         found = [value for text in _texts(row) for value in variables(text, self.env, row.held)]
-        return tuple(filter(None, (*own, *(urlsplit(v).path.strip("/") if v.startswith(("https://", "http://")) else v for v in found))))
+        return Hidden(filter(None, (*own, *(urlsplit(v).path.strip("/") if v.startswith(("https://", "http://")) else v for v in found))))
 
     def address(self, row: Provider) -> str:
         """The address in force: the first of the row's variables that is set, else the row's own. Variables in it that are

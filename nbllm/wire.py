@@ -131,18 +131,27 @@ class Trace:
     address: str = ""
 
 
+class Hidden(tuple[str, ...]):
+    """Texts that no repr shows: tracebacks that show local variables look into attributes as well."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"({MASK})" if self else "()"
+
+
 @dataclass(frozen=True, slots=True)
 class Guard:
     """What a call holds that is secret: its texts, and the origins that they belong to."""
 
     origins: tuple[str, ...] = ()
-    texts: tuple[str, ...] = field(default=(), repr=False)
+    texts: Hidden = field(default_factory=Hidden)
 
     @classmethod
     def of(cls, row: Provider, key: Secret | None) -> Guard:
         """The guard of calls to a row: its headers and query belong to its address, the key to its own."""
         mine = (key.reveal(),) if key is not None and key.source != "simulator" else ()
-        return cls((origin(row.base_url), *((key.origin,) if key is not None else ())), (*mine, *row.secrets))
+        return cls((origin(row.base_url), *((key.origin,) if key is not None else ())), Hidden((*mine, *row.secrets)))
 
     def check(self, url: str) -> None:
         """Raises ConfigError where `url`, as it will be sent, is of another origin than what would go with it."""
@@ -333,7 +342,7 @@ class Provider:
     passes: tuple[str, ...] = ()
     oauth: OAuth | None = None
     shipped: str = ""
-    values: tuple[str, ...] | None = None
+    values: Hidden | None = None
 
     @property
     def unapproved(self) -> bool:
@@ -341,11 +350,11 @@ class Provider:
         return any(h == self.name or h.startswith(f"{self.name}: ") for h in self.held)
 
     @property
-    def secrets(self) -> tuple[str, ...]:
+    def secrets(self) -> Hidden:
         """The texts of this row that no message, repr or file may hold."""
         own = (*self.headers.values(), *self.query.values()) if self.values is None else self.values
         user, _, password = (_USERINFO.search(self.base_url) or [""])[0][:-1].partition(":")
-        return tuple(filter(None, (*own, f"{user}:{password}" if password else "", password, user)))
+        return Hidden(filter(None, (*own, f"{user}:{password}" if password else "", password, user)))
 
     @property
     def shown(self) -> str:
