@@ -243,7 +243,7 @@ class Server:
 
         self._server = make_server("127.0.0.1", 0, app, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def _save(self, token, request):
         token["access_token"] = f"at-canary-{secrets.token_hex(12)}"

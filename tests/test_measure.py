@@ -45,18 +45,18 @@ def truth(record):
 
 
 SCENARIOS = {
-    "an early role delta is not a token": "ttft=0.2,gap=0.01,tokens=8,role=early",
-    "a late role delta": "ttft=0.2,gap=0.01,tokens=8,role=late",
-    "an empty first delta is not a token": "ttft=0.2,gap=0.01,tokens=8,empty=1",
+    "an early role delta is not a token": "ttft=0.1,gap=0.01,tokens=8,role=early",
+    "a late role delta": "ttft=0.1,gap=0.01,tokens=8,role=late",
+    "an empty first delta is not a token": "ttft=0.1,gap=0.01,tokens=8,empty=1",
     "reasoning counts as tokens, and not as visible text": "ttft=0.1,gap=0.01,tokens=10,reasoning=10",
     "five tokens a chunk": "ttft=0.1,gap=0.05,tokens=25,tokens_per_chunk=5",
     "twenty tokens a chunk": "ttft=0.1,gap=0.1,tokens=60,tokens_per_chunk=20",
-    "a tail between the last token and the end": "ttft=0.05,gap=0.01,tokens=8,tail=0.2",
+    "a tail between the last token and the end": "ttft=0.05,gap=0.01,tokens=8,tail=0.1",
     "several events in one write": "ttft=0.1,gap=0.02,tokens=20,chunks_per_write=5",
-    "comments before the first token": "ttft=0.3,gap=0.01,tokens=8,ping=3",
+    "comments before the first token": "ttft=0.15,gap=0.01,tokens=8,ping=3",
     "a body that the connection's end ends": "ttft=0.1,gap=0.01,tokens=8,close=1",
     "bursts": "ttft=0.1,gap=0.02,tokens=20,gaps=burst,burst=5",
-    "slow headers": "ttft=0.2,gap=0.01,tokens=8,headers=0.1",
+    "slow headers": "ttft=0.1,gap=0.01,tokens=8,headers=0.05",
 }
 
 

@@ -99,7 +99,7 @@ class Server(ThreadingHTTPServer):
 @pytest.fixture(scope="module")
 def address():
     server = Server(("127.0.0.1", 0), Player)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
