@@ -1,9 +1,13 @@
 """Whatever is in an answer, a prompt or on a magic's line: time in proportion to its length, from the first chunk to the saved form."""
 
+import json
+
 import pytest
 
 from nbllm.events import TextDelta
+from nbllm.messages import ToolCall
 from nbllm.notebook.blocks import Blocks
+from nbllm.notebook.bundle import FORMATS, call_line
 from nbllm.notebook.display import Live
 from nbllm.notebook.hidden import clean
 from nbllm.notebook.markdown import fences, to_html
@@ -62,3 +66,37 @@ def test_an_answer_costs_its_length(work, sign):
 def test_what_is_built_costs_its_length(work, make):
     """Runs of backticks of all lengths, steps of nesting, one long address for many links, wide heads over short rows, a long line."""
     growth(work, make, 6_000)
+
+
+def call(text):
+    return call_line(ToolCall("1", "f", json.loads(text), text))
+
+
+@pytest.mark.parametrize("make", [
+    lambda n: '{"a":' + "[" * 450 + ",".join(["1"] * n) + "]" * 450 + "}", lambda n: json.dumps({"a": [{}] * n}), lambda n: json.dumps({"a": ["x" * n]}),
+    lambda n: json.dumps({f"k{i}": [[[[[[i]]]]]] for i in range(n)}), lambda n: '{"a":' + "[" * 300 + ",".join(["[[]]"] * n) + "]" * 300 + "}",
+])
+@pytest.mark.parametrize("work", [call, FORMATS["json"], lambda text: FORMATS["json"](f"```json\n{text}\n```")])
+def test_json_over_lines_takes_space_in_proportion(work, make):
+    """Calls of tools, format=json, however deep: what is saved and what it costs."""
+    text = make(2_000)
+    line = work(text)
+    assert len(line.text) <= 5 * len(text) + 2_000
+    assert len(line.html) <= 20 * len(text) + 10_000
+    assert text.count("1") <= line.text.count("1")
+    growth(work, make, 500)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[" * 3_000 + "]" * 3_000, '{"a":' * 900 + "1" + "}" * 900])
+def test_json_that_is_nested_too_deep_is_shown_as_it_is(text):
+    """No error of Python's comes out."""
+    assert text in FORMATS["json"](text).text.replace(" ", "")
+    assert text in call_line(ToolCall("1", "f", None, text)).text
+    assert "nest" in call_line(ToolCall("1", "nest", nested(5_000), "{}")).text
+
+
+def nested(depth):
+    value = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value

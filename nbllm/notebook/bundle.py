@@ -10,6 +10,7 @@ import base64
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
@@ -175,13 +176,28 @@ def _short(message: str) -> str:
 # -- the answer in its formats -----------------------------------------------------------------------------------------
 
 
-def _pretty(text: str) -> str:
+def pretty(value: Any) -> str:
+    """JSON over several lines, where indents do not make most of it; of what is nested too deep for that, one line.
+    Raises RecursionError for what is nested too deep for JSON."""
+    flat = json.dumps(value, ensure_ascii=False, default=str)
+    pieces, left = [], 4 * len(flat) + 1_000
+    try:
+        for piece in json.JSONEncoder(indent=2, ensure_ascii=False, default=str).iterencode(value):
+            pieces.append(piece)
+            left -= len(piece)
+            if left < 0:
+                return flat
+    except RecursionError:
+        return flat
+    return "".join(pieces)
+
+
+def _json_line(text: str) -> Line:
     found = fences(text)
     source = found[0][1] if len(found) == 1 else text
-    try:
-        return json.dumps(json.loads(source), indent=2, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return source
+    with suppress(ValueError, RecursionError):
+        source = pretty(json.loads(source))
+    return Line(code_html(clean(source), "json"), source)
 
 
 def _code(text: str) -> tuple[str, str]:
@@ -197,7 +213,7 @@ def _code_line(text: str) -> Line:
 FORMATS: dict[str, Callable[[str], Line]] = {
     "md": lambda text: Line(to_html(text), text),
     "text": lambda text: Line(plain_html(text), text),
-    "json": lambda text: Line(code_html(clean(_pretty(text)), "json"), _pretty(text)),
+    "json": _json_line,
     "code": _code_line,
     "html": lambda text: Line(code_html(clean(text), "html"), text),
 }
@@ -205,10 +221,11 @@ FORMATS: dict[str, Callable[[str], Line]] = {
 
 def call_source(call: ToolCall) -> str:
     """A tool call as a person reads it: search(query="…") in JSON's words."""
-    if call.arguments is None:
-        return f"{call.name}({call.arguments_raw})"
-    flat = json.dumps(call.arguments, ensure_ascii=False)
-    return f"{call.name}({flat if len(flat) <= _WIDE else json.dumps(call.arguments, ensure_ascii=False, indent=2)})"
+    said = call.arguments_raw
+    with suppress(RecursionError):
+        flat = said if call.arguments is None else json.dumps(call.arguments, ensure_ascii=False)
+        said = flat if call.arguments is None or len(flat) <= _WIDE else pretty(call.arguments)
+    return f"{call.name}({said})"
 
 
 def call_line(call: ToolCall) -> Line:

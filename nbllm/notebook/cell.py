@@ -16,7 +16,7 @@ from ..structured import Shape
 from ..wire import SECRET_HEADERS, ProcessCall, SessionCall, TalkCall, shown
 from . import shorthand
 from .attach import attached, part_of, told
-from .bundle import footer
+from .bundle import footer, pretty
 from .chats import Turn
 from .fill import Filled, fill
 from .grammar import Line
@@ -202,16 +202,16 @@ def _dry_run(session: Session, asked: Asked) -> None:
     call = client.encode(request, route, key or session.stand_in(route), keep=keep)
     where = route.provider.label or route.provider.name
     if isinstance(call, SessionCall):
-        said = json.dumps({"addresses": [shown(a, call.guard.texts) for a in call.addresses], "session": call.session, "message": {**call.message, "parts": [{"type": "text", "text": call.turn.retold}]}}, indent=2, ensure_ascii=False)
+        said = pretty({"addresses": [shown(a, call.guard.texts) for a in call.addresses], "session": call.session, "message": {**call.message, "parts": [{"type": "text", "text": call.turn.retold}]}})
         session.show(static(f"Nothing was sent. It would go to {where}:\n\n```json\n{said}\n```"))
         return
     call = call.process if isinstance(call, TalkCall) else call
     if isinstance(call, ProcessCall):
-        ran = json.dumps({"command": list(call.argv), "variables": sorted(call.env), "standard input": call.stdin}, indent=2, ensure_ascii=False)
+        ran = pretty({"command": list(call.argv), "variables": sorted(call.env), "standard input": call.stdin})
         session.show(static(f"Nothing was run. It would be {where}:\n\n```json\n{ran}\n```"))
         return
     headers = {k: MASK if k.lower() in SECRET_HEADERS or k in route.provider.headers else scrub(v, call.guard.texts) for k, v in call.headers.items()}
-    text = json.dumps({"url": shown(call.url, call.guard.texts), "headers": headers, "body": _shortened(call.body)}, indent=2, ensure_ascii=False, default=str)
+    text = pretty({"url": shown(call.url, call.guard.texts), "headers": headers, "body": _shortened(call.body)})
     where = f"{route.provider.label or route.provider.name}, key from {key.source}" if key else f"{route.provider.label or route.provider.name}, no key"
     session.show(static(f"Nothing was sent. It would go to {where}:\n\n```json\n{text}\n```"))
 
