@@ -256,7 +256,7 @@ def _items(config: Config, layer: Layer, table: str) -> Iterable[tuple[str, Any]
 
 def _wrong_alias(name: str, model: Any, config: Config, layer: Layer, below: Config) -> str:
     """What is wrong with an alias, "" for nothing. A project's may not lead a name that works today to another provider."""
-    if not isinstance(model, str) or not model:
+    if not isinstance(model, str) or not model or not (model + name).isprintable():
         return f"the alias {name!r} leads to no text; expected a model's name in quotes"
     if named(name, config.rows) or name in ("auto", "sim"):
         return f"the alias {name!r} is a provider's name already; expected another name"

@@ -29,6 +29,7 @@ from .wire import Provider, Secret, origin, same_host
 __all__ = ["SOURCES", "Source", "Stores", "drop", "find", "forget", "keep", "origin", "read_dotenv", "remember", "same_host", "where"]
 
 _BLANKS = re.compile(r"[^\S\n]{100}")  # within a line: python-dotenv takes the square of their number, half a minute for 128 kB
+_DOTENV = 2**18  # bytes of a `.env` file: python-dotenv reads a megabyte in four seconds
 SERVICE = "nbllm"  # under which the keyring keeps our entries
 _BEARERS = frozenset({"openai_chat", "openai_responses", "cohere", "ollama"})  # dialects that can carry an access token
 
@@ -57,6 +58,7 @@ class Stores:
     colab: Callable[[str], str] | None = None
     auth: Path | None = None
     seen: dict[tuple[str, str], str] = field(default_factory=dict, repr=False)  # what slow places said
+    read: dict[Path, tuple[object, dict[str, str]]] = field(default_factory=dict, repr=False)  # `.env` files, as they were when they were read
 
     @classmethod
     def of(cls, env: Mapping[str, str]) -> Stores:
@@ -64,6 +66,17 @@ class Stores:
         data = env.get("XDG_DATA_HOME") or (str(Path.home() / ".local" / "share") if env is os.environ else "")
         auth = Path(data, "opencode", "auth.json") if data else None
         return cls(env, _folders, _keyring, _colab(), auth) if env is os.environ else cls(env, auth=auth)
+
+    def dotenv(self, path: Path) -> dict[str, str]:
+        """The variables in a `.env` file, read again where it has changed."""
+        try:
+            now = path.stat()
+        except OSError:
+            return {}
+        mark = (now.st_mtime_ns, now.st_size, now.st_ino)
+        if self.read.get(path, (None,))[0] != mark:
+            self.read[path] = (mark, read_dotenv(path))
+        return self.read[path][1]
 
     def slowly(self, place: str, name: str, look: Callable[[], str | None]) -> str:
         """What `look` says, asked once: such places are other processes, and some ask the person."""
@@ -115,7 +128,7 @@ def _environment(row: Provider, address: str, stores: Stores) -> Secret | None:
 def _dotenv(row: Provider, address: str, stores: Stores) -> Secret | None:
     for folder in stores.folders() if row.key_env else ():
         path = folder / ".env"
-        values = read_dotenv(path)
+        values = stores.dotenv(path)
         found = next((n for n in _names(row) if values.get(n, "").strip()), None)
         if found:
             return Secret(values[found].strip(), f"{found} in {path}", beside=True)
@@ -244,7 +257,7 @@ def drop(stores: Stores, address: str) -> bool:
 def read_dotenv(path: Path) -> dict[str, str]:
     """The variables in a `.env` file, {} where there is none, or none that a person wrote: as python-dotenv reads it."""
     try:
-        text = read_small(path)
+        text = read_small(path, _DOTENV)
     except (OSError, UnicodeDecodeError):
         return {}
     if _BLANKS.search(text):

@@ -44,8 +44,6 @@ def fetch(client: Client, route: Route, path: str) -> Any:
 
 def get(client: Client, row: Provider, path: str, key: Secret | None) -> Any:
     """As fetch, with the key given, or without any."""
-    if row.dialect == "opencode_server":  # its password goes to an OpenCode server alone
-        client.run(client.opencode.check(row.base_url.rstrip("/")))
     return client.run(get_json(client, row, question(row, path, key)))
 
 
@@ -66,6 +64,8 @@ async def get_json(client: Client, row: Provider, call: HttpCall) -> Any:
 
 
 async def _get_json(client: Client, row: Provider, call: HttpCall) -> Any:
+    if row.dialect == "opencode_server":  # its password goes to an OpenCode server alone
+        await client.opencode.check(row.base_url.rstrip("/"))
     try:
         async with asyncio.timeout(TIMEOUT), client.http.send(call, Trace(), TIMEOUT) as reply:
             body = await reply.body(LIMIT)

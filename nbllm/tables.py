@@ -28,17 +28,16 @@ class EntryError(ConfigError):
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("text in quotes")
+    if not isinstance(value, str) or not value.isprintable():  # it may be printed: escapes could do things to a terminal
+        raise TypeError("text in quotes, on one line")
     return value
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return (value,)
-    if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+    values = (value,) if isinstance(value, str) else value
+    if not isinstance(values, (list, tuple)) or not all(isinstance(v, str) and v.isprintable() for v in values):
         raise TypeError('a list of texts, such as ["A", "B"]')
-    return tuple(value)
+    return tuple(values)
 
 
 def _truth(value: Any) -> bool:
@@ -48,14 +47,14 @@ def _truth(value: Any) -> bool:
 
 
 def _pairs(value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
+    if not isinstance(value, Mapping) or not all(isinstance(v, str) and v.isprintable() and k.isprintable() for k, v in value.items()):
         raise TypeError('a table of texts, such as { name = "value" }')
     return dict(value)
 
 
 def _address(value: Any) -> str:
     text = _text(value)
-    if not re.match(r"https?://|\$\{", text) or not text.isprintable() or re.search(r"[\s@\\?#]", text):
+    if not re.match(r"https?://|\$\{", text) or re.search(r"[\s@\\?#]", text):
         raise TypeError("an address such as https://host/v1, without a key in it (what follows a ? stands in `query`)")
     return text.rstrip("/")
 
@@ -63,7 +62,7 @@ def _address(value: Any) -> str:
 def _path(value: Any) -> str:
     """A path that can be put after an address and leads nowhere but to the same server."""
     text = _text(value)
-    if text and (not text.isprintable() or re.search(r"^[^/]|^//|[\s\\#]|\.\.|\$\{|%(?:2e|2f|5c|0|1)", text, re.IGNORECASE)):
+    if re.search(r"^[^/]|^//|[\s\\#]|\.\.|\$\{|%(?:2e|2f|5c|0|1)", text, re.IGNORECASE):
         raise TypeError('a path such as "/models", or "" for none')
     return text
 

@@ -245,7 +245,7 @@ class SessionCall:
     guard: Guard = field(default=Guard(), compare=False)
 
     def __repr__(self) -> str:
-        return f"SessionCall({self.addresses}, headers={list(self.headers)})"
+        return f"SessionCall({[shown(a, self.guard.texts) for a in self.addresses]}, headers={list(self.headers)})"
 
 
 AnyCall = HttpCall | ProcessCall | TalkCall | SessionCall

@@ -238,3 +238,16 @@ def test_an_address_given_in_python_sets_free_what_is_named_with_it(load):
     assert {"AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN"} == set(r.rows["acme"].held)
     r.register("acme", {"base_url": "https://acme.example/v1", "key_env": "AWS_SECRET_ACCESS_KEY", "headers": {}})
     assert ENV["AWS_SECRET_ACCESS_KEY"] in sent(r, "acme/m")
+
+
+@pytest.mark.parametrize("entry", ["label", "key_url", "refused", "default_model", "price", "key_env", "prefixes", "passes", "headers", "query", "base_url", "models"])
+@pytest.mark.parametrize("odd", ["\\u001b]52;c;aGk=\\u0007", "a\\nb", "a\\u202eb", "a\\u200bb", "\\u0000"])
+def test_what_a_terminal_would_obey_is_no_entry(load, entry, odd):
+    """Configuration is printed; it holds no escapes, line breaks, or letters that nobody sees."""
+    value = f'{{ X = "{odd}" }}' if entry in ("headers", "query") else f'"https://h/{odd}"' if entry == "base_url" else f'"/{odd}"'
+    base = "" if entry == "base_url" else 'base_url = "https://h"\n'
+    r = load(f'[provider.acme]\n{base}{entry} = {value}\n[alias]\nx = "{odd}"\n')
+    assert "acme" not in r.rows
+    assert ["x"] == [n for n in ("x",) if n not in r.aliases]
+    assert 2 == len(r.problems)
+    assert all(str(p).isprintable() for p in r.problems)

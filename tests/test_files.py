@@ -95,6 +95,21 @@ def test_a_dotenv_file_cannot_hold_up(tmp_path, text):
     assert "B" not in keys.read_dotenv(tmp_path / ".env")
 
 
+def test_a_dotenv_file_is_read_again_where_it_has_changed(tmp_path):
+    """Once for all providers, since parsing a long one takes its time; what changes counts at once."""
+    path, stores = tmp_path / ".env", keys.Stores({}, lambda: (tmp_path,))
+    row = registry.load({}).rows["groq"]
+    assert keys.find(row, stores) is None
+    for text in ("GROQ_API_KEY=a\n", "GROQ_API_KEY=bc\n", "# none\n"):
+        path.write_text(text, "utf-8")
+        found = keys.find(row, stores)
+        assert (found.reveal() if found else "") == text.partition("=")[2].strip()
+        assert stores.dotenv(path) is stores.dotenv(path)
+    path.unlink()
+    assert keys.find(row, stores) is None
+    assert "bc" not in repr(stores)
+
+
 def test_names_with_dots_are_well(tmp_path):
     """As people write them: model names, addresses, prose."""
     (tmp_path / "pyproject.toml").write_text(f'[tool.nbllm.alias]\n"a.b" = "openai/gpt-5.4-mini"\n[tool.x]\ny = "{"a. " * 500}"\nz.z.z.z = 1.5\n')

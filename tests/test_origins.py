@@ -166,6 +166,16 @@ def test_a_warming_request_carries_the_key_as_its_dialect_does(client, here):
     assert "bearer" not in headers.lower()
 
 
+def test_a_warming_request_takes_no_password_to_whoever_listens(client, here):
+    """An OpenCode server is asked who it is first, which the request for a list does too."""
+    row = replace(registry.load({}).rows["opencode"], base_url=here.url)
+    c = client({"OPENCODE_SERVER_PASSWORD": KEY}, opencode=row)
+    touched(c, "opencode/a/b")
+    with pytest.raises(errors.ConnectFailed):
+        catalog.list_models(c, "opencode/")
+    assert "authorization" not in here.text.lower()
+
+
 @pytest.mark.parametrize("model", ["", ".", ".."])
 def test_a_model_that_is_no_name_is_not_put_into_an_address(client, model):
     """Dots are steps upward in a path; all else is quoted."""

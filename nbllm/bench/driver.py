@@ -220,6 +220,8 @@ class Load:
 
     async def _touch(self, arm: Arm) -> None:
         row = arm.route.provider
+        if row.dialect == "opencode_server":
+            return  # its password waits until it is known who listens there
         try:
             call = question(row, row.models or "/models", None if arm.route.simulated else arm.key)
             async with asyncio.timeout(_WARM_REQUEST), self.client.http.send(call, Trace(), _WARM_REQUEST) as reply:

@@ -130,7 +130,7 @@ def _short(value: Any) -> str:
 
 def secret_of(arm: Arm) -> dict[str, Any]:
     """What no file may hold of an arm: its key, and how its provider is asked."""
-    return {"key": arm.key.reveal() if arm.key else None, "provider": asdict(arm.route.provider) | {"oauth": None}}
+    return {"key": arm.key.reveal() if arm.key else None, "origin": arm.key.origin if arm.key else "", "provider": asdict(arm.route.provider) | {"oauth": None}}
 
 
 def _arm(arm: Arm) -> dict[str, Any]:
@@ -149,5 +149,5 @@ def to_arm(given: Mapping[str, Any], secret: Mapping[str, Any]) -> Arm:
     row["facts"] = {name: ModelFacts(**facts) for name, facts in row["facts"].items()}
     row |= {k: tuple(v) for k, v in row.items() if isinstance(v, list)}
     route = Route(given["asked"], Provider(**row), given["model"], simulated=given["simulated"])
-    key = Secret(secret["key"], "the run") if secret["key"] else None
+    key = Secret(secret["key"], "the run", secret["origin"]) if secret["key"] else None
     return Arm(given["name"], route, given["provider"], given["options"], key, given["timeout"], given["retries"], given["keep"])
