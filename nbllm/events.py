@@ -191,6 +191,11 @@ class Response:
         return tuple(p for p in self.parts if isinstance(p, ToolCall))
 
     @property
+    def transcript(self) -> str:
+        """The words in the sound that the model made, where the provider sends them."""
+        return "".join(n.text for n in self.notices if "audio" in n.data)
+
+    @property
     def refusal(self) -> str:
         """The words of a refusal, where the provider sends them apart from the text."""
         return "".join(n.text for n in self.notices if n.kind == "refusal")

@@ -424,8 +424,6 @@ def test_thoughts_and_words_keep_their_order():
 
 
 @pytest.mark.parametrize("deltas", [
-    [{"reasoning_details": [{"type": "reasoning.text", "text": "Let me "}]}, {"reasoning_details": [{"type": "reasoning.text", "text": "see."}]}],
-    [{"reasoning_details": [{"type": "reasoning.summary", "summary": "Let me see."}]}], [{"thinking_blocks": [{"type": "thinking", "thinking": "Let me see."}]}],
     [{"reasoning": "Let me ", "reasoning_details": [{"type": "reasoning.text", "text": "Let me "}]},
      {"reasoning": "see.", "reasoning_details": [{"type": "reasoning.text", "text": "see."}]}],
     [{"reasoning_details": [{"type": "reasoning.encrypted", "data": "D"}]}, {"reasoning": "Let me see.", "reasoning_details": [{"type": "reasoning.text", "text": "Let me see."}]}],
@@ -433,8 +431,17 @@ def test_thoughts_and_words_keep_their_order():
     [{"reasoning": {"content": "Let me see."}}], [{"reasoning": [{"type": "text", "text": "Let me see."}]}],
 ])
 def test_a_thought_in_details_counts_once(deltas):
-    """Alone it is reasoning, beside a field of its own it is the same again."""
-    assert ("Let me see.", "42") == ((r := fold(events("openai_chat", *(delta(**d) for d in deltas), delta(content="42"), chunk("", "stop")))).reasoning, r.text)
+    """Beside a field of its own it is the same again."""
+    r = fold(events("openai_chat", *(delta(**d) for d in deltas), delta(content="42"), chunk("", "stop")))
+    assert ("Let me see.", "42", ()) == (r.reasoning, r.text, r.notices)
+
+
+@pytest.mark.parametrize("name", ["reasoning_details", "thinking_blocks"])
+def test_a_thought_in_details_alone_is_kept_beside_the_answer(name):
+    """With its signature; never in the text."""
+    r = fold(events("openai_chat", delta(**{name: [{"type": "thinking", "text": "Let me see.", "signature": "S"}]}), delta(content="42"), chunk("", "stop")))
+    assert ("42", ["Let me see."], "S") == (r.text, [n.text for n in r.notices], r.parts[0].signature)
+    assert "[reasoning]\nLet me see.\n[/reasoning]" in final(r)["text/plain"]
 
 
 @pytest.mark.parametrize(("dialect", "values"), [
@@ -544,11 +551,12 @@ def test_a_draft_alone_is_kept():
     ("openai_chat", [delta(content=[{"type": "file", "file": {"file_data": b64(b"%PDF-1.7")}}]), STOP], "application/octet-stream", b"%PDF-1.7"),
 ])
 def test_other_files_are_kept_and_told(dialect, values, kind, data):
-    """Sound, films, whatever: in the response and in the line of figures; what is said in a sound is text."""
+    """Sound, films, whatever: in the response and in the line of figures, and the words of a sound."""
     r = fold(events(dialect, *values))
     assert [(kind, data)] == [(f.media_type, f.data) for f in r.files]
     assert f"{caption(r.files[0])[1:-1]} in .files" in footer(r).text.replace("\u00a0", " ")
-    assert r.text in ("", "Hello")
+    assert r.transcript in ("", "Hello")
+    assert r.transcript in final(r)["text/plain"]
     assert caption(r.files[0]) in final(r)["text/plain"]
 
 

@@ -296,7 +296,7 @@ class TestText:
         """Refusals, sources, tools of the provider and other oddities are kept beside the text."""
         source = {"type": "url_citation", "url_citation": {"url": "https://x.test", "title": "X"}}
         response = folded(say(refusal="I "), say(refusal="won't."), say(annotations=[source]), say(annotations=[source]),
-                          say(executed_tools=[{"type": "search"}]), say(content={"title": "T"}),
+                          say(executed_tools=[{"type": "search"}]), say(content={"title": "T"}), say(audio={"transcript": "Hi"}),
                           {"citations": ["https://y.test"], **say("stop")}, {"choices": [], "timings": {"prompt_ms": 1}})
 
         assert "I won't." == response.refusal
@@ -304,6 +304,7 @@ class TestText:
             Notice("citation", "https://x.test", source),
             Notice("server_tool", "search", {"type": "search"}),
             Notice("unknown", "", {"content": {"title": "T"}}),
+            Notice("unknown", "Hi", {"audio": {"transcript": "Hi"}}),
             Notice("citation", "https://y.test"),
             Notice("timing", "", {"timings": {"prompt_ms": 1}}),
         ] == [n for n in response.notices if n.kind != "refusal"]

@@ -174,7 +174,7 @@ class ChatDecoder:
         self._raw: str | None = None
         self._text: list[str] = []
         self._size = 0  # its characters
-        self._thought = self._plain = False  # thinking came; in a field of its own, which details only repeat
+        self._thought = False
         self._halves = Halves()
         self._calls = Calls(self._halves)
         self._cited: set[str] = set()
@@ -270,7 +270,7 @@ class ChatDecoder:
             full = string(content)  # put together only where it can be a part of more
             new = full[sent:] if len(full) > sent and full.startswith("".join(self._text)) else ""
             message = {**message, "content": new}
-        seen = {*(_THOUGHTS if self._thought else ()), *(_DETAILS if self._thought and not self._plain else ()), *(("audio",) if self._sounded else ()), *(("tool_calls", "function_call") if self._calls.slots else ())}
+        seen = {*(_THOUGHTS if self._thought else ()), *(("audio",) if self._sounded else ()), *(("tool_calls", "function_call") if self._calls.slots else ())}
         return {k: v for k, v in message.items() if k not in seen}
 
     def _delta(self, delta: dict[str, Any], whole: bool = False) -> Iterator[Event]:
@@ -301,7 +301,8 @@ class ChatDecoder:
     def _part(self, part: Any) -> Iterator[Event]:
         kind = part.get("type") if isinstance(part, dict) else None
         if is_thought(part):
-            yield from self._block(part)
+            yield from self._thinking("" if string(part.get("data")) else thought_text(part))
+            yield from self._signed(part)
         elif is_media(part):
             yield from self._media.tell(media(part))
         elif isinstance(part, str) or isinstance(obj(part).get("text"), str):
@@ -314,21 +315,19 @@ class ChatDecoder:
             yield Notice("unknown", data={"content": part})
 
     def _think(self, delta: dict[str, Any]) -> Iterator[Event]:
-        text = next(filter(None, (thought_text(delta.get(name)) for name in _THOUGHTS)), "")
-        self._plain = self._plain or bool(text)
-        yield from self._thinking(text)
+        yield from self._thinking(next(filter(None, (thought_text(delta.get(name)) for name in _THOUGHTS)), ""))
         for block in (block for name in _DETAILS for block in items(delta.get(name))):
-            yield from self._block(block, silent=self._plain)
+            if not self._thought and (text := thought_text(block)):  # else it repeats what has a field of its own
+                yield Notice("unknown", text, {"reasoning_details": block})
+            yield from self._signed(block)
         if string(delta.get("reasoning_opaque")):
             yield ReasoningDelta(signature=delta["reasoning_opaque"])
 
-    def _block(self, block: dict[str, Any], *, silent: bool = False) -> Iterator[Event]:
-        """A thought with what belongs to it."""
+    def _signed(self, block: dict[str, Any]) -> Iterator[Event]:
+        """What must go back with a thought: its signature, or all of one that is withheld."""
         if string(block.get("data")):
             yield ReasoningDelta(redacted=json.dumps(block), id=label(block.get("id")))
-            return
-        yield from self._thinking("" if silent else thought_text(block))
-        if signed := thought_signature(block):
+        elif signed := thought_signature(block):
             yield ReasoningDelta(signature=signed, id=label(block.get("id")))
 
     def _thinking(self, text: str) -> Iterator[Event]:
@@ -360,7 +359,7 @@ class ChatDecoder:
         """A piece of sound, and what is said in it."""
         self._sounded = True
         if string(audio.get("transcript")):
-            yield from self._content(audio["transcript"])
+            yield Notice("unknown", audio["transcript"], {"audio": {k: v for k, v in audio.items() if k != "data"}})
         yield from self._media.sound(string(audio.get("data")))
 
     def _cite(self, sources: Any) -> Iterator[Event]:

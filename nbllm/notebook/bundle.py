@@ -271,6 +271,8 @@ def _formatted(format: str, text: str) -> Line:
 def _parts(response: Response, format: str) -> Iterable[Line]:
     run: list[str] = []
     room = PICTURE_ROOM
+    beside = "".join(n.text for n in response.notices if "reasoning_details" in n.data)  # thinking that came in details alone
+    yield from _reasoning(Reasoning(beside)) if beside else ()
     for part in (*response.parts, None):
         if isinstance(part, Text):
             run.append(part.text)
@@ -322,6 +324,8 @@ def answer_lines(response: Response, *, format: str = "md", error: BaseException
 
 
 def _ending(response: Response, error: BaseException | None, empty: bool) -> Iterable[Line]:
+    if response.transcript:
+        yield note_line(f"Said in the sound: {response.transcript}")
     if response.refusal:
         yield note_line(f"Refused: {response.refusal}")
     if error is not None:

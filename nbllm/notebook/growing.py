@@ -41,7 +41,8 @@ class Growing:
             self._thought += event.text
             self._grew(event.text)
         elif isinstance(event, MediaDelta) and not event.append:
-            self._done += note_line(caption(event.part)).html
+            self._done += to_html(self._blocks.tail(), typeset=False, ink=_INK) + note_line(caption(event.part)).html
+            self._blocks = Blocks()
             self._grew(" ")
         elif isinstance(event, ToolCallDelta):
             self._call += (event.name or "") + event.arguments
