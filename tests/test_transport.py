@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -39,7 +40,7 @@ CHUNKED = head(b"transfer-encoding: chunked")
 @contextmanager
 def server(*conversations, context=None):
     """A server on a thread: each connection plays one list of steps: bytes to send, None to read a request, "head" for one
-    without a body, an Event to wait for, or "close". Gives (address, number of connections so far)."""
+    without a body, an Event to wait for, "close" or "reset". Gives (address, number of connections so far)."""
     listener = socket.create_server(("127.0.0.1", 0))
     count = []
 
@@ -65,6 +66,9 @@ def server(*conversations, context=None):
                 elif isinstance(step, bytes):
                     sock.sendall(step)
                 elif step == "close":
+                    return
+                elif step == "reset":
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     return
                 else:
                     step.wait(10)
@@ -157,6 +161,16 @@ def test_what_is_not_a_whole_answer_is_a_cut_stream(steps, error, words):
     """Whatever the server did instead of answering; nothing waits for ever."""
     with server(steps) as (url, _), pytest.raises(error, match=words):
         ask(url)
+
+
+@pytest.mark.parametrize("more", [OTHER, b"x", head(), b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx"])
+def test_what_follows_an_answer_is_not_of_it(more):
+    """A length that was counted in characters, a second answer: what is within the length is the answer, and its connection is done."""
+    answer = head(b"content-length: %d" % len(EVENT)) + EVENT + more
+    with server([None, answer], [None, answer]) as (url, count):
+        first, second = ask(url, 2)
+    assert ['{"a": 1}'] == first[1] == second[1]
+    assert 2 == len(count)
 
 
 def test_an_answer_that_comes_before_the_request_was_read_is_kept():

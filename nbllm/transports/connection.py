@@ -27,6 +27,7 @@ from .stamps import Stamped
 _HIGH, _LOW = 2**22, 2**20  # bytes that wait for the consumer
 _HEAD_LIMIT = 2**18  # bytes of status line and headers, and of whatever else stands beside a body without a byte of it
 _HEADERS = 256  # how many of them
+_TLS_ALERT = b"\x15\x03"
 _EYEBALLS = 0.25  # seconds until a second address is tried beside the first (RFC 8305)
 
 
@@ -204,8 +205,6 @@ class Connection:
             self._take(*self._stamped.read())
         except (BlockingIOError, InterruptedError):
             return
-        except ssl.SSLError as exc:
-            self._fail(httpx.ReadError(f"TLS: {exc.reason}"))
         except OSError as exc:
             self._fail(httpx.ReadError(str(exc)))
         except httpx.RemoteProtocolError as exc:
@@ -234,6 +233,8 @@ class Connection:
             return b"".join(plain), False
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b"".join(plain), True
+        except ssl.SSLError as exc:
+            self._error = self._error or httpx.ReadError(f"TLS: {exc.reason}")
         return b"".join(plain), True
 
     def _parse(self, data: bytes, read: Read) -> None:
@@ -243,12 +244,7 @@ class Connection:
         marks.setdefault("first_byte", read.at)
         if self.head.size > _HEAD_LIMIT:  # counted here too: the parser tells of a header once it is whole
             raise httpx.RemoteProtocolError("its headers are too large")
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            raise httpx.RemoteProtocolError("the server wants another protocol") from None
-        except (httptools.HttpParserError, httptools.HttpParserCallbackError) as exc:
-            raise httpx.RemoteProtocolError(f"not an HTTP/1.1 answer ({exc})") from None
+        wrong = self._fed(data)
         if self.head.complete and not before:
             marks["headers"] = read.at
         if self.head.ended:
@@ -258,6 +254,19 @@ class Connection:
             body = b"".join(self._body)
             self._body.clear()
             self._keep(body, read._replace(clean=read.clean and self._at_boundary(data)))
+        if wrong:  # what stood before it in the same read is kept
+            raise httpx.RemoteProtocolError(wrong)
+
+    def _fed(self, data: bytes) -> str:
+        """What is wrong with the bytes, "" for nothing."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            return "the server wants another protocol"
+        except (httptools.HttpParserError, httptools.HttpParserCallbackError) as exc:
+            alert = data.startswith(_TLS_ALERT) and not self.head.complete
+            return "it speaks TLS, so the address begins with https://" if alert else f"not an HTTP/1.1 answer: {exc}"
+        return ""
 
     def _at_boundary(self, data: bytes) -> bool:
         """Whether nothing follows the body in these bytes: neither the next chunk's size nor the last chunk."""
@@ -270,11 +279,11 @@ class Connection:
             self._unwatch()
 
     def _at_end(self) -> None:
-        if self.head.complete and not self.head.framed:
+        if self.head.complete and not self.head.framed and self._error is None:
             self.head.ended = True
             self._trace.marks["eof"] = time.perf_counter()
         elif not self.head.ended:
-            self._error = self._error or httpx.RemoteProtocolError("the connection was closed before the answer's end")
+            self._error = self._error or httpx.ReadError("closed before its end")
         self.close()
 
     def _fail(self, error: Exception) -> None:

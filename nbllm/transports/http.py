@@ -287,4 +287,5 @@ def _translated(exc: Exception, address: Address, *, started: bool, proxy: Proxy
     if isinstance(exc, httpx.LocalProtocolError):
         return errors.ConfigError("The request holds a header that HTTP does not allow.", hint="Check the key for line breaks or spaces.")
     when = "in the middle of the answer" if started else "before it answered"
-    return errors.StreamCut(f"{address.place}{_through(proxy)} closed the connection {when}.", hint="Try again; the partial answer is kept.")
+    why = f" ({exc})" if isinstance(exc, httpx.RemoteProtocolError) else ""
+    return errors.StreamCut(f"{address.place}{_through(proxy)} closed the connection {when}{why}.", hint="Try again; the partial answer is kept.")
