@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from .messages import ToolCall as ToolCall
     from .messages import ToolResult as ToolResult
     from .notebook.buttons import approve as approve
+    from .notebook.chat_widget import ChatWidget as ChatWidget
     from .notebook.magics import load_ipython_extension as load_ipython_extension
     from .notebook.magics import unload_ipython_extension as unload_ipython_extension
-    from .notebook.panel import ChatWidget as ChatWidget
     from .policy import Retries as Retries
     from .streams import Stream as Stream
     from .wire import Provider as Provider
@@ -63,7 +63,7 @@ _HOME = {
     **dict.fromkeys(("Event", "Response", "Timing", "Usage"), "events"),
     **dict.fromkeys(("Document", "Image", "Message", "Reasoning", "Request", "Text", "Tool", "ToolCall", "ToolResult"), "messages"),
     "Provider": "wire",
-    "ChatWidget": "notebook.panel",
+    "ChatWidget": "notebook.chat_widget",
     "approve": "notebook.buttons",
     **dict.fromkeys(("load_ipython_extension", "unload_ipython_extension"), "notebook.magics"),
     **dict.fromkeys(("bench", "errors", "simulator"), ""),

@@ -250,10 +250,16 @@ class Client:
         headless CLI stays for the next call, which is then answered sooner; a conversation goes on in the one that heard it.
         Raises ConfigError for what is wrong on this side; what the provider does shows when the stream is read.
         """
+        return self.ask(prompt, self.resolve(model, base_url, dialect), system=system, max_tokens=max_tokens, temperature=temperature, top_p=top_p,
+                        stop=stop, seed=seed, reasoning=reasoning, tools=tools, tool_choice=tool_choice, schema=schema, api_key=api_key,
+                        timeout=timeout, retries=retries, extra=extra, keep=keep)
+
+    def ask(self, prompt: prompts.Prompt, route: Route, *, api_key: str | Secret | None = None, timeout: float | Mapping[str, float | None] | Timeouts | None = None,
+            retries: int | Retries | None = None, keep: bool = False, **options: Any) -> Stream:
+        """As stream, where a name has been resolved already; `options` as Client.request takes them."""
         api_key = Secret(api_key) if isinstance(api_key, str) else api_key
-        route = self.resolve(model, base_url, dialect)
-        request = self.request(prompt, route.model, system=system, tools=tools, schema=provider_schema(schema), stop=stop, extra=extra,
-                               max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, reasoning=reasoning, tool_choice=tool_choice)
+        options["schema"] = provider_schema(options.get("schema"))
+        request = self.request(prompt, route.model, **options)
         limits = self.timeouts if timeout is None else Timeouts.of(timeout)
         patience = self.retries if retries is None else retries if isinstance(retries, Retries) else Retries(attempts=retries)
         return self.send(request, route, key=self.registry.key_for(route, api_key), timeouts=limits, retries=patience, keep=keep)

@@ -90,9 +90,14 @@ class Kernel:
             ran = self.run(prepare)
             assert ran.ok, ran.error
 
-    def start(self, code: str) -> str:
-        """Sends a cell; gives its message id."""
-        return self.client.execute(code, allow_stdin=self.front_end)
+    def start(self, code: str, *, cell: str = "") -> str:
+        """Sends a cell, with its id where a front end would tell one; gives its message id."""
+        if not cell:
+            return self.client.execute(code, allow_stdin=self.front_end)
+        content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": self.front_end, "stop_on_error": True}
+        message = self.client.session.msg("execute_request", content, metadata={"cellId": cell})
+        self.client.shell_channel.send(message)
+        return str(message["header"]["msg_id"])
 
     def collect(self, parent: str, until: Any = None, timeout: float = 60) -> Ran:
         """The messages of a cell up to its end, or up to the first message for which `until` is true."""
@@ -116,9 +121,9 @@ class Kernel:
             if reply["parent_header"].get("msg_id") == parent:
                 return reply
 
-    def run(self, code: str, timeout: float = 60) -> Ran:
+    def run(self, code: str, timeout: float = 60, *, cell: str = "") -> Ran:
         """Runs a cell to its end."""
-        return self.collect(self.start(code), timeout=timeout)
+        return self.collect(self.start(code, cell=cell), timeout=timeout)
 
     def value(self, expression: str) -> Any:
         """A JSON value from the kernel."""

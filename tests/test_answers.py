@@ -18,12 +18,14 @@ from nbllm.dialects import DIALECTS
 from nbllm.events import Finished, MediaDelta, Response, Started, TextDelta, Usage, UsageReport, fold
 from nbllm.ledger import Ledger
 from nbllm.messages import Document, Image, Message, Reasoning, Request, Text, ToolCall, caption, picture_size
-from nbllm.notebook.benching import cost
-from nbllm.notebook.bundle import final, footer
-from nbllm.notebook.chats import Chat, Turn
-from nbllm.notebook.display import Live
-from nbllm.notebook.look import STYLE
-from nbllm.notebook.side import Column, Entry
+from nbllm.notebook.bench_magics import cost
+from nbllm.notebook.chats import Chat, Place, Turn
+from nbllm.notebook.comparison import Outcome
+from nbllm.notebook.view.grid import growing
+from nbllm.notebook.view.live import LivePainter
+from nbllm.notebook.view.state import AnswerState
+from nbllm.notebook.view.static import final, footer
+from nbllm.notebook.view.styles import STYLE
 from nbllm.policy import Retries
 from nbllm.simulator import text
 from nbllm.transports import http_frames
@@ -215,17 +217,14 @@ def _live(report, text="x" * 1_240):
         def clear(self, *, wait):
             pass
 
-    now = [0.0]
-    view = Live(Port(), clock=lambda: now[0])
+    state, now = AnswerState("m", 0.0), [0.0]
+    view = LivePainter(Port(), state, clock=lambda: now[0])
     view.start()
     for event in (Started("i", "m"), report, TextDelta(text)):
-        view.feed(event)
+        state.feed(event, 1.0)
     now[0] = 5.0
     view.tick(now[0])
-    column = Column("m", 0.0)
-    for event in (report, TextDelta(text)):
-        column.feed(event, 1.0)
-    return shown[-1], column.line(5.0, "md").text
+    return shown[-1], growing(state, 5.0).text
 
 
 @pytest.mark.parametrize(("report", "told"), [
@@ -250,7 +249,7 @@ def test_the_line_of_figures_says_what_is_an_estimate(response, told):
 
 def test_the_context_of_a_conversation_counts_a_stopped_answer():
     """What the next turn sends: the input, and about what came."""
-    chat = Chat("c", [Turn("1", None, Response((Text("x" * 400),), "cancelled", usage=Usage(12)))])
+    chat = Chat("c", [Turn(Place("1"), None, Response((Text("x" * 400),), "cancelled", usage=Usage(12)))])
     assert 112 == chat.tokens
 
 
@@ -578,7 +577,7 @@ def test_what_cannot_be_read_is_told():
 def test_only_png_and_jpeg_are_shown_and_nothing_is_loaded(picture, source, words):
     """By their bytes, within bounds; the rest is words. In a cell, in a column, and as text."""
     r = Response((Text("See:"), picture), "stop")
-    for shown in (final(r), {"text/html": (line := Entry("m", r).line("md")).html, "text/plain": line.text}):
+    for shown in (final(r), {"text/html": (line := Outcome("m", r).line("md")).html, "text/plain": line.text}):
         assert words in shown["text/plain"]
         html = shown["text/html"].replace(STYLE, "")
         assert re.findall(r'src="([^"]*)"', html) == ([source] if source else [])

@@ -80,7 +80,7 @@ def test_what_cannot_be_run_says_so(kernel, line, words):
 
 def test_numbers_and_lists_are_read_as_they_are_written():
     """Sweeps, budgets, rungs."""
-    from nbllm.notebook.benching import split
+    from nbllm.notebook.bench_magics import split
 
     options, rest = split('a/b,c/d --blocks=3 concurrency=1,4 budget=usd:0.5,seconds:60 cold=cold_conn,warm rate=2.5 idle=0,30 temperature=0 prompts="my prompts.txt"')
     assert {"blocks": 3, "concurrency": [1, 4], "budget": {"usd": 0.5, "seconds": 60.0}, "cold": ["cold_conn", "warm"], "rate": 2.5, "idle": [0.0, 30.0],

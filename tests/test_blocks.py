@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbllm.notebook.blocks import Blocks, Lines
-from nbllm.notebook.markdown import to_html
+from nbllm.notebook.view.blocks import Blocks, Lines
+from nbllm.notebook.view.markdown import to_html
 
 from .payloads import PAYLOADS
 

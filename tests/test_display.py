@@ -22,10 +22,12 @@ from nbllm.events import (
     UsageReport,
 )  # fmt: skip
 from nbllm.messages import Reasoning, Request, Text, ToolCall
-from nbllm.notebook.bundle import Line, count, error_lines, final, footer, money, seconds
-from nbllm.notebook.display import Live
-from nbllm.notebook.look import STYLE
-from nbllm.notebook.port import Terminal
+from nbllm.notebook.comparison import Outcome
+from nbllm.notebook.view.live import LivePainter
+from nbllm.notebook.view.state import AnswerState
+from nbllm.notebook.view.static import Rendered, count, error_lines, final, footer, money, seconds
+from nbllm.notebook.view.styles import STYLE
+from nbllm.notebook.view.text import TextPainter
 
 from .payloads import PAYLOADS
 from .test_markdown import checked
@@ -77,10 +79,27 @@ class Clock:
         return self.now
 
 
+class Shown:
+    """A state and its painter, fed as the cell's loop does it."""
+
+    def __init__(self, page, clock, *, format="md", **options):
+        self.state, self.clock = AnswerState("sim/x", clock.now, format), clock
+        self.painter = LivePainter(page, self.state, clock=clock, **options)
+
+    def feed(self, event):
+        self.state.feed(event, self.clock.now)
+
+    def tick(self, now):
+        self.painter.tick(now)
+
+    def finish(self, response, footer=None, error=None):
+        self.painter.finish([Outcome("sim/x", response, error=error, footer=footer)])
+
+
 def live(**options):
     page, clock = Page(), Clock()
-    view = Live(page, model="sim/x", clock=clock, **options)
-    view.start()
+    view = Shown(page, clock, **options)
+    view.painter.start()
     return page, clock, view
 
 
@@ -95,7 +114,7 @@ def stream(chunks, per_second, **options):
             view.tick(looked)
         view.feed(TextDelta(chunk))
     view.tick(clock.now)
-    view.finish(Response((Text("".join(chunks)),), finish_reason="stop"), Line("foot", "foot"))
+    view.finish(Response((Text("".join(chunks)),), finish_reason="stop"), Rendered("foot", "foot"))
     return page, clock.now - began
 
 
@@ -177,7 +196,7 @@ def test_while_waiting_the_seconds_are_counted():
     assert "real-name · waiting for the first token… 4 s · overloaded, attempt 2 in 1.5 s" in page.text
     view.feed(TextDelta("x" * 400))
     view.tick(clock.now + 2)
-    assert "real-name · 5.0 s · ≈ 100 tokens" in page.text
+    assert "real-name · 3.0 s to first token · 5.0 s · ≈ 100 tokens" in page.text
     view.feed(UsageReport(Usage(output_tokens=90)))
     view.tick(clock.now + 4)
     assert "7.0 s · 90 tokens" in page.text
@@ -278,7 +297,7 @@ def test_one_output_is_left(mode):
         view.feed(TextDelta(chunk))
         clock.now += 0.05
         view.tick(clock.now)
-    view.finish(Response((Text("# Hi"),), finish_reason="stop"), Line("f<", "f<"))
+    view.finish(Response((Text("# Hi"),), finish_reason="stop"), Rendered("f<", "f<"))
     [[display_id, data]] = page.outputs
     assert display_id is None
     assert "# Hi\n\nf<" == data["text/plain"]
@@ -412,8 +431,8 @@ def test_any_events_show_safely(events, format):
 def test_a_terminal_gets_the_text_as_it_comes():
     """Then what there is to say about it; no escape sequence of the model's reaches it."""
     written = []
-    view = Terminal(written.append)
+    view = TextPainter(write=written.append)
     for event in (ReasoningDelta("hm"), TextDelta("a\x1b[2J\r"), TextDelta("\nb\rc\ud83d"), TextDelta("\ude00")):
-        view.feed(event)
-    view.finish(Response((Reasoning("hm"), Text("..."), ToolCall("1", "f", {})), "cancelled"), Line("", "foot"))
+        view.feed(0, event)
+    view.finish([Outcome("m", Response((Reasoning("hm"), Text("..."), ToolCall("1", "f", {})), "cancelled"), footer=Rendered("", "foot"))])
     assert "[reasoning]\nhm\n[/reasoning]\n\na␛[2J\nb\nc😀\n\n[tool call] f({})\n\n■ Stopped by you; this is what had arrived.\n\nfoot\n" == "".join(written)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.errors import ConfigError
-from nbllm.notebook import grammar, shorthand
+from nbllm.notebook import grammar
+from nbllm.notebook import schema_shorthand as shorthand
 from nbllm.notebook.options import OPTIONS
 
 

@@ -6,11 +6,12 @@ import pytest
 
 from nbllm.events import TextDelta
 from nbllm.messages import ToolCall
-from nbllm.notebook.blocks import Blocks
-from nbllm.notebook.bundle import FORMATS, call_line
-from nbllm.notebook.display import Live
-from nbllm.notebook.hidden import clean
-from nbllm.notebook.markdown import fences, to_html
+from nbllm.notebook.view.blocks import Blocks
+from nbllm.notebook.view.hidden import clean
+from nbllm.notebook.view.live import LivePainter
+from nbllm.notebook.view.markdown import fences, to_html
+from nbllm.notebook.view.state import AnswerState
+from nbllm.notebook.view.static import FORMATS, call_line
 
 from .growth import growth
 
@@ -28,12 +29,13 @@ class Nowhere:
 def live(text):
     """An answer in pieces of seven characters, drawn as often as the pace allows: two thousand characters a second."""
     now = [0.0]
-    shown = Live(Nowhere(), clock=lambda: now[0])
+    state = AnswerState("m", 0.0)
+    shown = LivePainter(Nowhere(), state, clock=lambda: now[0])
     shown.start()
     for i in range(0, len(text), 7):
-        shown.feed(TextDelta(text[i:i + 7]))
+        state.feed(TextDelta(text[i:i + 7]), now[0])
         now[0] += 0.0035
-        shown.tick()
+        shown.tick(now[0])
 
 
 def split(text):

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbllm.notebook.hidden import clean, cleaned, plain
-from nbllm.notebook.markdown import code_html, reasoning_html, to_html
+from nbllm.notebook.view.hidden import clean, cleaned, plain
+from nbllm.notebook.view.markdown import code_html, reasoning_html, to_html
 
 HIDDEN = [
     *"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u180f\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2061\u2062\u2063\u2064\u2065",

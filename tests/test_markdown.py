@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbllm.notebook.look import STYLE
-from nbllm.notebook.markdown import clean, code_html, plain_html, reasoning_html, to_html
+from nbllm.notebook.view.hidden import clean
+from nbllm.notebook.view.markdown import code_html, plain_html, reasoning_html, to_html
+from nbllm.notebook.view.styles import STYLE
 
 from .payloads import MATH, PAYLOADS
 

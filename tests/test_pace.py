@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbllm.notebook.pace import Budget, Pace
+from nbllm.notebook.view.throttle import Budget, Pace
 
 B = Budget()
 

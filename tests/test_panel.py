@@ -217,3 +217,22 @@ def test_a_project_s_file_gives_defaults(tmp_path, monkeypatch):
         assert "'seed'" in told
         assert "a project does not choose 'base_url'" in str(kernel.value("[str(p) for p in nbllm.default_client().registry.problems]"))
         assert 5 == kernel.value("nbllm.default_client().registry.defaults['max_tokens']")
+
+
+def test_a_retry_that_fails_keeps_the_old_turn(headless):
+    """A name that leads nowhere, a refusal, a cut, a stop: the old answer stays until a new one is there."""
+    assert headless.run(f"p = nbllm.ChatWidget({SIM!r}, chat='keep')\nfirst = p.ask('One?').text").ok
+    for name in ("nowhere/at-all", "sim/openai@status=401", "sim/openai@cut=3"):
+        headless.run(f"p._model = {name!r}\ntry:\n    p.retry(); p.wait()\nexcept nbllm.errors.NbllmError: pass")
+        assert [1, True] == headless.value("[len(p.chat.turns), p.chat.turns[0].response.text == first]")
+    headless.run("p._model = 'sim/openai@tokens=5,text=New'\np._failed = None\np.retry(); p.wait()")
+    assert [1, True] == headless.value("[len(p.chat.turns), p.chat.turns[0].response.text != first]")
+
+
+def test_two_panels_of_one_conversation_share_it():
+    """With the extension loaded or not."""
+    with Kernel(front_end=False, prepare="import nbllm") as kernel:
+        kernel.run(f"a, b = nbllm.ChatWidget({SIM!r}, chat='one'), nbllm.ChatWidget({SIM!r}, chat='one')\na.ask('Hello?')")
+        assert [1, 1] == kernel.value("[len(a.chat.turns), len(b.chat.turns)]")
+        assert kernel.run("%load_ext nbllm\nc = nbllm.ChatWidget(chat='one', model='sim/openai')").ok
+        assert 1 == kernel.value("len(c.chat.turns)")

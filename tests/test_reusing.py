@@ -47,3 +47,21 @@ def test_fragments_are_kept_and_put_together(kernel):
     assert "Write like Basho.\n\nAt most ten words.\n\nOn rain." == kernel.value("a.text")
     ran = kernel.run("%%llm sim/openai use=nothing\nx")
     assert "tone, size" in "".join(ran.error["traceback"])
+
+
+def test_parameters_are_names_that_nobody_else_knows(kernel):
+    """Neither Python's own names nor the notebook's become parameters; the latter may be given all the same."""
+    kernel.run("limit = 100\ndef shout(t): return t.upper()")
+    kernel.run("%%llm sim/openai@echo=1 def=count\nLength {{len(text)}} of {{shout(text)}}")
+    assert ["text"] == kernel.value("list(__import__('inspect').signature(count).parameters)")
+    assert "Length 2 of HI" == kernel.value("count('hi').text")
+    kernel.run("%%llm sim/openai@echo=1 def=pick\nBig ones: {{ [x for x in xs if x > limit] }}")
+    assert "Big ones: [200]" == kernel.value("pick([1, 5, 200]).text")
+    assert "Big ones: [5, 200]" == kernel.value("pick([1, 5, 200], limit=2).text")
+
+
+def test_an_expression_has_one_scope(kernel):
+    """A comprehension inside a function of the cell sees the same names as its outside."""
+    kernel.run("xs, limit = [1, 200], 100")
+    kernel.run("%%llm sim/openai@echo=1 out=a\n{{ [x for x in xs if x > limit] }}")
+    assert "[200]" == kernel.value("a.text")

@@ -198,8 +198,8 @@ def test_a_provider_without_a_mode_for_schemas_is_asked_in_words(kernel, canned)
 def test_a_conversation_goes_on_and_a_cell_run_again_replaces_its_turn(kernel, canned):
     """The second cell sends both turns; the first one run again sends none and takes its own place."""
     url, bodies = canned("Alpha", "Beta", "Gamma")
-    for code in (f"%%llm m chat=eda base_url={url}\nFirst.", f"%%llm m chat=eda base_url={url}\nSecond.", f"%%llm m chat=eda base_url={url}\nFirst."):
-        assert kernel.run(code).ok
+    for cell, words in (("a", "First."), ("b", "Second."), ("a", "First.")):
+        assert kernel.run(f"%%llm m chat=eda base_url={url}\n{words}", cell=cell).ok
     assert [1, 3, 1] == [len(b["messages"]) for b in bodies]
     ran = kernel.run("%llm chat show eda")
     assert ran.text.index("Gamma") < ran.text.index("Beta")
@@ -223,6 +223,41 @@ def test_conversations_are_listed_forked_undone_exported_and_forgotten(kernel, c
     assert "other" in "".join(ran.error["traceback"])
 
 
+@pytest.mark.kernel
+def test_within_one_run_every_question_is_a_turn_and_a_run_again_replaces_all_of_them(kernel, canned):
+    """Two questions in one cell are two turns; the cell run again replaces both, and only when a new answer is there."""
+    url, bodies = canned("A1", "A2", "B", "A3", "A4")
+    two = f"%llm ask -m m chat=two base_url={url} one\n%llm ask -m m chat=two base_url={url} two"
+    assert kernel.run(two, cell="a").ok
+    assert kernel.run(f"%%llm m chat=two base_url={url}\nthree", cell="b").ok
+    assert not kernel.run("%%llm m chat=two base_url=http://127.0.0.1:9 retries=0\none", cell="a").ok
+    turns = "from nbllm.notebook.session import current_session\nsaid = [t.response.text for t in current_session().chats.get('two').turns]"
+    kernel.run(turns)
+    assert ["A1", "A2", "B"] == kernel.value("said")
+    assert kernel.run(two, cell="a").ok
+    kernel.run(turns)
+    assert ["A3", "A4", "B"] == kernel.value("said")
+    assert [1, 3, 5, 1, 3] == [len(b["messages"]) for b in bodies]
+
+
+@pytest.mark.kernel
+def test_without_ids_a_new_execution_is_a_new_turn(kernel, canned):
+    """As under papermill: the same words twice are two turns."""
+    url, bodies = canned("One", "Two")
+    for _ in range(2):
+        assert kernel.run(f"%%llm m chat=papers base_url={url}\ncontinue").ok
+    assert [1, 3] == [len(b["messages"]) for b in bodies]
+
+
+@pytest.mark.kernel
+def test_a_structured_answer_that_does_not_fit_is_asked_for_again_in_its_own_column(kernel, canned):
+    """In the background and beside others too; one output is left, and the variable holds what fits."""
+    url, bodies = canned("no JSON", '{"name": 1}', '{"name": "Ada", "age": 36}', '{"name": "Bo", "age": 4}')
+    ran = kernel.run(f'%%llm m,m base_url={url} schema="name, age int" as=object out=both\nInvent one.')
+    assert ran.ok, ran.error
+    assert 4 == len(bodies)
+    assert ["Ada", "Bo"] == sorted(kernel.value("[v['name'] for v in both.values]"))
+    assert 1 == len(ran.outputs)
 @pytest.mark.parametrize("text", ["[" * 200_000, "{" * 200_000, '{"a":' * 800 + "1" + "}" * 800, "[" * 800 + "]" * 800, "9" * 5000, "```json\n" * 20_000])
 def test_an_answer_without_end_or_depth_is_a_mismatch(text):
     """In a schema that refers to itself and in any other: told in words, at once."""

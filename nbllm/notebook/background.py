@@ -7,102 +7,63 @@ What is drawn later is an update of the display that the cell has made, so it st
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from contextvars import copy_context
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
-from ..errors import AnswerProcessingError, ConfigError, in_a_line
-from ..events import Response, Restarted
-from ..streams import Stream
-from .bundle import footer
-from .comparing import finish_columns, follow_all
-from .port import KernelPort, where
-from .run import Drawing, Outcome, settle
-from .side import Column, Entry, Side
-
-if TYPE_CHECKING:
-    from .session import Asked, Session
+from ..errors import ConfigError
+from .painters import painter, render_mode
+from .run import Guarded, Keeper, Run, follow, keep_turn, settle
+from .session import Session
+from .view.text import Null
 
 
-def wanted(session: Session, asked: Asked) -> bool:
-    """Whether a cell goes to the background: it says so, and somebody watches."""
-    return bool(asked.options.get("bg")) and where(session.shell, str(asked.options.get("render", "auto"))) != "final"
+def wanted(session: Session, run: Run) -> bool:
+    """Whether a run goes to the background: its cell says so, and somebody watches."""
+    return bool(run.question.options.get("bg")) and render_mode(session, run) != "final"
 
 
-def begin(session: Session, asked: Asked, out: str | None, kept: Callable[[Response], None]) -> Stream:
+def begin(session: Session, run: Run, out: str | None, keep: Keeper | None) -> None:
     """Asks, shows the beginning, and lets a thread do the rest. Raises ConfigError for what is wrong on this side."""
-    terminal, format = where(session.shell) == "terminal", str(asked.options.get("format", "md"))
-    column = Column(asked.model, time.perf_counter())
-    shown = not (terminal or asked.options.get("quiet"))
-    side = Side(KernelPort(session.shell), [column], mode="plain" if asked.options.get("render") == "plain" else "live" if shown else "hidden", format=format, in_place=True)
-    stream = session.stream(asked)
-    Drawing().do(side.start)
+    terminal = render_mode(session, run) == "terminal"
+    screen = Guarded(Null() if terminal else painter(session, run, in_place=True))
+    run.begin()
+    screen.start()
     session.touch()
-    run = _Run(session, asked, side, column, [name for name in (out, "_llm") if name])
-    run.put(stream)
-    session.running.append(stream)
+    names = [name for name in (out, "_llm") if name]
+    held: dict[str, object] = dict.fromkeys(names, run.streams[0] if len(run.streams) == 1 else run)
+    session.namespace.update(held)
+    session.running.append(run)
     if terminal:
-        session.say(f"Asked in the background: {run.names[0]} is a Stream until the answer is there.")
-    threading.Thread(target=copy_context().run, args=(run.rest, stream, kept), name="nbllm-background", daemon=True).start()
-    return stream
+        session.say(f"Asked in the background: {names[0]} is a Stream until the answer is there.")
+    rest = _Rest(session, run, screen, out, keep, held)
+    threading.Thread(target=copy_context().run, args=(rest,), name="nbllm-background", daemon=True).start()
 
 
 @dataclass(slots=True)
-class _Run:
-    """A cell in the background. `mine` is what it has put into its variables: a name that holds something else by now was used
-    otherwise meanwhile, and is left alone."""
+class _Rest:
+    """All that comes after the prompt is back. However it ends, the answer is kept, and the cell's display, its variables and
+    `%llm stop` end too. held: what the cell has put into its variables."""
 
     session: Session
-    asked: Asked
-    side: Side
-    column: Column
-    names: list[str]
-    mine: list[object] = field(default_factory=list)
-    streams: list[Stream] = field(default_factory=list)
+    run: Run
+    screen: Guarded
+    out: str | None
+    keep: Keeper | None
+    held: dict[str, object]
 
-    def put(self, value: object) -> None:
-        """Sets the variables: the one named in out= to `value`, `_llm` to no value that was made of an answer."""
-        space = self.session.namespace
-        for name in self.names:
-            ours = not self.mine or any(space.get(name) is known for known in self.mine)
-            if ours and (name != "_llm" or isinstance(value, (Stream, Response))):
-                space[name] = value
-        self.mine.append(value)
-
-    def store(self, response: Response, value: Any) -> None:
-        """Keeps the answer, then what was made of it."""
-        self.session.asked, self.session.last, self.session.comparison = self.asked, response, None
-        self.put(response if value is None else value)
-
-    def watch(self, stream: Stream, why: str) -> bool:
-        """Shows a stream while it comes; whether it may be followed by another one."""
-        if why:
-            self.session.running.append(stream)
-            self.column.feed(Restarted(why), time.perf_counter())
+    def __call__(self) -> None:
+        """Waits for the end, and does the rest."""
         try:
-            self.column.ended = None
-            follow_all([stream], self.side, [self.column], 0)
-        finally:
-            self.session.running.remove(stream)
-        return stream.partial().finish_reason != "cancelled"
-
-    def rest(self, stream: Stream, kept: Callable[[Response], None]) -> None:
-        """All that comes after the prompt is back. However it ends, the cell's display, its variables and `%llm stop` end too."""
-        done = Outcome(Response())
-        try:
-            done = settle(self.session, self.asked, stream, self.watch, self.store)
-            if done.counts and done.failure is None:
-                kept(done.response)
+            follow(self.run, self.screen)
         except BaseException as error:  # noqa: BLE001 - even SystemExit: nobody else would tell, and the cell would wait for ever
-            stream.cancel()
-            answer = stream.partial()
-            done = Outcome(answer, problem=AnswerProcessingError(f"The background answer could not be finished: {in_a_line(error)}",
-                                                                 partial=answer, hint="What came is in the cell's variable."))
-            if self.mine == [stream]:
-                self.store(answer, None)
-        finish_columns(self.side, [Entry(self.asked.model, done.response, done.failure, footer(done.response, filled=self.asked.filled, attached=self.asked.attached))])
+            self.run.cancel()
+            self.run.fail(error)
+        finally:
+            self.session.running.remove(self.run)
+        settle(self.session, self.run, self.out, held=self.held)
+        if self.run.error is None:
+            keep_turn(self.run, self.keep)
+        self.screen.finish(self.run.settled())
 
 
 def stop(session: Session, _rest: str) -> str:
@@ -110,6 +71,7 @@ def stop(session: Session, _rest: str) -> str:
     running = session.running[:]
     if not running:
         raise ConfigError("Nothing runs in the background.", hint="A cell with bg=true does; ■ stops the cell that runs.")
-    for stream in running:
-        stream.cancel()
-    return f"Stopped {len(running)} answer{'s' * (len(running) > 1)}."
+    for run in running:
+        run.cancel()
+    count = sum(len(run.streams) for run in running)
+    return f"Stopped {count} answer{'s' * (count > 1)}."

@@ -13,11 +13,12 @@ from html import escape
 from typing import Any
 from uuid import uuid4
 
-from ..streams import Stream
 from .comms import mended
-from .hidden import clean
-from .look import container
-from .port import KernelPort, where
+from .session import current_session
+from .view.frontend import KernelPort, where
+from .view.grid import StopButtons
+from .view.hidden import clean
+from .view.styles import container
 
 _PROOF = 1.5  # seconds that the page has to prove itself before a question is asked in another way
 _TICK = 0.05
@@ -54,26 +55,20 @@ class _Bar:
             widget.close()
 
 
-class StopBar:
-    """A Stop for each of several answers."""
+class StopBar(StopButtons):
+    """A Stop for each of several answers; `stop` is given the number of the one that was pressed."""
 
-    def __init__(self, port: KernelPort, labels: Sequence[str]) -> None:
+    def __init__(self, port: KernelPort, labels: Sequence[str], stop: Callable[[int], None]) -> None:
         self._port = port
-        self.streams: list[Stream | None] = [None] * len(labels)
-        self._bar = _Bar([(f"■ {label}", f"Stop {label}") for label in labels], self._stop)
+        self._bar = _Bar([(f"■ {label}", f"Stop {label}") for label in labels], stop)
 
     def show(self) -> None:
         """Puts the bar where the next output goes."""
         self._port.publish(self._bar.bundle)
 
-    def _stop(self, which: int) -> None:
-        stream = self.streams[which]
-        if stream is not None:
-            stream.cancel()
-
-    def ended(self, which: int) -> None:
+    def ended(self, column: int) -> None:
         """An answer is over."""
-        self._bar.buttons[which].disabled = True
+        self._bar.buttons[column].disabled = True
 
     def close(self) -> None:
         """Takes the bar away, once its output is gone."""
@@ -85,9 +80,7 @@ def approve(question: str, *, yes: str = "Approve", no: str = "Reject") -> bool:
     click, else through the keyboard, and where nobody can answer (nbclient, papermill) it is no. An interrupt raises
     KeyboardInterrupt, which is no too. What was answered stays in the cell as text.
     """
-    from .panel import session_here
-
-    session = session_here()
+    session = current_session()
     mode = where(session.shell)
     answer = _by_button(session.shell, question, yes, no) if mode == "live" else None
     if answer is None:

@@ -1,4 +1,4 @@
-"""Named conversations of a notebook: `chat=eda` goes on where it was; running a cell again replaces its own turn."""
+"""Named conversations of a notebook: `chat=eda` goes on where it was; running a cell again replaces its own turns."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ from ..messages import Document, Image, Message, Part, caption
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """What was asked and what came. `cell` tells whose turn it is: the front end's id of the cell, or the prompt itself."""
+class Place:
+    """Where a question is asked. cell: the front end's id of the cell, "" where it tells none; execution: which run of it."""
 
-    cell: str
+    cell: str = ""
+    execution: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What was asked and what came, and where it was asked."""
+
+    place: Place
     asked: Message
     response: Response
 
@@ -28,25 +36,39 @@ class Turn:
 
 @dataclass(slots=True)
 class Chat:
-    """A conversation: turns in the order of their cells' first runs."""
+    """A conversation: turns in the order of their cells' first runs. Running a cell again replaces the turns of its last run,
+    once the first new one is there; within one run, and where cells have no ids, every question is a new turn."""
 
     name: str
     turns: list[Turn] = field(default_factory=list)
 
-    def before(self, cell: str) -> tuple[Message, ...]:
-        """What was said before the turn of `cell`; all, where it has none yet."""
-        place = next((i for i, t in enumerate(self.turns) if t.cell == cell), len(self.turns))
-        return tuple(m for turn in self.turns[:place] for m in turn.messages)
+    def before(self, place: Place) -> tuple[Message, ...]:
+        """What a question asked at `place` goes on from."""
+        old, same = self._of(place)
+        end = same[-1] + 1 if same else old[0] if old else len(self.turns)
+        return tuple(m for turn in self.turns[:end] for m in turn.messages)
 
-    def keep(self, turn: Turn) -> None:
-        """Adds a turn, in the place of the same cell's earlier one. An answer that says nothing is not kept."""
+    def append(self, turn: Turn) -> None:
+        """Adds a turn, in the place of those that an earlier run of its cell left. An answer that says nothing is no turn."""
         if not turn.response.parts:
             return
-        for i, old in enumerate(self.turns):
-            if old.cell == turn.cell:
-                self.turns[i] = turn
-                return
-        self.turns.append(turn)
+        old, same = self._of(turn.place)
+        at = same[-1] + 1 if same else old[0] if old else len(self.turns)
+        self.turns[at:at] = [turn]
+        stale = {id(self.turns[i + (i >= at)]) for i in old}
+        self.turns[:] = [t for t in self.turns if id(t) not in stale]
+
+    def replace(self, old: Turn, new: Turn) -> None:
+        """Puts `new` where `old` stands; at the end where it stands no more. An answer that says nothing changes nothing."""
+        if new.response.parts:
+            at = next((i for i, t in enumerate(self.turns) if t is old), len(self.turns))
+            self.turns[at:at + 1] = [new]
+
+    def _of(self, place: Place) -> tuple[list[int], list[int]]:
+        """Where the turns of this cell stand: (of earlier runs, of this run)."""
+        mine = [i for i, t in enumerate(self.turns) if place.cell and t.place.cell == place.cell]
+        return ([i for i in mine if self.turns[i].place.execution != place.execution],
+                [i for i in mine if self.turns[i].place.execution == place.execution])
 
     @property
     def tokens(self) -> int | None:
@@ -97,7 +119,7 @@ class Chats:
         chat = self.get(name)
         if other in self._chats or not other.isidentifier():
             raise ConfigError(f"{other!r} cannot be the copy's name.", hint="%llm chat fork NAME OTHER, where OTHER is a new name of letters, digits and _.")
-        self._chats[other] = Chat(other, [replace(t, cell=f"{t.cell}:{other}") for t in chat.turns])
+        self._chats[other] = Chat(other, [replace(t, place=Place()) for t in chat.turns])
         return self._chats[other]
 
     def clear(self, name: str) -> int:
@@ -111,14 +133,15 @@ def markdown(chat: Chat) -> str:
     """A conversation as Markdown: what a person reads, and what is exported."""
     if not chat.turns:
         return f"*The conversation {chat.name} has no turns.*"
-    return "\n\n".join(f"**You**\n\n{_text(t.asked)}\n\n**{t.response.model or 'Model'}**\n\n{_answer(t.response)}" for t in chat.turns)
+    return "\n\n".join(f"**You**\n\n{words(t.asked)}\n\n**{t.response.model or 'Model'}**\n\n{_answer(t.response)}" for t in chat.turns)
 
 
 def _answer(response: Response) -> str:
     return "\n\n".join(filter(None, (response.text, *map(_part, response.images), *map(_part, response.files))))
 
 
-def _text(message: Message) -> str:
+def words(message: Message) -> str:
+    """What a message says, with a word for what is not text."""
     return "\n\n".join(_part(p) for p in message.parts)
 
 
@@ -130,7 +153,7 @@ def _part(part: Part) -> str:
 
 def exported(chat: Chat) -> list[Mapping[str, Any]]:
     """A conversation as plain messages: role and text."""
-    return [{"role": m.role, "content": _text(m)} for turn in chat.turns for m in turn.messages]
+    return [{"role": m.role, "content": words(m)} for turn in chat.turns for m in turn.messages]
 
 
 def as_json(chat: Chat) -> str:

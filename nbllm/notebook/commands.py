@@ -13,13 +13,16 @@ from ..catalog import ModelInfo, list_models, ping, states
 from ..config import user_file
 from ..errors import ConfigError
 from ..events import Response
+from ..registry import DEFAULT_MODEL
 from ..toml_edit import set_entry
 from ..wire import Provider
 from . import grammar
-from .cell import ask, run_cell, several, with_schema
-from .comparing import Comparison, compare, entries_so_far
+from .cell import ask, run_cell, with_schema
+from .comparison import Comparison
 from .options import OPTIONS, SUBCOMMANDS
+from .question import Question, checked
 from .session import Session
+from .view.static import static
 
 
 def _ask(session: Session, rest: str) -> Response | Comparison | None:
@@ -164,10 +167,9 @@ def _again(session: Session, rest: str) -> Response | Comparison | None:
     if session.asked is None:
         raise ConfigError("Nothing was asked yet.", hint="Ask in a %%llm cell first.")
     line = grammar.parse(rest)
-    asked = session.asked.elsewhere(line.models[0] if line.models else None, with_schema(session, line.options), line.extra)
-    if several(line.models, asked.options) or (line.models and session.last is not None):
-        return compare(session, asked, line.models or (asked.model,), line.out, entries_so_far(session))
-    return ask(session, asked, line.out)
+    again = session.asked.elsewhere(line.models, with_schema(session, line.options), line.extra)
+    beside = bool(line.models) or len(again.contestants) > 1
+    return ask(session, again, line.out, session.outcomes if beside else ())
 
 
 def _last(session: Session, _rest: str) -> Response:
@@ -225,19 +227,27 @@ def _help(session: Session, rest: str) -> str:
 
 
 def _fix(session: Session, rest: str) -> Any:
-    from .mending import fix
+    """Asks why the last cell failed; shows the answer, what it would change, and puts the corrected cell below, unrun."""
+    from .fix import prompt, propose
 
-    return fix(session, rest)
+    text, code = prompt(session)
+    line = grammar.parse(rest)
+    options = with_schema(session, checked(line, session.defaults))
+    models = line.models or (str(options.get("model", DEFAULT_MODEL)),)
+    answer = ask(session, Question((text,), models, options, line.extra), line.out)
+    if isinstance(answer, Response):
+        propose(session, code, answer.text)
+    return answer
 
 
 def _insert(session: Session, rest: str) -> str:
-    from .mending import insert
+    from .fix import insert
 
     return insert(session, rest)
 
 
 def _cost(session: Session, rest: str) -> Any:
-    from .benching import cost
+    from .bench_magics import cost
 
     return cost(session, rest)
 
@@ -245,7 +255,6 @@ def _cost(session: Session, rest: str) -> Any:
 def _chat(session: Session, rest: str) -> Any:
     """list, open, show, undo, fork, export, clear."""
     from .chats import as_json, exported, markdown
-    from .show import static
 
     word, *names = rest.split() or ["list"]
     chats = session.chats
@@ -273,13 +282,14 @@ def _chat(session: Session, rest: str) -> Any:
 
 
 def _open(session: Session, rest: str, name: str) -> Any:
-    from .panel import ChatWidget
+    from .chat_widget import ChatWidget
 
     if not name.isidentifier():
         raise ConfigError("Which conversation?", hint="%llm chat open NAME [MODEL] [key=value ...]")
     line = grammar.parse(rest)
-    asked = session.asked_from(line, (), ())
-    return ChatWidget(asked.model, name, **session.arguments(asked))
+    asked = Question((), line.models or (str(session.defaults.get("model", DEFAULT_MODEL)),), checked(line, session.defaults), line.extra)
+    route, arguments = session.prepared(asked, asked.contestants[0])
+    return ChatWidget(route.asked, name, **arguments)
 
 
 def _stop(session: Session, rest: str) -> str:
@@ -289,13 +299,13 @@ def _stop(session: Session, rest: str) -> str:
 
 
 def _bench(session: Session, rest: str) -> Any:
-    from .benching import bench
+    from .bench_magics import bench
 
     return bench(session, rest)
 
 
 def _log(session: Session, rest: str) -> Any:
-    from .benching import log
+    from .bench_magics import log
 
     return log(session, rest)
 

@@ -16,8 +16,8 @@ from typing import Any
 from uuid import uuid4
 
 from ..bench.progress import Sums
-from .look import container
-from .port import KernelPort, where
+from .view.frontend import KernelPort, where
+from .view.styles import container
 
 _FASTEST, _SLOWEST = 0.25, 2.0  # seconds between two frames: slower as the run goes on
 _MARKS = 60  # requests that a model's strip shows, spread over its distribution

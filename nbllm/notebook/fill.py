@@ -132,6 +132,36 @@ def names_in(text: str, namespace: Mapping[str, Any], mode: str = "on") -> tuple
     return tuple(dict.fromkeys(found))
 
 
+def parameters_in(text: str, namespace: Mapping[str, Any], mode: str = "on") -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a prompt takes as a function: (the names in single braces and those in expressions that neither Python nor
+    `namespace` knows, in their order; the other names in expressions, which `namespace` knows)."""
+    wanted: list[str] = []
+    known: list[str] = []
+    for place in _Scan(text, _AnyName(), mode).places():
+        for name in [place.match["root"]] if place.match else _free_names(place.source):
+            if place.match or not (name in namespace or name in _BUILTINS):
+                wanted.append(name)
+            elif name in namespace:
+                known.append(name)
+    return tuple(dict.fromkeys(wanted)), tuple(n for n in dict.fromkeys(known) if n not in wanted)
+
+
+class _AnyName(Mapping[str, Any]):
+    """A namespace in which every name exists: to find what a prompt would take."""
+
+    def __getitem__(self, name: str) -> Any:
+        return None
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
 def names_at(text: str, cursor: int, namespace: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     """(what was typed, names it may become) where the cursor stands after an open brace of ours; ("", ()) elsewhere."""
     match = _OPEN.search(text, max(0, cursor - 200), cursor)

@@ -13,47 +13,42 @@ from typing import Any
 from ..errors import ConfigError, NbllmError
 from . import grammar
 from .cell import Stopped, run_cell
-from .session import Session
+from .session import Session, forget, session_of
 
 NAMES = ("llm", "nbllm")
-_STATE = "_nbllm_session"
 
 
 def load_ipython_extension(shell: Any) -> None:
     """Registers the magics, completion and the drawing of responses in `shell`."""
-    from . import complete, mending, settings, show
+    from . import completion, fix, formatters, settings
     from .comms import warm_up
-    from .port import where
+    from .view.frontend import where
 
-    session = getattr(shell, _STATE, None)
-    if session is None:
-        session = Session(shell)
-        setattr(shell, _STATE, session)
-        mending.install(session)
+    session = session_of(shell)
+    if session.matcher is None:
+        fix.install(session)
         settings.install(session)
         if where(shell) == "live":
             session.comm = warm_up()
     for name in NAMES:
         shell.register_magic_function(_magic(session), "line_cell", name)
         shell.register_magic_function(_bench_magic(session), "cell", f"{name}_bench")
-    complete.install(session)
-    show.install(session)
+    completion.install(session)
+    formatters.install(session)
     if questions not in shell.input_transformers_cleanup:
         shell.input_transformers_cleanup.append(questions)
 
 
 def unload_ipython_extension(shell: Any) -> None:
     """Takes away what loading brought; the notebook's variables stay."""
-    from . import complete, mending, settings, show
+    from . import completion, fix, formatters, settings
 
-    session = getattr(shell, _STATE, None)
-    if session is None:
+    session = session_of(shell)
+    if session.matcher is None:  # it is not loaded
         return
-    mending.remove(session)
-    settings.remove(session)
-    delattr(shell, _STATE)
-    complete.remove(session)
-    show.remove(session)
+    for part in (fix, settings, completion, formatters):
+        part.remove(session)
+    forget(shell)
     if questions in shell.input_transformers_cleanup:
         shell.input_transformers_cleanup.remove(questions)
     for name in NAMES:
@@ -104,7 +99,7 @@ def _bench_magic(session: Session) -> Callable[..., Any]:
 
         The frame with one row per request goes into NAME (`_bench` without one); see nbllm.bench.run.
         """
-        from .benching import bench
+        from .bench_magics import bench
 
         return _told(session, lambda: bench(session, line, cell))
 
@@ -113,12 +108,14 @@ def _bench_magic(session: Session) -> Callable[..., Any]:
 
 def _told(session: Session, work: Callable[[], Any]) -> Any:
     """Runs `work`; one of our errors leaves as itself, drawn in a few lines."""
-    from .bundle import error_lines
+    from .view.static import error_lines
 
     try:
         return work()
     except Stopped:
         raise
+    except KeyboardInterrupt:  # before anything was sent, or in a line that waits for something else
+        raise Stopped("") from None
     except NbllmError as error:
         lines = error_lines(error).splitlines()
         error._render_traceback_ = MethodType(lambda _self: lines, error)  # type: ignore[attr-defined]

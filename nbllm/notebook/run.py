@@ -1,11 +1,13 @@
-"""The loop over one reply: wait, show, stop when told, and leave nothing behind; and what is made of an answer.
+"""One question on its way: sent to everyone who is asked, followed until the last has answered, settled in the notebook.
 
-While a cell streams, SIGINT (the Stop button, Ctrl-C) does not raise in the middle of whatever runs: it asks the
-engine to cancel the call, which closes the socket, and the loop ends by itself a few milliseconds later with the whole
-partial answer. A second SIGINT raises as usual, should something ever hang.
+Theory. A Run is a question with its streams, one or several; a cell, a background cell, the chat panel and a function made
+by def= are the same Run with another painter and on another thread. `follow` is the loop over it, `outcome` says what came
+of a stream, `settle` puts that into variables and the conversation. What has come is kept first and looked at after: nothing
+that fails once an answer is there can lose it.
 
-Once an answer is there, nothing may lose it: it is stored first, then checked, converted, and shown; what goes wrong by then
-is one of our errors with the answer in it. A drawing that fails ends the drawing, never the answer.
+While a cell streams, SIGINT (the Stop button, Ctrl-C) does not raise in the middle of whatever runs: it asks the engine to
+cancel the calls, which closes their sockets, and the loop ends by itself a few milliseconds later with all that had come. A
+second SIGINT raises as usual, should something ever hang.
 """
 
 from __future__ import annotations
@@ -13,180 +15,348 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any, Protocol
 
-from ..errors import NbllmError, after_answer
+from ..errors import AnswerProcessingError, NbllmError, after_answer, in_a_line
 from ..events import Event, Response
-from ..messages import Message, Text
+from ..messages import Text
 from ..streams import Stream
-from ..structured import Mismatch, repair, value_of
-from .bundle import Line, error_lines, table
-from .session import Asked, Screen, Session
+from ..structured import Mismatch, Shape, repair, value_of
+from .chats import Turn
+from .comparison import Comparison, Outcome
+from .question import Contestant, Question
+from .session import Session
+from .view.state import AnswerState
+from .view.static import data_table, error_lines, footer
 
-FRAME = 0.05  # seconds between two looks at the log while it grows: 20 frames a second
+FRAME = 0.05  # seconds between two looks at the logs while they grow: 20 frames a second
 _TICK = 0.1  # seconds between two looks while nothing comes, for the clock in the status line
 
 
-class View(Protocol):
-    """What shows a reply while it comes."""
+class Watcher(Protocol):
+    """What looks at a run while it goes on."""
 
-    def feed(self, event: Event) -> None:
-        """Takes an event into account."""
+    def feed(self, column: int, event: Event) -> None:
+        """Hears of an event that `column`'s state has taken into account."""
 
-    def tick(self, now: float | None = None) -> None:
+    def tick(self, now: float) -> None:
         """Draws, where something is due; `now` in perf_counter seconds."""
 
-
-class Interrupt:
-    """Whether the user asked to stop, and what is stopped then."""
-
-    def __init__(self, streams: tuple[Stream, ...]) -> None:
-        self.asked = False
-        self.streams = [*streams]
-
-    def stop(self) -> None:
-        """Stops all."""
-        self.asked = True
-        for stream in self.streams:
-            stream.cancel()
+    def ended(self, column: int) -> None:
+        """Hears that a column is over."""
 
 
-@contextmanager
-def stoppable(*streams: Stream) -> Iterator[Interrupt]:
-    """Within, SIGINT cancels the streams instead of raising; the second one raises. Only the main thread gets signals:
-    elsewhere KeyboardInterrupt, if it ever comes, passes through."""
-    interrupt = Interrupt(streams)
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupt
-        return
+class Painter(Watcher, Protocol):
+    """What shows the states of a run."""
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if interrupt.asked:
-            raise KeyboardInterrupt
-        interrupt.stop()
+    def start(self) -> None:
+        """Shows that something was asked."""
 
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield interrupt
-    finally:
-        signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)  # None: it was not set from Python
+    def finish(self, outcomes: Sequence[Outcome]) -> None:
+        """Leaves the final form."""
+
+    def give_up(self, text: str) -> None:
+        """Leaves plain text, where the final form could not be drawn."""
 
 
-def follow(stream: Stream, view: View) -> None:
-    """Shows the stream's events in `view` until it has ended. Where the view fails, the rest is only waited for."""
-    place, shown = 0, Drawing()
-    while True:
-        ended = stream.done
-        for _, event in stream.log[place:]:
-            shown.do(view.feed, event)
-            place += 1
-        if ended and place == len(stream.log):
-            return
-        shown.do(view.tick, time.perf_counter())
-        if not stream.wait(place, _TICK):
-            continue
-        if not stream.done:
-            stream.wait_end(FRAME)
+class Guarded:
+    """A painter whose failures end the drawing, never an answer on its way: `painter` draws until that fails, and the final
+    form is tried again, its text alone where that fails too."""
 
+    def __init__(self, painter: Painter) -> None:
+        self._painter, self._works = painter, True
 
-class Drawing:
-    """Draws until that fails: an answer on its way is not lost by it. The final form is tried again."""
-
-    def __init__(self) -> None:
-        self._works = True
-
-    def do(self, draw: Callable[..., Any], *args: Any) -> None:
-        """Calls `draw`, unless an earlier call failed."""
+    def _do(self, draw: Callable[..., Any], *args: Any) -> None:
         if self._works:
             try:
                 draw(*args)
             except Exception:  # noqa: BLE001 - whatever a renderer or a front end's channel raises
                 self._works = False
 
+    def start(self) -> None:
+        """As Painter.start."""
+        self._do(self._painter.start)
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a question came to: the answer, what as= makes of it, what went wrong in the call, and after it."""
+    def feed(self, column: int, event: Event) -> None:
+        """As Painter.feed."""
+        self._do(self._painter.feed, column, event)
 
-    response: Response
-    value: Any = None
-    error: NbllmError | None = None
-    problem: NbllmError | None = None
+    def tick(self, now: float) -> None:
+        """As Painter.tick."""
+        self._do(self._painter.tick, now)
+
+    def ended(self, column: int) -> None:
+        """As Painter.ended."""
+        self._do(self._painter.ended, column)
+
+    def finish(self, outcomes: Sequence[Outcome]) -> NbllmError | None:
+        """As Painter.finish; gives what went wrong."""
+        try:
+            with after_answer(outcomes[-1].response, "showing it"):
+                self._painter.finish(outcomes)
+        except NbllmError as problem:
+            self._works = True
+            texts = [f"## {o.label}\n\n{o.response.text}" if len(outcomes) > 1 else o.response.text for o in outcomes]
+            self._do(self._painter.give_up, "\n\n".join([*texts, error_lines(problem)]))
+            return problem
+        return None
+
+
+@dataclass(slots=True)
+class Run:
+    """A question and its answers, in the order of its contestants. A stream that could not begin is the error that says why.
+    send: sends a question to a contestant."""
+
+    question: Question
+    contestants: tuple[Contestant, ...]
+    send: Callable[[Question, Contestant], Stream]
+    states: list[AnswerState]
+    streams: list[Stream | NbllmError] = field(default_factory=list)
+    outcomes: list[Outcome | None] = field(default_factory=list)
+    misfits: dict[int, Outcome] = field(default_factory=dict)  # by column, the first answer where it was asked for once more
+    stopped: bool = False
+
+    @classmethod
+    def of(cls, question: Question, send: Callable[[Question, Contestant], Stream]) -> Run:
+        """A run that has not begun."""
+        asked, now = question.contestants, time.perf_counter()
+        return cls(question, asked, send, [AnswerState(c.label, now, question.format) for c in asked])
+
+    def begin(self) -> Run:
+        """Sends the question to all. What is wrong with one of several on this side must not keep the others from answering;
+        raises ConfigError where it is wrong with the only one, or with all."""
+        for state, contestant in zip(self.states, self.contestants, strict=True):
+            state.began = time.perf_counter()
+            self.streams.append(self._sent(contestant))
+        self.outcomes = [None] * len(self.streams)
+        if (wrong := [s for s in self.streams if isinstance(s, NbllmError)]) and len(wrong) == len(self.streams):
+            raise wrong[0]
+        return self
+
+    def _sent(self, contestant: Contestant) -> Stream | NbllmError:
+        try:
+            return self.send(self.question, contestant)
+        except NbllmError as error:
+            return error
 
     @property
-    def failure(self) -> NbllmError | None:
-        """What the user is told, with the answer as its `.partial`."""
-        found = self.error or self.problem
-        if found is not None:
-            found.partial = found.partial or self.response
+    def done(self) -> bool:
+        """Whether every answer is over."""
+        return all(self.outcomes) and bool(self.outcomes)
+
+    def cancel(self, wait: float = 0.0) -> None:
+        """Stops what still comes, and waits at most `wait` seconds for its end; what came stays. Any thread."""
+        self.stopped = True
+        running = [s for s in self.streams if isinstance(s, Stream)]
+        for stream in running:
+            stream.cancel()
+        for stream in running if wait else ():
+            stream.wait_end(wait)
+
+    def stop(self, column: int) -> None:
+        """Stops one answer."""
+        stream = self.streams[column]
+        if isinstance(stream, Stream):
+            stream.cancel()
+
+    def close(self, column: int) -> bool:
+        """Notes what came of a column whose stream has ended. False where it goes on: a structured answer that does not fit is
+        asked for once more, with what is wrong about it, in the same place. A second one that does not come leaves the first."""
+        stream = self.streams[column]
+        found = outcome(self.question, self.contestants[column].label, stream)
+        first = self.misfits.get(column)
+        if first is not None and not ((found.response.parts and found.error is None) or isinstance(found.error, Mismatch)):
+            error = found.error or first.error
+            assert error is not None  # the first one had one
+            error.partial = first.response
+            found = replace(first, error=error)
+        elif first is None and isinstance(found.error, Mismatch) and not self.stopped and self._ask_again(column, found, found.error):
+            return False
+        self.outcomes[column] = found
+        self.states[column].ended = stream.ended_at if isinstance(stream, Stream) else time.perf_counter()
+        return True
+
+    def _ask_again(self, column: int, found: Outcome, misfit: Mismatch) -> bool:
+        """Sends the question once more with what was wrong; False where it cannot be sent."""
+        self.misfits[column] = found
+        q = self.question
+        again = replace(q, parts=(Text(repair(misfit.problems)),), history=(*q.history, q.message, found.response.message))
+        try:
+            self.streams[column] = self.send(again, self.contestants[column])
+        except NbllmError:
+            return False
+        self.states[column].restart("The answer does not fit the schema; it is asked for once more.")
+        return True
+
+    def fail(self, cause: BaseException) -> None:
+        """Ends the columns that are still open because of something that nobody expected; what came stays."""
+        for i, found in enumerate(self.outcomes):
+            if found is None:
+                raw = _raw(self.contestants[i].label, self.streams[i])
+                problem = AnswerProcessingError(f"The answer could not be finished: {in_a_line(cause)}", partial=raw.response,
+                                                hint="What came is in the cell's variable.")
+                self.outcomes[i] = replace(raw, error=raw.error or problem)
+
+    def result(self, before: Sequence[Outcome] = ()) -> Response | Comparison:
+        """The response of the one who was asked, or the comparison of several and of those that stand before them."""
+        outcomes = (*before, *self.settled())
+        if len(outcomes) == 1:
+            return outcomes[0].response
+        return Comparison(outcomes, self.question.text, self.question.format)
+
+    @property
+    def error(self) -> NbllmError | None:
+        """What makes the whole run a failure: the first error, where nobody has answered well."""
+        failed = [o.error for o in self.settled() if o.error is not None]
+        return failed[0] if len(failed) == len(self.streams) else None
+
+    def settled(self) -> list[Outcome]:
+        """What came of every column, also of those that nobody has looked at yet."""
+        for i, stream in enumerate(self.streams):
+            self.outcomes[i] = self.outcomes[i] or _raw(self.contestants[i].label, stream)
+        return [o for o in self.outcomes if o is not None]
+
+
+# --- following ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stoppable(run: Run) -> Iterator[None]:
+    """Within, SIGINT stops the run instead of raising; the second one raises. Only the main thread gets signals: elsewhere
+    KeyboardInterrupt, if it ever comes, passes through."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if run.stopped:
+            raise KeyboardInterrupt
+        run.cancel()
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)  # None: it was not set from Python
+
+
+def follow(run: Run, painter: Watcher) -> None:
+    """Shows the run's events in `painter` until the last answer is over. Any thread."""
+    places = [0] * len(run.streams)
+    while True:
+        live = [i for i in range(len(run.streams)) if run.outcomes[i] is None and not _read(run, i, places, painter)]
+        if not live:
+            return
+        painter.tick(time.perf_counter())
+        _wait(run, live, places)
+
+
+def _read(run: Run, i: int, places: list[int], painter: Watcher) -> bool:
+    """Takes over what is new in a column; whether it is over."""
+    stream = run.streams[i]
+    if isinstance(stream, Stream):
+        ended = stream.done  # before the log is read: what comes after is seen at the next look
+        for at, event in stream.log[places[i]:]:
+            run.states[i].feed(event, at)
+            painter.feed(i, event)
+            places[i] += 1
+        if not ended or places[i] < len(stream.log):
+            return False
+    if not run.close(i):
+        places[i] = 0
+        return False
+    painter.ended(i)
+    return True
+
+
+def _wait(run: Run, live: list[int], places: list[int]) -> None:
+    """Until something is worth a look: the first event, an end, a frame's time."""
+    stream = run.streams[live[0]]
+    if isinstance(stream, Stream) and (len(live) > 1 or stream.wait(places[live[0]], _TICK)) and not stream.done:
+        stream.wait_end(FRAME)
+
+
+# --- what came of it ------------------------------------------------------------------------------------------
+
+
+def outcome(question: Question, label: str, stream: Stream | NbllmError) -> Outcome:
+    """What came of a stream that has ended. What fails with an answer in hand is the outcome's error."""
+    found = _raw(label, stream)
+    if isinstance(stream, NbllmError):
         return found
+    value, error, response = None, found.error, found.response
+    if error is None and question.shape is not None and response.finish_reason != "cancelled":
+        value, error = _valued(question, question.shape, response)
+    table = None
+    if question.options.get("as") == "df" and value is not None:
+        with suppress(NbllmError), after_answer(response, "showing it as a table"):  # the text is shown instead
+            table = data_table(value)
+    figures = footer(response, filled=question.filled, attached=question.attached)
+    return Outcome(label, response, value, error, figures, table)
 
-    @property
-    def counts(self) -> bool:
-        """Whether the answer is one that a conversation goes on from: not where it has another shape than was asked for."""
-        return bool(self.response.parts) and not isinstance(self.problem, Mismatch)
+
+def _raw(label: str, stream: Stream | NbllmError) -> Outcome:
+    if isinstance(stream, NbllmError):
+        return Outcome(label, Response(), error=stream)
+    error, response = stream.error, stream.partial()
+    if error is not None:
+        error.partial = error.partial or response
+    return Outcome(label, response, error=error)
 
 
-def settle(session: Session, asked: Asked, stream: Stream, watch: Callable[[Stream, str], bool], store: Callable[[Response, Any], None]) -> Outcome:
-    """Follows a call to its end with `watch`, stores the answer, and then makes of it what was asked for. An answer that does not
-    fit its schema is asked for once more, where `watch` does not say that the user stopped; one that does not come then leaves
-    the first in place. `watch` is told why where it starts again; `store` takes the answer, then with it the value made of it.
-    """
-    going_on = watch(stream, "")
-    first = _made(asked, stream, store)
-    if not isinstance(first.problem, Mismatch) or not going_on or asked.shape is None:
-        return first
-    again = _again(asked, first.response, first.problem)
+def _valued(question: Question, shape: Shape, response: Response) -> tuple[Any, NbllmError | None]:
+    """(what as= makes of an answer, what is wrong with its shape)."""
+    wanted = question.options.get("as")
     try:
-        stream = session.stream(again)
-        watch(stream, "The answer does not fit the schema; it is asked for once more.")
-    except NbllmError as error:
-        return replace(first, error=error)
-    if stream.error is not None or stream.partial().finish_reason == "cancelled" or not stream.partial().parts:
-        return replace(first, error=stream.error)
-    return _made(again, stream, store)
-
-
-def _made(asked: Asked, stream: Stream, store: Callable[[Response, Any], None]) -> Outcome:
-    response = stream.partial()
-    store(response, None)
-    if stream.error is not None or response.finish_reason == "cancelled" or asked.shape is None:
-        return Outcome(response, error=stream.error)
-    wanted = asked.options.get("as")
-    try:
-        value = value_of(response, asked.shape, wanted)
+        value = value_of(response, shape, wanted)
     except NbllmError as problem:
-        return Outcome(response, problem=problem)
-    if wanted is None or value is None:
-        return Outcome(response)
-    store(response, value)
-    return Outcome(response, value)
+        return None, problem
+    return (None if wanted is None else value), None
 
 
-def _again(asked: Asked, response: Response, misfit: Mismatch) -> Asked:
-    return replace(asked, parts=(Text(repair(misfit.problems)),), history=(*asked.history, Message("user", asked.parts), response.message))
+# --- settling -------------------------------------------------------------------------------------------------
 
 
-def drawn(response: Response, draw: Callable[[], None], otherwise: Callable[[str], None]) -> NbllmError | None:
-    """Draws the final form, or hands `otherwise` the words of what went wrong; gives that too."""
+Keeper = Callable[[Outcome], None]  # adds an answer to a conversation
+
+
+def settle(session: Session, run: Run, out: str | None = None, *, before: Sequence[Outcome] = (),
+           held: Mapping[str, Any] | None = None) -> Response | Comparison:
+    """Puts what came into the notebook: `_llm`, the variable `out`, the last question. before: columns that stand first. held: what those names hold where the answer came in the background; one that the user has given another
+    value meanwhile is left alone. Gives the value of the cell."""
+    outcomes = (*before, *run.settled())
+    result = run.result(before)
+    session.asked, session.outcomes = run.question, outcomes
+    session.comparison = result if isinstance(result, Comparison) else None
+    for name, value in {"_llm": result, **({out: outcomes[0].wanted if result is outcomes[0].response else result} if out else {})}.items():
+        if held is None or session.namespace.get(name) is held[name]:
+            session.namespace[name] = value
+    return result
+
+
+def keep_turn(run: Run, keep: Keeper | None) -> NbllmError | None:
+    """Hands the answer that a conversation goes on with to `keep`: the first that fits and was not stopped. Gives what goes
+    wrong with that."""
+    fits = (o for o in run.settled() if o.response.parts and not isinstance(o.error, Mismatch) and o.response.finish_reason != "cancelled")
+    found = next(fits, None)
+    if found is None or keep is None:
+        return None
     try:
-        with after_answer(response, "showing it"):
-            draw()
+        with after_answer(found.response, "keeping it in the conversation"):
+            keep(found)
     except NbllmError as problem:
-        Drawing().do(otherwise, error_lines(problem))
         return problem
     return None
 
 
-def finish(screen: Screen, asked: Asked, done: Outcome, figures: Line) -> NbllmError | None:
-    """Leaves the final form on the screen, the text alone where it cannot be drawn; gives what went wrong."""
-
-    def draw() -> None:
-        is_frame = asked.options.get("as") == "df" and done.value is not None
-        screen.finish(done.response, figures, done.error, table(done.value, figures, done.response) if is_frame else None)
-
-    return drawn(done.response, draw, lambda words: screen.finish(done.response, figures, done.error, {"text/plain": f"{done.response.text}\n\n{words}"}))
+def turn(session: Session, question: Question) -> tuple[Question, Keeper | None]:
+    """(the question with what its conversation said before, what adds the answer to that)."""
+    name = question.options.get("chat")
+    if name is None:
+        return question, None
+    chat, place = session.chats.open(str(name)), session.place
+    return replace(question, history=chat.before(place)), lambda found: chat.append(Turn(place, question.message, found.response))

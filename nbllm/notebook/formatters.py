@@ -5,16 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..events import Response
-from .comparing import Comparison
+from .comparison import Comparison
 from .session import Session
-
-
-def static(markdown: str) -> dict[str, str]:
-    """The bundle of something of our own to read: safe HTML and the source as its twin."""
-    from .look import container
-    from .markdown import to_html
-
-    return {"text/html": container(to_html(markdown), style=True), "text/plain": markdown}
 
 
 def install(session: Session) -> None:
@@ -22,7 +14,7 @@ def install(session: Session) -> None:
 
     def draw(response: Response) -> None:
         if not session.was_shown(response):
-            from .bundle import final, footer
+            from .view.static import final, footer
 
             session.show(final(response, footer=footer(response)))
 

@@ -23,7 +23,7 @@ from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from . import block_rules, highlight, tex
+from . import block_rules, highlight, math
 from .hidden import clean
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def parser() -> MarkdownIt:
     md.disable(["html_block", "html_inline"])
     block_rules.add_to(md, _SAFE_LINK.match)
     md.validateLink = lambda url: True  # type: ignore[method-assign]  # the renderer decides, so that nothing is lost
-    tex.add_to(md)
+    math.add_to(md)
     md.core.ruler.after("inline", "tasks", _tasks)
     md.core.ruler.after("inline", "links", _links)
     md.core.ruler.before("inline", "long", _cap_inline)
@@ -239,5 +239,5 @@ _RULES: dict[str, Any] = {
     "text": _text, "code_inline": _code, "fence": _block, "code_block": _block, "capped": _capped,
     "softbreak": lambda *_: "\n", "hardbreak": lambda *_: "<br>\n",
     "link_open": _link_open, "link_close": _link_close, "image": _image,
-    "math_inline": tex.inline_html, "math_block": tex.block_html,
+    "math_inline": math.inline_html, "math_block": math.block_html,
 }  # fmt: skip

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
 from html import escape
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
-from ..errors import NbllmError, ProviderError, in_a_line
-from ..events import FinishReason, Response, Usage, UsageReport
-from ..messages import Document, Image, Reasoning, Text, ToolCall, caption, picture_size, picture_type
+from ...errors import NbllmError, ProviderError, in_a_line
+from ...events import FinishReason, Response, Usage, UsageReport
+from ...messages import Document, Image, Reasoning, Text, ToolCall, caption, picture_size, picture_type
 from .hidden import clean, plain
-from .look import container
 from .markdown import code_html, fences, plain_html, reasoning_html, to_html
+from .styles import container
 
 _WIDE = 88  # characters of arguments that stay on one line
 _LONGEST_ERROR = 600
@@ -31,8 +31,8 @@ _PIXELS = 100_000_000  # more are a small file that takes a browser's memory
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One line in both forms."""
+class Rendered:
+    """Something to read in both forms."""
 
     html: str
     text: str
@@ -131,13 +131,13 @@ def characters(response: Response) -> int:
     return len(response.text) + len(response.reasoning) + sum(len(c.name) + len(c.arguments_raw) for c in response.tool_calls)
 
 
-def _no_figures(error: Exception, response: Response, **_: Any) -> Line:
+def _no_figures(error: Exception, response: Response, **_: Any) -> Rendered:
     words = plain(f"{response.model or '?'} · its figures cannot be shown: {in_a_line(error)}")
-    return Line(escape(words, quote=False), words)
+    return Rendered(escape(words, quote=False), words)
 
 
 @_surely(_no_figures)
-def footer(response: Response, *, filled: Sequence[str] = (), attached: Sequence[str] = ()) -> Line:
+def footer(response: Response, *, filled: Sequence[str] = (), attached: Sequence[str] = ()) -> Rendered:
     """The line of figures; `filled` names what was put into the prompt, `attached` what went along with it."""
     t, usage = response.timing, response.usage
     items = [
@@ -155,7 +155,7 @@ def footer(response: Response, *, filled: Sequence[str] = (), attached: Sequence
     ]
     shown = [plain(item).replace("\n", " ") for item in items if item]
     html = " · ".join(item.replace(" ", "\u00a0") if len(item) < 40 else item for item in shown)  # lines break between items
-    return Line(escape(html, quote=False), " · ".join(shown))
+    return Rendered(escape(html, quote=False), " · ".join(shown))
 
 
 def error_lines(error: BaseException) -> str:
@@ -192,12 +192,12 @@ def pretty(value: Any) -> str:
     return "".join(pieces)
 
 
-def _json_line(text: str) -> Line:
+def _json_line(text: str) -> Rendered:
     found = fences(text)
     source = found[0][1] if len(found) == 1 else text
     with suppress(ValueError, RecursionError):
         source = pretty(json.loads(source))
-    return Line(code_html(clean(source), "json"), source)
+    return Rendered(code_html(clean(source), "json"), source)
 
 
 def _code(text: str) -> tuple[str, str]:
@@ -205,17 +205,17 @@ def _code(text: str) -> tuple[str, str]:
     return (found[0][0], "\n".join(body for _, body in found)) if found else ("", text)
 
 
-def _code_line(text: str) -> Line:
+def _code_line(text: str) -> Rendered:
     language, body = _code(text)
-    return Line(code_html(clean(body), language), body)
+    return Rendered(code_html(clean(body), language), body)
 
 
-FORMATS: dict[str, Callable[[str], Line]] = {
-    "md": lambda text: Line(to_html(text), text),
-    "text": lambda text: Line(plain_html(text), text),
+FORMATS: dict[str, Callable[[str], Rendered]] = {
+    "md": lambda text: Rendered(to_html(text), text),
+    "text": lambda text: Rendered(plain_html(text), text),
     "json": _json_line,
     "code": _code_line,
-    "html": lambda text: Line(code_html(clean(text), "html"), text),
+    "html": lambda text: Rendered(code_html(clean(text), "html"), text),
 }
 
 
@@ -228,13 +228,17 @@ def call_source(call: ToolCall) -> str:
     return f"{call.name}({said})"
 
 
-def call_line(call: ToolCall) -> Line:
+def call_line(call: ToolCall) -> Rendered:
     """A tool call in both forms."""
-    source = clean(call_source(call))
-    return Line(f'<pre data-lang="tool call"><code>{escape(source, quote=False)}</code></pre>\n', f"[tool call] {source}")
+    return call_rendered(clean(call_source(call)))
 
 
-def picture_line(part: Image | Document, room: int = PICTURE_ROOM) -> Line:
+def call_rendered(source: str) -> Rendered:
+    """The source of a tool call in both forms."""
+    return Rendered(f'<pre data-lang="tool call"><code>{escape(source, quote=False)}</code></pre>\n', f"[tool call] {source}")
+
+
+def picture_line(part: Image | Document, room: int = PICTURE_ROOM) -> Rendered:
     """A picture that a model made, as PNG or JPEG within `room` characters; everything else as words. Nothing is loaded."""
     data, words = part.data or b"", caption(part)
     kind, size = picture_type(data), picture_size(data)
@@ -242,33 +246,33 @@ def picture_line(part: Image | Document, room: int = PICTURE_ROOM) -> Line:
     if not shown or len(data) * 4 / 3 > room:
         return note_line(words)
     source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-    return Line(f'<p><img alt="{escape(words)}" style="max-width:100%;height:auto" src="{source}"></p>\n', words)
+    return Rendered(f'<p><img alt="{escape(words)}" style="max-width:100%;height:auto" src="{source}"></p>\n', words)
 
 
-def note_line(text: str) -> Line:
+def note_line(text: str) -> Rendered:
     """A remark of ours in both forms."""
     text = clean(text)
-    return Line(f"<div class=nbllm-note>{escape(text, quote=False)}</div>\n", text)
+    return Rendered(f"<div class=nbllm-note>{escape(text, quote=False)}</div>\n", text)
 
 
-def foot_line(line: Line, *, simulated: bool = False) -> Line:
+def foot_line(line: Rendered, *, simulated: bool = False) -> Rendered:
     """The line of figures with the simulator's badge, in place."""
-    badge = Line("<span class=nbllm-badge>simulated</span> ", "[simulated] ") if simulated else Line("", "")
-    return Line(f"<div class=nbllm-foot>{badge.html}{line.html}</div>", f"{badge.text}{line.text}".rstrip())
+    badge = Rendered("<span class=nbllm-badge>simulated</span> ", "[simulated] ") if simulated else Rendered("", "")
+    return Rendered(f"<div class=nbllm-foot>{badge.html}{line.html}</div>", f"{badge.text}{line.text}".rstrip())
 
 
-def _source(error: Exception, format: str, text: str) -> Line:
+def _source(error: Exception, format: str, text: str) -> Rendered:
     """An answer's text as it is, where its format cannot be drawn."""
     note = note_line(f"This is the answer's source: drawing it as {format} failed ({in_a_line(error)}).")
-    return Line(plain_html(text) + note.html, f"{text}\n\n{note.text}")
+    return Rendered(plain_html(text) + note.html, f"{text}\n\n{note.text}")
 
 
 @_surely(_source)
-def _formatted(format: str, text: str) -> Line:
+def _formatted(format: str, text: str) -> Rendered:
     return FORMATS[format](text)
 
 
-def _parts(response: Response, format: str) -> Iterable[Line]:
+def _parts(response: Response, format: str) -> Iterable[Rendered]:
     run: list[str] = []
     room = PICTURE_ROOM
     beside = "".join(n.text for n in response.notices if "reasoning_details" in n.data)  # thinking that came in details alone
@@ -289,10 +293,10 @@ def _parts(response: Response, format: str) -> Iterable[Line]:
             room -= len(line.html)
 
 
-def _reasoning(part: Reasoning) -> Iterable[Line]:
+def _reasoning(part: Reasoning) -> Iterable[Rendered]:
     text = part.text.strip()
     if text:
-        yield Line(reasoning_html(text), f"[reasoning]\n{text}\n[/reasoning]")
+        yield Rendered(reasoning_html(text), f"[reasoning]\n{text}\n[/reasoning]")
     elif part.redacted:
         yield note_line("Reasoning withheld by the provider.")
 
@@ -306,7 +310,7 @@ def provenance(response: Response) -> dict[str, Any]:
     """Where an answer comes from, for the output's metadata: no key, no address, no prompt but its hash."""
     from importlib.metadata import version
 
-    from ..measure import params, sha
+    from ...measure import params, sha
 
     usage, asked = response.usage, response.request
     counted = {n: getattr(usage, n) for n in ("input_tokens", "output_tokens", "reasoning_tokens", "cache_read_tokens")} if usage else {}
@@ -318,14 +322,12 @@ def provenance(response: Response) -> dict[str, Any]:
     }
 
 
-def answer_lines(response: Response, *, format: str = "md", error: BaseException | None = None) -> list[Line]:
+def answer_lines(response: Response, *, format: str = "md", error: BaseException | None = None) -> list[Rendered]:
     """The answer and how it ended, without figures."""
     return [*_parts(response, format), *_ending(response, error, True)]
 
 
-def _ending(response: Response, error: BaseException | None, empty: bool) -> Iterable[Line]:
-    if response.transcript:
-        yield note_line(f"Said in the sound: {response.transcript}")
+def _ending(response: Response, error: BaseException | None, empty: bool) -> Iterable[Rendered]:
     if response.refusal:
         yield note_line(f"Refused: {response.refusal}")
     if error is not None:
@@ -342,7 +344,7 @@ def final(
     response: Response,
     *,
     format: str = "md",
-    footer: Line | None = None,
+    footer: Rendered | None = None,
     error: BaseException | None = None,
     html: bool = True,
     empty: bool = True,
@@ -351,16 +353,61 @@ def final(
     remark that nothing came."""
     lines = [*_parts(response, format), *_ending(response, error, empty)]
     if footer or response.simulated:
-        lines.append(foot_line(footer or Line("", ""), simulated=response.simulated))
-    text = plain("\n\n".join(line.text.strip("\n") for line in lines))
-    data = {"text/html": container("".join(line.html for line in lines), style=True)} if html else {}
-    return {**data, "text/plain": text}
+        lines.append(foot_line(footer or Rendered("", ""), simulated=response.simulated))
+    return bundle_of(joined(lines), html=html)
 
 
-def table(value: Any, figures: Line, response: Response) -> dict[str, str]:
-    """A DataFrame of a model's words as the cell's output: escaped, with what stayed text, and the line of figures."""
-    lines = [note_line(f"Column {name} stays text: {why}") for name, why in value.attrs.get("kept_as_text", {}).items()]
-    lines.append(foot_line(figures, simulated=response.simulated))
+def bundle_of(whole: Rendered, *, html: bool = True) -> dict[str, Any]:
+    """The MIME bundle of something rendered, or its text alone."""
+    data = {"text/html": container(whole.html, style=True)} if html else {}
+    return {**data, "text/plain": plain(whole.text)}
+
+
+def joined(lines: Iterable[Rendered], between: str = "\n\n") -> Rendered:
+    """Several as one."""
+    lines = list(lines)
+    return Rendered("".join(line.html for line in lines), between.join(line.text.strip("\n") for line in lines))
+
+
+def static(markdown: str) -> dict[str, str]:
+    """The bundle of something of our own to read: safe HTML and the source as its twin."""
+    return {"text/html": container(to_html(markdown), style=True), "text/plain": markdown}
+
+
+def data_table(value: Any) -> Rendered:
+    """A DataFrame of a model's words: escaped, with what stayed text."""
     html = value.to_html(escape=True, border=0, max_rows=60, max_cols=30, notebook=False, render_links=False)
-    text = "\n\n".join([value.to_string(max_rows=60), *(line.text for line in lines)])
-    return {"text/html": container(html + "".join(line.html for line in lines), style=True), "text/plain": plain(text)}
+    kept = value.attrs.get("kept_as_text", {})
+    notes = [note_line(f"Column {name} stays text: {why}") for name, why in kept.items()]
+    return joined([Rendered(html, plain(value.to_string(max_rows=60))), *notes])
+
+
+class Ended(Protocol):
+    """An answer that is over, as painters need it (see comparison.Outcome)."""
+
+    @property
+    def label(self) -> str:
+        """What stands above its column."""
+
+    @property
+    def response(self) -> Response:
+        """What came."""
+
+    @property
+    def error(self) -> NbllmError | None:
+        """What went wrong."""
+
+    @property
+    def footer(self) -> Rendered | None:
+        """The line of figures."""
+
+    @property
+    def table(self) -> Rendered | None:
+        """The value that is shown in place of the text."""
+
+    @property
+    def bare(self) -> bool:
+        """Whether there is an error and nothing else to show."""
+
+    def line(self, format: str) -> Rendered:
+        """All of it in both forms."""

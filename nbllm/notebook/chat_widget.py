@@ -26,16 +26,18 @@ from ..messages import Message, Part, Text
 from ..registry import DEFAULT_MODEL
 from ..streams import Stream
 from .attach import from_bytes
-from .bundle import Line, answer_lines, count, foot_line, footer, money, note_line, provenance
-from .chats import Chat, Turn, _text
+from .chats import Chat, Place, Turn, markdown, words
 from .comms import mended
-from .growing import Growing
-from .hidden import clean, plain
-from .look import STYLE, container
-from .markdown import plain_html
-from .port import KernelPort, where
-from .run import follow
-from .session import Session
+from .comparison import Outcome
+from .question import Contestant, Question
+from .run import Guarded, Run, follow
+from .session import current_session
+from .view.frontend import KernelPort, where
+from .view.hidden import clean, plain
+from .view.markdown import plain_html
+from .view.static import Rendered, answer_lines, count, foot_line, footer, joined, money, note_line, provenance
+from .view.styles import STYLE, container
+from .view.widget import WidgetPainter
 
 _TICK = 0.1
 
@@ -52,15 +54,15 @@ class ChatWidget:
 
     def __init__(self, model: str = DEFAULT_MODEL, chat: str = "chat", *, view: bool = False, **options: Unpack[CallOptions]) -> None:
         self._view = view
-        self._session = session_here()
+        self._session = current_session()
         self._chat = self._session.chats.open(chat)
         self._options: dict[str, Any] = dict(options)
         self._model = model
         self._session.client.resolve(model, options.get("base_url"), options.get("dialect"))  # a name that leads nowhere is told here
-        self._failed: tuple[Turn, NbllmError | None] | None = None  # what came of the last question, where the conversation has it not
-        self._stream: Stream | None = None
-        self._answering = False
+        self._failed: tuple[Message, Outcome, Turn | None] | None = None  # the last question, where no turn came of it, and the turn it was to replace
+        self._run: Run | None = None
         self._thread: threading.Thread | None = None
+        self._busy = False  # whether an answer is on its way
         self._panel: Any = None
         self._place = self._display = ""
         self._error: NbllmError | None = None
@@ -78,18 +80,14 @@ class ChatWidget:
     @property
     def transcript(self) -> str:
         """The conversation as Markdown."""
-        from .chats import markdown
-
         return markdown(self._chat)
 
     def send(self, text: str, *attachments: Part) -> Stream:
         """Says something; the answer comes while other cells run. Raises ConfigError while one is on its way."""
-        if self._answering:
-            raise ConfigError("The panel is still answering.", hint="Stop it, or wait for it: panel.wait().")
         asked = Message("user", [*([Text(text)] if text.strip() else []), *attachments])
         if not asked.parts:
             raise ConfigError("Nothing was said.", hint="Write something, or attach a file.")
-        return self._say(Turn(f"panel:{uuid4().hex}", asked, Response()))
+        return self._say(asked, None)
 
     def ask(self, text: str, *attachments: Part) -> Response:
         """As send, and waits for the answer. Raises what went wrong."""
@@ -110,18 +108,17 @@ class ChatWidget:
 
     def stop(self) -> None:
         """Stops the answer under way; what came is kept."""
-        if self._stream is not None:
-            self._stream.cancel()
+        if self._run is not None:
+            self._run.cancel()
 
     def retry(self) -> Stream:
-        """Asks the last question again. Its answer stays until the new one is there as a whole, and is then replaced."""
-        if self._answering:
-            raise ConfigError("The panel is still answering.", hint="Stop it first.")
+        """Asks the last question again; the new answer, once it is there, takes the place of the old one."""
         if self._failed is not None:
-            return self._say(self._failed[0])
+            return self._say(self._failed[0], self._failed[2])
         if not self._chat.turns:
             raise ConfigError("There is nothing to ask again.", hint="Ask something first.")
-        return self._say(self._chat.turns[-1])
+        last = self._chat.turns[-1]
+        return self._say(last.asked, last)
 
     def close(self) -> None:
         """Takes the panel away; the transcript stays."""
@@ -131,46 +128,59 @@ class ChatWidget:
 
     # --- an answer on its way ---
 
-    def _say(self, turn: Turn) -> Stream:
-        """Asks what `turn` asks, with what was said before it; its answer, where it has one, stays until the new one is there."""
-        given = {k: v for k, v in self._options.items() if k != "extra"}
+    def _say(self, asked: Message, old: Turn | None) -> Stream:
+        """Asks; the answer becomes a turn, in the place of `old`, which stays until the new one is there as a whole."""
+        if self._busy:
+            raise ConfigError("The panel is still answering.", hint="Stop it, or wait for it: panel.wait().")
+        at = next((i for i, t in enumerate(self._chat.turns) if t is old), len(self._chat.turns))
+        history = tuple(m for turn in self._chat.turns[:at] for m in turn.messages)
+        run = Run.of(Question(asked.parts, (self._model,), {}, {}, history=history), self._send)
         try:
-            stream = self._session.client.stream([*self._chat.before(turn.cell), turn.asked], self._model, **given, extra=self._options.get("extra"))
+            run.begin()
         except NbllmError as error:
-            self._failed = (replace(turn, response=Response()), error)
+            self._failed = (asked, Outcome("", Response(), error=error), old)
             raise
-        self._failed, self._error, self._stream, self._answering = None, None, stream, True
+        self._run, self._busy, self._failed, self._error = run, True, None, None
         with suppress(Exception):  # a page that is gone
-            self._set(busy=True, asked=_asked_html(turn.asked), done="", tail="", status=f"{self._model} · waiting for the first token…", turns=self._turns())
-        self._thread = threading.Thread(target=copy_context().run, args=(self._follow, stream, turn), name="nbllm-chat", daemon=True)
+            self._set(busy=True, asked=_asked_html(asked), done="", tail="", status=run.states[0].status(run.states[0].began), turns=self._turns())
+        self._thread = threading.Thread(target=copy_context().run, args=(self._follow, run, asked, old), name="nbllm-chat", daemon=True)
         self._thread.start()
+        stream = run.streams[0]
+        assert isinstance(stream, Stream)  # begin raises where it is none
         return stream
 
-    def _follow(self, stream: Stream, turn: Turn) -> None:
+    def _send(self, question: Question, contestant: Contestant) -> Stream:
+        return self._session.client.stream([*question.history, question.message], contestant.model, **self._options)
+
+    def _follow(self, run: Run, asked: Message, old: Turn | None) -> None:
         """Shows the answer while it comes and keeps it. However that ends, the panel is ready for the next question."""
         try:
-            follow(stream, Growing(self._model, lambda frame: self._set(**frame)))
-            self._keep(replace(turn, response=stream.partial()), stream.error)
+            follow(run, Guarded(WidgetPainter(run.states[0], lambda frame: self._set(**frame))))
+            self._keep(asked, run.settled()[0], old)
         except BaseException as error:  # noqa: BLE001 - nobody else would tell, and the panel would be busy for ever
-            stream.cancel()
-            answer = stream.partial()
-            problem = AnswerProcessingError(f"The panel could not finish the answer: {in_a_line(error)}", partial=answer, hint="Ask again.")
-            self._failed, self._error = (replace(turn, response=answer), problem), problem
-        self._answering = False
+            run.cancel()
+            found = run.settled()[0]
+            self._error = AnswerProcessingError(f"The panel could not finish the answer: {in_a_line(error)}", partial=found.response, hint="Ask again.")
+            self._failed = (asked, replace(found, error=self._error), old)
+        self._busy = False
         with suppress(Exception):  # a page that is gone
             self._set(turns=self._turns(), busy=False, asked="", done="", tail="", status="", meter=self._meter())
             if self._display:
                 self._publish(update=True)
 
-    def _keep(self, turn: Turn, error: NbllmError | None) -> None:
+    def _keep(self, asked: Message, found: Outcome, old: Turn | None) -> None:
         """Puts an answer into the conversation. One that ended early is kept where there is none yet, and does not replace one."""
-        self._error, again = error, any(t.cell == turn.cell for t in self._chat.turns)
-        if turn.response.parts:
-            self._session.last = turn.response
-        if turn.response.parts and not (again and (error is not None or turn.response.finish_reason == "cancelled")):
-            self._chat.keep(turn)
+        self._error = found.error
+        turn = Turn(Place(f"panel:{uuid4().hex}"), asked, found.response)
+        early = found.error is not None or found.response.finish_reason == "cancelled"
+        if found.response.parts:
+            self._session.outcomes = (found,)
+        if not found.response.parts or (old is not None and early):
+            self._failed = (asked, found, old)
+        elif old is None:
+            self._chat.append(turn)
         else:
-            self._failed = (turn, error)
+            self._chat.replace(old, turn)
 
     # --- what is shown ---
 
@@ -185,7 +195,7 @@ class ChatWidget:
         self._place = f"nbllm-{self._display}" if mode == "live" else "nbllm-chat"  # the same at each run, where the notebook is only saved
         if mode == "live":
             self._panel = mended(_panel_class()(place=self._place, placed=not self._view, style=_style(), model=self._model, models=self._names(), turns=self._turns(), meter=self._meter(),
-                                                busy=self._answering))
+                                                busy=self._busy))
             self._panel.on_msg(self._heard)
             self._panel.observe(lambda change: setattr(self, "_model", change["new"] or DEFAULT_MODEL), "model")
             place = {"application/vnd.jupyter.widget-view+json": {"version_major": 2, "version_minor": 1, "model_id": self._panel.model_id}} if self._view else \
@@ -204,9 +214,9 @@ class ChatWidget:
             elif message["type"] == "retry":
                 self.retry()
         except NbllmError as error:
-            if self._failed is None or self._failed[1] is not error:  # nothing was asked
+            if self._failed is None or self._failed[1].error is not error:  # nothing was asked
                 self._refuse(error)
-            self._set(turns=self._turns(), busy=self._answering)
+            self._set(turns=self._turns(), busy=self._busy)
 
     def _refuse(self, error: NbllmError) -> None:
         """Tells the page that its message was not taken: it gives the text back to the user, and shows why."""
@@ -230,17 +240,17 @@ class ChatWidget:
         """The conversation for the page: HTML that is safe, and each answer's source to copy."""
         shown = [{"key": f"{i}:{id(t)}", "asked": _asked_html(t.asked), "answer": _answer(t.response, None).html, "source": t.response.text} for i, t in enumerate(self._chat.turns)]
         if self._failed is not None:
-            turn, error = self._failed
-            shown.append({"key": uuid4().hex, "asked": _asked_html(turn.asked), "answer": _answer(turn.response, error).html, "source": turn.response.text})
+            asked, found, _ = self._failed
+            shown.append({"key": uuid4().hex, "asked": _asked_html(asked), "answer": _answer(found.response, found.error).html, "source": found.response.text})
         return shown
 
     def _publish(self, *, update: bool) -> None:
         """The transcript."""
         rows = [(t.asked, _answer(t.response, None)) for t in self._chat.turns]
         if self._failed is not None:
-            rows.append((self._failed[0].asked, _answer(self._failed[0].response, self._failed[1])))
+            rows.append((self._failed[0], _answer(self._failed[1].response, self._failed[1].error)))
         html = "".join(f"<p><b>You</b></p><div class=nbllm-text>{_asked_html(asked)}</div><p><b>Answer</b></p>{line.html}<hr>" for asked, line in rows)
-        text = "\n\n".join(f"You: {clean(_text(asked))}\n\n{line.text.strip()}" for asked, line in rows)
+        text = "\n\n".join(f"You: {clean(words(asked))}\n\n{line.text.strip()}" for asked, line in rows)
         head = f"Conversation {self._chat.name}" + ("" if rows else ": nothing was said yet")
         body = f"<div class='{self._place}-static'><p class=nbllm-foot>{escape(head)}</p>{html}</div>"
         KernelPort(self._session.shell).publish({"text/html": container(body, style=True), "text/plain": plain(f"{head}\n\n{text}".strip())},
@@ -248,31 +258,21 @@ class ChatWidget:
                                                 metadata={"nbllm": [provenance(t.response) for t in self._chat.turns]})
 
 
-def session_here() -> Session:
-    """The session of the shell that runs. Raises ConfigError outside IPython."""
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    if shell is None:
-        raise ConfigError("This needs IPython or a notebook.", hint="In a script use nbllm.complete.")
-    return getattr(shell, "_nbllm_session", None) or Session(shell)
-
-
 def _asked_html(asked: Message) -> str:
     texts = [plain_html(p.text.strip()).strip() if isinstance(p, Text) else f"<i>({escape(getattr(p, 'name', '') or type(p).__name__.lower())})</i>" for p in asked.parts]
     return "<br>".join(texts)
 
 
-def _answer(response: Response, error: NbllmError | None) -> Line:
+def _answer(response: Response, error: NbllmError | None) -> Rendered:
     bare = error is not None and not response.parts
     lines = [note_line("⚠ " + "\n".join(filter(None, (error.message, error.hint))))] if bare and error is not None else answer_lines(response, error=error)
     if not bare:
         lines.append(foot_line(footer(response), simulated=response.simulated))
-    return Line("".join(line.html for line in lines), "\n\n".join(line.text.strip("\n") for line in lines))
+    return joined(lines)
 
 
 def _style() -> str:
-    return STYLE + f"<style>{(files(__package__) / 'panel.css').read_text('utf-8')}</style>"
+    return STYLE + f"<style>{(files(__package__) / 'chat_widget.css').read_text('utf-8')}</style>"
 
 
 @lru_cache(maxsize=1)
@@ -284,7 +284,7 @@ def _panel_class() -> type[Any]:
     class Panel(anywidget.AnyWidget):
         """The kernel's side of the panel."""
 
-        _esm = (files(__package__) / "panel.js").read_text("utf-8")
+        _esm = (files(__package__) / "chat_widget.js").read_text("utf-8")
         place, style, model, meter = Unicode().tag(sync=True), Unicode().tag(sync=True), Unicode().tag(sync=True), Unicode().tag(sync=True)
         asked, done, tail, status = Unicode().tag(sync=True), Unicode().tag(sync=True), Unicode().tag(sync=True), Unicode().tag(sync=True)
         busy, placed = Bool(False).tag(sync=True), Bool(True).tag(sync=True)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..messages import Text
-from . import grammar
-from .cell import ask, with_schema
-from .markdown import fences
 from .session import Session
+from .view.frontend import where
+from .view.markdown import fences
+from .view.static import static
 
 if TYPE_CHECKING:
     from ..events import Response
@@ -73,19 +73,20 @@ def _told(error: BaseException) -> str:
     return "".join(lines)[-_LONGEST:].strip()
 
 
-def fix(session: Session, rest: str) -> Response | None:
-    """Asks why the last cell failed; shows the answer, what it would change, and puts the corrected cell below, unrun."""
-    if session.failure is None:
+def prompt(session: Session) -> tuple[Text, str]:
+    """(what asks why the last cell failed, that cell). Raises ConfigError where none has."""
+    failure = session.failure
+    if failure is None:
         raise ConfigError("No cell has failed yet.", hint="Run the cell that fails, then %llm fix.")
-    line = grammar.parse(rest)
-    line = grammar.Line(line.models, with_schema(session, {**session.defaults, **line.options}), line.extra, line.out)
-    asked = session.asked_from(line, (Text(_PROMPT.format(code=session.failure.code.strip(), error=session.failure.error)),), ())
-    response = ask(session, asked, line.out)
-    code = code_in(response.text) if response is not None else None
-    if code is not None:
-        session.show(_difference(session.failure.code, code))
-        session.shell.set_next_input(code, replace=False)
-    return response
+    return Text(_PROMPT.format(code=failure.code.strip(), error=failure.error)), failure.code
+
+
+def propose(session: Session, code: str, answer: str) -> None:
+    """Shows what an answer would change in `code`, and puts the corrected cell below, unrun."""
+    proposed = code_in(answer)
+    if proposed is not None:
+        session.show(_difference(code, proposed))
+        session.shell.set_next_input(proposed, replace=False)
 
 
 def code_in(text: str) -> str | None:
@@ -95,8 +96,6 @@ def code_in(text: str) -> str | None:
 
 
 def _difference(before: str, after: str) -> dict[str, str]:
-    from .show import static
-
     lines = difflib.unified_diff(before.strip().splitlines(), after.strip().splitlines(), "your cell", "proposed", lineterm="", n=2)
     text = "\n".join(lines)
     return static(f"```diff\n{text}\n```" if text else "The proposed cell is the same as yours.")
@@ -105,11 +104,9 @@ def _difference(before: str, after: str) -> dict[str, str]:
 def offer(session: Session, response: Response) -> None:
     """Puts an answer that was asked for as code into the next cell, where a front end can do that; a cell that is run again
     with the same result does not do it again."""
-    from .port import where
-
     code = code_in(response.text) or response.text.strip()
-    if code and where(session.shell) == "live" and session.offered.get(session.cell) != code:
-        session.offered[session.cell] = code
+    if code and where(session.shell) == "live" and session.offered.get(session.place.cell) != code:
+        session.offered[session.place.cell] = code
         session.shell.set_next_input(code, replace=False)
 
 
@@ -117,7 +114,7 @@ def insert(session: Session, _rest: str) -> str:
     """Puts the code of the last answer into the next cell."""
     if session.last is None:
         raise ConfigError("There is no answer yet.", hint="Ask in a %%llm cell first.")
-    code = code_in(session.last.text) or (session.last.text.strip() if session.asked and session.asked.options.get("format") == "code" else None)
+    code = code_in(session.last.text) or (session.last.text.strip() if session.asked and session.asked.format == "code" else None)
     if code is None:
         raise ConfigError("The last answer holds no code.", hint="Code stands between ``` fences.")
     session.shell.set_next_input(code, replace=False)

@@ -1,0 +1,115 @@
+"""What came of a question: an Outcome for each who was asked, and several of them as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import NbllmError
+from ..events import Response
+from .view.grid import bundle
+from .view.static import Rendered, answer_lines, error_lines, foot_line, joined, note_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An answer that is over. value: what as= made of it. table: that value as it is shown, where it is a DataFrame.
+    error: what went wrong, on the way or with its shape; the response then holds what came."""
+
+    label: str
+    response: Response
+    value: Any = None
+    error: NbllmError | None = None
+    footer: Rendered | None = None
+    table: Rendered | None = None
+
+    @property
+    def bare(self) -> bool:
+        """Whether there is an error and nothing else to show."""
+        return self.error is not None and not (self.response.parts or self.response.refusal)
+
+    @property
+    def wanted(self) -> Any:
+        """What a variable takes: the value where one was made, else the response."""
+        return self.response if self.value is None else self.value
+
+    def line(self, format: str) -> Rendered:
+        """Its content in a column: the answer or its table, how it ended, its figures; an error with what to do where nothing came."""
+        if self.bare and self.error is not None:
+            return note_line(error_lines(self.error))
+        lines = [self.table] if self.table is not None else answer_lines(self.response, format=format, error=self.error)
+        if self.footer is not None:
+            lines.append(foot_line(self.footer, simulated=self.response.simulated))
+        return joined(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The answers of several models to one prompt, in the order in which they were named.
+
+    `cmp["openai/mini"]` or `cmp[0]` is a Response; `cmp.df` has one row per column; `cmp.values` holds what as= made of each
+    (None where it could not); as a cell's value it draws itself as the columns.
+    """
+
+    entries: tuple[Outcome, ...]
+    prompt: str = ""
+    format: str = "md"
+
+    @property
+    def labels(self) -> list[str]:
+        """What stands above the columns."""
+        return [e.label for e in self.entries]
+
+    @property
+    def responses(self) -> list[Response]:
+        """The answers, partial ones too."""
+        return [e.response for e in self.entries]
+
+    @property
+    def values(self) -> list[Any]:
+        """What as= made of each answer: a DataFrame, an object, or None."""
+        return [e.value for e in self.entries]
+
+    @property
+    def df(self) -> pd.DataFrame:
+        """One row per column: model, text, finish_reason, ttft_s, total_s, tokens_per_s, input_tokens, output_tokens, cost_usd,
+        error; what is not known is NA."""
+        import pandas as pd
+
+        frame = pd.DataFrame([_row(e) for e in self.entries], index=pd.Index(self.labels, name="column"))
+        return frame.astype({"ttft_s": "float64", "total_s": "float64", "tokens_per_s": "float64", "cost_usd": "float64",
+                             "input_tokens": "Int64", "output_tokens": "Int64", "error": "string"})
+
+    def __getitem__(self, which: str | int) -> Response:
+        """The answer of a column, by its label or place."""
+        if isinstance(which, int):
+            return self.entries[which].response
+        return next((e.response for e in self.entries if e.label == which), None) or self._missing(which)
+
+    def _missing(self, which: str) -> Response:
+        raise KeyError(f"no column is called {which!r}; there are {', '.join(self.labels)}")
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Response]:
+        return iter(self.responses)
+
+    def __repr__(self) -> str:
+        return f"Comparison({', '.join(self.labels)})"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return bundle([(e.label, e.line(self.format)) for e in self.entries])
+
+
+def _row(e: Outcome) -> dict[str, Any]:
+    r, usage = e.response, e.response.usage
+    return {
+        "model": r.model, "text": r.text, "finish_reason": r.finish_reason, "ttft_s": r.timing.ttft, "total_s": r.timing.total,
+        "tokens_per_s": r.timing.tokens_per_second(usage.output_tokens if usage else None), "input_tokens": usage.input_tokens if usage else None,
+        "output_tokens": usage.output_tokens if usage else None, "cost_usd": r.cost, "error": f"{type(e.error).__name__}: {e.error.message}" if e.error else None,
+    }

@@ -1,0 +1,35 @@
+"""Which painter draws a run: by the front end, by how many are asked, and by what the cell says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .buttons import StopBar
+from .comparison import Outcome
+from .run import Painter, Run
+from .session import Session
+from .view.frontend import KernelPort, where
+from .view.grid import Grid
+from .view.live import LivePainter
+from .view.text import Null, TextPainter
+
+
+def painter(session: Session, run: Run, before: Sequence[Outcome] = (), *, in_place: bool = False) -> Painter:
+    """What shows `run` beside the columns of `before`. in_place: the cell may have ended when the answers come."""
+    options = run.question.options
+    mode = render_mode(session, run)
+    if options.get("quiet"):
+        return Null()
+    if mode == "terminal":
+        return TextPainter(len(run.states), before=before)
+    port = KernelPort(session.shell)
+    alone = session.alone and not in_place
+    if len(run.states) == 1 and not before and not in_place:
+        return LivePainter(port, run.states[0], mode=mode, alone=alone)  # type: ignore[arg-type]  # the grammar checks
+    bar = StopBar(port, [s.label for s in run.states], run.stop) if mode == "live" and session.comm is not None and alone else None
+    return Grid(port, run.states, mode=mode, format=run.question.format, before=before, in_place=not alone, bar=bar)
+
+
+def render_mode(session: Session, run: Run) -> str:
+    """live, final, plain or terminal: what the cell says, else what the front end can do."""
+    return where(session.shell, str(run.question.options.get("render", "auto")))

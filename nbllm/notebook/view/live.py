@@ -1,0 +1,195 @@
+"""Shows an answer while it grows, in few and small messages, and leaves exactly one output of its own. Main thread only.
+
+Theory. The open end of the answer is the *tail*: one display that is updated. When enough blocks before it are
+finished, the tail is updated a last time to just those (they are *frozen*: never sent again, and a user's selection
+in them survives), and a new display below becomes the tail. The status line always stands at the tail's end. `Pace`
+says when a frame is due. Formulas stay source in the tail, because typesetting them anew at each frame would flicker.
+JupyterLab folds a cell's outputs away above 50, so the longer the answer, the more one display freezes.
+
+At the end `clear_output(wait=True)` and one display of the final bundle replace all this in one step, without an
+empty moment between. Whoever saves the notebook before that has frozen blocks and a tail: plain static text.
+
+Clearing takes everything that the cell has shown, so all this is for an answer that is *alone* in its cell. Elsewhere (in a
+loop, after a print, the second of two answers) nothing is frozen and nothing cleared: the whole answer is the tail, drawn
+as often as `Pace` allows, and its last update is the final form.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+from uuid import uuid4
+
+from ...events import Event
+from .frontend import Port
+from .hidden import clean, plain
+from .markdown import code_html, plain_html, reasoning_html, to_html
+from .state import AnswerState, Piece
+from .static import Ended, Rendered, answer_lines, bundle_of, joined, note_line, provenance
+from .styles import container
+from .throttle import ENVELOPE, Budget, Pace
+
+Mode = Literal["live", "final", "plain"]
+
+_FREEZE = 400  # characters of finished blocks that are worth a display of their own,
+_FREEZE_SHARE = 0.12  # and their share of what is frozen already
+_MOST_DISPLAYS = 45
+_INK = 8_000  # characters of a code block that are highlighted before the end
+_LONG_TAIL = 1_000  # characters of an open code block or list that are drawn again and again
+_THOUGHT = 600  # last characters of thinking that are shown while it goes on
+_ARGUMENTS = 300
+_TYPESET = " mathjax_process tex2jax_process"
+
+
+class LivePainter:
+    """One answer in one cell: `start()` and `tick(now)` while it comes, `finish([outcome])` once.
+
+    Modes: "live" draws as told above; "plain" the same in text/plain alone; "final" draws nothing before `finish`.
+    alone: whether the cell holds nothing else, so that its outputs may be cleared.
+    """
+
+    def __init__(self, port: Port, state: AnswerState, *, mode: Mode = "live", alone: bool = True, budget: Budget | None = None,
+                 clock: Callable[[], float] = time.perf_counter) -> None:
+        self._port, self._state, self._mode, self._clock, self._alone = port, state, mode, clock, alone
+        self._display_id = self._styled_id = ""
+        self._pace = Pace(budget, state.began)
+        self._ratio = 2.2  # bytes that a frame takes for a character of the tail
+        self._begun = False
+        self._forget()
+
+    def _forget(self) -> None:
+        """Nothing is drawn."""
+        self._done: list[Rendered] = []  # finished, in the tail until it is frozen
+        self._references: dict[str, Any] = {}
+        self._rendered = self._frozen = self._displays = 0  # pieces; characters, and displays they are in
+        self._chunks = self._total = 0  # of the state, at the last frame
+        self._restarts = self._state.restarts
+
+    def start(self) -> None:
+        """Shows the status line."""
+        if self._mode != "final":
+            self._draw(self._clock())
+
+    def feed(self, column: int, event: Event) -> None:
+        """Nothing: the state is looked at when a frame is due."""
+
+    def ended(self, column: int) -> None:
+        """Nothing: `finish` comes next."""
+
+    # -- when and what to draw -----------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Draws, where a frame is due."""
+        if self._mode == "final":
+            return
+        state, waited = self._state, now - self._state.began
+        first = bool(state.total) and not self._begun  # the first words are shown at once
+        size = 2 * ENVELOPE + self._open_size() * self._ratio
+        if (
+            first
+            or self._pace.due(now, chunks=state.chunks - self._chunks, characters=state.total - self._total, size=size)
+            or self._pace.idle(now, every=1.0 if waited < 10 else 5.0, size=size)
+        ):
+            self._draw(now)
+
+    def _open_size(self) -> int:
+        new = sum(len(piece.source) for piece in self._state.pieces[self._rendered:])
+        return len(self._state.splitter.tail()) + new + sum(len(line.text) for line in self._done)
+
+    def _draw(self, now: float) -> None:
+        began, size, state = self._clock(), 0, self._state
+        if state.restarts != self._restarts:
+            if self._alone:
+                self._port.clear(wait=True)
+                self._display_id, self._styled_id, size = "", "", ENVELOPE
+            self._forget()
+        state.shed(_LONG_TAIL)
+        self._done += [self._finished(piece) for piece in state.pieces[self._rendered:]]
+        self._rendered = len(state.pieces)
+        size += self._freeze()
+        quiet = [Rendered(line.html.replace(_TYPESET, ""), line.text) for line in self._done]
+        tail = self._publish([*quiet, *self._tail(), self._status(now)])
+        size += tail
+        self._ratio = max(2.2, (tail - 2 * ENVELOPE) / max(self._open_size(), 1_000))
+        self._begun = state.total > 0
+        self._chunks, self._total = state.chunks, state.total
+        self._pace.sent(now, size, self._clock() - began)
+
+    def _freeze(self) -> int:
+        """Ends the tail's display with the finished blocks, where they are many enough; gives the bytes that took."""
+        length = sum(len(line.text) for line in self._done)
+        if not self._alone or length < max(_FREEZE, _FREEZE_SHARE * self._frozen) or self._displays >= _MOST_DISPLAYS:
+            return 0
+        size = self._publish(self._done)
+        self._done, self._display_id = [], ""
+        self._frozen, self._displays = self._frozen + length, self._displays + 1
+        return size
+
+    def _publish(self, lines: list[Rendered]) -> int:
+        """Sends the tail's display, a new one where there is none; gives about the bytes that took."""
+        update = bool(self._display_id)
+        self._display_id = self._display_id or uuid4().hex
+        self._styled_id = self._styled_id or self._display_id
+        data = {"text/plain": "".join(line.text for line in lines)}
+        if self._mode == "live":
+            data["text/html"] = container("".join(line.html for line in lines), style=self._display_id == self._styled_id)
+        self._port.publish(data, display_id=self._display_id, update=update)
+        return ENVELOPE + sum(map(_wire_size, data.values()))
+
+    def _finished(self, piece: Piece) -> Rendered:
+        source = piece.source
+        if piece.kind == "note":
+            return note_line(source)
+        if piece.kind == "thought":
+            return Rendered(reasoning_html(source), f"[reasoning]\n{clean(source)}\n[/reasoning]\n\n")
+        if self._state.format != "md":
+            return Rendered(plain_html(source.removesuffix("\n")), clean(source))
+        return Rendered(to_html(source, references=self._references, ink=_INK), clean(source))
+
+    def _tail(self) -> list[Rendered]:
+        state, lines = self._state, []
+        source = state.splitter.tail()
+        if state.thought:
+            last = state.thought[-_THOUGHT:].strip()
+            lines.append(Rendered(f"<div class=nbllm-think>{plain_html(last)}</div>", f"[reasoning]\n{clean(last)}\n"))
+        if source:
+            lines.append(Rendered(self._open_html(source), clean(source)))
+        for name, arguments in state.calls.values():
+            text = clean(f"{name}({arguments[-_ARGUMENTS:]})")
+            lines.append(Rendered(code_html(text), f"\n[tool call] {text}\n"))
+        return lines
+
+    def _open_html(self, source: str) -> str:
+        if self._state.format != "md":
+            return plain_html(source)
+        return to_html(source, references=dict(self._references), typeset=False, ink=_INK)
+
+    def _status(self, now: float) -> Rendered:
+        line = self._state.status_line(now)
+        return Rendered(line.html, f"\n\n{line.text}" if self._state.total else line.text)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def finish(self, outcomes: Sequence[Ended]) -> None:
+        """Replaces all by the final form. Where an error came before anything else did, the error is all there is to see: the
+        cell's own where the answer is alone in it, which would come below other outputs elsewhere."""
+        [ended] = outcomes
+        update = bool(self._display_id) and not self._alone
+        if self._display_id and self._alone:
+            self._port.clear(wait=True)
+        if ended.bare and self._alone:
+            return
+        line = joined(answer_lines(ended.response, error=ended.error)) if ended.bare else ended.line(self._state.format)
+        self._port.publish(bundle_of(line, html=self._mode != "plain"), display_id=self._display_id if update else None,
+                           update=update, metadata={"nbllm": provenance(ended.response)})
+
+    def give_up(self, text: str) -> None:
+        """Leaves plain text, where the final form could not be drawn."""
+        update = bool(self._display_id) and not self._alone
+        self._port.publish({"text/plain": plain(text)}, display_id=self._display_id if update else None, update=update)
+
+
+def _wire_size(text: str) -> int:
+    return len(json.dumps(text, ensure_ascii=False).encode("utf-8", "replace"))

@@ -1,0 +1,160 @@
+"""What there is of one answer while it comes: the fold of its events for the screen. Painters draw it; nothing is drawn here.
+
+Theory. A piece (a block of Markdown, a line of text, a finished thought) is final as soon as the next one has begun, so
+the state holds finished pieces, which never change, and an open end, which is drawn again and again. All painters take
+their words from here: what stands while waiting, the figures, a retry that is told. So they agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from html import escape
+from typing import Literal
+
+from ...events import Event, MediaDelta, Notice, ReasoningDelta, Restarted, Started, TextDelta, ToolCallDelta, UsageReport
+from ...messages import caption
+from .blocks import Blocks, Lines, Splitter
+from .hidden import clean
+from .static import Rendered, foot_line, made, seconds
+
+_TOLD = frozenset({"retry", "warning", "refusal"})  # kinds of notices that stand in the status line
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A finished part of an answer: its source, and what it is (text, thought, or a note of ours on a picture or a file)."""
+
+    source: str
+    kind: Literal["text", "thought", "note"] = "text"
+
+
+@dataclass(slots=True)
+class AnswerState:
+    """One answer so far. label: what stands above its column. began, first, ended: perf_counter seconds; `first` is the
+    arrival of the first token. total: characters of text, reasoning and calls. chunks: events that changed what is
+    shown. restarts: how often what had come became void."""
+
+    label: str
+    began: float
+    format: str = "md"
+    model: str = ""
+    splitter: Splitter = field(init=False)
+    pieces: list[Piece] = field(default_factory=list)
+    thought: str = ""
+    calls: dict[int, list[str]] = field(default_factory=dict)
+    notice: str = ""
+    report: UsageReport | None = None
+    total: int = 0
+    chunks: int = 0
+    restarts: int = 0
+    first: float | None = None
+    ended: float | None = None
+
+    def __post_init__(self) -> None:
+        self.model = self.model or self.label
+        self.splitter = self._splitter()
+
+    def _splitter(self) -> Splitter:
+        return Blocks() if self.format == "md" else Lines()
+
+    def feed(self, event: Event, at: float) -> None:
+        """Takes an event that arrived at `at` into account."""
+        before = self.chunks
+        self.chunks += 1
+        match event:
+            case TextDelta(text):
+                self._text(text)
+                self._grew(text, at)
+            case ReasoningDelta(text):
+                self._reasoning(text)
+                self._grew(text, at)
+            case ToolCallDelta(index, _, name, arguments):
+                call = self.calls.setdefault(index, ["", ""])
+                call[0] += name or ""
+                call[1] += arguments
+                self._grew(arguments or name or "", at)
+            case MediaDelta(part, append=append) if not append:  # sound comes in pieces beside its words: it is told at the end
+                self._media(caption(part), at)
+            case UsageReport():
+                self.report = event
+            case Started(_, model):
+                self.model = model or self.model
+            case Notice(kind, text) if kind in _TOLD:
+                self.notice = text
+            case Restarted(why):
+                self.restart(why)
+            case _:
+                self.chunks = before
+
+    def restart(self, why: str) -> None:
+        """What came so far is void; `why` is told in its place."""
+        self.splitter, self.pieces, self.thought, self.calls = self._splitter(), [], "", {}
+        self.total, self.first, self.report, self.notice = 0, None, None, why
+        self.restarts += 1
+        self.chunks += 1
+
+    def _text(self, text: str) -> None:
+        if text:
+            self._close_thought()
+        self.pieces += map(Piece, self.splitter.feed(text))
+
+    def _reasoning(self, text: str) -> None:
+        if text and not self.thought:
+            self._close_text()
+        self.thought += text
+
+    def _media(self, words: str, at: float) -> None:
+        """A word for it until the end: its bytes are sent once."""
+        self._close_thought()
+        self._close_text()
+        note = Piece(words, "note")
+        if note not in self.pieces[-4:]:  # pictures come in stages
+            self.pieces.append(note)
+        self._grew(words, at)
+
+    def _close_text(self) -> None:
+        if self.splitter.tail():
+            self.pieces.append(Piece(self.splitter.tail()))
+            self.splitter = self._splitter()
+
+    def _close_thought(self) -> None:
+        if self.thought:
+            self.pieces.append(Piece(self.thought.strip(), "thought"))
+            self.thought = ""
+
+    def _grew(self, text: str, at: float) -> None:
+        self.total += len(text)
+        if self.first is None and text:
+            self.first = at
+
+    def shed(self, above: int) -> None:
+        """Makes a part of an open block that is longer than `above` characters a piece, so that it is drawn once."""
+        if part := self.splitter.shed(above):
+            self.pieces.append(Piece(part))
+
+    def end_of_text(self, most: int) -> str:
+        """The last blocks of the text and its open end, in about `most` characters; what is no text stands as its words."""
+        self.shed(most)
+        found, size, cut = [self.splitter.tail()], len(self.splitter.tail()), False
+        for piece in reversed(self.pieces):
+            if piece.kind == "thought":
+                continue
+            if cut := size + len(piece.source) > most:
+                break
+            found.append(f"{piece.source}\n\n" if piece.kind == "note" else piece.source)
+            size += len(piece.source)
+        return "…\n\n" * cut + "".join(reversed(found))
+
+    def status(self, now: float) -> str:
+        """The line of figures while it comes: model, time, first token, tokens, what happened on the way."""
+        elapsed = (self.ended or now) - self.began
+        if self.first is None:
+            items = ["waiting for the first token…" + (f" {elapsed:.0f} s" if elapsed >= 1 else "")]
+        else:
+            items = [f"{seconds(self.first - self.began)} to first token", seconds(elapsed), f"{made(self.report, self.total)} tokens"]
+        return clean(" · ".join(filter(None, (self.model, *items, self.notice))))
+
+    def status_line(self, now: float) -> Rendered:
+        """`status` in both forms."""
+        text = self.status(now)
+        return foot_line(Rendered(escape(text, quote=False), text))

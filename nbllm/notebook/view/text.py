@@ -1,0 +1,91 @@
+"""Answers in a terminal: one as its text comes, several one below the other when all have come. And no painting at all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...events import Event, ReasoningDelta, Restarted, TextDelta
+from ...messages import Reasoning, Text
+from .grid import bundle
+from .hidden import plain
+from .static import Ended, final
+
+
+class Null:
+    """Shows nothing: quiet=true, and functions."""
+
+    def start(self) -> None:
+        """Nothing."""
+
+    def feed(self, column: int, event: Event) -> None:
+        """Nothing."""
+
+    def tick(self, now: float) -> None:
+        """Nothing."""
+
+    def ended(self, column: int) -> None:
+        """Nothing."""
+
+    def finish(self, outcomes: Sequence[Ended]) -> None:
+        """Nothing."""
+
+    def give_up(self, text: str) -> None:
+        """Nothing."""
+
+
+class TextPainter(Null):
+    """An answer in a terminal: its text as it comes, then what there is to say about it; several when all have come."""
+
+    def __init__(self, columns: int = 1, write: Callable[[str], Any] | None = None, *, before: Sequence[Ended] = ()) -> None:
+        self._write = write or _to_stdout
+        self._before, self._one = before, columns == 1 and not before
+        self._held = ""  # half of a surrogate pair or of a line end, until the other half comes
+        self._thinking = self._wrote = False
+
+    def feed(self, column: int, event: Event) -> None:
+        """Writes text and reasoning."""
+        if not self._one:
+            return
+        if isinstance(event, Restarted):
+            self._write(f"\n[starting again: {plain(event.why)}]\n")
+        elif isinstance(event, (TextDelta, ReasoningDelta)) and event.text:
+            self._mark(isinstance(event, ReasoningDelta))
+            text = self._held + event.text
+            self._held = text[-1] if text[-1] == "\r" or "\ud800" <= text[-1] <= "\udbff" else ""
+            self._write(plain(text.removesuffix(self._held)))
+            self._wrote = True
+
+    def _mark(self, thinking: bool) -> None:
+        if thinking != self._thinking:
+            self._write("[reasoning]\n" if thinking else "\n[/reasoning]\n\n")
+            self._thinking = thinking
+
+    def finish(self, outcomes: Sequence[Ended]) -> None:
+        """Writes what was not in the text: tool calls, how it ended, the figures. An error alone is told by the cell."""
+        if not self._one:
+            ended = [*self._before, *outcomes]
+            self._write(bundle([(e.label, e.line("text")) for e in ended], html=False)["text/plain"] + "\n")
+        elif not outcomes[0].bare:
+            self._end(outcomes[0])
+
+    def give_up(self, text: str) -> None:
+        """Writes plain text, where the answers could not be written."""
+        self._write(f"{plain(text)}\n")
+
+    def _end(self, ended: Ended) -> None:
+        self._mark(False)
+        if ended.table is not None:
+            self._write("\n\n" + plain(ended.line("text").text) + "\n")
+            return
+        written = (Text, Reasoning) if self._wrote else ()  # only what was not written yet
+        response = replace(ended.response, parts=tuple(p for p in ended.response.parts if not isinstance(p, written)))
+        rest = final(response, footer=ended.footer, error=ended.error, html=False, empty=not self._wrote)["text/plain"]
+        self._write(("\n\n" if self._wrote else "") + rest + "\n" if rest else "\n")
+
+
+def _to_stdout(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

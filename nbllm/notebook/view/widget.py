@@ -1,0 +1,71 @@
+"""An answer while it comes, as values of a widget: finished blocks, and the open end that is drawn again and again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from ...events import Event
+from .hidden import clean
+from .markdown import code_html, plain_html, reasoning_html, to_html
+from .state import AnswerState
+from .static import Ended, note_line
+from .throttle import ENVELOPE, Pace
+
+_INK = 8_000  # characters of a code block that are highlighted
+_THOUGHT = 600
+_ARGUMENTS = 300
+
+
+_DRAWN: dict[str, Callable[[str], str]] = {
+    "text": lambda source: to_html(source, typeset=False, ink=_INK), "thought": reasoning_html, "note": lambda source: note_line(source).html,
+}
+
+
+class WidgetPainter:
+    """Gives frames to `draw`, no oftener than a page keeps up with: done, tail and status."""
+
+    def __init__(self, state: AnswerState, draw: Callable[[dict[str, str]], None]) -> None:
+        self._state, self._draw = state, draw
+        self._pace = Pace(None, state.began)
+        self._done, self._drawn, self._restarts = "", 0, state.restarts
+        self._chunks = self._total = 0
+
+    def start(self) -> None:
+        """Nothing: the panel shows the question itself."""
+
+    def feed(self, column: int, event: Event) -> None:
+        """Nothing: the state is looked at when a frame is due."""
+
+    def ended(self, column: int) -> None:
+        """Nothing: the panel shows the turn."""
+
+    def finish(self, outcomes: Sequence[Ended]) -> None:
+        """Nothing: the panel shows the turn."""
+
+    def give_up(self, text: str) -> None:
+        """Nothing: the panel shows the turn."""
+
+    def tick(self, now: float) -> None:
+        """Draws, where a frame is due."""
+        state = self._state
+        size = 2 * ENVELOPE + 2 * (len(state.splitter.tail()) + state.total - self._total) + len(self._done) // 4
+        if self._pace.due(now, chunks=state.chunks - self._chunks, characters=state.total - self._total, size=size) or self._pace.idle(now, every=1.0, size=size):
+            self._draw(self.frame(now))
+
+    def frame(self, now: float) -> dict[str, str]:
+        """The values that show it: what is done, the open end, and the line of figures."""
+        began, state = time.perf_counter(), self._state
+        if state.restarts != self._restarts:
+            self._done, self._drawn, self._restarts = "", 0, state.restarts
+        for piece in state.pieces[self._drawn:]:
+            self._done += _DRAWN[piece.kind](piece.source)
+        self._drawn = len(state.pieces)
+        source = state.splitter.tail()
+        tail = to_html(source, typeset=False, ink=_INK) if source else ""
+        if state.thought:
+            tail = f"<div class=nbllm-think>{plain_html(clean(state.thought[-_THOUGHT:].strip()))}</div>"
+        tail += "".join(code_html(clean(f"{name}({arguments[-_ARGUMENTS:]})")) for name, arguments in state.calls.values())
+        self._chunks, self._total = state.chunks, state.total
+        self._pace.sent(now, ENVELOPE + len(tail) + len(self._done) // 4, time.perf_counter() - began)
+        return {"done": self._done, "tail": tail, "status": state.status(now)}
