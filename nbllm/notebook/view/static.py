@@ -328,6 +328,8 @@ def answer_lines(response: Response, *, format: str = "md", error: BaseException
 
 
 def _ending(response: Response, error: BaseException | None, empty: bool) -> Iterable[Rendered]:
+    if response.transcript:
+        yield note_line(f"Said in the sound: {response.transcript}")
     if response.refusal:
         yield note_line(f"Refused: {response.refusal}")
     if error is not None:
