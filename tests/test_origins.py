@@ -100,6 +100,20 @@ def test_a_call_with_a_key_is_sent_to_its_origin_alone(base, url, goes):
         assert caught.value.hint
 
 
+@pytest.mark.parametrize("url", [
+    "http://127.0.0.1:8@127.0.0.1:9/", "http://127.0.0.1:9\\@127.0.0.1:8/", "http://127.0.0.1:9#@127.0.0.1:8/", "http://127.0.0.1:9?@127.0.0.1:8/", "http://127.1:8/",
+    "http://2130706433:8/", "http://0x7f.1:8/", "http://127.0.0.1:08/", "http://127.0.0.1.:8/", "http://[::ffff:127.0.0.1]:8/", "http://127.0.0.1%2e:8/", "http://LOCALHOST:8/",
+    "http:/\\127.0.0.1:8/", "http:127.0.0.1:8/", "//127.0.0.1:8/", "http://\uff11\uff12\uff17.0.0.1:8/", "http://127\u30020.0.1:8/", "http://\u2460.example/", "http://a\u00adb.example/",
+    "http://fa\u00df.example/", "http://\u212aelvin.example/", "http://xn--fa-hia.example/", "http://ex\u200dample.org/", "http://h:8:9/", "http://h:\u0668/", "http://h/\t", " http://h/",
+])
+def test_where_the_connection_goes_and_what_it_is_told_are_one_place(url):
+    """Two readers of an address may not differ: what one of them reads otherwise is refused."""
+    row = Provider("acme", "openai_chat", url)
+    with suppress(errors.ConfigError):
+        letter = Letter(HttpCall(url, {}, {}, guard=Guard.of(row, Secret(KEY).at(url))))
+        assert str(letter.address) == origin(str(letter.request.url)) == origin(url)
+
+
 def test_a_key_that_belongs_nowhere_goes_nowhere():
     """A call that says it holds one, but not whose."""
     call = HttpCall("https://h/v1", {}, {}, guard=Guard.of(Provider("a", "openai_chat", "https://h"), Secret(KEY)))

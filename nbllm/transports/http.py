@@ -118,7 +118,8 @@ class Letter:
         except (httpx.InvalidURL, ValueError, TypeError) as exc:
             raise errors.ConfigError(f"No request can be made to {self.address} ({type(exc).__name__}).",
                                      hint="base_url should look like http://127.0.0.1:8000/v1, and keys hold no line breaks.") from None
-        call.guard.check(str(self.request.url))
+        for url in (str(self.address), str(self.request.url)):  # where the connection goes, and what it is told
+            call.guard.check(url)
         self.call, self.size = call, len(content)
 
 
