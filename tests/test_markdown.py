@@ -146,6 +146,44 @@ def test_harmless_commands_are_typeset(source):
     assert "mathjax_process" in to_html(f"${source}$")
 
 
+EVERYDAY = [
+    r"E = mc^2", r"a^2 + b^2 = c^2", r"\frac{-b \pm \sqrt{b^2 - 4ac}}{2a}", r"\int_0^\infty e^{-x^2}\,dx = \frac{\sqrt{\pi}}{2}", r"\sum_{i=1}^{n} i = \frac{n(n+1)}{2}", r"\lim_{x \to 0} \frac{\sin x}{x} = 1", r"\prod_{k=1}^n k = n!",
+    r"\nabla \cdot \mathbf{E} = \frac{\rho}{\varepsilon_0}", r"\nabla \times \vec{B} = \mu_0 \vec{J}", r"\frac{\partial u}{\partial t} = \alpha \nabla^2 u", r"\hat{\beta} = (X^\top X)^{-1} X^\top y", r"\bar{x} = \frac{1}{n} \sum_i x_i", r"\tilde{O}(n \log n)",
+    r"\begin{pmatrix} a & b \\ c & d \end{pmatrix}", r"\begin{bmatrix} 1 & 0 \\[0.5em] 0 & 1 \end{bmatrix}", r"f(x) = \begin{cases} x & x \ge 0 \\ -x & \text{otherwise} \end{cases}", r"\begin{aligned} a &= b \\ &= c \end{aligned}", r"\begin{align*} x &= 1 \\ y &= 2 \end{align*}",
+    r"\begin{array}{l|cr} a & b & c \\ \hline d & e & f \end{array}", r"\left( \frac{a}{b} \right)^{2}", r"\left[ 0, 1 \right)", r"\left\{ x \mid x > 0 \right\}", r"\lvert x \rvert \le \lVert y \rVert", r"\Pr(A \mid B) = \frac{P(B \mid A)\,P(A)}{P(B)}", r"\mathbb{E}[X] = \mu",
+    r"\operatorname{Var}(X) = \sigma^2", r"\operatorname*{arg\,max}_\theta \mathcal{L}(\theta)", r"\mathcal{N}(\mu, \sigma^2)", r"\forall x \in \mathbb{R}\; \exists y : y > x", r"A \cup B \cap C \setminus D", r"A \subseteq B \implies B^c \subseteq A^c", r"p \land q \lor \neg r \iff s",
+    r"x \equiv y \pmod{n}", r"a \bmod b", r"\binom{n}{k} = \frac{n!}{k!(n-k)!}", r"\lfloor x \rfloor + \lceil y \rceil", r"e^{i\pi} + 1 = 0", r"\cos\theta + i\sin\theta", r"\oint_C \mathbf{F} \cdot d\mathbf{r}", r"\iint_D f\,dA", r"\dot{x} = Ax + Bu", r"\ddot{q} + \omega^2 q = 0",
+    r"\underbrace{a + \cdots + a}_{n}", r"\overline{AB} \parallel \overline{CD}", r"\angle ABC = 90^\circ", r"\triangle ABC \cong \triangle DEF", r"\sqrt[3]{x}", r"x_1, x_2, \ldots, x_n", r"\langle \psi | \phi \rangle", r"\ket{0} + \bra{1}", r"\hbar \omega", r"\ce{2H2 + O2 -> 2H2O}",
+    r"\xrightarrow{\text{heat}}", r"\overset{!}{=} \underset{x}{\min}", r"\stackrel{\text{def}}{=}", r"\textbf{if } x > 0 \quad \text{then}", r"50\% \text{ of } \$10", r"\boxed{42}", r"\mathrm{d}x", r"\Gamma(n) = (n-1)!", r"\displaystyle \sum_{n=0}^\infty \frac{x^n}{n!}", r"\not\in \neq \leq \geq \approx \sim",
+    r"\big( \Big[ \bigg\{ \bigr)", r"a \, b \; c \: d \! e \quad f \qquad g \ h", r"\color{blue} x + \textcolor{red}{y}", r"\cfrac{1}{1 + \cfrac{1}{x}}", r"\substack{i < n \\ j < m}", r"\boldsymbol{\theta}^{(t+1)}", r"f \colon A \to B,\ x \mapsto x^2", r"\hspace{2em} x \hskip 1em y", r"\tag{1} x", r"\sigma(x) = \frac{1}{1+e^{-x}}",
+    r"\text{softmax}(x_i) = \frac{e^{x_i}}{\sum_j e^{x_j}}", r"\mathrm{KL}(p\,\|\,q)", r"\theta \leftarrow \theta - \eta \nabla_\theta J", r"R^2 = 1 - \frac{SS_{\text{res}}}{SS_{\text{tot}}}", r"\text{Attention}(Q,K,V) = \text{softmax}\left(\frac{QK^\top}{\sqrt{d_k}}\right) V", r"x^{*} = x'", r"\widehat{\text{MSE}}",
+]
+
+
+@pytest.mark.parametrize("source", EVERYDAY)
+def test_everyday_formulas_are_typeset(source):
+    """School, physics, statistics, machine learning, chemistry."""
+    assert to_html(f"$${source}$$").count("mathjax_process") == 1
+
+
+OUTSIDE = [
+    r"\smash{x}", r"\smash[b]{x}", r"\vphantom{x}", r"\hphantom{x}", r"\phantom{words}", r"\hspace{-2em}", r"\hspace*{-1pt}", r"\hspace{1000em}", r"\hskip -1em", r"\kern -1em x", r"\kern5em", r"\mkern-18mu", r"\mskip -3mu", r"\mspace{-3mu}", r"\vspace{-1em}", r"\raise 1em{x}", r"\lower 2em{x}",
+    r"\raisebox{3em}{x}", r"\rlap{x}", r"\llap{x}", r"\clap{x}", r"\mathrlap{x}", r"\mathllap{x}", r"\mathclap{x}", r"\rule{1em}{40em}", r"\rule[-9em]{1em}{1em}", r"\Rule{1em}{1em}{1em}", r"\begin{array}{l} a \\[-0.2em] b \end{array}", r"a \\ [-9em] b", r"a \\*[-1em] b", r"a \\[\dimen0] b",
+    r"\begin{array}{@{\hspace{-3em}}l} x \end{array}", r"\begin{array}{p{-3em}} x \end{array}", r"\cssId{a}{x}", r"\style{color:red}{x}", r"\class{a}{x}", r"\href{https://a.b}{x}", r"\require{html}", r"\def\x{y}", r"\newcommand\x{y}", r"\unicode{65}", r"\bbox[red]{x}", r"\color{white} x", r"\color{#fff} x",
+    r"\color[rgb]{1,1,1} x", r"\textcolor{white}{x}", r"\colorbox{black}{x}", r"\fcolorbox{red}{white}{x}", r"\mmlToken{mi}{x}", r"\Tiny x", r"\tiny x", r"\Huge x", r"\scriptsize x", r"\moveleft 3em{x}", r"\negthinspace x", "\\!" * 30 + "x", r"x % hidden", r"\begin{document} x \end{document}", r"\mathchoice{a}{b}{c}{d}",
+    r"\genfrac{}{}{-9em}{}{a}{b}", r"a \above 9em b", r"\vcenter{x}", r"\shoveleft{x}", r"\hfil x", r"\text{\smash{x}}", r"\smash{\begin{array}{l}\\[-0.2em]\\[1.1em]\text{APPROVED}\end{array}}", r"\unknowncommand x", r"\cancel[style]{x}", r"\abovewithdelims () 1em", r"\setlength{x}{y}", r"\verb|x|",
+]
+
+
+@pytest.mark.parametrize("source", OUTSIDE)
+def test_a_formula_stays_in_its_box(source):
+    """What could draw over our figures, hide words or do more than show is shown as its source."""
+    html = to_html(f"a ${source}$ b\n\n$${source}$$")
+    assert "mathjax_process" not in html
+    assert html.count("<code>") == 2
+    assert "mathjax_process" not in to_html(f"\\(\\text{{a ${source}$ b}}\\)")
+
+
 def test_without_typesetting_a_formula_is_its_source():
     """As the live tail shows it."""
     assert '<p><span class="nbllm-tex">$x$</span></p>\n' == to_html("$x$", typeset=False)

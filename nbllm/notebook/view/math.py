@@ -5,8 +5,10 @@ space, and no digit follows the closing one), `\(...\)`, and `$$...$$` or `\[...
 with `$$` or `\[` and ends a line with its match, without a blank line between. Money is not math: an opening dollar
 after a letter or digit, or before a number with a word behind it, is a dollar.
 
-TeX can carry addresses, styles, ids and definitions that outlive their formula, and front ends differ in what they let
-through. A formula that uses such a command is shown as its source.
+TeX can carry addresses, styles, ids and definitions that outlive their formula, draw outside its box (over our figures) and
+hide words, and front ends differ in what they let through. So a formula is typeset where all of its commands and
+environments are known to do nothing but show (`_HARMLESS`), at sizes and distances that stay in the box; any other is
+shown as its source.
 """
 
 from __future__ import annotations
@@ -24,19 +26,61 @@ if TYPE_CHECKING:
 
 _LONGEST = 5_000  # characters of one formula
 _MOST_LINES = 100
-# Commands that link, style, name, load or define, and those that make commands of other letters. "new", "Declare" and the
-# like are beginnings of names.
-_COMMANDS = """
-    href url hyperref style class cssId bbox enclose cancel bcancel xcancel toggle texttip mathtip tooltip label ref
-    eqref data require unicode char include includegraphics input write special mmlToken mathtoolsset usetagform
-    setoptions def edef gdef xdef let futurelet csname expandafter definecolor begingroup endgroup global catcode raise
-    lower raisebox moveleft moveright Rule rule rlap llap mathllap mathrlap
+# What only shows: letters, signs, operators, arrows, brackets, functions, accents, fonts and what arranges them. Nothing that
+# moves up, down or back, hides, sizes freely, defines, links, names or styles.
+_WORDS = """
+    alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa varkappa lambda mu nu xi omicron pi varpi rho varrho sigma
+    varsigma tau upsilon phi varphi chi psi omega digamma Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega varGamma varDelta
+    varTheta varLambda varXi varPi varSigma varUpsilon varPhi varPsi varOmega aleph beth gimel daleth hbar hslash ell wp Re Im partial nabla
+    infty imath jmath eth mho Finv Game complement Bbbk emptyset varnothing prime backprime angle measuredangle sphericalangle triangle
+    square blacksquare Box Diamond lozenge blacklozenge bigstar bigcirc star ast circ bullet cdot cdotp ldotp dots ldots cdots vdots ddots
+    dotsb dotsc dotsi dotsm dotso top bot flat natural sharp clubsuit diamondsuit heartsuit spadesuit checkmark maltese dag ddag dagger
+    ddagger S P copyright circledR circledS pounds yen euro degree backslash lbrace rbrace lbrack rbrack vert Vert lvert rvert lVert rVert
+    langle rangle lceil rceil lfloor rfloor lgroup rgroup lmoustache rmoustache ulcorner urcorner llcorner lrcorner colon semicolon surd
+    pm mp times div cup cap sqcup sqcap uplus vee wedge lor land lnot neg oplus ominus otimes oslash odot wr amalg setminus smallsetminus
+    bigtriangleup bigtriangledown triangleleft triangleright trianglelefteq trianglerighteq ltimes rtimes bowtie Join dotplus
+    boxplus boxminus boxtimes boxdot barwedge veebar doublebarwedge curlyvee curlywedge intercal divideontimes centerdot circledast circledcirc
+    leq le geq ge neq ne lt gt ll gg lll ggg leqq geqq leqslant geqslant lesssim gtrsim lessgtr gtrless equiv sim simeq approx cong approxeq
+    doteq asymp propto varpropto models vdash dashv Vdash vDash Vvdash prec succ preceq succeq precsim succsim subset supset subseteq
+    supseteq subsetneq supsetneq nsubseteq nsupseteq sqsubset sqsupset sqsubseteq sqsupseteq Subset Supset in ni notin owns mid nmid parallel
+    nparallel perp smile frown forall exists nexists therefore because triangleq coloneqq eqqcolon coloneq eqcolon bumpeq circeq eqcirc
+    nleq ngeq nless ngtr nsim ncong nprec nsucc nvdash nvDash backsim between pitchfork thicksim thickapprox not
+    to gets leftarrow rightarrow Leftarrow Rightarrow leftrightarrow Leftrightarrow longleftarrow longrightarrow Longleftarrow Longrightarrow
+    longleftrightarrow Longleftrightarrow mapsto longmapsto hookleftarrow hookrightarrow leftharpoonup leftharpoondown rightharpoonup
+    rightharpoondown rightleftharpoons leftrightharpoons uparrow downarrow Uparrow Downarrow updownarrow Updownarrow nearrow searrow swarrow
+    nwarrow leadsto rightsquigarrow twoheadrightarrow twoheadleftarrow leftrightarrows rightleftarrows leftleftarrows rightrightarrows
+    upharpoonright restriction curvearrowleft curvearrowright circlearrowleft circlearrowright iff implies impliedby nleftarrow nrightarrow nRightarrow
+    nLeftarrow multimap Lsh Rsh dashrightarrow dashleftarrow xleftarrow xrightarrow xleftrightarrow xRightarrow xLeftarrow xmapsto
+    sum prod coprod int iint iiint oint oiint intop bigcup bigcap bigsqcup bigvee bigwedge bigoplus bigotimes bigodot biguplus
+    arccos arcsin arctan arg cos cosh cot coth csc deg det dim exp gcd hom inf inj lim liminf limsup lg ln log max min Pr proj sec sin
+    sinh sup tan tanh ker injlim projlim varliminf varlimsup bmod mod pmod pod operatorname
+    hat widehat check widecheck tilde widetilde acute grave dot ddot dddot ddddot breve bar vec mathring overline underline overbrace underbrace
+    overbracket underbracket overrightarrow overleftarrow overleftrightarrow underrightarrow underleftarrow overset underset stackrel overparen
+    mathrm mathbf mathit mathsf mathtt mathcal mathbb mathfrak mathscr mathnormal mathbfit boldsymbol bm pmb rm bf it sf tt cal bold text textrm textbf
+    textit textsf texttt textnormal emph mbox hbox symbf symbb symrm Bbb frak scr
+    frac dfrac tfrac cfrac sqrt root of over choose atop binom dbinom tbinom substack sideset boxed fbox left right middle big Big bigg Bigg bigl Bigl
+    biggl Biggl bigr Bigr biggr Biggr bigm Bigm biggm Biggm limits nolimits displaylimits displaystyle textstyle scriptstyle mathop mathbin
+    mathrel mathord mathopen mathclose mathpunct mathinner quad qquad enspace thinspace medspace thickspace space nobreakspace
+    hline newline nonumber notag tag ce bra ket braket Bra Ket Braket set Set cancel bcancel xcancel strut mathstrut letter
 """
-_REFUSED = re.compile(
-    r"\\(?:(?:re|provide)?(?:new|declare|Declare|html|provide)\w|(?:" + "|".join(_COMMANDS.split()) + r")(?![A-Za-z]))"
-    r"|://|javascript:|url\s*\(|<\s*/?\s*tex-html",
+_HARMLESS = frozenset(_WORDS.split())
+_ENVIRONMENTS = (
+    "matrix|pmatrix|bmatrix|Bmatrix|vmatrix|Vmatrix|smallmatrix|cases|dcases|rcases|aligned|align|alignedat|alignat|gathered|gather|split"
+    "|multline|equation|eqnarray|array|subarray"
 )
-_LEFT_ALONE = re.compile(r"\\(?:newline|[bx]?cancel\s*\{)")  # harmless; a space instead keeps their neighbours apart
+_COLOURS = "red|blue|green|orange|purple|violet|magenta|teal|brown|gray|grey"
+_LENGTH = r"\s*\d{0,2}(?:\.\d{1,4})?\s*(?:em|ex|pt|mu|mm|cm|in|pc)\s*"
+# Each command with what follows, where that matters. A command that is none of these forms is not harmless.
+_COMMAND = re.compile(
+    rf"\\(?:begin|end)\s*\{{(?:{_ENVIRONMENTS})\*?\}}|\\h(?:space|skip)\*?\s*(?:\{{{_LENGTH}\}}|{_LENGTH}(?![A-Za-z]))|\\(?:text)?color\s*\{{(?:{_COLOURS})\}}"
+    rf"|\\\\\*?(?:\s*\[{_LENGTH}\]|(?!\s*\*?\s*\[))|\\(?P<name>[A-Za-z]+)\*?|\\[^A-Za-z\\]"
+)
+_ANY = re.compile(r"\\(?:[A-Za-z]+|[\s\S]|\Z)")
+# What else a formula must not have: columns with anything but letters and lines, options, a comment (it hides words), HTML.
+_MORE = tuple(map(re.compile, (
+    r"\\begin\s*\{(?:array|subarray)\}(?!\s*(?:\[[tcb]\]\s*)?\{[lcr|:\s]*\})", r"\\[bx]?cancel(?!\s*\{)", r"(?<!\\)(?:\\\\)*%", r"<\s*/?\s*tex-html",
+)))
+_MOST_BACK = 8  # thin negative spaces
 _MONEY = re.compile(r"\d[\d.,]*\s*(?:[-–]\s*|(?:k|m|bn|%)?\s+)[^\W\d_]{2,}")
 _CLOSING = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$"}
 _BLOCK = ("$$", "\\[")
@@ -169,9 +213,17 @@ def block_html(tokens: Sequence[Token], index: int, options: Any, env: Any) -> s
     return _html("div", content, left, right, env) + "\n"
 
 
+def _is_harmless(content: str) -> bool:
+    """Whether a formula does nothing but show what stands in it."""
+    if any(pattern.search(content) for pattern in _MORE) or content.count("\\!") > _MOST_BACK:
+        return False
+    commands = (_COMMAND.match(content, m.start()) for m in _ANY.finditer(content))
+    return all(c and (c["name"] is None or c["name"] in _HARMLESS) for c in commands)
+
+
 def _html(tag: str, content: str, left: str, right: str, env: Any) -> str:
     source = escape(f"{left}{content}{right}", quote=False)
-    if _REFUSED.search(_LEFT_ALONE.sub(" ", content)) or len(content) > _LONGEST:
+    if len(content) > _LONGEST or not _is_harmless(content):
         return f"<code>{source}</code>" if tag == "span" else f"<pre><code>{source}</code></pre>"
     name = "nbllm-tex mathjax_process tex2jax_process" if env.get("typeset", True) else "nbllm-tex"
     return f'<{tag} class="{name}">{source}</{tag}>'
