@@ -221,9 +221,30 @@ def _series(values: list[Any], c: Column, index: Any = None) -> pd.Series:
     import pandas as pd
 
     values = [None if v is None or v is pd.NA or v is pd.NaT or v != v else v for v in values]  # noqa: PLR0124 - NaN differs from itself
+    try:
+        return _made(values, c, index)
+    except (TypeError, ValueError, OverflowError):
+        return _made([_fitting(v, c) for v in values], c, index)
+
+
+def _fitting(value: Any, c: Column) -> Any:
+    """A value as the column can hold it, None where it cannot: what one server said must not cost the frame of all others.
+    Halves of characters, which are in no UTF-8, become question marks."""
+    if value is not None and c.dtype in ("string", "category"):
+        return str(value).encode("utf-8", "replace").decode()
+    try:
+        _made([value], c, None)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return value
+
+
+def _made(values: list[Any], c: Column, index: Any) -> pd.Series:
+    import pandas as pd
+
     if c.dtype == "category":
         known = list(c.of) if c.of else sorted({str(v) for v in values if v is not None})
-        return pd.Series(pd.Categorical(values, categories=known), index=index)
+        return pd.Series(pd.Categorical([v if v in known else None for v in values] if c.of else values, categories=known), index=index)
     if c.dtype.startswith("datetime64"):
         return pd.Series(pd.to_datetime(pd.Series(values, index=index, dtype="object"), utc=True), dtype=c.dtype)
     return pd.Series(values, index=index, dtype=c.dtype)

@@ -17,7 +17,7 @@ from . import errors, pieces, prices
 from .events import Notice, Response, Usage
 from .messages import Request
 from .pieces import DISTURBED, Chunk, Row, Tokenizer, kind_of, ns, stalled
-from .streams import Stream
+from .streams import Stream, as_ours
 from .wire import Provider, Trace
 
 CERTIFIED_MS = 0.3  # what a certified stamp is good for (p99 of benchmarks/accuracy.py)
@@ -64,6 +64,15 @@ def rows(stream: Stream, call: Call, extra: Mapping[str, Any] | None = None) -> 
         row.update(extra or {})
         derive(row)
     return out
+
+
+def failed(error: BaseException, provider: Provider, model: str, extra: Mapping[str, Any]) -> Row:
+    """The row of a request that came to nothing before it was sent, or whose answer could not be measured."""
+    ours = as_ours(error)
+    limit = ours.seconds * 1e3 if isinstance(ours, errors.Timeout) else None
+    return {"attempt": 1, "provider": provider.name, "model": model, "transport": "cli" if provider.command else "h1", "ok": False,
+            "error_type": type(ours).__name__, "error_msg": ours.message, "status": _status(ours, None), "censored": limit is not None,
+            "censor_ms": limit, "http_status": getattr(ours, "status", None), "quality": "bounded", **extra}
 
 
 # --- rows -----------------------------------------------------------------------------------------------------
@@ -217,7 +226,7 @@ def _outcome(stream: Stream, response: Response) -> Row:
     if row["censored"] and stream.ended_at is not None:
         row["censor_ms"] = (stream.ended_at - stream.called) * 1e3
     if error is not None:
-        row.update(error_type=type(error).__name__, error_msg=error.message, status=_status(error, stream))
+        row.update(error_type=type(error).__name__, error_msg=error.message, status=_status(error, stream.trace.status))
         row["http_status"] = getattr(error, "status", None) or stream.trace.status
         row["retry_after_s"] = getattr(error, "retry_after", None)
     elif cancelled:
@@ -233,13 +242,13 @@ def _outcome(stream: Stream, response: Response) -> Row:
     return row
 
 
-def _status(error: errors.NbllmError, stream: Stream) -> str:
+def _status(error: errors.NbllmError, answered: int | None) -> str:
     if isinstance(error, errors.Timeout):
         return {"connect": "timeout_connect", "first": "timeout_ttft"}.get(error.which, "timeout_total")
     for kind, name in _STATUS:
         if isinstance(error, kind):
             return name
-    if isinstance(error, errors.ProviderError) and stream.trace.status == 200:
+    if isinstance(error, errors.ProviderError) and answered == 200:
         return "stream_error"
     return _status_of(getattr(error, "status", None), "client_error")
 

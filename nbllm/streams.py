@@ -97,10 +97,7 @@ class Stream:
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, errors.NbllmError):
-            place = traceback.extract_tb(error.__traceback__)[-1]  # the place only: local variables may hold a key
-            error = errors.NbllmError(f"nbllm failed inside: {type(error).__name__} at {place.name}, line {place.lineno} of "
-                                      f"{os.path.basename(place.filename)}.", hint="This is a bug of nbllm: please report it.")
+        error = None if error is None else as_ours(error)
         with self._changed:
             over = bool(self.log) and isinstance(self.log[-1][1], Finished)  # cancelled after its last event
             if (task.cancelled() and not over) or error is not None:
@@ -330,6 +327,15 @@ def timing(stream: Stream) -> Timing:
         reused=stream.trace.reused,
         attempts=max(1, len(stream.traces)),
     )
+
+
+def as_ours(error: BaseException) -> errors.NbllmError:
+    """An exception as one of our errors. Of one that we did not foresee the place is told only: its words may hold a key."""
+    if isinstance(error, errors.NbllmError):
+        return error
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return errors.NbllmError(f"nbllm failed inside: {type(error).__name__} at {place.name}, line {place.lineno} of "
+                             f"{os.path.basename(place.filename)}.", hint="This is a bug of nbllm: please report it.")
 
 
 def retry_notice(error: errors.NbllmError, wait: float, attempt: int, attempts: int) -> Notice:

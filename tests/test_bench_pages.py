@@ -1,13 +1,20 @@
 """Frames on disk, figures, the report, the cold-start ladder: on made-up frames with failures, holes and hostile words."""
 
+import csv
 import html.parser
 import io
 import math
+import os
+import re
+import stat
+from html import escape as html_escape
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 import nbllm
@@ -236,3 +243,85 @@ def test_a_report_of_little_is_still_a_report(cold, tmp_path):
     for df in (cold, frame(rows(n=1)), columns.frame([])):
         path = nbllm.bench.report(df, tmp_path / "r.html")
         assert path.read_text("utf-8").startswith("<!doctype html>")
+
+
+# --- what other people's words do to files and figures ---
+
+FORMULAS = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "=HYPERLINK(\"http://x\")", "'=1", "''+1", "＝1+1", "－1", "-"]
+
+
+def test_no_text_becomes_a_formula_in_a_spreadsheet(two, tmp_path):
+    """Model names, errors, and columns of one's own; numbers stay numbers, and all comes back to the letter."""
+    texts = [FORMULAS[i % len(FORMULAS)] for i in range(len(two))]
+    df = two.assign(name=texts, error_msg=texts, mine=texts, mixed=[t if i % 2 else -i for i, t in enumerate(texts)], ttft_ms=-1.5, http_status=-3)
+    nbllm.bench.save(columns.cast(df), tmp_path / "x.csv")
+    with (tmp_path / "x.csv").open(encoding="utf-8", newline="") as file:
+        cells = [(name, cell) for row in csv.DictReader(file) for name, cell in row.items()]
+    risky = [(name, cell) for name, cell in cells if cell[:1] in tuple("=+-@\t\r\n＝＋－＠")]
+    assert {"ttft_ms", "http_status", "mixed"} >= {name for name, _ in risky}
+    assert [] == [cell for _, cell in risky if not re.fullmatch(r"-\d+(\.\d+)?", cell)]
+    back = nbllm.bench.load(tmp_path / "x.csv")
+    assert (texts, texts, texts) == (list(back["name"]), list(back["error_msg"]), list(back["mine"]))
+    assert (-1.5, -3) == (back["ttft_ms"].iloc[0], back["http_status"].iloc[0])
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_a_saved_frame_is_readable_for_its_user_alone(two, tmp_path, suffix):
+    """Whatever the umask; also where the file was there before."""
+    old = os.umask(0)
+    try:
+        for _ in range(2):
+            path = nbllm.bench.save(two, tmp_path / f"x.{suffix}")
+            assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+            path.chmod(0o644)
+    finally:
+        os.umask(old)
+
+
+NAMES = [r"$\frac{$", "$x_$", "$$", "$", r"a$\b$c", "$^$_$", r"\$5$", "{", r"$\undefined{x}$", "%&#_{}~^", "a\nb\tc\0d", "\ud800 half", "\u202eback", "<b>$x^$</b>", " ", "$" * 400]
+
+
+@pytest.mark.parametrize("kind", ["overview", "distribution", "percentiles", "drift", "load", "coldstart"])
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_names_are_drawn_as_they_are(kind):
+    """No name is a formula, and none fails the figure."""
+    for name in NAMES:
+        df = frame(rows(name, n=8), rows("b$" + name, n=8, start="cold_conn", concurrency=4, fail=0.3))
+        assert pixels(nbllm.bench.plot(df, kind)).shape[0] > 100
+        texts = [t.get_text() for t in nbllm.bench.plot(df, kind).findobj(Text) if t.get_parse_math() or t.get_usetex()]
+        assert [] == texts
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_a_plot_for_those_who_set_their_text_in_tex():
+    """A setting of the user's figures is not for names that somebody else chose."""
+    with matplotlib.rc_context({"text.usetex": True}):
+        assert pixels(nbllm.bench.plot(frame(rows("$x_$", n=8))))[..., 3].any()
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_a_report_stands_whatever_its_models_are_called(tmp_path):
+    """It is written, has every name as text, and no markup but its own."""
+    for name in (*NAMES, EVIL):
+        df = frame(rows(name, n=12, error_msg=name, prompt_id=name, model=name), rows("other " + name, n=12, fail=0.4, seed=3))
+        df.attrs["nbllm"] |= {"ended": name, "system": name, "python": name, "nbllm": name, "seed": name, "cpus": name}
+        page = nbllm.bench.report(df, tmp_path / "x.html", title=name).read_text("utf-8")
+        assert "<script" not in page
+        assert "onerror=alert" not in page.replace("&lt;img src=x onerror=alert(1)&gt;", "")
+        if name.isprintable():
+            assert html_escape(name) in page
+
+
+@pytest.mark.parametrize("wrong", [
+    {"error_msg": "a\ud800b"}, {"response_model": "\udfff"}, {"out_tokens": 10**30}, {"out_tokens": 2**40}, {"http_status": 10**9}, {"retry_after_s": 10**400},
+    {"retry_after_s": "soon"}, {"out_tokens": "many"}, {"in_tokens": 1.5}, {"ok": "yes"}, {"status": "?\ud800"}, {"response_model": ["x"]}, {"t_wall": "yesterday \ud800"},
+])
+def test_what_one_server_says_does_not_cost_the_frame(tmp_path, wrong):
+    """A half of a character, a number that fits no column, another kind of value: one cell of one row; all others are whole."""
+    df = frame(rows(n=3), rows("evil", n=2, **wrong))
+    assert 5 == len(df)
+    assert df["error_msg"][:3].isna().all()
+    assert list(df["out_tokens"][:3]) == [20] * 3
+    for suffix in ("parquet", "csv", "jsonl"):
+        nbllm.bench.save(df, tmp_path / f"x.{suffix}")
+        assert 5 == len(nbllm.bench.load(tmp_path / f"x.{suffix}"))

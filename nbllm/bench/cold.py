@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any  # noqa: E402
 if TYPE_CHECKING:
     from ..client import Client
     from ..messages import Message
+    from ..wire import HttpCall
     from .job import Arm
 
 _PATIENCE = 600.0  # seconds for a fresh process, its request included
@@ -55,24 +56,42 @@ async def unload(client: Client, arm: Arm) -> None:
     Raises NbllmError where it does not within _UNLOAD seconds. The operating system may keep the file in its page cache.
     """
     from .. import errors
-    from ..wire import HttpCall, Trace
+    from ..wire import HttpCall
 
     base, model = arm.route.provider.base_url, arm.route.model
-    until = time.monotonic() + _UNLOAD
-    calls = (HttpCall(f"{base}/api/generate", {}, {"model": model, "keep_alive": 0}), HttpCall(f"{base}/api/ps", {}, {}, "GET"))
-    async with client.http.send(calls[0], Trace(), 10.0) as reply:
-        await reply.body()
-    while time.monotonic() < until:
-        async with client.http.send(calls[1], Trace(), 10.0) as reply:
-            loaded = json.loads(await reply.body() or b"{}")
-        if not any(model in (m.get("name"), m.get("model")) for m in loaded.get("models") or []):
-            return
-        await asyncio.sleep(0.1)
-    raise errors.TransportError(f"{base} still has {model} loaded after {_UNLOAD:g} s.", hint="Check that nothing else uses the model.")
+    try:
+        async with asyncio.timeout(_UNLOAD):
+            await _small(client, arm, HttpCall(f"{base}/api/generate", {}, {"model": model, "keep_alive": 0}))
+            while _lists(await _small(client, arm, HttpCall(f"{base}/api/ps", {}, {}, "GET")), model):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+    except errors.Timeout:
+        raise
+    except TimeoutError:
+        raise errors.TransportError(f"{base} has not let {model} go within {_UNLOAD:g} s.", hint="Check that nothing else uses the model.") from None
+
+
+async def _small(client: Client, arm: Arm, call: HttpCall) -> Any:
+    """The JSON that a server answers. Raises our errors."""
+    from ..dialects import DIALECTS
+    from ..dialects.common import load_json
+    from ..wire import Trace
+
+    async with client.http.send(call, Trace(), arm.limits.connect) as reply:
+        body = await reply.body()
+        if reply.status >= 300:
+            raise DIALECTS[arm.route.provider.dialect].error(reply.status, reply.headers, body, arm.route.provider)
+        return load_json(body or b"{}")
+
+
+def _lists(answer: Any, model: str) -> bool:
+    """Whether a model is in the list of those that are loaded."""
+    models = answer.get("models") if isinstance(answer, dict) else None
+    return any(model in (m.get("name"), m.get("model")) for m in (models if isinstance(models, list) else ()) if isinstance(m, dict))
 
 
 async def process(arm: Arm, messages: tuple[Message, ...], options: Mapping[str, Any], epoch: float, extra: Row) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    """Sends one request from a fresh interpreter; gives its rows and chunks. A child that dies is a failed row."""
+    """Sends one request from a fresh interpreter; gives its rows and chunks. Raises NbllmError where the child dies, or does not end."""
+    from .. import errors
     from . import children, prompts
     from .job import _arm, secret_of
 
@@ -86,14 +105,15 @@ async def process(arm: Arm, messages: tuple[Message, ...], options: Mapping[str,
     try:
         async with asyncio.timeout(_PATIENCE):
             out, err = await _talked(child, json.dumps(given).encode() + b"\n")
-    except (TimeoutError, asyncio.CancelledError) as exc:
-        child.kill()
-        await child.wait()
-        if isinstance(exc, asyncio.CancelledError):
-            raise
-        return (_dead({**extra, "status": "timeout_total", "censored": True, "censor_ms": _PATIENCE * 1e3}, "the fresh process did not end"),), ()
+    except TimeoutError:
+        raise errors.Timeout("The fresh process did not end.", which="total", seconds=_PATIENCE, hint="Set timeout.total below that.") from None
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
     if child.returncode != 0:
-        return (_dead({**extra, "status": "client_error"}, err.decode("utf-8", "replace").strip().rpartition("\n")[2]),), ()
+        said = err.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise errors.NbllmError(f"The fresh process failed: {said[:300] or 'it said nothing'}", hint="Check that Python starts here: python -m nbllm.simulator --help.")
     found = json.loads(out)
     return tuple(found["rows"]), tuple(found["chunks"])
 
@@ -110,14 +130,10 @@ async def _talked(child: asyncio.subprocess.Process, line: bytes) -> tuple[bytes
     return out, err
 
 
-def _dead(row: Row, why: str) -> Row:
-    return {"attempt": 1, "ok": False, "error_type": "ChildFailed", "error_msg": why, **row}
-
-
 def _child() -> None:
     """The fresh process."""
     from .. import client as clients
-    from .. import measure, pieces
+    from .. import errors, measure, pieces
     from . import children, prompts
     from .job import to_arm
 
@@ -132,14 +148,17 @@ def _child() -> None:
     if not arm.route.provider.command:
         client.run(client.http.prepare(arm.route.provider.base_url))
     made = time.perf_counter()
-    request = client.request(prompt.turns[0], arm.route.model, **{**arm.options, **prompt.options})
-    stream = client.send(request, arm.route, key=arm.key, timeouts=arm.limits, retries=arm.patience, keep=arm.keep)
-    stream.wait_end(_PATIENCE)
-    call = measure.Call(request, arm.route.provider, arm.route.asked, arm.route.simulated, epoch)
     extra.update(ns_import=round((imported - epoch) * 1e9), ns_client=round((made - epoch) * 1e9), client_ms=(made - start) * 1e3)
-    rows = measure.rows(stream, call, extra)
-    key = {"request_id": rows[-1]["request_id"], "attempt": rows[-1]["attempt"]}
-    print(json.dumps({"rows": rows, "chunks": list(pieces.rows(stream, epoch, key))}))  # noqa: T201 - its answer
+    rows, chunks = [], []
+    try:
+        request = client.request(prompt.turns[0], arm.route.model, **{**arm.options, **prompt.options})
+        stream = client.send(request, arm.route, key=arm.key, timeouts=arm.limits, retries=arm.patience, keep=arm.keep)
+        stream.wait_end(_PATIENCE)
+        rows = measure.rows(stream, measure.Call(request, arm.route.provider, arm.route.asked, arm.route.simulated, epoch), extra)
+        chunks = list(pieces.rows(stream, epoch, {"request_id": rows[-1]["request_id"], "attempt": rows[-1]["attempt"]}))
+    except errors.NbllmError as error:
+        rows = [measure.failed(error.scrubbed(arm.secrets), arm.route.provider, arm.route.asked, extra)]
+    print(json.dumps({"rows": rows, "chunks": chunks}))  # noqa: T201 - its answer
 
 
 if __name__ == "__main__":

@@ -7,53 +7,62 @@ import json
 import queue
 import subprocess
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..registry import Route
 from . import children
 from .job import Job
 from .progress import Progress, chosen
-from .store import Store
+from .store import Store, private, told
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Rows = list[dict[str, Any]]
 _POLL = 0.2  # seconds between two looks at what the worker says
 _GRACE = 10.0  # seconds that a stopped worker has to write down what it knows
 
 
 def work(place: Path, job: Job, progress: Progress | bool | None) -> pd.DataFrame:
     """Does what is left of a job, and gives the whole frame of its run."""
-    shown = chosen(progress)
+    shown, unsaved = chosen(progress), Rows()
     with Store(place) as store:
         left = _left(job, store.finished())
     if left:
         with _simulated(job) as ready:
             shown.start(left, [a.name for a in ready.arms], ready.run_id)
-            shown.end(_conduct(place, ready, shown))
+            reason, unsaved = _conduct(place, ready, shown)
+        shown.end(reason)
+        if unsaved:
+            warnings.warn(f"{reason}. Of this frame, {len(unsaved)} rows are nowhere else: nbllm.bench.save writes them to another place.", stacklevel=3)
     with Store(place) as store:
-        return store.frame()
+        df = store.frame(unsaved)
+    if unsaved:
+        df.attrs["nbllm"]["ended"] = reason
+    return df
 
 
 def _left(job: Job, finished: set[str]) -> int:
     return sum(slot.id not in finished for turn in job.turns for slot in turn.slots)
 
 
-def _conduct(place: Path, job: Job, shown: Progress) -> str:
-    """Starts the worker, passes on what it says, and returns why it ended early."""
+def _conduct(place: Path, job: Job, shown: Progress) -> tuple[str, Rows]:
+    """Starts the worker, passes on what it says, and returns why it ended early, and rows that it could not keep."""
     with Store(place) as store:
         store.put("ended", "cut short")
-    log = (place / "worker.log").open("w", encoding="utf-8")
+    with told(place):
+        log = open(place / "worker.log", "w", encoding="utf-8", opener=private)  # noqa: SIM115
     with log, subprocess.Popen(  # noqa: S603 - our own interpreter and module
         children.command("nbllm.bench.worker", str(place)), env=children.environment(), stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True) as worker:
         try:
             _tell(worker, json.dumps(job.secret()))
-            reason = _watch(worker, shown)
+            ended = _watch(worker, shown)
         except BaseException:
             worker.kill()
             raise
@@ -61,7 +70,7 @@ def _conduct(place: Path, job: Job, shown: Progress) -> str:
         said = (place / "worker.log").read_text("utf-8").strip().rpartition("\n")[2]
         raise errors.NbllmError(f"The benchmark's worker process failed: {said[:300]}",
                                 hint=f"Finished rows are kept: bench.resume({str(place)!r}) goes on, bench.load({str(place)!r}) gives them.")
-    return reason
+    return ended
 
 
 def _tell(worker: subprocess.Popen[str], line: str) -> None:
@@ -71,7 +80,7 @@ def _tell(worker: subprocess.Popen[str], line: str) -> None:
         worker.stdin.flush()
 
 
-def _watch(worker: subprocess.Popen[str], shown: Progress) -> str:
+def _watch(worker: subprocess.Popen[str], shown: Progress) -> tuple[str, Rows]:
     words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def listen() -> None:
@@ -87,16 +96,16 @@ def _watch(worker: subprocess.Popen[str], shown: Progress) -> str:
             word = words.get(timeout=_GRACE if stopped else _POLL)
             if word is None:
                 worker.wait()
-                return "stopped" if stopped else ""
+                return "stopped" if stopped else "", []
             said = json.loads(word)
             if said["ev"] == "end":
-                return str(said["why"])
+                return str(said["why"]), said["unsaved"]
             shown.row(said)
             shown.draw()
         except queue.Empty:
             if stopped:
                 worker.kill()
-                return "stopped"
+                return "stopped", []
             shown.draw()
         except KeyboardInterrupt:
             if stopped:

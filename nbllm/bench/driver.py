@@ -7,11 +7,12 @@ one answer does not disturb the next.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import statistics
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +20,7 @@ from .. import errors, measure
 from ..client import Client
 from ..messages import Message
 from ..questions import question
-from ..streams import Stream
+from ..streams import Stream, as_ours
 from ..wire import Trace
 from . import cold, prompts
 from .job import Arm, Job
@@ -77,7 +78,7 @@ class Load:
     _narrow: set[int] = field(default_factory=set)
 
     async def run(self) -> str:
-        """Runs the plan to its end; returns why it ended early, "" where it did not."""
+        """Runs the plan to its end; returns why it ended early, "" where it did not. Whatever becomes of a request is its row."""
         tasks = [asyncio.create_task(self._turns()), asyncio.create_task(self.stop.wait())]
         if self.job.rules.disturb:
             tasks.append(asyncio.create_task(_disturb(*self.job.rules.disturb)))
@@ -88,7 +89,7 @@ class Load:
         if not tasks[0].cancelled():
             tasks[0].result()  # raises what went wrong
         await self.recorder.drained()
-        return self.reason or ("stopped" if self.stop.is_set() else "")
+        return self.recorder.failure or self.reason or ("stopped" if self.stop.is_set() else "")
 
     async def _turns(self) -> None:
         for turn in self.job.turns:
@@ -148,7 +149,7 @@ class Load:
         said: tuple[Message, ...] = ()
         for number, asked in enumerate(prompt.turns):
             said += tuple(asked)
-            stream = await self._request(turn, _Ask(slot, number, prompt, self._prefixed(turn, slot, said)), due if number == 0 else None)
+            stream = await self._request(turn, _Ask(slot, number, prompt, said), due if number == 0 else None)
             if stream is None or stream.error is not None:
                 return
             said = (*said, stream.partial().message)
@@ -158,8 +159,20 @@ class Load:
         return tuple(prompts.prefixed(said, prefix, self.job.rules.seed, slot.seq))
 
     async def _request(self, turn: Turn, ask: _Ask, due: float | None) -> Stream | None:
-        """Sends one request and hands what came of it to the recorder; None where another process did."""
+        """Sends one request and hands what came of it to the recorder; None where another process did, or where it came to
+        nothing: that is a row too, whatever went wrong, and the other models go on."""
         arm, extra = self.job.arms[turn.arm], self._about(turn, ask)
+        began = time.perf_counter()
+        try:
+            return await self._sent(turn, replace(ask, messages=self._prefixed(turn, ask.slot, ask.messages)), due, extra)
+        except Exception as exc:  # noqa: BLE001
+            at = round((began - self.epoch) * 1e9)
+            row = measure.failed(as_ours(exc).scrubbed(arm.secrets), arm.route.provider, arm.route.asked, {"ns_call": at, "ns_sched": at, **extra})
+            self.recorder.add(Finished(extra, turn.index, ask.slot.id, rows=(row,)))
+            return None
+
+    async def _sent(self, turn: Turn, ask: _Ask, due: float | None, extra: dict[str, Any]) -> Stream | None:
+        arm = self.job.arms[turn.arm]
         if turn.start_kind == "cold_process":
             rows, chunks = await cold.process(arm, ask.messages, ask.prompt.options, self.epoch, extra)
             self.recorder.add(Finished(extra, turn.index, ask.ends, rows=rows, chunks=chunks))
@@ -212,22 +225,23 @@ class Load:
     # --- warmth ---
 
     async def _warm_connections(self, arm: Arm, wanted: int) -> None:
-        """Makes sure that enough connections stand open that have carried a request: one that costs no tokens."""
-        url = arm.route.provider.base_url
-        missing = wanted - (idle if (idle := self.client.http.idle(url)) is not None else wanted)
-        if missing > 0:
-            await asyncio.gather(*(self._touch(arm) for _ in range(missing)))
+        """Makes sure that enough connections stand open that have carried a request: one that costs no tokens. Where that fails,
+        the request itself will say what is wrong."""
+        limits = arm.limits
+        within = min(limit for limit in (_WARM_REQUEST, limits.first, limits.total) if limit is not None)
+        with contextlib.suppress(Exception):
+            missing = wanted - (idle if (idle := self.client.http.idle(arm.route.provider.base_url)) is not None else wanted)
+            async with asyncio.timeout(within):
+                await asyncio.gather(*(self._touch(arm, min(within, limits.connect or within)) for _ in range(missing)))
 
-    async def _touch(self, arm: Arm) -> None:
+    async def _touch(self, arm: Arm, connect: float) -> None:
         row = arm.route.provider
         if row.dialect == "opencode_server":
             return  # its password waits until it is known who listens there
-        try:
+        with contextlib.suppress(errors.NbllmError):
             call = question(row, row.models or "/models", None if arm.route.simulated else arm.key)
-            async with asyncio.timeout(_WARM_REQUEST), self.client.http.send(call, Trace(), _WARM_REQUEST) as reply:
+            async with self.client.http.send(call, Trace(), connect) as reply:
                 await reply.body()
-        except (errors.NbllmError, TimeoutError):
-            return  # the request itself will say what is wrong
 
     async def _warm_up(self, level: int) -> None:
         """Repeats requests of each model until their times are stable; what is cold on purpose needs none."""
@@ -266,8 +280,6 @@ class Load:
 
 
 def _as_warm_up(turn: Turn, slots: list[Slot]) -> Turn:
-    from dataclasses import replace
-
     from .plan import Load as Shape
 
     return replace(turn, index=-1, phase="warmup", block=-1, idle_s=0.0, slots=tuple(slots),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _META = b"nbllm"
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 _SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
@@ -96,13 +98,29 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def _write_csv(df: pd.DataFrame, path: Path) -> None:
-    df.to_csv(path, index=False)
+    """Texts that a spreadsheet would take for a formula have an apostrophe before them, as it writes them itself; `_read_csv`
+    takes it away. They come from models and servers."""
+    with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
+        _texts(df, lambda text: f"'{text}" if _FORMULA.match(text) else text).to_csv(file, index=False, lineterminator="\r\n")
 
 
 def _read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     import pandas as pd
 
-    return pd.read_csv(path, dtype=_read_as(), keep_default_na=False, na_values=[""]), {}
+    df = pd.read_csv(path, dtype=_read_as(), keep_default_na=False, na_values=[""])
+    return _texts(df, lambda text: text[1:] if text.startswith("'") and _FORMULA.match(text) else text), {}
+
+
+def _texts(df: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+    """The frame with its texts changed; what else stands in a column stays."""
+    import pandas as pd
+
+    changed = {}
+    for name in df.columns:
+        kind = df[name].dtype
+        if not (pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_datetime64_any_dtype(kind)):
+            changed[name] = df[name].astype(object).map(lambda value: change(value) if isinstance(value, str) else value)
+    return df.assign(**changed)
 
 
 def _read_as() -> dict[str, Any]:
@@ -114,7 +132,7 @@ def _read_as() -> dict[str, Any]:
 def _write_jsonl(df: pd.DataFrame, path: Path) -> None:
     import pandas as pd
 
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8", errors="replace") as file:
         for row in df.to_dict("records"):
             kept = {k: v.isoformat() if isinstance(v, pd.Timestamp) else v.item() if hasattr(v, "item") else v for k, v in row.items() if not _missing(v)}
             file.write(json.dumps(kept, ensure_ascii=False, default=str) + "\n")

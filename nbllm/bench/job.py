@@ -25,7 +25,6 @@ from . import plan, prompts
 # Options of a call that an arm may set, besides model and name: those of Client.request, and what is its own.
 REQUEST_OPTIONS = ("system", "max_tokens", "temperature", "top_p", "stop", "seed", "reasoning", "tools", "tool_choice", "schema", "extra")
 ADDRESS_OPTIONS = ("base_url", "dialect", "api_key")
-_SECRET = ("headers", "query", "base_url", "values")  # of a row
 CALL_OPTIONS = ("timeout", "retries", "keep")
 
 
@@ -41,6 +40,11 @@ class Arm:
     timeout: float | Mapping[str, float | None] | None = None
     retries: int = 0
     keep: bool = False
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The texts that no message about it may hold."""
+        return (*((self.key.reveal(),) if self.key else ()), *self.route.provider.secrets)
 
     @property
     def limits(self) -> Timeouts:

@@ -52,7 +52,23 @@ def plot(df: pd.DataFrame, kind: str | None = None, *, metric: str = "ttft_ms", 
         KINDS[chosen](figure, used, metric, chunks)
     else:
         _nothing(figure, "Nothing was measured: no request of this frame has a time." if len(used) else "The frame has no measured requests.")
+    return _verbatim(figure)
+
+
+def _verbatim(figure: Figure) -> Figure:
+    """The figure with all its words drawn as they are: a model's name may hold what would be a formula."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
+        text.set_usetex(False)
     return figure
+
+
+def _drawable(words: str) -> str:
+    """Without what no font draws: control characters, line breaks, halves of characters."""
+    return "".join(c if c.isprintable() or c == " " else "\ufffd" for c in words)
 
 
 def _sensible(df: pd.DataFrame) -> str:
@@ -159,6 +175,7 @@ def _distribution(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any, p
 
 
 def _short(name: str, width: int = 26) -> str:
+    name = _drawable(name)
     return name if len(name) <= width else f"{name[:width - 1]}…"
 
 

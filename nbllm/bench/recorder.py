@@ -11,8 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .. import measure, pieces
-from ..streams import Stream
+from .. import errors, measure, pieces, streams
 from .plan import Budget
 from .store import Store
 
@@ -27,14 +26,15 @@ class Finished:
     extra: Row
     turn: int
     slot: str | None
-    stream: Stream | None = None
+    stream: streams.Stream | None = None
     call: measure.Call | None = None
     rows: tuple[Row, ...] = ()
     chunks: tuple[Row, ...] = ()
 
 
 class Recorder:
-    """Writes what it is given, keeps the sums, tells `said` of every request."""
+    """Writes what it is given, keeps the sums, tells `said` of every request. `unsaved`: rows that the disk did not take, after
+    which nothing more is asked for."""
 
     def __init__(self, store: Store, budget: Budget, said: Callable[[Row], None]) -> None:
         self._store, self._budget, self._said = store, budget, said
@@ -43,7 +43,8 @@ class Recorder:
         self._began = time.monotonic()
         self.sums = {"usd": 0.0, "tokens": 0.0, "requests": 0.0}
         self.recent: dict[int, list[Row]] = {}  # rows by turn, until they are taken
-        self.failure: Exception | None = None
+        self.unsaved: list[Row] = []
+        self.failure = ""
         self._thread = threading.Thread(target=self._work, name="nbllm-recorder", daemon=True)
         self._thread.start()
 
@@ -52,16 +53,14 @@ class Recorder:
         self._queue.put(finished)
 
     async def drained(self) -> None:
-        """Returns when all that was added is on disk. Raises what went wrong there."""
+        """Returns when all that was added is on disk, or was refused there."""
         event = asyncio.Event()
         self._queue.put(event)
         await event.wait()
-        if self.failure is not None:
-            raise self.failure
 
     def exceeded(self) -> str | None:
-        """Which limit of the budget is used up, in words."""
-        return self._budget.exceeded(self.sums["usd"], self.sums["tokens"], time.monotonic() - self._began, self.sums["requests"])
+        """Which limit of the budget is used up, or why nothing more can be kept, in words."""
+        return self.failure or self._budget.exceeded(self.sums["usd"], self.sums["tokens"], time.monotonic() - self._began, self.sums["requests"])
 
     def close(self) -> None:
         """Writes what is left and ends the thread."""
@@ -75,16 +74,16 @@ class Recorder:
                 continue
             try:
                 self._record(item)
-            except Exception as exc:  # noqa: BLE001 - the loop raises it; this thread must go on answering
-                self.failure = self.failure or exc
+            except Exception as exc:  # noqa: BLE001 - this thread must go on answering
+                self.failure = self.failure or streams.as_ours(exc).message
 
     def _record(self, item: Finished) -> None:
-        rows, chunks = list(item.rows), list(item.chunks)
-        if item.stream is not None and item.call is not None:
-            rows = measure.rows(item.stream, item.call, item.extra)
-            key = {"request_id": rows[-1]["request_id"], "attempt": rows[-1]["attempt"]}
-            chunks = list(pieces.rows(item.stream, item.call.epoch, key))
-        self._store.record(rows, chunks, item.slot)
+        rows, chunks = _measured(item)
+        try:
+            self._store.record(rows, chunks, item.slot)
+        except errors.ConfigError as exc:
+            self.unsaved += rows
+            self.failure = self.failure or exc.message.rstrip(".")
         for row in rows:
             dollars, tokens = spent(row)
             self.sums["usd"] += dollars
@@ -92,6 +91,18 @@ class Recorder:
             self.sums["requests"] += 1
         self.recent.setdefault(item.turn, []).append(rows[-1])
         self._said(rows[-1])
+
+
+def _measured(item: Finished) -> tuple[list[Row], list[Row]]:
+    """The rows and chunks of a request; where an answer cannot be measured, a row that says so: it is one of many."""
+    if item.stream is None or item.call is None:
+        return list(item.rows), list(item.chunks)
+    try:
+        rows = measure.rows(item.stream, item.call, item.extra)
+        key = {"request_id": rows[-1]["request_id"], "attempt": rows[-1]["attempt"]}
+        return rows, list(pieces.rows(item.stream, item.call.epoch, key))
+    except Exception as exc:  # noqa: BLE001 - whatever an answer holds
+        return [measure.failed(exc, item.call.provider, item.call.model, item.extra)], []
 
 
 def spent(row: Row) -> tuple[float, int]:

@@ -55,7 +55,7 @@ def report(df: pd.DataFrame, path: str | os.PathLike[str] | None = None, *, titl
     if path is None:
         return page
     place = Path(path)
-    place.write_text(page, "utf-8")
+    place.write_text(page, "utf-8", "replace")
     return place
 
 

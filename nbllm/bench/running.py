@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import columns, errors
+from .. import addresses, columns, errors
 from ..api import default_client
 from ..client import Client, Timeouts
 from . import plan, prompts
@@ -76,12 +76,12 @@ def run(
     turns = plan.plan(len(arms), len(prompt_set), blocks=blocks, loads=loads, start_kinds=kinds, idle=tuple(idle), seed=seed, cooldown=cooldown)
     turns = _possible(turns, arms, strict=not isinstance(cold, bool))
     limits = plan.Budget.of(budget)
-    rules = Rules(seed, warmup, prefix, _limits(limits), stop_when, _metric(metric), disturb)
+    rules = Rules(seed, _warmup(warmup), _prefix(prefix), _limits(limits), stop_when, _metric(metric), disturb)
     run_id = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
     place = Path(directory) if directory is not None else home() / run_id
     if _begun(place):
         raise errors.ConfigError(f"There is a run in {place} already.", hint=f"bench.resume({str(place)!r}) goes on with it; or name another directory.")
-    job = Job(run_id, arms, prompt_set, turns, rules)
+    job = _askable(Job(run_id, arms, prompt_set, turns, rules), client)
     with Store(place, create=True) as store:
         store.put("run_id", run_id)
         store.put("about", _about(job, blocks))
@@ -108,6 +108,7 @@ def resume(run: str | os.PathLike[str], *, api_key: Mapping[str, str] | None = N
         _labels(by_hand, [given["name"] for given in public["arms"]])
         job = Job.of(public, [_again(given, by_hand, client) for given in public["arms"]])
         _without_licence(job)
+        _askable(job, client)
     except errors.NbllmError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError):
@@ -256,6 +257,37 @@ def _possible(turns: tuple[plan.Turn, ...], arms: tuple[Arm, ...], *, strict: bo
     if strict and any(t.start_kind == "cold_model" and t.arm in cannot for t in turns):
         raise errors.ConfigError("cold_model needs a server that can be told to unload: Ollama.", hint="Leave cold_model out for the others.")
     return tuple(t for t in turns if not (t.start_kind == "cold_model" and t.arm in cannot))
+
+
+def _askable(job: Job, client: Client) -> Job:
+    """The job. Raises ConfigError, before anything is sent or paid for, where a model's address can be nobody's, or where its
+    format has no word for what a prompt wants."""
+    for arm in job.arms:
+        try:
+            if not arm.route.provider.command and arm.route.provider.dialect != "refused":
+                addresses.parse(arm.route.provider.base_url)
+            for prompt in _kinds_of(job.prompts):
+                request = client.request(prompt.turns[0], arm.route.model, **{**arm.options, **prompt.options})
+                client.encode(request, arm.route, arm.key, keep=arm.keep)
+        except errors.ConfigError as error:
+            raise errors.ConfigError(f"{arm.name!r} cannot be asked: {error.message}", hint=error.hint or "Leave it out.") from None
+    return job
+
+
+def _kinds_of(given: Sequence[prompts.Prompt]) -> list[prompts.Prompt]:
+    """One prompt of each kind: with the same options, and the same kinds of parts."""
+    return list({(repr(p.options), *sorted({type(part).__name__ for m in p.turns[0] for part in m.parts})): p for p in given}.values())
+
+
+def _warmup(given: int | str) -> int | str:
+    if given != "auto" and (isinstance(given, bool) or not isinstance(given, int) or given < 0):
+        raise errors.ConfigError(f"Not a warm-up: {given!r}.", hint='warmup="auto", or a number of requests.')
+    return given
+
+
+def _prefix(given: str | None) -> str | None:
+    prompts.prefixed(prompts.prompt_set("x")[0].turns[0], given, 0, 0)  # raises for a word that is none
+    return given
 
 
 def _metric(name: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..client import Client
 from ..engine import engine
+from ..errors import ConfigError
 from . import children
 from .driver import Load
 from .job import Job, to_arm
@@ -44,15 +45,17 @@ def main() -> int:
             clock.alone = True
         client = Client(ledger=None)
         for url in {arm.route.provider.base_url for arm in job.arms if not arm.route.provider.command}:
-            client.run(client.http.prepare(url))
+            with contextlib.suppress(Exception):  # its requests will say what is wrong
+                client.run(client.http.prepare(url))
         gc.collect()
         gc.freeze()  # what is loaded by now is not looked at again
         try:
-            why = running.run(_run(store, job, client))
+            why, unsaved = running.run(_run(store, job, client))
         except Exception as exc:
             raise SystemExit(_cause(exc)) from exc
-        store.put("ended", why or "complete")
-    say({"ev": "end", "why": why})
+        with contextlib.suppress(ConfigError):  # the disk is full: the notebook is told all the same
+            store.put("ended", why or "complete")
+    say({"ev": "end", "why": why, "unsaved": unsaved})
     return 0
 
 
@@ -73,7 +76,8 @@ def _cause(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {exc}".replace("\n", " ")
 
 
-async def _run(store: Store, job: Job, client: Client) -> str:
+async def _run(store: Store, job: Job, client: Client) -> tuple[str, list[dict[str, Any]]]:
+    """Why the run ended early, "" where it did not, and the rows that the disk did not take."""
     recorder = Recorder(store, Budget.of(job.rules.budget), lambda row: say(_short(row)))
     epoch = store.get("epoch")
     if epoch is None:
@@ -82,7 +86,7 @@ async def _run(store: Store, job: Job, client: Client) -> str:
     loop = asyncio.get_running_loop()
     threading.Thread(target=_listen, args=(loop, load.stop), name="nbllm-stop", daemon=True).start()
     try:
-        return await load.run()
+        return await load.run(), recorder.unsaved
     finally:
         recorder.close()
 
