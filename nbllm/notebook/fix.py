@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,15 @@ from ..errors import ConfigError
 from ..messages import Text
 from .session import Session
 from .view.frontend import where
-from .view.markdown import fences
-from .view.static import static
+from .view.hidden import clean, cleaned
+from .view.markdown import code_html, fences
+from .view.static import Rendered, bundle_of, code_of, joined, note_line
 
 if TYPE_CHECKING:
     from ..events import Response
 
 _CELL = re.compile(r"/ipykernel_\d+/\d+\.py$")
+_COMPARED = 500  # lines of a cell that are compared one by one
 _LONGEST = 6_000  # characters of a traceback: its end says most
 _PROMPT = """This cell of a Jupyter notebook failed.
 
@@ -85,8 +88,8 @@ def propose(session: Session, code: str, answer: str) -> None:
     """Shows what an answer would change in `code`, and puts the corrected cell below, unrun."""
     proposed = code_in(answer)
     if proposed is not None:
-        session.show(_difference(code, proposed))
-        session.shell.set_next_input(proposed, replace=False)
+        warning = _below(session, proposed)
+        session.show(bundle_of(joined([_difference(code, clean(proposed)), *([note_line(warning)] if warning else [])])))
 
 
 def code_in(text: str) -> str | None:
@@ -95,27 +98,51 @@ def code_in(text: str) -> str | None:
     return max(found, key=len).strip("\n") if found else None
 
 
-def _difference(before: str, after: str) -> dict[str, str]:
-    lines = difflib.unified_diff(before.strip().splitlines(), after.strip().splitlines(), "your cell", "proposed", lineterm="", n=2)
-    text = "\n".join(lines)
-    return static(f"```diff\n{text}\n```" if text else "The proposed cell is the same as yours.")
+def _below(session: Session, code: str) -> str:
+    """Puts code into the next cell, unrun, with what hides in it made visible; a warning where anything does."""
+    shown, hidden = cleaned(code.replace("\r\n", "\n").replace("\r", "\n"))
+    session.shell.set_next_input(shown, replace=False)
+    return f"⚠ {hidden} hidden character{'s' if hidden > 1 else ''} in this code: shown as ⟨U+...⟩, and to be removed before it is run." if hidden else ""
+
+
+def _difference(before: str, after: str) -> Rendered:
+    text = "\n".join(_changes(clean(before).strip().splitlines(), after.strip().splitlines()))
+    return Rendered(code_html(text, "diff"), text) if text else note_line("The proposed cell is the same as yours.")
+
+
+def _changes(before: list[str], after: list[str]) -> Iterable[str]:
+    """The lines of a diff. Comparing costs the square of what is compared: of very long cells all between the first and the
+    last change is shown."""
+    if max(len(before), len(after)) <= _COMPARED:
+        return difflib.unified_diff(before, after, "your cell", "proposed", lineterm="", n=2)
+    most = min(len(before), len(after))
+    start = next((i for i in range(most) if before[i] != after[i]), most)
+    end = next((i for i in range(most - start) if before[-1 - i] != after[-1 - i]), most - start)
+    changes = [*(f"-{line}" for line in before[start:len(before) - end]), *(f"+{line}" for line in after[start:len(after) - end])]
+    return [f"@@ from line {start + 1} @@", *changes] if changes else []
 
 
 def offer(session: Session, response: Response) -> None:
     """Puts an answer that was asked for as code into the next cell, where a front end can do that; a cell that is run again
     with the same result does not do it again."""
-    code = code_in(response.text) or response.text.strip()
+    code = _all_code(response.text)
     if code and where(session.shell) == "live" and session.offered.get(session.place.cell) != code:
         session.offered[session.place.cell] = code
-        session.shell.set_next_input(code, replace=False)
+        if warning := _below(session, code):
+            session.show(bundle_of(note_line(warning)))
+
+
+def _all_code(text: str) -> str:
+    """What an answer holds that was asked for as code: its fences, as they are shown, or all of it."""
+    return code_of(text)[1].strip("\n")
 
 
 def insert(session: Session, _rest: str) -> str:
     """Puts the code of the last answer into the next cell."""
     if session.last is None:
         raise ConfigError("There is no answer yet.", hint="Ask in a %%llm cell first.")
-    code = code_in(session.last.text) or (session.last.text.strip() if session.asked and session.asked.format == "code" else None)
-    if code is None:
+    asked_for = session.asked is not None and session.asked.format == "code"
+    code = _all_code(session.last.text) if asked_for else code_in(session.last.text)
+    if not code:
         raise ConfigError("The last answer holds no code.", hint="Code stands between ``` fences.")
-    session.shell.set_next_input(code, replace=False)
-    return "The code is in the next cell; it has not been run."
+    return "\n".join(filter(None, ("The code is in the next cell; it has not been run.", _below(session, code))))

@@ -19,6 +19,7 @@ from .chats import Chats, Place
 from .comparison import Comparison, Outcome
 from .question import Contestant, Question
 from .view.frontend import KernelPort, request
+from .view.hidden import plain
 
 if TYPE_CHECKING:
     from .fill import Filled
@@ -166,7 +167,7 @@ class Session:
     def say(self, text: str) -> None:
         """A line for the user."""
         self.touch()
-        print(text)  # noqa: T201 - a magic's answer goes to the cell's output
+        print(plain(text))  # noqa: T201 - a magic's answer goes to the cell's output
 
     def show(self, data: Mapping[str, str]) -> None:
         """A MIME bundle for the user; its text in a terminal."""

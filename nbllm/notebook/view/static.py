@@ -200,13 +200,14 @@ def _json_line(text: str) -> Rendered:
     return Rendered(code_html(clean(source), "json"), source)
 
 
-def _code(text: str) -> tuple[str, str]:
+def code_of(text: str) -> tuple[str, str]:
+    """(language, code) of an answer that was asked for as code: its fences one below the other, or all of it."""
     found = fences(text)
     return (found[0][0], "\n".join(body for _, body in found)) if found else ("", text)
 
 
 def _code_line(text: str) -> Rendered:
-    language, body = _code(text)
+    language, body = code_of(text)
     return Rendered(code_html(clean(body), language), body)
 
 
@@ -373,7 +374,7 @@ def joined(lines: Iterable[Rendered], between: str = "\n\n") -> Rendered:
 
 def static(markdown: str) -> dict[str, str]:
     """The bundle of something of our own to read: safe HTML and the source as its twin."""
-    return {"text/html": container(to_html(markdown), style=True), "text/plain": markdown}
+    return {"text/html": container(to_html(markdown), style=True), "text/plain": plain(markdown)}
 
 
 def data_table(value: Any) -> Rendered:
@@ -381,7 +382,7 @@ def data_table(value: Any) -> Rendered:
     html = value.to_html(escape=True, border=0, max_rows=60, max_cols=30, notebook=False, render_links=False)
     kept = value.attrs.get("kept_as_text", {})
     notes = [note_line(f"Column {name} stays text: {why}") for name, why in kept.items()]
-    return joined([Rendered(html, plain(value.to_string(max_rows=60))), *notes])
+    return joined([Rendered(clean(html), plain(value.to_string(max_rows=60))), *notes])
 
 
 class Ended(Protocol):
