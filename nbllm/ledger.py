@@ -15,7 +15,7 @@ from .streams import Stream
 
 SESSION = "session"  # the run_id of ordinary calls
 _PENDING = 64  # streams that are kept whole, since measuring one takes a moment
-_WEIGHT = 4 * 2**20  # bytes that they may have carried: their logs take several times as much memory
+_WEIGHT = 12 * 2**20  # bytes that they may have carried: their logs take several times as much memory
 
 
 class Ledger:

@@ -13,7 +13,7 @@ from nbllm import Client, registry
 
 from .test_transport import chunk, head, server
 
-DELTA = b'data: {"id":"c","object":"chat.completion.chunk","model":"m","choices":[{"index":0,"delta":{"content":" word"},"finish_reason":null}]}\n\n'
+DELTA = b'data: {"id":"c","object":"chat.completion.chunk","model":"m","system_fingerprint":"%s","choices":[{"index":0,"delta":{"content":" word"},"finish_reason":null}]}\n\n' % (b"f" * 200)
 END = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 LONG = [None, head(b"transfer-encoding: chunked"), *[chunk(DELTA * 1000)] * 40, chunk(END) + b"0\r\n\r\n"]
 

@@ -58,15 +58,17 @@ _WORDS = ("message", "msg", "error_msg", "error_message", "errorMessage")
 def failure(value: dict[str, Any], name: str) -> dict[str, Any] | None:
     """The error object that `value` is or holds, None where it is none: an `error` in it, something that is called one,
     or words without any part of an answer (FastAPI's `detail`, a gateway's `message`)."""
-    base = obj(value.get("base_resp"))  # MiniMax, whose status 0 means that all is well
-    if base.get("status_code"):
+    base = value.get("base_resp")  # MiniMax, whose status 0 means that all is well
+    if base and obj(base).get("status_code"):
         return {"message": base.get("status_msg"), "code": base["status_code"]}
     kind = string(value.get("type"))
     called = name == "error" or value.get("object") == "error" or kind.endswith("error")
     if value.get("error") or called or value.get("success") is False:
         return {k: v for k, v in value.items() if k != "type"} if kind == "error" else value
+    if not _ANSWERS.isdisjoint(value):  # nearly all there is
+        return None
     words = value.get("detail") or value.get("errors") or any(string(value.get(name)) for name in _WORDS)
-    return value if words and _ANSWERS.isdisjoint(value) else None
+    return value if words else None
 
 
 class Reading(ABC):

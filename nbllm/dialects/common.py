@@ -34,8 +34,7 @@ def load_json(text: str | bytes) -> Any:
         value = _decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         value = _loads(text)
-    opened = text.count("{") + text.count("[") if isinstance(text, str) else text.count(b"{") + text.count(b"[")
-    if opened > DEPTH_LIMIT and _deep(value):
+    if len(text) > 2 * DEPTH_LIMIT and _deep(value):  # a level takes two characters at least
         raise ProtocolError("The provider sent a value that is nested too deeply.", hint="Ask again.")
     return value
 
@@ -53,9 +52,9 @@ def _loads(text: str | bytes) -> Any:
 
 def _deep(value: Any) -> bool:
     """Whether a value has more than DEPTH_LIMIT levels; goes down level by level, not by recursion."""
-    level = [value]
+    level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(DEPTH_LIMIT):
-        level = [c for v in level if isinstance(v, (dict, list)) for c in (v.values() if isinstance(v, dict) else v)]
+        level = [c for v in level for c in (v.values() if isinstance(v, dict) else v) if isinstance(c, (dict, list))]
         if not level:
             return False
     return True

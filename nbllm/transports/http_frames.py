@@ -143,7 +143,8 @@ class _SSEBody(httpx.AsyncByteStream):
     def _named(self, chunk: bytes) -> bytes:
         """llama.cpp tells an error in a field `error`, which is none of an event stream: it becomes an event of that name."""
         text = self._begun + chunk
-        text = _ERROR_FIELD.sub(b"event: error\ndata:", text) if self._at_line else _LATER_ERROR_FIELD.sub(b"event: error\ndata:", text)
+        if b"error:" in text:  # the search alone costs a hundredth of the pattern
+            text = (_ERROR_FIELD if self._at_line else _LATER_ERROR_FIELD).sub(b"event: error\ndata:", text)
         start = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
         fresh = start > 0 or self._at_line  # the last line begins in this text
         self._begun = text[start:] if fresh and b"error:".startswith(text[start:]) else b""
