@@ -89,7 +89,7 @@ def test_what_cannot_be_converted_stays_as_it_is(either, canned, fields, answer)
     assert 1 == len(ran.outputs)
 
 
-PROBLEMS = ["KeyError('x')", "ZeroDivisionError()", "TypeError('a\\nb')", "RecursionError('deep')", "MemoryError()", "OSError(5, 'x')"]
+PROBLEMS = ["KeyError('x')", "ZeroDivisionError()", "TypeError('a\\nb')", "RecursionError('deep')", "MemoryError()", "OSError(5, 'x')", "SystemExit(3)", "GeneratorExit()"]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)

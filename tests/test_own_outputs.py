@@ -115,3 +115,48 @@ def test_a_cell_that_is_one_answer_is_as_before(kernel):
     assert ["display_data"] == [o["kind"] for o in ran.outputs]
     again = kernel.run(f"\n%%llm {LONG}\nAt length.")
     assert ["display_data"] == [o["kind"] for o in again.outputs]
+
+
+NOISE = """
+import sys, threading
+done = threading.Event()
+def say(where):  # as a progress bar does, or a library that logs
+    for i in range(40):
+        print(f'noise {i}', file=where, flush=True)
+        done.wait(0.02)
+def begin(*_):
+    print('from a hook')
+    thread.start()
+"""
+
+
+@pytest.mark.parametrize("where", ["sys.stdout", "sys.stderr"])
+@pytest.mark.parametrize("line", [LONG.replace("0.0005", "0.003"), LONG.replace("0.0005", "0.003") + ",sim/anthropic@echo=1", ONE])
+def test_what_others_print_stays(kernel, line, where):
+    """A hook before the cell, and a thread while the answer comes: whatever was sent for this cell is still there."""
+    assert kernel.run(NOISE).ok
+    kernel.run(f"thread = threading.Thread(target=say, args=({where},))\nget_ipython().events.register('pre_run_cell', begin)")
+    ran = kernel.run(f"%%llm {line}\nAt length.")
+    kernel.run("done.set()\nthread.join()\nget_ipython().events.unregister('pre_run_cell', begin)")
+    assert "from a hook" in ran.text
+    sent = "".join(m["content"]["text"] for m in ran.messages if m["msg_type"] == "stream")
+    assert "noise 1" in sent
+    assert sent == "".join(o["text"] for o in ran.outputs if o["kind"] == "stream")
+    answers = [o["data"]["text/plain"] for o in ran.outputs if o["kind"] != "stream" and o["data"]["text/plain"]]
+    assert 1 == len(answers), answers
+    assert "to first token" in answers[0]
+
+
+def test_what_is_printed_when_blocks_are_frozen_already_stays(kernel):
+    """The first display becomes the final form, what was frozen after it is empty."""
+    kernel.run(NOISE + "\nheard = threading.Event()\ndef late():\n    heard.wait(20)\n    print('late words', flush=True)\nthread = threading.Thread(target=late)")
+    kernel.run("get_ipython().events.register('pre_run_cell', lambda *_: thread.is_alive() or thread.ident or thread.start())")
+    kernel.run("def frozen(message):\n    shown.add(message['content'].get('transient', {}).get('display_id'))\n    if len(shown) > 1:\n        heard.set()\n    return message\n"
+               "shown = set()\nget_ipython().display_pub.register_hook(frozen)")
+    ran = kernel.run("%%llm sim/openai@tokens=500,gap=0.006\nAt length.")
+    kernel.run("get_ipython().display_pub.unregister_hook(frozen)")
+    assert "late words" in "".join(o["text"] for o in ran.outputs if o["kind"] == "stream")
+    answers = [o["data"]["text/plain"] for o in ran.outputs if o["kind"] != "stream"]
+    assert "to first token" in answers[0]
+    assert len(answers) > 1
+    assert {""} == set(answers[1:])

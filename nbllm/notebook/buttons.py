@@ -59,19 +59,21 @@ class StopBar(StopButtons):
     """A Stop for each of several answers; `stop` is given the number of the one that was pressed."""
 
     def __init__(self, port: KernelPort, labels: Sequence[str], stop: Callable[[int], None]) -> None:
-        self._port = port
+        self._port, self._id = port, uuid4().hex
         self._bar = _Bar([(f"■ {label}", f"Stop {label}") for label in labels], stop)
 
     def show(self) -> None:
         """Puts the bar where the next output goes."""
-        self._port.publish(self._bar.bundle)
+        self._port.publish(self._bar.bundle, display_id=self._id)
 
     def ended(self, column: int) -> None:
         """An answer is over."""
         self._bar.buttons[column].disabled = True
 
-    def close(self) -> None:
-        """Takes the bar away, once its output is gone."""
+    def close(self, *, there: bool) -> None:
+        """Takes the bar away; `there` says whether its output still is, which is empty then."""
+        if there:
+            self._port.publish({"text/plain": ""}, display_id=self._id, update=True)
         self._bar.close()
 
 

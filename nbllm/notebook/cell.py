@@ -81,6 +81,10 @@ def ask(session: Session, asked: Question, out: str | None = None, before: Seque
             follow(run, screen)
         except KeyboardInterrupt:  # off the main thread, or pressed twice
             run.cancel(wait=1.0)
+        except BaseException as error:  # noqa: BLE001 - SystemExit of a validator's: what came is kept, and one line says why
+            run.cancel()
+            run.fail(error)
+            run.stopped = False  # not by the user
         result = settle(session, run, out, before=before)
         try:
             problem = keep_turn(run, keep)

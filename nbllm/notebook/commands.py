@@ -11,7 +11,7 @@ from typing import Any
 from .. import keys
 from ..catalog import ModelInfo, list_models, ping, states
 from ..config import user_file
-from ..errors import ConfigError
+from ..errors import ConfigError, after_answer
 from ..events import Response
 from ..registry import DEFAULT_MODEL
 from ..toml_edit import set_entry
@@ -236,7 +236,8 @@ def _fix(session: Session, rest: str) -> Any:
     models = line.models or (str(options.get("model", DEFAULT_MODEL)),)
     answer = ask(session, Question((text,), models, options, line.extra), line.out)
     if isinstance(answer, Response):
-        propose(session, code, answer.text)
+        with after_answer(answer, "proposing it as a cell"):
+            propose(session, code, answer.text)
     return answer
 
 

@@ -22,7 +22,7 @@ def load_ipython_extension(shell: Any) -> None:
     """Registers the magics, completion and the drawing of responses in `shell`."""
     from . import completion, fix, formatters, settings
     from .comms import warm_up
-    from .view.frontend import where
+    from .view.frontend import listen, where
 
     session = session_of(shell)
     if session.matcher is None:
@@ -30,6 +30,7 @@ def load_ipython_extension(shell: Any) -> None:
         settings.install(session)
         if where(shell) == "live":
             session.comm = warm_up()
+            listen(session.hear)
     for name in NAMES:
         shell.register_magic_function(_magic(session), "line_cell", name)
         shell.register_magic_function(_bench_magic(session), "cell", f"{name}_bench")
@@ -42,12 +43,14 @@ def load_ipython_extension(shell: Any) -> None:
 def unload_ipython_extension(shell: Any) -> None:
     """Takes away what loading brought; the notebook's variables stay."""
     from . import completion, fix, formatters, settings
+    from .view.frontend import listen
 
     session = session_of(shell)
     if session.matcher is None:  # it is not loaded
         return
     for part in (fix, settings, completion, formatters):
         part.remove(session)
+    listen(session.hear, listening=False)
     forget(shell)
     if questions in shell.input_transformers_cleanup:
         shell.input_transformers_cleanup.remove(questions)

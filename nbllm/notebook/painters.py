@@ -23,11 +23,14 @@ def painter(session: Session, run: Run, before: Sequence[Outcome] = (), *, in_pl
     if mode == "terminal":
         return TextPainter(len(run.states), before=before)
     port = KernelPort(session.shell)
-    alone = session.alone and not in_place
+
+    def alone() -> bool:
+        return session.alone and not in_place
+
     if len(run.states) == 1 and not before and not in_place:
         return LivePainter(port, run.states[0], mode=mode, alone=alone)  # type: ignore[arg-type]  # the grammar checks
-    bar = StopBar(port, [s.label for s in run.states], run.stop) if mode == "live" and session.comm is not None and alone else None
-    return Grid(port, run.states, mode=mode, format=run.question.format, before=before, in_place=not alone, bar=bar)
+    bar = StopBar(port, [s.label for s in run.states], run.stop) if mode == "live" and session.comm is not None and alone() else None
+    return Grid(port, run.states, mode=mode, format=run.question.format, before=before, alone=alone, bar=bar)
 
 
 def render_mode(session: Session, run: Run) -> str:

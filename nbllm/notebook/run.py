@@ -198,7 +198,7 @@ class Run:
             if found is None:
                 raw = _raw(self.contestants[i].label, self.streams[i])
                 problem = AnswerProcessingError(f"The answer could not be finished: {in_a_line(cause)}", partial=raw.response,
-                                                hint="What came is in the cell's variable.")
+                                                hint="What came is in _llm and in the error's .partial.")
                 self.outcomes[i] = replace(raw, error=raw.error or problem)
 
     def result(self, before: Sequence[Outcome] = ()) -> Response | Comparison:
@@ -261,9 +261,10 @@ def _read(run: Run, i: int, places: list[int], painter: Watcher) -> bool:
     if isinstance(stream, Stream):
         ended = stream.done  # before the log is read: what comes after is seen at the next look
         for at, event in stream.log[places[i]:]:
-            run.states[i].feed(event, at)
-            painter.feed(i, event)
             places[i] += 1
+            with suppress(Exception):  # what cannot be drawn while it comes is in the answer all the same
+                run.states[i].feed(event, at)
+                painter.feed(i, event)
         if not ended or places[i] < len(stream.log):
             return False
     if not run.close(i):

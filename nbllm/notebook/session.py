@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +43,7 @@ class Session:
     outcomes: tuple[Outcome, ...] = ()  # the last answers: one, or those of the last comparison
     comparison: Comparison | None = None  # the last answers, where there were several
     drawn: tuple[int, list[object]] = (-1, [])  # the execution count, and the answers that its cell has drawn
-    touched: str = ""  # the execution that has shown something else than the answer under way
+    touched: deque[str] = field(default_factory=lambda: deque(maxlen=64))  # executions that have shown more than the answer under way
     failure: Failure | None = None  # the cell that failed last
     noting: Any = None  # the hook that notes it
     offered: dict[str, str] = field(default_factory=dict)  # code that cells have put below themselves
@@ -111,14 +113,26 @@ class Session:
 
     @property
     def alone(self) -> bool:
-        """Whether the cell that runs is one `%%llm` and has shown nothing yet, so that its outputs may be cleared."""
+        """Whether the cell that runs is one `%%llm` and has shown nothing else, so that its outputs may be cleared."""
         asked = request(self.shell)
         code = str(asked.get("content", {}).get("code", ""))
-        return code.split(maxsplit=1)[:1] in (["%%llm"], ["%%nbllm"]) and self.touched != _id(asked)
+        if code.split(maxsplit=1)[:1] not in (["%%llm"], ["%%nbllm"]):
+            return False
+        with suppress(Exception):  # what was printed is heard when it is sent
+            sys.stdout.flush()
+            sys.stderr.flush()
+        return _id(asked) not in self.touched
 
     def touch(self) -> None:
         """Notes that the cell that runs has an output that must stay."""
-        self.touched = _id(request(self.shell))
+        self.touched.append(_id(request(self.shell)))
+
+    def hear(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The same of a message of printed text, which is sent on."""
+        printed_in = str(message.get("parent_header", {}).get("msg_id", ""))
+        if printed_in not in self.touched:
+            self.touched.append(printed_in)
+        return message
 
     # --- the notebook ---
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 
@@ -56,6 +57,14 @@ def request(shell: Any) -> Mapping[str, Any]:
         return kernel.get_parent("shell") or {} if kernel is not None else {}
     except (AttributeError, TypeError, LookupError):
         return {}
+
+
+def listen(hear: Callable[[dict[str, Any]], dict[str, Any]], *, listening: bool = True) -> None:
+    """Lets `hear` see every message of printed text, whatever thread prints, or no longer. ipykernel 6 cannot do that."""
+    for out in (sys.stdout, sys.stderr):
+        sender, change = getattr(out, "pub_thread", None), getattr(out, "register_hook" if listening else "unregister_hook", None)
+        if sender is not None and change is not None:
+            sender.schedule(partial(change, hear))  # its hooks are those of the thread that sends
 
 
 def _in_output_widget(shell: Any) -> bool:

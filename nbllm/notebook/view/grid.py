@@ -29,15 +29,15 @@ Column = tuple[str, Rendered]
 
 class Grid:
     """Columns in a kernel's front end. mode: "live", "plain" (text alone), or "final" (nothing before the end). before:
-    columns that are over already and stand first. in_place: the cell has other outputs, or other cells run
-    meanwhile, so only the grid's own display may change. bar: buttons that stop a column, None for none."""
+    columns that are over already and stand first. alone: as in LivePainter; where it is not, or other cells run
+    meanwhile, only the grid's own display changes. bar: buttons that stop a column, None for none."""
 
     def __init__(self, port: Port, states: Sequence[AnswerState], *, mode: str = "live", format: str = "md", before: Sequence[Ended] = (),
-                 in_place: bool = False, bar: StopButtons | None = None, budget: Budget | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
+                 alone: Callable[[], bool] = lambda: True, bar: StopButtons | None = None, budget: Budget | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
         self._port, self._states, self._mode, self._format, self._clock = port, states, mode, format, clock
         self._before: list[Column] = [(e.label, e.line(format)) for e in before]
         self._ended = list(before)
-        self._id, self._in_place, self._bar = uuid4().hex, in_place, bar
+        self._id, self._alone, self._bar = uuid4().hex, alone, bar
         self._pace = Pace(budget, clock())
         self._chunks = self._size = 0
         self._shown = False
@@ -76,19 +76,21 @@ class Grid:
         self._pace.sent(now, ENVELOPE + self._size, self._clock() - began)
 
     def finish(self, outcomes: Sequence[Ended]) -> None:
-        """Replaces all by the final form: what the cell holds, or in place only the columns."""
+        """Replaces all by the final form: what the cell holds, or only the columns."""
         ended = [*self._ended, *outcomes]
-        update = self._shown and self._in_place
+        update = self._shown and not self._alone()
         if self._shown and not update:
             self._port.clear(wait=True)
         self._port.publish(bundle([(e.label, e.line(self._format)) for e in ended], html=self._mode != "plain"),
                            metadata={"nbllm": [provenance(e.response) for e in ended]}, display_id=self._id if update else None, update=update)
         if self._bar is not None:
-            self._bar.close()
+            self._bar.close(there=update)
 
     def give_up(self, text: str) -> None:
         """Leaves plain text, where the final form could not be drawn."""
         self._port.publish({"text/plain": plain(text)}, display_id=self._id if self._shown else None, update=self._shown)
+        if self._bar is not None:
+            self._bar.close(there=True)
 
 
 class StopButtons:
@@ -100,8 +102,8 @@ class StopButtons:
     def ended(self, column: int) -> None:
         """A column is over."""
 
-    def close(self) -> None:
-        """Takes them away."""
+    def close(self, *, there: bool) -> None:
+        """Takes them away; `there` says whether their output still is."""
 
 
 def growing(state: AnswerState, now: float) -> Rendered:

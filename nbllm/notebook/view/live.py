@@ -11,7 +11,8 @@ empty moment between. Whoever saves the notebook before that has frozen blocks a
 
 Clearing takes everything that the cell has shown, so all this is for an answer that is *alone* in its cell. Elsewhere (in a
 loop, after a print, the second of two answers) nothing is frozen and nothing cleared: the whole answer is the tail, drawn
-as often as `Pace` allows, and its last update is the final form.
+as often as `Pace` allows, and its last update is the final form. Where something else is shown while blocks are frozen
+already (a thread prints, a library logs), the first of them becomes the final form, and the others become empty.
 """
 
 from __future__ import annotations
@@ -47,13 +48,14 @@ class LivePainter:
     """One answer in one cell: `start()` and `tick(now)` while it comes, `finish([outcome])` once.
 
     Modes: "live" draws as told above; "plain" the same in text/plain alone; "final" draws nothing before `finish`.
-    alone: whether the cell holds nothing else, so that its outputs may be cleared.
+    alone: says whether the cell holds nothing else (by now), so that its outputs may be cleared.
     """
 
-    def __init__(self, port: Port, state: AnswerState, *, mode: Mode = "live", alone: bool = True, budget: Budget | None = None,
-                 clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, port: Port, state: AnswerState, *, mode: Mode = "live", alone: Callable[[], bool] = lambda: True,
+                 budget: Budget | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
         self._port, self._state, self._mode, self._clock, self._alone = port, state, mode, clock, alone
         self._display_id = self._styled_id = ""
+        self._ended: list[str] = []  # the displays that are frozen
         self._pace = Pace(budget, state.began)
         self._ratio = 2.2  # bytes that a frame takes for a character of the tail
         self._begun = False
@@ -63,7 +65,7 @@ class LivePainter:
         """Nothing is drawn."""
         self._done: list[Rendered] = []  # finished, in the tail until it is frozen
         self._references: dict[str, Any] = {}
-        self._rendered = self._frozen = self._displays = 0  # pieces; characters, and displays they are in
+        self._rendered = self._frozen = 0  # pieces; characters
         self._chunks = self._total = 0  # of the state, at the last frame
         self._restarts = self._state.restarts
 
@@ -101,10 +103,9 @@ class LivePainter:
     def _draw(self, now: float) -> None:
         began, size, state = self._clock(), 0, self._state
         if state.restarts != self._restarts:
-            if self._alone:
-                self._port.clear(wait=True)
-                self._display_id, self._styled_id, size = "", "", ENVELOPE
+            self._withdraw()
             self._forget()
+            size = ENVELOPE
         state.shed(_LONG_TAIL)
         self._done += [self._finished(piece) for piece in state.pieces[self._rendered:]]
         self._rendered = len(state.pieces)
@@ -120,12 +121,26 @@ class LivePainter:
     def _freeze(self) -> int:
         """Ends the tail's display with the finished blocks, where they are many enough; gives the bytes that took."""
         length = sum(len(line.text) for line in self._done)
-        if not self._alone or length < max(_FREEZE, _FREEZE_SHARE * self._frozen) or self._displays >= _MOST_DISPLAYS:
+        if length < max(_FREEZE, _FREEZE_SHARE * self._frozen) or len(self._ended) >= _MOST_DISPLAYS or not self._alone():
             return 0
         size = self._publish(self._done)
+        self._ended.append(self._display_id)
         self._done, self._display_id = [], ""
-        self._frozen, self._displays = self._frozen + length, self._displays + 1
+        self._frozen += length
         return size
+
+    def _withdraw(self) -> str:
+        """Takes back what was shown: all outputs of the cell are cleared when the next one comes; where they are not only ours,
+        one display is left, and its id is given."""
+        shown = [*self._ended, *filter(None, [self._display_id])]
+        self._ended, self._display_id, self._styled_id = [], "", ""
+        if shown and self._alone():
+            self._port.clear(wait=True)
+        elif shown:
+            self._display_id = shown[0]
+            for other in shown[1:]:
+                self._port.publish({"text/plain": ""}, display_id=other, update=True)
+        return self._display_id
 
     def _publish(self, lines: list[Rendered]) -> int:
         """Sends the tail's display, a new one where there is none; gives about the bytes that took."""
@@ -176,19 +191,17 @@ class LivePainter:
         """Replaces all by the final form. Where an error came before anything else did, the error is all there is to see: the
         cell's own where the answer is alone in it, which would come below other outputs elsewhere."""
         [ended] = outcomes
-        update = bool(self._display_id) and not self._alone
-        if self._display_id and self._alone:
-            self._port.clear(wait=True)
-        if ended.bare and self._alone:
+        place = self._withdraw()
+        if ended.bare and not place and self._alone():
             return
         line = joined(answer_lines(ended.response, error=ended.error)) if ended.bare else ended.line(self._state.format)
-        self._port.publish(bundle_of(line, html=self._mode != "plain"), display_id=self._display_id if update else None,
-                           update=update, metadata={"nbllm": provenance(ended.response)})
+        self._port.publish(bundle_of(line, html=self._mode != "plain"), display_id=place or None, update=bool(place),
+                           metadata={"nbllm": provenance(ended.response)})
 
     def give_up(self, text: str) -> None:
         """Leaves plain text, where the final form could not be drawn."""
-        update = bool(self._display_id) and not self._alone
-        self._port.publish({"text/plain": plain(text)}, display_id=self._display_id if update else None, update=update)
+        place = self._withdraw()
+        self._port.publish({"text/plain": plain(text)}, display_id=place or None, update=bool(place))
 
 
 def _wire_size(text: str) -> int:
