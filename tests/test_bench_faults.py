@@ -318,6 +318,23 @@ def test_a_disk_that_is_full_from_the_start_is_an_error_that_says_so(tmp_path, s
     assert "directory" in found.stdout
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_answers_that_nobody_counted_have_no_cost_and_break_no_table(tmp_path):
+    """Cut answers, all of them and some: tokens are an estimate that says so, figures and pages are made all the same."""
+    for models in (["sim/anthropic@cut=3,tokens=9"], [GOOD, "sim/anthropic@cut=3,tokens=9"]):
+        df = run(*models, blocks=6)
+        cut = by_name(df)["sim/anthropic@cut=3,tokens=9"]
+        assert {"stream_cut"} == set(cut["status"])
+        assert {"estimate"} >= set(cut["tok_source"].dropna())
+        assert cut["cost_usd"].isna().all()
+        assert len(nbllm.bench.summary(df))
+        assert len(models) < 2 or len(nbllm.bench.compare(df))
+        assert "stream_cut" in nbllm.bench.report(df)
+        for suffix in ("parquet", "csv", "jsonl"):
+            nbllm.bench.save(df, tmp_path / f"x.{suffix}")
+            assert cut["out_tokens"].isna().equals(by_name(nbllm.bench.load(tmp_path / f"x.{suffix}"))["sim/anthropic@cut=3,tokens=9"]["out_tokens"].isna())
+
+
 def test_rows_of_failure_count_in_the_figures(tmp_path):
     """Summary, compare and report take a run of which one model never answered."""
     df = run(GOOD, {"model": "ollama/x", "base_url": f"http://127.0.0.1:{closed_port()}", "name": "dead"}, blocks=6)

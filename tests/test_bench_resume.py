@@ -319,3 +319,12 @@ def test_a_job_that_is_none_is_an_error_of_ours(tmp_path, client, plain):
             except Exception as error:  # noqa: BLE001
                 wrong.append((path, value, type(error).__name__, str(error)))
     assert [] == wrong
+
+
+@pytest.mark.parametrize(("arm", "prompt"), [(9, 0), (-1, 0), (0, 9), (0, -1)])
+def test_a_turn_of_no_model_or_prompt_is_an_error_of_ours(tmp_path, client, plain, arm, prompt):
+    """A plan that points out of its lists."""
+    turn = plain["turns"][0]
+    place = written(tmp_path / "run", plain | {"turns": [turn | {"arm": arm, "slots": [[0, prompt, None]]}]})
+    with pytest.raises(errors.ConfigError, match="cannot be read"):
+        nbllm.bench.resume(place, progress=False, client=client())

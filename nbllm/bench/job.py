@@ -95,10 +95,14 @@ class Job:
 
     @classmethod
     def of(cls, public: Mapping[str, Any], arms: Iterable[Arm]) -> Job:
-        """From what `public` gave, and the arms."""
+        """From what `public` gave, and the arms. Raises ValueError, KeyError and the like for what it cannot have given."""
         rules = public["rules"]
         rules["disturb"] = tuple(rules["disturb"]) if rules["disturb"] else None
-        return cls(public["run_id"], tuple(arms), tuple(prompts.load(public["prompts"])), tuple(plan.load(public["turns"])), Rules(**rules))
+        job = cls(public["run_id"], tuple(arms), tuple(prompts.load(public["prompts"])), tuple(plan.load(public["turns"])), Rules(**rules))
+        for turn in job.turns:
+            if turn.arm not in range(len(job.arms)) or not all(slot.prompt in range(len(job.prompts)) for slot in turn.slots):
+                raise ValueError("a turn of no arm or prompt")
+        return job
 
 
 def described(route: Route, row: Provider, base_url: str | None) -> dict[str, Any]:

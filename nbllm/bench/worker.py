@@ -18,7 +18,7 @@ from typing import Any
 
 from ..client import Client
 from ..engine import engine
-from ..errors import ConfigError
+from ..errors import ConfigError, scrub
 from . import children
 from .driver import Load
 from .job import Job, to_arm
@@ -52,7 +52,8 @@ def main() -> int:
         try:
             why, unsaved = running.run(_run(store, job, client))
         except Exception as exc:
-            raise SystemExit(_cause(exc)) from exc
+            secrets = [text for arm in job.arms for text in arm.secrets]
+            raise SystemExit(scrub(_cause(exc), secrets)) from exc
         with contextlib.suppress(ConfigError):  # the disk is full: the notebook is told all the same
             store.put("ended", why or "complete")
     say({"ev": "end", "why": why, "unsaved": unsaved})
