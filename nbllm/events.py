@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from .messages import Document, Image, Message, Part, Reasoning, Request, Text, ToolCall, audio_type, caption
 
+DEPTH_LIMIT = 500  # levels of a JSON value; whatever walks through one afterwards has room for that many
+NAME_LIMIT = 256  # characters of a function's name that comes in pieces
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error", "cancelled", "other"]
 
 
@@ -252,9 +254,19 @@ def parse_arguments(raw: str) -> dict[str, Any] | None:
             value = json.loads(value) if value.strip() else {}
         if value is None:
             return {}
-        return _encodable(value) if isinstance(value, dict) else None
+        return _encodable(value) if isinstance(value, dict) and not too_deep(value) else None
     except (ValueError, RecursionError):
         return None
+
+
+def too_deep(value: Any) -> bool:
+    """Whether a value has more than DEPTH_LIMIT levels; goes down level by level, not by recursion."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(DEPTH_LIMIT):
+        level = [c for v in level for c in (v.values() if isinstance(v, dict) else v) if isinstance(c, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def _encodable(value: dict[str, Any]) -> dict[str, Any]:
@@ -362,7 +374,7 @@ class Fold:
             call = self._calls[e.index] = _Call()
             self._blocks.append(e.index)
         call.id = e.id or call.id
-        call.name += e.name or ""
+        call.name = (call.name + (e.name or ""))[:NAME_LIMIT]
         call.signature = e.signature or call.signature
         if e.arguments:
             call.arguments.append(e.arguments)

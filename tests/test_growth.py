@@ -130,6 +130,8 @@ STREAMS = [
     ("ollama", "calls", lambda i, n: {"message": {"tool_calls": [{"function": {"name": "f", "arguments": {"a": i}}}]}}),
     ("cohere", "calls under one index", lambda i, n: {"type": "tool-call-start", "index": 0, "delta": {"message": {"tool_calls": {"id": f"{i}"}}}}),
     ("cohere", "calls, each told twice", lambda i, n: {"type": "tool-call-start", "index": i % (n // 2 + 1), "delta": {"message": {"tool_calls": {"id": f"{i}"}}}}),
+    ("cohere", "a name with every fragment", lambda i, n: {"type": "tool-call-delta", "index": 0, "delta": {"message": {"tool_calls": {"function": {
+        "name": "name", "arguments": "x"}}}}}),
     ("cohere", "a plan", lambda i, n: {"type": "tool-plan-delta", "delta": {"message": {"tool_plan": "x"}}}),
     ("openai_responses", "items", lambda i, n: {"type": "response.output_item.added", "output_index": i, "item": {"id": f"{i}", "type": "message"}}),
     ("openai_responses", "items without an index", lambda i, n: {"type": "response.output_item.added", "item": {"id": f"{i}", "type": "message"}}),

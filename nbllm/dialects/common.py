@@ -15,10 +15,10 @@ import msgspec
 
 from .. import errors
 from ..errors import ConfigError, ProtocolError, ProviderError
+from ..events import DEPTH_LIMIT, too_deep
 from ..wire import Provider
 
 MESSAGE_LIMIT = 600  # characters of a provider's message that we show; the whole body stays in `.body`
-DEPTH_LIMIT = 500  # levels of a JSON value; whatever walks through one afterwards has room for that many
 _READ_LIMIT = 20_000  # characters of an error that are read for what it means
 _DIGITS = 400  # of an integer; Python refuses to read 4,300
 
@@ -34,7 +34,7 @@ def load_json(text: str | bytes) -> Any:
         value = _decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         value = _loads(text)
-    if len(text) > 2 * DEPTH_LIMIT and _deep(value):  # a level takes two characters at least
+    if len(text) > 2 * DEPTH_LIMIT and too_deep(value):  # a level takes two characters at least
         raise ProtocolError("The provider sent a value that is nested too deeply.", hint="Ask again.")
     return value
 
@@ -48,16 +48,6 @@ def _loads(text: str | bytes) -> Any:
             f"Expected JSON from the provider, got {excerpt!r}.",
             hint="Check that base_url and dialect belong together: another server may be answering.",
         ) from None
-
-
-def _deep(value: Any) -> bool:
-    """Whether a value has more than DEPTH_LIMIT levels; goes down level by level, not by recursion."""
-    level = [value] if isinstance(value, (dict, list)) else []
-    for _ in range(DEPTH_LIMIT):
-        level = [c for v in level for c in (v.values() if isinstance(v, dict) else v) if isinstance(c, (dict, list))]
-        if not level:
-            return False
-    return True
 
 
 def load_object(text: str | bytes) -> dict[str, Any]:

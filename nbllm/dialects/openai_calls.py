@@ -13,10 +13,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..events import ToolCallDelta, parse_arguments
+from ..events import NAME_LIMIT, ToolCallDelta, parse_arguments
 from .common import Halves, items, label, obj
 
-_NAME = 256  # characters of a name that comes in pieces
 _MARKS = re.compile(r'\\.?|["{}]', re.DOTALL)
 
 
@@ -116,7 +115,7 @@ class Calls:
         new_id = id if slot.id is None else None
         slot.id = slot.id or id
         new_name = "" if slot.name and (slot.pieces or name == slot.name) else name.removeprefix(slot.name)
-        slot.name = (slot.name + new_name)[:_NAME]
+        slot.name = (slot.name + new_name)[:NAME_LIMIT]
         if args.strip() == "{}" and not slot.pieces:
             slot.empty, args = True, ""  # Anthropic's relays begin with {} and then send the arguments
         elif name and id and args[:1] == "{" and args[-1:] == "}" and len(args) == slot.size and args == "".join(slot.pieces):
