@@ -111,7 +111,7 @@ def test_retry_copy_models_and_files(panel, tmp_path):
 
 def test_enter_while_an_answer_streams_keeps_the_text(panel):
     """Also in the moment before the kernel has taken the first message, and where the kernel refuses it."""
-    n = panel(OPEN.replace("openai/m", "openai/m@tokens=200"), "panel._answering = True", "panel._answering = False\npanel._set(busy=False)")
+    n = panel(OPEN.replace("openai/m", "openai/m@tokens=200"), "panel._busy = True", "panel._busy = False\npanel._set(busy=False)")
     n.page.click(AREA)
     n.page.keyboard.type("Why is the sky blue?")
     n.page.keyboard.press("Enter")

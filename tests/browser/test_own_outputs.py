@@ -32,7 +32,7 @@ def test_what_else_a_cell_has_shown_stays(notebook):
     """Prints around answers in a loop, two lines, columns, a background answer; one static output for each answer in the file."""
     n = notebook(LOAD, RUN, LOOP, LINES, COLUMNS, BACKGROUND)
     n.run(0, 1, 2, 3, 4, 5)
-    n.wait(r"() => /to\sfirst\stoken/.test(nbllmTest.area(5).innerText)")
+    n.wait(r"() => /to\sfirst\stoken.*→/.test(nbllmTest.area(5).innerText)")
     assert order(n.text(2), "before one", "answer one", "after one", "before two", "answer two", "after two", "before three", "answer three", "after three")
     assert order(n.text(3), "first", "second")
     assert order(n.text(4), "before", "columns", "after")
