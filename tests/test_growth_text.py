@@ -1,17 +1,27 @@
 """Whatever is in an answer, a prompt or on a magic's line: time in proportion to its length, from the first chunk to the saved form."""
 
 import json
+import re
+import time
+from html import unescape
 
 import pytest
 
+from nbllm.errors import ConfigError
 from nbllm.events import TextDelta
 from nbllm.messages import ToolCall
+from nbllm.notebook import grammar
+from nbllm.notebook.fill import fill, names_at, parameters_in
+from nbllm.notebook.magics import questions
+from nbllm.notebook.schema_shorthand import schema
 from nbllm.notebook.view.blocks import Blocks
-from nbllm.notebook.view.hidden import clean
+from nbllm.notebook.view.hidden import clean, plain
+from nbllm.notebook.view.highlight import _HIGHLIGHTED
 from nbllm.notebook.view.live import LivePainter
-from nbllm.notebook.view.markdown import fences, to_html
+from nbllm.notebook.view.markdown import code_html, fences, to_html
 from nbllm.notebook.view.state import AnswerState
 from nbllm.notebook.view.static import FORMATS, call_line
+from nbllm.notebook.view.text import TextPainter
 
 from .growth import growth
 
@@ -102,3 +112,75 @@ def nested(depth):
     for _ in range(depth):
         value = {"a": value}
     return value
+
+
+@pytest.mark.parametrize(("language", "sign"), [
+    ("c", "\n"), ("c", "/"), ("c", "\n "), ("java", "\n"), ("java", "a\n"), ("csharp", "a\n"), ("csharp", "  a\n"), ("make", "_"), ("make", "a"), ("tsx", "a."), ("python", " \n"), ("python", "\"\"\""), ("diff", "!"), ("nix", "é"), ("perl", "\\'"), ("text", "a "),
+])
+def test_colours_cost_their_length(language, sign):
+    """For what makes lexers slow."""
+    growth(lambda text: code_html(text, language), lambda n: (sign * n)[:n], 4_000)
+
+
+@pytest.mark.parametrize("language", sorted(_HIGHLIGHTED))
+def test_colours_take_seconds_at_most(language):
+    """In every language, however long and however many the blocks are."""
+    began = time.thread_time()
+    to_html("".join(f"```{language}\n{sign * (30_000 // len(sign))}\n```\n\n" for sign in ("a\n", "_", "\n", "\\'", "a.")))
+    assert time.thread_time() - began < 6
+
+
+def test_colours_of_a_long_block_are_those_of_its_parts():
+    """Nothing is lost where it is cut."""
+    code = "def f(x):\n    '''Adds\n\n    one.'''\n    return x + 1\n\n\n" * 200 + "\n" * 50 + "x" * 5_000
+    html = code_html(code, "python")
+    assert code == unescape(re.sub("<[^>]*>", "", html)).removesuffix("\n")
+    assert html.count("<span class=k>def</span>") == 200
+    assert html.count("<span class=s>") == 200
+
+
+def shown(pieces):
+    """What a terminal shows of an answer that comes in these pieces."""
+    written = []
+    painter = TextPainter(write=written.append)
+    for piece in pieces:
+        painter.feed(0, TextDelta(piece))
+    return "".join(written)
+
+
+@pytest.mark.parametrize("text", ["👨‍👩‍👧 ❤️ 1️⃣ 👍🏽", "می‌خواهم क्‍ष", "שלום\u200f!", "a\u200bb\u202ec\U000e0041", "x\r\ny"])
+def test_a_terminal_shows_the_same_in_any_pieces(text):
+    """Whatever is cut: joiners and forms come in pieces of their own."""
+    assert plain(text) == shown(text) == shown([text])
+
+
+WORDS = [
+    " ", "\t", "a", "a ", "a=", "a=b ", "model=", "model=a ", "m,", "-", "--", "-m ", "--no-", "=", "x.a=1 ", "x.a.", "<< ", " >> ", "\"", "'", "\"\"", "\"a ", "{", "[", "{}", "{\"", "{\"\\\"", "[\"a\",", "\\", "\\\"", "%", "?", "? ", "ask ", "a int, ", "a: ", "[a", "a list[str], ",
+    "\n", ",", "{x", "{x}", "{{", "}}", "{{x", "{{x}}", "{{ ", "{x.", "{x[0]", "{x['", "{x:", "{x:>", "{x!", "{x:.2f}", "`", "` ", "```\n", "~~~\n", "f\"", "f'''", "$\"", "a!(", "a!(\"", "\".format(", "> ", "- ", "const {x} ", "\"#{x}", "<a b={x}", "::{x}", "\\a {x}", "${{", "{{{", "{{(", "{{lambda:", "\\`",
+]
+
+
+@pytest.mark.parametrize("word", WORDS, ids=repr)
+def test_what_is_typed_costs_its_length(word):
+    """A magic's line, completion, a short schema, a prompt, and any other cell."""
+    space = {"x": 1, "a": 2}
+    for before, after, work in (
+        ("", "", grammar.parse), ("model={", "", grammar.parse), ("x.a=", "", grammar.parse), ("a ", "", grammar.ask), ("", "", grammar.complete), ("a={", "", grammar.complete), ("", "", grammar.subcommand),
+        ("", "", schema), ("a int", "x", schema), ("", "", lambda text: fill(text, space, lambda source: "v")), ("", "", lambda text: parameters_in(text, space)), ("", "", lambda text: names_at(text, len(text), space)),
+        ("", "x", lambda text: questions([text])), ("%llm ask ", "x", lambda text: questions([text])),
+    ):
+        growth(work, lambda n, before=before, after=after: before + (word * n)[:n] + after, 4_000)
+
+
+def test_brackets_without_end_are_an_error_of_ours():
+    """Never Python's."""
+    for text in ("[" * 5_000 + "a" + "]" * 5_000, "[" * 9 + "a" + "]" * 9):
+        with pytest.raises(ConfigError, match="too deep"):
+            schema(text)
+
+
+def test_a_question_mark_in_what_a_cell_magic_takes_is_text():
+    """`%%writefile` writes what stands there."""
+    lines = ["%%writefile w.md\n", "%llm ask -m x why?\n"]
+    assert lines == questions(lines)
+    assert questions(lines[1:]) != lines[1:]

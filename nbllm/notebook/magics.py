@@ -60,12 +60,13 @@ def unload_ipython_extension(shell: Any) -> None:
         shell.magics_manager.magics["cell"].pop(f"{name}_bench", None)
 
 
-_QUESTION = re.compile(r"(?P<before>\s*(?:[\w., ]+=\s*)?)%(?P<name>llm|nbllm)\s+(?P<rest>ask\s.*\?)\s*")
+_QUESTION = re.compile(r"(?P<before>\s*+(?:[\w.,][\w., ]*+=\s*+)?+)%(?P<name>llm|nbllm)\s++(?P<rest>ask\s.*\?)\s*")
 
 
 def questions(lines: list[str]) -> list[str]:
-    """IPython reads a line that ends in `?` as a wish for help; a question to a model is not one."""
-    return [_asked(line) for line in lines]
+    """IPython reads a line that ends in `?` as a wish for help; a question to a model is not one. What a cell
+    magic takes is no line."""
+    return lines if lines and lines[0].startswith("%%") else [_asked(line) for line in lines]
 
 
 def _asked(line: str) -> str:

@@ -14,10 +14,11 @@ _TYPES: dict[str, dict[str, Any]] = {
     "date": {"type": "string", "format": "date"},
     "list": {"type": "array", "items": {"type": "string"}},
 }
+_DEEPEST = 8
 _FIELD = re.compile(r"(?P<name>[^\W\d]\w*)(?P<optional>\?)?(?:\s+(?P<type>[a-z]+)(?:\[(?P<item>[a-z]+)\])?\s*(?P<optional2>\?)?)?(?:\s*:\s*(?P<about>.+))?")
 
 
-def schema(text: str) -> dict[str, Any]:
+def schema(text: str, *, depth: int = 0) -> dict[str, Any]:
     """A closed JSON schema of an object with the fields in `text`, which are separated by commas or line ends.
 
     A field is `name`, then a type (str, int, float, bool, date, object, list, list[type]; str where there is none), `?`
@@ -27,8 +28,10 @@ def schema(text: str) -> dict[str, Any]:
     """
     text = text.strip()
     if text.startswith("[") and text.endswith("]"):
-        return _object({"items": {"type": "array", "items": schema(text[1:-1])}})
-    pieces = [p.strip() for p in re.split(r"[,\n]", text) if p.strip()]
+        if depth == _DEEPEST:
+            raise ConfigError("The schema is nested too deep.", hint='Write a list of records as schema="[name, age int]".')
+        return _object({"items": {"type": "array", "items": schema(text[1:-1], depth=depth + 1)}})
+    pieces = [" ".join(p.split()) for p in re.split(r"[,\n]", text) if p.strip()]
     if not pieces:
         raise ConfigError("The schema is empty.", hint='Write fields such as schema="name, age int".')
     fields: dict[str, Any] = {}

@@ -8,7 +8,8 @@ from ..errors import ConfigError
 
 _WORD = re.compile(r"\S*")
 _QUOTED = {quote: re.compile(f"{quote}((?:[^{quote}]|{quote}{quote})*+){quote}") for quote in "\"'"}
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]')  # brackets inside JSON strings do not count
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|(?P<unclosed>))|[{}\[\]]')  # brackets inside JSON strings do not count
+_BARE = re.compile(r"[{}\[\]]")
 
 
 def fail(column: int, what: str, hint: str = "") -> ConfigError:
@@ -47,10 +48,13 @@ def _quoted(line: str, at: int, quote: str) -> tuple[str, int, bool]:
 
 def _balanced(line: str, at: int) -> int:
     """Where the bracket at `at` closes."""
-    depth = 0
-    for match in _BRACKETS.finditer(line, at):
-        found = match.group()
-        depth += (found in "{[") - (found in "}]") if len(found) == 1 else 0
+    depth, now, pattern = 0, at, _BRACKETS
+    while match := pattern.search(line, now):
+        if match.lastgroup:  # a quote that is never closed, and so none after it is
+            now, pattern = match.start() + 1, _BARE
+            continue
+        now = match.end()
+        depth += (match[0] in "{[") - (match[0] in "}]")
         if depth == 0:
-            return match.end()
+            return now
     raise fail(at, f"the bracket {line[at]} is not closed", "Close it, or quote the value.")

@@ -30,7 +30,7 @@ _RIGHT_TO_LEFT = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U
 _HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
 # What stays, {hidden} being what is hidden elsewhere.
 _HONEST = (
-    "[0-9#*]\ufe0f\u20e3",
+    "[0-9#*]\ufe0f(?:\u20e3|\\Z)",
     f"\U0001f3f4(?:{_FLAGS})\U000e007f",
     f"{_EMOJI}[\ufe0e\ufe0f]?{_TONE}(?:\u200d{_EMOJI}\ufe0f?{_TONE}){{0,9}}+(?:\u200d\\Z)?",  # at the end, more may come
     f"(?<=[{_JOINING}])(?<![{{hidden}}])[\u200c\u200d](?![{{hidden}}])",

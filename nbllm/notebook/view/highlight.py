@@ -1,11 +1,18 @@
-"""Colours for code blocks in few bytes: six classes of token, everything else plain."""
+"""Colours for code blocks in few bytes: six classes of token, everything else plain.
+
+Lexers take the square of the length of some texts (ten thousand line ends in C: 3.5 s). So a lexer gets `_PIECE` characters
+at a time, cut where a line at the margin follows a blank one if there is such a place, and a block gets so many seconds;
+what is left then has no colours.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from html import escape
 from itertools import groupby
+from time import thread_time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +25,9 @@ _LANGUAGES = """
     powershell proto protobuf py py3 python python3 pycon r rb rs ruby rust sass scala scss sh shell sql svelte swift
     tex toml ts tsx typescript vue xml yaml yml zig zsh console clojure elixir erlang dart
 """
+_PIECE = 1_500  # characters
+_BLANKS = re.compile(r"(\n(?:[ \t]*\n){3,})")
+_MARGIN = re.compile(r"\n[ \t]*\n(?=\S)")
 _HIGHLIGHTED = frozenset(_LANGUAGES.split())
 # The first that is a prefix of a token's type names its class.
 _CLASSES = (
@@ -35,11 +45,31 @@ def label(info: str) -> str:
     return match[1] if match else ""
 
 
-def to_html(code: str, language: str) -> str:
-    """`code` escaped, with a span around each token that has a colour; `language` is a label."""
-    lexer = _lexer(language.lower())
-    if lexer is None:
-        return escape(code, quote=False)
+def to_html(code: str, language: str, seconds: float = 1.0) -> str:
+    """`code` escaped, with a span around each token that has a colour; `language` is a label. Colours end after `seconds`
+    of this thread's time."""
+    lexer, until = _lexer(language.lower()), thread_time() + seconds
+    return "".join(_inked(piece, lexer) if lexer is not None and thread_time() < until else escape(piece, quote=False) for piece in _pieces(code))
+
+
+def _pieces(code: str) -> Iterator[str]:
+    """`code` in pieces of which none is long; many blank lines are a piece of their own."""
+    for part in _BLANKS.split(code):
+        at = 0
+        while len(part) - at > _PIECE:
+            cut = _cut(part, at, at + _PIECE)
+            yield part[at:cut]
+            at = cut
+        yield part[at:]
+
+
+def _cut(code: str, start: int, end: int) -> int:
+    """Where to cut between `start` and `end`: before the last line at the margin behind a blank one, else after a line."""
+    margins = [m.end() for m in _MARGIN.finditer(code, start + 1, end)]
+    return margins[-1] if margins else code.rfind("\n", start, end) + 1 or end
+
+
+def _inked(code: str, lexer: Lexer) -> str:
     tokens = ((_class(str(kind)), text) for _, kind, text in lexer.get_tokens_unprocessed(code))
     return "".join(_span(name, "".join(t for _, t in run)) for name, run in groupby(tokens, key=lambda t: t[0]))
 

@@ -21,6 +21,7 @@ import re
 from collections.abc import MutableMapping, Sequence
 from functools import lru_cache
 from html import escape
+from time import thread_time
 from typing import TYPE_CHECKING, Any
 
 from . import block_rules, highlight, math
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 Env = MutableMapping[str, Any]
 
 INK_LIMIT = 60_000  # characters of one code block that are still highlighted
+_SECONDS = 1.0  # for the colours of one text
 _INLINE_LIMIT = 100_000  # characters of one paragraph that are still parsed for emphasis and links
 _SAFE_LINK = re.compile(r"(?:https?://|mailto:)[^\s\x00-\x20]", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]")
@@ -44,7 +46,7 @@ _SUMMARY = "<details class=nbllm-think><summary>{}</summary>\n{}</details>\n"
 def to_html(source: str, *, references: Env | None = None, typeset: bool = True, ink: int = INK_LIMIT) -> str:
     """Safe HTML for Markdown. `references` keeps link definitions from one piece of a text to the next; without
     `typeset` formulas stay source; code blocks above `ink` characters are not highlighted."""
-    env: Env = {"references": {} if references is None else references, "typeset": typeset, "ink": ink}
+    env: Env = {"references": {} if references is None else references, "typeset": typeset, "ink": ink, "seconds": _SECONDS}
     try:
         html = clean(str(parser().render(clean(source), env)))  # an entity may stand for a hidden character
     except Exception:  # noqa: BLE001  # an answer must show, whatever it does to the parser
@@ -57,11 +59,12 @@ def plain_html(source: str) -> str:
     return f"<div class=nbllm-text>{escape(clean(source), quote=False)}</div>\n"
 
 
-def code_html(source: str, language: str = "", *, ink: int = INK_LIMIT) -> str:
-    """Safe HTML for a code block; `language` is the model's own word for it."""
+def code_html(source: str, language: str = "", *, ink: int = INK_LIMIT, seconds: float = _SECONDS) -> str:
+    """Safe HTML for a code block; `language` is the model's own word for it. Above `ink` characters, and after so many
+    `seconds`, it has no colours."""
     label = highlight.label(language)
     escaped = escape(source, quote=False)
-    inked = highlight.to_html(source, label) if len(source) <= ink else escaped
+    inked = highlight.to_html(source, label, seconds) if len(source) <= ink else escaped
     if len(inked) > 4 * len(source) + 4_000:  # nothing but tiny tokens
         inked = escaped
     return f'<pre data-lang="{label}"><code>{inked}</code></pre>\n' if label else f"<pre><code>{inked}</code></pre>\n"
@@ -228,7 +231,10 @@ def _block(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     language = info.split(maxsplit=1)[0] if info else ""
     rest = info.replace(highlight.label(language), "", 1).strip()
     above = f"<p>{escape(rest, quote=False)}</p>\n" if len(rest) > 1 and _WORD.search(rest) else ""
-    return above + code_html(tokens[index].content, language, ink=env.get("ink", INK_LIMIT))
+    began = thread_time()
+    html = code_html(tokens[index].content, language, ink=env["ink"], seconds=env["seconds"])
+    env["seconds"] -= thread_time() - began
+    return above + html
 
 
 def _capped(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:

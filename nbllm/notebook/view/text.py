@@ -13,6 +13,8 @@ from .grid import bundle
 from .hidden import plain
 from .static import Ended, final
 
+_NEAR = 4  # characters: an emoji, its form and tone, a joiner
+
 
 class Null:
     """Shows nothing: quiet=true, and functions."""
@@ -43,6 +45,7 @@ class TextPainter(Null):
         self._write = write or _to_stdout
         self._before, self._one = before, columns == 1 and not before
         self._held = ""  # half of a surrogate pair or of a line end, until the other half comes
+        self._near = ""  # the last characters that were written
         self._thinking = self._wrote = False
 
     def feed(self, column: int, event: Event) -> None:
@@ -55,8 +58,14 @@ class TextPainter(Null):
             self._mark(isinstance(event, ReasoningDelta))
             text = self._held + event.text
             self._held = text[-1] if text[-1] == "\r" or "\ud800" <= text[-1] <= "\udbff" else ""
-            self._write(plain(text.removesuffix(self._held)))
+            self._write(self._cleaned(text.removesuffix(self._held)))
             self._wrote = True
+
+    def _cleaned(self, text: str) -> str:
+        """`text` as it may be seen: what hides alone may be honest behind what was written before."""
+        before, whole = plain(self._near), plain(self._near + text)
+        self._near = (self._near + text)[-_NEAR:]
+        return whole.removeprefix(before) if whole.startswith(before) else plain(text)
 
     def _mark(self, thinking: bool) -> None:
         if thinking != self._thinking:
