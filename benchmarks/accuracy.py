@@ -16,7 +16,10 @@ import time
 from pathlib import Path
 
 import nbllm
-from nbllm.bench import checks, conducting, plan, truth
+from nbllm.bench import ground_truth as truth
+from nbllm.bench import plan
+from nbllm.bench import selftests as checks
+from nbllm.bench import supervisor as conducting
 from nbllm.bench.recorder import pressure
 
 RESULTS: list[tuple[str, str, str, bool]] = []

@@ -19,7 +19,8 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from nbllm import Client, registry
+from nbllm import Client
+from nbllm.routing import registry
 
 
 def plain(client: httpx.Client, url: str, model: str) -> tuple[float, int]:

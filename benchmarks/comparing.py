@@ -15,8 +15,8 @@ from collections import Counter
 import numpy as np
 import scipy.stats
 
-from nbllm import columns
 from nbllm.bench import compare
+from nbllm.store import columns
 
 BLOCKS = 200
 NOISE, WALK = 0.30, 0.02

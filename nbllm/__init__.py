@@ -17,52 +17,52 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import bench as bench
-    from . import errors as errors
     from . import simulator as simulator
-    from .api import complete as complete
-    from .api import default_client as default_client
-    from .api import estimate_tokens as estimate_tokens
-    from .api import health as health
-    from .api import models as models
-    from .api import providers as providers
-    from .api import register_provider as register_provider
-    from .api import stream as stream
-    from .client import Client as Client
-    from .client import Timeouts as Timeouts
-    from .errors import NbllmError as NbllmError
-    from .events import Event as Event
-    from .events import Response as Response
-    from .events import Timing as Timing
-    from .events import Usage as Usage
-    from .messages import Document as Document
-    from .messages import Image as Image
-    from .messages import Message as Message
-    from .messages import Reasoning as Reasoning
-    from .messages import Request as Request
-    from .messages import Text as Text
-    from .messages import Tool as Tool
-    from .messages import ToolCall as ToolCall
-    from .messages import ToolResult as ToolResult
+    from .client.api import complete as complete
+    from .client.api import default_client as default_client
+    from .client.api import estimate_tokens as estimate_tokens
+    from .client.api import health as health
+    from .client.api import models as models
+    from .client.api import providers as providers
+    from .client.api import register_provider as register_provider
+    from .client.api import stream as stream
+    from .client.client import Client as Client
+    from .client.client import Timeouts as Timeouts
+    from .client.policy import Retries as Retries
+    from .client.stream import Stream as Stream
+    from .core import errors as errors
+    from .core.calls import Provider as Provider
+    from .core.errors import NbllmError as NbllmError
+    from .core.events import Event as Event
+    from .core.events import Response as Response
+    from .core.events import Timing as Timing
+    from .core.events import Usage as Usage
+    from .core.messages import Document as Document
+    from .core.messages import Image as Image
+    from .core.messages import Message as Message
+    from .core.messages import Reasoning as Reasoning
+    from .core.messages import Request as Request
+    from .core.messages import Text as Text
+    from .core.messages import Tool as Tool
+    from .core.messages import ToolCall as ToolCall
+    from .core.messages import ToolResult as ToolResult
     from .notebook.buttons import approve as approve
     from .notebook.chat_widget import ChatWidget as ChatWidget
     from .notebook.magics import load_ipython_extension as load_ipython_extension
     from .notebook.magics import unload_ipython_extension as unload_ipython_extension
-    from .policy import Retries as Retries
-    from .streams import Stream as Stream
-    from .wire import Provider as Provider
 
 __version__ = "0.1.0"
 
 # Where each public name lives; "" means the module itself.
 _HOME = {
-    **dict.fromkeys(("stream", "complete", "providers", "models", "default_client", "health", "estimate_tokens", "register_provider"), "api"),
-    **dict.fromkeys(("Client", "Timeouts"), "client"),
-    "Retries": "policy",
-    "Stream": "streams",
-    "NbllmError": "errors",
-    **dict.fromkeys(("Event", "Response", "Timing", "Usage"), "events"),
-    **dict.fromkeys(("Document", "Image", "Message", "Reasoning", "Request", "Text", "Tool", "ToolCall", "ToolResult"), "messages"),
-    "Provider": "wire",
+    **dict.fromkeys(("stream", "complete", "providers", "models", "default_client", "health", "estimate_tokens", "register_provider"), "client.api"),
+    **dict.fromkeys(("Client", "Timeouts"), "client.client"),
+    "Retries": "client.policy",
+    "Stream": "client.stream",
+    "NbllmError": "core.errors",
+    **dict.fromkeys(("Event", "Response", "Timing", "Usage"), "core.events"),
+    **dict.fromkeys(("Document", "Image", "Message", "Reasoning", "Request", "Text", "Tool", "ToolCall", "ToolResult"), "core.messages"),
+    "Provider": "core.calls",
     "ChatWidget": "notebook.chat_widget",
     "approve": "notebook.buttons",
     **dict.fromkeys(("load_ipython_extension", "unload_ipython_extension"), "notebook.magics"),

@@ -2,7 +2,7 @@
 
 import json
 
-from nbllm.wire import Frame
+from nbllm.core.calls import Frame
 
 
 def read(dialect, row, *chunks):

@@ -11,7 +11,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 
-from nbllm.errors import NbllmError
+from nbllm.core.errors import NbllmError
 
 MOST = 6.0  # times the time for four times the input; 4 is linear, 16 is quadratic
 _ENOUGH = 0.01  # seconds: less than this is noise

@@ -2,8 +2,8 @@
 
 import pytest
 
-from nbllm.addresses import Address, parse
-from nbllm.errors import ConfigError
+from nbllm.core.addresses import Address, parse
+from nbllm.core.errors import ConfigError
 
 from .growth import growth
 

@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbllm import Client, errors, prices, registry, simulator
+from nbllm import Client, simulator
 from nbllm.bench.recorder import spent
-from nbllm.dialects import DIALECTS
-from nbllm.events import Finished, MediaDelta, Response, Started, TextDelta, Usage, UsageReport, fold
-from nbllm.ledger import Ledger
-from nbllm.messages import Document, Image, Message, Reasoning, Request, Text, ToolCall, caption, picture_size
+from nbllm.client.policy import Retries
+from nbllm.core import errors
+from nbllm.core.calls import Frame, Provider
+from nbllm.core.events import Finished, MediaDelta, Response, Started, TextDelta, Usage, UsageReport, fold
+from nbllm.core.messages import Document, Image, Message, Reasoning, Request, Text, ToolCall, caption, picture_size
+from nbllm.http import frames as http_frames
 from nbllm.notebook.bench_magics import cost
 from nbllm.notebook.chats import Chat, Place, Turn
 from nbllm.notebook.comparison import Outcome
@@ -26,10 +28,10 @@ from nbllm.notebook.view.live import LivePainter
 from nbllm.notebook.view.state import AnswerState
 from nbllm.notebook.view.static import final, footer
 from nbllm.notebook.view.styles import STYLE
-from nbllm.policy import Retries
+from nbllm.routing import prices, registry
+from nbllm.routing.dialects import DIALECTS
 from nbllm.simulator import text
-from nbllm.transports import http_frames
-from nbllm.wire import Frame, Provider
+from nbllm.store.ledger import Ledger
 
 FORMATS = ("openai_chat", "openai_responses", "anthropic", "gemini", "ollama", "cohere")
 ROW = Provider("acme", "openai_chat", "https://acme.test", label="Acme")

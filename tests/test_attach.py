@@ -2,9 +2,9 @@
 
 import pytest
 
-from nbllm.errors import ConfigError
-from nbllm.messages import Document, Image, Text
-from nbllm.notebook.attach import attached, part_of
+from nbllm.core.errors import ConfigError
+from nbllm.core.messages import Document, Image, Text
+from nbllm.notebook.prompt.attachments import attached, part_of
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
 

@@ -13,7 +13,8 @@ import pandas as pd  # noqa: F401 - before hostile files lie in the working fold
 import pytest
 
 import nbllm
-from nbllm.bench import children, running
+from nbllm.bench import children
+from nbllm.bench import runner as running
 
 ROOT = Path(nbllm.__file__).resolve().parent.parent
 HOSTILE = ("queue", "json", "httpx", "runpy", "numpy", "secrets", "nbllm", "asyncio", "subprocess", "threading", "os")

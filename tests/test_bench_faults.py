@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 
 import nbllm
-from nbllm import errors
 from nbllm.bench import store
-from nbllm.client import Client
-from nbllm.registry import load
+from nbllm.client.client import Client
+from nbllm.core import errors
+from nbllm.routing.registry import load
 
 GOOD = "sim/openai@ttft=0.005,gap=0.001,tokens=3"
 KEY = "sk-canary-0123456789abcdef0123456789"

@@ -18,8 +18,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 import nbllm
-from nbllm import columns, errors
-from nbllm.bench import questions
+from nbllm.bench import presets as questions
+from nbllm.core import errors
+from nbllm.store import columns
 
 EVIL = "</td><script>alert(1)</script><img src=x onerror=alert(1)>"
 
@@ -122,7 +123,7 @@ def test_the_schema_document_names_every_column():
 
 
 def test_the_schema_document_in_docs_is_that_of_the_code():
-    """`python -m nbllm.columns > docs/columns.md` makes it."""
+    """`python -m nbllm.store.columns > docs/columns.md` makes it."""
     path = Path(__file__).resolve().parent.parent / "docs" / "columns.md"
     if path.parent.exists():  # a wheel has no docs
         assert columns.document().strip() == path.read_text("utf-8").strip()

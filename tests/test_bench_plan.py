@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from nbllm import Document, Image, Message, Reasoning, Text, Tool, ToolCall, ToolResult, errors
+from nbllm import Document, Image, Message, Reasoning, Text, Tool, ToolCall, ToolResult
 from nbllm.bench import arrivals, plan, prompt_set, prompts, synthetic
+from nbllm.core import errors
 
 LOADS = {"closed": plan.Load.of(), "four at a time": plan.Load.of(concurrency=4), "sweep": plan.Load.of(concurrency=[1, 8]),
          "poisson": plan.Load.of(rate=5, per_turn=7), "constant": plan.Load.of(rate=[1, 2], arrivals="constant", per_turn=3),

@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 import nbllm
-from nbllm import errors
 from nbllm.bench import store
-from nbllm.client import Client
-from nbllm.registry import load
+from nbllm.client.client import Client
+from nbllm.core import errors
+from nbllm.routing.registry import load
 
 ANSWER = b'{"id":"1","object":"chat.completion","model":"m","choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"ok"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
 KEY = "sk-canary-0123456789abcdef0123456789"

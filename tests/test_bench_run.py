@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 
 import nbllm
-from nbllm import columns, errors
-from nbllm.bench import conducting, store
+from nbllm.bench import store
+from nbllm.bench import supervisor as conducting
+from nbllm.core import errors
+from nbllm.store import columns
 
 FAST = "sim/openai@ttft=0.01,gap=0.001,tokens=5"
 SLOW = "sim/gemini@ttft=0.05,gap=0.001,tokens=5"

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from nbllm import columns, errors
 from nbllm.bench import compare, summary
 from nbllm.bench import statistics as st
-from nbllm.bench.stopping import Stopper
+from nbllm.bench.early_stop import Stopper
+from nbllm.core import errors
+from nbllm.store import columns
 
 NEAR = pytest.approx
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbllm.dialects import DIALECTS
-from nbllm.errors import NbllmError
-from nbllm.events import fold
-from nbllm.transports import http_frames
-from nbllm.wire import Provider
+from nbllm.core.calls import Provider
+from nbllm.core.errors import NbllmError
+from nbllm.core.events import fold
+from nbllm.http import frames as http_frames
+from nbllm.routing.dialects import DIALECTS
 
 TEXT = "Grüße, 世界 🌍"
 

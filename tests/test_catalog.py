@@ -7,9 +7,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from nbllm import Client, catalog, errors, prices, registry, simulator, tokens
-from nbllm.catalog import health, list_models, states
-from nbllm.tokens import estimate_tokens
+from nbllm import Client, simulator
+from nbllm.client import catalog, tokens
+from nbllm.client.catalog import health, list_models, states
+from nbllm.client.tokens import estimate_tokens
+from nbllm.core import errors
+from nbllm.routing import prices, registry
 
 CANARY = "sk-canary-0123456789abcdef"
 LIST = b'{"data": [{"id": "big", "context_length": 5}, {"id": "gpt-5.4-mini"}, {"id": "own"}, {"id": 7}, {}, "x"]}'

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from nbllm import Client, Image, Message, Request, Text, errors
-from nbllm.dialects import DIALECTS
-from nbllm.dialects.cli_talks import keep as keep_talking
-from nbllm.events import Fold, Notice, Restarted, TextDelta
-from nbllm.registry import load
-from nbllm.wire import Frame, Secret
+from nbllm import Client, Image, Message, Request, Text
+from nbllm.agents.protocols import keep as keep_talking
+from nbllm.core import errors
+from nbllm.core.calls import Frame, Secret
+from nbllm.core.events import Fold, Notice, Restarted, TextDelta
+from nbllm.routing.dialects import DIALECTS
+from nbllm.routing.registry import load
 
 RECORDED = Path(__file__).parent / "data" / "cli-transcripts"
 ROWS = load(env={}).rows

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from nbllm import errors
-from nbllm.dialects import DIALECTS
-from nbllm.dialects.cli_shared import failure
-from nbllm.dialects.cli_talks import AcpTalk, ClaudeTalk, CodexTalk
-from nbllm.events import TextDelta
-from nbllm.wire import Frame, Turn
+from nbllm.agents.base import failure
+from nbllm.agents.protocols import AcpTalk, ClaudeTalk, CodexTalk
+from nbllm.core import errors
+from nbllm.core.calls import Frame, Turn
+from nbllm.core.events import TextDelta
+from nbllm.routing.dialects import DIALECTS
 
 from .growth import growth
 from .test_cli_dialects import RECORDED, ROWS, begin, delta, exit_frame, line

@@ -12,9 +12,11 @@ import time
 import pytest
 
 import nbllm
-from nbllm import Client, Message, Timeouts, errors, registry, simulator
-from nbllm.events import Finished, Notice, TextDelta, fold
-from nbllm.policy import Retries
+from nbllm import Client, Message, Timeouts, simulator
+from nbllm.client.policy import Retries
+from nbllm.core import errors
+from nbllm.core.events import Finished, Notice, TextDelta, fold
+from nbllm.routing import registry
 
 FORMATS = ("openai/m", "responses/m", "claude/m", "gemini/m", "ollama/m")
 KEY = "sk-canary-0123456789abcdef"

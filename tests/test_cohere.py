@@ -2,10 +2,11 @@
 
 import pytest
 
-from nbllm import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult, errors
-from nbllm.dialects import DIALECTS
-from nbllm.events import Notice, fold
-from nbllm.wire import Provider, Secret
+from nbllm import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from nbllm.core import errors
+from nbllm.core.calls import Provider, Secret
+from nbllm.core.events import Notice, fold
+from nbllm.routing.dialects import DIALECTS
 
 from .decoding import read
 

@@ -134,7 +134,7 @@ def test_what_a_model_writes_stays_in_its_column(kernel):
 
 def test_the_log_has_a_row_for_each_call(kernel):
     """%llm log: the calls of this notebook in the columns of a benchmark."""
-    kernel.run("import nbllm; from nbllm.ledger import Ledger; nbllm.default_client().ledger = Ledger()")
+    kernel.run("import nbllm; from nbllm.store.ledger import Ledger; nbllm.default_client().ledger = Ledger()")
     ask(kernel, f"{PAIR[0]},sim/openai@status=401")
     ran = kernel.run("log = %llm log")
     assert ran.ok, ran.error
@@ -156,7 +156,7 @@ def test_an_output_says_where_it_comes_from(kernel):
 
 def test_what_the_calls_came_to(kernel):
     """%llm cost: a line a model, and all of them."""
-    kernel.run("from nbllm.ledger import Ledger; nbllm.default_client().ledger = Ledger()")
+    kernel.run("from nbllm.store.ledger import Ledger; nbllm.default_client().ledger = Ledger()")
     ask(kernel, f"{PAIR[0]},sim/openai@status=401")
     ran = kernel.run("spent = %llm cost")
     assert ran.ok, ran.error

@@ -7,9 +7,9 @@ import warnings
 
 import pytest
 
-from nbllm import config, keys, registry, toml_edit
-from nbllm.config import Places
-from nbllm.errors import ConfigError
+from nbllm.core.errors import ConfigError
+from nbllm.routing import config, keys, registry, toml_edit
+from nbllm.routing.config import Places
 
 ACME = """
     [provider.acme]

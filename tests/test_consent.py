@@ -5,10 +5,12 @@ import tomllib
 
 import pytest
 
-from nbllm import Client, config, errors, keys, registry
-from nbllm.config import Places
-from nbllm.dialects import DIALECTS
-from nbllm.messages import Message, Request
+from nbllm import Client
+from nbllm.core import errors
+from nbllm.core.messages import Message, Request
+from nbllm.routing import config, keys, registry
+from nbllm.routing.config import Places
+from nbllm.routing.dialects import DIALECTS
 
 from .listeners import Listener
 from .test_config import project, write

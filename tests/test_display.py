@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbllm.errors import RateLimited, StreamCut
-from nbllm.events import (
+from nbllm.core.errors import RateLimited, StreamCut
+from nbllm.core.events import (  # fmt: skip
     Finished,
     Fold,
     Notice,
@@ -20,8 +20,8 @@ from nbllm.events import (
     ToolCallDelta,
     Usage,
     UsageReport,
-)  # fmt: skip
-from nbllm.messages import Reasoning, Request, Text, ToolCall
+)
+from nbllm.core.messages import Reasoning, Request, Text, ToolCall
 from nbllm.notebook.comparison import Outcome
 from nbllm.notebook.view.live import LivePainter
 from nbllm.notebook.view.state import AnswerState

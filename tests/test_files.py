@@ -11,9 +11,10 @@ import tomllib
 
 import pytest
 
-from nbllm import catalog, config, files, keys, registry, toml_edit
-from nbllm.config import Places
-from nbllm.errors import ConfigError
+from nbllm.client import catalog
+from nbllm.core.errors import ConfigError
+from nbllm.routing import config, files, keys, registry, toml_edit
+from nbllm.routing.config import Places
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="devices, pipes and permissions are POSIX's")
 
@@ -126,7 +127,7 @@ def test_four_kernels_that_write_at_once_lose_nothing(tmp_path):
     code = """
         import sys
         from pathlib import Path
-        from nbllm.toml_edit import change_entry, set_entry
+        from nbllm.routing.toml_edit import change_entry, set_entry
         path, who = Path(sys.argv[1]), sys.argv[2]
         sys.stdin.readline()
         for i in range(40):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbllm.errors import ConfigError
-from nbllm.notebook.fill import fill, names_at, names_in
-from nbllm.notebook.samples import text_of, tokens_in
+from nbllm.core.errors import ConfigError
+from nbllm.notebook.prompt.summaries import text_of, tokens_in
+from nbllm.notebook.prompt.template import fill, names_at, names_in
 
 NAMES = {"x": 1, "i": 2, "a": 3, "b": 4, "name": "N{x}", "n": 3, "k": 1, "v": 2, "d": {"q": 5}, "rows": [7, 8], "first": "A", "last": "B",
          "size": 1, "color": "c", "string": "s", "user": 1, "align": 2, "HOME": "h", "top": 1, "größe": 1, "übung": 2,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbllm.errors import NbllmError, ProtocolError
-from nbllm.transports import http_frames
-from nbllm.wire import Frame
+from nbllm.core.calls import Frame
+from nbllm.core.errors import NbllmError, ProtocolError
+from nbllm.http import frames as http_frames
 
 
 def frames(data: bytes, cuts: list[int]) -> list[Frame]:

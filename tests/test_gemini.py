@@ -6,11 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbllm import errors
+from nbllm.core import errors
+from nbllm.core.calls import Frame, Provider, Secret
+from nbllm.core.events import (
+    Finished,
+    Fold,
+    Notice,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+    UsageReport,
+    fold,
+)
+from nbllm.core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from nbllm.dialects.gemini import Gemini
-from nbllm.events import Finished, Fold, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport, fold
-from nbllm.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from nbllm.wire import Frame, Provider, Secret
 
 from . import decoding
 

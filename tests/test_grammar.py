@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbllm.errors import ConfigError
-from nbllm.notebook import grammar
-from nbllm.notebook import schema_shorthand as shorthand
-from nbllm.notebook.options import OPTIONS
+from nbllm.core.errors import ConfigError
+from nbllm.notebook.syntax import parser as grammar
+from nbllm.notebook.syntax import schema_shorthand as shorthand
+from nbllm.notebook.syntax.options import OPTIONS
 
 
 @pytest.mark.parametrize(("line", "models", "options", "extra", "out"), [

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from nbllm import errors, structured
-from nbllm.dialects import DIALECTS, common
-from nbllm.events import fold, parse_arguments
-from nbllm.registry import load
-from nbllm.transports import http_frames
-from nbllm.wire import Frame
+from nbllm.core import errors
+from nbllm.core import schema as structured
+from nbllm.core.calls import Frame
+from nbllm.core.events import fold, parse_arguments
+from nbllm.dialects import _json as common
+from nbllm.http import frames as http_frames
+from nbllm.routing.dialects import DIALECTS
+from nbllm.routing.registry import load
 
 from .growth import growth, limit
 

@@ -7,13 +7,13 @@ from html import unescape
 
 import pytest
 
-from nbllm.errors import ConfigError
-from nbllm.events import TextDelta
-from nbllm.messages import ToolCall
-from nbllm.notebook import grammar
-from nbllm.notebook.fill import fill, names_at, parameters_in
+from nbllm.core.errors import ConfigError
+from nbllm.core.events import TextDelta
+from nbllm.core.messages import ToolCall
 from nbllm.notebook.magics import questions
-from nbllm.notebook.schema_shorthand import schema
+from nbllm.notebook.prompt.template import fill, names_at, parameters_in
+from nbllm.notebook.syntax import parser as grammar
+from nbllm.notebook.syntax.schema_shorthand import schema
 from nbllm.notebook.view.blocks import Blocks
 from nbllm.notebook.view.hidden import clean, plain
 from nbllm.notebook.view.highlight import _HIGHLIGHTED

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nbllm import config, keys, registry, toml_edit
-from nbllm.errors import ConfigError
-from nbllm.wire import Secret
+from nbllm.core.calls import Secret
+from nbllm.core.errors import ConfigError
+from nbllm.routing import config, keys, registry, toml_edit
 
 from .kernels import Kernel
 
@@ -250,7 +250,7 @@ def test_the_lines_of_keys_aliases_and_providers(tmp_path):
         '[tool.nbllm.provider.acme]\nbase_url = "https://acme.example/v1"\nkey_env = "ACME_API_KEY"\n[tool.nbllm.provider.bad]\nurl = 1\n', "utf-8")
     user = tmp_path / "config" / "nbllm" / "providers.toml"
     with Kernel(XDG_CONFIG_HOME=str(tmp_path / "config"), ACME_API_KEY=CANARY, PYTHONWARNINGS="ignore") as k:
-        k.run(f"import os, sys; os.chdir({str(tmp_path)!r}); sys.path.insert(0, {str(tmp_path)!r}); nbllm.default_client().registry = nbllm.registry.load()")
+        k.run(f"import os, sys; os.chdir({str(tmp_path)!r}); sys.path.insert(0, {str(tmp_path)!r}); nbllm.default_client().registry = nbllm.routing.registry.load()")
         said = [k.run("%llm providers")]
         assert "pyproject.toml, line 5" in said[0].text
         parent = k.start("%llm key set openai")

@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
-from nbllm import Client, measure, pieces, simulator
-from nbllm import columns as schema
+from nbllm import Client, simulator
+from nbllm.store import chunks as pieces
+from nbllm.store import columns as schema
+from nbllm.store import measure
 
 FORMATS = ["openai_chat", "openai_responses", "anthropic", "gemini", "ollama"]
 NEAR = pytest.approx

@@ -9,7 +9,8 @@ import weakref
 
 import pytest
 
-from nbllm import Client, registry
+from nbllm import Client
+from nbllm.routing import registry
 
 from .test_transport import chunk, head, server
 

@@ -9,9 +9,11 @@ import urllib.request
 
 import pytest
 
-from nbllm import Client, errors, keys, oauth, registry
-from nbllm.config import Places, load
-from nbllm.wire import OAuth
+from nbllm import Client
+from nbllm.core import errors
+from nbllm.core.calls import OAuth
+from nbllm.routing import keys, oauth, registry
+from nbllm.routing.config import Places, load
 
 from .oauth_server import Client as TestClient
 from .oauth_server import Server
@@ -203,7 +205,7 @@ def test_a_login_that_was_taken_back_says_log_in_again(acme, server):
 
 def test_a_login_that_has_ended_spoils_no_list_and_no_choice(acme, server):
     """auto goes on to the next provider, and the table of providers is still there."""
-    from nbllm.catalog import states
+    from nbllm.client.catalog import states
 
     r, place, told = acme("device")
     log_in(r, place, told)

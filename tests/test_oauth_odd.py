@@ -12,7 +12,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from nbllm import Client, errors, keys, oauth, registry
+from nbllm import Client
+from nbllm.core import errors
+from nbllm.routing import keys, oauth, registry
 
 GIVEN = {"access_token": "at-canary-1", "refresh_token": "rt-canary-1", "expires_in": 3600}
 DEVICE = {"device_code": "dc", "user_code": "ABCD-EFGH", "verification_uri": "https://provider.example/device", "interval": 0.05, "expires_in": 60}

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbllm import errors
+from nbllm.core import errors
+from nbllm.core.calls import Frame, Provider, Quirks, Secret
+from nbllm.core.events import Finished, Fold, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
+from nbllm.core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from nbllm.dialects.openai_responses import OpenAIResponses
-from nbllm.events import Finished, Fold, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
-from nbllm.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from nbllm.wire import Frame, Provider, Quirks, Secret
 
 DIALECT = OpenAIResponses()
 PLAIN = Provider("acme", "openai_responses", "https://acme.test/v1/")

@@ -9,9 +9,10 @@ import threading
 
 import pytest
 
-from nbllm import Client, errors
-from nbllm.catalog import health, list_models
-from nbllm.registry import load
+from nbllm import Client
+from nbllm.client.catalog import health, list_models
+from nbllm.core import errors
+from nbllm.routing.registry import load
 
 PASSWORD = "canary-password-0123456789"
 BASIC = "Basic " + base64.b64encode(f"opencode:{PASSWORD}".encode()).decode()

@@ -8,12 +8,15 @@ from dataclasses import replace
 import pytest
 import trustme
 
-from nbllm import Client, catalog, errors, keys, registry, tokens
+from nbllm import Client
 from nbllm.bench.driver import Load
-from nbllm.bench.job import Arm
-from nbllm.config import Places
-from nbllm.transports.http import Letter
-from nbllm.wire import Guard, HttpCall, Provider, Secret, origin
+from nbllm.bench.run_spec import Arm
+from nbllm.client import catalog, tokens
+from nbllm.core import errors
+from nbllm.core.calls import Guard, HttpCall, Provider, Secret, origin
+from nbllm.http.transport import Letter
+from nbllm.routing import keys, registry
+from nbllm.routing.config import Places
 
 from .listeners import Listener
 
@@ -168,7 +171,7 @@ def test_no_list_takes_a_key_elsewhere(client, here, elsewhere, path, dialect):
 
 def touched(client, model):
     route = client.resolve(model)
-    client.run(Load(None, client, None, 0.0, set())._touch(Arm("a", route, key=client.registry.key_for(route, None))))
+    client.run(Load(None, client, None, 0.0, set())._touch(Arm("a", route, key=client.registry.key_for(route, None)), 5.0))
 
 
 def test_a_warming_request_carries_the_key_as_its_dialect_does(client, here):

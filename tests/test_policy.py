@@ -2,8 +2,8 @@
 
 import pytest
 
-from nbllm import errors
-from nbllm.policy import LONGEST_WAIT, Retries, wait_before_retry
+from nbllm.client.policy import LONGEST_WAIT, Retries, wait_before_retry
+from nbllm.core import errors
 
 R = Retries(attempts=2, base=0.5, cap=8.0)
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 import nbllm
-from nbllm import Client, errors
-from nbllm.registry import load
-from nbllm.wire import ProcessCall, Trace
+from nbllm import Client
+from nbllm.core import errors
+from nbllm.core.calls import ProcessCall, Trace
+from nbllm.routing.registry import load
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups and /bin/sh")
 
@@ -205,7 +206,7 @@ SERVER = """
 KERNEL = """
 import contextlib, os, sys, time
 from nbllm import Client, errors
-from nbllm.registry import load
+from nbllm.routing.registry import load
 registry = load(env=dict(os.environ))
 registry.register("cli/it", {{"command": [sys.executable, "-u", {script!r}], "dialect": {dialect!r}}})
 client = Client(registry)
@@ -284,7 +285,7 @@ def test_closing_leaves_no_process_that_watches(cli):
 def test_what_we_start_as_python_runs_nothing_of_the_working_directory(tmp_path, name):
     """A repository's queue.py is none of ours."""
     (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'PWNED')!r}, 'w').close()\n")
-    code = "import sys; sys.path.remove(''); from nbllm import Client\nfrom nbllm.registry import load\nr = load()\n" \
+    code = "import sys; sys.path.remove(''); from nbllm import Client\nfrom nbllm.routing.registry import load\nr = load()\n" \
            "r.register('cli/it', {'command': ['cat']})\nprint(Client(r).complete('hi', 'cli/it').text)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=True)
     assert "hi" == done.stdout.strip()

@@ -5,9 +5,9 @@ import importlib.util
 import pytest
 
 import nbllm
-from nbllm import errors
-from nbllm.addresses import parse
-from nbllm.transports.proxies import proxy_for
+from nbllm.core import errors
+from nbllm.core.addresses import parse
+from nbllm.http.proxies import proxy_for
 
 from .test_transport import ANSWER, head, server
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from nbllm import keys, registry
-from nbllm.errors import ConfigError
-from nbllm.wire import Secret
+from nbllm.core.calls import Secret
+from nbllm.core.errors import ConfigError
+from nbllm.routing import keys, registry
 
 
 def make(**env):

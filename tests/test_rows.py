@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from nbllm import Client, Image, Message, Text, Tool, ToolCall, ToolResult, errors, prices, registry, simulator
-from nbllm.config import Places
-from nbllm.dialects import DIALECTS
-from nbllm.events import Usage
-from nbllm.messages import Request
-from nbllm.wire import Quirks, Secret
+from nbllm import Client, Image, Message, Text, Tool, ToolCall, ToolResult, simulator
+from nbllm.core import errors
+from nbllm.core.calls import Quirks, Secret
+from nbllm.core.events import Usage
+from nbllm.core.messages import Request
+from nbllm.routing import prices, registry
+from nbllm.routing.config import Places
+from nbllm.routing.dialects import DIALECTS
 
 CANARY = "sk-canary-0123456789abcdef"
 ENV = {"AZURE_OPENAI_ENDPOINT": "https://acme.openai.azure.com", "AZURE_AI_ENDPOINT": "https://acme.services.ai.azure.com"}
@@ -239,7 +241,7 @@ def test_places_of_an_env_of_its_own_are_none_of_this_machine():
 
 
 def test_the_readme_s_table_is_that_of_the_code():
-    """`python -m nbllm.registry` makes it."""
+    """`python -m nbllm.routing.registry` makes it."""
     path = Path(__file__).resolve().parent.parent / "README.md"
     if path.exists():  # beside a wheel there is none
         between = path.read_text("utf-8").partition("<!-- providers -->")[2].partition("<!-- /providers -->")[0]

@@ -8,11 +8,15 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from nbllm import Client, Timeouts, bench, catalog, errors, ledger, registry
-from nbllm.errors import scrub
-from nbllm.messages import Message, Request
-from nbllm.registry import provider_row
-from nbllm.wire import HttpCall, Provider
+from nbllm import Client, Timeouts, bench
+from nbllm.client import catalog
+from nbllm.core import errors
+from nbllm.core.calls import HttpCall, Provider
+from nbllm.core.errors import scrub
+from nbllm.core.messages import Message, Request
+from nbllm.routing import registry
+from nbllm.routing.registry import provider_row
+from nbllm.store import ledger
 
 from .kernels import Kernel
 from .listeners import Listener

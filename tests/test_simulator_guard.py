@@ -248,7 +248,7 @@ def test_words_cost_their_length(unit):
 def test_paths_cost_their_length(unit, method):
     """Whoever answers there."""
     from nbllm.simulator import routes
-    from nbllm.simulator.formats import Refused, Request, gemini
+    from nbllm.simulator.protocols import Refused, Request, gemini
 
     def parse(path):
         request = Request(method, path, {}, {}, b'{"contents": [{}]}')
@@ -279,7 +279,7 @@ def test_option_words_cost_their_length(unit):
 
 def test_many_names_are_not_kept_for_ever():
     """Loaded models are remembered up to a number."""
-    from nbllm.simulator.loads import Loads
+    from nbllm.simulator.model_loading import Loads
 
     loads = Loads()
     for i, now in zip(range(30_000), itertools.count()):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.simulator import schema, text
-from nbllm.simulator.ask import Ask, Tool
+from nbllm.simulator.normalized_request import Ask, Tool
 from nbllm.simulator.options import BadOption, Options, checked, chosen, masked, parse, split
 from nbllm.simulator.plan import reply
 

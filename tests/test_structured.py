@@ -10,8 +10,9 @@ import pandas as pd
 import pydantic
 import pytest
 
-from nbllm import Response, Text, errors
-from nbllm.structured import Mismatch, Shape, Truncated, frame, value_of
+from nbllm import Response, Text
+from nbllm.core import errors
+from nbllm.core.schema import Mismatch, Shape, Truncated, frame, value_of
 
 from .kernels import Kernel
 

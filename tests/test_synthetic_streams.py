@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import nbllm
-from nbllm import errors
+from nbllm.core import errors
 
 from .test_bytes import events
 

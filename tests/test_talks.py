@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from nbllm import Client, Image, Message, errors
-from nbllm.dialects import DIALECTS
-from nbllm.dialects.cli_talks import AcpTalk, ClaudeTalk, CodexTalk
-from nbllm.events import Fold, Notice, ReasoningDelta, Restarted, TextDelta
-from nbllm.registry import load
-from nbllm.wire import Frame, Secret, Turn
+from nbllm import Client, Image, Message
+from nbllm.agents.protocols import AcpTalk, ClaudeTalk, CodexTalk
+from nbllm.core import errors
+from nbllm.core.calls import Frame, Secret, Turn
+from nbllm.core.events import Fold, Notice, ReasoningDelta, Restarted, TextDelta
+from nbllm.routing.dialects import DIALECTS
+from nbllm.routing.registry import load
 
 from .test_cli_dialects import RECORDED, ROWS
 from .test_process import alive
@@ -458,7 +459,7 @@ def test_the_interpreter_ends_them_with_itself(tmp_path):
     script = f"""
 import sys
 from nbllm import Client
-from nbllm.registry import load
+from nbllm.routing.registry import load
 registry = load()
 registry.register("cli/it", {{"command": [sys.executable, "-u", {str(tmp_path / "it.py")!r}], "dialect": "cli_copilot"}})
 print(Client(registry).complete("hi", "cli/it", keep=True).text)

@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 import pytest
 import trustme
 
-from nbllm import errors
-from nbllm.transports.http import HttpTransport, Letter
-from nbllm.transports.stamps import ClockedLoop
-from nbllm.wire import HttpCall, Trace
+from nbllm.core import errors
+from nbllm.core.calls import HttpCall, Trace
+from nbllm.http.stamps import ClockedLoop
+from nbllm.http.transport import HttpTransport, Letter
 
 ANSWER = b'data: {"choices":[{"index":0,"delta":{"content":"Hello"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 EVENT = b'data: {"a": 1}\n\n'

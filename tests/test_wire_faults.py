@@ -11,10 +11,12 @@ import pytest
 import trustme
 
 import nbllm
-from nbllm import Client, errors, registry
-from nbllm.dialects import DIALECTS
-from nbllm.events import Finished, TextDelta
-from nbllm.wire import HttpCall
+from nbllm import Client
+from nbllm.core import errors
+from nbllm.core.calls import HttpCall
+from nbllm.core.events import Finished, TextDelta
+from nbllm.routing import registry
+from nbllm.routing.dialects import DIALECTS
 
 from .test_transport import chunk, head, server
 

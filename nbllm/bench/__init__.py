@@ -13,33 +13,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..columns import schema as schema
-    from .checks import selftest as selftest
+    from ..store.columns import schema as schema
     from .comparison import compare as compare
     from .files import load as load
     from .files import save as save
     from .plots import plot as plot
+    from .presets import coldstart as coldstart
+    from .presets import gateway as gateway
+    from .presets import ladder as ladder
+    from .presets import streaming as streaming
+    from .presets import warm as warm
     from .prompts import prompt_set as prompt_set
-    from .questions import coldstart as coldstart
-    from .questions import gateway as gateway
-    from .questions import ladder as ladder
-    from .questions import streaming as streaming
-    from .questions import warm as warm
     from .reports import report as report
-    from .running import chunks as chunks
-    from .running import resume as resume
-    from .running import run as run
-    from .running import runs as runs
-    from .running import tokens as tokens
+    from .runner import chunks as chunks
+    from .runner import resume as resume
+    from .runner import run as run
+    from .runner import runs as runs
+    from .runner import tokens as tokens
+    from .selftests import selftest as selftest
     from .summaries import summary as summary
-    from .texts import synthetic as synthetic
+    from .synthetic_prompts import synthetic as synthetic
 
 _HOME = {
-    **dict.fromkeys(("run", "resume", "runs", "chunks", "tokens"), "running"),
-    **dict.fromkeys(("coldstart", "ladder", "warm", "streaming", "gateway"), "questions"),
+    **dict.fromkeys(("run", "resume", "runs", "chunks", "tokens"), "runner"),
+    **dict.fromkeys(("coldstart", "ladder", "warm", "streaming", "gateway"), "presets"),
     **dict.fromkeys(("load", "save"), "files"),
-    "compare": "comparison", "plot": "plots", "prompt_set": "prompts", "report": "reports", "schema": ".columns", "selftest": "checks",
-    "summary": "summaries", "synthetic": "texts",
+    "compare": "comparison", "plot": "plots", "prompt_set": "prompts", "report": "reports", "schema": ".store.columns", "selftest": "selftests",
+    "summary": "summaries", "synthetic": "synthetic_prompts",
 }
 __all__ = list(_HOME)
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 from . import statistics as st
 from .summaries import METRICS, RATES, _known, _last, _wanted, split
 

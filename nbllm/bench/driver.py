@@ -16,17 +16,19 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from .. import errors, measure
-from ..client import Client
-from ..messages import Message
-from ..questions import question
-from ..streams import Stream, as_ours
-from ..wire import Trace
-from . import cold, prompts
-from .job import Arm, Job
+from ..client.client import Client
+from ..client.provider_api import question
+from ..client.stream import Stream
+from ..core import errors
+from ..core.calls import Trace
+from ..core.messages import Message
+from ..store import measure
+from . import cold_start as cold
+from . import prompts
+from .early_stop import Stopper
 from .plan import Slot, Turn, stable
 from .recorder import Finished, Pauses, Recorder, pressure
-from .stopping import Stopper
+from .run_spec import Arm, Job
 
 _STAGGER = 5e-3  # seconds between the starts of a closed loop's users, so that they do not march in step
 _TIMER = 1.5e-3  # seconds by which a timer may be late
@@ -167,7 +169,7 @@ class Load:
             return await self._sent(turn, replace(ask, messages=self._prefixed(turn, ask.slot, ask.messages)), due, extra)
         except Exception as exc:  # noqa: BLE001
             at = round((began - self.epoch) * 1e9)
-            row = measure.failed(as_ours(exc).scrubbed(arm.secrets), arm.route.provider, arm.route.asked, {"ns_call": at, "ns_sched": at, **extra})
+            row = measure.failed(errors.as_ours(exc).scrubbed(arm.secrets), arm.route.provider, arm.route.asked, {"ns_call": at, "ns_sched": at, **extra})
             self.recorder.add(Finished(extra, turn.index, ask.slot.id, rows=(row,)))
             return None
 

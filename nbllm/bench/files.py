@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import columns
-from ..errors import ConfigError
+from ..core.errors import ConfigError
+from ..store import columns
 from .store import FILE, Store, find
 
 if TYPE_CHECKING:

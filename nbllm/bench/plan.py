@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 from . import arrivals
 
 OPEN_TURN = 20  # requests in a turn of an open loop

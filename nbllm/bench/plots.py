@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 from . import statistics as st
-from .questions import PARTS, ladder
+from .presets import PARTS, ladder
 from .summaries import _UNITS, _last, split
 
 if TYPE_CHECKING:
@@ -222,8 +222,8 @@ def _overview(figure: Figure, df: pd.DataFrame, metric: str, chunks: Any) -> Non
 def _timeline(figure: Figure, df: pd.DataFrame, _metric: str, chunks: pd.DataFrame | None) -> None:
     import numpy as np
 
-    from .running import chunks as look_up
-    from .spread import counts
+    from .runner import chunks as look_up
+    from .token_times import counts
 
     events = look_up(df) if chunks is None else chunks
     events = events[events["kind"].isin(("content", "reasoning", "tool"))]

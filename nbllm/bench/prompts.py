@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .. import messages as words
-from ..errors import ConfigError
-from ..messages import Image, Message, Part, Text
-from ..prompt import messages as read_messages
-from ..prompt import tools as read_tools
-from .texts import COMMON
+from ..core import messages as words
+from ..core.errors import ConfigError
+from ..core.messages import Image, Message, Part, Text
+from ..core.prompt import messages as read_messages
+from ..core.prompt import tools as read_tools
+from .words import COMMON
 
 Turn = tuple[Message, ...]
 

@@ -11,7 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .. import errors, measure, pieces, streams
+from ..client import stream as streams
+from ..core import errors
+from ..store import chunks as pieces
+from ..store import measure
 from .plan import Budget
 from .store import Store
 
@@ -75,7 +78,7 @@ class Recorder:
             try:
                 self._record(item)
             except Exception as exc:  # noqa: BLE001 - this thread must go on answering
-                self.failure = self.failure or streams.as_ours(exc).message
+                self.failure = self.failure or errors.as_ours(exc).message
 
     def _record(self, item: Finished) -> None:
         rows, chunks = _measured(item)

@@ -11,10 +11,10 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import columns
+from ..store import columns
 from .comparison import compare
 from .plots import plot
-from .questions import ladder
+from .presets import ladder
 from .summaries import RATES, SHARE, summary
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import columns
-from ..errors import ConfigError
+from ..core.errors import ConfigError
+from ..store import columns
 
 if TYPE_CHECKING:
     import pandas as pd

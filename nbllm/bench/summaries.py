@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .. import columns
-from ..errors import ConfigError
+from ..core.errors import ConfigError
+from ..store import columns
 from . import statistics as st
 
 if TYPE_CHECKING:

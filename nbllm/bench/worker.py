@@ -16,14 +16,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..client import Client
-from ..engine import engine
-from ..errors import ConfigError, scrub
+from ..client.client import Client
+from ..client.engine import engine
+from ..core.errors import ConfigError, scrub
 from . import children
 from .driver import Load
-from .job import Job, to_arm
 from .plan import Budget
 from .recorder import Recorder
+from .run_spec import Job, to_arm
 from .store import Store
 
 _GRACE = 10.0  # seconds in which what is known is written down, where nobody is left to wait for it

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ..wire import Dialect
+from ..core.calls import Dialect
 from .anthropic import Anthropic
-from .cli_agents import CLIS
 from .cohere import Cohere
 from .gemini import Gemini
 from .ollama import Ollama
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
-from .opencode import OpenCodeServer
 from .refused import Refused
 
-DIALECTS: dict[str, Dialect] = {d.name: d for d in (OpenAIChat(), OpenAIResponses(), Anthropic(), Gemini(), Ollama(), Cohere(), *CLIS, OpenCodeServer(), Refused())}
+DIALECTS: dict[str, Dialect] = {
+    d.name: d for d in (OpenAIChat(), OpenAIResponses(), Anthropic(), Gemini(), Ollama(), Cohere(), Refused())
+}

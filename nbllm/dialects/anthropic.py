@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from ..errors import ConfigError, ProviderError
-from ..events import (
+from ..core.calls import HttpCall, Provider, Secret
+from ..core.errors import ConfigError, ProviderError
+from ..core.events import (
     Event,
     FinishReason,
     MediaDelta,
@@ -28,12 +29,11 @@ from ..events import (
     Usage,
     UsageReport,
 )
-from ..messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from ..wire import HttpCall, Provider, Secret
-from .answers import Reading, citation, finish, is_thought, thought_signature, thought_text, unfinished
-from .common import count, effort, http_error, items, label, obj, string
-from .media import is_media, media, told_by_user
-from .native_shared import (
+from ..core.messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ._decoder import Reading, citation, finish, is_thought, thought_signature, thought_text, unfinished
+from ._json import count, effort, http_error, items, label, obj, string
+from ._media import is_media, media, told_by_user
+from ._request import (
     b64,
     budget,
     call_arguments,

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import ConfigError, ProviderError
-from ..events import (
+from ..core.calls import HttpCall, Provider, Secret
+from ..core.errors import ConfigError, ProviderError
+from ..core.events import (
     Event,
     FinishReason,
     MediaDelta,
@@ -25,12 +26,11 @@ from ..events import (
     Usage,
     UsageReport,
 )
-from ..messages import Document, Image, Message, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from ..wire import HttpCall, Provider, Secret
-from .answers import Reading, citation, finish, unfinished
-from .common import count, http_error, items, label, obj, provider_error, string
-from .media import is_media, media, told_by_user
-from .native_shared import b64, budget, content, document_text, dumps, fragment, misplaced, without_none, words
+from ..core.messages import Document, Image, Message, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ._decoder import Reading, citation, finish, unfinished
+from ._json import count, http_error, items, label, obj, provider_error, string
+from ._media import is_media, media, told_by_user
+from ._request import b64, budget, content, document_text, dumps, fragment, misplaced, without_none, words
 
 _CHOICES = {None: None, "auto": None, "none": "NONE", "required": "REQUIRED"}
 

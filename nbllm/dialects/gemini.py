@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from ..errors import ConfigError, ProviderError
-from ..events import (
+from ..core.calls import HttpCall, Provider, Secret
+from ..core.errors import ConfigError, ProviderError
+from ..core.events import (
     Event,
     FinishReason,
     MediaDelta,
@@ -29,25 +30,12 @@ from ..events import (
     Usage,
     UsageReport,
 )
-from ..messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from ..wire import HttpCall, Provider, Secret
-from .answers import Reading, finish, unfinished
-from .common import count, http_error, items, label, obj, string
-from .media import media
-from .native_shared import (
-    b64,
-    budget,
-    call_arguments,
-    content,
-    dumps,
-    fragment,
-    merged,
-    misplaced,
-    system_text,
-    turns,
-    without_none,
-)
-from .partial_args import PartialArgs
+from ..core.messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ._decoder import Reading, finish, unfinished
+from ._json import count, http_error, items, label, obj, string
+from ._media import media
+from ._partial_args import PartialArgs
+from ._request import b64, budget, call_arguments, content, dumps, fragment, merged, misplaced, system_text, turns, without_none
 
 _ROLES = {"user": "user", "tool": "user", "assistant": "model"}
 _VERSION = re.compile(r"/v\d+(?:alpha|beta)?\d*(?:/|$)")

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..errors import ConfigError, ProviderError
-from ..events import Event, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
-from ..messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from ..wire import HttpCall, Provider, Secret
-from .answers import Reading, finish, unfinished
-from .common import count, effort, http_error, items, label, obj, string
-from .media import Media, media, told_by_user
-from .native_shared import b64, budget, call_arguments, content, document_text, fragment, merged, misplaced, without_none, words
+from ..core.calls import HttpCall, Provider, Secret
+from ..core.errors import ConfigError, ProviderError
+from ..core.events import Event, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
+from ..core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ._decoder import Reading, finish, unfinished
+from ._json import count, effort, http_error, items, label, obj, string
+from ._media import Media, media, told_by_user
+from ._request import b64, budget, call_arguments, content, document_text, fragment, merged, misplaced, without_none, words
 
 
 class Ollama:

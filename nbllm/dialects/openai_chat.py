@@ -14,15 +14,26 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..errors import ConfigError, ProviderError
-from ..events import Event, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, UsageReport, parse_arguments
-from ..messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from ..wire import Frame, HttpCall, Provider, Quirks, Secret
-from .answers import citation, excerpt, expect, failure, finish, is_thought, thought_signature, thought_text, unfinished, values
-from .common import Halves, effort, http_error, items, label, obj, provider_error, string
-from .media import Media, is_media, media, told_by_user
-from .openai_calls import Calls, google
-from .openai_shared import REASONS, able, arguments, data_url, file_name, post, result_text, schema_format, usage
+from ..core.calls import Frame, HttpCall, Provider, Quirks, Secret
+from ..core.errors import ConfigError, ProviderError
+from ..core.events import Event, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, UsageReport, parse_arguments
+from ..core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ._decoder import (
+    citation,
+    excerpt,
+    expect,
+    failure,
+    finish,
+    is_thought,
+    thought_signature,
+    thought_text,
+    unfinished,
+    values,
+)
+from ._json import Halves, effort, http_error, items, label, obj, provider_error, string
+from ._media import Media, is_media, media, told_by_user
+from ._openai import REASONS, able, arguments, data_url, file_name, post, result_text, schema_format, usage
+from ._toolcalls import Calls, google
 
 # --- request ------------------------------------------------------------------------------------------------
 

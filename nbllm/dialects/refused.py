@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NoReturn
 
-from ..errors import ConfigError, ProviderError
-from ..messages import Request
-from ..wire import Decoder, HttpCall, Provider, Secret
-from .common import http_error
+from ..core.calls import Decoder, HttpCall, Provider, Secret
+from ..core.errors import ConfigError, ProviderError
+from ..core.messages import Request
+from ._json import http_error
 
 
 class Refused:

@@ -10,7 +10,7 @@ import threading
 from contextvars import copy_context
 from dataclasses import dataclass
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 from .painters import painter, render_mode
 from .run import Guarded, Keeper, Run, follow, keep_turn, settle
 from .session import Session

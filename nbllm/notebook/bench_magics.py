@@ -15,10 +15,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
-from . import grammar
+from ..core.errors import ConfigError
 from .session import PASSED, Session
-from .words import fail, value
+from .syntax import parser as grammar
+from .syntax.lexer import fail, value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +137,7 @@ def cost(session: Session, _rest: str) -> pd.DataFrame:
     not known, and then the sum is of what is. `unpriced` calls are not in it; the tokens of `estimated` ones nobody counted."""
     import pandas as pd
 
-    from ..columns import frame
+    from ..store.columns import frame
 
     df = frame(session.client.ledger.rows() if session.client.ledger else [])
     names = df["name"].fillna("?").astype("string")
@@ -151,7 +151,7 @@ def cost(session: Session, _rest: str) -> pd.DataFrame:
 
 def log(session: Session, rest: str) -> pd.DataFrame:
     """The calls of this session as rows; `n=20` the last ones, `all` every column."""
-    from ..columns import frame
+    from ..store.columns import frame
 
     words = rest.split()
     df = frame(session.client.ledger.rows() if session.client.ledger else [])

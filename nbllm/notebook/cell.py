@@ -7,22 +7,23 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..errors import ConfigError, NbllmError, after_answer
-from ..events import Response
-from ..messages import Part, Text
-from ..registry import DEFAULT_MODEL
-from ..structured import Shape
-from . import background, dry_run, fix, schema_shorthand
-from .attach import attached, part_of, told
+from ..core.errors import ConfigError, NbllmError, after_answer
+from ..core.events import Response
+from ..core.messages import Part, Text
+from ..core.schema import Shape
+from ..routing.registry import DEFAULT_MODEL
+from . import background, dry_run, fix
 from .comparison import Comparison, Outcome
-from .fill import Filled, fill
 from .functions import composed, define
-from .grammar import Line
 from .painters import painter
+from .prompt.attachments import attached, part_of, told
+from .prompt.summaries import BUDGET
+from .prompt.template import Filled, fill
 from .question import Question, checked
 from .run import Guarded, Run, follow, keep_turn, settle, stoppable, turn
-from .samples import BUDGET
 from .session import Session
+from .syntax import schema_shorthand
+from .syntax.parser import Line
 from .view.text import Null
 
 

@@ -19,16 +19,16 @@ from importlib.resources import files
 from typing import Any, Unpack
 from uuid import uuid4
 
-from ..client import CallOptions
-from ..errors import AnswerProcessingError, ConfigError, NbllmError, in_a_line
-from ..events import Response
-from ..messages import Message, Part, Text
-from ..registry import DEFAULT_MODEL
-from ..streams import Stream
-from .attach import from_bytes
+from ..client.client import CallOptions
+from ..client.stream import Stream
+from ..core.errors import AnswerProcessingError, ConfigError, NbllmError, in_a_line
+from ..core.events import Response
+from ..core.messages import Message, Part, Text
+from ..routing.registry import DEFAULT_MODEL
 from .chats import Chat, Place, Turn, markdown, words
 from .comms import mended
 from .comparison import Outcome
+from .prompt.attachments import from_bytes
 from .question import Contestant, Question
 from .run import Guarded, Run, follow
 from .session import current_session

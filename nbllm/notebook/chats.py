@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..errors import ConfigError
-from ..events import Response
-from ..messages import Document, Image, Message, Part, caption
+from ..core.errors import ConfigError
+from ..core.events import Response
+from ..core.messages import Document, Image, Message, Part, caption
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,20 +8,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .. import keys
-from ..catalog import ModelInfo, list_models, ping, states
-from ..config import user_file
-from ..errors import ConfigError, after_answer
-from ..events import Response
-from ..registry import DEFAULT_MODEL
-from ..toml_edit import set_entry
-from ..wire import Provider
-from . import grammar
+from ..client.catalog import ModelInfo, list_models, ping, states
+from ..core.calls import Provider
+from ..core.errors import ConfigError, after_answer
+from ..core.events import Response
+from ..routing import keys
+from ..routing.config import user_file
+from ..routing.registry import DEFAULT_MODEL
+from ..routing.toml_edit import set_entry
 from .cell import ask, run_cell, with_schema
 from .comparison import Comparison
-from .options import OPTIONS, SUBCOMMANDS
 from .question import Question, checked
 from .session import Session
+from .syntax import parser as grammar
+from .syntax.options import OPTIONS, SUBCOMMANDS
 from .view.static import static
 
 
@@ -122,7 +122,7 @@ def _key_allow(session: Session, row: Provider) -> str:
 
 
 def _key_login(session: Session, row: Provider) -> str:
-    from ..oauth import login
+    from ..routing.oauth import login
 
     registry = session.client.registry
     if not session.can_ask:
@@ -132,7 +132,7 @@ def _key_login(session: Session, row: Provider) -> str:
 
 
 def _key_logout(session: Session, row: Provider) -> str:
-    from ..oauth import logout
+    from ..routing.oauth import logout
 
     registry = session.client.registry
     there = logout(keys.origin(registry.address(row)), registry.stores)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import NbllmError
-from ..events import Response
+from ..core.errors import NbllmError
+from ..core.events import Response
 from .view.grid import bundle
 from .view.static import Rendered, answer_lines, error_lines, foot_line, joined, note_line
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from . import grammar
-from .options import OPTIONS, SUBCOMMANDS
 from .session import Session
+from .syntax import parser as grammar
+from .syntax.options import OPTIONS, SUBCOMMANDS
 
 _LINE = re.compile(r"^(?P<magic>%{1,2})(?:llm|nbllm)(?P<rest>[ \t].*|)$")
 _BRACE = re.compile(r"\{(\w*)$")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import MASK, scrub
-from ..registry import Route
-from ..structured import provider_schema
-from ..wire import SECRET_HEADERS, AnyCall, ProcessCall, Secret, SessionCall, TalkCall, shown
+from ..core.calls import SECRET_HEADERS, AnyCall, ProcessCall, Secret, SessionCall, TalkCall, shown
+from ..core.errors import MASK, scrub
+from ..core.schema import provider_schema
+from ..routing.registry import Route
 from .question import Contestant, Question
 from .session import Session
 from .view.static import pretty, static

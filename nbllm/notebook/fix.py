@@ -6,19 +6,18 @@ import difflib
 import re
 import traceback
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
-from ..messages import Text
-from .session import Session
+from ..core.errors import ConfigError
+from ..core.messages import Text
+from .session import Failure, Session
 from .view.frontend import where
 from .view.hidden import clean, cleaned
 from .view.markdown import code_html, fences
 from .view.static import Rendered, bundle_of, code_of, joined, note_line
 
 if TYPE_CHECKING:
-    from ..events import Response
+    from ..core.events import Response
 
 _CELL = re.compile(r"/ipykernel_\d+/\d+\.py$")
 _COMPARED = 500  # lines of a cell that are compared one by one
@@ -36,14 +35,6 @@ It raised:
 ```
 
 Say in one or two sentences why. Then give the whole cell, corrected, in one ```python fence. Change no more than is needed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A cell that failed: its source, and its traceback as text."""
-
-    code: str
-    error: str
 
 
 def install(session: Session) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..events import Response
+from ..core.events import Response
 from .comparison import Comparison
 from .session import Session
 

@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import ConfigError
-from .fill import Filled, fill, parameters_in
-from .samples import BUDGET
+from ..core.errors import ConfigError
+from .prompt.summaries import BUDGET
+from .prompt.template import Filled, fill, parameters_in
 from .session import Session
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
-from ..errors import ConfigError, NbllmError
-from . import grammar
+from ..core.errors import ConfigError, NbllmError
 from .cell import Stopped, run_cell
 from .session import Session, forget, session_of
+from .syntax import parser as grammar
 
 NAMES = ("llm", "nbllm")
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
-from ..messages import Message, Part, Text
-from .grammar import Line
-from .words import fail
+from ..core.errors import ConfigError
+from ..core.messages import Message, Part, Text
+from .syntax.lexer import fail
+from .syntax.parser import Line
 
 if TYPE_CHECKING:
-    from ..structured import Shape
+    from ..core.schema import Shape
 
 _MOST = 24  # columns; more are a benchmark
 

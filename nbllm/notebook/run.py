@@ -21,11 +21,11 @@ from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any, Protocol
 
-from ..errors import AnswerProcessingError, NbllmError, after_answer, in_a_line
-from ..events import Event, Response
-from ..messages import Text
-from ..streams import Stream
-from ..structured import Mismatch, Shape, repair, value_of
+from ..client.stream import Stream
+from ..core.errors import AnswerProcessingError, NbllmError, after_answer, in_a_line
+from ..core.events import Event, Response
+from ..core.messages import Text
+from ..core.schema import Mismatch, Shape, repair, value_of
 from .chats import Turn
 from .comparison import Comparison, Outcome
 from .question import Contestant, Question

@@ -9,14 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..api import default_client
-from ..client import Client, Timeouts
-from ..errors import ConfigError
-from ..events import Response
-from ..messages import Message, Text
-from ..registry import Route
-from ..streams import Stream
-from ..wire import Provider
+from ..client.api import default_client
+from ..client.client import Client, Timeouts
+from ..client.stream import Stream
+from ..core.calls import Provider
+from ..core.errors import ConfigError
+from ..core.events import Response
+from ..core.messages import Message, Text
+from ..routing.registry import Route
 from .chats import Chats, Place
 from .comparison import Comparison, Outcome
 from .question import Contestant, Question
@@ -24,12 +24,19 @@ from .view.frontend import KernelPort, request
 from .view.hidden import plain
 
 if TYPE_CHECKING:
-    from .fill import Filled
-    from .fix import Failure
+    from .prompt.template import Filled
 
 _STATE = "_nbllm_session"
 # Options of a cell that go to Client.ask as they are.
 PASSED = ("max_tokens", "temperature", "top_p", "seed", "reasoning", "retries", "keep")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A cell that failed: its source, and its traceback as text."""
+
+    code: str
+    error: str
 
 
 @dataclass(slots=True)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from .options import OPTIONS, Unreadable, read
 from .session import Session
+from .syntax.options import OPTIONS, Unreadable, read
 
 # What is the matter of one cell, or is said with a word of its own.
 _ONE_CELL = frozenset({"out", "def", "save", "use", "as", "schema", "attach", "dry_run", "chat", "runs", "key"})

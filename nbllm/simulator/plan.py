@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from . import schema, text
-from .ask import Ask, Tool
+from .normalized_request import Ask, Tool
 from .options import Options
 from .records import Kind
 

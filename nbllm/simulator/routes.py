@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from .formats import Format, Refused, Request, anthropic, gemini, ollama, openai_chat, openai_responses
 from .options import PRESETS, split
+from .protocols import Format, Refused, Request, anthropic, gemini, ollama, openai_chat, openai_responses
 
 FORMATS: dict[str, Format] = {f.NAME: f for f in (openai_chat, openai_responses, anthropic, gemini, ollama)}
 MODELS = ("sim", *(f"sim-{name}" for name in PRESETS))

@@ -12,8 +12,8 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from .connection import Connection
 from .guard import Guard
-from .http1 import Connection
 from .options import Options, checked
 from .records import Log, Record
 from .routes import FORMATS

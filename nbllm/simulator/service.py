@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from . import faults, plan, routes
-from .ask import Ask
-from .formats import Format, Refused, Request, encode, ollama
-from .loads import Loads
+from .model_loading import Loads
+from .normalized_request import Ask
 from .options import BadOption, Options, chosen, masked, split
 from .plan import Out, Reply
+from .protocols import Format, Refused, Request, encode, ollama
 from .records import Entry, Log
 
 Framing = Literal["chunked", "length", "close"]

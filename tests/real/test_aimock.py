@@ -3,7 +3,8 @@
 import pytest
 
 import nbllm
-from nbllm import Message, Tool, ToolResult, errors
+from nbllm import Message, Tool, ToolResult
+from nbllm.core import errors
 
 from .conftest import KEY
 

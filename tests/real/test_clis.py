@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from nbllm import Client, Message, errors, simulator
-from nbllm.registry import load
+from nbllm import Client, Message, simulator
+from nbllm.core import errors
+from nbllm.routing.registry import load
 
 from .conftest import REAL, free_port, need, serving
 

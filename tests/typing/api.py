@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 import nbllm
 from nbllm import Client, Message, Response, Retries, Stream, Text, Timeouts, Timing, Tool, ToolCall, Usage
-from nbllm.errors import NbllmError, ProviderError
-from nbllm.events import Event
+from nbllm.core.errors import NbllmError, ProviderError
+from nbllm.core.events import Event
 
 stream = nbllm.stream("hi", model="gemini/pro", temperature=0.0, timeout={"first": 5.0}, retries=1)
 assert_type(stream, Stream)

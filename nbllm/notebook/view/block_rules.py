@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..verbatim import ticked
+from ..prompt.code_spans import ticked
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from uuid import uuid4
 
-from ...events import Event
+from ...core.events import Event
 from .frontend import Port
 from .hidden import clean, plain
 from .markdown import plain_html, to_html

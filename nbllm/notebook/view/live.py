@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 from uuid import uuid4
 
-from ...events import Event
+from ...core.events import Event
 from .frontend import Port
 from .hidden import clean, plain
 from .markdown import code_html, plain_html, reasoning_html, to_html

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Literal
 
-from ...events import Event, MediaDelta, Notice, ReasoningDelta, Restarted, Started, TextDelta, ToolCallDelta, UsageReport
-from ...messages import caption
+from ...core.events import Event, MediaDelta, Notice, ReasoningDelta, Restarted, Started, TextDelta, ToolCallDelta, UsageReport
+from ...core.messages import caption
 from .blocks import Blocks, Lines, Splitter
 from .hidden import clean
 from .static import Rendered, foot_line, made, seconds

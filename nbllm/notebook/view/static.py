@@ -17,9 +17,9 @@ from functools import wraps
 from html import escape
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from ...errors import NbllmError, ProviderError, in_a_line
-from ...events import FinishReason, Response, Usage, UsageReport
-from ...messages import Document, Image, Reasoning, Text, ToolCall, caption, picture_size, picture_type
+from ...core.errors import NbllmError, ProviderError, in_a_line
+from ...core.events import FinishReason, Response, Usage, UsageReport
+from ...core.messages import Document, Image, Reasoning, Text, ToolCall, caption, picture_size, picture_type
 from .hidden import clean, plain
 from .markdown import code_html, fences, plain_html, reasoning_html, to_html
 from .styles import container
@@ -311,7 +311,7 @@ def provenance(response: Response) -> dict[str, Any]:
     """Where an answer comes from, for the output's metadata: no key, no address, no prompt but its hash."""
     from importlib.metadata import version
 
-    from ...measure import params, sha
+    from ...store.measure import params, sha
 
     usage, asked = response.usage, response.request
     counted = {n: getattr(usage, n) for n in ("input_tokens", "output_tokens", "reasoning_tokens", "cache_read_tokens")} if usage else {}

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...events import Event, ReasoningDelta, Restarted, TextDelta
-from ...messages import Reasoning, Text
+from ...core.events import Event, ReasoningDelta, Restarted, TextDelta
+from ...core.messages import Reasoning, Text
 from .grid import bundle
 from .hidden import plain
 from .static import Ended, final

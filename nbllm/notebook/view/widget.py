@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from ...events import Event
+from ...core.events import Event
 from .hidden import clean
 from .markdown import code_html, plain_html, reasoning_html, to_html
 from .state import AnswerState

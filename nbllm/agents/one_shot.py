@@ -1,0 +1,486 @@
+"""The headless CLIs claude, gemini, codex, copilot and opencode: the command for a request, the meaning of their lines. Pure.
+
+Flags, event types and exit codes as measured with claude 2.1.329, gemini 0.61.0, codex 0.169.0, copilot 1.0.102 and
+opencode 1.18.33; unknown lines are passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from ..core import errors
+from ..core.calls import Decoder, Frame, ProcessCall, Provider, Secret
+from ..core.events import Event, FinishReason, Notice, ReasoningDelta
+from ..core.messages import Request
+from ..dialects._json import items, obj
+from .base import Lines, call, count, failure, names, number, options, parsed, report, status, text, texts
+
+_QUIET = {"DISABLE_AUTOUPDATER": "1", "DISABLE_TELEMETRY": "1", "DISABLE_ERROR_REPORTING": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+_HOPELESS = (401, 403, 404)  # the CLI would go on asking for a minute; the answer will not change
+
+
+class _Dialect:
+    """A CLI's two functions."""
+
+    name = ""
+    lines: type[Lines] = Lines
+
+    def encode(self, request: Request, provider: Provider, key: Secret | None) -> ProcessCall:
+        """The command that asks for `request`. Raises ConfigError for what this CLI cannot do."""
+        raise NotImplementedError
+
+    def decoder(self, provider: Provider) -> Decoder:
+        """A fresh reader of one run."""
+        return self.lines(provider)
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> errors.ProviderError:
+        """A command has no HTTP answer; for a gateway that speaks through one."""
+        return failure(status, body.decode("utf-8", "replace"), provider)
+
+
+# --- claude ---
+
+
+class ClaudeLines(Lines):
+    """stream-json with partial messages: raw Anthropic events within, one result at the end."""
+
+    def __init__(self, provider: Provider) -> None:
+        super().__init__(provider)
+        self._message = ""
+        self._streamed: set[str] = set()
+        self._error = ""
+
+    def _line(self, value: dict[str, Any]) -> Iterator[Event]:
+        kind, sub = value.get("type"), value.get("subtype")
+        if kind == "system" and sub == "init":
+            yield from self._started(value.get("session_id"), value.get("model"))
+        elif kind == "system" and sub == "api_retry":
+            yield from self._retry(value)
+        elif kind == "system" and sub == "permission_denied":
+            yield Notice("warning", "The CLI was not allowed to use a tool.", value)
+        elif kind == "stream_event":
+            yield from self._event(obj(value.get("event")))
+        elif kind == "assistant":
+            yield from self._assistant(obj(value.get("message")), value)
+        elif kind == "result":
+            yield from self._result(value)
+
+    def _retry(self, value: dict[str, Any]) -> Iterator[Event]:
+        code, why = status(value.get("error_status")), text(value.get("error"))
+        if code in _HOPELESS:
+            raise failure(code, (why or "refused").replace("_", " "), self.provider, value)
+        yield Notice("retry", f"{self.provider.label} asks again ({text(value.get('attempt'))} of {text(value.get('max_retries'))}): {why}.", value)
+
+    def _event(self, event: dict[str, Any]) -> Iterator[Event]:
+        kind, delta = event.get("type"), obj(event.get("delta"))
+        if kind == "message_start":
+            yield from self._again("The CLI asked again after a broken stream.")
+            self._message = text(obj(event.get("message")).get("id"))
+            self._streamed.add(self._message)
+        elif kind == "content_block_start" and obj(event.get("content_block")).get("type") == "tool_use":
+            yield from self._tool(event["content_block"].get("name"), event["content_block"])
+        elif delta.get("type") == "text_delta":
+            yield from self._say(text(delta.get("text")))
+        elif delta.get("type") == "thinking_delta" and delta.get("thinking"):
+            yield ReasoningDelta(text(delta["thinking"]))
+        elif delta.get("type") == "signature_delta":
+            yield ReasoningDelta("", signature=text(delta.get("signature")) or None)
+        elif kind == "message_delta" and delta.get("stop_reason"):
+            self._complete()
+
+    def _assistant(self, message: dict[str, Any], value: dict[str, Any]) -> Iterator[Event]:
+        said = "".join(text(b.get("text")) for b in items(message.get("content")) if b.get("type") == "text")
+        if message.get("model") == "<synthetic>" or value.get("error"):
+            self._error = said or text(value.get("error"))
+        elif text(message.get("id")) not in self._streamed:
+            yield from self._again("The CLI asked again after a broken stream.")
+            yield from self._say(said)
+            self._complete()
+
+    def _result(self, value: dict[str, Any]) -> Iterator[Event]:
+        yield from self._usage(value)
+        self.done = True
+        ended, stopped, more = text(value.get("terminal_reason")), text(value.get("stop_reason")), value.get("errors")
+        if value.get("subtype") == "error_max_turns":
+            self._end("other", "max_turns")
+        elif ended.startswith("aborted"):
+            self._end("cancelled", ended)
+        elif value.get("is_error"):
+            told = self._error or text(value.get("result")) or "; ".join(map(text, more if isinstance(more, list) else ())) or text(value.get("subtype"))
+            raise failure(status(value.get("api_error_status")), told, self.provider, value)
+        else:
+            reasons: dict[str, FinishReason] = {"max_tokens": "length", "refusal": "content_filter"}
+            self._end(reasons.get(stopped, "stop"), stopped or None)
+
+    def _usage(self, value: dict[str, Any]) -> Iterator[Event]:
+        u = obj(value.get("usage"))
+        read, written = count(u.get("cache_read_input_tokens")), count(u.get("cache_creation_input_tokens"))
+        dollars = number(value.get("total_cost_usd"))
+        cost = {} if dollars is None else {"cost": dollars}
+        if u:
+            yield report(count(u.get("input_tokens")) + read + written, count(u.get("output_tokens")), {**u, **cost}, cache_read_tokens=read, cache_write_tokens=written)
+        yield Notice("timing", data={k: value[k] for k in ("duration_ms", "duration_api_ms", "ttft_ms") if number(value.get(k)) is not None})
+
+
+class Claude(_Dialect):
+    """Anthropic's claude: real text deltas, thinking, usage and cost."""
+
+    name = "cli_claude"
+    lines = ClaudeLines
+
+    def encode(self, request: Request, provider: Provider, key: Secret | None) -> ProcessCall:
+        """`claude -p`; no tools, no settings, no session on disk, unless asked for."""
+        own = options(request, provider, ("max_turns", "allowed_tools", "permission_mode", "cwd"))
+        system, prompt = texts(request, provider)
+        tools = own.get("allowed_tools") or []
+        words = ["-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages", "--no-session-persistence", "--strict-mcp-config",
+                 "--setting-sources", "", "--tools", ",".join(names(tools)), "--permission-mode", str(own.get("permission_mode") or "default")]
+        words += [f"--allowedTools={','.join(names(tools))}"] if tools else []
+        words += ["--model", request.model] if request.model else []
+        words += ["--system-prompt-file", "{tmp}/system.md"]
+        words += ["--max-turns", str(own["max_turns"])] if own.get("max_turns") else []
+        return call(provider, words, prompt, key, env={**_QUIET, "CLAUDE_CODE_MAX_RETRIES": "2"}, cwd=own.get("cwd"),
+                    inputs={"system.md": system or "You are a helpful assistant."})
+
+
+# --- gemini ---
+
+
+class GeminiLines(Lines):
+    """stream-json: deltas of the assistant, one result. It marks no retry, so a pause and the same first words tell of one."""
+
+    def __init__(self, provider: Provider) -> None:
+        super().__init__(provider)
+        self._first, self._last_at = "", 0.0
+        self._looped = False
+
+    def _line(self, value: dict[str, Any]) -> Iterator[Event]:
+        kind = value.get("type")
+        if kind == "init":
+            yield from self._started(value.get("session_id"), value.get("model"))
+        elif kind == "message" and value.get("role") == "assistant":
+            yield from self._delta(text(value.get("content")), _seconds(value.get("timestamp")))
+        elif kind == "tool_use":
+            self._complete()
+            self._first = ""
+            yield from self._tool(value.get("tool_name"), value)
+        elif kind == "error":
+            told = text(value.get("message"))
+            self._looped = self._looped or "loop" in told.lower()
+            yield Notice("warning", told, value)
+        elif kind == "result":
+            yield from self._result(value)
+
+    def _delta(self, words: str, at: float) -> Iterator[Event]:
+        if self._open and words == self._first and at - self._last_at >= 1.0:
+            yield from self._again("The CLI asked again after a broken stream.")
+        self._first = self._first or words
+        self._last_at = at
+        yield from self._say(words)
+
+    def _result(self, value: dict[str, Any]) -> Iterator[Event]:
+        stats = obj(value.get("stats"))
+        self.done = True
+        if value.get("status") != "success":
+            raise failure(None, _inner(obj(value.get("error")).get("message")), self.provider, value)
+        if stats:
+            yield report(count(stats.get("input_tokens")), count(stats.get("output_tokens")), stats, cache_read_tokens=count(stats.get("cached")))
+        self._end("other" if self._looped else "stop", "loop detected" if self._looped else None)
+
+
+def _seconds(value: Any) -> float:
+    try:
+        return datetime.fromisoformat(text(value)[:40].replace("Z", "+00:00")).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def _inner(message: Any) -> str:
+    """The provider's words in `[API Error: {json}]`, with their code."""
+    told = text(message)
+    error = obj(parsed(told[told.find("{") : told.rfind("}") + 1]).get("error"))
+    return f"error {text(error.get('code'))}: {text(error.get('message'))}" if error else told
+
+
+class Gemini(_Dialect):
+    """Google's gemini: text deltas and usage; no thinking, no finish reason, no cost."""
+
+    name = "cli_gemini"
+    lines = GeminiLines
+
+    def encode(self, request: Request, provider: Provider, key: Secret | None) -> ProcessCall:
+        """`gemini -o stream-json`, the prompt on standard input."""
+        own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
+        system, prompt = texts(request, provider)
+        words = ["-o", "stream-json", *(["-m", request.model] if request.model else []), "--approval-mode", str(own.get("permission_mode") or "default")]
+        words += ["--admin-policy", "{tmp}/policy.toml"]
+        rules = ['[[rule]]\ntoolName = "*"\ndecision = "deny"\npriority = 998\n']
+        rules += [f'[[rule]]\ntoolName = {json.dumps(t)}\ndecision = "allow"\npriority = 999\n' for t in names(own.get("allowed_tools") or [])]
+        inputs = {"system.md": system or "You are a helpful assistant.", "policy.toml": "\n".join(rules)}
+        env = {"GEMINI_CLI_NO_RELAUNCH": "true", "GEMINI_CLI_TRUST_WORKSPACE": "true", "GEMINI_TELEMETRY_ENABLED": "false", "GEMINI_SYSTEM_MD": "{tmp}/system.md"}
+        return call(provider, words, prompt, key, env=env, cwd=own.get("cwd"), inputs=inputs)
+
+
+# --- codex ---
+
+
+class CodexLines(Lines):
+    """Items that are completed, no deltas: no time to first token can be told."""
+
+    whole = True
+
+    def _line(self, value: dict[str, Any]) -> Iterator[Event]:
+        kind, item = value.get("type"), obj(value.get("item"))
+        if kind == "thread.started":
+            yield from self._started(value.get("thread_id"), None)
+        elif kind in ("item.started", "item.completed"):
+            yield from self._item(text(item.get("type")), item, completed=kind == "item.completed")
+        elif kind == "error":
+            told = text(value.get("message"))
+            found = re.search(r"status (\d{3})", told)
+            if found and int(found[1]) in _HOPELESS:
+                raise failure(int(found[1]), told, self.provider, value)
+            yield Notice("retry", told, value)
+        elif kind == "turn.completed":
+            u = obj(value.get("usage"))
+            yield report(count(u.get("input_tokens")), count(u.get("output_tokens")), u, cache_read_tokens=count(u.get("cached_input_tokens")),
+                         cache_write_tokens=count(u.get("cache_write_input_tokens")), reasoning_tokens=count(u.get("reasoning_output_tokens")))
+            self.done = True
+            self._end("stop")
+        elif kind == "turn.failed":
+            self.done = True
+            raise failure(None, text(obj(value.get("error")).get("message")), self.provider, value)
+
+    def _item(self, kind: str, item: dict[str, Any], *, completed: bool) -> Iterator[Event]:
+        if kind == "agent_message" and completed:
+            yield from self._paragraph(text(item.get("text")))
+            self._complete()
+        elif kind == "reasoning" and completed:
+            yield ReasoningDelta(text(item.get("text")))
+        elif kind == "error":
+            yield Notice("warning", text(item.get("message")), item)
+        elif kind not in ("agent_message", "reasoning") and not completed:
+            yield from self._tool(kind, item)
+
+
+class Codex(_Dialect):
+    """OpenAI's codex exec: whole messages, reasoning, usage; read-only sandbox."""
+
+    name = "cli_codex"
+    lines = CodexLines
+
+    def encode(self, request: Request, provider: Provider, key: Secret | None) -> ProcessCall:
+        """`codex exec --json`; tools off, the sandbox read-only, nothing kept."""
+        own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
+        system, prompt = texts(request, provider)
+        words = ["exec", "--json", "--skip-git-repo-check", "--ephemeral", "-s", str(own.get("permission_mode") or "read-only"), *self.settings(own)]
+        words += ["-c", f"developer_instructions={json.dumps(system)}"] if system else []
+        words += ["-m", request.model] if request.model else []
+        return call(provider, [*words, "-"], prompt, key, cwd=own.get("cwd"))
+
+    @staticmethod
+    def settings(own: Mapping[str, Any]) -> list[str]:
+        """The words for nothing asked, nothing told to others, and only the tools that are allowed."""
+        words = ["-c", "analytics.enabled=false", "-c", "check_for_update_on_startup=false", "-c", 'web_search="disabled"']
+        return words + [w for tool in ("shell_tool", "apps", "multi_agent", "goals") if tool not in names(own.get("allowed_tools") or []) for w in ("--disable", tool)]
+
+
+# --- copilot ---
+
+
+class CopilotLines(Lines):
+    """Deltas with a new message id for each attempt; tokens stand in a file that is read at the exit."""
+
+    def __init__(self, provider: Provider) -> None:
+        super().__init__(provider)
+        self._streaming = ""
+        self._error: errors.ProviderError | None = None
+        self._cancelled = False
+
+    def _line(self, value: dict[str, Any]) -> Iterator[Event]:
+        kind, data = text(value.get("type")), obj(value.get("data"))
+        if kind.startswith("assistant."):
+            yield from self._assistant(kind.partition(".")[2], data)
+        elif kind == "model.call_start":
+            yield from self._started(None, data.get("model"))
+        elif kind == "tool.execution_start":
+            yield from self._tool(data.get("toolName") or data.get("name"), data)
+        elif kind == "model.call_failure":
+            self._failed(data)
+        elif kind == "session.error":
+            self._error = failure(status(data.get("statusCode")), text(data.get("message")), self.provider, data)
+        elif kind in ("abort", "agent.interrupted"):
+            self._cancelled = True
+        elif kind == "result":
+            yield from self._result(value, data)
+
+    def _assistant(self, kind: str, data: dict[str, Any]) -> Iterator[Event]:
+        if kind == "reasoning_delta":
+            yield ReasoningDelta(text(data.get("deltaContent")))
+        elif kind == "message_start":
+            yield from self._again("The CLI asked again after a broken stream.")
+        elif kind == "message_delta":
+            self._streaming = text(data.get("messageId"))
+            yield from self._say(text(data.get("deltaContent")))
+        elif kind == "message":
+            if text(data.get("messageId")) != self._streaming:
+                yield from self._again("The CLI asked again after a broken stream.")
+                yield from self._say(text(data.get("content")))
+            self._complete()
+        elif kind == "turn_retry":
+            yield Notice("retry", f"{self.provider.label} asks again: {text(data.get('reason'))}.", data)
+
+    def _failed(self, data: dict[str, Any]) -> None:
+        code = status(data.get("statusCode"))
+        if code in _HOPELESS:
+            raise failure(code, text(data.get("errorMessage")) or "refused", self.provider, data)
+
+    def _result(self, value: dict[str, Any], data: dict[str, Any]) -> Iterator[Event]:
+        code = value.get("exitCode", data.get("exitCode"))
+        if isinstance(value.get("sessionId"), str):
+            yield Notice("session", data={"session_id": value["sessionId"]})
+        if self._error is not None:
+            raise self._error
+        if self._cancelled:
+            self._end("cancelled")
+        elif code == 0:
+            self._end("stop")
+
+    def _at_exit(self) -> Iterator[Event]:
+        models = obj(parsed(obj(self._exit.get("files")).get("usage.json")).get("modelMetrics"))
+        usages = [obj(obj(m).get("usage")) for m in models.values()]
+        if any(usages):
+            total = {n: sum(count(u.get(n)) for u in usages) for n in ("inputTokens", "outputTokens", "cacheReadTokens", "cacheWriteTokens", "reasoningTokens")}
+            yield report(total["inputTokens"], total["outputTokens"], total, cache_read_tokens=total["cacheReadTokens"],
+                         cache_write_tokens=total["cacheWriteTokens"], reasoning_tokens=total["reasoningTokens"])
+
+
+class Copilot(_Dialect):
+    """GitHub's copilot: text and reasoning deltas; usage from the file it writes."""
+
+    name = "cli_copilot"
+    lines = CopilotLines
+
+    def encode(self, request: Request, provider: Provider, key: Secret | None) -> ProcessCall:
+        """`copilot --output-format json`, the prompt on standard input. It has no word for a system prompt: that stands first in the prompt."""
+        own = options(request, provider, ("allowed_tools", "cwd"))
+        system, prompt = texts(request, provider)
+        words = ["--output-format", "json", "--stream", "on", "--usage-output-file", "{tmp}/usage.json", *self.settings(request, own)]
+        return call(provider, words, f"{system}\n\n{prompt}" if system else prompt, key, env={"COPILOT_AUTO_UPDATE": "false"}, cwd=own.get("cwd"), files=("usage.json",))
+
+    @staticmethod
+    def settings(request: Request, own: Mapping[str, Any]) -> list[str]:
+        """The words for a quiet run with only the tools that are allowed (an empty list of them would be passed over)."""
+        tools = names(own.get("allowed_tools") or [])
+        words = ["--no-auto-update", "--disable-client-telemetry", "--no-color", "--no-custom-instructions", "--disable-builtin-mcps", "--no-ask-user",
+                 "--log-level", "none", f"--available-tools={','.join(tools) or 'none'}", *(f"--allow-tool={t}" for t in tools)]
+        return [*words, *(["--model", request.model] if request.model else [])]
+
+
+# --- opencode ---
+
+
+class OpenCodeLines(Lines):
+    """Whole parts, no deltas and no terminal event: the last step's reason and a clean exit are the end."""
+
+    whole = True
+
+    def __init__(self, provider: Provider) -> None:
+        super().__init__(provider)
+        self._sum: dict[str, float] = {}
+        self._reason = ""
+
+    def _line(self, value: dict[str, Any]) -> Iterator[Event]:
+        kind, part = value.get("type"), obj(value.get("part"))
+        if kind == "step_start":
+            yield from self._started(value.get("sessionID"), None)
+        elif kind == "text":
+            yield from self._paragraph(text(part.get("text")))
+            self._complete()
+        elif kind == "reasoning":
+            yield ReasoningDelta(text(part.get("text")))
+        elif kind == "tool_use":
+            yield from self._tool(part.get("tool"), part)
+        elif kind == "step_finish":
+            self._reason = text(part.get("reason"))
+            yield self._count(part)
+        elif kind == "error":
+            error = obj(value.get("error"))
+            data = obj(error.get("data"))
+            raise failure(status(data.get("statusCode")), text(data.get("message")) or text(error.get("name")), self.provider, error)
+
+    def _count(self, part: dict[str, Any]) -> Event:
+        t = obj(part.get("tokens"))
+        cache = obj(t.get("cache"))
+        step = {"input": count(t.get("input")), "output": count(t.get("output")), "reasoning": count(t.get("reasoning")), "read": count(cache.get("read")),
+                "write": count(cache.get("write")), "cost": number(part.get("cost")) or 0.0}
+        self._sum = {k: self._sum.get(k, 0) + v for k, v in step.items()}  # input leaves out the cache, output the reasoning
+        s = {k: int(v) for k, v in self._sum.items() if k != "cost"}
+        return report(s["input"] + s["read"] + s["write"], s["output"] + s["reasoning"], dict(self._sum), final=False,
+                      cache_read_tokens=s["read"], cache_write_tokens=s["write"], reasoning_tokens=s["reasoning"])
+
+    def _at_exit(self) -> Iterator[Event]:
+        if self._exit.get("rc") == 0 and self._reason in ("stop", "length"):
+            self._end("length" if self._reason == "length" else "stop", self._reason)
+        yield from ()
+
+
+class OpenCode(_Dialect):
+    """opencode run: whole messages of any provider it is logged in to; `cli/opencode/PROVIDER/MODEL`."""
+
+    name = "cli_opencode"
+    lines = OpenCodeLines
+
+    def encode(self, request: Request, provider: Provider, key: Secret | None) -> ProcessCall:
+        """`opencode run --format json` with an agent of ours that has no tools and may do nothing."""
+        own = options(request, provider, ("allowed_tools", "cwd"))
+        system, prompt = texts(request, provider)
+        words = ["run", "--format", "json", "--title", "nbllm", "--pure", "--agent", "nbllm", "--thinking", *(["-m", request.model] if request.model else [])]
+        return call(provider, words, prompt, key, env=self.settings(system, own), cwd=own.get("cwd"))
+
+    @staticmethod
+    def settings(system: str, own: Mapping[str, Any], **more: Any) -> dict[str, str]:
+        """The variables that give it an agent of ours, which may do nothing but what is allowed."""
+        tools = {"*": False} | dict.fromkeys(names(own.get("allowed_tools") or []), True)
+        config = {"autoupdate": False, "share": "disabled", "permission": {"*": "deny"} | {t: "allow" for t in tools if t != "*"},
+                  "agent": {"nbllm": {"prompt": system or "You are a helpful assistant.", "tools": tools, "mode": "primary"}}, **more}
+        return {"OPENCODE_CONFIG_CONTENT": json.dumps(config), "OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_LSP_DOWNLOAD": "1", "OPENCODE_DISABLE_SHARE": "1"}
+
+
+# --- any other ---
+
+
+class PlainLines(Lines):
+    """Standard output is the answer; the exit code is the only verdict there is."""
+
+    def feed(self, frame: Frame) -> Iterator[Event]:
+        """Each line with its line end; at the exit, whether it went well."""
+        if frame.name != "exit":
+            yield from self._say(frame.data + ("" if frame.tail else "\n"))
+            return
+        self._exit, self.done = parsed(frame.data), True
+        if self._exit.get("rc") == 0:
+            self._end("stop")
+        elif not self._open:
+            raise failure(None, " ".join(text(self._exit.get("stderr")).split())[-400:] or f"exit code {text(self._exit.get('rc'))}", self.provider)
+
+
+class Plain(_Dialect):
+    """Any command that reads a prompt on standard input and writes an answer; `{model}` in its words is the model."""
+
+    name = "cli_text"
+    lines = PlainLines
+
+    def encode(self, request: Request, provider: Provider, key: Secret | None) -> ProcessCall:
+        """The row's command as it stands."""
+        own = options(request, provider, ("cwd",))
+        system, prompt = texts(request, provider)
+        made = call(provider, [], f"{system}\n\n{prompt}" if system else prompt, key, cwd=own.get("cwd"))
+        return ProcessCall(tuple(w.replace("{model}", request.model) for w in made.argv), made.stdin, made.env, made.cwd, made.passes)
+
+
+CLIS = (Claude(), Gemini(), Codex(), Copilot(), OpenCode(), Plain())

@@ -1,0 +1,294 @@
+"""Turns in sessions of OpenCode's server: found or started, a session for each conversation, its events, an abort on Stop.
+
+Whoever listens at an address is asked what it is first, without a password and without a prompt: both go to an OpenCode server
+alone, and the password to the address that it was given for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import quote
+
+from ..core import errors
+from ..core.calls import Frame, Guard, HttpCall, SessionCall, Trace
+from ..http.transport import HttpTransport, Reply
+from .base import parsed, text
+from .opencode_protocol import OTHER_PORT, OWN_PORT
+from .process import Command, ProcessTransport
+
+LIMIT = 16  # sessions that are remembered; the one that was used longest ago is closed first
+_PROBE, _ASK, _START = 1.0, 20.0, 60.0  # seconds for: is one there, a small question, a server that starts
+_ABORT = 0.8
+_LISTENS = re.compile(rb"listening on (http://(?:127\.0\.0\.1|localhost|\[::1\]):\d+)")
+_REALM = 'basic realm="secure area"'  # what a server with a password asks for it with, also at /global/health
+_HEALTH_LIMIT = 2**16
+
+Heard = tuple[tuple[str, str], ...]
+
+
+class Refusal(Exception):
+    """The server said no to a step of a turn."""
+
+    def __init__(self, status: int, headers: dict[str, str], page: bytes) -> None:
+        super().__init__(status)
+        self.status, self.headers, self.page = status, headers, page
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A server: where it is, the headers it wants, the folder it is asked to work in."""
+
+    url: str
+    headers: Mapping[str, str]
+    folder: str
+    guard: Guard = field(default=Guard())
+
+    def call(self, path: str, body: Mapping[str, Any] | None = None, method: str = "POST") -> HttpCall:
+        folder = f"?directory={quote(self.folder, safe='')}" if self.folder else ""
+        return HttpCall(self.url + path + folder, self.headers, body or {}, method, self.guard)
+
+
+@dataclass(slots=True)
+class SessionReply:
+    """The events of one turn; or, where a step was refused, that answer."""
+
+    transport: OpenCodeTransport
+    place: _Place
+    session: str
+    call: SessionCall
+    trace: Trace
+    events: AsyncIterator[Frame] | None = None
+    refusal: Refusal | None = None
+    over: bool = False
+
+    @property
+    def status(self) -> int:
+        """Of the step that was refused, else 200."""
+        return self.refusal.status if self.refusal else 200
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those of a refusal."""
+        return self.refusal.headers if self.refusal else {}
+
+    async def body(self, limit: int = 0) -> bytes:
+        """The page of a refusal."""
+        return self.refusal.page if self.refusal else b""
+
+    async def frames(self) -> AsyncGenerator[Frame, None]:
+        """The session's events, to its rest. What it asks permission for is refused."""
+        assert self.events is not None
+        marks = self.trace.marks
+        async for frame in self.events:
+            if self.session not in frame.data:
+                continue
+            marks.setdefault("headers", frame.at)
+            marks.setdefault("first_byte", frame.at)
+            kind, asked = _kind(frame.data)
+            self.over = self.over or kind == "session.idle"
+            if kind in ("permission.asked", "question.asked"):
+                await self.transport.refuse(self.place, kind, asked)
+            yield frame
+
+    def remember(self, answer: str) -> None:
+        """What was answered, so that the next turn goes to the same session."""
+        if not self.call.fresh:
+            self.transport.heard[_kindred(self.place, self.call), self.call.turn.after(answer)] = (self.place, self.session)
+
+
+def _kindred(place: _Place, call: SessionCall) -> str:
+    """What a session must have in common with a turn beside what was said: the server, its folder, what it may do."""
+    return f"{place.url} {place.folder} {call.session}"
+
+
+def _kind(data: str) -> tuple[str, str]:
+    """An event's type, and the id of what it asks."""
+    try:
+        value = json.loads(data)
+        return str(value["type"]), str(value["properties"].get("id", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "", ""
+
+
+class OpenCodeTransport:
+    """The sessions of OpenCode servers. Used on one event loop, over the connections of `http`."""
+
+    def __init__(self, http: HttpTransport, processes: ProcessTransport) -> None:
+        self._http, self._processes = http, processes
+        self.heard: dict[tuple[str, Heard], tuple[_Place, str]] = {}
+        self._started: dict[str, tuple[Command, str, Mapping[str, str]]] = {}  # by what was asked for: the server, its address, its headers
+        self._starting = asyncio.Lock()
+
+    @asynccontextmanager
+    async def send(self, call: SessionCall, trace: Trace, connect: float | None) -> AsyncIterator[SessionReply]:
+        """Says a turn and gives its events; leaving in the middle of it aborts it.
+
+        Raises ConnectFailed where no server answers and none may be started; a server's own no is the reply's status.
+        """
+        began = time.perf_counter()
+        place, session = await self._place(call, connect), ""
+        trace.address = place.url
+        try:
+            known = None if call.fresh else self.heard.pop((_kindred(place, call), call.turn.before), None)
+            session = known[1] if known else _ident(await self._ask(place.call("/session", call.session)))
+            async with self._http.send(place.call("/event", method="GET"), trace, connect) as reply:
+                frames = await self._listening(reply)
+                await self._ask(place.call(_session(session, "/prompt_async"), {**call.message, "parts": [{"type": "text", "text": call.turn.prompt if known else call.turn.retold}]}))
+                for name in ("headers", "first_byte", "first_frame"):  # of the stream of events, which was open before anything was asked
+                    trace.marks.pop(name, None)
+                trace.marks.update(start=began, sent=time.perf_counter())
+                trace.reused = known is not None
+                told = SessionReply(self, place, session, call, trace, frames)
+                try:
+                    yield told
+                finally:
+                    if not told.over:
+                        await asyncio.shield(self._quietly(place.call(_session(session, "/abort")), _ABORT))
+        except Refusal as no:
+            trace.status = no.status
+            yield SessionReply(self, place, session, call, trace, refusal=no, over=True)
+        finally:
+            await asyncio.shield(self._tidy(place, session))
+
+    @staticmethod
+    async def _listening(reply: Reply) -> AsyncGenerator[Frame, None]:
+        if reply.status >= 300:
+            raise Refusal(reply.status, reply.headers, await reply.body())
+        frames = reply.frames()
+        await anext(frames, None)  # it says that it is connected: nothing of what follows is missed
+        return frames
+
+    async def _ask(self, call: HttpCall, within: float = _ASK) -> dict[str, Any]:
+        async with asyncio.timeout(within), self._http.send(call, Trace(), within) as reply:
+            page = await reply.body()
+            if reply.status >= 300:
+                raise Refusal(reply.status, reply.headers, page)
+        try:
+            value = json.loads(page or b"{}")
+        except ValueError:
+            raise errors.ProtocolError("The server's answer is no JSON.", hint="Check that it is OpenCode that listens there.") from None
+        return value if isinstance(value, dict) else {}
+
+    async def _quietly(self, call: HttpCall, within: float) -> None:
+        with contextlib.suppress(errors.NbllmError, Refusal, TimeoutError):
+            await self._ask(call, within)
+
+    async def refuse(self, place: _Place, kind: str, asked: str) -> None:
+        """Says no to what a session asks."""
+        asked = quote(asked, safe="")
+        path, body = (f"/permission/{asked}/reply", {"reply": "reject"}) if kind == "permission.asked" else (f"/question/{asked}/reject", {})
+        await self._quietly(place.call(path, body), _ASK)
+
+    async def _tidy(self, place: _Place, session: str) -> None:
+        """Closes the session where nobody will come back to it, and those used longest ago where there are many."""
+        there = {s for _, s in self.heard.values()}
+        if session and session not in there:
+            await self._quietly(place.call(_session(session), method="DELETE"), _ABORT)
+        while len(self.heard) > LIMIT:
+            old, ident = self.heard.pop(next(iter(self.heard)))
+            await self._quietly(old.call(_session(ident), method="DELETE"), _ABORT)
+
+    # --- finding a server ---
+
+    async def _place(self, call: SessionCall, connect: float | None) -> _Place:
+        ours = self._started.get(call.addresses[0])
+        if ours is not None and ours[0].process.returncode is None:
+            return _Place(ours[1], ours[2], call.folder)
+        self._started.pop(call.addresses[0], None)  # one that has ended by itself
+        within, found = min(_PROBE, connect or _PROBE), {}
+        for url in call.addresses:
+            found[url] = await self._found(url, within)
+            if found[url] == "open" or (found[url] == "locked" and url == call.addresses[0]):
+                return _Place(url, call.headers, call.folder, call.guard) if url == call.addresses[0] else _Place(url, {}, call.folder)
+        if call.start is None:
+            raise _nowhere(found)
+        async with self._starting:
+            return await self._start(call)
+
+    async def check(self, url: str) -> None:
+        """Raises ConnectFailed where no OpenCode server answers at `url`, or something else does."""
+        found = await self._found(url, _PROBE)
+        if found not in ("open", "locked"):
+            raise _nowhere({url: found})
+
+    async def _found(self, url: str, within: float) -> str:
+        """Who answers at an address that is asked nothing but its health: "open" for an OpenCode server, "locked" for one that wants
+        a password, "other" for somebody else, "" for nobody. Where nobody named the address, one with a password must ask for it
+        as OpenCode does."""
+        try:
+            async with asyncio.timeout(within), self._http.send(HttpCall(f"{url}/global/health", {}, {}, "GET"), Trace(), within) as reply:
+                challenge = reply.headers.get("www-authenticate", "").lower()
+                if reply.status == 401:
+                    return "locked" if url not in (OWN_PORT, OTHER_PORT) or challenge.startswith(_REALM) else "other"
+                return "open" if reply.status == 200 and parsed(await reply.body(_HEALTH_LIMIT)).get("healthy") is True else "other"
+        except (errors.NbllmError, TimeoutError):
+            return ""
+
+    async def _start(self, call: SessionCall) -> _Place:
+        assert call.start is not None
+        if call.addresses[0] in self._started:  # another call started it meanwhile
+            return await self._place(replace(call, start=None), None)
+        password = secrets.token_urlsafe(24)
+        headers = {"authorization": "Basic " + base64.b64encode(f"opencode:{password}".encode()).decode()}
+        own = {"OPENCODE_SERVER_PASSWORD": password, "OPENCODE_SERVER_USERNAME": "opencode"}
+        command = await self._processes.start(replace(call.start, env={**call.start.env, **own}))
+        command.shut()
+        try:
+            async with asyncio.timeout(_START):
+                url = await _listening_at(command)
+        except TimeoutError:
+            url = ""
+        if not url:
+            said = " ".join(command.stderr.split())[-400:]
+            await command.stop()
+            raise errors.ConnectFailed(f"The OpenCode server did not start{': ' + said if said else ''}.", hint="Run `opencode serve` by hand to see more.")
+        self._started[call.addresses[0]] = (command, url, headers)
+        return _Place(url, headers, call.folder)
+
+    async def close(self) -> None:
+        """Closes the sessions, and ends the servers that were started here."""
+        sessions, self.heard = self.heard, {}
+        await asyncio.gather(*(self._quietly(place.call(_session(ident), method="DELETE"), _ABORT) for place, ident in sessions.values()))
+        servers, self._started = self._started, {}
+        await asyncio.gather(*(command.stop() for command, _, _ in servers.values()))
+
+
+def _nowhere(found: Mapping[str, str]) -> errors.ConnectFailed:
+    """The error for addresses at which no OpenCode server was found."""
+    others = [url for url, who in found.items() if who in ("other", "locked")]
+    also = f" Something else answers at {' and '.join(others)}; neither a password nor a prompt was sent there." if others else ""
+    return errors.ConnectFailed(f"No OpenCode server answers at {' or '.join(found)}.{also}",
+                                hint="Run `opencode serve`, or let nbllm start one with x.start=true; OPENCODE_SERVER_URL names another address.")
+
+
+def _session(name: str, step: str = "") -> str:
+    """The path of a session, whatever its name."""
+    return f"/session/{quote(name, safe='')}{step}"
+
+
+def _ident(session: Mapping[str, Any]) -> str:
+    """A new session's name. Raises ProtocolError where it has none."""
+    found = text(session.get("id"))
+    if not found:
+        raise errors.ProtocolError("The server opened a session without a name.", hint="Check that it is OpenCode that listens there.")
+    return found
+
+
+async def _listening_at(command: Command) -> str:
+    """The address that a server says it listens at, "" where it ended before."""
+    async for lines, _, _ in command.lines():
+        for line in lines:
+            found = _LISTENS.search(line)
+            if found:
+                return found[1].decode("ascii", "replace").rstrip("/")
+    return ""

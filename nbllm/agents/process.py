@@ -1,0 +1,266 @@
+"""A command as a provider: run without a shell in a process group of its own, its output as frames, stopped within a second.
+
+A line of standard output is a frame. After the last one comes a frame named "exit", whose data is a JSON object: rc, stderr (its
+end, without colours) and files (what the call wanted read). The exit code is no verdict: the dialect's terminal event is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from ..core import errors
+from ..core.calls import Frame, ProcessCall, Read, Trace
+from .reaper import Reaper
+
+LINE_LIMIT = 16 * 2**20  # bytes of one line
+_STDERR_KEPT = 64 * 2**10
+_CHUNK = 2**16
+_GRACE = 0.35  # seconds that a signal is given before the next, harder one
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+# What a child may see of our environment; all else must be named by its row.
+_ALLOWED = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|XDG_\w+|SYSTEMROOT|SYSTEMDRIVE|COMSPEC|PATHEXT|APPDATA|LOCALAPPDATA|USERPROFILE|"
+                      r"PROGRAMDATA|(?:HTTPS?|NO|ALL)_PROXY|SSL_CERT_(?:FILE|DIR)|NODE_EXTRA_CA_CERTS", re.IGNORECASE)
+
+
+class Command:
+    """A command that runs in a process group of its own, with a folder for it in the temporary place, which only this user may
+    read. `start` makes one."""
+
+    def __init__(self, process: asyncio.subprocess.Process, call: ProcessCall, home: Path, reaper: Reaper) -> None:
+        self.process, self.call, self.home, self._reaper = process, call, home, reaper
+        self.rest = bytearray()
+        self._stderr: deque[bytes] = deque()
+        self._drain = asyncio.create_task(self._drain_stderr())
+
+    @classmethod
+    async def start(cls, call: ProcessCall, reaper: Reaper) -> Command:
+        """Runs the words of `call`, its standard input left open. `reaper` ends it where we are killed. Raises ConfigError where
+        the command is not there or cannot be started."""
+        path, home = find(call.argv[0]), Path(tempfile.mkdtemp(prefix="nbllm-"))
+        work = home / "work"
+        reaper.watch(home)
+        try:
+            work.mkdir(0o700)
+            for name, text in call.inputs.items():
+                _write(work / name, text)
+            argv = [path, *(word.replace("{tmp}", str(work)) for word in call.argv[1:])]
+            process = await asyncio.create_subprocess_exec(
+                *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=call.cwd or work,
+                env={k: v.replace("{tmp}", str(work)) for k, v in environment(call, home).items()}, start_new_session=True)
+        except (OSError, ValueError) as exc:
+            shutil.rmtree(home, ignore_errors=True)
+            reaper.forget(home)
+            raise errors.ConfigError(f"{path} cannot be started: {getattr(exc, 'strerror', None) or exc}.", hint="Check the command and the working directory.") from None
+        reaper.watch(home, process.pid)
+        return cls(process, call, home, reaper)
+
+    @property
+    def name(self) -> str:
+        """The command's own name."""
+        return Path(self.call.argv[0]).name
+
+    @property
+    def work(self) -> str:
+        """The folder it works in."""
+        return self.call.cwd or str(self.home / "work")
+
+    async def write(self, text: str) -> None:
+        """Writes to its standard input; that it reads no more is told by its end."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.process.stdin.write(text.encode("utf-8", "replace"))
+            await self.process.stdin.drain()
+
+    def shut(self) -> None:
+        """Closes its standard input: an open one keeps several CLIs waiting."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.process.stdin.close()
+
+    async def lines(self) -> AsyncGenerator[tuple[list[bytes], float, int], None]:
+        """For each read of standard output: the lines it completed, when, and its bytes; what stands after the last line end is
+        `rest`. Raises ProtocolError for a line over LINE_LIMIT."""
+        assert self.process.stdout is not None
+        while chunk := await self.process.stdout.read(_CHUNK):
+            at = time.perf_counter()
+            self.rest += chunk
+            *done, self.rest = self.rest.split(b"\n") if b"\n" in chunk else [self.rest]
+            yield [bytes(line) for line in done], at, len(chunk)
+            if len(self.rest) > LINE_LIMIT:
+                raise errors.ProtocolError(f"One line of {self.name}'s output is larger than {LINE_LIMIT >> 20} MiB.", hint="Ask for less.")
+
+    async def ended(self) -> str:
+        """Waits for its end and tells it: the exit code, the end of standard error, the files that the call wanted read, as JSON."""
+        rc = await self.process.wait()
+        await self._drain
+        return json.dumps({"rc": rc, "stderr": self.stderr, "files": self._files()})
+
+    def _files(self) -> dict[str, str]:
+        found = {}
+        for name in self.call.files:
+            with contextlib.suppress(OSError):
+                found[name] = (self.home / "work" / name).read_text("utf-8", "replace")
+        return found
+
+    @property
+    def stderr(self) -> str:
+        """The end of standard error, without colours."""
+        return _ANSI.sub("", b"".join(self._stderr).decode("utf-8", "replace"))
+
+    async def _drain_stderr(self) -> None:
+        assert self.process.stderr is not None
+        size = 0
+        while chunk := await self.process.stderr.read(_CHUNK):
+            self._stderr.append(chunk)
+            size += len(chunk)
+            while size - len(self._stderr[0]) > _STDERR_KEPT:
+                size -= len(self._stderr.popleft())
+
+    async def stop(self) -> None:
+        """Ends the whole group: an interrupt, a request to end, a kill, a third of a second apart. Leaves nothing behind."""
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            if self.process.returncode is not None:
+                break
+            _signal(self.process, sign)
+            await self._gone()
+        _signal(self.process, getattr(signal, "SIGKILL", signal.SIGTERM))  # the group: the child may have left others behind
+        await self._gone()
+        self._drain.cancel()
+        shutil.rmtree(self.home, ignore_errors=True)
+        self._reaper.forget(self.home)
+
+    async def close(self) -> None:
+        """As stop, but first lets it end by itself, as one does whose input has ended."""
+        self.shut()
+        await self._gone()
+        await self.stop()
+
+    async def _gone(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.process.wait(), _GRACE)
+
+
+class ProcessReply:
+    """The output of a command that runs."""
+
+    status = 200
+
+    def __init__(self, command: Command, trace: Trace) -> None:
+        self._command, self._trace = command, trace
+        self.headers: dict[str, str] = {}
+
+    async def body(self, limit: int = 0) -> bytes:
+        """Nothing: a command has no error page."""
+        return b""
+
+    async def frames(self) -> AsyncGenerator[Frame, None]:
+        """The lines of standard output, and the exit. Raises ProtocolError for a line over LINE_LIMIT."""
+        marks = self._trace.marks
+        async for lines, at, size in self._command.lines():
+            note(self._trace, at, size)
+            for line in lines:
+                yield framed(self._trace, line, at)
+        if self._command.rest.strip():
+            yield framed(self._trace, bytes(self._command.rest), time.perf_counter(), tail=True)
+        told = await self._command.ended()
+        marks["exit"] = marks["end"] = time.perf_counter()
+        yield Frame(told, "exit", marks["exit"])
+
+
+def note(trace: Trace, at: float, size: int) -> None:
+    """Writes a read of a pipe into the trace."""
+    marks = trace.marks
+    marks.setdefault("stdout", at)
+    marks.setdefault("first_byte", at)
+    trace.bytes_in += size
+    trace.reads.append(Read(at, trace.reads[-1].user if trace.reads else marks.get("spawned", marks["sent"]), at, size, "pipe"))
+
+
+def framed(trace: Trace, line: bytes, at: float, *, tail: bool = False) -> Frame:
+    """The frame of a line that the trace's last read completed."""
+    if line.strip():
+        trace.marks.setdefault("first_frame", at)
+        trace.marks.setdefault("init", at)
+    return Frame(line.decode("utf-8", "replace").rstrip("\r"), "", at, tail, len(trace.reads) - 1)
+
+
+def _write(path: Path, text: str) -> None:
+    """A file that only this user may read: it holds a prompt, or what a command may do."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8", errors="replace", newline="") as file:
+        file.write(text)
+
+
+def _signal(process: asyncio.subprocess.Process, sign: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if sys.platform != "win32":
+            os.killpg(process.pid, sign)
+        elif process.returncode is None:
+            process.terminate()
+
+
+def environment(call: ProcessCall, place: Path) -> dict[str, str]:
+    """What the child sees: the allow-list of ours, the variables its row names, what the call sets, no colours."""
+    kept = {k: v for k, v in os.environ.items() if _ALLOWED.fullmatch(k) or k in call.passes}
+    return {**kept, "TERM": "dumb", "NO_COLOR": "1", "TMPDIR": str(place), **call.env}
+
+
+def find(command: str) -> str:
+    """The absolute path of a command. Raises ConfigError where it is not installed."""
+    path = shutil.which(command)
+    if path is None:
+        raise errors.ConfigError(f"The command {command!r} is not installed, or not in PATH.", hint=_INSTALL.get(command, "Install it, or give its path in the row's command."))
+    return os.path.abspath(path)
+
+
+_INSTALL = {
+    "claude": "npm install -g @anthropic-ai/claude-code, then run `claude` once to log in.",
+    "codex": "npm install -g @openai/codex, then `codex login`.",
+    "gemini": "npm install -g @google/gemini-cli, then run `gemini` once to log in.",
+    "copilot": "npm install -g @github/copilot, then run `copilot` once to log in.",
+    "opencode": "npm install -g opencode-ai, then `opencode auth login`.",
+}
+
+
+class ProcessTransport:
+    """Runs commands. Keeps nothing between calls but the process that ends them where this one is killed."""
+
+    def __init__(self) -> None:
+        self._reaper = Reaper()
+
+    async def start(self, call: ProcessCall) -> Command:
+        """A command that runs, its standard input left open. Raises ConfigError where it is not there or cannot be started."""
+        return await Command.start(call, self._reaper)
+
+    async def close(self) -> None:
+        """Lets go of that process; call it when no command runs any more."""
+        self._reaper.close()
+
+    @asynccontextmanager
+    async def send(self, call: ProcessCall, trace: Trace, _connect: float | None = None) -> AsyncIterator[ProcessReply]:
+        """Starts the command and gives its output; leaving ends it, and whatever it started.
+
+        Raises ConfigError where the command is not there or cannot be started.
+        """
+        trace.marks["start"], trace.http_version, trace.reused = time.perf_counter(), None, None
+        command = await self.start(call)
+        trace.marks["spawned"] = time.perf_counter()
+        try:
+            await command.write(call.stdin)
+            command.shut()
+            trace.marks["sent"], trace.bytes_out = time.perf_counter(), len(call.stdin)
+            yield ProcessReply(command, trace)
+        finally:
+            await asyncio.shield(command.stop())

@@ -1,0 +1,444 @@
+"""The long-lived modes of headless CLIs: claude's stream-json input, codex's app-server, the Agent Client Protocol. Pure.
+
+A Talk holds what one running command and we say to each other: it opens the conversation, answers what the command asks (never
+with a permission), and knows when a turn is over. What a turn says is read by a decoder of its own. As measured with claude
+2.1.197 and 2.1.329, codex 0.169.0, gemini 0.61.0, copilot 1.0.102 and opencode 1.18.33.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from ..core.calls import Decoder, Provider, Secret, TalkCall, Turn
+from ..core.errors import ConfigError, ProtocolError
+from ..core.events import Event, Finished, FinishReason, Notice, ReasoningDelta
+from ..core.messages import Request
+from ..dialects._json import items, obj
+from .base import Lines, call, count, failure, number, options, parsed, report, text, turn
+from .one_shot import Claude, ClaudeLines, Codex, Copilot, Gemini, OpenCode
+
+T = TypeVar("T")
+_NO_METHOD = -32601
+_BANNER = re.compile(r"Info: (?:Disabled tools|Unknown tool name)")  # copilot's, told as if its model said it
+_REASONS: dict[str, FinishReason] = {"end_turn": "stop", "max_tokens": "length", "max_turn_requests": "other", "refusal": "content_filter", "cancelled": "cancelled"}
+
+
+_SESSIONS = 64  # of which an Agent Client Protocol command's counts are remembered
+
+
+class ClaudeTalk:
+    """stream-json in both directions. One process is one conversation."""
+
+    many = False
+
+    def __init__(self, provider: Provider) -> None:
+        self.provider, self.busy, self.session = provider, False, ""
+        self.cost = 0.0  # US dollars so far: a result tells the sum
+        self._open = False
+        self._waiting: list[str] = []
+
+    def say(self, turn: Turn, session: str) -> list[str]:
+        """The turn; before the first one, the opening, whose answer the turn waits for."""
+        words = json.dumps({"type": "user", "message": {"role": "user", "content": turn.prompt if session else turn.retold}, "parent_tool_use_id": None, "session_id": "default"})
+        self.busy, self.session = True, "default"
+        if self._open:
+            return [words]
+        self._waiting.append(words)
+        return [self._control("initialize", hooks=None)]
+
+    def heard(self, line: str) -> list[str]:
+        """The turn, once the opening is answered; a refusal of whatever the command asks for."""
+        value = parsed(line)
+        kind = value.get("type")
+        if kind == "control_response" and not self._open:
+            self._open, waiting, self._waiting = True, self._waiting, []
+            return waiting
+        if kind == "control_request":
+            refused = {"behavior": "deny", "message": "Not allowed."}
+            return [json.dumps({"type": "control_response", "response": {"subtype": "success", "request_id": value.get("request_id"), "response": refused}})]
+        if kind == "result":
+            self.busy = False
+        return []
+
+    def interrupt(self) -> list[str]:
+        """A request to stop, which the command answers with a result."""
+        return [self._control("interrupt")] if self._open else []
+
+    def decoder(self) -> Decoder:
+        """The lines of one turn."""
+        return _KeptClaude(self.provider, self)
+
+    @staticmethod
+    def _control(subtype: str, **more: Any) -> str:
+        return json.dumps({"type": "control_request", "request_id": f"nbllm-{subtype}", "request": {"subtype": subtype, **more}})
+
+
+class _KeptClaude(ClaudeLines):
+    """A turn's lines; a result's cost is the process's so far."""
+
+    def __init__(self, provider: Provider, talk: ClaudeTalk) -> None:
+        super().__init__(provider)
+        self._talk = talk
+
+    def _usage(self, value: dict[str, Any]) -> Iterator[Event]:
+        total = number(value.get("total_cost_usd"))
+        if total is not None:
+            value = {**value, "total_cost_usd": total - self._talk.cost}
+            self._talk.cost = total
+        yield from super()._usage(value)
+
+
+def _ident(value: Any) -> str | int | float | None:
+    """A request's own name, as it is sent back."""
+    return value if isinstance(value, (str, int, float)) else None
+
+
+def _replaced(kept: dict[str, T], session: str, value: T) -> T | None:
+    """What was kept for a session, which is now `value`; those told longest ago are forgotten."""
+    before = kept.pop(session, None)
+    kept[session] = value
+    while len(kept) > _SESSIONS:
+        del kept[next(iter(kept))]
+    return before
+
+
+def _senseless(provider: Provider, what: str) -> ProtocolError:
+    return ProtocolError(f"{provider.label or provider.name} said what cannot be understood ({what}).", hint="Leave keep out, and report this.")
+
+
+class _Rpc:
+    """JSON-RPC over lines. Requests have numbers; an answer to one leads to the next step."""
+
+    many = True
+
+    def __init__(self, provider: Provider, model: str, system: str, place: str) -> None:
+        self.provider, self.model, self.system, self.place = provider, model, system, place
+        self.busy, self.session = False, ""
+        self._asked: dict[int, str] = {}  # a request's number, and its method
+        self._next = 0
+        self._ready = False
+        self._words = ""
+
+    def say(self, turn: Turn, session: str) -> list[str]:
+        """The turn, or what must come before it: the opening of a command just started, a new session."""
+        self.busy, self.session, self._words = True, session, turn.prompt if session else turn.retold
+        return self._speak() if self._ready else [self._request("initialize", self._client())]
+
+    def _speak(self) -> list[str]:
+        return [self._prompt(self._words) if self.session else self._new()]
+
+    def heard(self, line: str) -> list[str]:
+        """The next step, once one is answered; a refusal of whatever the command asks for."""
+        value = parsed(line)
+        if "method" in value and "id" in value:
+            return [json.dumps({"jsonrpc": "2.0", "id": _ident(value["id"]), **self._refusal(text(value["method"]), obj(value.get("params")))})]
+        if "method" in value:
+            return self._told(text(value["method"]), obj(value.get("params")))
+        method = self._asked.pop(value["id"], "") if isinstance(value.get("id"), int) else ""
+        if method and "error" in value:
+            self.busy = False
+            return []
+        return self._answered(method, obj(value.get("result")))
+
+    def _request(self, method: str, params: dict[str, Any]) -> str:
+        self._next += 1
+        self._asked[self._next] = method
+        return json.dumps({"jsonrpc": "2.0", "id": self._next, "method": method, "params": params})
+
+    def _client(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _new(self) -> str:
+        raise NotImplementedError
+
+    def _prompt(self, text: str) -> str:
+        raise NotImplementedError
+
+    def _opened(self, session: Any) -> list[str]:
+        """Takes the new session's name; nothing is to be written for it. Raises ProtocolError where it has none."""
+        self.session = text(session)
+        if not self.session:
+            raise _senseless(self.provider, "a session without a name")
+        return []
+
+    def _answered(self, method: str, result: dict[str, Any]) -> list[str]:
+        raise NotImplementedError
+
+    def _told(self, method: str, params: dict[str, Any]) -> list[str]:
+        return []
+
+    def _refusal(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        return {"error": {"code": _NO_METHOD, "message": "Not supported."}}
+
+
+class CodexTalk(_Rpc):
+    """codex app-server: threads with turns, real deltas."""
+
+    def __init__(self, provider: Provider, model: str, system: str, place: str, *, sandbox: str = "read-only") -> None:
+        super().__init__(provider, model, system, place)
+        self.sandbox = sandbox
+        self._turn_id = ""
+        self._stopping = False
+
+    def _client(self) -> dict[str, Any]:
+        return {"clientInfo": {"name": "nbllm", "title": "nbllm", "version": "1"}}
+
+    def _new(self) -> str:
+        return self._request("thread/start", {"cwd": self.place, "sandbox": self.sandbox, "approvalPolicy": "never", "ephemeral": True,
+                                              **({"model": self.model} if self.model else {}), **({"developerInstructions": self.system} if self.system else {})})
+
+    def _prompt(self, text: str) -> str:
+        self._turn_id, self._stopping = "", False
+        return self._request("turn/start", {"threadId": self.session, "input": [{"type": "text", "text": text}]})
+
+    def _answered(self, method: str, result: dict[str, Any]) -> list[str]:
+        if method == "initialize":
+            self._ready = True
+            return [json.dumps({"jsonrpc": "2.0", "method": "initialized"}), *self._speak()]
+        if method == "thread/start":
+            return self._opened(obj(result.get("thread")).get("id")) + self._speak()
+        if method == "turn/start":
+            self._turn_id = text(obj(result.get("turn")).get("id"))
+            return self.interrupt() if self._stopping else []
+        return []
+
+    def _told(self, method: str, params: dict[str, Any]) -> list[str]:
+        if method == "turn/completed" and params.get("threadId") == self.session:
+            self.busy = False
+        return []
+
+    def interrupt(self) -> list[str]:
+        """A request to stop the turn, as soon as it has a name."""
+        self._stopping = True
+        return [self._request("turn/interrupt", {"threadId": self.session, "turnId": self._turn_id})] if self._turn_id else []
+
+    def decoder(self) -> Decoder:
+        """The lines of one turn."""
+        return _CodexTurn(self.provider)
+
+
+class _CodexTurn(Lines):
+    """A turn's notifications: deltas by item, usage of the turn, how it ended."""
+
+    def __init__(self, provider: Provider) -> None:
+        super().__init__(provider)
+        self._item = ""
+
+    def _line(self, value: dict[str, Any]) -> Iterator[Event]:
+        method, params = text(value.get("method")), obj(value.get("params"))
+        if "error" in value and "id" in value:
+            raise failure(None, text(obj(value["error"]).get("message")), self.provider, value)
+        if method == "thread/started":
+            thread = obj(params.get("thread"))
+            yield from self._started(thread.get("id"), thread.get("model"))
+        elif method == "item/agentMessage/delta":
+            yield from self._delta(text(params.get("itemId")), text(params.get("delta")))
+        elif method in ("item/reasoning/textDelta", "item/reasoning/summaryTextDelta"):
+            yield ReasoningDelta(text(params.get("delta")))
+        elif method in ("item/started", "item/completed"):
+            yield from self._whole(obj(params.get("item")), completed=method == "item/completed")
+        elif method == "thread/tokenUsage/updated":
+            u = obj(obj(params.get("tokenUsage")).get("last"))
+            yield report(count(u.get("inputTokens")), count(u.get("outputTokens")), u, final=False, cache_read_tokens=count(u.get("cachedInputTokens")),
+                         cache_write_tokens=count(u.get("cacheWriteInputTokens")), reasoning_tokens=count(u.get("reasoningOutputTokens")))
+        elif method == "error":
+            yield from self._trouble(params)
+        elif method == "turn/completed":
+            self._over(obj(params.get("turn")))
+
+    def _delta(self, item: str, words: str) -> Iterator[Event]:
+        first, self._item = item != self._item, item
+        if first:
+            yield from self._again("The CLI asked again after a broken stream.")
+        yield from self._paragraph(words) if first else self._say(words)
+
+    def _whole(self, item: dict[str, Any], *, completed: bool) -> Iterator[Event]:
+        kind, ident = text(item.get("type")), text(item.get("id"))
+        if kind == "agentMessage" and completed:
+            if ident != self._item:
+                yield from self._delta(ident, text(item.get("text")))
+            self._complete()
+        elif kind not in ("agentMessage", "userMessage", "reasoning") and not completed:
+            yield from self._tool(kind, item)
+
+    def _trouble(self, params: dict[str, Any]) -> Iterator[Event]:
+        told = text(obj(params.get("error")).get("message"))
+        error = failure(None, told, self.provider, params)
+        if not params.get("willRetry") or error.status in (401, 403, 404):
+            raise error
+        yield Notice("retry", told, params)
+
+    def _over(self, turn: dict[str, Any]) -> None:
+        self.done = True
+        if turn.get("status") == "failed":
+            raise failure(None, text(obj(turn.get("error")).get("message")), self.provider, turn)
+        self._end("cancelled" if turn.get("status") == "interrupted" else "stop")
+
+
+class AcpTalk(_Rpc):
+    """The Agent Client Protocol (agentclientprotocol.com): initialize, perhaps authenticate, a session, prompts in it.
+
+    login: the method by which a key is taken, where one was given; agent: the mode to choose, "" for the agent's own.
+    """
+
+    def __init__(self, provider: Provider, model: str, system: str, place: str, *, login: str = "", agent: str = "", cumulative: bool = False) -> None:
+        super().__init__(provider, model, system, place)
+        self.login, self.agent = login, agent
+        self.cumulative = cumulative  # usage is told as the session's so far
+        self.totals: dict[str, dict[str, int]] = {}  # what each session had used
+        self.costs: dict[str, float] = {}  # and what it had cost, in US dollars: that is always the sum
+
+    def _client(self) -> dict[str, Any]:
+        return {"protocolVersion": 1, "clientCapabilities": {"fs": {"readTextFile": False, "writeTextFile": False}, "terminal": False}}
+
+    def _new(self) -> str:
+        return self._request("session/new", {"cwd": self.place, "mcpServers": []})
+
+    def _prompt(self, text: str) -> str:
+        return self._request("session/prompt", {"sessionId": self.session, "prompt": [{"type": "text", "text": text}]})
+
+    def _answered(self, method: str, result: dict[str, Any]) -> list[str]:
+        if method == "initialize" and not isinstance(result.get("authMethods"), (list, type(None))):
+            raise _senseless(self.provider, "authMethods is no list")
+        if method == "initialize" and self.login in [m.get("id") for m in items(result.get("authMethods"))]:
+            return [self._request("authenticate", {"methodId": self.login})]
+        if method in ("initialize", "authenticate"):
+            self._ready = True
+            return self._speak()
+        if method == "session/new":
+            self._opened(result.get("sessionId"))
+            return [self._request("session/set_mode", {"sessionId": self.session, "modeId": self.agent})] if self.agent else self._speak()
+        if method == "session/set_mode":
+            return self._speak()
+        if method == "session/prompt":
+            self.busy = False
+        return []
+
+    def _refusal(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        if method == "session/request_permission":
+            no = next((text(o.get("optionId")) for o in items(params.get("options")) if o.get("kind") == "reject_once"), "")
+            return {"result": {"outcome": {"outcome": "selected", "optionId": no} if no else {"outcome": "cancelled"}}}
+        return super()._refusal(method, params)
+
+    def interrupt(self) -> list[str]:
+        """A word to stop; the prompt is then answered as cancelled."""
+        return [json.dumps({"jsonrpc": "2.0", "method": "session/cancel", "params": {"sessionId": self.session}})] if self.session else []
+
+    def decoder(self) -> Decoder:
+        """The lines of one turn."""
+        return _AcpTurn(self.provider, self)
+
+
+class _AcpTurn(Lines):
+    """A turn's updates, and the answer to its prompt."""
+
+    def __init__(self, provider: Provider, talk: AcpTalk) -> None:
+        super().__init__(provider)
+        self._talk = talk
+        self._message: Any = None
+        self._cost: float | None = None
+
+    def _line(self, value: dict[str, Any]) -> Iterator[Event]:
+        result = obj(value.get("result"))
+        if "error" in value and "method" not in value:
+            error = obj(value["error"])
+            data = obj(error.get("data"))
+            more = text(error.get("data")) or text(data.get("message")) or text(data.get("details"))
+            raise failure(None, ": ".join(t for t in (text(error.get("message")), more) if t), self.provider, value)
+        if "sessionId" in result:
+            yield from self._started(result["sessionId"], self._talk.model or None)
+        elif "stopReason" in result:
+            yield from self._answer(result)
+        elif value.get("method") == "session/update" and obj(value.get("params")).get("sessionId") == self._talk.session:
+            yield from self._update(obj(value["params"].get("update")))
+
+    def _update(self, update: dict[str, Any]) -> Iterator[Event]:
+        kind, words = update.get("sessionUpdate"), text(obj(update.get("content")).get("text"))
+        if kind == "agent_message_chunk" and not self._open and _BANNER.match(words):
+            yield Notice("warning", words, update)
+        elif kind == "agent_message_chunk":
+            if update.get("messageId") != self._message:
+                yield from self._again("The CLI asked again after a broken stream.")
+            self._message = update.get("messageId")
+            yield from self._say(words)
+        elif kind == "agent_thought_chunk":
+            yield ReasoningDelta(words)
+        elif kind == "tool_call":
+            self._complete()
+            yield from self._tool(update.get("title") or update.get("kind"), update)
+        elif kind == "usage_update":
+            self._cost = number(obj(update.get("cost")).get("amount"))
+
+    def _answer(self, result: dict[str, Any]) -> Iterator[Event]:
+        self.done = True
+        usage = obj(result.get("usage"))
+        counts = obj(obj(obj(result.get("_meta")).get("quota")).get("token_count"))  # gemini's place for them
+        if usage:
+            yield from self._counted({k: count(v) for k, v in usage.items()})
+        elif counts:
+            yield report(count(counts.get("input_tokens")), count(counts.get("output_tokens")), counts)
+        reason = text(result.get("stopReason"))
+        self._finished = Finished(_REASONS.get(reason, "other"), reason)
+
+    def _counted(self, told: dict[str, int]) -> Iterator[Event]:
+        """Usage in our meaning: of the turn alone, cached input and thinking counted in, as copilot has them and opencode has not."""
+        before = _replaced(self._talk.totals, self._talk.session, told) or {} if self._talk.cumulative else {}
+        u = {k: max(0, v - before.get(k, 0)) for k, v in told.items()}
+        read, written, thought = (u.get(k, 0) for k in ("cachedReadTokens", "cachedWriteTokens", "thoughtTokens"))
+        apart = u.get("totalTokens") == u.get("inputTokens", 0) + u.get("outputTokens", 0) + read + written + thought and read + written + thought > 0
+        raw: dict[str, Any] = dict(u)
+        if self._cost is not None:
+            raw["cost"] = self._cost - (_replaced(self._talk.costs, self._talk.session, self._cost) or 0.0)
+        yield report(u.get("inputTokens", 0) + (read + written) * apart, u.get("outputTokens", 0) + thought * apart, raw, cache_read_tokens=read,
+                     cache_write_tokens=written, reasoning_tokens=thought)
+
+
+# --- how each is run ---
+
+
+def keep(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
+    """The request as a turn with the row's command in its long-lived mode. Raises ConfigError where it has none."""
+    if provider.dialect not in _KEEPERS:
+        raise ConfigError(f"{provider.label or provider.name} has no long-lived mode.", hint="Leave keep out; cli/claude, cli/codex, cli/gemini, cli/copilot and cli/opencode have one.")
+    return _KEEPERS[provider.dialect](request, provider, key)
+
+
+def _claude(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
+    shot = Claude().encode(request, provider, key)
+    return TalkCall(replace(shot, argv=(*shot.argv, "--input-format", "stream-json"), stdin=""), turn(request, provider), lambda _place: ClaudeTalk(provider))
+
+
+def _gemini(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
+    shot, said = Gemini().encode(request, provider, key), turn(request, provider)
+    words = tuple(w for w in shot.argv if w not in ("-o", "stream-json"))
+    return TalkCall(replace(shot, argv=(*words, "--acp"), stdin=""), said, lambda place: AcpTalk(provider, request.model, "", place, login="gemini-api-key" if key else ""))
+
+
+def _codex(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
+    own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
+    said, sandbox = turn(request, provider), str(own.get("permission_mode") or "read-only")
+    system = dict(said.before[:2])["system"]
+    words = ["app-server", *Codex.settings(own), "-c", f'sandbox_mode="{sandbox}"']  # said again for each thread; here it tells commands apart
+    return TalkCall(call(provider, words, "", key, cwd=own.get("cwd")), said,
+                    lambda place: CodexTalk(provider, request.model, system, place, sandbox=sandbox))
+
+
+def _copilot(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
+    own, said = options(request, provider, ("allowed_tools", "cwd")), turn(request, provider)
+    system = dict(said.before[:2])["system"]
+    words = ["--acp", *Copilot.settings(request, own)]
+    return TalkCall(call(provider, words, "", key, env={"COPILOT_AUTO_UPDATE": "false"}, cwd=own.get("cwd")),
+                    replace(said, retold=f"{system}\n\n{said.retold}") if system else said, lambda place: AcpTalk(provider, request.model, "", place, cumulative=True))
+
+
+def _opencode(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
+    own, said = options(request, provider, ("allowed_tools", "cwd")), turn(request, provider)
+    env = OpenCode.settings(dict(said.before[:2])["system"], own, default_agent="nbllm", **({"model": request.model} if request.model else {}))
+    return TalkCall(call(provider, ["acp", "--pure"], "", key, env=env, cwd=own.get("cwd")), said, lambda place: AcpTalk(provider, request.model, "", place, agent="nbllm"))
+
+
+_KEEPERS = {"cli_claude": _claude, "cli_gemini": _gemini, "cli_codex": _codex, "cli_copilot": _copilot, "cli_opencode": _opencode}

@@ -1,0 +1,147 @@
+"""A run at work: the worker process is started, listened to and stopped, with a simulator of its own where one is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import subprocess
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core import errors
+from ..routing.registry import Route
+from . import children
+from .progress import Progress, chosen
+from .run_spec import Job
+from .store import Store, private, told
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Rows = list[dict[str, Any]]
+_POLL = 0.2  # seconds between two looks at what the worker says
+_GRACE = 10.0  # seconds that a stopped worker has to write down what it knows
+
+
+def work(place: Path, job: Job, progress: Progress | bool | None) -> pd.DataFrame:
+    """Does what is left of a job, and gives the whole frame of its run."""
+    shown, unsaved = chosen(progress), Rows()
+    with Store(place) as store:
+        left = _left(job, store.finished())
+    if left:
+        with _simulated(job) as ready:
+            shown.start(left, [a.name for a in ready.arms], ready.run_id)
+            reason, unsaved = _conduct(place, ready, shown)
+        shown.end(reason)
+        if unsaved:
+            warnings.warn(f"{reason}. Of this frame, {len(unsaved)} rows are nowhere else: nbllm.bench.save writes them to another place.", stacklevel=3)
+    with Store(place) as store:
+        df = store.frame(unsaved)
+    if unsaved:
+        df.attrs["nbllm"]["ended"] = reason
+    return df
+
+
+def _left(job: Job, finished: set[str]) -> int:
+    return sum(slot.id not in finished for turn in job.turns for slot in turn.slots)
+
+
+def _conduct(place: Path, job: Job, shown: Progress) -> tuple[str, Rows]:
+    """Starts the worker, passes on what it says, and returns why it ended early, and rows that it could not keep."""
+    with Store(place) as store:
+        store.put("ended", "cut short")
+    with told(place):
+        log = open(place / "worker.log", "w", encoding="utf-8", opener=private)  # noqa: SIM115
+    with log, subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        children.command("nbllm.bench.worker", str(place)), env=children.environment(), stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True) as worker:
+        try:
+            _tell(worker, json.dumps(job.secret()))
+            ended = _watch(worker, shown)
+        except BaseException:
+            worker.kill()
+            raise
+    if worker.returncode != 0:
+        said = (place / "worker.log").read_text("utf-8").strip().rpartition("\n")[2]
+        raise errors.NbllmError(f"The benchmark's worker process failed: {said[:300]}",
+                                hint=f"Finished rows are kept: bench.resume({str(place)!r}) goes on, bench.load({str(place)!r}) gives them.")
+    return ended
+
+
+def _tell(worker: subprocess.Popen[str], line: str) -> None:
+    assert worker.stdin is not None
+    with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended already, and says why itself
+        worker.stdin.write(line + "\n")
+        worker.stdin.flush()
+
+
+def _watch(worker: subprocess.Popen[str], shown: Progress) -> tuple[str, Rows]:
+    words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def listen() -> None:
+        assert worker.stdout is not None
+        for line in worker.stdout:
+            words.put(line)
+        words.put(None)
+
+    threading.Thread(target=listen, name="nbllm-bench", daemon=True).start()
+    stopped = False
+    while True:
+        try:
+            word = words.get(timeout=_GRACE if stopped else _POLL)
+            if word is None:
+                worker.wait()
+                return "stopped" if stopped else "", []
+            said = json.loads(word)
+            if said["ev"] == "end":
+                return str(said["why"]), said["unsaved"]
+            shown.row(said)
+            shown.draw()
+        except queue.Empty:
+            if stopped:
+                worker.kill()
+                return "stopped", []
+            shown.draw()
+        except KeyboardInterrupt:
+            if stopped:
+                raise
+            stopped = True
+            _tell(worker, "stop")
+
+
+@contextlib.contextmanager
+def _simulated(job: Job) -> Iterator[Job]:
+    """The job with a simulator of its own, in a process of its own, for the models that ask for one."""
+    if not any(arm.route.simulated for arm in job.arms):
+        yield job
+        return
+    with simulator() as addresses:
+        yield replace(job, arms=tuple(replace(a, route=_at(a.route, addresses)) if a.route.simulated else a for a in job.arms))
+
+
+def _at(route: Route, addresses: Mapping[str, str]) -> Route:
+    return replace(route, provider=replace(route.provider, base_url=addresses[route.provider.dialect]))
+
+
+@contextlib.contextmanager
+def simulator(defaults: str = "") -> Iterator[dict[str, str]]:
+    """A simulator in a process of its own: its addresses by wire format, and "" for the server's own."""
+    with subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        children.command("nbllm.simulator", "--attached", "--defaults", defaults), env=children.environment(),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            addresses = {"": process.stdout.readline().strip()}
+            while len(addresses) < 6:
+                name, _, url = process.stdout.readline().strip().partition(" ")
+                if not name:
+                    raise errors.NbllmError("The simulator did not start.", hint="Try `python -m nbllm.simulator` to see why.")
+                addresses[name] = url.strip()
+            yield addresses
+        finally:
+            process.kill()

@@ -1,0 +1,95 @@
+"""The module's functions, on one client that is made at the first use."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Unpack
+
+from .client import CallOptions, Client, sealed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..core.calls import Provider
+    from ..core.events import Response
+    from ..core.prompt import Prompt
+    from .catalog import Health
+    from .stream import Stream
+    from .tokens import TokenEstimate
+
+_lock = threading.Lock()
+_client: Client | None = None
+
+
+def default_client() -> Client:
+    """The client behind `nbllm.stream` and the magics."""
+    global _client  # noqa: PLW0603 - the one shared client, guarded by the lock
+    with _lock:
+        if _client is None:
+            _client = Client()
+        return _client
+
+
+def stream(prompt: Prompt, model: str = "auto", **options: Unpack[CallOptions]) -> Stream:
+    """Asks a model and returns its reply at once, as a Stream that grows. Options as in Client.stream."""
+    options = sealed(options)
+    return default_client().stream(prompt, model, **options)
+
+
+def complete(prompt: Prompt, model: str = "auto", **options: Unpack[CallOptions]) -> Response:
+    """Asks a model and waits for its Response. Options as in Client.stream. Works inside a running event loop too."""
+    options = sealed(options)
+    return default_client().complete(prompt, model, **options)
+
+
+def providers(*, ask: bool = True) -> pd.DataFrame:
+    """One row a provider: name, label, mode (api, local, headless), dialect, base_url, where its key was found, whether its
+    server answers, whether it is ready, why not, and the file that the row comes from. Warns of what is wrong in
+    configuration files. ask: try for a connection where there is a key, or the provider is local (0.5 s for all)."""
+    import pandas as pd
+
+    from .catalog import states
+
+    client = default_client()
+    for problem in client.registry.problems:
+        warnings.warn(f"nbllm ignores a part of its configuration: {problem}", stacklevel=2)
+    return pd.DataFrame([asdict(s) for s in states(client, ask=ask)])
+
+
+def models(prefix: str = "", *, fresh: bool = False) -> pd.DataFrame:
+    """One row a model that a provider lists itself: name (as model= takes it), provider, id, context in tokens, input and
+    output price in US dollars for a million tokens; NA where it is not known.
+
+    prefix: "gemini/" or "gemini/gemini-2" asks that provider; "" asks every ready one. A list is kept for a day; fresh asks again.
+    """
+    import pandas as pd
+
+    from .catalog import ModelInfo, list_models
+
+    frame = pd.DataFrame([asdict(m) for m in list_models(default_client(), prefix, fresh=fresh)], columns=list(ModelInfo.__slots__))
+    return frame.astype({"context": "Int64", "input_price": "Float64", "output_price": "Float64"})
+
+
+def health(name: str) -> Health:
+    """Whether a provider is reachable and takes the key, and how fast it answered. Raises ConfigError for an unknown name."""
+    from .catalog import health as ask
+
+    return ask(default_client(), name)
+
+
+def estimate_tokens(text: str, model: str = "auto") -> TokenEstimate:
+    """(tokens, method, bound): the tokens in `text` for `model`, how they were counted, and the largest relative error to be
+    expected, 0.0 for an exact count. Asks the provider where it counts itself; raises ConfigError for an unknown model."""
+    from .tokens import estimate_tokens as count
+
+    return count(default_client(), text, model)
+
+
+def register_provider(name: str, **entries: Any) -> Provider:
+    """Adds a provider, or changes one, for this process and above all configuration files. The entries are those of a
+    provider's table in TOML: `register_provider("acme", base_url="https://llm.acme.example/v1", key_env="ACME_API_KEY")`.
+    Where a known provider moves to another host, its key variables stay behind unless key_env names them. Raises ConfigError
+    for a wrong entry."""
+    return default_client().registry.register(name, entries)

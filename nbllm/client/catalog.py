@@ -1,0 +1,278 @@
+"""What is there to ask: providers with their state and health, and the models that a provider lists itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..agents.base import passed
+from ..agents.process import find
+from ..core import errors
+from ..core.calls import ProcessCall, Provider, Secret, Trace
+from ..dialects._json import count, items, label, obj
+from ..routing import prices
+from ..routing.config import head
+from ..routing.files import read_small, write_whole
+from ..routing.registry import Route
+from ..routing.spec import is_loopback
+from .client import Client
+from .provider_api import LIMIT, TIMEOUT, fetch, get, listing
+
+LIST_AGE = 86_400.0  # seconds for which a list is kept on disk
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderState:
+    """One provider as it stands on this machine. mode: api, local, or headless (a command-line program). key says where a key
+    was found, never what it is; answers is None where nothing was asked of the server; note says why it is not ready;
+    source is the file or package that its row comes from, "" for nbllm's own."""
+
+    name: str
+    label: str
+    mode: str
+    dialect: str
+    base_url: str
+    key: str | None
+    answers: bool | None
+    ready: bool
+    note: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One model of a provider's own list: its context in tokens, prices in US dollars for a million tokens; None where
+    neither the provider, the price data nor the person's own facts say."""
+
+    name: str
+    provider: str
+    id: str
+    context: int | None = None
+    input_price: float | None = None
+    output_price: float | None = None
+    created: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether a provider is reachable and takes the key, and the seconds its answer took. None where that cannot be told:
+    no list to ask for, or one that is public."""
+
+    name: str
+    mode: str
+    reachable: bool
+    authorised: bool | None
+    seconds: float | None
+    note: str = ""
+
+
+def mode(row: Provider) -> str:
+    """How a provider is reached: "api", "local", or "headless"."""
+    return "headless" if row.dialect.startswith("cli") else "local" if row.local else "api"
+
+
+# --- providers ----------------------------------------------------------------------------------------------
+
+
+def states(client: Client, *, ask: bool = True) -> list[ProviderState]:
+    """Every provider's state; with `ask`, those with a key and the local ones are tried for a connection (0.5 s, all at once)."""
+    known = [_state(client, row) for row in client.registry.rows.values()]
+    rows = client.registry.rows
+    checks: dict[str, Future[bool]] = {s.name: client.check(client.registry.address(rows[s.name])) for s in known if ask and s.ready and s.mode != "headless"}
+    return [_asked(s, checks[s.name].result()) if s.name in checks else s for s in known]
+
+
+def _state(client: Client, row: Provider) -> ProviderState:
+    address, key = client.registry.shown(row), client.registry.own_key(row)
+    note = _lacks(client, row, address, key)
+    if row.command and not note:
+        return ProviderState(row.name, row.label or row.name, mode(row), row.dialect, address, key.source if key else None, None, True,
+                             f"{find(row.command[0])} with {'that key' if key else 'its own login'}", row.source)
+    return ProviderState(row.name, row.label or row.name, mode(row), row.dialect, address, key.source if key else None, None,
+                         not note, note or "not asked", row.source)
+
+
+def _lacks(client: Client, row: Provider, address: str, key: Secret | None) -> str:
+    """Why a provider is not ready, "" where nothing is known against it."""
+    if row.refused:
+        return row.refused
+    if row.held:
+        return f"{row.source} wants to use {', '.join(row.held)} at {address}: allow it with `%llm key allow {row.name}`"
+    if "${" in address:
+        return f"set {address.partition('${')[2].partition('}')[0]}"
+    if row.command and shutil.which(row.command[0]) is None:
+        return f"{row.command[0]} is not installed"
+    if key is None and not row.local:
+        return f"set {' or '.join(row.key_env) or 'a key'}" + (f" ({row.key_url})" if row.key_url else "")
+    return ""
+
+
+def _asked(state: ProviderState, answers: bool) -> ProviderState:
+    return replace(state, answers=answers, ready=answers, note="ready" if answers else f"nothing answers at {state.base_url}")
+
+
+def health(client: Client, name: str) -> Health:
+    """Asks a provider for its model list and tells how that went. Raises ConfigError for a name that is no provider's, and
+    for one that cannot be asked."""
+    route = listing(client, name)
+    row = route.provider
+    if row.command:
+        return _installed(client, row)
+    began = time.perf_counter()
+    try:
+        if row.models:
+            fetch(client, route, row.models)
+        elif not client.check(row.base_url, TIMEOUT).result():
+            return Health(row.name, mode(row), False, None, None, f"nothing answers at {row.shown}")
+    except (errors.AuthenticationError, errors.PermissionDenied) as error:
+        return Health(row.name, mode(row), True, False, time.perf_counter() - began, error.message)
+    except errors.TransportError as error:
+        return Health(row.name, mode(row), False, None, None, error.message)
+    except errors.NbllmError as error:
+        return Health(row.name, mode(row), not isinstance(error, errors.ConfigError), None, time.perf_counter() - began, error.message)
+    return Health(row.name, mode(row), True, _needed(client, route) if row.models else None, time.perf_counter() - began)
+
+
+def _installed(client: Client, row: Provider) -> Health:
+    """Whether the command runs: it tells its version. Whether it is logged in, only a question would tell."""
+    began = time.perf_counter()
+    try:
+        told = client.run(_version(client, row))
+    except errors.NbllmError as error:
+        return Health(row.name, mode(row), False, None, None, error.message)
+    except TimeoutError:
+        return Health(row.name, mode(row), False, None, None, f"{row.command[0]} --version did not end within {TIMEOUT:g} s")
+    return Health(row.name, mode(row), bool(told), None, time.perf_counter() - began, told or f"{row.command[0]} --version said nothing")
+
+
+async def _version(client: Client, row: Provider) -> str:
+    async with asyncio.timeout(TIMEOUT), client.processes.send(ProcessCall((*row.command, "--version"), passes=passed(row)), Trace()) as reply:
+        frames = [frame async for frame in reply.frames()]
+    return next((f.data.strip() for f in frames if not f.name), "")
+
+
+def _needed(client: Client, route: Route) -> bool | None:
+    """True where the list is refused without the key, so that the key was what opened it."""
+    if client.registry.key_for(route, None) is None:
+        return None
+    try:
+        get(client, replace(route.provider, local=True), route.provider.models, None)
+    except (errors.AuthenticationError, errors.PermissionDenied):
+        return True
+    except errors.NbllmError:
+        pass
+    return None
+
+
+def ping(client: Client, model: str, **options: Any) -> dict[str, Any]:
+    """Asks `model` for one word and gives what was measured: seconds to connect, to the first token, in all, and the model
+    that answered; `error` instead where it failed."""
+    began = time.perf_counter()
+    try:
+        stream = client.stream("Answer with the single word: pong", model, **{"max_tokens": 64, "retries": 0, **options})
+        response = stream.response()
+    except errors.NbllmError as error:
+        return {"asked": model, "ok": False, "total": time.perf_counter() - began, "error": error.message}
+    t = response.timing
+    return {"asked": model, "ok": True, "model": response.model, "connect": t.connect, "ttft": t.ttft, "total": t.total,
+            "text": response.text.strip()[:40], "simulated": response.simulated}
+
+
+# --- models -------------------------------------------------------------------------------------------------
+
+
+def list_models(client: Client, prefix: str = "", *, cache: Path | None = None, fresh: bool = False) -> list[ModelInfo]:
+    """The models whose full name starts with `prefix`. "groq/" or "groq/lla" asks that provider alone, "" asks every ready
+    one and leaves out those that do not answer. Lists are kept for a day in `cache` (the platform's own place where none is
+    given, and there not those of this machine's servers); `fresh` asks again. Raises the provider's error where one
+    provider was named."""
+    word = head(prefix) or prefix
+    slash, rest = prefix[len(word):len(word) + 1], prefix[len(word) + 1:]
+    if not word:
+        ready = [s.name for s in states(client) if s.ready]
+        return [m for name in ready for m in _listed(client, name, cache, fresh, strict=False)]
+    row = client.registry.row(word)
+    if row is None:
+        raise client.registry.unknown_provider(word)
+    found = _listed(client, row.name, cache, fresh, strict=True)
+    return [m for m in found if m.id.startswith(rest)] if slash else found
+
+
+def _listed(client: Client, name: str, cache: Path | None, fresh: bool, *, strict: bool) -> list[ModelInfo]:
+    try:
+        route = listing(client, name)
+        row = route.provider
+        if not row.models:
+            raise errors.ConfigError(f"{row.label or row.name} has no list of models.", hint="Its documentation names them.")
+        found = _kept(client, route, cache, fresh, lambda: [asdict(m) for m in _models(row.name, fetch(client, route, row.models))])
+    except errors.NbllmError:
+        if strict:
+            raise
+        return []
+    return sorted((_known(ModelInfo(**m), row) for m in found), key=lambda m: m.id)
+
+
+def _kept(client: Client, route: Route, cache: Path | None, fresh: bool, ask: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The list as it lies on disk, or a new one. Nothing of a key is in it; its file is named by the address and by where
+    the key was found, because lists differ by account."""
+    row = route.provider
+    if route.simulated or (cache is None and is_loopback(row.base_url)):
+        return ask()
+    key = client.registry.key_for(route, None)
+    sign = hashlib.sha256(f"{row.name} {row.base_url}{row.models} {key.source if key else ''}".encode()).hexdigest()[:16]
+    path = (cache or _cache()) / f"models-{row.name.replace('/', '_')}-{sign}.json"
+    if not fresh and (found := _read(path)) is not None:
+        return found
+    found = ask()
+    _write(path, found)
+    return found
+
+
+def _cache() -> Path:
+    import platformdirs
+
+    return platformdirs.user_cache_path("nbllm", appauthor=False)
+
+
+def _read(path: Path) -> list[dict[str, Any]] | None:
+    try:
+        if time.time() - path.stat().st_mtime > LIST_AGE:
+            return None
+        found = json.loads(read_small(path, LIMIT))
+        return found if isinstance(found, list) and all(isinstance(m, dict) and set(m) == set(ModelInfo.__slots__) for m in found) else None
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _write(path: Path, found: list[dict[str, Any]]) -> None:
+    with contextlib.suppress(OSError):  # no place to keep it: the next call asks again
+        write_whole(path, json.dumps(found))
+
+
+def _models(provider: str, value: Any) -> Iterable[ModelInfo]:
+    entries = value.get("data", value.get("models")) if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping) and isinstance(value.get("providers"), list):  # OpenCode's: models by their own provider
+        entries = [{"id": f"{p.get('id')}/{m}", "context_length": obj(obj(facts).get("limit")).get("context")} for p in items(value["providers"]) for m, facts in obj(p.get("models")).items()]
+    for entry in items(entries):
+        name = label(entry.get("id")) or label(entry.get("name"))
+        if name:
+            sizes = (count(entry.get(n)) for n in ("inputTokenLimit", "context_length", "context_window", "max_model_len", "max_context_length"))
+            short = name.removeprefix("models/")
+            yield ModelInfo(f"{provider}/{short}", provider, short, next((s for s in sizes if s), None),
+                            created=entry.get("created") or entry.get("created_at") or entry.get("modified_at"))
+
+
+def _known(model: ModelInfo, row: Provider) -> ModelInfo:
+    """The model with what else is known of it. The person's own context beats the list's, the list's beats the data's."""
+    own, facts = row.facts.get(model.id), prices.facts(model.id, row)
+    context = own.context if own and own.context is not None else model.context or facts.context
+    return replace(model, context=context, input_price=facts.input, output_price=facts.output)

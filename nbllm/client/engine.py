@@ -1,0 +1,109 @@
+"""The one thread on whose event loop all input and output runs, so that connections outlive cells.
+
+There is one engine a process. It starts with the first call, survives any number of the caller's own loops, is
+forgotten in a forked child (threads do not cross a fork; the child starts its own) and ends with the interpreter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from ..http.stamps import new_loop
+
+T = TypeVar("T")
+Closer = Callable[[], Awaitable[None]]
+
+
+class Engine:
+    """An event loop on a daemon thread."""
+
+    def __init__(self) -> None:
+        self._closers: list[Closer] = []
+        self.pid = os.getpid()
+        self.loop = new_loop()
+        self._thread = threading.Thread(target=self._run, name="nbllm-engine", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def is_here(self) -> bool:
+        """Whether the caller runs on the engine's thread."""
+        return threading.current_thread() is self._thread
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Runs `work` on the engine's loop; the future may be waited for on any other thread."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def run(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Runs `work` and waits for it. Must not be called on the engine's own thread."""
+        return wait(self.submit(work), timeout)
+
+    def at_close(self, closer: Closer) -> None:
+        """Registers what must be closed before the loop ends."""
+        self._closers.append(closer)
+
+    async def _shut_down(self) -> None:
+        tasks = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for closer in reversed(self._closers):
+            await closer()
+        await self.loop.shutdown_asyncgens()
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Cancels what runs, closes connections and ends the thread; waits at most `timeout` seconds."""
+        if self.loop.is_closed():
+            return
+        with contextlib.suppress(TimeoutError):  # a connection that will not close must not keep the interpreter from ending
+            self.submit(self._shut_down()).result(timeout)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(timeout)
+        if not self._thread.is_alive():
+            self.loop.close()
+
+
+def wait(future: Future[T], timeout: float | None = None) -> T:
+    """The future's result; an interrupt (Stop, Ctrl-C) cancels it and is raised."""
+    try:
+        return future.result(timeout)
+    except (KeyboardInterrupt, TimeoutError):
+        future.cancel()
+        raise
+
+
+_lock = threading.Lock()
+_engine: Engine | None = None
+
+
+def engine() -> Engine:
+    """The process's engine, started where there is none."""
+    global _engine  # noqa: PLW0603 - the one piece of process-wide state, guarded by the lock
+    with _lock:
+        if _engine is None or _engine.loop.is_closed():
+            _engine = Engine()
+        return _engine
+
+
+def _forget() -> None:
+    global _engine, _lock
+    _engine, _lock = None, threading.Lock()
+
+
+def _end() -> None:
+    if _engine is not None and _engine.pid == os.getpid():
+        _engine.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+atexit.register(_end)

@@ -1,0 +1,53 @@
+"""Whether to ask again, and when: pure decisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..core import errors
+
+LONGEST_WAIT = 60.0  # seconds; a provider that asks for more is not waited for
+_PASSING = (errors.RateLimited, errors.Overloaded, errors.ServerError, errors.ConnectFailed, errors.StreamCut)
+_PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often and how patiently to ask again: `attempts` after the first, waits between 0 and
+    min(cap, base * 2**n) seconds (exponential backoff with full jitter, as in AWS's "Exponential Backoff and Jitter")."""
+
+    attempts: int = 2
+    base: float = 0.5
+    cap: float = 8.0
+
+
+def passing(error: errors.NbllmError) -> bool:
+    """Whether the same request may well succeed a little later."""
+    if isinstance(error, (errors.QuotaExceeded, errors.AuthenticationError)):
+        return False
+    if isinstance(error, errors.Timeout):
+        return error.which == "connect"
+    return isinstance(error, _PASSING) or getattr(error, "status", None) in _PASSING_STATUS
+
+
+def _asked(error: errors.NbllmError) -> float | None:
+    """Seconds the provider wants us to wait, None where it does not say."""
+    if not isinstance(error, errors.ProviderError):
+        return None
+    return error.retry_after if error.retry_after is not None else error.reset_after
+
+
+def wait_before_retry(error: errors.NbllmError, attempt: int, shown: bool, retries: Retries, random: float) -> float | None:
+    """Seconds to wait before asking again, None to give up.
+
+    attempt: how many requests were sent already, 1 or more. shown: whether a token of the answer has been shown, after
+    which nothing is asked twice. random: a number in [0, 1) that spreads the callers. What the provider asks for is
+    honoured as a minimum; more than LONGEST_WAIT means giving up at once.
+    """
+    if shown or attempt > retries.attempts or not passing(error):
+        return None
+    backoff = random * min(retries.cap, retries.base * 2.0 ** (attempt - 1))
+    asked = _asked(error)
+    if asked is None:
+        return backoff
+    return asked + backoff if asked <= LONGEST_WAIT else None

@@ -1,0 +1,79 @@
+"""Small questions to a provider's server, answered in JSON: lists and counts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ..core import errors
+from ..core.calls import Guard, HttpCall, Provider, Secret, SessionCall, Trace
+from ..core.messages import Message, Request
+from ..dialects._json import load_json
+from ..routing.dialects import DIALECTS
+from ..routing.registry import Route
+from .client import Client, refusal
+
+TIMEOUT = 10.0  # seconds for an answer
+LIMIT = 32 * 2**20  # bytes of one; OpenRouter's list of models is over 1 MiB
+HTTP_OK = 200
+
+
+def listing(client: Client, name: str) -> Route:
+    """The route to the provider called `name` for questions that name no model. Raises ConfigError where it cannot be asked."""
+    row = client.registry.row(name)
+    if row is None:
+        raise client.registry.unknown_provider(name)
+    return client.registry.resolve(f"{row.name}/{row.default_model or 'm/m'}")
+
+
+def auth_headers(row: Provider, key: Secret | None) -> dict[str, str]:
+    """The headers by which `row`'s dialect carries a key, taken from the dialect itself."""
+    call = DIALECTS[row.dialect].encode(Request("m/m", (Message("user", "x"),)), row, key)
+    if not isinstance(call, (HttpCall, SessionCall)):
+        raise errors.ConfigError(f"{row.label or row.name} is a command: it has no list of models and no address.", hint="Name its model after the slash, as the command itself would.")
+    return {k: v for k, v in call.headers.items() if k.lower() not in ("content-type", "accept")}
+
+
+def fetch(client: Client, route: Route, path: str) -> Any:
+    """The JSON at `path` of the route's server. Raises our errors for everything else."""
+    key = client.registry.key_for(route, None)
+    if key is None and not route.provider.local:
+        raise client.no_key(route.provider)
+    return get(client, route.provider, path, key)
+
+
+def get(client: Client, row: Provider, path: str, key: Secret | None) -> Any:
+    """As fetch, with the key given, or without any."""
+    return client.run(get_json(client, row, question(row, path, key)))
+
+
+def question(row: Provider, path: str, key: Secret | None) -> HttpCall:
+    """The call that asks for `path` of the row's server, the key carried as its dialect does."""
+    base = row.base_url.rstrip("/")
+    path = path.removeprefix("/v1") if base.endswith("/v1") else path
+    key = key.at(row.base_url) if key is not None else None
+    return HttpCall(f"{base}/{path.removeprefix('/')}", auth_headers(row, key), {}, "GET", Guard.of(row, key))
+
+
+async def get_json(client: Client, row: Provider, call: HttpCall) -> Any:
+    """The JSON that answers `call`; to be run on the engine's loop. Raises our errors, what is secret masked in them."""
+    try:
+        return await _get_json(client, row, call)
+    except errors.NbllmError as error:
+        raise error.scrubbed(call.guard.texts).with_traceback(None) from None
+
+
+async def _get_json(client: Client, row: Provider, call: HttpCall) -> Any:
+    if row.dialect == "opencode_server":  # its password goes to an OpenCode server alone
+        await client.opencode.check(row.base_url.rstrip("/"))
+    try:
+        async with asyncio.timeout(TIMEOUT), client.http.send(call, Trace(), TIMEOUT) as reply:
+            body = await reply.body(LIMIT)
+            if reply.status != HTTP_OK:
+                raise refusal(DIALECTS[row.dialect], reply, body, row)
+            return load_json(body)
+    except errors.Timeout:
+        raise
+    except TimeoutError:
+        raise errors.Timeout(f"No answer from {row.label or row.name} within {TIMEOUT:g} s.", which="total", seconds=TIMEOUT,
+                             hint="Try again.") from None

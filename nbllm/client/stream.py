@@ -1,0 +1,323 @@
+"""A reply as an append-only log that any thread or event loop may read while it grows.
+
+The engine's task is the only writer. Readers keep their own place in the log: iterating twice gives the same events
+twice, and nothing is lost to a reader that comes late. Sync readers wait on a condition, async readers on a future of
+their own loop that the writer wakes from outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from typing import Any
+
+from ..core import errors
+from ..core.calls import Trace
+from ..core.events import (
+    Event,
+    Finished,
+    Fold,
+    MediaDelta,
+    Notice,
+    Response,
+    Restarted,
+    TextDelta,
+    Timing,
+    is_token,
+)
+from .engine import Engine
+
+# A blocking wait on Windows cannot be interrupted; elsewhere the wake-up only checks that we were not forked.
+_TICK = 0.1 if sys.platform == "win32" else 1.0
+_HEARTBEAT = 0.05  # seconds: an idle kernel loop notices an interrupt only when something wakes it (ipykernel issue 881)
+
+
+class Stream:
+    """One call's reply. Returned at once; everything that can go wrong shows when it is read.
+
+    Iterate it (`for` or `async for`) for events, `text_stream` for strings; `await` it or call `response()` for the
+    whole answer; `cancel()` stops it. Reading raises the call's NbllmError, whose `.partial` is the Response so far.
+    """
+
+    def __init__(self, about: Callable[[Fold, Stream], Response]) -> None:
+        self.log: list[tuple[float, Event]] = []
+        self.traces: list[Trace] = []
+        self.called = time.perf_counter()
+        self.ended_at: float | None = None
+        self.at_end: Callable[[Stream], None] | None = None  # called once, on the engine's thread
+        self._about = about
+        self._error: errors.NbllmError | None = None
+        self._changed = threading.Condition()
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._enders: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._engine: Engine | None = None
+        self._pid = os.getpid()
+        self._response: Response | None = None
+
+    def __repr__(self) -> str:
+        return f"<Stream {'done' if self.done else 'running'}, {len(self.log)} events>"
+
+    # --- the writer's side, on the engine's thread ---
+
+    def start(self, engine: Engine, work: Coroutine[Any, Any, None]) -> Stream:
+        """Runs `work`, which writes to this stream, on the engine."""
+        self._engine = engine
+        if engine.is_here():
+            self._begin(work)
+        else:
+            engine.loop.call_soon_threadsafe(self._begin, work)
+        return self
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task = asyncio.get_running_loop().create_task(work)
+        self._task.add_done_callback(self._finish)
+
+    def publish(self, event: Event, at: float | None = None) -> None:
+        """Appends an event that came at `at` (perf_counter seconds; now, where None)."""
+        with self._changed:
+            self.log.append((time.perf_counter() if at is None else at, event))
+            self._wake()
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        error = None if error is None else errors.as_ours(error)
+        with self._changed:
+            over = bool(self.log) and isinstance(self.log[-1][1], Finished)  # cancelled after its last event
+            if (task.cancelled() and not over) or error is not None:
+                self.log.append((time.perf_counter(), Finished("error" if error else "cancelled")))
+            self.ended_at = time.perf_counter()
+            self._error = error
+            self._waiters += self._enders
+            self._wake()
+        if self.at_end is not None:
+            self.at_end(self)
+            self.at_end = None
+
+    def _wake(self) -> None:
+        self._changed.notify_all()
+        waiters, self._waiters = self._waiters, []
+        for loop, future in waiters:
+            try:
+                loop.call_soon_threadsafe(_settle, future)
+            except RuntimeError:
+                continue  # that reader's loop is closed: nobody waits any more
+
+    # --- the readers' side, on any thread or loop ---
+
+    @property
+    def done(self) -> bool:
+        """Whether the reply has ended, well or not."""
+        return self.ended_at is not None
+
+    @property
+    def error(self) -> errors.NbllmError | None:
+        """What went wrong, None where nothing did (so far)."""
+        return self._error
+
+    @property
+    def trace(self) -> Trace:
+        """What the transport saw of the last attempt."""
+        return self.traces[-1] if self.traces else Trace()
+
+    def wait(self, seen: int = 0, timeout: float | None = None) -> bool:
+        """Waits until the log is longer than `seen` or the reply has ended; False where `timeout` seconds ran out first."""
+        until = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while len(self.log) <= seen and not self.done:
+                self._check_process()
+                left = _TICK if until is None else min(_TICK, until - time.monotonic())
+                if left <= 0:
+                    return False
+                self._changed.wait(left)
+        return True
+
+    def wait_end(self, timeout: float) -> bool:
+        """Waits at most `timeout` seconds for the reply's end, whatever comes meanwhile; False where it has not ended."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.done, timeout)
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise errors.TransportError("This stream belongs to the process that was forked from.", hint="Start a new one here.")
+
+    def __iter__(self) -> Iterator[Event]:
+        place = 0
+        while True:
+            try:
+                self.wait(place)
+            except KeyboardInterrupt:
+                self.cancel()
+                raise
+            while place < len(self.log):
+                yield self.log[place][1]
+                place += 1
+            if self.done and place == len(self.log):
+                break
+        self._raise()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        place = 0
+        while True:
+            await self._change(place)
+            while place < len(self.log):
+                yield self.log[place][1]
+                place += 1
+            if self.done and place == len(self.log):
+                break
+        self._raise()
+
+    async def _change(self, seen: int) -> None:
+        """As wait, for a coroutine; a cancelled reader cancels the call."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        with self._changed:
+            if len(self.log) > seen or self.done:
+                return
+            self._check_process()
+            self._waiters.append((loop, future))
+        beat = _HEARTBEAT if "ipykernel" in sys.modules else None
+        try:
+            while not future.done():
+                await asyncio.wait({future}, timeout=beat)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    async def ended(self) -> None:
+        """Returns at the reply's end, well or not, and is not woken before. A cancelled waiter leaves the call running."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        with self._changed:
+            if self.done:
+                return
+            self._check_process()
+            self._enders.append((loop, future))
+        await future
+
+    def __await__(self) -> Generator[Any, None, Response]:
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> Response:
+        while not self.done:
+            await self._change(len(self.log))
+        return self._result()
+
+    def response(self, timeout: float | None = None) -> Response:
+        """Waits for the end and gives the answer. An interrupt stops the call; TimeoutError leaves it running."""
+        until = None if timeout is None else time.monotonic() + timeout
+        try:
+            while not self.done:
+                left = None if until is None else until - time.monotonic()
+                if not self.wait(len(self.log), left):
+                    raise TimeoutError(f"The answer has not ended within {timeout:g} s; it goes on (cancel() stops it).")
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+        return self._result()
+
+    def partial(self) -> Response:
+        """The answer so far; never raises for what went wrong."""
+        if self._response is not None:
+            return self._response
+        done, fold = self.done, Fold()
+        for _, event in self.log[:]:
+            fold.add(event)
+        response = self._about(fold, self)
+        if done:
+            self._response = response
+        return response
+
+    def _result(self) -> Response:
+        self._raise()
+        return self.partial()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            self._error.partial = self._error.partial or self.partial()
+            raise self._error.with_traceback(None)
+
+    @property
+    def text_stream(self) -> TextStream:
+        """The visible answer's pieces as strings: iterate it with `for` or `async for`."""
+        return TextStream(self)
+
+    def cancel(self) -> None:
+        """Stops the call and closes its connection; what came stays. Does nothing once it has ended. Any thread."""
+        if not self.done and self._engine is not None and os.getpid() == self._pid:
+            try:
+                self._engine.loop.call_soon_threadsafe(self._cancel)
+            except RuntimeError:
+                return  # the engine has ended, and the call with it
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.cancel()
+
+    @property
+    def timing(self) -> Timing:
+        """What was measured, see Timing."""
+        return timing(self)
+
+
+class TextStream:
+    """The strings of a stream's visible answer."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[str]:
+        return (e.text for e in self._stream if isinstance(e, TextDelta) and e.text)
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        async for event in self._stream:
+            if isinstance(event, TextDelta) and event.text:
+                yield event.text
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def timing(stream: Stream) -> Timing:
+    """The times of a stream, from its log and the marks of its last attempt."""
+    marks, start = stream.trace.marks, stream.called
+    tokens: list[float] = []
+    visible: float | None = None
+    for at, event in stream.log:
+        if isinstance(event, Restarted):
+            tokens, visible = [], None
+        elif is_token(event):
+            tokens = [tokens[0], at] if tokens else [at, at]
+            if visible is None and isinstance(event, (TextDelta, MediaDelta)):
+                visible = at
+    set_up = marks.get("secured", marks.get("connected"))
+    if stream.trace.whole:  # whole messages: when the first token was made, nobody saw
+        tokens, visible = [], None
+    return Timing(
+        connect=set_up - marks["connect_start"] if set_up is not None and "connect_start" in marks else None,
+        ttfb=marks.get("headers", marks.get("stdout", start)) - start if "headers" in marks or "stdout" in marks else None,
+        ttft=tokens[0] - start if tokens else None,
+        ttfo=visible - start if visible is not None else None,
+        total=stream.log[-1][0] - start if stream.done and stream.log else None,
+        decode=tokens[1] - tokens[0] if tokens else None,
+        reused=stream.trace.reused,
+        attempts=max(1, len(stream.traces)),
+    )
+
+
+def retry_notice(error: errors.NbllmError, wait: float, attempt: int, attempts: int) -> Notice:
+    """What a reader is told when a request is sent again."""
+    return Notice("retry", f"{error.message} Asking again in {wait:.1f} s ({attempt} of {attempts}).",
+                  {"wait": wait, "attempt": attempt, "status": getattr(error, "status", None)})

@@ -1,0 +1,1 @@
+"""The vocabulary: messages, events, errors, calls, options. Pure: no clock, file, socket or thread."""

@@ -1,0 +1,222 @@
+"""Errors, split by whose fault they are. Each message ends with what to do next, and none holds a secret.
+
+NbllmError
+├── ConfigError         you: no key, unknown model, bad option
+├── TransportError      the wire
+│   ├── ConnectFailed   nobody answered at that address
+│   ├── Timeout         which one is in `.which`: connect, first, idle or total
+│   └── StreamCut       the answer stopped before its end
+├── ProviderError       they said no: `.status .type .code .retry_after .request_id`
+│   ├── AuthenticationError · PermissionDenied · NotFound · BadRequest
+│   ├── RateLimited     ask again later      ├── QuotaExceeded   ask again after paying
+│   ├── Overloaded      their trouble, passing  └── ServerError   their trouble
+│   └── ContextLengthExceeded · ContentFiltered
+├── ProtocolError       they spoke gibberish
+└── AnswerProcessingError  the answer came; checking, converting or showing it failed
+
+`.partial` is the Response with what had arrived, None where nothing was asked yet.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
+
+if TYPE_CHECKING:
+    from .events import Response
+
+MASK = "•••"
+
+
+_SHORTEST = 4  # characters of a secret that is looked for: a shorter one would mask prose
+_LONG = 8  # from here on it is looked for in any case, and as base64
+_PLAIN = frozenset({"true", "false", "null", "none", "application/json", "text/event-stream"})  # values that are nobody's secret
+_DEEPEST = 100  # levels of an error's body that are looked through
+
+
+def scrub(text: str, secrets: Iterable[str]) -> str:
+    """`text` with every secret in it masked, also where it is quoted for an address or for JSON, or in base64."""
+    return _scrubber(secrets)(text)
+
+
+def _scrubber(secrets: Iterable[str]) -> Callable[[str], str]:
+    found = {form for s in secrets if len(s) >= _SHORTEST and s.lower() not in _PLAIN for form in _forms(s)}
+    if not found:
+        return str
+    words = (f"(?i:{re.escape(f)})" if len(f) >= _LONG else re.escape(f) for f in sorted(found, key=len, reverse=True))
+    pattern = re.compile("|".join(words))
+    return lambda text: pattern.sub(MASK, text)
+
+
+def _forms(secret: str) -> set[str]:
+    """A secret as it may stand in a text."""
+    raw = secret.encode("utf-8", "surrogatepass")
+    found = {secret, quote(raw), quote(raw, safe=""), quote_plus(raw), json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    for before in range(3) if len(secret) >= _LONG else ():  # base64 of a longer text that holds it, as Basic auth does
+        packed = base64.b64encode(b"\0" * before + raw).decode()[(0, 2, 3)[before]:(before + len(raw)) * 8 // 6]
+        found |= {packed, packed.replace("+", "-").replace("/", "_")}
+    return found
+
+
+class NbllmError(Exception):
+    """Base of all errors that nbllm raises. `hint` says what to do next and is part of the message."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        self.message, self.hint = message, hint
+        self.sent = ""  # where the call went and with which key (masked), once it was sent
+        self.partial: Response | None = None
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return "\n".join(filter(None, (self.message, self.sent, self.hint)))
+
+    def scrubbed(self, secrets: Iterable[str]) -> NbllmError:
+        """This error, with every secret taken out of all its texts."""
+        masked = _scrubber(secrets)
+        self.args = tuple(masked(a) if isinstance(a, str) else a for a in self.args)
+        for name, value in vars(self).items():
+            setattr(self, name, _scrub_value(value, masked))
+        return self
+
+
+def _scrub_value(value: Any, masked: Callable[[str], str], depth: int = 0) -> Any:
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, (dict, list)) and depth >= _DEEPEST:
+        return MASK
+    if isinstance(value, dict):
+        return {masked(str(k)): _scrub_value(v, masked, depth + 1) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_scrub_value(v, masked, depth + 1) for v in value]
+    return value
+
+
+class ConfigError(NbllmError, ValueError):
+    """Something on this side is missing or wrong."""
+
+
+class TransportError(NbllmError):
+    """The wire failed."""
+
+
+class ConnectFailed(TransportError):
+    """No connection to the address came about."""
+
+
+class Timeout(TransportError, TimeoutError):
+    """A time limit ran out; `which` is connect, first, idle or total, `seconds` is the limit."""
+
+    def __init__(self, message: str, *, which: str, seconds: float, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.which, self.seconds = which, seconds
+
+
+class StreamCut(TransportError):
+    """The answer stopped before its end; `.partial` holds what had arrived."""
+
+
+class ProviderError(NbllmError):
+    """The provider refused or failed. `.type` and `.code` are its own words, `.body` its own object."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        type: str | None = None,
+        code: str | int | None = None,
+        retry_after: float | None = None,
+        request_id: str | None = None,
+        body: Any = None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.status, self.type, self.code = status, type, code
+        self.retry_after, self.request_id, self.body = retry_after, request_id, body
+        self.reset_after: float | None = None  # seconds until a used-up rate limit is full again, from its own headers
+
+
+class AuthenticationError(ProviderError):
+    """The key is missing, wrong or expired."""
+
+
+class PermissionDenied(ProviderError):
+    """The key is known but may not do this."""
+
+
+class NotFound(ProviderError):
+    """No such model, or no such path at that address."""
+
+
+class BadRequest(ProviderError):
+    """The provider does not accept the request as it is."""
+
+
+class RateLimited(ProviderError):
+    """Too many requests or tokens in a time; `retry_after` seconds where the provider said so."""
+
+
+class QuotaExceeded(ProviderError):
+    """The account's credit or quota is used up; asking again does not help."""
+
+
+class Overloaded(ProviderError):
+    """The provider has too much to do at the moment."""
+
+
+class ServerError(ProviderError):
+    """The provider failed by its own fault."""
+
+
+class ContextLengthExceeded(BadRequest):
+    """Prompt and answer together do not fit the model."""
+
+
+class ContentFiltered(BadRequest):
+    """The provider's filter stopped the prompt or the answer."""
+
+
+class ProtocolError(NbllmError):
+    """What came cannot be read as the format it was said to be."""
+
+
+class AnswerProcessingError(NbllmError):
+    """The answer came, and something that was done with it failed; `.partial` is the answer."""
+
+    def __init__(self, message: str, *, partial: Response, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.partial = partial
+
+
+@contextmanager
+def after_answer(response: Response, doing: str, hint: str = "The answer is kept, in _llm and in the error's .partial.") -> Iterator[None]:
+    """Within, an answer is checked, converted or shown: whatever is raised there leaves as one of our errors, with the answer as
+    its `.partial`. The one place where that is done."""
+    try:
+        yield
+    except NbllmError as error:
+        error.partial = error.partial or response
+        raise
+    except Exception as error:  # noqa: BLE001 - a paid answer is not lost by a validator, a DataFrame or a drawing
+        raise AnswerProcessingError(f"The answer came, but {doing} failed: {in_a_line(error)}", hint=hint, partial=response) from None
+
+
+def in_a_line(error: BaseException, longest: int = 300) -> str:
+    """An exception of somebody else's in one line: its type and its words."""
+    return " ".join(traceback.format_exception_only(type(error), error)[-1].split())[:longest]
+
+
+def as_ours(error: BaseException) -> NbllmError:
+    """An exception as one of our errors. Of one that we did not foresee the place is told only: its words may hold a key."""
+    if isinstance(error, NbllmError):
+        return error
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return NbllmError(f"nbllm failed inside: {type(error).__name__} at {place.name}, line {place.lineno} of "
+                             f"{PurePath(place.filename).name}.", hint="This is a bug of nbllm: please report it.")

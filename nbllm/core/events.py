@@ -1,0 +1,439 @@
+"""What a reply is made of, in the order it arrives, and the one place that folds it into an answer. Pure values.
+
+A decoder turns frames into events; a stream keeps them in a log; `Fold` turns the log into a Response. Several
+events may describe one part: consecutive TextDeltas are one text, ReasoningDeltas are one block until a signature
+(or a redacted block) ends it, ToolCallDeltas with one index are one call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from .messages import Document, Image, Message, Part, Reasoning, Request, Text, ToolCall, audio_type, caption
+
+DEPTH_LIMIT = 500  # levels of a JSON value; whatever walks through one afterwards has room for that many
+NAME_LIMIT = 256  # characters of a function's name that comes in pieces
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error", "cancelled", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts in OpenTelemetry's GenAI meaning; None means the provider did not report it.
+
+    input_tokens counts all input, cached and cache-written included; output_tokens counts reasoning too.
+    `raw` is the provider's own usage object.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The provider's id of the answer and the model that really answers. May be repeated; later values that are set win."""
+
+    id: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the visible answer. A signature alone (text "") belongs to the text before it."""
+
+    text: str
+    signature: str | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """A piece of thinking. A `signature` ends the block; `redacted` is a block of its own."""
+
+    text: str = ""
+    signature: str | None = None
+    redacted: str | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a call. `index` names the call within the answer; id and name are given once; arguments are
+    fragments of JSON text to be joined."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+    signature: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MediaDelta:
+    """A picture or another file that the model made. One with the `key` of an earlier one takes its place, as a picture does
+    that of its previews; with `append` its bytes follow the earlier one's."""
+
+    part: Image | Document
+    key: str | None = None
+    append: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """What the provider counted so far. Each report replaces the one before it. `final`: nothing will be added to it."""
+
+    usage: Usage
+    final: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something worth keeping that is not the answer: kind is one of retry, refusal, citation, server_tool, timing,
+    warning, media (a file that cannot be read), unknown. `text` is for a person, `data` is the provider's own object."""
+
+    kind: str
+    text: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """What came so far is void: the provider (a CLI that retries by itself) sends the answer again."""
+
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of the answer. `raw` is the provider's own word for the reason."""
+
+    reason: FinishReason
+    raw: str | None = None
+
+
+Event = Started | TextDelta | ReasoningDelta | ToolCallDelta | MediaDelta | UsageReport | Notice | Restarted | Finished
+
+
+def is_token(event: Event) -> bool:
+    """Whether `event` carries something the model generated."""
+    match event:
+        case TextDelta(text) | ReasoningDelta(text):
+            return bool(text)
+        case ToolCallDelta() | MediaDelta():
+            return True
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds on the monotonic clock, measured where the bytes arrived; None where it did not happen.
+
+    The clock starts when the call is handed to the network's thread; making the client and its TLS context, once a process,
+    comes before. ttft: call to first token, text or reasoning or tool call. ttfo: call to first visible text. total: call to the
+    end. connect: TCP and TLS set-up, None on a reused connection. attempts: requests sent, retries included.
+    """
+
+    connect: float | None = None
+    ttfb: float | None = None
+    ttft: float | None = None
+    ttfo: float | None = None
+    total: float | None = None
+    decode: float | None = None
+    reused: bool | None = None
+    attempts: int = 1
+
+    def tokens_per_second(self, output_tokens: int | None) -> float | None:
+        """Output tokens per second between the first and the last token; None where it cannot be known, or where all came
+        within 20 ms: then the span says how the bytes were packed, not how fast they were made."""
+        if not output_tokens or not self.decode or output_tokens < 2 or self.decode < 0.02:
+            return None
+        return (output_tokens - 1) / self.decode
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Response:
+    """An answer, whole or partial, with everything known about it."""
+
+    parts: tuple[Part, ...] = ()
+    finish_reason: FinishReason | None = None
+    finish_raw: str | None = None
+    usage: Usage | None = None
+    model: str | None = None
+    provider: str | None = None
+    id: str | None = None
+    cost: float | None = None
+    timing: Timing = field(default_factory=Timing)
+    request: Request | None = None
+    notices: tuple[Notice, ...] = ()
+    raw: Mapping[str, Any] = field(default_factory=dict)
+    simulated: bool = False
+
+    @property
+    def text(self) -> str:
+        """The visible answer."""
+        return "".join(p.text for p in self.parts if isinstance(p, Text))
+
+    @property
+    def reasoning(self) -> str:
+        """What the model showed of its thinking; "" where it showed none."""
+        return "".join(p.text for p in self.parts if isinstance(p, Reasoning))
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The pictures the model made, in order; `data` holds the bytes."""
+        return tuple(p for p in self.parts if isinstance(p, Image))
+
+    @property
+    def files(self) -> tuple[Document, ...]:
+        """What else the model made: sound, documents; `data` holds the bytes."""
+        return tuple(p for p in self.parts if isinstance(p, Document))
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls the model asks for, in order."""
+        return tuple(p for p in self.parts if isinstance(p, ToolCall))
+
+    @property
+    def transcript(self) -> str:
+        """The words in the sound that the model made, where the provider sends them."""
+        return "".join(n.text for n in self.notices if "audio" in n.data)
+
+    @property
+    def refusal(self) -> str:
+        """The words of a refusal, where the provider sends them apart from the text."""
+        return "".join(n.text for n in self.notices if n.kind == "refusal")
+
+    @property
+    def message(self) -> Message:
+        """The answer as an assistant turn, ready to be sent back."""
+        return Message("assistant", self.parts)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= 60 else self.text[:57] + "..."
+        text = " ".join(filter(None, (text, *(caption(p) for p in self.parts if isinstance(p, (Image, Document))))))
+        return f"Response({text!r}, model={self.model!r}, finish_reason={self.finish_reason!r})"
+
+
+class _File:
+    __slots__ = ("part", "pieces")
+
+    def __init__(self, part: Image | Document) -> None:
+        self.part, self.pieces = part, [part.data or b""]
+
+    def build(self) -> Image | Document:
+        if len(self.pieces) == 1:
+            return self.part
+        data = b"".join(self.pieces)
+        return replace(self.part, data=data, media_type=audio_type(data) or self.part.media_type)
+
+
+class _Call:
+    __slots__ = ("arguments", "id", "name", "signature")
+
+    def __init__(self) -> None:
+        self.id: str | None = None
+        self.name = ""
+        self.arguments: list[str] = []
+        self.signature: str | None = None
+
+    def build(self, id: str) -> ToolCall:
+        raw = "".join(self.arguments)
+        return ToolCall(id, self.name, parse_arguments(raw), raw, self.signature)
+
+
+def parse_arguments(raw: str) -> dict[str, Any] | None:
+    """The arguments object in `raw`: {} for an empty string or null, None where it is not valid JSON for an object.
+    A JSON string that itself holds an object is decoded once more."""
+    if not raw.strip():
+        return {}
+    try:
+        value = json.loads(raw)
+        if isinstance(value, str):
+            value = json.loads(value) if value.strip() else {}
+        if value is None:
+            return {}
+        return _encodable(value) if isinstance(value, dict) and not too_deep(value) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def too_deep(value: Any) -> bool:
+    """Whether a value has more than DEPTH_LIMIT levels; goes down level by level, not by recursion."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(DEPTH_LIMIT):
+        level = [c for v in level for c in (v.values() if isinstance(v, dict) else v) if isinstance(c, (dict, list))]
+        if not level:
+            return False
+    return True
+
+
+def _encodable(value: dict[str, Any]) -> dict[str, Any]:
+    """`value` with halves of surrogate pairs joined, and lone ones replaced: they could neither be shown nor sent."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        mended: dict[str, Any] = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        return mended
+    return value
+
+
+_folds = itertools.count()
+
+
+class Fold:
+    """Adds events up, one by one; `response()` may be asked at any moment for what there is so far."""
+
+    def __init__(self) -> None:
+        self._number = next(_folds)
+        self.id: str | None = None
+        self.model: str | None = None
+        self._report: UsageReport | None = None
+        self._counted = False  # the report is final: nothing was made after it
+        self.finished: Finished | None = None
+        self.notices: list[Notice] = []
+        self._blocks: list[list[str | None] | int | _File] = []  # ["text"|"reasoning", sig, redacted, id, pieces...] or call index
+        self._files: dict[str, _File] = {}  # by key
+        self._calls: dict[int, _Call] = {}
+
+    def add(self, event: Event) -> None:
+        """Takes one event into account."""
+        match event:
+            case TextDelta():
+                self._say(event)
+            case ReasoningDelta():
+                self._reason(event)
+            case ToolCallDelta():
+                self._tool(event)
+            case MediaDelta():
+                self._file(event)
+            case UsageReport():
+                self._report, self._counted = event, event.final
+            case Started(id, model):
+                self.id, self.model = id or self.id, model or self.model
+            case Finished():
+                self.finished = event
+            case Notice():
+                self.notices.append(event)
+            case Restarted():
+                self._void()
+
+    def _void(self) -> None:
+        self._blocks, self._calls, self._files, self._report, self.finished = [], {}, {}, None, None
+
+    @property
+    def usage(self) -> Usage | None:
+        """The provider's last report. Where the answer ended before its counts were final, what it made is not known."""
+        usage = self._report.usage if self._report is not None else None
+        whole = self.finished is not None and self.finished.reason not in ("error", "cancelled")
+        if usage is None or self._counted or whole:
+            return usage
+        return replace(usage, output_tokens=None, reasoning_tokens=None)
+
+    def _open(self, kind: str, id: str | None = None) -> list[str | None]:
+        last = self._blocks[-1] if self._blocks else None
+        if isinstance(last, list) and last[0] == kind and not (kind == "reasoning" and _closed(last, id)):
+            return last
+        block: list[str | None] = [kind, None, None, None]
+        self._blocks.append(block)
+        return block
+
+    def _say(self, e: TextDelta) -> None:
+        block = self._open("text")
+        block.append(e.text)
+        block[1] = e.signature or block[1]
+        self._counted = self._counted and not e.text
+
+    def _reason(self, e: ReasoningDelta) -> None:
+        if e.redacted is not None:
+            self._blocks.append(["reasoning", e.signature, e.redacted, e.id])
+            return
+        block = self._open("reasoning", e.id)
+        block.append(e.text)
+        self._counted = self._counted and not e.text
+        block[1], block[3] = e.signature or block[1], e.id or block[3]
+
+    def _file(self, e: MediaDelta) -> None:
+        known = self._files.get(e.key) if e.key is not None else None
+        self._counted = False
+        if known is None:
+            known = _File(e.part)
+            self._blocks.append(known)
+            if e.key is not None:
+                self._files[e.key] = known
+        elif e.append:
+            known.pieces.append(e.part.data or b"")
+        else:
+            known.part, known.pieces = e.part, [e.part.data or b""]
+
+    def _tool(self, e: ToolCallDelta) -> None:
+        call = self._calls.get(e.index)
+        if call is None:
+            call = self._calls[e.index] = _Call()
+            self._blocks.append(e.index)
+        call.id = e.id or call.id
+        call.name = (call.name + (e.name or ""))[:NAME_LIMIT]
+        call.signature = e.signature or call.signature
+        if e.arguments:
+            call.arguments.append(e.arguments)
+            self._counted = False
+
+    def parts(self) -> tuple[Part, ...]:
+        """The parts so far, in the order in which they began."""
+        out: list[Part] = []
+        for b in self._blocks:
+            if isinstance(b, int):
+                out.append(self._calls[b].build(self._call_id(b)))
+                continue
+            if isinstance(b, _File):
+                out.append(b.build())
+                continue
+            text = "".join(piece or "" for piece in b[4:])
+            if b[0] == "text":
+                if text or b[1]:
+                    out.append(Text(text, b[1]))
+            elif text or b[1] or b[2]:
+                out.append(Reasoning(text, b[1], b[2], b[3]))
+        return tuple(out)
+
+    def _call_id(self, index: int) -> str:
+        """The provider's id, or one made up that no other answer of this process has: a conversation may hold several."""
+        return self._calls[index].id or f"call_{self._number}_{index}"
+
+    def response(self, **about: Any) -> Response:
+        """The answer so far; `about` fills the fields that events do not know (provider, cost, timing, request)."""
+        about.setdefault("model", self.model)
+        return Response(
+            parts=self.parts(),
+            finish_reason=self.finished.reason if self.finished else None,
+            finish_raw=self.finished.raw if self.finished else None,
+            usage=self.usage,
+            id=self.id,
+            notices=tuple(self.notices),
+            **about,
+        )
+
+
+def _closed(block: list[str | None], id: str | None) -> bool:
+    """Whether a reasoning block takes no more text: it is signed or redacted, or another id begins another block."""
+    return bool(block[1] or block[2] or (id and block[3] and id != block[3]))
+
+
+def fold(events: Iterable[Event]) -> Response:
+    """The answer that `events` make."""
+    f = Fold()
+    for event in events:
+        f.add(event)
+    return f.response()

@@ -1,0 +1,196 @@
+"""What every decoder needs: the objects in a frame, the error in an object, and how an answer ends."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+from ..core.calls import Frame, Provider
+from ..core.errors import NbllmError, ProtocolError, ServerError, StreamCut
+from ..core.events import Event, Finished, FinishReason, Notice
+from ._json import Halves, items, load_json, obj, provider_error, string
+
+_ANSWERS = frozenset({"choices", "usage", "output", "response", "type", "object"})
+_SHOWN = 300  # characters of what came in no known format
+_WRAPPED = re.compile(r"(?:data:\s*)+")
+_BEATS = re.compile(r"(?i)(:|ping|pong|keep-?alive|heartbeat)")
+
+
+def content(frame: Frame) -> str:
+    """What a frame says; "" for a heartbeat."""
+    text = frame.data.strip()
+    if text.startswith("data:"):  # proxies that wrap an event stream in another one
+        text = _WRAPPED.sub("", text, count=1)
+    beat = text[:1] not in ("{", "[") and (_BEATS.match(text) or _BEATS.match(frame.name))
+    return "" if beat else text
+
+
+def values(frame: Frame, provider: Provider) -> Iterator[dict[str, Any] | None]:
+    """The objects in a frame, None for the end mark. Heartbeats, empty data, numbers and the like are none; a fragment
+    at the very end is dropped, because whether the answer was whole is decided by its end sign."""
+    text = content(frame)
+    if text.startswith("[DONE]"):
+        yield None
+        return
+    if not text:
+        return
+    try:
+        value = load_json(text)
+    except ProtocolError:
+        if frame.name == "error":
+            raise provider_error(provider, text) from None
+        if frame.tail:
+            return
+        raise
+    if isinstance(value, dict):
+        yield value
+    elif isinstance(value, str) and frame.name == "error":
+        raise provider_error(provider, value)
+    else:
+        yield from items(value)
+
+
+_WORDS = ("message", "msg", "error_msg", "error_message", "errorMessage")
+
+
+def failure(value: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """The error object that `value` is or holds, None where it is none: an `error` in it, something that is called one,
+    or words without any part of an answer (FastAPI's `detail`, a gateway's `message`)."""
+    base = value.get("base_resp")  # MiniMax, whose status 0 means that all is well
+    if base and obj(base).get("status_code"):
+        return {"message": base.get("status_msg"), "code": base["status_code"]}
+    kind = string(value.get("type"))
+    called = name == "error" or value.get("object") == "error" or kind.endswith("error")
+    if value.get("error") or called or value.get("success") is False:
+        return {k: v for k, v in value.items() if k != "type"} if kind == "error" else value
+    if not _ANSWERS.isdisjoint(value):  # nearly all there is
+        return None
+    words = value.get("detail") or value.get("errors") or any(string(value.get(name)) for name in _WORDS)
+    return value if words else None
+
+
+class Reading(ABC):
+    """A decoder's common part: it takes frames apart, raises the errors in them, and hands each object to `_object`.
+
+    `format`: the dialect. `done`: the end mark has come. `_known`: something came in the format of this dialect; before that,
+    `_said` is what came.
+    """
+
+    format: ClassVar[str]
+
+    def __init__(self, provider: Provider) -> None:
+        self.done = False
+        self._provider = provider
+        self._said = ""
+        self._known = False
+        self._halves = Halves()
+
+    def feed(self, frame: Frame) -> Iterator[Event]:
+        """The events in `frame`. Raises ProviderError for an error, ProtocolError for another format."""
+        if not self._known:
+            self._said = self._said or excerpt(frame)
+        for value in values(frame, self._provider):
+            if value is None or self.done:
+                continue
+            if (problem := failure(value, frame.name)) is not None:
+                raise provider_error(self._provider, problem)
+            if not self._known:
+                expect(self.format, value, self._provider)
+            yield from self._object(value, frame.name)
+
+    @abstractmethod
+    def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
+        """The events in one object of a frame called `name`."""
+
+
+def excerpt(frame: Frame) -> str:
+    """The beginning of what a frame says; "" for an end mark, and for a fragment at the very end."""
+    text = "" if frame.tail else content(frame)
+    return "" if text.startswith("[DONE]") else text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def _typed(value: Mapping[str, Any], *beginnings: str) -> bool:
+    return string(value.get("type")).startswith(beginnings)
+
+
+# How the formats are told apart: a name for people, and what only they send.
+_FORMATS: dict[str, tuple[str, Callable[[Mapping[str, Any]], bool]]] = {
+    "openai_chat": ("OpenAI's Chat Completions", lambda v: isinstance(v.get("choices"), list) or
+                    string(v.get("object")).startswith(("chat.completion", "text_completion"))),
+    "openai_responses": ("OpenAI's Responses API", lambda v: _typed(v, "response.") or v.get("object") == "response"),
+    "anthropic": ("Anthropic's Messages", lambda v: _typed(v, "message_", "content_block_") or
+                  (v.get("type") == "message" and isinstance(v.get("content"), list))),
+    "gemini": ("Google's generateContent", lambda v: isinstance(v.get("candidates"), list) or
+               bool({"usageMetadata", "promptFeedback"} & v.keys())),
+    "ollama": ("Ollama's API", lambda v: isinstance(v.get("done"), bool)),
+    "cohere": ("Cohere's Chat", lambda v: _typed(v, "message-", "content-", "tool-plan", "tool-call-", "citation-") or
+               isinstance(obj(v.get("message")).get("content"), list)),
+}
+
+
+def expect(format: str, value: Mapping[str, Any], provider: Provider) -> None:
+    """Raises ProtocolError where `value` is in another format than this one: the address speaks another dialect."""
+    if _FORMATS[format][1](value):
+        return
+    found = next((name for name, (_, speaks) in _FORMATS.items() if speaks(value)), None)
+    if found is not None:
+        raise ProtocolError(
+            f"{provider.label or provider.name} answered in the format of {_FORMATS[found][0]}, but it was asked in that of {_FORMATS[format][0]}.",
+            hint=f"Ask with dialect={found}, or check base_url.")
+
+
+def unfinished(provider: Provider, said: str, known: bool) -> NbllmError:
+    """The error for an answer without an end. said: what came first; known: something was in the format of this dialect."""
+    name = provider.label or provider.name
+    if known:
+        return StreamCut(f"{name} stopped before the end of its answer.", hint="Ask again; `.partial` holds what came.")
+    if said:
+        return ProtocolError(f"{name} answered in a format that is not known: {said}", hint="Check that base_url and dialect belong together.")
+    # what an overloaded server does: its trouble, and passing
+    return ServerError(f"{name} sent an empty answer.", hint="Ask again in a moment.")
+
+
+_THINKING = ("reasoning", "thinking", "thought", "redacted_thinking")
+_THOUGHTS = ("thinking", "reasoning", "reasoning_content", "text", "summary", "content")
+
+
+def is_thought(part: Any) -> bool:
+    """Whether a part of an answer's content is thinking: Mistral, Databricks and others send it there."""
+    return string(obj(part).get("type")).startswith(_THINKING)
+
+
+def thought_text(value: Any, depth: int = 4) -> str:
+    """The words of a thought: a text, an object that holds one under some name, or a list of them. Summaries are paragraphs."""
+    if isinstance(value, str) or not depth:
+        return value if isinstance(value, str) else ""
+    if isinstance(value, list):
+        return "".join(thought_text(v, depth - 1) for v in value)
+    name = next((n for n in _THOUGHTS if obj(value).get(n)), "")
+    inner = obj(value).get(name)
+    if name == "summary" and isinstance(inner, list):
+        return "\n\n".join(filter(None, (thought_text(v, depth - 1) for v in inner)))
+    return thought_text(inner, depth - 1)
+
+
+def thought_signature(part: Mapping[str, Any]) -> str | None:
+    """The signature of a thought: its own, or that of the last summary in it."""
+    signed = [part, *(p for name in _THOUGHTS for p in items(part.get(name)))]
+    return next((s for p in reversed(signed) if (s := string(p.get("signature")))), None)
+
+
+def citation(data: Any) -> Notice:
+    """A source that the answer names: an address, or an object that holds one."""
+    about = obj(data)
+    about = obj(about.get(string(about.get("type")))) or about
+    text = next((string(about.get(k)) for k in ("url", "title", "filename", "name") if about.get(k)), "")
+    return Notice("citation", text or string(data), obj(data))
+
+
+def finish(raw: str | None, calls: bool, reasons: Mapping[str, FinishReason]) -> Finished:
+    """The end. Calls make a plain stop a stop for calls, and nobody must wait for calls that never came."""
+    reason = reasons.get(raw.lower(), "other") if raw else "stop"
+    if reason in ("stop", "tool_calls"):
+        reason = "tool_calls" if calls else "stop"
+    return Finished(reason, raw)

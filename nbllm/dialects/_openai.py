@@ -1,0 +1,121 @@
+"""What the two OpenAI dialects share: parts of a request, frames to objects, usage, ends and errors."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from ..core.calls import HttpCall, Provider, Secret
+from ..core.errors import ConfigError
+from ..core.events import FinishReason, Usage
+from ..core.messages import Document, Image, Request, Text, ToolCall, ToolResult
+from ._json import count, obj
+
+# --- requests -----------------------------------------------------------------------------------------------
+
+def data_url(part: Image | Document) -> str:
+    """The bytes of a picture or document as a data: URL."""
+    if part.data is None:
+        raise ConfigError(f"{part!r} has neither data nor a url.", hint="Give its bytes in data=, or an address in url=.")
+    return f"data:{part.media_type};base64,{base64.b64encode(part.data).decode()}"
+
+
+def file_name(part: Document) -> str:
+    """A name for a document, which the protocol wants even where the user gave none."""
+    return part.name or "document." + part.media_type.rpartition("/")[2]
+
+
+def arguments(call: ToolCall) -> str:
+    """The arguments of a call as they came, to the letter, because caches and signatures depend on it."""
+    return call.arguments_raw or json.dumps(call.arguments or {}, ensure_ascii=False)
+
+
+def result_text(result: ToolResult) -> str:
+    """The words of a tool's result. The protocol has no mark for a failed call, so the words say it."""
+    parts = (Text(result.content),) if isinstance(result.content, str) else result.content
+    text = "".join(p.text for p in parts if isinstance(p, Text))
+    return f"Error: {text}" if result.is_error and not text.lower().startswith("error") else text
+
+
+def schema_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Name, schema and strictness of a structured answer."""
+    name = re.sub(r"\W", "_", str(schema.get("title") or "answer"), flags=re.A)[:64]
+    return {"name": name, "schema": schema, "strict": closed(schema)}
+
+
+def closed(schema: Any) -> bool:
+    """Whether strict mode, which guarantees the answer, takes `schema`: it refuses (HTTP 400) any object that does not
+    forbid other properties and require its own."""
+    if isinstance(schema, (list, tuple)):
+        return all(map(closed, schema))
+    if not isinstance(schema, Mapping):
+        return True
+    kinds = schema.get("type")
+    if kinds == "object" or (isinstance(kinds, (list, tuple)) and "object" in kinds):
+        properties, required = schema.get("properties") or {}, schema.get("required") or ()
+        if schema.get("additionalProperties") is not False or len(required) != len(properties):
+            return False
+    return all(map(closed, schema.values()))
+
+
+def post(provider: Provider, path: str, key: Secret | None, body: Mapping[str, Any], extra: Mapping[str, Any]) -> HttpCall:
+    """The HTTP call: options that were not asked for (None, empty lists) are left out, `extra` has the last word."""
+    asked = {k: v for k, v in body.items() if v is not None and v != []}
+    url = provider.base_url.rstrip("/") + path + (f"?{urlencode(provider.query)}" if provider.query else "")
+    return HttpCall(url, {**_auth(provider, key), **provider.headers}, {**asked, **extra})
+
+
+def _auth(provider: Provider, key: Secret | None) -> dict[str, str]:
+    if key is None:
+        return {}
+    return {provider.key_header: key.reveal()} if provider.key_header else {"Authorization": f"Bearer {key.reveal()}"}
+
+
+def able(request: Request, provider: Provider) -> None:
+    """Raises ConfigError where `request` asks for what the provider has no word for."""
+    for option in provider.quirks.cannot:
+        if getattr(request, option) not in (None, ()):
+            raise ConfigError(f"{provider.label or provider.name} has no {option}.",
+                              hint=f"Leave {option} out, or ask another provider; what it calls otherwise goes in `extra`.")
+
+
+# --- answers ------------------------------------------------------------------------------------------------
+
+REASONS: dict[str, FinishReason] = {
+    "stop": "stop", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop", "end_turn": "stop", "complete": "stop",
+    "completed": "stop", "end": "stop", "length": "length", "max_tokens": "length", "model_length": "length",
+    "max_output_tokens": "length", "max_completion_tokens": "length", "context_length": "length", "tool_calls": "tool_calls",
+    "tool_call": "tool_calls", "tool_use": "tool_calls", "function_call": "tool_calls", "content_filter": "content_filter",
+    "content-filter": "content_filter", "safety": "content_filter", "sensitive": "content_filter", "refusal": "content_filter",
+    "recitation": "content_filter", "prohibited_content": "content_filter", "guardrail_intervened": "content_filter",
+    "error": "error", "network_error": "error", "insufficient_system_resource": "error", "abort": "cancelled",
+    "cancelled": "cancelled",
+}
+
+
+def _first(*found: Any) -> int | None:
+    return next((n for n in map(count, found) if n is not None), None)
+
+
+def usage(raw: Mapping[str, Any]) -> Usage | None:
+    """Token counts under OpenAI's names, old and new, and those of DeepSeek, Moonshot, Anthropic's relays and LiteLLM."""
+    taken = obj(raw.get("prompt_tokens_details") or raw.get("input_tokens_details"))
+    made = obj(raw.get("completion_tokens_details") or raw.get("output_tokens_details"))
+    into = _first(raw.get("prompt_tokens"), raw.get("input_tokens"))
+    out = _first(raw.get("completion_tokens"), raw.get("output_tokens"))
+    thought = _first(made.get("reasoning_tokens"), raw.get("reasoning_tokens"))
+    if into is None and out is None:
+        return None
+    if thought and count(raw.get("total_tokens")) == (into or 0) + (out or 0) + thought:
+        out = (out or 0) + thought  # xAI counts thinking apart; its total gives that away
+    return Usage(
+        into, out, thought,
+        _first(taken.get("cached_tokens"), raw.get("prompt_cache_hit_tokens"), raw.get("cached_tokens"),
+               raw.get("cache_read_input_tokens")),
+        _first(taken.get("cache_write_tokens"), taken.get("cache_creation_tokens"), raw.get("cache_creation_input_tokens")),
+        raw,
+    )

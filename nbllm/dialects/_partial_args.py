@@ -1,0 +1,83 @@
+"""The arguments of a call that Gemini streams as values at JSON paths (partialArgs)."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Any
+
+from ._json import items, obj, string
+
+_GAP = 64  # elements of a list that may be left out: a path of ten characters is no reason to make 100,000
+# One step of a path: .name, [0], ['name'] or ["name"]. An index of six digits is no argument of a sane call.
+_STEP = re.compile(r"""\.([^.\[\]]+)|\[(\d{1,5})\]|\['((?:[^'\\]|\\.)*)'\]|\["((?:[^"\\]|\\.)*)"\]""")
+
+
+class PartialArgs:
+    """The arguments of one call, put together from values at JSON paths such as `$.items[0].name`. A string that goes
+    on is continued by the next value at its path."""
+
+    def __init__(self) -> None:
+        self._value: dict[str, Any] = {}
+        self._going: dict[str, list[str]] = {}  # by path, the pieces of a string that goes on
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """The arguments so far."""
+        for path in list(self._going):
+            self._end(path)
+        return self._value
+
+    def take(self, call: dict[str, Any]) -> None:
+        """Takes what one message says of the call."""
+        self._value.update(obj(call.get("args")))
+        for piece in items(call.get("partialArgs")):
+            path = string(piece.get("jsonPath"))
+            value = next((v for k, v in piece.items() if k.endswith("Value") and k != "nullValue"), None)
+            if isinstance(value, str) and path in self._going:
+                self._going[path].append(value)
+            else:
+                self._put(_steps(path), value)
+                self._going[path] = [value] if isinstance(value, str) else []
+            if piece.get("willContinue") is not True:
+                self._end(path)
+
+    def _end(self, path: str) -> None:
+        """Puts a string together that has come as a whole."""
+        pieces = self._going.pop(path)
+        if len(pieces) > 1:
+            self._put(_steps(path), "".join(pieces))
+
+    def _put(self, steps: list[str | int], value: Any) -> None:
+        if not steps:
+            return
+        holder: Any = self._value
+        for step, following in pairwise(steps):
+            child = _at(holder, step)
+            if not isinstance(child, (dict, list)):
+                child = [] if isinstance(following, int) else {}
+                _set(holder, step, child)
+            holder = child
+        _set(holder, steps[-1], value)
+
+
+def _steps(path: str) -> list[str | int]:
+    """The steps of a path from the root `$`; none where it cannot be read."""
+    found = list(_STEP.finditer(path))
+    if not path.startswith("$") or sum(m.end() - m.start() for m in found) != len(path) - 1:
+        return []
+    return [int(n) if n else a or re.sub(r"\\(.)", r"\1", b or c or "") for a, n, b, c in (m.groups() for m in found)]
+
+
+def _at(holder: Any, step: str | int) -> Any:
+    if isinstance(holder, dict):
+        return holder.get(str(step))
+    return holder[step] if isinstance(step, int) and step < len(holder) else None
+
+
+def _set(holder: Any, step: str | int, value: Any) -> None:
+    if isinstance(holder, dict):
+        holder[str(step)] = value
+    elif isinstance(step, int) and step <= len(holder) + _GAP:
+        holder.extend([None] * (step + 1 - len(holder)))
+        holder[step] = value

@@ -1,0 +1,122 @@
+"""What the Anthropic, Gemini and Ollama dialects share: pieces of a request, and the reason of an end."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..core.errors import ConfigError, ProtocolError
+from ..core.messages import Document, Image, Message, Part, Request, Text, ToolCall, ToolResult
+from ._json import Halves
+
+# Tokens of thinking that an effort word means where a model takes a budget: Google's own equivalents.
+BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576}
+
+_WORDY = ("text/", "application/json", "application/xml", "application/yaml", "application/x-yaml", "application/toml")
+
+
+def budget(reasoning: str | int) -> int:
+    """`reasoning` as a budget in tokens. Raises ConfigError for a word that is none of ours."""
+    if isinstance(reasoning, str):
+        if reasoning not in BUDGETS:
+            raise ConfigError(f"reasoning={reasoning!r} is no effort.",
+                              hint=f"Say {', '.join(BUDGETS)}, or a number of tokens.")
+        return BUDGETS[reasoning]
+    if isinstance(reasoning, bool) or reasoning < 0:
+        raise ConfigError(f"reasoning={reasoning!r} is no budget.", hint="Give an effort word or a number of tokens.")
+    return reasoning
+
+
+def turns(messages: Iterable[Message], names: Mapping[str, str]) -> Iterator[tuple[str, list[Part]]]:
+    """The conversation without its system messages, neighbours of one role as one turn: (role, parts).
+    `names` maps roles to those of the protocol."""
+    role, parts = "", list[Part]()
+    for message in messages:
+        name = names.get(message.role)
+        if name is None:
+            continue
+        if name != role:
+            if parts:
+                yield role, parts
+            role, parts = name, []
+        parts += message.parts
+    if parts:
+        yield role, parts
+
+
+def system_text(request: Request) -> str:
+    """The text of all system messages. Raises ConfigError for anything else in them."""
+    for message in request.messages:
+        if message.role == "system":
+            words(message)
+    return request.system
+
+
+def words(message: Message) -> str:
+    """The text of a message that may hold nothing else."""
+    odd = next((p for p in message.parts if not isinstance(p, Text)), None)
+    if odd is not None:
+        raise ConfigError(f"A {type(odd).__name__} cannot stand in a {message.role} message.",
+                          hint="Put it into a user message.")
+    return message.text
+
+
+def misplaced(part: Part, role: str, label: str) -> ConfigError:
+    """The error for a part that a turn of `role` cannot hold."""
+    return ConfigError(f"{label} takes no {type(part).__name__} in a {role} message.",
+                       hint="Pictures, documents and results belong in user messages, calls and thinking in the model's.")
+
+
+def b64(part: Image | Document) -> str:
+    """The bytes of a picture or document as base64."""
+    if part.data is None:
+        raise ConfigError(f"{part!r} has neither data nor a url.", hint="Give its bytes in data=, or an address in url=.")
+    return base64.b64encode(part.data).decode()
+
+
+def document_text(part: Document) -> str | None:
+    """The words of a document that is text, None where it is not."""
+    return part.data.decode("utf-8", "replace") if part.data is not None and part.media_type.startswith(_WORDY) else None
+
+
+def call_arguments(call: ToolCall) -> dict[str, Any]:
+    """The arguments as an object. What was not valid JSON is wrapped, in the way that Anthropic documents."""
+    return {"INVALID_JSON": call.arguments_raw} if call.arguments is None else call.arguments
+
+
+def content(result: ToolResult) -> tuple[Text | Image, ...]:
+    """The parts of a tool's result."""
+    return (Text(result.content),) if isinstance(result.content, str) else result.content
+
+
+def without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` without what was not asked for: None, and lists and objects with nothing in them."""
+    return {k: v for k, v in values.items() if v is not None and not (isinstance(v, (list, dict)) and not v)}
+
+
+def merged(body: Mapping[str, Any], extra: Mapping[str, Any], nested: Sequence[str]) -> dict[str, Any]:
+    """`body` with `extra` over it; objects called one of `nested` are merged, so that ours are not erased."""
+    out = {**body, **extra}
+    for name in nested:
+        if isinstance(body.get(name), Mapping) and isinstance(extra.get(name), Mapping):
+            out[name] = {**body[name], **extra[name]}
+    return out
+
+
+def dumps(value: Any) -> str:
+    """`value` as JSON text that can always be written as UTF-8."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    except RecursionError:
+        raise ProtocolError("The provider sent a value that is nested too deeply.", hint="Ask again.") from None
+    return text
+
+
+def fragment(value: Any) -> str:
+    """Arguments as JSON text: a string is that already, null is nothing."""
+    return Halves().mend("", value) if isinstance(value, str) else "" if value is None else dumps(value)

@@ -1,0 +1,137 @@
+"""Fragments of tool calls, sorted: which call of a Chat Completions answer each of them belongs to.
+
+A call is known by its index on the wire and its id. A new id under a known index is a new call (servers that say 0
+each time), unless it names nothing and the call before it is still open (servers that make up an id per fragment).
+Without an id, a name begins a new call where the one before it is complete or stands in the same list. A fragment
+with neither goes on with the last one. Names and ids that are repeated count once; a name may come in pieces.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..core.events import NAME_LIMIT, ToolCallDelta, parse_arguments
+from ._json import Halves, items, label, obj
+
+_MARKS = re.compile(r'\\.?|["{}]', re.DOTALL)
+
+
+class _Slot:
+    """One call as far as it is known. `size`: the characters of its pieces."""
+
+    __slots__ = ("_cut", "_depth", "_quoted", "_scanned", "_whole", "empty", "id", "index", "name", "pieces", "size")
+
+    def __init__(self, index: int) -> None:
+        self.index, self.name, self.size = index, "", 0
+        self.id: str | None = None
+        self.pieces: list[str] = []
+        self.empty = False  # its arguments were said to be {}
+        self._scanned, self._depth, self._quoted, self._cut = 0, 0, False, ""
+        self._whole: bool | None = None  # once its outer brace was closed: whether that was an object, and all
+
+    def add(self, piece: str) -> None:
+        """Takes a piece of its arguments."""
+        self.pieces.append(piece)
+        self.size += len(piece)
+
+    @property
+    def complete(self) -> bool:
+        """Whether its arguments are a whole object. Asked at every fragment, so each is looked at once."""
+        if not self.pieces:
+            return self.empty
+        while self._scanned < len(self.pieces):
+            self._scan(self.pieces[self._scanned])
+            self._scanned += 1
+        if self._whole is None and self._depth < 0:
+            self._whole = parse_arguments("".join(self.pieces)) is not None
+        return bool(self._whole)
+
+    def _scan(self, piece: str) -> None:
+        if self._whole is not None:
+            self._whole = self._whole and not piece.strip()
+            return
+        for mark in _MARKS.findall(self._cut + piece):
+            self._cut = mark if mark == "\\" else ""
+            if mark == '"':
+                self._quoted = not self._quoted
+            elif not self._quoted and mark in "{}":
+                self._depth += 1 if mark == "{" else -1
+                self._depth = self._depth or -1  # the outer brace is closed
+
+
+class Calls:
+    """The calls of one answer, in the order in which they began."""
+
+    def __init__(self, halves: Halves) -> None:
+        self.slots: list[_Slot] = []
+        self._halves = halves
+        self._latest: dict[str | None, _Slot] = {}
+        self._by_id: dict[tuple[str | None, str], _Slot] = {}
+
+    def read(self, entries: list[Any]) -> Iterator[ToolCallDelta]:
+        """The events in one list of tool calls."""
+        touched: set[int] = set()
+        for entry in items(entries):
+            call = obj(entry.get("function")) or obj(entry.get("custom")) or entry
+            id, name = label(entry.get("id")), label(call.get("name")) or ""
+            args = _fragment(call.get("arguments", call.get("input")))
+            key = label(entry.get("index"))
+            slot = self._find(key, id, name, args, touched)
+            if slot is None and not (id or name or args):
+                continue
+            new = slot is None
+            slot = slot or self.begin(key)
+            touched.add(slot.index)
+            self._latest[key] = slot
+            if id:
+                self._by_id[key, id] = slot
+            event = self._fill(slot, id, name, args, label(google(entry).get("thought_signature")))
+            if new or event.id or event.name or event.arguments or event.signature:
+                yield event
+
+    def begin(self, key: str | None) -> _Slot:
+        """A new call under an index of the wire."""
+        slot = self._latest[key] = _Slot(len(self.slots))
+        self.slots.append(slot)
+        return slot
+
+    def _find(self, key: str | None, id: str | None, name: str, args: str, touched: set[int]) -> _Slot | None:
+        known = self._by_id.get((key, id)) if id else None
+        slot = known or self._latest.get(key)
+        if slot is None and self.slots and not name and (not id or key is None):
+            slot = self.slots[-1]
+        if slot is None or known:
+            return slot
+        if id and slot.id:
+            return None if name or slot.complete else slot
+        if name and slot.name and (slot.index in touched or (slot.complete and args)):
+            return None
+        return slot
+
+    def _fill(self, slot: _Slot, id: str | None, name: str, args: str, signature: str | None) -> ToolCallDelta:
+        new_id = id if slot.id is None else None
+        slot.id = slot.id or id
+        new_name = "" if slot.name and (slot.pieces or name == slot.name) else name.removeprefix(slot.name)
+        slot.name = (slot.name + new_name)[:NAME_LIMIT]
+        if args.strip() == "{}" and not slot.pieces:
+            slot.empty, args = True, ""  # Anthropic's relays begin with {} and then send the arguments
+        elif name and id and args[:1] == "{" and args[-1:] == "}" and len(args) == slot.size and args == "".join(slot.pieces):
+            args = ""  # the whole call is said once more at the end
+        if args:
+            args = self._halves.mend(slot.index, args)
+            slot.add(args)
+        return ToolCallDelta(slot.index, new_id, new_name or None, args, signature)
+
+
+def google(part: Mapping[str, Any]) -> dict[str, Any]:
+    """What Gemini's compatible endpoint adds to a message or a call."""
+    return obj(obj(part.get("extra_content")).get("google"))
+
+
+def _fragment(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""Transports over sockets: connections, their pool, stamps and frames."""

@@ -1,0 +1,185 @@
+"""httpx's transport interface over our own connections: HTTP/1.1 with a pool, every read stamped.
+
+What httpx's own transport is still needed for (proxies, HTTP/2, loops without readers) goes through it, in http.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+
+import httpx
+
+from ..core import addresses
+from ..core.addresses import Address
+from ..core.calls import Read, Trace
+from ..core.errors import ConfigError
+from . import stamps
+from .connection import Connection, Head
+
+ORIGIN = "nbllm_origin"  # the request's extension that holds its Address, where it was read before
+TRACE = "nbllm_trace"  # the request's extension that takes the marks
+WIRE = "nbllm_wire"  # the request's extension that holds its bytes, where they were made before
+FRESH = "nbllm_fresh"  # the request's extension that asks for a connection of its own, used once
+BODY = "nbllm_body"  # the response's extension: the Body
+
+
+class Body(httpx.AsyncByteStream):
+    """An answer's body. `read` is the read that brought the piece given last."""
+
+    def __init__(self, connection: Connection, pool: StampedTransport, origin: Address | None) -> None:
+        self._connection, self._pool, self._origin = connection, pool, origin
+        self.read: Read | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (piece := await self._connection.piece()) is not None:
+            data, self.read = piece
+            yield data
+
+    async def aclose(self) -> None:
+        """Gives the connection back where the body was read to its end, else closes it."""
+        connection, self._connection = self._connection, _GONE
+        if connection is not _GONE:
+            self._pool.release(connection, self._origin)
+
+
+class _Gone:
+    closed = True
+
+    async def piece(self) -> None:
+        raise httpx.StreamClosed
+
+
+_GONE: Connection = _Gone()  # type: ignore[assignment]
+
+
+class StampedTransport(httpx.AsyncBaseTransport):
+    """A pool of connections, newest first. At most `keep` idle ones stay, each at most `expiry` seconds."""
+
+    def __init__(self, keep: int = 200, expiry: float = 120.0) -> None:
+        self._keep, self._expiry = keep, expiry
+        self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
+        self._busy: set[Connection] = set()
+        self._context: ssl.SSLContext | None = None
+        self._keeper = stamps.keep_enabled()
+
+    def context(self) -> ssl.SSLContext:
+        """The TLS context, made once (some 20 ms). Raises ConfigError for certificates that cannot be read."""
+        if self._context is None:
+            self._context = certificates()
+            self._context.set_alpn_protocols(["http/1.1"])
+        return self._context
+
+    @property
+    def has_context(self) -> bool:
+        """Whether the TLS context is made."""
+        return self._context is not None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Sends a request. Raises httpx's errors, and ConfigError for an address that leads nowhere."""
+        trace: Trace = request.extensions.get(TRACE) or Trace()
+        origin: Address = request.extensions.get(ORIGIN) or addresses.parse(str(request.url))
+        wire: bytes = request.extensions.get(WIRE) or head(request) + await request.aread()
+        fresh = bool(request.extensions.get(FRESH))
+        connection = None if fresh else self._take(origin)
+        trace.reused = connection is not None
+        if connection is not None:
+            try:
+                answer = await self._exchange(connection, wire, trace)
+            except (httpx.WriteError, httpx.RemoteProtocolError, httpx.ReadError):
+                if "first_byte" in trace.marks:
+                    raise
+                connection, trace.reused = None, False  # the server let go of it while we took it: not the answer's fault
+        if connection is None:
+            connection = await self._open(origin, trace, request.extensions.get("timeout", {}).get("connect"))
+            answer = await self._exchange(connection, wire, trace)
+        body = Body(connection, self, None if fresh else origin)
+        return httpx.Response(answer.status, headers=answer.headers, stream=body,
+                              extensions={"http_version": b"HTTP/" + answer.version.encode(), BODY: body})
+
+    async def _exchange(self, connection: Connection, wire: bytes, trace: Trace) -> Head:
+        trace.connected_at = connection.created
+        self._busy.add(connection)
+        try:
+            return await connection.exchange(wire, trace)
+        except BaseException as exc:
+            self._drop(connection)
+            if isinstance(exc, OSError):
+                raise httpx.WriteError(str(exc)) from None
+            raise
+
+    async def _open(self, origin: Address, trace: Trace, within: float | None) -> Connection:
+        context = self.context() if origin.scheme == "https" else None
+        try:
+            async with asyncio.timeout(within):
+                return await Connection.open(origin, trace, context)
+        except TimeoutError:
+            raise httpx.ConnectTimeout("no connection in time") from None
+        except ssl.SSLError as exc:
+            raise httpx.ConnectError(f"TLS: {getattr(exc, 'verify_message', '') or exc.reason or exc}") from None
+        except (OSError, ValueError, OverflowError) as exc:  # the latter two: what only the system knows to be no address
+            raise httpx.ConnectError(getattr(exc, "strerror", None) or str(exc)) from None
+
+    def _take(self, origin: Address) -> Connection | None:
+        idle = self._idle[origin]
+        while idle:
+            connection = idle.pop()
+            if time.perf_counter() - connection.released < self._expiry and connection.alive():
+                return connection
+            connection.close()
+        return None
+
+    def release(self, connection: Connection, origin: Address | None) -> None:
+        """Takes a connection back (under its origin), or closes it."""
+        self._busy.discard(connection)
+        if origin is None or not connection.reusable() or sum(map(len, self._idle.values())) >= self._keep:
+            return connection.close()
+        connection.rest()
+        self._idle[origin].append(connection)
+        return None
+
+    def _drop(self, connection: Connection) -> None:
+        self._busy.discard(connection)
+        connection.close()
+
+    def idle(self, origin: Address) -> int:
+        """How many connections to `origin` are open and free."""
+        return sum(connection.alive() for connection in self._idle[origin])
+
+    def close_idle(self) -> None:
+        """Closes the connections that carry nothing: the next request opens a fresh one."""
+        for idle in self._idle.values():
+            while idle:
+                idle.pop().close()
+
+    async def aclose(self) -> None:
+        """Closes every connection."""
+        self.close_idle()
+        for connection in list(self._busy):
+            self._drop(connection)
+        if self._keeper is not None:
+            self._keeper.close()
+
+
+def certificates() -> ssl.SSLContext:
+    """A TLS context. Certificates as httpx takes them: SSL_CERT_FILE, SSL_CERT_DIR, certifi. Raises ConfigError."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError as exc:  # ssl.SSLError is one
+        named = next((n for n in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(n)), "certifi")
+        raise ConfigError(f"The certificates that {named} names cannot be read ({exc.strerror or type(exc).__name__}).",
+                          hint=f"Correct {named}, or unset it to use the usual certificates.") from None
+
+
+def head(request: httpx.Request) -> bytes:
+    """The request line and headers. Raises httpx.LocalProtocolError for what HTTP does not allow in them."""
+    lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
+    for name, value in request.headers.raw:
+        if any(c in value or c in name for c in (b"\r", b"\n", b"\0")) or not name or b" " in name or b":" in name:
+            raise httpx.LocalProtocolError("a header holds a character that HTTP does not allow")
+        lines.append(b"%s: %s" % (name, value.strip()))
+    return b"\r\n".join([*lines, b"", b""])

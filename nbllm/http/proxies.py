@@ -1,0 +1,84 @@
+"""Which proxy the environment names for an address, and whether it can be used: told in words that name the variable.
+
+Loopback never goes through one. A variable for the scheme goes before ALL_PROXY (GNOME sets both, the latter as socks://).
+NO_PROXY may hold names, addresses, networks (10.0.0.0/8) and ports.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from importlib.util import find_spec
+from typing import NamedTuple
+from urllib.request import getproxies, proxy_bypass
+
+from ..core import addresses
+from ..core.addresses import Address
+from ..core.errors import ConfigError
+
+_VARIABLES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY", "REQUEST_METHOD")
+_KINDS = {"http": "http", "https": "https", "socks": "socks5", "socks5": "socks5", "socks5h": "socks5h"}
+_ENTRY = re.compile(r"\[([^\]]*)\](?::(\d+))?|([^:]+)(?::(\d+))?")
+
+
+class Proxy(NamedTuple):
+    """A proxy to be used. `place`: where it is, without its password; `variable`: what named it."""
+
+    url: str
+    place: str
+    variable: str
+
+
+def settings() -> tuple[str | None, ...]:
+    """What of the environment decides; where it has changed, so may everything here."""
+    return tuple(map(os.environ.get, _VARIABLES))
+
+
+def proxy_for(address: Address) -> Proxy | None:
+    """The proxy on the way to an address, None for none. Raises ConfigError for one that cannot be used."""
+    named = {} if address.here else getproxies()
+    key = next((k for k in (address.scheme, "all") if named.get(k)), None)
+    if key is None or _direct(address, named.get("no", "")) or proxy_bypass(address.host):
+        return None
+    variable = next((n for n in (f"{key}_proxy", f"{key}_PROXY".upper()) if os.environ.get(n)), "the system's settings")
+    return _checked(named[key].strip(), variable)
+
+
+def _checked(named: str, variable: str) -> Proxy:
+    hint = f"Correct {variable} or unset it, or name the hosts that need no proxy in NO_PROXY."
+    kind, _, rest = named.partition("://") if "://" in named else ("http", "", named)
+    scheme = _KINDS.get(kind.lower())
+    if scheme is None:
+        raise ConfigError(f"{variable} names a proxy of a kind that nbllm does not know: {kind[:20]!r}.", hint=hint)
+    try:
+        place = addresses.parse(f"http://{rest}").place
+    except ConfigError as exc:
+        raise ConfigError(f"{variable} names no usable proxy. {exc.message}", hint=hint) from None
+    if scheme.startswith("socks") and find_spec("socksio") is None:
+        raise ConfigError(f"{variable} names a SOCKS proxy ({place}), and the package socksio, which such need, is not installed.",
+                          hint=f"pip install socksio. {hint}")
+    return Proxy(f"{scheme}://{rest}", place, variable)
+
+
+def _direct(address: Address, exceptions: str) -> bool:
+    """Whether NO_PROXY names the address."""
+    return any(_names(entry, address) for entry in re.split(r"[,\s]+", exceptions.lower()) if entry)
+
+
+def _names(entry: str, address: Address) -> bool:
+    number = addresses.ip(address.host)
+    if "/" in entry:
+        try:
+            return number is not None and number in ipaddress.ip_network(entry.replace("[", "").replace("]", ""), strict=False)
+        except ValueError:
+            return False
+    found = _ENTRY.fullmatch(entry)
+    name, port = (found[1] or found[3] or "", found[2] or found[4]) if found else (entry, None)
+    if port and port.lstrip("0") != str(address.port):
+        return False
+    if addresses.ip(name) is not None or number is not None:
+        return name == "*" or addresses.ip(name) == number
+    name = name.lstrip("*").strip(".")
+    host = address.host.rstrip(".")
+    return not name or host == name or host.endswith(f".{name}")

@@ -1,0 +1,1 @@
+"""The line of a cell magic: values, options, grammar."""

@@ -1,0 +1,190 @@
+"""Where a provider's key comes from: a table of sources, asked in order. A key is held as a Secret and shown masked; its
+source is no secret.
+
+The order: given with the call, typed in this session, the environment, `.env` beside the notebook, the system's keyring, a login
+(OAuth 2), Colab's secrets, OpenCode's auth.json. VS Code's secret storage is closed to kernels, so it is none of them.
+
+A key goes to its own address only: what is found is a Secret with its origin, and wire.Guard compares that with the address
+that is really sent. In the keyring a key lies under its origin (https://api.openai.com), so no other row finds it there;
+OpenCode's keys belong to the address that nbllm's own row has; a variable that a project's file names waits for the user's
+consent (`Provider.held`). A key in `.env` may have come with the folder (`Secret.beside`): `auto` prefers all others.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.calls import Provider, Secret, origin, same_host
+from ..core.errors import AuthenticationError, ConfigError
+from .files import read_small
+from .key_stores import SERVICE, Stores, read_dotenv
+
+__all__ = ["SOURCES", "Source", "Stores", "drop", "find", "forget", "keep", "origin", "read_dotenv", "remember", "same_host", "where"]
+
+_BEARERS = frozenset({"openai_chat", "openai_responses", "cohere", "ollama"})  # dialects that can carry an access token
+
+# Keys given by hand in this session (`%llm key NAME`), by provider name. They live in memory only.
+_session: dict[str, Secret] = {}
+
+
+def remember(provider: str, key: str, address: str = "") -> None:
+    """Keeps a key for this session, for the server at `address` where one is given."""
+    _session[provider] = Secret(key, "this session", origin(address) if address else "")
+
+
+def forget(provider: str) -> bool:
+    """Drops a key kept for this session; False where there was none."""
+    return _session.pop(provider, None) is not None
+
+
+# --- the sources --------------------------------------------------------------------------------------------
+
+
+def _names(row: Provider) -> Iterator[str]:
+    return (name for name in row.key_env if name not in row.held)
+
+
+def _environment(row: Provider, address: str, stores: Stores) -> Secret | None:
+    return next((Secret(stores.env[n].strip(), n) for n in _names(row) if stores.env.get(n, "").strip()), None)
+
+
+def _dotenv(row: Provider, address: str, stores: Stores) -> Secret | None:
+    for folder in stores.folders() if row.key_env else ():
+        path = folder / ".env"
+        values = stores.dotenv(path)
+        found = next((n for n in _names(row) if values.get(n, "").strip()), None)
+        if found:
+            return Secret(values[found].strip(), f"{found} in {path}", beside=True)
+    return None
+
+
+def _ring(row: Provider, address: str, stores: Stores) -> Secret | None:
+    ring = stores.keyring()
+    if ring is None or (row.local and not row.key_env) or row.unapproved:
+        return None
+    found = stores.slowly("keyring", origin(address), lambda: ring.get_password(SERVICE, origin(address)))
+    return Secret(found, "the keyring") if found else None
+
+
+def _secrets(row: Provider, address: str, stores: Stores) -> Secret | None:
+    for name in _names(row) if stores.colab else ():
+        found = stores.slowly("colab", name, lambda name=name: stores.colab(name)).strip()  # type: ignore[misc]
+        if found:
+            return Secret(found, f"{name} in Colab's secrets")
+    return None
+
+
+def _opencode(row: Provider, address: str, stores: Stores) -> Secret | None:
+    """An api key, or an access token that has not expired (`expires` is in milliseconds, 0 for never)."""
+    if not row.opencode or stores.auth is None or not row.shipped or origin(address) != row.shipped:
+        return None
+    entry = _read_json(stores.auth).get(row.opencode)
+    if not isinstance(entry, dict):
+        return None
+    if entry.get("type") == "api" and isinstance(entry.get("key"), str) and entry["key"].strip():
+        return Secret(entry["key"].strip(), "OpenCode's auth.json")
+    until, token = entry.get("expires"), entry.get("access")
+    if entry.get("type") != "oauth" or row.dialect not in _BEARERS or not isinstance(token, str) or not token:
+        return None
+    fresh = isinstance(until, (int, float)) and (until == 0 or until / 1000 > time.time() + 60)
+    return Secret(token, "OpenCode's auth.json (a login)") if fresh else None
+
+
+def _login(row: Provider, address: str, stores: Stores) -> Secret | None:
+    """The token of a login, renewed where it has ended. Raises AuthenticationError where it cannot be."""
+    if row.oauth is None or row.dialect not in _BEARERS or row.unapproved:
+        return None
+    from . import oauth
+
+    return oauth.access(row, origin(address), stores)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One place that may hold a key. `slow`: it asks another process or the person, so it is not asked while typing."""
+
+    name: str
+    look: Callable[[Provider, str, Stores], Secret | None]
+    slow: bool = False
+
+
+SOURCES = (
+    Source("environment", _environment), Source(".env", _dotenv), Source("keyring", _ring, slow=True), Source("login", _login, slow=True),
+    Source("Colab", _secrets, slow=True), Source("OpenCode", _opencode),
+)
+
+
+def find(row: Provider, stores: Stores, explicit: str | Secret | None = None, *, address: str | None = None, quick: bool = False) -> Secret | None:
+    """The key for `row` at `address` (its own where none is given), which it belongs to: given explicitly, else typed in this
+    session, else from the sources in their order; None where there is none. `quick` leaves slow sources out."""
+    address = address or row.base_url
+    if explicit is not None:
+        return (explicit if isinstance(explicit, Secret) else Secret(explicit.strip())).at(address)
+    looks = (s.look(row, address, stores) for s in SOURCES if not (quick and s.slow))
+    found = _typed(row, address) or next((key for key in looks if key is not None), None)
+    return found.at(address) if found else None
+
+
+def _typed(row: Provider, address: str) -> Secret | None:
+    key = _session.get(row.name)
+    return key if key and key.origin in ("", origin(address)) else None
+
+
+def where(row: Provider, stores: Stores, address: str) -> list[tuple[str, str | None]]:
+    """Each source by name, with the masked key it holds for `row`, None for none."""
+    typed = _typed(row, address)
+    found = [(s.name, _looked(s, row, address, stores)) for s in SOURCES]
+    return [(name, key.masked if key else None) for name, key in (("this session", typed), *found)]
+
+
+def _looked(source: Source, row: Provider, address: str, stores: Stores) -> Secret | None:
+    try:
+        return source.look(row, address, stores)
+    except AuthenticationError:  # a login that has ended holds none
+        return None
+
+
+# --- keeping ------------------------------------------------------------------------------------------------
+
+
+def keep(key: str, stores: Stores, address: str) -> bool:
+    """Puts a key into the keyring for `address`; False where there is no keyring. Raises ConfigError where it refuses."""
+    ring = stores.keyring()
+    if ring is None:
+        return False
+    try:
+        ring.set_password(SERVICE, origin(address), key)
+    except Exception as error:  # noqa: BLE001 - each backend has errors of its own
+        raise ConfigError(f"The keyring did not take the key ({type(error).__name__}).",
+                          hint="Unlock it and try again, or set the variable in the environment.") from None
+    stores.seen["keyring", origin(address)] = key
+    return True
+
+
+def drop(stores: Stores, address: str) -> bool:
+    """Takes the key for `address` out of the keyring; False where there was none."""
+    ring = stores.keyring()
+    stores.seen.pop(("keyring", origin(address)), None)
+    try:
+        if ring is None or ring.get_password(SERVICE, origin(address)) is None:
+            return False
+        ring.delete_password(SERVICE, origin(address))
+    except Exception:  # noqa: BLE001 - each backend has errors of its own; a locked one still holds its key
+        return False
+    return True
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(read_small(path))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,336 @@
+"""From a model's name to the provider that answers it: rows of providers.toml, aliases, and the rules of names.
+
+A name is `provider/model`, `provider:model`, a bare model name that a row's patterns know, a provider's name alone
+(its default model), an alias, `sim/...` or `auto`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from ..core.calls import Hidden, Provider, Secret, shown
+from ..core.errors import AuthenticationError, ConfigError
+from . import config, keys
+from .config import Places, Problem
+from .spec import filled, provider_row, spent, variables
+from .toml_edit import change_entry
+
+__all__ = ["DEFAULT_MODEL", "SIMULATOR", "Registry", "Route", "load", "provider_row"]
+
+DEFAULT_MODEL = "auto"
+SIMULATOR = "sim"
+
+# The names under which the simulator answers, and the wire format of each.
+SIMULATED = {"openai": "openai_chat", "openai_chat": "openai_chat", "openai_responses": "openai_responses",
+             "responses": "openai_responses", "anthropic": "anthropic", "claude": "anthropic", "gemini": "gemini", "ollama": "ollama"}
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a name leads: the provider (with the address in force), the model's own name, why it was chosen."""
+
+    asked: str
+    provider: Provider
+    model: str
+    why: str = ""
+    simulated: bool = False
+
+
+@dataclass(slots=True)
+class Registry:
+    """The rows and aliases in force. `env` is looked at on every call; `simulator` gives a dialect's loopback address;
+    `problems` are what is wrong in configuration files, told once, when a name is first resolved; `stores` hold keys."""
+
+    rows: dict[str, Provider] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)  # it holds keys
+    simulate: bool | None = None
+    simulator: Callable[[str], str] | None = None
+    problems: list[Problem] = field(default_factory=list)
+    stores: keys.Stores = None  # type: ignore[assignment]
+    told: bool = False
+    defaults: dict[str, Any] = field(default_factory=dict)  # of cells, as configuration files have them
+
+    def __post_init__(self) -> None:
+        self.stores = self.stores or keys.Stores.of(self.env)
+
+    @property
+    def simulating(self) -> bool:
+        """Whether every provider's name leads to the simulator (`%llm simulate on`, NBLLM_SIMULATE=1)."""
+        if self.simulate is not None:
+            return self.simulate
+        return self.env.get("NBLLM_SIMULATE", "").lower() in ("1", "true", "on", "yes")
+
+    def resolve(self, name: str, base_url: str | None = None, dialect: str | None = None) -> Route:
+        """The route of `name`. Raises ConfigError with the nearest names for a name that leads nowhere.
+
+        base_url and dialect replace the row's; with a base_url, an unknown name is a model of the server there.
+        """
+        asked = name.strip()
+        self._tell()
+        full = config.meant(asked, self.aliases)
+        if full.partition("/")[0] == SIMULATOR or full == SIMULATOR:
+            return self._simulated(asked, full)
+        provider, model = self._split(full)
+        if provider is None and base_url is not None:
+            provider, model = Provider("custom", dialect or "openai_chat", base_url, label=_host(base_url), local=True), full
+        if provider is None:
+            raise self._unknown(asked)
+        route = Route(asked, provider, model or provider.default_model)
+        return self._place(route, base_url, dialect, lone=provider is self.row(full) and base_url is None)
+
+    def _tell(self) -> None:
+        """Warns of what is wrong in configuration files, once."""
+        told, self.told = self.told, True
+        for problem in self.problems if not told else ():
+            warnings.warn(f"nbllm ignores a part of its configuration: {problem}", stacklevel=4)
+
+    def register(self, name: str, table: Mapping[str, Any]) -> Provider:
+        """Adds a row, or changes the entries of one, above all files. Raises ConfigError for what is wrong in the table."""
+        row = provider_row(name, table, self.rows.get(name), "register_provider")
+        if "base_url" in table:  # consent is for an address, and for the variables that are named with it
+            row = replace(row, held=tuple(h for h in row.held if h in spent(row) and h not in str(table)))
+        self.rows[name] = row
+        return row
+
+    def _split(self, name: str) -> tuple[Provider | None, str]:
+        """(row, model) of a full name; (None, "") where no row knows it."""
+        row = config.known(name, self.rows)
+        if row is None:
+            return None, ""
+        cut = len(config.head(name))
+        if cut and self.row(name[:cut]) is row:
+            return row, name[cut + 1:] or row.default_model
+        return row, row.default_model if self.row(name) is row else name
+
+    def row(self, word: str) -> Provider | None:
+        """The row with this name or prefix, None where there is none."""
+        return config.named(word, self.rows)
+
+    def _place(self, route: Route, base_url: str | None, dialect: str | None, *, lone: bool) -> Route:
+        """The route with the address in force. A provider named alone that is not ready says so when it is asked: choosing
+        among all of them must go on."""
+        row = route.provider
+        if base_url is None and self.simulating:
+            spoken = dialect or row.dialect
+            spoken = spoken if spoken in SIMULATED.values() else "openai_chat"
+            return replace(route, provider=replace(row, base_url=self._sim_url(spoken), dialect=spoken, local=True, refused="", query={}, key_header="",
+                                                   command=()),
+                           model=route.model or "sim", simulated=True)
+        placed = self._placed(row, base_url, dialect)
+        try:
+            placed = self._ready(placed, route.model)
+        except ConfigError as error:
+            if not lone:
+                raise
+            placed = replace(placed, dialect="refused", refused=str(error), local=True)
+        return replace(route, provider=placed)
+
+    def _placed(self, row: Provider, base_url: str | None, dialect: str | None) -> Provider:
+        """The row at the address in force. A server of the user's own may want no key; if it does, its 401 says so."""
+        own = self.address(row)
+        elsewhere = base_url is not None and not keys.same_host(base_url, own)
+        return replace(_without_its_own(row) if elsewhere else row, base_url=base_url or own, dialect=dialect or row.dialect,
+                       local=row.local or elsewhere, refused="" if base_url else row.refused, values=self._values(row))
+
+    def _ready(self, row: Provider, model: str) -> Provider:
+        """The row with its variables and the model's name filled in. Raises ConfigError where it cannot be asked."""
+        name = row.label or row.name
+        if row.unapproved:
+            raise ConfigError(f"{row.source} changes where or how {row.name!r} is asked: {row.shown}, and what you ask would go there.",
+                              hint=f"If that is meant: `%llm key allow {row.name}`.")
+        if row.refused:
+            raise ConfigError(row.refused)
+        if not model and not row.command:
+            raise ConfigError(f"{name} has no default model.", hint=f"Name one: {row.name}/MODEL." + (f" `%llm models {row.name}/` lists them." if row.models else ""))
+        missing = list(dict.fromkeys(n for text in _texts(row) for n in filled(text, self.env, row.held)[1]))
+        if missing:
+            held = [n for n in missing if n in row.held]
+            raise ConfigError(f"{name} needs {' and '.join(missing)}, " + (f"which {row.source} may not use yet." if held else "which is not set."),
+                              hint=f"If that is meant: `%llm key allow {row.name}`." if held else f"Set {missing[0]} in the environment.")
+        if "{model}" in row.base_url and model.strip(".") == "":
+            raise ConfigError(f"{name} has no model called {model!r}.", hint=f"Name one: {row.name}/MODEL.")
+        headers, query = ({k: filled(v, self.env, row.held)[0] for k, v in pairs.items()} for pairs in (row.headers, row.query))
+        return replace(row, base_url=filled(row.base_url, self.env, row.held)[0].replace("{model}", quote(model, safe="")),
+                       headers=headers, query=query)
+
+    def _values(self, row: Provider) -> Hidden:
+        """What the row's texts hold that is nobody's business: the values of variables, and what stands in headers and query
+        as it is. Of an address that is a variable, what follows the host."""
+        own = [v for v in (*row.headers.values(), *row.query.values()) if "${" not in v]
+        found = [value for text in _texts(row) for value in variables(text, self.env, row.held)]
+        return Hidden(filter(None, (*own, *(urlsplit(v).path.strip("/") if v.startswith(("https://", "http://")) else v for v in found))))
+
+    def address(self, row: Provider) -> str:
+        """The address in force: the first of the row's variables that is set, else the row's own. Variables in it that are
+        not set stay as they are written."""
+        names = (v for v in row.base_url_env if v not in row.held)
+        found = next((self.env[v].strip() for v in names if self.env.get(v, "").strip()), None)
+        if found is None:
+            return filled(row.base_url, self.env, row.held)[0]
+        return _as_url(found, row) if row.local else found
+
+    def shown(self, row: Provider) -> str:
+        """The address in force as people may see it."""
+        return shown(self.address(row), self._values(row))
+
+    def _simulated(self, asked: str, full: str) -> Route:
+        which, _, model = full.partition("/")[2].partition("/")
+        bare, at, options = which.partition("@")  # sim/openai@ttft=0.4 is the format's plain model with options
+        dialect = SIMULATED.get(bare or "openai")
+        if dialect is None:
+            raise ConfigError(f"The simulator does not speak {bare!r}.", hint=f"It answers as {', '.join(f'sim/{n}' for n in SIMULATED)}.")
+        row = Provider(f"sim/{bare or 'openai'}", dialect, self._sim_url(dialect), local=True, label=f"Simulator ({dialect})")
+        return Route(asked, row, model or f"sim-{bare or 'openai'}{at}{options}", simulated=True)
+
+    def _sim_url(self, dialect: str) -> str:
+        if self.simulator is not None:
+            return self.simulator(dialect)
+        from ..simulator import shared
+
+        return shared().base_url(dialect)
+
+    def _unknown(self, name: str) -> ConfigError:
+        if not name:
+            return ConfigError("No model was named.", hint="Say for example model=gemini/flash, or model=auto.")
+        near = self.nearest(name)
+        wrong = next((p for p in self.problems if f"'{name.partition('/')[0]}'" in p.message), next(iter(self.problems), None))
+        ignored = f" A part of the configuration is ignored: {wrong}" if wrong else ""
+        hint = f"Did you mean {' or '.join(near)}?" if near else "`%llm models` lists what is known."
+        return ConfigError(f"No provider answers to the model name {name!r}.",
+                           hint=f"{hint} A server of your own: base_url=http://host:port/v1.{ignored}")
+
+    def nearest(self, name: str) -> list[str]:
+        """Up to three known names that look like `name`; a bare name may belong to a local Ollama, name:tag surely does."""
+        if ":" in name and "/" not in name:
+            return [f"ollama/{name}"]
+        known = list(self.names())
+        near = difflib.get_close_matches(name, known, 3, 0.6)
+        if not near and "/" not in name:
+            near = [n for n in known if name.lower() in n][:2] or [f"ollama/{name}"]
+        return near
+
+    def names(self) -> Iterable[str]:
+        """Names to offer: aliases, each provider's default model, the simulator's formats."""
+        yield from self.aliases
+        yield from (f"{r.name}/{r.default_model}" for r in self.rows.values() if r.default_model)
+        yield from (f"{SIMULATOR}/{n}" for n in ("openai", "openai_responses", "anthropic", "gemini", "ollama"))
+        yield "auto"
+
+    def unknown_provider(self, word: str) -> ConfigError:
+        """The error for a word that should be a provider's name and is none."""
+        known = [*self.rows, *(p for r in self.rows.values() for p in r.prefixes)]
+        near = difflib.get_close_matches(word, known, 1)
+        return ConfigError(f"No provider is called {word!r}.",
+                           hint=f"Did you mean {near[0]}?" if near else f"There are {', '.join(self.rows)}.")
+
+    def own_key(self, row: Provider, *, quick: bool = False) -> Secret | None:
+        """The key that a row finds by itself, none where a login has ended; `quick` asks no place that may be slow, or ask the person."""
+        try:
+            return keys.find(row, self.stores, address=self.address(row), quick=quick)
+        except AuthenticationError:  # a call to that row says so; a list of all of them goes on
+            return None
+
+    def key_for(self, route: Route, explicit: str | Secret | None) -> Secret | None:
+        """The key to send on `route`. A key that is found goes to its own row's address only: a base_url given by hand that
+        leads elsewhere gets no key unless the person named one."""
+        if route.simulated:
+            return Secret("sim", "simulator")
+        row = route.provider
+        own = self.rows.get(row.name)
+        if explicit is not None:
+            return keys.find(row, self.stores, explicit, address=row.base_url)
+        if own is None or row.refused or not keys.same_host(row.base_url, self.address(own)):
+            return None
+        return keys.find(own, self.stores, address=row.base_url)
+
+    def allow(self, row: Provider, path: Path | None = None) -> tuple[str, ...]:
+        """Lets a project's row use what it waits for, now and in the person's file. Raises ConfigError where that cannot be edited."""
+        path, place = path or config.user_file(), keys.origin(row.base_url)
+        change_entry(path, "allow", place, lambda before: sorted({*([before] if isinstance(before, str) else before or ()), *row.held}))
+        self.rows[row.name] = replace(row, held=())
+        return row.held
+
+    def where(self, row: Provider) -> list[tuple[str, str | None]]:
+        """Each place that may hold the row's key, with the masked key it holds, None for none."""
+        return keys.where(row, self.stores, self.address(row))
+
+
+def _texts(row: Provider) -> tuple[str, ...]:
+    """What of a row may hold variables."""
+    return (row.base_url, *row.headers.values(), *row.query.values())
+
+
+def _without_its_own(row: Provider) -> Provider:
+    """The row for an address that is given by hand: its headers and query belong to its own, all but what stands in it for
+    variables that are not set."""
+    defaults = {k: filled(v, {}) for k, v in row.query.items() if "${" in v}
+    return replace(row, headers={}, query={k: text for k, (text, missing) in defaults.items() if not missing})
+
+
+def _host(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0].rpartition("@")[2] or shown(url)
+
+
+def _as_url(address: str, row: Provider) -> str:
+    """OLLAMA_HOST may lack scheme or port, and 0.0.0.0 is a place to listen, not one to call."""
+    scheme, _, rest = address.rpartition("://")
+    host, _, path = rest.partition("/")
+    default_port = row.base_url.rpartition(":")[2]
+    name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
+    if not colon:
+        name, port = host, "443" if scheme == "https" else "80" if scheme else default_port
+    name = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}.get(name, name)  # noqa: S104 - read, not bound
+    return f"{scheme or 'http'}://{name}:{port or default_port}" + (f"/{path}" if path else "")
+
+
+def load(env: Mapping[str, str] | None = None, places: Places | None = None) -> Registry:
+    """A registry with nbllm's own rows and those of the configuration in `places`. With an `env` that is not the process's
+    own, and no places, only NBLLM_CONFIG is looked at, where that env names it."""
+    env = os.environ if env is None else env
+    found = config.load(places or Places.of(env))
+    made = Registry(found.rows, found.aliases, env, problems=found.problems, defaults=found.defaults)
+    if found.chosen:
+        _paid_for(made, found.chosen)
+    return made
+
+
+def _paid_for(registry: Registry, source: str) -> None:
+    """Leaves out a project's default model where a key in the project's `.env` would be used: whoever has that account could
+    read what is asked in cells that name no model."""
+    model = str(registry.defaults["model"])
+    row = config.leads_to(model, registry.rows, registry.aliases)
+    key = registry.own_key(row, quick=True) if row is not None else None
+    if key is not None and key.beside:
+        del registry.defaults["model"]
+        registry.problems.append(Problem(source, None, f"the default model {model!r} would be asked with {key.source}, which may be somebody else's; "
+                                                       f"expected its name in a cell, or once: %llm use {model}"))
+
+
+_VERIFIED = {"stream": "recorded answers", "server": "real server", "cli": "real CLI"}
+
+
+def table(registry: Registry | None = None) -> str:
+    """The providers as a Markdown table: name, prefix, key variable, dialect, and what was verified how. Without a registry
+    those that nbllm brings, whatever is set here."""
+    registry = registry or load({})
+    lines = ["| Provider | Prefix | Key | Dialect | Verified by |", "|---|---|---|---|---|"]
+    for row in registry.rows.values():
+        names = ", ".join(f"`{n}/`" for n in (row.name, *row.prefixes))
+        key = " or ".join(f"`{n}`" for n in row.key_env)
+        key = f"its own login{', or ' * bool(key)}{key}" if row.command else key + " (if the server wants one)" * row.local
+        how = ", ".join(_VERIFIED.get(v, v) for v in row.verified) or "its documentation"
+        lines.append(f"| {row.label or row.name} | {names} | {key or 'none'} | {row.dialect.replace('_', ' ')} | {how} |" if not row.refused else
+                     f"| {row.label or row.name} | {names} | | | {row.refused} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())  # noqa: T201 - a table for the README

@@ -1,0 +1,204 @@
+"""What came over the wire, piece by piece: which event held what, when it arrived, and how sure that is.
+
+An event that ended its read has the read's stamp exactly; so have all events of a read that was one segment. Any other arrived
+between the read's bounds; where these are wide because this client was late to look, the event is called busy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from ..core.calls import Read, Trace
+from ..core.errors import NbllmError
+from ..core.events import (
+    Event,
+    Finished,
+    MediaDelta,
+    ReasoningDelta,
+    Response,
+    Restarted,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    UsageReport,
+    is_token,
+)
+
+
+class Recorded(Protocol):
+    """What is needed of a reply (see client.stream.Stream): its log of (arrival, event), a trace for each attempt, when it was
+    called and ended (perf_counter seconds), how it ended."""
+
+    log: list[tuple[float, Event]]
+    traces: list[Trace]
+    called: float
+    ended_at: float | None
+    at_end: Any  # called with it at its end, or None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        ...
+
+    @property
+    def trace(self) -> Trace:
+        """What the transport saw of the last attempt."""
+        ...
+
+    @property
+    def error(self) -> NbllmError | None:
+        """What went wrong."""
+        ...
+
+    def partial(self) -> Response:
+        """The answer, whole or not."""
+        ...
+
+
+Row = dict[str, Any]
+Tokenizer = Callable[[str], int]
+DISTURBED = 1.5e-3  # seconds by which this client must have been in the way for a request to be called contaminated
+
+
+class Chunk(NamedTuple):
+    """An event of the body with what it held and when it came (perf_counter seconds)."""
+
+    kind: str
+    at: float
+    lo: float
+    user: float
+    chars: int
+    size: int
+    read: int
+    in_read: int
+    exact: bool
+    stamp: str
+    busy: bool  # uncertain, and this client was late to look
+    visible: bool
+    counted: int | None  # output tokens so far, as the provider reports them
+    tokens: int | None = None
+    pieces: str = ""
+
+    @property
+    def bears(self) -> bool:
+        """Whether it holds tokens."""
+        return self.kind in ("content", "reasoning", "tool")
+
+
+def of(stream: Recorded, tokenizer: Tokenizer | None = None) -> list[Chunk]:
+    """The events of the last attempt's body. What a restart made void is of kind "other"."""
+    trace = stream.trace
+    last_of = {a.read: i for i, a in enumerate(trace.arrivals)}
+    out: list[Chunk] = []
+    place, in_read, read = _first_event(stream), 0, -1
+    for i, arrival in enumerate(trace.arrivals):
+        in_read = in_read + 1 if arrival.read == read else 0
+        read = arrival.read
+        events = [event for _, event in stream.log[place:arrival.upto]]
+        place = arrival.upto
+        if any(isinstance(e, Restarted) for e in events):
+            out = [c._replace(kind="other", counted=None) for c in out]
+        out.append(_chunk(events, trace, i, (in_read, last_of[read] == i), tokenizer))
+    return _counted(out)
+
+
+def _first_event(stream: Recorded) -> int:
+    return max((t.arrivals[-1].upto for t in stream.traces[:-1] if t.arrivals), default=0)
+
+
+def _chunk(events: list[Event], trace: Trace, i: int, place: tuple[int, bool], tokenizer: Tokenizer | None) -> Chunk:
+    arrival, (in_read, last) = trace.arrivals[i], place
+    read = trace.reads[arrival.read] if 0 <= arrival.read < len(trace.reads) else Read(trace.marks.get("end", 0.0), 0.0, 0.0, 0)
+    exact = read.stamp == "kernel" and (read.segments == 1 or (last and read.clean))
+    text = "".join(_text(e) for e in events)
+    kind = next(filter(None, map(kind_of, sorted(events, key=is_token, reverse=True))), None)
+    if kind is None:
+        kind = "done" if i == len(trace.arrivals) - 1 and "done" in trace.marks else "ping"
+    counted = [e.usage.output_tokens for e in events if isinstance(e, UsageReport)]
+    return Chunk(
+        kind, read.at, read.at if exact else read.lo, read.user, len(text), arrival.size, arrival.read, in_read, exact, read.stamp,
+        not exact and _late(read, trace), any(is_token(e) for e in events if isinstance(e, (TextDelta, MediaDelta))), counted[-1] if counted else None,
+        tokenizer(text) if tokenizer and text else None, text if kind in ("content", "reasoning", "tool") else "",
+    )
+
+
+def _late(read: Read, trace: Trace) -> bool:
+    """Whether this client may have been the one who was late for a read whose parts have no stamp of their own."""
+    if read.at - read.lo <= DISTURBED:
+        return False
+    return read.user - read.at > DISTURBED or stalled(trace, read.lo, read.user)
+
+
+def stalled(trace: Trace, start: float, end: float) -> bool:
+    """Whether the network's loop was busy with something else for long between two moments."""
+    return any(min(end, b) - max(start, a) > DISTURBED for a, b in trace.stalls)
+
+
+def kind_of(event: Event) -> str | None:
+    """What an event is in the chunks frame's words; None for a notice."""
+    match event:
+        case TextDelta(text):
+            return "content" if text else "role"
+        case ReasoningDelta(text):
+            return "reasoning" if text else "role"
+        case ToolCallDelta():
+            return "tool"
+        case MediaDelta():
+            return "content"
+        case Finished():
+            return "finish"
+        case UsageReport():
+            return "usage"
+        case Started():
+            return "role"
+    return None
+
+
+def _text(event: Event) -> str:
+    match event:
+        case TextDelta(text) | ReasoningDelta(text):
+            return text
+        case ToolCallDelta(_, _, name, arguments):
+            return (name or "") + arguments
+    return ""
+
+
+def _counted(found: list[Chunk]) -> list[Chunk]:
+    """The chunks with the tokens that a provider counts as it streams: where each one that bears tokens has a total."""
+    bearing = [c for c in found if c.bears]
+    totals = [c.counted for c in bearing]
+    known = [t for t in totals if t is not None]
+    if len(bearing) < 2 or len(known) < len(totals) or known != sorted(known) or len(set(known)) < 2 or known[0] < 1:
+        return found
+    out, before = [], 0
+    for c in found:
+        tokens = None
+        if c.bears and c.counted is not None:
+            tokens, before = c.counted - before, c.counted
+        out.append(c._replace(tokens=tokens))
+    return out
+
+
+def rows(stream: Recorded, epoch: float, key: Mapping[str, Any], tokenizer: Tokenizer | None = None) -> Iterator[Row]:
+    """The chunks of the last attempt, for the chunks frame; `key` is run_id, request_id and attempt."""
+    before: float | None = None
+    total = 0
+    for i, c in enumerate(of(stream, tokenizer)):
+        total += c.tokens or 0
+        row = {
+            **key, "i": i, "kind": c.kind, "ns_arrive": ns(c.at, epoch), "ns_lo": ns(c.lo, epoch), "ns_hi": ns(c.at, epoch),
+            "ns_user": ns(c.user, epoch), "t_ms": (c.at - stream.called) * 1e3, "chars": c.chars, "bytes": c.size,
+            "read_id": c.read, "in_read": c.in_read, "certified": c.exact, "stamp": c.stamp, "n_tokens": c.tokens,
+        }
+        if before is not None:
+            row["gap_ms"] = (c.at - before) * 1e3
+        if c.tokens is not None:
+            row["cum_tokens"] = total
+        before = c.at
+        yield row
+
+
+def ns(at: float, epoch: float) -> int:
+    """A moment (perf_counter seconds) as nanoseconds since the epoch."""
+    return round((at - epoch) * 1e9)

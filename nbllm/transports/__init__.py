@@ -1,1 +1,0 @@
-"""Ways to reach a provider: each yields stamped frames."""
