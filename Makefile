@@ -10,7 +10,7 @@ help:
 	@echo "make demo    run the quickstart notebook against the built-in simulator and show its latency table"
 	@echo "make test    unit, property, kernel and notebook tests"
 	@echo "make lab     JupyterLab on notebooks/"
-	@echo "make check   ruff, mypy, the layering test"
+	@echo "make check   ruff and its formatter, mypy, the layering test"
 	@echo "make clean   remove what the others made"
 
 $(STAMP): pyproject.toml
@@ -37,6 +37,7 @@ lab: $(VENV)/.lab
 
 check: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
 

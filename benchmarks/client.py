@@ -1,4 +1,5 @@
-"""What the path of a call costs beside the plain way (httpx, its line iterator, json): first token and processor time a chunk.
+"""What the path of a call costs beside the plain way (httpx, its line iterator, json): first token and
+processor time a chunk.
 
     python benchmarks/client.py
 
@@ -51,22 +52,36 @@ def measured(ask: Callable[[str], tuple[float, int]], model: str) -> tuple[float
 
 
 def main() -> None:
-    server = subprocess.Popen([sys.executable, "-m", "nbllm.simulator", "--port", "0"], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "nbllm.simulator", "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert server.stdout is not None
         url = next(word for word in server.stdout.readline().split() if word.startswith("http")).rstrip("/.")
         client = Client(registry.load({"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "k"}))
         with httpx.Client() as http:
-            ways: dict[str, Callable[[str], tuple[float, int]]] = {"plain httpx": lambda m: plain(http, url, m), "nbllm": lambda m: ours(client, m)}
-            for name, model, rounds in (("apart, 2 ms", "m@ttft=0.02,gap=0.002,tokens=300", 9), ("in a burst", "m@ttft=0.02,gap=0,tokens=3000", 9)):
+            ways: dict[str, Callable[[str], tuple[float, int]]] = {
+                "plain httpx": lambda m: plain(http, url, m),
+                "nbllm": lambda m: ours(client, m),
+            }
+            for name, model, rounds in (
+                ("apart, 2 ms", "m@ttft=0.02,gap=0.002,tokens=300", 9),
+                ("in a burst", "m@ttft=0.02,gap=0,tokens=3000", 9),
+            ):
                 rows: dict[str, list[tuple[float, float]]] = {w: [] for w in ways}
                 for _ in range(rounds + 1):
                     for way, ask in ways.items():
                         rows[way].append(measured(ask, model))
-                medians = {w: [statistics.median(v[i] for v in found[1:]) for i in (0, 1)] for w, found in rows.items()}
+                medians = {
+                    w: [statistics.median(v[i] for v in found[1:]) for i in (0, 1)]
+                    for w, found in rows.items()
+                }
                 a, b = medians["plain httpx"], medians["nbllm"]
-                print(f"chunks {name:12} first token {a[0]:.2f} ms plain, {b[0]:.2f} ms nbllm (ratio {b[0] / a[0]:.2f}); "
-                      f"CPU a chunk {a[1]:.0f} us plain, {b[1]:.0f} us nbllm (ratio {b[1] / a[1]:.2f})")
+                print(
+                    f"chunks {name:12} first token {a[0]:.2f} ms plain, {b[0]:.2f} ms nbllm (ratio "
+                    f"{b[0] / a[0]:.2f}); "
+                    f"CPU a chunk {a[1]:.0f} us plain, {b[1]:.0f} us nbllm (ratio {b[1] / a[1]:.2f})"
+                )
     finally:
         server.terminate()
 

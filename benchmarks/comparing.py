@@ -1,10 +1,12 @@
-"""What compare() finds, and what it only imagines, under a drift that hits all models alike; beside the usual way.
+"""What compare() finds, and what it only imagines, under a drift that hits all models alike; beside the usual
+way.
 
     python benchmarks/comparing.py [runs]        400 simulated runs of each kind by default, some two minutes
 
-Simulated times to first token: log-normal noise of 30 % and a common random walk (slow minutes and hours). The usual way
-measures one model after the other and compares means with a t test; ours measures in blocks. `oracle` is the paired t test on
-the logarithms of the same blocks, which knows the distribution: no test that does not can do much better.
+Simulated times to first token: log-normal noise of 30 % and a common random walk (slow minutes and hours).
+The usual way measures one model after the other and compares means with a t test; ours measures in blocks.
+`oracle` is the paired t test on the logarithms of the same blocks, which knows the distribution: no test that
+does not can do much better.
 """
 
 from __future__ import annotations
@@ -38,9 +40,25 @@ def one_after_the_other(ratio: float, rng: np.random.Generator) -> tuple[np.ndar
 
 
 def frame(a: np.ndarray, b: np.ndarray) -> object:
-    return columns.frame({"run_id": "r", "request_id": f"{name}{i}", "attempt": 1, "name": name, "block": i, "phase": "measure", "start_kind": "warm",
-                          "load_kind": "closed", "concurrency": 1, "ok": True, "quality": "certified", "ns_call": i, "ttft_ms": float(v)}
-                         for name, side in (("a", a), ("b", b)) for i, v in enumerate(side))
+    return columns.frame(
+        {
+            "run_id": "r",
+            "request_id": f"{name}{i}",
+            "attempt": 1,
+            "name": name,
+            "block": i,
+            "phase": "measure",
+            "start_kind": "warm",
+            "load_kind": "closed",
+            "concurrency": 1,
+            "ok": True,
+            "quality": "certified",
+            "ns_call": i,
+            "ttft_ms": float(v),
+        }
+        for name, side in (("a", a), ("b", b))
+        for i, v in enumerate(side)
+    )
 
 
 def main(runs: int) -> int:
@@ -55,12 +73,27 @@ def main(runs: int) -> int:
             found["covered"] += row["ci_lo"] <= ratio <= row["ci_hi"]
             found["oracle"] += scipy.stats.ttest_rel(np.log(a), np.log(b)).pvalue < 0.05
             found["unpaired t"] += scipy.stats.ttest_ind(a, b).pvalue < 0.05
-            found["one after the other, t"] += scipy.stats.ttest_ind(*one_after_the_other(ratio, rng)).pvalue < 0.05
+            found["one after the other, t"] += (
+                scipy.stats.ttest_ind(*one_after_the_other(ratio, rng)).pvalue < 0.05
+            )
         shares = {name: n / runs for name, n in found.items()}
-        print(f"true ratio {ratio}: called different by " + ", ".join(f"{n} {shares[n]:.1%}" for n in
-              ("compare", "oracle", "unpaired t", "one after the other, t")) + f"; compare's interval holds the truth in {shares['covered']:.1%}")
-        kept &= shares["compare"] <= 0.06 if ratio == 1.0 else shares["compare"] >= min(shares["oracle"] - 0.05, 0.66)
-    print("bars kept" if kept else "OVER: at most 6 % of identical models, and of an 8 % difference as much as pairs allow")
+        print(
+            f"true ratio {ratio}: called different by "
+            + ", ".join(
+                f"{n} {shares[n]:.1%}" for n in ("compare", "oracle", "unpaired t", "one after the other, t")
+            )
+            + f"; compare's interval holds the truth in {shares['covered']:.1%}"
+        )
+        kept &= (
+            shares["compare"] <= 0.06
+            if ratio == 1.0
+            else shares["compare"] >= min(shares["oracle"] - 0.05, 0.66)
+        )
+    print(
+        "bars kept"
+        if kept
+        else "OVER: at most 6 % of identical models, and of an 8 % difference as much as pairs allow"
+    )
     return not kept
 
 

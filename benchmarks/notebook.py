@@ -2,8 +2,8 @@
 
     python benchmarks/notebook.py
 
-Runs against the simulator, which knows when it sent each chunk and when it was hung up on. The loading time is a ratio taken
-side by side with plain IPython in the same run; absolute times are those of this machine.
+Runs against the simulator, which knows when it sent each chunk and when it was hung up on. The loading time
+is a ratio taken side by side with plain IPython in the same run; absolute times are those of this machine.
 """
 
 from __future__ import annotations
@@ -29,10 +29,17 @@ def loading(rounds: int = 7) -> None:
     for _ in range(rounds):
         for code, out in (("pass", plain), ("%load_ext nbllm", loaded)):
             began = time.perf_counter()
-            subprocess.run([sys.executable, "-m", "IPython", "--quick", "--no-banner", "-c", code], check=True, capture_output=True)
+            subprocess.run(
+                [sys.executable, "-m", "IPython", "--quick", "--no-banner", "-c", code],
+                check=True,
+                capture_output=True,
+            )
             out.append(time.perf_counter() - began)
     a, b = statistics.median(plain), statistics.median(loaded)
-    print(f"load_ext          IPython {a:.2f} s, with nbllm {b:.2f} s: {b - a:.2f} s more, ratio {b / a:.2f} (median of {rounds})")
+    print(
+        f"load_ext          IPython {a:.2f} s, with nbllm {b:.2f} s: {b - a:.2f} s more, ratio {b / a:.2f} "
+        f"(median of {rounds})"
+    )
 
 
 def traffic(sim: simulator.Simulator) -> None:
@@ -48,9 +55,16 @@ def traffic(sim: simulator.Simulator) -> None:
             assert ran.ok, ran.error
             cpu = kernel.value("time.process_time()") - before
             text = kernel.value("len(answer.text.encode())")
-            taken = [(t, n) for t, n in wire.taken() if t in ("display_data", "update_display_data", "clear_output")]
+            taken = [
+                (t, n)
+                for t, n in wire.taken()
+                if t in ("display_data", "update_display_data", "clear_output")
+            ]
             size = sum(n for _, n in taken)
-            print(f"{chunks:5} chunks      {len(taken):4} messages, {size / 1000:6.0f} kB = {size / text:4.0f} x text, {cpu / chunks * 1000:.2f} ms CPU a chunk")
+            print(
+                f"{chunks:5} chunks      {len(taken):4} messages, {size / 1000:6.0f} kB = "
+                f"{size / text:4.0f} x text, {cpu / chunks * 1000:.2f} ms CPU a chunk"
+            )
         wire.close()
 
 
@@ -68,9 +82,16 @@ def stopping(sim: simulator.Simulator, rounds: int = 30) -> None:
             kernel.interrupt()
             kernel.collect(parent)
             # A Stop that came before the request was sent leaves no record, and no socket.
-            took += [(r.aborted_ns - pressed) / 1e6 for r in sim.settled(5) if r.prompt == f"round {i}" and r.aborted_ns is not None]
+            took += [
+                (r.aborted_ns - pressed) / 1e6
+                for r in sim.settled(5)
+                if r.prompt == f"round {i}" and r.aborted_ns is not None
+            ]
     took.sort()
-    print(f"Stop to closed    median {statistics.median(took):.1f} ms, p95 {took[int(0.95 * len(took))]:.1f} ms, max {took[-1]:.1f} ms of {len(took)}")
+    print(
+        f"Stop to closed    median {statistics.median(took):.1f} ms, p95 {took[int(0.95 * len(took))]:.1f} "
+        f"ms, max {took[-1]:.1f} ms of {len(took)}"
+    )
 
 
 if __name__ == "__main__":

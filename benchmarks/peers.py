@@ -1,12 +1,14 @@
-"""`%%llm` beside what people use today: what an answer of 1,000 chunks costs, how long Stop takes, how large the errors are.
+"""`%%llm` beside what people use today: what an answer of 1,000 chunks costs, how long Stop takes, how large
+the errors are.
 
     python benchmarks/peers.py
 
-Each tool has a virtual environment of its own (made once, under the user's cache folder) and a real kernel; all ask the same
-simulator for the same answer at the same pace, in turn, several times. What is counted: messages and bytes on the kernel's
-output channel, the kernel process's CPU time over an idle one, from the interrupt to the closed socket as the server saw it,
-and the bytes of the error shown for an interrupt and for a refused key. Medians; ratios are to nbllm in the same run. A tool that
-cannot be installed is said to be missing; what one does not do is n/a with the reason, never 0.
+Each tool has a virtual environment of its own (made once, under the user's cache folder) and a real kernel;
+all ask the same simulator for the same answer at the same pace, in turn, several times. What is counted:
+messages and bytes on the kernel's output channel, the kernel process's CPU time over an idle one, from the
+interrupt to the closed socket as the server saw it, and the bytes of the error shown for an interrupt and for
+a refused key. Medians; ratios are to nbllm in the same run. A tool that cannot be installed is said to be
+missing; what one does not do is n/a with the reason, never 0.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def ask(model, prompt):
     for chunk in client.chat.completions.create(model=model, messages=[{"role": "user", "content": prompt}], stream=True):
         text += chunk.choices[0].delta.content or "" if chunk.choices else ""
         shown.update(Markdown(text))
-"""
+"""  # noqa: E501
 CHATLAS = """
 from chatlas import ChatOpenAICompletions
 def ask(model, prompt):
@@ -50,7 +52,8 @@ def ask(model, prompt):
 
 @dataclass(frozen=True)
 class Tool:
-    """How a tool is set up and asked. `streams` is why it has no first chunk before the last, "" where it has."""
+    """How a tool is set up and asked. `streams` is why it has no first chunk before the last, "" where it
+    has."""
 
     name: str
     packages: tuple[str, ...]
@@ -62,16 +65,30 @@ class Tool:
 TOOLS = (
     Tool("nbllm", (), "%load_ext nbllm", "%%llm openai/{model}\n{prompt}"),
     Tool("openai SDK, a display per chunk", ("openai>=2", "ipykernel"), SDK, "ask({model!r}, {prompt!r})"),
-    Tool("chatlas 0.23", ("chatlas[openai]==0.23.0", "ipykernel", "ipywidgets"), CHATLAS, "ask({model!r}, {prompt!r})"),
-    Tool("jupyter-ai-magics 2.31.7", ("jupyter-ai-magics==2.31.7", "langchain-openai", "ipykernel"), "%load_ext jupyter_ai_magics", "%%ai openai-chat-custom:{model}\n{prompt}", "it shows whole answers"),
+    Tool(
+        "chatlas 0.23",
+        ("chatlas[openai]==0.23.0", "ipykernel", "ipywidgets"),
+        CHATLAS,
+        "ask({model!r}, {prompt!r})",
+    ),
+    Tool(
+        "jupyter-ai-magics 2.31.7",
+        ("jupyter-ai-magics==2.31.7", "langchain-openai", "ipykernel"),
+        "%load_ext jupyter_ai_magics",
+        "%%ai openai-chat-custom:{model}\n{prompt}",
+        "it shows whole answers",
+    ),
 )
 
 
 def python_of(tool: Tool) -> str:
-    """The interpreter of a tool's environment, made where it is not there. Raises CalledProcessError where it cannot be."""
+    """The interpreter of a tool's environment, made where it is not there. Raises CalledProcessError where it
+    cannot be."""
     if not tool.packages:
         return sys.executable
-    place = Path(platformdirs.user_cache_dir("nbllm-bench")) / "peers" / tool.name.split()[0].strip(",").lower()
+    place = (
+        Path(platformdirs.user_cache_dir("nbllm-bench")) / "peers" / tool.name.split()[0].strip(",").lower()
+    )
     python = place / ("Scripts" if os.name == "nt" else "bin") / "python"
     if not (place / "complete").exists():
         venv.create(place, with_pip=True)
@@ -85,8 +102,16 @@ class Kernel:
 
     def __init__(self, python: str, env: dict[str, str]) -> None:
         self._manager = KernelManager()
-        self._manager._kernel_spec = KernelSpec(argv=[python, "-m", "ipykernel_launcher", "-f", "{connection_file}"], language="python", display_name="peer")
-        clean = {k: v for k, v in os.environ.items() if not k.endswith(("_API_KEY", "_BASE_URL")) and k != "PYTHONPATH"}
+        self._manager._kernel_spec = KernelSpec(
+            argv=[python, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            language="python",
+            display_name="peer",
+        )
+        clean = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.endswith(("_API_KEY", "_BASE_URL")) and k != "PYTHONPATH"
+        }
         self._manager.start_kernel(env={**clean, **env})
         self.client = self._manager.client()
         self.client.start_channels()
@@ -131,7 +156,16 @@ class Kernel:
         self._manager.shutdown_kernel(now=True)
 
 
-SHOWN = ("display_data", "update_display_data", "clear_output", "stream", "execute_result", "error", "comm_msg", "comm_open")
+SHOWN = (
+    "display_data",
+    "update_display_data",
+    "clear_output",
+    "stream",
+    "execute_result",
+    "error",
+    "comm_msg",
+    "comm_open",
+)
 
 
 @dataclass
@@ -165,6 +199,7 @@ def errors_of(messages: list[dict]) -> int:
 
 def measure(tool: Tool, kernel: Kernel, sim: simulator.Simulator, number: int, into: Figures) -> None:
     """One round of everything."""
+
     def ask(options: str, prompt: str) -> str:
         return tool.cell.format(model=f"m@{options}", prompt=prompt)
 
@@ -187,7 +222,11 @@ def measure(tool: Tool, kernel: Kernel, sim: simulator.Simulator, number: int, i
     pressed = time.monotonic_ns()
     kernel.interrupt()
     stopped = kernel.read(parent, timeout=120)
-    closed = [(r.aborted_ns - pressed) / 1e6 for r in sim.settled(90) if sign in (r.prompt or "") and r.aborted_ns is not None]
+    closed = [
+        (r.aborted_ns - pressed) / 1e6
+        for r in sim.settled(90)
+        if sign in (r.prompt or "") and r.aborted_ns is not None
+    ]
     into.stop_ms += closed[:1] or [float("inf")]
     into.interrupt_bytes.append(errors_of([m for m in stopped if m["msg_type"] == "error"]))
     into.refused_bytes.append(errors_of(kernel.run(ask("status=401", f"refused {number}"))))
@@ -221,7 +260,11 @@ def main() -> None:
     figures = {tool.name: Figures() for tool in TOOLS}
     kernels: dict[str, Kernel] = {}
     with simulator.serve(ttft=0.05, gap=GAP) as sim:
-        env = {"OPENAI_API_KEY": "sk-benchmark", "OPENAI_BASE_URL": sim.base_url("openai_chat"), "OPENAI_API_BASE": sim.base_url("openai_chat")}
+        env = {
+            "OPENAI_API_KEY": "sk-benchmark",
+            "OPENAI_BASE_URL": sim.base_url("openai_chat"),
+            "OPENAI_API_BASE": sim.base_url("openai_chat"),
+        }
         for tool in TOOLS:
             begin(tool, env, kernels, figures[tool.name])
         for number in range(ROUNDS):
@@ -231,12 +274,25 @@ def main() -> None:
     for kernel in kernels.values():
         kernel.close()
     base = figures["nbllm"]
-    rows = (("messages to the front end", "messages", ""), ("bytes to the front end", "kilobytes", " kB"), ("kernel CPU", "cpu", " ms"),
-            ("Stop to closed socket", "stop_ms", " ms"), ("error after Stop", "interrupt_bytes", " B"), ("error of a refused key", "refused_bytes", " B"))
-    print(f"An answer of {CHUNKS:,} chunks, {GAP * 1000:g} ms apart; medians of {ROUNDS} rounds in turn; (times nbllm's)\n")
+    rows = (
+        ("messages to the front end", "messages", ""),
+        ("bytes to the front end", "kilobytes", " kB"),
+        ("kernel CPU", "cpu", " ms"),
+        ("Stop to closed socket", "stop_ms", " ms"),
+        ("error after Stop", "interrupt_bytes", " B"),
+        ("error of a refused key", "refused_bytes", " B"),
+    )
+    print(
+        f"An answer of {CHUNKS:,} chunks, {GAP * 1000:g} ms apart; medians of {ROUNDS} rounds in turn; "
+        f"(times nbllm's)\n"
+    )
     print("| | " + " | ".join(t.name for t in TOOLS) + " |\n|---|" + "---|" * len(TOOLS))
     for label, name, unit in rows:
-        print(f"| {label} | " + " | ".join(told(getattr(figures[t.name], name), getattr(base, name), unit) for t in TOOLS) + " |")
+        print(
+            f"| {label} | "
+            + " | ".join(told(getattr(figures[t.name], name), getattr(base, name), unit) for t in TOOLS)
+            + " |"
+        )
     for tool in TOOLS:
         for note in (figures[tool.name].why, tool.streams):
             if note:

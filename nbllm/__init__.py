@@ -55,13 +55,28 @@ __version__ = "0.1.0"
 
 # Where each public name lives; "" means the module itself.
 _HOME = {
-    **dict.fromkeys(("stream", "complete", "providers", "models", "default_client", "health", "estimate_tokens", "register_provider"), "client.api"),
+    **dict.fromkeys(
+        (
+            "stream",
+            "complete",
+            "providers",
+            "models",
+            "default_client",
+            "health",
+            "estimate_tokens",
+            "register_provider",
+        ),
+        "client.api",
+    ),
     **dict.fromkeys(("Client", "Timeouts"), "client.client"),
     "Retries": "client.policy",
     "Stream": "client.stream",
     "NbllmError": "core.errors",
     **dict.fromkeys(("Event", "Response", "Timing", "Usage"), "core.events"),
-    **dict.fromkeys(("Document", "Image", "Message", "Reasoning", "Request", "Text", "Tool", "ToolCall", "ToolResult"), "core.messages"),
+    **dict.fromkeys(
+        ("Document", "Image", "Message", "Reasoning", "Request", "Text", "Tool", "ToolCall", "ToolResult"),
+        "core.messages",
+    ),
     "Provider": "core.calls",
     "ChatWidget": "notebook.chat_widget",
     "approve": "notebook.buttons",
@@ -77,8 +92,12 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'nbllm' has no attribute {name!r}")
     if not home:
         module = import_module(f".{name}", __name__)
-        if name == "bench" and "ipykernel" in sys.modules:  # its runs are drawn in the notebook; bench itself knows none
-            import_module(".progress", module.__name__).register(import_module(".notebook.dashboard", __name__).factory)
+        if (
+            name == "bench" and "ipykernel" in sys.modules
+        ):  # its runs are drawn in the notebook; bench itself knows none
+            import_module(".progress", module.__name__).register(
+                import_module(".notebook.dashboard", __name__).factory
+            )
         return module
     value = getattr(import_module(f".{home}", __name__), name)
     globals()[name] = value

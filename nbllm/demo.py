@@ -22,8 +22,14 @@ def execute(notebook: Path) -> Any:
     os.environ["NBLLM_SIMULATE"] = "1"
     nb = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
     quiet = ["--IPKernelApp.log_level=40"]  # a kernel on loopback need not warn that it is not encrypted
-    NotebookClient(nb, timeout=120, kernel_name="python3", extra_arguments=quiet, record_timing=False,
-                   resources={"metadata": {"path": str(notebook.parent)}}).execute()
+    NotebookClient(
+        nb,
+        timeout=120,
+        kernel_name="python3",
+        extra_arguments=quiet,
+        record_timing=False,
+        resources={"metadata": {"path": str(notebook.parent)}},
+    ).execute()
     return nb
 
 
@@ -41,13 +47,16 @@ def run(notebook: Path, out: Path) -> tuple[Path, Path, str]:
 
 
 def store(notebooks: list[Path]) -> None:
-    """Executes notebooks and writes them back with their outputs, without what differs from machine to machine."""
+    """Executes notebooks and writes them back with their outputs, without what differs from machine to
+    machine."""
     import nbformat
 
     for path in notebooks:
         nb = execute(path)
-        nb.metadata = {"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-                       "language_info": {"name": "python"}}
+        nb.metadata = {
+            "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
         nbformat.write(nb, path)  # type: ignore[no-untyped-call]
 
 
@@ -69,8 +78,11 @@ def main() -> int:
     began = time.monotonic()
     print("Running notebooks/quickstart.ipynb against the simulator (no key, no network) ...", flush=True)  # noqa: T201
     executed, page, table = run(notebook, Path(".cache/demo").resolve())
-    print(f"\n{table}\n\nDone in {time.monotonic() - began:.0f} s. All answers above are simulated.\n"  # noqa: T201
-          f"  executed notebook  {executed}\n  as a web page      {page}")
+    print(  # noqa: T201
+        f"\n{table}\n\nDone in {time.monotonic() - began:.0f} s. All answers above are "
+        f"simulated.\n"
+        f"  executed notebook  {executed}\n  as a web page      {page}"
+    )
     return 0
 
 

@@ -9,8 +9,19 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_LEAKING = ("_API_KEY", "_BASE_URL", "OLLAMA_HOST", "NBLLM_", "_PROXY", "_proxy", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN",
-            "LM_API_TOKEN", "AZURE_OPENAI_ENDPOINT", "AZURE_AI_ENDPOINT")
+_LEAKING = (
+    "_API_KEY",
+    "_BASE_URL",
+    "OLLAMA_HOST",
+    "NBLLM_",
+    "_PROXY",
+    "_proxy",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "LM_API_TOKEN",
+    "AZURE_OPENAI_ENDPOINT",
+    "AZURE_AI_ENDPOINT",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,10 @@ def read(dialect, row, *chunks):
     decoder = dialect.decoder(row)
     events = []
     for chunk in chunks:
-        frame = chunk if isinstance(chunk, Frame) else Frame(chunk if isinstance(chunk, str) else json.dumps(chunk))
+        frame = (
+            chunk
+            if isinstance(chunk, Frame)
+            else Frame(chunk if isinstance(chunk, str) else json.dumps(chunk))
+        )
         events += decoder.feed(frame)
     return [*events, *decoder.close()]

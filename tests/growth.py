@@ -2,7 +2,8 @@
 
     growth(parse, lambda n: "<script" * n, 100)
 
-Time is the processor's time of this process, so a busy machine changes nothing; what still varies is measured again.
+Time is the processor's time of this process, so a busy machine changes nothing; what still varies is measured
+again.
 """
 
 import gc
@@ -21,8 +22,9 @@ _LARGEST = 2**16  # characters or items of the smaller input
 def growth(parse, make, n, *, most=MOST, patience=60):
     """Asserts that parse(make(4n)) takes at most `most` times as long as parse(make(n)).
 
-    n is where to begin: it is doubled until the time can be measured. An error of ours is an answer like any other; any
-    other exception fails the test. patience: seconds for everything, so that what is exponential ends. Gives the ratio.
+    n is where to begin: it is doubled until the time can be measured. An error of ours is an answer like any
+    other; any other exception fails the test. patience: seconds for everything, so that what is exponential
+    ends. Gives the ratio.
     """
     with limit(patience):
         while _seconds(parse, small := make(n)) < _ENOUGH and _size(small) < _LARGEST:
@@ -31,7 +33,9 @@ def growth(parse, make, n, *, most=MOST, patience=60):
         while len(ratios) < 5 and min(ratios, default=most + 1) > most:
             first = min(_seconds(parse, small) for _ in range(3))
             ratios.append(_seconds(parse, large) / max(first, _ENOUGH))
-    assert min(ratios) <= most, f"4 times the input took {min(ratios):.1f} times as long (n = {n}, {first * 1000:.0f} ms)"
+    assert min(ratios) <= most, (
+        f"4 times the input took {min(ratios):.1f} times as long (n = {n}, {first * 1000:.0f} ms)"
+    )
     return min(ratios)
 
 

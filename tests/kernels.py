@@ -17,19 +17,22 @@ PREPARE = "%load_ext nbllm\nimport nbllm\nfrom nbllm.simulator import shared"
 
 @dataclass
 class Ran:
-    """What one cell did: its messages on iopub, its outputs as a saved notebook would hold them, its reply."""
+    """What one cell did: its messages on iopub, its outputs as a saved notebook would hold them, its
+    reply."""
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     reply: dict[str, Any] = field(default_factory=dict)
 
     @property
     def outputs(self) -> list[dict[str, Any]]:
-        """The outputs that a front end ends up with: updates replace, clear_output clears, an Output widget takes what is its own."""
+        """The outputs that a front end ends up with: updates replace, clear_output clears, an Output widget
+        takes what is its own."""
         return self._areas()[0]
 
     @property
     def captured(self) -> list[dict[str, Any]]:
-        """What an Output widget of ipywidgets ends up with. JupyterLab's knows no updates of displays, so neither does this."""
+        """What an Output widget of ipywidgets ends up with. JupyterLab's knows no updates of displays, so
+        neither does this."""
         return self._areas()[1]
 
     def _areas(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -57,7 +60,11 @@ class Ran:
     @property
     def text(self) -> str:
         """The text/plain of all outputs, and what was printed."""
-        return "\n".join(o["text"] if o["kind"] == "stream" else o["data"].get("text/plain", "") for o in self.outputs if o["kind"] != "error")
+        return "\n".join(
+            o["text"] if o["kind"] == "stream" else o["data"].get("text/plain", "")
+            for o in self.outputs
+            if o["kind"] != "error"
+        )
 
     @property
     def html(self) -> str:
@@ -75,7 +82,8 @@ class Ran:
 
 
 class Kernel:
-    """A kernel with nbllm loaded. front_end=True answers as JupyterLab does (stdin is possible), False as nbclient."""
+    """A kernel with nbllm loaded. front_end=True answers as JupyterLab does (stdin is possible), False as
+    nbclient."""
 
     def __init__(self, *, front_end: bool = True, prepare: str = PREPARE, **env: str) -> None:
         self.front_end = front_end
@@ -94,7 +102,14 @@ class Kernel:
         """Sends a cell, with its id where a front end would tell one; gives its message id."""
         if not cell:
             return self.client.execute(code, allow_stdin=self.front_end)
-        content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": self.front_end, "stop_on_error": True}
+        content = {
+            "code": code,
+            "silent": False,
+            "store_history": True,
+            "user_expressions": {},
+            "allow_stdin": self.front_end,
+            "stop_on_error": True,
+        }
         message = self.client.session.msg("execute_request", content, metadata={"cellId": cell})
         self.client.shell_channel.send(message)
         return str(message["header"]["msg_id"])

@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Listener(ThreadingHTTPServer):
-    """`seen`: (request line, headers, body) of each request. `answer`: (status, body, or what makes one of the handler) for
-    all of them; `more`: further headers."""
+    """`seen`: (request line, headers, body) of each request. `answer`: (status, body, or what makes one of
+    the handler) for all of them; `more`: further headers."""
 
     daemon_threads = True
 
@@ -48,7 +48,11 @@ class _Handler(BaseHTTPRequestHandler):
         if callable(page):
             page = page(self)
         self.send_response(status)
-        for name, value in {"content-type": "application/json", "content-length": str(len(page)), **self.server.more}.items():
+        for name, value in {
+            "content-type": "application/json",
+            "content-length": str(len(page)),
+            **self.server.more,
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(page)

@@ -1,7 +1,8 @@
-"""A real OAuth 2 server on loopback (Authlib's server side on Flask), with a provider behind it that takes its tokens alone.
+"""A real OAuth 2 server on loopback (Authlib's server side on Flask), with a provider behind it that takes
+its tokens alone.
 
-`/authorize` logs in at once, as a person with an open session does; `approve(user_code)` is that person for a device code.
-Refresh tokens are rotated: a new one comes with each renewal, and the old one is void.
+`/authorize` logs in at once, as a person with an open session does; `approve(user_code)` is that person for a
+device code. Refresh tokens are rotated: a new one comes with each renewal, and the old one is void.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ os.environ["AUTHLIB_INSECURE_TRANSPORT"] = "1"  # http, on loopback
 from authlib.integrations.flask_oauth2 import AuthorizationServer
 from authlib.oauth2.rfc6749 import AuthorizationCodeMixin, ClientMixin, TokenMixin, grants
 from authlib.oauth2.rfc7636 import CodeChallenge
-from authlib.oauth2.rfc8628 import DEVICE_CODE_GRANT_TYPE, DeviceAuthorizationEndpoint, DeviceCodeGrant, DeviceCredentialMixin
+from authlib.oauth2.rfc8628 import (
+    DEVICE_CODE_GRANT_TYPE,
+    DeviceAuthorizationEndpoint,
+    DeviceCodeGrant,
+    DeviceCredentialMixin,
+)
 from flask import Flask, jsonify, request
 from werkzeug.serving import make_server
 
@@ -140,7 +146,9 @@ class CodeGrant(grants.AuthorizationCodeGrant):
 
     def save_authorization_code(self, code, request):
         p = request.payload
-        self.server.state.codes[code] = Code(code, p.redirect_uri, p.scope, p.data.get("code_challenge"), p.data.get("code_challenge_method"))
+        self.server.state.codes[code] = Code(
+            code, p.redirect_uri, p.scope, p.data.get("code_challenge"), p.data.get("code_challenge_method")
+        )
 
     def query_authorization_code(self, code, client):
         return self.server.state.codes.get(code)
@@ -157,7 +165,9 @@ class Refresh(grants.RefreshTokenGrant):
     INCLUDE_NEW_REFRESH_TOKEN = True
 
     def authenticate_refresh_token(self, refresh_token):
-        return next((g for g in self.server.state.given if g.refresh_token == refresh_token and not g.revoked), None)
+        return next(
+            (g for g in self.server.state.given if g.refresh_token == refresh_token and not g.revoked), None
+        )
 
     def authenticate_user(self, refresh_token):
         return "person"
@@ -196,7 +206,9 @@ class Devices(DeviceAuthorizationEndpoint):
 
     def save_device_credential(self, client_id, scope, data):
         state = self.server.state
-        state.devices[data["device_code"]] = Device(data["device_code"], data["user_code"], scope, time.time() + state.lifetime)
+        state.devices[data["device_code"]] = Device(
+            data["device_code"], data["user_code"], scope, time.time() + state.lifetime
+        )
 
     def create_endpoint_response(self, request):
         status, body, headers = super().create_endpoint_response(request)
@@ -210,7 +222,11 @@ class Server:
         self.state = State()
         app = Flask(__name__)
         app.config["OAUTH2_REFRESH_TOKEN_GENERATOR"] = True
-        oauth = AuthorizationServer(app, query_client=lambda client_id: Client() if client_id == Client.client_id else None, save_token=self._save)
+        oauth = AuthorizationServer(
+            app,
+            query_client=lambda client_id: Client() if client_id == Client.client_id else None,
+            save_token=self._save,
+        )
         oauth.state = self.state
         oauth.register_grant(CodeGrant, [CodeChallenge(required=True)])
         oauth.register_grant(Refresh)
@@ -220,7 +236,10 @@ class Server:
         @app.post("/token")
         def token():
             with self.state.lock:
-                if request.form.get("grant_type") == DEVICE_CODE_GRANT_TYPE and request.form.get("device_code") not in self.state.devices:
+                if (
+                    request.form.get("grant_type") == DEVICE_CODE_GRANT_TYPE
+                    and request.form.get("device_code") not in self.state.devices
+                ):
                     return jsonify(error="invalid_grant"), 400
                 return oauth.create_token_response()
 
@@ -231,7 +250,9 @@ class Server:
         @app.get("/authorize")
         def authorize():
             person = None if self.state.deny else "person"
-            return oauth.create_authorization_response(grant_user=person, grant=oauth.get_consent_grant(end_user=person))
+            return oauth.create_authorization_response(
+                grant_user=person, grant=oauth.get_consent_grant(end_user=person)
+            )
 
         @app.post("/v1/chat/completions")
         def chat():
@@ -239,7 +260,14 @@ class Server:
             self.state.asked.append(sent)
             if not any(sent == f"Bearer {g.access_token}" and not g.revoked for g in self.state.given):
                 return jsonify(error={"message": "invalid token", "type": "invalid_request_error"}), 401
-            return jsonify(id="1", object="chat.completion", model="m", choices=[{"index": 0, "message": {"role": "assistant", "content": "pong"}, "finish_reason": "stop"}])
+            return jsonify(
+                id="1",
+                object="chat.completion",
+                model="m",
+                choices=[
+                    {"index": 0, "message": {"role": "assistant", "content": "pong"}, "finish_reason": "stop"}
+                ],
+            )
 
         self._server = make_server("127.0.0.1", 0, app, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"

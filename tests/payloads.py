@@ -1,7 +1,7 @@
 r"""What a hostile model might write: Markdown that tries to run code, load something or reach out.
 
-Each script calls `nbllmFired(n)` or loads from the host `evil.invalid`; a test page defines the former and watches
-requests for the latter. `MATH` holds formulas that a front end must not get to typeset.
+Each script calls `nbllmFired(n)` or loads from the host `evil.invalid`; a test page defines the former and
+watches requests for the latter. `MATH` holds formulas that a front end must not get to typeset.
 """
 
 _X = "window.nbllmFired=1"
@@ -18,7 +18,8 @@ PAYLOADS: dict[str, str] = {
     "autofocus": f'<input autofocus onfocus="{_X}">',
     "style import": f"<style>@import url({_HOST}/a.css); body{{background:url({_HOST}/b.png)}}</style>",
     "style attribute": f'<p style="background:url({_HOST}/c.png)">x</p>',
-    "link and meta": f'<link rel=stylesheet href="{_HOST}/d.css"><meta http-equiv=refresh content="0;url={_HOST}">',
+    "link and meta": f'<link rel=stylesheet href="{_HOST}/d.css"><meta http-equiv=refresh '
+    f'content="0;url={_HOST}">',
     "object and embed": f'<object data="{_HOST}/e"></object><embed src="{_HOST}/f">',
     "form": f'<form action="javascript:{_X}"><button>x</button></form>',
     "fence ended by a list": f"- ```\n  code\n<img src=x onerror={_X}>\n  ```",
@@ -32,31 +33,40 @@ PAYLOADS: dict[str, str] = {
     "javascript link": f"[a](javascript:{_X})",
     "javascript link in capitals": f"[a](JaVaScRiPt:{_X})",
     "javascript link with entities": f"[a](&#106;avascript&colon;{_X}) [b](javascript&#x3A;{_X})",
-    "javascript link with white space": f"[a](<java\tscript:{_X}>) [b](<&#1;javascript:{_X}>) [c](< javascript:{_X}>)",
+    "javascript link with white space": f"[a](<java\tscript:{_X}>) [b](<&#1;javascript:{_X}>) [c](< "
+    f"javascript:{_X}>)",
     "javascript reference link": f"[a][r]\n\n[r]: javascript:{_X}",
     "javascript autolink": f"<javascript:{_X}>",
     "vbscript and file": "[a](vbscript:msgbox) [b](file:///etc/passwd)",
     "data link": f"[a](data:text/html,<script>{_X}</script>) [b](data:text/html;base64,PHNjcmlwdD4=)",
     "scheme-relative and relative links": "[a](//evil.invalid/x) [b](/lab?reset) [c](../x) [d](?x) [e](#x)",
-    "attribute break in a link": f'[a](http://x.invalid/"onmouseover="{_X}) [b](http://x.invalid "t\\" onmouseover=\\"{_X}")',
+    "attribute break in a link": f'[a](http://x.invalid/"onmouseover="{_X}) [b](http://x.invalid "t\\" '
+    f'onmouseover=\\"{_X}")',
     "attribute break in an autolink": f"<http://x.invalid/\"onmouseover='{_X}'>",
     "image": f"![a]({_HOST}/g.png) ![b](http://127.0.0.1:9/h.png)",
-    "image with a break": f'![" onerror="{_X}]({_HOST}/i.png" onerror="{_X}) ![x]({_HOST}/i.png "\\" onerror=\\"{_X}")',
+    "image with a break": f'![" onerror="{_X}]({_HOST}/i.png" onerror="{_X}) ![x]({_HOST}/i.png "\\" '
+    f'onerror=\\"{_X}")',
     "image by reference": f"![a][r]\n\n[r]: {_HOST}/j.png",
     "image with a script": f"![a](javascript:{_X}) ![b](data:image/svg+xml,<svg onload={_X}>)",
     "image in a link": f"[![a]({_HOST}/k.png)](javascript:{_X}) [![a]({_HOST}/k.png)]({_HOST})",
-    "links in a link label": f"[<http://x.invalid>](javascript:{_X}) [<javascript:{_X}>](http://x.invalid) <img src=x onerror={_X}>",
+    "links in a link label": f"[<http://x.invalid>](javascript:{_X}) [<javascript:{_X}>](http://x.invalid) "
+    f"<img src=x onerror={_X}>",
     "html in a link label": f"[<img src=x onerror={_X}>](http://x.invalid) [<b>](javascript:{_X})",
-    "html in a table": f"| <img src=x onerror={_X}> | b |\n|---|--:|\n| <script>{_X}</script> | `<svg/onload={_X}>` |",
+    "html in a table": f"| <img src=x onerror={_X}> | b |\n|---|--:|\n| <script>{_X}</script> | "
+    f"`<svg/onload={_X}>` |",
     "html in a heading": f"# <img src=x onerror={_X}>\n\n<img src=x onerror={_X}>\n===",
     "entities": f"&lt;img src=x onerror={_X}&gt; &#60;script&#62;{_X}&#60;/script&#62;",
-    "comment and cdata": f"<!-- --><img src=x onerror={_X}> <![CDATA[<img src=x onerror={_X}>]]> <?x <img src=x onerror={_X}>?>",
+    "comment and cdata": f"<!-- --><img src=x onerror={_X}> <![CDATA[<img src=x onerror={_X}>]]> <?x <img "
+    f"src=x onerror={_X}>?>",
     "end of our own tags": f"</div></details></code></pre></style></script><img src=x onerror={_X}>",
     "code span": f"`<img src=x onerror={_X}>` ``` <script>{_X}</script> ```",
     "indented code": f"    <img src=x onerror={_X}>\n\n    <script>{_X}</script>",
-    "unicode": f"\uff1cimg src=x onerror={_X}\uff1e \u2028<img src=x onerror={_X}> \x00<scr\x00ipt>{_X}</script> \ud800<b>",
-    "bidi": f"\u202e<img src=x onerror={_X}>\u202c \u2066x\u2069 \x1b[31mred \x1b]8;;http://evil.invalid\x07x",
-    "jupyter command": '<a data-commandlinker-command="terminal:create-new" href="#">x</a> <button data-commandlinker-command="x">y</button>',
+    "unicode": f"\uff1cimg src=x onerror={_X}\uff1e \u2028<img src=x onerror={_X}> "
+    f"\x00<scr\x00ipt>{_X}</script> \ud800<b>",
+    "bidi": f"\u202e<img src=x onerror={_X}>\u202c \u2066x\u2069 \x1b[31mred "
+    f"\x1b]8;;http://evil.invalid\x07x",
+    "jupyter command": '<a data-commandlinker-command="terminal:create-new" href="#">x</a> <button '
+    'data-commandlinker-command="x">y</button>',
     "clobbering": "<form id=document name=body></form> <a id=jupyter-config-data>{}</a>",
     "nested": f"> - > 1. **[<img src=x onerror={_X}>](javascript:{_X})** ~~![x](javascript:{_X})~~",
     "end of our formula": f"$a</span><img src=x onerror={_X}>$ and $$</div><script>{_X}</script>$$",
@@ -71,7 +81,8 @@ MATH: dict[str, str] = {
     "require": r"\require{html} x",
     "unicode": r"\unicode{x41} + \unicode[font-family:x]{65}",
     "mmlToken": rf'\mmlToken{{mi}}[href="javascript:{_X}"]{{x}}',
-    "definition": r"\def\alpha{\beta} \let\sum=\prod \newcommand{\x}{y} \renewcommand{\pi}{3} \DeclareMathOperator{\sin}{cos}",
+    "definition": r"\def\alpha{\beta} \let\sum=\prod \newcommand{\x}{y} \renewcommand{\pi}{3} "
+    r"\DeclareMathOperator{\sin}{cos}",
     "definition of what is harmless": r"\def\cancel{x} y",
     "argument that is harmless": r"\href\cancel{x}{y} \style\newline x",
     "made name": rf"\csname href\endcsname{{javascript:{_X}}}{{x}}",
@@ -84,4 +95,6 @@ MATH: dict[str, str] = {
     "html element": rf"<tex-html><img src=x onerror={_X}></tex-html>",
     "tags": rf"a<img src=x onerror={_X}>b",
 }
-PAYLOADS |= {f"formula: {name}": f"Text ${source}$ and\n\n$$\n{source}\n$$\n\nend" for name, source in MATH.items()}
+PAYLOADS |= {
+    f"formula: {name}": f"Text ${source}$ and\n\n$$\n{source}\n$$\n\nend" for name, source in MATH.items()
+}

@@ -1,5 +1,6 @@
-"""Once an answer is there nothing loses it: whatever fails after its last byte, it is in _llm and out=, the cell ends, and one
-line says what failed. In cells, in the background, in columns, in functions; with real kernels and loopback servers."""
+"""Once an answer is there nothing loses it: whatever fails after its last byte, it is in _llm and out=, the
+cell ends, and one line says what failed. In cells, in the background, in columns, in functions; with real
+kernels and loopback servers."""
 
 import json
 
@@ -11,7 +12,11 @@ from .test_structured import canned  # noqa: F401 - a fixture
 pytestmark = pytest.mark.kernel
 ODD = '{"items": [{"t": "2024-01-01T10:00:00+01:00"}, {"t": "2024-07-01T10:00:00+02:00"}]}'
 GOOD = '{"name": "Oslo"}'
-WAIT = "import threading\n[t.join(30) for t in threading.enumerate() if t.name in ('nbllm-background', 'nbllm-chat')]\nassert not [t for t in threading.enumerate() if t.name in ('nbllm-background', 'nbllm-chat')]"
+WAIT = (
+    "import threading\n[t.join(30) for t in threading.enumerate() if t.name in ('nbllm-background', "
+    "'nbllm-chat')]\nassert not [t for t in threading.enumerate() if t.name in ('nbllm-background', "
+    "'nbllm-chat')]"
+)
 PREPARE = """
 import pydantic, sys
 class Raises(pydantic.BaseModel):
@@ -67,8 +72,11 @@ def one_line(ran, kind):
 
 
 TEXTS = [
-    ("t date", ODD), ("t date", '{"items": [{"t": "2024-02-30"}, {"t": "2024-02-03"}]}'), ("t", '{"items": [{"t": "2024-01-01T99:99"}]}'),
-    ("t", '{"items": [{"t": "2024-01-01T00:00:00Z"}, {"t": "2024-01-01"}]}'), ("t", '{"items": [{"t": "0000-00-00"}]}'),
+    ("t date", ODD),
+    ("t date", '{"items": [{"t": "2024-02-30"}, {"t": "2024-02-03"}]}'),
+    ("t", '{"items": [{"t": "2024-01-01T99:99"}]}'),
+    ("t", '{"items": [{"t": "2024-01-01T00:00:00Z"}, {"t": "2024-01-01"}]}'),
+    ("t", '{"items": [{"t": "0000-00-00"}]}'),
     ("t int", '{"items": [{"t": 10000000000000000000000000000000000000001}, {"t": 1}]}'),
 ]
 
@@ -89,7 +97,16 @@ def test_what_cannot_be_converted_stays_as_it_is(either, canned, fields, answer)
     assert 1 == len(ran.outputs)
 
 
-PROBLEMS = ["KeyError('x')", "ZeroDivisionError()", "TypeError('a\\nb')", "RecursionError('deep')", "MemoryError()", "OSError(5, 'x')", "SystemExit(3)", "GeneratorExit()"]
+PROBLEMS = [
+    "KeyError('x')",
+    "ZeroDivisionError()",
+    "TypeError('a\\nb')",
+    "RecursionError('deep')",
+    "MemoryError()",
+    "OSError(5, 'x')",
+    "SystemExit(3)",
+    "GeneratorExit()",
+]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -102,7 +119,9 @@ def test_a_validator_that_raises(either, canned, problem):  # noqa: F811
     told = one_line(ran, "AnswerProcessingError")
     assert problem.partition("(")[0] in told
     assert "_llm" in told
-    assert [GOOD, GOOD, GOOD] == either.value("[_llm.text, r.text, __import__('sys').last_value.partial.text]")
+    assert [GOOD, GOOD, GOOD] == either.value(
+        "[_llm.text, r.text, __import__('sys').last_value.partial.text]"
+    )
     assert GOOD.strip("{}") in ran.text
     assert 1 == len(bodies)
 
@@ -115,7 +134,9 @@ def test_a_validator_without_end(either, canned):  # noqa: F811
     assert GOOD == either.value("r.text")
 
 
-@pytest.mark.parametrize("options", ["", "render=final", "render=plain", "format=json", 'schema="name" as=df', "chat=drawing"])
+@pytest.mark.parametrize(
+    "options", ["", "render=final", "render=plain", "format=json", 'schema="name" as=df', "chat=drawing"]
+)
 def test_a_drawing_that_fails(either, canned, options):  # noqa: F811
     """The front end's channel raises for the final form."""
     forget(either)
@@ -127,7 +148,9 @@ def test_a_drawing_that_fails(either, canned, options):  # noqa: F811
     assert GOOD == either.value("_llm.text")
     assert either.value("r is not None")
     if "chat" in options:
-        assert [GOOD] == either.value("[t.response.text for t in get_ipython()._nbllm_session.chats.get('drawing').turns]")
+        assert [GOOD] == either.value(
+            "[t.response.text for t in get_ipython()._nbllm_session.chats.get('drawing').turns]"
+        )
         either.run("%llm chat clear drawing")
 
 
@@ -145,7 +168,9 @@ def test_columns_whose_drawing_fails(either, canned):  # noqa: F811
 def test_a_page_that_fails_while_the_answer_comes(kernel):
     """Every message of a display raises: the answer is waited for all the same."""
     forget(kernel)
-    kernel.run("def broken(message):\n    raise OSError('gone')\nget_ipython().display_pub.register_hook(broken)")
+    kernel.run(
+        "def broken(message):\n    raise OSError('gone')\nget_ipython().display_pub.register_hook(broken)"
+    )
     one = kernel.run("%%llm sim/openai@tokens=60,gap=0.005 out=r\nx")
     several = kernel.run("%%llm sim/openai@tokens=60,gap=0.005 runs=2 out=both\nx")
     kernel.run("%%llm sim/openai@tokens=60,gap=0.005 bg=true out=later\nx")
@@ -158,9 +183,16 @@ def test_a_page_that_fails_while_the_answer_comes(kernel):
 
 HUGE = str(10**400)
 COUNTS = '{"prompt_tokens": 3, "completion_tokens": 4, "cost": COST}'
-FIGURES = [*(COUNTS.replace("COST", cost) for cost in ("NaN", "1e999", HUGE, "-1e300")), COUNTS.replace("3", HUGE).replace("4", HUGE), COUNTS.replace("3", "1e999")]
-ANSWER = ('{"id": "1", "object": "chat.completion", "model": "m", "usage": USAGE, "choices": [{"index": 0, "finish_reason": "stop", "message": '
-          '{"role": "assistant", "content": "The words."}}]}')
+FIGURES = [
+    *(COUNTS.replace("COST", cost) for cost in ("NaN", "1e999", HUGE, "-1e300")),
+    COUNTS.replace("3", HUGE).replace("4", HUGE),
+    COUNTS.replace("3", "1e999"),
+]
+ANSWER = (
+    '{"id": "1", "object": "chat.completion", "model": "m", "usage": USAGE, "choices": [{"index": 0, '
+    '"finish_reason": "stop", "message": '
+    '{"role": "assistant", "content": "The words."}}]}'
+)
 
 
 @pytest.mark.parametrize("usage", FIGURES)
@@ -182,7 +214,10 @@ def test_code_that_cannot_be_offered(kernel, canned):  # noqa: F811
     """format=code: the front end takes no next cell."""
     forget(kernel)
     url, _ = canned("```python\nx = 1\n```")
-    kernel.run("def refuse(*_, **__):\n    raise RuntimeError('no cells here')\nbefore, get_ipython().set_next_input = get_ipython().set_next_input, refuse")
+    kernel.run(
+        "def refuse(*_, **__):\n    raise RuntimeError('no cells here')\nbefore, "
+        "get_ipython().set_next_input = get_ipython().set_next_input, refuse"
+    )
     ran = kernel.run(f"%%llm m base_url={url} format=code out=r\nx")
     kernel.run("get_ipython().set_next_input = before")
     assert "no cells here" in one_line(ran, "AnswerProcessingError")
@@ -194,7 +229,10 @@ def test_stop_after_the_answer(either, canned, options):  # noqa: F811
     """An interrupt while the answer is checked or drawn: it is kept, and the cell is one that was stopped."""
     forget(either)
     url, _ = canned(GOOD, GOOD)
-    either.run("problem = KeyboardInterrupt()" + ("" if "schema" in options else "\nget_ipython().display_pub.register_hook(hook)"))
+    either.run(
+        "problem = KeyboardInterrupt()"
+        + ("" if "schema" in options else "\nget_ipython().display_pub.register_hook(hook)")
+    )
     ran = either.run(f"%%llm m base_url={url} out=r {options}\nx")
     either.run("get_ipython().display_pub.unregister_hook(hook)")
     assert "is in r" in one_line(ran, "Stopped")
@@ -204,12 +242,18 @@ def test_stop_after_the_answer(either, canned, options):  # noqa: F811
 
 def test_a_real_signal_while_an_answer_is_checked(kernel, canned):  # noqa: F811
     """Pressed once, the check ends first; pressed twice, it is left."""
-    kernel.run("import os, signal, time\ndef press(times):\n    def check(cls, value):\n        for _ in range(times):\n            os.kill(os.getpid(), signal.SIGINT)\n"
-               "        return value\n    return check")
+    kernel.run(
+        "import os, signal, time\ndef press(times):\n    def check(cls, value):\n        for _ in "
+        "range(times):\n            os.kill(os.getpid(), signal.SIGINT)\n"
+        "        return value\n    return check"
+    )
     for times in (1, 2):
         forget(kernel)
         url, _ = canned(GOOD)
-        kernel.run(f"class Pressed(pydantic.BaseModel):\n    name: str\n    check = pydantic.field_validator('name')(classmethod(press({times})))")
+        kernel.run(
+            f"class Pressed(pydantic.BaseModel):\n    name: str\n    check = "
+            f"pydantic.field_validator('name')(classmethod(press({times})))"
+        )
         ran = kernel.run(f"%%llm m base_url={url} schema=Pressed as=object out=r\nx")
         one_line(ran, "Stopped")
         assert GOOD == kernel.value("_llm.text")
@@ -224,12 +268,16 @@ def test_a_repair_that_fails_leaves_the_first_answer(either, canned):  # noqa: F
     ran = either.run(f'%%llm m base_url={url} schema="name" out=r retries=0\nx')
     assert not ran.ok
     assert 2 == len(bodies)
-    assert ['{"name": 7}', '{"name": 7}'] == either.value("[r.text, __import__('sys').last_value.partial.text]")
+    assert ['{"name": 7}', '{"name": 7}'] == either.value(
+        "[r.text, __import__('sys').last_value.partial.text]"
+    )
     assert '{"name": 7}' in ran.text
     assert 1 == len(ran.outputs) - 1
 
 
-@pytest.mark.parametrize("options", ["schema=Raises as=object", "schema=Raises as=df", "schema=Deep as=object"])
+@pytest.mark.parametrize(
+    "options", ["schema=Raises as=object", "schema=Raises as=df", "schema=Deep as=object"]
+)
 def test_in_the_background(kernel, canned, options):  # noqa: F811
     """The variable, the display and %llm stop end; the cell's display says why in a line."""
     for problem in ("KeyError('x')", "SystemExit(3)", "KeyboardInterrupt()"):
@@ -243,7 +291,9 @@ def test_in_the_background(kernel, canned, options):  # noqa: F811
         ran = kernel.run("1")
         assert ["Response", GOOD, GOOD] == kernel.value("[type(r).__name__, r.text, _llm.text]")
         assert "Nothing runs in the background" in str(kernel.run("%llm stop").error)
-        last = [m for m in kernel.others if m["msg_type"] in ("display_data", "update_display_data")][-1]["content"]["data"]["text/plain"]
+        last = [m for m in kernel.others if m["msg_type"] in ("display_data", "update_display_data")][-1][
+            "content"
+        ]["data"]["text/plain"]
         assert GOOD in last
         assert "Error: The " in last
 
@@ -280,10 +330,23 @@ def test_functions(either, canned):  # noqa: F811
     assert GOOD == either.value("_llm.text")
 
 
-NO_SCHEMAS = ['{"type": "strng"}', '{"type": ["string", "nul"]}', '{"properties": {"a": {"$ref": "#/$defs/x"}}}', '{"$ref": "https://127.0.0.1:1/x.json"}',
-              '{"properties": {"a": {"pattern": "("}}}', '{"patternProperties": {"[": {}}}', '{"required": "a"}', '{"properties": []}', '{"minLength": -1}',
-              '{"$ref": "#"}', '{"items": {"properties": {"b": {"allOf": [{"$ref": "#/items/properties/b"}]}}}}', '{"$schema": 5}', '{"enum": "a"}',
-              '{"$schema": "http://json-schema.org/draft-07/schema#", "definitions": {"a": {"type": "nope"}}}', '{"not": {"anyOf": [{"$ref": "#/nowhere"}]}}']
+NO_SCHEMAS = [
+    '{"type": "strng"}',
+    '{"type": ["string", "nul"]}',
+    '{"properties": {"a": {"$ref": "#/$defs/x"}}}',
+    '{"$ref": "https://127.0.0.1:1/x.json"}',
+    '{"properties": {"a": {"pattern": "("}}}',
+    '{"patternProperties": {"[": {}}}',
+    '{"required": "a"}',
+    '{"properties": []}',
+    '{"minLength": -1}',
+    '{"$ref": "#"}',
+    '{"items": {"properties": {"b": {"allOf": [{"$ref": "#/items/properties/b"}]}}}}',
+    '{"$schema": 5}',
+    '{"enum": "a"}',
+    '{"$schema": "http://json-schema.org/draft-07/schema#", "definitions": {"a": {"type": "nope"}}}',
+    '{"not": {"anyOf": [{"$ref": "#/nowhere"}]}}',
+]
 
 
 @pytest.mark.parametrize("schema", NO_SCHEMAS)
@@ -291,17 +354,31 @@ def test_a_schema_that_is_none_is_refused_before_anything_is_sent(kernel, canned
     """In a cell, with def=, with several models, in the background, in Python; with its place."""
     url, bodies = canned(GOOD)
     kernel.run(f"bad = {json.loads(schema)!r}")
-    kernel.run("def refused(call):\n    try:\n        call()\n    except nbllm.errors.ConfigError as e:\n        return '$' in e.message and bool(e.hint)")
-    for line in (f"m base_url={url} schema={schema}", f"m base_url={url} schema=bad as=df", f"m base_url={url} schema=bad def=f", f"m,n base_url={url} schema=bad",
-                 f"m base_url={url} bg=true schema=bad out=r", f"m base_url={url} runs=2 schema=bad"):
+    kernel.run(
+        "def refused(call):\n    try:\n        call()\n    except nbllm.errors.ConfigError as e:\n        "
+        "return '$' in e.message and bool(e.hint)"
+    )
+    for line in (
+        f"m base_url={url} schema={schema}",
+        f"m base_url={url} schema=bad as=df",
+        f"m base_url={url} schema=bad def=f",
+        f"m,n base_url={url} schema=bad",
+        f"m base_url={url} bg=true schema=bad out=r",
+        f"m base_url={url} runs=2 schema=bad",
+    ):
         ran = kernel.run(f"%%llm {line}\nWhat of {{a}}?" if "def=" in line else f"%%llm {line}\nWhat?")
         assert "schema" in one_line(ran, "ConfigError"), line
-    for call in ("nbllm.stream('x', 'm', base_url=url, schema=bad)", "nbllm.complete('x', 'm', base_url=url, schema=bad)"):
+    for call in (
+        "nbllm.stream('x', 'm', base_url=url, schema=bad)",
+        "nbllm.complete('x', 'm', base_url=url, schema=bad)",
+    ):
         assert kernel.value(f"refused(lambda url={url!r}: {call})"), call
     assert [] == bodies
 
 
-@pytest.mark.parametrize("value", ["[1]", "'text'", "7", "True", "{1: {2}}", "{'maximum': float('nan')}", "{'const': {1, 2}}"])
+@pytest.mark.parametrize(
+    "value", ["[1]", "'text'", "7", "True", "{1: {2}}", "{'maximum': float('nan')}", "{'const': {1, 2}}"]
+)
 def test_what_is_no_json_object_is_no_schema(kernel, canned, value):  # noqa: F811
     """A list, a number, a set within."""
     url, bodies = canned(GOOD)

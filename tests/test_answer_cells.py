@@ -1,4 +1,5 @@
-"""Answers in real kernels: a picture is in the saved notebook and in the next turn, a stopped answer has no count."""
+"""Answers in real kernels: a picture is in the saved notebook and in the next turn, a stopped answer has no
+count."""
 
 import pytest
 
@@ -16,8 +17,18 @@ def sim():
 
 
 def started(sim, *, front_end):
-    env = {"OPENAI_BASE_URL": sim.base_url("openai_chat"), "ANTHROPIC_BASE_URL": sim.base_url("anthropic"), "GEMINI_BASE_URL": sim.base_url("gemini")}
-    return Kernel(front_end=front_end, **env, **dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"), "sk-canary-0123456789abcdef"))
+    env = {
+        "OPENAI_BASE_URL": sim.base_url("openai_chat"),
+        "ANTHROPIC_BASE_URL": sim.base_url("anthropic"),
+        "GEMINI_BASE_URL": sim.base_url("gemini"),
+    }
+    return Kernel(
+        front_end=front_end,
+        **env,
+        **dict.fromkeys(
+            ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"), "sk-canary-0123456789abcdef"
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +44,9 @@ def test_a_picture_is_in_the_saved_cell(kernel, model):
     assert ran.ok, ran.error
     assert [1, 1] == [ran.html.count(PICTURE), str(ran.messages).count(PICTURE)]
     assert "[image, 64x48 PNG]" in ran.text
-    assert [["89504e47"], True] == kernel.value("[[i.data[:4].hex() for i in _llm.images], '[image, 64x48 PNG]' in repr(_llm)]")
+    assert [["89504e47"], True] == kernel.value(
+        "[[i.data[:4].hex() for i in _llm.images], '[image, 64x48 PNG]' in repr(_llm)]"
+    )
     assert "image/png" in kernel.run("_llm.images[0]").outputs[0]["data"]
 
 
@@ -49,7 +62,9 @@ def test_a_conversation_keeps_its_pictures(kernel):
     for model in ("gemini/m", "openai/m", "responses/m", "claude/m"):
         ran = kernel.run(f"%%llm {model} chat=pictures\nredder, {model}")
         assert ran.ok, ran.error
-        assert 1 == kernel.value("sum(type(p).__name__ == 'Image' for m in _llm.request.messages for p in m.parts)")
+        assert 1 == kernel.value(
+            "sum(type(p).__name__ == 'Image' for m in _llm.request.messages for p in m.parts)"
+        )
 
 
 def test_columns_have_their_pictures(kernel):
@@ -64,7 +79,11 @@ def test_a_stopped_answer_shows_an_estimate(kernel):
     seen = []
 
     def grown(message):
-        seen.append(str(message["content"].get("data", {}).get("text/plain", "")) if message["msg_type"] == "update_display_data" else "")
+        seen.append(
+            str(message["content"].get("data", {}).get("text/plain", ""))
+            if message["msg_type"] == "update_display_data"
+            else ""
+        )
         return sum(map(bool, seen)) >= 5
 
     parent = kernel.start("%%llm claude/m@gap=0.01,tokens=2000\nhello")
@@ -73,7 +92,9 @@ def test_a_stopped_answer_shows_an_estimate(kernel):
     ran = kernel.collect(parent)
     assert "≈" in seen[-1]
     assert "→ ≈" in ran.text.replace("\u00a0", " ")
-    assert [None, None, "cancelled"] == kernel.value("[_llm.usage.output_tokens, _llm.cost, _llm.finish_reason]")
+    assert [None, None, "cancelled"] == kernel.value(
+        "[_llm.usage.output_tokens, _llm.cost, _llm.finish_reason]"
+    )
     assert kernel.value("_llm.usage.input_tokens") > 0
     kernel.run("calls = %llm log n=1")
     assert "estimate" == kernel.value("calls['tok_source'].iloc[-1]")

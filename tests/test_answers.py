@@ -1,4 +1,5 @@
-"""What an answer is made of, in every format: counts that are final or are not told, pictures, thoughts, another format's words."""
+"""What an answer is made of, in every format: counts that are final or are not told, pictures, thoughts,
+another format's words."""
 
 import asyncio
 import base64
@@ -18,7 +19,17 @@ from nbllm.client.policy import Retries
 from nbllm.core import errors
 from nbllm.core.calls import Frame, Provider
 from nbllm.core.events import Finished, MediaDelta, Response, Started, TextDelta, Usage, UsageReport, fold
-from nbllm.core.messages import Document, Image, Message, Reasoning, Request, Text, ToolCall, caption, picture_size
+from nbllm.core.messages import (
+    Document,
+    Image,
+    Message,
+    Reasoning,
+    Request,
+    Text,
+    ToolCall,
+    caption,
+    picture_size,
+)
 from nbllm.http import frames as http_frames
 from nbllm.notebook.bench_magics import cost
 from nbllm.notebook.chats import Chat, Place, Turn
@@ -39,7 +50,8 @@ ROW = Provider("acme", "openai_chat", "https://acme.test", label="Acme")
 
 @pytest.fixture
 def serve():
-    """Serves bytes as the answer to one request: `serve(*pieces, hold=True)` gives the address; the connection stays open while held."""
+    """Serves bytes as the answer to one request: `serve(*pieces, hold=True)` gives the address; the
+    connection stays open while held."""
     ended, listeners = threading.Event(), []
 
     def start(*pieces, kind="text/event-stream", hold=False):
@@ -53,7 +65,10 @@ def serve():
             while (line := reader.readline()) not in (b"\r\n", b""):
                 size = int(line.split(b":")[1]) if line.lower().startswith(b"content-length") else size
             reader.read(size)
-            connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n".encode() + b"".join(pieces))
+            connection.sendall(
+                f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n".encode()
+                + b"".join(pieces)
+            )
             if hold:
                 ended.wait(30)
             reader.close()
@@ -91,11 +106,19 @@ def events(dialect, *values, close=True):
     return found + (list(decoder.close()) if close else [])
 
 
-# --- counts ---------------------------------------------------------------------------------------------------------
+# --- counts
+# ---------------------------------------------------------------------------------------------------------
 
-BEGUN = {"type": "message_start", "message": {"id": "m", "model": "c", "usage": {"input_tokens": 12, "output_tokens": 1}}}
+BEGUN = {
+    "type": "message_start",
+    "message": {"id": "m", "model": "c", "usage": {"input_tokens": 12, "output_tokens": 1}},
+}
 BLOCK = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
-SAID = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello there, reader."}}
+SAID = {
+    "type": "content_block_delta",
+    "index": 0,
+    "delta": {"type": "text_delta", "text": "Hello there, reader."},
+}
 ENDED = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 40}}
 
 
@@ -108,28 +131,85 @@ def oai(into, out):
 
 
 def candidate(text, finish=None, out=None):
-    counted = {"usageMetadata": {"promptTokenCount": 12, "thoughtsTokenCount": 2} | ({"candidatesTokenCount": out} if out else {})}
-    return {"candidates": [{"content": {"parts": [{"text": text}]}} | ({"finishReason": finish} if finish else {})]} | counted
+    counted = {
+        "usageMetadata": {"promptTokenCount": 12, "thoughtsTokenCount": 2}
+        | ({"candidatesTokenCount": out} if out else {})
+    }
+    return {
+        "candidates": [
+            {"content": {"parts": [{"text": text}]}} | ({"finishReason": finish} if finish else {})
+        ]
+    } | counted
 
 
 # What came before the stop, and what is known of (input, output) then.
 STOPPED = {
     "anthropic, message_start alone": ("anthropic", [BEGUN, BLOCK, SAID], (12, None)),
-    "anthropic, large count at the start": ("anthropic", [{**BEGUN, "message": {"usage": {"input_tokens": 12, "output_tokens": 7}}}, BLOCK, SAID], (12, None)),
-    "anthropic, cumulative without a reason": ("anthropic", [BEGUN, BLOCK, SAID, {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 9}}], (12, None)),
+    "anthropic, large count at the start": (
+        "anthropic",
+        [{**BEGUN, "message": {"usage": {"input_tokens": 12, "output_tokens": 7}}}, BLOCK, SAID],
+        (12, None),
+    ),
+    "anthropic, cumulative without a reason": (
+        "anthropic",
+        [BEGUN, BLOCK, SAID, {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 9}}],
+        (12, None),
+    ),
     "anthropic, the reason came": ("anthropic", [BEGUN, BLOCK, SAID, ENDED], (12, 40)),
-    "openai, usage in each chunk": ("openai_chat", [chunk("Hello ", usage=oai(12, 1)), chunk("there", usage=oai(12, 2))], (12, None)),
-    "openai, usage at the end": ("openai_chat", [chunk("Hello "), chunk("", "stop"), {"choices": [], "usage": oai(12, 2)}], (12, 2)),
-    "openai, usage with the reason": ("openai_chat", [chunk("Hello "), chunk("", "stop", usage=oai(12, 2))], (12, 2)),
-    "openai, usage after the text": ("openai_chat", [chunk("Hello "), {"choices": [], "usage": oai(12, 2)}], (12, 2)),
-    "openai, usage before any text": ("openai_chat", [{"choices": [], "usage": oai(12, 0)}, chunk("Hello ")], (12, None)),
-    "openai, usage apart and again": ("openai_chat", [chunk("Hello "), {"choices": [], "usage": oai(12, 2)}, chunk("there")], (12, None)),
-    "gemini, counts in each chunk": ("gemini", [candidate("Hello ", out=3), candidate("there", out=5)], (12, None)),
-    "gemini, the reason came": ("gemini", [candidate("Hello ", out=3), candidate("there", "STOP", 5)], (12, 7)),
-    "responses, before the end": ("openai_responses", [{"type": "response.created", "response": {"id": "r", "usage": oai(12, 0)}},
-                                                       {"type": "response.output_text.delta", "output_index": 0, "delta": "Hello"}], None),
+    "openai, usage in each chunk": (
+        "openai_chat",
+        [chunk("Hello ", usage=oai(12, 1)), chunk("there", usage=oai(12, 2))],
+        (12, None),
+    ),
+    "openai, usage at the end": (
+        "openai_chat",
+        [chunk("Hello "), chunk("", "stop"), {"choices": [], "usage": oai(12, 2)}],
+        (12, 2),
+    ),
+    "openai, usage with the reason": (
+        "openai_chat",
+        [chunk("Hello "), chunk("", "stop", usage=oai(12, 2))],
+        (12, 2),
+    ),
+    "openai, usage after the text": (
+        "openai_chat",
+        [chunk("Hello "), {"choices": [], "usage": oai(12, 2)}],
+        (12, 2),
+    ),
+    "openai, usage before any text": (
+        "openai_chat",
+        [{"choices": [], "usage": oai(12, 0)}, chunk("Hello ")],
+        (12, None),
+    ),
+    "openai, usage apart and again": (
+        "openai_chat",
+        [chunk("Hello "), {"choices": [], "usage": oai(12, 2)}, chunk("there")],
+        (12, None),
+    ),
+    "gemini, counts in each chunk": (
+        "gemini",
+        [candidate("Hello ", out=3), candidate("there", out=5)],
+        (12, None),
+    ),
+    "gemini, the reason came": (
+        "gemini",
+        [candidate("Hello ", out=3), candidate("there", "STOP", 5)],
+        (12, 7),
+    ),
+    "responses, before the end": (
+        "openai_responses",
+        [
+            {"type": "response.created", "response": {"id": "r", "usage": oai(12, 0)}},
+            {"type": "response.output_text.delta", "output_index": 0, "delta": "Hello"},
+        ],
+        None,
+    ),
     "ollama, before the end": ("ollama", [{"message": {"content": "Hello"}, "done": False}], None),
-    "cohere, before the end": ("cohere", [{"type": "content-delta", "delta": {"message": {"content": {"text": "Hello"}}}}], None),
+    "cohere, before the end": (
+        "cohere",
+        [{"type": "content-delta", "delta": {"message": {"content": {"text": "Hello"}}}}],
+        None,
+    ),
 }
 
 
@@ -141,20 +221,47 @@ def test_an_answer_that_ended_early_has_no_count_that_is_not_final(dialect, valu
     assert known == (usage and (usage.input_tokens, usage.output_tokens))
 
 
-@pytest.mark.parametrize(("dialect", "values", "known"), [
-    ("anthropic", [BEGUN, BLOCK, SAID, ENDED, {"type": "message_stop"}], (12, 40)),
-    ("anthropic", [BEGUN, BLOCK, SAID, {"type": "message_stop"}], (12, 1)),  # no other count ever came
-    ("anthropic", [{"type": "message", "content": [{"type": "text", "text": "Hi"}], "stop_reason": "end_turn", "usage": {"input_tokens": 12, "output_tokens": 1}}], (12, 1)),
-    ("openai_chat", [chunk("Hello ", usage=oai(12, 1)), chunk("there", usage=oai(12, 2)), chunk("", "stop"), "[DONE]"], (12, 2)),
-    ("gemini", [candidate("Hello ", out=3), {"candidates": [{"finishReason": "STOP"}]}], (12, 5)),
-])
+@pytest.mark.parametrize(
+    ("dialect", "values", "known"),
+    [
+        ("anthropic", [BEGUN, BLOCK, SAID, ENDED, {"type": "message_stop"}], (12, 40)),
+        ("anthropic", [BEGUN, BLOCK, SAID, {"type": "message_stop"}], (12, 1)),  # no other count ever came
+        (
+            "anthropic",
+            [
+                {
+                    "type": "message",
+                    "content": [{"type": "text", "text": "Hi"}],
+                    "stop_reason": "end_turn",
+                    "usage": {"input_tokens": 12, "output_tokens": 1},
+                }
+            ],
+            (12, 1),
+        ),
+        (
+            "openai_chat",
+            [
+                chunk("Hello ", usage=oai(12, 1)),
+                chunk("there", usage=oai(12, 2)),
+                chunk("", "stop"),
+                "[DONE]",
+            ],
+            (12, 2),
+        ),
+        ("gemini", [candidate("Hello ", out=3), {"candidates": [{"finishReason": "STOP"}]}], (12, 5)),
+    ],
+)
 def test_a_whole_answer_has_the_last_count(dialect, values, known):
     """At its proper end the last report is the last."""
     usage = fold(events(dialect, *values)).usage
     assert known == (usage.input_tokens, usage.output_tokens)
 
 
-_reports = st.builds(UsageReport, st.builds(Usage, st.just(9), st.integers(1, 99), st.none() | st.integers(0, 9)), st.booleans())
+_reports = st.builds(
+    UsageReport,
+    st.builds(Usage, st.just(9), st.integers(1, 99), st.none() | st.integers(0, 9)),
+    st.booleans(),
+)
 _ends = st.sampled_from(["stop", "length", "tool_calls", "content_filter", "error", "cancelled", "other"])
 
 
@@ -166,13 +273,16 @@ def test_the_last_report_counts_where_it_is_final_or_the_answer_whole(found, rea
     if last is None:
         assert usage is None
     else:
-        after = found[len(found) - found[::-1].index(last):]
-        final = (last.final and not any(isinstance(e, TextDelta) and e.text for e in after)) or reason not in (None, "error", "cancelled")
+        after = found[len(found) - found[::-1].index(last) :]
+        final = (
+            last.final and not any(isinstance(e, TextDelta) and e.text for e in after)
+        ) or reason not in (None, "error", "cancelled")
         assert (9, last.usage.output_tokens if final else None) == (usage.input_tokens, usage.output_tokens)
 
 
 def test_a_stopped_answer_over_a_socket(serve, client):
-    """Stop: no output tokens, no cost, an estimate in the row and in the line of figures, and one that the budget counts."""
+    """Stop: no output tokens, no cost, an estimate in the row and in the line of figures, and one that the
+    budget counts."""
     base = serve(sse(BEGUN, BLOCK, *[SAID] * 20), hold=True)
     stream = client.stream("hello", "claude-sonnet-4-5", base_url=base, dialect="anthropic", api_key="k")
     for event in stream:
@@ -181,11 +291,23 @@ def test_a_stopped_answer_over_a_socket(serve, client):
     stream.cancel()
     stream.wait_end(10)
     r = stream.partial()
-    assert ("cancelled", 12, None, None) == (r.finish_reason, r.usage.input_tokens, r.usage.output_tokens, r.cost)
+    assert ("cancelled", 12, None, None) == (
+        r.finish_reason,
+        r.usage.input_tokens,
+        r.usage.output_tokens,
+        r.cost,
+    )
     assert "12 → ≈ 100 tokens" in footer(r).text.replace("\u00a0", " ")
     row = client.ledger.rows()[-1]
-    assert (12, 100, "estimate", None) == (row["in_tokens"], row["out_tokens"], row["tok_source"], row.get("cost_usd"))
-    assert (pytest.approx((12 * 3 + 100 * 15) / 1e6), 112) == spent({**row, "price_in": 3.0, "price_out": 15.0})
+    assert (12, 100, "estimate", None) == (
+        row["in_tokens"],
+        row["out_tokens"],
+        row["tok_source"],
+        row.get("cost_usd"),
+    )
+    assert (pytest.approx((12 * 3 + 100 * 15) / 1e6), 112) == spent(
+        {**row, "price_in": 3.0, "price_out": 15.0}
+    )
 
 
 def test_a_cut_answer_over_a_socket(serve, client):
@@ -206,7 +328,9 @@ def test_what_a_request_costs_the_budget():
     """Its cost; an estimate where it was cut; nothing where nothing came."""
     assert (0.25, 30) == spent({"cost_usd": 0.25, "in_tokens": 10, "out_tokens": 20})
     assert (0.0, 0) == spent({"bytes_out": 4_000, "status": "rate_limited"})
-    assert (pytest.approx(0.003), 1_500) == spent({"bytes_out": 4_000, "out_tokens": 500, "price_in": 2.0, "price_out": 2.0})
+    assert (pytest.approx(0.003), 1_500) == spent(
+        {"bytes_out": 4_000, "out_tokens": 500, "price_in": 2.0, "price_out": 2.0}
+    )
 
 
 def _live(report, text="x" * 1_240):
@@ -229,21 +353,36 @@ def _live(report, text="x" * 1_240):
     return shown[-1], growing(state, 5.0).text
 
 
-@pytest.mark.parametrize(("report", "told"), [
-    (UsageReport(Usage(12, None), final=False), "≈ 310 tokens"), (UsageReport(Usage(12, 3), final=False), "≈ 310 tokens"),
-    (UsageReport(Usage(12, 400), final=False), "≈ 400 tokens"), (UsageReport(Usage(12, 320)), "· 320 tokens"),
-])
+@pytest.mark.parametrize(
+    ("report", "told"),
+    [
+        (UsageReport(Usage(12, None), final=False), "≈ 310 tokens"),
+        (UsageReport(Usage(12, 3), final=False), "≈ 310 tokens"),
+        (UsageReport(Usage(12, 400), final=False), "≈ 400 tokens"),
+        (UsageReport(Usage(12, 320)), "· 320 tokens"),
+    ],
+)
 def test_the_live_line_says_what_is_an_estimate(report, told):
     """One answer, and a column of several."""
     assert [True, True] == [told in text for text in _live(report)]
 
 
-@pytest.mark.parametrize(("response", "told"), [
-    (Response((Text("x" * 1_240),), "cancelled", usage=Usage(12)), "12 → ≈ 310 tokens"),
-    (Response((Reasoning("x" * 1_000), Text("x" * 232), ToolCall("1", "f", {}, "{}1234")), "cancelled"), "≈ 309 tokens"),
-    (Response((Text("ok"),), None, usage=Usage(None, None)), "? → ≈ 1 tokens"), (Response((), "cancelled", usage=Usage(12)), "12 → ? tokens"),
-    (Response(), "? tokens"), (Response((Text("x" * 40),), usage=Usage(12, 7)), "12 → 7 tokens"),
-])
+@pytest.mark.parametrize(
+    ("response", "told"),
+    [
+        (Response((Text("x" * 1_240),), "cancelled", usage=Usage(12)), "12 → ≈ 310 tokens"),
+        (
+            Response(
+                (Reasoning("x" * 1_000), Text("x" * 232), ToolCall("1", "f", {}, "{}1234")), "cancelled"
+            ),
+            "≈ 309 tokens",
+        ),
+        (Response((Text("ok"),), None, usage=Usage(None, None)), "? → ≈ 1 tokens"),
+        (Response((), "cancelled", usage=Usage(12)), "12 → ? tokens"),
+        (Response(), "? tokens"),
+        (Response((Text("x" * 40),), usage=Usage(12, 7)), "12 → 7 tokens"),
+    ],
+)
 def test_the_line_of_figures_says_what_is_an_estimate(response, told):
     """Unknown is never 0 and never 1."""
     assert told in footer(response).text.replace("\u00a0", " ").split(" · ")
@@ -261,52 +400,105 @@ def test_the_cost_of_a_session_says_what_is_estimated(serve, client):
     with pytest.raises(errors.StreamCut):
         client.complete("hello", "claude-sonnet-4-5", base_url=base, dialect="anthropic", api_key="k")
     sums = cost(SimpleNamespace(client=client), "").loc["all"]
-    assert (1, 1, 1, 12, 5) == tuple(int(sums[n]) for n in ("failed", "unpriced", "estimated", "in_tokens", "out_tokens"))
+    assert (1, 1, 1, 12, 5) == tuple(
+        int(sums[n]) for n in ("failed", "unpriced", "estimated", "in_tokens", "out_tokens")
+    )
 
 
-# --- formats --------------------------------------------------------------------------------------------------------
+# --- formats
+# --------------------------------------------------------------------------------------------------------
 
 STREAMS = {
     "openai_chat": sse(chunk("Hello"), chunk("", "stop"), {"choices": [], "usage": oai(3, 2)}, "[DONE]"),
-    "openai_responses": sse({"type": "response.created", "response": {"id": "r"}}, {"type": "response.output_text.delta", "output_index": 0, "delta": "Hello"},
-                            {"type": "response.completed", "response": {"status": "completed"}}),
+    "openai_responses": sse(
+        {"type": "response.created", "response": {"id": "r"}},
+        {"type": "response.output_text.delta", "output_index": 0, "delta": "Hello"},
+        {"type": "response.completed", "response": {"status": "completed"}},
+    ),
     "anthropic": sse(BEGUN, BLOCK, SAID, ENDED, {"type": "message_stop"}),
     "gemini": sse(candidate("Hello", "STOP", 2)),
-    "ollama": lines({"model": "m", "message": {"role": "assistant", "content": "Hello"}, "done": False}, {"message": {"content": ""}, "done": True, "done_reason": "stop"}),
-    "cohere": sse({"type": "message-start", "id": "c"}, {"type": "content-delta", "delta": {"message": {"content": {"text": "Hello"}}}},
-                  {"type": "message-end", "delta": {"finish_reason": "COMPLETE"}}),
+    "ollama": lines(
+        {"model": "m", "message": {"role": "assistant", "content": "Hello"}, "done": False},
+        {"message": {"content": ""}, "done": True, "done_reason": "stop"},
+    ),
+    "cohere": sse(
+        {"type": "message-start", "id": "c"},
+        {"type": "content-delta", "delta": {"message": {"content": {"text": "Hello"}}}},
+        {"type": "message-end", "delta": {"finish_reason": "COMPLETE"}},
+    ),
 }
 WHOLE = {
-    "openai_chat": {"object": "chat.completion", "choices": [{"index": 0, "message": {"content": "Hello"}, "finish_reason": "stop"}]},
-    "openai_responses": {"object": "response", "status": "completed", "output": [{"type": "message", "content": [{"type": "output_text", "text": "Hello"}]}]},
-    "anthropic": {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "Hello"}], "stop_reason": "end_turn"},
+    "openai_chat": {
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": {"content": "Hello"}, "finish_reason": "stop"}],
+    },
+    "openai_responses": {
+        "object": "response",
+        "status": "completed",
+        "output": [{"type": "message", "content": [{"type": "output_text", "text": "Hello"}]}],
+    },
+    "anthropic": {
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "text", "text": "Hello"}],
+        "stop_reason": "end_turn",
+    },
     "gemini": {"candidates": [{"content": {"parts": [{"text": "Hello"}]}, "finishReason": "STOP"}]},
     "ollama": {"model": "m", "message": {"content": "Hello"}, "done": True, "done_reason": "stop"},
-    "cohere": {"id": "c", "finish_reason": "COMPLETE", "message": {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]}},
+    "cohere": {
+        "id": "c",
+        "finish_reason": "COMPLETE",
+        "message": {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]},
+    },
 }
-BODIES = {f"{name}, {way}": (name, body) for way, found in (("stream", STREAMS), ("whole", {n: json.dumps(v).encode() for n, v in WHOLE.items()}))
-          for name, body in found.items()}
+BODIES = {
+    f"{name}, {way}": (name, body)
+    for way, found in (("stream", STREAMS), ("whole", {n: json.dumps(v).encode() for n, v in WHOLE.items()}))
+    for name, body in found.items()
+}
 
 
 def ask(serve, client, dialect, body, **options):
-    return client.complete("hi", "m", base_url=serve(body, **options), dialect=dialect, api_key="sk-canary-0123456789abcdef")
+    return client.complete(
+        "hi", "m", base_url=serve(body, **options), dialect=dialect, api_key="sk-canary-0123456789abcdef"
+    )
 
 
 @pytest.mark.parametrize("dialect", FORMATS)
 @pytest.mark.parametrize(("format", "body"), BODIES.values(), ids=BODIES)
 def test_another_format_is_an_error_that_names_it(serve, client, dialect, format, body):
-    """Every format at every address: an answer where they agree, else what came and what to do; never a clean empty answer."""
+    """Every format at every address: an answer where they agree, else what came and what to do; never a clean
+    empty answer."""
     if dialect == format:
-        assert ("stop", True) == ((r := ask(serve, client, dialect, body)).finish_reason, r.text.startswith("Hello"))
+        assert ("stop", True) == (
+            (r := ask(serve, client, dialect, body)).finish_reason,
+            r.text.startswith("Hello"),
+        )
         return
     with pytest.raises(errors.ProtocolError, match=f"in the format of .*(?s:.*)dialect={format}"):
         ask(serve, client, dialect, body)
 
 
 @pytest.mark.parametrize("dialect", FORMATS)
-@pytest.mark.parametrize("wrap", [sse, lambda v: sse(v, "[DONE]"), lambda v: json.dumps(v).encode(), lambda v: b"event: message\n" + sse(v)])
-@pytest.mark.parametrize("value", [{"errorCode": "AUTH_17", "reason": "tenant is suspended"}, {"reason": "tenant is suspended"}, ["tenant is suspended"],
-                                   "tenant is suspended", {"data": {"why": "tenant is suspended", "more": "x" * 100_000}}])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        sse,
+        lambda v: sse(v, "[DONE]"),
+        lambda v: json.dumps(v).encode(),
+        lambda v: b"event: message\n" + sse(v),
+    ],
+)
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"errorCode": "AUTH_17", "reason": "tenant is suspended"},
+        {"reason": "tenant is suspended"},
+        ["tenant is suspended"],
+        "tenant is suspended",
+        {"data": {"why": "tenant is suspended", "more": "x" * 100_000}},
+    ],
+)
 def test_an_unknown_answer_shows_its_words(serve, client, dialect, wrap, value):
     """JSON of no format: an error with what came, within bounds."""
     with pytest.raises(errors.NbllmError, match="tenant is suspended") as caught:
@@ -315,13 +507,30 @@ def test_an_unknown_answer_shows_its_words(serve, client, dialect, wrap, value):
 
 
 @pytest.mark.parametrize("dialect", FORMATS)
-@pytest.mark.parametrize(("body", "error", "words"), [
-    (b"", errors.ServerError, "empty answer"), (b"data: [DONE]\n\n", errors.ServerError, "empty answer"), (b": ping\n\n", errors.ServerError, "empty answer"),
-    (b"<html><title>Sign in</title><body>Please sign in</body></html>", errors.ProtocolError, "Please sign in"),
-    (b"upstream connect error", errors.ProtocolError, "upstream connect error"),
-    (json.dumps({"base_resp": {"status_code": 1004, "status_msg": "login fail: no key"}}).encode(), errors.AuthenticationError, "login fail: no key"),
-    (sse({"error_code": 110, "error_msg": "Access token invalid"}), errors.ProviderError, "Access token invalid"),
-])
+@pytest.mark.parametrize(
+    ("body", "error", "words"),
+    [
+        (b"", errors.ServerError, "empty answer"),
+        (b"data: [DONE]\n\n", errors.ServerError, "empty answer"),
+        (b": ping\n\n", errors.ServerError, "empty answer"),
+        (
+            b"<html><title>Sign in</title><body>Please sign in</body></html>",
+            errors.ProtocolError,
+            "Please sign in",
+        ),
+        (b"upstream connect error", errors.ProtocolError, "upstream connect error"),
+        (
+            json.dumps({"base_resp": {"status_code": 1004, "status_msg": "login fail: no key"}}).encode(),
+            errors.AuthenticationError,
+            "login fail: no key",
+        ),
+        (
+            sse({"error_code": 110, "error_msg": "Access token invalid"}),
+            errors.ProviderError,
+            "Access token invalid",
+        ),
+    ],
+)
 def test_no_answer_is_an_error_with_the_servers_words(dialect, body, error, words):
     """Nothing, a page, plain text, errors of shapes of their own."""
     with pytest.raises(error, match=words):
@@ -341,7 +550,10 @@ def test_a_status_of_zero_is_no_error():
     assert "Hello" == fold(events("openai_chat", chunk("Hello", **well), chunk("", "stop", **well))).text
 
 
-CONTEXT = b'error: {"code":400,"message":"the request exceeds the available context size. try increasing it","type":"invalid_request_error"}\n\n'
+CONTEXT = (
+    b'error: {"code":400,"message":"the request exceeds the available context size. try increasing '
+    b'it","type":"invalid_request_error"}\n\n'
+)
 FAILED = b'error: {"code":500,"message":"Context size has been exceeded.","type":"server_error"}\n\n'
 
 
@@ -349,8 +561,15 @@ FAILED = b'error: {"code":500,"message":"Context size has been exceeded.","type"
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("cut", [1, 2, 5, 7, 4096])
 def test_the_error_field_of_llama_cpp_is_an_error(dialect, end, cut):
-    """At the beginning and after text, however it is cut; the words are the server's, and the text before it is kept."""
-    for before, error in ((b"", CONTEXT), (STREAMS[dialect].partition(b"Hello")[0] + b'Hello"}}\n\n' if dialect == "anthropic" else b"", FAILED)):
+    """At the beginning and after text, however it is cut; the words are the server's, and the text before it
+    is kept."""
+    for before, error in (
+        (b"", CONTEXT),
+        (
+            STREAMS[dialect].partition(b"Hello")[0] + b'Hello"}}\n\n' if dialect == "anthropic" else b"",
+            FAILED,
+        ),
+    ):
         body = (before + error + b"data: [DONE]\n\n").replace(b"\n", end.encode())
         with pytest.raises(errors.ContextLengthExceeded, match="ontext size"):
             framed(dialect, body, cut)
@@ -378,15 +597,18 @@ def framed(dialect, body, cut):
     async def read():
         async def pieces():
             for at in range(0, len(body), cut):
-                yield body[at:at + cut]
+                yield body[at : at + cut]
 
-        found = [e async for frame in http_frames.frames(http_frames.Reads(pieces())) for e in decoder.feed(frame)]
+        found = [
+            e async for frame in http_frames.frames(http_frames.Reads(pieces())) for e in decoder.feed(frame)
+        ]
         return found + list(decoder.close())
 
     return asyncio.run(read())
 
 
-# --- thoughts -------------------------------------------------------------------------------------------------------
+# --- thoughts
+# -------------------------------------------------------------------------------------------------------
 
 
 def delta(**fields):
@@ -396,12 +618,24 @@ def delta(**fields):
 SUMMARY = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Let me see."}]}
 ANSWER = {"type": "text", "text": "42"}
 THOUGHTS = {
-    "databricks": [SUMMARY], "databricks, signed": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "Let me see.", "signature": "S"}]}],
-    "summary as text": [{"type": "reasoning", "summary": "Let me see."}], "thinking, text": [{"type": "thinking", "text": "Let me see."}],
+    "databricks": [SUMMARY],
+    "databricks, signed": [
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Let me see.", "signature": "S"}]}
+    ],
+    "summary as text": [{"type": "reasoning", "summary": "Let me see."}],
+    "thinking, text": [{"type": "thinking", "text": "Let me see."}],
     "thinking, thinking": [{"type": "thinking", "thinking": "Let me see.", "signature": "S"}],
-    "mistral": [{"type": "thinking", "thinking": [{"type": "text", "text": "Let me "}, {"type": "text", "text": "see."}]}],
-    "reasoning, text": [{"type": "reasoning", "text": "Let me see."}], "reasoning, reasoning": [{"type": "reasoning", "reasoning": "Let me see."}],
-    "reasoning, content": [{"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Let me see."}]}],
+    "mistral": [
+        {
+            "type": "thinking",
+            "thinking": [{"type": "text", "text": "Let me "}, {"type": "text", "text": "see."}],
+        }
+    ],
+    "reasoning, text": [{"type": "reasoning", "text": "Let me see."}],
+    "reasoning, reasoning": [{"type": "reasoning", "reasoning": "Let me see."}],
+    "reasoning, content": [
+        {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Let me see."}]}
+    ],
     "reasoning_content": [{"type": "reasoning_content", "reasoning_content": {"text": "Let me see."}}],
     "several": [{"type": "thinking", "text": "Let me "}, {"type": "thinking", "thinking": "see."}],
 }
@@ -409,28 +643,59 @@ THOUGHTS = {
 
 @pytest.mark.parametrize("parts", THOUGHTS.values(), ids=THOUGHTS)
 def test_a_thought_among_the_parts_is_reasoning(parts):
-    """Streamed part by part, all at once, a part as the content itself, and in a whole answer: never text, never lost, in order."""
-    whole = {"object": "chat.completion", "choices": [{"message": {"content": [*parts, ANSWER]}, "finish_reason": "stop"}]}
-    for values in ([*(delta(content=[p]) for p in parts), delta(content=[ANSWER]), chunk("", "stop")], [delta(content=[*parts, ANSWER]), chunk("", "stop")],
-                   [*(delta(content=p) for p in parts), delta(content="42"), chunk("", "stop")], [whole]):
+    """Streamed part by part, all at once, a part as the content itself, and in a whole answer: never text,
+    never lost, in order."""
+    whole = {
+        "object": "chat.completion",
+        "choices": [{"message": {"content": [*parts, ANSWER]}, "finish_reason": "stop"}],
+    }
+    for values in (
+        [*(delta(content=[p]) for p in parts), delta(content=[ANSWER]), chunk("", "stop")],
+        [delta(content=[*parts, ANSWER]), chunk("", "stop")],
+        [*(delta(content=p) for p in parts), delta(content="42"), chunk("", "stop")],
+        [whole],
+    ):
         r = fold(events("openai_chat", *values))
         assert ("Let me see.", "42", [Reasoning, Text]) == (r.reasoning, r.text, [type(p) for p in r.parts])
 
 
 def test_thoughts_and_words_keep_their_order():
     """Thought, word, thought, word; a signature ends its thought."""
-    r = fold(events("openai_chat", delta(content=[SUMMARY]), delta(content="a"), delta(content=[{"type": "thinking", "thinking": "hm", "signature": "S"}]),
-                    delta(content=[{"type": "text", "text": "b"}]), chunk("", "stop")))
+    r = fold(
+        events(
+            "openai_chat",
+            delta(content=[SUMMARY]),
+            delta(content="a"),
+            delta(content=[{"type": "thinking", "thinking": "hm", "signature": "S"}]),
+            delta(content=[{"type": "text", "text": "b"}]),
+            chunk("", "stop"),
+        )
+    )
     assert (Reasoning("Let me see."), Text("a"), Reasoning("hm", "S"), Text("b")) == r.parts
 
 
-@pytest.mark.parametrize("deltas", [
-    [{"reasoning": "Let me ", "reasoning_details": [{"type": "reasoning.text", "text": "Let me "}]},
-     {"reasoning": "see.", "reasoning_details": [{"type": "reasoning.text", "text": "see."}]}],
-    [{"reasoning_details": [{"type": "reasoning.encrypted", "data": "D"}]}, {"reasoning": "Let me see.", "reasoning_details": [{"type": "reasoning.text", "text": "Let me see."}]}],
-    [{"reasoning_content": "Let me see."}, {"thinking_blocks": [{"type": "thinking", "thinking": "Let me see.", "signature": "S"}]}],
-    [{"reasoning": {"content": "Let me see."}}], [{"reasoning": [{"type": "text", "text": "Let me see."}]}],
-])
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        [
+            {"reasoning": "Let me ", "reasoning_details": [{"type": "reasoning.text", "text": "Let me "}]},
+            {"reasoning": "see.", "reasoning_details": [{"type": "reasoning.text", "text": "see."}]},
+        ],
+        [
+            {"reasoning_details": [{"type": "reasoning.encrypted", "data": "D"}]},
+            {
+                "reasoning": "Let me see.",
+                "reasoning_details": [{"type": "reasoning.text", "text": "Let me see."}],
+            },
+        ],
+        [
+            {"reasoning_content": "Let me see."},
+            {"thinking_blocks": [{"type": "thinking", "thinking": "Let me see.", "signature": "S"}]},
+        ],
+        [{"reasoning": {"content": "Let me see."}}],
+        [{"reasoning": [{"type": "text", "text": "Let me see."}]}],
+    ],
+)
 def test_a_thought_in_details_counts_once(deltas):
     """Beside a field of its own it is the same again."""
     r = fold(events("openai_chat", *(delta(**d) for d in deltas), delta(content="42"), chunk("", "stop")))
@@ -440,29 +705,102 @@ def test_a_thought_in_details_counts_once(deltas):
 @pytest.mark.parametrize("name", ["reasoning_details", "thinking_blocks"])
 def test_a_thought_in_details_alone_is_kept_beside_the_answer(name):
     """With its signature; never in the text."""
-    r = fold(events("openai_chat", delta(**{name: [{"type": "thinking", "text": "Let me see.", "signature": "S"}]}), delta(content="42"), chunk("", "stop")))
+    r = fold(
+        events(
+            "openai_chat",
+            delta(**{name: [{"type": "thinking", "text": "Let me see.", "signature": "S"}]}),
+            delta(content="42"),
+            chunk("", "stop"),
+        )
+    )
     assert ("42", ["Let me see."], "S") == (r.text, [n.text for n in r.notices], r.parts[0].signature)
     assert "[reasoning]\nLet me see.\n[/reasoning]" in final(r)["text/plain"]
 
 
-@pytest.mark.parametrize(("dialect", "values"), [
-    ("openai_responses", [{"object": "response", "status": "completed", "output": [{"type": "message", "content": [{"type": "thinking", "thinking": "Let me see."}, ANSWER]}]}]),
-    ("openai_responses", [{"object": "response", "status": "completed", "output": [SUMMARY, {"type": "message", "content": [ANSWER]}]}]),
-    ("anthropic", [{"type": "message", "content": [SUMMARY, ANSWER], "stop_reason": "end_turn"}]),
-    ("anthropic", [{"type": "message", "content": [{"type": "thinking", "thinking": "Let me see."}, ANSWER], "stop_reason": "end_turn"}]),
-    ("gemini", [{"candidates": [{"content": {"parts": [{"text": "Let me see.", "thought": True}, {"text": "42"}]}, "finishReason": "STOP"}]}]),
-    ("cohere", [{"finish_reason": "COMPLETE", "message": {"content": [{"type": "thinking", "thinking": "Let me see."}, ANSWER]}}]),
-])
+@pytest.mark.parametrize(
+    ("dialect", "values"),
+    [
+        (
+            "openai_responses",
+            [
+                {
+                    "object": "response",
+                    "status": "completed",
+                    "output": [
+                        {
+                            "type": "message",
+                            "content": [{"type": "thinking", "thinking": "Let me see."}, ANSWER],
+                        }
+                    ],
+                }
+            ],
+        ),
+        (
+            "openai_responses",
+            [
+                {
+                    "object": "response",
+                    "status": "completed",
+                    "output": [SUMMARY, {"type": "message", "content": [ANSWER]}],
+                }
+            ],
+        ),
+        ("anthropic", [{"type": "message", "content": [SUMMARY, ANSWER], "stop_reason": "end_turn"}]),
+        (
+            "anthropic",
+            [
+                {
+                    "type": "message",
+                    "content": [{"type": "thinking", "thinking": "Let me see."}, ANSWER],
+                    "stop_reason": "end_turn",
+                }
+            ],
+        ),
+        (
+            "gemini",
+            [
+                {
+                    "candidates": [
+                        {
+                            "content": {"parts": [{"text": "Let me see.", "thought": True}, {"text": "42"}]},
+                            "finishReason": "STOP",
+                        }
+                    ]
+                }
+            ],
+        ),
+        (
+            "cohere",
+            [
+                {
+                    "finish_reason": "COMPLETE",
+                    "message": {"content": [{"type": "thinking", "thinking": "Let me see."}, ANSWER]},
+                }
+            ],
+        ),
+    ],
+)
 def test_thoughts_of_the_other_formats(dialect, values):
     """The same everywhere."""
     r = fold(events(dialect, *values))
     assert ("Let me see.", "42", [Reasoning, Text]) == (r.reasoning, r.text, [type(p) for p in r.parts])
 
 
-# --- pictures and files ---------------------------------------------------------------------------------------------
+# --- pictures and files
+# ---------------------------------------------------------------------------------------------
 
-JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF" + b"\0" * 9 + b"\xff\xff\xc0\x00\x11\x08\x00\x30\x00\x40\x03" + b"\0" * 40 + b"\xff\xd9"
-WEBP, SVG, WAV = b"RIFF\x24\0\0\0WEBPVP8 " + b"\0" * 24, b"<svg xmlns='http://www.w3.org/2000/svg' onload='window.nbllmFired=1'/>", b"RIFF\x24\0\0\0WAVEfmt " + b"\0" * 40
+JPEG = (
+    b"\xff\xd8\xff\xe0\x00\x10JFIF"
+    + b"\0" * 9
+    + b"\xff\xff\xc0\x00\x11\x08\x00\x30\x00\x40\x03"
+    + b"\0" * 40
+    + b"\xff\xd9"
+)
+WEBP, SVG, WAV = (
+    b"RIFF\x24\0\0\0WEBPVP8 " + b"\0" * 24,
+    b"<svg xmlns='http://www.w3.org/2000/svg' onload='window.nbllmFired=1'/>",
+    b"RIFF\x24\0\0\0WAVEfmt " + b"\0" * 40,
+)
 PNG, OTHER = text.png(64, 48, 0), text.png(30, 20, 1)
 HUGE = PNG[:16] + (60_000).to_bytes(4) * 2 + PNG[24:]
 
@@ -478,7 +816,13 @@ def data_url(data, kind="image/png"):
 STOP = chunk("", "stop")
 INLINE = {"inlineData": {"mimeType": "image/png", "data": b64(PNG)}}
 CREATED = {"type": "response.created", "response": {"id": "r"}}
-CALL = {"id": "ig_1", "type": "image_generation_call", "status": "completed", "output_format": "png", "result": b64(PNG)}
+CALL = {
+    "id": "ig_1",
+    "type": "image_generation_call",
+    "status": "completed",
+    "output_format": "png",
+    "result": b64(PNG),
+}
 
 
 def parts(*found, finish="STOP"):
@@ -495,44 +839,183 @@ def blocks(*content):
 
 # The dialect, and values that hold the picture PNG once, each in a shape that a provider sends.
 SHAPES = {
-    "gemini": ("gemini", [parts(INLINE)]), "gemini, snake case": ("gemini", [parts({"inline_data": {"mime_type": "image/png", "data": b64(PNG)}})]),
-    "gemini, streamed": ("gemini", [parts(INLINE, finish=None), parts({"text": ""})]), "gemini, no type": ("gemini", [parts({"inlineData": {"data": b64(PNG)}})]),
+    "gemini": ("gemini", [parts(INLINE)]),
+    "gemini, snake case": ("gemini", [parts({"inline_data": {"mime_type": "image/png", "data": b64(PNG)}})]),
+    "gemini, streamed": ("gemini", [parts(INLINE, finish=None), parts({"text": ""})]),
+    "gemini, no type": ("gemini", [parts({"inlineData": {"data": b64(PNG)}})]),
     "gemini, wrong type": ("gemini", [parts({"inlineData": {"mimeType": "text/html", "data": b64(PNG)}})]),
-    "gemini, drafts": ("gemini", [parts({**INLINE, "inlineData": {"mimeType": "image/png", "data": b64(OTHER)}, "thought": True}, finish=None), parts(INLINE)]),
-    "openrouter": ("openai_chat", [delta(images=[{"type": "image_url", "image_url": {"url": data_url(PNG)}}]), STOP]),
-    "openrouter, repeated": ("openai_chat", [delta(images=[{"type": "image_url", "image_url": {"url": data_url(PNG)}}]), {"choices": [
-        {"delta": {}, "message": {"images": [{"type": "image_url", "image_url": {"url": data_url(PNG)}}]}, "finish_reason": "stop"}]}]),
-    "message.images": ("openai_chat", [{"object": "chat.completion", "choices": [{"message": {"content": "", "images": [{"image_url": {"url": data_url(PNG)}}]}, "finish_reason": "stop"}]}]),
-    "image_url as text": ("openai_chat", [delta(images=[{"type": "image_url", "image_url": data_url(PNG)}]), STOP]), "b64_json": ("openai_chat", [delta(images=[{"b64_json": b64(PNG)}]), STOP]),
-    "part image_url": ("openai_chat", [delta(content=[{"type": "image_url", "image_url": {"url": data_url(PNG)}}]), STOP]),
-    "part output_image": ("openai_chat", [delta(content=[{"type": "output_image", "image_url": data_url(PNG)}]), STOP]),
-    "part image, source": ("openai_chat", [delta(content=[{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": b64(PNG)}}]), STOP]),
-    "responses": ("openai_responses", [CREATED, {"type": "response.output_item.done", "output_index": 0, "item": CALL}, over(CALL)]),
-    "responses, whole": ("openai_responses", [{"object": "response", "status": "completed", "output": [CALL]}]), "responses, end only": ("openai_responses", [CREATED, over(CALL)]),
-    "responses, previews": ("openai_responses", [CREATED, {"type": "response.output_item.added", "output_index": 0, "item": {"id": "ig_1", "type": "image_generation_call"}}, *(
-        {"type": "response.image_generation_call.partial_image", "item_id": "ig_1", "output_index": 0, "partial_image_b64": b64(text.png(8, 8, i))} for i in range(3)),
-        {"type": "response.output_item.done", "output_index": 0, "item": CALL}, over(CALL)]),
-    "responses, part": ("openai_responses", [CREATED, over({"type": "message", "content": [{"type": "output_image", "image_url": data_url(PNG)}]})]),
-    "anthropic": ("anthropic", [blocks({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": b64(PNG)}})]),
-    "ollama": ("ollama", [{"message": {"content": "", "images": [b64(PNG)]}, "done": True, "done_reason": "stop"}]),
-    "ollama, generate": ("ollama", [{"response": "", "image": b64(PNG), "done": True, "done_reason": "stop"}]),
-    "cohere": ("cohere", [{"finish_reason": "COMPLETE", "message": {"content": [{"type": "image_url", "image_url": {"url": data_url(PNG)}}]}}]),
-    "base64, url-safe and bare": ("gemini", [parts({"inlineData": {"mimeType": "image/png", "data": base64.urlsafe_b64encode(PNG).decode().rstrip("=")}})]),
+    "gemini, drafts": (
+        "gemini",
+        [
+            parts(
+                {**INLINE, "inlineData": {"mimeType": "image/png", "data": b64(OTHER)}, "thought": True},
+                finish=None,
+            ),
+            parts(INLINE),
+        ],
+    ),
+    "openrouter": (
+        "openai_chat",
+        [delta(images=[{"type": "image_url", "image_url": {"url": data_url(PNG)}}]), STOP],
+    ),
+    "openrouter, repeated": (
+        "openai_chat",
+        [
+            delta(images=[{"type": "image_url", "image_url": {"url": data_url(PNG)}}]),
+            {
+                "choices": [
+                    {
+                        "delta": {},
+                        "message": {"images": [{"type": "image_url", "image_url": {"url": data_url(PNG)}}]},
+                        "finish_reason": "stop",
+                    }
+                ]
+            },
+        ],
+    ),
+    "message.images": (
+        "openai_chat",
+        [
+            {
+                "object": "chat.completion",
+                "choices": [
+                    {
+                        "message": {"content": "", "images": [{"image_url": {"url": data_url(PNG)}}]},
+                        "finish_reason": "stop",
+                    }
+                ],
+            }
+        ],
+    ),
+    "image_url as text": (
+        "openai_chat",
+        [delta(images=[{"type": "image_url", "image_url": data_url(PNG)}]), STOP],
+    ),
+    "b64_json": ("openai_chat", [delta(images=[{"b64_json": b64(PNG)}]), STOP]),
+    "part image_url": (
+        "openai_chat",
+        [delta(content=[{"type": "image_url", "image_url": {"url": data_url(PNG)}}]), STOP],
+    ),
+    "part output_image": (
+        "openai_chat",
+        [delta(content=[{"type": "output_image", "image_url": data_url(PNG)}]), STOP],
+    ),
+    "part image, source": (
+        "openai_chat",
+        [
+            delta(
+                content=[
+                    {
+                        "type": "image",
+                        "source": {"type": "base64", "media_type": "image/png", "data": b64(PNG)},
+                    }
+                ]
+            ),
+            STOP,
+        ],
+    ),
+    "responses": (
+        "openai_responses",
+        [CREATED, {"type": "response.output_item.done", "output_index": 0, "item": CALL}, over(CALL)],
+    ),
+    "responses, whole": (
+        "openai_responses",
+        [{"object": "response", "status": "completed", "output": [CALL]}],
+    ),
+    "responses, end only": ("openai_responses", [CREATED, over(CALL)]),
+    "responses, previews": (
+        "openai_responses",
+        [
+            CREATED,
+            {
+                "type": "response.output_item.added",
+                "output_index": 0,
+                "item": {"id": "ig_1", "type": "image_generation_call"},
+            },
+            *(
+                {
+                    "type": "response.image_generation_call.partial_image",
+                    "item_id": "ig_1",
+                    "output_index": 0,
+                    "partial_image_b64": b64(text.png(8, 8, i)),
+                }
+                for i in range(3)
+            ),
+            {"type": "response.output_item.done", "output_index": 0, "item": CALL},
+            over(CALL),
+        ],
+    ),
+    "responses, part": (
+        "openai_responses",
+        [
+            CREATED,
+            over({"type": "message", "content": [{"type": "output_image", "image_url": data_url(PNG)}]}),
+        ],
+    ),
+    "anthropic": (
+        "anthropic",
+        [
+            blocks(
+                {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": b64(PNG)}}
+            )
+        ],
+    ),
+    "ollama": (
+        "ollama",
+        [{"message": {"content": "", "images": [b64(PNG)]}, "done": True, "done_reason": "stop"}],
+    ),
+    "ollama, generate": (
+        "ollama",
+        [{"response": "", "image": b64(PNG), "done": True, "done_reason": "stop"}],
+    ),
+    "cohere": (
+        "cohere",
+        [
+            {
+                "finish_reason": "COMPLETE",
+                "message": {"content": [{"type": "image_url", "image_url": {"url": data_url(PNG)}}]},
+            }
+        ],
+    ),
+    "base64, url-safe and bare": (
+        "gemini",
+        [
+            parts(
+                {
+                    "inlineData": {
+                        "mimeType": "image/png",
+                        "data": base64.urlsafe_b64encode(PNG).decode().rstrip("="),
+                    }
+                }
+            )
+        ],
+    ),
 }
 
 
 @pytest.mark.parametrize(("dialect", "values"), SHAPES.values(), ids=SHAPES)
 def test_a_generated_picture_is_a_part_of_the_answer(dialect, values):
-    """In every shape: once, with its bytes and their type; a preview gives place to it; the answer is whole."""
+    """In every shape: once, with its bytes and their type; a preview gives place to it; the answer is
+    whole."""
     r = fold(events(dialect, *values))
-    assert ([PNG], ["image/png"], "stop") == ([i.data for i in r.images], [i.media_type for i in r.images], r.finish_reason)
+    assert ([PNG], ["image/png"], "stop") == (
+        [i.data for i in r.images],
+        [i.media_type for i in r.images],
+        r.finish_reason,
+    )
     assert "[image, 64x48 PNG]" in repr(r)
     assert "iVBOR" not in repr((r.notices, [str(n.data) for n in r.notices]))
 
 
 def test_pictures_stand_among_the_words():
     """In the order in which they came, and each of several."""
-    r = fold(events("gemini", parts({"text": "One:"}, INLINE, finish=None), parts({"text": "two:"}, {"inlineData": {"mimeType": "image/jpeg", "data": b64(JPEG)}})))
+    r = fold(
+        events(
+            "gemini",
+            parts({"text": "One:"}, INLINE, finish=None),
+            parts({"text": "two:"}, {"inlineData": {"mimeType": "image/jpeg", "data": b64(JPEG)}}),
+        )
+    )
     assert [Text("One:"), Image(PNG), Text("two:"), Image(JPEG, media_type="image/jpeg")] == list(r.parts)
     final = [parts({**INLINE, "inlineData": {"mimeType": "image/png", "data": b64(OTHER)}}), parts(INLINE)]
     assert [OTHER, PNG] == [i.data for i in fold(events("gemini", *final)).images]
@@ -540,17 +1023,66 @@ def test_pictures_stand_among_the_words():
 
 def test_a_draft_alone_is_kept():
     """A stop before the picture: what there is of it."""
-    preview = {"type": "response.image_generation_call.partial_image", "item_id": "i", "output_index": 0, "partial_image_b64": b64(OTHER)}
-    assert [OTHER] == [i.data for i in fold([*events("openai_responses", CREATED, preview, close=False), Finished("cancelled")]).images]
+    preview = {
+        "type": "response.image_generation_call.partial_image",
+        "item_id": "i",
+        "output_index": 0,
+        "partial_image_b64": b64(OTHER),
+    }
+    assert [OTHER] == [
+        i.data
+        for i in fold(
+            [*events("openai_responses", CREATED, preview, close=False), Finished("cancelled")]
+        ).images
+    ]
 
 
-@pytest.mark.parametrize(("dialect", "values", "kind", "data"), [
-    ("gemini", [parts({"inlineData": {"mimeType": "audio/wav", "data": b64(WAV)}})], "audio/wav", WAV),
-    ("gemini", [parts({"fileData": {"mimeType": "video/mp4", "fileUri": "https://files.test/v"}})], "video/mp4", None),
-    ("openai_chat", [{"choices": [{"message": {"content": None, "audio": {"id": "a", "data": b64(WAV), "transcript": "Hello"}}, "finish_reason": "stop"}]}], "audio/wav", WAV),
-    ("openai_chat", [*(delta(audio={"id": "a", "data": b64(WAV)[i:i + 7]}) for i in range(0, len(b64(WAV)), 7)), delta(audio={"transcript": "Hello"}), STOP], "audio/wav", WAV),
-    ("openai_chat", [delta(content=[{"type": "file", "file": {"file_data": b64(b"%PDF-1.7")}}]), STOP], "application/octet-stream", b"%PDF-1.7"),
-])
+@pytest.mark.parametrize(
+    ("dialect", "values", "kind", "data"),
+    [
+        ("gemini", [parts({"inlineData": {"mimeType": "audio/wav", "data": b64(WAV)}})], "audio/wav", WAV),
+        (
+            "gemini",
+            [parts({"fileData": {"mimeType": "video/mp4", "fileUri": "https://files.test/v"}})],
+            "video/mp4",
+            None,
+        ),
+        (
+            "openai_chat",
+            [
+                {
+                    "choices": [
+                        {
+                            "message": {
+                                "content": None,
+                                "audio": {"id": "a", "data": b64(WAV), "transcript": "Hello"},
+                            },
+                            "finish_reason": "stop",
+                        }
+                    ]
+                }
+            ],
+            "audio/wav",
+            WAV,
+        ),
+        (
+            "openai_chat",
+            [
+                *(delta(audio={"id": "a", "data": b64(WAV)[i : i + 7]}) for i in range(0, len(b64(WAV)), 7)),
+                delta(audio={"transcript": "Hello"}),
+                STOP,
+            ],
+            "audio/wav",
+            WAV,
+        ),
+        (
+            "openai_chat",
+            [delta(content=[{"type": "file", "file": {"file_data": b64(b"%PDF-1.7")}}]), STOP],
+            "application/octet-stream",
+            b"%PDF-1.7",
+        ),
+    ],
+)
 def test_other_files_are_kept_and_told(dialect, values, kind, data):
     """Sound, films, whatever: in the response and in the line of figures, and the words of a sound."""
     r = fold(events(dialect, *values))
@@ -563,23 +1095,42 @@ def test_other_files_are_kept_and_told(dialect, values, kind, data):
 
 def test_what_cannot_be_read_is_told():
     """Bytes that are none: not lost without a word."""
-    r = fold(events("openai_chat", delta(images=[{"image_url": {"url": "data:image/png;base64,!!!"}}, {"b64_json": "???"}]), STOP))
+    r = fold(
+        events(
+            "openai_chat",
+            delta(images=[{"image_url": {"url": "data:image/png;base64,!!!"}}, {"b64_json": "???"}]),
+            STOP,
+        )
+    )
     assert "a picture or file that cannot be read" in footer(r).text.replace("\u00a0", " ")
 
 
-@pytest.mark.parametrize(("picture", "source", "words"), [
-    (Image(PNG), data_url(PNG), "[image, 64x48 PNG]"), (Image(JPEG), data_url(JPEG, "image/jpeg"), "[image, 64x48 JPEG]"),
-    (Image(PNG, media_type="text/html"), data_url(PNG), "[image, 64x48 PNG]"), (Image(SVG, media_type="image/png"), None, "[image/png, 1 kB]"),
-    (Image(SVG, media_type="image/svg+xml"), None, "[image/svg+xml, 1 kB]"), (Image(WEBP), None, "[image, WEBP]"), (Image(HUGE), None, "[image, 60000x60000 PNG]"),
-    (Image(PNG + b"\0" * 20_000_000), None, "[image, 64x48 PNG]"), (Image(b"<script>1</script>"), None, "[image/png, 1 kB]"),
-    (Image(url="https://evil.invalid/x.png"), None, "[image at https://evil.invalid/x.png]"), (Image(url="data:text/html,<b>"), None, "[image at data:text/html,<b>]"),
-    (Image(SVG, media_type='image/"><script>'), None, '[image/"><script>, 1 kB]'), (Document(WAV, media_type="audio/wav"), None, "[audio/wav, 1 kB]"),
-    (Image(PNG[:20]), None, "[image, PNG]"),
-])
+@pytest.mark.parametrize(
+    ("picture", "source", "words"),
+    [
+        (Image(PNG), data_url(PNG), "[image, 64x48 PNG]"),
+        (Image(JPEG), data_url(JPEG, "image/jpeg"), "[image, 64x48 JPEG]"),
+        (Image(PNG, media_type="text/html"), data_url(PNG), "[image, 64x48 PNG]"),
+        (Image(SVG, media_type="image/png"), None, "[image/png, 1 kB]"),
+        (Image(SVG, media_type="image/svg+xml"), None, "[image/svg+xml, 1 kB]"),
+        (Image(WEBP), None, "[image, WEBP]"),
+        (Image(HUGE), None, "[image, 60000x60000 PNG]"),
+        (Image(PNG + b"\0" * 20_000_000), None, "[image, 64x48 PNG]"),
+        (Image(b"<script>1</script>"), None, "[image/png, 1 kB]"),
+        (Image(url="https://evil.invalid/x.png"), None, "[image at https://evil.invalid/x.png]"),
+        (Image(url="data:text/html,<b>"), None, "[image at data:text/html,<b>]"),
+        (Image(SVG, media_type='image/"><script>'), None, '[image/"><script>, 1 kB]'),
+        (Document(WAV, media_type="audio/wav"), None, "[audio/wav, 1 kB]"),
+        (Image(PNG[:20]), None, "[image, PNG]"),
+    ],
+)
 def test_only_png_and_jpeg_are_shown_and_nothing_is_loaded(picture, source, words):
     """By their bytes, within bounds; the rest is words. In a cell, in a column, and as text."""
     r = Response((Text("See:"), picture), "stop")
-    for shown in (final(r), {"text/html": (line := Outcome("m", r).line("md")).html, "text/plain": line.text}):
+    for shown in (
+        final(r),
+        {"text/html": (line := Outcome("m", r).line("md")).html, "text/plain": line.text},
+    ):
         assert words in shown["text/plain"]
         html = shown["text/html"].replace(STYLE, "")
         assert re.findall(r'src="([^"]*)"', html) == ([source] if source else [])
@@ -599,11 +1150,28 @@ def test_the_pictures_of_one_answer_have_a_bound_together():
 
 def test_a_picture_draws_itself():
     """As a cell's value."""
-    assert (PNG, None, None, JPEG) == (Image(PNG)._repr_png_(), Image(PNG)._repr_jpeg_(), Image(JPEG)._repr_png_(), Image(JPEG)._repr_jpeg_())
+    assert (PNG, None, None, JPEG) == (
+        Image(PNG)._repr_png_(),
+        Image(PNG)._repr_jpeg_(),
+        Image(JPEG)._repr_png_(),
+        Image(JPEG)._repr_jpeg_(),
+    )
     assert (None, None) == (Image(SVG)._repr_png_(), Image(url="https://x.test")._repr_png_())
 
 
-@pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\xff\xd8\xff" * 1000, b"\xff\xd8" + b"\xff" * 1000, b"\xff\xd8\xff\xe0\0\0" * 50, JPEG[:25], WEBP[:10]])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xd8\xff",
+        b"\xff\xd8\xff" * 1000,
+        b"\xff\xd8" + b"\xff" * 1000,
+        b"\xff\xd8\xff\xe0\0\0" * 50,
+        JPEG[:25],
+        WEBP[:10],
+    ],
+)
 def test_broken_pictures_have_no_size(data):
     """No bytes make an error, or cost more than their length."""
     assert picture_size(data) is None
@@ -629,12 +1197,19 @@ DRAWN = Message("assistant", (Text("Here:"), Image(PNG, signature="sig")))
 
 
 def sent(dialect, *messages, **row):
-    return DIALECTS[dialect].encode(Request("m", messages), Provider("p", dialect, "http://h", local=True, **row), None).body
+    return (
+        DIALECTS[dialect]
+        .encode(Request("m", messages), Provider("p", dialect, "http://h", local=True, **row), None)
+        .body
+    )
 
 
 def test_google_gets_its_picture_back():
     """In the model's turn, with its signature."""
-    assert [{"text": "Here:"}, {"inlineData": {"mimeType": "image/png", "data": b64(PNG)}, "thoughtSignature": "sig"}] == sent("gemini", ASKED, DRAWN, AGAIN)["contents"][1]["parts"]
+    assert [
+        {"text": "Here:"},
+        {"inlineData": {"mimeType": "image/png", "data": b64(PNG)}, "thoughtSignature": "sig"},
+    ] == sent("gemini", ASKED, DRAWN, AGAIN)["contents"][1]["parts"]
 
 
 @pytest.mark.parametrize("dialect", ["openai_chat", "openai_responses", "anthropic", "ollama", "cohere"])
@@ -652,7 +1227,9 @@ def test_others_get_it_in_the_next_message_of_the_user(dialect):
 @pytest.mark.parametrize("dialect", ["openai_chat", "openai_responses", "anthropic", "ollama", "cohere"])
 def test_a_sound_is_left_out_with_a_word(dialect):
     """No provider but Google takes it back."""
-    body = json.dumps(sent(dialect, ASKED, Message("assistant", Document(WAV, media_type="audio/wav")), AGAIN))
+    body = json.dumps(
+        sent(dialect, ASKED, Message("assistant", Document(WAV, media_type="audio/wav")), AGAIN)
+    )
     assert "[audio/wav, 1 kB]" in body
     assert b64(WAV) not in body
 
@@ -660,7 +1237,9 @@ def test_a_sound_is_left_out_with_a_word(dialect):
 def test_what_is_left_out_is_told(serve, client):
     """In the line of figures of the answer."""
     history = [ASKED, Message("assistant", Document(WAV, media_type="audio/wav")), AGAIN]
-    r = client.complete(history, "m", base_url=serve(STREAMS["openai_chat"]), dialect="openai_chat", api_key="k")
+    r = client.complete(
+        history, "m", base_url=serve(STREAMS["openai_chat"]), dialect="openai_chat", api_key="k"
+    )
     assert "[audio/wav, 1 kB] not sent back" in footer(r).text.replace("\u00a0", " ")
 
 
@@ -671,18 +1250,36 @@ def test_the_simulator_draws(client, dialect, whole):
     with simulator.serve(ttft=0.0, gap=0.0, images=2, reasoning=3) as server:
         base = server.base_url(dialect)
         asked = {"extra": {"stream": False}} if whole and dialect != "gemini" else {}
-        r = client.complete("Draw.", "m", base_url=base, dialect=dialect, api_key="k", reasoning="low", **asked)
+        r = client.complete(
+            "Draw.", "m", base_url=base, dialect=dialect, api_key="k", reasoning="low", **asked
+        )
         assert ["[image, 64x48 PNG]"] * 2 == [caption(i) for i in r.images]
         assert all((r.text, r.reasoning, r.images[0].data != r.images[1].data))
         for other in ("openai_chat", "openai_responses", "anthropic", "gemini", "ollama"):
-            assert "stop" == client.complete([ASKED, r.message, AGAIN], "m", base_url=server.base_url(other), dialect=other, api_key="k").finish_reason
+            assert (
+                "stop"
+                == client.complete(
+                    [ASKED, r.message, AGAIN],
+                    "m",
+                    base_url=server.base_url(other),
+                    dialect=other,
+                    api_key="k",
+                ).finish_reason
+            )
 
 
 def test_the_simulator_thinks_in_parts(client):
     """As Databricks does."""
     with simulator.serve(ttft=0.0, gap=0.0, thoughts="parts", reasoning=5) as server:
         for extra in ({}, {"stream": False}):
-            r = client.complete("Think.", "m", base_url=server.base_url("openai_chat"), dialect="openai_chat", api_key="k", extra=extra)
+            r = client.complete(
+                "Think.",
+                "m",
+                base_url=server.base_url("openai_chat"),
+                dialect="openai_chat",
+                api_key="k",
+                extra=extra,
+            )
             assert [Reasoning, Text] == [type(p) for p in r.parts]
             assert all((r.reasoning, r.text))
 
@@ -696,10 +1293,22 @@ def test_any_cutting_gives_the_same_answer(dialect, values, cut):
     assert fold(framed(dialect, body, 1 << 20)) == fold(framed(dialect, body, cut))
 
 
-@given(st.lists(st.builds(MediaDelta, st.sampled_from([Image(PNG), Image(JPEG), Document(WAV, media_type="audio/wav")]), st.none() | st.sampled_from("ab"), st.booleans())
-                | st.builds(TextDelta, st.text(max_size=2)), max_size=8))
+@given(
+    st.lists(
+        st.builds(
+            MediaDelta,
+            st.sampled_from([Image(PNG), Image(JPEG), Document(WAV, media_type="audio/wav")]),
+            st.none() | st.sampled_from("ab"),
+            st.booleans(),
+        )
+        | st.builds(TextDelta, st.text(max_size=2)),
+        max_size=8,
+    )
+)
 def test_fold_is_pure(found):
     """The same events give equal answers, and those without a key are all there."""
     assert fold(found) == fold(list(found))
     keyed = {e.key for e in found if isinstance(e, MediaDelta) and e.key}
-    assert len(keyed) + sum(isinstance(e, MediaDelta) and not e.key for e in found) == len(fold(found).images) + len(fold(found).files)
+    assert len(keyed) + sum(isinstance(e, MediaDelta) and not e.key for e in found) == len(
+        fold(found).images
+    ) + len(fold(found).files)

@@ -16,23 +16,32 @@ class Picture:
         return PNG
 
 
-@pytest.mark.parametrize(("name", "data", "expected"), [
-    ("a.png", PNG, Image(PNG)),
-    ("a.jpg", b"x", Image(b"x", media_type="image/jpeg")),
-    ("a.pdf", b"%PDF-1", Document(b"%PDF-1", name="a.pdf")),
-    ("a.csv", b"x,y\n1,2\n", Text("\n\na.csv:\n```\nx,y\n1,2\n\n```\n")),
-    ("a.py", b"pass", Text("\n\na.py:\n```\npass\n```\n")),
-    ("noend", "grüße".encode(), Text("\n\nnoend:\n```\ngrüße\n```\n")),
-])
+@pytest.mark.parametrize(
+    ("name", "data", "expected"),
+    [
+        ("a.png", PNG, Image(PNG)),
+        ("a.jpg", b"x", Image(b"x", media_type="image/jpeg")),
+        ("a.pdf", b"%PDF-1", Document(b"%PDF-1", name="a.pdf")),
+        ("a.csv", b"x,y\n1,2\n", Text("\n\na.csv:\n```\nx,y\n1,2\n\n```\n")),
+        ("a.py", b"pass", Text("\n\na.py:\n```\npass\n```\n")),
+        ("noend", "grüße".encode(), Text("\n\nnoend:\n```\ngrüße\n```\n")),
+    ],
+)
 def test_files_by_type(tmp_path, name, data, expected):
     """Pictures and PDFs as they are, text as text under its name."""
     (tmp_path / name).write_bytes(data)
     assert expected == attached(str(tmp_path / name), {})
 
 
-@pytest.mark.parametrize(("value", "expected"), [
-    (PNG, Image(PNG)), (Picture(), Image(PNG)), ("some text", Text("\n\nv:\n```\nsome text\n```\n")), (Image(url="https://h/a.png"), Image(url="https://h/a.png")),
-])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (PNG, Image(PNG)),
+        (Picture(), Image(PNG)),
+        ("some text", Text("\n\nv:\n```\nsome text\n```\n")),
+        (Image(url="https://h/a.png"), Image(url="https://h/a.png")),
+    ],
+)
 def test_variables_by_what_they_are(value, expected):
     """Bytes, pictures, text and parts."""
     assert expected == attached("v", {"v": value})
@@ -47,7 +56,11 @@ def test_addresses():
 def test_what_cannot_be_attached_says_so(tmp_path):
     """Nothing there, a type no model reads, a value of no form."""
     (tmp_path / "a.zip").write_bytes(b"PK\x03\x04\0\0")
-    for what, words in (("nope.txt", "no file"), (str(tmp_path / "a.zip"), "do not read"), ("v", "cannot be attached")):
+    for what, words in (
+        ("nope.txt", "no file"),
+        (str(tmp_path / "a.zip"), "do not read"),
+        ("v", "cannot be attached"),
+    ):
         with pytest.raises(ConfigError, match=words):
             attached(what, {"v": object()})
 
@@ -77,7 +90,9 @@ def test_what_draws_itself_is_a_picture_at_its_place(make):
     part = part_of("fig", make())
     assert isinstance(part, Image)
     assert part.data.startswith(b"\x89PNG")
-    assert part == attached("fig", {"fig": make()}) or part.data[:4] == attached("fig", {"fig": make()}).data[:4]
+    assert (
+        part == attached("fig", {"fig": make()}) or part.data[:4] == attached("fig", {"fig": make()}).data[:4]
+    )
 
 
 def test_a_path_is_its_file_and_text_stays_text(tmp_path):
@@ -109,4 +124,6 @@ def test_a_table_can_be_attached():
     """As its sample, under its name."""
     import pandas as pd
 
-    assert attached("df", {"df": pd.DataFrame({"a": [1]})}).text.startswith("\n\ndf: A table of 1 rows and 1 columns.")
+    assert attached("df", {"df": pd.DataFrame({"a": [1]})}).text.startswith(
+        "\n\ndf: A table of 1 rows and 1 columns."
+    )

@@ -16,30 +16,41 @@ def kernel(tmp_path_factory):
 
 def frames(ran):
     """The dashboard's frames, as text."""
-    return [m["content"]["data"]["text/plain"] for m in ran.messages
-            if m["msg_type"] in ("display_data", "update_display_data") and m["content"]["data"]["text/plain"].find(" requests") > 0]
+    return [
+        m["content"]["data"]["text/plain"]
+        for m in ran.messages
+        if m["msg_type"] in ("display_data", "update_display_data")
+        and m["content"]["data"]["text/plain"].find(" requests") > 0
+    ]
 
 
 def test_a_line_runs_a_benchmark_and_tells_it_in_short(kernel):
-    """The frame in `out`, a table with medians and intervals as the cell's value, the dashboard static at its end."""
+    """The frame in `out`, a table with medians and intervals as the cell's value, the dashboard static at its
+    end."""
     ran = kernel.run(f"%llm bench {PAIR} blocks=8 warmup=1 seed=3 out=df")
     assert ran.ok, ran.error
     assert 16 == kernel.value("int((df.phase == 'measure').sum())")
     assert "16 of 16 requests" in ran.text
-    assert ["answers", "failed", "contaminated", "ttft ms", "total ms", "tokens/s"] == kernel.value("list(_.columns)") or "ttft ms" in ran.text
+    assert ["answers", "failed", "contaminated", "ttft ms", "total ms", "tokens/s"] == kernel.value(
+        "list(_.columns)"
+    ) or "ttft ms" in ran.text
     assert "application/vnd.jupyter.widget" not in str([m["content"] for m in ran.messages])
 
 
 def test_the_prompts_may_stand_in_the_cell(kernel):
     """Divided by lines of dashes; the name before << takes the frame."""
-    ran = kernel.run(f"%%llm_bench mine << {PAIR} blocks=2 warmup=0\nFirst prompt,\nin two lines.\n---\nSecond prompt.")
+    ran = kernel.run(
+        f"%%llm_bench mine << {PAIR} blocks=2 warmup=0\nFirst prompt,\nin two lines.\n---\nSecond prompt."
+    )
     assert ran.ok, ran.error
     assert [["p0", "p1"], 4] == kernel.value("[sorted(mine.prompt_id.unique()), len(mine)]")
 
 
 def test_the_dashboard_grows_while_it_runs(kernel):
     """Frames in between, with what is left; the last one says what it took."""
-    ran = kernel.run("df = nbllm.bench.run(['sim/openai@ttft=0.1,gap=0.001,tokens=3'], 'Go.', blocks=12, warmup=0)")
+    ran = kernel.run(
+        "df = nbllm.bench.run(['sim/openai@ttft=0.1,gap=0.001,tokens=3'], 'Go.', blocks=12, warmup=0)"
+    )
     seen = frames(ran)
     assert len(seen) >= 4
     assert any(" left" in frame and "■" in frame for frame in seen[:-1])
@@ -50,27 +61,47 @@ def test_the_dashboard_grows_while_it_runs(kernel):
 
 def test_stop_keeps_the_finished_rows_and_says_how_to_go_on(kernel):
     """The cell succeeds with the rows that are there; resume gives the rest."""
-    parent = kernel.start("df = nbllm.bench.run(['sim/openai@ttft=0.1,gap=0.001,tokens=3'], 'Go.', blocks=200, warmup=0)")
-    kernel.collect(parent, until=lambda m: m["msg_type"] == "update_display_data" and not m["content"]["data"]["text/plain"].startswith(("0 of", "1 of")))
+    parent = kernel.start(
+        "df = nbllm.bench.run(['sim/openai@ttft=0.1,gap=0.001,tokens=3'], 'Go.', blocks=200, warmup=0)"
+    )
+    kernel.collect(
+        parent,
+        until=lambda m: (
+            m["msg_type"] == "update_display_data"
+            and not m["content"]["data"]["text/plain"].startswith(("0 of", "1 of"))
+        ),
+    )
     kernel.interrupt()
     ran = kernel.collect(parent)
     assert ran.ok, ran.error
-    assert "Ended early: stopped" in ran.messages[-2]["content"]["data"]["text/plain"] or "Ended early: stopped" in frames(ran)[-1]
+    assert (
+        "Ended early: stopped" in ran.messages[-2]["content"]["data"]["text/plain"]
+        or "Ended early: stopped" in frames(ran)[-1]
+    )
     assert 0 < kernel.value("len(df)") < 200
 
 
 def test_what_a_provider_says_in_its_errors_is_shown_as_text(kernel):
     """The dashboard's last failure is escaped."""
-    ran = kernel.run("df = nbllm.bench.run([{'model': 'sim/openai@status=400', 'name': '<img src=x onerror=alert(1)>'}], 'Go.', blocks=1, warmup=0)")
+    ran = kernel.run(
+        "df = nbllm.bench.run([{'model': 'sim/openai@status=400', 'name': '<img src=x "
+        "onerror=alert(1)>'}], 'Go.', blocks=1, warmup=0)"
+    )
     assert ran.ok, ran.error
     assert "<img" not in ran.html
     assert "1 failed" in ran.text
 
 
-@pytest.mark.parametrize(("line", "words"), [
-    ("", "No model"), (f"{PAIR} blocks=many", "blocks cannot be"), (f"{PAIR} blocks=2 blocks=3", "given twice"), (f"{PAIR} format=json", "no option of a benchmark"),
-    (f"{PAIR} concurrency=0", "concurrency"),
-])
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", "No model"),
+        (f"{PAIR} blocks=many", "blocks cannot be"),
+        (f"{PAIR} blocks=2 blocks=3", "given twice"),
+        (f"{PAIR} format=json", "no option of a benchmark"),
+        (f"{PAIR} concurrency=0", "concurrency"),
+    ],
+)
 def test_what_cannot_be_run_says_so(kernel, line, words):
     """One line with its column, or with what there is."""
     ran = kernel.run(f"%llm bench {line}")
@@ -82,7 +113,17 @@ def test_numbers_and_lists_are_read_as_they_are_written():
     """Sweeps, budgets, rungs."""
     from nbllm.notebook.bench_magics import split
 
-    options, rest = split('a/b,c/d --blocks=3 concurrency=1,4 budget=usd:0.5,seconds:60 cold=cold_conn,warm rate=2.5 idle=0,30 temperature=0 prompts="my prompts.txt"')
-    assert {"blocks": 3, "concurrency": [1, 4], "budget": {"usd": 0.5, "seconds": 60.0}, "cold": ["cold_conn", "warm"], "rate": 2.5, "idle": [0.0, 30.0],
-            "prompts": "my prompts.txt"} == options
+    options, rest = split(
+        "a/b,c/d --blocks=3 concurrency=1,4 budget=usd:0.5,seconds:60 cold=cold_conn,warm rate=2.5 "
+        'idle=0,30 temperature=0 prompts="my prompts.txt"'
+    )
+    assert {
+        "blocks": 3,
+        "concurrency": [1, 4],
+        "budget": {"usd": 0.5, "seconds": 60.0},
+        "cold": ["cold_conn", "warm"],
+        "rate": 2.5,
+        "idle": [0.0, 30.0],
+        "prompts": "my prompts.txt",
+    } == options
     assert ["a/b,c/d", "temperature=0"] == rest.split()

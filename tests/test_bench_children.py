@@ -1,4 +1,5 @@
-"""Processes that a benchmark starts: no file of the working folder runs in them, and they end with their parent."""
+"""Processes that a benchmark starts: no file of the working folder runs in them, and they end with their
+parent."""
 
 import contextlib
 import os
@@ -17,7 +18,19 @@ from nbllm.bench import children
 from nbllm.bench import runner as running
 
 ROOT = Path(nbllm.__file__).resolve().parent.parent
-HOSTILE = ("queue", "json", "httpx", "runpy", "numpy", "secrets", "nbllm", "asyncio", "subprocess", "threading", "os")
+HOSTILE = (
+    "queue",
+    "json",
+    "httpx",
+    "runpy",
+    "numpy",
+    "secrets",
+    "nbllm",
+    "asyncio",
+    "subprocess",
+    "threading",
+    "os",
+)
 QUICK = "sim/openai@ttft=0.01,gap=0.001,tokens=3"
 
 
@@ -28,15 +41,32 @@ def trap(tmp_path, monkeypatch):
     (folder / "sub").mkdir(parents=True)
     for place in (folder, folder / "sub"):
         for name in HOSTILE:
-            (place / f"{name}.py").write_text(f"open({str(mark)!r}, 'a').write({name!r}); raise SystemExit('trapped')\n")
+            (place / f"{name}.py").write_text(
+                f"open({str(mark)!r}, 'a').write({name!r}); raise SystemExit('trapped')\n"
+            )
     monkeypatch.chdir(folder)
     monkeypatch.setenv("NBLLM_RUNS", str(tmp_path / "runs"))
     return mark
 
 
-@pytest.mark.parametrize("path", [None, "", ".", os.pathsep, f"{os.pathsep}{ROOT}", "sub", "./sub", "HERE", f"HERE{os.pathsep}{ROOT}", f"LINK{os.pathsep}"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        None,
+        "",
+        ".",
+        os.pathsep,
+        f"{os.pathsep}{ROOT}",
+        "sub",
+        "./sub",
+        "HERE",
+        f"HERE{os.pathsep}{ROOT}",
+        f"LINK{os.pathsep}",
+    ],
+)
 def test_no_file_beside_the_notebook_runs_in_our_processes(trap, monkeypatch, path):
-    """Worker, simulator and fresh process start where modules lie about; whatever PYTHONPATH says of that folder."""
+    """Worker, simulator and fresh process start where modules lie about; whatever PYTHONPATH says of that
+    folder."""
     link = trap.parent / "link"
     link.symlink_to(Path.cwd())
     if path is None:
@@ -51,23 +81,33 @@ def test_no_file_beside_the_notebook_runs_in_our_processes(trap, monkeypatch, pa
 
 @pytest.mark.parametrize("where", ["path", "folder", "inserted"])
 def test_our_processes_run_the_very_nbllm_that_started_them(tmp_path, where):
-    """On PYTHONPATH only, in the working folder only (a checkout), or on a path that was put together in the session."""
+    """On PYTHONPATH only, in the working folder only (a checkout), or on a path that was put together in the
+    session."""
     copy = tmp_path / "copy"
     copy.mkdir()
     (copy / "nbllm").symlink_to(ROOT / "nbllm")
     code = f"""
         import sys
-        sys.path.insert(0, {str(copy)!r}) if {where == 'inserted'} else None
+        sys.path.insert(0, {str(copy)!r}) if {where == "inserted"} else None
         import nbllm
         nbllm.__file__.startswith({str(ROOT)!r}) or nbllm.__file__.startswith({str(copy)!r}) or sys.exit(nbllm.__file__)
         from nbllm.bench import children
         import subprocess
         out = subprocess.run(children.command("nbllm.simulator", "--help"), env=children.environment(), stdin=subprocess.PIPE, capture_output=True, text=True)
         sys.exit(out.stderr or ("--attached" not in out.stdout))
-    """
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | ({"PYTHONPATH": str(copy)} if where == "path" else {})
+    """  # noqa: E501
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | (
+        {"PYTHONPATH": str(copy)} if where == "path" else {}
+    )
     folder = copy if where == "folder" else tmp_path
-    found = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, env=env, cwd=folder, capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        check=False,
+        env=env,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
     assert (0, "") == (found.returncode, found.stderr)
 
 
@@ -111,23 +151,33 @@ def words(pid):
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="waits for processes that are not its own")
-@pytest.mark.parametrize(("kind", "expected"), [("warm", ["simulator", "worker"]), ("cold_process", ["cold", "worker"])])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("warm", ["simulator", "worker"]), ("cold_process", ["cold", "worker"])]
+)
 @pytest.mark.parametrize("also", [[], ["worker"]])
 def test_nothing_of_ours_lives_on_after_the_kernel_was_killed(tmp_path, kind, expected, also):
-    """kill -9 of the notebook, and of its worker with it, while an answer is waited for, of a server that lives on."""
+    """kill -9 of the notebook, and of its worker with it, while an answer is waited for, of a server that
+    lives on."""
     server = nbllm.simulator.serve()
-    model = "sim/openai@ttft=600" if kind == "warm" else {"model": "m@ttft=600", "base_url": server.base_url("openai_chat"), "api_key": "sim"}
+    model = (
+        "sim/openai@ttft=600"
+        if kind == "warm"
+        else {"model": "m@ttft=600", "base_url": server.base_url("openai_chat"), "api_key": "sim"}
+    )
     code = f"""
         import nbllm
         nbllm.bench.run({model!r}, "Go.", blocks=3, warmup=0, cold=[{kind!r}], progress=False, directory={str(tmp_path / "run")!r}, timeout={{"first": None, "idle": None}})
-    """
+    """  # noqa: E501
     parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
     handles = {}
     try:
         names = {}
         for _ in range(600):
             handles = below(parent.pid)
-            names = {next((w.rpartition(".")[2] for w in words(p) if w.startswith("nbllm.")), "?"): p for p in handles}
+            names = {
+                next((w.rpartition(".")[2] for w in words(p) if w.startswith("nbllm.")), "?"): p
+                for p in handles
+            }
             if sorted(names) == expected and ("worker.log" in os.listdir(tmp_path / "run")):
                 break
             assert parent.poll() is None
@@ -158,7 +208,12 @@ def test_a_simulator_that_is_busy_ends_too(tmp_path):
             print(addresses["openai_chat"], flush=True)
             sys.stdin.read()
     """
-    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     address = parent.stdout.readline().strip()
     handles = below(parent.pid)
     try:
@@ -178,7 +233,9 @@ def test_a_simulator_that_is_busy_ends_too(tmp_path):
 
 def test_a_simulator_by_hand_needs_no_standard_input():
     """`python -m nbllm.simulator` in the background serves on where its input is closed."""
-    server = subprocess.Popen([sys.executable, "-m", "nbllm.simulator"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "nbllm.simulator"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
     try:
         address = [server.stdout.readline() for _ in range(2)][1].split()[1]
         assert nbllm.Client().complete("Go.", model="m@tokens=3", base_url=address, api_key="sim").text

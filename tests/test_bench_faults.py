@@ -30,7 +30,9 @@ def runs_here(tmp_path, monkeypatch):
 
 
 def run(*models, prompts="Go.", **options):
-    return nbllm.bench.run(list(models), prompts, **{"progress": False, "warmup": 0, "blocks": 2, "seed": 1, **options})
+    return nbllm.bench.run(
+        list(models), prompts, **{"progress": False, "warmup": 0, "blocks": 2, "seed": 1, **options}
+    )
 
 
 def closed_port():
@@ -41,7 +43,8 @@ def closed_port():
 
 @pytest.fixture
 def serve():
-    """serve(answer) -> the address of a server whose answers `answer(handler)` writes; None hangs up at once, "hold" never answers."""
+    """serve(answer) -> the address of a server whose answers `answer(handler)` writes; None hangs up at once,
+    "hold" never answers."""
     made = []
 
     def make(answer):
@@ -53,7 +56,11 @@ def serve():
             def do_POST(self):
                 if answer == "hold":
                     held.wait(60)
-                body = answer(self.path, self.rfile.read(int(self.headers.get("content-length") or 0))) if callable(answer) else None
+                body = (
+                    answer(self.path, self.rfile.read(int(self.headers.get("content-length") or 0)))
+                    if callable(answer)
+                    else None
+                )
                 self.close_connection = body is None
                 if body is not None:
                     status, text = body
@@ -86,7 +93,17 @@ def by_name(df):
 # --- one model of several ---
 
 
-@pytest.mark.parametrize("kinds", [["cold_model", "warm"], ["cold_process", "warm"], ["cold_client"], ["cold_conn"], ["cold_cache"], ["warm"]])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ["cold_model", "warm"],
+        ["cold_process", "warm"],
+        ["cold_client"],
+        ["cold_conn"],
+        ["cold_cache"],
+        ["warm"],
+    ],
+)
 def test_a_model_that_nobody_serves_is_rows_of_failure(kinds):
     """Whatever start is measured; the other model is whole, and the rows say who, what and when."""
     dead = {"model": "ollama/x", "base_url": f"http://127.0.0.1:{closed_port()}", "name": "dead"}
@@ -104,28 +121,59 @@ def test_a_model_that_nobody_serves_is_rows_of_failure(kinds):
 OLLAMA = b'{"models": [{"name": "x"}]}'
 
 
-@pytest.mark.parametrize(("answer", "status"), [
-    (lambda path, body: (500, b"oh"), "http_error"), (lambda path, body: (404, b'{"error": "model not found"}'), "http_error"), (lambda path, body: (200, b"<html>"), "protocol_error"),
-    (lambda path, body: (200, b"[" * 100_000), "protocol_error"), (lambda path, body: None, "stream_cut"),
-])
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (lambda path, body: (500, b"oh"), "http_error"),
+        (lambda path, body: (404, b'{"error": "model not found"}'), "http_error"),
+        (lambda path, body: (200, b"<html>"), "protocol_error"),
+        (lambda path, body: (200, b"[" * 100_000), "protocol_error"),
+        (lambda path, body: None, "stream_cut"),
+    ],
+)
 def test_a_model_that_does_not_go_is_rows_of_failure(serve, answer, status):
     """Unloading: refused, no JSON, hung up; the others are measured."""
-    df = run({"model": "ollama/x", "base_url": serve(answer), "name": "stays"}, {"model": "ollama/x", "base_url": serve(answer), "name": "too"}, cold=["cold_model"], blocks=1)
+    df = run(
+        {"model": "ollama/x", "base_url": serve(answer), "name": "stays"},
+        {"model": "ollama/x", "base_url": serve(answer), "name": "too"},
+        cold=["cold_model"],
+        blocks=1,
+    )
     assert ({status}, 2) == (set(df["status"]), len(df))
 
 
-@pytest.mark.parametrize("listed", [b"[]", b"7", b'{"models": 3}', b'{"models": [1, null, "x"]}', b'{"models": {"x": 1}}', b"null"])
+@pytest.mark.parametrize(
+    "listed", [b"[]", b"7", b'{"models": 3}', b'{"models": [1, null, "x"]}', b'{"models": {"x": 1}}', b"null"]
+)
 def test_a_list_of_loaded_models_that_is_none_is_no_loaded_model(serve, listed):
     """Wrong JSON types are no crash: the request goes on, and its own answer is what it is."""
-    df = run({"model": "ollama/x", "base_url": serve(lambda path, body: (200, listed)), "name": "odd"}, cold=["cold_model"], blocks=1)
+    df = run(
+        {"model": "ollama/x", "base_url": serve(lambda path, body: (200, listed)), "name": "odd"},
+        cold=["cold_model"],
+        blocks=1,
+    )
     assert 1 == len(df)
     assert "nbllm failed inside" not in str(df["error_msg"].iloc[0])
 
 
-@pytest.mark.parametrize("address", [
-    f"http://{'a' * 64}.example/v1", "http://a..example/v1", "http://.example/v1", "http://127.0.0.1:99999/v1", "http://127.0.0.1:x/v1", "http://[::1/v1", "http:///v1", "127.0.0.1:80/v1",
-    "http://a b/v1", "ftp://127.0.0.1/v1", f"http://{'é' * 64}.example/v1", "http://127.0.0.1:-1/v1", "http://1.2.3.4.5.6/v1",
-])
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"http://{'a' * 64}.example/v1",
+        "http://a..example/v1",
+        "http://.example/v1",
+        "http://127.0.0.1:99999/v1",
+        "http://127.0.0.1:x/v1",
+        "http://[::1/v1",
+        "http:///v1",
+        "127.0.0.1:80/v1",
+        "http://a b/v1",
+        "ftp://127.0.0.1/v1",
+        f"http://{'é' * 64}.example/v1",
+        "http://127.0.0.1:-1/v1",
+        "http://1.2.3.4.5.6/v1",
+    ],
+)
 def test_an_address_that_can_be_nobodys_is_refused_before_the_start(address):
     """With the model's label; nothing was sent to the others, and no folder is left."""
     with pytest.raises(errors.ConfigError, match=r"odd|address"):
@@ -140,16 +188,37 @@ def test_a_host_that_nobody_knows_is_rows_of_failure():
     assert {"client_error"} == set(by_name(df)["unknown"]["status"])
 
 
-@pytest.mark.parametrize(("model", "prompt"), [
-    ("sim/ollama@tokens=3", {"prompt": "Go.", "tools": [{"name": "f", "parameters": {"type": "object"}}], "tool_choice": "required"}),
-    ({"model": "sim/ollama@tokens=3", "tool_choice": "required", "tools": [{"name": "f", "parameters": {"type": "object"}}]}, "Go."),
-    ("cli/it/m", {"prompt": "Go.", "seed": 3}), ("cli/it/m", {"prompt": "Go.", "image": b"\x89PNG\r\n\x1a\n"}), ({"model": "cli/it/m", "temperature": 0.5}, "Go."),
-    ({"model": "cli/it/m", "keep": True, "extra": {"no_such": 1}}, "Go."),
-])
+@pytest.mark.parametrize(
+    ("model", "prompt"),
+    [
+        (
+            "sim/ollama@tokens=3",
+            {
+                "prompt": "Go.",
+                "tools": [{"name": "f", "parameters": {"type": "object"}}],
+                "tool_choice": "required",
+            },
+        ),
+        (
+            {
+                "model": "sim/ollama@tokens=3",
+                "tool_choice": "required",
+                "tools": [{"name": "f", "parameters": {"type": "object"}}],
+            },
+            "Go.",
+        ),
+        ("cli/it/m", {"prompt": "Go.", "seed": 3}),
+        ("cli/it/m", {"prompt": "Go.", "image": b"\x89PNG\r\n\x1a\n"}),
+        ({"model": "cli/it/m", "temperature": 0.5}, "Go."),
+        ({"model": "cli/it/m", "keep": True, "extra": {"no_such": 1}}, "Go."),
+    ],
+)
 def test_what_a_format_cannot_say_is_refused_before_the_start(tmp_path, model, prompt):
     """The model and its trouble are named, and nothing was asked."""
     registry = load(env={})
-    registry.register("cli/it", {"command": ["sh", "-c", f"touch {tmp_path}/RAN; cat"], "dialect": "cli_text"})
+    registry.register(
+        "cli/it", {"command": ["sh", "-c", f"touch {tmp_path}/RAN; cat"], "dialect": "cli_text"}
+    )
     client = Client(registry)
     with pytest.raises(errors.ConfigError, match="cannot be asked"):
         run(GOOD, model, prompts=["Plain.", prompt] if isinstance(model, str) else [prompt], client=client)
@@ -159,8 +228,14 @@ def test_what_a_format_cannot_say_is_refused_before_the_start(tmp_path, model, p
 
 
 def test_what_shows_in_a_later_turn_only_is_a_row():
-    """The second turn of a conversation has a picture that a command cannot be shown: that conversation has failed."""
-    picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}]}]
+    """The second turn of a conversation has a picture that a command cannot be shown: that conversation has
+    failed."""
+    picture = [
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}],
+        }
+    ]
     registry = load(env={})
     registry.register("cli/it", {"command": ["sh", "-c", "cat"], "dialect": "cli_text"})
     client = Client(registry)
@@ -173,24 +248,48 @@ def test_what_shows_in_a_later_turn_only_is_a_row():
 
 def test_no_secret_is_in_a_failed_row(tmp_path):
     """A key that HTTP cannot carry: neither the rows nor the files show it."""
-    df = run(GOOD, {"model": "m", "base_url": f"http://127.0.0.1:{closed_port()}/v1", "api_key": KEY + "\n" + KEY, "name": "odd"}, directory=tmp_path / "run")
+    df = run(
+        GOOD,
+        {
+            "model": "m",
+            "base_url": f"http://127.0.0.1:{closed_port()}/v1",
+            "api_key": KEY + "\n" + KEY,
+            "name": "odd",
+        },
+        directory=tmp_path / "run",
+    )
     assert KEY not in str(df.to_dict("records"))
     assert KEY.encode() not in b"".join(p.read_bytes() for p in (tmp_path / "run").iterdir())
     assert by_name(df)[GOOD]["ok"].all()
     assert not by_name(df)["odd"]["ok"].any()
 
 
-@pytest.mark.parametrize("usage", [b'{"prompt_tokens": 1, "completion_tokens": 1e400}', b'{"prompt_tokens": 99999999999999999999999, "completion_tokens": 7}',
-                                   b'{"prompt_tokens": "x", "completion_tokens": [1]}', b'{"prompt_tokens": -5, "completion_tokens": {}}', b'[]', b'"x"'])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        b'{"prompt_tokens": 1, "completion_tokens": 1e400}',
+        b'{"prompt_tokens": 99999999999999999999999, "completion_tokens": 7}',
+        b'{"prompt_tokens": "x", "completion_tokens": [1]}',
+        b'{"prompt_tokens": -5, "completion_tokens": {}}',
+        b"[]",
+        b'"x"',
+    ],
+)
 def test_an_answer_of_odd_figures_costs_nobody_a_row(serve, usage):
     """Its own row is there in some way, and the frame of all."""
-    page = b'{"id":"\\ud800","object":"chat.completion","model":"\\udfff","choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"ok"}}],"usage":' + usage + b"}"
+    page = (
+        b'{"id":"\\ud800","object":"chat.completion","model":"\\udfff","choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"ok"}}],"usage":'
+        + usage
+        + b"}"
+    )
     df = run(GOOD, {"model": "m", "base_url": serve(lambda path, body: (200, page)), "name": "odd"})
     assert (2, 2) == (len(by_name(df)["odd"]), len(by_name(df)[GOOD]))
     assert by_name(df)[GOOD]["ok"].all()
 
 
-@pytest.mark.parametrize("options", [{"prefix": "nobody"}, {"warmup": "long"}, {"warmup": -1}, {"warmup": 1.5}, {"warmup": True}])
+@pytest.mark.parametrize(
+    "options", [{"prefix": "nobody"}, {"warmup": "long"}, {"warmup": -1}, {"warmup": 1.5}, {"warmup": True}]
+)
 def test_rules_that_are_none_are_refused_before_the_start(options):
     """They used to end the worker."""
     with pytest.raises(errors.ConfigError):
@@ -256,14 +355,21 @@ def test_a_link_in_a_strangers_folder_leads_nowhere(tmp_path, name):
 def test_a_folder_that_cannot_be_written_is_an_error_that_says_so(tmp_path):
     """A file in its way, a folder of the system's: one line, and what to do."""
     (tmp_path / "file").write_text("x")
-    for place in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/nbllm"), Path("/proc/self/nbllm")):
+    for place in (
+        tmp_path / "file",
+        tmp_path / "file" / "run",
+        Path("/proc/nbllm"),
+        Path("/proc/self/nbllm"),
+    ):
         with pytest.raises(errors.ConfigError) as caught:
             run(GOOD, directory=place)
         assert str(place) in str(caught.value)
         assert caught.value.hint
 
 
-@pytest.mark.parametrize("content", [b"no database at all", b"SQLite format 3\0" + b"\xff" * 4096, b"\0" * 8192])
+@pytest.mark.parametrize(
+    "content", [b"no database at all", b"SQLite format 3\0" + b"\xff" * 4096, b"\0" * 8192]
+)
 def test_a_file_that_is_no_run_is_an_error_that_says_so(tmp_path, content):
     """Broken, or something else."""
     (tmp_path / "run").mkdir()
@@ -282,16 +388,28 @@ def limited(tmp_path, size, code):
         place = {str(tmp_path / "run")!r}
     """
     words = textwrap.dedent(head) + textwrap.dedent(code)
-    return subprocess.run([sys.executable, "-c", words], check=False, capture_output=True, text=True, timeout=120, env={**os.environ, "NBLLM_RUNS": str(tmp_path / "runs")})
+    return subprocess.run(
+        [sys.executable, "-c", words],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "NBLLM_RUNS": str(tmp_path / "runs")},
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
 def test_a_disk_that_is_full_costs_no_row(tmp_path):
-    """The run ends early, says why, and gives every row, those too that the disk did not take; resume goes on when there is room."""
-    found = limited(tmp_path, 200_000, f"""
+    """The run ends early, says why, and gives every row, those too that the disk did not take; resume goes on
+    when there is room."""
+    found = limited(
+        tmp_path,
+        200_000,
+        f"""
         df = nbllm.bench.run({GOOD!r}, "Go.", blocks=400, warmup=0, seed=1, directory=place, progress=False)
         print(len(df), int(df["ok"].sum()), df["request_id"].nunique(), df.attrs["nbllm"]["ended"], sep="|")
-    """)
+    """,
+    )
     assert 0 == found.returncode, found.stderr
     assert "Traceback" not in found.stderr
     assert "nbllm.bench.save" in found.stderr
@@ -308,19 +426,24 @@ def test_a_disk_that_is_full_costs_no_row(tmp_path):
 @pytest.mark.parametrize("size", [0, 100, 5_000, 20_000, 30_000])
 def test_a_disk_that_is_full_from_the_start_is_an_error_that_says_so(tmp_path, size):
     """Not a raw one of SQLite's."""
-    found = limited(tmp_path, size, f"""
+    found = limited(
+        tmp_path,
+        size,
+        f"""
         try:
             df = nbllm.bench.run({GOOD!r}, "Go." * 3000, blocks=50, warmup=0, seed=1, directory=place, progress=False)
         except nbllm.errors.ConfigError as error:
             print("told", error)
-    """)
+    """,  # noqa: E501
+    )
     assert (0, "told") == (found.returncode, found.stdout[:4]), found.stderr
     assert "directory" in found.stdout
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_answers_that_nobody_counted_have_no_cost_and_break_no_table(tmp_path):
-    """Cut answers, all of them and some: tokens are an estimate that says so, figures and pages are made all the same."""
+    """Cut answers, all of them and some: tokens are an estimate that says so, figures and pages are made all
+    the same."""
     for models in (["sim/anthropic@cut=3,tokens=9"], [GOOD, "sim/anthropic@cut=3,tokens=9"]):
         df = run(*models, blocks=6)
         cut = by_name(df)["sim/anthropic@cut=3,tokens=9"]
@@ -332,12 +455,22 @@ def test_answers_that_nobody_counted_have_no_cost_and_break_no_table(tmp_path):
         assert "stream_cut" in nbllm.bench.report(df)
         for suffix in ("parquet", "csv", "jsonl"):
             nbllm.bench.save(df, tmp_path / f"x.{suffix}")
-            assert cut["out_tokens"].isna().equals(by_name(nbllm.bench.load(tmp_path / f"x.{suffix}"))["sim/anthropic@cut=3,tokens=9"]["out_tokens"].isna())
+            assert (
+                cut["out_tokens"]
+                .isna()
+                .equals(
+                    by_name(nbllm.bench.load(tmp_path / f"x.{suffix}"))["sim/anthropic@cut=3,tokens=9"][
+                        "out_tokens"
+                    ].isna()
+                )
+            )
 
 
 def test_rows_of_failure_count_in_the_figures(tmp_path):
     """Summary, compare and report take a run of which one model never answered."""
-    df = run(GOOD, {"model": "ollama/x", "base_url": f"http://127.0.0.1:{closed_port()}", "name": "dead"}, blocks=6)
+    df = run(
+        GOOD, {"model": "ollama/x", "base_url": f"http://127.0.0.1:{closed_port()}", "name": "dead"}, blocks=6
+    )
     told = nbllm.bench.summary(df, by="name").set_index(["name", "metric", "stat"])
     assert (0.0, 6) == tuple(told.loc[("dead", "ok_share", "mean"), ["value", "n_failed"]])
     assert isinstance(nbllm.bench.report(df), str)

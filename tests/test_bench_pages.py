@@ -1,4 +1,5 @@
-"""Frames on disk, figures, the report, the cold-start ladder: on made-up frames with failures, holes and hostile words."""
+"""Frames on disk, figures, the report, the cold-start ladder: on made-up frames with failures, holes and
+hostile words."""
 
 import csv
 import html.parser
@@ -31,18 +32,54 @@ def rows(name="openai/mini", middle=300.0, n=40, *, start="warm", concurrency=1,
     for i in range(n):
         ok = bool(rng.random() >= fail)
         t = middle * float(np.exp(rng.normal(0, 0.2)))
-        out.append({
-            "run_id": "r", "request_id": f"{name}{start}{concurrency}-{i}", "attempt": 1, "name": name, "provider": "openai", "model": name, "block": i, "phase": "measure",
-            "start_kind": start, "load_kind": "closed", "concurrency": concurrency, "ok": ok, "status": "ok" if ok else "rate_limited", "error_msg": None if ok else EVIL,
-            "quality": "contaminated" if i == 3 else "certified", "stamp": "kernel", "ns_call": i * 10 ** 9, "ns_eof": i * 10 ** 9 + int(t * 3e6), "err_bound_ms": 0.3,
-            "ttft_ms": t if ok else None, "e2e_ms": 3 * t if ok else None, "itl_ms": 10.0 if ok else None, "out_tok_s": 100.0 if ok else None, "prompt_id": "p0",
-            "t_wall": "2026-11-25T08:00:00Z", "simulated": False, "params": '{"temperature": 0}', "tok_source": "usage", "out_tokens": 20, **more})
+        out.append(
+            {
+                "run_id": "r",
+                "request_id": f"{name}{start}{concurrency}-{i}",
+                "attempt": 1,
+                "name": name,
+                "provider": "openai",
+                "model": name,
+                "block": i,
+                "phase": "measure",
+                "start_kind": start,
+                "load_kind": "closed",
+                "concurrency": concurrency,
+                "ok": ok,
+                "status": "ok" if ok else "rate_limited",
+                "error_msg": None if ok else EVIL,
+                "quality": "contaminated" if i == 3 else "certified",
+                "stamp": "kernel",
+                "ns_call": i * 10**9,
+                "ns_eof": i * 10**9 + int(t * 3e6),
+                "err_bound_ms": 0.3,
+                "ttft_ms": t if ok else None,
+                "e2e_ms": 3 * t if ok else None,
+                "itl_ms": 10.0 if ok else None,
+                "out_tok_s": 100.0 if ok else None,
+                "prompt_id": "p0",
+                "t_wall": "2026-11-25T08:00:00Z",
+                "simulated": False,
+                "params": '{"temperature": 0}',
+                "tok_source": "usage",
+                "out_tokens": 20,
+                **more,
+            }
+        )
     return out
 
 
 def frame(*parts):
     df = columns.frame([row for part in parts for row in part])
-    df.attrs["nbllm"] = {"run_id": "r", "seed": 7, "nbllm": "0.1.0", "python": "3.12", "system": "Linux", "cpus": 2, "ended": "complete"}
+    df.attrs["nbllm"] = {
+        "run_id": "r",
+        "seed": 7,
+        "nbllm": "0.1.0",
+        "python": "3.12",
+        "system": "Linux",
+        "cpus": 2,
+        "ended": "complete",
+    }
     return df
 
 
@@ -53,9 +90,18 @@ def two():
 
 @pytest.fixture(scope="module")
 def cold():
-    return frame(*(rows(middle=m, n=12, start=kind, **parts) for kind, m, parts in (
-        ("cold_process", 560, {"import_ms": 150.0, "client_ms": 30.0}), ("cold_client", 390, {"client_ms": 30.0, "connect_ms": 20.0, "tls_ms": 30.0}),
-        ("cold_conn", 350, {"connect_ms": 20.0, "tls_ms": 30.0}), ("cold_model", 2300, {"srv_load_ms": 2000.0}), ("warm", 300, {}))))
+    return frame(
+        *(
+            rows(middle=m, n=12, start=kind, **parts)
+            for kind, m, parts in (
+                ("cold_process", 560, {"import_ms": 150.0, "client_ms": 30.0}),
+                ("cold_client", 390, {"client_ms": 30.0, "connect_ms": 20.0, "tls_ms": 30.0}),
+                ("cold_conn", 350, {"connect_ms": 20.0, "tls_ms": 30.0}),
+                ("cold_model", 2300, {"srv_load_ms": 2000.0}),
+                ("warm", 300, {}),
+            )
+        )
+    )
 
 
 # --- files ---
@@ -84,10 +130,17 @@ def test_an_empty_frame_is_a_frame(tmp_path):
         assert 0 == len(nbllm.bench.load(tmp_path / f"x.{suffix}"))
 
 
-@pytest.mark.parametrize(("name", "content", "words"), [
-    ("x.parquet", b"PAR1 and no more", "cut short"), ("x.csv", b"a,b\n1,2\n", "no frame of requests"), ("x.jsonl", b'{"a": 1', "jsonl"), ("x.xlsx", b"", "xlsx"),
-    ("nothing.csv", None, "no file"), ("no-such-run", None, "no benchmark run"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.parquet", b"PAR1 and no more", "cut short"),
+        ("x.csv", b"a,b\n1,2\n", "no frame of requests"),
+        ("x.jsonl", b'{"a": 1', "jsonl"),
+        ("x.xlsx", b"", "xlsx"),
+        ("nothing.csv", None, "no file"),
+        ("no-such-run", None, "no benchmark run"),
+    ],
+)
 def test_what_is_no_frame_says_so(tmp_path, name, content, words):
     """With what to do next."""
     if content is not None:
@@ -112,7 +165,10 @@ def test_a_failed_write_leaves_the_old_file(two, tmp_path):
     before = (tmp_path / "x.parquet").read_bytes()
     with pytest.raises(Exception):  # noqa: B017, PT011 - pyarrow's own
         nbllm.bench.save(two.assign(bad=[object()] * len(two)), tmp_path / "x.parquet")
-    assert (before, ["x.parquet"]) == ((tmp_path / "x.parquet").read_bytes(), [p.name for p in tmp_path.iterdir()])
+    assert (before, ["x.parquet"]) == (
+        (tmp_path / "x.parquet").read_bytes(),
+        [p.name for p in tmp_path.iterdir()],
+    )
 
 
 def test_the_schema_document_names_every_column():
@@ -146,7 +202,9 @@ def test_every_kind_draws_every_frame(two, cold, kind):
 def test_the_frame_says_which_figure_it_wants(two, cold):
     """Several starts: the ladder; several loads: latency against throughput; else the distribution."""
     sweep = frame(*(rows(middle=300 * c, n=10, concurrency=c) for c in (1, 2, 4)))
-    titles = ["".join(ax.get_title(loc="left") for ax in nbllm.bench.plot(df).axes) for df in (two, cold, sweep)]
+    titles = [
+        "".join(ax.get_title(loc="left") for ax in nbllm.bench.plot(df).axes) for df in (two, cold, sweep)
+    ]
     assert ["every request" in titles[0], "each start" in titles[1], "at one load" in titles[2]] == [True] * 3
 
 
@@ -163,8 +221,11 @@ def test_a_figure_reads_on_white_and_on_black(two):
 
 def contrast(a, b):
     """WCAG's contrast ratio."""
+
     def luminance(rgb):
-        channels = [c / 255 / 12.92 if c / 255 <= 0.03928 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
+        channels = [
+            c / 255 / 12.92 if c / 255 <= 0.03928 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb
+        ]
         return 0.2126 * channels[0] + 0.7152 * channels[1] + 0.0722 * channels[2]
 
     high, low = sorted((luminance(a), luminance(b)), reverse=True)
@@ -179,7 +240,9 @@ def test_no_figure_is_left_in_pyplot(two):
     assert [] == plt.get_fignums()
 
 
-@pytest.mark.parametrize(("call", "words"), [({"kind": "pie"}, "pie"), ({"metric": "speed"}, "speed"), ({"theme": "pink"}, "pink")])
+@pytest.mark.parametrize(
+    ("call", "words"), [({"kind": "pie"}, "pie"), ({"metric": "speed"}, "speed"), ({"theme": "pink"}, "pink")]
+)
 def test_a_kind_there_is_not(two, call, words):
     """Names what there is."""
     with pytest.raises(errors.ConfigError, match=words):
@@ -213,7 +276,9 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.loads += [v for k, v in attrs if k in ("src", "href", "srcset") and not (v or "").startswith("data:")]
+        self.loads += [
+            v for k, v in attrs if k in ("src", "href", "srcset") and not (v or "").startswith("data:")
+        ]
         self.loads += [k for k, _ in attrs if k.startswith("on")]
 
     def handle_data(self, data):
@@ -234,7 +299,15 @@ def test_a_report_stands_alone_and_nothing_in_it_runs(page):
 def test_a_report_says_what_it_should(page):
     """Method, verdict in words, failures, caveats; and that no self-test was made."""
     text = " ".join(page.words)
-    for words in ("No self-test", "is faster than claude/sonnet", "rate_limited", "Be careful", "seed 7", "disturbed", "Method"):
+    for words in (
+        "No self-test",
+        "is faster than claude/sonnet",
+        "rate_limited",
+        "Be careful",
+        "seed 7",
+        "disturbed",
+        "Method",
+    ):
         assert words in text
     assert 2 <= page.tags.count("img")
 
@@ -248,13 +321,35 @@ def test_a_report_of_little_is_still_a_report(cold, tmp_path):
 
 # --- what other people's words do to files and figures ---
 
-FORMULAS = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "=HYPERLINK(\"http://x\")", "'=1", "''+1", "＝1+1", "－1", "-"]
+FORMULAS = [
+    "=cmd|' /C calc'!A0",
+    "+1+1",
+    "-2+3",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    '=HYPERLINK("http://x")',
+    "'=1",
+    "''+1",
+    "＝1+1",
+    "－1",
+    "-",
+]
 
 
 def test_no_text_becomes_a_formula_in_a_spreadsheet(two, tmp_path):
-    """Model names, errors, and columns of one's own; numbers stay numbers, and all comes back to the letter."""
+    """Model names, errors, and columns of one's own; numbers stay numbers, and all comes back to the
+    letter."""
     texts = [FORMULAS[i % len(FORMULAS)] for i in range(len(two))]
-    df = two.assign(name=texts, error_msg=texts, mine=texts, mixed=[t if i % 2 else -i for i, t in enumerate(texts)], ttft_ms=-1.5, http_status=-3)
+    df = two.assign(
+        name=texts,
+        error_msg=texts,
+        mine=texts,
+        mixed=[t if i % 2 else -i for i, t in enumerate(texts)],
+        ttft_ms=-1.5,
+        http_status=-3,
+    )
     nbllm.bench.save(columns.cast(df), tmp_path / "x.csv")
     with (tmp_path / "x.csv").open(encoding="utf-8", newline="") as file:
         cells = [(name, cell) for row in csv.DictReader(file) for name, cell in row.items()]
@@ -279,7 +374,24 @@ def test_a_saved_frame_is_readable_for_its_user_alone(two, tmp_path, suffix):
         os.umask(old)
 
 
-NAMES = [r"$\frac{$", "$x_$", "$$", "$", r"a$\b$c", "$^$_$", r"\$5$", "{", r"$\undefined{x}$", "%&#_{}~^", "a\nb\tc\0d", "\ud800 half", "\u202eback", "<b>$x^$</b>", " ", "$" * 400]
+NAMES = [
+    r"$\frac{$",
+    "$x_$",
+    "$$",
+    "$",
+    r"a$\b$c",
+    "$^$_$",
+    r"\$5$",
+    "{",
+    r"$\undefined{x}$",
+    "%&#_{}~^",
+    "a\nb\tc\0d",
+    "\ud800 half",
+    "\u202eback",
+    "<b>$x^$</b>",
+    " ",
+    "$" * 400,
+]
 
 
 @pytest.mark.parametrize("kind", ["overview", "distribution", "percentiles", "drift", "load", "coldstart"])
@@ -289,7 +401,11 @@ def test_names_are_drawn_as_they_are(kind):
     for name in NAMES:
         df = frame(rows(name, n=8), rows("b$" + name, n=8, start="cold_conn", concurrency=4, fail=0.3))
         assert pixels(nbllm.bench.plot(df, kind)).shape[0] > 100
-        texts = [t.get_text() for t in nbllm.bench.plot(df, kind).findobj(Text) if t.get_parse_math() or t.get_usetex()]
+        texts = [
+            t.get_text()
+            for t in nbllm.bench.plot(df, kind).findobj(Text)
+            if t.get_parse_math() or t.get_usetex()
+        ]
         assert [] == texts
 
 
@@ -304,8 +420,18 @@ def test_a_plot_for_those_who_set_their_text_in_tex():
 def test_a_report_stands_whatever_its_models_are_called(tmp_path):
     """It is written, has every name as text, and no markup but its own."""
     for name in (*NAMES, EVIL):
-        df = frame(rows(name, n=12, error_msg=name, prompt_id=name, model=name), rows("other " + name, n=12, fail=0.4, seed=3))
-        df.attrs["nbllm"] |= {"ended": name, "system": name, "python": name, "nbllm": name, "seed": name, "cpus": name}
+        df = frame(
+            rows(name, n=12, error_msg=name, prompt_id=name, model=name),
+            rows("other " + name, n=12, fail=0.4, seed=3),
+        )
+        df.attrs["nbllm"] |= {
+            "ended": name,
+            "system": name,
+            "python": name,
+            "nbllm": name,
+            "seed": name,
+            "cpus": name,
+        }
         page = nbllm.bench.report(df, tmp_path / "x.html", title=name).read_text("utf-8")
         assert "<script" not in page
         assert "onerror=alert" not in page.replace("&lt;img src=x onerror=alert(1)&gt;", "")
@@ -313,12 +439,27 @@ def test_a_report_stands_whatever_its_models_are_called(tmp_path):
             assert html_escape(name) in page
 
 
-@pytest.mark.parametrize("wrong", [
-    {"error_msg": "a\ud800b"}, {"response_model": "\udfff"}, {"out_tokens": 10**30}, {"out_tokens": 2**40}, {"http_status": 10**9}, {"retry_after_s": 10**400},
-    {"retry_after_s": "soon"}, {"out_tokens": "many"}, {"in_tokens": 1.5}, {"ok": "yes"}, {"status": "?\ud800"}, {"response_model": ["x"]}, {"t_wall": "yesterday \ud800"},
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"error_msg": "a\ud800b"},
+        {"response_model": "\udfff"},
+        {"out_tokens": 10**30},
+        {"out_tokens": 2**40},
+        {"http_status": 10**9},
+        {"retry_after_s": 10**400},
+        {"retry_after_s": "soon"},
+        {"out_tokens": "many"},
+        {"in_tokens": 1.5},
+        {"ok": "yes"},
+        {"status": "?\ud800"},
+        {"response_model": ["x"]},
+        {"t_wall": "yesterday \ud800"},
+    ],
+)
 def test_what_one_server_says_does_not_cost_the_frame(tmp_path, wrong):
-    """A half of a character, a number that fits no column, another kind of value: one cell of one row; all others are whole."""
+    """A half of a character, a number that fits no column, another kind of value: one cell of one row; all
+    others are whole."""
     df = frame(rows(n=3), rows("evil", n=2, **wrong))
     assert 5 == len(df)
     assert df["error_msg"][:3].isna().all()

@@ -15,16 +15,29 @@ from nbllm import Document, Image, Message, Reasoning, Text, Tool, ToolCall, Too
 from nbllm.bench import arrivals, plan, prompt_set, prompts, synthetic
 from nbllm.core import errors
 
-LOADS = {"closed": plan.Load.of(), "four at a time": plan.Load.of(concurrency=4), "sweep": plan.Load.of(concurrency=[1, 8]),
-         "poisson": plan.Load.of(rate=5, per_turn=7), "constant": plan.Load.of(rate=[1, 2], arrivals="constant", per_turn=3),
-         "ramp": plan.Load.of(rate=(1, 10), arrivals="ramp", per_turn=9), "replay": plan.Load.of(arrivals=[3, 1, 2.5])}
+LOADS = {
+    "closed": plan.Load.of(),
+    "four at a time": plan.Load.of(concurrency=4),
+    "sweep": plan.Load.of(concurrency=[1, 8]),
+    "poisson": plan.Load.of(rate=5, per_turn=7),
+    "constant": plan.Load.of(rate=[1, 2], arrivals="constant", per_turn=3),
+    "ramp": plan.Load.of(rate=(1, 10), arrivals="ramp", per_turn=9),
+    "replay": plan.Load.of(arrivals=[3, 1, 2.5]),
+}
 
 
 @settings(max_examples=60, deadline=None)
-@given(arms=some.integers(1, 4), n_prompts=some.integers(1, 5), blocks=some.integers(1, 6), load=some.sampled_from(sorted(LOADS)), seed=some.integers(0, 2 ** 40),
-       kinds=some.sampled_from([("warm",), ("cold_conn", "warm")]))
+@given(
+    arms=some.integers(1, 4),
+    n_prompts=some.integers(1, 5),
+    blocks=some.integers(1, 6),
+    load=some.sampled_from(sorted(LOADS)),
+    seed=some.integers(0, 2**40),
+    kinds=some.sampled_from([("warm",), ("cold_conn", "warm")]),
+)
 def test_a_plan_is_made_of_complete_random_blocks(arms, n_prompts, blocks, load, seed, kinds):  # noqa: PLR0917
-    """Every model and start once in a block, with the same prompts; every slot has its own number; the same seed, the same plan."""
+    """Every model and start once in a block, with the same prompts; every slot has its own number; the same
+    seed, the same plan."""
     turns = plan.plan(arms, n_prompts, blocks=blocks, loads=LOADS[load], start_kinds=kinds, seed=seed)
     assert turns == plan.plan(arms, n_prompts, blocks=blocks, loads=LOADS[load], start_kinds=kinds, seed=seed)
     assert turns == plan.load(json.loads(json.dumps(plan.dump(turns))))
@@ -32,7 +45,9 @@ def test_a_plan_is_made_of_complete_random_blocks(arms, n_prompts, blocks, load,
     assert list(range(len(numbers))) == sorted(numbers)
     for block in {turn.block for turn in turns}:
         mine = [turn for turn in turns if turn.block == block]
-        assert sorted((arm, kind) for arm in range(arms) for kind in kinds) == sorted((t.arm, t.start_kind) for t in mine)
+        assert sorted((arm, kind) for arm in range(arms) for kind in kinds) == sorted(
+            (t.arm, t.start_kind) for t in mine
+        )
         assert list(range(len(mine))) == [t.order for t in mine]
         assert 1 == len({tuple(s.prompt for s in t.slots) for t in mine if t.start_kind == "warm"})
     assert blocks * len(LOADS[load]) == len({turn.block for turn in turns})
@@ -54,7 +69,8 @@ def test_a_cooldown_is_its_own_turn():
 
 @pytest.mark.parametrize("rate", [2.0, 20.0])
 def test_poisson_arrivals_are_poisson(rate):
-    """Index of dispersion of counts 0.8 to 1.25, gaps without memory, mean gap as asked; over turns of their own too."""
+    """Index of dispersion of counts 0.8 to 1.25, gaps without memory, mean gap as asked; over turns of their
+    own too."""
     for seed in range(8):
         times = arrivals.poisson(rate, 4000, random.Random(seed))
         gaps = [b - a for a, b in itertools.pairwise(times)]
@@ -82,21 +98,39 @@ def test_constant_ramp_and_replay():
     assert (0.0, 1.5, 2.0) == arrivals.replay(recorded) == arrivals.replay([11, 9, 10.5])
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"concurrency": True}, "concurrency"), ({"concurrency": []}, "sweep"), ({"rate": 0}, "rate"), ({"rate": "fast"}, "rate"), ({"rate": 3, "arrivals": "ramp"}, "two rates"),
-    ({"arrivals": "poisson"}, "needs a rate"), ({"arrivals": ["soon"]}, "seconds or datetimes"), ({"arrivals": []}, "no recorded"), ({"per_turn": 0}, "per_turn"),
-    ({"rate": 2, "concurrency": 2}, "at a time"),
-])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"concurrency": True}, "concurrency"),
+        ({"concurrency": []}, "sweep"),
+        ({"rate": 0}, "rate"),
+        ({"rate": "fast"}, "rate"),
+        ({"rate": 3, "arrivals": "ramp"}, "two rates"),
+        ({"arrivals": "poisson"}, "needs a rate"),
+        ({"arrivals": ["soon"]}, "seconds or datetimes"),
+        ({"arrivals": []}, "no recorded"),
+        ({"per_turn": 0}, "per_turn"),
+        ({"rate": 2, "concurrency": 2}, "at a time"),
+    ],
+)
 def test_a_load_that_contradicts_itself(options, words):
     """One line with what to do."""
     with pytest.raises(errors.ConfigError, match=words):
         plan.Load.of(**options)
 
 
-@pytest.mark.parametrize(("values", "over"), [
-    ([], False), ([100.0] * 9, False), ([100.0] * 10, True), ([400, 300, 200, 150, 120, 110, 100, 100, 100, 100], False),
-    ([400, 200, 100, 101, 99, 100, 102, 100, 101, 99, 100, 98], True), ([1.0, 9.0] * 15, True), ([1.0, 9.0] * 6, False),
-])
+@pytest.mark.parametrize(
+    ("values", "over"),
+    [
+        ([], False),
+        ([100.0] * 9, False),
+        ([100.0] * 10, True),
+        ([400, 300, 200, 150, 120, 110, 100, 100, 100, 100], False),
+        ([400, 200, 100, 101, 99, 100, 102, 100, 101, 99, 100, 98], True),
+        ([1.0, 9.0] * 15, True),
+        ([1.0, 9.0] * 6, False),
+    ],
+)
 def test_warm_up_ends_when_times_are_stable(values, over):
     """Or when there have been thirty."""
     assert over == plan.stable(values)
@@ -112,24 +146,63 @@ def test_a_budget_says_which_limit_is_used_up():
 
 # --- prompts ---
 
-TALK = [Message("system", "Be brief."), Message("user", [Text("See"), Image(data=b"\x89PNG\r\n", media_type="image/png"), Document(data=b"%PDF", name="a.pdf")]),
-        Message("assistant", [Reasoning("hm", signature="s"), ToolCall("1", "f", {"a": 1}, '{"a": 1}')]), Message("tool", [ToolResult("1", (Text("ok"),))])]
+TALK = [
+    Message("system", "Be brief."),
+    Message(
+        "user",
+        [
+            Text("See"),
+            Image(data=b"\x89PNG\r\n", media_type="image/png"),
+            Document(data=b"%PDF", name="a.pdf"),
+        ],
+    ),
+    Message("assistant", [Reasoning("hm", signature="s"), ToolCall("1", "f", {"a": 1}, '{"a": 1}')]),
+    Message("tool", [ToolResult("1", (Text("ok"),))]),
+]
 
 
 def test_a_set_of_prompts_from_whatever_people_have():
     """Text, a list, messages, dicts, a DataFrame; what each asks."""
-    texts = [[m.text for turn in p.turns for m in turn] for given in (
-        "One", ["One", "Two"], [TALK], [{"id": "x", "prompt": "One", "system": "Be brief."}], [{"turns": ["One", "Two"]}],
-        pd.DataFrame({"prompt": ["One", "Two"], "max_tokens": [5, None]}), [{"role": "user", "content": "One"}]) for p in prompt_set(given)]
-    assert [["One"], ["One"], ["Two"], ["Be brief.", "See", "", ""], ["Be brief.", "One"], ["One", "Two"], ["One"], ["Two"], ["One"]] == texts
-    options = [p.options for p in prompt_set(pd.DataFrame({"prompt": ["One", "Two"], "max_tokens": [5, None]}))]
+    texts = [
+        [m.text for turn in p.turns for m in turn]
+        for given in (
+            "One",
+            ["One", "Two"],
+            [TALK],
+            [{"id": "x", "prompt": "One", "system": "Be brief."}],
+            [{"turns": ["One", "Two"]}],
+            pd.DataFrame({"prompt": ["One", "Two"], "max_tokens": [5, None]}),
+            [{"role": "user", "content": "One"}],
+        )
+        for p in prompt_set(given)
+    ]
+    assert [
+        ["One"],
+        ["One"],
+        ["Two"],
+        ["Be brief.", "See", "", ""],
+        ["Be brief.", "One"],
+        ["One", "Two"],
+        ["One"],
+        ["Two"],
+        ["One"],
+    ] == texts
+    options = [
+        p.options for p in prompt_set(pd.DataFrame({"prompt": ["One", "Two"], "max_tokens": [5, None]}))
+    ]
     assert [{"max_tokens": 5}, {}] == options
     assert 5 == len(prompt_set())
 
 
-@pytest.mark.parametrize(("name", "content"), [
-    ("a.txt", "One\n\nTwo\n"), ("a.csv", 'prompt,max_tokens\n"One",\nTwo,7\n'), ("a.jsonl", '{"prompt": "One"}\n"Two"\n'), ("a.json", '["One", {"prompt": "Two"}]'),
-])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "One\n\nTwo\n"),
+        ("a.csv", 'prompt,max_tokens\n"One",\nTwo,7\n'),
+        ("a.jsonl", '{"prompt": "One"}\n"Two"\n'),
+        ("a.json", '["One", {"prompt": "Two"}]'),
+    ],
+)
 def test_a_set_of_prompts_from_a_file(tmp_path, name, content):
     """Two prompts in each form; a path may be text."""
     (tmp_path / name).write_text(content)
@@ -140,16 +213,29 @@ def test_a_set_of_prompts_from_a_file(tmp_path, name, content):
 def test_pictures_come_first_and_know_what_they_are(tmp_path):
     """A path, bytes, an address."""
     (tmp_path / "x.jpg").write_bytes(b"\xff\xd8\xff\xe0")
-    (p,) = prompt_set([{"prompt": "What is it?", "images": [tmp_path / "x.jpg", b"GIF89a", "https://example.org/x.png"]}])
+    (p,) = prompt_set(
+        [{"prompt": "What is it?", "images": [tmp_path / "x.jpg", b"GIF89a", "https://example.org/x.png"]}]
+    )
     assert ["image/jpeg", "image/gif", "image/png"] == [part.media_type for part in p.turns[0][0].parts[:3]]
     assert "What is it?" == p.turns[0][0].text
 
 
-@pytest.mark.parametrize(("given_", "words"), [
-    ([], "no prompts"), ([{"prompt": "a", "messages": []}], "prompt and messages"), ([{"id": "x"}], "nothing to ask"), ([{"promt": "a"}], "promt"), ([""], "empty"),
-    ([{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}], "'a'"), (7, "int"), ("nowhere.jsonl", "cannot be read"), ([{"prompt": "a", "image": "no/such.png"}], "image"),
-    ([{"turns": "a"}], "turns"), ([{"prompt": "fine"}, 5], "Prompt 1"),
-])
+@pytest.mark.parametrize(
+    ("given_", "words"),
+    [
+        ([], "no prompts"),
+        ([{"prompt": "a", "messages": []}], "prompt and messages"),
+        ([{"id": "x"}], "nothing to ask"),
+        ([{"promt": "a"}], "promt"),
+        ([""], "empty"),
+        ([{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}], "'a'"),
+        (7, "int"),
+        ("nowhere.jsonl", "cannot be read"),
+        ([{"prompt": "a", "image": "no/such.png"}], "image"),
+        ([{"turns": "a"}], "turns"),
+        ([{"prompt": "fine"}, 5], "Prompt 1"),
+    ],
+)
 def test_what_is_no_prompt_names_the_entry(given_, words):
     """Counted from 0, with what to do."""
     with pytest.raises(errors.ConfigError, match=words):
@@ -158,12 +244,23 @@ def test_what_is_no_prompt_names_the_entry(given_, words):
 
 def test_prompts_survive_the_way_to_a_worker():
     """All kinds of parts, bytes and tools."""
-    made = prompt_set([{"messages": TALK, "tools": [Tool("f", "does", {"type": "object"})], "temperature": 0, "extra": {"x": [1]}}, {"turns": ["a", "b"]}])
+    made = prompt_set(
+        [
+            {
+                "messages": TALK,
+                "tools": [Tool("f", "does", {"type": "object"})],
+                "temperature": 0,
+                "extra": {"x": [1]},
+            },
+            {"turns": ["a", "b"]},
+        ]
+    )
     assert made == prompts.load(json.loads(json.dumps(prompts.dump(made))))
 
 
 def test_prefixes_stand_at_the_very_beginning():
-    """A unique one differs for every request and is the same again for the same seed; a shared one is the same for all."""
+    """A unique one differs for every request and is the same again for the same seed; a shared one is the
+    same for all."""
     said = tuple(TALK)
     unique = [prompts.prefixed(said, "unique", 7, seq)[0].parts[0].text for seq in range(50)]
     assert 50 == len(set(unique))
@@ -176,6 +273,7 @@ def test_prefixes_stand_at_the_very_beginning():
 
 def test_synthetic_prompts_have_the_length_that_was_asked_for():
     """Exactly or one word short with a tokenizer; all different; 100,000 tokens in no time."""
+
     def count(text):
         return len(text.replace(".", " .").replace(",", " ,").split())
 

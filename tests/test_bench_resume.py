@@ -1,4 +1,5 @@
-"""Going on with a run: what its file says is compared with this session's configuration, and never believed."""
+"""Going on with a run: what its file says is compared with this session's configuration, and never
+believed."""
 
 import copy
 import json
@@ -13,7 +14,7 @@ from nbllm.client.client import Client
 from nbllm.core import errors
 from nbllm.routing.registry import load
 
-ANSWER = b'{"id":"1","object":"chat.completion","model":"m","choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"ok"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
+ANSWER = b'{"id":"1","object":"chat.completion","model":"m","choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"ok"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}'  # noqa: E501
 KEY = "sk-canary-0123456789abcdef0123456789"
 
 
@@ -90,7 +91,17 @@ def client():
 
 def begun(tmp_path, client, model, **options):
     """A run of four requests that a budget has ended after two."""
-    nbllm.bench.run(model, "Go.", blocks=4, warmup=0, budget={"requests": 2}, progress=False, directory=tmp_path / "run", client=client, **options)
+    nbllm.bench.run(
+        model,
+        "Go.",
+        blocks=4,
+        warmup=0,
+        budget={"requests": 2},
+        progress=False,
+        directory=tmp_path / "run",
+        client=client,
+        **options,
+    )
     return tmp_path / "run"
 
 
@@ -124,37 +135,99 @@ def row(server, **more):
     return {"base_url": f"{server.url}/v1", "key_env": ["ACME_API_KEY"], "models": "/models", **more}
 
 
-OLD = {"name": "acme", "dialect": "openai_chat", "key_env": ["OPENAI_API_KEY"], "base_url_env": [], "prefixes": [], "bare": [], "headers": {}, "local": True, "label": "", "default_model": "",
-       "models": "", "key_url": "", "price": "", "quirks": {"max_tokens_field": "", "system_role": "system", "stream_usage": True, "reasoning_field": "", "thinking_switch": False, "cannot": []},
-       "query": {}, "key_header": "", "opencode": "", "facts": {}, "verified": [], "refused": "", "source": "", "held": [], "command": [], "passes": [], "oauth": None}
+OLD = {
+    "name": "acme",
+    "dialect": "openai_chat",
+    "key_env": ["OPENAI_API_KEY"],
+    "base_url_env": [],
+    "prefixes": [],
+    "bare": [],
+    "headers": {},
+    "local": True,
+    "label": "",
+    "default_model": "",
+    "models": "",
+    "key_url": "",
+    "price": "",
+    "quirks": {
+        "max_tokens_field": "",
+        "system_role": "system",
+        "stream_usage": True,
+        "reasoning_field": "",
+        "thinking_switch": False,
+        "cannot": [],
+    },
+    "query": {},
+    "key_header": "",
+    "opencode": "",
+    "facts": {},
+    "verified": [],
+    "refused": "",
+    "source": "",
+    "held": [],
+    "command": [],
+    "passes": [],
+    "oauth": None,
+}
 
 
-@pytest.mark.parametrize("provider", [
-    {"base_url": "URL/v1"},
-    {"base_url": "URL/v1", "name": "custom"},
-    {"base_url": "URL/v1", "name": "openai"},
-    {"base_url": "URL/v1", "name": "openai", "key_env": ["HOME"]},
-    {"base_url": "URL/v1", "name": "ollama", "dialect": "ollama", "local": True},
-    {"base_url": "URL/v1", "headers": {"x-secret": "${OPENAI_API_KEY}"}},
-    {"base_url": "URL/v1", "query": {"key": "${OPENAI_API_KEY}"}},
-    {"base_url": "URL/${OPENAI_API_KEY}"},
-    {"base_url": "", "base_url_env": ["THEIRS"]},
-    {"base_url": "https://api.openai.com/v1", "name": "openai", "models": "@127.0.0.1:1/models", "base_url_env": ["THEIRS"]},
-    {"base_url": "cli://sh", "dialect": "cli_text", "command": ["sh", "-c", "touch MARK/RAN; cat"]},
-    {"base_url": "cli://sh", "name": "cli/claude", "dialect": "cli_text", "command": ["sh", "-c", "touch MARK/RAN; cat"]},
-    {"base_url": "cli://claude", "name": "cli/claude", "dialect": "cli_claude", "command": ["sh", "-c", "touch MARK/RAN; cat"], "passes": ["OPENAI_API_KEY"]},
-    {"base_url": "http://127.0.0.1:9", "dialect": "opencode_server", "command": ["sh", "-c", "touch MARK/RAN; cat"]},
-])
+@pytest.mark.parametrize(
+    "provider",
+    [
+        {"base_url": "URL/v1"},
+        {"base_url": "URL/v1", "name": "custom"},
+        {"base_url": "URL/v1", "name": "openai"},
+        {"base_url": "URL/v1", "name": "openai", "key_env": ["HOME"]},
+        {"base_url": "URL/v1", "name": "ollama", "dialect": "ollama", "local": True},
+        {"base_url": "URL/v1", "headers": {"x-secret": "${OPENAI_API_KEY}"}},
+        {"base_url": "URL/v1", "query": {"key": "${OPENAI_API_KEY}"}},
+        {"base_url": "URL/${OPENAI_API_KEY}"},
+        {"base_url": "", "base_url_env": ["THEIRS"]},
+        {
+            "base_url": "https://api.openai.com/v1",
+            "name": "openai",
+            "models": "@127.0.0.1:1/models",
+            "base_url_env": ["THEIRS"],
+        },
+        {"base_url": "cli://sh", "dialect": "cli_text", "command": ["sh", "-c", "touch MARK/RAN; cat"]},
+        {
+            "base_url": "cli://sh",
+            "name": "cli/claude",
+            "dialect": "cli_text",
+            "command": ["sh", "-c", "touch MARK/RAN; cat"],
+        },
+        {
+            "base_url": "cli://claude",
+            "name": "cli/claude",
+            "dialect": "cli_claude",
+            "command": ["sh", "-c", "touch MARK/RAN; cat"],
+            "passes": ["OPENAI_API_KEY"],
+        },
+        {
+            "base_url": "http://127.0.0.1:9",
+            "dialect": "opencode_server",
+            "command": ["sh", "-c", "touch MARK/RAN; cat"],
+        },
+    ],
+)
 def test_a_strangers_run_takes_nothing_and_runs_nothing(tmp_path, listen, client, plain, provider):
     """Whatever provider it describes: no key, no command, no address out of the file."""
     server = listen()
     mine = client(OPENAI_API_KEY=KEY, THEIRS=server.url)
-    described = OLD | {k: v.replace("URL", server.url) if isinstance(v, str) else v for k, v in provider.items()}
+    described = OLD | {
+        k: v.replace("URL", server.url) if isinstance(v, str) else v for k, v in provider.items()
+    }
     described["command"] = [word.replace("MARK", str(tmp_path)) for word in described["command"]]
     for asked in ("acme/m", "openai/m", "m", "auto", "cli/claude/m", "sim/openai"):
         for simulated in (False, True):
             theirs = copy.deepcopy(plain)
-            theirs["arms"][0] |= {"provider": described, "asked": asked, "model": "m", "simulated": simulated, "name": "x"}
+            theirs["arms"][0] |= {
+                "provider": described,
+                "asked": asked,
+                "model": "m",
+                "simulated": simulated,
+                "name": "x",
+            }
             place = written(tmp_path / "run", theirs)
             with pytest.raises(errors.ConfigError):
                 nbllm.bench.resume(place, progress=False, client=mine)
@@ -165,16 +238,35 @@ def test_a_strangers_run_takes_nothing_and_runs_nothing(tmp_path, listen, client
 
 
 CHANGES = [
-    {"base_url": "http://127.0.0.1:1/v1"}, {"base_url": "https://api.openai.com/v1"}, {"dialect": "openai_responses"}, {"dialect": "cli_text"}, {"name": "openai"},
-    {"command": ["sh"]}, {"key_env": ["OPENAI_API_KEY"]}, {"key_env": []}, {"base_url_env": ["THEIRS"]}, {"passes": ["HOME"]}, {"opencode": "anthropic"}, {"key_header": "x-api-key"},
-    {"headers": {"x-other": "1"}}, {"headers": {}}, {"query": {"v": "2"}}, {"origin": "http://127.0.0.1:1"},
+    {"base_url": "http://127.0.0.1:1/v1"},
+    {"base_url": "https://api.openai.com/v1"},
+    {"dialect": "openai_responses"},
+    {"dialect": "cli_text"},
+    {"name": "openai"},
+    {"command": ["sh"]},
+    {"key_env": ["OPENAI_API_KEY"]},
+    {"key_env": []},
+    {"base_url_env": ["THEIRS"]},
+    {"passes": ["HOME"]},
+    {"opencode": "anthropic"},
+    {"key_header": "x-api-key"},
+    {"headers": {"x-other": "1"}},
+    {"headers": {}},
+    {"query": {"v": "2"}},
+    {"origin": "http://127.0.0.1:1"},
 ]
-MODELS = [{"model": "other"}, {"simulated": True}, {"asked": "acme/other"}, {"asked": "openai/m"}, {"asked": "sim/openai"}]
+MODELS = [
+    {"model": "other"},
+    {"simulated": True},
+    {"asked": "acme/other"},
+    {"asked": "openai/m"},
+    {"asked": "sim/openai"},
+]
 
 
 def test_a_difference_is_refused_and_named(tmp_path, listen, client):
-    """The message says which entry, what it was and what it is, and what to do. Also where another model would be asked, or one
-    for real where the simulator had answered."""
+    """The message says which entry, what it was and what it is, and what to do. Also where another model
+    would be asked, or one for real where the simulator had answered."""
     server = listen()
     mine = client({"acme": row(server, headers={"x-team": "blue"})}, ACME_API_KEY=KEY, OPENAI_API_KEY=KEY)
     place = begun(tmp_path, mine, "acme/m")
@@ -193,25 +285,47 @@ def test_a_difference_is_refused_and_named(tmp_path, listen, client):
 
 
 def test_what_is_not_set_any_more_does_not_go_out_as_it_is_written(tmp_path, listen, client):
-    """${NAME} in headers, query and address: filled in from this session, refused where it is not set. The file has no value."""
+    """${NAME} in headers, query and address: filled in from this session, refused where it is not set. The
+    file has no value."""
     server = listen()
-    rows = {"acme": row(server, base_url=server.url + "/${ACME_PATH}/v1", headers={"x-token": "${ACME_TOKEN}", "x-plain": "secret-in-the-row"}, query={"version": "${ACME_VERSION}"})}
-    env = {"ACME_PATH": "secret-path-1", "ACME_TOKEN": "secret-token-1", "ACME_VERSION": "secret-version-1", "ACME_API_KEY": KEY}
+    rows = {
+        "acme": row(
+            server,
+            base_url=server.url + "/${ACME_PATH}/v1",
+            headers={"x-token": "${ACME_TOKEN}", "x-plain": "secret-in-the-row"},
+            query={"version": "${ACME_VERSION}"},
+        )
+    }
+    env = {
+        "ACME_PATH": "secret-path-1",
+        "ACME_TOKEN": "secret-token-1",
+        "ACME_VERSION": "secret-version-1",
+        "ACME_API_KEY": KEY,
+    }
     place = begun(tmp_path, client(rows, **env), "acme/m")
     job_text = json.dumps(job(place))
     assert [] == [value for value in (*env.values(), "secret-in-the-row") if value in job_text]
     for missing in ("ACME_PATH", "ACME_TOKEN", "ACME_VERSION"):
         with pytest.raises(errors.ConfigError, match=missing):
-            nbllm.bench.resume(place, progress=False, client=client(rows, **{k: v for k, v in env.items() if k != missing}))
-    df = nbllm.bench.resume(place, progress=False, client=client(rows, **env | {"ACME_TOKEN": "secret-token-2", "ACME_API_KEY": KEY[::-1]}))
+            nbllm.bench.resume(
+                place, progress=False, client=client(rows, **{k: v for k, v in env.items() if k != missing})
+            )
+    df = nbllm.bench.resume(
+        place,
+        progress=False,
+        client=client(rows, **env | {"ACME_TOKEN": "secret-token-2", "ACME_API_KEY": KEY[::-1]}),
+    )
     assert [True] * 4 == list(df["ok"])
     assert ["secret-token-1"] * 2 + ["secret-token-2"] * 2 == [h["x-token"] for h in server.asked]
     assert [f"Bearer {KEY}"] * 2 + [f"Bearer {KEY[::-1]}"] * 2 == [h["authorization"] for h in server.asked]
-    assert {"/secret-path-1/v1/chat/completions?version=secret-version-1"} == {path for path, _, _ in server.seen if "completions" in path}
+    assert {"/secret-path-1/v1/chat/completions?version=secret-version-1"} == {
+        path for path, _, _ in server.seen if "completions" in path
+    }
 
 
 def test_a_row_of_the_session_is_given_again(tmp_path, listen, client):
-    """nbllm.register_provider: without it the run does not go on, and the message says whose row is missing."""
+    """nbllm.register_provider: without it the run does not go on, and the message says whose row is
+    missing."""
     server = listen()
     place = begun(tmp_path, client({"acme": row(server)}, ACME_API_KEY=KEY), "acme/m")
     with pytest.raises(errors.ConfigError, match="acme"):
@@ -220,7 +334,9 @@ def test_a_row_of_the_session_is_given_again(tmp_path, listen, client):
     with pytest.raises(errors.ConfigError, match="base_url"):
         nbllm.bench.resume(place, progress=False, client=client({"acme": row(elsewhere)}, ACME_API_KEY=KEY))
     assert [] == elsewhere.seen
-    assert 4 == len(nbllm.bench.resume(place, progress=False, client=client({"acme": row(server)}, ACME_API_KEY=KEY)))
+    assert 4 == len(
+        nbllm.bench.resume(place, progress=False, client=client({"acme": row(server)}, ACME_API_KEY=KEY))
+    )
 
 
 def test_an_address_that_was_given_by_hand_is_given_again(tmp_path, listen, client):
@@ -236,7 +352,9 @@ def test_an_address_that_was_given_by_hand_is_given_again(tmp_path, listen, clie
         nbllm.bench.resume(place, progress=False, client=client(), base_url={"yours": f"{server.url}/v1"})
     with pytest.raises(errors.ConfigError):
         nbllm.bench.resume(place, progress=False, client=client(), base_url={"mine": "http://127.0.0.1:1/v1"})
-    df = nbllm.bench.resume(place, progress=False, client=client(OPENAI_API_KEY=KEY), base_url={"mine": f"{server.url}/v1"})
+    df = nbllm.bench.resume(
+        place, progress=False, client=client(OPENAI_API_KEY=KEY), base_url={"mine": f"{server.url}/v1"}
+    )
     assert 4 == len(df)
     assert [f"Bearer {KEY}"] * 2 == [h["authorization"] for h in server.asked if "authorization" in h]
 
@@ -248,7 +366,9 @@ def test_a_format_that_was_given_by_hand_is_given_again(tmp_path, listen, client
     place = begun(tmp_path, mine, {"model": "acme/m", "dialect": "openai_responses"})
     with pytest.raises(errors.ConfigError, match="dialect"):
         nbllm.bench.resume(place, progress=False, client=mine)
-    assert 4 == len(nbllm.bench.resume(place, progress=False, client=mine, dialect={"acme/m": "openai_responses"}))
+    assert 4 == len(
+        nbllm.bench.resume(place, progress=False, client=mine, dialect={"acme/m": "openai_responses"})
+    )
 
 
 def test_an_address_with_a_password_in_it_is_not_written_down(tmp_path, listen, client):
@@ -298,7 +418,8 @@ def broken(value, path=()):
 
 
 def test_a_job_that_is_none_is_an_error_of_ours(tmp_path, client, plain):
-    """Anything missing, or of another kind, at any place: ConfigError, or nothing to do; never a raw KeyError."""
+    """Anything missing, or of another kind, at any place: ConfigError, or nothing to do; never a raw
+    KeyError."""
     mine, wrong = client(), []
     whole = plain | {"turns": [plain["turns"][0] | {"slots": []}]}  # nothing is left to be done
     for path, _ in broken(whole):

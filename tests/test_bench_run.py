@@ -30,7 +30,9 @@ def runs_here(tmp_path, monkeypatch):
 
 
 def run(models=(FAST, OTHER), prompts="Go.", **options):
-    return nbllm.bench.run(list(models), prompts, **{"progress": False, "warmup": 2, "blocks": 3, "seed": 1, **options})
+    return nbllm.bench.run(
+        list(models), prompts, **{"progress": False, "warmup": 2, "blocks": 3, "seed": 1, **options}
+    )
 
 
 def measured(df):
@@ -42,7 +44,9 @@ def test_every_model_answers_once_in_every_block():
     df = run(blocks=6)
     assert [c.name for c in columns.COLUMNS] == list(df.columns)
     assert [str(d) for d in columns.frame([]).dtypes] == [str(d) for d in df.dtypes]
-    assert {(b, n): 1 for b in range(6) for n in (FAST, OTHER)} == measured(df).groupby(["block", "name"]).size().to_dict()
+    assert {(b, n): 1 for b in range(6) for n in (FAST, OTHER)} == measured(df).groupby(
+        ["block", "name"]
+    ).size().to_dict()
     assert 2 == measured(df)[measured(df)["order_in_block"] == 0]["name"].nunique(), "the order is random"
     assert measured(df)["ok"].all()
     assert measured(df)["conn_reused"].all()
@@ -52,8 +56,14 @@ def test_the_long_frames_belong_to_the_rows():
     """chunks and tokens have what the rows count, and no row of warm-up more than was asked for."""
     df = measured(run())
     chunks, tokens = nbllm.bench.chunks(df), nbllm.bench.tokens(df)
-    assert df.set_index("request_id")["chunks"].astype(int).to_dict() == chunks[chunks["kind"] == "content"].groupby("request_id").size().to_dict()
-    assert df.set_index("request_id")["out_tokens"].astype(int).to_dict() == tokens.groupby("request_id").size().to_dict()
+    assert (
+        df.set_index("request_id")["chunks"].astype(int).to_dict()
+        == chunks[chunks["kind"] == "content"].groupby("request_id").size().to_dict()
+    )
+    assert (
+        df.set_index("request_id")["out_tokens"].astype(int).to_dict()
+        == tokens.groupby("request_id").size().to_dict()
+    )
     assert [c.name for c in columns.CHUNKS] == list(chunks.columns)
 
 
@@ -67,7 +77,13 @@ def test_tokens_that_share_a_chunk_are_spread_over_its_gap():
 
 def test_a_failure_is_a_row_and_the_others_go_on():
     """A model that refuses has typed rows with nothing measured; the other one is whole."""
-    df = run([FAST, {"model": "sim/openai@status=429,retry_after=2", "name": "refuses"}, {"model": "sim/gemini@cut=3,tokens=9", "name": "cut"}])
+    df = run(
+        [
+            FAST,
+            {"model": "sim/openai@status=429,retry_after=2", "name": "refuses"},
+            {"model": "sim/gemini@cut=3,tokens=9", "name": "cut"},
+        ]
+    )
     by_name = dict(list(measured(df).groupby("name")))
     assert {"rate_limited"} == set(by_name["refuses"]["status"])
     assert by_name["refuses"]["ttft_ms"].isna().all()
@@ -85,28 +101,40 @@ def test_all_failed_is_a_frame_too():
 
 def test_options_go_to_their_model_and_labels_tell_them_apart():
     """A dict has options of its own over the common ones; params records what was sent."""
-    df = run([{"model": FAST, "name": "cold", "temperature": 0.0}, {"model": FAST, "name": "warm", "temperature": 1.0}], max_tokens=7, blocks=1)
-    assert {"cold": '{"max_tokens": 7, "temperature": 0.0}', "warm": '{"max_tokens": 7, "temperature": 1.0}'} == \
-        measured(df).set_index("name")["params"].to_dict()
+    df = run(
+        [
+            {"model": FAST, "name": "cold", "temperature": 0.0},
+            {"model": FAST, "name": "warm", "temperature": 1.0},
+        ],
+        max_tokens=7,
+        blocks=1,
+    )
+    assert {
+        "cold": '{"max_tokens": 7, "temperature": 0.0}',
+        "warm": '{"max_tokens": 7, "temperature": 1.0}',
+    } == measured(df).set_index("name")["params"].to_dict()
 
 
-@pytest.mark.parametrize(("models", "options", "words"), [
-    ([], {}, "No model"),
-    ([FAST, FAST], {}, "Two models"),
-    ([{"name": "x"}], {}, "model"),
-    ([FAST], {"temprature": 1}, "temprature"),
-    ([FAST], {"blocks": 0}, "blocks"),
-    ([FAST], {"rate": -1}, "rate"),
-    ([FAST], {"rate": 2, "concurrency": 3}, "at a time"),
-    ([FAST], {"concurrency": 0}, "concurrency"),
-    ([FAST], {"arrivals": "sometimes", "rate": 2}, "sometimes"),
-    ([FAST], {"cold": ["lukewarm"]}, "lukewarm"),
-    ([FAST], {"cold": ["cold_model"]}, "Ollama"),
-    ([FAST], {"metric": "speed"}, "speed"),
-    ([FAST], {"budget": {"euros": 3}}, "euros"),
-    ([FAST], {"prompts": []}, "no prompts"),
-    (["openai/gpt-x"], {}, "key"),
-])
+@pytest.mark.parametrize(
+    ("models", "options", "words"),
+    [
+        ([], {}, "No model"),
+        ([FAST, FAST], {}, "Two models"),
+        ([{"name": "x"}], {}, "model"),
+        ([FAST], {"temprature": 1}, "temprature"),
+        ([FAST], {"blocks": 0}, "blocks"),
+        ([FAST], {"rate": -1}, "rate"),
+        ([FAST], {"rate": 2, "concurrency": 3}, "at a time"),
+        ([FAST], {"concurrency": 0}, "concurrency"),
+        ([FAST], {"arrivals": "sometimes", "rate": 2}, "sometimes"),
+        ([FAST], {"cold": ["lukewarm"]}, "lukewarm"),
+        ([FAST], {"cold": ["cold_model"]}, "Ollama"),
+        ([FAST], {"metric": "speed"}, "speed"),
+        ([FAST], {"budget": {"euros": 3}}, "euros"),
+        ([FAST], {"prompts": []}, "no prompts"),
+        (["openai/gpt-x"], {}, "key"),
+    ],
+)
 def test_what_cannot_be_run_says_so_before_anything_is_sent(models, options, words):
     """One line with what to do; no directory is left behind."""
     with pytest.raises(errors.ConfigError, match=words):
@@ -118,7 +146,9 @@ def test_the_cold_ladder_has_its_own_rows():
     """Each rung once a block and model; what is cold is measured as cold."""
     df = measured(run([FAST], cold=True, blocks=2))
     kinds = ["cold_process", "cold_client", "cold_conn", "cold_cache", "warm"]
-    assert dict.fromkeys(kinds, 2) == {k: n for k, n in df.groupby("start_kind", observed=False).size().to_dict().items() if n}
+    assert dict.fromkeys(kinds, 2) == {
+        k: n for k, n in df.groupby("start_kind", observed=False).size().to_dict().items() if n
+    }
     by_kind = {kind: df[df["start_kind"] == kind] for kind in kinds}
     assert not by_kind["cold_conn"]["conn_reused"].any()
     assert by_kind["warm"]["conn_reused"].all()
@@ -157,18 +187,35 @@ def test_ramps_and_recorded_arrivals_are_kept_to():
 def test_tools_pictures_and_long_contexts_are_prompts_like_others():
     """Each goes to the provider as it should, and is told apart by its id."""
     tool = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
-    df = measured(run([FAST], blocks=3, prompts=[
-        {"id": "tool", "prompt": "Weather?", "tools": [tool]}, {"id": "picture", "prompt": "What is it?", "image": b"\x89PNG\r\n\x1a\n"},
-        *nbllm.bench.synthetic(5000)]))
+    df = measured(
+        run(
+            [FAST],
+            blocks=3,
+            prompts=[
+                {"id": "tool", "prompt": "Weather?", "tools": [tool]},
+                {"id": "picture", "prompt": "What is it?", "image": b"\x89PNG\r\n\x1a\n"},
+                *nbllm.bench.synthetic(5000),
+            ],
+        )
+    )
     by_id = df.set_index("prompt_id")
-    assert ("tool_calls", "stop") == (by_id.loc["tool", "finish_reason"], by_id.loc["picture", "finish_reason"])
+    assert ("tool_calls", "stop") == (
+        by_id.loc["tool", "finish_reason"],
+        by_id.loc["picture", "finish_reason"],
+    )
     assert by_id.loc["synthetic-5000-0", "in_tokens"] > 3000
 
 
 def test_an_unloaded_model_is_unloaded_and_its_load_is_told():
-    """Ollama's own interface: the model is let go before each cold request, and load_duration joins our times."""
+    """Ollama's own interface: the model is let go before each cold request, and load_duration joins our
+    times."""
     with conducting.simulator() as addresses:
-        model = {"model": "m@cold=0.2,ttft=0.02,tokens=3", "base_url": addresses["ollama"], "dialect": "ollama", "name": "local"}
+        model = {
+            "model": "m@cold=0.2,ttft=0.02,tokens=3",
+            "base_url": addresses["ollama"],
+            "dialect": "ollama",
+            "name": "local",
+        }
         df = measured(run([model], cold=["cold_model", "warm"], blocks=3))
     by_kind = {kind: df[df["start_kind"] == kind] for kind in ("cold_model", "warm")}
     assert (by_kind["cold_model"]["ttft_ms"] > 200).all()
@@ -193,8 +240,15 @@ def test_the_usual_questions_are_one_call_and_one_table():
     ladder = nbllm.bench.coldstart(FAST, "Go.", repeats=2, rungs=["cold_conn"], progress=False, warmup=1)
     assert ["cold_conn", "warm"] == list(ladder["start_kind"])
     assert 2 == (nbllm.bench.load(ladder.attrs["nbllm"]["run_id"])["start_kind"] == "cold_conn").sum()
-    table = nbllm.bench.gateway(FAST, {"model": "sim/openai@ttft=0.05,gap=0.001,tokens=5", "name": "through"}, "Go.", **{**common, "blocks": 24})
-    assert ("through", "direct", "slower") == tuple(table.set_index("metric").loc["ttft_ms", ["a", "b", "verdict"]])
+    table = nbllm.bench.gateway(
+        FAST,
+        {"model": "sim/openai@ttft=0.05,gap=0.001,tokens=5", "name": "through"},
+        "Go.",
+        **{**common, "blocks": 24},
+    )
+    assert ("through", "direct", "slower") == tuple(
+        table.set_index("metric").loc["ttft_ms", ["a", "b", "verdict"]]
+    )
 
 
 def test_a_conversation_is_sent_turn_by_turn():
@@ -223,12 +277,14 @@ def test_it_ends_early_when_the_interval_is_narrow_enough():
 
 def test_an_interrupt_returns_what_is_there(tmp_path):
     """Ctrl-C ends the run, which returns its finished rows; resume gives the whole frame."""
+
     class Interrupts:
         rows = 0
 
         def start(self, total, names, run_id): ...
         def draw(self): ...
-        def end(self, reason): self.reason = reason
+        def end(self, reason):
+            self.reason = reason
 
         def row(self, row):
             self.rows += 1
@@ -246,9 +302,11 @@ def test_an_interrupt_returns_what_is_there(tmp_path):
 
 
 def test_a_run_that_was_killed_at_random_moments_twenty_times_has_the_same_frame(tmp_path):
-    """kill -9 of everything: nothing finished is lost or doubled, and the frame in the end is the planned one.
+    """kill -9 of everything: nothing finished is lost or doubled, and the frame in the end is the planned
+    one.
 
-    A kill comes some rows after the beginning, and somewhere in the requests after them: however slow the machine is."""
+    A kill comes some rows after the beginning, and somewhere in the requests after them: however slow the
+    machine is."""
     place = tmp_path / "run"
     code = f"""
 import nbllm
@@ -266,10 +324,13 @@ if running._begun(place):
     nbllm.bench.resume(place, progress=Told())
 else:
     nbllm.bench.run([{SLOW!r}, {OTHER!r}], "Go.", blocks=60, warmup=0, seed=7, directory=place, progress=Told())
-"""
+"""  # noqa: E501
     rng, kept, log = random.Random(5), set(), tmp_path / "log"
     for _ in range(20):
-        with log.open("w") as errors_, subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=errors_) as child:
+        with (
+            log.open("w") as errors_,
+            subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=errors_) as child,
+        ):
             for _ in range(rng.randint(1, 4)):
                 assert child.stdout.readline(), f"it ended by itself: {log.read_text()[-2000:]}"
             time.sleep(rng.random() * 0.1)
@@ -306,7 +367,10 @@ def _workers(place):
 def test_a_worker_ends_with_its_notebook(tmp_path):
     """Nobody goes on spending money after the kernel was killed."""
     place = tmp_path / "run"
-    code = f'import nbllm; nbllm.bench.run("sim/openai@ttft=0.2", "Go.", blocks=1000, warmup=0, directory={str(place)!r}, progress=False)'
+    code = (
+        f'import nbllm; nbllm.bench.run("sim/openai@ttft=0.2", "Go.", blocks=1000, warmup=0, '
+        f"directory={str(place)!r}, progress=False)"
+    )
     child = subprocess.Popen([sys.executable, "-c", code])
     until = time.monotonic() + 20
     while not _rows(place) and time.monotonic() < until:
@@ -323,7 +387,18 @@ def test_no_key_is_written_down(tmp_path):
     """Neither in the run's directory nor in the worker's command line or log."""
     canary = "sk-canary-0123456789abcdef0123456789abcdef"
     with conducting.simulator() as addresses:
-        run([{"model": "m@tokens=3", "base_url": addresses["openai_chat"], "api_key": canary, "name": "mine"}], directory=tmp_path / "run", blocks=2)
+        run(
+            [
+                {
+                    "model": "m@tokens=3",
+                    "base_url": addresses["openai_chat"],
+                    "api_key": canary,
+                    "name": "mine",
+                }
+            ],
+            directory=tmp_path / "run",
+            blocks=2,
+        )
     written = b"".join(p.read_bytes() for p in (tmp_path / "run").iterdir())
     assert canary.encode() not in written
 
@@ -332,7 +407,9 @@ def test_the_runs_of_this_machine_are_listed():
     """Newest first, with how they ended."""
     df = run([FAST], blocks=1)
     listed = nbllm.bench.runs()
-    assert (df.attrs["nbllm"]["run_id"], "complete", len(df)) == tuple(listed.iloc[0][["run_id", "ended", "rows"]])
+    assert (df.attrs["nbllm"]["run_id"], "complete", len(df)) == tuple(
+        listed.iloc[0][["run_id", "ended", "rows"]]
+    )
 
 
 def test_the_selftest_finds_the_truth_within_its_bars():
@@ -353,5 +430,9 @@ def test_ordinary_calls_are_logged_in_the_same_columns():
         client.complete("Hi", model="sim/openai@status=401")
     df = columns.frame(client.ledger.rows())
     client.close()
-    assert (["ok", "auth"], {"session"}, {"single"}) == (list(df["status"]), set(df["run_id"]), set(df["load_kind"]))
+    assert (["ok", "auth"], {"session"}, {"single"}) == (
+        list(df["status"]),
+        set(df["run_id"]),
+        set(df["load_kind"]),
+    )
     assert pd.notna(df["ttft_ms"].iloc[0])

@@ -21,9 +21,28 @@ def frame(values, *, name="a", metric="ttft_ms", start=0, **columns_):
     rows = []
     for i, value in enumerate(values):
         ok = value is not None
-        rows.append({"run_id": "r", "request_id": f"{name}{start + i}", "attempt": 1, "name": name, "provider": "p", "model": "m", "block": start + i, "phase": "measure",
-                     "start_kind": "warm", "load_kind": "closed", "concurrency": 1, "ok": ok, "status": "ok" if ok else "http_error", "quality": "certified",
-                     "ns_call": 10 * (start + i), metric: value, "err_bound_ms": 0.3, **columns_})
+        rows.append(
+            {
+                "run_id": "r",
+                "request_id": f"{name}{start + i}",
+                "attempt": 1,
+                "name": name,
+                "provider": "p",
+                "model": "m",
+                "block": start + i,
+                "phase": "measure",
+                "start_kind": "warm",
+                "load_kind": "closed",
+                "concurrency": 1,
+                "ok": ok,
+                "status": "ok" if ok else "http_error",
+                "quality": "certified",
+                "ns_call": 10 * (start + i),
+                metric: value,
+                "err_bound_ms": 0.3,
+                **columns_,
+            }
+        )
     return rows
 
 
@@ -38,8 +57,14 @@ def test_the_signed_rank_interval_is_scipys_test_inverted():
         d = rng.normal(0.3, 1.0, n)
         _, (lo, hi, _) = st.hodges_lehmann(d)
         width = 1e-6
-        inside = [scipy.stats.wilcoxon(d - edge, method="exact" if n <= 20 else "approx").pvalue for edge in (lo + width, hi - width)]
-        outside = [scipy.stats.wilcoxon(d - edge, method="exact" if n <= 20 else "approx").pvalue for edge in (lo - width, hi + width)]
+        inside = [
+            scipy.stats.wilcoxon(d - edge, method="exact" if n <= 20 else "approx").pvalue
+            for edge in (lo + width, hi - width)
+        ]
+        outside = [
+            scipy.stats.wilcoxon(d - edge, method="exact" if n <= 20 else "approx").pvalue
+            for edge in (lo - width, hi + width)
+        ]
         assert all(p > 0.045 for p in inside)
         assert all(p < 0.06 for p in outside)
 
@@ -49,7 +74,10 @@ def test_the_order_interval_covers_as_it_says():
     rng = np.random.default_rng(2)
     for p, n in ((0.5, 40), (0.9, 100)):
         truth = scipy.stats.expon.ppf(p)
-        hits = sum(lo <= truth <= hi for lo, hi, _ in (st.order_interval(rng.exponential(size=n), p) for _ in range(600)))
+        hits = sum(
+            lo <= truth <= hi
+            for lo, hi, _ in (st.order_interval(rng.exponential(size=n), p) for _ in range(600))
+        )
         assert 0.93 <= hits / 600 <= 0.99
     assert math.isnan(st.order_interval(np.arange(20.0), 0.99).hi)
 
@@ -58,7 +86,12 @@ def test_the_sign_flip_p_is_scipys():
     """Exact for few pairs, close for many."""
     rng = np.random.default_rng(3)
     few, many = rng.normal(0.5, 1, 10), rng.normal(0.15, 1, 80)
-    known = [scipy.stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=20_000, rng=5).pvalue for d in (few, many)]
+    known = [
+        scipy.stats.permutation_test(
+            (d,), np.mean, permutation_type="samples", n_resamples=20_000, rng=5
+        ).pvalue
+        for d in (few, many)
+    ]
     assert [NEAR(known[0], abs=1e-9), NEAR(known[1], abs=0.01)] == [st.sign_flip(few), st.sign_flip(many)]
 
 
@@ -111,7 +144,8 @@ def test_block_bootstrap_covers_an_autocorrelated_mean_better_than_t():
 
 
 def test_a_summary_counts_what_it_leaves_out():
-    """Failures are in no value and infinite in failures_as_inf; contaminated requests are left out unless asked for."""
+    """Failures are in no value and infinite in failures_as_inf; contaminated requests are left out unless
+    asked for."""
     df = table(frame([10.0] * 20 + [None] * 5), frame([99.0] * 3, start=25, quality="contaminated"))
     row = summary(df, metrics="ttft_ms", stats=["p50", "mean"]).set_index("stat")
     assert (20, 5, 3, 10.0) == tuple(row.loc["p50", ["n", "n_failed", "n_contaminated", "value"]])
@@ -143,15 +177,23 @@ def test_a_summary_of_nothing_and_of_one():
 def test_a_retried_request_counts_once():
     """Its last attempt is what the caller got."""
     rows = frame([7.0])
-    df = columns.frame([{**rows[0], "ok": False, "ttft_ms": None, "status": "http_error"}, {**rows[0], "attempt": 2}])
+    df = columns.frame(
+        [{**rows[0], "ok": False, "ttft_ms": None, "status": "http_error"}, {**rows[0], "attempt": 2}]
+    )
     row = summary(df, metrics="ttft_ms", stats=["p50"]).iloc[0]
     assert (1, 0) == (row["n"], row["n_failed"])
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda df: summary(df, metrics="speed"), "speed"), (lambda df: summary(df, stats=["p0"]), "p0"), (lambda df: summary(df, by="colour"), "colour"),
-    (lambda df: compare(df, by="colour"), "colour"), (lambda df: compare(df, baseline="z"), "z"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda df: summary(df, metrics="speed"), "speed"),
+        (lambda df: summary(df, stats=["p0"]), "p0"),
+        (lambda df: summary(df, by="colour"), "colour"),
+        (lambda df: compare(df, by="colour"), "colour"),
+        (lambda df: compare(df, baseline="z"), "z"),
+    ],
+)
 def test_what_there_is_not_is_named(call, words):
     """A metric, statistic, column or model."""
     with pytest.raises(errors.ConfigError, match=words):
@@ -203,7 +245,10 @@ def test_close_models_are_equivalent_and_few_blocks_undecided():
 def test_more_tokens_a_second_is_faster():
     """For a rate, the larger is the better one."""
     rng = np.random.default_rng(9)
-    df = table(frame(rng.normal(200, 5, 40), name="a", metric="out_tok_s"), frame(rng.normal(100, 5, 40), name="b", metric="out_tok_s"))
+    df = table(
+        frame(rng.normal(200, 5, 40), name="a", metric="out_tok_s"),
+        frame(rng.normal(100, 5, 40), name="b", metric="out_tok_s"),
+    )
     row = compare(df, metrics="out_tok_s").iloc[0]
     assert ("faster", True) == (row["verdict"], row["prob_a_faster"] > 0.99)
 
@@ -219,7 +264,10 @@ def test_blocks_with_one_side_only_are_dropped_and_failures_are_told():
 def test_ordinary_calls_are_compared_unpaired_and_say_so():
     """A frame of the log has no blocks."""
     rng = np.random.default_rng(10)
-    df = table(frame(rng.normal(100, 5, 30), name="a", block=None), frame(rng.normal(150, 5, 30), name="b", block=None))
+    df = table(
+        frame(rng.normal(100, 5, 30), name="a", block=None),
+        frame(rng.normal(150, 5, 30), name="b", block=None),
+    )
     row = compare(df, metrics="ttft_ms").iloc[0]
     assert ("unpaired", "faster") == (row["method"], row["verdict"])
     assert "drift" in row["note"]

@@ -46,10 +46,12 @@ def test_where_blocks_end(text, done, tail):
 
 
 PIECES = [
-    "word", "Another line of text", "\n", "\n\n", "- a", "* b", "1. c", "2) d", "10. x", "  ", "    ", "   ", "\t", "```", "```py", "~~~", "````", "> ", "# H", "## ", "===", "---", "***",
-    "|a|b|", "|-|-|", "$$", "$x$", "\\[", "\\]", "[r]: http://x", "[r]", "<div>", "**bold**", "`c`", "\n- ", "\n  - ", "\n   ", "\n\n   ", "\n```\n", "\n   ```\n", "\n$$\n", "\r\n", "\r", "é", "1", ".", "\x0b", "\u2028", "\n> ", "\x00", "\u202e",
+    "word", "Another line of text", "\n", "\n\n", "- a", "* b", "1. c", "2) d", "10. x", "  ", "    ", "   ", "\t", "```", "```py", "~~~", "````", "> ", "# H", "## ", "===", "---", "***",  # noqa: E501
+    "|a|b|", "|-|-|", "$$", "$x$", "\\[", "\\]", "[r]: http://x", "[r]", "<div>", "**bold**", "`c`", "\n- ", "\n  - ", "\n   ", "\n\n   ", "\n```\n", "\n   ```\n", "\n$$\n", "\r\n", "\r", "é", "1", ".", "\x0b", "\u2028", "\n> ", "\x00", "\u202e",  # noqa: E501
 ]  # fmt: skip
-TEXTS = st.lists(st.sampled_from(PIECES), max_size=40).map("".join) | st.lists(st.sampled_from(list(PAYLOADS.values())), max_size=4).map("\n\n".join)
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=40).map("".join) | st.lists(
+    st.sampled_from(list(PAYLOADS.values())), max_size=4
+).map("\n\n".join)
 
 
 def cut(text, places):

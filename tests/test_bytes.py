@@ -1,4 +1,5 @@
-"""From bytes to events, all the way: any cutting gives the same events; any bytes at all give events or one of our errors."""
+"""From bytes to events, all the way: any cutting gives the same events; any bytes at all give events or one
+of our errors."""
 
 import asyncio
 import json
@@ -17,29 +18,82 @@ TEXT = "Grüße, 世界 🌍"
 
 
 def sse(*values, named=False):
-    return "".join((f"event: {v['type']}\n" if named else "") + f"data: {json.dumps(v, ensure_ascii=False)}\n\n" for v in values).encode()
+    return "".join(
+        (f"event: {v['type']}\n" if named else "") + f"data: {json.dumps(v, ensure_ascii=False)}\n\n"
+        for v in values
+    ).encode()
 
 
 def pieces():
-    return [TEXT[i:i + 3] for i in range(0, len(TEXT), 3)]
+    return [TEXT[i : i + 3] for i in range(0, len(TEXT), 3)]
 
 
 BODIES = {
-    "openai_chat": sse(*({"choices": [{"index": 0, "delta": {"content": t}}]} for t in pieces()),
-                       {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"x":1}'}}]}, "finish_reason": "tool_calls"}]},
-                       {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}) + b"data: [DONE]\n\n",
-    "openai_responses": sse({"type": "response.created", "response": {"id": "r", "model": "m"}},
-                            *({"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": t} for t in pieces()),
-                            {"type": "response.completed", "response": {"status": "completed", "usage": {"input_tokens": 3, "output_tokens": 4}}}, named=True),
-    "anthropic": sse({"type": "message_start", "message": {"id": "a", "model": "m", "usage": {"input_tokens": 3, "output_tokens": 1}}},
-                     {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-                     *({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": t}} for t in pieces()),
-                     {"type": "content_block_stop", "index": 0}, {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 4}},
-                     {"type": "message_stop"}, named=True),
-    "gemini": sse(*({"candidates": [{"content": {"parts": [{"text": t}]}}]} for t in pieces()),
-                  {"candidates": [{"content": {"parts": []}, "finishReason": "STOP"}], "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 4}}),
-    "ollama": "".join(json.dumps({"message": {"content": t}, "done": False}, ensure_ascii=False) + "\n" for t in pieces()).encode()
-    + json.dumps({"message": {"content": ""}, "done": True, "done_reason": "stop", "prompt_eval_count": 3, "eval_count": 4}).encode() + b"\n",
+    "openai_chat": sse(
+        *({"choices": [{"index": 0, "delta": {"content": t}}]} for t in pieces()),
+        {
+            "choices": [
+                {
+                    "index": 0,
+                    "delta": {
+                        "tool_calls": [
+                            {"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"x":1}'}}
+                        ]
+                    },
+                    "finish_reason": "tool_calls",
+                }
+            ]
+        },
+        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}},
+    )
+    + b"data: [DONE]\n\n",
+    "openai_responses": sse(
+        {"type": "response.created", "response": {"id": "r", "model": "m"}},
+        *(
+            {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": t}
+            for t in pieces()
+        ),
+        {
+            "type": "response.completed",
+            "response": {"status": "completed", "usage": {"input_tokens": 3, "output_tokens": 4}},
+        },
+        named=True,
+    ),
+    "anthropic": sse(
+        {
+            "type": "message_start",
+            "message": {"id": "a", "model": "m", "usage": {"input_tokens": 3, "output_tokens": 1}},
+        },
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        *(
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": t}}
+            for t in pieces()
+        ),
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 4}},
+        {"type": "message_stop"},
+        named=True,
+    ),
+    "gemini": sse(
+        *({"candidates": [{"content": {"parts": [{"text": t}]}}]} for t in pieces()),
+        {
+            "candidates": [{"content": {"parts": []}, "finishReason": "STOP"}],
+            "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 4},
+        },
+    ),
+    "ollama": "".join(
+        json.dumps({"message": {"content": t}, "done": False}, ensure_ascii=False) + "\n" for t in pieces()
+    ).encode()
+    + json.dumps(
+        {
+            "message": {"content": ""},
+            "done": True,
+            "done_reason": "stop",
+            "prompt_eval_count": 3,
+            "eval_count": 4,
+        }
+    ).encode()
+    + b"\n",
 }
 
 
@@ -50,7 +104,7 @@ def events(dialect, body, cuts):
     async def chunks():
         at, turn = 0, 0
         while at < len(body):
-            yield body[at:at + cuts[turn % len(cuts)]]
+            yield body[at : at + cuts[turn % len(cuts)]]
             at, turn = at + cuts[turn % len(cuts)], turn + 1
 
     async def read():

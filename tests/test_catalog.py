@@ -1,4 +1,5 @@
-"""Providers at a glance, their health, their models from a list that is kept for a day, and tokens counted or estimated."""
+"""Providers at a glance, their health, their models from a list that is kept for a day, and tokens counted or
+estimated."""
 
 import os
 import threading
@@ -15,7 +16,10 @@ from nbllm.core import errors
 from nbllm.routing import prices, registry
 
 CANARY = "sk-canary-0123456789abcdef"
-LIST = b'{"data": [{"id": "big", "context_length": 5}, {"id": "gpt-5.4-mini"}, {"id": "own"}, {"id": 7}, {}, "x"]}'
+LIST = (
+    b'{"data": [{"id": "big", "context_length": 5}, {"id": "gpt-5.4-mini"}, {"id": "own"}, {"id": 7}, '
+    b'{}, "x"]}'
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +65,39 @@ def server():
 
 def made(url, **more):
     r = registry.load({"ACME_API_KEY": CANARY, "OLLAMA_HOST": "127.0.0.1:9"})
-    r.register("acme", {"base_url": url, "key_env": "ACME_API_KEY", "price": "openai", "model": {"own": {"context": 9, "input": 1.5}}, **more})
+    r.register(
+        "acme",
+        {
+            "base_url": url,
+            "key_env": "ACME_API_KEY",
+            "price": "openai",
+            "model": {"own": {"context": 9, "input": 1.5}},
+            **more,
+        },
+    )
     return Client(r)
 
 
 def test_providers_at_a_glance(sim):
-    """Ready or why not, how it is reached, and where its key was found; nothing is asked of those without a key."""
+    """Ready or why not, how it is reached, and where its key was found; nothing is asked of those without a
+    key."""
     client = made(sim.base_url("openai_chat"))
     rows = {s.name: s for s in states(client)}
     acme = rows["acme"]
-    assert ("api", "ACME_API_KEY", True, True, "ready", "register_provider") == (acme.mode, acme.key, acme.answers, acme.ready, acme.note, acme.source)
-    assert ("local", None, False, False) == (rows["ollama"].mode, rows["ollama"].key, rows["ollama"].answers, rows["ollama"].ready)
+    assert ("api", "ACME_API_KEY", True, True, "ready", "register_provider") == (
+        acme.mode,
+        acme.key,
+        acme.answers,
+        acme.ready,
+        acme.note,
+        acme.source,
+    )
+    assert ("local", None, False, False) == (
+        rows["ollama"].mode,
+        rows["ollama"].key,
+        rows["ollama"].answers,
+        rows["ollama"].ready,
+    )
     assert "127.0.0.1:9" in rows["ollama"].note
     assert (None, None, False) == (rows["groq"].key, rows["groq"].answers, rows["groq"].ready)
     assert "GROQ_API_KEY (https://" in rows["groq"].note
@@ -113,7 +139,11 @@ def test_models_with_what_is_known_of_them(server, tmp_path):
     assert ["7", "big", "gpt-5.4-mini", "own"] == sorted(models)
     assert (5, None) == (models["big"].context, models["big"].input_price)
     data = prices.facts("gpt-5.4-mini", client.registry.rows["openai"])
-    assert (data.context, data.input, data.output) == (models["gpt-5.4-mini"].context, models["gpt-5.4-mini"].input_price, models["gpt-5.4-mini"].output_price)
+    assert (data.context, data.input, data.output) == (
+        models["gpt-5.4-mini"].context,
+        models["gpt-5.4-mini"].input_price,
+        models["gpt-5.4-mini"].output_price,
+    )
     assert (9, 1.5, None) == (models["own"].context, models["own"].input_price, models["own"].output_price)
     assert ["acme/big"] == [m.name for m in list_models(client, "acme/b")]
     client.close()
@@ -159,9 +189,17 @@ def test_a_failed_list_is_an_error_for_one_and_nothing_for_all(server):
 @pytest.mark.parametrize("model", ["claude/m", "gemini/m"])
 def test_tokens_are_counted_by_the_provider_where_it_counts(sim, model):
     """Anthropic's and Gemini's own endpoints, exact."""
-    env = {"ANTHROPIC_BASE_URL": sim.base_url("anthropic"), "GEMINI_BASE_URL": sim.base_url("gemini"), "ANTHROPIC_API_KEY": CANARY, "GEMINI_API_KEY": CANARY}
+    env = {
+        "ANTHROPIC_BASE_URL": sim.base_url("anthropic"),
+        "GEMINI_BASE_URL": sim.base_url("gemini"),
+        "ANTHROPIC_API_KEY": CANARY,
+        "GEMINI_API_KEY": CANARY,
+    }
     client = Client(registry.load(env))
-    few, many = estimate_tokens(client, "one two", model), estimate_tokens(client, "one two three " * 50, model)
+    few, many = (
+        estimate_tokens(client, "one two", model),
+        estimate_tokens(client, "one two three " * 50, model),
+    )
     assert 0 < few.tokens < many.tokens
     assert 0.0 == few.bound
     assert few.method.startswith("counted by ")
@@ -169,9 +207,15 @@ def test_tokens_are_counted_by_the_provider_where_it_counts(sim, model):
     client.close()
 
 
-@pytest.mark.parametrize(("text", "low", "high"), [
-    ("The quick brown fox jumps over the lazy dog. " * 20, 180, 240), ("for i in range(10):\n    print(i ** 2)\n" * 10, 70, 200), ("界" * 100, 50, 150), ("x", 1, 1),
-])
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [
+        ("The quick brown fox jumps over the lazy dog. " * 20, 180, 240),
+        ("for i in range(10):\n    print(i ** 2)\n" * 10, 70, 200),
+        ("界" * 100, 50, 150),
+        ("x", 1, 1),
+    ],
+)
 def test_without_any_counter_the_length_is_an_estimate_with_its_bound(text, low, high):
     """Bytes in UTF-8 over four; no provider is asked without a key."""
     client = Client(registry.load({}))
@@ -189,15 +233,22 @@ def test_a_provider_that_does_not_answer_leaves_the_estimate(sim):
 
 
 def test_tiktoken_is_used_where_its_data_is_here(tmp_path, monkeypatch):
-    """The package and its cached file; exact for OpenAI's models, within a bound for others; without the file it is not asked."""
+    """The package and its cached file; exact for OpenAI's models, within a bound for others; without the file
+    it is not asked."""
     (tmp_path / "tiktoken.py").write_text(
-        "class E:\n    name = 'o200k_base'\n    def encode(self, text, disallowed_special):\n        return text.split()\n"
-        "def get_encoding(name):\n    return E()\ndef encoding_name_for_model(model):\n    return 'o200k_base'\n", "utf-8")
+        "class E:\n    name = 'o200k_base'\n    def encode(self, text, disallowed_special):\n        "
+        "return text.split()\n"
+        "def get_encoding(name):\n    return E()\ndef encoding_name_for_model(model):\n    return "
+        "'o200k_base'\n",
+        "utf-8",
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     client = Client(registry.load({}))
     assert 0.5 == estimate_tokens(client, "a b c", "openai/m").bound
-    (tmp_path / "fb374d419588a4632f3f557e76b4b70aebbca790").write_text("", "utf-8")  # what tiktoken calls o200k_base's data
+    (tmp_path / "fb374d419588a4632f3f557e76b4b70aebbca790").write_text(
+        "", "utf-8"
+    )  # what tiktoken calls o200k_base's data
     assert (3, "tiktoken o200k_base", 0.0) == estimate_tokens(client, "a b c", "openai/m")
     assert (3, "tiktoken o200k_base", 0.3) == estimate_tokens(client, "a b c", "groq/llama")
     assert 0.0 == estimate_tokens(client, "a b c", "groq/openai/gpt-oss-20b").bound
@@ -211,7 +262,12 @@ def test_a_command_s_health_is_whether_it_runs(tmp_path, monkeypatch):
     client = Client(registry.load({}), ledger=None)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     found = health(client, "cli/claude")
-    assert ("headless", True, None, "9.9.9 of something") == (found.mode, found.reachable, found.authorised, found.note)
+    assert ("headless", True, None, "9.9.9 of something") == (
+        found.mode,
+        found.reachable,
+        found.authorised,
+        found.note,
+    )
     state = next(s for s in states(client, ask=False) if s.name == "cli/claude")
     assert state.ready
     assert state.note.startswith(str(there))

@@ -1,5 +1,5 @@
-"""Wrong types, missing keys and cut lines in whatever a command or OpenCode's server may say: our errors and no others; time that
-grows with the bytes and no faster."""
+"""Wrong types, missing keys and cut lines in whatever a command or OpenCode's server may say: our errors and
+no others; time that grows with the bytes and no faster."""
 
 import contextlib
 import itertools
@@ -19,64 +19,221 @@ from nbllm.routing.dialects import DIALECTS
 from .growth import growth
 from .test_cli_dialects import RECORDED, ROWS, begin, delta, exit_frame, line
 
-WRONG = [None, True, 0, -1, 10**400, 1.5, float("nan"), float("inf"), "", "x", "\ud83d", [], [[]], ["x", {}], {}, {"x": None}]
+WRONG = [
+    None,
+    True,
+    0,
+    -1,
+    10**400,
+    1.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "\ud83d",
+    [],
+    [[]],
+    ["x", {}],
+    {},
+    {"x": None},
+]
 CLIS = ["claude", "gemini", "codex", "copilot", "opencode"]
 OWN = {  # a line of each kind, where the recordings are not at hand
-    "claude": [line(type="system", subtype="init", session_id="s", model="m"), begin(), delta("x"), line(type="system", subtype="permission_denied"),
-               line(type="system", subtype="api_retry", attempt=1, max_retries=3, error_status=500, error="server_error"),
-               line(type="stream_event", event={"type": "content_block_start", "content_block": {"type": "tool_use", "name": "Bash", "id": "t"}}),
-               line(type="stream_event", event={"type": "x", "delta": {"type": "thinking_delta", "thinking": "hm"}}),
-               line(type="stream_event", event={"type": "x", "delta": {"type": "signature_delta", "signature": "s"}}),
-               line(type="stream_event", event={"type": "message_delta", "delta": {"stop_reason": "tool_use"}}),
-               line(type="assistant", message={"id": "2", "model": "m", "content": [{"type": "text", "text": "x"}]}, error=None),
-               line(type="result", subtype="x", is_error=True, api_error_status=429, result="", errors=["x"]),
-               line(type="result", subtype="success", is_error=False, stop_reason="end_turn", terminal_reason="x", total_cost_usd=0.1, duration_ms=3,
-                    usage={"input_tokens": 5, "cache_read_input_tokens": 3, "cache_creation_input_tokens": 2, "output_tokens": 7})],
-    "gemini": [line(type="init", session_id="s", model="m"), line(type="message", role="assistant", content="x", timestamp="2026-11-01T00:00:00Z"),
-               line(type="tool_use", tool_name="x"), line(type="error", message="Loop detected"),
-               line(type="result", status="success", stats={"input_tokens": 1, "output_tokens": 2, "cached": 0}),
-               line(type="result", status="error", error={"message": '[API Error: {"error":{"code":500,"message":"x"}}]'})],
-    "codex": [line(type="thread.started", thread_id="t"), line(type="item.completed", item={"type": "agent_message", "text": "x"}),
-              line(type="item.completed", item={"type": "reasoning", "text": "x"}), line(type="item.started", item={"type": "mcp_tool_call"}),
-              line(type="item.completed", item={"type": "error", "message": "x"}), line(type="error", message="unexpected status 500"),
-              line(type="turn.failed", error={"message": "unexpected status 429"}),
-              line(type="turn.completed", usage={"input_tokens": 1, "cached_input_tokens": 0, "output_tokens": 2, "reasoning_output_tokens": 1})],
-    "copilot": [line(type="model.call_start", data={"model": "m"}), line(type="assistant.message_start", data={"messageId": "1"}),
-                line(type="assistant.message_delta", data={"messageId": "1", "deltaContent": "x"}), line(type="assistant.reasoning_delta", data={"deltaContent": "x"}),
-                line(type="assistant.message", data={"messageId": "2", "content": "x"}), line(type="assistant.turn_retry", data={"reason": "x"}),
-                line(type="tool.execution_start", data={"toolName": "x"}), line(type="model.call_failure", data={"statusCode": 500, "errorMessage": "x"}),
-                line(type="session.error", data={"statusCode": 429, "message": "x"}), line(type="abort"), line(type="result", sessionId="s", exitCode=0)],
-    "opencode": [line(type="step_start", sessionID="s", part={}), line(type="text", part={"text": "x"}), line(type="reasoning", part={"text": "x"}),
-                 line(type="tool_use", part={"tool": "x"}), line(type="error", error={"name": "x", "data": {"message": "m", "statusCode": 500}}),
-                 line(type="step_finish", part={"reason": "stop", "cost": 0.1, "tokens": {"input": 1, "output": 2, "reasoning": 0, "cache": {"read": 0, "write": 0}}})],
+    "claude": [
+        line(type="system", subtype="init", session_id="s", model="m"),
+        begin(),
+        delta("x"),
+        line(type="system", subtype="permission_denied"),
+        line(
+            type="system",
+            subtype="api_retry",
+            attempt=1,
+            max_retries=3,
+            error_status=500,
+            error="server_error",
+        ),
+        line(
+            type="stream_event",
+            event={
+                "type": "content_block_start",
+                "content_block": {"type": "tool_use", "name": "Bash", "id": "t"},
+            },
+        ),
+        line(type="stream_event", event={"type": "x", "delta": {"type": "thinking_delta", "thinking": "hm"}}),
+        line(
+            type="stream_event", event={"type": "x", "delta": {"type": "signature_delta", "signature": "s"}}
+        ),
+        line(type="stream_event", event={"type": "message_delta", "delta": {"stop_reason": "tool_use"}}),
+        line(
+            type="assistant",
+            message={"id": "2", "model": "m", "content": [{"type": "text", "text": "x"}]},
+            error=None,
+        ),
+        line(type="result", subtype="x", is_error=True, api_error_status=429, result="", errors=["x"]),
+        line(
+            type="result",
+            subtype="success",
+            is_error=False,
+            stop_reason="end_turn",
+            terminal_reason="x",
+            total_cost_usd=0.1,
+            duration_ms=3,
+            usage={
+                "input_tokens": 5,
+                "cache_read_input_tokens": 3,
+                "cache_creation_input_tokens": 2,
+                "output_tokens": 7,
+            },
+        ),
+    ],
+    "gemini": [
+        line(type="init", session_id="s", model="m"),
+        line(type="message", role="assistant", content="x", timestamp="2026-11-01T00:00:00Z"),
+        line(type="tool_use", tool_name="x"),
+        line(type="error", message="Loop detected"),
+        line(type="result", status="success", stats={"input_tokens": 1, "output_tokens": 2, "cached": 0}),
+        line(
+            type="result",
+            status="error",
+            error={"message": '[API Error: {"error":{"code":500,"message":"x"}}]'},
+        ),
+    ],
+    "codex": [
+        line(type="thread.started", thread_id="t"),
+        line(type="item.completed", item={"type": "agent_message", "text": "x"}),
+        line(type="item.completed", item={"type": "reasoning", "text": "x"}),
+        line(type="item.started", item={"type": "mcp_tool_call"}),
+        line(type="item.completed", item={"type": "error", "message": "x"}),
+        line(type="error", message="unexpected status 500"),
+        line(type="turn.failed", error={"message": "unexpected status 429"}),
+        line(
+            type="turn.completed",
+            usage={
+                "input_tokens": 1,
+                "cached_input_tokens": 0,
+                "output_tokens": 2,
+                "reasoning_output_tokens": 1,
+            },
+        ),
+    ],
+    "copilot": [
+        line(type="model.call_start", data={"model": "m"}),
+        line(type="assistant.message_start", data={"messageId": "1"}),
+        line(type="assistant.message_delta", data={"messageId": "1", "deltaContent": "x"}),
+        line(type="assistant.reasoning_delta", data={"deltaContent": "x"}),
+        line(type="assistant.message", data={"messageId": "2", "content": "x"}),
+        line(type="assistant.turn_retry", data={"reason": "x"}),
+        line(type="tool.execution_start", data={"toolName": "x"}),
+        line(type="model.call_failure", data={"statusCode": 500, "errorMessage": "x"}),
+        line(type="session.error", data={"statusCode": 429, "message": "x"}),
+        line(type="abort"),
+        line(type="result", sessionId="s", exitCode=0),
+    ],
+    "opencode": [
+        line(type="step_start", sessionID="s", part={}),
+        line(type="text", part={"text": "x"}),
+        line(type="reasoning", part={"text": "x"}),
+        line(type="tool_use", part={"tool": "x"}),
+        line(type="error", error={"name": "x", "data": {"message": "m", "statusCode": 500}}),
+        line(
+            type="step_finish",
+            part={
+                "reason": "stop",
+                "cost": 0.1,
+                "tokens": {"input": 1, "output": 2, "reasoning": 0, "cache": {"read": 0, "write": 0}},
+            },
+        ),
+    ],
 }
-ACP = [{"method": "session/update", "params": {"sessionId": "s", "update": update}} for update in (
-    {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": "x"}, "messageId": "m"}, {"sessionUpdate": "agent_thought_chunk", "content": {"text": "x"}},
-    {"sessionUpdate": "tool_call", "title": "x", "kind": "y"}, {"sessionUpdate": "usage_update", "cost": {"amount": 0.1}})] + [
-    {"id": 1, "result": {"authMethods": [{"id": "gemini-api-key"}]}}, {"id": 2, "result": {"sessionId": "s"}},
-    {"id": 3, "result": {"stopReason": "end_turn", "usage": {"inputTokens": 1, "outputTokens": 2, "totalTokens": 3}}},
-    {"id": 3, "result": {"stopReason": "x", "_meta": {"quota": {"token_count": {"input_tokens": 1, "output_tokens": 2}}}}},
-    {"id": 1, "error": {"message": "x", "data": {"message": "y"}}}, {"id": 1, "error": {"message": "x", "data": "y"}},
-    {"id": 9, "method": "session/request_permission", "params": {"options": [{"optionId": "n", "kind": "reject_once"}]}}, {"id": 9, "method": "fs/read_text_file"}]
-CODEX = [{"method": "thread/started", "params": {"thread": {"id": "t", "model": "m"}}}, {"id": 2, "result": {"thread": {"id": "t"}}}, {"id": 3, "result": {"turn": {"id": "u"}}},
-         {"method": "item/agentMessage/delta", "params": {"itemId": "i", "delta": "x"}}, {"method": "item/reasoning/textDelta", "params": {"delta": "x"}},
-         {"method": "item/completed", "params": {"item": {"type": "agentMessage", "id": "j", "text": "x"}}}, {"method": "item/started", "params": {"item": {"type": "x"}}},
-         {"method": "thread/tokenUsage/updated", "params": {"tokenUsage": {"last": {"inputTokens": 1, "outputTokens": 2}}}},
-         {"method": "error", "params": {"error": {"message": "x"}, "willRetry": True}}, {"id": 2, "error": {"message": "x"}},
-         {"method": "turn/completed", "params": {"threadId": "t", "turn": {"status": "failed", "error": {"message": "x"}}}},
-         {"method": "turn/completed", "params": {"threadId": "t", "turn": {"status": "completed"}}}]
-KEPT = [{"type": "control_response"}, {"type": "control_request", "request_id": "q", "request": {"subtype": "can_use_tool"}}]
-SERVER = [{"type": t, "properties": p} for t, p in (
-    ("session.status", {"status": {"type": "retry", "message": "x"}}), ("session.error", {"error": {"name": "APIError", "data": {"message": "x", "statusCode": 500}}}),
-    ("session.error", {"error": {"name": "ContextOverflowError", "data": {"message": "x", "statusCode": 400}}}), ("session.idle", {}))]
+ACP = [
+    {"method": "session/update", "params": {"sessionId": "s", "update": update}}
+    for update in (
+        {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": "x"}, "messageId": "m"},
+        {"sessionUpdate": "agent_thought_chunk", "content": {"text": "x"}},
+        {"sessionUpdate": "tool_call", "title": "x", "kind": "y"},
+        {"sessionUpdate": "usage_update", "cost": {"amount": 0.1}},
+    )
+] + [
+    {"id": 1, "result": {"authMethods": [{"id": "gemini-api-key"}]}},
+    {"id": 2, "result": {"sessionId": "s"}},
+    {
+        "id": 3,
+        "result": {
+            "stopReason": "end_turn",
+            "usage": {"inputTokens": 1, "outputTokens": 2, "totalTokens": 3},
+        },
+    },
+    {
+        "id": 3,
+        "result": {
+            "stopReason": "x",
+            "_meta": {"quota": {"token_count": {"input_tokens": 1, "output_tokens": 2}}},
+        },
+    },
+    {"id": 1, "error": {"message": "x", "data": {"message": "y"}}},
+    {"id": 1, "error": {"message": "x", "data": "y"}},
+    {
+        "id": 9,
+        "method": "session/request_permission",
+        "params": {"options": [{"optionId": "n", "kind": "reject_once"}]},
+    },
+    {"id": 9, "method": "fs/read_text_file"},
+]
+CODEX = [
+    {"method": "thread/started", "params": {"thread": {"id": "t", "model": "m"}}},
+    {"id": 2, "result": {"thread": {"id": "t"}}},
+    {"id": 3, "result": {"turn": {"id": "u"}}},
+    {"method": "item/agentMessage/delta", "params": {"itemId": "i", "delta": "x"}},
+    {"method": "item/reasoning/textDelta", "params": {"delta": "x"}},
+    {"method": "item/completed", "params": {"item": {"type": "agentMessage", "id": "j", "text": "x"}}},
+    {"method": "item/started", "params": {"item": {"type": "x"}}},
+    {
+        "method": "thread/tokenUsage/updated",
+        "params": {"tokenUsage": {"last": {"inputTokens": 1, "outputTokens": 2}}},
+    },
+    {"method": "error", "params": {"error": {"message": "x"}, "willRetry": True}},
+    {"id": 2, "error": {"message": "x"}},
+    {
+        "method": "turn/completed",
+        "params": {"threadId": "t", "turn": {"status": "failed", "error": {"message": "x"}}},
+    },
+    {"method": "turn/completed", "params": {"threadId": "t", "turn": {"status": "completed"}}},
+]
+KEPT = [
+    {"type": "control_response"},
+    {"type": "control_request", "request_id": "q", "request": {"subtype": "can_use_tool"}},
+]
+SERVER = [
+    {"type": t, "properties": p}
+    for t, p in (
+        ("session.status", {"status": {"type": "retry", "message": "x"}}),
+        ("session.error", {"error": {"name": "APIError", "data": {"message": "x", "statusCode": 500}}}),
+        (
+            "session.error",
+            {"error": {"name": "ContextOverflowError", "data": {"message": "x", "statusCode": 400}}},
+        ),
+        ("session.idle", {}),
+    )
+]
 TALKS = {
-    "claude": lambda: ClaudeTalk(ROWS["cli/claude"]), "codex": lambda: CodexTalk(ROWS["cli/codex"], "m", "", "/work"),
+    "claude": lambda: ClaudeTalk(ROWS["cli/claude"]),
+    "codex": lambda: CodexTalk(ROWS["cli/codex"], "m", "", "/work"),
     "gemini": lambda: AcpTalk(ROWS["cli/gemini"], "m", "", "/work", login="gemini-api-key"),
-    "copilot": lambda: AcpTalk(ROWS["cli/copilot"], "m", "", "/work", cumulative=True), "opencode": lambda: AcpTalk(ROWS["cli/opencode"], "m", "", "/work", agent="nbllm"),
+    "copilot": lambda: AcpTalk(ROWS["cli/copilot"], "m", "", "/work", cumulative=True),
+    "opencode": lambda: AcpTalk(ROWS["cli/opencode"], "m", "", "/work", agent="nbllm"),
 }
-RECORDINGS = {"claude": "claude-latest-streaminput", "codex": "codex-appserver", "gemini": "gemini-acp", "copilot": "copilot-acp", "opencode": "opencode-acp"}
-SPOKEN = {"claude": [json.dumps(v) for v in KEPT] + OWN["claude"], "codex": [json.dumps(v) for v in CODEX],
-          **{cli: [json.dumps(v) for v in ACP] for cli in ("gemini", "copilot", "opencode")}}
+RECORDINGS = {
+    "claude": "claude-latest-streaminput",
+    "codex": "codex-appserver",
+    "gemini": "gemini-acp",
+    "copilot": "copilot-acp",
+    "opencode": "opencode-acp",
+}
+SPOKEN = {
+    "claude": [json.dumps(v) for v in KEPT] + OWN["claude"],
+    "codex": [json.dumps(v) for v in CODEX],
+    **{cli: [json.dumps(v) for v in ACP] for cli in ("gemini", "copilot", "opencode")},
+}
 
 
 def varied(value):
@@ -88,18 +245,34 @@ def varied(value):
             yield from ({**value, key: other} for other in varied(value[key]))
     elif isinstance(value, list):
         for i, item in enumerate(value):
-            yield from ([*value[:i], other, *value[i + 1:]] for other in varied(item))
+            yield from ([*value[:i], other, *value[i + 1 :]] for other in varied(item))
 
 
 def shape(value):
     """What two lines have in common that differ in their words alone."""
     if isinstance(value, dict):
-        return tuple(sorted((k, shape(v) if not isinstance(v, str) or k not in ("type", "subtype", "method", "sessionUpdate", "status", "role") else v) for k, v in value.items()))
-    return (*sorted({shape(v) for v in value[:3]}, key=repr), "list") if isinstance(value, list) else type(value).__name__
+        return tuple(
+            sorted(
+                (
+                    k,
+                    shape(v)
+                    if not isinstance(v, str)
+                    or k not in ("type", "subtype", "method", "sessionUpdate", "status", "role")
+                    else v,
+                )
+                for k, v in value.items()
+            )
+        )
+    return (
+        (*sorted({shape(v) for v in value[:3]}, key=repr), "list")
+        if isinstance(value, list)
+        else type(value).__name__
+    )
 
 
 def distinct(lines, most=40):
-    """One line of each shape; long lists and deep objects of no meaning to us (tools, models) are left out."""
+    """One line of each shape; long lists and deep objects of no meaning to us (tools, models) are left
+    out."""
     found = {}
     for text in lines:
         try:
@@ -112,12 +285,20 @@ def distinct(lines, most=40):
 
 
 def recordings(cli):
-    return [raw for path in sorted(RECORDED.glob(f"{cli}-*.jsonl")) for raw in path.read_text("utf-8", "replace").split("\n")]
+    return [
+        raw
+        for path in sorted(RECORDED.glob(f"{cli}-*.jsonl"))
+        for raw in path.read_text("utf-8", "replace").split("\n")
+    ]
 
 
 def spoken(cli):
     path = RECORDED / f"{RECORDINGS[cli]}.txt"
-    return [text.split(" ", 2)[2] for text in path.read_text("utf-8").splitlines() if text.startswith("< ")] if path.exists() else []
+    return (
+        [text.split(" ", 2)[2] for text in path.read_text("utf-8").splitlines() if text.startswith("< ")]
+        if path.exists()
+        else []
+    )
 
 
 def read(decoder, lines, last=None):
@@ -165,7 +346,9 @@ def test_whole_runs_of_wrong_types_too(cli):
     lines = OWN[cli] + distinct(recordings(cli))
     every = {text: [json.dumps(v) for v in varied(json.loads(text))] for text in lines}
     for _ in range(60):
-        run = [dice.choice(every[text]) if dice.random() < 0.3 else text for text in dice.choices(lines, k=12)]
+        run = [
+            dice.choice(every[text]) if dice.random() < 0.3 else text for text in dice.choices(lines, k=12)
+        ]
         read(DIALECTS[row.dialect].decoder(row), run, exit_frame())
 
 
@@ -174,7 +357,11 @@ def test_an_exit_of_wrong_types_is_our_error(cli):
     """Of a command, whatever its name."""
     row = ROWS.get(f"cli/{cli}") or ROWS["cli/claude"]
     for last in [*(json.dumps(v) for v in WRONG), "", "{", "x" * 100, "1" * 5_000, "[" * 100_000]:
-        for data in (last, json.dumps({"rc": last, "stderr": last, "files": last}), json.dumps({"files": {"usage.json": last}})):
+        for data in (
+            last,
+            json.dumps({"rc": last, "stderr": last, "files": last}),
+            json.dumps({"files": {"usage.json": last}}),
+        ):
             read(DIALECTS["cli_text" if cli == "text" else row.dialect].decoder(row), [], Frame(data, "exit"))
 
 
@@ -199,7 +386,18 @@ def test_an_opencode_servers_events_of_wrong_types_are_our_errors_or_none():
         read(DIALECTS[row.dialect].decoder(row), [bad, good, bad])
 
 
-@pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 200_000, '{"type":' + "1" * 5_000 + "}", '{"type":"result","result":' + "[" * 100_000, "{" * 200_000, "\x00" * 100, "\ud800"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 200_000,
+        '{"a":' * 200_000,
+        '{"type":' + "1" * 5_000 + "}",
+        '{"type":"result","result":' + "[" * 100_000,
+        "{" * 200_000,
+        "\x00" * 100,
+        "\ud800",
+    ],
+)
 @pytest.mark.parametrize("cli", CLIS)
 def test_depth_and_digits_are_no_errors_of_python(cli, text):
     """What Python's own reader refuses is no line of JSON."""
@@ -211,7 +409,13 @@ def test_depth_and_digits_are_no_errors_of_python(cli, text):
 def test_halves_of_a_character_are_joined():
     """One character in two deltas; a half alone is no text that cannot be written."""
     row = ROWS["cli/claude"]
-    said = "".join(e.text for e in read(DIALECTS[row.dialect].decoder(row), [begin(), delta("\ud83d"), delta("\ude00!"), delta("\ude00")]) if isinstance(e, TextDelta))
+    said = "".join(
+        e.text
+        for e in read(
+            DIALECTS[row.dialect].decoder(row), [begin(), delta("\ud83d"), delta("\ude00!"), delta("\ude00")]
+        )
+        if isinstance(e, TextDelta)
+    )
     assert "\U0001f600!\ufffd" == said
 
 
@@ -228,14 +432,31 @@ def test_an_answer_that_begins_again_and_again_ends():
 # --- growth ---
 
 
-@pytest.mark.parametrize("message", ["{", "[API Error: {", "}{", "{}", "model ", "status ", "unknown model invalid", "\n", "login ", "error code "])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "{",
+        "[API Error: {",
+        "}{",
+        "{}",
+        "model ",
+        "status ",
+        "unknown model invalid",
+        "\n",
+        "login ",
+        "error code ",
+    ],
+)
 def test_a_commands_error_costs_its_length(message):
     """gemini's is looked through for JSON; all for a status, a login, a model."""
     row = ROWS["cli/gemini"]
 
     def parse(words):
         failure(None, words, row)
-        read(DIALECTS[row.dialect].decoder(row), [line(type="result", status="error", error={"message": words})])
+        read(
+            DIALECTS[row.dialect].decoder(row),
+            [line(type="result", status="error", error={"message": words})],
+        )
 
     growth(parse, lambda n: (message * n)[:n], 10_000)
 
@@ -244,8 +465,12 @@ def test_a_commands_error_costs_its_length(message):
 def test_many_small_pieces_cost_their_number(cli):
     """An answer of a hundred thousand deltas."""
     row = ROWS[f"cli/{cli}"]
-    pieces = {"claude": delta("word "), "gemini": line(type="message", role="assistant", content="word "), "codex": line(type="item.completed", item={"type": "agent_message", "text": "w"}),
-              "copilot": line(type="assistant.message_delta", data={"messageId": "1", "deltaContent": "word "}), "opencode": line(type="text", part={"text": "word "})}
+    pieces = {
+        "claude": delta("word "),
+        "gemini": line(type="message", role="assistant", content="word "),
+        "codex": line(type="item.completed", item={"type": "agent_message", "text": "w"}),
+        "copilot": line(type="assistant.message_delta", data={"messageId": "1", "deltaContent": "word "}),
+        "opencode": line(type="text", part={"text": "word "}),
+    }
 
     growth(lambda lines: read(DIALECTS[row.dialect].decoder(row), lines), lambda n: [pieces[cli]] * n, 2_000)
-

@@ -1,4 +1,5 @@
-"""Calls over a real loopback socket: every way to read a stream, time limits, retries, cancelling, forking, ending."""
+"""Calls over a real loopback socket: every way to read a stream, time limits, retries, cancelling, forking,
+ending."""
 
 import asyncio
 import os
@@ -30,8 +31,13 @@ def sim():
 
 @pytest.fixture(scope="module")
 def client(sim):
-    env = {"OPENAI_BASE_URL": sim.base_url("openai_chat"), "ANTHROPIC_BASE_URL": sim.base_url("anthropic"), "GEMINI_BASE_URL": sim.base_url("gemini"),
-           "OLLAMA_HOST": sim.base_url("ollama"), **dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"), KEY)}
+    env = {
+        "OPENAI_BASE_URL": sim.base_url("openai_chat"),
+        "ANTHROPIC_BASE_URL": sim.base_url("anthropic"),
+        "GEMINI_BASE_URL": sim.base_url("gemini"),
+        "OLLAMA_HOST": sim.base_url("ollama"),
+        **dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"), KEY),
+    }
     made = Client(registry.load(env), retries=Retries(attempts=0))
     yield made
     made.close()
@@ -43,7 +49,8 @@ def sent(record):
 
 @pytest.mark.parametrize("model", FORMATS)
 def test_every_way_to_read_gives_the_same_text(client, sim, model):
-    """for, async for, await, response(), text_stream and the log, in plain Python and inside a running loop."""
+    """for, async for, await, response(), text_stream and the log, in plain Python and inside a running
+    loop."""
     stream = client.stream("hello", model)
     events = list(stream)
     text = stream.response().text
@@ -54,7 +61,12 @@ def test_every_way_to_read_gives_the_same_text(client, sim, model):
     async def inside():
         other = client.stream("hello", model)
         pieces = [t async for t in other.text_stream]
-        return "".join(pieces), (await other).text, (await client.stream("hello", model)).text, client.complete("hello", model).text
+        return (
+            "".join(pieces),
+            (await other).text,
+            (await client.stream("hello", model)).text,
+            client.complete("hello", model).text,
+        )
 
     assert (text,) * 4 == asyncio.run(inside())
 
@@ -92,10 +104,16 @@ def test_connections_are_used_again(client, sim):
         assert sim.records[-1].first is False
 
 
-@pytest.mark.parametrize(("model", "timeouts", "which"), [
-    ("openai/m@ttft=30", {"first": 0.1}, "first"), ("openai/m@headers=30", {"first": 0.1}, "first"), ("claude/m@stall=3", {"idle": 0.1}, "idle"),
-    ("ollama/m@tokens=5000,gap=0.01", {"total": 0.2}, "total"), ("gemini/m@ttft=30", 0.1, "total"),
-])
+@pytest.mark.parametrize(
+    ("model", "timeouts", "which"),
+    [
+        ("openai/m@ttft=30", {"first": 0.1}, "first"),
+        ("openai/m@headers=30", {"first": 0.1}, "first"),
+        ("claude/m@stall=3", {"idle": 0.1}, "idle"),
+        ("ollama/m@tokens=5000,gap=0.01", {"total": 0.2}, "total"),
+        ("gemini/m@ttft=30", 0.1, "total"),
+    ],
+)
 def test_each_time_limit_is_named(client, model, timeouts, which):
     """The error says which limit ran out, how long it was, and keeps what had come."""
     with pytest.raises(errors.Timeout, match=which) as caught:
@@ -111,11 +129,19 @@ def test_a_connection_that_never_comes_about_is_named_and_asked_for_again(client
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
-        waiting = [socket.socket() for _ in range(4)]  # they fill the queue, after which Linux answers no more
+        waiting = [
+            socket.socket() for _ in range(4)
+        ]  # they fill the queue, after which Linux answers no more
         for s in waiting:
             s.setblocking(False)
             s.connect_ex(full.getsockname())
-        stream = client.stream("hello", "openai/m", base_url=f"http://127.0.0.1:{full.getsockname()[1]}/v1", timeout={"connect": 0.2}, retries=1)
+        stream = client.stream(
+            "hello",
+            "openai/m",
+            base_url=f"http://127.0.0.1:{full.getsockname()[1]}/v1",
+            timeout={"connect": 0.2},
+            retries=1,
+        )
         with pytest.raises(errors.Timeout, match=r"within 0\.2 s") as caught:
             stream.response()
         for s in waiting:
@@ -203,13 +229,22 @@ def test_stream_never_raises_for_what_a_provider_does(client):
     assert "" == stream.partial().text
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda c: c.stream("", "openai/m"), "empty"), (lambda c: c.stream("x", "nope/m"), "No provider"), (lambda c: c.stream("x", "openai/m", dialect="soap"), "openai_chat"),
-    (lambda c: c.stream("x", "openai/m", timeout={"firts": 1}), "connect, first"), (lambda c: c.stream("x", "openai/m", timeout=-1), "above 0"),
-    (lambda c: c.stream([{"role": "robot", "content": "x"}], "openai/m"), "Not a message"), (lambda c: c.stream(3, "openai/m"), "not int"),
-    (lambda c: c.stream("x", "openai/m", schema=3), "schema"), (lambda c: c.stream("x", "openai/m", tools=[{"x": 1}]), "tool"),
-    (lambda c: c.complete("x", "openai/m", extra={"x": object()}), "JSON"), (lambda c: c.stream("x", "openai/m", base_url="not a url"), "address"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda c: c.stream("", "openai/m"), "empty"),
+        (lambda c: c.stream("x", "nope/m"), "No provider"),
+        (lambda c: c.stream("x", "openai/m", dialect="soap"), "openai_chat"),
+        (lambda c: c.stream("x", "openai/m", timeout={"firts": 1}), "connect, first"),
+        (lambda c: c.stream("x", "openai/m", timeout=-1), "above 0"),
+        (lambda c: c.stream([{"role": "robot", "content": "x"}], "openai/m"), "Not a message"),
+        (lambda c: c.stream(3, "openai/m"), "not int"),
+        (lambda c: c.stream("x", "openai/m", schema=3), "schema"),
+        (lambda c: c.stream("x", "openai/m", tools=[{"x": 1}]), "tool"),
+        (lambda c: c.complete("x", "openai/m", extra={"x": object()}), "JSON"),
+        (lambda c: c.stream("x", "openai/m", base_url="not a url"), "address"),
+    ],
+)
 def test_what_is_wrong_on_this_side_says_what_to_do(client, call, words):
     """ConfigError, with a hint."""
     with pytest.raises(errors.ConfigError, match=words):
@@ -247,7 +282,13 @@ def test_simulate_sends_every_name_to_the_simulator_in_its_own_format():
 
 def test_a_whole_conversation_goes_both_ways(client, sim):
     """Tools called in parallel, results fed back, reasoning kept, in all five formats."""
-    tools = [nbllm.Tool("get_time", "The time.", {"type": "object", "properties": {"tz": {"type": "string"}}, "required": ["tz"]})]
+    tools = [
+        nbllm.Tool(
+            "get_time",
+            "The time.",
+            {"type": "object", "properties": {"tz": {"type": "string"}}, "required": ["tz"]},
+        )
+    ]
     for model in FORMATS:
         asked = [Message("system", "Be brief."), Message("user", "What time is it?")]
         first = client.complete(asked, f"{model}@tools=2", tools=tools, reasoning="low")
@@ -264,7 +305,14 @@ def test_a_whole_conversation_goes_both_ways(client, sim):
 def script(text, sim):
     """Runs a Python program with an environment that leads to the simulator; gives what it printed."""
     env = {**os.environ, "OPENAI_BASE_URL": sim.base_url("openai_chat"), "OPENAI_API_KEY": KEY}
-    done = subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(text)], capture_output=True, text=True, env=env, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(text)],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=60,
+        check=False,
+    )
     assert "" == done.stderr
     assert 0 == done.returncode
     return done.stdout.split()
@@ -272,14 +320,20 @@ def script(text, sim):
 
 def test_a_long_stream_takes_memory_for_its_log_only(sim):
     """200,000 chunks: what the process grows by is the log and the answer, a few hundred bytes a chunk."""
-    grown, events, tokens = map(int, script("""
+    grown, events, tokens = map(
+        int,
+        script(
+            """
         import resource, nbllm
         nbllm.complete("hello", model="openai/m")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         s = nbllm.stream("hello", model="openai/m@tokens=200000,gap=0,ttft=0,chunks_per_write=100")
         tokens = s.response().usage.output_tokens
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, len(s.log), tokens)
-    """, sim))
+    """,
+            sim,
+        ),
+    )
     assert 200_000 == tokens
     assert events >= 200_000
     assert grown < events * 400
@@ -287,8 +341,10 @@ def test_a_long_stream_takes_memory_for_its_log_only(sim):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 def test_it_works_after_a_fork(sim):
-    """Parent and child both go on asking, with connections of their own; a stream of the parent's says so in the child."""
-    assert ["child", "parent"] == script("""
+    """Parent and child both go on asking, with connections of their own; a stream of the parent's says so in
+    the child."""
+    assert ["child", "parent"] == script(
+        """
         import os, sys, nbllm, warnings
         warnings.simplefilter("ignore", DeprecationWarning)
         nbllm.complete("hello", model="openai/m")
@@ -305,24 +361,30 @@ def test_it_works_after_a_fork(sim):
             os._exit(0)
         os.waitpid(pid, 0)
         print("parent" if nbllm.complete("hello", model="openai/m").text and going.response().text else "failed")
-    """, sim)
+    """,  # noqa: E501
+        sim,
+    )
 
 
 def test_the_interpreter_ends_cleanly_while_a_stream_runs(sim):
     """No hang, no warning, no traceback at exit."""
     began = time.monotonic()
-    assert ["bye"] == script("""
+    assert ["bye"] == script(
+        """
         import nbllm
         s = nbllm.stream("hello", model="openai/m@tokens=100000,gap=0.01")
         next(iter(s))
         print("bye")
-    """, sim)
+    """,
+        sim,
+    )
     assert time.monotonic() - began < 30
 
 
 def test_ctrl_c_in_a_plain_program_stops_the_call(sim):
     """KeyboardInterrupt leaves response(), the call is cancelled, the partial answer is there."""
-    assert ["stopped", "cancelled", "True"] == script("""
+    assert ["stopped", "cancelled", "True"] == script(
+        """
         import nbllm, os, signal, threading
         s = nbllm.stream("hello", model="openai/m@tokens=100000,gap=0.01")
         next(s.text_stream.__iter__())
@@ -333,7 +395,9 @@ def test_ctrl_c_in_a_plain_program_stops_the_call(sim):
             print("stopped")
         r = s.response(5)
         print(r.finish_reason, bool(r.text))
-    """, sim)
+    """,
+        sim,
+    )
 
 
 def test_a_notice_of_a_retry_does_not_hold_the_key(client):

@@ -1,4 +1,5 @@
-"""Every pair of a cell's options: both are honoured, or one is refused with its column. Nothing is ignored in silence."""
+"""Every pair of a cell's options: both are honoured, or one is refused with its column. Nothing is ignored in
+silence."""
 
 import itertools
 
@@ -10,13 +11,17 @@ pytestmark = pytest.mark.kernel
 A, B = "sim/openai@ttft=0.01,gap=0.001", "sim/anthropic@ttft=0.01,gap=0.001"
 WAIT = "import threading\n[t.join() for t in threading.enumerate() if t.name == 'nbllm-background']"
 
-# An option as it stands on the line, and what shows that it was honoured: an expression over `answers` (the responses),
-# `value` (what the variable or the function gave), `text` and `html` (what the cell shows), `said` (what was sent last).
+# An option as it stands on the line, and what shows that it was honoured: an expression over `answers` (the
+# responses), `value` (what the variable or the function gave), `text` and `html` (what the cell shows),
+# `said` (what was sent last).
 PARTS = {
     "several": (f"{A},{B}", "len(answers) >= 2"),
     "runs": ("runs=2", "len(answers) % 2 == 0"),
     "sweep": ("temperature=0,0.7", "{a.request.temperature for a in answers} == {0.0, 0.7}"),
-    "chat": ("chat=talk", "sum(m.role != 'system' for m in answers[0].request.messages) == 3 and len(chat('talk').turns) == 2"),
+    "chat": (
+        "chat=talk",
+        "sum(m.role != 'system' for m in answers[0].request.messages) == 3 and len(chat('talk').turns) == 2",
+    ),
     "schema": ('schema="name, age int"', "all(set(json.loads(a.text)) == {'name', 'age'} for a in answers)"),
     "as": ('schema="name, age int" as=df', "all(list(v.columns) == ['name', 'age'] for v in frames)"),
     "code": ("format=code", "bool(below)"),
@@ -53,11 +58,30 @@ def _checked(conditions, text, html, below, in_background, function):
                  fragments=_s.fragments, chat=_s.chats.get, json=json_)
     return [c for c in conditions if not eval(c, names)]
 user_ns = get_ipython().user_ns
-"""
-# Pairs that make sense and cannot be told from what is left behind: an effect that the other takes away on purpose.
-SILENT = {frozenset(p) for p in (("dry", "chat"), ("dry", "schema"), ("dry", "as"), ("dry", "runs"), ("dry", "sweep"), ("dry", "several"), ("dry", "use"),
-                                 ("dry", "system"), ("dry", "out"), ("dry", "bg"), ("dry", "code"), ("dry", "json"), ("dry", "quiet"), ("dry", "plain"),
-                                 ("quiet", "json"), ("plain", "json"))}
+"""  # noqa: E501
+# Pairs that make sense and cannot be told from what is left behind: an effect that the other takes away on
+# purpose.
+SILENT = {
+    frozenset(p)
+    for p in (
+        ("dry", "chat"),
+        ("dry", "schema"),
+        ("dry", "as"),
+        ("dry", "runs"),
+        ("dry", "sweep"),
+        ("dry", "several"),
+        ("dry", "use"),
+        ("dry", "system"),
+        ("dry", "out"),
+        ("dry", "bg"),
+        ("dry", "code"),
+        ("dry", "json"),
+        ("dry", "quiet"),
+        ("dry", "plain"),
+        ("quiet", "json"),
+        ("plain", "json"),
+    )
+}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +98,10 @@ def test_both_are_honoured_or_one_is_refused_with_its_column(kernel, one, other)
     if "schema=" in words[0] and "schema=" in words[1]:
         words.pop(0)
     model = [] if "several" in (one, other) else [A]
-    kernel.run("_s.chats.__init__(); user_ns.pop('_llm', None); user_ns.pop('v', None); user_ns.pop('made', None); _s.fragments.clear(); _s.offered.clear(); x = 'rain'")
+    kernel.run(
+        "_s.chats.__init__(); user_ns.pop('_llm', None); user_ns.pop('v', None); user_ns.pop('made', "
+        "None); _s.fragments.clear(); _s.offered.clear(); x = 'rain'"
+    )
     kernel.run("%%llm save=tone\nBe kind.\n")
     if "chat" in (one, other):
         kernel.run(f"%%llm {A} chat=talk\nhello", cell="first")

@@ -25,7 +25,8 @@ def ask(kernel, line, prompt="Why?"):
 
 
 def test_both_answers_stand_side_by_side_and_one_output_is_left(kernel):
-    """One display in the end, each answer under its name, with its own figures; the variable is the comparison."""
+    """One display in the end, each answer under its name, with its own figures; the variable is the
+    comparison."""
     ran = ask(kernel, f"{','.join(PAIR)} out=cmp")
     assert ran.ok, ran.error
     assert 1 == len(ran.outputs)
@@ -71,21 +72,36 @@ def test_the_columns_grow_at_the_same_time(kernel):
     """A frame shows both answers unfinished."""
     pair = "sim/openai@tokens=60,gap=0.02,ttft=0.05,sim/gemini@tokens=60,gap=0.02,ttft=0.05"
     ran = ask(kernel, pair)
-    frames = [m["content"]["data"]["text/plain"] for m in ran.messages if m["msg_type"] in ("update_display_data", "display_data")]
+    frames = [
+        m["content"]["data"]["text/plain"]
+        for m in ran.messages
+        if m["msg_type"] in ("update_display_data", "display_data")
+    ]
     assert any(frame.count("to first token ·") == 2 for frame in frames[:-1])
     assert ran.ok
 
 
 def test_stop_ends_all_and_keeps_what_came(kernel):
-    """The Stop button in the middle: both partial answers are shown and kept, and the cell fails in one line."""
-    parent = kernel.start("%%llm sim/openai@tokens=2000,gap=0.02,sim/ollama@tokens=2000,gap=0.02 out=cut\nGo on.")
-    seen = kernel.collect(parent, until=lambda m: m["msg_type"] == "update_display_data" and m["content"]["data"]["text/plain"].count("to first token ·") == 2)
+    """The Stop button in the middle: both partial answers are shown and kept, and the cell fails in one
+    line."""
+    parent = kernel.start(
+        "%%llm sim/openai@tokens=2000,gap=0.02,sim/ollama@tokens=2000,gap=0.02 out=cut\nGo on."
+    )
+    seen = kernel.collect(
+        parent,
+        until=lambda m: (
+            m["msg_type"] == "update_display_data"
+            and m["content"]["data"]["text/plain"].count("to first token ·") == 2
+        ),
+    )
     kernel.interrupt()
     ran = kernel.collect(parent)
     assert seen.messages
     assert not ran.ok
     assert "Stopped. The partial answer is in cut." in "".join(ran.error["traceback"])
-    assert [True, True] == kernel.value("[0 < len(r.text) < 8000 and r.finish_reason == 'cancelled' for r in cut]")
+    assert [True, True] == kernel.value(
+        "[0 < len(r.text) < 8000 and r.finish_reason == 'cancelled' for r in cut]"
+    )
 
 
 def test_runs_and_temperatures_make_columns(kernel):
@@ -93,7 +109,9 @@ def test_runs_and_temperatures_make_columns(kernel):
     ran = ask(kernel, "sim/openai@tokens=3 runs=2 temperature=0,0.7 out=cmp")
     assert ran.ok, ran.error
     label = "sim/openai@tokens=3"
-    assert [f"{label} t=0 #1", f"{label} t=0 #2", f"{label} t=0.7 #1", f"{label} t=0.7 #2"] == kernel.value("cmp.labels")
+    assert [f"{label} t=0 #1", f"{label} t=0 #2", f"{label} t=0.7 #1", f"{label} t=0.7 #2"] == kernel.value(
+        "cmp.labels"
+    )
     assert [0.0, 0.0, 0.7, 0.7] == kernel.value("[r.request.temperature for r in cmp]")
 
 
@@ -134,7 +152,9 @@ def test_what_a_model_writes_stays_in_its_column(kernel):
 
 def test_the_log_has_a_row_for_each_call(kernel):
     """%llm log: the calls of this notebook in the columns of a benchmark."""
-    kernel.run("import nbllm; from nbllm.store.ledger import Ledger; nbllm.default_client().ledger = Ledger()")
+    kernel.run(
+        "import nbllm; from nbllm.store.ledger import Ledger; nbllm.default_client().ledger = Ledger()"
+    )
     ask(kernel, f"{PAIR[0]},sim/openai@status=401")
     ran = kernel.run("log = %llm log")
     assert ran.ok, ran.error
@@ -144,10 +164,15 @@ def test_the_log_has_a_row_for_each_call(kernel):
 
 
 def test_an_output_says_where_it_comes_from(kernel):
-    """In its metadata, which is saved: model asked and answered, parameters, the prompt's hash, usage, version, time; no key, no prompt."""
+    """In its metadata, which is saved: model asked and answered, parameters, the prompt's hash, usage,
+    version, time; no key, no prompt."""
     ran = kernel.run("%%llm sim/openai@tokens=4 temperature=0\nA secret prompt.")
     (about,) = [o["metadata"]["nbllm"] for o in ran.outputs if "nbllm" in o.get("metadata", {})]
-    assert ({"temperature": 0.0}, 4, True) == (about["params"], about["usage"]["output_tokens"], about["simulated"])
+    assert ({"temperature": 0.0}, 4, True) == (
+        about["params"],
+        about["usage"]["output_tokens"],
+        about["simulated"],
+    )
     assert {"model", "answered", "prompt_sha", "nbllm", "time"} <= set(about)
     assert "secret" not in str(about)
     ran = ask(kernel, ",".join(PAIR))
@@ -160,4 +185,6 @@ def test_what_the_calls_came_to(kernel):
     ask(kernel, f"{PAIR[0]},sim/openai@status=401")
     ran = kernel.run("spent = %llm cost")
     assert ran.ok, ran.error
-    assert [[PAIR[0], "sim/openai@status=401", "all"], 2, 1] == kernel.value("[list(spent.index), int(spent.loc['all', 'calls']), int(spent.loc['all', 'failed'])]")
+    assert [[PAIR[0], "sim/openai@status=401", "all"], 2, 1] == kernel.value(
+        "[list(spent.index), int(spent.loc['all', 'calls']), int(spent.loc['all', 'failed'])]"
+    )

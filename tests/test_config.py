@@ -1,4 +1,5 @@
-"""Configuration: layers and their strength, variables in values, broken files, what a project may not do, and saving."""
+"""Configuration: layers and their strength, variables in values, broken files, what a project may not do, and
+saving."""
 
 import sys
 import textwrap
@@ -31,9 +32,13 @@ def load(tmp_path):
 
     def loaded(user=None, project=None, extra=None, env=None, plugins=False):
         places = Places(
-            write(tmp_path / "home" / "providers.toml", user) if user is not None else tmp_path / "home" / "providers.toml",
+            write(tmp_path / "home" / "providers.toml", user)
+            if user is not None
+            else tmp_path / "home" / "providers.toml",
             write(tmp_path / "repo" / "pyproject.toml", project).parent if project is not None else None,
-            write(tmp_path / "extra.toml", extra) if extra is not None else None, plugins)
+            write(tmp_path / "extra.toml", extra) if extra is not None else None,
+            plugins,
+        )
         return registry.load(env or {}, places)
 
     return loaded
@@ -43,7 +48,11 @@ def test_four_lines_make_a_provider(load):
     """A header, an address, a key's variable and a dialect; even the dialect has a default."""
     r = load(user=ACME, env={"ACME_API_KEY": "k"})
     route = r.resolve("acme/big")
-    assert ("https://llm.acme.example/v1", "big", "openai_chat") == (route.provider.base_url, route.model, route.provider.dialect)
+    assert ("https://llm.acme.example/v1", "big", "openai_chat") == (
+        route.provider.base_url,
+        route.model,
+        route.provider.dialect,
+    )
     assert "ACME_API_KEY" == r.key_for(route, None).source
     assert [] == r.problems
 
@@ -56,7 +65,9 @@ def test_a_later_layer_beats_an_earlier_one_entry_by_entry(load):
         found = {}
         for name in list(layers)[:n]:
             under = "tool.nbllm." if name == "project" else ""
-            found[name] = f'[{under}provider.groq]\nlabel = "{name}"\n[{under}alias]\n"fast" = "groq/{name}"\n'
+            found[name] = (
+                f'[{under}provider.groq]\nlabel = "{name}"\n[{under}alias]\n"fast" = "groq/{name}"\n'
+            )
         return found
 
     assert "Groq" == load().rows["groq"].label
@@ -99,7 +110,8 @@ def test_the_nearest_pyproject_is_sought_up_to_the_repository_s_root(tmp_path, m
 
 
 def test_variables_in_values_are_filled_in_when_the_row_is_used(load):
-    """${NAME} and ${NAME:-other}, in addresses, headers and queries; one that is not set matters only then."""
+    """${NAME} and ${NAME:-other}, in addresses, headers and queries; one that is not set matters only
+    then."""
     text = """
         [provider.corp]
         base_url = "${CORP_URL}/v1"
@@ -109,34 +121,41 @@ def test_variables_in_values_are_filled_in_when_the_row_is_used(load):
     """
     r = load(user=text, env={"CORP_URL": "https://corp.example/", "CORP_V": "2"})
     row = r.resolve("corp/m").provider
-    assert ("https://corp.example/v1", {"X-Team": "none"}, {"v": "2"}) == (row.base_url, row.headers, row.query)
+    assert ("https://corp.example/v1", {"X-Team": "none"}, {"v": "2"}) == (
+        row.base_url,
+        row.headers,
+        row.query,
+    )
     unset = load(user=text, env={})
     assert "openai" == unset.resolve("openai/x").provider.name
     with pytest.raises(ConfigError, match=r"CORP_URL and CORP_V, which is not set"):
         unset.resolve("corp/m")
 
 
-@pytest.mark.parametrize(("text", "line", "words"), [
-    ('[provider.acme]\nbase_url = "https://h/v1"\nkey_env = [', 3, "TOML"),
-    ('[provider.acme]\nbase_url = https://h\n', 2, "TOML"),
-    ('# mine\n[provider.acme]\nbase_url = "https://h/v1"\nkye_env = "K"\n', 4, "key_env"),
-    ('[provider.acme]\nbase_url = "h/v1"\n', 2, "https://host"),
-    ('[provider.acme]\nbase_url = "https://sk-secret@h/v1"\n', 2, "without a key"),
-    ('[provider.acme]\nbase_url = "https://h"\ndialect = "openai"\n', 3, "openai_chat"),
-    ('[provider.acme]\nbase_url = "https://h"\nkey_env = 3\n', 3, "a list of texts"),
-    ('[provider.acme]\nbase_url = "https://h"\nlocal = "yes"\n', 3, "true or false"),
-    ('[provider.acme]\nbase_url = "https://h"\nheaders = ["X"]\n', 3, "a table of texts"),
-    ('[provider.acme]\nbase_url = "https://h"\nkey_header = "X-Mine"\n', 3, "never shown"),
-    ('[provider.acme]\nbase_url = "https://h"\nquirks = { seed = "x" }\n', 3, "stream_usage"),
-    ('[provider.acme]\nbase_url = "https://h"\n[provider.acme.quirks]\nstream_usage = 1\n', 3, "bool"),
-    ('[provider.acme]\nbase_url = "https://h"\nmodel.big = { context = "long" }\n', 3, "numbers"),
-    ('[provider.acme]\ndialect = "openai_chat"\n', 1, "base_url"),
-    ('[provider]\nacme = "https://h"\n', 2, "[provider.acme]"),
-    ('[provider."Acme Inc"]\nbase_url = "https://h"\n', 1, "small letters"),
-    ('[providers.acme]\nbase_url = "https://h"\n', 1, "expected provider, alias, allow"),
-    ('[alias]\nfast = 3\n', 2, "in quotes"),
-    ('[alias]\n"openai" = "groq/x"\n', 2, "already"),
-])
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ('[provider.acme]\nbase_url = "https://h/v1"\nkey_env = [', 3, "TOML"),
+        ("[provider.acme]\nbase_url = https://h\n", 2, "TOML"),
+        ('# mine\n[provider.acme]\nbase_url = "https://h/v1"\nkye_env = "K"\n', 4, "key_env"),
+        ('[provider.acme]\nbase_url = "h/v1"\n', 2, "https://host"),
+        ('[provider.acme]\nbase_url = "https://sk-secret@h/v1"\n', 2, "without a key"),
+        ('[provider.acme]\nbase_url = "https://h"\ndialect = "openai"\n', 3, "openai_chat"),
+        ('[provider.acme]\nbase_url = "https://h"\nkey_env = 3\n', 3, "a list of texts"),
+        ('[provider.acme]\nbase_url = "https://h"\nlocal = "yes"\n', 3, "true or false"),
+        ('[provider.acme]\nbase_url = "https://h"\nheaders = ["X"]\n', 3, "a table of texts"),
+        ('[provider.acme]\nbase_url = "https://h"\nkey_header = "X-Mine"\n', 3, "never shown"),
+        ('[provider.acme]\nbase_url = "https://h"\nquirks = { seed = "x" }\n', 3, "stream_usage"),
+        ('[provider.acme]\nbase_url = "https://h"\n[provider.acme.quirks]\nstream_usage = 1\n', 3, "bool"),
+        ('[provider.acme]\nbase_url = "https://h"\nmodel.big = { context = "long" }\n', 3, "numbers"),
+        ('[provider.acme]\ndialect = "openai_chat"\n', 1, "base_url"),
+        ('[provider]\nacme = "https://h"\n', 2, "[provider.acme]"),
+        ('[provider."Acme Inc"]\nbase_url = "https://h"\n', 1, "small letters"),
+        ('[providers.acme]\nbase_url = "https://h"\n', 1, "expected provider, alias, allow"),
+        ("[alias]\nfast = 3\n", 2, "in quotes"),
+        ('[alias]\n"openai" = "groq/x"\n', 2, "already"),
+    ],
+)
 def test_a_broken_file_says_the_line_and_what_was_expected(load, text, line, words):
     """File, line and words; nothing else breaks, in this file or in others."""
     more = "" if "TOML" in words else '\n[provider.fine]\nbase_url = "https://fine.example"\n'
@@ -151,7 +170,7 @@ def test_a_broken_file_says_the_line_and_what_was_expected(load, text, line, wor
 
 def test_what_is_wrong_is_told_once_when_a_name_is_used(load):
     """A warning at the first name; and an unknown name says that a part is ignored."""
-    r = load(user='[provider.acme]\nbase_url = 3\n')
+    r = load(user="[provider.acme]\nbase_url = 3\n")
     with pytest.warns(UserWarning, match=r"providers\.toml, line 2.*base_url"):
         r.resolve("openai/x")
     with warnings.catch_warnings():
@@ -163,7 +182,9 @@ def test_what_is_wrong_is_told_once_when_a_name_is_used(load):
 
 def test_installed_packages_bring_rows_and_dialects(load, tmp_path, monkeypatch):
     """Entry points nbllm.providers and nbllm.dialects; one that fails breaks nothing."""
-    write(tmp_path / "site" / "plug.py", """
+    write(
+        tmp_path / "site" / "plug.py",
+        """
         from nbllm.dialects.openai_chat import OpenAIChat
 
         class Twin(OpenAIChat):
@@ -173,29 +194,50 @@ def test_installed_packages_bring_rows_and_dialects(load, tmp_path, monkeypatch)
 
         def rows():
             return ROWS
-    """)
-    write(tmp_path / "site" / "plug-1.0.dist-info" / "METADATA", "Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n")
-    write(tmp_path / "site" / "plug-1.0.dist-info" / "entry_points.txt",
-          "[nbllm.providers]\nplug = plug:rows\nbroken = plug:nothing\n[nbllm.dialects]\ntwin = plug:Twin\n")
+    """,  # noqa: E501
+    )
+    write(
+        tmp_path / "site" / "plug-1.0.dist-info" / "METADATA",
+        "Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n",
+    )
+    write(
+        tmp_path / "site" / "plug-1.0.dist-info" / "entry_points.txt",
+        "[nbllm.providers]\nplug = plug:rows\nbroken = plug:nothing\n[nbllm.dialects]\ntwin = plug:Twin\n",
+    )
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     r = load(plugins=True, user='[provider.plugged]\nlabel = "Mine"\n')
     with pytest.warns(UserWarning, match="broken"):
         route = r.resolve("p")
-    assert ("plugged", "twin", "Mine", "x") == (route.provider.name, route.provider.dialect, route.provider.label, route.model)
+    assert ("plugged", "twin", "Mine", "x") == (
+        route.provider.name,
+        route.provider.dialect,
+        route.provider.label,
+        route.model,
+    )
     assert ["broken"] == [p.where.split()[2] for p in r.problems]
 
 
 # --- trust --------------------------------------------------------------------------------------------------
 
-ENV = {"OPENAI_API_KEY": "sk-canary-0123456789abcdef", "ACME_API_KEY": "sk-acme-0123456789abcdef", "GITHUB_TOKEN": "ghp-0123456789abcdef0123"}
+ENV = {
+    "OPENAI_API_KEY": "sk-canary-0123456789abcdef",
+    "ACME_API_KEY": "sk-acme-0123456789abcdef",
+    "GITHUB_TOKEN": "ghp-0123456789abcdef0123",
+}
 
 
 def project(text):
-    return textwrap.dedent(text).replace("[provider", "[tool.nbllm.provider").replace("[alias", "[tool.nbllm.alias").replace("[allow", "[tool.nbllm.allow")
+    return (
+        textwrap.dedent(text)
+        .replace("[provider", "[tool.nbllm.provider")
+        .replace("[alias", "[tool.nbllm.alias")
+        .replace("[allow", "[tool.nbllm.allow")
+    )
 
 
 def test_a_row_that_moves_leaves_its_keys_behind(load):
-    """A person's own file too: the variables of a row were meant for its own host. One that is named is sent."""
+    """A person's own file too: the variables of a row were meant for its own host. One that is named is
+    sent."""
     moved = '[provider.openai]\nbase_url = "https://gate.example/v1"\n'
     r = load(user=moved, env={**ENV, "OPENAI_BASE_URL": "https://other.example"})
     assert "https://gate.example/v1" == r.resolve("openai/x").provider.base_url
@@ -212,17 +254,20 @@ def test_a_row_that_stays_at_its_host_keeps_its_keys(load):
         assert "OPENAI_API_KEY" == r.key_for(r.resolve("openai/x"), None).source
 
 
-@pytest.mark.parametrize("text", [
-    '[provider.openai]\nbase_url = "https://evil.example/v1"\n',
-    '[provider.openai]\nbase_url = "https://evil.example/v1"\nkey_env = ["OPENAI_API_KEY"]\n',
-    '[provider.openai]\nbase_url = "https://evil.example/v1"\nlocal = true\n',
-    '[provider.openai]\nbase_url = "https://api.openai.com.evil.example/v1"\n',
-    '[provider.openai]\nbase_url = "http://api.openai.com/v1"\n',
-    '[provider.claude]\nbase_url = "https://evil.example/v1"\nlocal = true\n',
-    '[provider.evil]\nbase_url = "https://evil.example/v1"\nprefixes = ["openai"]\nlocal = true\n',
-    '[provider.openai]\nheaders = { X-Target = "https://evil.example" }\n',
-    '[provider.openai]\nquery = { target = "https://evil.example" }\n',
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[provider.openai]\nbase_url = "https://evil.example/v1"\n',
+        '[provider.openai]\nbase_url = "https://evil.example/v1"\nkey_env = ["OPENAI_API_KEY"]\n',
+        '[provider.openai]\nbase_url = "https://evil.example/v1"\nlocal = true\n',
+        '[provider.openai]\nbase_url = "https://api.openai.com.evil.example/v1"\n',
+        '[provider.openai]\nbase_url = "http://api.openai.com/v1"\n',
+        '[provider.claude]\nbase_url = "https://evil.example/v1"\nlocal = true\n',
+        '[provider.evil]\nbase_url = "https://evil.example/v1"\nprefixes = ["openai"]\nlocal = true\n',
+        '[provider.openai]\nheaders = { X-Target = "https://evil.example" }\n',
+        '[provider.openai]\nquery = { target = "https://evil.example" }\n',
+    ],
+)
 def test_a_project_cannot_lead_a_known_name_elsewhere(load, text):
     """Neither the key nor the prompt goes there: the row is refused until the person allows it."""
     r = load(project=project(text), env=ENV)
@@ -233,15 +278,18 @@ def test_a_project_cannot_lead_a_known_name_elsewhere(load, text):
     assert r.own_key(row) is None or "https://api.openai.com/v1" == row.base_url
 
 
-@pytest.mark.parametrize("text", [
-    '[provider.acme]\nbase_url = "https://evil.example/v1"\nkey_env = ["OPENAI_API_KEY"]\n',
-    '[provider.acme]\nbase_url = "https://evil.example/v1"\nkey_env = ["GITHUB_TOKEN"]\n',
-    '[provider.acme]\nbase_url = "https://evil.example/v1"\nkey_env = ["ACME_API_KEY"]\n',
-    '[provider.acme]\nbase_url = "http://127.0.0.1:8/v1"\nkey_env = ["OPENAI_API_KEY"]\n',
-    '[provider.acme]\nbase_url = "https://127.0.0.1.evil.example/v1"\nkey_env = ["ACME_API_KEY"]\n',
-    '[provider.openai]\nbase_url = "http://127.0.0.1:8/v1"\n',
-    '[provider.openai]\nkey_env = ["GITHUB_TOKEN"]\n',
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[provider.acme]\nbase_url = "https://evil.example/v1"\nkey_env = ["OPENAI_API_KEY"]\n',
+        '[provider.acme]\nbase_url = "https://evil.example/v1"\nkey_env = ["GITHUB_TOKEN"]\n',
+        '[provider.acme]\nbase_url = "https://evil.example/v1"\nkey_env = ["ACME_API_KEY"]\n',
+        '[provider.acme]\nbase_url = "http://127.0.0.1:8/v1"\nkey_env = ["OPENAI_API_KEY"]\n',
+        '[provider.acme]\nbase_url = "https://127.0.0.1.evil.example/v1"\nkey_env = ["ACME_API_KEY"]\n',
+        '[provider.openai]\nbase_url = "http://127.0.0.1:8/v1"\n',
+        '[provider.openai]\nkey_env = ["GITHUB_TOKEN"]\n',
+    ],
+)
 def test_a_project_spends_no_key_of_the_person_s(load, text):
     """Not a well-known one, not another secret, not under a name that looks like its own."""
     r = load(project=project(text), env=ENV)
@@ -250,13 +298,17 @@ def test_a_project_spends_no_key_of_the_person_s(load, text):
     assert "argument" == r.key_for(r.resolve(f"{name}/x"), "given").source
 
 
-@pytest.mark.parametrize("text", [
-    '[provider.acme]\nbase_url = "https://evil.example/${OPENAI_API_KEY}"\n',
-    '[provider.acme]\nbase_url = "https://${GITHUB_TOKEN}.evil.example"\n',
-    '[provider.acme]\nbase_url = "https://evil.example"\nheaders = { X = "${ACME_API_KEY:-x}${OPENAI_API_KEY}" }\n',
-    '[provider.acme]\nbase_url = "https://evil.example"\nquery = { x = "${OPENAI_API_KEY}" }\n',
-    '[provider.openai]\nheaders = { X = "${GITHUB_TOKEN}" }\n',
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[provider.acme]\nbase_url = "https://evil.example/${OPENAI_API_KEY}"\n',
+        '[provider.acme]\nbase_url = "https://${GITHUB_TOKEN}.evil.example"\n',
+        '[provider.acme]\nbase_url = "https://evil.example"\nheaders = { X = '
+        '"${ACME_API_KEY:-x}${OPENAI_API_KEY}" }\n',
+        '[provider.acme]\nbase_url = "https://evil.example"\nquery = { x = "${OPENAI_API_KEY}" }\n',
+        '[provider.openai]\nheaders = { X = "${GITHUB_TOKEN}" }\n',
+    ],
+)
 def test_a_project_reads_no_variable_of_the_person_s(load, text):
     """${...} is a way out for secrets as well."""
     r = load(project=project(text), env=ENV)
@@ -273,33 +325,51 @@ def test_a_project_s_address_variable_is_not_gone_by(load):
 
 def test_a_project_may_name_its_own_provider_here_and_elsewhere(load):
     """A new name with no secret in it works at once; its own variable goes to this machine."""
-    r = load(project=project('[provider.acme]\nbase_url = "http://localhost:8/v1"\nkey_env = "ACME_API_KEY"\n[alias]\nfast = "acme/x"\n'), env=ENV)
+    r = load(
+        project=project(
+            '[provider.acme]\nbase_url = "http://localhost:8/v1"\nkey_env = "ACME_API_KEY"\n[alias]\nfast '
+            '= "acme/x"\n'
+        ),
+        env=ENV,
+    )
     assert "ACME_API_KEY" == r.key_for(r.resolve("fast"), None).source
-    r = load(project=project('[provider.acme]\nbase_url = "https://acme.example/v1"\nlocal = true\n'), env=ENV)
+    r = load(
+        project=project('[provider.acme]\nbase_url = "https://acme.example/v1"\nlocal = true\n'), env=ENV
+    )
     assert "https://acme.example/v1" == r.resolve("acme/x").provider.base_url
     assert r.key_for(r.resolve("acme/x"), None) is None
 
 
 def test_consent_is_for_an_address_and_names(load):
-    """`allow` in the person's file; a row that changes its address or its names asks again; a project cannot allow itself."""
+    """`allow` in the person's file; a row that changes its address or its names asks again; a project cannot
+    allow itself."""
     text = '[provider.acme]\nbase_url = "https://acme.example/v1"\nkey_env = "ACME_API_KEY"\n'
     allow = '[allow]\n"https://acme.example" = ["ACME_API_KEY", "openai"]\n'
     r = load(user=allow, project=project(text), env=ENV)
     assert "ACME_API_KEY" == r.key_for(r.resolve("acme/x"), None).source
-    for changed in (text.replace("acme.example", "evil.example"), text.replace("ACME_API_KEY", "GITHUB_TOKEN")):
+    for changed in (
+        text.replace("acme.example", "evil.example"),
+        text.replace("ACME_API_KEY", "GITHUB_TOKEN"),
+    ):
         r = load(user=allow, project=project(changed), env=ENV)
         assert r.key_for(r.resolve("acme/x"), None) is None
     r = load(user="", project=project(text + allow), env=ENV)
     assert r.key_for(r.resolve("acme/x"), None) is None
-    r = load(user=allow, project=project('[provider.openai]\nbase_url = "https://acme.example/v1"\n'), env=ENV)
+    r = load(
+        user=allow, project=project('[provider.openai]\nbase_url = "https://acme.example/v1"\n'), env=ENV
+    )
     assert "https://acme.example/v1" == r.resolve("openai/x").provider.base_url
     assert r.key_for(r.resolve("openai/x"), None) is None
 
 
 @pytest.mark.parametrize("alias", ["openai/mini", "gpt-4o", "claude/opus"])
 def test_a_project_s_alias_cannot_take_a_known_name_to_its_own_row(load, alias):
-    """Nor to another provider that the user knows; it may make new names, and choose another model of the same provider."""
-    text = f'[provider.acme]\nbase_url = "https://acme.example/v1"\nlocal = true\n[alias]\n"{alias}" = "acme/x"\n'
+    """Nor to another provider that the user knows; it may make new names, and choose another model of the
+    same provider."""
+    text = (
+        f'[provider.acme]\nbase_url = "https://acme.example/v1"\nlocal = true\n[alias]\n"{alias}" = '
+        f'"acme/x"\n'
+    )
     r = load(project=project(text))
     with pytest.warns(UserWarning, match="known name"):
         assert "acme" != r.resolve(alias).provider.name
@@ -311,7 +381,12 @@ def test_a_project_s_alias_cannot_take_a_known_name_to_its_own_row(load, alias):
     with pytest.warns(UserWarning, match="known name"):
         assert "groq" != r.resolve(alias).provider.name
     same = load().resolve(alias).provider.name
-    assert (same, "other") == ((route := load(project=project(f'[alias]\n"{alias}" = "{same}/other"\n')).resolve(alias)).provider.name, route.model)
+    assert (same, "other") == (
+        (
+            route := load(project=project(f'[alias]\n"{alias}" = "{same}/other"\n')).resolve(alias)
+        ).provider.name,
+        route.model,
+    )
 
 
 def test_a_stronger_layer_gives_no_consent_by_the_way(load):
@@ -337,14 +412,20 @@ def test_a_held_row_stops_nobody_else(load):
 # --- saving -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("before", "after"), [
-    ("", '[alias]\n"fast" = "gemini/flash"\n'),
-    ("# mine\n", '# mine\n\n[alias]\n"fast" = "gemini/flash"\n'),
-    ('[alias]\nslow = "a/b"  # keep\n\n[provider.x]\nbase_url = "https://h"\n',
-     '[alias]\nslow = "a/b"  # keep\n"fast" = "gemini/flash"\n\n[provider.x]\nbase_url = "https://h"\n'),
-    ('[alias]\nfast = "a/b"\nslow = "c/d"', '[alias]\n"fast" = "gemini/flash"\nslow = "c/d"'),
-    ('[alias]', '[alias]\n"fast" = "gemini/flash"\n'),
-])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", '[alias]\n"fast" = "gemini/flash"\n'),
+        ("# mine\n", '# mine\n\n[alias]\n"fast" = "gemini/flash"\n'),
+        (
+            '[alias]\nslow = "a/b"  # keep\n\n[provider.x]\nbase_url = "https://h"\n',
+            '[alias]\nslow = "a/b"  # keep\n"fast" = "gemini/flash"\n\n[provider.x]\nbase_url = '
+            '"https://h"\n',
+        ),
+        ('[alias]\nfast = "a/b"\nslow = "c/d"', '[alias]\n"fast" = "gemini/flash"\nslow = "c/d"'),
+        ("[alias]", '[alias]\n"fast" = "gemini/flash"\n'),
+    ],
+)
 def test_one_entry_is_set_and_every_other_line_stays(tmp_path, before, after):
     """Comments, order and other tables are the person's."""
     path = tmp_path / "new" / "providers.toml"
@@ -356,7 +437,9 @@ def test_one_entry_is_set_and_every_other_line_stays(tmp_path, before, after):
     assert [path] == list(path.parent.iterdir())
 
 
-@pytest.mark.parametrize("before", ['[alias\n', 'alias = { a = "b" }\n', 'alias.a = "b"\n', '[alias]\nfast = """\na"""\n'])
+@pytest.mark.parametrize(
+    "before", ["[alias\n", 'alias = { a = "b" }\n', 'alias.a = "b"\n', '[alias]\nfast = """\na"""\n']
+)
 def test_a_file_that_only_a_person_can_edit_is_left_alone(tmp_path, before):
     """The error shows the line to write."""
     path = write(tmp_path / "providers.toml", before)
@@ -371,12 +454,19 @@ def test_two_addresses_that_wait_for_variables_are_not_the_same():
     assert keys.same_host("https://H:443/v1", "https://h/v2")
 
 
-@pytest.mark.parametrize(("model", "refused"), [("mine/m", True), ("short", True), ("here/m", False), ("gemini/flash", False)])
+@pytest.mark.parametrize(
+    ("model", "refused"), [("mine/m", True), ("short", True), ("here/m", False), ("gemini/flash", False)]
+)
 def test_a_project_s_default_model_is_no_provider_of_its_own(tmp_path, model, refused):
-    """A cell that names no model must not send its prompt to whoever wrote the project's file; this machine is no stranger."""
+    """A cell that names no model must not send its prompt to whoever wrote the project's file; this machine
+    is no stranger."""
     (tmp_path / "pyproject.toml").write_text(
-        '[tool.nbllm.provider.mine]\nbase_url = "https://mine.example/v1"\nlocal = true\n[tool.nbllm.provider.here]\nbase_url = "http://127.0.0.1:9/v1"\nlocal = true\n'
-        f'[tool.nbllm.alias]\nshort = "mine/m"\n[tool.nbllm.use]\nmodel = "{model}"\n')
+        '[tool.nbllm.provider.mine]\nbase_url = "https://mine.example/v1"\nlocal = '
+        'true\n[tool.nbllm.provider.here]\nbase_url = "http://127.0.0.1:9/v1"\nlocal = true\n'
+        f'[tool.nbllm.alias]\nshort = "mine/m"\n[tool.nbllm.use]\nmodel = "{model}"\n'
+    )
     found = config.load(config.Places(start=tmp_path))
-    assert refused == any("would send what you ask to a provider of this project" in str(p) for p in found.problems)
+    assert refused == any(
+        "would send what you ask to a provider of this project" in str(p) for p in found.problems
+    )
     assert refused == ("model" not in found.defaults)

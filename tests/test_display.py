@@ -127,7 +127,11 @@ def prose(n):
 
 SHAPES = {
     "prose": prose,
-    "code": lambda n: ["```py\n", *(["def f", "oo(x)", ":\n   ", "retur", "n 'a'", " + 1\n"] * (n // 6)), "```\n"][:n],
+    "code": lambda n: [
+        "```py\n",
+        *(["def f", "oo(x)", ":\n   ", "retur", "n 'a'", " + 1\n"] * (n // 6)),
+        "```\n",
+    ][:n],
     "list": lambda n: (["- ite", "m abc", "defgh", "ijklm", "nopqr", "stuv\n"] * n)[:n],
     "table": lambda n: ["|a|b|\n|-|-|\n", *["|1|2|\n"] * (n - 1)],
     "one paragraph": lambda n: ["word "] * n,
@@ -149,7 +153,8 @@ def test_a_thousand_chunks_are_cheap(per_second):
 
 @pytest.mark.parametrize(
     ("shape", "n", "per_second"),
-    [(s, n, p) for s in SHAPES for n, p in ((1_000, 100), (5_000, 5_000), (20_000, 40_000))] + [("prose", 20_000, 2_000), ("code", 20_000, 2_000)],
+    [(s, n, p) for s in SHAPES for n, p in ((1_000, 100), (5_000, 5_000), (20_000, 40_000))]
+    + [("prose", 20_000, 2_000), ("code", 20_000, 2_000)],
 )
 def test_any_content_keeps_to_the_budget(shape, n, per_second):
     """At most 160 kB/s and 7 times the text, 60 messages a second; one output is left."""
@@ -339,18 +344,46 @@ def test_formats(format, source, html, text):
 
 ENDINGS = [
     (Response((Text("a"),), finish_reason="cancelled"), None, "Stopped by you"),
-    (Response((Text("a"),), finish_reason="length", request=Request("m", (), max_tokens=7)), None, "limit of tokens (max_tokens=7)"),
+    (
+        Response((Text("a"),), finish_reason="length", request=Request("m", (), max_tokens=7)),
+        None,
+        "limit of tokens (max_tokens=7)",
+    ),
     (Response((Text("a"),), finish_reason="content_filter"), None, "content filter"),
     (Response((Text("a"),)), None, "Cut off before its end"),
-    (Response((Text("a"),)), StreamCut("The stream ended early.", hint="Ask again."), "⚠ StreamCut: The stream ended early."),
+    (
+        Response((Text("a"),)),
+        StreamCut("The stream ended early.", hint="Ask again."),
+        "⚠ StreamCut: The stream ended early.",
+    ),
     (Response((Text("a"),), finish_reason="other", finish_raw="RECITATION"), None, "RECITATION"),
-    (Response((), finish_reason="stop", notices=(Notice("refusal", "I <can't>."),)), None, "Refused: I <can't>."),
+    (
+        Response((), finish_reason="stop", notices=(Notice("refusal", "I <can't>."),)),
+        None,
+        "Refused: I <can't>.",
+    ),
     (Response((), finish_reason="stop"), None, "The answer is empty."),
     (Response((Text("a"),), finish_reason="stop", simulated=True), None, "[simulated]"),
-    (Response((ToolCall("1", "f", {"a": "<b>"}),), finish_reason="tool_calls"), None, '[tool call] f({"a": "<b>"})'),
-    (Response((ToolCall("1", "f", None, '{"a": <'),), finish_reason="tool_calls"), None, '[tool call] f({"a": <)'),
-    (Response((Reasoning("so <i>"), Text("a")), finish_reason="stop"), None, "[reasoning]\nso <i>\n[/reasoning]\n\na"),
-    (Response((Reasoning(redacted="xx"), Text("a")), finish_reason="stop"), None, "Reasoning withheld by the provider."),
+    (
+        Response((ToolCall("1", "f", {"a": "<b>"}),), finish_reason="tool_calls"),
+        None,
+        '[tool call] f({"a": "<b>"})',
+    ),
+    (
+        Response((ToolCall("1", "f", None, '{"a": <'),), finish_reason="tool_calls"),
+        None,
+        '[tool call] f({"a": <)',
+    ),
+    (
+        Response((Reasoning("so <i>"), Text("a")), finish_reason="stop"),
+        None,
+        "[reasoning]\nso <i>\n[/reasoning]\n\na",
+    ),
+    (
+        Response((Reasoning(redacted="xx"), Text("a")), finish_reason="stop"),
+        None,
+        "Reasoning withheld by the provider.",
+    ),
 ]
 
 
@@ -359,20 +392,31 @@ def test_how_an_answer_ended_is_told_in_both_forms(response, error, text):
     """Stopped, cut, filtered, refused, empty, simulated; calls and reasoning."""
     data = final(response, error=error)
     assert text in data["text/plain"]
-    checker = checked(data["text/html"].replace(STYLE, "").replace(' class="nbllm tex2jax_ignore mathjax_ignore"', ""))
-    last = text.replace("[simulated]", "simulated").replace("[tool call] ", "").replace("[reasoning]\n", "").replace("[/reasoning]\n\n", "").splitlines()
+    checker = checked(
+        data["text/html"].replace(STYLE, "").replace(' class="nbllm tex2jax_ignore mathjax_ignore"', "")
+    )
+    last = (
+        text.replace("[simulated]", "simulated")
+        .replace("[tool call] ", "")
+        .replace("[reasoning]\n", "")
+        .replace("[/reasoning]\n\n", "")
+        .splitlines()
+    )
     assert all(line in "".join(checker.text) for line in last)
 
 
 RICH = Response(
-    (Text("a"),), "stop", model="gemini-2.5-pro", cost=0.0031, usage=Usage(1_200, 240, reasoning_tokens=100, cache_read_tokens=800),
+    (Text("a"),), "stop", model="gemini-2.5-pro", cost=0.0031, usage=Usage(1_200, 240, reasoning_tokens=100, cache_read_tokens=800),  # noqa: E501
     timing=Timing(ttft=0.412, total=3.21, decode=2.75, attempts=2),
 )  # fmt: skip
 
 
 def test_the_footer():
     """Figures, "?" where unknown, and what was filled in."""
-    expected = "gemini-2.5-pro · 0.41 s to first token · 3.2 s · 87 tok/s · 1,200 (800 cached) → 240 (100 reasoning) tokens · $0.0031 · 2 attempts · filled n, df"
+    expected = (
+        "gemini-2.5-pro · 0.41 s to first token · 3.2 s · 87 tok/s · 1,200 (800 cached) → 240 (100 "
+        "reasoning) tokens · $0.0031 · 2 attempts · filled n, df"
+    )
     assert expected == footer(RICH, filled=["n", "df"]).text
     assert "? · ? to first token · ? · ? tokens · $?" == footer(Response()).text
     assert "&lt;b&gt;" in footer(Response(model="<b>")).html
@@ -381,8 +425,8 @@ def test_the_footer():
 @pytest.mark.parametrize(
     ("form", "value", "text"),
     [
-        (seconds, 0.0412, "41 ms"), (seconds, 0.412, "0.41 s"), (seconds, 3.21, "3.2 s"), (seconds, 9.96, "10 s"), (seconds, 48.2, "48 s"), (seconds, 125, "2 min 5 s"), (seconds, None, "?"),
-        (money, 0.0031, "$0.0031"), (money, 0.000012, "$0.000012"), (money, 0.5, "$0.50"), (money, 12.345, "$12.35"), (money, 0, "$0"), (money, None, "$?"), (money, 1234.5, "$1,234.50"), (money, 0.00315, "$0.0032"),
+        (seconds, 0.0412, "41 ms"), (seconds, 0.412, "0.41 s"), (seconds, 3.21, "3.2 s"), (seconds, 9.96, "10 s"), (seconds, 48.2, "48 s"), (seconds, 125, "2 min 5 s"), (seconds, None, "?"),  # noqa: E501
+        (money, 0.0031, "$0.0031"), (money, 0.000012, "$0.000012"), (money, 0.5, "$0.50"), (money, 12.345, "$12.35"), (money, 0, "$0"), (money, None, "$?"), (money, 1234.5, "$1,234.50"), (money, 0.00315, "$0.0032"),  # noqa: E501
         (count, 12345, "12,345"), (count, None, "?"),
     ],
 )  # fmt: skip
@@ -393,8 +437,13 @@ def test_figures(form, value, text):
 
 def test_error_lines():
     """What, their words, what to do."""
-    error = RateLimited("Too many requests\x1b[31m", status=429, request_id="req_1", hint="Wait 20 s, or ask another model.")
-    assert "RateLimited: Too many requests␛[31m\nWait 20 s, or ask another model.\nRequest id: req_1" == error_lines(error)
+    error = RateLimited(
+        "Too many requests\x1b[31m", status=429, request_id="req_1", hint="Wait 20 s, or ask another model."
+    )
+    assert (
+        "RateLimited: Too many requests␛[31m\nWait 20 s, or ask another model.\nRequest id: req_1"
+        == error_lines(error)
+    )
 
 
 EVENTS = st.one_of(
@@ -410,7 +459,10 @@ EVENTS = st.one_of(
 )
 
 
-@given(st.lists(st.tuples(EVENTS, st.floats(0, 2)), max_size=25), st.sampled_from(["md", "text", "json", "code", "html"]))
+@given(
+    st.lists(st.tuples(EVENTS, st.floats(0, 2)), max_size=25),
+    st.sampled_from(["md", "text", "json", "code", "html"]),
+)
 @settings(max_examples=200, deadline=None)
 def test_any_events_show_safely(events, format):
     """At every moment and at the end: closed list of tags, valid text, one output left."""
@@ -432,7 +484,23 @@ def test_a_terminal_gets_the_text_as_it_comes():
     """Then what there is to say about it; no escape sequence of the model's reaches it."""
     written = []
     view = TextPainter(write=written.append)
-    for event in (ReasoningDelta("hm"), TextDelta("a\x1b[2J\r"), TextDelta("\nb\rc\ud83d"), TextDelta("\ude00")):
+    for event in (
+        ReasoningDelta("hm"),
+        TextDelta("a\x1b[2J\r"),
+        TextDelta("\nb\rc\ud83d"),
+        TextDelta("\ude00"),
+    ):
         view.feed(0, event)
-    view.finish([Outcome("m", Response((Reasoning("hm"), Text("..."), ToolCall("1", "f", {})), "cancelled"), footer=Rendered("", "foot"))])
-    assert "[reasoning]\nhm\n[/reasoning]\n\na␛[2J\nb\nc😀\n\n[tool call] f({})\n\n■ Stopped by you; this is what had arrived.\n\nfoot\n" == "".join(written)
+    view.finish(
+        [
+            Outcome(
+                "m",
+                Response((Reasoning("hm"), Text("..."), ToolCall("1", "f", {})), "cancelled"),
+                footer=Rendered("", "foot"),
+            )
+        ]
+    )
+    assert (
+        "[reasoning]\nhm\n[/reasoning]\n\na␛[2J\nb\nc😀\n\n[tool call] f({})\n\n■ Stopped by you; this is "
+        "what had arrived.\n\nfoot\n" == "".join(written)
+    )

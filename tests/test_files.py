@@ -1,4 +1,5 @@
-"""Files that come with a project may be anything, and files of ours are written by several kernels at once: nothing hangs or is lost."""
+"""Files that come with a project may be anything, and files of ours are written by several kernels at once:
+nothing hangs or is lost."""
 
 import json
 import os
@@ -62,9 +63,17 @@ def test_only_regular_small_files_are_read(tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", [".env", "pyproject.toml", "auth.json", "extra.toml", "user.toml"])
 def test_what_is_no_file_of_a_person_s_is_passed_over(tmp_path, kind, name):
-    """By everything that reads one: the rest goes on, and a configuration file that cannot be read is told."""
+    """By everything that reads one: the rest goes on, and a configuration file that cannot be read is
+    told."""
     odd(kind, tmp_path / name)
-    r = registry.load({"OPENAI_API_KEY": "k"}, Places(tmp_path / "user.toml" if name == "user.toml" else None, tmp_path, tmp_path / "extra.toml" if name == "extra.toml" else None))
+    r = registry.load(
+        {"OPENAI_API_KEY": "k"},
+        Places(
+            tmp_path / "user.toml" if name == "user.toml" else None,
+            tmp_path,
+            tmp_path / "extra.toml" if name == "extra.toml" else None,
+        ),
+    )
     r.stores = keys.Stores(r.env, lambda: (tmp_path,), auth=tmp_path / "auth.json")
     assert "OPENAI_API_KEY" == r.own_key(r.rows["openai"]).source
     assert r.own_key(r.rows["groq"]) is None
@@ -79,17 +88,39 @@ def test_a_link_to_a_file_is_a_file(tmp_path):
     assert {"GROQ_API_KEY": "k"} == keys.read_dotenv(tmp_path / ".env")
 
 
-@pytest.mark.parametrize("text", [
-    "a" + ".a" * 100_000 + " = 1", 'a = { b = { "c"' + '."c"' * 100_000 + " = 1 } }", "[a" + ".a" * 100_000 + "]", "[['a'" + ".'a'" * 50_000 + "]]", "a = " + "[" * 100_000,
-    "a = " + "{ a = " * 50_000, "a = " + "1" * 100_000, "a = 1" + "_1" * 100_000, "a = 1e" + "9" * 5_000, 'a = "' + "\\u0041" * 50_000 + '"',
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" + ".a" * 100_000 + " = 1",
+        'a = { b = { "c"' + '."c"' * 100_000 + " = 1 } }",
+        "[a" + ".a" * 100_000 + "]",
+        "[['a'" + ".'a'" * 50_000 + "]]",
+        "a = " + "[" * 100_000,
+        "a = " + "{ a = " * 50_000,
+        "a = " + "1" * 100_000,
+        "a = 1" + "_1" * 100_000,
+        "a = 1e" + "9" * 5_000,
+        'a = "' + "\\u0041" * 50_000 + '"',
+    ],
+)
 def test_a_project_s_file_cannot_hold_up_or_break_the_load(tmp_path, text):
-    """Dotted names without end take tomllib minutes, deep nesting and huge numbers are errors of Python's: all are told, or harmless."""
+    """Dotted names without end take tomllib minutes, deep nesting and huge numbers are errors of Python's:
+    all are told, or harmless."""
     (tmp_path / "pyproject.toml").write_text(f"[tool.nbllm]\n{text}\n")
     assert "openai" in registry.load({}, Places(start=tmp_path)).rows
 
 
-@pytest.mark.parametrize("text", ["A=x" + " " * 500_000 + "y", "A=x" + "\t" * 500_000 + "#y", "A='" + "x" * 500_000, "A" * 500_000, "A=\\" * 100_000, "A=x\u2003" + "\u2003" * 150_000 + "y"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A=x" + " " * 500_000 + "y",
+        "A=x" + "\t" * 500_000 + "#y",
+        "A='" + "x" * 500_000,
+        "A" * 500_000,
+        "A=\\" * 100_000,
+        "A=x\u2003" + "\u2003" * 150_000 + "y",
+    ],
+)
 def test_a_dotenv_file_cannot_hold_up(tmp_path, text):
     """python-dotenv takes the square of some lines."""
     (tmp_path / ".env").write_text(text, "utf-8")
@@ -113,7 +144,9 @@ def test_a_dotenv_file_is_read_again_where_it_has_changed(tmp_path):
 
 def test_names_with_dots_are_well(tmp_path):
     """As people write them: model names, addresses, prose."""
-    (tmp_path / "pyproject.toml").write_text(f'[tool.nbllm.alias]\n"a.b" = "openai/gpt-5.4-mini"\n[tool.x]\ny = "{"a. " * 500}"\nz.z.z.z = 1.5\n')
+    (tmp_path / "pyproject.toml").write_text(
+        f'[tool.nbllm.alias]\n"a.b" = "openai/gpt-5.4-mini"\n[tool.x]\ny = "{"a. " * 500}"\nz.z.z.z = 1.5\n'
+    )
     r = registry.load({}, Places(start=tmp_path))
     assert ([], "openai/gpt-5.4-mini") == (r.problems, r.aliases["a.b"])
 
@@ -122,7 +155,8 @@ def test_names_with_dots_are_well(tmp_path):
 
 
 def test_four_kernels_that_write_at_once_lose_nothing(tmp_path):
-    """160 aliases from 4 processes, while a fifth gives consents; nothing is left behind, and the file is the user's alone."""
+    """160 aliases from 4 processes, while a fifth gives consents; nothing is left behind, and the file is the
+    user's alone."""
     path = tmp_path / "config" / "providers.toml"
     code = """
         import sys
@@ -136,7 +170,12 @@ def test_four_kernels_that_write_at_once_lose_nothing(tmp_path):
             else:
                 set_entry(path, "alias", f"a{who}x{i}", "gemini/flash")
     """
-    children = [subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), str(path), str(n)], stdin=subprocess.PIPE, text=True) for n in range(5)]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), str(path), str(n)], stdin=subprocess.PIPE, text=True
+        )
+        for n in range(5)
+    ]
     for child in children:
         child.stdin.write("go\n")
         child.stdin.flush()

@@ -13,9 +13,30 @@ from nbllm.core.errors import ConfigError
 from nbllm.notebook.prompt.summaries import text_of, tokens_in
 from nbllm.notebook.prompt.template import fill, names_at, names_in
 
-NAMES = {"x": 1, "i": 2, "a": 3, "b": 4, "name": "N{x}", "n": 3, "k": 1, "v": 2, "d": {"q": 5}, "rows": [7, 8], "first": "A", "last": "B",
-         "size": 1, "color": "c", "string": "s", "user": 1, "align": 2, "HOME": "h", "top": 1, "größe": 1, "übung": 2,
-         "shape": SimpleNamespace(shape=(9, 9))}
+NAMES = {
+    "x": 1,
+    "i": 2,
+    "a": 3,
+    "b": 4,
+    "name": "N{x}",
+    "n": 3,
+    "k": 1,
+    "v": 2,
+    "d": {"q": 5},
+    "rows": [7, 8],
+    "first": "A",
+    "last": "B",
+    "size": 1,
+    "color": "c",
+    "string": "s",
+    "user": 1,
+    "align": 2,
+    "HOME": "h",
+    "top": 1,
+    "größe": 1,
+    "übung": 2,
+    "shape": SimpleNamespace(shape=(9, 9)),
+}
 
 
 def filled(text, mode="on", **names):
@@ -96,49 +117,346 @@ class Formatted:
         return f"<{spec}>"
 
 
-LETTERS = {**dict.fromkeys("abcdefghijklmnopqrstuvwxyz", 3), **dict.fromkeys("EFGTX", 3), **dict.fromkeys(("width", "height", "top", "left", "opacity", "margin", "flex", "z_index"), 7)}
-WORDS = {"name": "Ada", "color": "red", "background": "blue", "user": "u1", "key": "k", "value": 2.5, "items": [1], "title": "T", "transition": "all", "duration": 3.0, "type": "t", "id": 4, "total": 10, "rate": 0.5,
-         "point": SimpleNamespace(x=1, y=2), "rows": [7, 8], "day": datetime.date(2026, 1, 2), "any": Formatted(), "_": 1, "π": 3.14159}
+LETTERS = {
+    **dict.fromkeys("abcdefghijklmnopqrstuvwxyz", 3),
+    **dict.fromkeys("EFGTX", 3),
+    **dict.fromkeys(("width", "height", "top", "left", "opacity", "margin", "flex", "z_index"), 7),
+}
+WORDS = {
+    "name": "Ada",
+    "color": "red",
+    "background": "blue",
+    "user": "u1",
+    "key": "k",
+    "value": 2.5,
+    "items": [1],
+    "title": "T",
+    "transition": "all",
+    "duration": 3.0,
+    "type": "t",
+    "id": 4,
+    "total": 10,
+    "rate": 0.5,
+    "point": SimpleNamespace(x=1, y=2),
+    "rows": [7, 8],
+    "day": datetime.date(2026, 1, 2),
+    "any": Formatted(),
+    "_": 1,
+    "π": 3.14159,
+}
 
 FOREIGN = [
     # JavaScript and TypeScript
-    "const p = {a: 10}", "setState({name: s})", "{a:10}", "{a:-1}", "{a:+n}", "{n:+d}", "{a:.5}", "{a:-.5}", "{a:1.5}", "{a:1e5}", "{a:0}", "{a:007}", "{a:0x1f}", "{a:10n}", "{a:1_000}", "{a: b}", "{a:b}", "{k:s}", "{n:d}", "{x:f}",
-    "{x:e}", "{x:g}", "{x:x}", "{T:E}", "{name: name}", "{name:name}", "{ name: user }", "{name:'x'}", '{name:"x"}', "{a:!b}", "{a:[1]}", "{a:{}}", "{a:()=>1}", "{a:b=>c}", "{a:b>5}", "{b:i<9}", "{a:=>10}", "{n:10,}", "{n:`x`}", "{a:b||c}",
-    "{a:null}", "{a:b,c:d}", "{a,b}", "{...a}", "{a, ...b}", "{ a }", "{a?:number}", "{name:string}", "{ x : int }", "{x: number | string}", "{name:T}", "{readonly a:b}", "const {name} = props", "let {name}=props", "import {name} from 'x'",
-    'import type {name} from "x"', "export {name};", "items.map(({name}) => 1)", "({name})=>1", "<Box color={color} />", "<Box a='b' color={color}>", "if (a){b}", "f(){x}", "()=>{a: 1}", "for(;;){n}", "label: {a: for(;;){}}", "class A {x: 1}", "{a:b?c:d}",
+    "const p = {a: 10}",
+    "setState({name: s})",
+    "{a:10}",
+    "{a:-1}",
+    "{a:+n}",
+    "{n:+d}",
+    "{a:.5}",
+    "{a:-.5}",
+    "{a:1.5}",
+    "{a:1e5}",
+    "{a:0}",
+    "{a:007}",
+    "{a:0x1f}",
+    "{a:10n}",
+    "{a:1_000}",
+    "{a: b}",
+    "{a:b}",
+    "{k:s}",
+    "{n:d}",
+    "{x:f}",
+    "{x:e}",
+    "{x:g}",
+    "{x:x}",
+    "{T:E}",
+    "{name: name}",
+    "{name:name}",
+    "{ name: user }",
+    "{name:'x'}",
+    '{name:"x"}',
+    "{a:!b}",
+    "{a:[1]}",
+    "{a:{}}",
+    "{a:()=>1}",
+    "{a:b=>c}",
+    "{a:b>5}",
+    "{b:i<9}",
+    "{a:=>10}",
+    "{n:10,}",
+    "{n:`x`}",
+    "{a:b||c}",
+    "{a:null}",
+    "{a:b,c:d}",
+    "{a,b}",
+    "{...a}",
+    "{a, ...b}",
+    "{ a }",
+    "{a?:number}",
+    "{name:string}",
+    "{ x : int }",
+    "{x: number | string}",
+    "{name:T}",
+    "{readonly a:b}",
+    "const {name} = props",
+    "let {name}=props",
+    "import {name} from 'x'",
+    'import type {name} from "x"',
+    "export {name};",
+    "items.map(({name}) => 1)",
+    "({name})=>1",
+    "<Box color={color} />",
+    "<Box a='b' color={color}>",
+    "if (a){b}",
+    "f(){x}",
+    "()=>{a: 1}",
+    "for(;;){n}",
+    "label: {a: for(;;){}}",
+    "class A {x: 1}",
+    "{a:b?c:d}",
     # JSON, YAML, TOML, HCL
-    '{"name": "x"}', '{"a":1}', "{'a': 1}", "{a: 1, b: 2}", "{name: yes}", "{a: {b: c}}", "{a: [x]}", "{x: !!int 3}", "{ a = 1 }", "{a = 1}", "{name=user}", "{duration:5s}", "{duration:10m}", "{duration: 5s}", "{total:100%}", "{a:~}",
+    '{"name": "x"}',
+    '{"a":1}',
+    "{'a': 1}",
+    "{a: 1, b: 2}",
+    "{name: yes}",
+    "{a: {b: c}}",
+    "{a: [x]}",
+    "{x: !!int 3}",
+    "{ a = 1 }",
+    "{a = 1}",
+    "{name=user}",
+    "{duration:5s}",
+    "{duration:10m}",
+    "{duration: 5s}",
+    "{total:100%}",
+    "{a:~}",
     # CSS
-    "a {color:red}", "{color:#fff}", "{color:#00f}", "{color:#000}", "{color:#112233}", "{color:#12345678}", "{color: #fff}", "{color:red}", "{margin:0}", "{margin:-1px}", "{opacity:.5}", "{width:100%}", "{width:10px}", "{flex:1}", "{top:5e3}",
-    "{transition:5s}", "{transition:.5s}", "{width:2x}", "{width:calc(1px)}", "{color:red;top:0}", "{color:}", ":is(p){color:red}", "li:not(.a){color}", "{height:5g}", "{left:10b}",
+    "a {color:red}",
+    "{color:#fff}",
+    "{color:#00f}",
+    "{color:#000}",
+    "{color:#112233}",
+    "{color:#12345678}",
+    "{color: #fff}",
+    "{color:red}",
+    "{margin:0}",
+    "{margin:-1px}",
+    "{opacity:.5}",
+    "{width:100%}",
+    "{width:10px}",
+    "{flex:1}",
+    "{top:5e3}",
+    "{transition:5s}",
+    "{transition:.5s}",
+    "{width:2x}",
+    "{width:calc(1px)}",
+    "{color:red;top:0}",
+    "{color:}",
+    ":is(p){color:red}",
+    "li:not(.a){color}",
+    "{height:5g}",
+    "{left:10b}",
     # Python
-    "{a: 1}", "{a:1}", "{k: v for k, v in d}", "{k:v for k in d}", "{x for x in y}", "{x, y}", "{*a}", "{**a}", "{a := 1}", "{a:=1}", "{a:= 1}", "{a=}", "{x!r:{width}}", "{x:{width}}", "{x:>{width}}", "f'{x:.2f}'", 'f"{x!r}"', 'F"""{x:>10}"""', "t'{name}'",
-    "'{name}'.format_map(d)", '"{x:>10}" .format(x=1)', "{x: int}", "{x:int}", "{rows[0]:1}", "{point.x:2}", "{point.x:d}", "{point.x: 1}", "{items[0]: 1}", "rf'{a}'", "{a: .2f}", "{a: >10}", "{a: ,}", "{n: 5.2}", "{n: 03d}", "{n:5.2}", "{n:.3}", "{n: %}", "{_:_}",
+    "{a: 1}",
+    "{a:1}",
+    "{k: v for k, v in d}",
+    "{k:v for k in d}",
+    "{x for x in y}",
+    "{x, y}",
+    "{*a}",
+    "{**a}",
+    "{a := 1}",
+    "{a:=1}",
+    "{a:= 1}",
+    "{a=}",
+    "{x!r:{width}}",
+    "{x:{width}}",
+    "{x:>{width}}",
+    "f'{x:.2f}'",
+    'f"{x!r}"',
+    'F"""{x:>10}"""',
+    "t'{name}'",
+    "'{name}'.format_map(d)",
+    '"{x:>10}" .format(x=1)',
+    "{x: int}",
+    "{x:int}",
+    "{rows[0]:1}",
+    "{point.x:2}",
+    "{point.x:d}",
+    "{point.x: 1}",
+    "{items[0]: 1}",
+    "rf'{a}'",
+    "{a: .2f}",
+    "{a: >10}",
+    "{a: ,}",
+    "{n: 5.2}",
+    "{n: 03d}",
+    "{n:5.2}",
+    "{n:.3}",
+    "{n: %}",
+    "{_:_}",
     # C, C++, C#, Go, Rust, Swift, Kotlin, Ruby, Elixir, shells
-    "{x:1.0f}", "{x:2.5f}", "{x: 1.0f}", "Point{x}", "int n{x};", "v := Point{x: 1}", "map[string]int{a: 1}", "[]int{n}", "use std::{name};", "std::collections::{name}", 'println!("{name:>10}")', 'println!(\n    "{name}")', 'info!("{x:.2f}")', 'write!(f, "{n:03}")',
-    'format!("{:?}", x)', '$"{name:X}"', '$@"{name}"', '$$"""{{name}}"""', "struct P p = {x, a};", "%{name: 1}", "%{name}", '"Hi #{name}!"', 'puts "a #{n} b"', "${name}", "$${name}", "`${name}`", "{1..n}", "a{b,c}", "\\d{n}", "[a-z]{n}", "(ab){n}", "x{n,}",
-    "when (x) {a -> b}", "{name -> 1}", "{|x| x}", "{:a 1}", "#{a => 1}",
+    "{x:1.0f}",
+    "{x:2.5f}",
+    "{x: 1.0f}",
+    "Point{x}",
+    "int n{x};",
+    "v := Point{x: 1}",
+    "map[string]int{a: 1}",
+    "[]int{n}",
+    "use std::{name};",
+    "std::collections::{name}",
+    'println!("{name:>10}")',
+    'println!(\n    "{name}")',
+    'info!("{x:.2f}")',
+    'write!(f, "{n:03}")',
+    'format!("{:?}", x)',
+    '$"{name:X}"',
+    '$@"{name}"',
+    '$$"""{{name}}"""',
+    "struct P p = {x, a};",
+    "%{name: 1}",
+    "%{name}",
+    '"Hi #{name}!"',
+    'puts "a #{n} b"',
+    "${name}",
+    "$${name}",
+    "`${name}`",
+    "{1..n}",
+    "a{b,c}",
+    "\\d{n}",
+    "[a-z]{n}",
+    "(ab){n}",
+    "x{n,}",
+    "when (x) {a -> b}",
+    "{name -> 1}",
+    "{|x| x}",
+    "{:a 1}",
+    "#{a => 1}",
     # LaTeX and others
-    "\\frac{a}{b}", "x_{i} x^{n}", "\\frac {a}{b}", "\\sqrt {x}", "\\textbf {name}", "\\sqrt[3]{x}", "\\{x\\}", "{a \\over b}", "{\\bf x}", "\\begin{align}", "{{{name}}}", "{% name %}", "{# name #}", "{name|upper}", "{name, plural, one {#}}",
-    "{x:d3}", "{x:N2}", "{total:C}", "{day:yyyy-MM-dd}", "{day:HH:mm}", "{0}", "{}", "{:>10}", "{:?}", "{x:?}", "{x:#?}", "{x:>}", "{x:<}", "{x:^}", "{a:b:c}", "{name:}", "{name!}", "{name!x}", "{name!r }", "{ name!r}", "{name.}", "{name[}", "{rows[0:1]}", "{rows[n]}",
+    "\\frac{a}{b}",
+    "x_{i} x^{n}",
+    "\\frac {a}{b}",
+    "\\sqrt {x}",
+    "\\textbf {name}",
+    "\\sqrt[3]{x}",
+    "\\{x\\}",
+    "{a \\over b}",
+    "{\\bf x}",
+    "\\begin{align}",
+    "{{{name}}}",
+    "{% name %}",
+    "{# name #}",
+    "{name|upper}",
+    "{name, plural, one {#}}",
+    "{x:d3}",
+    "{x:N2}",
+    "{total:C}",
+    "{day:yyyy-MM-dd}",
+    "{day:HH:mm}",
+    "{0}",
+    "{}",
+    "{:>10}",
+    "{:?}",
+    "{x:?}",
+    "{x:#?}",
+    "{x:>}",
+    "{x:<}",
+    "{x:^}",
+    "{a:b:c}",
+    "{name:}",
+    "{name!}",
+    "{name!x}",
+    "{name!r }",
+    "{ name!r}",
+    "{name.}",
+    "{name[}",
+    "{rows[0:1]}",
+    "{rows[n]}",
 ]
 
 
 @pytest.mark.parametrize("text", FOREIGN)
 def test_what_another_language_may_mean_goes_through_to_the_letter(text):
     """Every name in it exists here, and takes the format that could be meant."""
-    for space in ({**LETTERS, **WORDS}, {**LETTERS, **WORDS, **{n: Formatted() for n in ("a", "n", "x", "k", "name", "color", "width", "duration")}}):
+    for space in (
+        {**LETTERS, **WORDS},
+        {
+            **LETTERS,
+            **WORDS,
+            **{n: Formatted() for n in ("a", "n", "x", "k", "name", "color", "width", "duration")},
+        },
+    ):
         result = fill(text, space, pytest.fail)
         assert (text, ()) == (result.text, result.names)
 
 
 OURS = [
-    ("{x:.2f}", "3.00"), ("{x:>10}", "         3"), ("{x!r}", "3"), ("{name}", "Ada"), ("{point.x}", "1"), ("{rows[0]}", "7"), ("{x:10.2f}", "      3.00"), ("{x:0.2f}", "3.00"), ("{x:+.1f}", "+3.0"), ("{x:,.2f}", "3.00"), ("{x:.3e}", "3.000e+00"),
-    ("{rate:.1%}", "50.0%"), ("{rate:.0%}", "50%"), ("{rate:%}", "50.000000%"), ("{x:03d}", "003"), ("{x:08b}", "00000011"), ("{x:04x}", "0003"), ("{x:5d}", "    3"), ("{x:,}", "3"), ("{x:,d}", "3"), ("{x:+}", "+3"), ("{x:#x}", "0x3"), ("{x:#06x}", "0x0003"),
-    ("{x:<5}|", "3    |"), ("{x:^5}|", "  3  |"), ("{name:>5}", "  Ada"), ("{name:*^9}", "***Ada***"), ("{name:-^9}", "---Ada---"), ("{name:.<6}", "Ada..."), ("{x:0>5}", "00003"), ("{x:>8.2f}", "    3.00"), ("{x:>8,}", "       3"), ("{name:<6s}|", "Ada   |"), ("{π:.3g}", "3.14"),
-    ("{name!r:>8}", "   'Ada'"), ("{name!s:10}|", "Ada       |"), ("{x!r:5}|", "3    |"), ("{name!a}", "'Ada'"), ("{day:%d.%m.%Y}", "02.01.2026"), ("{day:%d %B}", "02 January"), ("{day:%H:%M}", "00:00"), ("{day}", "2026-01-02"), ("{rows[1]:+d}", "+8"), ("{point.y:.1f}", "2.0"),
-    ("{any:.2f}", "<.2f>"), ("({x})", "(3)"), ("f({x})", "f(3)"), ("<b>{name}</b>", "<b>Ada</b>"), ('<b id="{id}">', '<b id="4">'), ("x = {x}; y = {y}", "x = 3; y = 3"), ('"{name}"', '"Ada"'), ("/users/{id}", "/users/4"), ("#{id}", "#4"), ("issue #{id} of \"{name}\"", 'issue #4 of "Ada"'),
-    ("import {name} into the table", "import Ada into the table"), ("let {x} be", "let 3 be"), ("{name}: {x}", "Ada: 3"), ("- {x:.2f}%", "- 3.00%"), ("${{x}}", "$3"), ("a = {a}, b={b}", "a = 3, b=3"), ("{name}{x}", "Ada3"), ("(see {name})", "(see Ada)"), ("return {n} items", "return 3 items"),
+    ("{x:.2f}", "3.00"),
+    ("{x:>10}", "         3"),
+    ("{x!r}", "3"),
+    ("{name}", "Ada"),
+    ("{point.x}", "1"),
+    ("{rows[0]}", "7"),
+    ("{x:10.2f}", "      3.00"),
+    ("{x:0.2f}", "3.00"),
+    ("{x:+.1f}", "+3.0"),
+    ("{x:,.2f}", "3.00"),
+    ("{x:.3e}", "3.000e+00"),
+    ("{rate:.1%}", "50.0%"),
+    ("{rate:.0%}", "50%"),
+    ("{rate:%}", "50.000000%"),
+    ("{x:03d}", "003"),
+    ("{x:08b}", "00000011"),
+    ("{x:04x}", "0003"),
+    ("{x:5d}", "    3"),
+    ("{x:,}", "3"),
+    ("{x:,d}", "3"),
+    ("{x:+}", "+3"),
+    ("{x:#x}", "0x3"),
+    ("{x:#06x}", "0x0003"),
+    ("{x:<5}|", "3    |"),
+    ("{x:^5}|", "  3  |"),
+    ("{name:>5}", "  Ada"),
+    ("{name:*^9}", "***Ada***"),
+    ("{name:-^9}", "---Ada---"),
+    ("{name:.<6}", "Ada..."),
+    ("{x:0>5}", "00003"),
+    ("{x:>8.2f}", "    3.00"),
+    ("{x:>8,}", "       3"),
+    ("{name:<6s}|", "Ada   |"),
+    ("{π:.3g}", "3.14"),
+    ("{name!r:>8}", "   'Ada'"),
+    ("{name!s:10}|", "Ada       |"),
+    ("{x!r:5}|", "3    |"),
+    ("{name!a}", "'Ada'"),
+    ("{day:%d.%m.%Y}", "02.01.2026"),
+    ("{day:%d %B}", "02 January"),
+    ("{day:%H:%M}", "00:00"),
+    ("{day}", "2026-01-02"),
+    ("{rows[1]:+d}", "+8"),
+    ("{point.y:.1f}", "2.0"),
+    ("{any:.2f}", "<.2f>"),
+    ("({x})", "(3)"),
+    ("f({x})", "f(3)"),
+    ("<b>{name}</b>", "<b>Ada</b>"),
+    ('<b id="{id}">', '<b id="4">'),
+    ("x = {x}; y = {y}", "x = 3; y = 3"),
+    ('"{name}"', '"Ada"'),
+    ("/users/{id}", "/users/4"),
+    ("#{id}", "#4"),
+    ('issue #{id} of "{name}"', 'issue #4 of "Ada"'),
+    ("import {name} into the table", "import Ada into the table"),
+    ("let {x} be", "let 3 be"),
+    ("{name}: {x}", "Ada: 3"),
+    ("- {x:.2f}%", "- 3.00%"),
+    ("${{x}}", "$3"),
+    ("a = {a}, b={b}", "a = 3, b=3"),
+    ("{name}{x}", "Ada3"),
+    ("(see {name})", "(see Ada)"),
+    ("return {n} items", "return 3 items"),
 ]
 
 
@@ -155,7 +473,20 @@ def test_a_width_without_bounds_is_none(text):
     assert text == fill(text, LETTERS, str).text
 
 
-@pytest.mark.parametrize("text", ["{name:.2f}", "{name:,}", "{rows:>10}", "{x:%Y}", "{items:03d}", "{name!r:d}", "{sulky:>3}", "{key:%}", "{point:<9}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{name:.2f}",
+        "{name:,}",
+        "{rows:>10}",
+        "{x:%Y}",
+        "{items:03d}",
+        "{name!r:d}",
+        "{sulky:>3}",
+        "{key:%}",
+        "{point:<9}",
+    ],
+)
 def test_a_value_that_does_not_take_the_format_stays_and_is_told(text):
     """It never fails the cell."""
     result = fill(text, {**LETTERS, **WORDS, "sulky": SulkyFormat()}, str)
@@ -167,36 +498,47 @@ class SulkyFormat:
         raise KeyError("no")
 
 
-@pytest.mark.parametrize(("text", "expected", "names"), [
-    ("{n} sentences", "3 sentences", ("n",)),
-    ("{first}{last}", "AB", ("first", "last")),
-    ("{name}", "N{x}", ("name",)),
-    ("{d['q']} {rows[0]} {rows[-1]}", "5 7 8", ("d['q']", "rows[0]", "rows[-1]")),
-    ("{shape.shape[0]}", "9", ("shape.shape[0]",)),
-    ("{n:03d} {n!r} {n:.2f} {name!r:>8}", "003 3 3.00   'N{x}'", ("n", "name")),
-    ("{d['q']!s:>3}|{rows[1]:+d}|{n:,}|{n:<4}|{n:%}", "  5|+8|3|3   |300.000000%", ("d['q']", "rows[1]", "n")),
-    ("{{n + 1}} {{ {'a': 1}['a'] }}", "4 1", ("n + 1", "{'a': 1}['a']")),
-    ("{{ {1: 2}}}", "{1: 2}", ("{1: 2}",)),
-    ("{{ '}}' }} {{ [i for i in rows] }}", "}} [7, 8]", ("'}}'", "[i for i in rows]")),
-    ("```\n{{n}}\n```\n{n}", "```\n3\n```\n3", ("n",)),
-    ("```\n{{ [z for z in rows] }} {{len(rows)}}\n```", "```\n[7, 8] 2\n```", ("[z for z in rows]", "len(rows)")),
-    ("costs ${{n}}, foo{{n}}bar, \\frac{{a}}{{b}}", "costs $3, foo3bar, \\frac34", ("n", "a", "b")),
-    ("{{n}}{{n}}{n}", "333", ("n",)),
-    ('({n}) "{n}" *{n}*', '(3) "3" *3*', ("n",)),
-    ("n={n}; issue #{n}, @{n}, {n}%", "n=3; issue #3, @3, 3%", ("n",)),
-    ("x{n} {n}x", "x{n} 3x", ("n",)),
-    ("🙂{n}\u202e{n}", "🙂3\u202e3", ("n",)),
-    ("{größe} {übung}", "1 2", ("größe", "übung")),
-    ("f'(x) = {n}", "f'(x) = 3", ("n",)),
-    ("it's {n}, isn't '{n}'?", "it's 3, isn't '3'?", ("n",)),
-    ("{n}\r\n```\r\n{x}\r\n```\r\n{n}", "3\r\n```\r\n{x}\r\n```\r\n3", ("n",)),
-    ("> ```\n> {x}\n\n{n}", "> ```\n> {x}\n\n3", ("n",)),
-    ("- ```\n  {x}\n\n{n}", "- ```\n  {x}\n\n3", ("n",)),
-    ("- a `\n- {n} `", "- a `\n- 3 `", ("n",)),
-    ("5` {n}\n\nand 6` {n}", "5` 3\n\nand 6` 3", ("n",)),
-    ("\\` {n} `", "\\` 3 `", ("n",)),
-    ("`` ` {x} `` {n} `", "`` ` {x} `` 3 `", ("n",)),
-])
+@pytest.mark.parametrize(
+    ("text", "expected", "names"),
+    [
+        ("{n} sentences", "3 sentences", ("n",)),
+        ("{first}{last}", "AB", ("first", "last")),
+        ("{name}", "N{x}", ("name",)),
+        ("{d['q']} {rows[0]} {rows[-1]}", "5 7 8", ("d['q']", "rows[0]", "rows[-1]")),
+        ("{shape.shape[0]}", "9", ("shape.shape[0]",)),
+        ("{n:03d} {n!r} {n:.2f} {name!r:>8}", "003 3 3.00   'N{x}'", ("n", "name")),
+        (
+            "{d['q']!s:>3}|{rows[1]:+d}|{n:,}|{n:<4}|{n:%}",
+            "  5|+8|3|3   |300.000000%",
+            ("d['q']", "rows[1]", "n"),
+        ),
+        ("{{n + 1}} {{ {'a': 1}['a'] }}", "4 1", ("n + 1", "{'a': 1}['a']")),
+        ("{{ {1: 2}}}", "{1: 2}", ("{1: 2}",)),
+        ("{{ '}}' }} {{ [i for i in rows] }}", "}} [7, 8]", ("'}}'", "[i for i in rows]")),
+        ("```\n{{n}}\n```\n{n}", "```\n3\n```\n3", ("n",)),
+        (
+            "```\n{{ [z for z in rows] }} {{len(rows)}}\n```",
+            "```\n[7, 8] 2\n```",
+            ("[z for z in rows]", "len(rows)"),
+        ),
+        ("costs ${{n}}, foo{{n}}bar, \\frac{{a}}{{b}}", "costs $3, foo3bar, \\frac34", ("n", "a", "b")),
+        ("{{n}}{{n}}{n}", "333", ("n",)),
+        ('({n}) "{n}" *{n}*', '(3) "3" *3*', ("n",)),
+        ("n={n}; issue #{n}, @{n}, {n}%", "n=3; issue #3, @3, 3%", ("n",)),
+        ("x{n} {n}x", "x{n} 3x", ("n",)),
+        ("🙂{n}\u202e{n}", "🙂3\u202e3", ("n",)),
+        ("{größe} {übung}", "1 2", ("größe", "übung")),
+        ("f'(x) = {n}", "f'(x) = 3", ("n",)),
+        ("it's {n}, isn't '{n}'?", "it's 3, isn't '3'?", ("n",)),
+        ("{n}\r\n```\r\n{x}\r\n```\r\n{n}", "3\r\n```\r\n{x}\r\n```\r\n3", ("n",)),
+        ("> ```\n> {x}\n\n{n}", "> ```\n> {x}\n\n3", ("n",)),
+        ("- ```\n  {x}\n\n{n}", "- ```\n  {x}\n\n3", ("n",)),
+        ("- a `\n- {n} `", "- a `\n- 3 `", ("n",)),
+        ("5` {n}\n\nand 6` {n}", "5` 3\n\nand 6` 3", ("n",)),
+        ("\\` {n} `", "\\` 3 `", ("n",)),
+        ("`` ` {x} `` {n} `", "`` ` {x} `` 3 `", ("n",)),
+    ],
+)
 def test_what_is_filled(text, expected, names):
     """Names, attributes, indices, conversions, formats, expressions; each told once."""
     result = filled(text)
@@ -218,10 +560,18 @@ def test_an_expression_is_evaluated_once():
     assert "{{again}}{n}" * 2 == result.text
 
 
-@pytest.mark.parametrize(("text", "skipped"), [
-    ("a {{#each}} b {{#each}}", ("{{#each}}",)), ("`{{nope}}` ${{ a.b }} ${{ no.a }}", ("{{nope}}", "{{ no.a }}")), ("{{ .Name }}", ("{{ .Name }}",)),
-    ("```\n{{ .Name }}\n```", ()), ("{{}} {{ open", ()), ("{{{x}}}", ()), ("{{n}}", ()),
-])
+@pytest.mark.parametrize(
+    ("text", "skipped"),
+    [
+        ("a {{#each}} b {{#each}}", ("{{#each}}",)),
+        ("`{{nope}}` ${{ a.b }} ${{ no.a }}", ("{{nope}}", "{{ no.a }}")),
+        ("{{ .Name }}", ("{{ .Name }}",)),
+        ("```\n{{ .Name }}\n```", ()),
+        ("{{}} {{ open", ()),
+        ("{{{x}}}", ()),
+        ("{{n}}", ()),
+    ],
+)
 def test_what_looks_like_an_expression_and_is_none_is_told(text, skipped):
     """It stays as it is, and the caller can say so; in code only where it could have been meant."""
     assert skipped == filled(text, a=SimpleNamespace(b=1)).skipped
@@ -232,12 +582,23 @@ class Sulky:
         raise RuntimeError("no\ntext")
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("a\nb {rows[9]}", "Line 2, column 3 of the prompt: {rows[9]} failed at [9] with IndexError"), ("{d['nope']}", "KeyError: 'nope'"), ("{n.nope}", "AttributeError"),
-    ("{{1/0}}", "{{1/0}} failed with ZeroDivisionError: division by zero"), ("{{nope}}", "NameError: name 'nope'"), ("{{ await x }}", "SyntaxError"),
-    ("{x.__class__}", "private attribute"), ("{x.real._y}", "Write {{x.real._y}}"), ("{sulky}", "{sulky} failed to become text with RuntimeError: no text"),
-    ("{{sulky}}", "RuntimeError"), ("{rows[999999999999999999]}", "IndexError"), ("{d.q}", "AttributeError"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a\nb {rows[9]}", "Line 2, column 3 of the prompt: {rows[9]} failed at [9] with IndexError"),
+        ("{d['nope']}", "KeyError: 'nope'"),
+        ("{n.nope}", "AttributeError"),
+        ("{{1/0}}", "{{1/0}} failed with ZeroDivisionError: division by zero"),
+        ("{{nope}}", "NameError: name 'nope'"),
+        ("{{ await x }}", "SyntaxError"),
+        ("{x.__class__}", "private attribute"),
+        ("{x.real._y}", "Write {{x.real._y}}"),
+        ("{sulky}", "{sulky} failed to become text with RuntimeError: no text"),
+        ("{{sulky}}", "RuntimeError"),
+        ("{rows[999999999999999999]}", "IndexError"),
+        ("{d.q}", "AttributeError"),
+    ],
+)
 def test_a_place_that_fails_says_where_and_why(text, words):
     """Line and column of the prompt, and the exception's own words, on one line."""
     with pytest.raises(ConfigError) as caught:
@@ -246,14 +607,44 @@ def test_a_place_that_fails_says_where_and_why(text, words):
     assert "\n" not in caught.value.message
 
 
-PIECES = ["{", "}", "{x}", "{{", "}}", "{x", "`", "```", "~~~", "\n", "\r\n", "> ", "- ", "    ", "\\", "$", 'f"', "'", '"', "f'''", "!(",
-          ".format(", "a", " ", "{x:.2f}", "{x!r}", "{{x}}", "_", "\u2028"]
+PIECES = [
+    "{",
+    "}",
+    "{x}",
+    "{{",
+    "}}",
+    "{x",
+    "`",
+    "```",
+    "~~~",
+    "\n",
+    "\r\n",
+    "> ",
+    "- ",
+    "    ",
+    "\\",
+    "$",
+    'f"',
+    "'",
+    '"',
+    "f'''",
+    "!(",
+    ".format(",
+    "a",
+    " ",
+    "{x:.2f}",
+    "{x!r}",
+    "{{x}}",
+    "_",
+    "\u2028",
+]
 PROMPTS = st.lists(st.sampled_from(PIECES), max_size=25).map("".join)
 
 
 @given(PROMPTS | st.text(max_size=60))
 def test_without_names_nothing_changes(text):
-    """Single braces mean nothing where no name exists, whatever stands around them; with fill=off nothing means anything."""
+    """Single braces mean nothing where no name exists, whatever stands around them; with fill=off nothing
+    means anything."""
     result = fill(text, {}, str, "off" if "{{" in text else "on")
     assert (text, ()) == (result.text, result.names)
 
@@ -265,11 +656,11 @@ def test_all_that_is_not_filled_stays(text):
     for piece in fill(text, {"x": 7}, lambda source: "VALUE").pieces:
         if isinstance(piece, str):
             assert rest.startswith(piece)
-            rest = rest[len(piece):]
+            rest = rest[len(piece) :]
         else:
             braces = 1 + rest.startswith("{{")
             close = rest.index("}" * braces, rest.index(piece.source) + len(piece.source))
-            rest = rest[close + braces:]
+            rest = rest[close + braces :]
     assert "" == rest
 
 
@@ -281,11 +672,31 @@ def test_what_was_inserted_is_never_scanned(before, value):
     assert text.removesuffix("{value}{value}") + value * 2 == result.text
 
 
-@pytest.mark.parametrize("text", [
-    "` " + "`" * 26 + " x {n}", "{{" * 3000 + "{n}}} " * 3000, "{{ " * 3000 + "}} " * 3000, "`" * 20_000 + "{n}", "{{n" * 5000, "'" * 20_000 + "{n}",
-    'f"' * 20_000 + "{n}", "a!(" * 10_000 + "{n}", "\\" * 20_000 + '`{n}"', '"\\' * 10_000 + "{n}", "> " * 5000 + "{n}", "- " * 5000 + "{n}", "{n} `a` " * 5000,
-    "` `` ``` " * 3000 + "{n}", "{rows" + "[0]" * 3000, "{{" + "(" * 3000 + "n" + ")" * 3000 + "}}", "{{" + "-" * 3900 + "n}}", "f'''" * 5000 + "{n}", "\\`" * 9000,
-], ids=lambda text: repr(text[:12]))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "` " + "`" * 26 + " x {n}",
+        "{{" * 3000 + "{n}}} " * 3000,
+        "{{ " * 3000 + "}} " * 3000,
+        "`" * 20_000 + "{n}",
+        "{{n" * 5000,
+        "'" * 20_000 + "{n}",
+        'f"' * 20_000 + "{n}",
+        "a!(" * 10_000 + "{n}",
+        "\\" * 20_000 + '`{n}"',
+        '"\\' * 10_000 + "{n}",
+        "> " * 5000 + "{n}",
+        "- " * 5000 + "{n}",
+        "{n} `a` " * 5000,
+        "` `` ``` " * 3000 + "{n}",
+        "{rows" + "[0]" * 3000,
+        "{{" + "(" * 3000 + "n" + ")" * 3000 + "}}",
+        "{{" + "-" * 3900 + "n}}",
+        "f'''" * 5000 + "{n}",
+        "\\`" * 9000,
+    ],
+    ids=lambda text: repr(text[:12]),
+)
 def test_no_prompt_takes_long(text):
     """Whatever the braces, quotes and backticks."""
     began = time.perf_counter()
@@ -308,19 +719,38 @@ def test_data_frames_become_a_schema_and_a_sample():
     assert "|  | a | b\\|c |" in text
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda pd, np: pd.Series(range(30), name="age"), ("A series 'age' (int64), as a table of 30 rows", "The first 10 of 30 rows:")),
-    (lambda pd, np: pd.DataFrame({f"c{i}": [i] for i in range(60)}), ("1 rows and 60 columns", "| c39 | int64 | 0 | 39 to 39, mean 39 |", "(and 20 more columns: c40, c41")),
-    (lambda pd, np: pd.DataFrame({"a": []}), ("0 rows and 1 columns", "| a |")),
-    (lambda pd, np: pd.DataFrame(), ("0 rows and 0 columns",)),
-    (lambda pd, np: pd.DataFrame([[1, 2], [3, 4]], columns=["a", "a"]), ("| a | int64 | 0 | 2 to 4, mean 3 |", "| 0 | 1 | 2 |")),
-    (lambda pd, np: pd.DataFrame({"a": [1]}, index=pd.MultiIndex.from_tuples([("x", 1)])), ("| ('x', 1) | 1 |",)),
-    (lambda pd, np: type("Mine", (pd.DataFrame,), {})({"a": [1]}), ("A table of 1 rows",)),
-    (lambda pd, np: pd.DataFrame({"a": ["x" * 500]}), ("xxx... |",)),
-    (lambda pd, np: np.arange(6).reshape(2, 3), ("shape (2, 3) and type int64", "[3 4 5]")),
-    (lambda pd, np: np.full((30, 30), "x" * 20), ("(the first 3,000 of ",)),
-    (lambda pd, np: np.float64(1.5), ("1.5",)),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda pd, np: pd.Series(range(30), name="age"),
+            ("A series 'age' (int64), as a table of 30 rows", "The first 10 of 30 rows:"),
+        ),
+        (
+            lambda pd, np: pd.DataFrame({f"c{i}": [i] for i in range(60)}),
+            (
+                "1 rows and 60 columns",
+                "| c39 | int64 | 0 | 39 to 39, mean 39 |",
+                "(and 20 more columns: c40, c41",
+            ),
+        ),
+        (lambda pd, np: pd.DataFrame({"a": []}), ("0 rows and 1 columns", "| a |")),
+        (lambda pd, np: pd.DataFrame(), ("0 rows and 0 columns",)),
+        (
+            lambda pd, np: pd.DataFrame([[1, 2], [3, 4]], columns=["a", "a"]),
+            ("| a | int64 | 0 | 2 to 4, mean 3 |", "| 0 | 1 | 2 |"),
+        ),
+        (
+            lambda pd, np: pd.DataFrame({"a": [1]}, index=pd.MultiIndex.from_tuples([("x", 1)])),
+            ("| ('x', 1) | 1 |",),
+        ),
+        (lambda pd, np: type("Mine", (pd.DataFrame,), {})({"a": [1]}), ("A table of 1 rows",)),
+        (lambda pd, np: pd.DataFrame({"a": ["x" * 500]}), ("xxx... |",)),
+        (lambda pd, np: np.arange(6).reshape(2, 3), ("shape (2, 3) and type int64", "[3 4 5]")),
+        (lambda pd, np: np.full((30, 30), "x" * 20), ("(the first 3,000 of ",)),
+        (lambda pd, np: np.float64(1.5), ("1.5",)),
+    ],
+)
 def test_tables_and_arrays(make, words):
     """Shape, types, a sample, and what was cut."""
     import numpy as np
@@ -334,7 +764,8 @@ def test_tables_and_arrays(make, words):
 
 @pytest.mark.parametrize("budget", [40, 100, 300, 1000, 5000])
 def test_a_table_fits_its_budget_and_says_what_it_leaves_out(budget):
-    """Fewer rows, then fewer columns, then shorter cells; never more than the budget and a line about the cut."""
+    """Fewer rows, then fewer columns, then shorter cells; never more than the budget and a line about the
+    cut."""
     import pandas as pd
 
     df = pd.DataFrame({f"column {i}": [f"{i} some words {n}" for n in range(2_000)] for i in range(30)})
@@ -348,7 +779,16 @@ def test_dates_booleans_and_cells_that_cannot_be_sorted():
     """Ranges of dates, commonest values, of lists too."""
     import pandas as pd
 
-    text = text_of(pd.DataFrame({"day": pd.to_datetime(["2026-01-02", "2026-03-04"]), "ok": [True, True], "tags": [["a"], ["b"]], "none": [None, None]}))
+    text = text_of(
+        pd.DataFrame(
+            {
+                "day": pd.to_datetime(["2026-01-02", "2026-03-04"]),
+                "ok": [True, True],
+                "tags": [["a"], ["b"]],
+                "none": [None, None],
+            }
+        )
+    )
     assert "2026-01-02 00:00:00 to 2026-03-04 00:00:00" in text
     assert "| ok | bool | 0 | 1 distinct, most often True (2) |" in text
     assert "most often ['a'] (1)" in text
@@ -382,10 +822,23 @@ def test_names_in_a_prompt():
     assert () == names_in("{n}", NAMES, "double")
 
 
-@pytest.mark.parametrize(("before", "expected"), [
-    ("{na", ("na", ("name",))), ("{{ na", ("na", ("name",))), ("{", ("", tuple(sorted(NAMES)))), ("x{na", ("", ())), ("`a {na", ("na", ("name",))),
-    ("```\n{na", ("", ())), ("```\n{{na", ("na", ("name",))), ("{name} ", ("", ())), ("na", ("", ())), ("{name.", ("", ())),
-])
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        ("{na", ("na", ("name",))),
+        ("{{ na", ("na", ("name",))),
+        ("{", ("", tuple(sorted(NAMES)))),
+        ("x{na", ("", ())),
+        ("`a {na", ("na", ("name",))),
+        ("```\n{na", ("", ())),
+        ("```\n{{na", ("na", ("name",))),
+        ("{name} ", ("", ())),
+        ("na", ("", ())),
+        ("{name.", ("", ())),
+    ],
+)
 def test_names_where_the_cursor_stands(before, expected):
     """Names are offered after a brace of ours only."""
-    assert expected == names_at(before + "\n\nand more", len(before), {**NAMES, "_private": 1, "not a name": 2})
+    assert expected == names_at(
+        before + "\n\nand more", len(before), {**NAMES, "_private": 1, "not a name": 2}
+    )

@@ -1,4 +1,5 @@
-"""Whatever is in an answer, a prompt or on a magic's line: time in proportion to its length, from the first chunk to the saved form."""
+"""Whatever is in an answer, a prompt or on a magic's line: time in proportion to its length, from the first
+chunk to the saved form."""
 
 import json
 import re
@@ -37,13 +38,14 @@ class Nowhere:
 
 
 def live(text):
-    """An answer in pieces of seven characters, drawn as often as the pace allows: two thousand characters a second."""
+    """An answer in pieces of seven characters, drawn as often as the pace allows: two thousand characters a
+    second."""
     now = [0.0]
     state = AnswerState("m", 0.0)
     shown = LivePainter(Nowhere(), state, clock=lambda: now[0])
     shown.start()
     for i in range(0, len(text), 7):
-        state.feed(TextDelta(text[i:i + 7]), now[0])
+        state.feed(TextDelta(text[i : i + 7]), now[0])
         now[0] += 0.0035
         shown.tick(now[0])
 
@@ -51,14 +53,122 @@ def live(text):
 def split(text):
     blocks = Blocks()
     for i in range(0, len(text), 7):
-        blocks.feed(text[i:i + 7])
+        blocks.feed(text[i : i + 7])
 
 
 SIGNS = [
-    "\\[\n", "\\[\nx\n", "\\[ x\n", "$$\n", "$$\nx\n", "$$ x\n", "\\]\n", "$", "$a ", "$\\$", "\\(", "\\(x ", "\\begin{", "\\begin{x}\n", "\\", "\\\\\n", "$\\text{", "\\\\[", "[", "![", "[a ", "](", "[](", "[a](", "[a](<", "![](x)", "[a][",
-    "[a]: b\n", "[a]: b\n\n", "[^1]: a\n\n", "[a]:\n", "[a]: b 'c\n", "*", "**a*", "*a ", "_", "_a ", "*_", "~~", "~a", "`", "`a", "`a`` ", "```\n", "```a`\n", "~~~\n", "~~~ a\n\n", "|", "|a|b\n|-|-|\n", "|\n|-\n", "| `a|b` ", "|a\n|-\n|`|`|\n",
-    "<", "<a", "<a:b>", "<!--", "<!-- -->\n\n", "<div>\n", "&", "&a;", "&#", "&amp;", ">", "> ", "> a\n", ">\n", "> > a\n\n", "- ", "-\n", "- a\n", "- a\n\n", "- [ ] a\n", "- a\n  - b\n", "* ", "+ a\n", "1. ", "1. a\n", "10) a\n\n", "- > ", "> - a\n",
-    "-     x\n", "\t", "\tx\n", "    x\n\n", " \n", "\n", "\r", "a\r\n", "\x0b", "\x00", "# ", "# a\n", "a\n===\n", "=\n", "---\n", "***\n", "a\u0301", "\u0301", "\u200b", "\u200d", "\U000e0041", "👨\u200d", "\ufe0f", "م\u200c", "\u202e", "word ", "word\n", "word\n\n", "(", "\"", ":", "http://a.b ",
+    "\\[\n",
+    "\\[\nx\n",
+    "\\[ x\n",
+    "$$\n",
+    "$$\nx\n",
+    "$$ x\n",
+    "\\]\n",
+    "$",
+    "$a ",
+    "$\\$",
+    "\\(",
+    "\\(x ",
+    "\\begin{",
+    "\\begin{x}\n",
+    "\\",
+    "\\\\\n",
+    "$\\text{",
+    "\\\\[",
+    "[",
+    "![",
+    "[a ",
+    "](",
+    "[](",
+    "[a](",
+    "[a](<",
+    "![](x)",
+    "[a][",
+    "[a]: b\n",
+    "[a]: b\n\n",
+    "[^1]: a\n\n",
+    "[a]:\n",
+    "[a]: b 'c\n",
+    "*",
+    "**a*",
+    "*a ",
+    "_",
+    "_a ",
+    "*_",
+    "~~",
+    "~a",
+    "`",
+    "`a",
+    "`a`` ",
+    "```\n",
+    "```a`\n",
+    "~~~\n",
+    "~~~ a\n\n",
+    "|",
+    "|a|b\n|-|-|\n",
+    "|\n|-\n",
+    "| `a|b` ",
+    "|a\n|-\n|`|`|\n",
+    "<",
+    "<a",
+    "<a:b>",
+    "<!--",
+    "<!-- -->\n\n",
+    "<div>\n",
+    "&",
+    "&a;",
+    "&#",
+    "&amp;",
+    ">",
+    "> ",
+    "> a\n",
+    ">\n",
+    "> > a\n\n",
+    "- ",
+    "-\n",
+    "- a\n",
+    "- a\n\n",
+    "- [ ] a\n",
+    "- a\n  - b\n",
+    "* ",
+    "+ a\n",
+    "1. ",
+    "1. a\n",
+    "10) a\n\n",
+    "- > ",
+    "> - a\n",
+    "-     x\n",
+    "\t",
+    "\tx\n",
+    "    x\n\n",
+    " \n",
+    "\n",
+    "\r",
+    "a\r\n",
+    "\x0b",
+    "\x00",
+    "# ",
+    "# a\n",
+    "a\n===\n",
+    "=\n",
+    "---\n",
+    "***\n",
+    "a\u0301",
+    "\u0301",
+    "\u200b",
+    "\u200d",
+    "\U000e0041",
+    "👨\u200d",
+    "\ufe0f",
+    "م\u200c",
+    "\u202e",
+    "word ",
+    "word\n",
+    "word\n\n",
+    "(",
+    '"',
+    ":",
+    "http://a.b ",
 ]
 
 
@@ -69,14 +179,27 @@ def test_an_answer_costs_its_length(work, sign):
     growth(work, lambda n: (sign * n)[:n], 1_500 if work is live else 3_000)
 
 
-@pytest.mark.parametrize("make", [
-    lambda n: "".join("`" * i + " " for i in range(1, int((2 * n) ** 0.5))), lambda n: "".join("  " * i + "- a\n" for i in range(1, int(n ** 0.5))), lambda n: "".join("> " * i + "a\n" for i in range(1, int(n ** 0.5))),
-    lambda n: "[a]: http://b.c/" + "d" * (n // 2) + "\n\n" + "[a] " * (n // 8), lambda n: "|a" * (n // 6) + "\n" + "|-" * (n // 6) + "\n" + "|\n" * (n // 6), lambda n: "[a]: b\n\n" * (n // 16) + "[a]\n\n" * (n // 12),
-    lambda n: "- a\n\n  ```\n" + "  x\n" * (n // 4), lambda n: "$$\n" + "# x\n" * (n // 4), lambda n: "```\n" + "x" * n, lambda n: "|a|b|\n|-|-|\n" + "|1|2|\n" * (n // 6), lambda n: "- " + "a b " * (n // 4), lambda n: "> " + "a b\n" * (n // 4),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: "".join("`" * i + " " for i in range(1, int((2 * n) ** 0.5))),
+        lambda n: "".join("  " * i + "- a\n" for i in range(1, int(n**0.5))),
+        lambda n: "".join("> " * i + "a\n" for i in range(1, int(n**0.5))),
+        lambda n: "[a]: http://b.c/" + "d" * (n // 2) + "\n\n" + "[a] " * (n // 8),
+        lambda n: "|a" * (n // 6) + "\n" + "|-" * (n // 6) + "\n" + "|\n" * (n // 6),
+        lambda n: "[a]: b\n\n" * (n // 16) + "[a]\n\n" * (n // 12),
+        lambda n: "- a\n\n  ```\n" + "  x\n" * (n // 4),
+        lambda n: "$$\n" + "# x\n" * (n // 4),
+        lambda n: "```\n" + "x" * n,
+        lambda n: "|a|b|\n|-|-|\n" + "|1|2|\n" * (n // 6),
+        lambda n: "- " + "a b " * (n // 4),
+        lambda n: "> " + "a b\n" * (n // 4),
+    ],
+)
 @pytest.mark.parametrize("work", [to_html, live])
 def test_what_is_built_costs_its_length(work, make):
-    """Runs of backticks of all lengths, steps of nesting, one long address for many links, wide heads over short rows, a long line."""
+    """Runs of backticks of all lengths, steps of nesting, one long address for many links, wide heads over
+    short rows, a long line."""
     growth(work, make, 6_000)
 
 
@@ -84,11 +207,19 @@ def call(text):
     return call_line(ToolCall("1", "f", json.loads(text), text))
 
 
-@pytest.mark.parametrize("make", [
-    lambda n: '{"a":' + "[" * 450 + ",".join(["1"] * n) + "]" * 450 + "}", lambda n: json.dumps({"a": [{}] * n}), lambda n: json.dumps({"a": ["x" * n]}),
-    lambda n: json.dumps({f"k{i}": [[[[[[i]]]]]] for i in range(n)}), lambda n: '{"a":' + "[" * 300 + ",".join(["[[]]"] * n) + "]" * 300 + "}",
-])
-@pytest.mark.parametrize("work", [call, FORMATS["json"], lambda text: FORMATS["json"](f"```json\n{text}\n```")])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: '{"a":' + "[" * 450 + ",".join(["1"] * n) + "]" * 450 + "}",
+        lambda n: json.dumps({"a": [{}] * n}),
+        lambda n: json.dumps({"a": ["x" * n]}),
+        lambda n: json.dumps({f"k{i}": [[[[[[i]]]]]] for i in range(n)}),
+        lambda n: '{"a":' + "[" * 300 + ",".join(["[[]]"] * n) + "]" * 300 + "}",
+    ],
+)
+@pytest.mark.parametrize(
+    "work", [call, FORMATS["json"], lambda text: FORMATS["json"](f"```json\n{text}\n```")]
+)
 def test_json_over_lines_takes_space_in_proportion(work, make):
     """Calls of tools, format=json, however deep: what is saved and what it costs."""
     text = make(2_000)
@@ -99,7 +230,9 @@ def test_json_over_lines_takes_space_in_proportion(work, make):
     growth(work, make, 500)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[" * 3_000 + "]" * 3_000, '{"a":' * 900 + "1" + "}" * 900])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "[" * 3_000 + "]" * 3_000, '{"a":' * 900 + "1" + "}" * 900]
+)
 def test_json_that_is_nested_too_deep_is_shown_as_it_is(text):
     """No error of Python's comes out."""
     assert text in FORMATS["json"](text).text.replace(" ", "")
@@ -114,9 +247,27 @@ def nested(depth):
     return value
 
 
-@pytest.mark.parametrize(("language", "sign"), [
-    ("c", "\n"), ("c", "/"), ("c", "\n "), ("java", "\n"), ("java", "a\n"), ("csharp", "a\n"), ("csharp", "  a\n"), ("make", "_"), ("make", "a"), ("tsx", "a."), ("python", " \n"), ("python", "\"\"\""), ("diff", "!"), ("nix", "é"), ("perl", "\\'"), ("text", "a "),
-])
+@pytest.mark.parametrize(
+    ("language", "sign"),
+    [
+        ("c", "\n"),
+        ("c", "/"),
+        ("c", "\n "),
+        ("java", "\n"),
+        ("java", "a\n"),
+        ("csharp", "a\n"),
+        ("csharp", "  a\n"),
+        ("make", "_"),
+        ("make", "a"),
+        ("tsx", "a."),
+        ("python", " \n"),
+        ("python", '"""'),
+        ("diff", "!"),
+        ("nix", "é"),
+        ("perl", "\\'"),
+        ("text", "a "),
+    ],
+)
 def test_colours_cost_their_length(language, sign):
     """For what makes lexers slow."""
     growth(lambda text: code_html(text, language), lambda n: (sign * n)[:n], 4_000)
@@ -126,7 +277,12 @@ def test_colours_cost_their_length(language, sign):
 def test_colours_take_seconds_at_most(language):
     """In every language, however long and however many the blocks are."""
     began = time.thread_time()
-    to_html("".join(f"```{language}\n{sign * (30_000 // len(sign))}\n```\n\n" for sign in ("a\n", "_", "\n", "\\'", "a.")))
+    to_html(
+        "".join(
+            f"```{language}\n{sign * (30_000 // len(sign))}\n```\n\n"
+            for sign in ("a\n", "_", "\n", "\\'", "a.")
+        )
+    )
     assert time.thread_time() - began < 6
 
 
@@ -148,15 +304,91 @@ def shown(pieces):
     return "".join(written)
 
 
-@pytest.mark.parametrize("text", ["👨‍👩‍👧 ❤️ 1️⃣ 👍🏽", "می‌خواهم क्‍ष", "שלום\u200f!", "a\u200bb\u202ec\U000e0041", "x\r\ny"])
+@pytest.mark.parametrize(
+    "text", ["👨‍👩‍👧 ❤️ 1️⃣ 👍🏽", "می‌خواهم क्‍ष", "שלום\u200f!", "a\u200bb\u202ec\U000e0041", "x\r\ny"]
+)
 def test_a_terminal_shows_the_same_in_any_pieces(text):
     """Whatever is cut: joiners and forms come in pieces of their own."""
     assert plain(text) == shown(text) == shown([text])
 
 
 WORDS = [
-    " ", "\t", "a", "a ", "a=", "a=b ", "model=", "model=a ", "m,", "-", "--", "-m ", "--no-", "=", "x.a=1 ", "x.a.", "<< ", " >> ", "\"", "'", "\"\"", "\"a ", "{", "[", "{}", "{\"", "{\"\\\"", "[\"a\",", "\\", "\\\"", "%", "?", "? ", "ask ", "a int, ", "a: ", "[a", "a list[str], ",
-    "\n", ",", "{x", "{x}", "{{", "}}", "{{x", "{{x}}", "{{ ", "{x.", "{x[0]", "{x['", "{x:", "{x:>", "{x!", "{x:.2f}", "`", "` ", "```\n", "~~~\n", "f\"", "f'''", "$\"", "a!(", "a!(\"", "\".format(", "> ", "- ", "const {x} ", "\"#{x}", "<a b={x}", "::{x}", "\\a {x}", "${{", "{{{", "{{(", "{{lambda:", "\\`",
+    " ",
+    "\t",
+    "a",
+    "a ",
+    "a=",
+    "a=b ",
+    "model=",
+    "model=a ",
+    "m,",
+    "-",
+    "--",
+    "-m ",
+    "--no-",
+    "=",
+    "x.a=1 ",
+    "x.a.",
+    "<< ",
+    " >> ",
+    '"',
+    "'",
+    '""',
+    '"a ',
+    "{",
+    "[",
+    "{}",
+    '{"',
+    '{"\\"',
+    '["a",',
+    "\\",
+    '\\"',
+    "%",
+    "?",
+    "? ",
+    "ask ",
+    "a int, ",
+    "a: ",
+    "[a",
+    "a list[str], ",
+    "\n",
+    ",",
+    "{x",
+    "{x}",
+    "{{",
+    "}}",
+    "{{x",
+    "{{x}}",
+    "{{ ",
+    "{x.",
+    "{x[0]",
+    "{x['",
+    "{x:",
+    "{x:>",
+    "{x!",
+    "{x:.2f}",
+    "`",
+    "` ",
+    "```\n",
+    "~~~\n",
+    'f"',
+    "f'''",
+    '$"',
+    "a!(",
+    'a!("',
+    '".format(',
+    "> ",
+    "- ",
+    "const {x} ",
+    '"#{x}',
+    "<a b={x}",
+    "::{x}",
+    "\\a {x}",
+    "${{",
+    "{{{",
+    "{{(",
+    "{{lambda:",
+    "\\`",
 ]
 
 
@@ -165,9 +397,20 @@ def test_what_is_typed_costs_its_length(word):
     """A magic's line, completion, a short schema, a prompt, and any other cell."""
     space = {"x": 1, "a": 2}
     for before, after, work in (
-        ("", "", grammar.parse), ("model={", "", grammar.parse), ("x.a=", "", grammar.parse), ("a ", "", grammar.ask), ("", "", grammar.complete), ("a={", "", grammar.complete), ("", "", grammar.subcommand),
-        ("", "", schema), ("a int", "x", schema), ("", "", lambda text: fill(text, space, lambda source: "v")), ("", "", lambda text: parameters_in(text, space)), ("", "", lambda text: names_at(text, len(text), space)),
-        ("", "x", lambda text: questions([text])), ("%llm ask ", "x", lambda text: questions([text])),
+        ("", "", grammar.parse),
+        ("model={", "", grammar.parse),
+        ("x.a=", "", grammar.parse),
+        ("a ", "", grammar.ask),
+        ("", "", grammar.complete),
+        ("a={", "", grammar.complete),
+        ("", "", grammar.subcommand),
+        ("", "", schema),
+        ("a int", "x", schema),
+        ("", "", lambda text: fill(text, space, lambda source: "v")),
+        ("", "", lambda text: parameters_in(text, space)),
+        ("", "", lambda text: names_at(text, len(text), space)),
+        ("", "x", lambda text: questions([text])),
+        ("%llm ask ", "x", lambda text: questions([text])),
     ):
         growth(work, lambda n, before=before, after=after: before + (word * n)[:n] + after, 4_000)
 

@@ -1,4 +1,5 @@
-"""`%%llm` in a real kernel, against the simulator in this process, which knows what it sent and when it was hung up on."""
+"""`%%llm` in a real kernel, against the simulator in this process, which knows what it sent and when it was
+hung up on."""
 
 import html
 import random
@@ -13,7 +14,13 @@ from .kernels import Kernel, Wire
 
 pytestmark = pytest.mark.kernel
 CANARY = "sk-canary-5f3a9c1e7b2d4f6a8c0e"
-FORMATS = {"openai/m": "OPENAI", "responses/m": "OPENAI", "claude/m": "ANTHROPIC", "gemini/m": "GEMINI", "ollama/m": "OLLAMA"}
+FORMATS = {
+    "openai/m": "OPENAI",
+    "responses/m": "OPENAI",
+    "claude/m": "ANTHROPIC",
+    "gemini/m": "GEMINI",
+    "ollama/m": "OLLAMA",
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +30,13 @@ def sim():
 
 
 def environment(sim):
-    return {"OPENAI_BASE_URL": sim.base_url("openai_chat"), "ANTHROPIC_BASE_URL": sim.base_url("anthropic"), "GEMINI_BASE_URL": sim.base_url("gemini"),
-            "OLLAMA_HOST": sim.base_url("ollama"), **dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"), CANARY)}
+    return {
+        "OPENAI_BASE_URL": sim.base_url("openai_chat"),
+        "ANTHROPIC_BASE_URL": sim.base_url("anthropic"),
+        "GEMINI_BASE_URL": sim.base_url("gemini"),
+        "OLLAMA_HOST": sim.base_url("ollama"),
+        **dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"), CANARY),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +67,19 @@ def test_every_format_streams_and_leaves_one_static_output(kernel, sim, model):
     assert sim.records[-1].status == 200
     text = kernel.value("answer.text")
     assert text.strip().splitlines()[0] in ran.text
-    assert kernel.value("[answer.finish_reason, answer is _llm, answer.usage.output_tokens]") == ["stop", True, sim.records[-1].output_tokens]
+    assert kernel.value("[answer.finish_reason, answer is _llm, answer.usage.output_tokens]") == [
+        "stop",
+        True,
+        sim.records[-1].output_tokens,
+    ]
 
 
 def test_headless_only_the_final_output_is_sent(headless):
     """Where nobody watches (nbclient, papermill, nbval) there is one display_data and nothing else."""
     ran = headless.run(ask("hello"))
-    assert ["display_data"] == [m["msg_type"] for m in ran.messages if m["msg_type"] not in ("status", "execute_input")]
+    assert ["display_data"] == [
+        m["msg_type"] for m in ran.messages if m["msg_type"] not in ("status", "execute_input")
+    ]
 
 
 def test_names_and_fill(kernel, sim):
@@ -100,10 +118,17 @@ def test_a_thousand_chunks_take_few_messages(sim):
     assert sum(size for _, size in taken) <= 400_000
 
 
-@pytest.mark.parametrize(("model", "until"), [("openai/m@tokens=2000,gap=0.01", "update_display_data"), ("claude/m@ttft=30", "display_data"),
-                                              ("ollama/m@headers=30", "display_data")])
+@pytest.mark.parametrize(
+    ("model", "until"),
+    [
+        ("openai/m@tokens=2000,gap=0.01", "update_display_data"),
+        ("claude/m@ttft=30", "display_data"),
+        ("ollama/m@headers=30", "display_data"),
+    ],
+)
 def test_stop_closes_the_socket_and_keeps_what_came(kernel, sim, model, until):
-    """In mid-answer, before the first token, before the headers: closed within 0.3 s, one short error, the next call works."""
+    """In mid-answer, before the first token, before the headers: closed within 0.3 s, one short error, the
+    next call works."""
     seen = 0
 
     def shown(message):
@@ -143,7 +168,10 @@ def test_stop_halts_the_cells_that_wait(kernel):
 
 def test_run_all_answers_every_cell(kernel):
     """Cells queued behind each other are all answered."""
-    cells = [kernel.start(ask(f"cell {i}", f"{model}@tokens=20", f"out=cell_{i}")) for i, model in enumerate(FORMATS)]
+    cells = [
+        kernel.start(ask(f"cell {i}", f"{model}@tokens=20", f"out=cell_{i}"))
+        for i, model in enumerate(FORMATS)
+    ]
     assert all(kernel.collect(c).ok for c in cells)
     assert kernel.value("all(globals()[f'cell_{i}'].text for i in range(5))")
 
@@ -168,9 +196,16 @@ def test_sixty_stops_at_random_moments(kernel, sim):
     assert kernel.value("stormed.finish_reason") == "cancelled"
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ("status=401", "AuthenticationError"), ("status=429,retry_after=0", "RateLimited"), ("status=500", "ServerError"), ("cut=5", "StreamCut"), ("error=5", "Error"),
-])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("status=401", "AuthenticationError"),
+        ("status=429,retry_after=0", "RateLimited"),
+        ("status=500", "ServerError"),
+        ("cut=5", "StreamCut"),
+        ("error=5", "Error"),
+    ],
+)
 def test_a_failed_call_fails_the_cell_in_a_few_lines(kernel, options, words):
     """What, the provider's own words, what to do; never a traceback of ours, never the key."""
     ran = kernel.run(ask("x", f"openai/m@{options}", "retries=0 out=failed"))
@@ -196,10 +231,14 @@ def test_a_wrong_option_names_column_and_neighbour(kernel):
     assert "temperature" in ran.error["evalue"]
 
 
-@pytest.mark.parametrize(("form", "expected"), [("text", "<script>"), ("html", "<script>"), ("md", "<script>")])
+@pytest.mark.parametrize(
+    ("form", "expected"), [("text", "<script>"), ("html", "<script>"), ("md", "<script>")]
+)
 def test_what_the_model_wrote_is_text(kernel, form, expected):
     """HTML in an answer reaches the front end escaped in every format."""
-    ran = kernel.run(ask("<script>alert(1)</script><img src=x onerror=alert(2)>", "openai/m@echo=1", f"format={form}"))
+    ran = kernel.run(
+        ask("<script>alert(1)</script><img src=x onerror=alert(2)>", "openai/m@echo=1", f"format={form}")
+    )
     assert expected not in ran.html
     assert expected in html.unescape(re.sub("<[^>]*>", "", ran.html))
     assert "<img" not in ran.html
@@ -259,7 +298,10 @@ def test_tab_completes_models_options_and_names(kernel):
 
     def offered(code):
         reply = kernel.client.complete(code, len(code), reply=True, timeout=20)["content"]
-        return {m: t["type"] for m, t in zip(reply["matches"], reply["metadata"]["_jupyter_types_experimental"], strict=True)}
+        return {
+            m: t["type"]
+            for m, t in zip(reply["matches"], reply["metadata"]["_jupyter_types_experimental"], strict=True)
+        }
 
     kernel.run("my_name = 1")
     assert "model,\u00a0key\u00a0found" == offered("%%llm model=gemini/p")["gemini/pro"]
@@ -285,7 +327,10 @@ def test_loading_brings_nothing_heavy(sim):
     with Kernel(prepare="", **environment(sim)) as k:
         k.run("import sys\nbefore = set(sys.modules)")
         k.run("%load_ext nbllm")
-        heavy = k.value("sorted({m.partition('.')[0] for m in set(sys.modules) - before} & {'pandas', 'matplotlib', 'pydantic', 'ipywidgets', 'numpy', 'genai_prices', 'mcp'})")
+        heavy = k.value(
+            "sorted({m.partition('.')[0] for m in set(sys.modules) - before} & {'pandas', 'matplotlib', "
+            "'pydantic', 'ipywidgets', 'numpy', 'genai_prices', 'mcp'})"
+        )
         assert [] == heavy
         k.run("%unload_ext nbllm")
         assert not k.run("%llm help").ok
@@ -338,14 +383,30 @@ def test_attachments_reach_the_provider(kernel, sim, tmp_path):
 
 
 def test_no_key_shows_anywhere(sim):
-    """Errors, tracebacks in their most talkative mode, logs and outputs hold no key, even where the provider echoes it."""
-    with Kernel(prepare="%load_ext nbllm\n%xmode Verbose\nimport logging\nlogging.basicConfig(level=logging.DEBUG)", **environment(sim)) as k:
+    """Errors, tracebacks in their most talkative mode, logs and outputs hold no key, even where the provider
+    echoes it."""
+    with Kernel(
+        prepare="%load_ext nbllm\n%xmode Verbose\nimport logging\nlogging.basicConfig(level=logging.DEBUG)",
+        **environment(sim),
+    ) as k:
         cells = [
-            ask("hello"), ask("x", "openai/m@status=401", "retries=0"), ask("x", "gemini/m@status=400", "retries=0"), ask("x", "claude/m@cut=2", "retries=0"),
-            ask("hello", "openai/m", "-n"), "%llm providers", "%llm key openai", "_llm", "import nbllm\nvars(nbllm.default_client())",
-            "nbllm.complete('x', model='openai/m@status=401', retries=0)", "nbllm.complete('x', model='openai/m@status=500', retries=0, api_key=__import__('os').environ['OPENAI_API_KEY'])",
-            "s = nbllm.stream('x', model='claude/m')\ns, s.response(), s.trace, s.log, vars(s)", "nbllm.complete('x', model='openai/m', temperature='hot', top_p={1})",
-            "nbllm.default_client().registry.key_for(nbllm.default_client().resolve('openai/m'), None)", "%llm nope", "%%llm openai/m key=OPENAI_API_KEY\n{{1/0}}",
+            ask("hello"),
+            ask("x", "openai/m@status=401", "retries=0"),
+            ask("x", "gemini/m@status=400", "retries=0"),
+            ask("x", "claude/m@cut=2", "retries=0"),
+            ask("hello", "openai/m", "-n"),
+            "%llm providers",
+            "%llm key openai",
+            "_llm",
+            "import nbllm\nvars(nbllm.default_client())",
+            "nbllm.complete('x', model='openai/m@status=401', retries=0)",
+            "nbllm.complete('x', model='openai/m@status=500', retries=0, "
+            "api_key=__import__('os').environ['OPENAI_API_KEY'])",
+            "s = nbllm.stream('x', model='claude/m')\ns, s.response(), s.trace, s.log, vars(s)",
+            "nbllm.complete('x', model='openai/m', temperature='hot', top_p={1})",
+            "nbllm.default_client().registry.key_for(nbllm.default_client().resolve('openai/m'), None)",
+            "%llm nope",
+            "%%llm openai/m key=OPENAI_API_KEY\n{{1/0}}",
         ]
         out = "".join(str(k.run(c).messages) for c in cells)
     assert "canary" not in out

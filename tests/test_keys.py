@@ -47,7 +47,13 @@ def make(tmp_path):
         if dotenv is not None:
             (tmp_path / ".env").write_text(dotenv, "utf-8")
         (tmp_path / "auth.json").write_text(json.dumps(auth or {}), "utf-8")
-        r.stores = keys.Stores(r.env, lambda: (tmp_path,), lambda: ring, None if colab is None else lambda name: colab[name], tmp_path / "auth.json")
+        r.stores = keys.Stores(
+            r.env,
+            lambda: (tmp_path,),
+            lambda: ring,
+            None if colab is None else lambda name: colab[name],
+            tmp_path / "auth.json",
+        )
         return r
 
     return made
@@ -58,11 +64,17 @@ def key(r, model="openai/x", base_url=None, explicit=None):
 
 
 def test_sources_are_asked_in_their_order(make):
-    """Given, typed, environment, .env, keyring, Colab, OpenCode; each comes to its turn when those before it have none."""
+    """Given, typed, environment, .env, keyring, Colab, OpenCode; each comes to its turn when those before it
+    have none."""
     ring = Ring()
     ring.entries["nbllm", "https://api.openai.com"] = "ring"
-    everything = {"env": {"OPENAI_API_KEY": "env"}, "dotenv": "OPENAI_API_KEY=dot\n", "ring": ring, "colab": {"OPENAI_API_KEY": "colab"},
-                  "auth": {"openai": {"type": "api", "key": "code"}}}
+    everything = {
+        "env": {"OPENAI_API_KEY": "env"},
+        "dotenv": "OPENAI_API_KEY=dot\n",
+        "ring": ring,
+        "colab": {"OPENAI_API_KEY": "colab"},
+        "auth": {"openai": {"type": "api", "key": "code"}},
+    }
     order = ("env", "dotenv", "ring", "colab", "auth")
     sources = ("OPENAI_API_KEY", "OPENAI_API_KEY in ", "the keyring", "OPENAI_API_KEY in Colab", "OpenCode")
     assert "argument" == key(make(**everything), explicit="given").source
@@ -78,11 +90,22 @@ def test_sources_are_asked_in_their_order(make):
     assert key(make(dotenv="")) is None
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("OPENAI_API_KEY=abc", "abc"), ("export OPENAI_API_KEY = abc ", "abc"), ('OPENAI_API_KEY="a b"', "a b"), ("OPENAI_API_KEY='a#b' # c", "a#b"),
-    ("OPENAI_API_KEY=abc # mine", "abc"), ("\ufeffOPENAI_API_KEY=abc\r\n", "abc"), ("# OPENAI_API_KEY=no", None), ("OPENAI_API_KEY=", None),
-    ("nonsense", None), ("A=1\nOPENAI_API_KEY=abc\nB", "abc"), ("OPENAI_API_KEY=$HOME", "$HOME"),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("OPENAI_API_KEY=abc", "abc"),
+        ("export OPENAI_API_KEY = abc ", "abc"),
+        ('OPENAI_API_KEY="a b"', "a b"),
+        ("OPENAI_API_KEY='a#b' # c", "a#b"),
+        ("OPENAI_API_KEY=abc # mine", "abc"),
+        ("\ufeffOPENAI_API_KEY=abc\r\n", "abc"),
+        ("# OPENAI_API_KEY=no", None),
+        ("OPENAI_API_KEY=", None),
+        ("nonsense", None),
+        ("A=1\nOPENAI_API_KEY=abc\nB", "abc"),
+        ("OPENAI_API_KEY=$HOME", "$HOME"),
+    ],
+)
 def test_a_dotenv_file(make, text, expected):
     """Plain lines, quotes, comments; nothing is filled in."""
     found = key(make(dotenv=text))
@@ -95,10 +118,16 @@ def test_a_dotenv_file_gives_keys_and_no_addresses(make):
     assert "https://api.openai.com/v1" == r.resolve("openai/x").provider.base_url
 
 
-@pytest.mark.parametrize("source", [
-    {"env": {"OPENAI_API_KEY": "k"}}, {"dotenv": "OPENAI_API_KEY=k"}, {"ring": True}, {"colab": {"OPENAI_API_KEY": "k"}},
-    {"auth": {"openai": {"type": "api", "key": "k"}}},
-])
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"env": {"OPENAI_API_KEY": "k"}},
+        {"dotenv": "OPENAI_API_KEY=k"},
+        {"ring": True},
+        {"colab": {"OPENAI_API_KEY": "k"}},
+        {"auth": {"openai": {"type": "api", "key": "k"}}},
+    ],
+)
 def test_a_key_goes_to_its_own_address_whatever_its_source(make, source):
     """A base_url that leads elsewhere gets none; the same host does."""
     if "ring" in source:
@@ -111,35 +140,49 @@ def test_a_key_goes_to_its_own_address_whatever_its_source(make, source):
 
 
 def test_kept_keys_do_not_follow_an_address_variable(make):
-    """OPENAI_BASE_URL leads the variables' keys along, because both are the person's; not what is kept for api.openai.com."""
+    """OPENAI_BASE_URL leads the variables' keys along, because both are the person's; not what is kept for
+    api.openai.com."""
     ring = Ring()
     ring.entries["nbllm", "https://api.openai.com"] = "ring"
-    r = make(env={"OPENAI_BASE_URL": "https://mine.example/v1"}, dotenv="", ring=ring, auth={"openai": {"type": "api", "key": "code"}})
+    r = make(
+        env={"OPENAI_BASE_URL": "https://mine.example/v1"},
+        dotenv="",
+        ring=ring,
+        auth={"openai": {"type": "api", "key": "code"}},
+    )
     assert key(r) is None
     ring.entries["nbllm", "https://mine.example"] = "mine"
-    assert "mine" == key(make(env={"OPENAI_BASE_URL": "https://mine.example/v1"}, dotenv="", ring=ring)).reveal()
+    assert (
+        "mine" == key(make(env={"OPENAI_BASE_URL": "https://mine.example/v1"}, dotenv="", ring=ring)).reveal()
+    )
 
 
-@pytest.mark.parametrize(("model", "entry", "found"), [
-    ("openai/x", {"type": "oauth", "access": "at", "refresh": "rt", "expires": "later"}, "at"),
-    ("openai/x", {"type": "oauth", "access": "at", "expires": "soon"}, None),
-    ("openai/x", {"type": "oauth", "access": "at", "expires": "past"}, None),
-    ("openai/x", {"type": "oauth", "access": "at", "expires": 0}, "at"),
-    ("openai/x", {"type": "oauth", "access": "at"}, None),
-    ("openai/x", {"type": "wellknown", "key": "CORP", "token": "t"}, None),
-    ("openai/x", {"type": "api", "key": ""}, None),
-    ("openai/x", "text", None),
-    ("claude/x", {"type": "api", "key": "k"}, "k"),
-    ("claude/x", {"type": "oauth", "access": "at", "expires": "later"}, None),
-    ("gemini/x", {"type": "api", "key": "k"}, "k"),
-    ("together/x", {"type": "api", "key": "k"}, "k"),
-])
+@pytest.mark.parametrize(
+    ("model", "entry", "found"),
+    [
+        ("openai/x", {"type": "oauth", "access": "at", "refresh": "rt", "expires": "later"}, "at"),
+        ("openai/x", {"type": "oauth", "access": "at", "expires": "soon"}, None),
+        ("openai/x", {"type": "oauth", "access": "at", "expires": "past"}, None),
+        ("openai/x", {"type": "oauth", "access": "at", "expires": 0}, "at"),
+        ("openai/x", {"type": "oauth", "access": "at"}, None),
+        ("openai/x", {"type": "wellknown", "key": "CORP", "token": "t"}, None),
+        ("openai/x", {"type": "api", "key": ""}, None),
+        ("openai/x", "text", None),
+        ("claude/x", {"type": "api", "key": "k"}, "k"),
+        ("claude/x", {"type": "oauth", "access": "at", "expires": "later"}, None),
+        ("gemini/x", {"type": "api", "key": "k"}, "k"),
+        ("together/x", {"type": "api", "key": "k"}, "k"),
+    ],
+)
 def test_opencode_s_store(make, model, entry, found):
-    """api keys, and logins that have not expired, for dialects that can carry a token; the file is only read."""
+    """api keys, and logins that have not expired, for dialects that can carry a token; the file is only
+    read."""
     whens = {"later": (time.time() + 3600) * 1000, "soon": (time.time() + 30) * 1000, "past": 1000}
     if isinstance(entry, dict) and entry.get("expires") in whens:
         entry = {**entry, "expires": whens[entry["expires"]]}
-    name = {"openai": "openai", "claude": "anthropic", "gemini": "google", "together": "togetherai"}[model.partition("/")[0]]
+    name = {"openai": "openai", "claude": "anthropic", "gemini": "google", "together": "togetherai"}[
+        model.partition("/")[0]
+    ]
     r = make(dotenv="", auth={name: entry})
     before = r.stores.auth.read_bytes()
     got = key(r, model)
@@ -199,7 +242,9 @@ def test_where_names_every_source_and_masks_every_key(make):
     """The whole list, in order."""
     r = make(env={"OPENAI_API_KEY": CANARY}, dotenv="")
     places = r.where(r.rows["openai"])
-    assert ["this session", "environment", ".env", "keyring", "login", "Colab", "OpenCode"] == [name for name, _ in places]
+    assert ["this session", "environment", ".env", "keyring", "login", "Colab", "OpenCode"] == [
+        name for name, _ in places
+    ]
     assert [("environment", "•••cdef")] == [(n, m) for n, m in places if m]
     assert CANARY not in repr(places)
 
@@ -208,17 +253,26 @@ def test_nothing_that_holds_keys_shows_them(make):
     """repr of registry, stores and routes; the keyring's answers as well."""
     ring = Ring()
     ring.entries["nbllm", "https://api.groq.com"] = CANARY
-    r = make(env={"OPENAI_API_KEY": CANARY}, dotenv=f"MISTRAL_API_KEY={CANARY}", ring=ring, auth={"xai": {"type": "api", "key": CANARY}})
+    r = make(
+        env={"OPENAI_API_KEY": CANARY},
+        dotenv=f"MISTRAL_API_KEY={CANARY}",
+        ring=ring,
+        auth={"xai": {"type": "api", "key": CANARY}},
+    )
     found = [r.own_key(row) for row in r.rows.values()]
     assert {"OPENAI_API_KEY", "the keyring", "OpenCode's auth.json"} <= {k.source for k in found if k}
     assert CANARY not in repr((r, r.stores, found, r.resolve("openai/x"), Secret(CANARY)))
 
 
 def test_consent_is_written_into_the_person_s_file(tmp_path):
-    """`%llm key allow NAME`: the row may go on at once, and after the next start; what was allowed before stays."""
+    """`%llm key allow NAME`: the row may go on at once, and after the next start; what was allowed before
+    stays."""
     project = tmp_path / "repo" / "pyproject.toml"
     project.parent.mkdir()
-    project.write_text('[tool.nbllm.provider.acme]\nbase_url = "https://acme.example/v1"\nkey_env = "ACME_API_KEY"\n', "utf-8")
+    project.write_text(
+        '[tool.nbllm.provider.acme]\nbase_url = "https://acme.example/v1"\nkey_env = "ACME_API_KEY"\n',
+        "utf-8",
+    )
     user = tmp_path / "providers.toml"
     toml_edit.set_entry(user, "allow", "https://acme.example", ["OTHER"])
     places = config.Places(user, project.parent)
@@ -242,25 +296,53 @@ def test_the_notebook_s_folder_is_looked_at_first(tmp_path, monkeypatch):
 
 @pytest.mark.kernel
 def test_the_lines_of_keys_aliases_and_providers(tmp_path):
-    """set, where, unset, allow, --save and what is wrong in a file, as a person types them; the key shows nowhere."""
+    """set, where, unset, allow, --save and what is wrong in a file, as a person types them; the key shows
+    nowhere."""
     (tmp_path / "keyring.py").write_text(
         "kept = {}\nget_password = lambda s, u: kept.get((s, u))\n"
-        "def set_password(s, u, k): kept[s, u] = k\ndef delete_password(s, u): del kept[s, u]\n", "utf-8")
+        "def set_password(s, u, k): kept[s, u] = k\ndef delete_password(s, u): del kept[s, u]\n",
+        "utf-8",
+    )
     (tmp_path / "pyproject.toml").write_text(
-        '[tool.nbllm.provider.acme]\nbase_url = "https://acme.example/v1"\nkey_env = "ACME_API_KEY"\n[tool.nbllm.provider.bad]\nurl = 1\n', "utf-8")
+        '[tool.nbllm.provider.acme]\nbase_url = "https://acme.example/v1"\nkey_env = '
+        '"ACME_API_KEY"\n[tool.nbllm.provider.bad]\nurl = 1\n',
+        "utf-8",
+    )
     user = tmp_path / "config" / "nbllm" / "providers.toml"
     with Kernel(XDG_CONFIG_HOME=str(tmp_path / "config"), ACME_API_KEY=CANARY, PYTHONWARNINGS="ignore") as k:
-        k.run(f"import os, sys; os.chdir({str(tmp_path)!r}); sys.path.insert(0, {str(tmp_path)!r}); nbllm.default_client().registry = nbllm.routing.registry.load()")
+        k.run(
+            f"import os, sys; os.chdir({str(tmp_path)!r}); sys.path.insert(0, {str(tmp_path)!r}); "
+            f"nbllm.default_client().registry = nbllm.routing.registry.load()"
+        )
         said = [k.run("%llm providers")]
         assert "pyproject.toml, line 5" in said[0].text
         parent = k.start("%llm key set openai")
         k.client.get_stdin_msg(timeout=20)
         k.client.input(CANARY)
-        said += [k.collect(parent), k.run("%llm key where openai"), k.run("%llm key unset openai"), k.run("%llm key allow acme"),
-                 k.run("%llm key acme"), k.run("%llm alias fast gemini/flash --save")]
-        for ran, words in zip(said[1:], ("kept in the keyring, for https://api.openai.com", "keyring: •••cdef", "in the keyring is forgotten",
-                                         "may use ACME_API_KEY at https://acme.example", "•••cdef from ACME_API_KEY", "fast now means gemini/"), strict=True):
+        said += [
+            k.collect(parent),
+            k.run("%llm key where openai"),
+            k.run("%llm key unset openai"),
+            k.run("%llm key allow acme"),
+            k.run("%llm key acme"),
+            k.run("%llm alias fast gemini/flash --save"),
+        ]
+        for ran, words in zip(
+            said[1:],
+            (
+                "kept in the keyring, for https://api.openai.com",
+                "keyring: •••cdef",
+                "in the keyring is forgotten",
+                "may use ACME_API_KEY at https://acme.example",
+                "•••cdef from ACME_API_KEY",
+                "fast now means gemini/",
+            ),
+            strict=True,
+        ):
             assert ran.ok, ran.error
             assert words in ran.text
         assert CANARY not in str([r.messages for r in said]) + user.read_text("utf-8")
-    assert {"alias": {"fast": "gemini/flash"}, "allow": {"https://acme.example": ["ACME_API_KEY"]}} == tomllib.loads(user.read_text("utf-8"))
+    assert {
+        "alias": {"fast": "gemini/flash"},
+        "allow": {"https://acme.example": ["ACME_API_KEY"]},
+    } == tomllib.loads(user.read_text("utf-8"))

@@ -1,4 +1,5 @@
-"""The walls of the house, checked file by file: floors, no circles, what is imported late and why, where outside things live, size."""
+"""The walls of the house, checked file by file: floors, no circles, what is imported late and why, where
+outside things live, size."""
 
 import ast
 import subprocess
@@ -27,9 +28,20 @@ HEAVY = {
     *("ipywidgets", "anywidget", "markdown_it", "pygments", "mcp", "genai_prices", "httpx"),
 }
 
-# An import inside a function is for one of two reasons. The first: a package that is heavy, or that may not be there.
+# An import inside a function is for one of two reasons. The first: a package that is heavy, or that may not
+# be there.
 LATE_PACKAGES = HEAVY | {
-    *("IPython", "traitlets", "comm", "nbformat", "nbclient", "nbconvert", "platformdirs", "dotenv", "tiktoken"),
+    *(
+        "IPython",
+        "traitlets",
+        "comm",
+        "nbformat",
+        "nbclient",
+        "nbconvert",
+        "platformdirs",
+        "dotenv",
+        "tiktoken",
+    ),
     *("anyio", "idna", "tqdm", "resource", "keyring"),
 }
 # The second: a part of ours that loads when it is first used. (who, what)
@@ -51,9 +63,12 @@ LATE_PARTS = {
     ("routing/registry", "simulator"),
     ("simulator/__init__", "simulator.server"),
 }
-_STANDARD = sys.stdlib_module_names - {"resource"}  # late ones of the standard library cost nothing to anybody
+_STANDARD = sys.stdlib_module_names - {
+    "resource"
+}  # late ones of the standard library cost nothing to anybody
 
-# Statements, docstrings apart. What issue 10's safety added (consent, guards, bounds, counted answers) is in the first two.
+# Statements, docstrings apart. What issue 10's safety added (consent, guards, bounds, counted answers) is in
+# the first two.
 BUDGETS = {
     ("core", "dialects", "http", "agents", "routing", "client", "store"): 8_500,
     ("notebook",): 4_050,
@@ -85,7 +100,9 @@ def outside(node: ast.stmt) -> set[str]:
     """The packages of others that a statement imports."""
     if isinstance(node, ast.Import):
         return {a.name.split(".")[0] for a in node.names}
-    return {(node.module or "").split(".")[0]} if isinstance(node, ast.ImportFrom) and not node.level else set()
+    return (
+        {(node.module or "").split(".")[0]} if isinstance(node, ast.ImportFrom) and not node.level else set()
+    )
 
 
 def ours(path: Path, node: ast.stmt) -> set[str]:
@@ -149,7 +166,8 @@ def test_late_imports_have_a_reason(path):
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_outside_things_have_one_home(path):
-    """Pure floors know no clock, socket or thread; httpx and IPython are imported in one package each; pandas inside functions."""
+    """Pure floors know no clock, socket or thread; httpx and IPython are imported in one package each; pandas
+    inside functions."""
     here = floor_of(name_of(path))
     found = {p for n in ast.walk(tree(path)) for p in outside(n)} if True else set()
     assert not (here in PURE and found & NOT_PURE)
@@ -159,7 +177,11 @@ def test_outside_things_have_one_home(path):
 
 def statements(path: Path) -> int:
     nodes = [n for n in ast.walk(tree(path)) if isinstance(n, ast.stmt)]
-    words = [n for n in nodes if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant) and isinstance(n.value.value, str)]
+    words = [
+        n
+        for n in nodes
+        if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant) and isinstance(n.value.value, str)
+    ]
     return len(nodes) - len(words)
 
 
@@ -173,7 +195,9 @@ def test_a_wing_keeps_to_its_budget(wings):
 def test_import_nbllm_is_light():
     """`import nbllm` brings nothing heavy."""
     code = "import sys, nbllm, nbllm.errors; print(*sorted(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert set() == HEAVY & set(loaded)
 
 

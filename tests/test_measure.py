@@ -29,9 +29,13 @@ def client():
 
 def measured(client, sim, options, dialect="openai_chat", prompt="Why is the sky blue?", **call):
     """(row, chunks, what the simulator recorded) of one call."""
-    stream = client.stream(prompt, f"m@{options}", base_url=sim.base_url(dialect), dialect=dialect, retries=0, **call)
+    stream = client.stream(
+        prompt, f"m@{options}", base_url=sim.base_url(dialect), dialect=dialect, retries=0, **call
+    )
     assert stream.wait_end(20)
-    about = measure.Call(stream.partial().request, client.resolve("m", sim.base_url(dialect), dialect).provider, "m")
+    about = measure.Call(
+        stream.partial().request, client.resolve("m", sim.base_url(dialect), dialect).provider, "m"
+    )
     row = measure.rows(stream, about)[-1]
     sim.settled(5)
     record = sim.records[-1]
@@ -45,7 +49,8 @@ def tries(client, sim, options, dialect="openai_chat", **call):
 
 
 def truth(row, record):
-    """(time to first token, to first visible text, to last token, decode) in ms: from the call to the server's writes."""
+    """(time to first token, to first visible text, to last token, decode) in ms: from the call to the
+    server's writes."""
     tokens = record.tokens
     visible = [c for c in tokens if c.kind in ("text", "content")]
     since = [(c.send_ns - row["ns_call"]) / 1e6 for c in (tokens[0], visible[0], tokens[-1])]
@@ -76,7 +81,11 @@ def test_the_times_of_a_scenario_are_those_of_its_sending(client, sim, options, 
         ttft, ttfo, e2e, decode = truth(row, record)
         tokens = sum(c.n_tokens for c in record.tokens)
         assert ("ok", True, tokens) == (row["status"], row["ok"], row["out_tokens"])
-        assert len(record.tokens) == row["chunks"] == sum(c["kind"] in ("content", "reasoning", "tool") for c in chunks)
+        assert (
+            len(record.tokens)
+            == row["chunks"]
+            == sum(c["kind"] in ("content", "reasoning", "tool") for c in chunks)
+        )
         itl = NEAR(decode / (tokens - record.tokens[0].n_tokens), rel=0.12, abs=0.3)
         sent = NEAR(ttft, abs=TIGHT), NEAR(ttfo, abs=TIGHT), NEAR(e2e, abs=TIGHT), itl
         came = row["ttft_ms"], row["ttfo_ms"], row["e2e_ms"], row.get("itl_ms")
@@ -125,27 +134,42 @@ def test_without_usage_the_count_is_an_estimate_and_says_so(client, sim):
 
 def test_a_tokenizer_counts_chunks_too(client, sim):
     """With one that counts words, every chunk has its tokens, and the first chunk's are known."""
-    stream = client.stream("Hi", "m@ttft=0.02,gap=0.01,tokens=20,tokens_per_chunk=5,usage=0", base_url=sim.base_url("openai_chat"),
-                           dialect="openai_chat", retries=0)
+    stream = client.stream(
+        "Hi",
+        "m@ttft=0.02,gap=0.01,tokens=20,tokens_per_chunk=5,usage=0",
+        base_url=sim.base_url("openai_chat"),
+        dialect="openai_chat",
+        retries=0,
+    )
     stream.wait_end(10)
-    call = measure.Call(stream.partial().request, client.resolve("m", sim.base_url("openai_chat")).provider, "m", tokenizer=lambda text: len(text.split()))
+    call = measure.Call(
+        stream.partial().request,
+        client.resolve("m", sim.base_url("openai_chat")).provider,
+        "m",
+        tokenizer=lambda text: len(text.split()),
+    )
     row = measure.rows(stream, call)[-1]
     assert ("tokenizer", "tokenizer") == (row["tok_source"], row["itl_src"])
     assert row["out_tokens"] == sum(c.tokens for c in pieces.of(stream, call.tokenizer) if c.tokens)
 
 
-@pytest.mark.parametrize(("options", "status", "kept"), [
-    ("ttft=0.02,gap=0.005,tokens=40,cut=20", "stream_cut", True),
-    ("ttft=0.02,gap=0.005,tokens=40,cut=20,how=close", "stream_cut", True),
-    ("ttft=0.02,gap=0.005,tokens=40,error=10", "stream_error", True),
-    ("ttft=0.02,gap=0.005,tokens=40,malformed=10", "protocol_error", True),
-    ("status=429,retry_after=3", "rate_limited", False),
-    ("status=500", "http_error", False),
-    ("status=401", "auth", False),
-    ("status=404", "http_error", False),
-    ("tokens=0", "empty", False),
-])
-def test_a_failure_has_a_typed_status_and_keeps_what_was_measured_before_it(client, sim, options, status, kept):
+@pytest.mark.parametrize(
+    ("options", "status", "kept"),
+    [
+        ("ttft=0.02,gap=0.005,tokens=40,cut=20", "stream_cut", True),
+        ("ttft=0.02,gap=0.005,tokens=40,cut=20,how=close", "stream_cut", True),
+        ("ttft=0.02,gap=0.005,tokens=40,error=10", "stream_error", True),
+        ("ttft=0.02,gap=0.005,tokens=40,malformed=10", "protocol_error", True),
+        ("status=429,retry_after=3", "rate_limited", False),
+        ("status=500", "http_error", False),
+        ("status=401", "auth", False),
+        ("status=404", "http_error", False),
+        ("tokens=0", "empty", False),
+    ],
+)
+def test_a_failure_has_a_typed_status_and_keeps_what_was_measured_before_it(
+    client, sim, options, status, kept
+):
     """A cut stream knows its first token; a refused request knows no time at all, and nothing is 0."""
     row, _, _ = measured(client, sim, options)
     assert (status, False) == (row["status"], row["ok"])
@@ -157,7 +181,9 @@ def test_a_failure_has_a_typed_status_and_keeps_what_was_measured_before_it(clie
         assert (429, 3.0) == (row["http_status"], row["retry_after_s"])
 
 
-@pytest.mark.parametrize(("timeout", "status"), [({"first": 0.05}, "timeout_ttft"), ({"total": 0.08}, "timeout_total")])
+@pytest.mark.parametrize(
+    ("timeout", "status"), [({"first": 0.05}, "timeout_ttft"), ({"total": 0.08}, "timeout_total")]
+)
 def test_a_time_limit_is_a_censored_row(client, sim, timeout, status):
     """How long it had run stands in censor_ms."""
     row, _, _ = measured(client, sim, "ttft=0.6,tokens=5", timeout=timeout)
@@ -167,23 +193,42 @@ def test_a_time_limit_is_a_censored_row(client, sim, timeout, status):
 
 def test_a_cancelled_call_keeps_its_tokens_and_is_not_ok(client, sim):
     """Stop in the middle: cancelled, censored, with a time to first token."""
-    stream = client.stream("Hi", "m@ttft=0.02,gap=0.02,tokens=500", base_url=sim.base_url("openai_chat"), dialect="openai_chat")
+    stream = client.stream(
+        "Hi", "m@ttft=0.02,gap=0.02,tokens=500", base_url=sim.base_url("openai_chat"), dialect="openai_chat"
+    )
     while not stream.timing.ttft:
         stream.wait(len(stream.log), 1)
     stream.cancel()
     stream.wait_end(5)
-    row = measure.rows(stream, measure.Call(stream.partial().request, client.resolve("m", sim.base_url("openai_chat")).provider, "m"))[-1]
+    row = measure.rows(
+        stream,
+        measure.Call(
+            stream.partial().request, client.resolve("m", sim.base_url("openai_chat")).provider, "m"
+        ),
+    )[-1]
     assert ("cancelled", False, True) == (row["status"], row["ok"], row["censored"])
     assert row["ttft_ms"] > 0
 
 
 def test_every_attempt_has_a_row(client, sim):
     """Two refusals and an answer: three rows, the tokens in the last."""
-    stream = client.stream("Once more", "m@tokens=5,status=503,fail_times=2,retry_after=0.01", base_url=sim.base_url("openai_chat"),
-                           dialect="openai_chat", retries=3)
+    stream = client.stream(
+        "Once more",
+        "m@tokens=5,status=503,fail_times=2,retry_after=0.01",
+        base_url=sim.base_url("openai_chat"),
+        dialect="openai_chat",
+        retries=3,
+    )
     stream.wait_end(20)
-    rows = measure.rows(stream, measure.Call(stream.partial().request, client.resolve("m", sim.base_url("openai_chat")).provider, "m"))
-    assert [(1, "http_error", 503), (2, "http_error", 503), (3, "ok", 200)] == [(r["attempt"], r["status"], r["http_status"]) for r in rows]
+    rows = measure.rows(
+        stream,
+        measure.Call(
+            stream.partial().request, client.resolve("m", sim.base_url("openai_chat")).provider, "m"
+        ),
+    )
+    assert [(1, "http_error", 503), (2, "http_error", 503), (3, "ok", 200)] == [
+        (r["attempt"], r["status"], r["http_status"]) for r in rows
+    ]
     assert [None, None, 5] == [r.get("out_tokens") for r in rows]
 
 
@@ -219,7 +264,14 @@ def test_bounds_hold_and_what_is_certified_is_exact(client, sim):
 
 def test_hidden_reasoning_does_not_make_the_stream_look_fast():
     """Tokens that were counted and not shown are no part of the time between the shown ones."""
-    row = {"decode_ms": 90.0, "streamed_tokens": 10, "first_chunk_tokens": 1, "chunks": 10, "itl_src": "single", "ns_call": 0}
+    row = {
+        "decode_ms": 90.0,
+        "streamed_tokens": 10,
+        "first_chunk_tokens": 1,
+        "chunks": 10,
+        "itl_src": "single",
+        "ns_call": 0,
+    }
     measure.derive(row)
     assert (10.0, 100.0) == (row["itl_ms"], row["out_tok_s"])
 
@@ -231,13 +283,20 @@ def test_a_loop_that_sleeps_on_the_job_is_found_out(sim):
     async def work():
         import time
 
-        stream = client.stream("Hi", "m@tokens=3", base_url=sim.base_url("openai_chat"), dialect="openai_chat")
+        stream = client.stream(
+            "Hi", "m@tokens=3", base_url=sim.base_url("openai_chat"), dialect="openai_chat"
+        )
         time.sleep(0.01)  # noqa: ASYNC251 - the engine's loop itself is to be blocked
         await stream.ended()
         return stream
 
     client.run(client.http.prepare(sim.url))
     stream = client.run(asyncio.wait_for(work(), 10))
-    row = measure.rows(stream, measure.Call(stream.partial().request, client.resolve("m", sim.base_url("openai_chat")).provider, "m"))[-1]
+    row = measure.rows(
+        stream,
+        measure.Call(
+            stream.partial().request, client.resolve("m", sim.base_url("openai_chat")).provider, "m"
+        ),
+    )[-1]
     client.close()
     assert "contaminated" == row["quality"]

@@ -14,7 +14,10 @@ from nbllm.routing import registry
 
 from .test_transport import chunk, head, server
 
-DELTA = b'data: {"id":"c","object":"chat.completion.chunk","model":"m","system_fingerprint":"%s","choices":[{"index":0,"delta":{"content":" word"},"finish_reason":null}]}\n\n' % (b"f" * 200)
+DELTA = (
+    b'data: {"id":"c","object":"chat.completion.chunk","model":"m","system_fingerprint":"%s","choices":[{"index":0,"delta":{"content":" word"},"finish_reason":null}]}\n\n'  # noqa: E501
+    % (b"f" * 200)
+)
 END = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 LONG = [None, head(b"transfer-encoding: chunked"), *[chunk(DELTA * 1000)] * 40, chunk(END) + b"0\r\n\r\n"]
 
@@ -82,5 +85,7 @@ print(sizes[-1] - sizes[0])
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_answers_that_were_dropped_do_not_make_the_process_grow():
     """Five more of 40,000 chunks, some 65 MiB of events."""
-    ran = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, timeout=300, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", GROWTH], capture_output=True, text=True, timeout=300, check=False
+    )
     assert float(ran.stdout or "nan") < 35, ran.stdout + ran.stderr

@@ -66,8 +66,12 @@ def test_cells_outputs_and_the_last_error_can_be_named(kernel):
 
 
 def test_code_that_was_asked_for_goes_into_the_next_cell(kernel):
-    """Unrun, beside being shown; once for one result; not where nobody watches; a failed answer puts nothing there."""
-    cell = "%%llm sim/openai@text=Here%20it%20is%3A%0A%60%60%60python%0Aprint(1)%0A%60%60%60 format=code\nPrint one."
+    """Unrun, beside being shown; once for one result; not where nobody watches; a failed answer puts nothing
+    there."""
+    cell = (
+        "%%llm sim/openai@text=Here%20it%20is%3A%0A%60%60%60python%0Aprint(1)%0A%60%60%60 "
+        "format=code\nPrint one."
+    )
     ran = kernel.run(cell)
     assert ran.ok, ran.error
     assert "print(1)" in ran.text
@@ -87,7 +91,8 @@ def asking(text):
 
 
 def test_code_that_hides_something_is_put_below_with_marks(kernel):
-    """By insert, format=code and fix, each with a warning that counts them; what is honest stays, and so do all words."""
+    """By insert, format=code and fix, each with a warning that counts them; what is honest stays, and so do
+    all words."""
     kernel.run(f"%%llm {asking(f'Here:{chr(10)}{chr(10)}```python{chr(10)}{TROJAN}{chr(10)}```')}\nx")
     inserted = kernel.run("%llm insert")
     assert [SEEN] == [p["text"] for p in payload(inserted)]
@@ -106,7 +111,9 @@ def test_code_that_hides_something_is_put_below_with_marks(kernel):
 
 def test_all_code_of_an_answer_that_was_asked_for_as_code_goes_below(kernel):
     """Every fence, as it is shown, indents kept."""
-    ran = kernel.run(f"%%llm {asking('First:' + chr(10) + '```py' + chr(10) + 'def f():' + chr(10) + '    return 1' + chr(10) + '```' + chr(10) + 'Then:' + chr(10) + '```py' + chr(10) + 'f()' + chr(10) + '```')} format=code\nTwo.")
+    ran = kernel.run(
+        f"%%llm {asking('First:' + chr(10) + '```py' + chr(10) + 'def f():' + chr(10) + '    return 1' + chr(10) + '```' + chr(10) + 'Then:' + chr(10) + '```py' + chr(10) + 'f()' + chr(10) + '```')} format=code\nTwo."  # noqa: E501
+    )
     assert ["def f():\n    return 1\n\nf()"] == [p["text"] for p in payload(ran)]
     ran = kernel.run(f"%%llm {asking('    a = 1' + chr(10) + '    b = 2')} format=code\nIndented.")
     assert ["    a = 1\n    b = 2"] == [p["text"] for p in payload(ran)]
@@ -115,18 +122,34 @@ def test_all_code_of_an_answer_that_was_asked_for_as_code_goes_below(kernel):
 LINES = [f"line {i}" for i in range(2_000)]
 
 
-@pytest.mark.parametrize(("before", "after", "shown"), [
-    (["a", "b"], ["a", "c"], ["-b", "+c"]), (LINES, [*LINES[:1_000], "new", *LINES[1_001:]], ["-line 1000", "+new"]), (LINES, LINES, []), (LINES, [*LINES, "more"], ["+more"]), (LINES, LINES[1:], ["-line 0"]),
-    (["x"] * 1_000, ["x"] * 1_001, ["+x"]), ([], LINES[:1], ["+line 0"]),
-])
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        (["a", "b"], ["a", "c"], ["-b", "+c"]),
+        (LINES, [*LINES[:1_000], "new", *LINES[1_001:]], ["-line 1000", "+new"]),
+        (LINES, LINES, []),
+        (LINES, [*LINES, "more"], ["+more"]),
+        (LINES, LINES[1:], ["-line 0"]),
+        (["x"] * 1_000, ["x"] * 1_001, ["+x"]),
+        ([], LINES[:1], ["+line 0"]),
+    ],
+)
 def test_a_diff_shows_what_changes(before, after, shown):
     """Of very long cells too."""
-    assert shown == [line for line in _changes(before, after) if line[0] in "+-" and line[:3] not in ("+++", "---")]
+    assert shown == [
+        line for line in _changes(before, after) if line[0] in "+-" and line[:3] not in ("+++", "---")
+    ]
 
 
-@pytest.mark.parametrize("make", [
-    lambda n: (["a", "b"] * n, ["b", "a"] * n), lambda n: (list(map(str, range(n))), list(map(str, range(n, 0, -1)))), lambda n: (["x"] * n, ["x"] * (n + 1)), lambda n: ([f"{i % 7}" for i in range(n)], [f"{i % 11}" for i in range(n)]),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: (["a", "b"] * n, ["b", "a"] * n),
+        lambda n: (list(map(str, range(n))), list(map(str, range(n, 0, -1)))),
+        lambda n: (["x"] * n, ["x"] * (n + 1)),
+        lambda n: ([f"{i % 7}" for i in range(n)], [f"{i % 11}" for i in range(n)]),
+    ],
+)
 def test_a_diff_costs_its_length(make):
     """Above what is compared line by line."""
     growth(lambda given: list(_changes(*given)), make, 2_000)

@@ -1,4 +1,5 @@
-"""The notebooks as they lie there: stored as they were run, from top to bottom, on nobody's machine in particular."""
+"""The notebooks as they lie there: stored as they were run, from top to bottom, on nobody's machine in
+particular."""
 
 import json
 import re
@@ -15,8 +16,14 @@ def test_a_notebook_was_run_in_order_and_says_nothing_of_the_machine(path):
     """`make notebooks` stores them so; nbval compares no more than what is stored."""
     cells = [c for c in json.loads(path.read_text("utf-8"))["cells"] if c["cell_type"] == "code"]
     assert list(range(1, len(cells) + 1)) == [c["execution_count"] for c in cells]
-    outputs = json.dumps([{k: v for k, v in o.items() if k != "data"} | {"data": {k: v for k, v in o.get("data", {}).items() if k.startswith("text/")}}
-                          for c in cells for o in c["outputs"]])
+    outputs = json.dumps(
+        [
+            {k: v for k, v in o.items() if k != "data"}
+            | {"data": {k: v for k, v in o.get("data", {}).items() if k.startswith("text/")}}
+            for c in cells
+            for o in c["outputs"]
+        ]
+    )
     assert [] == re.findall(r"/home/\w+|/root/|/Users/\w+|site-packages|/ipykernel_\d+", outputs)
 
 

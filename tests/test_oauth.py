@@ -1,4 +1,5 @@
-"""Logging in by OAuth 2 against a real server on loopback: device code, PKCE, renewal once, and no token ever seen."""
+"""Logging in by OAuth 2 against a real server on loopback: device code, PKCE, renewal once, and no token ever
+seen."""
 
 import json
 import logging
@@ -31,16 +32,30 @@ def server():
 
 @pytest.fixture
 def acme(server, caplog):
-    """acme(way) -> (registry with the row, its place, what was told). At the end no token was logged or told."""
+    """acme(way) -> (registry with the row, its place, what was told). At the end no token was logged or
+    told."""
     caplog.set_level(logging.DEBUG)
     told = []
 
     def make(*ways, ring=None):
         r = registry.load({})
         r.stores = keys.Stores(r.env, keyring=lambda: ring)
-        urls = {"device": ("device_url", f"{server.url}/device"), "browser": ("authorize_url", f"{server.url}/authorize")}
-        r.register("acme", {"base_url": f"{server.url}/v1", "oauth": {"client_id": TestClient.client_id, "token_url": f"{server.url}/token", "scopes": ["chat"],
-                                                                      **dict(urls[w] for w in ways)}})
+        urls = {
+            "device": ("device_url", f"{server.url}/device"),
+            "browser": ("authorize_url", f"{server.url}/authorize"),
+        }
+        r.register(
+            "acme",
+            {
+                "base_url": f"{server.url}/v1",
+                "oauth": {
+                    "client_id": TestClient.client_id,
+                    "token_url": f"{server.url}/token",
+                    "scopes": ["chat"],
+                    **dict(urls[w] for w in ways),
+                },
+            },
+        )
         return r, keys.origin(server.url), told
 
     yield make
@@ -53,11 +68,14 @@ def log_in(r, place, told):
 
 def expire(r, place):
     """The token in the store has ended."""
-    r.stores.seen["login", place] = json.dumps({**json.loads(r.stores.seen["login", place]), "ends": time.time() - 5})
+    r.stores.seen["login", place] = json.dumps(
+        {**json.loads(r.stores.seen["login", place]), "ends": time.time() - 5}
+    )
 
 
 def test_a_device_code(acme, server):
-    """The person is told where to go and what to enter; pending and slow answers are waited out; the token opens the provider."""
+    """The person is told where to go and what to enter; pending and slow answers are waited out; the token
+    opens the provider."""
     server.state.approve_after = 3
     ring = Ring()
     r, place, told = acme("device", ring=ring)
@@ -73,9 +91,13 @@ def test_a_device_code(acme, server):
     assert [("nbllm login", place)] == list(ring.entries), "it lies in the keyring, under its own address"
 
 
-@pytest.mark.parametrize(("state", "words"), [
-    ({"deny": True}, "access denied|access_denied"), ({"approve_after": -1, "lifetime": 0.3}, "in time|expired"),
-])
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({"deny": True}, "access denied|access_denied"),
+        ({"approve_after": -1, "lifetime": 0.3}, "in time|expired"),
+    ],
+)
 def test_a_device_code_that_comes_to_nothing(acme, server, state, words):
     """Denied, or never entered."""
     for name, value in state.items():
@@ -140,7 +162,9 @@ def test_another_login_s_answer_is_turned_away(acme, server):
             time.sleep(0.01)
         listener = re.search(r"redirect_uri=([^&\s]+)", told[0])[1].replace("%3A", ":").replace("%2F", "/")
         with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{listener}?code=stolen&state=other", timeout=10)
+            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+                f"{listener}?code=stolen&state=other", timeout=10
+            )
         seen.append(caught.value.code)
         browser(told).join(10)
 
@@ -199,7 +223,9 @@ def test_a_login_that_was_taken_back_says_log_in_again(acme, server):
     expire(r, place)
     with pytest.raises(errors.AuthenticationError, match="%llm key login acme") as caught:
         Client(r, ledger=None).complete("ping", "acme/m")
-    assert not CANARY.search(f"{caught.value!r} {caught.value} {caught.value.__cause__!r} {caught.value.__context__!r}")
+    assert not CANARY.search(
+        f"{caught.value!r} {caught.value} {caught.value.__cause__!r} {caught.value.__context__!r}"
+    )
     assert None is dict(r.where(r.rows["acme"]))["login"]
 
 
@@ -235,7 +261,16 @@ def test_a_token_goes_to_its_own_address_alone(acme, server):
     r, place, told = acme("device", ring=Ring())
     log_in(r, place, told)
     assert r.key_for(r.resolve("acme/m", "https://elsewhere.example/v1"), None) is None
-    r.register("acme", {"oauth": {"client_id": TestClient.client_id, "token_url": "https://evil.example/token", "device_url": "https://evil.example/device"}})
+    r.register(
+        "acme",
+        {
+            "oauth": {
+                "client_id": TestClient.client_id,
+                "token_url": "https://evil.example/token",
+                "device_url": "https://evil.example/device",
+            }
+        },
+    )
     expire(r, place)
     assert r.own_key(r.rows["acme"]) is None
     assert 0 == server.state.renewals
@@ -265,11 +300,19 @@ def test_no_token_in_any_repr(acme, server):
 
 def test_a_row_says_how_to_log_in(tmp_path):
     """Four lines of TOML; what is wrong is told with its line."""
-    (tmp_path / "p.toml").write_text('[provider.acme]\nbase_url = "https://acme.example/v1"\noauth = { client_id = "c", token_url = "https://acme.example/token", device_url = "https://acme.example/device" }\n'
-                                     '[provider.bad]\nbase_url = "https://bad.example/v1"\noauth = { client_id = "c", token_url = "http://bad.example/token", device_url = "https://bad.example/d" }\n')
+    (tmp_path / "p.toml").write_text(
+        '[provider.acme]\nbase_url = "https://acme.example/v1"\noauth = { client_id = "c", token_url = '
+        '"https://acme.example/token", device_url = "https://acme.example/device" }\n'
+        '[provider.bad]\nbase_url = "https://bad.example/v1"\noauth = { client_id = "c", token_url = '
+        '"http://bad.example/token", device_url = "https://bad.example/d" }\n'
+    )
     config = load(Places(extra=tmp_path / "p.toml"))
-    assert OAuth("c", "https://acme.example/token", "https://acme.example/device") == config.rows["acme"].oauth
-    assert ["https address in token_url" in str(p) and ", line 6" in str(p) for p in config.problems] == [True]
+    assert (
+        OAuth("c", "https://acme.example/token", "https://acme.example/device") == config.rows["acme"].oauth
+    )
+    assert ["https address in token_url" in str(p) and ", line 6" in str(p) for p in config.problems] == [
+        True
+    ]
 
 
 def test_a_row_without_a_login_says_so():

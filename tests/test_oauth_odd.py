@@ -1,4 +1,5 @@
-"""Logging in where a server answers oddly and where somebody else visits the listener: our errors, bounded waits, clean words."""
+"""Logging in where a server answers oddly and where somebody else visits the listener: our errors, bounded
+waits, clean words."""
 
 import contextlib
 import http.server
@@ -17,7 +18,13 @@ from nbllm.core import errors
 from nbllm.routing import keys, oauth, registry
 
 GIVEN = {"access_token": "at-canary-1", "refresh_token": "rt-canary-1", "expires_in": 3600}
-DEVICE = {"device_code": "dc", "user_code": "ABCD-EFGH", "verification_uri": "https://provider.example/device", "interval": 0.05, "expires_in": 60}
+DEVICE = {
+    "device_code": "dc",
+    "user_code": "ABCD-EFGH",
+    "verification_uri": "https://provider.example/device",
+    "interval": 0.05,
+    "expires_in": 60,
+}
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -58,8 +65,17 @@ def row(server, way):
     """(a registry whose `acme` logs in at the server, its place)"""
     r = registry.load({})
     r.stores = keys.Stores(r.env, keyring=lambda: None)
-    urls = {"device": ("device_url", f"{server.url}/device"), "browser": ("authorize_url", f"{server.url}/authorize")}
-    r.register("acme", {"base_url": f"{server.url}/v1", "oauth": {"client_id": "c", "token_url": f"{server.url}/token", **dict([urls[way]])}})
+    urls = {
+        "device": ("device_url", f"{server.url}/device"),
+        "browser": ("authorize_url", f"{server.url}/authorize"),
+    }
+    r.register(
+        "acme",
+        {
+            "base_url": f"{server.url}/v1",
+            "oauth": {"client_id": "c", "token_url": f"{server.url}/token", **dict([urls[way]])},
+        },
+    )
     return r, keys.origin(server.url)
 
 
@@ -69,9 +85,45 @@ def log_in(server, way="device", tell=None, patience=10.0):
     return oauth.Token.loaded(r.stores.seen["login", place])
 
 
-ODD = [-1, 0, -1e9, "nan", "inf", "-inf", float("nan"), float("inf"), 1e300, [5], {"s": 5}, "five", "", True, False, None, 10**400, "1e999"]
-BODIES = [b"x", b"", b"[]", b"null", b"7", b'"text"', b"[" * 100_000, b'{"device_code":' * 1000, b"\xff\xfe", b" " * 10_000_000, b"{" + b'"a":1,' * 2_000_000 + b'"b":1}',
-          b'{"error": ["x"]}', b'{"error": {"a": 1}}', b'{"error": "\\u001b[31m"}', b'{"error": "' + b"x" * 100_000 + b'"}', b'{"device_code": []}', b'{"device_code": ""}']
+ODD = [
+    -1,
+    0,
+    -1e9,
+    "nan",
+    "inf",
+    "-inf",
+    float("nan"),
+    float("inf"),
+    1e300,
+    [5],
+    {"s": 5},
+    "five",
+    "",
+    True,
+    False,
+    None,
+    10**400,
+    "1e999",
+]
+BODIES = [
+    b"x",
+    b"",
+    b"[]",
+    b"null",
+    b"7",
+    b'"text"',
+    b"[" * 100_000,
+    b'{"device_code":' * 1000,
+    b"\xff\xfe",
+    b" " * 10_000_000,
+    b"{" + b'"a":1,' * 2_000_000 + b'"b":1}',
+    b'{"error": ["x"]}',
+    b'{"error": {"a": 1}}',
+    b'{"error": "\\u001b[31m"}',
+    b'{"error": "' + b"x" * 100_000 + b'"}',
+    b'{"device_code": []}',
+    b'{"device_code": ""}',
+]
 
 
 @pytest.mark.parametrize("interval", ODD)
@@ -95,7 +147,10 @@ def test_a_short_interval_is_not_kept_up():
 def test_a_long_interval_does_not_outlast_the_users_patience(interval):
     """A thousand million seconds."""
     began = time.monotonic()
-    with Server(device={**DEVICE, "interval": interval}, token={"error": "authorization_pending"}) as server, pytest.raises(errors.ConfigError, match="in time"):
+    with (
+        Server(device={**DEVICE, "interval": interval}, token={"error": "authorization_pending"}) as server,
+        pytest.raises(errors.ConfigError, match="in time"),
+    ):
         log_in(server, patience=0.5)
     assert time.monotonic() - began < 20
 
@@ -112,7 +167,10 @@ def test_an_odd_span_is_no_span(span):
 @pytest.mark.parametrize("way", ["device", "token"])
 def test_a_body_that_says_nothing_is_our_error(body, way):
     """For the device code and for the token; what it says is shown where it is a word, and cut."""
-    with Server(**{"device": DEVICE, "token": GIVEN, way: body}) as server, pytest.raises(errors.ConfigError, match="did not log you in") as caught:
+    with (
+        Server(**{"device": DEVICE, "token": GIVEN, way: body}) as server,
+        pytest.raises(errors.ConfigError, match="did not log you in") as caught,
+    ):
         log_in(server)
     assert caught.value.hint
     assert "\x1b" not in str(caught.value)
@@ -120,10 +178,15 @@ def test_a_body_that_says_nothing_is_our_error(body, way):
     assert len(server.asked) <= 3
 
 
-@pytest.mark.parametrize("token", [None, "", 7, [], {}, "two words", "line\nend", "schl\u00fcssel", "\x1b[0m", "nul\0"])
+@pytest.mark.parametrize(
+    "token", [None, "", 7, [], {}, "two words", "line\nend", "schl\u00fcssel", "\x1b[0m", "nul\0"]
+)
 def test_a_token_that_no_header_can_hold_is_refused(token):
     """And not shown."""
-    with Server(device=DEVICE, token={**GIVEN, "access_token": token}) as server, pytest.raises(errors.ConfigError, match="no usable token"):
+    with (
+        Server(device=DEVICE, token={**GIVEN, "access_token": token}) as server,
+        pytest.raises(errors.ConfigError, match="no usable token"),
+    ):
         log_in(server)
 
 
@@ -139,7 +202,9 @@ def test_a_renewal_that_comes_to_nothing_is_our_error(body):
     with Server(device=DEVICE, token=GIVEN) as server:
         r, place = row(server, "device")
         oauth.login(r.rows["acme"], place, r.stores, lambda words: None, patience=10)
-        r.stores.seen["login", place] = json.dumps({**json.loads(r.stores.seen["login", place]), "ends": time.time() - 5})
+        r.stores.seen["login", place] = json.dumps(
+            {**json.loads(r.stores.seen["login", place]), "ends": time.time() - 5}
+        )
         server.pages["token"] = body
         with pytest.raises(errors.AuthenticationError, match="%llm key login acme") as caught:
             oauth.access(r.rows["acme"], place, r.stores)
@@ -154,9 +219,22 @@ def test_nobody_at_the_address_is_our_error():
         log_in(server)
 
 
-@pytest.mark.parametrize("kept", ["[]", "null", "7", "[" * 100_000, "{}", json.dumps({"access": 7, "refresh": None, "ends": None, "token_url": "", "client_id": ""}),
-                                  *(json.dumps({"access": "a", "refresh": None, "ends": ends, "token_url": "", "client_id": ""}) for ends in ("nan", [], float("nan"), 10**400)),
-                                  json.dumps({"access": "a\n", "refresh": None, "ends": None, "token_url": "", "client_id": ""})])
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "[]",
+        "null",
+        "7",
+        "[" * 100_000,
+        "{}",
+        json.dumps({"access": 7, "refresh": None, "ends": None, "token_url": "", "client_id": ""}),
+        *(
+            json.dumps({"access": "a", "refresh": None, "ends": ends, "token_url": "", "client_id": ""})
+            for ends in ("nan", [], float("nan"), 10**400)
+        ),
+        json.dumps({"access": "a\n", "refresh": None, "ends": None, "token_url": "", "client_id": ""}),
+    ],
+)
 def test_what_is_no_token_in_the_keyring_is_none(kept):
     """Whoever wrote it."""
     assert oauth.Token.loaded(kept) is None
@@ -165,20 +243,63 @@ def test_what_is_no_token_in_the_keyring_is_none(kept):
 # --- the address that is shown ---
 
 
-@pytest.mark.parametrize("dirt", ["\x1b[31m", "\x1b]52;c;aGVsbG8=\x07", "\x1b]8;;https://evil.example\x1b\\", "\x9b31m", "\x9d52;c;aGVsbG8=\x9c", "\u202e", "\u2066", "\u200b",
-                                  "\n", "\r", "\x00", "\x07", "\x1b", "\u2028", "\U000e0041", " "])
+@pytest.mark.parametrize(
+    "dirt",
+    [
+        "\x1b[31m",
+        "\x1b]52;c;aGVsbG8=\x07",
+        "\x1b]8;;https://evil.example\x1b\\",
+        "\x9b31m",
+        "\x9d52;c;aGVsbG8=\x9c",
+        "\u202e",
+        "\u2066",
+        "\u200b",
+        "\n",
+        "\r",
+        "\x00",
+        "\x07",
+        "\x1b",
+        "\u2028",
+        "\U000e0041",
+        " ",
+    ],
+)
 def test_the_address_and_the_code_are_shown_clean(dirt):
     """No escape sequence, no control, bidi or hidden character reaches the screen."""
     told = []
-    device = {**DEVICE, "verification_uri": f"https://provider.example{dirt}/device{dirt}", "user_code": f"AB{dirt}CD"}
+    device = {
+        **DEVICE,
+        "verification_uri": f"https://provider.example{dirt}/device{dirt}",
+        "user_code": f"AB{dirt}CD",
+    }
     with Server(device=device, token=GIVEN) as server:
         log_in(server, tell=told.append)
     assert ["Open https://provider.example/device and enter the code ABCD. Waiting ..."] == told
 
 
-@pytest.mark.parametrize("address", ["javascript:alert(1)", "http://provider.example/device", "file:///etc/passwd", "data:text/html,x", "ftp://x/", "//provider.example", "provider.example",
-                                     "https://", "", None, [], {}, 7, "http://[::1", "https://x/" + "a" * 100_000, "http://127.0.0.1.evil.example/", "http://localhost@evil.example/",
-                                     "x-apple.systempreferences:x"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "javascript:alert(1)",
+        "http://provider.example/device",
+        "file:///etc/passwd",
+        "data:text/html,x",
+        "ftp://x/",
+        "//provider.example",
+        "provider.example",
+        "https://",
+        "",
+        None,
+        [],
+        {},
+        7,
+        "http://[::1",
+        "https://x/" + "a" * 100_000,
+        "http://127.0.0.1.evil.example/",
+        "http://localhost@evil.example/",
+        "x-apple.systempreferences:x",
+    ],
+)
 def test_an_address_that_no_browser_should_open_is_refused(address):
     """Where the server has no other."""
     told = []
@@ -219,7 +340,8 @@ def raw(port, data, wait=5.0):
 
 
 def visited(visit, right=False):
-    """Logs in by the browser; `visit(port, state)` is what happens at the listener before the real browser comes, unless it is it."""
+    """Logs in by the browser; `visit(port, state)` is what happens at the listener before the real browser
+    comes, unless it is it."""
     told, seen = [], []
 
     def person():
@@ -229,7 +351,13 @@ def visited(visit, right=False):
         port, state = urlsplit(query["redirect_uri"][0]).port, query["state"][0]
         seen.append(visit(port, state))
         if not right:
-            seen.append(raw(port, f"GET /callback?code=right&state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()))
+            seen.append(
+                raw(
+                    port,
+                    f"GET /callback?code=right&state={state} HTTP/1.1\r\nHost: "
+                    f"127.0.0.1:{port}\r\n\r\n".encode(),
+                )
+            )
 
     thread = threading.Thread(target=person)
     thread.start()
@@ -242,22 +370,55 @@ def visited(visit, right=False):
     return seen[0]
 
 
-@pytest.mark.parametrize("visit", [
-    lambda port, state: raw(port, f"GET /callback?code=x&state=\u00e9\u4e2d HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()),
-    lambda port, state: raw(port, f"GET /callback?code=x&state=%C3%A9%FF HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()),
-    lambda port, state: raw(port, f"GET /callback?code=x HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()),
-    lambda port, state: raw(port, f"GET /callback?code=x&state=other HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()),
-    lambda port, state: raw(port, f"GET /callback?{'a=1&' * 1000}state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()),
-    lambda port, state: raw(port, f"GET /other?code=x&state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()),
-    lambda port, state: raw(port, f"GET /callback?code=x&state={state} HTTP/1.1\r\nHost: evil.example:{port}\r\n\r\n".encode()),
-    lambda port, state: raw(port, f"GET /callback?code=x&state={state} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()),
-    lambda port, state: raw(port, f"GET /callback?code=x&state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port + 1}\r\n\r\n".encode()),
-    lambda port, state: raw(port, f"GET /callback?code=x&state={state} HTTP/1.1\r\n\r\n".encode()),
-    lambda port, state: raw(port, f"GET /callback?code=x&state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nHost: evil.example\r\n\r\n".encode()),
-    lambda port, state: raw(port, f"GET http://[::1/callback?state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()),
-], ids=range(12))
+@pytest.mark.parametrize(
+    "visit",
+    [
+        lambda port, state: raw(
+            port,
+            f"GET /callback?code=x&state=\u00e9\u4e2d HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode(),
+        ),
+        lambda port, state: raw(
+            port, f"GET /callback?code=x&state=%C3%A9%FF HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+        ),
+        lambda port, state: raw(
+            port, f"GET /callback?code=x HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+        ),
+        lambda port, state: raw(
+            port, f"GET /callback?code=x&state=other HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+        ),
+        lambda port, state: raw(
+            port,
+            f"GET /callback?{'a=1&' * 1000}state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode(),
+        ),
+        lambda port, state: raw(
+            port, f"GET /other?code=x&state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+        ),
+        lambda port, state: raw(
+            port, f"GET /callback?code=x&state={state} HTTP/1.1\r\nHost: evil.example:{port}\r\n\r\n".encode()
+        ),
+        lambda port, state: raw(
+            port, f"GET /callback?code=x&state={state} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+        ),
+        lambda port, state: raw(
+            port,
+            f"GET /callback?code=x&state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port + 1}\r\n\r\n".encode(),
+        ),
+        lambda port, state: raw(port, f"GET /callback?code=x&state={state} HTTP/1.1\r\n\r\n".encode()),
+        lambda port, state: raw(
+            port,
+            f"GET /callback?code=x&state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nHost: "
+            f"evil.example\r\n\r\n".encode(),
+        ),
+        lambda port, state: raw(
+            port,
+            f"GET http://[::1/callback?state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode(),
+        ),
+    ],
+    ids=range(12),
+)
 def test_a_visitor_who_is_not_the_browser_that_was_sent_is_turned_away(visit):
-    """Another state, another name of this machine (a rebound one), another page: 400, and the right one is waited for."""
+    """Another state, another name of this machine (a rebound one), another page: 400, and the right one is
+    waited for."""
     assert visit is not None
     assert visited(visit).startswith(b"HTTP/1.0 400")
 
@@ -265,11 +426,17 @@ def test_a_visitor_who_is_not_the_browser_that_was_sent_is_turned_away(visit):
 @pytest.mark.parametrize("method", ["POST", "HEAD", "OPTIONS", "PUT", "CONNECT"])
 def test_other_methods_bring_no_code(method):
     """A page's form is no redirect."""
-    visited(lambda port, state: raw(port, f"{method} /callback?code=x&state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()))
+    visited(
+        lambda port, state: raw(
+            port,
+            f"{method} /callback?code=x&state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode(),
+        )
+    )
 
 
 def test_a_silent_visitor_keeps_nobody_waiting():
-    """Connections that say nothing, or half of a line, are open while the browser comes, and when the login ends."""
+    """Connections that say nothing, or half of a line, are open while the browser comes, and when the login
+    ends."""
     held = []
 
     def visit(port, state):
@@ -286,7 +453,13 @@ def test_a_silent_visitor_keeps_nobody_waiting():
 
 def test_localhost_is_this_machine_too():
     """By its other name."""
-    visited(lambda port, state: raw(port, f"GET /callback?code=right&state={state} HTTP/1.1\r\nHost: LOCALHOST:{port}\r\n\r\n".encode()), right=True)
+    visited(
+        lambda port, state: raw(
+            port,
+            f"GET /callback?code=right&state={state} HTTP/1.1\r\nHost: LOCALHOST:{port}\r\n\r\n".encode(),
+        ),
+        right=True,
+    )
 
 
 def test_a_login_that_failed_spoils_no_call_of_others():

@@ -51,7 +51,13 @@ def call(name, arguments, **more):
 
 
 def end(**more):
-    return {"model": "m", "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop", **more}
+    return {
+        "model": "m",
+        "message": {"role": "assistant", "content": ""},
+        "done": True,
+        "done_reason": "stop",
+        **more,
+    }
 
 
 class TestEncode:
@@ -59,30 +65,65 @@ class TestEncode:
     def test_call(self, base):
         """The path follows the base address without doubling /api; a key is optional."""
         row = Provider("ollama", "ollama", base, headers={"X-A": "b"})
-        assert ("http://h:1/api/chat", {"X-A": "b"}) == ((made := DIALECT.encode(Request("m", HELLO), row, None)).url,
-                                                         made.headers)
-        assert {"Authorization": "Bearer k", "X-A": "b"} == DIALECT.encode(Request("m", HELLO), row, Secret("k")).headers
+        assert ("http://h:1/api/chat", {"X-A": "b"}) == (
+            (made := DIALECT.encode(Request("m", HELLO), row, None)).url,
+            made.headers,
+        )
+        assert {"Authorization": "Bearer k", "X-A": "b"} == DIALECT.encode(
+            Request("m", HELLO), row, Secret("k")
+        ).headers
 
     def test_nothing_is_sent_that_was_not_asked_for(self):
         """A plain request holds the model, the turn and stream."""
         assert {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": True} == body()
 
     def test_options(self):
-        """Options have Ollama's names, tools OpenAI's shape; `options` in extra joins ours, all else replaces."""
-        made = body(max_tokens=9, temperature=0.5, top_p=0.9, stop=("a",), seed=1, schema={"type": "object"},
-                    tools=(Tool("f", "Does it."),),
-                    tool_choice="auto", extra={"options": {"num_ctx": 64, "seed": 2}, "keep_alive": "1m"})
+        """Options have Ollama's names, tools OpenAI's shape; `options` in extra joins ours, all else
+        replaces."""
+        made = body(
+            max_tokens=9,
+            temperature=0.5,
+            top_p=0.9,
+            stop=("a",),
+            seed=1,
+            schema={"type": "object"},
+            tools=(Tool("f", "Does it."),),
+            tool_choice="auto",
+            extra={"options": {"num_ctx": 64, "seed": 2}, "keep_alive": "1m"},
+        )
 
-        function = {"name": "f", "description": "Does it.", "parameters": {"type": "object", "properties": {}}}
-        expected = {"options": {"num_predict": 9, "temperature": 0.5, "top_p": 0.9, "stop": ["a"], "seed": 2, "num_ctx": 64},
-                    "keep_alive": "1m",
-                    "format": {"type": "object"}, "tools": [{"type": "function", "function": function}]}
+        function = {
+            "name": "f",
+            "description": "Does it.",
+            "parameters": {"type": "object", "properties": {}},
+        }
+        expected = {
+            "options": {
+                "num_predict": 9,
+                "temperature": 0.5,
+                "top_p": 0.9,
+                "stop": ["a"],
+                "seed": 2,
+                "num_ctx": 64,
+            },
+            "keep_alive": "1m",
+            "format": {"type": "object"},
+            "tools": [{"type": "function", "function": function}],
+        }
         assert expected == {k: made[k] for k in expected}
 
     @pytest.mark.parametrize(
         ("model", "asked", "think"),
-        [("qwen3", None, None), ("qwen3", "none", False), ("qwen3", 0, False), ("qwen3", "low", True), ("qwen3", 5000, True),
-         ("gpt-oss:20b", "high", "high"), ("gpt-oss", "minimal", "low"), ("gpt-oss", 5000, "medium")],
+        [
+            ("qwen3", None, None),
+            ("qwen3", "none", False),
+            ("qwen3", 0, False),
+            ("qwen3", "low", True),
+            ("qwen3", 5000, True),
+            ("gpt-oss:20b", "high", "high"),
+            ("gpt-oss", "minimal", "low"),
+            ("gpt-oss", 5000, "medium"),
+        ],
     )
     def test_reasoning(self, model, asked, think):
         """Thinking is on or off, and a word for gpt-oss alone."""
@@ -97,29 +138,51 @@ class TestEncode:
         made = body(
             Message("system", "Be brief."),
             Message("user", ["Hi", Image(b"x"), Document(b"y", media_type="text/plain", name="Y")]),
-            Message("assistant", [Reasoning("hm"), Text("So"), ToolCall("a", "f", {"x": 1}), ToolCall("b", "g", None, "{bad")]),
-            Message("tool", [ToolResult("a", "one"), ToolResult("b", (Text("two"), Image(b"x")), is_error=True)]),
+            Message(
+                "assistant",
+                [Reasoning("hm"), Text("So"), ToolCall("a", "f", {"x": 1}), ToolCall("b", "g", None, "{bad")],
+            ),
+            Message(
+                "tool", [ToolResult("a", "one"), ToolResult("b", (Text("two"), Image(b"x")), is_error=True)]
+            ),
             Message("user", "and"),
         )["messages"]
 
         assert [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "Hi\n\nY:\ny\n\n", "images": ["eA=="]},
-            {"role": "assistant", "content": "So", "thinking": "hm", "tool_calls": [
-                {"id": "a", "function": {"name": "f", "arguments": {"x": 1}}},
-                {"id": "b", "function": {"name": "g", "arguments": {"INVALID_JSON": "{bad"}}}]},
+            {
+                "role": "assistant",
+                "content": "So",
+                "thinking": "hm",
+                "tool_calls": [
+                    {"id": "a", "function": {"name": "f", "arguments": {"x": 1}}},
+                    {"id": "b", "function": {"name": "g", "arguments": {"INVALID_JSON": "{bad"}}},
+                ],
+            },
             {"role": "tool", "content": "one", "tool_name": "f", "tool_call_id": "a"},
-            {"role": "tool", "content": "Error: two", "tool_name": "g", "tool_call_id": "b", "images": ["eA=="]},
+            {
+                "role": "tool",
+                "content": "Error: two",
+                "tool_name": "g",
+                "tool_call_id": "b",
+                "images": ["eA=="],
+            },
             {"role": "user", "content": "and"},
         ] == made
 
     @pytest.mark.parametrize(
         ("turn", "options"),
-        [(HELLO[0], {"tool_choice": "required"}), (HELLO[0], {"tool_choice": "f"}),
-         (HELLO[0], {"tools": (Tool("f", strict=True),)}),
-         (Message("user", Image(url="https://e.test/a.png")), {}), (Message("user", Document(b"x")), {}),
-         (Message("assistant", Image(b"x")), {}),
-         (Message("user", Reasoning("hm")), {}), (Message("system", Image(b"x")), {})],
+        [
+            (HELLO[0], {"tool_choice": "required"}),
+            (HELLO[0], {"tool_choice": "f"}),
+            (HELLO[0], {"tools": (Tool("f", strict=True),)}),
+            (Message("user", Image(url="https://e.test/a.png")), {}),
+            (Message("user", Document(b"x")), {}),
+            (Message("assistant", Image(b"x")), {}),
+            (Message("user", Reasoning("hm")), {}),
+            (Message("system", Image(b"x")), {}),
+        ],
     )
     def test_what_cannot_be_said(self, turn, options):
         """What Ollama has no words for is an error on this side."""
@@ -129,11 +192,19 @@ class TestEncode:
 
 class TestDecode:
     def test_text(self):
-        """Events come line by line; the last line holds counts and what the server measured, in nanoseconds."""
-        counts, times = {"prompt_eval_count": 3, "eval_count": 2}, {"total_duration": 5_000_000, "eval_duration": 1_500_000}
+        """Events come line by line; the last line holds counts and what the server measured, in
+        nanoseconds."""
+        counts, times = (
+            {"prompt_eval_count": 3, "eval_count": 2},
+            {"total_duration": 5_000_000, "eval_duration": 1_500_000},
+        )
         assert [
-            Started(model="m"), TextDelta("Hel"), TextDelta("lo"), UsageReport(Usage(3, 2, raw=counts)),
-            Notice("timing", "total_duration 5.0 ms, eval_duration 1.5 ms", times | counts), Finished("stop", "stop"),
+            Started(model="m"),
+            TextDelta("Hel"),
+            TextDelta("lo"),
+            UsageReport(Usage(3, 2, raw=counts)),
+            Notice("timing", "total_duration 5.0 ms, eval_duration 1.5 ms", times | counts),
+            Finished("stop", "stop"),
         ] == read(say("Hel"), say("lo"), end(**counts, **times))
 
     @pytest.mark.parametrize("field", ["thinking", "reasoning_content", "reasoning"])
@@ -142,36 +213,59 @@ class TestDecode:
         assert [ReasoningDelta("hm"), TextDelta("Hi")] == read(say(**{field: "hm"}), say("Hi"), end())[1:3]
 
     @pytest.mark.parametrize(
-        ("given", "arguments"), [({"a": 1}, {"a": 1}), ('{"a": 1}', {"a": 1}), (None, {}), ("", {}), ({}, {}), ("{bad", None),
-                                 ("[1]", None)]
+        ("given", "arguments"),
+        [
+            ({"a": 1}, {"a": 1}),
+            ('{"a": 1}', {"a": 1}),
+            (None, {}),
+            ("", {}),
+            ({}, {}),
+            ("{bad", None),
+            ("[1]", None),
+        ],
     )
     def test_arguments(self, given, arguments):
         """Arguments come as an object, as text, or not at all."""
         assert [arguments] == [c.arguments for c in folded(call("f", given), end()).tool_calls]
 
     def test_calls(self):
-        """Calls in several lines, one of them the last, are several calls, and a plain stop is one for calls."""
-        events = read(call("f", {"a": 1}), call("g", {}, id="x"), {**end(), "message": call("h", None)["message"]})
-        assert [ToolCallDelta(0, None, "f", '{"a": 1}'), ToolCallDelta(1, "x", "g", "{}"),
-                ToolCallDelta(2, None, "h")] == events[1:4]
+        """Calls in several lines, one of them the last, are several calls, and a plain stop is one for
+        calls."""
+        events = read(
+            call("f", {"a": 1}), call("g", {}, id="x"), {**end(), "message": call("h", None)["message"]}
+        )
+        assert [
+            ToolCallDelta(0, None, "f", '{"a": 1}'),
+            ToolCallDelta(1, "x", "g", "{}"),
+            ToolCallDelta(2, None, "h"),
+        ] == events[1:4]
         assert Finished("tool_calls", "stop") == events[-1]
 
     @pytest.mark.parametrize(
         "chunks",
-        [({"response": "Hel"}, {"response": "lo", "done": True}), ({**end(), "message": {"content": "Hello"}},),
-         (say(None, thinking=None, tool_calls=None), say("Hello"), {"done": True}), (say("Hello"), end(), say("late"))],
+        [
+            ({"response": "Hel"}, {"response": "lo", "done": True}),
+            ({**end(), "message": {"content": "Hello"}},),
+            (say(None, thinking=None, tool_calls=None), say("Hello"), {"done": True}),
+            (say("Hello"), end(), say("late")),
+        ],
     )
     def test_shapes(self, chunks):
-        """Lines of /api/generate, a whole answer, nulls, a last line without a message, and lines after the last."""
+        """Lines of /api/generate, a whole answer, nulls, a last line without a message, and lines after the
+        last."""
         assert ("Hello", "stop") == ((answer := folded(*chunks)).text, answer.finish_reason)
 
-    @pytest.mark.parametrize(("raw", "reason"),
-                             [("stop", "stop"), ("length", "length"), ("load", "stop"), ("new", "other"), (None, "stop")])
+    @pytest.mark.parametrize(
+        ("raw", "reason"),
+        [("stop", "stop"), ("length", "length"), ("load", "stop"), ("new", "other"), (None, "stop")],
+    )
     def test_reasons(self, raw, reason):
         """Reasons have our words."""
         assert Finished(reason, raw) == read(say("Hi"), end(done_reason=raw))[-1]
 
-    @pytest.mark.parametrize(("counts", "usage"), [({"eval_count": 2}, (None, 2)), ({"prompt_eval_count": 0}, (0, None))])
+    @pytest.mark.parametrize(
+        ("counts", "usage"), [({"eval_count": 2}, (None, 2)), ({"prompt_eval_count": 0}, (0, None))]
+    )
     def test_what_was_not_counted_is_unknown(self, counts, usage):
         """A missing count is None, not 0."""
         assert usage == ((found := folded(end(**counts)).usage).input_tokens, found.output_tokens)
@@ -188,9 +282,13 @@ class TestDecode:
 
     @pytest.mark.parametrize(
         ("chunks", "error"),
-        [((say("Hi"),), errors.StreamCut), ((say("Hi"), Frame('{"model": "m", "mes', tail=True)), errors.StreamCut),
-         ((), errors.ServerError),
-         (({"choices": []},), errors.ProtocolError), (("{bad",), errors.ProtocolError)],
+        [
+            ((say("Hi"),), errors.StreamCut),
+            ((say("Hi"), Frame('{"model": "m", "mes', tail=True)), errors.StreamCut),
+            ((), errors.ServerError),
+            (({"choices": []},), errors.ProtocolError),
+            (("{bad",), errors.ProtocolError),
+        ],
     )
     def test_no_end(self, chunks, error):
         """An answer without its last line is an error: cut, empty, or in another format."""
@@ -207,15 +305,39 @@ class TestDecode:
         """A character cut in two comes whole; a half that stays alone is replaced."""
         assert "\N{GRINNING FACE}" == folded(say("\ud83d"), say("\ude00"), end()).text
         assert [ReasoningDelta("\ufffd"), TextDelta("\ufffd"), Finished("stop", "stop")] == read(
-            say(thinking="\ud83d"), say("\ud83d"), end())[1:]
+            say(thinking="\ud83d"), say("\ud83d"), end()
+        )[1:]
 
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda v: st.lists(v, max_size=3) | st.dictionaries(
-        st.sampled_from(["message", "content", "thinking", "tool_calls", "function", "name", "arguments", "id", "done",
-                         "done_reason", "model",
-                         "response", "eval_count", "total_duration"]), v, max_size=5), max_leaves=15)
+    lambda v: (
+        st.lists(v, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "message",
+                    "content",
+                    "thinking",
+                    "tool_calls",
+                    "function",
+                    "name",
+                    "arguments",
+                    "id",
+                    "done",
+                    "done_reason",
+                    "model",
+                    "response",
+                    "eval_count",
+                    "total_duration",
+                ]
+            ),
+            v,
+            max_size=5,
+        )
+    ),
+    max_leaves=15,
+)
 
 
 @given(st.lists(VALUES, max_size=5))

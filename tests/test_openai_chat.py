@@ -10,18 +10,35 @@ from hypothesis import strategies as st
 
 from nbllm.core import errors
 from nbllm.core.calls import Frame, Provider, Quirks, Secret
-from nbllm.core.events import Finished, Fold, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
+from nbllm.core.events import (
+    Finished,
+    Fold,
+    Notice,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+    UsageReport,
+)
 from nbllm.core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from nbllm.dialects.openai_chat import OpenAIChat
 
 DIALECT = OpenAIChat()
 PLAIN = Provider("acme", "openai_chat", "https://acme.test/v1/")
 HELLO = (Message("user", "Hello"),)
-CLOSED = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
+CLOSED = {
+    "type": "object",
+    "properties": {"a": {"type": "string"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
 
 
 def body(request, **quirks):
-    return DIALECT.encode(request, Provider("acme", "openai_chat", "https://acme.test/v1", quirks=Quirks(**quirks)), None).body
+    return DIALECT.encode(
+        request, Provider("acme", "openai_chat", "https://acme.test/v1", quirks=Quirks(**quirks)), None
+    ).body
 
 
 def messages(*turns, **quirks):
@@ -29,11 +46,16 @@ def messages(*turns, **quirks):
 
 
 def read(*chunks, end="[DONE]"):
-    """The events of a stream whose frames hold `chunks`; `end` is the last frame's text, None for a bare end."""
+    """The events of a stream whose frames hold `chunks`; `end` is the last frame's text, None for a bare
+    end."""
     decoder = DIALECT.decoder(PLAIN)
     events = []
     for chunk in (*chunks, *([end] if end is not None else ())):
-        frame = chunk if isinstance(chunk, Frame) else Frame(chunk if isinstance(chunk, str) else json.dumps(chunk))
+        frame = (
+            chunk
+            if isinstance(chunk, Frame)
+            else Frame(chunk if isinstance(chunk, str) else json.dumps(chunk))
+        )
         events += decoder.feed(frame)
     return [*events, *decoder.close()]
 
@@ -62,7 +84,8 @@ STOP = say("stop")
 
 class TestEncode:
     def test_call(self):
-        """A call goes to the path below the base address, with the key as a bearer token and the row's own headers."""
+        """A call goes to the path below the base address, with the key as a bearer token and the row's own
+        headers."""
         row = Provider("acme", "openai_chat", "https://acme.test/v1/", headers={"X-Title": "nbllm"})
 
         made = DIALECT.encode(Request("m", HELLO), row, Secret("sk-1"))
@@ -93,7 +116,10 @@ class TestEncode:
             ({"reasoning_effort": "high"}, {"reasoning": 32_000}),
             ({"tool_choice": "required"}, {"tool_choice": "required"}),
             ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, {"tool_choice": "f"}),
-            ({"logit_bias": {"1": {"x": []}}, "stream": False}, {"extra": {"logit_bias": {"1": {"x": []}}, "stream": False}}),
+            (
+                {"logit_bias": {"1": {"x": []}}, "stream": False},
+                {"extra": {"logit_bias": {"1": {"x": []}}, "stream": False}},
+            ),
         ],
     )
     def test_option(self, sent, option):
@@ -102,7 +128,12 @@ class TestEncode:
 
     def test_max_tokens_field(self):
         """The row says what the limit is called."""
-        assert 9 == body(Request("m", HELLO, max_tokens=9), max_tokens_field="max_completion_tokens")["max_completion_tokens"]
+        assert (
+            9
+            == body(Request("m", HELLO, max_tokens=9), max_tokens_field="max_completion_tokens")[
+                "max_completion_tokens"
+            ]
+        )
 
     def test_negative_budget(self):
         """A negative budget is refused before anything is sent."""
@@ -113,8 +144,15 @@ class TestEncode:
         ("strict", "schema"),
         [
             (True, CLOSED),
-            (True, {"type": "object", "properties": {"list": {"type": "array", "items": CLOSED}}, "required": ["list"],
-                    "additionalProperties": False}),
+            (
+                True,
+                {
+                    "type": "object",
+                    "properties": {"list": {"type": "array", "items": CLOSED}},
+                    "required": ["list"],
+                    "additionalProperties": False,
+                },
+            ),
             (False, {"type": "object", "properties": {"a": {"type": "string"}}}),
             (False, {**CLOSED, "required": []}),
             (False, {**CLOSED, "properties": {"a": {"type": "object", "properties": {}}}}),
@@ -122,7 +160,10 @@ class TestEncode:
     )
     def test_schema(self, strict, schema):
         """A schema is asked for in strict mode where strict mode would accept it."""
-        expected = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": strict}}
+        expected = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": schema, "strict": strict},
+        }
         assert expected == body(Request("m", HELLO, schema=schema))["response_format"]
 
     def test_schema_name(self):
@@ -134,13 +175,24 @@ class TestEncode:
         """A tool's description and strictness are sent where they are set."""
         tools = (Tool("f"), Tool("g", "Gives.", CLOSED, strict=True))
         assert [
-            {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}},
-            {"type": "function", "function": {"name": "g", "description": "Gives.", "parameters": CLOSED, "strict": True}},
+            {
+                "type": "function",
+                "function": {"name": "f", "parameters": {"type": "object", "properties": {}}},
+            },
+            {
+                "type": "function",
+                "function": {"name": "g", "description": "Gives.", "parameters": CLOSED, "strict": True},
+            },
         ] == body(Request("m", HELLO, tools=tools))["tools"]
 
     def test_turns(self):
         """System, user and assistant turns keep their places and words."""
-        turns = (Message("system", "Be brief."), *HELLO, Message("assistant", "Hi."), Message("user", ("a", "b")))
+        turns = (
+            Message("system", "Be brief."),
+            *HELLO,
+            Message("assistant", "Hi."),
+            Message("user", ("a", "b")),
+        )
         assert [
             {"role": "developer", "content": "Be brief."},
             {"role": "user", "content": "Hello"},
@@ -150,18 +202,30 @@ class TestEncode:
 
     def test_media(self):
         """Pictures and documents stand between the words, bytes as data: URLs."""
-        parts = ("See", Image(b"\x89", media_type="image/png"), Image(url="https://x.test/a.png"), Document(b"%PDF", name="a.pdf"))
+        parts = (
+            "See",
+            Image(b"\x89", media_type="image/png"),
+            Image(url="https://x.test/a.png"),
+            Document(b"%PDF", name="a.pdf"),
+        )
         assert [
             {"type": "text", "text": "See"},
             {"type": "image_url", "image_url": {"url": "data:image/png;base64,iQ=="}},
             {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}},
-            {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERg=="}},
+            {
+                "type": "file",
+                "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERg=="},
+            },
         ] == messages(Message("user", parts))[0]["content"]
 
     @pytest.mark.parametrize(
         "turn",
-        [Message("user", Document(url="https://x.test/a.pdf")), Message("user", Image()), Message("user", Reasoning("hm")),
-         Message("assistant", ("See", Image(b"x")))],
+        [
+            Message("user", Document(url="https://x.test/a.pdf")),
+            Message("user", Image()),
+            Message("user", Reasoning("hm")),
+            Message("assistant", ("See", Image(b"x"))),
+        ],
     )
     def test_unsayable(self, turn):
         """What the protocol cannot say is an error of ours that says what to do."""
@@ -172,24 +236,42 @@ class TestEncode:
     def test_tool_round(self):
         """Parallel calls and their results go back, arguments to the letter; a failed result says so."""
         turns = (
-            Message("assistant", (Text("So:"), ToolCall("1", "f", {"x": 1}, '{ "x":1}'), ToolCall("2", "g", {"é": 2}), ToolCall("3", "h", None, "{"))),
+            Message(
+                "assistant",
+                (
+                    Text("So:"),
+                    ToolCall("1", "f", {"x": 1}, '{ "x":1}'),
+                    ToolCall("2", "g", {"é": 2}),
+                    ToolCall("3", "h", None, "{"),
+                ),
+            ),
             Message("tool", ToolResult("1", "one")),
             Message("tool", (ToolResult("2", (Text("a"), Text("b"))), ToolResult("3", "no", is_error=True))),
         )
         assert [
-            {"role": "assistant", "content": "So:", "tool_calls": [
-                {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{ "x":1}'}},
-                {"id": "2", "type": "function", "function": {"name": "g", "arguments": '{"é": 2}'}},
-                {"id": "3", "type": "function", "function": {"name": "h", "arguments": "{"}}]},
+            {
+                "role": "assistant",
+                "content": "So:",
+                "tool_calls": [
+                    {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{ "x":1}'}},
+                    {"id": "2", "type": "function", "function": {"name": "g", "arguments": '{"é": 2}'}},
+                    {"id": "3", "type": "function", "function": {"name": "h", "arguments": "{"}},
+                ],
+            },
             {"role": "tool", "tool_call_id": "1", "content": "one"},
             {"role": "tool", "tool_call_id": "2", "content": "ab"},
             {"role": "tool", "tool_call_id": "3", "content": "Error: no"},
         ] == messages(*turns)
 
     def test_tool_pictures(self):
-        """Pictures of parallel results wait until all results are told, then stand before the user's words."""
-        turns = (Message("assistant", (ToolCall("1", "f", {}), ToolCall("2", "f", {}))),
-                 Message("tool", ToolResult("1", (Text("shot"), Image(url="u:1")))), Message("tool", ToolResult("2", "none")), *HELLO)
+        """Pictures of parallel results wait until all results are told, then stand before the user's
+        words."""
+        turns = (
+            Message("assistant", (ToolCall("1", "f", {}), ToolCall("2", "f", {}))),
+            Message("tool", ToolResult("1", (Text("shot"), Image(url="u:1")))),
+            Message("tool", ToolResult("2", "none")),
+            *HELLO,
+        )
 
         assert [
             ("assistant", None),
@@ -204,16 +286,27 @@ class TestEncode:
         [
             ({}, ""),
             ({"reasoning_content": "hmso"}, "reasoning_content"),
-            ({"reasoning_details": [{"type": "reasoning.text", "text": "hm", "signature": "S", "id": "r"},
-                                    {"type": "reasoning.encrypted", "data": "D", "format": "x"},
-                                    {"type": "reasoning.encrypted", "data": "raw"},
-                                    {"type": "reasoning.text", "text": "so"}]}, "reasoning_details"),
+            (
+                {
+                    "reasoning_details": [
+                        {"type": "reasoning.text", "text": "hm", "signature": "S", "id": "r"},
+                        {"type": "reasoning.encrypted", "data": "D", "format": "x"},
+                        {"type": "reasoning.encrypted", "data": "raw"},
+                        {"type": "reasoning.text", "text": "so"},
+                    ]
+                },
+                "reasoning_details",
+            ),
         ],
     )
     def test_reasoning(self, sent, field):
         """Thinking goes back under the row's field, as text or as OpenRouter's details."""
-        thoughts = (Reasoning("hm", "S", id="r"), Reasoning(redacted='{"type": "reasoning.encrypted", "data": "D", "format": "x"}'),
-                    Reasoning(redacted="raw"), Reasoning("so"))
+        thoughts = (
+            Reasoning("hm", "S", id="r"),
+            Reasoning(redacted='{"type": "reasoning.encrypted", "data": "D", "format": "x"}'),
+            Reasoning(redacted="raw"),
+            Reasoning("so"),
+        )
         expected = {"role": "assistant", "content": "Hi.", **sent}
         assert [expected] == messages(Message("assistant", (*thoughts, Text("Hi."))), reasoning_field=field)
 
@@ -221,7 +314,9 @@ class TestEncode:
         """Google's signature goes back with its call, and only to rows that want it."""
         turn = Message("assistant", ToolCall("1", "f", {}, signature="S"))
 
-        assert {"google": {"thought_signature": "S"}} == messages(turn, reasoning_field="extra_content")[0]["tool_calls"][0]["extra_content"]
+        assert {"google": {"thought_signature": "S"}} == messages(turn, reasoning_field="extra_content")[0][
+            "tool_calls"
+        ][0]["extra_content"]
         assert "extra_content" not in messages(turn)[0]["tool_calls"][0]
 
 
@@ -241,18 +336,46 @@ class TestText:
     @pytest.mark.parametrize(
         "chunks",
         [
-            [{"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}]}],
+            [
+                {
+                    "choices": [
+                        {
+                            "index": 0,
+                            "message": {"role": "assistant", "content": "Hello"},
+                            "finish_reason": "stop",
+                        }
+                    ]
+                }
+            ],
             [{"choices": [{"message": {"content": "Hello"}, "delta": {"role": "assistant", "content": ""}}]}],
-            [{"choices": [{"message": {"content": "Hel"}, "delta": {"content": "Hel"}}]},
-             {"choices": [{"message": {"content": "Hello"}, "delta": {"content": "lo"}}]}, {"choices": [{"message": {"content": "Hello"}}]}],
-            [{"choices": [{"message": {"content": "Hel"}}]}, {"choices": [{"message": {"content": "Hello"}}]}],
+            [
+                {"choices": [{"message": {"content": "Hel"}, "delta": {"content": "Hel"}}]},
+                {"choices": [{"message": {"content": "Hello"}, "delta": {"content": "lo"}}]},
+                {"choices": [{"message": {"content": "Hello"}}]},
+            ],
+            [
+                {"choices": [{"message": {"content": "Hel"}}]},
+                {"choices": [{"message": {"content": "Hello"}}]},
+            ],
             [say(content="Hello"), {"choices": [{"message": {"content": "Something else"}}]}],
             [say(content=[{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}])],
             [say(content=["Hel", {"type": "output_text", "text": "lo"}])],
             [{"choices": [{"text": "Hello"}]}],
             [{"choices": [{"index": 0, "text": "Hello", "delta": {"content": "Hello"}}]}],
-            [{"choices": None}, {"choices": [{"index": 0, "delta": None}]}, say(content=None), say(content="Hello")],
-            [{"choices": [{"index": 1, "delta": {"content": "x"}}, {"index": 0, "delta": {"content": "Hello"}}]}],
+            [
+                {"choices": None},
+                {"choices": [{"index": 0, "delta": None}]},
+                say(content=None),
+                say(content="Hello"),
+            ],
+            [
+                {
+                    "choices": [
+                        {"index": 1, "delta": {"content": "x"}},
+                        {"index": 0, "delta": {"content": "Hello"}},
+                    ]
+                }
+            ],
             [{"choices": [{"delta": {"content": "Hello"}}, {"delta": {"content": "x"}}]}],
             [[say(content="Hello")]],
             ["data: " + json.dumps(say(content="Hello"))],
@@ -262,18 +385,40 @@ class TestText:
         """The text of the first choice counts once, in whichever shape it comes."""
         assert "Hello" == folded(*chunks).text
 
-    @pytest.mark.parametrize("pieces", [["\ud83d", "\ude42"], ["a\ud83d", "\ude42b"], ["\ud83d"], ["x\ude42"], ["é", "\ud83d", "x"]])
+    @pytest.mark.parametrize(
+        "pieces",
+        [["\ud83d", "\ude42"], ["a\ud83d", "\ude42b"], ["\ud83d"], ["x\ude42"], ["é", "\ud83d", "x"]],
+    )
     def test_halves(self, pieces):
         """Characters cut in two are joined, and what stays half becomes a replacement character."""
         whole = "".join(pieces).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
-        response = folded(*(say(content=p) for p in pieces), *(say(reasoning=p) for p in pieces),
-                          *(call(index=0, id="1", function=fn("f", p)) for p in pieces), STOP)
+        response = folded(
+            *(say(content=p) for p in pieces),
+            *(say(reasoning=p) for p in pieces),
+            *(call(index=0, id="1", function=fn("f", p)) for p in pieces),
+            STOP,
+        )
 
         assert [whole] * 2 == [response.text, response.reasoning]
         response.tool_calls[0].arguments_raw.encode()
 
-    @pytest.mark.parametrize("noise", ["", " ", "null", "1", '"x"', "[]", "ping", ": keep-alive", Frame("x", "ping"), '{"type":"ping"}', "{}"])
+    @pytest.mark.parametrize(
+        "noise",
+        [
+            "",
+            " ",
+            "null",
+            "1",
+            '"x"',
+            "[]",
+            "ping",
+            ": keep-alive",
+            Frame("x", "ping"),
+            '{"type":"ping"}',
+            "{}",
+        ],
+    )
     def test_noise(self, noise):
         """Heartbeats and empty values are nothing."""
         assert "Hello" == folded(say(content="Hel"), noise, say(content="lo"), STOP).text
@@ -285,9 +430,17 @@ class TestText:
     def test_notices(self):
         """Refusals, sources, tools of the provider and other oddities are kept beside the text."""
         source = {"type": "url_citation", "url_citation": {"url": "https://x.test", "title": "X"}}
-        response = folded(say(refusal="I "), say(refusal="won't."), say(annotations=[source]), say(annotations=[source]),
-                          say(executed_tools=[{"type": "search"}]), say(content={"title": "T"}), say(audio={"transcript": "Hi"}),
-                          {"citations": ["https://y.test"], **say("stop")}, {"choices": [], "timings": {"prompt_ms": 1}})
+        response = folded(
+            say(refusal="I "),
+            say(refusal="won't."),
+            say(annotations=[source]),
+            say(annotations=[source]),
+            say(executed_tools=[{"type": "search"}]),
+            say(content={"title": "T"}),
+            say(audio={"transcript": "Hi"}),
+            {"citations": ["https://y.test"], **say("stop")},
+            {"choices": [], "timings": {"prompt_ms": 1}},
+        )
 
         assert "I won't." == response.refusal
         assert [
@@ -306,8 +459,20 @@ class TestReasoning:
         [
             [{"reasoning_content": "hm"}],
             [{"reasoning": "h"}, {"reasoning": "m", "content": ""}],
-            [{"reasoning_content": "hm", "reasoning": "hm", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}],
-            [{"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}], "closed": True}]}],
+            [
+                {
+                    "reasoning_content": "hm",
+                    "reasoning": "hm",
+                    "reasoning_details": [{"type": "reasoning.text", "text": "hm"}],
+                }
+            ],
+            [
+                {
+                    "content": [
+                        {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}], "closed": True}
+                    ]
+                }
+            ],
             [{"content": [{"type": "thinking", "thinking": "hm"}]}],
         ],
     )
@@ -324,7 +489,12 @@ class TestReasoning:
             ReasoningDelta(signature="S", id="r1"),
             ReasoningDelta(redacted=json.dumps(hidden), id="r2"),
             Finished("stop", None),
-        ] == read(say(reasoning="hm", reasoning_details=[{"type": "reasoning.text", "signature": "S", "id": "r1"}, hidden]))
+        ] == read(
+            say(
+                reasoning="hm",
+                reasoning_details=[{"type": "reasoning.text", "signature": "S", "id": "r1"}, hidden],
+            )
+        )
 
 
 class TestCalls:
@@ -337,42 +507,144 @@ class TestCalls:
         ("calls", "chunks"),
         [
             pytest.param(ONE, [call(index=0, id="1", function=F)], id="whole"),
-            pytest.param(ONE, [call(index=0, id="1", function=fn("f", "")), *(call(index=0, function=fn(None, c)) for c in '{"x":1}')], id="letters"),
-            pytest.param(ONE, [call(index=0, id="1", function=fn("f", '{"x"')), call(index=0, id="1", function=fn("f", ":1}"))], id="repeated"),
-            pytest.param(ONE, [call(index=0, id="1", function=F), call(index=0, id="1", function=F)], id="said twice"),
-            pytest.param(ONE, [call(index=0, id="1", function=fn("f", "{}")), call(index=0, function=fn(None, '{"x":1}'))], id="empty first"),
-            pytest.param(ONE, [call(index=0, id="1", function=fn("f")), call(index=0, id="", function=fn("", '{"x":1}'))], id="empty id"),
-            pytest.param(ONE, [call(index=0, function=fn("f", '{"x"')), call(index=0, id="1", function=fn(None, ":1}"))], id="late id"),
-            pytest.param(ONE, [call(index=0, id="1", function=fn("f", '{"x"')), call(index=0, id="9", function=fn(None, ":1}"))], id="rotating id"),
-            pytest.param(ONE, [call(id="1", function=fn("f", '{"x"')), call(function=fn(None, ":1}"))], id="no index"),
-            pytest.param(ONE, [call(index=3, id="1", function=fn("f", '{"x"')), call(function=fn(None, ":1}"))], id="index once"),
-            pytest.param(ONE, [call(index=0, id=1, function={"name": "f", "arguments": {"x": 1}})], id="object"),
+            pytest.param(
+                ONE,
+                [
+                    call(index=0, id="1", function=fn("f", "")),
+                    *(call(index=0, function=fn(None, c)) for c in '{"x":1}'),
+                ],
+                id="letters",
+            ),
+            pytest.param(
+                ONE,
+                [
+                    call(index=0, id="1", function=fn("f", '{"x"')),
+                    call(index=0, id="1", function=fn("f", ":1}")),
+                ],
+                id="repeated",
+            ),
+            pytest.param(
+                ONE, [call(index=0, id="1", function=F), call(index=0, id="1", function=F)], id="said twice"
+            ),
+            pytest.param(
+                ONE,
+                [call(index=0, id="1", function=fn("f", "{}")), call(index=0, function=fn(None, '{"x":1}'))],
+                id="empty first",
+            ),
+            pytest.param(
+                ONE,
+                [call(index=0, id="1", function=fn("f")), call(index=0, id="", function=fn("", '{"x":1}'))],
+                id="empty id",
+            ),
+            pytest.param(
+                ONE,
+                [call(index=0, function=fn("f", '{"x"')), call(index=0, id="1", function=fn(None, ":1}"))],
+                id="late id",
+            ),
+            pytest.param(
+                ONE,
+                [
+                    call(index=0, id="1", function=fn("f", '{"x"')),
+                    call(index=0, id="9", function=fn(None, ":1}")),
+                ],
+                id="rotating id",
+            ),
+            pytest.param(
+                ONE, [call(id="1", function=fn("f", '{"x"')), call(function=fn(None, ":1}"))], id="no index"
+            ),
+            pytest.param(
+                ONE,
+                [call(index=3, id="1", function=fn("f", '{"x"')), call(function=fn(None, ":1}"))],
+                id="index once",
+            ),
+            pytest.param(
+                ONE, [call(index=0, id=1, function={"name": "f", "arguments": {"x": 1}})], id="object"
+            ),
             pytest.param(ONE, [call(index=0, id="1", name="f", arguments='{"x":1}')], id="flat"),
             pytest.param(ONE, [call(index=0, id="1", function=fn("f", '"{\\"x\\":1}"'))], id="double"),
-            pytest.param(ONE, [call("tool_calls", index=0, id="1", function=F), call(index=0, function=fn(None, ""))], id="trailing"),
-            pytest.param((("1", "get_it", {}),), [call(index=0, id="1", function=fn("get_")), call(index=0, function=fn("it"))], id="split name"),
-            pytest.param((("1", "get_it", {}),), [call(index=0, id="1", function=fn("get_")), call(index=0, function=fn("get_it"))], id="grown name"),
-            pytest.param((("call_0", "f", {"x": 1}),), [say(function_call=fn("f", "")), say("function_call", function_call=fn(None, '{"x":1}'))], id="legacy"),
-            pytest.param(TWO, [call(index=0, id="1", function=F), call(index=1, id="2", function=G)], id="two"),
-            pytest.param(TWO, [call(index=1, id="1", function=F), call(index=2, id="2", function=G)], id="from 1"),
-            pytest.param(TWO, [call(index=0, id="1", function=F), call(index=0, id="2", function=G)], id="always 0"),
-            pytest.param(TWO, [say(tool_calls=[{"id": "1", "function": F}, {"id": "2", "function": G}])], id="list"),
+            pytest.param(
+                ONE,
+                [call("tool_calls", index=0, id="1", function=F), call(index=0, function=fn(None, ""))],
+                id="trailing",
+            ),
+            pytest.param(
+                (("1", "get_it", {}),),
+                [call(index=0, id="1", function=fn("get_")), call(index=0, function=fn("it"))],
+                id="split name",
+            ),
+            pytest.param(
+                (("1", "get_it", {}),),
+                [call(index=0, id="1", function=fn("get_")), call(index=0, function=fn("get_it"))],
+                id="grown name",
+            ),
+            pytest.param(
+                (("call_0", "f", {"x": 1}),),
+                [say(function_call=fn("f", "")), say("function_call", function_call=fn(None, '{"x":1}'))],
+                id="legacy",
+            ),
+            pytest.param(
+                TWO, [call(index=0, id="1", function=F), call(index=1, id="2", function=G)], id="two"
+            ),
+            pytest.param(
+                TWO, [call(index=1, id="1", function=F), call(index=2, id="2", function=G)], id="from 1"
+            ),
+            pytest.param(
+                TWO, [call(index=0, id="1", function=F), call(index=0, id="2", function=G)], id="always 0"
+            ),
+            pytest.param(
+                TWO, [say(tool_calls=[{"id": "1", "function": F}, {"id": "2", "function": G}])], id="list"
+            ),
             pytest.param(
                 TWO,
-                [call(index=0, id="1", function=fn("f", "")), call(index=1, id="2", function=fn("g", "")), call(index=0, function=fn(None, '{"x":')),
-                 call(index=1, function=fn(None, '{"y":')), call(index=0, function=fn(None, "1}")), call(index=1, function=fn(None, "2}"))],
+                [
+                    call(index=0, id="1", function=fn("f", "")),
+                    call(index=1, id="2", function=fn("g", "")),
+                    call(index=0, function=fn(None, '{"x":')),
+                    call(index=1, function=fn(None, '{"y":')),
+                    call(index=0, function=fn(None, "1}")),
+                    call(index=1, function=fn(None, "2}")),
+                ],
                 id="interleaved",
             ),
             pytest.param(UNNAMED, [call(function=F), call(function=G)], id="nothing to tell them by"),
-            pytest.param(UNNAMED, [say(tool_calls=[{"index": 0, "function": F}, {"index": 0, "function": G}])], id="always 0, no ids"),
-            pytest.param((("1", "f", {"x": 1}), ("1", "g", {"y": 2})), [call(index=0, id="1", function=F), call(index=1, id="1", function=G)], id="same id"),
-            pytest.param((("1", "f", None),), [call(index=0, id="1", function=fn("f", '{"x": Oslo}'))], id="invalid"),
+            pytest.param(
+                UNNAMED,
+                [say(tool_calls=[{"index": 0, "function": F}, {"index": 0, "function": G}])],
+                id="always 0, no ids",
+            ),
+            pytest.param(
+                (("1", "f", {"x": 1}), ("1", "g", {"y": 2})),
+                [call(index=0, id="1", function=F), call(index=1, id="1", function=G)],
+                id="same id",
+            ),
+            pytest.param(
+                (("1", "f", None),), [call(index=0, id="1", function=fn("f", '{"x": Oslo}'))], id="invalid"
+            ),
             pytest.param((("1", "f", {}),), [call(index=0, id="1", function=fn("f", "null"))], id="null"),
-            pytest.param((("1", "f", {}),), [call(index=0, id="1", function={"name": "f", "arguments": None})], id="none"),
-            pytest.param((("1", "sql", None),), [call(index=0, id="1", type="custom", custom={"name": "sql", "input": "SELECT 1"})], id="custom"),
+            pytest.param(
+                (("1", "f", {}),),
+                [call(index=0, id="1", function={"name": "f", "arguments": None})],
+                id="none",
+            ),
+            pytest.param(
+                (("1", "sql", None),),
+                [call(index=0, id="1", type="custom", custom={"name": "sql", "input": "SELECT 1"})],
+                id="custom",
+            ),
             pytest.param(
                 TWO,
-                [{"choices": [{"message": {"tool_calls": [{"id": "1", "function": F}, {"id": "2", "function": G}]}, "finish_reason": "tool_calls"}]}],
+                [
+                    {
+                        "choices": [
+                            {
+                                "message": {
+                                    "tool_calls": [{"id": "1", "function": F}, {"id": "2", "function": G}]
+                                },
+                                "finish_reason": "tool_calls",
+                            }
+                        ]
+                    }
+                ],
                 id="whole answer",
             ),
         ],
@@ -381,7 +653,9 @@ class TestCalls:
         """Fragments find their call, however little the provider says about where they belong."""
         response = folded(*chunks, STOP)
 
-        assert calls == tuple((re.sub(r"^call_\d+_", "call_", c.id), c.name, c.arguments) for c in response.tool_calls)
+        assert calls == tuple(
+            (re.sub(r"^call_\d+_", "call_", c.id), c.name, c.arguments) for c in response.tool_calls
+        )
         assert "tool_calls" == response.finish_reason
 
     def test_events(self):
@@ -391,15 +665,32 @@ class TestCalls:
             ToolCallDelta(0, arguments="{"),
             ToolCallDelta(0, arguments="}", signature="S"),
             Finished("tool_calls", "tool_calls"),
-        ] == read(call(index=4, id="1", function=fn("f", "")), call(index=4, id="1", function=fn("f", "{")),
-                  call("tool_calls", index=4, function=fn(None, "}"), extra_content={"google": {"thought_signature": "S"}}))
+        ] == read(
+            call(index=4, id="1", function=fn("f", "")),
+            call(index=4, id="1", function=fn("f", "{")),
+            call(
+                "tool_calls",
+                index=4,
+                function=fn(None, "}"),
+                extra_content={"google": {"thought_signature": "S"}},
+            ),
+        )
 
 
 class TestEnd:
     @pytest.mark.parametrize(
         ("reason", "raw"),
-        [("stop", "stop"), ("stop", "eos_token"), ("length", "length"), ("length", "MAX_TOKENS"), ("content_filter", "content_filter"),
-         ("content_filter", "SAFETY"), ("stop", "tool_calls"), ("error", "error"), ("other", "repetition")],
+        [
+            ("stop", "stop"),
+            ("stop", "eos_token"),
+            ("length", "length"),
+            ("length", "MAX_TOKENS"),
+            ("content_filter", "content_filter"),
+            ("content_filter", "SAFETY"),
+            ("stop", "tool_calls"),
+            ("error", "error"),
+            ("other", "repetition"),
+        ],
     )
     def test_reasons(self, reason, raw):
         """The provider's word is kept beside ours; an agent never waits for calls that did not come."""
@@ -437,7 +728,10 @@ class TestEnd:
         with pytest.raises(errors.StreamCut):
             read(*chunks, end=None)
 
-    @pytest.mark.parametrize(("kind", "chunks"), [(errors.ServerError, []), (errors.ServerError, ["[DONE]"]), (errors.ProtocolError, ['{"a": 1}'])])
+    @pytest.mark.parametrize(
+        ("kind", "chunks"),
+        [(errors.ServerError, []), (errors.ServerError, ["[DONE]"]), (errors.ProtocolError, ['{"a": 1}'])],
+    )
     def test_nothing(self, kind, chunks):
         """No answer at all, or something that is none, is never an empty success."""
         with pytest.raises(kind):
@@ -461,7 +755,8 @@ class TestEnd:
         ],
     )
     def test_error(self, words, chunk):
-        """An error inside a stream is raised in the provider's words, after what came before and beside it."""
+        """An error inside a stream is raised in the provider's words, after what came before and beside
+        it."""
         decoder, seen = DIALECT.decoder(PLAIN), []
         frame = chunk if isinstance(chunk, Frame) else Frame(json.dumps(chunk))
         seen += decoder.feed(Frame(json.dumps(say(content="Hel"))))
@@ -487,12 +782,52 @@ class TestUsage:
         ("counts", "raw"),
         [
             ((5, 2, None, None, None), {"prompt_tokens": 5, "completion_tokens": 2}),
-            ((5, 2, 1, 3, 4), {"prompt_tokens": 5, "completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": 1},
-                               "prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 4}}),
-            ((5, 9, 7, None, None), {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 14, "completion_tokens_details": {"reasoning_tokens": 7}}),
-            ((5, 9, 7, None, None), {"prompt_tokens": 5, "completion_tokens": 9, "total_tokens": 14, "completion_tokens_details": {"reasoning_tokens": 7}}),
-            ((5, 2, None, 3, None), {"prompt_tokens": 5, "completion_tokens": 2, "prompt_cache_hit_tokens": 3, "prompt_cache_miss_tokens": 2}),
-            ((5, 2, 0, 3, None), {"prompt_tokens": 5, "completion_tokens": 2, "cached_tokens": 3, "reasoning_tokens": 0, "prompt_tokens_details": None}),
+            (
+                (5, 2, 1, 3, 4),
+                {
+                    "prompt_tokens": 5,
+                    "completion_tokens": 2,
+                    "completion_tokens_details": {"reasoning_tokens": 1},
+                    "prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 4},
+                },
+            ),
+            (
+                (5, 9, 7, None, None),
+                {
+                    "prompt_tokens": 5,
+                    "completion_tokens": 2,
+                    "total_tokens": 14,
+                    "completion_tokens_details": {"reasoning_tokens": 7},
+                },
+            ),
+            (
+                (5, 9, 7, None, None),
+                {
+                    "prompt_tokens": 5,
+                    "completion_tokens": 9,
+                    "total_tokens": 14,
+                    "completion_tokens_details": {"reasoning_tokens": 7},
+                },
+            ),
+            (
+                (5, 2, None, 3, None),
+                {
+                    "prompt_tokens": 5,
+                    "completion_tokens": 2,
+                    "prompt_cache_hit_tokens": 3,
+                    "prompt_cache_miss_tokens": 2,
+                },
+            ),
+            (
+                (5, 2, 0, 3, None),
+                {
+                    "prompt_tokens": 5,
+                    "completion_tokens": 2,
+                    "cached_tokens": 3,
+                    "reasoning_tokens": 0,
+                    "prompt_tokens_details": None,
+                },
+            ),
             ((5, None, None, None, None), {"prompt_tokens": 5, "completion_tokens": None}),
         ],
     )
@@ -503,10 +838,29 @@ class TestUsage:
     @pytest.mark.parametrize(
         "chunks",
         [
-            [{"usage": {"prompt_tokens": 5, "completion_tokens": 1}, **say(content="a")}, {"usage": {"prompt_tokens": 5, "completion_tokens": 2}, **STOP}],
-            [say(content="a"), STOP, {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}, {"choices": [], "usage": None}],
+            [
+                {"usage": {"prompt_tokens": 5, "completion_tokens": 1}, **say(content="a")},
+                {"usage": {"prompt_tokens": 5, "completion_tokens": 2}, **STOP},
+            ],
+            [
+                say(content="a"),
+                STOP,
+                {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}},
+                {"choices": [], "usage": None},
+            ],
             [say(content="a"), {"x_groq": {"usage": {"prompt_tokens": 5, "completion_tokens": 2}}, **STOP}],
-            [say(content="a"), {"choices": [{"delta": {}, "finish_reason": "stop", "usage": {"prompt_tokens": 5, "completion_tokens": 2}}]}],
+            [
+                say(content="a"),
+                {
+                    "choices": [
+                        {
+                            "delta": {},
+                            "finish_reason": "stop",
+                            "usage": {"prompt_tokens": 5, "completion_tokens": 2},
+                        }
+                    ]
+                },
+            ],
         ],
     )
     def test_last_report(self, chunks):
@@ -524,8 +878,31 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-KEYS = ("choices", "delta", "message", "content", "tool_calls", "function", "index", "id", "name", "arguments", "reasoning", "usage", "error",
-        "finish_reason", "reasoning_details", "annotations", "type", "text", "thinking", "prompt_tokens", "function_call", "refusal", "x_groq")
+KEYS = (
+    "choices",
+    "delta",
+    "message",
+    "content",
+    "tool_calls",
+    "function",
+    "index",
+    "id",
+    "name",
+    "arguments",
+    "reasoning",
+    "usage",
+    "error",
+    "finish_reason",
+    "reasoning_details",
+    "annotations",
+    "type",
+    "text",
+    "thinking",
+    "prompt_tokens",
+    "function_call",
+    "refusal",
+    "x_groq",
+)
 SHAPED = st.recursive(
     JSON,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
@@ -533,8 +910,20 @@ SHAPED = st.recursive(
 )
 
 
-@given(st.lists(st.tuples(SHAPED | st.dictionaries(st.just("choices"), st.lists(st.dictionaries(st.sampled_from(KEYS), SHAPED, max_size=5), max_size=2)),
-                          st.sampled_from(["", "error", "ping"]), st.booleans()), max_size=4))
+@given(
+    st.lists(
+        st.tuples(
+            SHAPED
+            | st.dictionaries(
+                st.just("choices"),
+                st.lists(st.dictionaries(st.sampled_from(KEYS), SHAPED, max_size=5), max_size=2),
+            ),
+            st.sampled_from(["", "error", "ping"]),
+            st.booleans(),
+        ),
+        max_size=4,
+    )
+)
 def test_any_json(frames):
     """Whatever JSON comes gives events or an error of ours, never another exception."""
     decoder, fold = DIALECT.decoder(PLAIN), Fold()

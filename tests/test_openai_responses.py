@@ -8,14 +8,29 @@ from hypothesis import strategies as st
 
 from nbllm.core import errors
 from nbllm.core.calls import Frame, Provider, Quirks, Secret
-from nbllm.core.events import Finished, Fold, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
+from nbllm.core.events import (
+    Finished,
+    Fold,
+    Notice,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+    UsageReport,
+)
 from nbllm.core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from nbllm.dialects.openai_responses import OpenAIResponses
 
 DIALECT = OpenAIResponses()
 PLAIN = Provider("acme", "openai_responses", "https://acme.test/v1/")
 HELLO = (Message("user", "Hello"),)
-CLOSED = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
+CLOSED = {
+    "type": "object",
+    "properties": {"a": {"type": "string"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
 ENCRYPTED = {"include": ["reasoning.encrypted_content"]}
 
 
@@ -33,7 +48,11 @@ def read(*values):
     decoder = DIALECT.decoder(PLAIN)
     events = []
     for value in values:
-        frame = value if isinstance(value, Frame) else Frame(value if isinstance(value, str) else json.dumps(value))
+        frame = (
+            value
+            if isinstance(value, Frame)
+            else Frame(value if isinstance(value, str) else json.dumps(value))
+        )
         events += decoder.feed(frame)
     return [*events, *decoder.close()]
 
@@ -54,11 +73,28 @@ def message(text, id="msg", **fields):
 
 
 def function(arguments, name="f", call_id="1", **fields):
-    return {"type": "function_call", "id": f"fc_{call_id}", "call_id": call_id, "name": name, "arguments": arguments, **fields}
+    return {
+        "type": "function_call",
+        "id": f"fc_{call_id}",
+        "call_id": call_id,
+        "name": name,
+        "arguments": arguments,
+        **fields,
+    }
 
 
 def final(*output, status="completed", kind="completed", **fields):
-    return on(kind, response={"id": "r1", "model": "m-1", "object": "response", "status": status, "output": list(output), **fields})
+    return on(
+        kind,
+        response={
+            "id": "r1",
+            "model": "m-1",
+            "object": "response",
+            "status": status,
+            "output": list(output),
+            **fields,
+        },
+    )
 
 
 CREATED = on("created", response={"id": "r1", "model": "m-1", "status": "in_progress", "output": []})
@@ -72,7 +108,11 @@ class TestEncode:
 
         assert "https://acme.test/v1/responses" == made.url
         assert {"Authorization": "Bearer sk-1"} == made.headers
-        assert {"model": "m", "input": [{"type": "message", "role": "user", "content": "Hello"}], "stream": True} == made.body
+        assert {
+            "model": "m",
+            "input": [{"type": "message", "role": "user", "content": "Hello"}],
+            "stream": True,
+        } == made.body
 
     @pytest.mark.parametrize(
         ("sent", "option"),
@@ -85,9 +125,28 @@ class TestEncode:
             ({"reasoning": {"effort": "medium"}, **ENCRYPTED}, {"reasoning": 10_000}),
             ({"tool_choice": "none"}, {"tool_choice": "none"}),
             ({"tool_choice": {"type": "function", "name": "f"}}, {"tool_choice": "f"}),
-            ({"text": {"format": {"type": "json_schema", "name": "answer", "schema": CLOSED, "strict": True}}}, {"schema": CLOSED}),
-            ({"tools": [{"type": "function", "name": "f", "description": "Does.", "parameters": CLOSED, "strict": False}]},
-             {"tools": (Tool("f", "Does.", CLOSED),)}),
+            (
+                {
+                    "text": {
+                        "format": {"type": "json_schema", "name": "answer", "schema": CLOSED, "strict": True}
+                    }
+                },
+                {"schema": CLOSED},
+            ),
+            (
+                {
+                    "tools": [
+                        {
+                            "type": "function",
+                            "name": "f",
+                            "description": "Does.",
+                            "parameters": CLOSED,
+                            "strict": False,
+                        }
+                    ]
+                },
+                {"tools": (Tool("f", "Does.", CLOSED),)},
+            ),
             ({"store": False, "include": []}, {"extra": {"store": False, "include": []}}),
         ],
     )
@@ -104,10 +163,22 @@ class TestEncode:
 
     def test_turns(self):
         """System turns become the instructions, the others keep their order."""
-        sent = body(Request("m", (Message("system", "Be brief."), *HELLO, Message("assistant", "Hi."), Message("user", "Why?"))))
+        sent = body(
+            Request(
+                "m",
+                (
+                    Message("system", "Be brief."),
+                    *HELLO,
+                    Message("assistant", "Hi."),
+                    Message("user", "Why?"),
+                ),
+            )
+        )
 
         assert "Be brief." == sent["instructions"]
-        assert [("user", "Hello"), ("assistant", "Hi."), ("user", "Why?")] == [(i["role"], i["content"]) for i in sent["input"]]
+        assert [("user", "Hello"), ("assistant", "Hi."), ("user", "Why?")] == [
+            (i["role"], i["content"]) for i in sent["input"]
+        ]
 
     def test_media(self):
         """Pictures and documents stand between the words, bytes as data: URLs, addresses as they are."""
@@ -116,7 +187,11 @@ class TestEncode:
             {"type": "input_text", "text": "See"},
             {"type": "input_image", "image_url": "data:image/png;base64,iQ=="},
             {"type": "input_image", "image_url": "u:1"},
-            {"type": "input_file", "filename": "document.pdf", "file_data": "data:application/pdf;base64,JVBERg=="},
+            {
+                "type": "input_file",
+                "filename": "document.pdf",
+                "file_data": "data:application/pdf;base64,JVBERg==",
+            },
             {"type": "input_file", "file_url": "u:2"},
         ] == turns(Message("user", parts))[0]["content"]
 
@@ -128,18 +203,37 @@ class TestEncode:
     def test_tool_round(self):
         """Thinking, words, parallel calls and their results go back as items, in order and to the letter."""
         conversation = (
-            Message("assistant", (Reasoning("hm", "E", id="rs_1"), Text("So:"), ToolCall("1", "f", {"x": 1}, '{ "x":1}'), ToolCall("2", "g", {}))),
+            Message(
+                "assistant",
+                (
+                    Reasoning("hm", "E", id="rs_1"),
+                    Text("So:"),
+                    ToolCall("1", "f", {"x": 1}, '{ "x":1}'),
+                    ToolCall("2", "g", {}),
+                ),
+            ),
             Message("tool", (ToolResult("1", "one"), ToolResult("2", (Text("two"), Image(url="u:2"))))),
             Message("tool", ToolResult("3", "no", is_error=True)),
         )
         assert [
-            {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "hm"}], "encrypted_content": "E"},
+            {
+                "type": "reasoning",
+                "id": "rs_1",
+                "summary": [{"type": "summary_text", "text": "hm"}],
+                "encrypted_content": "E",
+            },
             {"type": "message", "role": "assistant", "content": "So:"},
             {"type": "function_call", "call_id": "1", "name": "f", "arguments": '{ "x":1}'},
             {"type": "function_call", "call_id": "2", "name": "g", "arguments": "{}"},
             {"type": "function_call_output", "call_id": "1", "output": "one"},
-            {"type": "function_call_output", "call_id": "2",
-             "output": [{"type": "input_text", "text": "two"}, {"type": "input_image", "image_url": "u:2"}]},
+            {
+                "type": "function_call_output",
+                "call_id": "2",
+                "output": [
+                    {"type": "input_text", "text": "two"},
+                    {"type": "input_image", "image_url": "u:2"},
+                ],
+            },
             {"type": "function_call_output", "call_id": "3", "output": "Error: no"},
         ] == turns(*conversation)
         assert ENCRYPTED.items() <= body(Request("m", conversation)).items()
@@ -150,12 +244,18 @@ class TestEncode:
             ([], Reasoning("hm"), ""),
             ([], Reasoning("hm", signature="from elsewhere"), ""),
             ([], Reasoning("hm", id="rs_1"), ""),
-            ([{"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]}], Reasoning("hm"), "reasoning"),
+            (
+                [{"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]}],
+                Reasoning("hm"),
+                "reasoning",
+            ),
         ],
     )
     def test_foreign_thought(self, sent, thought, field):
         """Thinking without both id and encrypted content stays here, unless the row wants the plain text."""
-        assert [*sent, {"type": "message", "role": "assistant", "content": "Hi."}] == turns(Message("assistant", (thought, Text("Hi."))), reasoning_field=field)
+        assert [*sent, {"type": "message", "role": "assistant", "content": "Hi."}] == turns(
+            Message("assistant", (thought, Text("Hi."))), reasoning_field=field
+        )
 
 
 class TestText:
@@ -174,7 +274,13 @@ class TestText:
             on("output_text.delta", output_index=0, content_index=0, item_id="msg", delta="Hel"),
             on("output_text.delta", output_index=0, content_index=0, item_id="msg", delta="lo"),
             on("output_text.done", output_index=0, content_index=0, item_id="msg", text="Hello"),
-            on("content_part.done", output_index=0, content_index=0, item_id="msg", part={"type": "output_text", "text": "Hello"}),
+            on(
+                "content_part.done",
+                output_index=0,
+                content_index=0,
+                item_id="msg",
+                part={"type": "output_text", "text": "Hello"},
+            ),
             on("output_item.done", output_index=0, item=message("Hello")),
             final(message("Hello"), usage=counted),
         )
@@ -184,16 +290,52 @@ class TestText:
         [
             pytest.param([final(message("Hello"))["response"]], id="whole"),
             pytest.param([final(message("Hello"))], id="final only"),
-            pytest.param([on("output_item.done", output_index=0, item=message("Hello")), final(message("Hello"))], id="item only"),
-            pytest.param([on("output_text.done", output_index=0, text="Hello"), final(message("Hello"))], id="text only"),
-            pytest.param([on("output_text.delta", delta="Hello"), on("output_text.done", text="Hello"), DONE], id="no indexes"),
-            pytest.param([on("output_text.delta", output_index=0, content_index=1, delta="Hello"),
-                          on("output_item.done", output_index=0, item=message("Hello")), final(message("Hello"))], id="part 1"),
-            pytest.param([on("output_text.delta", output_index=3, item_id="a", delta="Hel"), on("output_text.delta", output_index=3, item_id="b", delta="lo"),
-                          on("output_item.done", output_index=3, item=message("Hello", id="c")), final(message("Hello", id="d"))], id="rotating ids"),
-            pytest.param([on("output_text.delta", output_index=0, delta="Hel"), final(message("Hello"))], id="deltas lost"),
-            pytest.param([Frame('{"delta": "Hello", "output_index": 0}', "response.output_text.delta"), DONE], id="type in the event line"),
-            pytest.param([on("output_text.delta", output_index=0, delta="Hello"), '{"type":"keepalive"}', on("rate_limits.updated"), "[DONE]"], id="done"),
+            pytest.param(
+                [on("output_item.done", output_index=0, item=message("Hello")), final(message("Hello"))],
+                id="item only",
+            ),
+            pytest.param(
+                [on("output_text.done", output_index=0, text="Hello"), final(message("Hello"))],
+                id="text only",
+            ),
+            pytest.param(
+                [on("output_text.delta", delta="Hello"), on("output_text.done", text="Hello"), DONE],
+                id="no indexes",
+            ),
+            pytest.param(
+                [
+                    on("output_text.delta", output_index=0, content_index=1, delta="Hello"),
+                    on("output_item.done", output_index=0, item=message("Hello")),
+                    final(message("Hello")),
+                ],
+                id="part 1",
+            ),
+            pytest.param(
+                [
+                    on("output_text.delta", output_index=3, item_id="a", delta="Hel"),
+                    on("output_text.delta", output_index=3, item_id="b", delta="lo"),
+                    on("output_item.done", output_index=3, item=message("Hello", id="c")),
+                    final(message("Hello", id="d")),
+                ],
+                id="rotating ids",
+            ),
+            pytest.param(
+                [on("output_text.delta", output_index=0, delta="Hel"), final(message("Hello"))],
+                id="deltas lost",
+            ),
+            pytest.param(
+                [Frame('{"delta": "Hello", "output_index": 0}', "response.output_text.delta"), DONE],
+                id="type in the event line",
+            ),
+            pytest.param(
+                [
+                    on("output_text.delta", output_index=0, delta="Hello"),
+                    '{"type":"keepalive"}',
+                    on("rate_limits.updated"),
+                    "[DONE]",
+                ],
+                id="done",
+            ),
             pytest.param([final({"type": "message", "content": "Hello"})["response"]], id="plain content"),
         ],
     )
@@ -203,7 +345,11 @@ class TestText:
 
     def test_two_messages(self):
         """Two messages are two paragraphs; the parts of one message are one text."""
-        two_parts = {"type": "message", "id": "b", "content": [{"type": "output_text", "text": "b"}, {"type": "output_text", "text": "c"}]}
+        two_parts = {
+            "type": "message",
+            "id": "b",
+            "content": [{"type": "output_text", "text": "b"}, {"type": "output_text", "text": "c"}],
+        }
         search = {"type": "web_search_call", "id": "w", "status": "completed"}
 
         response = folded(final(message("a", id="a"), search, two_parts))
@@ -215,8 +361,12 @@ class TestText:
         """A tool that the provider ran is told when it is done, or at the end if that never comes."""
         search, tools = {"type": "web_search_call", "id": "w"}, {"type": "mcp_list_tools", "id": "l"}
 
-        response = folded(on("output_item.added", output_index=0, item=search), on("output_item.added", output_index=1, item=tools),
-                          on("output_item.done", output_index=0, item=search), final(search))
+        response = folded(
+            on("output_item.added", output_index=0, item=search),
+            on("output_item.added", output_index=1, item=tools),
+            on("output_item.done", output_index=0, item=search),
+            final(search),
+        )
 
         assert ["web_search_call", "mcp_list_tools"] == [n.text for n in response.notices]
 
@@ -225,9 +375,14 @@ class TestText:
         source = {"type": "url_citation", "url": "https://x.test", "title": "X"}
         refusal = {"type": "message", "content": [{"type": "refusal", "refusal": "I won't."}]}
 
-        response = folded(on("output_text.delta", output_index=0, delta="a"), on("output_text.annotation.added", output_index=0, annotation=source),
-                          on("output_item.done", output_index=0, item=message("a", annotations=[source])),
-                          on("refusal.delta", output_index=1, delta="I "), on("output_item.done", output_index=1, item=refusal), DONE)
+        response = folded(
+            on("output_text.delta", output_index=0, delta="a"),
+            on("output_text.annotation.added", output_index=0, annotation=source),
+            on("output_item.done", output_index=0, item=message("a", annotations=[source])),
+            on("refusal.delta", output_index=1, delta="I "),
+            on("output_item.done", output_index=1, item=refusal),
+            DONE,
+        )
 
         assert ("a", "I won't.") == (response.text, response.refusal)
         assert Notice("citation", "https://x.test", source) == response.notices[0]
@@ -237,20 +392,38 @@ class TestText:
         deltas = [on("output_text.delta", output_index=0, delta=d) for d in ("a\ud83d", "\ude42b", "\ud83d")]
 
         assert "a🙂b\ufffd" == folded(*deltas, DONE).text
-        assert "a🙂" == folded(deltas[0], on("output_item.done", output_index=0, item=message("a🙂")), DONE).text
+        assert (
+            "a🙂" == folded(deltas[0], on("output_item.done", output_index=0, item=message("a🙂")), DONE).text
+        )
 
 
 class TestReasoning:
     def test_summary(self):
         """Summary parts are paragraphs of one block, which the encrypted content ends."""
-        thought = {"type": "reasoning", "id": "rs_1", "encrypted_content": "E",
-                   "summary": [{"type": "summary_text", "text": "First."}, {"type": "summary_text", "text": "Second."}]}
+        thought = {
+            "type": "reasoning",
+            "id": "rs_1",
+            "encrypted_content": "E",
+            "summary": [
+                {"type": "summary_text", "text": "First."},
+                {"type": "summary_text", "text": "Second."},
+            ],
+        }
 
-        for values in ([final(thought)["response"]],
-                       [on("output_item.added", output_index=0, item={"type": "reasoning", "id": "rs_1", "summary": []}),
-                        on("reasoning_summary_text.delta", output_index=0, summary_index=0, delta="First."),
-                        on("reasoning_summary_text.delta", output_index=0, summary_index=1, delta="Second."),
-                        on("output_item.done", output_index=0, item=thought), final(thought)]):
+        for values in (
+            [final(thought)["response"]],
+            [
+                on(
+                    "output_item.added",
+                    output_index=0,
+                    item={"type": "reasoning", "id": "rs_1", "summary": []},
+                ),
+                on("reasoning_summary_text.delta", output_index=0, summary_index=0, delta="First."),
+                on("reasoning_summary_text.delta", output_index=0, summary_index=1, delta="Second."),
+                on("output_item.done", output_index=0, item=thought),
+                final(thought),
+            ],
+        ):
             assert (Reasoning("First.\n\nSecond.", "E", id="rs_1"),) == folded(*values).parts
 
     @pytest.mark.parametrize(
@@ -258,7 +431,15 @@ class TestReasoning:
         [
             [on("reasoning_text.delta", output_index=0, delta="hm"), DONE],
             [on("reasoning_text.done", output_index=0, text="hm"), DONE],
-            [final({"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hm"}], "summary": [{"type": "summary_text", "text": "hm"}]})],
+            [
+                final(
+                    {
+                        "type": "reasoning",
+                        "content": [{"type": "reasoning_text", "text": "hm"}],
+                        "summary": [{"type": "summary_text", "text": "hm"}],
+                    }
+                )
+            ],
         ],
     )
     def test_shapes(self, values):
@@ -268,7 +449,9 @@ class TestReasoning:
     def test_events(self):
         """A block whose text is withheld is kept for its encrypted content."""
         thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "E"}
-        assert [ReasoningDelta(signature="E", id="rs_1")] == read(CREATED, on("output_item.done", output_index=0, item=thought), DONE)[1:-1]
+        assert [ReasoningDelta(signature="E", id="rs_1")] == read(
+            CREATED, on("output_item.done", output_index=0, item=thought), DONE
+        )[1:-1]
 
 
 class TestCalls:
@@ -278,41 +461,103 @@ class TestCalls:
 
     @staticmethod
     def added(*items, indexed=True):
-        return [on("output_item.added", item={**item, "arguments": ""}, **({"output_index": n} if indexed else {})) for n, item in enumerate(items)]
+        return [
+            on(
+                "output_item.added",
+                item={**item, "arguments": ""},
+                **({"output_index": n} if indexed else {}),
+            )
+            for n, item in enumerate(items)
+        ]
 
     @pytest.mark.parametrize(
         ("calls", "values"),
         [
             pytest.param(ONE, [final(F)["response"]], id="whole"),
-            pytest.param(ONE, [*added(F), on("function_call_arguments.delta", output_index=0, delta='{"x":1}'), DONE], id="deltas"),
-            pytest.param(ONE, [*added(F), on("function_call_arguments.done", output_index=0, arguments='{"x":1}'), DONE], id="done only"),
-            pytest.param(ONE, [*added(F), on("output_item.done", output_index=0, item=F), final(F)], id="item only"),
-            pytest.param(ONE, [on("output_item.added", output_index=0, item=F), DONE], id="all in the first event"),
-            pytest.param(ONE, [on("function_call_arguments.delta", output_index=0, delta='{"x":1}'), on("output_item.done", output_index=0, item=F), DONE], id="late name"),
+            pytest.param(
+                ONE,
+                [*added(F), on("function_call_arguments.delta", output_index=0, delta='{"x":1}'), DONE],
+                id="deltas",
+            ),
+            pytest.param(
+                ONE,
+                [*added(F), on("function_call_arguments.done", output_index=0, arguments='{"x":1}'), DONE],
+                id="done only",
+            ),
+            pytest.param(
+                ONE, [*added(F), on("output_item.done", output_index=0, item=F), final(F)], id="item only"
+            ),
+            pytest.param(
+                ONE, [on("output_item.added", output_index=0, item=F), DONE], id="all in the first event"
+            ),
+            pytest.param(
+                ONE,
+                [
+                    on("function_call_arguments.delta", output_index=0, delta='{"x":1}'),
+                    on("output_item.done", output_index=0, item=F),
+                    DONE,
+                ],
+                id="late name",
+            ),
             pytest.param(ONE, [final({**F, "arguments": {"x": 1}})], id="object"),
             pytest.param((("1", "f", {}),), [final({**F, "arguments": ""})], id="empty"),
-            pytest.param((("1", "f", None),), [final({**F, "arguments": '{"x":'}, status="completed")], id="invalid"),
+            pytest.param(
+                (("1", "f", None),), [final({**F, "arguments": '{"x":'}, status="completed")], id="invalid"
+            ),
             pytest.param(
                 TWO,
-                [*added(F, G), on("function_call_arguments.delta", output_index=0, delta='{"x":'), on("function_call_arguments.delta", output_index=1, delta='{"y":'),
-                 on("function_call_arguments.delta", output_index=0, delta="1}"), on("function_call_arguments.delta", output_index=1, delta="2}"), DONE],
+                [
+                    *added(F, G),
+                    on("function_call_arguments.delta", output_index=0, delta='{"x":'),
+                    on("function_call_arguments.delta", output_index=1, delta='{"y":'),
+                    on("function_call_arguments.delta", output_index=0, delta="1}"),
+                    on("function_call_arguments.delta", output_index=1, delta="2}"),
+                    DONE,
+                ],
                 id="interleaved",
             ),
             pytest.param(
                 TWO,
-                [*added(F, G, indexed=False), on("function_call_arguments.delta", item_id="fc_1", delta='{"x":1}'),
-                 on("function_call_arguments.delta", item_id="fc_2", delta='{"y":2}'), on("output_item.done", item=F), on("output_item.done", item=G), DONE],
+                [
+                    *added(F, G, indexed=False),
+                    on("function_call_arguments.delta", item_id="fc_1", delta='{"x":1}'),
+                    on("function_call_arguments.delta", item_id="fc_2", delta='{"y":2}'),
+                    on("output_item.done", item=F),
+                    on("output_item.done", item=G),
+                    DONE,
+                ],
                 id="ids only",
             ),
             pytest.param(
                 TWO,
-                [on("output_item.added", output_index=0, item={**F, "arguments": ""}), on("output_item.done", output_index=0, item=F),
-                 on("output_item.added", output_index=0, item={**G, "arguments": ""}), on("output_item.done", output_index=0, item=G), final(F, G)],
+                [
+                    on("output_item.added", output_index=0, item={**F, "arguments": ""}),
+                    on("output_item.done", output_index=0, item=F),
+                    on("output_item.added", output_index=0, item={**G, "arguments": ""}),
+                    on("output_item.done", output_index=0, item=G),
+                    final(F, G),
+                ],
                 id="index always 0",
             ),
-            pytest.param(TWO, [on("output_item.done", output_index=1, item=F), on("output_item.done", output_index=2, item=G), final(F, G)], id="index from 1"),
-            pytest.param(TWO, [on("output_item.done", output_index=0, item=F), final(F, G)], id="second in the end only"),
-            pytest.param((("1", "sql", None),), [final({"type": "custom_tool_call", "call_id": "1", "name": "sql", "input": "SELECT 1"})], id="custom"),
+            pytest.param(
+                TWO,
+                [
+                    on("output_item.done", output_index=1, item=F),
+                    on("output_item.done", output_index=2, item=G),
+                    final(F, G),
+                ],
+                id="index from 1",
+            ),
+            pytest.param(
+                TWO,
+                [on("output_item.done", output_index=0, item=F), final(F, G)],
+                id="second in the end only",
+            ),
+            pytest.param(
+                (("1", "sql", None),),
+                [final({"type": "custom_tool_call", "call_id": "1", "name": "sql", "input": "SELECT 1"})],
+                id="custom",
+            ),
         ],
     )
     def test_fragments(self, calls, values):
@@ -325,8 +570,12 @@ class TestCalls:
     def test_events(self):
         """A call is told as it comes: id and name once, then its arguments piece by piece."""
         assert [ToolCallDelta(0, "1", "f"), ToolCallDelta(0, arguments='{"x":1}')] == read(
-            CREATED, *TestCalls.added(self.F), on("function_call_arguments.delta", output_index=0, delta='{"x":1}'),
-            on("function_call_arguments.done", output_index=0, arguments='{"x":1}'), final(self.F))[1:-1]
+            CREATED,
+            *TestCalls.added(self.F),
+            on("function_call_arguments.delta", output_index=0, delta='{"x":1}'),
+            on("function_call_arguments.done", output_index=0, arguments='{"x":1}'),
+            final(self.F),
+        )[1:-1]
 
 
 class TestEnd:
@@ -334,9 +583,22 @@ class TestEnd:
         ("finished", "value"),
         [
             (Finished("stop", "completed"), final(message("a"))),
-            (Finished("length", "incomplete:max_output_tokens"), final(status="incomplete", kind="incomplete", incomplete_details={"reason": "max_output_tokens"})),
-            (Finished("content_filter", "incomplete:content_filter"), final(status="incomplete", kind="incomplete", incomplete_details={"reason": "content_filter"})),
-            (Finished("other", "incomplete"), final(status="incomplete", kind="incomplete", incomplete_details=None)),
+            (
+                Finished("length", "incomplete:max_output_tokens"),
+                final(
+                    status="incomplete", kind="incomplete", incomplete_details={"reason": "max_output_tokens"}
+                ),
+            ),
+            (
+                Finished("content_filter", "incomplete:content_filter"),
+                final(
+                    status="incomplete", kind="incomplete", incomplete_details={"reason": "content_filter"}
+                ),
+            ),
+            (
+                Finished("other", "incomplete"),
+                final(status="incomplete", kind="incomplete", incomplete_details=None),
+            ),
             (Finished("cancelled", "cancelled"), final(status="cancelled", kind="cancelled")),
             (Finished("other", "queued"), final(status="queued")["response"]),
         ],
@@ -377,7 +639,10 @@ class TestEnd:
     )
     def test_error(self, value):
         """An error inside a stream is raised in the provider's words, after what came before it."""
-        decoder, frame = DIALECT.decoder(PLAIN), value if isinstance(value, Frame) else Frame(json.dumps(value))
+        decoder, frame = (
+            DIALECT.decoder(PLAIN),
+            value if isinstance(value, Frame) else Frame(json.dumps(value)),
+        )
         seen = list(decoder.feed(Frame(json.dumps(on("output_text.delta", output_index=0, delta="a")))))
 
         with pytest.raises(errors.ProviderError, match="boom"):
@@ -399,8 +664,15 @@ class TestEnd:
     ("counts", "raw"),
     [
         ((5, 2, None, None, None), {"input_tokens": 5, "output_tokens": 2}),
-        ((5, 2, 1, 3, 4), {"input_tokens": 5, "output_tokens": 2, "output_tokens_details": {"reasoning_tokens": 1},
-                           "input_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 4}}),
+        (
+            (5, 2, 1, 3, 4),
+            {
+                "input_tokens": 5,
+                "output_tokens": 2,
+                "output_tokens_details": {"reasoning_tokens": 1},
+                "input_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 4},
+            },
+        ),
         ((5, 2, None, None, None), {"input_tokens": 5, "output_tokens": 2, "output_tokens_details": None}),
     ],
 )
@@ -414,21 +686,70 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-KEYS = ("type", "response", "output", "item", "part", "content", "text", "delta", "arguments", "output_index", "item_id", "content_index", "id",
-        "call_id", "name", "summary", "encrypted_content", "annotations", "annotation", "status", "error", "usage", "input_tokens", "object")
-KINDS = ("message", "reasoning", "function_call", "output_text", "summary_text", "response", "error", "response.completed", "response.failed",
-         "response.output_item.added", "response.output_item.done", "response.output_text.delta", "response.output_text.done",
-         "response.function_call_arguments.delta", "response.function_call_arguments.done", "response.content_part.done",
-         "response.output_text.annotation.added", "response.reasoning_summary_text.delta")
+KEYS = (
+    "type",
+    "response",
+    "output",
+    "item",
+    "part",
+    "content",
+    "text",
+    "delta",
+    "arguments",
+    "output_index",
+    "item_id",
+    "content_index",
+    "id",
+    "call_id",
+    "name",
+    "summary",
+    "encrypted_content",
+    "annotations",
+    "annotation",
+    "status",
+    "error",
+    "usage",
+    "input_tokens",
+    "object",
+)
+KINDS = (
+    "message",
+    "reasoning",
+    "function_call",
+    "output_text",
+    "summary_text",
+    "response",
+    "error",
+    "response.completed",
+    "response.failed",
+    "response.output_item.added",
+    "response.output_item.done",
+    "response.output_text.delta",
+    "response.output_text.done",
+    "response.function_call_arguments.delta",
+    "response.function_call_arguments.done",
+    "response.content_part.done",
+    "response.output_text.annotation.added",
+    "response.reasoning_summary_text.delta",
+)
 SHAPED = st.recursive(
     JSON | st.sampled_from(KINDS),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
     max_leaves=20,
 )
-EVENTS = st.builds(lambda kind, rest: {**rest, "type": kind}, st.sampled_from(KINDS), st.dictionaries(st.sampled_from(KEYS), SHAPED, max_size=5))
+EVENTS = st.builds(
+    lambda kind, rest: {**rest, "type": kind},
+    st.sampled_from(KINDS),
+    st.dictionaries(st.sampled_from(KEYS), SHAPED, max_size=5),
+)
 
 
-@given(st.lists(st.tuples(SHAPED | EVENTS, st.sampled_from(["", "error", "response.completed"]), st.booleans()), max_size=6))
+@given(
+    st.lists(
+        st.tuples(SHAPED | EVENTS, st.sampled_from(["", "error", "response.completed"]), st.booleans()),
+        max_size=6,
+    )
+)
 def test_any_json(frames):
     """Whatever JSON comes gives events or an error of ours, never another exception."""
     decoder, fold = DIALECT.decoder(PLAIN), Fold()

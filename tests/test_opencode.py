@@ -1,4 +1,5 @@
-"""OpenCode's server over HTTP: who answers is asked first, and the password and the prompt go to nobody else."""
+"""OpenCode's server over HTTP: who answers is asked first, and the password and the prompt go to nobody
+else."""
 
 import base64
 import contextlib
@@ -21,8 +22,8 @@ CHALLENGE = {"www-authenticate": 'Basic realm="Secure Area"'}
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Listens at a port and keeps what was asked: "METHOD path", the authorization, the body. `page(path, authorization)` is
-    (status, headers, JSON or bytes)."""
+    """Listens at a port and keeps what was asked: "METHOD path", the authorization, the body. `page(path,
+    authorization)` is (status, headers, JSON or bytes)."""
 
     daemon_threads = True
 
@@ -80,9 +81,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-TURN = [{"type": "message.updated", "properties": {"info": {"id": "m", "role": "assistant", "sessionID": "ses 1", "providerID": "a", "modelID": "b"}}},
-        {"type": "message.part.delta", "properties": {"sessionID": "ses 1", "messageID": "m", "partID": "p", "field": "text", "delta": "Hello"}},
-        {"type": "session.idle", "properties": {"sessionID": "ses 1"}}, None]
+TURN = [
+    {
+        "type": "message.updated",
+        "properties": {
+            "info": {"id": "m", "role": "assistant", "sessionID": "ses 1", "providerID": "a", "modelID": "b"}
+        },
+    },
+    {
+        "type": "message.part.delta",
+        "properties": {
+            "sessionID": "ses 1",
+            "messageID": "m",
+            "partID": "p",
+            "field": "text",
+            "delta": "Hello",
+        },
+    },
+    {"type": "session.idle", "properties": {"sessionID": "ses 1"}},
+    None,
+]
 
 
 def opencode(password=None):
@@ -139,7 +157,8 @@ def client():
 
 @contextlib.contextmanager
 def at(port, page):
-    """A server at one of OpenCode's ports. Where another program of this machine has it, there is nothing to test."""
+    """A server at one of OpenCode's ports. Where another program of this machine has it, there is nothing to
+    test."""
     try:
         server = Server(page, port)
     except OSError:
@@ -166,7 +185,11 @@ def test_an_address_that_was_named_gets_its_password(client, password):
 def test_somebody_else_at_an_address_that_was_named_gets_nothing(client, kind):
     """Neither the password nor the prompt, and the error says where nothing was sent."""
     with Server(OTHERS[kind]) as server:
-        for question in (ask, lambda c: list_models(c, "opencode/"), lambda c: c.complete("SECRET PROMPT", "opencode/a/b", base_url=server.url, api_key=PASSWORD)):
+        for question in (
+            ask,
+            lambda c: list_models(c, "opencode/"),
+            lambda c: c.complete("SECRET PROMPT", "opencode/a/b", base_url=server.url, api_key=PASSWORD),
+        ):
             with pytest.raises(errors.ConnectFailed) as caught:
                 question(client(OPENCODE_SERVER_URL=server.url))
             assert "Something else answers" in str(caught.value)
@@ -193,6 +216,7 @@ def test_the_password_is_not_for_the_other_port(client, kind):
 
 def test_an_open_server_on_the_other_port_is_used_without_the_password(client):
     """It was given for 4096. The error of a turn says which address was asked."""
+
     def page(path, given):
         return (500, {}, {"name": "UnknownError"}) if path == "/session" else opencode()(path, given)
 
@@ -213,7 +237,9 @@ def test_somebody_else_on_its_own_port_gets_nothing(client, kind):
     """A default is no word of the user's: who asks for a password must do so as OpenCode does."""
     with at(4096, {**OTHERS, **LOCKED}[kind]) as server:
         for question in (ask, lambda c: list_models(c, "opencode/")):
-            with pytest.raises(errors.ConnectFailed, match=r"Something else answers at http://127\.0\.0\.1:4096"):
+            with pytest.raises(
+                errors.ConnectFailed, match=r"Something else answers at http://127\.0\.0\.1:4096"
+            ):
                 question(client())
         health(client(), "opencode")
     assert {("GET /global/health", None, "")} == set(server.asked)
@@ -230,6 +256,7 @@ def test_its_own_server_on_its_own_port_gets_the_password(client):
 @pytest.mark.parametrize("ident", [None, [], "", {}, True])
 def test_a_session_without_a_name_is_our_error(client, ident):
     """And no prompt goes anywhere."""
+
     def page(path, given):
         return (200, {}, {"id": ident}) if path == "/session" else opencode()(path, given)
 
@@ -240,6 +267,7 @@ def test_a_session_without_a_name_is_our_error(client, ident):
 
 def test_a_session_s_name_stays_in_its_path(client):
     """A name of slashes and dots leads nowhere else."""
+
     def page(path, given):
         return (200, {}, {"id": "../../admin?x=1"}) if path == "/session" else opencode()(path, given)
 

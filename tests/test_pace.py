@@ -25,14 +25,32 @@ def test_the_first_frame_is_due_at_once():
 
 @pytest.mark.parametrize(
     ("after", "chunks", "characters", "due"),
-    [(0.049, 99, 999, False), (0.051, 99, 999, True), (0.051, 17, 100, False), (0.051, 18, 100, True), (0.051, 1, 160, True), (0.59, 1, 1, False), (0.61, 1, 1, True), (9.0, 0, 0, False)],
+    [
+        (0.049, 99, 999, False),
+        (0.051, 99, 999, True),
+        (0.051, 17, 100, False),
+        (0.051, 18, 100, True),
+        (0.051, 1, 160, True),
+        (0.59, 1, 1, False),
+        (0.61, 1, 1, True),
+        (9.0, 0, 0, False),
+    ],
 )
 def test_a_frame_is_due_when_enough_is_new_and_none_was_lately(after, chunks, characters, due):
     """Many chunks, or many characters, or a while since the last frame; never without anything new."""
     assert due is spent(Pace()).due(after, chunks=chunks, characters=characters, size=1_000)
 
 
-@pytest.mark.parametrize(("size", "after", "due"), [(24_000, 0.06, True), (128_000, 0.5, False), (128_000, 0.82, True), (256_000, 1.5, False), (256_000, 1.9, True)])
+@pytest.mark.parametrize(
+    ("size", "after", "due"),
+    [
+        (24_000, 0.06, True),
+        (128_000, 0.5, False),
+        (128_000, 0.82, True),
+        (256_000, 1.5, False),
+        (256_000, 1.9, True),
+    ],
+)
 def test_a_large_frame_waits_until_it_is_paid_for(size, after, due):
     """At 128 kB a second."""
     pace = Pace()
@@ -56,7 +74,13 @@ def test_when_nothing_is_new_the_clock_still_moves():
     assert pace.idle(1.0, every=1.0, size=700)
 
 
-@given(st.lists(st.tuples(st.floats(0.001, 0.3), st.integers(1, 50), st.integers(500, 400_000)), min_size=1, max_size=300))
+@given(
+    st.lists(
+        st.tuples(st.floats(0.001, 0.3), st.integers(1, 50), st.integers(500, 400_000)),
+        min_size=1,
+        max_size=300,
+    )
+)
 def test_never_more_than_the_budget(steps):
     """Bytes at most the rate times the time and the reserve; frames at most twenty a second."""
     pace, now, total, times, chunks = Pace(), 0.0, 0, [], 0

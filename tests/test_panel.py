@@ -1,4 +1,5 @@
-"""The chat panel, background cells and questions to the person, in real kernels: with a front end, without one, in a terminal."""
+"""The chat panel, background cells and questions to the person, in real kernels: with a front end, without
+one, in a terminal."""
 
 import re
 import time
@@ -26,15 +27,27 @@ def headless():
 
 def drawn(kernel, until="to first token|Error"):
     """What earlier cells drew, at least to a display whose text matches."""
-    while not any(re.search(until, str(m["content"].get("data", {}).get("text/plain", ""))) for m in kernel.others):
+    while not any(
+        re.search(until, str(m["content"].get("data", {}).get("text/plain", ""))) for m in kernel.others
+    ):
         kernel.others.append(kernel.client.get_iopub_msg(timeout=20))
-    shown, kernel.others = [m for m in kernel.others if m["msg_type"] in ("display_data", "update_display_data", "clear_output")], []
+    shown, kernel.others = (
+        [
+            m
+            for m in kernel.others
+            if m["msg_type"] in ("display_data", "update_display_data", "clear_output")
+        ],
+        [],
+    )
     return shown
 
 
 def test_without_a_front_end_the_panel_is_its_transcript(headless):
     """One static output; code asks and waits; the conversation is the same as chat=."""
-    ran = headless.run(f"panel = nbllm.ChatWidget({SIM!r}, chat='eda', system='Be brief.')\nanswer = panel.ask('Why is the sky blue?')\npanel")
+    ran = headless.run(
+        f"panel = nbllm.ChatWidget({SIM!r}, chat='eda', system='Be brief.')\nanswer = panel.ask('Why is "
+        f"the sky blue?')\npanel"
+    )
     assert ran.ok, ran.error
     assert 1 == len(ran.outputs)
     assert {"text/html", "text/plain"} == set(ran.outputs[0]["data"])
@@ -50,30 +63,54 @@ def test_a_question_is_asked_again_in_its_place(headless):
     assert headless.run(f"p = nbllm.ChatWidget({SIM!r}, chat='again')\np.ask('One?')\np.retry()\np.wait()").ok
     assert [1, "One?"] == headless.value("[len(p.chat.turns), p.chat.turns[0].asked.text]")
     assert "Nothing was said" in str(headless.run("p.ask('  ')").error)
-    assert "still answering" in str(headless.run(f"q = nbllm.ChatWidget({SIM.replace('0.01', '5')!r}, chat='slow')\n_ = q.send('One?')\nq.send('Two?')").error)
+    assert "still answering" in str(
+        headless.run(
+            f"q = nbllm.ChatWidget({SIM.replace('0.01', '5')!r}, chat='slow')\n_ = "
+            f"q.send('One?')\nq.send('Two?')"
+        ).error
+    )
     headless.run("q.stop(); q.wait()")
 
 
-BAD = ["nowhere/at-all", "sim/openai@status=401", "sim/openai@cut=8", "sim/openai@error=5", "sim/openai@cut=0,how=rst"]
+BAD = [
+    "nowhere/at-all",
+    "sim/openai@status=401",
+    "sim/openai@cut=8",
+    "sim/openai@error=5",
+    "sim/openai@cut=0,how=rst",
+]
 
 
 @pytest.mark.parametrize("model", BAD)
 def test_retry_keeps_the_old_turn_until_the_new_answer_is_there(headless, model):
-    """A wrong name, a refusal, a cut: the turn stays in its place, the failure is shown, and another retry may replace it."""
-    headless.run(f"p = nbllm.ChatWidget({SIM!r}, chat='old{BAD.index(model)}', retries=0)\np.ask('One?')\nold = p.ask('Two?').text\np._model = {model!r}")
+    """A wrong name, a refusal, a cut: the turn stays in its place, the failure is shown, and another retry
+    may replace it."""
+    headless.run(
+        f"p = nbllm.ChatWidget({SIM!r}, chat='old{BAD.index(model)}', retries=0)\np.ask('One?')\nold = "
+        f"p.ask('Two?').text\np._model = {model!r}"
+    )
     headless.run("try:\n    p.retry(); p.wait()\nexcept nbllm.NbllmError as e:\n    pass")
-    assert [["One?", "Two?"], True] == headless.value("[[t.asked.text for t in p.chat.turns], p.chat.turns[-1].response.text == old]")
+    assert [["One?", "Two?"], True] == headless.value(
+        "[[t.asked.text for t in p.chat.turns], p.chat.turns[-1].response.text == old]"
+    )
     assert "Error" in headless.run("p").text or "⚠" in headless.run("p").text
     headless.run(f"p._model = {SIM.replace('openai', 'anthropic')!r}\np.retry(); p.wait()")
-    assert [["One?", "Two?"], ["sim/openai", "sim/anthropic"]] == headless.value("[[t.asked.text for t in p.chat.turns], [t.response.provider for t in p.chat.turns]]")
-    assert 3 == headless.value("len(p.chat.turns[-1].response.request.messages)"), "what was said before, and the question"
+    assert [["One?", "Two?"], ["sim/openai", "sim/anthropic"]] == headless.value(
+        "[[t.asked.text for t in p.chat.turns], [t.response.provider for t in p.chat.turns]]"
+    )
+    assert 3 == headless.value("len(p.chat.turns[-1].response.request.messages)"), (
+        "what was said before, and the question"
+    )
     assert headless.run("p.ask('Three?')").ok
     assert 3 == headless.value("len(p.chat.turns)")
 
 
 def test_retry_that_is_stopped_keeps_the_old_turn(headless):
     """What had come is shown and is the last answer."""
-    headless.run(f"p = nbllm.ChatWidget({SIM!r}, chat='halted')\nold = p.ask('One?').text\np._model = 'sim/openai@tokens=4000,gap=0.005'")
+    headless.run(
+        f"p = nbllm.ChatWidget({SIM!r}, chat='halted')\nold = p.ask('One?').text\np._model = "
+        f"'sim/openai@tokens=4000,gap=0.005'"
+    )
     headless.run("s = p.retry()\nwhile not s.partial().text:\n    s.wait(len(s.log))\np.stop(); p.wait()")
     assert [1, True] == headless.value("[len(p.chat.turns), p.chat.turns[0].response.text == old]")
     assert "Stopped by you" in headless.run("p").text
@@ -121,17 +158,24 @@ def test_open_shows_a_panel_and_names_are_checked(kernel):
 
 
 def test_a_background_cell_gives_the_prompt_back_and_ends_in_its_place(kernel):
-    """The variable is a Stream, then the Response; what comes later updates the display of its own cell and no other."""
+    """The variable is a Stream, then the Response; what comes later updates the display of its own cell and
+    no other."""
     ran = kernel.run("%%llm sim/openai@gap=0.02,ttft=0.3 bg=true out=later\nWhy is the sky blue?")
     assert ran.ok, ran.error
     assert "Stream" == kernel.value("type(later).__name__")
     ident = ran.outputs[0]["transient"]["display_id"]
     assert "waiting for the first token" in ran.text
     done = kernel.run(f"{WAIT}\nprint('mine')")
-    kernel.others += done.messages  # ipykernel 6 names the cell that runs as the parent of what a thread shows; the display's id says where it goes
+    # ipykernel 6 names the cell that runs as the parent of what a thread shows; the display's id says where
+    # it goes
+    kernel.others += done.messages
     shown = drawn(kernel)
     assert "Response" == kernel.value("type(later).__name__")
-    assert {"later", "_llm"} == set(kernel.value("[n for n in ('later', '_llm') if type(get_ipython().user_ns[n]).__name__ == 'Response']"))
+    assert {"later", "_llm"} == set(
+        kernel.value(
+            "[n for n in ('later', '_llm') if type(get_ipython().user_ns[n]).__name__ == 'Response']"
+        )
+    )
     assert "mine\n" == done.text, "the other cell has no output but its own"
     assert {"update_display_data"} == {m["msg_type"] for m in shown}
     assert {ident} == {m["content"]["transient"]["display_id"] for m in shown}
@@ -162,7 +206,9 @@ def test_without_a_front_end_a_background_cell_waits(headless):
 def test_a_failed_background_answer_says_so_in_its_cell(kernel):
     """No cell is there to fail any more."""
     kernel.others.clear()
-    kernel.others += kernel.run("%%llm sim/openai@status=401,ttft=0.3 bg=true out=bad\nhello").messages  # it may fail before its cell ends
+    kernel.others += kernel.run(
+        "%%llm sim/openai@status=401,ttft=0.3 bg=true out=bad\nhello"
+    ).messages  # it may fail before its cell ends
     kernel.run(f"{WAIT}")
     assert "AuthenticationError" in drawn(kernel)[-1]["content"]["data"]["text/plain"]
 
@@ -184,11 +230,14 @@ def test_a_question_is_asked_through_the_keyboard_where_no_click_comes(kernel):
     assert ran.ok, ran.error
     assert True is kernel.value("ok")
     assert time.monotonic() - began < 20
-    assert all("application/vnd.jupyter.widget-view+json" not in o.get("data", {}) for o in ran.outputs), "no widget is left"
+    assert all("application/vnd.jupyter.widget-view+json" not in o.get("data", {}) for o in ran.outputs), (
+        "no widget is left"
+    )
 
 
 def test_config_sets_defaults_and_says_what_does_not_fit(kernel):
-    """%config NbLLM, %llm use and a cell's own words: the cell's win; a bad value changes nothing; None takes one away."""
+    """%config NbLLM, %llm use and a cell's own words: the cell's win; a bad value changes nothing; None takes
+    one away."""
     assert kernel.run(f"%config NbLLM.model = {SIM!r}\n%config NbLLM.max_tokens = 7").ok
     assert "max_tokens=7" in kernel.run("%llm use").text
     ran = kernel.run("%%llm out=r\nWhy is the sky blue?")
@@ -205,7 +254,10 @@ def test_config_sets_defaults_and_says_what_does_not_fit(kernel):
 
 def test_a_project_s_file_gives_defaults(tmp_path, monkeypatch):
     """[tool.nbllm.use]; what it must not choose, and what is no option, is told and left out."""
-    (tmp_path / "pyproject.toml").write_text('[tool.nbllm.use]\nmodel = "sim/openai"\nmax_tokens = 5\nbase_url = "https://evil.example/v1"\nwit = 3\nseed = "x"\n')
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.nbllm.use]\nmodel = "sim/openai"\nmax_tokens = 5\nbase_url = "https://evil.example/v1"\nwit '
+        '= 3\nseed = "x"\n'
+    )
     monkeypatch.chdir(tmp_path)
     with Kernel() as kernel:
         shown = kernel.run("%llm use").text
@@ -215,7 +267,9 @@ def test_a_project_s_file_gives_defaults(tmp_path, monkeypatch):
         told = kernel.run("get_ipython().extension_manager.unload_extension('nbllm')\n%load_ext nbllm").text
         assert "'wit'" in told
         assert "'seed'" in told
-        assert "a project does not choose 'base_url'" in str(kernel.value("[str(p) for p in nbllm.default_client().registry.problems]"))
+        assert "a project does not choose 'base_url'" in str(
+            kernel.value("[str(p) for p in nbllm.default_client().registry.problems]")
+        )
         assert 5 == kernel.value("nbllm.default_client().registry.defaults['max_tokens']")
 
 
@@ -223,7 +277,9 @@ def test_a_retry_that_fails_keeps_the_old_turn(headless):
     """A name that leads nowhere, a refusal, a cut, a stop: the old answer stays until a new one is there."""
     assert headless.run(f"p = nbllm.ChatWidget({SIM!r}, chat='keep')\nfirst = p.ask('One?').text").ok
     for name in ("nowhere/at-all", "sim/openai@status=401", "sim/openai@cut=3"):
-        headless.run(f"p._model = {name!r}\ntry:\n    p.retry(); p.wait()\nexcept nbllm.errors.NbllmError: pass")
+        headless.run(
+            f"p._model = {name!r}\ntry:\n    p.retry(); p.wait()\nexcept nbllm.errors.NbllmError: pass"
+        )
         assert [1, True] == headless.value("[len(p.chat.turns), p.chat.turns[0].response.text == first]")
     headless.run("p._model = 'sim/openai@tokens=5,text=New'\np._failed = None\np.retry(); p.wait()")
     assert [1, True] == headless.value("[len(p.chat.turns), p.chat.turns[0].response.text != first]")
@@ -232,7 +288,10 @@ def test_a_retry_that_fails_keeps_the_old_turn(headless):
 def test_two_panels_of_one_conversation_share_it():
     """With the extension loaded or not."""
     with Kernel(front_end=False, prepare="import nbllm") as kernel:
-        kernel.run(f"a, b = nbllm.ChatWidget({SIM!r}, chat='one'), nbllm.ChatWidget({SIM!r}, chat='one')\na.ask('Hello?')")
+        kernel.run(
+            f"a, b = nbllm.ChatWidget({SIM!r}, chat='one'), nbllm.ChatWidget({SIM!r}, "
+            f"chat='one')\na.ask('Hello?')"
+        )
         assert [1, 1] == kernel.value("[len(a.chat.turns), len(b.chat.turns)]")
         assert kernel.run("%load_ext nbllm\nc = nbllm.ChatWidget(chat='one', model='sim/openai')").ok
         assert 1 == kernel.value("len(c.chat.turns)")

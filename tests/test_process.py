@@ -51,7 +51,8 @@ def alive(marker):
 
 
 def test_a_command_answers_line_by_line(cli):
-    """Its standard output is the answer; the prompt came through standard input; no time to a token before the output began."""
+    """Its standard output is the answer; the prompt came through standard input; no time to a token before
+    the output began."""
     client = cli("import sys\nprint('You said:', sys.stdin.read().strip())\nprint('Bye.')")
     answer = client.complete("hello", model="cli/it")
     assert ("You said: hello\nBye.\n", "stop") == (answer.text, answer.finish_reason)
@@ -60,13 +61,18 @@ def test_a_command_answers_line_by_line(cli):
 
 def test_lines_of_any_length_and_a_last_one_without_its_end(cli):
     """Two megabytes in a line, then a piece."""
-    answer = cli("import sys\nsys.stdin.read()\nprint('x' * 2_000_000)\nsys.stdout.write('end')").complete("go", model="cli/it")
+    answer = cli("import sys\nsys.stdin.read()\nprint('x' * 2_000_000)\nsys.stdout.write('end')").complete(
+        "go", model="cli/it"
+    )
     assert (2_000_004, "end") == (len(answer.text), answer.text[-3:])
 
 
 def test_a_flood_on_standard_error_is_drained_and_its_end_is_told(cli):
     """Ten megabytes do not block it; a failure shows the last words, without colours."""
-    client = cli("import sys\nsys.stdin.read()\nfor _ in range(1000): sys.stderr.write('y' * 10_000)\nsys.stderr.write('\\x1b[31mboom\\x1b[0m')\nsys.exit(3)")
+    client = cli(
+        "import sys\nsys.stdin.read()\nfor _ in range(1000): sys.stderr.write('y' * "
+        "10_000)\nsys.stderr.write('\\x1b[31mboom\\x1b[0m')\nsys.exit(3)"
+    )
     with pytest.raises(errors.ProviderError, match="boom") as caught:
         client.complete("go", model="cli/it", retries=0)
     assert "\x1b" not in str(caught.value)
@@ -81,7 +87,7 @@ def test_stop_ends_the_whole_group_within_a_second(cli, tmp_path):
         subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)", "{marker}"])
         print("began", flush=True)
         time.sleep(600)
-    """)
+    """)  # noqa: E501
     stream = client.stream("go", model="cli/it")
     while "began" not in stream.partial().text:
         assert stream.wait(len(stream.log), 10)
@@ -101,10 +107,14 @@ def test_stop_ends_the_whole_group_within_a_second(cli, tmp_path):
 
 
 def test_it_sees_what_it_may_see_and_no_more(cli, monkeypatch):
-    """PATH and HOME, what its row names, no key of others; an empty folder of its own that is gone afterwards."""
+    """PATH and HOME, what its row names, no key of others; an empty folder of its own that is gone
+    afterwards."""
     monkeypatch.setenv("ANOTHER_SECRET_TOKEN", "sk-canary")
     monkeypatch.setenv("IT_WANTS", "this")
-    source = "import os, sys, json\nsys.stdin.read()\nprint(json.dumps([dict(os.environ), os.getcwd(), os.listdir('.')]))"
+    source = (
+        "import os, sys, json\nsys.stdin.read()\nprint(json.dumps([dict(os.environ), os.getcwd(), "
+        "os.listdir('.')]))"
+    )
     seen, place, listed = json.loads(cli(source, passes=["IT_WANTS"]).complete("go", model="cli/it").text)
     assert ("this", [], False) == (seen["IT_WANTS"], listed, os.path.exists(place))
     assert "sk-canary" not in str(seen)
@@ -114,7 +124,9 @@ def test_it_sees_what_it_may_see_and_no_more(cli, monkeypatch):
 def test_a_working_directory_is_used_where_it_was_named(cli, tmp_path):
     """x.cwd, which stays."""
     (tmp_path / "here").mkdir()
-    answer = cli("import os, sys\nsys.stdin.read()\nprint(os.getcwd())").complete("go", model="cli/it", extra={"cwd": str(tmp_path / "here")})
+    answer = cli("import os, sys\nsys.stdin.read()\nprint(os.getcwd())").complete(
+        "go", model="cli/it", extra={"cwd": str(tmp_path / "here")}
+    )
     assert str(tmp_path / "here") == answer.text.strip()
     assert (tmp_path / "here").exists()
 
@@ -144,7 +156,13 @@ def test_a_command_that_is_not_there_says_how_to_get_it():
 def test_a_model_after_the_second_slash_is_a_word_of_its_command(tmp_path):
     """cli/it/large: {model} in the row's command."""
     registry = load()
-    registry.register("cli/it", {"command": [sys.executable, "-c", "import sys; sys.stdin.read(); print(sys.argv[1])", "{model}"], "label": "It"})
+    registry.register(
+        "cli/it",
+        {
+            "command": [sys.executable, "-c", "import sys; sys.stdin.read(); print(sys.argv[1])", "{model}"],
+            "label": "It",
+        },
+    )
     client = Client(registry)
     assert "large\n" == client.complete("go", model="cli/it/large").text
     client.close()
@@ -184,7 +202,7 @@ STUBBORN = """
     {says}
     while True:
         time.sleep(1)
-"""
+"""  # noqa: E501
 ONE_SHOT = 'print("began", flush=True)'
 KEPT = """
     for line in sys.stdin:
@@ -193,7 +211,7 @@ KEPT = """
         if m.get("method") == "session/prompt":
             print(json.dumps(dict(method="session/update", params=dict(sessionId="s", update=dict(sessionUpdate="agent_message_chunk", content=dict(text="began"))))), flush=True)
         print(json.dumps(dict(jsonrpc="2.0", id=m["id"], result=result)), flush=True)
-"""
+"""  # noqa: E501
 SERVER = """
     import http.server
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -233,19 +251,37 @@ def gone(marker, seconds=15):
 @pytest.mark.parametrize("fork", [False, True])
 @pytest.mark.parametrize("kind", ["one-shot", "kept", "server"])
 def test_a_killed_kernel_leaves_nothing_running(tmp_path, kind, fork):
-    """A command that heeds neither the end of its input nor a signal, its child and one that left its group; and no folder of
-    theirs. Also where a forked child of the kernel lives on."""
+    """A command that heeds neither the end of its input nor a signal, its child and one that left its group;
+    and no folder of theirs. Also where a forked child of the kernel lives on."""
     marker, server = f"nbllm-marker-{time.monotonic_ns()}", kind == "server"
-    says, dialect = {"one-shot": (ONE_SHOT, "cli_text"), "kept": (KEPT, "cli_copilot"), "server": (SERVER, "cli_text")}[kind]
+    says, dialect = {
+        "one-shot": (ONE_SHOT, "cli_text"),
+        "kept": (KEPT, "cli_copilot"),
+        "server": (SERVER, "cli_text"),
+    }[kind]
     script = tmp_path / marker
     script.write_text(textwrap.dedent(STUBBORN).format(marker=marker, says=textwrap.dedent(says).strip()))
     (tmp_path / "opencode").write_text(f"#!/bin/sh\nexec {sys.executable} -u {script}\n")
     (tmp_path / "opencode").chmod(0o755)
     (tmp_path / "tmp").mkdir()
-    code = KERNEL.format(script=str(script), dialect=dialect, model="opencode/a/b" if server else "cli/it", keep=kind == "kept",
-                         extra={"start": True} if server else {}, fork=fork).replace(marker, "' + os.environ['MARKER'] + '")
-    env = {**os.environ, "MARKER": marker, "TMPDIR": str(tmp_path / "tmp"), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "OPENCODE_SERVER_URL": "http://127.0.0.1:9"}
-    kernel = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env, start_new_session=True)
+    code = KERNEL.format(
+        script=str(script),
+        dialect=dialect,
+        model="opencode/a/b" if server else "cli/it",
+        keep=kind == "kept",
+        extra={"start": True} if server else {},
+        fork=fork,
+    ).replace(marker, "' + os.environ['MARKER'] + '")
+    env = {
+        **os.environ,
+        "MARKER": marker,
+        "TMPDIR": str(tmp_path / "tmp"),
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "OPENCODE_SERVER_URL": "http://127.0.0.1:9",
+    }
+    kernel = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env, start_new_session=True
+    )
     try:
         assert "up" == kernel.stdout.readline().strip()
         assert 3 == len(alive(marker)), "the command and both children"
@@ -266,8 +302,13 @@ def test_a_killed_kernel_leaves_nothing_running(tmp_path, kind, fork):
 
 def test_closing_leaves_no_process_that_watches(cli):
     """It is started with the first command, and ends with the client."""
+
     def watching():
-        return [pid for pid in alive("reaper.py") if f"\0{os.getpid()}\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [
+            pid
+            for pid in alive("reaper.py")
+            if f"\0{os.getpid()}\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
 
     client = cli("print('ok')")
     before = len(watching())
@@ -281,13 +322,20 @@ def test_closing_leaves_no_process_that_watches(cli):
     assert before == len(watching())
 
 
-@pytest.mark.parametrize("name", ["queue", "subprocess", "signal", "threading", "sitecustomize", "usercustomize"])
+@pytest.mark.parametrize(
+    "name", ["queue", "subprocess", "signal", "threading", "sitecustomize", "usercustomize"]
+)
 def test_what_we_start_as_python_runs_nothing_of_the_working_directory(tmp_path, name):
     """A repository's queue.py is none of ours."""
     (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'PWNED')!r}, 'w').close()\n")
-    code = "import sys; sys.path.remove(''); from nbllm import Client\nfrom nbllm.routing.registry import load\nr = load()\n" \
-           "r.register('cli/it', {'command': ['cat']})\nprint(Client(r).complete('hi', 'cli/it').text)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=True)
+    code = (
+        "import sys; sys.path.remove(''); from nbllm import Client\nfrom nbllm.routing.registry import "
+        "load\nr = load()\n"
+        "r.register('cli/it', {'command': ['cat']})\nprint(Client(r).complete('hi', 'cli/it').text)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=True
+    )
     assert "hi" == done.stdout.strip()
     assert not (tmp_path / "PWNED").exists()
 
@@ -296,8 +344,13 @@ def test_files_with_prompts_are_this_users_alone(tmp_path):
     """The folder, its sub-folder, the file; whatever the umask says."""
     before = os.umask(0)
     try:
-        script = "import os, sys; sys.stdin.read(); d = os.environ['D']; print([oct(os.stat(p).st_mode & 0o777) for p in (os.path.dirname(d), d, d + '/system.md')])"
-        call = ProcessCall((sys.executable, "-c", script), env={"D": "{tmp}"}, inputs={"system.md": "be brief \ud83d"})
+        script = (
+            "import os, sys; sys.stdin.read(); d = os.environ['D']; print([oct(os.stat(p).st_mode & "
+            "0o777) for p in (os.path.dirname(d), d, d + '/system.md')])"
+        )
+        call = ProcessCall(
+            (sys.executable, "-c", script), env={"D": "{tmp}"}, inputs={"system.md": "be brief \ud83d"}
+        )
         client = Client(load(), ledger=None)
         assert ["['0o700', '0o700', '0o600']"] == client.run(_output(client, call))
         client.close()
@@ -315,7 +368,10 @@ async def _output(client, call):
 
 def test_a_line_without_an_end_is_bounded_and_what_came_before_it_is_kept(cli):
     """A hundred megabytes in one line: our error, at once, with the partial answer."""
-    client = cli("import sys\nsys.stdin.read()\nprint('before', flush=True)\nfor _ in range(100): sys.stdout.write('x' * 2**20)\nsys.stdout.flush()\nimport time; time.sleep(60)")
+    client = cli(
+        "import sys\nsys.stdin.read()\nprint('before', flush=True)\nfor _ in range(100): "
+        "sys.stdout.write('x' * 2**20)\nsys.stdout.flush()\nimport time; time.sleep(60)"
+    )
     with pytest.raises(errors.ProtocolError, match="larger than 16 MiB") as caught:
         client.complete("go", model="cli/it", retries=0)
     assert "before\n" == caught.value.partial.text
@@ -324,12 +380,24 @@ def test_a_line_without_an_end_is_bounded_and_what_came_before_it_is_kept(cli):
 
 def test_empty_lines_are_part_of_an_answer(cli):
     """Paragraphs of a command's own text stay apart."""
-    assert "one\n\n\ntwo\n  \nthree\n" == cli("import sys\nsys.stdin.read()\nprint('one\\n\\n\\ntwo\\n  \\nthree')").complete("go", model="cli/it").text
+    assert (
+        "one\n\n\ntwo\n  \nthree\n"
+        == cli("import sys\nsys.stdin.read()\nprint('one\\n\\n\\ntwo\\n  \\nthree')")
+        .complete("go", model="cli/it")
+        .text
+    )
 
 
 def test_bytes_that_are_no_text_are_shown_as_such(cli):
     """Binary output: no error of Python's, nothing lost around it."""
-    text = cli("import sys\nsys.stdin.read()\nsys.stdout.buffer.write(b'a\\n\\x00\\xff\\xfe\\n' + bytes(range(128, 256)) + b'\\nb\\n')").complete("go", model="cli/it").text
+    text = (
+        cli(
+            "import sys\nsys.stdin.read()\nsys.stdout.buffer.write(b'a\\n\\x00\\xff\\xfe\\n' + "
+            "bytes(range(128, 256)) + b'\\nb\\n')"
+        )
+        .complete("go", model="cli/it")
+        .text
+    )
     assert text.startswith("a\n\0\ufffd\ufffd\n")
     assert text.endswith("\nb\n")
 
@@ -337,7 +405,11 @@ def test_bytes_that_are_no_text_are_shown_as_such(cli):
 @pytest.mark.parametrize("dialect", ["cli_claude", "cli_gemini", "cli_codex", "cli_copilot", "cli_opencode"])
 def test_a_command_that_prints_rubbish_is_cut_and_no_more(cli, dialect):
     """Empty lines, binary ones, JSON of no meaning, a long one: an error of ours."""
-    client = cli("import sys\nsys.stdin.read()\no = sys.stdout.buffer\nfor b in (b'', b'\\0', b'\\xff' * 1000, b'{', b'{}', b'[]', b'null', b'{\"type\": 7}', b'{' * 10**6): o.write(b + b'\\n')", dialect=dialect)
+    client = cli(
+        "import sys\nsys.stdin.read()\no = sys.stdout.buffer\nfor b in (b'', b'\\0', b'\\xff' * 1000, "
+        "b'{', b'{}', b'[]', b'null', b'{\"type\": 7}', b'{' * 10**6): o.write(b + b'\\n')",
+        dialect=dialect,
+    )
     with pytest.raises(errors.NbllmError) as caught:
         client.complete("go", model="cli/it", retries=0)
     assert caught.value.hint

@@ -13,39 +13,49 @@ def make(**env):
     return r
 
 
-@pytest.mark.parametrize(("name", "provider", "model"), [
-    ("openai/gpt-4o", "openai", "gpt-4o"),
-    ("openai:gpt-4o", "openai", "gpt-4o"),
-    ("gpt-4o-mini", "openai", "gpt-4o-mini"),
-    ("o3", "openai", "o3"),
-    ("o4-mini", "openai", "o4-mini"),
-    ("claude-opus-4-1", "anthropic", "claude-opus-4-1"),
-    ("anthropic/claude-opus-4-1", "anthropic", "claude-opus-4-1"),
-    ("claude/claude-opus-4-1", "anthropic", "claude-opus-4-1"),
-    ("gemini-2.5-pro", "gemini", "gemini-2.5-pro"),
-    ("gemini/gemini-2.5-pro", "gemini", "gemini-2.5-pro"),
-    ("google/gemini-2.5-pro", "gemini", "gemini-2.5-pro"),
-    ("ollama/llama3.2:1b", "ollama", "llama3.2:1b"),
-    ("ollama:llama3.2:1b", "ollama", "llama3.2:1b"),
-    ("ollama/hf.co/some/model", "ollama", "hf.co/some/model"),
-    ("responses/gpt-5-mini", "openai_responses", "gpt-5-mini"),
-    ("gemini/pro", "gemini", "gemini-pro-latest"),
-    ("openai", "openai", "gpt-5.4-mini"),
-    ("  openai/x  ", "openai", "x"),
-    ("sim/gemini", "sim/gemini", "sim-gemini"),
-    ("sim/claude/fast", "sim/claude", "fast"),
-    ("sim", "sim/openai", "sim-openai"),
-    ("sim/openai@ttft=0.4", "sim/openai", "sim-openai@ttft=0.4"),
-])
+@pytest.mark.parametrize(
+    ("name", "provider", "model"),
+    [
+        ("openai/gpt-4o", "openai", "gpt-4o"),
+        ("openai:gpt-4o", "openai", "gpt-4o"),
+        ("gpt-4o-mini", "openai", "gpt-4o-mini"),
+        ("o3", "openai", "o3"),
+        ("o4-mini", "openai", "o4-mini"),
+        ("claude-opus-4-1", "anthropic", "claude-opus-4-1"),
+        ("anthropic/claude-opus-4-1", "anthropic", "claude-opus-4-1"),
+        ("claude/claude-opus-4-1", "anthropic", "claude-opus-4-1"),
+        ("gemini-2.5-pro", "gemini", "gemini-2.5-pro"),
+        ("gemini/gemini-2.5-pro", "gemini", "gemini-2.5-pro"),
+        ("google/gemini-2.5-pro", "gemini", "gemini-2.5-pro"),
+        ("ollama/llama3.2:1b", "ollama", "llama3.2:1b"),
+        ("ollama:llama3.2:1b", "ollama", "llama3.2:1b"),
+        ("ollama/hf.co/some/model", "ollama", "hf.co/some/model"),
+        ("responses/gpt-5-mini", "openai_responses", "gpt-5-mini"),
+        ("gemini/pro", "gemini", "gemini-pro-latest"),
+        ("openai", "openai", "gpt-5.4-mini"),
+        ("  openai/x  ", "openai", "x"),
+        ("sim/gemini", "sim/gemini", "sim-gemini"),
+        ("sim/claude/fast", "sim/claude", "fast"),
+        ("sim", "sim/openai", "sim-openai"),
+        ("sim/openai@ttft=0.4", "sim/openai", "sim-openai@ttft=0.4"),
+    ],
+)
 def test_a_name_leads_to_a_provider_and_a_model(name, provider, model):
     """provider/model, provider:model, bare names, aliases, a provider alone, the simulator."""
     route = make().resolve(name)
     assert (provider, model) == (route.provider.name, route.model)
 
 
-@pytest.mark.parametrize(("name", "near"), [
-    ("gemni/pro", "gemini/pro"), ("opena/mini", "openai/mini"), ("claud/sonnet", "claude/sonnet"), ("llama3", "llama3"), ("", "model="),
-])
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("gemni/pro", "gemini/pro"),
+        ("opena/mini", "openai/mini"),
+        ("claud/sonnet", "claude/sonnet"),
+        ("llama3", "llama3"),
+        ("", "model="),
+    ],
+)
 def test_an_unknown_name_answers_with_the_nearest(name, near):
     """The error says what may have been meant."""
     with pytest.raises(ConfigError, match=near):
@@ -67,19 +77,22 @@ def test_aliases_lead_to_rows_that_exist():
     assert [] == [a for a in r.aliases if not r.resolve(a).model]
 
 
-@pytest.mark.parametrize(("env", "model", "expected"), [
-    ({}, "openai/x", "https://api.openai.com/v1"),
-    ({"OPENAI_BASE_URL": "http://10.0.0.1/v1"}, "openai/x", "http://10.0.0.1/v1"),
-    ({"ANTHROPIC_BASE_URL": "http://h"}, "claude-x", "http://h"),
-    ({"GEMINI_BASE_URL": "http://h/v1beta"}, "gemini/x", "http://h/v1beta"),
-    ({"OLLAMA_HOST": "box"}, "ollama/x", "http://box:11434"),
-    ({"OLLAMA_HOST": "0.0.0.0"}, "ollama/x", "http://127.0.0.1:11434"),
-    ({"OLLAMA_HOST": ":5000"}, "ollama/x", "http://127.0.0.1:5000"),
-    ({"OLLAMA_HOST": "https://box"}, "ollama/x", "https://box:443"),
-    ({"OLLAMA_HOST": "http://box:1/path"}, "ollama/x", "http://box:1/path"),
-    ({"NBLLM_SIMULATE": "1"}, "gemini/x", "http://127.0.0.1:9/gemini"),
-    ({"NBLLM_SIMULATE": "0"}, "openai/x", "https://api.openai.com/v1"),
-])
+@pytest.mark.parametrize(
+    ("env", "model", "expected"),
+    [
+        ({}, "openai/x", "https://api.openai.com/v1"),
+        ({"OPENAI_BASE_URL": "http://10.0.0.1/v1"}, "openai/x", "http://10.0.0.1/v1"),
+        ({"ANTHROPIC_BASE_URL": "http://h"}, "claude-x", "http://h"),
+        ({"GEMINI_BASE_URL": "http://h/v1beta"}, "gemini/x", "http://h/v1beta"),
+        ({"OLLAMA_HOST": "box"}, "ollama/x", "http://box:11434"),
+        ({"OLLAMA_HOST": "0.0.0.0"}, "ollama/x", "http://127.0.0.1:11434"),
+        ({"OLLAMA_HOST": ":5000"}, "ollama/x", "http://127.0.0.1:5000"),
+        ({"OLLAMA_HOST": "https://box"}, "ollama/x", "https://box:443"),
+        ({"OLLAMA_HOST": "http://box:1/path"}, "ollama/x", "http://box:1/path"),
+        ({"NBLLM_SIMULATE": "1"}, "gemini/x", "http://127.0.0.1:9/gemini"),
+        ({"NBLLM_SIMULATE": "0"}, "openai/x", "https://api.openai.com/v1"),
+    ],
+)
 def test_the_address_in_force(env, model, expected):
     """The usual variables replace a row's address; simulation replaces them all."""
     assert expected == make(**env).resolve(model).provider.base_url
@@ -89,22 +102,40 @@ def test_base_url_and_dialect_send_any_name_anywhere():
     """A known name keeps its row; an unknown one is a model of the server at the address."""
     r = make()
     route = r.resolve("openai/x", "http://h/v1", "anthropic")
-    assert ("openai", "http://h/v1", "anthropic", "x") == (route.provider.name, route.provider.base_url, route.provider.dialect, route.model)
+    assert ("openai", "http://h/v1", "anthropic", "x") == (
+        route.provider.name,
+        route.provider.base_url,
+        route.provider.dialect,
+        route.model,
+    )
     route = r.resolve("some/thing", "http://h:8/v1")
-    assert ("custom", "openai_chat", "some/thing", True) == (route.provider.name, route.provider.dialect, route.model, route.provider.local)
+    assert ("custom", "openai_chat", "some/thing", True) == (
+        route.provider.name,
+        route.provider.dialect,
+        route.model,
+        route.provider.local,
+    )
 
 
-@pytest.mark.parametrize(("expected", "env", "base_url", "explicit"), [
-    ("OPENAI_API_KEY", {"OPENAI_API_KEY": "k"}, None, None),
-    (None, {"OPENAI_API_KEY": " "}, None, None),
-    ("OPENAI_API_KEY", {"OPENAI_API_KEY": "k"}, "https://api.openai.com:443/v1", None),
-    (None, {"OPENAI_API_KEY": "k"}, "http://api.openai.com/v1", None),
-    (None, {"OPENAI_API_KEY": "k"}, "http://elsewhere/v1", None),
-    ("argument", {"OPENAI_API_KEY": "k"}, "http://elsewhere/v1", "given"),
-    ("OPENAI_API_KEY", {"OPENAI_API_KEY": "k"}, "https://api.openai.com/v2", None),
-    ("OPENAI_API_KEY", {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://mine/v1"}, None, None),
-    (None, {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://mine/v1"}, "https://api.openai.com.evil.example/v1", None),
-])
+@pytest.mark.parametrize(
+    ("expected", "env", "base_url", "explicit"),
+    [
+        ("OPENAI_API_KEY", {"OPENAI_API_KEY": "k"}, None, None),
+        (None, {"OPENAI_API_KEY": " "}, None, None),
+        ("OPENAI_API_KEY", {"OPENAI_API_KEY": "k"}, "https://api.openai.com:443/v1", None),
+        (None, {"OPENAI_API_KEY": "k"}, "http://api.openai.com/v1", None),
+        (None, {"OPENAI_API_KEY": "k"}, "http://elsewhere/v1", None),
+        ("argument", {"OPENAI_API_KEY": "k"}, "http://elsewhere/v1", "given"),
+        ("OPENAI_API_KEY", {"OPENAI_API_KEY": "k"}, "https://api.openai.com/v2", None),
+        ("OPENAI_API_KEY", {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://mine/v1"}, None, None),
+        (
+            None,
+            {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://mine/v1"},
+            "https://api.openai.com.evil.example/v1",
+            None,
+        ),
+    ],
+)
 def test_a_key_goes_to_its_own_address_only(expected, env, base_url, explicit):
     """A base_url that leads elsewhere gets no key from the environment, only one given by name."""
     r = make(**env)
@@ -133,12 +164,15 @@ def test_a_key_given_by_hand_lasts_for_the_session():
     assert r.own_key(r.rows["openai"]) is None
 
 
-@pytest.mark.parametrize(("table", "words"), [
-    ({"dialect": "openai_chat", "base_ulr": "x"}, "base_url"),
-    ({"base_url": "x"}, "https://host"),
-    ({"dialect": "openai_chat"}, "base_url"),
-    ({"base_url": "https://h", "dialect": "smtp"}, "openai_chat"),
-])
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"dialect": "openai_chat", "base_ulr": "x"}, "base_url"),
+        ({"base_url": "x"}, "https://host"),
+        ({"dialect": "openai_chat"}, "base_url"),
+        ({"base_url": "https://h", "dialect": "smtp"}, "openai_chat"),
+    ],
+)
 def test_a_wrong_row_says_what_is_wrong(table, words):
     """The entry is named, with the nearest known one."""
     with pytest.raises(ConfigError, match=words):

@@ -14,7 +14,8 @@ def kernel():
 
 
 def test_a_cell_becomes_a_function_of_its_names(kernel):
-    """It asks with the values it is given, shows nothing, and knows its parameters; the cell itself asks nothing."""
+    """It asks with the values it is given, shows nothing, and knows its parameters; the cell itself asks
+    nothing."""
     ran = kernel.run("%%llm sim/openai@echo=1 def=praise\nPraise {thing} in {n} words.")
     assert ran.ok, ran.error
     assert "praise(thing, n) is defined" in ran.text
@@ -50,7 +51,8 @@ def test_fragments_are_kept_and_put_together(kernel):
 
 
 def test_parameters_are_names_that_nobody_else_knows(kernel):
-    """Neither Python's own names nor the notebook's become parameters; the latter may be given all the same."""
+    """Neither Python's own names nor the notebook's become parameters; the latter may be given all the
+    same."""
     kernel.run("limit = 100\ndef shout(t): return t.upper()")
     kernel.run("%%llm sim/openai@echo=1 def=count\nLength {{len(text)}} of {{shout(text)}}")
     assert ["text"] == kernel.value("list(__import__('inspect').signature(count).parameters)")

@@ -1,4 +1,5 @@
-"""Every row of providers.toml: what it encodes, what it refuses, what a quirk is for; and a new one in four lines."""
+"""Every row of providers.toml: what it encodes, what it refuses, what a quirk is for; and a new one in four
+lines."""
 
 import json
 from dataclasses import fields, replace
@@ -16,17 +17,32 @@ from nbllm.routing.config import Places
 from nbllm.routing.dialects import DIALECTS
 
 CANARY = "sk-canary-0123456789abcdef"
-ENV = {"AZURE_OPENAI_ENDPOINT": "https://acme.openai.azure.com", "AZURE_AI_ENDPOINT": "https://acme.services.ai.azure.com"}
+ENV = {
+    "AZURE_OPENAI_ENDPOINT": "https://acme.openai.azure.com",
+    "AZURE_AI_ENDPOINT": "https://acme.services.ai.azure.com",
+}
 ROWS = registry.load(ENV).rows
 REFUSED = {"github", "bedrock", "vertex"}
-ASKABLE = [name for name in ROWS if name not in REFUSED and not ROWS[name].command and name != "opencode"]  # agents: tests/test_talks.py
+ASKABLE = [
+    name for name in ROWS if name not in REFUSED and not ROWS[name].command and name != "opencode"
+]  # agents: tests/test_talks.py
 TURNS = (
-    Message("system", "Be brief."), Message("user", [Text("What is this?"), Image(b"PIXELS")]),
-    Message("assistant", [Text("I look."), ToolCall("c1", "look", {"at": "it"}, '{"at": "it"}')]), Message("tool", [ToolResult("c1", "a cat", name="look")]),
+    Message("system", "Be brief."),
+    Message("user", [Text("What is this?"), Image(b"PIXELS")]),
+    Message("assistant", [Text("I look."), ToolCall("c1", "look", {"at": "it"}, '{"at": "it"}')]),
+    Message("tool", [ToolResult("c1", "a cat", name="look")]),
 )
-SCHEMA = {"type": "object", "properties": {"beast": {"type": "string"}}, "required": ["beast"], "additionalProperties": False}
+SCHEMA = {
+    "type": "object",
+    "properties": {"beast": {"type": "string"}},
+    "required": ["beast"],
+    "additionalProperties": False,
+}
 PARTS = {
-    "tools": ({"tools": (Tool("look", "Looks.", {"type": "object", "properties": {"where": {"type": "string"}}}),)}, ('"look"', '"where"', "Looks.")),
+    "tools": (
+        {"tools": (Tool("look", "Looks.", {"type": "object", "properties": {"where": {"type": "string"}}}),)},
+        ('"look"', '"where"', "Looks."),
+    ),
     "schema": ({"schema": SCHEMA}, ('"beast"',)),
     "reasoning": ({"reasoning": "high"}, ("high", "thinking", "think")),
     "limits": ({"max_tokens": 4321, "temperature": 0.25, "top_p": 0.75}, ("4321", "0.25", "0.75")),
@@ -39,7 +55,9 @@ NEEDS_ALL = {"tools", "schema", "limits", "seed", "stop"}
 def encoded(name, **options):
     r = registry.load(ENV)
     route = r.resolve(f"{name}/m")
-    call = DIALECTS[route.provider.dialect].encode(Request(route.model, TURNS, **options), route.provider, Secret(CANARY))
+    call = DIALECTS[route.provider.dialect].encode(
+        Request(route.model, TURNS, **options), route.provider, Secret(CANARY)
+    )
     return call, json.dumps(dict(call.body), ensure_ascii=False)
 
 
@@ -53,7 +71,8 @@ def attempt(name, **options):
 
 @pytest.mark.parametrize("name", ASKABLE)
 def test_a_full_request_is_encoded_without_loss_or_refused_in_words(name):
-    """Tools, picture, schema, reasoning and the rest: each is in what is sent, or the error says that this provider cannot."""
+    """Tools, picture, schema, reasoning and the rest: each is in what is sent, or the error says that this
+    provider cannot."""
     call, text = encoded(name)
     for word in ("Be brief.", "What is this?", "UElYRUxT", "look", "a cat"):  # UElYRUxT: the picture's bytes
         assert word in text
@@ -84,9 +103,14 @@ def test_all_at_once_is_encoded_or_refused(name):
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_what_cannot_be_asked_says_why_and_what_to_do_instead(name):
-    """GitHub's date of retirement; the gateway for Bedrock and Vertex. With an address of one's own it is another matter."""
+    """GitHub's date of retirement; the gateway for Bedrock and Vertex. With an address of one's own it is
+    another matter."""
     r = registry.load(ENV)
-    words = {"github": "2026-07-30.*openrouter/", "bedrock": "not supported yet.*LiteLLM", "vertex": "not supported yet.*LiteLLM.*gemini/"}[name]
+    words = {
+        "github": "2026-07-30.*openrouter/",
+        "bedrock": "not supported yet.*LiteLLM",
+        "vertex": "not supported yet.*LiteLLM.*gemini/",
+    }[name]
     with pytest.raises(errors.ConfigError, match=words):
         r.resolve(f"{name}/m")
     with pytest.raises(errors.ConfigError, match=words):
@@ -97,18 +121,29 @@ def test_what_cannot_be_asked_says_why_and_what_to_do_instead(name):
 def test_azure_s_paths_versions_and_key_header():
     """The deployment in the path, the version in the query, the key in a header of Azure's own."""
     call, _ = encoded("azure", max_tokens=5)
-    assert "https://acme.openai.azure.com/openai/deployments/m/chat/completions?api-version=2024-10-21" == call.url
+    assert (
+        "https://acme.openai.azure.com/openai/deployments/m/chat/completions?api-version=2024-10-21"
+        == call.url
+    )
     assert {"api-key": CANARY} == call.headers
     assert 5 == call.body["max_completion_tokens"]
     assert "https://acme.openai.azure.com/openai/v1/responses" == encoded("azure_responses")[0].url
-    assert "https://acme.services.ai.azure.com/models/chat/completions?api-version=2024-05-01-preview" == encoded("azure_foundry")[0].url
+    assert (
+        "https://acme.services.ai.azure.com/models/chat/completions?api-version=2024-05-01-preview"
+        == encoded("azure_foundry")[0].url
+    )
     with pytest.raises(errors.ConfigError, match="AZURE_OPENAI_ENDPOINT"):
         registry.load({}).resolve("azure/m")
 
 
-@pytest.mark.parametrize(("word", "sent"), [
-    ("none", {"thinking": {"type": "disabled"}}), ("high", {"thinking": {"type": "enabled"}, "reasoning_effort": "high"}), (None, {}),
-])
+@pytest.mark.parametrize(
+    ("word", "sent"),
+    [
+        ("none", {"thinking": {"type": "disabled"}}),
+        ("high", {"thinking": {"type": "enabled"}, "reasoning_effort": "high"}),
+        (None, {}),
+    ],
+)
 def test_thinking_is_switched_by_an_object_of_its_own(word, sent):
     """DeepSeek, Moonshot, Z.ai."""
     for name in ("deepseek", "moonshot", "zhipu"):
@@ -119,30 +154,48 @@ def test_thinking_is_switched_by_an_object_of_its_own(word, sent):
 def test_a_quirk_is_used_by_two_rows_at_least_or_by_none():
     """One that a single row uses is a dialect, or is dropped."""
     plain = Quirks()
-    users = {f.name: [r.name for r in ROWS.values() if getattr(r.quirks, f.name) != getattr(plain, f.name)] for f in fields(Quirks)}
+    users = {
+        f.name: [r.name for r in ROWS.values() if getattr(r.quirks, f.name) != getattr(plain, f.name)]
+        for f in fields(Quirks)
+    }
     assert {} == {name: rows for name, rows in users.items() if len(rows) == 1}
     for name in ("key_header", "query"):
         assert 2 <= sum(bool(getattr(r, name)) for r in ROWS.values())
 
 
 def test_rows_are_complete_and_do_not_clash():
-    """Names, prefixes and variables; a default that the price data knows; an address over TLS unless it is this machine's."""
+    """Names, prefixes and variables; a default that the price data knows; an address over TLS unless it is
+    this machine's."""
     words = [w for r in ROWS.values() for w in (r.name, *r.prefixes)]
     assert len(words) == len(set(words))
     for row in ROWS.values():
         assert row.label
-        assert row.base_url.startswith("cli://" if row.command else ("https://", "${AZURE") if not row.local else "http://127.0.0.1:")
+        assert row.base_url.startswith(
+            "cli://" if row.command else ("https://", "${AZURE") if not row.local else "http://127.0.0.1:"
+        )
         assert row.refused or row.local or (row.key_env and row.key_url)
         assert set(row.verified) <= {"stream", "server", "cli"}
         if row.price and row.default_model and row.name != "openrouter":  # whose default chooses among models
             assert prices.facts(row.default_model, row).input is not None, row.name
 
 
-@pytest.mark.parametrize(("name", "provider"), [
-    ("grok-4", "xai"), ("deepseek-chat", "deepseek"), ("mistral-large-latest", "mistral"), ("sonar-pro", "perplexity"), ("kimi-k3", "moonshot"),
-    ("glm-4.7", "zhipu"), ("command-r-08-2024", "cohere"), ("accounts/fireworks/models/x", "fireworks"), ("kimi/x", "moonshot"), ("z.ai/x", "zhipu"),
-    ("hf/meta-llama/x", "huggingface"), ("azure-ai/x", "azure_foundry"),
-])
+@pytest.mark.parametrize(
+    ("name", "provider"),
+    [
+        ("grok-4", "xai"),
+        ("deepseek-chat", "deepseek"),
+        ("mistral-large-latest", "mistral"),
+        ("sonar-pro", "perplexity"),
+        ("kimi-k3", "moonshot"),
+        ("glm-4.7", "zhipu"),
+        ("command-r-08-2024", "cohere"),
+        ("accounts/fireworks/models/x", "fireworks"),
+        ("kimi/x", "moonshot"),
+        ("z.ai/x", "zhipu"),
+        ("hf/meta-llama/x", "huggingface"),
+        ("azure-ai/x", "azure_foundry"),
+    ],
+)
 def test_names_of_the_newer_rows(name, provider):
     """Bare names and prefixes."""
     assert provider == registry.load(ENV).resolve(name).provider.name
@@ -174,9 +227,14 @@ def sim():
 
 
 def test_four_lines_of_toml_make_a_provider_that_answers(sim, tmp_path):
-    """No Python: a file, and the new name is asked over HTTP; its key is in the header that was sent and nowhere else."""
+    """No Python: a file, and the new name is asked over HTTP; its key is in the header that was sent and
+    nowhere else."""
     path = tmp_path / "providers.toml"
-    path.write_text(f'[provider.acme]\ndialect = "openai_chat"\nbase_url = "{sim.base_url("openai_chat")}"\nkey_env = ["ACME_API_KEY"]\n', "utf-8")
+    path.write_text(
+        f'[provider.acme]\ndialect = "openai_chat"\nbase_url = "{sim.base_url("openai_chat")}"\nkey_env = '
+        f'["ACME_API_KEY"]\n',
+        "utf-8",
+    )
     client = Client(registry.load({"ACME_API_KEY": CANARY, "NBLLM_CONFIG": str(path)}))
     response = client.complete("Say hello.", "acme/m@auth=1")
     assert response.text
@@ -184,7 +242,19 @@ def test_four_lines_of_toml_make_a_provider_that_answers(sim, tmp_path):
     wrong = client.stream("hello", "acme/m@status=401")
     with pytest.raises(errors.AuthenticationError) as caught:
         wrong.response()
-    seen = repr((client, response, response.raw, response.request, wrong, caught.value, str(caught.value), client.registry, sim.records))
+    seen = repr(
+        (
+            client,
+            response,
+            response.raw,
+            response.request,
+            wrong,
+            caught.value,
+            str(caught.value),
+            client.registry,
+            sim.records,
+        )
+    )
     assert CANARY not in seen
     with pytest.raises(errors.AuthenticationError):
         Client(registry.load({"NBLLM_CONFIG": str(path)})).complete("hello", "acme/m@auth=1", api_key=" ")
@@ -213,26 +283,57 @@ def test_every_row_can_be_simulated(sim):
 # --- prices -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("raw", "dollars"), [
-    ({"cost": 0.0005}, 0.0005), ({"cost": 0}, 0.0), ({"cost": 0, "is_byok": True, "cost_details": {"upstream_inference_cost": 0.25}}, 0.25),
-    ({"cost": {"total_cost": 0.005}}, 0.005), ({"cost_in_usd_ticks": 1_860_000}, 0.000186), ({"cost_in_usd_ticks": 0}, None), ({"cost": True}, None), ({}, None),
-])
+@pytest.mark.parametrize(
+    ("raw", "dollars"),
+    [
+        ({"cost": 0.0005}, 0.0005),
+        ({"cost": 0}, 0.0),
+        ({"cost": 0, "is_byok": True, "cost_details": {"upstream_inference_cost": 0.25}}, 0.25),
+        ({"cost": {"total_cost": 0.005}}, 0.005),
+        ({"cost_in_usd_ticks": 1_860_000}, 0.000186),
+        ({"cost_in_usd_ticks": 0}, None),
+        ({"cost": True}, None),
+        ({}, None),
+    ],
+)
 def test_what_the_provider_says_it_charged(raw, dollars):
     """OpenRouter, Perplexity, xAI; a reseller's empty ticks are no price."""
-    assert pytest.approx(dollars) == prices.cost(Usage(1, 1, raw=raw), "nobody-s-model", "") if dollars is not None else \
-        prices.cost(Usage(1, 1, raw=raw), "nobody-s-model", "") is None
+    assert (
+        pytest.approx(dollars) == prices.cost(Usage(1, 1, raw=raw), "nobody-s-model", "")
+        if dollars is not None
+        else prices.cost(Usage(1, 1, raw=raw), "nobody-s-model", "") is None
+    )
 
 
 def test_the_person_s_own_prices_come_first():
     """In dollars a million tokens, cached input apart; unknown stays None."""
     r = registry.load({})
-    row = r.register("acme", {"base_url": "https://h", "model": {"big": {"context": 1000, "input": 2.0, "output": 10, "cache_read": 0.5}, "odd": {"context": 5}}})
-    assert pytest.approx((60 * 2 + 40 * 0.5 + 10 * 10) / 1e6) == prices.cost(Usage(100, 10, cache_read_tokens=40), "big", row)
+    row = r.register(
+        "acme",
+        {
+            "base_url": "https://h",
+            "model": {
+                "big": {"context": 1000, "input": 2.0, "output": 10, "cache_read": 0.5},
+                "odd": {"context": 5},
+            },
+        },
+    )
+    assert pytest.approx((60 * 2 + 40 * 0.5 + 10 * 10) / 1e6) == prices.cost(
+        Usage(100, 10, cache_read_tokens=40), "big", row
+    )
     assert prices.cost(Usage(100, 10), "odd", row) is None
     assert prices.cost(Usage(None, 10), "big", row) is None
-    assert (1000, 2.0, None) == (prices.facts("big", row).context, prices.facts("big", row).input, prices.facts("big", row).cache_write)
+    assert (1000, 2.0, None) == (
+        prices.facts("big", row).context,
+        prices.facts("big", row).input,
+        prices.facts("big", row).cache_write,
+    )
     openai = replace(r.rows["openai"], facts=row.facts)
-    assert prices.cost(Usage(1_000_000, 0), "gpt-5.4-mini", openai) == prices.cost(Usage(1_000_000, 0), "gpt-5.4-mini", "openai") == prices.facts("gpt-5.4-mini", openai).input
+    assert (
+        prices.cost(Usage(1_000_000, 0), "gpt-5.4-mini", openai)
+        == prices.cost(Usage(1_000_000, 0), "gpt-5.4-mini", "openai")
+        == prices.facts("gpt-5.4-mini", openai).input
+    )
 
 
 def test_places_of_an_env_of_its_own_are_none_of_this_machine():
@@ -244,5 +345,7 @@ def test_the_readme_s_table_is_that_of_the_code():
     """`python -m nbllm.routing.registry` makes it."""
     path = Path(__file__).resolve().parent.parent / "README.md"
     if path.exists():  # beside a wheel there is none
-        between = path.read_text("utf-8").partition("<!-- providers -->")[2].partition("<!-- /providers -->")[0]
+        between = (
+            path.read_text("utf-8").partition("<!-- providers -->")[2].partition("<!-- /providers -->")[0]
+        )
         assert registry.table().strip() == between.strip()

@@ -1,4 +1,5 @@
-"""One set of secrets: what a row or a call holds shows in no error, dry run, table, repr or file, in whatever form it comes back."""
+"""One set of secrets: what a row or a call holds shows in no error, dry run, table, repr or file, in whatever
+form it comes back."""
 
 import base64
 import json
@@ -22,15 +23,35 @@ from .kernels import Kernel
 from .listeners import Listener
 
 KEY = "sk-canary/0123+456=789&ab cdef"
-CANARIES = {"key": KEY, "header": "hdr-canary-1", "plain": "hdr/canary+2", "query": "qry-canary&3", "word": "qry canary 4", "path": "pth-canary-5", "user": "usr-canary-6",
-            "password": "pwd-canary-7"}
+CANARIES = {
+    "key": KEY,
+    "header": "hdr-canary-1",
+    "plain": "hdr/canary+2",
+    "query": "qry-canary&3",
+    "word": "qry canary 4",
+    "path": "pth-canary-5",
+    "user": "usr-canary-6",
+    "password": "pwd-canary-7",
+}
 SPENT = [s for name, s in CANARIES.items() if name not in ("user", "password")]
 ENV = {"ACME_API_KEY": KEY, "HDR": CANARIES["header"], "QRY": CANARIES["query"], "PTH": CANARIES["path"]}
 
 
 def hidden(text):
     """Whether none of the secrets stands in `text`, in any form."""
-    found = [name for name, s in CANARIES.items() for form in (s, quote(s, safe=""), quote_plus(s), base64.b64encode(s.encode()).decode(), s.upper(), json.dumps(s)[1:-1]) if form in text]
+    found = [
+        name
+        for name, s in CANARIES.items()
+        for form in (
+            s,
+            quote(s, safe=""),
+            quote_plus(s),
+            base64.b64encode(s.encode()).decode(),
+            s.upper(),
+            json.dumps(s)[1:-1],
+        )
+        if form in text
+    ]
     assert [] == found, text
     return True
 
@@ -39,7 +60,16 @@ def echo(handler):
     """What a careless server says: all that came, as it came and otherwise."""
     came = f"{handler.requestline} {handler.headers} {KEY.upper()} {json.dumps(SPENT)}"
     packed = [base64.b64encode(f"{'x' * n}{s}".encode()).decode() for s in SPENT for n in range(3)]
-    return json.dumps({"error": {"message": f"wrong: {came}", "type": came[:200], "code": came, "detail": {"a": [came, *packed], came: 1}}}).encode()
+    return json.dumps(
+        {
+            "error": {
+                "message": f"wrong: {came}",
+                "type": came[:200],
+                "code": came,
+                "detail": {"a": [came, *packed], came: 1},
+            }
+        }
+    ).encode()
 
 
 @pytest.fixture
@@ -51,8 +81,16 @@ def server():
 @pytest.fixture
 def client(server):
     r = registry.load(ENV)
-    r.register("acme", {"base_url": server.url + "/${PTH}/v1", "key_env": "ACME_API_KEY", "headers": {"X-A": "Bearer ${HDR}", "X-B": CANARIES["plain"]},
-                        "query": {"token": "${QRY}", "q": CANARIES["word"]}, "models": "/models"})
+    r.register(
+        "acme",
+        {
+            "base_url": server.url + "/${PTH}/v1",
+            "key_env": "ACME_API_KEY",
+            "headers": {"X-A": "Bearer ${HDR}", "X-B": CANARIES["plain"]},
+            "query": {"token": "${QRY}", "q": CANARIES["word"]},
+            "models": "/models",
+        },
+    )
     made = Client(r, ledger=ledger.Ledger())
     yield made
     made.close()
@@ -81,7 +119,9 @@ def test_they_arrive(client, server):
     assert quote_plus(CANARIES["word"]) in server.text
 
 
-@pytest.mark.parametrize("dialect", ["openai_chat", "openai_responses", "anthropic", "gemini", "ollama", "cohere"])
+@pytest.mark.parametrize(
+    "dialect", ["openai_chat", "openai_responses", "anthropic", "gemini", "ollama", "cohere"]
+)
 def test_an_error_that_echoes_the_request_shows_none(client, dialect):
     """Message, type, code, body, "Sent to ...", in every dialect."""
     with pytest.raises(errors.NbllmError) as caught:
@@ -92,29 +132,63 @@ def test_an_error_that_echoes_the_request_shows_none(client, dialect):
 
 def test_an_error_inside_a_stream_shows_none(client, server):
     """And a model's name that repeats the key."""
-    server.answer, server.more = (200, lambda h: b'data: {"model": "m-%s", "choices": [{"delta": {"content": "x"}}]}\n\ndata: %s\n\n' % (KEY.encode(), echo(h))), {"content-type": "text/event-stream"}
+    server.answer, server.more = (
+        (
+            200,
+            lambda h: (
+                b'data: {"model": "m-%s", "choices": [{"delta": {"content": "x"}}]}\n\ndata: %s\n\n'
+                % (KEY.encode(), echo(h))
+            ),
+        ),
+        {"content-type": "text/event-stream"},
+    )
     with pytest.raises(errors.NbllmError) as caught:
         client.complete("hello", "acme/m", retries=0)
     assert hidden(spilt(caught.value))
     assert KEY not in caught.value.partial.model
 
 
-@pytest.mark.parametrize("ask", [
-    lambda c: catalog.list_models(c, "acme/"), lambda c: catalog.health(c, "acme"), catalog.states, lambda c: c.registry.resolve("acme/m"),
-    lambda c: c.registry.rows, lambda c: c.encode(c.request("x", "m"), c.resolve("acme/m"), c.registry.key_for(c.resolve("acme/m"), None)),
-    lambda c: c.registry, lambda c: c.registry.where(c.registry.rows["acme"]),
-])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda c: catalog.list_models(c, "acme/"),
+        lambda c: catalog.health(c, "acme"),
+        catalog.states,
+        lambda c: c.registry.resolve("acme/m"),
+        lambda c: c.registry.rows,
+        lambda c: c.encode(
+            c.request("x", "m"), c.resolve("acme/m"), c.registry.key_for(c.resolve("acme/m"), None)
+        ),
+        lambda c: c.registry,
+        lambda c: c.registry.where(c.registry.rows["acme"]),
+    ],
+)
 def test_questions_tables_and_reprs_show_none(client, ask):
     """models(), health(), providers(), Route, Provider, HttpCall."""
     assert hidden(asked(lambda: ask(client)))
 
 
-@pytest.mark.parametrize("url", ["http://{u}:{p}@127.0.0.1:9/v1", "http://{u}:{p}@127.0.0.1:99999/v1", "http://{u}:{p}@ho st/v1", "http://{u}:{p}@[::1/v1", "{u}:{p}@h", "ftp://{u}:{p}@h/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://{u}:{p}@127.0.0.1:9/v1",
+        "http://{u}:{p}@127.0.0.1:99999/v1",
+        "http://{u}:{p}@ho st/v1",
+        "http://{u}:{p}@[::1/v1",
+        "{u}:{p}@h",
+        "ftp://{u}:{p}@h/v1",
+    ],
+)
 def test_what_stands_before_an_at_is_shown_nowhere(url):
-    """In an address given by hand, or in a variable; whether it can be read or not, whether anybody answers there or not."""
+    """In an address given by hand, or in a variable; whether it can be read or not, whether anybody answers
+    there or not."""
     url = url.format(u=CANARIES["user"], p=CANARIES["password"])
     for env, base_url in (({"OPENAI_BASE_URL": url}, None), ({}, url)):
-        client = Client(registry.load({"OPENAI_API_KEY": KEY, **env}), ledger=ledger.Ledger(), timeouts=Timeouts(first=5.0))
+        client = Client(
+            registry.load({"OPENAI_API_KEY": KEY, **env}),
+            ledger=ledger.Ledger(),
+            timeouts=Timeouts(first=5.0),
+        )
         for model in ("openai/m", "unknown-model") if base_url else ("openai/m",):
             with pytest.raises(errors.NbllmError) as caught:
                 client.complete("hello", model, base_url=base_url, retries=0)
@@ -137,17 +211,29 @@ def test_rows_of_calls_hold_none(client):
 
 def test_a_benchmark_s_folder_holds_none(client, tmp_path):
     """Neither the plan nor the rows nor the log."""
-    df = bench.run(["acme/m"], ["hello"], blocks=1, warmup=0, directory=tmp_path / "run", client=client, progress=False)
+    df = bench.run(
+        ["acme/m"], ["hello"], blocks=1, warmup=0, directory=tmp_path / "run", client=client, progress=False
+    )
     assert [False] == list(df["ok"])
     with sqlite3.connect(tmp_path / "run" / "run.sqlite") as db:
         dump = "\n".join(db.iterdump())
     db.close()
-    assert hidden(dump + "".join(p.read_bytes().decode("utf-8", "replace") for p in (tmp_path / "run").iterdir()))
+    assert hidden(
+        dump + "".join(p.read_bytes().decode("utf-8", "replace") for p in (tmp_path / "run").iterdir())
+    )
 
 
-@pytest.mark.parametrize("wrong", [{"extra": {"a": object()}}, {"api_key": "line\r\nbreak-canary"}, {"temperature": float("nan"), "tools": [{"name": "t", "parameters": {1j}}]}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"extra": {"a": object()}},
+        {"api_key": "line\r\nbreak-canary"},
+        {"temperature": float("nan"), "tools": [{"name": "t", "parameters": {1j}}]},
+    ],
+)
 def test_what_fails_before_it_is_sent_shows_none(client, wrong):
-    """A request that cannot be written: neither its message nor what a traceback with local variables would show."""
+    """A request that cannot be written: neither its message nor what a traceback with local variables would
+    show."""
     with pytest.raises((errors.NbllmError, TypeError)) as caught:
         client.complete("hello", "acme/m", retries=0, **wrong)
     frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
@@ -162,7 +248,9 @@ def test_a_variable_that_is_missing_shows_none_of_the_others(client):
     with pytest.raises(errors.ConfigError, match="NOT_THERE") as caught:
         client.resolve("acme/m")
     frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
-    assert hidden(str(caught.value) + "\n".join(str(f.locals) for f in frames.stack if "/nbllm/" in f.filename))
+    assert hidden(
+        str(caught.value) + "\n".join(str(f.locals) for f in frames.stack if "/nbllm/" in f.filename)
+    )
 
 
 def test_what_nbllm_s_own_rows_say_is_no_secret():
@@ -170,16 +258,32 @@ def test_what_nbllm_s_own_rows_say_is_no_secret():
     env = {"AZURE_OPENAI_ENDPOINT": "https://acme.openai.azure.com", "AZURE_OPENAI_API_KEY": KEY}
     row = registry.load(env).resolve("azure/m").provider
     assert ((), "https://acme.openai.azure.com/openai/deployments/m") == (row.secrets, row.shown)
-    assert ("2030-01-01-canary",) == registry.load({**env, "OPENAI_API_VERSION": "2030-01-01-canary"}).resolve("azure/m").provider.secrets
-    row = registry.load({**env, "AZURE_OPENAI_ENDPOINT": "https://gw.example/pth-canary-5/"}).resolve("azure/m").provider
+    assert ("2030-01-01-canary",) == registry.load(
+        {**env, "OPENAI_API_VERSION": "2030-01-01-canary"}
+    ).resolve("azure/m").provider.secrets
+    row = (
+        registry.load({**env, "AZURE_OPENAI_ENDPOINT": "https://gw.example/pth-canary-5/"})
+        .resolve("azure/m")
+        .provider
+    )
     assert "https://gw.example/•••/openai/deployments/m" == row.shown
 
 
-@pytest.mark.parametrize(("text", "secrets", "expected"), [
-    ("a sk-12345678 b", ["sk-12345678"], "a ••• b"), ("a SK-ABCDEFGH b", ["sk-abcdefgh"], "a ••• b"), ("cat", ["cat"], "cat"), ("a Team b", ["team"], "a Team b"),
-    ("true null", ["true", "null"], "true null"), ("k=a%2Fb%2fc+d%20e", ["a/b/c d"], None), ("abcdefghij abcd", ["abcd", "abcdefghij"], "••• •••"), ("", ["abcd"], ""),
-    ("Basic b3BlbmNvZGU6c2stY2FuYXJ5LTAxMjM0", ["sk-canary-01234"], None), ("x", [], "x"),
-])
+@pytest.mark.parametrize(
+    ("text", "secrets", "expected"),
+    [
+        ("a sk-12345678 b", ["sk-12345678"], "a ••• b"),
+        ("a SK-ABCDEFGH b", ["sk-abcdefgh"], "a ••• b"),
+        ("cat", ["cat"], "cat"),
+        ("a Team b", ["team"], "a Team b"),
+        ("true null", ["true", "null"], "true null"),
+        ("k=a%2Fb%2fc+d%20e", ["a/b/c d"], None),
+        ("abcdefghij abcd", ["abcd", "abcdefghij"], "••• •••"),
+        ("", ["abcd"], ""),
+        ("Basic b3BlbmNvZGU6c2stY2FuYXJ5LTAxMjM0", ["sk-canary-01234"], None),
+        ("x", [], "x"),
+    ],
+)
 def test_masking(text, secrets, expected):
     """The longest first; short ones and plain words are left; percent signs and base64 are seen through."""
     found = scrub(text, secrets)
@@ -199,24 +303,42 @@ def test_masking_looks_only_so_far_down():
 @pytest.mark.parametrize("entry", ["headers", "query"])
 def test_reprs_without_a_guard_show_no_values(entry):
     """A row and a call as they are made by hand."""
-    row = Provider("a", "openai_chat", "https://usr-canary-6:pwd-canary-7@h/v1", **{entry: {"X": "hdr-canary-1"}})
-    call = HttpCall("https://usr-canary-6:pwd-canary-7@h/v1?token=qry-canary&3", {"X": "hdr-canary-1", "accept": "a"}, {"model": KEY})
+    row = Provider(
+        "a", "openai_chat", "https://usr-canary-6:pwd-canary-7@h/v1", **{entry: {"X": "hdr-canary-1"}}
+    )
+    call = HttpCall(
+        "https://usr-canary-6:pwd-canary-7@h/v1?token=qry-canary&3",
+        {"X": "hdr-canary-1", "accept": "a"},
+        {"model": KEY},
+    )
     assert hidden(f"{row!r} {call!r} {row.shown}")
     assert "Provider(name='a'" in repr(row)
-    assert repr(provider_row("b", {"base_url": "https://h"})).startswith("Provider(name='b', dialect='openai_chat', base_url='https://h'")
+    assert repr(provider_row("b", {"base_url": "https://h"})).startswith(
+        "Provider(name='b', dialect='openai_chat', base_url='https://h'"
+    )
     assert Request("m", (Message("user", "x"),)) is not None
 
 
 @pytest.mark.kernel
 def test_a_dry_run_shows_none(tmp_path):
-    """The address, the headers and the query with their secrets masked; `providers` and errors in cells likewise."""
+    """The address, the headers and the query with their secrets masked; `providers` and errors in cells
+    likewise."""
     (tmp_path / "mine.toml").write_text(
-        '[provider.acme]\nbase_url = "http://127.0.0.1:9/${PTH}/v1"\nkey_env = "ACME_API_KEY"\nheaders = { X-A = "Bearer ${HDR}", X-B = "hdr/canary+2" }\n'
-        'query = { token = "${QRY}", q = "qry canary 4" }\n')
+        '[provider.acme]\nbase_url = "http://127.0.0.1:9/${PTH}/v1"\nkey_env = "ACME_API_KEY"\nheaders = { '
+        'X-A = "Bearer ${HDR}", X-B = "hdr/canary+2" }\n'
+        'query = { token = "${QRY}", q = "qry canary 4" }\n'
+    )
     with Kernel(NBLLM_CONFIG=str(tmp_path / "mine.toml"), **ENV) as kernel:
         ran = kernel.run("%%llm acme/m --dry-run\nHello true world")
         assert "Hello true world" in ran.text
         assert "http://127.0.0.1:9/•••/v1/chat/completions?token=•••&q=•••" in ran.text
-        said = [ran, kernel.run("%llm providers"), kernel.run("%xmode Verbose\nnbllm.complete('x', 'acme/m', retries=0)"), kernel.run("%%llm acme/m retries=0\nHello"),
-                kernel.run("nbllm.models('acme/')"), kernel.run("nbllm.default_client().resolve('acme/m')"), kernel.run("%llm key where acme")]
+        said = [
+            ran,
+            kernel.run("%llm providers"),
+            kernel.run("%xmode Verbose\nnbllm.complete('x', 'acme/m', retries=0)"),
+            kernel.run("%%llm acme/m retries=0\nHello"),
+            kernel.run("nbllm.models('acme/')"),
+            kernel.run("nbllm.default_client().resolve('acme/m')"),
+            kernel.run("%llm key where acme"),
+        ]
         assert hidden(str([r.messages for r in said]))

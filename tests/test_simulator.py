@@ -1,4 +1,5 @@
-"""The simulator on real sockets: what it sends, when, and what it says about that. No test waits for a time to pass."""
+"""The simulator on real sockets: what it sends, when, and what it says about that. No test waits for a time
+to pass."""
 
 import contextlib
 import http.client
@@ -24,10 +25,19 @@ MS = 1_000_000
 
 # How each protocol is asked: path and body of a stream.
 ASK = {
-    "openai_chat": lambda m: ("/v1/chat/completions", {"model": m, "messages": MESSAGES, "stream": True, "stream_options": {"include_usage": True}}),
+    "openai_chat": lambda m: (
+        "/v1/chat/completions",
+        {"model": m, "messages": MESSAGES, "stream": True, "stream_options": {"include_usage": True}},
+    ),
     "openai_responses": lambda m: ("/openai/v1/responses", {"model": m, "input": ASKED, "stream": True}),
-    "anthropic": lambda m: ("/v1/messages", {"model": m, "messages": MESSAGES, "max_tokens": 5000, "stream": True}),
-    "gemini": lambda m: (f"/v1beta/models/{m}:streamGenerateContent?alt=sse", {"contents": [{"parts": [{"text": ASKED}]}]}),
+    "anthropic": lambda m: (
+        "/v1/messages",
+        {"model": m, "messages": MESSAGES, "max_tokens": 5000, "stream": True},
+    ),
+    "gemini": lambda m: (
+        f"/v1beta/models/{m}:streamGenerateContent?alt=sse",
+        {"contents": [{"parts": [{"text": ASKED}]}]},
+    ),
     "ollama": lambda m: ("/api/chat", {"model": m, "messages": MESSAGES}),
 }
 every_protocol = pytest.mark.parametrize("protocol", ASK)
@@ -41,7 +51,9 @@ def server():
 
 @pytest.fixture
 def client(server):
-    with httpx.Client(base_url=server.url, headers={"anthropic-version": "2023-06-01"}, trust_env=False, timeout=20) as c:
+    with httpx.Client(
+        base_url=server.url, headers={"anthropic-version": "2023-06-01"}, trust_env=False, timeout=20
+    ) as c:
         yield c
 
 
@@ -55,18 +67,27 @@ def record_of(server, answer):
 
 
 def events(answer):
-    return [json.loads(line[5:]) for line in answer.text.splitlines() if line.startswith("data:") and "[DONE]" not in line]
+    return [
+        json.loads(line[5:])
+        for line in answer.text.splitlines()
+        if line.startswith("data:") and "[DONE]" not in line
+    ]
 
 
-# ---- truth ---------------------------------------------------------------------------------------------------------
+# ---- truth
+# ---------------------------------------------------------------------------------------------------------
+
 
 @every_protocol
 def test_the_record_tells_what_was_sent(server, client, protocol):
-    """Every chunk in order, each written after its moment; counts equal what was sent; the client has the same text."""
+    """Every chunk in order, each written after its moment; counts equal what was sent; the client has the
+    same text."""
     answer = ask(client, protocol, "sim@tokens=12,reasoning=5,gap=0.002,ttft=0.03")
     record = record_of(server, answer)
     assert (200, "1", protocol) == (answer.status_code, answer.headers["x-nbllm-simulated"], record.protocol)
-    assert (5, 12) == tuple(sum(c.n_tokens for c in record.chunks if c.kind == kind) for kind in ("reasoning", "content"))
+    assert (5, 12) == tuple(
+        sum(c.n_tokens for c in record.chunks if c.kind == kind) for kind in ("reasoning", "content")
+    )
     assert (17, 5) == (record.output_tokens, record.reasoning_tokens)
     sends = [c.send_ns for c in record.chunks]
     assert sorted(sends) == sends
@@ -92,16 +113,31 @@ def test_usage_is_a_count(server, client, protocol):
     """The provider's own words for the same numbers."""
     answer = ask(client, protocol, "sim@tokens=7,reasoning=2,cached=3")
     record, n_in = record_of(server, answer), record_of(server, answer).input_tokens
-    last = {"openai_chat": lambda: next(e["usage"] for e in events(answer) if e.get("usage")),
-            "openai_responses": lambda: events(answer)[-1]["response"]["usage"],
-            "anthropic": lambda: events(answer)[-2]["usage"], "gemini": lambda: events(answer)[-1]["usageMetadata"],
-            "ollama": lambda: json.loads(answer.text.splitlines()[-1])}[protocol]()
+    last = {
+        "openai_chat": lambda: next(e["usage"] for e in events(answer) if e.get("usage")),
+        "openai_responses": lambda: events(answer)[-1]["response"]["usage"],
+        "anthropic": lambda: events(answer)[-2]["usage"],
+        "gemini": lambda: events(answer)[-1]["usageMetadata"],
+        "ollama": lambda: json.loads(answer.text.splitlines()[-1]),
+    }[protocol]()
     expected = {
         "openai_chat": {"prompt_tokens": n_in, "completion_tokens": 9, "total_tokens": n_in + 9},
-        "openai_responses": {"input_tokens": n_in, "input_tokens_details": {"cached_tokens": 3}, "output_tokens": 9, "output_tokens_details": {"reasoning_tokens": 2}},
+        "openai_responses": {
+            "input_tokens": n_in,
+            "input_tokens_details": {"cached_tokens": 3},
+            "output_tokens": 9,
+            "output_tokens_details": {"reasoning_tokens": 2},
+        },
         "anthropic": {"input_tokens": n_in - 3, "cache_read_input_tokens": 3, "output_tokens": 9},
-        "gemini": {"promptTokenCount": n_in, "candidatesTokenCount": 7, "thoughtsTokenCount": 2, "cachedContentTokenCount": 3, "totalTokenCount": n_in + 9},
-        "ollama": {"prompt_eval_count": n_in, "eval_count": 9}}[protocol]
+        "gemini": {
+            "promptTokenCount": n_in,
+            "candidatesTokenCount": 7,
+            "thoughtsTokenCount": 2,
+            "cachedContentTokenCount": 3,
+            "totalTokenCount": n_in + 9,
+        },
+        "ollama": {"prompt_eval_count": n_in, "eval_count": 9},
+    }[protocol]
     assert expected == {k: last[k] for k in expected}
     assert record.output_tokens == 9
 
@@ -109,6 +145,7 @@ def test_usage_is_a_count(server, client, protocol):
 @every_protocol
 def test_the_same_question_has_the_same_answer(client, protocol):
     """But for ids and moments, twice the same bytes."""
+
     def words(answer):
         return [c.text for c in record_of_any(client, answer)]
 
@@ -132,7 +169,9 @@ def test_connections_are_kept_and_told_apart(server, client):
         assert one.connection != record_of(server, ask(other, "openai_chat", "sim@tokens=1")).connection
 
 
-# ---- shapes that benchmarks get wrong ------------------------------------------------------------------------------
+# ---- shapes that benchmarks get wrong
+# ------------------------------------------------------------------------------
+
 
 def chunks(server, client, options, protocol="openai_chat"):
     return record_of(server, ask(client, protocol, f"sim@{options}")).chunks
@@ -143,7 +182,10 @@ def kinds(given):
 
 
 def test_early_role_late_role_and_empty_delta(server, client):
-    early, late = chunks(server, client, "tokens=2,ttft=0.03"), chunks(server, client, "tokens=2,ttft=0.03,role=late")
+    early, late = (
+        chunks(server, client, "tokens=2,ttft=0.03"),
+        chunks(server, client, "tokens=2,ttft=0.03,role=late"),
+    )
     assert ["role", "content", "content", "finish", "usage", "done"] == kinds(early) == kinds(late)
     assert early[1].due_ns - early[0].due_ns == 30 * MS
     assert late[1].due_ns == late[0].due_ns
@@ -155,7 +197,9 @@ def test_early_role_late_role_and_empty_delta(server, client):
 def test_several_events_in_a_write_and_several_tokens_in_an_event(server, client):
     together = [c for c in chunks(server, client, "tokens=6,chunks_per_write=3") if c.kind == "content"]
     assert [together[0].write_id] * 3 + [together[3].write_id] * 3 == [c.write_id for c in together]
-    assert [2, 2, 1] == [c.n_tokens for c in chunks(server, client, "tokens=5,tokens_per_chunk=2") if c.kind == "content"]
+    assert [2, 2, 1] == [
+        c.n_tokens for c in chunks(server, client, "tokens=5,tokens_per_chunk=2") if c.kind == "content"
+    ]
 
 
 def test_tail_and_no_usage(server, client):
@@ -166,7 +210,10 @@ def test_tail_and_no_usage(server, client):
     assert given[-1].send_ns - given[-3].due_ns >= 50 * MS
 
 
-@pytest.mark.parametrize(("protocol", "mark"), [("openai_chat", ": ping\n"), ("anthropic", "event: ping\n"), ("gemini", ": ping\n")])
+@pytest.mark.parametrize(
+    ("protocol", "mark"),
+    [("openai_chat", ": ping\n"), ("anthropic", "event: ping\n"), ("gemini", ": ping\n")],
+)
 def test_pings_come_before_the_first_token(server, client, protocol, mark):
     answer = ask(client, protocol, "sim@tokens=2,ping=3,ttft=0.04")
     given = record_of(server, answer).chunks
@@ -190,7 +237,10 @@ def test_http_1_0_gets_no_chunks(server):
 
 
 def test_gemini_without_sse_is_one_array(client):
-    answer = client.post("/v1beta/models/sim%40tokens=3:streamGenerateContent", json={"contents": [{"parts": [{"text": "hi"}]}]})
+    answer = client.post(
+        "/v1beta/models/sim%40tokens=3:streamGenerateContent",
+        json={"contents": [{"parts": [{"text": "hi"}]}]},
+    )
     assert "application/json" in answer.headers["content-type"]
     assert 3 == answer.json()[-1]["usageMetadata"]["candidatesTokenCount"]
 
@@ -210,13 +260,18 @@ def test_whole_answers_come_when_the_stream_would_end(server, client, protocol):
     assert (False, 8) == (record.stream, record.output_tokens)
 
 
-# ---- cold starts ---------------------------------------------------------------------------------------------------
+# ---- cold starts
+# ---------------------------------------------------------------------------------------------------
+
 
 def test_a_cold_model_waits_and_ollama_says_so(server, client):
-    """The first request waits, the next does not, an unloaded model is cold again; ps tells which are loaded."""
+    """The first request waits, the next does not, an unloaded model is cold again; ps tells which are
+    loaded."""
     server.reset()
     model = "sim-cold@cold=0.06,tokens=1"
-    loads = [json.loads(ask(client, "ollama", model).text.splitlines()[-1])["load_duration"] for _ in range(2)]
+    loads = [
+        json.loads(ask(client, "ollama", model).text.splitlines()[-1])["load_duration"] for _ in range(2)
+    ]
     assert loads[0] >= 60 * MS > loads[1] > 0
     cold, warm = server.records
     assert (cold.cold_s, warm.cold_s) == (pytest.approx(0.06), 0.0)
@@ -229,17 +284,34 @@ def test_a_cold_model_waits_and_ollama_says_so(server, client):
 
 def test_idle_makes_cold(server, client):
     server.reset()
-    assert [True, True] == [record_of(server, ask(client, "openai_chat", "i@cold=0.01,idle=0,tokens=1")).cold_s > 0 for _ in range(2)]
+    assert [True, True] == [
+        record_of(server, ask(client, "openai_chat", "i@cold=0.01,idle=0,tokens=1")).cold_s > 0
+        for _ in range(2)
+    ]
 
 
-# ---- faults --------------------------------------------------------------------------------------------------------
+# ---- faults
+# --------------------------------------------------------------------------------------------------------
 
-ERROR = {"openai_chat": lambda b: b["error"]["code"], "openai_responses": lambda b: b["error"]["code"], "anthropic": lambda b: b["error"]["type"],
-         "gemini": lambda b: b["error"]["status"], "ollama": lambda b: b["error"]}
+ERROR = {
+    "openai_chat": lambda b: b["error"]["code"],
+    "openai_responses": lambda b: b["error"]["code"],
+    "anthropic": lambda b: b["error"]["type"],
+    "gemini": lambda b: b["error"]["status"],
+    "ollama": lambda b: b["error"],
+}
 
 
-@pytest.mark.parametrize(("protocol", "word"), [("openai_chat", "rate_limit_exceeded"), ("openai_responses", "rate_limit_exceeded"),
-                                                ("anthropic", "rate_limit_error"), ("gemini", "RESOURCE_EXHAUSTED"), ("ollama", "too many requests")])
+@pytest.mark.parametrize(
+    ("protocol", "word"),
+    [
+        ("openai_chat", "rate_limit_exceeded"),
+        ("openai_responses", "rate_limit_exceeded"),
+        ("anthropic", "rate_limit_error"),
+        ("gemini", "RESOURCE_EXHAUSTED"),
+        ("ollama", "too many requests"),
+    ],
+)
 def test_a_status_with_the_providers_own_body(server, client, protocol, word):
     """And the time to wait where the provider says it: Google in the body, the others in a header."""
     answer = ask(client, protocol, "sim@status=429,retry_after=1.5")
@@ -273,7 +345,10 @@ def test_a_cut_comes_after_so_many_chunks(server, client, protocol, how):
     """All that was written before arrives; then reset, end of file, or an end as if all were well."""
     path, body = ASK[protocol](f"sim@tokens=9,cut=3,how={how}")
     got = b""
-    with contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError) as _, client.stream("POST", path, json=body) as answer:
+    with (
+        contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError) as _,
+        client.stream("POST", path, json=body) as answer,
+    ):
         id = answer.headers["x-request-id"]
         for data in answer.iter_raw():
             got += data
@@ -292,7 +367,11 @@ def test_a_whole_answer_can_be_cut(client):
 @every_protocol
 def test_malformed_and_error_inside(server, client, protocol):
     bad = ask(client, protocol, "sim@tokens=4,malformed=2")
-    lines = [line.removeprefix("data:").strip() for line in bad.text.splitlines() if line.startswith(("data:", "{")) and "[DONE]" not in line]
+    lines = [
+        line.removeprefix("data:").strip()
+        for line in bad.text.splitlines()
+        if line.startswith(("data:", "{")) and "[DONE]" not in line
+    ]
     assert 1 == sum(not _is_json(line) for line in lines)
     broken = ask(client, protocol, "sim@tokens=4,error=2")
     assert 2 == len(record_of(server, broken).tokens)
@@ -336,17 +415,24 @@ def test_slow_headers(server, client):
 @every_protocol
 def test_keys(protocol):
     """A key is wanted, wrongness is told in the provider's way, and no record or answer holds it."""
-    with simulator.serve(auth="sk-right-key", ttft=0, gap=0) as locked, \
-            httpx.Client(base_url=locked.url, headers={"anthropic-version": "1"}, trust_env=False) as client:
-        right = {"anthropic": {"x-api-key": "sk-right-key"}, "gemini": {"x-goog-api-key": "sk-right-key"}}.get(
-            protocol, {"authorization": "Bearer sk-right-key"})
+    with (
+        simulator.serve(auth="sk-right-key", ttft=0, gap=0) as locked,
+        httpx.Client(base_url=locked.url, headers={"anthropic-version": "1"}, trust_env=False) as client,
+    ):
+        right = {
+            "anthropic": {"x-api-key": "sk-right-key"},
+            "gemini": {"x-goog-api-key": "sk-right-key"},
+        }.get(protocol, {"authorization": "Bearer sk-right-key"})
         wrong = {k: v.replace("right", "wrong") for k, v in right.items()}
         refused = ask(client, protocol, "sim", **wrong)
         assert {"gemini": 400}.get(protocol, 401) == refused.status_code
         assert {"gemini": 403}.get(protocol, 401) == ask(client, protocol, "sim").status_code
         assert 200 == ask(client, protocol, "sim", **right).status_code
         assert "sk-" not in refused.text
-        assert "sk-" not in repr(locked.records) + client.get("/__sim/records").text + client.get("/__sim/health").text
+        assert (
+            "sk-"
+            not in repr(locked.records) + client.get("/__sim/records").text + client.get("/__sim/health").text
+        )
     assert "sk-named" not in repr(simulator.Record.__slots__)
 
 
@@ -363,14 +449,21 @@ def test_an_unknown_option_is_named(client, protocol):
 
 
 @every_protocol
-@pytest.mark.parametrize("said", ["<script>alert(1)</script> `$x$` \u202e\u2028 \r\n\t\\ \x00 🙂é", " \n data: [DONE]\n\nevent: x\n"])
+@pytest.mark.parametrize(
+    "said",
+    ["<script>alert(1)</script> `$x$` \u202e\u2028 \r\n\t\\ \x00 🙂é", " \n data: [DONE]\n\nevent: x\n"],
+)
 def test_an_echo_is_exact(server, client, protocol, said):
     """Hostile text comes back as it went, in pieces of some characters."""
     path, body = ASK[protocol]("sim@echo=1")
     answer = client.post(path, content=json.dumps(body).replace(json.dumps(ASKED), json.dumps(said)))
     given = [c.text for c in record_of(server, answer).chunks if c.kind == "content"]
     assert said == "".join(given)
-    assert all(json.loads(line) for line in answer.text.replace("data: [DONE]", "").replace("data:", "").split("\n") if line.startswith((" {", "{")))
+    assert all(
+        json.loads(line)
+        for line in answer.text.replace("data: [DONE]", "").replace("data:", "").split("\n")
+        if line.startswith((" {", "{"))
+    )
     assert max(map(len, given)) <= 20
 
 
@@ -380,11 +473,19 @@ def test_a_key_in_the_models_name_is_not_kept(server, client):
     assert "sk-named" not in answer.text + repr(server.records)
 
 
-BAD = [("/v1/chat/completions", b"{", 400), ("/v1/chat/completions", b"{}", 400), ("/v1/chat/completions", b"[]", 400),
-       ("/v1/chat/completions", b'{"messages": [1], "model": "m"}', 200), ("/v1/responses", b'{"model": "m", "input": [1]}', 400),
-       ("/v1/messages", b'{"model": "m", "messages": [{}]}', 400), ("/v1/messages", b'{"model": "m", "messages": "x", "max_tokens": 1}', 400),
-       ("/v1beta/models/m:generateContent", b"{}", 400), ("/api/chat", b"{}", 400), ("/nowhere", b"{}", 404),
-       ("/v1/chat/completions", b'{"messages": [{}], "model": "m@tttf=1"}', 400)]
+BAD = [
+    ("/v1/chat/completions", b"{", 400),
+    ("/v1/chat/completions", b"{}", 400),
+    ("/v1/chat/completions", b"[]", 400),
+    ("/v1/chat/completions", b'{"messages": [1], "model": "m"}', 200),
+    ("/v1/responses", b'{"model": "m", "input": [1]}', 400),
+    ("/v1/messages", b'{"model": "m", "messages": [{}]}', 400),
+    ("/v1/messages", b'{"model": "m", "messages": "x", "max_tokens": 1}', 400),
+    ("/v1beta/models/m:generateContent", b"{}", 400),
+    ("/api/chat", b"{}", 400),
+    ("/nowhere", b"{}", 404),
+    ("/v1/chat/completions", b'{"messages": [{}], "model": "m@tttf=1"}', 400),
+]
 
 
 @pytest.mark.parametrize(("path", "body", "status"), BAD)
@@ -392,7 +493,9 @@ def test_what_cannot_be_answered_is_refused(client, path, body, status):
     assert status == client.post(path, content=body).status_code
 
 
-# ---- the server ----------------------------------------------------------------------------------------------------
+# ---- the server
+# ----------------------------------------------------------------------------------------------------
+
 
 def test_two_requests_in_one_write_are_both_answered(server):
     """Pipelined, in order, on one connection."""
@@ -407,7 +510,10 @@ def test_two_requests_in_one_write_are_both_answered(server):
             answer.read()
 
 
-@pytest.mark.parametrize("junk", [b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n"])
+@pytest.mark.parametrize(
+    "junk",
+    [b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n"],
+)
 def test_junk_is_refused_and_the_server_lives(server, client, junk):
     with socket.create_connection(("127.0.0.1", server.port)) as raw:
         raw.sendall(junk)
@@ -419,11 +525,16 @@ def test_junk_is_refused_and_the_server_lives(server, client, junk):
 
 def test_a_slow_reader_holds_nothing_up_and_loses_nothing(server):
     """The server stops writing while the client does not read, then goes on to the end."""
-    body = json.dumps({"model": "sim@tokens=60000,gap=0,tokens_per_chunk=3", "messages": MESSAGES, "stream": True}).encode()
+    body = json.dumps(
+        {"model": "sim@tokens=60000,gap=0,tokens_per_chunk=3", "messages": MESSAGES, "stream": True}
+    ).encode()
     with socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.connect(("127.0.0.1", server.port))
-        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        raw.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
         with httpx.Client(base_url=server.url, trust_env=False) as other:
             assert 200 == ask(other, "openai_chat", "sim@tokens=2").status_code
         answer = http.client.HTTPResponse(raw)
@@ -435,6 +546,7 @@ def test_a_slow_reader_holds_nothing_up_and_loses_nothing(server):
 
 def test_many_streams_at_once(server):
     """64 streams; each is complete and none of their chunks was early."""
+
     def one():
         with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as c:
             done.append(ask(c, "openai_chat", "sim-many@tokens=20,gap=0.01").text.endswith("[DONE]\n\n"))
@@ -451,7 +563,10 @@ def test_many_streams_at_once(server):
 
 
 def test_records_are_bounded(client):
-    with simulator.serve(records=2, ttft=0, gap=0) as small, httpx.Client(base_url=small.url, trust_env=False) as c:
+    with (
+        simulator.serve(records=2, ttft=0, gap=0) as small,
+        httpx.Client(base_url=small.url, trust_env=False) as c,
+    ):
         ids = [ask(c, "ollama", "sim").headers["x-request-id"] for _ in range(3)]
         assert ids[1:] == [r.id for r in small.records]
         c.post("/__sim/reset")
@@ -472,8 +587,14 @@ def test_closing_and_what_remains():
 
 def test_addresses():
     with simulator.serve() as server:
-        assert f"http://127.0.0.1:{server.port}/v1" == server.base_url("openai_chat") == server.base_url("openai_responses")
-        assert (server.url, server.url + "/v1beta", server.url) == tuple(map(server.base_url, ("anthropic", "gemini", "ollama")))
+        assert (
+            f"http://127.0.0.1:{server.port}/v1"
+            == server.base_url("openai_chat")
+            == server.base_url("openai_responses")
+        )
+        assert (server.url, server.url + "/v1beta", server.url) == tuple(
+            map(server.base_url, ("anthropic", "gemini", "ollama"))
+        )
         with pytest.raises(ValueError, match="does not speak"):
             server.base_url("cohere")
         with pytest.raises(ValueError, match="no option"):
@@ -481,16 +602,29 @@ def test_addresses():
 
 
 def run(code, **env):
-    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **env})
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **env},
+    )
 
 
 def test_importing_it_is_light():
-    out = run("import sys, nbllm.simulator; print({'asyncio', 'h11', 'msgspec', 'json', 'nbllm.client.client'} & set(sys.modules))")
+    out = run(
+        "import sys, nbllm.simulator; print({'asyncio', 'h11', 'msgspec', 'json', 'nbllm.client.client'} & "
+        "set(sys.modules))"
+    )
     assert ("set()\n", "") == (out.stdout, out.stderr)
 
 
 def test_the_shared_one_ends_with_the_process():
-    out = run("import nbllm.simulator as s; a = s.shared(); assert a is s.shared(); a.close(); assert a is not s.shared(); print('ok')")
+    out = run(
+        "import nbllm.simulator as s; a = s.shared(); assert a is s.shared(); a.close(); assert a is not "
+        "s.shared(); print('ok')"
+    )
     assert (0, "ok\n", "") == (out.returncode, out.stdout, out.stderr)
 
 
@@ -537,7 +671,9 @@ def test_reset_by_a_client_is_recorded(server):
     """RST in mid-stream: the record says when, and the server goes on."""
     body = json.dumps({"model": "sim-rst@stall=1", "messages": MESSAGES, "stream": True}).encode()
     raw = socket.create_connection(("127.0.0.1", server.port))
-    raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+    raw.sendall(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    )
     raw.recv(10)
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     raw.close()

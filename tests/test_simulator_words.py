@@ -1,4 +1,5 @@
-"""The simulator's grammar of options, its text and its count of tokens, its values for JSON schemas: pure parts."""
+"""The simulator's grammar of options, its text and its count of tokens, its values for JSON schemas: pure
+parts."""
 
 import dataclasses
 import itertools
@@ -26,7 +27,11 @@ GRAMMAR = [
     ("sim@usage=off,echo=on,close=1", "", {"usage": False, "echo": True, "close": True}),
     ("claude-3-5-sonnet@20240620", "", {}),
     ("a@b@ttft=1", "", {"ttft": 1.0}),
-    ("sim@tools=3,ping=2,headers=0.5,empty=1,close=1", "", {"tools": 3, "ping": 2, "headers": 0.5, "empty": True, "close": True}),
+    (
+        "sim@tools=3,ping=2,headers=0.5,empty=1,close=1",
+        "",
+        {"tools": 3, "ping": 2, "headers": 0.5, "empty": True, "close": True},
+    ),
     ("sim@role=late,cut=2,how=close,auth=1", "", {"role": "late", "cut": 2, "how": "close", "auth": "1"}),
     ("sim", "status=429,retry_after=2.5,why=quota", {"status": 429, "retry_after": 2.5, "why": "quota"}),
 ]
@@ -38,11 +43,22 @@ def test_options_are_read(model, header, expected):
     assert dataclasses.replace(Options(), **expected) == chosen(Options(), model, header)
 
 
-@pytest.mark.parametrize(("words", "part"), [
-    ("tttf=1", "Did you mean 'ttft'"), ("ttft=fast", "cannot be 'fast'"), ("ttft=-1", "zero or more"), ("gaps=wild", "constant, jitter, burst"),
-    ("header=1", "'headers'"), ("how=gone", "rst, close, end"), ("usage=maybe", "on or off"), ("tokens=1.5", "tokens"), ("tokens_per_chunk=0", "one or more"),
-    ("ttft=nan", "zero or more"), ("zzz=1", "It has ttft"),
-])
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ("tttf=1", "Did you mean 'ttft'"),
+        ("ttft=fast", "cannot be 'fast'"),
+        ("ttft=-1", "zero or more"),
+        ("gaps=wild", "constant, jitter, burst"),
+        ("header=1", "'headers'"),
+        ("how=gone", "rst, close, end"),
+        ("usage=maybe", "on or off"),
+        ("tokens=1.5", "tokens"),
+        ("tokens_per_chunk=0", "one or more"),
+        ("ttft=nan", "zero or more"),
+        ("zzz=1", "It has ttft"),
+    ],
+)
 def test_bad_options_say_what_would_do(words, part):
     with pytest.raises(BadOption) as caught:
         parse(words)
@@ -92,8 +108,14 @@ def test_the_default_answer_says_that_it_is_simulated():
 
 
 QUOTES = [
-    ("Who are you?", "answer to `Who are you?`. "), ("\n  one \ntwo", "answer to `one`. "), ("", "answer. "), ("\u202e\x00", "answer. "),
-    ("`<b>$x$`", "answer to `'<b>$x$'`. "), ("a\ud83d b", "answer to `a  b`. "), ("é" * 60, f"to `{'é' * 60}`. "), ("é" * 61, f"to `{'é' * 59}…`. "),
+    ("Who are you?", "answer to `Who are you?`. "),
+    ("\n  one \ntwo", "answer to `one`. "),
+    ("", "answer. "),
+    ("\u202e\x00", "answer. "),
+    ("`<b>$x$`", "answer to `'<b>$x$'`. "),
+    ("a\ud83d b", "answer to `a  b`. "),
+    ("é" * 60, f"to `{'é' * 60}`. "),
+    ("é" * 61, f"to `{'é' * 59}…`. "),
 ]
 
 
@@ -105,9 +127,15 @@ def test_the_default_answer_names_its_prompt_safely(prompt, part):
     assert said.count("`") in (0, 2)
 
 
-@pytest.mark.parametrize(("prompt", "part"), [
-    ("Write a haiku about the sea.", "tide"), ("Which is larger, 9.11 or 9.9?", "**9.9** is larger"), ("From 9 to 11?", "simulated answer"),
-    ("Oslo's country and population, as JSON", '{"city": "Oslo"')])
+@pytest.mark.parametrize(
+    ("prompt", "part"),
+    [
+        ("Write a haiku about the sea.", "tide"),
+        ("Which is larger, 9.11 or 9.9?", "**9.9** is larger"),
+        ("From 9 to 11?", "simulated answer"),
+        ("Oslo's country and population, as JSON", '{"city": "Oslo"'),
+    ],
+)
 def test_some_questions_have_their_own_answer(prompt, part):
     assert part in "".join(text.answer(prompt))
 
@@ -117,29 +145,52 @@ def test_halves_of_surrogates_are_mended():
 
 
 SCHEMAS = [
-    ({"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}, {"city": "Oslo", "days": 3}),
-    ({"type": "OBJECT", "properties": {"unit": {"type": "STRING", "enum": ["K", "celsius"]}}}, {"unit": "celsius"}),
+    (
+        {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}},
+        {"city": "Oslo", "days": 3},
+    ),
+    (
+        {"type": "OBJECT", "properties": {"unit": {"type": "STRING", "enum": ["K", "celsius"]}}},
+        {"unit": "celsius"},
+    ),
     ({"type": "array", "items": {"type": "boolean"}, "minItems": 3}, [True, True, True]),
-    ({"$defs": {"P": {"type": "object", "properties": {"n": {"type": "integer", "maximum": 2}}}}, "$ref": "#/$defs/P"}, {"n": 1}),
+    (
+        {
+            "$defs": {"P": {"type": "object", "properties": {"n": {"type": "integer", "maximum": 2}}}},
+            "$ref": "#/$defs/P",
+        },
+        {"n": 1},
+    ),
     ({"anyOf": [{"type": "null"}, {"type": "number", "minimum": 7}]}, 7),
     ({"type": ["null", "string"], "format": "date"}, "2026-01-31"),
     ({"allOf": [{"properties": {"a": {"const": 1}}}, {"properties": {"b": {"const": 2}}}]}, {"a": 1, "b": 2}),
     ({"type": "string", "minLength": 12}, "Oslo........"),
     ({"type": "integer", "multipleOf": 5, "minimum": 11}, 15),
     ({"type": "integer", "exclusiveMinimum": 3}, 4),
-    ({"type": "null"}, None), ({"const": "x"}, "x"), ({}, "Oslo"), (True, "Oslo"),
+    ({"type": "null"}, None),
+    ({"const": "x"}, "x"),
+    ({}, "Oslo"),
+    (True, "Oslo"),
 ]
 
 
 @pytest.mark.parametrize(("wanted", "value"), SCHEMAS, ids=lambda v: str(v)[:40])
 def test_values_fit_their_schema(wanted, value):
     """Names and numbers of the prompt are used where they fit."""
-    assert value == schema.example(wanted if isinstance(wanted, dict) else {}, "What is it like in Oslo over 3 days, in celsius?")
+    assert value == schema.example(
+        wanted if isinstance(wanted, dict) else {}, "What is it like in Oslo over 3 days, in celsius?"
+    )
 
 
 def test_a_schema_that_holds_itself_ends():
-    node = {"type": "object", "properties": {"name": {"type": "string"}, "children": {"type": "array", "items": {"$ref": "#/$defs/node"}}},
-            "required": ["name", "children"]}
+    node = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "children": {"type": "array", "items": {"$ref": "#/$defs/node"}},
+        },
+        "required": ["name", "children"],
+    }
     assert "children" in schema.example({"$defs": {"node": node}, "$ref": "#/$defs/node"})
 
 
@@ -155,8 +206,12 @@ def test_the_schedule():
     """Constant, several tokens a chunk, several chunks a write, bursts: the mean pause stays the gap."""
     assert [(1.0, 1, False), (1.5, 1, False), (2.0, 1, False)] == times("s@ttft=1,gap=0.5,tokens=3")
     assert [(1.0, 2, False), (1.5, 1, False)] == times("s@ttft=1,gap=0.5,tokens=3,tokens_per_chunk=2")
-    assert [(1.0, 1, True), (1.0, 1, False), (2.0, 1, False)] == times("s@ttft=1,gap=0.5,tokens=3,chunks_per_write=2")
-    assert [(1.0, 1, False), (1.0, 1, False), (2.0, 1, False)] == times("s@ttft=1,gap=0.5,tokens=3,gaps=burst,burst=2")
+    assert [(1.0, 1, True), (1.0, 1, False), (2.0, 1, False)] == times(
+        "s@ttft=1,gap=0.5,tokens=3,chunks_per_write=2"
+    )
+    assert [(1.0, 1, False), (1.0, 1, False), (2.0, 1, False)] == times(
+        "s@ttft=1,gap=0.5,tokens=3,gaps=burst,burst=2"
+    )
     assert [(0.0, 0, False), (1.0, 1, False)] == times("s@ttft=1,tokens=1,empty=1")
     jittered = [at for at, _, _ in times("s@ttft=1,gap=0.5,tokens=400,gaps=jitter")]
     gaps = [b - a for a, b in itertools.pairwise(jittered)]
@@ -170,7 +225,11 @@ def test_the_schedule():
 def test_limits_stops_and_thinking():
     assert ("length", 4) == (plan(max_tokens=4).finish, plan(max_tokens=4).output)
     assert "Sunlight holds" == plan(stop=(" all",)).text_of("content")
-    assert (24, 0, 6) == (plan(thinking=True).reasoning, plan(thinking=False).reasoning, plan("s@reasoning=6").reasoning)
+    assert (24, 0, 6) == (
+        plan(thinking=True).reasoning,
+        plan(thinking=False).reasoning,
+        plan("s@reasoning=6").reasoning,
+    )
     assert "Why is the sky blue?" == plan("s@echo=1").text_of("content")
 
 
@@ -182,5 +241,7 @@ def test_tools_are_called_until_they_have_answered():
     assert ["b"] == [b.name for b in plan(tools=tools, choice="b").blocks]
     for quiet in (plan(tools=tools, choice="none"), plan("s@tools=0", tools=tools)):
         assert "stop" == quiet.finish
-    answered = reply(Ask("s", (*ASKED, ("assistant", ""), ("tool", "12 degrees")), tools=tools), Options(), "id", 0.0, 0.0)
+    answered = reply(
+        Ask("s", (*ASKED, ("assistant", ""), ("tool", "12 degrees")), tools=tools), Options(), "id", 0.0, 0.0
+    )
     assert "12 degrees" in answered.text_of("content")

@@ -32,14 +32,24 @@ class Town:
     founded: int | None = None
 
 
-SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}, "population": {"type": "integer"}}, "required": ["name", "population"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "population": {"type": "integer"}},
+    "required": ["name", "population"],
+}
 GOOD = '{"name": "Oslo", "population": 717710}'
 
 
-@pytest.mark.parametrize(("given", "value"), [
-    (SCHEMA, {"name": "Oslo", "population": 717710}), (City, City(name="Oslo", population=717710)),
-])
-@pytest.mark.parametrize("text", [GOOD, f"Here it is:\n```json\n{GOOD}\n```\n", f"Sure! {GOOD} Anything else?"])
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        (SCHEMA, {"name": "Oslo", "population": 717710}),
+        (City, City(name="Oslo", population=717710)),
+    ],
+)
+@pytest.mark.parametrize(
+    "text", [GOOD, f"Here it is:\n```json\n{GOOD}\n```\n", f"Sure! {GOOD} Anything else?"]
+)
 def test_the_value_is_found_and_checked(given, value, text):
     """Bare, in a fence, or within words."""
     assert value == Shape.of(given).check(text)
@@ -49,14 +59,21 @@ def test_lists_and_dataclasses_are_shapes():
     """A list stands under `items` for the provider, and comes back as a list."""
     shape = Shape.of(list[Town])
     assert "object" == shape.provider_schema["type"]
-    assert [Town("Bergen", 1070), Town("Ås")] == shape.check('{"items": [{"name": "Bergen", "founded": 1070}, {"name": "Ås"}]}')
+    assert [Town("Bergen", 1070), Town("Ås")] == shape.check(
+        '{"items": [{"name": "Bergen", "founded": 1070}, {"name": "Ås"}]}'
+    )
     assert [Town("Ås")] == shape.check('[{"name": "Ås"}]')
 
 
-@pytest.mark.parametrize(("given", "text", "place"), [
-    (SCHEMA, '{"name": "Oslo"}', "population"), (City, '{"name": "Oslo", "population": "many"}', "population"), (SCHEMA, "Oslo, 717,710", "no JSON"),
-    (list[City], '{"items": [{"name": "Oslo", "population": 1}, {"name": 7}]}', "[1]"),
-])
+@pytest.mark.parametrize(
+    ("given", "text", "place"),
+    [
+        (SCHEMA, '{"name": "Oslo"}', "population"),
+        (City, '{"name": "Oslo", "population": "many"}', "population"),
+        (SCHEMA, "Oslo, 717,710", "no JSON"),
+        (list[City], '{"items": [{"name": "Oslo", "population": 1}, {"name": 7}]}', "[1]"),
+    ],
+)
 def test_a_mismatch_says_where(given, text, place):
     """In words that a model can mend."""
     with pytest.raises(Mismatch) as caught:
@@ -80,10 +97,20 @@ def test_what_is_no_schema(given):
 
 def test_frames_have_sensible_dtypes():
     """Nullable numbers, dates, one row for one record, objects' fields as columns."""
-    df = frame({"items": [{"n": 1, "when": "2026-01-02", "x": 1.5, "s": "a"}, {"n": None, "when": "2026-02-03", "x": 2, "s": None}]})
+    df = frame(
+        {
+            "items": [
+                {"n": 1, "when": "2026-01-02", "x": 1.5, "s": "a"},
+                {"n": None, "when": "2026-02-03", "x": 2, "s": None},
+            ]
+        }
+    )
     assert ["Int64", "Float64"] == [str(df[c].dtype) for c in ("n", "x")]
     assert pd.Timestamp("2026-02-03") == df["when"].iloc[1]
-    assert (1, ["name", "population"]) == (len(frame(City(name="Oslo", population=1))), list(frame(City(name="Oslo", population=1)).columns))
+    assert (1, ["name", "population"]) == (
+        len(frame(City(name="Oslo", population=1))),
+        list(frame(City(name="Oslo", population=1)).columns),
+    )
     assert ["value"] == list(frame([1, 2]).columns)
     assert 2 == len(frame([Town("a"), Town("b", 3)]))
 
@@ -99,7 +126,8 @@ def kernel():
 
 @pytest.fixture
 def canned():
-    """A server that gives answers in turn, and keeps what it was asked: answers(*texts) -> (address, bodies)."""
+    """A server that gives answers in turn, and keeps what it was asked: answers(*texts) -> (address,
+    bodies)."""
     servers = []
 
     def start(*texts, finish="stop"):
@@ -108,8 +136,19 @@ def canned():
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-                answer = {"id": "1", "object": "chat.completion", "model": "m", "usage": {"prompt_tokens": 3, "completion_tokens": 4},
-                          "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": left.pop(0)}}]}
+                answer = {
+                    "id": "1",
+                    "object": "chat.completion",
+                    "model": "m",
+                    "usage": {"prompt_tokens": 3, "completion_tokens": 4},
+                    "choices": [
+                        {
+                            "index": 0,
+                            "finish_reason": finish,
+                            "message": {"role": "assistant", "content": left.pop(0)},
+                        }
+                    ],
+                }
                 data = json.dumps(answer).encode()
                 self.send_response(200)
                 self.send_header("content-type", "application/json")
@@ -134,10 +173,14 @@ def canned():
 @pytest.mark.kernel
 def test_as_df_gives_a_dataframe_and_shows_it(kernel, canned):
     """The variable is the frame, _llm the answer, the output a table of escaped words."""
-    url, bodies = canned('{"items": [{"name": "<b>Oslo</b>", "population": 717710}, {"name": "Bergen", "population": 291940}]}')
+    url, bodies = canned(
+        '{"items": [{"name": "<b>Oslo</b>", "population": 717710}, {"name": "Bergen", "population": 291940}]}'
+    )
     ran = kernel.run(f'%%llm cities << m base_url={url} schema="[name, population int]" as=df\nTwo cities.')
     assert ran.ok, ran.error
-    assert [["name", "population"], ["string", "Int64"], 2] == kernel.value("[list(cities.columns), ['string', str(cities.population.dtype)], len(cities)]")
+    assert [["name", "population"], ["string", "Int64"], 2] == kernel.value(
+        "[list(cities.columns), ['string', str(cities.population.dtype)], len(cities)]"
+    )
     assert 1 == len(ran.outputs)
     assert "<b>Oslo" not in ran.html
     assert "&lt;b&gt;Oslo" in ran.html
@@ -147,7 +190,10 @@ def test_as_df_gives_a_dataframe_and_shows_it(kernel, canned):
 @pytest.mark.kernel
 def test_as_object_gives_checked_objects(kernel, canned):
     """A pydantic model, or a dataclass, of the notebook's own."""
-    kernel.run("import pydantic, dataclasses\nclass City(pydantic.BaseModel):\n    name: str\n    population: int\n@dataclasses.dataclass\nclass Town:\n    name: str")
+    kernel.run(
+        "import pydantic, dataclasses\nclass City(pydantic.BaseModel):\n    name: str\n    population: "
+        "int\n@dataclasses.dataclass\nclass Town:\n    name: str"
+    )
     url, _ = canned(GOOD)
     assert kernel.run(f"%%llm oslo << m base_url={url} schema=City as=object\nOne city.").ok
     assert ["City", 717710] == kernel.value("[type(oslo).__name__, oslo.population]")
@@ -186,9 +232,13 @@ def test_a_cut_answer_is_said_to_be_cut(kernel, canned):
 
 @pytest.mark.kernel
 def test_a_provider_without_a_mode_for_schemas_is_asked_in_words(kernel, canned):
-    """Its row says that it cannot: the schema stands in the prompt, and the answer is checked all the same."""
+    """Its row says that it cannot: the schema stands in the prompt, and the answer is checked all the
+    same."""
     url, bodies = canned(GOOD)
-    kernel.run(f"import nbllm\nnbllm.register_provider('plain', dialect='openai_chat', base_url={url!r}, local=True, quirks={{'cannot': ['schema']}})")
+    kernel.run(
+        f"import nbllm\nnbllm.register_provider('plain', dialect='openai_chat', base_url={url!r}, "
+        f"local=True, quirks={{'cannot': ['schema']}})"
+    )
     ran = kernel.run('%%llm oslo << plain/m schema="name, population int" as=object\nOne city.')
     assert ran.ok, ran.error
     assert "response_format" not in bodies[0]
@@ -226,13 +276,17 @@ def test_conversations_are_listed_forked_undone_exported_and_forgotten(kernel, c
 
 @pytest.mark.kernel
 def test_within_one_run_every_question_is_a_turn_and_a_run_again_replaces_all_of_them(kernel, canned):
-    """Two questions in one cell are two turns; the cell run again replaces both, and only when a new answer is there."""
+    """Two questions in one cell are two turns; the cell run again replaces both, and only when a new answer
+    is there."""
     url, bodies = canned("A1", "A2", "B", "A3", "A4")
     two = f"%llm ask -m m chat=two base_url={url} one\n%llm ask -m m chat=two base_url={url} two"
     assert kernel.run(two, cell="a").ok
     assert kernel.run(f"%%llm m chat=two base_url={url}\nthree", cell="b").ok
     assert not kernel.run("%%llm m chat=two base_url=http://127.0.0.1:9 retries=0\none", cell="a").ok
-    turns = "from nbllm.notebook.session import current_session\nsaid = [t.response.text for t in current_session().chats.get('two').turns]"
+    turns = (
+        "from nbllm.notebook.session import current_session\nsaid = [t.response.text for t in "
+        "current_session().chats.get('two').turns]"
+    )
     kernel.run(turns)
     assert ["A1", "A2", "B"] == kernel.value("said")
     assert kernel.run(two, cell="a").ok
@@ -259,10 +313,31 @@ def test_a_structured_answer_that_does_not_fit_is_asked_for_again_in_its_own_col
     assert 4 == len(bodies)
     assert ["Ada", "Bo"] == sorted(kernel.value("[v['name'] for v in both.values]"))
     assert 1 == len(ran.outputs)
-@pytest.mark.parametrize("text", ["[" * 200_000, "{" * 200_000, '{"a":' * 800 + "1" + "}" * 800, "[" * 800 + "]" * 800, "9" * 5000, "```json\n" * 20_000])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 200_000,
+        "{" * 200_000,
+        '{"a":' * 800 + "1" + "}" * 800,
+        "[" * 800 + "]" * 800,
+        "9" * 5000,
+        "```json\n" * 20_000,
+    ],
+)
 def test_an_answer_without_end_or_depth_is_a_mismatch(text):
     """In a schema that refers to itself and in any other: told in words, at once."""
-    inside = {"$defs": {"node": {"anyOf": [{"type": "object", "additionalProperties": {"$ref": "#/$defs/node"}}, {"type": "array", "items": {"$ref": "#/$defs/node"}}]}}}
+    inside = {
+        "$defs": {
+            "node": {
+                "anyOf": [
+                    {"type": "object", "additionalProperties": {"$ref": "#/$defs/node"}},
+                    {"type": "array", "items": {"$ref": "#/$defs/node"}},
+                ]
+            }
+        }
+    }
     for schema in ({**inside, "$ref": "#/$defs/node"}, {"type": "object"}, {"type": "string"}):
         with suppress(Mismatch):
             Shape({**schema}).check(text)

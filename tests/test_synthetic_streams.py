@@ -52,7 +52,7 @@ def chunks(data, sending, cut):
         after = re.escape(sending["split_after_each"].encode())
         return [part for part in re.split(b"(?<=" + after + b")", data) if part]
     size = cut or sending.get("chunk_size", 4096)
-    return [data[at:at + size] for at in range(0, len(data), size)]
+    return [data[at : at + size] for at in range(0, len(data), size)]
 
 
 class Player(BaseHTTPRequestHandler):

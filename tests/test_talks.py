@@ -1,4 +1,5 @@
-"""Commands that stay: both sides of recorded conversations through their words, and real processes that behave well and badly."""
+"""Commands that stay: both sides of recorded conversations through their words, and real processes that
+behave well and badly."""
 
 import json
 import os
@@ -29,12 +30,17 @@ def turn(text):
 
 
 def transcript(name):
-    lines = [line.split(" ", 2) for line in (RECORDED / f"{name}.txt").read_text("utf-8").splitlines() if line[:2] in ("> ", "< ")]
+    lines = [
+        line.split(" ", 2)
+        for line in (RECORDED / f"{name}.txt").read_text("utf-8").splitlines()
+        if line[:2] in ("> ", "< ")
+    ]
     return [(who, text) for who, _, text in lines]
 
 
 def replayed(talk, said, name):
-    """(answers, what we wrote that was not what the recording's client wrote): the turns of a recording, played through a Talk."""
+    """(answers, what we wrote that was not what the recording's client wrote): the turns of a recording,
+    played through a Talk."""
     answers, wrong, session = [], [], ""
     written, decoder, events = [], None, []
     prompts = iter(said)
@@ -50,7 +56,10 @@ def replayed(talk, said, name):
     for who, text in transcript(name):
         if who == ">":
             value = json.loads(text)
-            if value.get("method") in ("session/cancel", "turn/interrupt") or value.get("request", {}).get("subtype") == "interrupt":
+            if (
+                value.get("method") in ("session/cancel", "turn/interrupt")
+                or value.get("request", {}).get("subtype") == "interrupt"
+            ):
                 written.extend(talk.interrupt())
             ours = json.loads(written.pop(0)) if written else None
             wrong += [] if _meant(ours) == _meant(value) else [(ours, value)]
@@ -74,14 +83,20 @@ def _meant(value):
     if value is None:
         return None
     params = value.get("params", value.get("message", {}))
-    return value.get("method", value.get("type")), params.get("prompt", params.get("input", params.get("content"))), (value.get("request") or {}).get("subtype")
+    return (
+        value.get("method", value.get("type")),
+        params.get("prompt", params.get("input", params.get("content"))),
+        (value.get("request") or {}).get("subtype"),
+    )
 
 
 PROMPTS = [f"Say hello {n}." for n in ("one", "two", "three", "four", "five")]
 TALKS = {
     "claude-latest-streaminput": lambda: ClaudeTalk(ROWS["cli/claude"]),
     "codex-appserver": lambda: CodexTalk(ROWS["cli/codex"], "gpt-5.2", "", "/work"),
-    "gemini-acp": lambda: AcpTalk(ROWS["cli/gemini"], "gemini-2.5-flash", "", "/work", login="gemini-api-key"),
+    "gemini-acp": lambda: AcpTalk(
+        ROWS["cli/gemini"], "gemini-2.5-flash", "", "/work", login="gemini-api-key"
+    ),
     "copilot-acp": lambda: AcpTalk(ROWS["cli/copilot"], "m", "", "/work", cumulative=True),
     "opencode-acp": lambda: AcpTalk(ROWS["cli/opencode"], "fake/m1", "", "/work"),
 }
@@ -89,19 +104,26 @@ TALKS = {
 
 @pytest.mark.parametrize("name", TALKS)
 def test_a_recorded_conversation_is_spoken_as_it_was(name):
-    """We write what the recording's client wrote, in its order; three whole answers, then one that was interrupted."""
+    """We write what the recording's client wrote, in its order; three whole answers, then one that was
+    interrupted."""
     answers, wrong = replayed(TALKS[name](), PROMPTS, name)
     assert [] == wrong
     whole = [a for a, _ in answers[:3]]
     assert all(a.text.startswith(HELLO * 2) and a.finish_reason == "stop" for a in whole)
-    assert [11, 11, 11] == [a.usage.input_tokens - (3 if name.startswith("claude") else 0) for a in whole], "the turn's own tokens, cached ones counted in"
+    assert [11, 11, 11] == [a.usage.input_tokens - (3 if name.startswith("claude") else 0) for a in whole], (
+        "the turn's own tokens, cached ones counted in"
+    )
     assert [7, 7, 7] == [a.usage.output_tokens for a in whole]
-    assert all(len([e for e in events if isinstance(e, TextDelta)]) > 20 for _, events in answers[:3]), "real deltas"
+    assert all(len([e for e in events if isinstance(e, TextDelta)]) > 20 for _, events in answers[:3]), (
+        "real deltas"
+    )
     assert "cancelled" == answers[3][0].finish_reason
     assert len(answers[3][0].text) < 40
 
 
-@pytest.mark.parametrize(("name", "costs"), [("claude-latest-streaminput", [0.0001389] * 3), ("opencode-acp", [0.000022] * 3)])
+@pytest.mark.parametrize(
+    ("name", "costs"), [("claude-latest-streaminput", [0.0001389] * 3), ("opencode-acp", [0.000022] * 3)]
+)
 def test_a_turn_costs_its_own_dollars(name, costs):
     """These commands tell the sum since they began."""
     answers, _ = replayed(TALKS[name](), PROMPTS, name)
@@ -109,11 +131,19 @@ def test_a_turn_costs_its_own_dollars(name, costs):
 
 
 def acp(update):
-    return json.dumps({"jsonrpc": "2.0", "method": "session/update", "params": {"sessionId": "s", "update": update}})
+    return json.dumps(
+        {"jsonrpc": "2.0", "method": "session/update", "params": {"sessionId": "s", "update": update}}
+    )
 
 
 def chunk(text, message=None, kind="agent_message_chunk"):
-    return acp({"sessionUpdate": kind, "content": {"type": "text", "text": text}, **({"messageId": message} if message else {})})
+    return acp(
+        {
+            "sessionUpdate": kind,
+            "content": {"type": "text", "text": text},
+            **({"messageId": message} if message else {}),
+        }
+    )
 
 
 def acp_turn(*lines, talk=None):
@@ -129,13 +159,19 @@ def test_what_is_sent_again_under_a_new_name_replaces_what_was_sent():
     """A new message without a tool between is the same answer again; after a tool it goes on."""
     events = acp_turn(chunk("Hel", "a"), chunk("Hello", "b"))
     assert ["Hel", Restarted, "Hello"] == [getattr(e, "text", type(e)) for e in events]
-    events = acp_turn(chunk("I look. ", "a"), acp({"sessionUpdate": "tool_call", "title": "ls"}), chunk("Done.", "b"))
+    events = acp_turn(
+        chunk("I look. ", "a"), acp({"sessionUpdate": "tool_call", "title": "ls"}), chunk("Done.", "b")
+    )
     assert not any(isinstance(e, Restarted) for e in events)
 
 
 def test_thinking_tools_and_banners_are_no_text():
     """They are reasoning, notices, and again notices."""
-    events = acp_turn(chunk('Info: Unknown tool name in the tool allowlist: "none"'), chunk("hm", kind="agent_thought_chunk"), chunk("Hi"))
+    events = acp_turn(
+        chunk('Info: Unknown tool name in the tool allowlist: "none"'),
+        chunk("hm", kind="agent_thought_chunk"),
+        chunk("Hi"),
+    )
     assert ["Hi"] == [e.text for e in events if isinstance(e, TextDelta)]
     assert ["hm"] == [e.text for e in events if isinstance(e, ReasoningDelta)]
     assert ["warning"] == [e.kind for e in events if isinstance(e, Notice)]
@@ -143,27 +179,74 @@ def test_thinking_tools_and_banners_are_no_text():
 
 def test_another_sessions_lines_are_not_this_turns():
     """One command holds several conversations."""
-    other = json.dumps({"method": "session/update", "params": {"sessionId": "other", "update": {"sessionUpdate": "agent_message_chunk", "content": {"text": "no"}}}})
+    other = json.dumps(
+        {
+            "method": "session/update",
+            "params": {
+                "sessionId": "other",
+                "update": {"sessionUpdate": "agent_message_chunk", "content": {"text": "no"}},
+            },
+        }
+    )
     assert ["yes"] == [e.text for e in acp_turn(other, chunk("yes"))]
 
 
 def test_whatever_a_command_asks_for_is_refused():
     """A permission by its own word for no, a file and a terminal as unknown, claude's tool as denied."""
     talk = AcpTalk(ROWS["cli/gemini"], "m", "", "/work")
-    ask = {"jsonrpc": "2.0", "id": 7, "method": "session/request_permission", "params": {"options": [{"optionId": "y", "kind": "allow_once"}, {"optionId": "n", "kind": "reject_once"}]}}
-    assert [{"jsonrpc": "2.0", "id": 7, "result": {"outcome": {"outcome": "selected", "optionId": "n"}}}] == [json.loads(t) for t in talk.heard(json.dumps(ask))]
-    (told,) = talk.heard(json.dumps({"jsonrpc": "2.0", "id": 8, "method": "fs/read_text_file", "params": {"path": "/etc/passwd"}}))
+    ask = {
+        "jsonrpc": "2.0",
+        "id": 7,
+        "method": "session/request_permission",
+        "params": {
+            "options": [{"optionId": "y", "kind": "allow_once"}, {"optionId": "n", "kind": "reject_once"}]
+        },
+    }
+    assert [{"jsonrpc": "2.0", "id": 7, "result": {"outcome": {"outcome": "selected", "optionId": "n"}}}] == [
+        json.loads(t) for t in talk.heard(json.dumps(ask))
+    ]
+    (told,) = talk.heard(
+        json.dumps(
+            {"jsonrpc": "2.0", "id": 8, "method": "fs/read_text_file", "params": {"path": "/etc/passwd"}}
+        )
+    )
     assert -32601 == json.loads(told)["error"]["code"]
-    (told,) = ClaudeTalk(ROWS["cli/claude"]).heard(json.dumps({"type": "control_request", "request_id": "q", "request": {"subtype": "can_use_tool", "tool_name": "Bash"}}))
+    (told,) = ClaudeTalk(ROWS["cli/claude"]).heard(
+        json.dumps(
+            {
+                "type": "control_request",
+                "request_id": "q",
+                "request": {"subtype": "can_use_tool", "tool_name": "Bash"},
+            }
+        )
+    )
     assert "deny" == json.loads(told)["response"]["response"]["behavior"]
 
 
-@pytest.mark.parametrize(("line", "kind"), [
-    ({"method": "error", "params": {"error": {"message": "unexpected status 401 Unauthorized"}, "willRetry": True}}, errors.AuthenticationError),
-    ({"method": "error", "params": {"error": {"message": "stream disconnected"}, "willRetry": False}}, errors.ProviderError),
-    ({"method": "turn/completed", "params": {"turn": {"status": "failed", "error": {"message": "unexpected status 429"}}}}, errors.RateLimited),
-    ({"id": 2, "error": {"code": -32600, "message": "model not found"}}, errors.NotFound),
-])
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        (
+            {
+                "method": "error",
+                "params": {"error": {"message": "unexpected status 401 Unauthorized"}, "willRetry": True},
+            },
+            errors.AuthenticationError,
+        ),
+        (
+            {"method": "error", "params": {"error": {"message": "stream disconnected"}, "willRetry": False}},
+            errors.ProviderError,
+        ),
+        (
+            {
+                "method": "turn/completed",
+                "params": {"turn": {"status": "failed", "error": {"message": "unexpected status 429"}}},
+            },
+            errors.RateLimited,
+        ),
+        ({"id": 2, "error": {"code": -32600, "message": "model not found"}}, errors.NotFound),
+    ],
+)
 def test_codex_errors_are_typed(line, kind):
     """By the status in their words; a hopeless one is not waited for."""
     with pytest.raises(kind):
@@ -194,7 +277,8 @@ def test_a_provider_without_such_a_mode_says_so():
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("part", PARTS)
 def test_what_an_agent_cannot_say_is_refused_in_words(name, keep, part):
-    """Tools, schemas, limits and the rest of a request: these take a prompt and no more. Nothing is lost in silence."""
+    """Tools, schemas, limits and the rest of a request: these take a prompt and no more. Nothing is lost in
+    silence."""
     client = Client(load(env={}), ledger=None)
     options, _ = PARTS[part]
     with pytest.raises(errors.ConfigError) as caught:
@@ -228,20 +312,32 @@ def test_a_recorded_turn_of_opencodes_server():
     answer = fold.response()
     assert answer.text.startswith("Sunlight holds all colours. On its way through the air")
     assert "sky blue?" not in answer.text
-    assert ("stop", 2640, 72, "loop/gpt-4o-mini") == (answer.finish_reason, answer.usage.input_tokens, answer.usage.output_tokens, fold.model)
+    assert ("stop", 2640, 72, "loop/gpt-4o-mini") == (
+        answer.finish_reason,
+        answer.usage.input_tokens,
+        answer.usage.output_tokens,
+        fold.model,
+    )
     assert 72 == len([e for e in events if isinstance(e, TextDelta)])
 
 
-@pytest.mark.parametrize(("error", "kind"), [
-    ({"name": "UnknownError", "data": {"message": "Model not found: nope/x"}}, errors.NotFound),
-    ({"name": "ContextOverflowError", "data": {"message": "too long"}}, errors.ContextLengthExceeded),
-    ({"name": "APIError", "data": {"message": "no", "statusCode": 401}}, errors.AuthenticationError),
-])
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ({"name": "UnknownError", "data": {"message": "Model not found: nope/x"}}, errors.NotFound),
+        ({"name": "ContextOverflowError", "data": {"message": "too long"}}, errors.ContextLengthExceeded),
+        ({"name": "APIError", "data": {"message": "no", "statusCode": 401}}, errors.AuthenticationError),
+    ],
+)
 def test_opencodes_errors_are_typed(error, kind):
     """By name or by status."""
     row = ROWS["opencode"]
     with pytest.raises(kind):
-        list(DIALECTS[row.dialect].decoder(row).feed(Frame(json.dumps({"type": "session.error", "properties": {"error": error}}))))
+        list(
+            DIALECTS[row.dialect]
+            .decoder(row)
+            .feed(Frame(json.dumps({"type": "session.error", "properties": {"error": error}})))
+        )
 
 
 def test_no_opencode_server_is_an_error_that_says_what_to_do():
@@ -276,7 +372,7 @@ AGENT = """
             {body}
             update(s, f"pid {{os.getpid()}} session {{s}} heard {{len(heard[s])}}: {{text[:40]}}")
             say(id=m["id"], result=dict(stopReason="end_turn", usage=dict(inputTokens=1, outputTokens=2, totalTokens=3)))
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture
@@ -288,7 +384,10 @@ def agent(tmp_path):
         script = tmp_path / "it.py"
         script.write_text(textwrap.dedent(AGENT).format(head=head, body=body))
         registry = load(env=dict(os.environ))
-        registry.register("cli/it", {"command": [sys.executable, "-u", str(script)], "label": "It", "dialect": "cli_copilot"})
+        registry.register(
+            "cli/it",
+            {"command": [sys.executable, "-u", str(script)], "label": "It", "dialect": "cli_copilot"},
+        )
         clients.append(Client(registry))
         return clients[-1]
 
@@ -304,7 +403,8 @@ def ask(client, *said, **options):
 
 
 def test_a_conversation_goes_on_in_the_process_and_session_that_heard_it(agent):
-    """The second turn says only what is new; a question of its own begins a new session of the same process."""
+    """The second turn says only what is new; a question of its own begins a new session of the same
+    process."""
     client = agent()
     one = ask(client, "first").text
     two = ask(client, "first", one, "second").text
@@ -316,7 +416,8 @@ def test_a_conversation_goes_on_in_the_process_and_session_that_heard_it(agent):
 
 
 def test_another_model_or_system_prompt_is_another_command(agent):
-    """A command begins its conversations with what it was started for; a new one must not speak for the old."""
+    """A command begins its conversations with what it was started for; a new one must not speak for the
+    old."""
     client = agent()
     first = ask(client, "one", system="You are A.").text
     second = ask(client, "one", system="You are B.").text
@@ -329,7 +430,10 @@ def test_a_kept_codex_is_told_apart_by_what_it_may_do():
     """Its sandbox is the thread's, so it must be the process's too."""
     client = Client(load(env={}), ledger=None)
     route = client.resolve("cli/codex/m")
-    calls = [client.encode(client.request("x", "m", extra=extra), route, None, keep=True) for extra in ({}, {"permission_mode": "workspace-write"})]
+    calls = [
+        client.encode(client.request("x", "m", extra=extra), route, None, keep=True)
+        for extra in ({}, {"permission_mode": "workspace-write"})
+    ]
     assert calls[0].process != calls[1].process
 
 
@@ -389,10 +493,12 @@ def test_one_that_ends_in_the_middle_cuts_the_answer_and_tells_its_last_words(ag
 
 def test_an_error_is_an_error_and_the_process_stays(agent):
     """What failed is not remembered as heard."""
-    client = agent("""
+    client = agent(
+        """
             if text == "bad":
                 say(id=m["id"], error=dict(code=-32000, message="Authentication required"))
-                continue""".strip())
+                continue""".strip()
+    )
     first = ask(client, "fine").text
     with pytest.raises(errors.AuthenticationError):
         ask(client, "bad")
@@ -401,7 +507,10 @@ def test_an_error_is_an_error_and_the_process_stays(agent):
 
 def test_words_that_make_no_sense_end_the_turn(agent):
     """A list where an object belongs: an error at once, not a turn that waits."""
-    client = agent("pass", head="print(json.dumps({'jsonrpc': '2.0', 'id': 1, 'result': {'authMethods': 7}}), flush=True)")
+    client = agent(
+        "pass",
+        head="print(json.dumps({'jsonrpc': '2.0', 'id': 1, 'result': {'authMethods': 7}}), flush=True)",
+    )
     with pytest.raises(errors.ProtocolError, match="cannot be understood"):
         ask(client, "go", timeout={"first": 10})
 
@@ -413,8 +522,12 @@ def test_long_lines_pass(agent):
 
 
 def test_a_line_without_an_end_is_bounded_in_a_kept_command_too(agent):
-    """Empty lines and binary ones are passed over; twenty megabytes without an end are our error, with what came before."""
-    client = agent("update(s, 'before'); sys.stdout.buffer.write(b'\\n\\0\\n' + b'\\xff' * 100 + b'\\n' + b'x' * 20 * 2**20); sys.stdout.flush(); time.sleep(60)")
+    """Empty lines and binary ones are passed over; twenty megabytes without an end are our error, with what
+    came before."""
+    client = agent(
+        "update(s, 'before'); sys.stdout.buffer.write(b'\\n\\0\\n' + b'\\xff' * 100 + b'\\n' + b'x' * 20 * "
+        "2**20); sys.stdout.flush(); time.sleep(60)"
+    )
     with pytest.raises(errors.ProtocolError, match="larger than 16 MiB") as caught:
         ask(client, "go", timeout={"first": 20})
     assert "before" == caught.value.partial.text
@@ -463,17 +576,27 @@ from nbllm.routing.registry import load
 registry = load()
 registry.register("cli/it", {{"command": [sys.executable, "-u", {str(tmp_path / "it.py")!r}], "dialect": "cli_copilot"}})
 print(Client(registry).complete("hi", "cli/it", keep=True).text)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+"""  # noqa: E501
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
     assert "heard 1: hi" in done.stdout
     assert [] == alive(str(tmp_path / "it.py"))
 
 
 def test_a_benchmark_measures_a_command_that_stays(agent):
-    """keep=True: the process is started once, each request after it is a new session in it, and the rows say so."""
+    """keep=True: the process is started once, each request after it is a new session in it, and the rows say
+    so."""
     import nbllm
 
     client = agent()
-    df = nbllm.bench.run([{"model": "cli/it", "keep": True, "name": "kept"}], "hello", blocks=4, warmup=1, client=client, progress=False)
+    df = nbllm.bench.run(
+        [{"model": "cli/it", "keep": True, "name": "kept"}],
+        "hello",
+        blocks=4,
+        warmup=1,
+        client=client,
+        progress=False,
+    )
     measured = df[df["phase"] == "measure"]
     assert (4, True, True) == (len(measured), bool(measured["ok"].all()), bool(measured["conn_reused"].all()))

@@ -1,4 +1,5 @@
-"""Our transport against real sockets: HTTP/1.1 in all its framings, the pool, TLS, and what a stamp is worth."""
+"""Our transport against real sockets: HTTP/1.1 in all its framings, the pool, TLS, and what a stamp is
+worth."""
 
 import asyncio
 import socket
@@ -20,7 +21,9 @@ from nbllm.core.calls import HttpCall, Trace
 from nbllm.http.stamps import ClockedLoop
 from nbllm.http.transport import HttpTransport, Letter
 
-ANSWER = b'data: {"choices":[{"index":0,"delta":{"content":"Hello"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+ANSWER = (
+    b'data: {"choices":[{"index":0,"delta":{"content":"Hello"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+)
 EVENT = b'data: {"a": 1}\n\n'
 OTHER = b'data: {"b": 2}\n\n'
 LINUX = pytest.mark.skipif(not hasattr(socket, "SO_PEERCRED"), reason="kernel stamps are Linux's")
@@ -39,8 +42,9 @@ CHUNKED = head(b"transfer-encoding: chunked")
 
 @contextmanager
 def server(*conversations, context=None):
-    """A server on a thread: each connection plays one list of steps: bytes to send, None to read a request, "head" for one
-    without a body, an Event to wait for, "close" or "reset". Gives (address, number of connections so far)."""
+    """A server on a thread: each connection plays one list of steps: bytes to send, None to read a request,
+    "head" for one without a body, an Event to wait for, "close" or "reset". Gives (address, number of
+    connections so far)."""
     listener = socket.create_server(("127.0.0.1", 0))
     count = []
 
@@ -120,10 +124,22 @@ def ask(url, times=1, *, transport=None, on_frame=lambda frame: None, fresh=Fals
 
 FRAMINGS = {
     "chunked": CHUNKED + chunk(EVENT) + chunk(OTHER) + b"0\r\n\r\n",
-    "chunks cut through events": CHUNKED + chunk((EVENT + OTHER)[:5]) + chunk((EVENT + OTHER)[5:]) + b"0\r\n\r\n",
-    "chunk extensions and trailers": CHUNKED + b"10;x=y\r\n" + EVENT + b"\r\n" + chunk(OTHER) + b"0\r\nx-later: 1\r\n\r\n",
+    "chunks cut through events": CHUNKED
+    + chunk((EVENT + OTHER)[:5])
+    + chunk((EVENT + OTHER)[5:])
+    + b"0\r\n\r\n",
+    "chunk extensions and trailers": CHUNKED
+    + b"10;x=y\r\n"
+    + EVENT
+    + b"\r\n"
+    + chunk(OTHER)
+    + b"0\r\nx-later: 1\r\n\r\n",
     "by length": head(b"content-length: %d" % len(EVENT + OTHER)) + EVENT + OTHER,
-    "after interim answers": head(b"x: y", status=b"103 Early Hints") + head(status=b"100 Continue") + CHUNKED + chunk(EVENT + OTHER) + b"0\r\n\r\n",
+    "after interim answers": head(b"x: y", status=b"103 Early Hints")
+    + head(status=b"100 Continue")
+    + CHUNKED
+    + chunk(EVENT + OTHER)
+    + b"0\r\n\r\n",
     "header names in capitals": head(b"TRANSFER-ENCODING: Chunked") + chunk(EVENT + OTHER) + b"0\r\n\r\n",
 }
 
@@ -132,7 +148,7 @@ FRAMINGS = {
 @pytest.mark.parametrize("cut", [1, 7, 10_000])
 def test_every_framing_gives_the_same_frames_and_the_connection_is_used_again(answer, cut):
     """However the bytes are cut; the second request goes over the same connection."""
-    pieces = [answer[i:i + cut] for i in range(0, len(answer), cut)]
+    pieces = [answer[i : i + cut] for i in range(0, len(answer), cut)]
     with server([None, *pieces, None, *pieces]) as (url, count):
         first, second = ask(url, 2)
     assert (200, ['{"a": 1}', '{"b": 2}']) == first[:2] == second[:2]
@@ -142,21 +158,27 @@ def test_every_framing_gives_the_same_frames_and_the_connection_is_used_again(an
 @pytest.mark.parametrize("start", [head(), head(version=b"HTTP/1.0"), head(b"connection: close")])
 def test_a_body_that_the_end_of_the_connection_ends(start):
     """It is whole, and the next request makes a new connection."""
-    with server([None, start + EVENT, OTHER, "close"], [None, start + EVENT + OTHER, "close"]) as (url, count):
+    with server([None, start + EVENT, OTHER, "close"], [None, start + EVENT + OTHER, "close"]) as (
+        url,
+        count,
+    ):
         first, second = ask(url, 2)
     assert ['{"a": 1}', '{"b": 2}'] == first[1] == second[1]
     assert (2, False) == (len(count), second[2].reused)
 
 
-@pytest.mark.parametrize(("steps", "error", "words"), [
-    ([None, CHUNKED + chunk(EVENT), "close"], errors.StreamCut, "in the middle"),
-    ([None, head(b"content-length: 99") + EVENT, "close"], errors.StreamCut, "in the middle"),
-    ([None, "close"], errors.StreamCut, "before it answered"),
-    ([None, b"220 smtp.example ESMTP\r\n"], errors.StreamCut, "before it answered"),
-    ([None, head(b"x: " + b"y" * 300_000)], errors.StreamCut, "before it answered"),
-    ([None, head(status=b"101 Switching Protocols") + b"x"], errors.StreamCut, "before it answered"),
-    ([None, CHUNKED + b"zz\r\n"], errors.StreamCut, "closed the connection"),
-])
+@pytest.mark.parametrize(
+    ("steps", "error", "words"),
+    [
+        ([None, CHUNKED + chunk(EVENT), "close"], errors.StreamCut, "in the middle"),
+        ([None, head(b"content-length: 99") + EVENT, "close"], errors.StreamCut, "in the middle"),
+        ([None, "close"], errors.StreamCut, "before it answered"),
+        ([None, b"220 smtp.example ESMTP\r\n"], errors.StreamCut, "before it answered"),
+        ([None, head(b"x: " + b"y" * 300_000)], errors.StreamCut, "before it answered"),
+        ([None, head(status=b"101 Switching Protocols") + b"x"], errors.StreamCut, "before it answered"),
+        ([None, CHUNKED + b"zz\r\n"], errors.StreamCut, "closed the connection"),
+    ],
+)
 def test_what_is_not_a_whole_answer_is_a_cut_stream(steps, error, words):
     """Whatever the server did instead of answering; nothing waits for ever."""
     with server(steps) as (url, _), pytest.raises(error, match=words):
@@ -165,7 +187,8 @@ def test_what_is_not_a_whole_answer_is_a_cut_stream(steps, error, words):
 
 @pytest.mark.parametrize("more", [OTHER, b"x", head(), b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx"])
 def test_what_follows_an_answer_is_not_of_it(more):
-    """A length that was counted in characters, a second answer: what is within the length is the answer, and its connection is done."""
+    """A length that was counted in characters, a second answer: what is within the length is the answer, and
+    its connection is done."""
     answer = head(b"content-length: %d" % len(EVENT)) + EVENT + more
     with server([None, answer], [None, answer]) as (url, count):
         first, second = ask(url, 2)
@@ -174,7 +197,8 @@ def test_what_follows_an_answer_is_not_of_it(more):
 
 
 def test_an_answer_that_comes_before_the_request_was_read_is_kept():
-    """A server that refuses a large body at once and hangs up: its words are worth more than the broken pipe."""
+    """A server that refuses a large body at once and hangs up: its words are worth more than the broken
+    pipe."""
     with server([head(b"content-length: 16", status=b"413 Too Large") + EVENT, "close"]) as (url, _):
 
         async def work():
@@ -199,7 +223,8 @@ def test_an_idle_connection_that_the_server_closed_is_not_used():
                     assert [f.data async for f in reply.frames()] == ['{"a": 1}']
                 traces.append(trace)
                 closed.set()
-                while len(traces) == 1 and http.idle(url):  # noqa: ASYNC110 - the system tells in its own time
+                # the system tells in its own time
+                while len(traces) == 1 and http.idle(url):  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
             await http.close()
             return [t.reused for t in traces]
@@ -209,14 +234,17 @@ def test_an_idle_connection_that_the_server_closed_is_not_used():
 
 
 def test_a_connection_that_the_server_lets_go_while_it_is_taken_is_replaced():
-    """It closes as the second request arrives, before a byte of an answer: the request goes out again on a new connection. A
-    new connection that is closed so is an error."""
+    """It closes as the second request arrives, before a byte of an answer: the request goes out again on a
+    new connection. A new connection that is closed so is an error."""
     answer = CHUNKED + chunk(EVENT) + b"0\r\n\r\n"
     with server([None, answer, None, "close"], [None, answer]) as (url, count):
         first, second = ask(url, 2)
     assert ['{"a": 1}'] == first[1] == second[1]
     assert (2, False) == (len(count), second[2].reused)
-    with server([None, "close"], [None, answer]) as (url, count), pytest.raises(errors.StreamCut, match="before it answered"):
+    with (
+        server([None, "close"], [None, answer]) as (url, count),
+        pytest.raises(errors.StreamCut, match="before it answered"),
+    ):
         ask(url)
     assert 1 == len(count)
 
@@ -242,22 +270,31 @@ def test_tls_is_measured_apart_and_checked(monkeypatch):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     answer = CHUNKED + chunk(EVENT) + b"0\r\n\r\n"
-    with server([None, answer, None, answer], context=context) as (url, _), authority.cert_pem.tempfile() as path:
+    with (
+        server([None, answer, None, answer], context=context) as (url, _),
+        authority.cert_pem.tempfile() as path,
+    ):
         monkeypatch.setenv("SSL_CERT_FILE", path)
         first, second = ask(url, 2)
     marks = first[2].marks
-    order = [marks[name] for name in ("connect_start", "connected", "tls_start", "secured", "send_start", "sent")]
+    order = [
+        marks[name] for name in ("connect_start", "connected", "tls_start", "secured", "send_start", "sent")
+    ]
     assert sorted(order) == order
     assert ['{"a": 1}'] == first[1] == second[1]
     assert (False, True) == (first[2].reused, second[2].reused)
     assert {"kernel" if sys.platform.startswith("linux") else "recv"} == {r.stamp for r in second[2].reads}
     monkeypatch.delenv("SSL_CERT_FILE")
-    with server([None, answer], context=context) as (url, _), pytest.raises(errors.ConnectFailed, match="certificate"):
+    with (
+        server([None, answer], context=context) as (url, _),
+        pytest.raises(errors.ConnectFailed, match="certificate"),
+    ):
         ask(url)
 
 
 def stamped(*pieces):
-    """(frames, trace) where the server sends each piece after the client has seen an event of the one before."""
+    """(frames, trace) where the server sends each piece after the client has seen an event of the one
+    before."""
     gates = [threading.Event() for _ in pieces]
     steps = [None]
     for gate, piece in zip(gates, pieces, strict=True):
@@ -294,7 +331,10 @@ def test_a_read_of_several_segments_is_known_as_such():
             loop_blocked.set()
             time.sleep(0.05)  # the loop sleeps on the job: what comes meanwhile is found in one read
 
-    with server([None, CHUNKED + chunk(EVENT), loop_blocked, chunk(OTHER), chunk(EVENT), b"0\r\n\r\n"]) as (url, _):
+    with server([None, CHUNKED + chunk(EVENT), loop_blocked, chunk(OTHER), chunk(EVENT), b"0\r\n\r\n"]) as (
+        url,
+        _,
+    ):
         ((_, data, trace),) = ask(url, on_frame=block)
     late = trace.reads[-1]
     assert 3 == len(data)
@@ -306,7 +346,9 @@ def test_a_read_of_several_segments_is_known_as_such():
 @pytest.mark.parametrize("tail", [b": ping\n\n", b"", b'data: {"b"'])
 def test_what_follows_an_event_in_its_read_makes_its_stamp_an_upper_bound(tail):
     """A comment, or the beginning of another event, may have come later; nothing at all has not."""
-    frames, trace = stamped(CHUNKED + chunk(EVENT + tail), *([chunk(b": 2}\n\n")] if tail[:4] == b"data" else []), b"0\r\n\r\n")
+    frames, trace = stamped(
+        CHUNKED + chunk(EVENT + tail), *([chunk(b": 2}\n\n")] if tail[:4] == b"data" else []), b"0\r\n\r\n"
+    )
     assert (tail == b"") == trace.reads[frames[0].read].clean
 
 
@@ -325,8 +367,14 @@ def deflated(data, window):
 
 
 CODINGS = {
-    "gzip": (b"gzip", 31), "in capitals": (b"GZip", 31), "x-gzip": (b"x-gzip", 31), "deflate": (b"deflate", 15), "deflate without its head": (b"deflate", -15),
-    "identity": (b"identity", None), "nothing": (b"", None), "gzip, then none": (b"gzip, identity", 31),
+    "gzip": (b"gzip", 31),
+    "in capitals": (b"GZip", 31),
+    "x-gzip": (b"x-gzip", 31),
+    "deflate": (b"deflate", 15),
+    "deflate without its head": (b"deflate", -15),
+    "identity": (b"identity", None),
+    "nothing": (b"", None),
+    "gzip, then none": (b"gzip, identity", 31),
 }
 
 
@@ -336,13 +384,19 @@ def test_one_coding_is_undone(name, window, cut):
     """However the bytes are cut."""
     body = (EVENT + OTHER) * 3
     body = deflated(body, window) if window else body
-    pieces = [body[i:i + cut] for i in range(0, len(body), cut)]
-    with server([None, head(b"content-encoding: " + name, b"content-length: %d" % len(body)), *pieces]) as (url, _):
+    pieces = [body[i : i + cut] for i in range(0, len(body), cut)]
+    with server([None, head(b"content-encoding: " + name, b"content-length: %d" % len(body)), *pieces]) as (
+        url,
+        _,
+    ):
         ((_, frames, _),) = ask(url)
     assert ['{"a": 1}', '{"b": 2}'] * 3 == frames
 
 
-@pytest.mark.parametrize("name", ["gzip, gzip", "gzip,gzip,gzip", "deflate, gzip", "br", "zstd", "compress", "gzip, br", "x" * 5000])
+@pytest.mark.parametrize(
+    "name",
+    ["gzip, gzip", "gzip,gzip,gzip", "deflate, gzip", "br", "zstd", "compress", "gzip, br", "x" * 5000],
+)
 def test_several_codings_or_one_that_was_not_asked_for_are_named(name):
     """In a stream, in a list and in an error's page, whose status stays what it says."""
     body = EVENT
@@ -359,7 +413,10 @@ def test_several_codings_or_one_that_was_not_asked_for_are_named(name):
             await http.close()
 
     for how in ("frames", "body"):
-        with server([None, head(*lines) + body]) as (url, _), pytest.raises(errors.ProtocolError, match=f"compressed as '{name[:60]}'"):
+        with (
+            server([None, head(*lines) + body]) as (url, _),
+            pytest.raises(errors.ProtocolError, match=f"compressed as '{name[:60]}'"),
+        ):
             asyncio.run(read(url, how))
     with server([None, head(*lines, status=b"400 Bad") + body]) as (url, _):
         assert f"compressed as '{name[:60]}'" in asyncio.run(read(url, "body")).decode()
@@ -375,7 +432,8 @@ def test_what_is_broken_is_said_to_be():
 
 
 def test_a_small_body_that_becomes_a_large_one_costs_no_memory_and_keeps_nobody_waiting():
-    """256 MiB of blanks, as an error's page, as a list and as one endless event: in steps, with the loop's other work between."""
+    """256 MiB of blanks, as an error's page, as a list and as one endless event: in steps, with the loop's
+    other work between."""
     tool, blank = zlib.compressobj(1, zlib.DEFLATED, 31), b" " * 2**20
     body = b"".join(tool.compress(blank) for _ in range(256)) + tool.flush()
     lines = (b"content-encoding: gzip", b"content-length: %d" % len(body))
@@ -449,7 +507,10 @@ def test_a_name_is_looked_up_and_certified_as_it_stands_in_the_url(written, monk
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", known)
-    with server([None, CHUNKED + chunk(EVENT) + b"0\r\n\r\n"], context=context) as (url, _), authority.cert_pem.tempfile() as path:
+    with (
+        server([None, CHUNKED + chunk(EVENT) + b"0\r\n\r\n"], context=context) as (url, _),
+        authority.cert_pem.tempfile() as path,
+    ):
         monkeypatch.setenv("SSL_CERT_FILE", path)
         ((_, frames, _),) = ask(url.replace("127.0.0.1", written))
     assert (['{"a": 1}'], ["xn--fa-hia.example"], ["xn--fa-hia.example"]) == (frames, names, ours)
@@ -487,10 +548,13 @@ with server(*[[None, head(b"content-length: %d" % len(ANSWER)) + ANSWER]] * 2) a
     except nbllm.NbllmError as error:
         print(error.which)
     print(len(asked) <= 84)
-"""
+"""  # noqa: E501
 
 
 def test_look_ups_that_hang_hold_up_neither_others_nor_the_end():
-    """80 names that are never answered, asked by 120 calls: another name is found at once, and the process ends."""
-    ran = subprocess.run([sys.executable, "-c", LOOKUPS], capture_output=True, text=True, timeout=60, check=False)
+    """80 names that are never answered, asked by 120 calls: another name is found at once, and the process
+    ends."""
+    ran = subprocess.run(
+        [sys.executable, "-c", LOOKUPS], capture_output=True, text=True, timeout=60, check=False
+    )
     assert ("True\nTrue\nconnect\nTrue\n", 0) == (ran.stdout, ran.returncode), ran.stderr

@@ -1,4 +1,5 @@
-"""Variables in prompts, in a real kernel: tables within a budget, pictures at their place, files, and what the footer says of them."""
+"""Variables in prompts, in a real kernel: tables within a budget, pictures at their place, files, and what
+the footer says of them."""
 
 import pytest
 
@@ -18,7 +19,9 @@ fig.subplots().plot([1, 2])"""
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory):
     with Kernel(prepare=PREPARE) as kernel:
-        kernel.run(f"path = pathlib.Path({str(tmp_path_factory.mktemp('files') / 'notes.txt')!r})\npath.write_text('Remember the milk.')")
+        kernel.run(
+            f"path = pathlib.Path({str(tmp_path_factory.mktemp('files') / 'notes.txt')!r})\npath.write_text('Remember the milk.')"  # noqa: E501
+        )
         yield kernel
 
 
@@ -51,7 +54,9 @@ def test_a_figure_stands_at_its_place(kernel):
     assert "filled fig (image)" in ran.text
     assert ["Look: ", "image/png", "\nWhat is it?"] == kernel.value(PARTS)
     assert kernel.run("%%llm sim/openai\n{fig}").ok
-    assert ["image/png"] == kernel.value("[p.media_type for p in _llm.request.messages[-1].parts if hasattr(p, 'media_type')]")
+    assert ["image/png"] == kernel.value(
+        "[p.media_type for p in _llm.request.messages[-1].parts if hasattr(p, 'media_type')]"
+    )
 
 
 def test_a_path_is_what_the_file_holds(kernel):
@@ -79,11 +84,15 @@ def test_a_function_of_a_prompt_takes_tables_and_figures(kernel):
     """In the same forms, with the cell's budget."""
     assert kernel.run("%%llm sim/openai def=look budget=120\n{what}: what is it?").ok
     assert kernel.run("a = look(fig); b = look(df)").ok
-    assert [True, True] == kernel.value("[hasattr(a.request.messages[-1].parts[0], 'media_type'), len(b.request.messages[-1].text) < 560]")
+    assert [True, True] == kernel.value(
+        "[hasattr(a.request.messages[-1].parts[0], 'media_type'), len(b.request.messages[-1].text) < 560]"
+    )
 
 
 def test_the_budget_is_in_help_and_completion(kernel):
     """As every option is."""
     assert "budget" in kernel.run("%llm help budget").text
-    matches = kernel.run("from IPython import get_ipython\nget_ipython().complete('bud', '%%llm openai/mini bud', 21)[1]").text
+    matches = kernel.run(
+        "from IPython import get_ipython\nget_ipython().complete('bud', '%%llm openai/mini bud', 21)[1]"
+    ).text
     assert "budget=" in matches

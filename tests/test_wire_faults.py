@@ -1,4 +1,5 @@
-"""Whatever goes wrong on the wire ends in a clear error of ours, with the partial answer kept, and the next call is answered."""
+"""Whatever goes wrong on the wire ends in a clear error of ours, with the partial answer kept, and the next
+call is answered."""
 
 import json
 import re
@@ -22,14 +23,31 @@ from .test_transport import chunk, head, server
 
 # By dialect, the event that brings "Hello", and those that end the answer.
 SAID = {
-    "openai_chat": ({"choices": [{"index": 0, "delta": {"content": "Hello"}}]}, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}),
-    "openai_responses": ({"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": "Hello"},
-                         {"type": "response.completed", "response": {"status": "completed", "output": []}}),
-    "anthropic": ({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello"}}, {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
-                  {"type": "message_stop"}),
-    "gemini": ({"candidates": [{"content": {"parts": [{"text": "Hello"}]}}]}, {"candidates": [{"finishReason": "STOP"}]}),
-    "ollama": ({"message": {"content": "Hello"}, "done": False}, {"message": {}, "done": True, "done_reason": "stop"}),
-    "cohere": ({"type": "content-delta", "delta": {"message": {"content": {"text": "Hello"}}}}, {"type": "message-end", "delta": {"finish_reason": "COMPLETE"}}),
+    "openai_chat": (
+        {"choices": [{"index": 0, "delta": {"content": "Hello"}}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+    ),
+    "openai_responses": (
+        {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": "Hello"},
+        {"type": "response.completed", "response": {"status": "completed", "output": []}},
+    ),
+    "anthropic": (
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello"}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+        {"type": "message_stop"},
+    ),
+    "gemini": (
+        {"candidates": [{"content": {"parts": [{"text": "Hello"}]}}]},
+        {"candidates": [{"finishReason": "STOP"}]},
+    ),
+    "ollama": (
+        {"message": {"content": "Hello"}, "done": False},
+        {"message": {}, "done": True, "done_reason": "stop"},
+    ),
+    "cohere": (
+        {"type": "content-delta", "delta": {"message": {"content": {"text": "Hello"}}}},
+        {"type": "message-end", "delta": {"finish_reason": "COMPLETE"}},
+    ),
 }
 CHUNKED = head(b"content-type: text/event-stream", b"transfer-encoding: chunked")
 NEVER = threading.Event()
@@ -41,7 +59,8 @@ def events(dialect):
     return [form % json.dumps(value).encode() for value in SAID[dialect]]
 
 
-# What the server does once it has read the request (H is the event that says Hello), and whether Hello has come by then.
+# What the server does once it has read the request (H is the event that says Hello), and whether Hello has
+# come by then.
 FAULTS = {
     "closes at once": (["close"], False),
     "resets at once": (["reset"], False),
@@ -73,9 +92,15 @@ FAULTS = {
     "half a chunk, then nothing": ([CHUNKED, "H", b"ff\r\ndata: {", NEVER], True),
     "a chunk that is longer than it says": ([CHUNKED, "H", b"1\r\ntoo long\r\n"], True),
     "half an event": ([CHUNKED, "H", chunk(b'data: {"choi'), b"0\r\n\r\n"], True),
-    "garbage for an event": ([CHUNKED, "H", chunk(b"data: {garbage\n\n{garbage\n"), chunk(b"data: x\n\n"), b"0\r\n\r\n"], True),
+    "garbage for an event": (
+        [CHUNKED, "H", chunk(b"data: {garbage\n\n{garbage\n"), chunk(b"data: x\n\n"), b"0\r\n\r\n"],
+        True,
+    ),
     "a body shorter than its length": ([head(b"content-length: 9999"), "h", "close"], True),
-    "a body that breaks its coding": ([head(b"content-encoding: gzip", b"transfer-encoding: chunked"), "H", b"0\r\n\r\n"], False),
+    "a body that breaks its coding": (
+        [head(b"content-encoding: gzip", b"transfer-encoding: chunked"), "H", b"0\r\n\r\n"],
+        False,
+    ),
 }
 OURS = (errors.TransportError, errors.ProtocolError, errors.ServerError)
 
@@ -84,14 +109,21 @@ def failing(url, dialect, limits=None):
     """The error of a call, after which the next one is answered."""
     client = Client(registry.load({}))
     try:
-        stream = client.stream("hi", "m", base_url=url, dialect=dialect, retries=0, timeout=limits or {"first": 10, "idle": 10})
+        stream = client.stream(
+            "hi", "m", base_url=url, dialect=dialect, retries=0, timeout=limits or {"first": 10, "idle": 10}
+        )
         with pytest.raises(OURS) as caught:
             stream.response(60)
         error = caught.value
         assert "inside" not in error.message
         assert error.hint.endswith(".")
         assert re.search(r"127\.0\.0\.1|localhost", str(error))
-        assert "Hello" == client.stream("hi", "m", base_url=url, dialect=dialect, retries=0, timeout=30).response(60).text
+        assert (
+            "Hello"
+            == client.stream("hi", "m", base_url=url, dialect=dialect, retries=0, timeout=30)
+            .response(60)
+            .text
+        )
         return error
     finally:
         client.close()
@@ -111,11 +143,15 @@ def tls(tmp_path_factory):
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("dialect", SAID)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_fault_of_a_server_is_an_error_of_the_wire_and_the_answer_so_far_stays(fault, dialect, scheme, tls, monkeypatch):
+def test_every_fault_of_a_server_is_an_error_of_the_wire_and_the_answer_so_far_stays(
+    fault, dialect, scheme, tls, monkeypatch
+):
     """At each stage: refused words, garbage, cuts, resets and silence."""
     steps, said = FAULTS[fault]
     first, *rest = events(dialect)
-    steps = [{"H": chunk(first), "h": first}.get(step, step) if isinstance(step, str) else step for step in steps]
+    steps = [
+        {"H": chunk(first), "h": first}.get(step, step) if isinstance(step, str) else step for step in steps
+    ]
     stalls = NEVER in steps
     whole = [None, CHUNKED, *map(chunk, [first, *rest]), b"0\r\n\r\n"]
     monkeypatch.setenv("SSL_CERT_FILE", tls[1])
@@ -125,15 +161,31 @@ def test_every_fault_of_a_server_is_an_error_of_the_wire_and_the_answer_so_far_s
     assert ("Hello" if said else "") == error.partial.text
 
 
-@pytest.mark.parametrize("steps", [["close"], ["reset"], [b"not TLS at all, and longer than a record's head\r\n"], [b"HTTP/1.1 400 Bad\r\n\r\n", "close"],
-                                   [b"\x15\x03\x01\x00\x02\x02\x28", "close"], [b"\x16\x03\x03\xff\xff", "close"], [NEVER]])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ["close"],
+        ["reset"],
+        [b"not TLS at all, and longer than a record's head\r\n"],
+        [b"HTTP/1.1 400 Bad\r\n\r\n", "close"],
+        [b"\x15\x03\x01\x00\x02\x02\x28", "close"],
+        [b"\x16\x03\x03\xff\xff", "close"],
+        [NEVER],
+    ],
+)
 def test_faults_of_a_tls_handshake_are_failed_connections(steps):
     """Garbage, an alert, a cut, plain HTTP and silence."""
     with server(["head", *steps]) as (url, _):
         client = Client(registry.load({}))
         try:
             with pytest.raises((errors.ConnectFailed, errors.Timeout), match="No connection") as caught:
-                client.stream("hi", "m", base_url=url.replace("http:", "https:"), retries=0, timeout={"connect": 0.5 if NEVER in steps else 20}).response(60)
+                client.stream(
+                    "hi",
+                    "m",
+                    base_url=url.replace("http:", "https:"),
+                    retries=0,
+                    timeout={"connect": 0.5 if NEVER in steps else 20},
+                ).response(60)
         finally:
             client.close()
     assert (NEVER in steps) == isinstance(caught.value, errors.Timeout)
@@ -149,11 +201,28 @@ def test_a_refused_connection_names_the_place():
 
 def test_tls_behind_a_plain_address_is_named():
     """As it answers plain HTTP: by an alert."""
-    with server([None, b"\x15\x03\x01\x00\x02\x02\x28", "close"]) as (url, _), pytest.raises(errors.StreamCut, match="https"):
+    with (
+        server([None, b"\x15\x03\x01\x00\x02\x02\x28", "close"]) as (url, _),
+        pytest.raises(errors.StreamCut, match="https"),
+    ):
         nbllm.stream("hi", "m", base_url=url, retries=0, timeout=20).response()
 
 
-@pytest.mark.parametrize("place", ["a" * 64 + ".invalid", "a..invalid", "127.0.0.1:99999", "127.0.0.1:-1", "127.0.0.1:port", "a b", "a\nb", "\u2603.invalid", "[::1", "*"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "a" * 64 + ".invalid",
+        "a..invalid",
+        "127.0.0.1:99999",
+        "127.0.0.1:-1",
+        "127.0.0.1:port",
+        "a b",
+        "a\nb",
+        "\u2603.invalid",
+        "[::1",
+        "*",
+    ],
+)
 def test_an_address_that_is_none_is_told_before_anything_is_sent(place):
     """Out of stream itself, as what the user can mend; and asking whether somebody listens there says no."""
     with pytest.raises(errors.ConfigError, match="Not a usable address"):
@@ -165,15 +234,26 @@ def test_an_answer_without_end_is_stopped_and_what_came_is_kept():
     """Here as 1 KB of wire for each MB of text."""
     text = "x" * 2**20
     tool = zlib.compressobj(1, zlib.DEFLATED, 31)
-    body = b"".join(tool.compress(b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % text.encode()) for _ in range(160)) + tool.flush()
-    with server([None, head(b"content-encoding: gzip", b"content-length: %d" % len(body)) + body]) as (url, _):
+    body = (
+        b"".join(
+            tool.compress(b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % text.encode())
+            for _ in range(160)
+        )
+        + tool.flush()
+    )
+    with server([None, head(b"content-encoding: gzip", b"content-length: %d" % len(body)) + body]) as (
+        url,
+        _,
+    ):
         stream = nbllm.stream("hi", "m", base_url=url, retries=0, timeout=60)
         with pytest.raises(errors.ProtocolError, match="larger than 128 MiB") as caught:
             stream.response()
     assert 120 * 2**20 < len(caught.value.partial.text) < 130 * 2**20
 
+
 HOSTILE = {
-    "digits without end": '{"choices":[{"index":0,"delta":{"content":"x"}}],"usage":{"prompt_tokens":%s}}' % ("9" * 5000),
+    "digits without end": '{"choices":[{"index":0,"delta":{"content":"x"}}],"usage":{"prompt_tokens":%s}}'
+    % ("9" * 5000),
     "a code of digits": '{"error":{"code":"%s","message":"no"}}' % ("9" * 5000),
     "a code of other digits": '{"error":{"code":"\u00b2\u00b2","message":"no"}}',
     "a deep value": '{"choices":' + "[" * 5000 + "]" * 5000 + "}",
@@ -186,7 +266,11 @@ HOSTILE = {
 @pytest.mark.parametrize("status", ["200 OK", "400 Bad Request"])
 def test_whatever_a_server_says_is_an_error_of_ours_or_an_answer(said, status):
     """In an answer, with what came before it kept, or as an error's page; the next call is answered."""
-    start = b'data: {"choices":[{"index":0,"delta":{"content":"Hello"}}]}\n\ndata: ' if status.startswith("200") else b""
+    start = (
+        b'data: {"choices":[{"index":0,"delta":{"content":"Hello"}}]}\n\ndata: '
+        if status.startswith("200")
+        else b""
+    )
     body = start + said.encode() + b"\n\n"
     head = f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     with server([None, head + body], [None, head + body]) as (url, _):
@@ -226,7 +310,10 @@ def test_a_decoders_fault_is_a_protocol_error_and_the_partial_answer_stays(statu
     """Whatever it raises; its text, which may hold anything, is not shown."""
     monkeypatch.setitem(DIALECTS, "stumbling", Stumbling())
     body = b"data: 1\n\n"
-    with server([None, f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body]) as (url, _):
+    with server([None, f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body]) as (
+        url,
+        _,
+    ):
         stream = nbllm.stream("hi", "m", base_url=url, dialect="stumbling", retries=0, timeout=20)
         with pytest.raises(errors.ProtocolError, match="cannot be read") as caught:
             stream.response()

@@ -1,7 +1,9 @@
-"""What the machine-readable outputs of headless CLIs have in common: lines of JSON, an exit, errors told in words. Pure.
+"""What the machine-readable outputs of headless CLIs have in common: lines of JSON, an exit, errors told in
+words. Pure.
 
-A CLI is an agent, not a model: by default it gets no tools, an empty folder and no permissions. What it does with tools is
-carried over as notices. What it sends again after a broken stream replaces what it had sent (Restarted).
+A CLI is an agent, not a model: by default it gets no tools, an empty folder and no permissions. What it does
+with tools is carried over as notices. What it sends again after a broken stream replaces what it had sent
+(Restarted).
 """
 
 from __future__ import annotations
@@ -30,31 +32,57 @@ from ..core.messages import Document, Image, Message, Request, Text, ToolCall, T
 from ..dialects import _json as common
 from ..dialects._json import Halves, label
 
-OPTIONS = ("max_turns", "allowed_tools", "permission_mode", "cwd")  # what a cell may say with x.name=, where a CLI can do it
-_CANNOT = ("max_tokens", "temperature", "top_p", "stop", "seed", "reasoning", "tool_choice", "schema", "tools")
+OPTIONS = (
+    "max_turns",
+    "allowed_tools",
+    "permission_mode",
+    "cwd",
+)  # what a cell may say with x.name=, where a CLI can do it
+_CANNOT = (
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "stop",
+    "seed",
+    "reasoning",
+    "tool_choice",
+    "schema",
+    "tools",
+)
 _SEARCHED = 20_000  # characters of a message in which a status and the like are looked for
 _RESTARTS = 100  # times that a CLI may begin its answer again; they give up after some ten
 _STATUS = re.compile(r"(?:status|code|error)\W{0,12}(?:code\W{0,4})?(\d{3})\b|\b(4\d\d|5\d\d)\b")
-_LOGIN = re.compile(r"not logged in|/login|log ?in|authenticat|unauthori[sz]ed|api key|credential", re.IGNORECASE)
-_MODEL = re.compile(r"model.{0,60}(?:not found|does not exist|not supported|unknown)|(?:unknown|invalid) model", re.IGNORECASE)
+_LOGIN = re.compile(
+    r"not logged in|/login|log ?in|authenticat|unauthori[sz]ed|api key|credential", re.IGNORECASE
+)
+_MODEL = re.compile(
+    r"model.{0,60}(?:not found|does not exist|not supported|unknown)|(?:unknown|invalid) model", re.IGNORECASE
+)
 
 
 def options(request: Request, provider: Provider, can: tuple[str, ...]) -> dict[str, Any]:
-    """The CLI's own options in `extra`. Raises ConfigError for what this one cannot do, for what no CLI can, and for a model or a
-    value that a command could read as an option of its own."""
+    """The CLI's own options in `extra`. Raises ConfigError for what this one cannot do, for what no CLI can,
+    and for a model or a value that a command could read as an option of its own."""
     name = provider.label or provider.name
     asked = [n for n in _CANNOT if getattr(request, n) not in (None, ())]
     if asked:
-        raise ConfigError(f"{name} has no word for {asked[0]}.", hint="Leave it out, or ask the provider's API.")
+        raise ConfigError(
+            f"{name} has no word for {asked[0]}.", hint="Leave it out, or ask the provider's API."
+        )
     unknown = [n for n in request.extra if n not in can]
     if unknown:
-        raise ConfigError(f"{name} has no option {unknown[0]!r}.", hint=f"It takes {', '.join('x.' + c for c in can) or 'none'}.")
+        raise ConfigError(
+            f"{name} has no option {unknown[0]!r}.",
+            hint=f"It takes {', '.join('x.' + c for c in can) or 'none'}.",
+        )
     own = dict(request.extra) | ({"cwd": str(request.extra["cwd"])} if request.extra.get("cwd") else {})
     words = {"model": request.model.split("/"), **{n: names(v) for n, v in own.items() if n != "cwd"}}
     for what, word in ((n, w) for n, values in words.items() for w in values):
         if word.startswith("-") or not word.isprintable() or (what == "model" and " " in word):
-            raise ConfigError(f"{name} takes no {what} {word[:60]!r}: a command could read it as an option.",
-                              hint="Give a name that does not begin with a dash, without blanks and control characters.")
+            raise ConfigError(
+                f"{name} takes no {what} {word[:60]!r}: a command could read it as an option.",
+                hint="Give a name that does not begin with a dash, without blanks and control characters.",
+            )
     return own
 
 
@@ -76,18 +104,24 @@ def texts(request: Request, provider: Provider) -> tuple[str, str]:
         return system, spoken(said[0], provider)
     who = {"user": "User", "assistant": "Assistant", "tool": "Tool result"}
     told = "\n\n".join(f"{who[m.role]}: {spoken(m, provider)}" for m in said[:-1])
-    return system, f"The conversation so far:\n\n{told}\n\nAnswer the user's last message:\n\n{spoken(said[-1], provider)}"
+    return (
+        system,
+        f"The conversation so far:\n\n{told}\n\nAnswer the user's last "
+        f"message:\n\n{spoken(said[-1], provider)}",
+    )
 
 
 def turn(request: Request, provider: Provider) -> Turn:
-    """The request's last message as a turn after all others. Raises ConfigError for parts that are no text."""
+    """The request's last message as a turn after all others. Raises ConfigError for parts that are no
+    text."""
     system, retold = texts(request, provider)
     *before, last = [(m.role, spoken(m, provider)) for m in request.messages if m.role != "system"]
     return Turn((("model", request.model), ("system", system), *before), last, last[1], retold)
 
 
 def spoken(message: Message, provider: Provider) -> str:
-    """A message as text: tool calls and results told, thinking left out. Raises ConfigError for pictures and documents."""
+    """A message as text: tool calls and results told, thinking left out. Raises ConfigError for pictures and
+    documents."""
     out = []
     for part in message.parts:
         if isinstance(part, Text):
@@ -95,17 +129,24 @@ def spoken(message: Message, provider: Provider) -> str:
         elif isinstance(part, ToolCall):
             out.append(f"[called {part.name}({part.arguments_raw})]")
         elif isinstance(part, ToolResult):
-            out.append(part.content if isinstance(part.content, str) else " ".join(getattr(p, "text", "[picture]") for p in part.content))
+            out.append(
+                part.content
+                if isinstance(part.content, str)
+                else " ".join(getattr(p, "text", "[picture]") for p in part.content)
+            )
         elif isinstance(part, (Image, Document)) and message.role == "assistant":
             out.append(caption(part))
         elif type(part).__name__ != "Reasoning":
-            raise ConfigError(f"{provider.label or provider.name} takes text only, no {type(part).__name__.lower()}.", hint="Ask the provider's API.")
+            raise ConfigError(
+                f"{provider.label or provider.name} takes text only, no {type(part).__name__.lower()}.",
+                hint="Ask the provider's API.",
+            )
     return "\n".join(out)
 
 
 def call(provider: Provider, words: list[str], prompt: str, key: Secret | None, **more: Any) -> ProcessCall:
-    """The command of the row with its words; the key goes into the first of the row's variables, never into a word. What waits for
-    the user's consent is not passed on."""
+    """The command of the row with its words; the key goes into the first of the row's variables, never into a
+    word. What waits for the user's consent is not passed on."""
     env = dict(more.pop("env", {}))
     if key is not None and provider.key_env:
         env[provider.key_env[0]] = key.reveal()
@@ -125,7 +166,11 @@ def failure(status: int | None, message: str, provider: Provider, body: Any = No
         status = int(found[1] or found[2]) if found else None
     kind, hint = errors.ProviderError, "Run the command by hand to see more."
     if status in (401, 403) or (status is None and _LOGIN.search(message)):
-        kind, hint = errors.AuthenticationError, f"Log in with the command itself ({provider.command[0] if provider.command else name}), or set {' or '.join(provider.key_env) or 'its key'}."
+        kind, hint = (
+            errors.AuthenticationError,
+            f"Log in with the command itself ({provider.command[0] if provider.command else name}), or set "
+            f"{' or '.join(provider.key_env) or 'its key'}.",
+        )
     elif status == 404 or _MODEL.search(message):
         kind, hint = errors.NotFound, "Check the model's name."
     elif status == 429:
@@ -138,7 +183,8 @@ def failure(status: int | None, message: str, provider: Provider, body: Any = No
 
 
 class Lines:
-    """Reads the lines of one run. A subclass has `_line`; `_end` is asked at the exit, where no terminal event came before."""
+    """Reads the lines of one run. A subclass has `_line`; `_end` is asked at the exit, where no terminal
+    event came before."""
 
     whole = False  # whether text comes in whole messages, so that no time to first token can be told
 
@@ -186,7 +232,10 @@ class Lines:
         if said and not (self._kept or self._open) and (_LOGIN.search(said) or _MODEL.search(said)):
             return failure(None, said, self.provider)
         ended = f"ended (exit code {rc})" if rc is not None else "ended"
-        return errors.StreamCut(f"{name} {ended} before its answer was complete{': ' + said if said else ''}.", hint="Run the command by hand to see more; the partial answer is kept.")
+        return errors.StreamCut(
+            f"{name} {ended} before its answer was complete{': ' + said if said else ''}.",
+            hint="Run the command by hand to see more; the partial answer is kept.",
+        )
 
     # --- what subclasses say ---
 
@@ -206,19 +255,24 @@ class Lines:
             self._open = []
 
     def _again(self, why: str) -> Iterator[Event]:
-        """What came of the message under way is void; what was complete stands. Raises ProtocolError for one that never ends to begin."""
+        """What came of the message under way is void; what was complete stands. Raises ProtocolError for one
+        that never ends to begin."""
         if self._open:
             self._open, self._restarts = [], self._restarts + 1
             if self._restarts > _RESTARTS:
-                raise errors.ProtocolError(f"{self.provider.label or self.provider.name} began its answer again {_RESTARTS} times.",
-                                           hint="Run the command by hand to see more; the partial answer is kept.")
+                raise errors.ProtocolError(
+                    f"{self.provider.label or self.provider.name} began its answer again {_RESTARTS} times.",
+                    hint="Run the command by hand to see more; the partial answer is kept.",
+                )
             yield Restarted(why)
             if self._kept:
                 self._kept = ["".join(self._kept)]
                 yield TextDelta(self._kept[0])
 
     def _started(self, session: Any, model: Any) -> Iterator[Event]:
-        yield Started(session if isinstance(session, str) else None, model if isinstance(model, str) else None)
+        yield Started(
+            session if isinstance(session, str) else None, model if isinstance(model, str) else None
+        )
         if isinstance(session, str):
             yield Notice("session", data={"session_id": session})
 
@@ -252,7 +306,11 @@ def count(value: Any) -> int:
 
 def number(value: Any) -> float | None:
     """A number that can be reckoned with, None for all else."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and -1e15 < value < 1e15 else None
+    return (
+        float(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and -1e15 < value < 1e15
+        else None
+    )
 
 
 def status(value: Any) -> int | None:
@@ -260,10 +318,28 @@ def status(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 100 <= value < 600 else None
 
 
-def report(input_tokens: int, output_tokens: int, raw: Mapping[str, Any], *, final: bool = True, **more: int | None) -> UsageReport:
+def report(
+    input_tokens: int, output_tokens: int, raw: Mapping[str, Any], *, final: bool = True, **more: int | None
+) -> UsageReport:
     """Usage in our meaning."""
     return UsageReport(Usage(input_tokens, output_tokens, raw=raw, **more), final)
 
 
-__all__ = ["Lines", "ReasoningDelta", "call", "count", "failure", "names", "number", "options", "parsed", "passed", "report", "spoken", "status", "text",
-           "texts", "turn"]
+__all__ = [
+    "Lines",
+    "ReasoningDelta",
+    "call",
+    "count",
+    "failure",
+    "names",
+    "number",
+    "options",
+    "parsed",
+    "passed",
+    "report",
+    "spoken",
+    "status",
+    "text",
+    "texts",
+    "turn",
+]

@@ -1,7 +1,8 @@
-"""The headless CLIs claude, gemini, codex, copilot and opencode: the command for a request, the meaning of their lines. Pure.
+"""The headless CLIs claude, gemini, codex, copilot and opencode: the command for a request, the meaning of
+their lines. Pure.
 
-Flags, event types and exit codes as measured with claude 2.1.329, gemini 0.61.0, codex 0.169.0, copilot 1.0.102 and
-opencode 1.18.33; unknown lines are passed over.
+Flags, event types and exit codes as measured with claude 2.1.329, gemini 0.61.0, codex 0.169.0, copilot
+1.0.102 and opencode 1.18.33; unknown lines are passed over.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ from ..core.messages import Request
 from ..dialects._json import items, obj
 from .base import Lines, call, count, failure, names, number, options, parsed, report, status, text, texts
 
-_QUIET = {"DISABLE_AUTOUPDATER": "1", "DISABLE_TELEMETRY": "1", "DISABLE_ERROR_REPORTING": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+_QUIET = {
+    "DISABLE_AUTOUPDATER": "1",
+    "DISABLE_TELEMETRY": "1",
+    "DISABLE_ERROR_REPORTING": "1",
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+}
 _HOPELESS = (401, 403, 404)  # the CLI would go on asking for a minute; the answer will not change
 
 
@@ -37,7 +43,9 @@ class _Dialect:
         """A fresh reader of one run."""
         return self.lines(provider)
 
-    def error(self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> errors.ProviderError:
+    def error(
+        self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider
+    ) -> errors.ProviderError:
         """A command has no HTTP answer; for a gateway that speaks through one."""
         return failure(status, body.decode("utf-8", "replace"), provider)
 
@@ -73,7 +81,12 @@ class ClaudeLines(Lines):
         code, why = status(value.get("error_status")), text(value.get("error"))
         if code in _HOPELESS:
             raise failure(code, (why or "refused").replace("_", " "), self.provider, value)
-        yield Notice("retry", f"{self.provider.label} asks again ({text(value.get('attempt'))} of {text(value.get('max_retries'))}): {why}.", value)
+        yield Notice(
+            "retry",
+            f"{self.provider.label} asks again ({text(value.get('attempt'))} of "
+            f"{text(value.get('max_retries'))}): {why}.",
+            value,
+        )
 
     def _event(self, event: dict[str, Any]) -> Iterator[Event]:
         kind, delta = event.get("type"), obj(event.get("delta"))
@@ -104,13 +117,22 @@ class ClaudeLines(Lines):
     def _result(self, value: dict[str, Any]) -> Iterator[Event]:
         yield from self._usage(value)
         self.done = True
-        ended, stopped, more = text(value.get("terminal_reason")), text(value.get("stop_reason")), value.get("errors")
+        ended, stopped, more = (
+            text(value.get("terminal_reason")),
+            text(value.get("stop_reason")),
+            value.get("errors"),
+        )
         if value.get("subtype") == "error_max_turns":
             self._end("other", "max_turns")
         elif ended.startswith("aborted"):
             self._end("cancelled", ended)
         elif value.get("is_error"):
-            told = self._error or text(value.get("result")) or "; ".join(map(text, more if isinstance(more, list) else ())) or text(value.get("subtype"))
+            told = (
+                self._error
+                or text(value.get("result"))
+                or "; ".join(map(text, more if isinstance(more, list) else ()))
+                or text(value.get("subtype"))
+            )
             raise failure(status(value.get("api_error_status")), told, self.provider, value)
         else:
             reasons: dict[str, FinishReason] = {"max_tokens": "length", "refusal": "content_filter"}
@@ -122,8 +144,21 @@ class ClaudeLines(Lines):
         dollars = number(value.get("total_cost_usd"))
         cost = {} if dollars is None else {"cost": dollars}
         if u:
-            yield report(count(u.get("input_tokens")) + read + written, count(u.get("output_tokens")), {**u, **cost}, cache_read_tokens=read, cache_write_tokens=written)
-        yield Notice("timing", data={k: value[k] for k in ("duration_ms", "duration_api_ms", "ttft_ms") if number(value.get(k)) is not None})
+            yield report(
+                count(u.get("input_tokens")) + read + written,
+                count(u.get("output_tokens")),
+                {**u, **cost},
+                cache_read_tokens=read,
+                cache_write_tokens=written,
+            )
+        yield Notice(
+            "timing",
+            data={
+                k: value[k]
+                for k in ("duration_ms", "duration_api_ms", "ttft_ms")
+                if number(value.get(k)) is not None
+            },
+        )
 
 
 class Claude(_Dialect):
@@ -137,21 +172,42 @@ class Claude(_Dialect):
         own = options(request, provider, ("max_turns", "allowed_tools", "permission_mode", "cwd"))
         system, prompt = texts(request, provider)
         tools = own.get("allowed_tools") or []
-        words = ["-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages", "--no-session-persistence", "--strict-mcp-config",
-                 "--setting-sources", "", "--tools", ",".join(names(tools)), "--permission-mode", str(own.get("permission_mode") or "default")]
+        words = [
+            "-p",
+            "--output-format",
+            "stream-json",
+            "--verbose",
+            "--include-partial-messages",
+            "--no-session-persistence",
+            "--strict-mcp-config",
+            "--setting-sources",
+            "",
+            "--tools",
+            ",".join(names(tools)),
+            "--permission-mode",
+            str(own.get("permission_mode") or "default"),
+        ]
         words += [f"--allowedTools={','.join(names(tools))}"] if tools else []
         words += ["--model", request.model] if request.model else []
         words += ["--system-prompt-file", "{tmp}/system.md"]
         words += ["--max-turns", str(own["max_turns"])] if own.get("max_turns") else []
-        return call(provider, words, prompt, key, env={**_QUIET, "CLAUDE_CODE_MAX_RETRIES": "2"}, cwd=own.get("cwd"),
-                    inputs={"system.md": system or "You are a helpful assistant."})
+        return call(
+            provider,
+            words,
+            prompt,
+            key,
+            env={**_QUIET, "CLAUDE_CODE_MAX_RETRIES": "2"},
+            cwd=own.get("cwd"),
+            inputs={"system.md": system or "You are a helpful assistant."},
+        )
 
 
 # --- gemini ---
 
 
 class GeminiLines(Lines):
-    """stream-json: deltas of the assistant, one result. It marks no retry, so a pause and the same first words tell of one."""
+    """stream-json: deltas of the assistant, one result. It marks no retry, so a pause and the same first
+    words tell of one."""
 
     def __init__(self, provider: Provider) -> None:
         super().__init__(provider)
@@ -188,7 +244,12 @@ class GeminiLines(Lines):
         if value.get("status") != "success":
             raise failure(None, _inner(obj(value.get("error")).get("message")), self.provider, value)
         if stats:
-            yield report(count(stats.get("input_tokens")), count(stats.get("output_tokens")), stats, cache_read_tokens=count(stats.get("cached")))
+            yield report(
+                count(stats.get("input_tokens")),
+                count(stats.get("output_tokens")),
+                stats,
+                cache_read_tokens=count(stats.get("cached")),
+            )
         self._end("other" if self._looped else "stop", "loop detected" if self._looped else None)
 
 
@@ -216,12 +277,26 @@ class Gemini(_Dialect):
         """`gemini -o stream-json`, the prompt on standard input."""
         own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
         system, prompt = texts(request, provider)
-        words = ["-o", "stream-json", *(["-m", request.model] if request.model else []), "--approval-mode", str(own.get("permission_mode") or "default")]
+        words = [
+            "-o",
+            "stream-json",
+            *(["-m", request.model] if request.model else []),
+            "--approval-mode",
+            str(own.get("permission_mode") or "default"),
+        ]
         words += ["--admin-policy", "{tmp}/policy.toml"]
         rules = ['[[rule]]\ntoolName = "*"\ndecision = "deny"\npriority = 998\n']
-        rules += [f'[[rule]]\ntoolName = {json.dumps(t)}\ndecision = "allow"\npriority = 999\n' for t in names(own.get("allowed_tools") or [])]
+        rules += [
+            f'[[rule]]\ntoolName = {json.dumps(t)}\ndecision = "allow"\npriority = 999\n'
+            for t in names(own.get("allowed_tools") or [])
+        ]
         inputs = {"system.md": system or "You are a helpful assistant.", "policy.toml": "\n".join(rules)}
-        env = {"GEMINI_CLI_NO_RELAUNCH": "true", "GEMINI_CLI_TRUST_WORKSPACE": "true", "GEMINI_TELEMETRY_ENABLED": "false", "GEMINI_SYSTEM_MD": "{tmp}/system.md"}
+        env = {
+            "GEMINI_CLI_NO_RELAUNCH": "true",
+            "GEMINI_CLI_TRUST_WORKSPACE": "true",
+            "GEMINI_TELEMETRY_ENABLED": "false",
+            "GEMINI_SYSTEM_MD": "{tmp}/system.md",
+        }
         return call(provider, words, prompt, key, env=env, cwd=own.get("cwd"), inputs=inputs)
 
 
@@ -247,8 +322,14 @@ class CodexLines(Lines):
             yield Notice("retry", told, value)
         elif kind == "turn.completed":
             u = obj(value.get("usage"))
-            yield report(count(u.get("input_tokens")), count(u.get("output_tokens")), u, cache_read_tokens=count(u.get("cached_input_tokens")),
-                         cache_write_tokens=count(u.get("cache_write_input_tokens")), reasoning_tokens=count(u.get("reasoning_output_tokens")))
+            yield report(
+                count(u.get("input_tokens")),
+                count(u.get("output_tokens")),
+                u,
+                cache_read_tokens=count(u.get("cached_input_tokens")),
+                cache_write_tokens=count(u.get("cache_write_input_tokens")),
+                reasoning_tokens=count(u.get("reasoning_output_tokens")),
+            )
             self.done = True
             self._end("stop")
         elif kind == "turn.failed":
@@ -277,7 +358,15 @@ class Codex(_Dialect):
         """`codex exec --json`; tools off, the sandbox read-only, nothing kept."""
         own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
         system, prompt = texts(request, provider)
-        words = ["exec", "--json", "--skip-git-repo-check", "--ephemeral", "-s", str(own.get("permission_mode") or "read-only"), *self.settings(own)]
+        words = [
+            "exec",
+            "--json",
+            "--skip-git-repo-check",
+            "--ephemeral",
+            "-s",
+            str(own.get("permission_mode") or "read-only"),
+            *self.settings(own),
+        ]
         words += ["-c", f"developer_instructions={json.dumps(system)}"] if system else []
         words += ["-m", request.model] if request.model else []
         return call(provider, [*words, "-"], prompt, key, cwd=own.get("cwd"))
@@ -285,8 +374,20 @@ class Codex(_Dialect):
     @staticmethod
     def settings(own: Mapping[str, Any]) -> list[str]:
         """The words for nothing asked, nothing told to others, and only the tools that are allowed."""
-        words = ["-c", "analytics.enabled=false", "-c", "check_for_update_on_startup=false", "-c", 'web_search="disabled"']
-        return words + [w for tool in ("shell_tool", "apps", "multi_agent", "goals") if tool not in names(own.get("allowed_tools") or []) for w in ("--disable", tool)]
+        words = [
+            "-c",
+            "analytics.enabled=false",
+            "-c",
+            "check_for_update_on_startup=false",
+            "-c",
+            'web_search="disabled"',
+        ]
+        return words + [
+            w
+            for tool in ("shell_tool", "apps", "multi_agent", "goals")
+            if tool not in names(own.get("allowed_tools") or [])
+            for w in ("--disable", tool)
+        ]
 
 
 # --- copilot ---
@@ -312,7 +413,9 @@ class CopilotLines(Lines):
         elif kind == "model.call_failure":
             self._failed(data)
         elif kind == "session.error":
-            self._error = failure(status(data.get("statusCode")), text(data.get("message")), self.provider, data)
+            self._error = failure(
+                status(data.get("statusCode")), text(data.get("message")), self.provider, data
+            )
         elif kind in ("abort", "agent.interrupted"):
             self._cancelled = True
         elif kind == "result":
@@ -354,9 +457,24 @@ class CopilotLines(Lines):
         models = obj(parsed(obj(self._exit.get("files")).get("usage.json")).get("modelMetrics"))
         usages = [obj(obj(m).get("usage")) for m in models.values()]
         if any(usages):
-            total = {n: sum(count(u.get(n)) for u in usages) for n in ("inputTokens", "outputTokens", "cacheReadTokens", "cacheWriteTokens", "reasoningTokens")}
-            yield report(total["inputTokens"], total["outputTokens"], total, cache_read_tokens=total["cacheReadTokens"],
-                         cache_write_tokens=total["cacheWriteTokens"], reasoning_tokens=total["reasoningTokens"])
+            total = {
+                n: sum(count(u.get(n)) for u in usages)
+                for n in (
+                    "inputTokens",
+                    "outputTokens",
+                    "cacheReadTokens",
+                    "cacheWriteTokens",
+                    "reasoningTokens",
+                )
+            }
+            yield report(
+                total["inputTokens"],
+                total["outputTokens"],
+                total,
+                cache_read_tokens=total["cacheReadTokens"],
+                cache_write_tokens=total["cacheWriteTokens"],
+                reasoning_tokens=total["reasoningTokens"],
+            )
 
 
 class Copilot(_Dialect):
@@ -366,18 +484,46 @@ class Copilot(_Dialect):
     lines = CopilotLines
 
     def encode(self, request: Request, provider: Provider, key: Secret | None) -> ProcessCall:
-        """`copilot --output-format json`, the prompt on standard input. It has no word for a system prompt: that stands first in the prompt."""
+        """`copilot --output-format json`, the prompt on standard input. It has no word for a system prompt:
+        that stands first in the prompt."""
         own = options(request, provider, ("allowed_tools", "cwd"))
         system, prompt = texts(request, provider)
-        words = ["--output-format", "json", "--stream", "on", "--usage-output-file", "{tmp}/usage.json", *self.settings(request, own)]
-        return call(provider, words, f"{system}\n\n{prompt}" if system else prompt, key, env={"COPILOT_AUTO_UPDATE": "false"}, cwd=own.get("cwd"), files=("usage.json",))
+        words = [
+            "--output-format",
+            "json",
+            "--stream",
+            "on",
+            "--usage-output-file",
+            "{tmp}/usage.json",
+            *self.settings(request, own),
+        ]
+        return call(
+            provider,
+            words,
+            f"{system}\n\n{prompt}" if system else prompt,
+            key,
+            env={"COPILOT_AUTO_UPDATE": "false"},
+            cwd=own.get("cwd"),
+            files=("usage.json",),
+        )
 
     @staticmethod
     def settings(request: Request, own: Mapping[str, Any]) -> list[str]:
-        """The words for a quiet run with only the tools that are allowed (an empty list of them would be passed over)."""
+        """The words for a quiet run with only the tools that are allowed (an empty list of them would be
+        passed over)."""
         tools = names(own.get("allowed_tools") or [])
-        words = ["--no-auto-update", "--disable-client-telemetry", "--no-color", "--no-custom-instructions", "--disable-builtin-mcps", "--no-ask-user",
-                 "--log-level", "none", f"--available-tools={','.join(tools) or 'none'}", *(f"--allow-tool={t}" for t in tools)]
+        words = [
+            "--no-auto-update",
+            "--disable-client-telemetry",
+            "--no-color",
+            "--no-custom-instructions",
+            "--disable-builtin-mcps",
+            "--no-ask-user",
+            "--log-level",
+            "none",
+            f"--available-tools={','.join(tools) or 'none'}",
+            *(f"--allow-tool={t}" for t in tools),
+        ]
         return [*words, *(["--model", request.model] if request.model else [])]
 
 
@@ -411,17 +557,37 @@ class OpenCodeLines(Lines):
         elif kind == "error":
             error = obj(value.get("error"))
             data = obj(error.get("data"))
-            raise failure(status(data.get("statusCode")), text(data.get("message")) or text(error.get("name")), self.provider, error)
+            raise failure(
+                status(data.get("statusCode")),
+                text(data.get("message")) or text(error.get("name")),
+                self.provider,
+                error,
+            )
 
     def _count(self, part: dict[str, Any]) -> Event:
         t = obj(part.get("tokens"))
         cache = obj(t.get("cache"))
-        step = {"input": count(t.get("input")), "output": count(t.get("output")), "reasoning": count(t.get("reasoning")), "read": count(cache.get("read")),
-                "write": count(cache.get("write")), "cost": number(part.get("cost")) or 0.0}
-        self._sum = {k: self._sum.get(k, 0) + v for k, v in step.items()}  # input leaves out the cache, output the reasoning
+        step = {
+            "input": count(t.get("input")),
+            "output": count(t.get("output")),
+            "reasoning": count(t.get("reasoning")),
+            "read": count(cache.get("read")),
+            "write": count(cache.get("write")),
+            "cost": number(part.get("cost")) or 0.0,
+        }
+        self._sum = {
+            k: self._sum.get(k, 0) + v for k, v in step.items()
+        }  # input leaves out the cache, output the reasoning
         s = {k: int(v) for k, v in self._sum.items() if k != "cost"}
-        return report(s["input"] + s["read"] + s["write"], s["output"] + s["reasoning"], dict(self._sum), final=False,
-                      cache_read_tokens=s["read"], cache_write_tokens=s["write"], reasoning_tokens=s["reasoning"])
+        return report(
+            s["input"] + s["read"] + s["write"],
+            s["output"] + s["reasoning"],
+            dict(self._sum),
+            final=False,
+            cache_read_tokens=s["read"],
+            cache_write_tokens=s["write"],
+            reasoning_tokens=s["reasoning"],
+        )
 
     def _at_exit(self) -> Iterator[Event]:
         if self._exit.get("rc") == 0 and self._reason in ("stop", "length"):
@@ -439,16 +605,43 @@ class OpenCode(_Dialect):
         """`opencode run --format json` with an agent of ours that has no tools and may do nothing."""
         own = options(request, provider, ("allowed_tools", "cwd"))
         system, prompt = texts(request, provider)
-        words = ["run", "--format", "json", "--title", "nbllm", "--pure", "--agent", "nbllm", "--thinking", *(["-m", request.model] if request.model else [])]
+        words = [
+            "run",
+            "--format",
+            "json",
+            "--title",
+            "nbllm",
+            "--pure",
+            "--agent",
+            "nbllm",
+            "--thinking",
+            *(["-m", request.model] if request.model else []),
+        ]
         return call(provider, words, prompt, key, env=self.settings(system, own), cwd=own.get("cwd"))
 
     @staticmethod
     def settings(system: str, own: Mapping[str, Any], **more: Any) -> dict[str, str]:
         """The variables that give it an agent of ours, which may do nothing but what is allowed."""
         tools = {"*": False} | dict.fromkeys(names(own.get("allowed_tools") or []), True)
-        config = {"autoupdate": False, "share": "disabled", "permission": {"*": "deny"} | {t: "allow" for t in tools if t != "*"},
-                  "agent": {"nbllm": {"prompt": system or "You are a helpful assistant.", "tools": tools, "mode": "primary"}}, **more}
-        return {"OPENCODE_CONFIG_CONTENT": json.dumps(config), "OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_LSP_DOWNLOAD": "1", "OPENCODE_DISABLE_SHARE": "1"}
+        config = {
+            "autoupdate": False,
+            "share": "disabled",
+            "permission": {"*": "deny"} | {t: "allow" for t in tools if t != "*"},
+            "agent": {
+                "nbllm": {
+                    "prompt": system or "You are a helpful assistant.",
+                    "tools": tools,
+                    "mode": "primary",
+                }
+            },
+            **more,
+        }
+        return {
+            "OPENCODE_CONFIG_CONTENT": json.dumps(config),
+            "OPENCODE_DISABLE_AUTOUPDATE": "1",
+            "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
+            "OPENCODE_DISABLE_SHARE": "1",
+        }
 
 
 # --- any other ---
@@ -466,11 +659,17 @@ class PlainLines(Lines):
         if self._exit.get("rc") == 0:
             self._end("stop")
         elif not self._open:
-            raise failure(None, " ".join(text(self._exit.get("stderr")).split())[-400:] or f"exit code {text(self._exit.get('rc'))}", self.provider)
+            raise failure(
+                None,
+                " ".join(text(self._exit.get("stderr")).split())[-400:]
+                or f"exit code {text(self._exit.get('rc'))}",
+                self.provider,
+            )
 
 
 class Plain(_Dialect):
-    """Any command that reads a prompt on standard input and writes an answer; `{model}` in its words is the model."""
+    """Any command that reads a prompt on standard input and writes an answer; `{model}` in its words is the
+    model."""
 
     name = "cli_text"
     lines = PlainLines
@@ -480,7 +679,13 @@ class Plain(_Dialect):
         own = options(request, provider, ("cwd",))
         system, prompt = texts(request, provider)
         made = call(provider, [], f"{system}\n\n{prompt}" if system else prompt, key, cwd=own.get("cwd"))
-        return ProcessCall(tuple(w.replace("{model}", request.model) for w in made.argv), made.stdin, made.env, made.cwd, made.passes)
+        return ProcessCall(
+            tuple(w.replace("{model}", request.model) for w in made.argv),
+            made.stdin,
+            made.env,
+            made.cwd,
+            made.passes,
+        )
 
 
 CLIS = (Claude(), Gemini(), Codex(), Copilot(), OpenCode(), Plain())

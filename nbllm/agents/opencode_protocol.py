@@ -1,7 +1,7 @@
 """OpenCode's server: sessions over HTTP, what happens in them as server-sent events. Pure.
 
-Paths, bodies and events as opencode 1.18.33 documents them at /doc and as they were seen. Its own retries are told as notices,
-what it sends again replaces what it had sent, and `session.idle` is the end.
+Paths, bodies and events as opencode 1.18.33 documents them at /doc and as they were seen. Its own retries are
+told as notices, what it sends again replaces what it had sent, and `session.idle` is the end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from ..dialects._json import obj
 from .base import failure, names, options, passed, status, text, turn
 from .one_shot import OpenCode, OpenCodeLines
 
-# Where it listens by itself, and where people often put it: asked without the password, which was given for the first alone.
+# Where it listens by itself, and where people often put it: asked without the password, which was given for
+# the first alone.
 OWN_PORT, OTHER_PORT = "http://127.0.0.1:4096", "http://127.0.0.1:8787"
 
 
@@ -56,7 +57,9 @@ class SessionEvents(OpenCodeLines):
         ident = text(info.get("id"))
         if info.get("role") == "assistant" and ident not in self._answers:
             self._answers.add(ident)
-            yield from self._started(info.get("sessionID"), f"{text(info.get('providerID'))}/{text(info.get('modelID'))}")
+            yield from self._started(
+                info.get("sessionID"), f"{text(info.get('providerID'))}/{text(info.get('modelID'))}"
+            )
 
     def _delta(self, of: dict[str, Any]) -> Iterator[Event]:
         words, part = text(of.get("delta")), text(of.get("partID"))
@@ -72,7 +75,11 @@ class SessionEvents(OpenCodeLines):
     def _part(self, part: dict[str, Any]) -> Iterator[Event]:
         kind, ident = text(part.get("type")), text(part.get("id"))
         known, self._kinds[ident] = ident in self._kinds, kind
-        if kind == "text" and text(part.get("messageID")) in self._answers and obj(part.get("time")).get("end"):
+        if (
+            kind == "text"
+            and text(part.get("messageID")) in self._answers
+            and obj(part.get("time")).get("end")
+        ):
             if ident not in self._said:
                 yield from self._paragraph(text(part.get("text")))
             self._complete()
@@ -90,7 +97,12 @@ class SessionEvents(OpenCodeLines):
             self._end("cancelled")
             return
         if error.get("name") == "ContextOverflowError":
-            raise errors.ContextLengthExceeded(f"{self.provider.label}: {told}", status=code, body=error, hint="Shorten the prompt, or begin a new conversation.")
+            raise errors.ContextLengthExceeded(
+                f"{self.provider.label}: {told}",
+                status=code,
+                body=error,
+                hint="Shorten the prompt, or begin a new conversation.",
+            )
         raise failure(code, told, self.provider, error)
 
 
@@ -100,19 +112,52 @@ class OpenCodeServer(OpenCode):
     name = "opencode_server"
     lines = SessionEvents
 
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> SessionCall:  # type: ignore[override]  # a session, where its parent runs a command
-        """A turn in a session that may do nothing but what is allowed. Raises ConfigError for what it cannot do."""
+    # a session, where its parent runs a command
+    def encode(self, request: Request, provider: Provider, key: Secret | None) -> SessionCall:  # type: ignore[override]
+        """A turn in a session that may do nothing but what is allowed. Raises ConfigError for what it cannot
+        do."""
         own = options(request, provider, ("allowed_tools", "cwd", "start"))
         before = turn(request, provider)
         maker, _, model = request.model.partition("/")
         if request.model and not model:
-            raise ConfigError(f"{provider.label} takes models by their provider.", hint="Write opencode/PROVIDER/MODEL, as `opencode models` lists them.")
+            raise ConfigError(
+                f"{provider.label} takes models by their provider.",
+                hint="Write opencode/PROVIDER/MODEL, as `opencode models` lists them.",
+            )
         tools, system = names(own.get("allowed_tools") or []), dict(before.before[:2])["system"]
-        rules = [{"permission": "*", "pattern": "*", "action": "deny"}, *({"permission": t, "pattern": "*", "action": "allow"} for t in tools)]
-        message = {"tools": {"*": False} | dict.fromkeys(tools, True), **({"model": {"providerID": maker, "modelID": model}} if model else {}), **({"system": system} if system else {})}
+        rules = [
+            {"permission": "*", "pattern": "*", "action": "deny"},
+            *({"permission": t, "pattern": "*", "action": "allow"} for t in tools),
+        ]
+        message = {
+            "tools": {"*": False} | dict.fromkeys(tools, True),
+            **({"model": {"providerID": maker, "modelID": model}} if model else {}),
+            **({"system": system} if system else {}),
+        }
         base = provider.base_url.rstrip("/")
         headers = dict(provider.headers)
         if key is not None:
-            headers["authorization"] = "Basic " + base64.b64encode(f"{provider.query.get('user', 'opencode')}:{key.reveal()}".encode()).decode()
-        start = ProcessCall(("opencode", "serve", "--pure", "--hostname", "127.0.0.1", "--port", "0"), env=self.settings("", {}), passes=passed(provider)) if own.get("start") else None
-        return SessionCall((base, OTHER_PORT) if base == OWN_PORT else (base,), headers, {"title": "nbllm", "permission": rules}, message, before, start, str(own.get("cwd") or ""))
+            headers["authorization"] = (
+                "Basic "
+                + base64.b64encode(
+                    f"{provider.query.get('user', 'opencode')}:{key.reveal()}".encode()
+                ).decode()
+            )
+        start = (
+            ProcessCall(
+                ("opencode", "serve", "--pure", "--hostname", "127.0.0.1", "--port", "0"),
+                env=self.settings("", {}),
+                passes=passed(provider),
+            )
+            if own.get("start")
+            else None
+        )
+        return SessionCall(
+            (base, OTHER_PORT) if base == OWN_PORT else (base,),
+            headers,
+            {"title": "nbllm", "permission": rules},
+            message,
+            before,
+            start,
+            str(own.get("cwd") or ""),
+        )

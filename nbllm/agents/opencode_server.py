@@ -1,7 +1,8 @@
-"""Turns in sessions of OpenCode's server: found or started, a session for each conversation, its events, an abort on Stop.
+"""Turns in sessions of OpenCode's server: found or started, a session for each conversation, its events, an
+abort on Stop.
 
-Whoever listens at an address is asked what it is first, without a password and without a prompt: both go to an OpenCode server
-alone, and the password to the address that it was given for.
+Whoever listens at an address is asked what it is first, without a password and without a prompt: both go to
+an OpenCode server alone, and the password to the address that it was given for.
 """
 
 from __future__ import annotations
@@ -103,11 +104,15 @@ class SessionReply:
     def remember(self, answer: str) -> None:
         """What was answered, so that the next turn goes to the same session."""
         if not self.call.fresh:
-            self.transport.heard[_kindred(self.place, self.call), self.call.turn.after(answer)] = (self.place, self.session)
+            self.transport.heard[_kindred(self.place, self.call), self.call.turn.after(answer)] = (
+                self.place,
+                self.session,
+            )
 
 
 def _kindred(place: _Place, call: SessionCall) -> str:
-    """What a session must have in common with a turn beside what was said: the server, its folder, what it may do."""
+    """What a session must have in common with a turn beside what was said: the server, its folder, what it
+    may do."""
     return f"{place.url} {place.folder} {call.session}"
 
 
@@ -126,14 +131,19 @@ class OpenCodeTransport:
     def __init__(self, http: HttpTransport, processes: ProcessTransport) -> None:
         self._http, self._processes = http, processes
         self.heard: dict[tuple[str, Heard], tuple[_Place, str]] = {}
-        self._started: dict[str, tuple[Command, str, Mapping[str, str]]] = {}  # by what was asked for: the server, its address, its headers
+        self._started: dict[
+            str, tuple[Command, str, Mapping[str, str]]
+        ] = {}  # by what was asked for: the server, its address, its headers
         self._starting = asyncio.Lock()
 
     @asynccontextmanager
-    async def send(self, call: SessionCall, trace: Trace, connect: float | None) -> AsyncIterator[SessionReply]:
+    async def send(
+        self, call: SessionCall, trace: Trace, connect: float | None
+    ) -> AsyncIterator[SessionReply]:
         """Says a turn and gives its events; leaving in the middle of it aborts it.
 
-        Raises ConnectFailed where no server answers and none may be started; a server's own no is the reply's status.
+        Raises ConnectFailed where no server answers and none may be started; a server's own no is the reply's
+        status.
         """
         began = time.perf_counter()
         place, session = await self._place(call, connect), ""
@@ -143,8 +153,22 @@ class OpenCodeTransport:
             session = known[1] if known else _ident(await self._ask(place.call("/session", call.session)))
             async with self._http.send(place.call("/event", method="GET"), trace, connect) as reply:
                 frames = await self._listening(reply)
-                await self._ask(place.call(_session(session, "/prompt_async"), {**call.message, "parts": [{"type": "text", "text": call.turn.prompt if known else call.turn.retold}]}))
-                for name in ("headers", "first_byte", "first_frame"):  # of the stream of events, which was open before anything was asked
+                await self._ask(
+                    place.call(
+                        _session(session, "/prompt_async"),
+                        {
+                            **call.message,
+                            "parts": [
+                                {"type": "text", "text": call.turn.prompt if known else call.turn.retold}
+                            ],
+                        },
+                    )
+                )
+                for name in (
+                    "headers",
+                    "first_byte",
+                    "first_frame",
+                ):  # of the stream of events, which was open before anything was asked
                     trace.marks.pop(name, None)
                 trace.marks.update(start=began, sent=time.perf_counter())
                 trace.reused = known is not None
@@ -176,7 +200,9 @@ class OpenCodeTransport:
         try:
             value = json.loads(page or b"{}")
         except ValueError:
-            raise errors.ProtocolError("The server's answer is no JSON.", hint="Check that it is OpenCode that listens there.") from None
+            raise errors.ProtocolError(
+                "The server's answer is no JSON.", hint="Check that it is OpenCode that listens there."
+            ) from None
         return value if isinstance(value, dict) else {}
 
     async def _quietly(self, call: HttpCall, within: float) -> None:
@@ -186,11 +212,16 @@ class OpenCodeTransport:
     async def refuse(self, place: _Place, kind: str, asked: str) -> None:
         """Says no to what a session asks."""
         asked = quote(asked, safe="")
-        path, body = (f"/permission/{asked}/reply", {"reply": "reject"}) if kind == "permission.asked" else (f"/question/{asked}/reject", {})
+        path, body = (
+            (f"/permission/{asked}/reply", {"reply": "reject"})
+            if kind == "permission.asked"
+            else (f"/question/{asked}/reject", {})
+        )
         await self._quietly(place.call(path, body), _ASK)
 
     async def _tidy(self, place: _Place, session: str) -> None:
-        """Closes the session where nobody will come back to it, and those used longest ago where there are many."""
+        """Closes the session where nobody will come back to it, and those used longest ago where there are
+        many."""
         there = {s for _, s in self.heard.values()}
         if session and session not in there:
             await self._quietly(place.call(_session(session), method="DELETE"), _ABORT)
@@ -209,7 +240,11 @@ class OpenCodeTransport:
         for url in call.addresses:
             found[url] = await self._found(url, within)
             if found[url] == "open" or (found[url] == "locked" and url == call.addresses[0]):
-                return _Place(url, call.headers, call.folder, call.guard) if url == call.addresses[0] else _Place(url, {}, call.folder)
+                return (
+                    _Place(url, call.headers, call.folder, call.guard)
+                    if url == call.addresses[0]
+                    else _Place(url, {}, call.folder)
+                )
         if call.start is None:
             raise _nowhere(found)
         async with self._starting:
@@ -222,15 +257,26 @@ class OpenCodeTransport:
             raise _nowhere({url: found})
 
     async def _found(self, url: str, within: float) -> str:
-        """Who answers at an address that is asked nothing but its health: "open" for an OpenCode server, "locked" for one that wants
-        a password, "other" for somebody else, "" for nobody. Where nobody named the address, one with a password must ask for it
-        as OpenCode does."""
+        """Who answers at an address that is asked nothing but its health: "open" for an OpenCode server,
+        "locked" for one that wants a password, "other" for somebody else, "" for nobody. Where nobody named
+        the address, one with a password must ask for it as OpenCode does."""
         try:
-            async with asyncio.timeout(within), self._http.send(HttpCall(f"{url}/global/health", {}, {}, "GET"), Trace(), within) as reply:
+            async with (
+                asyncio.timeout(within),
+                self._http.send(HttpCall(f"{url}/global/health", {}, {}, "GET"), Trace(), within) as reply,
+            ):
                 challenge = reply.headers.get("www-authenticate", "").lower()
                 if reply.status == 401:
-                    return "locked" if url not in (OWN_PORT, OTHER_PORT) or challenge.startswith(_REALM) else "other"
-                return "open" if reply.status == 200 and parsed(await reply.body(_HEALTH_LIMIT)).get("healthy") is True else "other"
+                    return (
+                        "locked"
+                        if url not in (OWN_PORT, OTHER_PORT) or challenge.startswith(_REALM)
+                        else "other"
+                    )
+                return (
+                    "open"
+                    if reply.status == 200 and parsed(await reply.body(_HEALTH_LIMIT)).get("healthy") is True
+                    else "other"
+                )
         except (errors.NbllmError, TimeoutError):
             return ""
 
@@ -251,14 +297,22 @@ class OpenCodeTransport:
         if not url:
             said = " ".join(command.stderr.split())[-400:]
             await command.stop()
-            raise errors.ConnectFailed(f"The OpenCode server did not start{': ' + said if said else ''}.", hint="Run `opencode serve` by hand to see more.")
+            raise errors.ConnectFailed(
+                f"The OpenCode server did not start{': ' + said if said else ''}.",
+                hint="Run `opencode serve` by hand to see more.",
+            )
         self._started[call.addresses[0]] = (command, url, headers)
         return _Place(url, headers, call.folder)
 
     async def close(self) -> None:
         """Closes the sessions, and ends the servers that were started here."""
         sessions, self.heard = self.heard, {}
-        await asyncio.gather(*(self._quietly(place.call(_session(ident), method="DELETE"), _ABORT) for place, ident in sessions.values()))
+        await asyncio.gather(
+            *(
+                self._quietly(place.call(_session(ident), method="DELETE"), _ABORT)
+                for place, ident in sessions.values()
+            )
+        )
         servers, self._started = self._started, {}
         await asyncio.gather(*(command.stop() for command, _, _ in servers.values()))
 
@@ -266,9 +320,16 @@ class OpenCodeTransport:
 def _nowhere(found: Mapping[str, str]) -> errors.ConnectFailed:
     """The error for addresses at which no OpenCode server was found."""
     others = [url for url, who in found.items() if who in ("other", "locked")]
-    also = f" Something else answers at {' and '.join(others)}; neither a password nor a prompt was sent there." if others else ""
-    return errors.ConnectFailed(f"No OpenCode server answers at {' or '.join(found)}.{also}",
-                                hint="Run `opencode serve`, or let nbllm start one with x.start=true; OPENCODE_SERVER_URL names another address.")
+    also = (
+        f" Something else answers at {' and '.join(others)}; neither a password nor a prompt was sent there."
+        if others
+        else ""
+    )
+    return errors.ConnectFailed(
+        f"No OpenCode server answers at {' or '.join(found)}.{also}",
+        hint="Run `opencode serve`, or let nbllm start one with x.start=true; OPENCODE_SERVER_URL names "
+        "another address.",
+    )
 
 
 def _session(name: str, step: str = "") -> str:
@@ -280,7 +341,10 @@ def _ident(session: Mapping[str, Any]) -> str:
     """A new session's name. Raises ProtocolError where it has none."""
     found = text(session.get("id"))
     if not found:
-        raise errors.ProtocolError("The server opened a session without a name.", hint="Check that it is OpenCode that listens there.")
+        raise errors.ProtocolError(
+            "The server opened a session without a name.",
+            hint="Check that it is OpenCode that listens there.",
+        )
     return found
 
 

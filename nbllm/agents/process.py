@@ -1,7 +1,9 @@
-"""A command as a provider: run without a shell in a process group of its own, its output as frames, stopped within a second.
+"""A command as a provider: run without a shell in a process group of its own, its output as frames, stopped
+within a second.
 
-A line of standard output is a frame. After the last one comes a frame named "exit", whose data is a JSON object: rc, stderr (its
-end, without colours) and files (what the call wanted read). The exit code is no verdict: the dialect's terminal event is.
+A line of standard output is a frame. After the last one comes a frame named "exit", whose data is a JSON
+object: rc, stderr (its end, without colours) and files (what the call wanted read). The exit code is no
+verdict: the dialect's terminal event is.
 """
 
 from __future__ import annotations
@@ -31,15 +33,20 @@ _CHUNK = 2**16
 _GRACE = 0.35  # seconds that a signal is given before the next, harder one
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 # What a child may see of our environment; all else must be named by its row.
-_ALLOWED = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|XDG_\w+|SYSTEMROOT|SYSTEMDRIVE|COMSPEC|PATHEXT|APPDATA|LOCALAPPDATA|USERPROFILE|"
-                      r"PROGRAMDATA|(?:HTTPS?|NO|ALL)_PROXY|SSL_CERT_(?:FILE|DIR)|NODE_EXTRA_CA_CERTS", re.IGNORECASE)
+_ALLOWED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|XDG_\w+|SYSTEMROOT|SYSTEMDRIVE|COMSPEC|PATHEXT|APPDATA|LOCALAPPDATA|USERPROFILE|"
+    r"PROGRAMDATA|(?:HTTPS?|NO|ALL)_PROXY|SSL_CERT_(?:FILE|DIR)|NODE_EXTRA_CA_CERTS",
+    re.IGNORECASE,
+)
 
 
 class Command:
-    """A command that runs in a process group of its own, with a folder for it in the temporary place, which only this user may
-    read. `start` makes one."""
+    """A command that runs in a process group of its own, with a folder for it in the temporary place, which
+    only this user may read. `start` makes one."""
 
-    def __init__(self, process: asyncio.subprocess.Process, call: ProcessCall, home: Path, reaper: Reaper) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, call: ProcessCall, home: Path, reaper: Reaper
+    ) -> None:
         self.process, self.call, self.home, self._reaper = process, call, home, reaper
         self.rest = bytearray()
         self._stderr: deque[bytes] = deque()
@@ -47,8 +54,8 @@ class Command:
 
     @classmethod
     async def start(cls, call: ProcessCall, reaper: Reaper) -> Command:
-        """Runs the words of `call`, its standard input left open. `reaper` ends it where we are killed. Raises ConfigError where
-        the command is not there or cannot be started."""
+        """Runs the words of `call`, its standard input left open. `reaper` ends it where we are killed.
+        Raises ConfigError where the command is not there or cannot be started."""
         path, home = find(call.argv[0]), Path(tempfile.mkdtemp(prefix="nbllm-"))
         work = home / "work"
         reaper.watch(home)
@@ -58,12 +65,21 @@ class Command:
                 _write(work / name, text)
             argv = [path, *(word.replace("{tmp}", str(work)) for word in call.argv[1:])]
             process = await asyncio.create_subprocess_exec(
-                *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=call.cwd or work,
-                env={k: v.replace("{tmp}", str(work)) for k, v in environment(call, home).items()}, start_new_session=True)
+                *argv,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                cwd=call.cwd or work,
+                env={k: v.replace("{tmp}", str(work)) for k, v in environment(call, home).items()},
+                start_new_session=True,
+            )
         except (OSError, ValueError) as exc:
             shutil.rmtree(home, ignore_errors=True)
             reaper.forget(home)
-            raise errors.ConfigError(f"{path} cannot be started: {getattr(exc, 'strerror', None) or exc}.", hint="Check the command and the working directory.") from None
+            raise errors.ConfigError(
+                f"{path} cannot be started: {getattr(exc, 'strerror', None) or exc}.",
+                hint="Check the command and the working directory.",
+            ) from None
         reaper.watch(home, process.pid)
         return cls(process, call, home, reaper)
 
@@ -91,8 +107,8 @@ class Command:
             self.process.stdin.close()
 
     async def lines(self) -> AsyncGenerator[tuple[list[bytes], float, int], None]:
-        """For each read of standard output: the lines it completed, when, and its bytes; what stands after the last line end is
-        `rest`. Raises ProtocolError for a line over LINE_LIMIT."""
+        """For each read of standard output: the lines it completed, when, and its bytes; what stands after
+        the last line end is `rest`. Raises ProtocolError for a line over LINE_LIMIT."""
         assert self.process.stdout is not None
         while chunk := await self.process.stdout.read(_CHUNK):
             at = time.perf_counter()
@@ -100,10 +116,14 @@ class Command:
             *done, self.rest = self.rest.split(b"\n") if b"\n" in chunk else [self.rest]
             yield [bytes(line) for line in done], at, len(chunk)
             if len(self.rest) > LINE_LIMIT:
-                raise errors.ProtocolError(f"One line of {self.name}'s output is larger than {LINE_LIMIT >> 20} MiB.", hint="Ask for less.")
+                raise errors.ProtocolError(
+                    f"One line of {self.name}'s output is larger than {LINE_LIMIT >> 20} MiB.",
+                    hint="Ask for less.",
+                )
 
     async def ended(self) -> str:
-        """Waits for its end and tells it: the exit code, the end of standard error, the files that the call wanted read, as JSON."""
+        """Waits for its end and tells it: the exit code, the end of standard error, the files that the call
+        wanted read, as JSON."""
         rc = await self.process.wait()
         await self._drain
         return json.dumps({"rc": rc, "stderr": self.stderr, "files": self._files()})
@@ -130,13 +150,16 @@ class Command:
                 size -= len(self._stderr.popleft())
 
     async def stop(self) -> None:
-        """Ends the whole group: an interrupt, a request to end, a kill, a third of a second apart. Leaves nothing behind."""
+        """Ends the whole group: an interrupt, a request to end, a kill, a third of a second apart. Leaves
+        nothing behind."""
         for sign in (signal.SIGINT, signal.SIGTERM):
             if self.process.returncode is not None:
                 break
             _signal(self.process, sign)
             await self._gone()
-        _signal(self.process, getattr(signal, "SIGKILL", signal.SIGTERM))  # the group: the child may have left others behind
+        _signal(
+            self.process, getattr(signal, "SIGKILL", signal.SIGTERM)
+        )  # the group: the child may have left others behind
         await self._gone()
         self._drain.cancel()
         shutil.rmtree(self.home, ignore_errors=True)
@@ -186,7 +209,11 @@ def note(trace: Trace, at: float, size: int) -> None:
     marks.setdefault("stdout", at)
     marks.setdefault("first_byte", at)
     trace.bytes_in += size
-    trace.reads.append(Read(at, trace.reads[-1].user if trace.reads else marks.get("spawned", marks["sent"]), at, size, "pipe"))
+    trace.reads.append(
+        Read(
+            at, trace.reads[-1].user if trace.reads else marks.get("spawned", marks["sent"]), at, size, "pipe"
+        )
+    )
 
 
 def framed(trace: Trace, line: bytes, at: float, *, tail: bool = False) -> Frame:
@@ -199,7 +226,13 @@ def framed(trace: Trace, line: bytes, at: float, *, tail: bool = False) -> Frame
 
 def _write(path: Path, text: str) -> None:
     """A file that only this user may read: it holds a prompt, or what a command may do."""
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8", errors="replace", newline="") as file:
+    with open(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600),
+        "w",
+        encoding="utf-8",
+        errors="replace",
+        newline="",
+    ) as file:
         file.write(text)
 
 
@@ -212,7 +245,8 @@ def _signal(process: asyncio.subprocess.Process, sign: int) -> None:
 
 
 def environment(call: ProcessCall, place: Path) -> dict[str, str]:
-    """What the child sees: the allow-list of ours, the variables its row names, what the call sets, no colours."""
+    """What the child sees: the allow-list of ours, the variables its row names, what the call sets, no
+    colours."""
     kept = {k: v for k, v in os.environ.items() if _ALLOWED.fullmatch(k) or k in call.passes}
     return {**kept, "TERM": "dumb", "NO_COLOR": "1", "TMPDIR": str(place), **call.env}
 
@@ -221,7 +255,10 @@ def find(command: str) -> str:
     """The absolute path of a command. Raises ConfigError where it is not installed."""
     path = shutil.which(command)
     if path is None:
-        raise errors.ConfigError(f"The command {command!r} is not installed, or not in PATH.", hint=_INSTALL.get(command, "Install it, or give its path in the row's command."))
+        raise errors.ConfigError(
+            f"The command {command!r} is not installed, or not in PATH.",
+            hint=_INSTALL.get(command, "Install it, or give its path in the row's command."),
+        )
     return os.path.abspath(path)
 
 
@@ -241,7 +278,8 @@ class ProcessTransport:
         self._reaper = Reaper()
 
     async def start(self, call: ProcessCall) -> Command:
-        """A command that runs, its standard input left open. Raises ConfigError where it is not there or cannot be started."""
+        """A command that runs, its standard input left open. Raises ConfigError where it is not there or
+        cannot be started."""
         return await Command.start(call, self._reaper)
 
     async def close(self) -> None:
@@ -249,7 +287,9 @@ class ProcessTransport:
         self._reaper.close()
 
     @asynccontextmanager
-    async def send(self, call: ProcessCall, trace: Trace, _connect: float | None = None) -> AsyncIterator[ProcessReply]:
+    async def send(
+        self, call: ProcessCall, trace: Trace, _connect: float | None = None
+    ) -> AsyncIterator[ProcessReply]:
         """Starts the command and gives its output; leaving ends it, and whatever it started.
 
         Raises ConfigError where the command is not there or cannot be started.

@@ -1,8 +1,10 @@
-"""The long-lived modes of headless CLIs: claude's stream-json input, codex's app-server, the Agent Client Protocol. Pure.
+"""The long-lived modes of headless CLIs: claude's stream-json input, codex's app-server, the Agent Client
+Protocol. Pure.
 
-A Talk holds what one running command and we say to each other: it opens the conversation, answers what the command asks (never
-with a permission), and knows when a turn is over. What a turn says is read by a decoder of its own. As measured with claude
-2.1.197 and 2.1.329, codex 0.169.0, gemini 0.61.0, copilot 1.0.102 and opencode 1.18.33.
+A Talk holds what one running command and we say to each other: it opens the conversation, answers what the
+command asks (never with a permission), and knows when a turn is over. What a turn says is read by a decoder
+of its own. As measured with claude 2.1.197 and 2.1.329, codex 0.169.0, gemini 0.61.0, copilot 1.0.102 and
+opencode 1.18.33.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ from .one_shot import Claude, ClaudeLines, Codex, Copilot, Gemini, OpenCode
 T = TypeVar("T")
 _NO_METHOD = -32601
 _BANNER = re.compile(r"Info: (?:Disabled tools|Unknown tool name)")  # copilot's, told as if its model said it
-_REASONS: dict[str, FinishReason] = {"end_turn": "stop", "max_tokens": "length", "max_turn_requests": "other", "refusal": "content_filter", "cancelled": "cancelled"}
+_REASONS: dict[str, FinishReason] = {
+    "end_turn": "stop",
+    "max_tokens": "length",
+    "max_turn_requests": "other",
+    "refusal": "content_filter",
+    "cancelled": "cancelled",
+}
 
 
 _SESSIONS = 64  # of which an Agent Client Protocol command's counts are remembered
@@ -43,7 +51,14 @@ class ClaudeTalk:
 
     def say(self, turn: Turn, session: str) -> list[str]:
         """The turn; before the first one, the opening, whose answer the turn waits for."""
-        words = json.dumps({"type": "user", "message": {"role": "user", "content": turn.prompt if session else turn.retold}, "parent_tool_use_id": None, "session_id": "default"})
+        words = json.dumps(
+            {
+                "type": "user",
+                "message": {"role": "user", "content": turn.prompt if session else turn.retold},
+                "parent_tool_use_id": None,
+                "session_id": "default",
+            }
+        )
         self.busy, self.session = True, "default"
         if self._open:
             return [words]
@@ -59,7 +74,18 @@ class ClaudeTalk:
             return waiting
         if kind == "control_request":
             refused = {"behavior": "deny", "message": "Not allowed."}
-            return [json.dumps({"type": "control_response", "response": {"subtype": "success", "request_id": value.get("request_id"), "response": refused}})]
+            return [
+                json.dumps(
+                    {
+                        "type": "control_response",
+                        "response": {
+                            "subtype": "success",
+                            "request_id": value.get("request_id"),
+                            "response": refused,
+                        },
+                    }
+                )
+            ]
         if kind == "result":
             self.busy = False
         return []
@@ -74,7 +100,13 @@ class ClaudeTalk:
 
     @staticmethod
     def _control(subtype: str, **more: Any) -> str:
-        return json.dumps({"type": "control_request", "request_id": f"nbllm-{subtype}", "request": {"subtype": subtype, **more}})
+        return json.dumps(
+            {
+                "type": "control_request",
+                "request_id": f"nbllm-{subtype}",
+                "request": {"subtype": subtype, **more},
+            }
+        )
 
 
 class _KeptClaude(ClaudeLines):
@@ -107,7 +139,10 @@ def _replaced(kept: dict[str, T], session: str, value: T) -> T | None:
 
 
 def _senseless(provider: Provider, what: str) -> ProtocolError:
-    return ProtocolError(f"{provider.label or provider.name} said what cannot be understood ({what}).", hint="Leave keep out, and report this.")
+    return ProtocolError(
+        f"{provider.label or provider.name} said what cannot be understood ({what}).",
+        hint="Leave keep out, and report this.",
+    )
 
 
 class _Rpc:
@@ -135,7 +170,15 @@ class _Rpc:
         """The next step, once one is answered; a refusal of whatever the command asks for."""
         value = parsed(line)
         if "method" in value and "id" in value:
-            return [json.dumps({"jsonrpc": "2.0", "id": _ident(value["id"]), **self._refusal(text(value["method"]), obj(value.get("params")))})]
+            return [
+                json.dumps(
+                    {
+                        "jsonrpc": "2.0",
+                        "id": _ident(value["id"]),
+                        **self._refusal(text(value["method"]), obj(value.get("params"))),
+                    }
+                )
+            ]
         if "method" in value:
             return self._told(text(value["method"]), obj(value.get("params")))
         method = self._asked.pop(value["id"], "") if isinstance(value.get("id"), int) else ""
@@ -159,7 +202,8 @@ class _Rpc:
         raise NotImplementedError
 
     def _opened(self, session: Any) -> list[str]:
-        """Takes the new session's name; nothing is to be written for it. Raises ProtocolError where it has none."""
+        """Takes the new session's name; nothing is to be written for it. Raises ProtocolError where it has
+        none."""
         self.session = text(session)
         if not self.session:
             raise _senseless(self.provider, "a session without a name")
@@ -178,7 +222,9 @@ class _Rpc:
 class CodexTalk(_Rpc):
     """codex app-server: threads with turns, real deltas."""
 
-    def __init__(self, provider: Provider, model: str, system: str, place: str, *, sandbox: str = "read-only") -> None:
+    def __init__(
+        self, provider: Provider, model: str, system: str, place: str, *, sandbox: str = "read-only"
+    ) -> None:
         super().__init__(provider, model, system, place)
         self.sandbox = sandbox
         self._turn_id = ""
@@ -188,12 +234,23 @@ class CodexTalk(_Rpc):
         return {"clientInfo": {"name": "nbllm", "title": "nbllm", "version": "1"}}
 
     def _new(self) -> str:
-        return self._request("thread/start", {"cwd": self.place, "sandbox": self.sandbox, "approvalPolicy": "never", "ephemeral": True,
-                                              **({"model": self.model} if self.model else {}), **({"developerInstructions": self.system} if self.system else {})})
+        return self._request(
+            "thread/start",
+            {
+                "cwd": self.place,
+                "sandbox": self.sandbox,
+                "approvalPolicy": "never",
+                "ephemeral": True,
+                **({"model": self.model} if self.model else {}),
+                **({"developerInstructions": self.system} if self.system else {}),
+            },
+        )
 
     def _prompt(self, text: str) -> str:
         self._turn_id, self._stopping = "", False
-        return self._request("turn/start", {"threadId": self.session, "input": [{"type": "text", "text": text}]})
+        return self._request(
+            "turn/start", {"threadId": self.session, "input": [{"type": "text", "text": text}]}
+        )
 
     def _answered(self, method: str, result: dict[str, Any]) -> list[str]:
         if method == "initialize":
@@ -214,7 +271,11 @@ class CodexTalk(_Rpc):
     def interrupt(self) -> list[str]:
         """A request to stop the turn, as soon as it has a name."""
         self._stopping = True
-        return [self._request("turn/interrupt", {"threadId": self.session, "turnId": self._turn_id})] if self._turn_id else []
+        return (
+            [self._request("turn/interrupt", {"threadId": self.session, "turnId": self._turn_id})]
+            if self._turn_id
+            else []
+        )
 
     def decoder(self) -> Decoder:
         """The lines of one turn."""
@@ -243,8 +304,15 @@ class _CodexTurn(Lines):
             yield from self._whole(obj(params.get("item")), completed=method == "item/completed")
         elif method == "thread/tokenUsage/updated":
             u = obj(obj(params.get("tokenUsage")).get("last"))
-            yield report(count(u.get("inputTokens")), count(u.get("outputTokens")), u, final=False, cache_read_tokens=count(u.get("cachedInputTokens")),
-                         cache_write_tokens=count(u.get("cacheWriteInputTokens")), reasoning_tokens=count(u.get("reasoningOutputTokens")))
+            yield report(
+                count(u.get("inputTokens")),
+                count(u.get("outputTokens")),
+                u,
+                final=False,
+                cache_read_tokens=count(u.get("cachedInputTokens")),
+                cache_write_tokens=count(u.get("cacheWriteInputTokens")),
+                reasoning_tokens=count(u.get("reasoningOutputTokens")),
+            )
         elif method == "error":
             yield from self._trouble(params)
         elif method == "turn/completed":
@@ -280,12 +348,24 @@ class _CodexTurn(Lines):
 
 
 class AcpTalk(_Rpc):
-    """The Agent Client Protocol (agentclientprotocol.com): initialize, perhaps authenticate, a session, prompts in it.
+    """The Agent Client Protocol (agentclientprotocol.com): initialize, perhaps authenticate, a session,
+    prompts in it.
 
-    login: the method by which a key is taken, where one was given; agent: the mode to choose, "" for the agent's own.
+    login: the method by which a key is taken, where one was given; agent: the mode to choose, "" for the
+    agent's own.
     """
 
-    def __init__(self, provider: Provider, model: str, system: str, place: str, *, login: str = "", agent: str = "", cumulative: bool = False) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        model: str,
+        system: str,
+        place: str,
+        *,
+        login: str = "",
+        agent: str = "",
+        cumulative: bool = False,
+    ) -> None:
         super().__init__(provider, model, system, place)
         self.login, self.agent = login, agent
         self.cumulative = cumulative  # usage is told as the session's so far
@@ -293,13 +373,18 @@ class AcpTalk(_Rpc):
         self.costs: dict[str, float] = {}  # and what it had cost, in US dollars: that is always the sum
 
     def _client(self) -> dict[str, Any]:
-        return {"protocolVersion": 1, "clientCapabilities": {"fs": {"readTextFile": False, "writeTextFile": False}, "terminal": False}}
+        return {
+            "protocolVersion": 1,
+            "clientCapabilities": {"fs": {"readTextFile": False, "writeTextFile": False}, "terminal": False},
+        }
 
     def _new(self) -> str:
         return self._request("session/new", {"cwd": self.place, "mcpServers": []})
 
     def _prompt(self, text: str) -> str:
-        return self._request("session/prompt", {"sessionId": self.session, "prompt": [{"type": "text", "text": text}]})
+        return self._request(
+            "session/prompt", {"sessionId": self.session, "prompt": [{"type": "text", "text": text}]}
+        )
 
     def _answered(self, method: str, result: dict[str, Any]) -> list[str]:
         if method == "initialize" and not isinstance(result.get("authMethods"), (list, type(None))):
@@ -311,7 +396,11 @@ class AcpTalk(_Rpc):
             return self._speak()
         if method == "session/new":
             self._opened(result.get("sessionId"))
-            return [self._request("session/set_mode", {"sessionId": self.session, "modeId": self.agent})] if self.agent else self._speak()
+            return (
+                [self._request("session/set_mode", {"sessionId": self.session, "modeId": self.agent})]
+                if self.agent
+                else self._speak()
+            )
         if method == "session/set_mode":
             return self._speak()
         if method == "session/prompt":
@@ -320,13 +409,32 @@ class AcpTalk(_Rpc):
 
     def _refusal(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         if method == "session/request_permission":
-            no = next((text(o.get("optionId")) for o in items(params.get("options")) if o.get("kind") == "reject_once"), "")
-            return {"result": {"outcome": {"outcome": "selected", "optionId": no} if no else {"outcome": "cancelled"}}}
+            no = next(
+                (
+                    text(o.get("optionId"))
+                    for o in items(params.get("options"))
+                    if o.get("kind") == "reject_once"
+                ),
+                "",
+            )
+            return {
+                "result": {
+                    "outcome": {"outcome": "selected", "optionId": no} if no else {"outcome": "cancelled"}
+                }
+            }
         return super()._refusal(method, params)
 
     def interrupt(self) -> list[str]:
         """A word to stop; the prompt is then answered as cancelled."""
-        return [json.dumps({"jsonrpc": "2.0", "method": "session/cancel", "params": {"sessionId": self.session}})] if self.session else []
+        return (
+            [
+                json.dumps(
+                    {"jsonrpc": "2.0", "method": "session/cancel", "params": {"sessionId": self.session}}
+                )
+            ]
+            if self.session
+            else []
+        )
 
     def decoder(self) -> Decoder:
         """The lines of one turn."""
@@ -348,12 +456,17 @@ class _AcpTurn(Lines):
             error = obj(value["error"])
             data = obj(error.get("data"))
             more = text(error.get("data")) or text(data.get("message")) or text(data.get("details"))
-            raise failure(None, ": ".join(t for t in (text(error.get("message")), more) if t), self.provider, value)
+            raise failure(
+                None, ": ".join(t for t in (text(error.get("message")), more) if t), self.provider, value
+            )
         if "sessionId" in result:
             yield from self._started(result["sessionId"], self._talk.model or None)
         elif "stopReason" in result:
             yield from self._answer(result)
-        elif value.get("method") == "session/update" and obj(value.get("params")).get("sessionId") == self._talk.session:
+        elif (
+            value.get("method") == "session/update"
+            and obj(value.get("params")).get("sessionId") == self._talk.session
+        ):
             yield from self._update(obj(value["params"].get("update")))
 
     def _update(self, update: dict[str, Any]) -> Iterator[Event]:
@@ -385,60 +498,111 @@ class _AcpTurn(Lines):
         self._finished = Finished(_REASONS.get(reason, "other"), reason)
 
     def _counted(self, told: dict[str, int]) -> Iterator[Event]:
-        """Usage in our meaning: of the turn alone, cached input and thinking counted in, as copilot has them and opencode has not."""
+        """Usage in our meaning: of the turn alone, cached input and thinking counted in, as copilot has them
+        and opencode has not."""
         before = _replaced(self._talk.totals, self._talk.session, told) or {} if self._talk.cumulative else {}
         u = {k: max(0, v - before.get(k, 0)) for k, v in told.items()}
-        read, written, thought = (u.get(k, 0) for k in ("cachedReadTokens", "cachedWriteTokens", "thoughtTokens"))
-        apart = u.get("totalTokens") == u.get("inputTokens", 0) + u.get("outputTokens", 0) + read + written + thought and read + written + thought > 0
+        read, written, thought = (
+            u.get(k, 0) for k in ("cachedReadTokens", "cachedWriteTokens", "thoughtTokens")
+        )
+        apart = (
+            u.get("totalTokens")
+            == u.get("inputTokens", 0) + u.get("outputTokens", 0) + read + written + thought
+            and read + written + thought > 0
+        )
         raw: dict[str, Any] = dict(u)
         if self._cost is not None:
             raw["cost"] = self._cost - (_replaced(self._talk.costs, self._talk.session, self._cost) or 0.0)
-        yield report(u.get("inputTokens", 0) + (read + written) * apart, u.get("outputTokens", 0) + thought * apart, raw, cache_read_tokens=read,
-                     cache_write_tokens=written, reasoning_tokens=thought)
+        yield report(
+            u.get("inputTokens", 0) + (read + written) * apart,
+            u.get("outputTokens", 0) + thought * apart,
+            raw,
+            cache_read_tokens=read,
+            cache_write_tokens=written,
+            reasoning_tokens=thought,
+        )
 
 
 # --- how each is run ---
 
 
 def keep(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
-    """The request as a turn with the row's command in its long-lived mode. Raises ConfigError where it has none."""
+    """The request as a turn with the row's command in its long-lived mode. Raises ConfigError where it has
+    none."""
     if provider.dialect not in _KEEPERS:
-        raise ConfigError(f"{provider.label or provider.name} has no long-lived mode.", hint="Leave keep out; cli/claude, cli/codex, cli/gemini, cli/copilot and cli/opencode have one.")
+        raise ConfigError(
+            f"{provider.label or provider.name} has no long-lived mode.",
+            hint="Leave keep out; cli/claude, cli/codex, cli/gemini, cli/copilot and cli/opencode have one.",
+        )
     return _KEEPERS[provider.dialect](request, provider, key)
 
 
 def _claude(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
     shot = Claude().encode(request, provider, key)
-    return TalkCall(replace(shot, argv=(*shot.argv, "--input-format", "stream-json"), stdin=""), turn(request, provider), lambda _place: ClaudeTalk(provider))
+    return TalkCall(
+        replace(shot, argv=(*shot.argv, "--input-format", "stream-json"), stdin=""),
+        turn(request, provider),
+        lambda _place: ClaudeTalk(provider),
+    )
 
 
 def _gemini(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
     shot, said = Gemini().encode(request, provider, key), turn(request, provider)
     words = tuple(w for w in shot.argv if w not in ("-o", "stream-json"))
-    return TalkCall(replace(shot, argv=(*words, "--acp"), stdin=""), said, lambda place: AcpTalk(provider, request.model, "", place, login="gemini-api-key" if key else ""))
+    return TalkCall(
+        replace(shot, argv=(*words, "--acp"), stdin=""),
+        said,
+        lambda place: AcpTalk(provider, request.model, "", place, login="gemini-api-key" if key else ""),
+    )
 
 
 def _codex(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
     own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
     said, sandbox = turn(request, provider), str(own.get("permission_mode") or "read-only")
     system = dict(said.before[:2])["system"]
-    words = ["app-server", *Codex.settings(own), "-c", f'sandbox_mode="{sandbox}"']  # said again for each thread; here it tells commands apart
-    return TalkCall(call(provider, words, "", key, cwd=own.get("cwd")), said,
-                    lambda place: CodexTalk(provider, request.model, system, place, sandbox=sandbox))
+    words = [
+        "app-server",
+        *Codex.settings(own),
+        "-c",
+        f'sandbox_mode="{sandbox}"',
+    ]  # said again for each thread; here it tells commands apart
+    return TalkCall(
+        call(provider, words, "", key, cwd=own.get("cwd")),
+        said,
+        lambda place: CodexTalk(provider, request.model, system, place, sandbox=sandbox),
+    )
 
 
 def _copilot(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
     own, said = options(request, provider, ("allowed_tools", "cwd")), turn(request, provider)
     system = dict(said.before[:2])["system"]
     words = ["--acp", *Copilot.settings(request, own)]
-    return TalkCall(call(provider, words, "", key, env={"COPILOT_AUTO_UPDATE": "false"}, cwd=own.get("cwd")),
-                    replace(said, retold=f"{system}\n\n{said.retold}") if system else said, lambda place: AcpTalk(provider, request.model, "", place, cumulative=True))
+    return TalkCall(
+        call(provider, words, "", key, env={"COPILOT_AUTO_UPDATE": "false"}, cwd=own.get("cwd")),
+        replace(said, retold=f"{system}\n\n{said.retold}") if system else said,
+        lambda place: AcpTalk(provider, request.model, "", place, cumulative=True),
+    )
 
 
 def _opencode(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
     own, said = options(request, provider, ("allowed_tools", "cwd")), turn(request, provider)
-    env = OpenCode.settings(dict(said.before[:2])["system"], own, default_agent="nbllm", **({"model": request.model} if request.model else {}))
-    return TalkCall(call(provider, ["acp", "--pure"], "", key, env=env, cwd=own.get("cwd")), said, lambda place: AcpTalk(provider, request.model, "", place, agent="nbllm"))
+    env = OpenCode.settings(
+        dict(said.before[:2])["system"],
+        own,
+        default_agent="nbllm",
+        **({"model": request.model} if request.model else {}),
+    )
+    return TalkCall(
+        call(provider, ["acp", "--pure"], "", key, env=env, cwd=own.get("cwd")),
+        said,
+        lambda place: AcpTalk(provider, request.model, "", place, agent="nbllm"),
+    )
 
 
-_KEEPERS = {"cli_claude": _claude, "cli_gemini": _gemini, "cli_codex": _codex, "cli_copilot": _copilot, "cli_opencode": _opencode}
+_KEEPERS = {
+    "cli_claude": _claude,
+    "cli_gemini": _gemini,
+    "cli_codex": _codex,
+    "cli_copilot": _copilot,
+    "cli_opencode": _opencode,
+}

@@ -1,9 +1,10 @@
-"""What ends our commands where this process cannot: a kernel that is restarted is killed, and cleans nothing up.
+"""What ends our commands where this process cannot: a kernel that is restarted is killed, and cleans nothing
+up.
 
-A Reaper tells a small Python of its own which commands run. That one (this file, run as a program) waits for the end of its
-standard input, or for another parent, and then ends them with whatever they started: their group, and on Linux every process
-that has their folder as TMPDIR, however it was detached. Their folders, which may hold prompts, go too. No other module of
-ours is imported here.
+A Reaper tells a small Python of its own which commands run. That one (this file, run as a program) waits for
+the end of its standard input, or for another parent, and then ends them with whatever they started: their
+group, and on Linux every process that has their folder as TMPDIR, however it was detached. Their folders,
+which may hold prompts, go too. No other module of ours is imported here.
 """
 
 from __future__ import annotations
@@ -48,13 +49,20 @@ class Reaper:
         """Ends the process that watches, where nothing runs that it could end."""
         if self._process is not None and not self._running:
             process, self._process = self._process, None
-            threading.Thread(target=process.communicate, name="nbllm-reaper", daemon=True).start()  # closes its input, and leaves no zombie
+            threading.Thread(
+                target=process.communicate, name="nbllm-reaper", daemon=True
+            ).start()  # closes its input, and leaves no zombie
 
     def _start(self) -> None:
         with contextlib.suppress(OSError):
             self._process = subprocess.Popen(  # noqa: S603 - our own Python and our own file
-                [sys.executable, "-I", "-S", __file__, str(os.getpid())], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL, cwd=os.path.abspath(os.sep), start_new_session=True)
+                [sys.executable, "-I", "-S", __file__, str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=os.path.abspath(os.sep),
+                start_new_session=True,
+            )
 
     def _tell(self, home: Path, pid: int) -> None:
         if self._process is not None and self._process.stdin is not None:

@@ -1,7 +1,8 @@
 """Commands that stay: each runs until it is closed, and is asked turn by turn.
 
-Who heard what is remembered, so that a turn goes to the command that heard all before it, and otherwise to a new conversation:
-in a running command of the same kind where it can hold several, else in a new one. A command is asked one thing at a time.
+Who heard what is remembered, so that a turn goes to the command that heard all before it, and otherwise to a
+new conversation: in a running command of the same kind where it can hold several, else in a new one. A
+command is asked one thing at a time.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class _Kept:
 
     def __init__(self, call: TalkCall, command: Command) -> None:
         self.process, self.command, self.talk = call.process, command, call.talk(command.work)
-        self.suits = call.turn.before[:2]  # the model and the system prompt for which its conversations are begun
+        self.suits = call.turn.before[
+            :2
+        ]  # the model and the system prompt for which its conversations are begun
         self.heard: dict[Heard, str] = {}  # what was said in which of its conversations
         self.free, self.since = asyncio.Event(), 0.0  # no turn is under way, and since when
         self.taken = True
@@ -68,8 +71,12 @@ class _Kept:
                     await self.say(answer)
         except errors.NbllmError as error:
             self.broken = error
-        except Exception as error:  # noqa: BLE001 - a command may say anything; a reader that dies in silence would leave its turn waiting
-            self.broken = errors.ProtocolError(f"{self.command.name} said what cannot be understood ({type(error).__name__}).", hint="Leave keep out, and report this.")
+        # a command may say anything; a reader that dies in silence would leave its turn waiting
+        except Exception as error:  # noqa: BLE001
+            self.broken = errors.ProtocolError(
+                f"{self.command.name} said what cannot be understood ({type(error).__name__}).",
+                hint="Leave keep out, and report this.",
+            )
         finally:
             self.free.set()
             if self.inbox is not None:
@@ -105,7 +112,8 @@ class KeptReply:
             del self._kept.heard[next(iter(self._kept.heard))]
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
-        """The lines of the turn; where the command ends in it, its exit. Raises ProtocolError for a line that is too long."""
+        """The lines of the turn; where the command ends in it, its exit. Raises ProtocolError for a line that
+        is too long."""
         last = -1
         while (line := await self._inbox.get()).text:
             if line.read != last:
@@ -126,7 +134,9 @@ class KeptTransport:
         self._processes, self._all = processes, list[_Kept]()
 
     @asynccontextmanager
-    async def send(self, call: TalkCall, trace: Trace, _connect: float | None = None) -> AsyncIterator[KeptReply]:
+    async def send(
+        self, call: TalkCall, trace: Trace, _connect: float | None = None
+    ) -> AsyncIterator[KeptReply]:
         """Says a turn and gives what comes; leaving in the middle of it interrupts it, and keeps the command.
 
         Raises ConfigError where the command is not there or cannot be started.
@@ -151,7 +161,8 @@ class KeptTransport:
             await asyncio.shield(self._leave(kept, stays=not call.fresh))
 
     def _find(self, call: TalkCall) -> tuple[_Kept | None, str]:
-        """An idle command that heard what was said before, and where; else one that can begin anew; else none."""
+        """An idle command that heard what was said before, and where; else one that can begin anew; else
+        none."""
         idle = [k for k in self._all if not k.taken and not k.gone and k.process == call.process]
         for kept in idle:
             if call.turn.before in kept.heard:

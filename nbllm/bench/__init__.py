@@ -1,10 +1,11 @@
 """Benchmarks whose numbers can be trusted: run, look, compare, and know each number's own error.
 
     df = nbllm.bench.run(["openai/mini", "claude/sonnet"], prompts, blocks=30, cold=True)
-    nbllm.bench.summary(df); nbllm.bench.compare(df); nbllm.bench.plot(df); nbllm.bench.report(df, "report.html")
+    nbllm.bench.summary(df); nbllm.bench.compare(df); nbllm.bench.plot(df); nbllm.bench.report(df,
+    "report.html")
 
-Names are imported when they are first used; pandas, scipy and matplotlib with what needs them. No module here is called
-as a function is: importing it would put it in the function's place.
+Names are imported when they are first used; pandas, scipy and matplotlib with what needs them. No module here
+is called as a function is: importing it would put it in the function's place.
 """
 
 from __future__ import annotations
@@ -38,8 +39,14 @@ _HOME = {
     **dict.fromkeys(("run", "resume", "runs", "chunks", "tokens"), "runner"),
     **dict.fromkeys(("coldstart", "ladder", "warm", "streaming", "gateway"), "presets"),
     **dict.fromkeys(("load", "save"), "files"),
-    "compare": "comparison", "plot": "plots", "prompt_set": "prompts", "report": "reports", "schema": ".store.columns", "selftest": "selftests",
-    "summary": "summaries", "synthetic": "synthetic_prompts",
+    "compare": "comparison",
+    "plot": "plots",
+    "prompt_set": "prompts",
+    "report": "reports",
+    "schema": ".store.columns",
+    "selftest": "selftests",
+    "summary": "summaries",
+    "synthetic": "synthetic_prompts",
 }
 __all__ = list(_HOME)
 

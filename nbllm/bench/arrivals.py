@@ -17,14 +17,16 @@ def constant(rate: float, n: int) -> tuple[float, ...]:
 
 
 def poisson(rate: float, n: int, rng: random.Random) -> tuple[float, ...]:
-    """`n` arrivals of a Poisson process of `rate` a second: independent exponential gaps, not rescaled to a duration."""
+    """`n` arrivals of a Poisson process of `rate` a second: independent exponential gaps, not rescaled to a
+    duration."""
     return tuple(itertools.accumulate(rng.expovariate(rate) for _ in range(n)))
 
 
 def ramp(first: float, last: float, n: int) -> tuple[float, ...]:
     """`n` arrivals whose rate goes evenly from `first` to `last` a second.
 
-    At time t the rate is first + a t, so first t + a t^2 / 2 requests have come; a is such that the n-th comes at `last`.
+    At time t the rate is first + a t, so first t + a t^2 / 2 requests have come; a is such that the n-th
+    comes at `last`.
     """
     if math.isclose(first, last):
         return constant(first, n)
@@ -34,11 +36,18 @@ def ramp(first: float, last: float, n: int) -> tuple[float, ...]:
 
 
 def replay(times: Iterable[Any]) -> tuple[float, ...]:
-    """Recorded arrivals (seconds, or datetimes), sorted and moved so that the first is at 0. Raises ConfigError for none."""
+    """Recorded arrivals (seconds, or datetimes), sorted and moved so that the first is at 0. Raises
+    ConfigError for none."""
     try:
         found = sorted(t.timestamp() if hasattr(t, "timestamp") else float(t) for t in times)
     except (TypeError, ValueError):
-        raise ConfigError("Recorded arrivals are numbers of seconds or datetimes.", hint='arrivals=df["time"], or arrivals=[0, 0.4, 1.7].') from None
+        raise ConfigError(
+            "Recorded arrivals are numbers of seconds or datetimes.",
+            hint='arrivals=df["time"], or arrivals=[0, 0.4, 1.7].',
+        ) from None
     if not found or not all(map(math.isfinite, found)):
-        raise ConfigError("There are no recorded arrivals to replay, or one of them is no time.", hint="arrivals=[0, 0.4, 1.7]")
+        raise ConfigError(
+            "There are no recorded arrivals to replay, or one of them is no time.",
+            hint="arrivals=[0, 0.4, 1.7]",
+        )
     return tuple(t - found[0] for t in found)

@@ -1,7 +1,8 @@
 """Python processes of our own: they import no file of the working folder, and end when their parent does.
 
-A folder that came with somebody's notebook may hold a `queue.py`, and these processes are given keys. So they start with
-Python's safe path, they get this very nbllm by its place, and what else is on our path stands behind their own.
+A folder that came with somebody's notebook may hold a `queue.py`, and these processes are given keys. So they
+start with Python's safe path, they get this very nbllm by its place, and what else is on our path stands
+behind their own.
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
 def command(module: str, *words: str) -> tuple[str, ...]:
-    """The command that runs one of our modules; to be started with `environment()`, its standard input a pipe of ours."""
-    boot = _BOOT.format(paths=list(filter(_outside, sys.path)), init=str(_PACKAGE / "__init__.py"), package=str(_PACKAGE))
+    """The command that runs one of our modules; to be started with `environment()`, its standard input a pipe
+    of ours."""
+    boot = _BOOT.format(
+        paths=list(filter(_outside, sys.path)), init=str(_PACKAGE / "__init__.py"), package=str(_PACKAGE)
+    )
     return (sys.executable, "-P", "-c", boot, module, *words)
 
 
 def environment() -> dict[str, str]:
-    """Ours, without what of PYTHONPATH means the working folder, or a place in it that its name alone decides."""
+    """Ours, without what of PYTHONPATH means the working folder, or a place in it that its name alone
+    decides."""
     places = filter(_outside, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
 
@@ -44,8 +49,9 @@ def _outside(place: str) -> bool:
 
 
 def end_with_parent(within: float = 0.0) -> None:
-    """Ends this process `within` seconds after the other end of its standard input was closed: a parent that is killed
-    cleans nothing up. To be called when nothing more is read from there."""
+    """Ends this process `within` seconds after the other end of its standard input was closed: a parent that
+    is killed cleans nothing up. To be called when nothing more is read from there."""
+
     def watch() -> None:
         while _read():
             continue

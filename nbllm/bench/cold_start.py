@@ -1,8 +1,8 @@
 """Making a request cold on purpose: a fresh process, a fresh client, a fresh connection, an unloaded model.
 
-A fresh process is this file run as a module: it is given one request on standard input, sends it, and prints the rows that
-it measured. Its clock is the parent's (CLOCK_MONOTONIC and its kin are the machine's), so the parent's moment of spawning
-and the child's arrivals are subtracted from each other directly.
+A fresh process is this file run as a module: it is given one request on standard input, sends it, and prints
+the rows that it measured. Its clock is the parent's (CLOCK_MONOTONIC and its kin are the machine's), so the
+parent's moment of spawning and the child's arrivals are subtracted from each other directly.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ Row = dict[str, Any]
 
 
 @asynccontextmanager
-async def client_for(start_kind: str, client: Client, arm: Arm, extra: Row, epoch: float) -> AsyncIterator[Client]:
-    """The client for a request of this kind: a new one for cold_client, whose making then belongs to the request."""
+async def client_for(
+    start_kind: str, client: Client, arm: Arm, extra: Row, epoch: float
+) -> AsyncIterator[Client]:
+    """The client for a request of this kind: a new one for cold_client, whose making then belongs to the
+    request."""
     if start_kind != "cold_client":
         yield client
         return
@@ -43,7 +46,11 @@ async def client_for(start_kind: str, client: Client, arm: Arm, extra: Row, epoc
     fresh = Fresh(client.registry, ledger=None)
     await fresh.http.prepare(arm.route.provider.base_url)
     made = time.perf_counter()
-    extra.update(ns_call=round((start - epoch) * 1e9), ns_client=round((made - epoch) * 1e9), client_ms=(made - start) * 1e3)
+    extra.update(
+        ns_call=round((start - epoch) * 1e9),
+        ns_client=round((made - epoch) * 1e9),
+        client_ms=(made - start) * 1e3,
+    )
     try:
         yield fresh
     finally:
@@ -53,7 +60,8 @@ async def client_for(start_kind: str, client: Client, arm: Arm, extra: Row, epoc
 async def unload(client: Client, arm: Arm) -> None:
     """Makes an Ollama server let go of the model and waits until its own list says so.
 
-    Raises NbllmError where it does not within _UNLOAD seconds. The operating system may keep the file in its page cache.
+    Raises NbllmError where it does not within _UNLOAD seconds. The operating system may keep the file in its
+    page cache.
     """
     from ..core import errors
     from ..core.calls import HttpCall
@@ -67,7 +75,10 @@ async def unload(client: Client, arm: Arm) -> None:
     except errors.Timeout:
         raise
     except TimeoutError:
-        raise errors.TransportError(f"{base} has not let {model} go within {_UNLOAD:g} s.", hint="Check that nothing else uses the model.") from None
+        raise errors.TransportError(
+            f"{base} has not let {model} go within {_UNLOAD:g} s.",
+            hint="Check that nothing else uses the model.",
+        ) from None
 
 
 async def _small(client: Client, arm: Arm, call: HttpCall) -> Any:
@@ -79,41 +90,67 @@ async def _small(client: Client, arm: Arm, call: HttpCall) -> Any:
     async with client.http.send(call, Trace(), arm.limits.connect) as reply:
         body = await reply.body()
         if reply.status >= 300:
-            raise DIALECTS[arm.route.provider.dialect].error(reply.status, reply.headers, body, arm.route.provider)
+            raise DIALECTS[arm.route.provider.dialect].error(
+                reply.status, reply.headers, body, arm.route.provider
+            )
         return load_json(body or b"{}")
 
 
 def _lists(answer: Any, model: str) -> bool:
     """Whether a model is in the list of those that are loaded."""
     models = answer.get("models") if isinstance(answer, dict) else None
-    return any(model in (m.get("name"), m.get("model")) for m in (models if isinstance(models, list) else ()) if isinstance(m, dict))
+    return any(
+        model in (m.get("name"), m.get("model"))
+        for m in (models if isinstance(models, list) else ())
+        if isinstance(m, dict)
+    )
 
 
-async def process(arm: Arm, messages: tuple[Message, ...], options: Mapping[str, Any], epoch: float, extra: Row) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    """Sends one request from a fresh interpreter; gives its rows and chunks. Raises NbllmError where the child dies, or does not end."""
+async def process(
+    arm: Arm, messages: tuple[Message, ...], options: Mapping[str, Any], epoch: float, extra: Row
+) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """Sends one request from a fresh interpreter; gives its rows and chunks. Raises NbllmError where the
+    child dies, or does not end."""
     from ..core import errors
     from . import children, prompts
     from .run_spec import _arm, secret_of
 
-    given = {"arm": _arm(arm), "secret": secret_of(arm),
-             "prompt": prompts.dump((prompts.Prompt("cold", (messages,), options),)), "epoch": epoch, "extra": extra}
+    given = {
+        "arm": _arm(arm),
+        "secret": secret_of(arm),
+        "prompt": prompts.dump((prompts.Prompt("cold", (messages,), options),)),
+        "epoch": epoch,
+        "extra": extra,
+    }
     spawned = time.perf_counter()
     child = await asyncio.create_subprocess_exec(
-        *children.command("nbllm.bench.cold_start"), env=children.environment(), stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+        *children.command("nbllm.bench.cold_start"),
+        env=children.environment(),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
     given["extra"] = {**extra, "ns_spawn": round((spawned - epoch) * 1e9)}
     try:
         async with asyncio.timeout(_PATIENCE):
             out, err = await _talked(child, json.dumps(given).encode() + b"\n")
     except TimeoutError:
-        raise errors.Timeout("The fresh process did not end.", which="total", seconds=_PATIENCE, hint="Set timeout.total below that.") from None
+        raise errors.Timeout(
+            "The fresh process did not end.",
+            which="total",
+            seconds=_PATIENCE,
+            hint="Set timeout.total below that.",
+        ) from None
     finally:
         if child.returncode is None:
             child.kill()
             await child.wait()
     if child.returncode != 0:
         said = err.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise errors.NbllmError(f"The fresh process failed: {said[:300] or 'it said nothing'}", hint="Check that Python starts here: python -m nbllm.simulator --help.")
+        raise errors.NbllmError(
+            f"The fresh process failed: {said[:300] or 'it said nothing'}",
+            hint="Check that Python starts here: python -m nbllm.simulator --help.",
+        )
     found = json.loads(out)
     return tuple(found["rows"]), tuple(found["chunks"])
 
@@ -123,7 +160,9 @@ async def _talked(child: asyncio.subprocess.Process, line: bytes) -> tuple[bytes
     assert child.stdin is not None
     assert child.stdout is not None
     assert child.stderr is not None
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended already, and says why itself
+    with contextlib.suppress(
+        BrokenPipeError, ConnectionResetError
+    ):  # it has ended already, and says why itself
         child.stdin.write(line)
         await child.stdin.drain()
     out, err, _ = await asyncio.gather(child.stdout.read(), child.stderr.read(), child.wait())
@@ -150,14 +189,26 @@ def _child() -> None:
     if not arm.route.provider.command:
         client.run(client.http.prepare(arm.route.provider.base_url))
     made = time.perf_counter()
-    extra.update(ns_import=round((imported - epoch) * 1e9), ns_client=round((made - epoch) * 1e9), client_ms=(made - start) * 1e3)
+    extra.update(
+        ns_import=round((imported - epoch) * 1e9),
+        ns_client=round((made - epoch) * 1e9),
+        client_ms=(made - start) * 1e3,
+    )
     rows, chunks = [], []
     try:
         request = client.request(prompt.turns[0], arm.route.model, **{**arm.options, **prompt.options})
-        stream = client.send(request, arm.route, key=arm.key, timeouts=arm.limits, retries=arm.patience, keep=arm.keep)
+        stream = client.send(
+            request, arm.route, key=arm.key, timeouts=arm.limits, retries=arm.patience, keep=arm.keep
+        )
         stream.wait_end(_PATIENCE)
-        rows = measure.rows(stream, measure.Call(request, arm.route.provider, arm.route.asked, arm.route.simulated, epoch), extra)
-        chunks = list(pieces.rows(stream, epoch, {"request_id": rows[-1]["request_id"], "attempt": rows[-1]["attempt"]}))
+        rows = measure.rows(
+            stream,
+            measure.Call(request, arm.route.provider, arm.route.asked, arm.route.simulated, epoch),
+            extra,
+        )
+        chunks = list(
+            pieces.rows(stream, epoch, {"request_id": rows[-1]["request_id"], "attempt": rows[-1]["attempt"]})
+        )
     except errors.NbllmError as error:
         rows = [measure.failed(error.scrubbed(arm.secrets), arm.route.provider, arm.route.asked, extra)]
     print(json.dumps({"rows": rows, "chunks": chunks}))  # noqa: T201 - its answer

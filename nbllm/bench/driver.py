@@ -1,7 +1,7 @@
 """Sends what the plan says, when it says so: turns one after another, within a turn a closed or an open loop.
 
-Runs on the engine's loop in the worker process. Between turns it waits until everything is on disk, so that measuring
-one answer does not disturb the next.
+Runs on the engine's loop in the worker process. Between turns it waits until everything is on disk, so that
+measuring one answer does not disturb the next.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class Load:
     _narrow: set[int] = field(default_factory=set)
 
     async def run(self) -> str:
-        """Runs the plan to its end; returns why it ended early, "" where it did not. Whatever becomes of a request is its row."""
+        """Runs the plan to its end; returns why it ended early, "" where it did not. Whatever becomes of a
+        request is its row."""
         tasks = [asyncio.create_task(self._turns()), asyncio.create_task(self.stop.wait())]
         if self.job.rules.disturb:
             tasks.append(asyncio.create_task(_disturb(*self.job.rules.disturb)))
@@ -146,7 +147,8 @@ class Load:
                 group.create_task(self._slot(turn, slot, due))
 
     async def _slot(self, turn: Turn, slot: Slot, due: float | None) -> None:
-        """One prompt: a request, or several where it is a conversation. A conversation ends where a request of it fails."""
+        """One prompt: a request, or several where it is a conversation. A conversation ends where a request
+        of it fails."""
         prompt = self.job.prompts[slot.prompt]
         said: tuple[Message, ...] = ()
         for number, asked in enumerate(prompt.turns):
@@ -161,15 +163,22 @@ class Load:
         return tuple(prompts.prefixed(said, prefix, self.job.rules.seed, slot.seq))
 
     async def _request(self, turn: Turn, ask: _Ask, due: float | None) -> Stream | None:
-        """Sends one request and hands what came of it to the recorder; None where another process did, or where it came to
-        nothing: that is a row too, whatever went wrong, and the other models go on."""
+        """Sends one request and hands what came of it to the recorder; None where another process did, or
+        where it came to nothing: that is a row too, whatever went wrong, and the other models go on."""
         arm, extra = self.job.arms[turn.arm], self._about(turn, ask)
         began = time.perf_counter()
         try:
-            return await self._sent(turn, replace(ask, messages=self._prefixed(turn, ask.slot, ask.messages)), due, extra)
+            return await self._sent(
+                turn, replace(ask, messages=self._prefixed(turn, ask.slot, ask.messages)), due, extra
+            )
         except Exception as exc:  # noqa: BLE001
             at = round((began - self.epoch) * 1e9)
-            row = measure.failed(errors.as_ours(exc).scrubbed(arm.secrets), arm.route.provider, arm.route.asked, {"ns_call": at, "ns_sched": at, **extra})
+            row = measure.failed(
+                errors.as_ours(exc).scrubbed(arm.secrets),
+                arm.route.provider,
+                arm.route.asked,
+                {"ns_call": at, "ns_sched": at, **extra},
+            )
             self.recorder.add(Finished(extra, turn.index, ask.slot.id, rows=(row,)))
             return None
 
@@ -205,16 +214,33 @@ class Load:
     def _about(self, turn: Turn, ask: _Ask) -> dict[str, Any]:
         closed = turn.load.kind == "closed"
         return {
-            "request_id": f"w{turn.level}.{turn.arm}{ask.id}" if turn.phase == "warmup" else ask.id, "seq": ask.slot.seq, "prompt_id": ask.prompt_id,
-            "name": self.job.arms[turn.arm].name, "block": turn.block, "order_in_block": turn.order, "phase": turn.phase,
-            "start_kind": turn.start_kind, "load_kind": turn.load.kind, "target_rate": turn.load.rate,
-            "concurrency": turn.load.concurrency if closed else None, "idle_s": turn.idle_s or None, "t_wall": datetime.now(UTC).isoformat(),
+            "request_id": f"w{turn.level}.{turn.arm}{ask.id}" if turn.phase == "warmup" else ask.id,
+            "seq": ask.slot.seq,
+            "prompt_id": ask.prompt_id,
+            "name": self.job.arms[turn.arm].name,
+            "block": turn.block,
+            "order_in_block": turn.order,
+            "phase": turn.phase,
+            "start_kind": turn.start_kind,
+            "load_kind": turn.load.kind,
+            "target_rate": turn.load.rate,
+            "concurrency": turn.load.concurrency if closed else None,
+            "idle_s": turn.idle_s or None,
+            "t_wall": datetime.now(UTC).isoformat(),
         }
 
     @staticmethod
     def _send(client: Client, arm: Arm, ask: _Ask, *, fresh: bool) -> Stream:
         request = client.request(ask.messages, arm.route.model, **{**arm.options, **ask.prompt.options})
-        return client.send(request, arm.route, key=arm.key, timeouts=arm.limits, retries=arm.patience, fresh=fresh, keep=arm.keep)
+        return client.send(
+            request,
+            arm.route,
+            key=arm.key,
+            timeouts=arm.limits,
+            retries=arm.patience,
+            fresh=fresh,
+            keep=arm.keep,
+        )
 
     def _note(self, stream: Stream, extra: dict[str, Any], due: float | None, pressed: float | None) -> None:
         ended = stream.ended_at or time.perf_counter()
@@ -227,14 +253,18 @@ class Load:
     # --- warmth ---
 
     async def _warm_connections(self, arm: Arm, wanted: int) -> None:
-        """Makes sure that enough connections stand open that have carried a request: one that costs no tokens. Where that fails,
-        the request itself will say what is wrong."""
+        """Makes sure that enough connections stand open that have carried a request: one that costs no
+        tokens. Where that fails, the request itself will say what is wrong."""
         limits = arm.limits
         within = min(limit for limit in (_WARM_REQUEST, limits.first, limits.total) if limit is not None)
         with contextlib.suppress(Exception):
-            missing = wanted - (idle if (idle := self.client.http.idle(arm.route.provider.base_url)) is not None else wanted)
+            missing = wanted - (
+                idle if (idle := self.client.http.idle(arm.route.provider.base_url)) is not None else wanted
+            )
             async with asyncio.timeout(within):
-                await asyncio.gather(*(self._touch(arm, min(within, limits.connect or within)) for _ in range(missing)))
+                await asyncio.gather(
+                    *(self._touch(arm, min(within, limits.connect or within)) for _ in range(missing))
+                )
 
     async def _touch(self, arm: Arm, connect: float) -> None:
         row = arm.route.provider
@@ -252,7 +282,9 @@ class Load:
             values: list[float] = []
             number = 0
             while self._cold_still(values, number):
-                slots = [Slot(-1 - number - k, turn.slots[0].prompt, None) for k in range(turn.load.concurrency)]
+                slots = [
+                    Slot(-1 - number - k, turn.slots[0].prompt, None) for k in range(turn.load.concurrency)
+                ]
                 number += len(slots)
                 await self._turn(_as_warm_up(turn, slots), slots)
                 await self.recorder.drained()
@@ -273,10 +305,18 @@ class Load:
         if rules.width is None or turn.phase != "measure":
             return
         stopper = self._over.setdefault(turn.level, Stopper(rules.width))
-        values = [r[rules.metric] for r in rows if r.get("ok") and r.get(rules.metric) and r.get("quality") != "contaminated"]
+        values = [
+            r[rules.metric]
+            for r in rows
+            if r.get("ok") and r.get(rules.metric) and r.get("quality") != "contaminated"
+        ]
         if values:
-            stopper.add(f"{self.job.arms[turn.arm].name} {turn.start_kind}", math.log(statistics.median(values)))
-        expected = {f"{self.job.arms[t.arm].name} {t.start_kind}" for t in self.job.turns if t.level == turn.level}
+            stopper.add(
+                f"{self.job.arms[turn.arm].name} {turn.start_kind}", math.log(statistics.median(values))
+            )
+        expected = {
+            f"{self.job.arms[t.arm].name} {t.start_kind}" for t in self.job.turns if t.level == turn.level
+        }
         if turn.order == len(expected) - 1 and expected <= set(stopper.intervals()) and stopper.done:
             self._narrow.add(turn.level)
 
@@ -284,13 +324,20 @@ class Load:
 def _as_warm_up(turn: Turn, slots: list[Slot]) -> Turn:
     from .plan import Load as Shape
 
-    return replace(turn, index=-1, phase="warmup", block=-1, idle_s=0.0, slots=tuple(slots),
-                   load=turn.load if turn.load.kind == "closed" else Shape("closed", concurrency=1))
+    return replace(
+        turn,
+        index=-1,
+        phase="warmup",
+        block=-1,
+        idle_s=0.0,
+        slots=tuple(slots),
+        load=turn.load if turn.load.kind == "closed" else Shape("closed", concurrency=1),
+    )
 
 
 async def _until(due: float) -> None:
-    """Sleeps until a moment (perf_counter seconds). Timers are good for a millisecond: the last one is spent going round the
-    loop, which meanwhile sees to everything else."""
+    """Sleeps until a moment (perf_counter seconds). Timers are good for a millisecond: the last one is spent
+    going round the loop, which meanwhile sees to everything else."""
     await asyncio.sleep(max(0.0, due - time.perf_counter() - _TIMER))
     while time.perf_counter() < due:  # noqa: ASYNC110 - nothing would wake us in time
         await asyncio.sleep(0)

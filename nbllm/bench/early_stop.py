@@ -1,11 +1,13 @@
-"""When a run may end early: confidence sequences, whose coverage does not suffer from looking after every block. Pure.
+"""When a run may end early: confidence sequences, whose coverage does not suffer from looking after every
+block. Pure.
 
-After Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory and asymptotic confidence
-sequences" (2021), theorem 2.2: with t values of mean m and standard deviation s, the intervals
+After Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory and asymptotic
+confidence sequences" (2021), theorem 2.2: with t values of mean m and standard deviation s, the intervals
 
     m ± s sqrt( 2 (t r^2 + 1) / (t^2 r^2) * log( sqrt(t r^2 + 1) / alpha ) )
 
-hold the true mean at all t together with a probability of 1 - alpha (asymptotically). r makes them narrowest near a t.
+hold the true mean at all t together with a probability of 1 - alpha (asymptotically). r makes them narrowest
+near a t.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ _NARROWEST_AT = 50  # values
 
 
 class Stopper:
-    """Takes one value (the logarithm of a time) per block and name; done when every name's interval is narrow enough.
+    """Takes one value (the logarithm of a time) per block and name; done when every name's interval is narrow
+    enough.
 
-    width: the half width, as a share: 0.05 is ±5 %. min_blocks: values that each name needs first, since the theorem is
-    about many.
+    width: the half width, as a share: 0.05 is ±5 %. min_blocks: values that each name needs first, since the
+    theorem is about many.
     """
 
     def __init__(self, width: float, level: float = 0.95, min_blocks: int = 10) -> None:
@@ -42,7 +45,9 @@ class Stopper:
             return -math.inf, math.inf
         base = -2.0 * math.log(self._alpha)
         r2 = (base + math.log(base) + 1.0) / _NARROWEST_AT
-        half = statistics.stdev(values) * math.sqrt(2.0 * (t * r2 + 1.0) / (t * t * r2) * math.log(math.sqrt(t * r2 + 1.0) / self._alpha))
+        half = statistics.stdev(values) * math.sqrt(
+            2.0 * (t * r2 + 1.0) / (t * t * r2) * math.log(math.sqrt(t * r2 + 1.0) / self._alpha)
+        )
         mean = statistics.fmean(values)
         return mean - half, mean + half
 
@@ -51,4 +56,5 @@ class Stopper:
         """Whether every name has enough values and an interval that is narrow enough."""
         return bool(self._values) and all(
             len(values) >= self._least and high - low <= 2.0 * math.log1p(self._width)
-            for values, (low, high) in zip(self._values.values(), self.intervals().values(), strict=True))
+            for values, (low, high) in zip(self._values.values(), self.intervals().values(), strict=True)
+        )

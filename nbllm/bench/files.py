@@ -1,4 +1,5 @@
-"""Frames out and in: Parquet, CSV, JSON lines, and a run's own directory. Columns and dtypes survive all of them."""
+"""Frames out and in: Parquet, CSV, JSON lines, and a run's own directory. Columns and dtypes survive all of
+them."""
 
 from __future__ import annotations
 
@@ -23,15 +24,19 @@ _SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
 def save(df: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """Writes a frame of requests to .parquet, .csv or .jsonl, and gives the path. A file that is there is replaced as a whole.
+    """Writes a frame of requests to .parquet, .csv or .jsonl, and gives the path. A file that is there is
+    replaced as a whole.
 
-    Parquet keeps what df.attrs say of the run (seed, machine, dates); the others keep the rows. Raises ConfigError for another
-    suffix.
+    Parquet keeps what df.attrs say of the run (seed, machine, dates); the others keep the rows. Raises
+    ConfigError for another suffix.
     """
     place = Path(path)
     writer = _WRITERS.get(place.suffix.lower())
     if writer is None:
-        raise ConfigError(f"Frames are not written as {place.suffix or 'a nameless file'}.", hint=f"Use {', '.join(_SUFFIXES)}.")
+        raise ConfigError(
+            f"Frames are not written as {place.suffix or 'a nameless file'}.",
+            hint=f"Use {', '.join(_SUFFIXES)}.",
+        )
     handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
     os.close(handle)
     try:
@@ -52,12 +57,18 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
     if not place.suffix or place.is_dir():
         directory = place if (place / FILE).exists() else find(str(path))
         if directory is None:
-            raise ConfigError(f"There is no benchmark run {os.fspath(path)!r}.", hint="bench.runs() lists the runs of this machine.")
+            raise ConfigError(
+                f"There is no benchmark run {os.fspath(path)!r}.",
+                hint="bench.runs() lists the runs of this machine.",
+            )
         with Store(directory) as store:
             return store.frame()
     reader = _READERS.get(place.suffix.lower())
     if reader is None:
-        raise ConfigError(f"Frames are not read from {place.suffix} files.", hint=f"Use {', '.join(_SUFFIXES)}, or a run's directory.")
+        raise ConfigError(
+            f"Frames are not read from {place.suffix} files.",
+            hint=f"Use {', '.join(_SUFFIXES)}, or a run's directory.",
+        )
     try:
         df, about = reader(place)
     except FileNotFoundError:
@@ -65,16 +76,25 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
     except ConfigError:
         raise
     except Exception as exc:  # noqa: BLE001 - each library has its own errors for a broken file
-        raise ConfigError(f"{place} cannot be read as {place.suffix[1:]}: {str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__}.",
-                          hint="It may be cut short; bench.save writes it again from the run's directory.") from None
+        raise ConfigError(
+            f"{place} cannot be read as {place.suffix[1:]}: "
+            f"{str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__}.",
+            hint="It may be cut short; bench.save writes it again from the run's directory.",
+        ) from None
     return _checked(df, about, place)
 
 
 def _checked(df: pd.DataFrame, about: dict[str, Any], place: Path) -> pd.DataFrame:
     if about.get("schema", columns.VERSION) > columns.VERSION:
-        raise ConfigError(f"{place} was written by a newer nbllm (schema {about['schema']}, here {columns.VERSION}).", hint="Update nbllm.")
+        raise ConfigError(
+            f"{place} was written by a newer nbllm (schema {about['schema']}, here {columns.VERSION}).",
+            hint="Update nbllm.",
+        )
     if not {"request_id", "name", "status"} <= set(df.columns):
-        raise ConfigError(f"{place} is no frame of requests: it has no column request_id, name or status.", hint="bench.schema() lists the columns.")
+        raise ConfigError(
+            f"{place} is no frame of requests: it has no column request_id, name or status.",
+            hint="bench.schema() lists the columns.",
+        )
     out = columns.cast(df)
     out.attrs["nbllm"] = about
     return out
@@ -86,7 +106,10 @@ def _write_parquet(df: pd.DataFrame, path: Path) -> None:
 
     table = pa.Table.from_pandas(df.reset_index(drop=True), preserve_index=False)
     about = {"schema": columns.VERSION, **df.attrs.get("nbllm", {})}
-    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), _META: json.dumps(about).encode()}), path)
+    pq.write_table(
+        table.replace_schema_metadata({**(table.schema.metadata or {}), _META: json.dumps(about).encode()}),
+        path,
+    )
 
 
 def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -98,10 +121,12 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def _write_csv(df: pd.DataFrame, path: Path) -> None:
-    """Texts that a spreadsheet would take for a formula have an apostrophe before them, as it writes them itself; `_read_csv`
-    takes it away. They come from models and servers."""
+    """Texts that a spreadsheet would take for a formula have an apostrophe before them, as it writes them
+    itself; `_read_csv` takes it away. They come from models and servers."""
     with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
-        _texts(df, lambda text: f"'{text}" if _FORMULA.match(text) else text).to_csv(file, index=False, lineterminator="\r\n")
+        _texts(df, lambda text: f"'{text}" if _FORMULA.match(text) else text).to_csv(
+            file, index=False, lineterminator="\r\n"
+        )
 
 
 def _read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -119,14 +144,24 @@ def _texts(df: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
     for name in df.columns:
         kind = df[name].dtype
         if not (pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_datetime64_any_dtype(kind)):
-            changed[name] = df[name].astype(object).map(lambda value: change(value) if isinstance(value, str) else value)
+            changed[name] = (
+                df[name].astype(object).map(lambda value: change(value) if isinstance(value, str) else value)
+            )
     return df.assign(**changed)
 
 
 def _read_as() -> dict[str, Any]:
     """How columns are read from text before they are cast: identifiers must not become numbers."""
-    return {c.name: "boolean" if c.dtype == "boolean" else "string" if c.dtype in ("string", "category") or c.dtype.startswith("datetime") else
-            "Int64" if c.dtype.startswith("Int") else "float64" for c in columns.COLUMNS}
+    return {
+        c.name: "boolean"
+        if c.dtype == "boolean"
+        else "string"
+        if c.dtype in ("string", "category") or c.dtype.startswith("datetime")
+        else "Int64"
+        if c.dtype.startswith("Int")
+        else "float64"
+        for c in columns.COLUMNS
+    }
 
 
 def _write_jsonl(df: pd.DataFrame, path: Path) -> None:
@@ -134,7 +169,11 @@ def _write_jsonl(df: pd.DataFrame, path: Path) -> None:
 
     with path.open("w", encoding="utf-8", errors="replace") as file:
         for row in df.to_dict("records"):
-            kept = {k: v.isoformat() if isinstance(v, pd.Timestamp) else v.item() if hasattr(v, "item") else v for k, v in row.items() if not _missing(v)}
+            kept = {
+                k: v.isoformat() if isinstance(v, pd.Timestamp) else v.item() if hasattr(v, "item") else v
+                for k, v in row.items()
+                if not _missing(v)
+            }
             file.write(json.dumps(kept, ensure_ascii=False, default=str) + "\n")
 
 
@@ -152,5 +191,13 @@ def _read_jsonl(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     return pd.DataFrame(rows, columns=None if rows else list(columns.NAMES)), {}
 
 
-_WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}
-_READERS: dict[str, Callable[[Path], tuple[pd.DataFrame, dict[str, Any]]]] = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}
+_WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
+    ".parquet": _write_parquet,
+    ".csv": _write_csv,
+    ".jsonl": _write_jsonl,
+}
+_READERS: dict[str, Callable[[Path], tuple[pd.DataFrame, dict[str, Any]]]] = {
+    ".parquet": _read_parquet,
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+}

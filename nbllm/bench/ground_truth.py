@@ -1,7 +1,7 @@
 """What the simulator knows about its own sending, set beside what was measured: the error of every number.
 
-The simulator's clock and ours are the machine's monotonic clock, so moments compare directly. A token's truth is an
-interval: its write began at `send_ns` and had returned by `written_ns`.
+The simulator's clock and ours are the machine's monotonic clock, so moments compare directly. A token's truth
+is an interval: its write began at `send_ns` and had returned by `written_ns`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _BEARING = ("content", "reasoning", "tool")
 _TOKENS = ("text", "content", "reasoning", "tool")
-_HELD_UP_MS = 1.0  # a write takes some 0.03; in a longer one the sender lost the processor, before or after the bytes had gone
+# a write takes some 0.03; in a longer one the sender lost the processor, before or after the bytes had gone
+_HELD_UP_MS = 1.0
 _SLACK_MS = 0.02  # the clocks of the two processes and the kernel are read one after the other
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -24,15 +25,18 @@ def records(url: str) -> dict[str, dict[str, Any]]:
     import json
     from urllib.request import urlopen
 
-    with urlopen(f"{url}/__sim/records", timeout=60) as answer:  # noqa: S310 - the loopback address of our own simulator
+    # the loopback address of our own simulator
+    with urlopen(f"{url}/__sim/records", timeout=60) as answer:  # noqa: S310
         return {r["id"]: r for r in json.load(answer)}
 
 
 def requests(df: pd.DataFrame, known: Records) -> pd.DataFrame:
-    """One row per measured request that the simulator remembers: measured and true times in ms, and their difference.
+    """One row per measured request that the simulator remembers: measured and true times in ms, and their
+    difference.
 
-    Columns: request_id, quality, err_bound_ms, ttft_error_ms, e2e_error_ms, itl_error_ms, first (whether it was the first on its
-    connection). A perfect client shows the travel of the request (0.1 to 0.4 ms on loopback) in the first two.
+    Columns: request_id, quality, err_bound_ms, ttft_error_ms, e2e_error_ms, itl_error_ms, first (whether it
+    was the first on its connection). A perfect client shows the travel of the request (0.1 to 0.4 ms on
+    loopback) in the first two.
     """
     import pandas as pd
 
@@ -46,12 +50,19 @@ def requests(df: pd.DataFrame, known: Records) -> pd.DataFrame:
         tokens = sum(c["n_tokens"] for c in sent)
         decode = (last["send_ns"] - first["send_ns"]) / 1e6
         after = tokens - first["n_tokens"]
-        out.append({
-            "request_id": row["request_id"], "quality": row["quality"], "err_bound_ms": row["err_bound_ms"], "first": record["first"],
-            "conn_reused": row["conn_reused"], "ttft_error_ms": row["ttft_ms"] - (first["send_ns"] - record["received_ns"]) / 1e6,
-            "e2e_error_ms": row["e2e_ms"] - (last["send_ns"] - record["received_ns"]) / 1e6,
-            "itl_error_ms": row["itl_ms"] - decode / after if after > 0 else None, "out_tokens_error": row["out_tokens"] - tokens,
-        })
+        out.append(
+            {
+                "request_id": row["request_id"],
+                "quality": row["quality"],
+                "err_bound_ms": row["err_bound_ms"],
+                "first": record["first"],
+                "conn_reused": row["conn_reused"],
+                "ttft_error_ms": row["ttft_ms"] - (first["send_ns"] - record["received_ns"]) / 1e6,
+                "e2e_error_ms": row["e2e_ms"] - (last["send_ns"] - record["received_ns"]) / 1e6,
+                "itl_error_ms": row["itl_ms"] - decode / after if after > 0 else None,
+                "out_tokens_error": row["out_tokens"] - tokens,
+            }
+        )
     return pd.DataFrame(out)
 
 
@@ -62,9 +73,9 @@ def _error(at: float, began: float, ended: float) -> float:
 
 
 def arrivals(df: pd.DataFrame, chunks: pd.DataFrame, known: Records, epoch: float) -> pd.DataFrame:
-    """One row per token-bearing chunk: certified, error_ms (arrival minus the beginning of its write; where the sender was held up
-    in its write for over 1 ms, the distance from the whole of it), width_ms of its bounds, contained (whether they hold the
-    truth), gap_error_ms, in the order of the answer."""
+    """One row per token-bearing chunk: certified, error_ms (arrival minus the beginning of its write; where
+    the sender was held up in its write for over 1 ms, the distance from the whole of it), width_ms of its
+    bounds, contained (whether they hold the truth), gap_error_ms, in the order of the answer."""
     import pandas as pd
 
     ids = df.set_index("request_id")["provider_request_id"].to_dict()
@@ -78,10 +89,17 @@ def arrivals(df: pd.DataFrame, chunks: pd.DataFrame, known: Records, epoch: floa
         for row, true in zip(part.to_dict("records"), sent, strict=True):
             at, lo, hi = (row[name] / 1e6 + epoch * 1e3 for name in ("ns_arrive", "ns_lo", "ns_hi"))
             began, ended = true["send_ns"] / 1e6, true["written_ns"] / 1e6
-            out.append({
-                "request_id": request_id, "i": row["i"], "certified": bool(row["certified"]), "error_ms": _error(at, began, ended), "width_ms": hi - lo,
-                "contained": lo <= ended + _SLACK_MS and began <= hi + _SLACK_MS,
-                "gap_error_ms": (at - before[0]) - (began - before[1]) if before else None, "lag_ms": (row["ns_user"] - row["ns_arrive"]) / 1e6,
-            })
+            out.append(
+                {
+                    "request_id": request_id,
+                    "i": row["i"],
+                    "certified": bool(row["certified"]),
+                    "error_ms": _error(at, began, ended),
+                    "width_ms": hi - lo,
+                    "contained": lo <= ended + _SLACK_MS and began <= hi + _SLACK_MS,
+                    "gap_error_ms": (at - before[0]) - (began - before[1]) if before else None,
+                    "lag_ms": (row["ns_user"] - row["ns_arrive"]) / 1e6,
+                }
+            )
             before = (at, began)
     return pd.DataFrame(out)

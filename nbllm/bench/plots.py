@@ -17,27 +17,57 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours that people with any colour vision tell apart (after Okabe and Ito), in shades that read on white and on black.
+# Colours that people with any colour vision tell apart (after Okabe and Ito), in shades that read on white
+# and on black.
 INK = ("#2f7ec7", "#d9730d", "#1a936f", "#b5488f", "#8a7d1f", "#7a6ad8", "#c0453b", "#3f8fa0")
 GREY = "#808080"
 _PERCENTILES = (50, 75, 90, 95, 99, 99.5, 99.9)
-_PART_NAMES = {"import_ms": "importing", "client_ms": "making the client", "dns_ms": "name look-up", "connect_ms": "TCP connect", "tls_ms": "TLS handshake",
-               "srv_load_ms": "loading the model", "rest_ms": "the request itself"}
-_PART_INK = dict(zip(PARTS, ("#8a7d1f", "#7a6ad8", "#b5488f", "#c0453b", "#d9730d", "#3f8fa0", "#2f7ec7"), strict=True))
-_RUNGS = {"cold_process": "fresh process", "cold_client": "fresh client", "cold_conn": "fresh connection", "cold_model": "unloaded model",
-          "cold_cache": "cold prompt cache", "warm": "warm"}
-_WORDS = {"ttft_ms": "time to first token", "e2e_ms": "time to last token", "itl_ms": "time per token", "out_tok_s": "tokens a second",
-          "ttfo_ms": "time to first visible text", "ttft_sched_ms": "time to first token, from when it was due"}
+_PART_NAMES = {
+    "import_ms": "importing",
+    "client_ms": "making the client",
+    "dns_ms": "name look-up",
+    "connect_ms": "TCP connect",
+    "tls_ms": "TLS handshake",
+    "srv_load_ms": "loading the model",
+    "rest_ms": "the request itself",
+}
+_PART_INK = dict(
+    zip(PARTS, ("#8a7d1f", "#7a6ad8", "#b5488f", "#c0453b", "#d9730d", "#3f8fa0", "#2f7ec7"), strict=True)
+)
+_RUNGS = {
+    "cold_process": "fresh process",
+    "cold_client": "fresh client",
+    "cold_conn": "fresh connection",
+    "cold_model": "unloaded model",
+    "cold_cache": "cold prompt cache",
+    "warm": "warm",
+}
+_WORDS = {
+    "ttft_ms": "time to first token",
+    "e2e_ms": "time to last token",
+    "itl_ms": "time per token",
+    "out_tok_s": "tokens a second",
+    "ttfo_ms": "time to first visible text",
+    "ttft_sched_ms": "time to first token, from when it was due",
+}
 
 
-def plot(df: pd.DataFrame, kind: str | None = None, *, metric: str = "ttft_ms", chunks: pd.DataFrame | None = None, theme: str | None = None) -> Figure:
+def plot(
+    df: pd.DataFrame,
+    kind: str | None = None,
+    *,
+    metric: str = "ttft_ms",
+    chunks: pd.DataFrame | None = None,
+    theme: str | None = None,
+) -> Figure:
     """A matplotlib Figure of a frame of requests.
 
-    kind: distribution (every request, median and its interval), percentiles, timeline (tokens over time; chunks as from
-    `bench.chunks`, looked up where None), coldstart (the ladder as stacked bars), load (latency against throughput of a sweep),
-    drift (the metric over the run). None: coldstart for a frame with several starts, load for one with several loads, else
-    distribution beside percentiles. metric: the column shown. theme: "light" or "dark" draws on a page of that colour, None on
-    a transparent one that reads on both.
+    kind: distribution (every request, median and its interval), percentiles, timeline (tokens over time;
+    chunks as from `bench.chunks`, looked up where None), coldstart (the ladder as stacked bars), load
+    (latency against throughput of a sweep), drift (the metric over the run). None: coldstart for a frame with
+    several starts, load for one with several loads, else distribution beside percentiles. metric: the column
+    shown. theme: "light" or "dark" draws on a page of that colour, None on a transparent one that reads on
+    both.
 
     Raises ConfigError for a kind or metric there is not. Where there is nothing to draw, the figure says so.
     """
@@ -46,12 +76,19 @@ def plot(df: pd.DataFrame, kind: str | None = None, *, metric: str = "ttft_ms", 
     if chosen not in KINDS:
         raise ConfigError(f"No plot is called {kind!r}.", hint=f"There are {', '.join(KINDS)}.")
     if metric not in df:
-        raise ConfigError(f"The frame has no column {metric!r}.", hint="ttft_ms, e2e_ms, itl_ms, out_tok_s ...")
+        raise ConfigError(
+            f"The frame has no column {metric!r}.", hint="ttft_ms, e2e_ms, itl_ms, out_tok_s ..."
+        )
     figure = _figure(theme)
     if len(used) and (chosen == "timeline" or used[metric].notna().any()):
         KINDS[chosen](figure, used, metric, chunks)
     else:
-        _nothing(figure, "Nothing was measured: no request of this frame has a time." if len(used) else "The frame has no measured requests.")
+        _nothing(
+            figure,
+            "Nothing was measured: no request of this frame has a time."
+            if len(used)
+            else "The frame has no measured requests.",
+        )
     return _verbatim(figure)
 
 
@@ -79,11 +116,15 @@ def _sensible(df: pd.DataFrame) -> str:
 
 
 def _figure(theme: str | None) -> Figure:
-    """A figure outside pyplot, so that nothing is kept or shown twice, which draws itself as a cell's value."""
+    """A figure outside pyplot, so that nothing is kept or shown twice, which draws itself as a cell's
+    value."""
     from matplotlib.figure import Figure as Plain
 
     if theme not in (None, "light", "dark"):
-        raise ConfigError(f"No theme is called {theme!r}.", hint='theme="light", theme="dark", or None for a transparent page.')
+        raise ConfigError(
+            f"No theme is called {theme!r}.",
+            hint='theme="light", theme="dark", or None for a transparent page.',
+        )
 
     class Drawn(Plain):
         def _repr_png_(self) -> bytes:
@@ -119,12 +160,15 @@ def _axes(figure: Figure, *place: int, title: str = "", x: str = "", y: str = ""
 
 
 def _label(metric: str) -> str:
-    return f"{_WORDS.get(metric, metric.removesuffix('_ms').replace('_', ' '))}{f', {_UNITS[metric]}' if _UNITS.get(metric) else ''}"
+    return f"{_WORDS.get(metric, metric.removesuffix('_ms').replace('_', ' '))}{f', {_UNITS[metric]}' if _UNITS.get(metric) else ''}"  # noqa: E501
 
 
 def _groups(df: pd.DataFrame, by: str = "name") -> list[tuple[str, pd.DataFrame, str]]:
     """(name, its requests, its colour) in the order of the frame."""
-    return [(str(name), _last(part), INK[i % len(INK)]) for i, (name, part) in enumerate(df.groupby(by, sort=False, observed=True))]
+    return [
+        (str(name), _last(part), INK[i % len(INK)])
+        for i, (name, part) in enumerate(df.groupby(by, sort=False, observed=True))
+    ]
 
 
 def _ticks(axes: Axes, low: float, high: float, which: str = "x") -> None:
@@ -142,7 +186,9 @@ def _ticks(axes: Axes, low: float, high: float, which: str = "x") -> None:
 # --- kinds ---
 
 
-def _distribution(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any, place: tuple[int, ...] = ()) -> None:
+def _distribution(
+    figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any, place: tuple[int, ...] = ()
+) -> None:
     import numpy as np
 
     axes = _axes(figure, *place, title="every request; median with its 95 % interval", x=_label(metric))
@@ -151,19 +197,54 @@ def _distribution(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any, p
     low, high = math.inf, 0.0
     for row, (_, part, ink) in enumerate(groups):
         values, failed, spoilt = split(part, metric)
-        ghosts = part.loc[(part["quality"].astype("string") == "contaminated").fillna(False), metric].dropna().to_numpy(float)
+        ghosts = (
+            part.loc[(part["quality"].astype("string") == "contaminated").fillna(False), metric]
+            .dropna()
+            .to_numpy(float)
+        )
         shaky = rng.uniform(-0.26, 0.26, len(values))
-        axes.plot(values, row + shaky, "o", color=ink, alpha=max(0.12, min(0.7, 12 / math.sqrt(len(values) + 1))), markersize=3.5, markeredgewidth=0)
-        axes.plot(ghosts, row + rng.uniform(-0.26, 0.26, len(ghosts)), "o", mfc="none", mec=GREY, alpha=0.6, markersize=3.5)
-        words = f"n = {len(values)}" + (f", {failed} failed" if failed else "") + (f", {spoilt} disturbed" if spoilt else "")
+        axes.plot(
+            values,
+            row + shaky,
+            "o",
+            color=ink,
+            alpha=max(0.12, min(0.7, 12 / math.sqrt(len(values) + 1))),
+            markersize=3.5,
+            markeredgewidth=0,
+        )
+        axes.plot(
+            ghosts,
+            row + rng.uniform(-0.26, 0.26, len(ghosts)),
+            "o",
+            mfc="none",
+            mec=GREY,
+            alpha=0.6,
+            markersize=3.5,
+        )
+        words = (
+            f"n = {len(values)}"
+            + (f", {failed} failed" if failed else "")
+            + (f", {spoilt} disturbed" if spoilt else "")
+        )
         if len(values):
             low, high = min(low, values.min()), max(high, values.max())
             middle, interval = st.quantile(values, 0.5), st.order_interval(values, 0.5)
             if not math.isnan(interval.lo) and not math.isnan(interval.hi):
-                axes.fill_betweenx([row - 0.38, row + 0.38], interval.lo, interval.hi, color=ink, alpha=0.25, linewidth=0)
+                axes.fill_betweenx(
+                    [row - 0.38, row + 0.38], interval.lo, interval.hi, color=ink, alpha=0.25, linewidth=0
+                )
             axes.plot([middle, middle], [row - 0.38, row + 0.38], color=ink, linewidth=2)
             words = f"median {middle:,.4g}, {words}"
-        axes.text(1.0, row - 0.44, words, transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=8, color=GREY)
+        axes.text(
+            1.0,
+            row - 0.44,
+            words,
+            transform=axes.get_yaxis_transform(),
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color=GREY,
+        )
     axes.set_yticks(range(len(groups)), [_short(name) for name, _, _ in groups])
     for tick, (_, _, ink) in zip(axes.get_yticklabels(), groups, strict=True):
         tick.set_color(ink)
@@ -176,13 +257,17 @@ def _distribution(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any, p
 
 def _short(name: str, width: int = 26) -> str:
     name = _drawable(name)
-    return name if len(name) <= width else f"{name[:width - 1]}…"
+    return name if len(name) <= width else f"{name[: width - 1]}…"
 
 
-def _percentiles(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any, place: tuple[int, ...] = ()) -> None:
+def _percentiles(
+    figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any, place: tuple[int, ...] = ()
+) -> None:
     import numpy as np
 
-    axes = _axes(figure, *place, title="percentiles; dashed: too few to tell", x="percentile", y=_label(metric))
+    axes = _axes(
+        figure, *place, title="percentiles; dashed: too few to tell", x="percentile", y=_label(metric)
+    )
     low, high = math.inf, 0.0
     places = [-math.log10(1 - p / 100) for p in _PERCENTILES]
     ends = []
@@ -200,7 +285,10 @@ def _percentiles(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any, pl
         ends.append((curve[-1], x[-1], name, ink))
         low, high = min(low, values.min()), max(high, values.max())
     reach = max((x for _, x, _, _ in ends), default=1.0)
-    axes.set_xticks([p for p in places if p <= reach + 0.3], [f"{p:g}" for p, at in zip(_PERCENTILES, places, strict=True) if at <= reach + 0.3])
+    axes.set_xticks(
+        [p for p in places if p <= reach + 0.3],
+        [f"{p:g}" for p, at in zip(_PERCENTILES, places, strict=True) if at <= reach + 0.3],
+    )
     axes.set_xlim(0.0, reach * 1.02)
     if high:
         _ticks(axes, low, high, "y")
@@ -210,7 +298,9 @@ def _percentiles(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any, pl
 def _name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """A legend beside the axes, in the lines' own colours, top to bottom as they end."""
     for i, (_, _, name, ink) in enumerate(sorted(ends, reverse=True)):
-        axes.text(1.015, 1.0 - 0.075 * i, _short(name), transform=axes.transAxes, color=ink, fontsize=9, va="top")
+        axes.text(
+            1.015, 1.0 - 0.075 * i, _short(name), transform=axes.transAxes, color=ink, fontsize=9, va="top"
+        )
 
 
 def _overview(figure: Figure, df: pd.DataFrame, metric: str, chunks: Any) -> None:
@@ -229,7 +319,12 @@ def _timeline(figure: Figure, df: pd.DataFrame, _metric: str, chunks: pd.DataFra
     events = events[events["kind"].isin(("content", "reasoning", "tool"))]
     if not len(events):
         return _nothing(figure, "No chunk of these requests held a token.")
-    axes = _axes(figure, title="each line is an answer; bands: arrivals known only within bounds", x="since the call, ms", y="tokens")
+    axes = _axes(
+        figure,
+        title="each line is an answer; bands: arrivals known only within bounds",
+        x="since the call, ms",
+        y="tokens",
+    )
     names = df.set_index("request_id")["name"].astype(str).to_dict()
     totals = df.set_index("request_id")["streamed_tokens"].fillna(0).astype(int).to_dict()
     inks = {name: ink for name, _, ink in _groups(df)}
@@ -252,15 +347,25 @@ def _timeline(figure: Figure, df: pd.DataFrame, _metric: str, chunks: pd.DataFra
 
 def _coldstart(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any) -> None:
     table = ladder(df)
-    axes = _axes(figure, title="median time to first token from each start, and where it goes", x="time to first token, ms")
+    axes = _axes(
+        figure,
+        title="median time to first token from each start, and where it goes",
+        x="time to first token, ms",
+    )
     names = list(dict.fromkeys(table["name"]))
     row, ticks, labels = 0.0, [], []
     used: set[str] = set()
     for name in names:
-        axes.text(0.0, row - 0.55, _short(str(name), 60), fontsize=9, fontweight="bold", color=GREY, va="bottom")
+        axes.text(
+            0.0, row - 0.55, _short(str(name), 60), fontsize=9, fontweight="bold", color=GREY, va="bottom"
+        )
         for line in table[table["name"] == name].to_dict("records"):
             left = 0.0
-            scale = line["ttft_ms"] / total if (total := sum(line[p] for p in PARTS if line[p] == line[p])) else 0.0
+            scale = (
+                line["ttft_ms"] / total
+                if (total := sum(line[p] for p in PARTS if line[p] == line[p]))
+                else 0.0
+            )
             for part in PARTS:
                 size = (line[part] if line[part] == line[part] else 0.0) * scale
                 if size > 0:
@@ -268,8 +373,16 @@ def _coldstart(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any) -> N
                     left += size
                     used.add(part)
             failed = f", {line['n_failed']} failed" if line["n_failed"] else ""
-            axes.text(left, row, f"  {line['ttft_ms']:,.0f}  (n = {line['n']}{failed})" if line["n"] else f"  none of {line['n_failed']} answered",
-                      va="center", fontsize=8, color=GREY)
+            axes.text(
+                left,
+                row,
+                f"  {line['ttft_ms']:,.0f}  (n = {line['n']}{failed})"
+                if line["n"]
+                else f"  none of {line['n_failed']} answered",
+                va="center",
+                fontsize=8,
+                color=GREY,
+            )
             ticks.append(row)
             labels.append(_RUNGS.get(str(line["start_kind"]), str(line["start_kind"])))
             row += 1.0
@@ -281,23 +394,37 @@ def _coldstart(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any) -> N
     axes.set_xlim(left=0)
     from matplotlib.patches import Patch
 
-    legend = figure.legend(handles=[Patch(color=_PART_INK[p], label=_PART_NAMES[p]) for p in PARTS if p in used], frameon=False, fontsize=8,
-                           loc="outside lower center", ncols=4)
+    legend = figure.legend(
+        handles=[Patch(color=_PART_INK[p], label=_PART_NAMES[p]) for p in PARTS if p in used],
+        frameon=False,
+        fontsize=8,
+        loc="outside lower center",
+        ncols=4,
+    )
     for text in legend.get_texts():
         text.set_color(GREY)
     figure.set_size_inches(8.6, 1.6 + 0.34 * len(ticks) + 0.4 * len(names))
 
 
 def _load(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any) -> None:
-    axes = _axes(figure, title="point: median at one load, bar: up to the 90th percentile", x="answers a second", y=_label(metric))
-    level = "concurrency" if df["concurrency"].nunique() > 1 or df["target_rate"].isna().all() else "target_rate"
+    axes = _axes(
+        figure,
+        title="point: median at one load, bar: up to the 90th percentile",
+        x="answers a second",
+        y=_label(metric),
+    )
+    level = (
+        "concurrency" if df["concurrency"].nunique() > 1 or df["target_rate"].isna().all() else "target_rate"
+    )
     ends, low, high = [], math.inf, 0.0
     for name, part, ink in _groups(df):
         points = []
         for value, at in part.groupby(level, observed=True):
             values, _, _ = split(at, metric, contaminated=False)
             if len(values):
-                points.append((_throughput(at), st.quantile(values, 0.5), st.quantile(values, 0.9), float(str(value))))
+                points.append(
+                    (_throughput(at), st.quantile(values, 0.5), st.quantile(values, 0.9), float(str(value)))
+                )
         if not points:
             continue
         points.sort(key=lambda p: p[3])
@@ -305,13 +432,22 @@ def _load(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any) -> None:
         axes.plot(x, y, "o-", color=ink, linewidth=1.6, markersize=5)
         axes.vlines(x, y, top, color=ink, alpha=0.45, linewidth=2)
         for px, py, _, value in points:
-            axes.annotate(f"{value:g}", (px, py), textcoords="offset points", xytext=(5, -10), fontsize=8, color=ink)
+            axes.annotate(
+                f"{value:g}", (px, py), textcoords="offset points", xytext=(5, -10), fontsize=8, color=ink
+            )
         low, high = min(low, *y), max(high, *top)
         ends.append((y[-1], x[-1], name, ink))
     if not ends:
         return
-    axes.text(1.0, 1.02, f"numbers: {'requests at a time' if level == 'concurrency' else 'requests a second asked for'}", transform=axes.transAxes, ha="right",
-              fontsize=8, color=GREY)
+    axes.text(
+        1.0,
+        1.02,
+        f"numbers: {'requests at a time' if level == 'concurrency' else 'requests a second asked for'}",
+        transform=axes.transAxes,
+        ha="right",
+        fontsize=8,
+        color=GREY,
+    )
     _ticks(axes, low, high, "y")
     axes.set_xlim(left=0)
     axes.margins(y=0.15)
@@ -319,7 +455,8 @@ def _load(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any) -> None:
 
 
 def _throughput(part: pd.DataFrame) -> float:
-    """Answers a second within turns: requests of a block over the time from its first call to its last end."""
+    """Answers a second within turns: requests of a block over the time from its first call to its last
+    end."""
     shares = []
     for _, turn in part.groupby("block", observed=True):
         end = turn["ns_eof"].fillna(turn["ns_tokN"])
@@ -337,7 +474,15 @@ def _drift(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any) -> None:
         medians = good.groupby("block")[metric].median().astype(float)
         if not len(medians):
             continue
-        axes.plot(medians.index.to_numpy(int), medians.to_numpy(float), "o-", color=ink, linewidth=1.0, markersize=3, alpha=0.8)
+        axes.plot(
+            medians.index.to_numpy(int),
+            medians.to_numpy(float),
+            "o-",
+            color=ink,
+            linewidth=1.0,
+            markersize=3,
+            alpha=0.8,
+        )
         ends.append((float(medians.iloc[-1]), 0.0, name, ink))
         low, high = min(low, medians.min()), max(high, medians.max())
     if ends:
@@ -346,6 +491,11 @@ def _drift(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any) -> None:
 
 
 KINDS: dict[str, Callable[..., None]] = {
-    "overview": _overview, "distribution": _distribution, "percentiles": _percentiles, "timeline": _timeline, "coldstart": _coldstart, "load": _load,
+    "overview": _overview,
+    "distribution": _distribution,
+    "percentiles": _percentiles,
+    "timeline": _timeline,
+    "coldstart": _coldstart,
+    "load": _load,
     "drift": _drift,
 }

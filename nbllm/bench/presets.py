@@ -1,7 +1,8 @@
-"""The usual questions, each one call and one table: cold start, warm requests, streaming, what a gateway adds.
+"""The usual questions, each one call and one table: cold start, warm requests, streaming, what a gateway
+adds.
 
-Each runs a benchmark (`bench.run` takes the same options) and sums it up; `table.attrs["nbllm"]["run_id"]` leads back to its
-rows: `bench.load(run_id)`.
+Each runs a benchmark (`bench.run` takes the same options) and sums it up; `table.attrs["nbllm"]["run_id"]`
+leads back to its rows: `bench.load(run_id)`.
 """
 
 from __future__ import annotations
@@ -23,28 +24,49 @@ if TYPE_CHECKING:
 # What a rung's time to first token is made of: disjoint, in the order in which it happens.
 PARTS = ("import_ms", "client_ms", "dns_ms", "connect_ms", "tls_ms", "srv_load_ms", "rest_ms")
 
-# What each rung is compared with: the next warmer one that there is. A model that is loaded or a cache that is filled is
-# another matter than processes and connections, so these two stand beside the ladder and are compared with warm.
-_WARMER = {"cold_process": ("cold_client", "cold_conn", "warm"), "cold_client": ("cold_conn", "warm"), "cold_conn": ("warm",), "cold_model": ("warm",),
-           "cold_cache": ("warm",), "warm": ()}
+# What each rung is compared with: the next warmer one that there is. A model that is loaded or a cache that
+# is filled is another matter than processes and connections, so these two stand beside the ladder and are
+# compared with warm.
+_WARMER = {
+    "cold_process": ("cold_client", "cold_conn", "warm"),
+    "cold_client": ("cold_conn", "warm"),
+    "cold_conn": ("warm",),
+    "cold_model": ("warm",),
+    "cold_cache": ("warm",),
+    "warm": (),
+}
 
 
-def coldstart(models: Model | Sequence[Model], prompts: Any = None, *, repeats: int = 10, rungs: Sequence[str] | None = None, **options: Any) -> pd.DataFrame:
+def coldstart(
+    models: Model | Sequence[Model],
+    prompts: Any = None,
+    *,
+    repeats: int = 10,
+    rungs: Sequence[str] | None = None,
+    **options: Any,
+) -> pd.DataFrame:
     """What a cold start costs, rung by rung, from a fresh process down to a warm request, and where it goes.
 
-    repeats: requests on each rung (10 at least say something). rungs: None for all that the models can have. One row per model
-    and rung, coldest first; see `ladder` for its columns.
+    repeats: requests on each rung (10 at least say something). rungs: None for all that the models can have.
+    One row per model and rung, coldest first; see `ladder` for its columns.
     """
-    df = run(models, prompts, blocks=repeats, cold=True if rungs is None else [*rungs, "warm"] if "warm" not in rungs else list(rungs), **options)
+    df = run(
+        models,
+        prompts,
+        blocks=repeats,
+        cold=True if rungs is None else [*rungs, "warm"] if "warm" not in rungs else list(rungs),
+        **options,
+    )
     return ladder(df)
 
 
 def ladder(df: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     """The ladder in a frame of `bench.run(..., cold=...)`: one row per model and rung, coldest first.
 
-    Columns: name, start_kind, n, n_failed, ttft_ms (median; of a fresh process from its spawning), ci_lo, ci_hi, added_ms (the
-    median of what this rung adds to the next warmer one, block by block; an unloaded model and a cold cache, to warm), added_lo, added_hi, and the medians of the parts:
-    import_ms, client_ms, dns_ms, connect_ms, tls_ms, srv_load_ms, rest_ms (all else: the request, the queue, the prompt).
+    Columns: name, start_kind, n, n_failed, ttft_ms (median; of a fresh process from its spawning), ci_lo,
+    ci_hi, added_ms (the median of what this rung adds to the next warmer one, block by block; an unloaded
+    model and a cold cache, to warm), added_lo, added_hi, and the medians of the parts: import_ms, client_ms,
+    dns_ms, connect_ms, tls_ms, srv_load_ms, rest_ms (all else: the request, the queue, the prompt).
     """
     import pandas as pd
 
@@ -55,14 +77,38 @@ def ladder(df: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
         by_rung = {k: _last(part[part["start_kind"].astype("string") == k]) for k in rungs}
         for rung in rungs:
             warmer = next((k for k in _WARMER[rung] if k in by_rung), None)
-            rows.append({"name": name, "start_kind": rung, **_rung(by_rung[rung], level), **_added(by_rung[rung], by_rung[warmer] if warmer else None, level)})
-    out = pd.DataFrame(rows, columns=["name", "start_kind", "n", "n_failed", "ttft_ms", "ci_lo", "ci_hi", "added_ms", "added_lo", "added_hi", *PARTS])
+            rows.append(
+                {
+                    "name": name,
+                    "start_kind": rung,
+                    **_rung(by_rung[rung], level),
+                    **_added(by_rung[rung], by_rung[warmer] if warmer else None, level),
+                }
+            )
+    out = pd.DataFrame(
+        rows,
+        columns=[
+            "name",
+            "start_kind",
+            "n",
+            "n_failed",
+            "ttft_ms",
+            "ci_lo",
+            "ci_hi",
+            "added_ms",
+            "added_lo",
+            "added_hi",
+            *PARTS,
+        ],
+    )
     out.attrs.update(df.attrs)
     return out
 
 
 def _good(part: pd.DataFrame) -> pd.DataFrame:
-    ok = part["ok"].astype("boolean").fillna(False) & (part["quality"].astype("string").fillna("") != "contaminated")
+    ok = part["ok"].astype("boolean").fillna(False) & (
+        part["quality"].astype("string").fillna("") != "contaminated"
+    )
     good = part[ok & part["ttft_ms"].notna()]
     return good if len(good) else part[part["ok"].astype("boolean").fillna(False) & part["ttft_ms"].notna()]
 
@@ -78,8 +124,14 @@ def _rung(part: pd.DataFrame, level: float) -> dict[str, Any]:
     values = good["ttft_ms"].to_numpy(float)
     interval = st.order_interval(values, 0.5, level)
     made = parts(good).median()
-    return {"n": len(values), "n_failed": int((~part["ok"].astype("boolean").fillna(False)).sum()), "ttft_ms": st.quantile(values, 0.5) if len(values) else math.nan,
-            "ci_lo": interval.lo, "ci_hi": interval.hi, **{name: float(made[name]) for name in PARTS}}
+    return {
+        "n": len(values),
+        "n_failed": int((~part["ok"].astype("boolean").fillna(False)).sum()),
+        "ttft_ms": st.quantile(values, 0.5) if len(values) else math.nan,
+        "ci_lo": interval.lo,
+        "ci_hi": interval.hi,
+        **{name: float(made[name]) for name in PARTS},
+    }
 
 
 def _added(part: pd.DataFrame, warmer: pd.DataFrame | None, level: float) -> dict[str, Any]:
@@ -94,24 +146,38 @@ def _added(part: pd.DataFrame, warmer: pd.DataFrame | None, level: float) -> dic
 
 
 def warm(models: Model | Sequence[Model], prompts: Any = None, **options: Any) -> pd.DataFrame:
-    """How long warm requests take, on connections that are open: medians and tails of ttft_ms and e2e_ms, and the share that
-    succeeded. A `summary` of few rows."""
-    return summary(run(models, prompts, **options), metrics=("ttft_ms", "e2e_ms", "ok_share"), stats=("p50", "p90", "p99"))
+    """How long warm requests take, on connections that are open: medians and tails of ttft_ms and e2e_ms, and
+    the share that succeeded. A `summary` of few rows."""
+    return summary(
+        run(models, prompts, **options),
+        metrics=("ttft_ms", "e2e_ms", "ok_share"),
+        stats=("p50", "p90", "p99"),
+    )
 
 
 def streaming(models: Model | Sequence[Model], prompts: Any = None, **options: Any) -> pd.DataFrame:
     """How an answer flows once it has begun: time per token, tokens a second, the longest stall."""
-    return summary(run(models, prompts, **options), metrics=("itl_ms", "out_tok_s", "icl_p50_ms", "stall_max_ms"), stats=("p50", "p90", "p99"))
+    return summary(
+        run(models, prompts, **options),
+        metrics=("itl_ms", "out_tok_s", "icl_p50_ms", "stall_max_ms"),
+        stats=("p50", "p90", "p99"),
+    )
 
 
-def gateway(direct: Model, through: Model | Sequence[Model], prompts: Any = None, **options: Any) -> pd.DataFrame:
-    """What a gateway adds to the same model asked directly: a `compare` of each way through with the direct one, the
-    difference in ms first."""
+def gateway(
+    direct: Model, through: Model | Sequence[Model], prompts: Any = None, **options: Any
+) -> pd.DataFrame:
+    """What a gateway adds to the same model asked directly: a `compare` of each way through with the direct
+    one, the difference in ms first."""
     ways = [through] if isinstance(through, str) or not isinstance(through, Sequence) else list(through)
     first = {"model": direct} if isinstance(direct, str) else dict(direct)
     name = first.setdefault("name", "direct")
     if not ways:
-        raise ConfigError("There is nothing to compare with.", hint='bench.gateway("openai/mini", "litellm/gpt-mini")')
-    out = compare(run([first, *ways], prompts, **options), baseline=str(name), metrics=("ttft_ms", "e2e_ms", "itl_ms"))
+        raise ConfigError(
+            "There is nothing to compare with.", hint='bench.gateway("openai/mini", "litellm/gpt-mini")'
+        )
+    out = compare(
+        run([first, *ways], prompts, **options), baseline=str(name), metrics=("ttft_ms", "e2e_ms", "itl_ms")
+    )
     leading = ["metric", "a", "b", "diff", "diff_lo", "diff_hi", "ratio", "verdict"]
     return out[[*leading, *(c for c in out.columns if c not in leading)]]

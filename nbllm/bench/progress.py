@@ -71,7 +71,9 @@ class Sums:
         if not row.get("ok"):
             self.failed += 1
             self.failures[name] = self.failures.get(name, 0) + 1
-            self.last_error = f"{name}: {row.get('status')}" + (f" ({row['error_msg']})" if row.get("error_msg") else "")
+            self.last_error = f"{name}: {row.get('status')}" + (
+                f" ({row['error_msg']})" if row.get("error_msg") else ""
+            )
         elif row.get("ttft_ms") is not None and row.get("quality") != "contaminated":
             self.values.setdefault(name, []).append(float(row["ttft_ms"]))
 
@@ -122,7 +124,10 @@ class Bar:
         before = self._sums.done
         self._sums.add(row)
         self._bar.update(self._sums.done - before)
-        told = {"failed": self._sums.failed or None, "cost": f"${self._sums.usd:.4f}" if self._sums.usd is not None else None}
+        told = {
+            "failed": self._sums.failed or None,
+            "cost": f"${self._sums.usd:.4f}" if self._sums.usd is not None else None,
+        }
         self._bar.set_postfix({k: v for k, v in told.items() if v is not None}, refresh=False)
 
     def draw(self) -> None:
@@ -132,5 +137,7 @@ class Bar:
         """Closes the bar; says how to go on where the run is not complete."""
         self._bar.close()
         if reason:
-            self._bar.write(f"Ended early: {reason}. {self._sums.done} of {self._sums.total} requests are kept; "
-                            f"nbllm.bench.resume({self._run_id!r}) goes on.")
+            self._bar.write(
+                f"Ended early: {reason}. {self._sums.done} of {self._sums.total} requests are kept; "
+                f"nbllm.bench.resume({self._run_id!r}) goes on."
+            )

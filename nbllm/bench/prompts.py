@@ -1,4 +1,5 @@
-"""Sets of prompts: from what people have (text, lists, DataFrames, files), to a worker and back, with prefixes for caches."""
+"""Sets of prompts: from what people have (text, lists, DataFrames, files), to a worker and back, with
+prefixes for caches."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ Turn = tuple[Message, ...]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is asked: one turn, or several, each sent with the answers to those before it. `options` are of its calls only."""
+    """What is asked: one turn, or several, each sent with the answers to those before it. `options` are of
+    its calls only."""
 
     id: str
     turns: tuple[Turn, ...]
@@ -38,7 +40,18 @@ _BUILT_IN = (
     "What is the difference between a process and a thread? Answer in one paragraph.",
     "Summarise the plot of Romeo and Juliet in fifty words.",
 )
-_OPTIONS = ("tools", "tool_choice", "schema", "max_tokens", "temperature", "top_p", "stop", "seed", "reasoning", "extra")
+_OPTIONS = (
+    "tools",
+    "tool_choice",
+    "schema",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "stop",
+    "seed",
+    "reasoning",
+    "extra",
+)
 _KNOWN = ("id", "prompt", "text", "system", "messages", "turns", "image", "images", *_OPTIONS)
 _FORMS = "text, a list, a DataFrame with a column prompt, or a .txt, .csv, .json, .jsonl or .parquet file"
 
@@ -46,9 +59,10 @@ _FORMS = "text, a list, a DataFrame with a column prompt, or a .txt, .csv, .json
 def prompt_set(given: Any = None) -> tuple[Prompt, ...]:
     """The prompts in `given`; None is a small built-in set.
 
-    A string is a prompt (or the path of a file, where it names one that exists); a list holds strings, sequences of messages,
-    Prompts and dicts with `prompt` (or `messages`, or `turns` for a conversation), and optionally id, system, image(s), tools,
-    schema, max_tokens and so on; a DataFrame has these as columns. Raises ConfigError that names the entry.
+    A string is a prompt (or the path of a file, where it names one that exists); a list holds strings,
+    sequences of messages, Prompts and dicts with `prompt` (or `messages`, or `turns` for a conversation), and
+    optionally id, system, image(s), tools, schema, max_tokens and so on; a DataFrame has these as columns.
+    Raises ConfigError that names the entry.
     """
     entries = _entries(given)
     found = tuple(_prompt(entry, number) for number, entry in enumerate(entries))
@@ -57,26 +71,37 @@ def prompt_set(given: Any = None) -> tuple[Prompt, ...]:
     ids = [p.id for p in found]
     double = next((i for i in ids if ids.count(i) > 1), None) if len(set(ids)) < len(ids) else None
     if double is not None:
-        raise ConfigError(f"Two prompts are called {double!r}.", hint="Ids tell prompts apart: leave them out, or make them differ.")
+        raise ConfigError(
+            f"Two prompts are called {double!r}.",
+            hint="Ids tell prompts apart: leave them out, or make them differ.",
+        )
     return found
 
 
 def _entries(given: Any) -> list[Any]:
     if given is None:
         return list(_BUILT_IN)
-    if isinstance(given, os.PathLike) or (isinstance(given, str) and given.lower().endswith(tuple(_FILES)) and "\n" not in given):
+    if isinstance(given, os.PathLike) or (
+        isinstance(given, str) and given.lower().endswith(tuple(_FILES)) and "\n" not in given
+    ):
         return _file(Path(given))
     if isinstance(given, (str, Prompt, Mapping, Message)):
         return [given]
     if hasattr(given, "to_dict") and hasattr(given, "columns"):
         return [{k: v for k, v in row.items() if not _missing(v)} for row in given.to_dict("records")]
     if not isinstance(given, Iterable):
-        raise ConfigError(f"Prompts cannot be read from {type(given).__name__}.", hint=f"prompts= takes {_FORMS}.")
+        raise ConfigError(
+            f"Prompts cannot be read from {type(given).__name__}.", hint=f"prompts= takes {_FORMS}."
+        )
     return list(given)
 
 
 def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType")  # noqa: PLR0124
+    return (
+        value is None
+        or (isinstance(value, float) and value != value)  # noqa: PLR0124
+        or type(value).__name__ in ("NAType", "NaTType")
+    )
 
 
 def _read_parquet(path: Path) -> list[Any]:
@@ -92,7 +117,9 @@ def _read_csv(path: Path) -> list[Any]:
 
 _FILES: dict[str, Callable[[Path], list[Any]]] = {
     ".txt": lambda path: [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()],
-    ".jsonl": lambda path: [json.loads(line) for line in path.read_text("utf-8-sig").splitlines() if line.strip()],
+    ".jsonl": lambda path: [
+        json.loads(line) for line in path.read_text("utf-8-sig").splitlines() if line.strip()
+    ],
     ".json": lambda path: json.loads(path.read_text("utf-8-sig")),
     ".csv": _read_csv,
     ".parquet": _read_parquet,
@@ -102,20 +129,32 @@ _FILES: dict[str, Callable[[Path], list[Any]]] = {
 def _file(path: Path) -> list[Any]:
     reader = _FILES.get(path.suffix.lower())
     if reader is None:
-        raise ConfigError(f"Prompts cannot be read from a {path.suffix or 'nameless'} file.", hint=f"prompts= takes {_FORMS}.")
+        raise ConfigError(
+            f"Prompts cannot be read from a {path.suffix or 'nameless'} file.",
+            hint=f"prompts= takes {_FORMS}.",
+        )
     try:
         found = reader(path)
     except OSError as exc:
-        raise ConfigError(f"The prompts in {path} cannot be read: {exc.strerror}.", hint="Check the path.") from None
+        raise ConfigError(
+            f"The prompts in {path} cannot be read: {exc.strerror}.", hint="Check the path."
+        ) from None
     except (ValueError, UnicodeError) as exc:
-        raise ConfigError(f"{path} does not hold prompts: {exc}.", hint="A .jsonl file has one JSON value a line, text is UTF-8.") from None
+        raise ConfigError(
+            f"{path} does not hold prompts: {exc}.",
+            hint="A .jsonl file has one JSON value a line, text is UTF-8.",
+        ) from None
     return found if isinstance(found, list) else [found]
 
 
 def _prompt(entry: Any, number: int) -> Prompt:
     if isinstance(entry, Prompt):
         return entry
-    given = dict(entry) if isinstance(entry, Mapping) and "role" not in entry else {"messages": [entry] if isinstance(entry, (Mapping, Message)) else entry}
+    given = (
+        dict(entry)
+        if isinstance(entry, Mapping) and "role" not in entry
+        else {"messages": [entry] if isinstance(entry, (Mapping, Message)) else entry}
+    )
     try:
         unknown = sorted(set(map(str, given)) - set(_KNOWN))
         if unknown:
@@ -128,12 +167,24 @@ def _prompt(entry: Any, number: int) -> Prompt:
 def _turns(given: Mapping[str, Any]) -> tuple[Turn, ...]:
     ways = [name for name in ("prompt", "text", "messages", "turns") if name in given]
     if len(ways) != 1:
-        raise ConfigError(f"it has {' and '.join(ways)}" if ways else "it says nothing to ask", hint="One of prompt, messages and turns is needed.")
+        raise ConfigError(
+            f"it has {' and '.join(ways)}" if ways else "it says nothing to ask",
+            hint="One of prompt, messages and turns is needed.",
+        )
     system = given.get("system")
     asked = given["turns"] if ways == ["turns"] else [given[ways[0]]]
     if isinstance(asked, (str, Mapping)) or not asked:
-        raise ConfigError("turns is a list of what is asked one after another", hint='{"turns": ["first question", "second question"]}')
-    turns = [_with_images(read_messages(turn, str(system) if system is not None and i == 0 else None), given if i == 0 else {}) for i, turn in enumerate(asked)]
+        raise ConfigError(
+            "turns is a list of what is asked one after another",
+            hint='{"turns": ["first question", "second question"]}',
+        )
+    turns = [
+        _with_images(
+            read_messages(turn, str(system) if system is not None and i == 0 else None),
+            given if i == 0 else {},
+        )
+        for i, turn in enumerate(asked)
+    ]
     return tuple(turns)
 
 
@@ -155,31 +206,44 @@ def _image(given: Any) -> Image:
     try:
         data = Path(given).read_bytes()
     except (OSError, TypeError) as exc:
-        raise ConfigError(f"the image {str(given)[:80]!r} cannot be read", hint="An image is a path, bytes, an address or an nbllm.Image.") from exc
+        raise ConfigError(
+            f"the image {str(given)[:80]!r} cannot be read",
+            hint="An image is a path, bytes, an address or an nbllm.Image.",
+        ) from exc
     return Image(data=data, media_type=_media_type(data[:12]))
 
 
 def _media_type(head: bytes) -> str:
     known = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
-    return "image/webp" if head[8:12] == b"WEBP" else next((kind for magic, kind in known if head.startswith(magic)), "image/png")
+    return (
+        "image/webp"
+        if head[8:12] == b"WEBP"
+        else next((kind for magic, kind in known if head.startswith(magic)), "image/png")
+    )
 
 
 def _options(given: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: given[name] for name in _OPTIONS if name in given}
     if "tools" in found:
-        found["tools"] = list(read_tools(json.loads(found["tools"]) if isinstance(found["tools"], str) else found["tools"]))
+        found["tools"] = list(
+            read_tools(json.loads(found["tools"]) if isinstance(found["tools"], str) else found["tools"])
+        )
     if isinstance(found.get("schema"), str):
         found["schema"] = json.loads(found["schema"])
-    return found | {name: int(found[name]) for name in ("max_tokens", "seed") if name in found} | \
-        {name: float(found[name]) for name in ("temperature", "top_p") if name in found}
+    return (
+        found
+        | {name: int(found[name]) for name in ("max_tokens", "seed") if name in found}
+        | {name: float(found[name]) for name in ("temperature", "top_p") if name in found}
+    )
 
 
 # --- prefixes ---
 
 
 def prefixed(said: Sequence[Message], kind: str | None, seed: int, seq: int) -> Turn:
-    """`said` with a prefix at its very beginning: "unique" is a line that no other request of the run has, so that no cache
-    of prompts can help; "shared" is the same long text for all, so that every cache can. None changes nothing.
+    """`said` with a prefix at its very beginning: "unique" is a line that no other request of the run has, so
+    that no cache of prompts can help; "shared" is the same long text for all, so that every cache can. None
+    changes nothing.
 
     Raises ConfigError for another word.
     """
@@ -191,24 +255,44 @@ def prefixed(said: Sequence[Message], kind: str | None, seed: int, seq: int) -> 
         rng = random.Random(f"prefix {seed}")
         text = "Some words of no meaning: " + " ".join(rng.choice(COMMON) for _ in range(2000)) + ".\n\n"
     else:
-        raise ConfigError(f"No prefix is called {kind!r}.", hint='prefix="unique" defeats prompt caches, prefix="shared" measures them.')
+        raise ConfigError(
+            f"No prefix is called {kind!r}.",
+            hint='prefix="unique" defeats prompt caches, prefix="shared" measures them.',
+        )
     first = said[0]
     return (replace(first, parts=(Text(text), *first.parts)), *said[1:])
 
 
 # --- to a worker and back ---
 
-_PARTS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Text, Image, words.Document, words.Reasoning, words.ToolCall, words.ToolResult)}
+_PARTS: dict[str, type[Any]] = {
+    kind.__name__: kind
+    for kind in (Text, Image, words.Document, words.Reasoning, words.ToolCall, words.ToolResult)
+}
 
 
 def dump(prompts: Iterable[Prompt]) -> list[dict[str, Any]]:
     """As JSON; bytes as base64."""
-    return [{"id": p.id, "turns": [[_dump_message(m) for m in turn] for turn in p.turns], "options": _dump_options(p.options)} for p in prompts]
+    return [
+        {
+            "id": p.id,
+            "turns": [[_dump_message(m) for m in turn] for turn in p.turns],
+            "options": _dump_options(p.options),
+        }
+        for p in prompts
+    ]
 
 
 def load(given: Iterable[Mapping[str, Any]]) -> tuple[Prompt, ...]:
     """From what `dump` gave."""
-    return tuple(Prompt(p["id"], tuple(tuple(_load_message(m) for m in turn) for turn in p["turns"]), _load_options(p["options"])) for p in given)
+    return tuple(
+        Prompt(
+            p["id"],
+            tuple(tuple(_load_message(m) for m in turn) for turn in p["turns"]),
+            _load_options(p["options"]),
+        )
+        for p in given
+    )
 
 
 def _dump_options(options: Mapping[str, Any]) -> dict[str, Any]:

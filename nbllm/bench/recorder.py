@@ -1,4 +1,5 @@
-"""The worker's second thread: turns finished streams into rows and writes them down while the loop goes on."""
+"""The worker's second thread: turns finished streams into rows and writes them down while the loop goes
+on."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ _PAUSES = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A request that has ended: the stream, or rows that another process measured. `slot`: what is finished with it."""
+    """A request that has ended: the stream, or rows that another process measured. `slot`: what is finished
+    with it."""
 
     extra: Row
     turn: int
@@ -36,8 +38,8 @@ class Finished:
 
 
 class Recorder:
-    """Writes what it is given, keeps the sums, tells `said` of every request. `unsaved`: rows that the disk did not take, after
-    which nothing more is asked for."""
+    """Writes what it is given, keeps the sums, tells `said` of every request. `unsaved`: rows that the disk
+    did not take, after which nothing more is asked for."""
 
     def __init__(self, store: Store, budget: Budget, said: Callable[[Row], None]) -> None:
         self._store, self._budget, self._said = store, budget, said
@@ -63,7 +65,9 @@ class Recorder:
 
     def exceeded(self) -> str | None:
         """Which limit of the budget is used up, or why nothing more can be kept, in words."""
-        return self.failure or self._budget.exceeded(self.sums["usd"], self.sums["tokens"], time.monotonic() - self._began, self.sums["requests"])
+        return self.failure or self._budget.exceeded(
+            self.sums["usd"], self.sums["tokens"], time.monotonic() - self._began, self.sums["requests"]
+        )
 
     def close(self) -> None:
         """Writes what is left and ends the thread."""
@@ -97,7 +101,8 @@ class Recorder:
 
 
 def _measured(item: Finished) -> tuple[list[Row], list[Row]]:
-    """The rows and chunks of a request; where an answer cannot be measured, a row that says so: it is one of many."""
+    """The rows and chunks of a request; where an answer cannot be measured, a row that says so: it is one of
+    many."""
     if item.stream is None or item.call is None:
         return list(item.rows), list(item.chunks)
     try:
@@ -109,8 +114,8 @@ def _measured(item: Finished) -> tuple[list[Row], list[Row]]:
 
 
 def spent(row: Row) -> tuple[float, int]:
-    """US dollars and tokens of a request, for the budget. An answer that was cut before it was counted is estimated: it has
-    been paid for all the same."""
+    """US dollars and tokens of a request, for the budget. An answer that was cut before it was counted is
+    estimated: it has been paid for all the same."""
     read, made = row.get("in_tokens"), row.get("out_tokens") or 0
     if read is None:
         read = (row.get("bytes_out") or 0) // 4 if made else 0
@@ -121,8 +126,8 @@ def spent(row: Row) -> tuple[float, int]:
 
 
 class Pauses:
-    """The garbage collector's pauses, newest last. It may run, and add one, at any allocation, also while they are read: so
-    they are read by place."""
+    """The garbage collector's pauses, newest last. It may run, and add one, at any allocation, also while
+    they are read: so they are read by place."""
 
     def __init__(self) -> None:
         self._pauses: list[tuple[float, float]] = []
@@ -135,7 +140,7 @@ class Pauses:
         else:
             self._pauses.append((self._start, time.perf_counter()))
             if len(self._pauses) > _PAUSES:
-                del self._pauses[:_PAUSES // 2]
+                del self._pauses[: _PAUSES // 2]
 
     def within(self, start: float, end: float) -> float:
         """Milliseconds of pauses between two moments (perf_counter seconds)."""
@@ -149,7 +154,8 @@ class Pauses:
 
 
 def pressure() -> float | None:
-    """Seconds so far in which some task of this machine waited for a processor (Linux PSI); None where it is not told."""
+    """Seconds so far in which some task of this machine waited for a processor (Linux PSI); None where it is
+    not told."""
     try:
         with open("/proc/pressure/cpu", encoding="ascii") as file:
             return int(file.readline().rpartition("total=")[2]) / 1e6

@@ -1,8 +1,8 @@
 """What a worker is given: the arms, the prompts, the plan, the rules.
 
-A run's file says which providers were asked, so that a run that goes on later is compared with them. It never says how to ask
-one: keys, addresses, commands and variables go to the worker through a pipe, and are looked up anew for every run, since the
-file may be somebody else's.
+A run's file says which providers were asked, so that a run that goes on later is compared with them. It never
+says how to ask one: keys, addresses, commands and variables go to the worker through a pipe, and are looked
+up anew for every run, since the file may be somebody else's.
 """
 
 from __future__ import annotations
@@ -23,14 +23,27 @@ from ..routing.registry import Route
 from . import plan, prompts
 
 # Options of a call that an arm may set, besides model and name: those of Client.request, and what is its own.
-REQUEST_OPTIONS = ("system", "max_tokens", "temperature", "top_p", "stop", "seed", "reasoning", "tools", "tool_choice", "schema", "extra")
+REQUEST_OPTIONS = (
+    "system",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "stop",
+    "seed",
+    "reasoning",
+    "tools",
+    "tool_choice",
+    "schema",
+    "extra",
+)
 ADDRESS_OPTIONS = ("base_url", "dialect", "api_key")
 CALL_OPTIONS = ("timeout", "retries", "keep")
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One of the models that are compared, resolved. `about`: what a file may say of its provider, see `described`."""
+    """One of the models that are compared, resolved. `about`: what a file may say of its provider, see
+    `described`."""
 
     name: str
     route: Route
@@ -59,10 +72,11 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How the run goes: warm-up ("auto" or a number of requests), prefix (see prompts.prefixed), limits, early stop.
+    """How the run goes: warm-up ("auto" or a number of requests), prefix (see prompts.prefixed), limits,
+    early stop.
 
-    width: the relative half width of a confidence interval at which a level ends early; disturb: (milliseconds, of every
-    so many) in which the worker's own loop is blocked, for selftest only.
+    width: the relative half width of a confidence interval at which a level ends early; disturb:
+    (milliseconds, of every so many) in which the worker's own loop is blocked, for selftest only.
     """
 
     seed: int = 0
@@ -86,8 +100,13 @@ class Job:
 
     def public(self) -> dict[str, Any]:
         """As JSON for a file."""
-        return {"run_id": self.run_id, "arms": [_arm(a) for a in self.arms], "prompts": prompts.dump(self.prompts),
-                "turns": plan.dump(self.turns), "rules": asdict(self.rules)}
+        return {
+            "run_id": self.run_id,
+            "arms": [_arm(a) for a in self.arms],
+            "prompts": prompts.dump(self.prompts),
+            "turns": plan.dump(self.turns),
+            "rules": asdict(self.rules),
+        }
 
     def secret(self) -> list[dict[str, Any]]:
         """What `public` leaves out, arm by arm; for a pipe, never for a file."""
@@ -95,24 +114,39 @@ class Job:
 
     @classmethod
     def of(cls, public: Mapping[str, Any], arms: Iterable[Arm]) -> Job:
-        """From what `public` gave, and the arms. Raises ValueError, KeyError and the like for what it cannot have given."""
+        """From what `public` gave, and the arms. Raises ValueError, KeyError and the like for what it cannot
+        have given."""
         rules = public["rules"]
         rules["disturb"] = tuple(rules["disturb"]) if rules["disturb"] else None
-        job = cls(public["run_id"], tuple(arms), tuple(prompts.load(public["prompts"])), tuple(plan.load(public["turns"])), Rules(**rules))
+        job = cls(
+            public["run_id"],
+            tuple(arms),
+            tuple(prompts.load(public["prompts"])),
+            tuple(plan.load(public["turns"])),
+            Rules(**rules),
+        )
         for turn in job.turns:
-            if turn.arm not in range(len(job.arms)) or not all(slot.prompt in range(len(job.prompts)) for slot in turn.slots):
+            if turn.arm not in range(len(job.arms)) or not all(
+                slot.prompt in range(len(job.prompts)) for slot in turn.slots
+            ):
                 raise ValueError("a turn of no arm or prompt")
         return job
 
 
 def described(route: Route, row: Provider, base_url: str | None) -> dict[str, Any]:
-    """What a run's file says of a provider, for comparison. row: as its configuration is written, with its variables' names in
-    it and not their values; base_url: the address that was given by hand. What may be a secret is told by a short digest."""
+    """What a run's file says of a provider, for comparison. row: as its configuration is written, with its
+    variables' names in it and not their values; base_url: the address that was given by hand. What may be a
+    secret is told by a short digest."""
     if route.simulated:
         return {"name": route.provider.name, "dialect": route.provider.dialect}
     address = re.sub(r"(?<=//)[^/?#]*@", f"{MASK}@", (base_url or row.base_url).partition("?")[0])
-    return {"name": row.name, "dialect": route.provider.dialect, "base_url": address, "origin": origin(route.provider.base_url),
-            **{entry: _plain(getattr(row, entry)) for entry in _COMPARED}}
+    return {
+        "name": row.name,
+        "dialect": route.provider.dialect,
+        "base_url": address,
+        "origin": origin(route.provider.base_url),
+        **{entry: _plain(getattr(row, entry)) for entry in _COMPARED},
+    }
 
 
 _COMPARED = ("base_url_env", "key_env", "key_header", "opencode", "command", "passes", "headers", "query")
@@ -128,7 +162,11 @@ def differences(given: Mapping[str, Any], arm: Arm) -> list[str]:
     """In which entries the arm is not the one that a run's file tells of."""
     then = {**given["provider"], "model": given["model"], "simulated": given["simulated"]}
     now = {**arm.about, "model": arm.route.model, "simulated": arm.route.simulated}
-    return [f"{entry} was {_short(then[entry])}, here {_short(value)}" for entry, value in now.items() if then.get(entry, value) != value]
+    return [
+        f"{entry} was {_short(then[entry])}, here {_short(value)}"
+        for entry, value in now.items()
+        if then.get(entry, value) != value
+    ]
 
 
 def _short(value: Any) -> str:
@@ -138,15 +176,28 @@ def _short(value: Any) -> str:
 
 def secret_of(arm: Arm) -> dict[str, Any]:
     """What no file may hold of an arm: its key, and how its provider is asked."""
-    return {"key": arm.key.reveal() if arm.key else None, "origin": arm.key.origin if arm.key else "", "provider": asdict(arm.route.provider) | {"oauth": None}}
+    return {
+        "key": arm.key.reveal() if arm.key else None,
+        "origin": arm.key.origin if arm.key else "",
+        "provider": asdict(arm.route.provider) | {"oauth": None},
+    }
 
 
 def _arm(arm: Arm) -> dict[str, Any]:
     options = dict(arm.options)
     if options.get("tools"):
         options["tools"] = [asdict(t) if isinstance(t, Tool) else dict(t) for t in options["tools"]]
-    return {"name": arm.name, "provider": dict(arm.about), "model": arm.route.model, "asked": arm.route.asked, "simulated": arm.route.simulated,
-            "options": options, "timeout": arm.timeout, "retries": arm.retries, "keep": arm.keep}
+    return {
+        "name": arm.name,
+        "provider": dict(arm.about),
+        "model": arm.route.model,
+        "asked": arm.route.asked,
+        "simulated": arm.route.simulated,
+        "options": options,
+        "timeout": arm.timeout,
+        "retries": arm.retries,
+        "keep": arm.keep,
+    }
 
 
 def to_arm(given: Mapping[str, Any], secret: Mapping[str, Any]) -> Arm:
@@ -158,4 +209,13 @@ def to_arm(given: Mapping[str, Any], secret: Mapping[str, Any]) -> Arm:
     row |= {k: tuple(v) for k, v in row.items() if isinstance(v, list)}
     route = Route(given["asked"], Provider(**row), given["model"], simulated=given["simulated"])
     key = Secret(secret["key"], "the run", secret["origin"]) if secret["key"] else None
-    return Arm(given["name"], route, given["provider"], given["options"], key, given["timeout"], given["retries"], given["keep"])
+    return Arm(
+        given["name"],
+        route,
+        given["provider"],
+        given["options"],
+        key,
+        given["timeout"],
+        given["retries"],
+        given["keep"],
+    )

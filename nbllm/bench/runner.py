@@ -1,4 +1,5 @@
-"""`bench.run`: what was asked for becomes a job, a worker process does it, and its rows come back as a DataFrame."""
+"""`bench.run`: what was asked for becomes a job, a worker process does it, and its rows come back as a
+DataFrame."""
 
 from __future__ import annotations
 
@@ -53,20 +54,23 @@ def run(
     disturb: tuple[float, float] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Measures `models` against each other and returns one row per attempt, in the columns of `bench.schema()`.
+    """Measures `models` against each other and returns one row per attempt, in the columns of
+    `bench.schema()`.
 
-    models: names, or dicts of options with `model` in it (`name` labels it). prompts: see `bench.prompt_set`; None is a
-    small built-in set. blocks: how often every model answers; within a block all models answer the same prompt, in random
-    order. cold: True adds the cold-start ladder, or the rungs to measure (see columns.START_KINDS). concurrency: requests in
-    flight for each model (closed loop), several for a sweep. rate: requests a second (open loop; arrivals "constant",
-    "poisson" or recorded times; a pair (from, to) with arrivals="ramp"). per_turn: requests of a model in a block. idle:
-    pauses in seconds before a turn. warmup: "auto" until times are stable, or a number of requests. prefix: "unique" defeats
-    prompt caches, "shared" measures them. stop_when: the relative half width of `metric`'s interval at which a load level
-    ends early. budget: US dollars, or {"usd", "tokens", "seconds", "requests"}. directory: where the run is kept. progress:
-    False for none, or who shows it. disturb: see selftest. options: of every call, such as max_tokens, temperature, timeout.
+    models: names, or dicts of options with `model` in it (`name` labels it). prompts: see `bench.prompt_set`;
+    None is a small built-in set. blocks: how often every model answers; within a block all models answer the
+    same prompt, in random order. cold: True adds the cold-start ladder, or the rungs to measure (see
+    columns.START_KINDS). concurrency: requests in flight for each model (closed loop), several for a sweep.
+    rate: requests a second (open loop; arrivals "constant", "poisson" or recorded times; a pair (from, to)
+    with arrivals="ramp"). per_turn: requests of a model in a block. idle: pauses in seconds before a turn.
+    warmup: "auto" until times are stable, or a number of requests. prefix: "unique" defeats prompt caches,
+    "shared" measures them. stop_when: the relative half width of `metric`'s interval at which a load level
+    ends early. budget: US dollars, or {"usd", "tokens", "seconds", "requests"}. directory: where the run is
+    kept. progress: False for none, or who shows it. disturb: see selftest. options: of every call, such as
+    max_tokens, temperature, timeout.
 
-    A request that fails is a row with its status. Stop (Ctrl-C) ends the run and returns what is there; `bench.resume`
-    goes on. Raises ConfigError for what cannot be planned.
+    A request that fails is a row with its status. Stop (Ctrl-C) ends the run and returns what is there;
+    `bench.resume` goes on. Raises ConfigError for what cannot be planned.
     """
     client = client or default_client()
     arms = _arms([models] if isinstance(models, (str, Mapping)) else list(models), options, client)
@@ -74,14 +78,28 @@ def run(
     seed = secrets.randbelow(2**31) if seed is None else seed
     loads = plan.Load.of(concurrency=concurrency, rate=rate, arrivals=arrivals, per_turn=per_turn)
     kinds = (columns.START_KINDS if cold else ("warm",)) if isinstance(cold, bool) else _kinds(cold)
-    turns = plan.plan(len(arms), len(prompt_set), blocks=blocks, loads=loads, start_kinds=kinds, idle=tuple(idle), seed=seed, cooldown=cooldown)
+    turns = plan.plan(
+        len(arms),
+        len(prompt_set),
+        blocks=blocks,
+        loads=loads,
+        start_kinds=kinds,
+        idle=tuple(idle),
+        seed=seed,
+        cooldown=cooldown,
+    )
     turns = _possible(turns, arms, strict=not isinstance(cold, bool))
     limits = plan.Budget.of(budget)
-    rules = Rules(seed, _warmup(warmup), _prefix(prefix), _limits(limits), stop_when, _metric(metric), disturb)
+    rules = Rules(
+        seed, _warmup(warmup), _prefix(prefix), _limits(limits), stop_when, _metric(metric), disturb
+    )
     run_id = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
     place = Path(directory) if directory is not None else home() / run_id
     if _begun(place):
-        raise errors.ConfigError(f"There is a run in {place} already.", hint=f"bench.resume({str(place)!r}) goes on with it; or name another directory.")
+        raise errors.ConfigError(
+            f"There is a run in {place} already.",
+            hint=f"bench.resume({str(place)!r}) goes on with it; or name another directory.",
+        )
     job = _askable(Job(run_id, arms, prompt_set, turns, rules), client)
     with Store(place, create=True) as store:
         store.put("run_id", run_id)
@@ -90,20 +108,30 @@ def run(
     return work(place, job, progress)
 
 
-def resume(run: str | os.PathLike[str], *, api_key: Mapping[str, str] | None = None, base_url: Mapping[str, str] | None = None,
-           dialect: Mapping[str, str] | None = None, progress: Progress | bool | None = None, client: Client | None = None) -> pd.DataFrame:
+def resume(
+    run: str | os.PathLike[str],
+    *,
+    api_key: Mapping[str, str] | None = None,
+    base_url: Mapping[str, str] | None = None,
+    dialect: Mapping[str, str] | None = None,
+    progress: Progress | bool | None = None,
+    client: Client | None = None,
+) -> pd.DataFrame:
     """Goes on with a run that was stopped or killed (its directory or run_id), and returns the whole frame.
 
-    A run's file names its models, and no more: each is looked up anew in the configuration of this session, with its key,
-    address and format. What was given by hand is given again, by the model's label: api_key, base_url, dialect. Raises
-    ConfigError, before anything is sent, where a model would not be asked as it was: the run may be somebody else's.
+    A run's file names its models, and no more: each is looked up anew in the configuration of this session,
+    with its key, address and format. What was given by hand is given again, by the model's label: api_key,
+    base_url, dialect. Raises ConfigError, before anything is sent, where a model would not be asked as it
+    was: the run may be somebody else's.
     """
     client = client or default_client()
     place = _place(run)
     with Store(place) as store:
         public = store.get("job")
     if public is None:
-        raise errors.ConfigError(f"The run in {place} was ended before it began.", hint="Start it again with bench.run(...).")
+        raise errors.ConfigError(
+            f"The run in {place} was ended before it began.", hint="Start it again with bench.run(...)."
+        )
     by_hand = {"api_key": api_key or {}, "base_url": base_url or {}, "dialect": dialect or {}}
     try:
         _labels(by_hand, [given["name"] for given in public["arms"]])
@@ -113,7 +141,10 @@ def resume(run: str | os.PathLike[str], *, api_key: Mapping[str, str] | None = N
     except errors.NbllmError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError):
-        raise errors.ConfigError(f"What the run in {place} was to do cannot be read.", hint="bench.load gives the rows that it has; bench.run(...) begins another.") from None
+        raise errors.ConfigError(
+            f"What the run in {place} was to do cannot be read.",
+            hint="bench.load gives the rows that it has; bench.run(...) begins another.",
+        ) from None
     return work(place, job, progress)
 
 
@@ -125,8 +156,16 @@ def runs() -> pd.DataFrame:
     for place in sorted(home().glob(f"*/{FILE}"), reverse=True):
         with contextlib.suppress(Exception), Store(place.parent) as store:
             about = store.get("about", {})
-            found.append({"run_id": store.get("run_id"), "created": about.get("created"), "models": ", ".join(about.get("models", [])),
-                          "rows": len(store.rows()), "ended": store.get("ended", "cut short"), "directory": str(place.parent)})
+            found.append(
+                {
+                    "run_id": store.get("run_id"),
+                    "created": about.get("created"),
+                    "models": ", ".join(about.get("models", [])),
+                    "rows": len(store.rows()),
+                    "ended": store.get("ended", "cut short"),
+                    "directory": str(place.parent),
+                }
+            )
     return pd.DataFrame(found, columns=["run_id", "created", "models", "rows", "ended", "directory"])
 
 
@@ -142,16 +181,23 @@ def chunks(df: pd.DataFrame) -> pd.DataFrame:
     for run_id, part in df.groupby("run_id", sort=False):
         place = find(str(run_id), about.get("directory") if about.get("run_id") == run_id else None)
         if place is None:
-            raise errors.ConfigError(f"The chunks of run {run_id} are not on this machine.", hint="They are kept in the run's directory (bench.runs()).")
+            raise errors.ConfigError(
+                f"The chunks of run {run_id} are not on this machine.",
+                hint="They are kept in the run's directory (bench.runs()).",
+            )
         with Store(place) as store:
             frames.append(store.chunks(part["request_id"].dropna()))
-    return columns.cast(pd.concat(frames, ignore_index=True), columns.CHUNKS) if frames else columns.frame([], columns.CHUNKS)
+    return (
+        columns.cast(pd.concat(frames, ignore_index=True), columns.CHUNKS)
+        if frames
+        else columns.frame([], columns.CHUNKS)
+    )
 
 
 def tokens(df: pd.DataFrame) -> pd.DataFrame:
-    """The chunks that hold tokens as one row per token: `token` from 0, its t_ms, and `interpolated` where several came in
-    one chunk and share its arrival evenly since the chunk before. Chunks whose count nobody tells count as their share of
-    the request's streamed tokens, at least one."""
+    """The chunks that hold tokens as one row per token: `token` from 0, its t_ms, and `interpolated` where
+    several came in one chunk and share its arrival evenly since the chunk before. Chunks whose count nobody
+    tells count as their share of the request's streamed tokens, at least one."""
     from .token_times import explode
 
     return explode(df, chunks(df))
@@ -162,12 +208,17 @@ def tokens(df: pd.DataFrame) -> pd.DataFrame:
 
 def _arms(models: list[Model], options: Mapping[str, Any], client: Client) -> tuple[Arm, ...]:
     if not models:
-        raise errors.ConfigError("No model was named.", hint='bench.run(["openai/mini", "gemini/flash"], ...)')
+        raise errors.ConfigError(
+            "No model was named.", hint='bench.run(["openai/mini", "gemini/flash"], ...)'
+        )
     arms = tuple(_arm(m, options, client) for m in models)
     names = [a.name for a in arms]
     double = next((n for n in names if names.count(n) > 1), None)
     if double:
-        raise errors.ConfigError(f"Two models are called {double!r}.", hint='Tell them apart: {"model": ..., "name": "another label"}.')
+        raise errors.ConfigError(
+            f"Two models are called {double!r}.",
+            hint='Tell them apart: {"model": ..., "name": "another label"}.',
+        )
     return arms
 
 
@@ -178,14 +229,22 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
     known = (*REQUEST_OPTIONS, *ADDRESS_OPTIONS, *CALL_OPTIONS)
     unknown = next((o for o in options if o not in known), None)
     if not isinstance(model, str) or unknown:
-        what = f"No option is called {unknown!r}." if unknown else f"A model's options need `model`: {sorted(told)}."
-        raise errors.ConfigError(what, hint=f"Options of a call are {', '.join(known)}; `name` labels a model.")
+        what = (
+            f"No option is called {unknown!r}."
+            if unknown
+            else f"A model's options need `model`: {sorted(told)}."
+        )
+        raise errors.ConfigError(
+            what, hint=f"Options of a call are {', '.join(known)}; `name` labels a model."
+        )
     base_url, dialect, api_key = (options.pop(option, None) for option in ADDRESS_OPTIONS)
     timeout, retries = options.pop("timeout", None), options.pop("retries", None)
     keep = bool(options.pop("keep", False))
     Timeouts.of(timeout)  # raises for what is no limit
     arm = _found(client, model, base_url, dialect, api_key)
-    return replace(arm, name=name or model, options=options, timeout=timeout, retries=int(retries or 0), keep=keep)
+    return replace(
+        arm, name=name or model, options=options, timeout=timeout, retries=int(retries or 0), keep=keep
+    )
 
 
 def _found(client: Client, model: str, base_url: str | None, dialect: str | None, api_key: str | None) -> Arm:
@@ -211,32 +270,55 @@ def _again(given: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, str]], c
         model = f"{told['name']}/{given['model']}" if asked == "auto" else asked
         arm = _found(client, model, *(by_hand[option].get(name) for option in ADDRESS_OPTIONS))
     except errors.ConfigError as error:
-        raise errors.ConfigError(f"{name!r} cannot be asked as it was: {error.message}", hint=f"{error.hint} {_address_hint(name, told)}") from None
+        raise errors.ConfigError(
+            f"{name!r} cannot be asked as it was: {error.message}",
+            hint=f"{error.hint} {_address_hint(name, told)}",
+        ) from None
     wrong = differences(given, arm)
     if wrong:
         hint = f"Set it up as it was, or begin anew with bench.run(...). {_address_hint(name, told)}"
         raise errors.ConfigError(f"{name!r} would not be asked as it was: {'; '.join(wrong)}.", hint=hint)
-    return replace(arm, name=name, route=replace(arm.route, asked=asked), options=given["options"], timeout=given["timeout"],
-                   retries=int(given["retries"]), keep=bool(given["keep"]))
+    return replace(
+        arm,
+        name=name,
+        route=replace(arm.route, asked=asked),
+        options=given["options"],
+        timeout=given["timeout"],
+        retries=int(given["retries"]),
+        keep=bool(given["keep"]),
+    )
 
 
 def _address_hint(name: str, told: Mapping[str, Any]) -> str:
-    return f"An address given by hand, if it is one that you trust, is given again: base_url={{{name!r}: {str(told.get('base_url', ''))!r}}}."
+    return (
+        f"An address given by hand, if it is one that you trust, is given again: base_url={{{name!r}: "
+        f"{str(told.get('base_url', ''))!r}}}."
+    )
 
 
 def _without_licence(job: Job) -> None:
     """Raises ConfigError where a file tells an agent on this machine what it may do, or where."""
-    agents = [arm for arm in job.arms if arm.route.provider.command or arm.route.provider.dialect == "opencode_server"]
+    agents = [
+        arm
+        for arm in job.arms
+        if arm.route.provider.command or arm.route.provider.dialect == "opencode_server"
+    ]
     for arm in agents:
         if arm.options.get("extra") or any(prompt.options.get("extra") for prompt in job.prompts):
-            raise errors.ConfigError(f"What the command {arm.route.provider.name!r} may do is not taken from a run's file.", hint="Begin anew with bench.run(...).")
+            raise errors.ConfigError(
+                f"What the command {arm.route.provider.name!r} may do is not taken from a run's file.",
+                hint="Begin anew with bench.run(...).",
+            )
 
 
 def _labels(by_hand: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> None:
     for option, given in by_hand.items():
         wrong = next((name for name in given if name not in names), None)
         if wrong is not None:
-            raise errors.ConfigError(f"{option} is given for {wrong!r}, which is no model of this run.", hint=f"Its models are {', '.join(map(repr, names))}.")
+            raise errors.ConfigError(
+                f"{option} is given for {wrong!r}, which is no model of this run.",
+                hint=f"Its models are {', '.join(map(repr, names))}.",
+            )
 
 
 def _prompts(given: Any) -> tuple[prompts.Prompt, ...]:
@@ -247,37 +329,58 @@ def _kinds(given: Sequence[str]) -> tuple[str, ...]:
     kinds = (given,) if isinstance(given, str) else tuple(given)
     wrong = next((k for k in kinds if k not in columns.START_KINDS), None)
     if wrong:
-        raise errors.ConfigError(f"No start is called {wrong!r}.", hint=f"There are {', '.join(columns.START_KINDS)}.")
+        raise errors.ConfigError(
+            f"No start is called {wrong!r}.", hint=f"There are {', '.join(columns.START_KINDS)}."
+        )
     return kinds
 
 
 def _possible(turns: tuple[plan.Turn, ...], arms: tuple[Arm, ...], *, strict: bool) -> tuple[plan.Turn, ...]:
-    """Without what a model cannot do: only Ollama can be told to let a model go, and a command has no connection or client."""
-    turns = tuple(t for t in turns if not (arms[t.arm].route.provider.command and t.start_kind in ("cold_client", "cold_conn")))
-    cannot = {i for i, arm in enumerate(arms) if arm.route.provider.dialect != "ollama" or arm.route.simulated}
+    """Without what a model cannot do: only Ollama can be told to let a model go, and a command has no
+    connection or client."""
+    turns = tuple(
+        t
+        for t in turns
+        if not (arms[t.arm].route.provider.command and t.start_kind in ("cold_client", "cold_conn"))
+    )
+    cannot = {
+        i for i, arm in enumerate(arms) if arm.route.provider.dialect != "ollama" or arm.route.simulated
+    }
     if strict and any(t.start_kind == "cold_model" and t.arm in cannot for t in turns):
-        raise errors.ConfigError("cold_model needs a server that can be told to unload: Ollama.", hint="Leave cold_model out for the others.")
+        raise errors.ConfigError(
+            "cold_model needs a server that can be told to unload: Ollama.",
+            hint="Leave cold_model out for the others.",
+        )
     return tuple(t for t in turns if not (t.start_kind == "cold_model" and t.arm in cannot))
 
 
 def _askable(job: Job, client: Client) -> Job:
-    """The job. Raises ConfigError, before anything is sent or paid for, where a model's address can be nobody's, or where its
-    format has no word for what a prompt wants."""
+    """The job. Raises ConfigError, before anything is sent or paid for, where a model's address can be
+    nobody's, or where its format has no word for what a prompt wants."""
     for arm in job.arms:
         try:
             if not arm.route.provider.command and arm.route.provider.dialect != "refused":
                 addresses.parse(arm.route.provider.base_url)
             for prompt in _kinds_of(job.prompts):
-                request = client.request(prompt.turns[0], arm.route.model, **{**arm.options, **prompt.options})
+                request = client.request(
+                    prompt.turns[0], arm.route.model, **{**arm.options, **prompt.options}
+                )
                 client.encode(request, arm.route, arm.key, keep=arm.keep)
         except errors.ConfigError as error:
-            raise errors.ConfigError(f"{arm.name!r} cannot be asked: {error.message}", hint=error.hint or "Leave it out.") from None
+            raise errors.ConfigError(
+                f"{arm.name!r} cannot be asked: {error.message}", hint=error.hint or "Leave it out."
+            ) from None
     return job
 
 
 def _kinds_of(given: Sequence[prompts.Prompt]) -> list[prompts.Prompt]:
     """One prompt of each kind: with the same options, and the same kinds of parts."""
-    return list({(repr(p.options), *sorted({type(part).__name__ for m in p.turns[0] for part in m.parts})): p for p in given}.values())
+    return list(
+        {
+            (repr(p.options), *sorted({type(part).__name__ for m in p.turns[0] for part in m.parts})): p
+            for p in given
+        }.values()
+    )
 
 
 def _warmup(given: int | str) -> int | str:
@@ -293,7 +396,10 @@ def _prefix(given: str | None) -> str | None:
 
 def _metric(name: str) -> str:
     if name not in {c.name for c in columns.COLUMNS if c.dtype == "float64"}:
-        raise errors.ConfigError(f"No metric is called {name!r}.", hint="bench.schema() lists the columns; ttft_ms, e2e_ms and itl_ms are usual.")
+        raise errors.ConfigError(
+            f"No metric is called {name!r}.",
+            hint="bench.schema() lists the columns; ttft_ms, e2e_ms and itl_ms are usual.",
+        )
     return name
 
 
@@ -311,14 +417,25 @@ def _limits(budget: plan.Budget) -> dict[str, float]:
 
 def _about(job: Job, blocks: int) -> dict[str, Any]:
     return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"), "models": [a.name for a in job.arms], "prompts": len(job.prompts), "blocks": blocks,
-        "seed": job.rules.seed, "prefix": job.rules.prefix, "planned": sum(len(t.slots) for t in job.turns), "nbllm": version("nbllm"),
-        "python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "models": [a.name for a in job.arms],
+        "prompts": len(job.prompts),
+        "blocks": blocks,
+        "seed": job.rules.seed,
+        "prefix": job.rules.prefix,
+        "planned": sum(len(t.slots) for t in job.turns),
+        "nbllm": version("nbllm"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
     }
 
 
 def _place(run: str | os.PathLike[str]) -> Path:
     place = Path(run) if (Path(run) / FILE).exists() else find(str(run))
     if place is None:
-        raise errors.ConfigError(f"There is no benchmark run {os.fspath(run)!r}.", hint="bench.runs() lists the runs of this machine.")
+        raise errors.ConfigError(
+            f"There is no benchmark run {os.fspath(run)!r}.",
+            hint="bench.runs() lists the runs of this machine.",
+        )
     return place

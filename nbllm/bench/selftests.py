@@ -1,4 +1,5 @@
-"""The measuring path measured: every metric's error on this machine, against a simulator that knows when it sent what."""
+"""The measuring path measured: every metric's error on this machine, against a simulator that knows when it
+sent what."""
 
 from __future__ import annotations
 
@@ -13,21 +14,37 @@ from .supervisor import simulator
 if TYPE_CHECKING:
     import pandas as pd
 
-# What each line of the result must keep to, in ms, and at which quantile (README, "How good are the numbers").
+# What each line of the result must keep to, in ms, and at which quantile (README, "How good are the
+# numbers").
 BARS = {"token, certified": ("p99", 0.3), "first token": ("p50", 0.5)}
 
 
-def selftest(*, concurrency: int = 8, requests: int = 64, ttft: float = 0.05, gap: float = 0.01, tokens: int = 20,
-             disturb: tuple[float, float] | None = None, seed: int = 0) -> pd.DataFrame:
-    """Measures the simulator and returns the errors: one row per metric with n, the median, 99th percentile and largest error
-    (ms), the share that is certified and the share of the others whose bounds hold the truth.
+def selftest(
+    *,
+    concurrency: int = 8,
+    requests: int = 64,
+    ttft: float = 0.05,
+    gap: float = 0.01,
+    tokens: int = 20,
+    disturb: tuple[float, float] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Measures the simulator and returns the errors: one row per metric with n, the median, 99th percentile
+    and largest error (ms), the share that is certified and the share of the others whose bounds hold the
+    truth.
 
-    concurrency, requests: the load. ttft, gap: seconds. tokens: of each answer. disturb: (busy, every) milliseconds for which
-    the measuring process is made to sleep on the job; then `flagged` says how many of the disturbed requests were called so.
-    Takes about requests / concurrency * (ttft + gap * tokens) seconds, and some three more.
+    concurrency, requests: the load. ttft, gap: seconds. tokens: of each answer. disturb: (busy, every)
+    milliseconds for which the measuring process is made to sleep on the job; then `flagged` says how many of
+    the disturbed requests were called so. Takes about requests / concurrency * (ttft + gap * tokens) seconds,
+    and some three more.
     """
     with simulator() as addresses, tempfile.TemporaryDirectory(prefix="nbllm-selftest-") as place:
-        model = {"model": f"selftest@ttft={ttft:g},gap={gap:g},tokens={tokens}", "base_url": addresses["openai_chat"], "api_key": "sim", "name": "simulator"}
+        model = {
+            "model": f"selftest@ttft={ttft:g},gap={gap:g},tokens={tokens}",
+            "base_url": addresses["openai_chat"],
+            "api_key": "sim",
+            "name": "simulator",
+        }
         df = _measured(model, Path(place) / "run", concurrency, requests, disturb=disturb, seed=seed)
         known = truth.records(addresses[""])
         by_request = truth.requests(df, known)
@@ -35,10 +52,21 @@ def selftest(*, concurrency: int = 8, requests: int = 64, ttft: float = 0.05, ga
     return table(df, by_request, by_token)
 
 
-def _measured(model: dict[str, Any], place: Path, concurrency: int, requests: int, **options: Any) -> pd.DataFrame:
+def _measured(
+    model: dict[str, Any], place: Path, concurrency: int, requests: int, **options: Any
+) -> pd.DataFrame:
     per_turn = max(concurrency, min(requests, 4 * concurrency))
-    df = run(model, "Measure me.", blocks=max(1, round(requests / per_turn)), concurrency=concurrency, per_turn=per_turn, warmup=2 * concurrency,
-             directory=place, progress=False, **options)
+    df = run(
+        model,
+        "Measure me.",
+        blocks=max(1, round(requests / per_turn)),
+        concurrency=concurrency,
+        per_turn=per_turn,
+        warmup=2 * concurrency,
+        directory=place,
+        progress=False,
+        **options,
+    )
     return df[df["phase"] == "measure"]
 
 
@@ -54,24 +82,56 @@ def table(df: pd.DataFrame, by_request: pd.DataFrame, by_token: pd.DataFrame) ->
     lines = [
         _line("token, certified", certified["error_ms"], share=len(certified) / max(1, len(by_token))),
         _line("token, bounded: width of the bounds", bounded["width_ms"], contained=contained),
-        _line("gap between two certified tokens", by_token.loc[by_token["certified"] & by_token["certified"].shift(fill_value=False), "gap_error_ms"]),
+        _line(
+            "gap between two certified tokens",
+            by_token.loc[
+                by_token["certified"] & by_token["certified"].shift(fill_value=False), "gap_error_ms"
+            ],
+        ),
         _line("first token", clean["ttft_error_ms"], share=(df["quality"] == "certified").mean()),
         _line("last token", clean["e2e_error_ms"]),
         _line("inter-token latency", clean["itl_error_ms"]),
-        _line("first token, contaminated requests", by_request.loc[by_request["quality"] == "contaminated", "ttft_error_ms"], flagged=flagged),
+        _line(
+            "first token, contaminated requests",
+            by_request.loc[by_request["quality"] == "contaminated", "ttft_error_ms"],
+            flagged=flagged,
+        ),
         _line("this client's lag behind the kernel", by_token["lag_ms"]),
     ]
-    out = pd.DataFrame(lines).astype({"certified": "float64", "contained": "float64", "flagged": "float64", "within_bar": "boolean"})
+    out = pd.DataFrame(lines).astype(
+        {"certified": "float64", "contained": "float64", "flagged": "float64", "within_bar": "boolean"}
+    )
     out.attrs["nbllm"] = df.attrs.get("nbllm", {})
     return out
 
 
-def _line(metric: str, errors: pd.Series, *, share: float | None = None, contained: float | None = None, flagged: float | None = None) -> dict[str, Any]:
+def _line(
+    metric: str,
+    errors: pd.Series,
+    *,
+    share: float | None = None,
+    contained: float | None = None,
+    flagged: float | None = None,
+) -> dict[str, Any]:
     values = errors.dropna().astype(float)
-    named = {"p50": float(values.median()), "p99": float(values.abs().quantile(0.99)), "max": float(values.abs().max())} if len(values) else {}
+    named = (
+        {
+            "p50": float(values.median()),
+            "p99": float(values.abs().quantile(0.99)),
+            "max": float(values.abs().max()),
+        }
+        if len(values)
+        else {}
+    )
     bar = BARS.get(metric)
     return {
-        "metric": metric, "n": len(values), "error_p50_ms": named.get("p50"), "error_p99_ms": named.get("p99"), "error_max_ms": named.get("max"),
-        "certified": share, "contained": contained, "flagged": flagged,
+        "metric": metric,
+        "n": len(values),
+        "error_p50_ms": named.get("p50"),
+        "error_p99_ms": named.get("p99"),
+        "error_max_ms": named.get("max"),
+        "certified": share,
+        "contained": contained,
+        "flagged": flagged,
         "within_bar": None if bar is None or not named else bool(abs(named[bar[0]]) <= bar[1]),
     }

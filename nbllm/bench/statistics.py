@@ -1,8 +1,10 @@
-"""The statistics of benchmarks, each with its source: distribution-free where that is possible, aware of drift where not.
+"""The statistics of benchmarks, each with its source: distribution-free where that is possible, aware of
+drift where not.
 
-Requests that follow each other are not independent: a provider has slow minutes. So a mean's interval comes from blocks of
-neighbours, a percentile's from order statistics with what the data are worth (n_eff), and differences between models from
-pairs within a block. All take float arrays without NaN unless they say otherwise.
+Requests that follow each other are not independent: a provider has slow minutes. So a mean's interval comes
+from blocks of neighbours, a percentile's from order statistics with what the data are worth (n_eff), and
+differences between models from pairs within a block. All take float arrays without NaN unless they say
+otherwise.
 """
 
 from __future__ import annotations
@@ -29,13 +31,15 @@ class Interval(NamedTuple):
 
 
 def least_n(p: float, alpha: float = 0.05) -> int:
-    """The smallest n that supports the quantile `p`: a sample whose maximum is above it (and minimum below) with probability
-    1 - alpha needs n >= ln(alpha) / ln(max(p, 1 - p)). 5 for the median, 29 for p90, 59 for p95, 299 for p99."""
+    """The smallest n that supports the quantile `p`: a sample whose maximum is above it (and minimum below)
+    with probability 1 - alpha needs n >= ln(alpha) / ln(max(p, 1 - p)). 5 for the median, 29 for p90, 59 for
+    p95, 299 for p99."""
     return math.ceil(math.log(alpha) / math.log(max(p, 1.0 - p)) - 1e-9)
 
 
 def quantile(values: Array, p: float) -> float:
-    """The p-quantile, linear between order statistics (Hyndman and Fan's type 7, numpy's default); inf values are allowed."""
+    """The p-quantile, linear between order statistics (Hyndman and Fan's type 7, numpy's default); inf values
+    are allowed."""
     import numpy as np
 
     ordered = np.sort(values)
@@ -46,11 +50,12 @@ def quantile(values: Array, p: float) -> float:
 
 
 def order_interval(values: Array, p: float, level: float = 0.95, n_eff: float | None = None) -> Interval:
-    """A distribution-free interval of the p-quantile from order statistics (Conover, Practical Nonparametric Statistics, 3.2):
-    X(r) and X(s) with P(Binomial(n, p) < r) and P(Binomial(n, p) >= s) at most (1 - level) / 2 each.
+    """A distribution-free interval of the p-quantile from order statistics (Conover, Practical Nonparametric
+    Statistics, 3.2): X(r) and X(s) with P(Binomial(n, p) < r) and P(Binomial(n, p) >= s) at most (1 - level)
+    / 2 each.
 
-    n_eff: how many independent values they are worth; below n, the ranks spread by sqrt(n / n_eff). An end that the sample does
-    not reach is NaN.
+    n_eff: how many independent values they are worth; below n, the ranks spread by sqrt(n / n_eff). An end
+    that the sample does not reach is NaN.
     """
     import numpy as np
     from scipy.stats import binom
@@ -72,8 +77,8 @@ def order_interval(values: Array, p: float, level: float = 0.95, n_eff: float | 
 
 
 def effective_n(values: Array) -> float:
-    """How many independent values a series is worth: n (1 - r) / (1 + r) with r its lag-1 autocorrelation (an AR(1) process;
-    Wilks, Statistical Methods in the Atmospheric Sciences, 5.2.4), between 1 and n."""
+    """How many independent values a series is worth: n (1 - r) / (1 + r) with r its lag-1 autocorrelation (an
+    AR(1) process; Wilks, Statistical Methods in the Atmospheric Sciences, 5.2.4), between 1 and n."""
     r = lag1(values)
     n = float(len(values))
     return n if math.isnan(r) or r <= 0 else max(1.0, n * (1.0 - r) / (1.0 + r))
@@ -91,8 +96,8 @@ def lag1(values: Array) -> float:
 
 
 def mean_interval(values: Array, level: float = 0.95, seed: int = 0) -> Interval:
-    """An interval of the mean from a circular block bootstrap (Politis and Romano 1992) with blocks of about n^(1/3) values, or
-    longer where neighbours resemble each other more; NaN below 6 values."""
+    """An interval of the mean from a circular block bootstrap (Politis and Romano 1992) with blocks of about
+    n^(1/3) values, or longer where neighbours resemble each other more; NaN below 6 values."""
     import numpy as np
 
     n = len(values)
@@ -106,8 +111,12 @@ def mean_interval(values: Array, level: float = 0.95, seed: int = 0) -> Interval
     means = values[places.reshape(_RESAMPLES, -1)[:, :n]].mean(axis=1)
     middle, tail = values.mean(), (1.0 - level) / 2.0
     low, high = np.quantile(means - middle, [tail, 1.0 - tail])
-    short = math.sqrt(n / max(1.0, n - length))  # a resample of blocks varies a little less than the truth does
-    return Interval(float(middle - high * short), float(middle - low * short), f"block bootstrap, blocks of {length}")
+    short = math.sqrt(
+        n / max(1.0, n - length)
+    )  # a resample of blocks varies a little less than the truth does
+    return Interval(
+        float(middle - high * short), float(middle - low * short), f"block bootstrap, blocks of {length}"
+    )
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -121,8 +130,9 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
 
 
 def hodges_lehmann(differences: Array, level: float = 0.95) -> tuple[float, Interval]:
-    """The median of all pairwise means (Walsh averages), and its interval by inverting Wilcoxon's signed-rank test (Hollander,
-    Wolfe and Chicken, 3.3): the k-th smallest and largest Walsh average. NaN ends below 6 differences."""
+    """The median of all pairwise means (Walsh averages), and its interval by inverting Wilcoxon's signed-rank
+    test (Hollander, Wolfe and Chicken, 3.3): the k-th smallest and largest Walsh average. NaN ends below 6
+    differences."""
     import numpy as np
     from scipy.stats import norm
 
@@ -145,20 +155,22 @@ def hodges_lehmann(differences: Array, level: float = 0.95) -> tuple[float, Inte
 
 
 def _signed_rank_k(n: int, tail: float) -> int:
-    """The largest k with P(T < k) <= tail, T being Wilcoxon's statistic of n pairs without a difference (its exact distribution)."""
+    """The largest k with P(T < k) <= tail, T being Wilcoxon's statistic of n pairs without a difference (its
+    exact distribution)."""
     import numpy as np
 
     counts = np.zeros(n * (n + 1) // 2 + 1)
     counts[0] = 1.0
     for rank in range(1, n + 1):
         counts[rank:] += counts[:-rank].copy()
-    below = np.cumsum(counts) / 2.0 ** n
+    below = np.cumsum(counts) / 2.0**n
     return int(np.searchsorted(below, tail, side="right"))
 
 
 def sign_flip(differences: Array, seed: int = 0, resamples: int = 10_000) -> float:
-    """The two-sided p of a paired permutation test: how often the mean difference is at least as far from 0 when each pair's
-    sign is a coin's toss (Fisher). Exact up to 14 pairs, else that many random patterns and the observed one. NaN for none."""
+    """The two-sided p of a paired permutation test: how often the mean difference is at least as far from 0
+    when each pair's sign is a coin's toss (Fisher). Exact up to 14 pairs, else that many random patterns and
+    the observed one. NaN for none."""
     import numpy as np
 
     n = len(differences)
@@ -166,7 +178,7 @@ def sign_flip(differences: Array, seed: int = 0, resamples: int = 10_000) -> flo
         return math.nan
     observed = abs(differences.sum()) * (1.0 - 1e-12)
     if n <= _EXACT:
-        patterns = 1.0 - 2.0 * ((np.arange(2 ** n)[:, None] >> np.arange(n)) & 1)
+        patterns = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
         return float((np.abs(patterns @ differences) >= observed).mean())
     rng = np.random.default_rng(seed)
     signs = rng.integers(0, 2, size=(resamples, n), dtype=np.int8) * np.int8(2) - np.int8(1)
@@ -184,7 +196,8 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def superiority(a: Array, b: Array, *, paired: bool) -> float:
-    """P(a < b) + P(a = b) / 2: over pairs, or over all combinations (Vargha and Delaney's A). NaN for none."""
+    """P(a < b) + P(a = b) / 2: over pairs, or over all combinations (Vargha and Delaney's A). NaN for
+    none."""
     import numpy as np
 
     if not len(a) or not len(b):
@@ -192,13 +205,18 @@ def superiority(a: Array, b: Array, *, paired: bool) -> float:
     if paired:
         return float(((a < b) + 0.5 * (a == b)).mean())
     ordered = np.sort(b)
-    return float(((len(b) - np.searchsorted(ordered, a, side="right")) + 0.5 * (
-        np.searchsorted(ordered, a, side="right") - np.searchsorted(ordered, a, side="left"))).mean() / len(b))
+    return float(
+        (
+            (len(b) - np.searchsorted(ordered, a, side="right"))
+            + 0.5 * (np.searchsorted(ordered, a, side="right") - np.searchsorted(ordered, a, side="left"))
+        ).mean()
+        / len(b)
+    )
 
 
 def shift(a: Array, b: Array, level: float = 0.95) -> tuple[float, Interval, float]:
-    """For two unpaired samples: the median of all differences a - b, its interval and p by Mann and Whitney's test (Hollander,
-    Wolfe and Chicken, 4.2 to 4.3)."""
+    """For two unpaired samples: the median of all differences a - b, its interval and p by Mann and Whitney's
+    test (Hollander, Wolfe and Chicken, 4.2 to 4.3)."""
     import numpy as np
     from scipy.stats import mannwhitneyu, norm
 

@@ -1,4 +1,5 @@
-"""`bench.summary`: every metric of every model (and start, and load) in figures, each with its interval and what it is worth."""
+"""`bench.summary`: every metric of every model (and start, and load) in figures, each with its interval and
+what it is worth."""
 
 from __future__ import annotations
 
@@ -16,30 +17,65 @@ if TYPE_CHECKING:
 
 KEYS = ("name", "provider", "model", "start_kind", "load_kind", "concurrency", "target_rate", "idle_s")
 METRICS = (
-    "ttft_ms", "ttfo_ms", "ttft_sched_ms", "e2e_ms", "e2e_sched_ms", "itl_ms", "stall_max_ms", "out_tok_s", "out_tok_s_e2e", "decode_ms", "tail_ms",
-    "import_ms", "client_ms", "dns_ms", "connect_ms", "tls_ms", "ttft_wire_ms", "srv_load_ms", "srv_queue_ms", "srv_prefill_ms", "srv_decode_ms",
-    "in_tokens", "in_cached", "out_tokens", "reasoning_tokens", "cost_usd",
+    "ttft_ms",
+    "ttfo_ms",
+    "ttft_sched_ms",
+    "e2e_ms",
+    "e2e_sched_ms",
+    "itl_ms",
+    "stall_max_ms",
+    "out_tok_s",
+    "out_tok_s_e2e",
+    "decode_ms",
+    "tail_ms",
+    "import_ms",
+    "client_ms",
+    "dns_ms",
+    "connect_ms",
+    "tls_ms",
+    "ttft_wire_ms",
+    "srv_load_ms",
+    "srv_queue_ms",
+    "srv_prefill_ms",
+    "srv_decode_ms",
+    "in_tokens",
+    "in_cached",
+    "out_tokens",
+    "reasoning_tokens",
+    "cost_usd",
 )
 STATS = ("mean", "p50", "p90", "p95", "p99")
 SHARE = "ok_share"  # the metric that is the share of requests that succeeded
 _SCHEDULED = ("ttft_sched_ms", "e2e_sched_ms")  # say nothing new in a closed loop
-_ARRIVALS = frozenset(("ttft_ms", "ttfo_ms", "ttft_sched_ms", "ttft_wire_ms", "ttfe_ms"))  # what err_bound_ms bounds
+_ARRIVALS = frozenset(
+    ("ttft_ms", "ttfo_ms", "ttft_sched_ms", "ttft_wire_ms", "ttfe_ms")
+)  # what err_bound_ms bounds
 _UNITS = {c.name: c.unit for c in columns.COLUMNS} | {SHARE: ""}
 RATES = frozenset(("out_tok_s", "out_tok_s_e2e", SHARE))  # where more is better
 
 
-def summary(df: pd.DataFrame, *, metrics: Sequence[str] | str | None = None, by: Sequence[str] | str | None = None, stats: Sequence[str] = STATS,
-            level: float = 0.95, phase: str | None = "measure", contaminated: bool = False) -> pd.DataFrame:
+def summary(
+    df: pd.DataFrame,
+    *,
+    metrics: Sequence[str] | str | None = None,
+    by: Sequence[str] | str | None = None,
+    stats: Sequence[str] = STATS,
+    level: float = 0.95,
+    phase: str | None = "measure",
+    contaminated: bool = False,
+) -> pd.DataFrame:
     """A tidy frame: one row per group, metric and statistic.
 
-    metrics: columns to sum up; None for the usual ones that were measured, and ok_share. by: what makes a group; None for name,
-    provider, model, start, load, concurrency, rate and pause. stats: mean, or p and a number between 0 and 100. level: of the
-    intervals. contaminated: whether requests that this client disturbed count.
+    metrics: columns to sum up; None for the usual ones that were measured, and ok_share. by: what makes a
+    group; None for name, provider, model, start, load, concurrency, rate and pause. stats: mean, or p and a
+    number between 0 and 100. level: of the intervals. contaminated: whether requests that this client
+    disturbed count.
 
-    Columns beside the group's: metric, stat, unit, n (values used), n_failed, n_contaminated (left out), value, ci_lo, ci_hi,
-    ci_level, ci_method, n_eff (independent values they are worth), supported (whether so many values say anything of that
-    percentile), failures_as_inf (the same with every failure as an infinite time, or a rate of 0), err_floor_ms (the median
-    measuring error). What is not known is NaN. Raises ConfigError for a metric or statistic there is not.
+    Columns beside the group's: metric, stat, unit, n (values used), n_failed, n_contaminated (left out),
+    value, ci_lo, ci_hi, ci_level, ci_method, n_eff (independent values they are worth), supported (whether so
+    many values say anything of that percentile), failures_as_inf (the same with every failure as an infinite
+    time, or a rate of 0), err_floor_ms (the median measuring error). What is not known is NaN. Raises
+    ConfigError for a metric or statistic there is not.
     """
     import pandas as pd
 
@@ -52,27 +88,57 @@ def summary(df: pd.DataFrame, *, metrics: Sequence[str] | str | None = None, by:
     for key, part in used.groupby(keys, sort=False, observed=True, dropna=False):
         group = dict(zip(keys, key, strict=True))
         for metric in wanted:
-            rows += [{**group, **row, "ci_level": level} for row in _metric(_last(part), metric, shares, level, contaminated)]
-    names = [*keys, "metric", "stat", "unit", "n", "n_failed", "n_contaminated", "value", "ci_lo", "ci_hi", "ci_level", "ci_method", "n_eff",
-             "supported", "failures_as_inf", "err_floor_ms"]
+            rows += [
+                {**group, **row, "ci_level": level}
+                for row in _metric(_last(part), metric, shares, level, contaminated)
+            ]
+    names = [
+        *keys,
+        "metric",
+        "stat",
+        "unit",
+        "n",
+        "n_failed",
+        "n_contaminated",
+        "value",
+        "ci_lo",
+        "ci_hi",
+        "ci_level",
+        "ci_method",
+        "n_eff",
+        "supported",
+        "failures_as_inf",
+        "err_floor_ms",
+    ]
     out = pd.DataFrame(rows, columns=names)
     out.attrs.update(df.attrs)
-    return out.astype({"n": int, "n_failed": int, "n_contaminated": int, "supported": bool}) if len(out) else out
+    return (
+        out.astype({"n": int, "n_failed": int, "n_contaminated": int, "supported": bool}) if len(out) else out
+    )
 
 
 def _known(df: pd.DataFrame, keys: Sequence[str]) -> None:
     missing = next((k for k in keys if k not in df), None)
     if missing is not None:
-        raise ConfigError(f"The frame has no column {missing!r}.", hint="bench.schema() lists the columns; by= takes names of them.")
+        raise ConfigError(
+            f"The frame has no column {missing!r}.",
+            hint="bench.schema() lists the columns; by= takes names of them.",
+        )
 
 
 def _wanted(df: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
     if metrics is None:
         closed = set(df["load_kind"].dropna().astype(str)) <= {"closed", "single"}
-        return [SHARE, *(m for m in METRICS if m in df and df[m].notna().any() and not (closed and m in _SCHEDULED))]
+        return [
+            SHARE,
+            *(m for m in METRICS if m in df and df[m].notna().any() and not (closed and m in _SCHEDULED)),
+        ]
     wrong = next((m for m in metrics if m != SHARE and (m not in df or not _numeric(df[m]))), None)
     if wrong is not None:
-        raise ConfigError(f"{wrong!r} is no metric of this frame.", hint=f"Usual ones are {', '.join(METRICS[:8])}, {SHARE}.")
+        raise ConfigError(
+            f"{wrong!r} is no metric of this frame.",
+            hint=f"Usual ones are {', '.join(METRICS[:8])}, {SHARE}.",
+        )
     return list(metrics)
 
 
@@ -93,40 +159,78 @@ def _share(stat: str) -> float | None:
 
 
 def _last(part: pd.DataFrame) -> pd.DataFrame:
-    """The last attempt of each request, in the order of their calls: a retry's first attempt is not a failure of its own."""
+    """The last attempt of each request, in the order of their calls: a retry's first attempt is not a failure
+    of its own."""
     ordered = part.sort_values("attempt") if "attempt" in part else part
-    kept = ordered.drop_duplicates(["run_id", "request_id"], keep="last") if {"run_id", "request_id"} <= set(part) else ordered
-    return kept.sort_values("ns_call") if "ns_call" in kept and kept["ns_call"].notna().all() else kept.sort_index()
+    kept = (
+        ordered.drop_duplicates(["run_id", "request_id"], keep="last")
+        if {"run_id", "request_id"} <= set(part)
+        else ordered
+    )
+    return (
+        kept.sort_values("ns_call")
+        if "ns_call" in kept and kept["ns_call"].notna().all()
+        else kept.sort_index()
+    )
 
 
 def split(part: pd.DataFrame, metric: str, contaminated: bool = False) -> tuple[Any, int, int]:
-    """(values that count, as floats in order; failures; requests left out because this client disturbed them)."""
+    """(values that count, as floats in order; failures; requests left out because this client disturbed
+    them)."""
     ok = part["ok"].astype("boolean").fillna(False).to_numpy(bool)
-    spoilt = (part["quality"].astype("string") == "contaminated").fillna(False).to_numpy(bool) & (not contaminated)
+    spoilt = (part["quality"].astype("string") == "contaminated").fillna(False).to_numpy(bool) & (
+        not contaminated
+    )
     values = part[metric].astype("Float64").to_numpy(float, na_value=math.nan)
     used = values[ok & ~spoilt]
-    return used[~(used != used)], int((~ok).sum()), int((ok & spoilt).sum())  # noqa: PLR0124 - NaN differs from itself
+    # NaN differs from itself
+    return used[~(used != used)], int((~ok).sum()), int((ok & spoilt).sum())  # noqa: PLR0124
 
 
-def _metric(part: pd.DataFrame, metric: str, shares: dict[str, float | None], level: float, contaminated: bool) -> list[dict[str, Any]]:
+def _metric(
+    part: pd.DataFrame, metric: str, shares: dict[str, float | None], level: float, contaminated: bool
+) -> list[dict[str, Any]]:
     import numpy as np
 
     if metric == SHARE:
         return [_ok_share(part, level)]
     values, failed, spoilt = split(part, metric, contaminated)
     worth = st.effective_n(values)
-    bounds = part["err_bound_ms"].dropna().to_numpy(float) if metric in _ARRIVALS and "err_bound_ms" in part else np.empty(0)
+    bounds = (
+        part["err_bound_ms"].dropna().to_numpy(float)
+        if metric in _ARRIVALS and "err_bound_ms" in part
+        else np.empty(0)
+    )
     worst = 0.0 if metric in RATES else math.inf
     every = np.concatenate([values, np.full(failed, worst)])
-    common = {"metric": metric, "unit": _UNITS.get(metric, ""), "n": len(values), "n_failed": failed, "n_contaminated": spoilt, "n_eff": worth,
-              "err_floor_ms": float(np.median(bounds)) if len(bounds) else math.nan}
+    common = {
+        "metric": metric,
+        "unit": _UNITS.get(metric, ""),
+        "n": len(values),
+        "n_failed": failed,
+        "n_contaminated": spoilt,
+        "n_eff": worth,
+        "err_floor_ms": float(np.median(bounds)) if len(bounds) else math.nan,
+    }
     out = []
     for stat, p in shares.items():
         value = math.nan if not len(values) else float(values.mean()) if p is None else st.quantile(values, p)
-        interval = st.mean_interval(values, level) if p is None else st.order_interval(values, p, level, worth)
+        interval = (
+            st.mean_interval(values, level) if p is None else st.order_interval(values, p, level, worth)
+        )
         whole = math.nan if not len(every) else float(every.mean()) if p is None else st.quantile(every, p)
-        out.append({**common, "stat": stat, "value": value, "ci_lo": interval.lo, "ci_hi": interval.hi, "ci_method": interval.method,
-                    "supported": len(values) >= (6 if p is None else max(6, st.least_n(p))), "failures_as_inf": whole})
+        out.append(
+            {
+                **common,
+                "stat": stat,
+                "value": value,
+                "ci_lo": interval.lo,
+                "ci_hi": interval.hi,
+                "ci_method": interval.method,
+                "supported": len(values) >= (6 if p is None else max(6, st.least_n(p))),
+                "failures_as_inf": whole,
+            }
+        )
     return out
 
 
@@ -134,5 +238,19 @@ def _ok_share(part: pd.DataFrame, level: float) -> dict[str, Any]:
     good, n = int(part["ok"].astype("boolean").fillna(False).sum()), len(part)
     interval = st.wilson(good, n, level)
     share = good / n if n else math.nan
-    return {"metric": SHARE, "stat": "mean", "unit": "", "n": n, "n_failed": n - good, "n_contaminated": 0, "value": share, "ci_lo": interval.lo,
-            "ci_hi": interval.hi, "ci_method": interval.method, "n_eff": float(n), "supported": n >= 6, "failures_as_inf": share, "err_floor_ms": math.nan}
+    return {
+        "metric": SHARE,
+        "stat": "mean",
+        "unit": "",
+        "n": n,
+        "n_failed": n - good,
+        "n_contaminated": 0,
+        "value": share,
+        "ci_lo": interval.lo,
+        "ci_hi": interval.hi,
+        "ci_method": interval.method,
+        "n_eff": float(n),
+        "supported": n >= 6,
+        "failures_as_inf": share,
+        "err_floor_ms": math.nan,
+    }

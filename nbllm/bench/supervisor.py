@@ -1,4 +1,5 @@
-"""A run at work: the worker process is started, listened to and stopped, with a simulator of its own where one is asked for."""
+"""A run at work: the worker process is started, listened to and stopped, with a simulator of its own where
+one is asked for."""
 
 from __future__ import annotations
 
@@ -39,7 +40,11 @@ def work(place: Path, job: Job, progress: Progress | bool | None) -> pd.DataFram
             reason, unsaved = _conduct(place, ready, shown)
         shown.end(reason)
         if unsaved:
-            warnings.warn(f"{reason}. Of this frame, {len(unsaved)} rows are nowhere else: nbllm.bench.save writes them to another place.", stacklevel=3)
+            warnings.warn(
+                f"{reason}. Of this frame, {len(unsaved)} rows are nowhere else: nbllm.bench.save writes "
+                f"them to another place.",
+                stacklevel=3,
+            )
     with Store(place) as store:
         df = store.frame(unsaved)
     if unsaved:
@@ -52,14 +57,24 @@ def _left(job: Job, finished: set[str]) -> int:
 
 
 def _conduct(place: Path, job: Job, shown: Progress) -> tuple[str, Rows]:
-    """Starts the worker, passes on what it says, and returns why it ended early, and rows that it could not keep."""
+    """Starts the worker, passes on what it says, and returns why it ended early, and rows that it could not
+    keep."""
     with Store(place) as store:
         store.put("ended", "cut short")
     with told(place):
         log = open(place / "worker.log", "w", encoding="utf-8", opener=private)  # noqa: SIM115
-    with log, subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        children.command("nbllm.bench.worker", str(place)), env=children.environment(), stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True) as worker:
+    with (
+        log,
+        subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            children.command("nbllm.bench.worker", str(place)),
+            env=children.environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        ) as worker,
+    ):
         try:
             _tell(worker, json.dumps(job.secret()))
             ended = _watch(worker, shown)
@@ -68,8 +83,11 @@ def _conduct(place: Path, job: Job, shown: Progress) -> tuple[str, Rows]:
             raise
     if worker.returncode != 0:
         said = (place / "worker.log").read_text("utf-8").strip().rpartition("\n")[2]
-        raise errors.NbllmError(f"The benchmark's worker process failed: {said[:300]}",
-                                hint=f"Finished rows are kept: bench.resume({str(place)!r}) goes on, bench.load({str(place)!r}) gives them.")
+        raise errors.NbllmError(
+            f"The benchmark's worker process failed: {said[:300]}",
+            hint=f"Finished rows are kept: bench.resume({str(place)!r}) goes on, "
+            f"bench.load({str(place)!r}) gives them.",
+        )
     return ended
 
 
@@ -121,7 +139,12 @@ def _simulated(job: Job) -> Iterator[Job]:
         yield job
         return
     with simulator() as addresses:
-        yield replace(job, arms=tuple(replace(a, route=_at(a.route, addresses)) if a.route.simulated else a for a in job.arms))
+        yield replace(
+            job,
+            arms=tuple(
+                replace(a, route=_at(a.route, addresses)) if a.route.simulated else a for a in job.arms
+            ),
+        )
 
 
 def _at(route: Route, addresses: Mapping[str, str]) -> Route:
@@ -132,15 +155,22 @@ def _at(route: Route, addresses: Mapping[str, str]) -> Route:
 def simulator(defaults: str = "") -> Iterator[dict[str, str]]:
     """A simulator in a process of its own: its addresses by wire format, and "" for the server's own."""
     with subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        children.command("nbllm.simulator", "--attached", "--defaults", defaults), env=children.environment(),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        children.command("nbllm.simulator", "--attached", "--defaults", defaults),
+        env=children.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
         try:
             assert process.stdout is not None
             addresses = {"": process.stdout.readline().strip()}
             while len(addresses) < 6:
                 name, _, url = process.stdout.readline().strip().partition(" ")
                 if not name:
-                    raise errors.NbllmError("The simulator did not start.", hint="Try `python -m nbllm.simulator` to see why.")
+                    raise errors.NbllmError(
+                        "The simulator did not start.", hint="Try `python -m nbllm.simulator` to see why."
+                    )
                 addresses[name] = url.strip()
             yield addresses
         finally:

@@ -15,30 +15,46 @@ _OVERHEAD = 14  # tokens of the sentence around the words, roughly
 _TOKENS_A_WORD = 1.0  # of the words above
 
 
-def synthetic(tokens: int, n: int = 1, *, seed: int = 0, tokenizer: Callable[[str], int | Sized] | None = None, ask: str = _ASK) -> list[Prompt]:
+def synthetic(
+    tokens: int,
+    n: int = 1,
+    *,
+    seed: int = 0,
+    tokenizer: Callable[[str], int | Sized] | None = None,
+    ask: str = _ASK,
+) -> list[Prompt]:
     """`n` different prompts of `tokens` tokens each, words without meaning and a short task after them.
 
-    tokenizer: text to a count or a list of tokens; with it the length is exact or one word short, without it right within
-    some 5 % for the usual vocabularies. Raises ConfigError for fewer tokens than the task alone takes.
+    tokenizer: text to a count or a list of tokens; with it the length is exact or one word short, without it
+    right within some 5 % for the usual vocabularies. Raises ConfigError for fewer tokens than the task alone
+    takes.
     """
+
     def length(text: str) -> int:
         counted = tokenizer(text) if tokenizer else 0
         return counted if isinstance(counted, int) else len(counted)
 
     least = length(f"\n\n{ask}") if tokenizer else _OVERHEAD
     if tokens <= least:
-        raise ConfigError(f"A prompt of {tokens} tokens has no room for its task, which takes {least}.", hint=f"synthetic(tokens={least + 50})")
+        raise ConfigError(
+            f"A prompt of {tokens} tokens has no room for its task, which takes {least}.",
+            hint=f"synthetic(tokens={least + 50})",
+        )
     out = []
     for number in range(n):
         rng = random.Random(f"synthetic {seed} {number}")
         words = [rng.choice(COMMON) for _ in range(round((tokens - least) / _TOKENS_A_WORD))]
         if tokenizer:
             words = _fitted(words, rng, tokens, lambda ws: length(f"{' '.join(ws)}\n\n{ask}"))
-        out.append(Prompt(f"synthetic-{tokens}-{number}", ((Message("user", f"{' '.join(words)}\n\n{ask}"),),)))
+        out.append(
+            Prompt(f"synthetic-{tokens}-{number}", ((Message("user", f"{' '.join(words)}\n\n{ask}"),),))
+        )
     return out
 
 
-def _fitted(words: list[str], rng: random.Random, tokens: int, length: Callable[[list[str]], int]) -> list[str]:
+def _fitted(
+    words: list[str], rng: random.Random, tokens: int, length: Callable[[list[str]], int]
+) -> list[str]:
     """As many words as fit: grown by what is missing, then cut by halves of what is too much."""
     while (missing := tokens - length(words)) > 0:
         words += [rng.choice(COMMON) for _ in range(missing)]

@@ -13,11 +13,12 @@ _BEARING = ("content", "reasoning", "tool")
 
 
 def explode(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
-    """One row per streamed token: the key, token (from 0), chunk (its `i`), kind, t_ms, gap_ms, interpolated, certified.
+    """One row per streamed token: the key, token (from 0), chunk (its `i`), kind, t_ms, gap_ms, interpolated,
+    certified.
 
-    The first token of a chunk came when the chunk began to be sent, which nobody saw: tokens that share a chunk are spread
-    evenly over the time since the chunk before (`interpolated`), the last of them at the chunk's arrival. The tokens of the
-    first chunk all stand at its arrival.
+    The first token of a chunk came when the chunk began to be sent, which nobody saw: tokens that share a
+    chunk are spread evenly over the time since the chunk before (`interpolated`), the last of them at the
+    chunk's arrival. The tokens of the first chunk all stand at its arrival.
     """
     import numpy as np
     import pandas as pd
@@ -32,11 +33,21 @@ def explode(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
         within = np.concatenate([np.arange(1, k + 1) / k for k in n]) if len(n) else np.array([])
         begin, end = np.repeat(before, n), np.repeat(t, n)
         times = begin + within * (end - begin)
-        parts.append(pd.DataFrame({
-            **dict(zip(_KEY, key, strict=True)), "token": np.arange(len(times)), "chunk": np.repeat(part["i"].to_numpy(), n),
-            "kind": np.repeat(part["kind"].astype(str).to_numpy(), n), "t_ms": times, "gap_ms": np.diff(times, prepend=np.nan),
-            "interpolated": np.repeat(n > 1, n), "certified": np.repeat(part["certified"].fillna(False).to_numpy(bool), n) & (within == 1.0),
-        }))
+        parts.append(
+            pd.DataFrame(
+                {
+                    **dict(zip(_KEY, key, strict=True)),
+                    "token": np.arange(len(times)),
+                    "chunk": np.repeat(part["i"].to_numpy(), n),
+                    "kind": np.repeat(part["kind"].astype(str).to_numpy(), n),
+                    "t_ms": times,
+                    "gap_ms": np.diff(times, prepend=np.nan),
+                    "interpolated": np.repeat(n > 1, n),
+                    "certified": np.repeat(part["certified"].fillna(False).to_numpy(bool), n)
+                    & (within == 1.0),
+                }
+            )
+        )
     columns = [*_KEY, "token", "chunk", "kind", "t_ms", "gap_ms", "interpolated", "certified"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
@@ -55,5 +66,7 @@ def counts(part: pd.DataFrame, total: Any) -> np.ndarray:
     chars = part["chars"].fillna(0).to_numpy(float)
     weights = chars / chars.sum() if chars.sum() else ones / len(part)
     shared = np.maximum(1, np.diff(np.rint(np.cumsum(weights) * streamed), prepend=0.0)).astype(int)
-    shared[int(np.argmax(shared))] -= shared.sum() - streamed  # chunks that were raised to one token take it from the largest
+    shared[int(np.argmax(shared))] -= (
+        shared.sum() - streamed
+    )  # chunks that were raised to one token take it from the largest
     return np.asarray(shared, dtype=int)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 # Words that the usual byte-pair vocabularies hold as one token, a space before them.
-COMMON = tuple("""the of and to in is that for it as was with be by on not he his but at are this have from or had an they which one you were all her she there would
-their we him been has when who will no more if out so up said what its about than into them can only other time new some could these two may first
-then do any like my now over such our man me even most made after also well did many before must years back through much where your way down should
-because long each just state those people how too little good world make very year still see own work men day get here old between both life being
-under three never know same last another while us off might great go come since against right came take used states himself house few use place during
-high without again home around small however found part school thought went say general once upon war left number course fact though water less public
-put think almost hand enough far took head yet government system better set told nothing night end why called find going look asked later point knew
-next program city business give group toward days young let room within side social present given several order second possible rather per face among
-form important often things looked early white case large big need four children along church saw best ever least power light family seemed interest
-want members mind country area others done turned although open god service certain kind problem began different door thus help sense means whole
-matter itself law human above line name local company death free read past feet car child question body act tell effect action period""".split())  # noqa: SIM905 - four hundred quotes more say nothing
-
+COMMON = tuple(
+    """
+    the of and to in is that for it as was with be by on not he his but at are this have from or had an they
+    which one you were all her she there would their we him been has when who will no more if out so up said
+    what its about than into them can only other time new some could these two may first then do any like my
+    now over such our man me even most made after also well did many before must years back through much
+    where your way down should because long each just state those people how too little good world make very
+    year still see own work men day get here old between both life being under three never know same last
+    another while us off might great go come since against right came take used states himself house few use
+    place during high without again home around small however found part school thought went say general
+    once upon war left number course fact though water less public put think almost hand enough far took
+    head yet government system better set told nothing night end why called find going look asked later
+    point knew next program city business give group toward days young let room within side social present
+    given several order second possible rather per face among form important often things looked early white
+    case large big need four children along church saw best ever least power light family seemed interest
+    want members mind country area others done turned although open god service certain kind problem began
+    different door thus help sense means whole matter itself law human above line name local company death
+    free read past feet car child question body act tell effect action period
+    """.split()  # noqa: SIM905
+)

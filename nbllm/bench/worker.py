@@ -1,7 +1,8 @@
-"""The process that makes the load: `python -m nbllm.bench.worker DIRECTORY`, keys on the first line of standard input.
+"""The process that makes the load: `python -m nbllm.bench.worker DIRECTORY`, keys on the first line of
+standard input.
 
-It says on standard output, a JSON object a line, what has been recorded; a line "stop", or the end of standard input (the
-notebook has gone), ends it. It never prints a key and writes none down.
+It says on standard output, a JSON object a line, what has been recorded; a line "stop", or the end of
+standard input (the notebook has gone), ends it. It never prints a key and writes none down.
 """
 
 from __future__ import annotations
@@ -101,8 +102,23 @@ def _listen(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     children.end_with_parent(_GRACE)
 
 
-_SHORT = ("request_id", "name", "phase", "start_kind", "block", "status", "ok", "ttft_ms", "e2e_ms", "out_tok_s", "cost_usd", "in_tokens",
-          "out_tokens", "quality", "error_msg")
+_SHORT = (
+    "request_id",
+    "name",
+    "phase",
+    "start_kind",
+    "block",
+    "status",
+    "ok",
+    "ttft_ms",
+    "e2e_ms",
+    "out_tok_s",
+    "cost_usd",
+    "in_tokens",
+    "out_tokens",
+    "quality",
+    "error_msg",
+)
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:

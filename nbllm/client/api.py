@@ -39,15 +39,17 @@ def stream(prompt: Prompt, model: str = "auto", **options: Unpack[CallOptions]) 
 
 
 def complete(prompt: Prompt, model: str = "auto", **options: Unpack[CallOptions]) -> Response:
-    """Asks a model and waits for its Response. Options as in Client.stream. Works inside a running event loop too."""
+    """Asks a model and waits for its Response. Options as in Client.stream. Works inside a running event loop
+    too."""
     options = sealed(options)
     return default_client().complete(prompt, model, **options)
 
 
 def providers(*, ask: bool = True) -> pd.DataFrame:
-    """One row a provider: name, label, mode (api, local, headless), dialect, base_url, where its key was found, whether its
-    server answers, whether it is ready, why not, and the file that the row comes from. Warns of what is wrong in
-    configuration files. ask: try for a connection where there is a key, or the provider is local (0.5 s for all)."""
+    """One row a provider: name, label, mode (api, local, headless), dialect, base_url, where its key was
+    found, whether its server answers, whether it is ready, why not, and the file that the row comes from.
+    Warns of what is wrong in configuration files. ask: try for a connection where there is a key, or the
+    provider is local (0.5 s for all)."""
     import pandas as pd
 
     from .catalog import states
@@ -59,37 +61,43 @@ def providers(*, ask: bool = True) -> pd.DataFrame:
 
 
 def models(prefix: str = "", *, fresh: bool = False) -> pd.DataFrame:
-    """One row a model that a provider lists itself: name (as model= takes it), provider, id, context in tokens, input and
-    output price in US dollars for a million tokens; NA where it is not known.
+    """One row a model that a provider lists itself: name (as model= takes it), provider, id, context in
+    tokens, input and output price in US dollars for a million tokens; NA where it is not known.
 
-    prefix: "gemini/" or "gemini/gemini-2" asks that provider; "" asks every ready one. A list is kept for a day; fresh asks again.
+    prefix: "gemini/" or "gemini/gemini-2" asks that provider; "" asks every ready one. A list is kept for a
+    day; fresh asks again.
     """
     import pandas as pd
 
     from .catalog import ModelInfo, list_models
 
-    frame = pd.DataFrame([asdict(m) for m in list_models(default_client(), prefix, fresh=fresh)], columns=list(ModelInfo.__slots__))
+    frame = pd.DataFrame(
+        [asdict(m) for m in list_models(default_client(), prefix, fresh=fresh)],
+        columns=list(ModelInfo.__slots__),
+    )
     return frame.astype({"context": "Int64", "input_price": "Float64", "output_price": "Float64"})
 
 
 def health(name: str) -> Health:
-    """Whether a provider is reachable and takes the key, and how fast it answered. Raises ConfigError for an unknown name."""
+    """Whether a provider is reachable and takes the key, and how fast it answered. Raises ConfigError for an
+    unknown name."""
     from .catalog import health as ask
 
     return ask(default_client(), name)
 
 
 def estimate_tokens(text: str, model: str = "auto") -> TokenEstimate:
-    """(tokens, method, bound): the tokens in `text` for `model`, how they were counted, and the largest relative error to be
-    expected, 0.0 for an exact count. Asks the provider where it counts itself; raises ConfigError for an unknown model."""
+    """(tokens, method, bound): the tokens in `text` for `model`, how they were counted, and the largest
+    relative error to be expected, 0.0 for an exact count. Asks the provider where it counts itself; raises
+    ConfigError for an unknown model."""
     from .tokens import estimate_tokens as count
 
     return count(default_client(), text, model)
 
 
 def register_provider(name: str, **entries: Any) -> Provider:
-    """Adds a provider, or changes one, for this process and above all configuration files. The entries are those of a
-    provider's table in TOML: `register_provider("acme", base_url="https://llm.acme.example/v1", key_env="ACME_API_KEY")`.
-    Where a known provider moves to another host, its key variables stay behind unless key_env names them. Raises ConfigError
-    for a wrong entry."""
+    """Adds a provider, or changes one, for this process and above all configuration files. The entries are
+    those of a provider's table in TOML: `register_provider("acme", base_url="https://llm.acme.example/v1",
+    key_env="ACME_API_KEY")`. Where a known provider moves to another host, its key variables stay behind
+    unless key_env names them. Raises ConfigError for a wrong entry."""
     return default_client().registry.register(name, entries)

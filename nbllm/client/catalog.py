@@ -1,4 +1,5 @@
-"""What is there to ask: providers with their state and health, and the models that a provider lists itself."""
+"""What is there to ask: providers with their state and health, and the models that a provider lists
+itself."""
 
 from __future__ import annotations
 
@@ -32,9 +33,9 @@ LIST_AGE = 86_400.0  # seconds for which a list is kept on disk
 
 @dataclass(frozen=True, slots=True)
 class ProviderState:
-    """One provider as it stands on this machine. mode: api, local, or headless (a command-line program). key says where a key
-    was found, never what it is; answers is None where nothing was asked of the server; note says why it is not ready;
-    source is the file or package that its row comes from, "" for nbllm's own."""
+    """One provider as it stands on this machine. mode: api, local, or headless (a command-line program). key
+    says where a key was found, never what it is; answers is None where nothing was asked of the server; note
+    says why it is not ready; source is the file or package that its row comes from, "" for nbllm's own."""
 
     name: str
     label: str
@@ -50,8 +51,8 @@ class ProviderState:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """One model of a provider's own list: its context in tokens, prices in US dollars for a million tokens; None where
-    neither the provider, the price data nor the person's own facts say."""
+    """One model of a provider's own list: its context in tokens, prices in US dollars for a million tokens;
+    None where neither the provider, the price data nor the person's own facts say."""
 
     name: str
     provider: str
@@ -64,8 +65,8 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether a provider is reachable and takes the key, and the seconds its answer took. None where that cannot be told:
-    no list to ask for, or one that is public."""
+    """Whether a provider is reachable and takes the key, and the seconds its answer took. None where that
+    cannot be told: no list to ask for, or one that is public."""
 
     name: str
     mode: str
@@ -84,10 +85,15 @@ def mode(row: Provider) -> str:
 
 
 def states(client: Client, *, ask: bool = True) -> list[ProviderState]:
-    """Every provider's state; with `ask`, those with a key and the local ones are tried for a connection (0.5 s, all at once)."""
+    """Every provider's state; with `ask`, those with a key and the local ones are tried for a connection (0.5
+    s, all at once)."""
     known = [_state(client, row) for row in client.registry.rows.values()]
     rows = client.registry.rows
-    checks: dict[str, Future[bool]] = {s.name: client.check(client.registry.address(rows[s.name])) for s in known if ask and s.ready and s.mode != "headless"}
+    checks: dict[str, Future[bool]] = {
+        s.name: client.check(client.registry.address(rows[s.name]))
+        for s in known
+        if ask and s.ready and s.mode != "headless"
+    }
     return [_asked(s, checks[s.name].result()) if s.name in checks else s for s in known]
 
 
@@ -95,10 +101,30 @@ def _state(client: Client, row: Provider) -> ProviderState:
     address, key = client.registry.shown(row), client.registry.own_key(row)
     note = _lacks(client, row, address, key)
     if row.command and not note:
-        return ProviderState(row.name, row.label or row.name, mode(row), row.dialect, address, key.source if key else None, None, True,
-                             f"{find(row.command[0])} with {'that key' if key else 'its own login'}", row.source)
-    return ProviderState(row.name, row.label or row.name, mode(row), row.dialect, address, key.source if key else None, None,
-                         not note, note or "not asked", row.source)
+        return ProviderState(
+            row.name,
+            row.label or row.name,
+            mode(row),
+            row.dialect,
+            address,
+            key.source if key else None,
+            None,
+            True,
+            f"{find(row.command[0])} with {'that key' if key else 'its own login'}",
+            row.source,
+        )
+    return ProviderState(
+        row.name,
+        row.label or row.name,
+        mode(row),
+        row.dialect,
+        address,
+        key.source if key else None,
+        None,
+        not note,
+        note or "not asked",
+        row.source,
+    )
 
 
 def _lacks(client: Client, row: Provider, address: str, key: Secret | None) -> str:
@@ -106,7 +132,10 @@ def _lacks(client: Client, row: Provider, address: str, key: Secret | None) -> s
     if row.refused:
         return row.refused
     if row.held:
-        return f"{row.source} wants to use {', '.join(row.held)} at {address}: allow it with `%llm key allow {row.name}`"
+        return (
+            f"{row.source} wants to use {', '.join(row.held)} at {address}: allow it with `%llm key "
+            f"allow {row.name}`"
+        )
     if "${" in address:
         return f"set {address.partition('${')[2].partition('}')[0]}"
     if row.command and shutil.which(row.command[0]) is None:
@@ -117,12 +146,17 @@ def _lacks(client: Client, row: Provider, address: str, key: Secret | None) -> s
 
 
 def _asked(state: ProviderState, answers: bool) -> ProviderState:
-    return replace(state, answers=answers, ready=answers, note="ready" if answers else f"nothing answers at {state.base_url}")
+    return replace(
+        state,
+        answers=answers,
+        ready=answers,
+        note="ready" if answers else f"nothing answers at {state.base_url}",
+    )
 
 
 def health(client: Client, name: str) -> Health:
-    """Asks a provider for its model list and tells how that went. Raises ConfigError for a name that is no provider's, and
-    for one that cannot be asked."""
+    """Asks a provider for its model list and tells how that went. Raises ConfigError for a name that is no
+    provider's, and for one that cannot be asked."""
     route = listing(client, name)
     row = route.provider
     if row.command:
@@ -138,8 +172,17 @@ def health(client: Client, name: str) -> Health:
     except errors.TransportError as error:
         return Health(row.name, mode(row), False, None, None, error.message)
     except errors.NbllmError as error:
-        return Health(row.name, mode(row), not isinstance(error, errors.ConfigError), None, time.perf_counter() - began, error.message)
-    return Health(row.name, mode(row), True, _needed(client, route) if row.models else None, time.perf_counter() - began)
+        return Health(
+            row.name,
+            mode(row),
+            not isinstance(error, errors.ConfigError),
+            None,
+            time.perf_counter() - began,
+            error.message,
+        )
+    return Health(
+        row.name, mode(row), True, _needed(client, route) if row.models else None, time.perf_counter() - began
+    )
 
 
 def _installed(client: Client, row: Provider) -> Health:
@@ -150,12 +193,29 @@ def _installed(client: Client, row: Provider) -> Health:
     except errors.NbllmError as error:
         return Health(row.name, mode(row), False, None, None, error.message)
     except TimeoutError:
-        return Health(row.name, mode(row), False, None, None, f"{row.command[0]} --version did not end within {TIMEOUT:g} s")
-    return Health(row.name, mode(row), bool(told), None, time.perf_counter() - began, told or f"{row.command[0]} --version said nothing")
+        return Health(
+            row.name,
+            mode(row),
+            False,
+            None,
+            None,
+            f"{row.command[0]} --version did not end within {TIMEOUT:g} s",
+        )
+    return Health(
+        row.name,
+        mode(row),
+        bool(told),
+        None,
+        time.perf_counter() - began,
+        told or f"{row.command[0]} --version said nothing",
+    )
 
 
 async def _version(client: Client, row: Provider) -> str:
-    async with asyncio.timeout(TIMEOUT), client.processes.send(ProcessCall((*row.command, "--version"), passes=passed(row)), Trace()) as reply:
+    async with (
+        asyncio.timeout(TIMEOUT),
+        client.processes.send(ProcessCall((*row.command, "--version"), passes=passed(row)), Trace()) as reply,
+    ):
         frames = [frame async for frame in reply.frames()]
     return next((f.data.strip() for f in frames if not f.name), "")
 
@@ -174,29 +234,41 @@ def _needed(client: Client, route: Route) -> bool | None:
 
 
 def ping(client: Client, model: str, **options: Any) -> dict[str, Any]:
-    """Asks `model` for one word and gives what was measured: seconds to connect, to the first token, in all, and the model
-    that answered; `error` instead where it failed."""
+    """Asks `model` for one word and gives what was measured: seconds to connect, to the first token, in all,
+    and the model that answered; `error` instead where it failed."""
     began = time.perf_counter()
     try:
-        stream = client.stream("Answer with the single word: pong", model, **{"max_tokens": 64, "retries": 0, **options})
+        stream = client.stream(
+            "Answer with the single word: pong", model, **{"max_tokens": 64, "retries": 0, **options}
+        )
         response = stream.response()
     except errors.NbllmError as error:
         return {"asked": model, "ok": False, "total": time.perf_counter() - began, "error": error.message}
     t = response.timing
-    return {"asked": model, "ok": True, "model": response.model, "connect": t.connect, "ttft": t.ttft, "total": t.total,
-            "text": response.text.strip()[:40], "simulated": response.simulated}
+    return {
+        "asked": model,
+        "ok": True,
+        "model": response.model,
+        "connect": t.connect,
+        "ttft": t.ttft,
+        "total": t.total,
+        "text": response.text.strip()[:40],
+        "simulated": response.simulated,
+    }
 
 
 # --- models -------------------------------------------------------------------------------------------------
 
 
-def list_models(client: Client, prefix: str = "", *, cache: Path | None = None, fresh: bool = False) -> list[ModelInfo]:
-    """The models whose full name starts with `prefix`. "groq/" or "groq/lla" asks that provider alone, "" asks every ready
-    one and leaves out those that do not answer. Lists are kept for a day in `cache` (the platform's own place where none is
-    given, and there not those of this machine's servers); `fresh` asks again. Raises the provider's error where one
-    provider was named."""
+def list_models(
+    client: Client, prefix: str = "", *, cache: Path | None = None, fresh: bool = False
+) -> list[ModelInfo]:
+    """The models whose full name starts with `prefix`. "groq/" or "groq/lla" asks that provider alone, ""
+    asks every ready one and leaves out those that do not answer. Lists are kept for a day in `cache` (the
+    platform's own place where none is given, and there not those of this machine's servers); `fresh` asks
+    again. Raises the provider's error where one provider was named."""
     word = head(prefix) or prefix
-    slash, rest = prefix[len(word):len(word) + 1], prefix[len(word) + 1:]
+    slash, rest = prefix[len(word) : len(word) + 1], prefix[len(word) + 1 :]
     if not word:
         ready = [s.name for s in states(client) if s.ready]
         return [m for name in ready for m in _listed(client, name, cache, fresh, strict=False)]
@@ -212,8 +284,16 @@ def _listed(client: Client, name: str, cache: Path | None, fresh: bool, *, stric
         route = listing(client, name)
         row = route.provider
         if not row.models:
-            raise errors.ConfigError(f"{row.label or row.name} has no list of models.", hint="Its documentation names them.")
-        found = _kept(client, route, cache, fresh, lambda: [asdict(m) for m in _models(row.name, fetch(client, route, row.models))])
+            raise errors.ConfigError(
+                f"{row.label or row.name} has no list of models.", hint="Its documentation names them."
+            )
+        found = _kept(
+            client,
+            route,
+            cache,
+            fresh,
+            lambda: [asdict(m) for m in _models(row.name, fetch(client, route, row.models))],
+        )
     except errors.NbllmError:
         if strict:
             raise
@@ -221,14 +301,18 @@ def _listed(client: Client, name: str, cache: Path | None, fresh: bool, *, stric
     return sorted((_known(ModelInfo(**m), row) for m in found), key=lambda m: m.id)
 
 
-def _kept(client: Client, route: Route, cache: Path | None, fresh: bool, ask: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The list as it lies on disk, or a new one. Nothing of a key is in it; its file is named by the address and by where
-    the key was found, because lists differ by account."""
+def _kept(
+    client: Client, route: Route, cache: Path | None, fresh: bool, ask: Callable[[], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """The list as it lies on disk, or a new one. Nothing of a key is in it; its file is named by the address
+    and by where the key was found, because lists differ by account."""
     row = route.provider
     if route.simulated or (cache is None and is_loopback(row.base_url)):
         return ask()
     key = client.registry.key_for(route, None)
-    sign = hashlib.sha256(f"{row.name} {row.base_url}{row.models} {key.source if key else ''}".encode()).hexdigest()[:16]
+    sign = hashlib.sha256(
+        f"{row.name} {row.base_url}{row.models} {key.source if key else ''}".encode()
+    ).hexdigest()[:16]
     path = (cache or _cache()) / f"models-{row.name.replace('/', '_')}-{sign}.json"
     if not fresh and (found := _read(path)) is not None:
         return found
@@ -248,7 +332,12 @@ def _read(path: Path) -> list[dict[str, Any]] | None:
         if time.time() - path.stat().st_mtime > LIST_AGE:
             return None
         found = json.loads(read_small(path, LIMIT))
-        return found if isinstance(found, list) and all(isinstance(m, dict) and set(m) == set(ModelInfo.__slots__) for m in found) else None
+        return (
+            found
+            if isinstance(found, list)
+            and all(isinstance(m, dict) and set(m) == set(ModelInfo.__slots__) for m in found)
+            else None
+        )
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -260,19 +349,40 @@ def _write(path: Path, found: list[dict[str, Any]]) -> None:
 
 def _models(provider: str, value: Any) -> Iterable[ModelInfo]:
     entries = value.get("data", value.get("models")) if isinstance(value, Mapping) else value
-    if isinstance(value, Mapping) and isinstance(value.get("providers"), list):  # OpenCode's: models by their own provider
-        entries = [{"id": f"{p.get('id')}/{m}", "context_length": obj(obj(facts).get("limit")).get("context")} for p in items(value["providers"]) for m, facts in obj(p.get("models")).items()]
+    if isinstance(value, Mapping) and isinstance(
+        value.get("providers"), list
+    ):  # OpenCode's: models by their own provider
+        entries = [
+            {"id": f"{p.get('id')}/{m}", "context_length": obj(obj(facts).get("limit")).get("context")}
+            for p in items(value["providers"])
+            for m, facts in obj(p.get("models")).items()
+        ]
     for entry in items(entries):
         name = label(entry.get("id")) or label(entry.get("name"))
         if name:
-            sizes = (count(entry.get(n)) for n in ("inputTokenLimit", "context_length", "context_window", "max_model_len", "max_context_length"))
+            sizes = (
+                count(entry.get(n))
+                for n in (
+                    "inputTokenLimit",
+                    "context_length",
+                    "context_window",
+                    "max_model_len",
+                    "max_context_length",
+                )
+            )
             short = name.removeprefix("models/")
-            yield ModelInfo(f"{provider}/{short}", provider, short, next((s for s in sizes if s), None),
-                            created=entry.get("created") or entry.get("created_at") or entry.get("modified_at"))
+            yield ModelInfo(
+                f"{provider}/{short}",
+                provider,
+                short,
+                next((s for s in sizes if s), None),
+                created=entry.get("created") or entry.get("created_at") or entry.get("modified_at"),
+            )
 
 
 def _known(model: ModelInfo, row: Provider) -> ModelInfo:
-    """The model with what else is known of it. The person's own context beats the list's, the list's beats the data's."""
+    """The model with what else is known of it. The person's own context beats the list's, the list's beats
+    the data's."""
     own, facts = row.facts.get(model.id), prices.facts(model.id, row)
     context = own.context if own and own.context is not None else model.context or facts.context
     return replace(model, context=context, input_price=facts.input, output_price=facts.output)

@@ -1,4 +1,5 @@
-"""The one path every reply takes: resolve the name, encode, send, decode, retry, and write it all into a Stream."""
+"""The one path every reply takes: resolve the name, encode, send, decode, retry, and write it all into a
+Stream."""
 
 from __future__ import annotations
 
@@ -54,14 +55,17 @@ from .stream import Stream, retry_notice
 T = TypeVar("T")
 AnyLetter = Letter | ProcessCall | TalkCall | SessionCall
 AnyReply = Reply | ProcessReply | KeptReply | SessionReply
-ANSWER_LIMIT = 128 * 2**20  # characters of an answer's messages: 500,000 chunks, or a text that no notebook can hold
-_DRAIN = 0.5  # seconds that a server gets to end the body after its own end mark, so that the connection can be used again
+ANSWER_LIMIT = (
+    128 * 2**20
+)  # characters of an answer's messages: 500,000 chunks, or a text that no notebook can hold
+# seconds that a server gets to end the body after its own end mark, so that the connection can be used again
+_DRAIN = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits in seconds, None for none. connect: name look-up, TCP and TLS. first: call to first token. idle: between
-    two messages of the provider. total: call to end, retries included."""
+    """Limits in seconds, None for none. connect: name look-up, TCP and TLS. first: call to first token. idle:
+    between two messages of the provider. total: call to end, retries included."""
 
     connect: float | None = 10.0
     first: float | None = 120.0
@@ -70,14 +74,18 @@ class Timeouts:
 
     @classmethod
     def of(cls, given: float | Mapping[str, float | None] | Timeouts | None) -> Timeouts:
-        """From seconds in total, or a mapping of the names above. Raises ConfigError for other names and for non-positive values."""
+        """From seconds in total, or a mapping of the names above. Raises ConfigError for other names and for
+        non-positive values."""
         if isinstance(given, Timeouts):
             return given
         values = dict(given) if isinstance(given, Mapping) else {} if given is None else {"total": given}
         names = [f.name for f in fields(cls)]
         for name, value in values.items():
             if name not in names or (value is not None and not value > 0):
-                raise errors.ConfigError(f"Not a time limit: {name}={value!r}.", hint=f"Limits are {', '.join(names)}, in seconds above 0.")
+                raise errors.ConfigError(
+                    f"Not a time limit: {name}={value!r}.",
+                    hint=f"Limits are {', '.join(names)}, in seconds above 0.",
+                )
         return replace(cls(), **values)
 
 
@@ -111,7 +119,8 @@ def sealed(options: CallOptions) -> CallOptions:
 
 @dataclass(slots=True)
 class _Pool:
-    """The engine in use, and the connections and commands that live on it; all are replaced together, after a fork or a close."""
+    """The engine in use, and the connections and commands that live on it; all are replaced together, after a
+    fork or a close."""
 
     engine: Engine | None = None
     http: HttpTransport = field(default_factory=HttpTransport)
@@ -123,7 +132,9 @@ class _Pool:
         self.kept = KeptTransport(self.processes)
         self.opencode = OpenCodeTransport(self.http, self.processes)
 
-    def send(self, letter: AnyLetter, trace: Trace, connect: float | None) -> AbstractAsyncContextManager[AnyReply]:
+    def send(
+        self, letter: AnyLetter, trace: Trace, connect: float | None
+    ) -> AbstractAsyncContextManager[AnyReply]:
         """What is sent, by the way that is its own."""
         if isinstance(letter, TalkCall):
             return self.kept.send(letter, trace)
@@ -140,11 +151,18 @@ class _Pool:
 
 
 class Client:
-    """Configuration and connections for calls. The module's functions use one that is shared; make another for other
-    rows, aliases or keys. Safe to use from any thread. `ledger` remembers its calls in numbers; ledger=None for none."""
+    """Configuration and connections for calls. The module's functions use one that is shared; make another
+    for other rows, aliases or keys. Safe to use from any thread. `ledger` remembers its calls in numbers;
+    ledger=None for none."""
 
-    def __init__(self, registry: Registry | None = None, *, timeouts: Timeouts | None = None, retries: Retries | None = None,
-                 ledger: Ledger | Literal["new"] | None = "new") -> None:
+    def __init__(
+        self,
+        registry: Registry | None = None,
+        *,
+        timeouts: Timeouts | None = None,
+        retries: Retries | None = None,
+        ledger: Ledger | Literal["new"] | None = "new",
+    ) -> None:
         self.registry = registry or load()
         self.ledger = Ledger() if ledger == "new" else ledger
         self.timeouts, self.retries = timeouts or Timeouts(), retries or Retries()
@@ -158,31 +176,56 @@ class Client:
         return current
 
     def close(self) -> None:
-        """Closes this client's connections, and ends the commands that it keeps. The next call opens new ones."""
+        """Closes this client's connections, and ends the commands that it keeps. The next call opens new
+        ones."""
         pool, self._pool = self._pool, _Pool()
         if pool.engine is engine():
             pool.engine.run(pool.close(), 5.0)
 
     def resolve(self, model: str, base_url: str | None = None, dialect: str | None = None) -> Route:
-        """Where `model` leads; for "auto", the first provider with a key, a reachable Ollama, or the simulator."""
+        """Where `model` leads; for "auto", the first provider with a key, a reachable Ollama, or the
+        simulator."""
         if dialect is not None and dialect not in DIALECTS:
-            raise errors.ConfigError(f"No dialect is called {dialect!r}.", hint=f"There are {', '.join(DIALECTS)}.")
-        return self._auto() if model == "auto" and base_url is None else self.registry.resolve(model, base_url, dialect)
+            raise errors.ConfigError(
+                f"No dialect is called {dialect!r}.", hint=f"There are {', '.join(DIALECTS)}."
+            )
+        return (
+            self._auto()
+            if model == "auto" and base_url is None
+            else self.registry.resolve(model, base_url, dialect)
+        )
 
     def _auto(self) -> Route:
-        beside = ""  # a provider with a key in `.env`, which may be somebody else's: what has the user's own key comes first
+        # a provider with a key in `.env`, which may be somebody else's: what has the user's own key comes
+        # first
+        beside = ""
         for name, row in self.registry.rows.items() if not self.registry.simulating else ():
             key = self._key_of(name) if not row.local else None
             if key is not None and not key.beside:
-                return replace(self.registry.resolve(name), asked="auto", why=f"{row.label or name} has a key ({key.source})")
+                return replace(
+                    self.registry.resolve(name),
+                    asked="auto",
+                    why=f"{row.label or name} has a key ({key.source})",
+                )
             beside = beside or (f"{name} {key.source}" if key is not None else "")
         ollama = self.registry.rows.get("ollama")
         if ollama and not self.registry.simulating and self.check(self.registry.address(ollama)).result():
-            return replace(self.registry.resolve("ollama"), asked="auto", why="no key was found, and Ollama answers here")
+            return replace(
+                self.registry.resolve("ollama"), asked="auto", why="no key was found, and Ollama answers here"
+            )
         if beside:
             name, _, source = beside.partition(" ")
-            return replace(self.registry.resolve(name), asked="auto", why=f"no other key and no Ollama was found, and {source} is one: whoever put it there may read what is asked")
-        return replace(self.registry.resolve("sim/openai"), asked="auto", why="no key and no Ollama was found: the simulator answers")
+            return replace(
+                self.registry.resolve(name),
+                asked="auto",
+                why=f"no other key and no Ollama was found, and {source} is one: whoever put it there may "
+                f"read what is asked",
+            )
+        return replace(
+            self.registry.resolve("sim/openai"),
+            asked="auto",
+            why="no key and no Ollama was found: the simulator answers",
+        )
 
     def _key_of(self, name: str) -> Secret | None:
         try:
@@ -191,7 +234,8 @@ class Client:
             return None
 
     def check(self, url: str, timeout: float = 0.5) -> Future[bool]:
-        """Whether something listens at the address, within `timeout` seconds; asked at once, answered in the future."""
+        """Whether something listens at the address, within `timeout` seconds; asked at once, answered in the
+        future."""
         return self._engine().submit(_listens(url, timeout))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -216,11 +260,28 @@ class Client:
         self._engine()
         return self._pool.http
 
-    def request(self, prompt: prompts.Prompt, model: str, *, system: str | None = None, tools: Iterable[Tool | Mapping[str, Any]] = (),
-                schema: Any = None, stop: str | Iterable[str] = (), extra: Mapping[str, Any] | None = None, **options: Any) -> Request:
+    def request(
+        self,
+        prompt: prompts.Prompt,
+        model: str,
+        *,
+        system: str | None = None,
+        tools: Iterable[Tool | Mapping[str, Any]] = (),
+        schema: Any = None,
+        stop: str | Iterable[str] = (),
+        extra: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Request:
         """The Request for `prompt`, with `model` as the provider's own name."""
-        return Request(model=model, messages=prompts.messages(prompt, system), tools=prompts.tools(tools), schema=prompts.schema(schema),
-                       stop=(stop,) if isinstance(stop, str) else tuple(stop), extra=dict(extra or {}), **options)
+        return Request(
+            model=model,
+            messages=prompts.messages(prompt, system),
+            tools=prompts.tools(tools),
+            schema=prompts.schema(schema),
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            extra=dict(extra or {}),
+            **options,
+        )
 
     def stream(
         self,
@@ -247,56 +308,132 @@ class Client:
     ) -> Stream:
         """Asks `model` and returns its reply at once, as a Stream that grows.
 
-        prompt: text, parts, or messages. timeout: seconds in total, or a mapping of connect, first, idle, total.
-        retries: how often to ask again while nothing has been shown. extra: merged into the request body as it is. keep: a
-        headless CLI stays for the next call, which is then answered sooner; a conversation goes on in the one that heard it.
-        Raises ConfigError for what is wrong on this side; what the provider does shows when the stream is read.
+        prompt: text, parts, or messages. timeout: seconds in total, or a mapping of connect, first, idle,
+        total. retries: how often to ask again while nothing has been shown. extra: merged into the request
+        body as it is. keep: a headless CLI stays for the next call, which is then answered sooner; a
+        conversation goes on in the one that heard it. Raises ConfigError for what is wrong on this side; what
+        the provider does shows when the stream is read.
         """
-        return self.ask(prompt, self.resolve(model, base_url, dialect), system=system, max_tokens=max_tokens, temperature=temperature, top_p=top_p,
-                        stop=stop, seed=seed, reasoning=reasoning, tools=tools, tool_choice=tool_choice, schema=schema, api_key=api_key,
-                        timeout=timeout, retries=retries, extra=extra, keep=keep)
+        return self.ask(
+            prompt,
+            self.resolve(model, base_url, dialect),
+            system=system,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            stop=stop,
+            seed=seed,
+            reasoning=reasoning,
+            tools=tools,
+            tool_choice=tool_choice,
+            schema=schema,
+            api_key=api_key,
+            timeout=timeout,
+            retries=retries,
+            extra=extra,
+            keep=keep,
+        )
 
-    def ask(self, prompt: prompts.Prompt, route: Route, *, api_key: str | Secret | None = None, timeout: float | Mapping[str, float | None] | Timeouts | None = None,
-            retries: int | Retries | None = None, keep: bool = False, **options: Any) -> Stream:
+    def ask(
+        self,
+        prompt: prompts.Prompt,
+        route: Route,
+        *,
+        api_key: str | Secret | None = None,
+        timeout: float | Mapping[str, float | None] | Timeouts | None = None,
+        retries: int | Retries | None = None,
+        keep: bool = False,
+        **options: Any,
+    ) -> Stream:
         """As stream, where a name has been resolved already; `options` as Client.request takes them."""
         api_key = Secret(api_key) if isinstance(api_key, str) else api_key
         options["schema"] = provider_schema(options.get("schema"))
         request = self.request(prompt, route.model, **options)
         limits = self.timeouts if timeout is None else Timeouts.of(timeout)
-        patience = self.retries if retries is None else retries if isinstance(retries, Retries) else Retries(attempts=retries)
-        return self.send(request, route, key=self.registry.key_for(route, api_key), timeouts=limits, retries=patience, keep=keep)
+        patience = (
+            self.retries
+            if retries is None
+            else retries
+            if isinstance(retries, Retries)
+            else Retries(attempts=retries)
+        )
+        return self.send(
+            request,
+            route,
+            key=self.registry.key_for(route, api_key),
+            timeouts=limits,
+            retries=patience,
+            keep=keep,
+        )
 
-    def complete(self, prompt: prompts.Prompt, model: str = DEFAULT_MODEL, **options: Unpack[CallOptions]) -> Response:
+    def complete(
+        self, prompt: prompts.Prompt, model: str = DEFAULT_MODEL, **options: Unpack[CallOptions]
+    ) -> Response:
         """As stream, but waits for the end and gives the Response. Works inside a running event loop too."""
         options = sealed(options)
         return self.stream(prompt, model, **options).response()
 
-    def send(self, request: Request, route: Route, *, key: Secret | None, timeouts: Timeouts | None = None,
-             retries: Retries | None = None, fresh: bool = False, keep: bool = False) -> Stream:
-        """Sends a Request that is made already; `fresh` over a new connection, or to a new command; `keep` as in stream. Raises ConfigError where no key is found for a
-        provider that needs one. On the engine's own thread, what `http.prepare` makes must be there already."""
+    def send(
+        self,
+        request: Request,
+        route: Route,
+        *,
+        key: Secret | None,
+        timeouts: Timeouts | None = None,
+        retries: Retries | None = None,
+        fresh: bool = False,
+        keep: bool = False,
+    ) -> Stream:
+        """Sends a Request that is made already; `fresh` over a new connection, or to a new command; `keep` as
+        in stream. Raises ConfigError where no key is found for a provider that needs one. On the engine's own
+        thread, what `http.prepare` makes must be there already."""
         guard, running = Guard.of(route.provider, key), self._engine()
         try:
             dialect, call = DIALECTS[route.provider.dialect], self.encode(request, route, key, keep=keep)
-            if isinstance(call, HttpCall) and not running.is_here() and not self._pool.http.prepared(call.url):
+            if (
+                isinstance(call, HttpCall)
+                and not running.is_here()
+                and not self._pool.http.prepared(call.url)
+            ):
                 running.run(self._pool.http.prepare(call.url))
             letter = _letter(call, fresh=fresh)
         except errors.NbllmError as error:
             raise error.scrubbed(guard.texts).with_traceback(None) from None  # whose frames hold the key
         stream = Stream(lambda fold, s: _answer(fold, s, request, route, guard))
-        job = _Job(stream, letter, dialect, route, guard, key, timeouts or self.timeouts, retries or self.retries, self._pool)
+        job = _Job(
+            stream,
+            letter,
+            dialect,
+            route,
+            guard,
+            key,
+            timeouts or self.timeouts,
+            retries or self.retries,
+            self._pool,
+        )
         if left := left_out(request, route.provider.dialect):
-            stream.publish(Notice("media", f"{left} not sent back: {route.provider.label or route.provider.name} takes no such file from a model"))
+            stream.publish(
+                Notice(
+                    "media",
+                    f"{left} not sent back: {route.provider.label or route.provider.name} takes no such "
+                    f"file from a model",
+                )
+            )
         if self.ledger is not None:
-            self.ledger.note(stream, Call(request, route.provider, route.asked, route.simulated, self.ledger.epoch))
+            self.ledger.note(
+                stream, Call(request, route.provider, route.asked, route.simulated, self.ledger.epoch)
+            )
         return stream.start(running, job.run())
 
     def encode(self, request: Request, route: Route, key: Secret | None, *, keep: bool = False) -> AnyCall:
-        """The call that `request` becomes; nothing is sent. Raises ConfigError for keep where the provider has no such mode."""
+        """The call that `request` becomes; nothing is sent. Raises ConfigError for keep where the provider
+        has no such mode."""
         row = route.provider
         if key is None and not row.local:
             raise self.no_key(row)
-        if keep and not route.simulated and row.dialect != "opencode_server":  # whose sessions stay in any case
+        if (
+            keep and not route.simulated and row.dialect != "opencode_server"
+        ):  # whose sessions stay in any case
             return keep_talking(request, row, key)
         return guarded(DIALECTS[row.dialect].encode(request, row, key), row, key)
 
@@ -304,15 +441,19 @@ class Client:
         """The error that says which key is missing and how to give one."""
         where = f" (a key comes from {row.key_url})" if row.key_url else ""
         return errors.ConfigError(
-            f"No key for {row.label or row.name}: {' and '.join(row.key_env) or 'its key'} is not set{where}.",
-            hint=f"Log in: %llm key login {row.name}." if row.oauth else
-                 f"Set {row.key_env[0] if row.key_env else 'it'} in the environment, or type `%llm key {row.name}`. "
-                 f"To try without a key: `%llm simulate on`, or model=sim/{row.name.partition('_')[0]}.")
+            f"No key for {row.label or row.name}: {' and '.join(row.key_env) or 'its key'} is not "
+            f"set{where}.",
+            hint=f"Log in: %llm key login {row.name}."
+            if row.oauth
+            else f"Set {row.key_env[0] if row.key_env else 'it'} in the environment, or type `%llm key "
+            f"{row.name}`. "
+            f"To try without a key: `%llm simulate on`, or model=sim/{row.name.partition('_')[0]}.",
+        )
 
 
 def guarded(call: AnyCall, row: Provider, key: Secret | None) -> AnyCall:
-    """The call with what of it is secret, and where that may go: the row's to the row's address, the key to its own, which
-    is the row's where nobody said another."""
+    """The call with what of it is secret, and where that may go: the row's to the row's address, the key to
+    its own, which is the row's where nobody said another."""
     if not isinstance(call, (HttpCall, SessionCall)):
         return call
     return replace(call, guard=Guard.of(row, key.at(row.base_url) if key is not None else None))
@@ -330,8 +471,15 @@ def _answer(fold: Fold, stream: Stream, request: Request, route: Route, guard: G
     model = errors.scrub(fold.model, guard.texts) if fold.model and fold.model != route.model else route.model
     cost = None if simulated or not stream.done else prices.cost(fold.usage, model, route.provider)
     trace = stream.trace
-    return fold.response(model=model, provider=route.provider.name, cost=cost, timing=stream.timing, request=request, simulated=simulated,
-                         raw={"status": trace.status, "headers": trace.headers, "usage": fold.usage.raw if fold.usage else {}})
+    return fold.response(
+        model=model,
+        provider=route.provider.name,
+        cost=cost,
+        timing=stream.timing,
+        request=request,
+        simulated=simulated,
+        raw={"status": trace.status, "headers": trace.headers, "usage": fold.usage.raw if fold.usage else {}},
+    )
 
 
 def refusal(dialect: Dialect, reply: AnyReply, body: bytes, row: Provider) -> errors.NbllmError:
@@ -344,8 +492,10 @@ def refusal(dialect: Dialect, reply: AnyReply, body: bytes, row: Provider) -> er
 
 def unreadable(row: Provider, exc: Exception, about: str = "") -> errors.ProtocolError:
     """The error for an answer that a decoder stumbled over."""
-    return errors.ProtocolError(f"{row.label or row.name} sent what cannot be read{about}: {type(exc).__name__}.",
-                                hint="Ask again, or check that base_url and dialect belong together.")
+    return errors.ProtocolError(
+        f"{row.label or row.name} sent what cannot be read{about}: {type(exc).__name__}.",
+        hint="Ask again, or check that base_url and dialect belong together.",
+    )
 
 
 async def _listens(url: str, within: float) -> bool:
@@ -378,7 +528,9 @@ class _Job:
     async def run(self) -> None:
         """Asks until there is an answer or no sense in asking again."""
         if self.route.why:
-            self.stream.publish(Notice("auto", f"auto chose {self.route.provider.name}/{self.route.model}: {self.route.why}."))
+            self.stream.publish(
+                Notice("auto", f"auto chose {self.route.provider.name}/{self.route.model}: {self.route.why}.")
+            )
         async with self._limit(self.timeouts.total, "total"):
             attempt = 1
             while (error := await self._try()) is not None:
@@ -393,8 +545,15 @@ class _Job:
         try:
             await self._attempt()
         except errors.NbllmError as error:
-            if isinstance(error, errors.AuthenticationError) and self.key is None and isinstance(self.letter, Letter):
-                error.hint = "No key was sent to this address. Name one for it: key=VARIABLE in a cell, api_key=... in Python."
+            if (
+                isinstance(error, errors.AuthenticationError)
+                and self.key is None
+                and isinstance(self.letter, Letter)
+            ):
+                error.hint = (
+                    "No key was sent to this address. Name one for it: key=VARIABLE in a cell, "
+                    "api_key=... in Python."
+                )
             error.sent = self._sent()
             return error.scrubbed(self.guard.texts)
         return None
@@ -405,10 +564,18 @@ class _Job:
             return ""
         command = self.letter.process if isinstance(self.letter, TalkCall) else self.letter
         if isinstance(command, ProcessCall):
-            return f"Ran {shutil.which(command.argv[0]) or command.argv[0]}" + (f" with the key {self.key.masked} from {self.key.source}." if self.key else ".")
+            return f"Ran {shutil.which(command.argv[0]) or command.argv[0]}" + (
+                f" with the key {self.key.masked} from {self.key.source}." if self.key else "."
+            )
         own = self.route.provider
-        address = self.stream.trace.address if isinstance(self.letter, SessionCall) else own.base_url  # the one that answered
-        key = f"the key {self.key.masked} from {self.key.source}" if self.key and address == own.base_url.rstrip("/") else "no key"
+        address = (
+            self.stream.trace.address if isinstance(self.letter, SessionCall) else own.base_url
+        )  # the one that answered
+        key = (
+            f"the key {self.key.masked} from {self.key.source}"
+            if self.key and address == own.base_url.rstrip("/")
+            else "no key"
+        )
         return f"Sent to {shown(address, own.secrets)} with {key}." if address else ""
 
     async def _attempt(self) -> None:
@@ -416,7 +583,10 @@ class _Job:
         self.stream.traces.append(trace)
         self.which = "first"
         try:
-            async with asyncio.timeout(self.timeouts.first) as clock, self.pool.send(self.letter, trace, self.timeouts.connect) as reply:
+            async with (
+                asyncio.timeout(self.timeouts.first) as clock,
+                self.pool.send(self.letter, trace, self.timeouts.connect) as reply,
+            ):
                 if reply.status >= 300:
                     raise refusal(self.dialect, reply, await reply.body(), self.route.provider)
                 await self._decode(reply, clock)
@@ -425,10 +595,16 @@ class _Job:
         except TimeoutError:
             raise self._timed_out(self.which) from None
         finally:
-            trace.stalls = stalls_since(trace.marks.get("start", self.stream.called) if len(self.stream.traces) > 1 else self.stream.called)
+            trace.stalls = stalls_since(
+                trace.marks.get("start", self.stream.called)
+                if len(self.stream.traces) > 1
+                else self.stream.called
+            )
 
     async def _decode(self, reply: AnyReply, clock: asyncio.Timeout) -> None:
-        decoder = reply.decoder() if isinstance(reply, KeptReply) else self.dialect.decoder(self.route.provider)
+        decoder = (
+            reply.decoder() if isinstance(reply, KeptReply) else self.dialect.decoder(self.route.provider)
+        )
         if not isinstance(reply, (KeptReply, SessionReply)):
             await self._read(decoder, reply, clock)
             return
@@ -451,8 +627,10 @@ class _Job:
             async for frame in frames:
                 self._feed(decoder, frame)
                 if (size := size + len(frame.data)) > ANSWER_LIMIT:
-                    raise errors.ProtocolError(f"The answer is larger than {ANSWER_LIMIT >> 20} MiB, and was stopped.",
-                                               hint="What came is kept. Limit it with max_tokens, or choose another model.")
+                    raise errors.ProtocolError(
+                        f"The answer is larger than {ANSWER_LIMIT >> 20} MiB, and was stopped.",
+                        hint="What came is kept. Limit it with max_tokens, or choose another model.",
+                    )
                 self.stream.trace.arrivals.append(Arrival(len(self.stream.log), frame.read, len(frame.data)))
                 if decoder.done:
                     self.stream.trace.marks["done"] = frame.at
@@ -464,15 +642,16 @@ class _Job:
                 await _drained(frames)
 
     def _extend(self, clock: asyncio.Timeout, now: float) -> None:
-        """Moves the idle limit. Timers cost more than a chunk's decoding, so only when a twentieth of the limit has gone by."""
+        """Moves the idle limit. Timers cost more than a chunk's decoding, so only when a twentieth of the
+        limit has gone by."""
         idle = self.timeouts.idle
         if self.which != "idle" or (idle is not None and now + 0.95 * idle > (clock.when() or 0.0)):
             self.which = "idle"
             clock.reschedule(None if idle is None else now + idle)
 
     def _feed(self, decoder: Decoder, frame: Frame | None) -> None:
-        """Publishes what is in a frame, or in the end where it is None. Raises ProtocolError for whatever else a decoder raises:
-        its input is the server's, and what came before stays."""
+        """Publishes what is in a frame, or in the end where it is None. Raises ProtocolError for whatever
+        else a decoder raises: its input is the server's, and what came before stays."""
         try:
             for event in decoder.close() if frame is None else decoder.feed(frame):
                 self.shown = self.shown or is_token(event)
@@ -484,10 +663,16 @@ class _Job:
 
     def _timed_out(self, which: str) -> errors.Timeout:
         seconds: float = getattr(self.timeouts, which) or 0.0
-        what = {"first": "No token came", "idle": "Nothing more came", "total": "The answer did not end"}[which]
+        what = {"first": "No token came", "idle": "Nothing more came", "total": "The answer did not end"}[
+            which
+        ]
         name = self.route.provider.label or self.route.provider.name
-        return errors.Timeout(f"{what} from {name} within {seconds:g} s ({which} timeout).", which=which, seconds=seconds,
-                              hint=f"Allow more with timeout.{which}={seconds * 2:g}, or choose another model.")
+        return errors.Timeout(
+            f"{what} from {name} within {seconds:g} s ({which} timeout).",
+            which=which,
+            seconds=seconds,
+            hint=f"Allow more with timeout.{which}={seconds * 2:g}, or choose another model.",
+        )
 
     def _limit(self, seconds: float | None, which: str) -> _Limit:
         return _Limit(seconds, self._timed_out, which)
@@ -510,8 +695,8 @@ class _Limit:
 
 
 async def _drained(frames: AsyncIterator[Frame]) -> None:
-    """Gives the server _DRAIN seconds to end the body after the protocol's own end mark, so that the connection can be
-    used again; whatever goes wrong by then is not the answer's business."""
+    """Gives the server _DRAIN seconds to end the body after the protocol's own end mark, so that the
+    connection can be used again; whatever goes wrong by then is not the answer's business."""
     with contextlib.suppress(TimeoutError, errors.TransportError, errors.ProtocolError):
         async with asyncio.timeout(_DRAIN):
             async for _ in frames:

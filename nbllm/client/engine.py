@@ -1,7 +1,8 @@
 """The one thread on whose event loop all input and output runs, so that connections outlive cells.
 
-There is one engine a process. It starts with the first call, survives any number of the caller's own loops, is
-forgotten in a forked child (threads do not cross a fork; the child starts its own) and ends with the interpreter.
+There is one engine a process. It starts with the first call, survives any number of the caller's own loops,
+is forgotten in a forked child (threads do not cross a fork; the child starts its own) and ends with the
+interpreter.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class Engine:
         """Cancels what runs, closes connections and ends the thread; waits at most `timeout` seconds."""
         if self.loop.is_closed():
             return
-        with contextlib.suppress(TimeoutError):  # a connection that will not close must not keep the interpreter from ending
+        with contextlib.suppress(
+            TimeoutError
+        ):  # a connection that will not close must not keep the interpreter from ending
             self.submit(self._shut_down()).result(timeout)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout)

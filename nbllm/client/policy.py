@@ -14,7 +14,8 @@ _PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 5
 @dataclass(frozen=True, slots=True)
 class Retries:
     """How often and how patiently to ask again: `attempts` after the first, waits between 0 and
-    min(cap, base * 2**n) seconds (exponential backoff with full jitter, as in AWS's "Exponential Backoff and Jitter")."""
+    min(cap, base * 2**n) seconds (exponential backoff with full jitter, as in AWS's "Exponential Backoff and
+    Jitter")."""
 
     attempts: int = 2
     base: float = 0.5
@@ -37,12 +38,14 @@ def _asked(error: errors.NbllmError) -> float | None:
     return error.retry_after if error.retry_after is not None else error.reset_after
 
 
-def wait_before_retry(error: errors.NbllmError, attempt: int, shown: bool, retries: Retries, random: float) -> float | None:
+def wait_before_retry(
+    error: errors.NbllmError, attempt: int, shown: bool, retries: Retries, random: float
+) -> float | None:
     """Seconds to wait before asking again, None to give up.
 
-    attempt: how many requests were sent already, 1 or more. shown: whether a token of the answer has been shown, after
-    which nothing is asked twice. random: a number in [0, 1) that spreads the callers. What the provider asks for is
-    honoured as a minimum; more than LONGEST_WAIT means giving up at once.
+    attempt: how many requests were sent already, 1 or more. shown: whether a token of the answer has been
+    shown, after which nothing is asked twice. random: a number in [0, 1) that spreads the callers. What the
+    provider asks for is honoured as a minimum; more than LONGEST_WAIT means giving up at once.
     """
     if shown or attempt > retries.attempts or not passing(error):
         return None

@@ -19,7 +19,8 @@ HTTP_OK = 200
 
 
 def listing(client: Client, name: str) -> Route:
-    """The route to the provider called `name` for questions that name no model. Raises ConfigError where it cannot be asked."""
+    """The route to the provider called `name` for questions that name no model. Raises ConfigError where it
+    cannot be asked."""
     row = client.registry.row(name)
     if row is None:
         raise client.registry.unknown_provider(name)
@@ -30,7 +31,10 @@ def auth_headers(row: Provider, key: Secret | None) -> dict[str, str]:
     """The headers by which `row`'s dialect carries a key, taken from the dialect itself."""
     call = DIALECTS[row.dialect].encode(Request("m/m", (Message("user", "x"),)), row, key)
     if not isinstance(call, (HttpCall, SessionCall)):
-        raise errors.ConfigError(f"{row.label or row.name} is a command: it has no list of models and no address.", hint="Name its model after the slash, as the command itself would.")
+        raise errors.ConfigError(
+            f"{row.label or row.name} is a command: it has no list of models and no address.",
+            hint="Name its model after the slash, as the command itself would.",
+        )
     return {k: v for k, v in call.headers.items() if k.lower() not in ("content-type", "accept")}
 
 
@@ -56,7 +60,8 @@ def question(row: Provider, path: str, key: Secret | None) -> HttpCall:
 
 
 async def get_json(client: Client, row: Provider, call: HttpCall) -> Any:
-    """The JSON that answers `call`; to be run on the engine's loop. Raises our errors, what is secret masked in them."""
+    """The JSON that answers `call`; to be run on the engine's loop. Raises our errors, what is secret masked
+    in them."""
     try:
         return await _get_json(client, row, call)
     except errors.NbllmError as error:
@@ -75,5 +80,9 @@ async def _get_json(client: Client, row: Provider, call: HttpCall) -> Any:
     except errors.Timeout:
         raise
     except TimeoutError:
-        raise errors.Timeout(f"No answer from {row.label or row.name} within {TIMEOUT:g} s.", which="total", seconds=TIMEOUT,
-                             hint="Try again.") from None
+        raise errors.Timeout(
+            f"No answer from {row.label or row.name} within {TIMEOUT:g} s.",
+            which="total",
+            seconds=TIMEOUT,
+            hint="Try again.",
+        ) from None

@@ -1,8 +1,8 @@
 """A reply as an append-only log that any thread or event loop may read while it grows.
 
-The engine's task is the only writer. Readers keep their own place in the log: iterating twice gives the same events
-twice, and nothing is lost to a reader that comes late. Sync readers wait on a condition, async readers on a future of
-their own loop that the writer wakes from outside.
+The engine's task is the only writer. Readers keep their own place in the log: iterating twice gives the same
+events twice, and nothing is lost to a reader that comes late. Sync readers wait on a condition, async readers
+on a future of their own loop that the writer wakes from outside.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ from .engine import Engine
 
 # A blocking wait on Windows cannot be interrupted; elsewhere the wake-up only checks that we were not forked.
 _TICK = 0.1 if sys.platform == "win32" else 1.0
-_HEARTBEAT = 0.05  # seconds: an idle kernel loop notices an interrupt only when something wakes it (ipykernel issue 881)
+# seconds: an idle kernel loop notices an interrupt only when something wakes it (ipykernel issue 881)
+_HEARTBEAT = 0.05
 
 
 class Stream:
     """One call's reply. Returned at once; everything that can go wrong shows when it is read.
 
-    Iterate it (`for` or `async for`) for events, `text_stream` for strings; `await` it or call `response()` for the
-    whole answer; `cancel()` stops it. Reading raises the call's NbllmError, whose `.partial` is the Response so far.
+    Iterate it (`for` or `async for`) for events, `text_stream` for strings; `await` it or call `response()`
+    for the whole answer; `cancel()` stops it. Reading raises the call's NbllmError, whose `.partial` is the
+    Response so far.
     """
 
     def __init__(self, about: Callable[[Fold, Stream], Response]) -> None:
@@ -125,7 +127,8 @@ class Stream:
         return self.traces[-1] if self.traces else Trace()
 
     def wait(self, seen: int = 0, timeout: float | None = None) -> bool:
-        """Waits until the log is longer than `seen` or the reply has ended; False where `timeout` seconds ran out first."""
+        """Waits until the log is longer than `seen` or the reply has ended; False where `timeout` seconds ran
+        out first."""
         until = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             while len(self.log) <= seen and not self.done:
@@ -137,13 +140,16 @@ class Stream:
         return True
 
     def wait_end(self, timeout: float) -> bool:
-        """Waits at most `timeout` seconds for the reply's end, whatever comes meanwhile; False where it has not ended."""
+        """Waits at most `timeout` seconds for the reply's end, whatever comes meanwhile; False where it has
+        not ended."""
         with self._changed:
             return self._changed.wait_for(lambda: self.done, timeout)
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
-            raise errors.TransportError("This stream belongs to the process that was forked from.", hint="Start a new one here.")
+            raise errors.TransportError(
+                "This stream belongs to the process that was forked from.", hint="Start a new one here."
+            )
 
     def __iter__(self) -> Iterator[Event]:
         place = 0
@@ -189,7 +195,8 @@ class Stream:
             raise
 
     async def ended(self) -> None:
-        """Returns at the reply's end, well or not, and is not woken before. A cancelled waiter leaves the call running."""
+        """Returns at the reply's end, well or not, and is not woken before. A cancelled waiter leaves the
+        call running."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         with self._changed:
@@ -208,13 +215,16 @@ class Stream:
         return self._result()
 
     def response(self, timeout: float | None = None) -> Response:
-        """Waits for the end and gives the answer. An interrupt stops the call; TimeoutError leaves it running."""
+        """Waits for the end and gives the answer. An interrupt stops the call; TimeoutError leaves it
+        running."""
         until = None if timeout is None else time.monotonic() + timeout
         try:
             while not self.done:
                 left = None if until is None else until - time.monotonic()
                 if not self.wait(len(self.log), left):
-                    raise TimeoutError(f"The answer has not ended within {timeout:g} s; it goes on (cancel() stops it).")
+                    raise TimeoutError(
+                        f"The answer has not ended within {timeout:g} s; it goes on (cancel() stops it)."
+                    )
         except KeyboardInterrupt:
             self.cancel()
             raise
@@ -247,7 +257,8 @@ class Stream:
         return TextStream(self)
 
     def cancel(self) -> None:
-        """Stops the call and closes its connection; what came stays. Does nothing once it has ended. Any thread."""
+        """Stops the call and closes its connection; what came stays. Does nothing once it has ended. Any
+        thread."""
         if not self.done and self._engine is not None and os.getpid() == self._pid:
             try:
                 self._engine.loop.call_soon_threadsafe(self._cancel)
@@ -307,7 +318,9 @@ def timing(stream: Stream) -> Timing:
         tokens, visible = [], None
     return Timing(
         connect=set_up - marks["connect_start"] if set_up is not None and "connect_start" in marks else None,
-        ttfb=marks.get("headers", marks.get("stdout", start)) - start if "headers" in marks or "stdout" in marks else None,
+        ttfb=marks.get("headers", marks.get("stdout", start)) - start
+        if "headers" in marks or "stdout" in marks
+        else None,
         ttft=tokens[0] - start if tokens else None,
         ttfo=visible - start if visible is not None else None,
         total=stream.log[-1][0] - start if stream.done and stream.log else None,
@@ -319,5 +332,8 @@ def timing(stream: Stream) -> Timing:
 
 def retry_notice(error: errors.NbllmError, wait: float, attempt: int, attempts: int) -> Notice:
     """What a reader is told when a request is sent again."""
-    return Notice("retry", f"{error.message} Asking again in {wait:.1f} s ({attempt} of {attempts}).",
-                  {"wait": wait, "attempt": attempt, "status": getattr(error, "status", None)})
+    return Notice(
+        "retry",
+        f"{error.message} Asking again in {wait:.1f} s ({attempt} of {attempts}).",
+        {"wait": wait, "attempt": attempt, "status": getattr(error, "status", None)},
+    )

@@ -1,4 +1,5 @@
-"""Where an address leads: scheme, host as it is looked up and certified, port. Strict, so that nobody reads it in another way. Pure."""
+"""Where an address leads: scheme, host as it is looked up and certified, port. Strict, so that nobody reads
+it in another way. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from .errors import ConfigError
 
 PORTS = {"http": 80, "https": 443}
 _PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)")
-_PLACE = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([^:]*))?")  # a host, or an IPv6 address in brackets; a port
+_PLACE = re.compile(
+    r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([^:]*))?"
+)  # a host, or an IPv6 address in brackets; a port
 _SHOWN = re.compile(r"(?:[^/?#]*//)?[^/?#]*")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -18,14 +21,19 @@ _HINT = "An address looks like https://api.example.com/v1 or http://127.0.0.1:80
 
 
 class Address(NamedTuple):
-    """The origin of a URL: `host` in ASCII (IDNA 2008, lower case; an IPv6 address without its brackets), `port` always set."""
+    """The origin of a URL: `host` in ASCII (IDNA 2008, lower case; an IPv6 address without its brackets),
+    `port` always set."""
 
     scheme: str
     host: str
     port: int
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.place}" if self.port != PORTS[self.scheme] else f"{self.scheme}://{self._shown}"
+        return (
+            f"{self.scheme}://{self.place}"
+            if self.port != PORTS[self.scheme]
+            else f"{self.scheme}://{self._shown}"
+        )
 
     @property
     def place(self) -> str:
@@ -55,7 +63,8 @@ def ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def parse(url: str) -> Address:
-    """The origin of a URL. Raises ConfigError, which says what is wrong with the address and shows no password in it."""
+    """The origin of a URL. Raises ConfigError, which says what is wrong with the address and shows no
+    password in it."""
     shown = re.sub("//.*@", "//", "".join(_SHOWN.findall(url[:200])[:1]))
     try:
         return _parsed(url)
@@ -66,7 +75,9 @@ def parse(url: str) -> Address:
 def _parsed(url: str) -> Address:
     odd = next((c for c in url if c <= " " or c == "\x7f"), None)
     if odd is not None:
-        raise ValueError("it holds a blank or a line break" if odd.isspace() else "it holds a control character")
+        raise ValueError(
+            "it holds a blank or a line break" if odd.isspace() else "it holds a control character"
+        )
     parts = _PARTS.match(url)
     if parts is None or parts[1].lower() not in PORTS:
         raise ValueError("it does not begin with http:// or https://")
@@ -97,7 +108,11 @@ def _host(text: str) -> str:
     labels = host.removesuffix(".").split(".")
     if len(host) > 253 or not all(map(_LABEL.fullmatch, labels)):
         wrong = next((label for label in labels if not _LABEL.fullmatch(label)), host)
-        raise ValueError("a part of the host between dots is empty" if not wrong else f"no host can be called {wrong[:80]!r}")
+        raise ValueError(
+            "a part of the host between dots is empty"
+            if not wrong
+            else f"no host can be called {wrong[:80]!r}"
+        )
     return str(ipaddress.IPv4Address(host)) if _NUMBER.fullmatch(labels[-1]) else host
 
 

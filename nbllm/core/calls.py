@@ -1,6 +1,7 @@
 """What passes between dialects and transports, and the row that describes a provider. Pure values.
 
-The narrow waist is Frame: an SSE event, an NDJSON line and a line of a CLI's standard output are the same thing.
+The narrow waist is Frame: an SSE event, an NDJSON line and a line of a CLI's standard output are the same
+thing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ _USERINFO = re.compile(r"(?<=//)[^/?#]*@")
 
 
 def origin(url: str) -> str:
-    """Scheme, host (as IDNA 2008 writes it) and port of an address as one text, the port left out where it is the scheme's own."""
+    """Scheme, host (as IDNA 2008 writes it) and port of an address as one text, the port left out where it is
+    the scheme's own."""
     try:
         return str(parse(url))
     except ConfigError:  # an address that cannot be read, or still waits for a variable, is no other's
@@ -37,15 +39,18 @@ def shown(url: str, secrets: tuple[str, ...] = ()) -> str:
 
 
 class Secret:
-    """A key that no repr, format, pickle or traceback shows. `reveal()` gives the text, for an auth header only.
+    """A key that no repr, format, pickle or traceback shows. `reveal()` gives the text, for an auth header
+    only.
 
-    origin: where it may be sent, "" where nobody has said yet. beside: it lay in a file beside the notebook, which somebody
-    else may have put there.
+    origin: where it may be sent, "" where nobody has said yet. beside: it lay in a file beside the notebook,
+    which somebody else may have put there.
     """
 
     __slots__ = ("_text", "beside", "origin", "source")
 
-    def __init__(self, text: str, source: str = "argument", origin: str = "", *, beside: bool = False) -> None:
+    def __init__(
+        self, text: str, source: str = "argument", origin: str = "", *, beside: bool = False
+    ) -> None:
         self._text, self.source, self.origin, self.beside = text, source, origin, beside
 
     def reveal(self) -> str:
@@ -73,9 +78,9 @@ class Secret:
 class Read(NamedTuple):
     """One read of an answer's bytes; times are perf_counter seconds.
 
-    at: when its last byte arrived. lo: none of it had arrived before. user: when it was in this process's hands.
-    stamp: who says so, "kernel" or "recv". segments: at most so many TCP segments it held, 0 for unknown. clean: it
-    ended where an event ended, so that event arrived exactly at `at`.
+    at: when its last byte arrived. lo: none of it had arrived before. user: when it was in this process's
+    hands. stamp: who says so, "kernel" or "recv". segments: at most so many TCP segments it held, 0 for
+    unknown. clean: it ended where an event ended, so that event arrived exactly at `at`.
     """
 
     at: float
@@ -88,8 +93,9 @@ class Read(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """One message of the wire. `at`: when its bytes had arrived, perf_counter seconds. `tail`: the stream ended inside
-    it, so it may be a fragment. `read`: which of the trace's reads completed it, -1 for unknown."""
+    """One message of the wire. `at`: when its bytes had arrived, perf_counter seconds. `tail`: the stream
+    ended inside it, so it may be a fragment. `read`: which of the trace's reads completed it, -1 for
+    unknown."""
 
     data: str
     name: str = ""
@@ -99,8 +105,8 @@ class Frame(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """What became of a frame: the events before `upto` in the stream's log (and after the arrival before) are its own;
-    `read` completed it; its data had `size` characters."""
+    """What became of a frame: the events before `upto` in the stream's log (and after the arrival before) are
+    its own; `read` completed it; its data had `size` characters."""
 
     upto: int
     read: int
@@ -109,11 +115,12 @@ class Arrival(NamedTuple):
 
 @dataclass(slots=True)
 class Trace:
-    """What a transport saw of one attempt. `marks`: perf_counter seconds by name (start, dns_start, dns, connect_start,
-    connected, tls_start, secured, send_start, sent, first_byte, headers, first_frame, end, eof; for processes spawned
-    and exit), written by transports, and `done`, the arrival of the protocol's end mark. `stalls`: when meanwhile the network's loop was too busy to look, (from, to).
-    `whole`: text came in whole messages, so that no time to first token can be told. `address`: where it really went, where
-    that is for the transport to find."""
+    """What a transport saw of one attempt. `marks`: perf_counter seconds by name (start, dns_start, dns,
+    connect_start, connected, tls_start, secured, send_start, sent, first_byte, headers, first_frame, end,
+    eof; for processes spawned and exit), written by transports, and `done`, the arrival of the protocol's end
+    mark. `stalls`: when meanwhile the network's loop was too busy to look, (from, to). `whole`: text came in
+    whole messages, so that no time to first token can be told. `address`: where it really went, where that is
+    for the transport to find."""
 
     marks: dict[str, float] = field(default_factory=dict)
     status: int | None = None
@@ -151,25 +158,42 @@ class Guard:
     def of(cls, row: Provider, key: Secret | None) -> Guard:
         """The guard of calls to a row: its headers and query belong to its address, the key to its own."""
         mine = (key.reveal(),) if key is not None and key.source != "simulator" else ()
-        return cls((origin(row.base_url), *((key.origin,) if key is not None else ())), Hidden((*mine, *row.secrets)))
+        return cls(
+            (origin(row.base_url), *((key.origin,) if key is not None else ())), Hidden((*mine, *row.secrets))
+        )
 
     def check(self, url: str) -> None:
-        """Raises ConfigError where `url`, as it will be sent, is of another origin than what would go with it."""
+        """Raises ConfigError where `url`, as it will be sent, is of another origin than what would go with
+        it."""
         where = str(parse(url)) if self.origins else ""
         wrong = next((o for o in self.origins if o != where), None)
         if wrong is not None:
-            raise ConfigError(f"What belongs to {wrong or 'no address'} is not sent to {where}.",
-                              hint="Check base_url and models of the provider; a key for another address is named with base_url and key, or api_key.")
+            raise ConfigError(
+                f"What belongs to {wrong or 'no address'} is not sent to {where}.",
+                hint="Check base_url and models of the provider; a key for another address is named with "
+                "base_url and key, or api_key.",
+            )
 
 
-SECRET_HEADERS = frozenset({"authorization", "x-api-key", "x-goog-api-key", "api-key", "proxy-authorization", "cookie",
-                            "ocp-apim-subscription-key", "x-auth-token"})
+SECRET_HEADERS = frozenset(
+    {
+        "authorization",
+        "x-api-key",
+        "x-goog-api-key",
+        "api-key",
+        "proxy-authorization",
+        "cookie",
+        "ocp-apim-subscription-key",
+        "x-auth-token",
+    }
+)
 _PUBLIC_HEADERS = frozenset({"accept", "content-type", "anthropic-version"})  # a row's own may hold anything
 
 
 @dataclass(frozen=True, slots=True)
 class HttpCall:
-    """An HTTP request, ready to be sent: `body` is a JSON object. guard: what of it is secret, and where it may go."""
+    """An HTTP request, ready to be sent: `body` is a JSON object. guard: what of it is secret, and where it
+    may go."""
 
     url: str
     headers: Mapping[str, str]
@@ -186,9 +210,10 @@ class HttpCall:
 
 @dataclass(frozen=True, slots=True)
 class ProcessCall:
-    """A command, ready to be run: its words, never a shell's line. `stdin` is written and closed; `env` is set over the
-    allow-listed environment, with the variables that `passes` names; `cwd` None is a fresh temporary directory. `inputs` are
-    files to be there before, `files` those to be read after; {tmp} in words and values is the folder they lie in."""
+    """A command, ready to be run: its words, never a shell's line. `stdin` is written and closed; `env` is
+    set over the allow-listed environment, with the variables that `passes` names; `cwd` None is a fresh
+    temporary directory. `inputs` are files to be there before, `files` those to be read after; {tmp} in words
+    and values is the folder they lie in."""
 
     argv: tuple[str, ...]
     stdin: str = ""
@@ -204,8 +229,9 @@ class ProcessCall:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn with somebody who remembers. before: what must have been heard and said for it to fit, as (role, text), the model
-    first; said: what is new, likewise; prompt: the words for one who heard the rest; retold: those for one who did not."""
+    """One turn with somebody who remembers. before: what must have been heard and said for it to fit, as
+    (role, text), the model first; said: what is new, likewise; prompt: the words for one who heard the rest;
+    retold: those for one who did not."""
 
     before: tuple[tuple[str, str], ...]
     said: tuple[str, str]
@@ -219,8 +245,8 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class TalkCall:
-    """A turn with a command that stays: how it is run, what is said, and `talk`, which makes both sides' words for its working
-    folder. fresh: with a process of its own, which does not stay."""
+    """A turn with a command that stays: how it is run, what is said, and `talk`, which makes both sides'
+    words for its working folder. fresh: with a process of its own, which does not stay."""
 
     process: ProcessCall
     turn: Turn
@@ -230,9 +256,10 @@ class TalkCall:
 
 @dataclass(frozen=True, slots=True)
 class SessionCall:
-    """A turn in a session of OpenCode's server: the addresses to try (`headers` are the first's alone: they hold its password), the bodies that open a session and carry a message (its
-    parts are the turn's), how to start a server where none answers (None for never), the folder to work in ("" for its own).
-    fresh: in a session of its own, which is closed after."""
+    """A turn in a session of OpenCode's server: the addresses to try (`headers` are the first's alone: they
+    hold its password), the bodies that open a session and carry a message (its parts are the turn's), how to
+    start a server where none answers (None for never), the folder to work in ("" for its own). fresh: in a
+    session of its own, which is closed after."""
 
     addresses: tuple[str, ...]
     headers: Mapping[str, str]
@@ -245,7 +272,10 @@ class SessionCall:
     guard: Guard = field(default=Guard(), compare=False)
 
     def __repr__(self) -> str:
-        return f"SessionCall({[shown(a, self.guard.texts) for a in self.addresses]}, headers={list(self.headers)})"
+        return (
+            f"SessionCall({[shown(a, self.guard.texts) for a in self.addresses]}, "
+            f"headers={list(self.headers)})"
+        )
 
 
 AnyCall = HttpCall | ProcessCall | TalkCall | SessionCall
@@ -255,10 +285,11 @@ AnyCall = HttpCall | ProcessCall | TalkCall | SessionCall
 class Quirks:
     """What differs between providers of one dialect, as data.
 
-    max_tokens_field: the name of the limit in the body. system_role: "system" or "developer". stream_usage: ask for
-    usage in the stream (OpenAI's stream_options). reasoning_field: the field by which thinking is sent back, "" for never.
-    thinking_switch: thinking is turned on and off by an object of its own, beside the effort. cannot: what of a Request
-    (tools, schema, seed ...) this provider has no word for, so that asking for it is an error here and not a loss there.
+    max_tokens_field: the name of the limit in the body. system_role: "system" or "developer". stream_usage:
+    ask for usage in the stream (OpenAI's stream_options). reasoning_field: the field by which thinking is
+    sent back, "" for never. thinking_switch: thinking is turned on and off by an object of its own, beside
+    the effort. cannot: what of a Request (tools, schema, seed ...) this provider has no word for, so that
+    asking for it is an error here and not a loss there.
     """
 
     max_tokens_field: str = ""
@@ -271,8 +302,8 @@ class Quirks:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What is known of a model: its context in tokens, and US dollars for a million tokens of input, output, input read
-    from a cache and input written to one. None where it is not known."""
+    """What is known of a model: its context in tokens, and US dollars for a million tokens of input, output,
+    input read from a cache and input written to one. None where it is not known."""
 
     context: int | None = None
     input: float | None = None
@@ -283,8 +314,8 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class OAuth:
-    """How a person logs in by OAuth 2: the public client's name, where tokens come from, and where a device code or a code for
-    the browser comes from (one of the two)."""
+    """How a person logs in by OAuth 2: the public client's name, where tokens come from, and where a device
+    code or a code for the browser comes from (one of the two)."""
 
     client_id: str
     token_url: str
@@ -297,22 +328,24 @@ class OAuth:
 class Provider:
     """One row of providers.toml: where a provider is, which dialect it speaks, which key it wants.
 
-    base_url holds the version path where the provider has one ("https://api.openai.com/v1"); key_env names the
-    variables that may hold the key, in order; base_url_env likewise the address; prefixes are other words before the
-    slash, bare are patterns of model names that need none; models is the path of its model list; price its name in
-    the price data; local: works without a key.
+    base_url holds the version path where the provider has one ("https://api.openai.com/v1"); key_env names
+    the variables that may hold the key, in order; base_url_env likewise the address; prefixes are other words
+    before the slash, bare are patterns of model names that need none; models is the path of its model list;
+    price its name in the price data; local: works without a key.
 
-    base_url, headers and query may hold ${NAME} or ${NAME:-other} for an environment variable, and base_url {model} for
-    the model's name; both are filled in when a call is routed. query is added to the address; key_header is the header
-    that carries the key where it is not the dialect's own; opencode its name in OpenCode's store of keys; facts are the
-    person's own on models, by the model's name; verified says by what the row was checked; refused why it cannot be
-    asked; source where the row stands, "" for nbllm's own; held which variables, and which names, wait for the
-    person's consent because the row stands in a file that came with a project.
+    base_url, headers and query may hold ${NAME} or ${NAME:-other} for an environment variable, and base_url
+    {model} for the model's name; both are filled in when a call is routed. query is added to the address;
+    key_header is the header that carries the key where it is not the dialect's own; opencode its name in
+    OpenCode's store of keys; facts are the person's own on models, by the model's name; verified says by what
+    the row was checked; refused why it cannot be asked; source where the row stands, "" for nbllm's own; held
+    which variables, and which names, wait for the person's consent because the row stands in a file that came
+    with a project.
 
-    command: the words that run a headless CLI, which has no address but cli://NAME; passes names the variables of the
-    environment that it may see beside the usual ones. oauth: how to log in where a key is not typed. shipped: the origin at
-    which nbllm's own rows have this provider, where the name in `opencode` is theirs. values: of a routed row, what came out
-    of variables, headers and query, which nothing may show; None before.
+    command: the words that run a headless CLI, which has no address but cli://NAME; passes names the
+    variables of the environment that it may see beside the usual ones. oauth: how to log in where a key is
+    not typed. shipped: the origin at which nbllm's own rows have this provider, where the name in `opencode`
+    is theirs. values: of a routed row, what came out of variables, headers and query, which nothing may show;
+    None before.
     """
 
     name: str
@@ -363,8 +396,16 @@ class Provider:
 
     def __repr__(self) -> str:
         """Its address and entries, without what may be secret."""
-        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _UNTOLD and getattr(self, f.name) != f.default}
-        told |= {"base_url": self.shown, "headers": dict.fromkeys(self.headers, MASK), "query": dict.fromkeys(self.query, MASK)}
+        told = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in _UNTOLD and getattr(self, f.name) != f.default
+        }
+        told |= {
+            "base_url": self.shown,
+            "headers": dict.fromkeys(self.headers, MASK),
+            "query": dict.fromkeys(self.query, MASK),
+        }
         return f"Provider({', '.join(f'{k}={v!r}' for k, v in told.items() if v)})"
 
 
@@ -374,14 +415,15 @@ _UNTOLD = frozenset({"values", "facts", "quirks"})
 class Decoder(Protocol):
     """Reads the frames of one answer. A frame may also be a whole, non-streamed answer in one JSON object.
 
-    `done` turns true with the protocol's own end mark ([DONE], message_stop, a done line), after which a server that
-    leaves the connection open is not waited for.
+    `done` turns true with the protocol's own end mark ([DONE], message_stop, a done line), after which a
+    server that leaves the connection open is not waited for.
     """
 
     done: bool
 
     def feed(self, frame: Frame) -> Iterator[Event]:
-        """The events in `frame`. Raises ProviderError for an error inside the stream, ProtocolError for gibberish."""
+        """The events in `frame`. Raises ProviderError for an error inside the stream, ProtocolError for
+        gibberish."""
         ...
 
     def close(self) -> Iterator[Event]:
@@ -390,9 +432,11 @@ class Decoder(Protocol):
 
 
 class Talk(Protocol):
-    """What is said with a command that stays, and how. Pure: gives lines to write, is told every line that comes.
+    """What is said with a command that stays, and how. Pure: gives lines to write, is told every line that
+    comes.
 
-    many: one process holds several conversations. busy: a turn is under way. session: the conversation of the last turn.
+    many: one process holds several conversations. busy: a turn is under way. session: the conversation of the
+    last turn.
     """
 
     many: bool
@@ -422,13 +466,16 @@ class Dialect(Protocol):
     name: str
 
     def encode(self, request: Request, provider: Provider, key: Secret | None) -> AnyCall:
-        """The call that asks for `request` as a stream. Raises ConfigError for what the protocol cannot say."""
+        """The call that asks for `request` as a stream. Raises ConfigError for what the protocol cannot
+        say."""
         ...
 
     def decoder(self, provider: Provider) -> Decoder:
         """A fresh decoder for one answer."""
         ...
 
-    def error(self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> ProviderError:
+    def error(
+        self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider
+    ) -> ProviderError:
         """The error that an HTTP answer with a status of 300 and above means."""
         ...

@@ -37,12 +37,15 @@ MASK = "•••"
 
 _SHORTEST = 4  # characters of a secret that is looked for: a shorter one would mask prose
 _LONG = 8  # from here on it is looked for in any case, and as base64
-_PLAIN = frozenset({"true", "false", "null", "none", "application/json", "text/event-stream"})  # values that are nobody's secret
+_PLAIN = frozenset(
+    {"true", "false", "null", "none", "application/json", "text/event-stream"}
+)  # values that are nobody's secret
 _DEEPEST = 100  # levels of an error's body that are looked through
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
-    """`text` with every secret in it masked, also where it is quoted for an address or for JSON, or in base64."""
+    """`text` with every secret in it masked, also where it is quoted for an address or for JSON, or in
+    base64."""
     return _scrubber(secrets)(text)
 
 
@@ -50,7 +53,10 @@ def _scrubber(secrets: Iterable[str]) -> Callable[[str], str]:
     found = {form for s in secrets if len(s) >= _SHORTEST and s.lower() not in _PLAIN for form in _forms(s)}
     if not found:
         return str
-    words = (f"(?i:{re.escape(f)})" if len(f) >= _LONG else re.escape(f) for f in sorted(found, key=len, reverse=True))
+    words = (
+        f"(?i:{re.escape(f)})" if len(f) >= _LONG else re.escape(f)
+        for f in sorted(found, key=len, reverse=True)
+    )
     pattern = re.compile("|".join(words))
     return lambda text: pattern.sub(MASK, text)
 
@@ -58,9 +64,20 @@ def _scrubber(secrets: Iterable[str]) -> Callable[[str], str]:
 def _forms(secret: str) -> set[str]:
     """A secret as it may stand in a text."""
     raw = secret.encode("utf-8", "surrogatepass")
-    found = {secret, quote(raw), quote(raw, safe=""), quote_plus(raw), json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
-    for before in range(3) if len(secret) >= _LONG else ():  # base64 of a longer text that holds it, as Basic auth does
-        packed = base64.b64encode(b"\0" * before + raw).decode()[(0, 2, 3)[before]:(before + len(raw)) * 8 // 6]
+    found = {
+        secret,
+        quote(raw),
+        quote(raw, safe=""),
+        quote_plus(raw),
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+    }
+    for before in (
+        range(3) if len(secret) >= _LONG else ()
+    ):  # base64 of a longer text that holds it, as Basic auth does
+        packed = base64.b64encode(b"\0" * before + raw).decode()[
+            (0, 2, 3)[before] : (before + len(raw)) * 8 // 6
+        ]
         found |= {packed, packed.replace("+", "-").replace("/", "_")}
     return found
 
@@ -140,7 +157,9 @@ class ProviderError(NbllmError):
         super().__init__(message, hint=hint)
         self.status, self.type, self.code = status, type, code
         self.retry_after, self.request_id, self.body = retry_after, request_id, body
-        self.reset_after: float | None = None  # seconds until a used-up rate limit is full again, from its own headers
+        self.reset_after: float | None = (
+            None  # seconds until a used-up rate limit is full again, from its own headers
+        )
 
 
 class AuthenticationError(ProviderError):
@@ -196,16 +215,21 @@ class AnswerProcessingError(NbllmError):
 
 
 @contextmanager
-def after_answer(response: Response, doing: str, hint: str = "The answer is kept, in _llm and in the error's .partial.") -> Iterator[None]:
-    """Within, an answer is checked, converted or shown: whatever is raised there leaves as one of our errors, with the answer as
-    its `.partial`. The one place where that is done."""
+def after_answer(
+    response: Response, doing: str, hint: str = "The answer is kept, in _llm and in the error's .partial."
+) -> Iterator[None]:
+    """Within, an answer is checked, converted or shown: whatever is raised there leaves as one of our errors,
+    with the answer as its `.partial`. The one place where that is done."""
     try:
         yield
     except NbllmError as error:
         error.partial = error.partial or response
         raise
-    except Exception as error:  # noqa: BLE001 - a paid answer is not lost by a validator, a DataFrame or a drawing
-        raise AnswerProcessingError(f"The answer came, but {doing} failed: {in_a_line(error)}", hint=hint, partial=response) from None
+    # a paid answer is not lost by a validator, a DataFrame or a drawing
+    except Exception as error:  # noqa: BLE001
+        raise AnswerProcessingError(
+            f"The answer came, but {doing} failed: {in_a_line(error)}", hint=hint, partial=response
+        ) from None
 
 
 def in_a_line(error: BaseException, longest: int = 300) -> str:
@@ -214,9 +238,13 @@ def in_a_line(error: BaseException, longest: int = 300) -> str:
 
 
 def as_ours(error: BaseException) -> NbllmError:
-    """An exception as one of our errors. Of one that we did not foresee the place is told only: its words may hold a key."""
+    """An exception as one of our errors. Of one that we did not foresee the place is told only: its words may
+    hold a key."""
     if isinstance(error, NbllmError):
         return error
     place = traceback.extract_tb(error.__traceback__)[-1]
-    return NbllmError(f"nbllm failed inside: {type(error).__name__} at {place.name}, line {place.lineno} of "
-                             f"{PurePath(place.filename).name}.", hint="This is a bug of nbllm: please report it.")
+    return NbllmError(
+        f"nbllm failed inside: {type(error).__name__} at {place.name}, line {place.lineno} of "
+        f"{PurePath(place.filename).name}.",
+        hint="This is a bug of nbllm: please report it.",
+    )

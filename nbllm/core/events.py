@@ -1,8 +1,9 @@
-"""What a reply is made of, in the order it arrives, and the one place that folds it into an answer. Pure values.
+"""What a reply is made of, in the order it arrives, and the one place that folds it into an answer. Pure
+values.
 
-A decoder turns frames into events; a stream keeps them in a log; `Fold` turns the log into a Response. Several
-events may describe one part: consecutive TextDeltas are one text, ReasoningDeltas are one block until a signature
-(or a redacted block) ends it, ToolCallDeltas with one index are one call.
+A decoder turns frames into events; a stream keeps them in a log; `Fold` turns the log into a Response.
+Several events may describe one part: consecutive TextDeltas are one text, ReasoningDeltas are one block until
+a signature (or a redacted block) ends it, ToolCallDeltas with one index are one call.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The provider's id of the answer and the model that really answers. May be repeated; later values that are set win."""
+    """The provider's id of the answer and the model that really answers. May be repeated; later values that
+    are set win."""
 
     id: str | None = None
     model: str | None = None
@@ -79,8 +81,8 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class MediaDelta:
-    """A picture or another file that the model made. One with the `key` of an earlier one takes its place, as a picture does
-    that of its previews; with `append` its bytes follow the earlier one's."""
+    """A picture or another file that the model made. One with the `key` of an earlier one takes its place, as
+    a picture does that of its previews; with `append` its bytes follow the earlier one's."""
 
     part: Image | Document
     key: str | None = None
@@ -89,7 +91,8 @@ class MediaDelta:
 
 @dataclass(frozen=True, slots=True)
 class UsageReport:
-    """What the provider counted so far. Each report replaces the one before it. `final`: nothing will be added to it."""
+    """What the provider counted so far. Each report replaces the one before it. `final`: nothing will be
+    added to it."""
 
     usage: Usage
     final: bool = True
@@ -97,8 +100,9 @@ class UsageReport:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something worth keeping that is not the answer: kind is one of retry, refusal, citation, server_tool, timing,
-    warning, media (a file that cannot be read), unknown. `text` is for a person, `data` is the provider's own object."""
+    """Something worth keeping that is not the answer: kind is one of retry, refusal, citation, server_tool,
+    timing, warning, media (a file that cannot be read), unknown. `text` is for a person, `data` is the
+    provider's own object."""
 
     kind: str
     text: str = ""
@@ -120,7 +124,17 @@ class Finished:
     raw: str | None = None
 
 
-Event = Started | TextDelta | ReasoningDelta | ToolCallDelta | MediaDelta | UsageReport | Notice | Restarted | Finished
+Event = (
+    Started
+    | TextDelta
+    | ReasoningDelta
+    | ToolCallDelta
+    | MediaDelta
+    | UsageReport
+    | Notice
+    | Restarted
+    | Finished
+)
 
 
 def is_token(event: Event) -> bool:
@@ -137,9 +151,10 @@ def is_token(event: Event) -> bool:
 class Timing:
     """Seconds on the monotonic clock, measured where the bytes arrived; None where it did not happen.
 
-    The clock starts when the call is handed to the network's thread; making the client and its TLS context, once a process,
-    comes before. ttft: call to first token, text or reasoning or tool call. ttfo: call to first visible text. total: call to the
-    end. connect: TCP and TLS set-up, None on a reused connection. attempts: requests sent, retries included.
+    The clock starts when the call is handed to the network's thread; making the client and its TLS context,
+    once a process, comes before. ttft: call to first token, text or reasoning or tool call. ttfo: call to
+    first visible text. total: call to the end. connect: TCP and TLS set-up, None on a reused connection.
+    attempts: requests sent, retries included.
     """
 
     connect: float | None = None
@@ -152,8 +167,9 @@ class Timing:
     attempts: int = 1
 
     def tokens_per_second(self, output_tokens: int | None) -> float | None:
-        """Output tokens per second between the first and the last token; None where it cannot be known, or where all came
-        within 20 ms: then the span says how the bytes were packed, not how fast they were made."""
+        """Output tokens per second between the first and the last token; None where it cannot be known, or
+        where all came within 20 ms: then the span says how the bytes were packed, not how fast they were
+        made."""
         if not output_tokens or not self.decode or output_tokens < 2 or self.decode < 0.02:
             return None
         return (output_tokens - 1) / self.decode
@@ -222,7 +238,9 @@ class Response:
 
     def __repr__(self) -> str:
         text = self.text if len(self.text) <= 60 else self.text[:57] + "..."
-        text = " ".join(filter(None, (text, *(caption(p) for p in self.parts if isinstance(p, (Image, Document))))))
+        text = " ".join(
+            filter(None, (text, *(caption(p) for p in self.parts if isinstance(p, (Image, Document)))))
+        )
         return f"Response({text!r}, model={self.model!r}, finish_reason={self.finish_reason!r})"
 
 
@@ -254,8 +272,8 @@ class _Call:
 
 
 def parse_arguments(raw: str) -> dict[str, Any] | None:
-    """The arguments object in `raw`: {} for an empty string or null, None where it is not valid JSON for an object.
-    A JSON string that itself holds an object is decoded once more."""
+    """The arguments object in `raw`: {} for an empty string or null, None where it is not valid JSON for an
+    object. A JSON string that itself holds an object is decoded once more."""
     if not raw.strip():
         return {}
     try:
@@ -273,19 +291,27 @@ def too_deep(value: Any) -> bool:
     """Whether a value has more than DEPTH_LIMIT levels; goes down level by level, not by recursion."""
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(DEPTH_LIMIT):
-        level = [c for v in level for c in (v.values() if isinstance(v, dict) else v) if isinstance(c, (dict, list))]
+        level = [
+            c
+            for v in level
+            for c in (v.values() if isinstance(v, dict) else v)
+            if isinstance(c, (dict, list))
+        ]
         if not level:
             return False
     return True
 
 
 def _encodable(value: dict[str, Any]) -> dict[str, Any]:
-    """`value` with halves of surrogate pairs joined, and lone ones replaced: they could neither be shown nor sent."""
+    """`value` with halves of surrogate pairs joined, and lone ones replaced: they could neither be shown nor
+    sent."""
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode()
     except UnicodeEncodeError:
-        mended: dict[str, Any] = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        mended: dict[str, Any] = json.loads(
+            text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        )
         return mended
     return value
 
@@ -304,7 +330,9 @@ class Fold:
         self._counted = False  # the report is final: nothing was made after it
         self.finished: Finished | None = None
         self.notices: list[Notice] = []
-        self._blocks: list[list[str | None] | int | _File] = []  # ["text"|"reasoning", sig, redacted, id, pieces...] or call index
+        self._blocks: list[
+            list[str | None] | int | _File
+        ] = []  # ["text"|"reasoning", sig, redacted, id, pieces...] or call index
         self._files: dict[str, _File] = {}  # by key
         self._calls: dict[int, _Call] = {}
 
@@ -335,7 +363,8 @@ class Fold:
 
     @property
     def usage(self) -> Usage | None:
-        """The provider's last report. Where the answer ended before its counts were final, what it made is not known."""
+        """The provider's last report. Where the answer ended before its counts were final, what it made is
+        not known."""
         usage = self._report.usage if self._report is not None else None
         whole = self.finished is not None and self.finished.reason not in ("error", "cancelled")
         if usage is None or self._counted or whole:
@@ -409,11 +438,13 @@ class Fold:
         return tuple(out)
 
     def _call_id(self, index: int) -> str:
-        """The provider's id, or one made up that no other answer of this process has: a conversation may hold several."""
+        """The provider's id, or one made up that no other answer of this process has: a conversation may hold
+        several."""
         return self._calls[index].id or f"call_{self._number}_{index}"
 
     def response(self, **about: Any) -> Response:
-        """The answer so far; `about` fills the fields that events do not know (provider, cost, timing, request)."""
+        """The answer so far; `about` fills the fields that events do not know (provider, cost, timing,
+        request)."""
         about.setdefault("model", self.model)
         return Response(
             parts=self.parts(),
@@ -427,7 +458,8 @@ class Fold:
 
 
 def _closed(block: list[str | None], id: str | None) -> bool:
-    """Whether a reasoning block takes no more text: it is signed or redacted, or another id begins another block."""
+    """Whether a reasoning block takes no more text: it is signed or redacted, or another id begins another
+    block."""
     return bool(block[1] or block[2] or (id and block[3] and id != block[3]))
 
 

@@ -1,4 +1,5 @@
-"""The words of a conversation: messages, their parts, tools and the request that carries them. Pure values."""
+"""The words of a conversation: messages, their parts, tools and the request that carries them. Pure
+values."""
 
 from __future__ import annotations
 
@@ -13,7 +14,12 @@ Role = Literal["system", "user", "assistant", "tool"]
 def _unpack(part: Image | Document) -> None:
     """Takes the bytes out of a data: URL, which not every provider reads as an address."""
     head, comma, text = (part.url or "").partition(",")
-    if comma and head.startswith("data:") and head.endswith(";base64") and (data := unbase64(text)) is not None:
+    if (
+        comma
+        and head.startswith("data:")
+        and head.endswith(";base64")
+        and (data := unbase64(text)) is not None
+    ):
         object.__setattr__(part, "data", data)
         object.__setattr__(part, "media_type", head[5:-7].partition(";")[0] or part.media_type)
         object.__setattr__(part, "url", None)
@@ -34,7 +40,8 @@ _SOUNDS = {b"ID3": "audio/mpeg", b"\xff\xfb": "audio/mpeg", b"OggS": "audio/ogg"
 
 
 def picture_type(data: bytes) -> str | None:
-    """The media type of a picture, by its first bytes; None for anything else (SVG and HTML, whatever they are called)."""
+    """The media type of a picture, by its first bytes; None for anything else (SVG and HTML, whatever they
+    are called)."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     return next((kind for head, kind in _PICTURES.items() if data.startswith(head)), None)
@@ -55,8 +62,10 @@ def picture_size(data: bytes) -> tuple[int, int] | None:
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
-            return int.from_bytes(data[at + 7:at + 9]), int.from_bytes(data[at + 5:at + 7])
-        at += 1 if marker == 0xFF else 2 + max(2, int.from_bytes(data[at + 2:at + 4]))  # a byte of padding, or a segment
+            return int.from_bytes(data[at + 7 : at + 9]), int.from_bytes(data[at + 5 : at + 7])
+        at += (
+            1 if marker == 0xFF else 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
+        )  # a byte of padding, or a segment
     return None
 
 
@@ -68,7 +77,10 @@ def caption(part: Image | Document) -> str:
         return f"[{what} at {url if len(url) <= 200 else url[:199] + '…'}]"
     kind, size = picture_type(part.data), picture_size(part.data)
     if isinstance(part, Document) or kind is None:
-        return f"[{what if isinstance(part, Document) else part.media_type}, {max(1, round(len(part.data) / 1000)):,} kB]"
+        return (
+            f"[{what if isinstance(part, Document) else part.media_type}, "
+            f"{max(1, round(len(part.data) / 1000)):,} kB]"
+        )
     return f"[image, {f'{size[0]}x{size[1]} ' if size else ''}{kind.removeprefix('image/').upper()}]"
 
 
@@ -86,8 +98,9 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A picture: its bytes in `data` with a `media_type`, or a `url` that the provider fetches itself. The type is what the
-    bytes say. `signature` is an opaque token that some providers (Gemini) want back with a picture that they made."""
+    """A picture: its bytes in `data` with a `media_type`, or a `url` that the provider fetches itself. The
+    type is what the bytes say. `signature` is an opaque token that some providers (Gemini) want back with a
+    picture that they made."""
 
     data: bytes | None = None
     url: str | None = None
@@ -110,7 +123,8 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document such as a PDF: bytes in `data` with a `media_type`, or a `url`; `name` is shown to the model."""
+    """A document such as a PDF: bytes in `data` with a `media_type`, or a `url`; `name` is shown to the
+    model."""
 
     data: bytes | None = None
     url: str | None = None
@@ -127,7 +141,8 @@ class Document:
 @dataclass(frozen=True, slots=True)
 class Reasoning:
     """What a model thought. `signature` (or encrypted content) must go back unchanged with the next turn;
-    `redacted` holds a block whose text the provider withheld; `id` is the provider's own name for the block."""
+    `redacted` holds a block whose text the provider withheld; `id` is the provider's own name for the
+    block."""
 
     text: str = ""
     signature: str | None = None
@@ -149,7 +164,8 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool call came to: text, or a tuple of Text and Image parts. `name` is the tool's (Gemini wants it)."""
+    """What a tool call came to: text, or a tuple of Text and Image parts. `name` is the tool's (Gemini wants
+    it)."""
 
     id: str
     content: str | tuple[Text | Image, ...]
@@ -196,9 +212,10 @@ Effort = Literal["none", "minimal", "low", "medium", "high"]
 class Request:
     """Everything one call asks for. Nothing is sent that was not asked for.
 
-    reasoning: an effort word ("none", "minimal", "low", "medium", "high") or a budget in tokens; None leaves it to the model.
-    schema: a JSON schema that the answer must follow. tool_choice: "auto", "none", "required" or a tool's name.
-    extra: merged into the request body as it is, top level, after everything else.
+    reasoning: an effort word ("none", "minimal", "low", "medium", "high") or a budget in tokens; None leaves
+    it to the model. schema: a JSON schema that the answer must follow. tool_choice: "auto", "none",
+    "required" or a tool's name. extra: merged into the request body as it is, top level, after everything
+    else.
     """
 
     model: str

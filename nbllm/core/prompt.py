@@ -15,7 +15,8 @@ _PARTS = (Text, Image, Document, Reasoning, ToolCall, ToolResult)
 
 def messages(prompt: Prompt, system: str | None = None) -> tuple[Message, ...]:
     """The conversation in `prompt`: a string or parts are one user turn; messages may be Message objects or
-    {"role": ..., "content": ...} mappings. `system` goes in front. Raises ConfigError for anything else, or nothing."""
+    {"role": ..., "content": ...} mappings. `system` goes in front. Raises ConfigError for anything else, or
+    nothing."""
     turns = _turns(prompt)
     if not any(m.parts for m in turns):
         raise ConfigError("The prompt is empty.", hint="Write what the model should answer.")
@@ -28,7 +29,9 @@ def _turns(prompt: Prompt) -> tuple[Message, ...]:
     if isinstance(prompt, (str, *_PARTS)):
         return (Message("user", prompt),) if prompt else ()
     if not isinstance(prompt, Iterable):
-        raise ConfigError(f"A prompt is text, parts or messages, not {type(prompt).__name__}.", hint="Pass str(...) of it.")
+        raise ConfigError(
+            f"A prompt is text, parts or messages, not {type(prompt).__name__}.", hint="Pass str(...) of it."
+        )
     given: list[Any] = list(prompt)
     if all(isinstance(p, (str, *_PARTS)) for p in given):
         return (Message("user", given),) if given else ()
@@ -41,7 +44,10 @@ def _turn(given: Any) -> Message:
     if isinstance(given, Mapping) and given.get("role") in get_args(Role):
         return Message(given["role"], tuple(_parts(given.get("content", ""))))
     roles = ", ".join(get_args(Role))
-    raise ConfigError(f"Not a message: {str(given)[:80]!r}.", hint=f'A message is {{"role": one of {roles}, "content": text}}.')
+    raise ConfigError(
+        f"Not a message: {str(given)[:80]!r}.",
+        hint=f'A message is {{"role": one of {roles}, "content": text}}.',
+    )
 
 
 def _parts(content: Any) -> Iterable[Part]:
@@ -58,7 +64,10 @@ def _parts(content: Any) -> Iterable[Part]:
             url = piece["image_url"]
             yield Image(url=str(url["url"] if isinstance(url, Mapping) else url))
         else:
-            raise ConfigError(f"Not a part of a message: {str(piece)[:80]!r}.", hint="Use text, or nbllm.Image, nbllm.Document and so on.")
+            raise ConfigError(
+                f"Not a part of a message: {str(piece)[:80]!r}.",
+                hint="Use text, or nbllm.Image, nbllm.Document and so on.",
+            )
 
 
 def tools(given: Iterable[Tool | Mapping[str, Any]]) -> tuple[Tool, ...]:
@@ -69,7 +78,10 @@ def tools(given: Iterable[Tool | Mapping[str, Any]]) -> tuple[Tool, ...]:
 def _tool(given: Mapping[str, Any]) -> Tool:
     inner = given.get("function", given)
     if not isinstance(inner, Mapping) or "name" not in inner:
-        raise ConfigError(f"Not a tool: {str(given)[:80]!r}.", hint="A tool has name, description and parameters (a JSON schema).")
+        raise ConfigError(
+            f"Not a tool: {str(given)[:80]!r}.",
+            hint="A tool has name, description and parameters (a JSON schema).",
+        )
     schema = inner.get("parameters") or inner.get("input_schema") or {"type": "object", "properties": {}}
     return Tool(str(inner["name"]), str(inner.get("description", "")), schema, inner.get("strict"))
 
@@ -81,4 +93,6 @@ def schema(given: Any) -> Mapping[str, Any] | None:
     if hasattr(given, "model_json_schema"):
         made: Mapping[str, Any] = given.model_json_schema()
         return made
-    raise ConfigError(f"Not a schema: {type(given).__name__}.", hint="Pass a JSON schema as a dict, or a pydantic model.")
+    raise ConfigError(
+        f"Not a schema: {type(given).__name__}.", hint="Pass a JSON schema as a dict, or a pydantic model."
+    )

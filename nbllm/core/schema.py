@@ -1,8 +1,8 @@
 """Answers that have a shape: from what a person may mean by a schema, to a value that was checked against it.
 
-A shape is a JSON schema (checked by jsonschema) or a type that pydantic understands: its models, dataclasses, TypedDicts,
-list[...] of them. Where a provider has a mode for it, the schema goes there; elsewhere the prompt asks for JSON in words. Both are
-checked here, and a mismatch comes back in words that a model can mend.
+A shape is a JSON schema (checked by jsonschema) or a type that pydantic understands: its models, dataclasses,
+TypedDicts, list[...] of them. Where a provider has a mode for it, the schema goes there; elsewhere the prompt
+asks for JSON in words. Both are checked here, and a mismatch comes back in words that a model can mend.
 """
 
 from __future__ import annotations
@@ -25,9 +25,29 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ][\d:.]+(?:Z|[+-]\d\d:?\d\d)?)?")
 _MOST = 8  # mismatches that a model is told at once
 _DEEP = "the answer is nested too deeply"
 # Where a schema holds others: as its value or in a list, or under names.
-_NESTED = frozenset(("items", "additionalItems", "prefixItems", "additionalProperties", "propertyNames", "contains", "allOf", "anyOf", "oneOf",
-                     "not", "if", "then", "else", "unevaluatedItems", "unevaluatedProperties", "contentSchema"))
-_NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"))
+_NESTED = frozenset(
+    (
+        "items",
+        "additionalItems",
+        "prefixItems",
+        "additionalProperties",
+        "propertyNames",
+        "contains",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "not",
+        "if",
+        "then",
+        "else",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+        "contentSchema",
+    )
+)
+_NAMED = frozenset(
+    ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
+)
 _PROBES: tuple[Any, ...] = (None, True, 0, "", [None], {"": None})  # a value of each JSON type
 
 
@@ -37,42 +57,54 @@ class Mismatch(NbllmError):
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        super().__init__(f"The answer does not fit the schema: {'; '.join(problems[:3])}{more}.",
-                         hint="The answer as it came is in the error's .partial (and in _llm).")
+        super().__init__(
+            f"The answer does not fit the schema: {'; '.join(problems[:3])}{more}.",
+            hint="The answer as it came is in the error's .partial (and in _llm).",
+        )
 
 
 class Truncated(NbllmError):
     """A structured answer was cut off, so it is no whole value."""
 
     def __init__(self) -> None:
-        super().__init__("The structured answer was cut off at the limit of tokens, so it is not used.",
-                         hint="Allow more with max_tokens, or ask for less. What came is in the error's .partial (and in _llm).")
+        super().__init__(
+            "The structured answer was cut off at the limit of tokens, so it is not used.",
+            hint="Allow more with max_tokens, or ask for less. What came is in the error's .partial (and "
+            "in _llm).",
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shape:
-    """What an answer must look like: `schema` for the provider, and a pydantic TypeAdapter where a type was given."""
+    """What an answer must look like: `schema` for the provider, and a pydantic TypeAdapter where a type was
+    given."""
 
     schema: Mapping[str, Any]
     adapter: Any = None
 
     @classmethod
     def of(cls, given: Any) -> Shape:
-        """From a JSON schema, or a type. Raises ConfigError for anything else, and for a schema that no answer can be checked by."""
+        """From a JSON schema, or a type. Raises ConfigError for anything else, and for a schema that no
+        answer can be checked by."""
         if isinstance(given, Shape):
             return given
         if isinstance(given, Mapping):
             return cls(checked_schema(given))
         if not (isinstance(given, type) or hasattr(given, "__origin__")):
-            raise ConfigError(f"Not a schema: {type(given).__name__}.", hint="Pass a JSON schema as a dict, a pydantic model, a dataclass, or list[...] of one.")
+            raise ConfigError(
+                f"Not a schema: {type(given).__name__}.",
+                hint="Pass a JSON schema as a dict, a pydantic model, a dataclass, or list[...] of one.",
+            )
         from pydantic import TypeAdapter
 
         try:
             adapter: Any = TypeAdapter(given)
             made = adapter.json_schema()
         except Exception as exc:  # noqa: BLE001 - pydantic's own, and whatever a type's own hooks raise
-            raise ConfigError(f"No schema can be made of {getattr(given, '__name__', given)!r}: {in_a_line(exc)}.",
-                              hint="Annotate its fields with types that have a JSON form.") from None
+            raise ConfigError(
+                f"No schema can be made of {getattr(given, '__name__', given)!r}: {in_a_line(exc)}.",
+                hint="Annotate its fields with types that have a JSON form.",
+            ) from None
         return cls(_rooted(made), adapter)
 
     @property
@@ -89,9 +121,16 @@ class Shape:
         from pydantic import ValidationError
 
         try:
-            return self.adapter.validate_python(value.get("items", value) if self.wrapped and isinstance(value, dict) else value)
+            return self.adapter.validate_python(
+                value.get("items", value) if self.wrapped and isinstance(value, dict) else value
+            )
         except ValidationError as exc:
-            raise Mismatch([f"{_place(e['loc'])}: {e['msg']}" for e in exc.errors(include_url=False, include_context=False)[:_MOST]]) from None
+            raise Mismatch(
+                [
+                    f"{_place(e['loc'])}: {e['msg']}"
+                    for e in exc.errors(include_url=False, include_context=False)[:_MOST]
+                ]
+            ) from None
 
     def _check_schema(self, value: Any) -> None:
         try:
@@ -104,8 +143,10 @@ class Shape:
 
     def instructions(self) -> str:
         """What a prompt must say where the provider has no mode for schemas."""
-        return ("Answer with one JSON value and nothing else: no explanation, no code fence. It must be valid against this JSON schema:\n"
-                + json.dumps(self.provider_schema, ensure_ascii=False))
+        return (
+            "Answer with one JSON value and nothing else: no explanation, no code fence. It must be valid "
+            "against this JSON schema:\n" + json.dumps(self.provider_schema, ensure_ascii=False)
+        )
 
     @property
     def provider_schema(self) -> dict[str, Any]:
@@ -114,10 +155,14 @@ class Shape:
 
 
 def checked_schema(given: Any) -> dict[str, Any]:
-    """A JSON schema as plain JSON. Raises ConfigError, with the place, for what is none: unknown types, references that lead
-    nowhere or to another host, patterns that cannot be compiled, schemas that contain themselves without end."""
+    """A JSON schema as plain JSON. Raises ConfigError, with the place, for what is none: unknown types,
+    references that lead nowhere or to another host, patterns that cannot be compiled, schemas that contain
+    themselves without end."""
     if not isinstance(given, Mapping):
-        raise ConfigError(f"A JSON schema is an object, not {type(given).__name__}.", hint='For example {"type": "object", "properties": {...}}.')
+        raise ConfigError(
+            f"A JSON schema is an object, not {type(given).__name__}.",
+            hint='For example {"type": "object", "properties": {...}}.',
+        )
     place = "$"
     try:
         schema: dict[str, Any] = json.loads(json.dumps(dict(given), allow_nan=False))
@@ -127,8 +172,10 @@ def checked_schema(given: Any) -> dict[str, Any]:
             for value in _PROBES:
                 list(checker.evolve(schema=part).iter_errors(value))
     except Exception as exc:  # noqa: BLE001 - jsonschema's own, RecursionError, and what no JSON is
-        raise ConfigError(f"The schema is not valid at {getattr(exc, 'json_path', place)}: {_told(exc)}.",
-                          hint="Nothing was sent. Correct the schema; json-schema.org says what one may hold.") from None
+        raise ConfigError(
+            f"The schema is not valid at {getattr(exc, 'json_path', place)}: {_told(exc)}.",
+            hint="Nothing was sent. Correct the schema; json-schema.org says what one may hold.",
+        ) from None
     return schema
 
 
@@ -177,15 +224,22 @@ def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
     if schema.get("type") == "object" or "$ref" in schema or "properties" in schema:
         return schema
     definitions = schema.pop("$defs", None)
-    made = {"type": "object", "properties": {"items": schema}, "required": ["items"], "additionalProperties": False, "x-nbllm-items": True}
+    made = {
+        "type": "object",
+        "properties": {"items": schema},
+        "required": ["items"],
+        "additionalProperties": False,
+        "x-nbllm-items": True,
+    }
     return made | ({"$defs": definitions} if definitions else {})
 
 
 def _decoded(text: str) -> Any:
-    """The JSON value in a text: all of it, or what stands in its one fence, or between its first and last bracket."""
+    """The JSON value in a text: all of it, or what stands in its one fence, or between its first and last
+    bracket."""
     fenced = _FENCE.findall(text)
     starts, end = [at for at in map(text.find, "[{") if at >= 0], max(map(text.rfind, "]}")) + 1
-    for candidate in (text, fenced[0] if len(fenced) == 1 else "", text[min(starts):end] if starts else ""):
+    for candidate in (text, fenced[0] if len(fenced) == 1 else "", text[min(starts) : end] if starts else ""):
         if candidate.strip():
             try:
                 return json.loads(candidate)
@@ -199,8 +253,8 @@ def _place(path: Any) -> str:
 
 
 def value_of(response: Response, shape: Shape, wanted: str | None = "object") -> Any:
-    """The checked value in an answer: as it is, or as a DataFrame where `wanted` is "df". Raises Truncated, Mismatch, or
-    AnswerProcessingError for what a validator raises, each with the answer as `.partial`."""
+    """The checked value in an answer: as it is, or as a DataFrame where `wanted` is "df". Raises Truncated,
+    Mismatch, or AnswerProcessingError for what a validator raises, each with the answer as `.partial`."""
     with after_answer(response, "checking it against the schema"):
         if response.finish_reason == "length":
             raise Truncated
@@ -211,14 +265,18 @@ def value_of(response: Response, shape: Shape, wanted: str | None = "object") ->
 
 def repair(problems: list[str]) -> str:
     """What a model is told about an answer that does not fit."""
-    return ("Your answer does not fit the schema:\n" + "\n".join(f"- {p}" for p in problems)
-            + "\nSend the whole JSON value again, corrected, and nothing else.")
+    return (
+        "Your answer does not fit the schema:\n"
+        + "\n".join(f"- {p}" for p in problems)
+        + "\nSend the whole JSON value again, corrected, and nothing else."
+    )
 
 
 def frame(value: Any) -> pd.DataFrame:
-    """A value as a DataFrame: a list of records, an object that holds one list of them, or one record; columns in pandas' nullable
-    dtypes, dates as such where a whole column reads as dates. A column that looks like dates and cannot be converted stays the
-    text it is, as objects; `.attrs["kept_as_text"]` says which and why."""
+    """A value as a DataFrame: a list of records, an object that holds one list of them, or one record;
+    columns in pandas' nullable dtypes, dates as such where a whole column reads as dates. A column that looks
+    like dates and cannot be converted stays the text it is, as objects; `.attrs["kept_as_text"]` says which
+    and why."""
     import pandas as pd
 
     plain = _plain(value)
@@ -234,7 +292,8 @@ def frame(value: Any) -> pd.DataFrame:
             made[name] = column = column.convert_dtypes()
             if _looks_like_dates(column):
                 made[name] = _dates(column)
-        except Exception as exc:  # noqa: BLE001 - pandas and its parsers raise many kinds; no value may be lost by it
+        # pandas and its parsers raise many kinds; no value may be lost by it
+        except Exception as exc:  # noqa: BLE001
             kept[str(name)] = in_a_line(exc, 120)
             made[name] = column.astype(object)
     if kept:
@@ -244,7 +303,9 @@ def frame(value: Any) -> pd.DataFrame:
 
 def _looks_like_dates(column: pd.Series[Any]) -> bool:
     known = column.dropna()
-    return len(known) > 0 and bool(known.map(lambda v: isinstance(v, str) and _DATE.fullmatch(v) is not None).all())
+    return len(known) > 0 and bool(
+        known.map(lambda v: isinstance(v, str) and _DATE.fullmatch(v) is not None).all()
+    )
 
 
 def _dates(column: pd.Series[Any]) -> pd.Series[Any]:

@@ -28,8 +28,8 @@ def content(frame: Frame) -> str:
 
 
 def values(frame: Frame, provider: Provider) -> Iterator[dict[str, Any] | None]:
-    """The objects in a frame, None for the end mark. Heartbeats, empty data, numbers and the like are none; a fragment
-    at the very end is dropped, because whether the answer was whole is decided by its end sign."""
+    """The objects in a frame, None for the end mark. Heartbeats, empty data, numbers and the like are none; a
+    fragment at the very end is dropped, because whether the answer was whole is decided by its end sign."""
     text = content(frame)
     if text.startswith("[DONE]"):
         yield None
@@ -56,8 +56,8 @@ _WORDS = ("message", "msg", "error_msg", "error_message", "errorMessage")
 
 
 def failure(value: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """The error object that `value` is or holds, None where it is none: an `error` in it, something that is called one,
-    or words without any part of an answer (FastAPI's `detail`, a gateway's `message`)."""
+    """The error object that `value` is or holds, None where it is none: an `error` in it, something that is
+    called one, or words without any part of an answer (FastAPI's `detail`, a gateway's `message`)."""
     base = value.get("base_resp")  # MiniMax, whose status 0 means that all is well
     if base and obj(base).get("status_code"):
         return {"message": base.get("status_msg"), "code": base["status_code"]}
@@ -72,10 +72,11 @@ def failure(value: dict[str, Any], name: str) -> dict[str, Any] | None:
 
 
 class Reading(ABC):
-    """A decoder's common part: it takes frames apart, raises the errors in them, and hands each object to `_object`.
+    """A decoder's common part: it takes frames apart, raises the errors in them, and hands each object to
+    `_object`.
 
-    `format`: the dialect. `done`: the end mark has come. `_known`: something came in the format of this dialect; before that,
-    `_said` is what came.
+    `format`: the dialect. `done`: the end mark has come. `_known`: something came in the format of this
+    dialect; before that, `_said` is what came.
     """
 
     format: ClassVar[str]
@@ -117,37 +118,68 @@ def _typed(value: Mapping[str, Any], *beginnings: str) -> bool:
 
 # How the formats are told apart: a name for people, and what only they send.
 _FORMATS: dict[str, tuple[str, Callable[[Mapping[str, Any]], bool]]] = {
-    "openai_chat": ("OpenAI's Chat Completions", lambda v: isinstance(v.get("choices"), list) or
-                    string(v.get("object")).startswith(("chat.completion", "text_completion"))),
-    "openai_responses": ("OpenAI's Responses API", lambda v: _typed(v, "response.") or v.get("object") == "response"),
-    "anthropic": ("Anthropic's Messages", lambda v: _typed(v, "message_", "content_block_") or
-                  (v.get("type") == "message" and isinstance(v.get("content"), list))),
-    "gemini": ("Google's generateContent", lambda v: isinstance(v.get("candidates"), list) or
-               bool({"usageMetadata", "promptFeedback"} & v.keys())),
+    "openai_chat": (
+        "OpenAI's Chat Completions",
+        lambda v: (
+            isinstance(v.get("choices"), list)
+            or string(v.get("object")).startswith(("chat.completion", "text_completion"))
+        ),
+    ),
+    "openai_responses": (
+        "OpenAI's Responses API",
+        lambda v: _typed(v, "response.") or v.get("object") == "response",
+    ),
+    "anthropic": (
+        "Anthropic's Messages",
+        lambda v: (
+            _typed(v, "message_", "content_block_")
+            or (v.get("type") == "message" and isinstance(v.get("content"), list))
+        ),
+    ),
+    "gemini": (
+        "Google's generateContent",
+        lambda v: (
+            isinstance(v.get("candidates"), list) or bool({"usageMetadata", "promptFeedback"} & v.keys())
+        ),
+    ),
     "ollama": ("Ollama's API", lambda v: isinstance(v.get("done"), bool)),
-    "cohere": ("Cohere's Chat", lambda v: _typed(v, "message-", "content-", "tool-plan", "tool-call-", "citation-") or
-               isinstance(obj(v.get("message")).get("content"), list)),
+    "cohere": (
+        "Cohere's Chat",
+        lambda v: (
+            _typed(v, "message-", "content-", "tool-plan", "tool-call-", "citation-")
+            or isinstance(obj(v.get("message")).get("content"), list)
+        ),
+    ),
 }
 
 
 def expect(format: str, value: Mapping[str, Any], provider: Provider) -> None:
-    """Raises ProtocolError where `value` is in another format than this one: the address speaks another dialect."""
+    """Raises ProtocolError where `value` is in another format than this one: the address speaks another
+    dialect."""
     if _FORMATS[format][1](value):
         return
     found = next((name for name, (_, speaks) in _FORMATS.items() if speaks(value)), None)
     if found is not None:
         raise ProtocolError(
-            f"{provider.label or provider.name} answered in the format of {_FORMATS[found][0]}, but it was asked in that of {_FORMATS[format][0]}.",
-            hint=f"Ask with dialect={found}, or check base_url.")
+            f"{provider.label or provider.name} answered in the format of {_FORMATS[found][0]}, but it was "
+            f"asked in that of {_FORMATS[format][0]}.",
+            hint=f"Ask with dialect={found}, or check base_url.",
+        )
 
 
 def unfinished(provider: Provider, said: str, known: bool) -> NbllmError:
-    """The error for an answer without an end. said: what came first; known: something was in the format of this dialect."""
+    """The error for an answer without an end. said: what came first; known: something was in the format of
+    this dialect."""
     name = provider.label or provider.name
     if known:
-        return StreamCut(f"{name} stopped before the end of its answer.", hint="Ask again; `.partial` holds what came.")
+        return StreamCut(
+            f"{name} stopped before the end of its answer.", hint="Ask again; `.partial` holds what came."
+        )
     if said:
-        return ProtocolError(f"{name} answered in a format that is not known: {said}", hint="Check that base_url and dialect belong together.")
+        return ProtocolError(
+            f"{name} answered in a format that is not known: {said}",
+            hint="Check that base_url and dialect belong together.",
+        )
     # what an overloaded server does: its trouble, and passing
     return ServerError(f"{name} sent an empty answer.", hint="Ask again in a moment.")
 
@@ -162,7 +194,8 @@ def is_thought(part: Any) -> bool:
 
 
 def thought_text(value: Any, depth: int = 4) -> str:
-    """The words of a thought: a text, an object that holds one under some name, or a list of them. Summaries are paragraphs."""
+    """The words of a thought: a text, an object that holds one under some name, or a list of them. Summaries
+    are paragraphs."""
     if isinstance(value, str) or not depth:
         return value if isinstance(value, str) else ""
     if isinstance(value, list):

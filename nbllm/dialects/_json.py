@@ -26,7 +26,8 @@ _decode = msgspec.json.Decoder().decode
 
 
 def load_json(text: str | bytes) -> Any:
-    """The value in `text`. Lone surrogates, NaN and endless integers, which msgspec refuses, are read as Python does.
+    """The value in `text`. Lone surrogates, NaN and endless integers, which msgspec refuses, are read as
+    Python does.
 
     Raises ProtocolError with an excerpt where it is no JSON at all, or nested too deeply.
     """
@@ -54,8 +55,10 @@ def load_object(text: str | bytes) -> dict[str, Any]:
     """As load_json, for a value that must be an object. Raises ProtocolError for any other value."""
     value = load_json(text)
     if not isinstance(value, dict):
-        raise ProtocolError(f"Expected a JSON object from the provider, got {str(value)[:100]!r}.",
-                            hint="Check that base_url and dialect belong together.")
+        raise ProtocolError(
+            f"Expected a JSON object from the provider, got {str(value)[:100]!r}.",
+            hint="Check that base_url and dialect belong together.",
+        )
     return value
 
 
@@ -88,22 +91,26 @@ def label(value: Any) -> str | None:
     return str(value) if isinstance(value, (str, int, float)) else None
 
 
-# Budgets in tokens up to which an effort word is the nearest: Google's own equivalents are 1024, 8192 and 24576.
+# Budgets in tokens up to which an effort word is the nearest: Google's own equivalents are 1024, 8192 and
+# 24576.
 _BUDGETS = ((0, "none"), (2_900, "low"), (14_000, "medium"))
 
 
 def effort(reasoning: str | int | None) -> str | None:
-    """The effort word for `reasoning`; a budget in tokens becomes the nearest word, because words are all there is."""
+    """The effort word for `reasoning`; a budget in tokens becomes the nearest word, because words are all
+    there is."""
     if reasoning is None or isinstance(reasoning, str):
         return reasoning
     if isinstance(reasoning, bool) or reasoning < 0:
-        raise ConfigError(f"reasoning={reasoning!r} is no budget.", hint="Give an effort word or a number of tokens.")
+        raise ConfigError(
+            f"reasoning={reasoning!r} is no budget.", hint="Give an effort word or a number of tokens."
+        )
     return next((word for most, word in _BUDGETS if reasoning <= most), "high")
 
 
 class Halves:
-    """Joins characters that a provider cut in two: a surrogate half waits for the next piece of the same `key`, and one
-    that stays alone becomes U+FFFD, so that no text of ours is unfit for UTF-8."""
+    """Joins characters that a provider cut in two: a surrogate half waits for the next piece of the same
+    `key`, and one that stays alone becomes U+FFFD, so that no text of ours is unfit for UTF-8."""
 
     __slots__ = ("held",)
 
@@ -127,24 +134,51 @@ class Halves:
 # --- errors -------------------------------------------------------------------------------------------------
 
 _BY_STATUS: dict[int, type[ProviderError]] = {
-    400: errors.BadRequest, 401: errors.AuthenticationError, 402: errors.QuotaExceeded, 403: errors.PermissionDenied,
-    404: errors.NotFound, 405: errors.NotFound, 413: errors.BadRequest, 422: errors.BadRequest,
-    429: errors.RateLimited, 503: errors.Overloaded, 529: errors.Overloaded,
+    400: errors.BadRequest,
+    401: errors.AuthenticationError,
+    402: errors.QuotaExceeded,
+    403: errors.PermissionDenied,
+    404: errors.NotFound,
+    405: errors.NotFound,
+    413: errors.BadRequest,
+    422: errors.BadRequest,
+    429: errors.RateLimited,
+    503: errors.Overloaded,
+    529: errors.Overloaded,
 }
 
 # A word in the provider's type, code or message that says more than the status: first match wins.
 _BY_WORD: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
     (re.compile(pattern, re.I), kind)
     for pattern, kind in (
-        (r"context_length|context length|context_window|context window|context size|exceed_context_size|prompt is too long|"
-         r"maximum context|too many (input )?tokens|input token count.{0,200}exceeds|string_above_max_length", errors.ContextLengthExceeded),
-        (r"content_filter|content_policy|responsibleaipolicy|moderation|prohibited_content", errors.ContentFiltered),
-        (r"insufficient_quota|insufficient balance|insufficient_balance|billing|credit balance|payment required|"
-         r"out of credits|insufficient credits", errors.QuotaExceeded),
-        (r"invalid_api_key|api[ _]key not valid|api_key_invalid|incorrect api key|invalid api key|authentication|"
-         r"unauthenticated|unauthorized|login fail", errors.AuthenticationError),
+        (
+            r"context_length|context length|context_window|context window|context "
+            r"size|exceed_context_size|prompt is too long|"
+            r"maximum context|too many (input )?tokens|input token "
+            r"count.{0,200}exceeds|string_above_max_length",
+            errors.ContextLengthExceeded,
+        ),
+        (
+            r"content_filter|content_policy|responsibleaipolicy|moderation|prohibited_content",
+            errors.ContentFiltered,
+        ),
+        (
+            r"insufficient_quota|insufficient balance|insufficient_balance|billing|credit balance|payment "
+            r"required|"
+            r"out of credits|insufficient credits",
+            errors.QuotaExceeded,
+        ),
+        (
+            r"invalid_api_key|api[ _]key not valid|api_key_invalid|incorrect api key|invalid api "
+            r"key|authentication|"
+            r"unauthenticated|unauthorized|login fail",
+            errors.AuthenticationError,
+        ),
         (r"overloaded|engine_overloaded|high demand|unavailable", errors.Overloaded),
-        (r"rate_limit|rate limit|resource_exhausted|resource exhausted|too many requests", errors.RateLimited),
+        (
+            r"rate_limit|rate limit|resource_exhausted|resource exhausted|too many requests",
+            errors.RateLimited,
+        ),
         (r"permission", errors.PermissionDenied),
         (r"model_not_found|not_found|does not exist|model .{0,80} not found", errors.NotFound),
         (r"invalid_request|invalid_argument|bad request", errors.BadRequest),
@@ -193,21 +227,36 @@ def _text(inner: Mapping[str, Any], depth: int = 8) -> str:
         if isinstance(value, dict) and depth and (text := _text(value, depth - 1)):
             return text
         if isinstance(value, list) and value:
-            return "; ".join(v if isinstance(v, str) else (_text(v, depth - 1) if depth else "") or json.dumps(v)
-                             for v in value[:_ITEMS] if isinstance(v, (str, dict)))
+            return "; ".join(
+                v if isinstance(v, str) else (_text(v, depth - 1) if depth else "") or json.dumps(v)
+                for v in value[:_ITEMS]
+                if isinstance(v, (str, dict))
+            )
     return ""
 
 
-_SAID = ("message", "detail", "details", "msg", "error_description", "errors", "title", "error_msg", "error_message", "errorMessage")
+_SAID = (
+    "message",
+    "detail",
+    "details",
+    "msg",
+    "error_description",
+    "errors",
+    "title",
+    "error_msg",
+    "error_message",
+    "errorMessage",
+)
 _ITEMS = 20  # errors of a list that are told
 _TAG = re.compile(r"<(?:(/?)(script|style)\b)?[^<>]*>", re.IGNORECASE)
 
 
 def page_text(page: str) -> str:
-    """The words of a page of HTML, or of plain text: without tags, scripts and styles. Linear in its length."""
+    """The words of a page of HTML, or of plain text: without tags, scripts and styles. Linear in its
+    length."""
     words, at, hidden = [], 0, False
     for tag in _TAG.finditer(page):
-        words += [] if hidden else [page[at:tag.start()]]
+        words += [] if hidden else [page[at : tag.start()]]
         at, hidden = tag.end(), not tag[1] if tag[2] else hidden
     text = " ".join([*words, "" if hidden else page[at:]])
     with contextlib.suppress(ValueError):  # an entity of 5,000 digits
@@ -218,12 +267,15 @@ def page_text(page: str) -> str:
 def provider_error(
     provider: Provider, value: Any, *, status: int | None = None, headers: Mapping[str, str] | None = None
 ) -> ProviderError:
-    """The error that `value` means: a JSON value, or the text of a page that is no JSON. `headers` in lower case."""
+    """The error that `value` means: a JSON value, or the text of a page that is no JSON. `headers` in lower
+    case."""
     headers = headers or {}
     text, kind, code = ("", None, None) if isinstance(value, str) else _words(value)
     if isinstance(value, str):
         text = value.strip()
-        if text.startswith("<"):  # a page: its words may be no more than a title, so its beginning is shown too
+        if text.startswith(
+            "<"
+        ):  # a page: its words may be no more than a title, so its beginning is shown too
             text = f"{page_text(text[:_READ_LIMIT])}\n{text[:100]}"
     elif not text and value:
         text = json.dumps(value)[:MESSAGE_LIMIT]
@@ -236,8 +288,14 @@ def provider_error(
     return _tagged(
         cls(
             f"{provider.label or provider.name} answered {said}: {shown or 'no message'}",
-            status=status, type=kind, code=code, retry_after=retry_after(headers, value),
-            request_id=next((headers[h] for h in ("x-request-id", "request-id", "x-goog-request-id") if h in headers), None),
+            status=status,
+            type=kind,
+            code=code,
+            retry_after=retry_after(headers, value),
+            request_id=next(
+                (headers[h] for h in ("x-request-id", "request-id", "x-goog-request-id") if h in headers),
+                None,
+            ),
             body=value if len(str(value)) < _READ_LIMIT else shown,
             hint=_HINTS.get(cls, "").format(name=provider.name),
         ),
@@ -258,11 +316,20 @@ def _classify(status: int | None, text: str, kind: str | None, code: str | int |
     words = f"{kind or ''} {code or ''} {text}"
     by_word = next((k for pattern, k in _BY_WORD if pattern.search(words)), None)
     by_status = _BY_STATUS.get(status or 0)
-    # The words refine a vague status (400, 403, 429, none); a clear status beats a chance word in the message.
-    refining = {errors.ContextLengthExceeded, errors.ContentFiltered, errors.QuotaExceeded, errors.AuthenticationError}
+    # The words refine a vague status (400, 403, 429, none); a clear status beats a chance word in the
+    # message.
+    refining = {
+        errors.ContextLengthExceeded,
+        errors.ContentFiltered,
+        errors.QuotaExceeded,
+        errors.AuthenticationError,
+    }
     if by_word is errors.ContextLengthExceeded and status == 500:
         return by_word  # llama.cpp, in mid-answer
-    if by_word and ((by_status is None and (status is None or status < 500)) or (by_word in refining and (status or 0) in (400, 402, 403, 413, 422, 429))):
+    if by_word and (
+        (by_status is None and (status is None or status < 500))
+        or (by_word in refining and (status or 0) in (400, 402, 403, 413, 422, 429))
+    ):
         return by_word
     if by_status:
         return by_status
@@ -272,7 +339,8 @@ def _classify(status: int | None, text: str, kind: str | None, code: str | int |
 
 
 def http_error(status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> ProviderError:
-    """The error in an HTTP answer: JSON of any shape, an event stream, HTML, plain text, nothing, or too much."""
+    """The error in an HTTP answer: JSON of any shape, an event stream, HTML, plain text, nothing, or too
+    much."""
     text = body.decode("utf-8", "replace").strip()
     if text.startswith(("data:", "event:")):
         lines = [line[5:].strip() for line in text.splitlines() if line.startswith("data:")]
@@ -321,8 +389,8 @@ def _until(text: str, now: str | None) -> float | None:
 def retry_after(headers: Mapping[str, str], value: Any = None) -> float | None:
     """Seconds that the provider asks us to wait, None where it does not say (or says nonsense).
 
-    retry-after-ms (OpenAI, Azure), Retry-After in seconds or as an HTTP date (RFC 9110 section 10.2.3), the gateway
-    LiteLLM's llm_provider-retry-after, or google.rpc.RetryInfo in the body.
+    retry-after-ms (OpenAI, Azure), Retry-After in seconds or as an HTTP date (RFC 9110 section 10.2.3), the
+    gateway LiteLLM's llm_provider-retry-after, or google.rpc.RetryInfo in the body.
     """
     ms = _seconds(headers.get("retry-after-ms", ""))
     if ms is not None:
@@ -342,15 +410,17 @@ def retry_after(headers: Mapping[str, str], value: Any = None) -> float | None:
 
 
 def reset_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds until a used-up limit is full again, from x-ratelimit-reset-* or anthropic-ratelimit-*-reset headers
-    whose own remaining count is 0; None where no limit is used up."""
+    """Seconds until a used-up limit is full again, from x-ratelimit-reset-* or anthropic-ratelimit-*-reset
+    headers whose own remaining count is 0; None where no limit is used up."""
     waits = []
     for name, text in headers.items():
         match = re.fullmatch(r"x-ratelimit-reset-(\w+)|anthropic-ratelimit-([\w-]+)-reset", name)
         if not match:
             continue
         kind, other = match.groups()
-        remaining = headers.get(f"x-ratelimit-remaining-{kind}" if kind else f"anthropic-ratelimit-{other}-remaining")
+        remaining = headers.get(
+            f"x-ratelimit-remaining-{kind}" if kind else f"anthropic-ratelimit-{other}-remaining"
+        )
         if remaining == "0":
             waits.append(_seconds(text) if kind else _until(text, headers.get("date")))
     return max((w for w in waits if w is not None), default=None)

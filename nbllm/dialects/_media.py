@@ -1,4 +1,5 @@
-"""Pictures and files: how answers hold them, in every format, and how they go back to a provider that takes none from a model."""
+"""Pictures and files: how answers hold them, in every format, and how they go back to a provider that takes
+none from a model."""
 
 from __future__ import annotations
 
@@ -7,14 +8,57 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..core.events import Event, MediaDelta, Notice
-from ..core.messages import Document, Image, Message, Part, Request, Text, audio_type, caption, picture_type, unbase64
+from ..core.messages import (
+    Document,
+    Image,
+    Message,
+    Part,
+    Request,
+    Text,
+    audio_type,
+    caption,
+    picture_type,
+    unbase64,
+)
 from ._json import obj, string
 
-_HOLDERS = ("image_url", "imageUrl", "inlineData", "inline_data", "fileData", "file_data", "source", "image", "input_audio", "audio", "file")
-_DATA = ("data", "b64_json", "result", "partial_image_b64", "image_base64", "base64", "file_data", "image", "audio")
+_HOLDERS = (
+    "image_url",
+    "imageUrl",
+    "inlineData",
+    "inline_data",
+    "fileData",
+    "file_data",
+    "source",
+    "image",
+    "input_audio",
+    "audio",
+    "file",
+)
+_DATA = (
+    "data",
+    "b64_json",
+    "result",
+    "partial_image_b64",
+    "image_base64",
+    "base64",
+    "file_data",
+    "image",
+    "audio",
+)
 _URLS = ("url", "image_url", "imageUrl", "fileUri", "file_uri", "uri")
 _TYPES = ("mimeType", "mime_type", "media_type", "mediaType", "content_type")
-_KINDS = ("image", "output_image", "input_image", "audio", "output_audio", "input_audio", "file", "video", "document")
+_KINDS = (
+    "image",
+    "output_image",
+    "input_image",
+    "audio",
+    "output_audio",
+    "input_audio",
+    "file",
+    "video",
+    "document",
+)
 _TYPE = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}")
 
 
@@ -24,17 +68,25 @@ def is_media(part: Any) -> bool:
 
 
 def media(part: Mapping[str, Any], signature: str | None = None) -> Image | Document | None:
-    """The picture or file that a part holds, inline or by its address, under the names that providers use. None for a part
-    that holds none, for what is no base64, and for bytes of which nothing says what they are."""
+    """The picture or file that a part holds, inline or by its address, under the names that providers use.
+    None for a part that holds none, for what is no base64, and for bytes of which nothing says what they
+    are."""
     holder = next((part[name] for name in _HOLDERS if isinstance(part.get(name), dict)), part)
     texts = [(name in _URLS, text) for name in (*_URLS, *_DATA) if (text := string(holder.get(name)))]
     is_url, text = next(iter(texts), (False, ""))
     kind = _kind(part, holder)
     if is_url or text.startswith("data:"):
-        told = Image(url=text, media_type=kind or "image/png")  # takes the bytes out of a data: URL, and their type
+        told = Image(
+            url=text, media_type=kind or "image/png"
+        )  # takes the bytes out of a data: URL, and their type
         return _typed(told.data, told.url, told.media_type, signature)
     data = unbase64(text)
-    kind = picture_type(data or b"") or kind or audio_type(data or b"") or "application/octet-stream" * is_media(part)
+    kind = (
+        picture_type(data or b"")
+        or kind
+        or audio_type(data or b"")
+        or "application/octet-stream" * is_media(part)
+    )
     return _typed(data, None, kind, signature) if data and kind else None
 
 
@@ -42,7 +94,9 @@ def _kind(part: Mapping[str, Any], holder: Mapping[str, Any]) -> str:
     """The media type that is told; "" where there is none."""
     told = next((t for name in _TYPES if _TYPE.fullmatch(t := string(holder.get(name)).lower())), "")
     for family, name in (("image", "output_format"), ("audio", "format")):
-        told = told or f"{family}/{string(holder.get(name)).lower()}" * bool(re.fullmatch(r"\w{2,8}", string(holder.get(name))))
+        told = told or f"{family}/{string(holder.get(name)).lower()}" * bool(
+            re.fullmatch(r"\w{2,8}", string(holder.get(name)))
+        )
     return told or ("image/png" if "image" in string(part.get("type")) else "")
 
 
@@ -85,15 +139,19 @@ class Media:
 
 
 def told_by_user(messages: Sequence[Message]) -> Iterator[Message]:
-    """The conversation for a provider that takes no pictures from a model: those that one made stand in the next message of
-    the user, and a word for each in their place. Other files are left out, with a word. A last turn stays as it is."""
+    """The conversation for a provider that takes no pictures from a model: those that one made stand in the
+    next message of the user, and a word for each in their place. Other files are left out, with a word. A
+    last turn stays as it is."""
     users = [i for i, m in enumerate(messages) if m.role == "user"]
     waiting: list[Part] = []
     for i, message in enumerate(messages):
         made = [p for p in message.parts if isinstance(p, (Image, Document))]
         if message.role == "assistant" and made and users and users[-1] > i:
             waiting += [p for p in made if isinstance(p, Image)]
-            yield Message("assistant", [Text(caption(p)) if isinstance(p, (Image, Document)) else p for p in message.parts])
+            yield Message(
+                "assistant",
+                [Text(caption(p)) if isinstance(p, (Image, Document)) else p for p in message.parts],
+            )
         elif message.role == "user" and waiting:
             yield Message("user", [*waiting, *message.parts])
             waiting = []
@@ -102,6 +160,7 @@ def told_by_user(messages: Sequence[Message]) -> Iterator[Message]:
 
 
 def left_out(request: Request, dialect: str) -> str:
-    """The files of earlier answers that `told_by_user` leaves out, in words; "" where all go back, as they do to Google."""
+    """The files of earlier answers that `told_by_user` leaves out, in words; "" where all go back, as they do
+    to Google."""
     files = [p for m in request.messages if m.role == "assistant" for p in m.parts if isinstance(p, Document)]
     return "" if dialect == "gemini" else " ".join(map(caption, files))

@@ -17,10 +17,13 @@ from ._json import count, obj
 
 # --- requests -----------------------------------------------------------------------------------------------
 
+
 def data_url(part: Image | Document) -> str:
     """The bytes of a picture or document as a data: URL."""
     if part.data is None:
-        raise ConfigError(f"{part!r} has neither data nor a url.", hint="Give its bytes in data=, or an address in url=.")
+        raise ConfigError(
+            f"{part!r} has neither data nor a url.", hint="Give its bytes in data=, or an address in url=."
+        )
     return f"data:{part.media_type};base64,{base64.b64encode(part.data).decode()}"
 
 
@@ -48,8 +51,8 @@ def schema_format(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def closed(schema: Any) -> bool:
-    """Whether strict mode, which guarantees the answer, takes `schema`: it refuses (HTTP 400) any object that does not
-    forbid other properties and require its own."""
+    """Whether strict mode, which guarantees the answer, takes `schema`: it refuses (HTTP 400) any object that
+    does not forbid other properties and require its own."""
     if isinstance(schema, (list, tuple)):
         return all(map(closed, schema))
     if not isinstance(schema, Mapping):
@@ -62,8 +65,11 @@ def closed(schema: Any) -> bool:
     return all(map(closed, schema.values()))
 
 
-def post(provider: Provider, path: str, key: Secret | None, body: Mapping[str, Any], extra: Mapping[str, Any]) -> HttpCall:
-    """The HTTP call: options that were not asked for (None, empty lists) are left out, `extra` has the last word."""
+def post(
+    provider: Provider, path: str, key: Secret | None, body: Mapping[str, Any], extra: Mapping[str, Any]
+) -> HttpCall:
+    """The HTTP call: options that were not asked for (None, empty lists) are left out, `extra` has the last
+    word."""
     asked = {k: v for k, v in body.items() if v is not None and v != []}
     url = provider.base_url.rstrip("/") + path + (f"?{urlencode(provider.query)}" if provider.query else "")
     return HttpCall(url, {**_auth(provider, key), **provider.headers}, {**asked, **extra})
@@ -72,27 +78,56 @@ def post(provider: Provider, path: str, key: Secret | None, body: Mapping[str, A
 def _auth(provider: Provider, key: Secret | None) -> dict[str, str]:
     if key is None:
         return {}
-    return {provider.key_header: key.reveal()} if provider.key_header else {"Authorization": f"Bearer {key.reveal()}"}
+    return (
+        {provider.key_header: key.reveal()}
+        if provider.key_header
+        else {"Authorization": f"Bearer {key.reveal()}"}
+    )
 
 
 def able(request: Request, provider: Provider) -> None:
     """Raises ConfigError where `request` asks for what the provider has no word for."""
     for option in provider.quirks.cannot:
         if getattr(request, option) not in (None, ()):
-            raise ConfigError(f"{provider.label or provider.name} has no {option}.",
-                              hint=f"Leave {option} out, or ask another provider; what it calls otherwise goes in `extra`.")
+            raise ConfigError(
+                f"{provider.label or provider.name} has no {option}.",
+                hint=f"Leave {option} out, or ask another provider; what it calls otherwise goes in `extra`.",
+            )
 
 
 # --- answers ------------------------------------------------------------------------------------------------
 
 REASONS: dict[str, FinishReason] = {
-    "stop": "stop", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop", "end_turn": "stop", "complete": "stop",
-    "completed": "stop", "end": "stop", "length": "length", "max_tokens": "length", "model_length": "length",
-    "max_output_tokens": "length", "max_completion_tokens": "length", "context_length": "length", "tool_calls": "tool_calls",
-    "tool_call": "tool_calls", "tool_use": "tool_calls", "function_call": "tool_calls", "content_filter": "content_filter",
-    "content-filter": "content_filter", "safety": "content_filter", "sensitive": "content_filter", "refusal": "content_filter",
-    "recitation": "content_filter", "prohibited_content": "content_filter", "guardrail_intervened": "content_filter",
-    "error": "error", "network_error": "error", "insufficient_system_resource": "error", "abort": "cancelled",
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "end_turn": "stop",
+    "complete": "stop",
+    "completed": "stop",
+    "end": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "max_output_tokens": "length",
+    "max_completion_tokens": "length",
+    "context_length": "length",
+    "tool_calls": "tool_calls",
+    "tool_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "content-filter": "content_filter",
+    "safety": "content_filter",
+    "sensitive": "content_filter",
+    "refusal": "content_filter",
+    "recitation": "content_filter",
+    "prohibited_content": "content_filter",
+    "guardrail_intervened": "content_filter",
+    "error": "error",
+    "network_error": "error",
+    "insufficient_system_resource": "error",
+    "abort": "cancelled",
     "cancelled": "cancelled",
 }
 
@@ -102,7 +137,8 @@ def _first(*found: Any) -> int | None:
 
 
 def usage(raw: Mapping[str, Any]) -> Usage | None:
-    """Token counts under OpenAI's names, old and new, and those of DeepSeek, Moonshot, Anthropic's relays and LiteLLM."""
+    """Token counts under OpenAI's names, old and new, and those of DeepSeek, Moonshot, Anthropic's relays and
+    LiteLLM."""
     taken = obj(raw.get("prompt_tokens_details") or raw.get("input_tokens_details"))
     made = obj(raw.get("completion_tokens_details") or raw.get("output_tokens_details"))
     into = _first(raw.get("prompt_tokens"), raw.get("input_tokens"))
@@ -113,9 +149,19 @@ def usage(raw: Mapping[str, Any]) -> Usage | None:
     if thought and count(raw.get("total_tokens")) == (into or 0) + (out or 0) + thought:
         out = (out or 0) + thought  # xAI counts thinking apart; its total gives that away
     return Usage(
-        into, out, thought,
-        _first(taken.get("cached_tokens"), raw.get("prompt_cache_hit_tokens"), raw.get("cached_tokens"),
-               raw.get("cache_read_input_tokens")),
-        _first(taken.get("cache_write_tokens"), taken.get("cache_creation_tokens"), raw.get("cache_creation_input_tokens")),
+        into,
+        out,
+        thought,
+        _first(
+            taken.get("cached_tokens"),
+            raw.get("prompt_cache_hit_tokens"),
+            raw.get("cached_tokens"),
+            raw.get("cache_read_input_tokens"),
+        ),
+        _first(
+            taken.get("cache_write_tokens"),
+            taken.get("cache_creation_tokens"),
+            raw.get("cache_creation_input_tokens"),
+        ),
         raw,
     )

@@ -14,8 +14,8 @@ _STEP = re.compile(r"""\.([^.\[\]]+)|\[(\d{1,5})\]|\['((?:[^'\\]|\\.)*)'\]|\["((
 
 
 class PartialArgs:
-    """The arguments of one call, put together from values at JSON paths such as `$.items[0].name`. A string that goes
-    on is continued by the next value at its path."""
+    """The arguments of one call, put together from values at JSON paths such as `$.items[0].name`. A string
+    that goes on is continued by the next value at its path."""
 
     def __init__(self) -> None:
         self._value: dict[str, Any] = {}
@@ -66,7 +66,10 @@ def _steps(path: str) -> list[str | int]:
     found = list(_STEP.finditer(path))
     if not path.startswith("$") or sum(m.end() - m.start() for m in found) != len(path) - 1:
         return []
-    return [int(n) if n else a or re.sub(r"\\(.)", r"\1", b or c or "") for a, n, b, c in (m.groups() for m in found)]
+    return [
+        int(n) if n else a or re.sub(r"\\(.)", r"\1", b or c or "")
+        for a, n, b, c in (m.groups() for m in found)
+    ]
 
 
 def _at(holder: Any, step: str | int) -> Any:

@@ -14,18 +14,29 @@ from ._json import Halves
 # Tokens of thinking that an effort word means where a model takes a budget: Google's own equivalents.
 BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576}
 
-_WORDY = ("text/", "application/json", "application/xml", "application/yaml", "application/x-yaml", "application/toml")
+_WORDY = (
+    "text/",
+    "application/json",
+    "application/xml",
+    "application/yaml",
+    "application/x-yaml",
+    "application/toml",
+)
 
 
 def budget(reasoning: str | int) -> int:
     """`reasoning` as a budget in tokens. Raises ConfigError for a word that is none of ours."""
     if isinstance(reasoning, str):
         if reasoning not in BUDGETS:
-            raise ConfigError(f"reasoning={reasoning!r} is no effort.",
-                              hint=f"Say {', '.join(BUDGETS)}, or a number of tokens.")
+            raise ConfigError(
+                f"reasoning={reasoning!r} is no effort.",
+                hint=f"Say {', '.join(BUDGETS)}, or a number of tokens.",
+            )
         return BUDGETS[reasoning]
     if isinstance(reasoning, bool) or reasoning < 0:
-        raise ConfigError(f"reasoning={reasoning!r} is no budget.", hint="Give an effort word or a number of tokens.")
+        raise ConfigError(
+            f"reasoning={reasoning!r} is no budget.", hint="Give an effort word or a number of tokens."
+        )
     return reasoning
 
 
@@ -58,27 +69,37 @@ def words(message: Message) -> str:
     """The text of a message that may hold nothing else."""
     odd = next((p for p in message.parts if not isinstance(p, Text)), None)
     if odd is not None:
-        raise ConfigError(f"A {type(odd).__name__} cannot stand in a {message.role} message.",
-                          hint="Put it into a user message.")
+        raise ConfigError(
+            f"A {type(odd).__name__} cannot stand in a {message.role} message.",
+            hint="Put it into a user message.",
+        )
     return message.text
 
 
 def misplaced(part: Part, role: str, label: str) -> ConfigError:
     """The error for a part that a turn of `role` cannot hold."""
-    return ConfigError(f"{label} takes no {type(part).__name__} in a {role} message.",
-                       hint="Pictures, documents and results belong in user messages, calls and thinking in the model's.")
+    return ConfigError(
+        f"{label} takes no {type(part).__name__} in a {role} message.",
+        hint="Pictures, documents and results belong in user messages, calls and thinking in the model's.",
+    )
 
 
 def b64(part: Image | Document) -> str:
     """The bytes of a picture or document as base64."""
     if part.data is None:
-        raise ConfigError(f"{part!r} has neither data nor a url.", hint="Give its bytes in data=, or an address in url=.")
+        raise ConfigError(
+            f"{part!r} has neither data nor a url.", hint="Give its bytes in data=, or an address in url=."
+        )
     return base64.b64encode(part.data).decode()
 
 
 def document_text(part: Document) -> str | None:
     """The words of a document that is text, None where it is not."""
-    return part.data.decode("utf-8", "replace") if part.data is not None and part.media_type.startswith(_WORDY) else None
+    return (
+        part.data.decode("utf-8", "replace")
+        if part.data is not None and part.media_type.startswith(_WORDY)
+        else None
+    )
 
 
 def call_arguments(call: ToolCall) -> dict[str, Any]:
@@ -113,7 +134,9 @@ def dumps(value: Any) -> str:
     except UnicodeEncodeError:
         return json.dumps(value)
     except RecursionError:
-        raise ProtocolError("The provider sent a value that is nested too deeply.", hint="Ask again.") from None
+        raise ProtocolError(
+            "The provider sent a value that is nested too deeply.", hint="Ask again."
+        ) from None
     return text
 
 

@@ -1,9 +1,10 @@
 """Fragments of tool calls, sorted: which call of a Chat Completions answer each of them belongs to.
 
-A call is known by its index on the wire and its id. A new id under a known index is a new call (servers that say 0
-each time), unless it names nothing and the call before it is still open (servers that make up an id per fragment).
-Without an id, a name begins a new call where the one before it is complete or stands in the same list. A fragment
-with neither goes on with the last one. Names and ids that are repeated count once; a name may come in pieces.
+A call is known by its index on the wire and its id. A new id under a known index is a new call (servers that
+say 0 each time), unless it names nothing and the call before it is still open (servers that make up an id per
+fragment). Without an id, a name begins a new call where the one before it is complete or stands in the same
+list. A fragment with neither goes on with the last one. Names and ids that are repeated count once; a name
+may come in pieces.
 """
 
 from __future__ import annotations
@@ -22,7 +23,19 @@ _MARKS = re.compile(r'\\.?|["{}]', re.DOTALL)
 class _Slot:
     """One call as far as it is known. `size`: the characters of its pieces."""
 
-    __slots__ = ("_cut", "_depth", "_quoted", "_scanned", "_whole", "empty", "id", "index", "name", "pieces", "size")
+    __slots__ = (
+        "_cut",
+        "_depth",
+        "_quoted",
+        "_scanned",
+        "_whole",
+        "empty",
+        "id",
+        "index",
+        "name",
+        "pieces",
+        "size",
+    )
 
     def __init__(self, index: int) -> None:
         self.index, self.name, self.size = index, "", 0
@@ -30,7 +43,9 @@ class _Slot:
         self.pieces: list[str] = []
         self.empty = False  # its arguments were said to be {}
         self._scanned, self._depth, self._quoted, self._cut = 0, 0, False, ""
-        self._whole: bool | None = None  # once its outer brace was closed: whether that was an object, and all
+        self._whole: bool | None = (
+            None  # once its outer brace was closed: whether that was an object, and all
+        )
 
     def add(self, piece: str) -> None:
         """Takes a piece of its arguments."""
@@ -111,14 +126,23 @@ class Calls:
             return None
         return slot
 
-    def _fill(self, slot: _Slot, id: str | None, name: str, args: str, signature: str | None) -> ToolCallDelta:
+    def _fill(
+        self, slot: _Slot, id: str | None, name: str, args: str, signature: str | None
+    ) -> ToolCallDelta:
         new_id = id if slot.id is None else None
         slot.id = slot.id or id
         new_name = "" if slot.name and (slot.pieces or name == slot.name) else name.removeprefix(slot.name)
         slot.name = (slot.name + new_name)[:NAME_LIMIT]
         if args.strip() == "{}" and not slot.pieces:
             slot.empty, args = True, ""  # Anthropic's relays begin with {} and then send the arguments
-        elif name and id and args[:1] == "{" and args[-1:] == "}" and len(args) == slot.size and args == "".join(slot.pieces):
+        elif (
+            name
+            and id
+            and args[:1] == "{"
+            and args[-1:] == "}"
+            and len(args) == slot.size
+            and args == "".join(slot.pieces)
+        ):
             args = ""  # the whole call is said once more at the end
         if args:
             args = self._halves.mend(slot.index, args)

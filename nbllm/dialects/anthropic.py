@@ -1,11 +1,13 @@
 """Anthropic's Messages, also spoken by llama.cpp, vLLM, LiteLLM and others.
 
-A stream is a frame of events about one message: message_start, blocks, message_delta (the reason, the counts),
-message_stop. A block starts, grows by deltas and stops; blocks are told apart by `index`, because they may overlap and
-some servers start one before they stop another. What a tool_use block holds at its start counts only where no fragments
-follow it, so its arguments are told when it stops. Blocks of tools that the provider runs itself are notices.
+A stream is a frame of events about one message: message_start, blocks, message_delta (the reason, the
+counts), message_stop. A block starts, grows by deltas and stops; blocks are told apart by `index`, because
+they may overlap and some servers start one before they stop another. What a tool_use block holds at its start
+counts only where no fragments follow it, so its arguments are told when it stops. Blocks of tools that the
+provider runs itself are notices.
 
-The answer is whole when a stop reason or message_stop came, or all of it in one object. Anything else was cut.
+The answer is whole when a stop reason or message_stop came, or all of it in one object. Anything else was
+cut.
 """
 
 from __future__ import annotations
@@ -48,8 +50,9 @@ from ._request import (
     without_none,
 )
 
-# The limit that is sent where the caller names none, because the protocol wants one: what every model may write. Later
-# Claude models think unasked, and what they think counts, so they get more (they may write 64,000 at least).
+# The limit that is sent where the caller names none, because the protocol wants one: what every model may
+# write. Later Claude models think unasked, and what they think counts, so they get more (they may write
+# 64,000 at least).
 MAX_TOKENS = 8192
 MAX_TOKENS_LATER = 32_000
 _THOUGHT = 16_384  # the most that an effort word means as a budget: the old models write 32,000 tokens in all
@@ -57,31 +60,38 @@ _LEAST = 1024  # the smallest budget that Anthropic takes
 _VERSION = "2023-06-01"
 _ROLES = {"user": "user", "tool": "user", "assistant": "assistant"}
 
-# Claude models that take a budget of thinking. All later ones take an effort only, and no new model joins the old.
-_BUDGETED = re.compile(r"claude-(?:v?[123]\b|instant|(?:opus|sonnet|haiku)-4(?:[-.][0-5])?(?:[-@]\d{8}|(?![-.]?\d)))")
+# Claude models that take a budget of thinking. All later ones take an effort only, and no new model joins the
+# old.
+_BUDGETED = re.compile(
+    r"claude-(?:v?[123]\b|instant|(?:opus|sonnet|haiku)-4(?:[-.][0-5])?(?:[-@]\d{8}|(?![-.]?\d)))"
+)
 
 
 class Anthropic:
     """POST /v1/messages.
 
-    max_tokens is MAX_TOKENS where none is asked for, MAX_TOKENS_LATER for Claude 4.6 and later, a budget of thinking on
-    top. `reasoning` becomes adaptive thinking with an effort on Claude 4.6 and later, where a budget in tokens becomes the
-    nearest word; on older ones, and on other makers' models, it becomes a budget, and max_tokens must exceed it. A schema
-    goes to output_config.format, with objects closed unless they say otherwise, because Anthropic refuses open ones;
-    output_config in `extra` is merged with ours. Thinking goes back only if it is signed, and empty texts are left out:
-    Anthropic accepts neither. A picture that a model made stands in the next message of the user.
+    max_tokens is MAX_TOKENS where none is asked for, MAX_TOKENS_LATER for Claude 4.6 and later, a budget of
+    thinking on top. `reasoning` becomes adaptive thinking with an effort on Claude 4.6 and later, where a
+    budget in tokens becomes the nearest word; on older ones, and on other makers' models, it becomes a
+    budget, and max_tokens must exceed it. A schema goes to output_config.format, with objects closed unless
+    they say otherwise, because Anthropic refuses open ones; output_config in `extra` is merged with ours.
+    Thinking goes back only if it is signed, and empty texts are left out: Anthropic accepts neither. A
+    picture that a model made stands in the next message of the user.
     """
 
     name = "anthropic"
 
     def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
-        """The call that asks for `request` as a stream. Raises ConfigError for a seed, which the protocol has not."""
+        """The call that asks for `request` as a stream. Raises ConfigError for a seed, which the protocol has
+        not."""
         if request.seed is not None:
             raise ConfigError("Anthropic has no seed.", hint="Leave seed out, or ask another provider.")
         thinking, spent, word = _thinking(request)
         body = {
             "model": request.model,
-            "max_tokens": request.max_tokens if request.max_tokens is not None else spent + _limit(request.model),
+            "max_tokens": request.max_tokens
+            if request.max_tokens is not None
+            else spent + _limit(request.model),
             "system": system_text(request) or None,
             "messages": _messages(request),
             "stream": True,
@@ -95,13 +105,17 @@ class Anthropic:
         }
         headers = {"anthropic-version": _VERSION, **({"x-api-key": key.reveal()} if key is not None else {})}
         url = provider.base_url.rstrip("/").removesuffix("/v1") + "/v1/messages"
-        return HttpCall(url, {**headers, **provider.headers}, merged(without_none(body), request.extra, ["output_config"]))
+        return HttpCall(
+            url, {**headers, **provider.headers}, merged(without_none(body), request.extra, ["output_config"])
+        )
 
     def decoder(self, provider: Provider) -> MessageDecoder:
         """A fresh decoder for one answer."""
         return MessageDecoder(provider)
 
-    def error(self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> ProviderError:
+    def error(
+        self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider
+    ) -> ProviderError:
         """The error that an HTTP answer means."""
         return http_error(status, headers, body, provider)
 
@@ -133,8 +147,10 @@ def _thinking(request: Request) -> tuple[dict[str, Any] | None, int, str | None]
         tokens = min(tokens, _THOUGHT, (most or 2 * _THOUGHT) // 2)
     tokens = max(tokens, _LEAST)
     if most is not None and most <= tokens:
-        raise ConfigError(f"max_tokens={most} leaves nothing to say after {tokens} tokens of thinking.",
-                          hint=f"Ask for more than {tokens} tokens, or for less reasoning (at least {_LEAST}).")
+        raise ConfigError(
+            f"max_tokens={most} leaves nothing to say after {tokens} tokens of thinking.",
+            hint=f"Ask for more than {tokens} tokens, or for less reasoning (at least {_LEAST}).",
+        )
     return {"type": "enabled", "budget_tokens": tokens}, tokens, None
 
 
@@ -143,7 +159,8 @@ def _format(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _closed(schema: Any) -> Any:
-    """`schema` with additionalProperties false in each object that does not say. Values that are data stay as they are."""
+    """`schema` with additionalProperties false in each object that does not say. Values that are data stay as
+    they are."""
     if isinstance(schema, (list, tuple)):
         return [_closed(s) for s in schema]
     if not isinstance(schema, Mapping):
@@ -156,7 +173,13 @@ def _closed(schema: Any) -> Any:
 
 def _choice(choice: str | None) -> dict[str, Any] | None:
     plain = {"auto": "auto", "none": "none", "required": "any"}
-    return None if choice is None else {"type": plain[choice]} if choice in plain else {"type": "tool", "name": choice}
+    return (
+        None
+        if choice is None
+        else {"type": plain[choice]}
+        if choice in plain
+        else {"type": "tool", "name": choice}
+    )
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
@@ -165,7 +188,8 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 
 def _messages(request: Request) -> list[dict[str, Any]]:
-    """The turns. One of which nothing is left (unsigned thinking, empty texts) is left out: Anthropic takes no empty turn."""
+    """The turns. One of which nothing is left (unsigned thinking, empty texts) is left out: Anthropic takes
+    no empty turn."""
     out: list[dict[str, Any]] = []
     for role, parts in turns(told_by_user(request.messages), _ROLES):
         blocks = _blocks(role, parts)
@@ -200,12 +224,15 @@ def _block(role: str, part: Part) -> dict[str, Any] | None:
 
 
 def _thought(part: Reasoning) -> dict[str, Any] | None:
-    """A block of thinking, None where it cannot go back: unsigned, or another provider's (those have an id)."""
+    """A block of thinking, None where it cannot go back: unsigned, or another provider's (those have an
+    id)."""
     if part.id is not None:
         return None
     if part.redacted is not None:
         return {"type": "redacted_thinking", "data": part.redacted}
-    return {"type": "thinking", "thinking": part.text, "signature": part.signature} if part.signature else None
+    return (
+        {"type": "thinking", "thinking": part.text, "signature": part.signature} if part.signature else None
+    )
 
 
 def _source(part: Image | Document) -> dict[str, Any]:
@@ -219,17 +246,23 @@ def _document(part: Document) -> dict[str, Any]:
     if text is not None:
         return {"type": "text", "media_type": "text/plain", "data": text}
     if part.media_type != "application/pdf":
-        raise ConfigError(f"Anthropic reads PDF and text documents, not {part.media_type}.",
-                          hint="Convert it, or paste its text.")
+        raise ConfigError(
+            f"Anthropic reads PDF and text documents, not {part.media_type}.",
+            hint="Convert it, or paste its text.",
+        )
     return _source(part)
 
 
 def _result(result: ToolResult) -> dict[str, Any]:
     blocks = [block for part in content(result) if (block := _block("user", part)) is not None]
-    return without_none({
-        "type": "tool_result", "tool_use_id": _id(result.id), "is_error": True if result.is_error else None,
-        "content": result.content if isinstance(result.content, str) else blocks,
-    })
+    return without_none(
+        {
+            "type": "tool_result",
+            "tool_use_id": _id(result.id),
+            "is_error": True if result.is_error else None,
+            "content": result.content if isinstance(result.content, str) else blocks,
+        }
+    )
 
 
 def _id(id: str) -> str:
@@ -240,9 +273,18 @@ def _id(id: str) -> str:
 # --- answer -------------------------------------------------------------------------------------------------
 
 _REASONS: dict[str, FinishReason] = {
-    "end_turn": "stop", "stop_sequence": "stop", "pause_turn": "stop", "stop": "stop", "max_tokens": "length",
-    "length": "length", "model_context_window_exceeded": "length", "tool_use": "tool_calls", "tool_calls": "tool_calls",
-    "refusal": "content_filter", "content_filter": "content_filter", "error": "error",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "pause_turn": "stop",
+    "stop": "stop",
+    "max_tokens": "length",
+    "length": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "tool_calls": "tool_calls",
+    "refusal": "content_filter",
+    "content_filter": "content_filter",
+    "error": "error",
 }
 
 
@@ -250,7 +292,8 @@ _COUNTS = 100  # names of counts that are kept
 
 
 class _Block:
-    """A block that has started: its kind, its call's index, what it held at its start, the fragments since."""
+    """A block that has started: its kind, its call's index, what it held at its start, the fragments
+    since."""
 
     __slots__ = ("call", "kind", "pieces", "start")
 
@@ -273,7 +316,9 @@ class MessageDecoder(Reading):
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         kind = string(value.get("type"))
-        read = _EVENTS.get(kind or ("" if name == "message" else name))  # "message" is what an event without a name is called
+        read = _EVENTS.get(
+            kind or ("" if name == "message" else name)
+        )  # "message" is what an event without a name is called
         if read is None and "content" in value:
             read = MessageDecoder._whole
         if read is not None:
@@ -308,7 +353,9 @@ class MessageDecoder(Reading):
     def _start(self, value: dict[str, Any]) -> Iterator[Event]:
         start = obj(value.get("content_block"))
         kind, index = string(start.get("type")), label(value.get("index"))
-        yield from self._stop(value)  # a server that numbers no blocks, or stops none, means the one before to be over
+        yield from self._stop(
+            value
+        )  # a server that numbers no blocks, or stops none, means the one before to be over
         block = self._blocks[index] = _Block(kind, start, self._calls)
         if kind == "tool_use":
             self._calls += 1
@@ -409,12 +456,15 @@ class MessageDecoder(Reading):
 
     def _time(self, value: dict[str, Any]) -> Iterator[Event]:
         """What Bedrock and llama.cpp measured."""
-        for times in filter(None, (obj(value.get(name)) for name in ("amazon-bedrock-invocationMetrics", "timings"))):
+        for times in filter(
+            None, (obj(value.get(name)) for name in ("amazon-bedrock-invocationMetrics", "timings"))
+        ):
             yield Notice("timing", dumps(times), times)
 
     def _count(self, raw: Any) -> Iterator[Event]:
-        """Later counts replace earlier ones, name by name: the last event may hold the output alone. Those of the input hold
-        from the start; those of the output are cumulative, and final with the reason of the end."""
+        """Later counts replace earlier ones, name by name: the last event may hold the output alone. Those of
+        the input hold from the start; those of the output are cumulative, and final with the reason of the
+        end."""
         raw = {k: v for k, v in obj(raw).items() if v is not None}
         if raw:
             self._usage = dict(islice({**self._usage, **raw}.items(), _COUNTS))
@@ -423,9 +473,13 @@ class MessageDecoder(Reading):
 
 _GROWING = frozenset({"thinking_delta", "signature_delta", "citations_delta"})
 _EVENTS = {
-    "message_start": MessageDecoder._begin, "content_block_start": MessageDecoder._start,
-    "content_block_delta": MessageDecoder._delta, "content_block_stop": MessageDecoder._stop,
-    "message_delta": MessageDecoder._end, "message_stop": MessageDecoder._finish, "message": MessageDecoder._whole,
+    "message_start": MessageDecoder._begin,
+    "content_block_start": MessageDecoder._start,
+    "content_block_delta": MessageDecoder._delta,
+    "content_block_stop": MessageDecoder._stop,
+    "message_delta": MessageDecoder._end,
+    "message_stop": MessageDecoder._finish,
+    "message": MessageDecoder._whole,
 }
 
 

@@ -1,8 +1,8 @@
 """Cohere's own chat, version 2.
 
-A stream is a frame of typed events about one message: message-start, content (thinking or text) that opens, grows and
-closes, the plan before calls, calls, citations, message-end with the reason and the counts, and [DONE]. Each event holds
-its news under delta.message. A whole answer is one object with the message in it.
+A stream is a frame of typed events about one message: message-start, content (thinking or text) that opens,
+grows and closes, the plan before calls, calls, citations, message-end with the reason and the counts, and
+[DONE]. Each event holds its news under delta.message. A whole answer is one object with the message in it.
 
 The answer is whole when message-end came, or all of it in one object. Anything else was cut.
 """
@@ -26,7 +26,18 @@ from ..core.events import (
     Usage,
     UsageReport,
 )
-from ..core.messages import Document, Image, Message, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ..core.messages import (
+    Document,
+    Image,
+    Message,
+    Part,
+    Reasoning,
+    Request,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
 from ._decoder import Reading, citation, finish, unfinished
 from ._json import count, http_error, items, label, obj, provider_error, string
 from ._media import is_media, media, told_by_user
@@ -38,18 +49,22 @@ _CHOICES = {None: None, "auto": None, "none": "NONE", "required": "REQUIRED"}
 class Cohere:
     """POST /v2/chat.
 
-    An effort word becomes a budget of thinking in tokens. Strict tools are strict all together (strict_tools). A schema is
-    asked for as JSON in that form. Documents go as text; grounded answers want Cohere's own `documents`, which go in `extra`.
-    Thinking goes back only where it is Cohere's own, which carries neither a signature nor an id.
+    An effort word becomes a budget of thinking in tokens. Strict tools are strict all together
+    (strict_tools). A schema is asked for as JSON in that form. Documents go as text; grounded answers want
+    Cohere's own `documents`, which go in `extra`. Thinking goes back only where it is Cohere's own, which
+    carries neither a signature nor an id.
     """
 
     name = "cohere"
 
     def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
-        """The call that asks for `request` as a stream. Raises ConfigError for a named tool that must be called, and for a
-        schema beside tools: Cohere takes one or the other."""
+        """The call that asks for `request` as a stream. Raises ConfigError for a named tool that must be
+        called, and for a schema beside tools: Cohere takes one or the other."""
         if request.schema is not None and request.tools:
-            raise ConfigError("Cohere takes a schema or tools, not both at once.", hint="Leave one of them out, or ask another provider.")
+            raise ConfigError(
+                "Cohere takes a schema or tools, not both at once.",
+                hint="Leave one of them out, or ask another provider.",
+            )
         body = {
             "model": request.model,
             "messages": [turn for m in told_by_user(request.messages) for turn in _turns(m)],
@@ -63,7 +78,9 @@ class Cohere:
             "stop_sequences": list(request.stop),
             "seed": request.seed,
             "thinking": _thinking(request.reasoning),
-            "response_format": None if request.schema is None else {"type": "json_object", "json_schema": request.schema},
+            "response_format": None
+            if request.schema is None
+            else {"type": "json_object", "json_schema": request.schema},
         }
         headers = {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
         url = provider.base_url.rstrip("/").removesuffix("/v2") + "/v2/chat"
@@ -73,7 +90,9 @@ class Cohere:
         """A fresh decoder for one answer."""
         return ChatDecoder(provider)
 
-    def error(self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> ProviderError:
+    def error(
+        self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider
+    ) -> ProviderError:
         """The error that an HTTP answer means."""
         return http_error(status, headers, body, provider)
 
@@ -90,8 +109,10 @@ def _thinking(asked: str | int | None) -> dict[str, Any] | None:
 
 def _choice(choice: str | None) -> str | None:
     if choice not in _CHOICES:
-        raise ConfigError(f"Cohere cannot be made to call one tool of several (tool_choice={choice!r}).",
-                          hint='Give that tool alone with tool_choice="required".')
+        raise ConfigError(
+            f"Cohere cannot be made to call one tool of several (tool_choice={choice!r}).",
+            hint='Give that tool alone with tool_choice="required".',
+        )
     return _CHOICES[choice]
 
 
@@ -121,7 +142,10 @@ def _part(part: Part) -> dict[str, Any]:
         case Text(text):
             return {"type": "text", "text": text}
         case Image(url=url):
-            return {"type": "image_url", "image_url": {"url": url or f"data:{part.media_type};base64,{b64(part)}"}}
+            return {
+                "type": "image_url",
+                "image_url": {"url": url or f"data:{part.media_type};base64,{b64(part)}"},
+            }
         case Document():
             return {"type": "text", "text": _words(part)}
     raise misplaced(part, "user", "Cohere")
@@ -130,7 +154,9 @@ def _part(part: Part) -> dict[str, Any]:
 def _words(part: Document) -> str:
     text = document_text(part)
     if text is None:
-        raise ConfigError(f"Cohere takes no documents but text ({part!r}).", hint="Pass its text, or pictures of its pages.")
+        raise ConfigError(
+            f"Cohere takes no documents but text ({part!r}).", hint="Pass its text, or pictures of its pages."
+        )
     return f"\n\n{part.name}:\n{text}\n\n" if part.name else f"\n\n{text}\n\n"
 
 
@@ -144,7 +170,11 @@ def _assistant(parts: Sequence[Part]) -> dict[str, Any]:
                 blocks.append({"type": "thinking", "thinking": text})
             case Image() | Document():
                 raise misplaced(part, "assistant", "Cohere")
-    calls = [{"id": p.id, "type": "function", "function": {"name": p.name, "arguments": _arguments(p)}} for p in parts if isinstance(p, ToolCall)]
+    calls = [
+        {"id": p.id, "type": "function", "function": {"name": p.name, "arguments": _arguments(p)}}
+        for p in parts
+        if isinstance(p, ToolCall)
+    ]
     return without_none({"role": "assistant", "content": blocks, "tool_calls": calls})
 
 
@@ -155,7 +185,9 @@ def _arguments(call: ToolCall) -> str:
 def _result(result: ToolResult) -> dict[str, Any]:
     """A tool's result. The protocol has no mark for a failed call, so the words say it."""
     if any(isinstance(p, Image) for p in content(result)):
-        raise ConfigError("Cohere takes no pictures in a tool's result.", hint="Put them into a user message after it.")
+        raise ConfigError(
+            "Cohere takes no pictures in a tool's result.", hint="Put them into a user message after it."
+        )
     text = "".join(p.text for p in content(result) if isinstance(p, Text))
     text = f"Error: {text}" if result.is_error and not text.lower().startswith("error") else text
     return {"role": "tool", "tool_call_id": result.id, "content": text}
@@ -164,8 +196,15 @@ def _result(result: ToolResult) -> dict[str, Any]:
 # --- answer -------------------------------------------------------------------------------------------------
 
 _REASONS: dict[str, FinishReason] = {
-    "complete": "stop", "stop_sequence": "stop", "max_tokens": "length", "error_limit": "length", "tool_call": "tool_calls",
-    "error": "error", "error_toxic": "content_filter", "user_cancel": "cancelled", "timeout": "error",
+    "complete": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "error_limit": "length",
+    "tool_call": "tool_calls",
+    "error": "error",
+    "error_toxic": "content_filter",
+    "user_cancel": "cancelled",
+    "timeout": "error",
 }
 
 
@@ -183,7 +222,9 @@ class ChatDecoder(Reading):
         self._begun = 0
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
-        kind = string(value.get("type")) or ("" if name == "message" else name)  # which an event without a name is called
+        kind = string(value.get("type")) or (
+            "" if name == "message" else name
+        )  # which an event without a name is called
         if not kind and isinstance(value.get("message"), dict):
             yield from self._answer(value)
             return
@@ -251,7 +292,9 @@ class ChatDecoder(Reading):
         key = index if isinstance(index, (int, str)) else 0
         if id is not None or key not in self._calls:  # an id begins a call, whatever its index says
             self._calls[key], self._begun = self._begun, self._begun + 1
-        yield ToolCallDelta(self._calls[key], id, label(function.get("name")), fragment(function.get("arguments")))
+        yield ToolCallDelta(
+            self._calls[key], id, label(function.get("name")), fragment(function.get("arguments"))
+        )
 
     def _cite(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
         cited = message.get("citations")
@@ -273,10 +316,17 @@ class ChatDecoder(Reading):
 
 
 _EVENTS = {
-    "message-start": ChatDecoder._start, "content-start": ChatDecoder._piece, "content-delta": ChatDecoder._piece,
-    "content-end": ChatDecoder._quiet, "tool-plan-delta": ChatDecoder._planned, "tool-call-start": ChatDecoder._called,
-    "tool-call-delta": ChatDecoder._called, "tool-call-end": ChatDecoder._quiet, "citation-start": ChatDecoder._cite,
-    "citation-end": ChatDecoder._quiet, "message-end": ChatDecoder._end,
+    "message-start": ChatDecoder._start,
+    "content-start": ChatDecoder._piece,
+    "content-delta": ChatDecoder._piece,
+    "content-end": ChatDecoder._quiet,
+    "tool-plan-delta": ChatDecoder._planned,
+    "tool-call-start": ChatDecoder._called,
+    "tool-call-delta": ChatDecoder._called,
+    "tool-call-end": ChatDecoder._quiet,
+    "citation-start": ChatDecoder._cite,
+    "citation-end": ChatDecoder._quiet,
+    "message-end": ChatDecoder._end,
 }
 
 
@@ -288,8 +338,8 @@ def _cited(cited: dict[str, Any]) -> Notice:
 
 
 def _usage(raw: dict[str, Any]) -> Usage | None:
-    """Tokens as the model counts them; those that are billed, where it does not say. The count of thinking that newer models
-    add stays in `raw`: Cohere's own SDK does not know it."""
+    """Tokens as the model counts them; those that are billed, where it does not say. The count of thinking
+    that newer models add stays in `raw`: Cohere's own SDK does not know it."""
     tokens = obj(raw.get("tokens")) or obj(raw.get("billed_units"))
     into, out = count(tokens.get("input_tokens")), count(tokens.get("output_tokens"))
     if into is None and out is None:

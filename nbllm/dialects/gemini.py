@@ -1,12 +1,13 @@
 """Google's generateContent, as the Gemini API and Vertex AI speak it.
 
-A stream is a row of answers, each a piece of the whole: candidates (only candidate 0 is ours) whose parts are text,
-thoughts, calls, or what tools of the provider did; counts so far; a finish reason, perhaps more than one, of which the
-last holds. Calls come whole, or as partialArgs: values at JSON paths, told as one JSON text when the call ends. Such a
-call opens with its brace at once, so that one which never ends is not taken for a call without arguments.
+A stream is a row of answers, each a piece of the whole: candidates (only candidate 0 is ours) whose parts are
+text, thoughts, calls, or what tools of the provider did; counts so far; a finish reason, perhaps more than
+one, of which the last holds. Calls come whole, or as partialArgs: values at JSON paths, told as one JSON text
+when the call ends. Such a call opens with its brace at once, so that one which never ends is not taken for a
+call without arguments.
 
-The answer is whole when a finish reason came, or the prompt was blocked, or a candidate was averaged (avgLogprobs,
-which whole answers of older models have in place of a reason). The protocol has no end mark.
+The answer is whole when a finish reason came, or the prompt was blocked, or a candidate was averaged
+(avgLogprobs, which whole answers of older models have in place of a reason). The protocol has no end mark.
 """
 
 from __future__ import annotations
@@ -35,21 +36,35 @@ from ._decoder import Reading, finish, unfinished
 from ._json import count, http_error, items, label, obj, string
 from ._media import media
 from ._partial_args import PartialArgs
-from ._request import b64, budget, call_arguments, content, dumps, fragment, merged, misplaced, system_text, turns, without_none
+from ._request import (
+    b64,
+    budget,
+    call_arguments,
+    content,
+    dumps,
+    fragment,
+    merged,
+    misplaced,
+    system_text,
+    turns,
+    without_none,
+)
 
 _ROLES = {"user": "user", "tool": "user", "assistant": "model"}
 _VERSION = re.compile(r"/v\d+(?:alpha|beta)?\d*(?:/|$)")
-_BUDGETED = re.compile(r"gemini-(?:1\.|2\.)|learnlm|gemma")  # models that take a budget of thinking; later ones take a level
+_BUDGETED = re.compile(
+    r"gemini-(?:1\.|2\.)|learnlm|gemma"
+)  # models that take a budget of thinking; later ones take a level
 _MADE_UP = re.compile(r"call_\d+_\d+")  # ids that Fold gives to calls without one; Gemini never saw them
 
 
 class Gemini:
     """POST /models/{model}:streamGenerateContent.
 
-    A base_url without a version gets /v1beta, as Google's SDKs do. `reasoning` asks for thoughts too; a number is a
-    budget, -1 leaves it to the model; a word is a thinkingLevel, for models before Gemini 3 a budget. A strict tool
-    means the mode VALIDATED, for all tools. `generationConfig` in `extra` is merged with ours. Thinking goes back only if
-    it is signed.
+    A base_url without a version gets /v1beta, as Google's SDKs do. `reasoning` asks for thoughts too; a
+    number is a budget, -1 leaves it to the model; a word is a thinkingLevel, for models before Gemini 3 a
+    budget. A strict tool means the mode VALIDATED, for all tools. `generationConfig` in `extra` is merged
+    with ours. Thinking goes back only if it is signed.
     """
 
     name = "gemini"
@@ -62,16 +77,18 @@ class Gemini:
             "contents": _contents(request),
             "tools": [{"functionDeclarations": [_tool(t) for t in request.tools]}] if request.tools else None,
             "toolConfig": _tool_config(request),
-            "generationConfig": without_none({
-                "maxOutputTokens": request.max_tokens,
-                "temperature": request.temperature,
-                "topP": request.top_p,
-                "stopSequences": list(request.stop),
-                "seed": request.seed,
-                "responseMimeType": None if request.schema is None else "application/json",
-                "responseJsonSchema": request.schema,
-                "thinkingConfig": _thinking(request),
-            }),
+            "generationConfig": without_none(
+                {
+                    "maxOutputTokens": request.max_tokens,
+                    "temperature": request.temperature,
+                    "topP": request.top_p,
+                    "stopSequences": list(request.stop),
+                    "seed": request.seed,
+                    "responseMimeType": None if request.schema is None else "application/json",
+                    "responseJsonSchema": request.schema,
+                    "thinkingConfig": _thinking(request),
+                }
+            ),
         }
         headers = {"x-goog-api-key": key.reveal()} if key is not None else {}
         extra = merged(without_none(body), request.extra, ["generationConfig"])
@@ -81,7 +98,9 @@ class Gemini:
         """A fresh decoder for one answer."""
         return ChunkDecoder(provider)
 
-    def error(self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> ProviderError:
+    def error(
+        self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider
+    ) -> ProviderError:
         """The error that an HTTP answer means."""
         return http_error(status, headers, body, provider)
 
@@ -93,7 +112,11 @@ def _url(model: str, base: str) -> str:
     base = base.rstrip("/")
     if not _VERSION.search(base):
         base += "/v1beta"
-    kind, name = ("tunedModels", model[12:]) if model.startswith("tunedModels/") else ("models", model.removeprefix("models/"))
+    kind, name = (
+        ("tunedModels", model[12:])
+        if model.startswith("tunedModels/")
+        else ("models", model.removeprefix("models/"))
+    )
     return f"{base}/{kind}/{quote(name, safe='')}:streamGenerateContent?alt=sse"
 
 
@@ -163,8 +186,10 @@ def _media(part: Image | Document) -> dict[str, Any]:
 def _response(result: ToolResult, names: Mapping[str, str]) -> dict[str, Any]:
     name = result.name or names.get(result.id)
     if name is None:
-        raise ConfigError(f"Gemini wants the name of the tool that answers call {result.id!r}.",
-                          hint="Give ToolResult its name, or keep the call in the conversation.")
+        raise ConfigError(
+            f"Gemini wants the name of the tool that answers call {result.id!r}.",
+            hint="Give ToolResult its name, or keep the call in the conversation.",
+        )
     text = "".join(p.text for p in content(result) if isinstance(p, Text))
     media = [_media(p) for p in content(result) if isinstance(p, Image)]
     said = {"error" if result.is_error else "output": text}
@@ -177,13 +202,37 @@ def _id(id: str) -> str | None:
 
 # --- answer -------------------------------------------------------------------------------------------------
 
-_FILTERED = ("safety", "recitation", "blocklist", "prohibited_content", "spii", "model_armor", "jailbreak", "image_safety",
-             "image_recitation", "image_prohibited_content")
-_FAILED = ("language", "malformed_function_call", "malformed_response", "unexpected_tool_call", "too_many_tool_calls",
-           "missing_thought_signature", "no_image", "image_other", "error")
+_FILTERED = (
+    "safety",
+    "recitation",
+    "blocklist",
+    "prohibited_content",
+    "spii",
+    "model_armor",
+    "jailbreak",
+    "image_safety",
+    "image_recitation",
+    "image_prohibited_content",
+)
+_FAILED = (
+    "language",
+    "malformed_function_call",
+    "malformed_response",
+    "unexpected_tool_call",
+    "too_many_tool_calls",
+    "missing_thought_signature",
+    "no_image",
+    "image_other",
+    "error",
+)
 _REASONS: dict[str, FinishReason] = {
-    "stop": "stop", "max_tokens": "length", "length": "length", "tool_calls": "tool_calls", "function_call": "tool_calls",
-    **dict.fromkeys(_FILTERED, "content_filter"), **dict.fromkeys(_FAILED, "error"),
+    "stop": "stop",
+    "max_tokens": "length",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    **dict.fromkeys(_FILTERED, "content_filter"),
+    **dict.fromkeys(_FAILED, "error"),
 }
 _BLOCKED = "promptFeedback:"
 _MEDIA = frozenset({"inlineData", "inline_data", "fileData", "file_data"})
@@ -221,7 +270,11 @@ class ChunkDecoder(Reading):
             raise unfinished(self._provider, self._said, self._known)
         yield from self._end_call()
         blocked = self._reason is not None and self._reason.startswith(_BLOCKED)
-        yield finish(self._reason, self._calls > 0, {(self._reason or "").lower(): "content_filter"} if blocked else _REASONS)
+        yield finish(
+            self._reason,
+            self._calls > 0,
+            {(self._reason or "").lower(): "content_filter"} if blocked else _REASONS,
+        )
 
     def _chunk(self, value: dict[str, Any]) -> Iterator[Event]:
         about = label(value.get("responseId")), label(value.get("modelVersion"))
@@ -274,7 +327,8 @@ class ChunkDecoder(Reading):
             yield Notice("unknown", next(iter(part)), part)
 
     def _file(self, part: Image | Document, *, draft: bool) -> Event:
-        """A picture or a file. Drafts that were thought of on the way give place to the picture that follows them."""
+        """A picture or a file. Drafts that were thought of on the way give place to the picture that follows
+        them."""
         key = "draft" if draft or self._drafted else None
         self._drafted = draft
         return MediaDelta(part, key)
@@ -311,8 +365,11 @@ class ChunkDecoder(Reading):
 
     def _cite(self, candidate: dict[str, Any]) -> Iterator[Event]:
         found = obj(candidate.get("citationMetadata"))
-        chunks = [*items(obj(candidate.get("groundingMetadata")).get("groundingChunks")),
-                  *items(found.get("citations")), *items(found.get("citationSources"))]
+        chunks = [
+            *items(obj(candidate.get("groundingMetadata")).get("groundingChunks")),
+            *items(found.get("citations")),
+            *items(found.get("citationSources")),
+        ]
         for chunk in chunks:
             if (key := dumps(chunk)) not in self._cited:
                 self._cited.add(key)
@@ -325,4 +382,11 @@ def _usage(raw: dict[str, Any]) -> Usage:
     """Google counts thoughts beside the answer. Input that its own tools read stands apart, in `raw`."""
     said, thought = count(raw.get("candidatesTokenCount")), count(raw.get("thoughtsTokenCount"))
     made = None if said is None and thought is None else (said or 0) + (thought or 0)
-    return Usage(count(raw.get("promptTokenCount")), made, thought, count(raw.get("cachedContentTokenCount")), None, raw)
+    return Usage(
+        count(raw.get("promptTokenCount")),
+        made,
+        thought,
+        count(raw.get("cachedContentTokenCount")),
+        None,
+        raw,
+    )

@@ -1,6 +1,8 @@
-"""Ollama's own protocol: one JSON object a line, of which the one with `done` ends the answer and holds the counts.
+"""Ollama's own protocol: one JSON object a line, of which the one with `done` ends the answer and holds the
+counts.
 
-Lines of /api/chat hold a `message`, those of /api/generate a `response`; both are read. Calls of tools come whole.
+Lines of /api/chat hold a `message`, those of /api/generate a `response`; both are read. Calls of tools come
+whole.
 """
 
 from __future__ import annotations
@@ -10,29 +12,53 @@ from typing import Any
 
 from ..core.calls import HttpCall, Provider, Secret
 from ..core.errors import ConfigError, ProviderError
-from ..core.events import Event, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage, UsageReport
+from ..core.events import (
+    Event,
+    FinishReason,
+    Notice,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+    UsageReport,
+)
 from ..core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ._decoder import Reading, finish, unfinished
 from ._json import count, effort, http_error, items, label, obj, string
 from ._media import Media, media, told_by_user
-from ._request import b64, budget, call_arguments, content, document_text, fragment, merged, misplaced, without_none, words
+from ._request import (
+    b64,
+    budget,
+    call_arguments,
+    content,
+    document_text,
+    fragment,
+    merged,
+    misplaced,
+    without_none,
+    words,
+)
 
 
 class Ollama:
     """POST /api/chat.
 
-    Effort words go to gpt-oss models as they are; all others know thinking on or off only. A budget in tokens becomes
-    the nearest word. `options` in `extra` is merged with ours. Documents go as text, pictures as bytes.
+    Effort words go to gpt-oss models as they are; all others know thinking on or off only. A budget in tokens
+    becomes the nearest word. `options` in `extra` is merged with ours. Documents go as text, pictures as
+    bytes.
     """
 
     name = "ollama"
 
     def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
-        """The call that asks for `request` as a stream. Raises ConfigError for a tool choice that must be obeyed, for
-        strict tools, and for pictures by address."""
+        """The call that asks for `request` as a stream. Raises ConfigError for a tool choice that must be
+        obeyed, for strict tools, and for pictures by address."""
         if request.tool_choice not in (None, "auto", "none"):
-            raise ConfigError(f"Ollama cannot be made to call a tool (tool_choice={request.tool_choice!r}).",
-                              hint="Leave tool_choice out, or use dialect='openai_chat' with base_url=.../v1.")
+            raise ConfigError(
+                f"Ollama cannot be made to call a tool (tool_choice={request.tool_choice!r}).",
+                hint="Leave tool_choice out, or use dialect='openai_chat' with base_url=.../v1.",
+            )
         body = {
             "model": request.model,
             "messages": _messages(request),
@@ -40,20 +66,29 @@ class Ollama:
             "tools": [_tool(t) for t in request.tools] if request.tool_choice != "none" else None,
             "format": request.schema,
             "think": _think(request),
-            "options": without_none({
-                "num_predict": request.max_tokens, "temperature": request.temperature, "top_p": request.top_p,
-                "seed": request.seed, "stop": list(request.stop),
-            }),
+            "options": without_none(
+                {
+                    "num_predict": request.max_tokens,
+                    "temperature": request.temperature,
+                    "top_p": request.top_p,
+                    "seed": request.seed,
+                    "stop": list(request.stop),
+                }
+            ),
         }
         headers = {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
         url = provider.base_url.rstrip("/").removesuffix("/api") + "/api/chat"
-        return HttpCall(url, {**headers, **provider.headers}, merged(without_none(body), request.extra, ["options"]))
+        return HttpCall(
+            url, {**headers, **provider.headers}, merged(without_none(body), request.extra, ["options"])
+        )
 
     def decoder(self, provider: Provider) -> LineDecoder:
         """A fresh decoder for one answer."""
         return LineDecoder(provider)
 
-    def error(self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> ProviderError:
+    def error(
+        self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider
+    ) -> ProviderError:
         """The error that an HTTP answer means."""
         return http_error(status, headers, body, provider)
 
@@ -94,18 +129,28 @@ def _messages(request: Request) -> list[dict[str, Any]]:
 
 def _user(parts: list[Any]) -> dict[str, Any]:
     texts = [_text(p) for p in parts if not isinstance(p, Image)]
-    return without_none({"role": "user", "content": "".join(texts),
-                         "images": [_image(p) for p in parts if isinstance(p, Image)]})
+    return without_none(
+        {
+            "role": "user",
+            "content": "".join(texts),
+            "images": [_image(p) for p in parts if isinstance(p, Image)],
+        }
+    )
 
 
 def _assistant(message: Message) -> dict[str, Any]:
     odd = next((p for p in message.parts if isinstance(p, (Image, Document, ToolResult))), None)
     if odd is not None:
         raise misplaced(odd, "assistant", "Ollama")
-    calls = [{"id": p.id, "function": {"name": p.name, "arguments": call_arguments(p)}}
-             for p in message.parts if isinstance(p, ToolCall)]
+    calls = [
+        {"id": p.id, "function": {"name": p.name, "arguments": call_arguments(p)}}
+        for p in message.parts
+        if isinstance(p, ToolCall)
+    ]
     thought = "".join(p.text for p in message.parts if isinstance(p, Reasoning))
-    return without_none({"role": "assistant", "content": message.text, "thinking": thought or None, "tool_calls": calls})
+    return without_none(
+        {"role": "assistant", "content": message.text, "thinking": thought or None, "tool_calls": calls}
+    )
 
 
 def _result(result: ToolResult, name: str | None) -> dict[str, Any]:
@@ -113,7 +158,9 @@ def _result(result: ToolResult, name: str | None) -> dict[str, Any]:
     text = "".join(p.text for p in content(result) if isinstance(p, Text))
     text = f"Error: {text}" if result.is_error and not text.lower().startswith("error") else text
     images = [_image(p) for p in content(result) if isinstance(p, Image)]
-    return without_none({"role": "tool", "content": text, "tool_name": name, "tool_call_id": result.id, "images": images})
+    return without_none(
+        {"role": "tool", "content": text, "tool_name": name, "tool_call_id": result.id, "images": images}
+    )
 
 
 def _text(part: Any) -> str:
@@ -123,21 +170,32 @@ def _text(part: Any) -> str:
         raise misplaced(part, "user", "Ollama")
     text = document_text(part)
     if text is None:
-        raise ConfigError(f"Ollama takes no documents but text ({part!r}).", hint="Pass its text, or pictures of its pages.")
+        raise ConfigError(
+            f"Ollama takes no documents but text ({part!r}).", hint="Pass its text, or pictures of its pages."
+        )
     return f"\n\n{part.name}:\n{text}\n\n" if part.name else f"\n\n{text}\n\n"
 
 
 def _image(part: Image) -> str:
     if part.data is None:
-        raise ConfigError(f"Ollama takes a picture's bytes, not its url ({part!r}).", hint="Load it and pass data=.")
+        raise ConfigError(
+            f"Ollama takes a picture's bytes, not its url ({part!r}).", hint="Load it and pass data=."
+        )
     return b64(part)
 
 
 # --- answer -------------------------------------------------------------------------------------------------
 
 _REASONS: dict[str, FinishReason] = {
-    "stop": "stop", "length": "length", "load": "stop", "unload": "stop", "tool_calls": "tool_calls", "error": "error",
-    "content_filter": "content_filter", "abort": "cancelled", "cancelled": "cancelled",
+    "stop": "stop",
+    "length": "length",
+    "load": "stop",
+    "unload": "stop",
+    "tool_calls": "tool_calls",
+    "error": "error",
+    "content_filter": "content_filter",
+    "abort": "cancelled",
+    "cancelled": "cancelled",
 }
 _THOUGHTS = ("thinking", "reasoning_content", "reasoning")  # Ollama's own, and two of servers that imitate it
 _TIMES = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")  # nanoseconds
@@ -174,7 +232,9 @@ class LineDecoder(Reading):
             self._model = model
             yield Started(model=model)
         message = value.get("message")
-        yield from self._say(message if isinstance(message, dict) else {**value, "content": value.get("response")})
+        yield from self._say(
+            message if isinstance(message, dict) else {**value, "content": value.get("response")}
+        )
         reason = label(value.get("done_reason"))
         if value.get("done") is True or reason:
             self.done, self._reason = True, reason
@@ -187,17 +247,23 @@ class LineDecoder(Reading):
         if text := self._halves.mend("text", string(message.get("content"))):
             yield TextDelta(text)
         pictures = message.get("images")
-        for picture in filter(None, map(string, [message.get("image"), *(pictures if isinstance(pictures, list) else ())])):
+        for picture in filter(
+            None, map(string, [message.get("image"), *(pictures if isinstance(pictures, list) else ())])
+        ):
             yield from self._media.tell(media({"data": picture}))
         for call in items(message.get("tool_calls")):
             function = obj(call.get("function")) or call
             index, self._calls = self._calls, self._calls + 1
-            yield ToolCallDelta(index, label(call.get("id")), label(function.get("name")), fragment(function.get("arguments")))
+            yield ToolCallDelta(
+                index, label(call.get("id")), label(function.get("name")), fragment(function.get("arguments"))
+            )
 
     def _end(self, value: dict[str, Any]) -> Iterator[Event]:
         taken, made = count(value.get("prompt_eval_count")), count(value.get("eval_count"))
         if taken is not None or made is not None:
-            yield UsageReport(Usage(taken, made, raw={k: v for k, v in value.items() if k.endswith("_count")}))
+            yield UsageReport(
+                Usage(taken, made, raw={k: v for k, v in value.items() if k.endswith("_count")})
+            )
         times = {k: t for k in _TIMES if (t := count(value.get(k))) is not None}
         if any(times.values()):
             counts = {"prompt_eval_count": taken, "eval_count": made}

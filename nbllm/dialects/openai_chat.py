@@ -1,11 +1,12 @@
 """OpenAI's Chat Completions, the wire format that nearly every provider speaks and each in its own accent.
 
-A stream is a row of chunks. Each may hold choices (only choice 0 is the answer), usage, or an error; none of the three
-can be relied upon, nor their order. What a chunk says in `choices[0].delta` is new; what it says in `message` is
-everything so far, so only the part that was not yet seen counts. Fragments of tool calls are sorted in openai_calls.
+A stream is a row of chunks. Each may hold choices (only choice 0 is the answer), usage, or an error; none of
+the three can be relied upon, nor their order. What a chunk says in `choices[0].delta` is new; what it says in
+`message` is everything so far, so only the part that was not yet seen counts. Fragments of tool calls are
+sorted in openai_calls.
 
-The answer is whole when a finish reason came, or [DONE], or the closing usage chunk, or all of it in one JSON object.
-Anything else was cut.
+The answer is whole when a finish reason came, or [DONE], or the closing usage chunk, or all of it in one JSON
+object. Anything else was cut.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from typing import Any
 
 from ..core.calls import Frame, HttpCall, Provider, Quirks, Secret
 from ..core.errors import ConfigError, ProviderError
-from ..core.events import Event, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, UsageReport, parse_arguments
+from ..core.events import (
+    Event,
+    Notice,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    UsageReport,
+    parse_arguments,
+)
 from ..core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ._decoder import (
     citation,
@@ -41,10 +51,11 @@ from ._toolcalls import Calls, google
 class OpenAIChat:
     """POST /chat/completions.
 
-    A token budget in `reasoning` becomes the nearest effort word. A schema is asked for in strict mode where it is
-    closed (see `closed`). Pictures in a tool's result follow it in a user message; those that a model made stand in the next
-    message of the user, with what modalities and sound it makes asked for in `extra`. Thinking goes back only under
-    quirks.reasoning_field: "reasoning_details" means OpenRouter's list, "extra_content" Google's signatures on calls.
+    A token budget in `reasoning` becomes the nearest effort word. A schema is asked for in strict mode where
+    it is closed (see `closed`). Pictures in a tool's result follow it in a user message; those that a model
+    made stand in the next message of the user, with what modalities and sound it makes asked for in `extra`.
+    Thinking goes back only under quirks.reasoning_field: "reasoning_details" means OpenRouter's list,
+    "extra_content" Google's signatures on calls.
     """
 
     name = "openai_chat"
@@ -53,7 +64,9 @@ class OpenAIChat:
         """The call that asks for `request` as a stream."""
         able(request, provider)
         quirks, schema, word = provider.quirks, request.schema, effort(request.reasoning)
-        switch = {"type": "disabled" if word == "none" else "enabled"} if word and quirks.thinking_switch else None
+        switch = (
+            {"type": "disabled" if word == "none" else "enabled"} if word and quirks.thinking_switch else None
+        )
         body = {
             "model": request.model,
             "messages": _messages(request, quirks),
@@ -68,7 +81,9 @@ class OpenAIChat:
             "seed": request.seed,
             "reasoning_effort": None if switch and word == "none" else word,
             "thinking": switch,
-            "response_format": None if schema is None else {"type": "json_schema", "json_schema": schema_format(schema)},
+            "response_format": None
+            if schema is None
+            else {"type": "json_schema", "json_schema": schema_format(schema)},
         }
         return post(provider, "/chat/completions", key, body, request.extra)
 
@@ -76,35 +91,55 @@ class OpenAIChat:
         """A fresh decoder for one answer."""
         return ChatDecoder(provider)
 
-    def error(self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> ProviderError:
+    def error(
+        self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider
+    ) -> ProviderError:
         """The error that an HTTP answer means."""
         return http_error(status, headers, body, provider)
 
 
 def _choice(choice: str | None) -> str | dict[str, Any] | None:
-    return choice if choice in (None, "auto", "none", "required") else {"type": "function", "function": {"name": choice}}
+    return (
+        choice
+        if choice in (None, "auto", "none", "required")
+        else {"type": "function", "function": {"name": choice}}
+    )
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    about = {"name": tool.name, "description": tool.description or None, "parameters": tool.parameters, "strict": tool.strict}
+    about = {
+        "name": tool.name,
+        "description": tool.description or None,
+        "parameters": tool.parameters,
+        "strict": tool.strict,
+    }
     return {k: v for k, v in about.items() if v is not None}
 
 
 def _messages(request: Request, quirks: Quirks) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
-    pictures: list[Text | Image] = []  # of tool results; they must wait until all results of the turn have been told
+    pictures: list[
+        Text | Image
+    ] = []  # of tool results; they must wait until all results of the turn have been told
     for message in (*told_by_user(request.messages), Message("user")):
         results = [p for p in message.parts if isinstance(p, ToolResult)]
         if pictures and not results:
             out.append({"role": "user", "content": _content(tuple(pictures))})
             pictures = []
         out += [{"role": "tool", "tool_call_id": r.id, "content": result_text(r)} for r in results]
-        pictures += [p for r in results if not isinstance(r.content, str) for p in r.content if isinstance(p, Image)]
+        pictures += [
+            p for r in results if not isinstance(r.content, str) for p in r.content if isinstance(p, Image)
+        ]
         rest = tuple(p for p in message.parts if not isinstance(p, ToolResult))
         if rest and message.role == "assistant":
             out.append(_assistant(message, quirks))
         elif rest:
-            out.append({"role": quirks.system_role if message.role == "system" else "user", "content": _content(rest)})
+            out.append(
+                {
+                    "role": quirks.system_role if message.role == "system" else "user",
+                    "content": _content(rest),
+                }
+            )
     return out
 
 
@@ -123,16 +158,22 @@ def _part(part: Any) -> dict[str, Any]:
         case Document(url=None):
             return {"type": "file", "file": {"filename": file_name(part), "file_data": data_url(part)}}
         case Document():
-            raise ConfigError("Chat Completions takes a document's bytes, not its url.",
-                              hint="Load it and pass data=, or use dialect='openai_responses'.")
-    raise ConfigError(f"A {type(part).__name__} cannot stand in a user or system message of Chat Completions.",
-                      hint="Put it into an assistant message.")
+            raise ConfigError(
+                "Chat Completions takes a document's bytes, not its url.",
+                hint="Load it and pass data=, or use dialect='openai_responses'.",
+            )
+    raise ConfigError(
+        f"A {type(part).__name__} cannot stand in a user or system message of Chat Completions.",
+        hint="Put it into an assistant message.",
+    )
 
 
 def _assistant(message: Message, quirks: Quirks) -> dict[str, Any]:
     if any(isinstance(p, (Image, Document)) for p in message.parts):
-        raise ConfigError("Chat Completions takes no pictures or documents in an assistant message.",
-                          hint="Put them into a user message.")
+        raise ConfigError(
+            "Chat Completions takes no pictures or documents in an assistant message.",
+            hint="Put them into a user message.",
+        )
     calls = [p for p in message.parts if isinstance(p, ToolCall)]
     out: dict[str, Any] = {"role": "assistant", "content": message.text or (None if calls else "")}
     if calls:
@@ -155,11 +196,17 @@ def _call(call: ToolCall, quirks: Quirks) -> dict[str, Any]:
 
 
 def _detail(reasoning: Reasoning) -> dict[str, Any]:
-    """One of OpenRouter's reasoning_details. `redacted` holds a detail as it came (the decoder put it there)."""
+    """One of OpenRouter's reasoning_details. `redacted` holds a detail as it came (the decoder put it
+    there)."""
     if reasoning.redacted is not None:
         whole = parse_arguments(reasoning.redacted)
         return whole or {"type": "reasoning.encrypted", "data": reasoning.redacted}
-    about = {"type": "reasoning.text", "text": reasoning.text, "signature": reasoning.signature, "id": reasoning.id}
+    about = {
+        "type": "reasoning.text",
+        "text": reasoning.text,
+        "signature": reasoning.signature,
+        "id": reasoning.id,
+    }
     return {k: v for k, v in about.items() if v is not None}
 
 
@@ -167,7 +214,9 @@ def _detail(reasoning: Reasoning) -> dict[str, Any]:
 
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
 _DETAILS = ("reasoning_details", "thinking_blocks")
-_ODDITIES = frozenset({"refusal", "annotations", "executed_tools", "audio", "images", "function_call", "extra_content"})
+_ODDITIES = frozenset(
+    {"refusal", "annotations", "executed_tools", "audio", "images", "function_call", "extra_content"}
+)
 
 
 class ChatDecoder:
@@ -214,7 +263,12 @@ class ChatDecoder:
         for key in self._halves.held:
             yield from _say(key, "\ufffd")
         self._halves.held.clear()
-        ended = self._raw or self.done or (self._totalled and self._answered) or (self._whole and self._chunks == 1)
+        ended = (
+            self._raw
+            or self.done
+            or (self._totalled and self._answered)
+            or (self._whole and self._chunks == 1)
+        )
         if not ended or not self._known:
             raise unfinished(self._provider, self._said, self._known)
         yield finish(self._raw, bool(self._calls.slots), REASONS)
@@ -236,7 +290,10 @@ class ChatDecoder:
         if isinstance(choices, list):
             self._known = True
             for position, choice in enumerate(choices):
-                if isinstance(choice, dict) and (position if choice.get("index") is None else choice["index"]) == 0:
+                if (
+                    isinstance(choice, dict)
+                    and (position if choice.get("index") is None else choice["index"]) == 0
+                ):
                     yield from self._choice(choice)
         counted = chunk.get("usage") or obj(chunk.get("x_groq")).get("usage")
         if counted:
@@ -249,7 +306,9 @@ class ChatDecoder:
                 yield Notice("timing", data={name: chunk[name]})
 
     def _start(self, chunk: dict[str, Any]) -> Iterator[Event]:
-        now = Started(label(chunk.get("id")) or self._started.id, label(chunk.get("model")) or self._started.model)
+        now = Started(
+            label(chunk.get("id")) or self._started.id, label(chunk.get("model")) or self._started.model
+        )
         if now != self._started:
             self._started = now
             yield now
@@ -281,7 +340,11 @@ class ChatDecoder:
             full = string(content)  # put together only where it can be a part of more
             new = full[sent:] if len(full) > sent and full.startswith("".join(self._text)) else ""
             message = {**message, "content": new}
-        seen = {*(_THOUGHTS if self._thought else ()), *(("audio",) if self._sounded else ()), *(("tool_calls", "function_call") if self._calls.slots else ())}
+        seen = {
+            *(_THOUGHTS if self._thought else ()),
+            *(("audio",) if self._sounded else ()),
+            *(("tool_calls", "function_call") if self._calls.slots else ()),
+        }
         return {k: v for k, v in message.items() if k not in seen}
 
     def _delta(self, delta: dict[str, Any], whole: bool = False) -> Iterator[Event]:
@@ -326,9 +389,13 @@ class ChatDecoder:
             yield Notice("unknown", data={"content": part})
 
     def _think(self, delta: dict[str, Any]) -> Iterator[Event]:
-        yield from self._thinking(next(filter(None, (thought_text(delta.get(name)) for name in _THOUGHTS)), ""))
+        yield from self._thinking(
+            next(filter(None, (thought_text(delta.get(name)) for name in _THOUGHTS)), "")
+        )
         for block in (block for name in _DETAILS for block in items(delta.get(name))):
-            if not self._thought and (text := thought_text(block)):  # else it repeats what has a field of its own
+            if not self._thought and (
+                text := thought_text(block)
+            ):  # else it repeats what has a field of its own
                 yield Notice("unknown", text, {"reasoning_details": block})
             yield from self._signed(block)
         if string(delta.get("reasoning_opaque")):
@@ -353,7 +420,9 @@ class ChatDecoder:
         call = delta.get("function_call")
         if isinstance(call, dict) and (call.get("name") or call.get("arguments")):
             yield from self._calls.read([{"index": "function_call", "function": call}])
-        elif isinstance(call, dict) and whole:  # a whole message names each call it has, so this is one, if a nameless one
+        elif (
+            isinstance(call, dict) and whole
+        ):  # a whole message names each call it has, so this is one, if a nameless one
             yield ToolCallDelta(self._calls.begin("function_call").index)
         yield from self._cite(delta.get("annotations"))
         for tool in items(delta.get("executed_tools")):
@@ -370,7 +439,9 @@ class ChatDecoder:
         """A piece of sound, and what is said in it."""
         self._sounded = True
         if string(audio.get("transcript")):
-            yield Notice("unknown", audio["transcript"], {"audio": {k: v for k, v in audio.items() if k != "data"}})
+            yield Notice(
+                "unknown", audio["transcript"], {"audio": {k: v for k, v in audio.items() if k != "data"}}
+            )
         yield from self._media.sound(string(audio.get("data")))
 
     def _cite(self, sources: Any) -> Iterator[Event]:

@@ -1,9 +1,9 @@
 """OpenAI's Responses API, streamed: items that open, grow and close, told by typed events.
 
-Every text comes up to four times: in deltas, in the part's done event, in the item's done event and in the final
-response. Servers leave out any of them, so whatever says more than what came before adds the difference, and what says
-less adds nothing. An item is known by its output_index; where that is missing by its id, and where ids change from
-event to event (they do) by being the last one of its kind.
+Every text comes up to four times: in deltas, in the part's done event, in the item's done event and in the
+final response. Servers leave out any of them, so whatever says more than what came before adds the
+difference, and what says less adds nothing. An item is known by its output_index; where that is missing by
+its id, and where ids change from event to event (they do) by being the last one of its kind.
 
 The answer is whole when a final event (or [DONE]) came, or all of it in one JSON object.
 """
@@ -17,7 +17,17 @@ from typing import Any
 
 from ..core.calls import Frame, HttpCall, Provider, Quirks, Secret
 from ..core.errors import ConfigError, ProviderError
-from ..core.events import Event, Finished, FinishReason, Notice, ReasoningDelta, Started, TextDelta, ToolCallDelta, UsageReport
+from ..core.events import (
+    Event,
+    Finished,
+    FinishReason,
+    Notice,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    UsageReport,
+)
 from ..core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ._decoder import citation, excerpt, expect, failure, finish, unfinished, values
 from ._json import Halves, effort, http_error, items, label, obj, provider_error, string
@@ -30,10 +40,11 @@ from ._openai import REASONS, able, arguments, data_url, file_name, post, result
 class OpenAIResponses:
     """POST /responses, carrying the whole conversation each time.
 
-    Thinking goes back as the item it was, by id and encrypted content, which is asked for (`include`) where thinking is
-    asked for or goes back; models that do not think refuse the word, so it is not sent otherwise. Whether the provider
-    keeps the answer is left to its own default: `extra={"store": False}` forbids it, and encrypted content works either
-    way. A picture that a model made stands in the next message of the user. Summaries of thinking cost an organisation's verification at OpenAI and are sent on request only:
+    Thinking goes back as the item it was, by id and encrypted content, which is asked for (`include`) where
+    thinking is asked for or goes back; models that do not think refuse the word, so it is not sent otherwise.
+    Whether the provider keeps the answer is left to its own default: `extra={"store": False}` forbids it, and
+    encrypted content works either way. A picture that a model made stands in the next message of the user.
+    Summaries of thinking cost an organisation's verification at OpenAI and are sent on request only:
     `extra={"reasoning": {"effort": "high", "summary": "auto"}}`.
     """
 
@@ -44,8 +55,10 @@ class OpenAIResponses:
         able(request, provider)
         for option, given in (("stop", request.stop), ("seed", request.seed)):
             if given not in (None, ()):
-                raise ConfigError(f"The Responses API has no {option}.",
-                                  hint=f"Leave {option} out, or use dialect='openai_chat'.")
+                raise ConfigError(
+                    f"The Responses API has no {option}.",
+                    hint=f"Leave {option} out, or use dialect='openai_chat'.",
+                )
         word, schema, turns = effort(request.reasoning), request.schema, _input(request, provider.quirks)
         thinks = word not in (None, "none") or any("encrypted_content" in item for item in turns)
         body = {
@@ -68,7 +81,9 @@ class OpenAIResponses:
         """A fresh decoder for one answer."""
         return ResponsesDecoder(provider)
 
-    def error(self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> ProviderError:
+    def error(
+        self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider
+    ) -> ProviderError:
         """The error that an HTTP answer means."""
         return http_error(status, headers, body, provider)
 
@@ -79,8 +94,13 @@ def _choice(choice: str | None) -> str | dict[str, Any] | None:
 
 def _tool(tool: Tool) -> dict[str, Any]:
     # `strict` has a default of true here, unlike in Chat Completions: a plain schema would be refused.
-    about = {"type": "function", "name": tool.name, "description": tool.description or None,
-             "parameters": tool.parameters, "strict": bool(tool.strict)}
+    about = {
+        "type": "function",
+        "name": tool.name,
+        "description": tool.description or None,
+        "parameters": tool.parameters,
+        "strict": bool(tool.strict),
+    }
     return {k: v for k, v in about.items() if v is not None}
 
 
@@ -89,7 +109,8 @@ def _input(request: Request, quirks: Quirks) -> list[dict[str, Any]]:
 
 
 def _turn(message: Message, quirks: Quirks) -> Iterator[dict[str, Any]]:
-    """The items of one message: neighbours that are content stand together, everything else is an item of its own."""
+    """The items of one message: neighbours that are content stand together, everything else is an item of its
+    own."""
     role = "assistant" if message.role == "assistant" else "user"
     content: list[Any] = []
     for part in message.parts:
@@ -109,8 +130,10 @@ def _message(role: str, content: list[Any]) -> dict[str, Any]:
     if all(isinstance(p, Text) for p in content):
         return {"type": "message", "role": role, "content": "".join(p.text for p in content)}
     if role == "assistant":
-        raise ConfigError("The Responses API takes no pictures or documents in an assistant message.",
-                          hint="Put them into a user message.")
+        raise ConfigError(
+            "The Responses API takes no pictures or documents in an assistant message.",
+            hint="Put them into a user message.",
+        )
     return {"type": "message", "role": role, "content": [_part(p) for p in content]}
 
 
@@ -128,14 +151,23 @@ def _part(part: Text | Image | Document) -> dict[str, Any]:
 def _item(part: Reasoning | ToolCall | ToolResult, quirks: Quirks) -> Iterator[dict[str, Any]]:
     match part:
         case ToolCall():
-            yield {"type": "function_call", "call_id": part.id, "name": part.name, "arguments": arguments(part)}
+            yield {
+                "type": "function_call",
+                "call_id": part.id,
+                "name": part.name,
+                "arguments": arguments(part),
+            }
         case ToolResult():
             yield {"type": "function_call_output", "call_id": part.id, "output": _output(part)}
         case Reasoning(id=str(id), signature=str(signature)):
             summary = [{"type": "summary_text", "text": part.text}] if part.text else []
             yield {"type": "reasoning", "id": id, "summary": summary, "encrypted_content": signature}
         case Reasoning(text=text) if text and quirks.reasoning_field:
-            thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": text}]}
+            thought = {
+                "type": "reasoning",
+                "summary": [],
+                "content": [{"type": "reasoning_text", "text": text}],
+            }
             yield {**thought, "id": part.id} if part.id else thought
 
 
@@ -150,7 +182,8 @@ def _output(result: ToolResult) -> str | list[dict[str, Any]]:
 
 # --- answer -------------------------------------------------------------------------------------------------
 
-# What grows, by the stem of its events: the place it goes to, the field of the done event, the kind of its item.
+# What grows, by the stem of its events: the place it goes to, the field of the done event, the kind of its
+# item.
 _GROWTH = {
     "response.output_text": ("text", "text", "message"),
     "response.refusal": ("refusal", "refusal", "message"),
@@ -163,19 +196,35 @@ _GROWTH = {
 }
 _DELTAS = {f"{stem}.delta": row for stem, row in _GROWTH.items()}
 _DONES = {f"{stem}.done": row for stem, row in _GROWTH.items()}
-_PART_DONES = frozenset({"response.content_part.done", "response.reasoning_summary_part.done", "response.reasoning_part.done"})
-_PARTS = {"reasoning_text": ("thought", "text"), "reasoning": ("thought", "text"), "thinking": ("thought", "thinking"),
-          "summary_text": ("summary", "text"), "output_text": ("text", "text"), "text": ("text", "text"), "refusal": ("refusal", "refusal")}
+_PART_DONES = frozenset(
+    {"response.content_part.done", "response.reasoning_summary_part.done", "response.reasoning_part.done"}
+)
+_PARTS = {
+    "reasoning_text": ("thought", "text"),
+    "reasoning": ("thought", "text"),
+    "thinking": ("thought", "thinking"),
+    "summary_text": ("summary", "text"),
+    "output_text": ("text", "text"),
+    "text": ("text", "text"),
+    "refusal": ("refusal", "refusal"),
+}
 _CALLS = frozenset({"function_call", "custom_tool_call"})
-_FINAL = frozenset({"response.completed", "response.done", "response.incomplete", "response.failed", "response.cancelled"})
-_INCOMPLETE: dict[str, FinishReason] = {"max_output_tokens": "length", "max_tokens": "length", "length": "length",
-                                        "content_filter": "content_filter"}
+_FINAL = frozenset(
+    {"response.completed", "response.done", "response.incomplete", "response.failed", "response.cancelled"}
+)
+_INCOMPLETE: dict[str, FinishReason] = {
+    "max_output_tokens": "length",
+    "max_tokens": "length",
+    "length": "length",
+    "content_filter": "content_filter",
+}
 _GAPS: dict[str, Event] = {"text": TextDelta("\n\n"), "summary": ReasoningDelta("\n\n")}
 
 
 class _Item:
-    """One item of the output as far as it is known; `number` is its place. `sent`: what was told, by place and part; `sizes`: its
-    characters, by place and by both, so that what was told is put together only where it can be a part of more."""
+    """One item of the output as far as it is known; `number` is its place. `sent`: what was told, by place
+    and part; `sizes`: its characters, by place and by both, so that what was told is put together only where
+    it can be a part of more."""
 
     __slots__ = ("call", "closed", "id", "kind", "number", "opened", "sent", "signed", "sizes")
 
@@ -252,7 +301,9 @@ class ResponsesDecoder:
         held: list[Any] = list(self._halves.held)
         self._halves.held.clear()
         for place, item in held:
-            yield from self._tell(item, place, next((part for p, part in reversed(item.sent) if p == place), None), "\ufffd")
+            yield from self._tell(
+                item, place, next((part for p, part in reversed(item.sent) if p == place), None), "\ufffd"
+            )
         if not self._known or not (self._finished or self.done):
             raise unfinished(self._provider, self._said, self._known)
         yield self._finished or finish(None, bool(self._calls), REASONS)
@@ -285,7 +336,9 @@ class ResponsesDecoder:
 
     def _start(self, response: dict[str, Any]) -> Iterator[Event]:
         self._known = True
-        now = Started(self._started.id or label(response.get("id")), label(response.get("model")) or self._started.model)
+        now = Started(
+            self._started.id or label(response.get("id")), label(response.get("model")) or self._started.model
+        )
         if now != self._started:
             self._started = now
             yield now
@@ -298,7 +351,9 @@ class ResponsesDecoder:
             yield UsageReport(counted)
         status = string(response.get("status"))
         if response.get("error") or status == "failed":
-            raise provider_error(self._provider, {"error": response.get("error") or "The response failed, without a reason."})
+            raise provider_error(
+                self._provider, {"error": response.get("error") or "The response failed, without a reason."}
+            )
         self.done = True
         self._finished = self._end(status, string(obj(response.get("incomplete_details")).get("reason")))
 
@@ -319,7 +374,9 @@ class ResponsesDecoder:
         return item or self._new(kind, index, _ids(value))
 
     def _called(self, ids: set[str]) -> _Item | None:
-        return max((self._by_id[i] for i in ids if i in self._by_id), key=lambda item: item.number, default=None)
+        return max(
+            (self._by_id[i] for i in ids if i in self._by_id), key=lambda item: item.number, default=None
+        )
 
     def _new(self, kind: str, index: str | None, ids: set[str]) -> _Item:
         self._known = True
@@ -390,13 +447,17 @@ class ResponsesDecoder:
         yield from self._media.tell(media({"type": "image", **holder}), f"picture {item.number}")
 
     def _parts(self, item: _Item, content: Any) -> Iterator[Event]:
-        parts = [{"type": "output_text", "text": content}] if isinstance(content, str) else list(items(content))
+        parts = (
+            [{"type": "output_text", "text": content}] if isinstance(content, str) else list(items(content))
+        )
         for part in parts:
             yield from self._cite(part.get("annotations"))
             if is_media(part):
                 yield from self._media.tell(media(part))
         for place, field in dict.fromkeys(_PARTS.values()):
-            texts = [string(p.get(field)) for p in parts if _PARTS.get(string(p.get("type"))) == (place, field)]
+            texts = [
+                string(p.get(field)) for p in parts if _PARTS.get(string(p.get("type"))) == (place, field)
+            ]
             said, whole = item.sizes[place], "".join(texts)
             if place == "summary" and len(whole) == item.sizes["thought"] and whole == item.said("thought"):
                 continue  # the same thinking under both names
@@ -427,7 +488,9 @@ class ResponsesDecoder:
             place, _, kind = row
             yield from self._tell(self._find(value, kind), place, _part_of(value), text)
 
-    def _full(self, value: dict[str, Any], holder: dict[str, Any], place: str, field: str, kind: str) -> Iterator[Event]:
+    def _full(
+        self, value: dict[str, Any], holder: dict[str, Any], place: str, field: str, kind: str
+    ) -> Iterator[Event]:
         item, part = self._find(value, kind), _part_of(value)
         if place == "arguments":
             yield from self._about(item, {"call_id": value.get("call_id"), "name": value.get("name")})
@@ -443,7 +506,11 @@ class ResponsesDecoder:
         if not text:
             return
         if (place, part) not in item.sent:
-            if place in _GAPS and place in self._spoken and (place == "summary" or self._spoken[place] is not item):
+            if (
+                place in _GAPS
+                and place in self._spoken
+                and (place == "summary" or self._spoken[place] is not item)
+            ):
                 yield _GAPS[place]  # two summaries, or two messages, are two paragraphs
             self._spoken[place] = item
         item.tell(place, part, text)

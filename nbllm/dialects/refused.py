@@ -1,7 +1,8 @@
-"""The words for a provider that cannot be asked: a row that is retired, not supported yet, or not ready on this machine.
+"""The words for a provider that cannot be asked: a row that is retired, not supported yet, or not ready on
+this machine.
 
-Choosing a model for `auto` looks at many rows, and one that is not ready must not stop it; so such a row is routed here,
-and says why when it is asked.
+Choosing a model for `auto` looks at many rows, and one that is not ready must not stop it; so such a row is
+routed here, and says why when it is asked.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class Refused:
         """Raises ConfigError."""
         self._refuse(provider)
 
-    def error(self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> ProviderError:
+    def error(
+        self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider
+    ) -> ProviderError:
         """The error that an HTTP answer means."""
         return http_error(status, headers, body, provider)
 

@@ -1,4 +1,5 @@
-"""Content codings of answers: one at most, undone in steps of bounded size, with the loop's other work between them."""
+"""Content codings of answers: one at most, undone in steps of bounded size, with the loop's other work
+between them."""
 
 from __future__ import annotations
 
@@ -16,13 +17,15 @@ _HINT = "Check what is on the way: nbllm asks for gzip or deflate, and takes one
 
 
 def decoded(body: AsyncIterator[bytes], coding: str) -> AsyncIterator[bytes]:
-    """The body without its coding, as the content-encoding header names it. Raises ProtocolError for several codings, for one that
-    was not asked for, and for one that is broken."""
+    """The body without its coding, as the content-encoding header names it. Raises ProtocolError for several
+    codings, for one that was not asked for, and for one that is broken."""
     names = [name for part in coding.split(",") if (name := part.strip().lower()) not in ("", "identity")]
     if not names:
         return body
     if len(names) > 1 or names[0] not in _WINDOWS:
-        raise ProtocolError(f"The answer is compressed as {coding.strip()[:60]!r}, which was not asked for.", hint=_HINT)
+        raise ProtocolError(
+            f"The answer is compressed as {coding.strip()[:60]!r}, which was not asked for.", hint=_HINT
+        )
     return _inflated(body, _WINDOWS[names[0]])
 
 

@@ -1,8 +1,9 @@
-"""One connection: TCP or TLS on a non-blocking socket, HTTP/1.1 answers read by httptools as their bytes arrive.
+"""One connection: TCP or TLS on a non-blocking socket, HTTP/1.1 answers read by httptools as their bytes
+arrive.
 
-Reads happen in the loop's reader callback, at once, whether or not anybody waits for them: a consumer that is late
-does not make the stamps late. What was read waits in `_pieces`, one piece a read; above _HIGH bytes the socket is left
-alone until the consumer has caught up.
+Reads happen in the loop's reader callback, at once, whether or not anybody waits for them: a consumer that is
+late does not make the stamps late. What was read waits in `_pieces`, one piece a read; above _HIGH bytes the
+socket is left alone until the consumer has caught up.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from ..core.calls import Read, Trace
 from .stamps import Stamped
 
 _HIGH, _LOW = 2**22, 2**20  # bytes that wait for the consumer
-_HEAD_LIMIT = 2**18  # bytes of status line and headers, and of whatever else stands beside a body without a byte of it
+_HEAD_LIMIT = (
+    2**18
+)  # bytes of status line and headers, and of whatever else stands beside a body without a byte of it
 _HEADERS = 256  # how many of them
 _TLS_ALERT = b"\x15\x03"
 _EYEBALLS = 0.25  # seconds until a second address is tried beside the first (RFC 8305)
@@ -79,7 +82,9 @@ class Connection:
             addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             marks["dns"] = time.perf_counter()
         marks["connect_start"] = time.perf_counter()
-        sock = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=_EYEBALLS, interleave=1, loop=loop)
+        sock = await aiohappyeyeballs.start_connection(
+            addresses, happy_eyeballs_delay=_EYEBALLS, interleave=1, loop=loop
+        )
         marks["connected"] = time.perf_counter()
         self = cls(sock, loop)
         try:
@@ -122,7 +127,8 @@ class Connection:
     # --- one exchange ---
 
     async def exchange(self, request: bytes, trace: Trace) -> Head:
-        """Sends a whole request and gives the answer's head once it is there. Raises OSError and httpx's protocol errors."""
+        """Sends a whole request and gives the answer's head once it is there. Raises OSError and httpx's
+        protocol errors."""
         self.head, self._trace, self._parser = Head(), trace, httptools.HttpResponseParser(self)
         self.uses += 1
         trace.marks["send_start"] = time.perf_counter()
@@ -142,13 +148,14 @@ class Connection:
         return await self._flush()
 
     async def _send_all(self, data: bytes) -> float:
-        """Sends everything; gives the moment at which the last piece was handed to the system. Not the moment at which that
-        call came back: a server on this machine may be given the processor meanwhile, and has the request already."""
+        """Sends everything; gives the moment at which the last piece was handed to the system. Not the moment
+        at which that call came back: a server on this machine may be given the processor meanwhile, and has
+        the request already."""
         view, at = memoryview(data), time.perf_counter()
         while view:
             at = time.perf_counter()
             try:
-                view = view[self._sock.send(view):]
+                view = view[self._sock.send(view) :]
             except (BlockingIOError, InterruptedError):
                 await self._ready(self._loop.add_writer, self._loop.remove_writer)
         return at
@@ -168,7 +175,8 @@ class Connection:
         return self.head.complete
 
     async def piece(self) -> tuple[bytes, Read] | None:
-        """The next piece of the body, None at its end. Raises httpx.RemoteProtocolError or ReadError where it is cut."""
+        """The next piece of the body, None at its end. Raises httpx.RemoteProtocolError or ReadError where it
+        is cut."""
         while not self._pieces:
             if self.head.ended:
                 return None
@@ -265,11 +273,16 @@ class Connection:
             return "the server wants another protocol"
         except (httptools.HttpParserError, httptools.HttpParserCallbackError) as exc:
             alert = data.startswith(_TLS_ALERT) and not self.head.complete
-            return "it speaks TLS, so the address begins with https://" if alert else f"not an HTTP/1.1 answer: {exc}"
+            return (
+                "it speaks TLS, so the address begins with https://"
+                if alert
+                else f"not an HTTP/1.1 answer: {exc}"
+            )
         return ""
 
     def _at_boundary(self, data: bytes) -> bool:
-        """Whether nothing follows the body in these bytes: neither the next chunk's size nor the last chunk."""
+        """Whether nothing follows the body in these bytes: neither the next chunk's size nor the last
+        chunk."""
         return not self.head.chunked or (self.head.boundary and data.endswith(b"\r\n"))
 
     def _keep(self, body: bytes, read: Read) -> None:
@@ -339,7 +352,8 @@ class Connection:
     # --- life ---
 
     def reusable(self) -> bool:
-        """Whether another request may go this way: the answer was read to its end and both sides keep the connection."""
+        """Whether another request may go this way: the answer was read to its end and both sides keep the
+        connection."""
         return not self.closed and self.head.ended and not self._pieces and self._keeps
 
     def rest(self) -> None:
@@ -373,7 +387,15 @@ def _literal(host: str, port: int) -> list[Any] | None:
     if address is None or "%" in host:  # what names an interface is looked up
         return None
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port) if address.version == 4 else (host, port, 0, 0))]
+    return [
+        (
+            family,
+            socket.SOCK_STREAM,
+            socket.IPPROTO_TCP,
+            "",
+            (host, port) if address.version == 4 else (host, port, 0, 0),
+        )
+    ]
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -1,12 +1,13 @@
 """Bytes of an answer's body in, stamped frames out: SSE, NDJSON, JSON, JSON arrays, and mixtures of them.
 
-What the body is, its first character says: `{` or `[` means JSON values one after another (NDJSON, one whole object,
-the elements of an array); `<` means a page of HTML, which no provider means as an answer; anything else is SSE.
-Headers are not asked: providers label bodies wrongly in every direction.
+What the body is, its first character says: `{` or `[` means JSON values one after another (NDJSON, one whole
+object, the elements of an array); `<` means a page of HTML, which no provider means as an answer; anything
+else is SSE. Headers are not asked: providers label bodies wrongly in every direction.
 
-SSE is read by httpx-sse through its public EventSource, on a response whose stream is ours. That stream mends what
-httpx-sse leaves open (a byte-order mark, a last event without its blank line, a charset that is not UTF-8), bounds
-the memory one event may take, and notes when each read came, so a frame's stamp is that of the read that completed it.
+SSE is read by httpx-sse through its public EventSource, on a response whose stream is ours. That stream mends
+what httpx-sse leaves open (a byte-order mark, a last event without its blank line, a charset that is not
+UTF-8), bounds the memory one event may take, and notes when each read came, so a frame's stamp is that of the
+read that completed it.
 """
 
 from __future__ import annotations
@@ -33,11 +34,16 @@ _SSE_FIELD = re.compile(rb"(?m)^(?:data|event|id|retry)?:")
 class Reads:
     """The body's reads, one by one, kept in `log`; `pending` is the size of what is not yet a frame.
 
-    last_read: gives the transport's own record of the read behind the piece just given; without one (None), the moment
-    it was in hand stands for its arrival.
+    last_read: gives the transport's own record of the read behind the piece just given; without one (None),
+    the moment it was in hand stands for its arrival.
     """
 
-    def __init__(self, body: AsyncIterator[bytes], log: list[Read] | None = None, last_read: Callable[[], Read | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        body: AsyncIterator[bytes],
+        log: list[Read] | None = None,
+        last_read: Callable[[], Read | None] = lambda: None,
+    ) -> None:
         self._body, self._last_read = body, last_read
         self.log = [] if log is None else log
         self.at = self._before = 0.0
@@ -58,8 +64,10 @@ class Reads:
             self.bytes += len(chunk)
             self.pending += len(chunk)
             if self.pending > EVENT_LIMIT:
-                raise ProtocolError(f"One event of the answer is larger than {EVENT_LIMIT >> 20} MiB.",
-                                    hint="Check that base_url points to a language model server.")
+                raise ProtocolError(
+                    f"One event of the answer is larger than {EVENT_LIMIT >> 20} MiB.",
+                    hint="Check that base_url points to a language model server.",
+                )
             yield chunk
 
     def _plain(self, size: int) -> Read:
@@ -69,9 +77,10 @@ class Reads:
 
 
 def _ends_event(chunk: bytes) -> bool:
-    """Whether the bytes end where an event with data ends: at the blank line after one (SSE), or at a line's end (JSON)."""
+    """Whether the bytes end where an event with data ends: at the blank line after one (SSE), or at a line's
+    end (JSON)."""
     body = chunk.rstrip(b"\r\n")
-    last = body[max(body.rfind(b"\n\n"), body.rfind(b"\r\n\r\n"), body.rfind(b"\r\r"), 0):].strip()
+    last = body[max(body.rfind(b"\n\n"), body.rfind(b"\r\n\r\n"), body.rfind(b"\r\r"), 0) :].strip()
     if last[:1] == b":":
         return False  # a comment came after the last event
     if last[-1:] == b"}" and last[:1] in (b"{", b",", b"["):
@@ -80,8 +89,8 @@ def _ends_event(chunk: bytes) -> bool:
 
 
 async def frames(reads: Reads) -> AsyncIterator[Frame]:
-    """The frames of a body. Raises ProtocolError for a page of HTML, for text that is neither SSE nor JSON, and for
-    an event over EVENT_LIMIT."""
+    """The frames of a body. Raises ProtocolError for a page of HTML, for text that is neither SSE nor JSON,
+    and for an event over EVENT_LIMIT."""
     stream = aiter(reads)
     head = b""
     async for chunk in stream:
@@ -113,8 +122,10 @@ async def _page(body: AsyncIterator[bytes]) -> AsyncIterator[Frame]:
         text += chunk
         if len(text) > _TAIL_KEPT:
             break
-    raise ProtocolError(f"A web page came instead of an answer: {page_text(text.decode('utf-8', 'replace'))[:200]!r}.",
-                        hint="Check base_url: it should point to the API, not to a site or a login page.")
+    raise ProtocolError(
+        f"A web page came instead of an answer: {page_text(text.decode('utf-8', 'replace'))[:200]!r}.",
+        hint="Check base_url: it should point to the API, not to a site or a login page.",
+    )
     yield  # makes this an async generator like its siblings
 
 
@@ -127,7 +138,10 @@ class _SSEBody(httpx.AsyncByteStream):
     def __init__(self, body: AsyncIterator[bytes]) -> None:
         self._body = body
         self.ended = False
-        self._at_line, self._begun = True, b""  # whether a line begins here, and what may become the field `error`
+        self._at_line, self._begun = (
+            True,
+            b"",
+        )  # whether a line begins here, and what may become the field `error`
         self._kept: deque[bytes] = deque()
         self._size = 0
         self._dropped = False
@@ -141,7 +155,8 @@ class _SSEBody(httpx.AsyncByteStream):
         yield self._begun + b"\n\n"
 
     def _named(self, chunk: bytes) -> bytes:
-        """llama.cpp tells an error in a field `error`, which is none of an event stream: it becomes an event of that name."""
+        """llama.cpp tells an error in a field `error`, which is none of an event stream: it becomes an event
+        of that name."""
         text = self._begun + chunk
         if b"error:" in text:  # the search alone costs a hundredth of the pattern
             text = (_ERROR_FIELD if self._at_line else _LATER_ERROR_FIELD).sub(b"event: error\ndata:", text)
@@ -149,7 +164,7 @@ class _SSEBody(httpx.AsyncByteStream):
         fresh = start > 0 or self._at_line  # the last line begins in this text
         self._begun = text[start:] if fresh and b"error:".startswith(text[start:]) else b""
         self._at_line = fresh and (not text[start:] or bool(self._begun))
-        return text[:len(text) - len(self._begun)]
+        return text[: len(text) - len(self._begun)]
 
     def _keep(self, chunk: bytes) -> None:
         self._kept.append(chunk)
@@ -167,7 +182,9 @@ class _SSEBody(httpx.AsyncByteStream):
 
 async def _sse_frames(body: AsyncIterator[bytes], reads: Reads) -> AsyncIterator[Frame]:
     stream = _SSEBody(body)
-    response = httpx.Response(200, headers={"content-type": "text/event-stream; charset=utf-8"}, stream=stream)
+    response = httpx.Response(
+        200, headers={"content-type": "text/event-stream; charset=utf-8"}, stream=stream
+    )
     seen = False
     async for event in EventSource(response).aiter_sse():
         reads.pending = 0
@@ -178,18 +195,21 @@ async def _sse_frames(body: AsyncIterator[bytes], reads: Reads) -> AsyncIterator
         seen = True
         yield Frame(value, "", reads.at, False, reads.index)
     if not seen and stream.tail.strip() and not _SSE_FIELD.search(stream.tail):
-        raise ProtocolError(f"Neither an event stream nor JSON came: {stream.tail[:200].decode('utf-8', 'replace')!r}.",
-                            hint="Check that base_url and dialect belong together.")
+        raise ProtocolError(
+            f"Neither an event stream nor JSON came: {stream.tail[:200].decode('utf-8', 'replace')!r}.",
+            hint="Check that base_url and dialect belong together.",
+        )
 
 
 def _bare_json(tail: bytes) -> Iterator[str]:
-    """JSON values that stand after the last SSE field: Gemini and some gateways end a broken stream that way."""
+    """JSON values that stand after the last SSE field: Gemini and some gateways end a broken stream that
+    way."""
     fields = list(_SSE_FIELD.finditer(tail))
-    rest = tail[fields[-1].start():].partition(b"\n")[2] if fields else tail
+    rest = tail[fields[-1].start() :].partition(b"\n")[2] if fields else tail
     match = re.search(rb"(?m)^[{\[]", rest)
     if match:
         values = JsonValues()
-        yield from values.feed(rest[match.start():])
+        yield from values.feed(rest[match.start() :])
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------
@@ -216,18 +236,18 @@ class JsonValues:
 
     def rest(self) -> bytes:
         """What has begun and not ended."""
-        return bytes(self._buffer[self._start:]) if self.inside else b""
+        return bytes(self._buffer[self._start :]) if self.inside else b""
 
     def feed(self, data: bytes) -> Iterator[str]:
         """The objects that `data` completes."""
         self._buffer += data
         while self._advance():
             if self._depth == 0 and self._start >= 0:
-                value = bytes(self._buffer[self._start:self._at])
+                value = bytes(self._buffer[self._start : self._at])
                 self._start = -1
                 yield value.decode("utf-8", "replace")
         if self._start < 0:
-            del self._buffer[:self._at]
+            del self._buffer[: self._at]
             self._at = 0
 
     def _advance(self) -> bool:
@@ -278,7 +298,7 @@ async def _json_frames(body: AsyncIterator[bytes], reads: Reads) -> AsyncIterato
         head = head if seen else (head + chunk)[:200]
         while (end := line.find(b"\n", scanned)) >= 0:
             complete = bytes(line[:end])
-            del line[:end + 1]
+            del line[: end + 1]
             scanned = 0
             for value in _line_values(complete, values):
                 reads.pending, seen = len(line), True
@@ -289,8 +309,10 @@ async def _json_frames(body: AsyncIterator[bytes], reads: Reads) -> AsyncIterato
     if values.inside:
         yield Frame(values.rest().decode("utf-8", "replace"), "", reads.at, True, reads.index)
     elif not seen and head.strip(b"[], \t\r\n"):
-        raise ProtocolError(f"JSON without an object came: {head.decode('utf-8', 'replace')!r}.",
-                            hint="Check that base_url and dialect belong together.")
+        raise ProtocolError(
+            f"JSON without an object came: {head.decode('utf-8', 'replace')!r}.",
+            hint="Check that base_url and dialect belong together.",
+        )
 
 
 def _line_values(line: bytes, values: JsonValues) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """Name look-ups that may hang without holding anything else up: each on a daemon thread of its own.
 
-asyncio's own run on a shared pool of a few threads: those that hang keep all others waiting, and the interpreter from ending.
-Calls that want the same name share one look-up, unless it has been under way for long.
+asyncio's own run on a shared pool of a few threads: those that hang keep all others waiting, and the
+interpreter from ending. Calls that want the same name share one look-up, unless it has been under way for
+long.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import threading
 from typing import Any
 
 _MOST = 256  # threads; each look-up that hangs is one
-_LONG = 5.0  # seconds after which a look-up is not waited for by those who come later: the network may be another by then
+# seconds after which a look-up is not waited for by those who come later: the network may be another by then
+_LONG = 5.0
 
 
 class Lookups:
@@ -32,7 +34,9 @@ class Lookups:
             result = self._begin(loop, key, host, port, how)
         return await asyncio.shield(result)
 
-    def _begin(self, loop: asyncio.AbstractEventLoop, key: Any, host: Any, port: Any, how: dict[str, int]) -> asyncio.Future[Any]:
+    def _begin(
+        self, loop: asyncio.AbstractEventLoop, key: Any, host: Any, port: Any, how: dict[str, int]
+    ) -> asyncio.Future[Any]:
         if self._threads >= _MOST:
             raise OSError(errno.EAGAIN, f"{_MOST} name look-ups are under way, and none of them ends")
         result: asyncio.Future[Any] = loop.create_future()

@@ -1,6 +1,7 @@
 """httpx's transport interface over our own connections: HTTP/1.1 with a pool, every read stamped.
 
-What httpx's own transport is still needed for (proxies, HTTP/2, loops without readers) goes through it, in http.py.
+What httpx's own transport is still needed for (proxies, HTTP/2, loops without readers) goes through it, in
+http.py.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class StampedTransport(httpx.AsyncBaseTransport):
         self._keeper = stamps.keep_enabled()
 
     def context(self) -> ssl.SSLContext:
-        """The TLS context, made once (some 20 ms). Raises ConfigError for certificates that cannot be read."""
+        """The TLS context, made once (some 20 ms). Raises ConfigError for certificates that cannot be
+        read."""
         if self._context is None:
             self._context = certificates()
             self._context.set_alpn_protocols(["http/1.1"])
@@ -93,13 +95,20 @@ class StampedTransport(httpx.AsyncBaseTransport):
             except (httpx.WriteError, httpx.RemoteProtocolError, httpx.ReadError):
                 if "first_byte" in trace.marks:
                     raise
-                connection, trace.reused = None, False  # the server let go of it while we took it: not the answer's fault
+                connection, trace.reused = (
+                    None,
+                    False,
+                )  # the server let go of it while we took it: not the answer's fault
         if connection is None:
             connection = await self._open(origin, trace, request.extensions.get("timeout", {}).get("connect"))
             answer = await self._exchange(connection, wire, trace)
         body = Body(connection, self, None if fresh else origin)
-        return httpx.Response(answer.status, headers=answer.headers, stream=body,
-                              extensions={"http_version": b"HTTP/" + answer.version.encode(), BODY: body})
+        return httpx.Response(
+            answer.status,
+            headers=answer.headers,
+            stream=body,
+            extensions={"http_version": b"HTTP/" + answer.version.encode(), BODY: body},
+        )
 
     async def _exchange(self, connection: Connection, wire: bytes, trace: Trace) -> Head:
         trace.connected_at = connection.created
@@ -120,8 +129,14 @@ class StampedTransport(httpx.AsyncBaseTransport):
         except TimeoutError:
             raise httpx.ConnectTimeout("no connection in time") from None
         except ssl.SSLError as exc:
-            raise httpx.ConnectError(f"TLS: {getattr(exc, 'verify_message', '') or exc.reason or exc}") from None
-        except (OSError, ValueError, OverflowError) as exc:  # the latter two: what only the system knows to be no address
+            raise httpx.ConnectError(
+                f"TLS: {getattr(exc, 'verify_message', '') or exc.reason or exc}"
+            ) from None
+        except (
+            OSError,
+            ValueError,
+            OverflowError,
+        ) as exc:  # the latter two: what only the system knows to be no address
             raise httpx.ConnectError(getattr(exc, "strerror", None) or str(exc)) from None
 
     def _take(self, origin: Address) -> Connection | None:
@@ -166,20 +181,28 @@ class StampedTransport(httpx.AsyncBaseTransport):
 
 
 def certificates() -> ssl.SSLContext:
-    """A TLS context. Certificates as httpx takes them: SSL_CERT_FILE, SSL_CERT_DIR, certifi. Raises ConfigError."""
+    """A TLS context. Certificates as httpx takes them: SSL_CERT_FILE, SSL_CERT_DIR, certifi. Raises
+    ConfigError."""
     try:
         return httpx.create_ssl_context()
     except OSError as exc:  # ssl.SSLError is one
         named = next((n for n in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(n)), "certifi")
-        raise ConfigError(f"The certificates that {named} names cannot be read ({exc.strerror or type(exc).__name__}).",
-                          hint=f"Correct {named}, or unset it to use the usual certificates.") from None
+        raise ConfigError(
+            f"The certificates that {named} names cannot be read ({exc.strerror or type(exc).__name__}).",
+            hint=f"Correct {named}, or unset it to use the usual certificates.",
+        ) from None
 
 
 def head(request: httpx.Request) -> bytes:
     """The request line and headers. Raises httpx.LocalProtocolError for what HTTP does not allow in them."""
     lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
     for name, value in request.headers.raw:
-        if any(c in value or c in name for c in (b"\r", b"\n", b"\0")) or not name or b" " in name or b":" in name:
+        if (
+            any(c in value or c in name for c in (b"\r", b"\n", b"\0"))
+            or not name
+            or b" " in name
+            or b":" in name
+        ):
             raise httpx.LocalProtocolError("a header holds a character that HTTP does not allow")
         lines.append(b"%s: %s" % (name, value.strip()))
     return b"\r\n".join([*lines, b"", b""])

@@ -1,7 +1,8 @@
-"""Which proxy the environment names for an address, and whether it can be used: told in words that name the variable.
+"""Which proxy the environment names for an address, and whether it can be used: told in words that name the
+variable.
 
-Loopback never goes through one. A variable for the scheme goes before ALL_PROXY (GNOME sets both, the latter as socks://).
-NO_PROXY may hold names, addresses, networks (10.0.0.0/8) and ports.
+Loopback never goes through one. A variable for the scheme goes before ALL_PROXY (GNOME sets both, the latter
+as socks://). NO_PROXY may hold names, addresses, networks (10.0.0.0/8) and ports.
 """
 
 from __future__ import annotations
@@ -17,7 +18,17 @@ from ..core import addresses
 from ..core.addresses import Address
 from ..core.errors import ConfigError
 
-_VARIABLES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY", "REQUEST_METHOD")
+_VARIABLES = (
+    "http_proxy",
+    "HTTP_PROXY",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+    "no_proxy",
+    "NO_PROXY",
+    "REQUEST_METHOD",
+)
 _KINDS = {"http": "http", "https": "https", "socks": "socks5", "socks5": "socks5", "socks5h": "socks5h"}
 _ENTRY = re.compile(r"\[([^\]]*)\](?::(\d+))?|([^:]+)(?::(\d+))?")
 
@@ -41,7 +52,9 @@ def proxy_for(address: Address) -> Proxy | None:
     key = next((k for k in (address.scheme, "all") if named.get(k)), None)
     if key is None or _direct(address, named.get("no", "")) or proxy_bypass(address.host):
         return None
-    variable = next((n for n in (f"{key}_proxy", f"{key}_PROXY".upper()) if os.environ.get(n)), "the system's settings")
+    variable = next(
+        (n for n in (f"{key}_proxy", f"{key}_PROXY".upper()) if os.environ.get(n)), "the system's settings"
+    )
     return _checked(named[key].strip(), variable)
 
 
@@ -50,14 +63,19 @@ def _checked(named: str, variable: str) -> Proxy:
     kind, _, rest = named.partition("://") if "://" in named else ("http", "", named)
     scheme = _KINDS.get(kind.lower())
     if scheme is None:
-        raise ConfigError(f"{variable} names a proxy of a kind that nbllm does not know: {kind[:20]!r}.", hint=hint)
+        raise ConfigError(
+            f"{variable} names a proxy of a kind that nbllm does not know: {kind[:20]!r}.", hint=hint
+        )
     try:
         place = addresses.parse(f"http://{rest}").place
     except ConfigError as exc:
         raise ConfigError(f"{variable} names no usable proxy. {exc.message}", hint=hint) from None
     if scheme.startswith("socks") and find_spec("socksio") is None:
-        raise ConfigError(f"{variable} names a SOCKS proxy ({place}), and the package socksio, which such need, is not installed.",
-                          hint=f"pip install socksio. {hint}")
+        raise ConfigError(
+            f"{variable} names a SOCKS proxy ({place}), and the package socksio, which such need, is not "
+            f"installed.",
+            hint=f"pip install socksio. {hint}",
+        )
     return Proxy(f"{scheme}://{rest}", place, variable)
 
 
@@ -70,7 +88,9 @@ def _names(entry: str, address: Address) -> bool:
     number = addresses.ip(address.host)
     if "/" in entry:
         try:
-            return number is not None and number in ipaddress.ip_network(entry.replace("[", "").replace("]", ""), strict=False)
+            return number is not None and number in ipaddress.ip_network(
+                entry.replace("[", "").replace("]", ""), strict=False
+            )
         except ValueError:
             return False
     found = _ENTRY.fullmatch(entry)

@@ -1,14 +1,16 @@
 """When bytes arrived: the system's own time stamps, and what bounds an arrival that has none.
 
-On Linux every segment that TCP receives is stamped by the kernel (SO_TIMESTAMPNS), whatever this process is doing. A
-read returns the stamp of the last segment in it, so
+On Linux every segment that TCP receives is stamped by the kernel (SO_TIMESTAMPNS), whatever this process is
+doing. A read returns the stamp of the last segment in it, so
 
 - what ended with the last byte of a read arrived exactly at the read's stamp;
 - a read that held one segment (TCP_INFO counts them) arrived as a whole at that stamp;
-- what came earlier in a read of several segments arrived between `lo` and the stamp. `lo` is the last moment at which
-  the socket is known to have been empty: just before the read before, or the poll in which it was not yet ready.
+- what came earlier in a read of several segments arrived between `lo` and the stamp. `lo` is the last moment
+  at which the socket is known to have been empty: just before the read before, or the poll in which it was
+  not yet ready.
 
-A late process shows as `user - at`. Elsewhere the stamp is the moment of the read, and `lo` still bounds it from below.
+A late process shows as `user - at`. Elsewhere the stamp is the moment of the read, and `lo` still bounds it
+from below.
 """
 
 from __future__ import annotations
@@ -26,27 +28,34 @@ from typing import Any
 from ..core.calls import Read
 from .lookups import Lookups
 
-_SO_TIMESTAMPNS = 35  # asm-generic/socket.h; not in Python's socket module. Alpha, MIPS, PA-RISC and SPARC differ and are not asked.
+# asm-generic/socket.h; not in Python's socket module. Alpha, MIPS, PA-RISC and SPARC differ and are not
+# asked.
+_SO_TIMESTAMPNS = 35
 _SUPPORTED = sys.platform.startswith("linux")
 _TIMESPEC = struct.Struct("qq")
 _ANCILLARY = 64
-_TCP_INFO, _DATA_SEGS_IN = getattr(socket, "TCP_INFO", 11), 152  # struct tcp_info in linux/tcp.h, since Linux 4.6
+_TCP_INFO, _DATA_SEGS_IN = (
+    getattr(socket, "TCP_INFO", 11),
+    152,
+)  # struct tcp_info in linux/tcp.h, since Linux 4.6
 _READ_SIZE = 2**16
 _CLOCKS_APART = 2e-5  # seconds: the two clocks are read one after the other
-_WAKING = 1e-3  # seconds from a segment's arrival to the thread's being ready to run, at most, and of another thread's turn
+# seconds from a segment's arrival to the thread's being ready to run, at most, and of another thread's turn
+_WAKING = 1e-3
 STALL = 1.5e-3  # seconds of the loop's own work that count as a stall
 
 
 class LoopClock(selectors.DefaultSelector):
     """A selector that notes when its loop polls: between two polls the loop was busy and saw nothing.
 
-    polled, woke: when the poll under way, or the one that has just returned, began and returned. quiet: no socket that it
-    watches had anything to read at that moment. stalls: (from, to) of the loop's last long stretches of work. All
-    perf_counter seconds.
+    polled, woke: when the poll under way, or the one that has just returned, began and returned. quiet: no
+    socket that it watches had anything to read at that moment. stalls: (from, to) of the loop's last long
+    stretches of work. All perf_counter seconds.
 
-    `quiet` is the beginning of the poll before, in which a socket that is ready now was not. Where this thread is alone in
-    wanting to run Python (`alone`, a benchmark's worker), a poll that slept tells more: what woke it came at most
-    _WAKING, and the time this thread then waited for a processor (/proc/thread-self/schedstat), before it returned.
+    `quiet` is the beginning of the poll before, in which a socket that is ready now was not. Where this
+    thread is alone in wanting to run Python (`alone`, a benchmark's worker), a poll that slept tells more:
+    what woke it came at most _WAKING, and the time this thread then waited for a processor
+    (/proc/thread-self/schedstat), before it returned.
     """
 
     def __init__(self) -> None:
@@ -70,7 +79,8 @@ class LoopClock(selectors.DefaultSelector):
         return ready
 
     def _waited(self) -> float:
-        """Seconds for which this thread has been ready to run and did not; infinite where the system does not tell."""
+        """Seconds for which this thread has been ready to run and did not; infinite where the system does not
+        tell."""
         try:
             if self._schedstat is None:
                 self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
@@ -92,7 +102,9 @@ class _Finding(asyncio.BaseEventLoop):
 
     _lookups: Lookups | None = None
 
-    async def getaddrinfo(self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:
+    async def getaddrinfo(
+        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> Any:
         """As asyncio's, off its shared threads."""
         self._lookups = self._lookups or Lookups()
         return await self._lookups.find(host, port, family=family, type=type, proto=proto, flags=flags)
@@ -114,7 +126,8 @@ def new_loop() -> asyncio.AbstractEventLoop:
 
 
 def stalls_since(when: float) -> tuple[tuple[float, float], ...]:
-    """The running loop's stalls that ended after `when`, the one under way included; none where the loop keeps no clock."""
+    """The running loop's stalls that ended after `when`, the one under way included; none where the loop
+    keeps no clock."""
     clock: LoopClock | None = getattr(asyncio.get_running_loop(), "clock", None)
     if clock is None:
         return ()
@@ -128,7 +141,8 @@ def stalls_since(when: float) -> tuple[tuple[float, float], ...]:
 
 
 def keep_enabled() -> socket.socket | None:
-    """A socket that wants stamps: while one does, the kernel stamps every packet from its first. None where it cannot."""
+    """A socket that wants stamps: while one does, the kernel stamps every packet from its first. None where
+    it cannot."""
     keeper = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     if enable(keeper):
         return keeper
@@ -168,7 +182,8 @@ class Stamped:
         return int.from_bytes(info[_DATA_SEGS_IN:], sys.byteorder) if len(info) >= _DATA_SEGS_IN + 4 else -1
 
     def read(self) -> tuple[bytes, Read]:
-        """The bytes that are there, b"" at the end. Raises BlockingIOError and the other OSErrors of a socket."""
+        """The bytes that are there, b"" at the end. Raises BlockingIOError and the other OSErrors of a
+        socket."""
         counted, asked = self._segments(), time.perf_counter()
         if self._kernel:
             data, ancillary, _, _ = self._sock.recvmsg(_READ_SIZE, _ANCILLARY)
@@ -186,17 +201,20 @@ class Stamped:
         return data, read
 
     def unwatched(self) -> None:
-        """The socket was out of the loop's sight for a while: its polls say nothing of what came meanwhile."""
+        """The socket was out of the loop's sight for a while: its polls say nothing of what came
+        meanwhile."""
         self._drained = False
 
     def _lower(self) -> float:
-        """The last moment at which the socket was surely empty: a poll that returned without it began later than that."""
+        """The last moment at which the socket was surely empty: a poll that returned without it began later
+        than that."""
         polled = self._clock.quiet if self._clock and self._drained else 0.0
         return max(self._empty_at, polled) - _CLOCKS_APART
 
 
 def _arrival(ancillary: list[tuple[int, int, bytes]], user: float, wall: int) -> tuple[float, str]:
-    """The kernel's stamp on our clock. The wall clock is used for the difference only, and not where it was set meanwhile."""
+    """The kernel's stamp on our clock. The wall clock is used for the difference only, and not where it was
+    set meanwhile."""
     for level, kind, value in ancillary:
         if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(value) >= _TIMESPEC.size:
             seconds, nanoseconds = _TIMESPEC.unpack_from(value)

@@ -1,8 +1,8 @@
 """HTTP to a provider: httpx over our own stamped connections, errors in our words.
 
-A proxy of the environment, and a loop that cannot watch sockets (Windows) need httpx's own transport: then marks come from
-its trace, and arrivals are stamped when they are in hand. Only this package imports httpx. Redirects are not followed (a key
-must not travel to another host).
+A proxy of the environment, and a loop that cannot watch sockets (Windows) need httpx's own transport: then
+marks come from its trace, and arrivals are stamped when they are in hand. Only this package imports httpx.
+Redirects are not followed (a key must not travel to another host).
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ from .proxies import Proxy
 
 ERROR_BODY_LIMIT = 256 * 2**10  # bytes of an error page that are read
 _WAYS = 1000  # URLs whose way is remembered
-_HEADERS = {"user-agent": "nbllm", "accept": "text/event-stream, application/json", "accept-encoding": "gzip, deflate", "connection": "keep-alive"}
+_HEADERS = {
+    "user-agent": "nbllm",
+    "accept": "text/event-stream, application/json",
+    "accept-encoding": "gzip, deflate",
+    "connection": "keep-alive",
+}
 _KEEPALIVE = 120.0  # seconds that an idle connection stays open: a person reads between two cells
 
 # httpx's trace events, and the mark each one sets.
@@ -46,8 +51,17 @@ _MARKS = {
 }
 
 # Answer headers that are kept: ids, limits and what the provider measured itself. None of them is secret.
-_KEPT = ("x-request-id", "request-id", "content-type", "retry-after", "server-timing", "openai-processing-ms", "openai-version",
-         "cf-ray", "x-nbllm-simulated")
+_KEPT = (
+    "x-request-id",
+    "request-id",
+    "content-type",
+    "retry-after",
+    "server-timing",
+    "openai-processing-ms",
+    "openai-version",
+    "cf-ray",
+    "x-nbllm-simulated",
+)
 _KEPT_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-", "x-litellm-", "x-groq-", "x-goog-")
 
 
@@ -63,9 +77,12 @@ class Reply:
         return decoded(self._response.aiter_raw(), self.headers.get("content-encoding", ""))
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
-        """The body as frames; ends where the body ends. Raises StreamCut where the connection broke, ProtocolError for a coding."""
+        """The body as frames; ends where the body ends. Raises StreamCut where the connection broke,
+        ProtocolError for a coding."""
         body = self._response.extensions.get(BODY)
-        reads = http_frames.Reads(self._bytes(), self._trace.reads, self._exact if body is not None else lambda: None)
+        reads = http_frames.Reads(
+            self._bytes(), self._trace.reads, self._exact if body is not None else lambda: None
+        )
         marks = self._trace.marks
         try:
             async for frame in http_frames.frames(reads):
@@ -78,15 +95,16 @@ class Reply:
             self._trace.bytes_in = reads.bytes
 
     def _exact(self) -> Read | None:
-        """The read behind the latest piece; where the body is compressed, none of its events has a stamp of its own."""
+        """The read behind the latest piece; where the body is compressed, none of its events has a stamp of
+        its own."""
         read: Read | None = self._response.extensions[BODY].read
         if read is not None and "content-encoding" in self.headers:
             return read._replace(segments=0, clean=False)
         return read
 
     async def body(self, limit: int = ERROR_BODY_LIMIT) -> bytes:
-        """The body, at most `limit` bytes of it; what came of it where the connection broke. Raises ProtocolError for a coding,
-        except in an error's page: then the words for that are the page."""
+        """The body, at most `limit` bytes of it; what came of it where the connection broke. Raises
+        ProtocolError for a coding, except in an error's page: then the words for that are the page."""
         body = bytearray()
         try:
             async for chunk in self._bytes():
@@ -103,9 +121,11 @@ class Reply:
 
 
 class Letter:
-    """A call as the bytes that will be sent; made before the clock of a call starts. May be sent several times.
+    """A call as the bytes that will be sent; made before the clock of a call starts. May be sent several
+    times.
 
-    fresh: over a connection of its own. Raises ConfigError for an address, a header or a body that HTTP cannot carry.
+    fresh: over a connection of its own. Raises ConfigError for an address, a header or a body that HTTP
+    cannot carry.
     """
 
     def __init__(self, call: HttpCall, *, fresh: bool = False) -> None:
@@ -117,9 +137,14 @@ class Letter:
         except httpx.LocalProtocolError as exc:
             raise _translated(exc, self.address, started=False) from None
         except (httpx.InvalidURL, ValueError, TypeError) as exc:
-            raise errors.ConfigError(f"No request can be made to {self.address} ({type(exc).__name__}).",
-                                     hint="base_url should look like http://127.0.0.1:8000/v1, and keys hold no line breaks.") from None
-        for url in (str(self.address), str(self.request.url)):  # where the connection goes, and what it is told
+            raise errors.ConfigError(
+                f"No request can be made to {self.address} ({type(exc).__name__}).",
+                hint="base_url should look like http://127.0.0.1:8000/v1, and keys hold no line breaks.",
+            ) from None
+        for url in (
+            str(self.address),
+            str(self.request.url),
+        ):  # where the connection goes, and what it is told
             call.guard.check(url)
         self.call, self.size = call, len(content)
 
@@ -136,14 +161,17 @@ class HttpTransport:
     """A connection pool. Used on one event loop."""
 
     def __init__(self) -> None:
-        self._clients: dict[str, httpx.AsyncClient] = {}  # for what needs httpx's own transport, by the proxy's address
+        self._clients: dict[
+            str, httpx.AsyncClient
+        ] = {}  # for what needs httpx's own transport, by the proxy's address
         self._stamped: StampedTransport | None = None
         self._settings: tuple[str | None, ...] = ()
         self._ways: dict[Address, _Way] = {}
 
     async def prepare(self, url: str) -> None:
-        """Makes what the first request to `url` needs (some 20 ms for a TLS context, more through a proxy), so that the times
-        of a first call are the network's and not ours. Raises ConfigError for an address or a proxy that cannot be used."""
+        """Makes what the first request to `url` needs (some 20 ms for a TLS context, more through a proxy),
+        so that the times of a first call are the network's and not ours. Raises ConfigError for an address or
+        a proxy that cannot be used."""
         way = self._way(addresses.parse(url))
         if not way.own:
             self._through_httpx(way.proxy)
@@ -180,12 +208,21 @@ class HttpTransport:
         if url not in self._clients:
             try:
                 self._clients[url] = httpx.AsyncClient(
-                    proxy=url or None, trust_env=False, verify=certificates(), follow_redirects=False, timeout=httpx.Timeout(None),
-                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=200, keepalive_expiry=_KEEPALIVE),
+                    proxy=url or None,
+                    trust_env=False,
+                    verify=certificates(),
+                    follow_redirects=False,
+                    timeout=httpx.Timeout(None),
+                    limits=httpx.Limits(
+                        max_connections=None, max_keepalive_connections=200, keepalive_expiry=_KEEPALIVE
+                    ),
                 )
             except (ImportError, ValueError, httpx.InvalidURL) as exc:
-                raise errors.ConfigError(f"{proxy.variable if proxy else 'The environment'} names no usable proxy ({type(exc).__name__}).",
-                                         hint="Correct it or unset it, or name the hosts that need no proxy in NO_PROXY.") from None
+                raise errors.ConfigError(
+                    f"{proxy.variable if proxy else 'The environment'} names no usable proxy "
+                    f"({type(exc).__name__}).",
+                    hint="Correct it or unset it, or name the hosts that need no proxy in NO_PROXY.",
+                ) from None
         return self._clients[url]
 
     async def close(self) -> None:
@@ -198,20 +235,26 @@ class HttpTransport:
             await stamped.aclose()
 
     def idle(self, url: str) -> int | None:
-        """How many open connections to the place of `url` are free; None where httpx's own transport keeps them."""
+        """How many open connections to the place of `url` are free; None where httpx's own transport keeps
+        them."""
         way = self._way(addresses.parse(url))
         return self._own().idle(way.address) if way.own else None
 
     def close_idle(self) -> None:
-        """Closes idle connections, so that the next request makes a fresh one (not those through httpx's own transport)."""
+        """Closes idle connections, so that the next request makes a fresh one (not those through httpx's own
+        transport)."""
         if self._stamped is not None:
             self._stamped.close_idle()
 
     @asynccontextmanager
-    async def send(self, call: HttpCall | Letter, trace: Trace, connect: float | None) -> AsyncIterator[Reply]:
-        """Sends a call and gives the answer once its headers are there; leaving closes or returns the connection.
+    async def send(
+        self, call: HttpCall | Letter, trace: Trace, connect: float | None
+    ) -> AsyncIterator[Reply]:
+        """Sends a call and gives the answer once its headers are there; leaving closes or returns the
+        connection.
 
-        connect: seconds allowed for name look-up, TCP and TLS. Raises ConnectFailed, Timeout("connect"), StreamCut.
+        connect: seconds allowed for name look-up, TCP and TLS. Raises ConnectFailed, Timeout("connect"),
+        StreamCut.
         """
         letter = call if isinstance(call, Letter) else Letter(call)
         way = self._way(letter.address)
@@ -219,8 +262,12 @@ class HttpTransport:
         try:
             response = await self._ask(letter, way, trace, connect)
         except httpx.ConnectTimeout:
-            raise errors.Timeout(f"No connection to {letter.address.place}{_through(way.proxy)} within {connect:g} s.", which="connect",
-                                 seconds=connect or 0.0, hint="Check the address and the network, or allow more with timeout.connect=30.") from None
+            raise errors.Timeout(
+                f"No connection to {letter.address.place}{_through(way.proxy)} within {connect:g} s.",
+                which="connect",
+                seconds=connect or 0.0,
+                hint="Check the address and the network, or allow more with timeout.connect=30.",
+            ) from None
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise _translated(exc, letter.address, started=False, proxy=way.proxy) from None
         try:
@@ -232,13 +279,20 @@ class HttpTransport:
             await response.aclose()
 
     async def _ask(self, letter: Letter, way: _Way, trace: Trace, connect: float | None) -> httpx.Response:
-        """Through our own transport without a client around it (no cookies, redirects or auth flows are wanted), or through httpx's."""
+        """Through our own transport without a client around it (no cookies, redirects or auth flows are
+        wanted), or through httpx's."""
+
         async def mark(event: str, _info: dict[str, Any]) -> None:
             if event in _MARKS:
                 trace.marks[_MARKS[event]] = time.perf_counter()
 
         request = letter.request
-        request.extensions = {**request.extensions, "trace": mark, TRACE: trace, "timeout": {"connect": connect}}
+        request.extensions = {
+            **request.extensions,
+            "trace": mark,
+            TRACE: trace,
+            "timeout": {"connect": connect},
+        }
         if not way.own:
             return await self._through_httpx(way.proxy).send(request, stream=True)
         response = await self._own().handle_async_request(request)
@@ -250,8 +304,11 @@ class HttpTransport:
         trace.status, trace.http_version = response.status_code, response.http_version
         if trace.reused is None:
             trace.reused = "connect_start" not in trace.marks
-        trace.headers = {k: v for k, v in ((k.lower(), v) for k, v in response.headers.items())
-                         if k in _KEPT or k.startswith(_KEPT_PREFIXES)}
+        trace.headers = {
+            k: v
+            for k, v in ((k.lower(), v) for k, v in response.headers.items())
+            if k in _KEPT or k.startswith(_KEPT_PREFIXES)
+        }
 
 
 def _encoded(call: HttpCall) -> bytes:
@@ -262,8 +319,10 @@ def _encoded(call: HttpCall) -> bytes:
     except UnicodeEncodeError:
         return json.dumps(call.body).encode()  # lone surrogates travel as escapes
     except (TypeError, OverflowError) as exc:
-        raise errors.ConfigError(f"The request cannot be written as JSON: {exc}.",
-                                 hint="Options such as x.name and schema take JSON values only.") from None
+        raise errors.ConfigError(
+            f"The request cannot be written as JSON: {exc}.",
+            hint="Options such as x.name and schema take JSON values only.",
+        ) from None
 
 
 _WANTS_LOGIN = 407  # a proxy's own status
@@ -274,20 +333,35 @@ def _through(proxy: Proxy | None) -> str:
 
 
 def _login(proxy: Proxy) -> errors.ConfigError:
-    return errors.ConfigError(f"The proxy {proxy.place} ({proxy.variable}) wants a name and a password (HTTP 407).",
-                              hint=f"Write them into {proxy.variable}, as http://name:password@{proxy.place}.")
+    return errors.ConfigError(
+        f"The proxy {proxy.place} ({proxy.variable}) wants a name and a password (HTTP 407).",
+        hint=f"Write them into {proxy.variable}, as http://name:password@{proxy.place}.",
+    )
 
 
-def _translated(exc: Exception, address: Address, *, started: bool, proxy: Proxy | None = None) -> errors.NbllmError:
+def _translated(
+    exc: Exception, address: Address, *, started: bool, proxy: Proxy | None = None
+) -> errors.NbllmError:
     """Our error for httpx's. Its own text is left out where it may hold request data."""
     if isinstance(exc, httpx.ProxyError) and proxy and str(exc).startswith(str(_WANTS_LOGIN)):
         return _login(proxy)
     if isinstance(exc, (httpx.ConnectError, httpx.ProxyError)):
-        check = f"Check {proxy.variable}, or name {address.host} in NO_PROXY." if proxy else \
-            "Check that the server runs and the address is right (base_url, proxies)."
-        return errors.ConnectFailed(f"No connection to {address.place}{_through(proxy)}: {str(exc) or 'refused'}.", hint=check)
+        check = (
+            f"Check {proxy.variable}, or name {address.host} in NO_PROXY."
+            if proxy
+            else "Check that the server runs and the address is right (base_url, proxies)."
+        )
+        return errors.ConnectFailed(
+            f"No connection to {address.place}{_through(proxy)}: {str(exc) or 'refused'}.", hint=check
+        )
     if isinstance(exc, httpx.LocalProtocolError):
-        return errors.ConfigError("The request holds a header that HTTP does not allow.", hint="Check the key for line breaks or spaces.")
+        return errors.ConfigError(
+            "The request holds a header that HTTP does not allow.",
+            hint="Check the key for line breaks or spaces.",
+        )
     when = "in the middle of the answer" if started else "before it answered"
     why = f" ({exc})" if isinstance(exc, httpx.RemoteProtocolError) else ""
-    return errors.StreamCut(f"{address.place}{_through(proxy)} closed the connection {when}{why}.", hint="Try again; the partial answer is kept.")
+    return errors.StreamCut(
+        f"{address.place}{_through(proxy)} closed the connection {when}{why}.",
+        hint="Try again; the partial answer is kept.",
+    )

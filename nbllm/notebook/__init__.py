@@ -1,1 +1,2 @@
-"""Where people meet nbllm: magics, live display, safe rendering. IPython and ipywidgets are imported here alone."""
+"""Where people meet nbllm: magics, live display, safe rendering. IPython and ipywidgets are imported here
+alone."""

@@ -1,7 +1,9 @@
-"""bg=true: the prompt comes back at once, the answer grows in its own cell, and the variable is a Stream until it is done.
+"""bg=true: the prompt comes back at once, the answer grows in its own cell, and the variable is a Stream
+until it is done.
 
-Where nobody watches (nbclient, papermill, nbval) a notebook is saved when its last cell has ended, so there such a cell waits.
-What is drawn later is an update of the display that the cell has made, so it stays in that cell whatever runs meanwhile.
+Where nobody watches (nbclient, papermill, nbval) a notebook is saved when its last cell has ended, so there
+such a cell waits. What is drawn later is an update of the display that the cell has made, so it stays in that
+cell whatever runs meanwhile.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ def wanted(session: Session, run: Run) -> bool:
 
 
 def begin(session: Session, run: Run, out: str | None, keep: Keeper | None) -> None:
-    """Asks, shows the beginning, and lets a thread do the rest. Raises ConfigError for what is wrong on this side."""
+    """Asks, shows the beginning, and lets a thread do the rest. Raises ConfigError for what is wrong on this
+    side."""
     terminal = render_mode(session, run) == "terminal"
     screen = Guarded(Null() if terminal else painter(session, run, in_place=True))
     run.begin()
@@ -41,8 +44,8 @@ def begin(session: Session, run: Run, out: str | None, keep: Keeper | None) -> N
 
 @dataclass(slots=True)
 class _Rest:
-    """All that comes after the prompt is back. However it ends, the answer is kept, and the cell's display, its variables and
-    `%llm stop` end too. held: what the cell has put into its variables."""
+    """All that comes after the prompt is back. However it ends, the answer is kept, and the cell's display,
+    its variables and `%llm stop` end too. held: what the cell has put into its variables."""
 
     session: Session
     run: Run
@@ -55,7 +58,8 @@ class _Rest:
         """Waits for the end, and does the rest."""
         try:
             follow(self.run, self.screen)
-        except BaseException as error:  # noqa: BLE001 - even SystemExit: nobody else would tell, and the cell would wait for ever
+        # even SystemExit: nobody else would tell, and the cell would wait for ever
+        except BaseException as error:  # noqa: BLE001
             self.run.cancel()
             self.run.fail(error)
         finally:
@@ -70,7 +74,9 @@ def stop(session: Session, _rest: str) -> str:
     """Stops what is answered in the background."""
     running = session.running[:]
     if not running:
-        raise ConfigError("Nothing runs in the background.", hint="A cell with bg=true does; ■ stops the cell that runs.")
+        raise ConfigError(
+            "Nothing runs in the background.", hint="A cell with bg=true does; ■ stops the cell that runs."
+        )
     for run in running:
         run.cancel()
     count = sum(len(run.streams) for run in running)

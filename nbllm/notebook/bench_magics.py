@@ -6,7 +6,8 @@
     ---
     Another prompt.
 
-The options of a benchmark are taken out of the line first; what is left are a cell's own options, sent with every call.
+The options of a benchmark are taken out of the line first; what is left are a cell's own options, sent with
+every call.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ _DIVIDER = re.compile(r"(?m)^-{3,}[ \t]*$")
 
 
 def _truth_or_list(text: str) -> Any:
-    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower()) if "_" not in text else text.split(",")
+    return (
+        {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower())
+        if "_" not in text
+        else text.split(",")
+    )
 
 
 def _numbers(kind: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -43,20 +48,37 @@ def _budget(text: str) -> Any:
     """0.5 (dollars), or usd:0.5,seconds:60."""
     if ":" not in text:
         return float(text.removeprefix("$"))
-    return {name.strip(): float(amount) for name, _, amount in (pair.partition(":") for pair in text.strip("{} ").split(","))}
+    return {
+        name.strip(): float(amount)
+        for name, _, amount in (pair.partition(":") for pair in text.strip("{} ").split(","))
+    }
 
 
 # The options of a benchmark on a line: how each is read. `prompts` is a variable's name or a file's path.
 OPTIONS: dict[str, Callable[[str], Any]] = {
-    "blocks": int, "cold": _truth_or_list, "concurrency": _numbers(int), "rate": _numbers(float), "arrivals": str, "per_turn": int,
-    "idle": lambda text: [float(word) for word in text.strip("[] ").split(",")], "warmup": lambda text: text if text == "auto" else int(text),
-    "cooldown": int, "prefix": str, "seed": int, "stop_when": float, "metric": str, "budget": _budget, "directory": str, "prompts": str,
+    "blocks": int,
+    "cold": _truth_or_list,
+    "concurrency": _numbers(int),
+    "rate": _numbers(float),
+    "arrivals": str,
+    "per_turn": int,
+    "idle": lambda text: [float(word) for word in text.strip("[] ").split(",")],
+    "warmup": lambda text: text if text == "auto" else int(text),
+    "cooldown": int,
+    "prefix": str,
+    "seed": int,
+    "stop_when": float,
+    "metric": str,
+    "budget": _budget,
+    "directory": str,
+    "prompts": str,
 }
 _OPTION = re.compile(rf"(?<!\S)(?:--)?(?P<name>{'|'.join(OPTIONS)})=")
 
 
 def split(line: str) -> tuple[dict[str, Any], str]:
-    """(options of the benchmark, the rest of the line). Raises ConfigError with the column of what cannot be read."""
+    """(options of the benchmark, the rest of the line). Raises ConfigError with the column of what cannot be
+    read."""
     found: dict[str, Any] = {}
     rest, at = "", 0
     while match := _OPTION.search(line, at):
@@ -67,13 +89,16 @@ def split(line: str) -> tuple[dict[str, Any], str]:
         try:
             found[name] = OPTIONS[name](text)
         except (ValueError, IndexError):
-            raise fail(match.start(), f"{name} cannot be {text!r}", f"See help(nbllm.bench.run) for {name}.") from None
-        rest, at = rest + line[at:match.start()], end
+            raise fail(
+                match.start(), f"{name} cannot be {text!r}", f"See help(nbllm.bench.run) for {name}."
+            ) from None
+        rest, at = rest + line[at : match.start()], end
     return found, rest + line[at:]
 
 
 def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame:
-    """Runs a benchmark; its frame goes into `out` (`_bench` without one), what it says in short is returned."""
+    """Runs a benchmark; its frame goes into `out` (`_bench` without one), what it says in short is
+    returned."""
     from ..bench import progress, run
     from .dashboard import factory
 
@@ -81,12 +106,17 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame:
     options, rest = split(line)
     read = grammar.parse(rest)
     if not read.models:
-        raise ConfigError("No model was named.", hint="For example: %llm bench openai/mini,claude/sonnet blocks=20")
+        raise ConfigError(
+            "No model was named.", hint="For example: %llm bench openai/mini,claude/sonnet blocks=20"
+        )
     options["prompts"] = _prompts(session, options.get("prompts"), cell)
     passed = {name: chosen for name, chosen in read.options.items() if name in (*PASSED, "system", "stop")}
     unknown = sorted(set(read.options) - set(passed))
     if unknown:
-        raise ConfigError(f"{unknown[0]} is no option of a benchmark.", hint=f"There are {', '.join(OPTIONS)}, and the options of a call.")
+        raise ConfigError(
+            f"{unknown[0]} is no option of a benchmark.",
+            hint=f"There are {', '.join(OPTIONS)}, and the options of a call.",
+        )
     df = run(list(read.models), client=session.client, extra=dict(read.extra) or None, **passed, **options)
     name = read.out or _DEFAULT_OUT
     session.namespace[name] = df
@@ -96,7 +126,9 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame:
 def _prompts(session: Session, named: str | None, cell: str | None) -> Any:
     if cell is not None and cell.strip():
         if named is not None:
-            raise ConfigError("The cell has prompts, and prompts= names others.", hint="Leave one of them out.")
+            raise ConfigError(
+                "The cell has prompts, and prompts= names others.", hint="Leave one of them out."
+            )
         return [text.strip() for text in _DIVIDER.split(cell) if text.strip()]
     if named is None:
         return None
@@ -104,13 +136,18 @@ def _prompts(session: Session, named: str | None, cell: str | None) -> Any:
 
 
 def short(df: pd.DataFrame) -> pd.DataFrame:
-    """One line a model (and start, and load): answers, failures, medians with their intervals, speed, cost."""
+    """One line a model (and start, and load): answers, failures, medians with their intervals, speed,
+    cost."""
     import pandas as pd
 
     from ..bench import summary
 
     told = summary(df, metrics=("ttft_ms", "e2e_ms", "out_tok_s"), stats=("p50",))
-    keys = [k for k in ("name", "start_kind", "load_kind", "concurrency", "target_rate") if k in told and told[k].nunique(dropna=False) > 1] or ["name"]
+    keys = [
+        k
+        for k in ("name", "start_kind", "load_kind", "concurrency", "target_rate")
+        if k in told and told[k].nunique(dropna=False) > 1
+    ] or ["name"]
     lines = []
     for key, part in told.groupby(keys, sort=False, observed=True, dropna=False):
         line: dict[str, Any] = dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
@@ -129,12 +166,17 @@ def _interval(row: Mapping[str, Any] | None) -> str:
     if row is None or pd.isna(row["value"]):
         return "–"
     middle = f"{row['value']:,.4g}"
-    return middle if pd.isna(row["ci_lo"]) or pd.isna(row["ci_hi"]) else f"{middle} ({row['ci_lo']:,.4g} to {row['ci_hi']:,.4g})"
+    return (
+        middle
+        if pd.isna(row["ci_lo"]) or pd.isna(row["ci_hi"])
+        else f"{middle} ({row['ci_lo']:,.4g} to {row['ci_hi']:,.4g})"
+    )
 
 
 def cost(session: Session, _rest: str) -> pd.DataFrame:
-    """What the calls of this session came to, a line a model and all of them: calls, failed, tokens, US dollars; NA where a price is
-    not known, and then the sum is of what is. `unpriced` calls are not in it; the tokens of `estimated` ones nobody counted."""
+    """What the calls of this session came to, a line a model and all of them: calls, failed, tokens, US
+    dollars; NA where a price is not known, and then the sum is of what is. `unpriced` calls are not in it;
+    the tokens of `estimated` ones nobody counted."""
     import pandas as pd
 
     from ..store.columns import frame
@@ -142,11 +184,21 @@ def cost(session: Session, _rest: str) -> pd.DataFrame:
     df = frame(session.client.ledger.rows() if session.client.ledger else [])
     names = df["name"].fillna("?").astype("string")
     groups = [*((str(name), df[names == name]) for name in dict.fromkeys(names)), ("all", df)]
-    return pd.DataFrame([{
-        "model": name, "calls": part["request_id"].nunique(), "failed": int((~part["ok"].fillna(False)).sum()), "in_tokens": part["in_tokens"].sum(),
-        "out_tokens": part["out_tokens"].sum(), "cost_usd": part["cost_usd"].sum(min_count=1), "unpriced": int(part["cost_usd"].isna().sum()),
-        "estimated": int((part["tok_source"] == "estimate").sum()),
-    } for name, part in groups]).set_index("model")
+    return pd.DataFrame(
+        [
+            {
+                "model": name,
+                "calls": part["request_id"].nunique(),
+                "failed": int((~part["ok"].fillna(False)).sum()),
+                "in_tokens": part["in_tokens"].sum(),
+                "out_tokens": part["out_tokens"].sum(),
+                "cost_usd": part["cost_usd"].sum(min_count=1),
+                "unpriced": int(part["cost_usd"].isna().sum()),
+                "estimated": int((part["tok_source"] == "estimate").sum()),
+            }
+            for name, part in groups
+        ]
+    ).set_index("model")
 
 
 def log(session: Session, rest: str) -> pd.DataFrame:
@@ -160,4 +212,3 @@ def log(session: Session, rest: str) -> pd.DataFrame:
         raise ConfigError(f"n={last} is no number of calls.", hint="For example: %llm log n=20")
     df = df.tail(int(last)) if last else df
     return df if "all" in words else df.dropna(axis="columns", how="all")
-

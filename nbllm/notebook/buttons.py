@@ -1,7 +1,8 @@
 """Buttons that react while a cell runs: a Stop for each column, and yes or no before something is done.
 
-They are shown only once the page has proved that its messages come in time (see comms); where they do not, Stop is the
-kernel's own, and a question is asked through the keyboard. Nothing of them is left when the cell has ended.
+They are shown only once the page has proved that its messages come in time (see comms); where they do not,
+Stop is the kernel's own, and a question is asked through the keyboard. Nothing of them is left when the cell
+has ended.
 """
 
 from __future__ import annotations
@@ -27,15 +28,28 @@ _TICK = 0.05
 class _Bar:
     """Buttons in a row, hidden until the page has said that it shows them."""
 
-    def __init__(self, words: Sequence[tuple[str, str]], pressed: Callable[[int], None], above: str = "") -> None:
+    def __init__(
+        self, words: Sequence[tuple[str, str]], pressed: Callable[[int], None], above: str = ""
+    ) -> None:
         import ipywidgets as widgets
 
         self.proved = threading.Event()
-        self.buttons = [mended(widgets.Button(description=clean(word), tooltip=clean(told), layout=mended(widgets.Layout(width="auto")))) for word, told in words]
+        self.buttons = [
+            mended(
+                widgets.Button(
+                    description=clean(word), tooltip=clean(told), layout=mended(widgets.Layout(width="auto"))
+                )
+            )
+            for word, told in words
+        ]
         for i, button in enumerate(self.buttons):
             button.on_click(lambda _button, i=i: pressed(i))
         self._layout = mended(widgets.Layout(display="none", flex_flow="row wrap", align_items="center"))
-        label = [mended(widgets.HTML(f"<span style='padding-right:1em'>{escape(clean(above))}</span>"))] if above else []
+        label = (
+            [mended(widgets.HTML(f"<span style='padding-right:1em'>{escape(clean(above))}</span>"))]
+            if above
+            else []
+        )
         self._box = mended(widgets.HBox([*label, *self.buttons], layout=self._layout, _view_count=0))
         self._box.observe(self._seen, "_view_count")
         self._all = [*label, *self.buttons, self._box]
@@ -47,7 +61,14 @@ class _Bar:
     @property
     def bundle(self) -> dict[str, Any]:
         """What shows the bar."""
-        return {"application/vnd.jupyter.widget-view+json": {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}, "text/plain": ""}
+        return {
+            "application/vnd.jupyter.widget-view+json": {
+                "version_major": 2,
+                "version_minor": 0,
+                "model_id": self._box.model_id,
+            },
+            "text/plain": "",
+        }
 
     def close(self) -> None:
         """Takes the widgets away."""
@@ -78,9 +99,9 @@ class StopBar(StopButtons):
 
 
 def approve(question: str, *, yes: str = "Approve", no: str = "Reject") -> bool:
-    """Asks the person before something is done, also while a cell runs: with two buttons where the front end can deliver a
-    click, else through the keyboard, and where nobody can answer (nbclient, papermill) it is no. An interrupt raises
-    KeyboardInterrupt, which is no too. What was answered stays in the cell as text.
+    """Asks the person before something is done, also while a cell runs: with two buttons where the front end
+    can deliver a click, else through the keyboard, and where nobody can answer (nbclient, papermill) it is
+    no. An interrupt raises KeyboardInterrupt, which is no too. What was answered stays in the cell as text.
     """
     session = current_session()
     mode = where(session.shell)
@@ -124,5 +145,14 @@ def _by_button(shell: Any, question: str, yes: str, no: str) -> bool | None:
         return chosen[0]
     finally:
         text = f"{clean(question)} — {clean(told)}" if told else ""
-        port.publish({"text/html": container(f"<div class=nbllm-note>{escape(text)}</div>", style=True) if text else "", "text/plain": text}, display_id=ident, update=True)
+        port.publish(
+            {
+                "text/html": container(f"<div class=nbllm-note>{escape(text)}</div>", style=True)
+                if text
+                else "",
+                "text/plain": text,
+            },
+            display_id=ident,
+            update=True,
+        )
         bar.close()

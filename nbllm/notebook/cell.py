@@ -28,22 +28,26 @@ from .view.text import Null
 
 
 class Stopped(KeyboardInterrupt):
-    """The user pressed Stop: the cell fails in one line, so that Run All stops; the answer, `whole` or not, is kept in `name`,
-    which is "" where there is none."""
+    """The user pressed Stop: the cell fails in one line, so that Run All stops; the answer, `whole` or not,
+    is kept in `name`, which is "" where there is none."""
 
     def __init__(self, name: str, *, whole: bool = False) -> None:
         super().__init__(name)
         self.name, self.whole = name, whole
 
     def _render_traceback_(self) -> list[str]:
-        return [f"Stopped. The {'' if self.whole else 'partial '}answer is in {self.name}." if self.name else "Stopped."]
+        return [
+            f"Stopped. The {'' if self.whole else 'partial '}answer is in {self.name}."
+            if self.name
+            else "Stopped."
+        ]
 
 
 def run_cell(session: Session, line: Line, body: str) -> Response | Comparison | None:
     """Asks what the cell asks and gives the response; shows it while it comes.
 
-    Raises ConfigError before anything is sent for what is wrong in the cell; the call's error after the partial answer was
-    shown and kept; Stopped where the user stopped it.
+    Raises ConfigError before anything is sent for what is wrong in the cell; the call's error after the
+    partial answer was shown and kept; Stopped where the user stopped it.
     """
     options = with_schema(session, checked(line, session.defaults))
     if options.get("use"):
@@ -54,17 +58,31 @@ def run_cell(session: Session, line: Line, body: str) -> Response | Comparison |
         return None
     if options.get("def"):
         made = define(session, str(options["def"]), body, options, _asker(session, line, options))
-        session.say(f"{made.__name__}{inspect.signature(made)} is defined; it asks {', '.join(_models(line.models, options))}.")
+        session.say(
+            f"{made.__name__}{inspect.signature(made)} is defined; it asks "
+            f"{', '.join(_models(line.models, options))}."
+        )
         return None
-    filled = fill(body, session.fillable, session.evaluate, str(options.get("fill", "on")), int(options.get("budget", BUDGET)))
+    filled = fill(
+        body,
+        session.fillable,
+        session.evaluate,
+        str(options.get("fill", "on")),
+        int(options.get("budget", BUDGET)),
+    )
     if not filled.text.strip():
-        raise ConfigError("The prompt is empty.", hint="Write what the model should answer below the %%llm line.")
+        raise ConfigError(
+            "The prompt is empty.", hint="Write what the model should answer below the %%llm line."
+        )
     session.warn_skipped(filled)
     return ask(session, question(session, line.models, options, line.extra, filled), line.out)
 
 
-def ask(session: Session, asked: Question, out: str | None = None, before: Sequence[Outcome] = ()) -> Response | Comparison | None:
-    """Asks now and here, or in the background where the question says so; shows the answers beside those of `before`."""
+def ask(
+    session: Session, asked: Question, out: str | None = None, before: Sequence[Outcome] = ()
+) -> Response | Comparison | None:
+    """Asks now and here, or in the background where the question says so; shows the answers beside those of
+    `before`."""
     if asked.options.get("dry_run"):
         dry_run.show(session, asked)
         return None
@@ -73,7 +91,9 @@ def ask(session: Session, asked: Question, out: str | None = None, before: Seque
     if background.wanted(session, run) and not before:
         background.begin(session, run, out, keep)
         return None
-    screen = Guarded(painter(session, run, before))  # before the call: what this imports the first time must not count in its times
+    screen = Guarded(
+        painter(session, run, before)
+    )  # before the call: what this imports the first time must not count in its times
     run.begin()
     problem: NbllmError | None = None
     with stoppable(run):
@@ -82,7 +102,8 @@ def ask(session: Session, asked: Question, out: str | None = None, before: Seque
             follow(run, screen)
         except KeyboardInterrupt:  # off the main thread, or pressed twice
             run.cancel(wait=1.0)
-        except BaseException as error:  # noqa: BLE001 - SystemExit of a validator's: what came is kept, and one line says why
+        # SystemExit of a validator's: what came is kept, and one line says why
+        except BaseException as error:  # noqa: BLE001
             run.cancel()
             run.fail(error)
             run.stopped = False  # not by the user
@@ -94,7 +115,10 @@ def ask(session: Session, asked: Question, out: str | None = None, before: Seque
             run.stopped = True
     session.shown(result)
     if run.stopped:
-        raise Stopped(out or "_llm", whole=all(o.response.finish_reason not in (None, "cancelled") for o in run.settled()))
+        raise Stopped(
+            out or "_llm",
+            whole=all(o.response.finish_reason not in (None, "cancelled") for o in run.settled()),
+        )
     if (failed := run.error or problem) is not None:
         raise failed
     if asked.format == "code" and isinstance(result, Response):
@@ -103,14 +127,21 @@ def ask(session: Session, asked: Question, out: str | None = None, before: Seque
     return result
 
 
-# --- the question ---------------------------------------------------------------------------------------------
+# --- the question
+# ---------------------------------------------------------------------------------------------
 
 
 def _models(models: Sequence[str], options: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(models) or (str(options.get("model", DEFAULT_MODEL)),)
 
 
-def question(session: Session, models: Sequence[str], options: Mapping[str, Any], extra: Mapping[str, Any], filled: Filled) -> Question:
+def question(
+    session: Session,
+    models: Sequence[str],
+    options: Mapping[str, Any],
+    extra: Mapping[str, Any],
+    filled: Filled,
+) -> Question:
     """What a filled prompt asks."""
     parts, told = _parts(session, filled, options)
     rest = {k: v for k, v in options.items() if k != "model"}
@@ -118,7 +149,8 @@ def question(session: Session, models: Sequence[str], options: Mapping[str, Any]
 
 
 def _asker(session: Session, line: Line, options: Mapping[str, Any]) -> Callable[[Filled], Any]:
-    """What a function made by def= does with a filled prompt: asks without a screen, and returns or raises what came."""
+    """What a function made by def= does with a filled prompt: asks without a screen, and returns or raises
+    what came."""
 
     def asks(filled: Filled) -> Any:
         asked, keep = turn(session, question(session, line.models, options, line.extra, filled))
@@ -139,7 +171,9 @@ def _asker(session: Session, line: Line, options: Mapping[str, Any]) -> Callable
     return asks
 
 
-def _parts(session: Session, filled: Filled, options: Mapping[str, Any]) -> tuple[tuple[Part, ...], tuple[str, ...]]:
+def _parts(
+    session: Session, filled: Filled, options: Mapping[str, Any]
+) -> tuple[tuple[Part, ...], tuple[str, ...]]:
     """(the parts of the prompt, what was attached, for the footer)."""
     parts: list[Part] = []
     for piece in filled.pieces:
@@ -154,7 +188,9 @@ def _parts(session: Session, filled: Filled, options: Mapping[str, Any]) -> tupl
     if parts and isinstance(parts[0], Text):
         parts[0] = Text(parts[0].text.lstrip("\n"))
     more = [(what, attached(what, session.namespace, filled.budget)) for what in options.get("attach", ())]
-    return (*parts, *(part for _, part in more)), tuple(told(what, part, filled.budget) for what, part in more)
+    return (*parts, *(part for _, part in more)), tuple(
+        told(what, part, filled.budget) for what, part in more
+    )
 
 
 def with_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +202,9 @@ def with_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]:
         try:
             return {**options, "schema": Shape.of(json.loads(text))}
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"schema= is no JSON: {error}.", hint='The short form needs none: schema="name, age int".') from None
+            raise ConfigError(
+                f"schema= is no JSON: {error}.", hint='The short form needs none: schema="name, age int".'
+            ) from None
     if text.isidentifier() and text in session.namespace and not isinstance(session.namespace[text], str):
         return {**options, "schema": Shape.of(session.namespace[text])}
     return {**options, "schema": Shape.of(schema_shorthand.schema(text))}

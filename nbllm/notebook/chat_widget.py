@@ -1,9 +1,10 @@
 """A conversation in a panel below a cell: ChatWidget.
 
-Theory. What the cell holds is two plain outputs: an empty place, and the transcript. The panel itself is a widget without a
-view, whose page side puts it into that place and hides the transcript as long as it lives; so a saved notebook holds static
-HTML only, and a front end that does not run it shows the transcript. Answers are followed on a thread of their own, since no
-cell runs while one comes: it changes the widget's values and the transcript by its display id, and shows nothing new.
+Theory. What the cell holds is two plain outputs: an empty place, and the transcript. The panel itself is a
+widget without a view, whose page side puts it into that place and hides the transcript as long as it lives;
+so a saved notebook holds static HTML only, and a front end that does not run it shows the transcript. Answers
+are followed on a thread of their own, since no cell runs while one comes: it changes the widget's values and
+the transcript by its display id, and shows nothing new.
 """
 
 from __future__ import annotations
@@ -35,7 +36,17 @@ from .session import current_session
 from .view.frontend import KernelPort, where
 from .view.hidden import clean, plain
 from .view.markdown import plain_html
-from .view.static import Rendered, answer_lines, count, foot_line, footer, joined, money, note_line, provenance
+from .view.static import (
+    Rendered,
+    answer_lines,
+    count,
+    foot_line,
+    footer,
+    joined,
+    money,
+    note_line,
+    provenance,
+)
 from .view.styles import STYLE, container
 from .view.widget import WidgetPainter
 
@@ -45,21 +56,33 @@ _TICK = 0.1
 class ChatWidget:
     """A panel that goes on with a conversation; the last expression of a cell shows it.
 
-    model: as in `%%llm`; chat: the conversation's name, which `%%llm chat=NAME` and `%llm chat` share; the rest as in
-    nbllm.stream (system, temperature, max_tokens ...). `ask(text)` says something from code and waits for the answer,
-    `send(text)` does not wait; `transcript` is the conversation as Markdown. view=True shows the panel as an ordinary widget
-    view, for front ends that make widgets only where one is shown (VS Code, Colab); a saved notebook then holds that view beside
-    the transcript. Raises ConfigError outside IPython.
+    model: as in `%%llm`; chat: the conversation's name, which `%%llm chat=NAME` and `%llm chat` share; the
+    rest as in nbllm.stream (system, temperature, max_tokens ...). `ask(text)` says something from code and
+    waits for the answer, `send(text)` does not wait; `transcript` is the conversation as Markdown. view=True
+    shows the panel as an ordinary widget view, for front ends that make widgets only where one is shown (VS
+    Code, Colab); a saved notebook then holds that view beside the transcript. Raises ConfigError outside
+    IPython.
     """
 
-    def __init__(self, model: str = DEFAULT_MODEL, chat: str = "chat", *, view: bool = False, **options: Unpack[CallOptions]) -> None:
+    def __init__(
+        self,
+        model: str = DEFAULT_MODEL,
+        chat: str = "chat",
+        *,
+        view: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> None:
         self._view = view
         self._session = current_session()
         self._chat = self._session.chats.open(chat)
         self._options: dict[str, Any] = dict(options)
         self._model = model
-        self._session.client.resolve(model, options.get("base_url"), options.get("dialect"))  # a name that leads nowhere is told here
-        self._failed: tuple[Message, Outcome, Turn | None] | None = None  # the last question, where no turn came of it, and the turn it was to replace
+        self._session.client.resolve(
+            model, options.get("base_url"), options.get("dialect")
+        )  # a name that leads nowhere is told here
+        self._failed: tuple[Message, Outcome, Turn | None] | None = (
+            None  # the last question, where no turn came of it, and the turn it was to replace
+        )
         self._run: Run | None = None
         self._thread: threading.Thread | None = None
         self._busy = False  # whether an answer is on its way
@@ -83,7 +106,8 @@ class ChatWidget:
         return markdown(self._chat)
 
     def send(self, text: str, *attachments: Part) -> Stream:
-        """Says something; the answer comes while other cells run. Raises ConfigError while one is on its way."""
+        """Says something; the answer comes while other cells run. Raises ConfigError while one is on its
+        way."""
         asked = Message("user", [*([Text(text)] if text.strip() else []), *attachments])
         if not asked.parts:
             raise ConfigError("Nothing was said.", hint="Write something, or attach a file.")
@@ -129,7 +153,8 @@ class ChatWidget:
     # --- an answer on its way ---
 
     def _say(self, asked: Message, old: Turn | None) -> Stream:
-        """Asks; the answer becomes a turn, in the place of `old`, which stays until the new one is there as a whole."""
+        """Asks; the answer becomes a turn, in the place of `old`, which stays until the new one is there as a
+        whole."""
         if self._busy:
             raise ConfigError("The panel is still answering.", hint="Stop it, or wait for it: panel.wait().")
         at = next((i for i, t in enumerate(self._chat.turns) if t is old), len(self._chat.turns))
@@ -142,34 +167,54 @@ class ChatWidget:
             raise
         self._run, self._busy, self._failed, self._error = run, True, None, None
         with suppress(Exception):  # a page that is gone
-            self._set(busy=True, asked=_asked_html(asked), done="", tail="", status=run.states[0].status(run.states[0].began), turns=self._turns())
-        self._thread = threading.Thread(target=copy_context().run, args=(self._follow, run, asked, old), name="nbllm-chat", daemon=True)
+            self._set(
+                busy=True,
+                asked=_asked_html(asked),
+                done="",
+                tail="",
+                status=run.states[0].status(run.states[0].began),
+                turns=self._turns(),
+            )
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._follow, run, asked, old), name="nbllm-chat", daemon=True
+        )
         self._thread.start()
         stream = run.streams[0]
         assert isinstance(stream, Stream)  # begin raises where it is none
         return stream
 
     def _send(self, question: Question, contestant: Contestant) -> Stream:
-        return self._session.client.stream([*question.history, question.message], contestant.model, **self._options)
+        return self._session.client.stream(
+            [*question.history, question.message], contestant.model, **self._options
+        )
 
     def _follow(self, run: Run, asked: Message, old: Turn | None) -> None:
-        """Shows the answer while it comes and keeps it. However that ends, the panel is ready for the next question."""
+        """Shows the answer while it comes and keeps it. However that ends, the panel is ready for the next
+        question."""
         try:
             follow(run, Guarded(WidgetPainter(run.states[0], lambda frame: self._set(**frame))))
             self._keep(asked, run.settled()[0], old)
-        except BaseException as error:  # noqa: BLE001 - nobody else would tell, and the panel would be busy for ever
+        # nobody else would tell, and the panel would be busy for ever
+        except BaseException as error:  # noqa: BLE001
             run.cancel()
             found = run.settled()[0]
-            self._error = AnswerProcessingError(f"The panel could not finish the answer: {in_a_line(error)}", partial=found.response, hint="Ask again.")
+            self._error = AnswerProcessingError(
+                f"The panel could not finish the answer: {in_a_line(error)}",
+                partial=found.response,
+                hint="Ask again.",
+            )
             self._failed = (asked, replace(found, error=self._error), old)
         self._busy = False
         with suppress(Exception):  # a page that is gone
-            self._set(turns=self._turns(), busy=False, asked="", done="", tail="", status="", meter=self._meter())
+            self._set(
+                turns=self._turns(), busy=False, asked="", done="", tail="", status="", meter=self._meter()
+            )
             if self._display:
                 self._publish(update=True)
 
     def _keep(self, asked: Message, found: Outcome, old: Turn | None) -> None:
-        """Puts an answer into the conversation. One that ended early is kept where there is none yet, and does not replace one."""
+        """Puts an answer into the conversation. One that ended early is kept where there is none yet, and
+        does not replace one."""
         self._error = found.error
         turn = Turn(Place(f"panel:{uuid4().hex}"), asked, found.response)
         early = found.error is not None or found.response.finish_reason == "cancelled"
@@ -188,26 +233,56 @@ class ChatWidget:
         """Shows the panel, or in a front end without one its transcript."""
         mode = where(self._session.shell)
         if mode == "terminal":
-            self._session.say(f"{plain(self.transcript)}\n\nA panel needs a notebook; %%llm chat={self._chat.name} goes on here.")
+            self._session.say(
+                f"{plain(self.transcript)}\n\nA panel needs a notebook; %%llm chat={self._chat.name} goes "
+                f"on here."
+            )
             return
         self.close()
         self._display = uuid4().hex
-        self._place = f"nbllm-{self._display}" if mode == "live" else "nbllm-chat"  # the same at each run, where the notebook is only saved
+        self._place = (
+            f"nbllm-{self._display}" if mode == "live" else "nbllm-chat"
+        )  # the same at each run, where the notebook is only saved
         if mode == "live":
-            self._panel = mended(_panel_class()(place=self._place, placed=not self._view, style=_style(), model=self._model, models=self._names(), turns=self._turns(), meter=self._meter(),
-                                                busy=self._busy))
+            self._panel = mended(
+                _panel_class()(
+                    place=self._place,
+                    placed=not self._view,
+                    style=_style(),
+                    model=self._model,
+                    models=self._names(),
+                    turns=self._turns(),
+                    meter=self._meter(),
+                    busy=self._busy,
+                )
+            )
             self._panel.on_msg(self._heard)
-            self._panel.observe(lambda change: setattr(self, "_model", change["new"] or DEFAULT_MODEL), "model")
-            place = {"application/vnd.jupyter.widget-view+json": {"version_major": 2, "version_minor": 1, "model_id": self._panel.model_id}} if self._view else \
-                {"text/html": f"<div id='{self._place}'></div>"}
-            KernelPort(self._session.shell).publish({**place, "text/plain": f"Chat panel: {self._chat.name}"})  # type: ignore[dict-item]  # a view is an object
+            self._panel.observe(
+                lambda change: setattr(self, "_model", change["new"] or DEFAULT_MODEL), "model"
+            )
+            place = (
+                {
+                    "application/vnd.jupyter.widget-view+json": {
+                        "version_major": 2,
+                        "version_minor": 1,
+                        "model_id": self._panel.model_id,
+                    }
+                }
+                if self._view
+                else {"text/html": f"<div id='{self._place}'></div>"}
+            )
+            # a view is an object
+            KernelPort(self._session.shell).publish({**place, "text/plain": f"Chat panel: {self._chat.name}"})  # type: ignore[dict-item]
         self._publish(update=False)
 
     def _heard(self, _panel: Any, message: dict[str, Any], buffers: Sequence[Any]) -> None:
         """What the page says. Whatever is wrong with it is shown there, and never raised."""
         try:
             if message["type"] == "send":
-                parts = [from_bytes(bytes(data), str(f.get("kind") or ""), str(f.get("name") or "file")) for f, data in zip(message.get("files") or (), buffers, strict=False)]
+                parts = [
+                    from_bytes(bytes(data), str(f.get("kind") or ""), str(f.get("name") or "file"))
+                    for f, data in zip(message.get("files") or (), buffers, strict=False)
+                ]
                 self.send(str(message.get("text") or ""), *parts)
             elif message["type"] == "stop":
                 self.stop()
@@ -219,7 +294,8 @@ class ChatWidget:
             self._set(turns=self._turns(), busy=self._busy)
 
     def _refuse(self, error: NbllmError) -> None:
-        """Tells the page that its message was not taken: it gives the text back to the user, and shows why."""
+        """Tells the page that its message was not taken: it gives the text back to the user, and shows
+        why."""
         if self._panel is not None:
             self._panel.send({"type": "refused", "why": "\n".join(filter(None, (error.message, error.hint)))})
 
@@ -234,14 +310,38 @@ class ChatWidget:
 
     def _meter(self) -> str:
         tokens, cost = self._chat.tokens, self._chat.cost
-        return " · ".join(filter(None, (f"{len(self._chat.turns)} turn{'s' * (len(self._chat.turns) != 1)}", f"{count(tokens)} tokens of context" if tokens is not None else "", money(cost) if cost is not None else "")))
+        return " · ".join(
+            filter(
+                None,
+                (
+                    f"{len(self._chat.turns)} turn{'s' * (len(self._chat.turns) != 1)}",
+                    f"{count(tokens)} tokens of context" if tokens is not None else "",
+                    money(cost) if cost is not None else "",
+                ),
+            )
+        )
 
     def _turns(self) -> list[dict[str, str]]:
         """The conversation for the page: HTML that is safe, and each answer's source to copy."""
-        shown = [{"key": f"{i}:{id(t)}", "asked": _asked_html(t.asked), "answer": _answer(t.response, None).html, "source": t.response.text} for i, t in enumerate(self._chat.turns)]
+        shown = [
+            {
+                "key": f"{i}:{id(t)}",
+                "asked": _asked_html(t.asked),
+                "answer": _answer(t.response, None).html,
+                "source": t.response.text,
+            }
+            for i, t in enumerate(self._chat.turns)
+        ]
         if self._failed is not None:
             asked, found, _ = self._failed
-            shown.append({"key": uuid4().hex, "asked": _asked_html(asked), "answer": _answer(found.response, found.error).html, "source": found.response.text})
+            shown.append(
+                {
+                    "key": uuid4().hex,
+                    "asked": _asked_html(asked),
+                    "answer": _answer(found.response, found.error).html,
+                    "source": found.response.text,
+                }
+            )
         return shown
 
     def _publish(self, *, update: bool) -> None:
@@ -249,23 +349,39 @@ class ChatWidget:
         rows = [(t.asked, _answer(t.response, None)) for t in self._chat.turns]
         if self._failed is not None:
             rows.append((self._failed[0], _answer(self._failed[1].response, self._failed[1].error)))
-        html = "".join(f"<p><b>You</b></p><div class=nbllm-text>{_asked_html(asked)}</div><p><b>Answer</b></p>{line.html}<hr>" for asked, line in rows)
+        html = "".join(
+            f"<p><b>You</b></p><div "
+            f"class=nbllm-text>{_asked_html(asked)}</div><p><b>Answer</b></p>{line.html}<hr>"
+            for asked, line in rows
+        )
         text = "\n\n".join(f"You: {clean(words(asked))}\n\n{line.text.strip()}" for asked, line in rows)
         head = f"Conversation {self._chat.name}" + ("" if rows else ": nothing was said yet")
         body = f"<div class='{self._place}-static'><p class=nbllm-foot>{escape(head)}</p>{html}</div>"
-        KernelPort(self._session.shell).publish({"text/html": container(body, style=True), "text/plain": plain(f"{head}\n\n{text}".strip())},
-                                                display_id=self._display, update=update,
-                                                metadata={"nbllm": [provenance(t.response) for t in self._chat.turns]})
+        KernelPort(self._session.shell).publish(
+            {"text/html": container(body, style=True), "text/plain": plain(f"{head}\n\n{text}".strip())},
+            display_id=self._display,
+            update=update,
+            metadata={"nbllm": [provenance(t.response) for t in self._chat.turns]},
+        )
 
 
 def _asked_html(asked: Message) -> str:
-    texts = [plain_html(p.text.strip()).strip() if isinstance(p, Text) else f"<i>({escape(getattr(p, 'name', '') or type(p).__name__.lower())})</i>" for p in asked.parts]
+    texts = [
+        plain_html(p.text.strip()).strip()
+        if isinstance(p, Text)
+        else f"<i>({escape(getattr(p, 'name', '') or type(p).__name__.lower())})</i>"
+        for p in asked.parts
+    ]
     return "<br>".join(texts)
 
 
 def _answer(response: Response, error: NbllmError | None) -> Rendered:
     bare = error is not None and not response.parts
-    lines = [note_line("⚠ " + "\n".join(filter(None, (error.message, error.hint))))] if bare and error is not None else answer_lines(response, error=error)
+    lines = (
+        [note_line("⚠ " + "\n".join(filter(None, (error.message, error.hint))))]
+        if bare and error is not None
+        else answer_lines(response, error=error)
+    )
     if not bare:
         lines.append(foot_line(footer(response), simulated=response.simulated))
     return joined(lines)
@@ -285,8 +401,18 @@ def _panel_class() -> type[Any]:
         """The kernel's side of the panel."""
 
         _esm = (files(__package__) / "chat_widget.js").read_text("utf-8")
-        place, style, model, meter = Unicode().tag(sync=True), Unicode().tag(sync=True), Unicode().tag(sync=True), Unicode().tag(sync=True)
-        asked, done, tail, status = Unicode().tag(sync=True), Unicode().tag(sync=True), Unicode().tag(sync=True), Unicode().tag(sync=True)
+        place, style, model, meter = (
+            Unicode().tag(sync=True),
+            Unicode().tag(sync=True),
+            Unicode().tag(sync=True),
+            Unicode().tag(sync=True),
+        )
+        asked, done, tail, status = (
+            Unicode().tag(sync=True),
+            Unicode().tag(sync=True),
+            Unicode().tag(sync=True),
+            Unicode().tag(sync=True),
+        )
         busy, placed = Bool(False).tag(sync=True), Bool(True).tag(sync=True)
         models: Any = List().tag(sync=True)
         turns: Any = List().tag(sync=True)

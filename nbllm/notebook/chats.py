@@ -1,4 +1,5 @@
-"""Named conversations of a notebook: `chat=eda` goes on where it was; running a cell again replaces its own turns."""
+"""Named conversations of a notebook: `chat=eda` goes on where it was; running a cell again replaces its own
+turns."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from ..core.messages import Document, Image, Message, Part, caption
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a question is asked. cell: the front end's id of the cell, "" where it tells none; execution: which run of it."""
+    """Where a question is asked. cell: the front end's id of the cell, "" where it tells none; execution:
+    which run of it."""
 
     cell: str = ""
     execution: str = ""
@@ -36,8 +38,9 @@ class Turn:
 
 @dataclass(slots=True)
 class Chat:
-    """A conversation: turns in the order of their cells' first runs. Running a cell again replaces the turns of its last run,
-    once the first new one is there; within one run, and where cells have no ids, every question is a new turn."""
+    """A conversation: turns in the order of their cells' first runs. Running a cell again replaces the turns
+    of its last run, once the first new one is there; within one run, and where cells have no ids, every
+    question is a new turn."""
 
     name: str
     turns: list[Turn] = field(default_factory=list)
@@ -49,7 +52,8 @@ class Chat:
         return tuple(m for turn in self.turns[:end] for m in turn.messages)
 
     def append(self, turn: Turn) -> None:
-        """Adds a turn, in the place of those that an earlier run of its cell left. An answer that says nothing is no turn."""
+        """Adds a turn, in the place of those that an earlier run of its cell left. An answer that says
+        nothing is no turn."""
         if not turn.response.parts:
             return
         old, same = self._of(turn.place)
@@ -59,21 +63,24 @@ class Chat:
         self.turns[:] = [t for t in self.turns if id(t) not in stale]
 
     def replace(self, old: Turn, new: Turn) -> None:
-        """Puts `new` where `old` stands; at the end where it stands no more. An answer that says nothing changes nothing."""
+        """Puts `new` where `old` stands; at the end where it stands no more. An answer that says nothing
+        changes nothing."""
         if new.response.parts:
             at = next((i for i, t in enumerate(self.turns) if t is old), len(self.turns))
-            self.turns[at:at + 1] = [new]
+            self.turns[at : at + 1] = [new]
 
     def _of(self, place: Place) -> tuple[list[int], list[int]]:
         """Where the turns of this cell stand: (of earlier runs, of this run)."""
         mine = [i for i, t in enumerate(self.turns) if place.cell and t.place.cell == place.cell]
-        return ([i for i in mine if self.turns[i].place.execution != place.execution],
-                [i for i in mine if self.turns[i].place.execution == place.execution])
+        return (
+            [i for i in mine if self.turns[i].place.execution != place.execution],
+            [i for i in mine if self.turns[i].place.execution == place.execution],
+        )
 
     @property
     def tokens(self) -> int | None:
-        """Input tokens of the last turn and its answer (estimated, where it was stopped): about what the next turn sends. None
-        where nobody counted."""
+        """Input tokens of the last turn and its answer (estimated, where it was stopped): about what the next
+        turn sends. None where nobody counted."""
         last = self.turns[-1].response if self.turns else Response()
         if last.usage is None or last.usage.input_tokens is None:
             return None
@@ -104,7 +111,10 @@ class Chats:
         """The conversation `name`. Raises ConfigError with those there are."""
         if name not in self._chats:
             there = ", ".join(self._chats) or "none yet"
-            raise ConfigError(f"No conversation is called {name!r}." if name else "Which conversation?", hint=f"There are: {there}. A cell with chat=NAME begins one.")
+            raise ConfigError(
+                f"No conversation is called {name!r}." if name else "Which conversation?",
+                hint=f"There are: {there}. A cell with chat=NAME begins one.",
+            )
         return self._chats[name]
 
     def undo(self, name: str) -> Turn:
@@ -118,7 +128,10 @@ class Chats:
         """A copy under another name, which goes its own way."""
         chat = self.get(name)
         if other in self._chats or not other.isidentifier():
-            raise ConfigError(f"{other!r} cannot be the copy's name.", hint="%llm chat fork NAME OTHER, where OTHER is a new name of letters, digits and _.")
+            raise ConfigError(
+                f"{other!r} cannot be the copy's name.",
+                hint="%llm chat fork NAME OTHER, where OTHER is a new name of letters, digits and _.",
+            )
         self._chats[other] = Chat(other, [replace(t, place=Place()) for t in chat.turns])
         return self._chats[other]
 
@@ -133,11 +146,16 @@ def markdown(chat: Chat) -> str:
     """A conversation as Markdown: what a person reads, and what is exported."""
     if not chat.turns:
         return f"*The conversation {chat.name} has no turns.*"
-    return "\n\n".join(f"**You**\n\n{words(t.asked)}\n\n**{t.response.model or 'Model'}**\n\n{_answer(t.response)}" for t in chat.turns)
+    return "\n\n".join(
+        f"**You**\n\n{words(t.asked)}\n\n**{t.response.model or 'Model'}**\n\n{_answer(t.response)}"
+        for t in chat.turns
+    )
 
 
 def _answer(response: Response) -> str:
-    return "\n\n".join(filter(None, (response.text, *map(_part, response.images), *map(_part, response.files))))
+    return "\n\n".join(
+        filter(None, (response.text, *map(_part, response.images), *map(_part, response.files)))
+    )
 
 
 def words(message: Message) -> str:

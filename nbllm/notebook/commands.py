@@ -1,4 +1,5 @@
-"""The subcommands of `%llm`: a table of functions of the session and the rest of the line. Text they give is printed."""
+"""The subcommands of `%llm`: a table of functions of the session and the rest of the line. Text they give is
+printed."""
 
 from __future__ import annotations
 
@@ -33,17 +34,19 @@ def _ask(session: Session, rest: str) -> Response | Comparison | None:
 def _use(session: Session, rest: str) -> str:
     if rest == "reset":
         session.defaults.clear()
-        return ("No defaults: every cell says what it wants.")
+        return "No defaults: every cell says what it wants."
     if rest:
         line = grammar.parse(rest)
         if line.extra or line.out:
-            raise ConfigError("Only options can be defaults.", hint="For example: %llm use gemini/flash temperature=0")
+            raise ConfigError(
+                "Only options can be defaults.", hint="For example: %llm use gemini/flash temperature=0"
+            )
         if line.models:
             session.client.resolve(line.models[0])
             session.defaults["model"] = line.models[0]
         session.defaults.update(line.options)
     shown = "  ".join(f"{k}={v}" for k, v in session.defaults.items()) or "none (model=auto)"
-    return (f"Defaults of this notebook: {shown}")
+    return f"Defaults of this notebook: {shown}"
 
 
 def _frame(rows: list[Any], columns: list[str] | None = None) -> Any:
@@ -80,35 +83,58 @@ def _key(session: Session, rest: str) -> Any:
     row = session.provider(rest)
     found = session.client.registry.own_key(row)
     if found is not None:
-        return (f"{row.label or row.name}: key {found.masked} from {found.source}.")
+        return f"{row.label or row.name}: key {found.masked} from {found.source}."
     address = session.client.registry.address(row)
-    keys.remember(row.name, session.hidden(f"Key for {row.label or row.name} at {keys.origin(address)} (kept for this session only): ", row), address)
-    return (f"{row.label or row.name}: the key is kept for this session. `%llm key set {row.name}` would keep it in the keyring.")
+    keys.remember(
+        row.name,
+        session.hidden(
+            f"Key for {row.label or row.name} at {keys.origin(address)} (kept for this session only): ", row
+        ),
+        address,
+    )
+    return (
+        f"{row.label or row.name}: the key is kept for this session. `%llm key set {row.name}` would "
+        f"keep it in the keyring."
+    )
 
 
 def _key_set(session: Session, row: Provider) -> str:
     registry, label = session.client.registry, row.label or row.name
     ring = registry.stores.keyring() is not None
-    typed = session.hidden(f"Key for {label} at {keys.origin(registry.address(row))} ({'kept in the keyring' if ring else 'kept for this session only'}): ", row)
+    typed = session.hidden(
+        f"Key for {label} at {keys.origin(registry.address(row))} "
+        f"({'kept in the keyring' if ring else 'kept for this session only'}): ",
+        row,
+    )
     if keys.keep(typed, registry.stores, registry.address(row)):
         keys.forget(row.name)
-        return (f"{label}: the key is kept in the keyring, for {keys.origin(registry.address(row))}.")
+        return f"{label}: the key is kept in the keyring, for {keys.origin(registry.address(row))}."
     keys.remember(row.name, typed, registry.address(row))
-    return (f"{label}: the key is kept for this session; `pip install keyring` would keep it for good.")
+    return f"{label}: the key is kept for this session; `pip install keyring` would keep it for good."
 
 
 def _key_unset(session: Session, row: Provider) -> str:
     registry, label = session.client.registry, row.label or row.name
-    places = [*(["of this session"] if keys.forget(row.name) else []),
-              *(["in the keyring"] if keys.drop(registry.stores, registry.address(row)) else [])]
-    return (f"{label}: " + (f"the key {' and that '.join(places)} is forgotten." if places else "no key was typed in this session, and none is in the keyring."))
+    places = [
+        *(["of this session"] if keys.forget(row.name) else []),
+        *(["in the keyring"] if keys.drop(registry.stores, registry.address(row)) else []),
+    ]
+    return f"{label}: " + (
+        f"the key {' and that '.join(places)} is forgotten."
+        if places
+        else "no key was typed in this session, and none is in the keyring."
+    )
 
 
 def _key_where(session: Session, row: Provider) -> str:
     registry = session.client.registry
     found = [f"  {place}: {masked or 'none'}" for place, masked in registry.where(row)]
     used = registry.own_key(row)
-    first = f"key {used.masked} from {used.source}" if used else f"no key; looked for {', '.join(row.key_env) or 'no variable'}"
+    first = (
+        f"key {used.masked} from {used.source}"
+        if used
+        else f"no key; looked for {', '.join(row.key_env) or 'no variable'}"
+    )
     return "\n".join((f"{row.label or row.name}: {first}, for {keys.origin(registry.address(row))}.", *found))
 
 
@@ -116,9 +142,12 @@ def _key_allow(session: Session, row: Provider) -> str:
     """Consent, in the person's own file, to what a project's row would use."""
     registry = session.client.registry
     if not row.held:
-        return (f"{row.label or row.name} waits for nothing.")
+        return f"{row.label or row.name} waits for nothing."
     names = registry.allow(row)
-    return (f"{row.label or row.name} may use {', '.join(names)} at {keys.origin(row.base_url)} from now on; {user_file()} says so.")
+    return (
+        f"{row.label or row.name} may use {', '.join(names)} at {keys.origin(row.base_url)} from now "
+        f"on; {user_file()} says so."
+    )
 
 
 def _key_login(session: Session, row: Provider) -> str:
@@ -126,9 +155,14 @@ def _key_login(session: Session, row: Provider) -> str:
 
     registry = session.client.registry
     if not session.can_ask:
-        raise ConfigError("Nobody can log in here.", hint="Log in from a notebook that somebody watches; the keyring keeps it.")
+        raise ConfigError(
+            "Nobody can log in here.",
+            hint="Log in from a notebook that somebody watches; the keyring keeps it.",
+        )
     kept = login(row, keys.origin(registry.address(row)), registry.stores, session.say)
-    return f"{row.label or row.name}: you are logged in" + ("." if kept else ", for this session: there is no keyring to keep it (pip install keyring).")
+    return f"{row.label or row.name}: you are logged in" + (
+        "." if kept else ", for this session: there is no keyring to keep it (pip install keyring)."
+    )
 
 
 def _key_logout(session: Session, row: Provider) -> str:
@@ -140,7 +174,13 @@ def _key_logout(session: Session, row: Provider) -> str:
 
 
 _KEY_WORDS: dict[str, Callable[[Session, Provider], str]] = {
-    "set": _key_set, "unset": _key_unset, "forget": _key_unset, "where": _key_where, "allow": _key_allow, "login": _key_login, "logout": _key_logout,
+    "set": _key_set,
+    "unset": _key_unset,
+    "forget": _key_unset,
+    "where": _key_where,
+    "allow": _key_allow,
+    "login": _key_login,
+    "logout": _key_logout,
 }
 
 
@@ -159,7 +199,9 @@ def _alias(session: Session, rest: str) -> Any:
     if "--save" in rest.split():
         set_entry(user_file(), "alias", name, model)
     registry.aliases[name] = model
-    return (f"{name} now means {route.provider.name}/{route.model}" + (f", as {user_file()} says." if "--save" in rest.split() else "."))
+    return f"{name} now means {route.provider.name}/{route.model}" + (
+        f", as {user_file()} says." if "--save" in rest.split() else "."
+    )
 
 
 def _again(session: Session, rest: str) -> Response | Comparison | None:
@@ -191,8 +233,11 @@ def _switch(rest: str, name: str) -> bool:
 def _simulate(session: Session, rest: str) -> str:
     session.client.registry.simulate = _switch(rest, "simulate")
     if not session.client.registry.simulate:
-        return ("Names lead to their own providers again.")
-    return ("Every provider's name now leads to the simulator on this machine; its answers are marked as simulated.")
+        return "Names lead to their own providers again."
+    return (
+        "Every provider's name now leads to the simulator on this machine; its answers are marked as "
+        "simulated."
+    )
 
 
 def _nest(session: Session, rest: str) -> str:
@@ -202,10 +247,17 @@ def _nest(session: Session, rest: str) -> str:
     newer = importlib.util.find_spec("nest_asyncio2") is not None  # newer kernels bring it
     nest = importlib.import_module("nest_asyncio2" if newer else "nest_asyncio")
     nest.apply()
-    cost = "asyncio runs slower now" if newer else \
-        "asyncio runs slower now, and on ipykernel 7.2 and later cells queued while a nested loop runs are lost"
-    return (f"{nest.__name__} is applied: your own asyncio.run and run_until_complete work in cells. The price: {cost}. "
-                       "nbllm itself never needs it. Restart the kernel to undo it.")
+    cost = (
+        "asyncio runs slower now"
+        if newer
+        else "asyncio runs slower now, and on ipykernel 7.2 and later cells queued while a nested loop "
+        "runs are lost"
+    )
+    return (
+        f"{nest.__name__} is applied: your own asyncio.run and run_until_complete work in cells. The "
+        f"price: {cost}. "
+        "nbllm itself never needs it. Restart the kernel to undo it."
+    )
 
 
 def _help(session: Session, rest: str) -> str:
@@ -215,19 +267,27 @@ def _help(session: Session, rest: str) -> str:
             o = OPTIONS[topic]
             values = f"\n  values: {', '.join(o.values)}" if o.values else ""
             short = f" (-{o.short})" if o.short else ""
-            return (f"{o.name}{short}: {o.help}{values}")
+            return f"{o.name}{short}: {o.help}{values}"
         if topic in SUBCOMMANDS:
-            return (f"%llm {topic}: {SUBCOMMANDS[topic]}")
+            return f"%llm {topic}: {SUBCOMMANDS[topic]}"
         raise ConfigError(f"No help on {rest!r}.", hint="`%llm help` lists the topics.")
-    options = "\n".join(f"  {o.name:16}{('-' + o.short) if o.short else '':4}{o.help}" for o in OPTIONS.values() if not o.later)
+    options = "\n".join(
+        f"  {o.name:16}{('-' + o.short) if o.short else '':4}{o.help}"
+        for o in OPTIONS.values()
+        if not o.later
+    )
     commands = "\n".join(f"  {name:11}{text}" for name, text in SUBCOMMANDS.items())
-    return ("%%llm [NAME <<] [MODEL] [key=value | --key value | --flag | -X value] [>> NAME]\n"
-                       "prompt with {name} and {{expression}}\n\n"
-                       f"Options\n{options}\n  x.name=value        goes to the provider as it is\n\nLines: %llm ...\n{commands}")
+    return (
+        "%%llm [NAME <<] [MODEL] [key=value | --key value | --flag | -X value] [>> NAME]\n"
+        "prompt with {name} and {{expression}}\n\n"
+        f"Options\n{options}\n  x.name=value        goes to the provider as it is\n\nLines: %llm "
+        f"...\n{commands}"
+    )
 
 
 def _fix(session: Session, rest: str) -> Any:
-    """Asks why the last cell failed; shows the answer, what it would change, and puts the corrected cell below, unrun."""
+    """Asks why the last cell failed; shows the answer, what it would change, and puts the corrected cell
+    below, unrun."""
     from .fix import prompt, propose
 
     text, code = prompt(session)
@@ -260,8 +320,19 @@ def _chat(session: Session, rest: str) -> Any:
     word, *names = rest.split() or ["list"]
     chats = session.chats
     if word == "list":
-        return _frame([{"chat": c.name, "turns": len(c.turns), "tokens": c.tokens, "cost_usd": c.cost, "model": c.turns[-1].response.model if c.turns else None}
-                       for c in chats], ["chat", "turns", "tokens", "cost_usd", "model"]).set_index("chat")
+        return _frame(
+            [
+                {
+                    "chat": c.name,
+                    "turns": len(c.turns),
+                    "tokens": c.tokens,
+                    "cost_usd": c.cost,
+                    "model": c.turns[-1].response.model if c.turns else None,
+                }
+                for c in chats
+            ],
+            ["chat", "turns", "tokens", "cost_usd", "model"],
+        ).set_index("chat")
     name = names[0] if names else ""
     if word == "open":
         return _open(session, " ".join(names[1:]), name)
@@ -270,16 +341,25 @@ def _chat(session: Session, rest: str) -> Any:
     if word == "undo":
         return f"Undone: {chats.undo(name).asked.text[:60]!r}. {name} has {len(chats.get(name).turns)} turns."
     if word == "fork":
-        return f"{chats.fork(name, names[1] if len(names) > 1 else '').name} goes on from {name} with {len(chats.get(name).turns)} turns."
+        return (
+            f"{chats.fork(name, names[1] if len(names) > 1 else '').name} goes on from {name} with "
+            f"{len(chats.get(name).turns)} turns."
+        )
     if word == "clear":
         return f"{name} is forgotten ({chats.clear(name)} turns)."
     if word == "export":
         if len(names) == 1:
             return exported(chats.get(name))
         path = Path(names[1])
-        path.write_text(as_json(chats.get(name)) if path.suffix == ".json" else markdown(chats.get(name)) + "\n", "utf-8")
+        path.write_text(
+            as_json(chats.get(name)) if path.suffix == ".json" else markdown(chats.get(name)) + "\n", "utf-8"
+        )
         return f"{name} is in {path}."
-    raise ConfigError(f"%llm chat has no {word!r}.", hint="list, open NAME [MODEL], show NAME, undo NAME, fork NAME OTHER, export NAME [FILE], clear NAME.")
+    raise ConfigError(
+        f"%llm chat has no {word!r}.",
+        hint="list, open NAME [MODEL], show NAME, undo NAME, fork NAME OTHER, export NAME [FILE], "
+        "clear NAME.",
+    )
 
 
 def _open(session: Session, rest: str, name: str) -> Any:
@@ -288,7 +368,12 @@ def _open(session: Session, rest: str, name: str) -> Any:
     if not name.isidentifier():
         raise ConfigError("Which conversation?", hint="%llm chat open NAME [MODEL] [key=value ...]")
     line = grammar.parse(rest)
-    asked = Question((), line.models or (str(session.defaults.get("model", DEFAULT_MODEL)),), checked(line, session.defaults), line.extra)
+    asked = Question(
+        (),
+        line.models or (str(session.defaults.get("model", DEFAULT_MODEL)),),
+        checked(line, session.defaults),
+        line.extra,
+    )
     route, arguments = session.prepared(asked, asked.contestants[0])
     return ChatWidget(route.asked, name, **arguments)
 
@@ -312,7 +397,23 @@ def _log(session: Session, rest: str) -> Any:
 
 
 COMMANDS: dict[str, Callable[[Session, str], Any]] = {
-    "ask": _ask, "use": _use, "models": _models, "providers": _providers, "ping": _ping, "key": _key, "alias": _alias,
-    "again": _again, "last": _last, "simulate": _simulate, "nest": _nest, "help": _help, "bench": _bench, "log": _log, "cost": _cost, "chat": _chat, "fix": _fix, "insert": _insert, "stop": _stop,
+    "ask": _ask,
+    "use": _use,
+    "models": _models,
+    "providers": _providers,
+    "ping": _ping,
+    "key": _key,
+    "alias": _alias,
+    "again": _again,
+    "last": _last,
+    "simulate": _simulate,
+    "nest": _nest,
+    "help": _help,
+    "bench": _bench,
+    "log": _log,
+    "cost": _cost,
+    "chat": _chat,
+    "fix": _fix,
+    "insert": _insert,
+    "stop": _stop,
 }
-

@@ -1,24 +1,37 @@
 """Messages from the page while a cell runs: whether they come, and what must be done so that they can.
 
-Theory. JupyterLab sends a widget's messages to a subshell of the kernel, which answers while a cell runs; but only once a
-widget has been made before, and ipykernel 7.4 sends the replies to the shell that is busy. So a small widget is made when
-the extension is loaded, and each of ours is mended. Whether a message really comes is never assumed: `_view_count` of a
-widget on the page is set by the page, and where that arrives while the cell runs, a click will too.
+Theory. JupyterLab sends a widget's messages to a subshell of the kernel, which answers while a cell runs; but
+only once a widget has been made before, and ipykernel 7.4 sends the replies to the shell that is busy. So a
+small widget is made when the extension is loaded, and each of ours is mended. Whether a message really comes
+is never assumed: `_view_count` of a widget on the page is set by the page, and where that arrives while the
+cell runs, a click will too.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-_LAYOUT = {"_model_module": "@jupyter-widgets/base", "_model_module_version": "2.0.0", "_model_name": "LayoutModel", "_view_count": None,
-           "_view_module": "@jupyter-widgets/base", "_view_module_version": "2.0.0", "_view_name": "LayoutView"}
+_LAYOUT = {
+    "_model_module": "@jupyter-widgets/base",
+    "_model_module_version": "2.0.0",
+    "_model_name": "LayoutModel",
+    "_view_count": None,
+    "_view_module": "@jupyter-widgets/base",
+    "_view_module_version": "2.0.0",
+    "_view_name": "LayoutView",
+}
 
 
 def warm_up() -> Any:
-    """Opens the comm of an empty layout, as ipywidgets would (it is not loaded for it); to be kept by the caller."""
+    """Opens the comm of an empty layout, as ipywidgets would (it is not loaded for it); to be kept by the
+    caller."""
     from comm import create_comm
 
-    return create_comm(target_name="jupyter.widget", data={"state": _LAYOUT, "buffer_paths": []}, metadata={"version": "2.1.0"})
+    return create_comm(
+        target_name="jupyter.widget",
+        data={"state": _LAYOUT, "buffer_paths": []},
+        metadata={"version": "2.1.0"},
+    )
 
 
 def mended(widget: Any) -> Any:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """An answer that is over. value: what as= made of it. table: that value as it is shown, where it is a DataFrame.
-    error: what went wrong, on the way or with its shape; the response then holds what came."""
+    """An answer that is over. value: what as= made of it. table: that value as it is shown, where it is a
+    DataFrame. error: what went wrong, on the way or with its shape; the response then holds what came."""
 
     label: str
     response: Response
@@ -38,10 +38,15 @@ class Outcome:
         return self.response if self.value is None else self.value
 
     def line(self, format: str) -> Rendered:
-        """Its content in a column: the answer or its table, how it ended, its figures; an error with what to do where nothing came."""
+        """Its content in a column: the answer or its table, how it ended, its figures; an error with what to
+        do where nothing came."""
         if self.bare and self.error is not None:
             return note_line(error_lines(self.error))
-        lines = [self.table] if self.table is not None else answer_lines(self.response, format=format, error=self.error)
+        lines = (
+            [self.table]
+            if self.table is not None
+            else answer_lines(self.response, format=format, error=self.error)
+        )
         if self.footer is not None:
             lines.append(foot_line(self.footer, simulated=self.response.simulated))
         return joined(lines)
@@ -51,8 +56,8 @@ class Outcome:
 class Comparison:
     """The answers of several models to one prompt, in the order in which they were named.
 
-    `cmp["openai/mini"]` or `cmp[0]` is a Response; `cmp.df` has one row per column; `cmp.values` holds what as= made of each
-    (None where it could not); as a cell's value it draws itself as the columns.
+    `cmp["openai/mini"]` or `cmp[0]` is a Response; `cmp.df` has one row per column; `cmp.values` holds what
+    as= made of each (None where it could not); as a cell's value it draws itself as the columns.
     """
 
     entries: tuple[Outcome, ...]
@@ -76,13 +81,22 @@ class Comparison:
 
     @property
     def df(self) -> pd.DataFrame:
-        """One row per column: model, text, finish_reason, ttft_s, total_s, tokens_per_s, input_tokens, output_tokens, cost_usd,
-        error; what is not known is NA."""
+        """One row per column: model, text, finish_reason, ttft_s, total_s, tokens_per_s, input_tokens,
+        output_tokens, cost_usd, error; what is not known is NA."""
         import pandas as pd
 
         frame = pd.DataFrame([_row(e) for e in self.entries], index=pd.Index(self.labels, name="column"))
-        return frame.astype({"ttft_s": "float64", "total_s": "float64", "tokens_per_s": "float64", "cost_usd": "float64",
-                             "input_tokens": "Int64", "output_tokens": "Int64", "error": "string"})
+        return frame.astype(
+            {
+                "ttft_s": "float64",
+                "total_s": "float64",
+                "tokens_per_s": "float64",
+                "cost_usd": "float64",
+                "input_tokens": "Int64",
+                "output_tokens": "Int64",
+                "error": "string",
+            }
+        )
 
     def __getitem__(self, which: str | int) -> Response:
         """The answer of a column, by its label or place."""
@@ -109,7 +123,14 @@ class Comparison:
 def _row(e: Outcome) -> dict[str, Any]:
     r, usage = e.response, e.response.usage
     return {
-        "model": r.model, "text": r.text, "finish_reason": r.finish_reason, "ttft_s": r.timing.ttft, "total_s": r.timing.total,
-        "tokens_per_s": r.timing.tokens_per_second(usage.output_tokens if usage else None), "input_tokens": usage.input_tokens if usage else None,
-        "output_tokens": usage.output_tokens if usage else None, "cost_usd": r.cost, "error": f"{type(e.error).__name__}: {e.error.message}" if e.error else None,
+        "model": r.model,
+        "text": r.text,
+        "finish_reason": r.finish_reason,
+        "ttft_s": r.timing.ttft,
+        "total_s": r.timing.total,
+        "tokens_per_s": r.timing.tokens_per_second(usage.output_tokens if usage else None),
+        "input_tokens": usage.input_tokens if usage else None,
+        "output_tokens": usage.output_tokens if usage else None,
+        "cost_usd": r.cost,
+        "error": f"{type(e.error).__name__}: {e.error.message}" if e.error else None,
     }

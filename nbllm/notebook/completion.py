@@ -87,4 +87,6 @@ def _hint(session: Session, name: str) -> str:
     row = registry.row(registry.aliases.get(name, name).partition("/")[0])
     if row is None or row.local:
         return "model"
-    return "model,\u00a0key\u00a0found" if registry.own_key(row, quick=True) else "model,\u00a0no\u00a0key"  # front ends cut at a space
+    return (
+        "model,\u00a0key\u00a0found" if registry.own_key(row, quick=True) else "model,\u00a0no\u00a0key"
+    )  # front ends cut at a space

@@ -1,7 +1,8 @@
-"""A benchmark that runs, as one display that is updated: how far, how fast, what it costs, each model's times, failures.
+"""A benchmark that runs, as one display that is updated: how far, how fast, what it costs, each model's
+times, failures.
 
-It is static HTML from its first frame to its last, so a notebook that is saved in the middle or at the end shows it without
-a kernel; ■ (or Ctrl-C) stops the run, and the rows that are there are returned.
+It is static HTML from its first frame to its last, so a notebook that is saved in the middle or at the end
+shows it without a kernel; ■ (or Ctrl-C) stops the run, and the rows that are there are returned.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .view.styles import container
 
 _FASTEST, _SLOWEST = 0.25, 2.0  # seconds between two frames: slower as the run goes on
 _MARKS = 60  # requests that a model's strip shows, spread over its distribution
-_BOX = "position:relative;display:inline-block;width:22em;height:1.1em;background:rgba(128,128,128,.1);border-radius:3px;vertical-align:middle"
+_BOX = "position:relative;display:inline-block;width:22em;height:1.1em;background:rgba(128,128,128,.1);border-radius:3px;vertical-align:middle"  # noqa: E501
 _MARK = "position:absolute;top:15%;width:2px;height:70%;background:currentColor;opacity:.45"
 _MEDIAN = "position:absolute;top:0;width:3px;height:100%;background:var(--jp-brand-color1,#3a82d6)"
 
@@ -57,7 +58,10 @@ class Dashboard:
         self._drawn = time.monotonic()
         if ended is None and not self._live:
             return
-        bundle = {"text/html": container(html(self._sums, self._run_id, ended), style=True), "text/plain": text(self._sums, self._run_id, ended)}
+        bundle = {
+            "text/html": container(html(self._sums, self._run_id, ended), style=True),
+            "text/plain": text(self._sums, self._run_id, ended),
+        }
         self._port.publish(bundle, display_id=self._id, update=self._shown)
         self._shown = True
 
@@ -100,31 +104,51 @@ def text(sums: Sums, run_id: str, ended: str | None) -> str:
     """The dashboard as text."""
     lines = [headline(sums, ended)]
     for name, values in sums.values.items():
-        median = f"median time to first token {statistics.median(values):,.0f} ms" if values else "no answer yet"
+        median = (
+            f"median time to first token {statistics.median(values):,.0f} ms" if values else "no answer yet"
+        )
         failed = f", {sums.failures[name]} failed" if sums.failures.get(name) else ""
         lines.append(f"  {name}: {len(values)} answers, {median}{failed}")
-    return "\n".join(filter(None, [*lines, f"  last failure: {sums.last_error}" if sums.last_error else "", _ending(run_id, ended)]))
+    return "\n".join(
+        filter(
+            None,
+            [*lines, f"  last failure: {sums.last_error}" if sums.last_error else "", _ending(run_id, ended)],
+        )
+    )
 
 
 def html(sums: Sums, run_id: str, ended: str | None) -> str:
     """The dashboard as HTML; whatever a provider said is escaped."""
     share = min(1.0, sums.done / sums.total) if sums.total else 1.0
-    bar = "" if ended is not None else (
-        '<div style="height:4px;max-width:46em;border-radius:2px;background:rgba(128,128,128,.2);margin:.4em 0 .8em">'
-        f'<div style="width:{share:.1%};height:100%;border-radius:2px;background:var(--jp-brand-color1,#3a82d6)"></div></div>')
-    told = "".join(f'<div class="nbllm-note">{escape(words)}</div>' for words in (
-        f"Last failure: {sums.last_error}" if sums.last_error else "",) if words)
+    bar = (
+        ""
+        if ended is not None
+        else (
+            '<div style="height:4px;max-width:46em;border-radius:2px;background:rgba(128,128,128,.2);margin:.4em 0 .8em">'  # noqa: E501
+            f'<div style="width:{share:.1%};height:100%;border-radius:2px;background:var(--jp-brand-color1,#3a82d6)"></div></div>'  # noqa: E501
+        )
+    )
+    told = "".join(
+        f'<div class="nbllm-note">{escape(words)}</div>'
+        for words in (f"Last failure: {sums.last_error}" if sums.last_error else "",)
+        if words
+    )
     foot = _ending(run_id, ended)
-    return (f"<div><b>Benchmark</b> {escape(headline(sums, ended))}</div>{bar}{_table(sums)}{told}"
-            + (f'<div class="nbllm-foot">{escape(foot)}</div>' if foot else ""))
+    return f"<div><b>Benchmark</b> {escape(headline(sums, ended))}</div>{bar}{_table(sums)}{told}" + (
+        f'<div class="nbllm-foot">{escape(foot)}</div>' if foot else ""
+    )
 
 
 def _table(sums: Sums) -> str:
     every = [v for values in sums.values.values() for v in values if v > 0]
     low, high = (math.log(min(every)), math.log(max(every))) if every else (0.0, 1.0)
-    rows = "".join(_model(name, values, sums.failures.get(name, 0), low, high) for name, values in sums.values.items())
-    return ("<table><thead><tr><th>model</th><th>answers</th><th>failed</th><th>median ttft</th>"
-            f"<th>time to first token, {_scale(every)}</th></tr></thead><tbody>{rows}</tbody></table>")
+    rows = "".join(
+        _model(name, values, sums.failures.get(name, 0), low, high) for name, values in sums.values.items()
+    )
+    return (
+        "<table><thead><tr><th>model</th><th>answers</th><th>failed</th><th>median ttft</th>"
+        f"<th>time to first token, {_scale(every)}</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
 
 
 def _scale(every: Sequence[float]) -> str:
@@ -133,7 +157,11 @@ def _scale(every: Sequence[float]) -> str:
 
 def _model(name: str, values: Sequence[float], failed: int, low: float, high: float) -> str:
     ordered = sorted(v for v in values if v > 0)
-    shown = [ordered[round(i * (len(ordered) - 1) / (_MARKS - 1))] for i in range(_MARKS)] if len(ordered) > _MARKS else ordered
+    shown = (
+        [ordered[round(i * (len(ordered) - 1) / (_MARKS - 1))] for i in range(_MARKS)]
+        if len(ordered) > _MARKS
+        else ordered
+    )
 
     def at(value: float) -> str:
         return f"left:{(math.log(value) - low) / (high - low) * 98 if high > low else 49:.1f}%"
@@ -141,8 +169,11 @@ def _model(name: str, values: Sequence[float], failed: int, low: float, high: fl
     marks = "".join(f'<span style="{_MARK};{at(v)}"></span>' for v in shown)
     marks += f'<span style="{_MEDIAN};{at(statistics.median(ordered))}"></span>' if ordered else ""
     median = f"{statistics.median(ordered):,.0f} ms" if ordered else "–"
-    return (f'<tr><td>{escape(name)}</td><td style="text-align:right">{len(values)}</td><td style="text-align:right">{failed or ""}</td>'
-            f'<td style="text-align:right">{median}</td><td><span style="{_BOX}">{marks}</span></td></tr>')
+    return (
+        f'<tr><td>{escape(name)}</td><td style="text-align:right">{len(values)}</td><td '
+        f'style="text-align:right">{failed or ""}</td>'
+        f'<td style="text-align:right">{median}</td><td><span style="{_BOX}">{marks}</span></td></tr>'
+    )
 
 
 def factory() -> Dashboard | None:

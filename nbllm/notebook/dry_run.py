@@ -18,7 +18,13 @@ def show(session: Session, question: Question) -> None:
     """Shows the call to each who would be asked."""
     asked = question.contestants
     texts = [_told(session, question, c) for c in asked]
-    session.show(static("\n\n".join(f"**{c.label}**\n\n{t}" if len(asked) > 1 else t for c, t in zip(asked, texts, strict=True))))
+    session.show(
+        static(
+            "\n\n".join(
+                f"**{c.label}**\n\n{t}" if len(asked) > 1 else t for c, t in zip(asked, texts, strict=True)
+            )
+        )
+    )
 
 
 def _told(session: Session, question: Question, contestant: Contestant) -> str:
@@ -34,20 +40,37 @@ def _told(session: Session, question: Question, contestant: Contestant) -> str:
     done, payload = _payload(client.encode(request, route, key or stand_in, keep=keep), route)
     where = route.provider.label or route.provider.name
     source = "" if done != "sent" else f", key from {key.source}" if key else ", no key"
-    return f"Nothing was {done}. It would {'be' if done == 'run' else 'go to'} {where}{source}:\n\n```json\n{pretty(payload)}\n```"
+    return (
+        f"Nothing was {done}. It would {'be' if done == 'run' else 'go to'} "
+        f"{where}{source}:\n\n```json\n{pretty(payload)}\n```"
+    )
 
 
 def _payload(call: AnyCall, route: Route) -> tuple[str, dict[str, Any]]:
     """(what is done with a call, what it holds)."""
     if isinstance(call, SessionCall):
         message = {**call.message, "parts": [{"type": "text", "text": call.turn.retold}]}
-        return "sent", {"addresses": [shown(a, call.guard.texts) for a in call.addresses], "session": call.session, "message": message}
+        return "sent", {
+            "addresses": [shown(a, call.guard.texts) for a in call.addresses],
+            "session": call.session,
+            "message": message,
+        }
     call = call.process if isinstance(call, TalkCall) else call
     if isinstance(call, ProcessCall):
-        return "run", {"command": list(call.argv), "variables": sorted(call.env), "standard input": call.stdin}
+        return "run", {
+            "command": list(call.argv),
+            "variables": sorted(call.env),
+            "standard input": call.stdin,
+        }
     private = SECRET_HEADERS | {name.lower() for name in route.provider.headers}
-    headers = {k: MASK if k.lower() in private else scrub(v, call.guard.texts) for k, v in call.headers.items()}
-    return "sent", {"url": shown(call.url, call.guard.texts), "headers": headers, "body": _shortened(call.body)}
+    headers = {
+        k: MASK if k.lower() in private else scrub(v, call.guard.texts) for k, v in call.headers.items()
+    }
+    return "sent", {
+        "url": shown(call.url, call.guard.texts),
+        "headers": headers,
+        "body": _shortened(call.body),
+    }
 
 
 def _shortened(value: Any) -> Any:

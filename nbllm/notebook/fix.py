@@ -1,4 +1,5 @@
-"""`%llm fix` and `%llm insert`: the last error explained and mended, code into the next cell. Nothing is ever run by itself."""
+"""`%llm fix` and `%llm insert`: the last error explained and mended, code into the next cell. Nothing is ever
+run by itself."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ It raised:
 {error}
 ```
 
-Say in one or two sentences why. Then give the whole cell, corrected, in one ```python fence. Change no more than is needed."""
+Say in one or two sentences why. Then give the whole cell, corrected, in one ```python fence. Change no more than is needed."""  # noqa: E501
 
 
 def install(session: Session) -> None:
@@ -59,7 +60,11 @@ def remove(session: Session) -> None:
 
 def _told(error: BaseException) -> str:
     """The traceback without IPython's own frames and without values of variables."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/IPython/" not in f.filename.replace("\\", "/")]
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if "/IPython/" not in f.filename.replace("\\", "/")
+    ]
     for frame in frames:
         if _CELL.search(frame.filename.replace("\\", "/")):
             frame.filename = "<cell>"  # its file is a temporary one of this machine
@@ -80,7 +85,11 @@ def propose(session: Session, code: str, answer: str) -> None:
     proposed = code_in(answer)
     if proposed is not None:
         warning = _below(session, proposed)
-        session.show(bundle_of(joined([_difference(code, clean(proposed)), *([note_line(warning)] if warning else [])])))
+        session.show(
+            bundle_of(
+                joined([_difference(code, clean(proposed)), *([note_line(warning)] if warning else [])])
+            )
+        )
 
 
 def code_in(text: str) -> str | None:
@@ -90,32 +99,45 @@ def code_in(text: str) -> str | None:
 
 
 def _below(session: Session, code: str) -> str:
-    """Puts code into the next cell, unrun, with what hides in it made visible; a warning where anything does."""
+    """Puts code into the next cell, unrun, with what hides in it made visible; a warning where anything
+    does."""
     shown, hidden = cleaned(code.replace("\r\n", "\n").replace("\r", "\n"))
     session.shell.set_next_input(shown, replace=False)
-    return f"⚠ {hidden} hidden character{'s' if hidden > 1 else ''} in this code: shown as ⟨U+...⟩, and to be removed before it is run." if hidden else ""
+    return (
+        f"⚠ {hidden} hidden character{'s' if hidden > 1 else ''} in this code: shown as ⟨U+...⟩, and to be "
+        f"removed before it is run."
+        if hidden
+        else ""
+    )
 
 
 def _difference(before: str, after: str) -> Rendered:
     text = "\n".join(_changes(clean(before).strip().splitlines(), after.strip().splitlines()))
-    return Rendered(code_html(text, "diff"), text) if text else note_line("The proposed cell is the same as yours.")
+    return (
+        Rendered(code_html(text, "diff"), text)
+        if text
+        else note_line("The proposed cell is the same as yours.")
+    )
 
 
 def _changes(before: list[str], after: list[str]) -> Iterable[str]:
-    """The lines of a diff. Comparing costs the square of what is compared: of very long cells all between the first and the
-    last change is shown."""
+    """The lines of a diff. Comparing costs the square of what is compared: of very long cells all between the
+    first and the last change is shown."""
     if max(len(before), len(after)) <= _COMPARED:
         return difflib.unified_diff(before, after, "your cell", "proposed", lineterm="", n=2)
     most = min(len(before), len(after))
     start = next((i for i in range(most) if before[i] != after[i]), most)
     end = next((i for i in range(most - start) if before[-1 - i] != after[-1 - i]), most - start)
-    changes = [*(f"-{line}" for line in before[start:len(before) - end]), *(f"+{line}" for line in after[start:len(after) - end])]
+    changes = [
+        *(f"-{line}" for line in before[start : len(before) - end]),
+        *(f"+{line}" for line in after[start : len(after) - end]),
+    ]
     return [f"@@ from line {start + 1} @@", *changes] if changes else []
 
 
 def offer(session: Session, response: Response) -> None:
-    """Puts an answer that was asked for as code into the next cell, where a front end can do that; a cell that is run again
-    with the same result does not do it again."""
+    """Puts an answer that was asked for as code into the next cell, where a front end can do that; a cell
+    that is run again with the same result does not do it again."""
     code = _all_code(response.text)
     if code and where(session.shell) == "live" and session.offered.get(session.place.cell) != code:
         session.offered[session.place.cell] = code
@@ -136,4 +158,6 @@ def insert(session: Session, _rest: str) -> str:
     code = _all_code(session.last.text) if asked_for else code_in(session.last.text)
     if not code:
         raise ConfigError("The last answer holds no code.", hint="Code stands between ``` fences.")
-    return "\n".join(filter(None, ("The code is in the next cell; it has not been run.", _below(session, code))))
+    return "\n".join(
+        filter(None, ("The code is in the next cell; it has not been run.", _below(session, code)))
+    )

@@ -1,4 +1,5 @@
-"""How a Response draws itself as the value of a cell: the safe bundle, unless that cell has just streamed it."""
+"""How a Response draws itself as the value of a cell: the safe bundle, unless that cell has just streamed
+it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Prompts that are used again: a cell as a Python function of its `{names}` (def=), and fragments that are kept and put together."""
+"""Prompts that are used again: a cell as a Python function of its `{names}` (def=), and fragments that are
+kept and put together."""
 
 from __future__ import annotations
 
@@ -12,17 +13,23 @@ from .prompt.template import Filled, fill, parameters_in
 from .session import Session
 
 
-def define(session: Session, name: str, body: str, options: Mapping[str, Any], asks: Callable[[Filled], Any]) -> Callable[..., Any]:
-    """A function of the names in a prompt that asks what the cell would, each time with other values, and shows nothing.
+def define(
+    session: Session, name: str, body: str, options: Mapping[str, Any], asks: Callable[[Filled], Any]
+) -> Callable[..., Any]:
+    """A function of the names in a prompt that asks what the cell would, each time with other values, and
+    shows nothing.
 
-    Its parameters are the names in single braces, and those in {{expressions}} that neither Python nor the notebook knows; a
-    name that the notebook knows may be given by keyword. It returns the Response, what as= makes of it, or the Comparison of
-    several, and raises the call's error. Raises ConfigError for a prompt that takes no value.
+    Its parameters are the names in single braces, and those in {{expressions}} that neither Python nor the
+    notebook knows; a name that the notebook knows may be given by keyword. It returns the Response, what as=
+    makes of it, or the Comparison of several, and raises the call's error. Raises ConfigError for a prompt
+    that takes no value.
     """
     mode, budget = str(options.get("fill", "on")), int(options.get("budget", BUDGET))
     names, known = parameters_in(body, session.namespace, mode)
     if not names:
-        raise ConfigError("def= needs a prompt with {names} in it.", hint="For example: Summarise in one sentence: {text}")
+        raise ConfigError(
+            "def= needs a prompt with {names} in it.", hint="For example: Summarise in one sentence: {text}"
+        )
 
     def function(*args: Any, **kwargs: Any) -> Any:
         over = {n: kwargs.pop(n) for n in known if n in kwargs}
@@ -30,7 +37,9 @@ def define(session: Session, name: str, body: str, options: Mapping[str, Any], a
         filled = fill(body, given, lambda source: session.evaluate(source, given), mode=mode, budget=budget)
         return asks(filled)
 
-    signature = inspect.Signature([inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names])
+    signature = inspect.Signature(
+        [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
+    )
     function.__name__ = function.__qualname__ = name
     more = f"\n\nTaken from the notebook unless given by keyword: {', '.join(known)}." if known else ""
     function.__doc__ = f"Asks a model:\n\n{body.strip()}{more}"
@@ -40,10 +49,14 @@ def define(session: Session, name: str, body: str, options: Mapping[str, Any], a
 
 
 def composed(session: Session, used: Any, body: str) -> str:
-    """The fragments named in use=, then the cell's own text. Raises ConfigError for a name that keeps none."""
+    """The fragments named in use=, then the cell's own text. Raises ConfigError for a name that keeps
+    none."""
     wanted = [n.strip() for n in str(used).split(",") if n.strip()]
     missing = next((n for n in wanted if n not in session.fragments), None)
     if missing is not None:
         there = ", ".join(session.fragments) or "none yet"
-        raise ConfigError(f"No fragment is called {missing!r}.", hint=f"There are: {there}. A cell with save=NAME keeps one.")
+        raise ConfigError(
+            f"No fragment is called {missing!r}.",
+            hint=f"There are: {there}. A cell with save=NAME keeps one.",
+        )
     return "\n\n".join([*(session.fragments[n].strip() for n in wanted), body])

@@ -1,6 +1,7 @@
 """`%%llm` and `%llm` (and `%%nbllm`, `%nbllm`): loading, unloading, and what a cell does.
 
-A failed call fails its cell: our errors draw themselves as a few lines instead of a traceback, so that Run All stops.
+A failed call fails its cell: our errors draw themselves as a few lines instead of a traceback, so that Run
+All stops.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def unload_ipython_extension(shell: Any) -> None:
         shell.magics_manager.magics["cell"].pop(f"{name}_bench", None)
 
 
-_QUESTION = re.compile(r"(?P<before>\s*+(?:[\w.,][\w., ]*+=\s*+)?+)%(?P<name>llm|nbllm)\s++(?P<rest>ask\s.*\?)\s*")
+_QUESTION = re.compile(
+    r"(?P<before>\s*+(?:[\w.,][\w., ]*+=\s*+)?+)%(?P<name>llm|nbllm)\s++(?P<rest>ask\s.*\?)\s*"
+)
 
 
 def questions(lines: list[str]) -> list[str]:
@@ -71,7 +74,11 @@ def questions(lines: list[str]) -> list[str]:
 
 def _asked(line: str) -> str:
     match = _QUESTION.fullmatch(line)
-    return f"{match['before']}get_ipython().run_line_magic({match['name']!r}, {match['rest']!r})\n" if match else line
+    return (
+        f"{match['before']}get_ipython().run_line_magic({match['name']!r}, {match['rest']!r})\n"
+        if match
+        else line
+    )
 
 
 def _magic(session: Session) -> Callable[..., Any]:
@@ -89,7 +96,9 @@ def _magic(session: Session) -> Callable[..., Any]:
 
             answer = %llm ask -m claude/haiku name a colour
         """
-        return _told(session, lambda: _cell(session, line, cell) if cell is not None else _line(session, line))
+        return _told(
+            session, lambda: _cell(session, line, cell) if cell is not None else _line(session, line)
+        )
 
     made: Callable[..., Any] = no_var_expand(llm)
     return made
@@ -99,7 +108,8 @@ def _bench_magic(session: Session) -> Callable[..., Any]:
     def llm_bench(line: str, cell: str) -> Any:
         """Measure language models against each other on the prompts of the cell, which lines of --- divide.
 
-        %%llm_bench [NAME <<] MODEL,MODEL [blocks=10] [cold=true] [concurrency=1,4] [rate=2] ... [options of a call]
+        %%llm_bench [NAME <<] MODEL,MODEL [blocks=10] [cold=true] [concurrency=1,4] [rate=2] ... [options of a
+        call]
 
         The frame with one row per request goes into NAME (`_bench` without one); see nbllm.bench.run.
         """

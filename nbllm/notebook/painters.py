@@ -15,7 +15,8 @@ from .view.text import Null, TextPainter
 
 
 def painter(session: Session, run: Run, before: Sequence[Outcome] = (), *, in_place: bool = False) -> Painter:
-    """What shows `run` beside the columns of `before`. in_place: the cell may have ended when the answers come."""
+    """What shows `run` beside the columns of `before`. in_place: the cell may have ended when the answers
+    come."""
     options = run.question.options
     mode = render_mode(session, run)
     if options.get("quiet"):
@@ -28,8 +29,13 @@ def painter(session: Session, run: Run, before: Sequence[Outcome] = (), *, in_pl
         return session.alone and not in_place
 
     if len(run.states) == 1 and not before and not in_place:
-        return LivePainter(port, run.states[0], mode=mode, alone=alone)  # type: ignore[arg-type]  # the grammar checks
-    bar = StopBar(port, [s.label for s in run.states], run.stop) if mode == "live" and session.comm is not None and alone() else None
+        # the grammar checks
+        return LivePainter(port, run.states[0], mode=mode, alone=alone)  # type: ignore[arg-type]
+    bar = (
+        StopBar(port, [s.label for s in run.states], run.stop)
+        if mode == "live" and session.comm is not None and alone()
+        else None
+    )
     return Grid(port, run.states, mode=mode, format=run.question.format, before=before, alone=alone, bar=bar)
 
 

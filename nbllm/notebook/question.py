@@ -1,4 +1,5 @@
-"""What a cell asks: the prompt after filling, who is asked, and what is wanted of the answers. Values only."""
+"""What a cell asks: the prompt after filling, who is asked, and what is wanted of the answers. Values
+only."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ class Contestant:
 @dataclass(frozen=True, slots=True)
 class Question:
     """A prompt as it is sent, to one model or to several. options: of the cell, over the notebook's defaults.
-    filled, attached: what was put into the prompt, for the footer. history: the messages before it, where it goes on
-    with a conversation."""
+    filled, attached: what was put into the prompt, for the footer. history: the messages before it, where it
+    goes on with a conversation."""
 
     parts: tuple[Part, ...]
     models: tuple[str, ...]
@@ -66,9 +67,16 @@ class Question:
         """Who is asked: models, times temperatures, times runs. Raises ConfigError for too many."""
         return contestants(self.models, self.options)
 
-    def elsewhere(self, models: Sequence[str], options: Mapping[str, Any], extra: Mapping[str, Any]) -> Question:
+    def elsewhere(
+        self, models: Sequence[str], options: Mapping[str, Any], extra: Mapping[str, Any]
+    ) -> Question:
         """The same prompt for other models or with other options."""
-        return replace(self, models=tuple(models) or self.models[:1], options={**self.options, **options}, extra={**self.extra, **extra})
+        return replace(
+            self,
+            models=tuple(models) or self.models[:1],
+            options={**self.options, **options},
+            extra={**self.extra, **extra},
+        )
 
 
 def several(models: Sequence[str], options: Mapping[str, Any]) -> bool:
@@ -84,7 +92,10 @@ def contestants(models: Sequence[str], options: Mapping[str, Any]) -> tuple[Cont
     numbered = len(set(models)) < len(models) or runs > 1
     asked = list(itertools.product(models, sweep, range(runs)))
     if len(asked) > _MOST:
-        raise ConfigError(f"{len(asked)} answers side by side are too many to read ({_MOST} at most).", hint="nbllm.bench.run measures many.")
+        raise ConfigError(
+            f"{len(asked)} answers side by side are too many to read ({_MOST} at most).",
+            hint="nbllm.bench.run measures many.",
+        )
     common = {k: v for k, v in options.items() if k not in ("runs", "temperature")}
     found: list[Contestant] = []
     for model, temperature, _run in asked:
@@ -95,40 +106,106 @@ def contestants(models: Sequence[str], options: Mapping[str, Any]) -> tuple[Cont
     return tuple(found)
 
 
-# --- options that exclude each other --------------------------------------------------------------------------
+# --- options that exclude each other
+# --------------------------------------------------------------------------
 
 _ONE_ANSWER = "several answers are asked for"
-# (option or "several", the others that it cannot stand beside, why and what to do). An option=value counts with that value only.
+# (option or "several", the others that it cannot stand beside, why and what to do). An option=value counts
+# with that value only.
 _EXCLUDES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
-    ("save", ("model", "system", "temperature", "runs", "max_tokens", "top_p", "stop", "seed", "reasoning", "schema", "as", "def", "chat", "out", "format",
-              "attach", "dry_run", "quiet", "render", "retries", "bg", "keep", "base_url", "dialect", "key", "budget", "fill"),
-     "save= keeps the cell's text and sends nothing", "Give it where the fragment is used: %%llm use=NAME."),
-    ("def", ("out", "bg", "dry_run", "quiet", "render", "format"),
-     "def= makes a function, which shows nothing and returns its answer", "Leave it out; what the call returns goes into a variable of yours."),
-    ("bg", ("format=code",), "a cell in the background has ended before there is code to put below it", "Leave one of them out; %llm insert puts the code below later."),
-    ("several", ("format=code",), "several answers cannot go into one cell below", "Ask one model, or leave format=code out."),
+    (
+        "save",
+        (
+            "model",
+            "system",
+            "temperature",
+            "runs",
+            "max_tokens",
+            "top_p",
+            "stop",
+            "seed",
+            "reasoning",
+            "schema",
+            "as",
+            "def",
+            "chat",
+            "out",
+            "format",
+            "attach",
+            "dry_run",
+            "quiet",
+            "render",
+            "retries",
+            "bg",
+            "keep",
+            "base_url",
+            "dialect",
+            "key",
+            "budget",
+            "fill",
+        ),
+        "save= keeps the cell's text and sends nothing",
+        "Give it where the fragment is used: %%llm use=NAME.",
+    ),
+    (
+        "def",
+        ("out", "bg", "dry_run", "quiet", "render", "format"),
+        "def= makes a function, which shows nothing and returns its answer",
+        "Leave it out; what the call returns goes into a variable of yours.",
+    ),
+    (
+        "bg",
+        ("format=code",),
+        "a cell in the background has ended before there is code to put below it",
+        "Leave one of them out; %llm insert puts the code below later.",
+    ),
+    (
+        "several",
+        ("format=code",),
+        "several answers cannot go into one cell below",
+        "Ask one model, or leave format=code out.",
+    ),
     ("quiet", ("render",), "quiet shows nothing, so there is nothing to draw", "Leave one of them out."),
 )
 
 
 def checked(line: Line, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a cell over the notebook's defaults, without those defaults that the cell's own words rule out.
+    """The options of a cell over the notebook's defaults, without those defaults that the cell's own words
+    rule out.
 
-    Raises ConfigError with the column where two of the cell's own options exclude each other, or one lacks what it needs.
+    Raises ConfigError with the column where two of the cell's own options exclude each other, or one lacks
+    what it needs.
     """
-    own = {**line.options, **({"model": line.models} if line.models else {}), **({"out": line.out} if line.out else {})}
+    own = {
+        **line.options,
+        **({"model": line.models} if line.models else {}),
+        **({"out": line.out} if line.out else {}),
+    }
     merged = {**options, **line.options}
     wanted = several(line.models, merged)
     for name, others, why, hint in _EXCLUDES:
         for other in others:
-            if not (wanted if name == "several" else _given(name, merged)) or not _given(other, {**merged, **own}):
+            if not (wanted if name == "several" else _given(name, merged)) or not _given(
+                other, {**merged, **own}
+            ):
                 continue
             key = other.partition("=")[0]
             if key in own and (name in own or name == "several"):
-                raise fail(line.spans[key][0], f"{other} cannot stand beside {_several_word(line) if name == 'several' else f'{name}='}: {why}", hint)
-            merged.pop(name if key in own and name in options else key, None)  # a default gives way to the cell's own word
+                raise fail(
+                    line.spans[key][0],
+                    f"{other} cannot stand beside "
+                    f"{_several_word(line) if name == 'several' else f'{name}='}: {why}",
+                    hint,
+                )
+            merged.pop(
+                name if key in own and name in options else key, None
+            )  # a default gives way to the cell's own word
     if _given("as", merged) and "schema" not in merged:
-        raise fail(line.spans["as"][0] if "as" in line.spans else 0, "as= needs a schema", 'For example schema="[name, population int]" as=df')
+        raise fail(
+            line.spans["as"][0] if "as" in line.spans else 0,
+            "as= needs a schema",
+            'For example schema="[name, population int]" as=df',
+        )
     return merged
 
 
@@ -139,4 +216,10 @@ def _given(name: str, options: Mapping[str, Any]) -> bool:
 
 
 def _several_word(line: Line) -> str:
-    return "several models" if len(line.models) > 1 else "runs=" if line.options.get("runs", 1) > 1 else "temperature="
+    return (
+        "several models"
+        if len(line.models) > 1
+        else "runs="
+        if line.options.get("runs", 1) > 1
+        else "temperature="
+    )

@@ -1,13 +1,14 @@
-"""One question on its way: sent to everyone who is asked, followed until the last has answered, settled in the notebook.
+"""One question on its way: sent to everyone who is asked, followed until the last has answered, settled in
+the notebook.
 
-Theory. A Run is a question with its streams, one or several; a cell, a background cell, the chat panel and a function made
-by def= are the same Run with another painter and on another thread. `follow` is the loop over it, `outcome` says what came
-of a stream, `settle` puts that into variables and the conversation. What has come is kept first and looked at after: nothing
-that fails once an answer is there can lose it.
+Theory. A Run is a question with its streams, one or several; a cell, a background cell, the chat panel and a
+function made by def= are the same Run with another painter and on another thread. `follow` is the loop over
+it, `outcome` says what came of a stream, `settle` puts that into variables and the conversation. What has
+come is kept first and looked at after: nothing that fails once an answer is there can lose it.
 
-While a cell streams, SIGINT (the Stop button, Ctrl-C) does not raise in the middle of whatever runs: it asks the engine to
-cancel the calls, which closes their sockets, and the loop ends by itself a few milliseconds later with all that had come. A
-second SIGINT raises as usual, should something ever hang.
+While a cell streams, SIGINT (the Stop button, Ctrl-C) does not raise in the middle of whatever runs: it asks
+the engine to cancel the calls, which closes their sockets, and the loop ends by itself a few milliseconds
+later with all that had come. A second SIGINT raises as usual, should something ever hang.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class Painter(Watcher, Protocol):
 
 
 class Guarded:
-    """A painter whose failures end the drawing, never an answer on its way: `painter` draws until that fails, and the final
-    form is tried again, its text alone where that fails too."""
+    """A painter whose failures end the drawing, never an answer on its way: `painter` draws until that fails,
+    and the final form is tried again, its text alone where that fails too."""
 
     def __init__(self, painter: Painter) -> None:
         self._painter, self._works = painter, True
@@ -100,7 +101,10 @@ class Guarded:
                 self._painter.finish(outcomes)
         except NbllmError as problem:
             self._works = True
-            texts = [f"## {o.label}\n\n{o.response.text}" if len(outcomes) > 1 else o.response.text for o in outcomes]
+            texts = [
+                f"## {o.label}\n\n{o.response.text}" if len(outcomes) > 1 else o.response.text
+                for o in outcomes
+            ]
             self._do(self._painter.give_up, "\n\n".join([*texts, error_lines(problem)]))
             return problem
         return None
@@ -108,8 +112,8 @@ class Guarded:
 
 @dataclass(slots=True)
 class Run:
-    """A question and its answers, in the order of its contestants. A stream that could not begin is the error that says why.
-    send: sends a question to a contestant."""
+    """A question and its answers, in the order of its contestants. A stream that could not begin is the error
+    that says why. send: sends a question to a contestant."""
 
     question: Question
     contestants: tuple[Contestant, ...]
@@ -117,7 +121,9 @@ class Run:
     states: list[AnswerState]
     streams: list[Stream | NbllmError] = field(default_factory=list)
     outcomes: list[Outcome | None] = field(default_factory=list)
-    misfits: dict[int, Outcome] = field(default_factory=dict)  # by column, the first answer where it was asked for once more
+    misfits: dict[int, Outcome] = field(
+        default_factory=dict
+    )  # by column, the first answer where it was asked for once more
     stopped: bool = False
 
     @classmethod
@@ -127,13 +133,15 @@ class Run:
         return cls(question, asked, send, [AnswerState(c.label, now, question.format) for c in asked])
 
     def begin(self) -> Run:
-        """Sends the question to all. What is wrong with one of several on this side must not keep the others from answering;
-        raises ConfigError where it is wrong with the only one, or with all."""
+        """Sends the question to all. What is wrong with one of several on this side must not keep the others
+        from answering; raises ConfigError where it is wrong with the only one, or with all."""
         for state, contestant in zip(self.states, self.contestants, strict=True):
             state.began = time.perf_counter()
             self.streams.append(self._sent(contestant))
         self.outcomes = [None] * len(self.streams)
-        if (wrong := [s for s in self.streams if isinstance(s, NbllmError)]) and len(wrong) == len(self.streams):
+        if (wrong := [s for s in self.streams if isinstance(s, NbllmError)]) and len(wrong) == len(
+            self.streams
+        ):
             raise wrong[0]
         return self
 
@@ -149,7 +157,8 @@ class Run:
         return all(self.outcomes) and bool(self.outcomes)
 
     def cancel(self, wait: float = 0.0) -> None:
-        """Stops what still comes, and waits at most `wait` seconds for its end; what came stays. Any thread."""
+        """Stops what still comes, and waits at most `wait` seconds for its end; what came stays. Any
+        thread."""
         self.stopped = True
         running = [s for s in self.streams if isinstance(s, Stream)]
         for stream in running:
@@ -164,17 +173,25 @@ class Run:
             stream.cancel()
 
     def close(self, column: int) -> bool:
-        """Notes what came of a column whose stream has ended. False where it goes on: a structured answer that does not fit is
-        asked for once more, with what is wrong about it, in the same place. A second one that does not come leaves the first."""
+        """Notes what came of a column whose stream has ended. False where it goes on: a structured answer
+        that does not fit is asked for once more, with what is wrong about it, in the same place. A second one
+        that does not come leaves the first."""
         stream = self.streams[column]
         found = outcome(self.question, self.contestants[column].label, stream)
         first = self.misfits.get(column)
-        if first is not None and not ((found.response.parts and found.error is None) or isinstance(found.error, Mismatch)):
+        if first is not None and not (
+            (found.response.parts and found.error is None) or isinstance(found.error, Mismatch)
+        ):
             error = found.error or first.error
             assert error is not None  # the first one had one
             error.partial = first.response
             found = replace(first, error=error)
-        elif first is None and isinstance(found.error, Mismatch) and not self.stopped and self._ask_again(column, found, found.error):
+        elif (
+            first is None
+            and isinstance(found.error, Mismatch)
+            and not self.stopped
+            and self._ask_again(column, found, found.error)
+        ):
             return False
         self.outcomes[column] = found
         self.states[column].ended = stream.ended_at if isinstance(stream, Stream) else time.perf_counter()
@@ -184,7 +201,9 @@ class Run:
         """Sends the question once more with what was wrong; False where it cannot be sent."""
         self.misfits[column] = found
         q = self.question
-        again = replace(q, parts=(Text(repair(misfit.problems)),), history=(*q.history, q.message, found.response.message))
+        again = replace(
+            q, parts=(Text(repair(misfit.problems)),), history=(*q.history, q.message, found.response.message)
+        )
         try:
             self.streams[column] = self.send(again, self.contestants[column])
         except NbllmError:
@@ -197,12 +216,16 @@ class Run:
         for i, found in enumerate(self.outcomes):
             if found is None:
                 raw = _raw(self.contestants[i].label, self.streams[i])
-                problem = AnswerProcessingError(f"The answer could not be finished: {in_a_line(cause)}", partial=raw.response,
-                                                hint="What came is in _llm and in the error's .partial.")
+                problem = AnswerProcessingError(
+                    f"The answer could not be finished: {in_a_line(cause)}",
+                    partial=raw.response,
+                    hint="What came is in _llm and in the error's .partial.",
+                )
                 self.outcomes[i] = replace(raw, error=raw.error or problem)
 
     def result(self, before: Sequence[Outcome] = ()) -> Response | Comparison:
-        """The response of the one who was asked, or the comparison of several and of those that stand before them."""
+        """The response of the one who was asked, or the comparison of several and of those that stand before
+        them."""
         outcomes = (*before, *self.settled())
         if len(outcomes) == 1:
             return outcomes[0].response
@@ -221,13 +244,14 @@ class Run:
         return [o for o in self.outcomes if o is not None]
 
 
-# --- following ------------------------------------------------------------------------------------------------
+# --- following
+# ------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def stoppable(run: Run) -> Iterator[None]:
-    """Within, SIGINT stops the run instead of raising; the second one raises. Only the main thread gets signals: elsewhere
-    KeyboardInterrupt, if it ever comes, passes through."""
+    """Within, SIGINT stops the run instead of raising; the second one raises. Only the main thread gets
+    signals: elsewhere KeyboardInterrupt, if it ever comes, passes through."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -241,14 +265,20 @@ def stoppable(run: Run) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)  # None: it was not set from Python
+        signal.signal(
+            signal.SIGINT, before if before is not None else signal.SIG_DFL
+        )  # None: it was not set from Python
 
 
 def follow(run: Run, painter: Watcher) -> None:
     """Shows the run's events in `painter` until the last answer is over. Any thread."""
     places = [0] * len(run.streams)
     while True:
-        live = [i for i in range(len(run.streams)) if run.outcomes[i] is None and not _read(run, i, places, painter)]
+        live = [
+            i
+            for i in range(len(run.streams))
+            if run.outcomes[i] is None and not _read(run, i, places, painter)
+        ]
         if not live:
             return
         painter.tick(time.perf_counter())
@@ -260,7 +290,7 @@ def _read(run: Run, i: int, places: list[int], painter: Watcher) -> bool:
     stream = run.streams[i]
     if isinstance(stream, Stream):
         ended = stream.done  # before the log is read: what comes after is seen at the next look
-        for at, event in stream.log[places[i]:]:
+        for at, event in stream.log[places[i] :]:
             places[i] += 1
             with suppress(Exception):  # what cannot be drawn while it comes is in the answer all the same
                 run.states[i].feed(event, at)
@@ -277,11 +307,16 @@ def _read(run: Run, i: int, places: list[int], painter: Watcher) -> bool:
 def _wait(run: Run, live: list[int], places: list[int]) -> None:
     """Until something is worth a look: the first event, an end, a frame's time."""
     stream = run.streams[live[0]]
-    if isinstance(stream, Stream) and (len(live) > 1 or stream.wait(places[live[0]], _TICK)) and not stream.done:
+    if (
+        isinstance(stream, Stream)
+        and (len(live) > 1 or stream.wait(places[live[0]], _TICK))
+        and not stream.done
+    ):
         stream.wait_end(FRAME)
 
 
-# --- what came of it ------------------------------------------------------------------------------------------
+# --- what came of it
+# ------------------------------------------------------------------------------------------
 
 
 def outcome(question: Question, label: str, stream: Stream | NbllmError) -> Outcome:
@@ -294,7 +329,10 @@ def outcome(question: Question, label: str, stream: Stream | NbllmError) -> Outc
         value, error = _valued(question, question.shape, response)
     table = None
     if question.options.get("as") == "df" and value is not None:
-        with suppress(NbllmError), after_answer(response, "showing it as a table"):  # the text is shown instead
+        with (
+            suppress(NbllmError),
+            after_answer(response, "showing it as a table"),
+        ):  # the text is shown instead
             table = data_table(value)
     figures = footer(response, filled=question.filled, attached=question.attached)
     return Outcome(label, response, value, error, figures, table)
@@ -319,30 +357,45 @@ def _valued(question: Question, shape: Shape, response: Response) -> tuple[Any, 
     return (None if wanted is None else value), None
 
 
-# --- settling -------------------------------------------------------------------------------------------------
+# --- settling
+# -------------------------------------------------------------------------------------------------
 
 
 Keeper = Callable[[Outcome], None]  # adds an answer to a conversation
 
 
-def settle(session: Session, run: Run, out: str | None = None, *, before: Sequence[Outcome] = (),
-           held: Mapping[str, Any] | None = None) -> Response | Comparison:
-    """Puts what came into the notebook: `_llm`, the variable `out`, the last question. before: columns that stand first. held: what those names hold where the answer came in the background; one that the user has given another
-    value meanwhile is left alone. Gives the value of the cell."""
+def settle(
+    session: Session,
+    run: Run,
+    out: str | None = None,
+    *,
+    before: Sequence[Outcome] = (),
+    held: Mapping[str, Any] | None = None,
+) -> Response | Comparison:
+    """Puts what came into the notebook: `_llm`, the variable `out`, the last question. before: columns that
+    stand first. held: what those names hold where the answer came in the background; one that the user has
+    given another value meanwhile is left alone. Gives the value of the cell."""
     outcomes = (*before, *run.settled())
     result = run.result(before)
     session.asked, session.outcomes = run.question, outcomes
     session.comparison = result if isinstance(result, Comparison) else None
-    for name, value in {"_llm": result, **({out: outcomes[0].wanted if result is outcomes[0].response else result} if out else {})}.items():
+    for name, value in {
+        "_llm": result,
+        **({out: outcomes[0].wanted if result is outcomes[0].response else result} if out else {}),
+    }.items():
         if held is None or session.namespace.get(name) is held[name]:
             session.namespace[name] = value
     return result
 
 
 def keep_turn(run: Run, keep: Keeper | None) -> NbllmError | None:
-    """Hands the answer that a conversation goes on with to `keep`: the first that fits and was not stopped. Gives what goes
-    wrong with that."""
-    fits = (o for o in run.settled() if o.response.parts and not isinstance(o.error, Mismatch) and o.response.finish_reason != "cancelled")
+    """Hands the answer that a conversation goes on with to `keep`: the first that fits and was not stopped.
+    Gives what goes wrong with that."""
+    fits = (
+        o
+        for o in run.settled()
+        if o.response.parts and not isinstance(o.error, Mismatch) and o.response.finish_reason != "cancelled"
+    )
     found = next(fits, None)
     if found is None or keep is None:
         return None
@@ -360,4 +413,6 @@ def turn(session: Session, question: Question) -> tuple[Question, Keeper | None]
     if name is None:
         return question, None
     chat, place = session.chats.open(str(name)), session.place
-    return replace(question, history=chat.before(place)), lambda found: chat.append(Turn(place, question.message, found.response))
+    return replace(question, history=chat.before(place)), lambda found: chat.append(
+        Turn(place, question.message, found.response)
+    )

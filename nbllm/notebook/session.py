@@ -50,7 +50,9 @@ class Session:
     outcomes: tuple[Outcome, ...] = ()  # the last answers: one, or those of the last comparison
     comparison: Comparison | None = None  # the last answers, where there were several
     drawn: tuple[int, list[object]] = (-1, [])  # the execution count, and the answers that its cell has drawn
-    touched: deque[str] = field(default_factory=lambda: deque(maxlen=64))  # executions that have shown more than the answer under way
+    touched: deque[str] = field(
+        default_factory=lambda: deque(maxlen=64)
+    )  # executions that have shown more than the answer under way
     failure: Failure | None = None  # the cell that failed last
     noting: Any = None  # the hook that notes it
     offered: dict[str, str] = field(default_factory=dict)  # code that cells have put below themselves
@@ -75,7 +77,8 @@ class Session:
     # --- asking ---
 
     def send(self, question: Question, contestant: Contestant) -> Stream:
-        """Sends a question to one who is asked; its name is resolved once. Raises ConfigError for what is wrong on this side."""
+        """Sends a question to one who is asked; its name is resolved once. Raises ConfigError for what is
+        wrong on this side."""
         route, arguments = self.prepared(question, contestant)
         return self.client.ask(self.messages(question, route), route, **arguments)
 
@@ -84,20 +87,28 @@ class Session:
         options = contestant.options
         route = self.client.resolve(contestant.model, options.get("base_url"), options.get("dialect"))
         found = {name: options[name] for name in PASSED if name in options}
-        found |= {"system": options.get("system"), "stop": options.get("stop", ()), "extra": question.extra,
-                  "schema": question.shape if _has_schemas(route) else None,
-                  "timeout": self._timeouts(options), "api_key": self._key(options)}
+        found |= {
+            "system": options.get("system"),
+            "stop": options.get("stop", ()),
+            "extra": question.extra,
+            "schema": question.shape if _has_schemas(route) else None,
+            "timeout": self._timeouts(options),
+            "api_key": self._key(options),
+        }
         return route, {k: v for k, v in found.items() if v is not None}
 
     def messages(self, question: Question, route: Route) -> list[Message]:
-        """The conversation to send. Where the provider has no mode for schemas, the prompt asks for JSON in words."""
+        """The conversation to send. Where the provider has no mode for schemas, the prompt asks for JSON in
+        words."""
         parts = question.parts
         if question.shape is not None and not _has_schemas(route):
             parts = (*parts, Text(("\n\n" if parts else "") + question.shape.instructions()))
         return [*question.history, Message("user", parts)]
 
     def _timeouts(self, options: Mapping[str, Any]) -> Timeouts | None:
-        given = {name.rpartition(".")[2]: value for name, value in options.items() if name.startswith("timeout.")}
+        given = {
+            name.rpartition(".")[2]: value for name, value in options.items() if name.startswith("timeout.")
+        }
         if "timeout" in options:
             given["total"] = options["timeout"]
         return replace(self.client.timeouts, **given) if given else None
@@ -108,8 +119,10 @@ class Session:
             return None
         value = self.client.registry.env.get(name) or self.namespace.get(name)
         if not isinstance(value, str) or not value:
-            raise ConfigError(f"No key in {name}: no such environment variable or notebook variable holds text.",
-                              hint="key= takes the name of a variable that holds the key, never the key itself.")
+            raise ConfigError(
+                f"No key in {name}: no such environment variable or notebook variable holds text.",
+                hint="key= takes the name of a variable that holds the key, never the key itself.",
+            )
         return value
 
     @property
@@ -120,7 +133,8 @@ class Session:
 
     @property
     def alone(self) -> bool:
-        """Whether the cell that runs is one `%%llm` and has shown nothing else, so that its outputs may be cleared."""
+        """Whether the cell that runs is one `%%llm` and has shown nothing else, so that its outputs may be
+        cleared."""
         asked = request(self.shell)
         code = str(asked.get("content", {}).get("code", ""))
         if code.split(maxsplit=1)[:1] not in (["%%llm"], ["%%nbllm"]):
@@ -151,18 +165,33 @@ class Session:
     @property
     def can_ask(self) -> bool:
         """Whether somebody can answer a question: not under nbclient, papermill and nbval."""
-        return bool(self.shell.kernel._allow_stdin) if self.in_kernel else sys.stdin is not None and sys.stdin.isatty()
+        return (
+            bool(self.shell.kernel._allow_stdin)
+            if self.in_kernel
+            else sys.stdin is not None and sys.stdin.isatty()
+        )
 
     @property
     def fillable(self) -> dict[str, Any]:
         """The variables that a prompt may name: not IPython's own (In, exit, quit ...)."""
         hidden = self.shell.user_ns_hidden
-        return {k: v for k, v in self.namespace.items() if not k.startswith("_") and not (k in hidden and hidden[k] is v)} | {
-            k: v for k, v in self.namespace.items() if k in ("_", "_llm", "In", "Out")} | (
-            {"Err": self.failure.error} if self.failure is not None and "Err" not in self.namespace else {})
+        return (
+            {
+                k: v
+                for k, v in self.namespace.items()
+                if not k.startswith("_") and not (k in hidden and hidden[k] is v)
+            }
+            | {k: v for k, v in self.namespace.items() if k in ("_", "_llm", "In", "Out")}
+            | (
+                {"Err": self.failure.error}
+                if self.failure is not None and "Err" not in self.namespace
+                else {}
+            )
+        )
 
     def evaluate(self, expression: str, given: Mapping[str, Any] | None = None) -> Any:
-        """The value of the user's own expression, in one scope: the notebook's names, and over them those that are `given`."""
+        """The value of the user's own expression, in one scope: the notebook's names, and over them those
+        that are `given`."""
         self.touch()  # it may print
         names = {**self.shell.user_global_ns, **self.namespace, **(given or {})}
         if self.failure is not None:
@@ -180,7 +209,8 @@ class Session:
         return self.drawn[0] == self.shell.execution_count and any(known is value for known in self.drawn[1])
 
     def warn_skipped(self, filled: Filled) -> None:
-        """Tells which `{{expression}}` were left as they are: they are no Python, or their names do not exist."""
+        """Tells which `{{expression}}` were left as they are: they are no Python, or their names do not
+        exist."""
         if filled.skipped:
             more = f" and {len(filled.skipped) - 3} more" if len(filled.skipped) > 3 else ""
             self.say(f"Left as written: {', '.join(t[:60] for t in filled.skipped[:3])}{more}")
@@ -203,12 +233,16 @@ class Session:
         return row
 
     def hidden(self, question: str, row: Provider) -> str:
-        """A key typed without being shown. Raises ConfigError where nobody can answer, or nothing was typed."""
+        """A key typed without being shown. Raises ConfigError where nobody can answer, or nothing was
+        typed."""
         from getpass import getpass
 
         typed = getpass(question).strip() if self.can_ask else ""
         if not typed:
-            raise ConfigError(f"No key was given for {row.label}.", hint=f"Set {row.key_env[0] if row.key_env else 'its variable'} in the environment.")
+            raise ConfigError(
+                f"No key was given for {row.label}.",
+                hint=f"Set {row.key_env[0] if row.key_env else 'its variable'} in the environment.",
+            )
         return typed
 
 

@@ -1,7 +1,8 @@
-"""Defaults of the magics: `%config NbLLM.model = "gemini/flash"`, and what configuration files say in their `use` tables.
+"""Defaults of the magics: `%config NbLLM.model = "gemini/flash"`, and what configuration files say in their
+`use` tables.
 
-They are the same defaults that `%llm use` sets. A value that does not fit is told and left out: it must not keep the
-extension from loading.
+They are the same defaults that `%llm use` sets. A value that does not fit is told and left out: it must not
+keep the extension from loading.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from .session import Session
 from .syntax.options import OPTIONS, Unreadable, read
 
 # What is the matter of one cell, or is said with a word of its own.
-_ONE_CELL = frozenset({"out", "def", "save", "use", "as", "schema", "attach", "dry_run", "chat", "runs", "key"})
+_ONE_CELL = frozenset(
+    {"out", "def", "save", "use", "as", "schema", "attach", "dry_run", "chat", "runs", "key"}
+)
 NAMES = tuple(n for n, o in OPTIONS.items() if n not in _ONE_CELL and "." not in n and not o.later)
 
 
@@ -32,8 +35,18 @@ def _kind() -> type[Any]:
         except Unreadable as error:
             raise TraitError(f"NbLLM.{name} {error}") from None
 
-    traits = {name: AnyTrait(None, allow_none=True, help=OPTIONS[name].help).tag(config=True) for name in NAMES}
-    return type("NbLLM", (Configurable,), {"__doc__": "Defaults of the %%llm magics; None where a cell decides.", **traits, "_checked": validate(*NAMES)(checked)})
+    traits = {
+        name: AnyTrait(None, allow_none=True, help=OPTIONS[name].help).tag(config=True) for name in NAMES
+    }
+    return type(
+        "NbLLM",
+        (Configurable,),
+        {
+            "__doc__": "Defaults of the %%llm magics; None where a cell decides.",
+            **traits,
+            "_checked": validate(*NAMES)(checked),
+        },
+    )
 
 
 def _read(name: str, value: Any) -> Any:

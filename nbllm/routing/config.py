@@ -1,21 +1,27 @@
-"""Configuration in layers: nbllm's own rows, entry points, the person's file, the project's pyproject.toml, NBLLM_CONFIG.
+"""Configuration in layers: nbllm's own rows, entry points, the person's file, the project's pyproject.toml,
+NBLLM_CONFIG.
 
-Each layer holds `provider`, `alias`, `use` (defaults of cells) and, the project's excepted, `allow` tables; a later one beats an earlier one, entry by
-entry. What is wrong in a layer becomes a Problem with its file and line, and everything else stays in force.
+Each layer holds `provider`, `alias`, `use` (defaults of cells) and, the project's excepted, `allow` tables; a
+later one beats an earlier one, entry by entry. What is wrong in a layer becomes a Problem with its file and
+line, and everything else stays in force.
 
-Trust. A row that moves to another host loses the key variables, the address variables and the stored keys of the row it
-replaces, whoever moves it: they were meant for the old host. A project's file comes with a repository that somebody else
-may have written. It may do this freely, and all else waits for the user's consent (`Provider.held`):
+Trust. A row that moves to another host loses the key variables, the address variables and the stored keys of
+the row it replaces, whoever moves it: they were meant for the old host. A project's file comes with a
+repository that somebody else may have written. It may do this freely, and all else waits for the user's
+consent (`Provider.held`):
 
-- describe a provider under a new name, with an address and what goes into its requests. What it would spend of the user's
-  waits: variables (as a key, in ${...} anywhere, for a command), OpenCode's keys, a login; so does a command. Its own
-  NAME_API_KEY may go to this machine.
-- of a provider that the user knows, change the entries of _FREE, the path after the same host, and move it to this machine;
-- make aliases of new names, and of known ones that stay at their provider. Whatever takes a name that works today elsewhere
-  (prefixes, bare, an alias) does not do so unasked: prompts are private too;
-- choose the default model among the providers that the user knows, and not one that a key in the project's `.env` pays for.
+- describe a provider under a new name, with an address and what goes into its requests. What it would spend
+  of the user's waits: variables (as a key, in ${...} anywhere, for a command), OpenCode's keys, a login; so
+  does a command. Its own NAME_API_KEY may go to this machine.
+- of a provider that the user knows, change the entries of _FREE, the path after the same host, and move it to
+  this machine;
+- make aliases of new names, and of known ones that stay at their provider. Whatever takes a name that works
+  today elsewhere (prefixes, bare, an alias) does not do so unasked: prompts are private too;
+- choose the default model among the providers that the user knows, and not one that a key in the project's
+  `.env` pays for.
 
-`%llm key allow NAME` gives consent, in the user's own file, for that address and those values: a row that changes asks again.
+`%llm key allow NAME` gives consent, in the user's own file, for that address and those values: a row that
+changes asks again.
 """
 
 from __future__ import annotations
@@ -41,18 +47,24 @@ from .spec import BUILT_IN, is_loopback, provider_row, spent
 from .toml_edit import at_line, row_line
 
 _TABLES = ("provider", "alias", "allow", "use")
-SETTLED_HERE = frozenset({"base_url", "dialect", "key", "keep", "bg"})  # options that no file of a project may choose
+SETTLED_HERE = frozenset(
+    {"base_url", "dialect", "key", "keep", "bg"}
+)  # options that no file of a project may choose
 # What a project may change of a provider that the user knows: how it is called, counted and written to.
 _FREE = frozenset({"label", "default_model", "model", "price", "quirks", "verified"})
-_HTTP = frozenset({"openai_chat", "openai_responses", "anthropic", "gemini", "ollama", "cohere"})  # dialects that run nothing
-_DOTS = 100  # in a line of TOML, outside of texts: tomllib takes the square of a dotted name's length, a minute for 128 kB
+_HTTP = frozenset(
+    {"openai_chat", "openai_responses", "anthropic", "gemini", "ollama", "cohere"}
+)  # dialects that run nothing
+# in a line of TOML, outside of texts: tomllib takes the square of a dotted name's length, a minute for 128 kB
+_DOTS = 100
 _STRING = re.compile(r"\"[^\"\\\n]*\"|'[^'\n]*'")
 _LIMIT = 80  # characters of a value in a consent; of a longer one stands its beginning and its hash
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong in a configuration: where, at which line (None where that is not known), and what was expected."""
+    """What is wrong in a configuration: where, at which line (None where that is not known), and what was
+    expected."""
 
     where: str
     line: int | None
@@ -64,7 +76,8 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where configuration is looked for, None for nowhere. start: the folder from which a pyproject.toml is sought upward."""
+    """Where configuration is looked for, None for nowhere. start: the folder from which a pyproject.toml is
+    sought upward."""
 
     user: Path | None = None
     start: Path | None = None
@@ -73,7 +86,8 @@ class Places:
 
     @classmethod
     def of(cls, env: Mapping[str, str]) -> Places:
-        """This machine's where `env` is the process's own environment; else only NBLLM_CONFIG, where `env` names it."""
+        """This machine's where `env` is the process's own environment; else only NBLLM_CONFIG, where `env`
+        names it."""
         extra = Path(env["NBLLM_CONFIG"]).expanduser() if env.get("NBLLM_CONFIG") else None
         return cls(user_file(), _here(), extra, plugins=True) if env is os.environ else cls(extra=extra)
 
@@ -90,7 +104,8 @@ class Layer:
 
 @dataclass(slots=True)
 class Config:
-    """What all layers come to. allowed: names that the person lets a project's row use, by the origin of its address."""
+    """What all layers come to. allowed: names that the person lets a project's row use, by the origin of its
+    address."""
 
     rows: dict[str, Provider] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
@@ -110,7 +125,13 @@ def user_file() -> Path:
 def load(places: Places) -> Config:
     """The configuration in force. Never raises for what a person or a package wrote: see Config.problems."""
     config = Config()
-    _apply(config, Layer(BUILT_IN, tomllib.loads(resources.files(__package__).joinpath("providers.toml").read_text("utf-8"))))
+    _apply(
+        config,
+        Layer(
+            BUILT_IN,
+            tomllib.loads(resources.files(__package__).joinpath("providers.toml").read_text("utf-8")),
+        ),
+    )
     layers = [*_plugins(config, places), *_files(config, places)]
     for layer in layers:
         _allow(config, layer)
@@ -153,29 +174,50 @@ def _files(config: Config, places: Places) -> Iterator[Layer]:
             if path != project or "nbllm" in text:
                 config.problems.append(Problem(str(path), *at_line(error, text)))
             continue
-        except (OSError, ValueError, RecursionError) as error:  # tomllib has others for huge numbers and deep nesting
+        except (
+            OSError,
+            ValueError,
+            RecursionError,
+        ) as error:  # tomllib has others for huge numbers and deep nesting
             why = str(error) if type(error) is OSError and error.errno is None else type(error).__name__
             config.problems.append(Problem(str(path), None, f"cannot be read ({why}); expected a TOML file"))
             continue
         tool = data.get("tool", {})
-        yield Layer(str(path), tool.get("nbllm", {}) if path == project and isinstance(tool, dict) else {} if path == project else data,
-                    text, project=path == project)
+        yield Layer(
+            str(path),
+            tool.get("nbllm", {})
+            if path == project and isinstance(tool, dict)
+            else {}
+            if path == project
+            else data,
+            text,
+            project=path == project,
+        )
 
 
 def _plugins(config: Config, places: Places) -> Iterator[Layer]:
-    """What installed packages bring: dialects (objects, or classes to be called), and rows (tables as in TOML, or a function that gives them)."""
+    """What installed packages bring: dialects (objects, or classes to be called), and rows (tables as in
+    TOML, or a function that gives them)."""
     if not places.plugins:
         return
     for entry in importlib.metadata.entry_points(group="nbllm.dialects"):
         dialect = _loaded(config, entry)
         if dialect is not None and type(DIALECTS.setdefault(entry.name, dialect)) is not type(dialect):
-            config.problems.append(Problem(_from(entry), None, f"the dialect {entry.name!r} exists already; expected a new name"))
+            config.problems.append(
+                Problem(_from(entry), None, f"the dialect {entry.name!r} exists already; expected a new name")
+            )
     for entry in importlib.metadata.entry_points(group="nbllm.providers"):
         data = _loaded(config, entry)
         if isinstance(data, Mapping):
             yield Layer(_from(entry), data)
         elif data is not None:
-            config.problems.append(Problem(_from(entry), None, "expected a mapping with `provider` and `alias` tables, or a function that gives one"))
+            config.problems.append(
+                Problem(
+                    _from(entry),
+                    None,
+                    "expected a mapping with `provider` and `alias` tables, or a function that gives one",
+                )
+            )
 
 
 def _loaded(config: Config, entry: importlib.metadata.EntryPoint) -> Any:
@@ -183,8 +225,11 @@ def _loaded(config: Config, entry: importlib.metadata.EntryPoint) -> Any:
     try:
         found = entry.load()
         return found() if callable(found) else found
-    except Exception as error:  # noqa: BLE001 - somebody else's package may fail in any way, and must break nothing here
-        config.problems.append(Problem(_from(entry), None, f"cannot be loaded: {type(error).__name__}: {error}"))
+    # somebody else's package may fail in any way, and must break nothing here
+    except Exception as error:  # noqa: BLE001
+        config.problems.append(
+            Problem(_from(entry), None, f"cannot be loaded: {type(error).__name__}: {error}")
+        )
         return None
 
 
@@ -198,20 +243,32 @@ def _from(entry: importlib.metadata.EntryPoint) -> str:
 def _allow(config: Config, layer: Layer) -> None:
     """Consent counts wherever the person's own files give it; a project cannot allow itself anything."""
     for where, names in _items(config, layer, "allow") if not layer.project else ():
-        config.allowed.setdefault(where, set()).update(map(str, names if isinstance(names, list) else [names]))
+        config.allowed.setdefault(where, set()).update(
+            map(str, names if isinstance(names, list) else [names])
+        )
 
 
 def _apply(config: Config, layer: Layer) -> None:
     for table in layer.data:
         if table not in _TABLES:
-            config.problems.append(_problem(layer, f"unknown table {table!r}; expected {', '.join(_TABLES)}", table))
-    below = replace(config, rows=dict(config.rows), aliases=dict(config.aliases))  # what a project's file is compared with
+            config.problems.append(
+                _problem(layer, f"unknown table {table!r}; expected {', '.join(_TABLES)}", table)
+            )
+    below = replace(
+        config, rows=dict(config.rows), aliases=dict(config.aliases)
+    )  # what a project's file is compared with
     for name, table in _items(config, layer, "provider"):
         try:
             row = provider_row(name, table, config.rows.get(name), layer.where)
             config.rows[name] = replace(row, held=_held(row, table, below)) if layer.project else row
         except ConfigError as error:
-            config.problems.append(Problem(layer.where, row_line(layer.text, name, getattr(error, "entry", "")), f"{error.message} {error.hint}".strip()))
+            config.problems.append(
+                Problem(
+                    layer.where,
+                    row_line(layer.text, name, getattr(error, "entry", "")),
+                    f"{error.message} {error.hint}".strip(),
+                )
+            )
     for name, model in _items(config, layer, "alias"):
         wrong = _wrong_alias(name, model, config, layer, below)
         if wrong:
@@ -225,9 +282,24 @@ def _use(config: Config, layer: Layer) -> None:
     """Defaults of cells, as they are written; the notebook knows the options."""
     for name, value in _items(config, layer, "use"):
         if layer.project and name in SETTLED_HERE:
-            config.problems.append(_problem(layer, f"a project does not choose {name!r}; expected it in a cell, or in {user_file()}", "use", name))
+            config.problems.append(
+                _problem(
+                    layer,
+                    f"a project does not choose {name!r}; expected it in a cell, or in {user_file()}",
+                    "use",
+                    name,
+                )
+            )
         elif layer.project and name == "model" and _leads_home(str(value), config, layer):
-            config.problems.append(_problem(layer, f"the default model {value!r} would send what you ask to a provider of this project; expected one that you know, or its name in a cell", "use", name))
+            config.problems.append(
+                _problem(
+                    layer,
+                    f"the default model {value!r} would send what you ask to a provider of this project; "
+                    f"expected one that you know, or its name in a cell",
+                    "use",
+                    name,
+                )
+            )
         elif not isinstance(value, (str, int, float, bool)):
             config.problems.append(_problem(layer, f"the default {name!r} is no text or number", "use", name))
         else:
@@ -250,12 +322,15 @@ def _items(config: Config, layer: Layer, table: str) -> Iterable[tuple[str, Any]
     found = layer.data.get(table, {})
     if isinstance(found, Mapping):
         return list(found.items())
-    config.problems.append(_problem(layer, f"{table!r} is no table; expected [{table}] or [{table}.NAME]", table))
+    config.problems.append(
+        _problem(layer, f"{table!r} is no table; expected [{table}] or [{table}.NAME]", table)
+    )
     return ()
 
 
 def _wrong_alias(name: str, model: Any, config: Config, layer: Layer, below: Config) -> str:
-    """What is wrong with an alias, "" for nothing. A project's may not lead a name that works today to another provider."""
+    """What is wrong with an alias, "" for nothing. A project's may not lead a name that works today to
+    another provider."""
     if not isinstance(model, str) or not model or not (model + name).isprintable():
         return f"the alias {name!r} leads to no text; expected a model's name in quotes"
     if named(name, config.rows) or name in ("auto", "sim"):
@@ -263,8 +338,16 @@ def _wrong_alias(name: str, model: Any, config: Config, layer: Layer, below: Con
     today = leads_to(name, below.rows, below.aliases)
     if layer.project and (today is not None or name in below.aliases or head(name) == "sim"):
         target = leads_to(model, config.rows, config.aliases)
-        if today is None or target is None or target.name not in below.rows or not same_host(target.base_url, today.base_url):
-            return f"the alias {name!r} would lead a known name to another provider; expected a new name, or, if that is meant, in a cell: %llm alias {name} {model} --save"
+        if (
+            today is None
+            or target is None
+            or target.name not in below.rows
+            or not same_host(target.base_url, today.base_url)
+        ):
+            return (
+                f"the alias {name!r} would lead a known name to another provider; expected a new name, "
+                f"or, if that is meant, in a cell: %llm alias {name} {model} --save"
+            )
     return ""
 
 
@@ -288,12 +371,16 @@ def allowed_in(path: Path) -> dict[str, list[str]]:
         found = tomllib.loads(read_small(path)).get("allow", {})
     except (OSError, ValueError, RecursionError):
         return {}
-    return {k: list(map(str, v if isinstance(v, list) else [v])) for k, v in found.items()} if isinstance(found, dict) else {}
+    return (
+        {k: list(map(str, v if isinstance(v, list) else [v])) for k, v in found.items()}
+        if isinstance(found, dict)
+        else {}
+    )
 
 
 def known(name: str, rows: Mapping[str, Provider]) -> Provider | None:
-    """The row that a model's full name leads to: by what stands before the first / or :, by itself, or by a row's patterns.
-    name:tag is a local server's model, which no pattern means."""
+    """The row that a model's full name leads to: by what stands before the first / or :, by itself, or by a
+    row's patterns. name:tag is a local server's model, which no pattern means."""
     cut = len(head(name))
     if (row := named(name[:cut], rows) or named(name, rows)) is not None or ":" in name:
         return row
@@ -301,10 +388,11 @@ def known(name: str, rows: Mapping[str, Provider]) -> Provider | None:
 
 
 def head(name: str) -> str:
-    """What stands before the first / or : of a full name, "" without one; of cli/claude/opus it is cli/claude."""
+    """What stands before the first / or : of a full name, "" without one; of cli/claude/opus it is
+    cli/claude."""
     if name.lower().startswith("cli/"):
         return "/".join(name.split("/")[:2])
-    return name[:min((i for i in (name.find("/"), name.find(":")) if i > 0), default=0)]
+    return name[: min((i for i in (name.find("/"), name.find(":")) if i > 0), default=0)]
 
 
 def named(word: str, rows: Mapping[str, Provider]) -> Provider | None:
@@ -317,12 +405,18 @@ def named(word: str, rows: Mapping[str, Provider]) -> Provider | None:
 
 
 def _held(row: Provider, table: Mapping[str, Any], below: Config) -> tuple[str, ...]:
-    """What of a project's row waits for the user's consent: variables by name, `NAME` for a known name that moves to another
-    host, `NAME: entry = value` for what else may change where or how it is asked."""
+    """What of a project's row waits for the user's consent: variables by name, `NAME` for a known name that
+    moves to another host, `NAME: entry = value` for what else may change where or how it is asked."""
     same = below.rows.get(row.name)
     old = same or next((r for p in row.prefixes if (r := named(p, below.rows))), None)
     kept, here = old is not None and same_host(row.base_url, old.base_url), is_loopback(row.base_url)
-    free = spent(old) if old is not None and kept else {_own_key(row)} - {n for r in below.rows.values() for n in spent(r)} if here else set()
+    free = (
+        spent(old)
+        if old is not None and kept
+        else {_own_key(row)} - {n for r in below.rows.values() for n in spent(r)}
+        if here
+        else set()
+    )
     waits = spent(row) - free
     if (same is not None and not kept and not here) or (same is None and _known_word(row.name, row, below)):
         waits.add(row.name)
@@ -338,14 +432,22 @@ def _own_key(row: Provider) -> str:
 
 def _value(value: Any) -> str:
     text = json.dumps(value, default=str)
-    return text if len(text) <= _LIMIT else f"{text[:_LIMIT]}... ({hashlib.sha256(text.encode()).hexdigest()[:16]})"
+    return (
+        text
+        if len(text) <= _LIMIT
+        else f"{text[:_LIMIT]}... ({hashlib.sha256(text.encode()).hexdigest()[:16]})"
+    )
 
 
 def _asks(entry: str, row: Provider, same: Provider | None, below: Config) -> bool:
-    """Whether an entry of a project's row may lead prompts or secrets elsewhere, or runs something. What names variables
-    waits by their names, not here."""
+    """Whether an entry of a project's row may lead prompts or secrets elsewhere, or runs something. What
+    names variables waits by their names, not here."""
     if same is None:
-        return entry in ("command", "oauth") or (entry == "dialect" and row.dialect not in _HTTP) or _takes(entry, row, (), below)
+        return (
+            entry in ("command", "oauth")
+            or (entry == "dialect" and row.dialect not in _HTTP)
+            or _takes(entry, row, (), below)
+        )
     if entry != "model" and getattr(row, entry) == getattr(same, entry):
         return False
     if same.command or not {row.dialect, same.dialect} <= _HTTP:
@@ -353,23 +455,33 @@ def _asks(entry: str, row: Provider, same: Provider | None, below: Config) -> bo
     if entry in ("prefixes", "bare"):
         return _takes(entry, row, getattr(same, entry), below)
     if entry == "base_url":
-        return same.source != BUILT_IN and same_host(row.base_url, same.base_url)  # another host has a word of its own
+        return same.source != BUILT_IN and same_host(
+            row.base_url, same.base_url
+        )  # another host has a word of its own
     return entry not in _FREE | {"key_env", "base_url_env", "passes", "opencode"}
 
 
 def _takes(entry: str, row: Provider, before: tuple[str, ...], below: Config) -> bool:
-    """Whether names that work today lead elsewhere with the row's prefixes or patterns, which were `before`."""
+    """Whether names that work today lead elsewhere with the row's prefixes or patterns, which were
+    `before`."""
     if entry == "prefixes":
         return not set(before) <= set(row.prefixes) or any(_known_word(w, row, below) for w in row.prefixes)
     others = [_fixed(p) for r in below.rows.values() if r.name != row.name for p in r.bare]
     new = [_fixed(p) for p in row.bare if p not in before]
-    return entry == "bare" and (not set(before) <= set(row.bare) or "" in new or any(a.startswith(b) or b.startswith(a) for a in new for b in others))
+    return entry == "bare" and (
+        not set(before) <= set(row.bare)
+        or "" in new
+        or any(a.startswith(b) or b.startswith(a) for a in new for b in others)
+    )
 
 
 def _known_word(word: str, row: Provider, below: Config) -> bool:
     """Whether names that begin with a word lead to another row today."""
     found = [known(name, below.rows) for name in (word, f"{word}/x")]
-    return any(r is not None and r.name != row.name for r in (*found, *(r for r in below.rows.values() if any(head(p) == word for p in r.bare))))
+    return any(
+        r is not None and r.name != row.name
+        for r in (*found, *(r for r in below.rows.values() if any(head(p) == word for p in r.bare)))
+    )
 
 
 def _fixed(pattern: str) -> str:

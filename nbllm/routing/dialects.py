@@ -1,4 +1,5 @@
-"""Every dialect that a provider's row may name: those of HTTP servers, of commands and of OpenCode's server."""
+"""Every dialect that a provider's row may name: those of HTTP servers, of commands and of OpenCode's
+server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Files as nbllm reads and writes them: only regular and small ones are read, and they are written whole, one writer at a time."""
+"""Files as nbllm reads and writes them: only regular and small ones are read, and they are written whole, one
+writer at a time."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ _threads = threading.Lock()
 def read_small(path: Path, limit: int = SMALL) -> str:
     """The text of a regular file of at most `limit` bytes, without a byte-order mark.
 
-    A file that comes with a project may be anything: a link to a device, a pipe that nobody writes to, gigabytes. Raises
-    OSError with the reason, UnicodeDecodeError.
+    A file that comes with a project may be anything: a link to a device, a pipe that nobody writes to,
+    gigabytes. Raises OSError with the reason, UnicodeDecodeError.
     """
     if not stat.S_ISREG(path.stat().st_mode):  # before it is opened: opening some devices does something
         raise OSError(f"{path.name} is no regular file")
@@ -38,8 +39,8 @@ def read_small(path: Path, limit: int = SMALL) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes the whole file or nothing, so that a crash leaves the old one. A new file is the user's alone; an old one keeps
-    its permissions. Raises OSError."""
+    """Writes the whole file or nothing, so that a crash leaves the old one. A new file is the user's alone;
+    an old one keeps its permissions. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -55,8 +56,8 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds `path` for one reader that writes it next, among all threads and processes; where the file system knows no
-    locks, among this process's threads. Raises OSError where another one does not let go in time."""
+    """Holds `path` for one reader that writes it next, among all threads and processes; where the file system
+    knows no locks, among this process's threads. Raises OSError where another one does not let go in time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not _threads.acquire(timeout=_PATIENCE):
         raise OSError("another thread is writing")

@@ -1,4 +1,5 @@
-"""The places that may hold keys: the environment, `.env` files, the keyring, Colab's secrets, OpenCode's file."""
+"""The places that may hold keys: the environment, `.env` files, the keyring, Colab's secrets, OpenCode's
+file."""
 
 from __future__ import annotations
 
@@ -12,15 +13,18 @@ from typing import Any
 
 from .files import read_small
 
-_BLANKS = re.compile(r"[^\S\n]{100}")  # within a line: python-dotenv takes the square of their number, half a minute for 128 kB
+_BLANKS = re.compile(
+    r"[^\S\n]{100}"
+)  # within a line: python-dotenv takes the square of their number, half a minute for 128 kB
 _DOTENV = 2**18  # bytes of a `.env` file: python-dotenv reads a megabyte in four seconds
 SERVICE = "nbllm"  # under which the keyring keeps our entries
 
 
 @dataclass(slots=True)
 class Stores:
-    """The places that may hold keys; None for one that is not looked at. folders: where a `.env` may lie. keyring: an object
-    with the functions of the `keyring` package. colab: the value of a secret's name, "" for none. auth: OpenCode's auth.json."""
+    """The places that may hold keys; None for one that is not looked at. folders: where a `.env` may lie.
+    keyring: an object with the functions of the `keyring` package. colab: the value of a secret's name, ""
+    for none. auth: OpenCode's auth.json."""
 
     env: Mapping[str, str] = field(repr=False)
     folders: Callable[[], tuple[Path, ...]] = tuple
@@ -28,12 +32,16 @@ class Stores:
     colab: Callable[[str], str] | None = None
     auth: Path | None = None
     seen: dict[tuple[str, str], str] = field(default_factory=dict, repr=False)  # what slow places said
-    read: dict[Path, tuple[object, dict[str, str]]] = field(default_factory=dict, repr=False)  # `.env` files, as they were when they were read
+    read: dict[Path, tuple[object, dict[str, str]]] = field(
+        default_factory=dict, repr=False
+    )  # `.env` files, as they were when they were read
 
     @classmethod
     def of(cls, env: Mapping[str, str]) -> Stores:
         """This machine's places where `env` is the process's own environment; else only what `env` names."""
-        data = env.get("XDG_DATA_HOME") or (str(Path.home() / ".local" / "share") if env is os.environ else "")
+        data = env.get("XDG_DATA_HOME") or (
+            str(Path.home() / ".local" / "share") if env is os.environ else ""
+        )
         auth = Path(data, "opencode", "auth.json") if data else None
         return cls(env, _folders, _keyring, _colab(), auth) if env is os.environ else cls(env, auth=auth)
 
@@ -53,7 +61,8 @@ class Stores:
         if (place, name) not in self.seen:
             try:
                 self.seen[place, name] = look() or ""
-            except Exception:  # noqa: BLE001 - a locked, broken or absent store of any make is a store without the key
+            # a locked, broken or absent store of any make is a store without the key
+            except Exception:  # noqa: BLE001
                 self.seen[place, name] = ""
         return self.seen[place, name]
 
@@ -85,7 +94,8 @@ def _colab() -> Callable[[str], str] | None:
 
 
 def read_dotenv(path: Path) -> dict[str, str]:
-    """The variables in a `.env` file, {} where there is none, or none that a person wrote: as python-dotenv reads it."""
+    """The variables in a `.env` file, {} where there is none, or none that a person wrote: as python-dotenv
+    reads it."""
     try:
         text = read_small(path, _DOTENV)
     except (OSError, UnicodeDecodeError):

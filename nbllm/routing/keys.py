@@ -1,13 +1,15 @@
-"""Where a provider's key comes from: a table of sources, asked in order. A key is held as a Secret and shown masked; its
-source is no secret.
+"""Where a provider's key comes from: a table of sources, asked in order. A key is held as a Secret and shown
+masked; its source is no secret.
 
-The order: given with the call, typed in this session, the environment, `.env` beside the notebook, the system's keyring, a login
-(OAuth 2), Colab's secrets, OpenCode's auth.json. VS Code's secret storage is closed to kernels, so it is none of them.
+The order: given with the call, typed in this session, the environment, `.env` beside the notebook, the
+system's keyring, a login (OAuth 2), Colab's secrets, OpenCode's auth.json. VS Code's secret storage is closed
+to kernels, so it is none of them.
 
-A key goes to its own address only: what is found is a Secret with its origin, and wire.Guard compares that with the address
-that is really sent. In the keyring a key lies under its origin (https://api.openai.com), so no other row finds it there;
-OpenCode's keys belong to the address that nbllm's own row has; a variable that a project's file names waits for the user's
-consent (`Provider.held`). A key in `.env` may have come with the folder (`Secret.beside`): `auto` prefers all others.
+A key goes to its own address only: what is found is a Secret with its origin, and wire.Guard compares that
+with the address that is really sent. In the keyring a key lies under its origin (https://api.openai.com), so
+no other row finds it there; OpenCode's keys belong to the address that nbllm's own row has; a variable that a
+project's file names waits for the user's consent (`Provider.held`). A key in `.env` may have come with the
+folder (`Secret.beside`): `auto` prefers all others.
 """
 
 from __future__ import annotations
@@ -24,9 +26,24 @@ from ..core.errors import AuthenticationError, ConfigError
 from .files import read_small
 from .key_stores import SERVICE, Stores, read_dotenv
 
-__all__ = ["SOURCES", "Source", "Stores", "drop", "find", "forget", "keep", "origin", "read_dotenv", "remember", "same_host", "where"]
+__all__ = [
+    "SOURCES",
+    "Source",
+    "Stores",
+    "drop",
+    "find",
+    "forget",
+    "keep",
+    "origin",
+    "read_dotenv",
+    "remember",
+    "same_host",
+    "where",
+]
 
-_BEARERS = frozenset({"openai_chat", "openai_responses", "cohere", "ollama"})  # dialects that can carry an access token
+_BEARERS = frozenset(
+    {"openai_chat", "openai_responses", "cohere", "ollama"}
+)  # dialects that can carry an access token
 
 # Keys given by hand in this session (`%llm key NAME`), by provider name. They live in memory only.
 _session: dict[str, Secret] = {}
@@ -50,7 +67,9 @@ def _names(row: Provider) -> Iterator[str]:
 
 
 def _environment(row: Provider, address: str, stores: Stores) -> Secret | None:
-    return next((Secret(stores.env[n].strip(), n) for n in _names(row) if stores.env.get(n, "").strip()), None)
+    return next(
+        (Secret(stores.env[n].strip(), n) for n in _names(row) if stores.env.get(n, "").strip()), None
+    )
 
 
 def _dotenv(row: Provider, address: str, stores: Stores) -> Secret | None:
@@ -106,7 +125,8 @@ def _login(row: Provider, address: str, stores: Stores) -> Secret | None:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One place that may hold a key. `slow`: it asks another process or the person, so it is not asked while typing."""
+    """One place that may hold a key. `slow`: it asks another process or the person, so it is not asked while
+    typing."""
 
     name: str
     look: Callable[[Provider, str, Stores], Secret | None]
@@ -114,14 +134,26 @@ class Source:
 
 
 SOURCES = (
-    Source("environment", _environment), Source(".env", _dotenv), Source("keyring", _ring, slow=True), Source("login", _login, slow=True),
-    Source("Colab", _secrets, slow=True), Source("OpenCode", _opencode),
+    Source("environment", _environment),
+    Source(".env", _dotenv),
+    Source("keyring", _ring, slow=True),
+    Source("login", _login, slow=True),
+    Source("Colab", _secrets, slow=True),
+    Source("OpenCode", _opencode),
 )
 
 
-def find(row: Provider, stores: Stores, explicit: str | Secret | None = None, *, address: str | None = None, quick: bool = False) -> Secret | None:
-    """The key for `row` at `address` (its own where none is given), which it belongs to: given explicitly, else typed in this
-    session, else from the sources in their order; None where there is none. `quick` leaves slow sources out."""
+def find(
+    row: Provider,
+    stores: Stores,
+    explicit: str | Secret | None = None,
+    *,
+    address: str | None = None,
+    quick: bool = False,
+) -> Secret | None:
+    """The key for `row` at `address` (its own where none is given), which it belongs to: given explicitly,
+    else typed in this session, else from the sources in their order; None where there is none. `quick` leaves
+    slow sources out."""
     address = address or row.base_url
     if explicit is not None:
         return (explicit if isinstance(explicit, Secret) else Secret(explicit.strip())).at(address)
@@ -153,15 +185,18 @@ def _looked(source: Source, row: Provider, address: str, stores: Stores) -> Secr
 
 
 def keep(key: str, stores: Stores, address: str) -> bool:
-    """Puts a key into the keyring for `address`; False where there is no keyring. Raises ConfigError where it refuses."""
+    """Puts a key into the keyring for `address`; False where there is no keyring. Raises ConfigError where it
+    refuses."""
     ring = stores.keyring()
     if ring is None:
         return False
     try:
         ring.set_password(SERVICE, origin(address), key)
     except Exception as error:  # noqa: BLE001 - each backend has errors of its own
-        raise ConfigError(f"The keyring did not take the key ({type(error).__name__}).",
-                          hint="Unlock it and try again, or set the variable in the environment.") from None
+        raise ConfigError(
+            f"The keyring did not take the key ({type(error).__name__}).",
+            hint="Unlock it and try again, or set the variable in the environment.",
+        ) from None
     stores.seen["keyring", origin(address)] = key
     return True
 

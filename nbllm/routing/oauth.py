@@ -1,10 +1,11 @@
-"""Logging in to a provider by OAuth 2, for rows that declare it: a device code (RFC 8628), or an authorization code with
-PKCE and a redirect to this machine (RFC 7636, RFC 8252); renewal with rotation (RFC 6749, section 6). Authlib makes the address
-for the browser and its proof; what a server answers is read here, bounded in size and time, and believed as far as it makes sense.
+"""Logging in to a provider by OAuth 2, for rows that declare it: a device code (RFC 8628), or an
+authorization code with PKCE and a redirect to this machine (RFC 7636, RFC 8252); renewal with rotation (RFC
+6749, section 6). Authlib makes the address for the browser and its proof; what a server answers is read here,
+bounded in size and time, and believed as far as it makes sense.
 
-A token lies in the keyring under the address of its provider, or in memory where there is no keyring, together with the
-place it came from: a row that is changed to another token address does not get to renew it there. It is renewed before a
-call, a minute before its end, and once however many calls wait for it.
+A token lies in the keyring under the address of its provider, or in memory where there is no keyring,
+together with the place it came from: a row that is changed to another token address does not get to renew it
+there. It is renewed before a call, a minute before its end, and once however many calls wait for it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ _PATIENCE = 600.0  # seconds that a person gets in the browser, where the server
 _ANSWER_LIMIT, _ANSWER_TIME = 2**20, 60.0  # bytes and seconds of a server's answer
 _QUICK = 4  # questions that may follow each other faster than one a second
 _SHOWN = 2_000  # characters of an address that is shown
-_ESCAPES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|(?:\x1b[\]PX^_]|[\x9d\x90])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?")
+_ESCAPES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|(?:\x1b[\]PX^_]|[\x9d\x90])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
+)
 _DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
 _locks: dict[str, threading.Lock] = {}
 _guard = threading.Lock()
@@ -40,7 +43,8 @@ _guard = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a login gave: the token to send, the one that renews it, when it ends (seconds since 1970), and where it came from."""
+    """What a login gave: the token to send, the one that renews it, when it ends (seconds since 1970), and
+    where it came from."""
 
     access: Secret
     refresh: Secret | None
@@ -55,8 +59,15 @@ class Token:
 
     def dumped(self) -> str:
         """For the keyring."""
-        return json.dumps({"access": self.access.reveal(), "refresh": self.refresh.reveal() if self.refresh else None, "ends": self.ends,
-                           "token_url": self.token_url, "client_id": self.client_id})
+        return json.dumps(
+            {
+                "access": self.access.reveal(),
+                "refresh": self.refresh.reveal() if self.refresh else None,
+                "ends": self.ends,
+                "token_url": self.token_url,
+                "client_id": self.client_id,
+            }
+        )
 
     @classmethod
     def loaded(cls, text: str) -> Token | None:
@@ -64,9 +75,19 @@ class Token:
         try:
             v = json.loads(text)
             refresh, ends = v["refresh"], v["ends"]
-            if not (_sendable(v["access"]) and (refresh is None or _sendable(refresh)) and (ends is None or math.isfinite(ends))):
+            if not (
+                _sendable(v["access"])
+                and (refresh is None or _sendable(refresh))
+                and (ends is None or math.isfinite(ends))
+            ):
                 return None
-            return cls(Secret(v["access"], "a login"), Secret(refresh, "a login") if refresh else None, ends, v["token_url"], v["client_id"])
+            return cls(
+                Secret(v["access"], "a login"),
+                Secret(refresh, "a login") if refresh else None,
+                ends,
+                v["token_url"],
+                v["client_id"],
+            )
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
 
@@ -74,10 +95,13 @@ class Token:
 # --- logging in ---------------------------------------------------------------------------------------------
 
 
-def login(row: Provider, place: str, stores: Stores, tell: Callable[[str], None], *, patience: float = _PATIENCE) -> bool:
+def login(
+    row: Provider, place: str, stores: Stores, tell: Callable[[str], None], *, patience: float = _PATIENCE
+) -> bool:
     """Logs in to `row`, whose keys are kept for `place`; `tell` says what the person has to do, and
     `patience` is how many seconds they get. True where the token is kept for
-    good. Raises ConfigError where the row has no login or it did not come about; an interrupt ends the waiting."""
+    good. Raises ConfigError where the row has no login or it did not come about; an interrupt ends the
+    waiting."""
     way = _declared(row)
     given = _by_device(way, tell, patience) if way.device_url else _by_browser(way, tell, patience)
     return _keep(_token(given, way, None), place, stores)
@@ -98,9 +122,14 @@ def logout(place: str, stores: Stores) -> bool:
 
 def _declared(row: Provider) -> OAuth:
     if row.oauth is None:
-        raise ConfigError(f"{row.label or row.name} has no login.", hint=f"It takes a key: %llm key set {row.name}.")
+        raise ConfigError(
+            f"{row.label or row.name} has no login.", hint=f"It takes a key: %llm key set {row.name}."
+        )
     if row.unapproved:
-        raise ConfigError(f"{row.source} may not be logged in to yet.", hint=f"If that is meant: `%llm key allow {row.name}`.")
+        raise ConfigError(
+            f"{row.source} may not be logged in to yet.",
+            hint=f"If that is meant: `%llm key allow {row.name}`.",
+        )
     return row.oauth
 
 
@@ -109,7 +138,13 @@ def _client(way: OAuth, **more: Any) -> Any:
         made = importlib.import_module("authlib.integrations.httpx_client")
     except ImportError:
         raise ConfigError("A login needs the package authlib.", hint="pip install 'nbllm[keys]'") from None
-    return made.OAuth2Client(way.client_id, scope=" ".join(way.scopes) or None, token_endpoint_auth_method="none", timeout=30.0, **more)  # noqa: S106 - the name of a method: a public client has no secret
+    return made.OAuth2Client(
+        way.client_id,
+        scope=" ".join(way.scopes) or None,
+        token_endpoint_auth_method="none",  # noqa: S106
+        timeout=30.0,
+        **more,
+    )
 
 
 def _by_device(way: OAuth, tell: Callable[[str], None], patience: float) -> Mapping[str, Any]:
@@ -120,11 +155,16 @@ def _by_device(way: OAuth, tell: Callable[[str], None], patience: float) -> Mapp
             raise _refused(started.get("error"), status)
         until = time.monotonic() + min(patience, _seconds(started.get("expires_in"), patience))
         pause, asked = min(_seconds(started.get("interval"), 5.0), 60.0), 0
-        tell(f"Open {_place_to_open(started)} and enter the code {_shown(started.get('user_code'))[:64]}. Waiting ...")
+        tell(
+            f"Open {_place_to_open(started)} and enter the code {_shown(started.get('user_code'))[:64]}. "
+            f"Waiting ..."
+        )
         while (left := until - time.monotonic()) > 0:
             threading.Event().wait(min(left, pause if asked < _QUICK else max(pause, 1.0)))
             asked += 1
-            given, status = _posted(client, way.token_url, grant_type=_DEVICE, device_code=device, client_id=way.client_id)
+            given, status = _posted(
+                client, way.token_url, grant_type=_DEVICE, device_code=device, client_id=way.client_id
+            )
             if "access_token" in given:
                 return given
             if given.get("error") == "slow_down":
@@ -136,14 +176,24 @@ def _by_device(way: OAuth, tell: Callable[[str], None], patience: float) -> Mapp
 
 def _by_browser(way: OAuth, tell: Callable[[str], None], patience: float) -> Mapping[str, Any]:
     state, verifier = secrets.token_urlsafe(24), secrets.token_urlsafe(48)
-    with _Listener(state) as listener, _client(way, redirect_uri=listener.address, code_challenge_method="S256") as client:
+    with (
+        _Listener(state) as listener,
+        _client(way, redirect_uri=listener.address, code_challenge_method="S256") as client,
+    ):
         url, _ = client.create_authorization_url(way.authorize_url, state=state, code_verifier=verifier)
         tell(f"Open {_shown(url)} in a browser on this machine. Waiting ...")
         answer = listener.wait(patience)
         if "code" not in answer:
             raise _refused(answer.get("error"), None)
-        given, status = _posted(client, way.token_url, grant_type="authorization_code", code=answer["code"], redirect_uri=listener.address,
-                                client_id=way.client_id, code_verifier=verifier)
+        given, status = _posted(
+            client,
+            way.token_url,
+            grant_type="authorization_code",
+            code=answer["code"],
+            redirect_uri=listener.address,
+            client_id=way.client_id,
+            code_verifier=verifier,
+        )
         if "access_token" not in given:
             raise _refused(given.get("error"), status)
         return given
@@ -159,8 +209,8 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Listener:
-    """Waits on a free port of this machine for the browser to come back; other visitors are turned away, and so is whoever calls
-    this machine by another name."""
+    """Waits on a free port of this machine for the browser to come back; other visitors are turned away, and
+    so is whoever calls this machine by another name."""
 
     def __init__(self, state: str) -> None:
         self._answer: dict[str, str] = {}
@@ -176,7 +226,11 @@ class _Listener:
                 self.send_header("content-type", "text/plain; charset=utf-8")
                 self.send_header("cache-control", "no-store")
                 self.end_headers()
-                self.wfile.write(b"You can close this page and go back to the notebook." if ours else b"This is not the login that was begun.")
+                self.wfile.write(
+                    b"You can close this page and go back to the notebook."
+                    if ours
+                    else b"This is not the login that was begun."
+                )
 
             def log_message(self, *_args: Any) -> None:
                 """Nothing: the query holds a code."""
@@ -194,14 +248,18 @@ class _Listener:
             said = dict(reversed(parse_qsl(parts.query, max_num_fields=50)))
         except ValueError:
             return False
-        ours = parts.path == "/callback" and secrets.compare_digest(said.get("state", "").encode("utf-8", "replace"), state.encode())
+        ours = parts.path == "/callback" and secrets.compare_digest(
+            said.get("state", "").encode("utf-8", "replace"), state.encode()
+        )
         if ours and not self._came.is_set():
             self._answer = said
             self._came.set()
         return ours
 
     def __enter__(self) -> _Listener:
-        threading.Thread(target=self._server.serve_forever, args=(0.1,), name="nbllm-login", daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, args=(0.1,), name="nbllm-login", daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -240,8 +298,14 @@ def _renewed(row: Provider, token: Token, place: str, stores: Stores) -> Token:
         if token.refresh is None:
             raise _refused("no refresh token", None)
         with _client(way) as client:
-            given, status = _posted(client, way.token_url, grant_type="refresh_token", refresh_token=token.refresh.reveal(), client_id=way.client_id,
-                                    scope=" ".join(way.scopes))
+            given, status = _posted(
+                client,
+                way.token_url,
+                grant_type="refresh_token",
+                refresh_token=token.refresh.reveal(),
+                client_id=way.client_id,
+                scope=" ".join(way.scopes),
+            )
         fresh = _token(given, way, token.refresh) if "access_token" in given else None
         if fresh is None:
             raise _refused(given.get("error"), status)
@@ -250,8 +314,11 @@ def _renewed(row: Provider, token: Token, place: str, stores: Stores) -> Token:
         other = _known(row, place, stores)  # another kernel may have renewed it, and ours is void since
         if other is not None and other.fresh:
             return other
-        raise AuthenticationError(f"The login to {row.label or row.name} has ended and was not renewed: {error.message}", status=None,
-                                  hint=f"Log in again: %llm key login {row.name}.") from None
+        raise AuthenticationError(
+            f"The login to {row.label or row.name} has ended and was not renewed: {error.message}",
+            status=None,
+            hint=f"Log in again: %llm key login {row.name}.",
+        ) from None
     _keep(fresh, place, stores)
     return fresh
 
@@ -261,10 +328,18 @@ def _known(row: Provider, place: str, stores: Stores) -> Token | None:
     text = stores.seen.get(("login", place), "")
     if not text:
         ring = stores.keyring()
-        text = stores.slowly("login", place, lambda: ring.get_password(_service(), place)) if ring is not None else ""
+        text = (
+            stores.slowly("login", place, lambda: ring.get_password(_service(), place))
+            if ring is not None
+            else ""
+        )
     token = Token.loaded(text) if text else None
     way = row.oauth
-    return token if token and way and (token.token_url, token.client_id) == (way.token_url, way.client_id) else None
+    return (
+        token
+        if token and way and (token.token_url, token.client_id) == (way.token_url, way.client_id)
+        else None
+    )
 
 
 def _keep(token: Token, place: str, stores: Stores) -> bool:
@@ -287,21 +362,39 @@ def _lock(place: str) -> threading.Lock:
 
 
 def _token(given: Mapping[str, Any], way: OAuth, before: Secret | None) -> Token:
-    """From a server's answer; without a new refresh token the one before goes on. Raises ConfigError for what no header can hold."""
-    span, access, refresh = _seconds(given.get("expires_in"), math.inf), given.get("access_token"), given.get("refresh_token")
+    """From a server's answer; without a new refresh token the one before goes on. Raises ConfigError for what
+    no header can hold."""
+    span, access, refresh = (
+        _seconds(given.get("expires_in"), math.inf),
+        given.get("access_token"),
+        given.get("refresh_token"),
+    )
     if not _sendable(access):
         raise _refused("no usable token", None)
     again = Secret(str(refresh), "a login") if _sendable(refresh) else before
-    return Token(Secret(str(access), "a login"), again, None if math.isinf(span) else time.time() + span, way.token_url, way.client_id)
+    return Token(
+        Secret(str(access), "a login"),
+        again,
+        None if math.isinf(span) else time.time() + span,
+        way.token_url,
+        way.client_id,
+    )
 
 
 def _sendable(value: Any) -> bool:
     """Whether a token can stand in a header: some text of visible ASCII."""
-    return isinstance(value, str) and bool(value) and value.isascii() and value.isprintable() and " " not in value
+    return (
+        isinstance(value, str)
+        and bool(value)
+        and value.isascii()
+        and value.isprintable()
+        and " " not in value
+    )
 
 
 def _seconds(value: Any, usual: float) -> float:
-    """A server's number of seconds, which may be written as a text; `usual` where it is none, nothing, or over ten years."""
+    """A server's number of seconds, which may be written as a text; `usual` where it is none, nothing, or
+    over ten years."""
     try:
         found = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -310,30 +403,43 @@ def _seconds(value: Any, usual: float) -> float:
 
 
 def _shown(value: Any) -> str:
-    """A server's word as it can be printed: without escape sequences, control, format and blank characters."""
+    """A server's word as it can be printed: without escape sequences, control, format and blank
+    characters."""
     return "".join(c for c in _ESCAPES.sub("", label(value) or "") if c.isprintable() and not c.isspace())
 
 
 def _place_to_open(started: Mapping[str, Any]) -> str:
-    """Where the code is to be entered. Raises ConfigError where the server names no address that a browser should open."""
+    """Where the code is to be entered. Raises ConfigError where the server names no address that a browser
+    should open."""
     for name in ("verification_uri_complete", "verification_uri", "verification_url"):
         url = _shown(started.get(name))
         try:
             parts = urlsplit(url)
-            safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1"))
+            safe = parts.scheme == "https" or (
+                parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+            )
         except ValueError:
             continue
         if safe and parts.hostname and len(url) <= _SHOWN:
             return url
-    raise ConfigError("The server named no address at which the code could be entered.", hint="Try again, or ask who runs it.")
+    raise ConfigError(
+        "The server named no address at which the code could be entered.",
+        hint="Try again, or ask who runs it.",
+    )
 
 
 def _posted(client: Any, url: str, **data: str) -> tuple[dict[str, Any], int | None]:
-    """(the JSON object that answers a form, {} for anything else; the status). Errors of Authlib and httpx are in our words and
-    without theirs, which may quote a token. Raises ConfigError where nobody answers."""
+    """(the JSON object that answers a form, {} for anything else; the status). Errors of Authlib and httpx
+    are in our words and without theirs, which may quote a token. Raises ConfigError where nobody answers."""
     body, until = bytearray(), time.monotonic() + _ANSWER_TIME
     try:
-        with client.stream("POST", url, data=data, headers={"accept": "application/json", "accept-encoding": "identity"}, withhold_token=True) as answer:
+        with client.stream(
+            "POST",
+            url,
+            data=data,
+            headers={"accept": "application/json", "accept-encoding": "identity"},
+            withhold_token=True,
+        ) as answer:
             status = int(answer.status_code)
             for chunk in answer.iter_raw():
                 body += chunk
@@ -350,7 +456,13 @@ def _posted(client: Any, url: str, **data: str) -> tuple[dict[str, Any], int | N
 
 
 def _refused(error: object, status: int | None) -> ConfigError:
-    why = str(error) if isinstance(error, str) and error.replace("_", "").replace(" ", "").isalnum() and len(error) < 60 else f"HTTP {status}" if status else "no usable answer"
+    why = (
+        str(error)
+        if isinstance(error, str) and error.replace("_", "").replace(" ", "").isalnum() and len(error) < 60
+        else f"HTTP {status}"
+        if status
+        else "no usable answer"
+    )
     return ConfigError(f"The server did not log you in: {why}.", hint="Try again, or ask who runs it.")
 
 

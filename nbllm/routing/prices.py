@@ -1,8 +1,9 @@
-"""What a call costs and how much a model reads: the person's own facts, else the genai-prices data package; None where
-neither knows.
+"""What a call costs and how much a model reads: the person's own facts, else the genai-prices data package;
+None where neither knows.
 
-genai-prices is kept by the Pydantic team from the providers' own price pages, has context sizes, tiers and cached input,
-works offline and is typed. It is imported at the first priced answer: it takes some 0.2 s, and pydantic with it.
+genai-prices is kept by the Pydantic team from the providers' own price pages, has context sizes, tiers and
+cached input, works offline and is typed. It is imported at the first priced answer: it takes some 0.2 s, and
+pydantic with it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import Any, TypeGuard
 from ..core.calls import ModelFacts, Provider
 from ..core.events import Usage
 
-_TICKS = 1e10  # xAI counts in ticks; its grok-2 answers of 13 + 16 tokens at $2 and $10 a million say 1,860,000
+_TICKS = (
+    1e10  # xAI counts in ticks; its grok-2 answers of 13 + 16 tokens at $2 and $10 a million say 1,860,000
+)
 
 
 def cost(usage: Usage | None, model: str, provider: Provider | str) -> float | None:
-    """US dollars for `usage` of `model`: by the person's own prices, else what the provider says it charged, else by the price
-    data. None where none of them knows, or where the answer ended before all of it was counted, or what they say is no amount.
-    provider: a row, or its name in the price data."""
+    """US dollars for `usage` of `model`: by the person's own prices, else what the provider says it charged,
+    else by the price data. None where none of them knows, or where the answer ended before all of it was
+    counted, or what they say is no amount. provider: a row, or its name in the price data."""
     if usage is None or usage.output_tokens is None:
         return None
     row = provider if isinstance(provider, Provider) else Provider("", "", "", price=provider)
@@ -40,8 +43,8 @@ def _cost(usage: Usage, model: str, row: Provider) -> float | None:
 
 
 def charged(raw: Mapping[str, Any]) -> float | None:
-    """What the provider itself says the answer cost, in US dollars: OpenRouter's cost (with what the key behind it paid),
-    Perplexity's total_cost, xAI's ticks."""
+    """What the provider itself says the answer cost, in US dollars: OpenRouter's cost (with what the key
+    behind it paid), Perplexity's total_cost, xAI's ticks."""
     said = raw.get("cost")
     if isinstance(said, Mapping):
         said = said.get("total_cost")
@@ -50,7 +53,9 @@ def charged(raw: Mapping[str, Any]) -> float | None:
         paid = behind.get("upstream_inference_cost") if isinstance(behind, Mapping) else None
         return float(said) + (float(paid) if _is_number(paid) else 0.0)
     ticks = raw.get("cost_in_usd_ticks")
-    return float(ticks) / _TICKS if _is_number(ticks) and ticks else None  # resellers send 0 there, whatever they charge
+    return (
+        float(ticks) / _TICKS if _is_number(ticks) and ticks else None
+    )  # resellers send 0 there, whatever they charge
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
@@ -58,14 +63,22 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def _by_facts(usage: Usage, facts: ModelFacts) -> float | None:
-    """Tokens times prices. Cached tokens are part of the input, and cost as such where they have no price of their own."""
-    if usage.input_tokens is None or usage.output_tokens is None or facts.input is None or facts.output is None:
+    """Tokens times prices. Cached tokens are part of the input, and cost as such where they have no price of
+    their own."""
+    if (
+        usage.input_tokens is None
+        or usage.output_tokens is None
+        or facts.input is None
+        or facts.output is None
+    ):
         return None
     read, written = usage.cache_read_tokens or 0, usage.cache_write_tokens or 0
     at_read = facts.input if facts.cache_read is None else facts.cache_read
     at_written = facts.input if facts.cache_write is None else facts.cache_write
     plain = max(0, usage.input_tokens - read - written)
-    return (plain * facts.input + read * at_read + written * at_written + usage.output_tokens * facts.output) / 1e6
+    return (
+        plain * facts.input + read * at_read + written * at_written + usage.output_tokens * facts.output
+    ) / 1e6
 
 
 def _by_data(usage: Usage, model: str, price_provider: str) -> float | None:
@@ -87,10 +100,15 @@ def _by_data(usage: Usage, model: str, price_provider: str) -> float | None:
 
 
 def facts(model: str, row: Provider) -> ModelFacts:
-    """What is known of a model: the person's own facts, each missing one from the price data. Prices in US dollars for a
-    million tokens, the lowest tier's where there are tiers."""
+    """What is known of a model: the person's own facts, each missing one from the price data. Prices in US
+    dollars for a million tokens, the lowest tier's where there are tiers."""
     own, data = row.facts.get(model, ModelFacts()), _data(model, row.price)
-    return ModelFacts(*(mine if (mine := getattr(own, name)) is not None else getattr(data, name) for name in ModelFacts.__slots__))
+    return ModelFacts(
+        *(
+            mine if (mine := getattr(own, name)) is not None else getattr(data, name)
+            for name in ModelFacts.__slots__
+        )
+    )
 
 
 def _data(model: str, price_provider: str) -> ModelFacts:

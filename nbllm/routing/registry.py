@@ -1,7 +1,8 @@
-"""From a model's name to the provider that answers it: rows of providers.toml, aliases, and the rules of names.
+"""From a model's name to the provider that answers it: rows of providers.toml, aliases, and the rules of
+names.
 
-A name is `provider/model`, `provider:model`, a bare model name that a row's patterns know, a provider's name alone
-(its default model), an alias, `sim/...` or `auto`.
+A name is `provider/model`, `provider:model`, a bare model name that a row's patterns know, a provider's name
+alone (its default model), an alias, `sim/...` or `auto`.
 """
 
 from __future__ import annotations
@@ -28,13 +29,22 @@ DEFAULT_MODEL = "auto"
 SIMULATOR = "sim"
 
 # The names under which the simulator answers, and the wire format of each.
-SIMULATED = {"openai": "openai_chat", "openai_chat": "openai_chat", "openai_responses": "openai_responses",
-             "responses": "openai_responses", "anthropic": "anthropic", "claude": "anthropic", "gemini": "gemini", "ollama": "ollama"}
+SIMULATED = {
+    "openai": "openai_chat",
+    "openai_chat": "openai_chat",
+    "openai_responses": "openai_responses",
+    "responses": "openai_responses",
+    "anthropic": "anthropic",
+    "claude": "anthropic",
+    "gemini": "gemini",
+    "ollama": "ollama",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a name leads: the provider (with the address in force), the model's own name, why it was chosen."""
+    """Where a name leads: the provider (with the address in force), the model's own name, why it was
+    chosen."""
 
     asked: str
     provider: Provider
@@ -45,8 +55,9 @@ class Route:
 
 @dataclass(slots=True)
 class Registry:
-    """The rows and aliases in force. `env` is looked at on every call; `simulator` gives a dialect's loopback address;
-    `problems` are what is wrong in configuration files, told once, when a name is first resolved; `stores` hold keys."""
+    """The rows and aliases in force. `env` is looked at on every call; `simulator` gives a dialect's loopback
+    address; `problems` are what is wrong in configuration files, told once, when a name is first resolved;
+    `stores` hold keys."""
 
     rows: dict[str, Provider] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
@@ -71,7 +82,8 @@ class Registry:
     def resolve(self, name: str, base_url: str | None = None, dialect: str | None = None) -> Route:
         """The route of `name`. Raises ConfigError with the nearest names for a name that leads nowhere.
 
-        base_url and dialect replace the row's; with a base_url, an unknown name is a model of the server there.
+        base_url and dialect replace the row's; with a base_url, an unknown name is a model of the server
+        there.
         """
         asked = name.strip()
         self._tell()
@@ -80,7 +92,10 @@ class Registry:
             return self._simulated(asked, full)
         provider, model = self._split(full)
         if provider is None and base_url is not None:
-            provider, model = Provider("custom", dialect or "openai_chat", base_url, label=_host(base_url), local=True), full
+            provider, model = (
+                Provider("custom", dialect or "openai_chat", base_url, label=_host(base_url), local=True),
+                full,
+            )
         if provider is None:
             raise self._unknown(asked)
         route = Route(asked, provider, model or provider.default_model)
@@ -93,7 +108,8 @@ class Registry:
             warnings.warn(f"nbllm ignores a part of its configuration: {problem}", stacklevel=4)
 
     def register(self, name: str, table: Mapping[str, Any]) -> Provider:
-        """Adds a row, or changes the entries of one, above all files. Raises ConfigError for what is wrong in the table."""
+        """Adds a row, or changes the entries of one, above all files. Raises ConfigError for what is wrong in
+        the table."""
         row = provider_row(name, table, self.rows.get(name), "register_provider")
         if "base_url" in table:  # consent is for an address, and for the variables that are named with it
             row = replace(row, held=tuple(h for h in row.held if h in spent(row) and h not in str(table)))
@@ -107,7 +123,7 @@ class Registry:
             return None, ""
         cut = len(config.head(name))
         if cut and self.row(name[:cut]) is row:
-            return row, name[cut + 1:] or row.default_model
+            return row, name[cut + 1 :] or row.default_model
         return row, row.default_model if self.row(name) is row else name
 
     def row(self, word: str) -> Provider | None:
@@ -115,15 +131,27 @@ class Registry:
         return config.named(word, self.rows)
 
     def _place(self, route: Route, base_url: str | None, dialect: str | None, *, lone: bool) -> Route:
-        """The route with the address in force. A provider named alone that is not ready says so when it is asked: choosing
-        among all of them must go on."""
+        """The route with the address in force. A provider named alone that is not ready says so when it is
+        asked: choosing among all of them must go on."""
         row = route.provider
         if base_url is None and self.simulating:
             spoken = dialect or row.dialect
             spoken = spoken if spoken in SIMULATED.values() else "openai_chat"
-            return replace(route, provider=replace(row, base_url=self._sim_url(spoken), dialect=spoken, local=True, refused="", query={}, key_header="",
-                                                   command=()),
-                           model=route.model or "sim", simulated=True)
+            return replace(
+                route,
+                provider=replace(
+                    row,
+                    base_url=self._sim_url(spoken),
+                    dialect=spoken,
+                    local=True,
+                    refused="",
+                    query={},
+                    key_header="",
+                    command=(),
+                ),
+                model=route.model or "sim",
+                simulated=True,
+            )
         placed = self._placed(row, base_url, dialect)
         try:
             placed = self._ready(placed, route.model)
@@ -134,43 +162,81 @@ class Registry:
         return replace(route, provider=placed)
 
     def _placed(self, row: Provider, base_url: str | None, dialect: str | None) -> Provider:
-        """The row at the address in force. A server of the user's own may want no key; if it does, its 401 says so."""
+        """The row at the address in force. A server of the user's own may want no key; if it does, its 401
+        says so."""
         own = self.address(row)
         elsewhere = base_url is not None and not keys.same_host(base_url, own)
-        return replace(_without_its_own(row) if elsewhere else row, base_url=base_url or own, dialect=dialect or row.dialect,
-                       local=row.local or elsewhere, refused="" if base_url else row.refused, values=self._values(row))
+        return replace(
+            _without_its_own(row) if elsewhere else row,
+            base_url=base_url or own,
+            dialect=dialect or row.dialect,
+            local=row.local or elsewhere,
+            refused="" if base_url else row.refused,
+            values=self._values(row),
+        )
 
     def _ready(self, row: Provider, model: str) -> Provider:
-        """The row with its variables and the model's name filled in. Raises ConfigError where it cannot be asked."""
+        """The row with its variables and the model's name filled in. Raises ConfigError where it cannot be
+        asked."""
         name = row.label or row.name
         if row.unapproved:
-            raise ConfigError(f"{row.source} changes where or how {row.name!r} is asked: {row.shown}, and what you ask would go there.",
-                              hint=f"If that is meant: `%llm key allow {row.name}`.")
+            raise ConfigError(
+                f"{row.source} changes where or how {row.name!r} is asked: {row.shown}, and what you ask "
+                f"would go there.",
+                hint=f"If that is meant: `%llm key allow {row.name}`.",
+            )
         if row.refused:
             raise ConfigError(row.refused)
         if not model and not row.command:
-            raise ConfigError(f"{name} has no default model.", hint=f"Name one: {row.name}/MODEL." + (f" `%llm models {row.name}/` lists them." if row.models else ""))
+            raise ConfigError(
+                f"{name} has no default model.",
+                hint=f"Name one: {row.name}/MODEL."
+                + (f" `%llm models {row.name}/` lists them." if row.models else ""),
+            )
         missing = list(dict.fromkeys(n for text in _texts(row) for n in filled(text, self.env, row.held)[1]))
         if missing:
             held = [n for n in missing if n in row.held]
-            raise ConfigError(f"{name} needs {' and '.join(missing)}, " + (f"which {row.source} may not use yet." if held else "which is not set."),
-                              hint=f"If that is meant: `%llm key allow {row.name}`." if held else f"Set {missing[0]} in the environment.")
+            raise ConfigError(
+                f"{name} needs {' and '.join(missing)}, "
+                + (f"which {row.source} may not use yet." if held else "which is not set."),
+                hint=f"If that is meant: `%llm key allow {row.name}`."
+                if held
+                else f"Set {missing[0]} in the environment.",
+            )
         if "{model}" in row.base_url and model.strip(".") == "":
             raise ConfigError(f"{name} has no model called {model!r}.", hint=f"Name one: {row.name}/MODEL.")
-        headers, query = ({k: filled(v, self.env, row.held)[0] for k, v in pairs.items()} for pairs in (row.headers, row.query))
-        return replace(row, base_url=filled(row.base_url, self.env, row.held)[0].replace("{model}", quote(model, safe="")),
-                       headers=headers, query=query)
+        headers, query = (
+            {k: filled(v, self.env, row.held)[0] for k, v in pairs.items()}
+            for pairs in (row.headers, row.query)
+        )
+        return replace(
+            row,
+            base_url=filled(row.base_url, self.env, row.held)[0].replace("{model}", quote(model, safe="")),
+            headers=headers,
+            query=query,
+        )
 
     def _values(self, row: Provider) -> Hidden:
-        """What the row's texts hold that is nobody's business: the values of variables, and what stands in headers and query
-        as it is. Of an address that is a variable, what follows the host."""
+        """What the row's texts hold that is nobody's business: the values of variables, and what stands in
+        headers and query as it is. Of an address that is a variable, what follows the host."""
         own = [v for v in (*row.headers.values(), *row.query.values()) if "${" not in v]
         found = [value for text in _texts(row) for value in variables(text, self.env, row.held)]
-        return Hidden(filter(None, (*own, *(urlsplit(v).path.strip("/") if v.startswith(("https://", "http://")) else v for v in found))))
+        return Hidden(
+            filter(
+                None,
+                (
+                    *own,
+                    *(
+                        urlsplit(v).path.strip("/") if v.startswith(("https://", "http://")) else v
+                        for v in found
+                    ),
+                ),
+            )
+        )
 
     def address(self, row: Provider) -> str:
-        """The address in force: the first of the row's variables that is set, else the row's own. Variables in it that are
-        not set stay as they are written."""
+        """The address in force: the first of the row's variables that is set, else the row's own. Variables
+        in it that are not set stay as they are written."""
         names = (v for v in row.base_url_env if v not in row.held)
         found = next((self.env[v].strip() for v in names if self.env.get(v, "").strip()), None)
         if found is None:
@@ -183,11 +249,22 @@ class Registry:
 
     def _simulated(self, asked: str, full: str) -> Route:
         which, _, model = full.partition("/")[2].partition("/")
-        bare, at, options = which.partition("@")  # sim/openai@ttft=0.4 is the format's plain model with options
+        bare, at, options = which.partition(
+            "@"
+        )  # sim/openai@ttft=0.4 is the format's plain model with options
         dialect = SIMULATED.get(bare or "openai")
         if dialect is None:
-            raise ConfigError(f"The simulator does not speak {bare!r}.", hint=f"It answers as {', '.join(f'sim/{n}' for n in SIMULATED)}.")
-        row = Provider(f"sim/{bare or 'openai'}", dialect, self._sim_url(dialect), local=True, label=f"Simulator ({dialect})")
+            raise ConfigError(
+                f"The simulator does not speak {bare!r}.",
+                hint=f"It answers as {', '.join(f'sim/{n}' for n in SIMULATED)}.",
+            )
+        row = Provider(
+            f"sim/{bare or 'openai'}",
+            dialect,
+            self._sim_url(dialect),
+            local=True,
+            label=f"Simulator ({dialect})",
+        )
         return Route(asked, row, model or f"sim-{bare or 'openai'}{at}{options}", simulated=True)
 
     def _sim_url(self, dialect: str) -> str:
@@ -199,16 +276,24 @@ class Registry:
 
     def _unknown(self, name: str) -> ConfigError:
         if not name:
-            return ConfigError("No model was named.", hint="Say for example model=gemini/flash, or model=auto.")
+            return ConfigError(
+                "No model was named.", hint="Say for example model=gemini/flash, or model=auto."
+            )
         near = self.nearest(name)
-        wrong = next((p for p in self.problems if f"'{name.partition('/')[0]}'" in p.message), next(iter(self.problems), None))
+        wrong = next(
+            (p for p in self.problems if f"'{name.partition('/')[0]}'" in p.message),
+            next(iter(self.problems), None),
+        )
         ignored = f" A part of the configuration is ignored: {wrong}" if wrong else ""
         hint = f"Did you mean {' or '.join(near)}?" if near else "`%llm models` lists what is known."
-        return ConfigError(f"No provider answers to the model name {name!r}.",
-                           hint=f"{hint} A server of your own: base_url=http://host:port/v1.{ignored}")
+        return ConfigError(
+            f"No provider answers to the model name {name!r}.",
+            hint=f"{hint} A server of your own: base_url=http://host:port/v1.{ignored}",
+        )
 
     def nearest(self, name: str) -> list[str]:
-        """Up to three known names that look like `name`; a bare name may belong to a local Ollama, name:tag surely does."""
+        """Up to three known names that look like `name`; a bare name may belong to a local Ollama, name:tag
+        surely does."""
         if ":" in name and "/" not in name:
             return [f"ollama/{name}"]
         known = list(self.names())
@@ -221,26 +306,31 @@ class Registry:
         """Names to offer: aliases, each provider's default model, the simulator's formats."""
         yield from self.aliases
         yield from (f"{r.name}/{r.default_model}" for r in self.rows.values() if r.default_model)
-        yield from (f"{SIMULATOR}/{n}" for n in ("openai", "openai_responses", "anthropic", "gemini", "ollama"))
+        yield from (
+            f"{SIMULATOR}/{n}" for n in ("openai", "openai_responses", "anthropic", "gemini", "ollama")
+        )
         yield "auto"
 
     def unknown_provider(self, word: str) -> ConfigError:
         """The error for a word that should be a provider's name and is none."""
         known = [*self.rows, *(p for r in self.rows.values() for p in r.prefixes)]
         near = difflib.get_close_matches(word, known, 1)
-        return ConfigError(f"No provider is called {word!r}.",
-                           hint=f"Did you mean {near[0]}?" if near else f"There are {', '.join(self.rows)}.")
+        return ConfigError(
+            f"No provider is called {word!r}.",
+            hint=f"Did you mean {near[0]}?" if near else f"There are {', '.join(self.rows)}.",
+        )
 
     def own_key(self, row: Provider, *, quick: bool = False) -> Secret | None:
-        """The key that a row finds by itself, none where a login has ended; `quick` asks no place that may be slow, or ask the person."""
+        """The key that a row finds by itself, none where a login has ended; `quick` asks no place that may be
+        slow, or ask the person."""
         try:
             return keys.find(row, self.stores, address=self.address(row), quick=quick)
         except AuthenticationError:  # a call to that row says so; a list of all of them goes on
             return None
 
     def key_for(self, route: Route, explicit: str | Secret | None) -> Secret | None:
-        """The key to send on `route`. A key that is found goes to its own row's address only: a base_url given by hand that
-        leads elsewhere gets no key unless the person named one."""
+        """The key to send on `route`. A key that is found goes to its own row's address only: a base_url
+        given by hand that leads elsewhere gets no key unless the person named one."""
         if route.simulated:
             return Secret("sim", "simulator")
         row = route.provider
@@ -252,9 +342,15 @@ class Registry:
         return keys.find(own, self.stores, address=row.base_url)
 
     def allow(self, row: Provider, path: Path | None = None) -> tuple[str, ...]:
-        """Lets a project's row use what it waits for, now and in the person's file. Raises ConfigError where that cannot be edited."""
+        """Lets a project's row use what it waits for, now and in the person's file. Raises ConfigError where
+        that cannot be edited."""
         path, place = path or config.user_file(), keys.origin(row.base_url)
-        change_entry(path, "allow", place, lambda before: sorted({*([before] if isinstance(before, str) else before or ()), *row.held}))
+        change_entry(
+            path,
+            "allow",
+            place,
+            lambda before: sorted({*([before] if isinstance(before, str) else before or ()), *row.held}),
+        )
         self.rows[row.name] = replace(row, held=())
         return row.held
 
@@ -269,8 +365,8 @@ def _texts(row: Provider) -> tuple[str, ...]:
 
 
 def _without_its_own(row: Provider) -> Provider:
-    """The row for an address that is given by hand: its headers and query belong to its own, all but what stands in it for
-    variables that are not set."""
+    """The row for an address that is given by hand: its headers and query belong to its own, all but what
+    stands in it for variables that are not set."""
     defaults = {k: filled(v, {}) for k, v in row.query.items() if "${" in v}
     return replace(row, headers={}, query={k: text for k, (text, missing) in defaults.items() if not missing})
 
@@ -287,13 +383,14 @@ def _as_url(address: str, row: Provider) -> str:
     name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
     if not colon:
         name, port = host, "443" if scheme == "https" else "80" if scheme else default_port
-    name = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}.get(name, name)  # noqa: S104 - read, not bound
+    # read, not bound
+    name = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}.get(name, name)  # noqa: S104
     return f"{scheme or 'http'}://{name}:{port or default_port}" + (f"/{path}" if path else "")
 
 
 def load(env: Mapping[str, str] | None = None, places: Places | None = None) -> Registry:
-    """A registry with nbllm's own rows and those of the configuration in `places`. With an `env` that is not the process's
-    own, and no places, only NBLLM_CONFIG is looked at, where that env names it."""
+    """A registry with nbllm's own rows and those of the configuration in `places`. With an `env` that is not
+    the process's own, and no places, only NBLLM_CONFIG is looked at, where that env names it."""
     env = os.environ if env is None else env
     found = config.load(places or Places.of(env))
     made = Registry(found.rows, found.aliases, env, problems=found.problems, defaults=found.defaults)
@@ -303,32 +400,47 @@ def load(env: Mapping[str, str] | None = None, places: Places | None = None) -> 
 
 
 def _paid_for(registry: Registry, source: str) -> None:
-    """Leaves out a project's default model where a key in the project's `.env` would be used: whoever has that account could
-    read what is asked in cells that name no model."""
+    """Leaves out a project's default model where a key in the project's `.env` would be used: whoever has
+    that account could read what is asked in cells that name no model."""
     model = str(registry.defaults["model"])
     row = config.leads_to(model, registry.rows, registry.aliases)
     key = registry.own_key(row, quick=True) if row is not None else None
     if key is not None and key.beside:
         del registry.defaults["model"]
-        registry.problems.append(Problem(source, None, f"the default model {model!r} would be asked with {key.source}, which may be somebody else's; "
-                                                       f"expected its name in a cell, or once: %llm use {model}"))
+        registry.problems.append(
+            Problem(
+                source,
+                None,
+                f"the default model {model!r} would be asked with {key.source}, which may be somebody "
+                f"else's; "
+                f"expected its name in a cell, or once: %llm use {model}",
+            )
+        )
 
 
 _VERIFIED = {"stream": "recorded answers", "server": "real server", "cli": "real CLI"}
 
 
 def table(registry: Registry | None = None) -> str:
-    """The providers as a Markdown table: name, prefix, key variable, dialect, and what was verified how. Without a registry
-    those that nbllm brings, whatever is set here."""
+    """The providers as a Markdown table: name, prefix, key variable, dialect, and what was verified how.
+    Without a registry those that nbllm brings, whatever is set here."""
     registry = registry or load({})
     lines = ["| Provider | Prefix | Key | Dialect | Verified by |", "|---|---|---|---|---|"]
     for row in registry.rows.values():
         names = ", ".join(f"`{n}/`" for n in (row.name, *row.prefixes))
         key = " or ".join(f"`{n}`" for n in row.key_env)
-        key = f"its own login{', or ' * bool(key)}{key}" if row.command else key + " (if the server wants one)" * row.local
+        key = (
+            f"its own login{', or ' * bool(key)}{key}"
+            if row.command
+            else key + " (if the server wants one)" * row.local
+        )
         how = ", ".join(_VERIFIED.get(v, v) for v in row.verified) or "its documentation"
-        lines.append(f"| {row.label or row.name} | {names} | {key or 'none'} | {row.dialect.replace('_', ' ')} | {how} |" if not row.refused else
-                     f"| {row.label or row.name} | {names} | | | {row.refused} |")
+        lines.append(
+            f"| {row.label or row.name} | {names} | {key or 'none'} | {row.dialect.replace('_', ' ')} "
+            f"| {how} |"
+            if not row.refused
+            else f"| {row.label or row.name} | {names} | | | {row.refused} |"
+        )
     return "\n".join(lines)
 
 

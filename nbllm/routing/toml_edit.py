@@ -1,4 +1,5 @@
-"""TOML files as people wrote them: at which line something stands, and one entry set without touching the rest."""
+"""TOML files as people wrote them: at which line something stands, and one entry set without touching the
+rest."""
 
 from __future__ import annotations
 
@@ -17,14 +18,24 @@ from .files import locked, read_small, write_whole
 def at_line(error: tomllib.TOMLDecodeError, text: str) -> tuple[int, str]:
     """(line, what is wrong there) of a file that is no TOML."""
     found = re.search(r"\s*\(at line (\d+), column \d+\)", str(error))
-    words = str(error).replace(found[0], "") if found else str(error).replace(" (at end of document)", " before the end of the file")
-    return (int(found[1]) if found else text.count("\n") + 1), f"{words}; expected TOML, such as name = \"value\""
+    words = (
+        str(error).replace(found[0], "")
+        if found
+        else str(error).replace(" (at end of document)", " before the end of the file")
+    )
+    return (
+        int(found[1]) if found else text.count("\n") + 1
+    ), f'{words}; expected TOML, such as name = "value"'
 
 
 def _header(line: str) -> tuple[str, ...]:
     """The names in a table's header, () for another line."""
     match = re.fullmatch(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?", line)
-    return tuple(n.strip().strip("\"'") for n in re.findall(r"\"[^\"]*\"|'[^']*'|[^.\"']+", match[1])) if match else ()
+    return (
+        tuple(n.strip().strip("\"'") for n in re.findall(r"\"[^\"]*\"|'[^']*'|[^.\"']+", match[1]))
+        if match
+        else ()
+    )
 
 
 def _entry(line: str) -> str:
@@ -34,8 +45,9 @@ def _entry(line: str) -> str:
 
 
 def row_line(text: str, name: str, entry: str = "") -> int | None:
-    """The line of an entry in the table that is called `name` at last, else that of the table itself: its header, the first
-    header it stands in, or the line where it is written inline. None where there is none of them."""
+    """The line of an entry in the table that is called `name` at last, else that of the table itself: its
+    header, the first header it stands in, or the line where it is written inline. None where there is none of
+    them."""
     lines = text.split("\n")
     headers = [(number, names) for number, line in enumerate(lines, 1) if (names := _header(line))]
     own = next((n for n, names in headers if names[-1] == name), None)
@@ -43,7 +55,11 @@ def row_line(text: str, name: str, entry: str = "") -> int | None:
     within = next((n for n, names in headers if name in names), None)
     inline = next((n for n, line in enumerate(lines, 1) if _entry(line) == name), None)
     end = next((n for n, _ in headers if own is not None and n > own), len(lines) + 1)
-    mine = next((n for n in range(own + 1, end) if entry and _entry(lines[n - 1]) == entry), None) if own is not None else None
+    mine = (
+        next((n for n in range(own + 1, end) if entry and _entry(lines[n - 1]) == entry), None)
+        if own is not None
+        else None
+    )
     return next((n for n in (mine, sub, own, within, inline) if n is not None), None)
 
 
@@ -53,17 +69,19 @@ def set_entry(path: Path, table: str, key: str, value: Any) -> None:
 
 
 def change_entry(path: Path, table: str, key: str, change: Callable[[Any], Any]) -> None:
-    """Sets `key` in `[table]` of the file to what `change` makes of its value (None for none), and leaves every other line as
-    it is; one writer at a time. Raises ConfigError where the file is broken, is written so that only a person can edit it,
-    or cannot be written."""
+    """Sets `key` in `[table]` of the file to what `change` makes of its value (None for none), and leaves
+    every other line as it is; one writer at a time. Raises ConfigError where the file is broken, is written
+    so that only a person can edit it, or cannot be written."""
     with contextlib.suppress(OSError):
         path = path.resolve(strict=True)
     try:
         with locked(path):
             write_whole(path, _edited(path, table, key, change))
     except (OSError, UnicodeError) as error:
-        raise ConfigError(f"{path} cannot be written ({getattr(error, 'strerror', None) or error}).",
-                          hint="Check the folder and its permissions, and try again.") from None
+        raise ConfigError(
+            f"{path} cannot be written ({getattr(error, 'strerror', None) or error}).",
+            hint="Check the folder and its permissions, and try again.",
+        ) from None
 
 
 def _edited(path: Path, table: str, key: str, change: Callable[[Any], Any]) -> str:
@@ -81,7 +99,10 @@ def _edited(path: Path, table: str, key: str, change: Callable[[Any], Any]) -> s
     except ValueError:
         fits = False
     if not fits:
-        raise ConfigError(f"{path} cannot be edited by nbllm as it stands.", hint=f"Write it there yourself, under [{table}]: {line}")
+        raise ConfigError(
+            f"{path} cannot be edited by nbllm as it stands.",
+            hint=f"Write it there yourself, under [{table}]: {line}",
+        )
     return new
 
 

@@ -15,17 +15,30 @@ from .routes import FORMATS
 
 def main(argv: list[str] | None = None) -> int:
     """Serves until it is interrupted. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m nbllm.simulator", description="A loopback provider with chosen times and faults.")
+    parser = argparse.ArgumentParser(
+        prog="python -m nbllm.simulator", description="A loopback provider with chosen times and faults."
+    )
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--defaults", default="", metavar="KEY=VALUE,...", help="options of requests that choose none, such as ttft=0.4,gap=0.02")
-    parser.add_argument("--attached", action="store_true", help="end when standard input is closed, as a parent's end closes it")
+    parser.add_argument(
+        "--defaults",
+        default="",
+        metavar="KEY=VALUE,...",
+        help="options of requests that choose none, such as ttft=0.4,gap=0.02",
+    )
+    parser.add_argument(
+        "--attached",
+        action="store_true",
+        help="end when standard input is closed, as a parent's end closes it",
+    )
     args = parser.parse_args(argv)
     with contextlib.suppress(ImportError, ValueError, OSError):  # a thousand clients are a thousand sockets
         import resource
 
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536), hard))
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536), hard)
+        )
     try:
         server = serve(args.port, host=args.host, **parse(args.defaults))
     except (BadOption, OSError) as error:

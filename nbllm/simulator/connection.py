@@ -1,4 +1,5 @@
-"""HTTP/1.1 on asyncio: h11 reads requests, a Player writes each answer. One request after another on each connection."""
+"""HTTP/1.1 on asyncio: h11 reads requests, a Player writes each answer. One request after another on each
+connection."""
 
 from __future__ import annotations
 
@@ -24,7 +25,13 @@ MAX_TARGET = 8_000  # characters of a path and its query
 class Connection(asyncio.Protocol):
     """One client's connection."""
 
-    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop, opened: Callable[[Connection, bool], None], guard: Guard) -> None:
+    def __init__(
+        self,
+        service: Service,
+        loop: asyncio.AbstractEventLoop,
+        opened: Callable[[Connection, bool], None],
+        guard: Guard,
+    ) -> None:
         self.service, self.loop, self._opened, self._guard = service, loop, opened, guard
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
         self._request: h11.Request | None = None
@@ -43,7 +50,8 @@ class Connection(asyncio.Protocol):
         self._opened(self, True)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of a request came. Their moment is taken before they are parsed: a client must not be blamed for that."""
+        """Bytes of a request came. Their moment is taken before they are parsed: a client must not be blamed
+        for that."""
         self._came_ns = time.monotonic_ns()
         self._h11.receive_data(data)
         self.advance()
@@ -90,7 +98,9 @@ class Connection(asyncio.Protocol):
     def _take(self, event: Any) -> bool:
         if isinstance(event, h11.Request):
             self._request, self._body, self._size = event, [], 0
-            refusal = self._guard.refusal(event.headers) or ((414, "the path is too long") if len(event.target) > MAX_TARGET else None)
+            refusal = self._guard.refusal(event.headers) or (
+                (414, "the path is too long") if len(event.target) > MAX_TARGET else None
+            )
             if refusal:
                 self._refuse(*refusal)
                 return False
@@ -109,7 +119,10 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, status: int, why: str) -> None:
         body = why.encode()
-        head = b"HTTP/1.1 %d Refused\r\nconnection: close\r\nx-nbllm-simulated: 1\r\ncontent-length: %d\r\n\r\n" % (status, len(body))
+        head = (
+            b"HTTP/1.1 %d Refused\r\nconnection: close\r\nx-nbllm-simulated: 1\r\ncontent-length: %d\r\n\r\n"
+            % (status, len(body))
+        )
         self.transport.write(head + body)
         self.transport.close()
 
@@ -121,7 +134,8 @@ class Connection(asyncio.Protocol):
         try:
             answer = self.service.answer(_request(self._request, b"".join(self._body)), came)
             player = self._player(answer, received)
-        except Exception as error:  # noqa: BLE001 - a request that nobody thought of must not be left without an answer
+        # a request that nobody thought of must not be left without an answer
+        except Exception as error:  # noqa: BLE001
             self._refuse(400, f"The request cannot be answered: {type(error).__name__}")
             return
         self.player = player
@@ -132,7 +146,10 @@ class Connection(asyncio.Protocol):
         if self._request.method == b"HEAD":
             answer.framing, answer.outs = "length", iter((Out("error", b"", 0.0),))
         if self._request.http_version == b"1.0" and answer.framing == "chunked":
-            answer.framing, answer.headers = "close", [h for h in answer.headers if h[0] != "transfer-encoding"]
+            answer.framing, answer.headers = (
+                "close",
+                [h for h in answer.headers if h[0] != "transfer-encoding"],
+            )
         return Player(self, self._h11, answer, received)
 
     def finished(self, closing: bool) -> None:
@@ -149,5 +166,9 @@ class Connection(asyncio.Protocol):
 def _request(head: h11.Request, body: bytes) -> Request:
     target, _, query = head.target.decode("ascii").partition("?")
     headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
-    path = "/" + target.partition("://")[2].partition("/")[2] if "://" in target.partition("?")[0][:8] else target
+    path = (
+        "/" + target.partition("://")[2].partition("/")[2]
+        if "://" in target.partition("?")[0][:8]
+        else target
+    )
     return Request(head.method.decode("ascii"), unquote(path), dict(parse_qsl(query)), headers, body)

@@ -1,4 +1,5 @@
-"""What goes wrong on purpose: keep-alives, cuts, stalls, gibberish and errors woven into an answer's events. Pure generators."""
+"""What goes wrong on purpose: keep-alives, cuts, stalls, gibberish and errors woven into an answer's events.
+Pure generators."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ _END = ("finish", "usage", "done")
 MESSAGE = "This failure was asked of nbllm's simulator."
 
 
-def woven(outs: Iterable[Out], reply: Reply, ping: bytes, error: Callable[[Reply, float, int], Iterable[Out]]) -> Iterator[Out]:
+def woven(
+    outs: Iterable[Out], reply: Reply, ping: bytes, error: Callable[[Reply, float, int], Iterable[Out]]
+) -> Iterator[Out]:
     """`outs` with the keep-alives and faults that the reply's options ask for."""
     o = reply.options
     if not o.ping and all(n is None for n in (o.cut, o.stall, o.malformed, o.error)):
@@ -31,7 +34,8 @@ def _pinged(outs: Iterable[Out], reply: Reply, ping: bytes) -> Iterator[Out]:
 
 
 def _broken(outs: Iterable[Out], o: Options, error: Callable[[float, int], Iterable[Out]]) -> Iterator[Out]:
-    """The faults that come after so many token-bearing chunks; only the malformed one and the stall are survived."""
+    """The faults that come after so many token-bearing chunks; only the malformed one and the stall are
+    survived."""
     seen, sent, late = 0, 0, 0.0
     for planned in outs:
         out = planned._replace(at=planned.at + late) if late else planned
@@ -62,4 +66,4 @@ def _ends(o: Options, seen: int) -> bool:
 def _gibberish(data: bytes) -> bytes:
     """An event whose JSON breaks off: the end of the line is missing, the end of the event is there."""
     body = data.rstrip(b"\n")
-    return body[:-max(2, len(body) // 3)] + data[len(body):]
+    return body[: -max(2, len(body) // 3)] + data[len(body) :]

@@ -1,4 +1,5 @@
-"""Which simulated models are loaded: the first request after a pause waits, and those that come meanwhile wait with it."""
+"""Which simulated models are loaded: the first request after a pause waits, and those that come meanwhile
+wait with it."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ class Tool:
 class Ask:
     """What a request asks, whatever its protocol.
 
-    turns: (role, text) of all messages, roles system, user, assistant, tool. choice: auto, none, required or a tool's
-    name. schema: JSON to follow; {} for any JSON object. thinking: None where the request says nothing. report: whether
-    the stream should carry usage.
+    turns: (role, text) of all messages, roles system, user, assistant, tool. choice: auto, none, required or
+    a tool's name. schema: JSON to follow; {} for any JSON object. thinking: None where the request says
+    nothing. report: whether the stream should carry usage.
     """
 
     model: str
@@ -57,7 +57,8 @@ class Ask:
 
     @property
     def input_tokens(self) -> int:
-        """Tokens of the prompt: each turn's words and 4 more, each tool's schema, 85 for a picture, 3 to begin with."""
+        """Tokens of the prompt: each turn's words and 4 more, each tool's schema, 85 for a picture, 3 to
+        begin with."""
         tools = sum(text.count(f"{t.name} {t.schema}") for t in self.tools)
         return 3 + sum(4 + text.count(said) for _, said in self.turns) + tools + 85 * self.images
 

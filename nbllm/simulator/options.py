@@ -3,10 +3,11 @@
     NAME@key=value,key=value          in the model's name: fast@ttft=0.4,gap=0.02,tokens=50
     key=value,key=value               in the header x-nbllm-sim, and after --defaults
 
-`;` separates as `,` does, for places where a comma already divides a list of models. A value may be percent-encoded,
-so that spaces, commas and quotes survive command lines and URL paths. A name whose last `@` is not followed by `word=`
-holds no options (`claude-3-5-sonnet@20240620` is a plain name). Later words win over earlier ones: the server's
-defaults, the preset that the name stands for, the name's own options, the header.
+`;` separates as `,` does, for places where a comma already divides a list of models. A value may be
+percent-encoded, so that spaces, commas and quotes survive command lines and URL paths. A name whose last `@`
+is not followed by `word=` holds no options (`claude-3-5-sonnet@20240620` is a plain name). Later words win
+over earlier ones: the server's defaults, the preset that the name stands for, the name's own options, the
+header.
 """
 
 from __future__ import annotations
@@ -31,24 +32,26 @@ class BadOption(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Everything that can be chosen per request. Times are seconds; a count of chunks counts token-bearing ones.
+    """Everything that can be chosen per request. Times are seconds; a count of chunks counts token-bearing
+    ones.
 
-    ttft: request read to first token. gap: between two token-bearing chunks. gaps: constant; jitter (each between half
-    and one and a half of `gap`); burst (`burst` chunks at once, then their gaps in one). seed: of jitter, burst, text.
-    tokens: exact length of the visible text. tokens_per_chunk; chunks_per_write (events in one socket write).
-    text: what to answer; echo: answer with the prompt. reasoning: tokens of thinking first (None: 24 where the request
-    asks for thinking); thoughts: how Chat Completions sends it, in a field or in parts of the content. images: how many
-    pictures follow the text, in the formats that have them (OpenAI's two, Gemini). tools: how many calls are made where the request has tools, 0 for none; call: which tool.
-    structured: whether an asked-for JSON schema is followed. usage: whether usage is reported; cached: input tokens
-    said to come from a cache. cold: extra seconds of the first request after `idle` seconds without one.
-    tail: between last token and end. ping: keep-alive comments before the first token. role: the preamble (role delta,
-    message_start, response.created) at once or with the first token. empty: an empty delta at once. close: the body ends
-    with the connection, without chunked framing.
-    status: fail with it; why: quota or context, an error that clients tell apart by its words; fail_times: only so often
-    per distinct prompt and model; fail_rate: this share of requests; retry_after: seconds to name. headers: seconds
-    before the status line. auth: the key that is wanted, 1 for any key.
-    After so many token-bearing chunks: cut (`how`: rst, close without the framing's end, or end as if all were well),
-    stall (`stall_for` seconds), malformed (the next one), error (inside the stream).
+    ttft: request read to first token. gap: between two token-bearing chunks. gaps: constant; jitter (each
+    between half and one and a half of `gap`); burst (`burst` chunks at once, then their gaps in one). seed:
+    of jitter, burst, text. tokens: exact length of the visible text. tokens_per_chunk; chunks_per_write
+    (events in one socket write). text: what to answer; echo: answer with the prompt. reasoning: tokens of
+    thinking first (None: 24 where the request asks for thinking); thoughts: how Chat Completions sends it, in
+    a field or in parts of the content. images: how many pictures follow the text, in the formats that have
+    them (OpenAI's two, Gemini). tools: how many calls are made where the request has tools, 0 for none; call:
+    which tool. structured: whether an asked-for JSON schema is followed. usage: whether usage is reported;
+    cached: input tokens said to come from a cache. cold: extra seconds of the first request after `idle`
+    seconds without one. tail: between last token and end. ping: keep-alive comments before the first token.
+    role: the preamble (role delta, message_start, response.created) at once or with the first token. empty:
+    an empty delta at once. close: the body ends with the connection, without chunked framing. status: fail
+    with it; why: quota or context, an error that clients tell apart by its words; fail_times: only so often
+    per distinct prompt and model; fail_rate: this share of requests; retry_after: seconds to name. headers:
+    seconds before the status line. auth: the key that is wanted, 1 for any key. After so many token-bearing
+    chunks: cut (`how`: rst, close without the framing's end, or end as if all were well), stall (`stall_for`
+    seconds), malformed (the next one), error (inside the stream).
     """
 
     ttft: float = 0.05
@@ -100,12 +103,23 @@ PRESETS: dict[str, dict[str, Any]] = {
     "flaky": {"fail_rate": 0.3, "retry_after": 0.2},
 }
 FIELDS = {f.name: f for f in fields(Options)}
-# The most that each may be: more would keep the server from its other clients, or is no time that anybody waits.
-_MOST = {"tokens": 1_000_000, "reasoning": 1_000_000, "tools": 100, "ping": 10_000, "status": 599, "idle": 1e9, "seed": 2**62}
+# The most that each may be: more would keep the server from its other clients, or is no time that anybody
+# waits.
+_MOST = {
+    "tokens": 1_000_000,
+    "reasoning": 1_000_000,
+    "tools": 100,
+    "ping": 10_000,
+    "status": 599,
+    "idle": 1e9,
+    "seed": 2**62,
+}
 _MOST_SECONDS, _MOST_COUNT = 1e7, 1_000_000_000
 _AT_LEAST_ONE = {"burst", "tokens_per_chunk", "chunks_per_write"}
-_KINDS = {key: tuple(kind for part in get_args(of) or (of,) for kind in get_args(part) or (part,))
-          for key, of in get_type_hints(Options).items()}
+_KINDS = {
+    key: tuple(kind for part in get_args(of) or (of,) for kind in get_args(part) or (part,))
+    for key, of in get_type_hints(Options).items()
+}
 _TRUE, _FALSE = {"1", "true", "on", "yes"}, {"0", "false", "off", "no"}
 _SECRET = re.compile(r"(?<=auth=)[^,;]*")
 
@@ -141,7 +155,8 @@ def chosen(defaults: Options, model: str, header: str = "") -> Options:
 
 
 def checked(given: Mapping[str, Any]) -> Options:
-    """Options from keywords such as those of `serve(...)`; text is read as in the grammar. Raises BadOption."""
+    """Options from keywords such as those of `serve(...)`; text is read as in the grammar. Raises
+    BadOption."""
     return Options(**read(given))
 
 
@@ -157,7 +172,9 @@ def typed(key: str, value: Any) -> Any:
     try:
         return _bounded(key, _read(kinds, value))
     except (TypeError, ValueError, OverflowError) as error:
-        raise BadOption(f"The simulator's option {key} cannot be {str(value)[:60]!r}: {str(error)[:200]}.") from None
+        raise BadOption(
+            f"The simulator's option {key} cannot be {str(value)[:60]!r}: {str(error)[:200]}."
+        ) from None
 
 
 def _read(kinds: tuple[Any, ...], value: Any) -> Any:

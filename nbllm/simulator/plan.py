@@ -1,8 +1,10 @@
-"""From what a request asks and the options in force to the answer's script: blocks of tokens and when each is due. Pure.
+"""From what a request asks and the options in force to the answer's script: blocks of tokens and when each is
+due. Pure.
 
-A format reads a request into an Ask; `reply` decides the answer once; `Reply.pieces()` is the script, one token-bearing
-chunk at a time with its moment in seconds after the request was read. Moments come from an absolute schedule, so a late
-chunk does not push those after it. A format turns pieces into its own events (`Out`).
+A format reads a request into an Ask; `reply` decides the answer once; `Reply.pieces()` is the script, one
+token-bearing chunk at a time with its moment in seconds after the request was read. Moments come from an
+absolute schedule, so a late chunk does not push those after it. A format turns pieces into its own events
+(`Out`).
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ ASKED_THINKING = 24  # tokens of thinking where a request asks for it and no opt
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A run of tokens of one kind. For a tool call the first token is the name, the others are the arguments."""
+    """A run of tokens of one kind. For a tool call the first token is the name, the others are the
+    arguments."""
 
     kind: Literal["reasoning", "content", "tool"]
     tokens: tuple[str, ...]
@@ -41,7 +44,8 @@ class Block:
 
 
 class Piece(NamedTuple):
-    """A token-bearing chunk. at: seconds after the request was read. more: the next chunk shares its socket write."""
+    """A token-bearing chunk. at: seconds after the request was read. more: the next chunk shares its socket
+    write."""
 
     block: int
     text: str
@@ -53,7 +57,8 @@ class Piece(NamedTuple):
 
 
 class Out(NamedTuple):
-    """One event, encoded. `more`: what follows goes into the same socket write. act: a fault to commit instead."""
+    """One event, encoded. `more`: what follows goes into the same socket write. act: a fault to commit
+    instead."""
 
     kind: Kind
     data: bytes
@@ -66,7 +71,8 @@ class Out(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A decided answer. load: seconds of simulated cold start. created: wall-clock seconds. input: tokens of the prompt."""
+    """A decided answer. load: seconds of simulated cold start. created: wall-clock seconds. input: tokens of
+    the prompt."""
 
     ask: Ask
     options: Options
@@ -109,19 +115,33 @@ class Reply:
     @property
     def pictures(self) -> list[str]:
         """The pictures, small PNGs of one colour each, in base64."""
-        return [base64.b64encode(text.png(*_PICTURE, i)).decode() for i in range(min(self.options.images, _PICTURES))]
+        return [
+            base64.b64encode(text.png(*_PICTURE, i)).decode()
+            for i in range(min(self.options.images, _PICTURES))
+        ]
 
     def pieces(self) -> Iterator[Piece]:
         """The script."""
         o, at, i = self.options, self.start, 0
-        chunks = [[b.tokens[j:j + o.tokens_per_chunk] for j in range(0, len(b.tokens), o.tokens_per_chunk)] for b in self.blocks]
+        chunks = [
+            [b.tokens[j : j + o.tokens_per_chunk] for j in range(0, len(b.tokens), o.tokens_per_chunk)]
+            for b in self.blocks
+        ]
         total, pauses = sum(map(len, chunks)), _pauses(o, self.ask.seed(o.seed))
         if o.empty and total:
             yield Piece(0, "", 0, 0.0)
         for number, block in enumerate(chunks):
             for j, group in enumerate(block):
                 i += 1
-                yield Piece(number, "".join(group), len(group), at, j == 0, j == len(block) - 1, bool(i % o.chunks_per_write) and i < total)
+                yield Piece(
+                    number,
+                    "".join(group),
+                    len(group),
+                    at,
+                    j == 0,
+                    j == len(block) - 1,
+                    bool(i % o.chunks_per_write) and i < total,
+                )
                 at += next(pauses)
 
     def end(self, last: float) -> float:
@@ -137,7 +157,8 @@ class Reply:
 
 
 def _pauses(o: Options, seed: int) -> Iterator[float]:
-    """The seconds after each chunk. Several chunks at once are followed by their pauses in one, so the mean stays `gap`."""
+    """The seconds after each chunk. Several chunks at once are followed by their pauses in one, so the mean
+    stays `gap`."""
     rng = random.Random(seed)
     at_once = o.chunks_per_write if o.chunks_per_write > 1 else o.burst if o.gaps == "burst" else 1
     while True:
@@ -153,16 +174,33 @@ def reply(ask: Ask, options: Options, id: str, created: float, load: float) -> R
     n = options.reasoning if options.reasoning is not None else ASKED_THINKING if ask.thinking else 0
     thinking = (Block("reasoning", text.thoughts(n, options.seed)),) if n else ()
     blocks, cut = _limited((*thinking, *visible), ask.max_tokens)
-    return Reply(ask, options, id, created, load, blocks, "length" if cut else "tool_calls" if calls else "stop", ask.input_tokens)
+    return Reply(
+        ask,
+        options,
+        id,
+        created,
+        load,
+        blocks,
+        "length" if cut else "tool_calls" if calls else "stop",
+        ask.input_tokens,
+    )
 
 
 def _calls(ask: Ask, options: Options, id: str) -> tuple[Block, ...]:
-    """The tools that the answer calls: none where the turn already holds results, unless the request insists."""
-    if not (ask.tools and options.tools) or ask.choice == "none" or (ask.results and ask.choice in ("auto", "required")):
+    """The tools that the answer calls: none where the turn already holds results, unless the request
+    insists."""
+    if (
+        not (ask.tools and options.tools)
+        or ask.choice == "none"
+        or (ask.results and ask.choice in ("auto", "required"))
+    ):
         return ()
     wanted = options.call or (ask.choice if ask.choice not in ("auto", "required") else "")
     tools = [t for t in ask.tools if t.name == wanted] or list(ask.tools)
-    return tuple(_call(tools[i % len(tools)], ask.prompt, i, f"call_{id.rpartition('-')[2]}{i}") for i in range(options.tools))
+    return tuple(
+        _call(tools[i % len(tools)], ask.prompt, i, f"call_{id.rpartition('-')[2]}{i}")
+        for i in range(options.tools)
+    )
 
 
 def _call(tool: Tool, prompt: str, turn: int, call_id: str) -> Block:
@@ -172,10 +210,25 @@ def _call(tool: Tool, prompt: str, turn: int, call_id: str) -> Block:
 
 def _said(ask: Ask, o: Options) -> tuple[str, ...]:
     if ask.schema is not None and o.structured and o.text is None:
-        fitting = ask.schema or {"properties": {"simulated": {"const": True}, "answer": {"const": "This JSON was made by nbllm's simulator."}}}
+        fitting = ask.schema or {
+            "properties": {
+                "simulated": {"const": True},
+                "answer": {"const": "This JSON was made by nbllm's simulator."},
+            }
+        }
         return text.given(schema.text(fitting, ask.prompt))
-    said = o.text if o.text is not None else ask.prompt if o.echo else _from_results(ask.results) if ask.results else None
-    tokens = text.answer(ask.prompt, o.tokens, o.seed) if said is None else text.given(text.clean(said), o.tokens)
+    said = (
+        o.text
+        if o.text is not None
+        else ask.prompt
+        if o.echo
+        else _from_results(ask.results)
+        if ask.results
+        else None
+    )
+    tokens = (
+        text.answer(ask.prompt, o.tokens, o.seed) if said is None else text.given(text.clean(said), o.tokens)
+    )
     return _stopped(tokens, ask.stop)
 
 
@@ -187,7 +240,7 @@ def _from_results(results: Sequence[str]) -> str:
 def _stopped(tokens: tuple[str, ...], stop: tuple[str, ...]) -> tuple[str, ...]:
     said = "".join(tokens) if stop else ""
     ends = [said.find(s) for s in stop[:_STOPS] if s and s in said]
-    return tuple(text.pieces(said[:min(ends)])) if ends else tokens
+    return tuple(text.pieces(said[: min(ends)])) if ends else tokens
 
 
 def _limited(blocks: tuple[Block, ...], most: int | None) -> tuple[tuple[Block, ...], bool]:

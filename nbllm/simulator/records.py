@@ -15,9 +15,10 @@ TOKENS: frozenset[str] = frozenset({"reasoning", "content", "tool"})
 
 
 class Chunk(NamedTuple):
-    """One event of an answer. kind: what it is (`block` is structure, such as content_block_stop). n_tokens: tokens that
-    first appear in it. due_ns: when the plan wanted it written; send_ns: read right before the socket write, which it may
-    share with others of the same `write_id`; written_ns: read right after. size: bytes of the event."""
+    """One event of an answer. kind: what it is (`block` is structure, such as content_block_stop). n_tokens:
+    tokens that first appear in it. due_ns: when the plan wanted it written; send_ns: read right before the
+    socket write, which it may share with others of the same `write_id`; written_ns: read right after. size:
+    bytes of the event."""
 
     kind: Kind
     text: str
@@ -31,12 +32,13 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One request and its answer. `id` is also the answer's id and its x-request-id header. Keys are never kept.
+    """One request and its answer. `id` is also the answer's id and its x-request-id header. Keys are never
+    kept.
 
-    received_ns: the request was read whole. connected_ns: its connection was accepted. headers_ns: the status line was
-    about to be written. end_ns: all was written. aborted_ns: the client closed before that. connection: the client's
-    port; first: whether it was the first request there. cold_s: simulated loading, seconds.
-    prompt: the first 200 characters of the last user turn. None: it did not happen.
+    received_ns: the request was read whole. connected_ns: its connection was accepted. headers_ns: the status
+    line was about to be written. end_ns: all was written. aborted_ns: the client closed before that.
+    connection: the client's port; first: whether it was the first request there. cold_s: simulated loading,
+    seconds. prompt: the first 200 characters of the last user turn. None: it did not happen.
     """
 
     id: str
@@ -74,13 +76,17 @@ class Record:
     def as_dict(self) -> dict[str, Any]:
         """The record as plain data."""
         names = [f for f in self.__slots__ if f != "chunks"]
-        return {**{n: getattr(self, n) for n in names}, "ttft_ns": self.ttft_ns, "chunks": [c._asdict() for c in self.chunks]}
+        return {
+            **{n: getattr(self, n) for n in names},
+            "ttft_ns": self.ttft_ns,
+            "chunks": [c._asdict() for c in self.chunks],
+        }
 
 
 @dataclass(slots=True)
 class Entry:
-    """A record in the making. `chunks` holds bare tuples: the garbage collector stops looking at those, which keeps its
-    pauses out of the schedule."""
+    """A record in the making. `chunks` holds bare tuples: the garbage collector stops looking at those, which
+    keeps its pauses out of the schedule."""
 
     fields: dict[str, Any]
     chunks: list[tuple[Any, ...]] = field(default_factory=list)
@@ -100,7 +106,8 @@ class Entry:
 
 
 class Log:
-    """The last `maxlen` requests, fewer where they hold more than `max_chunks` chunks together. Lives on the server's loop."""
+    """The last `maxlen` requests, fewer where they hold more than `max_chunks` chunks together. Lives on the
+    server's loop."""
 
     def __init__(self, maxlen: int | None = 10_000, max_chunks: int = 1_000_000) -> None:
         self._entries: deque[Entry] = deque(maxlen=maxlen)

@@ -16,8 +16,12 @@ CREATED = 1767225600  # 2026-01-01, when the simulated models were "made"
 
 # The end of a path, whatever stands before it, and who answers there.
 _ANSWERS: tuple[tuple[tuple[str, ...], Format], ...] = (
-    (("/chat/completions",), openai_chat), (("/responses",), openai_responses), (("/messages",), anthropic),
-    ((":generateContent", ":streamGenerateContent"), gemini), (("/api/chat", "/api/generate"), ollama))
+    (("/chat/completions",), openai_chat),
+    (("/responses",), openai_responses),
+    (("/messages",), anthropic),
+    ((":generateContent", ":streamGenerateContent"), gemini),
+    (("/api/chat", "/api/generate"), ollama),
+)
 
 
 def answering(request: Request) -> Format | None:
@@ -37,7 +41,8 @@ def speaks(request: Request) -> Format:
 
 
 def small(request: Request, loaded: Mapping[str, float]) -> Any:
-    """The JSON that answers a small question, or a string for plain text. Raises Refused 404 where nothing is known."""
+    """The JSON that answers a small question, or a string for plain text. Raises Refused 404 where nothing is
+    known."""
     for method, pattern, function in _SMALL:
         found = pattern.match(request.path) if method == request.method else None
         if found:
@@ -54,8 +59,15 @@ def _anthropic_model(name: str) -> dict[str, Any]:
 
 
 def _gemini_model(name: str) -> dict[str, Any]:
-    return {"name": f"models/{name}", "version": "001", "displayName": name, "description": "Answers of nbllm's simulator.", "inputTokenLimit": 1048576,
-            "outputTokenLimit": 65536, "supportedGenerationMethods": ["generateContent", "countTokens"]}
+    return {
+        "name": f"models/{name}",
+        "version": "001",
+        "displayName": name,
+        "description": "Answers of nbllm's simulator.",
+        "inputTokenLimit": 1048576,
+        "outputTokenLimit": 65536,
+        "supportedGenerationMethods": ["generateContent", "countTokens"],
+    }
 
 
 _MODEL: dict[str, Callable[[str], dict[str, Any]]] = {"anthropic": _anthropic_model, "gemini": _gemini_model}
@@ -84,12 +96,26 @@ def _count_gemini(request: Request, found: re.Match[str], loaded: Mapping[str, f
     return {"totalTokens": n, "promptTokensDetails": [{"modality": "TEXT", "tokenCount": n}]}
 
 
-_DETAILS = {"parent_model": "", "format": "gguf", "family": "simulated", "families": ["simulated"], "parameter_size": "0.0B", "quantization_level": "F16"}
+_DETAILS = {
+    "parent_model": "",
+    "format": "gguf",
+    "family": "simulated",
+    "families": ["simulated"],
+    "parameter_size": "0.0B",
+    "quantization_level": "F16",
+}
 
 
 def _ollama_model(name: str) -> dict[str, Any]:
     named = name if ":" in name else f"{name}:latest"
-    return {"name": named, "model": named, "modified_at": "2026-01-01T00:00:00Z", "size": 0, "digest": "0" * 64, "details": _DETAILS}
+    return {
+        "name": named,
+        "model": named,
+        "modified_at": "2026-01-01T00:00:00Z",
+        "size": 0,
+        "digest": "0" * 64,
+        "details": _DETAILS,
+    }
 
 
 def _tags(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
@@ -99,8 +125,17 @@ def _tags(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -
 def _ps(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
     now = datetime.now(UTC)
     until = {name: now + timedelta(seconds=min(left, 3.2e9)) for name, left in loaded.items()}
-    return {"models": [{**_ollama_model(n), "expires_at": t.isoformat().replace("+00:00", "Z"), "size_vram": 0, "context_length": 8192}
-                       for n, t in until.items()]}
+    return {
+        "models": [
+            {
+                **_ollama_model(n),
+                "expires_at": t.isoformat().replace("+00:00", "Z"),
+                "size_vram": 0,
+                "context_length": 8192,
+            }
+            for n, t in until.items()
+        ]
+    }
 
 
 def _show(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
@@ -108,9 +143,20 @@ def _show(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -
     name = split(str(body.get("model") or body.get("name") or ""))[0]
     if not name:
         raise Refused(400, "model is required")
-    return {"license": "", "modelfile": f"FROM {name}", "parameters": "", "template": "{{ .Prompt }}", "details": _DETAILS,
-            "model_info": {"general.architecture": "simulated", "general.parameter_count": 0, "simulated.context_length": 8192},
-            "capabilities": ["completion", "tools", "thinking", "vision"], "modified_at": "2026-01-01T00:00:00Z"}
+    return {
+        "license": "",
+        "modelfile": f"FROM {name}",
+        "parameters": "",
+        "template": "{{ .Prompt }}",
+        "details": _DETAILS,
+        "model_info": {
+            "general.architecture": "simulated",
+            "general.parameter_count": 0,
+            "simulated.context_length": 8192,
+        },
+        "capabilities": ["completion", "tools", "thinking", "vision"],
+        "modified_at": "2026-01-01T00:00:00Z",
+    }
 
 
 def _version(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
@@ -122,7 +168,18 @@ def _root(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -
 
 
 # Each has one place to begin, so that no path costs more than its length.
-_SMALL = tuple((method, re.compile(pattern, re.DOTALL), function) for method, pattern, function in (
-    ("POST", r".*/messages/count_tokens\Z", _count_anthropic), ("POST", r"(?>.*?/models/).+:countTokens\Z", _count_gemini),
-    ("GET", r".*/models/?\Z", _models), ("GET", r"(?>.*?/models/)(.+)\Z", _one_model), ("GET", r".*/api/tags\Z", _tags), ("GET", r".*/api/ps\Z", _ps),
-    ("GET", r".*/api/version\Z", _version), ("POST", r".*/api/show\Z", _show), ("GET", r"/\Z", _root), ("HEAD", r"/\Z", _root)))
+_SMALL = tuple(
+    (method, re.compile(pattern, re.DOTALL), function)
+    for method, pattern, function in (
+        ("POST", r".*/messages/count_tokens\Z", _count_anthropic),
+        ("POST", r"(?>.*?/models/).+:countTokens\Z", _count_gemini),
+        ("GET", r".*/models/?\Z", _models),
+        ("GET", r"(?>.*?/models/)(.+)\Z", _one_model),
+        ("GET", r".*/api/tags\Z", _tags),
+        ("GET", r".*/api/ps\Z", _ps),
+        ("GET", r".*/api/version\Z", _version),
+        ("POST", r".*/api/show\Z", _show),
+        ("GET", r"/\Z", _root),
+        ("HEAD", r"/\Z", _root),
+    )
+)

@@ -1,4 +1,5 @@
-"""A value that fits a JSON schema, with words and numbers of the prompt where they fit. Pure and deterministic."""
+"""A value that fits a JSON schema, with words and numbers of the prompt where they fit. Pure and
+deterministic."""
 
 from __future__ import annotations
 
@@ -10,19 +11,45 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _VALUES, _DEPTH = 5_000, 60  # in one answer; a schema of references can stand for more than there is time
-_LOOKED, _CHOICES = 20_000, 1_000  # characters of the prompt that are looked through; words, numbers and choices that are tried
+_LOOKED, _CHOICES = (
+    20_000,
+    1_000,
+)  # characters of the prompt that are looked through; words, numbers and choices that are tried
 _LONG = 10_000  # characters or items that a schema may ask for at least
 _DEEP = 6  # below this, optional properties and items are left out, so that a schema that holds itself ends
-_FORMATS = {"date": "2026-01-31", "date-time": "2026-01-31T12:00:00Z", "time": "12:00:00Z", "email": "ada@example.org",
-            "uri": "https://example.org/", "url": "https://example.org/", "uuid": "00000000-0000-4000-8000-000000000000",
-            "ipv4": "127.0.0.1", "ipv6": "::1", "hostname": "example.org", "duration": "PT1H", "byte": "c2lt"}
-_NAMES = {"city": "Paris", "location": "Paris", "country": "France", "name": "Ada", "title": "Simulated", "query": "simulated query",
-          "unit": "celsius", "language": "English", "email": "ada@example.org", "url": "https://example.org/", "date": "2026-01-31"}
+_FORMATS = {
+    "date": "2026-01-31",
+    "date-time": "2026-01-31T12:00:00Z",
+    "time": "12:00:00Z",
+    "email": "ada@example.org",
+    "uri": "https://example.org/",
+    "url": "https://example.org/",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+    "ipv4": "127.0.0.1",
+    "ipv6": "::1",
+    "hostname": "example.org",
+    "duration": "PT1H",
+    "byte": "c2lt",
+}
+_NAMES = {
+    "city": "Paris",
+    "location": "Paris",
+    "country": "France",
+    "name": "Ada",
+    "title": "Simulated",
+    "query": "simulated query",
+    "unit": "celsius",
+    "language": "English",
+    "email": "ada@example.org",
+    "url": "https://example.org/",
+    "date": "2026-01-31",
+}
 
 
 @dataclass(slots=True)
 class Hints:
-    """What the prompt offers: proper names and numbers, from the `turn`-th on, each used once. left: values that may be made."""
+    """What the prompt offers: proper names and numbers, from the `turn`-th on, each used once. left: values
+    that may be made."""
 
     prompt: str = ""
     turn: int = 0
@@ -33,7 +60,10 @@ class Hints:
     def __post_init__(self) -> None:
         self.prompt = self.prompt[:_LOOKED]
         words = re.findall(r"(?<=[\w,:] )[A-Z][\w-]+(?: [A-Z][\w-]+)*", self.prompt)
-        self.words, self.numbers = _rotated(words[:_CHOICES], self.turn), [float(n) for n in re.findall(r"(?<![\w.])-?\d{1,12}(?:\.\d+)?", self.prompt)[:_CHOICES]]
+        self.words, self.numbers = (
+            _rotated(words[:_CHOICES], self.turn),
+            [float(n) for n in re.findall(r"(?<![\w.])-?\d{1,12}(?:\.\d+)?", self.prompt)[:_CHOICES]],
+        )
 
     def number(self, low: float, high: float) -> float | None:
         """The next number within the bounds."""
@@ -72,7 +102,8 @@ def _value(s: Any, root: Mapping[str, Any], hints: Hints, name: str, depth: int)
 
 
 def _resolved(s: Any, root: Mapping[str, Any], hints: Hints) -> Mapping[str, Any]:
-    """`s` with references followed, the first alternative taken and allOf merged. Each step costs one of the values that are left."""
+    """`s` with references followed, the first alternative taken and allOf merged. Each step costs one of the
+    values that are left."""
     for _ in range(32):
         if not isinstance(s, Mapping):
             return {}
@@ -86,7 +117,12 @@ def _resolved(s: Any, root: Mapping[str, Any], hints: Hints) -> Mapping[str, Any
             rest = {k: v for k, v in s.items() if k not in ("anyOf", "oneOf")}
             s = {**rest, **next((b for b in branches if isinstance(b, Mapping) and _kind(b) != "null"), {})}
         elif s.get("allOf"):
-            s = _merged([{k: v for k, v in s.items() if k != "allOf"}, *(_resolved(b, root, hints) for b in s["allOf"][:64])])
+            s = _merged(
+                [
+                    {k: v for k, v in s.items() if k != "allOf"},
+                    *(_resolved(b, root, hints) for b in s["allOf"][:64]),
+                ]
+            )
         else:
             return s
     return {}
@@ -95,7 +131,9 @@ def _resolved(s: Any, root: Mapping[str, Any], hints: Hints) -> Mapping[str, Any
 def _pointed(root: Mapping[str, Any], ref: str) -> Mapping[str, Any]:
     at: Any = root
     for step in ref.removeprefix("#").strip("/").split("/"):
-        at = at.get(step.replace("~1", "/").replace("~0", "~"), {}) if step and isinstance(at, Mapping) else at
+        at = (
+            at.get(step.replace("~1", "/").replace("~0", "~"), {}) if step and isinstance(at, Mapping) else at
+        )
     return at if isinstance(at, Mapping) else {}
 
 
@@ -104,7 +142,11 @@ def _merged(parts: list[Mapping[str, Any]]) -> Mapping[str, Any]:
     for part in parts:
         properties = {**out.get("properties", {}), **part.get("properties", {})}
         required = [*out.get("required", []), *part.get("required", [])]
-        out |= {**part, **({"properties": properties} if properties else {}), **({"required": required} if required else {})}
+        out |= {
+            **part,
+            **({"properties": properties} if properties else {}),
+            **({"required": required} if required else {}),
+        }
     return out
 
 
@@ -118,14 +160,20 @@ def _kind(s: Mapping[str, Any]) -> str:
 
 
 def _enum(values: list[Any], hints: Hints) -> Any:
-    named = next((v for v in values[:_CHOICES] if re.search(rf"\b{re.escape(str(v))}\b", hints.prompt, re.I)), None)
+    named = next(
+        (v for v in values[:_CHOICES] if re.search(rf"\b{re.escape(str(v))}\b", hints.prompt, re.I)), None
+    )
     return values[0] if named is None else named
 
 
 def _object(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
     required = set(s.get("required", ()))
     keep = {k: v for k, v in s.get("properties", {}).items() if k in required or depth < _DEEP}
-    return {k: _value(v, root, hints, k, depth + 1) for k, v in keep.items() if k in required or depth < 2 or not _holds_itself(v, hints)}
+    return {
+        k: _value(v, root, hints, k, depth + 1)
+        for k, v in keep.items()
+        if k in required or depth < 2 or not _holds_itself(v, hints)
+    }
 
 
 def _holds_itself(s: Any, hints: Hints) -> bool:
@@ -139,11 +187,16 @@ def _array(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: st
     most = int(s.get("maxItems", max(least, 2)))
     fixed = [_value(v, root, hints, name, depth + 1) for v in s.get("prefixItems", ())]
     more = (0 if depth >= _DEEP else min(2, most)) if isinstance(s.get("items"), Mapping) else 0
-    return fixed + [_value(s.get("items", {}), root, hints, name, depth + 1) for _ in range(max(least - len(fixed), more if not fixed else 0))]
+    return fixed + [
+        _value(s.get("items", {}), root, hints, name, depth + 1)
+        for _ in range(max(least - len(fixed), more if not fixed else 0))
+    ]
 
 
 def _string(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
-    said = _FORMATS.get(str(s.get("format", ""))) or (hints.words.pop(0) if hints.words else _NAMES.get(name.lower(), "simulated"))
+    said = _FORMATS.get(str(s.get("format", ""))) or (
+        hints.words.pop(0) if hints.words else _NAMES.get(name.lower(), "simulated")
+    )
     least, most = min(int(s.get("minLength", 0)), _LONG), int(s.get("maxLength", 1 << 20))
     return said.ljust(least, ".")[:most]
 

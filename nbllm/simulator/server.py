@@ -21,7 +21,10 @@ from .service import Service
 
 T = TypeVar("T")
 _PREFIX = {"openai_chat": "/v1", "openai_responses": "/v1", "gemini": "/v1beta"}
-_LOOK, _CLOSE = 0.5, 5.0  # seconds between looks at whether it still serves; what it gets to end what it is at
+_LOOK, _CLOSE = (
+    0.5,
+    5.0,
+)  # seconds between looks at whether it still serves; what it gets to end what it is at
 _alive: weakref.WeakSet[Simulator] = weakref.WeakSet()
 
 
@@ -32,7 +35,9 @@ class Simulator:
         self.host, self._pid = host, os.getpid()
         self._service = Service(checked(defaults), Log(records))
         self._connections: set[Connection] = set()
-        self._listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=4096)
+        self._listener = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=4096
+        )
         self.port = int(self._listener.getsockname()[1])
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
@@ -45,7 +50,12 @@ class Simulator:
         asyncio.set_event_loop(self._loop)
         guard = Guard(self.host, self.port)
         server = self._loop.run_until_complete(
-            self._loop.create_server(lambda: Connection(self._service, self._loop, self._opened, guard), sock=self._listener, backlog=4096))
+            self._loop.create_server(
+                lambda: Connection(self._service, self._loop, self._opened, guard),
+                sock=self._listener,
+                backlog=4096,
+            )
+        )
         self._loop.call_soon(self._started.set)
         try:
             self._loop.run_forever()
@@ -70,7 +80,8 @@ class Simulator:
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def base_url(self, dialect: str) -> str:
-        """The address that a client of `dialect` (openai_chat, openai_responses, anthropic, gemini, ollama) is given."""
+        """The address that a client of `dialect` (openai_chat, openai_responses, anthropic, gemini, ollama)
+        is given."""
         if dialect not in FORMATS:
             raise ValueError(f"The simulator does not speak {dialect!r}. It speaks {', '.join(FORMATS)}.")
         return self.url + _PREFIX.get(dialect, "")
@@ -82,8 +93,8 @@ class Simulator:
 
     @property
     def records(self) -> list[Record]:
-        """A snapshot of what was asked and sent, in the order in which the requests came. Taken on the server's own loop,
-        so that what a client has read is in it."""
+        """A snapshot of what was asked and sent, in the order in which the requests came. Taken on the
+        server's own loop, so that what a client has read is in it."""
         return self._call(self._service.log.snapshot)
 
     def record(self, id: str) -> Record | None:
@@ -96,7 +107,8 @@ class Simulator:
 
     async def _settled(self, seconds: float) -> list[Record]:
         async with asyncio.timeout(seconds):
-            while any(c.player for c in self._connections):  # noqa: ASYNC110 - a test's question; bookkeeping would cost every chunk
+            # a test's question; bookkeeping would cost every chunk
+            while any(c.player for c in self._connections):  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
         return self._service.log.snapshot()
 
@@ -135,8 +147,8 @@ class Simulator:
         return f"Simulator({self.url})"
 
     def forget(self) -> None:
-        """In a forked child: lets go of the parent's sockets, whose far ends would otherwise not see the parent close them.
-        Replaced, not closed: the objects that hold these numbers may close them again."""
+        """In a forked child: lets go of the parent's sockets, whose far ends would otherwise not see the
+        parent close them. Replaced, not closed: the objects that hold these numbers may close them again."""
         null = os.open(os.devnull, os.O_RDWR)
         for sock in [self._listener, *(c.sock for c in self._connections)]:
             if sock.fileno() >= 0:

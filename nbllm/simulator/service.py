@@ -1,4 +1,5 @@
-"""From a request to its answer: the route, the options in force, the key, the failures that were asked for, the script.
+"""From a request to its answer: the route, the options in force, the key, the failures that were asked for,
+the script.
 
 A Service knows no socket; the connection plays the Answer it is given.
 """
@@ -27,13 +28,22 @@ HEADER = "x-nbllm-sim"
 ANY_KEY = "1"
 _JSON = "application/json; charset=utf-8"
 _NAME = 2_000  # characters of a model's name that are recorded
-_ODD = (ArithmeticError, AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)  # what a value of a wrong type or size raises
+_ODD = (
+    ArithmeticError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)  # what a value of a wrong type or size raises
 _WHY_STATUS = {("quota", "anthropic"): 400, ("quota", ""): 429, ("context", ""): 400}
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """Where and when a request came: the client's port, whether it was the first there, monotonic nanoseconds."""
+    """Where and when a request came: the client's port, whether it was the first there, monotonic
+    nanoseconds."""
 
     port: int
     first: bool
@@ -44,8 +54,8 @@ class Arrival:
 
 @dataclass(slots=True)
 class Answer:
-    """What to send: the head at `head_at` seconds after the request was read, then the events. `entry` is None for
-    questions about the simulator itself, which leave no record."""
+    """What to send: the head at `head_at` seconds after the request was read, then the events. `entry` is
+    None for questions about the simulator itself, which leave no record."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -80,9 +90,20 @@ class Service:
         if format is None:
             return self._small(request, came)
         id = f"{format.ID}{self.token}-{number:06d}"
-        entry = self.log.add({
-            "id": id, "protocol": format.NAME, "model": "", "path": _shown(request.path), "method": request.method, "stream": False,
-            "connection": came.port, "first": came.first, "connected_ns": came.connected_ns, "received_ns": came.received_ns})
+        entry = self.log.add(
+            {
+                "id": id,
+                "protocol": format.NAME,
+                "model": "",
+                "path": _shown(request.path),
+                "method": request.method,
+                "stream": False,
+                "connection": came.port,
+                "first": came.first,
+                "connected_ns": came.connected_ns,
+                "received_ns": came.received_ns,
+            }
+        )
         options = self.defaults
         try:
             ask, options = self._understood(format, request)
@@ -97,7 +118,8 @@ class Service:
         return answer
 
     def _understood(self, format: Format, request: Request) -> tuple[Ask, Options]:
-        """What is asked and the options in force. A wrong key is told before a wrong request, as providers do."""
+        """What is asked and the options in force. A wrong key is told before a wrong request, as providers
+        do."""
         problem: Refused | None = None
         ask = Ask("")
         try:
@@ -204,7 +226,12 @@ def _head(media: str, id: str) -> list[tuple[str, str]]:
 def _one(status: int, body: Any, media: str, id: str, out: Out) -> Answer:
     """An answer of one event, `out` with the body in it, whose head comes with it."""
     data = body.encode() if isinstance(body, str) else encode(body)
-    return Answer(status, [*_head(media, id), ("content-length", str(len(data)))], iter([out._replace(data=data)]), head_at=out.at)
+    return Answer(
+        status,
+        [*_head(media, id), ("content-length", str(len(data)))],
+        iter([out._replace(data=data)]),
+        head_at=out.at,
+    )
 
 
 def _refusal(format: Format, refused: Refused, id: str) -> Answer:
@@ -228,10 +255,14 @@ def _whole(format: Format, reply: Reply) -> Answer:
     """An answer in one piece comes when the stream would have ended. A cut leaves half of it."""
     o, at = reply.options, max(reply.whole_at(), reply.options.headers)
     text = "".join(b.text for b in reply.blocks)
-    answer = _one(200, format.whole(reply), _JSON, reply.id, Out("content", b"", at, False, text, reply.output))
+    answer = _one(
+        200, format.whole(reply), _JSON, reply.id, Out("content", b"", at, False, text, reply.output)
+    )
     if o.cut is not None:
         full = next(answer.outs)
-        answer.outs = iter([Out("content", full.data[:len(full.data) // 2], at), Out("error", b"", at, act=o.how)])
+        answer.outs = iter(
+            [Out("content", full.data[: len(full.data) // 2], at), Out("error", b"", at, act=o.how)]
+        )
     return answer
 
 
@@ -243,7 +274,12 @@ def _reset(service: Service) -> Any:
 def _health(service: Service) -> Any:
     """`now_ns` is the clock of the records; `defaults` are shown without the key."""
     defaults = {name: getattr(service.defaults, name) for name in Options.__slots__}
-    return {"ok": True, "clock": "monotonic_ns", "now_ns": time.monotonic_ns(), "defaults": {**defaults, "auth": bool(defaults["auth"])}}
+    return {
+        "ok": True,
+        "clock": "monotonic_ns",
+        "now_ns": time.monotonic_ns(),
+        "defaults": {**defaults, "auth": bool(defaults["auth"])},
+    }
 
 
 # What can be asked of the simulator itself.

@@ -14,28 +14,49 @@ _WORD = re.compile(r"\d+\.\d+|\w+")
 
 # Words a prompt may hold, and the answer they get. The first row whose words all occur is taken.
 _TOPICS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("sky", "blue"), """\
+    (
+        ("sky", "blue"),
+        """\
 Sunlight holds all colours. On its way through the air it meets molecules much smaller than its wavelength, and these \
 scatter short waves far more than long ones: the strength goes with $1/\\lambda^4$ (**Rayleigh scattering**). So blue light \
-reaches the eye from every direction of the sky, while red light passes nearly straight on."""),
-    (("sky", "red"), """\
+reaches the eye from every direction of the sky, while red light passes nearly straight on.""",  # noqa: E501
+    ),
+    (
+        ("sky", "red"),
+        """\
 When the sun stands low, its light crosses some forty times more air than at noon. The blue part is scattered away on the \
-long road, and what arrives is **red and orange**."""),
-    (("rainbow",), """\
+long road, and what arrives is **red and orange**.""",  # noqa: E501
+    ),
+    (
+        ("rainbow",),
+        """\
 Each drop bends sunlight on entering, reflects it at its back and bends it again on leaving. Every colour leaves at its own \
-angle, about **42° for red** and 40° for violet, so each is seen as a ring around the point opposite the sun."""),
-    (("tides",), """\
+angle, about **42° for red** and 40° for violet, so each is seen as a ring around the point opposite the sun.""",  # noqa: E501
+    ),
+    (
+        ("tides",),
+        """\
 The moon pulls the near side of the sea more than the Earth's centre, and the far side less. Two bulges arise, and the Earth \
-turns under both: **two high tides in a little more than a day**."""),
-    (("prime",), "A prime has exactly two divisors, one and itself: **2, 3, 5, 7, 11, 13** and so on without end."),
-    (("reverse", "string"), """\
+turns under both: **two high tides in a little more than a day**.""",  # noqa: E501
+    ),
+    (
+        ("prime",),
+        "A prime has exactly two divisors, one and itself: **2, 3, 5, 7, 11, 13** and so on without end.",
+    ),
+    (
+        ("reverse", "string"),
+        """\
 A slice with a negative step walks backwards:
 
 ```python
 def reverse(text: str) -> str:
     return text[::-1]
-```"""),
-    (("haiku", "sea"), "Salt wind, then silence.\nThe tide writes on the wet sand\nand takes back each word."),
+```""",
+    ),
+    (
+        ("haiku", "sea"),
+        "Salt wind, then silence.\nThe tide writes on the wet sand\nand takes back each word.",
+    ),
     (("haiku",), "Packets cross the loop,\nno model wakes to answer,\nstill the cell fills up."),
     (("capital", "france"), "**Paris** is the capital of France."),
     (("9.11", "9.9"), "**9.9** is larger: nine tenths are more than eleven hundredths, 9.90 against 9.11."),
@@ -46,7 +67,7 @@ def reverse(text: str) -> str:
 _PLAIN = """\
 This is a simulated answer{to}. It was made by **nbllm's simulator**; no language model was asked. It speaks the wire format \
 of the provider, streams word by word and counts its tokens exactly, so that a notebook can be written, tested and measured \
-without a key."""
+without a key."""  # noqa: E501
 
 _LONG = """\
 
@@ -65,16 +86,24 @@ def streaming_time(tokens: int, gap: float) -> float:
 ```
 """
 _SENTENCES = (
-    "The request was read, counted and answered on this machine.", "Nothing left the loopback interface.",
-    "Each word piece you see is one token.", "The pauses between them follow a schedule that was fixed beforehand.",
-    "A late chunk does not delay the ones after it.", "The usage at the end is a count, not an estimate.",
-    "Ask the same again and the same words come back.", "Another seed gives the sentences in another order.",
-    "The server keeps the moment at which every chunk was written.", "A client's clock can be held against that record.",
+    "The request was read, counted and answered on this machine.",
+    "Nothing left the loopback interface.",
+    "Each word piece you see is one token.",
+    "The pauses between them follow a schedule that was fixed beforehand.",
+    "A late chunk does not delay the ones after it.",
+    "The usage at the end is a count, not an estimate.",
+    "Ask the same again and the same words come back.",
+    "Another seed gives the sentences in another order.",
+    "The server keeps the moment at which every chunk was written.",
+    "A client's clock can be held against that record.",
 )
 _THOUGHTS = (
-    "The prompt should be read once more before answering.", "It asks for something short, so a short answer is right.",
-    "There is nothing to look up; the simulator knows only its own table.", "One could answer in more words.",
-    "The main point comes first, then the reason.", "It must be plain that no model is thinking here.",
+    "The prompt should be read once more before answering.",
+    "It asks for something short, so a short answer is right.",
+    "There is nothing to look up; the simulator knows only its own table.",
+    "One could answer in more words.",
+    "The main point comes first, then the reason.",
+    "It must be plain that no model is thinking here.",
 )
 _QUOTED = 60  # characters of the prompt that an answer repeats
 _AT_LENGTH = ("at length", "detail", "essay", "thorough", "step by step", "long answer")
@@ -98,17 +127,20 @@ def clean(text: str) -> str:
 def answer(prompt: str, tokens: int | None = None, seed: int = 0) -> tuple[str, ...]:
     """The tokens of an answer to `prompt`: exactly `tokens` of them where that is given."""
     words = set(_WORD.findall(prompt.lower()))
-    text = next((said for keys, said in _TOPICS if words.issuperset(keys)), "") or _PLAIN.replace("{to}", _quoted(prompt))
+    text = next((said for keys, said in _TOPICS if words.issuperset(keys)), "") or _PLAIN.replace(
+        "{to}", _quoted(prompt)
+    )
     if any(mark in prompt.lower() for mark in _AT_LENGTH):
         text += _LONG
     return tuple(pieces(text)) if tokens is None else _stretched(text, tokens, _SENTENCES, seed)
 
 
 def _quoted(prompt: str) -> str:
-    """The prompt's first line, named in a code span, where neither Markdown nor HTML nor mathematics means anything."""
+    """The prompt's first line, named in a code span, where neither Markdown nor HTML nor mathematics means
+    anything."""
     line = next((said.strip() for said in prompt.splitlines() if said.strip()), "")
     shown = "".join(c if c.isprintable() else " " for c in line.replace("`", "'"))
-    shown = shown if len(shown) <= _QUOTED else shown[:_QUOTED - 1] + "…"
+    shown = shown if len(shown) <= _QUOTED else shown[: _QUOTED - 1] + "…"
     return f" to `{shown.strip()}`" if shown.strip() else ""
 
 
@@ -143,9 +175,15 @@ _remembered = lru_cache(maxsize=64)(_made)
 
 def png(width: int, height: int, seed: int) -> bytes:
     """A picture of one colour."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     row = b"\0" + bytes((40 + 60 * seed & 255, 90, 160)) * width
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(row * height)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(row * height))
+        + chunk(b"IEND", b"")
+    )

@@ -1,8 +1,8 @@
 """Plays an answer: its head, then its events at their moments, stamped at the socket write.
 
-Pacing is by callbacks at absolute times, with the next write made ready before its moment, so that what a stamp brackets
-is the socket write and nothing else. The server's loop lags when the machine does; a chunk is never early, and its record
-says how late it was (`send_ns - due_ns`).
+Pacing is by callbacks at absolute times, with the next write made ready before its moment, so that what a
+stamp brackets is the socket write and nothing else. The server's loop lags when the machine does; a chunk is
+never early, and its record says how late it was (`send_ns - due_ns`).
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Player:
         self._load()
 
     def _begin(self) -> bytes:
-        """The head. h11 knows no body that only the connection ends where the client speaks HTTP/1.1: that head is made
-        by hand, and h11 left out of it."""
+        """The head. h11 knows no body that only the connection ends where the client speaks HTTP/1.1: that
+        head is made by hand, and h11 left out of it."""
         answer = self._answer
         if answer.framing != "close":
             return self._h11.send(h11.Response(status_code=answer.status, headers=answer.headers, reason=b""))
@@ -81,10 +81,12 @@ class Player:
         return b"" if self._answer.framing == "close" else self._h11.send(h11.EndOfMessage()) or b""
 
     def run(self) -> None:
-        """Writes what is due and asks to be called for the rest. An answer that cannot go on is broken off."""
+        """Writes what is due and asks to be called for the rest. An answer that cannot go on is broken
+        off."""
         try:
             self._run()
-        except Exception:  # noqa: BLE001 - of a request that nobody thought of; its client must not wait for ever
+        # of a request that nobody thought of; its client must not wait for ever
+        except Exception:  # noqa: BLE001
             self._fault("rst")
 
     def _run(self) -> None:
@@ -127,7 +129,9 @@ class Player:
         written = now()
         if entry:
             due_ns, n = self._received_ns + round(self._batch[0].at * 1e9), self._writes
-            entry.chunks += [(o.kind, o.text, o.n_tokens, due_ns, send, written, n, len(o.data)) for o in self._batch]
+            entry.chunks += [
+                (o.kind, o.text, o.n_tokens, due_ns, send, written, n, len(o.data)) for o in self._batch
+            ]
         self._writes += 1
         self._load()
         return True

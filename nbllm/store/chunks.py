@@ -1,7 +1,8 @@
 """What came over the wire, piece by piece: which event held what, when it arrived, and how sure that is.
 
-An event that ended its read has the read's stamp exactly; so have all events of a read that was one segment. Any other arrived
-between the read's bounds; where these are wide because this client was late to look, the event is called busy.
+An event that ended its read has the read's stamp exactly; so have all events of a read that was one segment.
+Any other arrived between the read's bounds; where these are wide because this client was late to look, the
+event is called busy.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from ..core.events import (
 
 
 class Recorded(Protocol):
-    """What is needed of a reply (see client.stream.Stream): its log of (arrival, event), a trace for each attempt, when it was
-    called and ended (perf_counter seconds), how it ended."""
+    """What is needed of a reply (see client.stream.Stream): its log of (arrival, event), a trace for each
+    attempt, when it was called and ended (perf_counter seconds), how it ended."""
 
     log: list[tuple[float, Event]]
     traces: list[Trace]
@@ -58,7 +59,9 @@ class Recorded(Protocol):
 
 Row = dict[str, Any]
 Tokenizer = Callable[[str], int]
-DISTURBED = 1.5e-3  # seconds by which this client must have been in the way for a request to be called contaminated
+DISTURBED = (
+    1.5e-3  # seconds by which this client must have been in the way for a request to be called contaminated
+)
 
 
 class Chunk(NamedTuple):
@@ -95,7 +98,7 @@ def of(stream: Recorded, tokenizer: Tokenizer | None = None) -> list[Chunk]:
     for i, arrival in enumerate(trace.arrivals):
         in_read = in_read + 1 if arrival.read == read else 0
         read = arrival.read
-        events = [event for _, event in stream.log[place:arrival.upto]]
+        events = [event for _, event in stream.log[place : arrival.upto]]
         place = arrival.upto
         if any(isinstance(e, Restarted) for e in events):
             out = [c._replace(kind="other", counted=None) for c in out]
@@ -107,9 +110,15 @@ def _first_event(stream: Recorded) -> int:
     return max((t.arrivals[-1].upto for t in stream.traces[:-1] if t.arrivals), default=0)
 
 
-def _chunk(events: list[Event], trace: Trace, i: int, place: tuple[int, bool], tokenizer: Tokenizer | None) -> Chunk:
+def _chunk(
+    events: list[Event], trace: Trace, i: int, place: tuple[int, bool], tokenizer: Tokenizer | None
+) -> Chunk:
     arrival, (in_read, last) = trace.arrivals[i], place
-    read = trace.reads[arrival.read] if 0 <= arrival.read < len(trace.reads) else Read(trace.marks.get("end", 0.0), 0.0, 0.0, 0)
+    read = (
+        trace.reads[arrival.read]
+        if 0 <= arrival.read < len(trace.reads)
+        else Read(trace.marks.get("end", 0.0), 0.0, 0.0, 0)
+    )
     exact = read.stamp == "kernel" and (read.segments == 1 or (last and read.clean))
     text = "".join(_text(e) for e in events)
     kind = next(filter(None, map(kind_of, sorted(events, key=is_token, reverse=True))), None)
@@ -117,14 +126,27 @@ def _chunk(events: list[Event], trace: Trace, i: int, place: tuple[int, bool], t
         kind = "done" if i == len(trace.arrivals) - 1 and "done" in trace.marks else "ping"
     counted = [e.usage.output_tokens for e in events if isinstance(e, UsageReport)]
     return Chunk(
-        kind, read.at, read.at if exact else read.lo, read.user, len(text), arrival.size, arrival.read, in_read, exact, read.stamp,
-        not exact and _late(read, trace), any(is_token(e) for e in events if isinstance(e, (TextDelta, MediaDelta))), counted[-1] if counted else None,
-        tokenizer(text) if tokenizer and text else None, text if kind in ("content", "reasoning", "tool") else "",
+        kind,
+        read.at,
+        read.at if exact else read.lo,
+        read.user,
+        len(text),
+        arrival.size,
+        arrival.read,
+        in_read,
+        exact,
+        read.stamp,
+        not exact and _late(read, trace),
+        any(is_token(e) for e in events if isinstance(e, (TextDelta, MediaDelta))),
+        counted[-1] if counted else None,
+        tokenizer(text) if tokenizer and text else None,
+        text if kind in ("content", "reasoning", "tool") else "",
     )
 
 
 def _late(read: Read, trace: Trace) -> bool:
-    """Whether this client may have been the one who was late for a read whose parts have no stamp of their own."""
+    """Whether this client may have been the one who was late for a read whose parts have no stamp of their
+    own."""
     if read.at - read.lo <= DISTURBED:
         return False
     return read.user - read.at > DISTURBED or stalled(trace, read.lo, read.user)
@@ -165,11 +187,18 @@ def _text(event: Event) -> str:
 
 
 def _counted(found: list[Chunk]) -> list[Chunk]:
-    """The chunks with the tokens that a provider counts as it streams: where each one that bears tokens has a total."""
+    """The chunks with the tokens that a provider counts as it streams: where each one that bears tokens has a
+    total."""
     bearing = [c for c in found if c.bears]
     totals = [c.counted for c in bearing]
     known = [t for t in totals if t is not None]
-    if len(bearing) < 2 or len(known) < len(totals) or known != sorted(known) or len(set(known)) < 2 or known[0] < 1:
+    if (
+        len(bearing) < 2
+        or len(known) < len(totals)
+        or known != sorted(known)
+        or len(set(known)) < 2
+        or known[0] < 1
+    ):
         return found
     out, before = [], 0
     for c in found:
@@ -180,16 +209,30 @@ def _counted(found: list[Chunk]) -> list[Chunk]:
     return out
 
 
-def rows(stream: Recorded, epoch: float, key: Mapping[str, Any], tokenizer: Tokenizer | None = None) -> Iterator[Row]:
+def rows(
+    stream: Recorded, epoch: float, key: Mapping[str, Any], tokenizer: Tokenizer | None = None
+) -> Iterator[Row]:
     """The chunks of the last attempt, for the chunks frame; `key` is run_id, request_id and attempt."""
     before: float | None = None
     total = 0
     for i, c in enumerate(of(stream, tokenizer)):
         total += c.tokens or 0
         row = {
-            **key, "i": i, "kind": c.kind, "ns_arrive": ns(c.at, epoch), "ns_lo": ns(c.lo, epoch), "ns_hi": ns(c.at, epoch),
-            "ns_user": ns(c.user, epoch), "t_ms": (c.at - stream.called) * 1e3, "chars": c.chars, "bytes": c.size,
-            "read_id": c.read, "in_read": c.in_read, "certified": c.exact, "stamp": c.stamp, "n_tokens": c.tokens,
+            **key,
+            "i": i,
+            "kind": c.kind,
+            "ns_arrive": ns(c.at, epoch),
+            "ns_lo": ns(c.lo, epoch),
+            "ns_hi": ns(c.at, epoch),
+            "ns_user": ns(c.user, epoch),
+            "t_ms": (c.at - stream.called) * 1e3,
+            "chars": c.chars,
+            "bytes": c.size,
+            "read_id": c.read,
+            "in_read": c.in_read,
+            "certified": c.exact,
+            "stamp": c.stamp,
+            "n_tokens": c.tokens,
         }
         if before is not None:
             row["gap_ms"] = (c.at - before) * 1e3

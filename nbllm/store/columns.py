@@ -1,8 +1,9 @@
 """The columns of the frames: name, dtype, unit, definition and source of each, in one table.
 
-Everything else follows from the table: frames are made and cast by it, files are read by it, and the schema document
-(`python -m nbllm.store.columns`) is printed from it. Times named `ns_*` are nanoseconds on the monotonic clock since
-the run's epoch; names that end in `_ms` are derived from them, in milliseconds. What was not measured is NA, never 0.
+Everything else follows from the table: frames are made and cast by it, files are read by it, and the schema
+document (`python -m nbllm.store.columns`) is printed from it. Times named `ns_*` are nanoseconds on the
+monotonic clock since the run's epoch; names that end in `_ms` are derived from them, in milliseconds. What
+was not measured is NA, never 0.
 """
 
 from __future__ import annotations
@@ -16,10 +17,31 @@ if TYPE_CHECKING:
 VERSION = 1  # of the columns' meaning; stored with every run
 
 STATUSES = (
-    "ok", "http_error", "auth", "rate_limited", "timeout_connect", "timeout_ttft", "timeout_total", "stream_cut", "stream_error",
-    "protocol_error", "empty", "refusal", "content_filter", "cancelled", "client_error", "cli_exit",
+    "ok",
+    "http_error",
+    "auth",
+    "rate_limited",
+    "timeout_connect",
+    "timeout_ttft",
+    "timeout_total",
+    "stream_cut",
+    "stream_error",
+    "protocol_error",
+    "empty",
+    "refusal",
+    "content_filter",
+    "cancelled",
+    "client_error",
+    "cli_exit",
 )
-START_KINDS = ("cold_process", "cold_client", "cold_conn", "cold_model", "cold_cache", "warm")  # coldest first
+START_KINDS = (
+    "cold_process",
+    "cold_client",
+    "cold_conn",
+    "cold_model",
+    "cold_cache",
+    "warm",
+)  # coldest first
 LOAD_KINDS = ("single", "closed", "constant", "poisson", "ramp", "replay")
 PHASES = ("warmup", "measure", "cooldown", "probe")
 STAMPS = ("kernel", "recv", "parse", "pipe")
@@ -47,153 +69,389 @@ _NS, _MS = "Int64", "float64"
 
 COLUMNS: tuple[Column, ...] = (
     # --- identity
-    *_group("identity", "string", "", {
-        "run_id": "The run this row belongs to; 'session' for ordinary calls.",
-        "request_id": "The request within its run. With `attempt` it is the row's key.",
-        "name": "The label of the model in this run: what summary and compare group by.",
-        "provider_request_id": "The provider's own id of the request or answer.",
-        "prompt_id": "The prompt within its set.",
-        "prompt_sha": "SHA-256 (first 16 hex digits) of the messages as they were sent, prefixes included.",
-    }),
-    Column("attempt", "Int8", "", "identity", "1 for the first sending, 2 for the first retry. Only the last attempt has tokens."),
-    Column("seq", "Int64", "", "identity", "The request's place in the order in which requests were planned, from 0."),
-    Column("block", "Int32", "", "identity", "The randomised complete block: every model answers once in each. What compare pairs by."),
-    Column("order_in_block", "Int16", "", "identity", "The model's place in its block's random order, from 0."),
-    Column("t_wall", "datetime64[ns, UTC]", "", "identity", "The call on the wall clock; for reading only, never subtracted."),
+    *_group(
+        "identity",
+        "string",
+        "",
+        {
+            "run_id": "The run this row belongs to; 'session' for ordinary calls.",
+            "request_id": "The request within its run. With `attempt` it is the row's key.",
+            "name": "The label of the model in this run: what summary and compare group by.",
+            "provider_request_id": "The provider's own id of the request or answer.",
+            "prompt_id": "The prompt within its set.",
+            "prompt_sha": "SHA-256 (first 16 hex digits) of the messages as they were sent, prefixes "
+            "included.",
+        },
+    ),
+    Column(
+        "attempt",
+        "Int8",
+        "",
+        "identity",
+        "1 for the first sending, 2 for the first retry. Only the last attempt has tokens.",
+    ),
+    Column(
+        "seq",
+        "Int64",
+        "",
+        "identity",
+        "The request's place in the order in which requests were planned, from 0.",
+    ),
+    Column(
+        "block",
+        "Int32",
+        "",
+        "identity",
+        "The randomised complete block: every model answers once in each. What compare pairs by.",
+    ),
+    Column(
+        "order_in_block", "Int16", "", "identity", "The model's place in its block's random order, from 0."
+    ),
+    Column(
+        "t_wall",
+        "datetime64[ns, UTC]",
+        "",
+        "identity",
+        "The call on the wall clock; for reading only, never subtracted.",
+    ),
     Column("provider", "category", "", "identity", "The provider's row, such as openai."),
     Column("route", "category", "", "identity", "The address the request was sent to."),
     Column("model", "category", "", "identity", "The model that was asked for."),
     Column("response_model", "category", "", "identity", "The model that says it answered."),
-    Column("transport", "category", "", "identity", "How it travelled.", of=("h1", "h2", "cli", "unix", "inproc")),
+    Column(
+        "transport", "category", "", "identity", "How it travelled.", of=("h1", "h2", "cli", "unix", "inproc")
+    ),
     Column("params", "string", "JSON", "identity", "The parameters that were sent, as canonical JSON."),
     # --- regime
     Column("phase", "category", "", "regime", "Only `measure` enters summary and compare.", of=PHASES),
-    Column("start_kind", "category", "", "regime", "What was cold: the rung of the cold-start ladder.", of=START_KINDS),
-    Column("load_kind", "category", "", "regime", "How requests were started. `single` is an ordinary call.", of=LOAD_KINDS),
+    Column(
+        "start_kind",
+        "category",
+        "",
+        "regime",
+        "What was cold: the rung of the cold-start ladder.",
+        of=START_KINDS,
+    ),
+    Column(
+        "load_kind",
+        "category",
+        "",
+        "regime",
+        "How requests were started. `single` is an ordinary call.",
+        of=LOAD_KINDS,
+    ),
     Column("target_rate", "float64", "1/s", "regime", "Open loop: the rate that was asked for."),
-    Column("concurrency", "Int32", "", "regime", "Closed loop: how many requests run at a time, for each model."),
-    Column("inflight", "Int32", "", "regime", "Requests of this run in flight when this one was called, itself included."),
-    Column("idle_s", "float64", "s", "regime", "The pause that was kept before this request, where a pause was asked for."),
-    Column("conn_reused", "boolean", "", "regime", "Whether the request went over a connection that had carried one before."),
+    Column(
+        "concurrency", "Int32", "", "regime", "Closed loop: how many requests run at a time, for each model."
+    ),
+    Column(
+        "inflight",
+        "Int32",
+        "",
+        "regime",
+        "Requests of this run in flight when this one was called, itself included.",
+    ),
+    Column(
+        "idle_s",
+        "float64",
+        "s",
+        "regime",
+        "The pause that was kept before this request, where a pause was asked for.",
+    ),
+    Column(
+        "conn_reused",
+        "boolean",
+        "",
+        "regime",
+        "Whether the request went over a connection that had carried one before.",
+    ),
     Column("tls_resumed", "boolean", "", "regime", "Whether the TLS session was resumed; NA without TLS."),
     Column("conn_age_ms", "float64", "ms", "regime", "The connection's age when it was reused."),
     Column("http_version", "category", "", "regime", "The version the server answered with."),
     # --- marks
-    *_group("marks", _NS, "ns", {
-        "ns_sched": "When the plan wanted it sent (open loop); the call itself elsewhere.",
-        "ns_call": "When the client was asked.",
-        "ns_dns0": "Name look-up begins.", "ns_dns1": "Name look-up ends.",
-        "ns_conn0": "TCP connect begins.", "ns_conn1": "TCP connect ends.",
-        "ns_tls0": "TLS handshake begins.", "ns_tls1": "TLS handshake ends.",
-        "ns_send0": "The first byte of the request is given to the system.", "ns_send1": "The last byte of it is (when that system call began).",
-        "ns_hdr": "The answer's status line and headers are complete.",
-        "ns_byte1": "The first byte of the answer arrives.",
-        "ns_event1": "The first event of the body arrives, whatever it holds.",
-        "ns_tok1": "The first token arrives: text, reasoning or tool call that is not empty.",
-        "ns_out1": "The first visible text arrives.",
-        "ns_tokN": "The last token arrives.",
-        "ns_finish": "The finish reason arrives.", "ns_usage": "The (last) usage report arrives.",
-        "ns_done": "The protocol's own end mark arrives.", "ns_eof": "The body ends.",
-        "ns_spawn": "CLI: the process is started.", "ns_stdout1": "CLI: its first byte.",
-        "ns_init": "CLI: its first event.", "ns_exit": "CLI: its end.",
-        "ns_import": "Fresh process: its imports are done.", "ns_client": "Fresh process, fresh client: the client is made.",
-    }),
+    *_group(
+        "marks",
+        _NS,
+        "ns",
+        {
+            "ns_sched": "When the plan wanted it sent (open loop); the call itself elsewhere.",
+            "ns_call": "When the client was asked.",
+            "ns_dns0": "Name look-up begins.",
+            "ns_dns1": "Name look-up ends.",
+            "ns_conn0": "TCP connect begins.",
+            "ns_conn1": "TCP connect ends.",
+            "ns_tls0": "TLS handshake begins.",
+            "ns_tls1": "TLS handshake ends.",
+            "ns_send0": "The first byte of the request is given to the system.",
+            "ns_send1": "The last byte of it is (when that system call began).",
+            "ns_hdr": "The answer's status line and headers are complete.",
+            "ns_byte1": "The first byte of the answer arrives.",
+            "ns_event1": "The first event of the body arrives, whatever it holds.",
+            "ns_tok1": "The first token arrives: text, reasoning or tool call that is not empty.",
+            "ns_out1": "The first visible text arrives.",
+            "ns_tokN": "The last token arrives.",
+            "ns_finish": "The finish reason arrives.",
+            "ns_usage": "The (last) usage report arrives.",
+            "ns_done": "The protocol's own end mark arrives.",
+            "ns_eof": "The body ends.",
+            "ns_spawn": "CLI: the process is started.",
+            "ns_stdout1": "CLI: its first byte.",
+            "ns_init": "CLI: its first event.",
+            "ns_exit": "CLI: its end.",
+            "ns_import": "Fresh process: its imports are done.",
+            "ns_client": "Fresh process, fresh client: the client is made.",
+        },
+    ),
     # --- derived
-    *_group("derived", _MS, "ms", {
-        "sched_delay_ms": "ns_call - ns_sched: how late the request was called.",
-        "queue_ms": "From the call to the first step on the network: this client's own time.",
-        "dns_ms": "ns_dns1 - ns_dns0.", "connect_ms": "ns_conn1 - ns_conn0.", "tls_ms": "ns_tls1 - ns_tls0.",
-        "send_ms": "ns_send1 - ns_send0.",
-        "ttfb_ms": "ns_byte1 - ns_call: time to first byte.",
-        "ttfe_ms": "ns_event1 - ns_call: time to first event; OpenTelemetry's time_to_first_chunk.",
-        "ttft_ms": "ns_tok1 - ns_call: time to first token, connection set-up included. For cold_process from ns_spawn.",
-        "ttft_sched_ms": "ns_tok1 - ns_sched: as a user sees it who came when the plan said (no coordinated omission).",
-        "ttft_wire_ms": "ns_tok1 - ns_send1: without connection set-up and this client.",
-        "ttfo_ms": "ns_out1 - ns_call: time to first visible output.",
-        "e2e_ms": "ns_tokN - ns_call: to the last token. For cold_process from ns_spawn.",
-        "e2e_done_ms": "ns_done (else ns_eof) - ns_call: to the end of the answer.",
-        "e2e_sched_ms": "ns_tokN - ns_sched.",
-        "tail_ms": "ns_done (else ns_eof) - ns_tokN: what the server does after the last token.",
-        "decode_ms": "ns_tokN - ns_tok1.",
-        "icl_p50_ms": "Median gap between chunks that hold tokens (inter-chunk latency).",
-        "icl_p99_ms": "Their 99th percentile; NA below 100 gaps.",
-        "stall_max_ms": "The longest gap between chunks that hold tokens.",
-        "norm_per_token_ms": "e2e_ms / out_tokens.",
-        "import_ms": "Fresh process: spawn to imports done.", "client_ms": "Making the client, where it was fresh.",
-    }),
+    *_group(
+        "derived",
+        _MS,
+        "ms",
+        {
+            "sched_delay_ms": "ns_call - ns_sched: how late the request was called.",
+            "queue_ms": "From the call to the first step on the network: this client's own time.",
+            "dns_ms": "ns_dns1 - ns_dns0.",
+            "connect_ms": "ns_conn1 - ns_conn0.",
+            "tls_ms": "ns_tls1 - ns_tls0.",
+            "send_ms": "ns_send1 - ns_send0.",
+            "ttfb_ms": "ns_byte1 - ns_call: time to first byte.",
+            "ttfe_ms": "ns_event1 - ns_call: time to first event; OpenTelemetry's time_to_first_chunk.",
+            "ttft_ms": "ns_tok1 - ns_call: time to first token, connection set-up included. For "
+            "cold_process from ns_spawn.",
+            "ttft_sched_ms": "ns_tok1 - ns_sched: as a user sees it who came when the plan said (no "
+            "coordinated omission).",
+            "ttft_wire_ms": "ns_tok1 - ns_send1: without connection set-up and this client.",
+            "ttfo_ms": "ns_out1 - ns_call: time to first visible output.",
+            "e2e_ms": "ns_tokN - ns_call: to the last token. For cold_process from ns_spawn.",
+            "e2e_done_ms": "ns_done (else ns_eof) - ns_call: to the end of the answer.",
+            "e2e_sched_ms": "ns_tokN - ns_sched.",
+            "tail_ms": "ns_done (else ns_eof) - ns_tokN: what the server does after the last token.",
+            "decode_ms": "ns_tokN - ns_tok1.",
+            "icl_p50_ms": "Median gap between chunks that hold tokens (inter-chunk latency).",
+            "icl_p99_ms": "Their 99th percentile; NA below 100 gaps.",
+            "stall_max_ms": "The longest gap between chunks that hold tokens.",
+            "norm_per_token_ms": "e2e_ms / out_tokens.",
+            "import_ms": "Fresh process: spawn to imports done.",
+            "client_ms": "Making the client, where it was fresh.",
+        },
+    ),
     # --- tokens
-    *_group("tokens", "Int64", "tokens", {
-        "in_tokens": "All input, cached included.", "in_cached": "Input read from the provider's cache.",
-        "in_cache_write": "Input written to it.",
-        "out_tokens": "All output, reasoning included. Never the length that was asked for.",
-        "reasoning_tokens": "Output that is reasoning.", "visible_tokens": "out_tokens - reasoning_tokens.",
-        "streamed_tokens": "Output that was streamed: out_tokens, without reasoning that was counted and not shown.",
-        "first_chunk_tokens": "Tokens in the first chunk; NA where nothing tells. `itl_src` says what told.",
-    }, "OpenTelemetry GenAI"),
-    *_group("tokens", "Int64", "", {
-        "chunks": "Events that hold tokens.", "events": "Events of the body.", "chars": "Characters of text, reasoning and tool arguments.",
-        "bytes_in": "Bytes of the body.", "bytes_out": "Bytes of the request's body.",
-    }),
-    Column("tok_source", "category", "", "tokens", "Who counted out_tokens.", of=("usage", "usage_stream", "tokenizer", "estimate")),
+    *_group(
+        "tokens",
+        "Int64",
+        "tokens",
+        {
+            "in_tokens": "All input, cached included.",
+            "in_cached": "Input read from the provider's cache.",
+            "in_cache_write": "Input written to it.",
+            "out_tokens": "All output, reasoning included. Never the length that was asked for.",
+            "reasoning_tokens": "Output that is reasoning.",
+            "visible_tokens": "out_tokens - reasoning_tokens.",
+            "streamed_tokens": "Output that was streamed: out_tokens, without reasoning that was counted "
+            "and not shown.",
+            "first_chunk_tokens": "Tokens in the first chunk; NA where nothing tells. `itl_src` says "
+            "what told.",
+        },
+        "OpenTelemetry GenAI",
+    ),
+    *_group(
+        "tokens",
+        "Int64",
+        "",
+        {
+            "chunks": "Events that hold tokens.",
+            "events": "Events of the body.",
+            "chars": "Characters of text, reasoning and tool arguments.",
+            "bytes_in": "Bytes of the body.",
+            "bytes_out": "Bytes of the request's body.",
+        },
+    ),
+    Column(
+        "tok_source",
+        "category",
+        "",
+        "tokens",
+        "Who counted out_tokens.",
+        of=("usage", "usage_stream", "tokenizer", "estimate"),
+    ),
     # --- rates
-    Column("itl_ms", _MS, "ms", "rates", "Inter-token latency: decode_ms / (streamed_tokens - first_chunk_tokens)."),
-    Column("itl_lo_ms", _MS, "ms", "rates", "Its lower bound, decode_ms / (streamed_tokens - 1); equal to itl_ms where the first chunk's count is known."),
-    Column("itl_hi_ms", _MS, "ms", "rates", "Its upper bound, decode_ms / (chunks - 1): every later chunk holds a token at least."),
-    Column("itl_src", "category", "", "rates", "How first_chunk_tokens is known: counted by the provider or a tokenizer, or its share of the characters.",
-           of=("usage_stream", "tokenizer", "single", "share")),
-    Column("tpot_ms", _MS, "ms", "rates", "Time per output token as most tools define it: decode_ms / (streamed_tokens - 1).", "vLLM, MLPerf"),
+    Column(
+        "itl_ms",
+        _MS,
+        "ms",
+        "rates",
+        "Inter-token latency: decode_ms / (streamed_tokens - first_chunk_tokens).",
+    ),
+    Column(
+        "itl_lo_ms",
+        _MS,
+        "ms",
+        "rates",
+        "Its lower bound, decode_ms / (streamed_tokens - 1); equal to itl_ms where the first chunk's count "
+        "is known.",
+    ),
+    Column(
+        "itl_hi_ms",
+        _MS,
+        "ms",
+        "rates",
+        "Its upper bound, decode_ms / (chunks - 1): every later chunk holds a token at least.",
+    ),
+    Column(
+        "itl_src",
+        "category",
+        "",
+        "rates",
+        "How first_chunk_tokens is known: counted by the provider or a tokenizer, or its share of the "
+        "characters.",
+        of=("usage_stream", "tokenizer", "single", "share"),
+    ),
+    Column(
+        "tpot_ms",
+        _MS,
+        "ms",
+        "rates",
+        "Time per output token as most tools define it: decode_ms / (streamed_tokens - 1).",
+        "vLLM, MLPerf",
+    ),
     Column("out_tok_s", "float64", "tokens/s", "rates", "1000 / itl_ms: the speed of decoding."),
     Column("out_tok_s_e2e", "float64", "tokens/s", "rates", "out_tokens / e2e: the speed a caller sees."),
     # --- what the provider says
-    *_group("provider said", _MS, "ms", {
-        "srv_total_ms": "The server's own total.", "srv_load_ms": "Loading the model.", "srv_queue_ms": "Waiting in its queue.",
-        "srv_prefill_ms": "Reading the prompt.", "srv_decode_ms": "Generating.",
-    }, "provider"),
-    Column("srv_src", "category", "", "provider said", "Where these come from.",
-           of=("ollama", "openai", "groq", "llamacpp", "server_timing")),
+    *_group(
+        "provider said",
+        _MS,
+        "ms",
+        {
+            "srv_total_ms": "The server's own total.",
+            "srv_load_ms": "Loading the model.",
+            "srv_queue_ms": "Waiting in its queue.",
+            "srv_prefill_ms": "Reading the prompt.",
+            "srv_decode_ms": "Generating.",
+        },
+        "provider",
+    ),
+    Column(
+        "srv_src",
+        "category",
+        "",
+        "provider said",
+        "Where these come from.",
+        of=("ollama", "openai", "groq", "llamacpp", "server_timing"),
+    ),
     # --- cost
-    Column("cost_usd", "float64", "USD", "cost", "From tokens and list prices; NA where the price is not known."),
+    Column(
+        "cost_usd", "float64", "USD", "cost", "From tokens and list prices; NA where the price is not known."
+    ),
     Column("price_in", "float64", "USD/1e6 tokens", "cost", "List price of input."),
     Column("price_out", "float64", "USD/1e6 tokens", "cost", "List price of output."),
     Column("price_cached", "float64", "USD/1e6 tokens", "cost", "List price of cached input."),
     Column("price_src", "category", "", "cost", "Where the price comes from."),
     # --- quality
-    Column("stamp", "category", "", "quality", "Who stamped arrivals: the system's kernel, the read, the parser, a pipe.", of=STAMPS),
-    Column("err_bound_ms", _MS, "ms", "quality", "ttft_ms is too late by at most this. 0.3 for a certified first token (measured, see selftest)."),
+    Column(
+        "stamp",
+        "category",
+        "",
+        "quality",
+        "Who stamped arrivals: the system's kernel, the read, the parser, a pipe.",
+        of=STAMPS,
+    ),
+    Column(
+        "err_bound_ms",
+        _MS,
+        "ms",
+        "quality",
+        "ttft_ms is too late by at most this. 0.3 for a certified first token (measured, see selftest).",
+    ),
     Column("coalesced_frac", "float64", "", "quality", "Share of token events that are not certified."),
-    *_group("quality", _MS, "ms", {
-        "client_lag_p50_ms": "Median of read minus arrival: how late this client was.", "client_lag_p99_ms": "Its 99th percentile.",
-        "client_lag_max_ms": "Its maximum.", "gc_ms": "Garbage collection between call and end.",
-    }),
-    Column("cpu_psi", "float64", "", "quality", "Share of the time between call and end in which some task waited for a processor.", "Linux PSI"),
-    Column("quality", "category", "", "quality", "certified: the first and last token are exact; bounded: within err_bound_ms; "
-           "contaminated: this client disturbed the request.", of=QUALITIES),
+    *_group(
+        "quality",
+        _MS,
+        "ms",
+        {
+            "client_lag_p50_ms": "Median of read minus arrival: how late this client was.",
+            "client_lag_p99_ms": "Its 99th percentile.",
+            "client_lag_max_ms": "Its maximum.",
+            "gc_ms": "Garbage collection between call and end.",
+        },
+    ),
+    Column(
+        "cpu_psi",
+        "float64",
+        "",
+        "quality",
+        "Share of the time between call and end in which some task waited for a processor.",
+        "Linux PSI",
+    ),
+    Column(
+        "quality",
+        "category",
+        "",
+        "quality",
+        "certified: the first and last token are exact; bounded: within err_bound_ms; "
+        "contaminated: this client disturbed the request.",
+        of=QUALITIES,
+    ),
     # --- outcome
     Column("ok", "boolean", "", "outcome", "Whether the answer is whole."),
     Column("status", "category", "", "outcome", "What became of it.", of=STATUSES),
     Column("http_status", "Int16", "", "outcome", "HTTP status."),
-    Column("error_type", "string", "", "outcome", "The error's class."), Column("error_msg", "string", "", "outcome", "Its message."),
+    Column("error_type", "string", "", "outcome", "The error's class."),
+    Column("error_msg", "string", "", "outcome", "Its message."),
     Column("retry_after_s", "float64", "s", "outcome", "The pause the provider asked for."),
     Column("finish_reason", "string", "", "outcome", "Why it ended."),
-    Column("censored", "boolean", "", "outcome", "Whether it was stopped before its end (time limit, Stop): its times are lower bounds."),
+    Column(
+        "censored",
+        "boolean",
+        "",
+        "outcome",
+        "Whether it was stopped before its end (time limit, Stop): its times are lower bounds.",
+    ),
     Column("censor_ms", _MS, "ms", "outcome", "How long it had run when it was stopped."),
     Column("simulated", "boolean", "", "outcome", "Whether the simulator answered."),
 )
 
 CHUNKS: tuple[Column, ...] = (
-    *_group("key", "string", "", {"run_id": "As in the requests frame.", "request_id": "As in the requests frame."}),
+    *_group(
+        "key",
+        "string",
+        "",
+        {"run_id": "As in the requests frame.", "request_id": "As in the requests frame."},
+    ),
     Column("attempt", "Int8", "", "key", "As in the requests frame."),
     Column("i", "Int32", "", "key", "The event's place in its answer, from 0."),
-    Column("kind", "category", "", "chunk", "What it holds; of several things the first that has tokens.", of=CHUNK_KINDS),
+    Column(
+        "kind",
+        "category",
+        "",
+        "chunk",
+        "What it holds; of several things the first that has tokens.",
+        of=CHUNK_KINDS,
+    ),
     Column("ns_arrive", "Int64", "ns", "time", "When it arrived."),
-    Column("ns_lo", "Int64", "ns", "time", "It did not arrive before this."), Column("ns_hi", "Int64", "ns", "time", "Nor after this."),
+    Column("ns_lo", "Int64", "ns", "time", "It did not arrive before this."),
+    Column("ns_hi", "Int64", "ns", "time", "Nor after this."),
     Column("ns_user", "Int64", "ns", "time", "When this client read it."),
-    Column("t_ms", _MS, "ms", "time", "Since the call."), Column("gap_ms", _MS, "ms", "time", "Since the event before."),
-    Column("n_tokens", "Int16", "tokens", "size", "Tokens in it, where something tells (usage in the stream, a tokenizer)."),
+    Column("t_ms", _MS, "ms", "time", "Since the call."),
+    Column("gap_ms", _MS, "ms", "time", "Since the event before."),
+    Column(
+        "n_tokens",
+        "Int16",
+        "tokens",
+        "size",
+        "Tokens in it, where something tells (usage in the stream, a tokenizer).",
+    ),
     Column("cum_tokens", "Int32", "tokens", "size", "Tokens so far."),
-    Column("chars", "Int32", "", "size", "Characters in it."), Column("bytes", "Int32", "", "size", "Bytes of its data."),
-    Column("read_id", "Int32", "", "read", "The read that completed it."), Column("in_read", "Int16", "", "read", "Its place among the events of that read."),
-    Column("certified", "boolean", "", "read", "Whether ns_arrive is exact: it was the last event of its read, which the kernel stamped."),
+    Column("chars", "Int32", "", "size", "Characters in it."),
+    Column("bytes", "Int32", "", "size", "Bytes of its data."),
+    Column("read_id", "Int32", "", "read", "The read that completed it."),
+    Column("in_read", "Int16", "", "read", "Its place among the events of that read."),
+    Column(
+        "certified",
+        "boolean",
+        "",
+        "read",
+        "Whether ns_arrive is exact: it was the last event of its read, which the kernel stamped.",
+    ),
     Column("stamp", "category", "", "read", "Who stamped it.", of=STAMPS),
 )
 
@@ -210,17 +468,24 @@ def frame(rows: Iterable[Mapping[str, Any]], columns: tuple[Column, ...] = COLUM
 
 
 def cast(df: pd.DataFrame, columns: tuple[Column, ...] = COLUMNS) -> pd.DataFrame:
-    """`df` with the columns of the table in its dtypes (a file read back); columns of the caller's own stay, at the end."""
+    """`df` with the columns of the table in its dtypes (a file read back); columns of the caller's own stay,
+    at the end."""
     import pandas as pd
 
-    known = {c.name: _series(df[c.name].tolist() if c.name in df else [None] * len(df), c, df.index) for c in columns}
-    return pd.DataFrame({**known, **{name: df[name] for name in df.columns if name not in known}}, index=df.index)
+    known = {
+        c.name: _series(df[c.name].tolist() if c.name in df else [None] * len(df), c, df.index)
+        for c in columns
+    }
+    return pd.DataFrame(
+        {**known, **{name: df[name] for name in df.columns if name not in known}}, index=df.index
+    )
 
 
 def _series(values: list[Any], c: Column, index: Any = None) -> pd.Series:
     import pandas as pd
 
-    values = [None if v is None or v is pd.NA or v is pd.NaT or v != v else v for v in values]  # noqa: PLR0124 - NaN differs from itself
+    # NaN differs from itself
+    values = [None if v is None or v is pd.NA or v is pd.NaT or v != v else v for v in values]  # noqa: PLR0124
     try:
         return _made(values, c, index)
     except (TypeError, ValueError, OverflowError):
@@ -228,8 +493,8 @@ def _series(values: list[Any], c: Column, index: Any = None) -> pd.Series:
 
 
 def _fitting(value: Any, c: Column) -> Any:
-    """A value as the column can hold it, None where it cannot: what one server said must not cost the frame of all others.
-    Halves of characters, which are in no UTF-8, become question marks."""
+    """A value as the column can hold it, None where it cannot: what one server said must not cost the frame
+    of all others. Halves of characters, which are in no UTF-8, become question marks."""
     if value is not None and c.dtype in ("string", "category"):
         return str(value).encode("utf-8", "replace").decode()
     try:
@@ -244,19 +509,37 @@ def _made(values: list[Any], c: Column, index: Any) -> pd.Series:
 
     if c.dtype == "category":
         known = list(c.of) if c.of else sorted({str(v) for v in values if v is not None})
-        return pd.Series(pd.Categorical([v if v in known else None for v in values] if c.of else values, categories=known), index=index)
+        return pd.Series(
+            pd.Categorical([v if v in known else None for v in values] if c.of else values, categories=known),
+            index=index,
+        )
     if c.dtype.startswith("datetime64"):
-        return pd.Series(pd.to_datetime(pd.Series(values, index=index, dtype="object"), utc=True), dtype=c.dtype)
+        return pd.Series(
+            pd.to_datetime(pd.Series(values, index=index, dtype="object"), utc=True), dtype=c.dtype
+        )
     return pd.Series(values, index=index, dtype=c.dtype)
 
 
 def document() -> str:
     """The schema as Markdown, one table a frame."""
-    out = [f"# Columns of the frames (version {VERSION})", "", (__doc__ or "").split("\n\n", 1)[1].strip(), ""]
+    out = [
+        f"# Columns of the frames (version {VERSION})",
+        "",
+        (__doc__ or "").split("\n\n", 1)[1].strip(),
+        "",
+    ]
     for title, columns in _DOC_GROUPS.items():
-        out += [f"## {title}", "", "| column | dtype | unit | group | meaning | source |", "|---|---|---|---|---|---|"]
-        out += [f"| `{c.name}` | {c.dtype} | {c.unit} | {c.group} | {c.doc}{' One of ' + ', '.join(c.of) + '.' if c.of else ''} | {c.source} |"
-                for c in columns] + [""]
+        out += [
+            f"## {title}",
+            "",
+            "| column | dtype | unit | group | meaning | source |",
+            "|---|---|---|---|---|---|",
+        ]
+        out += [
+            f"| `{c.name}` | {c.dtype} | {c.unit} | {c.group} | "
+            f"{c.doc}{' One of ' + ', '.join(c.of) + '.' if c.of else ''} | {c.source} |"
+            for c in columns
+        ] + [""]
     return "\n".join(out)
 
 
@@ -264,8 +547,21 @@ def schema() -> pd.DataFrame:
     """The columns as a DataFrame: frame, column, dtype, unit, group, meaning, source."""
     import pandas as pd
 
-    return pd.DataFrame([{"frame": title, "column": c.name, "dtype": c.dtype, "unit": c.unit, "group": c.group, "meaning": c.doc,
-                          "source": c.source} for title, columns in _DOC_GROUPS.items() for c in columns])
+    return pd.DataFrame(
+        [
+            {
+                "frame": title,
+                "column": c.name,
+                "dtype": c.dtype,
+                "unit": c.unit,
+                "group": c.group,
+                "meaning": c.doc,
+                "source": c.source,
+            }
+            for title, columns in _DOC_GROUPS.items()
+            for c in columns
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The calls of this session, to be looked at later: kept as streams until a few have ended, then as rows of numbers."""
+"""The calls of this session, to be looked at later: kept as streams until a few have ended, then as rows of
+numbers."""
 
 from __future__ import annotations
 
@@ -31,7 +32,13 @@ class Ledger:
     def note(self, stream: Recorded, call: Call) -> None:
         """Remembers a call that has just been made."""
         number = next(self._numbers)
-        about = {"run_id": SESSION, "request_id": f"{number:06d}", "seq": number, "name": call.model, "t_wall": datetime.now(UTC).isoformat()}
+        about = {
+            "run_id": SESSION,
+            "request_id": f"{number:06d}",
+            "seq": number,
+            "name": call.model,
+            "t_wall": datetime.now(UTC).isoformat(),
+        }
         with self._lock:
             self._pending.append((stream, call, about))
         stream.at_end = self._ended
@@ -43,7 +50,8 @@ class Ledger:
             return sorted(self._rows, key=lambda row: (row["seq"], row["attempt"]))
 
     def _ended(self, stream: Recorded) -> None:
-        """Measures, on a thread that nobody waits for, where what has ended weighs too much to be kept as it is."""
+        """Measures, on a thread that nobody waits for, where what has ended weighs too much to be kept as it
+        is."""
         with self._lock:
             self._weight += sum(t.bytes_in + t.bytes_out for t in stream.traces)
             light = self._weight < _WEIGHT and len(self._pending) <= _PENDING

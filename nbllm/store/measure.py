@@ -1,7 +1,8 @@
 """A finished Recorded as numbers: one row per attempt, in the columns of `columns`.
 
-Ordinary calls and benchmarks are measured by this one path. Nothing here looks at a clock: all times are marks that the
-transport wrote and arrivals that it stamped. What did not happen is left out of the row, and so becomes NA.
+Ordinary calls and benchmarks are measured by this one path. Nothing here looks at a clock: all times are
+marks that the transport wrote and arrivals that it stamped. What did not happen is left out of the row, and
+so becomes NA.
 """
 
 from __future__ import annotations
@@ -26,29 +27,58 @@ _CHARS_A_TOKEN = 4.0  # English text; only where neither usage nor a tokenizer c
 
 # Marks of the transport, and the columns they fill.
 _MARKS = {
-    "ns_dns0": "dns_start", "ns_dns1": "dns", "ns_conn0": "connect_start", "ns_conn1": "connected", "ns_tls0": "tls_start",
-    "ns_tls1": "secured", "ns_send0": "send_start", "ns_send1": "sent", "ns_hdr": "headers", "ns_byte1": "first_byte",
-    "ns_done": "done", "ns_eof": "eof", "ns_spawn": "spawned", "ns_stdout1": "stdout", "ns_init": "init", "ns_exit": "exit",
+    "ns_dns0": "dns_start",
+    "ns_dns1": "dns",
+    "ns_conn0": "connect_start",
+    "ns_conn1": "connected",
+    "ns_tls0": "tls_start",
+    "ns_tls1": "secured",
+    "ns_send0": "send_start",
+    "ns_send1": "sent",
+    "ns_hdr": "headers",
+    "ns_byte1": "first_byte",
+    "ns_done": "done",
+    "ns_eof": "eof",
+    "ns_spawn": "spawned",
+    "ns_stdout1": "stdout",
+    "ns_init": "init",
+    "ns_exit": "exit",
 }
 # Differences of two columns.
 _DERIVED = {
-    "sched_delay_ms": ("ns_sched", "ns_call"), "dns_ms": ("ns_dns0", "ns_dns1"), "connect_ms": ("ns_conn0", "ns_conn1"),
-    "tls_ms": ("ns_tls0", "ns_tls1"), "send_ms": ("ns_send0", "ns_send1"), "ttfb_ms": ("ns_call", "ns_byte1"),
-    "ttfe_ms": ("ns_call", "ns_event1"), "ttft_ms": ("ns_call", "ns_tok1"), "ttft_sched_ms": ("ns_sched", "ns_tok1"),
-    "ttft_wire_ms": ("ns_send1", "ns_tok1"), "ttfo_ms": ("ns_call", "ns_out1"), "e2e_ms": ("ns_call", "ns_tokN"),
-    "e2e_sched_ms": ("ns_sched", "ns_tokN"), "decode_ms": ("ns_tok1", "ns_tokN"),
+    "sched_delay_ms": ("ns_sched", "ns_call"),
+    "dns_ms": ("ns_dns0", "ns_dns1"),
+    "connect_ms": ("ns_conn0", "ns_conn1"),
+    "tls_ms": ("ns_tls0", "ns_tls1"),
+    "send_ms": ("ns_send0", "ns_send1"),
+    "ttfb_ms": ("ns_call", "ns_byte1"),
+    "ttfe_ms": ("ns_call", "ns_event1"),
+    "ttft_ms": ("ns_call", "ns_tok1"),
+    "ttft_sched_ms": ("ns_sched", "ns_tok1"),
+    "ttft_wire_ms": ("ns_send1", "ns_tok1"),
+    "ttfo_ms": ("ns_call", "ns_out1"),
+    "e2e_ms": ("ns_call", "ns_tokN"),
+    "e2e_sched_ms": ("ns_sched", "ns_tokN"),
+    "decode_ms": ("ns_tok1", "ns_tokN"),
 }
 _STATUS: tuple[tuple[type[errors.NbllmError], str], ...] = (
-    (errors.AuthenticationError, "auth"), (errors.PermissionDenied, "auth"), (errors.RateLimited, "rate_limited"),
-    (errors.QuotaExceeded, "rate_limited"), (errors.ContentFiltered, "content_filter"), (errors.StreamCut, "stream_cut"),
-    (errors.ProtocolError, "protocol_error"), (errors.ConnectFailed, "client_error"), (errors.ConfigError, "client_error"),
+    (errors.AuthenticationError, "auth"),
+    (errors.PermissionDenied, "auth"),
+    (errors.RateLimited, "rate_limited"),
+    (errors.QuotaExceeded, "rate_limited"),
+    (errors.ContentFiltered, "content_filter"),
+    (errors.StreamCut, "stream_cut"),
+    (errors.ProtocolError, "protocol_error"),
+    (errors.ConnectFailed, "client_error"),
+    (errors.ConfigError, "client_error"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a row needs to know and a stream does not: the request, the provider's row, the model as asked for, whether
-    the simulator answered, the epoch of its `ns_*` columns (perf_counter seconds), a tokenizer."""
+    """What a row needs to know and a stream does not: the request, the provider's row, the model as asked
+    for, whether the simulator answered, the epoch of its `ns_*` columns (perf_counter seconds), a
+    tokenizer."""
 
     request: Request
     provider: Provider
@@ -71,12 +101,25 @@ def failed(error: BaseException, provider: Provider, model: str, extra: Mapping[
     """The row of a request that came to nothing before it was sent, or whose answer could not be measured."""
     ours = errors.as_ours(error)
     limit = ours.seconds * 1e3 if isinstance(ours, errors.Timeout) else None
-    return {"attempt": 1, "provider": provider.name, "model": model, "transport": "cli" if provider.command else "h1", "ok": False,
-            "error_type": type(ours).__name__, "error_msg": ours.message, "status": _status(ours, None), "censored": limit is not None,
-            "censor_ms": limit, "http_status": getattr(ours, "status", None), "quality": "bounded", **extra}
+    return {
+        "attempt": 1,
+        "provider": provider.name,
+        "model": model,
+        "transport": "cli" if provider.command else "h1",
+        "ok": False,
+        "error_type": type(ours).__name__,
+        "error_msg": ours.message,
+        "status": _status(ours, None),
+        "censored": limit is not None,
+        "censor_ms": limit,
+        "http_status": getattr(ours, "status", None),
+        "quality": "bounded",
+        **extra,
+    }
 
 
-# --- rows -----------------------------------------------------------------------------------------------------
+# --- rows
+# -----------------------------------------------------------------------------------------------------
 
 
 def _attempt(stream: Recorded, call: Call, i: int) -> Row:
@@ -84,12 +127,30 @@ def _attempt(stream: Recorded, call: Call, i: int) -> Row:
     last = i >= len(stream.traces) - 1
     called = stream.called if i == 0 else trace.marks.get("start", stream.called)
     row: Row = {
-        "attempt": i + 1, "provider": call.provider.name, "route": call.provider.shown, "model": call.model, "transport": "cli" if call.provider.command else "h1",
-        "params": params(call.request), "prompt_sha": sha(call.request), "start_kind": "warm", "load_kind": "single", "phase": "measure",
-        "conn_reused": trace.reused, "tls_resumed": trace.resumed, "http_version": trace.http_version, "http_status": trace.status,
-        "ns_call": ns(called, call.epoch), "ns_sched": ns(called, call.epoch), "simulated": call.simulated or "x-nbllm-simulated" in trace.headers,
-        "bytes_in": trace.bytes_in, "bytes_out": trace.bytes_out,
-        **{column: ns(trace.marks[mark], call.epoch) for column, mark in _MARKS.items() if mark in trace.marks},
+        "attempt": i + 1,
+        "provider": call.provider.name,
+        "route": call.provider.shown,
+        "model": call.model,
+        "transport": "cli" if call.provider.command else "h1",
+        "params": params(call.request),
+        "prompt_sha": sha(call.request),
+        "start_kind": "warm",
+        "load_kind": "single",
+        "phase": "measure",
+        "conn_reused": trace.reused,
+        "tls_resumed": trace.resumed,
+        "http_version": trace.http_version,
+        "http_status": trace.status,
+        "ns_call": ns(called, call.epoch),
+        "ns_sched": ns(called, call.epoch),
+        "simulated": call.simulated or "x-nbllm-simulated" in trace.headers,
+        "bytes_in": trace.bytes_in,
+        "bytes_out": trace.bytes_out,
+        **{
+            column: ns(trace.marks[mark], call.epoch)
+            for column, mark in _MARKS.items()
+            if mark in trace.marks
+        },
     }
     if trace.reused and trace.connected_at is not None:
         row["conn_age_ms"] = (called - trace.connected_at) * 1e3
@@ -103,14 +164,18 @@ def _attempt(stream: Recorded, call: Call, i: int) -> Row:
 
 
 def _own_time(trace: Trace, called: float) -> tuple[float | None, bool]:
-    """Milliseconds from the call to the network's first step, and whether this client held the request up before it was sent."""
+    """Milliseconds from the call to the network's first step, and whether this client held the request up
+    before it was sent."""
     marks = trace.marks
     steps = [marks[name] for name in ("dns_start", "connect_start", "send_start") if name in marks]
     if not steps:
         return None, False
     sent = marks.get("sent", steps[-1])
-    setting_up = sum(marks[b] - marks[a] for a, b in (("dns_start", "dns"), ("connect_start", "connected"), ("tls_start", "secured"))
-                     if a in marks and b in marks)
+    setting_up = sum(
+        marks[b] - marks[a]
+        for a, b in (("dns_start", "dns"), ("connect_start", "connected"), ("tls_start", "secured"))
+        if a in marks and b in marks
+    )
     held = sent - called - setting_up > DISTURBED or stalled(trace, called, sent)
     return (steps[0] - called) * 1e3, held
 
@@ -119,16 +184,25 @@ def _lags(trace: Trace) -> Row:
     lags = sorted((r.user - r.at) * 1e3 for r in trace.reads if r.stamp == "kernel")
     if not lags:
         return {}
-    return {"client_lag_p50_ms": lags[len(lags) // 2], "client_lag_p99_ms": lags[min(len(lags) - 1, int(0.99 * len(lags)))],
-            "client_lag_max_ms": lags[-1]}
+    return {
+        "client_lag_p50_ms": lags[len(lags) // 2],
+        "client_lag_p99_ms": lags[min(len(lags) - 1, int(0.99 * len(lags)))],
+        "client_lag_max_ms": lags[-1],
+    }
 
 
 def _retried(stream: Recorded, i: int) -> Row:
     """What became of an attempt that was followed by another: the notice of the retry says it."""
     notices = [e for _, e in stream.log if isinstance(e, Notice) and e.kind == "retry"]
     data = notices[i].data if i < len(notices) else {}
-    return {"ok": False, "http_status": data.get("status"), "status": _status_of(data.get("status"), ""), "error_type": data.get("type"),
-            "error_msg": notices[i].text if i < len(notices) else None, "censored": False}
+    return {
+        "ok": False,
+        "http_status": data.get("status"),
+        "status": _status_of(data.get("status"), ""),
+        "error_type": data.get("type"),
+        "error_msg": notices[i].text if i < len(notices) else None,
+        "censored": False,
+    }
 
 
 def _answer(stream: Recorded, call: Call, disturbed: bool) -> Row:
@@ -136,9 +210,16 @@ def _answer(stream: Recorded, call: Call, disturbed: bool) -> Row:
     found = pieces.of(stream, call.tokenizer)
     bearing = [c for c in found if c.bears]
     row: Row = {
-        "response_model": response.model, "provider_request_id": response.id or stream.trace.headers.get("x-request-id"),
-        "finish_reason": response.finish_reason, "events": len(found), "chunks": len(bearing), "chars": sum(c.chars for c in bearing),
-        "cost_usd": response.cost, **_outcome(stream, response), **_server(response, stream.trace), **_tokens(response, bearing),
+        "response_model": response.model,
+        "provider_request_id": response.id or stream.trace.headers.get("x-request-id"),
+        "finish_reason": response.finish_reason,
+        "events": len(found),
+        "chunks": len(bearing),
+        "chars": sum(c.chars for c in bearing),
+        "cost_usd": response.cost,
+        **_outcome(stream, response),
+        **_server(response, stream.trace),
+        **_tokens(response, bearing),
     }
     if response.cost is not None or (bearing and not response.simulated):
         row.update(_prices(response, call))
@@ -151,7 +232,11 @@ def _answer(stream: Recorded, call: Call, disturbed: bool) -> Row:
     if bearing:
         row.update(_token_times(bearing, call.epoch))
     if stream.trace.whole:  # when the first token was made, nobody saw
-        row = {k: v for k, v in row.items() if k not in ("ns_tok1", "ns_out1", "icl_p50_ms", "icl_p99_ms", "stall_max_ms", "err_bound_ms")}
+        row = {
+            k: v
+            for k, v in row.items()
+            if k not in ("ns_tok1", "ns_out1", "icl_p50_ms", "icl_p99_ms", "stall_max_ms", "err_bound_ms")
+        }
     uncertain = [c for c in (bearing[0], bearing[-1]) if not c.exact] if bearing else []
     disturbed = disturbed or any(c.busy for c in uncertain)
     row["quality"] = "contaminated" if disturbed else "bounded" if uncertain or not bearing else "certified"
@@ -166,14 +251,20 @@ def _prices(response: Response, call: Call) -> Row:
         return {}
     said = response.usage is not None and prices.charged(response.usage.raw) is not None
     source = "own" if model in call.provider.facts else "provider" if said else "genai-prices"
-    return {"price_in": known.input, "price_out": known.output, "price_cached": known.cache_read, "price_src": source}
+    return {
+        "price_in": known.input,
+        "price_out": known.output,
+        "price_cached": known.cache_read,
+        "price_src": source,
+    }
 
 
 def _token_times(bearing: list[Chunk], epoch: float) -> Row:
     first, last = bearing[0], bearing[-1]
     gaps = sorted((b.at - a.at) * 1e3 for a, b in itertools.pairwise(bearing))
     row: Row = {
-        "ns_tok1": ns(first.at, epoch), "ns_tokN": ns(last.at, epoch),
+        "ns_tok1": ns(first.at, epoch),
+        "ns_tokN": ns(last.at, epoch),
         "err_bound_ms": CERTIFIED_MS if first.exact else max(CERTIFIED_MS, (first.at - first.lo) * 1e3),
         "coalesced_frac": sum(not c.exact for c in bearing) / len(bearing),
     }
@@ -196,18 +287,32 @@ def _tokens(response: Response, bearing: list[Chunk]) -> Row:
     streamed_usage = by_chunk and all(c.counted is not None for c in bearing)
     out, source = usage.output_tokens, "usage_stream" if streamed_usage else "usage"
     if out is None and bearing:
-        out, source = (sum(counts), "usage_stream" if streamed_usage else "tokenizer") if by_chunk else (max(len(bearing), round(sum(c.chars for c in bearing) / _CHARS_A_TOKEN)), "estimate")
+        out, source = (
+            (sum(counts), "usage_stream" if streamed_usage else "tokenizer")
+            if by_chunk
+            else (max(len(bearing), round(sum(c.chars for c in bearing) / _CHARS_A_TOKEN)), "estimate")
+        )
     row: Row = {
-        "in_tokens": usage.input_tokens, "in_cached": usage.cache_read_tokens, "in_cache_write": usage.cache_write_tokens,
-        "out_tokens": out, "reasoning_tokens": usage.reasoning_tokens, "tok_source": source if out is not None else None,
+        "in_tokens": usage.input_tokens,
+        "in_cached": usage.cache_read_tokens,
+        "in_cache_write": usage.cache_write_tokens,
+        "out_tokens": out,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "tok_source": source if out is not None else None,
     }
     if out is None:
         return row
     row["visible_tokens"] = out - (usage.reasoning_tokens or 0)
-    hidden = usage.reasoning_tokens if usage.reasoning_tokens and not any(c.kind == "reasoning" for c in bearing) else 0
+    hidden = (
+        usage.reasoning_tokens
+        if usage.reasoning_tokens and not any(c.kind == "reasoning" for c in bearing)
+        else 0
+    )
     row["streamed_tokens"] = streamed = max(0, out - hidden)
     if bearing:
-        row["first_chunk_tokens"], row["itl_src"] = _first_chunk(bearing, streamed, "usage_stream" if streamed_usage else "tokenizer" if by_chunk else "")
+        row["first_chunk_tokens"], row["itl_src"] = _first_chunk(
+            bearing, streamed, "usage_stream" if streamed_usage else "tokenizer" if by_chunk else ""
+        )
     return row
 
 
@@ -217,17 +322,29 @@ def _first_chunk(bearing: list[Chunk], streamed: int, counter: str) -> tuple[int
     if len(bearing) >= streamed:
         return 1, "single"
     characters = sum(c.chars for c in bearing)
-    return max(1, min(round(streamed * bearing[0].chars / characters) if characters else 1, streamed - len(bearing) + 1)), "share"
+    return max(
+        1,
+        min(
+            round(streamed * bearing[0].chars / characters) if characters else 1, streamed - len(bearing) + 1
+        ),
+    ), "share"
 
 
 def _outcome(stream: Recorded, response: Response) -> Row:
     error = stream.error
     cancelled = error is None and response.finish_reason == "cancelled"
-    row: Row = {"ok": error is None and not cancelled, "censored": cancelled or isinstance(error, errors.Timeout)}
+    row: Row = {
+        "ok": error is None and not cancelled,
+        "censored": cancelled or isinstance(error, errors.Timeout),
+    }
     if row["censored"] and stream.ended_at is not None:
         row["censor_ms"] = (stream.ended_at - stream.called) * 1e3
     if error is not None:
-        row.update(error_type=type(error).__name__, error_msg=error.message, status=_status(error, stream.trace.status))
+        row.update(
+            error_type=type(error).__name__,
+            error_msg=error.message,
+            status=_status(error, stream.trace.status),
+        )
         row["http_status"] = getattr(error, "status", None) or stream.trace.status
         row["retry_after_s"] = getattr(error, "retry_after", None)
     elif cancelled:
@@ -255,16 +372,23 @@ def _status(error: errors.NbllmError, answered: int | None) -> str:
 
 
 def _status_of(http: Any, otherwise: str) -> str:
-    return {401: "auth", 403: "auth", 429: "rate_limited"}.get(http) or ("http_error" if http else otherwise or "client_error")
+    return {401: "auth", 403: "auth", 429: "rate_limited"}.get(http) or (
+        "http_error" if http else otherwise or "client_error"
+    )
 
 
 # What providers measure themselves: where it stands, the unit in ms, and the column it fills.
 _SERVER: tuple[tuple[str, str, float, str], ...] = (
-    ("ollama", "total_duration", 1e-6, "srv_total_ms"), ("ollama", "load_duration", 1e-6, "srv_load_ms"),
-    ("ollama", "prompt_eval_duration", 1e-6, "srv_prefill_ms"), ("ollama", "eval_duration", 1e-6, "srv_decode_ms"),
-    ("llamacpp", "prompt_ms", 1.0, "srv_prefill_ms"), ("llamacpp", "predicted_ms", 1.0, "srv_decode_ms"),
-    ("groq", "queue_time", 1e3, "srv_queue_ms"), ("groq", "prompt_time", 1e3, "srv_prefill_ms"),
-    ("groq", "completion_time", 1e3, "srv_decode_ms"), ("groq", "total_time", 1e3, "srv_total_ms"),
+    ("ollama", "total_duration", 1e-6, "srv_total_ms"),
+    ("ollama", "load_duration", 1e-6, "srv_load_ms"),
+    ("ollama", "prompt_eval_duration", 1e-6, "srv_prefill_ms"),
+    ("ollama", "eval_duration", 1e-6, "srv_decode_ms"),
+    ("llamacpp", "prompt_ms", 1.0, "srv_prefill_ms"),
+    ("llamacpp", "predicted_ms", 1.0, "srv_decode_ms"),
+    ("groq", "queue_time", 1e3, "srv_queue_ms"),
+    ("groq", "prompt_time", 1e3, "srv_prefill_ms"),
+    ("groq", "completion_time", 1e3, "srv_decode_ms"),
+    ("groq", "total_time", 1e3, "srv_total_ms"),
 )
 
 
@@ -272,7 +396,12 @@ def _server(response: Response, trace: Trace) -> Row:
     said: dict[str, Any] = dict(response.usage.raw) if response.usage else {}
     for notice in response.notices:
         if notice.kind == "timing":
-            said |= {k: v for value in (notice.data, *notice.data.values()) if isinstance(value, Mapping) for k, v in value.items()}
+            said |= {
+                k: v
+                for value in (notice.data, *notice.data.values())
+                if isinstance(value, Mapping)
+                for k, v in value.items()
+            }
     row: Row = {}
     for source, name, unit, column in _SERVER:
         value = said.get(name)
@@ -286,7 +415,8 @@ def _server(response: Response, trace: Trace) -> Row:
 
 
 def derive(row: Row) -> None:
-    """Fills what follows from the marks and counts of a row, in place. A fresh process's times count from its spawning."""
+    """Fills what follows from the marks and counts of a row, in place. A fresh process's times count from its
+    spawning."""
     spawned = row.get("start_kind") == "cold_process" and row.get("ns_spawn") is not None
     for column, (begin, end) in _DERIVED.items():
         start = "ns_spawn" if spawned and begin == "ns_call" else begin
@@ -303,7 +433,9 @@ def derive(row: Row) -> None:
 
 
 def _rates(row: Row) -> None:
-    decode, streamed, first, seen = (row.get(k) for k in ("decode_ms", "streamed_tokens", "first_chunk_tokens", "chunks"))
+    decode, streamed, first, seen = (
+        row.get(k) for k in ("decode_ms", "streamed_tokens", "first_chunk_tokens", "chunks")
+    )
     if row.get("e2e_ms") and row.get("out_tokens"):
         row["norm_per_token_ms"] = row["e2e_ms"] / row["out_tokens"]
         row["out_tok_s_e2e"] = row["out_tokens"] * 1e3 / row["e2e_ms"]

@@ -1,4 +1,5 @@
-"""JupyterLab in headless Chromium, with kernels that talk to the simulator in this process; what is missing is an error."""
+"""JupyterLab in headless Chromium, with kernels that talk to the simulator in this process; what is missing
+is an error."""
 
 from __future__ import annotations
 
@@ -37,7 +38,11 @@ FLAGS = [
     "--no-proxy-server",
 ]
 SETTINGS = {
-    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
+    "@jupyterlab/apputils-extension:notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+        "doNotDisturbMode": True,
+    },
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none", "recordTiming": False},
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
     "@jupyterlab/completer-extension:inline-completer": {"providers": {}},
@@ -109,7 +114,9 @@ class Lab:
         request = urllib.request.Request(
             f"http://{self.host}/{path}", method=method, headers={"Authorization": f"token {self.token}"}
         )
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            request, timeout=30
+        ) as response:
             body = response.read()
         return json.loads(body) if body else None
 
@@ -125,7 +132,9 @@ class Lab:
 
         path = self.root / f"{name or f'test-{next(_numbers)}'}.ipynb"
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        nbformat.write(new_notebook(cells=[new_code_cell(s) for s in sources], metadata={"kernelspec": kernel}), path)
+        nbformat.write(
+            new_notebook(cells=[new_code_cell(s) for s in sources], metadata={"kernelspec": kernel}), path
+        )
         return path
 
     def close(self) -> None:
@@ -149,7 +158,11 @@ def _free_port() -> int:
 
 def _environment(folder: Path, sim: Any) -> dict[str, str]:
     """Nothing of the person's own: no keys, addresses, settings or proxies."""
-    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "SYSTEMROOT", "TMPDIR")}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if k in ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "SYSTEMROOT", "TMPDIR")
+    }
     places = {
         "HOME": "home",
         "JUPYTER_CONFIG_DIR": "config",
@@ -188,7 +201,9 @@ def browser() -> Iterator[Any]:
     if find_spec("playwright") is None:
         cannot_run("playwright is not installed (pip install playwright; its own browsers are not needed).")
     if not CHROMIUM or not Path(CHROMIUM).exists():
-        cannot_run(f"no Chromium at {CHROMIUM or 'any place of PATH'}; install it or name it in NBLLM_CHROMIUM.")
+        cannot_run(
+            f"no Chromium at {CHROMIUM or 'any place of PATH'}; install it or name it in NBLLM_CHROMIUM."
+        )
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -198,7 +213,8 @@ def browser() -> Iterator[Any]:
 
 
 class Notebook:
-    """A notebook open in a page of its own, which tells of dialogs and of requests to anybody but the server."""
+    """A notebook open in a page of its own, which tells of dialogs and of requests to anybody but the
+    server."""
 
     def __init__(self, browser: Any, lab: Lab, path: Path, *, width: int = 1200, height: int = 900) -> None:
         self.lab, self.path = lab, path
@@ -211,7 +227,10 @@ class Notebook:
         self.page.on("dialog", self._asked)
         self.page.goto(f"http://{lab.host}/doc/tree/{path.name}?token={lab.token}")
         self.page.wait_for_function("() => window.nbllmTest?.ready()", timeout=60_000)
-        self.js("async () => { await jupyterapp.restored; await jupyterapp.shell.currentWidget.sessionContext.ready; }")
+        self.js(
+            "async () => { await jupyterapp.restored; await "
+            "jupyterapp.shell.currentWidget.sessionContext.ready; }"
+        )
 
     def _requested(self, request: Any) -> None:
         parts = urlsplit(request.url)
@@ -232,7 +251,9 @@ class Notebook:
 
     def command(self, name: str, **arguments: Any) -> None:
         """Runs a command of JupyterLab's to its end."""
-        self.js("async ([name, args]) => { await jupyterapp.commands.execute(name, args); }", [name, arguments])
+        self.js(
+            "async ([name, args]) => { await jupyterapp.commands.execute(name, args); }", [name, arguments]
+        )
 
     def start(self, *cells: int) -> None:
         """Runs the cells with these indices as a person does, without waiting for their end."""
@@ -260,8 +281,8 @@ class Notebook:
         return str(self.js("cell => nbllmTest.area(cell)?.innerText ?? ''", cell)).replace("\u00a0", " ")
 
     def watch(self, cell: int, *, select: bool = False) -> None:
-        """Begins to note what a cell's output area does, frame by frame and change by change; with `select` a finished
-        paragraph is selected, as a person would who copies it."""
+        """Begins to note what a cell's output area does, frame by frame and change by change; with `select` a
+        finished paragraph is selected, as a person would who copies it."""
         self.js("([cell, select]) => nbllmTest.watch(cell, select)", [cell, select])
 
     def seen(self) -> dict[str, Any]:
@@ -276,14 +297,17 @@ class Notebook:
     def theme(self, name: str) -> None:
         """JupyterLab Light or JupyterLab Dark."""
         self.command("apputils:change-theme", theme=name)
-        self.wait("light => document.body.dataset.jpThemeLight === light", "false" if "Dark" in name else "true")
+        self.wait(
+            "light => document.body.dataset.jpThemeLight === light", "false" if "Dark" in name else "true"
+        )
 
     def shot(self, name: str, height: int | None = None) -> None:
         """A picture of the page as it is, or of its upper part."""
         SHOTS.mkdir(parents=True, exist_ok=True)
         width = self.page.viewport_size["width"]
         self.page.screenshot(
-            path=SHOTS / f"{name}.png", clip={"x": 0, "y": 0, "width": width, "height": height} if height else None
+            path=SHOTS / f"{name}.png",
+            clip={"x": 0, "y": 0, "width": width, "height": height} if height else None,
         )
 
     def close(self) -> None:
@@ -293,7 +317,8 @@ class Notebook:
 
 @pytest.fixture
 def notebook(browser: Any, lab: Lab) -> Iterator[Any]:
-    """notebook(*sources or a path): opens a notebook. All are closed and their kernels ended after the test."""
+    """notebook(*sources or a path): opens a notebook. All are closed and their kernels ended after the
+    test."""
     opened: list[Notebook] = []
 
     def make(*sources: Any, name: str | None = None, **options: Any) -> Notebook:

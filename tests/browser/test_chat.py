@@ -1,4 +1,5 @@
-"""The chat panel as a person uses it in JupyterLab: keys, streaming, Stop, files, a saved notebook, hostile answers."""
+"""The chat panel as a person uses it in JupyterLab: keys, streaming, Stop, files, a saved notebook, hostile
+answers."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from .test_lab import CONTROL, LOAD, unharmed
 pytestmark = pytest.mark.browser
 OPEN = "import nbllm\npanel = nbllm.ChatWidget(model='openai/m', chat='eda')\npanel"
 AREA = ".nbllm-chat textarea"
-ANSWERS = "() => [...document.querySelectorAll('.nbllm-turn')].map(t => t.querySelector('.nbllm-answer').innerText)"
+ANSWERS = (
+    "() => [...document.querySelectorAll('.nbllm-turn')].map(t => t.querySelector('.nbllm-answer').innerText)"
+)
 LIVE = "() => document.querySelector('.nbllm-live:not([hidden])')?.innerText ?? ''"
 
 
@@ -36,22 +39,35 @@ def say(n, text):
 
 
 def wait_turns(n, many):
-    n.wait("many => document.querySelectorAll('.nbllm-turn').length === many && document.querySelector('.nbllm-live').hidden", many)
+    n.wait(
+        "many => document.querySelectorAll('.nbllm-turn').length === many && "
+        "document.querySelector('.nbllm-live').hidden",
+        many,
+    )
 
 
 def test_enter_sends_the_answer_streams_and_the_conversation_goes_on(panel):
-    """Shift+Enter is a new line; the answer grows; the notebook's own shortcuts stay out of it; a cell shares the conversation."""
+    """Shift+Enter is a new line; the answer grows; the notebook's own shortcuts stay out of it; a cell shares
+    the conversation."""
     n = panel(OPEN, "%%llm openai/m chat=eda\nAnd in one word?", "%llm chat list")
     n.page.click(AREA)
     n.page.keyboard.type("Why is the sky blue?")
     n.page.keyboard.press("Shift+Enter")
     n.page.keyboard.type("dd x")
     n.page.keyboard.press("Enter")
-    n.wait("() => (document.querySelector('.nbllm-live .nbllm-answer')?.parentNode.innerText ?? '').length > 120")
+    n.wait(
+        "() => (document.querySelector('.nbllm-live .nbllm-answer')?.parentNode.innerText ?? '').length > 120"
+    )
     early = n.js(LIVE)
-    n.wait("before => !document.querySelector('.nbllm-live').hidden && document.querySelector('.nbllm-live').innerText.length > before + 40", len(early))
+    n.wait(
+        "before => !document.querySelector('.nbllm-live').hidden && "
+        "document.querySelector('.nbllm-live').innerText.length > before + 40",
+        len(early),
+    )
     wait_turns(n, 1)
-    assert "Why is the sky blue?\ndd x" == n.js("() => document.querySelector('.nbllm-turn .nbllm-you').innerText.trim()")
+    assert "Why is the sky blue?\ndd x" == n.js(
+        "() => document.querySelector('.nbllm-turn .nbllm-you').innerText.trim()"
+    )
     assert "" == n.js("() => document.querySelector('.nbllm-chat textarea').value")
     assert 4 == n.js("() => document.querySelectorAll('.jp-Notebook .jp-Cell').length"), "dd deleted no cell"
     say(n, "And at night?")
@@ -64,7 +80,10 @@ def test_enter_sends_the_answer_streams_and_the_conversation_goes_on(panel):
 def test_escape_and_the_button_stop_and_what_came_stays(panel, sim):
     """Within a moment; the provider sees its connection closed."""
     n = panel(OPEN.replace("openai/m", "openai/m@tokens=3000"))
-    for press in (lambda: n.page.keyboard.press("Escape"), lambda: n.page.click(".nbllm-composer button:has-text('Stop')")):
+    for press in (
+        lambda: n.page.keyboard.press("Escape"),
+        lambda: n.page.click(".nbllm-composer button:has-text('Stop')"),
+    ):
         say(n, "Tell me a long story.")
         n.wait("() => (document.querySelector('.nbllm-live:not([hidden])')?.innerText ?? '').length > 200")
         press()
@@ -75,7 +94,10 @@ def test_escape_and_the_button_stop_and_what_came_stays(panel, sim):
 
 def test_it_answers_while_a_cell_runs(panel):
     """A busy kernel does not keep the panel from sending, streaming and stopping."""
-    n = panel(OPEN.replace("openai/m", "openai/m@tokens=3000"), "import time\nfor _ in range(600):\n    time.sleep(0.1)")
+    n = panel(
+        OPEN.replace("openai/m", "openai/m@tokens=3000"),
+        "import time\nfor _ in range(600):\n    time.sleep(0.1)",
+    )
     n.start(2)
     n.wait("() => nbllmTest.status() === 'busy'")
     say(n, "Tell me a long story.")
@@ -111,13 +133,19 @@ def test_retry_copy_models_and_files(panel, tmp_path):
 
 def test_enter_while_an_answer_streams_keeps_the_text(panel):
     """Also in the moment before the kernel has taken the first message, and where the kernel refuses it."""
-    n = panel(OPEN.replace("openai/m", "openai/m@tokens=200"), "panel._busy = True", "panel._busy = False\npanel._set(busy=False)")
+    n = panel(
+        OPEN.replace("openai/m", "openai/m@tokens=200"),
+        "panel._busy = True",
+        "panel._busy = False\npanel._set(busy=False)",
+    )
     n.page.click(AREA)
     n.page.keyboard.type("Why is the sky blue?")
     n.page.keyboard.press("Enter")
     n.page.keyboard.type("And at night?")
     n.page.keyboard.press("Enter")  # at once
-    n.wait("() => (document.querySelector('.nbllm-live .nbllm-answer')?.parentNode.innerText ?? '').length > 120")
+    n.wait(
+        "() => (document.querySelector('.nbllm-live .nbllm-answer')?.parentNode.innerText ?? '').length > 120"
+    )
     n.page.keyboard.press("Enter")  # while it streams
     assert "And at night?" == n.js("() => document.querySelector('.nbllm-chat textarea').value")
     wait_turns(n, 1)
@@ -137,7 +165,8 @@ def test_enter_while_an_answer_streams_keeps_the_text(panel):
 
 @pytest.mark.parametrize("model", ["nowhere/at-all", "openai/m@status=401"])
 def test_retry_keeps_the_old_answer_until_the_new_one_is_there(panel, model):
-    """A wrong name, a refused key: the turn stays, the failure stands below it, and the next retry replaces the turn."""
+    """A wrong name, a refused key: the turn stays, the failure stands below it, and the next retry replaces
+    the turn."""
     n = panel(OPEN.replace("chat='eda'", "chat='eda', retries=0"))
     say(n, "Why is the sky blue?")
     wait_turns(n, 1)
@@ -149,7 +178,10 @@ def test_retry_keeps_the_old_answer_until_the_new_one_is_there(panel, model):
     shown = n.js(ANSWERS)
     assert old == shown[0]
     assert "⚠" in shown[1]
-    assert "Why is the sky blue?" in n.js("() => [...document.querySelectorAll('.nbllm-you')].filter(e => e.closest('.nbllm-turn')).at(-1).innerText")
+    assert "Why is the sky blue?" in n.js(
+        "() => [...document.querySelectorAll('.nbllm-you')].filter(e => "
+        "e.closest('.nbllm-turn')).at(-1).innerText"
+    )
     n.page.fill(".nbllm-model", "claude/m")
     n.page.keyboard.press("Tab")
     n.page.click(".nbllm-turn button:has-text('Retry')")
@@ -165,16 +197,24 @@ def test_an_error_is_shown_in_the_panel_and_can_be_retried(panel):
     n.page.fill(".nbllm-model", "openai/m")
     n.page.keyboard.press("Tab")
     n.page.click(".nbllm-turn button:has-text('Retry')")
-    n.wait("() => document.querySelectorAll('.nbllm-turn').length === 1 && document.querySelector('.nbllm-turn .nbllm-answer').innerText.length > 60 && !/401/.test(document.querySelector('.nbllm-turn').innerText)")
+    n.wait(
+        "() => document.querySelectorAll('.nbllm-turn').length === 1 && "
+        "document.querySelector('.nbllm-turn .nbllm-answer').innerText.length > 60 && "
+        "!/401/.test(document.querySelector('.nbllm-turn').innerText)"
+    )
 
 
 def test_a_saved_notebook_holds_the_transcript_and_no_widget(panel, notebook, lab):
-    """Static HTML only; reopened with its kernel the panel is back, without one it reads as a conversation."""
+    """Static HTML only; reopened with its kernel the panel is back, without one it reads as a
+    conversation."""
     n = panel()
     say(n, "Why is the sky blue?")
     wait_turns(n, 1)
     assert n.page.locator(".nbllm-chat").count() == 1
-    assert n.js("() => getComputedStyle([...document.querySelectorAll('[class$=-static]')].at(-1)).display") == "none", "the transcript is hidden while the panel lives"
+    assert (
+        n.js("() => getComputedStyle([...document.querySelectorAll('[class$=-static]')].at(-1)).display")
+        == "none"
+    ), "the transcript is hidden while the panel lives"
     content = n.save()
     outputs = content["cells"][1]["outputs"]
     assert [{"text/html", "text/plain"}] * 2 == [set(o["data"]) for o in outputs]
@@ -182,7 +222,9 @@ def test_a_saved_notebook_holds_the_transcript_and_no_widget(panel, notebook, la
     assert "Why is the sky blue?" in "".join(outputs[1]["data"]["text/html"])
     n.close()
     back = notebook(n.path)
-    back.wait("() => document.querySelectorAll('.nbllm-chat .nbllm-turn').length === 1")  # its kernel still runs: the panel is there again
+    back.wait(
+        "() => document.querySelectorAll('.nbllm-chat .nbllm-turn').length === 1"
+    )  # its kernel still runs: the panel is there again
     back.close()
     lab.stop_kernels()
     again = notebook(n.path)
@@ -203,7 +245,10 @@ def test_a_view_where_that_is_asked_for(panel):
 def test_nothing_that_a_model_wrote_runs_in_the_panel(panel, lab):
     """Every payload as a question and as its answer, live and in the transcript; a control does run."""
     (lab.root / "chat-payloads.json").write_text(json.dumps(list(PAYLOADS.values())))
-    loop = f"import json\nfor text in json.load(open('chat-payloads.json')):\n    panel.ask(text)\npanel.close()\nfrom IPython.display import HTML\ndisplay(HTML({CONTROL!r}))"
+    loop = (
+        f"import json\nfor text in json.load(open('chat-payloads.json')):\n    "
+        f"panel.ask(text)\npanel.close()\nfrom IPython.display import HTML\ndisplay(HTML({CONTROL!r}))"
+    )
     n = panel(OPEN.replace("openai/m", "openai/m@echo=1,gap=0.001,ttft=0.01"), loop)
     n.run(2, timeout=120)
     n.wait("() => document.querySelectorAll('.nbllm-chat').length === 0")

@@ -17,7 +17,8 @@ GROWN = "n => nbllmTest.grown() >= n"
 TOLERANCE = 2  # machines are noisy; the bars are those of a quiet one
 FINAL_BAR, GAP_BAR, STOP_BAR = 0.3, 0.2, 0.4  # seconds
 CLOCK = (
-    f"{LOAD}\nimport time\nends = []\nget_ipython().events.register('post_run_cell', lambda result: ends.append(time.time()))"
+    f"{LOAD}\nimport time\nends = []\nget_ipython().events.register('post_run_cell', lambda result: "
+    f"ends.append(time.time()))"
 )
 CONTROL = '<img src="http://evil.invalid/control.png" onerror="window.nbllmControl=1">'
 RICH = r"""## Waves, briefly
@@ -52,7 +53,7 @@ def omega(k: float, c: float = 343.0) -> float:
 ---
 
 End.
-"""
+"""  # noqa: E501
 
 
 def ask(prompt, model="openai/m", options=""):
@@ -71,7 +72,9 @@ def growth(seen):
 
 def answers(content):
     """The outputs of each `%%llm` cell in a notebook's file, without errors."""
-    cells = [c for c in content["cells"] if c["cell_type"] == "code" and "".join(c["source"]).startswith("%%llm")]
+    cells = [
+        c for c in content["cells"] if c["cell_type"] == "code" and "".join(c["source"]).startswith("%%llm")
+    ]
     return [[o for o in c["outputs"] if o["output_type"] != "error"] for c in cells]
 
 
@@ -96,7 +99,8 @@ def test_an_answer_appears_while_it_comes(notebook):
 
 
 def test_stop(notebook, sim, record_property):
-    """The toolbar's Stop closes the connection, keeps what came, says so in a line, and halts Run All; the next cell works."""
+    """The toolbar's Stop closes the connection, keeps what came, says so in a line, and halts Run All; the
+    next cell works."""
     n = notebook(
         LOAD,
         ask("Why is the sky blue? At length.", "openai/m@tokens=3000", "out=stopped"),
@@ -126,8 +130,11 @@ def test_stop(notebook, sim, record_property):
 
 
 def test_five_thousand_chunks(notebook, record_property):
-    """The page stays alive under 5,000 chunks: it ends with the kernel, never stutters or blanks, and keeps a selection."""
-    n = notebook(CLOCK, ask("Why is the sky blue? At length.", "openai/m@tokens=5000,gap=0.004"), "print(ends[-1])")
+    """The page stays alive under 5,000 chunks: it ends with the kernel, never stutters or blanks, and keeps a
+    selection."""
+    n = notebook(
+        CLOCK, ask("Why is the sky blue? At length.", "openai/m@tokens=5000,gap=0.004"), "print(ends[-1])"
+    )
     n.run(0)
     n.watch(1, select=True)
     n.run(1, timeout=120)
@@ -155,7 +162,8 @@ def test_five_thousand_chunks(notebook, record_property):
 
 
 def unharmed(n):
-    """Waits until the control has fired, which shows that the page runs what it is given, then looks for what else did."""
+    """Waits until the control has fired, which shows that the page runs what it is given, then looks for what
+    else did."""
     n.wait("() => window.nbllmControl === 1")
     n.js("nbllmTest.hover()")
     n.wait("() => new Promise(done => requestAnimationFrame(() => setTimeout(() => done(true), 300)))")
@@ -168,9 +176,13 @@ def unharmed(n):
 
 
 def test_hostile_answers(notebook, lab):
-    """No payload runs, loads or reaches out, neither live nor when the saved notebook is opened again, where a control does."""
+    """No payload runs, loads or reaches out, neither live nor when the saved notebook is opened again, where
+    a control does."""
     (lab.root / "payloads.json").write_text(json.dumps(list(PAYLOADS.values())))
-    cells = [ask(f"{{{{payloads[{i}]}}}}", f"{FORMATS[i % 5]}@echo=1,gap=0.006,ttft=0.02") for i in range(len(PAYLOADS))]
+    cells = [
+        ask(f"{{{{payloads[{i}]}}}}", f"{FORMATS[i % 5]}@echo=1,gap=0.006,ttft=0.02")
+        for i in range(len(PAYLOADS))
+    ]
     control = f"from IPython.display import HTML\nHTML({CONTROL!r})"
     n = notebook(f"{LOAD}\nimport json\npayloads = json.load(open('payloads.json'))", *cells, control)
     n.start_all()
@@ -189,7 +201,9 @@ def test_hostile_answers(notebook, lab):
 def test_formulas_and_money(notebook):
     """A formula is typeset, in the text and in a block; dollars that are money stay as they are."""
     n = notebook(
-        LOAD, "text = r'The square $x^2$ costs $5 and $10.' + '\\n\\n$$\\ny^2\\n$$\\n'", ask("{{text}}", "openai/m@echo=1")
+        LOAD,
+        "text = r'The square $x^2$ costs $5 and $10.' + '\\n\\n$$\\ny^2\\n$$\\n'",
+        ask("{{text}}", "openai/m@echo=1"),
     )
     n.run(0, 1, 2)
     n.wait("() => nbllmTest.area(2).querySelectorAll('mjx-container').length >= 2")
@@ -198,7 +212,8 @@ def test_formulas_and_money(notebook):
 
 
 def test_reopened_without_running(notebook, lab):
-    """A saved notebook shows its answers without a kernel's help, and its file holds one static output for each."""
+    """A saved notebook shows its answers without a kernel's help, and its file holds one static output for
+    each."""
     n = notebook(LOAD, *(ask(f"hello, number {i}", model) for i, model in enumerate(FORMATS)))
     n.start_all()
     n.wait_done(*range(6))

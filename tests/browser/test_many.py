@@ -7,24 +7,37 @@ import pytest
 from .test_lab import LOAD, answers, ask, is_static
 
 pytestmark = pytest.mark.browser
-THREE = "openai/m@tokens=150,gap=0.015;claude/m@tokens=120,gap=0.02;gemini/m@tokens=90,gap=0.03".replace(";", ",")
+THREE = "openai/m@tokens=150,gap=0.015;claude/m@tokens=120,gap=0.02;gemini/m@tokens=90,gap=0.03".replace(
+    ";", ","
+)
 COLUMNS = "() => [...nbllmTest.area(1).querySelectorAll('.nbllm-col')].map(c => c.innerText.length)"
-BENCH = "import nbllm\ndf = nbllm.bench.run(['openai/m@ttft=0.15,gap=0.002,tokens=20', {'model': 'claude/m@ttft=0.2,gap=0.002,tokens=20,fail_rate=0.2', 'name': 'flaky'}], 'Why?', blocks=%d, warmup=1, seed=4)"
+BENCH = (
+    "import nbllm\ndf = nbllm.bench.run(['openai/m@ttft=0.15,gap=0.002,tokens=20', {'model': "
+    "'claude/m@ttft=0.2,gap=0.002,tokens=20,fail_rate=0.2', 'name': 'flaky'}], 'Why?', blocks=%d, "
+    "warmup=1, seed=4)"
+)
 
 
 def test_columns_are_live_at_the_same_time(notebook):
     """All columns grow while the kernel is busy; in the end one static output holds them all."""
-    n = notebook(LOAD, ask("Why is the sky blue? At length.", THREE, "out=cmp"), "[len(r.text) > 100 for r in cmp]")
+    n = notebook(
+        LOAD, ask("Why is the sky blue? At length.", THREE, "out=cmp"), "[len(r.text) > 100 for r in cmp]"
+    )
     n.run(0)
     n.start(1)
-    n.wait("() => { const c = [...(nbllmTest.area(1)?.querySelectorAll('.nbllm-col') ?? [])]; return c.length === 3 && c.every(x => x.innerText.length > 150); }")
+    n.wait(
+        "() => { const c = [...(nbllmTest.area(1)?.querySelectorAll('.nbllm-col') ?? [])]; return c.length "
+        "=== 3 && c.every(x => x.innerText.length > 150); }"
+    )
     assert n.js("nbllmTest.status()") == "busy"
     early = n.js(COLUMNS)
     n.shot("columns-live")
     n.wait_done(1)
     assert all(late > before for late, before in zip(n.js(COLUMNS), early, strict=True))
     assert n.output(1).count() == 1
-    lefts = n.js("() => [...nbllmTest.area(1).querySelectorAll('.nbllm-col')].map(c => c.getBoundingClientRect().left)")
+    lefts = n.js(
+        "() => [...nbllmTest.area(1).querySelectorAll('.nbllm-col')].map(c => c.getBoundingClientRect().left)"
+    )
     assert lefts == sorted(set(lefts)), "they stand beside each other"
     n.run(2)
     assert n.text(2).strip().endswith("[True, True, True]")
@@ -36,7 +49,10 @@ def test_stop_ends_every_column(notebook):
     n = notebook(LOAD, ask("Why is the sky blue? At length.", "openai/m@tokens=3000,claude/m@tokens=3000"))
     n.run(0)
     n.start(1)
-    n.wait("() => { const c = [...(nbllmTest.area(1)?.querySelectorAll('.nbllm-col') ?? [])]; return c.length === 2 && c.every(x => x.innerText.length > 150); }")
+    n.wait(
+        "() => { const c = [...(nbllmTest.area(1)?.querySelectorAll('.nbllm-col') ?? [])]; return c.length "
+        "=== 2 && c.every(x => x.innerText.length > 150); }"
+    )
     n.page.locator('.jp-NotebookPanel-toolbar [data-command="notebook:interrupt-kernel"]').click()
     n.wait_done(1)
     assert n.text(1).count("Stopped by you") == 2
@@ -63,11 +79,20 @@ def test_a_benchmark_is_drawn_while_it_runs_and_stops_when_told(notebook):
 def test_pictures_of_many(notebook, theme):
     """Columns and a benchmark with its plot, in both themes, for people to look at."""
     three = "openai/mini,claude/sonnet,gemini/flash"
-    n = notebook(LOAD, ask("Why is the sky blue? Explain at length.", three, "out=cmp"), BENCH % 20 + "\nnbllm.bench.plot(df)", height=1100, name=f"compare-{theme.lower()}")
+    n = notebook(
+        LOAD,
+        ask("Why is the sky blue? Explain at length.", three, "out=cmp"),
+        BENCH % 20 + "\nnbllm.bench.plot(df)",
+        height=1100,
+        name=f"compare-{theme.lower()}",
+    )
     n.theme(f"JupyterLab {theme}")
     n.run(0)
     n.start(1)
-    n.wait("() => { const c = [...(nbllmTest.area(1)?.querySelectorAll('.nbllm-col') ?? [])]; return c.length === 3 && c.every(x => x.innerText.length > 500); }")
+    n.wait(
+        "() => { const c = [...(nbllmTest.area(1)?.querySelectorAll('.nbllm-col') ?? [])]; return c.length "
+        "=== 3 && c.every(x => x.innerText.length > 500); }"
+    )
     n.shot(f"columns-{theme.lower()}", height=760)
     n.wait_done(1)
     n.run(2)
@@ -79,10 +104,17 @@ def test_pictures_of_many(notebook, theme):
 
 def test_a_column_has_a_stop_of_its_own(notebook):
     """Its button stops that answer alone, while the cell runs; nothing of the buttons is left at the end."""
-    n = notebook(LOAD, ask("Why is the sky blue? At length.", "openai/m@tokens=3000,claude/m@tokens=150", "out=cmp"), "[r.finish_reason for r in cmp]")
+    n = notebook(
+        LOAD,
+        ask("Why is the sky blue? At length.", "openai/m@tokens=3000,claude/m@tokens=150", "out=cmp"),
+        "[r.finish_reason for r in cmp]",
+    )
     n.run(0)
     n.start(1)
-    n.wait("() => { const c = [...(nbllmTest.area(1)?.querySelectorAll('.nbllm-col') ?? [])]; return c.length === 2 && c.every(x => x.innerText.length > 150); }")
+    n.wait(
+        "() => { const c = [...(nbllmTest.area(1)?.querySelectorAll('.nbllm-col') ?? [])]; return c.length "
+        "=== 2 && c.every(x => x.innerText.length > 150); }"
+    )
     button = n.page.locator(".jupyter-button:has-text('openai/m')")
     button.wait_for()
     n.shot("columns-stop", height=700)
@@ -98,13 +130,23 @@ def test_a_column_has_a_stop_of_its_own(notebook):
 
 def test_background_cells_stay_in_their_cells(notebook):
     """Two at once, and a third cell that prints meanwhile: each shows its own, and is static in the end."""
-    cells = [ask(f"Repeat after me: {word}. Then go on at length.", "openai/m@tokens=120,gap=0.02", f"bg=true out={word}") for word in ("alpha", "beta")]
+    cells = [
+        ask(
+            f"Repeat after me: {word}. Then go on at length.",
+            "openai/m@tokens=120,gap=0.02",
+            f"bg=true out={word}",
+        )
+        for word in ("alpha", "beta")
+    ]
     n = notebook(LOAD, *cells, "print('between')", "type(alpha).__name__, type(beta).__name__")
     n.run(0, 1, 2, 3)
     assert "between" == n.text(3).strip(), "the prompt is back while they grow"
     n.wait("() => [1, 2].every(i => nbllmTest.area(i).innerText.length > 120)")
     assert n.output(1).count() == n.output(2).count() == 1
-    n.wait("() => [1, 2].every(i => /to first token/.test(nbllmTest.area(i).innerText.replaceAll('\\u00a0', ' ')) && /tok.s/.test(nbllmTest.area(i).innerText))")
+    n.wait(
+        "() => [1, 2].every(i => /to first token/.test(nbllmTest.area(i).innerText.replaceAll('\\u00a0', ' "
+        "')) && /tok.s/.test(nbllmTest.area(i).innerText))"
+    )
     n.run(4)
     assert n.text(4).strip().endswith("('Response', 'Response')")
     assert "alpha" in n.text(1)
@@ -115,7 +157,12 @@ def test_background_cells_stay_in_their_cells(notebook):
 
 def test_a_question_is_answered_by_a_button_while_the_cell_runs(notebook):
     """Approve and Reject; what was answered stays as text, and no widget."""
-    n = notebook(LOAD, "import nbllm\nok = nbllm.approve('Run the query on the cluster?')", "no = nbllm.approve('Drop the table?')", "ok, no")
+    n = notebook(
+        LOAD,
+        "import nbllm\nok = nbllm.approve('Run the query on the cluster?')",
+        "no = nbllm.approve('Drop the table?')",
+        "ok, no",
+    )
     n.run(0)
     for cell, word in ((1, "Approve"), (2, "Reject")):
         n.start(cell)
@@ -133,10 +180,19 @@ def test_a_question_is_answered_by_a_button_while_the_cell_runs(notebook):
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
 def test_pictures_of_values(notebook, theme):
-    """A structured answer as a DataFrame, a variable in a prompt, a cell in the background, and a question: for people to look at."""
-    make = "import pandas as pd, nbllm\nsales = pd.DataFrame({'city': ['Oslo', 'Bergen'] * 40, 'units': range(80)})"
-    cells = [make, ask("Three cities in Norway.", "openai/mini", 'schema="[name, population int, coastal bool]" as=df'), ask("What stands out in {sales}?", "claude/sonnet"),
-             ask("Tell me a long story.", "gemini/flash@tokens=400", "bg=true out=later"), "ok = nbllm.approve('Run the query on the cluster?')"]
+    """A structured answer as a DataFrame, a variable in a prompt, a cell in the background, and a question:
+    for people to look at."""
+    make = (
+        "import pandas as pd, nbllm\nsales = pd.DataFrame({'city': ['Oslo', 'Bergen'] * 40, 'units': "
+        "range(80)})"
+    )
+    cells = [
+        make,
+        ask("Three cities in Norway.", "openai/mini", 'schema="[name, population int, coastal bool]" as=df'),
+        ask("What stands out in {sales}?", "claude/sonnet"),
+        ask("Tell me a long story.", "gemini/flash@tokens=400", "bg=true out=later"),
+        "ok = nbllm.approve('Run the query on the cluster?')",
+    ]
     n = notebook(LOAD, *cells, height=1000, name=f"values-{theme.lower()}")
     n.theme(f"JupyterLab {theme}")
     n.run(0, 1, 2, 3, 4)
@@ -148,23 +204,41 @@ def test_pictures_of_values(notebook, theme):
 
 
 def test_where_no_click_would_come_no_button_is_shown(notebook, lab):
-    """Comms on the main shell, as VS Code and Colab have them: no bar of Stops, and the question comes through the keyboard."""
+    """Comms on the main shell, as VS Code and Colab have them: no bar of Stops, and the question comes
+    through the keyboard."""
     plugin = "@jupyterlab/apputils-extension:kernels-settings"
     first = notebook(LOAD)
-    first.js("async ([id, raw]) => { await jupyterapp.serviceManager.settings.save(id, raw); }", [plugin, '{"commsOverSubshells": "disabled"}'])
+    first.js(
+        "async ([id, raw]) => { await jupyterapp.serviceManager.settings.save(id, raw); }",
+        [plugin, '{"commsOverSubshells": "disabled"}'],
+    )
     first.close()
     lab.stop_kernels()
     try:
-        n = notebook(LOAD, ask("Why is the sky blue? At length.", "openai/m@tokens=120,claude/m@tokens=120"), "import nbllm\nok = nbllm.approve('Go on?')", "ok")
+        n = notebook(
+            LOAD,
+            ask("Why is the sky blue? At length.", "openai/m@tokens=120,claude/m@tokens=120"),
+            "import nbllm\nok = nbllm.approve('Go on?')",
+            "ok",
+        )
         n.run(0)
         n.start(1)
-        n.wait("() => { const c = [...(nbllmTest.area(1)?.querySelectorAll('.nbllm-col') ?? [])]; return c.length === 2 && c.every(x => x.innerText.length > 250); }")
-        assert 0 == n.js("() => [...document.querySelectorAll('.jupyter-button')].filter(b => b.offsetParent !== null).length")
+        n.wait(
+            "() => { const c = [...(nbllmTest.area(1)?.querySelectorAll('.nbllm-col') ?? [])]; return "
+            "c.length === 2 && c.every(x => x.innerText.length > 250); }"
+        )
+        assert 0 == n.js(
+            "() => [...document.querySelectorAll('.jupyter-button')].filter(b => b.offsetParent !== "
+            "null).length"
+        )
         n.wait_done(1)
         n.start(2)
         box = n.page.locator(".jp-Stdin-input")
         box.wait_for()
-        assert 0 == n.js("() => [...document.querySelectorAll('.jupyter-button')].filter(b => b.offsetParent !== null).length")
+        assert 0 == n.js(
+            "() => [...document.querySelectorAll('.jupyter-button')].filter(b => b.offsetParent !== "
+            "null).length"
+        )
         box.fill("y")
         box.press("Enter")
         n.wait_done(2)
@@ -172,4 +246,6 @@ def test_where_no_click_would_come_no_button_is_shown(notebook, lab):
         assert n.text(3).strip().endswith("True")
     finally:
         last = notebook(LOAD)
-        last.js("async ([id, raw]) => { await jupyterapp.serviceManager.settings.save(id, raw); }", [plugin, "{}"])
+        last.js(
+            "async ([id, raw]) => { await jupyterapp.serviceManager.settings.save(id, raw); }", [plugin, "{}"]
+        )

@@ -1,5 +1,5 @@
-"""Real third-party servers on loopback. They are installed by .ci/real.sh; a server that is not there fails its tests
-loudly, with the command that installs it. Nothing here is skipped in silence.
+"""Real third-party servers on loopback. They are installed by .ci/real.sh; a server that is not there fails
+its tests loudly, with the command that installs it. Nothing here is skipped in silence.
 
 NBLLM_REAL   folder with what .ci/real.sh installed (default: ~/.cache/nbllm-ci)
 NBLLM_SHARED folder with the start scripts of the heavier servers (default: ../shared, beside the checkout)
@@ -47,15 +47,21 @@ def need(path: Path, what: str) -> Path:
 
 
 @contextlib.contextmanager
-def serving(command: list[str], url: str, log: Path, *, seconds: float = 90, env: dict[str, str] | None = None):
+def serving(
+    command: list[str], url: str, log: Path, *, seconds: float = 90, env: dict[str, str] | None = None
+):
     """Runs a server until the block ends; waits until `url` answers with anything."""
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True
+        )
     try:
         end = time.monotonic() + seconds
         while not _answers(url):
             if process.poll() is not None or time.monotonic() > end:
-                pytest.fail(f"{command[0]} did not start:\n{log.read_text(errors='replace')[-2000:]}", pytrace=False)
+                pytest.fail(
+                    f"{command[0]} did not start:\n{log.read_text(errors='replace')[-2000:]}", pytrace=False
+                )
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
         yield
@@ -85,7 +91,18 @@ def aimock(tmp_path_factory):
     node = shutil.which("node") or pytest.fail("CANNOT RUN: node is not installed", pytrace=False)
     port = free_port()
     home = tmp_path_factory.mktemp("aimock")
-    command = [node, str(cli), "-h", "127.0.0.1", "-p", str(port), "-f", str(HERE / "aimock.json"), "--strict", "--validate-on-load"]
+    command = [
+        node,
+        str(cli),
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-f",
+        str(HERE / "aimock.json"),
+        "--strict",
+        "--validate-on-load",
+    ]
     env = {"PATH": os.environ["PATH"], "HOME": str(home), "AIMOCK_API_KEYS": KEY}
     with serving(command, f"http://127.0.0.1:{port}/v1/models", home / "log", env=env):
         yield f"http://127.0.0.1:{port}"
@@ -96,18 +113,41 @@ def aimock_open(tmp_path_factory):
     """aimock without a key check, as Ollama has none."""
     cli = need(REAL / "node_modules" / "@copilotkit" / "aimock" / "dist" / "cli.js", "aimock")
     port, home = free_port(), tmp_path_factory.mktemp("aimock-open")
-    command = ["node", str(cli), "-h", "127.0.0.1", "-p", str(port), "-f", str(HERE / "aimock.json"), "--strict"]
-    with serving(command, f"http://127.0.0.1:{port}/v1/models", home / "log", env={"PATH": os.environ["PATH"], "HOME": str(home)}):
+    command = [
+        "node",
+        str(cli),
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-f",
+        str(HERE / "aimock.json"),
+        "--strict",
+    ]
+    with serving(
+        command,
+        f"http://127.0.0.1:{port}/v1/models",
+        home / "log",
+        env={"PATH": os.environ["PATH"], "HOME": str(home)},
+    ):
         yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory):
     """llama.cpp's own server with a tiny generated model: its address."""
-    python, model = need(REAL / "llama" / "bin" / "python", "xllamacpp"), need(REAL / "tiny.gguf", "the tiny model")
+    python, model = (
+        need(REAL / "llama" / "bin" / "python", "xllamacpp"),
+        need(REAL / "tiny.gguf", "the tiny model"),
+    )
     port, home = free_port(), tmp_path_factory.mktemp("llama")
     command = [str(python), str(HERE / "llama_server.py"), str(model), str(port), KEY]
-    with serving(command, f"http://127.0.0.1:{port}/health", home / "log", env={"PATH": "/usr/bin:/bin", "HOME": str(home)}):
+    with serving(
+        command,
+        f"http://127.0.0.1:{port}/health",
+        home / "log",
+        env={"PATH": "/usr/bin:/bin", "HOME": str(home)},
+    ):
         yield f"http://127.0.0.1:{port}"
 
 

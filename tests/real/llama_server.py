@@ -1,4 +1,5 @@
-"""llama.cpp's own HTTP server, as the package xllamacpp brings it: llama_server.py MODEL.gguf PORT API_KEY."""
+"""llama.cpp's own HTTP server, as the package xllamacpp brings it: llama_server.py MODEL.gguf PORT
+API_KEY."""
 
 import signal
 import sys

@@ -17,7 +17,9 @@ FORMATS = {
     "ollama": ("ollama/llama3.2", ""),
 }
 TIME = Tool("get_time", "The time.", {"type": "object", "properties": {"tz": {"type": "string"}}})
-ADD = Tool("add", "The sum.", {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "number"}}})
+ADD = Tool(
+    "add", "The sum.", {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "number"}}}
+)
 
 
 @pytest.fixture(params=list(FORMATS))
@@ -70,22 +72,30 @@ def test_a_tool_call_and_its_result(ask):
 def test_parallel_tool_calls_and_their_results(ask):
     """Two calls beside text, both fed back."""
     response = ask("two tools", tools=[TIME, ADD]).response()
-    assert [("get_time", {"tz": "UTC"}), ("add", {"a": 2, "b": 3})] == [(c.name, c.arguments) for c in response.tool_calls]
+    assert [("get_time", {"tz": "UTC"}), ("add", {"a": 2, "b": 3})] == [
+        (c.name, c.arguments) for c in response.tool_calls
+    ]
     results = [ToolResult(c.id, "x", name=c.name) for c in response.tool_calls]
     again = ask([Message("user", "two tools"), response.message, Message("tool", results)], tools=[TIME, ADD])
     assert "Both done." == again.response().text
 
 
 def test_the_token_limit_is_told(ask):
-    """finish_reason length; aimock's Responses format says "incomplete" without saying why, its Ollama format always stop."""
+    """finish_reason length; aimock's Responses format says "incomplete" without saying why, its Ollama format
+    always stop."""
     expected = {"openai_responses": "other", "ollama": "stop"}.get(ask.dialect, "length")
     assert expected == ask("max-out").response().finish_reason
 
 
-@pytest.mark.parametrize(("prompt", "kind", "words"), [
-    ("err-429", errors.RateLimited, "slow down"), ("err-500", errors.ServerError, "boom"), ("err-529", errors.Overloaded, "Overloaded"),
-    ("err-ctx", errors.ContextLengthExceeded, "maximum context length"),
-])
+@pytest.mark.parametrize(
+    ("prompt", "kind", "words"),
+    [
+        ("err-429", errors.RateLimited, "slow down"),
+        ("err-500", errors.ServerError, "boom"),
+        ("err-529", errors.Overloaded, "Overloaded"),
+        ("err-ctx", errors.ContextLengthExceeded, "maximum context length"),
+    ],
+)
 def test_errors_are_told_in_the_providers_words(ask, prompt, kind, words):
     """Status and message become our typed error."""
     with pytest.raises(kind, match=words):
@@ -113,4 +123,6 @@ def test_a_cut_answer_is_kept(ask):
     """The server hangs up in the middle: StreamCut with what had come."""
     with pytest.raises(errors.StreamCut) as caught:
         ask("hang-up").response()
-    assert "this connection is closed by the server after two hundred milliseconds".startswith(caught.value.partial.text)
+    assert "this connection is closed by the server after two hundred milliseconds".startswith(
+        caught.value.partial.text
+    )

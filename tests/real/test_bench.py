@@ -1,4 +1,5 @@
-"""Benchmarks of real servers: llama.cpp directly and behind a gateway, aimock in several formats; and the notebook on them."""
+"""Benchmarks of real servers: llama.cpp directly and behind a gateway, aimock in several formats; and the
+notebook on them."""
 
 import json
 import os
@@ -17,7 +18,15 @@ def runs_here(tmp_path, monkeypatch):
 
 
 def tiny(url, **more):
-    return {"model": "openai/tiny", "base_url": url + "/v1", "api_key": KEY, "name": "tiny", "max_tokens": 40, "temperature": 0, **more}
+    return {
+        "model": "openai/tiny",
+        "base_url": url + "/v1",
+        "api_key": KEY,
+        "name": "tiny",
+        "max_tokens": 40,
+        "temperature": 0,
+        **more,
+    }
 
 
 def test_a_real_server_is_measured_with_its_own_times_beside_ours(llama):
@@ -29,12 +38,15 @@ def test_a_real_server_is_measured_with_its_own_times_beside_ours(llama):
     assert df["conn_reused"].all()
     assert {"llamacpp"} == set(df["srv_src"].dropna())
     assert (df["srv_decode_ms"] > 0).all()
-    assert (df["srv_prefill_ms"] <= df["ttft_ms"]).all(), "the server's part of the time to first token is not larger than the whole"
+    assert (df["srv_prefill_ms"] <= df["ttft_ms"]).all(), (
+        "the server's part of the time to first token is not larger than the whole"
+    )
 
 
 def test_a_cold_start_of_a_real_server(llama):
-    """The ladder's rungs are there, each with all its requests answered, and a fresh process costs the most. (How many of
-    them this machine disturbed is its own affair: those are in the frame, and not in the table's n.)"""
+    """The ladder's rungs are there, each with all its requests answered, and a fresh process costs the most.
+    (How many of them this machine disturbed is its own affair: those are in the frame, and not in the table's
+    n.)"""
     table = nbllm.bench.coldstart(tiny(llama), "hello", repeats=6, warmup=1, progress=False)
     rows = nbllm.bench.load(table.attrs["nbllm"]["run_id"])
     rows, table = rows[rows["phase"] == "measure"], table.set_index("start_kind")
@@ -46,8 +58,17 @@ def test_a_cold_start_of_a_real_server(llama):
 
 def test_what_a_gateway_adds(llama, litellm):
     """LiteLLM in front of the same server is slower to the first token, by a difference with an interval."""
-    through = {"model": "openai/llama", "base_url": litellm + "/v1", "api_key": KEY, "name": "LiteLLM", "max_tokens": 40, "temperature": 0}
-    table = nbllm.bench.gateway(tiny(llama, name="direct"), through, "hello", blocks=40, warmup=3, progress=False).set_index("metric")
+    through = {
+        "model": "openai/llama",
+        "base_url": litellm + "/v1",
+        "api_key": KEY,
+        "name": "LiteLLM",
+        "max_tokens": 40,
+        "temperature": 0,
+    }
+    table = nbllm.bench.gateway(
+        tiny(llama, name="direct"), through, "hello", blocks=40, warmup=3, progress=False
+    ).set_index("metric")
     assert ("LiteLLM", "direct") == tuple(table.loc["ttft_ms", ["a", "b"]])
     assert table.loc["ttft_ms", "diff"] > 0
     assert "slower" == table.loc["ttft_ms", "verdict"]
@@ -65,10 +86,27 @@ def test_the_notebook_runs_on_real_servers(llama, litellm, tmp_path):
     import nbformat
     from nbclient import NotebookClient
 
-    models = [tiny(llama), {"model": "openai/llama", "base_url": litellm + "/v1", "api_key": KEY, "name": "gateway", "max_tokens": 40, "temperature": 0}]
-    env = {**os.environ, "NBLLM_NOTEBOOK_MODELS": json.dumps(models), "NBLLM_RUNS": str(tmp_path / "runs"), "PYTHONPATH": str(ROOT)}
+    models = [
+        tiny(llama),
+        {
+            "model": "openai/llama",
+            "base_url": litellm + "/v1",
+            "api_key": KEY,
+            "name": "gateway",
+            "max_tokens": 40,
+            "temperature": 0,
+        },
+    ]
+    env = {
+        **os.environ,
+        "NBLLM_NOTEBOOK_MODELS": json.dumps(models),
+        "NBLLM_RUNS": str(tmp_path / "runs"),
+        "PYTHONPATH": str(ROOT),
+    }
     notebook = nbformat.read(ROOT / "notebooks" / "benchmark.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute(env=env)
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute(env=env)
     text = json.dumps(notebook.cells)
     assert "gateway" in text
     assert "tiny" in text

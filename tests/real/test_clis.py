@@ -1,4 +1,5 @@
-"""The real command-line programs, in a clean home, talking to the simulator on loopback with a key that is none."""
+"""The real command-line programs, in a clean home, talking to the simulator on loopback with a key that is
+none."""
 
 import base64
 import http.server
@@ -29,7 +30,13 @@ def sim():
         yield server
 
 
-MODELS = {"claude": "claude-sonnet-4-5", "gemini": "gemini-2.5-flash", "codex": "gpt-5.2@tools=0", "copilot": "gpt-4o-mini", "opencode": "loop/gpt-4o-mini"}
+MODELS = {
+    "claude": "claude-sonnet-4-5",
+    "gemini": "gemini-2.5-flash",
+    "codex": "gpt-5.2@tools=0",
+    "copilot": "gpt-4o-mini",
+    "opencode": "loop/gpt-4o-mini",
+}
 EVERY = list(MODELS)  # codex keeps two tools that do nothing: tools=0 tells the simulator to call none
 
 
@@ -39,17 +46,41 @@ def client(sim, tmp_path, monkeypatch):
     home = tmp_path / "home"
     for folder in (".codex", ".gemini", ".config/opencode"):
         (home / folder).mkdir(parents=True)
-    (home / ".gemini" / "settings.json").write_text('{"security": {"auth": {"selectedType": "gemini-api-key"}}, "privacy": {"usageStatisticsEnabled": false}}')
-    loop = {"npm": "@ai-sdk/openai-compatible", "name": "Loop", "options": {"baseURL": sim.base_url("openai_chat"), "apiKey": "sk-test-000"},
-            "models": {"gpt-4o-mini": {"name": "Loop mini", "limit": {"context": 32000, "output": 4000}}}}
-    (home / ".config" / "opencode" / "opencode.json").write_text(json.dumps({"provider": {"loop": loop}, "enabled_providers": ["loop"], "small_model": "loop/gpt-4o-mini"}))
-    for name, value in {"HOME": home, "CODEX_HOME": home / ".codex", "ANTHROPIC_BASE_URL": sim.base_url("anthropic"), "GOOGLE_GEMINI_BASE_URL": sim.url,
-                        "COPILOT_PROVIDER_BASE_URL": sim.base_url("openai_chat"), "COPILOT_PROVIDER_TYPE": "openai", "COPILOT_OFFLINE": "true",
-                        "COPILOT_HOME": home / ".copilot", "OPENCODE_DISABLE_MODELS_FETCH": "1", "XDG_CONFIG_HOME": home / ".config", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}.items():
+    (home / ".gemini" / "settings.json").write_text(
+        '{"security": {"auth": {"selectedType": "gemini-api-key"}}, "privacy": '
+        '{"usageStatisticsEnabled": false}}'
+    )
+    loop = {
+        "npm": "@ai-sdk/openai-compatible",
+        "name": "Loop",
+        "options": {"baseURL": sim.base_url("openai_chat"), "apiKey": "sk-test-000"},
+        "models": {"gpt-4o-mini": {"name": "Loop mini", "limit": {"context": 32000, "output": 4000}}},
+    }
+    (home / ".config" / "opencode" / "opencode.json").write_text(
+        json.dumps(
+            {"provider": {"loop": loop}, "enabled_providers": ["loop"], "small_model": "loop/gpt-4o-mini"}
+        )
+    )
+    for name, value in {
+        "HOME": home,
+        "CODEX_HOME": home / ".codex",
+        "ANTHROPIC_BASE_URL": sim.base_url("anthropic"),
+        "GOOGLE_GEMINI_BASE_URL": sim.url,
+        "COPILOT_PROVIDER_BASE_URL": sim.base_url("openai_chat"),
+        "COPILOT_PROVIDER_TYPE": "openai",
+        "COPILOT_OFFLINE": "true",
+        "COPILOT_HOME": home / ".copilot",
+        "OPENCODE_DISABLE_MODELS_FETCH": "1",
+        "XDG_CONFIG_HOME": home / ".config",
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    }.items():
         monkeypatch.setenv(name, str(value))
     registry = load()
-    there = f'{{name="sim",base_url="{sim.base_url("openai_responses")}",env_key="CODEX_API_KEY",wire_api="responses",request_max_retries=1,stream_max_retries=1}}'
-    registry.register("cli/codex", {"command": ["codex", "-c", 'model_provider="sim"', "-c", f"model_providers.sim={there}"]})
+    there = f'{{name="sim",base_url="{sim.base_url("openai_responses")}",env_key="CODEX_API_KEY",wire_api="responses",request_max_retries=1,stream_max_retries=1}}'  # noqa: E501
+    registry.register(
+        "cli/codex",
+        {"command": ["codex", "-c", 'model_provider="sim"', "-c", f"model_providers.sim={there}"]},
+    )
     client = Client(registry)
     yield client
     client.close()
@@ -63,7 +94,12 @@ def ask(client):
     def go(cli, prompt, **options):
         need(BIN / cli, f"the CLI {cli}")
         key = None if cli == "opencode" else CANARY
-        return client.stream(prompt, model=f"cli/{cli}/{options.pop('name', MODELS[cli])}", api_key=key, **{"timeout": {"first": 60, "total": 90}, "retries": 0, **options})
+        return client.stream(
+            prompt,
+            model=f"cli/{cli}/{options.pop('name', MODELS[cli])}",
+            api_key=key,
+            **{"timeout": {"first": 60, "total": 90}, "retries": 0, **options},
+        )
 
     return go
 
@@ -77,7 +113,9 @@ def test_it_answers_through_the_real_command(ask, sim, cli):
     assert "colours" in answer.text
     assert answer.usage.output_tokens > 10
     assert any(n.kind == "session" for n in answer.notices)
-    assert (answer.timing.ttft is None) == (cli in ("codex", "opencode")), "they give whole messages: no time to a first token is claimed"
+    assert (answer.timing.ttft is None) == (cli in ("codex", "opencode")), (
+        "they give whole messages: no time to a first token is claimed"
+    )
 
 
 @pytest.mark.parametrize("cli", ["claude", "gemini", "copilot"])
@@ -94,7 +132,15 @@ def test_text_comes_in_deltas(ask, cli):
 def test_stop_ends_the_real_command(ask, cli):
     """Within a second and a half, and nothing of it goes on."""
     marker = f"question-{time.monotonic_ns()}"
-    stream = ask(cli, f"Tell me more about {marker}.", name={"claude": "claude-sonnet-4-5@tokens=3000", "codex": "gpt-5.2@tokens=3000", "gemini": "gemini-2.5-flash"}[cli])
+    stream = ask(
+        cli,
+        f"Tell me more about {marker}.",
+        name={
+            "claude": "claude-sonnet-4-5@tokens=3000",
+            "codex": "gpt-5.2@tokens=3000",
+            "gemini": "gemini-2.5-flash",
+        }[cli],
+    )
     until = time.monotonic() + 60
     while time.monotonic() < until and "spawned" not in stream.trace.marks:
         stream.wait(len(stream.log), 0.05)
@@ -108,20 +154,30 @@ def test_stop_ends_the_real_command(ask, cli):
 
 @pytest.mark.parametrize("cli", EVERY)
 def test_a_kept_command_goes_on(ask, cli):
-    """Real deltas from all five; the second turn by the process that heard the first, and sooner; Stop leaves it running."""
+    """Real deltas from all five; the second turn by the process that heard the first, and sooner; Stop leaves
+    it running."""
     first = ask(cli, "Why is the sky blue?", keep=True, system="Be brief.").response()
     assert "colours" in first.text
     assert "stop" == first.finish_reason
     assert first.usage.output_tokens > 10
     assert first.timing.ttft is not None
-    said = [Message("user", "Why is the sky blue?"), first.message, Message("user", "And why is the evening red?")]
+    said = [
+        Message("user", "Why is the sky blue?"),
+        first.message,
+        Message("user", "And why is the evening red?"),
+    ]
     stream = ask(cli, said, keep=True, system="Be brief.")
     second = stream.response()
     assert "evening red" in second.text or cli == "copilot"  # which puts the time of day before the question
     assert stream.trace.reused is True
     assert sum(type(e).__name__ == "TextDelta" for _, e in stream.log) > 10
     assert second.timing.ttft < first.timing.ttft
-    longer = ask(cli, [*said, second.message, Message("user", "Tell me a long story about that.")], keep=True, system="Be brief.")
+    longer = ask(
+        cli,
+        [*said, second.message, Message("user", "Tell me a long story about that.")],
+        keep=True,
+        system="Be brief.",
+    )
     next(e for e in longer if type(e).__name__ == "TextDelta")
     pressed = time.monotonic()
     longer.cancel()
@@ -172,17 +228,32 @@ def listener(client, monkeypatch):
 
 
 @pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize(("cli", "allowed", "offered"), [
-    ("claude", None, []), ("gemini", None, []), ("claude", "Read", ["Read"]), ("gemini", "read_file", ["read_file"]),
-])
+@pytest.mark.parametrize(
+    ("cli", "allowed", "offered"),
+    [
+        ("claude", None, []),
+        ("gemini", None, []),
+        ("claude", "Read", ["Read"]),
+        ("gemini", "read_file", ["read_file"]),
+    ],
+)
 def test_only_allowed_tools_are_offered_to_the_model(ask, listener, tmp_path, cli, allowed, offered, keep):  # noqa: PLR0917
     """Also in a folder of the person's own, whose settings would offer more."""
     (tmp_path / "here").mkdir()
     extra = {"cwd": str(tmp_path / "here"), **({"allowed_tools": allowed} if allowed else {})}
     with pytest.raises(errors.NbllmError):
-        ask(cli, "hello", system="Speak like a pirate.", extra=extra, keep=keep, timeout={"first": 20, "total": 30}).response()
+        ask(
+            cli,
+            "hello",
+            system="Speak like a pirate.",
+            extra=extra,
+            keep=keep,
+            timeout={"first": 20, "total": 30},
+        ).response()
     tools = listener[0].get("tools", [])
-    found = [t["name"] for t in tools if "name" in t] + [f["name"] for t in tools for f in t.get("functionDeclarations", [])]
+    found = [t["name"] for t in tools if "name" in t] + [
+        f["name"] for t in tools for f in t.get("functionDeclarations", [])
+    ]
     assert offered == found
     assert "Speak like a pirate." in json.dumps(listener[0])
 
@@ -191,8 +262,25 @@ def test_opencodes_server_is_found_asked_and_left(client, tmp_path):
     """Started by a person, with a password: sessions go on, Stop aborts, nothing of ours stays in it."""
     port = free_port()
     env = {**os.environ, "OPENCODE_SERVER_PASSWORD": CANARY}
-    with serving([str(need(BIN / "opencode", "opencode")), "serve", "--pure", "--hostname", "127.0.0.1", "--port", str(port)], f"http://127.0.0.1:{port}/global/health", tmp_path / "log", env=env):
-        address = {"base_url": f"http://127.0.0.1:{port}", "retries": 0, "timeout": {"first": 60, "total": 90}}
+    with serving(
+        [
+            str(need(BIN / "opencode", "opencode")),
+            "serve",
+            "--pure",
+            "--hostname",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ],
+        f"http://127.0.0.1:{port}/global/health",
+        tmp_path / "log",
+        env=env,
+    ):
+        address = {
+            "base_url": f"http://127.0.0.1:{port}",
+            "retries": 0,
+            "timeout": {"first": 60, "total": 90},
+        }
         with pytest.raises(errors.AuthenticationError):
             client.complete("hi", "opencode/loop/gpt-4o-mini", **address)
         address["api_key"] = CANARY
@@ -200,7 +288,11 @@ def test_opencodes_server_is_found_asked_and_left(client, tmp_path):
         assert ("stop", "loop/gpt-4o-mini") == (first.finish_reason, first.model)
         assert "colours" in first.text
         assert first.usage.output_tokens > 10
-        said = [Message("user", "Why is the sky blue?"), first.message, Message("user", "And why is the evening red?")]
+        said = [
+            Message("user", "Why is the sky blue?"),
+            first.message,
+            Message("user", "And why is the evening red?"),
+        ]
         stream = client.stream(said, "opencode/loop/gpt-4o-mini", **address)
         assert "evening red" in stream.response().text
         assert stream.trace.reused is True
@@ -211,7 +303,10 @@ def test_opencodes_server_is_found_asked_and_left(client, tmp_path):
         with pytest.raises(errors.NotFound, match="nope/x"):
             client.complete("hi", "opencode/nope/x", **address)
         client.close()
-        asked = urllib.request.Request(f"http://127.0.0.1:{port}/session", headers={"authorization": "Basic " + base64.b64encode(f"opencode:{CANARY}".encode()).decode()})
+        asked = urllib.request.Request(
+            f"http://127.0.0.1:{port}/session",
+            headers={"authorization": "Basic " + base64.b64encode(f"opencode:{CANARY}".encode()).decode()},
+        )
         with urllib.request.urlopen(asked, timeout=10) as page:
             assert [] == json.load(page)
 
@@ -220,7 +315,13 @@ def test_opencodes_server_is_started_where_that_is_allowed(client, monkeypatch):
     """One for all calls, with a password of its own; ended with the client."""
     monkeypatch.setenv("OPENCODE_SERVER_URL", f"http://127.0.0.1:{free_port()}")
     for _ in range(2):
-        answer = client.complete("Why is the sky blue?", "opencode/loop/gpt-4o-mini", extra={"start": True}, retries=0, timeout={"first": 90, "total": 120})
+        answer = client.complete(
+            "Why is the sky blue?",
+            "opencode/loop/gpt-4o-mini",
+            extra={"start": True},
+            retries=0,
+            timeout={"first": 90, "total": 120},
+        )
         assert "colours" in answer.text
     assert 1 == len([p for p in _processes() if "serve --pure" in p and p.startswith(str(BIN))])
 
@@ -237,7 +338,13 @@ print("up", flush=True)
 time.sleep(600)
 """
     need(BIN / "opencode", "opencode")
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ, "OPENCODE_SERVER_URL": f"http://127.0.0.1:{free_port()}"}, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OPENCODE_SERVER_URL": f"http://127.0.0.1:{free_port()}"},
+        start_new_session=True,
+    )
     assert "up" == process.stdout.readline().strip()
     assert [p for p in _processes() if "serve --pure" in p and str(BIN.parent) in p]
     process.kill()
@@ -262,6 +369,8 @@ def test_a_refused_key_is_an_authentication_error(ask, cli):
     """Not after a minute of the CLI's own retries."""
     began = time.monotonic()
     with pytest.raises(errors.AuthenticationError) as caught:
-        ask(cli, "hello", name={"claude": "claude-sonnet-4-5@status=401", "codex": "gpt-5.2@status=401"}[cli]).response()
+        ask(
+            cli, "hello", name={"claude": "claude-sonnet-4-5@status=401", "codex": "gpt-5.2@status=401"}[cli]
+        ).response()
     assert time.monotonic() - began < 30
     assert CANARY not in str(caught.value)

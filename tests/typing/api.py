@@ -54,7 +54,13 @@ def handled(error: NbllmError) -> None:
         assert_type(error.retry_after, float | None)
 
 
-df = nbllm.bench.run(["openai/mini", {"model": "gemini/flash", "temperature": 0}], ["Why?"], blocks=3, cold=True, budget={"usd": 1})
+df = nbllm.bench.run(
+    ["openai/mini", {"model": "gemini/flash", "temperature": 0}],
+    ["Why?"],
+    blocks=3,
+    cold=True,
+    budget={"usd": 1},
+)
 assert_type(df, pd.DataFrame)
 assert_type(nbllm.bench.summary(df), pd.DataFrame)
 assert_type(nbllm.bench.compare(df, margin=0.1), pd.DataFrame)

@@ -15,20 +15,45 @@ from .summaries import BUDGET, form_of, text_of, tokens_in
 
 _WHOLE = 4_000  # bytes of a table's file that goes along as it is; of a larger one a sample does
 SIZE_LIMIT = 20 * 2**20  # bytes; providers refuse larger requests
-_TEXT_TYPES = ("text/", "application/json", "application/xml", "application/yaml", "application/toml", "application/javascript")
-_TEXT_SUFFIXES = {".py", ".md", ".rst", ".toml", ".yaml", ".yml", ".csv", ".tsv", ".sql", ".ipynb", ".tex", ".r", ".jl", ".sh", ".cfg", ".ini", ".log"}
+_TEXT_TYPES = (
+    "text/",
+    "application/json",
+    "application/xml",
+    "application/yaml",
+    "application/toml",
+    "application/javascript",
+)
+_TEXT_SUFFIXES = {
+    ".py",
+    ".md",
+    ".rst",
+    ".toml",
+    ".yaml",
+    ".yml",
+    ".csv",
+    ".tsv",
+    ".sql",
+    ".ipynb",
+    ".tex",
+    ".r",
+    ".jl",
+    ".sh",
+    ".cfg",
+    ".ini",
+    ".log",
+}
 
 
 def told(name: str, part: Part, budget: int) -> str:
     """What the line of figures says of a part: a picture, or about how many tokens."""
     if isinstance(part, Text):
-        return f"{name} (≈ {tokens_in(part.text):,}{f' of {budget:,}' if tokens_in(part.text) > 50 else ''} tokens)"
+        return f"{name} (≈ {tokens_in(part.text):,}{f' of {budget:,}' if tokens_in(part.text) > 50 else ''} tokens)"  # noqa: E501
     return f"{name} ({'image' if isinstance(part, Image) else 'document'})"
 
 
 def attached(what: str, namespace: Mapping[str, Any], budget: int = BUDGET) -> Part:
-    """The part that `what` means: a file's path, an http(s) address of a picture or document, or a variable's name.
-    Raises ConfigError for what is not there, too large, or of a type that no model reads."""
+    """The part that `what` means: a file's path, an http(s) address of a picture or document, or a variable's
+    name. Raises ConfigError for what is not there, too large, or of a type that no model reads."""
     if what.startswith(("http://", "https://")):
         return _address(what)
     path = Path(what).expanduser()
@@ -36,36 +61,51 @@ def attached(what: str, namespace: Mapping[str, Any], budget: int = BUDGET) -> P
         return _file(path)
     if what.isidentifier() and what in namespace:
         return _variable(what, namespace[what], budget)
-    raise ConfigError(f"Nothing to attach: {what!r} is no file, address or variable.",
-                      hint=f"Paths are looked up from {Path.cwd().name}/, the notebook's working directory.")
+    raise ConfigError(
+        f"Nothing to attach: {what!r} is no file, address or variable.",
+        hint=f"Paths are looked up from {Path.cwd().name}/, the notebook's working directory.",
+    )
 
 
 def _address(url: str) -> Part:
     kind = mimetypes.guess_type(url.partition("?")[0])[0] or "image/png"
-    return Image(url=url, media_type=kind) if kind.startswith("image/") else Document(url=url, media_type=kind)
+    return (
+        Image(url=url, media_type=kind) if kind.startswith("image/") else Document(url=url, media_type=kind)
+    )
 
 
 def _file(path: Path) -> Part:
-    if path.suffix.lower() in (".parquet", ".csv", ".tsv") and (path.suffix == ".parquet" or path.stat().st_size > _WHOLE):
+    if path.suffix.lower() in (".parquet", ".csv", ".tsv") and (
+        path.suffix == ".parquet" or path.stat().st_size > _WHOLE
+    ):
         return _table(path)
     if path.stat().st_size > SIZE_LIMIT:
-        raise ConfigError(f"{path.name} has {path.stat().st_size / 2**20:.0f} MiB; at most {SIZE_LIMIT >> 20} can be attached.",
-                          hint="Attach a smaller file or a part of it.")
+        raise ConfigError(
+            f"{path.name} has {path.stat().st_size / 2**20:.0f} MiB; at most {SIZE_LIMIT >> 20} can be "
+            f"attached.",
+            hint="Attach a smaller file or a part of it.",
+        )
     return from_bytes(path.read_bytes(), mimetypes.guess_type(path.name)[0] or "", path.name)
 
 
 def from_bytes(data: bytes, kind: str, name: str) -> Part:
-    """A part from a file's bytes: pictures and PDFs as they are, text as text under its name. Raises ConfigError for what is
-    too large, or of a type that no model reads."""
+    """A part from a file's bytes: pictures and PDFs as they are, text as text under its name. Raises
+    ConfigError for what is too large, or of a type that no model reads."""
     if len(data) > SIZE_LIMIT:
-        raise ConfigError(f"{name} has {len(data) / 2**20:.0f} MiB; at most {SIZE_LIMIT >> 20} can be attached.", hint="Attach a smaller file or a part of it.")
+        raise ConfigError(
+            f"{name} has {len(data) / 2**20:.0f} MiB; at most {SIZE_LIMIT >> 20} can be attached.",
+            hint="Attach a smaller file or a part of it.",
+        )
     if kind.startswith("image/"):
         return Image(data, media_type=kind)
     if kind == "application/pdf":
         return Document(data, media_type=kind, name=name)
     if kind.startswith(_TEXT_TYPES) or Path(name).suffix.lower() in _TEXT_SUFFIXES or _is_text(data):
         return Text(f"\n\n{name}:\n```\n{data.decode('utf-8', 'replace')}\n```\n")
-    raise ConfigError(f"{name} is of a type that models do not read ({kind or 'unknown'}).", hint="Attach pictures, PDFs or text files.")
+    raise ConfigError(
+        f"{name} is of a type that models do not read ({kind or 'unknown'}).",
+        hint="Attach pictures, PDFs or text files.",
+    )
 
 
 def _is_text(data: bytes) -> bool:
@@ -76,8 +116,9 @@ def _is_text(data: bytes) -> bool:
 
 
 def part_of(name: str, value: Any) -> Part | None:
-    """The part that a variable is at its place in a prompt: a picture for what draws itself, a file's content for a path;
-    None where it becomes text. Raises ConfigError for a file that is too large or of a type that no model reads."""
+    """The part that a variable is at its place in a prompt: a picture for what draws itself, a file's content
+    for a path; None where it becomes text. Raises ConfigError for a file that is too large or of a type that
+    no model reads."""
     if isinstance(value, (Text, Image, Document)):
         return value
     if isinstance(value, Path):
@@ -88,30 +129,49 @@ def part_of(name: str, value: Any) -> Part | None:
 def _picture(name: str, value: Any) -> Image:
     png = _png(value)
     if len(png) > SIZE_LIMIT:
-        raise ConfigError(f"The picture {name} has {len(png) / 2**20:.0f} MiB as PNG; at most {SIZE_LIMIT >> 20} can be sent.", hint="Make it smaller, for example with image.thumbnail((1024, 1024)).")
+        raise ConfigError(
+            f"The picture {name} has {len(png) / 2**20:.0f} MiB as PNG; at most {SIZE_LIMIT >> 20} can "
+            f"be sent.",
+            hint="Make it smaller, for example with image.thumbnail((1024, 1024)).",
+        )
     return Image(png)
 
 
 def draws(value: Any) -> bool:
     """Whether a value is a picture: one of ours, a figure, axes, or what gives PNG of itself."""
-    return isinstance(value, Image) or _figure(value) is not None or (hasattr(value, "_repr_png_") and value._repr_png_() is not None)
+    return (
+        isinstance(value, Image)
+        or _figure(value) is not None
+        or (hasattr(value, "_repr_png_") and value._repr_png_() is not None)
+    )
 
 
 def _figure(value: Any) -> Any:
     """The matplotlib figure that a value is, or belongs to; None for others. It is not imported for that."""
     kinds = {(k.__module__.partition(".")[0], k.__name__) for k in type(value).__mro__}
-    return value if ("matplotlib", "Figure") in kinds else value.figure if ("matplotlib", "Axes") in kinds else None
+    return (
+        value
+        if ("matplotlib", "Figure") in kinds
+        else value.figure
+        if ("matplotlib", "Axes") in kinds
+        else None
+    )
 
 
 def _table(path: Path) -> Text:
     """A file of a table as its columns and first rows."""
     import pandas as pd
 
-    read = pd.read_parquet if path.suffix == ".parquet" else lambda p: pd.read_csv(p, sep=None, engine="python")
+    read = (
+        pd.read_parquet if path.suffix == ".parquet" else lambda p: pd.read_csv(p, sep=None, engine="python")
+    )
     try:
         frame = read(path)
     except Exception as error:  # noqa: BLE001 - a broken file may fail in any way
-        raise ConfigError(f"{path.name} cannot be read as a table ({type(error).__name__}).", hint="Read it with pandas, and put the DataFrame into the prompt.") from None
+        raise ConfigError(
+            f"{path.name} cannot be read as a table ({type(error).__name__}).",
+            hint="Read it with pandas, and put the DataFrame into the prompt.",
+        ) from None
     return Text(f"\n\n{path.name}:\n{text_of(frame)}")
 
 
@@ -123,7 +183,12 @@ _FORMS: tuple[tuple[Callable[[Any], bool], Callable[[str, Any], Part]], ...] = (
     (draws, _picture),
     (lambda v: isinstance(v, str), lambda n, v: Text(f"\n\n{n}:\n```\n{v}\n```\n")),
 )
-_MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"%PDF": "application/pdf"}
+_MAGIC = {
+    b"\x89PNG": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF8": "image/gif",
+    b"%PDF": "application/pdf",
+}
 
 
 def _sniffed(data: bytes) -> str:
@@ -148,5 +213,7 @@ def _variable(name: str, value: Any, budget: int) -> Part:
     for fits, make in _FORMS:
         if fits(value):
             return make(name, value)
-    raise ConfigError(f"The variable {name!r} ({type(value).__name__}) cannot be attached.",
-                      hint="Attach pictures, bytes, text or paths; put other values into the prompt with {" + name + "}.")
+    raise ConfigError(
+        f"The variable {name!r} ({type(value).__name__}) cannot be attached.",
+        hint="Attach pictures, bytes, text or paths; put other values into the prompt with {" + name + "}.",
+    )

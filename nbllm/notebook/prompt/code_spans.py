@@ -1,8 +1,10 @@
-"""Where a prompt holds code that is to stay as it is: fenced blocks and code spans, and literals of other template languages.
+"""Where a prompt holds code that is to stay as it is: fenced blocks and code spans, and literals of other
+template languages.
 
-Theory: fences and paragraphs are found by markdown-it, which knows that a fence in a quote or a list item ends with it
-and that an open one runs to the end. Code spans are CommonMark's too: a run of backticks closes with the next run of
-the same length in the same paragraph, and a backslash takes the first backtick of an opening run away.
+Theory: fences and paragraphs are found by markdown-it, which knows that a fence in a quote or a list item
+ends with it and that an open one runs to the end. Code spans are CommonMark's too: a run of backticks closes
+with the next run of the same length in the same paragraph, and a backslash takes the first backtick of an
+opening run away.
 """
 
 from __future__ import annotations
@@ -19,9 +21,12 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 
-# Strings whose braces belong to a language: f"" and t"" (over lines, where tripled), C#'s $"", Rust's macros, str.format.
+# Strings whose braces belong to a language: f"" and t"" (over lines, where tripled), C#'s $"", Rust's macros,
+# str.format.
 _TRIPLE = r"""(?P<t>"{3}|'{3})[\s\S]*?(?:(?P=t)|\Z)"""
-_SINGLE = r"""(?P<q>["'])(?:\\.|(?!(?P=q))[^\\\n]){0,1000}+(?P=q)"""  # bounded, so that no text makes this slow
+_SINGLE = (
+    r"""(?P<q>["'])(?:\\.|(?!(?P=q))[^\\\n]){0,1000}+(?P=q)"""  # bounded, so that no text makes this slow
+)
 _LITERAL = re.compile(
     rf"""(?<![\w"'])(?:[fFtT][rR]?|[rR][fFtT]|\$@?|@\$)(?:{_TRIPLE}|{_SINGLE})"""
     r"""|\w!\([^"]{0,80}"(?:\\.|[^"\\\n]){0,1000}+\""""
@@ -103,4 +108,4 @@ def ticked(text: str, start: int, end: int) -> Iterator[Span]:
 
 def _escaped(text: str, at: int) -> bool:
     """Whether an odd number of backslashes stands before `at`."""
-    return (at - len(text[max(0, at - 100):at].rstrip("\\")) - max(0, at - 100)) % 2 == 1
+    return (at - len(text[max(0, at - 100) : at].rstrip("\\")) - max(0, at - 100)) % 2 == 1

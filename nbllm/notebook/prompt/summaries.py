@@ -1,7 +1,8 @@
-"""Values as text that a model reads, within a budget of tokens: tables with their columns, what is in them and first rows;
-arrays, and long lists and mappings, cut; all else as str(). One table of forms.
+"""Values as text that a model reads, within a budget of tokens: tables with their columns, what is in them
+and first rows; arrays, and long lists and mappings, cut; all else as str(). One table of forms.
 
-Tokens are estimated as characters / 3: numbers and rules of tables take more of them than prose. What is left out is always said.
+Tokens are estimated as characters / 3: numbers and rules of tables take more of them than prose. What is left
+out is always said.
 """
 
 from __future__ import annotations
@@ -11,16 +12,26 @@ from typing import Any
 
 BUDGET = 1_000  # tokens that a value may take, where the cell does not say (budget=)
 _CHARACTERS = 3  # of a token, about
-# How much of a table is shown, from much to little: rows, columns, characters of a cell. The first that fits is taken.
-_VIEWS = ((10, 40, 80), (10, 20, 60), (5, 20, 40), (5, 12, 40), (3, 12, 24), (2, 8, 24), (1, 5, 24), (0, 5, 24))
+# How much of a table is shown, from much to little: rows, columns, characters of a cell. The first that fits
+# is taken.
+_VIEWS = (
+    (10, 40, 80),
+    (10, 20, 60),
+    (5, 20, 40),
+    (5, 12, 40),
+    (3, 12, 24),
+    (2, 8, 24),
+    (1, 5, 24),
+    (0, 5, 24),
+)
 _DISTINCT = 40  # characters of the commonest value
 
 _CONVERSIONS: dict[str, Callable[[Any], str]] = {"r": repr, "s": str, "a": ascii}
 
 
 def text_of(value: Any, conv: str | None = None, budget: int = BUDGET) -> str:
-    """`value` as text: converted (!r, !s, !a) where that is asked for, else in the form of its type, of which at most
-    `budget` tokens. Text of the user's own is never cut."""
+    """`value` as text: converted (!r, !s, !a) where that is asked for, else in the form of its type, of which
+    at most `budget` tokens. Text of the user's own is never cut."""
     if conv:
         return _CONVERSIONS[conv](value)
     form = form_of(value)
@@ -53,19 +64,35 @@ def table_form(df: Any, limit: int, what: str = "A table") -> str:
 
 
 def _view(df: Any, what: str, lines: list[tuple[Any, ...]], rows: int, width: int) -> str:
-    hidden = list(map(str, df.columns[len(lines):]))
-    about = [f"{what} of {len(df):,} rows and {df.shape[1]} columns.", "", *_lines(["column", "type", "missing", "values"], lines, width)]
+    hidden = list(map(str, df.columns[len(lines) :]))
+    about = [
+        f"{what} of {len(df):,} rows and {df.shape[1]} columns.",
+        "",
+        *_lines(["column", "type", "missing", "values"], lines, width),
+    ]
     if hidden:
-        about.append(f"(and {len(hidden)} more columns: {', '.join(hidden[:20])}{', ...' if len(hidden) > 20 else ''})")
-    head = df.iloc[:rows, :len(lines)]
+        about.append(
+            f"(and {len(hidden)} more columns: {', '.join(hidden[:20])}{', ...' if len(hidden) > 20 else ''})"
+        )
+    head = df.iloc[:rows, : len(lines)]
     if rows and len(df):
         told = f"The first {len(head)} of {len(df):,} rows:" if len(df) > len(head) else "All rows:"
-        about += ["", told, "", *_lines([df.index.name or "", *head.columns], zip(head.index, *(head.iloc[:, i] for i in range(head.shape[1])), strict=True), width)]
+        about += [
+            "",
+            told,
+            "",
+            *_lines(
+                [df.index.name or "", *head.columns],
+                zip(head.index, *(head.iloc[:, i] for i in range(head.shape[1])), strict=True),
+                width,
+            ),
+        ]
     return "\n".join(about) + "\n"
 
 
 def _column(series: Any, name: Any) -> tuple[Any, ...]:
-    """A column in a line: what it is called, its type, how much is missing, and its range or commonest value."""
+    """A column in a line: what it is called, its type, how much is missing, and its range or commonest
+    value."""
     return name, series.dtype, int(series.isna().sum()), _values(series)
 
 
@@ -81,7 +108,10 @@ def _values(series: Any) -> str:
             return f"{known.min()} to {known.max()}"
         counts = known.value_counts()
         common = str(counts.index[0])
-        return f"{len(counts):,} distinct, most often {common[:_DISTINCT]}{'...' if len(common) > _DISTINCT else ''} ({int(counts.iloc[0]):,})"
+        return (
+            f"{len(counts):,} distinct, most often "
+            f"{common[:_DISTINCT]}{'...' if len(common) > _DISTINCT else ''} ({int(counts.iloc[0]):,})"
+        )
     except (TypeError, ValueError):  # lists and mappings in cells can be neither sorted nor counted
         return f"{len(known):,} values"
 
@@ -101,12 +131,16 @@ def _row(cells: Iterable[Any], width: int) -> str:
 
 def _cell(value: Any, width: int) -> str:
     text = " ".join(str(value).replace("|", "\\|").splitlines())
-    return text if len(text) <= width else text[:width - 3] + "..."
+    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def _series(series: Any, limit: int) -> str:
     name = "" if series.name is None else f" {series.name!r}"
-    return table_form(series.to_frame("values" if series.name is None else series.name), limit, f"A series{name} ({series.dtype}), as a table")
+    return table_form(
+        series.to_frame("values" if series.name is None else series.name),
+        limit,
+        f"A series{name} ({series.dtype}), as a table",
+    )
 
 
 def _frame(df: Any, limit: int) -> str:
@@ -131,11 +165,23 @@ def _long(value: Any, limit: int) -> str:
 
 
 def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}...\n(the first {limit:,} of {len(text):,} characters)"
+    return (
+        text
+        if len(text) <= limit
+        else f"{text[:limit]}...\n(the first {limit:,} of {len(text):,} characters)"
+    )
 
 
-# (package, class): its form. Named, not imported, so that nothing heavy is loaded for a prompt; subclasses follow.
+# (package, class): its form. Named, not imported, so that nothing heavy is loaded for a prompt; subclasses
+# follow.
 FORMS: dict[tuple[str, str], Callable[[Any, int], str]] = {
-    ("pandas", "DataFrame"): _frame, ("pandas", "Series"): _series, ("polars", "DataFrame"): _polars, ("numpy", "ndarray"): _array, ("torch", "Tensor"): _array,
-    ("builtins", "list"): _long, ("builtins", "dict"): _long, ("builtins", "tuple"): _long, ("builtins", "set"): _long,
+    ("pandas", "DataFrame"): _frame,
+    ("pandas", "Series"): _series,
+    ("polars", "DataFrame"): _polars,
+    ("numpy", "ndarray"): _array,
+    ("torch", "Tensor"): _array,
+    ("builtins", "list"): _long,
+    ("builtins", "dict"): _long,
+    ("builtins", "tuple"): _long,
+    ("builtins", "set"): _long,
 }

@@ -1,27 +1,30 @@
 """Puts the notebook's values into a prompt: `{name}` where the name exists, `{{expression}}` always.
 
-Theory: a prompt is prose that may hold JSON, code, LaTeX and templates, whose braces are not ours. The text is scanned
-once from left to right; the places that are ours are found first and evaluated after, so that nothing inserted is
-scanned again. `{...}` is ours only if all of this holds:
+Theory: a prompt is prose that may hold JSON, code, LaTeX and templates, whose braces are not ours. The text
+is scanned once from left to right; the places that are ours are found first and evaluated after, so that
+nothing inserted is scanned again. `{...}` is ours only if all of this holds:
 
 * it has the exact form name, .attribute, [index], !r, :format, without blanks;
 * the name exists in the notebook;
-* a format can be nothing but a format (`_FORMAT`). What follows a colon is a number, a name, a unit or an expression in
-  JavaScript, CSS, YAML, Go and others, and their keys exist here by chance: {a:10}, {k:s}, {x:.5}, {d:+n}, {w:100%},
-  {t:5s}, {c:#00f}, {n:10,}, {a:=1}, {x:1.0f} and whatever has a blank after its colon stay. Ours are: alignment with a
-  width (>10, *^8), precision with a type (.2f, 8.3e, where the width can matter), zeros (03d), width and d or f, a comma,
+* a format can be nothing but a format (`_FORMAT`). What follows a colon is a number, a name, a unit or an
+  expression in JavaScript, CSS, YAML, Go and others, and their keys exist here by chance: {a:10}, {k:s},
+  {x:.5}, {d:+n}, {w:100%}, {t:5s}, {c:#00f}, {n:10,}, {a:=1}, {x:1.0f} and whatever has a blank after its
+  colon stay. Ours are: alignment with a width (>10, *^8), precision with a type (.2f, 8.3e, where the width
+  can matter), zeros (03d), width and d or f, a comma,
   %, a sign, #x, dates (%d.%m.%Y); behind a conversion, which no other language has, any format. And the value
   must take it: where its __format__ fails, the text stays, and is told as skipped;
-* it does not follow a letter, a digit, `_`, `^`, `\\`, `$`, `%`, `{`, `]`, `)`, `::`, a command of LaTeX, or a `}` that
-  is not ours (LaTeX, shells, CSS, regular expressions, Rust), nor `#` in a string (Ruby), nor stands where JavaScript
-  takes names out of an object (`const {a} =`, `import {a} from`, `({a}) =>`) or gives an attribute (`<B c={d}>`);
+* it does not follow a letter, a digit, `_`, `^`, `\\`, `$`, `%`, `{`, `]`, `)`, `::`, a command of LaTeX, or
+  a `}` that is not ours (LaTeX, shells, CSS, regular expressions, Rust), nor `#` in a string (Ruby), nor
+  stands where JavaScript takes names out of an object (`const {a} =`, `import {a} from`, `({a}) =>`) or gives
+  an attribute (`<B c={d}>`);
 * it stands outside code spans, fences and string literals of template languages (`verbatim`).
 
-Then its attributes must be there: one that is not is an error, and so is a private one. `{{...}}` is ours if what is
-between parses as a Python expression and it is not part of {{{...}}} or of an f-string. That holds in code as well: two
-braces are how a value is put into a fence on purpose. But where a single brace would not be ours by its place (code,
-after `$` or a letter), an expression with a name that the notebook does not have belongs to somebody else's template
-(Jinja, GitHub Actions, LaTeX): it stays, and is told as skipped. Everywhere else such a name is an error.
+Then its attributes must be there: one that is not is an error, and so is a private one. `{{...}}` is ours if
+what is between parses as a Python expression and it is not part of {{{...}}} or of an f-string. That holds in
+code as well: two braces are how a value is put into a fence on purpose. But where a single brace would not be
+ours by its place (code, after `$` or a letter), an expression with a name that the notebook does not have
+belongs to somebody else's template (Jinja, GitHub Actions, LaTeX): it stays, and is told as skipped.
+Everywhere else such a name is an error.
 """
 
 from __future__ import annotations
@@ -57,10 +60,14 @@ _OPEN = re.compile(r"(?P<braces>\{{1,2})[ ]?(?P<prefix>\w*)$")
 _BEFORE = "_^\\$%}{])"  # characters after which a brace is not ours; letters and digits too
 _AROUND = 80  # characters before and after a brace that are looked at for what other languages write there
 _FOREIGN = re.compile(
-    r"::\0|\{[^\W\d][\w.]*(?:![rsa])?:[^{}\s]*\0|\\[A-Za-z]+\*?[ ]\0|<[A-Za-z][^<>{}\n]*=\0|\"[^\"\n]*#\0[^\"\n]*\"|\b(?:const|let|var)\s+\0\s*=(?!=)"
+    r"::\0|\{[^\W\d][\w.]*(?:![rsa])?:[^{}\s]*\0|\\[A-Za-z]+\*?[ "
+    r"]\0|<[A-Za-z][^<>{}\n]*=\0|\"[^\"\n]*#\0[^\"\n]*\"|\b(?:const|let|var)\s+\0\s*=(?!=)"
     r"|\b(?:import|export)\s+(?:type\s+)?\0\s*(?:from\s*['\"]|;)|\(\0\)\s*=>"
 )
-_TRIES, _REACH = 6, 4_000  # closing braces tried for one {{, and how far: a prompt full of braces costs little
+_TRIES, _REACH = (
+    6,
+    4_000,
+)  # closing braces tried for one {{, and how far: a prompt full of braces costs little
 _LARGE = 50  # tokens from which the footer says how many
 _BUILTINS = frozenset(dir(builtins))
 
@@ -77,7 +84,8 @@ class Inserted:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A prompt with values in it. `names`: what was filled, for the footer; `skipped`: what looked like ours and stays."""
+    """A prompt with values in it. `names`: what was filled, for the footer; `skipped`: what looked like ours
+    and stays."""
 
     pieces: tuple[str | Inserted, ...]
     names: tuple[str, ...] = ()
@@ -86,7 +94,8 @@ class Filled:
 
     @property
     def told(self) -> tuple[str, ...]:
-        """The names for the footer: what took much of the prompt with about how many tokens, and of how many it might take."""
+        """The names for the footer: what took much of the prompt with about how many tokens, and of how many
+        it might take."""
         return tuple(dict.fromkeys(self._told(p) for p in self.pieces if isinstance(p, Inserted)))
 
     def _told(self, piece: Inserted) -> str:
@@ -103,9 +112,15 @@ class Filled:
         return "".join(p if isinstance(p, str) else p.text for p in self.pieces)
 
 
-def fill(text: str, namespace: Mapping[str, Any], evaluate: Callable[[str], Any], mode: str = "on", budget: int = BUDGET) -> Filled:
-    """Fills `text`. mode: on, double (only {{ }}), off. `evaluate` runs an expression in the notebook; a value takes at most
-    `budget` tokens.
+def fill(
+    text: str,
+    namespace: Mapping[str, Any],
+    evaluate: Callable[[str], Any],
+    mode: str = "on",
+    budget: int = BUDGET,
+) -> Filled:
+    """Fills `text`. mode: on, double (only {{ }}), off. `evaluate` runs an expression in the notebook; a
+    value takes at most `budget` tokens.
 
     Raises ConfigError, naming line and column, where an attribute, index, format or expression fails.
     """
@@ -115,9 +130,9 @@ def fill(text: str, namespace: Mapping[str, Any], evaluate: Callable[[str], Any]
     for place in scan.places():
         value = _inserted(text, place, namespace, evaluate, budget)
         if value is None:
-            scan.skipped.append(text[place.start:place.end])
+            scan.skipped.append(text[place.start : place.end])
             continue
-        pieces += [text[at:place.start], value]
+        pieces += [text[at : place.start], value]
         at = place.end
     pieces.append(text[at:])
     names = tuple(dict.fromkeys(p.source for p in pieces if isinstance(p, Inserted)))
@@ -128,13 +143,17 @@ def names_in(text: str, namespace: Mapping[str, Any], mode: str = "on") -> tuple
     """The names that fill would take from `namespace`, nothing evaluated."""
     found: list[str] = []
     for place in _Scan(text, namespace, mode).places():
-        found += [place.match["root"]] if place.match else [n for n in _free_names(place.source) if n in namespace]
+        found += (
+            [place.match["root"]] if place.match else [n for n in _free_names(place.source) if n in namespace]
+        )
     return tuple(dict.fromkeys(found))
 
 
-def parameters_in(text: str, namespace: Mapping[str, Any], mode: str = "on") -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a prompt takes as a function: (the names in single braces and those in expressions that neither Python nor
-    `namespace` knows, in their order; the other names in expressions, which `namespace` knows)."""
+def parameters_in(
+    text: str, namespace: Mapping[str, Any], mode: str = "on"
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a prompt takes as a function: (the names in single braces and those in expressions that neither
+    Python nor `namespace` knows, in their order; the other names in expressions, which `namespace` knows)."""
     wanted: list[str] = []
     known: list[str] = []
     for place in _Scan(text, _AnyName(), mode).places():
@@ -163,12 +182,17 @@ class _AnyName(Mapping[str, Any]):
 
 
 def names_at(text: str, cursor: int, namespace: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """(what was typed, names it may become) where the cursor stands after an open brace of ours; ("", ()) elsewhere."""
+    """(what was typed, names it may become) where the cursor stands after an open brace of ours; ("", ())
+    elsewhere."""
     match = _OPEN.search(text, max(0, cursor - 200), cursor)
-    if match is None or not (match["braces"] == "{{" or _Scan(text, namespace, "on").may_open(match.start(), -1)):
+    if match is None or not (
+        match["braces"] == "{{" or _Scan(text, namespace, "on").may_open(match.start(), -1)
+    ):
         return "", ()
     prefix = match["prefix"]
-    return prefix, tuple(sorted(n for n in namespace if n.startswith(prefix) and not n.startswith("_") and n.isidentifier()))
+    return prefix, tuple(
+        sorted(n for n in namespace if n.startswith(prefix) and not n.startswith("_") and n.isidentifier())
+    )
 
 
 # --- finding the places -------------------------------------------------------------------------------------
@@ -214,14 +238,21 @@ class _Scan:
         if braces == 2:
             return self._double(at, end)
         match = _PLACE.match(self.text, at) if self.mode == "on" else None
-        if match is None or match["root"] not in self.namespace or not _is_format(match) or not self.may_open(at, end):
+        if (
+            match is None
+            or match["root"] not in self.namespace
+            or not _is_format(match)
+            or not self.may_open(at, end)
+        ):
             return None
-        around = f"{self.text[max(0, at - _AROUND):at]}\0{self.text[match.end():match.end() + _AROUND]}"
-        return None if at != end and _FOREIGN.search(around) else _Place(at, match.end(), match["expr"], match)
+        around = f"{self.text[max(0, at - _AROUND) : at]}\0{self.text[match.end() : match.end() + _AROUND]}"
+        return (
+            None if at != end and _FOREIGN.search(around) else _Place(at, match.end(), match["expr"], match)
+        )
 
     def may_open(self, at: int, end: int) -> bool:
         """Whether a brace at `at` may be ours by its place; our last place ended at `end`."""
-        before = self.text[at - 1:at]
+        before = self.text[at - 1 : at]
         taken = before.isalnum() or (before != "" and before in _BEFORE)
         return (at == end or not taken) and at not in self.code and at not in self.literals
 
@@ -231,7 +262,7 @@ class _Scan:
             close = self.text.find("}}", close + 1, limit)
             if close < 0:
                 break
-            source = self.text[at + 2:close].strip()
+            source = self.text[at + 2 : close].strip()
             if _parses(source):
                 return self._expression(_Place(at, close + 2, source), foreign=not self.may_open(at, end))
         self._skip(at, self.text.find("}}", at, limit) + 2)
@@ -239,12 +270,13 @@ class _Scan:
 
     def _expression(self, place: _Place, *, foreign: bool) -> _Place | None:
         if foreign and any(n not in self.namespace and n not in _BUILTINS for n in _free_names(place.source)):
-            self.skipped.append(self.text[place.start:place.end])
+            self.skipped.append(self.text[place.start : place.end])
             return None
         return place
 
     def _skip(self, at: int, end: int) -> None:
-        """Notes what is no expression; in code, where that is no surprise, and where nothing closes, it is not told."""
+        """Notes what is no expression; in code, where that is no surprise, and where nothing closes, it is
+        not told."""
         if end > at + 4 and at not in self.code:
             self.skipped.append(self.text[at:end])
 
@@ -273,7 +305,9 @@ def _free_names(source: str) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         nodes = list(ast.walk(ast.parse(source, mode="eval")))
-    own = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)} | {n.arg for n in nodes if isinstance(n, ast.arg)}
+    own = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)} | {
+        n.arg for n in nodes if isinstance(n, ast.arg)
+    }
     names = [n for n in nodes if isinstance(n, ast.Name) and n.id not in own]
     return [n.id for n in sorted(names, key=lambda n: (n.lineno, n.col_offset))]
 
@@ -281,12 +315,20 @@ def _free_names(source: str) -> list[str]:
 # --- their values -------------------------------------------------------------------------------------------
 
 
-def _inserted(text: str, place: _Place, namespace: Mapping[str, Any], evaluate: Callable[[str], Any], budget: int) -> Inserted | None:
+def _inserted(
+    text: str, place: _Place, namespace: Mapping[str, Any], evaluate: Callable[[str], Any], budget: int
+) -> Inserted | None:
     """The value of a place; None where it does not take the format that stands there."""
     match = place.match
     conv, fmt = (match["conv"], match["fmt"]) if match else (None, None)
-    value = _walked(text, place, match, namespace) if match else _tried(text, place, "", lambda: evaluate(place.source))
-    shown = _tried(text, place, " to become text", lambda: text_of(value, conv, budget) if conv or not fmt else value)
+    value = (
+        _walked(text, place, match, namespace)
+        if match
+        else _tried(text, place, "", lambda: evaluate(place.source))
+    )
+    shown = _tried(
+        text, place, " to become text", lambda: text_of(value, conv, budget) if conv or not fmt else value
+    )
     if fmt:
         try:
             shown = format(shown, fmt)
@@ -299,8 +341,11 @@ def _walked(text: str, place: _Place, match: re.Match[str], namespace: Mapping[s
     value = namespace[match["root"]]
     for step in _STEP.finditer(match["path"]):
         if step["attr"] and step["attr"].startswith("_"):
-            raise ConfigError(f"{_where(text, place.start)}: {place.source} goes through a private attribute.",
-                              hint=f"Write {{{{{place.source}}}}} to have it all the same, or keep the braces with fill=double.")
+            raise ConfigError(
+                f"{_where(text, place.start)}: {place.source} goes through a private attribute.",
+                hint=f"Write {{{{{place.source}}}}} to have it all the same, or keep the braces with "
+                f"fill=double.",
+            )
         value = _tried(text, place, f" at {step.group()}", partial(_stepped, value, step))
     return value
 
@@ -308,16 +353,22 @@ def _walked(text: str, place: _Place, match: re.Match[str], namespace: Mapping[s
 def _stepped(value: Any, step: re.Match[str]) -> Any:
     if step["attr"]:
         return getattr(value, step["attr"])
-    return value[int(step["index"]) if step["index"] else step["one"] if step["one"] is not None else step["two"]]
+    return value[
+        int(step["index"]) if step["index"] else step["one"] if step["one"] is not None else step["two"]
+    ]
 
 
 def _tried(text: str, place: _Place, doing: str, work: Callable[[], Any]) -> Any:
     try:
         return work()
     except Exception as error:  # noqa: BLE001 - the person's own objects and expressions may raise anything
-        shown = _line(text[place.start:place.end], 80)
-        raise ConfigError(f"{_where(text, place.start)}: {shown} failed{doing} with {type(error).__name__}: {_line(str(error), 300)}",
-                          hint=f"Correct it, or keep the braces as they are with fill={'double' if place.match else 'off'}.") from None
+        shown = _line(text[place.start : place.end], 80)
+        raise ConfigError(
+            f"{_where(text, place.start)}: {shown} failed{doing} with {type(error).__name__}: "
+            f"{_line(str(error), 300)}",
+            hint=f"Correct it, or keep the braces as they are with "
+            f"fill={'double' if place.match else 'off'}.",
+        ) from None
 
 
 def _where(text: str, at: int) -> str:
@@ -326,4 +377,4 @@ def _where(text: str, at: int) -> str:
 
 def _line(text: str, limit: int) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= limit else text[:limit - 3] + "..."
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -8,7 +8,9 @@ from ...core.errors import ConfigError
 
 _WORD = re.compile(r"\S*")
 _QUOTED = {quote: re.compile(f"{quote}((?:[^{quote}]|{quote}{quote})*+){quote}") for quote in "\"'"}
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|(?P<unclosed>))|[{}\[\]]')  # brackets inside JSON strings do not count
+_BRACKETS = re.compile(
+    r'"(?:[^"\\]|\\.)*+(?:"|(?P<unclosed>))|[{}\[\]]'
+)  # brackets inside JSON strings do not count
 _BARE = re.compile(r"[{}\[\]]")
 
 
@@ -25,12 +27,12 @@ def end(pattern: re.Pattern[str], line: str, at: int) -> int:
 
 def value(line: str, at: int) -> tuple[str, int, bool]:
     """(value, where it ends, whether it was quoted) of the value that starts at `at`."""
-    first = line[at:at + 1]
+    first = line[at : at + 1]
     if first in _QUOTED:
         return _quoted(line, at, first)
     if first in ("{", "["):
         close = _balanced(line, at)
-        if line[close:close + 1].strip():
+        if line[close : close + 1].strip():
             raise fail(close, "text right after a closing bracket", "Put a space there, or quote the value.")
         return line[at:close], close, False
     close = end(_WORD, line, at)
@@ -40,9 +42,15 @@ def value(line: str, at: int) -> tuple[str, int, bool]:
 def _quoted(line: str, at: int, quote: str) -> tuple[str, int, bool]:
     match = _QUOTED[quote].match(line, at)
     if not match:
-        raise fail(at, f"the quote {quote} is not closed", "Close it, or start the value with the other quote.")
-    if line[match.end():match.end() + 1].strip():
-        raise fail(match.end(), "text right after a closing quote", "Put a space there; a quote inside quotes is doubled.")
+        raise fail(
+            at, f"the quote {quote} is not closed", "Close it, or start the value with the other quote."
+        )
+    if line[match.end() : match.end() + 1].strip():
+        raise fail(
+            match.end(),
+            "text right after a closing quote",
+            "Put a space there; a quote inside quotes is doubled.",
+        )
     return match[1].replace(quote * 2, quote), match.end(), True
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: `kind` says how its value is read, `values` what may be chosen, `least` the smallest number;
-    `many` that it may be given again, `later` that it is known but not there yet."""
+    """One option: `kind` says how its value is read, `values` what may be chosen, `least` the smallest
+    number; `many` that it may be given again, `later` that it is known but not there yet."""
 
     name: str
     kind: str
@@ -28,9 +28,20 @@ class Option:
 
 _EFFORTS = ("none", "minimal", "low", "medium", "high")
 _TABLE = (
-    Option("model", "models", "which model answers: gemini/pro, auto ...; several, joined by commas, answer side by side", "m"),
+    Option(
+        "model",
+        "models",
+        "which model answers: gemini/pro, auto ...; several, joined by commas, answer side by side",
+        "m",
+    ),
     Option("system", "str", "what the model is told about its role", "s"),
-    Option("temperature", "floats", "0 for the most likely words, higher for more varied ones; several are compared: 0,0.7", "t", least=0),
+    Option(
+        "temperature",
+        "floats",
+        "0 for the most likely words, higher for more varied ones; several are compared: 0,0.7",
+        "t",
+        least=0,
+    ),
     Option("runs", "int", "how often each model answers, side by side", least=1),
     Option("max_tokens", "int", "the longest answer, in tokens", least=1),
     Option("top_p", "float", "share of the likeliest words to choose from", least=0),
@@ -38,14 +49,38 @@ _TABLE = (
     Option("seed", "int", "same seed, same answer, where the provider can"),
     Option("reasoning", "effort", "how much to think: a word, or a budget in tokens", values=_EFFORTS),
     Option("schema", "str", 'structure of the answer: "name, age int", a JSON schema, or a variable\'s name'),
-    Option("as", "choice", "what the variable takes of a structured answer: a DataFrame, or checked objects", values=("df", "object")),
-    Option("def", "name", "makes the cell a Python function of its {names}: %%llm gemini/flash def=summarize"),
+    Option(
+        "as",
+        "choice",
+        "what the variable takes of a structured answer: a DataFrame, or checked objects",
+        values=("df", "object"),
+    ),
+    Option(
+        "def", "name", "makes the cell a Python function of its {names}: %%llm gemini/flash def=summarize"
+    ),
     Option("save", "name", "keeps the cell's text as a fragment for use=; sends nothing"),
     Option("use", "str", "fragments, joined by commas, that stand before the cell's text"),
-    Option("chat", "name", "goes on with the conversation of this name; running a cell again replaces its own turn", "c"),
+    Option(
+        "chat",
+        "name",
+        "goes on with the conversation of this name; running a cell again replaces its own turn",
+        "c",
+    ),
     Option("out", "name", "variable for the response", "o"),
-    Option("format", "choice", "how the answer is shown; code goes into the next cell as well, unrun", "f", ("md", "text", "json", "code", "html")),
-    Option("attach", "list", "a file, address or variable that goes with the prompt; may be given again", "a", many=True),
+    Option(
+        "format",
+        "choice",
+        "how the answer is shown; code goes into the next cell as well, unrun",
+        "f",
+        ("md", "text", "json", "code", "html"),
+    ),
+    Option(
+        "attach",
+        "list",
+        "a file, address or variable that goes with the prompt; may be given again",
+        "a",
+        many=True,
+    ),
     Option("dry_run", "bool", "show what would be sent, send nothing", "n"),
     Option("quiet", "bool", "show nothing; the answer is in the variable", "q"),
     Option("render", "choice", "how the answer is drawn while it comes", values=("live", "final", "plain")),
@@ -55,37 +90,74 @@ _TABLE = (
     Option("timeout.idle", "duration", "time between two pieces (60 s)"),
     Option("timeout.total", "duration", "the longest time in all"),
     Option("retries", "int", "how often to ask again before anything was shown (2)", least=0),
-    Option("bg", "bool", "goes on in the background: the prompt comes back at once, the answer grows in its cell"),
-    Option("keep", "bool", "a headless CLI stays for the next cell, which it answers sooner: model=cli/claude keep=true"),
+    Option(
+        "bg", "bool", "goes on in the background: the prompt comes back at once, the answer grows in its cell"
+    ),
+    Option(
+        "keep",
+        "bool",
+        "a headless CLI stays for the next cell, which it answers sooner: model=cli/claude keep=true",
+    ),
     Option("base_url", "str", "send the call to another address"),
-    Option("dialect", "choice", "the wire format of base_url", values=("openai_chat", "openai_responses", "anthropic", "gemini", "ollama")),
+    Option(
+        "dialect",
+        "choice",
+        "the wire format of base_url",
+        values=("openai_chat", "openai_responses", "anthropic", "gemini", "ollama"),
+    ),
     Option("key", "variable", "NAME of the variable that holds the key"),
-    Option("budget", "int", "tokens that a variable put into the prompt may take (1000): tables are sampled to fit", least=20),
-    Option("fill", "choice", "which braces are filled: on, double (only {{ }}), off", values=("on", "double", "off")),
+    Option(
+        "budget",
+        "int",
+        "tokens that a variable put into the prompt may take (1000): tables are sampled to fit",
+        least=20,
+    ),
+    Option(
+        "fill",
+        "choice",
+        "which braces are filled: on, double (only {{ }}), off",
+        values=("on", "double", "off"),
+    ),
     *(Option(name, "str", "not yet", later=True) for name in ("each", "tools", "cache", "show_reasoning")),
 )
 OPTIONS: dict[str, Option] = {o.name: o for o in _TABLE}
 SHORT: dict[str, Option] = {o.short: o for o in _TABLE if o.short}
 
 # What people's fingers write instead, and what they mean.
-MEANT = {"stream": "render=final", "api_key": "key", "url": "base_url", "output": "out", "thinking": "reasoning", "effort": "reasoning",
-         "max_output_tokens": "max_tokens", "max_completion_tokens": "max_tokens", "file": "attach", "image": "attach", "provider": "model"}
+MEANT = {
+    "stream": "render=final",
+    "api_key": "key",
+    "url": "base_url",
+    "output": "out",
+    "thinking": "reasoning",
+    "effort": "reasoning",
+    "max_output_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "file": "attach",
+    "image": "attach",
+    "provider": "model",
+}
 
 SUBCOMMANDS: dict[str, str] = {
     "ask": "ask on one line: x = %llm ask -m gemini/flash why is the sky blue",
-    "use": "defaults for this notebook: %llm use gemini/flash temperature=0 (no words: show them; reset: drop them)",
+    "use": "defaults for this notebook: %llm use gemini/flash temperature=0 (no words: show them; reset: "
+    "drop them)",
     "models": "models that a provider lists: %llm models gemini/ (fresh: not today's list)",
     "providers": "providers, where their keys were found, whether they answer",
     "ping": "time to first token of models: %llm ping gemini/flash claude/haiku",
-    "key": "where a key is found, or type one for this session: %llm key openai (set, unset, where NAME: the keyring; login, logout NAME: OAuth; allow NAME: a project's row)",
+    "key": "where a key is found, or type one for this session: %llm key openai (set, unset, where NAME: "
+    "the keyring; login, logout NAME: OAuth; allow NAME: a project's row)",
     "alias": "a short name for a model: %llm alias fast gemini/flash (--save: for good)",
     "again": "the last prompt again, elsewhere or otherwise: %llm again claude/sonnet",
-    "chat": "conversations: %llm chat list | open NAME [MODEL] (a panel) | show NAME | undo NAME | fork NAME OTHER | export NAME [FILE] | clear NAME",
-    "fix": "why the last cell failed, what to change, and the corrected cell below, unrun: %llm fix claude/sonnet",
+    "chat": "conversations: %llm chat list | open NAME [MODEL] (a panel) | show NAME | undo NAME | fork "
+    "NAME OTHER | export NAME [FILE] | clear NAME",
+    "fix": "why the last cell failed, what to change, and the corrected cell below, unrun: %llm fix "
+    "claude/sonnet",
     "insert": "the code of the last answer into the next cell, unrun",
     "stop": "stop what is answered in the background (bg=true)",
     "last": "show the last answer again",
-    "bench": "measure models against each other: %llm bench openai/mini,claude/sonnet blocks=20 out=df (%%llm_bench takes prompts)",
+    "bench": "measure models against each other: %llm bench openai/mini,claude/sonnet blocks=20 out=df "
+    "(%%llm_bench takes prompts)",
     "log": "the calls of this notebook in numbers (n=20: the last ones; all: every column)",
     "cost": "what the calls of this notebook came to, by model: calls, tokens, dollars",
     "simulate": "on or off: send every provider's name to the built-in simulator",
@@ -104,19 +176,26 @@ def read(option: Option, text: str) -> Any:
     return _READERS[option.kind](option, text)
 
 
-_PREFIXED = re.compile(r"(?:sk|pk|rk|gsk|csk|xai|hf|r8|ghp|github_pat|nvapi|pplx|fw|tgp|AQ|ya29)[-_.](?=[\w\-]*[\dA-Z])[\w\-]{12,}|AIza[\w\-]{12,}")
+_PREFIXED = re.compile(
+    r"(?:sk|pk|rk|gsk|csk|xai|hf|r8|ghp|github_pat|nvapi|pplx|fw|tgp|AQ|ya29)[-_.](?=[\w\-]*[\dA-Z])[\w\-]{12,}|AIza[\w\-]{12,}"
+)
 _RANDOM = re.compile(r"(?=[a-zA-Z]*\d[a-zA-Z]*\d)[a-zA-Z\d]{20,}|[a-zA-Z]{40,}", re.ASCII)
 
 
 def looks_like_key(text: str, *, surely: bool = False) -> bool:
-    """Whether `text` could be a provider's key: a known beginning or, unless `surely`, only long runs of letters and digits."""
+    """Whether `text` could be a provider's key: a known beginning or, unless `surely`, only long runs of
+    letters and digits."""
     runs = [run for run in re.split(r"[-_.]", text) if run]
-    return bool(_PREFIXED.match(text)) or (not surely and bool(runs) and all(_RANDOM.fullmatch(run) for run in runs))
+    return bool(_PREFIXED.match(text)) or (
+        not surely and bool(runs) and all(_RANDOM.fullmatch(run) for run in runs)
+    )
 
 
 def _shown(text: str) -> str:
     """`text` as an error may show it: short, on one line, and never a key."""
-    return "what stands there" if looks_like_key(text) else repr(text if len(text) <= 40 else text[:37] + "...")
+    return (
+        "what stands there" if looks_like_key(text) else repr(text if len(text) <= 40 else text[:37] + "...")
+    )
 
 
 def _number(kind: Callable[[str], float], what: str) -> Callable[[Option, str], Any]:
@@ -137,7 +216,16 @@ def _floats(option: Option, text: str) -> float | list[float]:
     return found if len(found) > 1 else found[0]
 
 
-_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_TRUTH = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
 
 
 def _bool(_option: Option, text: str) -> bool:
@@ -149,7 +237,10 @@ def _bool(_option: Option, text: str) -> bool:
 def _choice(option: Option, text: str) -> str:
     if text not in option.values:
         near = difflib.get_close_matches(text, option.values, 1)
-        raise Unreadable(f"needs one of {', '.join(option.values)}, not {_shown(text)}" + (f": did you mean {near[0]}?" if near else ""))
+        raise Unreadable(
+            f"needs one of {', '.join(option.values)}, not {_shown(text)}"
+            + (f": did you mean {near[0]}?" if near else "")
+        )
     return text
 
 
@@ -170,7 +261,9 @@ def _effort(option: Option, text: str) -> str | int:
     if text.isdecimal() and len(text) <= 9:
         return int(text)
     if text not in option.values:
-        raise Unreadable(f"needs one of {', '.join(option.values)}, or a number of tokens, not {_shown(text)}")
+        raise Unreadable(
+            f"needs one of {', '.join(option.values)}, or a number of tokens, not {_shown(text)}"
+        )
     return text
 
 
@@ -213,6 +306,16 @@ def _finite(text: str) -> float:
 
 
 _READERS: dict[str, Callable[[Option, str], Any]] = {
-    "str": lambda _o, text: text, "int": _number(int, "a whole number"), "float": _number(_finite, "a number"), "floats": _floats, "bool": _bool,
-    "choice": _choice, "name": _name, "variable": _variable, "effort": _effort, "duration": _duration, "list": _list, "models": _models,
+    "str": lambda _o, text: text,
+    "int": _number(int, "a whole number"),
+    "float": _number(_finite, "a number"),
+    "floats": _floats,
+    "bool": _bool,
+    "choice": _choice,
+    "name": _name,
+    "variable": _variable,
+    "effort": _effort,
+    "duration": _duration,
+    "list": _list,
+    "models": _models,
 }

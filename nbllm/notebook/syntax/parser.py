@@ -1,12 +1,14 @@
 """The line of a cell magic, read into models, options and names.
 
-    %%llm [NAME <<] [MODEL[,MODEL...]] { key=value | --key value | --key=value | --flag | --no-flag | -X value } [>> NAME]
+    %%llm [NAME <<] [MODEL[,MODEL...]] { key=value | --key value | --key=value | --flag | --no-flag | -X value
+    } [>> NAME]
 
-Theory: one cursor goes over the line, and what stands at it says what is read: `key=` or a dash begins an option, all
-else is a model. Three characters are special, and only where a value starts: a quote opens text up to the same quote
-(which doubled means itself), `{` and `[` open JSON up to their match. Everything else is literal, the backslash always.
-So Windows paths, apostrophes and JSON need no escapes: "C:\\dir\\" ends where it seems to end. Whoever writes \\" all the
-same is told so, never half understood. Every error is one line that names a column, counted from 1.
+Theory: one cursor goes over the line, and what stands at it says what is read: `key=` or a dash begins an
+option, all else is a model. Three characters are special, and only where a value starts: a quote opens text
+up to the same quote (which doubled means itself), `{` and `[` open JSON up to their match. Everything else is
+literal, the backslash always. So Windows paths, apostrophes and JSON need no escapes: "C:\\dir\\" ends where
+it seems to end. Whoever writes \\" all the same is told so, never half understood. Every error is one line
+that names a column, counted from 1.
 """
 
 from __future__ import annotations
@@ -20,7 +22,17 @@ from typing import Any
 
 from ...core.errors import ConfigError
 from .lexer import end, fail, value
-from .options import COMMANDS_LATER, MEANT, OPTIONS, SHORT, SUBCOMMANDS, Option, Unreadable, looks_like_key, read
+from .options import (
+    COMMANDS_LATER,
+    MEANT,
+    OPTIONS,
+    SHORT,
+    SUBCOMMANDS,
+    Option,
+    Unreadable,
+    looks_like_key,
+    read,
+)
 
 _ASSIGNED = re.compile(r"(?P<dash>-{0,2})(?P<name>[A-Za-z_][\w.\-]*)=")
 _DASHED = re.compile(r"(?P<dash>--?)(?P<name>[A-Za-z][\w.\-]*)(?!\S)")
@@ -33,7 +45,8 @@ _SPACE = re.compile(r"\s*")
 class Line:
     """A line as read. `extra` goes to the provider as it is (x.name=value).
 
-    `spans`: where each option stood, (first column, column after it) from 0; the last one of an option given several times.
+    `spans`: where each option stood, (first column, column after it) from 0; the last one of an option given
+    several times.
     """
 
     models: tuple[str, ...] = ()
@@ -44,7 +57,8 @@ class Line:
 
 
 def parse(line: str) -> Line:
-    """Reads a line. Raises ConfigError, one line with the column and the nearest name, for what is not in the grammar."""
+    """Reads a line. Raises ConfigError, one line with the column and the nearest name, for what is not in the
+    grammar."""
     reader = _Reader(line)
     while reader.more():
         if not reader.option():
@@ -53,11 +67,12 @@ def parse(line: str) -> Line:
 
 
 def ask(line: str) -> tuple[Line, str]:
-    """(options, prompt) of `%llm ask`: options come first, the prompt is all from the first word that is none."""
+    """(options, prompt) of `%llm ask`: options come first, the prompt is all from the first word that is
+    none."""
     reader = _Reader(line)
     while reader.more() and reader.option(prose=True):
         pass
-    return reader.line_read(), line[reader.at:].strip()
+    return reader.line_read(), line[reader.at :].strip()
 
 
 # What a bare word that is no model may be: (its form, what is wrong, what to do).
@@ -66,7 +81,11 @@ _NO_MODEL = (
     (r"=.*", "{} stands alone", "Write key=value without spaces around the =."),
     (r"-.*", "{} is no option and no model", "Write -t 0, --temperature 0 or temperature=0."),
     (r".*(?:<<|>>).*", "{} needs spaces", "Write NAME << first, or >> NAME last."),
-    (r".*[\"'{}\[\]].*", "{} is no model's name", "Quotes and brackets mean something only where a value starts; a quote inside quotes is doubled."),
+    (
+        r".*[\"'{}\[\]].*",
+        "{} is no model's name",
+        "Quotes and brackets mean something only where a value starts; a quote inside quotes is doubled.",
+    ),
 )
 
 
@@ -90,7 +109,12 @@ class _Reader:
     def option(self, *, prose: bool = False) -> bool:
         """Reads one option, if one stands here. In prose, an unknown `name=` is a word like others."""
         if match := _ASSIGNED.match(self.line, self.at):
-            if prose and not match["dash"] and not match["name"].startswith("x.") and _canonical(match["name"]) not in OPTIONS:
+            if (
+                prose
+                and not match["dash"]
+                and not match["name"].startswith("x.")
+                and _canonical(match["name"]) not in OPTIONS
+            ):
                 return False
             option = _find(match["dash"], match["name"], self.at)
             self._read(option, self.at, match.end())
@@ -110,9 +134,15 @@ class _Reader:
             self._set(OPTIONS["out"], text, start)
         elif not quoted and _canonical(text) in OPTIONS:
             flag = OPTIONS[_canonical(text)].kind == "bool"
-            raise fail(start, f"{text} needs a value", f"Write {f'--{text}' if flag else f'{text}=value'} without spaces.")
+            raise fail(
+                start,
+                f"{text} needs a value",
+                f"Write {f'--{text}' if flag else f'{text}=value'} without spaces.",
+            )
         else:
-            for wrong, hint in (row[1:] for row in _NO_MODEL if not quoted and re.fullmatch(row[0], text, re.DOTALL)):
+            for wrong, hint in (
+                row[1:] for row in _NO_MODEL if not quoted and re.fullmatch(row[0], text, re.DOTALL)
+            ):
                 raise fail(start, wrong.format(_brief(text)), hint)
             self._set(OPTIONS["model"], text, start)
 
@@ -155,7 +185,11 @@ class _Reader:
 
     def _set(self, option: Option, text: str, start: int) -> None:
         if option.name in self.options and not option.many:
-            hint = "Quote a value that has spaces; several models are joined by commas." if option.name == "model" else "Give it once."
+            hint = (
+                "Quote a value that has spaces; several models are joined by commas."
+                if option.name == "model"
+                else "Give it once."
+            )
             raise fail(start, f"{option.name} is given twice", hint)
         try:
             meant = read(option, text)
@@ -169,7 +203,11 @@ class _Reader:
         if not all(path):
             raise fail(start, f"{name} is no name")
         if isinstance(given, str) and looks_like_key(given, surely=True):
-            raise fail(start, f"{name} looks like a key", "Keys never go into a request's body: key= takes the NAME of the variable that holds it.")
+            raise fail(
+                start,
+                f"{name} looks like a key",
+                "Keys never go into a request's body: key= takes the NAME of the variable that holds it.",
+            )
         place = self.extra
         for step in path[:-1]:
             place = place.setdefault(step, {})
@@ -203,16 +241,23 @@ def _brief(text: str) -> str:
 
 
 def _find(dash: str, name: str, start: int) -> Option:
-    """The option that is meant. Raises ConfigError with the nearest name for an unknown one, or one that is not there yet."""
+    """The option that is meant. Raises ConfigError with the nearest name for an unknown one, or one that is
+    not there yet."""
     if name.startswith("x."):
         return Option(name, "extra", "")
     found = SHORT.get(name) if dash == "-" else OPTIONS.get(_canonical(name))
     if found is None:
         near = _near(_canonical(name))
         shown = f"unknown option {_brief('-' + name if dash == '-' else name)}"
-        raise fail(start, f"{shown}: did you mean {near}?" if near else shown,
-                   "" if near else f"Short options are one letter: {' '.join(f'-{s}' for s in SHORT)}." if dash == "-" else
-                   "`%llm help` lists the options; x.name=value goes to the provider as it is.")
+        raise fail(
+            start,
+            f"{shown}: did you mean {near}?" if near else shown,
+            ""
+            if near
+            else f"Short options are one letter: {' '.join(f'-{s}' for s in SHORT)}."
+            if dash == "-"
+            else "`%llm help` lists the options; x.name=value goes to the provider as it is.",
+        )
     if found.later:
         raise fail(start, f"{found.name} is not there yet", "It comes in a later version.")
     return found
@@ -226,7 +271,8 @@ def _near(name: str) -> str:
 
 
 def subcommand(line: str) -> tuple[str, str]:
-    """(subcommand, rest) of a `%llm` line; "help" for an empty one. Raises ConfigError with the nearest name."""
+    """(subcommand, rest) of a `%llm` line; "help" for an empty one. Raises ConfigError with the nearest
+    name."""
     word, *rest = line.split(maxsplit=1) or [""]
     if not word:
         return "help", ""
@@ -235,8 +281,10 @@ def subcommand(line: str) -> tuple[str, str]:
     if word in COMMANDS_LATER:
         raise ConfigError(f"%llm {word} is not there yet.", hint="It comes in a later version.")
     near = [] if re.search(r"^-|[=/]", word) else difflib.get_close_matches(word, SUBCOMMANDS, 1)
-    raise ConfigError(f"No subcommand {_brief(word)}" + (f": did you mean %llm {near[0]}?" if near else "."),
-                      hint="" if near else f"There are {', '.join(SUBCOMMANDS)}. To ask: %llm ask ..., or a %%llm cell.")
+    raise ConfigError(
+        f"No subcommand {_brief(word)}" + (f": did you mean %llm {near[0]}?" if near else "."),
+        hint="" if near else f"There are {', '.join(SUBCOMMANDS)}. To ask: %llm ask ..., or a %%llm cell.",
+    )
 
 
 # --- completion ---------------------------------------------------------------------------------------------
@@ -246,7 +294,8 @@ def subcommand(line: str) -> tuple[str, str]:
 class Completion:
     """What stands at the cursor; `prefix`, between `start` and `end`, is what was typed of it.
 
-    kind: model, option (--name), value (of `option`), subcommand, or word: a model or an option's name, still open which.
+    kind: model, option (--name), value (of `option`), subcommand, or word: a model or an option's name, still
+    open which.
     """
 
     start: int
@@ -270,7 +319,7 @@ def _standing(typed: str, before: str, *, first: bool) -> tuple[str, str, str]:
         return "subcommand", typed, ""
     if match := _ASSIGNED.match(typed):
         option = SHORT.get(match["name"]) if match["dash"] == "-" else None
-        return _of(option.name if option else _canonical(match["name"]), typed[match.end():])
+        return _of(option.name if option else _canonical(match["name"]), typed[match.end() :])
     if before == ">>":
         return _of("out", typed)
     if match := _DASHED.fullmatch(before):
@@ -287,7 +336,8 @@ def _of(option: str, typed: str) -> tuple[str, str, str]:
 
 
 def _last_word(line: str) -> tuple[int, str]:
-    """(where the word at the end of `line` starts, the word before it); an open quote or bracket belongs to its word."""
+    """(where the word at the end of `line` starts, the word before it); an open quote or bracket belongs to
+    its word."""
     at, before = end(_SPACE, line, 0), ""
     while at < len(line):
         head = end(_ASSIGNED, line, at)

@@ -1,11 +1,13 @@
-"""The block rules of Markdown by which words vanish, written so that all show: link definitions, tables, and what is nested
-too deep.
+"""The block rules of Markdown by which words vanish, written so that all show: link definitions, tables, and
+what is nested too deep.
 
-- A definition (`[1]: https://x.y`, but also `[Answer]: 42`) shows as a paragraph. It makes links where its address is one
-  to follow.
-- Where a row of a table has more cells than the head, GFM drops them. Here a `|` in a code span divides nothing where
-  that gives too many cells, and what is still too many stays. Short rows are not filled up: 2 kB could become 650 kB.
-- Inside `_DEEPEST` quotes and lists the parser would stop reading. Here the rest is one paragraph, its signs included.
+- A definition (`[1]: https://x.y`, but also `[Answer]: 42`) shows as a paragraph. It makes links where its
+  address is one to follow.
+- Where a row of a table has more cells than the head, GFM drops them. Here a `|` in a code span divides
+  nothing where that gives too many cells, and what is still too many stays. Short rows are not filled up: 2
+  kB could become 650 kB.
+- Inside `_DEEPEST` quotes and lists the parser would stop reading. Here the rest is one paragraph, its signs
+  included.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ _PIPE = re.compile(r"(?<!\\)\|")
 
 
 def add_to(md: MarkdownIt, may_follow: Callable[[str], object]) -> None:
-    """Puts these rules in the place of the parser's; `may_follow` says whether an address is one to follow."""
+    """Puts these rules in the place of the parser's; `may_follow` says whether an address is one to
+    follow."""
     from markdown_it.rules_block import reference
 
     def definition(state: StateBlock, start: int, end: int, silent: bool) -> bool:
@@ -39,9 +42,18 @@ def add_to(md: MarkdownIt, may_follow: Callable[[str], object]) -> None:
         is_one = reference(state, start, end, silent)
         state.env["references"] = known
         if is_one and not silent:
-            known |= {label: made for label, made in found.items() if label not in known and may_follow(made["href"])}
+            known |= {
+                label: made
+                for label, made in found.items()
+                if label not in known and may_follow(made["href"])
+            }
             if not state.env.get("growing"):  # there it stays with what follows: its title may yet come
-                _element(state, "p", state.getLines(start, state.line, state.blkIndent, False).strip(), (start, state.line))
+                _element(
+                    state,
+                    "p",
+                    state.getLines(start, state.line, state.blkIndent, False).strip(),
+                    (start, state.line),
+                )
         return is_one
 
     md.block.ruler.at("reference", definition)
@@ -65,11 +77,17 @@ def _element(state: StateBlock, tag: str, content: str, lines: tuple[int, int], 
     state.push(f"{_KINDS.get(tag, tag)}_close", tag, -1)
 
 
-# -- tables ------------------------------------------------------------------------------------------------------------
+# -- tables
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    if start + 2 > end or state.sCount[start + 1] < state.blkIndent or state.is_code_block(start) or state.is_code_block(start + 1):
+    if (
+        start + 2 > end
+        or state.sCount[start + 1] < state.blkIndent
+        or state.is_code_block(start)
+        or state.is_code_block(start + 1)
+    ):
         return False
     aligns = _aligns(_line(state, start + 1))
     head = _cells(_line(state, start), len(aligns)) if aligns and "|" in _line(state, start) else []
@@ -81,19 +99,23 @@ def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
 
 
 def _line(state: StateBlock, number: int) -> str:
-    return state.src[state.bMarks[number] + state.tShift[number]:state.eMarks[number]].strip()
+    return state.src[state.bMarks[number] + state.tShift[number] : state.eMarks[number]].strip()
 
 
 def _aligns(line: str) -> list[str]:
     """The columns that a row of dashes makes; none where it is no such row."""
-    cells = [_DASHES.fullmatch(cell.strip()) for cell in _split(line, [])] if _DIVIDER.fullmatch(line) else [None]
+    cells = (
+        [_DASHES.fullmatch(cell.strip()) for cell in _split(line, [])] if _DIVIDER.fullmatch(line) else [None]
+    )
     return [_ALIGNS[m["left"], m["right"]] for m in cells if m] if all(cells) else []
 
 
 def _cells(line: str, wanted: int) -> list[str]:
     """The cells of a row; code spans are kept whole where there would be more than `wanted`."""
     cells = _split(line, [])
-    return cells if len(cells) <= wanted or "`" not in line else _split(line, list(ticked(line, 0, len(line))))
+    return (
+        cells if len(cells) <= wanted or "`" not in line else _split(line, list(ticked(line, 0, len(line))))
+    )
 
 
 def _split(line: str, whole: list[tuple[int, int]]) -> list[str]:
@@ -104,10 +126,10 @@ def _split(line: str, whole: list[tuple[int, int]]) -> list[str]:
         while span[1] <= pipe.start() and span[0] < len(line):
             span = next(spans)
         if pipe.start() < span[0]:
-            cells.append(line[at:pipe.start()])
+            cells.append(line[at : pipe.start()])
             at = pipe.end()
     cells.append(line[at:])
-    inner = cells[1 if cells[0] == "" else 0:len(cells) - 1 if len(cells) > 1 and cells[-1] == "" else None]
+    inner = cells[1 if cells[0] == "" else 0 : len(cells) - 1 if len(cells) > 1 and cells[-1] == "" else None]
     return [cell.strip().replace("\\|", "|") for cell in inner]
 
 

@@ -1,20 +1,23 @@
 r"""A growing Markdown text, cut into blocks that are finished and the tail that is still open.
 
-Theory. A top-level block (paragraph, list, fence, ...) can only change while it is the last one: so as soon as the
-beginning of the next block is certain, everything before it is finished and need never be parsed or sent again. What
-is a block is for the Markdown parser itself to say, not for patterns: the tail is parsed (blocks only, nothing inline)
-and cut at the start of its last block. Patterns only say when it is worth asking:
+Theory. A top-level block (paragraph, list, fence, ...) can only change while it is the last one: so as soon
+as the beginning of the next block is certain, everything before it is finished and need never be parsed or
+sent again. What is a block is for the Markdown parser itself to say, not for patterns: the tail is parsed
+(blocks only, nothing inline) and cut at the start of its last block. Patterns only say when it is worth
+asking:
 
-- `_Line.decided`: a line that is not yet complete may be judged from its first letter on, `Hello` or `- x` or `**B`;
-  one that begins with signs could still become anything and waits for its end.
-- a line asks if it follows a blank line or begins like a fence, heading, quote, list or ruler; or follows such a line.
-- inside an open fence only the closing fence asks. Elsewhere a question that got "still the same block" is put again
-  when the tail is a quarter longer, so that a long list costs time in proportion to its length; questions that should
-  be answered with yes (text at the margin after a list) are put at once, as long as they are.
+- `_Line.decided`: a line that is not yet complete may be judged from its first letter on, `Hello` or `- x` or
+  `**B`; one that begins with signs could still become anything and waits for its end.
+- a line asks if it follows a blank line or begins like a fence, heading, quote, list or ruler; or follows
+  such a line.
+- inside an open fence only the closing fence asks. Elsewhere a question that got "still the same block" is
+  put again when the tail is a quarter longer, so that a long list costs time in proportion to its length;
+  questions that should be answered with yes (text at the margin after a list) are put at once, as long as
+  they are.
 
-All of this depends on places in the text, not on where it was cut into pieces: any cutting gives the same blocks, and
-finished blocks and tail, joined, are the text. Blocks rendered one by one look as the whole does, apart from link
-definitions: they act on later blocks at once and on earlier ones in the final rendering.
+All of this depends on places in the text, not on where it was cut into pieces: any cutting gives the same
+blocks, and finished blocks and tail, joined, are the text. Blocks rendered one by one look as the whole does,
+apart from link definitions: they act on later blocks at once and on earlier ones in the final rendering.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ _ALWAYS, _ALWAYS_LINES = 2_048, 24  # characters and lines of tail that are pars
 _SIGNS = r"(?:[-+*>#]{1,6}[ ]+|\d{1,9}[.)][ ]+|\*\*|__|[*_\"'(\[`“„«])?"
 _DECIDED = re.compile(rf"[ ]*{_SIGNS}[^\W\d_]")
 _OPENER = re.compile(
-    r" *(?:```|~~~|\#{1,6}[ \t]|>|[-+*_](?:[ \t]|$)|\d{1,9}[.)](?:[ \t]|$)|\$\$|\\\[|\*\*\*|---|___|=+\s*$|--\s*$)"
+    r" *(?:```|~~~|\#{1,6}[ \t]|>|[-+*_](?:[ \t]|$)|\d{1,9}[.)](?:[ "
+    r"\t]|$)|\$\$|\\\[|\*\*\*|---|___|=+\s*$|--\s*$)"
 )
 _ENDS_LIST = re.compile(r" ?(?:`{3,}[^`]*$|~~~|\#{1,6}[ \t])")
 _AT_MARGIN = re.compile(r" ?(?![-+*\s]|\d{1,9}[.)](?:\s|$))\S")
@@ -54,7 +58,8 @@ class Splitter(Protocol):
         """What is not finished."""
 
     def shed(self, above: int) -> str:
-        """Where the tail is longer than `above`, gives away a part of it that can be shown by itself; "" otherwise."""
+        """Where the tail is longer than `above`, gives away a part of it that can be shown by itself; ""
+        otherwise."""
 
 
 class Lines:
@@ -107,18 +112,29 @@ class Blocks:
         return "".join(self._lines) + "".join(self._open)
 
     def shed(self, above: int) -> str:
-        """Cuts a long open block for the display's sake, so that what is drawn again and again stays short: a fence between
-        two lines (both parts get its opening line, so that pieces no longer join to the text), a list between two items,
-        whatever is twice as long at its end (the head of a table is kept). Never called, nothing changes."""
+        """Cuts a long open block for the display's sake, so that what is drawn again and again stays short: a
+        fence between two lines (both parts get its opening line, so that pieces no longer join to the text),
+        a list between two items, whatever is twice as long at its end (the head of a table is kept). Never
+        called, nothing changes."""
         line = "".join(self._open)
         cut = (line.rfind(" ") + 1 or len(line)) if len(line) > above else 0
         if self._fence:
             return self._shed_fence(line[:cut], line[cut:]) if cut or self._size > above else ""
-        at = next((i for i in range(len(self._lines) - 1, 0, -1) if _ITEM.match(self._lines[i])), 0) if self._in_list and self._size > above else 0
+        at = (
+            next((i for i in range(len(self._lines) - 1, 0, -1) if _ITEM.match(self._lines[i])), 0)
+            if self._in_list and self._size > above
+            else 0
+        )
         if not at and self._size + len(line) <= 2 * above:
             return ""
         piece = "".join(self._lines[:at] if at else [*self._lines, line[:cut]])
-        head = self._lines[:2] if len(self._lines) > 2 and _DIVIDER.fullmatch(self._lines[1]) and sum(map(len, self._lines[:2])) < above else []
+        head = (
+            self._lines[:2]
+            if len(self._lines) > 2
+            and _DIVIDER.fullmatch(self._lines[1])
+            and sum(map(len, self._lines[:2])) < above
+            else []
+        )
         self._open = [line] if at else [line[cut:]]
         self._keep("".join(self._lines[at:] if at else head))
         return piece

@@ -11,8 +11,16 @@ from typing import Any, Protocol
 class Port(Protocol):
     """Where displays go."""
 
-    def publish(self, data: Mapping[str, str], *, display_id: str | None = None, update: bool = False, metadata: Mapping[str, Any] | None = None) -> None:
-        """Shows a MIME bundle, or replaces the one that was shown under `display_id`; `metadata` is saved with it."""
+    def publish(
+        self,
+        data: Mapping[str, str],
+        *,
+        display_id: str | None = None,
+        update: bool = False,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Shows a MIME bundle, or replaces the one that was shown under `display_id`; `metadata` is saved
+        with it."""
 
     def clear(self, *, wait: bool) -> None:
         """Removes the cell's outputs; with `wait` when the next one comes."""
@@ -24,10 +32,20 @@ class KernelPort:
     def __init__(self, shell: Any) -> None:
         self._shell = shell
 
-    def publish(self, data: Mapping[str, str], *, display_id: str | None = None, update: bool = False, metadata: Mapping[str, Any] | None = None) -> None:
-        """Shows a MIME bundle, or replaces the one that was shown under `display_id`; `metadata` is saved with it."""
+    def publish(
+        self,
+        data: Mapping[str, str],
+        *,
+        display_id: str | None = None,
+        update: bool = False,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Shows a MIME bundle, or replaces the one that was shown under `display_id`; `metadata` is saved
+        with it."""
         transient = {"display_id": display_id} if display_id else {}
-        self._shell.display_pub.publish(data=dict(data), metadata=dict(metadata or {}), transient=transient, update=update)
+        self._shell.display_pub.publish(
+            data=dict(data), metadata=dict(metadata or {}), transient=transient, update=update
+        )
 
     def clear(self, *, wait: bool) -> None:
         """Removes the cell's outputs; with `wait` when the next one comes."""
@@ -35,13 +53,15 @@ class KernelPort:
 
 
 def where(shell: Any, render: str = "auto") -> str:
-    """How `shell` shows things, or as `render` says (live, final, plain, terminal): live in a front end that answers; only the
-    final form where nobody watches (nbclient, papermill, nbval, a cell under %%capture) and within an Output widget, which
-    updates do not reach; as text in a terminal."""
+    """How `shell` shows things, or as `render` says (live, final, plain, terminal): live in a front end that
+    answers; only the final form where nobody watches (nbclient, papermill, nbval, a cell under %%capture) and
+    within an Output widget, which updates do not reach; as text in a terminal."""
     from IPython.core.displaypub import CapturingDisplayPublisher
 
     kernel = getattr(shell, "kernel", None)
-    if isinstance(shell.display_pub, CapturingDisplayPublisher) or (kernel is not None and _in_output_widget(shell)):
+    if isinstance(shell.display_pub, CapturingDisplayPublisher) or (
+        kernel is not None and _in_output_widget(shell)
+    ):
         return "final"
     if render != "auto":
         return render
@@ -51,7 +71,8 @@ def where(shell: Any, render: str = "auto") -> str:
 
 
 def request(shell: Any) -> Mapping[str, Any]:
-    """The front end's message that is being answered; empty in a terminal, and where a kernel does not tell."""
+    """The front end's message that is being answered; empty in a terminal, and where a kernel does not
+    tell."""
     kernel = getattr(shell, "kernel", None)
     try:
         return kernel.get_parent("shell") or {} if kernel is not None else {}
@@ -60,9 +81,13 @@ def request(shell: Any) -> Mapping[str, Any]:
 
 
 def listen(hear: Callable[[dict[str, Any]], dict[str, Any]], *, listening: bool = True) -> None:
-    """Lets `hear` see every message of printed text, whatever thread prints, or no longer. ipykernel 6 cannot do that."""
+    """Lets `hear` see every message of printed text, whatever thread prints, or no longer. ipykernel 6 cannot
+    do that."""
     for out in (sys.stdout, sys.stderr):
-        sender, change = getattr(out, "pub_thread", None), getattr(out, "register_hook" if listening else "unregister_hook", None)
+        sender, change = (
+            getattr(out, "pub_thread", None),
+            getattr(out, "register_hook" if listening else "unregister_hook", None),
+        )
         if sender is not None and change is not None:
             sender.schedule(partial(change, hear))  # its hooks are those of the thread that sends
 

@@ -1,8 +1,10 @@
-"""Answers in columns, all growing at once in one display, and the static form in which they stay. One column is a grid of one.
+"""Answers in columns, all growing at once in one display, and the static form in which they stay. One column
+is a grid of one.
 
-Theory. Columns can only stand beside each other within one display, so a frame is all of them, and `Pace` says when one is
-due. While an answer grows, its column shows the end of it (the last blocks, _SHOWN characters at most), so that a frame
-has a bounded size however long the answers are. The final form replaces it once and holds everything.
+Theory. Columns can only stand beside each other within one display, so a frame is all of them, and `Pace`
+says when one is due. While an answer grows, its column shows the end of it (the last blocks, _SHOWN
+characters at most), so that a frame has a bounded size however long the answers are. The final form replaces
+it once and holds everything.
 """
 
 from __future__ import annotations
@@ -28,12 +30,24 @@ Column = tuple[str, Rendered]
 
 
 class Grid:
-    """Columns in a kernel's front end. mode: "live", "plain" (text alone), or "final" (nothing before the end). before:
-    columns that are over already and stand first. alone: as in LivePainter; where it is not, or other cells run
-    meanwhile, only the grid's own display changes. bar: buttons that stop a column, None for none."""
+    """Columns in a kernel's front end. mode: "live", "plain" (text alone), or "final" (nothing before the
+    end). before: columns that are over already and stand first. alone: as in LivePainter; where it is not, or
+    other cells run meanwhile, only the grid's own display changes. bar: buttons that stop a column, None for
+    none."""
 
-    def __init__(self, port: Port, states: Sequence[AnswerState], *, mode: str = "live", format: str = "md", before: Sequence[Ended] = (),
-                 alone: Callable[[], bool] = lambda: True, bar: StopButtons | None = None, budget: Budget | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        port: Port,
+        states: Sequence[AnswerState],
+        *,
+        mode: str = "live",
+        format: str = "md",
+        before: Sequence[Ended] = (),
+        alone: Callable[[], bool] = lambda: True,
+        bar: StopButtons | None = None,
+        budget: Budget | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._port, self._states, self._mode, self._format, self._clock = port, states, mode, format, clock
         self._before: list[Column] = [(e.label, e.line(format)) for e in before]
         self._ended = list(before)
@@ -58,7 +72,9 @@ class Grid:
             return
         size = ENVELOPE + max(self._size, 2_000)
         new = sum(s.chunks for s in self._states) - self._chunks
-        if self._pace.due(now, chunks=new, characters=40 * new, size=size) or self._pace.idle(now, every=1.0, size=size):
+        if self._pace.due(now, chunks=new, characters=40 * new, size=size) or self._pace.idle(
+            now, every=1.0, size=size
+        ):
             self._draw(now)
 
     def ended(self, column: int) -> None:
@@ -81,14 +97,20 @@ class Grid:
         update = self._shown and not self._alone()
         if self._shown and not update:
             self._port.clear(wait=True)
-        self._port.publish(bundle([(e.label, e.line(self._format)) for e in ended], html=self._mode != "plain"),
-                           metadata={"nbllm": [provenance(e.response) for e in ended]}, display_id=self._id if update else None, update=update)
+        self._port.publish(
+            bundle([(e.label, e.line(self._format)) for e in ended], html=self._mode != "plain"),
+            metadata={"nbllm": [provenance(e.response) for e in ended]},
+            display_id=self._id if update else None,
+            update=update,
+        )
         if self._bar is not None:
             self._bar.close(there=update)
 
     def give_up(self, text: str) -> None:
         """Leaves plain text, where the final form could not be drawn."""
-        self._port.publish({"text/plain": plain(text)}, display_id=self._id if self._shown else None, update=self._shown)
+        self._port.publish(
+            {"text/plain": plain(text)}, display_id=self._id if self._shown else None, update=self._shown
+        )
         if self._bar is not None:
             self._bar.close(there=True)
 
@@ -111,22 +133,34 @@ def growing(state: AnswerState, now: float) -> Rendered:
     lines, shown = [], state.end_of_text(_SHOWN)
     if state.thought and not shown:
         last = state.thought[-_THOUGHT:].strip()
-        lines.append(Rendered(f"<div class=nbllm-think>{plain_html(last)}</div>", f"[reasoning]\n{clean(last)}\n"))
+        lines.append(
+            Rendered(f"<div class=nbllm-think>{plain_html(last)}</div>", f"[reasoning]\n{clean(last)}\n")
+        )
     if shown:
-        lines.append(Rendered(to_html(shown, typeset=False) if state.format == "md" else plain_html(shown), clean(shown)))
-    lines += [call_rendered(clean(f"{name}({arguments[-_ARGUMENTS:]})")) for name, arguments in state.calls.values()]
+        lines.append(
+            Rendered(
+                to_html(shown, typeset=False) if state.format == "md" else plain_html(shown), clean(shown)
+            )
+        )
+    lines += [
+        call_rendered(clean(f"{name}({arguments[-_ARGUMENTS:]})")) for name, arguments in state.calls.values()
+    ]
     return joined([*lines, state.status_line(now)], between="\n")
 
 
 def grid(columns: Sequence[Column]) -> str:
     """The columns' HTML. Without styles (GitHub) they stand one below the other, each under its name."""
-    cells = "".join(f"<div class=nbllm-col><div class=nbllm-head><b>{escape(label)}</b></div>{line.html}</div>" for label, line in columns)
-    return f'<div class=nbllm-side style="grid-template-columns:repeat({len(columns)},minmax(15em,1fr))">{cells}</div>'
+    cells = "".join(
+        f"<div class=nbllm-col><div class=nbllm-head><b>{escape(label)}</b></div>{line.html}</div>"
+        for label, line in columns
+    )
+    return (
+        f"<div class=nbllm-side "
+        f'style="grid-template-columns:repeat({len(columns)},minmax(15em,1fr))">{cells}</div>'
+    )
 
 
 def bundle(columns: Sequence[Column], *, html: bool = True) -> dict[str, str]:
     """The MIME bundle of columns: HTML, and text that reads as Markdown."""
     text = plain("\n\n".join(f"## {clean(label)}\n\n{line.text.strip()}" for label, line in columns))
     return {**({"text/html": container(grid(columns), style=True)} if html else {}), "text/plain": text}
-
-

@@ -1,12 +1,15 @@
-"""Characters that hide: what is not to be seen, reorders text or smuggles it, made visible. One table for all that is shown
-and for code that goes into a cell.
+"""Characters that hide: what is not to be seen, reorders text or smuggles it, made visible. One table for all
+that is shown and for code that goes into a cell.
 
-Hidden is what Unicode calls a control, a format character, private use or unassigned, and a few letters and marks that
-are empty (`_EMPTY`). Line ends and tabs are not. Some of them do honest work in their own company, and only there they stay:
+Hidden is what Unicode calls a control, a format character, private use or unassigned, and a few letters and
+marks that are empty (`_EMPTY`). Line ends and tabs are not. Some of them do honest work in their own company,
+and only there they stay:
 
 - variation selectors and joiners in emoji, keycaps, the flags of England, Scotland and Wales;
-- joiners between letters of scripts that join (Arabic, the Indic ones ...), selectors after Chinese and Mongolian letters;
-- marks of direction (never overrides or isolates) beside a right-to-left letter, with at most a blank or sign between.
+- joiners between letters of scripts that join (Arabic, the Indic ones ...), selectors after Chinese and
+  Mongolian letters;
+- marks of direction (never overrides or isolates) beside a right-to-left letter, with at most a blank or sign
+  between.
 
 All else shows as ⟨U+200B⟩, C0 controls as their pictures.
 """
@@ -17,24 +20,34 @@ import re
 from functools import lru_cache
 from unicodedata import category
 
-_EMPTY = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0" + "".join(map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)])))
-_HARMLESS = frozenset("\t\n\r\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")  # or they have a form
-# Blocks in which new characters come with every Unicode: emoji and Chinese. Unassigned here, they may have a form there.
+_EMPTY = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0"
+    + "".join(map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]))
+)
+_HARMLESS = frozenset(
+    "\t\n\r\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+)  # or they have a form
+# Blocks in which new characters come with every Unicode: emoji and Chinese. Unassigned here, they may have a
+# form there.
 _GROWING = ((0x1F000, 0x1FAFF), (0x20000, 0x3FFFD))
 
-_EMOJI = "[\u00a9\u00ae\u203c\u2049\u2122\u2139\u2190-\u21ff\u2300-\u27bf\u2900-\u297f\u2b00-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff]"
+_EMOJI = "[\u00a9\u00ae\u203c\u2049\u2122\u2139\u2190-\u21ff\u2300-\u27bf\u2900-\u297f\u2b00-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff]"  # noqa: E501
 _TONE = "[\U0001f3fb-\U0001f3ff]?"
-_FLAGS = "|".join("".join(chr(0xE0000 + ord(letter)) for letter in name) for name in ("gbeng", "gbsct", "gbwls"))
-_JOINING = "\u0620-\u08ff\u0900-\u0dff\u0f00-\u109f\u1780-\u18af\u1900-\u1cff\ua840-\ua87f\ua8e0-\ua8ff\ua980-\ua9df\ufb50-\ufdff\ufe70-\ufefc\U00010a00-\U00011fff"
+_FLAGS = "|".join(
+    "".join(chr(0xE0000 + ord(letter)) for letter in name) for name in ("gbeng", "gbsct", "gbwls")
+)
+_JOINING = "\u0620-\u08ff\u0900-\u0dff\u0f00-\u109f\u1780-\u18af\u1900-\u1cff\ua840-\ua87f\ua8e0-\ua8ff\ua980-\ua9df\ufb50-\ufdff\ufe70-\ufefc\U00010a00-\U00011fff"  # noqa: E501
 _RIGHT_TO_LEFT = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001eeff"
 _HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
 # What stays, {hidden} being what is hidden elsewhere.
 _HONEST = (
     "[0-9#*]\ufe0f(?:\u20e3|\\Z)",
     f"\U0001f3f4(?:{_FLAGS})\U000e007f",
-    f"{_EMOJI}[\ufe0e\ufe0f]?{_TONE}(?:\u200d{_EMOJI}\ufe0f?{_TONE}){{0,9}}+(?:\u200d\\Z)?",  # at the end, more may come
+    # at the end, more may come
+    f"{_EMOJI}[\ufe0e\ufe0f]?{_TONE}(?:\u200d{_EMOJI}\ufe0f?{_TONE}){{0,9}}+(?:\u200d\\Z)?",
     f"(?<=[{_JOINING}])(?<![{{hidden}}])[\u200c\u200d](?![{{hidden}}])",
-    f"(?<=[{_RIGHT_TO_LEFT}])(?<![{{hidden}}])[\u061c\u200e\u200f]|(?<=[{_RIGHT_TO_LEFT}][ -/:-@])(?<![{{hidden}}].)[\u061c\u200e\u200f]"
+    f"(?<=[{_RIGHT_TO_LEFT}])(?<![{{hidden}}])[\u061c\u200e\u200f]|(?<=[{_RIGHT_TO_LEFT}][ "
+    f"-/:-@])(?<![{{hidden}}].)[\u061c\u200e\u200f]"
     f"|[\u061c\u200e\u200f](?=[{_RIGHT_TO_LEFT}])(?![{{hidden}}])",
     f"(?<=[{_HAN}])[\ufe00-\ufe02\U000e0100-\U000e01ef]",
     "(?<=[\u1820-\u18aa])[\u180b-\u180f]",
@@ -47,7 +60,8 @@ def clean(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """`clean` text with every line end as a newline: a bare carriage return would write over its line in a terminal."""
+    """`clean` text with every line end as a newline: a bare carriage return would write over its line in a
+    terminal."""
     return clean(text).replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -77,13 +91,20 @@ def _hidden_in(text: str) -> str:
 def _is_hidden(c: str) -> bool:
     if c in _EMPTY:
         return True
-    return category(c)[0] == "C" and c not in _HARMLESS and not any(first <= ord(c) <= last for first, last in _GROWING)
+    return (
+        category(c)[0] == "C"
+        and c not in _HARMLESS
+        and not any(first <= ord(c) <= last for first, last in _GROWING)
+    )
 
 
 @lru_cache(maxsize=64)
 def _pattern(hidden: str) -> re.Pattern[str]:
     letters = re.escape(hidden)
-    return re.compile("|".join(form.replace("{hidden}", letters) for form in _HONEST) + f"|(?P<hidden>[{letters}])", re.DOTALL)
+    return re.compile(
+        "|".join(form.replace("{hidden}", letters) for form in _HONEST) + f"|(?P<hidden>[{letters}])",
+        re.DOTALL,
+    )
 
 
 def _mark(c: str) -> str:

@@ -1,8 +1,8 @@
 """Colours for code blocks in few bytes: six classes of token, everything else plain.
 
-Lexers take the square of the length of some texts (ten thousand line ends in C: 3.5 s). So a lexer gets `_PIECE` characters
-at a time, cut where a line at the margin follows a blank one if there is such a place, and a block gets so many seconds;
-what is left then has no colours.
+Lexers take the square of the length of some texts (ten thousand line ends in C: 3.5 s). So a lexer gets
+`_PIECE` characters at a time, cut where a line at the margin follows a blank one if there is such a place,
+and a block gets so many seconds; what is left then has no colours.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pygments.lexer import Lexer
 
-# Languages that are highlighted: a closed list, because the label is the model's word and lexers are many and uneven.
+# Languages that are highlighted: a closed list, because the label is the model's word and lexers are many and
+# uneven.
 _LANGUAGES = """
-    bash c c++ cpp csharp c# css cython diff docker dockerfile fish fortran go graphql haskell html http ini java
-    javascript js json json5 jsonc jsx julia kotlin latex lua make makefile matlab nix objective-c ocaml perl php
-    powershell proto protobuf py py3 python python3 pycon r rb rs ruby rust sass scala scss sh shell sql svelte swift
-    tex toml ts tsx typescript vue xml yaml yml zig zsh console clojure elixir erlang dart
+    bash c c++ cpp csharp c# css cython diff docker dockerfile fish fortran go graphql haskell html http ini
+    java javascript js json json5 jsonc jsx julia kotlin latex lua make makefile matlab nix objective-c
+    ocaml perl php powershell proto protobuf py py3 python python3 pycon r rb rs ruby rust sass scala scss
+    sh shell sql svelte swift tex toml ts tsx typescript vue xml yaml yml zig zsh console clojure elixir
+    erlang dart
 """
 _PIECE = 1_500  # characters
 _BLANKS = re.compile(r"(\n(?:[ \t]*\n){3,})")
@@ -31,12 +33,23 @@ _MARGIN = re.compile(r"\n[ \t]*\n(?=\S)")
 _HIGHLIGHTED = frozenset(_LANGUAGES.split())
 # The first that is a prefix of a token's type names its class.
 _CLASSES = (
-    ("Token.Keyword", "k"), ("Token.Operator.Word", "k"), ("Token.Name.Tag", "k"),
-    ("Token.Literal.String", "s"), ("Token.Literal.Number", "n"), ("Token.Comment", "c"), ("Token.Generic.Output", "c"),
-    ("Token.Name.Function", "f"), ("Token.Name.Class", "f"), ("Token.Name.Decorator", "f"), ("Token.Name.Attribute", "f"),
-    ("Token.Name.Builtin", "b"), ("Token.Name.Exception", "b"),
-    ("Token.Generic.Deleted", "s"), ("Token.Generic.Inserted", "k"), ("Token.Generic.Heading", "f"),
-)  # fmt: skip
+    ("Token.Keyword", "k"),
+    ("Token.Operator.Word", "k"),
+    ("Token.Name.Tag", "k"),
+    ("Token.Literal.String", "s"),
+    ("Token.Literal.Number", "n"),
+    ("Token.Comment", "c"),
+    ("Token.Generic.Output", "c"),
+    ("Token.Name.Function", "f"),
+    ("Token.Name.Class", "f"),
+    ("Token.Name.Decorator", "f"),
+    ("Token.Name.Attribute", "f"),
+    ("Token.Name.Builtin", "b"),
+    ("Token.Name.Exception", "b"),
+    ("Token.Generic.Deleted", "s"),
+    ("Token.Generic.Inserted", "k"),
+    ("Token.Generic.Heading", "f"),
+)
 
 
 def label(info: str) -> str:
@@ -46,10 +59,13 @@ def label(info: str) -> str:
 
 
 def to_html(code: str, language: str, seconds: float = 1.0) -> str:
-    """`code` escaped, with a span around each token that has a colour; `language` is a label. Colours end after `seconds`
-    of this thread's time."""
+    """`code` escaped, with a span around each token that has a colour; `language` is a label. Colours end
+    after `seconds` of this thread's time."""
     lexer, until = _lexer(language.lower()), thread_time() + seconds
-    return "".join(_inked(piece, lexer) if lexer is not None and thread_time() < until else escape(piece, quote=False) for piece in _pieces(code))
+    return "".join(
+        _inked(piece, lexer) if lexer is not None and thread_time() < until else escape(piece, quote=False)
+        for piece in _pieces(code)
+    )
 
 
 def _pieces(code: str) -> Iterator[str]:
@@ -64,14 +80,17 @@ def _pieces(code: str) -> Iterator[str]:
 
 
 def _cut(code: str, start: int, end: int) -> int:
-    """Where to cut between `start` and `end`: before the last line at the margin behind a blank one, else after a line."""
+    """Where to cut between `start` and `end`: before the last line at the margin behind a blank one, else
+    after a line."""
     margins = [m.end() for m in _MARGIN.finditer(code, start + 1, end)]
     return margins[-1] if margins else code.rfind("\n", start, end) + 1 or end
 
 
 def _inked(code: str, lexer: Lexer) -> str:
     tokens = ((_class(str(kind)), text) for _, kind, text in lexer.get_tokens_unprocessed(code))
-    return "".join(_span(name, "".join(t for _, t in run)) for name, run in groupby(tokens, key=lambda t: t[0]))
+    return "".join(
+        _span(name, "".join(t for _, t in run)) for name, run in groupby(tokens, key=lambda t: t[0])
+    )
 
 
 def _span(name: str, text: str) -> str:

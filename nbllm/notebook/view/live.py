@@ -1,18 +1,22 @@
-"""Shows an answer while it grows, in few and small messages, and leaves exactly one output of its own. Main thread only.
+"""Shows an answer while it grows, in few and small messages, and leaves exactly one output of its own. Main
+thread only.
 
-Theory. The open end of the answer is the *tail*: one display that is updated. When enough blocks before it are
-finished, the tail is updated a last time to just those (they are *frozen*: never sent again, and a user's selection
-in them survives), and a new display below becomes the tail. The status line always stands at the tail's end. `Pace`
-says when a frame is due. Formulas stay source in the tail, because typesetting them anew at each frame would flicker.
-JupyterLab folds a cell's outputs away above 50, so the longer the answer, the more one display freezes.
+Theory. The open end of the answer is the *tail*: one display that is updated. When enough blocks before it
+are finished, the tail is updated a last time to just those (they are *frozen*: never sent again, and a user's
+selection in them survives), and a new display below becomes the tail. The status line always stands at the
+tail's end. `Pace` says when a frame is due. Formulas stay source in the tail, because typesetting them anew
+at each frame would flicker. JupyterLab folds a cell's outputs away above 50, so the longer the answer, the
+more one display freezes.
 
-At the end `clear_output(wait=True)` and one display of the final bundle replace all this in one step, without an
-empty moment between. Whoever saves the notebook before that has frozen blocks and a tail: plain static text.
+At the end `clear_output(wait=True)` and one display of the final bundle replace all this in one step, without
+an empty moment between. Whoever saves the notebook before that has frozen blocks and a tail: plain static
+text.
 
-Clearing takes everything that the cell has shown, so all this is for an answer that is *alone* in its cell. Elsewhere (in a
-loop, after a print, the second of two answers) nothing is frozen and nothing cleared: the whole answer is the tail, drawn
-as often as `Pace` allows, and its last update is the final form. Where something else is shown while blocks are frozen
-already (a thread prints, a library logs), the first of them becomes the final form, and the others become empty.
+Clearing takes everything that the cell has shown, so all this is for an answer that is *alone* in its cell.
+Elsewhere (in a loop, after a print, the second of two answers) nothing is frozen and nothing cleared: the
+whole answer is the tail, drawn as often as `Pace` allows, and its last update is the final form. Where
+something else is shown while blocks are frozen already (a thread prints, a library logs), the first of them
+becomes the final form, and the others become empty.
 """
 
 from __future__ import annotations
@@ -47,12 +51,20 @@ _TYPESET = " mathjax_process tex2jax_process"
 class LivePainter:
     """One answer in one cell: `start()` and `tick(now)` while it comes, `finish([outcome])` once.
 
-    Modes: "live" draws as told above; "plain" the same in text/plain alone; "final" draws nothing before `finish`.
-    alone: says whether the cell holds nothing else (by now), so that its outputs may be cleared.
+    Modes: "live" draws as told above; "plain" the same in text/plain alone; "final" draws nothing before
+    `finish`. alone: says whether the cell holds nothing else (by now), so that its outputs may be cleared.
     """
 
-    def __init__(self, port: Port, state: AnswerState, *, mode: Mode = "live", alone: Callable[[], bool] = lambda: True,
-                 budget: Budget | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        port: Port,
+        state: AnswerState,
+        *,
+        mode: Mode = "live",
+        alone: Callable[[], bool] = lambda: True,
+        budget: Budget | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._port, self._state, self._mode, self._clock, self._alone = port, state, mode, clock, alone
         self._display_id = self._styled_id = ""
         self._ended: list[str] = []  # the displays that are frozen
@@ -80,7 +92,8 @@ class LivePainter:
     def ended(self, column: int) -> None:
         """Nothing: `finish` comes next."""
 
-    # -- when and what to draw -----------------------------------------------------------------------------------------
+    # -- when and what to draw
+    # -----------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Draws, where a frame is due."""
@@ -91,13 +104,15 @@ class LivePainter:
         size = 2 * ENVELOPE + self._open_size() * self._ratio
         if (
             first
-            or self._pace.due(now, chunks=state.chunks - self._chunks, characters=state.total - self._total, size=size)
+            or self._pace.due(
+                now, chunks=state.chunks - self._chunks, characters=state.total - self._total, size=size
+            )
             or self._pace.idle(now, every=1.0 if waited < 10 else 5.0, size=size)
         ):
             self._draw(now)
 
     def _open_size(self) -> int:
-        new = sum(len(piece.source) for piece in self._state.pieces[self._rendered:])
+        new = sum(len(piece.source) for piece in self._state.pieces[self._rendered :])
         return len(self._state.splitter.tail()) + new + sum(len(line.text) for line in self._done)
 
     def _draw(self, now: float) -> None:
@@ -107,7 +122,7 @@ class LivePainter:
             self._forget()
             size = ENVELOPE
         state.shed(_LONG_TAIL)
-        self._done += [self._finished(piece) for piece in state.pieces[self._rendered:]]
+        self._done += [self._finished(piece) for piece in state.pieces[self._rendered :]]
         self._rendered = len(state.pieces)
         size += self._freeze()
         quiet = [Rendered(line.html.replace(_TYPESET, ""), line.text) for line in self._done]
@@ -119,9 +134,14 @@ class LivePainter:
         self._pace.sent(now, size, self._clock() - began)
 
     def _freeze(self) -> int:
-        """Ends the tail's display with the finished blocks, where they are many enough; gives the bytes that took."""
+        """Ends the tail's display with the finished blocks, where they are many enough; gives the bytes that
+        took."""
         length = sum(len(line.text) for line in self._done)
-        if length < max(_FREEZE, _FREEZE_SHARE * self._frozen) or len(self._ended) >= _MOST_DISPLAYS or not self._alone():
+        if (
+            length < max(_FREEZE, _FREEZE_SHARE * self._frozen)
+            or len(self._ended) >= _MOST_DISPLAYS
+            or not self._alone()
+        ):
             return 0
         size = self._publish(self._done)
         self._ended.append(self._display_id)
@@ -130,8 +150,8 @@ class LivePainter:
         return size
 
     def _withdraw(self) -> str:
-        """Takes back what was shown: all outputs of the cell are cleared when the next one comes; where they are not only ours,
-        one display is left, and its id is given."""
+        """Takes back what was shown: all outputs of the cell are cleared when the next one comes; where they
+        are not only ours, one display is left, and its id is given."""
         shown = [*self._ended, *filter(None, [self._display_id])]
         self._ended, self._display_id, self._styled_id = [], "", ""
         if shown and self._alone():
@@ -149,7 +169,9 @@ class LivePainter:
         self._styled_id = self._styled_id or self._display_id
         data = {"text/plain": "".join(line.text for line in lines)}
         if self._mode == "live":
-            data["text/html"] = container("".join(line.html for line in lines), style=self._display_id == self._styled_id)
+            data["text/html"] = container(
+                "".join(line.html for line in lines), style=self._display_id == self._styled_id
+            )
         self._port.publish(data, display_id=self._display_id, update=update)
         return ENVELOPE + sum(map(_wire_size, data.values()))
 
@@ -168,7 +190,9 @@ class LivePainter:
         source = state.splitter.tail()
         if state.thought:
             last = state.thought[-_THOUGHT:].strip()
-            lines.append(Rendered(f"<div class=nbllm-think>{plain_html(last)}</div>", f"[reasoning]\n{clean(last)}\n"))
+            lines.append(
+                Rendered(f"<div class=nbllm-think>{plain_html(last)}</div>", f"[reasoning]\n{clean(last)}\n")
+            )
         if source:
             lines.append(Rendered(self._open_html(source), clean(source)))
         for name, arguments in state.calls.values():
@@ -185,18 +209,28 @@ class LivePainter:
         line = self._state.status_line(now)
         return Rendered(line.html, f"\n\n{line.text}" if self._state.total else line.text)
 
-    # -- the end -------------------------------------------------------------------------------------------------------
+    # -- the end
+    # -------------------------------------------------------------------------------------------------------
 
     def finish(self, outcomes: Sequence[Ended]) -> None:
-        """Replaces all by the final form. Where an error came before anything else did, the error is all there is to see: the
-        cell's own where the answer is alone in it, which would come below other outputs elsewhere."""
+        """Replaces all by the final form. Where an error came before anything else did, the error is all
+        there is to see: the cell's own where the answer is alone in it, which would come below other outputs
+        elsewhere."""
         [ended] = outcomes
         place = self._withdraw()
         if ended.bare and not place and self._alone():
             return
-        line = joined(answer_lines(ended.response, error=ended.error)) if ended.bare else ended.line(self._state.format)
-        self._port.publish(bundle_of(line, html=self._mode != "plain"), display_id=place or None, update=bool(place),
-                           metadata={"nbllm": provenance(ended.response)})
+        line = (
+            joined(answer_lines(ended.response, error=ended.error))
+            if ended.bare
+            else ended.line(self._state.format)
+        )
+        self._port.publish(
+            bundle_of(line, html=self._mode != "plain"),
+            display_id=place or None,
+            update=bool(place),
+            metadata={"nbllm": provenance(ended.response)},
+        )
 
     def give_up(self, text: str) -> None:
         """Leaves plain text, where the final form could not be drawn."""

@@ -1,18 +1,21 @@
 """Markdown that nobody vouches for, made into HTML that cannot run, load or reach out.
 
-A live front end runs what an output's HTML says and does not clean Markdown either. So the model's words pass here:
-markdown-it parses them with raw HTML off (it is text like any other), and every tag is written by this file from a
-closed list. Of a model's own words only three things become an attribute: the address of a link, if it begins with
-http:, https: or mailto:; the number a list starts at; the language label of a code block, cut to letters. Pictures
-are never fetched; they show as links. Characters that reorder or hide text are made visible (`hidden`).
+A live front end runs what an output's HTML says and does not clean Markdown either. So the model's words pass
+here: markdown-it parses them with raw HTML off (it is text like any other), and every tag is written by this
+file from a closed list. Of a model's own words only three things become an attribute: the address of a link,
+if it begins with http:, https: or mailto:; the number a list starts at; the language label of a code block,
+cut to letters. Pictures are never fetched; they show as links. Characters that reorder or hide text are made
+visible (`hidden`).
 
-Every word shows, but for this closed list: the address of a link that can be followed or of a picture in a link (it is
-where the link leads), addresses of pictures that hold their own data, the language of a fence (it stands in its
-corner) and a single letter after it, numbers of list items after the first, `[x]` of tasks, names of entities and of TeX commands. So
-link definitions show (`block_rules`), titles and what a fence is called stand beside, links without a label show their address.
+Every word shows, but for this closed list: the address of a link that can be followed or of a picture in a
+link (it is where the link leads), addresses of pictures that hold their own data, the language of a fence (it
+stands in its corner) and a single letter after it, numbers of list items after the first, `[x]` of tasks,
+names of entities and of TeX commands. So link definitions show (`block_rules`), titles and what a fence is
+called stand beside, links without a label show their address.
 
-Front ends typeset TeX in HTML outputs on their own ($5 and $10 would be a formula). The container around our HTML
-(`look.container`) turns that off by class; `tex` finds the real formulas and turns it on for each of them alone.
+Front ends typeset TeX in HTML outputs on their own ($5 and $10 would be a formula). The container around our
+HTML (`look.container`) turns that off by class; `tex` finds the real formulas and turns it on for each of
+them alone.
 """
 
 from __future__ import annotations
@@ -44,14 +47,21 @@ _SUMMARY = "<details class=nbllm-think><summary>{}</summary>\n{}</details>\n"
 
 
 def to_html(source: str, *, references: Env | None = None, typeset: bool = True, ink: int = INK_LIMIT) -> str:
-    """Safe HTML for Markdown. `references` keeps link definitions from one piece of a text to the next; without
-    `typeset` formulas stay source; code blocks above `ink` characters are not highlighted."""
-    env: Env = {"references": {} if references is None else references, "typeset": typeset, "ink": ink, "seconds": _SECONDS}
+    """Safe HTML for Markdown. `references` keeps link definitions from one piece of a text to the next;
+    without `typeset` formulas stay source; code blocks above `ink` characters are not highlighted."""
+    env: Env = {
+        "references": {} if references is None else references,
+        "typeset": typeset,
+        "ink": ink,
+        "seconds": _SECONDS,
+    }
     try:
         html = clean(str(parser().render(clean(source), env)))  # an entity may stand for a hidden character
     except Exception:  # noqa: BLE001  # an answer must show, whatever it does to the parser
         return plain_html(source)
-    return html if len(html) <= 5 * len(source) + 8_000 else plain_html(source)  # nothing but tags: empty cells
+    return (
+        html if len(html) <= 5 * len(source) + 8_000 else plain_html(source)
+    )  # nothing but tags: empty cells
 
 
 def plain_html(source: str) -> str:
@@ -60,14 +70,18 @@ def plain_html(source: str) -> str:
 
 
 def code_html(source: str, language: str = "", *, ink: int = INK_LIMIT, seconds: float = _SECONDS) -> str:
-    """Safe HTML for a code block; `language` is the model's own word for it. Above `ink` characters, and after so many
-    `seconds`, it has no colours."""
+    """Safe HTML for a code block; `language` is the model's own word for it. Above `ink` characters, and
+    after so many `seconds`, it has no colours."""
     label = highlight.label(language)
     escaped = escape(source, quote=False)
     inked = highlight.to_html(source, label, seconds) if len(source) <= ink else escaped
     if len(inked) > 4 * len(source) + 4_000:  # nothing but tiny tokens
         inked = escaped
-    return f'<pre data-lang="{label}"><code>{inked}</code></pre>\n' if label else f"<pre><code>{inked}</code></pre>\n"
+    return (
+        f'<pre data-lang="{label}"><code>{inked}</code></pre>\n'
+        if label
+        else f"<pre><code>{inked}</code></pre>\n"
+    )
 
 
 def reasoning_html(source: str, summary: str = "Reasoning") -> str:
@@ -92,7 +106,8 @@ def outline(source: str, env: Env) -> list[Token]:
 
 @lru_cache(maxsize=1)
 def parser() -> MarkdownIt:
-    """The one Markdown parser: CommonMark without HTML, with tables, strikethrough, task lists and formulas."""
+    """The one Markdown parser: CommonMark without HTML, with tables, strikethrough, task lists and
+    formulas."""
     from markdown_it import MarkdownIt
     from markdown_it.renderer import RendererHTML
 
@@ -100,7 +115,8 @@ def parser() -> MarkdownIt:
     md.enable(["table", "strikethrough"])
     md.disable(["html_block", "html_inline"])
     block_rules.add_to(md, _SAFE_LINK.match)
-    md.validateLink = lambda url: True  # type: ignore[method-assign]  # the renderer decides, so that nothing is lost
+    # the renderer decides, so that nothing is lost
+    md.validateLink = lambda url: True  # type: ignore[method-assign]
     math.add_to(md)
     md.core.ruler.after("inline", "tasks", _tasks)
     md.core.ruler.after("inline", "links", _links)
@@ -148,7 +164,13 @@ def _tag(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     kind = token.type.removesuffix("_open").removesuffix("_close")
     name = f"h{min(int(token.tag[1]) + 2, 6)}" if kind == "heading" else _TAGS.get(kind)
     if token.hidden:  # a paragraph of a tight list
-        return "\n" if token.nesting == -1 and index + 1 < len(tokens) and not tokens[index + 1].type.endswith("_close") else ""
+        return (
+            "\n"
+            if token.nesting == -1
+            and index + 1 < len(tokens)
+            and not tokens[index + 1].type.endswith("_close")
+            else ""
+        )
     if name is None:
         return escape(token.content, quote=False)
     if token.nesting == -1:
@@ -166,9 +188,9 @@ def _attributes(token: Token) -> str:
 
 
 def _links(state: Any) -> None:
-    """Decides about each link and picture whether it may be followed: its address is safe, and no other link is around
-    it (an address in angle brackets may stand in a link's label; tags of links cannot nest). A long address that is used
-    again and again is left out in the end."""
+    """Decides about each link and picture whether it may be followed: its address is safe, and no other link
+    is around it (an address in angle brackets may stand in a link's label; tags of links cannot nest). A long
+    address that is used again and again is left out in the end."""
     left = 4 * len(state.src) + 2_000
     for inline in state.tokens:
         tokens: Sequence[Token] = inline.children or () if inline.type == "inline" else ()
@@ -179,10 +201,17 @@ def _links(state: Any) -> None:
                 tokens[at].meta["label"] = "".join(t.content for t in tokens[at:i]).strip()
                 token.meta.update(tokens[at].meta)
             elif token.type in ("link_open", "image"):
-                url, title = str(token.attrs["href" if token.type == "link_open" else "src"]), str(token.attrs.get("title", ""))
+                url, title = (
+                    str(token.attrs["href" if token.type == "link_open" else "src"]),
+                    str(token.attrs.get("title", "")),
+                )
                 left -= len(url) + len(title)
-                token.meta.update(url=url if left > 0 else "", title=title if left > 0 else "", inside=bool(opened),
-                                  follow=not opened and left > 0 and bool(_SAFE_LINK.match(url)))
+                token.meta.update(
+                    url=url if left > 0 else "",
+                    title=title if left > 0 else "",
+                    inside=bool(opened),
+                    follow=not opened and left > 0 and bool(_SAFE_LINK.match(url)),
+                )
                 if token.type == "link_open":
                     opened.append(i)
 
@@ -210,12 +239,15 @@ def _aside(url: str, title: str) -> str:
 
 
 def _image(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
-    """A picture is never fetched: it shows as a link, or as a label where its address is not one to follow."""
+    """A picture is never fetched: it shows as a link, or as a label where its address is not one to
+    follow."""
     meta = tokens[index].meta
     label = f"🖼 {escape(tokens[index].content or 'image', quote=False)}"
     if meta["follow"]:
         return f"{_anchor(meta['url'])}{label}</a>{_aside('', meta['title'])}"
-    return label + _aside("" if meta["inside"] or meta["url"].startswith("data:") else meta["url"], meta["title"])
+    return label + _aside(
+        "" if meta["inside"] or meta["url"].startswith("data:") else meta["url"], meta["title"]
+    )
 
 
 def _text(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:

@@ -1,14 +1,14 @@
 r"""Formulas in Markdown: which `$` begin one, and which formulas a front end may typeset.
 
-Inline is `$...$` by pandoc's rule (the opening dollar stands before and the closing one after something that is no
-space, and no digit follows the closing one), `\(...\)`, and `$$...$$` or `\[...\]` within a line. A block begins a line
-with `$$` or `\[` and ends a line with its match, without a blank line between. Money is not math: an opening dollar
-after a letter or digit, or before a number with a word behind it, is a dollar.
+Inline is `$...$` by pandoc's rule (the opening dollar stands before and the closing one after something that
+is no space, and no digit follows the closing one), `\(...\)`, and `$$...$$` or `\[...\]` within a line. A
+block begins a line with `$$` or `\[` and ends a line with its match, without a blank line between. Money is
+not math: an opening dollar after a letter or digit, or before a number with a word behind it, is a dollar.
 
-TeX can carry addresses, styles, ids and definitions that outlive their formula, draw outside its box (over our figures) and
-hide words, and front ends differ in what they let through. So a formula is typeset where all of its commands and
-environments are known to do nothing but show (`_HARMLESS`), at sizes and distances that stay in the box; any other is
-shown as its source.
+TeX can carry addresses, styles, ids and definitions that outlive their formula, draw outside its box (over
+our figures) and hide words, and front ends differ in what they let through. So a formula is typeset where all
+of its commands and environments are known to do nothing but show (`_HARMLESS`), at sizes and distances that
+stay in the box; any other is shown as its source.
 """
 
 from __future__ import annotations
@@ -26,42 +26,52 @@ if TYPE_CHECKING:
 
 _LONGEST = 5_000  # characters of one formula
 _MOST_LINES = 100
-# What only shows: letters, signs, operators, arrows, brackets, functions, accents, fonts and what arranges them. Nothing that
-# moves up, down or back, hides, sizes freely, defines, links, names or styles.
+# What only shows: letters, signs, operators, arrows, brackets, functions, accents, fonts and what arranges
+# them. Nothing that moves up, down or back, hides, sizes freely, defines, links, names or styles.
 _WORDS = """
-    alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa varkappa lambda mu nu xi omicron pi varpi rho varrho sigma
-    varsigma tau upsilon phi varphi chi psi omega digamma Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega varGamma varDelta
-    varTheta varLambda varXi varPi varSigma varUpsilon varPhi varPsi varOmega aleph beth gimel daleth hbar hslash ell wp Re Im partial nabla
-    infty imath jmath eth mho Finv Game complement Bbbk emptyset varnothing prime backprime angle measuredangle sphericalangle triangle
-    square blacksquare Box Diamond lozenge blacklozenge bigstar bigcirc star ast circ bullet cdot cdotp ldotp dots ldots cdots vdots ddots
-    dotsb dotsc dotsi dotsm dotso top bot flat natural sharp clubsuit diamondsuit heartsuit spadesuit checkmark maltese dag ddag dagger
-    ddagger S P copyright circledR circledS pounds yen euro degree backslash lbrace rbrace lbrack rbrack vert Vert lvert rvert lVert rVert
-    langle rangle lceil rceil lfloor rfloor lgroup rgroup lmoustache rmoustache ulcorner urcorner llcorner lrcorner colon semicolon surd
-    pm mp times div cup cap sqcup sqcap uplus vee wedge lor land lnot neg oplus ominus otimes oslash odot wr amalg setminus smallsetminus
-    bigtriangleup bigtriangledown triangleleft triangleright trianglelefteq trianglerighteq ltimes rtimes bowtie Join dotplus
-    boxplus boxminus boxtimes boxdot barwedge veebar doublebarwedge curlyvee curlywedge intercal divideontimes centerdot circledast circledcirc
-    leq le geq ge neq ne lt gt ll gg lll ggg leqq geqq leqslant geqslant lesssim gtrsim lessgtr gtrless equiv sim simeq approx cong approxeq
-    doteq asymp propto varpropto models vdash dashv Vdash vDash Vvdash prec succ preceq succeq precsim succsim subset supset subseteq
-    supseteq subsetneq supsetneq nsubseteq nsupseteq sqsubset sqsupset sqsubseteq sqsupseteq Subset Supset in ni notin owns mid nmid parallel
-    nparallel perp smile frown forall exists nexists therefore because triangleq coloneqq eqqcolon coloneq eqcolon bumpeq circeq eqcirc
-    nleq ngeq nless ngtr nsim ncong nprec nsucc nvdash nvDash backsim between pitchfork thicksim thickapprox not
-    to gets leftarrow rightarrow Leftarrow Rightarrow leftrightarrow Leftrightarrow longleftarrow longrightarrow Longleftarrow Longrightarrow
-    longleftrightarrow Longleftrightarrow mapsto longmapsto hookleftarrow hookrightarrow leftharpoonup leftharpoondown rightharpoonup
-    rightharpoondown rightleftharpoons leftrightharpoons uparrow downarrow Uparrow Downarrow updownarrow Updownarrow nearrow searrow swarrow
-    nwarrow leadsto rightsquigarrow twoheadrightarrow twoheadleftarrow leftrightarrows rightleftarrows leftleftarrows rightrightarrows
-    upharpoonright restriction curvearrowleft curvearrowright circlearrowleft circlearrowright iff implies impliedby nleftarrow nrightarrow nRightarrow
-    nLeftarrow multimap Lsh Rsh dashrightarrow dashleftarrow xleftarrow xrightarrow xleftrightarrow xRightarrow xLeftarrow xmapsto
-    sum prod coprod int iint iiint oint oiint intop bigcup bigcap bigsqcup bigvee bigwedge bigoplus bigotimes bigodot biguplus
-    arccos arcsin arctan arg cos cosh cot coth csc deg det dim exp gcd hom inf inj lim liminf limsup lg ln log max min Pr proj sec sin
-    sinh sup tan tanh ker injlim projlim varliminf varlimsup bmod mod pmod pod operatorname
-    hat widehat check widecheck tilde widetilde acute grave dot ddot dddot ddddot breve bar vec mathring overline underline overbrace underbrace
-    overbracket underbracket overrightarrow overleftarrow overleftrightarrow underrightarrow underleftarrow overset underset stackrel overparen
-    mathrm mathbf mathit mathsf mathtt mathcal mathbb mathfrak mathscr mathnormal mathbfit boldsymbol bm pmb rm bf it sf tt cal bold text textrm textbf
-    textit textsf texttt textnormal emph mbox hbox symbf symbb symrm Bbb frak scr
-    frac dfrac tfrac cfrac sqrt root of over choose atop binom dbinom tbinom substack sideset boxed fbox left right middle big Big bigg Bigg bigl Bigl
-    biggl Biggl bigr Bigr biggr Biggr bigm Bigm biggm Biggm limits nolimits displaylimits displaystyle textstyle scriptstyle mathop mathbin
-    mathrel mathord mathopen mathclose mathpunct mathinner quad qquad enspace thinspace medspace thickspace space nobreakspace
-    hline newline nonumber notag tag ce bra ket braket Bra Ket Braket set Set cancel bcancel xcancel strut mathstrut letter
+    alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa varkappa lambda mu nu xi
+    omicron pi varpi rho varrho sigma varsigma tau upsilon phi varphi chi psi omega digamma Gamma Delta
+    Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega varGamma varDelta varTheta varLambda varXi varPi varSigma
+    varUpsilon varPhi varPsi varOmega aleph beth gimel daleth hbar hslash ell wp Re Im partial nabla infty
+    imath jmath eth mho Finv Game complement Bbbk emptyset varnothing prime backprime angle measuredangle
+    sphericalangle triangle square blacksquare Box Diamond lozenge blacklozenge bigstar bigcirc star ast
+    circ bullet cdot cdotp ldotp dots ldots cdots vdots ddots dotsb dotsc dotsi dotsm dotso top bot flat
+    natural sharp clubsuit diamondsuit heartsuit spadesuit checkmark maltese dag ddag dagger ddagger S P
+    copyright circledR circledS pounds yen euro degree backslash lbrace rbrace lbrack rbrack vert Vert lvert
+    rvert lVert rVert langle rangle lceil rceil lfloor rfloor lgroup rgroup lmoustache rmoustache ulcorner
+    urcorner llcorner lrcorner colon semicolon surd pm mp times div cup cap sqcup sqcap uplus vee wedge lor
+    land lnot neg oplus ominus otimes oslash odot wr amalg setminus smallsetminus bigtriangleup
+    bigtriangledown triangleleft triangleright trianglelefteq trianglerighteq ltimes rtimes bowtie Join
+    dotplus boxplus boxminus boxtimes boxdot barwedge veebar doublebarwedge curlyvee curlywedge intercal
+    divideontimes centerdot circledast circledcirc leq le geq ge neq ne lt gt ll gg lll ggg leqq geqq
+    leqslant geqslant lesssim gtrsim lessgtr gtrless equiv sim simeq approx cong approxeq doteq asymp propto
+    varpropto models vdash dashv Vdash vDash Vvdash prec succ preceq succeq precsim succsim subset supset
+    subseteq supseteq subsetneq supsetneq nsubseteq nsupseteq sqsubset sqsupset sqsubseteq sqsupseteq Subset
+    Supset in ni notin owns mid nmid parallel nparallel perp smile frown forall exists nexists therefore
+    because triangleq coloneqq eqqcolon coloneq eqcolon bumpeq circeq eqcirc nleq ngeq nless ngtr nsim ncong
+    nprec nsucc nvdash nvDash backsim between pitchfork thicksim thickapprox not to gets leftarrow
+    rightarrow Leftarrow Rightarrow leftrightarrow Leftrightarrow longleftarrow longrightarrow Longleftarrow
+    Longrightarrow longleftrightarrow Longleftrightarrow mapsto longmapsto hookleftarrow hookrightarrow
+    leftharpoonup leftharpoondown rightharpoonup rightharpoondown rightleftharpoons leftrightharpoons
+    uparrow downarrow Uparrow Downarrow updownarrow Updownarrow nearrow searrow swarrow nwarrow leadsto
+    rightsquigarrow twoheadrightarrow twoheadleftarrow leftrightarrows rightleftarrows leftleftarrows
+    rightrightarrows upharpoonright restriction curvearrowleft curvearrowright circlearrowleft
+    circlearrowright iff implies impliedby nleftarrow nrightarrow nRightarrow nLeftarrow multimap Lsh Rsh
+    dashrightarrow dashleftarrow xleftarrow xrightarrow xleftrightarrow xRightarrow xLeftarrow xmapsto sum
+    prod coprod int iint iiint oint oiint intop bigcup bigcap bigsqcup bigvee bigwedge bigoplus bigotimes
+    bigodot biguplus arccos arcsin arctan arg cos cosh cot coth csc deg det dim exp gcd hom inf inj lim
+    liminf limsup lg ln log max min Pr proj sec sin sinh sup tan tanh ker injlim projlim varliminf varlimsup
+    bmod mod pmod pod operatorname hat widehat check widecheck tilde widetilde acute grave dot ddot dddot
+    ddddot breve bar vec mathring overline underline overbrace underbrace overbracket underbracket
+    overrightarrow overleftarrow overleftrightarrow underrightarrow underleftarrow overset underset stackrel
+    overparen mathrm mathbf mathit mathsf mathtt mathcal mathbb mathfrak mathscr mathnormal mathbfit
+    boldsymbol bm pmb rm bf it sf tt cal bold text textrm textbf textit textsf texttt textnormal emph mbox
+    hbox symbf symbb symrm Bbb frak scr frac dfrac tfrac cfrac sqrt root of over choose atop binom dbinom
+    tbinom substack sideset boxed fbox left right middle big Big bigg Bigg bigl Bigl biggl Biggl bigr Bigr
+    biggr Biggr bigm Bigm biggm Biggm limits nolimits displaylimits displaystyle textstyle scriptstyle
+    mathop mathbin mathrel mathord mathopen mathclose mathpunct mathinner quad qquad enspace thinspace
+    medspace thickspace space nobreakspace hline newline nonumber notag tag ce bra ket braket Bra Ket Braket
+    set Set cancel bcancel xcancel strut mathstrut letter
 """
 _HARMLESS = frozenset(_WORDS.split())
 _ENVIRONMENTS = (
@@ -76,10 +86,19 @@ _COMMAND = re.compile(
     rf"|\\\\\*?(?:\s*\[{_LENGTH}\]|(?!\s*\*?\s*\[))|\\(?P<name>[A-Za-z]+)\*?|\\[^A-Za-z\\]"
 )
 _ANY = re.compile(r"\\(?:[A-Za-z]+|[\s\S]|\Z)")
-# What else a formula must not have: columns with anything but letters and lines, options, a comment (it hides words), HTML.
-_MORE = tuple(map(re.compile, (
-    r"\\begin\s*\{(?:array|subarray)\}(?!\s*(?:\[[tcb]\]\s*)?\{[lcr|:\s]*\})", r"\\[bx]?cancel(?!\s*\{)", r"(?<!\\)(?:\\\\)*%", r"<\s*/?\s*tex-html",
-)))
+# What else a formula must not have: columns with anything but letters and lines, options, a comment (it hides
+# words), HTML.
+_MORE = tuple(
+    map(
+        re.compile,
+        (
+            r"\\begin\s*\{(?:array|subarray)\}(?!\s*(?:\[[tcb]\]\s*)?\{[lcr|:\s]*\})",
+            r"\\[bx]?cancel(?!\s*\{)",
+            r"(?<!\\)(?:\\\\)*%",
+            r"<\s*/?\s*tex-html",
+        ),
+    )
+)
 _MOST_BACK = 8  # thin negative spaces
 _MONEY = re.compile(r"\d[\d.,]*\s*(?:[-–]\s*|(?:k|m|bn|%)?\s+)[^\W\d_]{2,}")
 _CLOSING = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$"}
@@ -89,7 +108,9 @@ _BLOCK = ("$$", "\\[")
 def add_to(md: MarkdownIt) -> None:
     """Teaches the parser formulas."""
     md.inline.ruler.before("escape", "math_inline", _inline)
-    md.block.ruler.before("fence", "math_block", _block, {"alt": ["paragraph", "reference", "blockquote", "list"]})
+    md.block.ruler.before(
+        "fence", "math_block", _block, {"alt": ["paragraph", "reference", "blockquote", "list"]}
+    )
 
 
 def _inline(state: StateInline, silent: bool) -> bool:
@@ -131,7 +152,13 @@ def _end(text: str, start: int, opening: str) -> int:
 
 def _is_inline(text: str, start: int, end: int, content: str) -> bool:
     before, after = text[start - 1 : start], text[end + 1 : end + 2]
-    return not (content[0].isspace() or content[-1].isspace() or after.isdigit() or before.isalnum() or _MONEY.match(content))
+    return not (
+        content[0].isspace()
+        or content[-1].isspace()
+        or after.isdigit()
+        or before.isalnum()
+        or _MONEY.match(content)
+    )
 
 
 def _find(text: str, closing: str, begin: int) -> int:
@@ -146,7 +173,8 @@ def _find(text: str, closing: str, begin: int) -> int:
 
 
 def _block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """A formula on lines of its own. While a text still grows (`env["growing"]`), one that is not yet closed counts."""
+    """A formula on lines of its own. While a text still grows (`env["growing"]`), one that is not yet closed
+    counts."""
     first = _line(state, start)
     opening = first[:2]
     if opening not in _BLOCK or state.is_code_block(start):
@@ -174,13 +202,16 @@ def _line(state: StateBlock, number: int) -> str:
 
 
 def _last_line(state: StateBlock, start: int, end: int, closing: str) -> int | None:
-    """The line that closes the formula at its end; None where it closes elsewhere (the inline rule's) or not at all."""
+    """The line that closes the formula at its end; None where it closes elsewhere (the inline rule's) or not
+    at all."""
     for number in range(start, min(end, start + _MOST_LINES)):
         line = _line(state, number)[2 if number == start else 0 :]
         if number != start and (not _continues(state, number) or line.startswith("\\[")):
             return None  # one that begins inside is none: so every line is looked at by one opening line only
         if closing in line:
-            ends = line.endswith(closing) and line.count(closing) == 1 and (line != closing or number != start)
+            ends = (
+                line.endswith(closing) and line.count(closing) == 1 and (line != closing or number != start)
+            )
             return number if ends else None
     return None
 
@@ -194,7 +225,10 @@ def _may_close(state: StateBlock, start: int, end: int) -> bool:
     closing = _CLOSING[_line(state, start)[:2]]
     if end != state.lineMax or end - start > _MOST_LINES:
         return False
-    return all(_continues(state, n) and closing not in (line := _line(state, n)) and not line.startswith("\\[") for n in range(start + 1, end))
+    return all(
+        _continues(state, n) and closing not in (line := _line(state, n)) and not line.startswith("\\[")
+        for n in range(start + 1, end)
+    )
 
 
 def inline_html(tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:

@@ -1,8 +1,10 @@
-"""What there is of one answer while it comes: the fold of its events for the screen. Painters draw it; nothing is drawn here.
+"""What there is of one answer while it comes: the fold of its events for the screen. Painters draw it;
+nothing is drawn here.
 
-Theory. A piece (a block of Markdown, a line of text, a finished thought) is final as soon as the next one has begun, so
-the state holds finished pieces, which never change, and an open end, which is drawn again and again. All painters take
-their words from here: what stands while waiting, the figures, a retry that is told. So they agree.
+Theory. A piece (a block of Markdown, a line of text, a finished thought) is final as soon as the next one has
+begun, so the state holds finished pieces, which never change, and an open end, which is drawn again and
+again. All painters take their words from here: what stands while waiting, the figures, a retry that is told.
+So they agree.
 """
 
 from __future__ import annotations
@@ -11,7 +13,17 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Literal
 
-from ...core.events import Event, MediaDelta, Notice, ReasoningDelta, Restarted, Started, TextDelta, ToolCallDelta, UsageReport
+from ...core.events import (
+    Event,
+    MediaDelta,
+    Notice,
+    ReasoningDelta,
+    Restarted,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    UsageReport,
+)
 from ...core.messages import caption
 from .blocks import Blocks, Lines, Splitter
 from .hidden import clean
@@ -22,7 +34,8 @@ _TOLD = frozenset({"retry", "warning", "refusal"})  # kinds of notices that stan
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A finished part of an answer: its source, and what it is (text, thought, or a note of ours on a picture or a file)."""
+    """A finished part of an answer: its source, and what it is (text, thought, or a note of ours on a picture
+    or a file)."""
 
     source: str
     kind: Literal["text", "thought", "note"] = "text"
@@ -30,9 +43,9 @@ class Piece:
 
 @dataclass(slots=True)
 class AnswerState:
-    """One answer so far. label: what stands above its column. began, first, ended: perf_counter seconds; `first` is the
-    arrival of the first token. total: characters of text, reasoning and calls. chunks: events that changed what is
-    shown. restarts: how often what had come became void."""
+    """One answer so far. label: what stands above its column. began, first, ended: perf_counter seconds;
+    `first` is the arrival of the first token. total: characters of text, reasoning and calls. chunks: events
+    that changed what is shown. restarts: how often what had come became void."""
 
     label: str
     began: float
@@ -73,7 +86,9 @@ class AnswerState:
                 call[0] += name or ""
                 call[1] += arguments
                 self._grew(arguments or name or "", at)
-            case MediaDelta(part, append=append) if not append:  # sound comes in pieces beside its words: it is told at the end
+            case MediaDelta(part, append=append) if (
+                not append
+            ):  # sound comes in pieces beside its words: it is told at the end
                 self._media(caption(part), at)
             case UsageReport():
                 self.report = event
@@ -128,12 +143,14 @@ class AnswerState:
             self.first = at
 
     def shed(self, above: int) -> None:
-        """Makes a part of an open block that is longer than `above` characters a piece, so that it is drawn once."""
+        """Makes a part of an open block that is longer than `above` characters a piece, so that it is drawn
+        once."""
         if part := self.splitter.shed(above):
             self.pieces.append(Piece(part))
 
     def end_of_text(self, most: int) -> str:
-        """The last blocks of the text and its open end, in about `most` characters; what is no text stands as its words."""
+        """The last blocks of the text and its open end, in about `most` characters; what is no text stands as
+        its words."""
         self.shed(most)
         found, size, cut = [self.splitter.tail()], len(self.splitter.tail()), False
         for piece in reversed(self.pieces):
@@ -151,7 +168,11 @@ class AnswerState:
         if self.first is None:
             items = ["waiting for the first token…" + (f" {elapsed:.0f} s" if elapsed >= 1 else "")]
         else:
-            items = [f"{seconds(self.first - self.began)} to first token", seconds(elapsed), f"{made(self.report, self.total)} tokens"]
+            items = [
+                f"{seconds(self.first - self.began)} to first token",
+                seconds(elapsed),
+                f"{made(self.report, self.total)} tokens",
+            ]
         return clean(" · ".join(filter(None, (self.model, *items, self.notice))))
 
     def status_line(self, now: float) -> Rendered:

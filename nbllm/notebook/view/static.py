@@ -1,7 +1,7 @@
 """The form in which an answer stays in the notebook: safe HTML, its plain-text twin, and a line of figures.
 
-Reasoning is collapsed, tool calls and refusals are shown, an answer that did not end by itself says so, and what the
-simulator made is labelled. Both forms say the same.
+Reasoning is collapsed, tool calls and refusals are shown, an answer that did not end by itself says so, and
+what the simulator made is labelled. Both forms say the same.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ T = TypeVar("T")
 
 
 def _surely(instead: Callable[..., T]) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """For what is said about an answer that is there: where a provider's odd figure or words make that impossible, what
-    `instead` gives for the error and the same arguments."""
+    """For what is said about an answer that is there: where a provider's odd figure or words make that
+    impossible, what `instead` gives for the error and the same arguments."""
 
     def wrap(work: Callable[P, T]) -> Callable[P, T]:
         @wraps(work)
@@ -70,7 +70,8 @@ _ENDINGS: dict[FinishReason | None, str] = {
 }
 
 
-# -- figures -----------------------------------------------------------------------------------------------------------
+# -- figures
+# -----------------------------------------------------------------------------------------------------------
 
 
 def seconds(value: float | None) -> str:
@@ -110,7 +111,8 @@ def about(characters: int) -> str:
 
 
 def made(report: UsageReport | None, characters: int) -> str:
-    """310, where the provider has counted an answer to its end; before that ≈ 310, by what came or what it counted so far."""
+    """310, where the provider has counted an answer to its end; before that ≈ 310, by what came or what it
+    counted so far."""
     so_far = (report.usage.output_tokens if report else None) or 0
     if report is not None and report.final and so_far:
         return count(so_far)
@@ -118,7 +120,8 @@ def made(report: UsageReport | None, characters: int) -> str:
 
 
 def tokens(usage: Usage | None, characters: int = 0) -> str:
-    """12 (8 cached) → 240 (100 reasoning) tokens; ≈ 240 by the `characters` that came, where nobody counted them."""
+    """12 (8 cached) → 240 (100 reasoning) tokens; ≈ 240 by the `characters` that came, where nobody counted
+    them."""
     u = usage or Usage()
     cached = f" ({count(u.cache_read_tokens)} cached)" if u.cache_read_tokens else ""
     thought = f" ({count(u.reasoning_tokens)} reasoning)" if u.reasoning_tokens else ""
@@ -128,7 +131,11 @@ def tokens(usage: Usage | None, characters: int = 0) -> str:
 
 def characters(response: Response) -> int:
     """How much a model wrote: text, reasoning and calls."""
-    return len(response.text) + len(response.reasoning) + sum(len(c.name) + len(c.arguments_raw) for c in response.tool_calls)
+    return (
+        len(response.text)
+        + len(response.reasoning)
+        + sum(len(c.name) + len(c.arguments_raw) for c in response.tool_calls)
+    )
 
 
 def _no_figures(error: Exception, response: Response, **_: Any) -> Rendered:
@@ -138,7 +145,8 @@ def _no_figures(error: Exception, response: Response, **_: Any) -> Rendered:
 
 @_surely(_no_figures)
 def footer(response: Response, *, filled: Sequence[str] = (), attached: Sequence[str] = ()) -> Rendered:
-    """The line of figures; `filled` names what was put into the prompt, `attached` what went along with it."""
+    """The line of figures; `filled` names what was put into the prompt, `attached` what went along with
+    it."""
     t, usage = response.timing, response.usage
     items = [
         response.model or "?",
@@ -154,12 +162,15 @@ def footer(response: Response, *, filled: Sequence[str] = (), attached: Sequence
         *(f"{caption(p)[1:-1]} in .files" for p in response.files),
     ]
     shown = [plain(item).replace("\n", " ") for item in items if item]
-    html = " · ".join(item.replace(" ", "\u00a0") if len(item) < 40 else item for item in shown)  # lines break between items
+    html = " · ".join(
+        item.replace(" ", "\u00a0") if len(item) < 40 else item for item in shown
+    )  # lines break between items
     return Rendered(escape(html, quote=False), " · ".join(shown))
 
 
 def error_lines(error: BaseException) -> str:
-    """A few lines about a failed call: what, the provider's own words, which key and address were used, what to do."""
+    """A few lines about a failed call: what, the provider's own words, which key and address were used, what
+    to do."""
     message = error.message if isinstance(error, NbllmError) else str(error)
     lines = [f"{type(error).__name__}: {_short(message)}"]
     if isinstance(error, NbllmError):
@@ -173,12 +184,13 @@ def _short(message: str) -> str:
     return message if len(message) <= _LONGEST_ERROR else message[: _LONGEST_ERROR - 1] + "…"
 
 
-# -- the answer in its formats -----------------------------------------------------------------------------------------
+# -- the answer in its formats
+# -----------------------------------------------------------------------------------------
 
 
 def pretty(value: Any) -> str:
-    """JSON over several lines, where indents do not make most of it; of what is nested too deep for that, one line.
-    Raises RecursionError for what is nested too deep for JSON."""
+    """JSON over several lines, where indents do not make most of it; of what is nested too deep for that, one
+    line. Raises RecursionError for what is nested too deep for JSON."""
     flat = json.dumps(value, ensure_ascii=False, default=str)
     pieces, left = [], 4 * len(flat) + 1_000
     try:
@@ -201,7 +213,8 @@ def _json_line(text: str) -> Rendered:
 
 
 def code_of(text: str) -> tuple[str, str]:
-    """(language, code) of an answer that was asked for as code: its fences one below the other, or all of it."""
+    """(language, code) of an answer that was asked for as code: its fences one below the other, or all of
+    it."""
     found = fences(text)
     return (found[0][0], "\n".join(body for _, body in found)) if found else ("", text)
 
@@ -236,18 +249,29 @@ def call_line(call: ToolCall) -> Rendered:
 
 def call_rendered(source: str) -> Rendered:
     """The source of a tool call in both forms."""
-    return Rendered(f'<pre data-lang="tool call"><code>{escape(source, quote=False)}</code></pre>\n', f"[tool call] {source}")
+    return Rendered(
+        f'<pre data-lang="tool call"><code>{escape(source, quote=False)}</code></pre>\n',
+        f"[tool call] {source}",
+    )
 
 
 def picture_line(part: Image | Document, room: int = PICTURE_ROOM) -> Rendered:
-    """A picture that a model made, as PNG or JPEG within `room` characters; everything else as words. Nothing is loaded."""
+    """A picture that a model made, as PNG or JPEG within `room` characters; everything else as words. Nothing
+    is loaded."""
     data, words = part.data or b"", caption(part)
     kind, size = picture_type(data), picture_size(data)
-    shown = isinstance(part, Image) and kind in ("image/png", "image/jpeg") and size is not None and 0 < size[0] * size[1] <= _PIXELS
+    shown = (
+        isinstance(part, Image)
+        and kind in ("image/png", "image/jpeg")
+        and size is not None
+        and 0 < size[0] * size[1] <= _PIXELS
+    )
     if not shown or len(data) * 4 / 3 > room:
         return note_line(words)
     source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-    return Rendered(f'<p><img alt="{escape(words)}" style="max-width:100%;height:auto" src="{source}"></p>\n', words)
+    return Rendered(
+        f'<p><img alt="{escape(words)}" style="max-width:100%;height:auto" src="{source}"></p>\n', words
+    )
 
 
 def note_line(text: str) -> Rendered:
@@ -258,8 +282,14 @@ def note_line(text: str) -> Rendered:
 
 def foot_line(line: Rendered, *, simulated: bool = False) -> Rendered:
     """The line of figures with the simulator's badge, in place."""
-    badge = Rendered("<span class=nbllm-badge>simulated</span> ", "[simulated] ") if simulated else Rendered("", "")
-    return Rendered(f"<div class=nbllm-foot>{badge.html}{line.html}</div>", f"{badge.text}{line.text}".rstrip())
+    badge = (
+        Rendered("<span class=nbllm-badge>simulated</span> ", "[simulated] ")
+        if simulated
+        else Rendered("", "")
+    )
+    return Rendered(
+        f"<div class=nbllm-foot>{badge.html}{line.html}</div>", f"{badge.text}{line.text}".rstrip()
+    )
 
 
 def _source(error: Exception, format: str, text: str) -> Rendered:
@@ -276,7 +306,9 @@ def _formatted(format: str, text: str) -> Rendered:
 def _parts(response: Response, format: str) -> Iterable[Rendered]:
     run: list[str] = []
     room = PICTURE_ROOM
-    beside = "".join(n.text for n in response.notices if "reasoning_details" in n.data)  # thinking that came in details alone
+    beside = "".join(
+        n.text for n in response.notices if "reasoning_details" in n.data
+    )  # thinking that came in details alone
     yield from _reasoning(Reasoning(beside)) if beside else ()
     for part in (*response.parts, None):
         if isinstance(part, Text):
@@ -314,16 +346,33 @@ def provenance(response: Response) -> dict[str, Any]:
     from ...store.measure import params, sha
 
     usage, asked = response.usage, response.request
-    counted = {n: getattr(usage, n) for n in ("input_tokens", "output_tokens", "reasoning_tokens", "cache_read_tokens")} if usage else {}
+    counted = (
+        {
+            n: getattr(usage, n)
+            for n in ("input_tokens", "output_tokens", "reasoning_tokens", "cache_read_tokens")
+        }
+        if usage
+        else {}
+    )
     return {
-        "model": asked.model if asked else None, "answered": response.model, "provider": response.provider, "id": response.id, "simulated": response.simulated,
-        "params": json.loads(params(asked)) if asked else {}, "prompt_sha": sha(asked) if asked else None, "finish_reason": response.finish_reason,
-        "usage": {n: v for n, v in counted.items() if v is not None}, "cost_usd": response.cost, "nbllm": version("nbllm"),
+        "model": asked.model if asked else None,
+        "answered": response.model,
+        "provider": response.provider,
+        "id": response.id,
+        "simulated": response.simulated,
+        "params": json.loads(params(asked)) if asked else {},
+        "prompt_sha": sha(asked) if asked else None,
+        "finish_reason": response.finish_reason,
+        "usage": {n: v for n, v in counted.items() if v is not None},
+        "cost_usd": response.cost,
+        "nbllm": version("nbllm"),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def answer_lines(response: Response, *, format: str = "md", error: BaseException | None = None) -> list[Rendered]:
+def answer_lines(
+    response: Response, *, format: str = "md", error: BaseException | None = None
+) -> list[Rendered]:
     """The answer and how it ended, without figures."""
     return [*_parts(response, format), *_ending(response, error, True)]
 
@@ -338,7 +387,9 @@ def _ending(response: Response, error: BaseException | None, empty: bool) -> Ite
     elif response.finish_reason in _ENDINGS:
         limit = response.request.max_tokens if response.request else None
         told = f"max_tokens={limit}" if limit else "max_tokens"
-        yield note_line(_ENDINGS[response.finish_reason].format(max_tokens=told, raw=response.finish_raw or "?"))
+        yield note_line(
+            _ENDINGS[response.finish_reason].format(max_tokens=told, raw=response.finish_raw or "?")
+        )
     elif empty and not response.parts and not response.refusal:
         yield note_line("The answer is empty.")
 
@@ -352,8 +403,8 @@ def final(
     html: bool = True,
     empty: bool = True,
 ) -> dict[str, Any]:
-    """The MIME bundle that stays: text/html and text/plain, or without `html` the latter alone. `empty` says whether to
-    remark that nothing came."""
+    """The MIME bundle that stays: text/html and text/plain, or without `html` the latter alone. `empty` says
+    whether to remark that nothing came."""
     lines = [*_parts(response, format), *_ending(response, error, empty)]
     if footer or response.simulated:
         lines.append(foot_line(footer or Rendered("", ""), simulated=response.simulated))
@@ -369,7 +420,9 @@ def bundle_of(whole: Rendered, *, html: bool = True) -> dict[str, Any]:
 def joined(lines: Iterable[Rendered], between: str = "\n\n") -> Rendered:
     """Several as one."""
     lines = list(lines)
-    return Rendered("".join(line.html for line in lines), between.join(line.text.strip("\n") for line in lines))
+    return Rendered(
+        "".join(line.html for line in lines), between.join(line.text.strip("\n") for line in lines)
+    )
 
 
 def static(markdown: str) -> dict[str, str]:

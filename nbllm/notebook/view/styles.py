@@ -1,7 +1,8 @@
-"""How our output looks: one small style sheet, scoped to our container, in the colours of the front end's own theme.
+"""How our output looks: one small style sheet, scoped to our container, in the colours of the front end's own
+theme.
 
-Only structure carries meaning: where a front end strips styles (GitHub, an untrusted notebook), plain tags remain.
-Fallbacks are mid-tones and veils of grey that read on light and on dark pages.
+Only structure carries meaning: where a front end strips styles (GitHub, an untrusted notebook), plain tags
+remain. Fallbacks are mid-tones and veils of grey that read on light and on dark pages.
 """
 
 from __future__ import annotations
@@ -41,16 +42,21 @@ font-size:.8em;color:{_MUTED};opacity:.75}}
 .nbllm div.nbllm-tex{{margin:0;max-width:46em;overflow-x:auto;overflow-y:hidden}}
 .nbllm .nbllm-text{{white-space:pre-wrap}}
 .nbllm .nbllm-think{{color:{_MUTED};font-size:.93em;border-left:2px solid {_LINE};padding-left:.9em}}
-.nbllm summary{{cursor:pointer}}.nbllm details[open]>summary{{margin-bottom:.5em}}.nbllm details>p:last-child{{margin-bottom:0}}
+.nbllm summary{{cursor:pointer}}.nbllm details[open]>summary{{margin-bottom:.5em}}
+.nbllm details>p:last-child{{margin-bottom:0}}
 .nbllm .nbllm-note{{margin:.5em 0;font-size:.93em;color:var(--jp-warn-color0,#b26a00)}}
-.nbllm .nbllm-foot{{margin-top:.6em;font-size:.82em;line-height:1.5;color:{_MUTED};font-variant-numeric:tabular-nums}}
+.nbllm .nbllm-foot{{margin-top:.6em;font-size:.82em;line-height:1.5;color:{_MUTED};
+font-variant-numeric:tabular-nums}}
 .nbllm .nbllm-side{{display:grid;gap:0 1.6em;align-items:start;overflow-x:auto}}
-.nbllm .nbllm-col{{min-width:0;overflow-wrap:anywhere}}.nbllm .nbllm-col>:is(p,ul,ol,blockquote,table,pre,details){{margin:0 0 .75em}}
+.nbllm .nbllm-col{{min-width:0;overflow-wrap:anywhere}}
+.nbllm .nbllm-col>:is(p,ul,ol,blockquote,table,pre,details){{margin:0 0 .75em}}
 .nbllm .nbllm-head{{border-bottom:1px solid {_LINE};margin-bottom:.6em;padding-bottom:.25em}}
 .nbllm .nbllm-badge{{border:1px solid;border-radius:3px;padding:0 .4em;margin-right:.3em}}
-.nbllm .k{{color:var(--jp-mirror-editor-keyword-color,#2e8b57)}}.nbllm .s{{color:var(--jp-mirror-editor-string-color,#c0504d)}}
+.nbllm .k{{color:var(--jp-mirror-editor-keyword-color,#2e8b57)}}
+.nbllm .s{{color:var(--jp-mirror-editor-string-color,#c0504d)}}
 .nbllm .c{{color:var(--jp-mirror-editor-comment-color,#7a8a8a);font-style:italic}}
-.nbllm .n{{color:var(--jp-mirror-editor-number-color,#2e8b57)}}.nbllm .f{{color:var(--jp-mirror-editor-def-color,#4a7fd6)}}
+.nbllm .n{{color:var(--jp-mirror-editor-number-color,#2e8b57)}}
+.nbllm .f{{color:var(--jp-mirror-editor-def-color,#4a7fd6)}}
 .nbllm .b{{color:var(--jp-mirror-editor-builtin-color,#2e8b57)}}
 """
 # `div.nbllm.nbllm` wins over the front end's own rules for `.jp-RenderedHTMLCommon` and its tags.
@@ -58,5 +64,6 @@ STYLE = "<style>" + re.sub("(^|})[.]nbllm", r"\1div.nbllm.nbllm", _STYLE.replace
 
 
 def container(body: str, *, style: bool) -> str:
-    """Our box around `body`. Its classes tell MathJax, old and new, to leave every dollar alone except in our formulas."""
+    """Our box around `body`. Its classes tell MathJax, old and new, to leave every dollar alone except in our
+    formulas."""
     return f'<div class="nbllm tex2jax_ignore mathjax_ignore">{STYLE if style else ""}{body}</div>'

@@ -1,4 +1,5 @@
-"""Answers in a terminal: one as its text comes, several one below the other when all have come. And no painting at all."""
+"""Answers in a terminal: one as its text comes, several one below the other when all have come. And no
+painting at all."""
 
 from __future__ import annotations
 
@@ -39,9 +40,12 @@ class Null:
 
 
 class TextPainter(Null):
-    """An answer in a terminal: its text as it comes, then what there is to say about it; several when all have come."""
+    """An answer in a terminal: its text as it comes, then what there is to say about it; several when all
+    have come."""
 
-    def __init__(self, columns: int = 1, write: Callable[[str], Any] | None = None, *, before: Sequence[Ended] = ()) -> None:
+    def __init__(
+        self, columns: int = 1, write: Callable[[str], Any] | None = None, *, before: Sequence[Ended] = ()
+    ) -> None:
         self._write = write or _to_stdout
         self._before, self._one = before, columns == 1 and not before
         self._held = ""  # half of a surrogate pair or of a line end, until the other half comes
@@ -73,7 +77,8 @@ class TextPainter(Null):
             self._thinking = thinking
 
     def finish(self, outcomes: Sequence[Ended]) -> None:
-        """Writes what was not in the text: tool calls, how it ended, the figures. An error alone is told by the cell."""
+        """Writes what was not in the text: tool calls, how it ended, the figures. An error alone is told by
+        the cell."""
         if not self._one:
             ended = [*self._before, *outcomes]
             self._write(bundle([(e.label, e.line("text")) for e in ended], html=False)["text/plain"] + "\n")
@@ -90,8 +95,12 @@ class TextPainter(Null):
             self._write("\n\n" + plain(ended.line("text").text) + "\n")
             return
         written = (Text, Reasoning) if self._wrote else ()  # only what was not written yet
-        response = replace(ended.response, parts=tuple(p for p in ended.response.parts if not isinstance(p, written)))
-        rest = final(response, footer=ended.footer, error=ended.error, html=False, empty=not self._wrote)["text/plain"]
+        response = replace(
+            ended.response, parts=tuple(p for p in ended.response.parts if not isinstance(p, written))
+        )
+        rest = final(response, footer=ended.footer, error=ended.error, html=False, empty=not self._wrote)[
+            "text/plain"
+        ]
         self._write(("\n\n" if self._wrote else "") + rest + "\n" if rest else "\n")
 
 

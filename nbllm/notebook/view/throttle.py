@@ -1,11 +1,14 @@
-"""How often a growing answer is drawn: a budget of frames and bytes that a front end keeps up with. Pure; time comes in.
+"""How often a growing answer is drawn: a budget of frames and bytes that a front end keeps up with. Pure;
+time comes in.
 
 A frame is due when it is wanted, paid for and not too early:
 
-- wanted: enough is new (chunks or characters), or the last frame is a while ago. So a thousand small chunks make
-  less than a hundred messages at any usual speed, and large chunks are drawn one by one. The first frames are free.
-- paid for: bytes are paid before they are sent, from an account that fills at a constant rate and holds no more
-  than one frame or a small reserve. So nothing is owed when the answer ends, and its final form is never late.
+- wanted: enough is new (chunks or characters), or the last frame is a while ago. So a thousand small chunks
+  make less than a hundred messages at any usual speed, and large chunks are drawn one by one. The first
+  frames are free.
+- paid for: bytes are paid before they are sent, from an account that fills at a constant rate and holds no
+  more than one frame or a small reserve. So nothing is owed when the answer ends, and its final form is never
+  late.
 - not too early: 50 ms after the last frame, and four times what the last frame cost to make.
 """
 
@@ -42,7 +45,8 @@ class Pace:
         self._frames = 0
 
     def due(self, now: float, *, chunks: int, characters: int, size: float) -> bool:
-        """Whether to draw now: what is new since the last frame, and about how many bytes the frame will have."""
+        """Whether to draw now: what is new since the last frame, and about how many bytes the frame will
+        have."""
         if not chunks or now < self._not_before:
             return False
         return self._wanted(now, chunks, characters) and self._funds(now, size) >= size

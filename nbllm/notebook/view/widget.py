@@ -1,4 +1,5 @@
-"""An answer while it comes, as values of a widget: finished blocks, and the open end that is drawn again and again."""
+"""An answer while it comes, as values of a widget: finished blocks, and the open end that is drawn again and
+again."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ _ARGUMENTS = 300
 
 
 _DRAWN: dict[str, Callable[[str], str]] = {
-    "text": lambda source: to_html(source, typeset=False, ink=_INK), "thought": reasoning_html, "note": lambda source: note_line(source).html,
+    "text": lambda source: to_html(source, typeset=False, ink=_INK),
+    "thought": reasoning_html,
+    "note": lambda source: note_line(source).html,
 }
 
 
@@ -49,8 +52,12 @@ class WidgetPainter:
     def tick(self, now: float) -> None:
         """Draws, where a frame is due."""
         state = self._state
-        size = 2 * ENVELOPE + 2 * (len(state.splitter.tail()) + state.total - self._total) + len(self._done) // 4
-        if self._pace.due(now, chunks=state.chunks - self._chunks, characters=state.total - self._total, size=size) or self._pace.idle(now, every=1.0, size=size):
+        size = (
+            2 * ENVELOPE + 2 * (len(state.splitter.tail()) + state.total - self._total) + len(self._done) // 4
+        )
+        if self._pace.due(
+            now, chunks=state.chunks - self._chunks, characters=state.total - self._total, size=size
+        ) or self._pace.idle(now, every=1.0, size=size):
             self._draw(self.frame(now))
 
     def frame(self, now: float) -> dict[str, str]:
@@ -58,14 +65,16 @@ class WidgetPainter:
         began, state = time.perf_counter(), self._state
         if state.restarts != self._restarts:
             self._done, self._drawn, self._restarts = "", 0, state.restarts
-        for piece in state.pieces[self._drawn:]:
+        for piece in state.pieces[self._drawn :]:
             self._done += _DRAWN[piece.kind](piece.source)
         self._drawn = len(state.pieces)
         source = state.splitter.tail()
         tail = to_html(source, typeset=False, ink=_INK) if source else ""
         if state.thought:
             tail = f"<div class=nbllm-think>{plain_html(clean(state.thought[-_THOUGHT:].strip()))}</div>"
-        tail += "".join(code_html(clean(f"{name}({arguments[-_ARGUMENTS:]})")) for name, arguments in state.calls.values())
+        tail += "".join(
+            code_html(clean(f"{name}({arguments[-_ARGUMENTS:]})")) for name, arguments in state.calls.values()
+        )
         self._chunks, self._total = state.chunks, state.total
         self._pace.sent(now, ENVELOPE + len(tail) + len(self._done) // 4, time.perf_counter() - began)
         return {"done": self._done, "tail": tail, "status": state.status(now)}

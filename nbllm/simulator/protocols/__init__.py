@@ -1,4 +1,5 @@
-"""One module per wire format, each with the same words: it reads a request into an Ask and writes a Reply as the provider does."""
+"""One module per wire format, each with the same words: it reads a request into an Ask and writes a Reply as
+the provider does."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ encode = msgspec.json.encode
 class Refused(Exception):
     """A request that is answered with an error. `why` chooses among errors of one status."""
 
-    def __init__(self, status: int, message: str = "", why: str = "", retry_after: float | None = None) -> None:
+    def __init__(
+        self, status: int, message: str = "", why: str = "", retry_after: float | None = None
+    ) -> None:
         self.status, self.message, self.why, self.retry_after = status, message, why, retry_after
         super().__init__(message)
 
@@ -79,7 +82,8 @@ class Format(Protocol):
         ...
 
     def headers(self, id: str, seconds: float) -> Mapping[str, str]:
-        """Headers of its own: `id` is the request's, `seconds` what the server needed until the first token."""
+        """Headers of its own: `id` is the request's, `seconds` what the server needed until the first
+        token."""
         ...
 
 
@@ -112,8 +116,16 @@ def pictures(value: Any) -> int:
         return sum(map(pictures, value))
     if not isinstance(value, Mapping):
         return 0
-    own = value.get("type") in ("image", "image_url", "input_image") or "inlineData" in value or "inline_data" in value
-    return own + sum(map(pictures, value.values())) + (len(value["images"]) if isinstance(value.get("images"), list) else 0)
+    own = (
+        value.get("type") in ("image", "image_url", "input_image")
+        or "inlineData" in value
+        or "inline_data" in value
+    )
+    return (
+        own
+        + sum(map(pictures, value.values()))
+        + (len(value["images"]) if isinstance(value.get("images"), list) else 0)
+    )
 
 
 def whole_number(value: Any) -> int | None:

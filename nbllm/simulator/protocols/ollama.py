@@ -19,9 +19,15 @@ PING = b""  # an NDJSON stream has no comments
 LOADED = 0.002  # load_duration is not zero on a loaded model either, seconds
 
 ERRORS: dict[int | str, str] = {
-    400: "invalid request", 401: "unauthorized", 403: "forbidden", 404: "model not found, try pulling it first",
-    429: "too many requests", 500: "llama runner process has terminated", 503: "server busy, please try again. maximum pending requests exceeded",
-    "quota": "you've reached your usage limit, upgrade for higher limits", "context": "input length exceeds maximum context length",
+    400: "invalid request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "model not found, try pulling it first",
+    429: "too many requests",
+    500: "llama runner process has terminated",
+    503: "server busy, please try again. maximum pending requests exceeded",
+    "quota": "you've reached your usage limit, upgrade for higher limits",
+    "context": "input length exceeds maximum context length",
 }
 
 
@@ -32,16 +38,27 @@ def ask(request: Request) -> Ask:
         raise Refused(400, "model is required")
     options, form = body.get("options") or {}, body.get("format")
     generate = request.path.endswith("/generate")
-    messages = [{"role": "user", "content": body.get("prompt", "")}] if generate else body.get("messages") or []
+    messages = (
+        [{"role": "user", "content": body.get("prompt", "")}] if generate else body.get("messages") or []
+    )
     system = (("system", str(body["system"])),) if body.get("system") else ()
     stop = options.get("stop") or ()
     return Ask(
-        model=body["model"], turns=system + tuple((str(m.get("role")), said(m.get("content"))) for m in messages),
-        stream=body.get("stream", True) is not False, tools=chat.functions(body.get("tools")), schema={} if form == "json" else form or None,
-        thinking=bool(body["think"]) if body.get("think") is not None else None, max_tokens=whole_number(options.get("num_predict")),
-        stop=(stop,) if isinstance(stop, str) else tuple(stop), images=pictures(messages),
-        extra={"generate": generate, "idle": not any(said(m.get("content")) or m.get("images") for m in messages),
-               "keep_alive": body.get("keep_alive")})
+        model=body["model"],
+        turns=system + tuple((str(m.get("role")), said(m.get("content"))) for m in messages),
+        stream=body.get("stream", True) is not False,
+        tools=chat.functions(body.get("tools")),
+        schema={} if form == "json" else form or None,
+        thinking=bool(body["think"]) if body.get("think") is not None else None,
+        max_tokens=whole_number(options.get("num_predict")),
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        images=pictures(messages),
+        extra={
+            "generate": generate,
+            "idle": not any(said(m.get("content")) or m.get("images") for m in messages),
+            "keep_alive": body.get("keep_alive"),
+        },
+    )
 
 
 def media(ask: Ask) -> str:
@@ -64,22 +81,37 @@ def _line(reply: Reply, at: float, *, done: bool = False, **said: Any) -> dict[s
 
 
 def stated(reply: Reply, began: float, ended: float) -> dict[str, Any]:
-    """The counts and durations of the last line, nanoseconds. Loading, reading the prompt and writing add up to the whole."""
+    """The counts and durations of the last line, nanoseconds. Loading, reading the prompt and writing add up
+    to the whole."""
     reason = "length" if reply.finish == "length" else "stop"
     if not reply.options.usage:
         return {"done_reason": reason}
-    ns = {"total_duration": ended, "load_duration": reply.load + LOADED, "prompt_eval_duration": max(0.0, reply.options.ttft - LOADED),
-          "eval_duration": ended - began}
+    ns = {
+        "total_duration": ended,
+        "load_duration": reply.load + LOADED,
+        "prompt_eval_duration": max(0.0, reply.options.ttft - LOADED),
+        "eval_duration": ended - began,
+    }
     spans = {k: round(v * 1e9) for k, v in ns.items()}
-    return {"done_reason": reason, "total_duration": spans["total_duration"], "load_duration": spans["load_duration"], "prompt_eval_count": reply.input,
-            "prompt_eval_duration": spans["prompt_eval_duration"], "eval_count": reply.output, "eval_duration": spans["eval_duration"]}
+    return {
+        "done_reason": reason,
+        "total_duration": spans["total_duration"],
+        "load_duration": spans["load_duration"],
+        "prompt_eval_count": reply.input,
+        "prompt_eval_duration": spans["prompt_eval_duration"],
+        "eval_count": reply.output,
+        "eval_duration": spans["eval_duration"],
+    }
 
 
 _FIELDS = {"content": "content", "reasoning": "thinking"}
 
 
 def _call(block: Block) -> dict[str, Any]:
-    return {"id": block.call_id, "function": {"index": block.index, "name": block.name, "arguments": arguments(block.text)}}
+    return {
+        "id": block.call_id,
+        "function": {"index": block.index, "name": block.name, "arguments": arguments(block.text)},
+    }
 
 
 def stream(reply: Reply) -> Iterator[Out]:
@@ -93,7 +125,9 @@ def stream(reply: Reply) -> Iterator[Out]:
         yield _delta(reply, block, piece, held)
         held = 0
     last = reply.end(at)
-    yield Out("done", encode({**_line(reply, last, done=True), **stated(reply, reply.start, at)}) + b"\n", last)
+    yield Out(
+        "done", encode({**_line(reply, last, done=True), **stated(reply, reply.start, at)}) + b"\n", last
+    )
 
 
 def _delta(reply: Reply, block: Block, piece: Piece, held: int) -> Out:
@@ -101,29 +135,47 @@ def _delta(reply: Reply, block: Block, piece: Piece, held: int) -> Out:
         return Out("content", encode(_line(reply, piece.at)) + b"\n", piece.at)
     said = {"tool_calls": [_call(block)]} if block.kind == "tool" else {_FIELDS[block.kind]: piece.text}
     text = block.text if block.kind == "tool" else piece.text
-    return Out(block.kind, encode(_line(reply, piece.at, **said)) + b"\n", piece.at, piece.more, text, piece.n_tokens + held)
+    return Out(
+        block.kind,
+        encode(_line(reply, piece.at, **said)) + b"\n",
+        piece.at,
+        piece.more,
+        text,
+        piece.n_tokens + held,
+    )
 
 
 def whole(reply: Reply) -> Mapping[str, Any]:
     """The answer in one object."""
     calls = [_call(b) for b in reply.blocks if b.kind == "tool"]
-    said = {"content": reply.text_of("content"), **({"thinking": reply.text_of("reasoning")} if reply.reasoning else {}),
-            **({"tool_calls": calls} if calls else {})}
+    said = {
+        "content": reply.text_of("content"),
+        **({"thinking": reply.text_of("reasoning")} if reply.reasoning else {}),
+        **({"tool_calls": calls} if calls else {}),
+    }
     at = reply.whole_at()
     return {**_line(reply, at, done=True, **said), **stated(reply, reply.start, at - reply.options.tail)}
 
 
 def silent(ask: Ask, created: float, load: float) -> Mapping[str, Any]:
-    """The answer to a request without a prompt, which only loads the model, or unloads it with keep_alive 0."""
+    """The answer to a request without a prompt, which only loads the model, or unloads it with keep_alive
+    0."""
     why = "unload" if seconds(ask.extra.get("keep_alive")) == 0 else "load"
-    body = {"response": ""} if ask.extra.get("generate") else {"message": {"role": "assistant", "content": ""}}
-    spans = {"total_duration": round((load + LOADED) * 1e9), "load_duration": round((load + LOADED) * 1e9)} if why == "load" else {}
+    body = (
+        {"response": ""} if ask.extra.get("generate") else {"message": {"role": "assistant", "content": ""}}
+    )
+    spans = (
+        {"total_duration": round((load + LOADED) * 1e9), "load_duration": round((load + LOADED) * 1e9)}
+        if why == "load"
+        else {}
+    )
     moment = datetime.fromtimestamp(created + load, UTC).isoformat().replace("+00:00", "Z")
     return {"model": ask.model, "created_at": moment, **body, "done": True, "done_reason": why, **spans}
 
 
 def seconds(keep_alive: Any) -> float | None:
-    """`keep_alive` (5, "5m", "-1") in seconds; None where nothing sensible is said, infinity for a negative one."""
+    """`keep_alive` (5, "5m", "-1") in seconds; None where nothing sensible is said, infinity for a negative
+    one."""
     found = re.fullmatch(r"(-?[\d.]+)(ms|s|m|h|)", str(keep_alive).strip())
     if not found:
         return None
@@ -141,5 +193,7 @@ def broken(reply: Reply, at: float, sent: int) -> Iterator[Out]:
 
 def error(refused: Refused, request_id: str) -> Any:
     """{"error": "..."}: a string."""
-    known = ERRORS.get(refused.why) or ERRORS.get(refused.status) or ERRORS[400 if refused.status < 500 else 500]
+    known = (
+        ERRORS.get(refused.why) or ERRORS.get(refused.status) or ERRORS[400 if refused.status < 500 else 500]
+    )
     return {"error": refused.message or known}

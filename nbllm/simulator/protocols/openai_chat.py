@@ -1,4 +1,5 @@
-"""OpenAI Chat Completions, as OpenAI streams it; thinking as DeepSeek and others send it, in `reasoning_content`."""
+"""OpenAI Chat Completions, as OpenAI streams it; thinking as DeepSeek and others send it, in
+`reasoning_content`."""
 
 from __future__ import annotations
 
@@ -19,15 +20,40 @@ DONE = b"data: [DONE]\n\n"
 # status or `why`: (type, code, message)
 ERRORS: dict[int | str, tuple[str, str | None, str]] = {
     400: ("invalid_request_error", None, "The request is not valid."),
-    401: ("invalid_request_error", "invalid_api_key", "Incorrect API key provided. You can find your API key at https://platform.openai.com/account/api-keys."),
-    403: ("invalid_request_error", "permission_denied", "You have insufficient permissions for this operation."),
-    404: ("invalid_request_error", "model_not_found", "The model does not exist or you do not have access to it."),
-    429: ("requests", "rate_limit_exceeded", "Rate limit reached on requests per min (RPM): Limit 3, Used 3, Requested 1."),
+    401: (
+        "invalid_request_error",
+        "invalid_api_key",
+        "Incorrect API key provided. You can find your API key at "
+        "https://platform.openai.com/account/api-keys.",
+    ),
+    403: (
+        "invalid_request_error",
+        "permission_denied",
+        "You have insufficient permissions for this operation.",
+    ),
+    404: (
+        "invalid_request_error",
+        "model_not_found",
+        "The model does not exist or you do not have access to it.",
+    ),
+    429: (
+        "requests",
+        "rate_limit_exceeded",
+        "Rate limit reached on requests per min (RPM): Limit 3, Used 3, Requested 1.",
+    ),
     500: ("server_error", None, "The server had an error while processing your request. Sorry about that!"),
     503: ("server_error", None, "The engine is currently overloaded, please try again later."),
-    "quota": ("insufficient_quota", "insufficient_quota", "You exceeded your current quota, please check your plan and billing details."),
-    "context": ("invalid_request_error", "context_length_exceeded", "This model's maximum context length is 8192 tokens. "
-                "However, your messages resulted in 9000 tokens. Please reduce the length of the messages."),
+    "quota": (
+        "insufficient_quota",
+        "insufficient_quota",
+        "You exceeded your current quota, please check your plan and billing details.",
+    ),
+    "context": (
+        "invalid_request_error",
+        "context_length_exceeded",
+        "This model's maximum context length is 8192 tokens. "
+        "However, your messages resulted in 9000 tokens. Please reduce the length of the messages.",
+    ),
 }
 
 
@@ -39,10 +65,18 @@ def ask(request: Request) -> Ask:
         raise Refused(400, "Missing required parameter: 'messages'.")
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     return Ask(
-        model=_model(body), turns=tuple((_role(m), said(m.get("content"))) for m in messages if isinstance(m, Mapping)),
-        stream=bool(body.get("stream")), tools=functions(body.get("tools")), choice=choice(body.get("tool_choice")),
-        schema=wanted(body.get("response_format")), thinking=_thinking(body.get("reasoning_effort")), max_tokens=whole_number(limit),
-        stop=listed(body.get("stop")), report=bool((body.get("stream_options") or {}).get("include_usage")), images=pictures(messages))
+        model=_model(body),
+        turns=tuple((_role(m), said(m.get("content"))) for m in messages if isinstance(m, Mapping)),
+        stream=bool(body.get("stream")),
+        tools=functions(body.get("tools")),
+        choice=choice(body.get("tool_choice")),
+        schema=wanted(body.get("response_format")),
+        thinking=_thinking(body.get("reasoning_effort")),
+        max_tokens=whole_number(limit),
+        stop=listed(body.get("stop")),
+        report=bool((body.get("stream_options") or {}).get("include_usage")),
+        images=pictures(messages),
+    )
 
 
 def _model(body: Mapping[str, Any]) -> str:
@@ -63,7 +97,11 @@ def _thinking(effort: Any) -> bool | None:
 
 def functions(tools: Any) -> tuple[Tool, ...]:
     """The functions among the tools, in either of OpenAI's two shapes."""
-    inner = [t.get("function", t) for t in listed(tools) if isinstance(t, Mapping) and t.get("type", "function") == "function"]
+    inner = [
+        t.get("function", t)
+        for t in listed(tools)
+        if isinstance(t, Mapping) and t.get("type", "function") == "function"
+    ]
     return tuple(Tool(str(f["name"]), f.get("parameters") or {}) for f in inner if "name" in f)
 
 
@@ -96,11 +134,24 @@ def headers(id: str, seconds: float) -> Mapping[str, str]:
 def stream(reply: Reply) -> Iterator[Out]:
     """Role, deltas, finish, usage with empty choices where asked for, [DONE]."""
     calls = any(b.kind == "tool" for b in reply.blocks)
-    yield _out(reply, "role", {"role": "assistant", "content": None if calls else "", "refusal": None}, reply.preamble)
+    yield _out(
+        reply,
+        "role",
+        {"role": "assistant", "content": None if calls else "", "refusal": None},
+        reply.preamble,
+    )
     at = reply.start
     for piece in reply.pieces():
         block, at = reply.blocks[piece.block], piece.at
-        yield _out(reply, block.kind, _delta(reply, block, piece), at, more=piece.more, text=piece.text, n=piece.n_tokens)
+        yield _out(
+            reply,
+            block.kind,
+            _delta(reply, block, piece),
+            at,
+            more=piece.more,
+            text=piece.text,
+            n=piece.n_tokens,
+        )
     if reply.pictures:
         yield _out(reply, "block", {"images": _images(reply)}, at)
     at = reply.end(at)
@@ -112,7 +163,10 @@ def stream(reply: Reply) -> Iterator[Out]:
 
 def _images(reply: Reply) -> list[dict[str, Any]]:
     """Pictures as OpenRouter sends them."""
-    return [{"type": "image_url", "index": i, "image_url": {"url": f"data:image/png;base64,{p}"}} for i, p in enumerate(reply.pictures)]
+    return [
+        {"type": "image_url", "index": i, "image_url": {"url": f"data:image/png;base64,{p}"}}
+        for i, p in enumerate(reply.pictures)
+    ]
 
 
 def _delta(reply: Reply, block: Block, piece: Piece) -> dict[str, Any]:
@@ -124,8 +178,10 @@ def _delta(reply: Reply, block: Block, piece: Piece) -> dict[str, Any]:
         return {"content" if block.kind == "content" else "reasoning_content": piece.text}
     if not piece.first:
         return {"tool_calls": [{"index": block.index, "function": {"arguments": piece.text}}]}
-    function = {"name": block.name, "arguments": piece.text[len(block.name):]}
-    return {"tool_calls": [{"index": block.index, "id": block.call_id, "type": "function", "function": function}]}
+    function = {"name": block.name, "arguments": piece.text[len(block.name) :]}
+    return {
+        "tool_calls": [{"index": block.index, "id": block.call_id, "type": "function", "function": function}]
+    }
 
 
 def _thought(text: str) -> dict[str, Any]:
@@ -134,13 +190,31 @@ def _thought(text: str) -> dict[str, Any]:
 
 
 def _head(reply: Reply, object: str = "chat.completion.chunk") -> dict[str, Any]:
-    return {"id": reply.id, "object": object, "created": int(reply.created), "model": reply.ask.model,
-            "service_tier": "default", "system_fingerprint": "fp_nbllm_simulator"}
+    return {
+        "id": reply.id,
+        "object": object,
+        "created": int(reply.created),
+        "model": reply.ask.model,
+        "service_tier": "default",
+        "system_fingerprint": "fp_nbllm_simulator",
+    }
 
 
-def _out(reply: Reply, kind: Kind, delta: dict[str, Any], at: float, *, finish: str | None = None, more: bool = False, text: str = "",
-         n: int = 0) -> Out:
-    chunk = {**_head(reply), "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]}
+def _out(
+    reply: Reply,
+    kind: Kind,
+    delta: dict[str, Any],
+    at: float,
+    *,
+    finish: str | None = None,
+    more: bool = False,
+    text: str = "",
+    n: int = 0,
+) -> Out:
+    chunk = {
+        **_head(reply),
+        "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}],
+    }
     if reply.ask.report and reply.options.usage:
         chunk["usage"] = None
     return Out(kind, sse(chunk), at, more, text, n)
@@ -148,24 +222,48 @@ def _out(reply: Reply, kind: Kind, delta: dict[str, Any], at: float, *, finish: 
 
 def usage(reply: Reply) -> dict[str, Any]:
     """The usage object."""
-    return {"prompt_tokens": reply.input, "completion_tokens": reply.output, "total_tokens": reply.input + reply.output,
-            "prompt_tokens_details": {"cached_tokens": reply.cached, "audio_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": reply.reasoning, "audio_tokens": 0, "accepted_prediction_tokens": 0,
-                                          "rejected_prediction_tokens": 0}}
+    return {
+        "prompt_tokens": reply.input,
+        "completion_tokens": reply.output,
+        "total_tokens": reply.input + reply.output,
+        "prompt_tokens_details": {"cached_tokens": reply.cached, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": reply.reasoning,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
 
 
 def whole(reply: Reply) -> Mapping[str, Any]:
     """A chat.completion."""
-    calls = [{"id": b.call_id, "type": "function", "function": {"name": b.name, "arguments": b.text}} for b in reply.blocks if b.kind == "tool"]
-    message: dict[str, Any] = {"role": "assistant", "content": None if calls else reply.text_of("content"), "refusal": None, "annotations": []}
+    calls = [
+        {"id": b.call_id, "type": "function", "function": {"name": b.name, "arguments": b.text}}
+        for b in reply.blocks
+        if b.kind == "tool"
+    ]
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": None if calls else reply.text_of("content"),
+        "refusal": None,
+        "annotations": [],
+    }
     message |= {"tool_calls": calls} if calls else {}
     message |= {"images": _images(reply)} if reply.pictures else {}
     if reply.reasoning and reply.options.thoughts == "parts":
-        message["content"] = [_thought(reply.text_of("reasoning")), {"type": "text", "text": reply.text_of("content")}]
+        message["content"] = [
+            _thought(reply.text_of("reasoning")),
+            {"type": "text", "text": reply.text_of("content")},
+        ]
     elif reply.reasoning:
         message["reasoning_content"] = reply.text_of("reasoning")
     choices = [{"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish}]
-    return {**_head(reply, "chat.completion"), "choices": choices, **({"usage": usage(reply)} if reply.options.usage else {})}
+    return {
+        **_head(reply, "chat.completion"),
+        "choices": choices,
+        **({"usage": usage(reply)} if reply.options.usage else {}),
+    }
 
 
 def broken(reply: Reply, at: float, sent: int) -> Iterator[Out]:
@@ -176,5 +274,7 @@ def broken(reply: Reply, at: float, sent: int) -> Iterator[Out]:
 
 def error(refused: Refused, request_id: str) -> Any:
     """{"error": {...}}, the same for all of OpenAI's endpoints."""
-    kind, code, message = ERRORS.get(refused.why) or ERRORS.get(refused.status) or ERRORS[400 if refused.status < 500 else 500]
+    kind, code, message = (
+        ERRORS.get(refused.why) or ERRORS.get(refused.status) or ERRORS[400 if refused.status < 500 else 500]
+    )
     return {"error": {"message": refused.message or message, "type": kind, "param": None, "code": code}}
