@@ -568,6 +568,8 @@ def test_an_expression_is_evaluated_once():
         ("{{ .Name }}", ("{{ .Name }}",)),
         ("```\n{{ .Name }}\n```", ()),
         ("{{}} {{ open", ()),
+        ("<doc id={n}> const {x} = y", ("{n}", "{x}")),
+        ("{a: 1} f{n} `{n}` {k:s}", ()),
         ("{{{x}}}", ()),
         ("{{n}}", ()),
     ],

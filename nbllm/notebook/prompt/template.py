@@ -246,9 +246,10 @@ class _Scan:
         ):
             return None
         around = f"{self.text[max(0, at - _AROUND) : at]}\0{self.text[match.end() : match.end() + _AROUND]}"
-        return (
-            None if at != end and _FOREIGN.search(around) else _Place(at, match.end(), match["expr"], match)
-        )
+        if at != end and _FOREIGN.search(around):
+            self.skipped.append(match[0])
+            return None
+        return _Place(at, match.end(), match["expr"], match)
 
     def may_open(self, at: int, end: int) -> bool:
         """Whether a brace at `at` may be ours by its place; our last place ended at `end`."""
