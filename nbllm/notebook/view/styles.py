@@ -31,7 +31,8 @@ border:0;border-collapse:collapse;font-size:.95em}}
 .nbllm :is(th,td){{text-align:left;padding:.35em .9em;border:0;border-bottom:1px solid {_LINE};
 max-width:30em;white-space:normal;vertical-align:top}}
 .nbllm :is(tr,tbody tr:nth-child(odd),tbody tr:hover){{background:none}}
-.nbllm th{{font-weight:600;border-bottom-width:2px}}.nbllm tr:last-child>td{{border-bottom:0}}
+.nbllm th{{font-weight:600}}.nbllm thead th{{border-bottom-width:2px}}
+.nbllm tbody>tr:last-child>:is(th,td){{border-bottom:0}}
 .nbllm pre{{position:relative;overflow-x:auto;padding:.7em .9em;border-radius:5px;
 background:rgba(128,128,128,.09);line-height:1.45}}
 .nbllm pre code{{background:none;padding:0;white-space:pre}}
