@@ -152,7 +152,7 @@ def words(pid):
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="waits for processes that are not its own")
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("warm", ["simulator", "worker"]), ("cold_process", ["cold", "worker"])]
+    ("kind", "expected"), [("warm", ["simulator", "worker"]), ("cold_process", ["cold_start", "worker"])]
 )
 @pytest.mark.parametrize("also", [[], ["worker"]])
 def test_nothing_of_ours_lives_on_after_the_kernel_was_killed(tmp_path, kind, expected, also):
@@ -203,7 +203,7 @@ def test_a_simulator_that_is_busy_ends_too(tmp_path):
     """Its server's thread is at work on an answer without end when the parent goes."""
     code = """
         import sys
-        from nbllm.bench import conducting
+        from nbllm.bench import supervisor as conducting
         with conducting.simulator() as addresses:
             print(addresses["openai_chat"], flush=True)
             sys.stdin.read()

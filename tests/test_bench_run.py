@@ -311,7 +311,7 @@ def test_a_run_that_was_killed_at_random_moments_twenty_times_has_the_same_frame
     code = f"""
 import nbllm
 from pathlib import Path
-from nbllm.bench import running
+from nbllm.bench import runner as running
 
 class Told:
     def start(self, total, names, run_id): print("start", flush=True)
