@@ -1,10 +1,13 @@
 """What a row says, scenario by scenario, against the simulator's own record of what it sent and when."""
 
 import asyncio
+import socket
 
 import pytest
 
 from nbllm import Client, simulator
+from nbllm.client.policy import Retries
+from nbllm.core.errors import Timeout
 from nbllm.store import chunks as pieces
 from nbllm.store import columns as schema
 from nbllm.store import measure
@@ -230,6 +233,68 @@ def test_every_attempt_has_a_row(client, sim):
         (r["attempt"], r["status"], r["http_status"]) for r in rows
     ]
     assert [None, None, 5] == [r.get("out_tokens") for r in rows]
+
+
+RETRIED = [
+    ("tokens=5,cut=0,how=rst", "stream_cut", "StreamCut", 200),
+    ("tokens=5,cut=0,how=close", "stream_cut", "StreamCut", 200),
+    ("tokens=5,status=429,retry_after=0.01", "rate_limited", "RateLimited", 429),
+    ("tokens=5,status=500", "http_error", "ServerError", 500),
+    ("tokens=5,status=529", "http_error", "Overloaded", 529),
+    ("tokens=5,status=408", "http_error", None, 408),
+]
+
+
+@pytest.mark.parametrize("case", RETRIED, ids=[r[0] for r in RETRIED])
+def test_each_attempt_keeps_the_error_that_ended_it(client, sim, case):
+    """The rows of those that were followed by another say the same as the last one's, in the ledger too."""
+    options, status, kind, http = case
+    before = len(client.ledger.rows())
+    stream = client.stream(
+        "Again",
+        f"m@{options}",
+        base_url=sim.base_url("openai_chat"),
+        dialect="openai_chat",
+        retries=Retries(2, base=0.001),
+    )
+    stream.wait_end(20)
+    rows = client.ledger.rows()[before:]
+    assert [1, 2, 3] == [row["attempt"] for row in rows]
+    assert [(status, http, False)] * 3 == [(r["status"], r["http_status"], r["ok"]) for r in rows]
+    assert {kind or type(stream.error).__name__} == {row["error_type"] for row in rows}
+    assert {stream.error.message} == {row["error_msg"] for row in rows}
+    assert all(trace.error.__traceback__ is None for trace in stream.traces[:-1])
+
+
+def test_an_attempt_that_nobody_answered_says_so(client):
+    """A refused connection, asked twice; neither has an HTTP status."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        before = len(client.ledger.rows())
+        stream = client.stream("Hi", "m", base_url=url, dialect="openai_chat", retries=Retries(1, base=0.001))
+        assert stream.wait_end(20)
+    rows = client.ledger.rows()[before:]
+    assert [("client_error", "ConnectFailed", None)] * 2 == [
+        (r["status"], r["error_type"], r["http_status"]) for r in rows
+    ]
+
+
+def test_a_time_limit_of_a_retried_attempt_is_censored_too(client, sim):
+    """A connection that did not come about in time was asked for again: its row says which limit it was."""
+    stream = client.stream(
+        "Hi",
+        "m@tokens=5,status=503,fail_times=1",
+        base_url=sim.base_url("openai_chat"),
+        dialect="openai_chat",
+        retries=Retries(1, base=0.001),
+    )
+    assert stream.wait_end(20)
+    stream.traces[0].error = Timeout("No connection.", which="connect", seconds=2.0)
+    provider = client.resolve("m", sim.base_url("openai_chat")).provider
+    first, last = measure.rows(stream, measure.Call(stream.partial().request, provider, "m"))
+    assert ("timeout_connect", "Timeout", True) == (first["status"], first["error_type"], first["censored"])
+    assert ("ok", False, None) == (last["status"], last["censored"], last.get("censor_ms"))
 
 
 def test_tool_calls_are_tokens(client, sim):

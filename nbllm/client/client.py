@@ -555,7 +555,8 @@ class _Job:
                     "api_key=... in Python."
                 )
             error.sent = self._sent()
-            return error.scrubbed(self.guard.texts)
+            self.stream.trace.error = error.scrubbed(self.guard.texts).with_traceback(None)
+            return error
         return None
 
     def _sent(self) -> str:

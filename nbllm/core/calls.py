@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Protocol
 
 from .addresses import parse
-from .errors import MASK, ConfigError, ProviderError, scrub
+from .errors import MASK, ConfigError, NbllmError, ProviderError, scrub
 from .events import Event
 from .messages import Request
 
@@ -120,7 +120,7 @@ class Trace:
     eof; for processes spawned and exit), written by transports, and `done`, the arrival of the protocol's end
     mark. `stalls`: when meanwhile the network's loop was too busy to look, (from, to). `whole`: text came in
     whole messages, so that no time to first token can be told. `address`: where it really went, where that is
-    for the transport to find."""
+    for the transport to find. `error`: what ended this attempt, without secrets; None where nothing did."""
 
     marks: dict[str, float] = field(default_factory=dict)
     status: int | None = None
@@ -136,6 +136,7 @@ class Trace:
     stalls: tuple[tuple[float, float], ...] = ()
     whole: bool = False
     address: str = ""
+    error: NbllmError | None = None
 
 
 class Hidden(tuple[str, ...]):

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..core import errors
 from ..core.calls import Provider, Trace
-from ..core.events import Notice, Response, Usage
+from ..core.events import Response, Usage
 from ..core.messages import Request
 from ..routing import prices
 from . import chunks as pieces
@@ -99,20 +99,12 @@ def rows(stream: Recorded, call: Call, extra: Mapping[str, Any] | None = None) -
 
 def failed(error: BaseException, provider: Provider, model: str, extra: Mapping[str, Any]) -> Row:
     """The row of a request that came to nothing before it was sent, or whose answer could not be measured."""
-    ours = errors.as_ours(error)
-    limit = ours.seconds * 1e3 if isinstance(ours, errors.Timeout) else None
     return {
         "attempt": 1,
         "provider": provider.name,
         "model": model,
         "transport": "cli" if provider.command else "h1",
-        "ok": False,
-        "error_type": type(ours).__name__,
-        "error_msg": ours.message,
-        "status": _status(ours, None),
-        "censored": limit is not None,
-        "censor_ms": limit,
-        "http_status": getattr(ours, "status", None),
+        **_failure(errors.as_ours(error), None),
         "quality": "bounded",
         **extra,
     }
@@ -159,7 +151,10 @@ def _attempt(stream: Recorded, call: Call, i: int) -> Row:
     if last:
         row.update(_answer(stream, call, disturbed))
     else:
-        row.update(_retried(stream, i), quality="contaminated" if disturbed else "bounded", chunks=0)
+        error = trace.error or errors.StreamCut("The attempt was given up.")
+        row.update(
+            _failure(error, trace.status), quality="contaminated" if disturbed else "bounded", chunks=0
+        )
     return row
 
 
@@ -188,20 +183,6 @@ def _lags(trace: Trace) -> Row:
         "client_lag_p50_ms": lags[len(lags) // 2],
         "client_lag_p99_ms": lags[min(len(lags) - 1, int(0.99 * len(lags)))],
         "client_lag_max_ms": lags[-1],
-    }
-
-
-def _retried(stream: Recorded, i: int) -> Row:
-    """What became of an attempt that was followed by another: the notice of the retry says it."""
-    notices = [e for _, e in stream.log if isinstance(e, Notice) and e.kind == "retry"]
-    data = notices[i].data if i < len(notices) else {}
-    return {
-        "ok": False,
-        "http_status": data.get("status"),
-        "status": _status_of(data.get("status"), ""),
-        "error_type": data.get("type"),
-        "error_msg": notices[i].text if i < len(notices) else None,
-        "censored": False,
     }
 
 
@@ -330,24 +311,32 @@ def _first_chunk(bearing: list[Chunk], streamed: int, counter: str) -> tuple[int
     ), "share"
 
 
+def _failure(error: errors.NbllmError, answered: int | None) -> Row:
+    """What an error says of the attempt that it ended; `answered`: the HTTP status that came before it."""
+    limit = error.seconds * 1e3 if isinstance(error, errors.Timeout) else None
+    return {
+        "ok": False,
+        "error_type": type(error).__name__,
+        "error_msg": error.message,
+        "status": _status(error, answered),
+        "http_status": getattr(error, "status", None) or answered,
+        "retry_after_s": getattr(error, "retry_after", None),
+        "censored": limit is not None,
+        "censor_ms": limit,
+    }
+
+
 def _outcome(stream: Recorded, response: Response) -> Row:
     error = stream.error
     cancelled = error is None and response.finish_reason == "cancelled"
-    row: Row = {
-        "ok": error is None and not cancelled,
-        "censored": cancelled or isinstance(error, errors.Timeout),
-    }
+    row: Row = {"ok": not cancelled, "censored": cancelled} if error is None else {}
+    if error is not None:
+        row.update(_failure(error, stream.trace.status))
     if row["censored"] and stream.ended_at is not None:
         row["censor_ms"] = (stream.ended_at - stream.called) * 1e3
     if error is not None:
-        row.update(
-            error_type=type(error).__name__,
-            error_msg=error.message,
-            status=_status(error, stream.trace.status),
-        )
-        row["http_status"] = getattr(error, "status", None) or stream.trace.status
-        row["retry_after_s"] = getattr(error, "retry_after", None)
-    elif cancelled:
+        return row
+    if cancelled:
         row["status"] = "cancelled"
     elif response.finish_reason == "content_filter":
         row.update(ok=False, status="content_filter")
@@ -368,13 +357,9 @@ def _status(error: errors.NbllmError, answered: int | None) -> str:
             return name
     if isinstance(error, errors.ProviderError) and answered == 200:
         return "stream_error"
-    return _status_of(getattr(error, "status", None), "client_error")
-
-
-def _status_of(http: Any, otherwise: str) -> str:
-    return {401: "auth", 403: "auth", 429: "rate_limited"}.get(http) or (
-        "http_error" if http else otherwise or "client_error"
-    )
+    status = getattr(error, "status", None)
+    words = {401: "auth", 403: "auth", 429: "rate_limited"}
+    return words.get(status, "http_error") if status else "client_error"
 
 
 # What providers measure themselves: where it stands, the unit in ms, and the column it fills.
