@@ -193,15 +193,15 @@ class TestEncode:
                     Text("Yes", "s1"),
                     Text(""),
                     Text("", "s2"),
-                    ToolCall("call_7_0", "f", {"x": 1}, signature="s3"),
-                    ToolCall("id-1", "g", {}),
+                    ToolCall("nbllm-0", "f", {"x": 1}, signature="s3", made_up=True),
+                    ToolCall("call_12_3", "g", {}),
                 ],
             ),
             Message(
                 "tool",
                 [
-                    ToolResult("call_7_0", "one"),
-                    ToolResult("id-1", (Text("two"), Image(b"x")), is_error=True),
+                    ToolResult("nbllm-0", "one"),
+                    ToolResult("call_12_3", (Text("two"), Image(b"x")), is_error=True),
                     ToolResult("z", "3", name="h"),
                 ],
             ),
@@ -225,7 +225,7 @@ class TestEncode:
                     {"text": "Yes", "thoughtSignature": "s1"},
                     {"text": "", "thoughtSignature": "s2"},
                     {"functionCall": {"name": "f", "args": {"x": 1}}, "thoughtSignature": "s3"},
-                    {"functionCall": {"id": "id-1", "name": "g", "args": {}}},
+                    {"functionCall": {"id": "call_12_3", "name": "g", "args": {}}},
                 ],
             },
             {
@@ -234,7 +234,7 @@ class TestEncode:
                     {"functionResponse": {"name": "f", "response": {"output": "one"}}},
                     {
                         "functionResponse": {
-                            "id": "id-1",
+                            "id": "call_12_3",
                             "name": "g",
                             "response": {"error": "two"},
                             "parts": [picture],

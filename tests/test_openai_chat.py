@@ -654,7 +654,7 @@ class TestCalls:
         response = folded(*chunks, STOP)
 
         assert calls == tuple(
-            (re.sub(r"^call_\d+_", "call_", c.id), c.name, c.arguments) for c in response.tool_calls
+            (re.sub(r"^nbllm-", "call_", c.id), c.name, c.arguments) for c in response.tool_calls
         )
         assert "tool_calls" == response.finish_reason
 

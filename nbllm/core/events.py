@@ -8,9 +8,8 @@ a signature (or a redacted block) ends it, ToolCallDeltas with one index are one
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -268,7 +267,7 @@ class _Call:
 
     def build(self, id: str) -> ToolCall:
         raw = "".join(self.arguments)
-        return ToolCall(id, self.name, parse_arguments(raw), raw, self.signature)
+        return ToolCall(id, self.name, parse_arguments(raw), raw, self.signature, made_up=not self.id)
 
 
 def parse_arguments(raw: str) -> dict[str, Any] | None:
@@ -316,14 +315,10 @@ def _encodable(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-_folds = itertools.count()
-
-
 class Fold:
     """Adds events up, one by one; `response()` may be asked at any moment for what there is so far."""
 
     def __init__(self) -> None:
-        self._number = next(_folds)
         self.id: str | None = None
         self.model: str | None = None
         self._report: UsageReport | None = None
@@ -438,9 +433,10 @@ class Fold:
         return tuple(out)
 
     def _call_id(self, index: int) -> str:
-        """The provider's id, or one made up that no other answer of this process has: a conversation may hold
-        several."""
-        return self._calls[index].id or f"call_{self._number}_{index}"
+        """The provider's id, or one made up that no other call of this answer has."""
+        if id := self._calls[index].id:
+            return id
+        return unused(f"nbllm-{index}", {call.id for call in self._calls.values()})
 
     def response(self, **about: Any) -> Response:
         """The answer so far; `about` fills the fields that events do not know (provider, cost, timing,
@@ -455,6 +451,13 @@ class Fold:
             notices=tuple(self.notices),
             **about,
         )
+
+
+def unused(id: str, taken: Container[str | None]) -> str:
+    """`id`, lengthened until none of `taken` is the same."""
+    while id in taken:
+        id += "-"
+    return id
 
 
 def _closed(block: list[str | None], id: str | None) -> bool:

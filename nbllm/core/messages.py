@@ -153,13 +153,15 @@ class Reasoning:
 @dataclass(frozen=True, slots=True)
 class ToolCall:
     """A call the model asks for. `arguments` is None where `arguments_raw` is not a valid JSON object;
-    such a call must not be run. `id` is made up where the provider sent none."""
+    such a call must not be run. `made_up`: the provider sent no id; `id` is ours, unique within the answer
+    only, and is made unique within a conversation when that is sent."""
 
     id: str
     name: str
     arguments: dict[str, Any] | None
     arguments_raw: str = ""
     signature: str | None = None
+    made_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

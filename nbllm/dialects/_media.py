@@ -21,6 +21,7 @@ from ..core.messages import (
     unbase64,
 )
 from ._json import obj, string
+from ._request import with_unique_ids
 
 _HOLDERS = (
     "image_url",
@@ -141,7 +142,8 @@ class Media:
 def told_by_user(messages: Sequence[Message]) -> Iterator[Message]:
     """The conversation for a provider that takes no pictures from a model: those that one made stand in the
     next message of the user, and a word for each in their place. Other files are left out, with a word. A
-    last turn stays as it is."""
+    last turn stays as it is. The ids of calls are unique."""
+    messages = with_unique_ids(messages)
     users = [i for i, m in enumerate(messages) if m.role == "user"]
     waiting: list[Part] = []
     for i, message in enumerate(messages):

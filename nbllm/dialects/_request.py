@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..core.errors import ConfigError, ProtocolError
+from ..core.events import unused
 from ..core.messages import Document, Image, Message, Part, Request, Text, ToolCall, ToolResult
 from ._json import Halves
 
@@ -38,6 +40,29 @@ def budget(reasoning: str | int) -> int:
             f"reasoning={reasoning!r} is no budget.", hint="Give an effort word or a number of tokens."
         )
     return reasoning
+
+
+def with_unique_ids(messages: Sequence[Message]) -> list[Message]:
+    """The messages with the made-up ids of their calls unique within the conversation: two answers may have
+    made up the same. An id tells the call's place, so that it stays when the conversation grows. A result
+    belongs to the last call before it that has its id."""
+    calls = [p for m in messages for p in m.parts if isinstance(p, ToolCall)]
+    taken = {c.id for c in calls if not c.made_up}
+    if not any(c.made_up for c in calls):
+        return list(messages)
+    ids: dict[str, str] = {}  # of the calls so far, as they are sent
+
+    def renamed(part: Part, place: str) -> Part:
+        if isinstance(part, ToolCall):
+            ids[part.id] = unused(f"nbllm-{place}", taken) if part.made_up else part.id
+        elif not isinstance(part, ToolResult):
+            return part
+        return replace(part, id=ids.get(part.id, part.id))
+
+    return [
+        Message(m.role, [renamed(p, f"{i}-{k}") for k, p in enumerate(m.parts)])
+        for i, m in enumerate(messages)
+    ]
 
 
 def turns(messages: Iterable[Message], names: Mapping[str, str]) -> Iterator[tuple[str, list[Part]]]:

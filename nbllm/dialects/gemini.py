@@ -13,7 +13,7 @@ The answer is whole when a finish reason came, or the prompt was blocked, or a c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 from urllib.parse import quote
 
@@ -47,6 +47,7 @@ from ._request import (
     misplaced,
     system_text,
     turns,
+    with_unique_ids,
     without_none,
 )
 
@@ -55,7 +56,6 @@ _VERSION = re.compile(r"/v\d+(?:alpha|beta)?\d*(?:/|$)")
 _BUDGETED = re.compile(
     r"gemini-(?:1\.|2\.)|learnlm|gemma"
 )  # models that take a budget of thinking; later ones take a level
-_MADE_UP = re.compile(r"call_\d+_\d+")  # ids that Fold gives to calls without one; Gemini never saw them
 
 
 class Gemini:
@@ -151,25 +151,32 @@ def _tool_config(request: Request) -> dict[str, Any] | None:
 def _contents(request: Request) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     names: dict[str, str] = {}  # of the tools, by the ids of their calls so far
-    for role, parts in turns(request.messages, _ROLES):
-        names |= {p.id: p.name for p in parts if isinstance(p, ToolCall)}
-        said = [made for part in parts if (made := _part(role, part, names)) is not None]
+    own: set[str] = set()  # ids that are ours: Gemini never saw them
+    for role, parts in turns(with_unique_ids(request.messages), _ROLES):
+        calls = [p for p in parts if isinstance(p, ToolCall)]
+        names |= {p.id: p.name for p in calls}
+        own |= {p.id for p in calls if p.made_up}
+        said = [made for part in parts if (made := _part(role, part, names, own)) is not None]
         if said:
             out.append({"role": role, "parts": said})
     return out
 
 
-def _part(role: str, part: Part, names: Mapping[str, str]) -> dict[str, Any] | None:
+def _part(role: str, part: Part, names: Mapping[str, str], own: Set[str]) -> dict[str, Any] | None:
     match part:
         case Text(text, signature):
             return without_none({"text": text, "thoughtSignature": signature}) if text or signature else None
         case Image() | Document():
-            own = part.signature if isinstance(part, Image) and role == "model" else None
-            return _media(part) | without_none({"thoughtSignature": own})
+            mark = part.signature if isinstance(part, Image) and role == "model" else None
+            return _media(part) | without_none({"thoughtSignature": mark})
         case ToolResult() if role == "user":
-            return {"functionResponse": _response(part, names)}
+            return {"functionResponse": _response(part, names, own)}
         case ToolCall(id, name) if role == "model":
-            call = {**without_none({"id": _id(id)}), "name": name, "args": call_arguments(part)}
+            call = {
+                **without_none({"id": None if part.made_up else id}),
+                "name": name,
+                "args": call_arguments(part),
+            }
             return without_none({"functionCall": call, "thoughtSignature": part.signature})
         case Reasoning(text, signature) if role == "model":
             signed = signature is not None and part.id is None  # an id means another provider's
@@ -183,7 +190,7 @@ def _media(part: Image | Document) -> dict[str, Any]:
     return {"inlineData": {"mimeType": part.media_type, "data": b64(part)}}
 
 
-def _response(result: ToolResult, names: Mapping[str, str]) -> dict[str, Any]:
+def _response(result: ToolResult, names: Mapping[str, str], own: Set[str]) -> dict[str, Any]:
     name = result.name or names.get(result.id)
     if name is None:
         raise ConfigError(
@@ -193,11 +200,8 @@ def _response(result: ToolResult, names: Mapping[str, str]) -> dict[str, Any]:
     text = "".join(p.text for p in content(result) if isinstance(p, Text))
     media = [_media(p) for p in content(result) if isinstance(p, Image)]
     said = {"error" if result.is_error else "output": text}
-    return without_none({"id": _id(result.id), "name": name, "response": said, "parts": media})
-
-
-def _id(id: str) -> str | None:
-    return None if _MADE_UP.fullmatch(id) else id
+    id = None if result.id in own else result.id
+    return without_none({"id": id, "name": name, "response": said, "parts": media})
 
 
 # --- answer -------------------------------------------------------------------------------------------------
