@@ -2,6 +2,8 @@
 
 import pytest
 
+from nbllm.errors import ConfigError
+
 from .kernels import Kernel
 
 pytestmark = pytest.mark.kernel
@@ -27,7 +29,7 @@ def frames(ran):
 def test_a_line_runs_a_benchmark_and_tells_it_in_short(kernel):
     """The frame in `out`, a table with medians and intervals as the cell's value, the dashboard static at its
     end."""
-    ran = kernel.run(f"%llm bench {PAIR} blocks=8 warmup=1 seed=3 out=df")
+    ran = kernel.run(f"%llm bench {PAIR} blocks=8 warmup=1 bench.seed=3 out=df")
     assert ran.ok, ran.error
     assert 16 == kernel.value("int((df.phase == 'measure').sum())")
     assert "16 of 16 requests" in ran.text
@@ -127,3 +129,24 @@ def test_numbers_and_lists_are_read_as_they_are_written():
         "prompts": "my prompts.txt",
     } == options
     assert ["a/b,c/d", "temperature=0"] == rest.split()
+
+
+def test_a_call_s_option_and_the_run_s_have_names_of_their_own(kernel):
+    """seed= is sent, bench.seed= orders the run; every option of a run has such a name."""
+    from nbllm.core.options import OPTIONS
+    from nbllm.notebook.bench_magics import split
+
+    options, rest = split("a/b seed=7 --bench.seed=3 bench.budget=0.5 bench.blocks=2")
+    assert ({"seed": 3, "budget": 0.5, "blocks": 2}, "a/b seed=7") == (options, " ".join(rest.split()))
+    with pytest.raises(ConfigError, match="blocks is given twice"):
+        split("a/b blocks=2 bench.blocks=3")
+    clash = {o.name for o in OPTIONS if o.scope == "call"}
+    for option in (o for o in OPTIONS if o.scope == "bench"):
+        plain = option.name.removeprefix("bench.")
+        assert [plain] * (plain in clash) == [w[:-2] for w in split(f"{plain}=1")[1].split()]
+    line = "sim/openai@ttft=0.01,tokens=3 blocks=1 warmup=0 seed=7 bench.seed=3 out=seeded"
+    ran = kernel.run(f"d = %llm bench {line}\nprint(list(seeded.params.unique()))")
+    assert ran.ok, ran.error
+    assert '"seed": 7' in ran.text
+    assert "seed= is the call's" in kernel.run("%llm help bench").text
+    assert "that each call sends" in kernel.run("%llm help bench.seed").text

@@ -16,6 +16,7 @@ from typing import Any
 from ..core import messages as words
 from ..core.errors import ConfigError
 from ..core.messages import Image, Message, Part, Text
+from ..core.options import REQUEST
 from ..core.prompt import messages as read_messages
 from ..core.prompt import tools as read_tools
 from .words import COMMON
@@ -40,18 +41,7 @@ _BUILT_IN = (
     "What is the difference between a process and a thread? Answer in one paragraph.",
     "Summarise the plot of Romeo and Juliet in fifty words.",
 )
-_OPTIONS = (
-    "tools",
-    "tool_choice",
-    "schema",
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "stop",
-    "seed",
-    "reasoning",
-    "extra",
-)
+_OPTIONS = tuple(name for name in REQUEST if name != "system")  # that is a message of its own
 _KNOWN = ("id", "prompt", "text", "system", "messages", "turns", "image", "images", *_OPTIONS)
 _FORMS = "text, a list, a DataFrame with a column prompt, or a .txt, .csv, .json, .jsonl or .parquet file"
 

@@ -22,23 +22,6 @@ from ..routing.keys import origin
 from ..routing.registry import Route
 from . import plan, prompts
 
-# Options of a call that an arm may set, besides model and name: those of Client.request, and what is its own.
-REQUEST_OPTIONS = (
-    "system",
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "stop",
-    "seed",
-    "reasoning",
-    "tools",
-    "tool_choice",
-    "schema",
-    "extra",
-)
-ADDRESS_OPTIONS = ("base_url", "dialect", "api_key")
-CALL_OPTIONS = ("timeout", "retries", "keep")
-
 
 @dataclass(frozen=True, slots=True)
 class Arm:

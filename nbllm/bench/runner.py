@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from ..client.api import default_client
 from ..client.client import Client, Timeouts
 from ..core import addresses, errors
+from ..core.options import ADDRESS, REQUEST, SENDING
 from ..store import columns
 from . import plan, prompts
 from .progress import Progress
-from .run_spec import ADDRESS_OPTIONS, CALL_OPTIONS, REQUEST_OPTIONS, Arm, Job, Rules, described, differences
+from .run_spec import Arm, Job, Rules, described, differences
 from .store import FILE, Store, find, home
 from .supervisor import work
 
@@ -226,7 +227,7 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
     told = {"model": given} if isinstance(given, str) else dict(given)
     model, name = told.pop("model", None), told.pop("name", None)
     options = {**common, **told}
-    known = (*REQUEST_OPTIONS, *ADDRESS_OPTIONS, *CALL_OPTIONS)
+    known = (*REQUEST, *ADDRESS, *SENDING)
     unknown = next((o for o in options if o not in known), None)
     if not isinstance(model, str) or unknown:
         what = (
@@ -237,7 +238,7 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
         raise errors.ConfigError(
             what, hint=f"Options of a call are {', '.join(known)}; `name` labels a model."
         )
-    base_url, dialect, api_key = (options.pop(option, None) for option in ADDRESS_OPTIONS)
+    base_url, dialect, api_key = (options.pop(option, None) for option in ADDRESS)
     timeout, retries = options.pop("timeout", None), options.pop("retries", None)
     keep = bool(options.pop("keep", False))
     Timeouts.of(timeout)  # raises for what is no limit
@@ -263,12 +264,12 @@ def _found(client: Client, model: str, base_url: str | None, dialect: str | None
 def _again(given: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, str]], client: Client) -> Arm:
     """The arm that a run's file tells of, looked up here. Raises ConfigError where it is another one here."""
     name, asked, told = str(given["name"]), str(given["asked"]), given["provider"]
-    if not set(given["options"]) <= set(REQUEST_OPTIONS):
+    if not set(given["options"]) <= set(REQUEST):
         raise ValueError(name)
     Timeouts.of(given["timeout"])
     try:
         model = f"{told['name']}/{given['model']}" if asked == "auto" else asked
-        arm = _found(client, model, *(by_hand[option].get(name) for option in ADDRESS_OPTIONS))
+        arm = _found(client, model, *(by_hand[option].get(name) for option in ADDRESS))
     except errors.ConfigError as error:
         raise errors.ConfigError(
             f"{name!r} cannot be asked as it was: {error.message}",

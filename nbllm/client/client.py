@@ -43,7 +43,7 @@ from ..dialects._media import left_out
 from ..http.stamps import stalls_since
 from ..http.transport import HttpTransport, Letter, Reply
 from ..routing import prices
-from ..routing.dialects import DIALECTS
+from ..routing.dialects import DIALECTS, choices
 from ..routing.registry import DEFAULT_MODEL, Registry, Route, load
 from ..store.ledger import Ledger
 from ..store.measure import Call
@@ -185,9 +185,9 @@ class Client:
     def resolve(self, model: str, base_url: str | None = None, dialect: str | None = None) -> Route:
         """Where `model` leads; for "auto", the first provider with a key, a reachable Ollama, or the
         simulator."""
-        if dialect is not None and dialect not in DIALECTS:
+        if dialect is not None and dialect not in choices():
             raise errors.ConfigError(
-                f"No dialect is called {dialect!r}.", hint=f"There are {', '.join(DIALECTS)}."
+                f"No dialect is called {dialect!r}.", hint=f"There are {', '.join(choices())}."
             )
         return (
             self._auto()

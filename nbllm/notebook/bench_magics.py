@@ -6,8 +6,9 @@
     ---
     Another prompt.
 
-The options of a benchmark are taken out of the line first; what is left are a cell's own options, sent with
-every call.
+The options of a benchmark are taken out of the line first; what is left are options of a call, sent with
+every call. Where both have an option of the same name, the plain one is the call's: `seed=7` is sent, and
+`bench.seed=7` orders the run.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
-from .session import PASSED, Session
+from ..core.options import REQUEST
+from .session import Session
 from .syntax import parser as grammar
 from .syntax.lexer import fail, value
+from .syntax.options import BENCH
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _DEFAULT_OUT = "_bench"
+_SENT = {*REQUEST, "retries", "keep"} - {"schema"}  # options of a call that a line passes on
 _DIVIDER = re.compile(r"(?m)^-{3,}[ \t]*$")
 
 
@@ -54,26 +58,19 @@ def _budget(text: str) -> Any:
     }
 
 
-# The options of a benchmark on a line: how each is read. `prompts` is a variable's name or a file's path.
-OPTIONS: dict[str, Callable[[str], Any]] = {
-    "blocks": int,
-    "cold": _truth_or_list,
-    "concurrency": _numbers(int),
-    "rate": _numbers(float),
-    "arrivals": str,
-    "per_turn": int,
-    "idle": lambda text: [float(word) for word in text.strip("[] ").split(",")],
+# How the text of an option of a benchmark is read, by its kind.
+_READERS: dict[str, Callable[[str], Any]] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "rungs": _truth_or_list,
+    "ints": _numbers(int),
+    "numbers": _numbers(float),
+    "pauses": lambda text: [float(word) for word in text.strip("[] ").split(",")],
     "warmup": lambda text: text if text == "auto" else int(text),
-    "cooldown": int,
-    "prefix": str,
-    "seed": int,
-    "stop_when": float,
-    "metric": str,
     "budget": _budget,
-    "directory": str,
-    "prompts": str,
 }
-_OPTION = re.compile(rf"(?<!\S)(?:--)?(?P<name>{'|'.join(OPTIONS)})=")
+_OPTION = re.compile(rf"(?<!\S)(?:--)?(?P<name>{'|'.join(map(re.escape, BENCH))})=")
 
 
 def split(line: str) -> tuple[dict[str, Any], str]:
@@ -82,12 +79,13 @@ def split(line: str) -> tuple[dict[str, Any], str]:
     found: dict[str, Any] = {}
     rest, at = "", 0
     while match := _OPTION.search(line, at):
-        name = match["name"]
+        option = BENCH[match["name"]]
+        name = option.name.removeprefix("bench.")
         text, end, _ = value(line, match.end())
         if name in found:
             raise fail(match.start(), f"{name} is given twice")
         try:
-            found[name] = OPTIONS[name](text)
+            found[name] = _READERS[option.kind](text)
         except (ValueError, IndexError):
             raise fail(
                 match.start(), f"{name} cannot be {text!r}", f"See help(nbllm.bench.run) for {name}."
@@ -110,14 +108,16 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame:
             "No model was named.", hint="For example: %llm bench openai/mini,claude/sonnet blocks=20"
         )
     options["prompts"] = _prompts(session, options.get("prompts"), cell)
-    passed = {name: chosen for name, chosen in read.options.items() if name in (*PASSED, "system", "stop")}
+    passed = {name: chosen for name, chosen in read.options.items() if name in _SENT}
     unknown = sorted(set(read.options) - set(passed))
     if unknown:
         raise ConfigError(
             f"{unknown[0]} is no option of a benchmark.",
-            hint=f"There are {', '.join(OPTIONS)}, and the options of a call.",
+            hint=f"There are {', '.join(n for n, o in BENCH.items() if n != o.name or n == 'bench.seed')}, "
+            "and the options of a call.",
         )
-    df = run(list(read.models), client=session.client, extra=dict(read.extra) or None, **passed, **options)
+    models = [{"model": name, **passed} for name in read.models]  # seed= of a call is not the run's
+    df = run(models, client=session.client, extra=dict(read.extra) or None, **options)
     name = read.out or _DEFAULT_OUT
     session.namespace[name] = df
     return short(df)

@@ -22,7 +22,7 @@ from .comparison import Comparison
 from .question import Question, checked
 from .session import Session
 from .syntax import parser as grammar
-from .syntax.options import OPTIONS, SUBCOMMANDS
+from .syntax.options import BENCH, OPTIONS, SUBCOMMANDS, values
 from .view.static import static
 
 
@@ -263,11 +263,10 @@ def _nest(session: Session, rest: str) -> str:
 def _help(session: Session, rest: str) -> str:
     if rest:
         topic = rest.lstrip("-%").replace("-", "_")
-        if topic in OPTIONS:
-            o = OPTIONS[topic]
-            values = f"\n  values: {', '.join(o.values)}" if o.values else ""
+        if o := OPTIONS.get(topic) or BENCH.get(topic):
+            chosen = f"\n  values: {', '.join(values(o))}" if values(o) else ""
             short = f" (-{o.short})" if o.short else ""
-            return f"{o.name}{short}: {o.help}{values}"
+            return f"{o.name}{short}: {o.help}{chosen}"
         if topic in SUBCOMMANDS:
             return f"%llm {topic}: {SUBCOMMANDS[topic]}"
         raise ConfigError(f"No help on {rest!r}.", hint="`%llm help` lists the topics.")

@@ -8,7 +8,7 @@ from typing import Any
 
 from .session import Session
 from .syntax import parser as grammar
-from .syntax.options import OPTIONS, SUBCOMMANDS
+from .syntax.options import OPTIONS, SUBCOMMANDS, values
 
 _LINE = re.compile(r"^(?P<magic>%{1,2})(?:llm|nbllm)(?P<rest>[ \t].*|)$")
 _BRACE = re.compile(r"\{(\w*)$")
@@ -73,7 +73,7 @@ def _values(session: Session, option: str) -> list[tuple[str, str]]:
         return [("true", "value"), ("false", "value")]
     if known.kind == "variable":
         return [(n, "key variable") for row in session.client.registry.rows.values() for n in row.key_env]
-    return [(v, "value") for v in known.values]
+    return [(v, "value") for v in values(known)]
 
 
 def models(session: Session) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from ..core.calls import Provider
 from ..core.errors import ConfigError
 from ..core.events import Response
 from ..core.messages import Message, Text
+from ..core.options import REQUEST, SENDING
 from ..routing.registry import Route
 from .chats import Chats, Place
 from .comparison import Comparison, Outcome
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from .prompt.template import Filled
 
 _STATE = "_nbllm_session"
-# Options of a cell that go to Client.ask as they are.
-PASSED = ("max_tokens", "temperature", "top_p", "seed", "reasoning", "retries", "keep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +85,8 @@ class Session:
         """Where a name leads, and the keyword arguments of Client.ask that the options mean."""
         options = contestant.options
         route = self.client.resolve(contestant.model, options.get("base_url"), options.get("dialect"))
-        found = {name: options[name] for name in PASSED if name in options}
+        found = {name: options[name] for name in (*REQUEST, *SENDING) if name in options}
         found |= {
-            "system": options.get("system"),
-            "stop": options.get("stop", ()),
             "extra": question.extra,
             "schema": question.shape if _has_schemas(route) else None,
             "timeout": self._timeouts(options),

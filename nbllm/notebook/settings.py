@@ -14,11 +14,7 @@ from typing import Any
 from .session import Session
 from .syntax.options import OPTIONS, Unreadable, read
 
-# What is the matter of one cell, or is said with a word of its own.
-_ONE_CELL = frozenset(
-    {"out", "def", "save", "use", "as", "schema", "attach", "dry_run", "chat", "runs", "key"}
-)
-NAMES = tuple(n for n, o in OPTIONS.items() if n not in _ONE_CELL and "." not in n and not o.later)
+NAMES = tuple(n for n, o in OPTIONS.items() if o.default)
 
 
 @lru_cache(maxsize=1)

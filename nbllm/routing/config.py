@@ -41,15 +41,14 @@ from typing import Any
 
 from ..core.calls import Provider, origin, same_host
 from ..core.errors import ConfigError
+from ..core.options import OPTIONS
 from .dialects import DIALECTS
 from .files import read_small
 from .spec import BUILT_IN, is_loopback, provider_row, spent
 from .toml_edit import at_line, row_line
 
 _TABLES = ("provider", "alias", "allow", "use")
-SETTLED_HERE = frozenset(
-    {"base_url", "dialect", "key", "keep", "bg"}
-)  # options that no file of a project may choose
+_NOT_A_PROJECTS = frozenset(o.name for o in OPTIONS if not o.project)
 # What a project may change of a provider that the user knows: how it is called, counted and written to.
 _FREE = frozenset({"label", "default_model", "model", "price", "quirks", "verified"})
 _HTTP = frozenset(
@@ -281,7 +280,7 @@ def _apply(config: Config, layer: Layer) -> None:
 def _use(config: Config, layer: Layer) -> None:
     """Defaults of cells, as they are written; the notebook knows the options."""
     for name, value in _items(config, layer, "use"):
-        if layer.project and name in SETTLED_HERE:
+        if layer.project and name in _NOT_A_PROJECTS:
             config.problems.append(
                 _problem(
                     layer,

@@ -9,3 +9,8 @@ from ..core.calls import Dialect
 from ..dialects import DIALECTS as SERVERS
 
 DIALECTS: dict[str, Dialect] = {**SERVERS, **{d.name: d for d in (*CLIS, OpenCodeServer())}}
+
+
+def choices() -> tuple[str, ...]:
+    """The dialects that a user may name, those of installed packages with them."""
+    return tuple(name for name in DIALECTS if name != "refused")

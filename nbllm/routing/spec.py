@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from ..core.calls import SECRET_HEADERS, ModelFacts, OAuth, Provider, Quirks, origin, same_host
 from ..core.errors import ConfigError
-from .dialects import DIALECTS
+from .dialects import choices
 
 BUILT_IN = ""  # the source of nbllm's own rows
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
@@ -77,9 +77,8 @@ def _path(value: Any) -> str:
 
 
 def _dialect(value: Any) -> str:
-    known = [d for d in DIALECTS if d != "refused"]
-    if value not in known:
-        raise TypeError(f"one of {', '.join(known)}")
+    if value not in choices():
+        raise TypeError(f"one of {', '.join(choices())}")
     return str(value)
 
 

@@ -18,6 +18,7 @@ from ..core import errors
 from ..core.calls import Provider, Trace
 from ..core.events import Response, Usage
 from ..core.messages import Request
+from ..core.options import keywords
 from ..routing import prices
 from . import chunks as pieces
 from .chunks import DISTURBED, Chunk, Recorded, Row, Tokenizer, kind_of, ns, stalled
@@ -436,8 +437,9 @@ def _rates(row: Row) -> None:
 
 def params(request: Request) -> str:
     """The parameters of a request as canonical JSON, without messages, model and what was not set."""
-    names = ("max_tokens", "temperature", "top_p", "stop", "seed", "reasoning", "tool_choice")
-    chosen = {n: getattr(request, n) for n in names if getattr(request, n, None) not in (None, ())}
+    chosen = {
+        n: getattr(request, n) for n in keywords("parameter") if getattr(request, n, None) not in (None, ())
+    }
     chosen |= {"tools": [t.name for t in request.tools]} if request.tools else {}
     chosen |= {"schema": True} if request.schema else {}
     chosen |= {f"x.{k}": v for k, v in request.extra.items()}

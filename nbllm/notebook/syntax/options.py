@@ -1,4 +1,4 @@
-"""The options of a cell: one table, from which parsing, errors, completion and help are made."""
+"""How the text of an option is read, and what else a line may say; the options are core/options.py's."""
 
 from __future__ import annotations
 
@@ -7,121 +7,22 @@ import json
 import keyword
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from ...core import options
+from ...core.options import Option
+from ...routing.dialects import choices
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One option: `kind` says how its value is read, `values` what may be chosen, `least` the smallest
-    number; `many` that it may be given again, `later` that it is known but not there yet."""
-
-    name: str
-    kind: str
-    help: str
-    short: str = ""
-    values: tuple[str, ...] = ()
-    least: float | None = None
-    many: bool = False
-    later: bool = False
-
-
-_EFFORTS = ("none", "minimal", "low", "medium", "high")
-_TABLE = (
-    Option(
-        "model",
-        "models",
-        "which model answers: gemini/pro, auto ...; several, joined by commas, answer side by side",
-        "m",
-    ),
-    Option("system", "str", "what the model is told about its role", "s"),
-    Option(
-        "temperature",
-        "floats",
-        "0 for the most likely words, higher for more varied ones; several are compared: 0,0.7",
-        "t",
-        least=0,
-    ),
-    Option("runs", "int", "how often each model answers, side by side", least=1),
-    Option("max_tokens", "int", "the longest answer, in tokens", least=1),
-    Option("top_p", "float", "share of the likeliest words to choose from", least=0),
-    Option("stop", "list", "text at which the answer ends; may be given again", many=True),
-    Option("seed", "int", "same seed, same answer, where the provider can"),
-    Option("reasoning", "effort", "how much to think: a word, or a budget in tokens", values=_EFFORTS),
-    Option("schema", "str", 'structure of the answer: "name, age int", a JSON schema, or a variable\'s name'),
-    Option(
-        "as",
-        "choice",
-        "what the variable takes of a structured answer: a DataFrame, or checked objects",
-        values=("df", "object"),
-    ),
-    Option(
-        "def", "name", "makes the cell a Python function of its {names}: %%llm gemini/flash def=summarize"
-    ),
-    Option("save", "name", "keeps the cell's text as a fragment for use=; sends nothing"),
-    Option("use", "str", "fragments, joined by commas, that stand before the cell's text"),
-    Option(
-        "chat",
-        "name",
-        "goes on with the conversation of this name; running a cell again replaces its own turn",
-        "c",
-    ),
-    Option("out", "name", "variable for the response", "o"),
-    Option(
-        "format",
-        "choice",
-        "how the answer is shown; code goes into the next cell as well, unrun",
-        "f",
-        ("md", "text", "json", "code", "html"),
-    ),
-    Option(
-        "attach",
-        "list",
-        "a file, address or variable that goes with the prompt; may be given again",
-        "a",
-        many=True,
-    ),
-    Option("dry_run", "bool", "show what would be sent, send nothing", "n"),
-    Option("quiet", "bool", "show nothing; the answer is in the variable", "q"),
-    Option("render", "choice", "how the answer is drawn while it comes", values=("live", "final", "plain")),
-    Option("timeout", "duration", "the longest time in all: 30, 30s, 2m"),
-    Option("timeout.connect", "duration", "time to connect (10 s)"),
-    Option("timeout.first", "duration", "time to the first token (120 s)"),
-    Option("timeout.idle", "duration", "time between two pieces (60 s)"),
-    Option("timeout.total", "duration", "the longest time in all"),
-    Option("retries", "int", "how often to ask again before anything was shown (2)", least=0),
-    Option(
-        "bg", "bool", "goes on in the background: the prompt comes back at once, the answer grows in its cell"
-    ),
-    Option(
-        "keep",
-        "bool",
-        "a headless CLI stays for the next cell, which it answers sooner: model=cli/claude keep=true",
-    ),
-    Option("base_url", "str", "send the call to another address"),
-    Option(
-        "dialect",
-        "choice",
-        "the wire format of base_url",
-        values=("openai_chat", "openai_responses", "anthropic", "gemini", "ollama"),
-    ),
-    Option("key", "variable", "NAME of the variable that holds the key"),
-    Option(
-        "budget",
-        "int",
-        "tokens that a variable put into the prompt may take (1000): tables are sampled to fit",
-        least=20,
-    ),
-    Option(
-        "fill",
-        "choice",
-        "which braces are filled: on, double (only {{ }}), off",
-        values=("on", "double", "off"),
-    ),
-    *(Option(name, "str", "not yet", later=True) for name in ("each", "tools", "cache", "show_reasoning")),
-)
-OPTIONS: dict[str, Option] = {o.name: o for o in _TABLE}
-SHORT: dict[str, Option] = {o.short: o for o in _TABLE if o.short}
+OPTIONS: dict[str, Option] = {o.name: o for o in options.OPTIONS if o.kind and o.scope != "bench"}
+SHORT: dict[str, Option] = {o.short: o for o in OPTIONS.values() if o.short}
+# The options of a benchmark's line by every name that they have there: bench.blocks, and blocks too, as no
+# call has an option of that name.
+BENCH: dict[str, Option] = {
+    name: o
+    for o in options.OPTIONS
+    for name in (o.name, o.name.removeprefix("bench."))
+    if o.scope == "bench" and name not in {c.name for c in options.OPTIONS if c.scope == "call"}
+}
 
 # What people's fingers write instead, and what they mean.
 MEANT = {
@@ -157,7 +58,8 @@ SUBCOMMANDS: dict[str, str] = {
     "stop": "stop what is answered in the background (bg=true)",
     "last": "show the last answer again",
     "bench": "measure models against each other: %llm bench openai/mini,claude/sonnet blocks=20 out=df "
-    "(%%llm_bench takes prompts)",
+    "(%%llm_bench takes prompts; options of the run are also bench.NAME=, and must be where a call has the "
+    "same: seed= is the call's, bench.seed= the run's)",
     "log": "the calls of this notebook in numbers (n=20: the last ones; all: every column)",
     "cost": "what the calls of this notebook came to, by model: calls, tokens, dollars",
     "simulate": "on or off: send every provider's name to the built-in simulator",
@@ -169,6 +71,11 @@ COMMANDS_LATER = ("replay",)
 
 class Unreadable(ValueError):
     """A value that is not of its option's kind; the message says what was expected."""
+
+
+def values(option: Option) -> tuple[str, ...]:
+    """What may be chosen: for dialect=, what the client knows."""
+    return choices() if option.name == "dialect" else option.values
 
 
 def read(option: Option, text: str) -> Any:
@@ -235,10 +142,11 @@ def _bool(_option: Option, text: str) -> bool:
 
 
 def _choice(option: Option, text: str) -> str:
-    if text not in option.values:
-        near = difflib.get_close_matches(text, option.values, 1)
+    known = values(option)
+    if text not in known:
+        near = difflib.get_close_matches(text, known, 1)
         raise Unreadable(
-            f"needs one of {', '.join(option.values)}, not {_shown(text)}"
+            f"needs one of {', '.join(known)}, not {_shown(text)}"
             + (f": did you mean {near[0]}?" if near else "")
         )
     return text

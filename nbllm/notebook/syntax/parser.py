@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...core.errors import ConfigError
+from ...core.options import Option
 from .lexer import end, fail, value
 from .options import (
     COMMANDS_LATER,
@@ -28,7 +29,6 @@ from .options import (
     OPTIONS,
     SHORT,
     SUBCOMMANDS,
-    Option,
     Unreadable,
     looks_like_key,
     read,
@@ -244,7 +244,7 @@ def _find(dash: str, name: str, start: int) -> Option:
     """The option that is meant. Raises ConfigError with the nearest name for an unknown one, or one that is
     not there yet."""
     if name.startswith("x."):
-        return Option(name, "extra", "")
+        return Option(name, "extra")
     found = SHORT.get(name) if dash == "-" else OPTIONS.get(_canonical(name))
     if found is None:
         near = _near(_canonical(name))

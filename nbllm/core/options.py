@@ -1,0 +1,213 @@
+"""Every option of a call, once: `CallSpec`. What is read on a line, completed, explained, a default, sent,
+recorded or taken by a benchmark is derived from its fields."""
+
+# ruff: noqa: RUF009 - the helpers below make fields
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .messages import Effort, Tool
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option. name: on a line; keyword: in Python; kind: how its text is read ("" where no line has it).
+
+    scope: call, cell (the notebook's own) or bench (of a whole run). part: where an option of a call goes: a
+    parameter of the request as it is, the request, the address, or the sending. values: what may be chosen;
+    least: the smallest number; many: it may be given again; later: known, but not there yet; default: a
+    notebook may have a default for it; project: a project's file may choose that default.
+    """
+
+    name: str
+    kind: str = ""
+    help: str = ""
+    keyword: str = ""
+    short: str = ""
+    scope: str = "cell"
+    part: str = ""
+    values: tuple[str, ...] = ()
+    least: float | None = None
+    many: bool = False
+    later: bool = False
+    default: bool = True
+    project: bool = True
+
+
+def _cell(kind: str, words: str, **more: Any) -> Any:
+    return field(default=None, metadata={"kind": kind, "help": words, **more})
+
+
+def _call(part: str, kind: str, words: str, **more: Any) -> Any:
+    return _cell(kind, words, scope="call", part=part, **more)
+
+
+def _bench(kind: str, words: str) -> Any:
+    return _cell(kind, words, scope="bench", default=False)
+
+
+_EFFORTS = ("none", "minimal", "low", "medium", "high")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSpec:
+    """The options of a call, of its cell, and of a benchmark of calls; None where nothing was chosen. A word
+    that Python keeps for itself ends in an underscore here (`as_`), a dot is one too (`timeout_first`)."""
+
+    model: str | None = _cell(
+        "models",
+        "which model answers: gemini/pro, auto ...; several, joined by commas, answer side by side",
+        short="m",
+        scope="call",
+    )
+    system: str | None = _call("request", "str", "what the model is told about its role", short="s")
+    temperature: float | None = _call(
+        "parameter",
+        "floats",
+        "0 for the most likely words, higher for more varied ones; several are compared: 0,0.7",
+        short="t",
+        least=0,
+    )
+    runs: int | None = _cell("int", "how often each model answers, side by side", least=1, default=False)
+    max_tokens: int | None = _call("parameter", "int", "the longest answer, in tokens", least=1)
+    top_p: float | None = _call("parameter", "float", "share of the likeliest words to choose from", least=0)
+    stop: str | Iterable[str] | None = _call(
+        "parameter", "list", "text at which the answer ends; may be given again", many=True
+    )
+    seed: int | None = _call("parameter", "int", "same seed, same answer, where the provider can")
+    reasoning: Effort | int | None = _call(
+        "parameter", "effort", "how much to think: a word, or a budget in tokens", values=_EFFORTS
+    )
+    schema: Any = _call(
+        "request",
+        "str",
+        'structure of the answer: "name, age int", a JSON schema, or a variable\'s name',
+        default=False,
+    )
+    as_: str | None = _cell(
+        "choice",
+        "what the variable takes of a structured answer: a DataFrame, or checked objects",
+        values=("df", "object"),
+        default=False,
+    )
+    def_: str | None = _cell(
+        "name",
+        "makes the cell a Python function of its {names}: %%llm gemini/flash def=summarize",
+        default=False,
+    )
+    save: str | None = _cell(
+        "name", "keeps the cell's text as a fragment for use=; sends nothing", default=False
+    )
+    use: str | None = _cell(
+        "str", "fragments, joined by commas, that stand before the cell's text", default=False
+    )
+    chat: str | None = _cell(
+        "name",
+        "goes on with the conversation of this name; running a cell again replaces its own turn",
+        short="c",
+        default=False,
+    )
+    out: str | None = _cell("name", "variable for the response", short="o", default=False)
+    format: str | None = _cell(
+        "choice",
+        "how the answer is shown; code goes into the next cell as well, unrun",
+        short="f",
+        values=("md", "text", "json", "code", "html"),
+    )
+    attach: Iterable[str] | None = _cell(
+        "list",
+        "a file, address or variable that goes with the prompt; may be given again",
+        short="a",
+        many=True,
+        default=False,
+    )
+    dry_run: bool | None = _cell("bool", "show what would be sent, send nothing", short="n", default=False)
+    quiet: bool | None = _cell("bool", "show nothing; the answer is in the variable", short="q")
+    render: str | None = _cell(
+        "choice", "how the answer is drawn while it comes", values=("live", "final", "plain")
+    )
+    timeout: Any = _call("sending", "duration", "the longest time in all: 30, 30s, 2m")
+    timeout_connect: float | None = _cell("duration", "time to connect (10 s)", default=False)
+    timeout_first: float | None = _cell("duration", "time to the first token (120 s)", default=False)
+    timeout_idle: float | None = _cell("duration", "time between two pieces (60 s)", default=False)
+    timeout_total: float | None = _cell("duration", "the longest time in all", default=False)
+    retries: Any = _call("sending", "int", "how often to ask again before anything was shown (2)", least=0)
+    bg: bool | None = _cell(
+        "bool",
+        "goes on in the background: the prompt comes back at once, the answer grows in its cell",
+        project=False,
+    )
+    keep: bool | None = _call(
+        "sending",
+        "bool",
+        "a headless CLI stays for the next cell, which it answers sooner: model=cli/claude keep=true",
+        project=False,
+    )
+    base_url: str | None = _call("address", "str", "send the call to another address", project=False)
+    dialect: str | None = _call("address", "choice", "the wire format of base_url", project=False)
+    api_key: Any = _call(
+        "address",
+        "variable",
+        "NAME of the variable that holds the key",
+        name="key",
+        default=False,
+        project=False,
+    )
+    budget: int | None = _cell(
+        "int",
+        "tokens that a variable put into the prompt may take (1000): tables are sampled to fit",
+        least=20,
+    )
+    fill: str | None = _cell(
+        "choice",
+        "which braces are filled: on, double (only {{ }}), off",
+        values=("on", "double", "off"),
+    )
+    each: Any = _cell("str", "not yet", later=True, default=False)
+    tools: Iterable[Tool | Mapping[str, Any]] | None = _call(
+        "request", "str", "not yet", later=True, default=False
+    )
+    cache: Any = _cell("str", "not yet", later=True, default=False)
+    show_reasoning: Any = _cell("str", "not yet", later=True, default=False)
+    tool_choice: str | None = _call("parameter", "", "", default=False)
+    extra: Mapping[str, Any] | None = _call("request", "", "", default=False)
+
+    bench_blocks: Any = _bench("int", "how often every model answers")
+    bench_cold: Any = _bench("rungs", "true adds the cold-start ladder; or its rungs, joined by commas")
+    bench_concurrency: Any = _bench("ints", "requests in flight for each model; several for a sweep")
+    bench_rate: Any = _bench("numbers", "requests a second; several for a sweep")
+    bench_arrivals: Any = _bench("str", "how requests arrive: constant, poisson or ramp")
+    bench_per_turn: Any = _bench("int", "requests of a model in a block")
+    bench_idle: Any = _bench("pauses", "pauses in seconds before a turn: 0,30")
+    bench_warmup: Any = _bench("warmup", "auto until times are stable, or a number of requests")
+    bench_cooldown: Any = _bench("int", "requests at the end of a load that are not counted")
+    bench_prefix: Any = _bench("str", "unique defeats prompt caches, shared measures them")
+    bench_seed: Any = _bench("int", "of the run's own order; seed= is the one that each call sends")
+    bench_stop_when: Any = _bench("float", "relative half width of the interval at which a load ends early")
+    bench_metric: Any = _bench("str", "the figure that stop_when looks at")
+    bench_budget: Any = _bench("budget", "US dollars, or usd:0.5,tokens:1000,seconds:60,requests:100")
+    bench_directory: Any = _bench("str", "where the run is kept")
+    bench_prompts: Any = _bench("str", "a variable's name or a file's path")
+
+
+def _name(keyword: str) -> str:
+    head, _, rest = keyword.partition("_")
+    return f"{head}.{rest}" if rest and head in ("bench", "timeout") else keyword.removesuffix("_")
+
+
+OPTIONS: tuple[Option, ...] = tuple(
+    Option(**{"name": _name(f.name), "keyword": f.name, **f.metadata}) for f in fields(CallSpec)
+)
+
+
+def keywords(*parts: str) -> tuple[str, ...]:
+    """The keyword arguments of a call that go to these parts of it."""
+    return tuple(o.keyword for o in OPTIONS if o.part in parts)
+
+
+REQUEST = keywords("parameter", "request")
+ADDRESS = keywords("address")  # base_url, dialect, api_key
+SENDING = keywords("sending")

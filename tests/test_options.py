@@ -1,0 +1,70 @@
+"""One table of options: what is derived from it agrees with what takes them."""
+
+import inspect
+import typing
+from dataclasses import fields
+
+import pytest
+
+import nbllm
+from nbllm.bench import run
+from nbllm.client.client import CallOptions
+from nbllm.core.messages import Request
+from nbllm.core.options import ADDRESS, OPTIONS, REQUEST, SENDING, CallSpec, keywords
+from nbllm.notebook import settings
+from nbllm.notebook.completion import candidates
+from nbllm.notebook.syntax import options as line
+from nbllm.notebook.syntax.parser import parse
+from nbllm.routing.dialects import DIALECTS, choices
+
+CALL = {*REQUEST, *ADDRESS, *SENDING}
+
+
+def test_a_call_takes_the_options_of_the_table():
+    """Client.stream, its types, and a request's parameters."""
+    taken = set(inspect.signature(nbllm.Client.stream).parameters) - {"self", "prompt", "model"}
+    assert CALL == taken == set(typing.get_type_hints(CallOptions))
+    assert {o.keyword for o in OPTIONS if o.scope == "call"} == {*CALL, "model"}
+    assert set(keywords("parameter")) <= {f.name for f in fields(Request)}
+
+
+def test_a_run_takes_the_options_of_the_table():
+    """The arguments of bench.run, apart from those that only code can give."""
+    taken = set(inspect.signature(run).parameters) - {"models", "progress", "client", "disturb", "options"}
+    assert taken == {o.name.removeprefix("bench.") for o in OPTIONS if o.scope == "bench"}
+
+
+def test_every_field_is_an_option_and_has_help():
+    """Scope, kind, help; names and short flags differ."""
+    assert [f.name for f in fields(CallSpec)] == [o.keyword for o in OPTIONS]
+    assert {"call", "cell", "bench"} == {o.scope for o in OPTIONS}
+    assert all(o.help for o in OPTIONS if o.kind)
+    for found in ([o.name for o in OPTIONS], [o.short for o in OPTIONS if o.short]):
+        assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize("name", choices())
+def test_a_line_knows_the_dialects_of_the_client(name):
+    """Each of them; "refused" is a row's mark and no dialect that a user may name."""
+    assert name == parse(f"m base_url=http://127.0.0.1:1 dialect={name}").options["dialect"]
+    assert {*choices(), "refused"} == set(DIALECTS)
+    with pytest.raises(nbllm.errors.ConfigError, match="No dialect"):
+        nbllm.Client().resolve("openai/m", dialect="refused")
+
+
+def test_completion_offers_the_dialects_of_the_client():
+    """Those that begin as what was typed."""
+
+    class Bare:
+        client = nbllm.Client()
+
+    typed = "%%llm m dialect="
+    assert set(choices()) == {word for word, _ in candidates(Bare(), typed, len(typed), 0)[1]}
+
+
+def test_what_may_be_a_default():
+    """What belongs to one cell may not; a project chooses no address, key or what stays running."""
+    one = ["out", "def", "save", "use", "as", "schema", "attach", "dry_run", "chat", "runs", "key"]
+    expected = {n for n, o in line.OPTIONS.items() if "." not in n and not o.later} - set(one)
+    assert expected == set(settings.NAMES)
+    assert {"base_url", "dialect", "key", "keep", "bg"} == {o.name for o in OPTIONS if not o.project}
