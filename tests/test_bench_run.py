@@ -301,6 +301,7 @@ def test_an_interrupt_returns_what_is_there(tmp_path):
     assert 60 == len(nbllm.bench.resume(tmp_path / "run", progress=False))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_at_random_moments_twenty_times_has_the_same_frame(tmp_path):
     """kill -9 of everything: nothing finished is lost or doubled, and the frame in the end is the planned
     one.

@@ -19,6 +19,8 @@ from nbllm.routing.registry import load
 
 from .growth import growth, limit
 
+pytestmark = pytest.mark.slow
+
 HTTP = ("openai_chat", "openai_responses", "anthropic", "gemini", "ollama", "cohere")
 ROW = replace(load({}).rows["openai"], name="x", label="X")
 TOKENS = (

@@ -26,6 +26,8 @@ from nbllm.notebook.view.text import TextPainter
 
 from .growth import growth
 
+pytestmark = pytest.mark.slow
+
 
 class Nowhere:
     """A front end that looks at nothing."""

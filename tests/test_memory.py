@@ -66,6 +66,8 @@ GROWTH = """
 import gc, os, weakref
 from tests.test_memory import LONG, gone, server
 import nbllm
+
+pytestmark = pytest.mark.slow
 def size():
     gc.collect()
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20

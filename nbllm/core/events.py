@@ -415,11 +415,14 @@ class Fold:
             self._counted = False
 
     def parts(self) -> tuple[Part, ...]:
-        """The parts so far, in the order in which they began."""
+        """The parts so far, in the order in which they began. A call without an id gets one that no other
+        has."""
         out: list[Part] = []
+        taken = {call.id for call in self._calls.values()}
         for b in self._blocks:
             if isinstance(b, int):
-                out.append(self._calls[b].build(self._call_id(b)))
+                call = self._calls[b]
+                out.append(call.build(call.id or unused(f"nbllm-{b}", taken)))
                 continue
             if isinstance(b, _File):
                 out.append(b.build())
@@ -431,12 +434,6 @@ class Fold:
             elif text or b[1] or b[2]:
                 out.append(Reasoning(text, b[1], b[2], b[3]))
         return tuple(out)
-
-    def _call_id(self, index: int) -> str:
-        """The provider's id, or one made up that no other call of this answer has."""
-        if id := self._calls[index].id:
-            return id
-        return unused(f"nbllm-{index}", {call.id for call in self._calls.values()})
 
     def response(self, **about: Any) -> Response:
         """The answer so far; `about` fills the fields that events do not know (provider, cost, timing,
