@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The unit tests on every other Python that this machine has, of those we say we support. Names those it has not.
+# The fast tests, and those of a real kernel, on every other Python that this machine has, of those we say we support. Names those it has not.
 set -euo pipefail
 status=0
 for version in 3.11 3.12 3.13 3.14; do
@@ -16,7 +16,8 @@ for version in 3.11 3.12 3.13 3.14; do
     continue
   fi
   env=$(mktemp -d)
-  "$python" -m venv "$env" && "$env/bin/pip" install -q '.[test]' && "$env/bin/python" -m pytest -q -p no:cacheprovider -m "not slow and not real and not browser" || status=1
+  "$python" -m venv "$env" && "$env/bin/pip" install -q '.[test]' && "$env/bin/python" -m pytest -q -p no:cacheprovider -m "not slow and not kernel and not real and not browser" &&
+    "$env/bin/python" -m pytest -q -p no:cacheprovider tests/test_kernel.py tests/test_panel.py || status=1
   rm -rf "$env"
 done
 exit $status

@@ -14,6 +14,8 @@ from nbllm.routing import registry
 
 from .test_transport import chunk, head, server
 
+pytestmark = pytest.mark.slow
+
 DELTA = (
     b'data: {"id":"c","object":"chat.completion.chunk","model":"m","system_fingerprint":"%s","choices":[{"index":0,"delta":{"content":" word"},"finish_reason":null}]}\n\n'  # noqa: E501
     % (b"f" * 200)
@@ -66,8 +68,6 @@ GROWTH = """
 import gc, os, weakref
 from tests.test_memory import LONG, gone, server
 import nbllm
-
-pytestmark = pytest.mark.slow
 def size():
     gc.collect()
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
