@@ -12,7 +12,6 @@ from types import MethodType
 from typing import Any
 
 from ..core.errors import ConfigError, NbllmError
-from .cell import Stopped, run_cell
 from .session import Session, forget, session_of
 from .syntax import parser as grammar
 
@@ -122,6 +121,7 @@ def _bench_magic(session: Session) -> Callable[..., Any]:
 
 def _told(session: Session, work: Callable[[], Any]) -> Any:
     """Runs `work`; one of our errors leaves as itself, drawn in a few lines."""
+    from .cell import Stopped
     from .view.static import error_lines
 
     try:
@@ -139,6 +139,8 @@ def _told(session: Session, work: Callable[[], Any]) -> Any:
 def _cell(session: Session, line: str, cell: str) -> Any:
     if line.split(maxsplit=1)[:1] == ["help"]:
         raise ConfigError("help is a line: %llm help.", hint="A %%llm cell asks a model.")
+    from .cell import run_cell
+
     return run_cell(session, grammar.parse(line), cell)
 
 
