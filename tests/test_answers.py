@@ -106,8 +106,7 @@ def events(dialect, *values, close=True):
     return found + (list(decoder.close()) if close else [])
 
 
-# --- counts
-# ---------------------------------------------------------------------------------------------------------
+# --- counts ---
 
 BEGUN = {
     "type": "message_start",
@@ -405,8 +404,7 @@ def test_the_cost_of_a_session_says_what_is_estimated(serve, client):
     )
 
 
-# --- formats
-# --------------------------------------------------------------------------------------------------------
+# --- formats ---
 
 STREAMS = {
     "openai_chat": sse(chunk("Hello"), chunk("", "stop"), {"choices": [], "usage": oai(3, 2)}, "[DONE]"),
@@ -607,8 +605,7 @@ def framed(dialect, body, cut):
     return asyncio.run(read())
 
 
-# --- thoughts
-# -------------------------------------------------------------------------------------------------------
+# --- thoughts ---
 
 
 def delta(**fields):
@@ -786,8 +783,7 @@ def test_thoughts_of_the_other_formats(dialect, values):
     assert ("Let me see.", "42", [Reasoning, Text]) == (r.reasoning, r.text, [type(p) for p in r.parts])
 
 
-# --- pictures and files
-# ---------------------------------------------------------------------------------------------
+# --- pictures and files ---
 
 JPEG = (
     b"\xff\xd8\xff\xe0\x00\x10JFIF"

@@ -169,7 +169,7 @@ def test_outside_things_have_one_home(path):
     """Pure floors know no clock, socket or thread; httpx and IPython are imported in one package each; pandas
     inside functions."""
     here = floor_of(name_of(path))
-    found = {p for n in ast.walk(tree(path)) for p in outside(n)} if True else set()
+    found = {p for n in ast.walk(tree(path)) for p in outside(n)}
     assert not (here in PURE and found & NOT_PURE)
     assert set() == {p for p in found if ONLY_IN.get(p, here) != here}
     assert "pandas" not in {p for n in tree(path).body for p in outside(n)}

@@ -74,8 +74,7 @@ def events(answer):
     ]
 
 
-# ---- truth
-# ---------------------------------------------------------------------------------------------------------
+# ---- truth ----
 
 
 @every_protocol
@@ -169,8 +168,7 @@ def test_connections_are_kept_and_told_apart(server, client):
         assert one.connection != record_of(server, ask(other, "openai_chat", "sim@tokens=1")).connection
 
 
-# ---- shapes that benchmarks get wrong
-# ------------------------------------------------------------------------------
+# ---- shapes that benchmarks get wrong ----
 
 
 def chunks(server, client, options, protocol="openai_chat"):
@@ -260,8 +258,7 @@ def test_whole_answers_come_when_the_stream_would_end(server, client, protocol):
     assert (False, 8) == (record.stream, record.output_tokens)
 
 
-# ---- cold starts
-# ---------------------------------------------------------------------------------------------------
+# ---- cold starts ----
 
 
 def test_a_cold_model_waits_and_ollama_says_so(server, client):
@@ -290,8 +287,7 @@ def test_idle_makes_cold(server, client):
     ]
 
 
-# ---- faults
-# --------------------------------------------------------------------------------------------------------
+# ---- faults ----
 
 ERROR = {
     "openai_chat": lambda b: b["error"]["code"],
@@ -493,8 +489,7 @@ def test_what_cannot_be_answered_is_refused(client, path, body, status):
     assert status == client.post(path, content=body).status_code
 
 
-# ---- the server
-# ----------------------------------------------------------------------------------------------------
+# ---- the server ----
 
 
 def test_two_requests_in_one_write_are_both_answered(server):

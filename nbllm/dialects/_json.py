@@ -51,17 +51,6 @@ def _loads(text: str | bytes) -> Any:
         ) from None
 
 
-def load_object(text: str | bytes) -> dict[str, Any]:
-    """As load_json, for a value that must be an object. Raises ProtocolError for any other value."""
-    value = load_json(text)
-    if not isinstance(value, dict):
-        raise ProtocolError(
-            f"Expected a JSON object from the provider, got {str(value)[:100]!r}.",
-            hint="Check that base_url and dialect belong together.",
-        )
-    return value
-
-
 def count(value: Any) -> int | None:
     """A token count, None where `value` is none (booleans, strings and negatives are none)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2**63:

@@ -60,7 +60,7 @@ def run_cell(session: Session, line: Line, body: str) -> Response | Comparison |
         made = define(session, str(options["def"]), body, options, _asker(session, line, options))
         session.say(
             f"{made.__name__}{inspect.signature(made)} is defined; it asks "
-            f"{', '.join(_models(line.models, options))}."
+            f"{', '.join(models_of(line.models, options))}."
         )
         return None
     filled = fill(
@@ -127,11 +127,11 @@ def ask(
     return result
 
 
-# --- the question
-# ---------------------------------------------------------------------------------------------
+# --- the question ---
 
 
-def _models(models: Sequence[str], options: Mapping[str, Any]) -> tuple[str, ...]:
+def models_of(models: Sequence[str], options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Who is asked: the models of the line, else the notebook's default."""
     return tuple(models) or (str(options.get("model", DEFAULT_MODEL)),)
 
 
@@ -145,7 +145,7 @@ def question(
     """What a filled prompt asks."""
     parts, told = _parts(session, filled, options)
     rest = {k: v for k, v in options.items() if k != "model"}
-    return Question(parts, _models(models, options), rest, extra, filled.told, told)
+    return Question(parts, models_of(models, options), rest, extra, filled.told, told)
 
 
 def _asker(session: Session, line: Line, options: Mapping[str, Any]) -> Callable[[Filled], Any]:

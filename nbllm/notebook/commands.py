@@ -15,9 +15,8 @@ from ..core.errors import ConfigError, after_answer
 from ..core.events import Response
 from ..routing import keys
 from ..routing.config import user_file
-from ..routing.registry import DEFAULT_MODEL
 from ..routing.toml_edit import set_entry
-from .cell import ask, run_cell, with_schema
+from .cell import ask, models_of, run_cell, with_schema
 from .comparison import Comparison
 from .question import Question, checked
 from .session import Session
@@ -292,7 +291,7 @@ def _fix(session: Session, rest: str) -> Any:
     text, code = prompt(session)
     line = grammar.parse(rest)
     options = with_schema(session, checked(line, session.defaults))
-    models = line.models or (str(options.get("model", DEFAULT_MODEL)),)
+    models = models_of(line.models, options)
     answer = ask(session, Question((text,), models, options, line.extra), line.out)
     if isinstance(answer, Response):
         with after_answer(answer, "proposing it as a cell"):
@@ -369,7 +368,7 @@ def _open(session: Session, rest: str, name: str) -> Any:
     line = grammar.parse(rest)
     asked = Question(
         (),
-        line.models or (str(session.defaults.get("model", DEFAULT_MODEL)),),
+        models_of(line.models, session.defaults),
         checked(line, session.defaults),
         line.extra,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import ConfigError
 from ..core.messages import Message, Part, Text
 from .syntax.lexer import fail
+from .syntax.options import OPTIONS
 from .syntax.parser import Line
 
 if TYPE_CHECKING:
@@ -106,44 +107,16 @@ def contestants(models: Sequence[str], options: Mapping[str, Any]) -> tuple[Cont
     return tuple(found)
 
 
-# --- options that exclude each other
-# --------------------------------------------------------------------------
+# --- options that exclude each other ---
 
-_ONE_ANSWER = "several answers are asked for"
+# What is said of a question that is sent; a time limit may stand beside anything.
+_OF_A_CALL = tuple(n for n in OPTIONS if n not in ("save", "use") and not n.startswith("timeout"))
 # (option or "several", the others that it cannot stand beside, why and what to do). An option=value counts
 # with that value only.
 _EXCLUDES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     (
         "save",
-        (
-            "model",
-            "system",
-            "temperature",
-            "runs",
-            "max_tokens",
-            "top_p",
-            "stop",
-            "seed",
-            "reasoning",
-            "schema",
-            "as",
-            "def",
-            "chat",
-            "out",
-            "format",
-            "attach",
-            "dry_run",
-            "quiet",
-            "render",
-            "retries",
-            "bg",
-            "keep",
-            "base_url",
-            "dialect",
-            "key",
-            "budget",
-            "fill",
-        ),
+        _OF_A_CALL,
         "save= keeps the cell's text and sends nothing",
         "Give it where the fragment is used: %%llm use=NAME.",
     ),

@@ -244,8 +244,7 @@ class Run:
         return [o for o in self.outcomes if o is not None]
 
 
-# --- following
-# ------------------------------------------------------------------------------------------------
+# --- following ---
 
 
 @contextmanager
@@ -315,8 +314,7 @@ def _wait(run: Run, live: list[int], places: list[int]) -> None:
         stream.wait_end(FRAME)
 
 
-# --- what came of it
-# ------------------------------------------------------------------------------------------
+# --- what came of it ---
 
 
 def outcome(question: Question, label: str, stream: Stream | NbllmError) -> Outcome:
@@ -357,8 +355,7 @@ def _valued(question: Question, shape: Shape, response: Response) -> tuple[Any, 
     return (None if wanted is None else value), None
 
 
-# --- settling
-# -------------------------------------------------------------------------------------------------
+# --- settling ---
 
 
 Keeper = Callable[[Outcome], None]  # adds an answer to a conversation

@@ -111,8 +111,7 @@ def failed(error: BaseException, provider: Provider, model: str, extra: Mapping[
     }
 
 
-# --- rows
-# -----------------------------------------------------------------------------------------------------
+# --- rows ---
 
 
 def _attempt(stream: Recorded, call: Call, i: int) -> Row:

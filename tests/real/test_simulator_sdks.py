@@ -93,8 +93,7 @@ def said(record, kind="content"):
     return "".join(c.text for c in record.chunks if c.kind == kind)
 
 
-# ---- OpenAI
-# -------------------------------------------------------------------------------------------------------
+# ---- OpenAI ----
 
 
 def test_openai_chat_streams(server, openai):
@@ -199,8 +198,7 @@ def test_openai_responses_call_and_answer(openai):
     )
 
 
-# ---- Anthropic
-# ----------------------------------------------------------------------------------------------------
+# ---- Anthropic ----
 
 
 def test_anthropic_streams_thinking_and_text(server, anthropic):
@@ -256,8 +254,7 @@ def test_anthropic_counts_and_lists(server, anthropic):
     assert "sim" in [m.id for m in anthropic.models.list()]
 
 
-# ---- Gemini
-# -------------------------------------------------------------------------------------------------------
+# ---- Gemini ----
 
 
 def test_gemini_streams_thoughts(server, gemini):
@@ -323,8 +320,7 @@ def test_gemini_counts_lists_and_structures(gemini):
     )
 
 
-# ---- Ollama
-# -------------------------------------------------------------------------------------------------------
+# ---- Ollama ----
 
 
 def test_ollama_streams(server, ollama):
@@ -376,8 +372,7 @@ def test_ollama_tools_and_generate(ollama):
     )
 
 
-# ---- errors: each SDK raises its own
-# -------------------------------------------------------------------------------
+# ---- errors: each SDK raises its own ----
 
 STATUS = {
     400: "BadRequestError",

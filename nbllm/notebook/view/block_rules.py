@@ -77,8 +77,7 @@ def _element(state: StateBlock, tag: str, content: str, lines: tuple[int, int], 
     state.push(f"{_KINDS.get(tag, tag)}_close", tag, -1)
 
 
-# -- tables
-# ------------------------------------------------------------------------------------------------------------
+# -- tables --
 
 
 def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:

@@ -92,8 +92,7 @@ class LivePainter:
     def ended(self, column: int) -> None:
         """Nothing: `finish` comes next."""
 
-    # -- when and what to draw
-    # -----------------------------------------------------------------------------------------
+    # -- when and what to draw --
 
     def tick(self, now: float) -> None:
         """Draws, where a frame is due."""
@@ -209,8 +208,7 @@ class LivePainter:
         line = self._state.status_line(now)
         return Rendered(line.html, f"\n\n{line.text}" if self._state.total else line.text)
 
-    # -- the end
-    # -------------------------------------------------------------------------------------------------------
+    # -- the end --
 
     def finish(self, outcomes: Sequence[Ended]) -> None:
         """Replaces all by the final form. Where an error came before anything else did, the error is all

@@ -70,8 +70,7 @@ _ENDINGS: dict[FinishReason | None, str] = {
 }
 
 
-# -- figures
-# -----------------------------------------------------------------------------------------------------------
+# -- figures --
 
 
 def seconds(value: float | None) -> str:
@@ -184,8 +183,7 @@ def _short(message: str) -> str:
     return message if len(message) <= _LONGEST_ERROR else message[: _LONGEST_ERROR - 1] + "…"
 
 
-# -- the answer in its formats
-# -----------------------------------------------------------------------------------------
+# -- the answer in its formats --
 
 
 def pretty(value: Any) -> str:
