@@ -132,14 +132,14 @@ def test_a_dotenv_file_is_read_again_where_it_has_changed(tmp_path):
     path, stores = tmp_path / ".env", keys.Stores({}, lambda: (tmp_path,))
     row = registry.load({}).rows["groq"]
     assert keys.find(row, stores) is None
-    for text in ("GROQ_API_KEY=a\n", "GROQ_API_KEY=bc\n", "# none\n"):
+    for text in ("GROQ_API_KEY=a\n", "GROQ_API_KEY=gsk-longer\n", "# none\n"):
         path.write_text(text, "utf-8")
         found = keys.find(row, stores)
         assert (found.reveal() if found else "") == text.partition("=")[2].strip()
         assert stores.dotenv(path) is stores.dotenv(path)
     path.unlink()
     assert keys.find(row, stores) is None
-    assert "bc" not in repr(stores)
+    assert "gsk-longer" not in repr(stores)
 
 
 def test_names_with_dots_are_well(tmp_path):

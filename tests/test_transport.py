@@ -18,6 +18,7 @@ import trustme
 
 from nbllm.core import errors
 from nbllm.core.calls import HttpCall, Trace
+from nbllm.http.codings import decoded
 from nbllm.http.stamps import ClockedLoop
 from nbllm.http.transport import HttpTransport, Letter
 
@@ -391,6 +392,21 @@ def test_one_coding_is_undone(name, window, cut):
     ):
         ((_, frames, _),) = ask(url)
     assert ['{"a": 1}', '{"b": 2}'] * 3 == frames
+
+
+@pytest.mark.parametrize(("name", "window"), CODINGS.values(), ids=CODINGS)
+def test_a_coding_is_known_however_little_comes_at_first(name, window):
+    """One byte a read: what a socket gives is chance, so the reads are made here."""
+    body = deflated(EVENT * 3, window) if window else EVENT * 3
+
+    async def reads():
+        for i in range(len(body)):
+            yield body[i : i + 1]
+
+    async def whole():
+        return b"".join([piece async for piece in decoded(reads(), name.decode())])
+
+    assert EVENT * 3 == asyncio.run(whole())
 
 
 @pytest.mark.parametrize(

@@ -31,17 +31,22 @@ def decoded(body: AsyncIterator[bytes], coding: str) -> AsyncIterator[bytes]:
 
 async def _inflated(body: AsyncIterator[bytes], window: int) -> AsyncIterator[bytes]:
     tool: Any = zlib.decompressobj(window)
+    head = b""
     async for chunk in body:
         data, more = chunk, True
+        if window == _ZLIB:  # its two bytes say whether they are there: some servers leave them away
+            data = head = head + chunk
+            if len(head) < 2:
+                continue
+            if head[0] & 15 != zlib.DEFLATED or int.from_bytes(head[:2], "big") % 31:
+                tool = zlib.decompressobj(_RAW)
+            window = _RAW
         while more and not tool.eof:
             try:
                 piece = tool.decompress(data, STEP)
             except zlib.error:
-                if window != _ZLIB:
-                    raise ProtocolError("The answer is compressed in a broken way.", hint=_HINT) from None
-                window, tool = _RAW, zlib.decompressobj(_RAW)  # servers that leave zlib's two bytes away
-                continue
-            data, window = tool.unconsumed_tail, window if window != _ZLIB else _GZIP
+                raise ProtocolError("The answer is compressed in a broken way.", hint=_HINT) from None
+            data = tool.unconsumed_tail
             more = bool(data) or len(piece) == STEP
             if piece:
                 yield piece
