@@ -12,6 +12,7 @@ from nbllm.core.events import (
     Finished,
     Fold,
     Notice,
+    RawBlock,
     ReasoningDelta,
     Started,
     TextDelta,
@@ -453,7 +454,28 @@ class TestDecode:
                 {"type": "web_search_tool_result", "tool_use_id": "s", "content": []},
             ),
             Finished("stop", "end_turn"),
-        ] == events[1:]
+        ] == [e for e in events[1:] if not isinstance(e, RawBlock)]
+
+    def test_tools_of_the_provider_go_back_as_they_came(self):
+        """A turn that paused in the middle of a search goes on only where its blocks return, in their place,
+        to the same provider alone."""
+        answer = fold(
+            read(
+                begin(),
+                start(0, "server_tool_use", id="s", name="web_search", input={}),
+                fragment('{"q":1}'),
+                stop(),
+                start(1, "web_search_tool_result", tool_use_id="s", content=[]),
+                stop(1),
+                end("pause_turn"),
+                DONE,
+            )
+        )
+        assert ("stop", "pause_turn") == (answer.finish_reason, answer.finish_raw)
+        assert [
+            {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"q": 1}},
+            {"type": "web_search_tool_result", "tool_use_id": "s", "content": []},
+        ] == body(*HELLO, *answer.messages)["messages"][1]["content"]
 
     def test_notices(self):
         """Citations, a model that stepped in, refusals, measurements and unknown blocks are kept beside the

@@ -9,14 +9,32 @@ a signature (or a redacted block) ends it, ToolCallDeltas with one index are one
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from .messages import Document, Image, Message, Part, Reasoning, Request, Text, ToolCall, audio_type, caption
+from .messages import (
+    Document,
+    Image,
+    Message,
+    Part,
+    Raw,
+    Reasoning,
+    Request,
+    Text,
+    ToolCall,
+    ToolResult,
+    audio_type,
+    caption,
+)
 
 DEPTH_LIMIT = 500  # levels of a JSON value; whatever walks through one afterwards has room for that many
 NAME_LIMIT = 256  # characters of a function's name that comes in pieces
+# refused: by the person; unknown: no tool of that name; invalid: arguments that do not fit; repeated: the
+# same call for the third time; stopped: by the person, before or while it ran; limit: no step was left for it
+ToolOutcome = Literal[
+    "ran", "failed", "refused", "unknown", "invalid", "repeated", "stopped", "timeout", "limit"
+]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error", "cancelled", "other"]
 
 
@@ -116,6 +134,41 @@ class Restarted:
 
 
 @dataclass(frozen=True, slots=True)
+class RawBlock:
+    """A block that goes back to its provider as it came, see Raw."""
+
+    part: Raw
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStarted:
+    """A tool begins to run, after its arguments were found valid and the person had nothing against it."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEnded:
+    """What a call came to. `outcome` says how; `result` is what the model is told; seconds: how long it ran,
+    None where it did not."""
+
+    result: ToolResult
+    outcome: ToolOutcome = "ran"
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepEnded:
+    """The end of an assistant turn that others follow: its calls have their results. `reason` and `raw` as in
+    Finished."""
+
+    number: int
+    reason: FinishReason = "tool_calls"
+    raw: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The end of the answer. `raw` is the provider's own word for the reason."""
 
@@ -132,6 +185,10 @@ Event = (
     | UsageReport
     | Notice
     | Restarted
+    | RawBlock
+    | ToolStarted
+    | ToolEnded
+    | StepEnded
     | Finished
 )
 
@@ -174,9 +231,64 @@ class Timing:
         return (output_tokens - 1) / self.decode
 
 
+def _messages(parts: tuple[Part, ...], results: tuple[ToolEnded, ...]) -> tuple[Message, ...]:
+    told = (Message("tool", [e.result for e in results]),) if results else ()
+    return (Message("assistant", parts), *told) if parts else told
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One assistant turn of an answer that used tools. results: what its calls came to, in their order. cost:
+    US dollars."""
+
+    number: int
+    parts: tuple[Part, ...] = ()
+    results: tuple[ToolEnded, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    cost: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The visible text of the turn."""
+        return "".join(p.text for p in self.parts if isinstance(p, Text))
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls the model asked for, in order."""
+        return tuple(p for p in self.parts if isinstance(p, ToolCall))
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The turn, and the one with its results, ready to be sent back."""
+        return _messages(self.parts, self.results)
+
+
+def total(usages: Iterable[Usage | None]) -> Usage | None:
+    """The sum of several counts. What one of them does not say of input and output is not known of the sum; a
+    detail counts where it was told. None for none."""
+    known = list(usages)
+    if len(known) < 2 or all(u is None for u in known):
+        return known[0] if known else None
+    each = [u or Usage() for u in known]
+
+    def add(name: str, whole: bool) -> int | None:
+        values = [getattr(u, name) for u in each]
+        told = [v for v in values if v is not None]
+        return sum(told) if told and not (whole and len(told) < len(values)) else None
+
+    details = ("reasoning_tokens", "cache_read_tokens", "cache_write_tokens")
+    return Usage(
+        **{n: add(n, True) for n in ("input_tokens", "output_tokens")},
+        **{n: add(n, False) for n in details},
+        raw=each[-1].raw,
+    )
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Response:
-    """An answer, whole or partial, with everything known about it."""
+    """An answer, whole or partial, with everything known about it. Where tools ran, `parts` are those of the
+    last turn, `before` has the turns that came before it, and `usage` and `cost` are sums."""
 
     parts: tuple[Part, ...] = ()
     finish_reason: FinishReason | None = None
@@ -191,6 +303,22 @@ class Response:
     notices: tuple[Notice, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict)
     simulated: bool = False
+    before: tuple[Step, ...] = ()
+    results: tuple[ToolEnded, ...] = ()
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Every assistant turn of the answer, in order; one, where no tool ran."""
+        if self.before and not self.parts:
+            return self.before
+        last = Step(len(self.before) + 1, self.parts, self.results, self.finish_reason)
+        return (*self.before, last if self.before else replace(last, usage=self.usage, cost=self.cost))
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """All that the answer adds to a conversation: its turns and what their calls came to."""
+        earlier = (m for step in self.before for m in step.messages)
+        return (*earlier, *_messages(self.parts, self.results))
 
     @property
     def text(self) -> str:
@@ -326,38 +454,45 @@ class Fold:
         self.finished: Finished | None = None
         self.notices: list[Notice] = []
         self._blocks: list[
-            list[str | None] | int | _File
-        ] = []  # ["text"|"reasoning", sig, redacted, id, pieces...] or call index
+            list[str | None] | int | _File | Raw
+        ] = []  # ["text"|"reasoning", sig, redacted, id, pieces...], call index, ...
         self._files: dict[str, _File] = {}  # by key
         self._calls: dict[int, _Call] = {}
+        self._results: list[ToolEnded] = []
+        self.steps: list[Step] = []  # those that have ended
 
     def add(self, event: Event) -> None:
         """Takes one event into account."""
-        match event:
-            case TextDelta():
-                self._say(event)
-            case ReasoningDelta():
-                self._reason(event)
-            case ToolCallDelta():
-                self._tool(event)
-            case MediaDelta():
-                self._file(event)
-            case UsageReport():
-                self._report, self._counted = event, event.final
-            case Started(id, model):
-                self.id, self.model = id or self.id, model or self.model
-            case Finished():
-                self.finished = event
-            case Notice():
-                self.notices.append(event)
-            case Restarted():
-                self._void()
+        if (take := _TAKEN.get(type(event))) is not None:
+            take(self, event)
+
+    def _start(self, e: Started) -> None:
+        self.id, self.model = e.id or self.id, e.model or self.model
+
+    def _count(self, e: UsageReport) -> None:
+        self._report, self._counted = e, e.final
+
+    def _finish(self, e: Finished) -> None:
+        self.finished = e
+
+    def _end(self, e: StepEnded) -> None:
+        """Puts a turn aside; the next one begins."""
+        self.finished = Finished(e.reason, e.raw)
+        step = Step(len(self.steps) + 1, self.parts(), tuple(self._results), e.reason, self._usage())
+        self.steps.append(step)
+        self._results = []
+        self._void()
 
     def _void(self) -> None:
         self._blocks, self._calls, self._files, self._report, self.finished = [], {}, {}, None, None
 
     @property
     def usage(self) -> Usage | None:
+        """The sum of what was counted in each turn."""
+        last = [self._usage()] if self._blocks or not self.steps else []
+        return total([*(step.usage for step in self.steps), *last])
+
+    def _usage(self) -> Usage | None:
         """The provider's last report. Where the answer ended before its counts were final, what it made is
         not known."""
         usage = self._report.usage if self._report is not None else None
@@ -424,8 +559,8 @@ class Fold:
                 call = self._calls[b]
                 out.append(call.build(call.id or unused(f"nbllm-{b}", taken)))
                 continue
-            if isinstance(b, _File):
-                out.append(b.build())
+            if isinstance(b, (_File, Raw)):
+                out.append(b.build() if isinstance(b, _File) else b)
                 continue
             text = "".join(piece or "" for piece in b[4:])
             if b[0] == "text":
@@ -446,8 +581,25 @@ class Fold:
             usage=self.usage,
             id=self.id,
             notices=tuple(self.notices),
-            **about,
+            results=tuple(self._results),
+            **{"before": tuple(self.steps), **about},
         )
+
+
+_TAKEN: dict[type, Callable[[Fold, Any], Any]] = {
+    TextDelta: Fold._say,
+    ReasoningDelta: Fold._reason,
+    ToolCallDelta: Fold._tool,
+    MediaDelta: Fold._file,
+    UsageReport: Fold._count,
+    Started: Fold._start,
+    Finished: Fold._finish,
+    Notice: lambda fold, e: fold.notices.append(e),
+    Restarted: lambda fold, e: fold._void(),
+    RawBlock: lambda fold, e: fold._blocks.append(e.part),
+    ToolEnded: lambda fold, e: fold._results.append(e),
+    StepEnded: Fold._end,
+}
 
 
 def unused(id: str, taken: Container[str | None]) -> str:

@@ -175,7 +175,16 @@ class ToolResult:
     name: str | None = None
 
 
-Part = Text | Image | Document | Reasoning | ToolCall | ToolResult
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A block of a provider's own that nbllm does not read and that must go back as it came: what a server's
+    own tool did, a compaction. `dialect` is the wire format that knows it; others are not sent it."""
+
+    dialect: str
+    block: Mapping[str, Any]
+
+
+Part = Text | Image | Document | Reasoning | ToolCall | ToolResult | Raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +195,7 @@ class Message:
     parts: tuple[Part, ...] = ()
 
     def __init__(self, role: Role, parts: str | Part | Iterable[Part | str] = ()) -> None:
-        if isinstance(parts, (str, Text, Image, Document, Reasoning, ToolCall, ToolResult)):
+        if isinstance(parts, (str, Text, Image, Document, Reasoning, ToolCall, ToolResult, Raw)):
             parts = (parts,)
         object.__setattr__(self, "role", role)
         object.__setattr__(self, "parts", tuple(Text(p) if isinstance(p, str) else p for p in parts))

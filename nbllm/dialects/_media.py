@@ -139,11 +139,12 @@ class Media:
             yield MediaDelta(part, "sound", append=True)
 
 
-def told_by_user(messages: Sequence[Message]) -> Iterator[Message]:
+def told_by_user(messages: Sequence[Message], dialect: str = "") -> Iterator[Message]:
     """The conversation for a provider that takes no pictures from a model: those that one made stand in the
     next message of the user, and a word for each in their place. Other files are left out, with a word. A
-    last turn stays as it is. The ids of calls are unique."""
-    messages = with_unique_ids(messages)
+    last turn stays as it is. The ids of calls are unique, and blocks
+    that only another `dialect` knows are gone."""
+    messages = with_unique_ids(messages, dialect)
     users = [i for i, m in enumerate(messages) if m.role == "user"]
     waiting: list[Part] = []
     for i, message in enumerate(messages):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.errors import ConfigError, ProtocolError
 from ..core.events import unused
-from ..core.messages import Document, Image, Message, Part, Request, Text, ToolCall, ToolResult
+from ..core.messages import Document, Image, Message, Part, Raw, Request, Text, ToolCall, ToolResult
 from ._json import Halves
 
 # Tokens of thinking that an effort word means where a model takes a budget: Google's own equivalents.
@@ -42,14 +42,27 @@ def budget(reasoning: str | int) -> int:
     return reasoning
 
 
-def with_unique_ids(messages: Sequence[Message]) -> list[Message]:
+def own(messages: Iterable[Message], dialect: str = "") -> list[Message]:
+    """The messages without the blocks that only another wire format knows."""
+
+    def theirs(part: Part) -> bool:
+        return isinstance(part, Raw) and part.dialect != dialect
+
+    return [
+        Message(m.role, [p for p in m.parts if not theirs(p)]) if any(map(theirs, m.parts)) else m
+        for m in messages
+    ]
+
+
+def with_unique_ids(messages: Sequence[Message], dialect: str = "") -> list[Message]:
     """The messages with the made-up ids of their calls unique within the conversation: two answers may have
     made up the same. An id tells the call's place, so that it stays when the conversation grows. A result
-    belongs to the last call before it that has its id."""
+    belongs to the last call before it that has its id. Blocks of other wire formats are left out."""
+    messages = own(messages, dialect)
     calls = [p for m in messages for p in m.parts if isinstance(p, ToolCall)]
     taken = {c.id for c in calls if not c.made_up}
     if not any(c.made_up for c in calls):
-        return list(messages)
+        return messages
     ids: dict[str, str] = {}  # of the calls so far, as they are sent
 
     def renamed(part: Part, place: str) -> Part:

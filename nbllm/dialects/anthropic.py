@@ -24,14 +24,16 @@ from ..core.events import (
     FinishReason,
     MediaDelta,
     Notice,
+    RawBlock,
     ReasoningDelta,
     Started,
     TextDelta,
     ToolCallDelta,
     Usage,
     UsageReport,
+    parse_arguments,
 )
-from ..core.messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ..core.messages import Document, Image, Part, Raw, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ._decoder import Reading, citation, finish, is_thought, thought_signature, thought_text, unfinished
 from ._json import count, effort, http_error, items, label, obj, string
 from ._media import is_media, media, told_by_user
@@ -191,7 +193,7 @@ def _messages(request: Request) -> list[dict[str, Any]]:
     """The turns. One of which nothing is left (unsigned thinking, empty texts) is left out: Anthropic takes
     no empty turn."""
     out: list[dict[str, Any]] = []
-    for role, parts in turns(told_by_user(request.messages), _ROLES):
+    for role, parts in turns(told_by_user(request.messages, "anthropic"), _ROLES):
         blocks = _blocks(role, parts)
         if out and out[-1]["role"] == role:
             out[-1]["content"] += blocks
@@ -220,6 +222,8 @@ def _block(role: str, part: Part) -> dict[str, Any] | None:
             return {"type": "tool_use", "id": _id(id), "name": name, "input": call_arguments(part)}
         case Reasoning() if role == "assistant":
             return _thought(part)
+        case Raw(_, block) if role == "assistant":
+            return dict(block)
     raise misplaced(part, role, "Anthropic")
 
 
@@ -368,6 +372,7 @@ class MessageDecoder(Reading):
             yield Notice("warning", f"The provider answered with {model} instead.", start)
         elif kind.endswith("_tool_result"):
             yield Notice("server_tool", kind, start)
+            yield RawBlock(Raw(self.format, start))
         elif kind in ("text", "thinking"):
             yield from self._grow(index, start)
         elif is_media(start) and (found := media(start)) is not None:
@@ -440,6 +445,8 @@ class MessageDecoder(Reading):
         elif block.kind.endswith("_tool_use"):
             whole = {**block.start, "input": "".join(block.pieces) or held}
             yield Notice("server_tool", string(block.start.get("name")), whole)
+            asked = parse_arguments("".join(block.pieces)) if block.pieces else obj(held)
+            yield RawBlock(Raw(self.format, {**block.start, "input": asked or {}}))
 
     def _end(self, value: dict[str, Any]) -> Iterator[Event]:
         delta = obj(value.get("delta"))

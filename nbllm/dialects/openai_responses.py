@@ -28,7 +28,18 @@ from ..core.events import (
     ToolCallDelta,
     UsageReport,
 )
-from ..core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ..core.messages import (
+    Document,
+    Image,
+    Message,
+    Raw,
+    Reasoning,
+    Request,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
 from ._decoder import citation, excerpt, expect, failure, finish, unfinished, values
 from ._json import Halves, effort, http_error, items, label, obj, provider_error, string
 from ._media import Media, is_media, media, told_by_user
@@ -120,7 +131,8 @@ def _turn(message: Message, quirks: Quirks) -> Iterator[dict[str, Any]]:
         if content:
             yield _message(role, content)
             content = []
-        yield from _item(part, quirks)
+        if not isinstance(part, Raw):  # told_by_user has taken them out
+            yield from _item(part, quirks)
     if content:
         yield _message(role, content)
 
