@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.core.errors import ConfigError
-from nbllm.notebook.prompt.summaries import text_of, tokens_in
+from nbllm.core.values import text_of, tokens_in
 from nbllm.notebook.prompt.template import fill, names_at, names_in
 
 NAMES = {

@@ -166,11 +166,11 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool call came to: text, or a tuple of Text and Image parts. `name` is the tool's (Gemini wants
-    it)."""
+    """What a tool call came to: text, or a tuple of Text, Image and Document parts. `name` is the tool's
+    (Gemini wants it)."""
 
     id: str
-    content: str | tuple[Text | Image, ...]
+    content: str | tuple[Text | Image | Document, ...]
     is_error: bool = False
     name: str | None = None
 

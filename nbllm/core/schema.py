@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*?)\n?```", re.DOTALL)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ][\d:.]+(?:Z|[+-]\d\d:?\d\d)?)?")
 _MOST = 8  # mismatches that a model is told at once
-_DEEP = "the answer is nested too deeply"
 # Where a schema holds others: as its value or in a list, or under names.
 _NESTED = frozenset(
     (
@@ -133,11 +132,7 @@ class Shape:
             ) from None
 
     def _check_schema(self, value: Any) -> None:
-        try:
-            found = itertools.islice(_checker(self.schema).iter_errors(value), _MOST)
-            problems = [f"{_place(e.absolute_path)}: {e.message[:200]}" for e in found]
-        except RecursionError:
-            problems = [_DEEP]
+        problems = schema_problems(self.schema, value)
         if problems:
             raise Mismatch(problems)
 
@@ -152,6 +147,16 @@ class Shape:
     def provider_schema(self) -> dict[str, Any]:
         """The schema as a provider is given it."""
         return {k: v for k, v in self.schema.items() if k != "x-nbllm-items"}
+
+
+def schema_problems(schema: Mapping[str, Any], value: Any, what: str = "the answer") -> list[str]:
+    """Where `value` does not fit a schema that was checked, one line each, the first few; [] where it fits.
+    `what` is its name in them."""
+    try:
+        found = itertools.islice(_checker(schema).iter_errors(value), _MOST)
+        return [f"{_place(e.absolute_path, what)}: {e.message[:200]}" for e in found]
+    except RecursionError:
+        return [f"{what} is nested too deeply"]
 
 
 def checked_schema(given: Any) -> dict[str, Any]:
@@ -248,8 +253,8 @@ def _decoded(text: str) -> Any:
     raise Mismatch(["the answer is no JSON value"])
 
 
-def _place(path: Any) -> str:
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".") or "the answer"
+def _place(path: Any, what: str = "the answer") -> str:
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".") or what
 
 
 def value_of(response: Response, shape: Shape, wanted: str | None = "object") -> Any:

@@ -145,7 +145,7 @@ def call_arguments(call: ToolCall) -> dict[str, Any]:
     return {"INVALID_JSON": call.arguments_raw} if call.arguments is None else call.arguments
 
 
-def content(result: ToolResult) -> tuple[Text | Image, ...]:
+def content(result: ToolResult) -> tuple[Text | Image | Document, ...]:
     """The parts of a tool's result."""
     return (Text(result.content),) if isinstance(result.content, str) else result.content
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.errors import ConfigError
-from .prompt.summaries import BUDGET
+from ..core.values import BUDGET
 from .prompt.template import Filled, fill, parameters_in
 from .session import Session
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import mimetypes
-from base64 import b64decode
 from collections.abc import Callable, Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import ConfigError
 from ...core.messages import Document, Image, Part, Text
-from .summaries import BUDGET, form_of, text_of, tokens_in
+from ...core.values import BUDGET, SIZE_LIMIT, draws, form_of, picture, text_of, tokens_in
 
 _WHOLE = 4_000  # bytes of a table's file that goes along as it is; of a larger one a sample does
-SIZE_LIMIT = 20 * 2**20  # bytes; providers refuse larger requests
 _TEXT_TYPES = (
     "text/",
     "application/json",
@@ -123,39 +120,7 @@ def part_of(name: str, value: Any) -> Part | None:
         return value
     if isinstance(value, Path):
         return _file(value) if value.is_file() else None
-    return _picture(name, value) if draws(value) else None
-
-
-def _picture(name: str, value: Any) -> Image:
-    png = _png(value)
-    if len(png) > SIZE_LIMIT:
-        raise ConfigError(
-            f"The picture {name} has {len(png) / 2**20:.0f} MiB as PNG; at most {SIZE_LIMIT >> 20} can "
-            f"be sent.",
-            hint="Make it smaller, for example with image.thumbnail((1024, 1024)).",
-        )
-    return Image(png)
-
-
-def draws(value: Any) -> bool:
-    """Whether a value is a picture: one of ours, a figure, axes, or what gives PNG of itself."""
-    return (
-        isinstance(value, Image)
-        or _figure(value) is not None
-        or (hasattr(value, "_repr_png_") and value._repr_png_() is not None)
-    )
-
-
-def _figure(value: Any) -> Any:
-    """The matplotlib figure that a value is, or belongs to; None for others. It is not imported for that."""
-    kinds = {(k.__module__.partition(".")[0], k.__name__) for k in type(value).__mro__}
-    return (
-        value
-        if ("matplotlib", "Figure") in kinds
-        else value.figure
-        if ("matplotlib", "Axes") in kinds
-        else None
-    )
+    return picture(name, value) if draws(value) else None
 
 
 def _table(path: Path) -> Text:
@@ -180,7 +145,7 @@ _FORMS: tuple[tuple[Callable[[Any], bool], Callable[[str, Any], Part]], ...] = (
     (lambda v: isinstance(v, (Text, Image, Document)), lambda _n, v: v),
     (lambda v: isinstance(v, Path), lambda _n, v: _file(v)),
     (lambda v: isinstance(v, bytes), lambda n, v: from_bytes(v, _sniffed(v), n)),
-    (draws, _picture),
+    (draws, picture),
     (lambda v: isinstance(v, str), lambda n, v: Text(f"\n\n{n}:\n```\n{v}\n```\n")),
 )
 _MAGIC = {
@@ -193,17 +158,6 @@ _MAGIC = {
 
 def _sniffed(data: bytes) -> str:
     return next((kind for head, kind in _MAGIC.items() if data.startswith(head)), "")
-
-
-def _png(value: Any) -> bytes:
-    figure = _figure(value)
-    if figure is not None:
-        buffer = BytesIO()
-        figure.savefig(buffer, format="png", dpi=min(150.0, figure.dpi), bbox_inches="tight")
-        return buffer.getvalue()
-    made = value._repr_png_()
-    png = made[0] if isinstance(made, tuple) else made
-    return b64decode(png) if isinstance(png, str) else bytes(png)  # IPython's own pictures give text
 
 
 def _variable(name: str, value: Any, budget: int) -> Part:

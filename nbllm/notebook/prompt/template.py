@@ -39,9 +39,8 @@ from functools import partial
 from typing import Any
 
 from ...core.errors import ConfigError
+from ...core.values import BUDGET, draws, form_of, text_of, tokens_in
 from . import code_spans as verbatim
-from .attachments import draws
-from .summaries import BUDGET, form_of, text_of, tokens_in
 
 _PLACE = re.compile(
     r"\{(?P<expr>(?P<root>[^\W\d]\w*)(?P<path>(?:\.[^\W\d]\w*|\[(?:-?\d{1,18}|'[^'\]\n]*'|\"[^\"\]\n]*\")\])*))"

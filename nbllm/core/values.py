@@ -1,5 +1,6 @@
-"""Values as text that a model reads, within a budget of tokens: tables with their columns, what is in them
-and first rows; arrays, and long lists and mappings, cut; all else as str(). One table of forms.
+"""Values as what a model reads: pictures for what draws itself, else text within a budget of tokens: tables
+with their columns, what is in them and first rows; arrays, and long lists and mappings, cut; all else as
+str(). One table of forms.
 
 Tokens are estimated as characters / 3: numbers and rules of tables take more of them than prose. What is left
 out is always said.
@@ -7,11 +8,17 @@ out is always said.
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Callable, Iterable
+from io import BytesIO
 from typing import Any
 
+from .errors import ConfigError
+from .messages import Image
+
 BUDGET = 1_000  # tokens that a value may take, where the cell does not say (budget=)
-_CHARACTERS = 3  # of a token, about
+SIZE_LIMIT = 20 * 2**20  # bytes; providers refuse larger requests
+CHARACTERS = 3  # of a token, about
 # How much of a table is shown, from much to little: rows, columns, characters of a cell. The first that fits
 # is taken.
 _VIEWS = (
@@ -35,7 +42,7 @@ def text_of(value: Any, conv: str | None = None, budget: int = BUDGET) -> str:
     if conv:
         return _CONVERSIONS[conv](value)
     form = form_of(value)
-    return form(value, budget * _CHARACTERS) if form else str(value)
+    return form(value, budget * CHARACTERS) if form else str(value)
 
 
 def form_of(value: Any) -> Callable[[Any, int], str] | None:
@@ -46,7 +53,7 @@ def form_of(value: Any) -> Callable[[Any, int], str] | None:
 
 def tokens_in(text: str) -> int:
     """About how many tokens a text is."""
-    return -(-len(text) // _CHARACTERS)
+    return -(-len(text) // CHARACTERS)
 
 
 # --- tables -------------------------------------------------------------------------------------------------
@@ -60,7 +67,7 @@ def table_form(df: Any, limit: int, what: str = "A table") -> str:
         text = _view(df, what, lines[:columns], rows, width)
         if len(text) <= limit:
             return text
-    return _cut(text, limit)
+    return cut(text, limit)
 
 
 def _view(df: Any, what: str, lines: list[tuple[Any, ...]], rows: int, width: int) -> str:
@@ -151,20 +158,21 @@ def _frame(df: Any, limit: int) -> str:
 
 
 def _array(array: Any, limit: int) -> str:
-    return _cut(f"An array of shape {tuple(array.shape)} and type {array.dtype}:\n{array}", limit) + "\n"
+    return cut(f"An array of shape {tuple(array.shape)} and type {array.dtype}:\n{array}", limit) + "\n"
 
 
 def _polars(df: Any, limit: int) -> str:
-    return _cut(f"A table of {df.shape[0]:,} rows and {df.shape[1]} columns:\n{df}", limit) + "\n"
+    return cut(f"A table of {df.shape[0]:,} rows and {df.shape[1]} columns:\n{df}", limit) + "\n"
 
 
 def _long(value: Any, limit: int) -> str:
     """A collection; one of a class of its own that writes itself is left alone."""
     writes_itself = any("__str__" in vars(kind) for kind in type(value).__mro__ if kind is not object)
-    return str(value) if writes_itself else _cut(str(value), limit)
+    return str(value) if writes_itself else cut(str(value), limit)
 
 
-def _cut(text: str, limit: int) -> str:
+def cut(text: str, limit: int) -> str:
+    """At most `limit` characters of a text, and then how much was left out."""
     return (
         text
         if len(text) <= limit
@@ -185,3 +193,50 @@ FORMS: dict[tuple[str, str], Callable[[Any, int], str]] = {
     ("builtins", "tuple"): _long,
     ("builtins", "set"): _long,
 }
+
+
+# --- pictures -----------------------------------------------------------------------------------------------
+
+
+def picture(name: str, value: Any) -> Image:
+    """The picture that a value draws of itself, as PNG. Raises ConfigError for one that is too large."""
+    png = _png(value)
+    if len(png) > SIZE_LIMIT:
+        raise ConfigError(
+            f"The picture {name} has {len(png) / 2**20:.0f} MiB as PNG; at most {SIZE_LIMIT >> 20} can "
+            f"be sent.",
+            hint="Make it smaller, for example with image.thumbnail((1024, 1024)).",
+        )
+    return Image(png)
+
+
+def draws(value: Any) -> bool:
+    """Whether a value is a picture: one of ours, a figure, axes, or what gives PNG of itself."""
+    return (
+        isinstance(value, Image)
+        or _figure(value) is not None
+        or (hasattr(value, "_repr_png_") and value._repr_png_() is not None)
+    )
+
+
+def _figure(value: Any) -> Any:
+    """The matplotlib figure that a value is, or belongs to; None for others. It is not imported for that."""
+    kinds = {(k.__module__.partition(".")[0], k.__name__) for k in type(value).__mro__}
+    return (
+        value
+        if ("matplotlib", "Figure") in kinds
+        else value.figure
+        if ("matplotlib", "Axes") in kinds
+        else None
+    )
+
+
+def _png(value: Any) -> bytes:
+    figure = _figure(value)
+    if figure is not None:
+        buffer = BytesIO()
+        figure.savefig(buffer, format="png", dpi=min(150.0, figure.dpi), bbox_inches="tight")
+        return buffer.getvalue()
+    made = value._repr_png_()
+    png = made[0] if isinstance(made, tuple) else made
+    return b64decode(png) if isinstance(png, str) else bytes(png)  # IPython's own pictures give text

@@ -1,0 +1,1 @@
+"""What a model may use: functions, HTTP endpoints, MCP servers, and the loop that runs them."""

@@ -1,0 +1,142 @@
+"""What a call came to, as a model reads it: a function's value within a budget of tokens, or why there is
+none, in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sysconfig
+import traceback
+from collections.abc import Iterator, Mapping, Set
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import NbllmError, in_a_line
+from ..core.messages import Document, Image, Text, ToolCall, ToolResult, picture_type
+from ..core.values import BUDGET, CHARACTERS, cut, draws, form_of, picture, text_of
+from .usable import ToolArgumentsError
+
+Content = str | tuple[Text | Image | Document, ...]
+NOTHING = "done (nothing returned)"
+_PICTURES = 100  # items of a list that are looked at for pictures
+_LINE = 2_000  # characters of an error that a model is told
+_OURS = str(Path(__file__).parent.parent)
+_OTHERS = tuple({*(sysconfig.get_path(p) for p in ("stdlib", "purelib", "platlib")), _OURS, "<frozen"})
+
+
+def result(call: ToolCall, value: Any, budget: int = BUDGET) -> ToolResult:
+    """The result of a call whose code returned `value`. Raises ConfigError for a picture that is too large to
+    be sent, and whatever the value's own methods raise."""
+    return ToolResult(call.id, content(value, budget), name=call.name)
+
+
+def failure(call: ToolCall, reason: str | BaseException) -> ToolResult:
+    """The result of a call that came to nothing: `reason` in words, or what the code raised."""
+    text = reason if isinstance(reason, str) else failed(reason)
+    return ToolResult(call.id, cut(_writable(text), _LINE), is_error=True, name=call.name)
+
+
+def failed(error: BaseException) -> str:
+    """An exception in one line: failed: KeyError: 'x' (line 3 of price)."""
+    if isinstance(error, NbllmError):
+        return error.message if isinstance(error, ToolArgumentsError) else f"failed: {error.message}"
+    place = _place(error)
+    return f"failed: {in_a_line(error)}{f' ({place})' if place else ''}"
+
+
+def _place(error: BaseException) -> str:
+    """The line of the user's own code in which it was raised, counted from the start of its function; "" for
+    none."""
+    frames = [(f.f_code, line) for f, line in traceback.walk_tb(error.__traceback__)]
+    own = [(code, line) for code, line in frames if not code.co_filename.startswith(_OTHERS)]
+    if not own:
+        return ""
+    code, line = own[-1]
+    name = "" if code.co_name == "<module>" else f" of {code.co_name}"
+    return f"line {line - max(code.co_firstlineno, 1) + 1}{name}"
+
+
+def content(value: Any, budget: int = BUDGET) -> Content:
+    """A value as a model reads it: text as it is, numbers, lists, mappings, dataclasses and pydantic's models
+    as JSON, tables and arrays as prompts show them, pictures for what draws itself. A list that holds
+    pictures becomes one part for each of its items. What does not fit the budget is cut, and that is said."""
+    if isinstance(value, (list, tuple)) and len(value) <= _PICTURES and any(map(_is_part, value)):
+        share = max(1, budget // len(value))
+        return tuple(part for item in value for part in _parts(item, share))
+    parts = tuple(_parts(value, budget))
+    return parts[0].text if isinstance(parts[0], Text) else parts
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, (Text, Image, Document)) or draws(value)
+
+
+def _parts(value: Any, budget: int) -> Iterator[Text | Image | Document]:
+    if isinstance(value, (Image, Document)):
+        yield value
+    elif isinstance(value, (bytes, bytearray)):
+        yield _binary(bytes(value), budget)
+    elif form_of(value) is None and draws(value):
+        yield picture("that was returned", value)
+    else:
+        yield Text(_writable(_text(value, budget)))
+
+
+def _binary(data: bytes, budget: int) -> Text | Image | Document:
+    if picture_type(data) is not None:
+        return Image(data)
+    if data.startswith(b"%PDF"):
+        return Document(data)
+    try:
+        return Text(cut(data.decode(), budget * CHARACTERS))
+    except UnicodeDecodeError:
+        return Text(f"({len(data):,} bytes that are no text)")
+
+
+def _text(value: Any, budget: int) -> str:
+    limit = budget * CHARACTERS
+    if value is None:
+        return NOTHING
+    value = _bare(value)
+    if not _is_json(value):
+        return text_of(value, budget=budget) if form_of(value) else cut(str(value), limit)
+    try:
+        return cut(json.dumps(value, ensure_ascii=False, default=_plain), limit)
+    except (TypeError, ValueError, RecursionError):  # keys that JSON has not, a value that holds itself
+        return cut(repr(value), limit)
+
+
+def _bare(value: Any) -> Any:
+    """The value in an Enum, a Text, or a number of numpy."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Text):
+        return value.text
+    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
+
+
+def _is_json(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, list, tuple, Mapping, Set)) or _has_fields(value)
+
+
+def _has_fields(value: Any) -> bool:
+    return not isinstance(value, type) and (hasattr(value, "model_dump") or dataclasses.is_dataclass(value))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON writes for a value that it does not know."""
+    if (bare := _bare(value)) is not value:
+        return bare
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    return sorted(value, key=repr) if isinstance(value, Set) else text_of(value)
+
+
+def _writable(text: str) -> str:
+    """Without halves of characters, which no provider takes."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

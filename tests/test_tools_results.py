@@ -1,0 +1,205 @@
+"""Values and exceptions as results for a model."""
+
+import dataclasses
+import datetime as dt
+import enum
+import json
+from decimal import Decimal
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pandas as pd
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbllm.core.errors import ConfigError
+from nbllm.core.messages import Document, Image, Text, Tool, ToolCall
+from nbllm.tools.results import NOTHING, content, failed, failure, result
+from nbllm.tools.usable import ToolArgumentsError, Usable
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 30
+CALL = ToolCall("c1", "price", {})
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Size(enum.IntEnum):
+    BIG = 3
+
+
+@dataclasses.dataclass
+class Point:
+    x: float
+    when: dt.date
+
+
+class Item(pydantic.BaseModel):
+    name: str
+    on: dt.date
+
+
+class Drawn:
+    def _repr_png_(self):
+        return PNG
+
+
+DAY = dt.date(2026, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, NOTHING),
+        ("", ""),
+        ("text", "text"),
+        (Text("text"), "text"),
+        ("half \ud83d", "half �"),
+        (3, "3"),
+        (2.5, "2.5"),
+        (True, "true"),
+        (np.int64(3), "3"),
+        (np.float32(0.5), "0.5"),
+        (Colour.RED, "red"),
+        (Size.BIG, "3"),
+        (DAY, "2026-01-02"),
+        (Decimal("1.10"), "1.10"),
+        (Path("a/b"), "a/b"),
+        ([1, "ü", None], '[1, "ü", null]'),
+        ((1, DAY), '[1, "2026-01-02"]'),
+        ({"b", "a"}, '["a", "b"]'),
+        ({"a": {"b": Colour.RED}, "n": np.int64(1)}, '{"a": {"b": "red"}, "n": 1}'),
+        (MappingProxyType({"a": 1}), '{"a": 1}'),
+        ({(1, 2): 3}, "{(1, 2): 3}"),
+        (Point(1.5, DAY), '{"x": 1.5, "when": "2026-01-02"}'),
+        ([Point(1.5, DAY)], '[{"x": 1.5, "when": "2026-01-02"}]'),
+        (Item(name="a", on=DAY), '{"name": "a", "on": "2026-01-02"}'),
+        ({"items": [Item(name="a", on=DAY)]}, '{"items": [{"name": "a", "on": "2026-01-02"}]}'),
+        (b"text", "text"),
+        (b"\xff\x00" * 10, "(20 bytes that are no text)"),
+    ],
+)
+def test_values_as_text(value, text):
+    """What a model reads of a value."""
+    assert text == content(value)
+
+
+def test_a_value_that_holds_itself():
+    """Nothing recurses without end."""
+    own: list = [1]
+    own.append(own)
+    assert content(own) == "[1, [...]]"
+
+
+@pytest.mark.parametrize(
+    ("value", "parts"),
+    [
+        (PNG, (Image(PNG),)),
+        (Image(PNG), (Image(PNG),)),
+        (Drawn(), (Image(PNG),)),
+        (b"%PDF-1.7", (Document(b"%PDF-1.7"),)),
+        (["The plot:", Drawn()], (Text("The plot:"), Image(PNG))),
+        ((Image(PNG), {"a": 1}), (Image(PNG), Text('{"a": 1}'))),
+    ],
+)
+def test_values_as_parts(value, parts):
+    """Pictures and documents stay what they are, also among others."""
+    assert parts == content(value)
+
+
+def test_a_figure_is_a_picture():
+    """Of matplotlib."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1, 1))
+    figure.subplots().plot([1, 2])
+    (part,) = content(figure)
+    assert part.media_type == "image/png"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (pd.DataFrame({"a": range(5000)}), "A table of 5,000 rows and 1 columns."),
+        (pd.Series(range(5000), name="s"), "of 5,000 rows"),
+        (np.zeros((5000, 3)), "An array of shape (5000, 3)"),
+        ("x" * 10_000, "(the first 600 of 10,000 characters)"),
+        (list(range(5000)), "(the first 600 of 28,890 characters)"),
+        (b"x" * 10_000, "(the first 600 of 10,000 characters)"),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_a_budget_holds_and_what_is_left_out_is_said(value, words):
+    """In tokens of some three characters."""
+    text = content(value, budget=200)
+    assert words in text
+    assert len(text) < 800
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text() | st.dates() | st.binary(),
+        lambda v: st.lists(v) | st.dictionaries(st.text() | st.integers(), v),
+    )
+)
+def test_every_value_has_a_form_that_can_be_sent(value):
+    """Within the budget, and writable."""
+    made = result(CALL, value, budget=50)
+    text = made.content if isinstance(made.content, str) else ""
+    text.encode()
+    assert len(text) < 250
+
+
+def test_a_picture_that_is_too_large():
+    """Is an error that says so, not a request that fails."""
+
+    class Huge:
+        def _repr_png_(self):
+            return b"x" * (21 * 2**20)
+
+    with pytest.raises(ConfigError, match="21 MiB"):
+        content(Huge())
+
+
+def price(article):
+    table = {}
+    return table[article]
+
+
+def test_an_exception_says_where_in_the_users_code():
+    """Its line is counted from the function's start."""
+    for code in (lambda: price("x"), lambda: json.loads(price.__doc__ or "{")):
+        with pytest.raises((KeyError, ValueError)) as caught:
+            code()
+        assert failed(caught.value) in (
+            "failed: KeyError: 'x' (line 3 of price)",
+            "failed: json.decoder.JSONDecodeError: Expecting property name enclosed in double quotes: line 1 "
+            "column 2 (char 1) (line 1 of <lambda>)",
+        )
+
+
+def test_failures_are_one_line():
+    """Of bounded length, marked as errors."""
+    made = failure(CALL, ValueError("a\nb\x00" + "c" * 100_000))
+    assert made.is_error
+    assert made.name == "price"
+    assert made.content.startswith("failed: ValueError: a b")
+    assert len(made.content) < 2_100
+    assert failure(CALL, "refused").content == "refused"
+    assert failed(ConfigError("No file.", hint="Look.")) == "failed: No file."
+
+
+def test_arguments_are_checked_against_the_schema():
+    """Where a tool has no check of its own; the problems are told in one line."""
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    tool = Usable(Tool("f", "", schema), lambda arguments: arguments["n"])
+    assert tool.validate({"n": 1}) == {"n": 1}
+    for wrong, words in (({}, "'n' is a required property"), ({"n": "x"}, "n: 'x' is not of type 'integer'")):
+        with pytest.raises(ToolArgumentsError, match=words) as caught:
+            tool.validate(wrong)
+        assert "\n" not in str(caught.value)
+        assert failed(caught.value).startswith("arguments: ")
