@@ -3,15 +3,20 @@
 The engine's task is the only writer. Readers keep their own place in the log: iterating twice gives the same
 events twice, and nothing is lost to a reader that comes late. Sync readers wait on a condition, async readers
 on a future of their own loop that the writer wakes from outside.
+
+Some of a call's work belongs to whoever reads it (see errands): the writer hands it out with `by_reader` and
+waits; a reader does it in the middle of its own wait. Where nobody reads, nothing runs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from typing import Any
 
@@ -25,11 +30,13 @@ from ..core.events import (
     Notice,
     Response,
     Restarted,
+    StepEnded,
     TextDelta,
     Timing,
     is_token,
 )
 from .engine import Engine
+from .errands import Errand, settle
 
 # A blocking wait on Windows cannot be interrupted; elsewhere the wake-up only checks that we were not forked.
 _TICK = 0.1 if sys.platform == "win32" else 1.0
@@ -56,6 +63,7 @@ class Stream:
         self._changed = threading.Condition()
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._enders: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._errands: deque[Errand] = deque()
         self._task: asyncio.Task[None] | None = None
         self._engine: Engine | None = None
         self._pid = os.getpid()
@@ -85,6 +93,20 @@ class Stream:
             self.log.append((time.perf_counter() if at is None else at, event))
             self._wake()
 
+    async def by_reader(self, work: Callable[[], Any]) -> tuple[Any, Exception | None]:
+        """Has a reader do `work` on its thread, and waits: (what it gave, None) or (None, what it raised).
+        An awaitable that it gives is awaited there. An interrupt of it stops the call."""
+        loop = asyncio.get_running_loop()
+        errand = Errand(work, loop, loop.create_future())
+        with self._changed:
+            self._errands.append(errand)
+            self._wake()
+        try:
+            return await errand.done
+        finally:
+            with self._changed, contextlib.suppress(ValueError):
+                self._errands.remove(errand)  # where nobody has begun it
+
     def _finish(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         error = None if error is None else errors.as_ours(error)
@@ -105,7 +127,7 @@ class Stream:
         waiters, self._waiters = self._waiters, []
         for loop, future in waiters:
             try:
-                loop.call_soon_threadsafe(_settle, future)
+                loop.call_soon_threadsafe(settle, future)
             except RuntimeError:
                 continue  # that reader's loop is closed: nobody waits any more
 
@@ -127,23 +149,46 @@ class Stream:
         return self.traces[-1] if self.traces else Trace()
 
     def wait(self, seen: int = 0, timeout: float | None = None) -> bool:
-        """Waits until the log is longer than `seen` or the reply has ended; False where `timeout` seconds ran
-        out first."""
+        """Waits until the log is longer than `seen` or the reply has ended, and runs errands meanwhile; False
+        where `timeout` seconds ran out first."""
         until = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
-            while len(self.log) <= seen and not self.done:
-                self._check_process()
-                left = _TICK if until is None else min(_TICK, until - time.monotonic())
-                if left <= 0:
-                    return False
-                self._changed.wait(left)
-        return True
+        while True:
+            with self._changed:
+                while len(self.log) <= seen and not self.done and not self._errands:
+                    self._check_process()
+                    left = _TICK if until is None else min(_TICK, until - time.monotonic())
+                    if left <= 0:
+                        return False
+                    self._changed.wait(left)
+                if not self._errands:
+                    return True
+            self.run_errands()
 
-    def wait_end(self, timeout: float) -> bool:
+    def wait_end(self, timeout: float, *, errands: bool = False) -> bool:
         """Waits at most `timeout` seconds for the reply's end, whatever comes meanwhile; False where it has
-        not ended."""
+        not ended. errands: an errand that comes ends the wait too."""
         with self._changed:
-            return self._changed.wait_for(lambda: self.done, timeout)
+            self._changed.wait_for(lambda: self.done or (errands and self._errands), timeout)
+            return self.done
+
+    @property
+    def has_errands(self) -> bool:
+        """Whether something waits for a reader to do it."""
+        return bool(self._errands)
+
+    def run_errands(self) -> None:
+        """Does what the call asks of its reader, on this thread. Raises KeyboardInterrupt where the person
+        breaks it off, which stops the call."""
+        while (errand := self._errand()) is not None:
+            try:
+                errand.do()
+            except KeyboardInterrupt:
+                self.cancel()
+                raise
+
+    def _errand(self) -> Errand | None:
+        with self._changed:
+            return self._errands.popleft() if self._errands else None
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
@@ -180,17 +225,22 @@ class Stream:
     async def _change(self, seen: int) -> None:
         """As wait, for a coroutine; a cancelled reader cancels the call."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        with self._changed:
-            if len(self.log) > seen or self.done:
-                return
-            self._check_process()
-            self._waiters.append((loop, future))
         beat = _HEARTBEAT if "ipykernel" in sys.modules else None
         try:
-            while not future.done():
-                await asyncio.wait({future}, timeout=beat)
-        except asyncio.CancelledError:
+            while True:
+                while (errand := self._errand()) is not None:
+                    await errand.do_async()
+                future: asyncio.Future[None] = loop.create_future()
+                with self._changed:
+                    if len(self.log) > seen or self.done:
+                        return
+                    self._check_process()
+                    if self._errands:
+                        continue
+                    self._waiters.append((loop, future))
+                while not future.done():
+                    await asyncio.wait({future}, timeout=beat)
+        except (asyncio.CancelledError, KeyboardInterrupt):
             self.cancel()
             raise
 
@@ -296,35 +346,36 @@ class TextStream:
                 yield event.text
 
 
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
 def timing(stream: Stream) -> Timing:
     """The times of a stream, from its log and the marks of its last attempt."""
     marks, start = stream.trace.marks, stream.called
     tokens: list[float] = []
     visible: float | None = None
+    before: list[float] = []  # the tokens of the first turn, where others follow
+    earlier = 0.0  # how long the turns before this one took from token to token
     for at, event in stream.log:
         if isinstance(event, Restarted):
-            tokens, visible = [], None
+            tokens, visible = [], visible if before else None
+        elif isinstance(event, StepEnded) and tokens:
+            before, earlier = before or tokens, earlier + tokens[1] - tokens[0]
+            tokens = []
         elif is_token(event):
             tokens = [tokens[0], at] if tokens else [at, at]
             if visible is None and isinstance(event, (TextDelta, MediaDelta)):
                 visible = at
     set_up = marks.get("secured", marks.get("connected"))
     if stream.trace.whole:  # whole messages: when the first token was made, nobody saw
-        tokens, visible = [], None
+        tokens, before, visible = [], [], None
+    first = before or tokens
     return Timing(
         connect=set_up - marks["connect_start"] if set_up is not None and "connect_start" in marks else None,
         ttfb=marks.get("headers", marks.get("stdout", start)) - start
         if "headers" in marks or "stdout" in marks
         else None,
-        ttft=tokens[0] - start if tokens else None,
+        ttft=first[0] - start if first else None,
         ttfo=visible - start if visible is not None else None,
         total=stream.log[-1][0] - start if stream.done and stream.log else None,
-        decode=tokens[1] - tokens[0] if tokens else None,
+        decode=earlier + (tokens[1] - tokens[0] if tokens else 0.0) if first else None,
         reused=stream.trace.reused,
         attempts=max(1, len(stream.traces)),
     )

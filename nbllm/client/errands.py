@@ -1,0 +1,93 @@
+"""Work of a call that belongs to whoever reads it: a function of the notebook that a model calls must run
+where the notebook's things live (a figure, a connection of sqlite3), and a person is asked where they can be
+seen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+_TICK = 0.1  # seconds after which a wait looks up, so that an interrupt is heard everywhere
+
+
+@dataclass(slots=True, eq=False)
+class Errand:
+    """Work for a reader. `done` gets (what it gave, None) or (None, what it raised)."""
+
+    work: Callable[[], Any]
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[tuple[Any, Exception | None]]
+
+    def end(self, value: Any, error: BaseException | None) -> None:
+        """Tells the writer. An exception that is no Exception would end its loop; an interrupt is the
+        reader's, who stops the call."""
+        if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
+            raise error
+        if error is not None and not isinstance(error, Exception):
+            error = RuntimeError(f"{type(error).__name__}: {error}")
+        with contextlib.suppress(RuntimeError):  # the engine has ended
+            self.loop.call_soon_threadsafe(settle, self.done, (value, error))
+
+    def do(self) -> None:
+        """Does it here. Raises KeyboardInterrupt."""
+        value, error = None, None
+        try:
+            value = self.work()
+            if inspect.isawaitable(value):
+                value = _in_a_thread(value)
+        except BaseException as exc:  # noqa: BLE001 - whatever a function of the user's raises
+            error = exc
+        self.end(value, error)
+
+    async def do_async(self) -> None:
+        """Does it in the reader's loop. Raises KeyboardInterrupt and CancelledError."""
+        value, error = None, None
+        try:
+            value = self.work()
+            if inspect.isawaitable(value):
+                value = await value
+        except BaseException as exc:  # noqa: BLE001
+            error = exc
+        self.end(value, error)
+
+
+def _in_a_thread(work: Any) -> Any:
+    """What a coroutine gives, run in a loop of its own: the reader's thread may be inside one that runs."""
+
+    async def run() -> Any:
+        return await work
+
+    box: list[Any] = []
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(run())
+
+    def target() -> None:
+        try:
+            box.append(loop.run_until_complete(task))
+        except BaseException as exc:  # noqa: BLE001 - handed on to the thread that waits
+            box.append(exc)
+        finally:
+            loop.close()
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_TICK)
+    except KeyboardInterrupt:
+        loop.call_soon_threadsafe(task.cancel)
+        raise
+    if isinstance(box[0], BaseException):
+        raise box[0]
+    return box[0]
+
+
+def settle(future: asyncio.Future[Any], value: Any = None) -> None:
+    """Gives a future its value, where nobody has cancelled it."""
+    if not future.done():
+        future.set_result(value)
