@@ -126,7 +126,7 @@ class Shape:
         except ValidationError as exc:
             raise Mismatch(
                 [
-                    f"{_place(e['loc'])}: {e['msg']}"
+                    f"{place(e['loc'])}: {e['msg']}"
                     for e in exc.errors(include_url=False, include_context=False)[:_MOST]
                 ]
             ) from None
@@ -154,7 +154,7 @@ def schema_problems(schema: Mapping[str, Any], value: Any, what: str = "the answ
     `what` is its name in them."""
     try:
         found = itertools.islice(_checker(schema).iter_errors(value), _MOST)
-        return [f"{_place(e.absolute_path, what)}: {e.message[:200]}" for e in found]
+        return [f"{place(e.absolute_path, what)}: {e.message[:200]}" for e in found]
     except RecursionError:
         return [f"{what} is nested too deeply"]
 
@@ -173,7 +173,7 @@ def checked_schema(given: Any) -> dict[str, Any]:
         schema: dict[str, Any] = json.loads(json.dumps(dict(given), allow_nan=False))
         checker = _checker(schema)
         checker.check_schema(schema)
-        for place, part in _within(schema):  # noqa: B007 - the place is for the message
+        for place, part in within(schema):  # noqa: B007 - the place is for the message
             for value in _PROBES:
                 list(checker.evolve(schema=part).iter_errors(value))
     except Exception as exc:  # noqa: BLE001 - jsonschema's own, RecursionError, and what no JSON is
@@ -208,20 +208,20 @@ def provider_schema(given: Any) -> dict[str, Any] | None:
     return None if given is None else Shape.of(given).provider_schema
 
 
-def _within(schema: Any, place: str = "$") -> Iterator[tuple[str, dict[str, Any]]]:
+def within(schema: Any, place: str = "$") -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, schema) of a schema and of all that it holds."""
     if isinstance(schema, list):
         for i, part in enumerate(schema):
-            yield from _within(part, f"{place}[{i}]")
+            yield from within(part, f"{place}[{i}]")
     if not isinstance(schema, dict):
         return
     yield place, schema
     for key, value in schema.items():
         if key in _NESTED:
-            yield from _within(value, f"{place}.{key}")
+            yield from within(value, f"{place}.{key}")
         elif key in _NAMED and isinstance(value, dict):
             for name, part in value.items():
-                yield from _within(part, f"{place}.{key}.{name}")
+                yield from within(part, f"{place}.{key}.{name}")
 
 
 def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
@@ -253,7 +253,8 @@ def _decoded(text: str) -> Any:
     raise Mismatch(["the answer is no JSON value"])
 
 
-def _place(path: Any, what: str = "the answer") -> str:
+def place(path: Any, what: str = "the answer") -> str:
+    """A path into a value, as a[0].b; `what` for the value itself."""
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".") or what
 
 
