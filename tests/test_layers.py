@@ -12,9 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent / "nbllm"
 FILES = sorted(ROOT.rglob("*.py"))
 
-# Bottom to top. An import points down: the client makes its chain of handlers, the loop over tools among them,
-# and so stands above what a model may use; what tools need of the engine's loop they find running (they are
-# awaited there), what they need of its connections they are given. `simulator` stands beside the tower and knows the vocabulary only.
+# Bottom to top. An import points down: the client makes its chain of handlers, the loop over tools among
+# them, and so stands above what a model may use. What tools need of the engine's loop they find running (they
+# are awaited there); what they need of its connections they are given. `simulator` stands beside the tower
+# and knows the vocabulary only.
 FLOORS = [
     "core",
     "dialects",

@@ -1,0 +1,47 @@
+"""The rule that every provider has for calls: each has exactly one result, right behind the turn that made
+it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+
+from .messages import Message, Part, ToolCall, ToolResult
+
+NOT_RUN = "not run"
+
+
+def closed(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The conversation with exactly one result for every call, all of a turn together right behind it, in the
+    order of its calls. A call without a result gets one that says it was not run; a second result of a call,
+    and one without a call, is left out. Everything else stays, in its order. A conversation that keeps the
+    rule stays as it is."""
+    out: list[Message] = []
+    for i, message in enumerate(messages):
+        kept = _without_results(message)
+        if kept.parts or not message.parts:
+            out.append(kept)
+        calls = [p for p in message.parts if isinstance(p, ToolCall)] if message.role == "assistant" else []
+        if calls:
+            told = takewhile(lambda m: m.role != "assistant", messages[i + 1 :])
+            out.append(Message("tool", answered(calls, (p for m in told for p in m.parts))))
+    return tuple(out)
+
+
+def answered(calls: Iterable[ToolCall], found: Iterable[Part], words: str = NOT_RUN) -> list[ToolResult]:
+    """One result for each of the calls: the next of `found` that has its id, or one that says `words`. Some
+    servers give one id to several calls."""
+    waiting: dict[str, list[ToolResult]] = {}
+    for part in found:
+        if isinstance(part, ToolResult):
+            waiting.setdefault(part.id, []).append(part)
+    return [
+        waiting[c.id].pop(0) if waiting.get(c.id) else ToolResult(c.id, words, is_error=True, name=c.name)
+        for c in calls
+    ]
+
+
+def _without_results(message: Message) -> Message:
+    if not any(isinstance(p, ToolResult) for p in message.parts):
+        return message
+    return Message(message.role, [p for p in message.parts if not isinstance(p, ToolResult)])
