@@ -255,7 +255,7 @@ class TestEncode:
                 "tool_calls": [
                     {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{ "x":1}'}},
                     {"id": "2", "type": "function", "function": {"name": "g", "arguments": '{"é": 2}'}},
-                    {"id": "3", "type": "function", "function": {"name": "h", "arguments": "{"}},
+                    {"id": "3", "type": "function", "function": {"name": "h", "arguments": "{}"}},
                 ],
             },
             {"role": "tool", "tool_call_id": "1", "content": "one"},

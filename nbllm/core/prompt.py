@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from .errors import ConfigError
-from .messages import Document, Image, Message, Part, Reasoning, Role, Text, Tool, ToolCall, ToolResult
+from .events import parse_arguments
+from .messages import Document, Image, Message, Part, Raw, Reasoning, Role, Text, Tool, ToolCall, ToolResult
 
 Prompt = str | Message | Part | Sequence["Message | Mapping[str, Any] | Part | str"]
 
-_PARTS = (Text, Image, Document, Reasoning, ToolCall, ToolResult)
+_PARTS = (Text, Image, Document, Reasoning, ToolCall, ToolResult, Raw)
 
 
 def messages(prompt: Prompt, system: str | None = None) -> tuple[Message, ...]:
@@ -42,7 +44,7 @@ def _turn(given: Any) -> Message:
     if isinstance(given, Message):
         return given
     if isinstance(given, Mapping) and given.get("role") in get_args(Role):
-        return Message(given["role"], tuple(_parts(given.get("content", ""))))
+        return Message(given["role"], tuple(_said(given)))
     roles = ", ".join(get_args(Role))
     raise ConfigError(
         f"Not a message: {str(given)[:80]!r}.",
@@ -50,8 +52,57 @@ def _turn(given: Any) -> Message:
     )
 
 
-def _parts(content: Any) -> Iterable[Part]:
-    if isinstance(content, (str, *_PARTS)):
+def _said(given: Mapping[str, Any]) -> Iterator[Part]:
+    """The parts of a message as OpenAI writes it: content, and the calls of tools or the result of one."""
+    role = given["role"]
+    known = {"role", "content", "annotations", *_FIELDS.get(role, ())}
+    odd = next((k for k, v in given.items() if v and k not in known), None)
+    if odd is not None:
+        raise ConfigError(
+            f"A message of the {role} has no {odd!r} here.", hint="Leave it out, or put it into the content."
+        )
+    parts = tuple(_parts(given.get("content")))
+    if role == "tool" and not (parts and all(isinstance(p, ToolResult) for p in parts)):
+        texts = "".join(p.text for p in parts if isinstance(p, Text))
+        content: Any = texts if all(isinstance(p, Text) for p in parts) else parts
+        yield ToolResult(_call_id(given), content, name=given.get("name"))
+        return
+    yield from parts
+    yield from _parts(given.get("refusal"))
+    for call in given.get("tool_calls") or ():
+        yield _call(call)
+
+
+_FIELDS = {"assistant": ("tool_calls", "refusal"), "tool": ("tool_call_id", "name")}
+
+
+def _call_id(given: Mapping[str, Any]) -> str:
+    if not given.get("tool_call_id"):
+        raise ConfigError(
+            "A result of a tool does not say which call it answers.",
+            hint="Give the call's id as tool_call_id.",
+        )
+    return str(given["tool_call_id"])
+
+
+def _call(given: Any) -> ToolCall:
+    function = given.get("function") if isinstance(given, Mapping) else None
+    if isinstance(given, ToolCall):
+        return given
+    if not isinstance(function, Mapping) or not given.get("id") or not function.get("name"):
+        raise ConfigError(
+            f"Not a call of a tool: {str(given)[:80]!r}.",
+            hint='A call is {"id": ..., "function": {"name": ..., "arguments": text}}.',
+        )
+    raw = function.get("arguments") or ""
+    raw = raw if isinstance(raw, str) else json.dumps(raw, ensure_ascii=False, default=str)
+    return ToolCall(str(given["id"]), str(function["name"]), parse_arguments(raw), raw)
+
+
+def _parts(content: Any) -> Iterator[Part]:
+    if content is None or content == "":
+        return
+    if isinstance(content, (str, *_PARTS)) or not isinstance(content, Iterable):
         content = [content]
     for piece in content:
         if isinstance(piece, str):
@@ -70,20 +121,28 @@ def _parts(content: Any) -> Iterable[Part]:
             )
 
 
-def tools(given: Iterable[Tool | Mapping[str, Any]]) -> tuple[Tool, ...]:
-    """Tools from Tool objects or mappings, OpenAI's {"type": "function", "function": {...}} included."""
+def tools(given: Tool | Mapping[str, Any] | Iterable[Tool | Mapping[str, Any]]) -> tuple[Tool, ...]:
+    """Tools from Tool objects or mappings, OpenAI's {"type": "function", "function": {...}} included; one may
+    stand alone. Raises ConfigError for anything else."""
+    if isinstance(given, (Tool, Mapping, str)) or not isinstance(given, Iterable):
+        given = [given]
     return tuple(t if isinstance(t, Tool) else _tool(t) for t in given)
 
 
-def _tool(given: Mapping[str, Any]) -> Tool:
-    inner = given.get("function", given)
-    if not isinstance(inner, Mapping) or "name" not in inner:
+def _tool(given: Any) -> Tool:
+    inner = given.get("function", given) if isinstance(given, Mapping) else None
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str) or not inner["name"]:
         raise ConfigError(
             f"Not a tool: {str(given)[:80]!r}.",
-            hint="A tool has name, description and parameters (a JSON schema).",
+            hint="A tool is an nbllm.Tool, or a dict of name, description and parameters (a JSON schema).",
         )
     schema = inner.get("parameters") or inner.get("input_schema") or {"type": "object", "properties": {}}
-    return Tool(str(inner["name"]), str(inner.get("description", "")), schema, inner.get("strict"))
+    if not isinstance(schema, Mapping):
+        raise ConfigError(
+            f"The parameters of the tool {inner['name']!r} are no JSON schema.",
+            hint='They look like {"type": "object", "properties": {...}}.',
+        )
+    return Tool(str(inner["name"]), str(inner.get("description") or ""), schema, inner.get("strict"))
 
 
 def schema(given: Any) -> Mapping[str, Any] | None:

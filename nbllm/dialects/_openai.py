@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +11,9 @@ from urllib.parse import urlencode
 from ..core.calls import HttpCall, Provider, Secret
 from ..core.errors import ConfigError
 from ..core.events import FinishReason, Usage
-from ..core.messages import Document, Image, Request, Text, ToolCall, ToolResult
+from ..core.messages import Document, Image, Request, Text, ToolResult
 from ._json import count, obj
+from ._request import content
 
 # --- requests -----------------------------------------------------------------------------------------------
 
@@ -32,15 +32,9 @@ def file_name(part: Document) -> str:
     return part.name or "document." + part.media_type.rpartition("/")[2]
 
 
-def arguments(call: ToolCall) -> str:
-    """The arguments of a call as they came, to the letter, because caches and signatures depend on it."""
-    return call.arguments_raw or json.dumps(call.arguments or {}, ensure_ascii=False)
-
-
 def result_text(result: ToolResult) -> str:
     """The words of a tool's result. The protocol has no mark for a failed call, so the words say it."""
-    parts = (Text(result.content),) if isinstance(result.content, str) else result.content
-    text = "".join(p.text for p in parts if isinstance(p, Text))
+    text = "".join(p.text for p in content(result) if isinstance(p, Text))
     return f"Error: {text}" if result.is_error and not text.lower().startswith("error") else text
 
 

@@ -145,6 +145,13 @@ def call_arguments(call: ToolCall) -> dict[str, Any]:
     return {"INVALID_JSON": call.arguments_raw} if call.arguments is None else call.arguments
 
 
+def arguments(call: ToolCall) -> str:
+    """The arguments of a call as they came, to the letter, because caches and signatures depend on it; {} for
+    what is no JSON object: servers that write calls into a template fail at it."""
+    whole = call.arguments is not None and call.arguments_raw.lstrip().startswith("{")
+    return call.arguments_raw if whole else dumps(call.arguments or {})
+
+
 def content(result: ToolResult) -> tuple[Text | Image | Document, ...]:
     """The parts of a tool's result."""
     return (Text(result.content),) if isinstance(result.content, str) else result.content

@@ -41,7 +41,17 @@ from ..core.messages import (
 from ._decoder import Reading, citation, finish, unfinished
 from ._json import count, http_error, items, label, obj, provider_error, string
 from ._media import is_media, media, told_by_user
-from ._request import b64, budget, content, document_text, dumps, fragment, misplaced, without_none, words
+from ._request import (
+    arguments,
+    b64,
+    budget,
+    content,
+    document_text,
+    fragment,
+    misplaced,
+    without_none,
+    words,
+)
 
 _CHOICES = {None: None, "auto": None, "none": "NONE", "required": "REQUIRED"}
 
@@ -171,15 +181,11 @@ def _assistant(parts: Sequence[Part]) -> dict[str, Any]:
             case Image() | Document():
                 raise misplaced(part, "assistant", "Cohere")
     calls = [
-        {"id": p.id, "type": "function", "function": {"name": p.name, "arguments": _arguments(p)}}
+        {"id": p.id, "type": "function", "function": {"name": p.name, "arguments": arguments(p)}}
         for p in parts
         if isinstance(p, ToolCall)
     ]
     return without_none({"role": "assistant", "content": blocks, "tool_calls": calls})
-
-
-def _arguments(call: ToolCall) -> str:
-    return call.arguments_raw or dumps(call.arguments or {})
 
 
 def _result(result: ToolResult) -> dict[str, Any]:
@@ -188,7 +194,7 @@ def _result(result: ToolResult) -> dict[str, Any]:
         raise ConfigError(
             "Cohere takes no pictures in a tool's result.", hint="Put them into a user message after it."
         )
-    text = "".join(p.text for p in content(result) if isinstance(p, Text))
+    text = "".join(_part(p)["text"] for p in content(result))
     text = f"Error: {text}" if result.is_error and not text.lower().startswith("error") else text
     return {"role": "tool", "tool_call_id": result.id, "content": text}
 

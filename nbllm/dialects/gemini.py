@@ -198,7 +198,7 @@ def _response(result: ToolResult, names: Mapping[str, str], own: Set[str]) -> di
             hint="Give ToolResult its name, or keep the call in the conversation.",
         )
     text = "".join(p.text for p in content(result) if isinstance(p, Text))
-    media = [_media(p) for p in content(result) if isinstance(p, Image)]
+    media = [_media(p) for p in content(result) if not isinstance(p, Text)]
     said = {"error" if result.is_error else "output": text}
     id = None if result.id in own else result.id
     return without_none({"id": id, "name": name, "response": said, "parts": media})

@@ -155,7 +155,7 @@ def _assistant(message: Message) -> dict[str, Any]:
 
 def _result(result: ToolResult, name: str | None) -> dict[str, Any]:
     """A tool's result. The protocol has no mark for a failed call, so the words say it."""
-    text = "".join(p.text for p in content(result) if isinstance(p, Text))
+    text = "".join(_text(p) for p in content(result) if not isinstance(p, Image))
     text = f"Error: {text}" if result.is_error and not text.lower().startswith("error") else text
     images = [_image(p) for p in content(result) if isinstance(p, Image)]
     return without_none(

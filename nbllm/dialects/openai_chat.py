@@ -27,7 +27,18 @@ from ..core.events import (
     UsageReport,
     parse_arguments,
 )
-from ..core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ..core.messages import (
+    Document,
+    Image,
+    Message,
+    Part,
+    Reasoning,
+    Request,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
 from ._decoder import (
     citation,
     excerpt,
@@ -42,7 +53,8 @@ from ._decoder import (
 )
 from ._json import Halves, effort, http_error, items, label, obj, provider_error, string
 from ._media import Media, is_media, media, told_by_user
-from ._openai import REASONS, able, arguments, data_url, file_name, post, result_text, schema_format, usage
+from ._openai import REASONS, able, data_url, file_name, post, result_text, schema_format, usage
+from ._request import arguments, content
 from ._toolcalls import Calls, google
 
 # --- request ------------------------------------------------------------------------------------------------
@@ -52,8 +64,8 @@ class OpenAIChat:
     """POST /chat/completions.
 
     A token budget in `reasoning` becomes the nearest effort word. A schema is asked for in strict mode where
-    it is closed (see `closed`). Pictures in a tool's result follow it in a user message; those that a model
-    made stand in the next message of the user, with what modalities and sound it makes asked for in `extra`.
+    it is closed (see `closed`). Files in a tool's result follow it in a user message; those that a model made
+    stand in the user's next message, with what modalities and sound it makes asked for in `extra`.
     Thinking goes back only under quirks.reasoning_field: "reasoning_details" means OpenRouter's list,
     "extra_content" Google's signatures on calls.
     """
@@ -118,18 +130,14 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 def _messages(request: Request, quirks: Quirks) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
-    pictures: list[
-        Text | Image
-    ] = []  # of tool results; they must wait until all results of the turn have been told
+    files: list[Part] = []  # of tool results; they must wait until all results of the turn have been told
     for message in (*told_by_user(request.messages), Message("user")):
         results = [p for p in message.parts if isinstance(p, ToolResult)]
-        if pictures and not results:
-            out.append({"role": "user", "content": _content(tuple(pictures))})
-            pictures = []
+        if files and not results:
+            out.append({"role": "user", "content": _content(tuple(files))})
+            files = []
         out += [{"role": "tool", "tool_call_id": r.id, "content": result_text(r)} for r in results]
-        pictures += [
-            p for r in results if not isinstance(r.content, str) for p in r.content if isinstance(p, Image)
-        ]
+        files += [p for r in results for p in content(r) if not isinstance(p, Text)]
         rest = tuple(p for p in message.parts if not isinstance(p, ToolResult))
         if rest and message.role == "assistant":
             out.append(_assistant(message, quirks))

@@ -43,7 +43,8 @@ from ..core.messages import (
 from ._decoder import citation, excerpt, expect, failure, finish, unfinished, values
 from ._json import Halves, effort, http_error, items, label, obj, provider_error, string
 from ._media import Media, is_media, media, told_by_user
-from ._openai import REASONS, able, arguments, data_url, file_name, post, result_text, schema_format, usage
+from ._openai import REASONS, able, data_url, file_name, post, result_text, schema_format, usage
+from ._request import arguments
 
 # --- request ------------------------------------------------------------------------------------------------
 
@@ -188,7 +189,7 @@ def _output(result: ToolResult) -> str | list[dict[str, Any]]:
     if isinstance(result.content, str) or all(isinstance(p, Text) for p in result.content):
         return text
     if result.is_error:
-        return [_part(Text(text)), *(_part(p) for p in result.content if isinstance(p, Image))]
+        return [_part(Text(text)), *(_part(p) for p in result.content if not isinstance(p, Text))]
     return [_part(p) for p in result.content]
 
 
