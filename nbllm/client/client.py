@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import random
 import shutil
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, fields, replace
@@ -48,6 +48,7 @@ from ..routing.registry import DEFAULT_MODEL, Registry, Route, load
 from ..store.ledger import Ledger
 from ..store.measure import Call
 from . import policy
+from .agent import Approve, Asker, Tools, ToolUse
 from .engine import Engine, engine
 from .policy import Retries
 from .stream import Stream, retry_notice
@@ -99,7 +100,7 @@ class CallOptions(TypedDict, total=False):
     stop: str | Iterable[str]
     seed: int | None
     reasoning: Effort | int | None
-    tools: Iterable[Tool | Mapping[str, Any]]
+    tools: Tools
     tool_choice: str | None
     schema: Any
     base_url: str | None
@@ -109,6 +110,9 @@ class CallOptions(TypedDict, total=False):
     retries: int | Retries | None
     extra: Mapping[str, Any] | None
     keep: bool
+    max_steps: int | None
+    approve: Approve | None
+    budget: float | Mapping[str, float] | None
 
 
 def sealed(options: CallOptions) -> CallOptions:
@@ -166,6 +170,7 @@ class Client:
         self.registry = registry or load()
         self.ledger = Ledger() if ledger == "new" else ledger
         self.timeouts, self.retries = timeouts or Timeouts(), retries or Retries()
+        self.asker: Asker | None = None  # asks the person before a tool runs
         self._pool = _Pool()
 
     def _engine(self) -> Engine:
@@ -295,7 +300,7 @@ class Client:
         stop: str | Iterable[str] = (),
         seed: int | None = None,
         reasoning: Effort | int | None = None,
-        tools: Iterable[Tool | Mapping[str, Any]] = (),
+        tools: Tools = (),
         tool_choice: str | None = None,
         schema: Any = None,
         base_url: str | None = None,
@@ -305,14 +310,23 @@ class Client:
         retries: int | Retries | None = None,
         extra: Mapping[str, Any] | None = None,
         keep: bool = False,
+        max_steps: int | None = None,
+        approve: Approve | None = None,
+        budget: float | Mapping[str, float] | None = None,
     ) -> Stream:
         """Asks `model` and returns its reply at once, as a Stream that grows.
 
         prompt: text, parts, or messages. timeout: seconds in total, or a mapping of connect, first, idle,
-        total. retries: how often to ask again while nothing has been shown. extra: merged into the request
-        body as it is. keep: a headless CLI stays for the next call, which is then answered sooner; a
-        conversation goes on in the one that heard it. Raises ConfigError for what is wrong on this side; what
-        the provider does shows when the stream is read.
+        total (of each turn, where tools run). tools: functions, which run when the reply is read, on the
+        thread that reads it, and descriptions of tools without code, whose calls are handed over in
+        `Response.tool_calls`. approve: "ask" the user before a call (the default; no, where nobody can
+        answer), "auto" runs all, "never" none but those that only read, or a function that is given a
+        Question and answers True, "always" or False. max_steps: turns of the model (10). budget: US dollars,
+        or a mapping of usd and tokens, after which no further turn uses tools. retries: how often to ask
+        again while nothing has been shown. extra: merged into the request body as it is. keep: a headless CLI
+        stays for the next call, which is then answered sooner; a conversation goes on in the one that heard
+        it. Raises ConfigError for what is wrong on this side; what the provider does shows when the stream is
+        read.
         """
         return self.ask(
             prompt,
@@ -332,6 +346,9 @@ class Client:
             retries=retries,
             extra=extra,
             keep=keep,
+            max_steps=max_steps,
+            approve=approve,
+            budget=budget,
         )
 
     def ask(
@@ -343,12 +360,17 @@ class Client:
         timeout: float | Mapping[str, float | None] | Timeouts | None = None,
         retries: int | Retries | None = None,
         keep: bool = False,
+        tools: Tools = (),
+        max_steps: int | None = None,
+        approve: Approve | None = None,
+        budget: float | Mapping[str, float] | None = None,
         **options: Any,
     ) -> Stream:
         """As stream, where a name has been resolved already; `options` as Client.request takes them."""
         api_key = Secret(api_key) if isinstance(api_key, str) else api_key
         options["schema"] = provider_schema(options.get("schema"))
-        request = self.request(prompt, route.model, **options)
+        using = ToolUse.of(tools, max_steps=max_steps, approve=approve, budget=budget)
+        request = self.request(prompt, route.model, tools=using.told, **options)
         limits = self.timeouts if timeout is None else Timeouts.of(timeout)
         patience = (
             self.retries
@@ -357,14 +379,31 @@ class Client:
             if isinstance(retries, Retries)
             else Retries(attempts=retries)
         )
-        return self.send(
-            request,
-            route,
-            key=self.registry.key_for(route, api_key),
-            timeouts=limits,
-            retries=patience,
-            keep=keep,
-        )
+        key = self.registry.key_for(route, api_key)
+
+        def send(request: Request) -> Stream:
+            return self.send(request, route, key=key, timeouts=limits, retries=patience, keep=keep)
+
+        return self._use(using, request, route, key, send) if using.runs else send(request)
+
+    def _use(
+        self,
+        using: ToolUse,
+        request: Request,
+        route: Route,
+        key: Secret | None,
+        send: Callable[[Request], Stream],
+    ) -> Stream:
+        """Asks a model whose tools run. Raises ConfigError for what can be known to be wrong before that."""
+        guard, running = Guard.of(route.provider, key), self._engine()
+        self._prepare(request, route, key, guard, running)
+        ask = self.asker
+
+        async def work() -> None:
+            await using.run(stream, request, send, ask)
+
+        stream = Stream(lambda fold, s: _summed(fold, s, request, route, guard))
+        return stream.start(running, work())
 
     def complete(
         self, prompt: prompts.Prompt, model: str = DEFAULT_MODEL, **options: Unpack[CallOptions]
@@ -388,17 +427,8 @@ class Client:
         in stream. Raises ConfigError where no key is found for a provider that needs one. On the engine's own
         thread, what `http.prepare` makes must be there already."""
         guard, running = Guard.of(route.provider, key), self._engine()
-        try:
-            dialect, call = DIALECTS[route.provider.dialect], self.encode(request, route, key, keep=keep)
-            if (
-                isinstance(call, HttpCall)
-                and not running.is_here()
-                and not self._pool.http.prepared(call.url)
-            ):
-                running.run(self._pool.http.prepare(call.url))
-            letter = _letter(call, fresh=fresh)
-        except errors.NbllmError as error:
-            raise error.scrubbed(guard.texts).with_traceback(None) from None  # whose frames hold the key
+        dialect = DIALECTS[route.provider.dialect]
+        letter = _letter(self._prepare(request, route, key, guard, running, keep=keep), fresh=fresh)
         stream = Stream(lambda fold, s: _answer(fold, s, request, route, guard))
         job = _Job(
             stream,
@@ -424,6 +454,29 @@ class Client:
                 stream, Call(request, route.provider, route.asked, route.simulated, self.ledger.epoch)
             )
         return stream.start(running, job.run())
+
+    def _prepare(
+        self,
+        request: Request,
+        route: Route,
+        key: Secret | None,
+        guard: Guard,
+        running: Engine,
+        *,
+        keep: bool = False,
+    ) -> AnyCall:
+        """The call of a request, and what it needs of the network's libraries made."""
+        try:
+            call = self.encode(request, route, key, keep=keep)
+            if (
+                isinstance(call, HttpCall)
+                and not running.is_here()
+                and not self._pool.http.prepared(call.url)
+            ):
+                running.run(self._pool.http.prepare(call.url))
+        except errors.NbllmError as error:
+            raise error.scrubbed(guard.texts).with_traceback(None) from None  # whose frames hold the key
+        return call
 
     def encode(self, request: Request, route: Route, key: Secret | None, *, keep: bool = False) -> AnyCall:
         """The call that `request` becomes; nothing is sent. Raises ConfigError for keep where the provider
@@ -480,6 +533,16 @@ def _answer(fold: Fold, stream: Stream, request: Request, route: Route, guard: G
         simulated=simulated,
         raw={"status": trace.status, "headers": trace.headers, "usage": fold.usage.raw if fold.usage else {}},
     )
+
+
+def _summed(fold: Fold, stream: Stream, request: Request, route: Route, guard: Guard) -> Response:
+    """The answer of several turns, with what they cost in all."""
+    whole = _answer(fold, stream, request, route, guard)
+    costs = [turn.partial().cost for turn in stream.turns]
+    known = dict(enumerate(costs))
+    before = tuple(replace(s, cost=known.get(i)) for i, s in enumerate(whole.before))
+    told = [c for c in costs if c is not None]
+    return replace(whole, before=before, cost=sum(told) if told and len(told) == len(costs) else None)
 
 
 def refusal(dialect: Dialect, reply: AnyReply, body: bytes, row: Provider) -> errors.NbllmError:

@@ -55,6 +55,7 @@ class Stream:
     def __init__(self, about: Callable[[Fold, Stream], Response]) -> None:
         self.log: list[tuple[float, Event]] = []
         self.traces: list[Trace] = []
+        self.turns: list[Stream] = []  # of an answer that used tools: a call for each of the model's turns
         self.called = time.perf_counter()
         self.ended_at: float | None = None
         self.at_end: Callable[[Stream], None] | None = None  # called once, on the engine's thread
@@ -146,6 +147,8 @@ class Stream:
     @property
     def trace(self) -> Trace:
         """What the transport saw of the last attempt."""
+        if self.turns:
+            return self.turns[-1].trace
         return self.traces[-1] if self.traces else Trace()
 
     def wait(self, seen: int = 0, timeout: float | None = None) -> bool:
@@ -214,7 +217,7 @@ class Stream:
     async def __aiter__(self) -> AsyncIterator[Event]:
         place = 0
         while True:
-            await self._change(place)
+            await self.changed(place)
             while place < len(self.log):
                 yield self.log[place][1]
                 place += 1
@@ -222,7 +225,7 @@ class Stream:
                 break
         self._raise()
 
-    async def _change(self, seen: int) -> None:
+    async def changed(self, seen: int) -> None:
         """As wait, for a coroutine; a cancelled reader cancels the call."""
         loop = asyncio.get_running_loop()
         beat = _HEARTBEAT if "ipykernel" in sys.modules else None
@@ -261,7 +264,7 @@ class Stream:
 
     async def _awaited(self) -> Response:
         while not self.done:
-            await self._change(len(self.log))
+            await self.changed(len(self.log))
         return self._result()
 
     def response(self, timeout: float | None = None) -> Response:
@@ -347,8 +350,9 @@ class TextStream:
 
 
 def timing(stream: Stream) -> Timing:
-    """The times of a stream, from its log and the marks of its last attempt."""
-    marks, start = stream.trace.marks, stream.called
+    """The times of a stream, from its log and the marks of its (first turn's) last attempt."""
+    calls = stream.turns or [stream]
+    marks, start = calls[0].trace.marks, stream.called
     tokens: list[float] = []
     visible: float | None = None
     before: list[float] = []  # the tokens of the first turn, where others follow
@@ -376,8 +380,8 @@ def timing(stream: Stream) -> Timing:
         ttfo=visible - start if visible is not None else None,
         total=stream.log[-1][0] - start if stream.done and stream.log else None,
         decode=earlier + (tokens[1] - tokens[0] if tokens else 0.0) if first else None,
-        reused=stream.trace.reused,
-        attempts=max(1, len(stream.traces)),
+        reused=calls[0].trace.reused,
+        attempts=1 + sum(max(0, len(call.traces) - 1) for call in calls),
     )
 
 

@@ -478,10 +478,16 @@ class Fold:
     def _end(self, e: StepEnded) -> None:
         """Puts a turn aside; the next one begins."""
         self.finished = Finished(e.reason, e.raw)
-        step = Step(len(self.steps) + 1, self.parts(), tuple(self._results), e.reason, self._usage())
+        parts = self.parts()
+        step = Step(len(self.steps) + 1, parts, self._told(parts), e.reason, self._usage())
         self.steps.append(step)
         self._results = []
         self._void()
+
+    def _told(self, parts: tuple[Part, ...]) -> tuple[ToolEnded, ...]:
+        """What the calls came to, in the order of the calls."""
+        places = {p.id: i for i, p in reversed(list(enumerate(parts))) if isinstance(p, ToolCall)}
+        return tuple(sorted(self._results, key=lambda e: places.get(e.result.id, 0)))
 
     def _void(self) -> None:
         self._blocks, self._calls, self._files, self._report, self.finished = [], {}, {}, None, None
@@ -574,14 +580,15 @@ class Fold:
         """The answer so far; `about` fills the fields that events do not know (provider, cost, timing,
         request)."""
         about.setdefault("model", self.model)
+        parts = self.parts()
         return Response(
-            parts=self.parts(),
+            parts=parts,
             finish_reason=self.finished.reason if self.finished else None,
             finish_raw=self.finished.raw if self.finished else None,
             usage=self.usage,
             id=self.id,
             notices=tuple(self.notices),
-            results=tuple(self._results),
+            results=self._told(parts),
             **{"before": tuple(self.steps), **about},
         )
 

@@ -1,0 +1,475 @@
+"""The loop over tools: a model asks for calls, they are run, it is told what they came to, until it answers.
+
+Theory. Every turn of the model is a call of its own, with its own attempts, times and row: `send` makes it,
+and its events go on into the one stream that is read, where StepEnded stands between two turns. What a turn
+asks for is decided first (`plan`: which of the calls may run at all), then the person is asked, one call
+after another, then what waits for others (MCP, HTTP) runs together and the notebook's functions run in their
+order, on the thread that reads. Whatever happens, each call gets one ToolEnded, also where the loop is
+stopped: so a conversation can always go on from it.
+
+A model that is given no way to stop would go on for ever: there are steps, a budget, and a count of equal
+calls. Where one of them is used up, the model is asked a last time, with the same tools (a provider's prompt
+cache holds them) and tool_choice "none": so there is an answer. The words to the model follow what agents of
+others tell theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from ..core.errors import ConfigError
+from ..core.events import (
+    Finished,
+    Notice,
+    Response,
+    Restarted,
+    Step,
+    StepEnded,
+    ToolEnded,
+    ToolOutcome,
+    ToolStarted,
+    Usage,
+    total,
+)
+from ..core.history import answered, closed
+from ..core.messages import Message, Request, Text, Tool, ToolCall, ToolResult
+from ..tools.given import Given, tools
+from ..tools.names import unique
+from ..tools.results import content, failure
+from ..tools.usable import Arguments, ToolArgumentsError, Usable
+from .stream import Stream
+
+MAX_STEPS = 10
+TIMEOUT = 60.0  # seconds for a call that waits for others, where it says nothing else
+_SAME = 3  # the call of this number that is equal to others is not run; the next one ends the loop
+_MALFORMED = {
+    "MALFORMED_FUNCTION_CALL",
+    "UNEXPECTED_TOOL_CALL",
+}  # Gemini's words for a call it could not write
+
+Answer = Literal["once", "always", "no"]
+Tools = Any  # a function, a Usable, a Tool, a Toolset, a mapping, or several of them
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A call that the person is asked about: what would run, with which arguments, and which of how many it
+    is. `tool.source` says where it comes from."""
+
+    call: ToolCall
+    tool: Usable
+    number: int = 1
+    of: int = 1
+
+
+# May be awaited for. Whatever is no yes is a no.
+Asker = Callable[[Question], Any]
+Approve = Literal["ask", "auto", "never"] | Asker
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a loop may go on. max_steps: turns of the model. usd: US dollars; tokens: read and written, of
+    all turns; None for no limit."""
+
+    max_steps: int = MAX_STEPS
+    usd: float | None = None
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("max_steps", self.max_steps), ("usd", self.usd), ("tokens", self.tokens)):
+            if value is not None and (isinstance(value, bool) or not value > 0):
+                raise ConfigError(f"Not a limit: {name}={value!r}.", hint="Give a number above 0.")
+
+    def spent(self, steps: Sequence[Step]) -> str:
+        """What is used up after these steps, in words; "" where nothing is."""
+        used, costs = total(s.usage for s in steps) or Usage(), [s.cost or 0.0 for s in steps]
+        if self.usd is not None and sum(costs) >= self.usd:
+            return f"the budget of ${self.usd:g} is spent"
+        tokens = (used.input_tokens or 0) + (used.output_tokens or 0)
+        if self.tokens is not None and tokens >= self.tokens:
+            return f"the budget of {self.tokens:,} tokens is spent"
+        return ""
+
+
+@dataclass(slots=True)
+class _Planned:
+    """A call, and what becomes of it: `arguments` to run it with, or `ended` where it is not run."""
+
+    call: ToolCall
+    tool: Usable | None = None
+    arguments: Arguments = field(default_factory=dict)
+    ended: ToolEnded | None = None
+    began: float | None = None
+
+    def end(self, outcome: ToolOutcome, reason: str | BaseException) -> None:
+        """It came to nothing."""
+        seconds = None if self.began is None else time.perf_counter() - self.began
+        self.ended = ToolEnded(failure(self.call, reason), outcome, seconds)
+
+
+def plan(call: ToolCall, tools: Mapping[str, Usable], seen: Counter[str], *, cut: bool = False) -> _Planned:
+    """Whether a call can run, with which arguments; counts it in `seen`. cut: the answer ended in its
+    middle."""
+    found = _Planned(call, tools.get(call.name))
+    if found.tool is None:
+        found.end("unknown", f"no tool {call.name!r}; there are {', '.join(tools)}")
+        return found
+    if cut or call.arguments is None:
+        why = "the answer was cut off in its middle" if cut else "they are no valid JSON object"
+        found.end("invalid", f"arguments: {why}; call it again with whole ones")
+        return found
+    try:
+        found.arguments = found.tool.validate(deepcopy(call.arguments))
+    except ToolArgumentsError as error:
+        found.end("invalid", error.message)
+        return found
+    same = f"{call.name}\0{json.dumps(call.arguments, sort_keys=True)}"
+    seen[same] += 1
+    if seen[same] >= _SAME:
+        found.end("repeated", "not run: identical to earlier calls; answer from what they came to")
+    return found
+
+
+@dataclass(slots=True)
+class Agent:
+    """A model with tools that run. send: asks the model once. ask: the person, on the thread that reads.
+    price: US dollars of a turn, None where it is not known."""
+
+    known: Mapping[str, Usable]
+    send: Callable[[Request], Stream]
+    approve: Approve = "ask"
+    ask: Asker | None = None
+    limits: Limits = field(default_factory=Limits)
+    plain: frozenset[str] = frozenset()  # names of tools without code, whose calls end the loop
+    steps: list[Step] = field(default_factory=list)
+    messages: tuple[Message, ...] = ()
+    _allowed: set[str] = field(default_factory=set)
+    _seen: Counter[str] = field(default_factory=Counter)
+
+    async def run(self, stream: Stream, request: Request) -> None:
+        """Answers `request` into `stream`."""
+        self.messages = closed(request.messages)
+        if calls := _open(self.messages, request.messages):  # a conversation is taken up again
+            self._take_up(stream, await self._run_calls(stream, calls, cut=False))
+        first, last = True, ""
+        while True:
+            number = len(self.steps) + 1
+            last = last or ("no step is left" if number >= self.limits.max_steps else "")
+            last = last or self.limits.spent(self.steps)
+            response, end = await self._turn(stream, self._request(request, first=first, last=bool(last)))
+            first = False
+            if response.finish_raw == "pause_turn" and number < self.limits.max_steps:
+                self._keep(stream, response, number, ())
+                continue
+            calls = [c for c in response.tool_calls if c.name not in self.plain]
+            if not calls or len(calls) < len(response.tool_calls):
+                stream.publish(end)
+                return
+            if last:
+                for call in calls:
+                    stream.publish(ToolEnded(failure(call, f"not run: {last}"), "limit"))
+                stream.publish(Notice("warning", f"The tools were stopped: {last}."))
+                stream.publish(end)
+                return
+            done = await self._run_calls(stream, calls, cut=response.finish_reason == "length")
+            if max(self._seen.values(), default=0) > _SAME:
+                last = "the same call came again and again"
+            self._keep(stream, response, number, self._warned(done, number, last))
+
+    def _request(self, request: Request, *, first: bool, last: bool) -> Request:
+        """The next turn's. What must be called is called once: forced again, it would never end."""
+        forced = request.tool_choice not in (None, "auto", "none")
+        choice = "none" if last and self.known else None if forced and not first else request.tool_choice
+        return replace(request, messages=self.messages, tool_choice=choice)
+
+    async def _turn(self, stream: Stream, request: Request) -> tuple[Response, Finished]:
+        """(the model's turn, its end, which is not told yet); asks once more for a call that it could not
+        write."""
+        for again in (True, False):
+            response, end = await self._answer(stream, request)
+            if not (again and end.reason == "error" and end.raw in _MALFORMED):
+                break
+            stream.publish(Restarted("The model wrote a call that cannot be read; it is asked once more."))
+        return response, end
+
+    async def _answer(self, stream: Stream, request: Request) -> tuple[Response, Finished]:
+        turn, end = self.send(request), Finished("other")
+        stream.turns.append(turn)
+        try:
+            place = 0
+            while not turn.done or place < len(turn.log):
+                if place == len(turn.log):
+                    await turn.changed(place)
+                place, end = _forward(turn, stream, place, end)
+            if turn.error is not None:
+                turn.error.partial = None  # the whole answer's is put there
+                raise turn.error
+        except asyncio.CancelledError:
+            turn.cancel()
+            _forward(turn, stream, place, end)
+            raise
+        return turn.partial(), end
+
+    def _keep(self, stream: Stream, response: Response, number: int, done: Sequence[ToolEnded]) -> None:
+        """Puts a turn and the results of its calls behind the conversation."""
+        step = Step(
+            number, response.parts, tuple(done), response.finish_reason, response.usage, response.cost
+        )
+        self.steps.append(step)
+        self.messages = (*self.messages, *step.messages)
+        stream.publish(StepEnded(number, response.finish_reason or "other", response.finish_raw))
+
+    def _warned(self, done: list[ToolEnded], number: int, last: str) -> list[ToolEnded]:
+        """The results, the last one with a line where few steps are left. Only the model reads it."""
+        left = self.limits.max_steps - number
+        if last:
+            words = f"{last}: answer now from what you know"
+        elif left == 1:
+            words = "this was the last call: answer now from what you know"
+        elif left == 2:
+            words = "2 steps are left: come to an end"
+        else:
+            return done
+        end = done[-1]
+        return [*done[:-1], replace(end, result=_with(end.result, f"\n[{words}]"))]
+
+    # --- a turn's calls ---
+
+    async def _run_calls(self, stream: Stream, calls: Sequence[ToolCall], *, cut: bool) -> list[ToolEnded]:
+        """One ToolEnded for each, in their order; told to the stream as they end. Stopped, it tells of
+        all."""
+        planned = [plan(c, self.known, self._seen, cut=cut and c is calls[-1]) for c in calls]
+        try:
+            await self._ask_all(stream, planned)
+            for p in planned:
+                if p.ended is not None:
+                    stream.publish(p.ended)
+            await self._run_all(stream, [p for p in planned if p.ended is None])
+        except BaseException:
+            for p in planned:
+                self._stop(stream, p)
+            raise
+        return [p.ended for p in planned if p.ended is not None]
+
+    def _stop(self, stream: Stream, p: _Planned) -> None:
+        if p.ended is None:
+            words = (
+                "not run: the user stopped"
+                if p.began is None
+                else ("stopped by the user while it ran: whether it took effect is not known")
+            )
+            p.end("stopped", words)
+            stream.publish(p.ended)  # type: ignore[arg-type]  # it has ended now
+
+    async def _ask_all(self, stream: Stream, planned: Sequence[_Planned]) -> None:
+        asked = [p for p in planned if p.ended is None and self._must_ask(p)]
+        for i, p in enumerate(asked):
+            if p.call.name in self._allowed:
+                continue
+            answer = await self._asked(stream, p, i + 1, len(asked))
+            if answer == "always":
+                self._allowed.add(p.call.name)
+            elif answer != "once":
+                p.end("refused", answer)
+
+    def _must_ask(self, p: _Planned) -> bool:
+        return self.approve != "auto" and not (p.tool is not None and p.tool.reads)
+
+    async def _asked(self, stream: Stream, p: _Planned, number: int, of: int) -> str:
+        """ "once", "always", or why not."""
+        asker = self.approve if callable(self.approve) else self.ask
+        if self.approve == "never" or asker is None or p.tool is None:
+            why = "approve=never" if self.approve == "never" else "nobody can be asked here"
+            stream.publish(
+                Notice("warning", f"{p.call.name} was not run: {why} (approve=auto runs without asking).")
+            )
+            return f"not run: the user allows no such call here ({why})"
+        question = Question(replace(p.call, arguments=deepcopy(p.call.arguments)), p.tool, number, of)
+        answer, error = await stream.by_reader(lambda: asker(question))
+        if error is not None:
+            stream.publish(Notice("warning", f"{p.call.name} was not run: asking failed ({error})."))
+            return "not run: the user could not be asked"
+        if answer is True or answer in ("once", "always"):
+            return "once" if answer is True else str(answer)
+        return "refused: the user said no to this call"
+
+    async def _run_all(self, stream: Stream, planned: Sequence[_Planned]) -> None:
+        """What waits for others together; functions in their order, beside that."""
+        away = [
+            asyncio.create_task(self._away(stream, p)) for p in planned if p.tool and p.tool.where == "engine"
+        ]
+        try:
+            for p in planned:
+                if p.tool and p.tool.where == "here":
+                    await self._here(stream, p)
+            await asyncio.gather(*away)
+        finally:
+            for task in away:
+                task.cancel()
+
+    def _begin(self, stream: Stream, p: _Planned) -> None:
+        p.began = time.perf_counter()
+        stream.publish(ToolStarted(p.call.id, p.call.name))
+
+    def _end(self, stream: Stream, p: _Planned, told: Any, error: BaseException | None) -> None:
+        assert p.began is not None
+        seconds = time.perf_counter() - p.began
+        if error is not None:
+            p.end("failed", error)
+        elif isinstance(told, ToolResult):
+            result = replace(told, id=p.call.id, name=p.call.name)
+            p.ended = ToolEnded(result, "failed" if told.is_error else "ran", seconds)
+        else:
+            p.ended = ToolEnded(ToolResult(p.call.id, told, name=p.call.name), "ran", seconds)
+        assert p.ended is not None
+        stream.publish(p.ended)
+
+    async def _here(self, stream: Stream, p: _Planned) -> None:
+        tool = p.tool
+        assert tool is not None
+
+        def work() -> Any:
+            value = tool.call(p.arguments)
+            return later(value) if hasattr(value, "__await__") else _content(value, tool.budget)
+
+        async def later(value: Any) -> Any:
+            return _content(await value, tool.budget)
+
+        self._begin(stream, p)
+        told, error = await stream.by_reader(work)
+        self._end(stream, p, told, error)
+
+    async def _away(self, stream: Stream, p: _Planned) -> None:
+        tool, told = p.tool, None
+        error: Exception | None = None
+        assert tool is not None
+        self._begin(stream, p)
+        limit = TIMEOUT if tool.timeout is None else tool.timeout
+        try:
+            async with asyncio.timeout(limit) as clock:
+                told = _content(await tool.call(p.arguments), tool.budget)
+        except TimeoutError as exc:
+            if clock.expired():
+                p.end("timeout", f"timed out after {limit:g} s: whether it took effect is not known")
+                stream.publish(p.ended)  # type: ignore[arg-type]  # it has ended now
+                return
+            error = exc
+        except Exception as exc:  # noqa: BLE001 - whatever a tool raises is for the model
+            error = exc
+        self._end(stream, p, told, error)
+
+    def _take_up(self, stream: Stream, done: list[ToolEnded]) -> None:
+        """Gives the last turn's open calls what they came to."""
+        turn, told = self.messages[-2:]
+        calls = [p for p in turn.parts if isinstance(p, ToolCall)]
+        results = answered(calls, [*(e.result for e in done), *told.parts])
+        self.messages = (*self.messages[:-1], Message("tool", results))
+        stream.publish(StepEnded(0))
+
+
+async def _opened(given: Sequence[Given]) -> list[Usable | Tool]:
+    """The tools themselves, those of sets among them, in the order given."""
+
+    async def open_(tool: Given) -> Sequence[Usable | Tool]:
+        return [tool] if isinstance(tool, (Usable, Tool)) else await tool.usables()
+
+    return [u for found in await asyncio.gather(*map(open_, given)) for u in found]
+
+
+def _content(value: Any, budget: int) -> Any:
+    """What a tool gave, as its result holds it; one that is a result already stays."""
+    return value if isinstance(value, ToolResult) else content(value, budget)
+
+
+def _with(result: ToolResult, words: str) -> ToolResult:
+    said = result.content
+    return replace(result, content=said + words if isinstance(said, str) else (*said, Text(words)))
+
+
+def _open(history: tuple[Message, ...], given: Sequence[Message]) -> list[ToolCall]:
+    """The calls of the last turn that had no result when the conversation was given."""
+    if len(history) < 2 or history[-1].role != "tool":
+        return []
+    had = {p.id for m in given for p in m.parts if isinstance(p, ToolResult)}
+    return [p for p in history[-2].parts if isinstance(p, ToolCall) and p.id not in had]
+
+
+def _forward(turn: Stream, stream: Stream, place: int, end: Finished) -> tuple[int, Finished]:
+    """Hands on what is new of a turn, but its end: (how much there is now, the end so far)."""
+    for at, event in turn.log[place:]:
+        place += 1
+        if isinstance(event, Finished):
+            end = event
+        else:
+            stream.publish(event, at)
+    return place, end
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """The tools of a call and how they may be used."""
+
+    given: tuple[Given, ...]
+    limits: Limits
+    approve: Approve
+
+    @classmethod
+    def of(
+        cls,
+        given: Tools,
+        *,
+        max_steps: int | None = None,
+        approve: Approve | None = None,
+        budget: float | Mapping[str, float] | None = None,
+    ) -> ToolUse:
+        """From the options of a call. Raises ConfigError for what is none of theirs, and for options of tools
+        without a tool that runs."""
+        found = tools(given)
+        if approve is not None and approve not in ("ask", "auto", "never") and not callable(approve):
+            raise ConfigError(
+                f"Not a way to approve: {approve!r}.", hint="Say ask, auto, never, or a function."
+            )
+        most = dict(budget) if isinstance(budget, Mapping) else {} if budget is None else {"usd": budget}
+        if odd := [name for name in most if name not in ("usd", "tokens")]:
+            raise ConfigError(f"Not a budget: {odd[0]!r}.", hint="It has usd and tokens.")
+        limits = Limits(MAX_STEPS if max_steps is None else max_steps, **most)  # type: ignore[arg-type]
+        using = cls(found, limits, approve or "ask")
+        idle = {"max_steps": max_steps, "approve": approve, "budget": budget}
+        if not using.runs and any(v is not None for v in idle.values()):
+            name = next(n for n, v in idle.items() if v is not None)
+            raise ConfigError(
+                f"{name} is for tools that run, and there is none.", hint="Give tools=[function]."
+            )
+        return using
+
+    @property
+    def runs(self) -> bool:
+        """Whether any of the tools runs here, so that there is a loop."""
+        return any(not isinstance(t, Tool) for t in self.given)
+
+    @property
+    def told(self) -> tuple[Tool, ...]:
+        """What the model is told of the tools that are known before sets are opened."""
+        return _told([t for t in self.given if isinstance(t, (Usable, Tool))])
+
+    async def run(
+        self, stream: Stream, request: Request, send: Callable[[Request], Stream], ask: Asker | None
+    ) -> None:
+        """Answers `request` into `stream`, with all tools."""
+        known = unique(await _opened(self.given))
+        code = {n: t for n, t in known.items() if isinstance(t, Usable)}
+        plain = frozenset(known) - frozenset(code)
+        agent = Agent(code, send, self.approve, ask, self.limits, plain)
+        await agent.run(stream, replace(request, tools=_told(list(known.values()))))
+
+
+def _told(given: Sequence[Usable | Tool]) -> tuple[Tool, ...]:
+    return tuple(t.tool if isinstance(t, Usable) else t for t in unique(given).values())

@@ -1,0 +1,325 @@
+"""The loop over tools: functions that a model calls, in every format, against the simulator."""
+
+import asyncio
+import threading
+from typing import Literal
+
+import pytest
+
+from nbllm.client.client import Client
+from nbllm.core.errors import ConfigError
+from nbllm.core.events import StepEnded, TextDelta, ToolEnded, ToolStarted
+from nbllm.core.history import closed
+from nbllm.core.messages import Message, Tool, ToolCall, ToolResult
+from nbllm.tools.usable import Usable
+
+FORMATS = ["openai", "responses", "claude", "gemini", "ollama"]
+FAST = "ttft=0,gap=0"
+
+
+class Prices:
+    """A tool that remembers who called it."""
+
+    def __init__(self, answer=4.5):
+        self.calls, self.threads, self.answer = [], [], answer
+
+    def price(self, article: str, currency: Literal["EUR", "USD"] = "EUR") -> float:
+        """The list price of an article.
+
+        Args:
+            article: its number, such as "A-17"
+        """
+        self.calls.append((article, currency))
+        self.threads.append(threading.current_thread())
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.fixture(scope="module")
+def client():
+    made = Client()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def prices():
+    return Prices()
+
+
+def model(name="openai", **options):
+    return f"sim/{name}/m@{FAST}" + "".join(f",{k}={v}" for k, v in options.items())
+
+
+def outcomes(response):
+    return [e.outcome for step in response.steps for e in step.results]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("many", [1, 2, 3])
+def test_a_function_runs_and_the_model_is_told(client, prices, name, many):
+    """On the thread that reads; every turn is a call of its own, with its own row; counts are sums."""
+    before = len(client.ledger.rows())
+    stream = client.stream(
+        "What does A-17 cost?", model(name, tools=many), tools=[prices.price], approve="auto"
+    )
+    r = stream.response()
+    assert [("A-17", "EUR")] * min(many, 2) == prices.calls  # the third equal one is not run
+    assert {threading.current_thread()} == set(prices.threads)
+    assert ["ran", "ran", "repeated"][:many] == outcomes(r)
+    assert (2, "stop", ()) == (len(r.steps), r.finish_reason, r.tool_calls)
+    assert {"4.5"} == {e.result.content for e in r.steps[0].results if e.outcome == "ran"}
+    first, last = (t.partial() for t in stream.turns)
+    assert first.usage.input_tokens + last.usage.input_tokens == r.usage.input_tokens
+    assert (2, 1) == (len(client.ledger.rows()) - before, r.timing.attempts)
+    assert r.messages == closed(r.messages)
+    assert ["assistant", "tool", "assistant"] == [m.role for m in r.messages]
+
+
+def test_the_events_of_a_step(client, prices):
+    """In the log, for whoever draws: a start and an end for each call, then the step's end."""
+    stream = client.stream("What does A-17 cost?", model(), tools=prices.price, approve="auto")
+    kinds = [type(e) for e in stream if isinstance(e, (ToolStarted, ToolEnded, StepEnded))]
+    assert [ToolStarted, ToolEnded, StepEnded] == kinds
+    assert "".join(e.text for e in stream if isinstance(e, TextDelta)) == stream.response().text
+
+
+def test_read_asynchronously(client, prices):
+    """Functions run in the reader's loop; coroutine functions are awaited there."""
+    loops = []
+
+    async def rate(currency: str) -> float:
+        """The rate of a currency."""
+        loops.append(asyncio.get_running_loop())
+        await asyncio.sleep(0)
+        return 1.1
+
+    async def read():
+        r = await client.stream("Rate?", model(), tools=[rate], approve="auto")
+        assert [asyncio.get_running_loop()] == loops
+        return r
+
+    assert ["ran"] == outcomes(asyncio.run(read()))
+    assert ["ran"] == outcomes(client.complete("Rate?", model(), tools=[rate], approve="auto"))
+
+
+def test_what_a_function_raises_is_told_in_one_line(client):
+    prices = Prices(KeyError("A-17"))
+    r = client.complete("What does A-17 cost?", model(), tools=[prices.price], approve="auto")
+    [end] = r.steps[0].results
+    assert ("failed", True) == (end.outcome, end.result.is_error)
+    assert "failed: KeyError: 'A-17' (line" in end.result.content
+    assert "\n" not in end.result.content
+
+
+# --- consent ---
+
+
+@pytest.mark.parametrize(
+    ("answer", "calls", "told"),
+    [
+        (True, 2, ["ran", "ran"]),
+        ("once", 2, ["ran", "ran"]),
+        ("always", 1, ["ran", "ran"]),
+        (False, 2, ["refused", "refused"]),
+        ("no", 2, ["refused", "refused"]),
+        (None, 2, ["refused", "refused"]),
+        ("yes please", 2, ["refused", "refused"]),
+    ],
+)
+def test_the_person_is_asked(client, prices, answer, calls, told):
+    """Once for each call, with exactly the arguments that would run; "always" holds for this answer."""
+    asked = []
+
+    def approve(question):
+        asked.append(question)
+        question.call.arguments["article"] = "changed afterwards"
+        return answer
+
+    r = client.complete("What does A-17 cost?", model(tools=2), tools=[prices.price], approve=approve)
+    assert calls == len(asked)
+    assert [(1, 2), (2, 2)][:calls] == [(q.number, q.of) for q in asked]
+    assert "function price" == asked[0].tool.source
+    assert told == outcomes(r)
+    assert set(prices.calls) <= {("A-17", "EUR")}
+    assert (2, "stop") == (len(r.steps), r.finish_reason)
+
+
+def test_where_nobody_can_be_asked_it_is_no(client, prices):
+    """The model is told, and the person too."""
+    for approve in (None, "ask", "never"):
+        r = client.complete("What does A-17 cost?", model(), tools=[prices.price], approve=approve)
+        assert ([], ["refused"]) == (prices.calls, outcomes(r))
+        assert any("price was not run" in n.text for n in r.notices)
+        assert "not run" in r.steps[0].results[0].result.content
+
+
+def test_what_only_reads_is_not_asked_about(client, prices):
+    """By the person's own word."""
+    from nbllm.tools.functions import of
+
+    r = client.complete(
+        "What does A-17 cost?", model(), tools=[of(prices.price, reads=True)], approve="never"
+    )
+    assert (["ran"], 1) == (outcomes(r), len(prices.calls))
+
+
+def test_an_asker_that_fails_is_a_no(client, prices):
+    def approve(question):
+        raise RuntimeError("no page")
+
+    r = client.complete("What does A-17 cost?", model(), tools=[prices.price], approve=approve)
+    assert ([], ["refused"]) == (prices.calls, outcomes(r))
+
+
+# --- stopping ---
+
+
+def test_stopped_in_the_middle_of_a_function(client):
+    """The call is closed, and the conversation can go on."""
+
+    def slow(seconds: int) -> str:
+        """Waits."""
+        raise KeyboardInterrupt
+
+    stream = client.stream("Wait.", model(tools=2), tools=[slow], approve="auto")
+    with pytest.raises(KeyboardInterrupt):
+        stream.response()
+    assert stream.wait_end(10)
+    r = stream.partial()
+    assert (["stopped", "stopped"], "cancelled") == (outcomes(r), r.finish_reason)
+    first, second = (e.result.content for e in r.steps[0].results)
+    assert "while it ran" in first
+    assert "not run" in second
+    assert r.messages == closed(r.messages)
+    after = client.complete([Message("user", "Wait."), *r.messages, Message("user", "Go on.")], model())
+    assert "stop" == after.finish_reason
+
+
+def test_stopped_while_something_is_away(client):
+    """A call that waits for a server is cancelled."""
+    began, ended = threading.Event(), threading.Event()
+
+    async def away(arguments):
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    tool = Usable(Tool("away", "Waits."), away, where="engine")
+    stream = client.stream("Wait.", model(), tools=[tool], approve="auto")
+    assert began.wait(10)
+    stream.cancel()
+    assert stream.wait_end(10)
+    assert ended.wait(10)
+    assert ["stopped"] == outcomes(stream.partial())
+
+
+def test_calls_that_wait_for_others_wait_together(client):
+    """And one that takes too long is given up, by itself."""
+    both = threading.Barrier(2)
+
+    async def meet(arguments):
+        await asyncio.to_thread(both.wait, 10)
+        return "met"
+
+    async def never(arguments):
+        await asyncio.Event().wait()
+
+    meeting = [Usable(Tool(n, "Meets."), meet, where="engine") for n in ("a", "b")]
+    calls = [ToolCall("1", "a", {}), ToolCall("2", "b", {}), ToolCall("3", "never", {})]
+    late = Usable(Tool("never", ""), never, where="engine", timeout=0.05)
+    history = [Message("user", "Meet."), Message("assistant", calls)]
+    r = client.complete(history, model(), tools=[*meeting, late], approve="auto")
+    assert {"1": "ran", "2": "ran", "3": "timeout"} == {e.result.id: e.outcome for e in r.before[0].results}
+
+
+# --- limits ---
+
+
+def test_tokens_that_are_spent(client, prices):
+    """No call is made after that, and there is an answer."""
+    r = client.complete(
+        "What does A-17 cost?",
+        model(),
+        tools=[prices.price],
+        approve="auto",
+        budget={"tokens": 1},
+        max_steps=5,
+    )
+    assert (1, 2, "stop") == (len(prices.calls), len(r.steps), r.finish_reason)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_steps": 0},
+        {"budget": -1},
+        {"budget": {"euros": 1}},
+        {"budget": {"tokens": 0}},
+        {"approve": "perhaps"},
+        {"tools": ["price"]},
+        {"tools": 3},
+        {"tools": [lambda x: x]},
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_sent(client, prices, options):
+    before = len(client.ledger.rows())
+    with pytest.raises(ConfigError):
+        client.stream("What does A-17 cost?", model(), **{"tools": [prices.price], **options})
+    assert before == len(client.ledger.rows())
+
+
+@pytest.mark.parametrize("name", ["max_steps", "approve", "budget"])
+def test_options_of_tools_need_a_tool(client, name):
+    with pytest.raises(ConfigError, match=name):
+        client.stream("Hi", model(), **{name: {"approve": "auto"}.get(name, 3)})
+
+
+# --- other tools ---
+
+
+def test_tools_without_code_are_handed_over(client, prices):
+    """As before: one answer with its calls."""
+    plain = Tool("search", "Searches.", {"type": "object", "properties": {"q": {"type": "string"}}})
+    r = client.complete("Find.", model(), tools=[plain])
+    assert ("tool_calls", ["search"]) == (r.finish_reason, [c.name for c in r.tool_calls])
+    r = client.complete("Find.", model(call="search"), tools=[plain, prices.price], approve="auto")
+    assert ("tool_calls", ["search"], []) == (
+        r.finish_reason,
+        [c.name for c in r.tool_calls],
+        prices.calls,
+    )
+
+
+def test_a_conversation_is_taken_up_with_its_open_calls(client, prices):
+    """After a crash: the calls that have no result are run first."""
+    calls = [ToolCall("1", "price", {"article": "B-3"}), ToolCall("2", "price", {"article": "C-4"})]
+    history = [
+        Message("user", "What do they cost?"),
+        Message("assistant", calls),
+        Message("tool", ToolResult("1", "9.0", name="price")),
+    ]
+    r = client.complete(history, model(), tools=[prices.price], approve="auto")
+    assert [("C-4", "EUR")] == prices.calls
+    assert "stop" == r.finish_reason
+    assert r.messages[0] == Message("tool", ToolResult("2", "4.5", name="price"))
+
+
+def test_sets_are_opened_first(client, prices):
+    """And one that cannot be opened is the call's error."""
+    from nbllm.tools.functions import of
+
+    class Set:
+        async def usables(self):
+            return [of(prices.price)]
+
+    class Broken:
+        async def usables(self):
+            raise ConfigError("The server files does not start.")
+
+    assert ["ran"] == outcomes(client.complete("What does A-17 cost?", model(), tools=Set(), approve="auto"))
+    with pytest.raises(ConfigError, match="files"):
+        client.complete("What does A-17 cost?", model(), tools=[Broken()], approve="auto")
