@@ -62,6 +62,23 @@ def ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
+def is_public(number: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether an address is one of the internet, and none of a private network, of this machine, of its
+    link, or of a cloud's own services; also where it stands inside an IPv6 address."""
+    inner = [
+        found for name in ("ipv4_mapped", "sixtofour") if (found := getattr(number, name, None)) is not None
+    ]
+    if number.version == 6 and number in _NAT64:
+        inner.append(ipaddress.IPv4Address(int(number) & 0xFFFFFFFF))
+    if inner:
+        return all(map(is_public, inner))
+    return number.is_global and not number.is_multicast and str(number) not in _CLOUD
+
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_CLOUD = ("168.63.129.16",)  # Azure's; those of others are link-local or private
+
+
 def parse(url: str) -> Address:
     """The origin of a URL. Raises ConfigError, which says what is wrong with the address and shows no
     password in it."""

@@ -21,8 +21,9 @@ import aiohappyeyeballs
 import httptools
 import httpx
 
-from ..core.addresses import Address, ip
+from ..core.addresses import Address, ip, is_public
 from ..core.calls import Read, Trace
+from ..core.errors import ConnectFailed
 from .stamps import Stamped
 
 _HIGH, _LOW = 2**22, 2**20  # bytes that wait for the consumer
@@ -72,8 +73,11 @@ class Connection:
         self.uses = 0
 
     @classmethod
-    async def open(cls, origin: Address, trace: Trace, context: ssl.SSLContext | None) -> Connection:
-        """Connects and writes the marks. Raises OSError, ssl.SSLError."""
+    async def open(
+        cls, origin: Address, trace: Trace, context: ssl.SSLContext | None, *, public: bool = False
+    ) -> Connection:
+        """Connects and writes the marks. public: to an address of the internet only. Raises OSError,
+        ssl.SSLError, ConnectFailed for an address that is not public."""
         host, port = origin.host, origin.port
         loop, marks = asyncio.get_running_loop(), trace.marks
         addresses = _literal(host, port)
@@ -81,6 +85,8 @@ class Connection:
             marks["dns_start"] = time.perf_counter()
             addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             marks["dns"] = time.perf_counter()
+        if public:
+            refuse_private(host, addresses)
         marks["connect_start"] = time.perf_counter()
         sock = await aiohappyeyeballs.start_connection(
             addresses, happy_eyeballs_delay=_EYEBALLS, interleave=1, loop=loop
@@ -379,6 +385,17 @@ class Connection:
             self.closed = True
             self._unwatch()
             self._sock.close()
+
+
+def refuse_private(host: str, found: list[Any]) -> None:
+    """Raises ConnectFailed where one of the addresses that a name leads to is not public: a name may be
+    anybody's, and lead into this machine's own network."""
+    numbers = [ip(str(entry[4][0])) for entry in found]
+    if not all(number is not None and is_public(number) for number in numbers):
+        raise ConnectFailed(
+            f"{host} leads to an address that is not on the public internet.",
+            hint="Where that is meant, say private=True.",
+        )
 
 
 def _literal(host: str, port: int) -> list[Any] | None:

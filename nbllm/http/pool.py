@@ -11,7 +11,8 @@ import os
 import ssl
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import httpx
 
@@ -26,6 +27,7 @@ ORIGIN = "nbllm_origin"  # the request's extension that holds its Address, where
 TRACE = "nbllm_trace"  # the request's extension that takes the marks
 WIRE = "nbllm_wire"  # the request's extension that holds its bytes, where they were made before
 FRESH = "nbllm_fresh"  # the request's extension that asks for a connection of its own, used once
+PUBLIC = "nbllm_public"  # the request's extension that asks for an address of the internet
 BODY = "nbllm_body"  # the response's extension: the Body
 
 
@@ -100,7 +102,7 @@ class StampedTransport(httpx.AsyncBaseTransport):
                     False,
                 )  # the server let go of it while we took it: not the answer's fault
         if connection is None:
-            connection = await self._open(origin, trace, request.extensions.get("timeout", {}).get("connect"))
+            connection = await self._open(origin, trace, request.extensions)
             answer = await self._exchange(connection, wire, trace)
         body = Body(connection, self, None if fresh else origin)
         return httpx.Response(
@@ -121,11 +123,12 @@ class StampedTransport(httpx.AsyncBaseTransport):
                 raise httpx.WriteError(str(exc)) from None
             raise
 
-    async def _open(self, origin: Address, trace: Trace, within: float | None) -> Connection:
+    async def _open(self, origin: Address, trace: Trace, asked: Mapping[str, Any]) -> Connection:
+        within, public = asked.get("timeout", {}).get("connect"), bool(asked.get(PUBLIC))
         context = self.context() if origin.scheme == "https" else None
         try:
             async with asyncio.timeout(within):
-                return await Connection.open(origin, trace, context)
+                return await Connection.open(origin, trace, context, public=public)
         except TimeoutError:
             raise httpx.ConnectTimeout("no connection in time") from None
         except ssl.SSLError as exc:

@@ -7,6 +7,7 @@ Redirects are not followed (a key must not travel to another host).
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import time
@@ -23,7 +24,8 @@ from ..core.calls import Frame, HttpCall, Read, Trace
 from . import frames as http_frames
 from . import proxies
 from .codings import decoded
-from .pool import BODY, FRESH, ORIGIN, TRACE, WIRE, StampedTransport, certificates, head
+from .connection import refuse_private
+from .pool import BODY, FRESH, ORIGIN, PUBLIC, TRACE, WIRE, StampedTransport, certificates, head
 from .proxies import Proxy
 
 ERROR_BODY_LIMIT = 256 * 2**10  # bytes of an error page that are read
@@ -124,16 +126,21 @@ class Letter:
     """A call as the bytes that will be sent; made before the clock of a call starts. May be sent several
     times.
 
-    fresh: over a connection of its own. Raises ConfigError for an address, a header or a body that HTTP
-    cannot carry.
+    fresh: over a connection of its own. public: to an address of the internet only, and so fresh. Raises
+    ConfigError for an address, a header or a body that HTTP cannot carry.
     """
 
-    def __init__(self, call: HttpCall, *, fresh: bool = False) -> None:
+    def __init__(self, call: HttpCall, *, fresh: bool = False, public: bool = False) -> None:
         self.address, content = addresses.parse(call.url), _encoded(call)
         headers = {**_HEADERS, **({"content-type": "application/json"} if content else {}), **call.headers}
         try:
             self.request = httpx.Request(call.method, call.url, content=content or None, headers=headers)
-            self.request.extensions = {WIRE: head(self.request) + content, FRESH: fresh, ORIGIN: self.address}
+            self.request.extensions = {
+                WIRE: head(self.request) + content,
+                FRESH: fresh or public,
+                PUBLIC: public,
+                ORIGIN: self.address,
+            }
         except httpx.LocalProtocolError as exc:
             raise _translated(exc, self.address, started=False) from None
         except (httpx.InvalidURL, ValueError, TypeError) as exc:
@@ -146,7 +153,7 @@ class Letter:
             str(self.request.url),
         ):  # where the connection goes, and what it is told
             call.guard.check(url)
-        self.call, self.size = call, len(content)
+        self.call, self.size, self.public = call, len(content), public
 
 
 class _Way(NamedTuple):
@@ -294,6 +301,8 @@ class HttpTransport:
             "timeout": {"connect": connect},
         }
         if not way.own:
+            if letter.public:
+                await _refuse_private(way)
             return await self._through_httpx(way.proxy).send(request, stream=True)
         response = await self._own().handle_async_request(request)
         response.request = request
@@ -311,8 +320,20 @@ class HttpTransport:
         }
 
 
+async def _refuse_private(way: _Way) -> None:
+    """As Connection.open does; where a proxy looks names up, one that is not known here is the proxy's."""
+    host, port = way.address.host, way.address.port
+    try:
+        refuse_private(host, await asyncio.get_running_loop().getaddrinfo(host, port))
+    except OSError:
+        if way.proxy is None:
+            raise errors.ConnectFailed(
+                f"No connection to {way.address.place}: the name is not known.", hint="Check the address."
+            ) from None
+
+
 def _encoded(call: HttpCall) -> bytes:
-    if call.method == "GET":
+    if call.method == "GET" or (call.method == "DELETE" and not call.body):
         return b""
     try:
         return msgspec.json.encode(call.body)
