@@ -428,7 +428,7 @@ class Client:
         thread, what `http.prepare` makes must be there already."""
         guard, running = Guard.of(route.provider, key), self._engine()
         dialect = DIALECTS[route.provider.dialect]
-        letter = _letter(self._prepare(request, route, key, guard, running, keep=keep), fresh=fresh)
+        letter = self._prepare(request, route, key, guard, running, keep=keep, fresh=fresh)
         stream = Stream(lambda fold, s: _answer(fold, s, request, route, guard))
         job = _Job(
             stream,
@@ -464,8 +464,9 @@ class Client:
         running: Engine,
         *,
         keep: bool = False,
-    ) -> AnyCall:
-        """The call of a request, and what it needs of the network's libraries made."""
+        fresh: bool = False,
+    ) -> AnyLetter:
+        """A request as it will be sent, and what it needs of the network's libraries made."""
         try:
             call = self.encode(request, route, key, keep=keep)
             if (
@@ -474,9 +475,9 @@ class Client:
                 and not self._pool.http.prepared(call.url)
             ):
                 running.run(self._pool.http.prepare(call.url))
+            return _letter(call, fresh=fresh)
         except errors.NbllmError as error:
             raise error.scrubbed(guard.texts).with_traceback(None) from None  # whose frames hold the key
-        return call
 
     def encode(self, request: Request, route: Route, key: Secret | None, *, keep: bool = False) -> AnyCall:
         """The call that `request` becomes; nothing is sent. Raises ConfigError for keep where the provider
