@@ -1,0 +1,232 @@
+"""Tools that nbllm brings: the files of one folder, and Python in the notebook's own namespace. None is said
+to only read, so each call waits for the user's approval."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import fnmatch
+import io
+import os
+import stat
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import ConfigError, NbllmError
+from ..core.messages import Text, ToolResult
+from ..core.values import CHARACTERS, cut
+from . import functions
+from .results import failed
+from .usable import Usable
+
+LIMIT = 2**20  # bytes of a file that are read or written
+_ENTRIES = 500  # of a folder that are listed
+_BUDGET = 8_000  # tokens of a result: a file of some 500 lines
+_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_FILE = "<python tool>"
+
+
+def files(folder: str | Path, *, hidden: bool = False) -> tuple[Usable, ...]:
+    """read_file, list_files and write_file for what lies in `folder`. hidden: names that begin with a dot as
+    well. Raises ConfigError where there is no such folder."""
+    root = Path(os.path.realpath(Path(folder).expanduser()))
+    if not root.is_dir():
+        raise ConfigError(f"There is no folder {str(folder)!r}.", hint="Name one that exists.")
+    own = Folder(root, hidden=hidden)
+    made = (functions.of(f, budget=_BUDGET) for f in (own.read_file, own.list_files))
+    tools = (*made, functions.of(own.write_file, reads=False))
+    return tuple(replace(t, source=f"{t.tool.name} in {root.name or root}") for t in tools)
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The files in one folder; no link, no `..` and no name with a dot in front leads out of it. `root` is
+    free of links."""
+
+    root: Path
+    hidden: bool = False
+
+    def read_file(self, path: str, first_line: int = 1, lines: int = 500) -> Any:
+        """The content of a file of the user's folder: text, a picture or a PDF.
+
+        Args:
+            path: from the folder, with / between names
+            first_line: counted from 1
+            lines: how many at most
+        """
+        with self._open(path, os.O_RDONLY) as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(LIMIT)
+        if b"\0" in data or data.startswith(b"%PDF"):
+            if size > LIMIT:
+                raise NbllmError(f"{path} has {size:,} bytes and is no text; at most {LIMIT:,} are read.")
+            return data
+        text = data.decode("utf-8", "replace").splitlines(keepends=True)
+        first = max(first_line, 1)
+        shown = text[first - 1 : first - 1 + max(lines, 1)]
+        notes = [f"lines {first:,} to {first - 1 + len(shown):,} of {len(text):,}"] * (len(shown) < len(text))
+        notes += [f"only the first {LIMIT:,} of {size:,} bytes were read"] * (size > LIMIT)
+        return "".join(shown) + "".join(f"\n({n})" for n in notes)
+
+    def list_files(self, folder: str = ".", pattern: str = "*") -> list[str]:
+        """The files and folders in a folder of the user's: name and size; folders end with /.
+
+        Args:
+            folder: from the user's folder, with / between names
+            pattern: such as *.csv
+        """
+        place = self._inside(folder)
+        with _in_words(folder):
+            names = sorted(n for n in os.listdir(place) if fnmatch.fnmatch(n, pattern))
+        known = (line for n in names if (line := self._line(place, n)))
+        found = list(islice(known, _ENTRIES + 1))
+        more = [f"(more than {_ENTRIES}: ask with a pattern)"] * (len(found) > _ENTRIES)
+        return found[:_ENTRIES] + more
+
+    def write_file(self, path: str, text: str) -> str:
+        """Writes a text into a file of the user's folder; what it held is replaced.
+
+        Args:
+            path: from the folder, with / between names
+            text: all that the file shall hold
+        """
+        data = text.encode("utf-8", "replace")
+        if len(data) > LIMIT:
+            raise NbllmError(f"The text has {len(data):,} bytes; at most {LIMIT:,} are written.")
+        with _in_words(path):
+            self._inside(path).parent.mkdir(parents=True, exist_ok=True)
+        with self._open(path, os.O_RDWR | os.O_CREAT) as file:
+            before = os.fstat(file.fileno()).st_size
+            file.truncate(0)
+            file.write(data)
+        return f"written: {len(data):,} bytes to {path}" + (f" (it held {before:,})" if before else "")
+
+    def _inside(self, path: str) -> Path:
+        """The real path of what `path` names. Raises NbllmError where it is not this folder's."""
+        with _in_words(path):
+            real = Path(os.path.realpath(self.root / path))
+        if not real.is_relative_to(self.root):
+            raise NbllmError(f"{path!r} is outside the folder.")
+        if not self.hidden and any(n.startswith(".") for n in real.relative_to(self.root).parts):
+            raise NbllmError(f"{path!r} is hidden: names that begin with a dot are left alone.")
+        return real
+
+    @contextlib.contextmanager
+    def _open(self, path: str, how: int) -> Iterator[Any]:
+        """A regular file of this folder, in bytes; never one that waits, such as a pipe."""
+        real = self._inside(path)
+        with _in_words(path):
+            handle = os.open(real, how | _FLAGS, 0o666)
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                os.close(handle)
+                raise NbllmError(f"{path!r} is no file.")
+            with open(handle, "rb+" if how & os.O_RDWR else "rb") as file:
+                yield file
+
+    def _line(self, place: Path, name: str) -> str:
+        """An entry of a folder in words; "" for one that is not told of."""
+        try:
+            real = self._inside(str((place / name).relative_to(self.root)))
+            about = real.stat()
+        except (NbllmError, OSError):
+            return ""
+        return f"{name}/" if stat.S_ISDIR(about.st_mode) else f"{name} ({about.st_size:,} bytes)"
+
+
+@contextlib.contextmanager
+def _in_words(path: str) -> Iterator[None]:
+    """What the system refuses, without the whole path."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise NbllmError(f"{path!r}: {getattr(error, 'strerror', None) or error}") from None
+
+
+# --- Python -------------------------------------------------------------------------------------------------
+
+
+def python(namespace: MutableMapping[str, Any], *, budget: int = _BUDGET) -> Usable:
+    """A tool that runs code in `namespace`, on the thread that reads the answer."""
+
+    def python(code: str) -> Any:
+        """Runs Python code where the user's variables are; what it defines stays there. Gives what the code
+        printed, and the value of its last line where that is an expression.
+
+        Args:
+            code: statements of Python, no magics and no shell
+        """
+        return _run(code, namespace, budget * CHARACTERS)
+
+    return replace(functions.of(python, reads=False, budget=budget), source="python in this notebook")
+
+
+class _Printed(io.TextIOBase):
+    """Takes what is printed, of which `limit` characters are kept."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._kept, self._size = limit, io.StringIO(), 0
+
+    def write(self, text: str) -> int:
+        self._kept.write(text[: max(self._limit + 1 - self._size, 0)])
+        self._size += len(text)
+        return len(text)
+
+    @property
+    def text(self) -> str:
+        """What was printed, and how much of it is not here."""
+        kept = self._kept.getvalue()
+        if self._size <= self._limit:
+            return kept
+        return f"{kept[: self._limit]}...\n(the first {self._limit:,} of {self._size:,} characters)"
+
+
+def _run(code: str, namespace: MutableMapping[str, Any], limit: int) -> Any:
+    printed = _Printed(limit // 2)  # the other half is for the value, or the error
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), _no_exit(namespace):
+            value = _executed(code, namespace)
+    except SystemExit as error:
+        return _failed(printed.text, f"failed: the code ended itself (exit {error.code!r})", limit)
+    except SyntaxError as error:
+        where = f" (line {error.lineno})" if error.filename == _FILE and error.lineno else ""
+        return _failed(printed.text, f"failed: {type(error).__name__}: {error.msg}{where}", limit)
+    except Exception as error:  # noqa: BLE001 - whatever the code raises is for the model
+        return _failed(printed.text, failed(error), limit)
+    text = printed.text
+    if not text:
+        return value
+    return text if value is None else [Text(text if text.endswith("\n") else f"{text}\n"), value]
+
+
+def _failed(printed: str, reason: str, limit: int) -> ToolResult:
+    before = printed if not printed or printed.endswith("\n") else f"{printed}\n"
+    return ToolResult("", before + cut(reason, limit), is_error=True)
+
+
+def _executed(code: str, namespace: MutableMapping[str, Any]) -> Any:
+    """Runs statements, and gives the value of the last one where it is an expression."""
+    tree, value = ast.parse(code, _FILE), None
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    spaces: Any = namespace
+    exec(compile(tree, _FILE, "exec", dont_inherit=True), spaces)  # noqa: S102 - that is what it is for
+    if isinstance(last, ast.Expr):
+        value = eval(compile(ast.Expression(last.value), _FILE, "eval", dont_inherit=True), spaces)  # noqa: S307
+    return value
+
+
+@contextlib.contextmanager
+def _no_exit(namespace: MutableMapping[str, Any]) -> Iterator[None]:
+    """Within, IPython's own `exit` and `quit` end the code and not the kernel."""
+
+    def leave(code: object = None, **_: object) -> None:
+        raise SystemExit(code)
+
+    own = {name: namespace[name] for name in ("exit", "quit") if name in namespace}
+    namespace.update(dict.fromkeys(own, leave))
+    try:
+        yield
+    finally:
+        namespace.update({name: value for name, value in own.items() if namespace.get(name) is leave})
