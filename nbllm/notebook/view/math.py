@@ -9,6 +9,10 @@ TeX can carry addresses, styles, ids and definitions that outlive their formula,
 our figures) and hide words, and front ends differ in what they let through. So a formula is typeset where all
 of its commands and environments are known to do nothing but show (`_HARMLESS`), at sizes and distances that
 stay in the box; any other is shown as its source.
+
+mdit-py-plugins has rules for dollars and for brackets too, but hostile text costs them time by its square:
+4,000 times `$$ a` and a heading take its dollarmath 3.5 s against 0.16 s here, `\(a ` 0.4 s its texmath
+against 0.06 s.
 """
 
 from __future__ import annotations
