@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import bench as bench
     from . import simulator as simulator
+    from . import tools as tools
     from .client.api import complete as complete
     from .client.api import default_client as default_client
     from .client.api import estimate_tokens as estimate_tokens
@@ -81,7 +82,7 @@ _HOME = {
     "ChatWidget": "notebook.chat_widget",
     "approve": "notebook.buttons",
     **dict.fromkeys(("load_ipython_extension", "unload_ipython_extension"), "notebook.magics"),
-    **dict.fromkeys(("bench", "errors", "simulator"), ""),
+    **dict.fromkeys(("bench", "errors", "simulator", "tools"), ""),
 }
 __all__ = list(_HOME)
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nbllm.client.client import Client
 from nbllm.core.addresses import is_public, parse
 from nbllm.core.calls import HttpCall, Secret, Trace
 from nbllm.core.errors import ConfigError, ConnectFailed, NbllmError, Timeout
@@ -347,3 +348,26 @@ def test_a_wrong_table(change, words):
     """Says which entry."""
     with pytest.raises(ConfigError, match=words):
         from_table("weather", TABLE | change, {"WEATHER_KEY": CANARY})
+
+
+@pytest.mark.parametrize("name", ["openai", "gemini"])
+def test_a_model_asks_an_endpoint(name):
+    """Beside functions; over the client's own connections, on the engine's loop."""
+
+    def double(n: int) -> int:
+        """Twice a number."""
+        return 2 * n
+
+    client = Client()
+    try:
+        with Listener((200, b"sunny")) as server:
+            weather = HttpTool("weather", server.url + "/{city}", headers={"x-key": Secret(CANARY)})
+            given = [[weather, double], {"name": "plain"}]
+            stream = client.stream("Weather?", f"sim/{name}/m@ttft=0,gap=0", tools=given, approve="auto")
+            response = stream.response()
+    finally:
+        client.close()
+    ((end,),) = [step.results for step in response.steps if step.results]
+    assert ("ran", "sunny", "weather") == (end.outcome, end.result.content, end.result.name)
+    assert CANARY in server.text
+    assert CANARY not in repr(stream.log) + repr(response)

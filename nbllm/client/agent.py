@@ -40,7 +40,7 @@ from ..core.events import (
 )
 from ..core.history import answered, closed
 from ..core.messages import Message, Request, Text, Tool, ToolCall, ToolResult
-from ..tools.given import Given, tools
+from ..tools.given import Connections, Given, tools
 from ..tools.names import unique
 from ..tools.results import content, failure
 from ..tools.usable import Arguments, ToolArgumentsError, Usable
@@ -425,14 +425,15 @@ class ToolUse:
     def of(
         cls,
         given: Tools,
+        connections: Connections,
         *,
         max_steps: int | None = None,
         approve: Approve | None = None,
         budget: float | Mapping[str, float] | None = None,
     ) -> ToolUse:
-        """From the options of a call. Raises ConfigError for what is none of theirs, and for options of tools
-        without a tool that runs."""
-        found = tools(given)
+        """From the options of a call; `connections` are those that HTTP tools use. Raises ConfigError for
+        what is none of theirs, and for options of tools without a tool that runs."""
+        found = tools(given, connections)
         if approve is not None and approve not in ("ask", "auto", "never") and not callable(approve):
             raise ConfigError(
                 f"Not a way to approve: {approve!r}.", hint="Say ask, auto, never, or a function."

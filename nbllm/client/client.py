@@ -369,7 +369,7 @@ class Client:
         """As stream, where a name has been resolved already; `options` as Client.request takes them."""
         api_key = Secret(api_key) if isinstance(api_key, str) else api_key
         options["schema"] = provider_schema(options.get("schema"))
-        using = ToolUse.of(tools, max_steps=max_steps, approve=approve, budget=budget)
+        using = ToolUse.of(tools, lambda: self.http, max_steps=max_steps, approve=approve, budget=budget)
         request = self.request(prompt, route.model, tools=using.told, **options)
         limits = self.timeouts if timeout is None else Timeouts.of(timeout)
         patience = (

@@ -1,15 +1,17 @@
-"""What a person gives as tools: functions, descriptions without code, and sets whose tools are known when
-they are opened."""
+"""What a person gives as tools: functions, HTTP endpoints, descriptions without code, and sets whose tools
+are known when they are opened."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from ..core import prompt
 from ..core.errors import ConfigError
 from ..core.messages import Tool
+from ..http.transport import HttpTransport
 from . import functions
+from .http import HttpTool
 from .usable import Usable
 
 
@@ -22,20 +24,22 @@ class Toolset(Protocol):
 
 
 Given = Usable | Tool | Toolset
+Connections = Callable[[], HttpTransport]
 
 
-def tools(given: Any) -> tuple[Given, ...]:
-    """Each of what was given as a tool. A single one needs no list. Raises ConfigError, which names what is
-    no tool."""
-    alone = callable(given) or isinstance(given, (Usable, Tool, Toolset, Mapping, str))
-    if not alone and not isinstance(given, Iterable):
-        raise _no_tool(given)
-    return tuple(_tool(t) for t in ([given] if alone else given))
+def tools(given: Any, connections: Connections) -> tuple[Given, ...]:
+    """Each of what was given as a tool; a single one needs no list, and lists may hold others. `connections`
+    are those for HTTP. Raises ConfigError, which names what is no tool."""
+    if not isinstance(given, Iterable) or isinstance(given, (Mapping, str, Toolset)) or callable(given):
+        return (_tool(given, connections),)
+    return tuple(tool for one in given for tool in tools(one, connections))
 
 
-def _tool(given: Any) -> Given:
+def _tool(given: Any, connections: Connections) -> Given:
     if isinstance(given, (Usable, Tool, Toolset)):
         return given
+    if isinstance(given, HttpTool):
+        return given.usable(connections)
     if isinstance(given, Mapping):
         return prompt.tools([given])[0]
     if isinstance(given, str) or not callable(given):
