@@ -86,10 +86,11 @@ _STANDARD = sys.stdlib_module_names - {
 # the first two. 90 of the notebook's went to the core: values as prompts show them, which tools need too.
 # 400 of the tower: answers of several turns, errands, the tool loop; OpenAI's histories, public connections.
 # Of the tools, 200 are HTTP endpoints: addresses that are filled by encoding, and checks of where they lead.
+# 200 of the notebook's: calls as rows, questions before they run, tools by name.
 BUDGETS = {
-    ("core", "dialects", "http", "agents", "routing", "client", "store"): 9_150,
-    ("notebook",): 3_960,
-    ("tools",): 900,
+    ("core", "dialects", "http", "agents", "routing", "client", "store"): 9_300,
+    ("notebook",): 4_400,
+    ("tools",): 1_500,
     ("bench",): 2_560,
     ("simulator",): 1_900,
 }

@@ -10,21 +10,21 @@ import nbllm
 from nbllm.bench import run
 from nbllm.client.client import CallOptions
 from nbllm.core.messages import Request
-from nbllm.core.options import ADDRESS, OPTIONS, REQUEST, SENDING, CallSpec, keywords
+from nbllm.core.options import ADDRESS, OPTIONS, REQUEST, SENDING, USE, CallSpec, keywords
 from nbllm.notebook import settings
 from nbllm.notebook.completion import candidates
 from nbllm.notebook.syntax import options as line
 from nbllm.notebook.syntax.parser import parse
 from nbllm.routing.dialects import DIALECTS, choices
 
-CALL = {*REQUEST, *ADDRESS, *SENDING}
+CALL = {*REQUEST, *ADDRESS, *SENDING, *USE}
 
 
 def test_a_call_takes_the_options_of_the_table():
     """Client.stream, its types, and a request's parameters."""
     taken = set(inspect.signature(nbllm.Client.stream).parameters) - {"self", "prompt", "model"}
     assert CALL == taken == set(typing.get_type_hints(CallOptions))
-    assert {o.keyword for o in OPTIONS if o.scope == "call"} == {*CALL, "model"}
+    assert {o.keyword for o in OPTIONS if o.scope == "call" or o.part} == {*CALL, "model"}
     assert set(keywords("parameter")) <= {f.name for f in fields(Request)}
 
 
@@ -64,7 +64,9 @@ def test_completion_offers_the_dialects_of_the_client():
 
 def test_what_may_be_a_default():
     """What belongs to one cell may not; a project chooses no address, key or what stays running."""
-    one = ["out", "def", "save", "use", "as", "schema", "attach", "dry_run", "chat", "runs", "key"]
+    one = ["out", "def", "save", "use", "as", "schema", "attach", "dry_run", "chat", "runs", "key", "tools"]
     expected = {n for n, o in line.OPTIONS.items() if "." not in n and not o.later} - set(one)
     assert expected == set(settings.NAMES)
-    assert {"base_url", "dialect", "key", "keep", "bg"} == {o.name for o in OPTIONS if not o.project}
+    assert {"base_url", "dialect", "key", "keep", "bg", "approve"} == {
+        o.name for o in OPTIONS if not o.project
+    }

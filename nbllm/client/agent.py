@@ -288,10 +288,7 @@ class Agent:
         asker = self.approve if callable(self.approve) else self.ask
         if self.approve == "never" or asker is None or p.tool is None:
             why = "approve=never" if self.approve == "never" else "nobody can be asked here"
-            stream.publish(
-                Notice("warning", f"{p.call.name} was not run: {why} (approve=auto runs without asking).")
-            )
-            return f"not run: the user allows no such call here ({why})"
+            return self._nobody(stream, p, why)
         question = Question(replace(p.call, arguments=deepcopy(p.call.arguments)), p.tool, number, of)
         answer, error = await stream.by_reader(lambda: asker(question))
         if error is not None:
@@ -299,7 +296,14 @@ class Agent:
             return "not run: the user could not be asked"
         if answer is True or answer in ("once", "always"):
             return "once" if answer is True else str(answer)
+        if answer is None:
+            return self._nobody(stream, p, "nobody could answer")
         return "refused: the user said no to this call"
+
+    def _nobody(self, stream: Stream, p: _Planned, why: str) -> str:
+        words = f"{p.call.name} was not run: {why} (approve=auto runs without asking)."
+        stream.publish(Notice("warning", words))
+        return f"not run: the user allows no such call here ({why})"
 
     async def _run_all(self, stream: Stream, planned: Sequence[_Planned]) -> None:
         """What waits for others together; functions in their order, beside that."""

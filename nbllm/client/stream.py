@@ -151,9 +151,9 @@ class Stream:
             return self.turns[-1].trace
         return self.traces[-1] if self.traces else Trace()
 
-    def wait(self, seen: int = 0, timeout: float | None = None) -> bool:
+    def wait(self, seen: int = 0, timeout: float | None = None, *, errands: bool = True) -> bool:
         """Waits until the log is longer than `seen` or the reply has ended, and runs errands meanwhile; False
-        where `timeout` seconds ran out first."""
+        where `timeout` seconds ran out first. errands=False leaves them, and returns when one comes."""
         until = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._changed:
@@ -163,16 +163,15 @@ class Stream:
                     if left <= 0:
                         return False
                     self._changed.wait(left)
-                if not self._errands:
+                if not (errands and self._errands):
                     return True
             self.run_errands()
 
-    def wait_end(self, timeout: float, *, errands: bool = False) -> bool:
+    def wait_end(self, timeout: float) -> bool:
         """Waits at most `timeout` seconds for the reply's end, whatever comes meanwhile; False where it has
-        not ended. errands: an errand that comes ends the wait too."""
+        not ended."""
         with self._changed:
-            self._changed.wait_for(lambda: self.done or (errands and self._errands), timeout)
-            return self.done
+            return self._changed.wait_for(lambda: self.done, timeout)
 
     @property
     def has_errands(self) -> bool:

@@ -305,20 +305,27 @@ class Response:
     simulated: bool = False
     before: tuple[Step, ...] = ()
     results: tuple[ToolEnded, ...] = ()
+    turn_usage: Usage | None = None  # of the last turn alone
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """Every assistant turn of the answer, in order; one, where no tool ran."""
         if self.before and not self.parts:
             return self.before
-        last = Step(len(self.before) + 1, self.parts, self.results, self.finish_reason)
-        return (*self.before, last if self.before else replace(last, usage=self.usage, cost=self.cost))
+        usage, cost = (self.turn_usage, None) if self.before else (self.usage, self.cost)
+        last = Step(len(self.before) + 1, self.parts, self.results, self.finish_reason, usage, cost)
+        return (*self.before, last)
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """All that the answer adds to a conversation: its turns and what their calls came to."""
         earlier = (m for step in self.before for m in step.messages)
         return (*earlier, *_messages(self.parts, self.results))
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing came."""
+        return not (self.parts or self.before)
 
     @property
     def text(self) -> str:
@@ -589,6 +596,7 @@ class Fold:
             id=self.id,
             notices=tuple(self.notices),
             results=self._told(parts),
+            turn_usage=self._usage(),
             **{"before": tuple(self.steps), **about},
         )
 

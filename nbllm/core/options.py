@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .messages import Effort, Tool
+from .messages import Effort
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +156,11 @@ class CallSpec:
         default=False,
         project=False,
     )
-    budget: int | None = _cell(
-        "int",
-        "tokens that a variable put into the prompt may take (1000): tables are sampled to fit",
+    budget: Any = _cell(  # a benchmark's line has a budget of its own
+        "budget",
+        "tokens that a variable put into the prompt may take (1000): tables are sampled to fit; or what a "
+        "model with tools may spend: $0.5, or usd:0.5,tokens:20000",
+        part="use",
         least=20,
     )
     fill: str | None = _cell(
@@ -167,8 +169,21 @@ class CallSpec:
         values=("on", "double", "off"),
     )
     each: Any = _cell("str", "not yet", later=True, default=False)
-    tools: Iterable[Tool | Mapping[str, Any]] | None = _call(
-        "request", "str", "not yet", later=True, default=False
+    tools: Any = _call(
+        "request",
+        "names",
+        "what the model may use, joined by commas: functions of this notebook and methods of its objects",
+        default=False,
+    )
+    max_steps: int | None = _call(
+        "use", "int", "turns that a model with tools may take (10); the last one is its answer", least=1
+    )
+    approve: Any = _call(
+        "use",
+        "choice",
+        "before a tool runs: ask; auto runs all; never none but those that only read",
+        values=("ask", "auto", "never"),
+        project=False,
     )
     cache: Any = _cell("str", "not yet", later=True, default=False)
     show_reasoning: Any = _cell("str", "not yet", later=True, default=False)
@@ -211,3 +226,4 @@ def keywords(*parts: str) -> tuple[str, ...]:
 REQUEST = keywords("parameter", "request")
 ADDRESS = keywords("address")  # base_url, dialect, api_key
 SENDING = keywords("sending")
+USE = keywords("use")  # of tools

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _DEFAULT_OUT = "_bench"
-_SENT = {*REQUEST, "retries", "keep"} - {"schema"}  # options of a call that a line passes on
+_SENT = {*REQUEST, "retries", "keep"} - {"schema", "tools"}  # options of a call that a line passes on
 _DIVIDER = re.compile(r"(?m)^-{3,}[ \t]*$")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 from .comms import mended
-from .session import current_session
+from .session import Session, current_session
 from .view.frontend import KernelPort, where
 from .view.grid import StopButtons
 from .view.hidden import clean
@@ -104,32 +104,38 @@ def approve(question: str, *, yes: str = "Approve", no: str = "Reject") -> bool:
     no. An interrupt raises KeyboardInterrupt, which is no too. What was answered stays in the cell as text.
     """
     session = current_session()
-    mode = where(session.shell)
-    answer = _by_button(session.shell, question, yes, no) if mode == "live" else None
-    if answer is None:
-        answer = _by_keyboard(question, yes) if session.can_ask else False
-        if not session.can_ask:
-            session.say(f"{question} Nobody can answer here: taken as no.")
-    return answer
-
-
-def _by_keyboard(question: str, yes: str) -> bool:
-    try:
-        return input(f"{clean(question)} [y/N] ").strip().lower() in ("y", "yes", yes.lower())
-    except EOFError:
+    chosen = ask_with_buttons(session, question, ((yes, yes), (no, no)), stays=True)
+    if chosen is not None:
+        return chosen == 0
+    if not session.can_ask:
+        session.say(f"{question} Nobody can answer here: taken as no.")
         return False
+    return by_keyboard(f"{question} [y/N] ") in ("y", "yes", yes.lower())
 
 
-def _by_button(shell: Any, question: str, yes: str, no: str) -> bool | None:
-    """The button that was pressed; None where the page does not deliver presses."""
+def by_keyboard(question: str) -> str:
+    """What is typed, in small letters; "" where nothing is."""
+    try:
+        return input(clean(question)).strip().lower()
+    except EOFError:
+        return ""
+
+
+def ask_with_buttons(
+    session: Session, question: str, choices: Sequence[tuple[str, str]], *, stays: bool = False
+) -> int | None:
+    """The number of the button that was pressed; None where the page does not deliver presses. choices: what
+    stands on a button, and what it does. stays: the answer stays in the cell as text."""
+    if where(session.shell) != "live" or not session.can_ask:  # pages that show buttons let one type too
+        return None
     answered, chosen = threading.Event(), []
 
     def pressed(which: int) -> None:
-        chosen.append(which == 0)
+        chosen.append(which)
         answered.set()
 
-    port, ident = KernelPort(shell), uuid4().hex
-    bar = _Bar([(yes, yes), (no, no)], pressed, above=question)
+    port, ident = KernelPort(session.shell), uuid4().hex
+    bar = _Bar(choices, pressed, above=question)
     port.publish(bar.bundle, display_id=ident)
     told = "no answer"
     try:
@@ -141,18 +147,10 @@ def _by_button(shell: Any, question: str, yes: str, no: str) -> bool | None:
             return None
         while not answered.wait(_TICK):
             pass
-        told = yes if chosen[0] else no
+        told = choices[chosen[0]][0]
         return chosen[0]
     finally:
-        text = f"{clean(question)} — {clean(told)}" if told else ""
-        port.publish(
-            {
-                "text/html": container(f"<div class=nbllm-note>{escape(text)}</div>", style=True)
-                if text
-                else "",
-                "text/plain": text,
-            },
-            display_id=ident,
-            update=True,
-        )
+        text = f"{clean(question)} — {clean(told)}" if told and stays else ""
+        html = container(f"<div class=nbllm-note>{escape(text)}</div>", style=True) if text else ""
+        port.publish({"text/html": html, "text/plain": text}, display_id=ident, update=True)
         bar.close()

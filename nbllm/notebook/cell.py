@@ -11,7 +11,6 @@ from ..core.errors import ConfigError, NbllmError, after_answer
 from ..core.events import Response
 from ..core.messages import Part, Text
 from ..core.schema import Shape
-from ..core.values import BUDGET
 from ..routing.registry import DEFAULT_MODEL
 from . import background, dry_run, fix
 from .comparison import Comparison, Outcome
@@ -19,7 +18,7 @@ from .functions import composed, define
 from .painters import painter
 from .prompt.attachments import attached, part_of, told
 from .prompt.template import Filled, fill
-from .question import Question, checked
+from .question import Question, checked, value_budget
 from .run import Guarded, Run, follow, keep_turn, settle, stoppable, turn
 from .session import Session
 from .syntax import schema_shorthand
@@ -68,7 +67,7 @@ def run_cell(session: Session, line: Line, body: str) -> Response | Comparison |
         session.fillable,
         session.evaluate,
         str(options.get("fill", "on")),
-        int(options.get("budget", BUDGET)),
+        value_budget(options),
     )
     if not filled.text.strip():
         raise ConfigError(
@@ -161,7 +160,7 @@ def _asker(session: Session, line: Line, options: Mapping[str, Any]) -> Callable
                 raise run.error
         except BaseException:  # an interrupt too: an answer that cannot be used is the notebook's last one
             run.cancel()
-            if any(o.response.parts for o in run.settled()):
+            if any(not o.response.empty for o in run.settled()):
                 settle(session, run)
             raise
         keep_turn(run, keep)

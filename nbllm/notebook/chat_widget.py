@@ -218,9 +218,9 @@ class ChatWidget:
         self._error = found.error
         turn = Turn(Place(f"panel:{uuid4().hex}"), asked, found.response)
         early = found.error is not None or found.response.finish_reason == "cancelled"
-        if found.response.parts:
+        if not found.response.empty:
             self._session.outcomes = (found,)
-        if not found.response.parts or (old is not None and early):
+        if found.response.empty or (old is not None and early):
             self._failed = (asked, found, old)
         elif old is None:
             self._chat.append(turn)
@@ -376,7 +376,7 @@ def _asked_html(asked: Message) -> str:
 
 
 def _answer(response: Response, error: NbllmError | None) -> Rendered:
-    bare = error is not None and not response.parts
+    bare = error is not None and response.empty
     lines = (
         [note_line("⚠ " + "\n".join(filter(None, (error.message, error.hint))))]
         if bare and error is not None

@@ -32,8 +32,8 @@ class Turn:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """The two messages, as the next turn sends them."""
-        return self.asked, self.response.message
+        """What was asked and all that the answer adds, as the next turn sends them."""
+        return self.asked, *self.response.messages
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class Chat:
     def append(self, turn: Turn) -> None:
         """Adds a turn, in the place of those that an earlier run of its cell left. An answer that says
         nothing is no turn."""
-        if not turn.response.parts:
+        if turn.response.empty:
             return
         old, same = self._of(turn.place)
         at = same[-1] + 1 if same else old[0] if old else len(self.turns)
@@ -65,7 +65,7 @@ class Chat:
     def replace(self, old: Turn, new: Turn) -> None:
         """Puts `new` where `old` stands; at the end where it stands no more. An answer that says nothing
         changes nothing."""
-        if new.response.parts:
+        if not new.response.empty:
             at = next((i for i, t in enumerate(self.turns) if t is old), len(self.turns))
             self.turns[at : at + 1] = [new]
 
@@ -82,10 +82,11 @@ class Chat:
         """Input tokens of the last turn and its answer (estimated, where it was stopped): about what the next
         turn sends. None where nobody counted."""
         last = self.turns[-1].response if self.turns else Response()
-        if last.usage is None or last.usage.input_tokens is None:
+        usage = last.turn_usage or last.usage
+        if usage is None or usage.input_tokens is None:
             return None
-        made = last.usage.output_tokens
-        return last.usage.input_tokens + (len(last.text) // 4 if made is None else made)
+        made = usage.output_tokens
+        return usage.input_tokens + (len(last.text) // 4 if made is None else made)
 
     @property
     def cost(self) -> float | None:
@@ -153,9 +154,8 @@ def markdown(chat: Chat) -> str:
 
 
 def _answer(response: Response) -> str:
-    return "\n\n".join(
-        filter(None, (response.text, *map(_part, response.images), *map(_part, response.files)))
-    )
+    texts = (step.text for step in response.steps)
+    return "\n\n".join(filter(None, (*texts, *map(_part, response.images), *map(_part, response.files))))
 
 
 def words(message: Message) -> str:

@@ -30,7 +30,7 @@ class Outcome:
     @property
     def bare(self) -> bool:
         """Whether there is an error and nothing else to show."""
-        return self.error is not None and not (self.response.parts or self.response.refusal)
+        return self.error is not None and self.response.empty and not self.response.refusal
 
     @property
     def wanted(self) -> Any:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.errors import ConfigError
-from ..core.values import BUDGET
 from .prompt.template import Filled, fill, parameters_in
+from .question import value_budget
 from .session import Session
 
 
@@ -24,7 +24,7 @@ def define(
     makes of it, or the Comparison of several, and raises the call's error. Raises ConfigError for a prompt
     that takes no value.
     """
-    mode, budget = str(options.get("fill", "on")), int(options.get("budget", BUDGET))
+    mode, budget = str(options.get("fill", "on")), value_budget(options)
     names, known = parameters_in(body, session.namespace, mode)
     if not names:
         raise ConfigError(

@@ -25,6 +25,7 @@ def load_ipython_extension(shell: Any) -> None:
     from .view.frontend import listen, where
 
     session = session_of(shell)
+    session.client.asker = _ask
     if session.matcher is None:
         fix.install(session)
         settings.install(session)
@@ -40,6 +41,13 @@ def load_ipython_extension(shell: Any) -> None:
         shell.input_transformers_cleanup.append(questions)
 
 
+def _ask(question: Any) -> Any:
+    """Asks the person before a tool runs."""
+    from .tool_use import ask
+
+    return ask(question)
+
+
 def unload_ipython_extension(shell: Any) -> None:
     """Takes away what loading brought; the notebook's variables stay."""
     from . import completion, fix, formatters, settings
@@ -48,6 +56,7 @@ def unload_ipython_extension(shell: Any) -> None:
     session = session_of(shell)
     if session.matcher is None:  # it is not loaded
         return
+    session.client.asker = None
     for part in (fix, settings, completion, formatters):
         part.remove(session)
     listen(session.hear, listening=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
 from ..core.messages import Message, Part, Text
+from ..core.values import BUDGET
 from .syntax.lexer import fail
 from .syntax.options import OPTIONS
 from .syntax.parser import Line
@@ -107,6 +108,13 @@ def contestants(models: Sequence[str], options: Mapping[str, Any]) -> tuple[Cont
     return tuple(found)
 
 
+def value_budget(options: Mapping[str, Any]) -> int:
+    """Tokens that a value in the prompt may take: budget=, where that says tokens and not what may be
+    spent."""
+    found = options.get("budget")
+    return int(found) if isinstance(found, (int, float)) else BUDGET
+
+
 # --- options that exclude each other ---
 
 # What is said of a question that is sent; a time limit may stand beside anything.
@@ -173,13 +181,30 @@ def checked(line: Line, options: Mapping[str, Any]) -> dict[str, Any]:
             merged.pop(
                 name if key in own and name in options else key, None
             )  # a default gives way to the cell's own word
-    if _given("as", merged) and "schema" not in merged:
-        raise fail(
-            line.spans["as"][0] if "as" in line.spans else 0,
-            "as= needs a schema",
-            'For example schema="[name, population int]" as=df',
-        )
+    for name, needed, why, hint in _NEEDS:
+        if _given(name, merged) and needed not in merged:
+            if name in own or name == "as":
+                raise fail(line.spans[name][0] if name in line.spans else 0, why, hint)
+            del merged[name]
+    if isinstance(merged.get("budget"), dict) and "tools" not in merged:
+        raise fail(line.spans["budget"][0] if "budget" in line.spans else 0, *_SPENDS)
+    if _given("bg", merged) and "tools" in merged and merged.get("approve", "ask") == "ask":
+        raise fail(line.spans["tools"][0] if "tools" in line.spans else 0, *_NOBODY)
     return merged
+
+
+_FUNCTION = "For example tools=price, where price is a function of this notebook."
+# (option, what it needs, what to say, what to do)
+_NEEDS = (
+    ("as", "schema", "as= needs a schema", 'For example schema="[name, population int]" as=df'),
+    ("max_steps", "tools", "max_steps= counts the turns of a model with tools", _FUNCTION),
+    ("approve", "tools", "approve= says how tools may run", _FUNCTION),
+)
+_SPENDS = ("budget= in dollars or usd:,tokens: is for a model with tools", _FUNCTION)
+_NOBODY = (
+    "a cell in the background cannot ask before a tool runs",
+    "Say approve=auto, or approve=never for those that only read; or leave bg out.",
+)
 
 
 def _given(name: str, options: Mapping[str, Any]) -> bool:

@@ -125,6 +125,7 @@ class Run:
         default_factory=dict
     )  # by column, the first answer where it was asked for once more
     stopped: bool = False
+    interruptible: bool = False  # a function of the user's runs: an interrupt must reach it
 
     @classmethod
     def of(cls, question: Question, send: Callable[[Question, Contestant], Stream]) -> Run:
@@ -180,7 +181,7 @@ class Run:
         found = outcome(self.question, self.contestants[column].label, stream)
         first = self.misfits.get(column)
         if first is not None and not (
-            (found.response.parts and found.error is None) or isinstance(found.error, Mismatch)
+            (not found.response.empty and found.error is None) or isinstance(found.error, Mismatch)
         ):
             error = found.error or first.error
             assert error is not None  # the first one had one
@@ -249,16 +250,18 @@ class Run:
 
 @contextmanager
 def stoppable(run: Run) -> Iterator[None]:
-    """Within, SIGINT stops the run instead of raising; the second one raises. Only the main thread gets
+    """Within, SIGINT stops the run instead of raising; the second one raises, and one that comes while a
+    function of the user's runs, which is broken off by it. Only the main thread gets
     signals: elsewhere KeyboardInterrupt, if it ever comes, passes through."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if run.stopped:
-            raise KeyboardInterrupt
+        again = run.stopped or run.interruptible
         run.cancel()
+        if again:
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, on_signal)
     try:
@@ -282,6 +285,7 @@ def follow(run: Run, painter: Watcher) -> None:
             return
         painter.tick(time.perf_counter())
         _wait(run, live, places)
+        _run_errands(run, live)
 
 
 def _read(run: Run, i: int, places: list[int], painter: Watcher) -> bool:
@@ -304,14 +308,28 @@ def _read(run: Run, i: int, places: list[int], painter: Watcher) -> bool:
 
 
 def _wait(run: Run, live: list[int], places: list[int]) -> None:
-    """Until something is worth a look: the first event, an end, a frame's time."""
+    """Until something is worth a look: the first event, an end, a frame's time, work for this thread."""
     stream = run.streams[live[0]]
     if (
         isinstance(stream, Stream)
-        and (len(live) > 1 or stream.wait(places[live[0]], _TICK))
+        and (len(live) > 1 or stream.wait(places[live[0]], _TICK, errands=False))
         and not stream.done
     ):
         stream.wait_end(FRAME)
+
+
+def _run_errands(run: Run, live: list[int]) -> None:
+    """Does what calls ask of their reader: questions to the person, functions of the notebook. An interrupt
+    breaks off what runs, and stops the run."""
+    for stream in (run.streams[i] for i in live):
+        if isinstance(stream, Stream) and stream.has_errands:
+            run.interruptible = True
+            try:
+                stream.run_errands()
+            except KeyboardInterrupt:
+                run.cancel()
+            finally:
+                run.interruptible = False
 
 
 # --- what came of it ---
@@ -391,7 +409,9 @@ def keep_turn(run: Run, keep: Keeper | None) -> NbllmError | None:
     fits = (
         o
         for o in run.settled()
-        if o.response.parts and not isinstance(o.error, Mismatch) and o.response.finish_reason != "cancelled"
+        if not o.response.empty
+        and not isinstance(o.error, Mismatch)
+        and o.response.finish_reason != "cancelled"
     )
     found = next(fits, None)
     if found is None or keep is None:

@@ -16,11 +16,12 @@ from ..core.calls import Provider
 from ..core.errors import ConfigError
 from ..core.events import Response
 from ..core.messages import Message, Text
-from ..core.options import REQUEST, SENDING
+from ..core.options import REQUEST, SENDING, USE
 from ..routing.registry import Route
 from .chats import Chats, Place
 from .comparison import Comparison, Outcome
 from .question import Contestant, Question
+from .tool_names import named
 from .view.frontend import KernelPort, request
 from .view.hidden import plain
 
@@ -85,12 +86,14 @@ class Session:
         """Where a name leads, and the keyword arguments of Client.ask that the options mean."""
         options = contestant.options
         route = self.client.resolve(contestant.model, options.get("base_url"), options.get("dialect"))
-        found = {name: options[name] for name in (*REQUEST, *SENDING) if name in options}
+        found = {name: options[name] for name in (*REQUEST, *SENDING, *USE) if name in options}
         found |= {
             "extra": question.extra,
             "schema": question.shape if _has_schemas(route) else None,
             "timeout": self._timeouts(options),
             "api_key": self._key(options),
+            "tools": named(options["tools"], self.namespace) if "tools" in options else None,
+            "budget": options["budget"] if isinstance(options.get("budget"), Mapping) else None,
         }
         return route, {k: v for k, v in found.items() if v is not None}
 

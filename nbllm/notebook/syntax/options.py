@@ -213,6 +213,32 @@ def _finite(text: str) -> float:
     return value
 
 
+def _names(_option: Option, text: str) -> list[str]:
+    found = [n.strip() for n in text.split(",")]
+    if not all(found):
+        raise Unreadable(f"needs names joined by commas, not {_shown(text)}")
+    return found
+
+
+_ABOVE = Option("budget", least=1e-9)
+
+
+def _budget(option: Option, text: str) -> int | dict[str, float]:
+    """Tokens of a value, or what may be spent."""
+    if text.startswith("$"):
+        text = f"usd:{text[1:]}"
+    if ":" not in text:
+        tokens: int = _number(int, "a whole number of tokens, or dollars as $0.5")(option, text)
+        return tokens
+    found: dict[str, float] = {}
+    for pair in text.split(","):
+        name, _, number = pair.partition(":")
+        if name not in ("usd", "tokens"):
+            raise Unreadable(f"has usd and tokens, as in usd:0.5,tokens:20000, not {_shown(name)}")
+        found[name] = _number(_finite, "a number")(_ABOVE, number)
+    return found
+
+
 _READERS: dict[str, Callable[[Option, str], Any]] = {
     "str": lambda _o, text: text,
     "int": _number(int, "a whole number"),
@@ -226,4 +252,6 @@ _READERS: dict[str, Callable[[Option, str], Any]] = {
     "duration": _duration,
     "list": _list,
     "models": _models,
+    "names": _names,
+    "budget": _budget,
 }

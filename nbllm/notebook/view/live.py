@@ -32,7 +32,7 @@ from .frontend import Port
 from .hidden import clean, plain
 from .markdown import code_html, plain_html, reasoning_html, to_html
 from .state import AnswerState, Piece
-from .static import Ended, Rendered, answer_lines, bundle_of, joined, note_line, provenance
+from .static import Ended, Rendered, answer_lines, bundle_of, joined, note_line, provenance, tool_line
 from .styles import container
 from .throttle import ENVELOPE, Budget, Pace
 
@@ -178,6 +178,9 @@ class LivePainter:
         source = piece.source
         if piece.kind == "note":
             return note_line(source)
+        if piece.call is not None and piece.end is not None:
+            line = tool_line(piece.call, piece.end)
+            return Rendered(line.html, f"\n\n{line.text}\n\n")
         if piece.kind == "thought":
             return Rendered(reasoning_html(source), f"[reasoning]\n{clean(source)}\n[/reasoning]\n\n")
         if self._state.format != "md":

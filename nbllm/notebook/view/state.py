@@ -20,11 +20,15 @@ from ...core.events import (
     ReasoningDelta,
     Restarted,
     Started,
+    StepEnded,
     TextDelta,
     ToolCallDelta,
+    ToolEnded,
+    ToolStarted,
     UsageReport,
+    parse_arguments,
 )
-from ...core.messages import caption
+from ...core.messages import ToolCall, caption
 from .blocks import Blocks, Lines, Splitter
 from .hidden import clean
 from .static import Rendered, foot_line, made, seconds
@@ -34,11 +38,13 @@ _TOLD = frozenset({"retry", "warning", "refusal"})  # kinds of notices that stan
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A finished part of an answer: its source, and what it is (text, thought, or a note of ours on a picture
-    or a file)."""
+    """A finished part of an answer: its source, and what it is (text, thought, a call with what it came to,
+    or a note of ours on a picture or a file)."""
 
     source: str
-    kind: Literal["text", "thought", "note"] = "text"
+    kind: Literal["text", "thought", "note", "tool"] = "text"
+    call: ToolCall | None = None
+    end: ToolEnded | None = None
 
 
 @dataclass(slots=True)
@@ -55,6 +61,9 @@ class AnswerState:
     pieces: list[Piece] = field(default_factory=list)
     thought: str = ""
     calls: dict[int, list[str]] = field(default_factory=dict)
+    ids: dict[str, int] = field(default_factory=dict)  # of calls, where the provider has given them any
+    running: list[str] = field(default_factory=list)  # names of tools
+    kept: int = 0  # pieces of turns that have ended
     notice: str = ""
     report: UsageReport | None = None
     total: int = 0
@@ -81,11 +90,11 @@ class AnswerState:
             case ReasoningDelta(text):
                 self._reasoning(text)
                 self._grew(text, at)
-            case ToolCallDelta(index, _, name, arguments):
-                call = self.calls.setdefault(index, ["", ""])
-                call[0] += name or ""
-                call[1] += arguments
-                self._grew(arguments or name or "", at)
+            case ToolCallDelta():
+                self._call(event)
+                self._grew(event.arguments or event.name or "", at)
+            case ToolStarted() | ToolEnded() | StepEnded():
+                self._use(event)
             case MediaDelta(part, append=append) if (
                 not append
             ):  # sound comes in pieces beside its words: it is told at the end
@@ -103,7 +112,8 @@ class AnswerState:
 
     def restart(self, why: str) -> None:
         """What came so far is void; `why` is told in its place."""
-        self.splitter, self.pieces, self.thought, self.calls = self._splitter(), [], "", {}
+        self.splitter, self.thought, self.calls, self.ids = self._splitter(), "", {}, {}
+        del self.pieces[self.kept :]
         self.total, self.first, self.report, self.notice = 0, None, None, why
         self.restarts += 1
         self.chunks += 1
@@ -126,6 +136,41 @@ class AnswerState:
         if note not in self.pieces[-4:]:  # pictures come in stages
             self.pieces.append(note)
         self._grew(words, at)
+
+    def _call(self, e: ToolCallDelta) -> None:
+        call = self.calls.setdefault(e.index, ["", ""])
+        call[0] += e.name or ""
+        call[1] += e.arguments
+        if e.id:
+            self.ids[e.id] = e.index
+
+    def _use(self, event: ToolStarted | ToolEnded | StepEnded) -> None:
+        match event:
+            case ToolStarted(_, name):
+                self.running.append(name)
+            case ToolEnded():
+                self._tool(event)
+            case StepEnded():
+                self._step()
+
+    def _tool(self, end: ToolEnded) -> None:
+        """A call has come to something: from here on it is a piece."""
+        result = end.result
+        named = (i for i, (name, _) in self.calls.items() if name == result.name)
+        index = self.ids.pop(result.id, None)
+        name, raw = self.calls.pop(next(named, -1) if index is None else index, [result.name or "", ""])
+        self._close_thought()
+        self._close_text()
+        call = ToolCall(result.id, name, parse_arguments(raw), raw)
+        self.pieces.append(Piece(f"{name}({raw})", "tool", call, end))
+        if result.name in self.running:
+            self.running.remove(result.name)
+
+    def _step(self) -> None:
+        """A turn is over, another one begins."""
+        self._close_thought()
+        self._close_text()
+        self.calls, self.ids, self.kept = {}, {}, len(self.pieces)
 
     def _close_text(self) -> None:
         if self.splitter.tail():
@@ -158,7 +203,7 @@ class AnswerState:
                 continue
             if cut := size + len(piece.source) > most:
                 break
-            found.append(f"{piece.source}\n\n" if piece.kind == "note" else piece.source)
+            found.append(f"{piece.source}\n\n" if piece.kind in ("note", "tool") else piece.source)
             size += len(piece.source)
         return "…\n\n" * cut + "".join(reversed(found))
 
@@ -173,7 +218,8 @@ class AnswerState:
                 seconds(elapsed),
                 f"{made(self.report, self.total)} tokens",
             ]
-        return clean(" · ".join(filter(None, (self.model, *items, self.notice))))
+        doing = f"running {', '.join(self.running)}" if self.running else ""
+        return clean(" · ".join(filter(None, (self.model, *items, doing, self.notice))))
 
     def status_line(self, now: float) -> Rendered:
         """`status` in both forms."""

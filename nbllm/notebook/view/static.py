@@ -18,7 +18,7 @@ from html import escape
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from ...core.errors import NbllmError, ProviderError, in_a_line
-from ...core.events import FinishReason, Response, Usage, UsageReport
+from ...core.events import FinishReason, Response, Step, ToolEnded, Usage, UsageReport
 from ...core.messages import Document, Image, Reasoning, Text, ToolCall, caption, picture_size, picture_type
 from .hidden import clean, plain
 from .markdown import code_html, fences, plain_html, reasoning_html, to_html
@@ -129,12 +129,11 @@ def tokens(usage: Usage | None, characters: int = 0) -> str:
 
 
 def characters(response: Response) -> int:
-    """How much a model wrote: text, reasoning and calls."""
-    return (
-        len(response.text)
-        + len(response.reasoning)
-        + sum(len(c.name) + len(c.arguments_raw) for c in response.tool_calls)
-    )
+    """How much a model wrote in all turns: text, reasoning and calls."""
+    written = [p for turn in response.before for p in turn.parts] + list(response.parts)
+    texts = (p.text for p in written if isinstance(p, (Text, Reasoning)))
+    calls = (len(p.name) + len(p.arguments_raw) for p in written if isinstance(p, ToolCall))
+    return sum(map(len, texts)) + sum(calls)
 
 
 def _no_figures(error: Exception, response: Response, **_: Any) -> Rendered:
@@ -154,6 +153,7 @@ def footer(response: Response, *, filled: Sequence[str] = (), attached: Sequence
         rate(t.tokens_per_second(usage.output_tokens if usage else None)),
         tokens(usage, characters(response)),
         "" if response.simulated else money(response.cost),
+        f"{len(response.steps)} steps" if response.before else "",
         f"{t.attempts} attempts" if t.attempts > 1 else "",
         "filled " + ", ".join(filled) if filled else "",
         "attached " + ", ".join(attached) if attached else "",
@@ -253,6 +253,44 @@ def call_rendered(source: str) -> Rendered:
     )
 
 
+_OUTCOMES = {"ran": "", "failed": "failed", "stopped": "stopped", "timeout": "took too long"}
+
+
+def tool_line(call: ToolCall, end: ToolEnded) -> Rendered:
+    """A call with what it came to, in both forms: one line, and unfolded the exact arguments and the
+    result."""
+    told = end.result.content
+    parts = (Text(told),) if isinstance(told, str) else told
+    words = clean("\n".join(p.text if isinstance(p, Text) else caption(p) for p in parts))
+    about = (_OUTCOMES.get(end.outcome, f"not run ({end.outcome})"), seconds(end.seconds))
+    figures = " · ".join(filter(None, about if end.seconds is not None else about[:1]))
+    source = clean(call_source(call))
+    line = f"{_brief(_spoken(call))} → {_brief(words)}" + (f" · {figures}" if figures else "")
+    pictures = joined(picture_line(p) for p in parts if not isinstance(p, Text))
+    html = (
+        f"<details class=nbllm-think><summary>{escape(line)}</summary>\n{call_rendered(source).html}"
+        f'<pre data-lang="result"><code>{escape(words, quote=False)}</code></pre>\n</details>\n'
+        f"{pictures.html}"
+    )
+    return Rendered(html, f"[tool call] {source}\n[result] {words}" + (f" · {figures}" if figures else ""))
+
+
+def _spoken(call: ToolCall) -> str:
+    """price(article="A-17"): a call as one line."""
+    if call.arguments is None:
+        return f"{call.name}({call.arguments_raw})"
+    with suppress(RecursionError):
+        pairs = (f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in call.arguments.items())
+        return f"{call.name}({', '.join(pairs)})"
+    return f"{call.name}(…)"
+
+
+def _brief(text: str) -> str:
+    """The beginning of a text, on one line."""
+    flat = " ".join(clean(text[: 4 * _WIDE]).split())
+    return flat if len(flat) <= _WIDE and len(text) <= 4 * _WIDE else f"{flat[: _WIDE - 1]}…"
+
+
 def picture_line(part: Image | Document, room: int = PICTURE_ROOM) -> Rendered:
     """A picture that a model made, as PNG or JPEG within `room` characters; everything else as words. Nothing
     is loaded."""
@@ -302,10 +340,18 @@ def _formatted(format: str, text: str) -> Rendered:
 
 
 def _parts(response: Response, format: str) -> Iterable[Rendered]:
+    for step in response.before:
+        yield from _turn(step, "md" if format in ("json", "code") else format)
+    yield from _turn(response, format)
+
+
+def _turn(response: Response | Step, format: str) -> Iterable[Rendered]:
+    """The parts of one turn; a call that has come to something stands with that."""
     run: list[str] = []
     room = PICTURE_ROOM
+    ended = {e.result.id: e for e in response.results}
     beside = "".join(
-        n.text for n in response.notices if "reasoning_details" in n.data
+        n.text for n in getattr(response, "notices", ()) if "reasoning_details" in n.data
     )  # thinking that came in details alone
     yield from _reasoning(Reasoning(beside)) if beside else ()
     for part in (*response.parts, None):
@@ -318,7 +364,7 @@ def _parts(response: Response, format: str) -> Iterable[Rendered]:
         if isinstance(part, Reasoning):
             yield from _reasoning(part)
         elif isinstance(part, ToolCall):
-            yield call_line(part)
+            yield tool_line(part, ended[part.id]) if part.id in ended else call_line(part)
         elif isinstance(part, (Image, Document)):
             yield (line := picture_line(part, room))
             room -= len(line.html)
@@ -388,7 +434,7 @@ def _ending(response: Response, error: BaseException | None, empty: bool) -> Ite
         yield note_line(
             _ENDINGS[response.finish_reason].format(max_tokens=told, raw=response.finish_raw or "?")
         )
-    elif empty and not response.parts and not response.refusal:
+    elif empty and response.empty and not response.refusal:
         yield note_line("The answer is empty.")
 
 

@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from ...core.events import Event, ReasoningDelta, Restarted, TextDelta
-from ...core.messages import Reasoning, Text
+from ...core.messages import Reasoning, Text, ToolCall
 from .grid import bundle
 from .hidden import plain
-from .static import Ended, final
+from .state import AnswerState
+from .static import Ended, final, tool_line
 
 _NEAR = 4  # characters: an emoji, its form and tone, a joiner
 
@@ -51,6 +52,7 @@ class TextPainter(Null):
         self._held = ""  # half of a surrogate pair or of a line end, until the other half comes
         self._near = ""  # the last characters that were written
         self._thinking = self._wrote = False
+        self._calls = AnswerState("", 0.0, "text")
 
     def feed(self, column: int, event: Event) -> None:
         """Writes text and reasoning."""
@@ -64,6 +66,19 @@ class TextPainter(Null):
             self._held = text[-1] if text[-1] == "\r" or "\ud800" <= text[-1] <= "\udbff" else ""
             self._write(self._cleaned(text.removesuffix(self._held)))
             self._wrote = True
+        else:
+            self._tool(event)
+
+    def _tool(self, event: Event) -> None:
+        """Writes a call once it has come to something."""
+        self._calls.feed(event, 0.0)
+        for piece in self._calls.pieces:
+            if piece.call is not None and piece.end is not None:
+                self._mark(False)
+                self._write(f"\n\n{plain(tool_line(piece.call, piece.end).text)}\n\n")
+                self._wrote = True
+        self._calls.pieces.clear()
+        self._calls.kept = 0
 
     def _cleaned(self, text: str) -> str:
         """`text` as it may be seen: what hides alone may be honest behind what was written before."""
@@ -94,14 +109,16 @@ class TextPainter(Null):
         if ended.table is not None:
             self._write("\n\n" + plain(ended.line("text").text) + "\n")
             return
-        written = (Text, Reasoning) if self._wrote else ()  # only what was not written yet
-        response = replace(
-            ended.response, parts=tuple(p for p in ended.response.parts if not isinstance(p, written))
-        )
-        rest = final(response, footer=ended.footer, error=ended.error, html=False, empty=not self._wrote)[
+        response = ended.response
+        if self._wrote:  # only what was not written yet
+            told = {e.result.id for e in response.results}
+            rest = (p for p in response.parts if not isinstance(p, (Text, Reasoning)))
+            left = (p for p in rest if not (isinstance(p, ToolCall) and p.id in told))
+            response = replace(response, parts=tuple(left), before=())
+        words = final(response, footer=ended.footer, error=ended.error, html=False, empty=not self._wrote)[
             "text/plain"
         ]
-        self._write(("\n\n" if self._wrote else "") + rest + "\n" if rest else "\n")
+        self._write(("\n\n" if self._wrote else "") + words + "\n" if words else "\n")
 
 
 def _to_stdout(text: str) -> None:

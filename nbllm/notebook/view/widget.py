@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from ...core.events import Event
 from .hidden import clean
 from .markdown import code_html, plain_html, reasoning_html, to_html
-from .state import AnswerState
-from .static import Ended, note_line
+from .state import AnswerState, Piece
+from .static import Ended, note_line, tool_line
 from .throttle import ENVELOPE, Pace
 
 _INK = 8_000  # characters of a code block that are highlighted
@@ -23,6 +23,12 @@ _DRAWN: dict[str, Callable[[str], str]] = {
     "thought": reasoning_html,
     "note": lambda source: note_line(source).html,
 }
+
+
+def _drawn(piece: Piece) -> str:
+    if piece.call is not None and piece.end is not None:
+        return tool_line(piece.call, piece.end).html
+    return _DRAWN[piece.kind](piece.source)
 
 
 class WidgetPainter:
@@ -66,7 +72,7 @@ class WidgetPainter:
         if state.restarts != self._restarts:
             self._done, self._drawn, self._restarts = "", 0, state.restarts
         for piece in state.pieces[self._drawn :]:
-            self._done += _DRAWN[piece.kind](piece.source)
+            self._done += _drawn(piece)
         self._drawn = len(state.pieces)
         source = state.splitter.tail()
         tail = to_html(source, typeset=False, ink=_INK) if source else ""

@@ -1,0 +1,152 @@
+"""Tools in a notebook: rows, questions, Stop, chats, and what is refused with its column; in real kernels."""
+
+import pytest
+
+from .kernels import Kernel
+
+pytestmark = pytest.mark.kernel
+
+MODEL = "sim/openai/m@ttft=0,gap=0"
+DEFINE = '''
+called = []
+def price(article: str) -> float:
+    """The list price of an article."""
+    called.append(article)
+    print("looking it up")
+    return 4.5
+class Shop:
+    def stock(self, article: str) -> int:
+        """How many there are."""
+        called.append(("stock", article))
+        return 7
+shop = Shop()
+def slow(article: str) -> str:
+    """Waits."""
+    import time
+    print("waiting")
+    while True: time.sleep(0.01)
+def clear(): called.clear()
+'''
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    with Kernel() as kernel:
+        assert kernel.run(DEFINE).ok
+        yield kernel
+
+
+@pytest.fixture(scope="module")
+def headless():
+    with Kernel(front_end=False) as kernel:
+        assert kernel.run(DEFINE).ok
+        yield kernel
+
+
+def test_a_cell_whose_model_calls_a_function(kernel):
+    """A row with its exact arguments and result, both forms; what the function prints stays; the variable has
+    all steps."""
+    ran = kernel.run(f"clear()\n%llm ask -m {MODEL} approve=auto tools=price What does A-17 cost?")
+    assert ran.ok, ran.error
+    ran = kernel.run(f"%%llm {MODEL} tools=price approve=auto\nWhat does A-17 cost?")
+    assert ran.ok, ran.error
+    assert 'price(article="A-17") → 4.5' in ran.html.replace("&quot;", '"')
+    assert '[tool call] price({"article": "A-17"})\n[result] 4.5' in ran.text
+    assert "2 steps" in ran.text
+    assert "looking it up" in ran.text
+    assert [["A-17", "A-17"], 2, "stop"] == kernel.value("[called, len(_llm.steps), _llm.finish_reason]")
+
+
+def test_methods_and_lists_by_name(kernel):
+    kernel.run("clear(); both = [price, shop.stock]")
+    ran = kernel.run(f"%%llm {MODEL},call=stock tools=both approve=auto\nHow many A-17?")
+    assert ran.ok, ran.error
+    assert [["stock", "A-17"]] == kernel.value("called")
+    assert kernel.run(f"%%llm {MODEL} tools=shop.stock approve=auto\nHow many A-17?").ok
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("tools=prise", "did you mean price"),
+        ("tools=called", "Not a tool"),
+        ("tools=shop.nothing", "No tool is called"),
+        ("tools=price bg=true", "Column"),
+        ("max_steps=3", "Column"),
+        ("approve=auto", "Column"),
+        ("budget=$1", "Column"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(kernel, line, words):
+    """Before anything is sent."""
+    kernel.run("clear(); _llm = None")
+    ran = kernel.run(f"%%llm {MODEL} {line}\nWhat does A-17 cost?")
+    assert not ran.ok
+    assert words in ran.error["evalue"]
+    assert [[], True] == kernel.value("[called, _llm is None]")
+
+
+@pytest.mark.parametrize(("typed", "ran"), [("once", ["A-17"]), ("a", ["A-17"]), ("no", []), ("", [])])
+def test_the_person_is_asked_through_the_keyboard(kernel, typed, ran):
+    """Where the page shows no buttons; the whole call is on screen before."""
+    kernel.run("clear()")
+    message = kernel.start(f"%%llm {MODEL} tools=price\nWhat does A-17 cost?")
+    asked = kernel.client.get_stdin_msg(timeout=60)
+    assert "Run price (function price)?" in asked["content"]["prompt"]
+    kernel.client.input(typed)
+    done = kernel.collect(message)
+    assert done.ok, done.error
+    assert ran == kernel.value("called")
+    assert ("not run (refused)" in done.text) == (not ran)
+
+
+def test_where_nobody_can_answer_it_is_no(headless):
+    """The model is told, and the person reads why."""
+    ran = headless.run(f"%%llm {MODEL} tools=price\nWhat does A-17 cost?")
+    assert ran.ok, ran.error
+    assert [[], "refused"] == headless.value("[called, _llm.steps[0].results[0].outcome]")
+    assert "nobody could answer" in ran.text
+    assert headless.run(
+        f"r = nbllm.complete('What does A-17 cost?', '{MODEL}', tools=[price])", timeout=60
+    ).ok
+    assert [] == headless.value("called")
+
+
+def test_stop_breaks_off_a_function(kernel):
+    """In its middle; the call is told as stopped, and the next cell works."""
+    message = kernel.start(f"%%llm {MODEL} tools=slow approve=auto\nWait for A-17.")
+    kernel.collect(message, until=lambda m: "waiting" in str(m["content"].get("text", "")))
+    kernel.interrupt()
+    ran = kernel.collect(message)
+    assert "Stopped" in ran.error["ename"]
+    assert ["cancelled", "stopped"] == kernel.value("[_llm.finish_reason, _llm.steps[-1].results[0].outcome]")
+    assert "· stopped ·" in str(ran.messages)
+    assert kernel.run(f"%%llm {MODEL} tools=price approve=auto\nWhat does A-17 cost?").ok
+
+
+def test_a_conversation_keeps_calls_and_results(kernel):
+    kernel.run(f"%%llm {MODEL} chat=shopping tools=price approve=auto\nWhat does A-17 cost?", cell="one")
+    ran = kernel.run(f"%%llm {MODEL} chat=shopping\nAnd in one word?", cell="two")
+    assert ran.ok, ran.error
+    roles = kernel.value("[m.role for m in _llm.request.messages]")
+    assert ["user", "assistant", "tool", "assistant", "user"] == roles
+
+
+def test_several_models_with_tools(kernel):
+    kernel.run("clear()")
+    ran = kernel.run(
+        f"%%llm {MODEL},sim/claude/m@ttft=0,gap=0 tools=price approve=auto\nWhat does A-17 cost?"
+    )
+    assert ran.ok, ran.error
+    assert [["A-17", "A-17"], [2, 2]] == kernel.value("[called, [len(r.steps) for r in _llm.responses]]")
+    assert 2 == ran.html.replace("&quot;", '"').count('price(article="A-17") → 4.5')
+
+
+def test_in_the_background_and_as_a_function(kernel):
+    kernel.run("clear()")
+    kernel.run(f"%%llm {MODEL} tools=price approve=auto bg=true\nWhat does A-17 cost?")
+    kernel.run("import threading\n[t.join() for t in threading.enumerate() if t.name == 'nbllm-background']")
+    assert [["A-17"], 2] == kernel.value("[called, len(_llm.steps)]")
+    kernel.run(f"%%llm {MODEL} tools=price approve=auto def=cost\nWhat does {{article}} cost?")
+    kernel.run("r = cost('B-3')")
+    assert ["A-17", "B-3"] == kernel.value("called")
