@@ -150,3 +150,17 @@ def test_in_the_background_and_as_a_function(kernel):
     kernel.run(f"%%llm {MODEL} tools=price approve=auto def=cost\nWhat does {{article}} cost?")
     kernel.run("r = cost('B-3')")
     assert ["A-17", "B-3"] == kernel.value("called")
+
+
+def test_what_nbllm_brings(kernel, tmp_path):
+    """Python in the notebook's own namespace, and the files of the folder."""
+    kernel.run("answer = 41")
+    call = f"%%llm {MODEL},call=python tools=python approve=auto\nRun it."
+    ran = kernel.run(call)
+    assert ran.ok, ran.error
+    assert ["python"] == kernel.value("[c.name for c in _llm.steps[0].tool_calls]")
+    (tmp_path / "notes.txt").write_text("hello", "utf-8")
+    kernel.run(f"%cd -q {tmp_path}")
+    ran = kernel.run(f"%%llm {MODEL},call=list_files tools=files approve=auto\nWhat is there?")
+    assert ran.ok, ran.error
+    assert "list_files" in ran.text

@@ -3,37 +3,49 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import reduce
 from typing import Any
 
 from ..core.errors import ConfigError
-from ..tools.given import Given, tools
+from ..tools.builtin import files, python
+
+Namespace = MutableMapping[str, Any]
+_HINT = "tools= takes functions of this notebook, methods of its objects, {}, joined by commas."
 
 
-def named(names: Sequence[str], namespace: Mapping[str, Any]) -> list[Given]:
-    """The tools that a line names: variables of the notebook that hold a function, a tool or a list of them,
-    and methods of variables. Raises ConfigError with the nearest name."""
-    return [tool for name in names for tool in _named(name, namespace)]
+def _file_tool(name: str) -> Callable[[Namespace], Any]:
+    return lambda _: next(t for t in files(".") if t.tool.name == name)
 
 
-def _named(name: str, namespace: Mapping[str, Any]) -> Iterator[Given]:
+# What nbllm brings; a variable of the same name comes first.
+BUILT_IN: dict[str, Callable[[Namespace], Any]] = {
+    "python": python,
+    "files": lambda _: files("."),
+    **{name: _file_tool(name) for name in ("read_file", "list_files", "write_file")},
+}
+
+
+def named(names: Sequence[str], namespace: Namespace) -> list[Any]:
+    """What a line gives as tools. Raises ConfigError with the nearest name."""
+    return [_named(name, namespace) for name in names]
+
+
+def _named(name: str, namespace: Namespace) -> Any:
     root, *rest = name.split(".")
+    if name not in namespace and name in BUILT_IN:
+        return BUILT_IN[name](namespace)
+    hint = _HINT.format(", ".join(BUILT_IN))
     if root not in namespace:
-        near = difflib.get_close_matches(name, [n for n, v in namespace.items() if callable(v)], 1)
+        known = [*(n for n, v in namespace.items() if callable(v)), *BUILT_IN]
+        near = difflib.get_close_matches(name, known, 1)
         raise ConfigError(
-            f"No tool is called {name!r}" + (f": did you mean {near[0]}?" if near else "."),
-            hint="tools= takes the names of functions of this notebook, joined by commas.",
+            f"No tool is called {name!r}" + (f": did you mean {near[0]}?" if near else "."), hint=hint
         )
     try:
         value = reduce(getattr, rest, namespace[root])
     except AttributeError as error:
-        raise ConfigError(
-            f"No tool is called {name!r}: {error}.", hint="Look at the object's methods."
-        ) from None
-    found = () if value is None or isinstance(value, (str, int, float)) else tools(value)
-    if not found:
-        raise ConfigError(
-            f"Not a tool: {name} is {type(value).__name__}.", hint="tools= takes names of functions."
-        )
-    yield from found
+        raise ConfigError(f"No tool is called {name!r}: {error}.", hint=hint) from None
+    if value is None or isinstance(value, (str, int, float)) or (isinstance(value, list) and not value):
+        raise ConfigError(f"Not a tool: {name} is {type(value).__name__}.", hint=hint)
+    return value
