@@ -1,5 +1,6 @@
 """The statistics against scipy and against simulation; summary and compare on frames with holes."""
 
+import itertools
 import math
 
 import numpy as np
@@ -82,29 +83,34 @@ def test_the_order_interval_covers_as_it_says():
     assert math.isnan(st.order_interval(np.arange(20.0), 0.99).hi)
 
 
-def test_the_sign_flip_p_is_scipys():
-    """Exact for few pairs, close for many."""
+def test_the_sign_flip_p_is_the_share_of_patterns_as_far_from_zero():
+    """All of them for few pairs, with ties, a single pair and none; random ones for many."""
     rng = np.random.default_rng(3)
-    few, many = rng.normal(0.5, 1, 10), rng.normal(0.15, 1, 80)
-    known = [
-        scipy.stats.permutation_test(
-            (d,), np.mean, permutation_type="samples", n_resamples=20_000, rng=5
-        ).pvalue
-        for d in (few, many)
-    ]
-    assert [NEAR(known[0], abs=1e-9), NEAR(known[1], abs=0.01)] == [st.sign_flip(few), st.sign_flip(many)]
+    for few in (rng.normal(0.5, 1, 10), rng.integers(-2, 4, 9).astype(float), np.zeros(5), np.ones(1)):
+        signs = np.array(list(itertools.product((1.0, -1.0), repeat=len(few))))
+        far = np.abs(signs @ few) >= abs(few.sum()) * (1.0 - 1e-12)
+        assert NEAR(far.mean(), abs=1e-9) == st.sign_flip(few)
+    many = rng.normal(0.15, 1, 80)
+    signs = rng.choice([-1.0, 1.0], (20_000, 80))
+    assert NEAR((np.abs(signs @ many) >= abs(many.sum())).mean(), abs=0.01) == st.sign_flip(many)
+    assert math.isnan(st.sign_flip(np.array([])))
 
 
-def test_holm_is_scipys():
+def test_holm_is_statsmodels():
     """scipy has no Holm; statsmodels' documented example, and NaN beside it."""
     assert [NEAR(0.03), NEAR(0.06), NEAR(0.06), NEAR(0.02)] == st.holm([0.01, 0.04, 0.03, 0.005])
     assert [NEAR(0.02), True] == [st.holm([0.02, math.nan])[0], math.isnan(st.holm([0.02, math.nan])[1])]
 
 
 def test_superiority_counts_ties_by_half():
-    """Over pairs and over all combinations."""
+    """Over pairs and over all combinations, few or many, all alike or none."""
     a, b = np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 2.0])
     assert (0.5, NEAR(0.5)) == (st.superiority(a, b, paired=True), st.superiority(a, b, paired=False))
+    rng = np.random.default_rng(4)
+    for m, n in ((1, 1), (3, 8), (30, 50)):
+        for a, b in ((rng.integers(0, 4, m) * 1.0, rng.integers(0, 4, n) * 1.0), (np.ones(m), np.ones(n))):
+            less, same = a[:, None] < b, a[:, None] == b
+            assert NEAR((less + 0.5 * same).mean()) == st.superiority(a, b, paired=False)
 
 
 @pytest.mark.parametrize(("p", "n"), [(0.5, 5), (0.9, 29), (0.95, 59), (0.99, 299)])

@@ -5,12 +5,16 @@ Requests that follow each other are not independent: a provider has slow minutes
 from blocks of neighbours, a percentile's from order statistics with what the data are worth (n_eff), and
 differences between models from pairs within a block. All take float arrays without NaN unless they say
 otherwise.
+
+What scipy has is scipy's. It has none of: order statistics widened by n_eff (`quantile_test` gives the
+plain interval, and not its ranks), a bootstrap by blocks (`bootstrap` draws values one by one), Hodges and
+Lehmann's estimates with their intervals, Holm's correction.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -172,17 +176,19 @@ def sign_flip(differences: Array, seed: int = 0, resamples: int = 10_000) -> flo
     when each pair's sign is a coin's toss (Fisher). Exact up to 14 pairs, else that many random patterns and
     the observed one. NaN for none."""
     import numpy as np
+    from scipy.stats import permutation_test
 
-    n = len(differences)
-    if n == 0:
-        return math.nan
-    observed = abs(differences.sum()) * (1.0 - 1e-12)
-    if n <= _EXACT:
-        patterns = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-        return float((np.abs(patterns @ differences) >= observed).mean())
-    rng = np.random.default_rng(seed)
-    signs = rng.integers(0, 2, size=(resamples, n), dtype=np.int8) * np.int8(2) - np.int8(1)
-    return float((1 + (np.abs(signs @ differences) >= observed).sum()) / (resamples + 1))
+    if len(differences) < 2:
+        return 1.0 if len(differences) else math.nan
+    found = permutation_test(
+        (differences,),
+        np.sum,
+        permutation_type="samples",
+        n_resamples=math.inf if len(differences) <= _EXACT else resamples,
+        batch=1_000,
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -198,20 +204,13 @@ def holm(ps: Sequence[float]) -> list[float]:
 def superiority(a: Array, b: Array, *, paired: bool) -> float:
     """P(a < b) + P(a = b) / 2: over pairs, or over all combinations (Vargha and Delaney's A). NaN for
     none."""
-    import numpy as np
+    from scipy.stats import mannwhitneyu
 
     if not len(a) or not len(b):
         return math.nan
     if paired:
         return float(((a < b) + 0.5 * (a == b)).mean())
-    ordered = np.sort(b)
-    return float(
-        (
-            (len(b) - np.searchsorted(ordered, a, side="right"))
-            + 0.5 * (np.searchsorted(ordered, a, side="right") - np.searchsorted(ordered, a, side="left"))
-        ).mean()
-        / len(b)
-    )
+    return float(mannwhitneyu(b, a, method="asymptotic").statistic) / (len(a) * len(b))
 
 
 def shift(a: Array, b: Array, level: float = 0.95) -> tuple[float, Interval, float]:
@@ -227,6 +226,3 @@ def shift(a: Array, b: Array, level: float = 0.95) -> tuple[float, Interval, flo
     k = math.floor(m * n / 2 - norm.ppf(0.5 + level / 2) * math.sqrt(m * n * (m + n + 1) / 12))
     ends = (float(differences[k - 1]), float(differences[-k])) if k >= 1 else (math.nan, math.nan)
     return float(np.median(differences)), Interval(*ends, "Mann-Whitney"), float(mannwhitneyu(a, b).pvalue)
-
-
-Statistic = Callable[["Array"], float]
