@@ -14,7 +14,7 @@ import pytest
 
 from nbllm.client import catalog
 from nbllm.core.errors import ConfigError
-from nbllm.routing import config, files, keys, registry, toml_edit
+from nbllm.routing import files, keys, registry, toml_edit
 from nbllm.routing.config import Places
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="devices, pipes and permissions are POSIX's")
@@ -256,4 +256,3 @@ def test_a_cache_s_list_that_is_no_list_is_asked_again(tmp_path):
     for text in ("[" * 100_000, json.dumps([{"a": 1}]), "\0", "{}"):
         (tmp_path / "c.json").write_text(text)
         assert catalog._read(tmp_path / "c.json") is None
-    assert {} == config.allowed_in(tmp_path / "c.json")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nbllm.core.errors import ConfigError
 from nbllm.core.values import text_of, tokens_in
-from nbllm.notebook.prompt.template import fill, names_at, names_in
+from nbllm.notebook.prompt.template import fill
 
 NAMES = {
     "x": 1,
@@ -815,32 +815,3 @@ def test_a_format_or_conversion_takes_the_place_of_the_form():
     """And the caller sees that only text was asked for."""
     pieces = fill("{value!s} {value}", {"value": [1]}, str).pieces
     assert [False, True] == [p.plain for p in pieces if not isinstance(p, str)]
-
-
-def test_names_in_a_prompt():
-    """What fill would take, nothing evaluated."""
-    assert ("n", "d") == names_in("{n} {d['q']} {nope} x_{i} `{x}` f'{a}'", NAMES)
-    assert ("n", "rows") == names_in("{{ [z + n for z in rows] }} {{nope}}", NAMES)
-    assert () == names_in("{n}", NAMES, "double")
-
-
-@pytest.mark.parametrize(
-    ("before", "expected"),
-    [
-        ("{na", ("na", ("name",))),
-        ("{{ na", ("na", ("name",))),
-        ("{", ("", tuple(sorted(NAMES)))),
-        ("x{na", ("", ())),
-        ("`a {na", ("na", ("name",))),
-        ("```\n{na", ("", ())),
-        ("```\n{{na", ("na", ("name",))),
-        ("{name} ", ("", ())),
-        ("na", ("", ())),
-        ("{name.", ("", ())),
-    ],
-)
-def test_names_where_the_cursor_stands(before, expected):
-    """Names are offered after a brace of ours only."""
-    assert expected == names_at(
-        before + "\n\nand more", len(before), {**NAMES, "_private": 1, "not a name": 2}
-    )

@@ -12,7 +12,7 @@ from nbllm.core.errors import ConfigError
 from nbllm.core.events import TextDelta
 from nbllm.core.messages import ToolCall
 from nbllm.notebook.magics import questions
-from nbllm.notebook.prompt.template import fill, names_at, parameters_in
+from nbllm.notebook.prompt.template import fill, parameters_in
 from nbllm.notebook.syntax import parser as grammar
 from nbllm.notebook.syntax.schema_shorthand import schema
 from nbllm.notebook.view.blocks import Blocks
@@ -410,7 +410,6 @@ def test_what_is_typed_costs_its_length(word):
         ("a int", "x", schema),
         ("", "", lambda text: fill(text, space, lambda source: "v")),
         ("", "", lambda text: parameters_in(text, space)),
-        ("", "", lambda text: names_at(text, len(text), space)),
         ("", "x", lambda text: questions([text])),
         ("%llm ask ", "x", lambda text: questions([text])),
     ):

@@ -282,7 +282,7 @@ def test_consent_is_written_into_the_person_s_file(tmp_path):
     assert ("ACME_API_KEY",) == r.allow(r.rows["acme"], user)
     assert "k" == key(r, "acme/x").reveal()
     assert "k" == key(registry.load(env, places), "acme/x").reveal()
-    assert {"https://acme.example": ["ACME_API_KEY", "OTHER"]} == config.allowed_in(user)
+    assert {"https://acme.example": ["ACME_API_KEY", "OTHER"]} == tomllib.loads(user.read_text())["allow"]
 
 
 def test_the_notebook_s_folder_is_looked_at_first(tmp_path, monkeypatch):

@@ -7,17 +7,14 @@ parent's moment of spawning and the child's arrivals are subtracted from each ot
 
 from __future__ import annotations
 
-import time  # the first import of a fresh process: what follows is measured
-
-_BEGAN = time.perf_counter()
-
-import asyncio  # noqa: E402
-import contextlib  # noqa: E402
-import json  # noqa: E402
-import sys  # noqa: E402
-from collections.abc import AsyncIterator, Mapping  # noqa: E402
-from contextlib import asynccontextmanager  # noqa: E402
-from typing import TYPE_CHECKING, Any  # noqa: E402
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..client.client import Client

@@ -100,19 +100,7 @@ def states(client: Client, *, ask: bool = True) -> list[ProviderState]:
 def _state(client: Client, row: Provider) -> ProviderState:
     address, key = client.registry.shown(row), client.registry.own_key(row)
     note = _lacks(client, row, address, key)
-    if row.command and not note:
-        return ProviderState(
-            row.name,
-            row.label or row.name,
-            mode(row),
-            row.dialect,
-            address,
-            key.source if key else None,
-            None,
-            True,
-            f"{find(row.command[0])} with {'that key' if key else 'its own login'}",
-            row.source,
-        )
+    login = "that key" if key else "its own login"
     return ProviderState(
         row.name,
         row.label or row.name,
@@ -122,7 +110,7 @@ def _state(client: Client, row: Provider) -> ProviderState:
         key.source if key else None,
         None,
         not note,
-        note or "not asked",
+        note or (f"{find(row.command[0])} with {login}" if row.command else "not asked"),
         row.source,
     )
 

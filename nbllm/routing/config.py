@@ -364,19 +364,6 @@ def meant(name: str, aliases: Mapping[str, str]) -> str:
     return name
 
 
-def allowed_in(path: Path) -> dict[str, list[str]]:
-    """What a file of the person's allows so far, {} where it cannot be read."""
-    try:
-        found = tomllib.loads(read_small(path)).get("allow", {})
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return (
-        {k: list(map(str, v if isinstance(v, list) else [v])) for k, v in found.items()}
-        if isinstance(found, dict)
-        else {}
-    )
-
-
 def known(name: str, rows: Mapping[str, Provider]) -> Provider | None:
     """The row that a model's full name leads to: by what stands before the first / or :, by itself, or by a
     row's patterns. name:tag is a local server's model, which no pattern means."""

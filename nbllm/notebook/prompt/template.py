@@ -55,7 +55,7 @@ _FORMAT = {False: re.compile(_NAME_FORMAT), True: re.compile(rf"{_NAME_FORMAT}|[
 _ENDLESS = re.compile(r"\d{5}")  # a width that would fill the memory
 _STEP = re.compile(r"\.(?P<attr>\w+)|\[(?:(?P<index>-?\d+)|'(?P<one>[^']*)'|\"(?P<two>[^\"]*)\")\]")
 _RUN = re.compile(r"\{+")
-_OPEN = re.compile(r"(?P<braces>\{{1,2})[ ]?(?P<prefix>\w*)$")
+
 _BEFORE = "_^\\$%}{])"  # characters after which a brace is not ours; letters and digits too
 _AROUND = 80  # characters before and after a brace that are looked at for what other languages write there
 _FOREIGN = re.compile(
@@ -138,16 +138,6 @@ def fill(
     return Filled(tuple(p for p in pieces if p != ""), names, tuple(dict.fromkeys(scan.skipped)), budget)
 
 
-def names_in(text: str, namespace: Mapping[str, Any], mode: str = "on") -> tuple[str, ...]:
-    """The names that fill would take from `namespace`, nothing evaluated."""
-    found: list[str] = []
-    for place in _Scan(text, namespace, mode).places():
-        found += (
-            [place.match["root"]] if place.match else [n for n in _free_names(place.source) if n in namespace]
-        )
-    return tuple(dict.fromkeys(found))
-
-
 def parameters_in(
     text: str, namespace: Mapping[str, Any], mode: str = "on"
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -178,20 +168,6 @@ class _AnyName(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return 0
-
-
-def names_at(text: str, cursor: int, namespace: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """(what was typed, names it may become) where the cursor stands after an open brace of ours; ("", ())
-    elsewhere."""
-    match = _OPEN.search(text, max(0, cursor - 200), cursor)
-    if match is None or not (
-        match["braces"] == "{{" or _Scan(text, namespace, "on").may_open(match.start(), -1)
-    ):
-        return "", ()
-    prefix = match["prefix"]
-    return prefix, tuple(
-        sorted(n for n in namespace if n.startswith(prefix) and not n.startswith("_") and n.isidentifier())
-    )
 
 
 # --- finding the places -------------------------------------------------------------------------------------
