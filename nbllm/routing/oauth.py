@@ -214,7 +214,6 @@ class _Listener:
 
     def __init__(self, state: str) -> None:
         self._answer: dict[str, str] = {}
-        self._came = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -251,26 +250,25 @@ class _Listener:
         ours = parts.path == "/callback" and secrets.compare_digest(
             said.get("state", "").encode("utf-8", "replace"), state.encode()
         )
-        if ours and not self._came.is_set():
+        if ours and not self._answer:
             self._answer = said
-            self._came.set()
         return ours
 
     def __enter__(self) -> _Listener:
-        threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="nbllm-login", daemon=True
-        ).start()
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self._server.shutdown()
         self._server.server_close()
 
     def wait(self, seconds: float) -> dict[str, str]:
+        """What the browser brought. Visitors are taken in by the thread that waits, one after the other, and
+        heard by threads of their own."""
         until = time.monotonic() + seconds
-        while not self._came.wait(0.1):  # in short steps, so that an interrupt is heard everywhere
+        self._server.timeout = 0.1  # in short steps, so that an interrupt is heard everywhere
+        while not self._answer:
             if time.monotonic() > until:
                 raise ConfigError("Nobody logged in in time.", hint="Log in again.")
+            self._server.handle_request()
         return self._answer
 
 
