@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from .client.api import models as models
     from .client.api import providers as providers
     from .client.api import register_provider as register_provider
+    from .client.api import resume as resume
     from .client.api import stream as stream
+    from .client.chat import Chat as Chat
     from .client.client import Client as Client
     from .client.client import Timeouts as Timeouts
     from .client.policy import Retries as Retries
@@ -60,6 +62,7 @@ _HOME = {
         (
             "stream",
             "complete",
+            "resume",
             "providers",
             "models",
             "default_client",
@@ -70,6 +73,7 @@ _HOME = {
         "client.api",
     ),
     **dict.fromkeys(("Client", "Timeouts"), "client.client"),
+    "Chat": "client.chat",
     "Retries": "client.policy",
     "Stream": "client.stream",
     "NbllmError": "core.errors",

@@ -124,6 +124,18 @@ def test_stop_breaks_off_a_function(kernel):
     assert kernel.run(f"%%llm {MODEL} tools=price approve=auto\nWhat does A-17 cost?").ok
 
 
+def test_a_conversation_goes_on_after_a_stop(kernel):
+    """With the call that was broken off, and its result."""
+    message = kernel.start(f"%%llm {MODEL} chat=stopped tools=slow approve=auto\nWait for A-17.", cell="a")
+    kernel.collect(message, until=lambda m: "waiting" in str(m["content"].get("text", "")))
+    kernel.interrupt()
+    kernel.collect(message)
+    ran = kernel.run(f"%%llm {MODEL} chat=stopped\nGo on.", cell="b")
+    assert ran.ok, ran.error
+    roles = kernel.value("[m.role for m in _llm.request.messages]")
+    assert ["user", "assistant", "tool", "user"] == roles
+
+
 def test_a_conversation_keeps_calls_and_results(kernel):
     kernel.run(f"%%llm {MODEL} chat=shopping tools=price approve=auto\nWhat does A-17 cost?", cell="one")
     ran = kernel.run(f"%%llm {MODEL} chat=shopping\nAnd in one word?", cell="two")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Unpack
 
+from ..core.errors import ConfigError
 from .client import CallOptions, Client, sealed
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..core.calls import Provider
     from ..core.events import Response
+    from ..core.messages import Message
     from ..core.prompt import Prompt
     from .catalog import Health
     from .stream import Stream
@@ -43,6 +46,17 @@ def complete(prompt: Prompt, model: str = "auto", **options: Unpack[CallOptions]
     too."""
     options = sealed(options)
     return default_client().complete(prompt, model, **options)
+
+
+def resume(messages: Sequence[Message], model: str = "auto", **options: Unpack[CallOptions]) -> Response:
+    """Goes on with a conversation that broke off in the middle of its tools, such as
+    `error.partial.conversation`: calls that have no result are run first. Options as in Client.stream.
+    Raises ConfigError for tools without code."""
+    if not options.get("tools"):
+        raise ConfigError(
+            "Nothing can go on without tools.", hint="Give the tools that were used: tools=[...]."
+        )
+    return complete(list(messages), model, **options)
 
 
 def providers(*, ask: bool = True) -> pd.DataFrame:

@@ -323,6 +323,11 @@ class Response:
         return (*earlier, *_messages(self.parts, self.results))
 
     @property
+    def conversation(self) -> tuple[Message, ...]:
+        """What was sent and all that the answer adds to it: where to go on from, see nbllm.resume."""
+        return (*(self.request.messages if self.request else ()), *self.messages)
+
+    @property
     def empty(self) -> bool:
         """Whether nothing came."""
         return not (self.parts or self.before)

@@ -403,17 +403,17 @@ def settle(
     return result
 
 
+def _goes_on(found: Outcome) -> bool:
+    response = found.response
+    stopped = response.finish_reason == "cancelled" and not (response.before or response.results)
+    return not (response.empty or stopped or isinstance(found.error, Mismatch))
+
+
 def keep_turn(run: Run, keep: Keeper | None) -> NbllmError | None:
-    """Hands the answer that a conversation goes on with to `keep`: the first that fits and was not stopped.
-    Gives what goes wrong with that."""
-    fits = (
-        o
-        for o in run.settled()
-        if not o.response.empty
-        and not isinstance(o.error, Mismatch)
-        and o.response.finish_reason != "cancelled"
-    )
-    found = next(fits, None)
+    """Hands the answer that a conversation goes on with to `keep`: the first that fits and was not stopped,
+    or stopped when its tools had run: a model must know what they have done. Gives what goes wrong with
+    that."""
+    found = next((o for o in run.settled() if _goes_on(o)), None)
     if found is None or keep is None:
         return None
     try:

@@ -1,0 +1,99 @@
+"""Conversations in Python."""
+
+import pytest
+
+import nbllm
+from nbllm.client.client import Client
+from nbllm.core.errors import ConfigError, NbllmError
+from nbllm.core.messages import Message
+
+MODEL = "sim/openai/m@ttft=0,gap=0"
+
+
+@pytest.fixture(scope="module")
+def client():
+    made = Client()
+    yield made
+    made.close()
+
+
+def price(article: str) -> float:
+    """The list price of an article."""
+    return 4.5
+
+
+def boom(article: str) -> float:
+    """Ends the process."""
+    raise KeyboardInterrupt
+
+
+def roles(messages):
+    return [m.role for m in messages]
+
+
+def test_a_conversation_goes_on(client):
+    chat = nbllm.Chat(MODEL, client=client, system="Be brief.")
+    first = chat("Hello")
+    second = chat.ask("And again")
+    assert ["system", "user", "assistant", "user"] == roles(second.request.messages)
+    assert first.message in second.request.messages
+    assert ["user", "assistant"] * 2 == roles(chat.messages)
+    assert 2 == len(chat.turns)
+    chat.undo()
+    other = chat.fork()
+    other("Elsewhere")
+    assert (1, 2) == (len(chat.turns), len(other.turns))
+    chat.clear()
+    assert () == chat.messages
+    with pytest.raises(ConfigError):
+        chat.undo()
+
+
+def test_tools_stay_in_the_conversation(client):
+    chat = nbllm.Chat(MODEL, client=client, tools=[price], approve="auto")
+    chat("What does A-17 cost?")
+    assert ["user", "assistant", "tool", "assistant"] == roles(chat.messages)
+    assert "stop" == chat("Thanks.").finish_reason
+
+
+def test_one_answer_at_a_time(client):
+    chat = nbllm.Chat("sim/openai/m@ttft=30", client=client)
+    stream = chat.stream("Hello")
+    with pytest.raises(ConfigError, match="on its way"):
+        chat.stream("Hello?")
+    stream.cancel()
+    assert stream.wait_end(10)
+    assert () == chat.messages  # nothing came
+
+
+def test_what_was_stopped_among_its_tools_stays_and_can_be_gone_on_with(client):
+    """The model learns what had been done."""
+    chat = nbllm.Chat(MODEL, client=client, tools=[boom], approve="auto")
+    with pytest.raises(KeyboardInterrupt):
+        chat("What does A-17 cost?")
+    chat._open[1].wait_end(10)
+    assert ["user", "assistant", "tool"] == roles(chat.messages)
+    assert "stop" == chat("Go on.", tools=[price]).finish_reason
+
+
+def test_a_call_that_failed_changes_nothing(client):
+    chat = nbllm.Chat("sim/openai/m@status=400", client=client)
+    with pytest.raises(NbllmError):
+        chat("Hello")
+    assert () == chat.turns
+    with pytest.raises(NbllmError):
+        nbllm.Chat("gtp-4x/none", client=client)
+
+
+def test_resume(client, monkeypatch):
+    """From a checkpoint: open calls are run first."""
+    from nbllm.client import api
+
+    monkeypatch.setattr(api, "_client", client)
+    calls = [nbllm.ToolCall("1", "price", {"article": "A-17"})]
+    history = [Message("user", "What does A-17 cost?"), Message("assistant", calls)]
+    r = nbllm.resume(history, MODEL, tools=[price], approve="auto")
+    assert ("stop", "4.5") == (r.finish_reason, r.steps[0].results[0].result.content)
+    assert ["user", "assistant", "tool", "assistant"] == roles(r.conversation)
+    with pytest.raises(ConfigError, match="tools"):
+        nbllm.resume(history, MODEL)
