@@ -140,7 +140,7 @@ def test_writing(folder):
     tools = files(folder)
     assert use(tools, "write_file", path="new/c.txt", text="ü\r\n") == "written: 4 bytes to new/c.txt"
     assert (folder / "new" / "c.txt").read_bytes() == "ü\r\n".encode()
-    assert use(tools, "write_file", path="new/c.txt", text="x") == "written: 1 bytes to new/c.txt (it held 4)"
+    assert use(tools, "write_file", path="new/c.txt", text="x") == "written: 1 byte to new/c.txt (it held 4)"
     assert (folder / "new" / "c.txt").read_text() == "x"
     assert "at most" in use(tools, "write_file", path="c.txt", text="x" * (LIMIT + 1))
     assert "'sub'" in use(tools, "write_file", path="sub", text="x")

@@ -110,13 +110,13 @@ def nested(item: Item, more: list[Item] = []):  # noqa: B006
 Count = Annotated[int, pydantic.Field(ge=1, description="a count")]
 
 
-def annotated(n: Count, s: Annotated[str, "a note"] = ""):
+def annotated(n: Count, s: Annotated[str, "a note"] = "", o: Annotated[str, "another"] | None = None):
     """Two notes.
 
     Args:
         n: not this
     """
-    return n, s
+    return n, s, o
 
 
 def positional(a: int, b: int = 2, c: int = 3, /, d: int = 4):
@@ -297,10 +297,11 @@ CASES = {
         {
             "n": INT | {"description": "a count", "minimum": 1},
             "s": S | {"description": "a note", "default": ""},
+            "o": {"anyOf": [S, {"type": "null"}], "description": "another", "default": None},
         },
         ["n"],
         {"n": 3},
-        (3, ""),
+        (3, "", None),
     ),
     "positional only": (
         positional,

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbllm.core.errors import ConfigError
@@ -140,6 +140,7 @@ def test_a_budget_holds_and_what_is_left_out_is_said(value, words):
     assert len(text) < 800
 
 
+@settings(max_examples=50)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text() | st.dates() | st.binary(),
@@ -193,13 +194,67 @@ def test_failures_are_one_line():
     assert failed(ConfigError("No file.", hint="Look.")) == "failed: No file."
 
 
-def test_arguments_are_checked_against_the_schema():
-    """Where a tool has no check of its own; the problems are told in one line."""
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    tool = Usable(Tool("f", "", schema), lambda arguments: arguments["n"])
-    assert tool.validate({"n": 1}) == {"n": 1}
-    for wrong, words in (({}, "'n' is a required property"), ({"n": "x"}, "n: 'x' is not of type 'integer'")):
-        with pytest.raises(ToolArgumentsError, match=words) as caught:
-            tool.validate(wrong)
-        assert "\n" not in str(caught.value)
-        assert failed(caught.value).startswith("arguments: ")
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "n": {"type": "integer"},
+        "m": {"type": ["number", "null"]},
+        "s": {"type": "string", "pattern": "^(a+)+$"},
+        "b": {"type": "boolean"},
+        "any": {},
+        "true": True,
+        "odd": {"type": "strng"},
+    },
+    "required": ["n"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"n": 1},
+        {"n": 3.0, "m": None, "s": "a" * 50 + "!", "b": True, "any": [], "true": {}, "odd": 1},
+        {"n": -1, "m": 0.5},
+    ],
+)
+def test_arguments_that_fit(arguments):
+    """A tool without a check of its own looks at names and types only: a pattern of a server's may take for
+    ever."""
+    assert arguments == Usable(Tool("f", "", SCHEMA), dict).validate(arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "arguments: n: Field required"),
+        ({"n": "1"}, "arguments: n: not of type integer"),
+        ({"n": 1.5}, "arguments: n: not of type integer"),
+        ({"n": float("inf")}, "arguments: n: not of type integer"),
+        ({"n": True, "m": "x"}, "arguments: n: not of type integer; m: not of type number or null"),
+        ({"n": 1, "x": 1}, "arguments: x: there is no such argument"),
+        ({"n": 1, "b": 0, "s": None}, "arguments: b: not of type boolean; s: not of type string"),
+        ({f"x{i}": 1 for i in range(50)}, "arguments: n: Field required; x0: there"),
+    ],
+)
+def test_arguments_that_do_not_fit(arguments, words):
+    """Are told in one line."""
+    with pytest.raises(ToolArgumentsError) as caught:
+        Usable(Tool("f", "", SCHEMA), dict).validate(arguments)
+    assert failed(caught.value).startswith(words)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        {"properties": []},
+        {"properties": {"a": 3}, "required": "a"},
+        {"required": [[]], "properties": {"a": {"type": [[]]}}},
+    ],
+)
+def test_schemas_that_are_none(schema):
+    """Are for nobody to fail at."""
+    assert Usable(Tool("f", "", schema), dict).validate({"a": 1}) == {"a": 1}

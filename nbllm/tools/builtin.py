@@ -102,7 +102,7 @@ class Folder:
             before = os.fstat(file.fileno()).st_size
             file.truncate(0)
             file.write(data)
-        return f"written: {len(data):,} bytes to {path}" + (f" (it held {before:,})" if before else "")
+        return f"written: {_bytes(len(data))} to {path}" + (f" (it held {before:,})" if before else "")
 
     def _inside(self, path: str) -> Path:
         """The real path of what `path` names. Raises NbllmError where it is not this folder's."""
@@ -133,7 +133,11 @@ class Folder:
             about = real.stat()
         except (NbllmError, OSError):
             return ""
-        return f"{name}/" if stat.S_ISDIR(about.st_mode) else f"{name} ({about.st_size:,} bytes)"
+        return f"{name}/" if stat.S_ISDIR(about.st_mode) else f"{name} ({_bytes(about.st_size)})"
+
+
+def _bytes(number: int) -> str:
+    return f"{number:,} byte{'s' * (number != 1)}"
 
 
 @contextlib.contextmanager

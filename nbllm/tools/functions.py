@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import types
 import typing
 from collections.abc import Callable, Mapping
 from inspect import Parameter
@@ -186,7 +187,8 @@ def _model(signature: inspect.Signature, types: Mapping[str, Any], doc: _Doc, na
 
 def _note(kind: Any, p: Parameter, doc: _Doc) -> str | None:
     """What a model is told of a parameter: its Annotated note, else the docstring's."""
-    for extra in getattr(kind, "__metadata__", ()):
+    union = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else ()
+    for extra in (m for k in (kind, *union) for m in getattr(k, "__metadata__", ())):
         note = extra if isinstance(extra, str) else getattr(extra, "description", None)
         note = note or getattr(extra, "documentation", None)
         if isinstance(note, str):

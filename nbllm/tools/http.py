@@ -23,7 +23,7 @@ from ..core import addresses
 from ..core.calls import Guard, Hidden, HttpCall, Secret, Trace, origin, same_host
 from ..core.errors import ConfigError, NbllmError, Timeout, scrub
 from ..core.messages import Tool
-from ..core.schema import checked_schema
+from ..core.schema import checked_schema, schema_problems
 from ..core.values import BUDGET
 from ..http.transport import HttpTransport, Letter, Reply
 from ..routing.spec import filled, variables
@@ -124,6 +124,7 @@ class HttpTool:
             where="engine",
             source=f"http/{self.name}",
             reads=self.reads,
+            check=partial(_checked, self.parameters),
             timeout=self.timeout,
             budget=self.budget,
         )
@@ -180,6 +181,12 @@ class HttpTool:
 
     def __repr__(self) -> str:
         return f"HttpTool({self.name!r}, {self.method} {origin(self.url)})"
+
+
+def _checked(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> Arguments:
+    if problems := schema_problems(schema, arguments, "they"):
+        raise ToolArgumentsError(problems)
+    return dict(arguments)
 
 
 def _written(address: addresses.Address) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..core.errors import NbllmError
 from ..core.messages import Tool
-from ..core.schema import schema_problems
 from ..core.values import BUDGET
 
 Arguments = dict[str, Any]
@@ -32,7 +31,7 @@ class Usable:
     loop (MCP and HTTP; `call` is then a coroutine function). source: what it is, for people ("function
     price", "mcp/files"). reads: whether the user said that it only reads (True) or that it changes something
     (False); None where nobody said, and a server's own claim is no word of the user. check: the arguments as
-    `call` takes them, or ToolArgumentsError; None checks them against the schema alone. timeout: seconds that
+    `call` takes them, or ToolArgumentsError; None checks names and types by the schema. timeout: seconds that
     a call may take, None for no limit. budget: tokens that a result may take.
     """
 
@@ -49,7 +48,49 @@ class Usable:
         """The arguments as `call` takes them. Raises ToolArgumentsError, in one line for the model."""
         if self.check is not None:
             return self.check(arguments)
-        problems = schema_problems(self.tool.parameters, arguments, "they")
+        problems = [*_problems(self.tool.parameters, arguments)]
         if problems:
             raise ToolArgumentsError(problems)
         return dict(arguments)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "boolean": (bool,),
+    "null": (type(None),),
+    "number": (int, float),
+    "integer": (int, float),
+}
+
+
+def _problems(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Which arguments are missing, unknown or of another type, by the outermost level of a schema. Its owner
+    checks the rest: it may be a server's, and its patterns and references may be made to take for ever."""
+    given = schema.get("properties")
+    known: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+    required = schema.get("required")
+    for name in required if isinstance(required, list) else ():
+        if isinstance(name, str) and name not in arguments:
+            yield f"{name}: Field required"
+    closed = schema.get("additionalProperties") is False and not schema.get("patternProperties")
+    for name, value in arguments.items():
+        if name not in known and closed:
+            yield f"{name}: there is no such argument"
+        kinds = known[name].get("type") if isinstance(known.get(name), Mapping) else None
+        kinds = [kinds] if isinstance(kinds, str) else kinds
+        if isinstance(kinds, list) and not any(_is(value, kind) for kind in kinds):
+            yield f"{name}: not of type {' or '.join(map(str, kinds))}"
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type of JSON schema; of one that is unknown, any is."""
+    types = _TYPES.get(kind) if isinstance(kind, str) else None
+    if types is None:
+        return True
+    if isinstance(value, bool):
+        return bool in types
+    if isinstance(value, float) and kind == "integer":
+        return value.is_integer()
+    return isinstance(value, types)
