@@ -31,11 +31,18 @@ LINE_LIMIT = 16 * 2**20  # bytes of one line
 _STDERR_KEPT = 64 * 2**10
 _CHUNK = 2**16
 _GRACE = 0.35  # seconds that a signal is given before the next, harder one
+_LAST = 0.05  # seconds for what a command that has ended wrote last
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 # What a child may see of our environment; all else must be named by its row.
 _ALLOWED = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|XDG_\w+|SYSTEMROOT|SYSTEMDRIVE|COMSPEC|PATHEXT|APPDATA|LOCALAPPDATA|USERPROFILE|"
     r"PROGRAMDATA|(?:HTTPS?|NO|ALL)_PROXY|SSL_CERT_(?:FILE|DIR)|NODE_EXTRA_CA_CERTS",
+    re.IGNORECASE,
+)
+# And a command that knows nothing of us, such as an MCP server: what the MCP SDK gives.
+_FOREIGN = re.compile(
+    r"HOME|LOGNAME|PATH|SHELL|USER|APPDATA|HOMEDRIVE|HOMEPATH|LOCALAPPDATA|PATHEXT|PROCESSOR_ARCHITECTURE|"
+    r"SYSTEMDRIVE|SYSTEMROOT|TEMP|USERNAME|USERPROFILE",
     re.IGNORECASE,
 )
 
@@ -63,14 +70,14 @@ class Command:
             work.mkdir(0o700)
             for name, text in call.inputs.items():
                 _write(work / name, text)
-            argv = [path, *(word.replace("{tmp}", str(work)) for word in call.argv[1:])]
             process = await asyncio.create_subprocess_exec(
-                *argv,
+                path,
+                *(placed(word, call, work) for word in call.argv[1:]),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 cwd=call.cwd or work,
-                env={k: v.replace("{tmp}", str(work)) for k, v in environment(call, home).items()},
+                env={k: placed(v, call, work) for k, v in environment(call, home).items()},
                 start_new_session=True,
             )
         except (OSError, ValueError) as exc:
@@ -149,18 +156,18 @@ class Command:
             while size - len(self._stderr[0]) > _STDERR_KEPT:
                 size -= len(self._stderr.popleft())
 
-    async def stop(self) -> None:
+    async def stop(self, signs: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)) -> None:
         """Ends the whole group: an interrupt, a request to end, a kill, a third of a second apart. Leaves
         nothing behind."""
-        for sign in (signal.SIGINT, signal.SIGTERM):
+        for sign in signs:
             if self.process.returncode is not None:
                 break
             _signal(self.process, sign)
-            await self._gone()
+            await self.gone()
         _signal(
             self.process, getattr(signal, "SIGKILL", signal.SIGTERM)
         )  # the group: the child may have left others behind
-        await self._gone()
+        await self.gone()
         self._drain.cancel()
         shutil.rmtree(self.home, ignore_errors=True)
         self._reaper.forget(self.home)
@@ -168,12 +175,18 @@ class Command:
     async def close(self) -> None:
         """As stop, but first lets it end by itself, as one does whose input has ended."""
         self.shut()
-        await self._gone()
+        await self.gone()
         await self.stop()
 
-    async def _gone(self) -> None:
+    async def gone(self) -> int | None:
+        """Its exit code, for which it gets a third of a second; None where it runs on."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.process.wait(), _GRACE)
+        if self.process.returncode is not None and not self._drain.done():
+            await asyncio.wait(
+                [self._drain], timeout=_LAST
+            )  # its last words; a child of it may hold them open
+        return self.process.returncode
 
 
 class ProcessReply:
@@ -244,10 +257,16 @@ def _signal(process: asyncio.subprocess.Process, sign: int) -> None:
             process.terminate()
 
 
+def placed(text: str, call: ProcessCall, work: Path) -> str:
+    """A word or value of `call`, with {tmp} filled; what a person wrote stands as it is."""
+    return text if call.foreign else text.replace("{tmp}", str(work))
+
+
 def environment(call: ProcessCall, place: Path) -> dict[str, str]:
     """What the child sees: the allow-list of ours, the variables its row names, what the call sets, no
     colours."""
-    kept = {k: v for k, v in os.environ.items() if _ALLOWED.fullmatch(k) or k in call.passes}
+    allowed = _FOREIGN if call.foreign else _ALLOWED
+    kept = {k: v for k, v in os.environ.items() if allowed.fullmatch(k) or k in call.passes}
     return {**kept, "TERM": "dumb", "NO_COLOR": "1", "TMPDIR": str(place), **call.env}
 
 

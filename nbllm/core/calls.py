@@ -214,7 +214,8 @@ class ProcessCall:
     """A command, ready to be run: its words, never a shell's line. `stdin` is written and closed; `env` is
     set over the allow-listed environment, with the variables that `passes` names; `cwd` None is a fresh
     temporary directory. `inputs` are files to be there before, `files` those to be read after; {tmp} in words
-    and values is the folder they lie in."""
+    and values is the folder they lie in. foreign: a program that knows nothing of us; its words stand as they
+    are, and of our environment it sees the few names without which programs do not start."""
 
     argv: tuple[str, ...]
     stdin: str = ""
@@ -223,6 +224,7 @@ class ProcessCall:
     passes: tuple[str, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    foreign: bool = False
 
     def __repr__(self) -> str:
         return f"ProcessCall({self.argv[:1]}, {len(self.argv)} words, env names={list(self.env)})"

@@ -1,0 +1,129 @@
+"""What the user lets MCP servers do, kept in allowed.json beside the user's own configuration.
+
+Consent to start a server is bound to the file that describes it and to what it says (Entry.key): a command
+that changes asks again. Consent to its tools is bound to a hash of all that a model is told of each: a tool
+that changes, is new or has another name asks again, with what changed. A server of the user's own needs no
+consent to start, and its tools are noted at the first look.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import ConfigError
+from ..routing.files import locked, read_small, write_whole
+from .mcp_entry import Entry
+
+_LIMIT = 2**24  # bytes of the file
+_SHOWN = 1_000  # characters of a tool's description and of its schema that are kept, to tell what changed
+_LINES = 40  # of a difference
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A tool as a server describes it, and its fingerprint."""
+
+    name: str
+    description: str
+    schema: Mapping[str, Any]
+    print: str
+
+    def kept(self) -> dict[str, str]:
+        """What is noted of it."""
+        schema = json.dumps(self.schema, indent=1, ensure_ascii=True)
+        text = self.description.encode("utf-8", "replace").decode()
+        return {"hash": self.print, "description": text[:_SHOWN], "schema": schema[:_SHOWN]}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A tool that is not as it was allowed. lines: what changed, "- " and "+ " before each; of a new one its
+    description."""
+
+    tool: str
+    new: bool
+    lines: tuple[str, ...]
+
+
+class Consent:
+    """The file. path: a function, as it is looked for when it is needed."""
+
+    def __init__(self, path: Callable[[], Path]) -> None:
+        self._path = path
+
+    def allowed(self, entry: Entry) -> bool:
+        """Whether it may start."""
+        return entry.trusted or entry.key in self._read()
+
+    def allow(self, entry: Entry) -> None:
+        """It may start."""
+        self._set(entry, self._tools(entry))
+
+    def pin(self, entry: Entry, tools: Iterable[Described]) -> None:
+        """Its tools are allowed as they are."""
+        self._set(entry, {t.name: t.kept() for t in tools})
+
+    def forget(self, entry: Entry) -> None:
+        """Nothing is allowed any more."""
+        self._change(lambda data: data.pop(entry.key, None))
+
+    def known(self, entry: Entry) -> bool:
+        """Whether its tools have been noted."""
+        return self._tools(entry) is not None
+
+    def changes(self, entry: Entry, tools: Iterable[Described]) -> list[Change]:
+        """The tools that are not as they were allowed; none where none have been noted yet."""
+        before = self._tools(entry)
+        return [] if before is None else [c for t in tools if (c := _change(before.get(t.name), t))]
+
+    def _tools(self, entry: Entry) -> dict[str, Any] | None:
+        record = self._read().get(entry.key)
+        tools = record.get("tools") if isinstance(record, dict) else None
+        return tools if isinstance(tools, dict) else None
+
+    def _set(self, entry: Entry, tools: dict[str, Any] | None) -> None:
+        record = {"name": entry.name, "file": entry.file, "tools": tools}
+        self._change(lambda data: data.__setitem__(entry.key, record))
+
+    def _read(self) -> dict[str, Any]:
+        """What the file says; {} where it is none of ours: nothing is allowed then."""
+        try:
+            data = json.loads(read_small(self._path(), _LIMIT))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        servers = data.get("mcp") if isinstance(data, dict) else None
+        return servers if isinstance(servers, dict) else {}
+
+    def _change(self, change: Callable[[dict[str, Any]], object]) -> None:
+        path = self._path()
+        try:
+            with locked(path):
+                data = self._read()
+                change(data)
+                write_whole(path, json.dumps({"version": 1, "mcp": data}, indent=1) + "\n")
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be written ({error.strerror or error}).",
+                hint="Check the folder and its permissions, and try again.",
+            ) from None
+
+
+def _change(before: Any, now: Described) -> Change | None:
+    if isinstance(before, dict) and before.get("hash") == now.print:
+        return None
+    kept = now.kept()
+    if not isinstance(before, dict):
+        return Change(now.name, True, tuple(f"+ {line}" for line in _lines(kept)[:_LINES]))
+    found = difflib.unified_diff(_lines(before)[:100], _lines(kept)[:100], lineterm="", n=0)
+    lines = [f"{line[0]} {line[1:]}" for line in list(found)[2:] if line[:1] in "-+"]
+    more = [f"(and {len(lines) - _LINES} more lines)"] if len(lines) > _LINES else []
+    return Change(now.name, False, tuple([*lines[:_LINES], *more] or [f"(behind {_SHOWN:,} characters)"]))
+
+
+def _lines(kept: Mapping[str, Any]) -> list[str]:
+    return f"{kept.get('description', '')}\n{kept.get('schema', '')}".split("\n")

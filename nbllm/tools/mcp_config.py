@@ -1,0 +1,91 @@
+"""MCP servers as files describe them: those of Claude, VS Code and Cursor, and our own, all by one reader.
+
+A file that comes with a project may be anything and say anything. It is read, and nothing that it names is
+started before the user has allowed it (see consent.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..routing.files import read_small
+from .mcp_entry import Entry, Source, entry_of
+
+_LIMIT = 2**24  # bytes: Claude's own file holds the history of its projects too
+_MOST = 200  # servers of a file
+_ROOTS = ("mcpServers", "servers")
+# In a file with comments (VS Code's): texts stay, comments go; then commas before a closing bracket.
+_COMMENT = re.compile(r'("(?:\\.|[^"\\\n])*")|//[^\n]*|/\*(?:.*?\*/|.*)', re.DOTALL)
+_COMMA = re.compile(r'("(?:\\.|[^"\\\n])*")|,(?=\s*[}\]])')
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where servers are described. own: the user's file for nbllm. home: the user's folder, None for files of
+    other programs that are not looked at. folders: the project's, where the notebook lies."""
+
+    own: Path | None = None
+    home: Path | None = None
+    folders: tuple[Path, ...] = ()
+
+    def files(self) -> Iterator[Source]:
+        """The files, what is the user's first, so that a project takes no name away."""
+        here = self.folders[0] if self.folders else Path.cwd()
+        if self.own is not None:
+            yield Source(str(self.own.absolute()), here, True)
+        if self.home is not None:
+            for path in (self.home / ".claude.json", self.home / ".cursor" / "mcp.json", _desktop(self.home)):
+                yield Source(str(path.absolute()), here)
+        for folder in self.folders:
+            for name in (".mcp.json", ".vscode/mcp.json", ".cursor/mcp.json"):
+                yield Source(str((folder / name).absolute()), folder)
+
+
+def _desktop(home: Path) -> Path:
+    """Claude Desktop's file."""
+    base = {
+        "darwin": home / "Library" / "Application Support",
+        "win32": Path(os.environ.get("APPDATA", home)),
+    }.get(sys.platform, home / ".config")
+    return base / "Claude" / "claude_desktop_config.json"
+
+
+def load(places: Places, env: Mapping[str, str]) -> tuple[list[Entry], list[str]]:
+    """(all servers that files describe, which files cannot be read, and why). Of those of one name the first
+    counts."""
+    entries, problems = list[Entry](), list[str]()
+    for source in places.files():
+        try:
+            tables = list(_tables(read_small(Path(source.file), _LIMIT), source.folder))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, RecursionError) as error:
+            problems.append(f"{source.file} cannot be read: {str(error) or type(error).__name__}"[:300])
+            continue
+        given = [(name, table) for t in tables for name, table in t.items()]
+        entries += [entry_of(n, t, source, env) for n, t in given[:_MOST]]
+        problems += [f"{source.file}: only {_MOST} servers are read"] if len(given) > _MOST else []
+    return entries, problems
+
+
+def _tables(text: str, folder: Path) -> Iterator[Mapping[str, Any]]:
+    """The tables of servers in a file, also Claude's for the folder alone."""
+    data = json.loads(_without_comments(text)) if text.strip() else {}
+    if not isinstance(data, dict):
+        raise ValueError("it holds no object")  # noqa: TRY004 - about a file, as the other errors of reading one
+    projects = data.get("projects")
+    own = projects.get(str(folder)) if isinstance(projects, dict) else None
+    found = [part.get(root) for part in (own, data) if isinstance(part, dict) for root in _ROOTS]
+    return (table for table in found if isinstance(table, dict))
+
+
+def _without_comments(text: str) -> str:
+    bare = _COMMENT.sub(lambda m: m[1] or " ", text)
+    return _COMMA.sub(lambda m: m[1] or "", bare)

@@ -1,0 +1,103 @@
+"""What a call of an MCP server's tool gave, as the parts that a model reads. Pure: the SDK's objects are read
+by their fields."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from ..core.messages import Document, Image, Text, audio_type, picture_type, unbase64
+from ..core.values import cut
+from .mcp_mend import clean, line
+
+Part = Text | Image | Document
+MOST = 50  # parts of a result
+LONGEST = 400_000  # characters of a text: far over any budget, and looked through in no time
+NOTHING = "done (nothing returned)"
+
+
+def parts_of(result: Any, masked: Callable[[str], str]) -> str | list[Part]:
+    """A result's parts: its text where there is any, else its structured value as JSON; pictures, resources
+    and links. `masked` takes secrets out of a text."""
+    found = list(_merged(_parts(result.content)))
+    if not found and result.structured_content is not None:
+        found = [Text(json.dumps(result.structured_content, ensure_ascii=False))]
+    if len(found) > MOST:
+        found = [*found[:MOST], Text(f"(and {len(found) - MOST} more parts)")]
+    parts = [Text(masked(cut(p.text, LONGEST))) if isinstance(p, Text) else p for p in found]
+    if not parts:
+        return NOTHING
+    return parts[0].text if len(parts) == 1 and isinstance(parts[0], Text) else parts
+
+
+def words_of(result: Any) -> str:
+    """The text of a result in one line: why a call failed."""
+    texts = [p.text[:LONGEST] for p in _parts(result.content) if isinstance(p, Text)]
+    return line(" ".join(texts)) or "it does not say why"
+
+
+def _merged(parts: Iterable[Part]) -> Iterator[Part]:
+    """Texts that stand side by side as one."""
+    texts: list[str] = []
+    for part in parts:
+        if isinstance(part, Text):
+            texts.append(part.text)
+            continue
+        if texts:
+            yield Text("\n".join(texts))
+            texts = []
+        yield part
+    if texts:
+        yield Text("\n".join(texts))
+
+
+def _parts(content: Iterable[Any]) -> Iterator[Part]:
+    for block in content:
+        yield _KINDS.get(block.type, _unknown)(block)
+
+
+def _text(block: Any) -> Part:
+    return Text(block.text)
+
+
+def _picture(block: Any) -> Part:
+    return _binary(block.data, block.mime_type)
+
+
+def _resource(block: Any) -> Part:
+    inside = block.resource
+    text = getattr(inside, "text", None)
+    if isinstance(text, str):
+        return Text(f"[resource {line(str(inside.uri), 300)}]\n{text}")
+    return _binary(inside.blob, inside.mime_type or "", str(inside.uri))
+
+
+def _link(block: Any) -> Part:
+    about = f": {line(block.description, 300)}" if block.description else ""
+    return Text(f"[link to {line(str(block.uri), 300)}, {line(block.name, 100)}{about}]")
+
+
+def _binary(text: str, kind: str, name: str = "") -> Part:
+    """A picture or PDF by what its bytes say; all else in words."""
+    data = unbase64(text)
+    if data is not None and picture_type(data):
+        return Image(data)
+    if data is not None and data.startswith(b"%PDF"):
+        return Document(data, name=line(name, 100) or None)
+    known = audio_type(data or b"") or line(kind, 60) or "data"
+    what = f"{known}{f' at {line(name, 300)}' if name else ''}"
+    return Text(f"[{what}, {len(data or b'') / 1000:,.0f} kB, which cannot be shown]")
+
+
+def _unknown(block: Any) -> Part:
+    return Text(f"[a part of the kind {clean(str(block.type), 60)}, which cannot be shown]")
+
+
+_KINDS: dict[str, Callable[[Any], Part]] = {
+    "text": _text,
+    "image": _picture,
+    "audio": _picture,
+    "resource": _resource,
+    "resource_link": _link,
+}

@@ -1,0 +1,219 @@
+"""An MCP server as a file or the user describes it: what is filled in, what is wrong, what of it is secret,
+and what consent is bound to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from ..core.calls import Hidden, Secret, origin
+from ..core.errors import ConfigError
+
+SESSION = "this session"
+_OURS = frozenset({"type", "transport", "command", "args", "env", "cwd", "url", "serverUrl", "headers"})
+_NEEDED = {"envFile": "it reads variables from a file", "oauth": "it logs in by OAuth"}
+_TYPES = {"stdio", "http", "streamable-http", "streamableHttp", "sse"}
+_PLACE = re.compile(r"\$\{([^{}]*)\}")
+_SECRET = re.compile(r"key|token|secret|passw|credential|auth|cookie|bearer|\bpat\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A server: a command, or an address. file: where it is described, SESSION where the user typed it.
+    trusted: it stands in the user's own file, or was typed. argv, env, cwd, url, headers: as they are used;
+    written: the command's words or the address as they are written, env and header values too (what consent
+    is bound to). problem: why it cannot be used, "" where it can. unused: what of the entry nbllm does not
+    use."""
+
+    name: str
+    file: str = SESSION
+    trusted: bool = False
+    argv: tuple[str, ...] = field(default=(), repr=False)
+    url: str = field(default="", repr=False)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, Secret] = field(default_factory=dict)
+    cwd: str | None = None
+    written: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    problem: str = ""
+    unused: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What consent is bound to: a hash of the file's path, of what runs, and of what is written of its
+        variables (not of their values, which change)."""
+        written = {k: self.written.get(k) for k in ("env", "headers", "cwd")}
+        whole = json.dumps([self.file, self.argv, self.url, written], sort_keys=True)
+        return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def same(self, other: Entry) -> bool:
+        """Whether `other` would run just so."""
+
+        def run(e: Entry) -> tuple[Any, ...]:
+            return e.key, e.cwd, dict(e.env), {k: s.reveal() for k, s in e.headers.items()}
+
+        return run(self) == run(other)
+
+    @property
+    def secrets(self) -> Hidden:
+        """What of it no message, log or result may show."""
+        values = (v for k, v in self.env.items() if _is_secret(k, v))
+        texts = (part for s in self.headers.values() for part in (s.reveal(), *s.reveal().split()))
+        typed = (v for k, v in _pairs(self.argv) if _is_secret(k, v))
+        query = (v for v in re.findall(r"=([^&#]+)", urlsplit(self.url).query))
+        return Hidden(
+            dict.fromkeys(v for v in (*values, *texts, *typed, *query) if v.lower() not in _SCHEMES)
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of variables that go to the server: of its environment, its headers, and those of ours
+        that are filled in."""
+        filled = _PLACE.findall(json.dumps(self.written))
+        ours = (n.removeprefix("env:").partition(":-")[0] for n in filled if n not in _FOLDERS)
+        return tuple(dict.fromkeys((*self.env, *self.headers, *ours)))
+
+
+_SCHEMES = frozenset({"bearer", "basic", "token"})
+
+
+def _is_secret(name: str, value: str) -> bool:
+    """Whether a value of an entry is to be masked: by its name, or because it looks like nothing else."""
+    odd = len(value) >= 16 and not re.search(r"[\s/\\]", value) and re.search(r"\d", value)
+    return bool(_SECRET.search(name)) or bool(odd and re.search(r"[A-Za-z]", value))
+
+
+def _pairs(words: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """(option, value) of a command's words: --token=x, --token x, and a word by itself."""
+    for before, word in zip(("", *words), words, strict=False):
+        name, equals, value = word.partition("=")
+        if equals and name.startswith("-"):
+            yield name, value
+        elif not word.startswith("-"):
+            yield (before if before.startswith("-") else ""), word
+
+
+class Source(NamedTuple):
+    """Where an entry stands: the file, the folder that it speaks of, whether it is the user's own word."""
+
+    file: str
+    folder: Path
+    trusted: bool = False
+
+
+def entry_of(name: str, table: Any, source: Source, env: Mapping[str, str]) -> Entry:
+    """A server as it is written, with its variables filled in. What is wrong stands in its `problem`."""
+    known = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:64] or "unnamed"
+    try:
+        return _entry(known, _checked(table), source, env)
+    except ConfigError as error:
+        return Entry(known, source.file, source.trusted, problem=error.message)
+
+
+def _checked(table: Any) -> Mapping[str, Any]:
+    """The table, with values of the right types. Raises ConfigError."""
+    if not isinstance(table, dict):
+        raise ConfigError("it is described by no object")
+    for key, kinds in _KINDS.items():
+        if key in table and not kinds(table[key]):
+            raise ConfigError(f"{key} has a value of the wrong type")
+    if reason := next((f"{k} is not supported: {v}" for k, v in _NEEDED.items() if k in table), None):
+        raise ConfigError(reason)
+    kind = table.get("type", table.get("transport", "stdio" if "command" in table else "http"))
+    if kind not in _TYPES or kind == "sse":
+        raise ConfigError(f"type {str(kind)[:40]!r} is not supported: stdio and http are")
+    if table.get("disabled") is True:
+        raise ConfigError("it is disabled there")
+    if ("command" in table) == bool(table.get("url") or table.get("serverUrl")):
+        raise ConfigError("it needs either a command or a url")
+    return table
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, (str, int, float)) for v in value.values())
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("command", "cwd", "url", "serverUrl"), lambda v: isinstance(v, str)),
+    "args": lambda v: isinstance(v, list) and all(isinstance(a, (str, int, float)) for a in v),
+    **dict.fromkeys(("env", "headers"), _texts),
+}
+
+
+def _entry(name: str, table: Mapping[str, Any], source: Source, env: Mapping[str, str]) -> Entry:
+    def fill(text: object) -> str:
+        return expanded(str(text), env, source.folder)
+
+    words = [str(table.get("command", "")), *map(str, table.get("args", ()))]
+    url = str(table.get("url") or table.get("serverUrl") or "")
+    given, headers = dict(table.get("env", {})), dict(table.get("headers", {}))
+    cwd = str(source.folder / Path(fill(table.get("cwd", "."))).expanduser())
+    address = _address(fill(url), bool(headers)) if url else ""
+    return Entry(
+        name,
+        source.file,
+        source.trusted,
+        () if url else (_program(fill(words[0]), cwd), *map(fill, words[1:])),
+        address,
+        {k: fill(v) for k, v in given.items()},
+        {k: Secret(fill(v), f"{k} of {name}", origin(address)) for k, v in headers.items()},
+        cwd,
+        {"words": words, "url": url, "cwd": table.get("cwd"), "env": given, "headers": headers},
+        unused=tuple(k for k in table if k not in _OURS),
+    )
+
+
+def _program(word: str, cwd: str) -> str:
+    """A command's name, or its path from the folder it runs in."""
+    return str(Path(cwd) / Path(word).expanduser()) if "/" in word or os.sep in word else word
+
+
+def _address(url: str, headers: bool) -> str:
+    """An address to ask. Raises ConfigError for what is none, and for headers that would travel in the
+    open."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ConfigError("its url is no address") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError("its url is no address that starts with https:// or http://")
+    if parts.username or parts.password:
+        raise ConfigError("its url holds a name or password: put them into headers")
+    if headers and parts.scheme == "http" and host not in ("localhost", "127.0.0.1", "::1"):
+        raise ConfigError("its headers would travel unencrypted: the url must start with https://")
+    return url
+
+
+_FOLDERS: dict[str, Callable[[Path], str]] = {
+    "workspaceFolder": str,
+    "workspaceFolderBasename": lambda folder: folder.name,
+    "userHome": lambda _folder: str(Path.home()),
+    "pathSeparator": lambda _folder: os.sep,
+    "/": lambda _folder: os.sep,
+}
+
+
+def expanded(text: str, env: Mapping[str, str], folder: Path) -> str:
+    """`text` with ${NAME}, ${NAME:-default}, ${env:NAME} and ${workspaceFolder} filled. Raises ConfigError,
+    which names what cannot be."""
+
+    def value(match: re.Match[str]) -> str:
+        word = match[1]
+        if word in _FOLDERS:
+            return _FOLDERS[word](folder)
+        name, given, default = word.removeprefix("env:").partition(":-")
+        if not re.fullmatch(r"[A-Za-z_]\w*", name):
+            raise ConfigError(f"nbllm does not know {match[0][:80]}")
+        found = env.get(name)
+        if not found and not given:
+            raise ConfigError(f"the variable {name} is not set in the environment, and {match[0]} needs it")
+        return found or default
+
+    return _PLACE.sub(value, text)

@@ -1,0 +1,144 @@
+"""Lists of tools as MCP servers send them, mended before the SDK sees them: it refuses a whole list for one
+bad tool, and fails each call of a tool whose output schema is wrong. And what a model and a user read of a
+tool, without characters that hide. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from unicodedata import category
+
+from ..core.schema import within
+
+LONGEST = 2_000  # characters of a description that a model reads
+_NAME = 256  # characters of a name; providers take 64, and longer ones get a hash
+_LARGE = 2**16  # characters of a tool as JSON
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+
+
+def mend(result: dict[str, Any]) -> list[str]:
+    """Mends a list of tools in place, and says which were left out, and why. Other results stay as they
+    are."""
+    tools, notes = result.get("tools"), list[str]()
+    if not isinstance(tools, list):
+        return notes
+    known: dict[str, dict[str, Any]] = {}
+    for given in tools:
+        tool, problem = _mended(given)
+        if not problem and tool["name"] in known:
+            problem = "there are two of that name"
+        if problem:
+            notes.append(f"{in_words(given)} is left out: {problem}.")
+        else:
+            known[tool["name"]] = tool
+    result["tools"] = list(known.values())
+    if not isinstance(result.get("nextCursor"), str):
+        result.pop("nextCursor", None)
+    return notes
+
+
+def in_words(given: Any) -> str:
+    """A tool's name for a message."""
+    name = given.get("name") if isinstance(given, dict) else given
+    return f"The tool {clean(name, 60)!r}" if isinstance(name, str) else "A tool without a name"
+
+
+def _mended(given: Any) -> tuple[dict[str, Any], str]:
+    """(the tool with what we use of it, "") or ({}, what is wrong)."""
+    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+        return {}, "it has no name"
+    name, schema, text = given["name"], given.get("inputSchema"), given.get("description")
+    if not name or len(name) > _NAME:
+        return {}, f"its name has {len(name)} characters"
+    if not isinstance(schema, dict):
+        return {}, "it has no schema of its arguments"
+    if schema.get("type", "object") != "object":
+        return {}, "its arguments are no object"
+    tool = {"name": name, "inputSchema": {"type": "object", **schema}}
+    tool |= {"description": text} if isinstance(text, str) else {}
+    if isinstance(hints := given.get("annotations"), dict) and isinstance(hints.get("readOnlyHint"), bool):
+        tool["annotations"] = {"readOnlyHint": hints["readOnlyHint"]}
+    size = _size(tool)
+    return (tool, "") if size <= _LARGE else ({}, f"it is described in more than {_LARGE:,} characters")
+
+
+def _size(value: Any) -> int:
+    try:
+        return len(json.dumps(value))
+    except (RecursionError, ValueError, TypeError):
+        return _LARGE + 1
+
+
+def fingerprint(name: str, description: str, schema: Mapping[str, Any]) -> str:
+    """What consent to a tool is bound to: a hash of all that a model is told of it, as the server sent it."""
+    whole = json.dumps([name, description, schema], sort_keys=True)
+    return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def clean(text: str, limit: int = LONGEST) -> str:
+    """`text` without colours and characters that hide (controls, marks of direction, tags), cut at `limit`
+    characters, which is said."""
+    rough = _ANSI.sub("", text[: 4 * limit])
+    shown = "".join(c for c in rough if c in "\n\t" or category(c)[0] != "C").strip()
+    if len(shown) <= limit and len(text) <= 4 * limit:
+        return shown
+    return f"{shown[:limit]}… (cut: {len(text):,} characters)"
+
+
+def line(text: str, limit: int = LONGEST) -> str:
+    """`text` in one line, cleaned and cut."""
+    return " ".join(clean(text, limit).split())
+
+
+def told(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema as a model reads it: its notes cleaned, and without what no provider needs."""
+    made: dict[str, Any] = json.loads(json.dumps(schema))
+    for _, part in list(within(made)):
+        for key in ("description", "title"):
+            if isinstance(part.get(key), str):
+                part[key] = clean(part[key])
+    for key in ("$schema", "$id", "title", "examples"):
+        made.pop(key, None)
+    return {"properties": {}, **made}
+
+
+class Mended:
+    """A transport whose lists of tools are mended on their way."""
+
+    def __init__(self, transport: Any, mended: Callable[[Any], None]) -> None:
+        self._transport, self._mended, self._read = transport, mended, None
+
+    async def __aenter__(self) -> Any:
+        ends = await self._transport.__aenter__()
+        return _Stream(ends[0], self._mended), ends[1]
+
+    async def __aexit__(self, *error: Any) -> Any:
+        return await self._transport.__aexit__(*error)
+
+
+class _Stream:
+    """Its reading end; all but what is read is the end's own."""
+
+    def __init__(self, stream: Any, mended: Callable[[Any], None]) -> None:
+        self._stream, self._mended = stream, mended
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def __aenter__(self) -> Any:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> Any:
+        return await self._stream.__aexit__(*error)
+
+    def __aiter__(self) -> Any:
+        return self
+
+    async def __anext__(self) -> Any:
+        item = await self._stream.__anext__()
+        self._mended(getattr(getattr(item, "message", None), "result", None))
+        return item

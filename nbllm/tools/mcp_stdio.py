@@ -1,0 +1,143 @@
+"""The pipes of an MCP server that runs as a command, as the two streams that the SDK's Client wants.
+
+The SDK's own transport hangs on one invalid byte, on half a surrogate pair and on servers that do not end.
+Here a line is read as leniently as it can be, what is no message is counted, a line is at most 16 MiB, and
+the command's life is its owner's. There are no tasks: whoever reads, reads from the pipe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+
+from ..agents.process import Command
+from ..core.errors import NbllmError, ProtocolError
+from ..core.events import too_deep
+from ..dialects._json import load_json
+
+_BABBLE = 1_000  # lines in a row that are no message
+_LARGE = 2**20  # bytes of a line that takes milliseconds to read
+_DECODE = msgspec.json.Decoder().decode
+
+
+class _Stream:
+    """What both ends have in common."""
+
+    async def __aenter__(self) -> Any:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Nothing: the pipes are the command's."""
+
+
+class Incoming(_Stream):
+    """The messages that a command writes. decode: a JSON object as the SDK's message; raises ValueError.
+    Notifications (progress, logs, changed lists) are dropped: nothing here waits for one, and a flood of them
+    would keep the loop busy. over: told that no more will come. trouble: why reading was given up, None
+    where the output ended."""
+
+    def __init__(
+        self, command: Command, decode: Callable[[dict[str, Any]], Any], over: Callable[[], None]
+    ) -> None:
+        self.trouble: NbllmError | None = None
+        self._command, self._decode, self._over = command, decode, over
+        self._messages = self._read()
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await anext(self._messages)
+
+    async def receive(self) -> Any:
+        """The next message."""
+        return await anext(self._messages)
+
+    async def _read(self) -> AsyncGenerator[Any, None]:
+        try:
+            async for message in self._spoken():
+                yield message
+        except NbllmError as error:
+            self.trouble = error
+        self._over()  # not where the reader is closed: that is our own doing
+
+    async def _spoken(self) -> AsyncGenerator[Any, None]:
+        babble = 0
+        async for lines, _at, _size in self._command.lines():
+            for text in lines:
+                if len(text) > _LARGE:
+                    await asyncio.sleep(0)  # other answers stream meanwhile
+                value = parsed(text)
+                passing = value is not None and "method" in value and "id" not in value
+                message = None if value is None or passing else self._message(value)
+                babble = 0 if passing or message is not None else babble + 1
+                if babble > _BABBLE:
+                    raise ProtocolError(f"It wrote {_BABBLE:,} lines that are no messages.")
+                if len(text) > _LARGE:
+                    await asyncio.sleep(0)
+                if message is not None:
+                    yield message
+
+    def _message(self, value: dict[str, Any]) -> Any:
+        try:
+            return self._decode(value)
+        except ValueError:
+            return None
+
+
+class Outgoing(_Stream):
+    """What is written to a command. encode: the SDK's message as JSON."""
+
+    def __init__(self, command: Command, encode: Callable[[Any], str]) -> None:
+        self._command, self._encode = command, encode
+
+    async def send(self, item: Any) -> None:
+        """Writes a message; that nobody reads any more is told by the end of the output."""
+        await self._command.write(self._encode(item) + "\n")
+
+
+class Pipes:
+    """Both, as the SDK's Client takes them."""
+
+    def __init__(self, incoming: Any, outgoing: Any) -> None:
+        self._ends = incoming, outgoing
+
+    async def __aenter__(self) -> tuple[Any, Any]:
+        return self._ends
+
+    async def __aexit__(self, *_error: object) -> None:
+        return None
+
+
+def parsed(text: bytes) -> dict[str, Any] | None:
+    """The JSON object in a line; None where there is none. Bytes that are no UTF-8 and halves of surrogate
+    pairs are replaced."""
+    if not text[:64].lstrip().startswith(b"{"):
+        return None
+    try:
+        value = _DECODE(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        value = _leniently(text)
+    return value if isinstance(value, dict) and not too_deep(value) else None
+
+
+def _leniently(text: bytes) -> Any:
+    try:
+        return whole(load_json(text.decode("utf-8", "replace")))
+    except ProtocolError:
+        return None
+
+
+def whole(value: Any) -> Any:
+    """A value whose texts hold no half of a surrogate pair."""
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, list):
+        return [whole(v) for v in value]
+    return {whole(k): whole(v) for k, v in value.items()} if isinstance(value, dict) else value
