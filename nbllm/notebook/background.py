@@ -16,7 +16,7 @@ from ..core.errors import ConfigError
 from .painters import painter, render_mode
 from .run import Guarded, Keeper, Run, follow, keep_turn, settle
 from .session import Session
-from .view.text import Null
+from .view.outcome import Painter
 
 
 def wanted(session: Session, run: Run) -> bool:
@@ -28,7 +28,7 @@ def begin(session: Session, run: Run, out: str | None, keep: Keeper | None) -> N
     """Asks, shows the beginning, and lets a thread do the rest. Raises ConfigError for what is wrong on this
     side."""
     terminal = render_mode(session, run) == "terminal"
-    screen = Guarded(Null() if terminal else painter(session, run, in_place=True))
+    screen = Guarded(Painter() if terminal else painter(session, run, in_place=True))
     run.begin()
     screen.start()
     session.touch()

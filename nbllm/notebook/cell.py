@@ -13,7 +13,7 @@ from ..core.messages import Part, Text
 from ..core.schema import Shape
 from ..routing.registry import DEFAULT_MODEL
 from . import background, dry_run, fix
-from .comparison import Comparison, Outcome
+from .comparison import Comparison
 from .functions import composed, define
 from .painters import painter
 from .prompt.attachments import attached, part_of, told
@@ -23,7 +23,7 @@ from .run import Guarded, Run, follow, keep_turn, settle, stoppable, turn
 from .session import Session
 from .syntax import schema_shorthand
 from .syntax.parser import Line
-from .view.text import Null
+from .view.outcome import Outcome, Painter
 
 
 class Stopped(KeyboardInterrupt):
@@ -155,7 +155,7 @@ def _asker(session: Session, line: Line, options: Mapping[str, Any]) -> Callable
         asked, keep = turn(session, question(session, line.models, options, line.extra, filled))
         run = Run.of(asked, session.send).begin()
         try:
-            follow(run, Null())
+            follow(run, Painter())
             if run.error is not None:
                 raise run.error
         except BaseException:  # an interrupt too: an answer that cannot be used is the notebook's last one

@@ -28,7 +28,6 @@ from ..core.messages import Message, Part, Text
 from ..routing.registry import DEFAULT_MODEL
 from .chats import Chat, Place, Turn, markdown, words
 from .comms import mended
-from .comparison import Outcome
 from .prompt.attachments import from_bytes
 from .question import Contestant, Question
 from .run import Guarded, Run, follow
@@ -36,6 +35,7 @@ from .session import current_session
 from .view.frontend import KernelPort, where
 from .view.hidden import clean, plain
 from .view.markdown import plain_html
+from .view.outcome import Outcome
 from .view.static import (
     Rendered,
     answer_lines,

@@ -1,4 +1,4 @@
-"""What came of a question: an Outcome for each who was asked, and several of them as one value."""
+"""What came of a question that several were asked: their outcomes as one value."""
 
 from __future__ import annotations
 
@@ -6,50 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import NbllmError
 from ..core.events import Response
 from .view.grid import bundle
-from .view.static import Rendered, answer_lines, error_lines, foot_line, joined, note_line
+from .view.outcome import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """An answer that is over. value: what as= made of it. table: that value as it is shown, where it is a
-    DataFrame. error: what went wrong, on the way or with its shape; the response then holds what came."""
-
-    label: str
-    response: Response
-    value: Any = None
-    error: NbllmError | None = None
-    footer: Rendered | None = None
-    table: Rendered | None = None
-
-    @property
-    def bare(self) -> bool:
-        """Whether there is an error and nothing else to show."""
-        return self.error is not None and self.response.empty and not self.response.refusal
-
-    @property
-    def wanted(self) -> Any:
-        """What a variable takes: the value where one was made, else the response."""
-        return self.response if self.value is None else self.value
-
-    def line(self, format: str) -> Rendered:
-        """Its content in a column: the answer or its table, how it ended, its figures; an error with what to
-        do where nothing came."""
-        if self.bare and self.error is not None:
-            return note_line(error_lines(self.error))
-        lines = (
-            [self.table]
-            if self.table is not None
-            else answer_lines(self.response, format=format, error=self.error)
-        )
-        if self.footer is not None:
-            lines.append(foot_line(self.footer, simulated=self.response.simulated))
-        return joined(lines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .buttons import StopBar
-from .comparison import Outcome
-from .run import Painter, Run
+from .run import Run
 from .session import Session
 from .view.frontend import KernelPort, where
 from .view.grid import Grid
 from .view.live import LivePainter
-from .view.text import Null, TextPainter
+from .view.outcome import Outcome, Painter
+from .view.text import TextPainter
 
 
 def painter(session: Session, run: Run, before: Sequence[Outcome] = (), *, in_place: bool = False) -> Painter:
@@ -20,7 +20,7 @@ def painter(session: Session, run: Run, before: Sequence[Outcome] = (), *, in_pl
     options = run.question.options
     mode = render_mode(session, run)
     if options.get("quiet"):
-        return Null()
+        return Painter()
     if mode == "terminal":
         return TextPainter(len(run.states), before=before)
     port = KernelPort(session.shell)

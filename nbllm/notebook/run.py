@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 from ..client.stream import Stream
 from ..core.errors import AnswerProcessingError, NbllmError, after_answer, in_a_line
@@ -28,9 +28,10 @@ from ..core.events import Event, Response
 from ..core.messages import Text
 from ..core.schema import Mismatch, Shape, repair, value_of
 from .chats import Turn
-from .comparison import Comparison, Outcome
+from .comparison import Comparison
 from .question import Contestant, Question
 from .session import Session
+from .view.outcome import Outcome, Painter, Watcher
 from .view.state import AnswerState
 from .view.static import data_table, error_lines, footer
 
@@ -38,33 +39,7 @@ FRAME = 0.05  # seconds between two looks at the logs while they grow: 20 frames
 _TICK = 0.1  # seconds between two looks while nothing comes, for the clock in the status line
 
 
-class Watcher(Protocol):
-    """What looks at a run while it goes on."""
-
-    def feed(self, column: int, event: Event) -> None:
-        """Hears of an event that `column`'s state has taken into account."""
-
-    def tick(self, now: float) -> None:
-        """Draws, where something is due; `now` in perf_counter seconds."""
-
-    def ended(self, column: int) -> None:
-        """Hears that a column is over."""
-
-
-class Painter(Watcher, Protocol):
-    """What shows the states of a run."""
-
-    def start(self) -> None:
-        """Shows that something was asked."""
-
-    def finish(self, outcomes: Sequence[Outcome]) -> None:
-        """Leaves the final form."""
-
-    def give_up(self, text: str) -> None:
-        """Leaves plain text, where the final form could not be drawn."""
-
-
-class Guarded:
+class Guarded(Watcher):
     """A painter whose failures end the drawing, never an answer on its way: `painter` draws until that fails,
     and the final form is tried again, its text alone where that fails too."""
 

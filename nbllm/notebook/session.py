@@ -19,11 +19,12 @@ from ..core.messages import Message, Text
 from ..core.options import REQUEST, SENDING, USE
 from ..routing.registry import Route
 from .chats import Chats, Place
-from .comparison import Comparison, Outcome
+from .comparison import Comparison
 from .question import Contestant, Question
 from .tool_names import named
 from .view.frontend import KernelPort, request
 from .view.hidden import plain
+from .view.outcome import Outcome
 
 if TYPE_CHECKING:
     from .prompt.template import Filled

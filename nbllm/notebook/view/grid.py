@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from html import escape
 from uuid import uuid4
 
-from ...core.events import Event
 from .frontend import Port
 from .hidden import clean, plain
 from .markdown import plain_html, to_html
+from .outcome import Outcome, Painter
 from .state import AnswerState
-from .static import Ended, Rendered, call_rendered, joined, provenance
+from .static import Rendered, call_rendered, joined, provenance
 from .styles import container
 from .throttle import ENVELOPE, Budget, Pace
 
@@ -29,7 +29,7 @@ _ARGUMENTS = 300
 Column = tuple[str, Rendered]
 
 
-class Grid:
+class Grid(Painter):
     """Columns in a kernel's front end. mode: "live", "plain" (text alone), or "final" (nothing before the
     end). before: columns that are over already and stand first. alone: as in LivePainter; where it is not, or
     other cells run meanwhile, only the grid's own display changes. bar: buttons that stop a column, None for
@@ -42,7 +42,7 @@ class Grid:
         *,
         mode: str = "live",
         format: str = "md",
-        before: Sequence[Ended] = (),
+        before: Sequence[Outcome] = (),
         alone: Callable[[], bool] = lambda: True,
         bar: StopButtons | None = None,
         budget: Budget | None = None,
@@ -62,9 +62,6 @@ class Grid:
             if self._bar is not None:
                 self._bar.show()
             self._draw(self._clock())
-
-    def feed(self, column: int, event: Event) -> None:
-        """Nothing: states are looked at when a frame is due."""
 
     def tick(self, now: float) -> None:
         """Draws, where a frame is due."""
@@ -91,7 +88,7 @@ class Grid:
         self._size = sum(map(len, data.values()))
         self._pace.sent(now, ENVELOPE + self._size, self._clock() - began)
 
-    def finish(self, outcomes: Sequence[Ended]) -> None:
+    def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Replaces all by the final form: what the cell holds, or only the columns."""
         ended = [*self._ended, *outcomes]
         update = self._shown and not self._alone()

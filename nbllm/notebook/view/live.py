@@ -27,12 +27,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 from uuid import uuid4
 
-from ...core.events import Event
 from .frontend import Port
 from .hidden import clean, plain
 from .markdown import code_html, plain_html, reasoning_html, to_html
+from .outcome import Outcome, Painter
 from .state import AnswerState, Piece
-from .static import Ended, Rendered, answer_lines, bundle_of, joined, note_line, provenance, tool_line
+from .static import Rendered, answer_lines, bundle_of, joined, note_line, provenance, tool_line
 from .styles import container
 from .throttle import ENVELOPE, Budget, Pace
 
@@ -48,7 +48,7 @@ _ARGUMENTS = 300
 _TYPESET = " mathjax_process tex2jax_process"
 
 
-class LivePainter:
+class LivePainter(Painter):
     """One answer in one cell: `start()` and `tick(now)` while it comes, `finish([outcome])` once.
 
     Modes: "live" draws as told above; "plain" the same in text/plain alone; "final" draws nothing before
@@ -85,12 +85,6 @@ class LivePainter:
         """Shows the status line."""
         if self._mode != "final":
             self._draw(self._clock())
-
-    def feed(self, column: int, event: Event) -> None:
-        """Nothing: the state is looked at when a frame is due."""
-
-    def ended(self, column: int) -> None:
-        """Nothing: `finish` comes next."""
 
     # -- when and what to draw --
 
@@ -213,7 +207,7 @@ class LivePainter:
 
     # -- the end --
 
-    def finish(self, outcomes: Sequence[Ended]) -> None:
+    def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Replaces all by the final form. Where an error came before anything else did, the error is all
         there is to see: the cell's own where the answer is alone in it, which would come below other outputs
         elsewhere."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
 from html import escape
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from ...core.errors import NbllmError, ProviderError, in_a_line
 from ...core.events import FinishReason, Response, Step, ToolEnded, Usage, UsageReport
@@ -480,34 +480,3 @@ def data_table(value: Any) -> Rendered:
     kept = value.attrs.get("kept_as_text", {})
     notes = [note_line(f"Column {name} stays text: {why}") for name, why in kept.items()]
     return joined([Rendered(clean(html), plain(value.to_string(max_rows=60))), *notes])
-
-
-class Ended(Protocol):
-    """An answer that is over, as painters need it (see comparison.Outcome)."""
-
-    @property
-    def label(self) -> str:
-        """What stands above its column."""
-
-    @property
-    def response(self) -> Response:
-        """What came."""
-
-    @property
-    def error(self) -> NbllmError | None:
-        """What went wrong."""
-
-    @property
-    def footer(self) -> Rendered | None:
-        """The line of figures."""
-
-    @property
-    def table(self) -> Rendered | None:
-        """The value that is shown in place of the text."""
-
-    @property
-    def bare(self) -> bool:
-        """Whether there is an error and nothing else to show."""
-
-    def line(self, format: str) -> Rendered:
-        """All of it in both forms."""

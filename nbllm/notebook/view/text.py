@@ -1,5 +1,4 @@
-"""Answers in a terminal: one as its text comes, several one below the other when all have come. And no
-painting at all."""
+"""Answers in a terminal: one as its text comes, several one below the other when all have come."""
 
 from __future__ import annotations
 
@@ -12,40 +11,19 @@ from ...core.events import Event, ReasoningDelta, Restarted, TextDelta
 from ...core.messages import Reasoning, Text, ToolCall
 from .grid import bundle
 from .hidden import plain
+from .outcome import Outcome, Painter
 from .state import AnswerState
-from .static import Ended, final, tool_line
+from .static import final, tool_line
 
 _NEAR = 4  # characters: an emoji, its form and tone, a joiner
 
 
-class Null:
-    """Shows nothing: quiet=true, and functions."""
-
-    def start(self) -> None:
-        """Nothing."""
-
-    def feed(self, column: int, event: Event) -> None:
-        """Nothing."""
-
-    def tick(self, now: float) -> None:
-        """Nothing."""
-
-    def ended(self, column: int) -> None:
-        """Nothing."""
-
-    def finish(self, outcomes: Sequence[Ended]) -> None:
-        """Nothing."""
-
-    def give_up(self, text: str) -> None:
-        """Nothing."""
-
-
-class TextPainter(Null):
+class TextPainter(Painter):
     """An answer in a terminal: its text as it comes, then what there is to say about it; several when all
     have come."""
 
     def __init__(
-        self, columns: int = 1, write: Callable[[str], Any] | None = None, *, before: Sequence[Ended] = ()
+        self, columns: int = 1, write: Callable[[str], Any] | None = None, *, before: Sequence[Outcome] = ()
     ) -> None:
         self._write = write or _to_stdout
         self._before, self._one = before, columns == 1 and not before
@@ -91,7 +69,7 @@ class TextPainter(Null):
             self._write("[reasoning]\n" if thinking else "\n[/reasoning]\n\n")
             self._thinking = thinking
 
-    def finish(self, outcomes: Sequence[Ended]) -> None:
+    def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Writes what was not in the text: tool calls, how it ended, the figures. An error alone is told by
         the cell."""
         if not self._one:
@@ -104,7 +82,7 @@ class TextPainter(Null):
         """Writes plain text, where the answers could not be written."""
         self._write(f"{plain(text)}\n")
 
-    def _end(self, ended: Ended) -> None:
+    def _end(self, ended: Outcome) -> None:
         self._mark(False)
         if ended.table is not None:
             self._write("\n\n" + plain(ended.line("text").text) + "\n")

@@ -4,13 +4,13 @@ again."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from ...core.events import Event
 from .hidden import clean
 from .markdown import code_html, plain_html, reasoning_html, to_html
+from .outcome import Painter
 from .state import AnswerState, Piece
-from .static import Ended, note_line, tool_line
+from .static import note_line, tool_line
 from .throttle import ENVELOPE, Pace
 
 _INK = 8_000  # characters of a code block that are highlighted
@@ -31,7 +31,7 @@ def _drawn(piece: Piece) -> str:
     return _DRAWN[piece.kind](piece.source)
 
 
-class WidgetPainter:
+class WidgetPainter(Painter):
     """Gives frames to `draw`, no oftener than a page keeps up with: done, tail and status."""
 
     def __init__(self, state: AnswerState, draw: Callable[[dict[str, str]], None]) -> None:
@@ -39,21 +39,6 @@ class WidgetPainter:
         self._pace = Pace(None, state.began)
         self._done, self._drawn, self._restarts = "", 0, state.restarts
         self._chunks = self._total = 0
-
-    def start(self) -> None:
-        """Nothing: the panel shows the question itself."""
-
-    def feed(self, column: int, event: Event) -> None:
-        """Nothing: the state is looked at when a frame is due."""
-
-    def ended(self, column: int) -> None:
-        """Nothing: the panel shows the turn."""
-
-    def finish(self, outcomes: Sequence[Ended]) -> None:
-        """Nothing: the panel shows the turn."""
-
-    def give_up(self, text: str) -> None:
-        """Nothing: the panel shows the turn."""
 
     def tick(self, now: float) -> None:
         """Draws, where a frame is due."""

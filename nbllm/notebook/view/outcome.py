@@ -1,0 +1,74 @@
+"""What came of an answer, and what shows an answer while it comes and when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...core.errors import NbllmError
+from ...core.events import Event, Response
+from .static import Rendered, answer_lines, error_lines, foot_line, joined, note_line
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An answer that is over. value: what as= made of it. table: that value as it is shown, where it is a
+    DataFrame. error: what went wrong, on the way or with its shape; the response then holds what came."""
+
+    label: str
+    response: Response
+    value: Any = None
+    error: NbllmError | None = None
+    footer: Rendered | None = None
+    table: Rendered | None = None
+
+    @property
+    def bare(self) -> bool:
+        """Whether there is an error and nothing else to show."""
+        return self.error is not None and self.response.empty and not self.response.refusal
+
+    @property
+    def wanted(self) -> Any:
+        """What a variable takes: the value where one was made, else the response."""
+        return self.response if self.value is None else self.value
+
+    def line(self, format: str) -> Rendered:
+        """Its content in a column: the answer or its table, how it ended, its figures; an error with what to
+        do where nothing came."""
+        if self.bare and self.error is not None:
+            return note_line(error_lines(self.error))
+        lines = (
+            [self.table]
+            if self.table is not None
+            else answer_lines(self.response, format=format, error=self.error)
+        )
+        if self.footer is not None:
+            lines.append(foot_line(self.footer, simulated=self.response.simulated))
+        return joined(lines)
+
+
+class Watcher:
+    """What looks at a run while it goes on. This one sees nothing."""
+
+    def feed(self, column: int, event: Event) -> None:
+        """Hears of an event that `column`'s state has taken into account."""
+
+    def tick(self, now: float) -> None:
+        """Draws, where something is due; `now` in perf_counter seconds."""
+
+    def ended(self, column: int) -> None:
+        """Hears that a column is over."""
+
+
+class Painter(Watcher):
+    """What shows the states of a run. This one shows nothing: quiet=true, and functions."""
+
+    def start(self) -> None:
+        """Shows that something was asked."""
+
+    def finish(self, outcomes: Sequence[Outcome]) -> None:
+        """Leaves the final form."""
+
+    def give_up(self, text: str) -> None:
+        """Leaves plain text, where the final form could not be drawn."""
