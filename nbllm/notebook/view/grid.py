@@ -19,13 +19,11 @@ from .hidden import clean, plain
 from .markdown import plain_html, to_html
 from .outcome import Outcome, Painter
 from .state import AnswerState
-from .static import Rendered, call_rendered, joined, provenance
+from .static import Rendered, joined, provenance
 from .styles import container
 from .throttle import ENVELOPE, Budget, Pace
 
 _SHOWN = 1_600  # characters of a growing answer that its column shows
-_THOUGHT = 400
-_ARGUMENTS = 300
 Column = tuple[str, Rendered]
 
 
@@ -127,22 +125,10 @@ class StopButtons:
 
 def growing(state: AnswerState, now: float) -> Rendered:
     """A column as it is now."""
-    lines, shown = [], state.end_of_text(_SHOWN)
-    if state.thought and not shown:
-        last = state.thought[-_THOUGHT:].strip()
-        lines.append(
-            Rendered(f"<div class=nbllm-think>{plain_html(last)}</div>", f"[reasoning]\n{clean(last)}\n")
-        )
-    if shown:
-        lines.append(
-            Rendered(
-                to_html(shown, typeset=False) if state.format == "md" else plain_html(shown), clean(shown)
-            )
-        )
-    lines += [
-        call_rendered(clean(f"{name}({arguments[-_ARGUMENTS:]})")) for name, arguments in state.calls.values()
-    ]
-    return joined([*lines, state.status_line(now)], between="\n")
+    shown = state.end_of_text(_SHOWN)
+    html = to_html(shown, typeset=False) if state.format == "md" else plain_html(shown)
+    lines = [Rendered(html, clean(shown))] if shown else state.thinking()
+    return joined([*lines, *state.calling(), state.status_line(now)], between="\n")
 
 
 def grid(columns: Sequence[Column]) -> str:

@@ -29,10 +29,10 @@ from uuid import uuid4
 
 from .frontend import Port
 from .hidden import clean, plain
-from .markdown import code_html, plain_html, reasoning_html, to_html
+from .markdown import plain_html, to_html
 from .outcome import Outcome, Painter
-from .state import AnswerState, Piece
-from .static import Rendered, answer_lines, bundle_of, joined, note_line, provenance, tool_line
+from .state import AnswerState
+from .static import Rendered, answer_lines, bundle_of, joined, provenance
 from .styles import container
 from .throttle import ENVELOPE, Budget, Pace
 
@@ -43,8 +43,6 @@ _FREEZE_SHARE = 0.12  # and their share of what is frozen already
 _MOST_DISPLAYS = 45
 _INK = 8_000  # characters of a code block that are highlighted before the end
 _LONG_TAIL = 1_000  # characters of an open code block or list that are drawn again and again
-_THOUGHT = 600  # last characters of thinking that are shown while it goes on
-_ARGUMENTS = 300
 _TYPESET = " mathjax_process tex2jax_process"
 
 
@@ -115,7 +113,7 @@ class LivePainter(Painter):
             self._forget()
             size = ENVELOPE
         state.shed(_LONG_TAIL)
-        self._done += [self._finished(piece) for piece in state.pieces[self._rendered :]]
+        self._done += [piece.drawn(self._closed_html) for piece in state.pieces[self._rendered :]]
         self._rendered = len(state.pieces)
         size += self._freeze()
         quiet = [Rendered(line.html.replace(_TYPESET, ""), line.text) for line in self._done]
@@ -168,33 +166,16 @@ class LivePainter(Painter):
         self._port.publish(data, display_id=self._display_id, update=update)
         return ENVELOPE + sum(map(_wire_size, data.values()))
 
-    def _finished(self, piece: Piece) -> Rendered:
-        source = piece.source
-        if piece.kind == "note":
-            return note_line(source)
-        if piece.call is not None and piece.end is not None:
-            line = tool_line(piece.call, piece.end)
-            return Rendered(line.html, f"\n\n{line.text}\n\n")
-        if piece.kind == "thought":
-            return Rendered(reasoning_html(source), f"[reasoning]\n{clean(source)}\n[/reasoning]\n\n")
+    def _closed_html(self, source: str) -> str:
         if self._state.format != "md":
-            return Rendered(plain_html(source.removesuffix("\n")), clean(source))
-        return Rendered(to_html(source, references=self._references, ink=_INK), clean(source))
+            return plain_html(source.removesuffix("\n"))
+        return to_html(source, references=self._references, ink=_INK)
 
     def _tail(self) -> list[Rendered]:
-        state, lines = self._state, []
-        source = state.splitter.tail()
-        if state.thought:
-            last = state.thought[-_THOUGHT:].strip()
-            lines.append(
-                Rendered(f"<div class=nbllm-think>{plain_html(last)}</div>", f"[reasoning]\n{clean(last)}\n")
-            )
-        if source:
-            lines.append(Rendered(self._open_html(source), clean(source)))
-        for name, arguments in state.calls.values():
-            text = clean(f"{name}({arguments[-_ARGUMENTS:]})")
-            lines.append(Rendered(code_html(text), f"\n[tool call] {text}\n"))
-        return lines
+        source = self._state.splitter.tail()
+        text = [Rendered(self._open_html(source), clean(source))] if source else []
+        calls = [Rendered(line.html, f"\n{line.text}\n") for line in self._state.calling()]
+        return [*self._state.thinking(), *text, *calls]
 
     def _open_html(self, source: str) -> str:
         if self._state.format != "md":

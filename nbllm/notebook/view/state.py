@@ -1,14 +1,15 @@
-"""What there is of one answer while it comes: the fold of its events for the screen. Painters draw it;
-nothing is drawn here.
+"""What there is of one answer while it comes: the fold of its events for the screen. Painters say
+when it is drawn, and where.
 
 Theory. A piece (a block of Markdown, a line of text, a finished thought) is final as soon as the next one has
 begun, so the state holds finished pieces, which never change, and an open end, which is drawn again and
-again. All painters take their words from here: what stands while waiting, the figures, a retry that is told.
-So they agree.
+again. All painters take their words from here: what stands while waiting, thoughts and calls that go on, the
+figures, a retry that is told. So they agree.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
 from typing import Literal
@@ -31,8 +32,11 @@ from ...core.events import (
 from ...core.messages import ToolCall, caption
 from .blocks import Blocks, Lines, Splitter
 from .hidden import clean
-from .static import Rendered, foot_line, made, seconds
+from .markdown import plain_html, reasoning_html
+from .static import Rendered, call_rendered, foot_line, made, note_line, seconds, tool_line
 
+_THOUGHT = 600  # last characters of thinking that are shown while it goes on
+_ARGUMENTS = 300  # and of a call's arguments
 _TOLD = frozenset({"retry", "warning", "refusal"})  # kinds of notices that stand in the status line
 
 
@@ -45,6 +49,19 @@ class Piece:
     kind: Literal["text", "thought", "note", "tool"] = "text"
     call: ToolCall | None = None
     end: ToolEnded | None = None
+
+    def drawn(self, text: Callable[[str], str]) -> Rendered:
+        """The piece in both forms; `text` makes HTML of text."""
+        if self.call is not None and self.end is not None:
+            line = tool_line(self.call, self.end)
+            return Rendered(line.html, f"\n\n{line.text}\n\n")
+        if self.kind == "note":
+            return note_line(self.source)
+        if self.kind == "thought":
+            return Rendered(
+                reasoning_html(self.source), f"[reasoning]\n{clean(self.source)}\n[/reasoning]\n\n"
+            )
+        return Rendered(text(self.source), clean(self.source))
 
 
 @dataclass(slots=True)
@@ -206,6 +223,16 @@ class AnswerState:
             found.append(f"{piece.source}\n\n" if piece.kind in ("note", "tool") else piece.source)
             size += len(piece.source)
         return "…\n\n" * cut + "".join(reversed(found))
+
+    def thinking(self) -> list[Rendered]:
+        """The end of a thought that goes on."""
+        last = self.thought[-_THOUGHT:].strip()
+        html = f"<div class=nbllm-think>{plain_html(last)}</div>"
+        return [Rendered(html, f"[reasoning]\n{clean(last)}\n")] if self.thought else []
+
+    def calling(self) -> list[Rendered]:
+        """The calls that go on, each with the end of its arguments."""
+        return [call_rendered(clean(f"{name}({raw[-_ARGUMENTS:]})")) for name, raw in self.calls.values()]
 
     def status(self, now: float) -> str:
         """The line of figures while it comes: model, time, first token, tokens, what happened on the way."""

@@ -6,29 +6,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from .hidden import clean
-from .markdown import code_html, plain_html, reasoning_html, to_html
+from .markdown import to_html
 from .outcome import Painter
-from .state import AnswerState, Piece
-from .static import note_line, tool_line
+from .state import AnswerState
+from .static import Rendered, joined
 from .throttle import ENVELOPE, Pace
 
 _INK = 8_000  # characters of a code block that are highlighted
-_THOUGHT = 600
-_ARGUMENTS = 300
-
-
-_DRAWN: dict[str, Callable[[str], str]] = {
-    "text": lambda source: to_html(source, typeset=False, ink=_INK),
-    "thought": reasoning_html,
-    "note": lambda source: note_line(source).html,
-}
-
-
-def _drawn(piece: Piece) -> str:
-    if piece.call is not None and piece.end is not None:
-        return tool_line(piece.call, piece.end).html
-    return _DRAWN[piece.kind](piece.source)
 
 
 class WidgetPainter(Painter):
@@ -57,15 +41,15 @@ class WidgetPainter(Painter):
         if state.restarts != self._restarts:
             self._done, self._drawn, self._restarts = "", 0, state.restarts
         for piece in state.pieces[self._drawn :]:
-            self._done += _drawn(piece)
+            self._done += piece.drawn(_html).html
         self._drawn = len(state.pieces)
         source = state.splitter.tail()
-        tail = to_html(source, typeset=False, ink=_INK) if source else ""
-        if state.thought:
-            tail = f"<div class=nbllm-think>{plain_html(clean(state.thought[-_THOUGHT:].strip()))}</div>"
-        tail += "".join(
-            code_html(clean(f"{name}({arguments[-_ARGUMENTS:]})")) for name, arguments in state.calls.values()
-        )
+        thinking = state.thinking() or ([Rendered(_html(source), source)] if source else [])
+        tail = joined([*thinking, *state.calling()]).html
         self._chunks, self._total = state.chunks, state.total
         self._pace.sent(now, ENVELOPE + len(tail) + len(self._done) // 4, time.perf_counter() - began)
         return {"done": self._done, "tail": tail, "status": state.status(now)}
+
+
+def _html(source: str) -> str:
+    return to_html(source, typeset=False, ink=_INK)
