@@ -12,7 +12,7 @@ import pytest
 
 from nbllm import Response, Text
 from nbllm.core import errors
-from nbllm.core.schema import Mismatch, Shape, Truncated, frame, value_of
+from nbllm.core.schema import Mismatch, Shape, Truncated, checked_schema, frame, value_of
 
 from .kernels import Kernel
 
@@ -93,6 +93,44 @@ def test_what_is_no_schema(given):
     """With what is one."""
     with pytest.raises(errors.ConfigError, match="schema"):
         Shape.of(given)
+
+
+def chain(steps, end):
+    """A schema whose parts refer to the next one twice each."""
+    ref = [{"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(steps)]
+    return {"$defs": {f"d{i}": part for i, part in enumerate([*ref, end])}, "$ref": "#/$defs/d0"}
+
+
+@pytest.mark.parametrize("draft", ["2020-12", "2019-09"])
+def test_references_that_double_at_each_step(draft):
+    """Cost what they are long."""
+    told = {"$schema": f"https://json-schema.org/draft/{draft}/schema"}
+    assert checked_schema(chain(60, {"type": "string"}) | told)
+    assert checked_schema(chain(60, {"type": "string"} | told))
+
+
+LOOP = {"$ref": "#/$defs/d0"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        chain(0, LOOP),
+        chain(3, LOOP),
+        chain(60, LOOP),
+        *(chain(0, {word: [LOOP, LOOP]}) for word in ("allOf", "anyOf", "oneOf")),
+        chain(1, {"not": LOOP}),
+        chain(0, {"if": True, "then": LOOP}),
+        chain(0, {"oneOf": [{"type": "null"}, {"allOf": [LOOP]}]}),
+        {"$ref": "#"},
+    ],
+)
+def test_a_schema_that_contains_itself_without_end(schema):
+    """Is refused; one that does so within lists or objects is not."""
+    with pytest.raises(errors.ConfigError, match="contains itself without end"):
+        checked_schema(schema)
+    for inner in ({"items": LOOP}, {"properties": {"a": LOOP}}, {"anyOf": [{}, {"items": LOOP}]}):
+        assert checked_schema(chain(2, inner))
 
 
 def test_frames_have_sensible_dtypes():

@@ -155,8 +155,10 @@ def schema_problems(schema: Mapping[str, Any], value: Any, what: str = "the answ
     try:
         found = itertools.islice(_checker(schema).iter_errors(value), _MOST)
         return [f"{place(e.absolute_path, what)}: {e.message[:200]}" for e in found]
-    except RecursionError:
-        return [f"{what} is nested too deeply"]
+    except BaseException as exc:
+        if isinstance(exc, RecursionError) or type(exc).__name__ == "PanicException":  # a map in Rust met one
+            return [f"{what} is nested too deeply"]
+        raise
 
 
 def checked_schema(given: Any) -> dict[str, Any]:
@@ -171,9 +173,9 @@ def checked_schema(given: Any) -> dict[str, Any]:
     place = "$"
     try:
         schema: dict[str, Any] = json.loads(json.dumps(dict(given), allow_nan=False))
-        checker = _checker(schema)
-        checker.check_schema(schema)
-        for place, part in within(schema):  # noqa: B007 - the place is for the message
+        _checker(schema).check_schema(schema)
+        checker, parts = _probing(schema)
+        for place, part in parts:  # noqa: B007 - the place is for the message
             for value in _PROBES:
                 list(checker.evolve(schema=part).iter_errors(value))
     except Exception as exc:  # noqa: BLE001 - jsonschema's own, RecursionError, and what no JSON is
@@ -182,6 +184,40 @@ def checked_schema(given: Any) -> dict[str, Any]:
             hint="Nothing was sent. Correct the schema; json-schema.org says what one may hold.",
         ) from None
     return schema
+
+
+def _probing(schema: dict[str, Any]) -> tuple[Any, list[tuple[str, dict[str, Any]]]]:
+    """(what tries probes on a schema, all the parts of it). Each reference is followed once for a probe:
+    references to references may be made to double at each step. One that comes back to itself with the same
+    probe has no end."""
+    from jsonschema.validators import extend
+
+    kind, bare = type(_checker(schema)), json.loads(json.dumps(schema))
+    parts = list(within(bare))
+    for _, part in parts:
+        part.pop("$schema", None)  # else that part is checked by another class
+    seen, under_way = set[Any](), set[Any]()
+
+    def once(name: str) -> Any:
+        follow = kind.VALIDATORS[name]
+
+        def followed(checker: Any, ref: Any, probe: Any, within: Any) -> Iterator[Any]:
+            key = (name, str(ref), id(probe))
+            if key in under_way:
+                raise RecursionError
+            if key in seen:
+                return
+            seen.add(key)
+            under_way.add(key)
+            try:
+                yield from follow(checker, ref, probe, within)
+            finally:
+                under_way.discard(key)
+
+        return followed
+
+    refs = [name for name in ("$ref", "$dynamicRef", "$recursiveRef") if name in kind.VALIDATORS]
+    return _checker(bare, extend(kind, {name: once(name) for name in refs})), parts
 
 
 def _told(exc: Any) -> str:
@@ -194,13 +230,13 @@ def _told(exc: Any) -> str:
     return str(getattr(exc, "message", None) or in_a_line(exc))[:300].rstrip(".")
 
 
-def _checker(schema: Mapping[str, Any]) -> Any:
+def _checker(schema: Mapping[str, Any], kind: Any = None) -> Any:
     """What checks values against `schema`. References are looked up in the schema only, never fetched."""
     import jsonschema
     from referencing import Registry
 
-    found: Any = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-    return found(schema, registry=Registry())
+    kind = kind or jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    return kind(schema, registry=Registry())
 
 
 def provider_schema(given: Any) -> dict[str, Any] | None:
