@@ -2,8 +2,9 @@
 
     growth(parse, lambda n: "<script" * n, 100)
 
-A first look at sizes of some milliseconds lets pass what is linear. What seems not to be is measured in the
-processor's time of this process, so that a busy machine changes nothing; what still varies is measured again.
+Two sizes of a millisecond and of four tell linear from quadratic. What seems not to be linear is looked at
+again at twice the size, until it is, or is too slow to be in doubt. Time is the processor's, of this thread:
+a busy machine changes little, and the process's own clock counts in steps of 4 ms while `limit` watches it.
 """
 
 import gc
@@ -15,59 +16,60 @@ from contextlib import contextmanager, suppress
 from nbllm.core.errors import NbllmError
 
 MOST = 6.0  # times the time for four times the input; 4 is linear, 16 is quadratic
-_GLANCE = 0.01  # seconds of the larger input on the wall
-_ENOUGH = 0.04  # seconds of the processor for the smaller one: its clock may tick every 4 ms
 _LARGEST = 2**16  # characters or items of the smaller input
+_TRIES = 4  # at the size that decides
+_ENOUGH = 0.001  # seconds of the smaller input from which two times are compared
+_DECIDES = 0.2  # seconds from which the ratio is the last word
 
 
 def growth(parse, make, n, *, most=MOST, patience=60):
     """Asserts that parse(make(4n)) takes at most `most` times as long as parse(make(n)).
 
-    n is where to begin: it is doubled until the time can be measured. An error of ours is an answer like any
-    other; any other exception fails the test. patience: seconds of the processor for everything, so
-    that what is exponential ends. Gives the ratio.
+    n is where to begin: it grows until the time can be measured. An error of ours is an answer like any
+    other; any other exception fails the test. patience: seconds of the processor for everything, so that what
+    is exponential ends. Gives the ratio.
     """
     with limit(patience):
-        if (ratio := _glance(parse, make, max(n // 4, 1))) <= most:
-            return ratio
-        while _seconds(parse, small := make(n)) < _ENOUGH and _size(small) < _LARGEST:
+        _seconds(parse, make(max(n // 8, 1)))  # what is done once in a process
+        n, first = _large_enough(parse, make, n)
+        ratio = _ratio(parse, make, n, first)
+        while ratio > most and first < _DECIDES and _size(make(n)) < _LARGEST:
             n *= 2
-        large, ratios = make(4 * n), []
-        while len(ratios) < 5 and min(ratios, default=most + 1) > most:
-            first = min(_seconds(parse, small) for _ in range(3))
-            ratios.append(_seconds(parse, large) / max(first, _ENOUGH))
-    assert min(ratios) <= most, (
-        f"4 times the input took {min(ratios):.1f} times as long (n = {n}, {first * 1000:.0f} ms)"
-    )
-    return min(ratios)
+            first = _seconds(parse, make(n))
+            ratio = _ratio(parse, make, n, first)
+        for _ in range(_TRIES - 1):
+            if ratio > most:
+                ratio = min(ratio, _ratio(parse, make, n, first))
+    assert ratio <= most, f"4 times the input took {ratio:.1f} times as long (n = {n}, {first * 1000:.0f} ms)"
+    return ratio
 
 
-def _glance(parse, make, n):
-    """The ratio as a clock on the wall tells it, exact where the processor's ticks every few milliseconds.
+def _large_enough(parse, make, n):
+    """The first of n, 2n, 4n ... that can be measured, or that is as large as may be; and its seconds."""
+    while (last := _seconds(parse, small := make(n))) < _ENOUGH and _size(small) <= _LARGEST / 2:
+        n *= 4 if last < _ENOUGH / 4 and _size(small) <= _LARGEST / 4 else 2
+    return n, last
 
-    It is measured at sixteen times the input and brought to four. Another process in between only asks for
-    the second look.
-    """
-    large = make(16 * n)
-    while (last := _seconds(parse, large, time.perf_counter)) < _GLANCE and _size(large) < 4 * _LARGEST:
-        n *= 2 if last > _GLANCE / 4 else 4
-        large = make(16 * n)
-    small = make(n)
-    first = min(_seconds(parse, small, time.perf_counter) for _ in range(3))
-    return last / max(first, _GLANCE / 100) / 4
+
+def _ratio(parse, make, n, first):
+    """Times the time for four times the input; `first` are the seconds of the smaller one. What is short is
+    measured again."""
+    if first < 10 * _ENOUGH:
+        first = min(first, _seconds(parse, make(n)))
+    return _seconds(parse, make(4 * n)) / max(first, _ENOUGH)
 
 
 def _size(value):
     return len(value) if hasattr(value, "__len__") else _LARGEST
 
 
-def _seconds(parse, value, clock=time.process_time):
+def _seconds(parse, value):
     gc.disable()
-    start = clock()
+    start = time.thread_time()
     try:
         with suppress(NbllmError):
             parse(value)
-        return clock() - start
+        return time.thread_time() - start
     finally:
         gc.enable()
 

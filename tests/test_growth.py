@@ -496,5 +496,5 @@ def test_growth_tells_linear_from_quadratic_and_endless():
                 lambda given, pattern=pattern: re.findall(pattern, given),
                 lambda n, text=text: text * n,
                 20,
-                patience=2,
+                patience=1,
             )
