@@ -177,3 +177,9 @@ def test_a_wrong_row_says_what_is_wrong(table, words):
     """The entry is named, with the nearest known one."""
     with pytest.raises(ConfigError, match=words):
         registry.provider_row("mine", table)
+
+
+def test_the_simulator_takes_no_other_address():
+    """It would be left out in silence."""
+    with pytest.raises(ConfigError, match="address of its own"):
+        make().resolve("sim/openai/m", "http://127.0.0.1:9/v1")

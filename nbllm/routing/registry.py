@@ -89,6 +89,11 @@ class Registry:
         self._tell()
         full = config.meant(asked, self.aliases)
         if full.partition("/")[0] == SIMULATOR or full == SIMULATOR:
+            if base_url is not None:
+                raise ConfigError(
+                    f"{asked} is the built-in simulator, which has an address of its own.",
+                    hint="Leave base_url out, or name a provider.",
+                )
             return self._simulated(asked, full)
         provider, model = self._split(full)
         if provider is None and base_url is not None:
