@@ -97,3 +97,58 @@ def test_resume(client, monkeypatch):
     assert ["user", "assistant", "tool", "assistant"] == roles(r.conversation)
     with pytest.raises(ConfigError, match="tools"):
         nbllm.resume(history, MODEL)
+
+
+# --- conversations that grow too long ---
+
+
+def told(response):
+    return [n for n in response.notices if n.kind == "compacted"]
+
+
+def test_a_long_conversation_is_summarised_and_stays_whole(client):
+    """All but the last two turns, by the same model; what was said stays, and what the next question sends is
+    the summary and what came since."""
+    chat = nbllm.Chat("sim/openai/m@ttft=0,gap=0,text=so%20it%20was", client=client, compact=900, system="S.")
+    answers = [chat(f"question {i} " + "word " * 200) for i in range(6)]
+    first = next(i for i, r in enumerate(answers) if told(r))
+    [notice] = told(answers[first])
+    assert "so it was" == notice.data["summary"]
+    assert "summarised" in notice.text
+    assert 12 == len(chat.messages)
+    sent = answers[first + 1].request.messages
+    assert "S." == sent[0].text
+    assert "so it was" in sent[1].text
+    assert f"question {first - 1} " in sent[2].text, "the turns that stayed"
+    assert ["system", "user", *["user", "assistant"] * 2, "user"] == roles(sent)
+    assert f"question {first + 1} " in sent[-1].text
+    usage = answers[first].usage.input_tokens
+    assert usage > 900 / 2, "with what the summary cost"
+
+
+def test_results_of_earlier_tools_go_first(client):
+    """That costs nothing; the last three steps stay whole."""
+
+    def look(article: str) -> str:
+        """Looks it up."""
+        return "found " * 300
+
+    chat = nbllm.Chat(MODEL, client=client, tools=[look], approve="auto", compact=2_500)
+    answers = [chat(f"What is A-{i}?") for i in range(6)]
+    short = next(r for r in answers if told(r))
+    assert "tools are left out" in told(short)[0].text
+    assert not told(short)[0].data
+    results = [p for m in chat.messages if m.role == "tool" for p in m.parts]
+    assert all(len(r.content) > 1_000 for r in results)
+
+
+def test_off_and_unknown(client):
+    for compact in ("off", "auto"):
+        chat = nbllm.Chat(MODEL, client=client, compact=compact)
+        assert not told(chat("word " * 3_000))
+    long = nbllm.Chat(MODEL, client=client)
+    assert any("is not known" in n.text for n in long("word " * 20_000).notices)
+    assert not any("is not known" in n.text for n in long("again").notices)
+    for wrong in ("perhaps", 0, -1, True, 0.5):
+        with pytest.raises(ConfigError):
+            nbllm.Chat(MODEL, client=client, compact=wrong)("Hello")

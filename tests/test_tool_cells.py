@@ -26,6 +26,8 @@ def slow(article: str) -> str:
     print("waiting")
     while True: time.sleep(0.01)
 def clear(): called.clear()
+from nbllm.notebook.session import current_session as _cs
+_s_ = _cs()
 '''
 
 
@@ -176,3 +178,17 @@ def test_what_nbllm_brings(kernel, tmp_path):
     ran = kernel.run(f"%%llm {MODEL},call=list_files tools=files approve=auto\nWhat is there?")
     assert ran.ok, ran.error
     assert "list_files" in ran.text
+
+
+def test_a_long_conversation_says_that_it_was_shortened(kernel):
+    """In one line, with the summary folded; its turns stay."""
+    for i in range(5):
+        ran = kernel.run(
+            f"%%llm {MODEL},text=so%20it%20was chat=long compact=900\n{'word ' * 250}{i}", cell=f"c{i}"
+        )
+        assert ran.ok, ran.error
+    assert "1 earlier turn summarised" in ran.text or "earlier turns summarised" in ran.text
+    assert "<summary>" in ran.html
+    assert 5 == kernel.value("len(_s_.chats.get('long').turns)")
+    refused = kernel.run(f"%%llm {MODEL} compact=900\nhello")
+    assert "Column" in refused.error["evalue"]

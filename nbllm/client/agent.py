@@ -24,7 +24,8 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ..core.errors import ConfigError
+from ..core.compaction import COMPACTED, Compact, begins, cut, question, size_of, summarised, without_results
+from ..core.errors import ConfigError, ContextLengthExceeded
 from ..core.events import (
     Finished,
     Notice,
@@ -48,6 +49,9 @@ from .stream import Stream
 
 MAX_STEPS = 10
 TIMEOUT = 60.0  # seconds for a call that waits for others, where it says nothing else
+_SUMMARY = 2_000  # tokens of a summary at most
+_LONG = 20_000  # tokens of a conversation that is worth a word
+_ROOM, _ROOM_SHARE = 16_000, 0.6  # tokens that a summary is made of: this share of what the model reads
 _SAME = 3  # the call of this number that is equal to others is not run; the next one ends the loop
 _MALFORMED = {
     "MALFORMED_FUNCTION_CALL",
@@ -149,23 +153,31 @@ class Agent:
     ask: Asker | None = None
     limits: Limits = field(default_factory=Limits)
     plain: frozenset[str] = frozenset()  # names of tools without code, whose calls end the loop
+    compact: Compact = field(default_factory=Compact)
     steps: list[Step] = field(default_factory=list)
     messages: tuple[Message, ...] = ()
+    _said: int = 0  # messages of the whole conversation, without the system's
+    _scale: float = 1.0  # what the provider counted, by our own estimate
+    _shortened: bool = False  # for an answer that did not fit
     _allowed: set[str] = field(default_factory=set)
     _seen: Counter[str] = field(default_factory=Counter)
 
     async def run(self, stream: Stream, request: Request) -> None:
         """Answers `request` into `stream`."""
         self.messages = closed(request.messages)
+        self._said = sum(m.role != "system" for m in request.messages)
         if calls := _open(self.messages, request.messages):  # a conversation is taken up again
             self._take_up(stream, await self._run_calls(stream, calls, cut=False))
+        if self.compact.on and self.compact.limit is None:
+            self._warn_of_length(stream, request)
         first, last = True, ""
         while True:
             number = len(self.steps) + 1
             last = last or ("no step is left" if number >= self.limits.max_steps else "")
             last = last or self.limits.spent(self.steps)
-            response, end = await self._turn(stream, self._request(request, first=first, last=bool(last)))
+            response, end = await self._fitting(stream, request, first=first, last=bool(last))
             first = False
+            self._weigh(response)
             if response.finish_raw == "pause_turn" and number < self.limits.max_steps:
                 self._keep(stream, response, number, ())
                 continue
@@ -183,6 +195,20 @@ class Agent:
             if max(self._seen.values(), default=0) > _SAME:
                 last = "the same call came again and again"
             self._keep(stream, response, number, self._warned(done, number, last))
+
+    async def _fitting(
+        self, stream: Stream, request: Request, *, first: bool, last: bool
+    ) -> tuple[Response, Finished]:
+        """The model's turn, of a conversation that is shortened where it is too long."""
+        await self._fit(stream, request)
+        while True:
+            try:
+                return await self._turn(stream, self._request(request, first=first, last=last))
+            except ContextLengthExceeded:
+                shorter = self.compact.on and not self._shortened
+                if not shorter or not await self._fit(stream, request, must=True):
+                    raise
+                self._shortened = True
 
     def _request(self, request: Request, *, first: bool, last: bool) -> Request:
         """The next turn's. What must be called is called once: forced again, it would never end."""
@@ -202,7 +228,8 @@ class Agent:
 
     async def _answer(self, stream: Stream, request: Request) -> tuple[Response, Finished]:
         turn, end = self.send(request), Finished("other")
-        stream.turns.append(turn)
+        stream.beside += stream.turns[len(self.steps) :]  # one that came to nothing, and is asked again
+        stream.turns[len(self.steps) :] = [turn]
         try:
             place = 0
             while not turn.done or place < len(turn.log):
@@ -225,6 +252,7 @@ class Agent:
         )
         self.steps.append(step)
         self.messages = (*self.messages, *step.messages)
+        self._said += len(step.messages)
         stream.publish(StepEnded(number, response.finish_reason or "other", response.finish_raw))
 
     def _warned(self, done: list[ToolEnded], number: int, last: str) -> list[ToolEnded]:
@@ -240,6 +268,66 @@ class Agent:
             return done
         end = done[-1]
         return [*done[:-1], replace(end, result=_with(end.result, f"\n[{words}]"))]
+
+    # --- a conversation that is too long ---
+
+    def _weigh(self, response: Response) -> None:
+        """Takes the provider's own count of what was sent as the measure."""
+        sent = size_of(self.messages)
+        if response.usage is not None and response.usage.input_tokens and sent:
+            self._scale = response.usage.input_tokens / sent
+
+    @property
+    def size(self) -> int:
+        """About how many tokens are sent with the next turn."""
+        return int(size_of(self.messages) * self._scale)
+
+    def _warn_of_length(self, stream: Stream, request: Request) -> None:
+        """Says, when a conversation grows long, that it is not shortened before it does not fit."""
+        if size_of(cut(self.messages, 1).old) <= _LONG < self.size:
+            words = f"How much {request.model} reads is not known: the conversation is shortened when it"
+            stream.publish(Notice("warning", f"{words} does not fit (compact=N tokens does it before)."))
+
+    async def _fit(self, stream: Stream, request: Request, *, must: bool = False) -> bool:
+        """Shortens what is sent, where it is too long, or where it `must`; whether it is shorter now."""
+        limit, before = self.compact.limit, self.size
+        if not must and (limit is None or before <= limit):
+            return False
+        cleared = without_results(self.messages)
+        if cleared != self.messages:
+            self.messages = cleared
+            self._tell(stream, "Results of earlier tools are left out", before)
+            if must or (limit is not None and self.size <= limit):
+                return True
+        parts = cut(self.messages)
+        summary = await self._summary(stream, request, parts.old) if parts.old else ""
+        if summary:
+            self.messages = summarised(parts, summary)
+            about = {"summary": summary, "from": self._said - len(parts.kept)}
+            turns = sum(map(begins, parts.old))
+            self._tell(stream, f"{turns} earlier turn{'s' * (turns != 1)} summarised", before, about)
+        return self.size < before
+
+    def _tell(self, stream: Stream, what: str, before: int, about: Mapping[str, Any] | None = None) -> None:
+        words = f"{what}: about {before:,} tokens became {self.size:,}."
+        stream.publish(Notice(COMPACTED, words, about or {}))
+
+    async def _summary(self, stream: Stream, request: Request, old: Sequence[Message]) -> str:
+        """What the model makes of earlier turns; "" where it makes nothing, twice."""
+        room = int((self.compact.window or self.compact.limit or _ROOM) * _ROOM_SHARE / self._scale)
+        asked = Request(request.model, (question(old, room),), max_tokens=_SUMMARY)
+        for _ in range(2):
+            turn = self.send(asked)
+            stream.beside.append(turn)
+            try:
+                await turn.ended()
+            except asyncio.CancelledError:
+                turn.cancel()
+                raise
+            said = turn.partial()
+            if turn.error is None and said.text.strip() and not said.tool_calls:
+                return said.text
+        return ""
 
     # --- a turn's calls ---
 
@@ -424,6 +512,7 @@ class ToolUse:
     given: tuple[Given, ...]
     limits: Limits
     approve: Approve
+    compact: Compact = field(default_factory=Compact)
 
     @classmethod
     def of(
@@ -434,6 +523,8 @@ class ToolUse:
         max_steps: int | None = None,
         approve: Approve | None = None,
         budget: float | Mapping[str, float] | None = None,
+        compact: str | float | None = None,
+        window: Callable[[], int | None] = lambda: None,
     ) -> ToolUse:
         """From the options of a call; `connections` are those that HTTP tools use. Raises ConfigError for
         what is none of theirs, and for options of tools without a tool that runs."""
@@ -446,9 +537,12 @@ class ToolUse:
         if odd := [name for name in most if name not in ("usd", "tokens")]:
             raise ConfigError(f"Not a budget: {odd[0]!r}.", hint="It has usd and tokens.")
         limits = Limits(MAX_STEPS if max_steps is None else max_steps, **most)  # type: ignore[arg-type]
-        using = cls(found, limits, approve or "ask")
+        runs = any(not isinstance(t, Tool) for t in found)
+        wanted = "auto" if compact is None and runs else compact
+        known = window() if wanted not in (None, "off") else None
+        using = cls(found, limits, approve or "ask", Compact.of(wanted, known))
         idle = {"max_steps": max_steps, "approve": approve, "budget": budget}
-        if not using.runs and any(v is not None for v in idle.values()):
+        if not using._code and any(v is not None for v in idle.values()):
             name = next(n for n, v in idle.items() if v is not None)
             raise ConfigError(
                 f"{name} is for tools that run, and there is none.", hint="Give tools=[function]."
@@ -457,7 +551,12 @@ class ToolUse:
 
     @property
     def runs(self) -> bool:
-        """Whether any of the tools runs here, so that there is a loop."""
+        """Whether any of the tools runs here, or the conversation may be shortened, so that there is a
+        loop."""
+        return self.compact.on or self._code
+
+    @property
+    def _code(self) -> bool:
         return any(not isinstance(t, Tool) for t in self.given)
 
     @property
@@ -472,7 +571,7 @@ class ToolUse:
         known = unique(await _opened(self.given))
         code = {n: t for n, t in known.items() if isinstance(t, Usable)}
         plain = frozenset(known) - frozenset(code)
-        agent = Agent(code, send, self.approve, ask, self.limits, plain)
+        agent = Agent(code, send, self.approve, ask, self.limits, plain, self.compact)
         await agent.run(stream, replace(request, tools=_told(list(known.values()))))
 
 

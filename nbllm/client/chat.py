@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 
 from ..core import prompt as prompts
+from ..core.compaction import sent
 from ..core.errors import ConfigError
 from ..core.events import Response
 from ..core.messages import Message
@@ -48,7 +49,7 @@ class Chat:
         **options: Unpack[CallOptions],
     ) -> None:
         self.model, self.client = model, client or default_client()
-        self._options = sealed(options)
+        self._options: CallOptions = {"compact": "auto", **sealed(options)}
         self._turns: list[Exchange] = [Exchange(tuple(messages), Response())] if messages else []
         self._open: tuple[tuple[Message, ...], Stream] | None = None
         self.client.resolve(
@@ -70,7 +71,7 @@ class Chat:
             )
         asked = prompts.messages(prompt)
         merged: Any = {**self._options, **sealed(options)}
-        stream = self.client.stream([*self.messages, *asked], self.model, **merged)
+        stream = self.client.stream([*self._sent(), *asked], self.model, **merged)
         self._open = (asked, stream)
         return stream
 
@@ -91,8 +92,12 @@ class Chat:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """All that was said, as it is sent."""
+        """All that was said."""
         return tuple(m for turn in self.turns for m in turn.messages)
+
+    def _sent(self) -> tuple[Message, ...]:
+        """`messages` as they are sent: with the last summary in place of what it stands for."""
+        return sent((t.response, t.messages) for t in self.turns)
 
     @property
     def cost(self) -> float | None:

@@ -36,7 +36,7 @@ from ..core.calls import (
     Trace,
     shown,
 )
-from ..core.events import Fold, Notice, Response, is_token
+from ..core.events import Fold, Notice, Response, is_token, total
 from ..core.messages import Effort, Request, Tool
 from ..core.schema import provider_schema
 from ..dialects._media import left_out
@@ -113,6 +113,7 @@ class CallOptions(TypedDict, total=False):
     max_steps: int | None
     approve: Approve | None
     budget: float | Mapping[str, float] | None
+    compact: str | float | None
 
 
 def sealed(options: CallOptions) -> CallOptions:
@@ -313,6 +314,7 @@ class Client:
         max_steps: int | None = None,
         approve: Approve | None = None,
         budget: float | Mapping[str, float] | None = None,
+        compact: str | float | None = None,
     ) -> Stream:
         """Asks `model` and returns its reply at once, as a Stream that grows.
 
@@ -322,11 +324,13 @@ class Client:
         `Response.tool_calls`. approve: "ask" the user before a call (the default; no, where nobody can
         answer), "auto" runs all, "never" none but those that only read, or a function that is given a
         Question and answers True, "always" or False. max_steps: turns of the model (10). budget: US dollars,
-        or a mapping of usd and tokens, after which no further turn uses tools. retries: how often to ask
-        again while nothing has been shown. extra: merged into the request body as it is. keep: a headless CLI
-        stays for the next call, which is then answered sooner; a conversation goes on in the one that heard
-        it. Raises ConfigError for what is wrong on this side; what the provider does shows when the stream is
-        read.
+        or a mapping of usd and tokens, after which no further turn uses tools. compact: when a conversation
+        is shortened, results of tools first, then all but the last turns by a summary of the same model:
+        "auto" at 0.8 of what the model reads, where that is known (the default with tools), "off", a share,
+        or a number of tokens. retries: how often to ask again while nothing has been shown. extra: merged
+        into the request body as it is. keep: a headless CLI stays for the next call, which is then answered
+        sooner; a conversation goes on in the one that heard it. Raises ConfigError for what is wrong on this
+        side; what the provider does shows when the stream is read.
         """
         return self.ask(
             prompt,
@@ -349,6 +353,7 @@ class Client:
             max_steps=max_steps,
             approve=approve,
             budget=budget,
+            compact=compact,
         )
 
     def ask(
@@ -364,12 +369,21 @@ class Client:
         max_steps: int | None = None,
         approve: Approve | None = None,
         budget: float | Mapping[str, float] | None = None,
+        compact: str | float | None = None,
         **options: Any,
     ) -> Stream:
         """As stream, where a name has been resolved already; `options` as Client.request takes them."""
         api_key = Secret(api_key) if isinstance(api_key, str) else api_key
         options["schema"] = provider_schema(options.get("schema"))
-        using = ToolUse.of(tools, lambda: self.http, max_steps=max_steps, approve=approve, budget=budget)
+        using = ToolUse.of(
+            tools,
+            lambda: self.http,
+            max_steps=max_steps,
+            approve=approve,
+            budget=budget,
+            compact=compact,
+            window=lambda: prices.facts(route.model, route.provider).context,
+        )
         request = self.request(prompt, route.model, tools=using.told, **options)
         limits = self.timeouts if timeout is None else Timeouts.of(timeout)
         patience = (
@@ -539,11 +553,15 @@ def _answer(fold: Fold, stream: Stream, request: Request, route: Route, guard: G
 def _summed(fold: Fold, stream: Stream, request: Request, route: Route, guard: Guard) -> Response:
     """The answer of several turns, with what they cost in all."""
     whole = _answer(fold, stream, request, route, guard)
-    costs = [turn.partial().cost for turn in stream.turns]
-    known = dict(enumerate(costs))
-    before = tuple(replace(s, cost=known.get(i)) for i, s in enumerate(whole.before))
-    told = [c for c in costs if c is not None]
-    return replace(whole, before=before, cost=sum(told) if told and len(told) == len(costs) else None)
+    turns = [turn.partial() for turn in stream.turns]
+    beside = [turn.partial() for turn in stream.beside]
+    taken_up = len(whole.steps) - len(turns)  # 1 where calls of another answer were run first
+    costs = dict(enumerate((turn.cost for turn in turns), taken_up))
+    before = tuple(replace(s, cost=costs.get(i)) for i, s in enumerate(whole.before))
+    known = [r.cost for r in (*turns, *beside) if r.cost is not None]
+    cost = sum(known) if known and len(known) == len(turns) + len(beside) else None
+    usage = total([whole.usage, *(r.usage for r in beside)])
+    return replace(whole, before=before, cost=cost, usage=usage)
 
 
 def refusal(dialect: Dialect, reply: AnyReply, body: bytes, row: Provider) -> errors.NbllmError:

@@ -56,6 +56,7 @@ class Stream:
         self.log: list[tuple[float, Event]] = []
         self.traces: list[Trace] = []
         self.turns: list[Stream] = []  # of an answer that used tools: a call for each of the model's turns
+        self.beside: list[Stream] = []  # calls that were made for it and are no turn of it: summaries
         self.called = time.perf_counter()
         self.ended_at: float | None = None
         self.at_end: Callable[[Stream], None] | None = None  # called once, on the engine's thread

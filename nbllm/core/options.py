@@ -156,6 +156,12 @@ class CallSpec:
         default=False,
         project=False,
     )
+    compact: Any = _call(
+        "use",
+        "compact",
+        "when a conversation (chat=, tools=) is shortened: auto, off, a share of what the model reads (0.8), "
+        "or tokens",
+    )
     budget: Any = _cell(  # a benchmark's line has a budget of its own
         "budget",
         "tokens that a variable put into the prompt may take (1000): tables are sampled to fit; or what a "

@@ -22,6 +22,7 @@ from uuid import uuid4
 
 from ..client.client import CallOptions
 from ..client.stream import Stream
+from ..core.compaction import sent
 from ..core.errors import AnswerProcessingError, ConfigError, NbllmError, in_a_line
 from ..core.events import Response
 from ..core.messages import Message, Part, Text
@@ -75,7 +76,7 @@ class ChatWidget:
         self._view = view
         self._session = current_session()
         self._chat = self._session.chats.open(chat)
-        self._options: dict[str, Any] = dict(options)
+        self._options: dict[str, Any] = {"compact": "auto", **options}
         self._model = model
         self._session.client.resolve(
             model, options.get("base_url"), options.get("dialect")
@@ -158,7 +159,7 @@ class ChatWidget:
         if self._busy:
             raise ConfigError("The panel is still answering.", hint="Stop it, or wait for it: panel.wait().")
         at = next((i for i, t in enumerate(self._chat.turns) if t is old), len(self._chat.turns))
-        history = tuple(m for turn in self._chat.turns[:at] for m in turn.messages)
+        history = sent((turn.response, turn.messages) for turn in self._chat.turns[:at])
         run = Run.of(Question(asked.parts, (self._model,), {}, {}, history=history), self._send)
         try:
             run.begin()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..core.compaction import sent
 from ..core.errors import ConfigError
 from ..core.events import Response
 from ..core.messages import Document, Image, Message, Part, caption
@@ -49,7 +50,7 @@ class Chat:
         """What a question asked at `place` goes on from."""
         old, same = self._of(place)
         end = same[-1] + 1 if same else old[0] if old else len(self.turns)
-        return tuple(m for turn in self.turns[:end] for m in turn.messages)
+        return sent((turn.response, turn.messages) for turn in self.turns[:end])
 
     def append(self, turn: Turn) -> None:
         """Adds a turn, in the place of those that an earlier run of its cell left. An answer that says

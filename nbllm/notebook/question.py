@@ -182,7 +182,8 @@ def checked(line: Line, options: Mapping[str, Any]) -> dict[str, Any]:
                 name if key in own and name in options else key, None
             )  # a default gives way to the cell's own word
     for name, needed, why, hint in _NEEDS:
-        if _given(name, merged) and needed not in merged:
+        ways = (needed,) if isinstance(needed, str) else needed
+        if _given(name, merged) and not any(way in merged for way in ways):
             if name in own or name == "as":
                 raise fail(line.spans[name][0] if name in line.spans else 0, why, hint)
             del merged[name]
@@ -195,9 +196,10 @@ def checked(line: Line, options: Mapping[str, Any]) -> dict[str, Any]:
 
 _FUNCTION = "For example tools=price, where price is a function of this notebook."
 # (option, what it needs, what to say, what to do)
-_NEEDS = (
+_NEEDS: tuple[tuple[str, str | tuple[str, ...], str, str], ...] = (
     ("as", "schema", "as= needs a schema", 'For example schema="[name, population int]" as=df'),
     ("max_steps", "tools", "max_steps= counts the turns of a model with tools", _FUNCTION),
+    ("compact", ("chat", "tools"), "compact= is for conversations", "Give chat=NAME, or leave it out."),
     ("approve", "tools", "approve= says how tools may run", _FUNCTION),
 )
 _SPENDS = ("budget= in dollars or usd:,tokens: is for a model with tools", _FUNCTION)

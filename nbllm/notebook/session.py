@@ -89,6 +89,7 @@ class Session:
         route = self.client.resolve(contestant.model, options.get("base_url"), options.get("dialect"))
         found = {name: options[name] for name in (*REQUEST, *SENDING, *USE) if name in options}
         found |= {
+            "compact": options.get("compact", "auto" if "chat" in options else None),
             "extra": question.extra,
             "schema": question.shape if _has_schemas(route) else None,
             "timeout": self._timeouts(options),

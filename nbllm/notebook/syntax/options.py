@@ -239,6 +239,7 @@ def _budget(option: Option, text: str) -> int | dict[str, float]:
     return found
 
 
+_COMPACT = "auto, off, a share such as 0.8, or tokens"
 _READERS: dict[str, Callable[[Option, str], Any]] = {
     "str": lambda _o, text: text,
     "int": _number(int, "a whole number"),
@@ -254,4 +255,5 @@ _READERS: dict[str, Callable[[Option, str], Any]] = {
     "models": _models,
     "names": _names,
     "budget": _budget,
+    "compact": lambda o, text: text if text in ("auto", "off") else _number(_finite, _COMPACT)(o, text),
 }

@@ -17,8 +17,9 @@ from functools import wraps
 from html import escape
 from typing import Any, ParamSpec, TypeVar
 
+from ...core.compaction import COMPACTED
 from ...core.errors import NbllmError, ProviderError, in_a_line
-from ...core.events import FinishReason, Response, Step, ToolEnded, Usage, UsageReport
+from ...core.events import FinishReason, Notice, Response, Step, ToolEnded, Usage, UsageReport
 from ...core.messages import Document, Image, Reasoning, Text, ToolCall, caption, picture_size, picture_type
 from .hidden import clean, plain
 from .markdown import code_html, fences, plain_html, reasoning_html, to_html
@@ -340,9 +341,23 @@ def _formatted(format: str, text: str) -> Rendered:
 
 
 def _parts(response: Response, format: str) -> Iterable[Rendered]:
+    for notice in response.notices:
+        if notice.kind == COMPACTED:
+            yield _shortened(notice)
     for step in response.before:
         yield from _turn(step, "md" if format in ("json", "code") else format)
     yield from _turn(response, format)
+
+
+def _shortened(notice: Notice) -> Rendered:
+    """That a conversation was shortened, with the summary folded."""
+    summary = notice.data.get("summary")
+    if not summary:
+        return note_line(notice.text)
+    words = clean(notice.text)
+    return Rendered(
+        reasoning_html(clean(summary), words), f"[{words}]\n{clean(summary)}\n[end of the summary]"
+    )
 
 
 def _turn(response: Response | Step, format: str) -> Iterable[Rendered]:
