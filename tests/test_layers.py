@@ -87,7 +87,8 @@ _STANDARD = sys.stdlib_module_names - {
 
 # Statements, docstrings apart. What issue 10's safety added (consent, guards, bounds, counted answers) is in
 # the first two. 90 of the notebook's went to the core: values as prompts show them, which tools need too.
-# 800 of the tower: answers of several turns, errands, the tool loop, conversations that are shortened; OpenAI's histories, public connections.
+# 800 of the tower: answers of several turns, errands, the tool loop, conversations that are shortened,
+# OpenAI's histories, public connections.
 # Of the tools, 200 are HTTP endpoints: addresses that are filled by encoding, and checks of where they lead.
 # 800 are MCP servers: connections that survive bad ones, files of three programs, consent bound to hashes.
 # 200 of the notebook's: calls as rows, questions before they run, tools by name.
