@@ -6,6 +6,8 @@ import datetime as dt
 import enum
 import functools
 import math
+import sys
+import typing
 import uuid
 from decimal import Decimal
 from pathlib import Path
@@ -480,6 +482,10 @@ def table(a: int, frame: pd.DataFrame):
     return a, frame
 
 
+def fielded(n: int = pydantic.Field(3, ge=1)):
+    return n
+
+
 def yields(a: int):
     yield a
 
@@ -501,7 +507,8 @@ def unwrapped(function):
         (bare, "'b' of bare has no annotation"),
         (bare_object, "'b' of bare_object has no annotation"),
         (unknown, "'b' of unknown has a type that cannot be found: NameError.*Nowhere"),
-        (table, "'frame' of table has a type that no JSON can hold"),
+        (table, r"'frame' of table has a type that no JSON can hold: pandas.*DataFrame\."),
+        (fielded, r"default of the parameter 'n' of fielded is a pydantic Field.*\n.*Annotated"),
         (math.sqrt, "'x' of sqrt has no annotation"),
         (yields, "yields is a generator"),
         (Item, "'Item' is a class"),
@@ -576,3 +583,18 @@ def test_options():
     """What the user says of a function stays with it."""
     tool = of(google, reads=True, timeout=3.0, budget=50)
     assert (True, 3.0, 50) == (tool.reads, tool.timeout, tool.budget)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="pydantic takes it there")
+def test_a_typed_dict_of_an_old_python():
+    """Is an error that says where to take it from."""
+
+    class Old(typing.TypedDict):
+        city: str
+
+    def f(x: Old):
+        return x
+
+    f.__annotations__["x"] = Old
+    with pytest.raises(ConfigError, match="typing_extensions"):
+        of(f)

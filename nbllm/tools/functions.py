@@ -143,6 +143,11 @@ def _hints(inner: Any, signature: inspect.Signature, name: str) -> Mapping[str, 
 
 def _type(p: Parameter, hints: Mapping[str, Any], doc: _Doc, name: str) -> Any:
     """What a parameter takes: its annotation; without one, what the docstring or its default tells."""
+    if type(p.default).__name__ == "FieldInfo":
+        raise ConfigError(
+            f"The default of the parameter {p.name!r} of {name} is a pydantic Field.",
+            hint=f"{_HINT}Write {p.name}: Annotated[type, Field(...)] = default.",
+        )
     told = _WORDS.get(doc.types.get(p.name, "").lower()) or _DEFAULTS.get(type(p.default))
     kind = hints.get(p.name, told)
     if kind is None:
@@ -179,9 +184,13 @@ def _model(signature: inspect.Signature, types: Mapping[str, Any], doc: _Doc, na
     if error is None:
         return made(*parameters)
     wrong = next((p for p in parameters if problem(p) is not None), parameters[0])
+    old = "typing_extensions" in str(error)  # pydantic's words where Python is older than 3.12
     raise ConfigError(
-        f"The parameter {wrong.name!r} of {name} has a type that no JSON can hold: {in_a_line(error, 160)}.",
-        hint=f"{_HINT}Take text, numbers, lists, or models, and make the object inside the function.",
+        f"The parameter {wrong.name!r} of {name} has a type that no JSON can hold: "
+        f"{inspect.formatannotation(types[wrong.name])[:160]}.",
+        hint=f"{_HINT}Take TypedDict from typing_extensions, not from typing."
+        if old
+        else f"{_HINT}Take text, numbers, lists, or models, and make the object inside the function.",
     )
 
 
