@@ -18,7 +18,7 @@ class Listener(ThreadingHTTPServer):
         self.answer, self.more, self.seen, self.scheme = answer, {}, [], "http"
         if context is not None:
             self.socket, self.scheme = context.wrap_socket(self.socket, server_side=True), "https"
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
     def url(self):

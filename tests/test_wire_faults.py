@@ -6,7 +6,8 @@ import re
 import ssl
 import threading
 import zlib
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 
 import pytest
 import trustme
@@ -140,25 +141,44 @@ def tls(tmp_path_factory):
     return context, str(path)
 
 
+def faulty(fault, dialect, context=None):
+    """A server for two connections: the fault, then a whole answer."""
+    first, *rest = events(dialect)
+    steps = [{"H": chunk(first), "h": first}.get(s, s) if isinstance(s, str) else s for s in FAULTS[fault][0]]
+    whole = [None, CHUNKED, *map(chunk, [first, *rest]), b"0\r\n\r\n"]
+    return server([None, *steps], whole, context=context)
+
+
+STALLS = [fault for fault, (steps, _) in FAULTS.items() if NEVER in steps]
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("dialect", SAID)
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in STALLS])
 def test_every_fault_of_a_server_is_an_error_of_the_wire_and_the_answer_so_far_stays(
     fault, dialect, scheme, tls, monkeypatch
 ):
-    """At each stage: refused words, garbage, cuts, resets and silence."""
-    steps, said = FAULTS[fault]
-    first, *rest = events(dialect)
-    steps = [
-        {"H": chunk(first), "h": first}.get(step, step) if isinstance(step, str) else step for step in steps
-    ]
-    stalls = NEVER in steps
-    whole = [None, CHUNKED, *map(chunk, [first, *rest]), b"0\r\n\r\n"]
+    """At each stage: refused words, garbage, cuts and resets."""
     monkeypatch.setenv("SSL_CERT_FILE", tls[1])
-    with server([None, *steps], whole, context=tls[0] if scheme == "https" else None) as (url, _):
-        error = failing(url, dialect, {"first": 0.3, "idle": 0.3} if stalls else None)
-    assert stalls == isinstance(error, errors.Timeout)
-    assert ("Hello" if said else "") == error.partial.text
+    with faulty(fault, dialect, tls[0] if scheme == "https" else None) as (url, _):
+        error = failing(url, dialect)
+    assert not isinstance(error, errors.Timeout)
+    assert ("Hello" if FAULTS[fault][1] else "") == error.partial.text
+
+
+@pytest.mark.parametrize("fault", STALLS)
+def test_silence_at_any_stage_is_a_timeout_and_the_answer_so_far_stays(fault, tls, monkeypatch):
+    """In every dialect, plain and under TLS, all at the same time: they wait together."""
+    monkeypatch.setenv("SSL_CERT_FILE", tls[1])
+    with ExitStack() as stack, ThreadPoolExecutor(2 * len(SAID)) as pool:
+        places = [
+            (stack.enter_context(faulty(fault, dialect, context))[0], dialect)
+            for dialect in SAID
+            for context in (None, tls[0])
+        ]
+        found = list(pool.map(lambda place: failing(*place, {"first": 0.6, "idle": 0.6}), places))
+    assert all(isinstance(error, errors.Timeout) for error in found)
+    assert ["Hello" if FAULTS[fault][1] else ""] * len(places) == [error.partial.text for error in found]
 
 
 @pytest.mark.parametrize(
