@@ -230,6 +230,7 @@ def test_a_true_difference_is_found_with_its_size():
     assert (150, 0) == (row["n_blocks"], row["n_dropped"])
 
 
+@pytest.mark.slow
 def test_identical_models_under_drift_are_seldom_called_different():
     """At most 6 % at the 5 % level: 300 runs, so that 6 % holds within their own noise (binomial, 99.9 %)."""
     rng = np.random.default_rng(7)
@@ -300,6 +301,7 @@ def test_holm_is_over_all_rows():
 # --- stopping ---
 
 
+@pytest.mark.slow
 def test_looking_after_every_block_does_not_spoil_the_coverage():
     """The interval holds the mean at all 150 looks in at least 95 % of runs, less their own noise."""
     rng = np.random.default_rng(13)

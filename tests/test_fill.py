@@ -669,7 +669,7 @@ def test_all_that_is_not_filled_stays(text):
 @given(PROMPTS, st.text(alphabet="{}xn`$\\ '\"", max_size=30))
 def test_what_was_inserted_is_never_scanned(before, value):
     """A value full of braces goes in as it is, even right after another."""
-    text = "".join(c if c not in "{`~\"'" else "(" for c in before) + " {value}{value}"
+    text = "".join(c if c not in "{`~\"'\\" else "(" for c in before) + " {value}{value}"
     result = fill(text, {"value": value, "x": 1, "n": 1}, str)
     assert text.removesuffix("{value}{value}") + value * 2 == result.text
 
