@@ -12,12 +12,15 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from nbllm import Client
 from nbllm.client.engine import Engine, engine
 from nbllm.core.calls import Secret
 from nbllm.core.errors import ConfigError, ConnectFailed, NbllmError, Timeout
 from nbllm.core.messages import Image, Text
-from nbllm.tools import mcp_entry
+from nbllm.tools import mcp_entry, mcp_mend
 from nbllm.tools.consent import Consent
 from nbllm.tools.mcp import Limits
 from nbllm.tools.mcp_config import Places
@@ -658,3 +661,97 @@ def test_a_server_that_cannot_start_is_an_error_of_the_wire(servers):
     server = engine().run(known.server("bad"))
     with pytest.raises(ConnectFailed, match="exit code 4"):
         engine().run(server.usables())
+
+
+# --- in calls -----------------------------------------------------------------------------------------------
+
+MODEL = "sim/openai/m@ttft=0,gap=0"
+
+
+@pytest.fixture
+def client(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+    made = Client()
+    yield made
+    made.close()
+
+
+def test_a_model_uses_a_servers_tools(client):
+    """By name, beside what else is given; results, and failures for the model, are steps as any."""
+    client.mcp.add(bad("ok"))
+    answer = client.complete("Use it.", MODEL, tools=["mcp/bad"], approve="auto")
+    assert ["ok t"] == [e.result.content for s in answer.steps for e in s.results]
+    client.mcp.add(bad("fails"))
+    answer = client.complete("Use it.", MODEL, tools="mcp/bad/t", approve="auto")
+    assert ["failed: no such file"] == [e.result.content for s in answer.steps for e in s.results]
+    assert "stop" == answer.finish_reason
+
+
+def test_a_server_that_fails_takes_no_answer_down(client):
+    """It is left out, and that is told."""
+    client.mcp.add(bad("crash"))
+    answer = client.complete("Go on.", MODEL, tools=["mcp/bad"], approve="auto")
+    assert answer.text
+    assert any("exit code 3" in n.text for n in answer.notices if n.kind == "tools")
+
+
+def test_what_is_not_there_or_not_allowed_is_the_users_to_know(client, tmp_path):
+    """Before anything is sent."""
+    with pytest.raises(ConfigError, match="No MCP server is called 'none'"):
+        client.complete("x", MODEL, tools=["mcp/none"])
+    (tmp_path / ".mcp.json").write_text(json.dumps(PROJECT), "utf-8")
+    with pytest.raises(ConfigError, match="not allowed yet"):
+        client.complete("x", MODEL, tools=["mcp/bad"])
+
+
+def test_calls_of_one_answer_run_together(client):
+    """And closing the client ends the server."""
+    client.mcp.add(bad("ok"))
+    answer = client.complete("Use it.", f"{MODEL},tools=2", tools=["mcp/bad"], approve="auto")
+    assert ["ok t"] * 2 == [e.result.content for s in answer.steps for e in s.results]
+    server = client.mcp.opened("bad")
+    client.close()
+    assert server.state.startswith("over")
+
+
+LAUGHS = {f"a{i}": {"allOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(60)} | {"a60": {}}
+SCHEMAS = [
+    ({"type": "object", "properties": {"x": {"$ref": "#/$defs/a0"}}, "$defs": LAUGHS}, ""),
+    ({"properties": {"x": {"pattern": "(a+)+$"}}}, ""),
+    ({"properties": {"x": {"type": ["string", "null"]}}}, ""),
+    ({"properties": {"x": {"type": ["strng"]}}}, "'strng' is no type"),
+    ({"properties": {"x": {"type": {}}}}, "no type"),
+    ({"properties": {"x": {"$ref": "#/$defs/y"}}}, "leads nowhere"),
+    ({"properties": {"x": {"$ref": 3}}}, "leads nowhere"),
+    ({"properties": 3}, "cannot be read"),
+    ({"required": "x"}, "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("schema", "words"), SCHEMAS)
+def test_a_schema_costs_its_size(schema, words):
+    """It is read once: references that double at each level are not followed."""
+    problem = mcp_mend.schema_problem(schema)
+    assert words in problem
+    assert bool(words) == bool(problem)
+
+
+KEYS = ["tools", "name", "inputSchema", "description", "type", "properties", "$ref", "annotations"]
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda v: st.lists(v) | st.dictionaries(st.sampled_from(KEYS), v),
+)
+
+
+@given(ANYTHING)
+def test_a_list_of_anything_is_mended_into_tools_or_nothing(value):
+    """What is left can be hashed, cleaned, and told to a model."""
+    tools = [value, *({"name": "t", "inputSchema": s} for s in (value, {"properties": value}))]
+    result = {"tools": tools}
+    mcp_mend.mend(result)
+    for tool in result["tools"]:
+        schema = mcp_mend.told(tool["inputSchema"])
+        mcp_mend.schema_problem(schema)
+        assert "object" == schema["type"]
+        assert mcp_mend.fingerprint(tool["name"], tool.get("description", ""), tool["inputSchema"])

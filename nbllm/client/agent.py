@@ -41,7 +41,7 @@ from ..core.events import (
 )
 from ..core.history import answered, closed
 from ..core.messages import Message, Request, Text, Tool, ToolCall, ToolResult
-from ..tools.given import Connections, Given, tools
+from ..tools.given import Connections, Given, Sets, tools
 from ..tools.names import unique
 from ..tools.results import content, failure
 from ..tools.usable import Arguments, ToolArgumentsError, Usable
@@ -519,6 +519,7 @@ class ToolUse:
         cls,
         given: Tools,
         connections: Connections,
+        sets: Sets | None = None,
         *,
         max_steps: int | None = None,
         approve: Approve | None = None,
@@ -526,9 +527,9 @@ class ToolUse:
         compact: str | float | None = None,
         window: Callable[[], int | None] = lambda: None,
     ) -> ToolUse:
-        """From the options of a call; `connections` are those that HTTP tools use. Raises ConfigError for
-        what is none of theirs, and for options of tools without a tool that runs."""
-        found = tools(given, connections)
+        """From the options of a call; `connections` are those that HTTP tools use, `sets` knows MCP servers.
+        Raises ConfigError for what is none of theirs, and for options of tools without a tool that runs."""
+        found = tools(given, connections, sets)
         if approve is not None and approve not in ("ask", "auto", "never") and not callable(approve):
             raise ConfigError(
                 f"Not a way to approve: {approve!r}.", hint="Say ask, auto, never, or a function."
@@ -569,6 +570,8 @@ class ToolUse:
     ) -> None:
         """Answers `request` into `stream`, with all tools."""
         known = unique(await _opened(self.given))
+        for note in [n for t in self.given for n in getattr(t, "notes", ())]:
+            stream.publish(Notice("tools", note))
         code = {n: t for n, t in known.items() if isinstance(t, Usable)}
         plain = frozenset(known) - frozenset(code)
         agent = Agent(code, send, self.approve, ask, self.limits, plain, self.compact)

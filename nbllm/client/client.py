@@ -47,6 +47,7 @@ from ..routing.dialects import DIALECTS, choices
 from ..routing.registry import DEFAULT_MODEL, Registry, Route, load
 from ..store.ledger import Ledger
 from ..store.measure import Call
+from ..tools.mcp_servers import Servers
 from . import policy
 from .agent import Approve, Asker, Tools, ToolUse
 from .engine import Engine, engine
@@ -173,12 +174,14 @@ class Client:
         self.timeouts, self.retries = timeouts or Timeouts(), retries or Retries()
         self.asker: Asker | None = None  # asks the person before a tool runs
         self._pool = _Pool()
+        self._mcp = Servers.of(lambda: self.registry)
 
     def _engine(self) -> Engine:
         current = engine()
         if self._pool.engine is not current:
             self._pool = _Pool(current)
             current.at_close(self._pool.close)
+            current.at_close(self._mcp.close)
         return current
 
     def close(self) -> None:
@@ -186,7 +189,11 @@ class Client:
         ones."""
         pool, self._pool = self._pool, _Pool()
         if pool.engine is engine():
-            pool.engine.run(pool.close(), 5.0)
+            pool.engine.run(self._ended(pool), 5.0)
+
+    async def _ended(self, pool: _Pool) -> None:
+        await self._mcp.close()
+        await pool.close()
 
     def resolve(self, model: str, base_url: str | None = None, dialect: str | None = None) -> Route:
         """Where `model` leads; for "auto", the first provider with a key, a reachable Ollama, or the
@@ -265,6 +272,13 @@ class Client:
         """The connection pool; to be used on the engine's loop only."""
         self._engine()
         return self._pool.http
+
+    @property
+    def mcp(self) -> Servers:
+        """The MCP servers that can be named in tools=; what is awaited of them is awaited on the engine's
+        loop."""
+        self._engine()
+        return self._mcp
 
     def request(
         self,
@@ -378,6 +392,7 @@ class Client:
         using = ToolUse.of(
             tools,
             lambda: self.http,
+            self._mcp.toolset,
             max_steps=max_steps,
             approve=approve,
             budget=budget,

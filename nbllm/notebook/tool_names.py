@@ -11,7 +11,7 @@ from ..core.errors import ConfigError
 from ..tools.builtin import files, python
 
 Namespace = MutableMapping[str, Any]
-_HINT = "tools= takes functions of this notebook, methods of its objects, {}, joined by commas."
+_HINT = "tools= takes functions of this notebook, methods of its objects, mcp/NAME, {}, joined by commas."
 
 
 def _file_tool(name: str) -> Callable[[Namespace], Any]:
@@ -32,6 +32,8 @@ def named(names: Sequence[str], namespace: Namespace) -> list[Any]:
 
 
 def _named(name: str, namespace: Namespace) -> Any:
+    if name.startswith("mcp/"):
+        return name
     root, *rest = name.split(".")
     if name not in namespace and name in BUILT_IN:
         return BUILT_IN[name](namespace)

@@ -20,28 +20,33 @@ class Toolset(Protocol):
     """Several tools of one owner, such as an MCP server."""
 
     async def usables(self) -> Sequence[Usable]:
-        """The tools, once they can be used. Awaited on the engine's loop, before the first step."""
+        """The tools, once they can be used. Awaited on the engine's loop, before the first step. What it says
+        in `notes` then, where it has them, is for the user."""
 
 
 Given = Usable | Tool | Toolset
 Connections = Callable[[], HttpTransport]
+Sets = Callable[[str], Toolset]  # what a name such as mcp/files means
 
 
-def tools(given: Any, connections: Connections) -> tuple[Given, ...]:
+def tools(given: Any, connections: Connections, sets: Sets | None = None) -> tuple[Given, ...]:
     """Each of what was given as a tool; a single one needs no list, and lists may hold others. `connections`
-    are those for HTTP. Raises ConfigError, which names what is no tool."""
+    are those for HTTP, `sets` gives the tools of a name with mcp/ before it. Raises ConfigError, which names
+    what is no tool."""
     if not isinstance(given, Iterable) or isinstance(given, (Mapping, str, Toolset)) or callable(given):
-        return (_tool(given, connections),)
-    return tuple(tool for one in given for tool in tools(one, connections))
+        return (_tool(given, connections, sets),)
+    return tuple(tool for one in given for tool in tools(one, connections, sets))
 
 
-def _tool(given: Any, connections: Connections) -> Given:
+def _tool(given: Any, connections: Connections, sets: Sets | None) -> Given:
     if isinstance(given, (Usable, Tool, Toolset)):
         return given
     if isinstance(given, HttpTool):
         return given.usable(connections)
     if isinstance(given, Mapping):
         return prompt.tools([given])[0]
+    if isinstance(given, str) and given.startswith("mcp/") and sets is not None:
+        return sets(given)
     if isinstance(given, str) or not callable(given):
         raise _no_tool(given)
     return functions.of(given)
@@ -50,5 +55,5 @@ def _tool(given: Any, connections: Connections) -> Given:
 def _no_tool(given: Any) -> ConfigError:
     return ConfigError(
         f"Not a tool: {str(given)[:80]!r}.",
-        hint="Pass a function, a nbllm.Tool, or OpenAI's description of one as a dictionary.",
+        hint="Pass a function, a nbllm.Tool, OpenAI's description of one as a dictionary, or mcp/NAME.",
     )

@@ -72,6 +72,34 @@ def _size(value: Any) -> int:
         return _LARGE + 1
 
 
+_TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
+
+
+def schema_problem(schema: Mapping[str, Any]) -> str:
+    """Why no provider would take a schema, "" where they may. Read once, and tried on no value: a server's
+    references and patterns may be made to take for ever."""
+    for place, part in list(within(schema)):
+        kinds = part.get("type", [])
+        for kind in kinds if isinstance(kinds, list) else [kinds]:
+            if not isinstance(kind, str) or kind not in _TYPES:
+                return f"{line(place, 60)}: {line(str(kind), 40)!r} is no type"
+        if "$ref" in part and not _leads(schema, part["$ref"]):
+            return f"{line(place, 60)}: the reference {line(str(part['$ref']), 60)!r} leads nowhere"
+        if not isinstance(part.get("properties", {}), dict) or not isinstance(part.get("required", []), list):
+            return f"{line(place, 60)}: its properties cannot be read"
+    return ""
+
+
+def _leads(schema: Any, reference: Any) -> bool:
+    """Whether a reference leads to a place within the schema."""
+    if not isinstance(reference, str) or not reference.startswith("#"):
+        return False
+    at = schema
+    for name in filter(None, reference[1:].split("/")):
+        at = at.get(name.replace("~1", "/").replace("~0", "~")) if isinstance(at, dict) else None
+    return isinstance(at, (dict, bool))
+
+
 def fingerprint(name: str, description: str, schema: Mapping[str, Any]) -> str:
     """What consent to a tool is bound to: a hash of all that a model is told of it, as the server sent it."""
     whole = json.dumps([name, description, schema], sort_keys=True)

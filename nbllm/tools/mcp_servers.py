@@ -1,5 +1,4 @@
-"""The MCP servers that the user has: found in files and typed, allowed, opened at their first use, and what
-each offers as tools that a model may use."""
+"""The MCP servers that the user has: found in files and typed, and which of their tools a name means."""
 
 from __future__ import annotations
 
@@ -7,144 +6,24 @@ import asyncio
 import difflib
 import fnmatch
 import functools
+import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..agents.process import ProcessTransport
 from ..core.errors import ConfigError, TransportError
-from ..core.messages import Tool
-from ..core.schema import checked_schema
-from .consent import Change, Consent, Described
-from .mcp import Connection, Limits
+from ..routing.config import user_file
+from ..routing.registry import Registry
+from .consent import Consent
+from .mcp import Limits
 from .mcp_config import Places, load
-from .mcp_content import Part
 from .mcp_entry import Entry
 from .mcp_errors import ToolFailed
-from .mcp_mend import clean, line, told
-from .names import fit
-from .usable import Arguments, Usable
+from .mcp_server import Server
+from .usable import Usable
 
 _GLOB = frozenset("*?[")
-
-
-class Server:
-    """A server, and its connection while there is one. `notes`: what was left out when its tools were asked
-    for last, for the user. To be used on one event loop."""
-
-    def __init__(
-        self, entry: Entry, consent: Consent, processes: ProcessTransport, limits: Limits | None = None
-    ) -> None:
-        self.entry, self.notes = entry, list[str]()
-        self._consent, self._processes, self._limits = consent, processes, limits or Limits()
-        self._connection: Connection | None = None
-        self._listing = asyncio.Lock()
-
-    @property
-    def state(self) -> str:
-        """In words, for the user."""
-        if self._connection is None:
-            return "not started"
-        return f"over: {self._connection.ended}" if self._connection.over else "running"
-
-    @property
-    def log(self) -> str:
-        """The end of what it wrote to standard error, in this life or its last one."""
-        return self._connection.log if self._connection is not None else ""
-
-    async def connection(self) -> Connection:
-        """A connection that is open: the one there is, or a new one. Raises ConfigError for a server that is
-        not allowed, and what keeps it from starting."""
-        if not await asyncio.to_thread(self._consent.allowed, self.entry):
-            raise ConfigError(
-                f"mcp/{self.entry.name} is not allowed yet: {self.entry.file} describes it.",
-                hint=f"`%llm mcp allow {self.entry.name}` shows what it would run, and asks.",
-            )
-        if self._connection is None or self._connection.over:
-            self._connection = Connection(self.entry, self._processes, self._limits)
-        await self._connection.opened()
-        return self._connection
-
-    async def described(self) -> list[Described]:
-        """Its tools as it tells them now."""
-        async with self._listing:
-            connection = await self.connection()
-            found = await connection.tools()
-            self.notes = [f"mcp/{self.entry.name}: {note}" for note in connection.notes]
-            return found
-
-    async def changes(self) -> tuple[list[Described], list[Change]]:
-        """(its tools, those that are not as they were allowed). The first look notes them all."""
-        tools = await self.described()
-        if not await asyncio.to_thread(self._consent.known, self.entry):
-            await asyncio.to_thread(self._consent.pin, self.entry, tools)
-        return tools, await asyncio.to_thread(self._consent.changes, self.entry, tools)
-
-    async def usables(self, pattern: str = "*") -> list[Usable]:
-        """What a model may use of its tools: those whose names fit `pattern`, and that are as they were
-        allowed. What is left out stands in `notes`. Raises ConfigError where `pattern` names nothing, or a
-        tool that has changed."""
-        tools, changes = await self.changes()
-        changed = {c.tool for c in changes}
-        chosen = [t for t in tools if t.name == pattern or fnmatch.fnmatchcase(t.name, pattern)]
-        held = [line(t.name, 60) for t in chosen if t.name in changed]
-        if not chosen and (tools or pattern != "*"):
-            raise self._nothing(pattern, tools)
-        if held:
-            words = (
-                f"mcp/{self.entry.name}: not as you allowed {'it' if len(held) == 1 else 'them'}, so left "
-                f"out: {_listed(held)}."
-            )
-            hint = f"`%llm mcp allow {self.entry.name}` shows what changed, and asks."
-            if pattern in changed:
-                raise ConfigError(words, hint=hint)
-            self.notes.append(f"{words} {hint}")
-        return [u for t in chosen if t.name not in changed and (u := await self._usable(t)) is not None]
-
-    def _nothing(self, pattern: str, tools: list[Described]) -> ConfigError:
-        names = [line(t.name, 60) for t in tools]
-        near = difflib.get_close_matches(pattern, names, 3)
-        return ConfigError(
-            f"mcp/{self.entry.name} has no tool {line(pattern, 60)!r}.",
-            hint=f"Did you mean {_listed(near)}?" if near else f"It has {_listed(names)}.",
-        )
-
-    async def _usable(self, tool: Described) -> Usable | None:
-        """A tool with its call; None, and a note, where no provider would take its schema."""
-        await asyncio.sleep(0)  # a schema takes a millisecond or two, and a server may have hundreds
-        try:
-            schema = checked_schema(told(tool.schema))
-        except ConfigError as error:
-            name = line(tool.name, 60)
-            self.notes.append(f"mcp/{self.entry.name}: {name} is left out: {line(error.message, 200)}")
-            return None
-        return Usable(
-            Tool(fit(f"{self.entry.name}__{tool.name}"), clean(tool.description), schema),
-            functools.partial(self.call, tool),
-            where="engine",
-            source=f"mcp/{self.entry.name}",
-        )
-
-    async def call(self, tool: Described, arguments: Arguments) -> str | list[Part]:
-        """What a call of `tool` gives. A server that has ended is started again. Raises ToolFailed and other
-        errors of ours, whose message is one line for the model."""
-        connection = await self.connection()
-        if connection.prints is None:
-            await self.described()
-            connection = await self.connection()
-        if (connection.prints or {}).get(tool.name) != tool.print:
-            raise ToolFailed(
-                f"mcp/{self.entry.name} has changed {line(tool.name, 60)} since the user allowed it; it was "
-                "not called"
-            )
-        return await connection.call(tool.name, arguments)
-
-    async def close(self) -> None:
-        """Ends its connection, and with it the command."""
-        if self._connection is not None:
-            await self._connection.close()
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 class Servers:
@@ -164,6 +43,22 @@ class Servers:
         self._open: dict[str, Server] = {}
         self._processes = ProcessTransport()
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @classmethod
+    def of(cls, registry: Callable[[], Registry]) -> Servers:
+        """Those of the project's files and the user's for nbllm; of other programs' too where the registry's
+        environment is the process's own."""
+        own = functools.partial(_beside, "mcp.json")
+
+        def places() -> Places:
+            home = Path.home() if registry().env is os.environ else None
+            return Places(own(), home, registry().stores.folders())
+
+        return cls(places, lambda: registry().env, Consent(functools.partial(_beside, "allowed.json")))
+
+    def toolset(self, name: str) -> Named:
+        """The tools that a name means, for a call."""
+        return Named(self, name)
 
     def entries(self) -> tuple[list[Entry], list[str]]:
         """(all servers, which files cannot be read). Of those of one name the first counts."""
@@ -258,3 +153,23 @@ class Servers:
             known, self._open = self._open, {}
             await asyncio.gather(*(s.close() for s in known.values()))
             await self._processes.close()
+
+
+@dataclass(slots=True)
+class Named:
+    """The tools that a name such as mcp/files/read_* means. `notes`: what of them was left out, once they
+    have been asked for."""
+
+    servers: Servers
+    name: str
+    notes: list[str] = field(default_factory=list)
+
+    async def usables(self) -> list[Usable]:
+        """The tools. Awaited on the engine's loop."""
+        found, self.notes = await self.servers.usables([self.name])
+        return found
+
+
+def _beside(name: str) -> Path:
+    """A file in the user's folder for nbllm."""
+    return user_file().with_name(name)

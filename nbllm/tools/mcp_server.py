@@ -1,0 +1,140 @@
+"""An MCP server while it is used: opened at the first use and again where it ended, allowed tool by tool, and
+what it offers as tools that a model may use."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import fnmatch
+import functools
+
+from ..agents.process import ProcessTransport
+from ..core.errors import ConfigError
+from ..core.messages import Tool
+from .consent import Change, Consent, Described
+from .mcp import Connection, Limits
+from .mcp_content import Part
+from .mcp_entry import Entry
+from .mcp_errors import ToolFailed
+from .mcp_mend import clean, line, schema_problem, told
+from .names import fit
+from .usable import Arguments, Usable
+
+
+class Server:
+    """A server, and its connection while there is one. `notes`: what was left out when its tools were asked
+    for last, for the user. To be used on one event loop."""
+
+    def __init__(
+        self, entry: Entry, consent: Consent, processes: ProcessTransport, limits: Limits | None = None
+    ) -> None:
+        self.entry, self.notes = entry, list[str]()
+        self._consent, self._processes, self._limits = consent, processes, limits or Limits()
+        self._connection: Connection | None = None
+        self._listing = asyncio.Lock()
+
+    @property
+    def state(self) -> str:
+        """In words, for the user."""
+        if self._connection is None:
+            return "not started"
+        return f"over: {self._connection.ended}" if self._connection.over else "running"
+
+    @property
+    def log(self) -> str:
+        """The end of what it wrote to standard error, in this life or its last one."""
+        return self._connection.log if self._connection is not None else ""
+
+    async def connection(self) -> Connection:
+        """A connection that is open: the one there is, or a new one. Raises ConfigError for a server that is
+        not allowed, and what keeps it from starting."""
+        if not await asyncio.to_thread(self._consent.allowed, self.entry):
+            raise ConfigError(
+                f"mcp/{self.entry.name} is not allowed yet: {self.entry.file} describes it.",
+                hint=f"`%llm mcp allow {self.entry.name}` shows what it would run, and asks.",
+            )
+        if self._connection is None or self._connection.over:
+            self._connection = Connection(self.entry, self._processes, self._limits)
+        await self._connection.opened()
+        return self._connection
+
+    async def described(self) -> list[Described]:
+        """Its tools as it tells them now."""
+        async with self._listing:
+            connection = await self.connection()
+            found = await connection.tools()
+            self.notes = [f"mcp/{self.entry.name}: {note}" for note in connection.notes]
+            return found
+
+    async def changes(self) -> tuple[list[Described], list[Change]]:
+        """(its tools, those that are not as they were allowed). The first look notes them all."""
+        tools = await self.described()
+        if not await asyncio.to_thread(self._consent.known, self.entry):
+            await asyncio.to_thread(self._consent.pin, self.entry, tools)
+        return tools, await asyncio.to_thread(self._consent.changes, self.entry, tools)
+
+    async def usables(self, pattern: str = "*") -> list[Usable]:
+        """What a model may use of its tools: those whose names fit `pattern`, and that are as they were
+        allowed. What is left out stands in `notes`. Raises ConfigError where `pattern` names nothing, or a
+        tool that has changed."""
+        tools, changes = await self.changes()
+        changed = {c.tool for c in changes}
+        chosen = [t for t in tools if t.name == pattern or fnmatch.fnmatchcase(t.name, pattern)]
+        held = [line(t.name, 60) for t in chosen if t.name in changed]
+        if not chosen and (tools or pattern != "*"):
+            raise self._nothing(pattern, tools)
+        if held:
+            words = (
+                f"mcp/{self.entry.name}: not as you allowed {'it' if len(held) == 1 else 'them'}, so left "
+                f"out: {_listed(held)}."
+            )
+            hint = f"`%llm mcp allow {self.entry.name}` shows what changed, and asks."
+            if pattern in changed:
+                raise ConfigError(words, hint=hint)
+            self.notes.append(f"{words} {hint}")
+        return [u for t in chosen if t.name not in changed and (u := await self._usable(t)) is not None]
+
+    def _nothing(self, pattern: str, tools: list[Described]) -> ConfigError:
+        names = [line(t.name, 60) for t in tools]
+        near = difflib.get_close_matches(pattern, names, 3)
+        return ConfigError(
+            f"mcp/{self.entry.name} has no tool {line(pattern, 60)!r}.",
+            hint=f"Did you mean {_listed(near)}?" if near else f"It has {_listed(names)}.",
+        )
+
+    async def _usable(self, tool: Described) -> Usable | None:
+        """A tool with its call; None, and a note, where no provider would take its schema."""
+        await asyncio.sleep(0)  # a server may have hundreds
+        schema = told(tool.schema)
+        if problem := schema_problem(schema):
+            self.notes.append(f"mcp/{self.entry.name}: {line(tool.name, 60)} is left out: {problem}.")
+            return None
+        return Usable(
+            Tool(fit(f"{self.entry.name}__{tool.name}"), clean(tool.description), schema),
+            functools.partial(self.call, tool),
+            where="engine",
+            source=f"mcp/{self.entry.name}",
+        )
+
+    async def call(self, tool: Described, arguments: Arguments) -> str | list[Part]:
+        """What a call of `tool` gives. A server that has ended is started again. Raises ToolFailed and other
+        errors of ours, whose message is one line for the model."""
+        connection = await self.connection()
+        if connection.prints is None:
+            await self.described()
+            connection = await self.connection()
+        if (connection.prints or {}).get(tool.name) != tool.print:
+            raise ToolFailed(
+                f"mcp/{self.entry.name} has changed {line(tool.name, 60)} since the user allowed it; it was "
+                "not called"
+            )
+        return await connection.call(tool.name, arguments)
+
+    async def close(self) -> None:
+        """Ends its connection, and with it the command."""
+        if self._connection is not None:
+            await self._connection.close()
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
