@@ -3,6 +3,7 @@
 import dataclasses
 import datetime as dt
 import enum
+import itertools
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -72,6 +73,8 @@ DAY = dt.date(2026, 1, 2)
         ([1, "ü", None], '[1, "ü", null]'),
         ((1, DAY), '[1, "2026-01-02"]'),
         ({"b", "a"}, '["a", "b"]'),
+        (iter([1, 2]), "[1, 2]"),
+        (iter([(1, "a")]), '[[1, "a"]]'),
         ({"a": {"b": Colour.RED}, "n": np.int64(1)}, '{"a": {"b": "red"}, "n": 1}'),
         (MappingProxyType({"a": 1}), '{"a": 1}'),
         ({(1, 2): 3}, "{(1, 2): 3}"),
@@ -258,3 +261,8 @@ def test_arguments_that_do_not_fit(arguments, words):
 def test_schemas_that_are_none(schema):
     """Are for nobody to fail at."""
     assert Usable(Tool("f", "", schema), dict).validate({"a": 1}) == {"a": 1}
+
+
+def test_an_iterator_without_end():
+    """Gives its beginning, and that is said."""
+    assert content(itertools.count(), budget=10_000).endswith('998, 999, "(more than 1,000 items)"]')

@@ -9,6 +9,7 @@ import sysconfig
 import traceback
 from collections.abc import Iterator, Mapping, Set
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from .usable import ToolArgumentsError
 
 Content = str | tuple[Text | Image | Document, ...]
 NOTHING = "done (nothing returned)"
+_ITEMS = 1_000  # of an iterator, which may have no end
 _PICTURES = 100  # items of a list that are looked at for pictures
 _LINE = 2_000  # characters of an error that a model is told
 _OURS = str(Path(__file__).parent.parent)
@@ -61,11 +63,20 @@ def content(value: Any, budget: int = BUDGET) -> Content:
     """A value as a model reads it: text as it is, numbers, lists, mappings, dataclasses and pydantic's models
     as JSON, tables and arrays as prompts show them, pictures for what draws itself. A list that holds
     pictures becomes one part for each of its items. What does not fit the budget is cut, and that is said."""
+    value = _collected(value)
     if isinstance(value, (list, tuple)) and len(value) <= _PICTURES and any(map(_is_part, value)):
         share = max(1, budget // len(value))
         return tuple(part for item in value for part in _parts(item, share))
     parts = tuple(_parts(value, budget))
     return parts[0].text if isinstance(parts[0], Text) else parts
+
+
+def _collected(value: Any) -> Any:
+    """What an iterator gives (rows of a cursor, a generator's values), the first of it, as a list."""
+    if not isinstance(value, Iterator):
+        return value
+    found = list(islice(value, _ITEMS + 1))
+    return found if len(found) <= _ITEMS else [*found[:_ITEMS], f"(more than {_ITEMS:,} items)"]
 
 
 def _is_part(value: Any) -> bool:
