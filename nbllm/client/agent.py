@@ -112,6 +112,7 @@ class _Planned:
     arguments: Arguments = field(default_factory=dict)
     ended: ToolEnded | None = None
     began: float | None = None
+    took: float | None = None  # seconds
 
     def end(self, outcome: ToolOutcome, reason: str | BaseException) -> None:
         """It came to nothing."""
@@ -378,7 +379,7 @@ class Agent:
             why = "approve=never" if self.approve == "never" else "nobody can be asked here"
             return self._nobody(stream, p, why)
         question = Question(replace(p.call, arguments=deepcopy(p.call.arguments)), p.tool, number, of)
-        answer, error = await stream.by_reader(lambda: asker(question))
+        answer, error = await stream.by_reader(lambda: asker(question), asks=True)
         if error is not None:
             stream.publish(Notice("warning", f"{p.call.name} was not run: asking failed ({error})."))
             return "not run: the user could not be asked"
@@ -412,8 +413,7 @@ class Agent:
         stream.publish(ToolStarted(p.call.id, p.call.name))
 
     def _end(self, stream: Stream, p: _Planned, told: Any, error: BaseException | None) -> None:
-        assert p.began is not None
-        seconds = time.perf_counter() - p.began
+        seconds = time.perf_counter() - (p.began or 0.0) if p.took is None else p.took
         if error is not None:
             p.end("failed", error)
         elif isinstance(told, ToolResult):
@@ -429,11 +429,16 @@ class Agent:
         assert tool is not None
 
         def work() -> Any:
+            p.began = time.perf_counter()  # before that it waited for its reader
             value = tool.call(p.arguments)
-            return later(value) if hasattr(value, "__await__") else _content(value, tool.budget)
+            return later(value) if hasattr(value, "__await__") else done(value)
+
+        def done(value: Any) -> Any:
+            p.took = time.perf_counter() - (p.began or 0.0)
+            return _content(value, tool.budget)
 
         async def later(value: Any) -> Any:
-            return _content(await value, tool.budget)
+            return done(await value)
 
         self._begin(stream, p)
         told, error = await stream.by_reader(work)

@@ -17,11 +17,13 @@ _TICK = 0.1  # seconds after which a wait looks up, so that an interrupt is hear
 
 @dataclass(slots=True, eq=False)
 class Errand:
-    """Work for a reader. `done` gets (what it gave, None) or (None, what it raised)."""
+    """Work for a reader. `done` gets (what it gave, None) or (None, what it raised). asks: the person, who
+    should see what has come until then."""
 
     work: Callable[[], Any]
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[tuple[Any, Exception | None]]
+    asks: bool = False
 
     def end(self, value: Any, error: BaseException | None) -> None:
         """Tells the writer. An exception that is no Exception would end its loop; an interrupt is the

@@ -95,11 +95,12 @@ class Stream:
             self.log.append((time.perf_counter() if at is None else at, event))
             self._wake()
 
-    async def by_reader(self, work: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    async def by_reader(self, work: Callable[[], Any], *, asks: bool = False) -> tuple[Any, Exception | None]:
         """Has a reader do `work` on its thread, and waits: (what it gave, None) or (None, what it raised).
-        An awaitable that it gives is awaited there. An interrupt of it stops the call."""
+        An awaitable that it gives is awaited there. An interrupt of it stops the call. asks: it asks the
+        person."""
         loop = asyncio.get_running_loop()
-        errand = Errand(work, loop, loop.create_future())
+        errand = Errand(work, loop, loop.create_future(), asks)
         with self._changed:
             self._errands.append(errand)
             self._wake()
@@ -168,16 +169,22 @@ class Stream:
                     return True
             self.run_errands()
 
-    def wait_end(self, timeout: float) -> bool:
+    def wait_end(self, timeout: float, *, errands: bool = False) -> bool:
         """Waits at most `timeout` seconds for the reply's end, whatever comes meanwhile; False where it has
-        not ended."""
+        not ended. errands: one that comes ends the wait too."""
         with self._changed:
-            return self._changed.wait_for(lambda: self.done, timeout)
+            self._changed.wait_for(lambda: self.done or (errands and self._errands), timeout)
+            return self.done
 
     @property
     def has_errands(self) -> bool:
         """Whether something waits for a reader to do it."""
         return bool(self._errands)
+
+    @property
+    def asks(self) -> bool:
+        """Whether the next errand asks the person."""
+        return any(errand.asks for errand in (*self._errands,)[:1])
 
     def run_errands(self) -> None:
         """Does what the call asks of its reader, on this thread. Raises KeyboardInterrupt where the person

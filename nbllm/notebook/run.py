@@ -65,6 +65,10 @@ class Guarded(Watcher):
         """As Painter.tick."""
         self._do(self._painter.tick, now)
 
+    def settle(self, now: float) -> None:
+        """As Painter.settle."""
+        self._do(self._painter.settle, now)
+
     def ended(self, column: int) -> None:
         """As Painter.ended."""
         self._do(self._painter.ended, column)
@@ -260,7 +264,7 @@ def follow(run: Run, painter: Watcher) -> None:
             return
         painter.tick(time.perf_counter())
         _wait(run, live, places)
-        _run_errands(run, live)
+        _run_errands(run, live, painter)
 
 
 def _read(run: Run, i: int, places: list[int], painter: Watcher) -> bool:
@@ -290,14 +294,16 @@ def _wait(run: Run, live: list[int], places: list[int]) -> None:
         and (len(live) > 1 or stream.wait(places[live[0]], _TICK, errands=False))
         and not stream.done
     ):
-        stream.wait_end(FRAME)
+        stream.wait_end(FRAME, errands=True)
 
 
-def _run_errands(run: Run, live: list[int]) -> None:
+def _run_errands(run: Run, live: list[int], painter: Watcher) -> None:
     """Does what calls ask of their reader: questions to the person, functions of the notebook. An interrupt
     breaks off what runs, and stops the run."""
     for stream in (run.streams[i] for i in live):
         if isinstance(stream, Stream) and stream.has_errands:
+            if stream.asks:
+                painter.settle(time.perf_counter())
             run.interruptible = True
             try:
                 stream.run_errands()

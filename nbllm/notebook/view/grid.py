@@ -61,6 +61,11 @@ class Grid(Painter):
                 self._bar.show()
             self._draw(self._clock())
 
+    def settle(self, now: float) -> None:
+        """Draws, whatever is due."""
+        if self._mode != "final" and sum(s.chunks for s in self._states) != self._chunks:
+            self._draw(now)
+
     def tick(self, now: float) -> None:
         """Draws, where a frame is due."""
         if self._mode == "final":

@@ -86,6 +86,11 @@ class LivePainter(Painter):
 
     # -- when and what to draw --
 
+    def settle(self, now: float) -> None:
+        """Draws, whatever is due."""
+        if self._mode != "final" and self._state.chunks != self._chunks:
+            self._draw(now)
+
     def tick(self, now: float) -> None:
         """Draws, where a frame is due."""
         if self._mode == "final":

@@ -24,6 +24,10 @@ class WidgetPainter(Painter):
         self._done, self._drawn, self._restarts = "", 0, state.restarts
         self._chunks = self._total = 0
 
+    def settle(self, now: float) -> None:
+        """Draws, whatever is due."""
+        self._draw(self.frame(now))
+
     def tick(self, now: float) -> None:
         """Draws, where a frame is due."""
         state = self._state
