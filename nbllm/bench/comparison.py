@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.errors import ConfigError
 from . import statistics as st
-from .summaries import METRICS, RATES, _known, _last, _wanted, split
+from .summaries import METRICS, RATES, _known, _last, _wanted, disturbed, measured, split, succeeded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,7 @@ def compare(
     _known(df, [by])
     given = [metrics] if isinstance(metrics, str) else metrics
     wanted = _wanted(df, [m for m in USUAL if m in df and df[m].notna().any()] if given is None else given)
-    used = df if phase is None else df[df["phase"].astype("string") == phase]
+    used = measured(df, phase)
     setting = [k for k in ("name", *SETTING) if k != by and k in used]
     rows: list[dict[str, Any]] = []
     groups = used.groupby(setting, sort=False, observed=True, dropna=False) if setting else [((), used)]
@@ -121,7 +121,7 @@ class _Pair:
 
     def __init__(self, a: pd.DataFrame, b: pd.DataFrame, contaminated: bool, level: float, seed: int) -> None:
         self._a, self._b, self._contaminated, self._level, self._seed = a, b, contaminated, level, seed
-        self._failed = [1.0 - float(side["ok"].astype("boolean").fillna(False).mean()) for side in (a, b)]
+        self._failed = [1.0 - float(succeeded(side).mean()) for side in (a, b)]
 
     def row(self, metric: str) -> dict[str, Any]:
         """The comparison by one metric."""
@@ -179,10 +179,9 @@ class _Pair:
         return any("block" not in side or side["block"].isna().any() for side in (self._a, self._b))
 
     def _medians(self, side: pd.DataFrame, metric: str) -> pd.Series:
-        ok = side["ok"].astype("boolean").fillna(False)
+        good = side[succeeded(side) & side[metric].notna()]
         if not self._contaminated:
-            ok &= side["quality"].astype("string").fillna("") != "contaminated"
-        good = side[ok & side[metric].notna()]
+            good = good[~disturbed(good)]
         return good[metric].astype(float).groupby(good["block"].astype(int)).median()
 
     def _note(self, paired: bool, n_a: int, n_b: int) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import ConfigError
 from . import statistics as st
 from .presets import PARTS, ladder
-from .summaries import _UNITS, _last, split
+from .summaries import UNITS, WORDS, _last, disturbed, measured, split, succeeded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,14 +42,6 @@ _RUNGS = {
     "cold_cache": "cold prompt cache",
     "warm": "warm",
 }
-_WORDS = {
-    "ttft_ms": "time to first token",
-    "e2e_ms": "time to last token",
-    "itl_ms": "time per token",
-    "out_tok_s": "tokens a second",
-    "ttfo_ms": "time to first visible text",
-    "ttft_sched_ms": "time to first token, from when it was due",
-}
 
 
 def plot(
@@ -71,7 +63,7 @@ def plot(
 
     Raises ConfigError for a kind or metric there is not. Where there is nothing to draw, the figure says so.
     """
-    used = df[df["phase"].astype("string") == "measure"] if "phase" in df else df
+    used = measured(df) if "phase" in df else df
     chosen = kind or _sensible(used)
     if chosen not in KINDS:
         raise ConfigError(f"No plot is called {kind!r}.", hint=f"There are {', '.join(KINDS)}.")
@@ -160,7 +152,7 @@ def _axes(figure: Figure, *place: int, title: str = "", x: str = "", y: str = ""
 
 
 def _label(metric: str) -> str:
-    return f"{_WORDS.get(metric, metric.removesuffix('_ms').replace('_', ' '))}{f', {_UNITS[metric]}' if _UNITS.get(metric) else ''}"  # noqa: E501
+    return f"{WORDS.get(metric, metric.removesuffix('_ms').replace('_', ' '))}{f', {UNITS[metric]}' if UNITS.get(metric) else ''}"  # noqa: E501
 
 
 def _groups(df: pd.DataFrame, by: str = "name") -> list[tuple[str, pd.DataFrame, str]]:
@@ -197,11 +189,7 @@ def _distribution(
     low, high = math.inf, 0.0
     for row, (_, part, ink) in enumerate(groups):
         values, failed, spoilt = split(part, metric)
-        ghosts = (
-            part.loc[(part["quality"].astype("string") == "contaminated").fillna(False), metric]
-            .dropna()
-            .to_numpy(float)
-        )
+        ghosts = part.loc[disturbed(part), metric].dropna().to_numpy(float)
         shaky = rng.uniform(-0.26, 0.26, len(values))
         axes.plot(
             values,
@@ -462,7 +450,7 @@ def _throughput(part: pd.DataFrame) -> float:
         end = turn["ns_eof"].fillna(turn["ns_tokN"])
         span = float((end.max() - turn["ns_call"].min()) / 1e9) if end.notna().any() else math.nan
         if span > 0:
-            shares.append(float(turn["ok"].astype("boolean").fillna(False).sum()) / span)
+            shares.append(float(succeeded(turn).sum()) / span)
     return sum(shares) / len(shares) if shares else math.nan
 
 
@@ -470,7 +458,7 @@ def _drift(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any) -> None:
     axes = _axes(figure, title="median of each block, in the order of the run", x="block", y=_label(metric))
     ends, low, high = [], math.inf, 0.0
     for name, part, ink in _groups(df):
-        good = part[part["ok"].astype("boolean").fillna(False) & part[metric].notna() & part["block"].notna()]
+        good = part[succeeded(part) & part[metric].notna() & part["block"].notna()]
         medians = good.groupby("block")[metric].median().astype(float)
         if not len(medians):
             continue

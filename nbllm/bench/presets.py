@@ -16,7 +16,7 @@ from ..store import columns
 from . import statistics as st
 from .comparison import compare
 from .runner import Model, run
-from .summaries import _last, summary
+from .summaries import _last, disturbed, measured, succeeded, summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,7 @@ def ladder(df: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     """
     import pandas as pd
 
-    used = df[df["phase"].astype("string") == "measure"]
+    used = measured(df)
     rows: list[dict[str, Any]] = []
     for name, part in used.groupby("name", sort=False, observed=True):
         rungs = [k for k in columns.START_KINDS if (part["start_kind"].astype("string") == k).any()]
@@ -106,11 +106,9 @@ def ladder(df: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
 
 
 def _good(part: pd.DataFrame) -> pd.DataFrame:
-    ok = part["ok"].astype("boolean").fillna(False) & (
-        part["quality"].astype("string").fillna("") != "contaminated"
-    )
-    good = part[ok & part["ttft_ms"].notna()]
-    return good if len(good) else part[part["ok"].astype("boolean").fillna(False) & part["ttft_ms"].notna()]
+    answered = part[succeeded(part) & part["ttft_ms"].notna()]
+    good = answered[~disturbed(answered)]
+    return good if len(good) else answered
 
 
 def parts(good: pd.DataFrame) -> pd.DataFrame:
@@ -126,7 +124,7 @@ def _rung(part: pd.DataFrame, level: float) -> dict[str, Any]:
     made = parts(good).median()
     return {
         "n": len(values),
-        "n_failed": int((~part["ok"].astype("boolean").fillna(False)).sum()),
+        "n_failed": int((~succeeded(part)).sum()),
         "ttft_ms": st.quantile(values, 0.5) if len(values) else math.nan,
         "ci_lo": interval.lo,
         "ci_hi": interval.hi,

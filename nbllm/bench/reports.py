@@ -16,7 +16,7 @@ from ..store import columns
 from .comparison import compare
 from .plots import plot
 from .presets import ladder
-from .summaries import RATES, SHARE, summary
+from .summaries import RATES, SHARE, UNITS, WORDS, measured, succeeded, summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,15 +39,6 @@ figure{margin:1rem 0 1.6rem}img{max-width:100%;height:auto}code{background:var(-
 border-radius:3px}
 .box{background:var(--veil);border-radius:8px;padding:.8rem 1.1rem;max-width:46rem}
 """
-_WORDS = {
-    "ttft_ms": "time to first token",
-    "e2e_ms": "time to last token",
-    "itl_ms": "time per token",
-    "out_tok_s": "tokens a second",
-    "ttft_sched_ms": "time to first token from when it was due",
-    "e2e_sched_ms": "time to last token from when it was due",
-    SHARE: "succeeded",
-}
 _SHOWN = ("ttft_ms", "ttft_sched_ms", "e2e_ms", "itl_ms", "out_tok_s")
 _SETTING = {
     "start_kind": "start",
@@ -107,7 +98,7 @@ def report(
 
 def _opening(df: pd.DataFrame, heading: str) -> str:
     about = df.attrs.get("nbllm", {})
-    used = df[df["phase"].astype("string") == "measure"]
+    used = measured(df)
     when = df["t_wall"].dropna()
     facts = [
         f"{len(used):,} measured requests"
@@ -192,7 +183,7 @@ def _summary(df: pd.DataFrame) -> str:
     head, rows = ["model", *(_SETTING[k] for k in setting), "n", "failed"], []
     metrics = [m for m in dict.fromkeys(told["metric"]) if m != SHARE]
     for metric in metrics:
-        head += [f"{_WORDS.get(metric, metric)}{_unit(metric)}", "p90", "p99"]
+        head += [f"{WORDS.get(metric, metric)}{_unit(metric)}", "p90", "p99"]
     for key, part in told.groupby(keys, sort=False, observed=True, dropna=False):
         found = {(r["metric"], r["stat"]): r for r in part.to_dict("records")}
         share = found[SHARE, "mean"]
@@ -294,7 +285,7 @@ def _comparison(df: pd.DataFrame, margin: float) -> str:
                 r["a"],
                 r["b"],
                 *(_plain(r[k]) for k in setting),
-                _WORDS.get(r["metric"], r["metric"]),
+                WORDS.get(r["metric"], r["metric"]),
                 (r["verdict"], r["verdict"]),
                 _number(r["ratio"]) + _band(r["ci_lo"], r["ci_hi"]),
                 "–"
@@ -348,7 +339,7 @@ def sentence(row: Mapping[Any, Any]) -> str:
     )
     return (
         f"{row['a']} is {'faster' if more else 'slower'} than {row['b']} by {_by(row)} in "
-        f"{_WORDS.get(row['metric'], row['metric'])}{start}, {chance}."
+        f"{WORDS.get(row['metric'], row['metric'])}{start}, {chance}."
     )
 
 
@@ -387,7 +378,7 @@ def _plots(df: pd.DataFrame) -> str:
 
 
 def _failures(df: pd.DataFrame) -> str:
-    failed = df[~df["ok"].astype("boolean").fillna(False) & (df["phase"].astype("string") == "measure")]
+    failed = measured(df[~succeeded(df)])
     if not len(failed):
         return "<h2>Failures</h2><p>None.</p>"
     rows: list[list[Any]] = []
@@ -407,7 +398,7 @@ def _failures(df: pd.DataFrame) -> str:
 
 
 def _caveats(df: pd.DataFrame, selftest: pd.DataFrame | None) -> str:
-    used = df[df["phase"].astype("string") == "measure"]
+    used = measured(df)
     n = max(1, len(used))
     quality = used["quality"].astype("string")
     per_name = used.groupby("name", observed=True).size()
@@ -478,8 +469,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, text: int = 1,
 
 
 def _unit(metric: str) -> str:
-    unit = next((c.unit for c in columns.COLUMNS if c.name == metric), "")
-    return f", {unit}" if unit and metric not in RATES else ""
+    unit = "" if metric in RATES else UNITS.get(metric, "")
+    return f", {unit}" if unit else ""
 
 
 def _number(value: float) -> str:

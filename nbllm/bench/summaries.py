@@ -50,7 +50,17 @@ _SCHEDULED = ("ttft_sched_ms", "e2e_sched_ms")  # say nothing new in a closed lo
 _ARRIVALS = frozenset(
     ("ttft_ms", "ttfo_ms", "ttft_sched_ms", "ttft_wire_ms", "ttfe_ms")
 )  # what err_bound_ms bounds
-_UNITS = {c.name: c.unit for c in columns.COLUMNS} | {SHARE: ""}
+UNITS = {c.name: c.unit for c in columns.COLUMNS} | {SHARE: ""}
+WORDS = {
+    "ttft_ms": "time to first token",
+    "e2e_ms": "time to last token",
+    "itl_ms": "time per token",
+    "out_tok_s": "tokens a second",
+    "ttfo_ms": "time to first visible text",
+    "ttft_sched_ms": "time to first token from when it was due",
+    "e2e_sched_ms": "time to last token from when it was due",
+    SHARE: "succeeded",
+}
 RATES = frozenset(("out_tok_s", "out_tok_s_e2e", SHARE))  # where more is better
 
 
@@ -83,7 +93,7 @@ def summary(
     wanted = _wanted(df, [metrics] if isinstance(metrics, str) else metrics)
     shares = {stat: _share(stat) for stat in stats}
     _known(df, keys)
-    used = df if phase is None else df[df["phase"].astype("string") == phase]
+    used = measured(df, phase)
     rows: list[dict[str, Any]] = []
     for key, part in used.groupby(keys, sort=False, observed=True, dropna=False):
         group = dict(zip(keys, key, strict=True))
@@ -174,13 +184,25 @@ def _last(part: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def measured(df: pd.DataFrame, phase: str | None = "measure") -> pd.DataFrame:
+    """The requests of a phase; all for None."""
+    return df if phase is None else df[df["phase"].astype("string") == phase]
+
+
+def succeeded(part: pd.DataFrame) -> pd.Series:
+    """Which requests got an answer."""
+    return part["ok"].astype("boolean").fillna(False).astype(bool)
+
+
+def disturbed(part: pd.DataFrame) -> pd.Series:
+    """Which requests this client itself held up."""
+    return (part["quality"].astype("string") == "contaminated").fillna(False).astype(bool)
+
+
 def split(part: pd.DataFrame, metric: str, contaminated: bool = False) -> tuple[Any, int, int]:
     """(values that count, as floats in order; failures; requests left out because this client disturbed
     them)."""
-    ok = part["ok"].astype("boolean").fillna(False).to_numpy(bool)
-    spoilt = (part["quality"].astype("string") == "contaminated").fillna(False).to_numpy(bool) & (
-        not contaminated
-    )
+    ok, spoilt = succeeded(part).to_numpy(), disturbed(part).to_numpy() & (not contaminated)
     values = part[metric].astype("Float64").to_numpy(float, na_value=math.nan)
     used = values[ok & ~spoilt]
     # NaN differs from itself
@@ -205,7 +227,7 @@ def _metric(
     every = np.concatenate([values, np.full(failed, worst)])
     common = {
         "metric": metric,
-        "unit": _UNITS.get(metric, ""),
+        "unit": UNITS.get(metric, ""),
         "n": len(values),
         "n_failed": failed,
         "n_contaminated": spoilt,
@@ -235,7 +257,7 @@ def _metric(
 
 
 def _ok_share(part: pd.DataFrame, level: float) -> dict[str, Any]:
-    good, n = int(part["ok"].astype("boolean").fillna(False).sum()), len(part)
+    good, n = int(succeeded(part).sum()), len(part)
     interval = st.wilson(good, n, level)
     share = good / n if n else math.nan
     return {
