@@ -76,23 +76,14 @@ def _file(path: Path) -> Part:
         path.suffix == ".parquet" or path.stat().st_size > _WHOLE
     ):
         return _table(path)
-    if path.stat().st_size > SIZE_LIMIT:
-        raise ConfigError(
-            f"{path.name} has {path.stat().st_size / 2**20:.0f} MiB; at most {SIZE_LIMIT >> 20} can be "
-            f"attached.",
-            hint="Attach a smaller file or a part of it.",
-        )
+    _check_size(path.stat().st_size, path.name)
     return from_bytes(path.read_bytes(), mimetypes.guess_type(path.name)[0] or "", path.name)
 
 
 def from_bytes(data: bytes, kind: str, name: str) -> Part:
     """A part from a file's bytes: pictures and PDFs as they are, text as text under its name. Raises
     ConfigError for what is too large, or of a type that no model reads."""
-    if len(data) > SIZE_LIMIT:
-        raise ConfigError(
-            f"{name} has {len(data) / 2**20:.0f} MiB; at most {SIZE_LIMIT >> 20} can be attached.",
-            hint="Attach a smaller file or a part of it.",
-        )
+    _check_size(len(data), name)
     if kind.startswith("image/"):
         return Image(data, media_type=kind)
     if kind == "application/pdf":
@@ -103,6 +94,14 @@ def from_bytes(data: bytes, kind: str, name: str) -> Part:
         f"{name} is of a type that models do not read ({kind or 'unknown'}).",
         hint="Attach pictures, PDFs or text files.",
     )
+
+
+def _check_size(size: int, name: str) -> None:
+    if size > SIZE_LIMIT:
+        raise ConfigError(
+            f"{name} has {size / 2**20:.0f} MiB; at most {SIZE_LIMIT >> 20} can be attached.",
+            hint="Attach a smaller file or a part of it.",
+        )
 
 
 def _is_text(data: bytes) -> bool:

@@ -33,7 +33,7 @@ import ast
 import builtins
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -154,20 +154,11 @@ def parameters_in(
     return tuple(dict.fromkeys(wanted)), tuple(n for n in dict.fromkeys(known) if n not in wanted)
 
 
-class _AnyName(Mapping[str, Any]):
-    """A namespace in which every name exists: to find what a prompt would take."""
-
-    def __getitem__(self, name: str) -> Any:
-        return None
+class _AnyName:
+    """Names of which every one exists: to find what a prompt would take."""
 
     def __contains__(self, name: object) -> bool:
         return True
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
 
 
 # --- finding the places -------------------------------------------------------------------------------------
@@ -186,7 +177,7 @@ class _Place:
 @dataclass(slots=True)
 class _Scan:
     text: str
-    namespace: Mapping[str, Any]
+    namespace: Container[str]
     mode: str
     skipped: list[str] = field(default_factory=list)
     code: verbatim.Spans = verbatim.NOTHING
