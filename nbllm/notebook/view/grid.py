@@ -19,8 +19,7 @@ from .hidden import clean, plain
 from .markdown import plain_html, to_html
 from .outcome import Outcome, Painter
 from .state import AnswerState
-from .static import Rendered, joined, provenance
-from .styles import container
+from .static import Rendered, bundle_of, joined, provenance
 from .throttle import ENVELOPE, Budget, Pace
 
 _SHOWN = 1_600  # characters of a growing answer that its column shows
@@ -150,5 +149,5 @@ def grid(columns: Sequence[Column]) -> str:
 
 def bundle(columns: Sequence[Column], *, html: bool = True) -> dict[str, str]:
     """The MIME bundle of columns: HTML, and text that reads as Markdown."""
-    text = plain("\n\n".join(f"## {clean(label)}\n\n{line.text.strip()}" for label, line in columns))
-    return {**({"text/html": container(grid(columns), style=True)} if html else {}), "text/plain": text}
+    text = "\n\n".join(f"## {clean(label)}\n\n{line.text.strip()}" for label, line in columns)
+    return bundle_of(Rendered(grid(columns), text), html=html)

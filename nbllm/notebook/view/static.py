@@ -461,7 +461,7 @@ def final(
     error: BaseException | None = None,
     html: bool = True,
     empty: bool = True,
-) -> dict[str, Any]:
+) -> dict[str, str]:
     """The MIME bundle that stays: text/html and text/plain, or without `html` the latter alone. `empty` says
     whether to remark that nothing came."""
     lines = [*_parts(response, format), *_ending(response, error, empty)]
@@ -470,7 +470,7 @@ def final(
     return bundle_of(joined(lines), html=html)
 
 
-def bundle_of(whole: Rendered, *, html: bool = True) -> dict[str, Any]:
+def bundle_of(whole: Rendered, *, html: bool = True) -> dict[str, str]:
     """The MIME bundle of something rendered, or its text alone."""
     data = {"text/html": container(whole.html, style=True)} if html else {}
     return {**data, "text/plain": plain(whole.text)}
@@ -486,7 +486,7 @@ def joined(lines: Iterable[Rendered], between: str = "\n\n") -> Rendered:
 
 def static(markdown: str) -> dict[str, str]:
     """The bundle of something of our own to read: safe HTML and the source as its twin."""
-    return {"text/html": container(to_html(markdown), style=True), "text/plain": plain(markdown)}
+    return bundle_of(Rendered(to_html(markdown), markdown))
 
 
 def data_table(value: Any) -> Rendered:
