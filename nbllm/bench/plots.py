@@ -155,11 +155,11 @@ def _label(metric: str) -> str:
     return f"{WORDS.get(metric, metric.removesuffix('_ms').replace('_', ' '))}{f', {UNITS[metric]}' if UNITS.get(metric) else ''}"  # noqa: E501
 
 
-def _groups(df: pd.DataFrame, by: str = "name") -> list[tuple[str, pd.DataFrame, str]]:
+def _groups(df: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str]]:
     """(name, its requests, its colour) in the order of the frame."""
     return [
         (str(name), _last(part), INK[i % len(INK)])
-        for i, (name, part) in enumerate(df.groupby(by, sort=False, observed=True))
+        for i, (name, part) in enumerate(df.groupby("name", sort=False, observed=True))
     ]
 
 

@@ -34,11 +34,11 @@ class Interval(NamedTuple):
     method: str
 
 
-def least_n(p: float, alpha: float = 0.05) -> int:
+def least_n(p: float) -> int:
     """The smallest n that supports the quantile `p`: a sample whose maximum is above it (and minimum below)
-    with probability 1 - alpha needs n >= ln(alpha) / ln(max(p, 1 - p)). 5 for the median, 29 for p90, 59 for
+    with probability 0.95 needs n >= ln(0.05) / ln(max(p, 1 - p)). 5 for the median, 29 for p90, 59 for
     p95, 299 for p99."""
-    return math.ceil(math.log(alpha) / math.log(max(p, 1.0 - p)) - 1e-9)
+    return math.ceil(math.log(0.05) / math.log(max(p, 1.0 - p)) - 1e-9)
 
 
 def quantile(values: Array, p: float) -> float:
@@ -171,9 +171,9 @@ def _signed_rank_k(n: int, tail: float) -> int:
     return int(np.searchsorted(below, tail, side="right"))
 
 
-def sign_flip(differences: Array, seed: int = 0, resamples: int = 10_000) -> float:
+def sign_flip(differences: Array, seed: int = 0) -> float:
     """The two-sided p of a paired permutation test: how often the mean difference is at least as far from 0
-    when each pair's sign is a coin's toss (Fisher). Exact up to 14 pairs, else that many random patterns and
+    when each pair's sign is a coin's toss (Fisher). Exact up to 14 pairs, else by 10,000 random patterns and
     the observed one. NaN for none."""
     import numpy as np
     from scipy.stats import permutation_test
@@ -184,7 +184,7 @@ def sign_flip(differences: Array, seed: int = 0, resamples: int = 10_000) -> flo
         (differences,),
         np.sum,
         permutation_type="samples",
-        n_resamples=math.inf if len(differences) <= _EXACT else resamples,
+        n_resamples=math.inf if len(differences) <= _EXACT else 10_000,
         batch=1_000,
         rng=np.random.default_rng(seed),
     )

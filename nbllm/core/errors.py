@@ -215,9 +215,7 @@ class AnswerProcessingError(NbllmError):
 
 
 @contextmanager
-def after_answer(
-    response: Response, doing: str, hint: str = "The answer is kept, in _llm and in the error's .partial."
-) -> Iterator[None]:
+def after_answer(response: Response, doing: str) -> Iterator[None]:
     """Within, an answer is checked, converted or shown: whatever is raised there leaves as one of our errors,
     with the answer as its `.partial`. The one place where that is done."""
     try:
@@ -228,7 +226,9 @@ def after_answer(
     # a paid answer is not lost by a validator, a DataFrame or a drawing
     except Exception as error:  # noqa: BLE001
         raise AnswerProcessingError(
-            f"The answer came, but {doing} failed: {in_a_line(error)}", hint=hint, partial=response
+            f"The answer came, but {doing} failed: {in_a_line(error)}",
+            hint="The answer is kept, in _llm and in the error's .partial.",
+            partial=response,
         ) from None
 
 

@@ -28,15 +28,15 @@ def closed(messages: Sequence[Message]) -> tuple[Message, ...]:
     return tuple(out)
 
 
-def answered(calls: Iterable[ToolCall], found: Iterable[Part], words: str = NOT_RUN) -> list[ToolResult]:
-    """One result for each of the calls: the next of `found` that has its id, or one that says `words`. Some
-    servers give one id to several calls."""
+def answered(calls: Iterable[ToolCall], found: Iterable[Part]) -> list[ToolResult]:
+    """One result for each of the calls: the next of `found` that has its id, or one that says that it was not
+    run. Some servers give one id to several calls."""
     waiting: dict[str, list[ToolResult]] = {}
     for part in found:
         if isinstance(part, ToolResult):
             waiting.setdefault(part.id, []).append(part)
     return [
-        waiting[c.id].pop(0) if waiting.get(c.id) else ToolResult(c.id, words, is_error=True, name=c.name)
+        waiting[c.id].pop(0) if waiting.get(c.id) else ToolResult(c.id, NOT_RUN, is_error=True, name=c.name)
         for c in calls
     ]
 

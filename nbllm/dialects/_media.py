@@ -127,14 +127,14 @@ class Media:
             self._told.add(part)
             yield MediaDelta(part, key)
 
-    def sound(self, piece: str, kind: str = "") -> Iterator[MediaDelta]:
+    def sound(self, piece: str) -> Iterator[MediaDelta]:
         """The event for the next piece of an answer's sound, in base64."""
         piece = self._left + piece
         size = len(piece) // 4 * 4
         piece, self._left = piece[:size], piece[size:]
         data = unbase64(piece)
         if data:
-            part = Document(data, media_type=kind or audio_type(data) or "audio/pcm")
+            part = Document(data, media_type=audio_type(data) or "audio/pcm")
             self._told.add(part)
             yield MediaDelta(part, "sound", append=True)
 
