@@ -6,6 +6,7 @@ import random
 import statistics
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -40,7 +41,7 @@ def test_a_plan_is_made_of_complete_random_blocks(arms, n_prompts, blocks, load,
     seed, the same plan."""
     turns = plan.plan(arms, n_prompts, blocks=blocks, loads=LOADS[load], start_kinds=kinds, seed=seed)
     assert turns == plan.plan(arms, n_prompts, blocks=blocks, loads=LOADS[load], start_kinds=kinds, seed=seed)
-    assert turns == plan.load(json.loads(json.dumps(plan.dump(turns))))
+    assert turns == msgspec.convert(json.loads(json.dumps(msgspec.to_builtins(turns))), tuple[plan.Turn, ...])
     numbers = [slot.seq for turn in turns for slot in turn.slots]
     assert list(range(len(numbers))) == sorted(numbers)
     for block in {turn.block for turn in turns}:
@@ -256,6 +257,26 @@ def test_prompts_survive_the_way_to_a_worker():
         ]
     )
     assert made == prompts.load(json.loads(json.dumps(prompts.dump(made))))
+
+
+def test_options_survive_the_way_to_a_worker():
+    """Tools in anybody's form, a class for a schema; what JSON has no word for is refused in ours."""
+
+    class Person:
+        @staticmethod
+        def model_json_schema():
+            return {"$ref": "#/$defs/P", "$defs": {"P": {"type": "object"}}}
+
+    given_ = {
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+        "schema": Person,
+        "stop": ["a"],
+        "seed": None,
+    }
+    found = prompts.load_options(json.loads(json.dumps(prompts.dump_options(given_))))
+    assert found == {**given_, "tools": (Tool("f"),), "schema": Person.model_json_schema()}
+    with pytest.raises(errors.ConfigError, match="no JSON form"):
+        prompts.dump_options({"extra": {"x": object()}})
 
 
 def test_prefixes_stand_at_the_very_beginning():

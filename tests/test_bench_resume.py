@@ -442,6 +442,20 @@ def test_a_job_that_is_none_is_an_error_of_ours(tmp_path, client, plain):
     assert [] == wrong
 
 
+def test_a_run_of_an_earlier_version_goes_on_and_one_of_a_later_is_told(tmp_path, client, plain):
+    """Its file had no version, and no class beside the fields of a message."""
+    earlier = copy.deepcopy(plain)
+    del earlier["version"]
+    for turn in earlier["prompts"][0]["turns"]:
+        for message in turn:
+            del message["type"]
+            message["parts"] = [{"type": "Text", "signature": None, **part} for part in message["parts"]]
+    assert 2 == len(nbllm.bench.resume(written(tmp_path / "a", earlier), progress=False, client=client()))
+    later = written(tmp_path / "b", plain | {"version": plain["version"] + 1})
+    with pytest.raises(errors.ConfigError, match=r"later nbllm(?s:.*)Update"):
+        nbllm.bench.resume(later, progress=False, client=client())
+
+
 @pytest.mark.parametrize(("arm", "prompt"), [(9, 0), (-1, 0), (0, 9), (0, -1)])
 def test_a_turn_of_no_model_or_prompt_is_an_error_of_ours(tmp_path, client, plain, arm, prompt):
     """A plan that points out of its lists."""

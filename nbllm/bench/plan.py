@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from ..core.errors import ConfigError
@@ -257,22 +257,3 @@ class Budget:
                     f"{'$' if name == 'usd' else ''}{limit:g}{'' if name == 'usd' else ' ' + name} is used up"
                 )
         return None
-
-
-def dump(turns: Iterable[Turn]) -> list[dict[str, Any]]:
-    """As JSON."""
-    return [{**asdict(t), "slots": [list(s) for s in t.slots]} for t in turns]
-
-
-def load(given: Iterable[Mapping[str, Any]]) -> tuple[Turn, ...]:
-    """From what `dump` gave."""
-    return tuple(
-        Turn(
-            **{
-                **t,
-                "load": Load(**{**t["load"], "times": tuple(t["load"]["times"])}),
-                "slots": tuple(Slot(*s) for s in t["slots"]),
-            }
-        )
-        for t in given
-    )

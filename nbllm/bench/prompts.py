@@ -3,21 +3,21 @@ prefixes for caches."""
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..core import messages as words
+from ..core import codec
 from ..core.errors import ConfigError
-from ..core.messages import Image, Message, Part, Text
+from ..core.messages import Image, Message, Text, Tool
 from ..core.options import REQUEST
 from ..core.prompt import messages as read_messages
+from ..core.prompt import schema as read_schema
 from ..core.prompt import tools as read_tools
 from .words import COMMON
 
@@ -190,34 +190,23 @@ def _image(given: Any) -> Image:
     if isinstance(given, Image):
         return given
     if isinstance(given, (bytes, bytearray)):
-        return Image(data=bytes(given), media_type=_media_type(bytes(given[:12])))
+        return Image(bytes(given))
     if isinstance(given, str) and given.startswith(("http://", "https://", "data:")):
         return Image(url=given)
     try:
-        data = Path(given).read_bytes()
+        return Image(Path(given).read_bytes())
     except (OSError, TypeError) as exc:
         raise ConfigError(
             f"the image {str(given)[:80]!r} cannot be read",
             hint="An image is a path, bytes, an address or an nbllm.Image.",
         ) from exc
-    return Image(data=data, media_type=_media_type(data[:12]))
-
-
-def _media_type(head: bytes) -> str:
-    known = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
-    return (
-        "image/webp"
-        if head[8:12] == b"WEBP"
-        else next((kind for magic, kind in known if head.startswith(magic)), "image/png")
-    )
 
 
 def _options(given: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: given[name] for name in _OPTIONS if name in given}
     if "tools" in found:
-        found["tools"] = list(
-            read_tools(json.loads(found["tools"]) if isinstance(found["tools"], str) else found["tools"])
-        )
+        given_tools = found["tools"]
+        found["tools"] = read_tools(json.loads(given_tools) if isinstance(given_tools, str) else given_tools)
     if isinstance(found.get("schema"), str):
         found["schema"] = json.loads(found["schema"])
     return (
@@ -255,20 +244,14 @@ def prefixed(said: Sequence[Message], kind: str | None, seed: int, seq: int) -> 
 
 # --- to a worker and back ---
 
-_PARTS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (Text, Image, words.Document, words.Reasoning, words.ToolCall, words.ToolResult)
-}
+_READERS: dict[str, Callable[[Any], Any]] = {"tools": read_tools, "schema": read_schema}
+_STORED = {"tools": tuple[Tool, ...] | None, "schema": dict | None, "extra": dict | None}
 
 
 def dump(prompts: Iterable[Prompt]) -> list[dict[str, Any]]:
-    """As JSON; bytes as base64."""
+    """As JSON, see core.codec."""
     return [
-        {
-            "id": p.id,
-            "turns": [[_dump_message(m) for m in turn] for turn in p.turns],
-            "options": _dump_options(p.options),
-        }
+        {"id": p.id, "turns": [codec.to_plain(t) for t in p.turns], "options": dump_options(p.options)}
         for p in prompts
     ]
 
@@ -278,49 +261,23 @@ def load(given: Iterable[Mapping[str, Any]]) -> tuple[Prompt, ...]:
     return tuple(
         Prompt(
             p["id"],
-            tuple(tuple(_load_message(m) for m in turn) for turn in p["turns"]),
-            _load_options(p["options"]),
+            tuple(codec.from_plain(turn, tuple[Message, ...]) for turn in p["turns"]),
+            load_options(p["options"]),
         )
         for p in given
     )
 
 
-def _dump_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: [_values(t) for t in v] if k == "tools" else v for k, v in options.items()}
+def dump_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a call as JSON."""
+    return {k: codec.to_plain(_READERS[k](v) if v and k in _READERS else v) for k, v in options.items()}
 
 
-def _load_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    if not set(options) <= {"system", *_OPTIONS}:
+def load_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """From what `dump_options` gave."""
+    if not set(options) <= set(REQUEST):
         raise ValueError(sorted(options))
-    return {k: [words.Tool(**t) for t in v] if k == "tools" else v for k, v in options.items()}
-
-
-def _values(value: Any) -> dict[str, Any]:
-    return {f.name: getattr(value, f.name) for f in fields(value)}
-
-
-def _dump_message(message: Message) -> dict[str, Any]:
-    return {"role": message.role, "parts": [_dump_part(p) for p in message.parts]}
-
-
-def _dump_part(part: Part) -> dict[str, Any]:
-    out: dict[str, Any] = {"type": type(part).__name__, **_values(part)}
-    if isinstance(out.get("data"), bytes):
-        out["data"] = base64.b64encode(out["data"]).decode("ascii")
-    if isinstance(out.get("content"), tuple):
-        out["content"] = [_dump_part(p) for p in out["content"]]
-    return out
-
-
-def _load_message(given: Mapping[str, Any]) -> Message:
-    return Message(given["role"], [_load_part(p) for p in given["parts"]])
-
-
-def _load_part(given: Mapping[str, Any]) -> Any:
-    out = dict(given)
-    kind = _PARTS[out.pop("type")]
-    if isinstance(out.get("data"), str):
-        out["data"] = base64.b64decode(out["data"])
-    if isinstance(out.get("content"), list):
-        out["content"] = tuple(_load_part(p) for p in out["content"])
-    return kind(**out)
+    return {
+        name: codec.from_plain(value, _STORED[name]) if name in _STORED else value
+        for name, value in options.items()
+    }

@@ -13,11 +13,13 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
 
+import msgspec
+
 from ..client.client import Timeouts
 from ..client.policy import Retries
-from ..core.calls import ModelFacts, Provider, Quirks, Secret
+from ..core import codec
+from ..core.calls import Provider, Secret
 from ..core.errors import MASK
-from ..core.messages import Tool
 from ..routing.keys import origin
 from ..routing.registry import Route
 from . import plan, prompts
@@ -84,10 +86,11 @@ class Job:
     def public(self) -> dict[str, Any]:
         """As JSON for a file."""
         return {
+            "version": codec.VERSION,
             "run_id": self.run_id,
             "arms": [_arm(a) for a in self.arms],
             "prompts": prompts.dump(self.prompts),
-            "turns": plan.dump(self.turns),
+            "turns": msgspec.to_builtins(self.turns),
             "rules": asdict(self.rules),
         }
 
@@ -97,16 +100,15 @@ class Job:
 
     @classmethod
     def of(cls, public: Mapping[str, Any], arms: Iterable[Arm]) -> Job:
-        """From what `public` gave, and the arms. Raises ValueError, KeyError and the like for what it cannot
-        have given."""
-        rules = public["rules"]
-        rules["disturb"] = tuple(rules["disturb"]) if rules["disturb"] else None
+        """From what `public` gave, and the arms. Raises ConfigError for a later version's, and ProtocolError,
+        ValueError, KeyError and the like for what it cannot have given."""
+        codec.check_version(public.get("version", codec.VERSION))  # the first runs had none
         job = cls(
             public["run_id"],
             tuple(arms),
-            tuple(prompts.load(public["prompts"])),
-            tuple(plan.load(public["turns"])),
-            Rules(**rules),
+            prompts.load(public["prompts"]),
+            msgspec.convert(public["turns"], tuple[plan.Turn, ...]),
+            msgspec.convert(public["rules"], Rules),
         )
         for turn in job.turns:
             if turn.arm not in range(len(job.arms)) or not all(
@@ -167,16 +169,13 @@ def secret_of(arm: Arm) -> dict[str, Any]:
 
 
 def _arm(arm: Arm) -> dict[str, Any]:
-    options = dict(arm.options)
-    if options.get("tools"):
-        options["tools"] = [asdict(t) if isinstance(t, Tool) else dict(t) for t in options["tools"]]
     return {
         "name": arm.name,
         "provider": dict(arm.about),
         "model": arm.route.model,
         "asked": arm.route.asked,
         "simulated": arm.route.simulated,
-        "options": options,
+        "options": prompts.dump_options(arm.options),
         "timeout": arm.timeout,
         "retries": arm.retries,
         "keep": arm.keep,
@@ -185,18 +184,14 @@ def _arm(arm: Arm) -> dict[str, Any]:
 
 def to_arm(given: Mapping[str, Any], secret: Mapping[str, Any]) -> Arm:
     """From its two halves."""
-    row = dict(secret["provider"])
-    quirks: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row["quirks"].items()}
-    row["quirks"] = Quirks(**quirks)
-    row["facts"] = {name: ModelFacts(**facts) for name, facts in row["facts"].items()}
-    row |= {k: tuple(v) for k, v in row.items() if isinstance(v, list)}
-    route = Route(given["asked"], Provider(**row), given["model"], simulated=given["simulated"])
+    row = msgspec.convert(secret["provider"], Provider, dec_hook=lambda kind, given: kind(given))
+    route = Route(given["asked"], row, given["model"], simulated=given["simulated"])
     key = Secret(secret["key"], "the run", secret["origin"]) if secret["key"] else None
     return Arm(
         given["name"],
         route,
         given["provider"],
-        given["options"],
+        prompts.load_options(given["options"]),
         key,
         given["timeout"],
         given["retries"],

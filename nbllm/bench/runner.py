@@ -139,9 +139,9 @@ def resume(
         job = Job.of(public, [_again(given, by_hand, client) for given in public["arms"]])
         _without_licence(job)
         _askable(job, client)
-    except errors.NbllmError:
+    except errors.ConfigError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except (errors.ProtocolError, LookupError, TypeError, ValueError, AttributeError):
         raise errors.ConfigError(
             f"What the run in {place} was to do cannot be read.",
             hint="bench.load gives the rows that it has; bench.run(...) begins another.",
@@ -264,8 +264,7 @@ def _found(client: Client, model: str, base_url: str | None, dialect: str | None
 def _again(given: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, str]], client: Client) -> Arm:
     """The arm that a run's file tells of, looked up here. Raises ConfigError where it is another one here."""
     name, asked, told = str(given["name"]), str(given["asked"]), given["provider"]
-    if not set(given["options"]) <= set(REQUEST):
-        raise ValueError(name)
+    options = prompts.load_options(given["options"])
     Timeouts.of(given["timeout"])
     try:
         model = f"{told['name']}/{given['model']}" if asked == "auto" else asked
@@ -283,7 +282,7 @@ def _again(given: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, str]], c
         arm,
         name=name,
         route=replace(arm.route, asked=asked),
-        options=given["options"],
+        options=options,
         timeout=given["timeout"],
         retries=int(given["retries"]),
         keep=bool(given["keep"]),

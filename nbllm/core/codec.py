@@ -51,15 +51,21 @@ def from_json(text: str | bytes, kind: Any = Coded) -> Any:
         found = json.loads(text, parse_constant=_constant)
     except (ValueError, RecursionError):
         raise _refused("a text that is no JSON") from None
-    version = found.get("nbllm") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or "value" not in found:
+        raise _refused("a text without a version")
+    check_version(found.get("nbllm"))
+    return from_plain(found["value"], kind)
+
+
+def check_version(version: Any) -> None:
+    """Raises ConfigError for the version of a later nbllm, ProtocolError for what is none."""
     if isinstance(version, int) and version > VERSION:
         raise ConfigError(
             f"This was written by a later nbllm (form {version}; this one reads {VERSION}).",
             hint="Update nbllm: pip install -U nbllm.",
         )
-    if version != VERSION or "value" not in found:
+    if version != VERSION:
         raise _refused("a text without a version")
-    return from_plain(found["value"], kind)
 
 
 def to_plain(value: Any) -> Any:
