@@ -10,8 +10,9 @@ import pandas as pd
 import pydantic
 import pytest
 
-from nbllm import Response, Text
+from nbllm import Message, Response, Text
 from nbllm.core import errors
+from nbllm.core.codec import from_json
 from nbllm.core.schema import Mismatch, Shape, Truncated, checked_schema, frame, value_of
 
 from .kernels import Kernel
@@ -306,7 +307,11 @@ def test_conversations_are_listed_forked_undone_exported_and_forgotten(kernel, c
     assert "2 turns" in kernel.run("%llm chat fork talk other").text
     assert "1 turns" in kernel.run("%llm chat undo talk").text
     kernel.run(f"%llm chat export other {tmp_path / 'x.json'}")
-    assert ["user", "assistant"] * 2 == [m["role"] for m in json.loads((tmp_path / "x.json").read_text())]
+    kernel.run("said = %llm chat export other")
+    assert kernel.value("[[m.role, m.text] for m in said]") == [
+        [m.role, m.text] for m in from_json((tmp_path / "x.json").read_text(), tuple[Message, ...])
+    ]
+    assert ["user", "assistant"] * 2 == kernel.value("[m.role for m in said]")
     assert "forgotten" in kernel.run("%llm chat clear talk").text
     ran = kernel.run("%llm chat show talk")
     assert "other" in "".join(ran.error["traceback"])

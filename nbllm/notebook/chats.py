@@ -3,10 +3,8 @@ turns."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from ..core.compaction import sent
 from ..core.errors import ConfigError
@@ -170,11 +168,6 @@ def _part(part: Part) -> str:
     return getattr(part, "text", None) or f"*({type(part).__name__.lower()})*"
 
 
-def exported(chat: Chat) -> list[Mapping[str, Any]]:
-    """A conversation as plain messages: role and text."""
-    return [{"role": m.role, "content": words(m)} for turn in chat.turns for m in turn.messages]
-
-
-def as_json(chat: Chat) -> str:
-    """`exported` as JSON."""
-    return json.dumps(exported(chat), indent=2, ensure_ascii=False)
+def messages(chat: Chat) -> tuple[Message, ...]:
+    """All that was said, in order, with pictures, calls and results."""
+    return tuple(m for turn in chat.turns for m in turn.messages)

@@ -313,7 +313,8 @@ def _cost(session: Session, rest: str) -> Any:
 
 def _chat(session: Session, rest: str) -> Any:
     """list, open, show, undo, fork, export, clear."""
-    from .chats import as_json, exported, markdown
+    from ..core.codec import to_json
+    from .chats import markdown, messages
 
     word, *names = rest.split() or ["list"]
     chats = session.chats
@@ -346,12 +347,11 @@ def _chat(session: Session, rest: str) -> Any:
     if word == "clear":
         return f"{name} is forgotten ({chats.clear(name)} turns)."
     if word == "export":
+        chat = chats.get(name)
         if len(names) == 1:
-            return exported(chats.get(name))
+            return messages(chat)
         path = Path(names[1])
-        path.write_text(
-            as_json(chats.get(name)) if path.suffix == ".json" else markdown(chats.get(name)) + "\n", "utf-8"
-        )
+        path.write_text(f"{to_json(messages(chat)) if path.suffix == '.json' else markdown(chat)}\n", "utf-8")
         return f"{name} is in {path}."
     raise ConfigError(
         f"%llm chat has no {word!r}.",
