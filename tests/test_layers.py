@@ -94,9 +94,9 @@ _STANDARD = sys.stdlib_module_names - {
 # 200 of the notebook's: calls as rows, questions before they run, tools by name.
 BUDGETS = {
     ("core", "dialects", "http", "agents", "routing", "client", "store"): 9_700,
-    ("notebook",): 4_400,
+    ("notebook",): 4_360,
     ("tools",): 1_700,
-    ("bench",): 2_560,
+    ("bench",): 2_550,
     ("simulator",): 1_900,
 }
 
