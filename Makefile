@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lab check notebooks clean
+.PHONY: help demo fast test lab check notebooks clean
 
 help:
 	@echo "make demo    run the quickstart notebook against the built-in simulator and show its latency table"
+	@echo "make fast    the tests that need neither a kernel nor much time"
 	@echo "make test    unit, property, kernel and notebook tests"
 	@echo "make lab     JupyterLab on notebooks/"
 	@echo "make check   ruff and its formatter, mypy, the layering test"
@@ -24,9 +25,14 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	@$(BIN)/python -m nbllm.demo
 
+FAST = not kernel and not slow and not real and not browser
+
+fast: $(STAMP)
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "$(FAST)"
+
 test: $(STAMP)
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
+	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist loadfile --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
 
 $(VENV)/.lab: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab]'

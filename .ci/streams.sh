@@ -7,9 +7,13 @@ if [ ! -f "$shared/streams/check.py" ]; then
   echo "NOT RUN: no recorded traffic at $shared/streams (set NBLLM_SHARED); the dialects' own tests have run"
   exit 0
 fi
-status=0
-for cut in "" "--cut 7" "--cut 1"; do
+status=0 started=() said=$(mktemp -d)
+trap 'rm -rf "$said"' EXIT
+for cut in "" "--cut 7" "--cut 1"; do # at the same time
   # shellcheck disable=SC2086
-  .venv/bin/python "$shared/streams/check.py" --show 100 $cut || status=1
+  .venv/bin/python "$shared/streams/check.py" --show 100 $cut >"$said/$cut." 2>&1 &
+  started+=($!)
 done
+for child in "${started[@]}"; do wait "$child" || status=1; done
+cat "$said"/*
 exit $status

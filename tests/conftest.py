@@ -31,6 +31,18 @@ _LEAKING = (
 )
 
 
+def pytest_collection_modifyitems(items):
+    """Each process of `-n` collects for itself, so a test's name must be the same in all."""
+    if named := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"an address in memory is no part of a test's name (use ids=): {named[0]}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """With -n auto two processes for each core, at most eight: tests wait as much as they work."""
+    return min(8, 2 * (os.cpu_count() or 1))
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch, tmp_path_factory):
     """No key, address, proxy or configuration of this machine reaches a test."""

@@ -516,7 +516,7 @@ def unwrapped(function):
         (3, "'int' is int"),
         (print, r"print takes \*args"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_what_cannot_be_said_is_an_error_with_its_name(function, words):
     """Before anything is sent; it names function and parameter, and says what to do."""

@@ -103,9 +103,10 @@ def _watch(worker: subprocess.Popen[str], shown: Progress) -> tuple[str, Rows]:
 
     def listen() -> None:
         assert worker.stdout is not None
-        for line in worker.stdout:
-            words.put(line)
-        words.put(None)
+        with contextlib.suppress(ValueError):  # the run is over, and its output closed
+            for line in worker.stdout:
+                words.put(line)
+            words.put(None)
 
     threading.Thread(target=listen, name="nbllm-bench", daemon=True).start()
     stopped = False
