@@ -2,6 +2,7 @@
 
 import pytest
 
+from nbllm import Client, bench
 from nbllm.core.calls import Secret
 from nbllm.core.errors import ConfigError
 from nbllm.routing import keys, registry
@@ -183,3 +184,38 @@ def test_the_simulator_takes_no_other_address():
     """It would be left out in silence."""
     with pytest.raises(ConfigError, match="address of its own"):
         make().resolve("sim/openai/m", "http://127.0.0.1:9/v1")
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "words"),
+    [
+        ("github", None, "retired"),
+        ("mine", {"base_url": "https://${MINE_HOST}/v1", "default_model": "m"}, "needs MINE_HOST"),
+        ("mine", {"base_url": "https://mine.example/v1", "key_env": ["MINE_KEY"]}, "no default model"),
+        (
+            "mine",
+            {"base_url": "https://mine.example/v1", "default_model": "m", "headers": {"x-a": "${MINE_A}"}},
+            "needs MINE_A",
+        ),
+    ],
+)
+def test_a_provider_that_is_not_ready_is_a_route_with_a_problem(name, table, words):
+    """Named alone it has a route, so that choosing among all goes on; whatever would ask it says why, with a
+    key and without, and with what to do next. Its dialect is its own."""
+    found = make(MINE_KEY="k" * 20)
+    if table:
+        found.register(name, table)
+    route = found.resolve(name)
+    assert (found.rows[name].dialect, None) == (route.provider.dialect, found.key_for(route, None))
+    client = Client(found, ledger=None)
+    for ask in (
+        route.check,
+        lambda: client.stream("Hi", name),
+        lambda: client.stream("Hi", name, api_key="other"),
+        lambda: client.encode(client.request("Hi", "m"), route, None),
+        lambda: bench.run(name, "Hi", client=client, progress=False),
+    ):
+        with pytest.raises(ConfigError, match=words) as caught:
+            ask()
+        assert caught.value is not route.problem
+    assert (None, "auto") == ((auto := client.resolve("auto")).problem, auto.asked)

@@ -251,6 +251,7 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
 def _found(client: Client, model: str, base_url: str | None, dialect: str | None, api_key: str | None) -> Arm:
     """The arm of a model with its route and key, by this session's configuration."""
     route = client.resolve(model, base_url, dialect)
+    route.check()
     key = client.registry.key_for(route, api_key)
     if key is None and not route.provider.local:
         raise client.no_key(route.provider)
@@ -359,7 +360,7 @@ def _askable(job: Job, client: Client) -> Job:
     nobody's, or where its format has no word for what a prompt wants."""
     for arm in job.arms:
         try:
-            if not arm.route.provider.command and arm.route.provider.dialect != "refused":
+            if not arm.route.provider.command:
                 addresses.parse(arm.route.provider.base_url)
             for prompt in _kinds_of(job.prompts):
                 request = client.request(

@@ -509,8 +509,9 @@ class Client:
             raise error.scrubbed(guard.texts).with_traceback(None) from None  # whose frames hold the key
 
     def encode(self, request: Request, route: Route, key: Secret | None, *, keep: bool = False) -> AnyCall:
-        """The call that `request` becomes; nothing is sent. Raises ConfigError for keep where the provider
-        has no such mode."""
+        """The call that `request` becomes; nothing is sent. Raises ConfigError where the route has a
+        problem, and for keep where the provider has no such mode."""
+        route.check()
         row = route.provider
         if key is None and not row.local:
             raise self.no_key(row)

@@ -57,7 +57,7 @@ def _by_provider(client: Client, route: Route, text: str) -> int | None:
     """The provider's count, None where it has none or does not answer. It counts a message with the text: a
     few tokens more."""
     row = route.provider
-    if row.dialect not in _COUNTERS or not text:
+    if row.dialect not in _COUNTERS or not text or route.problem:
         return None
     key = client.registry.key_for(route, None)
     if key is None and not row.local:

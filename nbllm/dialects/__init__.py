@@ -9,8 +9,7 @@ from .gemini import Gemini
 from .ollama import Ollama
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
-from .refused import Refused
 
 DIALECTS: dict[str, Dialect] = {
-    d.name: d for d in (OpenAIChat(), OpenAIResponses(), Anthropic(), Gemini(), Ollama(), Cohere(), Refused())
+    d.name: d for d in (OpenAIChat(), OpenAIResponses(), Anthropic(), Gemini(), Ollama(), Cohere())
 }

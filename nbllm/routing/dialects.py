@@ -13,4 +13,4 @@ DIALECTS: dict[str, Dialect] = {**SERVERS, **{d.name: d for d in (*CLIS, OpenCod
 
 def choices() -> tuple[str, ...]:
     """The dialects that a user may name, those of installed packages with them."""
-    return tuple(name for name in DIALECTS if name != "refused")
+    return tuple(DIALECTS)

@@ -44,13 +44,19 @@ SIMULATED = {
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where a name leads: the provider (with the address in force), the model's own name, why it was
-    chosen."""
+    chosen; `problem` is why it cannot be asked, None where it can."""
 
     asked: str
     provider: Provider
     model: str
     why: str = ""
     simulated: bool = False
+    problem: ConfigError | None = field(default=None, compare=False)
+
+    def check(self) -> None:
+        """Raises the ConfigError that says why it cannot be asked."""
+        if self.problem is not None:
+            raise ConfigError(self.problem.message, hint=self.problem.hint)
 
 
 @dataclass(slots=True)
@@ -159,12 +165,11 @@ class Registry:
             )
         placed = self._placed(row, base_url, dialect)
         try:
-            placed = self._ready(placed, route.model)
+            return replace(route, provider=self._ready(placed, route.model))
         except ConfigError as error:
             if not lone:
                 raise
-            placed = replace(placed, dialect="refused", refused=str(error), local=True)
-        return replace(route, provider=placed)
+            return replace(route, provider=placed, problem=error.with_traceback(None))
 
     def _placed(self, row: Provider, base_url: str | None, dialect: str | None) -> Provider:
         """The row at the address in force. A server of the user's own may want no key; if it does, its 401
@@ -342,7 +347,7 @@ class Registry:
         own = self.rows.get(row.name)
         if explicit is not None:
             return keys.find(row, self.stores, explicit, address=row.base_url)
-        if own is None or row.refused or not keys.same_host(row.base_url, self.address(own)):
+        if own is None or route.problem or not keys.same_host(row.base_url, self.address(own)):
             return None
         return keys.find(own, self.stores, address=row.base_url)
 
