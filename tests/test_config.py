@@ -8,7 +8,8 @@ import warnings
 
 import pytest
 
-from nbllm.core.errors import ConfigError
+from nbllm import Client
+from nbllm.core.errors import ConfigError, ConnectFailed
 from nbllm.routing import config, keys, registry, toml_edit
 from nbllm.routing.config import Places
 
@@ -215,6 +216,9 @@ def test_installed_packages_bring_rows_and_dialects(load, tmp_path, monkeypatch)
         route.model,
     )
     assert ["broken"] == [p.where.split()[2] for p in r.problems]
+    with pytest.raises(ConnectFailed):
+        Client(r, ledger=None).complete("Hi", "m", base_url="http://127.0.0.1:9", dialect="twin", retries=0)
+    assert "twin" not in load().dialects, "a table that all share would keep it"
 
 
 # --- trust --------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from nbllm.notebook import settings
 from nbllm.notebook.completion import candidates
 from nbllm.notebook.syntax import options as line
 from nbllm.notebook.syntax.parser import parse
-from nbllm.routing.dialects import DIALECTS, choices
+from nbllm.routing.dialects import DIALECTS
 
 CALL = {*REQUEST, *ADDRESS, *SENDING, *USE}
 
@@ -43,12 +43,11 @@ def test_every_field_is_an_option_and_has_help():
         assert len(found) == len(set(found))
 
 
-@pytest.mark.parametrize("name", choices())
+@pytest.mark.parametrize("name", DIALECTS)
 def test_a_line_knows_the_dialects_of_the_client(name):
-    """Each of them, and no other."""
+    """Each of them; one that nobody knows is told where it would be used, with those there are."""
     assert name == parse(f"m base_url=http://127.0.0.1:1 dialect={name}").options["dialect"]
-    assert set(choices()) == set(DIALECTS)
-    with pytest.raises(nbllm.errors.ConfigError, match="No dialect"):
+    with pytest.raises(nbllm.errors.ConfigError, match=f"No dialect(?s:.*){name}"):
         nbllm.Client().resolve("openai/m", dialect="refused")
 
 
@@ -59,7 +58,7 @@ def test_completion_offers_the_dialects_of_the_client():
         client = nbllm.Client()
 
     typed = "%%llm m dialect="
-    assert set(choices()) == {word for word, _ in candidates(Bare(), typed, len(typed), 0)[1]}
+    assert set(DIALECTS) == {word for word, _ in candidates(Bare(), typed, len(typed), 0)[1]}
 
 
 def test_what_may_be_a_default():

@@ -82,12 +82,11 @@ async def _small(client: Client, arm: Arm, call: HttpCall) -> Any:
     """The JSON that a server answers. Raises our errors."""
     from ..core.calls import Trace
     from ..dialects._json import load_json
-    from ..routing.dialects import DIALECTS
 
     async with client.http.send(call, Trace(), arm.limits.connect) as reply:
         body = await reply.body()
         if reply.status >= 300:
-            raise DIALECTS[arm.route.provider.dialect].error(
+            raise client.registry.dialects[arm.route.provider.dialect].error(
                 reply.status, reply.headers, body, arm.route.provider
             )
         return load_json(body or b"{}")

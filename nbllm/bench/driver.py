@@ -271,7 +271,8 @@ class Load:
         if row.dialect == "opencode_server":
             return  # its password waits until it is known who listens there
         with contextlib.suppress(errors.NbllmError):
-            call = question(row, row.models or "/models", None if arm.route.simulated else arm.key)
+            key = None if arm.route.simulated else arm.key
+            call = question(self.client, row, row.models or "/models", key)
             async with self.client.http.send(call, Trace(), connect) as reply:
                 await reply.body()
 

@@ -43,7 +43,6 @@ from ..dialects._media import left_out
 from ..http.stamps import stalls_since
 from ..http.transport import HttpTransport, Letter, Reply
 from ..routing import prices
-from ..routing.dialects import DIALECTS, choices
 from ..routing.registry import DEFAULT_MODEL, Registry, Route, load
 from ..store.ledger import Ledger
 from ..store.measure import Call
@@ -198,9 +197,9 @@ class Client:
     def resolve(self, model: str, base_url: str | None = None, dialect: str | None = None) -> Route:
         """Where `model` leads; for "auto", the first provider with a key, a reachable Ollama, or the
         simulator."""
-        if dialect is not None and dialect not in choices():
+        if dialect is not None and dialect not in self.registry.dialects:
             raise errors.ConfigError(
-                f"No dialect is called {dialect!r}.", hint=f"There are {', '.join(choices())}."
+                f"No dialect is called {dialect!r}.", hint=f"There are {', '.join(self.registry.dialects)}."
             )
         return (
             self._auto()
@@ -456,7 +455,7 @@ class Client:
         in stream. Raises ConfigError where no key is found for a provider that needs one. On the engine's own
         thread, what `http.prepare` makes must be there already."""
         guard, running = Guard.of(route.provider, key), self._engine()
-        dialect = DIALECTS[route.provider.dialect]
+        dialect = self.registry.dialects[route.provider.dialect]
         letter = self._prepare(request, route, key, guard, running, keep=keep, fresh=fresh)
         stream = Stream(lambda fold, s: _answer(fold, s, request, route, guard))
         job = _Job(
@@ -519,7 +518,7 @@ class Client:
             keep and not route.simulated and row.dialect != "opencode_server"
         ):  # whose sessions stay in any case
             return keep_talking(request, row, key)
-        return guarded(DIALECTS[row.dialect].encode(request, row, key), row, key)
+        return guarded(self.registry.dialects[row.dialect].encode(request, row, key), row, key)
 
     def no_key(self, row: Provider) -> errors.ConfigError:
         """The error that says which key is missing and how to give one."""

@@ -9,7 +9,6 @@ from ..core import errors
 from ..core.calls import Guard, HttpCall, Provider, Secret, SessionCall, Trace
 from ..core.messages import Message, Request
 from ..dialects._json import load_json
-from ..routing.dialects import DIALECTS
 from ..routing.registry import Route
 from .client import Client, refusal
 
@@ -27,9 +26,9 @@ def listing(client: Client, name: str) -> Route:
     return client.registry.resolve(f"{row.name}/{row.default_model or 'm/m'}")
 
 
-def auth_headers(row: Provider, key: Secret | None) -> dict[str, str]:
+def auth_headers(client: Client, row: Provider, key: Secret | None) -> dict[str, str]:
     """The headers by which `row`'s dialect carries a key, taken from the dialect itself."""
-    call = DIALECTS[row.dialect].encode(Request("m/m", (Message("user", "x"),)), row, key)
+    call = client.registry.dialects[row.dialect].encode(Request("m/m", (Message("user", "x"),)), row, key)
     if not isinstance(call, (HttpCall, SessionCall)):
         raise errors.ConfigError(
             f"{row.label or row.name} is a command: it has no list of models and no address.",
@@ -48,15 +47,17 @@ def fetch(client: Client, route: Route, path: str) -> Any:
 
 def get(client: Client, row: Provider, path: str, key: Secret | None) -> Any:
     """As fetch, with the key given, or without any."""
-    return client.run(get_json(client, row, question(row, path, key)))
+    return client.run(get_json(client, row, question(client, row, path, key)))
 
 
-def question(row: Provider, path: str, key: Secret | None) -> HttpCall:
+def question(client: Client, row: Provider, path: str, key: Secret | None) -> HttpCall:
     """The call that asks for `path` of the row's server, the key carried as its dialect does."""
     base = row.base_url.rstrip("/")
     path = path.removeprefix("/v1") if base.endswith("/v1") else path
     key = key.at(row.base_url) if key is not None else None
-    return HttpCall(f"{base}/{path.removeprefix('/')}", auth_headers(row, key), {}, "GET", Guard.of(row, key))
+    return HttpCall(
+        f"{base}/{path.removeprefix('/')}", auth_headers(client, row, key), {}, "GET", Guard.of(row, key)
+    )
 
 
 async def get_json(client: Client, row: Provider, call: HttpCall) -> Any:
@@ -75,7 +76,7 @@ async def _get_json(client: Client, row: Provider, call: HttpCall) -> Any:
         async with asyncio.timeout(TIMEOUT), client.http.send(call, Trace(), TIMEOUT) as reply:
             body = await reply.body(LIMIT)
             if reply.status != HTTP_OK:
-                raise refusal(DIALECTS[row.dialect], reply, body, row)
+                raise refusal(client.registry.dialects[row.dialect], reply, body, row)
             return load_json(body)
     except errors.Timeout:
         raise

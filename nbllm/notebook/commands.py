@@ -18,10 +18,11 @@ from ..routing.config import user_file
 from ..routing.toml_edit import set_entry
 from .cell import ask, models_of, run_cell, with_schema
 from .comparison import Comparison
+from .completion import choices
 from .question import Question, checked
 from .session import Session
 from .syntax import parser as grammar
-from .syntax.options import BENCH, OPTIONS, SUBCOMMANDS, values
+from .syntax.options import BENCH, OPTIONS, SUBCOMMANDS
 from .view.static import static
 
 
@@ -263,7 +264,7 @@ def _help(session: Session, rest: str) -> str:
     if rest:
         topic = rest.lstrip("-%").replace("-", "_")
         if o := OPTIONS.get(topic) or BENCH.get(topic):
-            chosen = f"\n  values: {', '.join(values(o))}" if values(o) else ""
+            chosen = f"\n  values: {', '.join(known)}" if (known := choices(session, o)) else ""
             short = f" (-{o.short})" if o.short else ""
             return f"{o.name}{short}: {o.help}{chosen}"
         if topic in SUBCOMMANDS:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from ..core.options import Option
 from .session import Session
 from .syntax import parser as grammar
-from .syntax.options import OPTIONS, SUBCOMMANDS, values
+from .syntax.options import OPTIONS, SUBCOMMANDS
 
 _LINE = re.compile(r"^(?P<magic>%{1,2})(?:llm|nbllm)(?P<rest>[ \t].*|)$")
 _BRACE = re.compile(r"\{(\w*)$")
@@ -73,7 +74,12 @@ def _values(session: Session, option: str) -> list[tuple[str, str]]:
         return [("true", "value"), ("false", "value")]
     if known.kind == "variable":
         return [(n, "key variable") for row in session.client.registry.rows.values() for n in row.key_env]
-    return [(v, "value") for v in values(known)]
+    return [(v, "value") for v in choices(session, known)]
+
+
+def choices(session: Session, option: Option) -> Iterable[str]:
+    """The words that an option may have, () where it may have any."""
+    return session.client.registry.dialects if option.name == "dialect" else option.values
 
 
 def models(session: Session) -> list[tuple[str, str]]:

@@ -39,7 +39,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..core.calls import Provider, origin, same_host
+from ..core.calls import Dialect, Provider, origin, same_host
 from ..core.errors import ConfigError
 from ..core.options import OPTIONS
 from .dialects import DIALECTS
@@ -111,6 +111,7 @@ class Config:
     problems: list[Problem] = field(default_factory=list)
     allowed: dict[str, set[str]] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
+    dialects: dict[str, Dialect] = field(default_factory=lambda: dict(DIALECTS))
     chosen: str = ""  # the project's file that chose the default model, "" where none did
 
 
@@ -201,7 +202,7 @@ def _plugins(config: Config, places: Places) -> Iterator[Layer]:
         return
     for entry in importlib.metadata.entry_points(group="nbllm.dialects"):
         dialect = _loaded(config, entry)
-        if dialect is not None and type(DIALECTS.setdefault(entry.name, dialect)) is not type(dialect):
+        if dialect is not None and config.dialects.setdefault(entry.name, dialect) is not dialect:
             config.problems.append(
                 Problem(_from(entry), None, f"the dialect {entry.name!r} exists already; expected a new name")
             )
@@ -258,7 +259,7 @@ def _apply(config: Config, layer: Layer) -> None:
     )  # what a project's file is compared with
     for name, table in _items(config, layer, "provider"):
         try:
-            row = provider_row(name, table, config.rows.get(name), layer.where)
+            row = provider_row(name, table, config.rows.get(name), layer.where, config.dialects)
             config.rows[name] = replace(row, held=_held(row, table, below)) if layer.project else row
         except ConfigError as error:
             config.problems.append(

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from ..core.calls import Hidden, Provider, Secret, shown
+from ..core.calls import Dialect, Hidden, Provider, Secret, shown
 from ..core.errors import AuthenticationError, ConfigError
 from . import config, keys
 from .config import Places, Problem
+from .dialects import DIALECTS
 from .spec import filled, provider_row, spent, variables
 from .toml_edit import change_entry
 
@@ -63,7 +64,7 @@ class Route:
 class Registry:
     """The rows and aliases in force. `env` is looked at on every call; `simulator` gives a dialect's loopback
     address; `problems` are what is wrong in configuration files, told once, when a name is first resolved;
-    `stores` hold keys."""
+    `stores` hold keys; `dialects` are nbllm's own and those of installed packages."""
 
     rows: dict[str, Provider] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
@@ -73,6 +74,7 @@ class Registry:
     problems: list[Problem] = field(default_factory=list)
     stores: keys.Stores = None  # type: ignore[assignment]
     told: bool = False
+    dialects: Mapping[str, Dialect] = field(default_factory=lambda: DIALECTS, repr=False)
     defaults: dict[str, Any] = field(default_factory=dict)  # of cells, as configuration files have them
 
     def __post_init__(self) -> None:
@@ -121,7 +123,7 @@ class Registry:
     def register(self, name: str, table: Mapping[str, Any]) -> Provider:
         """Adds a row, or changes the entries of one, above all files. Raises ConfigError for what is wrong in
         the table."""
-        row = provider_row(name, table, self.rows.get(name), "register_provider")
+        row = provider_row(name, table, self.rows.get(name), "register_provider", self.dialects)
         if "base_url" in table:  # consent is for an address, and for the variables that are named with it
             row = replace(row, held=tuple(h for h in row.held if h in spent(row) and h not in str(table)))
         self.rows[name] = row
@@ -403,7 +405,14 @@ def load(env: Mapping[str, str] | None = None, places: Places | None = None) -> 
     the process's own, and no places, only NBLLM_CONFIG is looked at, where that env names it."""
     env = os.environ if env is None else env
     found = config.load(places or Places.of(env))
-    made = Registry(found.rows, found.aliases, env, problems=found.problems, defaults=found.defaults)
+    made = Registry(
+        found.rows,
+        found.aliases,
+        env,
+        problems=found.problems,
+        dialects=found.dialects,
+        defaults=found.defaults,
+    )
     if found.chosen:
         _paid_for(made, found.chosen)
     return made

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from ..core.calls import SECRET_HEADERS, ModelFacts, OAuth, Provider, Quirks, origin, same_host
 from ..core.errors import ConfigError
-from .dialects import choices
+from .dialects import DIALECTS
 
 BUILT_IN = ""  # the source of nbllm's own rows
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
@@ -74,12 +74,6 @@ def _path(value: Any) -> str:
     if re.search(r"^[^/]|^//|[\s\\#]|\.\.|\$\{|%(?:2e|2f|5c|0|1)", text, re.IGNORECASE):
         raise TypeError('a path such as "/models", or "" for none')
     return text
-
-
-def _dialect(value: Any) -> str:
-    if value not in choices():
-        raise TypeError(f"one of {', '.join(choices())}")
-    return str(value)
 
 
 def _header(value: Any) -> str:
@@ -151,7 +145,7 @@ def _oauth(value: Any) -> OAuth:
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "dialect": _dialect,
+    "dialect": _text,
     "base_url": _address,
     "key_header": _header,
     "quirks": _quirks,
@@ -165,7 +159,13 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def provider_row(name: str, table: Any, below: Provider | None = None, source: str = "here") -> Provider:
+def provider_row(
+    name: str,
+    table: Any,
+    below: Provider | None = None,
+    source: str = "here",
+    dialects: Iterable[str] = DIALECTS,
+) -> Provider:
     """The Provider that a table describes, entry by entry over the row `below`, if there is one: where it
     moves to another host, that row's variables, headers and stored keys stay behind. Raises ConfigError for
     what is wrong, EntryError where it is one entry."""
@@ -177,6 +177,8 @@ def provider_row(name: str, table: Any, below: Provider | None = None, source: s
             hint=f"Expected [provider.{name}] with base_url and key_env under it.",
         )
     given = {entry: _read(name, entry, value) for entry, value in table.items()}
+    if "dialect" in given and given["dialect"] not in dialects:
+        raise _wrong(name, "dialect", f"one of {', '.join(dialects)}")
     if given.get("command") and below is None:
         given = {
             "base_url": f"cli://{given['command'][0]}",
@@ -238,9 +240,11 @@ def _read(name: str, entry: str, value: Any) -> Any:
     try:
         return reader(value)
     except TypeError as error:
-        raise EntryError(
-            entry, f"Provider {name!r} has a wrong {entry!r}.", hint=f"Expected {error}."
-        ) from None
+        raise _wrong(name, entry, error) from None
+
+
+def _wrong(name: str, entry: str, expected: object) -> EntryError:
+    return EntryError(entry, f"Provider {name!r} has a wrong {entry!r}.", hint=f"Expected {expected}.")
 
 
 def spent(row: Provider) -> set[str]:

@@ -11,7 +11,6 @@ from typing import Any
 
 from ...core import options
 from ...core.options import Option
-from ...routing.dialects import choices
 
 OPTIONS: dict[str, Option] = {o.name: o for o in options.OPTIONS if o.kind and o.scope != "bench"}
 SHORT: dict[str, Option] = {o.short: o for o in OPTIONS.values() if o.short}
@@ -71,11 +70,6 @@ COMMANDS_LATER = ("replay",)
 
 class Unreadable(ValueError):
     """A value that is not of its option's kind; the message says what was expected."""
-
-
-def values(option: Option) -> tuple[str, ...]:
-    """What may be chosen: for dialect=, what the client knows."""
-    return choices() if option.name == "dialect" else option.values
 
 
 def read(option: Option, text: str) -> Any:
@@ -142,11 +136,10 @@ def _bool(_option: Option, text: str) -> bool:
 
 
 def _choice(option: Option, text: str) -> str:
-    known = values(option)
-    if text not in known:
-        near = difflib.get_close_matches(text, known, 1)
+    if text not in option.values:
+        near = difflib.get_close_matches(text, option.values, 1)
         raise Unreadable(
-            f"needs one of {', '.join(known)}, not {_shown(text)}"
+            f"needs one of {', '.join(option.values)}, not {_shown(text)}"
             + (f": did you mean {near[0]}?" if near else "")
         )
     return text
