@@ -21,9 +21,20 @@ CALL = {*REQUEST, *ADDRESS, *SENDING, *USE}
 
 
 def test_a_call_takes_the_options_of_the_table():
-    """Client.stream, its types, and a request's parameters."""
+    """Client.stream, its types, Client.ask with what goes on to a request, and a request's parameters."""
     taken = set(inspect.signature(nbllm.Client.stream).parameters) - {"self", "prompt", "model"}
     assert CALL == taken == set(typing.get_type_hints(CallOptions))
+    asked = (
+        set(inspect.signature(nbllm.Client.ask).parameters) | {f.name for f in fields(Request)} | {"system"}
+    )
+    assert CALL - {"base_url", "dialect"} == asked - {
+        "self",
+        "prompt",
+        "route",
+        "options",
+        "model",
+        "messages",
+    }
     assert {o.keyword for o in OPTIONS if o.scope == "call" or o.part} == {*CALL, "model"}
     assert set(keywords("parameter")) <= {f.name for f in fields(Request)}
 
