@@ -419,15 +419,21 @@ def test_a_held_row_stops_nobody_else(load):
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("", '[alias]\n"fast" = "gemini/flash"\n'),
-        ("# mine\n", '# mine\n\n[alias]\n"fast" = "gemini/flash"\n'),
+        ("", '[alias]\nfast = "gemini/flash"\n'),
+        ("# mine\n", '# mine\n\n[alias]\nfast = "gemini/flash"\n'),
         (
             '[alias]\nslow = "a/b"  # keep\n\n[provider.x]\nbase_url = "https://h"\n',
-            '[alias]\nslow = "a/b"  # keep\n"fast" = "gemini/flash"\n\n[provider.x]\nbase_url = '
-            '"https://h"\n',
+            '[alias]\nslow = "a/b"  # keep\nfast = "gemini/flash"\n\n[provider.x]\nbase_url = "https://h"\n',
         ),
-        ('[alias]\nfast = "a/b"\nslow = "c/d"', '[alias]\n"fast" = "gemini/flash"\nslow = "c/d"'),
-        ("[alias]", '[alias]\n"fast" = "gemini/flash"\n'),
+        (
+            '[alias]\nfast = "a/b"  # why\nslow = "c/d"',
+            '[alias]\nfast = "gemini/flash"  # why\nslow = "c/d"',
+        ),
+        ("[alias]", '[alias]\nfast = "gemini/flash"\n'),
+        ('alias = { a = "b" }\n', 'alias = { a = "b", fast = "gemini/flash"}\n'),
+        ('alias.a = "b"\n', 'alias.a = "b"\nalias.fast = "gemini/flash"\n'),
+        ('[alias]\nfast = """\na"""\n', '[alias]\nfast = "gemini/flash"\n'),
+        ("[alias.x]\na = 1\n", '[alias]\nfast = "gemini/flash"\n\n[alias.x]\na = 1\n'),
     ],
 )
 def test_one_entry_is_set_and_every_other_line_stays(tmp_path, before, after):
@@ -442,7 +448,7 @@ def test_one_entry_is_set_and_every_other_line_stays(tmp_path, before, after):
 
 
 @pytest.mark.parametrize(
-    "before", ["[alias\n", 'alias = { a = "b" }\n', 'alias.a = "b"\n', '[alias]\nfast = """\na"""\n']
+    "before", ["[alias\n", "alias = 1\n", "[[alias]]\n", "a = " + "[" * 3_000 + "]" * 3_000]
 )
 def test_a_file_that_only_a_person_can_edit_is_left_alone(tmp_path, before):
     """The error shows the line to write."""

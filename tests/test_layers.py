@@ -60,7 +60,7 @@ LATE_PACKAGES = HEAVY | {
         "dotenv",
         "tiktoken",
     ),
-    *("anyio", "idna", "tqdm", "resource", "keyring", "docstring_parser"),
+    *("anyio", "idna", "tqdm", "tomlkit", "resource", "keyring", "docstring_parser"),
 }
 # The second: a part of ours that loads when it is first used. (who, what)
 LATE_PARTS = {

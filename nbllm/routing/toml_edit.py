@@ -92,13 +92,9 @@ def _edited(path: Path, table: str, key: str, change: Callable[[Any], Any]) -> s
     except (ValueError, TypeError, RecursionError):
         found, before = None, {}
     value = change(before.get(key))
-    line = f"{json.dumps(key, ensure_ascii=False)} = {json.dumps(value, ensure_ascii=False)}"
-    new = _with_line(text, table, key, line)
-    try:
-        fits = found is not None and tomllib.loads(new) == {**found, table: {**before, key: value}}
-    except ValueError:
-        fits = False
-    if not fits:
+    new = _with_entry(text, table, key, value) if found is not None else ""
+    if found is None or tomllib.loads(new) != {**found, table: {**before, key: value}}:
+        line = f"{json.dumps(key, ensure_ascii=False)} = {json.dumps(value, ensure_ascii=False)}"
         raise ConfigError(
             f"{path} cannot be edited by nbllm as it stands.",
             hint=f"Write it there yourself, under [{table}]: {line}",
@@ -106,17 +102,16 @@ def _edited(path: Path, table: str, key: str, change: Callable[[Any], Any]) -> s
     return new
 
 
-def _with_line(text: str, table: str, key: str, line: str) -> str:
-    lines = text.split("\n")
-    start = next((i for i, at in enumerate(lines) if _header(at) == (table,)), None)
-    if start is None:
-        gap = "" if not text or text.endswith("\n\n") else "\n" if text.endswith("\n") else "\n\n"
-        return f"{text}{gap}[{table}]\n{line}\n"
-    end = next((i for i in range(start + 1, len(lines)) if lines[i].lstrip().startswith("[")), len(lines))
-    for i in range(start + 1, end):
-        if _entry(lines[i]) == key:
-            lines[i] = line
-            return "\n".join(lines)
-    last = max(i for i in range(start, end) if i == start or lines[i].strip())
-    lines.insert(last + 1, line)
-    return "\n".join(lines) if lines[-1] == "" else "\n".join(lines) + "\n"
+def _with_entry(text: str, table: str, key: str, value: Any) -> str:
+    """The text with the entry, "" where tomlkit cannot say it."""
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        document = tomlkit.parse(text)
+        if table not in document:
+            document[table] = tomlkit.table()
+        document[table][key] = value
+        return tomlkit.dumps(document)
+    except (TOMLKitError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return ""
