@@ -210,8 +210,9 @@ def answered(message):
 
 
 if len(sys.argv) > 2:
-    with open(sys.argv[2], "a", encoding="utf-8") as file:
-        file.write(f"{os.getpid()}\n")
+    with open(f"{sys.argv[2]}.new", "w", encoding="utf-8") as file:
+        file.write(str(os.getpid()))
+    os.replace(f"{sys.argv[2]}.new", sys.argv[2])  # whoever sees it finds it whole
 START.get(MODE, lambda: None)()
 for line in sys.stdin.buffer:
     answered(json.loads(line))

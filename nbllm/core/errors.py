@@ -82,6 +82,21 @@ def _forms(secret: str) -> set[str]:
     return found
 
 
+_PREFIXED = re.compile(
+    r"(?:sk|pk|rk|gsk|csk|xai|hf|r8|ghp|github_pat|nvapi|pplx|fw|tgp|AQ|ya29)[-_.](?=[\w\-]*[\dA-Z])[\w\-]{12,}|AIza[\w\-]{12,}"
+)
+_RANDOM = re.compile(r"(?=[a-zA-Z]*\d[a-zA-Z]*\d)[a-zA-Z\d]{20,}|[a-zA-Z]{40,}", re.ASCII)
+
+
+def looks_like_key(text: str, *, surely: bool = False) -> bool:
+    """Whether `text` could be a provider's key: a known beginning or, unless `surely`, only long runs of
+    letters and digits."""
+    runs = [run for run in re.split(r"[-_.]", text) if run]
+    return bool(_PREFIXED.match(text)) or (
+        not surely and bool(runs) and all(_RANDOM.fullmatch(run) for run in runs)
+    )
+
+
 class NbllmError(Exception):
     """Base of all errors that nbllm raises. `hint` says what to do next and is part of the message."""
 

@@ -395,6 +395,12 @@ def _log(session: Session, rest: str) -> Any:
     return log(session, rest)
 
 
+def _mcp(session: Session, rest: str) -> Any:
+    from .mcp_lines import mcp
+
+    return mcp(session, rest)
+
+
 COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "ask": _ask,
     "use": _use,
@@ -409,6 +415,7 @@ COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "nest": _nest,
     "help": _help,
     "bench": _bench,
+    "mcp": _mcp,
     "log": _log,
     "cost": _cost,
     "chat": _chat,

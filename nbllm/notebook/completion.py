@@ -9,7 +9,7 @@ from typing import Any
 from ..core.options import Option
 from .session import Session
 from .syntax import parser as grammar
-from .syntax.options import OPTIONS, SUBCOMMANDS
+from .syntax.options import MCP, OPTIONS, SUBCOMMANDS
 
 _LINE = re.compile(r"^(?P<magic>%{1,2})(?:llm|nbllm)(?P<rest>[ \t].*|)$")
 _BRACE = re.compile(r"\{(\w*)$")
@@ -54,6 +54,8 @@ def candidates(session: Session, text: str, column: int, row: int) -> tuple[str,
 
 
 def _on_line(session: Session, typed: str, *, subcommands: bool) -> tuple[str, list[tuple[str, str]]]:
+    if subcommands and (known := re.match(r"mcp\s+(?:(\w+)\s+)?(?:mcp/)?(\S*)$", typed)):
+        return known[2], [o for o in _of_mcp(session, known[1]) if o[0].startswith(known[2])]
     place = grammar.complete(typed, subcommands=subcommands)
     options = [(f"{name}=", "option") for name, o in OPTIONS.items() if not o.later]
     offers: dict[str, Iterable[tuple[str, str]]] = {
@@ -64,6 +66,14 @@ def _on_line(session: Session, typed: str, *, subcommands: bool) -> tuple[str, l
         "word": [*models(session), *options],
     }
     return place.prefix, [(w, kind) for w, kind in offers[place.kind] if w.startswith(place.prefix)]
+
+
+def _of_mcp(session: Session, word: str | None) -> list[tuple[str, str]]:
+    """What follows %llm mcp, or a word of it: the names of servers."""
+    if word is None:
+        return [(w, "subcommand") for w in MCP]
+    entries, _ = session.client.mcp.entries() if word in MCP[2:] else ([], [])
+    return [(name, "MCP server") for name in dict.fromkeys(e.name for e in entries)]
 
 
 def _values(session: Session, option: str) -> list[tuple[str, str]]:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..routing.files import read_small
+from ..core.errors import ConfigError
+from ..routing.files import locked, read_small, write_whole
 from .mcp_entry import Entry, Source, entry_of
 
 _LIMIT = 2**24  # bytes: Claude's own file holds the history of its projects too
@@ -89,3 +90,20 @@ def _tables(text: str, folder: Path) -> Iterator[Mapping[str, Any]]:
 def _without_comments(text: str) -> str:
     bare = _COMMENT.sub(lambda m: m[1] or " ", text)
     return _COMMA.sub(lambda m: m[1] or "", bare)
+
+
+def save(path: Path, name: str, table: Mapping[str, Any] | None) -> None:
+    """Puts a server into the user's own file, or takes it out (None). Raises ConfigError where the file is
+    broken or cannot be written."""
+    try:
+        with locked(path):
+            data = json.loads(read_small(path, _LIMIT)) if path.exists() else {}
+            servers = data.setdefault("mcpServers", {})
+            servers.pop(name, None)
+            servers.update({name: table} if table is not None else {})
+            write_whole(path, json.dumps(data, indent=2) + "\n")
+    except (OSError, ValueError, RecursionError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} cannot be changed ({getattr(error, 'strerror', None) or error}).",
+            hint="Correct it, or check its folder's permissions, and try again.",
+        ) from None

@@ -7,14 +7,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ..core.calls import Hidden, Secret, origin
-from ..core.errors import ConfigError
+from ..core.calls import Hidden, Secret, origin, shown
+from ..core.errors import MASK, ConfigError, looks_like_key
 
 SESSION = "this session"
 _OURS = frozenset({"type", "transport", "command", "args", "env", "cwd", "url", "serverUrl", "headers"})
@@ -63,13 +64,23 @@ class Entry:
     @property
     def secrets(self) -> Hidden:
         """What of it no message, log or result may show."""
-        values = (v for k, v in self.env.items() if _is_secret(k, v))
+        values = (v for k, v in self.env.items() if _is_secret(k, v) or _is_odd(v))
         texts = (part for s in self.headers.values() for part in (s.reveal(), *s.reveal().split()))
         typed = (v for k, v in _pairs(self.argv) if _is_secret(k, v))
         query = (v for v in re.findall(r"=([^&#]+)", urlsplit(self.url).query))
         return Hidden(
             dict.fromkeys(v for v in (*values, *texts, *typed, *query) if v.lower() not in _SCHEMES)
         )
+
+    @property
+    def runs(self) -> str:
+        """Its command or address as it is written, for people: what is filled in stands as its name, and what
+        looks like a key is masked."""
+        if self.url or self.written.get("url"):
+            return re.sub(r"=(?!\$\{)[^&#]+", f"={MASK}", shown(self.written["url"]))
+        words = self.written.get("words", ())
+        found = [_masked(w, *pair) for w, pair in zip(words, _pairs(words), strict=True)]
+        return shlex.join(found).replace(shlex.quote(MASK), MASK)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -84,19 +95,31 @@ _SCHEMES = frozenset({"bearer", "basic", "token"})
 
 
 def _is_secret(name: str, value: str) -> bool:
-    """Whether a value of an entry is to be masked: by its name, or because it looks like nothing else."""
-    odd = len(value) >= 16 and not re.search(r"[\s/\\]", value) and re.search(r"\d", value)
-    return bool(_SECRET.search(name)) or bool(odd and re.search(r"[A-Za-z]", value))
+    """Whether what a variable or an option holds is to be masked: by its name, or because it looks like a
+    key."""
+    return bool(_SECRET.search(name)) or looks_like_key(value)
 
 
-def _pairs(words: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """(option, value) of a command's words: --token=x, --token x, and a word by itself."""
-    for before, word in zip(("", *words), words, strict=False):
+def _is_odd(value: str) -> bool:
+    """Whether a variable's value looks like nothing that a result may tell: neither a path, a number nor a
+    word."""
+    return len(value) >= 16 and bool(re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])[^\s/\\]+", value))
+
+
+def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(option, value) for each word of a command: --token=x, x behind --token, and ("", x) else."""
+    before = ""
+    for word in words:
         name, equals, value = word.partition("=")
-        if equals and name.startswith("-"):
-            yield name, value
-        elif not word.startswith("-"):
-            yield (before if before.startswith("-") else ""), word
+        yield (name, value) if equals and word.startswith("-") else (before, word)
+        before = "" if equals or not word.startswith("-") else word
+
+
+def _masked(word: str, name: str, value: str) -> str:
+    """A word as people may see it. What could be code or a file stands: they are to see what would run."""
+    if not re.fullmatch(r"\w[\w+=:~-]{3,}", value) or not _is_secret(name if name[:1] == "-" else "", value):
+        return word
+    return word.removesuffix(value) + MASK
 
 
 class Source(NamedTuple):

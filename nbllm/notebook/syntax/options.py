@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...core import options
+from ...core.errors import looks_like_key
 from ...core.options import Option
 
 OPTIONS: dict[str, Option] = {o.name: o for o in options.OPTIONS if o.kind and o.scope != "bench"}
@@ -59,12 +60,15 @@ SUBCOMMANDS: dict[str, str] = {
     "bench": "measure models against each other: %llm bench openai/mini,claude/sonnet blocks=20 out=df "
     "(%%llm_bench takes prompts; options of the run are also bench.NAME=, and must be where a call has the "
     "same: seed= is the call's, bench.seed= the run's)",
+    "mcp": "MCP servers, whose tools a model may use (tools=mcp/NAME): %llm mcp add NAME -- COMMAND ARGS | "
+    "add NAME URL | list | allow NAME (a project's) | tools [NAME] | remove NAME | log NAME",
     "log": "the calls of this notebook in numbers (n=20: the last ones; all: every column)",
     "cost": "what the calls of this notebook came to, by model: calls, tokens, dollars",
     "simulate": "on or off: send every provider's name to the built-in simulator",
     "nest": "on: let your own asyncio.run work in cells (nest_asyncio)",
     "help": "this list, or one topic: %llm help temperature",
 }
+MCP = ("add", "list", "allow", "tools", "remove", "log")  # the words of %llm mcp
 COMMANDS_LATER = ("replay",)
 
 
@@ -75,21 +79,6 @@ class Unreadable(ValueError):
 def read(option: Option, text: str) -> Any:
     """The value of `text` for `option`. Raises Unreadable."""
     return _READERS[option.kind](option, text)
-
-
-_PREFIXED = re.compile(
-    r"(?:sk|pk|rk|gsk|csk|xai|hf|r8|ghp|github_pat|nvapi|pplx|fw|tgp|AQ|ya29)[-_.](?=[\w\-]*[\dA-Z])[\w\-]{12,}|AIza[\w\-]{12,}"
-)
-_RANDOM = re.compile(r"(?=[a-zA-Z]*\d[a-zA-Z]*\d)[a-zA-Z\d]{20,}|[a-zA-Z]{40,}", re.ASCII)
-
-
-def looks_like_key(text: str, *, surely: bool = False) -> bool:
-    """Whether `text` could be a provider's key: a known beginning or, unless `surely`, only long runs of
-    letters and digits."""
-    runs = [run for run in re.split(r"[-_.]", text) if run]
-    return bool(_PREFIXED.match(text)) or (
-        not surely and bool(runs) and all(_RANDOM.fullmatch(run) for run in runs)
-    )
 
 
 def _shown(text: str) -> str:

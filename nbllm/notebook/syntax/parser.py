@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...core.errors import ConfigError
+from ...core.errors import ConfigError, looks_like_key
 from ...core.options import Option
 from .lexer import end, fail, value
 from .options import (
@@ -30,7 +30,6 @@ from .options import (
     SHORT,
     SUBCOMMANDS,
     Unreadable,
-    looks_like_key,
     read,
 )
 

@@ -1,0 +1,241 @@
+"""`%llm mcp`: the MCP servers of this notebook. What is shown of them is cleaned, and holds no value of a
+variable and no key."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..core.errors import ConfigError, looks_like_key
+from ..routing.config import user_file
+from ..tools.consent import Change
+from ..tools.mcp_config import save as write_own
+from ..tools.mcp_entry import SESSION, Entry, Source, entry_of
+from ..tools.mcp_mend import clean, line
+from ..tools.mcp_servers import Servers
+from .buttons import approve
+from .session import Session
+from .syntax.options import MCP
+
+T = TypeVar("T")
+_USAGE = (
+    "%llm mcp add [--save] [--env NAME[=VALUE]] [--header NAME=VALUE] [--cwd FOLDER] NAME -- COMMAND ARGS "
+    "(or NAME URL)"
+)
+_SHOWN = 20  # tools of a server that are told when it is allowed
+
+
+def mcp(session: Session, rest: str) -> Any:
+    """add, list, allow, tools, remove, log."""
+    word, _, more = rest.strip().partition(" ")
+    if word and word not in WORDS:
+        raise ConfigError(f"%llm mcp has no {word!r}.", hint=f"There are {', '.join(WORDS)}.")
+    return WORDS[word or "list"](session, more.strip())
+
+
+def _servers(session: Session) -> Servers:
+    return session.client.mcp
+
+
+def _run(session: Session, work: Coroutine[Any, Any, T]) -> T:
+    return session.client.run(work)
+
+
+def _add(session: Session, rest: str) -> str:
+    """A server for this session; --save: in the user's own file."""
+    flags, name, words = _line(rest)
+    if not re.fullmatch(r"[\w.-]{1,64}", name) or not words:
+        raise ConfigError(f"Not a server: {name!r}.", hint=_USAGE)
+    table = _table(flags, words)
+    servers, here = _servers(session), Path.cwd()
+    own = user_file().with_name("mcp.json")
+    save = "--save" in flags
+    source = Source(str(own.absolute()) if save else SESSION, here, trusted=True)
+    entry = entry_of(name, table, source, session.client.registry.env)
+    if entry.problem:
+        raise ConfigError(f"mcp/{name}: {entry.problem}.", hint=_USAGE)
+    if save:
+        write_own(own, name, table)
+        servers.remove(name)
+    else:
+        servers.add(entry)
+    _run(session, servers.stop(name))
+    kept = f"as {own} says" if save else "in this session"
+    starts = f"It starts at its first use: %%llm tools=mcp/{name}, or %llm mcp tools {name}."
+    return f"mcp/{name} is {line(entry.runs)}, {kept}. {starts}"
+
+
+def _line(rest: str) -> tuple[dict[str, list[str]], str, list[str]]:
+    """(flags and their values, name, command or address) of `add`."""
+    try:
+        words = shlex.split(rest, posix=os.name != "nt")
+    except ValueError as error:
+        raise ConfigError(f"The line cannot be read: {error}.", hint=_USAGE) from None
+    flags: dict[str, list[str]] = {}
+    while words and words[0].startswith("--") and words[0] != "--":
+        flag = words.pop(0)
+        if flag not in ("--save", "--env", "--header", "--cwd"):
+            raise ConfigError(f"%llm mcp add has no {flag}.", hint=_USAGE)
+        flags.setdefault(flag, []).extend([words.pop(0)] if flag != "--save" and words else [])
+    name, *command = words or [""]
+    return flags, name, command[1:] if command[:1] == ["--"] else command
+
+
+def _table(flags: Mapping[str, list[str]], words: list[str]) -> dict[str, Any]:
+    """The entry as a file would hold it."""
+    table: dict[str, Any] = (
+        {"type": "http", "url": words[0]}
+        if len(words) == 1 and re.match(r"https?://", words[0])
+        else {"command": words[0], "args": words[1:]}
+    )
+    for flag, key in (("--env", "env"), ("--header", "headers")):
+        if flag in flags:
+            table[key] = dict(_pair(flag, given) for given in flags[flag])
+    return table | ({"cwd": flags["--cwd"][-1]} if flags.get("--cwd") else {})
+
+
+def _pair(flag: str, given: str) -> tuple[str, str]:
+    """NAME=VALUE; NAME alone takes it from the environment. A key is never typed into a cell."""
+    name, equals, value = given.partition("=")
+    if looks_like_key(value) or any(looks_like_key(word) for word in value.split()):
+        raise ConfigError(
+            f"{flag} {name[:40]} holds a key, which would stay in the notebook.",
+            hint=f"Put it into the environment, and write {flag} {name[:40]}='${{NAME}}' with its name.",
+        )
+    return name, value if equals else f"${{{name}}}"
+
+
+def _list(session: Session, _rest: str) -> Any:
+    import pandas as pd
+
+    servers = _servers(session)
+    entries, problems = servers.entries()
+    for problem in problems:
+        session.say(f"Ignored: {line(problem, 300)}")
+    rows, seen = [], set[str]()
+    for entry in entries:
+        rows.append({"name": entry.name, "state": _state(servers, entry, seen), **_about(entry)})
+        seen.add(entry.name)
+    return pd.DataFrame(rows, columns=["name", "state", "runs", "variables", "file", "not used"]).set_index(
+        "name"
+    )
+
+
+def _state(servers: Servers, entry: Entry, seen: set[str]) -> str:
+    if entry.name in seen:
+        return "hidden by the one above"
+    if entry.problem:
+        return line(entry.problem, 200)
+    if not servers.consent.allowed(entry):
+        return f"not allowed yet: %llm mcp allow {entry.name}"
+    server = servers.opened(entry.name)
+    return server.state if server is not None and server.entry.same(entry) else "not started"
+
+
+def _about(entry: Entry) -> dict[str, str]:
+    return {
+        "runs": line(entry.runs),
+        "variables": ", ".join(line(n, 60) for n in entry.names),
+        "file": line(entry.file, 300),
+        "not used": ", ".join(line(n, 40) for n in entry.unused),
+    }
+
+
+def _allow(session: Session, rest: str) -> str:
+    """Shows what a server would run, or what has changed in its tools, and asks."""
+    servers = _servers(session)
+    entry = servers.usable_entry(_one(rest))
+    if not servers.consent.allowed(entry):
+        session.say(_told(entry))
+        if not approve(f"Start mcp/{entry.name}?", yes="Allow", no="No"):
+            return f"mcp/{entry.name} stays as it is: not allowed."
+        servers.consent.allow(entry)
+    server = _run(session, servers.server(entry.name))
+    tools, changes = _run(session, server.changes())
+    if not changes:
+        names = ", ".join(line(t.name, 60) for t in tools[:_SHOWN])
+        more = f" and {len(tools) - _SHOWN} more" if len(tools) > _SHOWN else ""
+        return f"mcp/{entry.name} is allowed. Its {len(tools)} tools: {names}{more}."
+    session.say("\n".join(map(_difference, changes)))
+    question = f"Allow {len(changes)} {'tool' if len(changes) == 1 else 'tools'} of mcp/{entry.name} as now?"
+    if not approve(question, yes="Allow", no="No"):
+        return f"mcp/{entry.name}: what has changed stays left out."
+    servers.consent.pin(entry, tools)
+    return f"mcp/{entry.name}: its {len(tools)} tools are allowed as they are now."
+
+
+def _told(entry: Entry) -> str:
+    """All that consent is given to."""
+    rows = {
+        "file": line(entry.file, 500),
+        "asks" if entry.url else "runs": line(entry.runs),
+        "" if entry.url else "in": entry.cwd or "",
+        "variables": ", ".join(line(n, 60) for n in entry.names) or "none",
+    }
+    return "\n".join([f"mcp/{entry.name}", *(f"  {k:10} {v}" for k, v in rows.items() if k)])
+
+
+def _difference(change: Change) -> str:
+    head = f"{line(change.tool, 60)} {'is new' if change.new else 'has changed'}:"
+    return "\n".join([head, *(f"  {clean(text, 300)}" for text in change.lines)])
+
+
+def _tools(session: Session, rest: str) -> Any:
+    """The tools of a server, of some, or of all that are allowed, as a model would be told of them."""
+    import pandas as pd
+
+    servers = _servers(session)
+    names = rest.split() or ["mcp/*"]
+    usables, notes = _run(session, servers.usables(n if n.startswith("mcp/") else f"mcp/{n}" for n in names))
+    for note in notes:
+        session.say(note)
+    rows = [
+        {
+            "tool": u.tool.name,
+            "server": u.source,
+            "description": u.tool.description,
+            "arguments": ", ".join(u.tool.parameters.get("properties", {})),
+        }
+        for u in usables
+    ]
+    return pd.DataFrame(rows, columns=["tool", "server", "description", "arguments"]).set_index("tool")
+
+
+def _remove(session: Session, rest: str) -> str:
+    """Ends a server, forgets it where the user added it, and what was allowed of it."""
+    servers, name = _servers(session), _one(rest)
+    entry = servers.entry(name)
+    _run(session, servers.stop(entry.name))
+    servers.consent.forget(entry)
+    own = user_file().with_name("mcp.json")
+    if entry.file == str(own.absolute()):
+        write_own(own, entry.name, None)
+    if servers.remove(entry.name) or entry.file == str(own.absolute()):
+        return f"mcp/{entry.name} was removed."
+    return (
+        f"mcp/{entry.name} was ended and is not allowed any more; {line(entry.file, 300)} still describes it."
+    )
+
+
+def _log(session: Session, rest: str) -> str:
+    """What a server wrote to its standard error, the last of it."""
+    servers, name = _servers(session), _one(rest)
+    server = servers.opened(servers.entry(name).name)
+    text = clean(server.log[-10_000:], 10_000) if server is not None else ""
+    return text or f"mcp/{servers.entry(name).name} has written nothing to its standard error."
+
+
+def _one(rest: str) -> str:
+    words = rest.split()
+    if len(words) != 1:
+        raise ConfigError("Which server?", hint="`%llm mcp list` lists them.")
+    return words[0]
+
+
+WORDS: dict[str, Callable[[Session, str], Any]] = dict(
+    zip(MCP, (_add, _list, _allow, _tools, _remove, _log), strict=True)
+)
