@@ -427,8 +427,8 @@ def test_a_report_stands_whatever_its_models_are_called(tmp_path):
     for names in [[EVIL], *some(NAMES, 6)]:
         told = dict(zip(("ended", "system", "python", "nbllm", "seed", "cpus"), names * 6, strict=False))
         df = frame(
-            *(rows(name, n=12, error_msg=name, prompt_id=name, model=name) for name in names),
-            rows("other " + names[0], n=12, fail=0.4, seed=3),
+            *(rows(name, n=8, error_msg=name, prompt_id=name, model=name) for name in names),
+            rows("other " + names[0], n=8, fail=0.4, seed=3),
         )
         df.attrs["nbllm"] |= told
         page = nbllm.bench.report(df, tmp_path / "x.html", title=names[-1]).read_text("utf-8")
