@@ -147,7 +147,11 @@ def test_variables_in_values_are_filled_in_when_the_row_is_used(load):
         ('[provider.acme]\nbase_url = "https://h"\nheaders = ["X"]\n', 3, "a table of texts"),
         ('[provider.acme]\nbase_url = "https://h"\nkey_header = "X-Mine"\n', 3, "never shown"),
         ('[provider.acme]\nbase_url = "https://h"\nquirks = { seed = "x" }\n', 3, "stream_usage"),
-        ('[provider.acme]\nbase_url = "https://h"\n[provider.acme.quirks]\nstream_usage = 1\n', 3, "bool"),
+        (
+            '[provider.acme]\nbase_url = "https://h"\n[provider.acme.quirks]\nstream_usage = 1\n',
+            3,
+            "true or false",
+        ),
         ('[provider.acme]\nbase_url = "https://h"\nmodel.big = { context = "long" }\n', 3, "numbers"),
         ('[provider.acme]\ndialect = "openai_chat"\n', 1, "base_url"),
         ('[provider]\nacme = "https://h"\n', 2, "[provider.acme]"),

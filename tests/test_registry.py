@@ -172,6 +172,34 @@ def test_a_key_given_by_hand_lasts_for_the_session():
         ({"base_url": "x"}, "https://host"),
         ({"dialect": "openai_chat"}, "base_url"),
         ({"base_url": "https://h", "dialect": "smtp"}, "openai_chat"),
+        *(
+            ({"base_url": "https://h", **table}, f"wrong '{next(iter(table))}'(?s:.*){words}")
+            for table, words in (
+                ({"label": "a\nb"}, "one line"),
+                ({"label": 1}, "text in quotes"),
+                ({"local": "true"}, "true or false"),
+                ({"key_env": [1]}, "list of texts"),
+                ({"key_env": ["A\x1b"]}, "list of texts"),
+                ({"headers": {"x": 1}}, "table of texts"),
+                ({"headers": {"x\x1b": "1"}}, "table of texts"),
+                ({"headers": "x"}, "table of texts"),
+                ({"quirks": {"stream_usage": "yes"}}, r"stream_usage \(true or false\)"),
+                ({"quirks": {"cannot": "tools"}}, r"cannot \(list of texts\)"),
+                ({"quirks": {"streem": True}}, "not 'streem'"),
+                ({"quirks": [1]}, "quirks out of"),
+                ({"model": {"m": 1}}, "tables by"),
+                ({"model": {"m": {"context": -1}}}, "at least 0"),
+                ({"model": {"m": {"context": float("nan")}}}, "at least 0"),
+                ({"model": {"m": {"context": True}}}, "numbers"),
+                ({"model": {"m": {"contxt": 1}}}, "not 'contxt'"),
+                ({"oauth": {"client_id": "a", "token_url": "https://t"}}, "device_url or authorize_url"),
+                ({"oauth": {"token_url": "https://t", "device_url": "https://t"}}, "client_id"),
+                (
+                    {"oauth": {"client_id": "a", "token_url": "http://t", "device_url": "https://t"}},
+                    "https address in token_url",
+                ),
+            )
+        ),
     ],
 )
 def test_a_wrong_row_says_what_is_wrong(table, words):

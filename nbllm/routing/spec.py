@@ -7,9 +7,11 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import astuple, fields, is_dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
+
+import msgspec
 
 from ..core.calls import SECRET_HEADERS, ModelFacts, OAuth, Provider, Quirks, origin, same_host
 from ..core.errors import ConfigError
@@ -28,39 +30,65 @@ class EntryError(ConfigError):
         self.entry = entry
 
 
-def _text(value: Any) -> str:
-    if (
-        not isinstance(value, str) or not value.isprintable()
-    ):  # it may be printed: escapes could do things to a terminal
-        raise TypeError("text in quotes, on one line")
-    return value
+def _reader(
+    kind: Any, expected: str, fits: Callable[[Any], bool] = lambda _found: True
+) -> Callable[[Any], Any]:
+    """A reader of an entry as msgspec converts it, without unknown names. Raises TypeError with what was
+    expected."""
+    known = {f.name for f in fields(kind)} if is_dataclass(kind) else set()
+
+    def read(value: Any) -> Any:
+        try:
+            found = msgspec.convert(value, kind)
+        except msgspec.ValidationError:
+            raise TypeError(expected) from None
+        odd = next((repr(name)[:40] for name in value if name not in known), "") if known else ""
+        if odd or not fits(found):
+            raise TypeError(f"{expected}, not {odd}" if odd else expected)
+        return found
+
+    return read
+
+
+def _printable(found: str | Iterable[str]) -> bool:
+    """It may be printed: escapes could do things to a terminal."""
+    return "".join(found).isprintable()
+
+
+_text = _reader(str, "text in quotes, on one line", _printable)
+_truth = _reader(bool, "true or false")
+_list = _reader(str | tuple[str, ...], 'a list of texts, such as ["A", "B"]', _printable)
+_pairs = _reader(
+    dict[str, str],
+    'a table of texts, such as { name = "value" }',
+    lambda found: _printable(found) and _printable(found.values()),
+)
+_tables = _reader(
+    dict[str, dict[str, Any]], 'tables by the models\' names, such as model."NAME" = { context = 128000 }'
+)
+_numbers = _reader(
+    ModelFacts,
+    f"numbers of at least 0 for {', '.join(ModelFacts.__slots__)}",
+    lambda found: all(v is None or v >= 0 for v in astuple(found)),
+)
+_TOML = {"str": "text", "bool": "true or false", "tuple[str, ...]": "list of texts"}
+_settings = _reader(
+    Quirks, f"quirks out of {', '.join(f'{f.name} ({_TOML[str(f.type)]})' for f in fields(Quirks))}"
+)
+_login = _reader(
+    OAuth,
+    "a table of client_id, token_url, device_url or authorize_url, and perhaps a list of scopes",
+    lambda found: _printable(found.client_id) and bool(found.device_url or found.authorize_url),
+)
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    values = (value,) if isinstance(value, str) else value
-    if not isinstance(values, (list, tuple)) or not all(
-        isinstance(v, str) and v.isprintable() for v in values
-    ):
-        raise TypeError('a list of texts, such as ["A", "B"]')
-    return tuple(values)
-
-
-def _truth(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError("true or false")
-    return value
-
-
-def _pairs(value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not all(
-        isinstance(v, str) and v.isprintable() and k.isprintable() for k, v in value.items()
-    ):
-        raise TypeError('a table of texts, such as { name = "value" }')
-    return dict(value)
+    found: str | tuple[str, ...] = _list(value)
+    return (found,) if isinstance(found, str) else found
 
 
 def _address(value: Any) -> str:
-    text = _text(value)
+    text: str = _text(value)
     if not re.match(r"https?://|\$\{", text) or re.search(r"[\s@\\?#]", text):
         raise TypeError(
             "an address such as https://host/v1, without a key in it (what follows a ? stands in `query`)"
@@ -70,7 +98,7 @@ def _address(value: Any) -> str:
 
 def _path(value: Any) -> str:
     """A path that can be put after an address and leads nowhere but to the same server."""
-    text = _text(value)
+    text: str = _text(value)
     if re.search(r"^[^/]|^//|[\s\\#]|\.\.|\$\{|%(?:2e|2f|5c|0|1)", text, re.IGNORECASE):
         raise TypeError('a path such as "/models", or "" for none')
     return text
@@ -83,65 +111,23 @@ def _header(value: Any) -> str:
 
 
 def _quirks(value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError("a table, such as { stream_usage = false }")
-    for name, given in value.items():
-        if name not in Quirks.__slots__ or (kind := type(getattr(Quirks(), name))) is not (
-            tuple if isinstance(given, list) else type(given)
-        ):
-            raise TypeError(
-                f"quirks out of {', '.join(Quirks.__slots__)}"
-                if name not in Quirks.__slots__
-                else f"{name} to be of type {kind.__name__}"
-            )
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    found = _settings(value)
+    return {name: getattr(found, name) for name in value}
 
 
 def _facts(value: Any) -> dict[str, ModelFacts]:
-    if not isinstance(value, Mapping) or not all(isinstance(v, Mapping) for v in value.values()):
-        raise TypeError('tables by the models\' names, such as model."NAME" = { context = 128000 }')
-    for facts in value.values():
-        wrong = next(
-            (
-                k
-                for k, v in facts.items()
-                if k not in ModelFacts.__slots__
-                or isinstance(v, bool)
-                or not isinstance(v, (int, float))
-                or v < 0
-            ),
-            None,
-        )
-        if wrong:
-            raise TypeError(f"numbers for {', '.join(ModelFacts.__slots__)}, not {wrong}")
-    return {name: ModelFacts(**facts) for name, facts in value.items()}
+    return {name: _numbers(facts) for name, facts in _tables(value).items()}
 
 
 def _oauth(value: Any) -> OAuth:
-    known = {"client_id", "token_url", "device_url", "authorize_url", "scopes"}
-    if (
-        not isinstance(value, Mapping)
-        or not {"client_id", "token_url"} <= set(value) <= known
-        or not {"device_url", "authorize_url"} & set(value)
-    ):
-        raise TypeError(
-            f"a table of client_id, token_url, device_url or authorize_url, and perhaps scopes, not "
-            f"{sorted(value) if isinstance(value, Mapping) else value!r}"
-        )
+    found: OAuth = _login(value)
     for name in ("token_url", "device_url", "authorize_url"):
-        url = value.get(name)
-        if url is not None and not (
-            isinstance(url, str)
-            and (url.startswith("https://") or (url.startswith("http://") and is_loopback(url)))
+        url = getattr(found, name)
+        if name in value and not (
+            url.startswith("https://") or (url.startswith("http://") and is_loopback(url))
         ):
             raise TypeError(f"an https address in {name}")
-    return OAuth(
-        _text(value["client_id"]),
-        value["token_url"],
-        value.get("device_url", ""),
-        value.get("authorize_url", ""),
-        _texts(value.get("scopes", [])),
-    )
+    return found
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
