@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from .client.api import stream as stream
     from .client.chat import Chat as Chat
     from .client.client import Client as Client
-    from .client.client import Timeouts as Timeouts
     from .client.policy import Retries as Retries
+    from .client.policy import Timeouts as Timeouts
     from .client.stream import Stream as Stream
     from .core import errors as errors
     from .core.calls import Provider as Provider
@@ -72,9 +72,9 @@ _HOME = {
         ),
         "client.api",
     ),
-    **dict.fromkeys(("Client", "Timeouts"), "client.client"),
+    "Client": "client.client",
     "Chat": "client.chat",
-    "Retries": "client.policy",
+    **dict.fromkeys(("Retries", "Timeouts"), "client.policy"),
     "Stream": "client.stream",
     "NbllmError": "core.errors",
     **dict.fromkeys(("Event", "Response", "Timing", "Usage"), "core.events"),

@@ -15,8 +15,7 @@ from typing import Any
 
 import msgspec
 
-from ..client.client import Timeouts
-from ..client.policy import Retries
+from ..client.policy import Retries, Timeouts
 from ..core import codec
 from ..core.calls import Provider, Secret
 from ..core.errors import MASK

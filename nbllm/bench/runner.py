@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..client.api import default_client
-from ..client.client import Client, Timeouts
+from ..client.client import Client
+from ..client.policy import Timeouts
+from ..client.prepare import no_key
 from ..core import addresses, errors
 from ..core.options import ADDRESS, REQUEST, SENDING
 from ..store import columns
@@ -254,7 +256,7 @@ def _found(client: Client, model: str, base_url: str | None, dialect: str | None
     route.check()
     key = client.registry.key_for(route, api_key)
     if key is None and not route.provider.local:
-        raise client.no_key(route.provider)
+        raise no_key(route.provider)
     row = client.registry.rows.get(route.provider.name, route.provider)
     return Arm(model, route, described(route, row, base_url), key=key)
 

@@ -1,14 +1,42 @@
-"""Whether to ask again, and when: pure decisions."""
+"""Time limits, and whether to ask again and when: pure decisions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 
 from ..core import errors
 
 LONGEST_WAIT = 60.0  # seconds; a provider that asks for more is not waited for
 _PASSING = (errors.RateLimited, errors.Overloaded, errors.ServerError, errors.ConnectFailed, errors.StreamCut)
 _PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Limits in seconds, None for none. connect: name look-up, TCP and TLS. first: call to first token. idle:
+    between two messages of the provider. total: call to end, retries included."""
+
+    connect: float | None = 10.0
+    first: float | None = 120.0
+    idle: float | None = 60.0
+    total: float | None = None
+
+    @classmethod
+    def of(cls, given: float | Mapping[str, float | None] | Timeouts | None) -> Timeouts:
+        """From seconds in total, or a mapping of the names above. Raises ConfigError for other names and for
+        non-positive values."""
+        if isinstance(given, Timeouts):
+            return given
+        values = dict(given) if isinstance(given, Mapping) else {} if given is None else {"total": given}
+        names = [f.name for f in fields(cls)]
+        for name, value in values.items():
+            if name not in names or (value is not None and not value > 0):
+                raise errors.ConfigError(
+                    f"Not a time limit: {name}={value!r}.",
+                    hint=f"Limits are {', '.join(names)}, in seconds above 0.",
+                )
+        return replace(cls(), **values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,9 @@ from ..core.calls import Guard, HttpCall, Provider, Secret, SessionCall, Trace
 from ..core.messages import Message, Request
 from ..dialects._json import load_json
 from ..routing.registry import Route
-from .client import Client, refusal
+from .attempt import refusal
+from .client import Client
+from .prepare import no_key
 
 TIMEOUT = 10.0  # seconds for an answer
 LIMIT = 32 * 2**20  # bytes of one; OpenRouter's list of models is over 1 MiB
@@ -41,7 +43,7 @@ def fetch(client: Client, route: Route, path: str) -> Any:
     """The JSON at `path` of the route's server. Raises our errors for everything else."""
     key = client.registry.key_for(route, None)
     if key is None and not route.provider.local:
-        raise client.no_key(route.provider)
+        raise no_key(route.provider)
     return get(client, route.provider, path, key)
 
 

@@ -27,7 +27,6 @@ from ..core.events import (
     Finished,
     Fold,
     MediaDelta,
-    Notice,
     Response,
     Restarted,
     StepEnded,
@@ -55,6 +54,7 @@ class Stream:
     def __init__(self, about: Callable[[Fold, Stream], Response]) -> None:
         self.log: list[tuple[float, Event]] = []
         self.traces: list[Trace] = []
+        self.attempts: list[Any] = []  # what was sent (attempt.Attempt), one for each of the traces
         self.turns: list[Stream] = []  # of an answer that used tools: a call for each of the model's turns
         self.beside: list[Stream] = []  # calls that were made for it and are no turn of it: summaries
         self.called = time.perf_counter()
@@ -88,6 +88,14 @@ class Stream:
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         self._task = asyncio.get_running_loop().create_task(work)
         self._task.add_done_callback(self._finish)
+
+    def begin(self, attempt: Any) -> Trace:
+        """Says that an attempt is being sent, and gives the trace for it."""
+        if self.traces and self.traces[-1].error is not None:
+            self.traces[-1].error.__traceback__ = None  # whose frames would stay as long as this stream
+        self.attempts.append(attempt)
+        self.traces.append(Trace())
+        return self.traces[-1]
 
     def publish(self, event: Event, at: float | None = None) -> None:
         """Appends an event that came at `at` (perf_counter seconds; now, where None)."""
@@ -389,13 +397,4 @@ def timing(stream: Stream) -> Timing:
         decode=earlier + (tokens[1] - tokens[0] if tokens else 0.0) if first else None,
         reused=calls[0].trace.reused,
         attempts=1 + sum(max(0, len(call.traces) - 1) for call in calls),
-    )
-
-
-def retry_notice(error: errors.NbllmError, wait: float, attempt: int, attempts: int) -> Notice:
-    """What a reader is told when a request is sent again."""
-    return Notice(
-        "retry",
-        f"{error.message} Asking again in {wait:.1f} s ({attempt} of {attempts}).",
-        {"wait": wait, "attempt": attempt, "status": getattr(error, "status", None)},
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..core.calls import SECRET_HEADERS, AnyCall, ProcessCall, Secret, SessionCall, TalkCall, shown
 from ..core.errors import MASK, scrub
+from ..core.options import SENDING, USE
 from ..core.schema import provider_schema
 from ..routing.registry import Route
 from .question import Contestant, Question
@@ -32,7 +33,7 @@ def _told(session: Session, question: Question, contestant: Contestant) -> str:
     route, given = session.prepared(question, contestant)
     key = client.registry.key_for(route, given.pop("api_key", None))
     keep = bool(given.pop("keep", False))
-    for name in ("timeout", "retries"):
+    for name in (*SENDING, *USE):
         given.pop(name, None)
     given["schema"] = provider_schema(given.get("schema"))
     request = client.request(session.messages(question, route), route.model, **given)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..client.api import default_client
-from ..client.client import Client, Timeouts
+from ..client.client import Client
+from ..client.policy import Timeouts
 from ..client.stream import Stream
 from ..core.calls import Provider
 from ..core.errors import ConfigError

@@ -1,0 +1,254 @@
+"""One attempt: a request on its way to one route, sent once and read once into a sink."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..agents.base import spoken
+from ..agents.opencode_server import SessionReply
+from ..agents.sessions import KeptReply
+from ..core import errors
+from ..core.calls import (
+    Arrival,
+    Decoder,
+    Dialect,
+    Frame,
+    Guard,
+    ProcessCall,
+    Provider,
+    Secret,
+    SessionCall,
+    TalkCall,
+    Trace,
+    shown,
+)
+from ..core.events import Event, Response, is_token
+from ..core.messages import Request
+from ..http.stamps import stalls_since
+from ..http.transport import Letter
+from ..routing.registry import Route
+from .policy import Timeouts
+from .pool import AnyLetter, AnyReply, Pool
+
+ANSWER_LIMIT = (
+    128 * 2**20
+)  # characters of an answer's messages: 500,000 chunks, or a text that no notebook can hold
+# seconds that a server gets to end the body after its own end mark, so that the connection can be used again
+_DRAIN = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What is asked of whom. `call` is the request as its transport sends it, made before any clock starts;
+    `Client.attempt` makes one, for this route or another."""
+
+    request: Request
+    route: Route
+    dialect: Dialect
+    key: Secret | None
+    guard: Guard
+    call: AnyLetter
+    timeouts: Timeouts
+
+    @property
+    def who(self) -> str:
+        """The provider's name as people read it."""
+        return self.route.provider.label or self.route.provider.name
+
+    def timed_out(self, which: str) -> errors.Timeout:
+        """The error for a limit of `timeouts` that has run out."""
+        seconds: float = getattr(self.timeouts, which) or 0.0
+        what = {"first": "No token came", "idle": "Nothing more came", "total": "The answer did not end"}
+        return errors.Timeout(
+            f"{what[which]} from {self.who} within {seconds:g} s ({which} timeout).",
+            which=which,
+            seconds=seconds,
+            hint=f"Allow more with timeout.{which}={seconds * 2:g}, or choose another model.",
+        )
+
+
+class Sink(Protocol):
+    """Where an answer goes: a Stream, or what a wrapper puts before one. `log` is what is there already, by
+    time; `traces` has one of each attempt that was sent."""
+
+    log: list[tuple[float, Event]]
+    traces: list[Trace]
+    called: float
+
+    def begin(self, attempt: Attempt) -> Trace:
+        """Says that an attempt is being sent, and gives the trace for it."""
+        ...
+
+    def publish(self, event: Event, at: float | None = None) -> None:
+        """Adds an event that came at `at` (perf_counter seconds; now, where None)."""
+        ...
+
+    def partial(self) -> Response:
+        """The answer so far."""
+        ...
+
+
+Handler = Callable[[Attempt, Sink], Coroutine[Any, Any, None]]
+
+
+def sender(pool: Pool) -> Handler:
+    """The handler at the bottom: sends an attempt, and reads the answer into the sink."""
+
+    async def send(attempt: Attempt, sink: Sink) -> None:
+        trace = sink.begin(attempt)
+        try:
+            await _Sending(attempt, sink, trace).run(pool)
+        except errors.NbllmError as error:
+            if (
+                isinstance(error, errors.AuthenticationError)
+                and attempt.key is None
+                and isinstance(attempt.call, Letter)
+            ):
+                error.hint = (
+                    "No key was sent to this address. Name one for it: key=VARIABLE in a cell, "
+                    "api_key=... in Python."
+                )
+            error.sent = _sent(attempt, trace)
+            trace.error = error.scrubbed(attempt.guard.texts).with_traceback(None)
+            raise error from None
+
+    return send
+
+
+def _sent(attempt: Attempt, trace: Trace) -> str:
+    """Where the call went, and with which key."""
+    if attempt.route.simulated:
+        return ""
+    key, own = attempt.key, attempt.route.provider
+    command = attempt.call.process if isinstance(attempt.call, TalkCall) else attempt.call
+    if isinstance(command, ProcessCall):
+        return f"Ran {shutil.which(command.argv[0]) or command.argv[0]}" + (
+            f" with the key {key.masked} from {key.source}." if key else "."
+        )
+    address = (
+        trace.address if isinstance(attempt.call, SessionCall) else own.base_url
+    )  # the one that answered
+    told = (
+        f"the key {key.masked} from {key.source}" if key and address == own.base_url.rstrip("/") else "no key"
+    )
+    return f"Sent to {shown(address, own.secrets)} with {told}." if address else ""
+
+
+@dataclass(slots=True)
+class _Sending:
+    """An attempt at work on the engine's loop. tokens: one has come; which: the time limit that runs."""
+
+    attempt: Attempt
+    sink: Sink
+    trace: Trace
+    tokens: bool = False
+    which: str = "first"
+
+    async def run(self, pool: Pool) -> None:
+        attempt, trace, sink = self.attempt, self.trace, self.sink
+        try:
+            async with (
+                asyncio.timeout(attempt.timeouts.first) as clock,
+                pool.send(attempt.call, trace, attempt.timeouts.connect) as reply,
+            ):
+                if reply.status >= 300:
+                    raise refusal(attempt.dialect, reply, await reply.body(), attempt.route.provider)
+                await self._decode(reply, clock)
+        except errors.Timeout:
+            raise  # the transport has named it already: connect
+        except TimeoutError:
+            raise attempt.timed_out(self.which) from None
+        finally:
+            trace.stalls = stalls_since(
+                trace.marks.get("start", sink.called) if len(sink.traces) > 1 else sink.called
+            )
+
+    async def _decode(self, reply: AnyReply, clock: asyncio.Timeout) -> None:
+        row = self.attempt.route.provider
+        decoder = reply.decoder() if isinstance(reply, KeptReply) else self.attempt.dialect.decoder(row)
+        if not isinstance(reply, (KeptReply, SessionReply)):
+            await self._read(decoder, reply, clock)
+            return
+        try:
+            await self._read(decoder, reply, clock)
+        except errors.NbllmError:
+            raise  # what it made of the turn is not known: the next one tells it all again
+        except BaseException:
+            self._remember(reply)
+            raise
+        self._remember(reply)
+
+    def _remember(self, reply: KeptReply | SessionReply) -> None:
+        reply.remember(spoken(self.sink.partial().message, self.attempt.route.provider))
+
+    async def _read(self, decoder: Decoder, reply: AnyReply, clock: asyncio.Timeout) -> None:
+        trace, log = self.trace, self.sink.log
+        trace.whole = getattr(decoder, "whole", False)
+        loop, size = asyncio.get_running_loop(), 0
+        async with contextlib.aclosing(reply.frames()) as frames:
+            async for frame in frames:
+                self._feed(decoder, frame)
+                if (size := size + len(frame.data)) > ANSWER_LIMIT:
+                    raise errors.ProtocolError(
+                        f"The answer is larger than {ANSWER_LIMIT >> 20} MiB, and was stopped.",
+                        hint="What came is kept. Limit it with max_tokens, or choose another model.",
+                    )
+                trace.arrivals.append(Arrival(len(log), frame.read, len(frame.data)))
+                if decoder.done:
+                    trace.marks["done"] = frame.at
+                    break
+                if self.tokens:
+                    self._extend(clock, loop.time())
+            self._feed(decoder, None)
+            if not isinstance(reply, (KeptReply, SessionReply)):  # those go on after the turn
+                await _drained(frames)
+
+    def _extend(self, clock: asyncio.Timeout, now: float) -> None:
+        """Moves the idle limit. Timers cost more than a chunk's decoding, so only when a twentieth of the
+        limit has gone by."""
+        idle = self.attempt.timeouts.idle
+        if self.which != "idle" or (idle is not None and now + 0.95 * idle > (clock.when() or 0.0)):
+            self.which = "idle"
+            clock.reschedule(None if idle is None else now + idle)
+
+    def _feed(self, decoder: Decoder, frame: Frame | None) -> None:
+        """Publishes what is in a frame, or in the end where it is None. Raises ProtocolError for whatever
+        else a decoder raises: its input is the server's, and what came before stays."""
+        try:
+            for event in decoder.close() if frame is None else decoder.feed(frame):
+                self.tokens = self.tokens or is_token(event)
+                self.sink.publish(event, None if frame is None else frame.at)
+        except errors.NbllmError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - what nobody thought of: a wrong type, a depth, a number
+            raise unreadable(self.attempt.route.provider, exc) from None
+
+
+def refusal(dialect: Dialect, reply: AnyReply, body: bytes, row: Provider) -> errors.NbllmError:
+    """The error in an answer that refuses, whatever its page holds."""
+    try:
+        return dialect.error(reply.status, reply.headers, body, row)
+    except Exception as exc:  # noqa: BLE001 - the page is the server's
+        return unreadable(row, exc, f" (HTTP {reply.status})")
+
+
+def unreadable(row: Provider, exc: Exception, about: str = "") -> errors.ProtocolError:
+    """The error for an answer that a decoder stumbled over."""
+    return errors.ProtocolError(
+        f"{row.label or row.name} sent what cannot be read{about}: {type(exc).__name__}.",
+        hint="Ask again, or check that base_url and dialect belong together.",
+    )
+
+
+async def _drained(frames: AsyncIterator[Frame]) -> None:
+    """Gives the server _DRAIN seconds to end the body after the protocol's own end mark, so that the
+    connection can be used again; whatever goes wrong by then is not the answer's business."""
+    with contextlib.suppress(TimeoutError, errors.TransportError, errors.ProtocolError):
+        async with asyncio.timeout(_DRAIN):
+            async for _ in frames:
+                pass
