@@ -2,9 +2,10 @@
 
 import pytest
 
-from nbllm import Client, bench
-from nbllm.core.calls import Secret
+from nbllm import Client, Message, Request, bench
+from nbllm.core.calls import Endpoint, Secret
 from nbllm.core.errors import ConfigError
+from nbllm.dialects import DIALECTS as SERVERS
 from nbllm.routing import keys, registry
 
 
@@ -247,3 +248,15 @@ def test_a_provider_that_is_not_ready_is_a_route_with_a_problem(name, table, wor
             ask()
         assert caught.value is not route.problem
     assert (None, "auto") == ((auto := client.resolve("auto")).problem, auto.asked)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_dialect_needs_an_endpoint_alone(name):
+    """Not the row: no consent, no names, no prices. What is secret in it shows nowhere."""
+    endpoint = Endpoint("p", name, "https://u:canary@h/v1", headers={"x": "canary"}, query={"q": "canary"})
+    call = SERVERS[name].encode(Request("m", (Message("user", "Hi"),)), endpoint, Secret("k"))
+    assert call.url.startswith("https://u:canary@h/")
+    SERVERS[name].decoder(endpoint)
+    assert 500 == SERVERS[name].error(500, {}, b"", endpoint).status
+    assert "canary" not in repr(endpoint)
+    assert "canary" in endpoint.secrets

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..core import errors
-from ..core.calls import Frame, ProcessCall, Provider, Secret, Turn
+from ..core.calls import Endpoint, Frame, ProcessCall, Secret, Turn
 from ..core.errors import ConfigError
 from ..core.events import (
     Event,
@@ -60,7 +60,7 @@ _MODEL = re.compile(
 )
 
 
-def options(request: Request, provider: Provider, can: tuple[str, ...]) -> dict[str, Any]:
+def options(request: Request, provider: Endpoint, can: tuple[str, ...]) -> dict[str, Any]:
     """The CLI's own options in `extra`. Raises ConfigError for what this one cannot do, for what no CLI can,
     and for a model or a value that a command could read as an option of its own."""
     name = provider.label or provider.name
@@ -93,7 +93,7 @@ def names(value: Any) -> list[str]:
     return [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
 
 
-def texts(request: Request, provider: Provider) -> tuple[str, str]:
+def texts(request: Request, provider: Endpoint) -> tuple[str, str]:
     """(system, prompt). A conversation becomes a transcript in the prompt, since these CLIs take one prompt.
 
     Raises ConfigError for parts that are no text.
@@ -111,7 +111,7 @@ def texts(request: Request, provider: Provider) -> tuple[str, str]:
     )
 
 
-def turn(request: Request, provider: Provider) -> Turn:
+def turn(request: Request, provider: Endpoint) -> Turn:
     """The request's last message as a turn after all others. Raises ConfigError for parts that are no
     text."""
     system, retold = texts(request, provider)
@@ -119,7 +119,7 @@ def turn(request: Request, provider: Provider) -> Turn:
     return Turn((("model", request.model), ("system", system), *before), last, last[1], retold)
 
 
-def spoken(message: Message, provider: Provider) -> str:
+def spoken(message: Message, provider: Endpoint) -> str:
     """A message as text: tool calls and results told, thinking left out. Raises ConfigError for pictures and
     documents."""
     out = []
@@ -144,7 +144,7 @@ def spoken(message: Message, provider: Provider) -> str:
     return "\n".join(out)
 
 
-def call(provider: Provider, words: list[str], prompt: str, key: Secret | None, **more: Any) -> ProcessCall:
+def call(provider: Endpoint, words: list[str], prompt: str, key: Secret | None, **more: Any) -> ProcessCall:
     """The command of the row with its words; the key goes into the first of the row's variables, never into a
     word. What waits for the user's consent is not passed on."""
     env = dict(more.pop("env", {}))
@@ -153,12 +153,12 @@ def call(provider: Provider, words: list[str], prompt: str, key: Secret | None, 
     return ProcessCall((*provider.command, *words), prompt, env, passes=passed(provider), **more)
 
 
-def passed(provider: Provider) -> tuple[str, ...]:
+def passed(provider: Endpoint) -> tuple[str, ...]:
     """The variables that the row's command may see: none that waits for the user's consent."""
     return tuple(n for n in provider.passes if n not in provider.held)
 
 
-def failure(status: int | None, message: str, provider: Provider, body: Any = None) -> errors.ProviderError:
+def failure(status: int | None, message: str, provider: Endpoint, body: Any = None) -> errors.ProviderError:
     """The error behind a CLI's words, by the HTTP status in them where there is one."""
     name, message = provider.label or provider.name, message.strip()[:_SEARCHED]
     if status is None:
@@ -188,7 +188,7 @@ class Lines:
 
     whole = False  # whether text comes in whole messages, so that no time to first token can be told
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Endpoint) -> None:
         self.provider = provider
         self.done = False
         self._finished: Finished | None = None

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from ..core import errors
-from ..core.calls import Decoder, Frame, ProcessCall, Provider, Secret
+from ..core.calls import Decoder, Endpoint, Frame, ProcessCall, Secret
 from ..core.events import Event, FinishReason, Notice, ReasoningDelta
 from ..core.messages import Request
 from ..dialects._json import items, obj
@@ -35,16 +35,16 @@ class _Dialect:
     name = ""
     lines: type[Lines] = Lines
 
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> ProcessCall:
+    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
         """The command that asks for `request`. Raises ConfigError for what this CLI cannot do."""
         raise NotImplementedError
 
-    def decoder(self, provider: Provider) -> Decoder:
+    def decoder(self, provider: Endpoint) -> Decoder:
         """A fresh reader of one run."""
         return self.lines(provider)
 
     def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider
+        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
     ) -> errors.ProviderError:
         """A command has no HTTP answer; for a gateway that speaks through one."""
         return failure(status, body.decode("utf-8", "replace"), provider)
@@ -56,7 +56,7 @@ class _Dialect:
 class ClaudeLines(Lines):
     """stream-json with partial messages: raw Anthropic events within, one result at the end."""
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
         self._message = ""
         self._streamed: set[str] = set()
@@ -167,7 +167,7 @@ class Claude(_Dialect):
     name = "cli_claude"
     lines = ClaudeLines
 
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> ProcessCall:
+    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
         """`claude -p`; no tools, no settings, no session on disk, unless asked for."""
         own = options(request, provider, ("max_turns", "allowed_tools", "permission_mode", "cwd"))
         system, prompt = texts(request, provider)
@@ -209,7 +209,7 @@ class GeminiLines(Lines):
     """stream-json: deltas of the assistant, one result. It marks no retry, so a pause and the same first
     words tell of one."""
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
         self._first, self._last_at = "", 0.0
         self._looped = False
@@ -273,7 +273,7 @@ class Gemini(_Dialect):
     name = "cli_gemini"
     lines = GeminiLines
 
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> ProcessCall:
+    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
         """`gemini -o stream-json`, the prompt on standard input."""
         own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
         system, prompt = texts(request, provider)
@@ -354,7 +354,7 @@ class Codex(_Dialect):
     name = "cli_codex"
     lines = CodexLines
 
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> ProcessCall:
+    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
         """`codex exec --json`; tools off, the sandbox read-only, nothing kept."""
         own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
         system, prompt = texts(request, provider)
@@ -396,7 +396,7 @@ class Codex(_Dialect):
 class CopilotLines(Lines):
     """Deltas with a new message id for each attempt; tokens stand in a file that is read at the exit."""
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
         self._streaming = ""
         self._error: errors.ProviderError | None = None
@@ -483,7 +483,7 @@ class Copilot(_Dialect):
     name = "cli_copilot"
     lines = CopilotLines
 
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> ProcessCall:
+    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
         """`copilot --output-format json`, the prompt on standard input. It has no word for a system prompt:
         that stands first in the prompt."""
         own = options(request, provider, ("allowed_tools", "cwd"))
@@ -535,7 +535,7 @@ class OpenCodeLines(Lines):
 
     whole = True
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
         self._sum: dict[str, float] = {}
         self._reason = ""
@@ -601,7 +601,7 @@ class OpenCode(_Dialect):
     name = "cli_opencode"
     lines = OpenCodeLines
 
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> ProcessCall:
+    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
         """`opencode run --format json` with an agent of ours that has no tools and may do nothing."""
         own = options(request, provider, ("allowed_tools", "cwd"))
         system, prompt = texts(request, provider)
@@ -674,7 +674,7 @@ class Plain(_Dialect):
     name = "cli_text"
     lines = PlainLines
 
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> ProcessCall:
+    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
         """The row's command as it stands."""
         own = options(request, provider, ("cwd",))
         system, prompt = texts(request, provider)

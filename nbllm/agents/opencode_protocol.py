@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..core import errors
-from ..core.calls import ProcessCall, Provider, Secret, SessionCall
+from ..core.calls import Endpoint, ProcessCall, Secret, SessionCall
 from ..core.errors import ConfigError
 from ..core.events import Event, Notice, ReasoningDelta
 from ..core.messages import Request
@@ -29,7 +29,7 @@ class SessionEvents(OpenCodeLines):
 
     whole = False
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
         self._kinds: dict[str, str] = {}  # a part's id, and its type
         self._answers: set[str] = set()  # ids of the assistant's messages
@@ -113,7 +113,7 @@ class OpenCodeServer(OpenCode):
     lines = SessionEvents
 
     # a session, where its parent runs a command
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> SessionCall:  # type: ignore[override]
+    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> SessionCall:  # type: ignore[override]
         """A turn in a session that may do nothing but what is allowed. Raises ConfigError for what it cannot
         do."""
         own = options(request, provider, ("allowed_tools", "cwd", "start"))

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ..core.calls import Decoder, Provider, Secret, TalkCall, Turn
+from ..core.calls import Decoder, Endpoint, Secret, TalkCall, Turn
 from ..core.errors import ConfigError, ProtocolError
 from ..core.events import Event, Finished, FinishReason, Notice, ReasoningDelta
 from ..core.messages import Request
@@ -43,7 +43,7 @@ class ClaudeTalk:
 
     many = False
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Endpoint) -> None:
         self.provider, self.busy, self.session = provider, False, ""
         self.cost = 0.0  # US dollars so far: a result tells the sum
         self._open = False
@@ -112,7 +112,7 @@ class ClaudeTalk:
 class _KeptClaude(ClaudeLines):
     """A turn's lines; a result's cost is the process's so far."""
 
-    def __init__(self, provider: Provider, talk: ClaudeTalk) -> None:
+    def __init__(self, provider: Endpoint, talk: ClaudeTalk) -> None:
         super().__init__(provider)
         self._talk = talk
 
@@ -138,7 +138,7 @@ def _replaced(kept: dict[str, T], session: str, value: T) -> T | None:
     return before
 
 
-def _senseless(provider: Provider, what: str) -> ProtocolError:
+def _senseless(provider: Endpoint, what: str) -> ProtocolError:
     return ProtocolError(
         f"{provider.label or provider.name} said what cannot be understood ({what}).",
         hint="Leave keep out, and report this.",
@@ -150,7 +150,7 @@ class _Rpc:
 
     many = True
 
-    def __init__(self, provider: Provider, model: str, system: str, place: str) -> None:
+    def __init__(self, provider: Endpoint, model: str, system: str, place: str) -> None:
         self.provider, self.model, self.system, self.place = provider, model, system, place
         self.busy, self.session = False, ""
         self._asked: dict[int, str] = {}  # a request's number, and its method
@@ -223,7 +223,7 @@ class CodexTalk(_Rpc):
     """codex app-server: threads with turns, real deltas."""
 
     def __init__(
-        self, provider: Provider, model: str, system: str, place: str, *, sandbox: str = "read-only"
+        self, provider: Endpoint, model: str, system: str, place: str, *, sandbox: str = "read-only"
     ) -> None:
         super().__init__(provider, model, system, place)
         self.sandbox = sandbox
@@ -285,7 +285,7 @@ class CodexTalk(_Rpc):
 class _CodexTurn(Lines):
     """A turn's notifications: deltas by item, usage of the turn, how it ended."""
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
         self._item = ""
 
@@ -357,7 +357,7 @@ class AcpTalk(_Rpc):
 
     def __init__(
         self,
-        provider: Provider,
+        provider: Endpoint,
         model: str,
         system: str,
         place: str,
@@ -444,7 +444,7 @@ class AcpTalk(_Rpc):
 class _AcpTurn(Lines):
     """A turn's updates, and the answer to its prompt."""
 
-    def __init__(self, provider: Provider, talk: AcpTalk) -> None:
+    def __init__(self, provider: Endpoint, talk: AcpTalk) -> None:
         super().__init__(provider)
         self._talk = talk
         self._message: Any = None
@@ -526,7 +526,7 @@ class _AcpTurn(Lines):
 # --- how each is run ---
 
 
-def keep(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
+def keep(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall:
     """The request as a turn with the row's command in its long-lived mode. Raises ConfigError where it has
     none."""
     if provider.dialect not in _KEEPERS:
@@ -537,7 +537,7 @@ def keep(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
     return _KEEPERS[provider.dialect](request, provider, key)
 
 
-def _claude(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
+def _claude(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall:
     shot = Claude().encode(request, provider, key)
     return TalkCall(
         replace(shot, argv=(*shot.argv, "--input-format", "stream-json"), stdin=""),
@@ -546,7 +546,7 @@ def _claude(request: Request, provider: Provider, key: Secret | None) -> TalkCal
     )
 
 
-def _gemini(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
+def _gemini(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall:
     shot, said = Gemini().encode(request, provider, key), turn(request, provider)
     words = tuple(w for w in shot.argv if w not in ("-o", "stream-json"))
     return TalkCall(
@@ -556,7 +556,7 @@ def _gemini(request: Request, provider: Provider, key: Secret | None) -> TalkCal
     )
 
 
-def _codex(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
+def _codex(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall:
     own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
     said, sandbox = turn(request, provider), str(own.get("permission_mode") or "read-only")
     system = dict(said.before[:2])["system"]
@@ -573,7 +573,7 @@ def _codex(request: Request, provider: Provider, key: Secret | None) -> TalkCall
     )
 
 
-def _copilot(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
+def _copilot(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall:
     own, said = options(request, provider, ("allowed_tools", "cwd")), turn(request, provider)
     system = dict(said.before[:2])["system"]
     words = ["--acp", *Copilot.settings(request, own)]
@@ -584,7 +584,7 @@ def _copilot(request: Request, provider: Provider, key: Secret | None) -> TalkCa
     )
 
 
-def _opencode(request: Request, provider: Provider, key: Secret | None) -> TalkCall:
+def _opencode(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall:
     own, said = options(request, provider, ("allowed_tools", "cwd")), turn(request, provider)
     env = OpenCode.settings(
         dict(said.before[:2])["system"],

@@ -156,7 +156,7 @@ class Guard:
     texts: Hidden = field(default_factory=Hidden)
 
     @classmethod
-    def of(cls, row: Provider, key: Secret | None) -> Guard:
+    def of(cls, row: Endpoint, key: Secret | None) -> Guard:
         """The guard of calls to a row: its headers and query belong to its address, the key to its own."""
         mine = (key.reveal(),) if key is not None and key.source != "simulator" else ()
         return cls(
@@ -328,62 +328,30 @@ class OAuth:
 
 
 @dataclass(frozen=True, slots=True)
-class Provider:
-    """One row of providers.toml: where a provider is, which dialect it speaks, which key it wants.
+class Endpoint:
+    """All that a dialect sees of a provider: where it is, which words it takes, and how it is called.
 
-    base_url holds the version path where the provider has one ("https://api.openai.com/v1"); key_env names
-    the variables that may hold the key, in order; base_url_env likewise the address; prefixes are other words
-    before the slash, bare are patterns of model names that need none; models is the path of its model list;
-    price its name in the price data; local: works without a key.
-
-    base_url, headers and query may hold ${NAME} or ${NAME:-other} for an environment variable, and base_url
-    {model} for the model's name; both are filled in when a call is routed. query is added to the address;
-    key_header is the header that carries the key where it is not the dialect's own; opencode its name in
-    OpenCode's store of keys; facts are the person's own on models, by the model's name; verified says by what
-    the row was checked; refused why it cannot be asked; source where the row stands, "" for nbllm's own; held
-    which variables, and which names, wait for the person's consent because the row stands in a file that came
-    with a project.
-
-    command: the words that run a headless CLI, which has no address but cli://NAME; passes names the
-    variables of the environment that it may see beside the usual ones. oauth: how to log in where a key is
-    not typed. shipped: the origin at which nbllm's own rows have this provider, where the name in `opencode`
-    is theirs. values: of a routed row, what came out of variables, headers and query, which nothing may show;
-    None before.
+    base_url holds the version path where the provider has one ("https://api.openai.com/v1"); query is added
+    to it; key_header is the header that carries the key where it is not the dialect's own; key_env names the
+    variables that may hold the key, in order. command: the words that run a headless CLI, which has no
+    address but cli://NAME; passes names the variables of the environment that it may see beside the usual
+    ones, without those that are held. values: what came out of variables, headers and query, which nothing
+    may show; None where it is not known.
     """
 
     name: str
     dialect: str
     base_url: str
     key_env: tuple[str, ...] = ()
-    base_url_env: tuple[str, ...] = ()
-    prefixes: tuple[str, ...] = ()
-    bare: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
-    local: bool = False
     label: str = ""
-    default_model: str = ""
-    models: str = ""
-    key_url: str = ""
-    price: str = ""
     quirks: Quirks = field(default_factory=Quirks)
     query: Mapping[str, str] = field(default_factory=dict)
     key_header: str = ""
-    opencode: str = ""
-    facts: Mapping[str, ModelFacts] = field(default_factory=dict)
-    verified: tuple[str, ...] = ()
-    refused: str = ""
-    source: str = ""
     held: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     passes: tuple[str, ...] = ()
-    oauth: OAuth | None = None
-    shipped: str = ""
     values: Hidden | None = None
-
-    @property
-    def unapproved(self) -> bool:
-        """Whether the user has yet to allow where or how it is asked."""
-        return any(h == self.name or h.startswith(f"{self.name}: ") for h in self.held)
 
     @property
     def secrets(self) -> Hidden:
@@ -409,7 +377,46 @@ class Provider:
             "headers": dict.fromkeys(self.headers, MASK),
             "query": dict.fromkeys(self.query, MASK),
         }
-        return f"Provider({', '.join(f'{k}={v!r}' for k, v in told.items() if v)})"
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in told.items() if v)})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Provider(Endpoint):
+    """One row of providers.toml: an endpoint, under which names it is known, and whose keys it may use.
+
+    base_url_env names the variables that may hold the address; prefixes are other words before the slash,
+    bare are patterns of model names that need none; models is the path of its model list; price its name in
+    the price data; local: works without a key.
+
+    base_url, headers and query may hold ${NAME} or ${NAME:-other} for an environment variable, and base_url
+    {model} for the model's name; both are filled in when a call is routed. opencode is its name in OpenCode's
+    store of keys; facts are the person's own on models, by the model's name; verified says by what the row
+    was checked; refused why it cannot be asked; source where the row stands, "" for nbllm's own; held which
+    variables, and which names, wait for the person's consent because the row stands in a file that came with
+    a project. oauth: how to log in where a key is not typed. shipped: the origin at which nbllm's own rows
+    have this provider, where the name in `opencode` is theirs.
+    """
+
+    base_url_env: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    bare: tuple[str, ...] = ()
+    local: bool = False
+    default_model: str = ""
+    models: str = ""
+    key_url: str = ""
+    price: str = ""
+    opencode: str = ""
+    facts: Mapping[str, ModelFacts] = field(default_factory=dict)
+    verified: tuple[str, ...] = ()
+    refused: str = ""
+    source: str = ""
+    oauth: OAuth | None = None
+    shipped: str = ""
+
+    @property
+    def unapproved(self) -> bool:
+        """Whether the user has yet to allow where or how it is asked."""
+        return any(h == self.name or h.startswith(f"{self.name}: ") for h in self.held)
 
 
 _UNTOLD = frozenset({"values", "facts", "quirks"})
@@ -468,17 +475,17 @@ class Dialect(Protocol):
 
     name: str
 
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> AnyCall:
+    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> AnyCall:
         """The call that asks for `request` as a stream. Raises ConfigError for what the protocol cannot
         say."""
         ...
 
-    def decoder(self, provider: Provider) -> Decoder:
+    def decoder(self, provider: Endpoint) -> Decoder:
         """A fresh decoder for one answer."""
         ...
 
     def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider
+        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
     ) -> ProviderError:
         """The error that an HTTP answer with a status of 300 and above means."""
         ...

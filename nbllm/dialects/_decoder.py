@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from ..core.calls import Frame, Provider
+from ..core.calls import Endpoint, Frame
 from ..core.errors import NbllmError, ProtocolError, ServerError, StreamCut
 from ..core.events import Event, Finished, FinishReason, Notice
 from ._json import Halves, items, load_json, obj, provider_error, string
@@ -27,7 +27,7 @@ def content(frame: Frame) -> str:
     return "" if beat else text
 
 
-def values(frame: Frame, provider: Provider) -> Iterator[dict[str, Any] | None]:
+def values(frame: Frame, provider: Endpoint) -> Iterator[dict[str, Any] | None]:
     """The objects in a frame, None for the end mark. Heartbeats, empty data, numbers and the like are none; a
     fragment at the very end is dropped, because whether the answer was whole is decided by its end sign."""
     text = content(frame)
@@ -81,7 +81,7 @@ class Reading(ABC):
 
     format: ClassVar[str]
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Endpoint) -> None:
         self.done = False
         self._provider = provider
         self._said = ""
@@ -153,7 +153,7 @@ _FORMATS: dict[str, tuple[str, Callable[[Mapping[str, Any]], bool]]] = {
 }
 
 
-def expect(format: str, value: Mapping[str, Any], provider: Provider) -> None:
+def expect(format: str, value: Mapping[str, Any], provider: Endpoint) -> None:
     """Raises ProtocolError where `value` is in another format than this one: the address speaks another
     dialect."""
     if _FORMATS[format][1](value):
@@ -167,7 +167,7 @@ def expect(format: str, value: Mapping[str, Any], provider: Provider) -> None:
         )
 
 
-def unfinished(provider: Provider, said: str, known: bool) -> NbllmError:
+def unfinished(provider: Endpoint, said: str, known: bool) -> NbllmError:
     """The error for an answer without an end. said: what came first; known: something was in the format of
     this dialect."""
     name = provider.label or provider.name

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from ..core import errors
-from ..core.calls import Provider
+from ..core.calls import Endpoint
 from ..core.errors import ConfigError, ProtocolError, ProviderError
 from ..core.events import DEPTH_LIMIT, too_deep
 
@@ -254,7 +254,7 @@ def page_text(page: str) -> str:
 
 
 def provider_error(
-    provider: Provider, value: Any, *, status: int | None = None, headers: Mapping[str, str] | None = None
+    provider: Endpoint, value: Any, *, status: int | None = None, headers: Mapping[str, str] | None = None
 ) -> ProviderError:
     """The error that `value` means: a JSON value, or the text of a page that is no JSON. `headers` in lower
     case."""
@@ -327,7 +327,7 @@ def _classify(status: int | None, text: str, kind: str | None, code: str | int |
     return errors.BadRequest if status is not None and status >= 400 else ProviderError
 
 
-def http_error(status: int, headers: Mapping[str, str], body: bytes, provider: Provider) -> ProviderError:
+def http_error(status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint) -> ProviderError:
     """The error in an HTTP answer: JSON of any shape, an event stream, HTML, plain text, nothing, or too
     much."""
     text = body.decode("utf-8", "replace").strip()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from ..core.calls import HttpCall, Provider, Secret
+from ..core.calls import Endpoint, HttpCall, Secret
 from ..core.errors import ConfigError
 from ..core.events import FinishReason, Usage
 from ..core.messages import Document, Image, Request, Text, ToolResult
@@ -60,7 +60,7 @@ def closed(schema: Any) -> bool:
 
 
 def post(
-    provider: Provider, path: str, key: Secret | None, body: Mapping[str, Any], extra: Mapping[str, Any]
+    provider: Endpoint, path: str, key: Secret | None, body: Mapping[str, Any], extra: Mapping[str, Any]
 ) -> HttpCall:
     """The HTTP call: options that were not asked for (None, empty lists) are left out, `extra` has the last
     word."""
@@ -69,7 +69,7 @@ def post(
     return HttpCall(url, {**_auth(provider, key), **provider.headers}, {**asked, **extra})
 
 
-def _auth(provider: Provider, key: Secret | None) -> dict[str, str]:
+def _auth(provider: Endpoint, key: Secret | None) -> dict[str, str]:
     if key is None:
         return {}
     return (
@@ -79,7 +79,7 @@ def _auth(provider: Provider, key: Secret | None) -> dict[str, str]:
     )
 
 
-def able(request: Request, provider: Provider) -> None:
+def able(request: Request, provider: Endpoint) -> None:
     """Raises ConfigError where `request` asks for what the provider has no word for."""
     for option in provider.quirks.cannot:
         if getattr(request, option) not in (None, ()):

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from ..core.calls import HttpCall, Provider, Secret
+from ..core.calls import Endpoint, HttpCall, Secret
 from ..core.errors import ConfigError, ProviderError
 from ..core.events import (
     Event,
@@ -83,7 +83,7 @@ class Anthropic:
 
     name = "anthropic"
 
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
+    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
         """The call that asks for `request` as a stream. Raises ConfigError for a seed, which the protocol has
         not."""
         if request.seed is not None:
@@ -111,12 +111,12 @@ class Anthropic:
             url, {**headers, **provider.headers}, merged(without_none(body), request.extra, ["output_config"])
         )
 
-    def decoder(self, provider: Provider) -> MessageDecoder:
+    def decoder(self, provider: Endpoint) -> MessageDecoder:
         """A fresh decoder for one answer."""
         return MessageDecoder(provider)
 
     def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider
+        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
     ) -> ProviderError:
         """The error that an HTTP answer means."""
         return http_error(status, headers, body, provider)
@@ -311,7 +311,7 @@ class MessageDecoder(Reading):
 
     format = "anthropic"
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
         self._usage: dict[str, Any] = {}
         self._reason: str | None = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..core.calls import HttpCall, Provider, Secret
+from ..core.calls import Endpoint, HttpCall, Secret
 from ..core.errors import ConfigError, ProviderError
 from ..core.events import (
     Event,
@@ -67,7 +67,7 @@ class Cohere:
 
     name = "cohere"
 
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
+    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
         """The call that asks for `request` as a stream. Raises ConfigError for a named tool that must be
         called, and for a schema beside tools: Cohere takes one or the other."""
         if request.schema is not None and request.tools:
@@ -96,12 +96,12 @@ class Cohere:
         url = provider.base_url.rstrip("/").removesuffix("/v2") + "/v2/chat"
         return HttpCall(url, {**headers, **provider.headers}, {**without_none(body), **request.extra})
 
-    def decoder(self, provider: Provider) -> ChatDecoder:
+    def decoder(self, provider: Endpoint) -> ChatDecoder:
         """A fresh decoder for one answer."""
         return ChatDecoder(provider)
 
     def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider
+        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
     ) -> ProviderError:
         """The error that an HTTP answer means."""
         return http_error(status, headers, body, provider)
@@ -219,7 +219,7 @@ class ChatDecoder(Reading):
 
     format = "cohere"
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
         self._reason: str | None = None
         self._whole = False  # message-end, or the whole answer

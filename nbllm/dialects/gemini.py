@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Set
 from typing import Any
 from urllib.parse import quote
 
-from ..core.calls import HttpCall, Provider, Secret
+from ..core.calls import Endpoint, HttpCall, Secret
 from ..core.errors import ConfigError, ProviderError
 from ..core.events import (
     Event,
@@ -69,7 +69,7 @@ class Gemini:
 
     name = "gemini"
 
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
+    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
         """The call that asks for `request` as a stream."""
         system = system_text(request)
         body = {
@@ -94,12 +94,12 @@ class Gemini:
         extra = merged(without_none(body), request.extra, ["generationConfig"])
         return HttpCall(_url(request.model, provider.base_url), {**headers, **provider.headers}, extra)
 
-    def decoder(self, provider: Provider) -> ChunkDecoder:
+    def decoder(self, provider: Endpoint) -> ChunkDecoder:
         """A fresh decoder for one answer."""
         return ChunkDecoder(provider)
 
     def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider
+        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
     ) -> ProviderError:
         """The error that an HTTP answer means."""
         return http_error(status, headers, body, provider)
@@ -249,7 +249,7 @@ class ChunkDecoder(Reading):
 
     format = "gemini"
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
         self._about: tuple[str | None, str | None] = (None, None)
         self._counted: tuple[dict[str, Any], bool] = ({}, False)

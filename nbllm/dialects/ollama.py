@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..core.calls import HttpCall, Provider, Secret
+from ..core.calls import Endpoint, HttpCall, Secret
 from ..core.errors import ConfigError, ProviderError
 from ..core.events import (
     Event,
@@ -51,7 +51,7 @@ class Ollama:
 
     name = "ollama"
 
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
+    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
         """The call that asks for `request` as a stream. Raises ConfigError for a tool choice that must be
         obeyed, for strict tools, and for pictures by address."""
         if request.tool_choice not in (None, "auto", "none"):
@@ -82,12 +82,12 @@ class Ollama:
             url, {**headers, **provider.headers}, merged(without_none(body), request.extra, ["options"])
         )
 
-    def decoder(self, provider: Provider) -> LineDecoder:
+    def decoder(self, provider: Endpoint) -> LineDecoder:
         """A fresh decoder for one answer."""
         return LineDecoder(provider)
 
     def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider
+        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
     ) -> ProviderError:
         """The error that an HTTP answer means."""
         return http_error(status, headers, body, provider)
@@ -206,7 +206,7 @@ class LineDecoder(Reading):
 
     format = "ollama"
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
         self._model: str | None = None
         self._reason: str | None = None

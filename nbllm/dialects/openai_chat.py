@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..core.calls import Frame, HttpCall, Provider, Quirks, Secret
+from ..core.calls import Endpoint, Frame, HttpCall, Quirks, Secret
 from ..core.errors import ConfigError, ProviderError
 from ..core.events import (
     Event,
@@ -72,7 +72,7 @@ class OpenAIChat:
 
     name = "openai_chat"
 
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
+    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
         """The call that asks for `request` as a stream."""
         able(request, provider)
         quirks, schema, word = provider.quirks, request.schema, effort(request.reasoning)
@@ -99,12 +99,12 @@ class OpenAIChat:
         }
         return post(provider, "/chat/completions", key, body, request.extra)
 
-    def decoder(self, provider: Provider) -> ChatDecoder:
+    def decoder(self, provider: Endpoint) -> ChatDecoder:
         """A fresh decoder for one answer."""
         return ChatDecoder(provider)
 
     def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider
+        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
     ) -> ProviderError:
         """The error that an HTTP answer means."""
         return http_error(status, headers, body, provider)
@@ -230,7 +230,7 @@ _ODDITIES = frozenset(
 class ChatDecoder:
     """Reads the chunks of one answer."""
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Endpoint) -> None:
         self.done = False
         self._provider = provider
         self._started = Started()

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..core.calls import Frame, HttpCall, Provider, Quirks, Secret
+from ..core.calls import Endpoint, Frame, HttpCall, Quirks, Secret
 from ..core.errors import ConfigError, ProviderError
 from ..core.events import (
     Event,
@@ -62,7 +62,7 @@ class OpenAIResponses:
 
     name = "openai_responses"
 
-    def encode(self, request: Request, provider: Provider, key: Secret | None) -> HttpCall:
+    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
         """The call that asks for `request` as a stream."""
         able(request, provider)
         for option, given in (("stop", request.stop), ("seed", request.seed)):
@@ -89,12 +89,12 @@ class OpenAIResponses:
         }
         return post(provider, "/responses", key, body, request.extra)
 
-    def decoder(self, provider: Provider) -> ResponsesDecoder:
+    def decoder(self, provider: Endpoint) -> ResponsesDecoder:
         """A fresh decoder for one answer."""
         return ResponsesDecoder(provider)
 
     def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Provider
+        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
     ) -> ProviderError:
         """The error that an HTTP answer means."""
         return http_error(status, headers, body, provider)
@@ -269,7 +269,7 @@ class _Item:
 class ResponsesDecoder:
     """Reads the events of one answer."""
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Endpoint) -> None:
         self.done = False
         self._provider = provider
         self._started = Started()
