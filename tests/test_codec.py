@@ -21,6 +21,8 @@ from nbllm.core.errors import ConfigError, ProtocolError
 from nbllm.core.events import DEPTH_LIMIT, Event, Response, TextDelta, Usage
 from nbllm.core.messages import Image, Message, Raw, Request, Text, Tool, ToolCall
 
+from .growth import growth
+
 # Halves of a pair that stand side by side are one character in JSON, as they are when they are sent.
 texts = st.text(st.characters(exclude_categories=()), max_size=8).map(
     lambda s: s.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
@@ -198,3 +200,23 @@ def test_a_deep_value_goes_there_and_back():
     assert call == from_json(to_json(call))
     with pytest.raises(ConfigError, match="levels"):
         to_json(ToolCall("1", "f", {"a": {"b": {"c": value}}}))
+
+
+LONG = {  # what stands n times, between what
+    "events": ('[{"type":"TextDelta","text":"a"}', ',{"type":"TextDelta","text":"a"}', "]"),
+    "keys": ('{"type":"Raw","dialect":"d","block":{"$$a":[0', ',{"$$b":{"$float":"nan"}}', "]}}"),
+    "unknown fields": ('{"type":"Text","x":0', ',"x":1', "}"),
+    "base64": ('{"type":"Image","data":"', "A= ", '"}'),
+    "depth": ('{"type":"Raw","dialect":"d","block":', '{"a":', ""),
+    "digits": ('{"type":"Raw","dialect":"d","block":{"a":', "9", "}}"),
+}
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_what_is_read_costs_its_length(what):
+    """Whatever stands in it."""
+    begin, middle, end = LONG[what]
+    kind = tuple[Event, ...] if what == "events" else Coded
+    growth(
+        lambda text: from_json(text, kind), lambda n: f'{{"nbllm":1,"value":{begin}{middle * n}{end}}}', 500
+    )
