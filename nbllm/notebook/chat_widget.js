@@ -53,6 +53,7 @@ function build(model) {
   const done = element("div", "nbllm-answer", live);
   const tail = element("div", "nbllm-answer", live);
   const status = element("div", "nbllm-foot", live);
+  const question = element("div", "nbllm-question", live);
 
   const chips = element("div", "nbllm-chips", root);
   const composer = element("div", "nbllm-composer", root);
@@ -181,6 +182,24 @@ function build(model) {
       status.textContent = model.get("status");
     });
   }
+  // A question before a tool runs: what would run, and a button for each answer.
+  function showQuestion() {
+    const now = model.get("question");
+    following(() => {
+      question.replaceChildren();
+      if (!now.id) return;
+      element("div", "nbllm-answer", question).innerHTML = now.html;
+      const acts = element("div", "nbllm-asks", question);
+      element("span", "", acts, now.words);
+      for (const [answer, text, title] of now.choices) {
+        button(text, title, acts, () => {
+          question.replaceChildren();
+          model.send({ type: "answer", id: now.id, answer });
+        });
+      }
+      acts.querySelector("button").focus();
+    });
+  }
   function showBusy() {
     const busy = model.get("busy");
     live.hidden = !busy;
@@ -200,6 +219,7 @@ function build(model) {
   model.on("msg:custom", (message) => {
     if (message.type === "refused") giveBack(message.why);
   });
+  model.on("change:question", showQuestion);
   model.on("change:turns", () => {
     sending = null;
     showTurns();
@@ -213,6 +233,7 @@ function build(model) {
   showTurns();
   showLive();
   showBusy();
+  showQuestion();
   showRest();
   list.scrollTop = list.scrollHeight;
   return root;

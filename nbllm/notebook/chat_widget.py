@@ -17,9 +17,11 @@ from dataclasses import replace
 from functools import lru_cache
 from html import escape
 from importlib.resources import files
+from queue import Empty, SimpleQueue
 from typing import Any, Unpack
 from uuid import uuid4
 
+from ..client import agent
 from ..client.client import CallOptions
 from ..client.stream import Stream
 from ..core.compaction import sent
@@ -27,6 +29,7 @@ from ..core.errors import AnswerProcessingError, ConfigError, NbllmError, in_a_l
 from ..core.events import Response
 from ..core.messages import Message, Part, Text
 from ..routing.registry import DEFAULT_MODEL
+from . import tool_use
 from .chats import Chat, Place, Turn, markdown, words
 from .comms import mended
 from .prompt.attachments import from_bytes
@@ -90,6 +93,9 @@ class ChatWidget:
         self._panel: Any = None
         self._place = self._display = ""
         self._error: NbllmError | None = None
+        self._answers: SimpleQueue[tuple[str, str]] = SimpleQueue()  # (id of a question, what was pressed)
+        if self._options.get("tools") and self._options.get("approve") in (None, "ask"):
+            self._options["approve"] = self._ask
 
     def __repr__(self) -> str:
         return f"ChatWidget(chat={self._chat.name!r}, model={self._model!r}, {len(self._chat.turns)} turns)"
@@ -228,6 +234,24 @@ class ChatWidget:
         else:
             self._chat.replace(old, turn)
 
+    def _ask(self, question: agent.Question) -> str | None:
+        """Asks the person in the panel before a tool runs; no where it is stopped, None where there is no
+        panel."""
+        if self._panel is None:
+            return None
+        ident = uuid4().hex
+        about = {"id": ident, "words": clean(tool_use.asked(question)), "choices": tool_use.CHOICES}
+        self._set(question={**about, "html": tool_use.shown(question)["text/html"]})
+        try:
+            while self._run is not None and not self._run.stopped:
+                with suppress(Empty):
+                    asked, answer = self._answers.get(timeout=_TICK)
+                    if asked == ident:
+                        return answer
+            return "no"
+        finally:
+            self._set(question={})
+
     # --- what is shown ---
 
     def _ipython_display_(self) -> None:
@@ -287,6 +311,8 @@ class ChatWidget:
                 self.send(str(message.get("text") or ""), *parts)
             elif message["type"] == "stop":
                 self.stop()
+            elif message["type"] == "answer":
+                self._answers.put((str(message.get("id")), str(message.get("answer"))))
             elif message["type"] == "retry":
                 self.retry()
         except NbllmError as error:
@@ -396,7 +422,7 @@ def _style() -> str:
 def _panel_class() -> type[Any]:
     """The widget; made when first needed, since anywidget loads ipywidgets."""
     import anywidget
-    from traitlets import Bool, List, Unicode
+    from traitlets import Bool, Dict, List, Unicode
 
     class Panel(anywidget.AnyWidget):
         """The kernel's side of the panel."""
@@ -417,5 +443,6 @@ def _panel_class() -> type[Any]:
         busy, placed = Bool(False).tag(sync=True), Bool(True).tag(sync=True)
         models: Any = List().tag(sync=True)
         turns: Any = List().tag(sync=True)
+        question: Any = Dict().tag(sync=True)
 
     return Panel

@@ -14,26 +14,25 @@ from .view.static import call_rendered, call_source
 from .view.styles import container
 
 _FOLDED = 1_200  # characters of a call that stand open
-_CHOICES = (
-    ("Run once", "Run this call"),
-    ("Always in this answer", "Run this call and what else this answer calls of the same tool"),
-    ("No", "Do not run it; the model is told"),
+# answer, what stands on its button, what it does
+CHOICES = (
+    ("once", "Run once", "Run this call"),
+    ("always", "Always in this answer", "Run this call, and what else this answer calls of the same tool"),
+    ("no", "No", "Do not run it; the model is told"),
 )
-_ANSWERS = ("once", "always", "no")
 
 
 def ask(question: Question) -> str | None:
     """Asks the person whether a call may run, with all that would run in sight: once, always or no; None
     where nobody can answer. What was answered does not stay: the answer tells what came of the call."""
     session = current_session()
-    words = f"Run {question.call.name} ({question.tool.source})?"
-    words += f" {question.number} of {question.of}" if question.of > 1 else ""
+    words = asked(question)
     port, ident = KernelPort(session.shell), uuid4().hex
-    port.publish(_shown(question), display_id=ident)
+    port.publish(shown(question), display_id=ident)
     try:
-        chosen = ask_with_buttons(session, words, _CHOICES)
+        chosen = ask_with_buttons(session, words, [c[1:] for c in CHOICES])
         if chosen is not None:
-            return _ANSWERS[chosen]
+            return CHOICES[chosen][0]
         return _by_keyboard(session, words)
     finally:
         port.publish({"text/plain": ""}, display_id=ident, update=True)
@@ -46,7 +45,13 @@ def _by_keyboard(session: Session, words: str) -> str | None:
     return "once" if said in ("y", "yes", "once", "o") else "always" if said in ("always", "a") else "no"
 
 
-def _shown(question: Question) -> dict[str, str]:
+def asked(question: Question) -> str:
+    """The question in words."""
+    words = f"Run {question.call.name} ({question.tool.source})?"
+    return words + (f" {question.number} of {question.of}" if question.of > 1 else "")
+
+
+def shown(question: Question) -> dict[str, str]:
     """The call, whole; folded where it is long, and how long it is."""
     source = clean(call_source(question.call))
     html = call_rendered(source).html

@@ -182,11 +182,11 @@ def test_retry_keeps_the_old_answer_until_the_new_one_is_there(panel, model):
         "() => [...document.querySelectorAll('.nbllm-you')].filter(e => "
         "e.closest('.nbllm-turn')).at(-1).innerText"
     )
-    n.page.fill(".nbllm-model", "claude/m")
+    n.page.fill(".nbllm-model", "claude/another")
     n.page.keyboard.press("Tab")
     n.page.click(".nbllm-turn button:has-text('Retry')")
     wait_turns(n, 1)
-    assert old != n.js(ANSWERS)[0]
+    assert "another" in n.js(ANSWERS)[0], "the same words in the same time are chance"
 
 
 def test_an_error_is_shown_in_the_panel_and_can_be_retried(panel):

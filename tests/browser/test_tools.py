@@ -73,3 +73,30 @@ def test_stop_ends_a_function_and_a_question(notebook):
     n.wait_done(3)
     assert "Stopped" in n.text(3)
     assert 0 == n.page.locator(BUTTON.format("Run once")).count()
+
+
+PANEL = "import nbllm\nnbllm.ChatWidget(model='openai/m', chat='shop', tools=[price])"
+
+
+def test_the_panel_asks_too(notebook):
+    """In its own place; the answer goes on, and the row is in the transcript."""
+    n = notebook(LOAD, DEFINE, PANEL)
+    n.run(0, 1, 2)
+    n.page.wait_for_selector(".nbllm-chat textarea")
+    n.page.click(".nbllm-chat textarea")
+    n.page.keyboard.type("What does A-17 cost?")
+    n.page.keyboard.press("Enter")
+    n.page.locator(".nbllm-asks button:has-text('Run once')").wait_for()
+    assert 'price({"article": "A-17"})' in n.text(2)
+    n.shot("tools-panel-ask", height=900)
+    n.page.keyboard.press("Enter")
+    n.wait("() => document.querySelectorAll('.nbllm-turn').length === 1")
+    assert 'price(article="A-17") → 4.5' in n.text(2)
+    n.shot("tools-panel", height=900)
+    n.page.click(".nbllm-chat textarea")
+    n.page.keyboard.type("And now?")
+    n.page.keyboard.press("Enter")
+    n.page.locator(".nbllm-asks button:has-text('No')").wait_for()
+    n.page.locator(".nbllm-composer button:has-text('Stop')").click()
+    n.wait("() => document.querySelector('.nbllm-live').hidden")
+    assert not n.dialogs
