@@ -197,7 +197,6 @@ function build(model) {
           model.send({ type: "answer", id: now.id, answer });
         });
       }
-      acts.querySelector("button").focus();
     });
   }
   function showBusy() {

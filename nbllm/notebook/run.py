@@ -263,8 +263,8 @@ def follow(run: Run, painter: Watcher) -> None:
         if not live:
             return
         painter.tick(time.perf_counter())
-        _wait(run, live, places)
-        _run_errands(run, live, painter)
+        if not _run_errands(run, live, painter):
+            _wait(run, live, places)
 
 
 def _read(run: Run, i: int, places: list[int], painter: Watcher) -> bool:
@@ -297,11 +297,13 @@ def _wait(run: Run, live: list[int], places: list[int]) -> None:
         stream.wait_end(FRAME, errands=True)
 
 
-def _run_errands(run: Run, live: list[int], painter: Watcher) -> None:
-    """Does what calls ask of their reader: questions to the person, functions of the notebook. An interrupt
-    breaks off what runs, and stops the run."""
+def _run_errands(run: Run, live: list[int], painter: Watcher) -> bool:
+    """Does what calls ask of their reader: questions to the person, functions of the notebook; whether there
+    was any. An interrupt breaks off what runs, and stops the run."""
+    ran = False
     for stream in (run.streams[i] for i in live):
         if isinstance(stream, Stream) and stream.has_errands:
+            ran = True
             if stream.asks:
                 painter.settle(time.perf_counter())
             run.interruptible = True
@@ -311,6 +313,7 @@ def _run_errands(run: Run, live: list[int], painter: Watcher) -> None:
                 run.cancel()
             finally:
                 run.interruptible = False
+    return ran
 
 
 # --- what came of it ---
