@@ -255,6 +255,9 @@ def follow(run: Run, painter: Watcher) -> None:
     """Shows the run's events in `painter` until the last answer is over. Any thread."""
     places = [0] * len(run.streams)
     while True:
+        waiting = [  # looked at before the logs: what came before a question is read then
+            i for i, s in enumerate(run.streams) if isinstance(s, Stream) and s.has_errands
+        ]
         live = [
             i
             for i in range(len(run.streams))
@@ -263,7 +266,9 @@ def follow(run: Run, painter: Watcher) -> None:
         if not live:
             return
         painter.tick(time.perf_counter())
-        if not _run_errands(run, live, painter):
+        for column in waiting:
+            _run_errands(run, column, painter)
+        if not waiting:
             _wait(run, live, places)
 
 
@@ -297,23 +302,20 @@ def _wait(run: Run, live: list[int], places: list[int]) -> None:
         stream.wait_end(FRAME, errands=True)
 
 
-def _run_errands(run: Run, live: list[int], painter: Watcher) -> bool:
-    """Does what calls ask of their reader: questions to the person, functions of the notebook; whether there
-    was any. An interrupt breaks off what runs, and stops the run."""
-    ran = False
-    for stream in (run.streams[i] for i in live):
-        if isinstance(stream, Stream) and stream.has_errands:
-            ran = True
-            if stream.asks:
-                painter.settle(time.perf_counter())
-            run.interruptible = True
-            try:
-                stream.run_errands()
-            except KeyboardInterrupt:
-                run.cancel()
-            finally:
-                run.interruptible = False
-    return ran
+def _run_errands(run: Run, column: int, painter: Watcher) -> None:
+    """Does what a call asks of its reader: questions to the person, functions of the notebook. An interrupt
+    breaks off what runs, and stops the run."""
+    stream = run.streams[column]
+    assert isinstance(stream, Stream)  # it has errands
+    if stream.asks:
+        painter.settle(time.perf_counter())
+    run.interruptible = True
+    try:
+        stream.run_errands()
+    except KeyboardInterrupt:
+        run.cancel()
+    finally:
+        run.interruptible = False
 
 
 # --- what came of it ---
