@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .records import Chunk, Record
@@ -22,10 +23,18 @@ from .records import Chunk, Record
 if TYPE_CHECKING:
     from .server import Simulator
 
-__all__ = ["Chunk", "Record", "serve", "shared"]
+__all__ = ["Chunk", "Record", "script", "serve", "shared"]
 
 _lock = threading.Lock()
 _shared: tuple[int, Simulator] | None = None
+
+
+def script(steps: Iterable[Mapping[str, Any]]) -> str:
+    """The model's turns of a conversation as an option of its name, f"sim/openai/m@{script([...])}"; steps as
+    `nbllm.simulator.scripts` tells. Raises BadOption."""
+    from .scripts import script as made
+
+    return made(steps)
 
 
 def serve(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from . import text
 
@@ -18,17 +19,47 @@ class Tool:
     schema: Mapping[str, Any]
 
 
+class Entry(NamedTuple):
+    """A part of the history. at: the place of its message; arguments: a call's object, None where they are
+    none."""
+
+    kind: Literal["call", "result", "other"]
+    at: int
+    role: str
+    id: str = ""
+    name: str = ""
+    arguments: Mapping[str, Any] | None = None
+
+
+def call(at: int, id: Any, name: Any, arguments: Any) -> Entry:
+    """A call, with its arguments as an object or as the JSON of one."""
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except (ValueError, RecursionError):
+            arguments = None
+    found = arguments if isinstance(arguments, Mapping) else None
+    return Entry("call", at, "assistant", str(id or ""), str(name or ""), found)
+
+
+def result(at: int, id: Any, name: Any = "") -> Entry:
+    """A result."""
+    return Entry("result", at, "tool", str(id or ""), str(name or ""))
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """What a request asks, whatever its protocol.
 
-    turns: (role, text) of all messages, roles system, user, assistant, tool. choice: auto, none, required or
+    turns: (role, text) of all messages, roles system, user, assistant, tool. history: the same as calls,
+    results and the rest. choice: auto, none, required or
     a tool's name. schema: JSON to follow; {} for any JSON object. thinking: None where the request says
     nothing. report: whether the stream should carry usage.
     """
 
     model: str
     turns: tuple[tuple[str, str], ...] = ()
+    history: tuple[Entry, ...] = ()
     stream: bool = False
     tools: tuple[Tool, ...] = ()
     choice: str = "auto"
@@ -47,13 +78,20 @@ class Ask:
 
     @property
     def results(self) -> tuple[str, ...]:
-        """What tools answered since the last user turn."""
+        """What tools answered since the last user turn that said something: pictures in results stand in one
+        of their own."""
         found: list[str] = []
         for role, said in reversed(self.turns):
-            if role == "user":
+            if role == "user" and said:
                 break
             found += [said] if role == "tool" else []
         return tuple(reversed(found))
+
+    @property
+    def steps(self) -> int:
+        """How many turns of the model the history has."""
+        roles = [e.role for e in self.history]
+        return sum(r == "assistant" and (not i or roles[i - 1] != r) for i, r in enumerate(roles))
 
     @property
     def input_tokens(self) -> int:

@@ -42,16 +42,18 @@ class Options:
     thinking first (None: 24 where the request asks for thinking); thoughts: how Chat Completions sends it, in
     a field or in parts of the content. images: how many pictures follow the text, in the formats that have
     them (OpenAI's two, Gemini). tools: how many calls are made where the request has tools, 0 for none; call:
-    which tool. structured: whether an asked-for JSON schema is followed. usage: whether usage is reported;
-    cached: input tokens said to come from a cache. cold: extra seconds of the first request after `idle`
-    seconds without one. tail: between last token and end. ping: keep-alive comments before the first token.
-    role: the preamble (role delta, message_start, response.created) at once or with the first token. empty:
-    an empty delta at once. close: the body ends with the connection, without chunked framing. status: fail
-    with it; why: quota or context, an error that clients tell apart by its words; fail_times: only so often
-    per distinct prompt and model; fail_rate: this share of requests; retry_after: seconds to name. headers:
-    seconds before the status line. auth: the key that is wanted, 1 for any key. After so many token-bearing
-    chunks: cut (`how`: rst, close without the framing's end, or end as if all were well), stall (`stall_for`
-    seconds), malformed (the next one), error (inside the stream).
+    which tool. script: the model's turns of a conversation, one after another, as JSON (see scripts.py).
+    strict: refuse what real providers refuse of a history and of tools; window: tokens that the model reads,
+    more are refused. structured: whether an asked-for JSON schema is followed. usage: whether usage is
+    reported; cached: input tokens said to come from a cache. cold: extra seconds of the first request after
+    `idle` seconds without one. tail: between last token and end. ping: keep-alive comments before the first
+    token. role: the preamble (role delta, message_start, response.created) at once or with the first token.
+    empty: an empty delta at once. close: the body ends with the connection, without chunked framing. status:
+    fail with it; why: quota or context, an error that clients tell apart by its words; fail_times: only so
+    often per distinct prompt and model; fail_rate: this share of requests; retry_after: seconds to name.
+    headers: seconds before the status line. auth: the key that is wanted, 1 for any key. After so many token-
+    bearing chunks: cut (`how`: rst, close without the framing's end, or end as if all were well), stall
+    (`stall_for` seconds), malformed (the next one), error (inside the stream).
     """
 
     ttft: float = 0.05
@@ -69,6 +71,9 @@ class Options:
     images: int = 0
     tools: int = 1
     call: str | None = None
+    script: str | None = None
+    strict: bool = True
+    window: int | None = None
     structured: bool = True
     usage: bool = True
     cached: int = 0

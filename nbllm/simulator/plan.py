@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from . import schema, text
+from . import schema, scripts, text
 from .normalized_request import Ask, Tool
 from .options import Options
 from .records import Kind
 
-Finish = Literal["stop", "length", "tool_calls"]
+Finish = str  # stop, length, tool_calls, or what a script says
 _STOPS = 16  # stop sequences that are looked for
 _PICTURE, _PICTURES = (64, 48), 16  # width and height, and how many at most
 ASKED_THINKING = 24  # tokens of thinking where a request asks for it and no option says how many
@@ -169,9 +169,14 @@ def _pauses(o: Options, seed: int) -> Iterator[float]:
 
 def reply(ask: Ask, options: Options, id: str, created: float, load: float) -> Reply:
     """The answer to `ask`."""
-    calls = _calls(ask, options, id)
+    step = scripts.step(ask, options)
+    calls = _calls(ask, options, id) if step is None else _written(step, ask, id)
     visible = calls or (Block("content", _said(ask, options)),)
+    if step is not None and step.text is not None:
+        said = step.text.replace("{results}", ", ".join(r.strip() for r in ask.results))
+        visible = (Block("content", text.given(said)), *calls)
     n = options.reasoning if options.reasoning is not None else ASKED_THINKING if ask.thinking else 0
+    n = n if step is None or step.reasoning is None else step.reasoning
     thinking = (Block("reasoning", text.thoughts(n, options.seed)),) if n else ()
     blocks, cut = _limited((*thinking, *visible), ask.max_tokens)
     return Reply(
@@ -181,7 +186,7 @@ def reply(ask: Ask, options: Options, id: str, created: float, load: float) -> R
         created,
         load,
         blocks,
-        "length" if cut else "tool_calls" if calls else "stop",
+        "length" if cut else (step.finish if step else "") or ("tool_calls" if calls else "stop"),
         ask.input_tokens,
     )
 
@@ -200,6 +205,14 @@ def _calls(ask: Ask, options: Options, id: str) -> tuple[Block, ...]:
     return tuple(
         _call(tools[i % len(tools)], ask.prompt, i, f"call_{id.rpartition('-')[2]}{i}")
         for i in range(options.tools)
+    )
+
+
+def _written(step: scripts.Step, ask: Ask, id: str) -> tuple[Block, ...]:
+    """The calls of a step, as they are written there."""
+    return tuple(
+        Block("tool", (name, *text.pieces(raw)), name, f"call_{id.rpartition('-')[2]}{i}", i)
+        for i, (name, raw) in enumerate(step.calls if ask.choice != "none" else ())
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from . import faults, plan, routes
+from . import faults, plan, routes, scripts, strict
 from .model_loading import Loads
 from .normalized_request import Ask
 from .options import BadOption, Options, chosen, masked, split
@@ -109,6 +109,7 @@ class Service:
             ask, options = self._understood(format, request)
             entry.set(model=ask.model[:_NAME], stream=ask.stream, prompt=ask.prompt[:200])
             self._fail(format, options, ask, number)
+            strict.check(format.NAME, ask, options)
             answer = self._spoken(format, ask, options, entry, came)
         except Refused as refused:
             answer = _refusal(format, refused, id)
@@ -159,6 +160,8 @@ class Service:
                 self.loads.unload(name)
             return _one(200, ollama.silent(ask, came.created, load), _JSON, id, Out("done", b"", load))
         try:
+            if (step := scripts.step(ask, o)) is not None and step.status:
+                raise Refused(step.status, retry_after=o.retry_after)
             reply = plan.reply(ask, o, id, came.created, load)
         except _ODD as error:
             raise _odd(error) from None

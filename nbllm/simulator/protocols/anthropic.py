@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..faults import MESSAGE
-from ..normalized_request import Ask, Tool
+from ..normalized_request import Ask, Entry, Tool, call, result
 from ..plan import Block, Out, Piece, Reply
 from . import Refused, Request, arguments, joined, listed, pictures, said, sse, whole_number
 
@@ -54,6 +54,7 @@ def ask(request: Request) -> Ask:
     return Ask(
         model=str(body["model"]),
         turns=_turns(body),
+        history=tuple(e for at, m in enumerate(body["messages"]) for e in _entries(at, m)),
         stream=bool(body.get("stream")),
         tools=tuple(
             Tool(str(t["name"]), t["input_schema"]) for t in listed(body.get("tools")) if "input_schema" in t
@@ -65,6 +66,18 @@ def ask(request: Request) -> Ask:
         stop=listed(body.get("stop_sequences")),
         images=pictures(body["messages"]),
     )
+
+
+def _entries(at: int, message: Mapping[str, Any]) -> Iterator[Entry]:
+    content, role = message.get("content"), str(message.get("role"))
+    for part in content if isinstance(content, list) else [{}]:
+        kind = part.get("type") if isinstance(part, Mapping) else ""
+        if kind == "tool_use":
+            yield call(at, part.get("id"), part.get("name"), part.get("input"))
+        elif kind == "tool_result":
+            yield result(at, part.get("tool_use_id"))
+        else:
+            yield Entry("other", at, role)
 
 
 def _turns(body: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -210,7 +223,7 @@ def stream(reply: Reply) -> Iterator[Out]:
     at = reply.end(at)
     delta: dict[str, Any] = {
         "type": "message_delta",
-        "delta": {"stop_reason": _STOP[reply.finish], "stop_sequence": None},
+        "delta": {"stop_reason": _STOP.get(reply.finish, reply.finish), "stop_sequence": None},
     }
     delta |= {"usage": _usage(reply, reply.output)} if reply.options.usage else {}
     yield from joined(
@@ -229,7 +242,7 @@ def whole(reply: Reply) -> Mapping[str, Any]:
         "tool": _use,
     }
     content = [make[b.kind](b) for b in reply.blocks]
-    return _message(reply, content, _STOP[reply.finish], _usage(reply, reply.output))
+    return _message(reply, content, _STOP.get(reply.finish, reply.finish), _usage(reply, reply.output))
 
 
 def _use(block: Block) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..faults import MESSAGE
-from ..normalized_request import Ask, Tool
+from ..normalized_request import Ask, Entry, Tool, call, result
 from ..plan import Block, Out, Piece, Reply
 from . import Refused, Request, arguments, encode, listed, pictures, said, whole_number
 
@@ -72,6 +72,7 @@ def ask(request: Request) -> Ask:
     return Ask(
         model=model,
         turns=system + turns,
+        history=tuple(e for at, content in enumerate(contents) for e in _entries(at, content)),
         stream=streamed,
         tools=_tools(body),
         choice=_choice(body),
@@ -82,6 +83,18 @@ def ask(request: Request) -> Ask:
         images=pictures(contents),
         extra={"array": streamed and request.query.get("alt") != "sse"},
     )
+
+
+def _entries(at: int, content: Mapping[str, Any]) -> Iterator[Entry]:
+    role = "assistant" if content.get("role") == "model" else "user"
+    for part in content.get("parts") or []:
+        made, told = _get(part, "functionCall"), _get(part, "functionResponse")
+        if made:
+            yield call(at, made.get("id"), made.get("name"), made.get("args") or {})
+        elif told:
+            yield result(at, told.get("id"), told.get("name"))
+        else:
+            yield Entry("other", at, role)
 
 
 def _turns(content: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -46,6 +46,7 @@ def ask(request: Request) -> Ask:
     return Ask(
         model=body["model"],
         turns=system + tuple((str(m.get("role")), said(m.get("content"))) for m in messages),
+        history=chat.history(messages),
         stream=body.get("stream", True) is not False,
         tools=chat.functions(body.get("tools")),
         schema={} if form == "json" else form or None,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..faults import MESSAGE
-from ..normalized_request import Ask, Tool
+from ..normalized_request import Ask, Entry, Tool, call, result
 from ..plan import Block, Out, Piece, Reply
 from ..records import Kind
 from . import Refused, Request, listed, pictures, said, sse, whole_number
@@ -67,6 +67,7 @@ def ask(request: Request) -> Ask:
     return Ask(
         model=_model(body),
         turns=tuple((_role(m), said(m.get("content"))) for m in messages if isinstance(m, Mapping)),
+        history=history(messages),
         stream=bool(body.get("stream")),
         tools=functions(body.get("tools")),
         choice=choice(body.get("tool_choice")),
@@ -77,6 +78,21 @@ def ask(request: Request) -> Ask:
         report=bool((body.get("stream_options") or {}).get("include_usage")),
         images=pictures(messages),
     )
+
+
+def history(messages: list[Any]) -> tuple[Entry, ...]:
+    """The calls and results among the messages, in OpenAI's shape and in Ollama's."""
+    out: list[Entry] = []
+    for at, m in enumerate(m for m in messages if isinstance(m, Mapping)):
+        role = _role(m)
+        if role == "tool":
+            out.append(result(at, m.get("tool_call_id"), m.get("tool_name") or m.get("name")))
+            continue
+        out.append(Entry("other", at, role))
+        for made in listed(m.get("tool_calls")):
+            inner = made.get("function") or {}
+            out.append(call(at, made.get("id"), inner.get("name"), inner.get("arguments")))
+    return tuple(out)
 
 
 def _model(body: Mapping[str, Any]) -> str:

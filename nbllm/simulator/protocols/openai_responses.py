@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..faults import MESSAGE
-from ..normalized_request import Ask
+from ..normalized_request import Ask, Entry, call, result
 from ..plan import Block, Out, Piece, Reply
 from . import Refused, Request, joined, listed, pictures, said, sse, whole_number
 from . import openai_chat as chat
@@ -32,6 +32,7 @@ def ask(request: Request) -> Ask:
     return Ask(
         model=body["model"],
         turns=system + tuple(map(_turn, items)),
+        history=tuple(_entry(i, item) for i, item in enumerate(items)),
         stream=bool(body.get("stream")),
         tools=chat.functions(body.get("tools")),
         choice=chat.choice(body.get("tool_choice")),
@@ -41,6 +42,18 @@ def ask(request: Request) -> Ask:
         images=pictures(items),
         extra={"body": body},
     )
+
+
+def _entry(at: int, item: Mapping[str, Any]) -> Entry:
+    match item.get("type", "message"):
+        case "function_call":
+            return call(at, item.get("call_id"), item.get("name"), item.get("arguments"))
+        case "function_call_output":
+            return result(at, item.get("call_id"))
+        case "message":
+            return Entry("other", at, _turn(item)[0])
+        case _:
+            return Entry("other", at, "assistant")
 
 
 def _turn(item: Mapping[str, Any]) -> tuple[str, str]:
