@@ -26,6 +26,7 @@ from nbllm.tools.mcp import Limits
 from nbllm.tools.mcp_config import Places
 from nbllm.tools.mcp_entry import Source, entry_of
 from nbllm.tools.mcp_servers import Servers
+from nbllm.tools.names import unique
 from nbllm.tools.results import content
 
 from .listeners import Listener
@@ -654,6 +655,25 @@ def test_names(servers):
         with pytest.raises(ConfigError, match=r"(?s).") as caught:
             used(known, name)
         assert words in str(caught.value)
+
+
+def test_names_that_overlap_mean_a_tool_once_and_odd_ones_lose_none(servers):
+    """Two tools whose names providers cannot tell apart are still two; one that is named twice is one."""
+    known = servers(bad("alike"))
+    found, _ = engine().run(known.usables(["mcp/bad", "mcp/bad/a*", "mcp/*"]))
+    assert ["ok a b", "ok a.b"] == [engine().run(u.call({})) for u in found]
+    assert 2 == len(unique([*found, *used(known)[0]]))
+
+
+def test_a_pattern_of_servers_takes_those_that_work(servers):
+    """What the user did not name takes nothing down: a command that is not there, a tool that is not."""
+    known = servers(bad("alike"))
+    known.add(entry_of("none", {"command": "no-such-command-here"}, here(trusted=True), {}))
+    found, notes = used(known, "mcp/*/a*")
+    assert 2 == len(found)
+    assert "mcp/none is left out" in notes[0]
+    found, notes = used(known, "mcp/*/b*")
+    assert ([], 2) == (found, len(notes))
 
 
 def test_a_server_that_cannot_start_is_an_error_of_the_wire(servers):

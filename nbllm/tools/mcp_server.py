@@ -32,6 +32,7 @@ class Server:
         self._consent, self._processes, self._limits = consent, processes, limits or Limits()
         self._connection: Connection | None = None
         self._listing = asyncio.Lock()
+        self._made: dict[str, Usable] = {}  # by fingerprint: a tool that is given twice is the same one
 
     @property
     def state(self) -> str:
@@ -104,17 +105,20 @@ class Server:
 
     async def _usable(self, tool: Described) -> Usable | None:
         """A tool with its call; None, and a note, where no provider would take its schema."""
+        if (known := self._made.get(tool.print)) is not None:
+            return known
         await asyncio.sleep(0)  # a server may have hundreds
         schema = told(tool.schema)
         if problem := schema_problem(schema):
             self.notes.append(f"mcp/{self.entry.name}: {line(tool.name, 60)} is left out: {problem}.")
             return None
-        return Usable(
+        self._made[tool.print] = Usable(
             Tool(fit(f"{self.entry.name}__{tool.name}"), clean(tool.description), schema),
             functools.partial(self.call, tool),
             where="engine",
             source=f"mcp/{self.entry.name}",
         )
+        return self._made[tool.print]
 
     async def call(self, tool: Described, arguments: Arguments) -> str | list[Part]:
         """What a call of `tool` gives. A server that has ended is started again. Raises ToolFailed and other

@@ -114,26 +114,30 @@ class Servers:
         means nothing, or that waits for consent."""
         wanted = [pair for name in dict.fromkeys(names) for pair in await self._meant(name)]
         found = await asyncio.gather(*(self._from(*pair) for pair in wanted))
-        usables = {u.tool.name: u for some, _ in found for u in some}
+        usables = {id(u): u for some, _ in found for u in some}  # a server's tool is one object
         return list(usables.values()), list(dict.fromkeys(n for _, notes in found for n in notes))
 
-    async def _meant(self, name: str) -> list[tuple[str, str]]:
-        """[(server, pattern of its tools)] for a name."""
+    async def _meant(self, name: str) -> list[tuple[str, str, bool]]:
+        """[(server, pattern of its tools, whether the user wrote its name)] for a name."""
         server, _, pattern = name.removeprefix("mcp/").partition("/")
         if not _GLOB & set(server):
-            return [(server, pattern or "*")]
+            return [(server, pattern or "*", True)]
         entries, _ = await asyncio.to_thread(self.entries)
         ready = [e for e in entries if not e.problem and await asyncio.to_thread(self.consent.allowed, e)]
         fits = dict.fromkeys(e.name for e in ready if fnmatch.fnmatchcase(e.name, server))
         if not fits:
             raise ConfigError(f"No MCP server that is allowed fits {name!r}.", hint="`%llm mcp list`.")
-        return [(n, pattern or "*") for n in fits]
+        return [(n, pattern or "*", False) for n in fits]
 
-    async def _from(self, name: str, pattern: str) -> tuple[list[Usable], list[str]]:
+    async def _from(self, name: str, pattern: str, named: bool) -> tuple[list[Usable], list[str]]:
+        """(tools, what was left out). What is wrong on the user's side with a server that they named is
+        theirs to mend, and is raised."""
         server = await self.server(name)
         try:
             return await server.usables(pattern), server.notes
-        except (TransportError, ToolFailed) as error:
+        except (TransportError, ToolFailed, ConfigError) as error:
+            if named and isinstance(error, ConfigError):
+                raise
             return [], [f"mcp/{name} is left out: {str(error).replace(chr(10), ' ')}"]
 
     async def _settle(self) -> None:
