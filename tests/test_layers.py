@@ -200,6 +200,21 @@ def test_outside_things_have_one_home(path):
     assert "pandas" not in {p for n in tree(path).body for p in outside(n)}
 
 
+KINDS = {"HttpCall", "ProcessCall", "TalkCall", "SessionCall", "Letter", "KeptReply", "SessionReply"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_kind_of_call_is_asked_for(path):
+    """A transport is found by its call's kind, and a call shows itself: nobody above asks which it is."""
+    if floor_of(name_of(path)) in {"client", "notebook", "bench"}:
+        asked = [
+            n
+            for n in ast.walk(tree(path))
+            if isinstance(n, ast.Call) and getattr(n.func, "id", "") in {"isinstance", "issubclass"}
+        ]
+        assert set() == KINDS & {w.id for n in asked for w in ast.walk(n) if isinstance(w, ast.Name)}
+
+
 def statements(path: Path) -> int:
     nodes = [n for n in ast.walk(tree(path)) if isinstance(n, ast.stmt)]
     words = [

@@ -306,7 +306,7 @@ def test_a_name_that_leads_home_is_refused_where_it_is_connected():
         async def send():
             transport = HttpTransport()
             try:
-                async with transport.send(Letter(HttpCall(url, {}, {}, "GET"), public=True), Trace(), 5.0):
+                async with transport.open(Letter(HttpCall(url, {}, {}, "GET"), public=True), Trace(), 5.0):
                     pass
             finally:
                 await transport.close()

@@ -106,7 +106,7 @@ def ask(url, times=1, *, transport=None, on_frame=lambda frame: None, fresh=Fals
         try:
             for _ in range(times):
                 trace = Trace()
-                async with http.send(Letter(HttpCall(url, {}, {"q": 1}), fresh=fresh), trace, 5.0) as reply:
+                async with http.open(Letter(HttpCall(url, {}, {"q": 1}), fresh=fresh), trace, 5.0) as reply:
                     frames = []
                     async for frame in reply.frames():
                         frames.append(frame)
@@ -204,7 +204,7 @@ def test_an_answer_that_comes_before_the_request_was_read_is_kept():
 
         async def work():
             http, trace = HttpTransport(), Trace()
-            async with http.send(HttpCall(url, {}, {"q": "x" * 30_000_000}), trace, 5.0) as reply:
+            async with http.open(HttpCall(url, {}, {"q": "x" * 30_000_000}), trace, 5.0) as reply:
                 return reply.status, await reply.body()
 
         assert (413, EVENT) == asyncio.run(asyncio.wait_for(work(), 20))
@@ -220,7 +220,7 @@ def test_an_idle_connection_that_the_server_closed_is_not_used():
             http, traces = HttpTransport(), []
             for _ in range(2):
                 trace = Trace()
-                async with http.send(HttpCall(url, {}, {}), trace, 5.0) as reply:
+                async with http.open(HttpCall(url, {}, {}), trace, 5.0) as reply:
                     assert [f.data async for f in reply.frames()] == ['{"a": 1}']
                 traces.append(trace)
                 closed.set()
@@ -423,7 +423,7 @@ def test_several_codings_or_one_that_was_not_asked_for_are_named(name):
     async def read(url, how):
         http = HttpTransport()
         try:
-            async with http.send(HttpCall(url, {}, {"q": 1}), Trace(), 5.0) as reply:
+            async with http.open(HttpCall(url, {}, {"q": 1}), Trace(), 5.0) as reply:
                 return [f async for f in reply.frames()] if how == "frames" else await reply.body()
         finally:
             await http.close()
@@ -463,9 +463,9 @@ def test_a_small_body_that_becomes_a_large_one_costs_no_memory_and_keeps_nobody_
 
         other, http = asyncio.create_task(tick()), HttpTransport()
         try:
-            async with http.send(HttpCall(url, {}, {"q": 1}), Trace(), 5.0) as reply:
+            async with http.open(HttpCall(url, {}, {"q": 1}), Trace(), 5.0) as reply:
                 assert 256 * 2**10 == len(await reply.body())
-            async with http.send(HttpCall(url, {}, {"q": 1}), Trace(), 5.0) as reply:
+            async with http.open(HttpCall(url, {}, {"q": 1}), Trace(), 5.0) as reply:
                 with pytest.raises(errors.ProtocolError, match="larger"):
                     [f async for f in reply.frames()]
         finally:

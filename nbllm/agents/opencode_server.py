@@ -14,14 +14,14 @@ import json
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
 from ..core import errors
-from ..core.calls import Frame, Guard, HttpCall, SessionCall, Trace
+from ..core.calls import Frame, Guard, HttpCall, SessionCall, Trace, Transport
 from ..http.transport import HttpTransport, Reply
 from .base import parsed, text
 from .opencode_protocol import OTHER_PORT, OWN_PORT
@@ -101,10 +101,16 @@ class SessionReply:
                 await self.transport.refuse(self.place, kind, asked)
             yield frame
 
-    def remember(self, answer: str) -> None:
-        """What was answered, so that the next turn goes to the same session."""
+    def decoder(self) -> None:
+        """The dialect's own."""
+
+    async def drain(self, frames: AsyncIterator[Frame]) -> None:
+        """Nothing: the server's events go on after the turn."""
+
+    def finish(self, answer: Callable[[], str]) -> None:
+        """Notes what was answered, so that the next turn goes to the same session."""
         if not self.call.fresh:
-            self.transport.heard[_kindred(self.place, self.call), self.call.turn.after(answer)] = (
+            self.transport.heard[_kindred(self.place, self.call), self.call.turn.after(answer())] = (
                 self.place,
                 self.session,
             )
@@ -125,7 +131,7 @@ def _kind(data: str) -> tuple[str, str]:
         return "", ""
 
 
-class OpenCodeTransport:
+class OpenCodeTransport(Transport):
     """The sessions of OpenCode servers. Used on one event loop, over the connections of `http`."""
 
     def __init__(self, http: HttpTransport, processes: ProcessTransport) -> None:
@@ -137,7 +143,7 @@ class OpenCodeTransport:
         self._starting = asyncio.Lock()
 
     @asynccontextmanager
-    async def send(
+    async def open(
         self, call: SessionCall, trace: Trace, connect: float | None
     ) -> AsyncIterator[SessionReply]:
         """Says a turn and gives its events; leaving in the middle of it aborts it.
@@ -151,7 +157,7 @@ class OpenCodeTransport:
         try:
             known = None if call.fresh else self.heard.pop((_kindred(place, call), call.turn.before), None)
             session = known[1] if known else _ident(await self._ask(place.call("/session", call.session)))
-            async with self._http.send(place.call("/event", method="GET"), trace, connect) as reply:
+            async with self._http.open(place.call("/event", method="GET"), trace, connect) as reply:
                 frames = await self._listening(reply)
                 await self._ask(
                     place.call(
@@ -193,7 +199,7 @@ class OpenCodeTransport:
         return frames
 
     async def _ask(self, call: HttpCall, within: float = _ASK) -> dict[str, Any]:
-        async with asyncio.timeout(within), self._http.send(call, Trace(), within) as reply:
+        async with asyncio.timeout(within), self._http.open(call, Trace(), within) as reply:
             page = await reply.body()
             if reply.status >= 300:
                 raise Refusal(reply.status, reply.headers, page)
@@ -263,7 +269,7 @@ class OpenCodeTransport:
         try:
             async with (
                 asyncio.timeout(within),
-                self._http.send(HttpCall(f"{url}/global/health", {}, {}, "GET"), Trace(), within) as reply,
+                self._http.open(HttpCall(f"{url}/global/health", {}, {}, "GET"), Trace(), within) as reply,
             ):
                 challenge = reply.headers.get("www-authenticate", "").lower()
                 if reply.status == 401:

@@ -19,12 +19,13 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from ..core import errors
-from ..core.calls import Frame, ProcessCall, Read, Trace
+from ..core.calls import Decoder, Frame, ProcessCall, Read, Trace, Transport
+from ..http.frames import drained
 from .reaper import Reaper
 
 LINE_LIMIT = 16 * 2**20  # bytes of one line
@@ -52,9 +53,9 @@ class Command:
     only this user may read. `start` makes one."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, call: ProcessCall, home: Path, reaper: Reaper
+        self, process: asyncio.subprocess.Process, call: ProcessCall, home: Path, reaper: Reaper, path: str
     ) -> None:
-        self.process, self.call, self.home, self._reaper = process, call, home, reaper
+        self.process, self.call, self.home, self._reaper, self.path = process, call, home, reaper, path
         self.rest = bytearray()
         self._stderr: deque[bytes] = deque()
         self._drain = asyncio.create_task(self._drain_stderr())
@@ -88,7 +89,7 @@ class Command:
                 hint="Check the command and the working directory.",
             ) from None
         reaper.watch(home, process.pid)
-        return cls(process, call, home, reaper)
+        return cls(process, call, home, reaper, path)
 
     @property
     def name(self) -> str:
@@ -189,18 +190,33 @@ class Command:
         return self.process.returncode
 
 
-class ProcessReply:
-    """The output of a command that runs."""
+class CommandReply:
+    """What all output of commands has in common: it has no head and no error page."""
 
     status = 200
+    headers: dict[str, str] = {}  # noqa: RUF012 - never written
+
+    async def body(self, limit: int = 0) -> bytes:
+        """Nothing."""
+        return b""
+
+    def decoder(self) -> Decoder | None:
+        """The dialect's own."""
+        return None
+
+    def finish(self, answer: Callable[[], str]) -> None:
+        """Nobody remembers."""
+
+
+class ProcessReply(CommandReply):
+    """The output of a command that runs once."""
 
     def __init__(self, command: Command, trace: Trace) -> None:
         self._command, self._trace = command, trace
-        self.headers: dict[str, str] = {}
 
-    async def body(self, limit: int = 0) -> bytes:
-        """Nothing: a command has no error page."""
-        return b""
+    async def drain(self, frames: AsyncIterator[Frame]) -> None:
+        """See core.calls.Reply."""
+        await drained(frames)
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
         """The lines of standard output, and the exit. Raises ProtocolError for a line over LINE_LIMIT."""
@@ -290,7 +306,7 @@ _INSTALL = {
 }
 
 
-class ProcessTransport:
+class ProcessTransport(Transport):
     """Runs commands. Keeps nothing between calls but the process that ends them where this one is killed."""
 
     def __init__(self) -> None:
@@ -305,9 +321,13 @@ class ProcessTransport:
         """Lets go of that process; call it when no command runs any more."""
         self._reaper.close()
 
+    def ready(self, call: ProcessCall, *, fresh: bool) -> ProcessCall:
+        """The call: each has a command of its own."""
+        return call
+
     @asynccontextmanager
-    async def send(
-        self, call: ProcessCall, trace: Trace, _connect: float | None = None
+    async def open(
+        self, call: ProcessCall, trace: Trace, connect: float | None = None
     ) -> AsyncIterator[ProcessReply]:
         """Starts the command and gives its output; leaving ends it, and whatever it started.
 
@@ -315,6 +335,7 @@ class ProcessTransport:
         """
         trace.marks["start"], trace.http_version, trace.reused = time.perf_counter(), None, None
         command = await self.start(call)
+        trace.address = command.path
         trace.marks["spawned"] = time.perf_counter()
         try:
             await command.write(call.stdin)

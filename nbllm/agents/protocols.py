@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ..core.calls import Decoder, Endpoint, Secret, TalkCall, Turn
+from ..core.calls import Decoder, Endpoint, Secret, SessionCall, TalkCall, Turn
 from ..core.errors import ConfigError, ProtocolError
 from ..core.events import Event, Finished, FinishReason, Notice, ReasoningDelta
 from ..core.messages import Request
 from ..dialects._json import items, obj
 from .base import Lines, call, count, failure, number, options, parsed, report, text, turn
 from .one_shot import Claude, ClaudeLines, Codex, Copilot, Gemini, OpenCode
+from .opencode_protocol import OpenCodeServer
 
 T = TypeVar("T")
 _NO_METHOD = -32601
@@ -526,7 +527,7 @@ class _AcpTurn(Lines):
 # --- how each is run ---
 
 
-def keep(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall:
+def keep(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall | SessionCall:
     """The request as a turn with the row's command in its long-lived mode. Raises ConfigError where it has
     none."""
     if provider.dialect not in _KEEPERS:
@@ -599,10 +600,11 @@ def _opencode(request: Request, provider: Endpoint, key: Secret | None) -> TalkC
     )
 
 
-_KEEPERS = {
+_KEEPERS: dict[str, Callable[[Request, Endpoint, Secret | None], TalkCall | SessionCall]] = {
     "cli_claude": _claude,
     "cli_gemini": _gemini,
     "cli_codex": _codex,
     "cli_copilot": _copilot,
     "cli_opencode": _opencode,
+    "opencode_server": OpenCodeServer().encode,  # whose sessions stay in any case
 }

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from ..core import errors
-from ..core.calls import Decoder, Frame, TalkCall, Trace
-from .process import Command, ProcessTransport, framed, note
+from ..core.calls import Decoder, Frame, TalkCall, Trace, Transport
+from .process import Command, CommandReply, ProcessTransport, framed, note
 
 LIMIT = 4  # commands that stay idle; the one that was idle longest goes first
 _HEARD = 64  # conversations of a command that are remembered
@@ -87,27 +87,23 @@ class _Kept:
         self.reader.cancel()
 
 
-class KeptReply:
+class KeptReply(CommandReply):
     """The output of one turn."""
-
-    status = 200
 
     def __init__(self, kept: _Kept, call: TalkCall, trace: Trace, inbox: asyncio.Queue[_Line]) -> None:
         self._kept, self._call, self._trace, self._inbox = kept, call, trace, inbox
-        self.headers: dict[str, str] = {}
-
-    async def body(self, limit: int = 0) -> bytes:
-        """Nothing: a command has no error page."""
-        return b""
 
     def decoder(self) -> Decoder:
         """The reader of this turn."""
         return self._kept.talk.decoder()
 
-    def remember(self, answer: str) -> None:
-        """What was answered, so that the next turn finds who said it."""
+    async def drain(self, frames: AsyncIterator[Frame]) -> None:
+        """Nothing: the command goes on after the turn."""
+
+    def finish(self, answer: Callable[[], str]) -> None:
+        """Notes what was answered, so that the next turn finds who said it."""
         if self._kept.talk.session:
-            self._kept.heard[self._call.turn.after(answer)] = self._kept.talk.session
+            self._kept.heard[self._call.turn.after(answer())] = self._kept.talk.session
         while len(self._kept.heard) > _HEARD:
             del self._kept.heard[next(iter(self._kept.heard))]
 
@@ -127,15 +123,15 @@ class KeptReply:
         yield Frame(told, "exit", self._trace.marks["exit"])
 
 
-class KeptTransport:
+class KeptTransport(Transport):
     """The commands that stay. Used on one event loop."""
 
     def __init__(self, processes: ProcessTransport) -> None:
         self._processes, self._all = processes, list[_Kept]()
 
     @asynccontextmanager
-    async def send(
-        self, call: TalkCall, trace: Trace, _connect: float | None = None
+    async def open(
+        self, call: TalkCall, trace: Trace, connect: float | None = None
     ) -> AsyncIterator[KeptReply]:
         """Says a turn and gives what comes; leaving in the middle of it interrupts it, and keeps the command.
 
@@ -149,7 +145,7 @@ class KeptTransport:
             kept = _Kept(call, await self._processes.start(call.process))
             self._all.append(kept)
             marks["spawned"] = time.perf_counter()
-        kept.taken = True
+        kept.taken, trace.address = True, kept.command.path
         try:
             kept.free.clear()
             inbox: asyncio.Queue[_Line] = asyncio.Queue()

@@ -83,7 +83,7 @@ async def _small(client: Client, arm: Arm, call: HttpCall) -> Any:
     from ..core.calls import Trace
     from ..dialects._json import load_json
 
-    async with client.http.send(call, Trace(), arm.limits.connect) as reply:
+    async with client.http.open(call, Trace(), arm.limits.connect) as reply:
         body = await reply.body()
         if reply.status >= 300:
             raise client.registry.dialects[arm.route.provider.dialect].error(

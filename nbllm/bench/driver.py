@@ -273,7 +273,7 @@ class Load:
         with contextlib.suppress(errors.NbllmError):
             key = None if arm.route.simulated else arm.key
             call = question(self.client, row, row.models or "/models", key)
-            async with self.client.http.send(call, Trace(), connect) as reply:
+            async with self.client.http.open(call, Trace(), connect) as reply:
                 await reply.body()
 
     async def _warm_up(self, level: int) -> None:

@@ -4,55 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..agents.base import spoken
-from ..agents.opencode_server import SessionReply
-from ..agents.sessions import KeptReply
 from ..core import errors
-from ..core.calls import (
-    Arrival,
-    Decoder,
-    Dialect,
-    Frame,
-    Guard,
-    ProcessCall,
-    Provider,
-    Secret,
-    SessionCall,
-    TalkCall,
-    Trace,
-    shown,
-)
+from ..core.calls import AnyCall, Arrival, Decoder, Dialect, Frame, Guard, Provider, Reply, Secret, Trace
 from ..core.events import Event, Response, is_token
 from ..core.messages import Request
 from ..http.stamps import stalls_since
-from ..http.transport import Letter
 from ..routing.registry import Route
 from .policy import Timeouts
-from .pool import AnyLetter, AnyReply, Pool
+from .pool import Pool
 
 ANSWER_LIMIT = (
     128 * 2**20
 )  # characters of an answer's messages: 500,000 chunks, or a text that no notebook can hold
-# seconds that a server gets to end the body after its own end mark, so that the connection can be used again
-_DRAIN = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What is asked of whom. `call` is the request as its transport sends it, made before any clock starts;
-    `Client.attempt` makes one, for this route or another."""
+    """What is asked of whom. `call` is the request in the provider's words, `ready` the same as its transport
+    sends it, made before any clock starts. `Client.attempt` makes one, for this route or another."""
 
     request: Request
     route: Route
     dialect: Dialect
     key: Secret | None
     guard: Guard
-    call: AnyLetter
+    call: AnyCall
+    ready: Any
     timeouts: Timeouts
 
     @property
@@ -82,15 +64,12 @@ class Sink(Protocol):
 
     def begin(self, attempt: Attempt) -> Trace:
         """Says that an attempt is being sent, and gives the trace for it."""
-        ...
 
     def publish(self, event: Event, at: float | None = None) -> None:
         """Adds an event that came at `at` (perf_counter seconds; now, where None)."""
-        ...
 
     def partial(self) -> Response:
         """The answer so far."""
-        ...
 
 
 Handler = Callable[[Attempt, Sink], Coroutine[Any, Any, None]]
@@ -104,39 +83,14 @@ def sender(pool: Pool) -> Handler:
         try:
             await _Sending(attempt, sink, trace).run(pool)
         except errors.NbllmError as error:
-            if (
-                isinstance(error, errors.AuthenticationError)
-                and attempt.key is None
-                and isinstance(attempt.call, Letter)
-            ):
-                error.hint = (
-                    "No key was sent to this address. Name one for it: key=VARIABLE in a cell, "
-                    "api_key=... in Python."
-                )
-            error.sent = _sent(attempt, trace)
+            call, route, key = attempt.call, attempt.route, attempt.key
+            if isinstance(error, errors.AuthenticationError) and key is None:
+                error.hint = call.no_key_hint or error.hint
+            error.sent = "" if route.simulated else call.told(route.provider, key, trace.address)
             trace.error = error.scrubbed(attempt.guard.texts).with_traceback(None)
             raise error from None
 
     return send
-
-
-def _sent(attempt: Attempt, trace: Trace) -> str:
-    """Where the call went, and with which key."""
-    if attempt.route.simulated:
-        return ""
-    key, own = attempt.key, attempt.route.provider
-    command = attempt.call.process if isinstance(attempt.call, TalkCall) else attempt.call
-    if isinstance(command, ProcessCall):
-        return f"Ran {shutil.which(command.argv[0]) or command.argv[0]}" + (
-            f" with the key {key.masked} from {key.source}." if key else "."
-        )
-    address = (
-        trace.address if isinstance(attempt.call, SessionCall) else own.base_url
-    )  # the one that answered
-    told = (
-        f"the key {key.masked} from {key.source}" if key and address == own.base_url.rstrip("/") else "no key"
-    )
-    return f"Sent to {shown(address, own.secrets)} with {told}." if address else ""
 
 
 @dataclass(slots=True)
@@ -154,7 +108,7 @@ class _Sending:
         try:
             async with (
                 asyncio.timeout(attempt.timeouts.first) as clock,
-                pool.send(attempt.call, trace, attempt.timeouts.connect) as reply,
+                pool.transport(attempt.call).open(attempt.ready, trace, attempt.timeouts.connect) as reply,
             ):
                 if reply.status >= 300:
                     raise refusal(attempt.dialect, reply, await reply.body(), attempt.route.provider)
@@ -168,25 +122,21 @@ class _Sending:
                 trace.marks.get("start", sink.called) if len(sink.traces) > 1 else sink.called
             )
 
-    async def _decode(self, reply: AnyReply, clock: asyncio.Timeout) -> None:
+    async def _decode(self, reply: Reply, clock: asyncio.Timeout) -> None:
         row = self.attempt.route.provider
-        decoder = reply.decoder() if isinstance(reply, KeptReply) else self.attempt.dialect.decoder(row)
-        if not isinstance(reply, (KeptReply, SessionReply)):
-            await self._read(decoder, reply, clock)
-            return
         try:
-            await self._read(decoder, reply, clock)
+            await self._read(reply.decoder() or self.attempt.dialect.decoder(row), reply, clock)
         except errors.NbllmError:
-            raise  # what it made of the turn is not known: the next one tells it all again
+            raise  # what a session made of the turn is not known: the next one tells it all again
         except BaseException:
-            self._remember(reply)
+            self._finish(reply)
             raise
-        self._remember(reply)
+        self._finish(reply)
 
-    def _remember(self, reply: KeptReply | SessionReply) -> None:
-        reply.remember(spoken(self.sink.partial().message, self.attempt.route.provider))
+    def _finish(self, reply: Reply) -> None:
+        reply.finish(lambda: spoken(self.sink.partial().message, self.attempt.route.provider))
 
-    async def _read(self, decoder: Decoder, reply: AnyReply, clock: asyncio.Timeout) -> None:
+    async def _read(self, decoder: Decoder, reply: Reply, clock: asyncio.Timeout) -> None:
         trace, log = self.trace, self.sink.log
         trace.whole = getattr(decoder, "whole", False)
         loop, size = asyncio.get_running_loop(), 0
@@ -205,8 +155,7 @@ class _Sending:
                 if self.tokens:
                     self._extend(clock, loop.time())
             self._feed(decoder, None)
-            if not isinstance(reply, (KeptReply, SessionReply)):  # those go on after the turn
-                await _drained(frames)
+            await reply.drain(frames)
 
     def _extend(self, clock: asyncio.Timeout, now: float) -> None:
         """Moves the idle limit. Timers cost more than a chunk's decoding, so only when a twentieth of the
@@ -229,7 +178,7 @@ class _Sending:
             raise unreadable(self.attempt.route.provider, exc) from None
 
 
-def refusal(dialect: Dialect, reply: AnyReply, body: bytes, row: Provider) -> errors.NbllmError:
+def refusal(dialect: Dialect, reply: Reply, body: bytes, row: Provider) -> errors.NbllmError:
     """The error in an answer that refuses, whatever its page holds."""
     try:
         return dialect.error(reply.status, reply.headers, body, row)
@@ -243,12 +192,3 @@ def unreadable(row: Provider, exc: Exception, about: str = "") -> errors.Protoco
         f"{row.label or row.name} sent what cannot be read{about}: {type(exc).__name__}.",
         hint="Ask again, or check that base_url and dialect belong together.",
     )
-
-
-async def _drained(frames: AsyncIterator[Frame]) -> None:
-    """Gives the server _DRAIN seconds to end the body after the protocol's own end mark, so that the
-    connection can be used again; whatever goes wrong by then is not the answer's business."""
-    with contextlib.suppress(TimeoutError, errors.TransportError, errors.ProtocolError):
-        async with asyncio.timeout(_DRAIN):
-            async for _ in frames:
-                pass

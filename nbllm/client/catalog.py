@@ -202,7 +202,7 @@ def _installed(client: Client, row: Provider) -> Health:
 async def _version(client: Client, row: Provider) -> str:
     async with (
         asyncio.timeout(TIMEOUT),
-        client.processes.send(ProcessCall((*row.command, "--version"), passes=passed(row)), Trace()) as reply,
+        client.processes.open(ProcessCall((*row.command, "--version"), passes=passed(row)), Trace()) as reply,
     ):
         frames = [frame async for frame in reply.frames()]
     return next((f.data.strip() for f in frames if not f.name), "")

@@ -12,7 +12,7 @@ from ..agents.opencode_server import OpenCodeTransport
 from ..agents.process import ProcessTransport
 from ..core import errors
 from ..core import prompt as prompts
-from ..core.calls import AnyCall, Guard, HttpCall, Secret
+from ..core.calls import AnyCall, Guard, Secret
 from ..core.events import Fold, Notice, Response, total
 from ..core.messages import Effort, Request, Tool
 from ..core.schema import provider_schema
@@ -347,17 +347,14 @@ class Client:
         guard, running = Guard.of(route.provider, key), self._engine()
         try:
             call = self.encode(request, route, key, keep=keep)
-            if (
-                isinstance(call, HttpCall)
-                and not running.is_here()
-                and not self._pool.http.prepared(call.url)
-            ):
-                running.run(self._pool.http.prepare(call.url))
-            letter = prepare.letter(call, fresh=fresh)
+            transport = self._pool.transport(call)
+            if not running.is_here() and (warming := transport.warming(call)) is not None:
+                running.run(warming)
+            ready = transport.ready(call, fresh=fresh)
         except errors.NbllmError as error:
             raise error.scrubbed(guard.texts).with_traceback(None) from None  # whose frames hold the key
         dialect = self.registry.dialects[route.provider.dialect]
-        return Attempt(request, route, dialect, key, guard, letter, timeouts or self.timeouts)
+        return Attempt(request, route, dialect, key, guard, call, ready, timeouts or self.timeouts)
 
     def encode(self, request: Request, route: Route, key: Secret | None, *, keep: bool = False) -> AnyCall:
         """The call that `request` becomes; nothing is sent. Raises ConfigError where the route has a

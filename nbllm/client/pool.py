@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
-from ..agents.opencode_server import OpenCodeTransport, SessionReply
-from ..agents.process import ProcessReply, ProcessTransport
-from ..agents.sessions import KeptReply, KeptTransport
-from ..core.calls import ProcessCall, SessionCall, TalkCall, Trace
-from ..http.transport import HttpTransport, Letter, Reply
+from ..agents.opencode_server import OpenCodeTransport
+from ..agents.process import ProcessTransport
+from ..agents.sessions import KeptTransport
+from ..core.calls import AnyCall, HttpCall, ProcessCall, SessionCall, TalkCall, Transport
+from ..http.transport import HttpTransport
 from .engine import Engine
-
-AnyLetter = Letter | ProcessCall | TalkCall | SessionCall
-AnyReply = Reply | ProcessReply | KeptReply | SessionReply
 
 
 @dataclass(slots=True)
@@ -27,22 +23,21 @@ class Pool:
     processes: ProcessTransport = field(default_factory=ProcessTransport)
     kept: KeptTransport = field(init=False)
     opencode: OpenCodeTransport = field(init=False)
+    _by_kind: dict[type, Transport] = field(init=False)
 
     def __post_init__(self) -> None:
         self.kept = KeptTransport(self.processes)
         self.opencode = OpenCodeTransport(self.http, self.processes)
+        self._by_kind = {
+            HttpCall: self.http,
+            ProcessCall: self.processes,
+            TalkCall: self.kept,
+            SessionCall: self.opencode,
+        }
 
-    def send(
-        self, letter: AnyLetter, trace: Trace, connect: float | None
-    ) -> AbstractAsyncContextManager[AnyReply]:
-        """What is sent, by the way that is its own."""
-        if isinstance(letter, TalkCall):
-            return self.kept.send(letter, trace)
-        if isinstance(letter, ProcessCall):
-            return self.processes.send(letter, trace)
-        if isinstance(letter, SessionCall):
-            return self.opencode.send(letter, trace, connect)
-        return self.http.send(letter, trace, connect)
+    def transport(self, call: AnyCall) -> Transport:
+        """The way that a call takes, by its kind."""
+        return self._by_kind[type(call)]
 
     async def close(self) -> None:
         """Closes sessions and connections, and ends commands that stay."""

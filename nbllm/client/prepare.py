@@ -3,43 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ..agents.protocols import keep as keep_talking
 from ..core import errors
-from ..core.calls import AnyCall, Dialect, Guard, HttpCall, ProcessCall, Provider, Secret, SessionCall
+from ..core.calls import AnyCall, Dialect, Guard, Provider, Secret
 from ..core.messages import Request
-from ..http.transport import Letter
 from ..routing.registry import Route
-from .pool import AnyLetter
 
 
 def encode(
     request: Request, route: Route, key: Secret | None, dialects: Mapping[str, Dialect], *, keep: bool = False
 ) -> AnyCall:
-    """The call that `request` becomes; nothing is sent. Raises ConfigError for keep where the provider has no
-    such mode."""
+    """The call that `request` becomes, with what of it is secret and where that may go: the row's to the
+    row's address, the key to its own, which is the row's where nobody said another. Nothing is sent. Raises
+    ConfigError for keep where the provider has no such mode."""
     row = route.provider
     if key is None and not row.local:
         raise no_key(row)
-    if keep and not route.simulated and row.dialect != "opencode_server":  # whose sessions stay in any case
-        return keep_talking(request, row, key)
-    return _guarded(dialects[row.dialect].encode(request, row, key), row, key)
-
-
-def _guarded(call: AnyCall, row: Provider, key: Secret | None) -> AnyCall:
-    """The call with what of it is secret, and where that may go: the row's to the row's address, the key to
-    its own, which is the row's where nobody said another."""
-    if not isinstance(call, (HttpCall, SessionCall)):
-        return call
-    return replace(call, guard=Guard.of(row, key.at(row.base_url) if key is not None else None))
-
-
-def letter(call: AnyCall, *, fresh: bool) -> AnyLetter:
-    """The call, ready to be sent."""
-    if isinstance(call, HttpCall):
-        return Letter(call, fresh=fresh)
-    return call if isinstance(call, ProcessCall) else replace(call, fresh=fresh)
+    words = keep_talking if keep and not route.simulated else dialects[row.dialect].encode
+    return words(request, row, key).guarded(Guard.of(row, key.at(row.base_url) if key is not None else None))
 
 
 def no_key(row: Provider) -> errors.ConfigError:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from ..core import errors
-from ..core.calls import Guard, HttpCall, Provider, Secret, SessionCall, Trace
+from ..core.calls import Guard, HttpCall, Provider, Secret, Trace
 from ..core.messages import Message, Request
 from ..dialects._json import load_json
 from ..routing.registry import Route
@@ -31,7 +31,7 @@ def listing(client: Client, name: str) -> Route:
 def auth_headers(client: Client, row: Provider, key: Secret | None) -> dict[str, str]:
     """The headers by which `row`'s dialect carries a key, taken from the dialect itself."""
     call = client.registry.dialects[row.dialect].encode(Request("m/m", (Message("user", "x"),)), row, key)
-    if not isinstance(call, (HttpCall, SessionCall)):
+    if call.headers is None:
         raise errors.ConfigError(
             f"{row.label or row.name} is a command: it has no list of models and no address.",
             hint="Name its model after the slash, as the command itself would.",
@@ -75,7 +75,7 @@ async def _get_json(client: Client, row: Provider, call: HttpCall) -> Any:
     if row.dialect == "opencode_server":  # its password goes to an OpenCode server alone
         await client.opencode.check(row.base_url.rstrip("/"))
     try:
-        async with asyncio.timeout(TIMEOUT), client.http.send(call, Trace(), TIMEOUT) as reply:
+        async with asyncio.timeout(TIMEOUT), client.http.open(call, Trace(), TIMEOUT) as reply:
             body = await reply.body(LIMIT)
             if reply.status != HTTP_OK:
                 raise refusal(client.registry.dialects[row.dialect], reply, body, row)

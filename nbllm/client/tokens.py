@@ -65,7 +65,7 @@ def _by_provider(client: Client, route: Route, text: str) -> int | None:
     make, field = _COUNTERS[row.dialect]
     call = client.encode(Request(route.model, (Message("user", text),)), route, key)
     try:
-        said = client.run(get_json(client, row, make(call))) if isinstance(call, HttpCall) else None
+        said = client.run(get_json(client, row, make(call)))
     except errors.NbllmError:
         return None
     return count(said.get(field)) if isinstance(said, Mapping) else None
@@ -85,7 +85,7 @@ def _gemini_count(call: HttpCall) -> HttpCall:
     )
 
 
-_COUNTERS: dict[str, tuple[Callable[[HttpCall], HttpCall], str]] = {
+_COUNTERS: dict[str, tuple[Callable[[Any], HttpCall], str]] = {
     "anthropic": (_anthropic_count, "input_tokens"),
     "gemini": (_gemini_count, "totalTokens"),
 }

@@ -7,9 +7,10 @@ thing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from .addresses import parse
 from .errors import MASK, ConfigError, NbllmError, ProviderError, scrub
@@ -191,8 +192,34 @@ SECRET_HEADERS = frozenset(
 _PUBLIC_HEADERS = frozenset({"accept", "content-type", "anthropic-version"})  # a row's own may hold anything
 
 
+class _Call:
+    """What every kind of call says of itself."""
+
+    __slots__ = ()
+    no_key_hint: ClassVar[str] = ""  # what to do where it is refused and held no key
+
+    def guarded(self, guard: Guard) -> Self:
+        """It with what of it is secret, and where that may go; a command is told its key by its
+        environment."""
+        return self
+
+    def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
+        """(what would be done with it: sent or run; what it holds, without secrets)."""
+        raise NotImplementedError
+
+    def told(self, row: Provider, key: Secret | None, address: str) -> str:
+        """Where it went, which is `address` where the transport found it, and with which key."""
+        raise NotImplementedError
+
+
+def _sent_to(address: str, row: Provider, key: Secret | None) -> str:
+    own = key is not None and address == row.base_url.rstrip("/")
+    which = f"the key {key.masked} from {key.source}" if key is not None and own else "no key"
+    return f"Sent to {shown(address, row.secrets)} with {which}." if address else ""
+
+
 @dataclass(frozen=True, slots=True)
-class HttpCall:
+class HttpCall(_Call):
     """An HTTP request, ready to be sent: `body` is a JSON object. guard: what of it is secret, and where it
     may go."""
 
@@ -201,6 +228,9 @@ class HttpCall:
     body: Mapping[str, Any]
     method: str = "POST"
     guard: Guard = field(default=Guard(), compare=False)
+    no_key_hint: ClassVar[str] = (
+        "No key was sent to this address. Name one for it: key=VARIABLE in a cell, api_key=... in Python."
+    )
 
     def __repr__(self) -> str:
         headers = {k: v if k.lower() in _PUBLIC_HEADERS else MASK for k, v in self.headers.items()}
@@ -208,9 +238,34 @@ class HttpCall:
         query = re.sub(r"=[^&]+", f"={MASK}", query)
         return f"HttpCall({self.method} {path}{mark}{query}, headers={headers}, body keys={list(self.body)})"
 
+    def guarded(self, guard: Guard) -> HttpCall:
+        """See _Call."""
+        return replace(self, guard=guard)
+
+    def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
+        """See _Call."""
+        private, texts = SECRET_HEADERS | {name.lower() for name in row.headers}, self.guard.texts
+        headers = {k: MASK if k.lower() in private else scrub(v, texts) for k, v in self.headers.items()}
+        return "sent", {"url": shown(self.url, texts), "headers": headers, "body": _shortened(self.body)}
+
+    def told(self, row: Provider, key: Secret | None, address: str) -> str:
+        """See _Call."""
+        return _sent_to(row.base_url, row, key)
+
+
+_LONGEST = 2_000  # characters of a text that a preview shows whole
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > _LONGEST:
+        return f"{value[:200]}... ({len(value)} characters)"
+    if isinstance(value, Mapping):
+        return {k: _shortened(v) for k, v in value.items()}
+    return [_shortened(v) for v in value] if isinstance(value, (list, tuple)) else value
+
 
 @dataclass(frozen=True, slots=True)
-class ProcessCall:
+class ProcessCall(_Call):
     """A command, ready to be run: its words, never a shell's line. `stdin` is written and closed; `env` is
     set over the allow-listed environment, with the variables that `passes` names; `cwd` None is a fresh
     temporary directory. `inputs` are files to be there before, `files` those to be read after; {tmp} in words
@@ -225,9 +280,21 @@ class ProcessCall:
     inputs: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     foreign: bool = False
+    headers: ClassVar[None] = None  # it is told its key by its environment
 
     def __repr__(self) -> str:
         return f"ProcessCall({self.argv[:1]}, {len(self.argv)} words, env names={list(self.env)})"
+
+    def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
+        """See _Call."""
+        command = {"command": list(self.argv), "variables": sorted(self.env), "standard input": self.stdin}
+        return "run", command
+
+    def told(self, row: Provider, key: Secret | None, address: str) -> str:
+        """See _Call."""
+        return f"Ran {address or self.argv[0]}" + (
+            f" with the key {key.masked} from {key.source}." if key else "."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +314,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class TalkCall:
+class TalkCall(_Call):
     """A turn with a command that stays: how it is run, what is said, and `talk`, which makes both sides'
     words for its working folder. fresh: with a process of its own, which does not stay."""
 
@@ -255,10 +322,19 @@ class TalkCall:
     turn: Turn
     talk: Callable[[str], Talk]
     fresh: bool = False
+    headers: ClassVar[None] = None  # it is told its key by its environment
+
+    def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
+        """See _Call."""
+        return self.process.preview(row)
+
+    def told(self, row: Provider, key: Secret | None, address: str) -> str:
+        """See _Call."""
+        return self.process.told(row, key, address)
 
 
 @dataclass(frozen=True, slots=True)
-class SessionCall:
+class SessionCall(_Call):
     """A turn in a session of OpenCode's server: the addresses to try (`headers` are the first's alone: they
     hold its password), the bodies that open a session and carry a message (its parts are the turn's), how to
     start a server where none answers (None for never), the folder to work in ("" for its own). fresh: in a
@@ -279,6 +355,22 @@ class SessionCall:
             f"SessionCall({[shown(a, self.guard.texts) for a in self.addresses]}, "
             f"headers={list(self.headers)})"
         )
+
+    def guarded(self, guard: Guard) -> SessionCall:
+        """See _Call."""
+        return replace(self, guard=guard)
+
+    def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
+        """See _Call."""
+        return "sent", {
+            "addresses": [shown(a, self.guard.texts) for a in self.addresses],
+            "session": self.session,
+            "message": {**self.message, "parts": [{"type": "text", "text": self.turn.retold}]},
+        }
+
+    def told(self, row: Provider, key: Secret | None, address: str) -> str:
+        """See _Call."""
+        return _sent_to(address, row, key)  # that of the server which answered
 
 
 AnyCall = HttpCall | ProcessCall | TalkCall | SessionCall
@@ -434,11 +526,54 @@ class Decoder(Protocol):
     def feed(self, frame: Frame) -> Iterator[Event]:
         """The events in `frame`. Raises ProviderError for an error inside the stream, ProtocolError for
         gibberish."""
-        ...
 
     def close(self) -> Iterator[Event]:
         """The last events, Finished among them. Raises StreamCut where the answer has no proper end."""
-        ...
+
+
+class Reply(Protocol):
+    """What came of a call that was opened; to be read on the loop of its transport."""
+
+    @property
+    def status(self) -> int:
+        """HTTP's; 200 for a command."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """HTTP's, in lower case."""
+
+    async def body(self, limit: int = ...) -> bytes:
+        """The page of an answer that refuses, at most `limit` bytes of it."""
+
+    def frames(self) -> AsyncGenerator[Frame, None]:
+        """The answer, message by message."""
+
+    def decoder(self) -> Decoder | None:
+        """What reads these frames, where only the transport knows; None for the dialect's own."""
+
+    def finish(self, answer: Callable[[], str]) -> None:
+        """The turn is over, well or stopped; `answer` gives its text to who remembers what was said."""
+
+    async def drain(self, frames: AsyncIterator[Frame]) -> None:
+        """Gives the other side a moment to end what was read to the answer's end, so that the connection can
+        be used again; whatever goes wrong by then is not the answer's business."""
+
+
+class Transport(Protocol):
+    """A way to send one kind of call. Used on one event loop."""
+
+    def ready(self, call: Any, *, fresh: bool) -> Any:
+        """The call as `open` takes it: all that can be made before a clock starts. fresh: over a connection,
+        to a command or in a session of its own. Raises ConfigError for what cannot be sent."""
+        return replace(call, fresh=fresh)
+
+    def warming(self, call: Any) -> Coroutine[Any, Any, None] | None:
+        """What is to be done before the first call's clock starts; None where nothing is."""
+        return None
+
+    def open(self, call: Any, trace: Trace, connect: float | None) -> AbstractAsyncContextManager[Reply]:
+        """Sends, and gives what comes once its head is there; leaving closes it. connect: seconds allowed
+        for reaching the other side."""
 
 
 class Talk(Protocol):
@@ -455,19 +590,15 @@ class Talk(Protocol):
 
     def say(self, turn: Turn, session: str) -> list[str]:
         """Begins a turn in `session`, or in a new one ("")."""
-        ...
 
     def heard(self, line: str) -> list[str]:
         """What to write in answer to a line."""
-        ...
 
     def interrupt(self) -> list[str]:
         """Ends the turn under way; the command stays."""
-        ...
 
     def decoder(self) -> Decoder:
         """A reader of the turn under way."""
-        ...
 
 
 class Dialect(Protocol):
@@ -478,14 +609,11 @@ class Dialect(Protocol):
     def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> AnyCall:
         """The call that asks for `request` as a stream. Raises ConfigError for what the protocol cannot
         say."""
-        ...
 
     def decoder(self, provider: Endpoint) -> Decoder:
         """A fresh decoder for one answer."""
-        ...
 
     def error(
         self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
     ) -> ProviderError:
         """The error that an HTTP answer with a status of 300 and above means."""
-        ...

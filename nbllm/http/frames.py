@@ -12,6 +12,8 @@ read that completed it.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 import time
 from collections import deque
@@ -21,14 +23,25 @@ import httpx
 from httpx_sse import EventSource
 
 from ..core.calls import Frame, Read
-from ..core.errors import ProtocolError
+from ..core.errors import ProtocolError, TransportError
 from ..dialects._json import page_text
 
 EVENT_LIMIT = 64 * 2**20  # bytes of one SSE event or JSON value; providers send at most some MB (images)
 _TAIL_KEPT = 64 * 2**10
+# seconds that the other side gets to end an answer after its own end mark, so that the connection can be used
+# again
+_DRAIN = 0.5
 _BOM = b"\xef\xbb\xbf"
 _ERROR_FIELD, _LATER_ERROR_FIELD = re.compile(rb"(?:\A|(?<=[\r\n]))error:"), re.compile(rb"(?<=[\r\n])error:")
 _SSE_FIELD = re.compile(rb"(?m)^(?:data|event|id|retry)?:")
+
+
+async def drained(frames: AsyncIterator[Frame]) -> None:
+    """Reads on for at most _DRAIN seconds, and drops what comes."""
+    with contextlib.suppress(TimeoutError, TransportError, ProtocolError):
+        async with asyncio.timeout(_DRAIN):
+            async for _ in frames:
+                pass
 
 
 class Reads:

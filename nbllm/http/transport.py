@@ -11,7 +11,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -120,6 +120,16 @@ class Reply:
                 raise
             body = body or bytearray(exc.message.encode())
         return bytes(body[:limit])
+
+    def decoder(self) -> None:
+        """The dialect's own."""
+
+    def finish(self, answer: Callable[[], str]) -> None:
+        """Nobody remembers."""
+
+    async def drain(self, frames: AsyncIterator[Frame]) -> None:
+        """See core.calls.Reply."""
+        await http_frames.drained(frames)
 
 
 class Letter:
@@ -232,6 +242,14 @@ class HttpTransport:
                 ) from None
         return self._clients[url]
 
+    def warming(self, call: HttpCall) -> Coroutine[Any, Any, None] | None:
+        """What `prepare` makes for a call, where it is not there already."""
+        return None if self.prepared(call.url) else self.prepare(call.url)
+
+    def ready(self, call: HttpCall, *, fresh: bool) -> Letter:
+        """See Letter."""
+        return Letter(call, fresh=fresh)
+
     async def close(self) -> None:
         """Closes every connection."""
         clients, stamped = self._clients, self._stamped
@@ -254,7 +272,7 @@ class HttpTransport:
             self._stamped.close_idle()
 
     @asynccontextmanager
-    async def send(
+    async def open(
         self, call: HttpCall | Letter, trace: Trace, connect: float | None
     ) -> AsyncIterator[Reply]:
         """Sends a call and gives the answer once its headers are there; leaving closes or returns the

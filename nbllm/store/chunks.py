@@ -40,21 +40,17 @@ class Recorded(Protocol):
     @property
     def done(self) -> bool:
         """Whether it has ended."""
-        ...
 
     @property
     def trace(self) -> Trace:
         """What the transport saw of the last attempt."""
-        ...
 
     @property
     def error(self) -> NbllmError | None:
         """What went wrong."""
-        ...
 
     def partial(self) -> Response:
         """The answer, whole or not."""
-        ...
 
 
 Row = dict[str, Any]

@@ -162,7 +162,7 @@ class HttpTool:
         public = not (self.private or _written(addresses.parse(call.url)))
         for _ in range(_REDIRECTS + 1):
             letter = Letter(call, fresh=True, public=public)
-            async with http.send(letter, Trace(), self.timeout) as reply:
+            async with http.open(letter, Trace(), self.timeout) as reply:
                 data = await reply.body(LIMIT + 1)
                 if 300 <= reply.status < 400 and "location" in reply.headers:
                     call = self._redirected(call, reply.headers["location"])
