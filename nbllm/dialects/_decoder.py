@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from ..core.calls import Endpoint, Frame
 from ..core.errors import NbllmError, ProtocolError, ServerError, StreamCut
 from ..core.events import Event, Finished, FinishReason, Notice
-from ._json import Halves, items, load_json, obj, provider_error, string
+from ._errors import provider_error
+from ._json import Halves, items, load_json, obj, string
 
 _ANSWERS = frozenset({"choices", "usage", "output", "response", "type", "object"})
 _SHOWN = 300  # characters of what came in no known format

@@ -35,7 +35,8 @@ from ..core.events import (
 )
 from ..core.messages import Document, Image, Part, Raw, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ._decoder import Reading, citation, finish, is_thought, thought_signature, thought_text, unfinished
-from ._json import count, effort, http_error, items, label, obj, string
+from ._errors import http_error
+from ._json import count, effort, items, label, obj, string
 from ._media import is_media, media, told_by_user
 from ._request import (
     b64,

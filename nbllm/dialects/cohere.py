@@ -39,7 +39,8 @@ from ..core.messages import (
     ToolResult,
 )
 from ._decoder import Reading, citation, finish, unfinished
-from ._json import count, http_error, items, label, obj, provider_error, string
+from ._errors import http_error, provider_error
+from ._json import count, items, label, obj, string
 from ._media import is_media, media, told_by_user
 from ._request import (
     arguments,

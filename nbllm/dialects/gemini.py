@@ -33,7 +33,8 @@ from ..core.events import (
 )
 from ..core.messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ._decoder import Reading, finish, unfinished
-from ._json import count, http_error, items, label, obj, string
+from ._errors import http_error
+from ._json import count, items, label, obj, string
 from ._media import media
 from ._partial_args import PartialArgs
 from ._request import (

@@ -25,7 +25,8 @@ from ..core.events import (
 )
 from ..core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ._decoder import Reading, finish, unfinished
-from ._json import count, effort, http_error, items, label, obj, string
+from ._errors import http_error
+from ._json import count, effort, items, label, obj, string
 from ._media import Media, media, told_by_user
 from ._request import (
     b64,

@@ -51,7 +51,8 @@ from ._decoder import (
     unfinished,
     values,
 )
-from ._json import Halves, effort, http_error, items, label, obj, provider_error, string
+from ._errors import http_error, provider_error
+from ._json import Halves, effort, items, label, obj, string
 from ._media import Media, is_media, media, told_by_user
 from ._openai import REASONS, able, data_url, file_name, post, result_text, schema_format, usage
 from ._request import arguments, content

@@ -24,7 +24,7 @@ from httpx_sse import EventSource
 
 from ..core.calls import Frame, Read
 from ..core.errors import ProtocolError, TransportError
-from ..dialects._json import page_text
+from ..dialects._errors import page_text
 
 EVENT_LIMIT = 64 * 2**20  # bytes of one SSE event or JSON value; providers send at most some MB (images)
 _TAIL_KEPT = 64 * 2**10

@@ -1,0 +1,313 @@
+"""The error that an answer means, from its status, headers and whatever page it holds."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from ..core import errors
+from ..core.calls import Endpoint
+from ..core.errors import ProtocolError, ProviderError
+from ._json import items, label, load_json, obj, string
+
+MESSAGE_LIMIT = 600  # characters of a provider's message that we show; the whole body stays in `.body`
+_READ_LIMIT = 20_000  # characters of an error that are read for what it means
+
+
+_BY_STATUS: dict[int, type[ProviderError]] = {
+    400: errors.BadRequest,
+    401: errors.AuthenticationError,
+    402: errors.QuotaExceeded,
+    403: errors.PermissionDenied,
+    404: errors.NotFound,
+    405: errors.NotFound,
+    413: errors.BadRequest,
+    422: errors.BadRequest,
+    429: errors.RateLimited,
+    503: errors.Overloaded,
+    529: errors.Overloaded,
+}
+
+# A word in the provider's type, code or message that says more than the status: first match wins.
+_BY_WORD: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
+    (re.compile(pattern, re.I), kind)
+    for pattern, kind in (
+        (
+            r"context_length|context length|context_window|context window|context "
+            r"size|exceed_context_size|prompt is too long|"
+            r"maximum context|too many (input )?tokens|input token "
+            r"count.{0,200}exceeds|string_above_max_length",
+            errors.ContextLengthExceeded,
+        ),
+        (
+            r"content_filter|content_policy|responsibleaipolicy|moderation|prohibited_content",
+            errors.ContentFiltered,
+        ),
+        (
+            r"insufficient_quota|insufficient balance|insufficient_balance|billing|credit balance|payment "
+            r"required|"
+            r"out of credits|insufficient credits",
+            errors.QuotaExceeded,
+        ),
+        (
+            r"invalid_api_key|api[ _]key not valid|api_key_invalid|incorrect api key|invalid api "
+            r"key|authentication|"
+            r"unauthenticated|unauthorized|login fail",
+            errors.AuthenticationError,
+        ),
+        (r"overloaded|engine_overloaded|high demand|unavailable", errors.Overloaded),
+        (
+            r"rate_limit|rate limit|resource_exhausted|resource exhausted|too many requests",
+            errors.RateLimited,
+        ),
+        (r"permission", errors.PermissionDenied),
+        (r"model_not_found|not_found|does not exist|model .{0,80} not found", errors.NotFound),
+        (r"invalid_request|invalid_argument|bad request", errors.BadRequest),
+        (r"server_error|internal|api_error|server had an error", errors.ServerError),
+    )
+)
+
+_HINTS: dict[type[ProviderError], str] = {
+    errors.AuthenticationError: "Check the key: `%llm key {name}` shows where it was found.",
+    errors.PermissionDenied: "Check that this key may use this model.",
+    errors.NotFound: "Check the model's name (`%llm models {name}`) and base_url.",
+    errors.RateLimited: "Wait a little, ask for fewer tokens, or choose another model.",
+    errors.QuotaExceeded: "Add credit to the account, or choose another model.",
+    errors.Overloaded: "Try again in a moment, or choose another model.",
+    errors.ServerError: "The fault is the provider's: try again in a moment.",
+    errors.ContextLengthExceeded: "Shorten the prompt or choose a model with a larger context.",
+    errors.ContentFiltered: "Change the prompt: the provider's filter stopped it.",
+    errors.BadRequest: "Check the options of this call.",
+}
+
+
+def _words(value: Any) -> tuple[str, str | None, str | int | None]:
+    """(message, type, code) in an error object of whichever shape."""
+    if isinstance(value, list):
+        value = next(iter(items(value)), {})
+    value = obj(value)
+    inner = value.get("error", value)
+    if isinstance(inner, str):
+        return inner, label(value.get("type")), label(value.get("code"))
+    if isinstance(inner, list):
+        inner = next(iter(items(inner)), {})
+    inner = obj(inner) or value
+    text = _text(inner)
+    raw = obj(inner.get("metadata")).get("raw")  # OpenRouter: the words of the provider behind it
+    if raw:
+        text = f"{text} ({raw if isinstance(raw, str) else json.dumps(raw)})"
+    return text, label(inner.get("type")) or label(inner.get("status")), label(inner.get("code"))
+
+
+def _text(inner: Mapping[str, Any], depth: int = 8) -> str:
+    """The words in an error object, `depth` levels down at most."""
+    for name in _SAID:
+        value = inner.get(name)
+        if isinstance(value, str) and value:
+            return value
+        if isinstance(value, dict) and depth and (text := _text(value, depth - 1)):
+            return text
+        if isinstance(value, list) and value:
+            return "; ".join(
+                v if isinstance(v, str) else (_text(v, depth - 1) if depth else "") or json.dumps(v)
+                for v in value[:_ITEMS]
+                if isinstance(v, (str, dict))
+            )
+    return ""
+
+
+_SAID = (
+    "message",
+    "detail",
+    "details",
+    "msg",
+    "error_description",
+    "errors",
+    "title",
+    "error_msg",
+    "error_message",
+    "errorMessage",
+)
+_ITEMS = 20  # errors of a list that are told
+_TAG = re.compile(r"<(?:(/?)(script|style)\b)?[^<>]*>", re.IGNORECASE)
+
+
+def page_text(page: str) -> str:
+    """The words of a page of HTML, or of plain text: without tags, scripts and styles. Linear in its
+    length."""
+    words, at, hidden = [], 0, False
+    for tag in _TAG.finditer(page):
+        words += [] if hidden else [page[at : tag.start()]]
+        at, hidden = tag.end(), not tag[1] if tag[2] else hidden
+    text = " ".join([*words, "" if hidden else page[at:]])
+    with contextlib.suppress(ValueError):  # an entity of 5,000 digits
+        text = html.unescape(text)
+    return " ".join(text.split())
+
+
+def provider_error(
+    provider: Endpoint, value: Any, *, status: int | None = None, headers: Mapping[str, str] | None = None
+) -> ProviderError:
+    """The error that `value` means: a JSON value, or the text of a page that is no JSON. `headers` in lower
+    case."""
+    headers = headers or {}
+    text, kind, code = ("", None, None) if isinstance(value, str) else _words(value)
+    if isinstance(value, str):
+        text = value.strip()
+        if text.startswith(
+            "<"
+        ):  # a page: its words may be no more than a title, so its beginning is shown too
+            text = f"{page_text(text[:_READ_LIMIT])}\n{text[:100]}"
+    elif not text and value:
+        text = json.dumps(value)[:MESSAGE_LIMIT]
+    text = text[:_READ_LIMIT]
+    if status is not None and 300 <= status < 400:
+        text = f"it redirects to {headers.get('location', 'another address')}, which is not followed"
+    cls = _classify(status, text, kind, code)
+    shown = text[:MESSAGE_LIMIT] + ("…" if len(text) > MESSAGE_LIMIT else "")
+    said = f"HTTP {status}" if status is not None else "an error in its answer"
+    return _tagged(
+        cls(
+            f"{provider.label or provider.name} answered {said}: {shown or 'no message'}",
+            status=status,
+            type=kind,
+            code=code,
+            retry_after=retry_after(headers, value),
+            request_id=next(
+                (headers[h] for h in ("x-request-id", "request-id", "x-goog-request-id") if h in headers),
+                None,
+            ),
+            body=value if len(str(value)) < _READ_LIMIT else shown,
+            hint=_HINTS.get(cls, "").format(name=provider.name),
+        ),
+        headers,
+    )
+
+
+def _tagged(error: ProviderError, headers: Mapping[str, str]) -> ProviderError:
+    error.reset_after = reset_after(headers)
+    return error
+
+
+def _classify(status: int | None, text: str, kind: str | None, code: str | int | None) -> type[ProviderError]:
+    if status is None and isinstance(code, str) and re.fullmatch("[1-5][0-9]{2}", code):
+        status = int(code)
+    if status is not None and 300 <= status < 400:
+        return errors.NotFound
+    words = f"{kind or ''} {code or ''} {text}"
+    by_word = next((k for pattern, k in _BY_WORD if pattern.search(words)), None)
+    by_status = _BY_STATUS.get(status or 0)
+    # The words refine a vague status (400, 403, 429, none); a clear status beats a chance word in the
+    # message.
+    refining = {
+        errors.ContextLengthExceeded,
+        errors.ContentFiltered,
+        errors.QuotaExceeded,
+        errors.AuthenticationError,
+    }
+    if by_word is errors.ContextLengthExceeded and status == 500:
+        return by_word  # llama.cpp, in mid-answer
+    if by_word and (
+        (by_status is None and (status is None or status < 500))
+        or (by_word in refining and (status or 0) in (400, 402, 403, 413, 422, 429))
+    ):
+        return by_word
+    if by_status:
+        return by_status
+    if status is not None and status >= 500:
+        return errors.ServerError
+    return errors.BadRequest if status is not None and status >= 400 else ProviderError
+
+
+def http_error(status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint) -> ProviderError:
+    """The error in an HTTP answer: JSON of any shape, an event stream, HTML, plain text, nothing, or too
+    much."""
+    text = body.decode("utf-8", "replace").strip()
+    if text.startswith(("data:", "event:")):
+        lines = [line[5:].strip() for line in text.splitlines() if line.startswith("data:")]
+        text = next((line for line in lines if line.startswith(("{", "["))), text)
+    value: Any = text
+    if text[:1] in ("{", "["):
+        try:
+            value = load_json(text)
+        except ProtocolError:
+            value = text
+    return provider_error(provider, value, status=status, headers={k.lower(): v for k, v in headers.items()})
+
+
+# --- how long to wait ---------------------------------------------------------------------------------------
+
+
+_SPAN = 64  # characters that say how long or until when
+
+
+def _seconds(text: str) -> float | None:
+    """A number of seconds, or a span such as "1m30s", "250ms", "6h0m0.5s"; None for anything else."""
+    text = text.strip()[:_SPAN]
+    try:
+        value = float(text)
+        return value if 0 <= value < float("inf") else None
+    except ValueError:
+        pass
+    pieces = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", text)
+    if not pieces or "".join(n + u for n, u in pieces) != text:
+        return None
+    return sum(float(n) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[u] for n, u in pieces)
+
+
+def _until(text: str, now: str | None) -> float | None:
+    """Seconds from the server's own `now` (its Date header) to an HTTP date or an ISO 8601 time."""
+    text, now = text[:_SPAN], now and now[:_SPAN]
+    try:
+        when = parsedate_to_datetime(text) if "," in text else datetime.fromisoformat(text)
+        base = parsedate_to_datetime(now) if now else datetime.now(UTC)
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return max(0.0, (when - base).total_seconds())
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def retry_after(headers: Mapping[str, str], value: Any = None) -> float | None:
+    """Seconds that the provider asks us to wait, None where it does not say (or says nonsense).
+
+    retry-after-ms (OpenAI, Azure), Retry-After in seconds or as an HTTP date (RFC 9110 section 10.2.3), the
+    gateway LiteLLM's llm_provider-retry-after, or google.rpc.RetryInfo in the body.
+    """
+    ms = _seconds(headers.get("retry-after-ms", ""))
+    if ms is not None:
+        return ms / 1000
+    for name in ("retry-after", "llm_provider-retry-after"):
+        text = headers.get(name, "")
+        wait = _seconds(text) if text else None
+        if wait is None and text:
+            wait = _until(text, headers.get("date"))
+        if wait is not None:
+            return wait
+    for part in value if isinstance(value, list) else [value]:
+        for detail in items(obj(obj(part).get("error")).get("details")):
+            if string(detail.get("@type")).endswith("RetryInfo"):
+                return _seconds(string(detail.get("retryDelay")))
+    return None
+
+
+def reset_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds until a used-up limit is full again, from x-ratelimit-reset-* or anthropic-ratelimit-*-reset
+    headers whose own remaining count is 0; None where no limit is used up."""
+    waits = []
+    for name, text in headers.items():
+        match = re.fullmatch(r"x-ratelimit-reset-(\w+)|anthropic-ratelimit-([\w-]+)-reset", name)
+        if not match:
+            continue
+        kind, other = match.groups()
+        remaining = headers.get(
+            f"x-ratelimit-remaining-{kind}" if kind else f"anthropic-ratelimit-{other}-remaining"
+        )
+        if remaining == "0":
+            waits.append(_seconds(text) if kind else _until(text, headers.get("date")))
+    return max((w for w in waits if w is not None), default=None)
