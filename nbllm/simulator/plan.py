@@ -212,7 +212,7 @@ def _written(step: scripts.Step, ask: Ask, id: str) -> tuple[Block, ...]:
     """The calls of a step, as they are written there."""
     return tuple(
         Block("tool", (name, *text.pieces(raw)), name, f"call_{id.rpartition('-')[2]}{i}", i)
-        for i, (name, raw) in enumerate(step.calls if ask.choice != "none" else ())
+        for i, (name, raw) in enumerate(step.calls if scripts.calls_allowed(ask) else ())
     )
 
 

@@ -58,9 +58,14 @@ def step(ask: Ask, options: Options) -> Step | None:
     at = ask.steps
     found = order[at] if at < len(order) else order[-1] if order and order[-1].repeat else None
     found = special or found
-    if found is not None and found.calls and ask.choice == "none" and found.text is None:
+    if found is not None and found.calls and found.text is None and not calls_allowed(ask):
         return None
     return found
+
+
+def calls_allowed(ask: Ask) -> bool:
+    """Whether the request lets tools be called."""
+    return bool(ask.tools) and ask.choice != "none"
 
 
 @lru_cache(64)
