@@ -20,6 +20,7 @@ def execute(notebook: Path) -> Any:
     from nbclient import NotebookClient
 
     os.environ["NBLLM_SIMULATE"] = "1"
+    os.environ.setdefault("NBLLM_HOME", str(Path(".cache/demo").resolve()))  # not among the user's calls
     nb = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
     quiet = ["--IPKernelApp.log_level=40"]  # a kernel on loopback need not warn that it is not encrypted
     NotebookClient(

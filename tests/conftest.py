@@ -44,10 +44,11 @@ def pytest_xdist_auto_num_workers():
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch, tmp_path_factory):
-    """No key, address, proxy or configuration of this machine reaches a test."""
-    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+def clean_environment(monkeypatch, tmp_path_factory, pytestconfig):
+    """No key, address, proxy or configuration of this machine reaches a test, and no call is noted there."""
+    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, str(tmp_path_factory.getbasetemp() / "nobody"))
     for name in list(os.environ):
         if name.endswith(_LEAKING) or name.startswith(_LEAKING):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("NBLLM_HOME", pytestconfig.nbllm_home)

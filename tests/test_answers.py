@@ -31,7 +31,7 @@ from nbllm.core.messages import (
     picture_size,
 )
 from nbllm.http import frames as http_frames
-from nbllm.notebook.bench_magics import cost
+from nbllm.notebook.calls import cost
 from nbllm.notebook.chats import Chat, Place, Turn
 from nbllm.notebook.comparison import Outcome
 from nbllm.notebook.view.grid import growing

@@ -3,7 +3,6 @@
 import gc
 import subprocess
 import sys
-import threading
 import time
 import weakref
 
@@ -11,6 +10,7 @@ import pytest
 
 from nbllm import Client
 from nbllm.routing import registry
+from nbllm.store.history import book
 
 from .test_transport import chunk, head, server
 
@@ -29,9 +29,7 @@ def gone(ref, seconds=60):
     until = time.monotonic() + seconds
     while ref() is not None and time.monotonic() < until:
         gc.collect()
-        for thread in threading.enumerate():
-            if thread.name == "nbllm-ledger":
-                thread.join(1)
+        book().flush()
     return ref() is None
 
 

@@ -81,7 +81,7 @@ class Client:
         wrap: Sequence[Wrapper] = (),
     ) -> None:
         self.registry = registry or load()
-        self.ledger = Ledger() if ledger == "new" else ledger
+        self.ledger = Ledger(self.registry.ledger) if ledger == "new" else ledger
         self.timeouts, self.retries = timeouts or Timeouts(), retries or Retries()
         self.wrap = tuple(wrap)
         self.asker: Asker | None = None  # asks the person before a tool runs
@@ -102,6 +102,8 @@ class Client:
         pool, self._pool = self._pool, Pool()
         if pool.engine is engine():
             pool.engine.run(self._ended(pool), 5.0)
+        if self.ledger is not None:
+            self.ledger.flush()
 
     async def _ended(self, pool: Pool) -> None:
         await self._mcp.close()

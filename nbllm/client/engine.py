@@ -94,6 +94,7 @@ def engine() -> Engine:
     with _lock:
         if _engine is None or _engine.loop.is_closed():
             _engine = Engine()
+            atexit.register(_end)  # after the ledger's own, and so before it: what is cut off here is noted
         return _engine
 
 
@@ -109,4 +110,3 @@ def _end() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
-atexit.register(_end)

@@ -134,7 +134,9 @@ def recorded(handler: Handler, ledger: Ledger, epoch: float) -> Handler:
 
     async def record(attempt: Attempt, sink: Any) -> None:  # the stream itself: it is measured at its end
         route = attempt.route
-        ledger.note(sink, Call(attempt.request, route.provider, route.asked, route.simulated, epoch))
+        call = Call(attempt.request, route.provider, route.asked, route.simulated, epoch)
+        if told := ledger.note(sink, call):
+            sink.publish(Notice("warning", told))
         await handler(attempt, sink)
 
     return record

@@ -1,4 +1,4 @@
-"""`%llm bench`, `%%llm_bench` and `%llm log`: benchmarks from a line.
+"""`%llm bench` and `%%llm_bench`: benchmarks from a line.
 
     %llm bench openai/mini,claude/sonnet blocks=20 cold=true out=df
     %%llm_bench df << openai/mini,claude/sonnet concurrency=1,4,16
@@ -171,44 +171,3 @@ def _interval(row: Mapping[str, Any] | None) -> str:
         if pd.isna(row["ci_lo"]) or pd.isna(row["ci_hi"])
         else f"{middle} ({row['ci_lo']:,.4g} to {row['ci_hi']:,.4g})"
     )
-
-
-def cost(session: Session, _rest: str) -> pd.DataFrame:
-    """What the calls of this session came to, a line a model and all of them: calls, failed, tokens, US
-    dollars; NA where a price is not known, and then the sum is of what is. `unpriced` calls are not in it;
-    the tokens of `estimated` ones nobody counted."""
-    import pandas as pd
-
-    from ..store.columns import frame
-
-    df = frame(session.client.ledger.rows() if session.client.ledger else [])
-    names = df["name"].fillna("?").astype("string")
-    groups = [*((str(name), df[names == name]) for name in dict.fromkeys(names)), ("all", df)]
-    return pd.DataFrame(
-        [
-            {
-                "model": name,
-                "calls": part["request_id"].nunique(),
-                "failed": int((~part["ok"].fillna(False)).sum()),
-                "in_tokens": part["in_tokens"].sum(),
-                "out_tokens": part["out_tokens"].sum(),
-                "cost_usd": part["cost_usd"].sum(min_count=1),
-                "unpriced": int(part["cost_usd"].isna().sum()),
-                "estimated": int((part["tok_source"] == "estimate").sum()),
-            }
-            for name, part in groups
-        ]
-    ).set_index("model")
-
-
-def log(session: Session, rest: str) -> pd.DataFrame:
-    """The calls of this session as rows; `n=20` the last ones, `all` every column."""
-    from ..store.columns import frame
-
-    words = rest.split()
-    df = frame(session.client.ledger.rows() if session.client.ledger else [])
-    last = next((word.removeprefix("n=") for word in words if word.startswith("n=")), "")
-    if last and not last.isdigit():
-        raise ConfigError(f"n={last} is no number of calls.", hint="For example: %llm log n=20")
-    df = df.tail(int(last)) if last else df
-    return df if "all" in words else df.dropna(axis="columns", how="all")

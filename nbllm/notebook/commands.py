@@ -307,7 +307,7 @@ def _insert(session: Session, rest: str) -> str:
 
 
 def _cost(session: Session, rest: str) -> Any:
-    from .bench_magics import cost
+    from .calls import cost
 
     return cost(session, rest)
 
@@ -390,7 +390,7 @@ def _bench(session: Session, rest: str) -> Any:
 
 
 def _log(session: Session, rest: str) -> Any:
-    from .bench_magics import log
+    from .calls import log
 
     return log(session, rest)
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..core.options import Option
 from .session import Session
 from .syntax import parser as grammar
-from .syntax.options import MCP, OPTIONS, SUBCOMMANDS
+from .syntax.options import MCP, OPTIONS, SUBCOMMANDS, WORDS
 
 _LINE = re.compile(r"^(?P<magic>%{1,2})(?:llm|nbllm)(?P<rest>[ \t].*|)$")
 _BRACE = re.compile(r"\{(\w*)$")
@@ -56,6 +56,10 @@ def candidates(session: Session, text: str, column: int, row: int) -> tuple[str,
 def _on_line(session: Session, typed: str, *, subcommands: bool) -> tuple[str, list[tuple[str, str]]]:
     if subcommands and (known := re.match(r"mcp\s+(?:(\w+)\s+)?(?:mcp/)?(\S*)$", typed)):
         return known[2], [o for o in _of_mcp(session, known[1]) if o[0].startswith(known[2])]
+    first, _, rest = typed.partition(" ")
+    if subcommands and first in WORDS and " " in typed:
+        last = rest.rpartition(" ")[2]
+        return last, [(word, "word") for word in WORDS[first] if word.startswith(last)]
     place = grammar.complete(typed, subcommands=subcommands)
     options = [(f"{name}=", "option") for name, o in OPTIONS.items() if not o.later]
     offers: dict[str, Iterable[tuple[str, str]]] = {

@@ -11,17 +11,19 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from ..routing.config import LEDGERS
 from .session import Session
 from .syntax.options import OPTIONS, Unreadable, read
 
 NAMES = tuple(n for n, o in OPTIONS.items() if o.default)
+_LEDGER = "where calls are noted: disk, memory, or texts (on disk, with prompts and answers)"
 
 
 @lru_cache(maxsize=1)
 def _kind() -> type[Any]:
     """The Configurable; made of the options' table."""
     from traitlets import Any as AnyTrait
-    from traitlets import TraitError, validate
+    from traitlets import Enum, TraitError, validate
     from traitlets.config import Configurable
 
     def checked(_self: Any, proposal: Mapping[str, Any]) -> Any:
@@ -40,6 +42,7 @@ def _kind() -> type[Any]:
         {
             "__doc__": "Defaults of the %%llm magics; None where a cell decides.",
             **traits,
+            "ledger": Enum(LEDGERS, None, allow_none=True, help=_LEDGER).tag(config=True),
             "_checked": validate(*NAMES)(checked),
         },
     )
@@ -71,8 +74,17 @@ def install(session: Session) -> None:
         settings = _kind()(parent=shell)
     session.defaults.update({n: v for n in NAMES if (v := getattr(settings, n)) is not None})
     settings.observe(lambda change: _changed(session, change["name"], change["new"]), list(NAMES))
+    settings.observe(lambda change: _keep(session, change["new"]), "ledger")
+    if settings.ledger is not None:
+        _keep(session, settings.ledger)
     session.settings = settings
     shell.configurables.append(settings)
+
+
+def _keep(session: Session, kept: str | None) -> None:
+    """Where calls are noted from now on; as the configuration says where it is None."""
+    if session.client.ledger is not None:
+        session.client.ledger.kept = kept or session.client.registry.ledger
 
 
 def _changed(session: Session, name: str, value: Any) -> None:

@@ -1,9 +1,9 @@
 """Configuration in layers: nbllm's own rows, entry points, the person's file, the project's pyproject.toml,
 NBLLM_CONFIG.
 
-Each layer holds `provider`, `alias`, `use` (defaults of cells) and, the project's excepted, `allow` tables; a
-later one beats an earlier one, entry by entry. What is wrong in a layer becomes a Problem with its file and
-line, and everything else stays in force.
+Each layer holds `provider`, `alias`, `use` (defaults of cells) and, the project's excepted, `allow` tables
+and `ledger`; a later one beats an earlier one, entry by entry. What is wrong in a layer becomes a Problem
+with its file and line, and everything else stays in force.
 
 Trust. A row that moves to another host loses the key variables, the address variables and the stored keys of
 the row it replaces, whoever moves it: they were meant for the old host. A project's file comes with a
@@ -48,6 +48,7 @@ from .spec import BUILT_IN, is_loopback, provider_row, spent
 from .toml_edit import at_line, row_line
 
 _TABLES = ("provider", "alias", "allow", "use")
+LEDGERS = ("disk", "memory", "texts")  # where calls are noted; texts: on disk, with prompts and answers
 _NOT_A_PROJECTS = frozenset(o.name for o in OPTIONS if not o.project)
 # What a project may change of a provider that the user knows: how it is called, counted and written to.
 _FREE = frozenset({"label", "default_model", "model", "price", "quirks", "verified"})
@@ -113,6 +114,7 @@ class Config:
     defaults: dict[str, Any] = field(default_factory=dict)
     dialects: dict[str, Dialect] = field(default_factory=lambda: dict(DIALECTS))
     chosen: str = ""  # the project's file that chose the default model, "" where none did
+    ledger: str = LEDGERS[0]
 
 
 def user_file() -> Path:
@@ -250,7 +252,7 @@ def _allow(config: Config, layer: Layer) -> None:
 
 def _apply(config: Config, layer: Layer) -> None:
     for table in layer.data:
-        if table not in _TABLES:
+        if table not in (*_TABLES, "ledger"):
             config.problems.append(
                 _problem(layer, f"unknown table {table!r}; expected {', '.join(_TABLES)}", table)
             )
@@ -276,6 +278,25 @@ def _apply(config: Config, layer: Layer) -> None:
         else:
             config.aliases[name] = model
     _use(config, layer)
+    _ledger(config, layer)
+
+
+def _ledger(config: Config, layer: Layer) -> None:
+    """Where calls are noted, as the user's own files say."""
+    said = layer.data.get("ledger", config.ledger)
+    if said not in LEDGERS or (layer.project and "ledger" in layer.data):
+        wrong = (
+            "a project does not choose 'ledger'"
+            if layer.project
+            else f"'ledger' is one of {', '.join(LEDGERS)}"
+        )
+        config.problems.append(
+            _problem(
+                layer, f'{wrong}; expected ledger = "memory" above the tables of {user_file()}', "ledger"
+            )
+        )
+    else:
+        config.ledger = said
 
 
 def _use(config: Config, layer: Layer) -> None:

@@ -76,6 +76,7 @@ class Registry:
     told: bool = False
     dialects: Mapping[str, Dialect] = field(default_factory=lambda: DIALECTS, repr=False)
     defaults: dict[str, Any] = field(default_factory=dict)  # of cells, as configuration files have them
+    ledger: str = config.LEDGERS[0]  # where calls are noted, for the clients that are made with this
 
     def __post_init__(self) -> None:
         self.stores = self.stores or keys.Stores.of(self.env)
@@ -412,6 +413,7 @@ def load(env: Mapping[str, str] | None = None, places: Places | None = None) -> 
         problems=found.problems,
         dialects=found.dialects,
         defaults=found.defaults,
+        ledger=found.ledger,
     )
     if found.chosen:
         _paid_for(made, found.chosen)

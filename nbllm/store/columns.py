@@ -74,7 +74,7 @@ COLUMNS: tuple[Column, ...] = (
         "string",
         "",
         {
-            "run_id": "The run this row belongs to; 'session' for ordinary calls.",
+            "run_id": "The run this row belongs to; of an ordinary call its kernel, HOST-PID-START.",
             "request_id": "The request within its run. With `attempt` it is the row's key.",
             "name": "The label of the model in this run: what summary and compare group by.",
             "provider_request_id": "The provider's own id of the request or answer.",
@@ -455,8 +455,20 @@ CHUNKS: tuple[Column, ...] = (
     Column("stamp", "category", "", "read", "Who stamped it.", of=STAMPS),
 )
 
+# What the log has besides the columns of requests, where the configuration says `ledger = "texts"`.
+TEXTS: tuple[Column, ...] = (
+    Column(
+        "prompt",
+        "string",
+        "JSON",
+        "texts",
+        'Only with ledger = "texts", as is the next one: the messages that were sent, role and text of each.',
+    ),
+    Column("answer", "string", "", "texts", "The text of the answer, as far as it came."),
+)
+
 NAMES = tuple(c.name for c in COLUMNS)
-_DOC_GROUPS = {"requests": COLUMNS, "chunks": CHUNKS}
+_DOC_GROUPS = {"requests": COLUMNS, "chunks": CHUNKS, "log": TEXTS}
 
 
 def frame(rows: Iterable[Mapping[str, Any]], columns: tuple[Column, ...] = COLUMNS) -> pd.DataFrame:

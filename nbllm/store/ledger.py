@@ -1,47 +1,79 @@
-"""The calls of this session, to be looked at later: kept as streams until a few have ended, then as rows of
-numbers."""
+"""The calls of a client, to be looked at later: rows of numbers, in memory and, with those of every other
+kernel, on disk.
+
+On disk are numbers and names. What was asked and answered, and what an error says, which may quote it, are
+there only where the configuration says `ledger = "texts"`.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
+import json
+import math
+import os
 import threading
 import time
 from collections import deque
 from datetime import UTC, datetime
+from typing import Any
+from weakref import WeakSet
 
+from ..core.errors import ConfigError
+from ..routing.config import LEDGERS
 from .chunks import Recorded, Row
-from .measure import Call, rows
+from .history import Book, Key, Record, book, read
+from .measure import Call, failed, rows
 
-SESSION = "session"  # the run_id of ordinary calls
-_PENDING = 64  # streams that are kept whole, since measuring one takes a moment
-_WEIGHT = 12 * 2**20  # bytes that they may have carried: their logs take several times as much memory
+_LONGEST = 200  # characters of a name that a provider sends; on disk it is cut
+_TEXTS = ("prompt", "answer", "error_msg")
 
 
 class Ledger:
-    """Rows of the last `most` calls, in the columns of benchmarks. Any thread."""
+    """Rows of the last `most` calls, in the columns of benchmarks. `kept`: "memory" for these alone, "disk"
+    for a file as well, "texts" with prompts and answers in both. Any thread."""
 
-    def __init__(self, most: int = 10_000) -> None:
+    def __init__(self, kept: str = "memory", most: int = 10_000) -> None:
         self.epoch = time.perf_counter()
+        self.kept = kept
         self._numbers = itertools.count(1)
-        self._pending: list[tuple[Recorded, Call, Row]] = []
+        self._number = next(book().ledgers)
+        self._pending: list[tuple[Recorded, Call, Row, Book]] = []
         self._rows: deque[Row] = deque(maxlen=most)
-        self._lock, self._measuring = threading.Lock(), threading.Lock()
-        self._weight = 0
+        self.renew()
+        _ALL.add(self)
 
-    def note(self, stream: Recorded, call: Call) -> None:
-        """Remembers a call that has just been made."""
-        number = next(self._numbers)
+    def renew(self) -> None:
+        """Makes the locks anew: after a fork, a thread may have held them that is not here."""
+        self._lock, self._measuring = threading.Lock(), threading.Lock()
+
+    @property
+    def kept(self) -> str:
+        """Where calls are noted: one of LEDGERS. Raises ConfigError for another word."""
+        return self._kept
+
+    @kept.setter
+    def kept(self, kept: str) -> None:
+        if kept not in LEDGERS:
+            raise ConfigError(
+                f"A ledger is not kept as {str(kept)[:40]!r}.", hint=f"There are {', '.join(LEDGERS)}."
+            )
+        self._kept = kept
+
+    def note(self, stream: Recorded, call: Call) -> str:
+        """Remembers a call that has just been made. Gives what its user should be told, once: that earlier
+        calls could not be put on disk."""
+        number, own = next(self._numbers), book()
         about = {
-            "run_id": SESSION,
-            "request_id": f"{number:06d}",
+            "run_id": own.kernel,
+            "request_id": f"{self._number}.{number:06d}",
             "seq": number,
             "name": call.model,
             "t_wall": datetime.now(UTC).isoformat(),
         }
         with self._lock:
-            self._pending.append((stream, call, about))
+            self._pending.append((stream, call, about, own))
         stream.at_end = self._ended
+        return own.tell() if self._kept != "memory" else ""
 
     def rows(self) -> list[Row]:
         """One row per attempt of every call that has ended, in the order of their calls."""
@@ -49,23 +81,84 @@ class Ledger:
         with self._lock:
             return sorted(self._rows, key=lambda row: (row["seq"], row["attempt"]))
 
+    def flush(self) -> None:
+        """Returns when the calls that have ended by now are on disk, where they are to be, and it takes
+        them."""
+        self._settle()
+        book().flush()
+
+    def history(self, since: float = 0.0, until: float = math.inf) -> tuple[list[Row], list[str]]:
+        """The rows of all kernels' calls that began within these seconds since 1970, in their order, and what
+        could not be read. run_id is the kernel that made the call; this client's own are whole."""
+        self.flush()
+        found, problems = read(since, until)
+        found |= {key: row for row in self.rows() if since <= (key := _key(row))[0] < until}
+        problems += [book().problem] if book().problem and self._kept != "memory" else []
+        return [found[key] for key in sorted(found)], problems
+
     def _ended(self, stream: Recorded) -> None:
-        """Measures, on a thread that nobody waits for, where what has ended weighs too much to be kept as it
-        is."""
-        with self._lock:
-            self._weight += sum(t.bytes_in + t.bytes_out for t in stream.traces)
-            light = self._weight < _WEIGHT and len(self._pending) <= _PENDING
-        if not light:
-            with contextlib.suppress(RuntimeError):  # the interpreter is ending: nobody will ask
-                threading.Thread(target=self._settle, name="nbllm-ledger", daemon=True).start()
+        """On the engine's thread: has it measured on a thread that nobody waits for."""
+        book().wake(self._settle)
 
     def _settle(self) -> None:
+        """Measures what has ended. An entry goes when it is done with: an interrupt may come."""
         with self._measuring:
-            with self._lock:
-                ended = [entry for entry in self._pending if entry[0].done]
-                self._pending = [entry for entry in self._pending if not entry[0].done]
-                self._weight = 0
-            while ended:
-                made = rows(*ended.pop(0))
+            while (entry := self._first()) is not None:
+                made = self._measured(*entry[:3])
+                if self._kept != "memory":
+                    entry[3].add([self._record(row) for row in made])
                 with self._lock:
                     self._rows.extend(made)
+                    self._pending.remove(entry)
+
+    def _first(self) -> tuple[Recorded, Call, Row, Book] | None:
+        with self._lock:
+            return next((entry for entry in self._pending if entry[0].done), None)
+
+    def _measured(self, stream: Recorded, call: Call, about: Row) -> list[Row]:
+        try:
+            made = rows(stream, call, about)
+        except Exception as error:  # noqa: BLE001 - a call that cannot be measured was made all the same
+            made = [failed(error, call.provider, call.model, about)]
+        if self._kept == "texts":
+            prompt = [{"role": m.role, "text": m.text} for m in call.request.messages]
+            made[-1] |= {
+                "prompt": json.dumps(prompt, ensure_ascii=False),
+                "answer": stream.partial().text,
+            }
+        return made
+
+    def _record(self, row: Row) -> Record:
+        told = row
+        if self._kept != "texts":
+            told = {name: _short(v) for name, v in row.items() if name not in _TEXTS and v is not None}
+            told["params"] = _numbers(row.get("params"))
+        return *_key(row), json.dumps(told, default=str)
+
+
+def _key(row: Row) -> Key:
+    at = datetime.fromisoformat(row["t_wall"]).timestamp()
+    return at, row["run_id"], row["request_id"], row["attempt"]
+
+
+def _short(value: Any) -> Any:
+    return value[:_LONGEST] if isinstance(value, str) else value
+
+
+def _numbers(params: str | None) -> str:
+    """Of the parameters those that are no text: what stops an answer, or goes to a provider as it is, may
+    quote the prompt."""
+    given = json.loads(params or "{}")
+    return json.dumps({k: v for k, v in given.items() if isinstance(v, (int, float)) or k == "reasoning"})
+
+
+_ALL: WeakSet[Ledger] = WeakSet()
+
+
+def _forked() -> None:
+    for ledger in list(_ALL):
+        ledger.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -62,13 +62,20 @@ SUBCOMMANDS: dict[str, str] = {
     "same: seed= is the call's, bench.seed= the run's)",
     "mcp": "MCP servers, whose tools a model may use (tools=mcp/NAME): %llm mcp add NAME -- COMMAND ARGS | "
     "add NAME URL | list | allow NAME (a project's) | tools [NAME] | remove NAME | log NAME",
-    "log": "the calls of this notebook in numbers (n=20: the last ones; all: every column)",
-    "cost": "what the calls of this notebook came to, by model: calls, tokens, dollars",
+    "log": "the calls of this notebook in numbers; of all notebooks: today, yesterday, 7d, 12h, ever, "
+    "since=2026-11-20 (n=20: the last ones; all: every column)",
+    "cost": "what the calls of this notebook came to, by model: calls, tokens, dollars; of all notebooks, by "
+    "day and model: today, yesterday, 7d, ever, since=2026-11-20",
     "simulate": "on or off: send every provider's name to the built-in simulator",
     "nest": "on: let your own asyncio.run work in cells (nest_asyncio)",
     "help": "this list, or one topic: %llm help temperature",
 }
 MCP = ("add", "list", "allow", "tools", "remove", "log")  # the words of %llm mcp
+# Words that a subcommand takes, for completion.
+WORDS: dict[str, tuple[str, ...]] = {
+    "log": ("today", "yesterday", "7d", "ever", "since=", "n=", "all"),
+    "cost": ("today", "yesterday", "7d", "ever", "since="),
+}
 COMMANDS_LATER = ("replay",)
 
 

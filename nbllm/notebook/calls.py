@@ -1,0 +1,136 @@
+"""`%llm log` and `%llm cost`: calls of this notebook; with a word such as `yesterday`, of all."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+from datetime import time as clock
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import ConfigError
+from ..store.columns import COLUMNS, TEXTS, frame
+from .session import Session
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Period = tuple[float, float]  # from, and up to: seconds since 1970
+
+_LAST = re.compile(r"(\d{1,4})([hdw])")
+_SECONDS = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+def log(session: Session, rest: str) -> pd.DataFrame:
+    """Calls as rows: of this notebook, or of all in a period; `n=20` the last ones, `all` every column."""
+    period, others = _split(rest)
+    last, wide = None, False
+    for word in others:
+        if word == "all":
+            wide = True
+        elif word.startswith("n="):
+            last = _number(word)
+        else:
+            raise _unknown("log", word, "n=20, all")
+    df = _frame(session, period)
+    df = df if last is None else df.tail(last)
+    return df if wide else df.dropna(axis="columns", how="all")
+
+
+def _number(word: str) -> int:
+    number = word.removeprefix("n=")
+    if not re.fullmatch(r"[0-9]{1,9}", number):
+        raise ConfigError(f"n={number[:40]} is no number of calls.", hint="For example: %llm log n=20")
+    return int(number)
+
+
+def cost(session: Session, rest: str) -> pd.DataFrame:
+    """What calls came to: a line a model, and all of them; in a period, a line a day and model. Calls,
+    failed, tokens, US dollars; NA where a price is not known, and then the sum is of what is. `unpriced`
+    calls are not in it; the tokens of `estimated` ones nobody counted."""
+    import pandas as pd
+
+    period, others = _split(rest)
+    if others:
+        raise _unknown("cost", others[0])
+    df = _frame(session, period)
+    df["model"] = df["name"].fillna("?").astype("string")
+    df["day"] = [str(at.astimezone().date()) for at in df["t_wall"].dt.to_pydatetime()] if len(df) else []
+    keys = ["model"] if period is None else ["day", "model"]
+    parts = [*df.groupby(keys, sort=period is not None, observed=True), (("all",) * len(keys), df)]
+    lines = [{**dict(zip(keys, names, strict=True)), **_sums(part)} for names, part in parts]
+    return pd.DataFrame(lines).set_index(keys)
+
+
+def _sums(part: pd.DataFrame) -> dict[str, Any]:
+    providers = sorted(set(part["provider"].dropna()))
+    return {
+        "provider": ", ".join(providers),
+        "calls": part[["run_id", "request_id"]].drop_duplicates().shape[0],
+        "failed": int((~part["ok"].fillna(False)).sum()),
+        "in_tokens": part["in_tokens"].sum(),
+        "out_tokens": part["out_tokens"].sum(),
+        "cost_usd": part["cost_usd"].sum(min_count=1),
+        "unpriced": int(part["cost_usd"].isna().sum()),
+        "estimated": int((part["tok_source"] == "estimate").sum()),
+    }
+
+
+def _frame(session: Session, period: Period | None) -> pd.DataFrame:
+    """The rows of a period, of this client where it is None."""
+    ledger, problems = session.client.ledger, list[str]()
+    rows = ledger.rows() if ledger is not None else []
+    if ledger is not None and period is not None:
+        rows, problems = ledger.history(*period)
+    for problem in problems:
+        session.say(problem)
+    texts = TEXTS if any("prompt" in row for row in rows) else ()
+    return frame(rows, (*COLUMNS, *texts))
+
+
+def _split(rest: str) -> tuple[Period | None, list[str]]:
+    """The period that a line names, None where it names none, and its other words."""
+    period, others = None, []
+    for word in rest.split():
+        found = _period(word)
+        if found is not None and period is not None:
+            raise ConfigError(f"{word[:40]} is a second period.", hint="Name one: %llm log 7d")
+        period = found or period
+        others += [] if found else [word]
+    return period, others
+
+
+def _period(word: str) -> Period | None:
+    word = word.removeprefix("since=") if (since := word.startswith("since=")) else word
+    today = date.today()
+    if word in _NAMED:
+        start, end = _NAMED[word](today)
+        return start, math.inf if since else end
+    if match := _LAST.fullmatch(word):
+        return time.time() - int(match[1]) * _SECONDS[match[2]], math.inf
+    if not since:
+        return None
+    try:
+        return datetime.fromisoformat(word).timestamp(), math.inf
+    except (ValueError, OverflowError, OSError):
+        raise ConfigError(
+            f"since={word[:40]} is no time.", hint="For example: since=2026-11-20, since=7d, since=yesterday"
+        ) from None
+
+
+def _midnight(day: date) -> float:
+    return datetime.combine(day, clock()).timestamp()
+
+
+_NAMED: dict[str, Callable[[date], Period]] = {
+    "today": lambda today: (_midnight(today), math.inf),
+    "yesterday": lambda today: (_midnight(today - timedelta(days=1)), _midnight(today)),
+    "ever": lambda _today: (0.0, math.inf),
+}
+
+
+def _unknown(command: str, word: str, more: str = "") -> ConfigError:
+    words = ", ".join(filter(None, ("today, yesterday, 7d, 12h, ever, since=2026-11-20", more)))
+    return ConfigError(f"%llm {command} has no {word[:40]!r}.", hint=f"There are {words}.")
