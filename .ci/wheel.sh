@@ -25,6 +25,6 @@ frame = nbllm.bench.run("sim/openai@ttft=0.01,gap=0.001,tokens=3", "Go.", blocks
 assert frame["ok"].all()
 print("the wheel answers:", answer.text[:60])')
 "$work/env/bin/pip" install -q "$(ls "$work"/dist/*.whl)[test]"
-cp -r tests notebooks pyproject.toml README.md "$work/"
+cp -r tests notebooks conftest.py pyproject.toml README.md "$work/"
 (cd "$work" && "$work/env/bin/python" -m pytest -q -n auto tests/test_registry.py tests/test_catalog.py tests/test_config.py \
   tests/test_simulator.py tests/test_answer_cells.py tests/test_notebooks.py tests/test_mcp.py)
