@@ -58,10 +58,12 @@ def ask(prompt, model="openai/m", options=""):
 @pytest.mark.parametrize("model", FORMATS)
 def test_every_format_streams_and_leaves_one_static_output(kernel, sim, model):
     """Updates come while the answer does; at the end there is one output, safe HTML with its text twin."""
-    ran = kernel.run(ask("Why is the sky blue?", f"{model}@tokens=60,gap=0.01", "out=answer"))
-    assert ran.ok, ran.error
-    kinds = [m["msg_type"] for m in ran.messages]
-    assert kinds.count("update_display_data") > 2
+    for gap in (0.01, 0.03, 0.1):  # a busy machine draws less of a quick answer
+        ran = kernel.run(ask("Why is the sky blue?", f"{model}@tokens=60,gap={gap}", "out=answer"))
+        assert ran.ok, ran.error
+        if (drawn := [m["msg_type"] for m in ran.messages].count("update_display_data")) > 2:
+            break
+    assert drawn > 2
     assert ["display_data"] == [o["kind"] for o in ran.outputs]
     assert {"text/html", "text/plain"} == set(ran.outputs[0]["data"])
     assert sim.records[-1].status == 200
