@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import tomllib
 from typing import Literal
 
 import pytest
@@ -11,7 +12,10 @@ from nbllm.core.errors import ConfigError
 from nbllm.core.events import StepEnded, TextDelta, ToolEnded, ToolStarted
 from nbllm.core.history import closed
 from nbllm.core.messages import Message, Tool, ToolCall, ToolResult
+from nbllm.routing import config, registry
 from nbllm.tools.usable import Usable
+
+from .listeners import Listener
 
 FORMATS = ["openai", "responses", "claude", "gemini", "ollama"]
 FAST = "ttft=0,gap=0"
@@ -323,3 +327,27 @@ def test_sets_are_opened_first(client, prices):
     assert ["ran"] == outcomes(client.complete("What does A-17 cost?", model(), tools=Set(), approve="auto"))
     with pytest.raises(ConfigError, match="files"):
         client.complete("What does A-17 cost?", model(), tools=[Broken()], approve="auto")
+
+
+# --- endpoints of the configuration ---
+
+
+def test_an_endpoint_of_ones_own_file(tmp_path):
+    """By name, with its variables filled; one that is not there is told with those that are; a project's file
+    describes none."""
+    with Listener((200, b'{"sky": "blue"}')) as server:
+        table = f'[tool.weather]\nurl = "{server.url}/v1/{{city}}"\ndescription = "The weather."\n'
+        own = tmp_path / "own.toml"
+        own.write_text(f'{table}headers = {{ X-Key = "${{WEATHER_KEY}}" }}\n', "utf-8")
+        env = {"NBLLM_CONFIG": str(own), "WEATHER_KEY": "canary-4711"}
+        client = Client(registry.load(env))
+        r = client.complete("In Rome?", model(), tools=["http/weather"], approve="auto")
+        assert ['{"sky": "blue"}'] == [e.result.content for e in r.steps[0].results]
+        assert "canary-4711" in server.text
+        with pytest.raises(ConfigError, match="http/sun") as caught:
+            client.stream("Hi", model(), tools="http/sun")
+        assert "http/weather" in caught.value.hint
+        client.close()
+    project = config.Config()
+    config._apply(project, config.Layer("pyproject.toml", tomllib.loads(table), project=True))
+    assert ({}, True) == (project.tools, "a project describes no tool" in str(project.problems[0]))

@@ -21,6 +21,8 @@ from ..http.transport import HttpTransport
 from ..routing import prices
 from ..routing.registry import DEFAULT_MODEL, Registry, Route, load
 from ..store.ledger import Ledger
+from ..tools.given import Given
+from ..tools.http import from_table
 from ..tools.mcp_servers import Servers
 from . import auto, prepare
 from .agent import Approve, Asker, Tools, ToolUse
@@ -154,6 +156,19 @@ class Client:
         self._engine()
         return self._mcp
 
+    def _named_tool(self, name: str) -> Given:
+        """What a name in tools= means: mcp/NAME an MCP server, http/NAME an endpoint of the configuration.
+        Raises ConfigError."""
+        own = name.removeprefix("http/")
+        if own == name:
+            return self._mcp.toolset(name)
+        known = self.registry.tools
+        if own not in known:
+            there = ", ".join(f"http/{n}" for n in known) or "none yet"
+            hint = f"There are: {there}. [tool.{own}] with a url in your providers.toml describes one."
+            raise errors.ConfigError(f"No tool is called {name!r}.", hint=hint)
+        return from_table(own, known[own], self.registry.env).usable(lambda: self.http)
+
     def request(
         self,
         prompt: prompts.Prompt,
@@ -266,7 +281,7 @@ class Client:
         using = ToolUse.of(
             tools,
             lambda: self.http,
-            self._mcp.toolset,
+            self._named_tool,
             max_steps=max_steps,
             approve=approve,
             budget=budget,

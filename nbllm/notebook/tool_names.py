@@ -9,9 +9,10 @@ from typing import Any
 
 from ..core.errors import ConfigError
 from ..tools.builtin import files, python
+from ..tools.given import NAMED
 
 Namespace = MutableMapping[str, Any]
-_HINT = "tools= takes functions of this notebook, methods of its objects, mcp/NAME, {}, joined by commas."
+_HINT = "tools= takes functions of this notebook, methods of its objects, mcp/NAME, http/NAME, {}."
 
 
 def _file_tool(name: str) -> Callable[[Namespace], Any]:
@@ -32,7 +33,7 @@ def named(names: Sequence[str], namespace: Namespace) -> list[Any]:
 
 
 def _named(name: str, namespace: Namespace) -> Any:
-    if name.startswith("mcp/"):
+    if name.startswith(NAMED):
         return name
     root, *rest = name.split(".")
     if name not in namespace and name in BUILT_IN:

@@ -47,7 +47,7 @@ from .files import read_small
 from .spec import BUILT_IN, is_loopback, provider_row, spent
 from .toml_edit import at_line, row_line
 
-_TABLES = ("provider", "alias", "allow", "use")
+_TABLES = ("provider", "alias", "allow", "use", "tool")
 LEDGERS = ("disk", "memory", "texts")  # where calls are noted; texts: on disk, with prompts and answers
 _NOT_A_PROJECTS = frozenset(o.name for o in OPTIONS if not o.project)
 # What a project may change of a provider that the user knows: how it is called, counted and written to.
@@ -113,6 +113,7 @@ class Config:
     allowed: dict[str, set[str]] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
     dialects: dict[str, Dialect] = field(default_factory=lambda: dict(DIALECTS))
+    tools: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # HTTP endpoints that models may use
     chosen: str = ""  # the project's file that chose the default model, "" where none did
     ledger: str = LEDGERS[0]
 
@@ -277,6 +278,14 @@ def _apply(config: Config, layer: Layer) -> None:
             config.problems.append(_problem(layer, wrong, "alias", name))
         else:
             config.aliases[name] = model
+    for name, table in _items(config, layer, "tool"):
+        if layer.project:
+            words = f"a project describes no tool; expected it in {user_file()}"
+            config.problems.append(_problem(layer, words, "tool", name))
+        elif not isinstance(table, Mapping):
+            config.problems.append(_problem(layer, f"the tool {name!r} is no table", "tool", name))
+        else:
+            config.tools[name] = table
     _use(config, layer)
     _ledger(config, layer)
 

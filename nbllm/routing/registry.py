@@ -77,6 +77,7 @@ class Registry:
     dialects: Mapping[str, Dialect] = field(default_factory=lambda: DIALECTS, repr=False)
     defaults: dict[str, Any] = field(default_factory=dict)  # of cells, as configuration files have them
     ledger: str = config.LEDGERS[0]  # where calls are noted, for the clients that are made with this
+    tools: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # HTTP endpoints, as files have them
 
     def __post_init__(self) -> None:
         self.stores = self.stores or keys.Stores.of(self.env)
@@ -414,6 +415,7 @@ def load(env: Mapping[str, str] | None = None, places: Places | None = None) -> 
         dialects=found.dialects,
         defaults=found.defaults,
         ledger=found.ledger,
+        tools=found.tools,
     )
     if found.chosen:
         _paid_for(made, found.chosen)

@@ -26,12 +26,14 @@ class Toolset(Protocol):
 
 Given = Usable | Tool | Toolset
 Connections = Callable[[], HttpTransport]
-Sets = Callable[[str], Toolset]  # what a name such as mcp/files means
+Sets = Callable[[str], Given]  # what a name such as mcp/files or http/weather means
+NAMED = ("mcp/", "http/")
 
 
 def tools(given: Any, connections: Connections, sets: Sets | None = None) -> tuple[Given, ...]:
     """Each of what was given as a tool; a single one needs no list, and lists may hold others. `connections`
-    are those for HTTP, `sets` gives the tools of a name with mcp/ before it. Raises ConfigError, which names
+    are those for HTTP, `sets` gives the tools of a name with mcp/ or http/
+    before it. Raises ConfigError, which names
     what is no tool."""
     if not isinstance(given, Iterable) or isinstance(given, (Mapping, str, Toolset)) or callable(given):
         return (_tool(given, connections, sets),)
@@ -45,7 +47,7 @@ def _tool(given: Any, connections: Connections, sets: Sets | None) -> Given:
         return given.usable(connections)
     if isinstance(given, Mapping):
         return prompt.tools([given])[0]
-    if isinstance(given, str) and given.startswith("mcp/") and sets is not None:
+    if isinstance(given, str) and given.startswith(NAMED) and sets is not None:
         return sets(given)
     if isinstance(given, str) or not callable(given):
         raise _no_tool(given)
@@ -55,5 +57,5 @@ def _tool(given: Any, connections: Connections, sets: Sets | None) -> Given:
 def _no_tool(given: Any) -> ConfigError:
     return ConfigError(
         f"Not a tool: {str(given)[:80]!r}.",
-        hint="Pass a function, a nbllm.Tool, OpenAI's description of one as a dictionary, or mcp/NAME.",
+        hint="Pass a function, a nbllm.Tool, OpenAI's dictionary of one, mcp/NAME or http/NAME.",
     )
