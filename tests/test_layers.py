@@ -96,7 +96,7 @@ _STANDARD = sys.stdlib_module_names - {
 # 400 of the tower: calls on disk, a file a kernel: SQLite's rules, folding after kills, disks that fail.
 # 40 of the notebook's: the periods of %llm log and %llm cost.
 BUDGETS = {
-    ("core", "dialects", "http", "agents", "routing", "client", "store"): 10_050,
+    ("core", "dialects", "http", "agents", "routing", "client", "store"): 10_100,
     ("notebook",): 4_440,
     ("tools",): 1_700,
     ("bench",): 2_550,
