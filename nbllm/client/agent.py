@@ -189,7 +189,7 @@ class Agent:
             if last:
                 for call in calls:
                     stream.publish(ToolEnded(failure(call, f"not run: {last}"), "limit"))
-                stream.publish(Notice("warning", f"The tools were stopped: {last}."))
+                stream.publish(Notice("tools", f"The tools were stopped: {last}."))
                 stream.publish(end)
                 return
             done = await self._run_calls(stream, calls, cut=response.finish_reason == "length")
@@ -381,7 +381,7 @@ class Agent:
         question = Question(replace(p.call, arguments=deepcopy(p.call.arguments)), p.tool, number, of)
         answer, error = await stream.by_reader(lambda: asker(question), asks=True)
         if error is not None:
-            stream.publish(Notice("warning", f"{p.call.name} was not run: asking failed ({error})."))
+            stream.publish(Notice("tools", f"{p.call.name} was not run: asking failed ({error})."))
             return "not run: the user could not be asked"
         if answer is True or answer in ("once", "always"):
             return "once" if answer is True else str(answer)
@@ -391,7 +391,7 @@ class Agent:
 
     def _nobody(self, stream: Stream, p: _Planned, why: str) -> str:
         words = f"{p.call.name} was not run: {why} (approve=auto runs without asking)."
-        stream.publish(Notice("warning", words))
+        stream.publish(Notice("tools", words))
         return f"not run: the user allows no such call here ({why})"
 
     async def _run_all(self, stream: Stream, planned: Sequence[_Planned]) -> None:
