@@ -26,6 +26,8 @@ def ask(question: Question) -> str | None:
     """Asks the person whether a call may run, with all that would run in sight: once, always or no; None
     where nobody can answer. What was answered does not stay: the answer tells what came of the call."""
     session = current_session()
+    if not session.can_ask:
+        return None
     words = asked(question)
     port, ident = KernelPort(session.shell), uuid4().hex
     port.publish(shown(question), display_id=ident)
@@ -39,8 +41,6 @@ def ask(question: Question) -> str | None:
 
 
 def _by_keyboard(session: Session, words: str) -> str | None:
-    if not session.can_ask:
-        return None
     said = by_keyboard(f"{words} [once/always/no] ")
     return "once" if said in ("y", "yes", "once", "o") else "always" if said in ("always", "a") else "no"
 
