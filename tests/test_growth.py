@@ -12,7 +12,7 @@ from nbllm.core import errors
 from nbllm.core import schema as structured
 from nbllm.core.calls import Frame
 from nbllm.core.events import fold, parse_arguments
-from nbllm.dialects import _json as common
+from nbllm.dialects import _errors as common
 from nbllm.http import frames as http_frames
 from nbllm.routing.dialects import DIALECTS
 from nbllm.routing.registry import load
