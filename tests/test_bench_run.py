@@ -431,9 +431,6 @@ def test_ordinary_calls_are_logged_in_the_same_columns():
         client.complete("Hi", model="sim/openai@status=401")
     df = columns.frame(client.ledger.rows())
     client.close()
-    assert (["ok", "auth"], {"session"}, {"single"}) == (
-        list(df["status"]),
-        set(df["run_id"]),
-        set(df["load_kind"]),
-    )
+    assert (["ok", "auth"], {"single"}) == (list(df["status"]), set(df["load_kind"]))
+    assert 1 == df["run_id"].nunique(), "the kernel"
     assert pd.notna(df["ttft_ms"].iloc[0])

@@ -112,13 +112,13 @@ class Server:
         if problem := schema_problem(schema):
             self.notes.append(f"mcp/{self.entry.name}: {line(tool.name, 60)} is left out: {problem}.")
             return None
-        self._made[tool.print] = Usable(
+        made = Usable(
             Tool(fit(f"{self.entry.name}__{tool.name}"), clean(tool.description), schema),
             functools.partial(self.call, tool),
             where="engine",
             source=f"mcp/{self.entry.name}",
         )
-        return self._made[tool.print]
+        return self._made.setdefault(tool.print, made)  # it may have been asked for meanwhile
 
     async def call(self, tool: Described, arguments: Arguments) -> str | list[Part]:
         """What a call of `tool` gives. A server that has ended is started again. Raises ToolFailed and other
