@@ -6,6 +6,7 @@ import nbllm
 from nbllm.client.client import Client
 from nbllm.core.errors import ConfigError, NbllmError
 from nbllm.core.messages import Message
+from nbllm.routing import registry
 
 MODEL = "sim/openai/m@ttft=0,gap=0"
 
@@ -133,7 +134,7 @@ def test_results_of_earlier_tools_go_first(client):
         """Looks it up."""
         return "found " * 300
 
-    chat = nbllm.Chat(MODEL, client=client, tools=[look], approve="auto", compact=2_500)
+    chat = nbllm.Chat(MODEL, client=client, tools=[look], approve="auto", compact=1_500)
     answers = [chat(f"What is A-{i}?") for i in range(6)]
     short = next(r for r in answers if told(r))
     assert "tools are left out" in told(short)[0].text
@@ -152,3 +153,22 @@ def test_off_and_unknown(client):
     for wrong in ("perhaps", 0, -1, True, 0.5):
         with pytest.raises(ConfigError):
             nbllm.Chat(MODEL, client=client, compact=wrong)("Hello")
+
+
+def test_auto_is_four_fifths_of_what_the_model_reads(tmp_path):
+    """Where that is known: looked up when the conversation is long enough to ask."""
+    with nbllm.simulator.serve(ttft=0, gap=0, text="so it was") as server:
+        own = tmp_path / "own.toml"
+        address = server.base_url("openai_chat")
+        own.write_text(
+            f'[provider.acme]\ndialect = "openai_chat"\nbase_url = "{address}"\nlocal = true\n'
+            "[provider.acme.model.m]\ncontext = 6000\n",
+            "utf-8",
+        )
+        client = Client(registry.load({"NBLLM_CONFIG": str(own)}))
+        chat = nbllm.Chat("acme/m", client=client)
+        answers = [chat("word " * 1_000) for _ in range(6)]
+        first = next(i for i, r in enumerate(answers) if told(r))
+        sizes = [r.turn_usage.input_tokens for r in answers]
+        assert 3_000 < sizes[first - 1] < 4_800 < sizes[first - 1] + 1_000
+        client.close()

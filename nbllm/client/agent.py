@@ -50,6 +50,7 @@ from .stream import Stream
 MAX_STEPS = 10
 TIMEOUT = 60.0  # seconds for a call that waits for others, where it says nothing else
 _SUMMARY = 2_000  # tokens of a summary at most
+_WORTH = 3_000  # tokens of a conversation from which what the model reads is looked up
 _LONG = 20_000  # tokens of a conversation that is worth a word
 _ROOM, _ROOM_SHARE = 16_000, 0.6  # tokens that a summary is made of: this share of what the model reads
 _SAME = 3  # the call of this number that is equal to others is not run; the next one ends the loop
@@ -144,6 +145,14 @@ def plan(call: ToolCall, tools: Mapping[str, Usable], seen: Counter[str], *, cut
 
 
 @dataclass(slots=True)
+class Scale:
+    """What a provider counted of a conversation with a model, by our own estimate of it; learnt from each
+    answer."""
+
+    factor: float = 1.0
+
+
+@dataclass(slots=True)
 class Agent:
     """A model with tools that run. send: asks the model once. ask: the person, on the thread that reads.
     price: US dollars of a turn, None where it is not known."""
@@ -155,10 +164,10 @@ class Agent:
     limits: Limits = field(default_factory=Limits)
     plain: frozenset[str] = frozenset()  # names of tools without code, whose calls end the loop
     compact: Compact = field(default_factory=Compact)
+    scale: Scale = field(default_factory=Scale)
     steps: list[Step] = field(default_factory=list)
     messages: tuple[Message, ...] = ()
     _said: int = 0  # messages of the whole conversation, without the system's
-    _scale: float = 1.0  # what the provider counted, by our own estimate
     _shortened: bool = False  # for an answer that did not fit
     _allowed: set[str] = field(default_factory=set)
     _seen: Counter[str] = field(default_factory=Counter)
@@ -169,6 +178,7 @@ class Agent:
         self._said = sum(m.role != "system" for m in request.messages)
         if calls := _open(self.messages, request.messages):  # a conversation is taken up again
             self._take_up(stream, await self._run_calls(stream, calls, cut=False))
+        await self._look_up()
         if self.compact.on and self.compact.limit is None:
             self._warn_of_length(stream, request)
         first, last = True, ""
@@ -276,12 +286,12 @@ class Agent:
         """Takes the provider's own count of what was sent as the measure."""
         sent = size_of(self.messages)
         if response.usage is not None and response.usage.input_tokens and sent:
-            self._scale = response.usage.input_tokens / sent
+            self.scale.factor = response.usage.input_tokens / sent
 
     @property
     def size(self) -> int:
         """About how many tokens are sent with the next turn."""
-        return int(size_of(self.messages) * self._scale)
+        return int(size_of(self.messages) * self.scale.factor)
 
     def _warn_of_length(self, stream: Stream, request: Request) -> None:
         """Says, when a conversation grows long, that it is not shortened before it does not fit."""
@@ -289,8 +299,14 @@ class Agent:
             words = f"How much {request.model} reads is not known: the conversation is shortened when it"
             stream.publish(Notice("warning", f"{words} does not fit (compact=N tokens does it before)."))
 
+    async def _look_up(self) -> None:
+        """Finds what the model reads, once the conversation is long enough to ask."""
+        if self.compact.find is not None and self.size > _WORTH:
+            self.compact = Compact.of("auto", await asyncio.to_thread(self.compact.find))
+
     async def _fit(self, stream: Stream, request: Request, *, must: bool = False) -> bool:
         """Shortens what is sent, where it is too long, or where it `must`; whether it is shorter now."""
+        await self._look_up()
         limit, before = self.compact.limit, self.size
         if not must and (limit is None or before <= limit):
             return False
@@ -315,7 +331,7 @@ class Agent:
 
     async def _summary(self, stream: Stream, request: Request, old: Sequence[Message]) -> str:
         """What the model makes of earlier turns; "" where it makes nothing, twice."""
-        room = int((self.compact.window or self.compact.limit or _ROOM) * _ROOM_SHARE / self._scale)
+        room = int((self.compact.window or self.compact.limit or _ROOM) * _ROOM_SHARE / self.scale.factor)
         asked = Request(request.model, (question(old, room),), max_tokens=_SUMMARY)
         for _ in range(2):
             turn = self.send(asked)
@@ -545,8 +561,11 @@ class ToolUse:
         limits = Limits(MAX_STEPS if max_steps is None else max_steps, **most)  # type: ignore[arg-type]
         runs = any(not isinstance(t, Tool) for t in found)
         wanted = "auto" if compact is None and runs else compact
-        known = window() if wanted not in (None, "off") else None
-        using = cls(found, limits, approve or "ask", Compact.of(wanted, known))
+        if wanted == "auto":
+            when = Compact(on=True, find=window)
+        else:
+            when = Compact.of(wanted, None if wanted in (None, "off") else window())
+        using = cls(found, limits, approve or "ask", when)
         idle = {"max_steps": max_steps, "approve": approve, "budget": budget}
         if not using._code and any(v is not None for v in idle.values()):
             name = next(n for n, v in idle.items() if v is not None)
@@ -571,7 +590,12 @@ class ToolUse:
         return _told([t for t in self.given if isinstance(t, (Usable, Tool))])
 
     async def run(
-        self, stream: Stream, request: Request, send: Callable[[Request], Stream], ask: Asker | None
+        self,
+        stream: Stream,
+        request: Request,
+        send: Callable[[Request], Stream],
+        ask: Asker | None,
+        scale: Scale,
     ) -> None:
         """Answers `request` into `stream`, with all tools."""
         known = unique(await _opened(self.given))
@@ -579,7 +603,7 @@ class ToolUse:
             stream.publish(Notice("tools", note))
         code = {n: t for n, t in known.items() if isinstance(t, Usable)}
         plain = frozenset(known) - frozenset(code)
-        agent = Agent(code, send, self.approve, ask, self.limits, plain, self.compact)
+        agent = Agent(code, send, self.approve, ask, self.limits, plain, self.compact, scale)
         await agent.run(stream, replace(request, tools=_told(list(known.values()))))
 
 

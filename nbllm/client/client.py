@@ -25,7 +25,7 @@ from ..tools.given import Given
 from ..tools.http import from_table
 from ..tools.mcp_servers import Servers
 from . import auto, prepare
-from .agent import Approve, Asker, Tools, ToolUse
+from .agent import Approve, Asker, Scale, Tools, ToolUse
 from .attempt import Attempt, sender
 from .engine import Engine, engine
 from .pipeline import Wrapper, composed
@@ -87,6 +87,7 @@ class Client:
         self.timeouts, self.retries = timeouts or Timeouts(), retries or Retries()
         self.wrap = tuple(wrap)
         self.asker: Asker | None = None  # asks the person before a tool runs
+        self._scales: dict[tuple[str, str], Scale] = {}  # by provider and model
         self._pool = Pool()
         self._mcp = Servers.of(lambda: self.registry)
 
@@ -314,9 +315,10 @@ class Client:
     ) -> Stream:
         """Asks a model whose tools run. Raises ConfigError for what can be known to be wrong before that."""
         first, ask = self.attempt(request, route, key=key), self.asker
+        scale = self._scales.setdefault((route.provider.name, route.model), Scale())
 
         async def work() -> None:
-            await using.run(stream, request, send, ask)
+            await using.run(stream, request, send, ask, scale)
 
         stream = Stream(lambda fold, s: _summed(fold, s, first))
         return stream.start(self._engine(), work())
