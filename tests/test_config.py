@@ -225,6 +225,26 @@ def test_installed_packages_bring_rows_and_dialects(load, tmp_path, monkeypatch)
     assert "twin" not in load().dialects, "a table that all share would keep it"
 
 
+def test_explicit_names_of_rows_of_ones_own(load):
+    """They win over a row called api, which is told of; what no provider is called stays that row's."""
+    r = load(
+        user='[provider.acme]\nbase_url = "https://acme.example"\n[provider.api]\nbase_url = "https://x.example"\n'
+    )
+    with pytest.warns(UserWarning, match="explicit form"):
+        found = [r.resolve(n) for n in ("api/acme/big", "api/other/big", "api/api/acme/big")]
+    assert [("acme", "big"), ("api", "other/big"), ("api", "acme/big")] == [
+        (f.provider.name, f.model) for f in found
+    ]
+    assert 1 == len(r.problems)
+
+
+def test_an_alias_that_is_an_explicit_name_is_refused(load):
+    """Said once, with the file; the provider answers."""
+    r = load(user='[alias]\n"api/openai/x" = "gemini/pro"\n', env={"OPENAI_API_KEY": "k"})
+    with pytest.warns(UserWarning, match="a provider's name already"):
+        assert "openai" == r.resolve("api/openai/x").provider.name
+
+
 # --- trust --------------------------------------------------------------------------------------------------
 
 ENV = {

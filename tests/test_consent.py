@@ -391,3 +391,29 @@ def test_what_a_terminal_would_obey_is_no_entry(load, entry, odd):
     assert ["x"] == [n for n in ("x",) if n not in r.aliases]
     assert 2 == len(r.problems)
     assert all(str(p).isprintable() for p in r.problems)
+
+
+@pytest.mark.parametrize("name", ["foo/x", "foo", "api/foo/x", "api/foo"])
+@pytest.mark.parametrize("entry", ["[provider.foo]\n", '[provider.bar]\nprefixes = ["foo"]\n'])
+def test_an_explicit_name_of_todays_waits_too(load, entry, name):
+    """A row called api answered api/foo/x: a project's provider foo does so after consent alone."""
+    text = f'{entry}base_url = "https://evil.example"\n'
+    r = load(text, user=f'{USER}[provider.api]\nbase_url = "https://mine.example"\n')
+    with (
+        pytest.warns(UserWarning, match="explicit form"),
+        pytest.raises(errors.ConfigError, match="key allow"),
+    ):
+        r.resolve(name).check()
+
+
+def test_a_project_leads_no_explicit_name_elsewhere(load):
+    """Neither by an alias nor by a row of that very name; a row that moved waits under both names."""
+    text = (
+        '[alias]\n"api/gate/x" = "evil/x"\n[provider."api/gate"]\nbase_url = "https://evil.example"\n'
+        '[provider.evil]\nbase_url = "https://evil.example"\n'
+    )
+    with pytest.warns(UserWarning, match="a provider's name already"):
+        assert "gate" == load(text).resolve("api/gate/x").provider.name
+    moved = load('[provider.openai]\nbase_url = "https://evil.example"\n')
+    assert sent(moved, "openai/x") == sent(moved, "api/openai/x")
+    assert "key allow" in sent(moved, "api/openai/x")

@@ -72,6 +72,21 @@ def test_completion_offers_the_dialects_of_the_client():
     assert set(DIALECTS) == {word for word, _ in candidates(Bare(), typed, len(typed), 0)[1]}
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("", False), ("a", False), ("api/", True), ("api/open", True)]
+)
+def test_explicit_names_are_offered_where_they_are_begun(typed, offered):
+    """Of what answers at an address alone."""
+
+    class Bare:
+        client = nbllm.Client()
+
+    line = f"%%llm {typed}"
+    found = {word for word, _ in candidates(Bare(), line, len(line), 0)[1]}
+    assert offered == any(w.startswith("api/openai/") for w in found)
+    assert not any(w.startswith("api/cli") for w in found)
+
+
 def test_what_may_be_a_default():
     """What belongs to one cell may not; a project chooses no address, key or what stays running."""
     one = ["out", "def", "save", "use", "as", "schema", "attach", "dry_run", "chat", "runs", "key", "tools"]

@@ -36,6 +36,14 @@ def make(**env):
         ("gemini/pro", "gemini", "gemini-pro-latest"),
         ("openai", "openai", "gpt-5.4-mini"),
         ("  openai/x  ", "openai", "x"),
+        ("api/openai/gpt-4o", "openai", "gpt-4o"),
+        ("API/openai/gpt-4o", "openai", "gpt-4o"),
+        ("api/openai:gpt-4o", "openai", "gpt-4o"),
+        ("api/openai", "openai", "gpt-5.4-mini"),
+        ("api/openai/", "openai", "gpt-5.4-mini"),
+        ("api/google/gemini-2.5-pro", "gemini", "gemini-2.5-pro"),
+        ("api/openrouter/meta/llama:free", "openrouter", "meta/llama:free"),
+        ("api/ollama/llama3.2:1b", "ollama", "llama3.2:1b"),
         ("sim/gemini", "sim/gemini", "sim-gemini"),
         ("sim/claude/fast", "sim/claude", "fast"),
         ("sim", "sim/openai", "sim-openai"),
@@ -62,6 +70,30 @@ def test_an_unknown_name_answers_with_the_nearest(name, near):
     """The error says what may have been meant."""
     with pytest.raises(ConfigError, match=near):
         make().resolve(name)
+
+
+@pytest.mark.parametrize("name", ["cli/claude", "cli/claude/opus", "cli/codex"])
+def test_a_command_has_no_address_to_name(name):
+    """What it is called is said instead."""
+    with pytest.raises(ConfigError, match=f"is a command(?s:.*)Name it {name}"):
+        make().resolve(f"api/{name}")
+
+
+@pytest.mark.parametrize(
+    "name", ["api/nobody/x", "api/gpt-4o", "api/", "api", "api/api/openai/x", "api/sim/openai"]
+)
+def test_an_explicit_name_wants_a_provider(name):
+    """No pattern, no simulator and no second api/; with an address it is a model of the server there."""
+    with pytest.raises(ConfigError, match="No provider answers"):
+        make().resolve(name)
+    assert name == make().resolve(name, base_url="http://127.0.0.1:9").model
+
+
+def test_no_alias_takes_the_place_of_an_explicit_name():
+    """Also one that was there before its provider; one may lead to it."""
+    r = make()
+    r.aliases |= {"api/openai/x": "gemini/pro", "mine": "api/openai/x"}
+    assert ["openai"] * 2 == [r.resolve(n).provider.name for n in ("api/openai/x", "mine")]
 
 
 def test_an_alias_may_lead_to_another_and_never_in_circles():

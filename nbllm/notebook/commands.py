@@ -14,7 +14,7 @@ from ..core.calls import Provider
 from ..core.errors import ConfigError, after_answer
 from ..core.events import Response
 from ..routing import keys
-from ..routing.config import user_file
+from ..routing.config import plain, user_file
 from ..routing.toml_edit import set_entry
 from .cell import ask, models_of, run_cell, with_schema
 from .comparison import Comparison
@@ -193,7 +193,7 @@ def _alias(session: Session, rest: str) -> Any:
     if len(words) != 2:
         raise ConfigError("An alias is a name and a model.", hint="For example: %llm alias fast gemini/flash")
     name, model = words
-    if registry.row(name) is not None or name in ("auto", "sim"):
+    if registry.row(name) is not None or name in ("auto", "sim") or plain(name, registry.rows) != name:
         raise ConfigError(f"{name!r} is a provider's name already.", hint="Choose another alias.")
     route = registry.resolve(model)
     if "--save" in rest.split():

@@ -64,10 +64,10 @@ def _on_line(session: Session, typed: str, *, subcommands: bool) -> tuple[str, l
     options = [(f"{name}=", "option") for name, o in OPTIONS.items() if not o.later]
     offers: dict[str, Iterable[tuple[str, str]]] = {
         "subcommand": [(name, "subcommand") for name in SUBCOMMANDS],
-        "model": models(session),
+        "model": models(session, place.prefix),
         "option": [(f"--{name.replace('_', '-')}", "option") for name, o in OPTIONS.items() if not o.later],
         "value": _values(session, place.option),
-        "word": [*models(session), *options],
+        "word": [*models(session, place.prefix), *options],
     }
     return place.prefix, [(w, kind) for w, kind in offers[place.kind] if w.startswith(place.prefix)]
 
@@ -96,15 +96,17 @@ def choices(session: Session, option: Option) -> Iterable[str]:
     return session.client.registry.dialects if option.name == "dialect" else option.values
 
 
-def models(session: Session) -> list[tuple[str, str]]:
-    """Names that can be asked, each with a hint whether its key is there."""
+def models(session: Session, typed: str = "") -> list[tuple[str, str]]:
+    """Names that can be asked, each with a hint whether its key is there; explicit ones where api/ is
+    typed."""
     registry = session.client.registry
-    return [(name, _hint(session, name)) for name in dict.fromkeys(registry.names())]
+    names = registry.explicit_names() if typed.startswith("api/") else registry.names()
+    return [(name, _hint(session, name)) for name in dict.fromkeys(names)]
 
 
 def _hint(session: Session, name: str) -> str:
     registry = session.client.registry
-    row = registry.row(registry.aliases.get(name, name).partition("/")[0])
+    row = registry.row(registry.aliases.get(name, name).removeprefix("api/").partition("/")[0])
     if row is None or row.local:
         return "model"
     return (

@@ -140,6 +140,15 @@ def load(places: Places) -> Config:
         _allow(config, layer)
     for layer in layers:
         _apply(config, layer)
+    if (row := named("api", config.rows)) is not None:
+        config.problems.append(
+            Problem(
+                row.source,
+                None,
+                f"api/NAME is a provider's explicit form, not a model of {row.name!r}, "
+                f"wherever NAME is a provider; expected another name than api",
+            )
+        )
     return config
 
 
@@ -363,7 +372,7 @@ def _wrong_alias(name: str, model: Any, config: Config, layer: Layer, below: Con
     another provider."""
     if not isinstance(model, str) or not model or not (model + name).isprintable():
         return f"the alias {name!r} leads to no text; expected a model's name in quotes"
-    if named(name, config.rows) or name in ("auto", "sim"):
+    if named(name, config.rows) or name in ("auto", "sim") or plain(name, config.rows) != name:
         return f"the alias {name!r} is a provider's name already; expected another name"
     today = leads_to(name, below.rows, below.aliases)
     if layer.project and (today is not None or name in below.aliases or head(name) == "sim"):
@@ -383,21 +392,34 @@ def _wrong_alias(name: str, model: Any, config: Config, layer: Layer, below: Con
 
 def leads_to(name: str, rows: Mapping[str, Provider], aliases: Mapping[str, str]) -> Provider | None:
     """The row that a name leads to in the end, through aliases; None for none."""
-    return known(meant(name, aliases), rows)
+    return known(meant(name, aliases, rows), rows)
 
 
-def meant(name: str, aliases: Mapping[str, str]) -> str:
-    """What an alias stands for in the end; an alias may lead to another."""
+def meant(name: str, aliases: Mapping[str, str], rows: Mapping[str, Provider]) -> str:
+    """What an alias stands for in the end; an alias may lead to another. An explicit name is none."""
     seen: set[str] = set()
-    while name in aliases and name not in seen:
+    while name in aliases and name not in seen and plain(name, rows) == name:
         seen.add(name)
         name = aliases[name]
     return name
 
 
+def plain(name: str, rows: Mapping[str, Provider]) -> str:
+    """A full name without the `api/` that says explicitly that a provider's address answers; as it is where
+    no provider of that kind follows."""
+    first, _, rest = name.partition("/")
+    row = named(head(rest) or rest, rows) if first.lower() == "api" else None
+    return name if row is None or row.command else rest
+
+
 def known(name: str, rows: Mapping[str, Provider]) -> Provider | None:
-    """The row that a model's full name leads to: by what stands before the first / or :, by itself, or by a
-    row's patterns. name:tag is a local server's model, which no pattern means."""
+    """The row that a model's full name leads to, in its explicit form too."""
+    return found(plain(name, rows), rows)
+
+
+def found(name: str, rows: Mapping[str, Provider]) -> Provider | None:
+    """The row of a plain name: by what stands before the first / or :, by itself, or by a row's patterns.
+    name:tag is a local server's model, which no pattern means."""
     cut = len(head(name))
     if (row := named(name[:cut], rows) or named(name, rows)) is not None or ":" in name:
         return row
@@ -494,10 +516,10 @@ def _takes(entry: str, row: Provider, before: tuple[str, ...], below: Config) ->
 
 def _known_word(word: str, row: Provider, below: Config) -> bool:
     """Whether names that begin with a word lead to another row today."""
-    found = [known(name, below.rows) for name in (word, f"{word}/x")]
+    today = [known(name, below.rows) for name in (word, f"{word}/x", f"api/{word}/x")]
     return any(
         r is not None and r.name != row.name
-        for r in (*found, *(r for r in below.rows.values() if any(head(p) == word for p in r.bare)))
+        for r in (*today, *(r for r in below.rows.values() if any(head(p) == word for p in r.bare)))
     )
 
 

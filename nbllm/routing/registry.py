@@ -1,8 +1,8 @@
 """From a model's name to the provider that answers it: rows of providers.toml, aliases, and the rules of
 names.
 
-A name is `provider/model`, `provider:model`, a bare model name that a row's patterns know, a provider's name
-alone (its default model), an alias, `sim/...` or `auto`.
+A name is `provider/model` (explicitly `api/provider/model`), `provider:model`, a bare model name that a
+row's patterns know, a provider's name alone (its default model), an alias, `sim/...` or `auto`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Registry:
         """
         asked = name.strip()
         self._tell()
-        full = config.meant(asked, self.aliases)
+        full = config.meant(asked, self.aliases, self.rows)
         if full.partition("/")[0] == SIMULATOR or full == SIMULATOR:
             if base_url is not None:
                 raise ConfigError(
@@ -114,7 +114,12 @@ class Registry:
         if provider is None:
             raise self._unknown(asked)
         route = Route(asked, provider, model or provider.default_model)
-        return self._place(route, base_url, dialect, lone=provider is self.row(full) and base_url is None)
+        return self._place(
+            route,
+            base_url,
+            dialect,
+            lone=provider is self.row(config.plain(full, self.rows)) and base_url is None,
+        )
 
     def _tell(self) -> None:
         """Warns of what is wrong in configuration files, once."""
@@ -132,14 +137,26 @@ class Registry:
         return row
 
     def _split(self, name: str) -> tuple[Provider | None, str]:
-        """(row, model) of a full name; (None, "") where no row knows it."""
-        row = config.known(name, self.rows)
+        """(row, model) of a full name; (None, "") where no row knows it. Raises ConfigError for a command in
+        an address's explicit form."""
+        name = config.plain(name, self.rows)
+        row = config.found(name, self.rows)
         if row is None:
+            self._no_command(name)
             return None, ""
         cut = len(config.head(name))
         if cut and self.row(name[:cut]) is row:
             return row, name[cut + 1 :] or row.default_model
         return row, row.default_model if self.row(name) is row else name
+
+    def _no_command(self, name: str) -> None:
+        first, _, rest = name.partition("/")
+        row = config.found(rest, self.rows) if first.lower() == "api" else None
+        if row is not None and row.command:
+            raise ConfigError(
+                f"{row.label or row.name} is a command, and api/ names what answers at an address.",
+                hint=f"Name it {rest}.",
+            )
 
     def row(self, word: str) -> Provider | None:
         """The row with this name or prefix, None where there is none."""
@@ -315,6 +332,11 @@ class Registry:
         if not near and "/" not in name:
             near = [n for n in known if name.lower() in n][:2] or [f"ollama/{name}"]
         return near
+
+    def explicit_names(self) -> Iterable[str]:
+        """The default model of each provider that has an address, in its explicit form."""
+        rows = (r for r in self.rows.values() if r.default_model and not r.command)
+        yield from (f"api/{r.name}/{r.default_model}" for r in rows)
 
     def names(self) -> Iterable[str]:
         """Names to offer: aliases, each provider's default model, the simulator's formats."""
