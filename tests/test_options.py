@@ -95,3 +95,22 @@ def test_what_may_be_a_default():
     assert {"base_url", "dialect", "key", "keep", "bg", "approve"} == {
         o.name for o in OPTIONS if not o.project
     }
+
+
+def test_names_of_tools_are_completed():
+    """The user's functions, what nbllm brings, servers and endpoints; after each comma anew."""
+
+    def price(article: str) -> float:
+        return 1.0
+
+    price.__module__ = "__main__"
+
+    class Session:
+        client = nbllm.Client()
+        fillable = {"price": price, "df": 3, "parse": parse}
+
+    Session.client.registry.tools["weather"] = {}
+    for typed, word in (("%%llm m tools=pr", "price"), ("%%llm m tools=price,http/", "http/weather")):
+        assert [(word, "tool")] == candidates(Session(), typed, len(typed), 0)[1]
+    assert "python" in dict(candidates(Session(), "%%llm m tools=", 14, 0)[1])
+    assert "parse" not in dict(candidates(Session(), "%%llm m tools=", 14, 0)[1])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from types import FunctionType
 from typing import Any
 
 from ..core.options import Option
 from .session import Session
 from .syntax import parser as grammar
 from .syntax.options import MCP, OPTIONS, SUBCOMMANDS, WORDS
+from .tool_names import BUILT_IN
 
 _LINE = re.compile(r"^(?P<magic>%{1,2})(?:llm|nbllm)(?P<rest>[ \t].*|)$")
 _BRACE = re.compile(r"\{(\w*)$")
@@ -86,9 +88,21 @@ def _values(session: Session, option: str) -> list[tuple[str, str]]:
         return []
     if known.kind == "bool":
         return [("true", "value"), ("false", "value")]
+    if known.name == "tools":
+        return [(name, "tool") for name in tool_names(session)]
     if known.kind == "variable":
         return [(n, "key variable") for row in session.client.registry.rows.values() for n in row.key_env]
     return [(v, "value") for v in choices(session, known)]
+
+
+def tool_names(session: Session) -> list[str]:
+    """What tools= may name: the user's functions, what nbllm brings, servers and endpoints."""
+    own = [
+        n for n, v in session.fillable.items() if isinstance(v, FunctionType) and v.__module__ == "__main__"
+    ]
+    endpoints = [f"http/{n}" for n in session.client.registry.tools]
+    servers = [f"mcp/{e.name}" for e in session.client.mcp.entries()[0]]
+    return [*sorted(own), *BUILT_IN, *servers, *endpoints]
 
 
 def choices(session: Session, option: Option) -> Iterable[str]:

@@ -331,7 +331,8 @@ def _standing(typed: str, before: str, *, first: bool) -> tuple[str, str, str]:
 def _of(option: str, typed: str) -> tuple[str, str, str]:
     if option == "model":
         return "model", typed.lstrip("\"'").rpartition(",")[2], option
-    return "value", typed.lstrip("\"'"), option
+    many = option in OPTIONS and OPTIONS[option].kind == "names"
+    return "value", typed.lstrip("\"'").rpartition("," if many else "\0")[2], option
 
 
 def _last_word(line: str) -> tuple[int, str]:
