@@ -92,6 +92,10 @@ STORED = [  # as files hold it: what these say may never change while the versio
         '"type":"Image"}],"role":"user","type":"Message"}],"model":"m","temperature":0.0,"type":"Request"}}',
     ),
     (
+        Request("m", (), cache="1h"),
+        '{"nbllm":1,"value":{"cache":"1h","messages":[],"model":"m","type":"Request"}}',
+    ),
+    (
         (TextDelta("a"), ev.Finished("stop")),
         '{"nbllm":1,"value":[{"text":"a","type":"TextDelta"},{"reason":"stop","type":"Finished"}]}',
     ),

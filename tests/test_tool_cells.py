@@ -192,3 +192,22 @@ def test_a_long_conversation_says_that_it_was_shortened(kernel):
     assert 5 == kernel.value("len(_s_.chats.get('long').turns)")
     refused = kernel.run(f"%%llm {MODEL} compact=900\nhello")
     assert "Column" in refused.error["evalue"]
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ("", None),
+        ("tools=price approve=auto", "auto"),
+        ("chat=kept", "auto"),
+        ("chat=kept compact=off", "auto"),
+        ("tools=price approve=auto cache=off", None),
+        ("chat=kept cache=1h", "1h"),
+        ("cache=auto", "auto"),
+    ],
+)
+def test_what_goes_on_asks_for_its_prompt_to_be_kept(kernel, options, asked):
+    """Chats and tools by themselves, a single question where it says so."""
+    ran = kernel.run(f"%%llm {MODEL} {options}\nhello")
+    assert ran.ok, ran.error
+    assert asked == kernel.value("_llm.request.cache")

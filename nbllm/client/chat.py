@@ -49,7 +49,7 @@ class Chat:
         **options: Unpack[CallOptions],
     ) -> None:
         self.model, self.client = model, client or default_client()
-        self._options: CallOptions = {"compact": "auto", **sealed(options)}
+        self._options: CallOptions = {"compact": "auto", "cache": "auto", **sealed(options)}
         self._turns: list[Exchange] = [Exchange(tuple(messages), Response())] if messages else []
         self._open: tuple[tuple[Message, ...], Stream] | None = None
         self.client.resolve(

@@ -60,6 +60,7 @@ class CallOptions(TypedDict, total=False):
     approve: Approve | None
     budget: float | Mapping[str, float] | None
     compact: str | float | None
+    cache: str | None
 
 
 def sealed(options: CallOptions) -> CallOptions:
@@ -180,6 +181,7 @@ class Client:
         schema: Any = None,
         stop: str | Iterable[str] = (),
         extra: Mapping[str, Any] | None = None,
+        cache: str | None = None,
         **options: Any,
     ) -> Request:
         """The Request for `prompt`, with `model` as the provider's own name."""
@@ -190,6 +192,7 @@ class Client:
             schema=prompts.schema(schema),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             extra=dict(extra or {}),
+            cache=prompts.cache(cache),
             **options,
         )
 
@@ -219,6 +222,7 @@ class Client:
         approve: Approve | None = None,
         budget: float | Mapping[str, float] | None = None,
         compact: str | float | None = None,
+        cache: str | None = None,
     ) -> Stream:
         """Asks `model` and returns its reply at once, as a Stream that grows.
 
@@ -231,8 +235,10 @@ class Client:
         or a mapping of usd and tokens, after which no further turn uses tools. compact: when a conversation
         is shortened, results of tools first, then all but the last turns by a summary of the same model:
         "auto" at 0.8 of what the model reads, where that is known (the default with tools), "off", a share,
-        or a number of tokens. retries: how often to ask again while nothing has been shown. extra: merged
-        into the request body as it is. keep: a headless CLI stays for the next call, which is then answered
+        or a number of tokens. cache: whether the provider is asked to keep the prompt for the next one that
+        begins like it: "auto" (the default with tools and in conversations), "off", or "1h" for longer, where
+        it can. retries: how often to ask again while nothing has been shown. extra: merged into the request
+        body as it is. keep: a headless CLI stays for the next call, which is then answered
         sooner; a conversation goes on in the one that heard it. Raises ConfigError for what is wrong on this
         side; what the provider does shows when the stream is read.
         """
@@ -258,6 +264,7 @@ class Client:
             approve=approve,
             budget=budget,
             compact=compact,
+            cache=cache,
         )
 
     def ask(
@@ -289,6 +296,8 @@ class Client:
             compact=compact,
             window=lambda: prices.facts(route.model, route.provider).context,
         )
+        if options.get("cache") is None and using.runs:
+            options["cache"] = "auto"
         request = self.request(prompt, route.model, tools=using.told, **options)
         limits = self.timeouts if timeout is None else Timeouts.of(timeout)
         patience = (

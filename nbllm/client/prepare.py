@@ -8,6 +8,7 @@ from ..agents.protocols import keep as keep_talking
 from ..core import errors
 from ..core.calls import AnyCall, Dialect, Guard, Provider, Secret
 from ..core.messages import Request
+from ..dialects import _caching
 from ..routing.registry import Route
 
 
@@ -16,10 +17,11 @@ def encode(
 ) -> AnyCall:
     """The call that `request` becomes, with what of it is secret and where that may go: the row's to the
     row's address, the key to its own, which is the row's where nobody said another. Nothing is sent. Raises
-    ConfigError for keep where the provider has no such mode."""
+    ConfigError for keep, and for cache="1h", where the provider has no such mode."""
     row = route.provider
     if key is None and not row.local:
         raise no_key(row)
+    _caching.able(request, row)
     words = keep_talking if keep and not route.simulated else dialects[row.dialect].encode
     return words(request, row, key).guarded(Guard.of(row, key.at(row.base_url) if key is not None else None))
 

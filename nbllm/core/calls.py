@@ -18,6 +18,7 @@ from .events import Event
 from .messages import Request
 
 _USERINFO = re.compile(r"(?<=//)[^/?#]*@")
+_OPENAI = re.compile(r"https://(?:[a-z]{2}\.)?api\.openai\.com")
 
 
 def origin(url: str) -> str:
@@ -384,7 +385,8 @@ class Quirks:
     ask for usage in the stream (OpenAI's stream_options). reasoning_field: the field by which thinking is
     sent back, "" for never. thinking_switch: thinking is turned on and off by an object of its own, beside
     the effort. cannot: what of a Request (tools, schema, seed ...) this provider has no word for, so that
-    asking for it is an error here and not a loss there.
+    asking for it is an error here and not a loss there. cache_key: takes OpenAI's words for prompts that are
+    kept (prompt_cache_key, prompt_cache_retention), as OpenAI's own address does without saying so.
     """
 
     max_tokens_field: str = ""
@@ -393,6 +395,7 @@ class Quirks:
     reasoning_field: str = ""
     thinking_switch: bool = False
     cannot: tuple[str, ...] = ()
+    cache_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,6 +454,13 @@ class Endpoint:
         own = (*self.headers.values(), *self.query.values()) if self.values is None else self.values
         user, _, password = (_USERINFO.search(self.base_url) or [""])[0][:-1].partition(":")
         return Hidden(filter(None, (*own, f"{user}:{password}" if password else "", password, user)))
+
+    @property
+    def takes_cache_key(self) -> bool:
+        """Whether it takes OpenAI's words for prompts that are kept. Other servers may refuse what they do
+        not know, so only OpenAI's own hosts are sent them unasked."""
+        speaks = self.dialect.startswith("openai_")
+        return speaks and (self.quirks.cache_key or _OPENAI.fullmatch(origin(self.base_url)) is not None)
 
     @property
     def shown(self) -> str:

@@ -217,6 +217,7 @@ class Tool:
 
 
 Effort = Literal["none", "minimal", "low", "medium", "high"]
+Cache = Literal["auto", "1h"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +226,9 @@ class Request:
 
     reasoning: an effort word ("none", "minimal", "low", "medium", "high") or a budget in tokens; None leaves
     it to the model. schema: a JSON schema that the answer must follow. tool_choice: "auto", "none",
-    "required" or a tool's name. extra: merged into the request body as it is, top level, after everything
-    else.
+    "required" or a tool's name. cache: the provider is asked to keep the prompt for the next request that
+    begins like it, "1h" for longer than its usual minutes; None asks nothing. extra: merged into the request
+    body as it is, top level, after everything else.
     """
 
     model: str
@@ -241,6 +243,7 @@ class Request:
     reasoning: Effort | int | None = None
     schema: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    cache: Cache | None = None
 
     @property
     def system(self) -> str:

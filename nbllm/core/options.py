@@ -191,7 +191,13 @@ class CallSpec:
         values=("ask", "auto", "never"),
         project=False,
     )
-    cache: Any = _cell("str", "not yet", later=True, default=False)
+    cache: str | None = _call(
+        "parameter",
+        "choice",
+        "whether the provider is asked to keep the prompt for the next one that begins like it: auto (where "
+        "chat= or tools= go on), off, 1h for longer",
+        values=("auto", "off", "1h"),
+    )
     show_reasoning: Any = _cell("str", "not yet", later=True, default=False)
     tool_choice: str | None = _call("parameter", "", "", default=False)
     extra: Mapping[str, Any] | None = _call("request", "", "", default=False)

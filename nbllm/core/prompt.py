@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from .errors import ConfigError
 from .events import parse_arguments
-from .messages import Document, Image, Message, Part, Raw, Reasoning, Role, Text, Tool, ToolCall, ToolResult
+from .messages import (
+    Cache,
+    Document,
+    Image,
+    Message,
+    Part,
+    Raw,
+    Reasoning,
+    Role,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
 
 Prompt = str | Message | Part | Sequence["Message | Mapping[str, Any] | Part | str"]
 
@@ -143,6 +156,15 @@ def _tool(given: Any) -> Tool:
             hint='They look like {"type": "object", "properties": {...}}.',
         )
     return Tool(str(inner["name"]), str(inner.get("description") or ""), schema, inner.get("strict"))
+
+
+def cache(given: str | None) -> Cache | None:
+    """What a Request says of keeping the prompt: "off" is nothing. Raises ConfigError for no word of ours."""
+    if given in (None, "off"):
+        return None
+    if given not in get_args(Cache):
+        raise ConfigError(f"Not a way to keep prompts: cache={given!r}.", hint="Say auto, off or 1h.")
+    return cast("Cache", given)
 
 
 def schema(given: Any) -> Mapping[str, Any] | None:

@@ -34,6 +34,7 @@ from ..core.events import (
     parse_arguments,
 )
 from ..core.messages import Document, Image, Part, Raw, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ._caching import with_breakpoints
 from ._decoder import Reading, citation, finish, is_thought, thought_signature, thought_text, unfinished
 from ._errors import http_error
 from ._json import count, effort, items, label, obj, string
@@ -78,6 +79,7 @@ class Anthropic:
     budget in tokens becomes the nearest word; on older ones, and on other makers' models, it becomes a
     budget, and max_tokens must exceed it. A schema goes to output_config.format, with objects closed unless
     they say otherwise, because Anthropic refuses open ones; output_config in `extra` is merged with ours.
+    `cache` marks what is to be kept, see _caching.
     Thinking goes back only if it is signed, and empty texts are left out: Anthropic accepts neither. A
     picture that a model made stands in the next message of the user.
     """
@@ -108,9 +110,8 @@ class Anthropic:
         }
         headers = {"anthropic-version": _VERSION, **({"x-api-key": key.reveal()} if key is not None else {})}
         url = provider.base_url.rstrip("/").removesuffix("/v1") + "/v1/messages"
-        return HttpCall(
-            url, {**headers, **provider.headers}, merged(without_none(body), request.extra, ["output_config"])
-        )
+        said = with_breakpoints(without_none(body), request)
+        return HttpCall(url, {**headers, **provider.headers}, merged(said, request.extra, ["output_config"]))
 
     def decoder(self, provider: Endpoint) -> MessageDecoder:
         """A fresh decoder for one answer."""

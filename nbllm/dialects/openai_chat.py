@@ -39,6 +39,7 @@ from ..core.messages import (
     ToolCall,
     ToolResult,
 )
+from ._caching import openai_words
 from ._decoder import (
     citation,
     excerpt,
@@ -97,6 +98,7 @@ class OpenAIChat:
             "response_format": None
             if schema is None
             else {"type": "json_schema", "json_schema": schema_format(schema)},
+            **openai_words(request, provider),
         }
         return post(provider, "/chat/completions", key, body, request.extra)
 

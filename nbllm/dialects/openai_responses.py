@@ -40,6 +40,7 @@ from ..core.messages import (
     ToolCall,
     ToolResult,
 )
+from ._caching import openai_words
 from ._decoder import citation, excerpt, expect, failure, finish, unfinished, values
 from ._errors import http_error, provider_error
 from ._json import Halves, effort, items, label, obj, string
@@ -87,6 +88,7 @@ class OpenAIResponses:
             "reasoning": {"effort": word} if word else None,
             "text": None if schema is None else {"format": {"type": "json_schema", **schema_format(schema)}},
             "include": ["reasoning.encrypted_content"] if thinks else None,
+            **openai_words(request, provider),
         }
         return post(provider, "/responses", key, body, request.extra)
 

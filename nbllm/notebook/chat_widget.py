@@ -79,7 +79,7 @@ class ChatWidget:
         self._view = view
         self._session = current_session()
         self._chat = self._session.chats.open(chat)
-        self._options: dict[str, Any] = {"compact": "auto", **options}
+        self._options: dict[str, Any] = {"compact": "auto", "cache": "auto", **options}
         self._model = model
         self._session.client.resolve(
             model, options.get("base_url"), options.get("dialect")

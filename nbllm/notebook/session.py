@@ -91,6 +91,7 @@ class Session:
         found = {name: options[name] for name in (*REQUEST, *SENDING, *USE) if name in options}
         found |= {
             "compact": options.get("compact", "auto" if "chat" in options else None),
+            "cache": options.get("cache", "auto" if options.keys() & {"chat", "tools"} else None),
             "extra": question.extra,
             "schema": question.shape if _has_schemas(route) else None,
             "timeout": self._timeouts(options),

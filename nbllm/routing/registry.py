@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from ..core.calls import Dialect, Hidden, Provider, Secret, shown
+from ..core.calls import Dialect, Hidden, Provider, Quirks, Secret, shown
 from ..core.errors import AuthenticationError, ConfigError
 from . import config, keys
 from .config import Places, Problem
@@ -180,6 +180,7 @@ class Registry:
                     query={},
                     key_header="",
                     command=(),
+                    quirks=replace(row.quirks, cache_key=row.takes_cache_key),
                 ),
                 model=route.model or "sim",
                 simulated=True,
@@ -295,6 +296,7 @@ class Registry:
             self._sim_url(dialect),
             local=True,
             label=f"Simulator ({dialect})",
+            quirks=Quirks(cache_key=True),
         )
         return Route(asked, row, model or f"sim-{bare or 'openai'}{at}{options}", simulated=True)
 

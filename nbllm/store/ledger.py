@@ -145,11 +145,14 @@ def _short(value: Any) -> Any:
     return value[:_LONGEST] if isinstance(value, str) else value
 
 
+_WORDS = ("reasoning", "cache")  # one of ours, never a text of the person's
+
+
 def _numbers(params: str | None) -> str:
     """Of the parameters those that are no text: what stops an answer, or goes to a provider as it is, may
     quote the prompt."""
     given = json.loads(params or "{}")
-    return json.dumps({k: v for k, v in given.items() if isinstance(v, (int, float)) or k == "reasoning"})
+    return json.dumps({k: v for k, v in given.items() if isinstance(v, (int, float)) or k in _WORDS})
 
 
 _ALL: WeakSet[Ledger] = WeakSet()

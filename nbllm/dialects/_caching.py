@@ -1,0 +1,69 @@
+"""What asks a provider to keep the beginning of a prompt for the next request that begins like it.
+
+Anthropic keeps what stands before a mark, of which it takes four: on the last tool, on the system text, and
+on the last two turns of the user, so that the next step finds the mark that this one has set. OpenAI keeps by
+itself; a key brings requests of one conversation to the machine that has it. Nothing here may differ between
+two steps of one conversation, but for the turns' marks, which are no part of what is compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+from ..core.calls import Endpoint
+from ..core.errors import ConfigError
+from ..core.messages import Request
+
+_MARK = "cache_control"
+_TURNS = 2  # of the user's that are marked
+_DEEPEST = 8  # a mark stands no deeper: messages, a turn, content, a block, its content, a block
+
+
+def able(request: Request, provider: Endpoint) -> None:
+    """Raises ConfigError for cache="1h" where the provider has no word for it."""
+    if request.cache == "1h" and provider.dialect != "anthropic" and not provider.takes_cache_key:
+        why = " (Gemini keeps prompts by itself)" if provider.dialect == "gemini" else ""
+        raise ConfigError(
+            f"{provider.label or provider.name} has no cache=1h{why}.",
+            hint="Anthropic and OpenAI at its own address have. Say cache=auto, or leave it out; a server "
+            "that takes OpenAI's prompt_cache_key says so in its row: quirks = { cache_key = true }.",
+        )
+
+
+def openai_words(request: Request, provider: Endpoint) -> dict[str, Any]:
+    """The fields of OpenAI's for it; the key is made of what stays in a conversation."""
+    if request.cache is None or not provider.takes_cache_key:
+        return {}
+    stays = json.dumps([request.system, *(t.name for t in request.tools)])
+    key = sha256(stays.encode("ascii")).hexdigest()[:16]
+    kept = {"prompt_cache_retention": "24h"} if request.cache == "1h" else {}
+    return {"prompt_cache_key": f"nbllm-{key}", **kept}
+
+
+def with_breakpoints(body: dict[str, Any], request: Request) -> dict[str, Any]:
+    """The body for Anthropic with its marks. What is kept longer must stand first, so "1h" holds for tools
+    and system, not for turns. Who sets marks in `extra` sets them all: a fifth is refused."""
+    if request.cache is None or _marks(request.extra):
+        return body
+    brief = {_MARK: {"type": "ephemeral"}}
+    lasting = {_MARK: {"type": "ephemeral", "ttl": "1h"}} if request.cache == "1h" else brief
+    out = dict(body)
+    if tools := body.get("tools"):
+        out["tools"] = [*tools[:-1], {**tools[-1], **lasting}]
+    if body.get("system", "").strip():  # a blank text cannot be marked
+        out["system"] = [{"type": "text", "text": body["system"], **lasting}]
+    turns = list(body.get("messages", ()))
+    for at in [i for i, turn in enumerate(turns) if turn["role"] == "user"][-_TURNS:]:
+        *rest, last = turns[at]["content"]
+        turns[at] = {**turns[at], "content": [*rest, {**last, **brief}]}
+    return {**out, "messages": turns} if turns else out
+
+
+def _marks(value: Any, depth: int = 0) -> bool:
+    if depth > _DEEPEST or not isinstance(value, (Mapping, list, tuple)):
+        return False
+    inner = value.values() if isinstance(value, Mapping) else value
+    return (isinstance(value, Mapping) and _MARK in value) or any(_marks(v, depth + 1) for v in inner)
