@@ -351,3 +351,35 @@ def test_an_endpoint_of_ones_own_file(tmp_path):
     project = config.Config()
     config._apply(project, config.Layer("pyproject.toml", tomllib.loads(table), project=True))
     assert ({}, True) == (project.tools, "a project describes no tool" in str(project.problems[0]))
+
+
+def test_a_script_asks_at_its_terminal(tmp_path):
+    """With what would run, escaped; without a terminal it is no."""
+    import os
+    import pty
+    import subprocess
+    import sys
+
+    program = tmp_path / "script.py"
+    program.write_text(
+        "import nbllm\n"
+        "def price(article: str) -> float:\n"
+        "    'The price.'\n"
+        "    return 4.5\n"
+        f"r = nbllm.complete('What does A-17 cost?', '{model()}', tools=[price])\n"
+        "print(r.steps[0].results[0].outcome)\n",
+        "utf-8",
+    )
+    ours, theirs = pty.openpty()
+    os.write(ours, b"once\n")
+    asked = subprocess.run(
+        [sys.executable, program], stdin=theirs, stdout=subprocess.PIPE, check=True, timeout=60
+    ).stdout
+    assert b'Run price({"article": "A-17"}) of function price? [once/always/no] ' in asked
+    assert asked.rstrip().endswith(b"ran")
+    alone = subprocess.run(
+        [sys.executable, program], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True, timeout=60
+    )
+    assert b"refused" in alone.stdout
+    os.close(ours)
+    os.close(theirs)

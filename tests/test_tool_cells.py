@@ -184,7 +184,7 @@ def test_a_long_conversation_says_that_it_was_shortened(kernel):
     """In one line, with the summary folded; its turns stay."""
     for i in range(5):
         ran = kernel.run(
-            f"%%llm {MODEL},text=so%20it%20was chat=long compact=900\n{'word ' * 250}{i}", cell=f"c{i}"
+            f"%%llm {MODEL},text=so%20it%20was chat=long compact=700\n{'word ' * 250}{i}", cell=f"c{i}"
         )
         assert ran.ok, ran.error
     assert "1 earlier turn summarised" in ran.text or "earlier turns summarised" in ran.text
@@ -211,3 +211,13 @@ def test_what_goes_on_asks_for_its_prompt_to_be_kept(kernel, options, asked):
     ran = kernel.run(f"%%llm {MODEL} {options}\nhello")
     assert ran.ok, ran.error
     assert asked == kernel.value("_llm.request.cache")
+
+
+def test_a_dry_run_shows_the_tools(kernel):
+    """As they would be told; nothing runs."""
+    kernel.run("clear()")
+    ran = kernel.run(f"%%llm {MODEL} tools=price,shop.stock dry_run=true\nWhat does A-17 cost?")
+    assert ran.ok, ran.error
+    assert "The list price of an article." in ran.text
+    assert "stock" in ran.text
+    assert [] == kernel.value("called")

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -119,6 +120,15 @@ class _Planned:
         """It came to nothing."""
         seconds = None if self.began is None else time.perf_counter() - self.began
         self.ended = ToolEnded(failure(self.call, reason), outcome, seconds)
+
+
+def at_terminal(question: Question) -> str | None:
+    """Asks at the terminal of a script; None where there is none."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return None
+    call = f"{question.call.name}({json.dumps(question.call.arguments)})"  # escaped: a terminal obeys nothing
+    said = input(f"Run {call} of {question.tool.source}? [once/always/no] ").strip().lower()
+    return "once" if said in ("y", "yes", "o", "once") else "always" if said in ("a", "always") else "no"
 
 
 def plan(call: ToolCall, tools: Mapping[str, Usable], seen: Counter[str], *, cut: bool = False) -> _Planned:
@@ -390,10 +400,9 @@ class Agent:
 
     async def _asked(self, stream: Stream, p: _Planned, number: int, of: int) -> str:
         """ "once", "always", or why not."""
-        asker = self.approve if callable(self.approve) else self.ask
-        if self.approve == "never" or asker is None or p.tool is None:
-            why = "approve=never" if self.approve == "never" else "nobody can be asked here"
-            return self._nobody(stream, p, why)
+        asker = self.approve if callable(self.approve) else self.ask or at_terminal
+        if self.approve == "never" or p.tool is None:
+            return self._nobody(stream, p, "approve=never")
         question = Question(replace(p.call, arguments=deepcopy(p.call.arguments)), p.tool, number, of)
         answer, error = await stream.by_reader(lambda: asker(question), asks=True)
         if error is not None:

@@ -158,6 +158,11 @@ class Client:
         self._engine()
         return self._mcp
 
+    def described(self, tools: Tools) -> tuple[Tool, ...]:
+        """What a model is told of tools; those of MCP servers are known when they run. Raises
+        ConfigError."""
+        return ToolUse.of(tools, lambda: self.http, self._named_tool).told
+
     def _named_tool(self, name: str) -> Given:
         """What a name in tools= means: mcp/NAME an MCP server, http/NAME an endpoint of the configuration.
         Raises ConfigError."""

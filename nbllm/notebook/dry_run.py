@@ -31,6 +31,7 @@ def _told(session: Session, question: Question, contestant: Contestant) -> str:
     for name in (*SENDING, *USE):
         given.pop(name, None)
     given["schema"] = provider_schema(given.get("schema"))
+    given["tools"] = client.described(given.get("tools", ()))
     request = client.request(session.messages(question, route), route.model, **given)
     stand_in = None if route.provider.local else Secret("MISSING", "nowhere")  # so that the rest can be shown
     done, payload = client.encode(request, route, key or stand_in, keep=keep).preview(route.provider)
