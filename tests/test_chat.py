@@ -172,3 +172,21 @@ def test_auto_is_four_fifths_of_what_the_model_reads(tmp_path):
         sizes = [r.turn_usage.input_tokens for r in answers]
         assert 3_000 < sizes[first - 1] < 4_800 < sizes[first - 1] + 1_000
         client.close()
+
+
+def test_a_pinned_turn_stays_when_the_conversation_is_shortened(client):
+    """As it was said, also where it had been summarised before; until it is let go."""
+    chat = nbllm.Chat("sim/openai/m@ttft=0,gap=0,text=so%20it%20was", client=client, compact=900)
+    chat("The number is 17. " + "word " * 100)
+    chat.pin()
+    asked = chat.turns[0].asked[0].text
+    answers = [chat("word " * 250) for _ in range(8)]
+    assert sum(map(bool, map(told, answers))) > 1
+    assert [m.text for m in answers[-1].request.messages].count(asked) == 1
+    chat.unpin(0)
+    assert asked not in [m.text for m in chat("Hello").request.messages]
+    chat.pin(0)
+    assert asked in [m.text for m in chat("Hello").request.messages]
+    for wrong in (99, -99):
+        with pytest.raises(ConfigError, match="no turn"):
+            chat.pin(wrong)

@@ -3,12 +3,26 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbllm.core.compaction import begins, cut, question, size_of, summarised, without_results
+from nbllm.core.codec import from_json, to_json
+from nbllm.core.compaction import (
+    COMPACTED,
+    begins,
+    cut,
+    pinned_turns,
+    question,
+    sent,
+    size_of,
+    summarised,
+    told,
+    with_pin,
+    without_results,
+)
+from nbllm.core.events import Notice, Response
 from nbllm.core.history import closed
-from nbllm.core.messages import Message, Text, ToolCall, ToolResult
+from nbllm.core.messages import Message, Request, Text, ToolCall, ToolResult
 
 words = st.text(alphabet="ab ", min_size=1, max_size=400)
-users = st.builds(lambda t: [Message("user", t)], words)
+users = st.builds(lambda t, pinned: [Message("user", t, pinned)], words, st.booleans())
 answers = st.builds(lambda t: [Message("assistant", t)], words)
 steps = st.builds(
     lambda n, said: [
@@ -38,8 +52,14 @@ histories = st.builds(
 def test_a_cut_loses_nothing_and_falls_between_turns(history, keep):
     """System apart, old and kept are the conversation; the last turns are whole; order stays."""
     parts = cut(history, keep)
-    assert [*parts.old, *parts.kept] == [m for m in history if m.role != "system"]
-    assert not parts.old or (begins(parts.kept[0]) and keep == sum(map(begins, parts.kept)))
+    said = [m for m in history if m.role != "system"]
+    before = said[: len(said) - len(parts.kept)]
+    assert parts.kept == tuple(said[len(before) :])
+    assert parts.pinned == pinned_turns(before)
+    assert sorted(map(to_json, (*parts.old, *parts.pinned))) == sorted(map(to_json, before))
+    assert not any(m.pinned for m in parts.old)
+    assert parts.pinned == closed(parts.pinned)
+    assert not before or (begins(parts.kept[0]) and keep == sum(map(begins, parts.kept)))
     assert parts.kept == closed(parts.kept)
     assert parts.old == closed(parts.old)
 
@@ -52,18 +72,42 @@ def test_results_are_left_out_from_the_oldest(history):
     assert made == closed(made)
     assert made == without_results(made)
     assert made == tuple(history) or size_of(made) <= 0.9 * size_of(history)
-    told = [m for m in history if m.role == "tool"]
-    assert told[-3:] == [m for m in made if m.role == "tool"][-3:]
+    results = [m for m in history if m.role == "tool"]
+    assert results[-3:] == [m for m in made if m.role == "tool"][-3:]
+    assert pinned_turns(made) == pinned_turns(history)
     assert [m.text for m in history] == [m.text for m in made]
 
 
 @given(histories, words)
 def test_a_summary_stands_first(history, summary):
     parts = cut(history)
-    sent = summarised(parts, summary)
-    assert sent[len(parts.system) + 1 :] == parts.kept
-    assert summary.strip() in sent[len(parts.system)].text
-    assert parts.system == sent[: len(parts.system)]
+    made = summarised(parts, summary)
+    assert made[len(parts.system) + 1 :] == (*parts.pinned, *parts.kept)
+    assert summary.strip() in made[len(parts.system)].text
+    assert parts.system == made[: len(parts.system)]
+
+
+@given(st.lists(st.tuples(words, words, st.booleans(), st.booleans()), min_size=1, max_size=8))
+def test_the_next_question_sends_the_turns_that_are_pinned_now(said):
+    """Whatever was pinned when the summary was made; the last turns and their order stay."""
+    before = [m for q, a, was, _ in said for m in (Message("user", q, was), Message("assistant", a))]
+    now = [m for q, a, _, is_now in said for m in (Message("user", q, is_now), Message("assistant", a))]
+    kept = cut(before).kept
+    notice = Notice(COMPACTED, "", {"summary": "Short.", "from": len(before) - len(kept)})
+    last = Response(request=Request("m", tuple(before[:-1])), parts=before[-1].parts, notices=(notice,))
+    turns = [(Response(), now[i : i + 2]) for i in range(0, len(now) - 2, 2)]
+    made = sent([*turns, (last, now[-2:])])
+    assert made == (told("Short."), *pinned_turns(now[: len(now) - len(kept)]), *now[len(now) - len(kept) :])
+
+
+def test_a_pin_is_written_and_read():
+    """And one that is not there changes no text."""
+    message = Message("user", "Hello")
+    assert "pinned" not in to_json(message)
+    pinned = with_pin(message, True)
+    assert pinned != message
+    assert from_json(to_json(pinned), Message) == pinned
+    assert with_pin(pinned, False) == message
 
 
 def test_what_is_summarised_is_text_of_bounded_size():

@@ -304,6 +304,10 @@ def test_conversations_are_listed_forked_undone_exported_and_forgotten(kernel, c
         assert kernel.run(f"%%llm m -c talk base_url={url}\n{word}.").ok
     kernel.run("chats = %llm chat list")
     assert 2 == kernel.value("int(chats.loc['talk', 'turns'])")
+    assert "Turn 1 of talk is pinned" in kernel.run("%llm chat pin talk 1").text
+    assert "Turn 1 of talk is no longer pinned" in kernel.run("%llm chat unpin talk 1").text
+    for wrong in ("3", "0", "x"):
+        assert "has no turn" in "".join(kernel.run(f"%llm chat pin talk {wrong}").error["traceback"])
     assert "2 turns" in kernel.run("%llm chat fork talk other").text
     assert "1 turns" in kernel.run("%llm chat undo talk").text
     kernel.run(f"%llm chat export other {tmp_path / 'x.json'}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 from ..core import prompt as prompts
-from ..core.compaction import sent
+from ..core.compaction import begins, sent, with_pin
 from ..core.errors import ConfigError
 from ..core.events import Response
 from ..core.messages import Message
@@ -111,6 +111,25 @@ class Chat:
         if not self._turns:
             raise ConfigError("The conversation has no turns.", hint="Nothing was undone.")
         return self._turns.pop()
+
+    def pin(self, turn: int = -1) -> None:
+        """Keeps a turn (its place in `turns`) whole when the conversation is shortened. Raises ConfigError
+        where there is none."""
+        self._pin(turn, True)
+
+    def unpin(self, turn: int = -1) -> None:
+        """Lets a pinned turn be summarised again. Raises ConfigError where there is none."""
+        self._pin(turn, False)
+
+    def _pin(self, turn: int, pinned: bool) -> None:
+        self._settle()
+        if not -len(self._turns) <= turn < len(self._turns):
+            raise ConfigError(
+                f"The conversation has no turn {turn}.", hint=f"It has {len(self._turns)}, from 0 on."
+            )
+        old = self._turns[turn]
+        asked = tuple(with_pin(m, pinned) if begins(m) else m for m in old.asked)
+        self._turns[turn] = replace(old, asked=asked)
 
     def fork(self) -> Chat:
         """A copy that goes its own way."""

@@ -3,8 +3,9 @@
 Theory. The conversation itself keeps everything; only what is sent changes. First the results of earlier
 tools are left out, which costs nothing; then all but the last turns become a summary, which a model writes.
 A turn begins with what a person said, and is kept or left as a whole: calls and their results cannot come
-apart, and signatures of the turn that goes on stay. System messages stay as they are. Sizes are tokens as
-characters / 4, a picture as PICTURE; a provider's own count takes their place where there is one.
+apart, and signatures of the turn that goes on stay. A turn that a person pinned always
+stays. System messages stay as they are. Sizes are tokens as characters / 4, a picture as PICTURE; a
+provider's own count takes their place where there is one.
 """
 
 from __future__ import annotations
@@ -56,11 +57,13 @@ def _size(part: Part) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A conversation in three parts: system messages, turns to be summarised, turns that stay."""
+    """A conversation in four parts: system messages, turns to be summarised, pinned turns from among these,
+    and the last turns, which stay."""
 
     system: tuple[Message, ...]
     old: tuple[Message, ...]
     kept: tuple[Message, ...]
+    pinned: tuple[Message, ...] = ()
 
 
 def begins(message: Message) -> bool:
@@ -74,14 +77,30 @@ def cut(messages: Sequence[Message], keep: int = KEPT_TURNS) -> Cut:
     rest = tuple(m for m in messages if m.role != "system")
     starts = [i for i, m in enumerate(rest) if begins(m)]
     at = starts[-keep] if len(starts) > keep else 0
-    return Cut(system, rest[:at], rest[at:])
+    stay = _in_pinned(rest[:at])
+    old = tuple(m for m, pinned in zip(rest[:at], stay, strict=True) if not pinned)
+    return Cut(system, old, rest[at:], pinned_turns(rest[:at]))
+
+
+def pinned_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The pinned turns, whole and in order."""
+    return tuple(m for m, pinned in zip(messages, _in_pinned(messages), strict=True) if pinned)
+
+
+def _in_pinned(messages: Sequence[Message]) -> list[bool]:
+    """Of each message, whether it belongs to a pinned turn."""
+    out: list[bool] = []
+    for message in messages:
+        out.append(message.pinned if begins(message) else bool(out) and out[-1])
+    return out
 
 
 def without_results(messages: Sequence[Message], keep: int = KEPT_STEPS) -> tuple[Message, ...]:
-    """The conversation with the results of tools left out, but those of the last `keep` steps; the same where
-    that frees too little."""
+    """The conversation with the results of tools left out, but those of the last `keep` steps and of pinned
+    turns; the same where that frees too little."""
     steps = [i for i, m in enumerate(messages) if any(isinstance(p, ToolResult) for p in m.parts)]
-    old = set(steps[:-keep] if keep else steps)
+    stay = _in_pinned(messages)
+    old = {i for i in (steps[:-keep] if keep else steps) if not stay[i]}
     made = tuple(_cleared(m) if i in old else m for i, m in enumerate(messages))
     return made if size_of(made) <= (1 - _LEAST_FREED) * size_of(messages) else tuple(messages)
 
@@ -127,7 +146,7 @@ def _word(part: Part) -> str:
 
 def summarised(parts: Cut, summary: str) -> tuple[Message, ...]:
     """What is sent in place of the conversation."""
-    return (*parts.system, told(summary), *parts.kept)
+    return (*parts.system, told(summary), *parts.pinned, *parts.kept)
 
 
 def told(summary: str) -> Message:
@@ -135,26 +154,45 @@ def told(summary: str) -> Message:
     return Message("user", f"[A summary of the conversation so far]\n\n{summary.strip()}")
 
 
-def going_on(asked: Sequence[Message], response: Response) -> tuple[Message, ...] | None:
+def going_on(asked: Sequence[Message], response: Response) -> tuple[Message, tuple[Message, ...]] | None:
     """What the next question sends in place of what was `asked` and its answer, where the answer came with a
-    summary of a part of both; None where it did not. Without system messages."""
+    summary of a part of both: (the summary, the last turns); None where it did not. Without system messages
+    and pinned turns."""
     found = [n for n in response.notices if n.kind == COMPACTED and "summary" in n.data]
     if not found:
         return None
     summary, start = found[-1].data["summary"], found[-1].data["from"]
-    whole = [*(m for m in asked if m.role != "system"), *response.messages]
-    return (told(summary), *whole[start:])
+    whole = [*_spoken(asked), *response.messages]
+    return told(summary), tuple(whole[start:])
 
 
 def sent(turns: Iterable[tuple[Response, Sequence[Message]]]) -> tuple[Message, ...]:
     """A conversation as the next question sends it: turns as (answer, all of its messages), with the last
-    summary in place of what it stands for."""
+    summary and the turns that are pinned now in place of what it stands for."""
     out: tuple[Message, ...] = ()
+    said: tuple[Message, ...] = ()
     for response, messages in turns:
+        said = (*said, *_spoken(messages))
         asked = response.request.messages if response.request is not None else ()
         short = going_on(asked, response)
-        out = (*out, *messages) if short is None else short
+        out = (*out, *messages) if short is None else _shortened(said, *short)
     return out
+
+
+def _shortened(said: tuple[Message, ...], summary: Message, last: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Pins are those of the conversation: the request has what was pinned when it was sent."""
+    at = max(0, len(said) - len(last))
+    same = [m.parts for m in said[at:]] == [m.parts for m in last]
+    return (summary, *pinned_turns(said[:at]), *(said[at:] if same else last))
+
+
+def _spoken(messages: Iterable[Message]) -> tuple[Message, ...]:
+    return tuple(m for m in messages if m.role != "system")
+
+
+def with_pin(message: Message, pinned: bool) -> Message:
+    """The message with its turn pinned, or not."""
+    return Message(message.role, message.parts, pinned)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,4 +44,5 @@ def answered(calls: Iterable[ToolCall], found: Iterable[Part]) -> list[ToolResul
 def _without_results(message: Message) -> Message:
     if not any(isinstance(p, ToolResult) for p in message.parts):
         return message
-    return Message(message.role, [p for p in message.parts if not isinstance(p, ToolResult)])
+    parts = [p for p in message.parts if not isinstance(p, ToolResult)]
+    return Message(message.role, parts, message.pinned)

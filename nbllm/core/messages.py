@@ -189,16 +189,21 @@ Part = Text | Image | Document | Reasoning | ToolCall | ToolResult | Raw
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `parts` may be given as a string or a single part; it is kept as a tuple of parts."""
+    """One turn. `parts` may be given as a string or a single part; it is kept as a tuple of parts.
+    pinned: the turn that begins here stays whole when the conversation is shortened; no provider is told."""
 
     role: Role
     parts: tuple[Part, ...] = ()
+    pinned: bool = field(default=False, repr=False)
 
-    def __init__(self, role: Role, parts: str | Part | Iterable[Part | str] = ()) -> None:
+    def __init__(
+        self, role: Role, parts: str | Part | Iterable[Part | str] = (), pinned: bool = False
+    ) -> None:
         if isinstance(parts, (str, Text, Image, Document, Reasoning, ToolCall, ToolResult, Raw)):
             parts = (parts,)
         object.__setattr__(self, "role", role)
         object.__setattr__(self, "parts", tuple(Text(p) if isinstance(p, str) else p for p in parts))
+        object.__setattr__(self, "pinned", pinned)
 
     @property
     def text(self) -> str:

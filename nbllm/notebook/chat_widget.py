@@ -164,7 +164,7 @@ class ChatWidget:
         whole."""
         if self._busy:
             raise ConfigError("The panel is still answering.", hint="Stop it, or wait for it: panel.wait().")
-        at = next((i for i, t in enumerate(self._chat.turns) if t is old), len(self._chat.turns))
+        at = self._chat.place_of(old)
         history = sent((turn.response, turn.messages) for turn in self._chat.turns[:at])
         run = Run.of(Question(asked.parts, (self._model,), {}, {}, history=history), self._send)
         try:

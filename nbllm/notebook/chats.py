@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from ..core.compaction import sent
+from ..core.compaction import sent, with_pin
 from ..core.errors import ConfigError
 from ..core.events import Response
 from ..core.messages import Document, Image, Message, Part, caption
@@ -65,8 +65,13 @@ class Chat:
         """Puts `new` where `old` stands; at the end where it stands no more. An answer that says nothing
         changes nothing."""
         if not new.response.empty:
-            at = next((i for i, t in enumerate(self.turns) if t is old), len(self.turns))
+            at = self.place_of(old)
             self.turns[at : at + 1] = [new]
+
+    def place_of(self, turn: Turn | None) -> int:
+        """Where a turn stands, pinned or not since; the end where it stands no more."""
+        same = (i for i, t in enumerate(self.turns) if turn is not None and t.response is turn.response)
+        return next(same, len(self.turns))
 
     def _of(self, place: Place) -> tuple[list[int], list[int]]:
         """Where the turns of this cell stand: (of earlier runs, of this run)."""
@@ -124,6 +129,18 @@ class Chats:
             raise ConfigError(f"The conversation {name!r} has no turns.", hint="Nothing was undone.")
         return chat.turns.pop()
 
+    def pin(self, name: str, number: str = "", *, pinned: bool = True) -> int:
+        """Pins a turn, or lets go of it; gives its number, from 1 on ("" for the last)."""
+        turns = self.get(name).turns
+        n = int(number) if number.isdecimal() else 0 if number else len(turns)
+        if not 1 <= n <= len(turns):
+            raise ConfigError(
+                f"The conversation {name!r} has no turn {number or 1!s}.",
+                hint=f"It has {len(turns)}, counted from 1: %llm chat pin {name} N.",
+            )
+        turns[n - 1] = replace(turns[n - 1], asked=with_pin(turns[n - 1].asked, pinned))
+        return n
+
     def fork(self, name: str, other: str) -> Chat:
         """A copy under another name, which goes its own way."""
         chat = self.get(name)
@@ -147,7 +164,8 @@ def markdown(chat: Chat) -> str:
     if not chat.turns:
         return f"*The conversation {chat.name} has no turns.*"
     return "\n\n".join(
-        f"**You**\n\n{words(t.asked)}\n\n**{t.response.model or 'Model'}**\n\n{_answer(t.response)}"
+        f"**You**{' (pinned)' * t.asked.pinned}\n\n{words(t.asked)}\n\n"
+        f"**{t.response.model or 'Model'}**\n\n{_answer(t.response)}"
         for t in chat.turns
     )
 

@@ -313,7 +313,7 @@ def _cost(session: Session, rest: str) -> Any:
 
 
 def _chat(session: Session, rest: str) -> Any:
-    """list, open, show, undo, fork, export, clear."""
+    """list, open, show, pin, unpin, undo, fork, export, clear."""
     from ..core.codec import to_json
     from .chats import markdown, messages
 
@@ -340,6 +340,9 @@ def _chat(session: Session, rest: str) -> Any:
         return session.show(static(markdown(chats.get(name))))
     if word == "undo":
         return f"Undone: {chats.undo(name).asked.text[:60]!r}. {name} has {len(chats.get(name).turns)} turns."
+    if word in ("pin", "unpin"):
+        number = chats.pin(name, names[1] if len(names) > 1 else "", pinned=word == "pin")
+        return f"Turn {number} of {name} is {'pinned' if word == 'pin' else 'no longer pinned'}."
     if word == "fork":
         return (
             f"{chats.fork(name, names[1] if len(names) > 1 else '').name} goes on from {name} with "
@@ -356,8 +359,8 @@ def _chat(session: Session, rest: str) -> Any:
         return f"{name} is in {path}."
     raise ConfigError(
         f"%llm chat has no {word!r}.",
-        hint="list, open NAME [MODEL], show NAME, undo NAME, fork NAME OTHER, export NAME [FILE], "
-        "clear NAME.",
+        hint="list, open NAME [MODEL], show NAME, pin NAME [N], unpin NAME [N], undo NAME, fork NAME OTHER, "
+        "export NAME [FILE], clear NAME.",
     )
 
 

@@ -50,7 +50,8 @@ SUBCOMMANDS: dict[str, str] = {
     "the keyring; login, logout NAME: OAuth; allow NAME: a project's row)",
     "alias": "a short name for a model: %llm alias fast gemini/flash (--save: for good)",
     "again": "the last prompt again, elsewhere or otherwise: %llm again claude/sonnet",
-    "chat": "conversations: %llm chat list | open NAME [MODEL] (a panel) | show NAME | undo NAME | fork "
+    "chat": "conversations: %llm chat list | open NAME [MODEL] (a panel) | show NAME | pin NAME [N] | "
+    "unpin NAME [N] | undo NAME | fork "
     "NAME OTHER | export NAME [FILE] | clear NAME",
     "fix": "why the last cell failed, what to change, and the corrected cell below, unrun: %llm fix "
     "claude/sonnet",
