@@ -10,7 +10,10 @@ from nbllm.client.policy import Retries
 from nbllm.core.errors import BadRequest, ContextLengthExceeded, NbllmError
 from nbllm.core.history import closed
 from nbllm.core.messages import Message, Request, Tool, ToolCall, ToolResult
-from nbllm.simulator import script
+from nbllm.simulator import script, strict
+from nbllm.simulator.normalized_request import Entry
+from nbllm.simulator.normalized_request import call as call_entry
+from nbllm.simulator.normalized_request import result as result_entry
 from nbllm.simulator.options import BadOption
 
 FORMATS = ["openai", "responses", "claude", "gemini", "ollama"]
@@ -84,9 +87,58 @@ def test_a_full_window_is_known_as_that(client, name):
 
 
 def test_a_script_that_is_none_is_told():
-    for wrong in ([{"txt": "x"}], [{"calls": [{"arguments": {}}]}], "x", [1]):
+    fields = [{"text": 1}, {"reasoning": 10**9}, {"status": "x"}, {"status": 7}, {"when": 1}, {"repeat": 1}]
+    for wrong in ([{"txt": "x"}], [{"calls": [{"arguments": {}}]}], "x", [1], *([f] for f in fields)):
         with pytest.raises((BadOption, ValueError)):
             script(wrong)
+
+
+def entries(*kinds):
+    """A history in short: c a call, r its result, a words of the model, u of the user, each in a message."""
+    made, numbers = [], {"c": 0, "r": 0}
+    for at, kind in enumerate(kinds):
+        if kind in numbers:
+            make = call_entry if kind == "c" else result_entry
+            made.append(make(at, f"c{numbers[kind]}", "f", *([{}] if kind == "c" else [])))
+            numbers[kind] += 1
+        else:
+            made.append(Entry("other", at, {"a": "assistant", "u": "user"}[kind]))
+    return tuple(made)
+
+
+@pytest.mark.parametrize(
+    ("history", "format", "fault"),
+    [
+        ("ucru", "openai_chat", None),
+        ("ucra", "anthropic", None),
+        ("ucar", "openai_chat", "missing"),
+        ("ucar", "anthropic", "missing"),
+        ("ucar", "openai_responses", None),
+        ("uccrr", "openai_responses", None),
+        ("uccrr", "openai_chat", "missing"),
+        ("ur", "gemini", "orphan"),
+        ("ucrr", "gemini", "orphan"),
+        ("uc", "gemini", "missing"),
+    ],
+)
+def test_what_stands_where(history, format, fault):
+    """In each format's own order."""
+    found = strict._history(entries(*history), format)
+    assert fault == (found and found[0])
+
+
+def test_arguments_that_are_no_object():
+    """nbllm itself sends {} in their place."""
+    for wrong in ("{", "[1]", "null", '"x"', 3):
+        assert "arguments" == strict._history((call_entry(1, "c", "f", wrong),), "openai_chat")[0]
+
+
+def test_checking_a_history_costs_its_length():
+    """Results in reverse, of a turn with many calls."""
+    many = 20_000
+    calls = [call_entry(1, f"c{i}", "f", {}) for i in range(many)]
+    results = [result_entry(2, f"c{i}", "f") for i in reversed(range(many))]
+    assert strict._history((*calls, *results), "openai_chat") is None
 
 
 # --- the loop, step by step ---

@@ -172,6 +172,8 @@ def reply(ask: Ask, options: Options, id: str, created: float, load: float) -> R
     step = scripts.step(ask, options)
     calls = _calls(ask, options, id) if step is None else _written(step, ask, id)
     visible = calls or (Block("content", _said(ask, options)),)
+    if calls and step is None and options.text is not None:
+        visible = (Block("content", text.given(text.clean(options.text))), *calls)
     if step is not None and step.text is not None:
         said = step.text.replace("{results}", ", ".join(r.strip() for r in ask.results))
         visible = (Block("content", text.given(said)), *calls)

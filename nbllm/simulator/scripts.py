@@ -27,6 +27,8 @@ from urllib.parse import quote
 from .normalized_request import Ask
 from .options import BadOption, Options
 
+_MOST = 100_000  # tokens of thinking
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -71,10 +73,24 @@ def calls_allowed(ask: Ask) -> bool:
 @lru_cache(64)
 def _read(text: str) -> tuple[Step, ...]:
     try:
-        steps = [Step(**{**s, "calls": tuple(map(_call, s.get("calls", ())))}) for s in json.loads(text)]
+        steps = [
+            _checked(Step(**{**s, "calls": tuple(map(_call, s.get("calls", ())))})) for s in json.loads(text)
+        ]
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise BadOption(f"script= is no list of steps: {error}") from None
     return tuple(steps)
+
+
+def _checked(step: Step) -> Step:
+    for name, kind in (("text", str), ("reasoning", int), ("finish", str), ("when", str), ("repeat", bool)):
+        value = getattr(step, name)
+        if value is not None and type(value) is not kind:
+            raise TypeError(f"{name} is {kind.__name__}, not {value!r}")
+    if not 0 <= (step.reasoning or 0) <= _MOST:
+        raise ValueError(f"reasoning is at most {_MOST:,} tokens")
+    if step.status not in (0, *range(400, 600)):
+        raise ValueError(f"no status of an error: {step.status!r}")
+    return step
 
 
 def _call(given: Mapping[str, Any]) -> tuple[str, str]:

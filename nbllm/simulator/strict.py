@@ -7,6 +7,7 @@ The words are those of the providers' answers in public reports of 2025 and 2026
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,40 +75,71 @@ def check(format: str, ask: Ask, options: Options) -> None:
         told = words.get("context", "").format(size=size, window=options.window)
         raise Refused(400, told, why="context")
     if options.strict:
-        kind, about = _history(ask.history) or _tools(ask) or ("", {})
+        kind, about = _history(ask.history, format) or _tools(ask) or ("", {})
         if kind in words:
             raise Refused(400, words[kind].format(**about))
 
 
-def _history(history: tuple[Entry, ...]) -> tuple[str, dict[str, Any]] | None:
+class _Waiting:
+    """Calls without a result yet, in their order; a result is looked up by id, or by name where ids are
+    missing."""
+
+    def __init__(self) -> None:
+        self.calls: dict[int, Entry] = {}
+        self._known: dict[str, deque[int]] = {}
+
+    def add(self, number: int, call: Entry) -> None:
+        self.calls[number] = call
+        for key in (f"id {call.id}", f"name {call.name}"):
+            self._known.setdefault(key, deque()).append(number)
+
+    def take(self, result: Entry) -> Entry | None:
+        """The call that a result answers, None where there is none."""
+        for key in (f"id {result.id}" if result.id else "", f"name {result.name}" if not result.id else ""):
+            numbers = self._known.get(key, deque())
+            while numbers:
+                if (found := self.calls.pop(numbers.popleft(), None)) is not None:
+                    return found
+        return None
+
+    @property
+    def first(self) -> Entry | None:
+        """The call that has waited longest."""
+        return next(iter(self.calls.values()), None)
+
+
+def _history(history: tuple[Entry, ...], format: str) -> tuple[str, dict[str, Any]] | None:
     """The first fault: (kind, what the words tell of it)."""
-    waiting: list[Entry] = []
-    for entry in (*history, Entry("other", len(history), "user")):
-        if entry.kind == "result":
-            own = next((c for c in waiting if _belongs(entry, c)), None)
-            if own is None:
-                return "orphan", {"at": entry.at, "ids": entry.id}
-            waiting.remove(own)
-        elif entry.kind == "call":
+    waiting = _Waiting()
+    for number, entry in enumerate((*history, Entry("other", len(history), "user"))):
+        first = waiting.first
+        if first is not None and _too_late(first, entry, format):
+            return "missing", {"at": first.at, "ids": ", ".join(c.id for c in waiting.calls.values())}
+        if entry.kind == "result" and waiting.take(entry) is None:
+            return "orphan", {"at": entry.at, "ids": entry.id}
+        if entry.kind == "call":
             if entry.arguments is None:
                 return "arguments", {"at": entry.at, "ids": entry.id}
-            waiting.append(entry)
-        elif waiting and entry.role != "assistant":
-            return "missing", {"at": waiting[0].at, "ids": ", ".join(c.id for c in waiting)}
+            waiting.add(number, entry)
     return None
 
 
-def _belongs(result: Entry, call: Entry) -> bool:
-    return result.id == call.id if result.id and call.id else result.name == call.name
+def _too_late(call: Entry, entry: Entry, format: str) -> bool:
+    """Whether a call should have had its result before this. Responses has an item for each part, so that
+    other items of the model's may stand between; Anthropic wants all results in the next message."""
+    if entry.kind == "result":
+        return format == "anthropic" and entry.at != call.at + 1
+    return entry.role != "assistant" or (format != "openai_responses" and entry.at != call.at)
 
 
 def _tools(ask: Ask) -> tuple[str, dict[str, Any]] | None:
-    names = [t.name for t in ask.tools]
-    for i, name in enumerate(names):
+    names: set[str] = set()
+    for i, name in enumerate(t.name for t in ask.tools):
         if not _NAME.fullmatch(name):
             return "name", {"at": i, "name": name}
-        if name in names[:i]:
+        if name in names:
             return "twice", {"at": i, "name": name}
+        names.add(name)
     if ask.choice not in ("auto", "none", "required", *names):
         return "choice", {"name": ask.choice}
     return None
