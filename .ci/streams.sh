@@ -11,7 +11,7 @@ status=0 started=() said=$(mktemp -d)
 trap 'rm -rf "$said"' EXIT
 for cut in "" "--cut 7" "--cut 1"; do # at the same time
   # shellcheck disable=SC2086
-  .venv/bin/python "$shared/streams/check.py" --show 100 $cut >"$said/$cut." 2>&1 &
+  .venv/bin/python "$shared/streams/check.py" --show 100 $cut >"$said/cut${cut##* }" 2>&1 &
   started+=($!)
 done
 for child in "${started[@]}"; do wait "$child" || status=1; done
