@@ -98,11 +98,11 @@ _STANDARD = sys.stdlib_module_names - {
 # 70 of the tower: marks and keys for prompts that a provider keeps (cache=).
 # 30 of the tower: turns that are pinned (%llm chat pin, Chat.pin).
 BUDGETS = {
-    ("core", "dialects", "http", "agents", "routing", "client", "store"): 10_280,
-    ("notebook",): 4_440,
-    ("tools",): 1_700,
-    ("bench",): 2_550,
-    ("simulator",): 2_100,
+    ("core", "dialects", "http", "agents", "routing", "client", "store"): 10_210,
+    ("notebook",): 4_420,
+    ("tools",): 1_660,
+    ("bench",): 2_515,
+    ("simulator",): 2_065,
 }
 
 
