@@ -46,6 +46,7 @@ from ..tools.given import Connections, Given, Sets, tools
 from ..tools.names import unique
 from ..tools.results import content, failure
 from ..tools.usable import Arguments, ToolArgumentsError, Usable
+from .policy import Approve, Asker, Scale, Tools
 from .stream import Stream
 
 MAX_STEPS = 10
@@ -61,7 +62,6 @@ _MALFORMED = {
 }  # Gemini's words for a call it could not write
 
 Answer = Literal["once", "always", "no"]
-Tools = Any  # a function, a Usable, a Tool, a Toolset, a mapping, or several of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,6 @@ class Question:
     tool: Usable
     number: int = 1
     of: int = 1
-
-
-# May be awaited for. Whatever is no yes is a no.
-Asker = Callable[[Question], Any]
-Approve = Literal["ask", "auto", "never"] | Asker
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +147,6 @@ def plan(call: ToolCall, tools: Mapping[str, Usable], seen: Counter[str], *, cut
     if seen[same] >= _SAME:
         found.end("repeated", "not run: identical to earlier calls; answer from what they came to")
     return found
-
-
-@dataclass(slots=True)
-class Scale:
-    """What a provider counted of a conversation with a model, by our own estimate of it; learnt from each
-    answer."""
-
-    factor: float = 1.0
 
 
 @dataclass(slots=True)

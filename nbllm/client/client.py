@@ -3,10 +3,11 @@ writes the answer into a Stream."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, Literal, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 
 from ..agents.opencode_server import OpenCodeTransport
 from ..agents.process import ProcessTransport
@@ -21,17 +22,18 @@ from ..http.transport import HttpTransport
 from ..routing import prices
 from ..routing.registry import DEFAULT_MODEL, Registry, Route, load
 from ..store.ledger import Ledger
-from ..tools.given import Given
-from ..tools.http import from_table
-from ..tools.mcp_servers import Servers
 from . import auto, prepare
-from .agent import Approve, Asker, Scale, Tools, ToolUse
 from .attempt import Attempt, sender
 from .engine import Engine, engine
 from .pipeline import Wrapper, composed
-from .policy import Retries, Timeouts
+from .policy import Approve, Asker, Retries, Scale, Timeouts, Tools
 from .pool import Pool
 from .stream import Stream
+
+if TYPE_CHECKING:
+    from ..tools.given import Given
+    from ..tools.mcp_servers import Servers
+    from .agent import ToolUse
 
 T = TypeVar("T")
 
@@ -90,14 +92,14 @@ class Client:
         self.asker: Asker | None = None  # asks the person before a tool runs
         self._scales: dict[tuple[str, str], Scale] = {}  # by provider and model
         self._pool = Pool()
-        self._mcp = Servers.of(lambda: self.registry)
+        self._servers: Servers | None = None
 
     def _engine(self) -> Engine:
         current = engine()
         if self._pool.engine is not current:
             self._pool = Pool(current)
             current.at_close(self._pool.close)
-            current.at_close(self._mcp.close)
+            current.at_close(self._close_servers)
         return current
 
     def close(self) -> None:
@@ -110,8 +112,12 @@ class Client:
             self.ledger.flush()
 
     async def _ended(self, pool: Pool) -> None:
-        await self._mcp.close()
+        await self._close_servers()
         await pool.close()
+
+    async def _close_servers(self) -> None:
+        if self._servers is not None:
+            await self._servers.close()
 
     def resolve(self, model: str, base_url: str | None = None, dialect: str | None = None) -> Route:
         """Where `model` leads; for "auto", the first provider with a key, a reachable Ollama, or the
@@ -156,24 +162,36 @@ class Client:
         """The MCP servers that can be named in tools=; what is awaited of them is awaited on the engine's
         loop."""
         self._engine()
-        return self._mcp
+        if self._servers is None:
+            from ..tools.mcp_servers import Servers
+
+            self._servers = Servers.of(lambda: self.registry)
+        return self._servers
 
     def described(self, tools: Tools) -> tuple[Tool, ...]:
         """What a model is told of tools; those of MCP servers are known when they run. Raises
         ConfigError."""
-        return ToolUse.of(tools, lambda: self.http, self._named_tool).told
+        return self._using(tools).told
+
+    def _using(self, tools: Tools, **options: Any) -> ToolUse:
+        """The tools of a call and how they may be used. What that needs loads with the first of them."""
+        from .agent import ToolUse
+
+        return ToolUse.of(tools, lambda: self.http, self._named_tool, **options)
 
     def _named_tool(self, name: str) -> Given:
         """What a name in tools= means: mcp/NAME an MCP server, http/NAME an endpoint of the configuration.
         Raises ConfigError."""
         own = name.removeprefix("http/")
         if own == name:
-            return self._mcp.toolset(name)
+            return self.mcp.toolset(name)
         known = self.registry.tools
         if own not in known:
             there = ", ".join(f"http/{n}" for n in known) or "none yet"
             hint = f"There are: {there}. [tool.{own}] with a url in your providers.toml describes one."
             raise errors.ConfigError(f"No tool is called {name!r}.", hint=hint)
+        from ..tools.http import from_table
+
         return from_table(own, known[own], self.registry.env).usable(lambda: self.http)
 
     def request(
@@ -291,19 +309,14 @@ class Client:
         """As stream, where a name has been resolved already; `options` as Client.request takes them."""
         api_key = Secret(api_key) if isinstance(api_key, str) else api_key
         options["schema"] = provider_schema(options.get("schema"))
-        using = ToolUse.of(
-            tools,
-            lambda: self.http,
-            self._named_tool,
-            max_steps=max_steps,
-            approve=approve,
-            budget=budget,
-            compact=compact,
-            window=lambda: prices.facts(route.model, route.provider).context,
-        )
-        if options.get("cache") is None and using.runs:
+        using = None
+        limited = {"max_steps": max_steps, "approve": approve, "budget": budget}
+        if _any(tools) or compact not in (None, "off") or any(v is not None for v in limited.values()):
+            known = functools.partial(prices.facts, route.model, route.provider)
+            using = self._using(tools, **limited, compact=compact, window=lambda: known().context)
+        if options.get("cache") is None and using is not None and using.runs:
             options["cache"] = "auto"
-        request = self.request(prompt, route.model, tools=using.told, **options)
+        request = self.request(prompt, route.model, tools=using.told if using else (), **options)
         limits = self.timeouts if timeout is None else Timeouts.of(timeout)
         patience = (
             self.retries
@@ -317,7 +330,9 @@ class Client:
         def send(request: Request) -> Stream:
             return self.send(request, route, key=key, timeouts=limits, retries=patience, keep=keep)
 
-        return self._use(using, request, route, key, send) if using.runs else send(request)
+        if using is None or not using.runs:
+            return send(request)
+        return self._use(using, request, route, key, send)
 
     def _use(
         self,
@@ -394,6 +409,11 @@ class Client:
         problem, and for keep where the provider has no such mode."""
         route.check()
         return prepare.encode(request, route, key, self.registry.dialects, keep=keep)
+
+
+def _any(tools: Tools) -> bool:
+    """Whether tools were given, rightly or wrongly."""
+    return tools is not None and not (isinstance(tools, (list, tuple)) and not tools)
 
 
 def _notices(request: Request, route: Route) -> Iterable[Notice]:

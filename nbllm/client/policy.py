@@ -1,11 +1,17 @@
-"""Time limits, and whether to ask again and when: pure decisions."""
+"""Time limits, whether to ask again and when, and how tools may be used: pure decisions and their words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from ..core import errors
+
+Tools = Any  # a function, a Usable, a Tool, a Toolset, a mapping, a name, or several of them
+# Is given an agent.Question; what it gives may be awaited for. Whatever is no yes is a no.
+Asker = Callable[[Any], Any]
+Approve = Literal["ask", "auto", "never"] | Asker
 
 LONGEST_WAIT = 60.0  # seconds; a provider that asks for more is not waited for
 _PASSING = (errors.RateLimited, errors.Overloaded, errors.ServerError, errors.ConnectFailed, errors.StreamCut)
@@ -82,3 +88,11 @@ def wait_before_retry(
     if asked is None:
         return backoff
     return asked + backoff if asked <= LONGEST_WAIT else None
+
+
+@dataclass(slots=True)
+class Scale:
+    """What a provider counted of a conversation with a model, by our own estimate of it; learnt from each
+    answer."""
+
+    factor: float = 1.0

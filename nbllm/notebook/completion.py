@@ -11,7 +11,6 @@ from ..core.options import Option
 from .session import Session
 from .syntax import parser as grammar
 from .syntax.options import MCP, OPTIONS, SUBCOMMANDS, WORDS
-from .tool_names import BUILT_IN
 
 _LINE = re.compile(r"^(?P<magic>%{1,2})(?:llm|nbllm)(?P<rest>[ \t].*|)$")
 _BRACE = re.compile(r"\{(\w*)$")
@@ -97,6 +96,8 @@ def _values(session: Session, option: str) -> list[tuple[str, str]]:
 
 def tool_names(session: Session) -> list[str]:
     """What tools= may name: the user's functions, what nbllm brings, servers and endpoints."""
+    from .tool_names import BUILT_IN
+
     own = [
         n for n, v in session.fillable.items() if isinstance(v, FunctionType) and v.__module__ == "__main__"
     ]

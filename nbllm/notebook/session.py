@@ -22,7 +22,6 @@ from ..routing.registry import Route
 from .chats import Chats, Place
 from .comparison import Comparison
 from .question import Contestant, Question
-from .tool_names import named
 from .view.frontend import KernelPort, request
 from .view.hidden import plain
 from .view.outcome import Outcome
@@ -96,7 +95,7 @@ class Session:
             "schema": question.shape if _has_schemas(route) else None,
             "timeout": self._timeouts(options),
             "api_key": self._key(options),
-            "tools": named(options["tools"], self.namespace) if "tools" in options else None,
+            "tools": self._tools(options),
             "budget": options["budget"] if isinstance(options.get("budget"), Mapping) else None,
         }
         return route, {k: v for k, v in found.items() if v is not None}
@@ -108,6 +107,14 @@ class Session:
         if question.shape is not None and not _has_schemas(route):
             parts = (*parts, Text(("\n\n" if parts else "") + question.shape.instructions()))
         return [*question.history, Message("user", parts)]
+
+    def _tools(self, options: Mapping[str, Any]) -> list[Any] | None:
+        """What the names in tools= mean."""
+        if "tools" not in options:
+            return None
+        from .tool_names import named
+
+        return named(options["tools"], self.namespace)
 
     def _timeouts(self, options: Mapping[str, Any]) -> Timeouts | None:
         given = {
