@@ -32,7 +32,7 @@ fast: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist worksteal
-	$(BIN)/python -m pytest -n auto --dist loadfile --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
+	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
 
 $(VENV)/.lab: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab]'

@@ -88,15 +88,26 @@ class Kernel:
     def __init__(self, *, front_end: bool = True, prepare: str = PREPARE, **env: str) -> None:
         self.front_end = front_end
         self.others: list[dict[str, Any]] = []  # messages of cells that have ended
-        self._manager = KernelManager(kernel_name="python3")
         clean = {k: v for k, v in os.environ.items() if not k.endswith(("_API_KEY", "_BASE_URL"))}
-        self._manager.start_kernel(env={**clean, "PYTHONFAULTHANDLER": "1", **env})
-        self.client = self._manager.blocking_client()
-        self.client.start_channels()
-        self.client.wait_for_ready(timeout=60)
+        self._begin({**clean, "PYTHONFAULTHANDLER": "1", **env})
         if prepare:
             ran = self.run(prepare)
             assert ran.ok, ran.error
+
+    def _begin(self, env: dict[str, str], attempts: int = 5) -> None:
+        """Starts it. Its ports are chosen before it has them, so that another test's kernel may have taken
+        one by then: it dies at once, and is started again with others."""
+        self._manager = KernelManager(kernel_name="python3")
+        self._manager.start_kernel(env=env)
+        self.client = self._manager.blocking_client()
+        self.client.start_channels()
+        try:
+            self.client.wait_for_ready(timeout=60)
+        except RuntimeError:
+            self.close()
+            if attempts == 1:
+                raise
+            self._begin(env, attempts - 1)
 
     def start(self, code: str, *, cell: str = "") -> str:
         """Sends a cell, with its id where a front end would tell one; gives its message id."""
