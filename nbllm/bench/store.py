@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
 from ..store import columns
+from ..store.database import private
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,14 +38,6 @@ def home() -> Path:
     from platformdirs import user_data_path
 
     return user_data_path("nbllm") / "runs"
-
-
-def private(path: str | os.PathLike[str], flags: int) -> int:
-    """Opens a file that is the user's alone from the moment it is there, and is no link to another; an opener
-    for `open`."""
-    return os.open(
-        path, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o600
-    )
 
 
 @contextlib.contextmanager

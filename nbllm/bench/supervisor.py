@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import errors
 from ..routing.registry import Route
+from ..store.database import private
 from . import children
 from .progress import Progress, chosen
 from .run_spec import Job
-from .store import Store, private, told
+from .store import Store, told
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -111,10 +111,22 @@ class _Planned:
     began: float | None = None
     took: float | None = None  # seconds
 
-    def end(self, outcome: ToolOutcome, reason: str | BaseException) -> None:
+    @property
+    def seconds(self) -> float | None:
+        """How long it ran, up to now where it still does; None where it has not begun."""
+        return time.perf_counter() - self.began if self.took is None and self.began is not None else self.took
+
+    def end(self, outcome: ToolOutcome, reason: str | BaseException) -> ToolEnded:
         """It came to nothing."""
-        seconds = None if self.began is None else time.perf_counter() - self.began
-        self.ended = ToolEnded(failure(self.call, reason), outcome, seconds)
+        self.ended = ToolEnded(failure(self.call, reason), outcome, self.seconds)
+        return self.ended
+
+    def give(self, told: Any) -> ToolEnded:
+        """It came to what the model is told: a result, or the content of one."""
+        made = told if isinstance(told, ToolResult) else ToolResult("", told)
+        result = replace(made, id=self.call.id, name=self.call.name)
+        self.ended = ToolEnded(result, "failed" if made.is_error else "ran", self.seconds)
+        return self.ended
 
 
 def at_terminal(question: Question) -> str | None:
@@ -122,8 +134,16 @@ def at_terminal(question: Question) -> str | None:
     if sys.stdin is None or not sys.stdin.isatty():
         return None
     call = f"{question.call.name}({json.dumps(question.call.arguments)})"  # escaped: a terminal obeys nothing
-    said = input(f"Run {call} of {question.tool.source}? [once/always/no] ").strip().lower()
-    return "once" if said in ("y", "yes", "o", "once") else "always" if said in ("a", "always") else "no"
+    return meant(input(f"Run {call} of {question.tool.source}?{TYPED}"))
+
+
+TYPED = " [once/always/no] "  # what a question at a keyboard ends with
+
+
+def meant(said: str) -> Answer:
+    """The answer that was typed to a question."""
+    word = said.strip().lower()
+    return "once" if word in ("y", "yes", "o", "once") else "always" if word in ("a", "always") else "no"
 
 
 def plan(call: ToolCall, tools: Mapping[str, Usable], seen: Counter[str], *, cut: bool = False) -> _Planned:
@@ -151,8 +171,8 @@ def plan(call: ToolCall, tools: Mapping[str, Usable], seen: Counter[str], *, cut
 
 @dataclass(slots=True)
 class Agent:
-    """A model with tools that run. send: asks the model once. ask: the person, on the thread that reads.
-    price: US dollars of a turn, None where it is not known."""
+    """A model with tools that run. known: these, by the names that the model is told. send: asks the model
+    once. ask: the person, on the thread that reads."""
 
     known: Mapping[str, Usable]
     send: Callable[[Request], Stream]
@@ -363,13 +383,8 @@ class Agent:
 
     def _stop(self, stream: Stream, p: _Planned) -> None:
         if p.ended is None:
-            words = (
-                "not run: the user stopped"
-                if p.began is None
-                else ("stopped by the user while it ran: whether it took effect is not known")
-            )
-            p.end("stopped", words)
-            stream.publish(p.ended)  # type: ignore[arg-type]  # it has ended now
+            ran = "stopped by the user while it ran: whether it took effect is not known"
+            stream.publish(p.end("stopped", "not run: the user stopped" if p.began is None else ran))
 
     async def _ask_all(self, stream: Stream, planned: Sequence[_Planned]) -> None:
         asked = [p for p in planned if p.ended is None and self._must_ask(p)]
@@ -424,18 +439,6 @@ class Agent:
         p.began = time.perf_counter()
         stream.publish(ToolStarted(p.call.id, p.call.name))
 
-    def _end(self, stream: Stream, p: _Planned, told: Any, error: BaseException | None) -> None:
-        seconds = time.perf_counter() - (p.began or 0.0) if p.took is None else p.took
-        if error is not None:
-            p.end("failed", error)
-        elif isinstance(told, ToolResult):
-            result = replace(told, id=p.call.id, name=p.call.name)
-            p.ended = ToolEnded(result, "failed" if told.is_error else "ran", seconds)
-        else:
-            p.ended = ToolEnded(ToolResult(p.call.id, told, name=p.call.name), "ran", seconds)
-        assert p.ended is not None
-        stream.publish(p.ended)
-
     async def _here(self, stream: Stream, p: _Planned) -> None:
         tool = p.tool
         assert tool is not None
@@ -454,26 +457,21 @@ class Agent:
 
         self._begin(stream, p)
         told, error = await stream.by_reader(work)
-        self._end(stream, p, told, error)
+        stream.publish(p.give(told) if error is None else p.end("failed", error))
 
     async def _away(self, stream: Stream, p: _Planned) -> None:
-        tool, told = p.tool, None
-        error: Exception | None = None
+        tool = p.tool
         assert tool is not None
         self._begin(stream, p)
         limit = TIMEOUT if tool.timeout is None else tool.timeout
         try:
             async with asyncio.timeout(limit) as clock:
-                told = _content(await tool.call(p.arguments), tool.budget)
-        except TimeoutError as exc:
-            if clock.expired():
-                p.end("timeout", f"timed out after {limit:g} s: whether it took effect is not known")
-                stream.publish(p.ended)  # type: ignore[arg-type]  # it has ended now
-                return
-            error = exc
+                ended = p.give(_content(await tool.call(p.arguments), tool.budget))
         except Exception as exc:  # noqa: BLE001 - whatever a tool raises is for the model
-            error = exc
-        self._end(stream, p, told, error)
+            late = f"timed out after {limit:g} s: whether it took effect is not known"
+            own = isinstance(exc, TimeoutError) and clock.expired()
+            ended = p.end("timeout", late) if own else p.end("failed", exc)
+        stream.publish(ended)
 
     def _take_up(self, stream: Stream, done: list[ToolEnded]) -> None:
         """Gives the last turn's open calls what they came to."""
@@ -555,35 +553,30 @@ class ToolUse:
         if odd := [name for name in most if name not in ("usd", "tokens")]:
             raise ConfigError(f"Not a budget: {odd[0]!r}.", hint="It has usd and tokens.")
         limits = Limits(MAX_STEPS if max_steps is None else max_steps, **most)  # type: ignore[arg-type]
-        runs = any(not isinstance(t, Tool) for t in found)
+        runs = any(not isinstance(t, Tool) for t in found)  # and not only a description
         wanted = "auto" if compact is None and runs else compact
         if wanted == "auto":
             when = Compact(on=True, find=window)
         else:
             when = Compact.of(wanted, None if wanted in (None, "off") else window())
-        using = cls(found, limits, approve or "ask", when)
         idle = {"max_steps": max_steps, "approve": approve, "budget": budget}
-        if not using._code and any(v is not None for v in idle.values()):
-            name = next(n for n, v in idle.items() if v is not None)
+        name = next((n for n, v in idle.items() if v is not None), None)
+        if name is not None and not runs:
             raise ConfigError(
                 f"{name} is for tools that run, and there is none.", hint="Give tools=[function]."
             )
-        return using
+        return cls(found, limits, approve or "ask", when)
 
     @property
     def runs(self) -> bool:
         """Whether any of the tools runs here, or the conversation may be shortened, so that there is a
         loop."""
-        return self.compact.on or self._code
-
-    @property
-    def _code(self) -> bool:
-        return any(not isinstance(t, Tool) for t in self.given)
+        return self.compact.on or any(not isinstance(t, Tool) for t in self.given)
 
     @property
     def told(self) -> tuple[Tool, ...]:
         """What the model is told of the tools that are known before sets are opened."""
-        return _told([t for t in self.given if isinstance(t, (Usable, Tool))])
+        return _told(unique(t for t in self.given if isinstance(t, (Usable, Tool))))
 
     async def run(
         self,
@@ -600,8 +593,8 @@ class ToolUse:
         code = {n: t for n, t in known.items() if isinstance(t, Usable)}
         plain = frozenset(known) - frozenset(code)
         agent = Agent(code, send, self.approve, ask, self.limits, plain, self.compact, scale)
-        await agent.run(stream, replace(request, tools=_told(list(known.values()))))
+        await agent.run(stream, replace(request, tools=_told(known)))
 
 
-def _told(given: Sequence[Usable | Tool]) -> tuple[Tool, ...]:
-    return tuple(t.tool if isinstance(t, Usable) else t for t in unique(given).values())
+def _told(known: Mapping[str, Usable | Tool]) -> tuple[Tool, ...]:
+    return tuple(t.tool if isinstance(t, Usable) else t for t in known.values())

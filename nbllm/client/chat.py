@@ -9,7 +9,7 @@ from typing import Any, Unpack
 from ..core import prompt as prompts
 from ..core.compaction import begins, sent, with_pin
 from ..core.errors import ConfigError
-from ..core.events import Response
+from ..core.events import Response, cost_of
 from ..core.messages import Message
 from .api import default_client
 from .client import CallOptions, Client, sealed
@@ -102,8 +102,7 @@ class Chat:
     @property
     def cost(self) -> float | None:
         """US dollars of all answers that have a price; None where none has."""
-        known = [t.response.cost for t in self.turns if t.response.cost is not None]
-        return sum(known) if known else None
+        return cost_of(t.response for t in self.turns)
 
     def undo(self) -> Exchange:
         """Takes the last question and its answer back. Raises ConfigError where there is none."""

@@ -77,14 +77,20 @@ def cut(messages: Sequence[Message], keep: int = KEPT_TURNS) -> Cut:
     rest = tuple(m for m in messages if m.role != "system")
     starts = [i for i, m in enumerate(rest) if begins(m)]
     at = starts[-keep] if len(starts) > keep else 0
-    stay = _in_pinned(rest[:at])
-    old = tuple(m for m, pinned in zip(rest[:at], stay, strict=True) if not pinned)
-    return Cut(system, old, rest[at:], pinned_turns(rest[:at]))
+    old, pinned = _parted(rest[:at])
+    return Cut(system, old, rest[at:], pinned)
+
+
+def _parted(messages: Sequence[Message]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """(the other turns, the pinned ones), whole and in order."""
+    stay = _in_pinned(messages)
+    others = tuple(m for m, pinned in zip(messages, stay, strict=True) if not pinned)
+    return others, tuple(m for m, pinned in zip(messages, stay, strict=True) if pinned)
 
 
 def pinned_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The pinned turns, whole and in order."""
-    return tuple(m for m, pinned in zip(messages, _in_pinned(messages), strict=True) if pinned)
+    return _parted(messages)[1]
 
 
 def _in_pinned(messages: Sequence[Message]) -> list[bool]:
@@ -169,21 +175,24 @@ def going_on(asked: Sequence[Message], response: Response) -> tuple[Message, tup
 def sent(turns: Iterable[tuple[Response, Sequence[Message]]]) -> tuple[Message, ...]:
     """A conversation as the next question sends it: turns as (answer, all of its messages), with the last
     summary and the turns that are pinned now in place of what it stands for."""
-    out: tuple[Message, ...] = ()
-    said: tuple[Message, ...] = ()
+    out: list[Message] = []
+    said: list[Message] = []
     for response, messages in turns:
-        said = (*said, *_spoken(messages))
+        said += _spoken(messages)
         asked = response.request.messages if response.request is not None else ()
         short = going_on(asked, response)
-        out = (*out, *messages) if short is None else _shortened(said, *short)
-    return out
+        if short is None:
+            out += messages
+        else:
+            out = _shortened(said, *short)
+    return tuple(out)
 
 
-def _shortened(said: tuple[Message, ...], summary: Message, last: tuple[Message, ...]) -> tuple[Message, ...]:
+def _shortened(said: list[Message], summary: Message, last: tuple[Message, ...]) -> list[Message]:
     """Pins are those of the conversation: the request has what was pinned when it was sent."""
     at = max(0, len(said) - len(last))
     same = [m.parts for m in said[at:]] == [m.parts for m in last]
-    return (summary, *pinned_turns(said[:at]), *(said[at:] if same else last))
+    return [summary, *pinned_turns(said[:at]), *(said[at:] if same else last)]
 
 
 def _spoken(messages: Iterable[Message]) -> tuple[Message, ...]:

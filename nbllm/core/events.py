@@ -622,6 +622,12 @@ _TAKEN: dict[type, Callable[[Fold, Any], Any]] = {
 }
 
 
+def cost_of(responses: Iterable[Response]) -> float | None:
+    """US dollars of all answers that have a price; None where none has."""
+    known = [r.cost for r in responses if r.cost is not None]
+    return sum(known) if known else None
+
+
 def unused(id: str, taken: Container[str | None]) -> str:
     """`id`, lengthened until none of `taken` is the same."""
     while id in taken:

@@ -24,7 +24,6 @@ from uuid import uuid4
 from ..client import agent
 from ..client.client import CallOptions
 from ..client.stream import Stream
-from ..core.compaction import sent
 from ..core.errors import AnswerProcessingError, ConfigError, NbllmError, in_a_line
 from ..core.events import Response
 from ..core.messages import Message, Part, Text
@@ -164,8 +163,7 @@ class ChatWidget:
         whole."""
         if self._busy:
             raise ConfigError("The panel is still answering.", hint="Stop it, or wait for it: panel.wait().")
-        at = self._chat.place_of(old)
-        history = sent((turn.response, turn.messages) for turn in self._chat.turns[:at])
+        history = self._chat.until(self._chat.place_of(old))
         run = Run.of(Question(asked.parts, (self._model,), {}, {}, history=history), self._send)
         try:
             run.begin()

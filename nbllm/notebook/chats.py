@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from ..core.compaction import sent, with_pin
 from ..core.errors import ConfigError
-from ..core.events import Response
+from ..core.events import Response, cost_of
 from ..core.messages import Document, Image, Message, Part, caption
 
 
@@ -48,6 +48,10 @@ class Chat:
         """What a question asked at `place` goes on from."""
         old, same = self._of(place)
         end = same[-1] + 1 if same else old[0] if old else len(self.turns)
+        return self.until(end)
+
+    def until(self, end: int) -> tuple[Message, ...]:
+        """The first `end` turns, as the next question sends them."""
         return sent((turn.response, turn.messages) for turn in self.turns[:end])
 
     def append(self, turn: Turn) -> None:
@@ -95,8 +99,7 @@ class Chat:
     @property
     def cost(self) -> float | None:
         """US dollars of all turns that have a price; None where none has."""
-        known = [t.response.cost for t in self.turns if t.response.cost is not None]
-        return sum(known) if known else None
+        return cost_of(t.response for t in self.turns)
 
 
 class Chats:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from html import escape
 from uuid import uuid4
 
-from ..client.agent import Question
+from ..client.agent import TYPED, Question, meant
 from .buttons import ask_with_buttons, by_keyboard
-from .session import Session, current_session
+from .session import current_session
 from .view.frontend import KernelPort
 from .view.hidden import clean, plain
 from .view.static import call_rendered, call_source
@@ -35,14 +35,9 @@ def ask(question: Question) -> str | None:
         chosen = ask_with_buttons(session, words, [c[1:] for c in CHOICES])
         if chosen is not None:
             return CHOICES[chosen][0]
-        return _by_keyboard(session, words)
+        return meant(by_keyboard(words + TYPED))
     finally:
         port.publish({"text/plain": ""}, display_id=ident, update=True)
-
-
-def _by_keyboard(session: Session, words: str) -> str | None:
-    said = by_keyboard(f"{words} [once/always/no] ")
-    return "once" if said in ("y", "yes", "once", "o") else "always" if said in ("always", "a") else "no"
 
 
 def asked(question: Question) -> str:

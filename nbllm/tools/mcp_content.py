@@ -10,11 +10,11 @@ from typing import Any
 from ..core.messages import Document, Image, Text, audio_type, picture_type, unbase64
 from ..core.values import cut
 from .mcp_mend import clean, line
+from .results import NOTHING
 
 Part = Text | Image | Document
 MOST = 50  # parts of a result
 LONGEST = 400_000  # characters of a text: far over any budget, and looked through in no time
-NOTHING = "done (nothing returned)"
 
 
 def parts_of(result: Any, masked: Callable[[str], str]) -> str | list[Part]:

@@ -346,6 +346,10 @@ def _parts(response: Response, format: str) -> Iterable[Rendered]:
             yield _shortened(notice)
     for step in response.before:
         yield from _turn(step, "md" if format in ("json", "code") else format)
+    beside = "".join(
+        n.text for n in response.notices if "reasoning_details" in n.data
+    )  # thinking that came in details alone
+    yield from _reasoning(Reasoning(beside)) if beside else ()
     yield from _turn(response, format)
 
 
@@ -365,10 +369,6 @@ def _turn(response: Response | Step, format: str) -> Iterable[Rendered]:
     run: list[str] = []
     room = PICTURE_ROOM
     ended = {e.result.id: e for e in response.results}
-    beside = "".join(
-        n.text for n in getattr(response, "notices", ()) if "reasoning_details" in n.data
-    )  # thinking that came in details alone
-    yield from _reasoning(Reasoning(beside)) if beside else ()
     for part in (*response.parts, None):
         if isinstance(part, Text):
             run.append(part.text)
