@@ -13,6 +13,7 @@ from nbllm.core import schema as structured
 from nbllm.core.calls import Frame
 from nbllm.core.events import fold, parse_arguments
 from nbllm.dialects import _errors as common
+from nbllm.dialects import _limits
 from nbllm.http import frames as http_frames
 from nbllm.routing.dialects import DIALECTS
 from nbllm.routing.registry import load
@@ -125,14 +126,20 @@ TEXTS = {
     "a page": common.page_text,
     "frames": frames_of(2**16),
     "frames in small pieces": frames_of(300),
-    "a wait": lambda text: common.retry_after({"retry-after": text, "date": text, "retry-after-ms": text}),
-    "a reset": lambda text: common.reset_after(
+    "a wait": lambda text: _limits.retry_after(
+        {"retry-after": text, "date": text, "retry-after-ms": text}, {}, 0.0
+    ),
+    "a reset": lambda text: _limits.limits(
         {
             f"x-ratelimit-reset-{text}": text,
-            "x-ratelimit-reset-a": text,
-            "x-ratelimit-remaining-a": "0",
+            "x-ratelimit-reset-requests": text,
+            "x-ratelimit-remaining-requests": "0",
             "date": text,
-        }
+        },
+        0.0,
+    ),
+    "why it was refused": lambda text: _limits.refusal(
+        {"x-ratelimit-type": text}, {}, text, 0.0, quirks=ROW.quirks, wait=None
     ),
     "a structured answer": structured.Shape({"type": "object"}).check,
     "arguments": parse_arguments,

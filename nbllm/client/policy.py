@@ -60,6 +60,8 @@ def passing(error: errors.NbllmError) -> bool:
     """Whether the same request may well succeed a little later."""
     if isinstance(error, (errors.QuotaExceeded, errors.AuthenticationError)):
         return False
+    if isinstance(error, errors.ProviderError) and (error.lasting or not error.again):
+        return False
     if isinstance(error, errors.Timeout):
         return error.which == "connect"
     return isinstance(error, _PASSING) or getattr(error, "status", None) in _PASSING_STATUS

@@ -8,7 +8,7 @@ NbllmError
 │   └── StreamCut       the answer stopped before its end
 ├── ProviderError       they said no: `.status .type .code .retry_after .request_id`
 │   ├── AuthenticationError · PermissionDenied · NotFound · BadRequest
-│   ├── RateLimited     ask again later      ├── QuotaExceeded   ask again after paying
+│   ├── RateLimited     ask again later: `.per .until`      ├── QuotaExceeded   ask again after paying
 │   ├── Overloaded      their trouble, passing  └── ServerError   their trouble
 │   └── ContextLengthExceeded · ContentFiltered
 ├── ProtocolError       they spoke gibberish
@@ -175,6 +175,15 @@ class ProviderError(NbllmError):
         self.reset_after: float | None = (
             None  # seconds until a used-up rate limit is full again, from its own headers
         )
+        self.limits: tuple[Any, ...] = ()  # what it told of its rate limits (dialects' Limit)
+        self.per: str | None = None  # whose limit it was: of the second, minute, hour, day or month
+        self.until: float | None = None  # epoch seconds at which a limit of hours or days lets calls through
+        self.again = True  # False where asking again soon is known to be of no use
+
+    @property
+    def lasting(self) -> bool:
+        """Whether a limit of an hour, a day or a month is used up, which no call waits for."""
+        return self.per in ("hour", "day", "month")
 
 
 class AuthenticationError(ProviderError):
@@ -194,7 +203,9 @@ class BadRequest(ProviderError):
 
 
 class RateLimited(ProviderError):
-    """Too many requests or tokens in a time; `retry_after` seconds where the provider said so."""
+    """Too many requests or tokens in a time; `retry_after` seconds where the provider said so. `per` is the
+    time that the limit counts (second, minute, hour, day, month; None for unknown); where it is an hour or
+    more, `until` is the moment at which calls are let through again, in epoch seconds (None for unknown)."""
 
 
 class QuotaExceeded(ProviderError):

@@ -8,13 +8,13 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ..core import errors
 from ..core.calls import Endpoint
 from ..core.errors import ProtocolError, ProviderError
-from ._json import items, label, load_json, obj, string
+from . import _limits
+from ._json import items, label, load_json, obj
 
 MESSAGE_LIMIT = 600  # characters of a provider's message that we show; the whole body stays in `.body`
 _READ_LIMIT = 20_000  # characters of an error that are read for what it means
@@ -30,6 +30,7 @@ _BY_STATUS: dict[int, type[ProviderError]] = {
     413: errors.BadRequest,
     422: errors.BadRequest,
     429: errors.RateLimited,
+    498: errors.Overloaded,  # Groq's flex tier
     503: errors.Overloaded,
     529: errors.Overloaded,
 }
@@ -52,7 +53,7 @@ _BY_WORD: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
         (
             r"insufficient_quota|insufficient balance|insufficient_balance|billing|credit balance|payment "
             r"required|"
-            r"out of credits|insufficient credits",
+            r"out of credits|insufficient credits|specified api usage limits",
             errors.QuotaExceeded,
         ),
         (
@@ -169,30 +170,54 @@ def provider_error(
     text = text[:_READ_LIMIT]
     if status is not None and 300 <= status < 400:
         text = f"it redirects to {headers.get('location', 'another address')}, which is not followed"
+    now = datetime.now(UTC).timestamp()
+    headers = {**headers, **_inner_headers(value)}
+    wait = _limits.retry_after(headers, value, now)
+    why = _limits.refusal(headers, value, text, now, quirks=provider.quirks, wait=wait)
     cls = _classify(status, text, kind, code)
+    if cls is errors.QuotaExceeded and any(limit.spent for limit in why.limits):
+        cls = errors.RateLimited  # Google's words are of plans and billing, whichever limit it is
     shown = text[:MESSAGE_LIMIT] + ("…" if len(text) > MESSAGE_LIMIT else "")
     said = f"HTTP {status}" if status is not None else "an error in its answer"
-    return _tagged(
-        cls(
-            f"{provider.label or provider.name} answered {said}: {shown or 'no message'}",
-            status=status,
-            type=kind,
-            code=code,
-            retry_after=retry_after(headers, value),
-            request_id=next(
-                (headers[h] for h in ("x-request-id", "request-id", "x-goog-request-id") if h in headers),
-                None,
-            ),
-            body=value if len(str(value)) < _READ_LIMIT else shown,
-            hint=_HINTS.get(cls, "").format(name=provider.name),
+    error = cls(
+        f"{provider.label or provider.name} answered {said}: {shown or 'no message'}",
+        status=status,
+        type=kind,
+        code=code,
+        retry_after=wait,
+        request_id=next(
+            (headers[h] for h in ("x-request-id", "request-id", "x-goog-request-id") if h in headers),
+            None,
         ),
-        headers,
+        body=value if len(str(value)) < _READ_LIMIT else shown,
+        hint=_HINTS.get(cls, "").format(name=provider.name),
     )
+    return _limited(error, why)
 
 
-def _tagged(error: ProviderError, headers: Mapping[str, str]) -> ProviderError:
-    error.reset_after = reset_after(headers)
+def _inner_headers(value: Any) -> dict[str, str]:
+    """The headers of the provider behind OpenRouter, which stand in its error's body."""
+    inner = obj(obj(obj(obj(value).get("error")).get("metadata")).get("headers"))
+    return {k.lower(): v for k, v in inner.items() if isinstance(v, str)}
+
+
+def _limited(error: ProviderError, why: _limits.Refusal) -> ProviderError:
+    """The error with what it tells of limits."""
+    error.limits = why.limits
+    error.reset_after = max((x.reset for x in why.limits if x.spent and x.reset is not None), default=None)
+    if not isinstance(error, (errors.RateLimited, errors.QuotaExceeded)):
+        return error
+    error.per, error.until = why.per, why.until
+    if why.until is not None and isinstance(error, errors.RateLimited):
+        again = datetime.fromtimestamp(min(why.until, _LATEST)).astimezone()
+        error.hint = (
+            f"The limit of the {why.per} is used up: go on after {again:%H:%M} ({again:%d %B}), or choose "
+            "another model."
+        )
     return error
+
+
+_LATEST = 4e9  # epoch seconds of the year 2096
 
 
 def _classify(status: int | None, text: str, kind: str | None, code: str | int | None) -> type[ProviderError]:
@@ -239,75 +264,3 @@ def http_error(status: int, headers: Mapping[str, str], body: bytes, provider: E
         except ProtocolError:
             value = text
     return provider_error(provider, value, status=status, headers={k.lower(): v for k, v in headers.items()})
-
-
-# --- how long to wait ---------------------------------------------------------------------------------------
-
-
-_SPAN = 64  # characters that say how long or until when
-
-
-def _seconds(text: str) -> float | None:
-    """A number of seconds, or a span such as "1m30s", "250ms", "6h0m0.5s"; None for anything else."""
-    text = text.strip()[:_SPAN]
-    try:
-        value = float(text)
-        return value if 0 <= value < float("inf") else None
-    except ValueError:
-        pass
-    pieces = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", text)
-    if not pieces or "".join(n + u for n, u in pieces) != text:
-        return None
-    return sum(float(n) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[u] for n, u in pieces)
-
-
-def _until(text: str, now: str | None) -> float | None:
-    """Seconds from the server's own `now` (its Date header) to an HTTP date or an ISO 8601 time."""
-    text, now = text[:_SPAN], now and now[:_SPAN]
-    try:
-        when = parsedate_to_datetime(text) if "," in text else datetime.fromisoformat(text)
-        base = parsedate_to_datetime(now) if now else datetime.now(UTC)
-        when = when if when.tzinfo else when.replace(tzinfo=UTC)
-        return max(0.0, (when - base).total_seconds())
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-
-
-def retry_after(headers: Mapping[str, str], value: Any = None) -> float | None:
-    """Seconds that the provider asks us to wait, None where it does not say (or says nonsense).
-
-    retry-after-ms (OpenAI, Azure), Retry-After in seconds or as an HTTP date (RFC 9110 section 10.2.3), the
-    gateway LiteLLM's llm_provider-retry-after, or google.rpc.RetryInfo in the body.
-    """
-    ms = _seconds(headers.get("retry-after-ms", ""))
-    if ms is not None:
-        return ms / 1000
-    for name in ("retry-after", "llm_provider-retry-after"):
-        text = headers.get(name, "")
-        wait = _seconds(text) if text else None
-        if wait is None and text:
-            wait = _until(text, headers.get("date"))
-        if wait is not None:
-            return wait
-    for part in value if isinstance(value, list) else [value]:
-        for detail in items(obj(obj(part).get("error")).get("details")):
-            if string(detail.get("@type")).endswith("RetryInfo"):
-                return _seconds(string(detail.get("retryDelay")))
-    return None
-
-
-def reset_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds until a used-up limit is full again, from x-ratelimit-reset-* or anthropic-ratelimit-*-reset
-    headers whose own remaining count is 0; None where no limit is used up."""
-    waits = []
-    for name, text in headers.items():
-        match = re.fullmatch(r"x-ratelimit-reset-(\w+)|anthropic-ratelimit-([\w-]+)-reset", name)
-        if not match:
-            continue
-        kind, other = match.groups()
-        remaining = headers.get(
-            f"x-ratelimit-remaining-{kind}" if kind else f"anthropic-ratelimit-{other}-remaining"
-        )
-        if remaining == "0":
-            waits.append(_seconds(text) if kind else _until(text, headers.get("date")))
-    return max((w for w in waits if w is not None), default=None)

@@ -57,6 +57,7 @@ _KEPT = (
     "x-request-id",
     "request-id",
     "content-type",
+    "date",
     "retry-after",
     "server-timing",
     "openai-processing-ms",

@@ -1,0 +1,254 @@
+"""How much a provider still allows and for how long one has to wait, from an answer's headers. Pure.
+
+Names agree more than meanings do. What follows stands in recorded answers:
+
+- `reset` is a span ("6m0s", "120ms"), bare seconds (Cerebras), milliseconds (Azure and its relatives, where
+  x-ratelimit-renewalperiod-* is there too), a time (Anthropic), or an epoch in s or ms (OpenRouter).
+- A limit is per minute unless its name or the provider's row says another window: Groq counts requests per
+  day, Together per second.
+- 2^64-1 (xAI) is no limit at all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from ..core.calls import Quirks
+from ._json import items, obj, string
+
+SECOND, MINUTE, HOUR, DAY, MONTH = 1.0, 60.0, 3_600.0, 86_400.0, 30 * 86_400.0
+_SPAN = 64  # characters that say how long, how many or until when
+_NO_LIMIT = 2.0**53
+_EPOCH, _EPOCH_MS = 1e9, 1e11  # a reset from here on is a moment, in seconds or in milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit of an account. kind: requests, tokens (both ways), input, output or images. limit: how many
+    in `window` seconds; remaining: how many are left; reset: seconds until all of it is there again. None
+    where the provider does not say. assumed: the window is the usual one, and nobody named it."""
+
+    kind: str
+    limit: float | None = None
+    remaining: float | None = None
+    window: float = MINUTE
+    reset: float | None = None
+    assumed: bool = False
+
+    @property
+    def per(self) -> str:
+        """The window in a word: second, minute, hour, day or month."""
+        return next((word for word, longest in _PER if self.window <= longest), "month")
+
+    @property
+    def spent(self) -> bool:
+        """Whether it is used up. Azure also says 0 left beside "full in 0 s", which means nothing."""
+        return self.remaining == 0 and self.reset != 0
+
+
+_PER = (("second", 5.0), ("minute", 10 * MINUTE), ("hour", 6 * HOUR), ("day", 2 * DAY))
+WINDOWS = {"second": SECOND, "minute": MINUTE, "hour": HOUR, "day": DAY, "month": MONTH}
+_KINDS = {
+    "": "requests",
+    "requests": "requests",
+    "req": "requests",
+    "tokens": "tokens",
+    "input-tokens": "input",
+    "tokens-prompt": "input",
+    "output-tokens": "output",
+    "tokens-generated": "output",
+    "input-images": "images",
+}
+_FIELDS = ("limit", "remaining", "reset", "renewalperiod")
+
+
+def _names() -> dict[str, tuple[str, str, str, str]]:
+    """Every header that is read: (field, name of the limit, kind, word for the window)."""
+    table = {}
+    for field, (word, kind), window in itertools.product(_FIELDS, _KINDS.items(), ("", *WINDOWS)):
+        name = "-".join(filter(None, (word, window)))
+        table["-".join(filter(None, ("x-ratelimit", field, name)))] = (field, name, kind, window)
+        if word and not window:
+            table[f"anthropic-ratelimit-{word}-{field}"] = (field, f"anthropic {word}", kind, "")
+    return table
+
+
+_NAMES = _names()
+
+
+def limits(headers: Mapping[str, str], now: float, quirks: Quirks | None = None) -> tuple[Limit, ...]:
+    """The limits that an answer's headers (names in lower case) tell. now: epoch seconds, used where the
+    answer has no Date of its own. quirks: of the provider's row."""
+    found: dict[str, dict[str, str]] = {}
+    about: dict[str, tuple[str, str]] = {}
+    for header, text in headers.items():
+        if (known := _NAMES.get(header)) is not None:
+            field, name, *of = known
+            found.setdefault(name, {})[field] = text
+            about[name] = (of[0], of[1])
+    if not found:
+        return ()
+    base = _moment(headers.get("date", "")) or now
+    usual = _usual(quirks or Quirks(), found)
+    made = (_limit(*about[name], texts, base, usual) for name, texts in found.items())
+    return tuple(limit for limit in made if limit is not None)
+
+
+def _usual(quirks: Quirks, found: Mapping[str, Mapping[str, str]]) -> dict[str, float]:
+    """Windows by kind, of those that their names leave open. Together's answers are known by their form too,
+    since they also come through others: bare names, a reset of a few seconds, and tokens."""
+    bare = amount(found.get("", {}).get("reset", ""))
+    if "tokens" in found and bare is not None and bare <= 5:
+        return {"requests": SECOND, "tokens": SECOND}
+    return dict.fromkeys(quirks.per_second, SECOND) | dict.fromkeys(quirks.per_day, DAY)
+
+
+def _limit(
+    kind: str, word: str, texts: Mapping[str, str], now: float, usual: Mapping[str, float]
+) -> Limit | None:
+    most, left = amount(texts.get("limit", "")), amount(texts.get("remaining", ""))
+    if (most is None and left is None) or max(most or 0, left or 0) >= _NO_LIMIT:
+        return None
+    period = amount(texts.get("renewalperiod", "")) or None
+    window = WINDOWS.get(word) or period or usual.get(kind)
+    reset = _reset(texts.get("reset", ""), now, ms="renewalperiod" in texts)
+    return Limit(kind, most, left, window or MINUTE, reset, window is None)
+
+
+def _reset(text: str, now: float, *, ms: bool) -> float | None:
+    bare = amount(text)
+    if bare is None:
+        when = None if (span := seconds(text)) is not None else _moment(text)
+        return span if when is None else max(0.0, when - now)
+    if bare >= _EPOCH:
+        return max(0.0, bare / (1000 if bare >= _EPOCH_MS else 1) - now)
+    return bare / 1000 if ms else bare
+
+
+def amount(text: str) -> float | None:
+    """A number that is not negative; None for anything else."""
+    try:
+        value = float(text[:_SPAN])
+    except ValueError:
+        return None
+    return value if 0 <= value < float("inf") else None
+
+
+def seconds(text: str) -> float | None:
+    """A number of seconds, or a span such as "1m30s", "250ms", "6h0m0.5s"; None for anything else."""
+    text = text.strip()[:_SPAN]
+    if (bare := amount(text)) is not None:
+        return bare
+    pieces = re.findall(r"(\d+(?:\.\d+)?)(ms|d|h|m|s)", text)
+    if not pieces or "".join(n + u for n, u in pieces) != text:
+        return None
+    return sum(float(n) * {"ms": 0.001, "s": 1, "m": 60, "h": HOUR, "d": DAY}[u] for n, u in pieces)
+
+
+def _moment(text: str) -> float | None:
+    """Epoch seconds of an HTTP date or an ISO 8601 time."""
+    text = text[:_SPAN]
+    try:
+        when = parsedate_to_datetime(text) if "," in text else datetime.fromisoformat(text)
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def retry_after(headers: Mapping[str, str], value: Any, now: float) -> float | None:
+    """Seconds that the provider asks us to wait, None where it does not say (or says nonsense).
+
+    retry-after-ms (OpenAI, Azure), Retry-After in seconds or as an HTTP date (RFC 9110 section 10.2.3), the
+    gateway LiteLLM's llm_provider-retry-after, GitHub's x-ratelimit-timeremaining, or google.rpc.RetryInfo in
+    the body.
+    """
+    if (ms := seconds(headers.get("retry-after-ms", ""))) is not None:
+        return ms / 1000
+    for name in ("retry-after", "llm_provider-retry-after", "x-ratelimit-timeremaining"):
+        text = headers.get(name, "")
+        if text and (wait := seconds(text)) is not None:
+            return wait
+        if text and (when := _moment(text)) is not None:
+            return max(0.0, when - (_moment(headers.get("date", "")) or now))
+    for detail in details(value, "RetryInfo"):
+        return seconds(string(detail.get("retryDelay")))
+    return None
+
+
+def details(value: Any, kind: str) -> list[Mapping[str, Any]]:
+    """Google's details of this kind in an error's body."""
+    parts = value if isinstance(value, list) else [value]
+    told = (detail for part in parts for detail in items(obj(obj(part).get("error")).get("details")))
+    return [detail for detail in told if string(detail.get("@type")).endswith(kind)]
+
+
+# --- what a refusal was refused for -------------------------------------------------------------------------
+
+_WORDS = tuple(
+    (per, re.compile(pattern, re.I))
+    for per, pattern in (
+        ("month", r"per[ _-]?month|monthly|specified API usage limits"),
+        ("day", r"per[ _-]?day|by[ _-]?day|daily|\((?:rpd|tpd)\)"),
+        ("hour", r"per[ _-]?hour|by[ _-]?hour|hourly"),
+        ("minute", r"per[ _-]?min|by[ _-]?min|\((?:rpm|tpm)\)"),
+        ("second", r"per[ _-]?sec|by[ _-]?sec"),
+    )
+)
+_AGAIN = re.compile(r"regain access on (\d{4}-\d\d-\d\d)(?: at (\d\d:\d\d))? UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Which limit refused a request: per second, minute, hour, day or month (None for unknown); until: when
+    it goes on again, epoch seconds, of the long ones only; limits: all that were told."""
+
+    per: str | None = None
+    until: float | None = None
+    limits: tuple[Limit, ...] = ()
+
+
+def refusal(
+    headers: Mapping[str, str], value: Any, text: str, now: float, *, quirks: Quirks, wait: float | None
+) -> Refusal:
+    """What a refused request was refused for. wait: seconds that the provider named."""
+    told = (*limits(headers, now, quirks), *_violated(value, wait))
+    google = " ".join(string(v.get("quotaId")) for v in _violations(value))
+    words = google or f"{headers.get('x-ratelimit-type', '')} {text}"
+    spent = sorted((limit for limit in told if limit.spent), key=lambda limit: limit.window)
+    per = next((p for p, pattern in _WORDS if pattern.search(words)), spent[-1].per if spent else None)
+    if per not in ("hour", "day", "month"):
+        return Refusal(per, None, told)
+    if again := _AGAIN.search(text):
+        return Refusal(per, _moment(f"{again[1]}T{again[2] or '00:00'}+00:00"), told)
+    if google and per == "day":  # whose short retryDelay is for limits of a minute
+        return Refusal(per, _midnight(now), told)
+    reset = next((limit.reset for limit in spent if limit.per == per and limit.reset), None)
+    wait = wait if wait is not None else reset
+    return Refusal(per, None if wait is None else now + wait, told)
+
+
+def _violations(value: Any) -> list[Mapping[str, Any]]:
+    found = details(value, "QuotaFailure")
+    return [violation for failure in found for violation in items(failure.get("violations"))]
+
+
+def _violated(value: Any, wait: float | None) -> list[Limit]:
+    """Google's limits, which only a refusal tells."""
+    made = []
+    for violation in _violations(value):
+        name, most = string(violation.get("quotaId")), amount(str(violation.get("quotaValue", "")))
+        per = next((p for p, pattern in _WORDS if pattern.search(name)), "minute")
+        kind = "input" if "token" in string(violation.get("quotaMetric")).lower() else "requests"
+        made += [Limit(kind, most, 0.0, WINDOWS[per], wait)] if most else []
+    return made
+
+
+def _midnight(now: float) -> float:
+    """The next midnight of Pacific time, when Google counts anew; in summer an hour later, which is safe."""
+    return now + DAY - (now - 8 * HOUR) % DAY
