@@ -18,6 +18,8 @@ from nbllm.bench import supervisor as conducting
 from nbllm.core import errors
 from nbllm.store import columns
 
+from .processes import comes_to
+
 FAST = "sim/openai@ttft=0.01,gap=0.001,tokens=5"
 SLOW = "sim/gemini@ttft=0.05,gap=0.001,tokens=5"
 OTHER = "sim/anthropic@ttft=0.02,gap=0.001,tokens=5"
@@ -168,7 +170,7 @@ def test_a_sweep_has_levels_and_an_open_loop_is_late_by_little():
     assert df["inflight"].max() > 1
     df = measured(run([FAST], rate=50, arrivals="constant", per_turn=20, blocks=1))
     assert ({"constant"}, {50.0}) == (set(df["load_kind"]), set(df["target_rate"]))
-    assert df["sched_delay_ms"].median() < 5
+    assert df["sched_delay_ms"].median() < 1000 / 50, "less than the pause between two calls"
     assert (df["ttft_sched_ms"] >= df["ttft_ms"]).all()
 
 
@@ -373,15 +375,11 @@ def test_a_worker_ends_with_its_notebook(tmp_path):
         f"directory={str(place)!r}, progress=False)"
     )
     child = subprocess.Popen([sys.executable, "-c", code])
-    until = time.monotonic() + 20
-    while not _rows(place) and time.monotonic() < until:
-        time.sleep(0.02)
+    assert comes_to(1, lambda: _rows(place)[:1])
     assert list(_workers(place))
     child.kill()
     child.wait()
-    while list(_workers(place)) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert [] == list(_workers(place))
+    assert comes_to(0, lambda: list(_workers(place)))
 
 
 def test_no_key_is_written_down(tmp_path):

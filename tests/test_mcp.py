@@ -30,6 +30,7 @@ from nbllm.tools.names import unique
 from nbllm.tools.results import content
 
 from .listeners import Listener
+from .processes import comes_to, written
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups")
 
@@ -264,8 +265,8 @@ def test_no_process_is_left(mode, servers, tmp_path):
         called(known)
     pid = int((tmp_path / "pid").read_text("utf-8"))
     engine().run(known.close())
-    members = [p.name for p in Path("/proc").glob("[0-9]*") if is_alive(p.name)]
-    assert [] == [m for m in members if group_of(m) == pid]
+    listed = Path("/proc").glob
+    assert comes_to(0, lambda: [p for p in listed("[0-9]*") if group_of(p.name) == pid and is_alive(p.name)])
 
 
 def group_of(pid):
@@ -282,14 +283,11 @@ def test_the_engine_ends_its_servers(servers, tmp_path):
         known = servers(bad(mode, str(tmp_path / mode)))
         own.at_close(known.close)
         asked = own.submit(known.usables(["mcp/bad"]))
-        while not (tmp_path / mode).exists():
-            assert not asked.done()
-            own.run(asyncio.sleep(0.01))
-        pids.append(int((tmp_path / mode).read_text("utf-8")))
+        pids.append(int(written(tmp_path / mode)))
         if mode == "stubborn":
             asked.result(30)
     own.close(10)
-    assert [False, False] == [is_alive(p) for p in pids]
+    assert comes_to(0, lambda: [p for p in pids if is_alive(p)])
 
 
 def test_a_killed_kernel_leaves_no_server(tmp_path):
@@ -314,11 +312,7 @@ def test_a_killed_kernel_leaves_no_server(tmp_path):
         assert is_alive(server)
         kernel.send_signal(signal.SIGKILL)
         kernel.wait()
-        for _ in range(3_000):
-            if not is_alive(server):
-                break
-            engine().run(asyncio.sleep(0.01))
-    assert not is_alive(server)
+    assert comes_to(0, lambda: [server] * is_alive(server))
 
 
 def test_what_a_server_sees_of_the_environment(servers, monkeypatch):
