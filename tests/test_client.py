@@ -158,7 +158,7 @@ def test_an_address_where_nobody_listens(client):
 
 def test_retries_are_told_and_counted(client):
     """Two failures and an answer: two notices, three attempts; the provider's wait is honoured."""
-    stream = client.stream("again please", "openai/m@status=429,fail_times=2,retry_after=0.05", retries=3)
+    stream = client.stream("again please", "openai/m@status=503,fail_times=2,retry_after=0.05", retries=3)
     response = stream.response()
     assert 3 == response.timing.attempts
     assert ["retry", "retry"] == [n.kind for n in response.notices]

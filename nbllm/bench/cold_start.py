@@ -40,7 +40,7 @@ async def client_for(
     from ..client.client import Client as Fresh
 
     start = time.perf_counter()
-    fresh = Fresh(client.registry, ledger=None)
+    fresh = Fresh(client.registry, ledger=None, paced=False)
     await fresh.http.prepare(arm.route.provider.base_url)
     made = time.perf_counter()
     extra.update(
@@ -181,7 +181,7 @@ def _child() -> None:
     arm = to_arm(given["arm"], given["secret"])
     (prompt,) = prompts.load(given["prompt"])
     start = time.perf_counter()
-    client = clients.Client(ledger=None)
+    client = clients.Client(ledger=None, paced=False)
     if not arm.route.provider.command:
         client.run(client.http.prepare(arm.route.provider.base_url))
     made = time.perf_counter()

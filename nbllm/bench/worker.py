@@ -44,7 +44,7 @@ def main() -> int:
         clock = getattr(running.loop, "clock", None)
         if clock is not None:
             clock.alone = True
-        client = Client(ledger=None)
+        client = Client(ledger=None, paced=False)
         for url in {arm.route.provider.base_url for arm in job.arms if not arm.route.provider.command}:
             with contextlib.suppress(Exception):  # its requests will say what is wrong
                 client.run(client.http.prepare(url))

@@ -26,7 +26,8 @@ ANSWER_LIMIT = (
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """What is asked of whom. `call` is the request in the provider's words, `ready` the same as its transport
-    sends it, made before any clock starts. `Client.attempt` makes one, for this route or another."""
+    sends it, made before any clock starts. `Client.attempt` makes one, for this route or another.
+    background: nobody waits for it, so that at a provider's gate others go first."""
 
     request: Request
     route: Route
@@ -36,6 +37,7 @@ class Attempt:
     call: AnyCall
     ready: Any
     timeouts: Timeouts
+    background: bool = False
 
     @property
     def who(self) -> str:

@@ -25,6 +25,7 @@ from ..store.ledger import Ledger
 from . import auto, prepare
 from .attempt import Attempt, sender
 from .engine import Engine, engine
+from .gate import Gates
 from .pipeline import Wrapper, composed
 from .policy import Approve, Asker, Retries, Scale, Timeouts, Tools
 from .pool import Pool
@@ -74,7 +75,9 @@ def sealed(options: CallOptions) -> CallOptions:
 class Client:
     """Configuration and connections for calls. The module's functions use one that is shared; make another
     for other rows, aliases or keys. Safe to use from any thread. `ledger` remembers its calls in numbers;
-    ledger=None for none. wrap: wrappers round every call, from the inside outwards (see pipeline)."""
+    ledger=None for none. wrap: wrappers round every call, from the inside outwards (see pipeline). paced:
+    its calls keep to their providers' rate limits together with all others of the process (see gate);
+    benchmarks' do not."""
 
     def __init__(
         self,
@@ -84,11 +87,12 @@ class Client:
         retries: Retries | None = None,
         ledger: Ledger | Literal["new"] | None = "new",
         wrap: Sequence[Wrapper] = (),
+        paced: bool = True,
     ) -> None:
         self.registry = registry or load()
         self.ledger = Ledger(self.registry.ledger) if ledger == "new" else ledger
         self.timeouts, self.retries = timeouts or Timeouts(), retries or Retries()
-        self.wrap = tuple(wrap)
+        self.wrap, self.paced = tuple(wrap), paced
         self.asker: Asker | None = None  # asks the person before a tool runs
         self._scales: dict[tuple[str, str], Scale] = {}  # by provider and model
         self._pool = Pool()
@@ -369,16 +373,21 @@ class Client:
         retries: Retries | None = None,
         fresh: bool = False,
         keep: bool = False,
+        background: bool = False,
     ) -> Stream:
         """Sends a Request that is made already; `fresh` over a new connection, or to a new command; `keep` as
-        in stream. Raises ConfigError where no key is found for a provider that needs one. On the engine's own
-        thread, what `http.prepare` makes must be there already."""
+        in stream; `background` where nobody waits for it, so that others go first. Raises ConfigError where
+        no key is found for a provider that needs one. On the engine's own thread, what `http.prepare` makes
+        must be there already."""
         first = self.attempt(request, route, key=key, timeouts=timeouts, fresh=fresh, keep=keep)
+        first = replace(first, background=background) if background else first
         stream = Stream(lambda fold, s: _answer(fold, s, first))
         for notice in _notices(request, route):
             stream.publish(notice)
-        handler = composed(sender(self._pool), retries or self.retries, self.wrap, self.ledger)
-        return stream.start(self._engine(), handler(first, stream))
+        running, retries = self._engine(), retries or self.retries
+        gates = running.kept(Gates) if self.paced else None
+        handler = composed(sender(self._pool), retries, self.wrap, self.ledger, gates)
+        return stream.start(running, handler(first, stream))
 
     def attempt(
         self,

@@ -27,6 +27,7 @@ class Engine:
 
     def __init__(self) -> None:
         self._closers: list[Closer] = []
+        self._kept: dict[Any, Any] = {}
         self.pid = os.getpid()
         self.loop = new_loop()
         self._thread = threading.Thread(target=self._run, name="nbllm-engine", daemon=True)
@@ -47,6 +48,11 @@ class Engine:
     def run(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Runs `work` and waits for it. Must not be called on the engine's own thread."""
         return wait(self.submit(work), timeout)
+
+    def kept(self, kind: Callable[[], T]) -> T:
+        """The process's one value of this kind, made at first and kept as long as the engine."""
+        value: T = self._kept.get(kind) or self._kept.setdefault(kind, kind())
+        return value
 
     def at_close(self, closer: Closer) -> None:
         """Registers what must be closed before the loop ends."""

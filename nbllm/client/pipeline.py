@@ -27,7 +27,7 @@ These hold for all of them:
   number of attempts, and the provider and price of the answer are right whatever stands between.
 - Where it decides, the decision is a pure function (policy), and the wrapper does what it says.
 
-`composed` puts a client's own in their order: recorded(limited(wrap...(retried(sender)))).
+`composed` puts a client's own in their order: recorded(limited(wrap...(retried(gated(sender))))).
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from ..core.events import Event, Notice, Response, is_token
 from ..store.ledger import Ledger
 from ..store.measure import Call
 from .attempt import Attempt, Handler, Sink
+from .gate import Gates, gated
 from .policy import Retries, wait_before_retry
 
 Wrapper = Callable[[Handler], Handler]
@@ -142,8 +143,12 @@ def recorded(handler: Handler, ledger: Ledger, epoch: float) -> Handler:
     return record
 
 
-def composed(bottom: Handler, retries: Retries, wrap: Iterable[Wrapper], ledger: Ledger | None) -> Handler:
-    """The way of a client's calls. wrap: more wrappers, from the inside outwards."""
+def composed(
+    bottom: Handler, retries: Retries, wrap: Iterable[Wrapper], ledger: Ledger | None, gates: Gates | None
+) -> Handler:
+    """The way of a client's calls. wrap: more wrappers, from the inside outwards. gates: None for calls that
+    are measured, and keep to no limits."""
+    bottom = bottom if gates is None else gated(bottom, gates, again=retries.attempts > 0)
     handler = retried(bottom, retries)
     for wrapper in wrap:
         handler = wrapper(handler)

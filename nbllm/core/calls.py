@@ -198,6 +198,7 @@ class _Call:
 
     __slots__ = ()
     no_key_hint: ClassVar[str] = ""  # what to do where it is refused and held no key
+    rate_limited: ClassVar[bool] = False  # it goes straight to a provider, who may limit how often
 
     def guarded(self, guard: Guard) -> Self:
         """It with what of it is secret, and where that may go; a command is told its key by its
@@ -229,6 +230,7 @@ class HttpCall(_Call):
     body: Mapping[str, Any]
     method: str = "POST"
     guard: Guard = field(default=Guard(), compare=False)
+    rate_limited: ClassVar[bool] = True
     no_key_hint: ClassVar[str] = (
         "No key was sent to this address. Name one for it: key=VARIABLE in a cell, api_key=... in Python."
     )

@@ -118,8 +118,9 @@ class UsageReport:
 @dataclass(frozen=True, slots=True)
 class Notice:
     """Something worth keeping that is not the answer: kind is one of retry, refusal, citation, server_tool,
-    timing, warning, media (a file that cannot be read), compacted (a conversation was shortened), tools (what
-    was left out or not run), unknown. `text` is for a person, `data` is the provider's own object."""
+    timing, warning, media (a file that cannot be read), compacted (a conversation was shortened), wait
+    (for a rate limit), tools (what was left out or not run), unknown. `text` is for a person, `data` is the
+    provider's own object."""
 
     kind: str
     text: str = ""

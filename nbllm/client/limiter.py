@@ -1,0 +1,253 @@
+"""When the next call to one provider, with one key and model, may start. Pure: it is told the time, in
+seconds of whatever clock.
+
+Theory. Two things hold calls back. Buckets hold what the provider's headers say is left of a limit, charged
+at each start and filled again at the limit's rate; before the first answer nothing is known and nothing is
+held back but the crowd. What a header says left is that of some moment since its call began, so that calls
+which began later are taken off it; our own count is moved only as far as that allows. Where `reset` stays
+where it was while calls are charged, or is later than a bucket could need, the provider counts in fixed
+windows, and all comes back at once: then one call goes first, and the others follow when it was let in.
+The width is how many may be in flight: it doubles while it is used and nothing is refused, is cut to 0.8 by
+a refusal or an overload, at most once in COOL seconds, and grows by a twentieth after that (AIMD).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..dialects._limits import HOUR, Limit
+
+FIRST, MOST = 8, 256  # calls in flight at the beginning and at most
+CROWD = 64  # calls that somebody waits for, before the first answer
+COOL = 15.0  # seconds between two cuts
+_TRIAL = 1.0  # seconds that a call on trial keeps the others back
+_STEP, _PATIENCE = 0.02, 8.0  # seconds, the shortest and the longest pause that nobody asked for
+_PACED = ("requests", "tokens", "input", "output")
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a call is expected to take, in tokens."""
+
+    input: float = 0.0
+    output: float = 0.0
+
+    def of(self, kind: str) -> float:
+        """As a limit of this kind counts it."""
+        return {"requests": 1.0, "input": self.input, "output": self.output}.get(
+            kind, self.input + self.output
+        )
+
+
+@dataclass(slots=True)
+class Ticket:
+    """A call that has started. number: how many had, with it. known: whether a limit of requests was
+    known."""
+
+    number: int
+    at: float
+    need: Need
+    charged: Need  # of all calls so far, this one included
+    known: bool
+    seen: bool = False  # its answer's head has come
+
+
+@dataclass(slots=True)
+class Bucket:
+    """What is left of one limit. span: seconds in which all of it comes back. fixed: at once, at `full`."""
+
+    limit: float
+    span: float
+    level: float
+    at: float
+    top: float
+    fixed: bool | None = None
+    full: float = 0.0
+    newest: int = 0
+
+    def refill(self, now: float) -> bool:
+        """Counts what came back; whether that was all at once."""
+        if not self.fixed:
+            self.level = min(self.top, self.level + max(0.0, now - self.at) * self.limit / self.span)
+        flipped = bool(self.fixed) and now >= self.full
+        if flipped:
+            self.level, self.full = self.top, now + self.span
+        self.at = now
+        return flipped
+
+    def wait(self, need: float) -> float:
+        """Seconds until `need` is there, as of the last refill."""
+        short = min(need, self.limit) - self.level
+        if short <= 1e-9:
+            return 0.0
+        return self.full - self.at if self.fixed else short * self.span / self.limit
+
+    def learn(self, now: float, told: Limit, ticket: Ticket, after: float) -> None:
+        """From an answer's headers. after: what calls charged that began after this one."""
+        left = told.remaining
+        if told.reset is None and left is not None and left >= self.limit - 1:
+            self.full = now + self.span  # a window has just begun
+        if left is None or (left == 0 and told.reset == 0):
+            return
+        self._how(now, told, left)
+        lag = 0.0 if self.fixed else (now - ticket.at) * self.limit / self.span
+        slack = 1_000.0 if told.kind != "requests" and self.limit >= 10_000 and left % 1_000 == 0 else 1.0
+        if ticket.number >= self.newest:
+            self.newest, self.level = ticket.number, max(self.level, left - after - slack + 1.0)
+        self.level = min(self.level, left - after + lag + slack)
+
+    def _how(self, now: float, told: Limit, left: float) -> None:
+        """Whether it fills steadily or at once, and how fast, as far as `reset` tells."""
+        used = self.limit - left
+        if told.reset is None or used < 1 or left < 0.1 * self.limit:
+            return
+        span = told.reset * self.limit / used  # where it fills steadily
+        if span > 2 * self.span and self.fixed is None:
+            self.fixed = True
+        elif not self.fixed and told.reset >= 0.005 and told.assumed:
+            self.fixed = False
+            self.span = told.window if 0.7 < span / told.window < 1.4 else span
+        if self.fixed:
+            self.full = now + told.reset
+
+
+@dataclass(slots=True)
+class Width:
+    """How many calls may be in flight."""
+
+    value: float = FIRST
+    slow: bool = True  # the slow start: it has never been cut
+    clean: int = 0
+    peak: int = 0
+    cut_at: float = -COOL
+
+    def cut(self, now: float) -> None:
+        """A refusal or an overload."""
+        if now - self.cut_at >= COOL:
+            self.value = max(1.0, 0.8 * min(self.value, max(self.peak, FIRST)))
+            self.slow, self.cut_at = False, now
+        self.clean = 0
+
+    def ended(self, now: float, flying: int) -> None:
+        """A call ended well."""
+        self.clean += now - self.cut_at >= COOL
+        if self.clean >= self.value:
+            if self.peak >= 0.8 * int(self.value):
+                grown = 2 * self.value if self.slow else max(1.05 * self.value, self.value + 1)
+                self.value = min(MOST, grown)
+            self.clean, self.peak = 0, flying
+
+
+@dataclass(slots=True)
+class Limiter:
+    """The state. free: the provider is on this machine, where nothing but refusals and its headers hold back
+    what somebody waits for."""
+
+    free: bool = False
+    buckets: dict[tuple[str, str], Bucket] = field(default_factory=dict)
+    width: Width = field(default_factory=Width)
+    flying: int = 0
+    held: float = 0.0  # nothing starts before
+    seen: bool = False  # an answer's head has come
+    on_trial: bool = False  # the next call goes alone
+    trial_until: float = 0.0
+    streak: int = 0  # refusals without a good answer between them
+    refused_at: float = 0.0
+    started: int = 0
+    charged: Need = field(default_factory=Need)
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether a limit of tokens is known, so that an estimate is wanted."""
+        return any(kind != "requests" for kind, _ in self.buckets)
+
+    def _room(self, background: bool) -> float:
+        if not self.seen and self.width.slow:
+            return FIRST if background else float("inf") if self.free else CROWD
+        if not self.width.slow or (background and not self.free):
+            return self.width.value
+        return float("inf")
+
+    def wait(self, now: float, need: Need, background: bool = False) -> float | None:
+        """Seconds until a call may start, 0 for now; None where one of those in flight must end first."""
+        if now < self.held:
+            return self.held - now
+        if now < self.trial_until:
+            return self.trial_until - now
+        if self.flying + 1 > self._room(background):
+            return None
+        for bucket in self.buckets.values():
+            self.on_trial |= bucket.refill(now)
+        return max((b.wait(need.of(kind)) for (kind, _), b in self.buckets.items()), default=0.0)
+
+    def start(self, now: float, need: Need) -> Ticket:
+        """A call starts."""
+        self.started, self.flying = self.started + 1, self.flying + 1
+        self.width.peak = max(self.width.peak, self.flying)
+        self.charged = Need(self.charged.input + need.input, self.charged.output + need.output)
+        for (kind, _), bucket in self.buckets.items():
+            bucket.level -= need.of(kind)
+        if self.on_trial:
+            self.on_trial, self.trial_until = False, now + _TRIAL
+        return Ticket(self.started, now, need, self.charged, any(k == "requests" for k, _ in self.buckets))
+
+    def head(self, now: float, ticket: Ticket, limits: Iterable[Limit]) -> None:
+        """The head of a good answer came, and told its limits."""
+        self.seen = ticket.seen = True
+        if ticket.at >= self.refused_at:
+            self.streak, self.trial_until = 0, 0.0
+        self._learn(now, ticket, limits)
+
+    def _learn(self, now: float, ticket: Ticket, limits: Iterable[Limit]) -> None:
+        for told in limits:
+            if told.kind not in _PACED or told.window >= HOUR or not told.limit:
+                continue  # who waits for a limit of hours is told so by the provider
+            since = Need(
+                self.charged.input - ticket.charged.input, self.charged.output - ticket.charged.output
+            )
+            after = since.of(told.kind) if told.kind != "requests" else float(self.started - ticket.number)
+            bucket = self.buckets.get((told.kind, told.per))
+            if bucket is None or bucket.limit != told.limit:
+                top = max(told.limit, told.remaining or 0)
+                level = top if told.remaining is None else told.remaining - after
+                bucket = Bucket(told.limit, told.window, level, now, top, full=now + told.window)
+                self.buckets[told.kind, told.per] = bucket
+            bucket.refill(now)
+            bucket.learn(now, told, ticket, after)
+
+    def refused(
+        self, now: float, ticket: Ticket, told: float | None, limits: tuple[Limit, ...], spread: float
+    ) -> float:
+        """A call was refused for a rate limit; gives the seconds until another may start. told: seconds that
+        the provider named. spread: a number in [0, 1) that keeps processes apart."""
+        if ticket.at >= self.refused_at:
+            self.streak += 1
+        self._learn(now, ticket, limits)
+        for limit in limits:
+            bucket, reset = self.buckets.get((limit.kind, limit.per)), limit.reset or told
+            if bucket is None or not (limit.spent and ticket.known) or bucket.fixed is False:
+                continue
+            if limit.kind == "requests" and (reset is None or reset > 3 * bucket.span / bucket.limit):
+                bucket.full = max(bucket.full, now) if reset is None else now + reset
+                bucket.fixed = True  # our count had room
+        paced = any(bucket.wait(1.0) > 0 for bucket in self.buckets.values())
+        steps = self.streak - 1 if told is not None or paced else self.streak + 4
+        pause = max(told or 0.0, min(_PATIENCE, _STEP * 2.0 ** min(steps, 9)) if steps > 0 else 0.0)
+        self.held = max(self.held, now + pause + spread * min(0.5, 0.02 + 0.1 * pause))
+        self.refused_at, self.on_trial, self.trial_until = now, True, 0.0
+        self.width.cut(now)
+        return max(self.held - now, *(b.wait(ticket.need.of(k)) for (k, _), b in self.buckets.items()), 0.0)
+
+    def strained(self, now: float) -> None:
+        """The provider had too much to do."""
+        self.width.cut(now)
+
+    def end(self, now: float, ticket: Ticket, *, ok: bool, used: Need | None = None) -> None:
+        """A call ended; used: what it really took."""
+        self.flying -= 1
+        if ok:
+            self.width.ended(now, self.flying)
+        if used is not None:
+            for (kind, _), bucket in self.buckets.items():
+                bucket.level = min(bucket.top, bucket.level + ticket.need.of(kind) - used.of(kind))

@@ -1,0 +1,360 @@
+"""The gate before a provider: simulations of providers with a clock of their own, properties of the state,
+and calls over real sockets."""
+
+import asyncio
+import heapq
+import itertools
+import math
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nbllm import Client, simulator
+from nbllm.client.engine import engine
+from nbllm.client.gate import Gate, Gates, _Turn
+from nbllm.client.limiter import COOL, FIRST, MOST, Limiter, Need, Width
+from nbllm.client.policy import Retries
+from nbllm.client.stream import Stream
+from nbllm.core import errors
+from nbllm.core.events import Notice, TextDelta
+from nbllm.dialects._limits import limits
+from nbllm.routing import registry
+
+NONE = Need()
+
+
+class Provider:
+    """A provider with a limit of requests, by its own clock: a bucket that fills steadily, or a window that
+    begins with its first request. style: how it tells."""
+
+    def __init__(self, style, limit=60, window=60.0, fixed=False):
+        self.style, self.limit, self.window, self.fixed = style, limit, window, fixed
+        self.level, self.at, self.full = float(limit), 0.0, 0.0
+
+    def ask(self, now):
+        """(whether it is answered, headers, seconds to wait where it says so)."""
+        if self.fixed and now >= self.full:
+            self.level, self.full = float(self.limit), now + self.window
+        if not self.fixed:
+            self.level = min(self.limit, self.level + (now - self.at) * self.limit / self.window)
+        self.at = now
+        ok = self.level >= 1 - 1e-9
+        self.level -= ok
+        wait = self.full - now if self.fixed else (1 - self.level) * self.window / self.limit
+        reset = self.full - now if self.fixed else (self.limit - self.level) / self.limit * self.window
+        return ok, self.told(max(0.0, reset)), None if ok or self.style in WORDLESS else max(0.0, wait)
+
+    def told(self, reset):
+        left = str(int(self.level + 1e-9))
+        many = str(self.limit)
+        return STYLES[self.style](many, left, reset)
+
+
+def x(name, many, left, reset=None, **more):
+    told = {f"x-ratelimit-limit-{name}": many, f"x-ratelimit-remaining-{name}": left, **more}
+    return told | ({} if reset is None else {f"x-ratelimit-reset-{name}": reset})
+
+
+STYLES = {
+    "openai": lambda many, left, reset: x("requests", many, left, f"{round(reset * 1000)}ms"),
+    "openai, no retry-after": lambda many, left, reset: x("requests", many, left, f"{round(reset * 1000)}ms"),
+    "azure": lambda many, left, reset: x(
+        "requests", many, left, str(round(reset * 1000)), **{"x-ratelimit-renewalperiod-requests": "60"}
+    ),
+    "cerebras": lambda many, left, reset: x("requests-minute", many, left, f"{reset:.9f}"),
+    "mistral": lambda many, left, reset: x("req-minute", many, left),
+    "xai": lambda many, left, reset: x("requests", many, left),
+}
+WORDLESS = {"openai, no retry-after", "mistral", "xai"}
+
+
+def simulate(provider, rows=300, width=256, latency=0.2, head=0.1):
+    """Runs `rows` calls through a limiter; (refusals, seconds, the moments at which answers came)."""
+    limiter, now, events, numbers = Limiter(free=True), 0.0, [], itertools.count()
+    todo, refused, answered, turn = rows, 0, [], None
+
+    def at(when, what, *about):
+        heapq.heappush(events, (when, next(numbers), what, about))
+
+    while len(answered) < rows:
+        while todo:
+            wait = limiter.wait(now, NONE, background=True)
+            if wait is None or limiter.flying >= width:
+                break
+            if wait > 0:
+                if turn is None or turn > now + wait or turn <= now:
+                    turn = now + wait
+                    at(turn, "turn")
+                break
+            ticket, todo = limiter.start(now, NONE), todo - 1
+            at(now + head / 2, "asked", ticket)
+        now, _, what, about = heapq.heappop(events)
+        if what == "asked":
+            ok, headers, told = provider.ask(now)
+            at(now + head / 2, "head" if ok else "refused", about[0], limits(headers, 0.0), told)
+        elif what == "head":
+            limiter.head(now, about[0], about[1])
+            at(now + latency - head, "end", about[0])
+        elif what == "refused":
+            limiter.refused(now, *about[:1], about[2], about[1], 0.5)
+            limiter.end(now, about[0], ok=False)
+            refused, todo = refused + 1, todo + 1
+        elif what == "end":
+            limiter.end(now, about[0], ok=True)
+            answered.append(now)
+    return refused, now, answered
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["bucket", "window"])
+@pytest.mark.parametrize("style", STYLES)
+def test_a_table_of_300_rows_against_60_a_minute(style, fixed):
+    """At most five refusals, and 95 % of what was possible."""
+    provider = Provider(style, fixed=fixed)
+    refused, seconds, _ = simulate(provider)
+    best = 240.0
+    assert refused <= 5
+    assert best / seconds >= 0.95
+
+
+@pytest.mark.parametrize("window", [0.5, 5.0, 60.0])
+@pytest.mark.parametrize("limit", [5, 60, 1000])
+def test_the_window_is_learnt_where_nobody_names_it(limit, window):
+    """From how far off `reset` is."""
+    provider = Provider("openai", limit, window)
+    rows = 5 * limit
+    refused, seconds, _ = simulate(provider, rows, latency=0.02 * window / limit, head=0.01 * window / limit)
+    assert refused <= 5
+    assert (rows - limit) * window / limit / seconds >= 0.9
+
+
+# --- the state ----------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_held_back_before_anything_is_known():
+    """Of what somebody waits for, on this machine; a table's rows begin with eight."""
+    limiter = Limiter(free=True)
+    for _ in range(500):
+        assert 0.0 == limiter.wait(0.0, NONE)
+        limiter.start(0.0, NONE)
+    limiter, rows = Limiter(free=True), 0
+    while limiter.wait(0.0, NONE, background=True) == 0.0:
+        rows += 1
+        ticket = limiter.start(0.0, NONE)
+    assert FIRST == rows
+    limiter.head(1.0, ticket, ())
+    assert 0.0 == limiter.wait(1.0, NONE, background=True)
+
+
+def test_the_width_doubles_is_cut_once_and_grows_slowly():
+    """AIMD: one cut in 15 s, none of its time counted as clean; never where it is not used."""
+    width = Width()
+    for _ in range(2):
+        width.peak = int(width.value)
+        for _ in range(int(width.value)):
+            width.ended(0.0, int(width.value))
+    assert 4 * FIRST == width.value
+    width.peak = 32
+    width.cut(1.0)
+    width.cut(2.0)
+    assert pytest.approx(0.8 * 32) == width.value
+    for _ in range(100):
+        width.ended(COOL, 32)
+    assert pytest.approx(0.8 * 32) == width.value
+    for _ in range(26):
+        width.ended(1.0 + COOL, 32)
+    assert pytest.approx(0.8 * 32 * 1.05) == width.value
+    unused = Width()
+    for _ in range(100):
+        unused.peak = 1
+        unused.ended(0.0, 1)
+    assert FIRST == unused.value
+
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["start", "head", "end", "refused", "strained"]),
+        st.floats(0, 30),
+        st.integers(0, 60),
+        st.one_of(st.none(), st.floats(0, 100)),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=60)
+@given(OPERATIONS)
+def test_whatever_happens(operations):
+    """Waits are never negative, no number or for ever; the width keeps its bounds; calls in flight are
+    counted."""
+    limiter, now, flying = Limiter(), 0.0, []
+    for what, pause, left, told in operations:
+        now += pause
+        headers = x("requests", "60", str(left), None if told is None else f"{told:.3f}s")
+        known = limits(headers, 0.0)
+        if what == "start":
+            flying.append(limiter.start(now, Need(5.0, 5.0)))
+        elif what == "strained":
+            limiter.strained(now)
+        elif flying:
+            ticket = flying[0] if what == "head" else flying.pop()
+            if what == "head":
+                limiter.head(now, ticket, known)
+            elif what == "refused":
+                assert 0 <= limiter.refused(now, ticket, told, known, 0.5) < math.inf
+            if what != "head":
+                limiter.end(now, ticket, ok=what == "end")
+        wait = limiter.wait(now, NONE)
+        assert wait is None or 0 <= wait < math.inf
+        assert 1 <= limiter.width.value <= MOST
+        assert len(flying) == limiter.flying
+
+
+def test_tokens_are_charged_at_the_start_and_settled_at_the_end():
+    """An estimate that was too high is given back."""
+    limiter = Limiter()
+    first = limiter.start(0.0, NONE)
+    limiter.head(0.0, first, limits(x("tokens", "1000", "900"), 0.0))
+    limiter.end(0.0, first, ok=True)
+    big = Need(500.0, 350.0)
+    ticket = limiter.start(0.0, big)
+    assert limiter.wait(0.0, big) > 40
+    limiter.end(0.0, ticket, ok=True, used=Need(20.0, 10.0))
+    assert 0.0 == limiter.wait(0.0, Need(500.0, 300.0))
+
+
+# --- calls --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sim():
+    with simulator.serve(ttft=0.0, gap=0.0, tokens=3) as server:
+        yield server
+
+
+@pytest.fixture
+def client(sim):
+    env = {"OPENAI_BASE_URL": sim.base_url("openai_chat"), "OPENAI_API_KEY": "sk-canary-0123456789abcdef"}
+    made = Client(registry.load(env), ledger=None, retries=Retries(1, base=0.0))
+    yield made
+    made.close()
+
+
+def gates():
+    return list(engine().kept(Gates)._gates.values())
+
+
+def ask(client, model, prompt="hello", **options):
+    """A call that `send` starts, as a table's rows do."""
+    route = client.resolve(model)
+    request = client.request(prompt, route.model)
+    return client.send(request, route, key=client.registry.key_for(route, None), **options)
+
+
+def test_a_refusal_costs_none_of_the_attempts(client, sim):
+    """Four refusals with their time, one retry: the answer comes."""
+    before = len(sim.records)
+    answer = client.stream("four", "openai/a@status=429,fail_times=4,retry_after=0.01", retries=1).response()
+    assert answer.text
+    assert 5 == len(sim.records) - before
+
+
+def test_no_retries_means_one_request(client, sim):
+    """The gate asks no second time either."""
+    before = len(sim.records)
+    with pytest.raises(errors.RateLimited):
+        client.complete("once", "openai/b@status=429,fail_times=4,retry_after=0.01", retries=0)
+    assert 1 == len(sim.records) - before
+
+
+def test_one_refusal_holds_all_back(client, sim):
+    """Forty calls on a table, the first of which are refused: one pause, then one by one, then all."""
+    model = "openai/c@status=429,fail_times=1,retry_after=0.2"
+    before = len(sim.records)
+    streams = [ask(client, model, "the same", background=True) for _ in range(40)]
+    assert all(s.response(30).text for s in streams)
+    assert 41 == len(sim.records) - before
+
+
+def test_a_wait_that_is_too_long_is_not_waited_for(client, sim):
+    """Two minutes, with somebody waiting: the error comes at once and says how long."""
+    before = len(sim.records)
+    with pytest.raises(errors.RateLimited) as caught:
+        client.complete("hello", "openai/d@status=429,retry_after=120")
+    assert 120.0 == caught.value.retry_after
+    with pytest.raises(errors.RateLimited):
+        client.complete("another", "openai/d@status=429,retry_after=120")
+    assert 1 == len(sim.records) - before
+
+
+def test_a_wait_is_told_once_and_stop_ends_it(client, sim):
+    """The notice names the provider; the queue is clean afterwards, and others are let in."""
+    model = "openai/e@status=429,fail_times=1,retry_after=30"
+    stream = client.stream("hello", model)
+    for event in stream:
+        if isinstance(event, Notice):
+            assert ("wait", True) == (event.kind, "OpenAI's rate limit" in event.text)
+            break
+    waiting = client.stream("me too", model)
+    assert waiting.wait(0, 30)
+    assert "wait" == waiting.log[0][1].kind
+    for one in (stream, waiting):
+        one.cancel()
+        assert one.wait_end(30)
+    gate = next(g for g in gates() if g.limiter.held and not g.limiter.seen and g.limiter.streak == 1)
+    assert gate.idle
+
+
+def test_who_waits_goes_before_a_table(client):
+    """With a table's rows in the queue, a call of a cell is the next; stopped ones leave no trace."""
+    route, order = client.resolve("openai/f"), []
+    request = client.request("hello", route.model)
+    cell = client.attempt(request, route, key=client.registry.key_for(route, None))
+    row = replace(cell, background=True)
+
+    async def enter(gate, name, attempt):
+        await gate.enter(_Turn(attempt, Stream(lambda fold, stream: None)))
+        order.append(name)
+
+    async def all_of_them():
+        gate = Gate("p", Limiter())
+        gate.limiter.held = time.monotonic() + 0.2
+        work = [asyncio.ensure_future(enter(gate, f"row {i}", row)) for i in range(3)]
+        work.append(asyncio.ensure_future(enter(gate, "cell", cell)))
+        await asyncio.sleep(0)
+        work[1].cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+        assert 3 == gate.limiter.flying
+        assert not any(gate.queues)
+
+    asyncio.run(all_of_them())
+    assert ["cell", "row 0", "row 2"] == order
+
+
+def test_a_measured_call_meets_no_gate(sim):
+    """paced=False, as benchmarks' clients are: nobody is held back and a refusal is its own."""
+    env = {"OPENAI_BASE_URL": sim.base_url("openai_chat"), "OPENAI_API_KEY": "sk-canary-0123456789abcdef"}
+    client, before = Client(registry.load(env), ledger=None, paced=False), len(gates())
+    with pytest.raises(errors.RateLimited):
+        client.complete("hello", "openai/g@status=429,retry_after=120", retries=0)
+    assert client.complete("hello", "openai/g").text
+    assert before == len(gates())
+    client.close()
+
+
+def test_no_key_in_a_gates_repr(client):
+    """Nor in its name."""
+    client.complete("hello", "openai/h")
+    assert "canary" not in repr(gates()) + repr(engine().kept(Gates)._gates)
+
+
+def test_what_was_shown_is_never_asked_again(client, sim):
+    """A refusal inside the stream, after tokens."""
+    before = len(sim.records)
+    stream = client.stream("hello", "openai/i@tokens=9,error=3,status=429,fail_times=0")
+    with pytest.raises(errors.NbllmError):
+        list(stream)
+    assert any(isinstance(event, TextDelta) for _, event in stream.log)
+    assert 1 == len(sim.records) - before
