@@ -502,7 +502,8 @@ class Provider(Endpoint):
     was checked; refused why it cannot be asked; source where the row stands, "" for nbllm's own; held which
     variables, and which names, wait for the person's consent because the row stands in a file that came with
     a project. oauth: how to log in where a key is not typed. shipped: the origin at which nbllm's own rows
-    have this provider, where the name in `opencode` is theirs.
+    have this provider, where the name in `opencode` is theirs. batch: how it writes batches, a name out of
+    dialects.batches.FORMATS, "" where it takes none.
     """
 
     base_url_env: tuple[str, ...] = ()
@@ -520,6 +521,7 @@ class Provider(Endpoint):
     source: str = ""
     oauth: OAuth | None = None
     shipped: str = ""
+    batch: str = ""
 
     @property
     def unapproved(self) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 
 from ..core.calls import SECRET_HEADERS, ModelFacts, OAuth, Provider, Quirks, origin, same_host
 from ..core.errors import ConfigError
+from ..dialects.batches import FORMATS
 from .dialects import DIALECTS
 
 BUILT_IN = ""  # the source of nbllm's own rows
@@ -110,6 +111,12 @@ def _header(value: Any) -> str:
     return str(value)
 
 
+def _batch(value: Any) -> str:
+    if value not in ("", *FORMATS):
+        raise TypeError(f'one of {", ".join(FORMATS)}, or "" for none')
+    return str(value)
+
+
 def _quirks(value: Any) -> dict[str, Any]:
     found = _settings(value)
     return {name: getattr(found, name) for name in value}
@@ -134,6 +141,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "dialect": _text,
     "base_url": _address,
     "key_header": _header,
+    "batch": _batch,
     "quirks": _quirks,
     "model": _facts,
     "local": _truth,
