@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from nbllm import Client, Image, Message, Request, Text
+from nbllm.agents.protocols import AcpTalk, CodexTalk
 from nbllm.agents.protocols import keep as keep_talking
 from nbllm.core import errors
 from nbllm.core.calls import Frame, Secret
-from nbllm.core.events import Fold, Notice, Restarted, TextDelta
+from nbllm.core.events import Fold, Notice, Restarted, TextDelta, UsageReport
 from nbllm.routing.dialects import DIALECTS
 from nbllm.routing.registry import load
 
@@ -557,3 +558,47 @@ def test_a_server_that_we_start_sees_none_either():
     assert ("CODEX_HOME",) == DIALECTS[row.dialect].encode(
         Request("a/b", (Message("user", "hello"),), extra={"start": True}), row, None
     ).start.passes
+
+
+# what each CLI tells of its usage where it told the output alone
+OUTPUT_ALONE = {
+    "claude": line(type="result", subtype="success", is_error=False, usage={"output_tokens": 7}),
+    "gemini": line(type="result", status="success", stats={"output_tokens": 7}),
+    "codex": line(type="turn.completed", usage={"output_tokens": 7}),
+    "copilot": json.dumps(
+        {"modelMetrics": {"a": {"usage": {"outputTokens": 3}}, "b": {"usage": {"outputTokens": 4}}}}
+    ),
+    "opencode": line(type="step_finish", part={"reason": "stop", "tokens": {"output": 7}}),
+    "acp": line(id=1, result={"stopReason": "end_turn", "usage": {"outputTokens": 7}}),
+    "acp-gemini": line(
+        id=1, result={"stopReason": "end_turn", "_meta": {"quota": {"token_count": {"output_tokens": 7}}}}
+    ),
+    "app-server": line(
+        method="thread/tokenUsage/updated", params={"tokenUsage": {"last": {"outputTokens": 7}}}
+    ),
+}
+TALKS = {"acp": AcpTalk, "acp-gemini": AcpTalk, "app-server": CodexTalk}
+
+
+@pytest.mark.parametrize("name", OUTPUT_ALONE)
+def test_usage_that_was_not_told_is_unknown_and_never_zero(name):
+    """No count of input, cache, thinking or cost is made up where a CLI left it out."""
+    if name in TALKS:
+        decoder = TALKS[name](ROWS["cli/gemini"], "m", "", "/").decoder()
+    else:
+        row = ROWS[f"cli/{name}"]
+        decoder = DIALECTS[row.dialect].decoder(row)
+    files = {"usage.json": OUTPUT_ALONE[name]} if name == "copilot" else {}
+    given = '{"type": "result", "exitCode": 0}' if files else OUTPUT_ALONE[name]
+    events = list(decoder.feed(Frame(given)))
+    if name not in TALKS:
+        events += decoder.feed(exit_frame(0, "", **files))
+    (usage,) = (e.usage for e in events if isinstance(e, UsageReport))
+    assert (None, 7, None, None, None) == (
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.reasoning_tokens,
+        usage.cache_read_tokens,
+        usage.cache_write_tokens,
+    )
+    assert "cost" not in usage.raw

@@ -299,9 +299,12 @@ def text(value: Any) -> str:
     return label(value) or ""
 
 
-def count(value: Any) -> int:
-    """A count, 0 where there is none."""
-    return common.count(value) or 0
+count = common.count  # None, not 0, for what was not told
+
+
+def total(first: int | None, *more: int | None) -> int | None:
+    """A count with its parts that are told apart from it; None where the count itself is not known."""
+    return None if first is None else first + sum(n or 0 for n in more)
 
 
 def number(value: Any) -> float | None:
@@ -319,9 +322,14 @@ def status(value: Any) -> int | None:
 
 
 def report(
-    input_tokens: int, output_tokens: int, raw: Mapping[str, Any], *, final: bool = True, **more: int | None
+    input_tokens: int | None,
+    output_tokens: int | None,
+    raw: Mapping[str, Any],
+    *,
+    final: bool = True,
+    **more: int | None,
 ) -> UsageReport:
-    """Usage in our meaning."""
+    """Usage in our meaning; None, never 0, for what the CLI did not tell."""
     return UsageReport(Usage(input_tokens, output_tokens, raw=raw, **more), final)
 
 
@@ -341,5 +349,6 @@ __all__ = [
     "status",
     "text",
     "texts",
+    "total",
     "turn",
 ]

@@ -18,7 +18,21 @@ from ..core.calls import Decoder, Endpoint, Frame, ProcessCall, Secret
 from ..core.events import Event, FinishReason, Notice, ReasoningDelta
 from ..core.messages import Request
 from ..dialects._json import items, obj
-from .base import Lines, call, count, failure, names, number, options, parsed, report, status, text, texts
+from .base import (
+    Lines,
+    call,
+    count,
+    failure,
+    names,
+    number,
+    options,
+    parsed,
+    report,
+    status,
+    text,
+    texts,
+    total,
+)
 
 _QUIET = {
     "DISABLE_AUTOUPDATER": "1",
@@ -145,7 +159,7 @@ class ClaudeLines(Lines):
         cost = {} if dollars is None else {"cost": dollars}
         if u:
             yield report(
-                count(u.get("input_tokens")) + read + written,
+                total(count(u.get("input_tokens")), read, written),
                 count(u.get("output_tokens")),
                 {**u, **cost},
                 cache_read_tokens=read,
@@ -393,6 +407,9 @@ class Codex(_Dialect):
 # --- copilot ---
 
 
+_COUNTS = ("inputTokens", "outputTokens", "cacheReadTokens", "cacheWriteTokens", "reasoningTokens")
+
+
 class CopilotLines(Lines):
     """Deltas with a new message id for each attempt; tokens stand in a file that is read at the exit."""
 
@@ -457,23 +474,18 @@ class CopilotLines(Lines):
         models = obj(parsed(obj(self._exit.get("files")).get("usage.json")).get("modelMetrics"))
         usages = [obj(obj(m).get("usage")) for m in models.values()]
         if any(usages):
-            total = {
-                n: sum(count(u.get(n)) for u in usages)
-                for n in (
-                    "inputTokens",
-                    "outputTokens",
-                    "cacheReadTokens",
-                    "cacheWriteTokens",
-                    "reasoningTokens",
-                )
-            }
+            sums: dict[str, int] = {}
+            for n, told in ((n, count(u.get(n))) for u in usages for n in _COUNTS):
+                if told is not None:
+                    sums[n] = sums.get(n, 0) + told
+            given, made, read, written, thought = map(sums.get, _COUNTS)
             yield report(
-                total["inputTokens"],
-                total["outputTokens"],
-                total,
-                cache_read_tokens=total["cacheReadTokens"],
-                cache_write_tokens=total["cacheWriteTokens"],
-                reasoning_tokens=total["reasoningTokens"],
+                given,
+                made,
+                sums,
+                cache_read_tokens=read,
+                cache_write_tokens=written,
+                reasoning_tokens=thought,
             )
 
 
@@ -573,20 +585,18 @@ class OpenCodeLines(Lines):
             "reasoning": count(t.get("reasoning")),
             "read": count(cache.get("read")),
             "write": count(cache.get("write")),
-            "cost": number(part.get("cost")) or 0.0,
+            "cost": number(part.get("cost")),
         }
-        self._sum = {
-            k: self._sum.get(k, 0) + v for k, v in step.items()
-        }  # input leaves out the cache, output the reasoning
+        self._sum |= {k: self._sum.get(k, 0) + v for k, v in step.items() if v is not None}
         s = {k: int(v) for k, v in self._sum.items() if k != "cost"}
-        return report(
-            s["input"] + s["read"] + s["write"],
-            s["output"] + s["reasoning"],
+        return report(  # input leaves out the cache, output the reasoning
+            total(s.get("input"), s.get("read"), s.get("write")),
+            total(s.get("output"), s.get("reasoning")),
             dict(self._sum),
             final=False,
-            cache_read_tokens=s["read"],
-            cache_write_tokens=s["write"],
-            reasoning_tokens=s["reasoning"],
+            cache_read_tokens=s.get("read"),
+            cache_write_tokens=s.get("write"),
+            reasoning_tokens=s.get("reasoning"),
         )
 
     def _at_exit(self) -> Iterator[Event]:

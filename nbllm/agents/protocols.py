@@ -20,7 +20,7 @@ from ..core.errors import ConfigError, ProtocolError
 from ..core.events import Event, Finished, FinishReason, Notice, ReasoningDelta
 from ..core.messages import Request
 from ..dialects._json import items, obj
-from .base import Lines, call, count, failure, number, options, parsed, report, text, turn
+from .base import Lines, call, count, failure, number, options, parsed, report, text, total, turn
 from .one_shot import Claude, ClaudeLines, Codex, Copilot, Gemini, OpenCode
 from .opencode_protocol import OpenCodeServer
 
@@ -492,7 +492,7 @@ class _AcpTurn(Lines):
         usage = obj(result.get("usage"))
         counts = obj(obj(obj(result.get("_meta")).get("quota")).get("token_count"))  # gemini's place for them
         if usage:
-            yield from self._counted({k: count(v) for k, v in usage.items()})
+            yield from self._counted({k: n for k, v in usage.items() if (n := count(v)) is not None})
         elif counts:
             yield report(count(counts.get("input_tokens")), count(counts.get("output_tokens")), counts)
         reason = text(result.get("stopReason"))
@@ -503,20 +503,16 @@ class _AcpTurn(Lines):
         and opencode has not."""
         before = _replaced(self._talk.totals, self._talk.session, told) or {} if self._talk.cumulative else {}
         u = {k: max(0, v - before.get(k, 0)) for k, v in told.items()}
-        read, written, thought = (
-            u.get(k, 0) for k in ("cachedReadTokens", "cachedWriteTokens", "thoughtTokens")
-        )
-        apart = (
-            u.get("totalTokens")
-            == u.get("inputTokens", 0) + u.get("outputTokens", 0) + read + written + thought
-            and read + written + thought > 0
-        )
+        given, made = u.get("inputTokens"), u.get("outputTokens")
+        read, written, thought = map(u.get, ("cachedReadTokens", "cachedWriteTokens", "thoughtTokens"))
+        beside = total(0, read, written, thought)
+        apart = bool(beside) and u.get("totalTokens") == total(0, given, made, beside)
         raw: dict[str, Any] = dict(u)
         if self._cost is not None:
             raw["cost"] = self._cost - (_replaced(self._talk.costs, self._talk.session, self._cost) or 0.0)
         yield report(
-            u.get("inputTokens", 0) + (read + written) * apart,
-            u.get("outputTokens", 0) + thought * apart,
+            total(given, read, written) if apart else given,
+            total(made, thought) if apart else made,
             raw,
             cache_read_tokens=read,
             cache_write_tokens=written,
