@@ -14,6 +14,7 @@ import pytest
 
 import nbllm
 from nbllm import Client
+from nbllm.agents import reaper
 from nbllm.core import errors
 from nbllm.core.calls import ProcessCall, Trace
 from nbllm.routing.registry import load
@@ -270,6 +271,34 @@ def test_a_killed_kernel_leaves_nothing_running(tmp_path, kind, fork):
             os.kill(pid, signal.SIGKILL)
         kernel.wait()
         kernel.stdout.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a parent's number says nothing elsewhere")
+@pytest.mark.parametrize("held", [True, False])
+def test_a_kernel_killed_before_its_watcher_began_leaves_nothing_running(tmp_path, held):
+    """What was written to the watcher's input is read before it acts, also where a forked child of the kernel
+    holds that input open."""
+    marker = f"nbllm-marker-{time.monotonic_ns()}"
+    command = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)", marker], start_new_session=True
+    )
+    reading, writing = os.pipe()
+    (tmp_path / "home").mkdir()
+    os.write(writing, b"".join(b"0 /nowhere/%d\n" % n for n in range(3_000)))
+    os.write(writing, f"{command.pid} {tmp_path / 'home'}\n".encode())
+    if not held:
+        os.close(writing)
+    nobody = "1" if os.getpid() != 1 else "2"
+    watcher = subprocess.Popen([sys.executable, "-I", "-S", reaper.__file__, nobody], stdin=reading)
+    try:
+        assert 0 == watcher.wait(30)
+        assert command.wait(30)
+        assert [] == list(tmp_path.iterdir())
+    finally:
+        command.kill()
+        os.close(reading)
+        if held:
+            os.close(writing)
 
 
 def test_closing_leaves_no_process_that_watches(cli):

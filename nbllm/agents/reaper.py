@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 _GRACE = 1.0  # seconds between a request to end and a kill
@@ -77,9 +79,8 @@ class Reaper:
 def main(parent: int) -> None:
     """Waits for the end of `parent`, then ends what runs."""
     running: dict[bytes, int] = {}
-    threading.Thread(target=_orphaned, args=(parent, running), daemon=True).start()
-    for line in iter(sys.stdin.buffer.readline, b""):
-        pid, _, home = line.rstrip(b"\n").partition(b" ")
+    for line in _told(parent):
+        pid, _, home = line.partition(b" ")
         if int(pid) < 0:
             running.pop(home, None)
         else:
@@ -87,22 +88,33 @@ def main(parent: int) -> None:
     _end(running)
 
 
-def _orphaned(parent: int, running: dict[bytes, int]) -> None:
-    while hasattr(os, "getppid") and os.getppid() == parent:
-        time.sleep(_LOOK)
-    _end(running)
-    os._exit(0)
+def _told(parent: int) -> Iterator[bytes]:
+    """The lines of our input, up to its end; or, where our parent is another, up to the last one that is
+    there. It may have been killed before we began to read."""
+    rest, wait = b"", _LOOK
+    while True:
+        if os.name == "posix" and not select.select([0], [], [], wait)[0]:
+            if not wait:
+                return
+            wait = _LOOK if os.getppid() == parent else 0.0
+            continue
+        if not (more := os.read(0, 2**16)):
+            return
+        *lines, rest = (rest + more).split(b"\n")
+        yield from lines
 
 
 def _end(running: dict[bytes, int]) -> None:
     """A request to end, then a kill, then their folders."""
     for sign in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
         until, told = time.monotonic() + _GRACE, set[int]()
-        while (there := _members(running)) and time.monotonic() < until:
-            for pid in there - told:
+        while there := _members(running):
+            for pid in there - told:  # first, then the time: a look takes longer than that on a busy machine
                 with contextlib.suppress(OSError):
                     os.kill(pid, sign)
             told |= there
+            if time.monotonic() > until:
+                break
             time.sleep(0.05)
     for home in running:
         shutil.rmtree(home, ignore_errors=True)
