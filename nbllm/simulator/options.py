@@ -23,6 +23,7 @@ Gaps = Literal["constant", "jitter", "burst"]
 Role = Literal["early", "late"]
 Thoughts = Literal["field", "parts"]
 Why = Literal["quota", "context"]
+End = Literal["completed", "expired", "failed", "cancelled"]
 How = Literal["rst", "close", "end"]
 
 
@@ -53,7 +54,10 @@ class Options:
     often per distinct prompt and model; fail_rate: this share of requests; retry_after: seconds to name.
     headers: seconds before the status line. auth: the key that is wanted, 1 for any key. After so many token-
     bearing chunks: cut (`how`: rst, close without the framing's end, or end as if all were well), stall
-    (`stall_for` seconds), malformed (the next one), error (inside the stream).
+    (`stall_for` seconds), malformed (the next one), error (inside the stream). Of batches: batch_s, seconds
+    until the end; batch_end, how they end (expired and cancelled ones answered half); of their lines
+    batch_missing have no result, the next batch_zero the status 0, the next batch_fail an error;
+    batch_shuffle: results in another order; enqueued: prompt tokens that may wait, more fail at once.
     """
 
     ttft: float = 0.05
@@ -97,6 +101,13 @@ class Options:
     stall_for: float = 3600.0
     malformed: int | None = None
     error: int | None = None
+    batch_s: float = 0.0
+    batch_end: End = "completed"
+    batch_fail: int = 0
+    batch_zero: int = 0
+    batch_missing: int = 0
+    batch_shuffle: bool = False
+    enqueued: int | None = None
 
 
 # Names that stand for options, with or without "sim-" before them.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from . import faults, plan, routes, scripts, strict
+from . import batches, faults, plan, routes, scripts, strict
 from .model_loading import Loads
 from .normalized_request import Ask
 from .options import BadOption, Options, chosen, masked, split
@@ -73,6 +73,7 @@ class Service:
     defaults: Options
     log: Log
     loads: Loads = field(default_factory=Loads)
+    batches: batches.Batches = field(default_factory=batches.Batches)
     failures: dict[tuple[str, int], int] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=itertools.count)
     token: str = field(default_factory=lambda: secrets.token_hex(4))
@@ -81,6 +82,7 @@ class Service:
         """Forgets records, failures and loaded models."""
         self.log.clear()
         self.loads.clear()
+        self.batches.clear()
         self.failures.clear()
 
     def answer(self, request: Request, came: Arrival) -> Answer:
@@ -177,7 +179,12 @@ class Service:
         if own:
             return _one(200, own(self), _JSON, "", Out("done", b"", 0.0))
         try:
-            _check_key(routes.speaks(request), _options(self.defaults, "", request), request)
+            options = _options(self.defaults, "", request)
+            _check_key(routes.speaks(request), options, request)
+            if found := self.batches.answer(request, options, came.created):
+                answer = _one(200, found[0], _JSON, "", Out("done", b"", 0.0))
+                answer.headers += found[1].items()
+                return answer
             body = routes.small(request, self.loads.loaded(came.received_ns / 1e9))
         except _ODD as error:
             return _refusal(routes.speaks(request), _odd(error), "")
