@@ -2,12 +2,13 @@
 
 import contextlib
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbllm.core.calls import HttpCall, Provider
+from nbllm.core.calls import HttpCall, ModelFacts, Provider
 from nbllm.core.errors import (
     BadRequest,
     ConfigError,
@@ -17,10 +18,10 @@ from nbllm.core.errors import (
     RateLimited,
     ServerError,
 )
-from nbllm.core.events import TextDelta
+from nbllm.core.events import TextDelta, Usage
 from nbllm.core.messages import Message, Request, Text
 from nbllm.dialects import DIALECTS, batches
-from nbllm.routing import registry
+from nbllm.routing import prices, registry
 
 ROW = Provider("p", "openai_chat", "https://host/v1", label="P")
 CHAT = {
@@ -367,3 +368,28 @@ def test_rows_name_their_batches():
     assert rows["openai"] == rows["azure_responses"] == "openai"
     assert rows["ollama"] == ""
     assert set(batches.FORMATS) == set(rows.values()) - {""}
+
+
+@pytest.mark.parametrize(
+    ("row", "model", "share"),
+    [
+        ("openai", "gpt-5.4-mini", 0.5),
+        ("anthropic", "claude-sonnet-4-5", 0.5),
+        ("gemini", "gemini-2.5-flash", 0.5),
+        ("mistral", "mistral-small-latest", 0.5),
+        ("groq", "llama-3.3-70b-versatile", None),
+        ("together", "openai/gpt-oss-120b", None),
+    ],
+)
+def test_a_batch_costs_what_the_price_data_say(row, model, share):
+    """No factor of ours: where they know no price of batches, it is unknown."""
+    usage, row = Usage(1000, 1000), registry.load().rows[row]
+    whole, half = prices.cost(usage, model, row), prices.cost(usage, model, row, batch=True)
+    assert half == (None if share is None else pytest.approx(whole * share))
+
+
+def test_own_prices_are_those_of_calls():
+    """A batch's is not guessed from them; what the provider says it charged counts."""
+    row = replace(ROW, price="openai", facts={"gpt-5.4-mini": ModelFacts(input=1.0, output=1.0)})
+    assert prices.cost(Usage(1000, 1000), "gpt-5.4-mini", row, batch=True) is None
+    assert prices.cost(Usage(1000, 1000, raw={"cost": 0.25}), "gpt-5.4-mini", row, batch=True) == 0.25

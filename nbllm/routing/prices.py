@@ -19,27 +19,31 @@ _TICKS = (
     1e10  # xAI counts in ticks; its grok-2 answers of 13 + 16 tokens at $2 and $10 a million say 1,860,000
 )
 
+_BATCH = {
+    "processing": "batch"
+}  # in the price data; where it has no such variant, it would say the usual price
 
-def cost(usage: Usage | None, model: str, provider: Provider | str) -> float | None:
+
+def cost(usage: Usage | None, model: str, provider: Provider | str, *, batch: bool = False) -> float | None:
     """US dollars for `usage` of `model`: by the person's own prices, else what the provider says it charged,
     else by the price data. None where none of them knows, or where the answer ended before all of it was
-    counted, or what they say is no amount. provider: a row, or its name in the price data."""
+    counted, or what they say is no amount. provider: a row, or its name in the price data. batch: the answer
+    came in a batch; the person's own prices are those of calls, and a batch's is not guessed from them."""
     if usage is None or usage.output_tokens is None:
         return None
     row = provider if isinstance(provider, Provider) else Provider("", "", "", price=provider)
     try:
-        found = _cost(usage, model, row)
+        found = _cost(usage, model, row, batch)
     except Exception:  # noqa: BLE001 - the answer is paid for: no odd count and no odd price may lose it
         return None
     return found if found is not None and math.isfinite(found) else None
 
 
-def _cost(usage: Usage, model: str, row: Provider) -> float | None:
-    own = row.facts.get(model)
+def _cost(usage: Usage, model: str, row: Provider, batch: bool) -> float | None:
+    own, said = row.facts.get(model), charged(usage.raw)
     if own is not None and (own.input is not None or own.output is not None):
-        return _by_facts(usage, own)
-    said = charged(usage.raw)
-    return said if said is not None else _by_data(usage, model, row.price)
+        return said if batch else _by_facts(usage, own)
+    return said if said is not None else _by_data(usage, model, row.price, batch)
 
 
 def charged(raw: Mapping[str, Any]) -> float | None:
@@ -81,7 +85,7 @@ def _by_facts(usage: Usage, facts: ModelFacts) -> float | None:
     ) / 1e6
 
 
-def _by_data(usage: Usage, model: str, price_provider: str) -> float | None:
+def _by_data(usage: Usage, model: str, price_provider: str, batch: bool) -> float | None:
     if usage.input_tokens is None or usage.output_tokens is None or not price_provider:
         return None
     from genai_prices import Usage as PricedUsage
@@ -94,7 +98,11 @@ def _by_data(usage: Usage, model: str, price_provider: str) -> float | None:
         cache_write_tokens=usage.cache_write_tokens,
     )
     try:
-        return float(calc_price(counted, model_ref=model, provider_id=price_provider).total_price)
+        found = calc_price(
+            counted, model_ref=model, provider_id=price_provider, price_context=_BATCH if batch else None
+        )
+        variants = (v.when.get("processing") for v in found.model.price_variants or ())
+        return float(found.total_price) if not batch or "batch" in variants else None
     except (LookupError, ValueError):
         return None  # the package raises these for a model it does not know and for counts it cannot price
 
