@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from . import tools as tools
     from .client.api import complete as complete
     from .client.api import default_client as default_client
+    from .client.api import embed as embed
     from .client.api import estimate_tokens as estimate_tokens
     from .client.api import health as health
     from .client.api import models as models
+    from .client.api import nearest as nearest
     from .client.api import providers as providers
     from .client.api import register_provider as register_provider
     from .client.api import resume as resume
@@ -67,7 +69,9 @@ _HOME = {
             "models",
             "default_client",
             "health",
+            "embed",
             "estimate_tokens",
+            "nearest",
             "register_provider",
         ),
         "client.api",

@@ -115,3 +115,37 @@ def register_provider(name: str, **entries: Any) -> Provider:
     key_env="ACME_API_KEY")`. Where a known provider moves to another host, its key variables stay behind
     unless key_env names them. Raises ConfigError for a wrong entry."""
     return default_client().registry.register(name, entries)
+
+
+def embed(texts: Any, model: str = "auto", **options: Any) -> pd.DataFrame:
+    """One row a text, in the texts' order and with their index: `embedding` (a float32 array), `status`,
+    `input_tokens` and `cost` in US dollars (its share of its request's, by length); totals and the model are
+    in `attrs`.
+
+    texts: a list, a column of a DataFrame, or one text. Empty and missing ones are not asked, and those that
+    the provider refuses as too long are left out: their arrays hold NaN, and status says why. model: a full
+    name, or a short one of the provider's row (openai/small, gemini/embedding). dimensions: how long the
+    vectors should be, where the model can. purpose: "document" for what is looked through, "query" for what
+    is looked for; models that know no difference embed both alike. batch: texts in one request. Further
+    options: base_url, dialect, api_key, timeout, retries, cache, extra, as in Client.stream.
+
+    Raises ConfigError for what is wrong on this side. An error of the provider's, and an interrupt, carry the
+    DataFrame with what had come in `.partial`.
+    """
+    from .embeddings import embed as ask
+
+    return ask(default_client(), texts, model, **options)
+
+
+def nearest(
+    question: Any, embedded: pd.DataFrame, k: int = 5, *, model: str | None = None, **options: Any
+) -> pd.DataFrame:
+    """The k rows of what `embed` gave that are most like the question, the most like first, with their cosine
+    `similarity` in place of the vector; rows without a vector are never among them.
+
+    question: a text, which is embedded as a query by the model of the rows (or by `model`), or a vector.
+    Options as in embed. Raises ConfigError where vectors are of different lengths.
+    """
+    from .embeddings import nearest as find
+
+    return find(default_client(), question, embedded, k, model, **options)

@@ -410,7 +410,7 @@ class Client:
             ready = transport.ready(call, fresh=fresh)
         except errors.NbllmError as error:
             raise error.scrubbed(guard.texts).with_traceback(None) from None  # whose frames hold the key
-        dialect = self.registry.dialects[route.provider.dialect]
+        dialect = prepare.dialect(route.provider, self.registry.dialects)
         return Attempt(request, route, dialect, key, guard, call, ready, timeouts or self.timeouts)
 
     def encode(self, request: Request, route: Route, key: Secret | None, *, keep: bool = False) -> AnyCall:

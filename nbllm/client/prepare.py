@@ -9,6 +9,7 @@ from ..core import errors
 from ..core.calls import AnyCall, Dialect, Guard, Provider, Secret
 from ..core.messages import Request
 from ..dialects import _caching
+from ..dialects.embeddings import EMBEDDERS
 from ..routing.registry import Route
 
 
@@ -22,8 +23,13 @@ def encode(
     if key is None and not row.local:
         raise no_key(row)
     _caching.able(request, row)
-    words = keep_talking if keep and not route.simulated else dialects[row.dialect].encode
+    words = keep_talking if keep and not route.simulated else dialect(row, dialects).encode
     return words(request, row, key).guarded(Guard.of(row, key.at(row.base_url) if key is not None else None))
+
+
+def dialect(row: Provider, dialects: Mapping[str, Dialect]) -> Dialect:
+    """The dialect of a row. Those of embeddings are no words for a conversation, and in no list of them."""
+    return EMBEDDERS.get(row.dialect) or dialects[row.dialect]
 
 
 def no_key(row: Provider) -> errors.ConfigError:

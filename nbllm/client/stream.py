@@ -316,7 +316,7 @@ class Stream:
 
     def _raise(self) -> None:
         if self._error is not None:
-            self._error.partial = self._error.partial or self.partial()
+            self._error.partial = self.partial() if self._error.partial is None else self._error.partial
             raise self._error.with_traceback(None)
 
     @property

@@ -465,8 +465,12 @@ class Endpoint:
     def takes_cache_key(self) -> bool:
         """Whether it takes OpenAI's words for prompts that are kept. Other servers may refuse what they do
         not know, so only OpenAI's own hosts are sent them unasked."""
-        speaks = self.dialect.startswith("openai_")
-        return speaks and (self.quirks.cache_key or _OPENAI.fullmatch(origin(self.base_url)) is not None)
+        return self.dialect.startswith("openai_") and (self.quirks.cache_key or self.is_openai)
+
+    @property
+    def is_openai(self) -> bool:
+        """Whether it is at one of OpenAI's own hosts."""
+        return _OPENAI.fullmatch(origin(self.base_url)) is not None
 
     @property
     def shown(self) -> str:
@@ -503,7 +507,8 @@ class Provider(Endpoint):
     variables, and which names, wait for the person's consent because the row stands in a file that came with
     a project. oauth: how to log in where a key is not typed. shipped: the origin at which nbllm's own rows
     have this provider, where the name in `opencode` is theirs. batch: how it writes batches, a name out of
-    dialects.batches.FORMATS, "" where it takes none.
+    dialects.batches.FORMATS, "" where it takes none. embeddings: short names of models that embed, the first
+    of which is meant where none is named.
     """
 
     base_url_env: tuple[str, ...] = ()
@@ -522,6 +527,7 @@ class Provider(Endpoint):
     oauth: OAuth | None = None
     shipped: str = ""
     batch: str = ""
+    embeddings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def unapproved(self) -> bool:
@@ -529,7 +535,7 @@ class Provider(Endpoint):
         return any(h == self.name or h.startswith(f"{self.name}: ") for h in self.held)
 
 
-_UNTOLD = frozenset({"values", "facts", "quirks"})
+_UNTOLD = frozenset({"values", "facts", "quirks", "embeddings"})
 
 
 class Decoder(Protocol):

@@ -14,7 +14,8 @@ NbllmError
 ├── ProtocolError       they spoke gibberish
 └── AnswerProcessingError  the answer came; checking, converting or showing it failed
 
-`.partial` is the Response with what had arrived, None where nothing was asked yet.
+`.partial` is the Response with what had arrived (of `embed`, its DataFrame), None where nothing was asked
+yet.
 """
 
 from __future__ import annotations
@@ -247,7 +248,7 @@ def after_answer(response: Response, doing: str) -> Iterator[None]:
     try:
         yield
     except NbllmError as error:
-        error.partial = error.partial or response
+        error.partial = response if error.partial is None else error.partial
         raise
     # a paid answer is not lost by a validator, a DataFrame or a drawing
     except Exception as error:  # noqa: BLE001

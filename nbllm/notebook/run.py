@@ -345,7 +345,7 @@ def _raw(label: str, stream: Stream | NbllmError) -> Outcome:
         return Outcome(label, Response(), error=stream)
     error, response = stream.error, stream.partial()
     if error is not None:
-        error.partial = error.partial or response
+        error.partial = response if error.partial is None else error.partial
     return Outcome(label, response, error=error)
 
 

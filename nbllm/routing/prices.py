@@ -73,7 +73,7 @@ def _by_facts(usage: Usage, facts: ModelFacts) -> float | None:
         usage.input_tokens is None
         or usage.output_tokens is None
         or facts.input is None
-        or facts.output is None
+        or (facts.output is None and usage.output_tokens)  # embeddings have no output, and no price for it
     ):
         return None
     read, written = usage.cache_read_tokens or 0, usage.cache_write_tokens or 0
@@ -81,7 +81,10 @@ def _by_facts(usage: Usage, facts: ModelFacts) -> float | None:
     at_written = facts.input if facts.cache_write is None else facts.cache_write
     plain = max(0, usage.input_tokens - read - written)
     return (
-        plain * facts.input + read * at_read + written * at_written + usage.output_tokens * facts.output
+        plain * facts.input
+        + read * at_read
+        + written * at_written
+        + usage.output_tokens * (facts.output or 0)
     ) / 1e6
 
 

@@ -149,7 +149,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "models": _path,
     **dict.fromkeys(("label", "default_model", "key_url", "price", "opencode", "refused"), _text),
     **dict.fromkeys(("base_url_env", "key_env", "prefixes", "bare", "verified", "command", "passes"), _texts),
-    **dict.fromkeys(("headers", "query"), _pairs),
+    **dict.fromkeys(("headers", "query", "embeddings"), _pairs),
 }
 
 

@@ -8,7 +8,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from .options import PRESETS, split
-from .protocols import Format, Refused, Request, anthropic, gemini, ollama, openai_chat, openai_responses
+from .protocols import (
+    Format,
+    Refused,
+    Request,
+    anthropic,
+    embeddings,
+    gemini,
+    ollama,
+    openai_chat,
+    openai_responses,
+)
 
 FORMATS: dict[str, Format] = {f.NAME: f for f in (openai_chat, openai_responses, anthropic, gemini, ollama)}
 MODELS = ("sim", *(f"sim-{name}" for name in PRESETS))
@@ -21,6 +31,10 @@ _ANSWERS: tuple[tuple[tuple[str, ...], Format], ...] = (
     (("/messages",), anthropic),
     ((":generateContent", ":streamGenerateContent"), gemini),
     (("/api/chat", "/api/generate"), ollama),
+    (("/embeddings",), embeddings.OPENAI),
+    ((":batchEmbedContents",), embeddings.GEMINI),
+    (("/api/embed",), embeddings.OLLAMA),
+    (("/v2/embed",), embeddings.COHERE),
 )
 
 

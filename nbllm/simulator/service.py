@@ -297,4 +297,5 @@ _OWN: dict[tuple[str, str], Callable[[Service], Any]] = {
     ("GET", "/__sim/records"): lambda service: [record.as_dict() for record in service.log.snapshot()],
     ("POST", "/__sim/reset"): _reset,
     ("GET", "/__sim/health"): _health,
+    ("GET", "/health"): lambda service: {"status": "ok"},  # as vLLM, llama.cpp and load balancers ask
 }

@@ -14,6 +14,7 @@ from typing import Any
 from .normalized_request import Ask, Entry
 from .options import Options
 from .protocols import Refused
+from .text import count
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _OPENAI_TOOLS = {
@@ -70,7 +71,8 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
 def check(format: str, ask: Ask, options: Options) -> None:
     """Raises Refused for what the provider of this format would refuse."""
     words = _WORDS.get(format, {})
-    size = ask.input_tokens
+    texts = ask.extra.get("texts")  # each of which has a window of its own
+    size = ask.input_tokens if texts is None else max(map(count, texts), default=0)
     if options.window is not None and size > options.window:
         told = words.get("context", "").format(size=size, window=options.window)
         raise Refused(400, told, why="context")

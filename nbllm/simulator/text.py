@@ -119,6 +119,11 @@ def count(text: str) -> int:
     return sum(1 for _ in _TOKEN.finditer(text))
 
 
+def words(text: str) -> list[str]:
+    """The words of `text`, in small letters."""
+    return _WORD.findall(text.lower())
+
+
 def clean(text: str) -> str:
     """`text` as it can be encoded: halves of surrogate pairs that clients send are joined or replaced."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -126,8 +131,8 @@ def clean(text: str) -> str:
 
 def answer(prompt: str, tokens: int | None = None, seed: int = 0) -> tuple[str, ...]:
     """The tokens of an answer to `prompt`: exactly `tokens` of them where that is given."""
-    words = set(_WORD.findall(prompt.lower()))
-    text = next((said for keys, said in _TOPICS if words.issuperset(keys)), "") or _PLAIN.replace(
+    asked = set(words(prompt))
+    text = next((said for keys, said in _TOPICS if asked.issuperset(keys)), "") or _PLAIN.replace(
         "{to}", _quoted(prompt)
     )
     if any(mark in prompt.lower() for mark in _AT_LENGTH):
