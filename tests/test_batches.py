@@ -221,6 +221,12 @@ def test_how_many_requests_a_batch_has(about, total):
     assert total == batches.state({"id": "b", **about}).total
 
 
+def test_metadata_of_ours_says_nothing_of_a_state():
+    """Only Google's operations keep theirs there."""
+    about = {"id": "b", "name": "x", "status": "in_progress", "metadata": {"status": "failed", "done": "1"}}
+    assert batches.state(about).running
+
+
 def test_googles_counts_are_texts():
     """Whose digits are bounded."""
     about = {

@@ -161,7 +161,7 @@ def state(value: Any) -> BatchState:
     """The state of a batch, from the answer of any provider. One in a state that nobody knows has ended where
     it has results or a time of its end. Raises ProtocolError for what is no batch."""
     job = obj(obj(value).get("job")) or obj(value)
-    about = {**job, **obj(job.get("metadata"))} if "name" in job else job  # Google's operation
+    about = {**job, **obj(job.get("metadata"))} if "id" not in job else job  # Google's operation
     word = string(about.get("status")) or string(about.get("processing_status")) or string(about.get("state"))
     word = re.sub(r"^(batch|job)_state_", "", word.lower())
     id = label(job.get("id")) or label(job.get("name"))

@@ -1,116 +1,25 @@
 """Batches of four kinds: OpenAI's files (Groq's and Azure's too), Anthropic's, Gemini's and Mistral's.
 
-A batch keeps its lines; what it answers is worked out when its results are read, each line as a call in its
-format would be. When it ends, and which lines fail, options say (batch_s, batch_end, batch_fail ...).
+Files are kept, batches are made of them or of what stands in the call, listed, read and cancelled.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from . import plan, routes, strict
+from . import routes
+from .batch import ODD, Batch, Line, shown, written
 from .options import Options, chosen
 from .protocols import Refused, Request, encode
 
 _KEPT = 256 << 20  # bytes of all files; the oldest go first
 _BATCHES = 1_000  # that are remembered
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_ODD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-_HEADERS = {"anthropic-version": "2023-06-01"}  # that a call of a line would have had
 _LIST, _REFUSED, _NO_LINES = 100, "Invalid value", "The file has no lines."
-
-
-class Line(NamedTuple):
-    """A request of a batch."""
-
-    id: str
-    body: Mapping[str, Any]
-
-
-class Result(NamedTuple):
-    """What became of one: how is ok, failed, zero, expired or cancelled."""
-
-    id: str
-    how: str
-    status: int = 0
-    body: Any = None
-
-
-@dataclass(slots=True)
-class Batch:
-    """A batch. problem: why it failed at once, (code, message)."""
-
-    kind: str
-    id: str
-    created: float
-    path: str  # of each line's call
-    options: Options
-    lines: list[Line]
-    about: Mapping[str, Any]  # what its creator said of it
-    problem: tuple[str, str] | None = None
-    stopped: bool = False
-    done: list[Result] | None = None  # worked out once
-
-    def end(self, now: float) -> str:
-        """How it ended, "" while it runs."""
-        if self.problem:
-            return "failed"
-        if self.stopped:
-            return "cancelled"
-        return self.options.batch_end if now - self.created >= self.options.batch_s else ""
-
-    @property
-    def weight(self) -> int:
-        """Prompt tokens that it enqueues: a quarter of its characters."""
-        return sum(len(encode(line.body)) for line in self.lines) // 4
-
-    def results(self, now: float) -> list[Result]:
-        """What became of each line, in the order that the options ask for; none while it runs."""
-        end = self.end(now)
-        if end in ("", "failed"):
-            return []
-        if self.done is None:
-            self.done = list(self._results(end))
-        return self.done
-
-    def _results(self, end: str) -> Iterator[Result]:
-        o, lines = self.options, list(enumerate(self.lines))
-        if o.batch_shuffle:
-            random.Random(o.seed).shuffle(lines)
-        whole = len(lines) if end == "completed" else len(lines) // 2
-        for at, line in lines:
-            if at < o.batch_missing:
-                continue
-            if at < o.batch_missing + o.batch_zero:
-                yield Result(line.id, "zero")
-            elif at < o.batch_missing + o.batch_zero + o.batch_fail:
-                yield Result(line.id, "failed", 400, Refused(400))
-            elif at >= whole:
-                yield Result(line.id, end)
-            else:
-                yield self._answered(line)
-
-    def _answered(self, line: Line) -> Result:
-        request = Request("POST", self.path, {}, _HEADERS, encode(line.body))
-        format = routes.answering(request)
-        try:
-            if format is None:
-                raise Refused(404)
-            ask = format.ask(request)
-            options = chosen(self.options, ask.model)
-            strict.check(format.NAME, ask, options)
-            reply = plan.reply(ask, options, f"{format.ID}{self.id}-{line.id}", self.created, 0.0)
-            return Result(line.id, "ok", 200, format.whole(reply))
-        except Refused as refused:
-            return Result(line.id, "failed", refused.status, refused)
-        except _ODD as error:
-            return Result(line.id, "failed", 400, Refused(400, f"{type(error).__name__}"))
 
 
 @dataclass(slots=True)
@@ -226,7 +135,7 @@ def _content(batches: Batches, request: Request, asked: _Asked) -> str:
     """What is in a file: results have the name of their batch and of the kind."""
     kind, _, id = asked.id.partition("-")
     if kind in ("out", "err"):
-        return _written(batches.of(id), asked.now, kind)
+        return written(batches.of(id), asked.now, kind)
     _file(batches, asked.id)
     return batches.files[asked.id].decode("utf-8", "replace")
 
@@ -254,7 +163,7 @@ def _openai(batches: Batches, request: Request, asked: _Asked) -> Any:
         problem = _problem(lines)
     except Refused as refused:
         problem = (refused.why, refused.message)
-    return _shown(batches.put("openai", path, lines, about, asked, problem=problem), asked)
+    return shown(batches.put("openai", path, lines, about, asked, problem=problem), asked.now)
 
 
 def _problem(lines: list[Line]) -> tuple[str, str] | None:
@@ -273,7 +182,7 @@ def _lines(data: bytes, id: str, body: str, path: str = "") -> Iterator[Line]:
         try:
             value = json.loads(text)
             line = Line(value[id], value[body])
-        except _ODD:
+        except ODD:
             raise Refused(400, f"Line {number} is no request.", why="invalid_json_line") from None
         if not isinstance(line.id, str) or not isinstance(line.body, dict) or line.body.get("stream"):
             raise Refused(400, f"Line {number} is no request.", why="invalid_json_line")
@@ -292,7 +201,7 @@ def _anthropic(batches: Batches, request: Request, asked: _Asked) -> Any:
     if "anthropic-version" not in request.headers:
         raise Refused(400, "anthropic-version: header is required")
     lines = _inline(request.json().get("requests"), "custom_id", "params")
-    return _shown(batches.add("anthropic", "/v1/messages", lines, {"url": _url(request)}, asked), asked)
+    return shown(batches.add("anthropic", "/v1/messages", lines, {"url": _url(request)}, asked), asked.now)
 
 
 def _google(batches: Batches, request: Request, asked: _Asked) -> Any:
@@ -306,7 +215,7 @@ def _google(batches: Batches, request: Request, asked: _Asked) -> Any:
         lines = _inline(inner, "key", "request")
     path, model = f"/v1beta/models/{asked.id}:generateContent", asked.id
     about = {**about, "model": model, "inline": "fileName" not in config}
-    return _shown(batches.add("gemini", path, lines, about, asked), asked)
+    return shown(batches.add("gemini", path, lines, about, asked), asked.now)
 
 
 def _mistral(batches: Batches, request: Request, asked: _Asked) -> Any:
@@ -316,7 +225,7 @@ def _mistral(batches: Batches, request: Request, asked: _Asked) -> Any:
     data = b"\n".join(batches.files.get(str(id), b"") for id in about.get("input_files") or ())
     lines = _inline(inner, "custom_id", "body") if inner else list(_lines(data, "custom_id", "body"))
     lines = [Line(line.id, {**line.body, "model": model}) for line in lines]
-    return _shown(batches.add("mistral", path, lines, about, asked), asked)
+    return shown(batches.add("mistral", path, lines, about, asked), asked.now)
 
 
 # --- what is said of them -----------------------------------------------------------------------------------
@@ -327,16 +236,17 @@ def _url(request: Request) -> str:
 
 
 def _get(batches: Batches, request: Request, asked: _Asked) -> Any:
-    return _shown(batches.of(asked.id), asked)
+    return shown(batches.of(asked.id), asked.now)
 
 
 def _list(batches: Batches, request: Request, asked: _Asked) -> Any:
     kind = next((k for end, k in _KINDS if request.path.endswith(end)), "openai")
     kind = "gemini" if routes.speaks(request).NAME == "gemini" else kind
-    found = [_shown(b, asked) for b in reversed(batches.made.values()) if b.kind == kind][:_LIST]
+    found = [b for b in reversed(batches.made.values()) if b.kind == kind][:_LIST]
+    said = [shown(b, asked.now) for b in found]
     if kind == "gemini":
-        return {"operations": found}
-    return {"object": "list", "data": found, "has_more": False, "total": len(found)}
+        return {"operations": said}
+    return {"object": "list", "data": said, "has_more": False, "total": len(said)}
 
 
 _KINDS = (("/messages/batches", "anthropic"), ("/batch/jobs", "mistral"))
@@ -345,161 +255,14 @@ _KINDS = (("/messages/batches", "anthropic"), ("/batch/jobs", "mistral"))
 def _cancel(batches: Batches, request: Request, asked: _Asked) -> Any:
     batch = batches.of(asked.id)
     batch.stopped = batch.stopped or not batch.end(asked.now)
-    return _shown(batch, asked)
+    return shown(batch, asked.now)
 
 
 def _results(batches: Batches, request: Request, asked: _Asked) -> str:
     batch = batches.of(asked.id)
     if not batch.end(asked.now):
         raise Refused(404, "The batch has not ended.")
-    return _written(batch, asked.now)
-
-
-def _written(batch: Batch, now: float, which: str = "") -> str:
-    """Its results as JSON lines; which: out or err for one of two files."""
-    found = [r for r in batch.results(now) if not which or (r.how == "ok") is (which == "out")]
-    return "".join(f"{encode(_LINES[batch.kind](r)).decode()}\n" for r in found)
-
-
-def _openai_line(r: Result) -> dict[str, Any]:
-    body = routes.FORMATS["openai_chat"].error(r.body, "") if r.how == "failed" else r.body or {}
-    about = {"id": f"batch_req_{r.id}", "custom_id": r.id}
-    if r.how in ("expired", "cancelled"):
-        error = {"code": f"batch_{r.how}", "message": f"This request was not done: the batch is {r.how}."}
-        return {**about, "response": None, "error": error}
-    return {**about, "response": {"status_code": r.status, "request_id": "", "body": body}, "error": None}
-
-
-def _anthropic_line(r: Result) -> dict[str, Any]:
-    if r.how == "ok":
-        return {"custom_id": r.id, "result": {"type": "succeeded", "message": r.body}}
-    if r.how in ("failed", "zero"):
-        error = routes.FORMATS["anthropic"].error(r.body or Refused(500), "")
-        return {"custom_id": r.id, "result": {"type": "errored", "error": error}}
-    return {"custom_id": r.id, "result": {"type": "expired" if r.how == "expired" else "canceled"}}
-
-
-def _google_line(r: Result) -> dict[str, Any]:
-    if r.how == "ok":
-        return {"key": r.id, "response": r.body}
-    if r.how == "zero":
-        return {"key": r.id, "response": {}}
-    if r.how == "failed":
-        why = r.body.message or "Request contains an invalid argument."
-        return {"key": r.id, "error": {"code": 3, "message": why}}
-    return {"key": r.id, "error": {"code": 1, "message": r.how}}
-
-
-_LINES: Mapping[str, Callable[[Result], dict[str, Any]]] = {
-    "openai": _openai_line,
-    "anthropic": _anthropic_line,
-    "gemini": _google_line,
-    "mistral": _openai_line,
-}
-
-
-def _shown(batch: Batch, asked: _Asked) -> dict[str, Any]:
-    end = batch.end(asked.now)
-    return _SHOWN[batch.kind](batch, end, batch.results(asked.now), asked.now)
-
-
-def _files(batch: Batch, results: list[Result]) -> tuple[str | None, str | None]:
-    ok = {r.how == "ok" for r in results}
-    return f"out-{batch.id}" if True in ok else None, f"err-{batch.id}" if False in ok else None
-
-
-def _openai_shown(batch: Batch, end: str, results: list[Result], now: float) -> dict[str, Any]:
-    out, err = _files(batch, results)
-    done = sum(r.how == "ok" for r in results)
-    code, said = batch.problem or ("", "")
-    problems = [{"code": code, "message": said, "param": None, "line": None}]
-    return {
-        **{k: batch.about.get(k) for k in ("endpoint", "input_file_id", "completion_window", "metadata")},
-        "id": batch.id,
-        "object": "batch",
-        "status": end or "in_progress",
-        "output_file_id": out,
-        "error_file_id": err,
-        "errors": {"object": "list", "data": problems} if batch.problem else None,
-        "created_at": int(batch.created),
-        **({f"{end}_at": int(now)} if end else {}),
-        "request_counts": {"total": len(batch.lines), "completed": done, "failed": len(results) - done},
-    }
-
-
-def _anthropic_shown(batch: Batch, end: str, results: list[Result], now: float) -> dict[str, Any]:
-    hows = [r.how for r in results]
-    created = datetime.fromtimestamp(batch.created, UTC).isoformat()
-    return {
-        "id": batch.id,
-        "type": "message_batch",
-        "processing_status": "ended" if end else "in_progress",
-        "request_counts": {
-            "processing": 0 if end else len(batch.lines),
-            "succeeded": hows.count("ok"),
-            "errored": hows.count("failed") + hows.count("zero"),
-            "canceled": hows.count("cancelled"),
-            "expired": hows.count("expired"),
-        },
-        "created_at": created,
-        "expires_at": created,
-        "ended_at": datetime.fromtimestamp(now, UTC).isoformat() if end else None,
-        "cancel_initiated_at": None,
-        "archived_at": None,
-        "results_url": f"{batch.about.get('url')}/{batch.id}/results" if end else None,
-    }
-
-
-def _google_shown(batch: Batch, end: str, results: list[Result], now: float) -> dict[str, Any]:
-    word = {"": "RUNNING", "completed": "SUCCEEDED"}.get(end, end.upper())
-    lines = map(_google_line, results)
-    named = [{"metadata": {"key": line.pop("key")}, **line} for line in lines]
-    output: dict[str, Any] = {"responsesFile": f"files/out-all-{batch.id}"}
-    if batch.about.get("inline"):
-        output = {"inlinedResponses": {"inlinedResponses": named}}
-    metadata = {
-        "state": f"BATCH_STATE_{word}",
-        "displayName": batch.about.get("displayName"),
-        "model": f"models/{batch.about.get('model')}",
-        "createTime": datetime.fromtimestamp(batch.created, UTC).isoformat(),
-        "batchStats": {"requestCount": str(len(batch.lines))},
-        **({"output": output} if results else {}),
-    }
-    ended = {"done": True, **({"response": output} if results else {})} if end else {}
-    return {"name": f"batches/{batch.id}", "metadata": metadata, **ended}
-
-
-def _mistral_shown(batch: Batch, end: str, results: list[Result], now: float) -> dict[str, Any]:
-    out, err = _files(batch, results)
-    done = sum(r.how == "ok" for r in results)
-    words = {"": "RUNNING", "completed": "SUCCESS", "expired": "TIMEOUT_EXCEEDED"}
-    return {
-        **{k: batch.about.get(k) for k in ("endpoint", "input_files", "model", "metadata")},
-        "id": batch.id,
-        "object": "batch",
-        "status": words.get(end, end.upper()),
-        "output_file": out,
-        "error_file": err,
-        "errors": [],
-        "created_at": int(batch.created),
-        "completed_at": int(now) if end else None,
-        "total_requests": len(batch.lines),
-        "completed_requests": len(results),
-        "succeeded_requests": done,
-        "failed_requests": len(results) - done,
-    }
-
-
-_SHOWN: Mapping[str, Callable[[Batch, str, list[Result], float], dict[str, Any]]] = {
-    "openai": _openai_shown,
-    "anthropic": _anthropic_shown,
-    "gemini": _google_shown,
-    "mistral": _mistral_shown,
-}
-
-
-def _google_content(batches: Batches, request: Request, asked: _Asked) -> str:
-    return _written(batches.of(asked.id), asked.now)
+    return written(batch, asked.now)
 
 
 _PATHS: tuple[tuple[str, re.Pattern[str], Callable[[Batches, Request, _Asked], Any]], ...] = tuple(
@@ -507,7 +270,7 @@ _PATHS: tuple[tuple[str, re.Pattern[str], Callable[[Batches, Request, _Asked], A
     for method, pattern, function in (
         ("POST", r"/upload/v1(?:beta)?/files\Z", _google_upload),
         ("POST", r"/v1(?:beta)?/models/([^/:]+):batchGenerateContent\Z", _google),
-        ("GET", r"(?:/download)?/v1(?:beta)?/files/out-all-([^/:]+):download\Z", _google_content),
+        ("GET", r"(?:/download)?/v1(?:beta)?/files/out-all-([^/:]+):download\Z", _results),
         ("POST", r"(?:/openai)?/v1(?:beta)?/batches/([^/:]+)(?:/|:)cancel\Z", _cancel),
         ("GET", r"(?:/openai)?/v1(?:beta)?/batches/([^/:]+)\Z", _get),
         ("GET", r"(?:/openai)?/v1(?:beta)?/batches\Z", _list),
