@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import bench as bench
+    from . import rows as rows
     from . import simulator as simulator
     from . import tools as tools
     from .client.api import complete as complete
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from .notebook.chat_widget import ChatWidget as ChatWidget
     from .notebook.magics import load_ipython_extension as load_ipython_extension
     from .notebook.magics import unload_ipython_extension as unload_ipython_extension
+    from .rows import map as map  # noqa: A004 - nbllm.map is the name for it
 
 __version__ = "0.1.0"
 
@@ -90,7 +92,8 @@ _HOME = {
     "ChatWidget": "notebook.chat_widget",
     "approve": "notebook.buttons",
     **dict.fromkeys(("load_ipython_extension", "unload_ipython_extension"), "notebook.magics"),
-    **dict.fromkeys(("bench", "errors", "simulator", "tools"), ""),
+    "map": "rows",
+    **dict.fromkeys(("bench", "errors", "rows", "simulator", "tools"), ""),
 }
 __all__ = list(_HOME)
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.core.errors import ConfigError
+from nbllm.core.template import fill
 from nbllm.core.values import text_of, tokens_in
-from nbllm.notebook.prompt.template import fill
 
 from .growth import limit
 

@@ -11,8 +11,8 @@ import pytest
 from nbllm.core.errors import ConfigError
 from nbllm.core.events import TextDelta
 from nbllm.core.messages import ToolCall
+from nbllm.core.template import fill, parameters_in
 from nbllm.notebook.magics import questions
-from nbllm.notebook.prompt.template import fill, parameters_in
 from nbllm.notebook.syntax import parser as grammar
 from nbllm.notebook.syntax.schema_shorthand import schema
 from nbllm.notebook.view.blocks import Blocks

@@ -25,6 +25,7 @@ FLOORS = [
     "store",
     "tools",
     "client",
+    "rows",
     "bench",
     "notebook",
     "",

@@ -321,11 +321,11 @@ def frame(value: Any) -> pd.DataFrame:
     and why."""
     import pandas as pd
 
-    plain = _plain(value)
-    if isinstance(plain, dict):
-        lists = [v for v in plain.values() if isinstance(v, list)]
-        plain = lists[0] if len(plain) == 1 and lists else [plain]
-    rows = plain if isinstance(plain, list) else [plain]
+    value = plain(value)
+    if isinstance(value, dict):
+        lists = [v for v in value.values() if isinstance(v, list)]
+        value = lists[0] if len(value) == 1 and lists else [value]
+    rows = value if isinstance(value, list) else [value]
     made = pd.DataFrame([r if isinstance(r, dict) else {"value": r} for r in rows])
     kept: dict[str, str] = {}
     for name in made.columns:
@@ -360,11 +360,12 @@ def _dates(column: pd.Series[Any]) -> pd.Series[Any]:
     return made
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A checked value as dicts, lists and scalars."""
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(dataclasses.asdict(value))
+        return plain(dataclasses.asdict(value))
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+        return [plain(v) for v in value]
+    return {k: plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value

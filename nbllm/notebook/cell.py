@@ -11,13 +11,13 @@ from ..core.errors import ConfigError, NbllmError, after_answer
 from ..core.events import Response
 from ..core.messages import Part, Text
 from ..core.schema import Shape
+from ..core.template import Filled, fill
 from ..routing.registry import DEFAULT_MODEL
 from . import background, dry_run, fix
 from .comparison import Comparison
 from .functions import composed, define
 from .painters import painter
 from .prompt.attachments import attached, part_of, told
-from .prompt.template import Filled, fill
 from .question import Question, checked, value_budget
 from .run import Guarded, Run, follow, keep_turn, settle, stoppable, turn
 from .session import Session

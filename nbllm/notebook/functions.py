@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.errors import ConfigError
-from .prompt.template import Filled, fill, parameters_in
+from ..core.template import Filled, fill, parameters_in
 from .question import value_budget
 from .session import Session
 

@@ -27,7 +27,7 @@ from .view.hidden import plain
 from .view.outcome import Outcome
 
 if TYPE_CHECKING:
-    from .prompt.template import Filled
+    from ..core.template import Filled
 
 _STATE = "_nbllm_session"
 

@@ -164,6 +164,10 @@ class Database:
                 self._db.execute("rollback")
             raise
 
+    def read(self, words: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What a question gives."""
+        return self._db.execute(words, values).fetchall()
+
     def close(self) -> None:
         """Closes the file."""
         self._db.close()

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..prompt.code_spans import ticked
+from ...core.code_spans import ticked
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt

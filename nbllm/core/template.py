@@ -38,9 +38,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ...core.errors import ConfigError
-from ...core.values import BUDGET, draws, form_of, text_of, tokens_in
 from . import code_spans as verbatim
+from .errors import ConfigError
+from .values import BUDGET, draws, form_of, text_of, tokens_in
 
 _PLACE = re.compile(
     r"\{(?P<expr>(?P<root>[^\W\d]\w*)(?P<path>(?:\.[^\W\d]\w*|\[(?:-?\d{1,18}|'[^'\]\n]*'|\"[^\"\]\n]*\")\])*))"
@@ -154,6 +154,46 @@ def parameters_in(
     return tuple(dict.fromkeys(wanted)), tuple(n for n in dict.fromkeys(known) if n not in wanted)
 
 
+@dataclass(frozen=True, slots=True)
+class RowTemplate:
+    """A prompt for each row of a table: `{column}` in single braces, by the rules above. Two braces are never
+    evaluated, and stay. The text is looked through once, not for every row."""
+
+    text: str
+    pieces: tuple[str | _Place, ...]
+
+    @classmethod
+    def of(cls, text: str) -> RowTemplate:
+        """Every single brace that is ours by its form and place counts, whatever columns there are."""
+        pieces: list[str | _Place] = []
+        at = 0
+        for place in _Scan(text, _AnyName(), "single").places():
+            pieces += [text[at : place.start], place]
+            at = place.end
+        return cls(text, (*pieces, text[at:]))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it takes, in their order."""
+        places = [p.match for p in self.pieces if isinstance(p, _Place)]
+        return tuple(dict.fromkeys(m["root"] for m in places if m))
+
+    def where(self, column: str) -> str:
+        """The line and column of the first place that takes a column, in words."""
+        places = [p for p in self.pieces if isinstance(p, _Place) and p.match and p.match["root"] == column]
+        return _where(self.text, places[0].start)
+
+    def fill(self, row: Mapping[str, Any]) -> str:
+        """The prompt for a row. Raises ConfigError where an attribute, index or format fails."""
+        return "".join(p if isinstance(p, str) else self._value(p, row) for p in self.pieces)
+
+    def _value(self, place: _Place, row: Mapping[str, Any]) -> str:
+        if place.match and place.match[0] == f"{{{place.source}}}" and type(row.get(place.source)) is str:
+            return str(row[place.source])  # by far the commonest
+        value = _inserted(self.text, place, row, lambda _: None, BUDGET)
+        return self.text[place.start : place.end] if value is None else value.text
+
+
 class _AnyName:
     """Names of which every one exists: to find what a prompt would take."""
 
@@ -202,8 +242,8 @@ class _Scan:
         if at in self.literals or braces > 2:
             return None
         if braces == 2:
-            return self._double(at, end)
-        match = _PLACE.match(self.text, at) if self.mode == "on" else None
+            return None if self.mode == "single" else self._double(at, end)
+        match = _PLACE.match(self.text, at) if self.mode in ("on", "single") else None
         if (
             match is None
             or match["root"] not in self.namespace

@@ -1,0 +1,266 @@
+"""A prompt over the rows of a table. `nbllm.map(df, "Classify {text}", model="gemini/flash")` asks a model of
+every row, many at a time, and gives the table with the answers; a run that was stopped or killed goes on.
+
+    df = nbllm.map(reviews, "Classify: {text}", model="openai/mini", schema={...}, run="reviews", budget=2)
+    nbllm.rows.runs()                    # what lies on this machine
+    df = nbllm.rows.resume("reviews")    # goes on, also in another process
+    nbllm.rows.errors(df)                # the rows that failed, with the reason
+    df = nbllm.rows.retry(df)            # asks those again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import uuid4
+
+from ..client.api import default_client
+from ..client.client import Client
+from ..core.errors import ConfigError
+from ..routing import prices
+from ..store import runs as files
+from ..store.runs import Row, RunFile, RunInfo
+from .budget import Budget, Estimate, Price, Purse, price
+from .frame import joined
+from .job import Job
+from .progress import Progress, Totals, chosen, question
+from .runner import Runner
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Estimate", "errors", "map", "resume", "retry", "runs"]
+
+WIDTH = 64  # rows on their way at once
+_WIDEST = 1_024
+_SAMPLE = 50  # prompts that an estimate looks at
+
+Confirm = Literal["ask", "yes"] | Callable[[Estimate], Any]
+
+
+def map(
+    df: pd.DataFrame,
+    template: str,
+    *,
+    model: str = "auto",
+    schema: Any = None,
+    into: str | None = None,
+    run: str | None = None,
+    width: int | None = None,
+    budget: Any = None,
+    dedupe: bool = True,
+    confirm: Confirm = "ask",
+    errors: Literal["keep", "raise"] = "keep",
+    client: Client | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Asks `model` of every row and returns a new frame: df's index, order and columns, the answers, and
+    llm_status (ok, failed, stopped, pending), llm_error, llm_cost (US dollars).
+
+    template: a prompt with columns in braces, `{text}`, as in a cell; `{{` stays as it is. A row with a
+    missing value fails and is not sent. schema: as in a cell; its fields become columns of its types.
+    into: the column of the answer ("answer"); with a schema of several fields, what their columns begin with.
+    run: a name under which the run is kept: asked again, it sends only rows that are new or changed, or that
+    were not reached. width: rows on their way at once (64). budget: US dollars, or a mapping of usd and
+    tokens, for the whole run: no row begins that would pass it. dedupe: equal rows are asked once; their cost
+    stands in each of them. confirm: "ask" shows an estimate and asks where somebody can answer; else it goes
+    on, unless the estimate is above the budget; "yes" never asks; a function is given the Estimate. errors:
+    "raise" ends at the first failed row. More options as in Client.stream. An interrupt ends the run: the
+    frame has what was finished, and `resume` goes on. Raises ConfigError for what is wrong on this side,
+    before anything is sent.
+    """
+    job = Job.of(template, model, schema, into, options, dedupe=dedupe)
+    job.check(df)
+    with RunFile(run or _new_name()) as file:
+        limit, ends = Budget.of(budget), _raises(errors)
+        asked = _Run(file, job, client=client, width=width, budget=limit, confirm=confirm, raises=ends)
+        return asked.over(df)
+
+
+def runs() -> pd.DataFrame:
+    """One row a run on this machine, oldest first: run, model, rows, ok, failed, left, usd, template, and why
+    it ended early."""
+    import pandas as pd
+
+    return pd.DataFrame([asdict(info) for info in files.runs()], columns=list(RunInfo.__slots__))
+
+
+def resume(
+    name: str,
+    df: pd.DataFrame | None = None,
+    *,
+    width: int | None = None,
+    budget: Any = None,
+    confirm: Confirm = "ask",
+    client: Client | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Goes on with a run that was stopped or killed, with what it was started with. df: the table; without
+    one, the prompts stand in its place. Raises ConfigError where there is no such run."""
+    return _again(name, df, options, client=client, width=width, budget=budget, confirm=confirm, failed=False)
+
+
+def retry(
+    df: pd.DataFrame,
+    *,
+    width: int | None = None,
+    budget: Any = None,
+    confirm: Confirm = "ask",
+    client: Client | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Asks the failed rows of a frame that `map` gave again, and those that were not reached. Raises
+    ConfigError for another frame."""
+    name = df.attrs.get("nbllm_run")
+    if not isinstance(name, str):
+        raise ConfigError(
+            "This frame does not know its run.",
+            hint="nbllm.rows.resume(name, df) goes on with a run by name.",
+        )
+    return _again(name, df, options, client=client, width=width, budget=budget, confirm=confirm, failed=True)
+
+
+def errors(df: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a frame that failed or were stopped. Raises ConfigError for a frame without answers."""
+    if "llm_status" not in df:
+        raise ConfigError("This frame has no answers of a run.", hint="nbllm.map(df, ...) gives one.")
+    return df[df["llm_status"].isin(["failed", "stopped"])]
+
+
+def _again(
+    name: str,
+    df: pd.DataFrame | None,
+    options: dict[str, Any],
+    *,
+    client: Client | None,
+    width: int | None,
+    budget: Any,
+    confirm: Confirm,
+    failed: bool,
+) -> pd.DataFrame:
+    with RunFile(name, create=False) as file:
+        about = file.get("about")
+        if not isinstance(about, dict):
+            raise ConfigError(f"The run {name} was not started yet.", hint="nbllm.map(df, ..., run=...)")
+        job = Job.kept(about, options)
+        if df is not None:
+            job.check(df)
+        limit = Budget.of(about.get("budget") if budget is None else budget)
+        asked = _Run(file, job, client=client, width=width, budget=limit, confirm=confirm)
+        return asked.over(df, failed=failed)
+
+
+def _raises(errors: str) -> bool:
+    if errors not in ("keep", "raise"):
+        raise ConfigError(f"errors cannot be {errors!r}.", hint="It is keep or raise.")
+    return errors == "raise"
+
+
+def _new_name() -> str:
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
+
+
+class _Run:
+    """A run from its estimate to its frame."""
+
+    def __init__(
+        self,
+        file: RunFile,
+        job: Job,
+        *,
+        client: Client | None,
+        width: int | None,
+        budget: Budget,
+        confirm: Confirm,
+        raises: bool = False,
+    ) -> None:
+        if width is not None and not (isinstance(width, int) and 1 <= width <= _WIDEST):
+            raise ConfigError(f"width cannot be {width!r}.", hint=f"It is a number from 1 to {_WIDEST}.")
+        if not (confirm in ("ask", "yes") or callable(confirm)):
+            raise ConfigError(f"confirm cannot be {confirm!r}.", hint="It is ask, yes, or a function.")
+        self.file, self.job, self.budget = file, job, budget
+        self.client, self.width = client or default_client(), width or WIDTH
+        self.confirm, self.raises = confirm, raises
+        options = job.options
+        self.route = self.client.resolve(job.model, options.get("base_url"), options.get("dialect"))
+        self.route.check()
+
+    def over(self, df: pd.DataFrame | None, *, failed: bool = False) -> pd.DataFrame:
+        """Asks what is open, and gives the frame."""
+        known = self._price()
+        if df is not None:
+            self.file.plan(self.job.questions(df))
+        if failed:
+            self.file.reopen(self.file.failed_ids())
+        limits = {"usd": self.budget.usd, "tokens": self.budget.tokens}
+        self.file.put(
+            about={**self.job.about(), "budget": {n: v for n, v in limits.items() if v is not None}}, ended=""
+        )
+        ids, progress = self.file.open_ids(), chosen()
+        counts = self.file.counts()
+        totals = Totals(self.file.name, len(ids), counts.get("ok", 0))
+        usd, tokens = self.file.spent()
+        purse = Purse(self.budget, known, self.job.options.get("max_tokens"), usd, tokens)
+        runner = Runner(self.client, self.job, self.file, purse, totals, self.width, self.raises)
+        if ids:
+            runner.prepare(self.route, ids)
+            if self._wanted(ids, known, purse, progress):
+                runner.run(progress)
+            else:
+                runner.ended = "it was not started"
+            self.file.put(ended=runner.ended)
+        progress.end(totals, runner.ended)
+        if runner.error is not None:
+            raise runner.error
+        return self._frame(df, runner)
+
+    def _price(self) -> Price | None:
+        known = price(
+            prices.facts(self.route.model, self.route.provider), simulated=bool(self.route.simulated)
+        )
+        if self.budget.usd is not None and known is None:
+            raise ConfigError(
+                f"The price of {self.job.model} is not known, so a budget in dollars cannot be kept.",
+                hint="Give the budget in tokens: budget={'tokens': 100_000}; or the model's prices in your "
+                "providers.toml.",
+            )
+        return known
+
+    def _wanted(self, ids: list[str], known: Price | None, purse: Purse, progress: Progress) -> bool:
+        sample = self.file.prompts(ids[:: max(1, len(ids) // _SAMPLE)][:_SAMPLE])
+        made = self.job.options.get("max_tokens")
+        estimate = Estimate.of(
+            self.file.size(), len(ids), sample.values(), price=known, max_tokens=made, width=self.width
+        )
+        if callable(self.confirm):
+            return bool(self.confirm(estimate))
+        if self.confirm == "yes":
+            return True
+        answer = progress.ask(question(estimate, str(self.budget)))
+        total = (purse.usd + (estimate.usd or 0.0), purse.tokens + estimate.tokens)
+        if answer is None and not self.budget.allows(*total):
+            raise ConfigError(
+                f"The run would take {estimate}, more than its budget of {self.budget}.",
+                hint="Allow more, take fewer rows, or let the budget end the run: confirm='yes'.",
+            )
+        return answer is not False
+
+    def _frame(self, df: pd.DataFrame | None, runner: Runner) -> pd.DataFrame:
+        import pandas as pd
+
+        results = list(self._results(runner))
+        if df is None:
+            prompts: list[Any] = []
+            for start in range(0, len(results), 500):
+                part = [row.id for row in results[start : start + 500]]
+                found = self.file.prompts(list(set(part)))
+                prompts += [found[id] for id in part]
+            df = pd.DataFrame({"prompt": pd.array(prompts, dtype="string")})
+        return joined(df, self.job, results, self.file.name)
+
+    def _results(self, runner: Runner) -> Iterator[Row]:
+        unsaved = runner.recorder.unsaved if hasattr(runner, "recorder") else {}
+        for _, row in self.file.results():
+            yield unsaved.get(row.id, row)

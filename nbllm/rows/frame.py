@@ -1,0 +1,72 @@
+"""The table with its answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..store.runs import Row
+from .job import Job
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_DTYPES = {"string": "string", "integer": "Int64", "number": "Float64", "boolean": "boolean"}
+
+
+def joined(df: pd.DataFrame, job: Job, results: Iterable[Row], run: str) -> pd.DataFrame:
+    """A new frame with df's index, order and columns, and those of the answers; one that has the same name is
+    replaced. `.attrs["nbllm_run"]` names the run."""
+    rows = list(results)
+    answers = [json.loads(r.data) if r.data is not None and r.state == "ok" else None for r in rows]
+    made = {}
+    for column, name in job.columns.items():
+        values = [_field(answer, name) for answer in answers]
+        made[column] = typed(values, dtype_of(job, name))
+    made["llm_status"] = typed(["pending" if r.state == "sent" else r.state for r in rows], "string")
+    made["llm_error"] = typed([r.error for r in rows], "string")
+    made["llm_cost"] = typed([r.usd for r in rows], "Float64")
+    out = df.assign(**made)
+    out.attrs["nbllm_run"] = run
+    return out
+
+
+def _field(answer: Any, name: str | None) -> Any:
+    return answer if name is None else answer.get(name) if isinstance(answer, dict) else None
+
+
+def dtype_of(job: Job, name: str | None) -> str:
+    """The dtype of a column, as the schema says; "object" for what is nested."""
+    if job.shape is None:
+        return "string"
+    if name is None:
+        return "object"
+    return _dtype(job.shape.schema["properties"][name])
+
+
+def _dtype(schema: Any) -> str:
+    if not isinstance(schema, Mapping):
+        return "object"
+    kinds = schema.get("type")
+    kinds = [k for k in (kinds if isinstance(kinds, list) else [kinds]) if k not in ("null", None)]
+    options = [o for o in schema.get("anyOf", ()) if not (isinstance(o, Mapping) and o.get("type") == "null")]
+    if not kinds and len(options) == 1:
+        return _dtype(options[0])
+    if not kinds and isinstance(schema.get("enum"), list):
+        return "string" if all(isinstance(v, str) for v in schema["enum"]) else "object"
+    if kinds == ["string"] and schema.get("format") in ("date", "date-time"):
+        return "datetime"
+    return _DTYPES.get(kinds[0], "object") if len(kinds) == 1 else "object"
+
+
+def typed(values: list[Any], dtype: str) -> Any:
+    """Values as a column of a dtype; as objects where they do not take it: no answer is lost."""
+    import pandas as pd
+
+    try:
+        if dtype == "datetime":
+            return pd.to_datetime(pd.Series(values, dtype=object), format="ISO8601").array
+        return pd.Series(values, dtype=dtype).array
+    except Exception:  # noqa: BLE001 - pandas and its parsers raise many kinds
+        return pd.Series(values, dtype=object).array

@@ -1,0 +1,248 @@
+"""Asks the questions of a run on the engine's loop, a window of them at a time, and has a thread of its own
+write down what comes. Nothing of an answer is kept in memory once it is on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..client.client import Client
+from ..client.engine import engine
+from ..client.stream import Stream
+from ..core import errors
+from ..core.events import Response
+from ..core.options import REQUEST
+from ..core.schema import plain, value_of
+from ..store.runs import Row, RunFile
+from .budget import Purse
+from .job import Job
+from .progress import Progress, Totals
+
+_FETCH = 200  # prompts that are read from disk at once
+_PACE = 0.03  # seconds between two transactions
+_TICK = 0.1  # seconds between two looks at how it goes
+_LONGEST_ERROR = 500  # characters of a message that are kept
+# After these every other row would fail as well: the run ends, and its rows stay to be asked.
+_ENDING = (errors.QuotaExceeded, errors.AuthenticationError, errors.PermissionDenied, errors.NotFound)
+
+
+def ends_run(error: errors.NbllmError) -> bool:
+    """Whether an error is one of every row: of the key, the account, the model, or a limit of a day."""
+    return isinstance(error, _ENDING) or bool(getattr(error, "lasting", False))
+
+
+class Recorder:
+    """Writes what is put into it, in transactions of many rows. failure: why the disk took no more."""
+
+    def __init__(self, file: RunFile) -> None:
+        self._file, self.failure = file, ""
+        self.unsaved: dict[str, Row] = {}
+        self._queue: queue.SimpleQueue[Row | str | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="nbllm-rows", daemon=True)
+        self._thread.start()
+
+    def put(self, item: Row | str) -> None:
+        """What came of a question, or the id of one that is being sent."""
+        self._queue.put(item)
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._closing.set()
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            self._closing.wait(_PACE)
+            items = [item]
+            while not self._queue.empty() and (item := self._queue.get()) is not None:
+                items.append(item)
+            self._record(items)
+            if item is None:
+                return
+
+    def _record(self, items: list[Row | str]) -> None:
+        ended = [i for i in items if not isinstance(i, str)]
+        try:
+            self._file.record(ended, [i for i in items if isinstance(i, str)])
+        except Exception as exc:  # noqa: BLE001 - the answers stay in memory, and the run ends
+            self.failure = self.failure or errors.as_ours(exc).message
+            self.unsaved.update((row.id, row) for row in ended)
+
+
+@dataclass(slots=True)
+class Runner:
+    """A run under way. ended: why it ends early, "" where it does not."""
+
+    client: Client
+    job: Job
+    file: RunFile
+    purse: Purse
+    totals: Totals
+    width: int
+    raises: bool = False  # the first failure ends the run
+    ended: str = ""
+    error: errors.NbllmError | None = None
+    _ids: deque[str] = field(default_factory=deque)
+    _fetched: deque[tuple[str, str]] = field(default_factory=deque)
+    _streams: set[Stream] = field(default_factory=set)
+    _settled: asyncio.Event = field(default_factory=asyncio.Event)
+    _route: Any = None
+    _key: Any = None
+    _options: dict[str, Any] = field(default_factory=dict)
+    recorder: Recorder = field(init=False)
+
+    def prepare(self, route: Any, ids: Iterable[str]) -> None:
+        """Makes ready what must not be made on the engine's thread. Raises ConfigError for what is wrong with
+        the call: no key, an option that the provider does not take."""
+        self._ids.extend(ids)
+        self._route = route
+        options = {n: v for n, v in self.job.options.items() if n not in ("base_url", "dialect")}
+        self._key = self.client.registry.key_for(route, options.pop("api_key", None))
+        self._options = {**options, "schema": self.job.shape}
+        request = {n: v for n, v in options.items() if n in REQUEST}
+        schema = None if self.job.shape is None else self.job.shape.provider_schema
+        self.client.attempt(
+            self.client.request("Hello", route.model, schema=schema, **request), route, key=self._key
+        )
+
+    def run(self, progress: Progress) -> None:
+        """Asks all, from the caller's thread. An interrupt ends it; what is on its way is broken off."""
+        self.recorder = Recorder(self.file)
+        future = engine().submit(self._run())
+        try:
+            while not future.done():
+                try:
+                    wait([future], _TICK)
+                    progress.draw(self.totals)
+                except KeyboardInterrupt:
+                    if self.ended:
+                        raise
+                    self.end("stopped by the user")
+            future.result()
+        finally:
+            future.cancel()
+            self.recorder.close()
+        self.ended = self.ended or self.recorder.failure
+
+    def end(self, why: str) -> None:
+        """Starts no more and stops what runs. Any thread."""
+        self.ended = self.ended or why
+        engine().loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
+        self._settled.set()
+        for stream in self._streams:
+            stream.cancel()
+
+    async def _run(self) -> None:
+        await asyncio.gather(*(self._work() for _ in range(min(self.width, len(self._ids)))))
+
+    async def _work(self) -> None:
+        while (question := self._next()) is not None:
+            id, prompt = question
+            if not prompt:
+                self._note(
+                    Row(id, "failed", error="MissingValue: a value of the prompt is missing in this row.")
+                )
+                continue
+            need = self.purse.need(prompt)
+            while not self.purse.fits(need) and not self.ended:
+                await self._room()
+            if self.ended:
+                return
+            await self._one(id, prompt, need)
+
+    async def _room(self) -> None:
+        """Until a row under way has ended, whose reservation may leave room."""
+        if not self._streams:
+            self.ended = f"the budget of {self.purse.budget} is used up"
+            return
+        if self._settled.is_set():
+            self._settled = asyncio.Event()
+        await self._settled.wait()
+
+    def _next(self) -> tuple[str, str] | None:
+        self.ended = self.ended or self.recorder.failure
+        if not self._fetched and self._ids and not self.ended:
+            ids = [self._ids.popleft() for _ in range(min(_FETCH, len(self._ids)))]
+            prompts = self.file.prompts(ids)
+            self._fetched.extend((id, prompts[id]) for id in ids)
+        return self._fetched.popleft() if self._fetched and not self.ended else None
+
+    async def _one(self, id: str, prompt: str, need: tuple[float, float]) -> None:
+        self.purse.reserve(need)
+        self.recorder.put(id)
+        try:
+            stream = self.client.ask(prompt, self._route, api_key=self._key, **self._options)
+        except errors.NbllmError as error:
+            self.purse.settle(need, 0.0, 0.0, 0.0)
+            self._note(self._failed(id, error, Response()))
+            return
+        self._streams.add(stream)
+        if self.ended:
+            stream.cancel()
+        try:
+            await stream.ended()
+        finally:
+            self._streams.discard(stream)
+            self._settled.set()
+        self._finish(id, stream, need)
+
+    def _finish(self, id: str, stream: Stream, need: tuple[float, float]) -> None:
+        response = stream.partial()
+        usage = response.usage
+        read, made = (usage.input_tokens, usage.output_tokens) if usage else (None, None)
+        tokens = None if read is None or made is None else read + made
+        if stream.error is not None and response.empty:
+            self.purse.settle(need, response.cost or 0.0, tokens or 0, 0.0)
+        else:
+            self.purse.settle(need, response.cost, tokens, made or 0.0)
+        self._note(self._row(id, stream, response, tokens))
+
+    def _row(self, id: str, stream: Stream, response: Response, tokens: int | None) -> Row:
+        if stream.error is not None:
+            return self._failed(id, stream.error, response)
+        if response.finish_reason == "cancelled":
+            return Row(id, "stopped", None, "Stopped: it was broken off.", response.cost, tokens)
+        try:
+            if response.finish_reason == "content_filter":
+                raise errors.ContentFiltered("The provider's filter stopped the answer.")
+            shape = self.job.shape
+            value = response.text if shape is None else plain(value_of(response, shape))
+            data = json.dumps(value, ensure_ascii=False, default=str)
+        except errors.NbllmError as error:
+            return self._failed(id, error, response)
+        return Row(id, "ok", data, None, response.cost, tokens)
+
+    def _failed(self, id: str, error: errors.NbllmError, response: Response) -> Row:
+        told = f"{type(error).__name__}: {' '.join(error.message.split())}"[:_LONGEST_ERROR]
+        state = "failed"
+        if ends_run(error):
+            state = "pending"
+            self._end_here(told)
+        elif self.raises:
+            self.error = self.error or error
+            self._end_here(told)
+        return Row(id, state, None, told, response.cost)
+
+    def _end_here(self, why: str) -> None:
+        self.ended = self.ended or why
+        self._stop()
+
+    def _note(self, row: Row) -> None:
+        self.recorder.put(row)
+        if row.state == "ok":
+            self.totals.ok += 1
+        elif row.state == "failed":
+            self.totals.failed[(row.error or "").partition(":")[0]] += 1
+        if row.usd is not None:
+            self.totals.usd = (self.totals.usd or 0.0) + row.usd

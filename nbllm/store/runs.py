@@ -1,0 +1,247 @@
+"""The file of one run over a table: what is asked of each row and what came of it, in SQLite.
+
+A question is known by a hash of what is sent (and by its place, where equal rows are asked apart), so that a
+run that is started again asks what is new or changed, and nothing that was answered. `places` says which
+question each row of the table has now. States: pending -> sent -> ok | failed | stopped. One process has a
+file at a time, so what is `sent` when it is opened was cut off, and is pending again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..core.errors import ConfigError
+from .database import Database, home, own_folder, reading, take
+
+_NAME = re.compile(r"[A-Za-z0-9_][\w.\-]{0,79}", re.ASCII)
+_TABLES = (
+    "create table if not exists meta (name text primary key, value text not null)",
+    "create table if not exists rows (id text primary key, input text not null, state text not null, "
+    "attempts integer not null, data text, error text, usd real, tokens integer)",
+    "create table if not exists places (place integer primary key, id text not null)",
+    "create index if not exists rows_by_state on rows (state)",
+)
+_OPEN = ("pending", "sent", "stopped")
+
+
+class Row(NamedTuple):
+    """What came of a question. data: the answer as JSON; error: its type and message; usd and tokens: what it
+    took, None where that is not known."""
+
+    id: str
+    state: str
+    data: str | None = None
+    error: str | None = None
+    usd: float | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """A run as it lies on disk. left: rows without an answer or a failure; usd: what is known of its cost."""
+
+    run: str
+    model: str
+    rows: int
+    ok: int
+    failed: int
+    left: int
+    usd: float
+    template: str
+    ended: str
+
+
+def folder() -> Path:
+    """Where runs over tables are kept."""
+    return home() / "rows"
+
+
+def path_of(name: str) -> Path:
+    """The file of a run. Raises ConfigError for what is no name."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"A run cannot be called {name!r}.", hint="Use letters, digits, _, - and dots, at most 80."
+        )
+    return folder() / f"{name}.sqlite"
+
+
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Says in our words what the disk, or the file on it, refuses. Raises ConfigError."""
+    try:
+        yield
+    except (sqlite3.Error, OSError, ValueError, RecursionError) as exc:
+        if isinstance(exc, ConfigError):
+            raise
+        why = getattr(exc, "strerror", None) or (exc if isinstance(exc, sqlite3.Error) else "it holds else")
+        raise ConfigError(
+            f"The run {name} cannot be kept or read: {why}.",
+            hint="Make room there, or set NBLLM_HOME to a directory that you may write to; "
+            "nbllm.rows.resume goes on with what is there.",
+        ) from None
+
+
+class RunFile:
+    """A run that is open in this process alone. Any thread may use it. Raises ConfigError for what
+    cannot be written or read, and where another process has it."""
+
+    def __init__(self, name: str, *, create: bool = True) -> None:
+        self.name, path, self._turn = name, path_of(name), threading.Lock()
+        if not create and (path.is_symlink() or not path.exists()):
+            raise ConfigError(
+                f"There is no run called {name!r}.", hint="nbllm.rows.runs() lists those of this machine."
+            )
+        with _told(name):
+            own_folder(home())
+            own_folder(path.parent)
+            self._lock = take(path.with_suffix(".lock"))
+            if self._lock is None:
+                raise ConfigError(
+                    f"The run {name} is going on in another process, or in another thread of this one.",
+                    hint="Wait for its end or stop it there, or give this one another name with run=.",
+                )
+            try:
+                self._db = Database(path, _TABLES)
+                self._db.write(("update rows set state = 'pending' where state = 'sent'", None))
+            except BaseException:
+                os.close(self._lock)
+                raise
+
+    def close(self) -> None:
+        """Closes the file and lets others have it."""
+        if self._lock is not None:
+            self._db.close()
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> RunFile:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _asked(self, words: str, *values: Any) -> list[tuple[Any, ...]]:
+        with _told(self.name), self._turn:
+            return self._db.read(words, *values)
+
+    def _write(self, *work: tuple[str, Iterable[tuple[Any, ...]] | None]) -> None:
+        with _told(self.name), self._turn:
+            self._db.write(*work)
+
+    def put(self, **values: Any) -> None:
+        """Keeps JSON values under names."""
+        rows = [(name, json.dumps(value)) for name, value in values.items()]
+        self._write(("insert or replace into meta values (?, ?)", rows))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The JSON value under a name."""
+        found = self._asked("select value from meta where name = ?", name)
+        with _told(self.name):
+            return json.loads(found[0][0]) if found else default
+
+    def plan(self, questions: Iterable[tuple[str, str]]) -> None:
+        """Sets what is asked of each place, in their order: (id, prompt). Known questions keep what came of
+        them."""
+        ids: list[tuple[int, str]] = []
+
+        def new() -> Iterator[tuple[str, str]]:
+            for place, (id, prompt) in enumerate(questions):
+                ids.append((place, id))
+                yield id, prompt
+
+        self._write(
+            ("insert or ignore into rows values (?, ?, 'pending', 0, null, null, null, null)", new()),
+            ("delete from places", None),
+            ("insert into places values (?, ?)", ids),
+        )
+
+    def reopen(self, ids: Iterable[str]) -> None:
+        """Makes questions pending again."""
+        self._write(("update rows set state = 'pending', error = null where id = ?", [(i,) for i in ids]))
+
+    def open_ids(self) -> list[str]:
+        """The questions of the table that have no end yet, in the order of their first places."""
+        states = ", ".join(f"'{s}'" for s in _OPEN)
+        return [
+            id
+            for (id,) in self._asked(
+                f"select p.id from places p join rows r on r.id = p.id where r.state in ({states}) "  # noqa: S608
+                "group by p.id order by min(p.place)"
+            )
+        ]
+
+    def failed_ids(self) -> list[str]:
+        """The questions of the table that have failed."""
+        words = "select distinct p.id from places p join rows r on r.id = p.id where r.state = 'failed'"
+        return [id for (id,) in self._asked(words)]
+
+    def prompts(self, ids: Sequence[str]) -> dict[str, str]:
+        """The prompts of some questions."""
+        marks = ",".join("?" * len(ids))
+        return dict(self._asked(f"select id, input from rows where id in ({marks})", *ids))  # noqa: S608
+
+    def record(self, rows: Iterable[Row], sent: Iterable[str] = ()) -> None:
+        """Notes what was sent and what came of it, in one transaction."""
+        ended = [(r.state, r.data, r.error, r.usd, r.tokens, r.id) for r in rows]
+        self._write(
+            ("update rows set state = 'sent', attempts = attempts + 1 where id = ?", [(id,) for id in sent]),
+            (
+                "update rows set state = ?, data = ?, error = ?, "
+                "usd = case when ? is null then usd else coalesce(usd, 0) + ? end, tokens = ? where id = ?",
+                [(s, d, e, u, u, t, i) for s, d, e, u, t, i in ended],
+            ),
+        )
+
+    def counts(self) -> dict[str, int]:
+        """How many rows of the table are in each state."""
+        words = "select r.state, count(*) from places p join rows r on r.id = p.id group by r.state"
+        return dict(self._asked(words))
+
+    def size(self) -> int:
+        """How many rows the table has."""
+        return int(self._asked("select count(*) from places")[0][0])
+
+    def spent(self) -> tuple[float, int]:
+        """(US dollars, tokens) of all that was asked so far."""
+        usd, tokens = self._asked("select total(usd), total(tokens) from rows")[0]
+        return float(usd), int(tokens)
+
+    def results(self) -> Iterator[tuple[int, Row]]:
+        """(place, what came of its question), in the order of the table."""
+        words = (
+            "select p.place, r.id, r.state, r.data, r.error, r.usd, r.tokens "
+            "from places p join rows r on r.id = p.id order by p.place"
+        )
+        for place, *row in self._asked(words):
+            yield place, Row(*row)
+
+
+def runs() -> list[RunInfo]:
+    """The runs of this machine, newest last. A file that cannot be read is left out."""
+    found = sorted(folder().glob("*.sqlite"), key=lambda p: p.stat().st_mtime) if folder().is_dir() else []
+    return [info for path in found if (info := _info(path)) is not None]
+
+
+def _info(path: Path) -> RunInfo | None:
+    words = "select r.state, count(*) from places p join rows r on r.id = p.id group by r.state"
+    try:
+        with reading(path) as db:
+            meta = {name: json.loads(value) for name, value in db.execute("select name, value from meta")}
+            states = dict(db.execute(words))
+            usd = db.execute("select total(usd) from rows").fetchone()[0]
+    except (sqlite3.Error, OSError, ValueError, RecursionError):
+        return None
+    about, total = meta.get("about") or {}, sum(states.values())
+    ok, failed = states.get("ok", 0), states.get("failed", 0)
+    ended = str(meta.get("ended") or "")
+    model, template = str(about.get("model")), str(about.get("template"))
+    return RunInfo(path.stem, model, total, ok, failed, total - ok - failed, float(usd), template, ended)
