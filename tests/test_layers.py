@@ -111,7 +111,7 @@ _STANDARD = sys.stdlib_module_names - {
 # 316 of the simulator: batches of four kinds, in two files, with their uploads, states, results and faults.
 # 370 of the tower: texts as vectors, in four formats, with what servers may not send (nbllm.embed).
 # 95 of the simulator's: the same four formats, served.
-# 410 of the tower: a run over a table on disk (140), and what fills braces (270), which came from the notebook;
+# 410 of the tower: a run over a table on disk (140), what fills braces (270), from the notebook;
 # of the notebook's, 160 are cells with each=. 640 are rows: a template asked of every row of a table.
 BUDGETS = {
     ("core", "dialects", "http", "agents", "routing", "client", "store"): 11_700,
