@@ -89,7 +89,21 @@ def test_explicit_names_are_offered_where_they_are_begun(typed, offered):
 
 def test_what_may_be_a_default():
     """What belongs to one cell may not; a project chooses no address, key or what stays running."""
-    one = ["out", "def", "save", "use", "as", "schema", "attach", "dry_run", "chat", "runs", "key", "tools"]
+    one = [
+        "out",
+        "def",
+        "save",
+        "use",
+        "as",
+        "schema",
+        "attach",
+        "dry_run",
+        "chat",
+        "runs",
+        "key",
+        "tools",
+        "failover",
+    ]
     expected = {n for n, o in line.OPTIONS.items() if "." not in n and not o.later} - set(one)
     assert expected == set(settings.NAMES)
     assert {"base_url", "dialect", "key", "keep", "bg", "approve"} == {

@@ -229,7 +229,7 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
     told = {"model": given} if isinstance(given, str) else dict(given)
     model, name = told.pop("model", None), told.pop("name", None)
     options = {**common, **told}
-    known = (*REQUEST, *ADDRESS, *SENDING)
+    known = tuple(o for o in (*REQUEST, *ADDRESS, *SENDING) if o != "failover")  # one model is measured
     unknown = next((o for o in options if o not in known), None)
     if not isinstance(model, str) or unknown:
         what = (
@@ -253,6 +253,11 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
 def _found(client: Client, model: str, base_url: str | None, dialect: str | None, api_key: str | None) -> Arm:
     """The arm of a model with its route and key, by this session's configuration."""
     route = client.resolve(model, base_url, dialect)
+    if route.others:
+        raise errors.ConfigError(
+            f"A benchmark measures one model at a time: {model}.",
+            hint="Join the names by commas instead of |.",
+        )
     route.check()
     key = client.registry.key_for(route, api_key)
     if key is None and not route.provider.local:

@@ -23,8 +23,9 @@ from ..routing import prices
 from ..routing.registry import DEFAULT_MODEL, Registry, Route, load
 from ..store.ledger import Ledger
 from . import auto, prepare
-from .attempt import Attempt, sender
+from .attempt import Attempt, Handler, sender
 from .engine import Engine, engine
+from .failover import Breakers, failing_over, request_for
 from .gate import Gates
 from .pipeline import Wrapper, composed
 from .policy import Approve, Asker, Retries, Scale, Timeouts, Tools
@@ -64,6 +65,7 @@ class CallOptions(TypedDict, total=False):
     budget: float | Mapping[str, float] | None
     compact: str | float | None
     cache: str | None
+    failover: str | None
 
 
 def sealed(options: CallOptions) -> CallOptions:
@@ -125,7 +127,10 @@ class Client:
 
     def resolve(self, model: str, base_url: str | None = None, dialect: str | None = None) -> Route:
         """Where `model` leads; for "auto", the first provider with a key, a reachable Ollama, or the
-        simulator."""
+        simulator; for "a|b", to a, and to b where that fails."""
+        if "|" in model:
+            first, *others = self._several(model, base_url, dialect)
+            return replace(first, others=tuple(others))
         if dialect is not None and dialect not in self.registry.dialects:
             raise errors.ConfigError(
                 f"No dialect is called {dialect!r}.", hint=f"There are {', '.join(self.registry.dialects)}."
@@ -133,6 +138,15 @@ class Client:
         if model == "auto" and base_url is None:
             return auto.choose(self.registry, lambda url: self.check(url).result())
         return self.registry.resolve(model, base_url, dialect)
+
+    def _several(self, model: str, base_url: str | None, dialect: str | None) -> list[Route]:
+        names = [name.strip() for name in model.split("|")]
+        if base_url is not None or dialect is not None or not all(names) or len(set(names)) < len(names):
+            raise errors.ConfigError(
+                f"{model!r} does not say which models are asked in turn.",
+                hint="Write different names, as in openai/mini|claude/haiku, without base_url and dialect.",
+            )
+        return [self.resolve(name) for name in names]
 
     def check(self, url: str, timeout: float = 0.5) -> Future[bool]:
         """Whether something listens at the address, within `timeout` seconds; asked at once, answered in the
@@ -250,6 +264,7 @@ class Client:
         budget: float | Mapping[str, float] | None = None,
         compact: str | float | None = None,
         cache: str | None = None,
+        failover: str | None = None,
     ) -> Stream:
         """Asks `model` and returns its reply at once, as a Stream that grows.
 
@@ -264,8 +279,9 @@ class Client:
         "auto" at 0.8 of what the model reads, where that is known (the default with tools), "off", a share,
         or a number of tokens. cache: whether the provider is asked to keep the prompt for the next one that
         begins like it: "auto" (the default with tools and in conversations), "off", or "1h" for longer, where
-        it can. retries: how often to ask again while nothing has been shown. extra: merged into the request
-        body as it is. keep: a headless CLI stays for the next call, which is then answered
+        it can. failover: with model="a|b", "restart" asks b also where a fails after it has begun to answer;
+        what came is void then. retries: how often to ask again while nothing has been shown. extra: merged
+        into the request body as it is. keep: a headless CLI stays for the next call, which is then answered
         sooner; a conversation goes on in the one that heard it. Raises ConfigError for what is wrong on this
         side; what the provider does shows when the stream is read.
         """
@@ -292,6 +308,7 @@ class Client:
             budget=budget,
             compact=compact,
             cache=cache,
+            failover=failover,
         )
 
     def ask(
@@ -308,11 +325,13 @@ class Client:
         approve: Approve | None = None,
         budget: float | Mapping[str, float] | None = None,
         compact: str | float | None = None,
+        failover: str | None = None,
         **options: Any,
     ) -> Stream:
         """As stream, where a name has been resolved already; `options` as Client.request takes them."""
         api_key = Secret(api_key) if isinstance(api_key, str) else api_key
         options["schema"] = provider_schema(options.get("schema"))
+        anew = _begins_anew(failover, route, api_key)
         using = None
         limited = {"max_steps": max_steps, "approve": approve, "budget": budget}
         if _any(tools) or compact not in (None, "off") or any(v is not None for v in limited.values()):
@@ -332,7 +351,7 @@ class Client:
         key = self.registry.key_for(route, api_key)
 
         def send(request: Request) -> Stream:
-            return self.send(request, route, key=key, timeouts=limits, retries=patience, keep=keep)
+            return self.send(request, route, key=key, timeouts=limits, retries=patience, keep=keep, anew=anew)
 
         if using is None or not using.runs:
             return send(request)
@@ -348,6 +367,7 @@ class Client:
     ) -> Stream:
         """Asks a model whose tools run. Raises ConfigError for what can be known to be wrong before that."""
         first, ask = self.attempt(request, route, key=key), self.asker
+        self._others(request, route)  # made ready here: the loop runs where nothing may be waited for
         scale = self._scales.setdefault((route.provider.name, route.model), Scale())
 
         async def work() -> None:
@@ -374,11 +394,12 @@ class Client:
         fresh: bool = False,
         keep: bool = False,
         background: bool = False,
+        anew: bool = False,
     ) -> Stream:
         """Sends a Request that is made already; `fresh` over a new connection, or to a new command; `keep` as
-        in stream; `background` where nobody waits for it, so that others go first. Raises ConfigError where
-        no key is found for a provider that needs one. On the engine's own thread, what `http.prepare` makes
-        must be there already."""
+        in stream; `background` where nobody waits for it, so that others go first; `anew` for
+        failover="restart". Raises ConfigError where no key is found for a provider that needs one. On the
+        engine's own thread, what `http.prepare` makes must be there already."""
         first = self.attempt(request, route, key=key, timeouts=timeouts, fresh=fresh, keep=keep)
         first = replace(first, background=background) if background else first
         stream = Stream(lambda fold, s: _answer(fold, s, first))
@@ -386,8 +407,21 @@ class Client:
             stream.publish(notice)
         running, retries = self._engine(), retries or self.retries
         gates = running.kept(Gates) if self.paced else None
-        handler = composed(sender(self._pool), retries, self.wrap, self.ledger, gates)
+        others = self._others(request, route, timeouts=timeouts, fresh=fresh, keep=keep)
+
+        def in_turn(handler: Handler) -> Handler:
+            return failing_over(handler, others, running.kept(Breakers), anew=anew)
+
+        wrap = (in_turn, *self.wrap) if others else self.wrap
+        handler = composed(sender(self._pool), retries, wrap, self.ledger, gates)
         return stream.start(running, handler(first, stream))
+
+    def _others(self, request: Request, route: Route, **options: Any) -> list[Attempt]:
+        """What is sent where a route fails, made ready."""
+        return [
+            self.attempt(request_for(request, route, r), r, key=self.registry.key_for(r, None), **options)
+            for r in route.others
+        ]
 
     def attempt(
         self,
@@ -418,6 +452,21 @@ class Client:
         problem, and for keep where the provider has no such mode."""
         route.check()
         return prepare.encode(request, route, key, self.registry.dialects, keep=keep)
+
+
+def _begins_anew(failover: str | None, route: Route, key: Secret | None) -> bool:
+    """What failover= says. Raises ConfigError where it, or a key, has no sense for the models."""
+    if failover not in (None, "start", "restart"):
+        raise errors.ConfigError(f"Not a failover: {failover!r}.", hint="It is start or restart.")
+    if failover is not None and not route.others:
+        raise errors.ConfigError(
+            "failover= needs a model to go on with.", hint="For example model=openai/mini|claude/haiku."
+        )
+    if key is not None and any(r.provider.name != route.provider.name for r in route.others):
+        raise errors.ConfigError(
+            "One key does not fit several providers.", hint="Leave api_key out: each finds its own."
+        )
+    return failover == "restart"
 
 
 def _any(tools: Tools) -> bool:

@@ -59,7 +59,8 @@ class CallSpec:
 
     model: str | None = _cell(
         "models",
-        "which model answers: gemini/pro, auto ...; several, joined by commas, answer side by side",
+        "which model answers: gemini/pro, auto ...; several, joined by commas, answer side by side; a|b "
+        "asks b where a fails",
         short="m",
         scope="call",
     )
@@ -197,6 +198,13 @@ class CallSpec:
         "whether the provider is asked to keep the prompt for the next one that begins like it: auto (where "
         "chat= or tools= go on), off, 1h for longer",
         values=("auto", "off", "1h"),
+    )
+    failover: str | None = _call(
+        "sending",
+        "choice",
+        "with model=a|b: start asks b only before a has begun to answer; restart also later, not a's words",
+        values=("start", "restart"),
+        default=False,
     )
     show_reasoning: Any = _cell("str", "not yet", later=True, default=False)
     tool_choice: str | None = _call("parameter", "", "", default=False)

@@ -283,7 +283,7 @@ def forget(shell: Any) -> None:
 
 
 def _has_schemas(route: Route) -> bool:
-    return "schema" not in route.provider.quirks.cannot
+    return all("schema" not in r.provider.quirks.cannot for r in (route, *route.others))
 
 
 def _id(request: Mapping[str, Any]) -> str:

@@ -45,7 +45,8 @@ SIMULATED = {
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where a name leads: the provider (with the address in force), the model's own name, why it was
-    chosen; `problem` is why it cannot be asked, None where it can."""
+    chosen; `problem` is why it cannot be asked, None where it can; `others` are asked, in this order, where
+    this one fails."""
 
     asked: str
     provider: Provider
@@ -53,6 +54,7 @@ class Route:
     why: str = ""
     simulated: bool = False
     problem: ConfigError | None = field(default=None, compare=False)
+    others: tuple[Route, ...] = ()
 
     def check(self) -> None:
         """Raises the ConfigError that says why it cannot be asked."""

@@ -29,10 +29,12 @@ from ..core.events import (
 
 class Recorded(Protocol):
     """What is needed of a reply (see client.stream.Stream): its log of (arrival, event), a trace for each
-    attempt, when it was called and ended (perf_counter seconds), how it ended."""
+    attempt and what was asked of whom (attempt.Attempt), when it was called and ended (perf_counter seconds),
+    how it ended."""
 
     log: list[tuple[float, Event]]
     traces: list[Trace]
+    attempts: list[Any]
     called: float
     ended_at: float | None
     at_end: Any  # called with it at its end, or None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -116,6 +116,12 @@ def failed(error: BaseException, provider: Provider, model: str, extra: Mapping[
 
 def _attempt(stream: Recorded, call: Call, i: int) -> Row:
     trace = stream.traces[i] if stream.traces else Trace()
+    if i < len(stream.attempts):  # which may have asked another model than the one before
+        asked = stream.attempts[i]
+        route = asked.route
+        call = replace(
+            call, request=asked.request, provider=route.provider, model=route.asked, simulated=route.simulated
+        )
     last = i >= len(stream.traces) - 1
     called = stream.called if i == 0 else trace.marks.get("start", stream.called)
     row: Row = {

@@ -158,7 +158,7 @@ def footer(response: Response, *, filled: Sequence[str] = (), attached: Sequence
         f"{t.attempts} attempts" if t.attempts > 1 else "",
         "filled " + ", ".join(filled) if filled else "",
         "attached " + ", ".join(attached) if attached else "",
-        *(n.text.rstrip(".") for n in response.notices if n.kind in ("auto", "media", "tools")),
+        *(n.text.rstrip(".") for n in response.notices if n.kind in ("auto", "media", "tools", "failover")),
         *(f"{caption(p)[1:-1]} in .files" for p in response.files),
     ]
     shown = [plain(item).replace("\n", " ") for item in items if item]
