@@ -387,8 +387,8 @@ class Quirks:
     ask for usage in the stream (OpenAI's stream_options). reasoning_field: the field by which thinking is
     sent back, "" for never. thinking_switch: thinking is turned on and off by an object of its own, beside
     the effort. cannot: what of a Request (tools, schema, seed ...) this provider has no word for, so that
-    asking for it is an error here and not a loss there. per_day, per_second: which kinds of rate limits its
-    headers count in a day or a second, where their names do not say. cache_key: takes OpenAI's words for
+    asking for it is an error here and not a loss there. limits: what its headers' rate limits count, where
+    their names do not say ("requests/day"; a minute where nothing is said). cache_key: takes OpenAI's words for
     prompts that are kept (prompt_cache_key, prompt_cache_retention), as OpenAI's own address does without
     saying so.
     """
@@ -400,8 +400,7 @@ class Quirks:
     thinking_switch: bool = False
     cannot: tuple[str, ...] = ()
     cache_key: bool = False
-    per_day: tuple[str, ...] = ()
-    per_second: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

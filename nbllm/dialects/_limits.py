@@ -106,7 +106,8 @@ def _usual(quirks: Quirks, found: Mapping[str, Mapping[str, str]]) -> dict[str, 
     bare = amount(found.get("", {}).get("reset", ""))
     if "tokens" in found and bare is not None and bare <= 5:
         return {"requests": SECOND, "tokens": SECOND}
-    return dict.fromkeys(quirks.per_second, SECOND) | dict.fromkeys(quirks.per_day, DAY)
+    pairs = (said.split("/", 1) for said in quirks.limits)
+    return {kind: WINDOWS[unit] for kind, unit in pairs}
 
 
 def _limit(

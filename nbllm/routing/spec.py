@@ -15,6 +15,7 @@ import msgspec
 
 from ..core.calls import SECRET_HEADERS, ModelFacts, OAuth, Provider, Quirks, origin, same_host
 from ..core.errors import ConfigError
+from ..dialects._limits import WINDOWS
 from ..dialects.batches import FORMATS
 from .dialects import DIALECTS
 
@@ -119,6 +120,8 @@ def _batch(value: Any) -> str:
 
 def _quirks(value: Any) -> dict[str, Any]:
     found = _settings(value)
+    if any(said.partition("/")[2] not in WINDOWS for said in found.limits):
+        raise TypeError('limits such as "requests/day"')
     return {name: getattr(found, name) for name in value}
 
 
