@@ -221,7 +221,7 @@ def test_the_answers_own_date_is_the_clock():
 )
 def test_whatever_the_values(headers, now):
     """Never an exception, never a negative number, at most one limit of a kind and name."""
-    for limit in limits(headers, now, Quirks(per_day=("requests",))):
+    for limit in limits(headers, now, Quirks(limits=("requests/day",))):
         for value in (limit.limit, limit.remaining, limit.reset):
             assert value is None or 0 <= value < float("inf")
         assert limit.window > 0

@@ -388,8 +388,8 @@ class Quirks:
     sent back, "" for never. thinking_switch: thinking is turned on and off by an object of its own, beside
     the effort. cannot: what of a Request (tools, schema, seed ...) this provider has no word for, so that
     asking for it is an error here and not a loss there. limits: what its headers' rate limits count, where
-    their names do not say ("requests/day"; a minute where nothing is said). cache_key: takes OpenAI's words for
-    prompts that are kept (prompt_cache_key, prompt_cache_retention), as OpenAI's own address does without
+    their names do not say ("requests/day"; a minute where nothing is said). cache_key: takes OpenAI's words
+    for prompts that are kept (prompt_cache_key, prompt_cache_retention), as OpenAI's own address does without
     saying so.
     """
 
