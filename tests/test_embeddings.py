@@ -3,6 +3,7 @@ kept."""
 
 import base64
 import json
+import signal
 import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,12 +14,14 @@ import pytest
 
 import nbllm
 from nbllm import Client, simulator
+from nbllm.client.embeddings import _batches as batches
 from nbllm.client.embeddings import embed, nearest
 from nbllm.client.policy import Retries
 from nbllm.core import errors
 from nbllm.dialects.embeddings import EMBEDDERS, EMBEDDINGS, packed, unpacked
 from nbllm.routing import registry
 from nbllm.simulator.protocols.embeddings import vector
+from nbllm.store.ledger import Ledger
 
 CANARY = "sk-canary-0123456789abcdef"
 TEXTS = ["The sky is blue", "Cats chase mice", "A stock fell", "Rain falls from the sky"]
@@ -314,6 +317,7 @@ def test_short_names(sim, name, model):
         (7, {}, "not a int"),
         (pd.DataFrame({"a": ["b"]}), {}, "not a DataFrame"),
         ({"a": "b"}, {}, "not a dict"),
+        ({"a", "b"}, {}, "not a set"),
         (["a"], {"purpose": "fun"}, "purpose='fun'"),
         (["a"], {"batch": 5000}, "batch=5000"),
         (["a"], {"dimensions": 0}, "dimensions=0"),
@@ -334,6 +338,56 @@ def test_a_provider_without_embeddings_is_told(sim):
     client = made(sim.base_url("anthropic"), "anthropic")
     with pytest.raises(errors.ConfigError, match="has no embeddings"):
         embed(client, ["a"], "acme/m")
+    client.close()
+
+
+def test_one_model_is_asked(sim):
+    """Vectors of two are of no use together."""
+    client = made(f"{sim.url}/v1")
+    with pytest.raises(errors.ConfigError, match="one model"):
+        embed(client, ["a"], "acme/m|openai/small")
+    assert [] == sim.records
+    client.close()
+
+
+def test_a_request_keeps_to_the_provider_s_tokens():
+    """Counted as if a token had two bytes, which none of prose has; a text that is longer stands alone."""
+    format = EMBEDDINGS["openai_chat"]
+    texts = ["a" * 400_000, "b" * 200_000, "c", "d" * 900_000, "e"]
+    found = [[text[0] for text in batch] for batch in batches(texts, format, 256)]
+    assert [["a", "b"], ["c"], ["d"], ["e"]] == found
+
+
+def test_an_interrupt_keeps_what_came():
+    """Stop in the middle: the fifth request is sent once the first was taken, and then nothing more."""
+    never = threading.Event()
+
+    def says(body):
+        if body["input"] == ["text 4"]:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        if body["input"] != ["text 0"]:
+            never.wait(30)
+        return data(numbers(body))
+
+    with Server(says) as server:
+        client = made(server.url)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            embed(client, [f"text {i}" for i in range(9)], "acme/m", batch=1)
+        never.set()
+        client.close()
+        server.shutdown()
+    assert ["ok", *["not asked"] * 8] == list(caught.value.partial["status"])
+    assert 5 == len(server.seen)
+
+
+def test_vectors_are_no_text_for_the_ledger(sim):
+    """Where prompts and answers are kept, the texts are, and no megabytes of base64."""
+    client = made(f"{sim.url}/v1")
+    client.ledger = Ledger("texts")
+    embed(client, TEXTS, "acme/m")
+    (row,) = client.ledger.rows()
+    assert "" == row["answer"]
+    assert TEXTS[0] in row["prompt"]
     client.close()
 
 

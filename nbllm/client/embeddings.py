@@ -165,7 +165,11 @@ def _given(texts: Any) -> tuple[list[Any], Any]:
     """(the texts, their index; None for 0 to n-1)."""
     if isinstance(texts, str):
         return [texts], None
-    if getattr(texts, "ndim", 1) != 1 or isinstance(texts, (bytes, dict)) or not hasattr(texts, "__iter__"):
+    if (
+        getattr(texts, "ndim", 1) != 1
+        or isinstance(texts, (bytes, dict, set))
+        or not hasattr(texts, "__iter__")
+    ):
         raise errors.ConfigError(
             f"embed takes texts, not a {type(texts).__name__}.",
             hint='Give a list of texts, or a column: df["text"].',
@@ -175,6 +179,11 @@ def _given(texts: Any) -> tuple[list[Any], Any]:
 
 def _route(client: Client, model: str, base_url: str | None, dialect: str | None) -> tuple[Route, Embeddings]:
     """The route with the model that a short name means there, and in the words of its embeddings."""
+    if "|" in model:
+        raise errors.ConfigError(
+            f"embed asks one model, not {model!r}.",
+            hint="Vectors of two models cannot be compared: name one.",
+        )
     route = client.resolve(model, base_url, dialect)
     row = route.provider
     route.check()
@@ -197,7 +206,7 @@ def _sorted(given: Sequence[Any]) -> tuple[list[_Row], dict[str, list[int]]]:
     rows, places = [_Row() for _ in given], dict[str, list[int]]()
     for place, text in enumerate(given):
         if isinstance(text, str) and text.strip():
-            places.setdefault(text, []).append(place)
+            places.setdefault(str(text), []).append(place)  # numpy's texts too
         elif isinstance(text, str):
             rows[place].state = "empty"
         elif _is_missing(text):

@@ -19,6 +19,7 @@ from typing import Any
 from weakref import WeakSet
 
 from ..core.errors import ConfigError
+from ..dialects.embeddings import EMBEDDERS
 from ..routing.config import LEDGERS
 from .chunks import Recorded, Row
 from .history import Book, Key, Record, book, read
@@ -124,7 +125,7 @@ class Ledger:
             prompt = [{"role": m.role, "text": m.text} for m in call.request.messages]
             made[-1] |= {
                 "prompt": json.dumps(prompt, ensure_ascii=False),
-                "answer": stream.partial().text,
+                "answer": "" if call.provider.dialect in EMBEDDERS else stream.partial().text,  # no vectors
             }
         return made
 

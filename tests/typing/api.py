@@ -68,3 +68,7 @@ assert_type(nbllm.bench.chunks(df), pd.DataFrame)
 assert_type(nbllm.bench.plot(df, "coldstart"), Figure)
 assert_type(nbllm.bench.report(df, "report.html", selftest=nbllm.bench.selftest()), Path | str)
 assert_type(nbllm.bench.load(nbllm.bench.save(df, "x.parquet")), pd.DataFrame)
+
+vectors = nbllm.embed(["a text"], model="openai/small", dimensions=256)
+assert_type(vectors, pd.DataFrame)
+assert_type(nbllm.nearest("a question", vectors, k=3), pd.DataFrame)
