@@ -276,7 +276,7 @@ def test_what_is_wrong_is_said_before_anything_is_sent(client, prices, options):
     assert before == len(client.ledger.rows())
 
 
-@pytest.mark.parametrize("name", ["max_steps", "approve", "budget"])
+@pytest.mark.parametrize("name", ["max_steps", "approve"])
 def test_options_of_tools_need_a_tool(client, name):
     with pytest.raises(ConfigError, match=name):
         client.stream("Hi", model(), **{name: {"approve": "auto"}.get(name, 3)})

@@ -76,7 +76,6 @@ def test_methods_and_lists_by_name(kernel):
         ("tools=price bg=true", "Column"),
         ("max_steps=3", "Column"),
         ("approve=auto", "Column"),
-        ("budget=$1", "Column"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(kernel, line, words):

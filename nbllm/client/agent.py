@@ -559,7 +559,7 @@ class ToolUse:
             when = Compact(on=True, find=window)
         else:
             when = Compact.of(wanted, None if wanted in (None, "off") else window())
-        idle = {"max_steps": max_steps, "approve": approve, "budget": budget}
+        idle = {"max_steps": max_steps, "approve": approve}
         name = next((n for n, v in idle.items() if v is not None), None)
         if name is not None and not runs:
             raise ConfigError(
@@ -568,10 +568,15 @@ class ToolUse:
         return cls(found, limits, approve or "ask", when)
 
     @property
+    def works(self) -> bool:
+        """Whether any of the tools runs here."""
+        return any(not isinstance(t, Tool) for t in self.given)
+
+    @property
     def runs(self) -> bool:
         """Whether any of the tools runs here, or the conversation may be shortened, so that there is a
         loop."""
-        return self.compact.on or any(not isinstance(t, Tool) for t in self.given)
+        return self.compact.on or self.works
 
     @property
     def told(self) -> tuple[Tool, ...]:

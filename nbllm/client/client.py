@@ -21,6 +21,7 @@ from ..dialects._media import left_out
 from ..http.transport import HttpTransport
 from ..routing import prices
 from ..routing.registry import DEFAULT_MODEL, Registry, Route, load
+from ..store.budgets import Budget
 from ..store.ledger import Ledger
 from . import auto, prepare
 from .attempt import Attempt, Handler, sender
@@ -62,7 +63,7 @@ class CallOptions(TypedDict, total=False):
     keep: bool
     max_steps: int | None
     approve: Approve | None
-    budget: float | Mapping[str, float] | None
+    budget: float | Mapping[str, float] | Budget | None
     compact: str | float | None
     cache: str | None
     failover: str | None
@@ -95,6 +96,7 @@ class Client:
         self.ledger = Ledger(self.registry.ledger) if ledger == "new" else ledger
         self.timeouts, self.retries = timeouts or Timeouts(), retries or Retries()
         self.wrap, self.paced = tuple(wrap), paced
+        self.budget: Budget | None = None  # of all its calls
         self.asker: Asker | None = None  # asks the person before a tool runs
         self._scales: dict[tuple[str, str], Scale] = {}  # by provider and model
         self._pool = Pool()
@@ -261,7 +263,7 @@ class Client:
         keep: bool = False,
         max_steps: int | None = None,
         approve: Approve | None = None,
-        budget: float | Mapping[str, float] | None = None,
+        budget: float | Mapping[str, float] | Budget | None = None,
         compact: str | float | None = None,
         cache: str | None = None,
         failover: str | None = None,
@@ -274,7 +276,8 @@ class Client:
         `Response.tool_calls`. approve: "ask" the user before a call (the default; no, where nobody can
         answer), "auto" runs all, "never" none but those that only read, or a function that is given a
         Question and answers True, "always" or False. max_steps: turns of the model (10). budget: US dollars,
-        or a mapping of usd and tokens, after which no further turn uses tools. compact: when a conversation
+        a mapping of usd and tokens, or a Budget that several calls share: a call that may take more is not
+        sent; where tools run, no further turn uses them once it is spent. compact: when a conversation
         is shortened, results of tools first, then all but the last turns by a summary of the same model:
         "auto" at 0.8 of what the model reads, where that is known (the default with tools), "off", a share,
         or a number of tokens. cache: whether the provider is asked to keep the prompt for the next one that
@@ -323,7 +326,7 @@ class Client:
         tools: Tools = (),
         max_steps: int | None = None,
         approve: Approve | None = None,
-        budget: float | Mapping[str, float] | None = None,
+        budget: float | Mapping[str, float] | Budget | None = None,
         compact: str | float | None = None,
         failover: str | None = None,
         **options: Any,
@@ -333,10 +336,14 @@ class Client:
         options["schema"] = provider_schema(options.get("schema"))
         anew = _begins_anew(failover, route, api_key)
         using = None
-        limited = {"max_steps": max_steps, "approve": approve, "budget": budget}
+        spending = None if budget is None else Budget.of(budget)
+        limited = {"max_steps": max_steps, "approve": approve}
         if _any(tools) or compact not in (None, "off") or any(v is not None for v in limited.values()):
             known = functools.partial(prices.facts, route.model, route.provider)
-            using = self._using(tools, **limited, compact=compact, window=lambda: known().context)
+            most = spending and spending.limits
+            using = self._using(
+                tools, **limited, budget=most, compact=compact, window=lambda: known().context
+            )
         if options.get("cache") is None and using is not None and using.runs:
             options["cache"] = "auto"
         request = self.request(prompt, route.model, tools=using.told if using else (), **options)
@@ -350,8 +357,20 @@ class Client:
         )
         key = self.registry.key_for(route, api_key)
 
+        # with tools, a budget ends in a last answer, and so is the loop's own
+        own = () if spending is None or (using and using.works) else (spending,)
+
         def send(request: Request) -> Stream:
-            return self.send(request, route, key=key, timeouts=limits, retries=patience, keep=keep, anew=anew)
+            return self.send(
+                request,
+                route,
+                key=key,
+                timeouts=limits,
+                retries=patience,
+                keep=keep,
+                anew=anew,
+                budgets=own,
+            )
 
         if using is None or not using.runs:
             return send(request)
@@ -395,11 +414,13 @@ class Client:
         keep: bool = False,
         background: bool = False,
         anew: bool = False,
+        budgets: tuple[Budget, ...] = (),
     ) -> Stream:
         """Sends a Request that is made already; `fresh` over a new connection, or to a new command; `keep` as
         in stream; `background` where nobody waits for it, so that others go first; `anew` for
-        failover="restart". Raises ConfigError where no key is found for a provider that needs one. On the
-        engine's own thread, what `http.prepare` makes must be there already."""
+        failover="restart"; `budgets` beside the client's own. Raises ConfigError where no key is found for a
+        provider that needs one. On the engine's own thread, what `http.prepare` makes must be there
+        already."""
         first = self.attempt(request, route, key=key, timeouts=timeouts, fresh=fresh, keep=keep)
         first = replace(first, background=background) if background else first
         stream = Stream(lambda fold, s: _answer(fold, s, first))
@@ -413,7 +434,8 @@ class Client:
             return failing_over(handler, others, running.kept(Breakers), anew=anew)
 
         wrap = (in_turn, *self.wrap) if others else self.wrap
-        handler = composed(sender(self._pool), retries, wrap, self.ledger, gates)
+        budgets = budgets if self.budget is None else (*budgets, self.budget)
+        handler = composed(sender(self._pool), retries, wrap, self.ledger, gates, budgets=budgets)
         return stream.start(running, handler(first, stream))
 
     def _others(self, request: Request, route: Route, **options: Any) -> list[Attempt]:

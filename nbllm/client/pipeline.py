@@ -34,18 +34,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..core import errors
 from ..core.calls import Trace
 from ..core.events import Event, Notice, Response, is_token
+from ..store.budgets import Budget
 from ..store.ledger import Ledger
 from ..store.measure import Call
 from .attempt import Attempt, Handler, Sink
 from .gate import Gates, gated
 from .policy import Retries, wait_before_retry
+from .spending import budgeted
 
 Wrapper = Callable[[Handler], Handler]
 
@@ -144,12 +146,19 @@ def recorded(handler: Handler, ledger: Ledger, epoch: float) -> Handler:
 
 
 def composed(
-    bottom: Handler, retries: Retries, wrap: Iterable[Wrapper], ledger: Ledger | None, gates: Gates | None
+    bottom: Handler,
+    retries: Retries,
+    wrap: Iterable[Wrapper],
+    ledger: Ledger | None,
+    gates: Gates | None,
+    *,
+    budgets: Sequence[Budget] = (),
 ) -> Handler:
     """The way of a client's calls. wrap: more wrappers, from the inside outwards. gates: None for calls that
     are measured, and keep to no limits."""
     bottom = bottom if gates is None else gated(bottom, gates, again=retries.attempts > 0)
     handler = retried(bottom, retries)
+    handler = budgeted(handler, budgets) if budgets else handler
     for wrapper in wrap:
         handler = wrapper(handler)
     handler = limited(handler)

@@ -2,6 +2,7 @@
 
 NbllmError
 ├── ConfigError         you: no key, unknown model, bad option
+│   └── BudgetExceeded  what may be spent leaves no room for the call, which was not sent
 ├── TransportError      the wire
 │   ├── ConnectFailed   nobody answered at that address
 │   ├── Timeout         which one is in `.which`: connect, first, idle or total
@@ -133,6 +134,10 @@ def _scrub_value(value: Any, masked: Callable[[str], str], depth: int = 0) -> An
 
 class ConfigError(NbllmError, ValueError):
     """Something on this side is missing or wrong."""
+
+
+class BudgetExceeded(ConfigError):
+    """A call does not fit what may be spent (budget=, %llm budget), and was not sent."""
 
 
 class TransportError(NbllmError):

@@ -165,8 +165,8 @@ class CallSpec:
     )
     budget: Any = _cell(  # a benchmark's line has a budget of its own
         "budget",
-        "tokens that a variable put into the prompt may take (1000): tables are sampled to fit; or what a "
-        "model with tools may spend: $0.5, or usd:0.5,tokens:20000",
+        "tokens that a variable put into the prompt may take (1000): tables are sampled to fit; or what the "
+        "cell may spend, all its answers together: $0.5, or usd:0.5,tokens:20000",
         part="use",
         least=20,
     )

@@ -398,6 +398,12 @@ def _log(session: Session, rest: str) -> Any:
     return log(session, rest)
 
 
+def _budget(session: Session, rest: str) -> str:
+    from .budget import budget
+
+    return budget(session, rest)
+
+
 def _mcp(session: Session, rest: str) -> Any:
     from .mcp_lines import mcp
 
@@ -421,6 +427,7 @@ COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "mcp": _mcp,
     "log": _log,
     "cost": _cost,
+    "budget": _budget,
     "chat": _chat,
     "fix": _fix,
     "insert": _insert,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import ConfigError
 from ..core.messages import Message, Part, Text
 from ..core.values import BUDGET
+from ..store.budgets import Budget
 from .syntax.lexer import fail
 from .syntax.options import OPTIONS
 from .syntax.parser import Line
@@ -34,7 +35,7 @@ class Contestant:
 class Question:
     """A prompt as it is sent, to one model or to several. options: of the cell, over the notebook's defaults.
     filled, attached: what was put into the prompt, for the footer. history: the messages before it, where it
-    goes on with a conversation."""
+    goes on with a conversation. budget: what all its answers together may take, once it is asked."""
 
     parts: tuple[Part, ...]
     models: tuple[str, ...]
@@ -43,6 +44,7 @@ class Question:
     filled: tuple[str, ...] = ()
     attached: tuple[str, ...] = ()
     history: tuple[Message, ...] = ()
+    budget: Budget | None = None
 
     @property
     def shape(self) -> Shape | None:
@@ -113,6 +115,12 @@ def value_budget(options: Mapping[str, Any]) -> int:
     spent."""
     found = options.get("budget")
     return int(found) if isinstance(found, (int, float)) else BUDGET
+
+
+def spendable(options: Mapping[str, Any]) -> Mapping[str, float] | None:
+    """What may be spent, where budget= says that."""
+    found = options.get("budget")
+    return found if isinstance(found, Mapping) else None
 
 
 # --- options that exclude each other ---
@@ -187,8 +195,6 @@ def checked(line: Line, options: Mapping[str, Any]) -> dict[str, Any]:
             if name in own or name == "as":
                 raise fail(line.spans[name][0] if name in line.spans else 0, why, hint)
             del merged[name]
-    if isinstance(merged.get("budget"), dict) and "tools" not in merged:
-        raise fail(line.spans["budget"][0] if "budget" in line.spans else 0, *_SPENDS)
     if _given("bg", merged) and "tools" in merged and merged.get("approve", "ask") == "ask":
         raise fail(line.spans["tools"][0] if "tools" in line.spans else 0, *_NOBODY)
     return merged
@@ -202,7 +208,6 @@ _NEEDS: tuple[tuple[str, str | tuple[str, ...], str, str], ...] = (
     ("compact", ("chat", "tools"), "compact= is for conversations", "Give chat=NAME, or leave it out."),
     ("approve", "tools", "approve= says how tools may run", _FUNCTION),
 )
-_SPENDS = ("budget= in dollars or usd:,tokens: is for a model with tools", _FUNCTION)
 _NOBODY = (
     "a cell in the background cannot ask before a tool runs",
     "Say approve=auto, or approve=never for those that only read; or leave bg out.",

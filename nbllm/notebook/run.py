@@ -27,9 +27,10 @@ from ..core.errors import AnswerProcessingError, NbllmError, after_answer, in_a_
 from ..core.events import Event, Response
 from ..core.messages import Text
 from ..core.schema import Mismatch, Shape, repair, value_of
+from ..store.budgets import Budget
 from .chats import Turn
 from .comparison import Comparison
-from .question import Contestant, Question
+from .question import Contestant, Question, spendable
 from .session import Session
 from .view.outcome import Outcome, Painter, Watcher
 from .view.state import AnswerState
@@ -109,6 +110,8 @@ class Run:
     @classmethod
     def of(cls, question: Question, send: Callable[[Question, Contestant], Stream]) -> Run:
         """A run that has not begun."""
+        most = spendable(question.options)
+        question = replace(question, budget=Budget.of(most) if most else None)
         asked, now = question.contestants, time.perf_counter()
         return cls(question, asked, send, [AnswerState(c.label, now, question.format) for c in asked])
 

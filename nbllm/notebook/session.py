@@ -21,7 +21,7 @@ from ..core.options import REQUEST, SENDING, USE
 from ..routing.registry import Route
 from .chats import Chats, Place
 from .comparison import Comparison
-from .question import Contestant, Question
+from .question import Contestant, Question, spendable
 from .view.frontend import KernelPort, request
 from .view.hidden import plain
 from .view.outcome import Outcome
@@ -96,7 +96,7 @@ class Session:
             "timeout": self._timeouts(options),
             "api_key": self._key(options),
             "tools": self._tools(options),
-            "budget": options["budget"] if isinstance(options.get("budget"), Mapping) else None,
+            "budget": question.budget or spendable(options),
         }
         return route, {k: v for k, v in found.items() if v is not None}
 

@@ -30,7 +30,10 @@ _PACE = 0.03  # seconds between two transactions
 _TICK = 0.1  # seconds between two looks at how it goes
 _LONGEST_ERROR = 500  # characters of a message that are kept
 # After these every other row would fail as well: the run ends, and its rows stay to be asked.
-_ENDING = (errors.QuotaExceeded, errors.AuthenticationError, errors.PermissionDenied, errors.NotFound)
+_ENDING = (
+    *(errors.QuotaExceeded, errors.AuthenticationError, errors.PermissionDenied, errors.NotFound),
+    errors.BudgetExceeded,  # the notebook's
+)
 
 
 def ends_run(error: errors.NbllmError) -> bool:

@@ -67,6 +67,9 @@ SUBCOMMANDS: dict[str, str] = {
     "since=2026-11-20 (n=20: the last ones; all: every column)",
     "cost": "what the calls of this notebook came to, by model: calls, tokens, dollars; of all notebooks, by "
     "day and model: today, yesterday, 7d, ever, since=2026-11-20",
+    "budget": "what all calls of this notebook may spend, in all its kernels: %llm budget $5 tokens:100000 "
+    "(no words: spent, reserved, left; off: no limit, and what was spent is forgotten; name=NAME: shared by "
+    "all notebooks that say so)",
     "simulate": "on or off: send every provider's name to the built-in simulator",
     "nest": "on: let your own asyncio.run work in cells (nest_asyncio)",
     "help": "this list, or one topic: %llm help temperature",
@@ -75,6 +78,7 @@ MCP = ("add", "list", "allow", "tools", "remove", "log")  # the words of %llm mc
 # Words that a subcommand takes, for completion.
 WORDS: dict[str, tuple[str, ...]] = {
     "log": ("today", "yesterday", "7d", "ever", "since=", "n=", "all"),
+    "budget": ("off", "name="),
     "cost": ("today", "yesterday", "7d", "ever", "since="),
 }
 COMMANDS_LATER = ("replay",)

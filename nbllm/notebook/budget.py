@@ -1,0 +1,57 @@
+"""`%llm budget`: what all calls of the notebook may spend."""
+
+from __future__ import annotations
+
+import os
+
+from ..core.errors import ConfigError
+from ..store.budgets import Budget, SharedBudget
+from .session import Session
+from .syntax.options import OPTIONS, Unreadable, read
+
+
+def budget(session: Session, rest: str) -> str:
+    """Sets a limit, shows what is left of it, or takes it away. A notebook that has a name shares its limit
+    with its other kernels, before and after a restart too."""
+    words = rest.split()
+    if words == ["off"]:
+        return _off(session)
+    name = next((w.removeprefix("name=") for w in words if w.startswith("name=")), "")
+    limits = [w for w in words if not w.startswith("name=")]
+    if limits:
+        session.client.budget = _made(_read(limits), name or _notebook(session))
+    elif name:
+        raise ConfigError("Which limit?", hint=f"For example: %llm budget $5 name={name[:40]}")
+    there = session.client.budget
+    if there is None:
+        return "No budget is set. For example: %llm budget $5, or %llm budget tokens:100000"
+    return f"{there.who[0].upper()}{there.who[1:]} is {there.state()}."
+
+
+def _read(words: list[str]) -> dict[str, float]:
+    try:
+        found = read(OPTIONS["budget"], ",".join(words))
+    except Unreadable as error:
+        raise ConfigError(f"A budget {error}.", hint="For example: %llm budget $5 tokens:100000") from None
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"{found} of what?", hint=f"%llm budget ${found} is dollars, %llm budget tokens:{found} tokens."
+        )
+    return found
+
+
+def _made(limits: dict[str, float], name: str) -> Budget:
+    return SharedBudget(name, **limits) if name else Budget(**limits)
+
+
+def _notebook(session: Session) -> str:
+    """The notebook's file, where the kernel is told of it; "" where it is not."""
+    told = session.namespace.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
+    return told if isinstance(told, str) else ""
+
+
+def _off(session: Session) -> str:
+    there, session.client.budget = session.client.budget, None
+    if isinstance(there, SharedBudget):
+        there.drop()
+    return "No budget any more: calls are limited by their own budget= alone."

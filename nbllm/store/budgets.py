@@ -1,0 +1,279 @@
+"""What may be spent: limits in US dollars and in tokens, kept by reserving before a call and settling after.
+
+A limit that is looked at before a call and written down after it does not hold: calls under way at once all
+find it unspent. So each call reserves the most that it may take, and is refused where limit, spent and
+reserved leave no room for that; at its end the reservation gives way to what it really took.
+
+A Budget is one process's. A SharedBudget is kept by its name in a small file, where all kernels of the user
+that name it meet, one transaction at a time (journal_mode=truncate: SQLite's write-ahead log is no place for
+several writers, see database). Each of them holds a lock for as long as it lives; what a killed one had
+reserved is dropped by the next that finds no room.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import BudgetExceeded, ConfigError
+from .database import home, own_folder, private, take
+
+if TYPE_CHECKING:
+    import sqlite3
+
+_BUSY = 30.0  # seconds to wait for other kernels' moments with the file
+_ROUNDING = 1e-9  # dollars
+_RAISE = "Raise it (%llm budget, or budget= of this call), or ask for less with max_tokens=."
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """US dollars, None where a price is not known; and tokens, read and written."""
+
+    usd: float | None = 0.0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Limits (None for none), what is spent, and what calls under way have reserved."""
+
+    usd: float | None
+    tokens: int | None
+    spent: Amount
+    held: Amount
+
+    def check(self, want: Amount, who: str) -> None:
+        """Raises BudgetExceeded where `want` does not fit any more, ConfigError for a price that is not
+        known under a limit in dollars."""
+        if self.usd is not None and want.usd is None:
+            raise ConfigError(
+                f"The price of this model is not known, so {who} in US dollars cannot hold.",
+                hint="Limit tokens instead: budget=tokens:20000, or %llm budget tokens:20000.",
+            )
+        held, spent = self.held.usd or 0.0, self.spent.usd or 0.0
+        if self.usd is not None and spent + held + (want.usd or 0.0) > self.usd + _ROUNDING:
+            raise _exceeded(who, "", (f"${x:.4g}" for x in (self.usd, spent, held, want.usd or 0.0)))
+        counts = (self.tokens or 0, self.spent.tokens, self.held.tokens, want.tokens)
+        if self.tokens is not None and sum(counts[1:]) > self.tokens:
+            raise _exceeded(who, "tokens", (f"{x:,}" for x in counts))
+
+    def __str__(self) -> str:
+        lines = []
+        if self.usd is not None:
+            spent, held = self.spent.usd or 0.0, self.held.usd or 0.0
+            left = max(0.0, self.usd - spent - held)
+            lines.append(f"${self.usd:g}: ${spent:.4g} spent, ${held:.4g} reserved, ${left:.4g} left")
+        if self.tokens is not None:
+            left = max(0, self.tokens - self.spent.tokens - self.held.tokens)
+            lines.append(
+                f"{self.tokens:,} tokens: {self.spent.tokens:,} spent, {self.held.tokens:,} reserved, "
+                f"{left:,} left"
+            )
+        return "; ".join(lines)
+
+
+def _exceeded(who: str, unit: str, figures: Iterable[str]) -> BudgetExceeded:
+    limit, spent, held, want = figures
+    return BudgetExceeded(
+        f"This call was not sent: {who} is {f'{limit} {unit}'.strip()}, {spent} of it spent, {held} reserved "
+        f"by calls under way, and this one may take {want}.",
+        hint=_RAISE,
+    )
+
+
+class Budget:
+    """Limits of the calls that are given it, in this process: usd US dollars, tokens read and written. Any
+    thread. Raises ConfigError for what is no limit."""
+
+    who = "the budget"
+
+    def __init__(self, usd: float | None = None, tokens: float | None = None) -> None:
+        for name, value in (("usd", usd), ("tokens", tokens)):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (number and 0 < value < float("inf")):
+                raise ConfigError(f"Not a budget: {name}={value!r}.", hint="Give a number above 0.")
+        self.usd = None if usd is None else float(usd)
+        self.tokens = None if tokens is None else int(tokens)
+        self._lock = threading.Lock()
+        self._usd, self._tokens = 0.0, 0  # spent
+        self._held: dict[int, Amount] = {}
+        self._last = 0
+
+    @classmethod
+    def of(cls, given: Any) -> Budget:
+        """From US dollars, a mapping of usd and tokens, or a Budget, which is kept."""
+        if isinstance(given, Budget):
+            return given
+        most = dict(given) if isinstance(given, Mapping) else {"usd": given}
+        if odd := [name for name in most if name not in ("usd", "tokens")]:
+            raise ConfigError(f"Not a budget: {str(odd[0])[:40]!r}.", hint="It has usd and tokens.")
+        if not most:
+            raise ConfigError("A budget without a limit.", hint="It has usd and tokens.")
+        return cls(**most)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """As a mapping."""
+        found = {"usd": self.usd, "tokens": self.tokens}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def reserve(self, want: Amount) -> int:
+        """Sets aside what a call may take; gives the reservation's number. Raises BudgetExceeded, and
+        ConfigError for an unknown price under a limit in dollars."""
+        with self._lock:
+            self._state().check(want, self.who)
+            self._last += 1
+            self._held[self._last] = want
+            return self._last
+
+    def settle(self, number: int, used: Amount) -> None:
+        """Puts what a call took in the place of its reservation."""
+        with self._lock:
+            if self._held.pop(number, None) is not None:
+                self._usd, self._tokens = self._usd + (used.usd or 0.0), self._tokens + used.tokens
+
+    def state(self) -> State:
+        """Limits, spent and reserved, as they are now."""
+        with self._lock:
+            return self._state()
+
+    def _state(self) -> State:
+        held = self._held.values()
+        reserved = Amount(sum(a.usd or 0.0 for a in held), sum(a.tokens for a in held))
+        return State(self.usd, self.tokens, Amount(self._usd, self._tokens), reserved)
+
+
+_TABLES = (
+    "create table if not exists budgets (name text primary key, usd real, tokens integer, "
+    "spent_usd real not null default 0, spent_tokens integer not null default 0)",
+    "create table if not exists held (id integer primary key autoincrement, name text not null, "
+    "holder text not null, usd real not null, tokens integer not null)",
+)
+_SET = (
+    "insert into budgets (name, usd, tokens) values (?, ?, ?) "
+    "on conflict (name) do update set usd = excluded.usd, tokens = excluded.tokens"
+)
+
+
+class SharedBudget(Budget):
+    """A budget that all processes of the user which give the same name share; the limits of whoever came
+    last hold for all, what was spent stays. Raises ConfigError where its file cannot be used."""
+
+    def __init__(self, name: str, usd: float | None = None, tokens: float | None = None) -> None:
+        super().__init__(usd, tokens)
+        self.name, self.who = name, f"the budget of {name[-60:]}"
+        self._holder, self._pid, self._alive = "", 0, -1
+        with self._file() as db:
+            db.execute(_SET, (name, self.usd, self.tokens))
+
+    def reserve(self, want: Amount) -> int:
+        """As Budget.reserve, among all that share it."""
+        with self._file() as db:
+            try:
+                self._found(db).check(want, self.who)
+            except BudgetExceeded:
+                if not self._sweep(db):
+                    raise
+                self._found(db).check(want, self.who)
+            row = (self.name, self._holder, want.usd or 0.0, want.tokens)
+            made = db.execute("insert into held (name, holder, usd, tokens) values (?, ?, ?, ?)", row)
+            return int(made.lastrowid or 0)
+
+    def settle(self, number: int, used: Amount) -> None:
+        """As Budget.settle."""
+        words = "update budgets set spent_usd = spent_usd + ?, spent_tokens = spent_tokens + ? where name = ?"
+        with self._file() as db:
+            if db.execute("delete from held where id = ?", (number,)).rowcount:
+                db.execute(words, (used.usd or 0.0, used.tokens, self.name))
+
+    def state(self) -> State:
+        """As Budget.state, of all that share it."""
+        with self._file() as db:
+            self._sweep(db)
+            return self._found(db)
+
+    def drop(self) -> None:
+        """Ends it, for all that share it."""
+        with self._file() as db:
+            db.execute("delete from budgets where name = ?", (self.name,))
+
+    def _found(self, db: sqlite3.Connection) -> State:
+        words = "select usd, tokens, spent_usd, spent_tokens from budgets where name = ?"
+        usd, tokens, *spent = db.execute(words, (self.name,)).fetchone() or (None, None, 0.0, 0)
+        held = db.execute(
+            "select coalesce(sum(usd), 0.0), coalesce(sum(tokens), 0) from held where name = ?", (self.name,)
+        ).fetchone()
+        return State(usd, tokens, Amount(*spent), Amount(*held))
+
+    def _sweep(self, db: sqlite3.Connection) -> bool:
+        """Drops what processes that are gone had reserved; whether there was anything."""
+        gone = []
+        for (holder,) in db.execute("select distinct holder from held").fetchall():
+            path = _folder() / f"{holder}.lock"
+            if holder != self._holder and (fd := take(path)) is not None:
+                gone.append(holder)
+                path.unlink(missing_ok=True)
+                os.close(fd)
+        db.executemany("delete from held where holder = ?", [(holder,) for holder in gone])
+        return bool(gone)
+
+    @contextmanager
+    def _file(self) -> Iterator[sqlite3.Connection]:
+        """The file, within one transaction. In a child that was forked, with a lock of its own."""
+        import sqlite3
+
+        if self._pid != os.getpid():
+            self._lock = threading.Lock()
+        with self._lock:
+            try:
+                self._hold()
+                db = _opened(_folder() / "budgets.sqlite")
+                try:
+                    db.execute("begin immediate")
+                    for words in _TABLES:
+                        db.execute(words)
+                    yield db
+                    db.execute("commit")
+                finally:
+                    db.close()  # and with it what was not committed
+            except (OSError, sqlite3.Error) as error:
+                raise ConfigError(
+                    f"The file of shared budgets cannot be used: {error}.",
+                    hint="NBLLM_HOME chooses another folder; %llm budget off goes on without a budget.",
+                ) from None
+
+    def _hold(self) -> None:
+        if self._pid != os.getpid():
+            holder = f"{os.getpid()}-{time.time_ns()}"
+            fd = take(_folder() / f"{holder}.lock")
+            if fd is None:
+                raise OSError("another process has this kernel's lock")
+            self._holder, self._pid, self._alive = holder, os.getpid(), fd
+
+    def __del__(self) -> None:
+        if getattr(self, "_alive", -1) >= 0 and self._pid == os.getpid():
+            os.close(self._alive)
+
+
+def _folder() -> Path:
+    place = home()
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return own_folder(place / "budgets")
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    import sqlite3
+
+    if not path.exists():  # as private as all of ours
+        os.close(private(path, os.O_RDWR))
+    db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+    for words in ("trusted_schema=off", "journal_mode=truncate", "synchronous=normal"):
+        db.execute(f"pragma {words}")
+    return db
