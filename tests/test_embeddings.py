@@ -18,6 +18,7 @@ from nbllm.client.embeddings import _batches as batches
 from nbllm.client.embeddings import embed, nearest
 from nbllm.client.policy import Retries
 from nbllm.core import errors
+from nbllm.core.calls import Provider
 from nbllm.dialects.embeddings import EMBEDDERS, EMBEDDINGS, packed, unpacked
 from nbllm.routing import registry
 from nbllm.simulator.protocols.embeddings import vector
@@ -234,6 +235,28 @@ def test_an_error_in_an_answer_is_the_providers():
         asked_of(lambda _b: {"error": {"message": "no such model"}}, retries=0)
 
 
+TOO_LONG = [
+    (400, "Invalid 'input[1]': maximum input length is 8192 tokens."),
+    (400, "Requested 309209 tokens, max 300000 tokens per request"),
+    (413, "Input validation error: `inputs` must have less than 512 tokens. Given: 534"),
+    (400, "Too many input tokens. Max input tokens: 8192, request input token count: 9875"),
+    (400, "Input length of input_ids is `4498` and exceed max_sequence_length: `4096`!"),
+    (400, "Input length 513 exceeds maximum allowed token size 512"),
+    (500, "input (1234 tokens) is too large to process. increase the physical batch size"),
+    (400, "the input length exceeds the context length"),
+]
+
+
+@pytest.mark.parametrize(("status", "words"), TOO_LONG)
+def test_too_long_is_known_by_its_words(status, words):
+    """As servers say it, in public reports; other refusals are what they were."""
+    format, row = EMBEDDINGS["openai_chat"], Provider("acme", "openai_embeddings", "https://acme.example")
+    body = json.dumps({"error": {"message": words}}).encode()
+    assert errors.ContextLengthExceeded is type(format.error(status, {}, body, row))
+    other = json.dumps({"error": {"message": "dimensions must be less than 1536"}}).encode()
+    assert errors.BadRequest is type(format.error(400, {}, other, row))
+
+
 def test_vectors_of_all_requests_have_one_length():
     """A router that changes the model between two requests is found out; the first answer is kept."""
     with pytest.raises(errors.ProtocolError, match="3 numbers instead of 2") as caught:
@@ -298,6 +321,7 @@ def test_a_key_stays_at_its_own_address(sim):
         ("gemini/embedding", "gemini-embedding-001"),
         ("mistral/embed", "mistral-embed"),
         ("ollama/nomic-embed-text", "nomic-embed-text"),
+        ("ollama", "nomic-embed-text"),
     ],
 )
 def test_short_names(sim, name, model):
@@ -377,7 +401,7 @@ def test_an_interrupt_keeps_what_came():
         client.close()
         server.shutdown()
     assert ["ok", *["not asked"] * 8] == list(caught.value.partial["status"])
-    assert 5 == len(server.seen)
+    assert {b["input"][0] for _, b in server.seen} <= {f"text {i}" for i in range(5)}
 
 
 def test_vectors_are_no_text_for_the_ledger(sim):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from urllib.parse import quote
 import msgspec
 
 from ..core.calls import Endpoint, Frame, HttpCall, Secret
-from ..core.errors import ProtocolError, ProviderError
+from ..core.errors import BadRequest, ContextLengthExceeded, ProtocolError, ProviderError, ServerError
 from ..core.events import Event, Finished, Started, TextDelta, Usage, UsageReport
 from ..core.messages import Request
 from ._decoder import excerpt, failure, unfinished, values
@@ -255,8 +256,30 @@ class Embeddings:
     def error(
         self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
     ) -> ProviderError:
-        """The error that an HTTP answer means."""
-        return http_error(status, headers, body, provider)
+        """The error that an HTTP answer means; ContextLengthExceeded where a text, or all of them, are too
+        long."""
+        said = http_error(status, headers, body, provider)
+        if type(said) not in (BadRequest, ServerError) or not _TOO_LONG.search(said.message):
+            return said
+        return ContextLengthExceeded(
+            said.message,
+            status=said.status,
+            type=said.type,
+            code=said.code,
+            request_id=said.request_id,
+            body=said.body,
+            hint="Shorten the texts, or choose a model that reads more.",
+        )
+
+
+# As OpenAI (a text; all of a request), Hugging Face's server, Bedrock, DashScope, NVIDIA, llama.cpp and
+# others say it.
+_TOO_LONG = re.compile(
+    r"maximum input length|tokens per request|must have less than \d+ (?:tokens|characters)|"
+    r"too many input tokens|max_sequence_length|maximum allowed token|too large to process|"
+    r"maxlength|(?:text|input)s?\b.{0,60}\btoo long",
+    re.IGNORECASE,
+)
 
 
 class VectorDecoder:
