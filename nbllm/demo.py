@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ def store(notebooks: list[Path]) -> None:
     import nbformat
 
     for path in notebooks:
-        nb = execute(path)
+        with tempfile.TemporaryDirectory(prefix="nbllm-demo-") as home:  # no run of before
+            os.environ["NBLLM_HOME"] = home
+            nb = execute(path)
         nb.metadata = {
             "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
             "language_info": {"name": "python"},
