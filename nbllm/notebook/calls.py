@@ -11,7 +11,9 @@ from datetime import time as clock
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
+from ..core.values import cut
 from ..store.columns import COLUMNS, TEXTS, frame
+from ..store.search import search
 from .session import Session
 
 if TYPE_CHECKING:
@@ -19,12 +21,16 @@ if TYPE_CHECKING:
 
 Period = tuple[float, float]  # from, and up to: seconds since 1970
 
+_MOST = 20  # calls that a search gives where n= says nothing else
+_LONGEST = 1_000  # characters of a text there
 _LAST = re.compile(r"(\d{1,4})([hdw])")
 _SECONDS = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
 def log(session: Session, rest: str) -> pd.DataFrame:
-    """Calls as rows: of this notebook, or of all in a period; `n=20` the last ones, `all` every column."""
+    """Calls as rows: of this notebook, or of all in a period; `n=20` the last ones, `all` every column.
+    `-q words`: those whose stored prompt or answer has the words, of all notebooks."""
+    rest, asked, words = _query(rest)
     period, others = _split(rest)
     last, wide = None, False
     for word in others:
@@ -33,10 +39,51 @@ def log(session: Session, rest: str) -> pd.DataFrame:
         elif word.startswith("n="):
             last = _number(word)
         else:
-            raise _unknown("log", word, "n=20, all")
+            raise _unknown("log", word, "n=20, all, -q words")
+    if asked:
+        return _found(session, period or (0.0, math.inf), words, last or _MOST)
     df = _frame(session, period)
     df = df if last is None else df.tail(last)
     return df if wide else df.dropna(axis="columns", how="all")
+
+
+def _query(rest: str) -> tuple[str, str, list[str]]:
+    """A line before -q, that word, and the words to search for, "" and none where there is no -q."""
+    parts = re.split(r"(?:^|(?<=\s))(-q|--query)(?:\s+|$)", rest, maxsplit=1)
+    before, asked, words = parts if len(parts) == 3 else (rest, "", "")
+    if asked and not words.strip():
+        raise ConfigError("Which words?", hint="For example: %llm log -q capital of France")
+    return before, asked, words.split()
+
+
+def _found(session: Session, period: Period, words: list[str], most: int) -> pd.DataFrame:
+    """The calls with all the words, the best first; text that is long is cut."""
+    import pandas as pd
+
+    ledger = session.client.ledger
+    rows, problems = ledger.history(*period) if ledger is not None else ([], [])
+    for problem in problems:
+        session.say(problem)
+    if not any(row.get("prompt") for row in rows):
+        raise ConfigError(
+            "No prompts and answers are stored there.",
+            hint='%config NbLLM.ledger = "texts" stores them from now on, ledger = "texts" above the tables '
+            "of your providers.toml for good.",
+        )
+    lines = [
+        {
+            "when": row["t_wall"],
+            "model": row.get("name"),
+            "found": cut(found, _LONGEST),
+            **{name: cut(str(row.get(name) or ""), _LONGEST) for name in ("prompt", "answer")},
+            **{name: row.get(name) for name in ("run_id", "request_id")},
+        }
+        for row, found in search(rows, words, most)
+    ]
+    frame = pd.DataFrame(
+        lines, columns=["when", "model", "found", "prompt", "answer", "run_id", "request_id"]
+    )
+    return frame.astype({"when": "datetime64[ns, UTC]"})
 
 
 def _number(word: str) -> int:

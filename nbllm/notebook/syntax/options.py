@@ -64,7 +64,8 @@ SUBCOMMANDS: dict[str, str] = {
     "mcp": "MCP servers, whose tools a model may use (tools=mcp/NAME): %llm mcp add NAME -- COMMAND ARGS | "
     "add NAME URL | list | allow NAME (a project's) | tools [NAME] | remove NAME | log NAME",
     "log": "the calls of this notebook in numbers; of all notebooks: today, yesterday, 7d, 12h, ever, "
-    "since=2026-11-20 (n=20: the last ones; all: every column)",
+    "since=2026-11-20 (n=20: the last ones; all: every column); -q WORDS: those whose prompt or answer has "
+    'the words, of all notebooks, where ledger = "texts" stores these',
     "cost": "what the calls of this notebook came to, by model: calls, tokens, dollars; of all notebooks, by "
     "day and model: today, yesterday, 7d, ever, since=2026-11-20",
     "budget": "what all calls of this notebook may spend, in all its kernels: %llm budget $5 tokens:100000 "
@@ -77,7 +78,7 @@ SUBCOMMANDS: dict[str, str] = {
 MCP = ("add", "list", "allow", "tools", "remove", "log")  # the words of %llm mcp
 # Words that a subcommand takes, for completion.
 WORDS: dict[str, tuple[str, ...]] = {
-    "log": ("today", "yesterday", "7d", "ever", "since=", "n=", "all"),
+    "log": ("today", "yesterday", "7d", "ever", "since=", "n=", "all", "-q "),
     "budget": ("off", "name="),
     "cost": ("today", "yesterday", "7d", "ever", "since="),
 }
