@@ -268,7 +268,7 @@ def test_a_chat_asks_by_itself(client, options, asked):
         assert {asked} == {bool(marks(b)) for b in sent(chat.stream(question))}
 
 
-@pytest.mark.parametrize("word", ["2h", "on", "", True, 1])
+@pytest.mark.parametrize("word", ["2h", "on", "", 1])
 def test_no_other_word_is_taken(client, word):
     with pytest.raises(ConfigError, match=r"Not a way to keep prompts(?s:.*)auto, off or 1h"):
         client.stream("Hello", model("openai"), cache=word)

@@ -225,11 +225,21 @@ def _arms(models: list[Model], options: Mapping[str, Any], client: Client) -> tu
     return arms
 
 
+def refuse_known(options: Mapping[str, Any]) -> None:
+    """Raises ConfigError where a benchmark is told to take answers that are known: it would measure none."""
+    if options.get("cache") in ("true", "refresh", True):
+        raise errors.ConfigError(
+            "A benchmark takes no answer from the cache.", hint="Leave cache=true and cache=refresh out."
+        )
+
+
 def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
     told = {"model": given} if isinstance(given, str) else dict(given)
     model, name = told.pop("model", None), told.pop("name", None)
     options = {**common, **told}
-    known = tuple(o for o in (*REQUEST, *ADDRESS, *SENDING) if o != "failover")  # one model is measured
+    measured_alone = ("failover", "sample")  # one model, and each answer anew
+    known = tuple(o for o in (*REQUEST, *ADDRESS, *SENDING) if o not in measured_alone)
+    refuse_known(options)
     unknown = next((o for o in options if o not in known), None)
     if not isinstance(model, str) or unknown:
         what = (

@@ -14,16 +14,17 @@ from ..agents.process import ProcessTransport
 from ..core import errors
 from ..core import prompt as prompts
 from ..core.calls import AnyCall, Guard, Secret
-from ..core.events import Fold, Notice, Response, total
+from ..core.events import Fold, Notice, Response, Timing, total
 from ..core.messages import Effort, Request, Tool
 from ..core.schema import provider_schema
 from ..dialects._media import left_out
 from ..http.transport import HttpTransport
 from ..routing import prices
 from ..routing.registry import DEFAULT_MODEL, Registry, Route, load
+from ..store.answers import Answers
 from ..store.budgets import Budget
 from ..store.ledger import Ledger
-from . import auto, prepare
+from . import answers, auto, prepare
 from .attempt import Attempt, Handler, sender
 from .engine import Engine, engine
 from .failover import Breakers, failing_over, request_for
@@ -65,8 +66,9 @@ class CallOptions(TypedDict, total=False):
     approve: Approve | None
     budget: float | Mapping[str, float] | Budget | None
     compact: str | float | None
-    cache: str | None
+    cache: str | bool | None
     failover: str | None
+    sample: int
 
 
 def sealed(options: CallOptions) -> CallOptions:
@@ -158,6 +160,11 @@ class Client:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine on the engine's loop, where `http` lives, and waits for it."""
         return self._engine().run(work)
+
+    @property
+    def answers(self) -> Answers:
+        """The answers that cache=true keeps."""
+        return self._engine().kept(answers.Kept).answers
 
     @property
     def processes(self) -> ProcessTransport:
@@ -265,8 +272,9 @@ class Client:
         approve: Approve | None = None,
         budget: float | Mapping[str, float] | Budget | None = None,
         compact: str | float | None = None,
-        cache: str | None = None,
+        cache: str | bool | None = None,
         failover: str | None = None,
+        sample: int = 0,
     ) -> Stream:
         """Asks `model` and returns its reply at once, as a Stream that grows.
 
@@ -282,9 +290,12 @@ class Client:
         "auto" at 0.8 of what the model reads, where that is known (the default with tools), "off", a share,
         or a number of tokens. cache: whether the provider is asked to keep the prompt for the next one that
         begins like it: "auto" (the default with tools and in conversations), "off", or "1h" for longer, where
-        it can. failover: with model="a|b", "restart" asks b also where a fails after it has begun to answer;
-        what came is void then. retries: how often to ask again while nothing has been shown. extra: merged
-        into the request body as it is. keep: a headless CLI stays for the next call, which is then answered
+        it can; True gives at once the answer that an equal call had before, of which Response.cached tells,
+        and keeps what comes; "refresh" asks anew and keeps that one; sample tells several answers to one
+        question apart. failover: with model="a|b", "restart" asks b also where a fails after it has begun to
+        answer; what came is void then. retries: how often to ask again while nothing has been shown. extra:
+        merged into the request body as it is. keep: a headless CLI stays for the next call, which is then
+        answered
         sooner; a conversation goes on in the one that heard it. Raises ConfigError for what is wrong on this
         side; what the provider does shows when the stream is read.
         """
@@ -312,6 +323,7 @@ class Client:
             compact=compact,
             cache=cache,
             failover=failover,
+            sample=sample,
         )
 
     def ask(
@@ -329,12 +341,14 @@ class Client:
         budget: float | Mapping[str, float] | Budget | None = None,
         compact: str | float | None = None,
         failover: str | None = None,
+        sample: int = 0,
         **options: Any,
     ) -> Stream:
         """As stream, where a name has been resolved already; `options` as Client.request takes them."""
         api_key = Secret(api_key) if isinstance(api_key, str) else api_key
         options["schema"] = provider_schema(options.get("schema"))
         anew = _begins_anew(failover, route, api_key)
+        answer = answers.take(options)
         using = None
         spending = None if budget is None else Budget.of(budget)
         limited = {"max_steps": max_steps, "approve": approve}
@@ -370,6 +384,8 @@ class Client:
                 keep=keep,
                 anew=anew,
                 budgets=own,
+                known=answer,
+                sample=sample,
             )
 
         if using is None or not using.runs:
@@ -415,19 +431,24 @@ class Client:
         background: bool = False,
         anew: bool = False,
         budgets: tuple[Budget, ...] = (),
+        known: str = "",
+        sample: int = 0,
     ) -> Stream:
         """Sends a Request that is made already; `fresh` over a new connection, or to a new command; `keep` as
         in stream; `background` where nobody waits for it, so that others go first; `anew` for
-        failover="restart"; `budgets` beside the client's own. Raises ConfigError where no key is found for a
+        failover="restart"; `budgets` beside the client's own; `known`, "true" or "refresh", for an answer
+        that is known already, and which `sample` of them. Raises ConfigError where no key is found for a
         provider that needs one. On the engine's own thread, what `http.prepare` makes must be there
         already."""
         first = self.attempt(request, route, key=key, timeouts=timeouts, fresh=fresh, keep=keep)
         first = replace(first, background=background) if background else first
+        answers.check(first.call, known)
         stream = Stream(lambda fold, s: _answer(fold, s, first))
         for notice in _notices(request, route):
             stream.publish(notice)
         running, retries = self._engine(), retries or self.retries
         gates = running.kept(Gates) if self.paced else None
+        looked_up = answers.wrapper(running.kept(answers.Kept), known, sample) if known else None
         others = self._others(request, route, timeouts=timeouts, fresh=fresh, keep=keep)
 
         def in_turn(handler: Handler) -> Handler:
@@ -435,7 +456,8 @@ class Client:
 
         wrap = (in_turn, *self.wrap) if others else self.wrap
         budgets = budgets if self.budget is None else (*budgets, self.budget)
-        handler = composed(sender(self._pool), retries, wrap, self.ledger, gates, budgets=budgets)
+        told: dict[str, Any] = {"budgets": budgets, "known": looked_up}
+        handler = composed(sender(self._pool), retries, wrap, self.ledger, gates, **told)
         return stream.start(running, handler(first, stream))
 
     def _others(self, request: Request, route: Route, **options: Any) -> list[Attempt]:
@@ -511,14 +533,18 @@ def _answer(fold: Fold, stream: Stream, first: Attempt) -> Response:
     """The answer, as one of the route that was asked last."""
     asked: Attempt = stream.attempts[-1] if stream.attempts else first
     route, trace, found = asked.route, stream.trace, fold.model
+    known = next((n for n in fold.notices if n.kind == "cached"), None)
     simulated = route.simulated or "x-nbllm-simulated" in trace.headers
+    simulated = simulated or (known is not None and known.data.get("simulated") is True)
     model = errors.scrub(found, asked.guard.texts) if found and found != route.model else route.model
     cost = None if simulated or not stream.done else prices.cost(fold.usage, model, route.provider)
     return fold.response(
         model=model,
         provider=route.provider.name,
-        cost=cost,
-        timing=stream.timing,
+        cost=cost if known is None else 0.0,
+        saved_usd=cost if known is not None else None,
+        cached=known is not None,
+        timing=stream.timing if known is None else Timing(attempts=0),
         request=asked.request,
         simulated=simulated,
         raw={"status": trace.status, "headers": trace.headers, "usage": fold.usage.raw if fold.usage else {}},
@@ -536,4 +562,12 @@ def _summed(fold: Fold, stream: Stream, first: Attempt) -> Response:
     known = [r.cost for r in (*turns, *beside) if r.cost is not None]
     cost = sum(known) if known and len(known) == len(turns) + len(beside) else None
     usage = total([whole.usage, *(r.usage for r in beside)])
-    return replace(whole, before=before, cost=cost, usage=usage)
+    saved = [r.saved_usd for r in turns if r.saved_usd is not None]
+    found = all(turn.cached for turn in turns)
+    timing = whole.timing if not any(turn.cached for turn in turns) else Timing(attempts=0)
+    told: dict[str, Any] = {
+        "cached": found and bool(turns),
+        "saved_usd": sum(saved) if saved else None,
+        "timing": timing,
+    }
+    return replace(whole, before=before, cost=cost, usage=usage, **told)

@@ -153,12 +153,14 @@ def composed(
     gates: Gates | None,
     *,
     budgets: Sequence[Budget] = (),
+    known: Wrapper | None = None,
 ) -> Handler:
     """The way of a client's calls. wrap: more wrappers, from the inside outwards. gates: None for calls that
-    are measured, and keep to no limits."""
+    are measured, and keep to no limits. known: gives answers that are known already."""
     bottom = bottom if gates is None else gated(bottom, gates, again=retries.attempts > 0)
     handler = retried(bottom, retries)
     handler = budgeted(handler, budgets) if budgets else handler
+    handler = handler if known is None else known(handler)
     for wrapper in wrap:
         handler = wrapper(handler)
     handler = limited(handler)

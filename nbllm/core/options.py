@@ -196,8 +196,9 @@ class CallSpec:
         "parameter",
         "choice",
         "whether the provider is asked to keep the prompt for the next one that begins like it: auto (where "
-        "chat= or tools= go on), off, 1h for longer",
-        values=("auto", "off", "1h"),
+        "chat= or tools= go on), off, 1h for longer; true gives the answer that an equal call had before, "
+        "refresh asks anew and keeps that one",
+        values=("auto", "off", "1h", "true", "refresh"),
     )
     failover: str | None = _call(
         "sending",
@@ -206,6 +207,7 @@ class CallSpec:
         values=("start", "restart"),
         default=False,
     )
+    sample: int | None = _call("sending", "", "which of several answers to one question", default=False)
     show_reasoning: Any = _cell("str", "not yet", later=True, default=False)
     tool_choice: str | None = _call("parameter", "", "", default=False)
     extra: Mapping[str, Any] | None = _call("request", "", "", default=False)

@@ -160,10 +160,13 @@ def _tool(given: Any) -> Tool:
 
 def cache(given: str | None) -> Cache | None:
     """What a Request says of keeping the prompt: "off" is nothing. Raises ConfigError for no word of ours."""
-    if given in (None, "off"):
+    if given in (None, "off", "true", "refresh"):  # true, refresh: not the provider's to know
         return None
     if given not in get_args(Cache):
-        raise ConfigError(f"Not a way to keep prompts: cache={given!r}.", hint="Say auto, off or 1h.")
+        raise ConfigError(
+            f"Not a way to keep prompts: cache={given!r}.",
+            hint="Say auto, off or 1h; or true or refresh for answers that were given before.",
+        )
     return cast("Cache", given)
 
 

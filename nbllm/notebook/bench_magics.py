@@ -109,6 +109,12 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame:
         )
     options["prompts"] = _prompts(session, options.get("prompts"), cell)
     passed = {name: chosen for name, chosen in read.options.items() if name in _SENT}
+    if passed.get("cache") in ("true", "refresh"):
+        raise fail(
+            read.spans["cache"][0],
+            "a benchmark takes no answer from the cache",
+            "Leave cache= out, or say auto.",
+        )
     unknown = sorted(set(read.options) - set(passed))
     if unknown:
         raise ConfigError(

@@ -404,6 +404,21 @@ def _budget(session: Session, rest: str) -> str:
     return budget(session, rest)
 
 
+def _cache(session: Session, rest: str) -> str:
+    """What is kept of answers; clear forgets them all."""
+    answers = session.client.answers
+    if rest == "clear":
+        return f"{answers.clear()} answers are forgotten."
+    if rest:
+        raise ConfigError(f"%llm cache has no {rest[:40]!r}.", hint="%llm cache, or %llm cache clear.")
+    told = answers.figures()
+    return (
+        f"{told['answers']:,} answers of {told['bytes'] / 1e6:,.1f} MB "
+        f"(at most {told['limit'] / 1e6:,.0f} MB) in {told['path']}; "
+        f"in this session {told['hits']} found, {told['misses']} not. cache=true uses them."
+    )
+
+
 def _mcp(session: Session, rest: str) -> Any:
     from .mcp_lines import mcp
 
@@ -432,4 +447,5 @@ COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "fix": _fix,
     "insert": _insert,
     "stop": _stop,
+    "cache": _cache,
 }

@@ -102,8 +102,9 @@ def contestants(models: Sequence[str], options: Mapping[str, Any]) -> tuple[Cont
         )
     common = {k: v for k, v in options.items() if k not in ("runs", "temperature")}
     found: list[Contestant] = []
-    for model, temperature, _run in asked:
+    for model, temperature, run in asked:
         own = common if temperature is None else {**common, "temperature": temperature}
+        own = {**own, "sample": run} if run else own
         label = f"{model} t={temperature:g}" if len(sweep) > 1 else model
         number = sum(label == c.label.partition(" #")[0] for c in found) + 1
         found.append(Contestant(f"{label} #{number}" if numbered else label, model, own))

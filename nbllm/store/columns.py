@@ -408,6 +408,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("censor_ms", _MS, "ms", "outcome", "How long it had run when it was stopped."),
     Column("simulated", "boolean", "", "outcome", "Whether the simulator answered."),
+    Column("cached", "boolean", "", "outcome", "Whether the answer was known already, or another call's."),
 )
 
 CHUNKS: tuple[Column, ...] = (

@@ -204,6 +204,7 @@ def _answer(stream: Recorded, call: Call, disturbed: bool) -> Row:
         "chunks": len(bearing),
         "chars": sum(c.chars for c in bearing),
         "cost_usd": response.cost,
+        "cached": response.cached,
         **_outcome(stream, response),
         **_server(response, stream.trace),
         **_tokens(response, bearing),

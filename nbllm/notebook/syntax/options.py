@@ -61,6 +61,7 @@ SUBCOMMANDS: dict[str, str] = {
     "bench": "measure models against each other: %llm bench openai/mini,claude/sonnet blocks=20 out=df "
     "(%%llm_bench takes prompts; options of the run are also bench.NAME=, and must be where a call has the "
     "same: seed= is the call's, bench.seed= the run's)",
+    "cache": "answers that cache=true keeps: how many, how large; clear",
     "mcp": "MCP servers, whose tools a model may use (tools=mcp/NAME): %llm mcp add NAME -- COMMAND ARGS | "
     "add NAME URL | list | allow NAME (a project's) | tools [NAME] | remove NAME | log NAME",
     "log": "the calls of this notebook in numbers; of all notebooks: today, yesterday, 7d, 12h, ever, "

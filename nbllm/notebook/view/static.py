@@ -60,6 +60,7 @@ def _surely(instead: Callable[..., T]) -> Callable[[Callable[P, T]], Callable[P,
     return wrap
 
 
+_IN_FOOTER = ("auto", "media", "tools", "failover", "cached")  # kinds of notices
 # What to say about an answer that did not simply end.
 _ENDINGS: dict[FinishReason | None, str] = {
     "cancelled": "■ Stopped by you; this is what had arrived.",
@@ -149,16 +150,17 @@ def footer(response: Response, *, filled: Sequence[str] = (), attached: Sequence
     t, usage = response.timing, response.usage
     items = [
         response.model or "?",
-        f"{seconds(t.ttft)} to first token",
-        seconds(t.total),
+        "" if response.cached else f"{seconds(t.ttft)} to first token",
+        "" if t.total is None and not t.attempts else seconds(t.total),
         rate(t.tokens_per_second(usage.output_tokens if usage else None)),
         tokens(usage, characters(response)),
         "" if response.simulated else money(response.cost),
+        f"{money(response.saved_usd)} saved" if response.saved_usd else "",
         f"{len(response.steps)} steps" if response.before else "",
         f"{t.attempts} attempts" if t.attempts > 1 else "",
         "filled " + ", ".join(filled) if filled else "",
         "attached " + ", ".join(attached) if attached else "",
-        *(n.text.rstrip(".") for n in response.notices if n.kind in ("auto", "media", "tools", "failover")),
+        *(n.text.rstrip(".") for n in response.notices if n.kind in _IN_FOOTER),
         *(f"{caption(p)[1:-1]} in .files" for p in response.files),
     ]
     shown = [plain(item).replace("\n", " ") for item in items if item]
