@@ -424,6 +424,24 @@ def test_what_days_came_to(place, client):
 
 
 @pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("by=provider", ["provider"]),
+        ("7d by=day", ["day"]),
+        ("by=kernel,model", ["kernel", "model"]),
+        ("7d by=provider,day", ["provider", "day"]),
+    ],
+)
+def test_lines_of_costs_are_chosen(place, client, words, names):
+    """Each line is a part of the last one, which is all."""
+    past(0, 1, 2)
+    client.complete("hello", "sim/openai")
+    df = cost(SimpleNamespace(client=client), words)
+    assert names == list(df.index.names)
+    assert int(df["calls"].iloc[-1]) == int(df["calls"].iloc[:-1].sum()) > 0
+
+
+@pytest.mark.parametrize(
     ("command", "words"),
     [
         (log, "yesterdy"),
@@ -434,6 +452,9 @@ def test_what_days_came_to(place, client):
         (log, "since=" + "9" * 90),
         (cost, "n=2"),
         (cost, "all"),
+        (cost, "by="),
+        (cost, "7d by=colour"),
+        (cost, "by=day,day"),
         (cost, "9999999d"),
     ],
 )

@@ -94,21 +94,41 @@ def _number(word: str) -> int:
 
 
 def cost(session: Session, rest: str) -> pd.DataFrame:
-    """What calls came to: a line a model, and all of them; in a period, a line a day and model. Calls,
-    failed, tokens, US dollars; NA where a price is not known, and then the sum is of what is. `unpriced`
-    calls are not in it; the tokens of `estimated` ones nobody counted."""
+    """What calls came to: a line a model, and all of them; in a period, a line a day and model; `by=day`,
+    `by=provider,model` and so on choose the lines. Calls, failed, tokens, US dollars; NA where a price is
+    not known, and then the sum is of what is. `unpriced` calls are not in it; the tokens of `estimated` ones
+    nobody counted."""
     import pandas as pd
 
     period, others = _split(rest)
-    if others:
-        raise _unknown("cost", others[0])
+    keys = ["model"] if period is None else ["day", "model"]
+    for word in others:
+        if not word.startswith("by="):
+            raise _unknown("cost", word, "by=day,model")
+        keys = _keys(word)
     df = _frame(session, period)
     df["model"] = df["name"].fillna("?").astype("string")
     df["day"] = [str(at.astimezone().date()) for at in df["t_wall"].dt.to_pydatetime()] if len(df) else []
-    keys = ["model"] if period is None else ["day", "model"]
+    df["kernel"] = df["run_id"].astype("string")
+    if "provider" in keys:
+        df["provider"] = df["provider"].astype("string").fillna("?")
     parts = [*df.groupby(keys, sort=period is not None, observed=True), (("all",) * len(keys), df)]
-    lines = [{**dict(zip(keys, names, strict=True)), **_sums(part)} for names, part in parts]
+    lines = [{**_sums(part), **dict(zip(keys, names, strict=True))} for names, part in parts]
     return pd.DataFrame(lines).set_index(keys)
+
+
+_BY = ("day", "model", "provider", "kernel")
+
+
+def _keys(word: str) -> list[str]:
+    """What lines are told apart by."""
+    keys = word.removeprefix("by=").split(",")
+    odd = next((key for key in keys if key not in _BY or keys.count(key) > 1), None)
+    if odd is not None:
+        raise ConfigError(
+            f"%llm cost has no lines by {odd[:40]!r}.", hint=f"By {', '.join(_BY)}: %llm cost 7d by=day,model"
+        )
+    return keys
 
 
 def _sums(part: pd.DataFrame) -> dict[str, Any]:
