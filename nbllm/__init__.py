@@ -104,6 +104,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'nbllm' has no attribute {name!r}")
     if not home:
         module = import_module(f".{name}", __name__)
+        if name == "rows" and "ipykernel" in sys.modules:  # likewise
+            import_module(".progress", module.__name__).register(
+                import_module(".notebook.rows", __name__).factory
+            )
         if (
             name == "bench" and "ipykernel" in sys.modules
         ):  # its runs are drawn in the notebook; bench itself knows none
@@ -111,7 +115,7 @@ def __getattr__(name: str) -> Any:
                 import_module(".notebook.dashboard", __name__).factory
             )
         return module
-    value = getattr(import_module(f".{home}", __name__), name)
+    value = getattr(__getattr__(home) if home == "rows" else import_module(f".{home}", __name__), name)
     globals()[name] = value
     return value
 

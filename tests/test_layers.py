@@ -79,6 +79,7 @@ LATE_PARTS = {
     ("notebook/session", "notebook.tool_names"),
     ("client/api", "client.embeddings"),
     ("client/api", "client.tokens"),
+    ("notebook/cell", "notebook.rows"),  # the rows wing
     ("notebook/bench_magics", "*"),  # the bench wing
     ("notebook/commands", "*"),  # a command brings what it needs
     ("notebook/formatters", "notebook.view.static"),

@@ -166,7 +166,8 @@ class CallSpec:
     budget: Any = _cell(  # a benchmark's line has a budget of its own
         "budget",
         "tokens that a variable put into the prompt may take (1000): tables are sampled to fit; or what the "
-        "cell may spend, all its answers together: $0.5, or usd:0.5,tokens:20000",
+        "cell may spend, all its answers together: $0.5, or usd:0.5,tokens:20000; with each=, "
+        "a bare number is dollars, for all rows",
         part="use",
         least=20,
     )
@@ -175,7 +176,23 @@ class CallSpec:
         "which braces are filled: on, double (only {{ }}), off",
         values=("on", "double", "off"),
     )
-    each: Any = _cell("str", "not yet", later=True, default=False)
+    each: str | None = _cell(
+        "name",
+        "asks for every row of a DataFrame, whose columns are in braces: each=reviews; it gets the answers "
+        "as new columns (out= names another variable)",
+        default=False,
+    )
+    into: str | None = _cell(
+        "name",
+        "with each=: the column of the answer; with a schema, what its columns begin with",
+        default=False,
+    )
+    run: str | None = _cell(
+        "str",
+        "with each=: a name under which answers are kept; what is there is not asked again",
+        default=False,
+    )
+    width: int | None = _cell("int", "with each=: rows on their way at once (64)", least=1)
     tools: Any = _call(
         "request",
         "names",

@@ -19,31 +19,15 @@ from .functions import composed, define
 from .painters import painter
 from .prompt.attachments import attached, part_of, told
 from .question import Question, checked, value_budget
-from .run import Guarded, Run, follow, keep_turn, settle, stoppable, turn
+from .run import Guarded, Run, Stopped, follow, keep_turn, settle, stoppable, turn
 from .session import Session
 from .syntax import schema_shorthand
 from .syntax.parser import Line
 from .view.outcome import Outcome, Painter
 
 
-class Stopped(KeyboardInterrupt):
-    """The user pressed Stop: the cell fails in one line, so that Run All stops; the answer, `whole` or not,
-    is kept in `name`, which is "" where there is none."""
-
-    def __init__(self, name: str, *, whole: bool = False) -> None:
-        super().__init__(name)
-        self.name, self.whole = name, whole
-
-    def _render_traceback_(self) -> list[str]:
-        return [
-            f"Stopped. The {'' if self.whole else 'partial '}answer is in {self.name}."
-            if self.name
-            else "Stopped."
-        ]
-
-
-def run_cell(session: Session, line: Line, body: str) -> Response | Comparison | None:
-    """Asks what the cell asks and gives the response; shows it while it comes.
+def run_cell(session: Session, line: Line, body: str) -> Any:
+    """Asks what the cell asks and gives the response (with each=, the first rows); shows it while it comes.
 
     Raises ConfigError before anything is sent for what is wrong in the cell; the call's error after the
     partial answer was shown and kept; Stopped where the user stopped it.
@@ -62,6 +46,11 @@ def run_cell(session: Session, line: Line, body: str) -> Response | Comparison |
             f"{', '.join(models_of(line.models, options))}."
         )
         return None
+    if options.get("each"):
+        from . import rows
+
+        asked = question(session, line.models, options, line.extra, Filled(()))
+        return rows.run(session, line, asked, body.strip("\n"))
     filled = fill(
         body,
         session.fillable,

@@ -26,7 +26,7 @@ from .syntax.options import BENCH, OPTIONS, SUBCOMMANDS
 from .view.static import static
 
 
-def _ask(session: Session, rest: str) -> Response | Comparison | None:
+def _ask(session: Session, rest: str) -> Any:
     line, prompt = grammar.ask(rest)
     return run_cell(session, line, prompt)
 

@@ -130,7 +130,7 @@ def _bench_magic(session: Session) -> Callable[..., Any]:
 
 def _told(session: Session, work: Callable[[], Any]) -> Any:
     """Runs `work`; one of our errors leaves as itself, drawn in a few lines."""
-    from .cell import Stopped
+    from .run import Stopped
     from .view.static import error_lines
 
     try:

@@ -155,6 +155,21 @@ _EXCLUDES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
         "several answers cannot go into one cell below",
         "Ask one model, or leave format=code out.",
     ),
+    (
+        "each",
+        (
+            *("chat", "bg", "tools", "def", "as", "dry_run", "attach", "max_steps", "approve", "compact"),
+            *("keep", "format", "render", "fill"),
+        ),
+        "each= asks for every row of a table, and its answers are columns",
+        "Leave it out.",
+    ),
+    (
+        "several",
+        ("each",),
+        "each= asks one model once for each row",
+        "Ask one model; out=NAME keeps another model's answers apart.",
+    ),
     ("quiet", ("render",), "quiet shows nothing, so there is nothing to draw", "Leave one of them out."),
 )
 
@@ -201,12 +216,14 @@ def checked(line: Line, options: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+_OF_ROWS = ("into", "run", "width")
 _FUNCTION = "For example tools=price, where price is a function of this notebook."
 # (option, what it needs, what to say, what to do)
 _NEEDS: tuple[tuple[str, str | tuple[str, ...], str, str], ...] = (
     ("as", "schema", "as= needs a schema", 'For example schema="[name, population int]" as=df'),
     ("max_steps", "tools", "max_steps= counts the turns of a model with tools", _FUNCTION),
     ("compact", ("chat", "tools"), "compact= is for conversations", "Give chat=NAME, or leave it out."),
+    *((n, "each", f"{n}= is for the rows of a table", "For example each=df, a DataFrame.") for n in _OF_ROWS),
     ("approve", "tools", "approve= says how tools may run", _FUNCTION),
 )
 _NOBODY = (

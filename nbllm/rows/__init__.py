@@ -26,13 +26,14 @@ from .budget import Budget, Estimate, Price, Purse, price
 from .frame import joined
 from .job import Job
 from .progress import Progress, Totals, chosen, question
-from .runner import Runner
+from .runner import STOPPED, Runner
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Estimate", "errors", "map", "resume", "retry", "runs"]
+__all__ = ["DECLINED", "STOPPED", "Estimate", "errors", "map", "resume", "retry", "runs"]
 
+DECLINED = "it was not started"
 WIDTH = 64  # rows on their way at once
 _WIDEST = 1_024
 _SAMPLE = 50  # prompts that an estimate looks at
@@ -65,11 +66,11 @@ def map(
     run: a name under which the run is kept: asked again, it sends only rows that are new or changed, or that
     were not reached. width: rows on their way at once (64). budget: US dollars, or a mapping of usd and
     tokens, for the whole run: no row begins that would pass it. dedupe: equal rows are asked once; their cost
-    stands in each of them. confirm: "ask" shows an estimate and asks where somebody can answer; else it goes
-    on, unless the estimate is above the budget; "yes" never asks; a function is given the Estimate. errors:
-    "raise" ends at the first failed row. More options as in Client.stream. An interrupt ends the run: the
-    frame has what was finished, and `resume` goes on. Raises ConfigError for what is wrong on this side,
-    before anything is sent.
+    stands in each of them. confirm: "ask" shows an estimate and asks where somebody can answer, unless it is
+    of a few rows or cents; else it goes on, unless the estimate is above the budget; "yes" never asks; a
+    function is given the Estimate. errors: "raise" ends at the first failed row. More options as in
+    Client.stream. An interrupt ends the run: the frame has what was finished, and `resume` goes on. Raises
+    ConfigError for what is wrong on this side, before anything is sent.
     """
     job = Job.of(template, model, schema, into, options, dedupe=dedupe)
     job.check(df)
@@ -209,7 +210,7 @@ class _Run:
             if self._wanted(ids, known, purse, progress):
                 runner.run(progress)
             else:
-                runner.ended = "it was not started"
+                runner.ended = DECLINED
             self.file.put(ended=runner.ended)
         progress.end(totals, runner.ended)
         if runner.error is not None:
@@ -238,7 +239,7 @@ class _Run:
             return bool(self.confirm(estimate))
         if self.confirm == "yes":
             return True
-        answer = progress.ask(question(estimate, str(self.budget)))
+        answer = None if estimate.small else progress.ask(question(estimate, str(self.budget)))
         total = (purse.usd + (estimate.usd or 0.0), purse.tokens + estimate.tokens)
         if answer is None and not self.budget.allows(*total):
             raise ConfigError(
@@ -258,7 +259,9 @@ class _Run:
                 found = self.file.prompts(list(set(part)))
                 prompts += [found[id] for id in part]
             df = pd.DataFrame({"prompt": pd.array(prompts, dtype="string")})
-        return joined(df, self.job, results, self.file.name)
+        made = joined(df, self.job, results, self.file.name)
+        made.attrs["nbllm_ended"] = runner.ended
+        return made
 
     def _results(self, runner: Runner) -> Iterator[Row]:
         unsaved = runner.recorder.unsaved if hasattr(runner, "recorder") else {}

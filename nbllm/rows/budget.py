@@ -11,6 +11,7 @@ from ..core.errors import ConfigError
 
 BYTES_PER_TOKEN = 4.0  # of English prose
 UNKNOWN_OUTPUT = 1_000  # tokens that are reserved for an answer where no limit is set and none has ended yet
+_FEW, _CENTS = 20, 0.05  # rows, and US dollars, that need no question
 _USUAL_OUTPUT = 200  # tokens that an estimate expects of one
 _START, _SPEED = 1.0, 60.0  # seconds to the first token, and tokens a second, that an estimate expects
 
@@ -142,6 +143,11 @@ class Estimate:
         seconds = questions * (_START + made / _SPEED) / max(1, min(width, questions))
         usd = None if price is None else questions * price.of(read, made)
         return cls(rows, questions, questions * (read + made), usd, seconds / 60)
+
+    @property
+    def small(self) -> bool:
+        """Whether nobody need be asked: a handful of rows, or cents within a minute."""
+        return self.questions <= _FEW or (self.usd is not None and self.usd < _CENTS and self.minutes < 1)
 
     def __str__(self) -> str:
         asked = "" if self.questions == self.rows else f" ({self.questions:,} to ask)"

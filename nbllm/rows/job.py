@@ -72,7 +72,7 @@ class Job:
     def about(self) -> dict[str, Any]:
         """What is kept of it on disk. Never the key; options without a JSON form are named only."""
         kept = {n: v for n, v in self.options.items() if n != "api_key" and _is_json(v)}
-        lost = sorted(set(self.options) - set(kept) - {"api_key"})
+        lost = sorted(set(self.options) - set(kept) - _NOT_SENT)
         return {
             "template": self.template.text,
             "model": self.model,

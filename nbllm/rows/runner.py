@@ -25,6 +25,7 @@ from .budget import Purse
 from .job import Job
 from .progress import Progress, Totals
 
+STOPPED = "stopped by the user"
 _FETCH = 200  # prompts that are read from disk at once
 _PACE = 0.03  # seconds between two transactions
 _TICK = 0.1  # seconds between two looks at how it goes
@@ -100,6 +101,7 @@ class Runner:
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
     _route: Any = None
     _key: Any = None
+    _words: str = ""  # that ask for JSON, where the provider has no mode for schemas
     _options: dict[str, Any] = field(default_factory=dict)
     recorder: Recorder = field(init=False)
 
@@ -110,9 +112,11 @@ class Runner:
         self._route = route
         options = {n: v for n, v in self.job.options.items() if n not in ("base_url", "dialect")}
         self._key = self.client.registry.key_for(route, options.pop("api_key", None))
-        self._options = {**options, "schema": self.job.shape}
+        shape, in_words = self.job.shape, "schema" in route.provider.quirks.cannot
+        self._options = {**options, "schema": None if in_words else shape}
+        self._words = f"\n\n{shape.instructions()}" if shape is not None and in_words else ""
         request = {n: v for n, v in options.items() if n in REQUEST}
-        schema = None if self.job.shape is None else self.job.shape.provider_schema
+        schema = None if in_words or shape is None else shape.provider_schema
         self.client.attempt(
             self.client.request("Hello", route.model, schema=schema, **request), route, key=self._key
         )
@@ -129,7 +133,7 @@ class Runner:
                 except KeyboardInterrupt:
                     if self.ended:
                         raise
-                    self.end("stopped by the user")
+                    self.end(STOPPED)
             future.result()
         finally:
             future.cancel()
@@ -185,7 +189,7 @@ class Runner:
         self.purse.reserve(need)
         self.recorder.put(id)
         try:
-            stream = self.client.ask(prompt, self._route, api_key=self._key, **self._options)
+            stream = self.client.ask(prompt + self._words, self._route, api_key=self._key, **self._options)
         except errors.NbllmError as error:
             self.purse.settle(need, 0.0, 0.0, 0.0)
             self._note(self._failed(id, error, Response()))

@@ -235,6 +235,11 @@ def _budget(option: Option, text: str) -> int | dict[str, float]:
     return found
 
 
+def _dollars(option: Option, text: str) -> Any:
+    """What may be spent, where a bare number is dollars."""
+    return _budget(option, text if ":" in text or text.startswith("$") else f"usd:{text}")
+
+
 _COMPACT = "auto, off, a share such as 0.8, or tokens"
 _READERS: dict[str, Callable[[Option, str], Any]] = {
     "str": lambda _o, text: text,
@@ -251,5 +256,6 @@ _READERS: dict[str, Callable[[Option, str], Any]] = {
     "models": _models,
     "names": _names,
     "budget": _budget,
+    "dollars": _dollars,
     "compact": lambda o, text: text if text in ("auto", "off") else _number(_finite, _COMPACT)(o, text),
 }

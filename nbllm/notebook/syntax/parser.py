@@ -17,7 +17,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...core.errors import ConfigError, looks_like_key
@@ -33,6 +33,7 @@ from .options import (
     read,
 )
 
+_EACH = re.compile(r"(?<!\S)(?:--)?each[=\s]")  # with it, the number in budget= is dollars
 _ASSIGNED = re.compile(r"(?P<dash>-{0,2})(?P<name>[A-Za-z_][\w.\-]*)=")
 _DASHED = re.compile(r"(?P<dash>--?)(?P<name>[A-Za-z][\w.\-]*)(?!\S)")
 _NO_VALUE = re.compile(r"--?[A-Za-z]|(?:<<|>>)(?!\S)")
@@ -191,7 +192,8 @@ class _Reader:
             )
             raise fail(start, f"{option.name} is given twice", hint)
         try:
-            meant = read(option, text)
+            each = option.kind == "budget" and _EACH.search(self.line)
+            meant = read(replace(option, kind="dollars") if each else option, text)
         except Unreadable as error:
             raise fail(start, f"{option.name} {error}") from None
         self.options[option.name] = [*self.options.get(option.name, ()), *meant] if option.many else meant

@@ -1,0 +1,92 @@
+"""%%llm each=df in a real kernel: columns for the table, a display, Stop, what is refused."""
+
+import pytest
+
+from .kernels import Kernel
+
+pytestmark = pytest.mark.kernel
+FAST = "sim/openai@ttft=0.005,gap=0,tokens=3"
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    with Kernel(NBLLM_HOME=str(tmp_path_factory.mktemp("home"))) as kernel:
+        yield kernel
+
+
+@pytest.fixture(autouse=True)
+def table(kernel):
+    assert kernel.run("import pandas as pd; df = old = pd.DataFrame({'text': list('abcdef')})").ok
+
+
+def test_the_table_gets_the_answers(kernel):
+    """A new frame in the variable and in _llm; whoever holds the old one keeps it as it was."""
+    ran = kernel.run(f"%%llm {FAST} each=df into=said\nSay {{text}}, and leave {{{{text}}}}.")
+    assert ran.ok, ran.error
+    assert [["text", "said", "llm_status", "llm_error", "llm_cost"], ["text"], True] == kernel.value(
+        "[list(df.columns), list(old.columns), _llm is df]"
+    )
+    assert ["ok"] == kernel.value("sorted(set(df.llm_status))")
+    assert "6 of 6 rows" in ran.text
+    assert "application/vnd.jupyter.widget" not in str([m["content"] for m in ran.messages])
+
+
+def test_a_schema_makes_columns_and_out_takes_the_frame(kernel):
+    ran = kernel.run(f'%%llm made << {FAST} each=df schema="mood, stars int" run=r budget=2\nRate {{text}}')
+    assert ran.ok, ran.error
+    assert ["Int64", 6, False] == kernel.value(
+        "[str(made.stars.dtype), int((made.llm_status == 'ok').sum()), 'mood' in df]"
+    )
+    assert kernel.run(f'%%llm made << {FAST} each=df schema="mood, stars int" run=r\nRate {{text}}').ok
+    assert {"r": 6} == kernel.value("{r.run: r.ok for r in nbllm.rows.runs().itertuples() if r.run == 'r'}")
+
+
+def test_stop_keeps_what_was_finished(kernel):
+    """The cell fails in one line, the frame is there."""
+    kernel.run("df = pd.DataFrame({'text': [str(i) for i in range(600)]})")
+    here = kernel.start("%%llm sim/openai@ttft=0.5,gap=0,tokens=2 each=df run=s\nSay {text}")
+    kernel.collect(here, until=lambda m: " a second" in str(m["content"]))
+    kernel.interrupt()
+    ran = kernel.collect(here)
+    assert not ran.ok
+    assert "Stopped" == ran.error["ename"]
+    assert [True, True] == kernel.value("[0 < (df.llm_status == 'ok').sum() < 600, len(df) == 600]")
+
+
+@pytest.mark.parametrize(
+    ("line", "body", "told"),
+    [
+        (f"{FAST} each=nobody", "{text}", "there is no variable called nobody"),
+        (f"{FAST} each=pd", "{text}", "no DataFrame is called pd"),
+        (f"{FAST} each=df", "{txt}", "Did you mean {text}?"),
+        (f"{FAST} each=df", "nothing", "takes no column"),
+        (f"{FAST} each=df budget=0", "{text}", "budget is at least"),
+        (f"{FAST},{FAST} each=df", "{text}", "each cannot stand beside several models"),
+        (f"{FAST} each=df runs=2", "{text}", "each cannot stand beside runs="),
+        (f"{FAST} into=x", "{text}", "into= is for the rows of a table"),
+        (f"{FAST} run=x", "{text}", "run= is for the rows of a table"),
+        (f"{FAST} width=4", "{text}", "width= is for the rows of a table"),
+        *(
+            (f"{FAST} each=df {word}", "{text}", f"{word.partition('=')[0]} cannot stand beside each=")
+            for word in (
+                *("chat=x", "bg=true", "tools=len", "def=f", "attach=old", "dry_run=true", "keep=true"),
+                *("format=json", "render=plain", "fill=off"),
+            )
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused(kernel, line, body, told):
+    """Before anything is sent; the table stays."""
+    ran = kernel.run(f"%%llm {line}\n{body}")
+    assert not ran.ok
+    assert told in ran.error["evalue"], ran.error["evalue"]
+    assert True is kernel.value("df is old")
+
+
+def test_a_run_that_ends_early_fails_its_cell(kernel):
+    """A key that is refused: with the reason, and how to go on."""
+    ran = kernel.run("%%llm sim/openai@auth=right each=df run=early\nSay {text}")
+    assert not ran.ok
+    assert "ended early: AuthenticationError" in ran.error["evalue"]
+    assert "resume('early')" in ran.error["evalue"]
+    assert "llm_status" in kernel.value("list(df.columns)")
