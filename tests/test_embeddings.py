@@ -429,6 +429,17 @@ def test_cost_and_tokens_are_shared_by_length():
     assert pytest.approx(34e-6) == found["cost"].sum() == found.attrs["cost"]
 
 
+def test_a_budget_is_for_all_requests_together(client, sim):
+    """What does not fit any more is not sent, what came is kept; an input price is enough."""
+    client.registry.register("acme", {"model": {"m": {"input": 2.0}}})
+    texts = [f"text {'word ' * 20}{i}" for i in range(9)]
+    with pytest.raises(errors.BudgetExceeded) as caught:
+        embed(client, texts, "acme/m", batch=1, budget={"tokens": 150})
+    told = [*caught.value.partial["status"]]
+    assert 0 < told.count("ok") <= len(sim.settled()) < 9
+    assert {"ok"} == set(embed(client, texts, "acme/m", batch=1, budget=1.0)["status"])
+
+
 def test_every_request_is_a_row_of_the_ledger(sim):
     """What %llm log shows."""
     client = Client(registry.load({}))

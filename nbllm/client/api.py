@@ -127,7 +127,8 @@ def embed(texts: Any, model: str = "auto", **options: Any) -> pd.DataFrame:
     name, or a short one of the provider's row (openai/small, gemini/embedding). dimensions: how long the
     vectors should be, where the model can. purpose: "document" for what is looked through, "query" for what
     is looked for; models that know no difference embed both alike. batch: texts in one request. Further
-    options: base_url, dialect, api_key, timeout, retries, cache, extra, as in Client.stream.
+    options: base_url, dialect, api_key, timeout, retries, cache, extra, and budget (of all requests
+    together), as in Client.stream.
 
     Raises ConfigError for what is wrong on this side. An error of the provider's, and an interrupt, carry the
     DataFrame with what had come in `.partial`.

@@ -17,6 +17,7 @@ from ..core.events import Response
 from ..core.messages import Message
 from ..dialects.embeddings import EMBEDDINGS, Embeddings, unpacked
 from ..routing.registry import Route
+from ..store.budgets import Budget
 from .client import Client
 from .stream import Stream
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 AT_ONCE = 4  # requests under way
 _BYTES_PER_TOKEN = 2  # a batch is never too large for it: prose has 4, digits and code 2 to 3
 _PURPOSES = ("document", "query")
-_OPTIONS = ("api_key", "timeout", "retries", "cache", "extra")
+_OPTIONS = ("api_key", "timeout", "retries", "cache", "budget", "extra")
 
 
 @dataclass(slots=True)
@@ -144,6 +145,8 @@ def embed(
     _whole_number("batch", batch, format.most)
     own = {"purpose": purpose} | ({} if dimensions is None else {"dimensions": dimensions})
     options["extra"] = {**(options.get("extra") or {}), **own}
+    if options.get("budget") is not None:
+        options["budget"] = Budget.of(options["budget"])  # one for all requests
     rows, places = _sorted(given)
     job = _Job(client, route, options, rows, places, model=route.model)
     try:

@@ -1,8 +1,8 @@
 """Keeps calls to their budgets: reserves the most that one may take before it is sent, settles by what it
 took.
 
-The most is an estimate: the prompt by its length, and max_tokens, 1,000 tokens where none is set. An answer
-that grows longer than that is paid for and counted. What was never sent, or was refused, takes nothing; of an
+The most is an estimate: the prompt by its length, and max_tokens, 1,000 tokens where none is set (vectors are
+none). An answer that grows longer than that is paid for and counted. What was never sent, or was refused, takes nothing; of an
 answer that was stopped or cut, what is known counts, and the words that came.
 The simulator's models, and those of this machine that have no price, cost nothing; their tokens count.
 """
@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from ..core.compaction import size_of
 from ..core.events import Finished, Usage, UsageReport, is_token
+from ..dialects.embeddings import EMBEDDERS
 from ..routing import prices
 from ..store.budgets import Amount, Budget
 from .attempt import Attempt, Handler, Sink
@@ -29,7 +30,8 @@ def budgeted(handler: Handler, budgets: Sequence[Budget]) -> Handler:
     model without a price under a budget in dollars."""
 
     async def within(attempt: Attempt, sink: Sink) -> None:
-        most = Usage(_prompt(attempt), attempt.request.max_tokens or ANSWER)
+        answer = 0 if attempt.dialect.name in EMBEDDERS else attempt.request.max_tokens or ANSWER
+        most = Usage(_prompt(attempt), answer)
         work = asyncio.ensure_future(_aside(lambda: _reserved(budgets, _amount(attempt, most))))
         try:
             numbers = await asyncio.shield(work)
