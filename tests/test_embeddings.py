@@ -404,6 +404,28 @@ def test_an_interrupt_keeps_what_came():
     assert {b["input"][0] for _, b in server.seen} <= {f"text {i}" for i in range(5)}
 
 
+def test_running_again_asks_for_what_is_missing():
+    """cache=True: the requests that were answered are not sent again."""
+    broken = threading.Event()
+
+    def says(body):
+        return (
+            b"<html>no</html>" if TEXTS[2] in body["input"] and not broken.is_set() else data(numbers(body))
+        )
+
+    with Server(says) as server:
+        client = made(server.url)
+        with pytest.raises(errors.NbllmError):
+            embed(client, TEXTS[:3], "acme/m", batch=1, cache=True, retries=0)
+        broken.set()
+        found = embed(client, TEXTS[:3], "acme/m", batch=1, cache=True)
+        client.close()
+        server.shutdown()
+    assert [len(t) for t in TEXTS[:3]] == [row[0] for row in found["embedding"]]
+    assert (3, 2) == (found.attrs["requests"], found.attrs["cached"])
+    assert 4 == len(server.seen)
+
+
 def test_vectors_are_no_text_for_the_ledger(sim):
     """Where prompts and answers are kept, the texts are, and no megabytes of base64."""
     client = made(f"{sim.url}/v1")

@@ -52,6 +52,7 @@ class _Job:
     places: dict[str, list[int]]
     size: int | None = None
     requests: int = 0
+    cached: int = 0
     model: str = ""
     simulated: bool = False
     under_way: deque[tuple[list[str], Stream]] = field(default_factory=deque)
@@ -95,9 +96,10 @@ class _Job:
         if wrong:
             raise errors.ProtocolError(
                 f"{self.route.provider.label or self.route.provider.name} sent {wrong}.",
-                hint="Nothing of that answer is kept. Check the model, or ask with a smaller batch=.",
+                hint="Check the model, or ask with a smaller batch=; with cache=, ask anew: cache='refresh'.",
             )
         self.size, self.model, self.simulated = size, response.model or self.route.model, response.simulated
+        self.cached += response.cached
         tokens = response.usage.input_tokens if response.usage else None
         for text, vector, share in zip(batch, matrix, _shares(batch, tokens), strict=True):
             first, *others = self.places[text]
@@ -278,6 +280,7 @@ def _frame(job: _Job, index: Any, model: str, purpose: str) -> pd.DataFrame:
         "dimensions": job.size,
         "chosen": job.options["extra"].get("dimensions"),
         "requests": job.requests,
+        "cached": job.cached,
         "simulated": job.simulated,
         "input_tokens": sum(counted) if known and len(counted) == len(known) else None,
         "cost": sum(costs) if known and len(costs) == len(known) else None,

@@ -1,9 +1,9 @@
 """Keeps calls to their budgets: reserves the most that one may take before it is sent, settles by what it
 took.
 
-The most is an estimate: the prompt by its length, and max_tokens, 1,000 tokens where none is set (vectors are
-none). An answer that grows longer than that is paid for and counted. What was never sent, or was refused, takes nothing; of an
-answer that was stopped or cut, what is known counts, and the words that came.
+The most is an estimate: the prompt by its length, and max_tokens, 1,000 tokens where none is set (vectors
+are none). An answer that grows longer than that is paid for and counted. What was never sent, or was refused,
+takes nothing; of an answer that was stopped or cut, what is known counts, and the words that came.
 The simulator's models, and those of this machine that have no price, cost nothing; their tokens count.
 """
 
