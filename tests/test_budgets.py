@@ -13,11 +13,13 @@ from types import SimpleNamespace
 import pytest
 
 from nbllm import Client, simulator
+from nbllm.client.embeddings import embed
 from nbllm.client.policy import Retries
 from nbllm.core.calls import ModelFacts
 from nbllm.core.errors import BudgetExceeded, ConfigError, NbllmError
 from nbllm.core.messages import Text
 from nbllm.notebook.budget import budget as line
+from nbllm.notebook.budget import install
 from nbllm.notebook.question import Question
 from nbllm.notebook.run import Run
 from nbllm.notebook.session import Session
@@ -168,6 +170,37 @@ def test_64_calls_on_a_budget_for_ten(make, limits, kind):
     assert (0, 0) == spent(client.budget)  # nothing had come
 
 
+def test_vectors_are_no_tokens(make):
+    """What a text takes is reserved, and no answer; the client's own budget holds for them too."""
+    client = make()
+    client.budget = Budget(tokens=100)
+    assert ["ok"] == list(embed(client, ["x" * 40], "openai/m")["status"])
+    tokens, held = spent(client.budget)
+    assert (True, 0) == (0 < tokens < 80, held)
+    with pytest.raises(BudgetExceeded):
+        embed(client, ["x" * 400], "openai/m")
+
+
+def test_an_answer_that_is_known_takes_nothing(make):
+    """cache=true: the second time nothing is sent, and nothing reserved."""
+    client, budget = make(), Budget(tokens=ONE)
+    answer = client.complete(PROMPT, MODEL, max_tokens=100, budget=budget, cache="true")
+    before = spent(budget)
+    assert answer.text == client.complete(PROMPT, MODEL, max_tokens=100, budget=budget, cache="true").text
+    assert before == spent(budget)
+    with pytest.raises(BudgetExceeded):
+        client.complete(PROMPT, MODEL, max_tokens=100, budget=budget, cache="refresh")
+
+
+def test_another_model_meets_the_budget_too(make):
+    """model=a|b: what a refused gave back is there for b; where it does not fit, nobody else is asked."""
+    client, budget = make(), Budget(tokens=ONE)
+    answer = client.complete(PROMPT, f"openai/a@status=503|{MODEL}", max_tokens=100, budget=budget)
+    assert (answer.usage.input_tokens + answer.usage.output_tokens, 0) == spent(budget)
+    with pytest.raises(BudgetExceeded):
+        client.complete(PROMPT, f"openai/a|{MODEL}", max_tokens=200, budget=Budget(tokens=150))
+
+
 def test_a_stopped_answer_counts_what_came(make):
     client, budget = make(), Budget(tokens=100_000)
     stream = client.stream(PROMPT, "openai/m@tokens=1000,gap=0.05", budget=budget)
@@ -298,6 +331,32 @@ def test_a_notebook_without_a_name_has_a_budget_of_its_own(session, monkeypatch)
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     assert "The budget is $1" in line(session, "$1")
     assert "The budget of thesis is $2" in line(session, "$2 name=thesis")
+
+
+def test_a_day_of_all_notebooks(session, monkeypatch):
+    """NBLLM_BUDGET, where a notebook has no budget of its own; a new day is a new one."""
+    monkeypatch.setenv("NBLLM_BUDGET", "$9,tokens:5000")
+    install(session)
+    number = session.client.budget.reserve(Amount(1.0, 10))
+    session.client.budget.name = "today, 1999-12-31"  # as if that had been at its time
+    assert "$9: $0 spent, $1 reserved" in line(session, "")
+    session.client.budget.settle(number, Amount(0.5, 5))
+    other = Session(SimpleNamespace(user_ns={}), Client(session.client.registry))
+    install(other)
+    assert "$0.5 spent" in line(other, "")
+    assert "stays" in line(other, "off")
+    assert "$0.5 spent" in line(session, "")
+    line(session, "$1")
+    install(session)
+    assert "$1" in line(session, "")
+
+
+def test_a_day_that_cannot_be_read_is_told(session, monkeypatch, capsys):
+    monkeypatch.setenv("NBLLM_BUDGET", "twenty")
+    session.shell.execution_count = 1
+    install(session)
+    assert session.client.budget is None
+    assert "NBLLM_BUDGET" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("rest", ["5", "much", "$0", "eur:5", "name=thesis", "$5 $6 x", "tokens:nan"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..core.errors import ConfigError
-from ..store.budgets import Budget, SharedBudget
+from ..store.budgets import Budget, DailyBudget, SharedBudget
 from .session import Session
 from .syntax.options import OPTIONS, Unreadable, read
 
@@ -26,6 +26,17 @@ def budget(session: Session, rest: str) -> str:
     if there is None:
         return "No budget is set. For example: %llm budget $5, or %llm budget tokens:100000"
     return f"{there.who[0].upper()}{there.who[1:]} is {there.state()}."
+
+
+def install(session: Session) -> None:
+    """Takes NBLLM_BUDGET over: what all notebooks together may spend in a day, where none of their own is
+    set."""
+    words = os.environ.get("NBLLM_BUDGET", "").replace(",", " ").split()
+    if words and session.client.budget is None:
+        try:
+            session.client.budget = DailyBudget(**_read(words))
+        except ConfigError as error:
+            session.say(f"nbllm leaves out NBLLM_BUDGET: {error.message} {error.hint}")
 
 
 def _read(words: list[str]) -> dict[str, float]:
@@ -52,6 +63,8 @@ def _notebook(session: Session) -> str:
 
 def _off(session: Session) -> str:
     there, session.client.budget = session.client.budget, None
+    if isinstance(there, DailyBudget):
+        return "Calls of this notebook are not limited by NBLLM_BUDGET any more; what was spent today stays."
     if isinstance(there, SharedBudget):
         there.drop()
     return "No budget any more: calls are limited by their own budget= alone."

@@ -6,6 +6,7 @@ All stops.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from types import MethodType
@@ -29,6 +30,10 @@ def load_ipython_extension(shell: Any) -> None:
     if session.matcher is None:
         fix.install(session)
         settings.install(session)
+        if os.environ.get("NBLLM_BUDGET"):
+            from .budget import install
+
+            install(session)
         if where(shell) == "live":
             session.comm = warm_up()
             listen(session.hear)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,8 +169,11 @@ class SharedBudget(Budget):
 
     def __init__(self, name: str, usd: float | None = None, tokens: float | None = None) -> None:
         super().__init__(usd, tokens)
-        self.name, self.who = name, f"the budget of {name[-60:]}"
         self._holder, self._pid, self._alive = "", 0, -1
+        self._begin(name)
+
+    def _begin(self, name: str) -> None:
+        self.name, self.who = name, f"the budget of {name[-60:]}"
         with self._file() as db:
             db.execute(_SET, (name, self.usd, self.tokens))
 
@@ -190,8 +194,10 @@ class SharedBudget(Budget):
         """As Budget.settle."""
         words = "update budgets set spent_usd = spent_usd + ?, spent_tokens = spent_tokens + ? where name = ?"
         with self._file() as db:
-            if db.execute("delete from held where id = ?", (number,)).rowcount:
-                db.execute(words, (used.usd or 0.0, used.tokens, self.name))
+            found = db.execute("select name from held where id = ?", (number,)).fetchone()
+            if found is not None:
+                db.execute("delete from held where id = ?", (number,))
+                db.execute(words, (used.usd or 0.0, used.tokens, *found))
 
     def state(self) -> State:
         """As Budget.state, of all that share it."""
@@ -260,6 +266,31 @@ class SharedBudget(Budget):
     def __del__(self) -> None:
         if getattr(self, "_alive", -1) >= 0 and self._pid == os.getpid():
             os.close(self._alive)
+
+
+class DailyBudget(SharedBudget):
+    """A budget of each day (of this machine's clock), which all processes of the user share."""
+
+    def __init__(self, usd: float | None = None, tokens: float | None = None) -> None:
+        super().__init__(_today(), usd, tokens)
+
+    def reserve(self, want: Amount) -> int:
+        """As Budget.reserve, of what is left of today's."""
+        self._renew()
+        return super().reserve(want)
+
+    def state(self) -> State:
+        """As Budget.state, of today."""
+        self._renew()
+        return super().state()
+
+    def _renew(self) -> None:
+        if (today := _today()) != self.name:
+            self._begin(today)
+
+
+def _today() -> str:
+    return f"today, {date.today()}"
 
 
 def _folder() -> Path:
