@@ -258,6 +258,22 @@ def test_a_purse_never_lets_more_begin_than_fits():
     assert purse.fits(need)
 
 
+def test_another_model_answers_where_one_fails():
+    """And answers that are known are not asked for again."""
+    model = "sim/openai@status=500|sim/anthropic@ttft=0,gap=0,tokens=3"
+    out = nbllm.map(texts(5), "{text}", model=model, retries=0)
+    assert {"ok"} == set(out["llm_status"])
+    assert out["answer"].notna().all()
+
+
+def test_the_cache_of_answers_is_used(server):
+    """In another run, too."""
+    mapped(server, texts(4), cache=True)
+    out = mapped(server, texts(4), cache=True)
+    assert {"ok"} == set(out["llm_status"])
+    assert {1} == set(asked(server).values())
+
+
 @pytest.mark.parametrize(("answer", "status"), [(True, "ok"), (False, "pending")])
 def test_an_estimate_can_be_declined(server, answer, status):
     """A function is given it; with a no nothing is sent."""

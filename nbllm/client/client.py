@@ -347,7 +347,7 @@ class Client:
         """As stream, where a name has been resolved already; `options` as Client.request takes them."""
         api_key = Secret(api_key) if isinstance(api_key, str) else api_key
         options["schema"] = provider_schema(options.get("schema"))
-        anew = _begins_anew(failover, route, api_key)
+        anew = begins_anew(failover, route, api_key)
         answer = answers.take(options)
         using = None
         spending = None if budget is None else Budget.of(budget)
@@ -498,7 +498,7 @@ class Client:
         return prepare.encode(request, route, key, self.registry.dialects, keep=keep)
 
 
-def _begins_anew(failover: str | None, route: Route, key: Secret | None) -> bool:
+def begins_anew(failover: str | None, route: Route, key: Secret | None) -> bool:
     """What failover= says. Raises ConfigError where it, or a key, has no sense for the models."""
     if failover not in (None, "start", "restart"):
         raise errors.ConfigError(f"Not a failover: {failover!r}.", hint="It is start or restart.")

@@ -13,12 +13,14 @@ from concurrent.futures import wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..client.client import Client
+from ..client import answers
+from ..client.client import Client, begins_anew
 from ..client.engine import engine
+from ..client.policy import Retries, Timeouts
 from ..client.stream import Stream
 from ..core import errors
 from ..core.events import Response
-from ..core.options import REQUEST
+from ..core.messages import Request
 from ..core.schema import plain, value_of
 from ..store.runs import Row, RunFile
 from .budget import Purse
@@ -100,7 +102,7 @@ class Runner:
     _streams: set[Stream] = field(default_factory=set)
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
     _route: Any = None
-    _key: Any = None
+    _sending: dict[str, Any] = field(default_factory=dict, repr=False)
     _words: str = ""  # that ask for JSON, where the provider has no mode for schemas
     _options: dict[str, Any] = field(default_factory=dict)
     recorder: Recorder = field(init=False)
@@ -111,15 +113,27 @@ class Runner:
         self._ids.extend(ids)
         self._route = route
         options = {n: v for n, v in self.job.options.items() if n not in ("base_url", "dialect")}
-        self._key = self.client.registry.key_for(route, options.pop("api_key", None))
+        timeout, retries = options.pop("timeout", None), options.pop("retries", None)
+        key, failover = options.pop("api_key", None), options.pop("failover", None)
+        self._sending = {
+            "anew": begins_anew(failover, route, key),
+            "known": answers.take(options),
+            "sample": options.pop("sample", 0),
+            "key": self.client.registry.key_for(route, key),
+            "timeouts": self.client.timeouts if timeout is None else Timeouts.of(timeout),
+            "retries": Retries(attempts=retries) if isinstance(retries, int) else retries,
+            "background": True,
+        }
         shape, in_words = self.job.shape, "schema" in route.provider.quirks.cannot
-        self._options = {**options, "schema": None if in_words else shape}
         self._words = f"\n\n{shape.instructions()}" if shape is not None and in_words else ""
-        request = {n: v for n, v in options.items() if n in REQUEST}
-        schema = None if in_words or shape is None else shape.provider_schema
-        self.client.attempt(
-            self.client.request("Hello", route.model, schema=schema, **request), route, key=self._key
-        )
+        self._options = {**options, "schema": None if in_words or shape is None else shape.provider_schema}
+        for r in (route, *route.others):
+            found = self._sending["key"] if r is route else self.client.registry.key_for(r, None)
+            first = self.client.attempt(self._request("Hello", r.model), r, key=found)
+            answers.check(first.call, self._sending["known"])
+
+    def _request(self, prompt: str, model: str) -> Request:
+        return self.client.request(prompt + self._words, model, **self._options)
 
     def run(self, progress: Progress) -> None:
         """Asks all, from the caller's thread. An interrupt ends it; what is on its way is broken off."""
@@ -189,7 +203,8 @@ class Runner:
         self.purse.reserve(need)
         self.recorder.put(id)
         try:
-            stream = self.client.ask(prompt + self._words, self._route, api_key=self._key, **self._options)
+            request = self._request(prompt, self._route.model)
+            stream = self.client.send(request, self._route, **self._sending)
         except errors.NbllmError as error:
             self.purse.settle(need, 0.0, 0.0, 0.0)
             self._note(self._failed(id, error, Response()))
