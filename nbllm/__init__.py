@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from .client.api import models as models
     from .client.api import nearest as nearest
     from .client.api import providers as providers
+    from .client.api import record as record
     from .client.api import register_provider as register_provider
+    from .client.api import replay as replay
     from .client.api import resume as resume
     from .client.api import stream as stream
     from .client.chat import Chat as Chat
@@ -67,6 +69,8 @@ _HOME = {
             "stream",
             "complete",
             "resume",
+            "record",
+            "replay",
             "providers",
             "models",
             "default_client",

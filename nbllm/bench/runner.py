@@ -262,6 +262,8 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
 
 def _found(client: Client, model: str, base_url: str | None, dialect: str | None, api_key: str | None) -> Arm:
     """The arm of a model with its route and key, by this session's configuration."""
+    if client.tapes.look() is not None:
+        raise errors.ConfigError("A replay cannot be measured.", hint="End it: %llm replay off.")
     route = client.resolve(model, base_url, dialect)
     if route.others:
         raise errors.ConfigError(

@@ -12,12 +12,16 @@ from ..core.errors import ConfigError
 from .client import CallOptions, Client, sealed
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
     import pandas as pd
 
     from ..core.calls import Provider
     from ..core.events import Response
     from ..core.messages import Message
     from ..core.prompt import Prompt
+    from ..store.recordings import Recording, Tape
     from .catalog import Health
     from .stream import Stream
     from .tokens import TokenEstimate
@@ -57,6 +61,18 @@ def resume(messages: Sequence[Message], model: str = "auto", **options: Unpack[C
             "Nothing can go on without tools.", hint="Give the tools that were used: tools=[...]."
         )
     return complete(list(messages), model, **options)
+
+
+def record(path: str | Path) -> AbstractContextManager[Recording]:
+    """Within a `with`, calls are written to a file, from which `replay` answers them."""
+    return default_client().tapes.record(path)
+
+
+def replay(path: str | Path, pace: str = "now") -> AbstractContextManager[Tape]:
+    """Within a `with`, calls are answered from a file that `record` made: no key is needed, and nothing is
+    sent. pace: "recorded" keeps the times at which events came. Raises ConfigError for another file; a call
+    that is not in it does so too, and names the nearest."""
+    return default_client().tapes.replay(path, pace)
 
 
 def providers(*, ask: bool = True) -> pd.DataFrame:

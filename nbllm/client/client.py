@@ -13,7 +13,7 @@ from ..agents.opencode_server import OpenCodeTransport
 from ..agents.process import ProcessTransport
 from ..core import errors
 from ..core import prompt as prompts
-from ..core.calls import AnyCall, Guard, Secret
+from ..core.calls import NO_CALL, AnyCall, Guard, Secret
 from ..core.events import Fold, Notice, Response, Timing, total
 from ..core.messages import Effort, Request, Tool
 from ..core.schema import provider_schema
@@ -32,6 +32,7 @@ from .gate import Gates
 from .pipeline import Wrapper, composed
 from .policy import Approve, Asker, Retries, Scale, Timeouts, Tools
 from .pool import Pool
+from .recordings import Tapes, replaying
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Client:
         self._scales: dict[tuple[str, str], Scale] = {}  # by provider and model
         self._pool = Pool()
         self._servers: Servers | None = None
+        self.tapes = Tapes(self.registry.env if paced else {})  # what is measured is neither
 
     def _engine(self) -> Engine:
         current = engine()
@@ -139,6 +141,8 @@ class Client:
             raise errors.ConfigError(
                 f"No dialect is called {dialect!r}.", hint=f"There are {', '.join(self.registry.dialects)}."
             )
+        if model == "auto" and base_url is None and (tape := self.tapes.look()) is not None and tape.first:
+            model = tape.first  # asking who is there would open a connection
         if model == "auto" and base_url is None:
             return auto.choose(self.registry, lambda url: self.check(url).result())
         return self.registry.resolve(model, base_url, dialect)
@@ -369,7 +373,7 @@ class Client:
             if isinstance(retries, Retries)
             else Retries(attempts=retries)
         )
-        key = self.registry.key_for(route, api_key)
+        key = self.tapes.keys(self.registry)(route, api_key)
 
         # with tools, a budget ends in a last answer, and so is the loop's own
         own = () if spending is None or (using and using.works) else (spending,)
@@ -442,6 +446,7 @@ class Client:
         already."""
         first = self.attempt(request, route, key=key, timeouts=timeouts, fresh=fresh, keep=keep)
         first = replace(first, background=background) if background else first
+        tape = self.tapes.look()
         answers.check(first.call, known)
         stream = Stream(lambda fold, s: _answer(fold, s, first))
         for notice in _notices(request, route):
@@ -454,16 +459,22 @@ class Client:
         def in_turn(handler: Handler) -> Handler:
             return failing_over(handler, others, running.kept(Breakers), anew=anew)
 
+        def taped(handler: Handler) -> Handler:
+            if tape is not None:
+                return replaying(tape, others)
+            return self.tapes.around(looked_up(handler) if looked_up else handler)
+
         wrap = (in_turn, *self.wrap) if others else self.wrap
         budgets = budgets if self.budget is None else (*budgets, self.budget)
-        told: dict[str, Any] = {"budgets": budgets, "known": looked_up}
+        told: dict[str, Any] = {"budgets": budgets, "known": taped}
         handler = composed(sender(self._pool), retries, wrap, self.ledger, gates, **told)
         return stream.start(running, handler(first, stream))
 
     def _others(self, request: Request, route: Route, **options: Any) -> list[Attempt]:
         """What is sent where a route fails, made ready."""
+        key_of = self.tapes.keys(self.registry)
         return [
-            self.attempt(request_for(request, route, r), r, key=self.registry.key_for(r, None), **options)
+            self.attempt(request_for(request, route, r), r, key=key_of(r, None), **options)
             for r in route.others
         ]
 
@@ -480,6 +491,9 @@ class Client:
         """What `send` sends, made ready, with what it needs of the network's libraries: for a handler that
         asks another route than the one it was given."""
         guard, running = Guard.of(route.provider, key), self._engine()
+        if self.tapes.look() is not None:
+            dialect = prepare.dialect(route.provider, self.registry.dialects)
+            return Attempt(request, route, dialect, key, guard, NO_CALL, None, timeouts or self.timeouts)
         try:
             call = self.encode(request, route, key, keep=keep)
             transport = self._pool.transport(call)

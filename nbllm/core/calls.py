@@ -377,6 +377,7 @@ class SessionCall(_Call):
 
 
 AnyCall = HttpCall | ProcessCall | TalkCall | SessionCall
+NO_CALL = HttpCall("", {}, {})  # of an attempt that is never sent
 
 
 @dataclass(frozen=True, slots=True)

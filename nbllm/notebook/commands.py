@@ -16,6 +16,7 @@ from ..core.events import Response
 from ..routing import keys
 from ..routing.config import plain, user_file
 from ..routing.toml_edit import set_entry
+from ..store.recordings import Recording, Tape, beside
 from .cell import ask, models_of, run_cell, with_schema
 from .comparison import Comparison
 from .completion import choices
@@ -419,6 +420,30 @@ def _cache(session: Session, rest: str) -> str:
     )
 
 
+def _record(session: Session, rest: str) -> str:
+    tapes = session.client.tapes
+    if rest == "off":
+        problem, tapes.to = tapes.to.problem if tapes.to else "", None
+        return f"Calls are not recorded any more. {problem}".strip()
+    tapes.to = Recording(Path(rest) if rest else beside(session.notebook))
+    return f"Calls are recorded in {tapes.to.path} from now on; %llm record off ends it."
+
+
+def _replay(session: Session, rest: str) -> str:
+    tapes = session.client.tapes
+    name, _, pace = rest.partition("pace=")
+    name = name.strip()
+    if name == "off":
+        tapes.source = None
+        return "Calls are sent again."
+    path = Path(name) if name else beside(session.notebook, there=True)
+    tapes.source = Tape(path, pace.strip() or "now")
+    return (
+        f"Calls are answered from {path} ({tapes.source.calls} calls): no key is needed, nothing is sent. "
+        "%llm replay off ends it."
+    )
+
+
 def _mcp(session: Session, rest: str) -> Any:
     from .mcp_lines import mcp
 
@@ -448,4 +473,6 @@ COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "insert": _insert,
     "stop": _stop,
     "cache": _cache,
+    "record": _record,
+    "replay": _replay,
 }

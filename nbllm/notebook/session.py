@@ -71,6 +71,11 @@ class Session:
         return names
 
     @property
+    def notebook(self) -> str:
+        """The notebook's path, "" where the front end does not say."""
+        return str(self.namespace.get("__vsc_ipynb_file__") or "")
+
+    @property
     def last(self) -> Response | None:
         """The last answer."""
         return self.outcomes[-1].response if self.outcomes else None
@@ -126,7 +131,7 @@ class Session:
 
     def _key(self, options: Mapping[str, Any]) -> str | None:
         name = options.get("key")
-        if name is None:
+        if name is None or self.client.tapes.look() is not None:  # a replay needs no key
             return None
         value = self.client.registry.env.get(name) or self.namespace.get(name)
         if not isinstance(value, str) or not value:

@@ -62,6 +62,8 @@ SUBCOMMANDS: dict[str, str] = {
     "(%%llm_bench takes prompts; options of the run are also bench.NAME=, and must be where a call has the "
     "same: seed= is the call's, bench.seed= the run's)",
     "cache": "answers that cache=true keeps: how many, how large; clear",
+    "record": "writes calls and their answers beside the notebook: record [FILE] | off",
+    "replay": "answers calls from there, without keys, sending nothing: replay [FILE] [pace=recorded] | off",
     "mcp": "MCP servers, whose tools a model may use (tools=mcp/NAME): %llm mcp add NAME -- COMMAND ARGS | "
     "add NAME URL | list | allow NAME (a project's) | tools [NAME] | remove NAME | log NAME",
     "log": "the calls of this notebook in numbers; of all notebooks: today, yesterday, 7d, 12h, ever, "

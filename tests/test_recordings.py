@@ -1,0 +1,269 @@
+"""Calls that are written down beside a notebook, and a notebook that runs from them: without keys, without a
+socket, whatever somebody put into the file."""
+
+import json
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from nbllm import Client, simulator
+from nbllm.client.policy import Retries
+from nbllm.core import errors
+from nbllm.core.messages import Image, Message, Text
+from nbllm.notebook.commands import COMMANDS
+from nbllm.routing import registry
+from nbllm.store.recordings import Recording, Tape, beside
+
+CANARY = "sk-canary-0123456789abcdef"
+LONG = 30.0
+
+
+@pytest.fixture(scope="module")
+def sim():
+    with simulator.serve(ttft=0.001, gap=0.001) as server:
+        yield server
+
+
+@pytest.fixture
+def make(sim):
+    made = []
+
+    def one(**env):
+        made.append(Client(registry.load(env), retries=Retries(0)))
+        return made[-1]
+
+    yield one
+    for client in made:
+        client.close()
+
+
+@pytest.fixture
+def live(sim, make):
+    return make(
+        OPENAI_BASE_URL=sim.base_url("openai_chat"),
+        ANTHROPIC_BASE_URL=sim.base_url("anthropic"),
+        OPENAI_API_KEY=CANARY,
+        ANTHROPIC_API_KEY=CANARY,
+    )
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "nb.llm.jsonl"
+
+
+def prompt():
+    picture = Image(data=b"\x89PNG\r\n\x1a\n" + b"0" * 32, media_type="image/png")
+    return [Message("user", (Text("See"), picture))]
+
+
+def test_it_runs_again_without_keys_and_sockets(live, make, sim, file):
+    """Text, counts and the order of repeats; the provider has no key and another address now."""
+    with live.tapes.record(file):
+        first = [live.complete("Hi", m, temperature=0.5) for m in ("openai/m", "anthropic/m", "openai/m")]
+        seen = live.complete(prompt(), "openai/m")
+    before = len(sim.records)
+    bare = make(OPENAI_BASE_URL="http://127.0.0.1:9/v1")
+    with bare.tapes.replay(file) as tape:
+        again = [bare.complete("Hi", m, temperature=0.5) for m in ("openai/m", "anthropic/m", "openai/m")]
+        assert bare.complete(prompt(), "openai/m").parts == seen.parts
+        assert bare.complete("Hi", "auto", temperature=0.5).text
+        assert tape.calls == 4
+    assert [a.parts for a in again] == [f.parts for f in first]
+    assert [a.usage for a in again] == [f.usage for f in first]
+    assert [a.id for a in again] == [f.id for f in first]
+    assert all(a.cost == 0.0 and a.cached and a.simulated for a in again)
+    assert len(sim.records) == before
+    with pytest.raises(errors.ConfigError, match="No key"):
+        bare.complete("Hi", "anthropic/m")
+
+
+def test_tools_run_again(live, make, file):
+    """Each turn of the model is a line; the tool itself runs."""
+    ran = []
+
+    def price(item: str) -> int:
+        """The price of an item."""
+        ran.append(item)
+        return 4
+
+    told = {"tools": [price], "approve": "auto"}
+    with live.tapes.record(file):
+        first = live.complete("Price?", "openai/m", **told)
+    bare = make()
+    with bare.tapes.replay(file):
+        second = bare.complete("Price?", "openai/m", **told)
+    assert first.text == second.text
+    assert len(ran) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "path"),
+    [
+        ({"temperature": 0.7}, "temperature"),
+        ({"prompt": "Hi!"}, "messages[0].parts[0].text"),
+        ({"system": "S"}, "messages[0]"),
+        ({"model": "anthropic/m"}, "provider"),
+        ({"extra": {"user": "u"}}, "extra.user"),
+    ],
+)
+def test_a_miss_names_the_nearest_and_the_difference(live, make, file, more, path):
+    with live.tapes.record(file):
+        live.complete("Something else entirely, far away", "openai/other", temperature=0.1, seed=4)
+        live.complete("Hi", "openai/m", temperature=0.5)
+    asked = {"prompt": "Hi", "model": "openai/m", "temperature": 0.5, **more}
+    bare = make()
+    with bare.tapes.replay(file), pytest.raises(errors.ConfigError) as caught:
+        bare.complete(**asked)
+    assert "nearest is call 2: at " + path in caught.value.message
+    assert "Nothing was sent" in caught.value.hint
+
+
+def test_no_key_is_in_it(sim, make, file, tmp_path):
+    """Whichever option holds it."""
+    config = tmp_path / "providers.toml"
+    url = sim.base_url("openai_chat")
+    private = url.replace("//", f"//user:{CANARY}@")
+    config.write_text(
+        f'[provider.mine]\nbase_url = "{url}"\ndialect = "openai_chat"\nkey_env = "MINE"\n'
+        f'headers = {{ x-own = "${{OWN}}" }}\nquery = {{ q = "${{OWN}}" }}\n'
+    )
+    client = make(NBLLM_CONFIG=str(config), MINE=CANARY, OWN=CANARY, OPENAI_BASE_URL=private)
+    with client.tapes.record(file) as to:
+        client.complete("Hi", "mine/m")
+        client.complete("Hi", "mine/m", api_key=CANARY)
+        for told in ({}, {"base_url": private}):
+            client.complete("Hi", "openai/m", api_key=CANARY, **told)
+        client.complete(f"Say {CANARY}", "mine/m", extra={"metadata": {"api_key": CANARY, "x": CANARY}})
+        client.complete("Hi", "mine/m", extra={"nested": [{"Authorization": "Bearer unknown-words"}]})
+        assert not to.problem or "holds a key" in to.problem
+    text = file.read_text()
+    assert CANARY not in text
+    assert "unknown-words" not in text
+    assert len(text.splitlines()) >= 4
+
+
+def test_the_recorded_pace(live, make, file):
+    """Every event comes no sooner than it did."""
+    with live.tapes.record(file):
+        live.complete("Hi", "openai/sim@ttft=0.15,tokens=3")
+    times = [at for at, _ in json.loads(file.read_text().splitlines()[1])["events"]]
+    bare = make()
+    with bare.tapes.replay(file, "recorded"):
+        stream = bare.stream("Hi", "openai/sim@ttft=0.15,tokens=3")
+        stream.response(LONG)
+    came = [at - stream.called for at, e in stream.log if getattr(e, "kind", "") != "cached"]
+    assert all(c >= t - 0.001 for c, t in zip(came, times, strict=True))
+    with pytest.raises(errors.ConfigError, match="pace"):
+        Tape(file, "fast")
+
+
+def test_errors_are_not_recorded(live, file):
+    with live.tapes.record(file), pytest.raises(errors.ProviderError):
+        live.complete("Hi", "openai/sim@status=400")
+    assert Tape(file).calls == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("not json\n", "no JSON"),
+        ('{"cells": []}\n', "no recording"),
+        ("[" * 100_000 + "\n", "no JSON"),
+        ('{"nbllm": 99, "recording": 1}\n', "later nbllm"),
+        ('{"nbllm": 1, "recording": 1}\n{"hash": 1}\n', "without its fields"),
+        ('{"nbllm": 1, "recording": 1}\n[]\n', "no recording"),
+    ],
+)
+def test_what_is_no_recording(file, text, match):
+    """Nor is it put aside for a new one."""
+    file.write_text(text)
+    for use in (Tape, Recording):
+        with pytest.raises(errors.NbllmError, match=match):
+            use(file)
+    assert file.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [],
+        [[0, {"type": "TextDelta", "text": "x"}]],
+        [["x", {"type": "Finished", "reason": "stop"}]],
+        [[1e999, {"type": "Finished", "reason": "stop"}]],
+        [[True, {"type": "Finished", "reason": "stop"}]],
+        [{"type": "Finished"}],
+        [7],
+        [[0, {"type": "os.system"}]],
+        [[0, {"type": "StepEnded"}], [0, {"type": "Finished", "reason": "stop"}]],
+    ],
+)
+def test_what_nbllm_did_not_write_is_no_answer(live, make, file, events):
+    with live.tapes.record(file):
+        live.complete("Hi", "openai/m")
+    head, line = file.read_text().splitlines()
+    file.write_text(f"{head}\n{json.dumps({**json.loads(line), 'events': events})}\n")
+    bare = make()
+    with bare.tapes.replay(file), pytest.raises(errors.ConfigError, match="holds an answer"):
+        bare.complete("Hi", "openai/m")
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from nbllm.core.events import Finished, TextDelta
+from nbllm.core.messages import Message, Request, Text
+from nbllm.store.recordings import Recording, told
+to = Recording(Path(sys.argv[1]))
+for i in range(10**9):
+    about = told(Request("m", (Message("user", (Text(f"{i}"),)),)), "p", ())
+    to.add(about, [(0.0, TextDelta("x" * 5000)), (0.1, Finished("stop"))], (), False)
+    print(i, flush=True)
+"""
+
+
+def test_a_kill_leaves_what_was_written(file):
+    """And a half of a last line at most, which is none."""
+    process = subprocess.Popen([sys.executable, "-c", _WRITER, str(file)], stdout=subprocess.PIPE, text=True)
+    try:
+        for _ in range(40):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.communicate()
+    assert Tape(file).calls >= 40
+    with file.open("ab") as end:
+        end.write(b'{"hash": "half')
+    assert Tape(file).calls >= 40
+
+
+def test_the_environment_says_so(live, make, file, monkeypatch):
+    """NBLLM_RECORD and NBLLM_REPLAY: a file, or 1 for the one of this folder."""
+    recorder = make(**live.registry.env, NBLLM_RECORD=str(file))
+    text = recorder.complete("Hi", "openai/m").text
+    monkeypatch.chdir(file.parent)
+    for said in (str(file), "1"):
+        assert make(NBLLM_REPLAY=said).complete("Hi", "openai/m").text == text
+    (file.parent / "b.llm.jsonl").write_text("")
+    with pytest.raises(errors.ConfigError, match="Which recording"):
+        make(NBLLM_REPLAY="1").complete("Hi", "openai/m")
+    monkeypatch.setenv("JPY_SESSION_NAME", "work/nb.ipynb")
+    assert str(beside()) == "nb.llm.jsonl"
+    assert str(beside("/x/other.ipynb")) == "/x/other.llm.jsonl"
+
+
+def test_the_lines(live, make, file):
+    """%llm record and %llm replay."""
+    session = SimpleNamespace(client=live, notebook="")
+    assert str(file) in COMMANDS["record"](session, str(file))
+    live.complete("Hi", "openai/m")
+    assert COMMANDS["record"](session, "off").startswith("Calls are not recorded")
+    bare = SimpleNamespace(client=make(), notebook=str(file).replace(".llm.jsonl", ".ipynb"))
+    assert "(1 calls)" in COMMANDS["replay"](bare, "pace=recorded")
+    assert bare.client.complete("Hi", "openai/m").cached
+    COMMANDS["replay"](bare, "off")
+    assert bare.client.tapes.look() is None
