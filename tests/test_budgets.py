@@ -58,6 +58,7 @@ def make(sim):
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("NBLLM_HOME", str(tmp_path))
+    return tmp_path
 
 
 def spent(budget):
@@ -229,7 +230,7 @@ sys.stdin.readline()
 """
 
 
-def test_two_processes_share_a_limit_and_a_killed_one_gives_back():
+def test_two_processes_share_a_limit_and_a_killed_one_gives_back(folder):
     """kill -9 with a reservation open: its lock goes with it, and so does the reservation."""
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -244,8 +245,10 @@ def test_two_processes_share_a_limit_and_a_killed_one_gives_back():
         other.settle(other.reserve(Amount(0.0, 100)), Amount(0.0, 100))
         child.kill()
         child.wait(30)
+        locks = len(list((folder / "budgets").glob("*.lock")))
         number = budget.reserve(Amount(0.0, 41))
         assert (0, 41) == spent(budget)
+        assert locks - 1 == len(list((folder / "budgets").glob("*.lock")))
         budget.settle(number, Amount(0.0, 40))
         assert (40, 0) == spent(SharedBudget("n", tokens=200))  # what was spent stays, the limit is new
         assert 200 == budget.state().tokens

@@ -87,6 +87,23 @@ def test_what_cannot_be_honoured_is_refused(kernel, line, words):
     assert [[], True] == kernel.value("[called, _llm is None]")
 
 
+def test_a_cell_and_a_notebook_keep_to_their_budgets(kernel):
+    """What does not fit is an error of a few lines, before anything is sent; the line shows what is left."""
+    ran = kernel.run("%%llm sim/openai budget=tokens:5\nHello")
+    assert not ran.ok
+    assert "was not sent" in ran.error["evalue"]
+    assert kernel.run("%%llm sim/openai budget=$0.01\nHello").ok
+    assert kernel.run("%llm budget tokens:1100").ok
+    assert kernel.run("%%llm sim/openai@tokens=10\nHello").ok
+    assert not kernel.run("%%llm sim/openai max_tokens=5000\nHello").ok
+    code = "import io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()) as said:\n    %llm budget"
+    shown = kernel.run(code)
+    assert shown.ok, shown.error
+    assert "0 reserved" in kernel.value("said.getvalue()")
+    assert kernel.run("%llm budget off").ok
+    assert kernel.run("%%llm sim/openai@tokens=10 max_tokens=5000\nHello").ok
+
+
 @pytest.mark.parametrize(("typed", "ran"), [("once", ["A-17"]), ("a", ["A-17"]), ("no", []), ("", [])])
 def test_the_person_is_asked_through_the_keyboard(kernel, typed, ran):
     """Where the page shows no buttons; the whole call is on screen before."""

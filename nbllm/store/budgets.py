@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -221,13 +221,13 @@ class SharedBudget(Budget):
     def _sweep(self, db: sqlite3.Connection) -> bool:
         """Drops what processes that are gone had reserved; whether there was anything."""
         gone = []
-        for (holder,) in db.execute("select distinct holder from held").fetchall():
-            path = _folder() / f"{holder}.lock"
-            if holder != self._holder and (fd := take(path)) is not None:
-                gone.append(holder)
-                path.unlink(missing_ok=True)
+        for path in _folder().glob("*.lock"):
+            if path.stem != self._holder and (fd := take(path)) is not None:
+                gone.append((path.stem,))
+                with suppress(OSError):  # on Windows it stays until it is closed
+                    path.unlink()
                 os.close(fd)
-        db.executemany("delete from held where holder = ?", [(holder,) for holder in gone])
+        db.executemany("delete from held where holder = ?", gone)
         return bool(gone)
 
     @contextmanager
@@ -258,8 +258,8 @@ class SharedBudget(Budget):
     def _hold(self) -> None:
         if self._pid != os.getpid():
             holder = f"{os.getpid()}-{time.time_ns()}"
-            fd = take(_folder() / f"{holder}.lock")
-            if fd is None:
+            tries = (take(_folder() / f"{holder}.lock") for _ in range(10))  # another may be tidying up
+            if (fd := next((fd for fd in tries if fd is not None), None)) is None:
                 raise OSError("another process has this kernel's lock")
             self._holder, self._pid, self._alive = holder, os.getpid(), fd
 
