@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from urllib.parse import quote
 
 import pandas as pd
 import pytest
@@ -232,6 +233,20 @@ def test_one_process_has_a_run(server):
     with files.RunFile("r"), pytest.raises(ConfigError, match="going on in another process"):
         mapped(server, texts(1), run="r")
     assert {"ok"} == set(mapped(server, texts(1), run="r")["llm_status"])
+
+
+def test_halves_of_characters_break_nothing(server):
+    """They have no form in UTF-8: a question mark stands for each."""
+    out = mapped(server, pd.DataFrame({"text": ["a \ud800 b", "fine"]}, dtype=object))
+    assert ["a ? b", "fine"] == [a.strip() for a in out["answer"]]
+
+
+def test_an_answer_that_is_nested_too_deeply_fails_its_row_alone(server):
+    deep = quote('{"a": ' + "[" * 600 + "]" * 600 + "}")
+    model = f"m@echo=off,structured=false,text={deep}"
+    out = mapped(server, texts(2), model=model, schema={"type": "object"})
+    assert set(out["llm_status"]) <= {"failed", "ok"}
+    assert 2 == len(server.records)
 
 
 def test_a_budget_holds_also_at_full_width(server):

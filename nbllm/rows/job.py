@@ -139,8 +139,8 @@ class Job:
         about = self._hashed()
         for place, values in enumerate(zip(*(df[n].tolist() for n in names), strict=True)):
             row = dict(zip(names, values, strict=True))
-            prompt = "" if missing[place] else self.template.fill(row)
-            digest = hashlib.sha256(about + prompt.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+            prompt = "" if missing[place] else whole(self.template.fill(row))
+            digest = hashlib.sha256(about + prompt.encode()).hexdigest()[:32]
             yield (digest if self.dedupe else f"{digest}-{place}"), prompt
 
     def _hashed(self) -> bytes:
@@ -159,6 +159,12 @@ def _refuse(name: str, names: list[str], template: RowTemplate) -> None:
     hint = f"Did you mean {{{near[0]}}}? " if near else ""
     shown = ", ".join(names[:12]) or "none with a name"
     raise ConfigError(f"{where}: the table has no column {name!r}.", hint=f"{hint}Columns: {shown}.")
+
+
+def whole(text: str) -> str:
+    """A text without halves of characters, which have no form in UTF-8: neither a file nor a call takes
+    them."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _is_json(value: Any) -> bool:

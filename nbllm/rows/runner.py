@@ -24,7 +24,7 @@ from ..core.messages import Request
 from ..core.schema import plain, value_of
 from ..store.runs import Row, RunFile
 from .budget import Purse
-from .job import Job
+from .job import Job, whole
 from .progress import Progress, Totals
 
 STOPPED = "stopped by the user"
@@ -239,14 +239,15 @@ class Runner:
             if response.finish_reason == "content_filter":
                 raise errors.ContentFiltered("The provider's filter stopped the answer.")
             shape = self.job.shape
-            value = response.text if shape is None else plain(value_of(response, shape))
-            data = json.dumps(value, ensure_ascii=False, default=str)
+            value = response.text if shape is None else value_of(response, shape)
+            with errors.after_answer(response, "keeping it"):  # it may be nested deeper than can be written
+                data = json.dumps(value if shape is None else plain(value), default=str)
         except errors.NbllmError as error:
             return self._failed(id, error, response)
         return Row(id, "ok", data, None, response.cost, tokens)
 
     def _failed(self, id: str, error: errors.NbllmError, response: Response) -> Row:
-        told = f"{type(error).__name__}: {' '.join(error.message.split())}"[:_LONGEST_ERROR]
+        told = whole(f"{type(error).__name__}: {' '.join(error.message.split())}"[:_LONGEST_ERROR])
         state = "failed"
         if ends_run(error):
             state = "pending"
