@@ -362,6 +362,9 @@ def test_ask_takes_options_first_and_the_rest_as_prompt(line, models, prompt):
         ("use gemini/pro  ", ("use", "gemini/pro")),
         ("use\ta  b", ("use", "a  b")),
         ("ping", ("ping", "")),
+        ("replay x.llm.jsonl pace=recorded", ("replay", "x.llm.jsonl pace=recorded")),
+        ("record off", ("record", "off")),
+        ("cache clear", ("cache", "clear")),
     ],
 )
 def test_subcommands(line, expected):
@@ -373,7 +376,6 @@ def test_subcommands(line, expected):
     ("line", "words"),
     [
         ("modles", "did you mean %llm models?"),
-        ("replay", "not there yet"),
         ("gemini/pro why", "%llm ask"),
         ("-m x y", "%llm ask"),
     ],

@@ -85,7 +85,6 @@ WORDS: dict[str, tuple[str, ...]] = {
     "budget": ("off", "name="),
     "cost": ("today", "yesterday", "7d", "ever", "since=", "by="),
 }
-COMMANDS_LATER = ("replay",)
 
 
 class Unreadable(ValueError):

@@ -24,7 +24,6 @@ from ...core.errors import ConfigError, looks_like_key
 from ...core.options import Option
 from .lexer import end, fail, value
 from .options import (
-    COMMANDS_LATER,
     MEANT,
     OPTIONS,
     SHORT,
@@ -279,8 +278,6 @@ def subcommand(line: str) -> tuple[str, str]:
         return "help", ""
     if word in SUBCOMMANDS:
         return word, "".join(rest).strip()
-    if word in COMMANDS_LATER:
-        raise ConfigError(f"%llm {word} is not there yet.", hint="It comes in a later version.")
     near = [] if re.search(r"^-|[=/]", word) else difflib.get_close_matches(word, SUBCOMMANDS, 1)
     raise ConfigError(
         f"No subcommand {_brief(word)}" + (f": did you mean %llm {near[0]}?" if near else "."),
