@@ -9,6 +9,8 @@ that others used as well, 3,000 rows, 64 at a time (rows a second suffer from th
              rows/s   CPU us a row    MB more
     nbllm       473          1,112         15
     httpx       178          3,822          9
+
+and 20,000 rows of nbllm alone: 810 rows a second, 964 us, 54 MB more.
 """
 
 from __future__ import annotations

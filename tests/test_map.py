@@ -18,6 +18,7 @@ from nbllm.core.errors import AuthenticationError, ConfigError
 from nbllm.core.template import RowTemplate
 from nbllm.rows.budget import Budget, Estimate, Price, Purse
 from nbllm.store import runs as files
+from nbllm.store.budgets import Budget as CallBudget
 
 from .processes import comes_to
 
@@ -233,6 +234,16 @@ def test_one_process_has_a_run(server):
     with files.RunFile("r"), pytest.raises(ConfigError, match="going on in another process"):
         mapped(server, texts(1), run="r")
     assert {"ok"} == set(mapped(server, texts(1), run="r")["llm_status"])
+
+
+def test_a_budget_of_the_notebook_ends_the_run(server):
+    """The rows that it does not allow are left, and are no failures."""
+    client = nbllm.Client()
+    client.budget = CallBudget.of({"tokens": 400})
+    out = mapped(server, texts(50), model="m@echo=off,tokens=98", max_tokens=100, width=1, client=client)
+    assert "failed" not in set(out["llm_status"])
+    assert len(server.records) <= 4
+    assert "BudgetExceeded" in out.attrs["nbllm_ended"]
 
 
 def test_halves_of_characters_break_nothing(server):
