@@ -1,5 +1,5 @@
-"""A prompt over a table in JupyterLab: the estimate and its two buttons, progress, Stop with the finished rows in
-the frame, and going on."""
+"""A prompt over a table in JupyterLab: the estimate and its two buttons, progress, Stop with the finished rows
+in the frame, and going on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ TABLE = """
 import pandas as pd
 reviews = pd.DataFrame({"text": [f"The lamp {i} is <b>bright</b>." for i in range(60)]})
 """
-EACH = '%%llm sim/openai@ttft=0.3 each=reviews schema="sentiment str, stars int" run=lamps width=4\nClassify: {text}'
+EACH = """%%llm sim/openai@ttft=0.3 each=reviews schema="sentiment str, stars int" run=lamps width=4
+Classify: {text}"""
 COUNT = 'print("counted", reviews["llm_status"].value_counts().to_dict())'
 BUTTON = ".jupyter-button:has-text('{}')"
 
