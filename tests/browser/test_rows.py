@@ -1,4 +1,4 @@
-"""A prompt over a table in JupyterLab: the estimate and its two buttons, progress, Stop with the finished rows
+"""A prompt over a table in JupyterLab: the estimate and its buttons, progress, Stop with the finished rows
 in the frame, and going on."""
 
 from __future__ import annotations
