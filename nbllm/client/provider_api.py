@@ -16,7 +16,6 @@ from .prepare import no_key
 
 TIMEOUT = 10.0  # seconds for an answer
 LIMIT = 32 * 2**20  # bytes of one; OpenRouter's list of models is over 1 MiB
-HTTP_OK = 200
 
 
 def listing(client: Client, name: str) -> Route:
@@ -62,30 +61,30 @@ def question(client: Client, row: Provider, path: str, key: Secret | None) -> Ht
     )
 
 
-async def get_json(client: Client, row: Provider, call: HttpCall) -> Any:
-    """The JSON that answers `call`; to be run on the engine's loop. Raises our errors, what is secret masked
-    in them."""
+async def get_json(client: Client, row: Provider, call: HttpCall, limit: float = TIMEOUT) -> Any:
+    """The JSON that answers `call` within `limit` seconds; to be run on the engine's loop. Raises our errors,
+    what is secret masked in them."""
     try:
-        return await _get_json(client, row, call)
+        return await _get_json(client, row, call, limit)
     except errors.NbllmError as error:
         raise error.scrubbed(call.guard.texts).with_traceback(None) from None
 
 
-async def _get_json(client: Client, row: Provider, call: HttpCall) -> Any:
+async def _get_json(client: Client, row: Provider, call: HttpCall, limit: float) -> Any:
     if row.dialect == "opencode_server":  # its password goes to an OpenCode server alone
         await client.opencode.check(row.base_url.rstrip("/"))
     try:
-        async with asyncio.timeout(TIMEOUT), client.http.open(call, Trace(), TIMEOUT) as reply:
+        async with asyncio.timeout(limit), client.http.open(call, Trace(), TIMEOUT) as reply:
             body = await reply.body(LIMIT)
-            if reply.status != HTTP_OK:
+            if not 200 <= reply.status < 300:
                 raise refusal(client.registry.dialects[row.dialect], reply, body, row)
             return load_json(body)
     except errors.Timeout:
         raise
     except TimeoutError:
         raise errors.Timeout(
-            f"No answer from {row.label or row.name} within {TIMEOUT:g} s.",
+            f"No answer from {row.label or row.name} within {limit:g} s.",
             which="total",
-            seconds=TIMEOUT,
+            seconds=limit,
             hint="Try again.",
         ) from None

@@ -223,13 +223,14 @@ def _sent_to(address: str, row: Provider, key: Secret | None) -> str:
 @dataclass(frozen=True, slots=True)
 class HttpCall(_Call):
     """An HTTP request, ready to be sent: `body` is a JSON object. guard: what of it is secret, and where it
-    may go."""
+    may go. content: what is sent in place of a body, where it is no JSON object of ours."""
 
     url: str
     headers: Mapping[str, str]
     body: Mapping[str, Any]
     method: str = "POST"
     guard: Guard = field(default=Guard(), compare=False)
+    content: bytes = field(default=b"", repr=False)
     rate_limited: ClassVar[bool] = True
     no_key_hint: ClassVar[str] = (
         "No key was sent to this address. Name one for it: key=VARIABLE in a cell, api_key=... in Python."

@@ -177,7 +177,7 @@ def state(value: Any) -> BatchState:
         word,
         True,
         _total(about),
-        tuple(_file_id(name) for name in names if name),
+        tuple(path_id(name) for name in names if name),
         string(about.get("results_url")),
         tuple(items(inlined)),
         tuple(_problems(about)),
@@ -193,11 +193,12 @@ def state(value: Any) -> BatchState:
 _FILES = ("output_file_id", "error_file_id", "output_file", "error_file")
 
 
-def _file_id(name: Any) -> str:
-    """It becomes part of a path, so that it must not lead elsewhere."""
+def path_id(name: Any) -> str:
+    """The id of a file or a batch. It becomes part of a path, so that it must not lead elsewhere: raises
+    ProtocolError for what would."""
     if not isinstance(name, str) or not _FILE.fullmatch(name):
         raise ProtocolError(
-            f"The provider named a result file {str(name)[:80]!r}, which is no id.", hint="Ask again."
+            f"The provider named a file or a batch {str(name)[:80]!r}, which is no id.", hint="Ask again."
         )
     return name
 

@@ -122,6 +122,23 @@ class Reply:
             body = body or bytearray(exc.message.encode())
         return bytes(body[:limit])
 
+    async def lines(self, limit: int) -> AsyncGenerator[bytes, None]:
+        """The body line by line, as it comes. Raises StreamCut where the connection broke, ProtocolError for
+        a coding and for a line of more than `limit` bytes."""
+        line = bytearray()
+        try:
+            async for chunk in self._bytes():
+                first, *more = chunk.split(b"\n")
+                line += first
+                for piece in more:
+                    yield bytes(line)
+                    line = bytearray(piece)
+                if len(line) > limit:
+                    raise errors.ProtocolError(f"A line is larger than {limit:,} bytes.", hint="Ask again.")
+        except httpx.HTTPError as exc:
+            raise _translated(exc, addresses.parse(str(self._response.request.url)), started=True) from None
+        yield bytes(line)
+
     def decoder(self) -> None:
         """The dialect's own."""
 
@@ -354,6 +371,8 @@ async def _refuse_private(way: _Way) -> None:
 def _encoded(call: HttpCall) -> bytes:
     if call.method == "GET" or (call.method == "DELETE" and not call.body):
         return b""
+    if call.content:
+        return call.content
     try:
         return msgspec.json.encode(call.body)
     except UnicodeEncodeError:

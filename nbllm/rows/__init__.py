@@ -6,6 +6,9 @@ every row, many at a time, and gives the table with the answers; a run that was 
     df = nbllm.rows.resume("reviews")    # goes on, also in another process
     nbllm.rows.errors(df)                # the rows that failed, with the reason
     df = nbllm.rows.retry(df)            # asks those again
+
+With mode="batch" the rows are handed in at once and answered within a day, most providers' at half the price;
+wait=False gives a BatchJob at once, and nbllm.rows.collect("reviews") the table later.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from ..core.errors import ConfigError
 from ..routing import prices
 from ..store import runs as files
 from ..store.runs import Row, RunFile, RunInfo
+from .batch import Batches, BatchJob, refuse
 from .budget import Budget, Estimate, Price, Purse, price
 from .frame import joined
 from .job import Job
@@ -31,7 +35,20 @@ from .runner import STOPPED, Runner
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["DECLINED", "STOPPED", "Estimate", "errors", "map", "resume", "retry", "runs"]
+__all__ = [
+    "DECLINED",
+    "STOPPED",
+    "BatchJob",
+    "Estimate",
+    "batches",
+    "cancel",
+    "collect",
+    "errors",
+    "map",
+    "resume",
+    "retry",
+    "runs",
+]  # fmt: skip
 
 DECLINED = "it was not started"
 WIDTH = 64  # rows on their way at once
@@ -55,8 +72,10 @@ def map(
     confirm: Confirm = "ask",
     errors: Literal["keep", "raise"] = "keep",
     client: Client | None = None,
+    mode: Literal["now", "batch"] = "now",
+    wait: bool = True,
     **options: Any,
-) -> pd.DataFrame:
+) -> Any:
     """Asks `model` of every row and returns a new frame: df's index, order and columns, the answers, and
     llm_status (ok, failed, stopped, pending), llm_error, llm_cost (US dollars).
 
@@ -68,16 +87,53 @@ def map(
     tokens, for the whole run: no row begins that would pass it. dedupe: equal rows are asked once; their cost
     stands in each of them. confirm: "ask" shows an estimate and asks where somebody can answer, unless it is
     of a few rows or cents; else it goes on, unless the estimate is above the budget; "yes" never asks; a
-    function is given the Estimate. errors: "raise" ends at the first failed row. More options as in
+    function is given the Estimate. errors: "raise" ends at the first failed row. mode: "batch" hands the rows
+    in at once, to be answered within a day and for less; a run of the same name finds its batches again,
+    whatever happened to this process. wait: False gives a BatchJob in place of the frame, with poll(),
+    collect() and cancel(). More options as in
     Client.stream. An interrupt ends the run: the frame has what was finished, and `resume` goes on. Raises
     ConfigError for what is wrong on this side, before anything is sent.
     """
     job = Job.of(template, model, schema, into, options, dedupe=dedupe)
     job.check(df)
+    if _batch(mode, wait):
+        refuse(options, budget=budget, width=width, errors=None if errors == "keep" else errors)
+        return _handed_in(run or _new_name(), job, df, client=client, confirm=confirm, wait=wait)
     with RunFile(run or _new_name()) as file:
         limit, ends = Budget.of(budget), _raises(errors)
         asked = _Run(file, job, client=client, width=width, budget=limit, confirm=confirm, raises=ends)
         return asked.over(df)
+
+
+def batches() -> pd.DataFrame:
+    """One row a batch of all runs of this machine: run, part, state (creating, running, done), batch (the
+    provider's id), rows, created."""
+    import pandas as pd
+
+    names = ["run", "part", "state", "batch", "rows", "created"]
+    found = pd.DataFrame(files.parts(), columns=names)
+    return found.assign(created=pd.to_datetime(found["created"].astype("float64"), unit="s", utc=True))
+
+
+def collect(
+    name: str, df: pd.DataFrame | None = None, *, client: Client | None = None, **options: Any
+) -> pd.DataFrame:
+    """The frame of a run in batches, with what has come by now; it waits for nothing. df: the table; without
+    one, the prompts stand in its place. options: what is not kept on disk, as api_key. Raises ConfigError
+    where there is no such run."""
+    return _handle(name, df, client, options).collect()
+
+
+def cancel(name: str, *, client: Client | None = None, **options: Any) -> dict[str, int]:
+    """Ends the batches of a run, and gives how many rows are ok, failed and waiting. What was done is kept.
+    Raises ConfigError where there is no such run."""
+    return _handle(name, None, client, options).cancel()
+
+
+def _handle(name: str, df: pd.DataFrame | None, client: Client | None, options: dict[str, Any]) -> BatchJob:
+    with RunFile(name, create=False) as file:
+        job = Job.kept(_about(file), options)
+    return BatchJob(name, job, df, client or default_client())
 
 
 def runs() -> pd.DataFrame:
@@ -142,15 +198,44 @@ def _again(
     failed: bool,
 ) -> pd.DataFrame:
     with RunFile(name, create=False) as file:
-        about = file.get("about")
-        if not isinstance(about, dict):
-            raise ConfigError(f"The run {name} was not started yet.", hint="nbllm.map(df, ..., run=...)")
+        about = _about(file)
         job = Job.kept(about, options)
         if df is not None:
             job.check(df)
+        if about.get("mode") == "batch":
+            refuse(options, budget=budget, width=width)
+            asked = _Run(file, job, client=client, width=None, budget=Budget(), confirm=confirm)
+            handle = asked.handed_in(df, failed=failed)
+    if about.get("mode") == "batch":
+        return handle.wait()
+    with RunFile(name, create=False) as file:
         limit = Budget.of(about.get("budget") if budget is None else budget)
         asked = _Run(file, job, client=client, width=width, budget=limit, confirm=confirm)
         return asked.over(df, failed=failed)
+
+
+def _about(file: RunFile) -> dict[str, Any]:
+    about = file.get("about")
+    if not isinstance(about, dict):
+        raise ConfigError(f"The run {file.name} was not started yet.", hint="nbllm.map(df, ..., run=...)")
+    return about
+
+
+def _batch(mode: str, wait: bool) -> bool:
+    if mode not in ("now", "batch"):
+        raise ConfigError(f"mode cannot be {mode!r}.", hint="It is now or batch.")
+    if mode == "now" and wait is not True:
+        raise ConfigError("wait=False is for batches.", hint='Add mode="batch".')
+    return mode == "batch"
+
+
+def _handed_in(
+    name: str, job: Job, df: pd.DataFrame, *, client: Client | None, confirm: Confirm, wait: bool
+) -> Any:
+    with RunFile(name) as file:
+        asked = _Run(file, job, client=client, width=None, budget=Budget(), confirm=confirm)
+        handle = asked.handed_in(df)
+    return handle.wait() if wait else handle
 
 
 def _raises(errors: str) -> bool:
@@ -190,6 +275,11 @@ class _Run:
 
     def over(self, df: pd.DataFrame | None, *, failed: bool = False) -> pd.DataFrame:
         """Asks what is open, and gives the frame."""
+        if self.file.parts():
+            raise ConfigError(
+                f"Rows of the run {self.file.name} are in a batch.",
+                hint=f"nbllm.rows.collect({self.file.name!r}) has what came; nbllm.rows.cancel ends it.",
+            )
         known = self._price()
         if df is not None:
             self.file.plan(self.job.questions(df))
@@ -216,6 +306,23 @@ class _Run:
         if runner.error is not None:
             raise runner.error
         return self._frame(df, runner)
+
+    def handed_in(self, df: pd.DataFrame | None, *, failed: bool = False) -> BatchJob:
+        """Hands in what is open, and gives the job."""
+        handle = BatchJob(self.file.name, self.job, df, self.client)
+        there = Batches(self.file, handle)
+        if df is not None:
+            self.file.plan(self.job.questions(df))
+        if failed:
+            self.file.reopen(self.file.failed_ids())
+        self.file.put(about={**self.job.about(), "mode": "batch"}, ended="")
+        there.look()  # what is there already, an interrupted creation among it
+        if ids := there.open_ids():
+            purse = Purse(self.budget, None)
+            there.check(ids)
+            if self._wanted(ids, self._price(), purse, chosen()):
+                there.submit(ids)
+        return handle
 
     def _price(self) -> Price | None:
         known = price(

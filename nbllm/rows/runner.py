@@ -44,6 +44,20 @@ def ends_run(error: errors.NbllmError) -> bool:
     return isinstance(error, _ENDING) or bool(getattr(error, "lasting", False))
 
 
+def told_of(error: errors.NbllmError) -> str:
+    """An error in one line, as it is kept."""
+    return whole(f"{type(error).__name__}: {' '.join(error.message.split())}"[:_LONGEST_ERROR])
+
+
+def answer_of(job: Job, response: Response) -> str:
+    """The answer of a row, as it is kept: JSON. Raises ContentFiltered, and what a schema does not allow."""
+    if response.finish_reason == "content_filter":
+        raise errors.ContentFiltered("The provider's filter stopped the answer.")
+    value = response.text if job.shape is None else value_of(response, job.shape)
+    with errors.after_answer(response, "keeping it"):  # it may be nested deeper than can be written
+        return json.dumps(value if job.shape is None else plain(value), default=str)
+
+
 class Recorder:
     """Writes what is put into it, in transactions of many rows. failure: why the disk took no more."""
 
@@ -236,18 +250,12 @@ class Runner:
         if response.finish_reason == "cancelled":
             return Row(id, "stopped", None, "Stopped: it was broken off.", response.cost, tokens)
         try:
-            if response.finish_reason == "content_filter":
-                raise errors.ContentFiltered("The provider's filter stopped the answer.")
-            shape = self.job.shape
-            value = response.text if shape is None else value_of(response, shape)
-            with errors.after_answer(response, "keeping it"):  # it may be nested deeper than can be written
-                data = json.dumps(value if shape is None else plain(value), default=str)
+            return Row(id, "ok", answer_of(self.job, response), None, response.cost, tokens)
         except errors.NbllmError as error:
             return self._failed(id, error, response)
-        return Row(id, "ok", data, None, response.cost, tokens)
 
     def _failed(self, id: str, error: errors.NbllmError, response: Response) -> Row:
-        told = whole(f"{type(error).__name__}: {' '.join(error.message.split())}"[:_LONGEST_ERROR])
+        told = told_of(error)
         state = "failed"
         if ends_run(error):
             state = "pending"

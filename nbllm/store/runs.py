@@ -29,6 +29,8 @@ _TABLES = (
     "attempts integer not null, data text, error text, usd real, tokens integer)",
     "create table if not exists places (place integer primary key, id text not null)",
     "create index if not exists rows_by_state on rows (state)",
+    "create table if not exists batches (part integer primary key, state text not null, batch text not null, "
+    "ids text not null, created real not null)",
 )
 _OPEN = ("pending", "sent", "stopped")
 
@@ -43,6 +45,17 @@ class Row(NamedTuple):
     error: str | None = None
     usd: float | None = None
     tokens: int | None = None
+
+
+class Part(NamedTuple):
+    """Questions that are, or are about to be, in one batch. state: creating (its provider may have it, its id
+    is not known), running, or done; batch: its provider's id; created: seconds since 1970."""
+
+    part: int
+    state: str
+    batch: str
+    ids: list[str]
+    created: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +202,30 @@ class RunFile:
         marks = ",".join("?" * len(ids))
         return dict(self._asked(f"select id, input from rows where id in ({marks})", *ids))  # noqa: S608
 
-    def record(self, rows: Iterable[Row], sent: Iterable[str] = ()) -> None:
-        """Notes what was sent and what came of it, in one transaction."""
+    def parts(self) -> list[Part]:
+        """Its batches that have not ended, or are not read."""
+        words = "select part, state, batch, ids, created from batches where state != 'done' order by part"
+        with _told(self.name):
+            return [Part(p, s, b, json.loads(i), c) for p, s, b, i, c in self._asked(words)]
+
+    def taken(self) -> set[str]:
+        """The providers' ids of all its batches."""
+        return {id for (id,) in self._asked("select batch from batches")}
+
+    def add_part(self, ids: list[str], created: float) -> Part:
+        """A new part, about to be created."""
+        (number,) = self._asked("select coalesce(max(part), -1) + 1 from batches")[0]
+        part = Part(number, "creating", "", ids, created)
+        self.put_part(part)
+        return part
+
+    def put_part(self, part: Part) -> None:
+        """Keeps what is known of a part."""
+        values = (part.part, part.state, part.batch, json.dumps(part.ids), part.created)
+        self._write(("insert or replace into batches values (?, ?, ?, ?, ?)", [values]))
+
+    def record(self, rows: Iterable[Row], sent: Iterable[str] = (), part: int | None = None) -> None:
+        """Notes what was sent and what came of it, and that a part is done with, in one transaction."""
         ended = [(r.state, r.data, r.error, r.usd, r.tokens, r.id) for r in rows]
         self._write(
             ("update rows set state = 'sent', attempts = attempts + 1 where id = ?", [(id,) for id in sent]),
@@ -199,6 +234,7 @@ class RunFile:
                 "usd = case when ? is null then usd else coalesce(usd, 0) + ? end, tokens = ? where id = ?",
                 [(s, d, e, u, u, t, i) for s, d, e, u, t, i in ended],
             ),
+            ("update batches set state = 'done' where part = ?", [] if part is None else [(part,)]),
         )
 
     def counts(self) -> dict[str, int]:
@@ -229,6 +265,17 @@ def runs() -> list[RunInfo]:
     """The runs of this machine, newest last. A file that cannot be read is left out."""
     found = sorted(folder().glob("*.sqlite"), key=lambda p: p.stat().st_mtime) if folder().is_dir() else []
     return [info for path in found if (info := _info(path)) is not None]
+
+
+def parts() -> list[tuple[str, int, str, str, int, float]]:
+    """(run, part, state, the provider's id, rows, created) of the batches of all runs of this machine. A file
+    that cannot be read, or has none, is left out."""
+    found: list[tuple[str, int, str, str, int, float]] = []
+    words = "select part, state, batch, json_array_length(ids), created from batches order by part"
+    for path in sorted(folder().glob("*.sqlite")) if folder().is_dir() else ():
+        with contextlib.suppress(sqlite3.Error, OSError, ConfigError), reading(path) as db:
+            found += [(path.stem, *row) for row in db.execute(words)]
+    return found
 
 
 def _info(path: Path) -> RunInfo | None:
