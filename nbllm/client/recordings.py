@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -69,7 +69,7 @@ class Tapes:
     """What a client's calls are written to, and what they are answered from: None for neither. NBLLM_RECORD
     and NBLLM_REPLAY say so for a process: a file, or 1 for the notebook's."""
 
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)  # it holds keys
     to: Recording | None = None
     source: Tape | None = None
     _looked: bool = False

@@ -18,6 +18,7 @@ from nbllm import Client, Message, simulator
 from nbllm.core import errors
 from nbllm.routing.registry import load
 
+from ..processes import comes_to
 from .conftest import REAL, free_port, need, serving
 
 BIN = REAL / "clis" / "node_modules" / ".bin"
@@ -84,7 +85,7 @@ def client(sim, tmp_path, monkeypatch):
     client = Client(registry)
     yield client
     client.close()
-    assert [] == [p for p in _processes() if str(BIN.parent.parent) in p], "nothing is left running"
+    assert comes_to(0, lambda: [p for p in _processes() if str(BIN.parent.parent) in p]), "nothing is left"
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def test_stop_ends_the_real_command(ask, cli):
     stream.cancel()
     assert stream.wait_end(5)
     assert time.monotonic() - pressed < 1.5
-    assert [] == [p for p in _processes() if str(BIN.parent.parent) in p]
+    assert comes_to(0, lambda: [p for p in _processes() if str(BIN.parent.parent) in p])
 
 
 @pytest.mark.parametrize("cli", EVERY)
