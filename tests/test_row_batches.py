@@ -313,6 +313,17 @@ def test_what_a_batch_cannot_keep_to_is_refused_by_name(serve, options, told):
     assert not server.records
 
 
+def test_in_a_replay_nothing_is_handed_in(serve, tmp_path):
+    """A notebook that runs from its recording opens no connection."""
+    server, client = serve()
+    with client.tapes.record(tmp_path / "it.llm.jsonl"):
+        client.complete("hi", "openai/m")
+    asked = len(server.records)
+    with client.tapes.replay(tmp_path / "it.llm.jsonl"), pytest.raises(ConfigError, match="recording"):
+        mapped(client, texts(2))
+    assert asked == len(server.records)
+
+
 def test_a_schema_gives_columns(serve):
     """As without a batch."""
     _, client = serve(echo=False)
