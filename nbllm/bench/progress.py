@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from ..client.pace import Pace
+
 
 class Progress(Protocol):
     """Who shows how a run goes. All calls come from the thread that called `run`."""
@@ -46,8 +48,10 @@ def chosen(given: Progress | bool | None) -> Progress:
     return given
 
 
-class Sums:
+class Sums(Pace):
     """What a display tells: how many of how many, failures, cost, time left, times by model."""
+
+    done: int = 0
 
     def __init__(self, total: int, names: Sequence[str]) -> None:
         self.total, self.names = total, list(names)
@@ -76,21 +80,6 @@ class Sums:
             )
         elif row.get("ttft_ms") is not None and row.get("quality") != "contaminated":
             self.values.setdefault(name, []).append(float(row["ttft_ms"]))
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the run began."""
-        return time.monotonic() - self.began
-
-    @property
-    def rate(self) -> float | None:
-        """Requests a second so far."""
-        return self.done / self.elapsed if self.done and self.elapsed > 0 else None
-
-    @property
-    def left(self) -> float | None:
-        """Seconds to go at this rate."""
-        return (self.total - self.done) / self.rate if self.rate else None
 
 
 class Silent:

@@ -44,6 +44,12 @@ class Attempt:
         """The provider's name as people read it."""
         return self.route.provider.label or self.route.provider.name
 
+    @property
+    def asked(self) -> tuple[str, str, str, int]:
+        """Who is asked, with which secrets: row, address, model. Equal where limits and failures are shared."""
+        row = self.route.provider
+        return row.name, row.base_url, self.route.model, hash(self.guard.texts)
+
     def timed_out(self, which: str) -> errors.Timeout:
         """The error for a limit of `timeouts` that has run out."""
         seconds: float = getattr(self.timeouts, which) or 0.0

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core import errors
-from ..core.calls import origin
 from ..core.events import Notice, Restarted, is_token
 from ..core.messages import Message, Raw, Reasoning, Request
 from ..routing.registry import Route
@@ -81,11 +80,9 @@ class Breakers:
 
     def of(self, attempt: Attempt) -> Breaker:
         """The breaker for what is asked."""
-        row = attempt.route.provider
         if len(self._known) >= _KNOWN:
             self._known = {name: b for name, b in self._known.items() if b.wait}
-        name = (row.name, origin(row.base_url), attempt.route.model, hash(attempt.guard.texts))
-        return self._known.setdefault(name, Breaker())
+        return self._known.setdefault(attempt.asked, Breaker())
 
 
 def failing_over(

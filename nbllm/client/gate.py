@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core import errors
-from ..core.calls import Trace, origin
+from ..core.calls import Trace
 from ..core.compaction import size_of
 from ..core.events import Event, Notice, UsageReport, is_token
 from ..dialects._limits import Limit, limits
+from ..routing.spec import is_loopback
 from .attempt import Attempt, Handler, Sink
 from .limiter import Limiter, Need, Ticket
 from .policy import LONGEST_WAIT
@@ -26,7 +27,6 @@ from .policy import LONGEST_WAIT
 _GATES = 1_000  # that are remembered; idle ones are forgotten first
 _REFUSALS = (8, 30)  # of one call that cost nothing: of one that somebody waits for, and of a table's
 _TOLD = 1.0  # seconds, the shortest wait that is told
-_LOOPBACK = ("//127.", "//localhost", "//[::1]")
 
 
 @dataclass(slots=True)
@@ -203,11 +203,10 @@ class Gates:
         """The gate of an attempt; None where there is none: commands have no rate limits."""
         if not attempt.call.rate_limited:
             return None
-        row = attempt.route.provider
-        name = (row.name, row.base_url, attempt.route.model, hash(attempt.guard.texts))
-        gate = self._gates.get(name)
+        gate = self._gates.get(name := attempt.asked)
         if gate is None:
-            free = row.local or any(mark in origin(row.base_url) for mark in _LOOPBACK)
+            row = attempt.route.provider
+            free = row.local or is_loopback(row.base_url)
             gate = self._gates[name] = Gate(attempt.who, Limiter(free))
             if len(self._gates) > _GATES:
                 self._gates = {n: g for n, g in self._gates.items() if not g.idle or g is gate}

@@ -17,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from ..bench.progress import Sums
+from ..client.pace import clock
 from .view.frontend import KernelPort, where
 from .view.styles import container
 
@@ -84,12 +85,6 @@ def headline(sums: Sums, ended: str | None) -> str:
     if ended is not None:
         parts.append(clock(sums.elapsed))
     return " · ".join(parts)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 1:02:03 or 2:03."""
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
 def _ending(run_id: str, ended: str | None) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..client.spending import ANSWER
 from ..core.calls import ModelFacts
 from ..core.errors import ConfigError
 
 BYTES_PER_TOKEN = 4.0  # of English prose
-UNKNOWN_OUTPUT = 1_000  # tokens that are reserved for an answer where no limit is set and none has ended yet
 _FEW, _CENTS = 20, 0.05  # rows, and US dollars, that need no question
 _USUAL_OUTPUT = 200  # tokens that an estimate expects of one
 _START, _SPEED = 1.0, 60.0  # seconds to the first token, and tokens a second, that an estimate expects
@@ -81,7 +81,7 @@ class Purse:
 
     def need(self, prompt: str) -> tuple[float, float]:
         """(US dollars, tokens) to reserve for a prompt and its answer."""
-        made = self.max_tokens or self.longest * 1.2 or UNKNOWN_OUTPUT
+        made = self.max_tokens or self.longest * 1.2 or ANSWER  # where none has ended yet
         read = tokens_in(prompt)
         return (self.price.of(read, made) if self.price else 0.0), read + made
 

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..client.pace import Pace, clock
 from .budget import Estimate
 
 
 @dataclass(slots=True)
-class Totals:
+class Totals(Pace):
     """Counts of a run. total: questions to ask; kept: rows that had their answers before; usd: None where no
     price is known."""
 
@@ -30,21 +31,6 @@ class Totals:
     def done(self) -> int:
         """How many have ended."""
         return self.ok + self.failed.total()
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self.began
-
-    @property
-    def rate(self) -> float | None:
-        """Rows a second so far."""
-        return self.done / self.elapsed if self.done and self.elapsed > 0 else None
-
-    @property
-    def left(self) -> float | None:
-        """Seconds to go at this rate."""
-        return (self.total - self.done) / self.rate if self.rate else None
 
     def line(self, ended: str | None = None) -> str:
         """All of it in one line. ended: None while it runs, why it ended early, "" where it is complete."""
@@ -65,12 +51,6 @@ class Totals:
     def ending(self, ended: str) -> str:
         """What is said of a run that ended early."""
         return f"Ended early: {ended.rstrip('.')}. nbllm.rows.resume({self.run!r}) goes on." if ended else ""
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 1:02:03 or 2:03."""
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
 class Progress(Protocol):
