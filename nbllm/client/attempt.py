@@ -46,7 +46,7 @@ class Attempt:
 
     @property
     def asked(self) -> tuple[str, str, str, int]:
-        """Who is asked, with which secrets: row, address, model. Equal where limits and failures are shared."""
+        """Row, address, model and secrets: equal where limits and failures are shared."""
         row = self.route.provider
         return row.name, row.base_url, self.route.model, hash(self.guard.texts)
 
