@@ -100,10 +100,14 @@ class CallSpec:
         default=False,
     )
     save: str | None = _cell(
-        "name", "keeps the cell's text as a fragment for use=; sends nothing", default=False
+        "kept",
+        "keeps the cell's text as a fragment for use=; prompts/NAME keeps it in the project; sends nothing",
+        default=False,
     )
     use: str | None = _cell(
-        "str", "fragments, joined by commas, that stand before the cell's text", default=False
+        "str",
+        "prompts kept by save= or in prompts/NAME.md, joined by commas, that stand before the cell's text",
+        default=False,
     )
     chat: str | None = _cell(
         "name",

@@ -194,6 +194,13 @@ class RowTemplate:
         return self.text[place.start : place.end] if value is None else value.text
 
 
+def expressions(text: str, namespace: Container[str] | None, mode: str = "on") -> list[tuple[int, int]]:
+    """Where the `{{expressions}}` stand that filling would run, as (start, end); without a namespace, those
+    that some namespace would have run."""
+    names = _AnyName() if namespace is None else namespace
+    return [(place.start, place.end) for place in _Scan(text, names, mode).places() if place.match is None]
+
+
 class _AnyName:
     """Names of which every one exists: to find what a prompt would take."""
 

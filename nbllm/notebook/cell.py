@@ -13,9 +13,9 @@ from ..core.messages import Part, Text
 from ..core.schema import Shape
 from ..core.template import Filled, fill
 from ..routing.registry import DEFAULT_MODEL
-from . import background, dry_run, fix
+from . import background, dry_run, fix, prompt_files
 from .comparison import Comparison
-from .functions import composed, define
+from .functions import define
 from .painters import painter
 from .prompt.attachments import attached, part_of, told
 from .question import Question, checked, value_budget
@@ -32,13 +32,16 @@ def run_cell(session: Session, line: Line, body: str) -> Any:
     Raises ConfigError before anything is sent for what is wrong in the cell; the call's error after the
     partial answer was shown and kept; Stopped where the user stopped it.
     """
-    options = with_schema(session, checked(line, session.defaults))
-    if options.get("use"):
-        body = composed(session, options["use"], body)
+    used = prompt_files.named(session, str(line.options.get("use", "")))
+    options = dict(session.defaults)
+    for prompt in used:
+        options |= prompt.options
+    options = with_schema(session, checked(line, options))
+    if used:
+        mode = "single" if "each" in options else str(options.get("fill", "on"))
+        body = prompt_files.joined(session, used, body, mode, every="def" in options)
     if options.get("save"):
-        session.fragments[str(options["save"])] = body
-        session.say(f"{options['save']} is kept: %%llm use={options['save']} puts it before a prompt.")
-        return None
+        return _save(session, str(options["save"]), body)
     if options.get("def"):
         made = define(session, str(options["def"]), body, options, _asker(session, line, options))
         session.say(
@@ -64,6 +67,20 @@ def run_cell(session: Session, line: Line, body: str) -> Any:
         )
     session.warn_skipped(filled)
     return ask(session, question(session, line.models, options, line.extra, filled), line.out)
+
+
+def _save(session: Session, name: str, body: str) -> None:
+    """Keeps a cell's text, in this session or in the project's folder."""
+    place, _, own = name.rpartition("/")
+    if place:
+        kept = prompt_files.write(own, body)
+        session.fragments.pop(own, None)  # the file is newer
+        session.say(
+            f"{prompt_files.label([kept])} is kept in {name}.md: %%llm use={own} puts it before a prompt."
+        )
+    else:
+        session.fragments[name] = body
+        session.say(f"{name} is kept: %%llm use={name} puts it before a prompt.")
 
 
 def ask(

@@ -381,6 +381,12 @@ def _open(session: Session, rest: str, name: str) -> Any:
     return ChatWidget(route.asked, name, **arguments)
 
 
+def _prompt(session: Session, rest: str) -> Any:
+    from .prompt_files import command
+
+    return command(session, rest)
+
+
 def _stop(session: Session, rest: str) -> str:
     from .background import stop
 
@@ -469,6 +475,7 @@ COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "cost": _cost,
     "budget": _budget,
     "chat": _chat,
+    "prompt": _prompt,
     "fix": _fix,
     "insert": _insert,
     "stop": _stop,

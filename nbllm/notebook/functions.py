@@ -1,5 +1,4 @@
-"""Prompts that are used again: a cell as a Python function of its `{names}` (def=), and fragments that are
-kept and put together."""
+"""A cell as a Python function of its `{names}` (def=)."""
 
 from __future__ import annotations
 
@@ -46,17 +45,3 @@ def define(
     function.__signature__ = signature  # type: ignore[attr-defined]
     session.namespace[name] = function
     return function
-
-
-def composed(session: Session, used: Any, body: str) -> str:
-    """The fragments named in use=, then the cell's own text. Raises ConfigError for a name that keeps
-    none."""
-    wanted = [n.strip() for n in str(used).split(",") if n.strip()]
-    missing = next((n for n in wanted if n not in session.fragments), None)
-    if missing is not None:
-        there = ", ".join(session.fragments) or "none yet"
-        raise ConfigError(
-            f"No fragment is called {missing!r}.",
-            hint=f"There are: {there}. A cell with save=NAME keeps one.",
-        )
-    return "\n\n".join([*(session.fragments[n].strip() for n in wanted), body])

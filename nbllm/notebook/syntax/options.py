@@ -53,6 +53,8 @@ SUBCOMMANDS: dict[str, str] = {
     "chat": "conversations: %llm chat list | open NAME [MODEL] (a panel) | show NAME | pin NAME [N] | "
     "unpin NAME [N] | undo NAME | fork "
     "NAME OTHER | export NAME [FILE] | clear NAME",
+    "prompt": "prompts that save= keeps, here or in the project (save=prompts/NAME): %llm prompt list | show "
+    "NAME | diff NAME (since the last commit) | edit NAME (in the next cell) | forget NAME",
     "fix": "why the last cell failed, what to change, and the corrected cell below, unrun: %llm fix "
     "claude/sonnet",
     "insert": "the code of the last answer into the next cell, unrun",
@@ -155,6 +157,14 @@ def _name(_option: Option, text: str) -> str:
     return text
 
 
+def _kept(option: Option, text: str) -> str:
+    """A name, or a file of the project's prompts."""
+    place, _, own = text.rpartition("/")
+    if place not in ("", "prompts") or not re.fullmatch(r"[^\W\d][\w\-]{0,79}", own):
+        raise Unreadable(f"needs a name, or prompts/NAME to keep it in the project, not {_shown(text)}")
+    return text
+
+
 def _variable(_option: Option, text: str) -> str:
     # A key typed here by mistake must not be echoed, so the text stays out of the message, whatever it is.
     if not re.fullmatch(r"[A-Za-z_]\w{0,63}", text) or looks_like_key(text):
@@ -250,6 +260,7 @@ _READERS: dict[str, Callable[[Option, str], Any]] = {
     "bool": _bool,
     "choice": _choice,
     "name": _name,
+    "kept": _kept,
     "variable": _variable,
     "effort": _effort,
     "duration": _duration,

@@ -1,0 +1,293 @@
+"""Prompts that stay with a project: `prompts/NAME.md`, its text below what lines between two `---` say of it.
+
+    ---
+    description: what a customer thinks of us
+    temperature: 0
+    schema: sentiment str, topics list
+    ---
+    Classify this review: {text}
+
+A cell takes it by use=NAME, and its options where it says no others. The file comes with a project, which may
+be anybody's: so it is a regular file of that folder, chooses no model, key, address or tool, and no
+`{{expression}}` of it is run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import ConfigError
+from ..core.template import expressions, parameters_in
+from ..routing.config import nearest_pyproject
+from ..routing.files import read_small, write_whole
+from .session import Session
+from .syntax.options import OPTIONS
+from .syntax.parser import parse
+
+FOLDER = "prompts"
+_NAME = re.compile(r"[^\W\d][\w\-]{0,79}")
+_HEAD = re.compile(r"---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)(.*)", re.DOTALL | re.MULTILINE)
+_LINE = re.compile(r"([A-Za-z_][\w.]*)[ \t]*:[ \t]*(.*)")
+_QUOTED = re.compile(r"([\"'])(.*)\1")
+# What a file may say of the cell that uses it: what a project may choose, and what an answer looks like.
+_SAYS = {n for n, o in OPTIONS.items() if o.project and o.default and o.kind} - {"model", "use", "cache"} | {
+    "schema",
+    "as",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt that is kept. path: None where only this session knows it. about: the options it has for a
+    cell, and its `description`."""
+
+    name: str
+    text: str
+    path: Path | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        """Twelve hexadecimal digits of the SHA-256 of its text without the blanks around it."""
+        return hashlib.sha256(self.text.strip().encode()).hexdigest()[:12]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options it has for a cell. Raises ConfigError naming the file for one that it may not have."""
+        found: dict[str, Any] = {}
+        for name, said in self.about.items():
+            if name == "description":
+                continue
+            if name not in _SAYS:
+                near = difflib.get_close_matches(name, _SAYS, 1)
+                raise ConfigError(
+                    f"{FOLDER}/{self.name}.md cannot say {name!r}" + (f": {near[0]}?" if near else "."),
+                    hint=f"A prompt's file says description, {', '.join(sorted(_SAYS))}; the cell says the "
+                    "rest.",
+                )
+            quoted = said if said[:1] in "{[" else '"' + said.replace('"', '""') + '"'
+            try:
+                found |= parse(f"{name}={quoted}").options
+            except ConfigError as error:
+                raise ConfigError(f"{FOLDER}/{self.name}.md: {error.message}", hint=error.hint) from None
+        return found
+
+
+def folder() -> Path:
+    """Where the project's prompts are: beside its pyproject.toml, else where the kernel runs."""
+    project = nearest_pyproject(Path.cwd())
+    return (project.parent if project else Path.cwd()) / FOLDER
+
+
+def read(name: str) -> Prompt | None:
+    """The prompt in a file; None where there is none. Raises ConfigError for a file that is not to be read,
+    OSError's words in it."""
+    path = folder() / f"{name}.md"
+    if not _NAME.fullmatch(name) or not os.path.lexists(path):
+        return None
+    try:
+        if path.is_symlink() or path.parent.is_symlink():
+            raise OSError(f"{path.name} is a link")
+        text = read_small(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{FOLDER}/{path.name} cannot be read: {error}.", hint="A prompt is a small UTF-8 text file."
+        ) from None
+    return parsed(name, text.replace("\r\n", "\n"), path)
+
+
+def parsed(name: str, text: str, path: Path | None = None) -> Prompt:
+    """The prompt in a file's text. Raises ConfigError for a line at its head that is no `name: value`."""
+    head = _HEAD.fullmatch(text)
+    if head is None:
+        return Prompt(name, text, path)
+    about: dict[str, str] = {}
+    for number, line in enumerate(head[1].splitlines(), 2):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = _LINE.fullmatch(line.rstrip())
+        if match is None or match[1] in about:
+            raise ConfigError(
+                f"{FOLDER}/{name}.md, line {number}, is no `name: value`"
+                + (" of its own: it is there already." if match else "."),
+                hint="Between the two --- stand lines such as temperature: 0.",
+            )
+        quoted = _QUOTED.fullmatch(match[2])
+        about[match[1]] = quoted[2] if quoted else match[2]
+    return Prompt(name, head[2], path, about)
+
+
+def write(name: str, text: str) -> Prompt:
+    """Writes a prompt's text; what the file says at its head stays. Raises ConfigError where it cannot be."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name[:40]!r} is no name for a prompt.",
+            hint=f"save={FOLDER}/NAME has letters, digits, _ and -.",
+        )
+    there = read(name)
+    path = folder() / f"{name}.md"
+    head = "".join(f"{k}: {v}\n" for k, v in there.about.items()) if there else ""
+    try:
+        if there and (match := _HEAD.fullmatch(read_small(path).replace("\r\n", "\n"))):
+            head = match[1]
+        write_whole(path, (f"---\n{head}---\n" if head else "") + text.rstrip("\n") + "\n")
+        path.chmod(0o644)
+    except OSError as error:
+        raise ConfigError(f"{FOLDER}/{path.name} cannot be written: {error.strerror or error}.") from None
+    return Prompt(name, text, path, there.about if there else {})
+
+
+def known(session: Session) -> list[Prompt]:
+    """All that are kept, those of this session first."""
+    kept = [Prompt(name, text) for name, text in session.fragments.items()]
+    files = sorted(folder().glob("*.md")) if folder().is_dir() else []
+    return [*kept, *(p for f in files if f.stem not in session.fragments and (p := read(f.stem)))]
+
+
+def named(session: Session, used: str) -> tuple[Prompt, ...]:
+    """The prompts that use= names, joined by commas. Raises ConfigError for one that is not there, with the
+    nearest name."""
+    return tuple(_one(session, n.strip().removeprefix(f"{FOLDER}/")) for n in used.split(",") if n.strip())
+
+
+def _one(session: Session, name: str) -> Prompt:
+    if name in session.fragments:
+        return Prompt(name, session.fragments[name])
+    if (found := read(name)) is not None:
+        return found
+    there = [p.name for p in known(session)]
+    near = difflib.get_close_matches(name, there, 1)
+    raise ConfigError(
+        f"No prompt is called {name!r}" + (f": did you mean {near[0]}?" if near else "."),
+        hint=f"There are: {', '.join(there) or 'none yet'}. A cell with save=NAME keeps one, "
+        f"save={FOLDER}/NAME in the project.",
+    )
+
+
+def joined(session: Session, prompts: Sequence[Prompt], body: str, mode: str, *, every: bool = False) -> str:
+    """The texts of prompts, then the cell's own.
+
+    Raises ConfigError where an `{{expression}}` comes from a file. every: any name may come to be there, as
+    the parameters of def= do.
+    """
+    text, theirs = "", []
+    for prompt in prompts:
+        if prompt.path is not None:
+            theirs.append((len(text), len(text) + len(prompt.text.strip()), prompt))
+        text += prompt.text.strip() + "\n\n"
+    text += body
+    for start, end in expressions(text, None if every else session.fillable, mode) if theirs else ():
+        for first, last, prompt in theirs:
+            if start < last and end > first:
+                raise ConfigError(
+                    f"{FOLDER}/{prompt.name}.md has {text[start:end][:60]!r}, which would run as Python.",
+                    hint="Prompts in files take values as {name} only: compute it in a cell. fill=off sends "
+                    "braces as they are.",
+                )
+    return text
+
+
+def label(prompts: Sequence[Prompt]) -> str:
+    """What the log calls calls of these: NAME@VERSION, joined by +."""
+    return "+".join(f"{p.name}@{p.version}" for p in prompts)
+
+
+# --- %llm prompt --------------------------------------------------------------------------------------------
+
+
+def command(session: Session, rest: str) -> Any:
+    """list, show NAME, diff NAME, edit NAME, forget NAME."""
+    word, *names = rest.split() or ["list"]
+    if word == "list" and not names:
+        return _list(session)
+    if word not in _WORDS or len(names) != 1:
+        raise ConfigError(
+            f"%llm prompt has no {rest[:40]!r}.", hint="list, show NAME, diff NAME, edit NAME, forget NAME."
+        )
+    return _WORDS[word](session, _one(session, names[0].removeprefix(f"{FOLDER}/")))
+
+
+def _list(session: Session) -> Any:
+    import pandas as pd
+
+    rows = [
+        {
+            "prompt": p.name,
+            "version": p.version,
+            "takes": ", ".join(parameters_in(p.text, session.namespace)[0]),
+            "kept": f"{FOLDER}/{p.name}.md" if p.path else "this session",
+            "description": p.about.get("description") or " ".join(p.text.split())[:60],
+        }
+        for p in known(session)
+    ]
+    return pd.DataFrame(rows, columns=["prompt", "version", "takes", "kept", "description"]).set_index(
+        "prompt"
+    )
+
+
+def _show(session: Session, prompt: Prompt) -> str:
+    said = "".join(f"{name}: {value}\n" for name, value in prompt.about.items())
+    return f"{label([prompt])}\n{said}\n{prompt.text.strip()}"
+
+
+def _edit(session: Session, prompt: Prompt) -> str:
+    target = f"{FOLDER}/{prompt.name}" if prompt.path else prompt.name
+    session.shell.set_next_input(f"%%llm save={target}\n{prompt.text.strip()}", replace=False)
+    return f"{prompt.name} stands in the next cell; running it keeps the new text."
+
+
+def _forget(session: Session, prompt: Prompt) -> str:
+    if prompt.path is not None:
+        raise ConfigError(f"{FOLDER}/{prompt.name}.md is a file of the project.", hint="Delete the file.")
+    del session.fragments[prompt.name]
+    return f"{prompt.name} is forgotten."
+
+
+def _diff(session: Session, prompt: Prompt) -> str:
+    """What has changed since the last commit; of a session's prompt, since its file."""
+    if prompt.path is None:
+        filed = read(prompt.name)
+        before, where = (filed.text if filed else None), f"{FOLDER}/{prompt.name}.md"
+    else:
+        before, where = _committed(prompt.path), "the last commit"
+        before = parsed(prompt.name, before).text if before is not None else None
+    if before is None:
+        return f"{prompt.name} is not in {where}."
+    lines = difflib.unified_diff(
+        before.strip().splitlines(), prompt.text.strip().splitlines(), where, prompt.name, lineterm="", n=2
+    )
+    return "\n".join(lines) or f"{prompt.name} is as in {where}."
+
+
+def _committed(path: Path) -> str | None:
+    """A file's text in the last commit; None where there is none. Only the object is read: nothing that a
+    repository's configuration names is run or fetched."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "SYSTEMROOT") if name in os.environ}
+    try:
+        found = subprocess.run(  # noqa: S603 - the name was checked by read()
+            [git, "cat-file", "blob", f"HEAD:./{path.name}"],
+            cwd=path.parent,
+            env={**kept, "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.decode("utf-8", "replace") if found.returncode == 0 else None
+
+
+_WORDS = {"show": _show, "diff": _diff, "edit": _edit, "forget": _forget}
