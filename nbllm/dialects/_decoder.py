@@ -40,8 +40,13 @@ def values(frame: Frame, provider: Endpoint) -> Iterator[dict[str, Any] | None]:
     try:
         value = load_json(text)
     except ProtocolError:
+        lines = text.split("\n") if "\n" in text else ()
         if frame.name == "error":
             raise provider_error(provider, text) from None
+        if len(lines) > 1 and all(map(_is_whole, lines[:-1])):  # events that no blank line parts
+            for n, line in enumerate(lines, 1):
+                yield from values(frame._replace(data=line, tail=frame.tail and n == len(lines)), provider)
+            return
         if frame.tail:
             return
         raise
@@ -51,6 +56,11 @@ def values(frame: Frame, provider: Endpoint) -> Iterator[dict[str, Any] | None]:
         raise provider_error(provider, value)
     else:
         yield from items(value)
+
+
+def _is_whole(line: str) -> bool:
+    """Whether a line may be all of an event: an object, a list, an end mark, or nothing."""
+    return line[:1] + line[-1:] in ("", "{}", "[]")
 
 
 _WORDS = ("message", "msg", "error_msg", "error_message", "errorMessage")
@@ -109,7 +119,8 @@ class Reading(ABC):
 
 def excerpt(frame: Frame) -> str:
     """The beginning of what a frame says; "" for an end mark, and for a fragment at the very end."""
-    text = "" if frame.tail else content(frame)
+    text = content(frame)
+    text = "" if frame.tail and not _is_whole(text) else text
     return "" if text.startswith("[DONE]") else text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
@@ -152,6 +163,31 @@ _FORMATS: dict[str, tuple[str, Callable[[Mapping[str, Any]], bool]]] = {
         ),
     ),
 }
+
+
+_SAYING = ("delta", "message", "text", "content")
+
+
+class Chosen:
+    """Which of several answers side by side (n > 1) is ours: the first, or where a relay that numbers them
+    oddly sends another alone, that one."""
+
+    __slots__ = ("index",)
+
+    def __init__(self) -> None:
+        self.index: Any = None
+
+    def among(self, choices: list[Any]) -> list[dict[str, Any]]:
+        """Our pieces in a list. One without an index is known by its place."""
+        found = [
+            (place if choice.get("index") is None else choice["index"], choice)
+            for place, choice in enumerate(choices)
+            if isinstance(choice, dict)
+        ]
+        if self.index is None:
+            speaking = [index for index, choice in found if any(map(choice.get, _SAYING))]
+            self.index = 0 if any(index == 0 for index, _ in found) else next(iter(speaking), None)
+        return [choice for index, choice in found if index == self.index]
 
 
 def expect(format: str, value: Mapping[str, Any], provider: Endpoint) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..core.events import NAME_LIMIT, ToolCallDelta, parse_arguments
@@ -35,6 +36,7 @@ class _Slot:
         "name",
         "pieces",
         "size",
+        "told",
     )
 
     def __init__(self, index: int) -> None:
@@ -42,6 +44,7 @@ class _Slot:
         self.id: str | None = None
         self.pieces: list[str] = []
         self.empty = False  # its arguments were said to be {}
+        self.told = False  # an event has told of it
         self._scanned, self._depth, self._quoted, self._cut = 0, 0, False, ""
         self._whole: bool | None = (
             None  # once its outer brace was closed: whether that was an object, and all
@@ -95,20 +98,30 @@ class Calls:
             args = _fragment(call.get("arguments", call.get("input")))
             key = label(entry.get("index"))
             slot = self._find(key, id, name, args, touched)
-            if slot is None and not (id or name or args):
+            nothing = args.strip() in ("", "{}") and (slot is None or slot.complete)
+            if nothing and not (id or name):
                 continue
-            new = slot is None
             slot = slot or self.begin(key)
             touched.add(slot.index)
             self._latest[key] = slot
             if id:
                 self._by_id[key, id] = slot
             event = self._fill(slot, id, name, args, label(google(entry).get("thought_signature")))
-            if new or event.id or event.name or event.arguments or event.signature:
+            if not slot.told and not (slot.name or slot.size or event.signature):
+                continue  # an id alone: some servers end an answer with a call of nothing
+            if not slot.told:
+                slot.told, event = True, replace(event, id=slot.id)
+                yield event
+            elif event.id or event.name or event.arguments or event.signature:
                 yield event
 
+    @property
+    def any(self) -> bool:
+        """Whether a call was told."""
+        return any(slot.told for slot in self.slots)
+
     def begin(self, key: str | None) -> _Slot:
-        """A new call under an index of the wire."""
+        """A new call under an index of the wire. Until it has a name or arguments, nothing tells of it."""
         slot = self._latest[key] = _Slot(len(self.slots))
         self.slots.append(slot)
         return slot

@@ -26,6 +26,7 @@ from ..core.events import (
     Notice,
     RawBlock,
     ReasoningDelta,
+    Restarted,
     Started,
     TextDelta,
     ToolCallDelta,
@@ -315,6 +316,7 @@ class MessageDecoder(Reading):
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
+        self._begun = False
         self._usage: dict[str, Any] = {}
         self._reason: str | None = None
         self._blocks: dict[str | None, _Block] = {}
@@ -344,6 +346,11 @@ class MessageDecoder(Reading):
 
     def _begin(self, value: dict[str, Any]) -> Iterator[Event]:
         message = obj(value.get("message"))
+        if self._begun:  # a relay that asked another server when the first one failed in mid-answer
+            self._usage, self._reason, self._blocks, self._calls = {}, None, {}, 0
+            self._halves.held.clear()
+            yield Restarted("The provider began its answer again.")
+        self._begun = True
         yield Started(label(message.get("id")), label(message.get("model")))
         yield from self._count(message.get("usage"))
 

@@ -32,7 +32,7 @@ from ..core.events import (
     UsageReport,
 )
 from ..core.messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from ._decoder import Reading, finish, unfinished
+from ._decoder import Chosen, Reading, finish, unfinished
 from ._errors import http_error
 from ._json import count, items, label, obj, string
 from ._media import media
@@ -257,6 +257,7 @@ class ChunkDecoder(Reading):
         self._reason: str | None = None
         self._averaged = False
         self._calls = 0
+        self._chosen = Chosen()
         self._told: set[str] = set()
         self._open: PartialArgs | None = None
         self._cited: set[str] = set()
@@ -286,9 +287,9 @@ class ChunkDecoder(Reading):
         if about != self._about:
             self._about = about
             yield Started(*about)
-        for candidate in items(value.get("candidates")):
-            if not candidate.get("index"):
-                yield from self._candidate(candidate)
+        candidates = value.get("candidates")
+        for candidate in self._chosen.among(candidates) if isinstance(candidates, list) else ():
+            yield from self._candidate(candidate)
         feedback = obj(value.get("promptFeedback"))
         if (blocked := label(feedback.get("blockReason"))) and blocked not in _UNSAID:
             self._reason = self._reason or _BLOCKED + blocked

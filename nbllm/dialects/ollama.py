@@ -254,6 +254,9 @@ class LineDecoder(Reading):
             yield from self._media.tell(media({"data": picture}))
         for call in items(message.get("tool_calls")):
             function = obj(call.get("function")) or call
+            if not (function.get("name") or function.get("arguments")):
+                yield Notice("unknown", "a call without a name", call)
+                continue
             index, self._calls = self._calls, self._calls + 1
             yield ToolCallDelta(
                 index, label(call.get("id")), label(function.get("name")), fragment(function.get("arguments"))

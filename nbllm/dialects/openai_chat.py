@@ -1,9 +1,9 @@
 """OpenAI's Chat Completions, the wire format that nearly every provider speaks and each in its own accent.
 
-A stream is a row of chunks. Each may hold choices (only choice 0 is the answer), usage, or an error; none of
-the three can be relied upon, nor their order. What a chunk says in `choices[0].delta` is new; what it says in
-`message` is everything so far, so only the part that was not yet seen counts. Fragments of tool calls are
-sorted in openai_calls.
+A stream is a row of chunks. Each may hold choices (one of them is the answer: that with index 0), usage, or
+an error; none of the three can be relied upon, nor their order. What a chunk says in its `delta` is new; what
+it says in `message` is everything so far, so only the part that was not yet seen counts. Fragments of
+tool calls are sorted in _toolcalls.
 
 The answer is whole when a finish reason came, or [DONE], or the closing usage chunk, or all of it in one JSON
 object. Anything else was cut.
@@ -41,6 +41,7 @@ from ..core.messages import (
 )
 from ._caching import openai_words
 from ._decoder import (
+    Chosen,
     citation,
     excerpt,
     expect,
@@ -248,6 +249,7 @@ class ChatDecoder:
         self._thought = False
         self._halves = Halves()
         self._calls = Calls(self._halves)
+        self._chosen = Chosen()
         self._cited: set[str] = set()
         self._media, self._sounded = Media(), False
 
@@ -282,11 +284,11 @@ class ChatDecoder:
         )
         if not ended or not self._known:
             raise unfinished(self._provider, self._said, self._known)
-        yield finish(self._raw, bool(self._calls.slots), REASONS)
+        yield finish(self._raw, self._calls.any, REASONS)
 
     @property
     def _answered(self) -> bool:
-        return bool(self._text or self._thought or self._calls.slots or self._media.any)
+        return bool(self._text or self._thought or self._calls.any or self._media.any)
 
     def _failure(self, chunk: dict[str, Any], name: str) -> Any:
         error = failure(chunk, name)
@@ -300,12 +302,8 @@ class ChatDecoder:
         choices = chunk.get("choices")
         if isinstance(choices, list):
             self._known = True
-            for position, choice in enumerate(choices):
-                if (
-                    isinstance(choice, dict)
-                    and (position if choice.get("index") is None else choice["index"]) == 0
-                ):
-                    yield from self._choice(choice)
+            for choice in self._chosen.among(choices):
+                yield from self._choice(choice)
         counted = chunk.get("usage") or obj(chunk.get("x_groq")).get("usage")
         if counted:
             yield from self._count(counted, closing=not choices)
@@ -434,7 +432,9 @@ class ChatDecoder:
         elif (
             isinstance(call, dict) and whole
         ):  # a whole message names each call it has, so this is one, if a nameless one
-            yield ToolCallDelta(self._calls.begin("function_call").index)
+            slot = self._calls.begin("function_call")
+            slot.told = True
+            yield ToolCallDelta(slot.index)
         yield from self._cite(delta.get("annotations"))
         for tool in items(delta.get("executed_tools")):
             yield Notice("server_tool", string(tool.get("type")), tool)

@@ -32,7 +32,12 @@ _TAIL_KEPT = 64 * 2**10
 # again
 _DRAIN = 0.5
 _BOM = b"\xef\xbb\xbf"
-_ERROR_FIELD, _LATER_ERROR_FIELD = re.compile(rb"(?:\A|(?<=[\r\n]))error:"), re.compile(rb"(?<=[\r\n])error:")
+_ODD = re.compile(rb"\n(?!(?:data|event|id|retry):)[A-Za-z]")  # a line with no field of an event stream
+_ODD_FIELD = re.compile(
+    rb"(?:\A|(?<=[\r\n]))(?!(?:data|event|id|retry):)([A-Za-z][\w-]{0,30}):[ \t]{0,8}(?=(\S))"
+)
+_BEGUN = re.compile(rb"(?:\A|[\r\n])([A-Za-z][\w-]{0,30}(?::[ \t]{0,8})?)\Z")
+_WORDS_OF_ERRORS = re.compile(rb"(?i)err|exception|fail|fault|abort")
 _SSE_FIELD = re.compile(rb"(?m)^(?:data|event|id|retry)?:")
 
 
@@ -154,7 +159,7 @@ class _SSEBody(httpx.AsyncByteStream):
         self._at_line, self._begun = (
             True,
             b"",
-        )  # whether a line begins here, and what may become the field `error`
+        )  # whether a line begins here, and a field whose value is to come
         self._kept: deque[bytes] = deque()
         self._size = 0
         self._dropped = False
@@ -168,16 +173,25 @@ class _SSEBody(httpx.AsyncByteStream):
         yield self._begun + b"\n\n"
 
     def _named(self, chunk: bytes) -> bytes:
-        """llama.cpp tells an error in a field `error`, which is none of an event stream: it becomes an event
-        of that name."""
-        text = self._begun + chunk
-        if b"error:" in text:  # the search alone costs a hundredth of the pattern
-            text = (_ERROR_FIELD if self._at_line else _LATER_ERROR_FIELD).sub(b"event: error\ndata:", text)
+        """A line of a field that no event stream has, such as llama.cpp's `error: {...}`, becomes an event of
+        that name: the dialect sees all that a server says."""
+        text = self._begun + chunk if self._begun else chunk
+        known = not self._at_line or text.startswith((b"data: ", b"event: "))
+        if not known or _ODD.search(text) or (b"\r" in text and b"\n" not in text):
+            text = self._renamed(text)
+        self._begun = b""
+        if text.endswith(b"\n"):  # nearly always
+            self._at_line = True
+            return text
         start = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
-        fresh = start > 0 or self._at_line  # the last line begins in this text
-        self._begun = text[start:] if fresh and b"error:".startswith(text[start:]) else b""
-        self._at_line = fresh and (not text[start:] or bool(self._begun))
-        return text[: len(text) - len(self._begun)]
+        if (start or self._at_line) and (begun := _BEGUN.search(text, max(start - 1, 0))):
+            self._begun, text = begun[1], text[: begun.start(1)]
+        self._at_line = text.endswith((b"\n", b"\r")) if text else self._at_line
+        return text
+
+    def _renamed(self, text: bytes) -> bytes:
+        lead = b"" if self._at_line else b"\0"  # the first line goes on with one that began before
+        return _ODD_FIELD.sub(_as_event, lead + text)[len(lead) :]
 
     def _keep(self, chunk: bytes) -> None:
         self._kept.append(chunk)
@@ -191,6 +205,12 @@ class _SSEBody(httpx.AsyncByteStream):
         """The body's last lines, whole ones only."""
         kept = b"".join(self._kept)
         return kept.partition(b"\n")[2] if self._dropped else kept
+
+
+def _as_event(field: re.Match[bytes]) -> bytes:
+    if _WORDS_OF_ERRORS.search(field[1]):
+        return b"event: error\ndata: "
+    return b"event: " + field[1] + b"\ndata: " if field[2] in b"{[" else field[0]
 
 
 async def _sse_frames(body: AsyncIterator[bytes], reads: Reads) -> AsyncIterator[Frame]:
