@@ -193,3 +193,11 @@ def test_a_name_leads_nowhere_else(kernel, name):
 def test_the_folder_is_the_projects(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert tmp_path / "prompts" == prompt_files.folder()
+
+
+def test_what_hides_in_a_file_is_seen(kernel, project):
+    (project / "prompts" / "bidi.md").write_text("a\u202eb\x1b[31m")
+    for line in ("show", "edit"):
+        ran = kernel.run(f"%llm prompt {line} bidi")
+        assert "\u202e" not in ran.text + str(ran.reply)
+        assert "\x1b[31m" not in ran.text + str(ran.reply)

@@ -192,6 +192,7 @@ FORMS: dict[tuple[str, str], Callable[[Any, int], str]] = {
     ("builtins", "dict"): _long,
     ("builtins", "tuple"): _long,
     ("builtins", "set"): _long,
+    ("nbllm", "NotebookSoFar"): lambda cells, limit: str(cells.text(limit)),
 }
 
 

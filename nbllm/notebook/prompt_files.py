@@ -32,6 +32,7 @@ from ..routing.files import read_small, write_whole
 from .session import Session
 from .syntax.options import OPTIONS
 from .syntax.parser import parse
+from .view.hidden import cleaned
 
 FOLDER = "prompts"
 _NAME = re.compile(r"[^\W\d][\w\-]{0,79}")
@@ -241,8 +242,10 @@ def _show(session: Session, prompt: Prompt) -> str:
 
 def _edit(session: Session, prompt: Prompt) -> str:
     target = f"{FOLDER}/{prompt.name}" if prompt.path else prompt.name
-    session.shell.set_next_input(f"%%llm save={target}\n{prompt.text.strip()}", replace=False)
-    return f"{prompt.name} stands in the next cell; running it keeps the new text."
+    shown, hidden = cleaned(prompt.text.strip())
+    session.shell.set_next_input(f"%%llm save={target}\n{shown}", replace=False)
+    more = f" Hidden characters ({hidden}) are shown as ⟨U+...⟩." if hidden else ""
+    return f"{prompt.name} stands in the next cell; running it keeps the new text.{more}"
 
 
 def _forget(session: Session, prompt: Prompt) -> str:

@@ -22,6 +22,7 @@ from ..routing.registry import Route
 from .chats import Chats, Place
 from .comparison import Comparison
 from .question import Contestant, Question, spendable
+from .so_far import NotebookSoFar
 from .view.frontend import KernelPort, request
 from .view.hidden import plain
 from .view.outcome import Outcome
@@ -198,12 +199,14 @@ class Session:
                 if not k.startswith("_") and not (k in hidden and hidden[k] is v)
             }
             | {k: v for k, v in self.namespace.items() if k in ("_", "_llm", "In", "Out")}
-            | (
-                {"Err": self.failure.error}
-                if self.failure is not None and "Err" not in self.namespace
-                else {}
-            )
+            | {name: value for name, value in self._ours.items() if name not in self.namespace}
         )
+
+    @property
+    def _ours(self) -> dict[str, Any]:
+        """What a prompt may name that is no variable: the notebook so far, and the last error."""
+        failed = {"Err": self.failure.error} if self.failure is not None else {}
+        return {"notebook": NotebookSoFar.of(self.shell), **failed}
 
     def evaluate(self, expression: str, given: Mapping[str, Any] | None = None) -> Any:
         """The value of the user's own expression, in one scope: the notebook's names, and over them those

@@ -1,0 +1,57 @@
+"""The notebook so far, as `{notebook}` puts it into a prompt: its cells as they ran and what they gave."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..core.errors import MASK, looks_like_key
+from ..core.values import cut, text_of
+
+_CELL, _VALUE = 4_000, 200  # characters of a cell, and tokens of a value
+_WORD = re.compile(r"[\w\-.]{16,}")
+
+
+@dataclass(frozen=True, slots=True)
+class NotebookSoFar:
+    """The cells of this session in the order in which they ran, without the one that runs now. Values are
+    those that cells ended with; what was printed is not known to the kernel. Words that look like keys are
+    masked."""
+
+    cells: tuple[str, ...] = field(repr=False)
+    values: dict[int, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, shell: Any) -> NotebookSoFar:
+        """From IPython's history, whose last input is the cell that runs."""
+        ran = shell.history_manager.input_hist_raw[:-1] if shell.history_manager else ()
+        return cls(tuple(ran), dict(shell.user_ns.get("_oh", {})))
+
+    def text(self, limit: int) -> str:
+        """At most about `limit` characters: the last cells, in their order, and how many were left out."""
+        taken: list[str] = []
+        every = [n for n, source in enumerate(self.cells) if source.strip()]
+        for number in reversed(every):
+            told = "\n".join(self._cell(number))
+            limit -= len(told) + 2
+            if limit < 0 and taken:
+                break
+            taken.append(told)
+        left = len(every) - len(taken)
+        return "\n\n".join([*([f"({left} earlier cells are left out)"] if left else []), *reversed(taken)])
+
+    def _cell(self, number: int) -> Iterator[str]:
+        yield f"In [{number}]:"
+        yield _masked(cut(self.cells[number].strip(), _CELL))
+        if (value := self.values.get(number)) is not None:
+            yield f"Out[{number}]:"
+            yield _masked(cut(text_of(value, budget=_VALUE), _CELL))
+
+    def __str__(self) -> str:
+        return self.text(_CELL)
+
+
+def _masked(text: str) -> str:
+    return _WORD.sub(lambda word: MASK if looks_like_key(word[0], surely=True) else word[0], text)
