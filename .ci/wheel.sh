@@ -12,6 +12,9 @@ python3 -m venv "$work/env"
 installed=$(cd "$work" && "$work/env/bin/python" -c 'import nbllm, pathlib; print(pathlib.Path(nbllm.__file__).parent)')
 case $installed in "$work"/env/*/site-packages/nbllm) ;; *) echo "not the wheel's: $installed"; exit 1 ;; esac
 git ls-files -z nbllm | xargs -0 -I{} cmp {} "$(dirname "$installed")/{}"
+size=$(du -sm "$work/env/lib" | cut -f1)
+echo "without extras: $size MB"
+((size <= 350)) || { echo "more than 350 MB"; exit 1; }
 # What a person gets without extras: every module loads, the simulator answers, a benchmark's processes start.
 (cd "$work" && "$work/env/bin/python" -W ignore -c '
 import importlib, pkgutil
@@ -23,6 +26,12 @@ answer = nbllm.complete("hello", model="sim/claude")
 assert answer.simulated and answer.text
 frame = nbllm.bench.run("sim/openai@ttft=0.01,gap=0.001,tokens=3", "Go.", blocks=2, warmup=0, progress=False)
 assert frame["ok"].all()
+for name in nbllm.bench.__all__:
+    try:
+        getattr(nbllm.bench, name)
+    except nbllm.ConfigError as error:
+        assert "nbllm[bench]" in error.hint, error
+        print(error.message)
 print("the wheel answers:", answer.text[:60])')
 "$work/env/bin/pip" install -q "$(ls "$work"/dist/*.whl)[test]"
 cp -r tests notebooks conftest.py pyproject.toml README.md "$work/"

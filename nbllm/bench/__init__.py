@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ..core.extras import needs
+
 if TYPE_CHECKING:
     from ..store.columns import schema as schema
     from .comparison import compare as compare
@@ -48,6 +50,13 @@ _HOME = {
     "summary": "summaries",
     "synthetic": "synthetic_prompts",
 }
+# What these need beside pandas: said before a run that ends in them costs anything.
+_NEEDS = {
+    **dict.fromkeys(
+        ("compare", "summary", "coldstart", "ladder", "warm", "streaming", "gateway"), ("scipy",)
+    ),
+    **dict.fromkeys(("plot", "report"), ("scipy", "matplotlib")),
+}
 __all__ = list(_HOME)
 
 
@@ -55,6 +64,7 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'nbllm.bench' has no attribute {name!r}")
+    needs(f"bench.{name}", "bench", *_NEEDS.get(name, ()))
     value = globals()[name] = getattr(import_module(f".{home}", __name__), name)
     return value
 

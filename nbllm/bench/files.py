@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
+from ..core.extras import needs
 from ..store import columns
 from .store import FILE, Store, find
 
@@ -101,6 +102,7 @@ def _checked(df: pd.DataFrame, about: dict[str, Any], place: Path) -> pd.DataFra
 
 
 def _write_parquet(df: pd.DataFrame, path: Path) -> None:
+    needs("A Parquet file", "bench", "pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -113,6 +115,7 @@ def _write_parquet(df: pd.DataFrame, path: Path) -> None:
 
 
 def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    needs("A Parquet file", "bench", "pyarrow")
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)

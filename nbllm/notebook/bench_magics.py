@@ -97,7 +97,7 @@ def split(line: str) -> tuple[dict[str, Any], str]:
 def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame:
     """Runs a benchmark; its frame goes into `out` (`_bench` without one), what it says in short is
     returned."""
-    from ..bench import progress, run
+    from ..bench import progress, run, summary
     from .dashboard import factory
 
     progress.register(factory)
@@ -126,7 +126,7 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame:
     df = run(models, client=session.client, extra=dict(read.extra) or None, **options)
     name = read.out or _DEFAULT_OUT
     session.namespace[name] = df
-    return short(df)
+    return short(df, summary)
 
 
 def _prompts(session: Session, named: str | None, cell: str | None) -> Any:
@@ -141,12 +141,10 @@ def _prompts(session: Session, named: str | None, cell: str | None) -> Any:
     return session.namespace.get(named, named)
 
 
-def short(df: pd.DataFrame) -> pd.DataFrame:
-    """One line a model (and start, and load): answers, failures, medians with their intervals, speed,
-    cost."""
+def short(df: pd.DataFrame, summary: Callable[..., pd.DataFrame]) -> pd.DataFrame:
+    """By bench.summary, which is looked for before anything is sent: one line a model (and start, and load):
+    answers, failures, medians with their intervals, speed, cost."""
     import pandas as pd
-
-    from ..bench import summary
 
     told = summary(df, metrics=("ttft_ms", "e2e_ms", "out_tok_s"), stats=("p50",))
     keys = [

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import ConfigError
+from ...core.extras import needs
 from ...core.messages import Document, Image, Part, Text
 from ...core.values import BUDGET, SIZE_LIMIT, draws, form_of, picture, text_of, tokens_in
 
@@ -124,6 +125,8 @@ def part_of(name: str, value: Any) -> Part | None:
 
 def _table(path: Path) -> Text:
     """A file of a table as its columns and first rows."""
+    if path.suffix == ".parquet":
+        needs("A Parquet file", "bench", "pyarrow")
     import pandas as pd
 
     read = (

@@ -1,0 +1,45 @@
+"""What is missing is said with what installs it, before anything is sent."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import nbllm
+from nbllm.core.errors import ConfigError
+from nbllm.core.extras import needs
+
+BENCH = Path(nbllm.bench.__file__).parent
+
+
+def test_a_missing_package_is_named_with_its_extra():
+    """And one that is there is no reason to stop."""
+    needs("This", "bench", "scipy")
+    with pytest.raises(ConfigError, match="This needs nbllm_has_no_such and neither_this") as caught:
+        needs("This", "bench", "scipy", "nbllm_has_no_such", "neither_this")
+    assert "'nbllm[bench]'" in caught.value.hint
+
+
+def heavy(module):
+    """The packages of the extra that a module of bench imports, itself or by another one of bench."""
+    found, seen, todo = set(), set(), [module]
+    while todo:
+        name = todo.pop()
+        if name in seen or not (BENCH / f"{name}.py").exists():
+            continue
+        seen.add(name)
+        for node in ast.walk(ast.parse((BENCH / f"{name}.py").read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                todo += [node.module] if node.module else [a.name for a in node.names]
+            elif isinstance(node, ast.ImportFrom | ast.Import):
+                names = (
+                    [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+                )
+                found |= {n.split(".")[0] for n in names} & {"scipy", "matplotlib"}
+    return found
+
+
+@pytest.mark.parametrize("name", nbllm.bench.__all__)
+def test_what_a_name_of_bench_needs_is_looked_for_first(name):
+    """Those that need none of them run without."""
+    assert heavy(nbllm.bench._HOME[name].lstrip(".")) == set(nbllm.bench._NEEDS.get(name, ()))
