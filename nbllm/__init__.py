@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from .client.api import record as record
     from .client.api import register_provider as register_provider
     from .client.api import replay as replay
+    from .client.api import resource as resource
     from .client.api import resume as resume
+    from .client.api import server_prompt as server_prompt
     from .client.api import stream as stream
     from .client.chat import Chat as Chat
     from .client.client import Client as Client
@@ -68,7 +70,9 @@ _HOME = {
         (
             "stream",
             "complete",
+            "resource",
             "resume",
+            "server_prompt",
             "record",
             "replay",
             "providers",

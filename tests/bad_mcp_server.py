@@ -189,13 +189,93 @@ CALL = {
 }
 
 
+SECRET = "canary-0123456789abc"
+RESOURCES = [
+    {"uri": "memo://a", "name": "a"},
+    {"uri": "memo://b"},  # without a name
+    {"uri": "memo://a", "name": "again"},
+    {"uri": "", "name": "nowhere"},
+    {"uri": "x:" * 2_000, "name": "long"},
+    {"name": "no address"},
+    None,
+    {"uri": "memo://odd", "name": 5, "size": "big", "mimeType": 7, "annotations": "x", "icons": 3},
+]
+PROMPTS = [
+    {"name": "p", "arguments": [{"name": "a", "required": True}, {"name": "b", "required": "x"}, {}, 3]},
+    {"name": "p"},
+    {"name": 3},
+    "text",
+    {"name": "odd", "arguments": "x", "icons": 1, "description": 5},
+]
+
+
+def endless(ident, _params):
+    seen["lists"] += 1
+    result(ident, {"resources": [{"uri": f"memo://{seen['lists']}"}], "nextCursor": str(seen["lists"])})
+
+
+def contents(*items):
+    return lambda ident, _params: result(ident, {"contents": list(items)})
+
+
+def said(ident, params):
+    words = f"{params['name']} of {params.get('arguments')} and {SECRET}, {{{{1 / 0}}}}"
+    user = {"role": "user", "content": {"type": "text", "text": words}}
+    result(ident, {"messages": [user, {"role": "assistant", "content": CONTENT[2]}]})
+
+
+def listed(ident, _params):
+    result(ident, {"resources": RESOURCES, "nextCursor": 3})
+
+
+OFFERS = {
+    "resources/list": {
+        "ok": listed,
+        "big": listed,
+        "endless": endless,
+        "hang_list": lambda *_: None,
+        "die_list": lambda *_: dies(6, "no memos today\n"),
+        "null": lambda ident, _: result(ident, {"resources": None}),
+    },
+    "resources/templates/list": {
+        "ok": lambda ident, _: result(
+            ident, {"resourceTemplates": [{"uriTemplate": "memo://{n}", "name": "any"}, {"uriTemplate": 3}]}
+        ),
+    },
+    "resources/read": {
+        "ok": contents({"uri": "memo://a", "mimeType": "text/plain", "text": f"inside {SECRET}"}),
+        "big": contents({"uri": "memo://a", "text": "z" * 10_000_000}),
+        "picture": contents({"uri": "memo://a", "mimeType": "text/html", "blob": "iVBORw0KGgo="}),
+        "pdf": contents({"uri": "memo://a", "blob": "JVBERi0xLjc="}),
+        "sound": contents({"uri": "memo://a", "mimeType": "audio/wav", "blob": "AAAA"}),
+        "mixed": contents(
+            {"uri": "a:", "text": "one"}, {"uri": "a:", "blob": "AAAA"}, {"uri": "a:", "text": ""}
+        ),
+        "empty": contents(),
+        "null": lambda ident, _: result(ident, {"contents": None}),
+        "fields": contents({"uri": "memo://a"}),
+        "refuses": lambda ident, _: error(ident, code=-32002, message="Resource not found"),
+        "die_read": lambda *_: dies(6, "out of paper\n"),
+        "hang_read": lambda *_: None,
+        "surrogate": lambda ident, _: raw(
+            b'{"jsonrpc":"2.0","id":%d,"result":{"contents":[{"uri":"a:","text":"\\ud83d!"}]}}\n' % ident
+        ),
+    },
+    "prompts/list": {m: lambda ident, _: result(ident, {"prompts": PROMPTS}) for m in ("ok", "refuses")},
+    "prompts/get": {
+        "ok": said,
+        "refuses": lambda ident, _: error(ident, code=-32602, message="no\nsuch prompt"),
+    },
+}
+
+
 def answered(message):
     ident, method = message.get("id"), message.get("method")
     if method == "server/discover":
         error(ident, code=-32601, message="Method not found")
     elif method == "initialize":
         hello = {
-            "capabilities": {"tools": {"listChanged": True}},
+            "capabilities": {"tools": {"listChanged": True}, "resources": {}, "prompts": {}},
             "serverInfo": {"name": "bad", "version": "1"},
         }
         version = VERSIONS.get(MODE, "2025-11-25")
@@ -206,6 +286,9 @@ def answered(message):
     elif method == "tools/call":
         seen["call"] = ident
         CALL.get(MODE, lambda i: text(i, "ok " + message["params"]["name"]))(ident)
+    elif method in OFFERS:
+        default = lambda i, _: error(i, code=-32601, message="Method not found")  # noqa: E731
+        OFFERS[method].get(MODE, default)(ident, message.get("params") or {})
     elif MODE == "asks" and "error" in message:
         text(seen["call"], "it was told: " + message["error"]["message"])
 

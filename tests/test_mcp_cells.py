@@ -109,6 +109,36 @@ def test_an_answer_allows_it_and_a_change_is_asked_again(folder):
         assert "shop__new" in kernel.run("%llm mcp tools shop").text
 
 
+def test_resources_and_prompts(kernel):
+    """A resource goes along with a prompt; where nobody sees a cell below, a server's prompt is printed."""
+    ran = kernel.run(f"%llm mcp add --env MY_CANARY memos -- {sys.executable} {BAD} ok")
+    assert ran.ok, ran.error
+    assert "mcp://memos/memo://odd" in kernel.run("%llm mcp resources memos").text
+    assert "a, b (optional)" in kernel.run("%llm mcp prompt memos").text
+    ran = kernel.run("%%llm sim/openai attach=mcp://memos/a\nWhat does it say?")
+    assert ran.ok, ran.error
+    assert "mcp://memos/a" in ran.text
+    ran = kernel.run("%%llm sim/openai attach=mcp://memos/a dry_run=true\nWhat does it say?")
+    assert "inside •••" in ran.text
+    ran = kernel.run("%llm mcp prompt memos p a='two words'")
+    assert "p of {'a': 'two words'} and •••" in ran.text
+    assert CANARY not in ran.text
+    assert "needs a" in failed(kernel.run("%llm mcp prompt memos p"))
+    assert "Not an argument" in failed(kernel.run("%llm mcp prompt memos p a"))
+
+
+def test_a_prompt_goes_into_the_next_cell_and_fills_nothing():
+    """Braces that a server wrote are text: the cell says fill=off."""
+    with Kernel(MY_CANARY=CANARY) as kernel:
+        kernel.run(f"%llm mcp add --env MY_CANARY memos -- {sys.executable} {BAD} ok")
+        ran = kernel.run("%llm mcp prompt memos odd")
+        assert "in the next cell" in ran.text
+        (payload,) = ran.reply["content"]["payload"]
+        assert ("set_next_input", "%%llm fill=off") == (payload["source"], payload["text"].split("\n")[0])
+        assert "{{1 / 0}}" in payload["text"]
+        assert kernel.run(payload["text"].replace("%%llm", "%%llm sim/openai")).ok
+
+
 WRONG = {
     "%llm mcp lst": "has no 'lst'",
     "%llm mcp add": "Not a server",
@@ -120,6 +150,11 @@ WRONG = {
     "%llm mcp add bad http://u:p@a.example/": "put them into headers",
     "%llm mcp allow": "Which server?",
     "%llm mcp allow none": "No MCP server is called 'none'",
+    "%llm mcp resources": "Which server?",
+    "%llm mcp prompt": "Which server?",
+    "%llm mcp prompt x 'y": "cannot be read",
+    "%%llm sim/openai attach=mcp://none/a\nx": "No MCP server is called 'none'",
+    "%%llm sim/openai attach=mcp://none\nx": "Not a resource",
 }
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ..core.errors import ConfigError
+from ..core.values import BUDGET
 from .client import CallOptions, Client, sealed
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..core.calls import Provider
     from ..core.events import Response
-    from ..core.messages import Message
+    from ..core.messages import Document, Image, Message, Text
     from ..core.prompt import Prompt
     from ..store.recordings import Recording, Tape
     from .catalog import Health
@@ -73,6 +74,21 @@ def replay(path: str | Path, pace: str = "now") -> AbstractContextManager[Tape]:
     sent. pace: "recorded" keeps the times at which events came. Raises ConfigError for another file; a call
     that is not in it does so too, and names the nearest."""
     return default_client().tapes.replay(path, pace)
+
+
+def resource(address: str, budget: int = BUDGET) -> list[Text | Image | Document]:
+    """What an MCP server has at mcp://SERVER/RESOURCE (a resource's name or its own address), as parts of a
+    prompt: text of at most `budget` tokens, pictures, PDFs. Raises ConfigError for what is not there, not
+    allowed or nothing that models read, and the error that kept the server from reading it."""
+    client = default_client()
+    return client.run(client.mcp.resource(address, budget))
+
+
+def server_prompt(name: str, **arguments: str) -> list[Message]:
+    """The prompt SERVER/NAME of an MCP server, filled, as messages. Raises as `resource` does."""
+    client = default_client()
+    server, _, prompt = name.removeprefix("mcp/").partition("/")
+    return client.run(client.mcp.prompt(server, prompt, arguments))
 
 
 def providers(*, ask: bool = True) -> pd.DataFrame:

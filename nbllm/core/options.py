@@ -124,7 +124,7 @@ class CallSpec:
     )
     attach: Iterable[str] | None = _cell(
         "list",
-        "a file, address or variable that goes with the prompt; may be given again",
+        "a file, address, variable or mcp://SERVER/RESOURCE that goes with the prompt; may be given again",
         short="a",
         many=True,
         default=False,

@@ -192,10 +192,18 @@ def _parts(
         parts[-1] = Text(parts[-1].text.rstrip("\n"))  # the line end that a cell always has is not the user's
     if parts and isinstance(parts[0], Text):
         parts[0] = Text(parts[0].text.lstrip("\n"))
-    more = [(what, attached(what, session.namespace, filled.budget)) for what in options.get("attach", ())]
+    wanted = options.get("attach", ())
+    more = [(what, part) for what in wanted for part in _attached(session, what, filled.budget)]
     return (*parts, *(part for _, part in more)), tuple(
         told(what, part, filled.budget) for what, part in more
     )
+
+
+def _attached(session: Session, what: str, budget: int) -> Sequence[Part]:
+    """What attach= means: a resource of an MCP server, else a file, an address or a variable."""
+    if what.startswith("mcp://"):
+        return session.client.run(session.client.mcp.resource(what, budget))
+    return (attached(what, session.namespace, budget),)
 
 
 def with_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]:

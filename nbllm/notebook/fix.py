@@ -84,7 +84,7 @@ def propose(session: Session, code: str, answer: str) -> None:
     """Shows what an answer would change in `code`, and puts the corrected cell below, unrun."""
     proposed = code_in(answer)
     if proposed is not None:
-        warning = _below(session, proposed)
+        warning = below(session, proposed)
         session.show(
             bundle_of(
                 joined([_difference(code, clean(proposed)), *([note_line(warning)] if warning else [])])
@@ -98,13 +98,13 @@ def code_in(text: str) -> str | None:
     return max(found, key=len).strip("\n") if found else None
 
 
-def _below(session: Session, code: str) -> str:
-    """Puts code into the next cell, unrun, with what hides in it made visible; a warning where anything
-    does."""
+def below(session: Session, code: str) -> str:
+    """Puts code or a prompt into the next cell, unrun, with what hides in it made visible; a warning where
+    anything does."""
     shown, hidden = cleaned(code.replace("\r\n", "\n").replace("\r", "\n"))
     session.shell.set_next_input(shown, replace=False)
     return (
-        f"⚠ {hidden} hidden character{'s' if hidden > 1 else ''} in this code: shown as ⟨U+...⟩, and to be "
+        f"⚠ {hidden} hidden character{'s' if hidden > 1 else ''} in this cell: shown as ⟨U+...⟩, and to be "
         f"removed before it is run."
         if hidden
         else ""
@@ -141,7 +141,7 @@ def offer(session: Session, response: Response) -> None:
     code = _all_code(response.text)
     if code and where(session.shell) == "live" and session.offered.get(session.place.cell) != code:
         session.offered[session.place.cell] = code
-        if warning := _below(session, code):
+        if warning := below(session, code):
             session.show(bundle_of(note_line(warning)))
 
 
@@ -159,5 +159,5 @@ def insert(session: Session, _rest: str) -> str:
     if not code:
         raise ConfigError("The last answer holds no code.", hint="Code stands between ``` fences.")
     return "\n".join(
-        filter(None, ("The code is in the next cell; it has not been run.", _below(session, code)))
+        filter(None, ("The code is in the next cell; it has not been run.", below(session, code)))
     )

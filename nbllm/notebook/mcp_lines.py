@@ -16,21 +16,26 @@ from ..tools.consent import Change
 from ..tools.mcp_config import save as write_own
 from ..tools.mcp_entry import SESSION, Entry, Source, entry_of
 from ..tools.mcp_mend import clean, line
+from ..tools.mcp_offers import as_text
+from ..tools.mcp_server import Server
 from ..tools.mcp_servers import Servers
 from .buttons import approve
+from .fix import below
 from .session import Session
 from .syntax.options import MCP
+from .view.frontend import where
 
 T = TypeVar("T")
 _USAGE = (
     "%llm mcp add [--save] [--env NAME[=VALUE]] [--header NAME=VALUE] [--cwd FOLDER] NAME -- COMMAND ARGS "
     "(or NAME URL)"
 )
+_PROMPT = "%llm mcp prompt SERVER NAME key=value key='more words'"
 _SHOWN = 20  # tools of a server that are told when it is allowed
 
 
 def mcp(session: Session, rest: str) -> Any:
-    """add, list, allow, tools, remove, log."""
+    """add, list, allow, tools, resources, prompt, remove, log."""
     word, _, more = rest.strip().partition(" ")
     if word and word not in WORDS:
         raise ConfigError(f"%llm mcp has no {word!r}.", hint=f"There are {', '.join(WORDS)}.")
@@ -205,6 +210,64 @@ def _tools(session: Session, rest: str) -> Any:
     return pd.DataFrame(rows, columns=["tool", "server", "description", "arguments"]).set_index("tool")
 
 
+def _resources(session: Session, rest: str) -> Any:
+    """What a server offers to attach; of a pattern's address {places} are to be filled."""
+    import pandas as pd
+
+    server = _run(session, _servers(session).server(_one(rest)))
+    offered = _run(session, server.resources())
+    for note in server.notes:
+        session.say(note)
+    rows = [
+        {
+            "attach": f"mcp://{server.entry.name}/{line(r.uri)}",
+            "name": line(r.name, 200),
+            "type": line(r.kind, 60),
+            "bytes": r.size,
+            "description": clean(r.description),
+        }
+        for r in offered
+    ]
+    columns = ["attach", "name", "type", "bytes", "description"]
+    return pd.DataFrame(rows, columns=columns).astype({"bytes": "Int64"}).set_index("attach")
+
+
+def _prompt(session: Session, rest: str) -> Any:
+    """The prompts of a server; one that is named goes into the next cell, filled with key=value. It is not
+    the user's own text: its braces fill nothing (fill=off)."""
+    try:
+        name, *words = shlex.split(rest) or [""]
+    except ValueError as error:
+        raise ConfigError(f"The line cannot be read: {error}.", hint=_PROMPT) from None
+    server = _run(session, _servers(session).server(_one(name)))
+    if not words:
+        return _prompts(session, server)
+    odd = [w for w in words[1:] if not w.partition("=")[1]]
+    if odd:
+        raise ConfigError(f"Not an argument of a prompt: {odd[0]!r}.", hint=_PROMPT)
+    arguments = {key: value for key, _, value in (w.partition("=") for w in words[1:])}
+    text = as_text(_run(session, server.prompt(words[0], arguments))).strip("\n")
+    if where(session.shell) != "live":
+        return clean(text, len(text))
+    warning = below(session, f"%%llm fill=off\n{text}")
+    return "\n".join(filter(None, ("The prompt is in the next cell; it has not been sent.", warning)))
+
+
+def _prompts(session: Session, server: Server) -> Any:
+    import pandas as pd
+
+    offered = _run(session, server.prompts())
+    rows = [
+        (
+            line(p.name, 200),
+            ", ".join(f"{line(n, 60)}{'' if need else ' (optional)'}" for n, need in p.arguments.items()),
+            clean(p.description),
+        )
+        for p in offered
+    ]
+    return pd.DataFrame(rows, columns=["prompt", "arguments", "description"]).set_index("prompt")
+
+
 def _remove(session: Session, rest: str) -> str:
     """Ends a server, forgets it where the user added it, and what was allowed of it."""
     servers, name = _servers(session), _one(rest)
@@ -237,5 +300,5 @@ def _one(rest: str) -> str:
 
 
 WORDS: dict[str, Callable[[Session, str], Any]] = dict(
-    zip(MCP, (_add, _list, _allow, _tools, _remove, _log), strict=True)
+    zip(MCP, (_add, _list, _allow, _tools, _resources, _prompt, _remove, _log), strict=True)
 )

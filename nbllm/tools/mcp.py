@@ -13,23 +13,26 @@ import asyncio
 import logging
 import math
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..agents.process import ProcessTransport
 from ..core.calls import ProcessCall, origin
 from ..core.errors import ConfigError, ConnectFailed, NbllmError, Timeout, scrub
+from ..core.messages import Message
 from .consent import Described
 from .mcp_content import Part, parts_of, words_of
 from .mcp_entry import Entry
 from .mcp_errors import ToolFailed, is_gone, leaf, words
 from .mcp_mend import Mended, fingerprint, line, mend
+from .mcp_offers import Prompt, Resource, prompt_messages, resource_parts
 from .mcp_stdio import Incoming, Outgoing, Pipes, whole
 
 T = TypeVar("T")
 _PAGES = 20
-_TOOLS = 1_000
+_TOOLS = 1_000  # and as many resources and prompts
+_KEYS = ("uri", "uri_template", "name")  # what an item of a list is known by
 _LAST_LINES = 3  # of standard error, in a message
 _CLOSING = 1.0  # seconds for a connection to end by itself; a command's own end takes as long again
 
@@ -58,6 +61,11 @@ def _sdk() -> Any:
         logger.addHandler(logging.NullHandler())
         logger.propagate = False
     return mcp
+
+
+def _described(tool: Any) -> Described:
+    text, schema = tool.description or "", tool.input_schema
+    return Described(tool.name, text, schema, fingerprint(tool.name, text, schema))
 
 
 class Connection:
@@ -223,25 +231,66 @@ class Connection:
     async def tools(self) -> list[Described]:
         """All its tools, as it tells them now. Raises one of our errors."""
         client, self.notes = await self.opened(), []
-        found = await self._asked(self._listed(client), "tell its tools", self.limits.tools)
+        pages = self._pages(client.list_tools, "tools", _described)
+        found = await self._asked(pages, "tell its tools", self.limits.tools)
         self.prints = {t.name: t.print for t in found}
         return found
 
-    async def _listed(self, client: Any) -> list[Described]:
-        found, cursor = dict[str, Described](), None
+    async def resources(self) -> list[Resource]:
+        """All its resources, and the patterns that make more; none where it says that it has none. Raises one
+        of our errors."""
+        client, self.notes = await self.opened(), []
+        if getattr(client.server_capabilities, "resources", None) is None:
+            return []
+        pages, limit = self._pages(client.list_resources, "resources", Resource.of), self.limits.tools
+        found = await self._asked(pages, "tell its resources", limit)
+        pages = self._pages(client.list_resource_templates, "resource_templates", Resource.of)
+        try:
+            return found + await self._asked(pages, "tell the patterns of its resources", limit)
+        except ToolFailed:  # not every server that has resources knows the question
+            if self.over:
+                raise
+            return found
+
+    async def prompts(self) -> list[Prompt]:
+        """All its prompts. Raises one of our errors."""
+        client, self.notes = await self.opened(), []
+        if getattr(client.server_capabilities, "prompts", None) is None:
+            return []
+        pages = self._pages(client.list_prompts, "prompts", Prompt.of)
+        return await self._asked(pages, "tell its prompts", self.limits.tools)
+
+    async def _pages(
+        self, ask: Callable[..., Any], field: str, made: Callable[[Any], T], most: int = _TOOLS
+    ) -> list[T]:
+        """All pages of a list, each name once."""
+        found, cursor = dict[str, T](), None
         for _ in range(_PAGES):
-            page = await client.list_tools(cursor=cursor)
-            for tool in page.tools:
+            page = await ask(cursor=cursor)
+            for item in getattr(page, field):
                 await asyncio.sleep(0)  # there may be hundreds
-                text, schema = tool.description or "", tool.input_schema
-                print_ = fingerprint(tool.name, text, schema)
-                found.setdefault(tool.name, Described(tool.name, text, schema, print_))
+                found.setdefault(next(filter(None, (getattr(item, k, "") for k in _KEYS))), made(item))
             cursor = page.next_cursor
-            if not cursor or len(found) >= _TOOLS:
+            if not cursor or len(found) >= most:
                 break
-        if cursor or len(found) > _TOOLS:
-            self.notes.append(f"It tells of more tools than the {min(len(found), _TOOLS):,} that are read.")
-        return list(found.values())[:_TOOLS]
+        if cursor or len(found) > most:
+            words = field.replace("_", " ")
+            self.notes.append(f"It tells of more {words} than the {min(len(found), most):,} that are read.")
+        return list(found.values())[:most]
+
+    async def read(self, uri: str, name: str, budget: int) -> list[Part]:
+        """A resource, as parts of a prompt. Raises one of our errors."""
+        client = await self.opened()
+        work = client.read_resource(whole(uri))
+        result = await self._asked(work, f"read {line(name, 100)}", self.limits.call)
+        return resource_parts(result, name, self._masked, budget)
+
+    async def prompt(self, name: str, arguments: dict[str, str]) -> list[Message]:
+        """A prompt, filled. Raises one of our errors."""
+        client = await self.opened()
+        work = client.get_prompt(whole(name), whole(arguments))
+        result = await self._asked(work, f"fill the prompt {line(name, 60)}", self.limits.call)
+        return prompt_messages(result, self._masked)
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> str | list[Part]:
         """What a call of a tool gave. Raises ToolFailed and Timeout, whose message is one line for the

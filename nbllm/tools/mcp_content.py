@@ -1,5 +1,5 @@
-"""What a call of an MCP server's tool gave, as the parts that a model reads. Pure: the SDK's objects are read
-by their fields."""
+"""What MCP servers send (results of their tools, content of prompts), as the parts that a model reads. Pure:
+the SDK's objects are read by their fields."""
 
 from __future__ import annotations
 
@@ -37,6 +37,12 @@ def words_of(result: Any) -> str:
     return line(" ".join(texts)) or "it does not say why"
 
 
+def message_parts(content: Any) -> list[Part]:
+    """The parts of a prompt's message, whose content is one block."""
+    found = _parts([content])
+    return [Text(cut(p.text, LONGEST)) if isinstance(p, Text) else p for p in found]
+
+
 def _merged(parts: Iterable[Part]) -> Iterator[Part]:
     """Texts that stand side by side as one."""
     texts: list[str] = []
@@ -62,7 +68,7 @@ def _text(block: Any) -> Part:
 
 
 def _picture(block: Any) -> Part:
-    return _binary(block.data, block.mime_type)
+    return binary(block.data, block.mime_type)
 
 
 def _resource(block: Any) -> Part:
@@ -70,7 +76,7 @@ def _resource(block: Any) -> Part:
     text = getattr(inside, "text", None)
     if isinstance(text, str):
         return Text(f"[resource {line(str(inside.uri), 300)}]\n{text}")
-    return _binary(inside.blob, inside.mime_type or "", str(inside.uri))
+    return binary(inside.blob, inside.mime_type or "", str(inside.uri))
 
 
 def _link(block: Any) -> Part:
@@ -78,7 +84,7 @@ def _link(block: Any) -> Part:
     return Text(f"[link to {line(str(block.uri), 300)}, {line(block.name, 100)}{about}]")
 
 
-def _binary(text: str, kind: str, name: str = "") -> Part:
+def binary(text: str, kind: str, name: str = "") -> Part:
     """A picture or PDF by what its bytes say; all else in words."""
     data = unbase64(text)
     if data is not None and picture_type(data):

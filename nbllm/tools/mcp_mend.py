@@ -1,6 +1,6 @@
-"""Lists of tools as MCP servers send them, mended before the SDK sees them: it refuses a whole list for one
-bad tool, and fails each call of a tool whose output schema is wrong. And what a model and a user read of a
-tool, without characters that hide. Pure."""
+"""Lists of tools, resources and prompts as MCP servers send them, mended before the SDK sees them: it refuses
+a whole list for one that is bad, and fails each call of a tool whose output schema is wrong. And what a model
+and a user read of a tool, without characters that hide. Pure."""
 
 from __future__ import annotations
 
@@ -16,34 +16,41 @@ from ..core.schema import within
 LONGEST = 2_000  # characters of a description that a model reads
 _NAME = 256  # characters of a name; providers take 64, and longer ones get a hash
 _LARGE = 2**16  # characters of a tool as JSON
+_ARGUMENTS = 100  # of a prompt
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 
 def mend(result: dict[str, Any]) -> list[str]:
-    """Mends a list of tools in place, and says which were left out, and why. Other results stay as they
-    are."""
-    tools, notes = result.get("tools"), list[str]()
-    if not isinstance(tools, list):
-        return notes
-    known: dict[str, dict[str, Any]] = {}
-    for given in tools:
-        tool, problem = _mended(given)
-        if not problem and tool["name"] in known:
-            problem = "there are two of that name"
+    """Mends the list in a result in place, and says what of it was left out, and why. Other results stay as
+    they are."""
+    notes = list[str]()
+    for field in _LISTS.keys() & result.keys():
+        if isinstance(result[field], list):
+            notes += _mend_list(result, field)
+    return notes
+
+
+def _mend_list(result: dict[str, Any], field: str) -> list[str]:
+    noun, key, mended = _LISTS[field]
+    known, notes = dict[str, dict[str, Any]](), list[str]()
+    for given in result[field]:
+        item, problem = mended(given)
+        if not problem and item[key] in known:
+            problem = f"there are two of that {'name' if key == 'name' else 'address'}"
         if problem:
-            notes.append(f"{in_words(given)} is left out: {problem}.")
+            notes.append(f"{_in_words(noun, given)} is left out: {problem}.")
         else:
-            known[tool["name"]] = tool
-    result["tools"] = list(known.values())
+            known[item[key]] = item
+    result[field] = list(known.values())
     if not isinstance(result.get("nextCursor"), str):
         result.pop("nextCursor", None)
     return notes
 
 
-def in_words(given: Any) -> str:
+def _in_words(noun: str, given: Any) -> str:
     """A tool's name for a message."""
     name = given.get("name") if isinstance(given, dict) else given
-    return f"The tool {clean(name, 60)!r}" if isinstance(name, str) else "A tool without a name"
+    return f"The {noun} {clean(name, 60)!r}" if isinstance(name, str) else f"A {noun} without a name"
 
 
 def _mended(given: Any) -> tuple[dict[str, Any], str]:
@@ -63,6 +70,45 @@ def _mended(given: Any) -> tuple[dict[str, Any], str]:
         tool["annotations"] = {"readOnlyHint": hints["readOnlyHint"]}
     size = _size(tool)
     return (tool, "") if size <= _LARGE else ({}, f"it is described in more than {_LARGE:,} characters")
+
+
+def _resource(given: Any, key: str = "uri") -> tuple[dict[str, Any], str]:
+    """The same for a resource; one without a name is called as its address."""
+    if not isinstance(given, dict) or not isinstance(given.get(key), str) or not given[key]:
+        return {}, "it has no address"
+    if len(given[key]) > LONGEST:
+        return {}, f"its address has {len(given[key]):,} characters"
+    item = {"name": given[key], **_texts(given, "name", "description", "mimeType"), key: given[key]}
+    size = given.get("size")
+    return item | ({"size": size} if type(size) is int and size >= 0 else {}), ""
+
+
+def _prompt(given: Any) -> tuple[dict[str, Any], str]:
+    """The same for a prompt, with those of its arguments that have a name."""
+    if not isinstance(given, dict) or not isinstance(given.get("name"), str) or not given["name"]:
+        return {}, "it has no name"
+    found = given.get("arguments")
+    named = [a for a in found if isinstance(a, dict)] if isinstance(found, list) else []
+    arguments = [
+        {**_texts(a, "name", "description"), "required": a.get("required") is True}
+        for a in named[:_ARGUMENTS]
+        if isinstance(a.get("name"), str)
+    ]
+    return {**_texts(given, "name", "description"), "arguments": arguments}, ""
+
+
+def _texts(given: Mapping[str, Any], *names: str) -> dict[str, str]:
+    """Those of its fields that are text, each cut at what anybody reads of it."""
+    return {n: given[n][: 4 * LONGEST] for n in names if isinstance(given.get(n), str)}
+
+
+# The lists that servers send: (what one is called, what it is known by, what mends it).
+_LISTS: dict[str, tuple[str, str, Callable[[Any], tuple[dict[str, Any], str]]]] = {
+    "tools": ("tool", "name", _mended),
+    "resources": ("resource", "uri", _resource),
+    "resourceTemplates": ("resource", "uriTemplate", lambda given: _resource(given, "uriTemplate")),
+    "prompts": ("prompt", "name", _prompt),
+}
 
 
 def _size(value: Any) -> int:

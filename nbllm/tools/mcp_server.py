@@ -7,18 +7,23 @@ import asyncio
 import difflib
 import fnmatch
 import functools
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 from ..agents.process import ProcessTransport
 from ..core.errors import ConfigError
-from ..core.messages import Tool
+from ..core.messages import Message, Tool
 from .consent import Change, Consent, Described
 from .mcp import Connection, Limits
 from .mcp_content import Part
 from .mcp_entry import Entry
 from .mcp_errors import ToolFailed
 from .mcp_mend import clean, line, schema_problem, told
+from .mcp_offers import ADDRESS, Prompt, Resource, found
 from .names import fit
 from .usable import Arguments, Usable
+
+T = TypeVar("T")
 
 
 class Server:
@@ -61,11 +66,7 @@ class Server:
 
     async def described(self) -> list[Described]:
         """Its tools as it tells them now."""
-        async with self._listing:
-            connection = await self.connection()
-            found = await connection.tools()
-            self.notes = [f"mcp/{self.entry.name}: {note}" for note in connection.notes]
-            return found
+        return await self._told(lambda connection: connection.tools())
 
     async def changes(self) -> tuple[list[Described], list[Change]]:
         """(its tools, those that are not as they were allowed). The first look notes them all."""
@@ -133,6 +134,41 @@ class Server:
                 "not called"
             )
         return await connection.call(tool.name, arguments)
+
+    async def resources(self) -> list[Resource]:
+        """Its resources, as it tells of them now."""
+        return await self._told(lambda connection: connection.resources())
+
+    async def prompts(self) -> list[Prompt]:
+        """Its prompts, as it tells of them now."""
+        return await self._told(lambda connection: connection.prompts())
+
+    async def read(self, words: str, budget: int) -> list[Part]:
+        """The resource that `words` mean, as parts of a prompt. Raises ConfigError where there is none, and
+        other errors of ours."""
+        name = f"mcp/{self.entry.name}"
+        uri = words if "://" in words else found(words, await self.resources(), name)
+        connection = await self.connection()
+        return await connection.read(uri, f"{ADDRESS}{self.entry.name}/{words}", budget)
+
+    async def prompt(self, name: str, arguments: Mapping[str, str]) -> list[Message]:
+        """A prompt, filled. Raises ConfigError for a name or an argument that it does not know."""
+        there = {p.name: p for p in await self.prompts()}
+        if name not in there:
+            names = [line(n, 60) for n in there]
+            near = difflib.get_close_matches(name, names, 3)
+            hint = f"Did you mean {_listed(near)}?" if near else f"It has {_listed(names) or 'none'}."
+            raise ConfigError(f"mcp/{self.entry.name} has no prompt {line(name, 60)!r}.", hint=hint)
+        known = there[name].checked(arguments, f"mcp/{self.entry.name}")
+        return await (await self.connection()).prompt(name, known)
+
+    async def _told(self, ask: Callable[[Connection], Awaitable[T]]) -> T:
+        """What it answers to a question for a list; `notes` say what was left out."""
+        async with self._listing:
+            connection = await self.connection()
+            told = await ask(connection)
+            self.notes = [f"mcp/{self.entry.name}: {note}" for note in connection.notes]
+            return told
 
     async def close(self) -> None:
         """Ends its connection, and with it the command."""

@@ -13,13 +13,18 @@ from pathlib import Path
 
 from ..agents.process import ProcessTransport
 from ..core.errors import ConfigError, TransportError
+from ..core.messages import Message
+from ..core.values import BUDGET
 from ..routing.config import user_file
 from ..routing.registry import Registry
 from .consent import Consent
 from .mcp import Limits
 from .mcp_config import Places, load
+from .mcp_content import Part
 from .mcp_entry import Entry
 from .mcp_errors import ToolFailed
+from .mcp_mend import line
+from .mcp_offers import ADDRESS
 from .mcp_server import Server
 from .usable import Usable
 
@@ -116,6 +121,20 @@ class Servers:
         found = await asyncio.gather(*(self._from(*pair) for pair in wanted))
         usables = {id(u): u for some, _ in found for u in some}  # a server's tool is one object
         return list(usables.values()), list(dict.fromkeys(n for _, notes in found for n in notes))
+
+    async def resource(self, address: str, budget: int = BUDGET) -> list[Part]:
+        """What mcp://SERVER/RESOURCE is, as parts of a prompt of at most `budget` tokens of text. RESOURCE:
+        its name or its own address. Raises ConfigError for what is not there or not allowed, and what else
+        keeps it from being read."""
+        name, _, words = address.removeprefix(ADDRESS).partition("/")
+        if not address.startswith(ADDRESS) or not name or not words:
+            hint = "`%llm mcp resources SERVER` lists them."
+            raise ConfigError(f"Not a resource: {line(address, 100)!r} (mcp://SERVER/NAME).", hint=hint)
+        return await (await self.server(name)).read(words, budget)
+
+    async def prompt(self, server: str, name: str, arguments: Mapping[str, str]) -> list[Message]:
+        """A server's prompt, filled. Raises ConfigError for a name or an argument that it does not know."""
+        return await (await self.server(server)).prompt(name, arguments)
 
     async def _meant(self, name: str) -> list[tuple[str, str, bool]]:
         """[(server, pattern of its tools, whether the user wrote its name)] for a name."""
