@@ -100,6 +100,7 @@ class Client:
         self.timeouts, self.retries = timeouts or Timeouts(), retries or Retries()
         self.wrap, self.paced = tuple(wrap), paced
         self.budget: Budget | None = None  # of all its calls
+        self.sender: Handler | None = None  # sends in place of its own connections
         self.asker: Asker | None = None  # asks the person before a tool runs
         self._scales: dict[tuple[str, str], Scale] = {}  # by provider and model
         self._pool = Pool()
@@ -467,7 +468,7 @@ class Client:
         wrap = (in_turn, *self.wrap) if others else self.wrap
         budgets = budgets if self.budget is None else (*budgets, self.budget)
         told: dict[str, Any] = {"budgets": budgets, "known": taped}
-        handler = composed(sender(self._pool), retries, wrap, self.ledger, gates, **told)
+        handler = composed(self.sender or sender(self._pool), retries, wrap, self.ledger, gates, **told)
         return stream.start(running, handler(first, stream))
 
     def _others(self, request: Request, route: Route, **options: Any) -> list[Attempt]:

@@ -25,6 +25,7 @@ from ..core.errors import ConfigError
 from ..routing import prices
 from ..store import runs as files
 from ..store.runs import Row, RunFile, RunInfo
+from . import executors
 from .batch import Batches, BatchJob, refuse
 from .budget import Budget, Estimate, Price, Purse, price
 from .frame import joined
@@ -72,6 +73,7 @@ def map(
     confirm: Confirm = "ask",
     errors: Literal["keep", "raise"] = "keep",
     client: Client | None = None,
+    executor: Any = None,
     mode: Literal["now", "batch"] = "now",
     wait: bool = True,
     **options: Any,
@@ -90,18 +92,30 @@ def map(
     function is given the Estimate. errors: "raise" ends at the first failed row. mode: "batch" hands the rows
     in at once, to be answered within a day and for less; a run of the same name finds its batches again,
     whatever happened to this process. wait: False gives a BatchJob in place of the frame, with poll(),
-    collect() and cancel(). More options as in
+    collect() and cancel(). executor: sends from other threads, processes or machines: a
+    concurrent.futures.Executor, or a client of dask.distributed; each worker uses its own configuration and
+    keys, limits and budgets are kept here, and width is what keeps all workers busy. More options as in
     Client.stream. An interrupt ends the run: the frame has what was finished, and `resume` goes on. Raises
     ConfigError for what is wrong on this side, before anything is sent.
     """
     job = Job.of(template, model, schema, into, options, dedupe=dedupe)
     job.check(df)
     if _batch(mode, wait):
-        refuse(options, budget=budget, width=width, errors=None if errors == "keep" else errors)
+        raising = None if errors == "keep" else errors
+        refuse(options, budget=budget, width=width, errors=raising, executor=executor)
         return _handed_in(run or _new_name(), job, df, client=client, confirm=confirm, wait=wait)
     with RunFile(run or _new_name()) as file:
         limit, ends = Budget.of(budget), _raises(errors)
-        asked = _Run(file, job, client=client, width=width, budget=limit, confirm=confirm, raises=ends)
+        asked = _Run(
+            file,
+            job,
+            client=client,
+            width=width,
+            budget=limit,
+            confirm=confirm,
+            raises=ends,
+            executor=executor,
+        )
         return asked.over(df)
 
 
@@ -152,11 +166,13 @@ def resume(
     budget: Any = None,
     confirm: Confirm = "ask",
     client: Client | None = None,
+    executor: Any = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Goes on with a run that was stopped or killed, with what it was started with. df: the table; without
     one, the prompts stand in its place. Raises ConfigError where there is no such run."""
-    return _again(name, df, options, client=client, width=width, budget=budget, confirm=confirm, failed=False)
+    told: dict[str, Any] = {"width": width, "budget": budget, "confirm": confirm, "executor": executor}
+    return _again(name, df, options, client=client, failed=False, **told)
 
 
 def retry(
@@ -166,6 +182,7 @@ def retry(
     budget: Any = None,
     confirm: Confirm = "ask",
     client: Client | None = None,
+    executor: Any = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Asks the failed rows of a frame that `map` gave again, and those that were not reached. Raises
@@ -176,7 +193,8 @@ def retry(
             "This frame does not know its run.",
             hint="nbllm.rows.resume(name, df) goes on with a run by name.",
         )
-    return _again(name, df, options, client=client, width=width, budget=budget, confirm=confirm, failed=True)
+    told: dict[str, Any] = {"width": width, "budget": budget, "confirm": confirm, "executor": executor}
+    return _again(name, df, options, client=client, failed=True, **told)
 
 
 def errors(df: pd.DataFrame) -> pd.DataFrame:
@@ -195,6 +213,7 @@ def _again(
     width: int | None,
     budget: Any,
     confirm: Confirm,
+    executor: Any,
     failed: bool,
 ) -> pd.DataFrame:
     with RunFile(name, create=False) as file:
@@ -203,14 +222,14 @@ def _again(
         if df is not None:
             job.check(df)
         if about.get("mode") == "batch":
-            refuse(options, budget=budget, width=width)
+            refuse(options, budget=budget, width=width, executor=executor)
             asked = _Run(file, job, client=client, width=None, budget=Budget(), confirm=confirm)
             handle = asked.handed_in(df, failed=failed)
     if about.get("mode") == "batch":
         return handle.wait()
     with RunFile(name, create=False) as file:
         limit = Budget.of(about.get("budget") if budget is None else budget)
-        asked = _Run(file, job, client=client, width=width, budget=limit, confirm=confirm)
+        asked = _Run(file, job, client=client, width=width, budget=limit, confirm=confirm, executor=executor)
         return asked.over(df, failed=failed)
 
 
@@ -261,6 +280,7 @@ class _Run:
         budget: Budget,
         confirm: Confirm,
         raises: bool = False,
+        executor: Any = None,
     ) -> None:
         if width is not None and not (isinstance(width, int) and 1 <= width <= _WIDEST):
             raise ConfigError(f"width cannot be {width!r}.", hint=f"It is a number from 1 to {_WIDEST}.")
@@ -270,6 +290,10 @@ class _Run:
         self.client, self.width = client or default_client(), width or WIDTH
         self.confirm, self.raises = confirm, raises
         options = job.options
+        if executor is not None:
+            workers = executors.of(executor)
+            self.client = executors.client_for(self.client, workers, options.get("base_url"))
+            self.width = width or executors.width_of(workers) or WIDTH
         self.route = self.client.resolve(job.model, options.get("base_url"), options.get("dialect"))
         self.route.check()
 

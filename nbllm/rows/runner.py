@@ -23,6 +23,7 @@ from ..core.events import Response
 from ..core.messages import Request
 from ..core.schema import plain, value_of
 from ..store.runs import Row, RunFile
+from . import executors
 from .budget import Purse
 from .job import Job, whole
 from .progress import Progress, Totals
@@ -145,6 +146,7 @@ class Runner:
             found = self._sending["key"] if r is route else self.client.registry.key_for(r, None)
             first = self.client.attempt(self._request("Hello", r.model), r, key=found)
             answers.check(first.call, self._sending["known"])
+            executors.check(self.client, first, self.job.options.get("base_url"))
 
     def _request(self, prompt: str, model: str) -> Request:
         return self.client.request(prompt + self._words, model, **self._options)
