@@ -316,7 +316,7 @@ def test_conversations_are_listed_forked_undone_exported_and_forgotten(kernel, c
         [m.role, m.text] for m in from_json((tmp_path / "x.json").read_text(), tuple[Message, ...])
     ]
     assert ["user", "assistant"] * 2 == kernel.value("[m.role for m in said]")
-    assert "forgotten" in kernel.run("%llm chat clear talk").text
+    assert "deleted" in kernel.run("%llm chat clear talk").text
     ran = kernel.run("%llm chat show talk")
     assert "other" in "".join(ran.error["traceback"])
 

@@ -19,7 +19,7 @@ def budget(session: Session, rest: str) -> str:
     name = next((w.removeprefix("name=") for w in words if w.startswith("name=")), "")
     limits = [w for w in words if not w.startswith("name=")]
     if limits:
-        session.client.budget = _made(_read(limits), name or _notebook(session))
+        session.client.budget = _made(_read(limits), name or session.file)
     elif name:
         raise ConfigError("Which limit?", hint=f"For example: %llm budget $5 name={name[:40]}")
     there = session.client.budget
@@ -53,12 +53,6 @@ def _read(words: list[str]) -> dict[str, float]:
 
 def _made(limits: dict[str, float], name: str) -> Budget:
     return SharedBudget(name, **limits) if name else Budget(**limits)
-
-
-def _notebook(session: Session) -> str:
-    """The notebook's file, where the kernel is told of it; "" where it is not."""
-    told = session.namespace.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
-    return told if isinstance(told, str) else ""
 
 
 def _off(session: Session) -> str:

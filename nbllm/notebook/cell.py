@@ -88,10 +88,10 @@ def ask(
 ) -> Response | Comparison | None:
     """Asks now and here, or in the background where the question says so; shows the answers beside those of
     `before`."""
+    asked, keep = turn(session, asked)
     if asked.options.get("dry_run"):
         dry_run.show(session, asked)
         return None
-    asked, keep = turn(session, asked)
     run = Run.of(asked, session.send)
     if background.wanted(session, run) and not before:
         background.begin(session, run, out, keep)

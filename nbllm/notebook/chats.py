@@ -3,13 +3,18 @@ turns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from uuid import uuid4
 
-from ..core.compaction import sent, with_pin
-from ..core.errors import ConfigError
+from ..core.codec import VERSION, check_version, from_plain, to_plain
+from ..core.compaction import going_on, sent, with_pin
+from ..core.errors import ConfigError, NbllmError, scrub
 from ..core.events import Response, cost_of
 from ..core.messages import Document, Image, Message, Part, caption
+from ..store.chats import KeptChats
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +28,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What was asked and what came, and where it was asked."""
+    """What was asked and what came, and where it was asked. id: what it is known by on disk."""
 
     place: Place
     asked: Message
     response: Response
+    id: str = field(default_factory=lambda: uuid4().hex, compare=False)
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -43,6 +49,7 @@ class Chat:
 
     name: str
     turns: list[Turn] = field(default_factory=list)
+    changed: Callable[[Chat], None] = field(default=lambda _: None, repr=False, compare=False)
 
     def before(self, place: Place) -> tuple[Message, ...]:
         """What a question asked at `place` goes on from."""
@@ -64,6 +71,7 @@ class Chat:
         self.turns[at:at] = [turn]
         stale = {id(self.turns[i + (i >= at)]) for i in old}
         self.turns[:] = [t for t in self.turns if id(t) not in stale]
+        self.changed(self)
 
     def replace(self, old: Turn, new: Turn) -> None:
         """Puts `new` where `old` stands; at the end where it stands no more. An answer that says nothing
@@ -71,6 +79,7 @@ class Chat:
         if not new.response.empty:
             at = self.place_of(old)
             self.turns[at : at + 1] = [new]
+            self.changed(self)
 
     def place_of(self, turn: Turn | None) -> int:
         """Where a turn stands, pinned or not since; the end where it stands no more."""
@@ -102,23 +111,101 @@ class Chat:
         return cost_of(t.response for t in self.turns)
 
 
-class Chats:
-    """The notebook's conversations by name."""
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Where conversations are kept, and how. place: the notebook that they belong to; secrets: what no file
+    may hold; tell: what is to be told to the user."""
 
-    def __init__(self) -> None:
+    file: KeptChats
+    place: str
+    secrets: tuple[str, ...] = ()
+    tell: Callable[[str], None] = lambda _: None
+
+    def load(self, name: str) -> list[Turn]:
+        """A conversation's turns. What cannot be read is told, and stays where it is."""
+        try:
+            found = self.file.load(self.place, name)
+        except ConfigError as error:
+            self.tell(str(error))
+            return []
+        turns, broken = list[Turn](), 0
+        for ident, text in found:
+            try:
+                turns.append(_read(ident, text))
+            except (NbllmError, ValueError, TypeError, KeyError, RecursionError):
+                broken += 1
+        if broken:
+            self.tell(f"{broken} of the {len(found)} turns of {name} cannot be read, and are left out.")
+        return turns
+
+    def save(self, chat: Chat, kept: dict[str, Turn]) -> None:
+        """Writes what has changed since `kept` was written."""
+        now = {t.id: t for t in chat.turns}
+        texts = {i: scrub(_text(t), self.secrets) for i, t in now.items() if kept.get(i) is not t}
+        self.file.write(self.place, chat.name, list(now), texts, kept.keys() - now.keys())
+        kept.clear()
+        kept.update(now)
+
+
+def _text(turn: Turn) -> str:
+    """A turn for the file: without what was sent, which is the turns before it, unless it was shortened."""
+    said, request = turn.response, turn.response.request
+    if request is not None and going_on(request.messages, said) is None:
+        said = replace(said, request=None)
+    told = {"nbllm": VERSION, "cell": turn.place.cell, "execution": turn.place.execution}
+    return json.dumps({**told, "asked": to_plain(turn.asked), "response": to_plain(replace(said, raw={}))})
+
+
+def _read(ident: str, text: str) -> Turn:
+    told = json.loads(text)
+    check_version(told["nbllm"])
+    place = Place(str(told["cell"]), str(told["execution"]))
+    return Turn(place, from_plain(told["asked"], Message), from_plain(told["response"], Response), ident)
+
+
+class Chats:
+    """The notebook's conversations by name. shelf: where they are kept, None where they are not."""
+
+    def __init__(self, shelf: Callable[[], Shelf | None] = lambda: None) -> None:
         self._chats: dict[str, Chat] = {}
+        self._kept: dict[str, dict[str, Turn]] = {}  # by name: the turns as they were written or read last
+        self._shelf = shelf
+        self._problem, self._lock = "", threading.Lock()
 
     def __iter__(self) -> Iterator[Chat]:
-        return iter(self._chats.values())
+        """Those of this session, and those that are kept."""
+        if (shelf := self._shelf()) is not None:
+            for found in shelf.file.listed(shelf.place):
+                self.open(found.chat)
+        return iter(list(self._chats.values()))
 
     def open(self, name: str) -> Chat:
-        """The conversation `name`, a new one where there is none."""
-        return self._chats.setdefault(name, Chat(name))
+        """The conversation `name`, as it is kept, a new one where there is none."""
+        if name not in self._chats:
+            shelf = self._shelf()
+            turns = shelf.load(name) if shelf is not None else []
+            self._kept[name] = {t.id: t for t in turns}
+            self._chats[name] = Chat(name, turns, self._changed)
+        return self._chats[name]
+
+    def _changed(self, chat: Chat) -> None:
+        """Keeps a conversation, where they are kept. What keeps a file from being written is told, once, and
+        no turn is lost by it."""
+        shelf = self._shelf()
+        if shelf is None or self._chats.get(chat.name) is not chat:
+            return
+        try:
+            with self._lock:
+                shelf.save(chat, self._kept.setdefault(chat.name, {}))
+        except ConfigError as error:
+            if self._problem != str(error):
+                self._problem = str(error)
+                shelf.tell(self._problem)
 
     def get(self, name: str) -> Chat:
         """The conversation `name`. Raises ConfigError with those there are."""
-        if name not in self._chats:
-            there = ", ".join(self._chats) or "none yet"
+        if name not in self._chats and name not in (known := [chat.name for chat in self]):
+            there = ", ".join(known) or "none yet"
             raise ConfigError(
                 f"No conversation is called {name!r}." if name else "Which conversation?",
                 hint=f"There are: {there}. A cell with chat=NAME begins one.",
@@ -130,11 +217,14 @@ class Chats:
         chat = self.get(name)
         if not chat.turns:
             raise ConfigError(f"The conversation {name!r} has no turns.", hint="Nothing was undone.")
-        return chat.turns.pop()
+        undone = chat.turns.pop()
+        self._changed(chat)
+        return undone
 
     def pin(self, name: str, number: str = "", *, pinned: bool = True) -> int:
         """Pins a turn, or lets go of it; gives its number, from 1 on ("" for the last)."""
-        turns = self.get(name).turns
+        chat = self.get(name)
+        turns = chat.turns
         n = int(number) if number.isdecimal() else 0 if number else len(turns)
         if not 1 <= n <= len(turns):
             raise ConfigError(
@@ -142,23 +232,28 @@ class Chats:
                 hint=f"It has {len(turns)}, counted from 1: %llm chat pin {name} N.",
             )
         turns[n - 1] = replace(turns[n - 1], asked=with_pin(turns[n - 1].asked, pinned))
+        self._changed(chat)
         return n
 
     def fork(self, name: str, other: str) -> Chat:
         """A copy under another name, which goes its own way."""
         chat = self.get(name)
-        if other in self._chats or not other.isidentifier():
+        if other in (c.name for c in self) or not other.isidentifier():
             raise ConfigError(
                 f"{other!r} cannot be the copy's name.",
                 hint="%llm chat fork NAME OTHER, where OTHER is a new name of letters, digits and _.",
             )
-        self._chats[other] = Chat(other, [replace(t, place=Place()) for t in chat.turns])
+        self._chats[other] = Chat(other, [replace(t, place=Place()) for t in chat.turns], self._changed)
+        self._changed(self._chats[other])
         return self._chats[other]
 
     def clear(self, name: str) -> int:
-        """Forgets a conversation; gives how many turns it had."""
-        chat = self.get(name)
+        """Forgets a conversation, also where it is kept; gives how many turns it had."""
+        chat, shelf = self.get(name), self._shelf()
+        if shelf is not None:
+            shelf.file.forget(shelf.place, name)
         del self._chats[name]
+        self._kept.pop(name, None)
         return len(chat.turns)
 
 

@@ -18,6 +18,7 @@ from ..routing.config import plain, user_file
 from ..routing.toml_edit import set_entry
 from ..store.recordings import Recording, Tape, beside
 from .cell import ask, models_of, run_cell, with_schema
+from .chats import Chats
 from .comparison import Comparison
 from .completion import choices
 from .question import Question, checked
@@ -314,27 +315,15 @@ def _cost(session: Session, rest: str) -> Any:
 
 
 def _chat(session: Session, rest: str) -> Any:
-    """list, open, show, pin, unpin, undo, fork, export, clear."""
+    """list, open, show, pin, unpin, undo, fork, export, forget."""
     from ..core.codec import to_json
     from .chats import markdown, messages
 
     word, *names = rest.split() or ["list"]
     chats = session.chats
-    if word == "list":
-        return _frame(
-            [
-                {
-                    "chat": c.name,
-                    "turns": len(c.turns),
-                    "tokens": c.tokens,
-                    "cost_usd": c.cost,
-                    "model": c.turns[-1].response.model if c.turns else None,
-                }
-                for c in chats
-            ],
-            ["chat", "turns", "tokens", "cost_usd", "model"],
-        ).set_index("chat")
     name = names[0] if names else ""
+    if word == "list":
+        return _all_chats() if name == "--all" else _chats(chats)
     if word == "open":
         return _open(session, " ".join(names[1:]), name)
     if word == "show":
@@ -349,8 +338,8 @@ def _chat(session: Session, rest: str) -> Any:
             f"{chats.fork(name, names[1] if len(names) > 1 else '').name} goes on from {name} with "
             f"{len(chats.get(name).turns)} turns."
         )
-    if word == "clear":
-        return f"{name} is forgotten ({chats.clear(name)} turns)."
+    if word in ("clear", "forget"):
+        return _forget(session, name)
     if word == "export":
         chat = chats.get(name)
         if len(names) == 1:
@@ -361,8 +350,44 @@ def _chat(session: Session, rest: str) -> Any:
     raise ConfigError(
         f"%llm chat has no {word!r}.",
         hint="list, open NAME [MODEL], show NAME, pin NAME [N], unpin NAME [N], undo NAME, fork NAME OTHER, "
-        "export NAME [FILE], clear NAME.",
+        "export NAME [FILE], forget NAME (--all: what is kept of all notebooks), list --all.",
     )
+
+
+def _chats(chats: Chats) -> Any:
+    rows = [
+        {
+            "chat": c.name,
+            "turns": len(c.turns),
+            "tokens": c.tokens,
+            "cost_usd": c.cost,
+            "model": c.turns[-1].response.model if c.turns else None,
+        }
+        for c in chats
+    ]
+    return _frame(rows, ["chat", "turns", "tokens", "cost_usd", "model"]).set_index("chat")
+
+
+def _all_chats() -> Any:
+    """What is kept of all notebooks."""
+    import pandas as pd
+
+    from ..store.chats import KeptChats
+
+    rows = [(k.chat, k.place, k.turns, k.bytes, k.at) for k in KeptChats().listed()]
+    frame = _frame(rows, ["chat", "notebook", "turns", "bytes", "last"]).set_index("chat")
+    return frame.assign(last=pd.to_datetime(frame["last"], unit="s", utc=True).dt.round("s"))
+
+
+def _forget(session: Session, name: str) -> str:
+    """Forgets a conversation; --all: all that are kept, of this notebook and the others."""
+    from ..store.chats import KeptChats
+
+    if name != "--all":
+        return f"Conversation {name} was deleted ({session.chats.clear(name)} turns)."
+    for chat in list(session.chats):
+        session.chats.clear(chat.name)
+    return f"All conversations were deleted (also {KeptChats().forget()} turns of other notebooks)."
 
 
 def _open(session: Session, rest: str, name: str) -> Any:

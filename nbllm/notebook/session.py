@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import deque
 from collections.abc import Mapping
@@ -19,7 +20,8 @@ from ..core.events import Response
 from ..core.messages import Message, Text
 from ..core.options import REQUEST, SENDING, USE
 from ..routing.registry import Route
-from .chats import Chats, Place
+from ..store.chats import KeptChats
+from .chats import Chats, Place, Shelf
 from .comparison import Comparison
 from .question import Contestant, Question, spendable
 from .so_far import NotebookSoFar
@@ -59,11 +61,15 @@ class Session:
     noting: Any = None  # the hook that notes it
     offered: dict[str, str] = field(default_factory=dict)  # code that cells have put below themselves
     fragments: dict[str, str] = field(default_factory=dict)  # prompts kept by save=
-    chats: Chats = field(default_factory=Chats)
+    chats: Chats = field(init=False)
     running: list[Any] = field(default_factory=list)  # runs that are answered in the background
     settings: Any = None  # what %config NbLLM shows
     comm: Any = None  # the small widget that was made so that later ones are heard while a cell runs
     matcher: Any = None  # the completion that was installed
+    _chats_of: str = ""  # whose conversations are kept
+
+    def __post_init__(self) -> None:
+        self.chats = Chats(self._shelf)
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -75,6 +81,24 @@ class Session:
     def notebook(self) -> str:
         """The notebook's path, "" where the front end does not say."""
         return str(self.namespace.get("__vsc_ipynb_file__") or "")
+
+    @property
+    def file(self) -> str:
+        """The notebook's file, where the front end or its server tells of it; "" where neither does."""
+        told = self.namespace.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
+        return told if isinstance(told, str) else ""
+
+    def _shelf(self) -> Shelf | None:
+        """Where conversations are kept, where the user's configuration says so; of a notebook without a name
+        by its folder."""
+        registry = self.client.registry
+        if not registry.keep_chats:
+            return None
+        if not self._chats_of:
+            self._chats_of = self.file or os.getcwd()
+        names = {name for row in registry.rows.values() for name in row.key_env}
+        secrets = tuple(value for name in sorted(names) if (value := registry.env.get(name)))
+        return Shelf(KeptChats(), self._chats_of, secrets, self.say)
 
     @property
     def last(self) -> Response | None:

@@ -116,6 +116,7 @@ class Config:
     tools: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # HTTP endpoints that models may use
     chosen: str = ""  # the project's file that chose the default model, "" where none did
     ledger: str = LEDGERS[0]
+    keep_chats: bool = False  # whether named conversations are kept on disk
 
 
 def user_file() -> Path:
@@ -262,7 +263,7 @@ def _allow(config: Config, layer: Layer) -> None:
 
 def _apply(config: Config, layer: Layer) -> None:
     for table in layer.data:
-        if table not in (*_TABLES, "ledger"):
+        if table not in (*_TABLES, "ledger", "keep_chats"):
             config.problems.append(
                 _problem(layer, f"unknown table {table!r}; expected {', '.join(_TABLES)}", table)
             )
@@ -297,6 +298,18 @@ def _apply(config: Config, layer: Layer) -> None:
             config.tools[name] = table
     _use(config, layer)
     _ledger(config, layer)
+    _keep_chats(config, layer)
+
+
+def _keep_chats(config: Config, layer: Layer) -> None:
+    """Whether conversations are kept, as the user's own files say."""
+    said = layer.data.get("keep_chats", config.keep_chats)
+    if isinstance(said, bool) and (not layer.project or "keep_chats" not in layer.data):
+        config.keep_chats = said
+        return
+    wrong = "a project does not choose 'keep_chats'" if layer.project else "'keep_chats' is true or false"
+    expected = f"expected keep_chats = true above the tables of {user_file()}"
+    config.problems.append(_problem(layer, f"{wrong}; {expected}", "keep_chats"))
 
 
 def _ledger(config: Config, layer: Layer) -> None:

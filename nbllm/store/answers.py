@@ -17,6 +17,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from ..core.calls import shown
 from ..core.codec import VERSION, check_version, digest, from_plain, to_plain
 from ..core.errors import ConfigError, NbllmError, ProtocolError
 from ..core.events import Event, Finished, Notice, Restarted
-from .database import home, on_network, own_folder, private
+from .database import home, shared
 
 if TYPE_CHECKING:
     import sqlite3
@@ -200,29 +201,8 @@ class Answers:
                 hint="`%llm cache clear` begins anew.",
             ) from None
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        import sqlite3
-
-        path = self.path
-        if not path.exists():
-            path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            own_folder(path.parent)
-            os.close(private(path, os.O_RDWR))
-        if path.is_symlink() or on_network(path):
-            raise PermissionError("it is a link, or lies on a network, where locks do not hold")
-        with contextlib.closing(sqlite3.connect(path, timeout=_BUSY, isolation_level=None)) as db:
-            db.execute("pragma trusted_schema=off")
-            db.execute("pragma synchronous=off")  # a kill loses nothing; a power cut may cost what is kept
-            version = db.execute("pragma user_version").fetchone()[0]
-            if version > _FORMAT:
-                raise ConfigError(f"a newer nbllm made it (format {version})")
-            if version < _FORMAT:
-                db.execute("pragma journal_mode=truncate")
-                db.execute("begin immediate")
-                for words in (*_TABLES, f"pragma user_version={_FORMAT}", "commit"):
-                    db.execute(words)
-            yield db
+    def _open(self) -> AbstractContextManager[sqlite3.Connection]:
+        return shared(self.path, _TABLES, _FORMAT, wait=_BUSY)  # a power cut may cost what is kept
 
 
 def _known(data: bytes) -> Known:

@@ -194,6 +194,39 @@ def reading(path: Path, version: int = 1) -> Iterator[sqlite3.Connection]:
         db.close()
 
 
+@contextmanager
+def shared(
+    path: Path, tables: Iterable[str], version: int, *, synchronous: str = "off", wait: float = _BUSY
+) -> Iterator[sqlite3.Connection]:
+    """A connection to a file that several processes write, each piece of work on one of its own: it keeps a
+    rollback journal, and nothing is held over a fork. Made where it is not there. synchronous: "off" loses
+    nothing by a kill, "full" nothing by a power cut. Raises OSError, sqlite3.Error, and ConfigError for a
+    file that a newer nbllm has made."""
+    import sqlite3
+
+    if not path.exists():
+        path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own_folder(path.parent)
+        os.close(private(path, os.O_RDWR))
+    if path.is_symlink() or on_network(path):
+        raise PermissionError("it is a link, or lies on a network, where locks do not hold")
+    db = sqlite3.connect(path, timeout=wait, isolation_level=None)
+    try:
+        db.execute("pragma trusted_schema=off")
+        db.execute(f"pragma synchronous={synchronous}")
+        found = db.execute("pragma user_version").fetchone()[0]
+        if found > version:
+            raise ConfigError(f"a newer nbllm made it (format {found})")
+        if found < version:
+            db.execute("pragma journal_mode=truncate")
+            db.execute("begin immediate")
+            for words in (*tables, f"pragma user_version={version}", "commit"):
+                db.execute(words)
+        yield db
+    finally:
+        db.close()
+
+
 def _checked(db: sqlite3.Connection, path: Path, version: int) -> None:
     (found,) = db.execute("pragma user_version").fetchone()
     if found > version:

@@ -51,8 +51,8 @@ SUBCOMMANDS: dict[str, str] = {
     "alias": "a short name for a model: %llm alias fast gemini/flash (--save: for good)",
     "again": "the last prompt again, elsewhere or otherwise: %llm again claude/sonnet",
     "chat": "conversations: %llm chat list | open NAME [MODEL] (a panel) | show NAME | pin NAME [N] | "
-    "unpin NAME [N] | undo NAME | fork "
-    "NAME OTHER | export NAME [FILE] | clear NAME",
+    "unpin NAME [N] | undo NAME | fork NAME OTHER | export NAME [FILE] | forget NAME; keep_chats = true in "
+    "your configuration keeps them on disk (list --all, forget --all: those of all notebooks)",
     "prompt": "prompts that save= keeps, here or in the project (save=prompts/NAME): %llm prompt list | show "
     "NAME | diff NAME (since the last commit) | edit NAME (in the next cell) | forget NAME",
     "fix": "why the last cell failed, what to change, and the corrected cell below, unrun: %llm fix "
