@@ -174,13 +174,13 @@ def test_a_body_that_the_end_of_the_connection_ends(start):
         ([None, CHUNKED + chunk(EVENT), "close"], errors.StreamCut, "in the middle"),
         ([None, head(b"content-length: 99") + EVENT, "close"], errors.StreamCut, "in the middle"),
         ([None, "close"], errors.StreamCut, "before it answered"),
-        ([None, b"220 smtp.example ESMTP\r\n"], errors.StreamCut, "before it answered"),
-        ([None, head(b"x: " + b"y" * 300_000)], errors.StreamCut, "before it answered"),
-        ([None, head(status=b"101 Switching Protocols") + b"x"], errors.StreamCut, "before it answered"),
-        ([None, CHUNKED + b"zz\r\n"], errors.StreamCut, "closed the connection"),
+        ([None, b"220 smtp.example ESMTP\r\n"], errors.ProtocolError, "does not speak HTTP.*220 smtp"),
+        ([None, head(b"x: " + b"y" * 300_000)], errors.ProtocolError, "its headers are too large"),
+        ([None, head(status=b"101 Switching Protocols") + b"x"], errors.ProtocolError, "another protocol"),
+        ([None, CHUNKED + b"zz\r\n"], errors.ProtocolError, "the size of a chunk is broken: 'zz'"),
     ],
 )
-def test_what_is_not_a_whole_answer_is_a_cut_stream(steps, error, words):
+def test_what_is_not_a_whole_answer_is_said_as_what_it_is(steps, error, words):
     """Whatever the server did instead of answering; nothing waits for ever."""
     with server(steps) as (url, _), pytest.raises(error, match=words):
         ask(url)
@@ -502,8 +502,8 @@ ENDLESS = {
 
 @pytest.mark.parametrize("pieces", ENDLESS.values(), ids=ENDLESS)
 def test_what_stands_beside_a_body_is_bounded(pieces):
-    """A head, or a part of the framing, that does not end is a cut stream."""
-    with server([None, *pieces, b"never"]) as (url, _), pytest.raises(errors.StreamCut):
+    """A head, or a part of the framing, that does not end cannot be read."""
+    with server([None, *pieces, b"never"]) as (url, _), pytest.raises(errors.ProtocolError):
         ask(url)
 
 

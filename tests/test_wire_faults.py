@@ -222,7 +222,7 @@ def test_tls_behind_a_plain_address_is_named():
     """As it answers plain HTTP: by an alert."""
     with (
         server([None, b"\x15\x03\x01\x00\x02\x02\x28", "close"]) as (url, _),
-        pytest.raises(errors.StreamCut, match="https"),
+        pytest.raises(errors.ProtocolError, match="https"),
     ):
         nbllm.stream("hi", "m", base_url=url, retries=0, timeout=20).response()
 

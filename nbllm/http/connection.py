@@ -25,13 +25,14 @@ from ..core.addresses import Address, ip, is_public
 from ..core.calls import Read, Trace
 from ..core.errors import ConnectFailed
 from .stamps import Stamped
+from .tidy import Tidy
 
 _HIGH, _LOW = 2**22, 2**20  # bytes that wait for the consumer
 _HEAD_LIMIT = (
     2**18
 )  # bytes of status line and headers, and of whatever else stands beside a body without a byte of it
 _HEADERS = 256  # how many of them
-_TLS_ALERT = b"\x15\x03"
+_TLS_ALERT, _HTTP = b"\x15\x03", b"HTTP/"
 _EYEBALLS = 0.25  # seconds until a second address is tried beside the first (RFC 8305)
 
 
@@ -48,6 +49,9 @@ class Head:
     boundary: bool = False  # the last thing parsed was the end of a chunk, or of the body by its length
     chunked: bool = False
     framed: bool = False  # by chunks or by a length: then the end of the connection is not an end
+    begun: bool = False  # the first byte of the body, or the first chunk's size
+    raw: bytes = b""  # all that came until then
+    tidy: Tidy | None = None  # what makes strict an answer that the parser refused
 
 
 class Connection:
@@ -135,7 +139,7 @@ class Connection:
     async def exchange(self, request: bytes, trace: Trace) -> Head:
         """Sends a whole request and gives the answer's head once it is there. Raises OSError and httpx's
         protocol errors."""
-        self.head, self._trace, self._parser = Head(), trace, httptools.HttpResponseParser(self)
+        self.head, self._trace, self._parser = Head(), trace, self._new_parser()
         self.uses += 1
         trace.marks["send_start"] = time.perf_counter()
         try:
@@ -273,18 +277,42 @@ class Connection:
 
     def _fed(self, data: bytes) -> str:
         """What is wrong with the bytes, "" for nothing."""
+        head = self.head
+        if not head.begun:
+            head.raw += data
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            return "the server wants another protocol"
-        except (httptools.HttpParserError, httptools.HttpParserCallbackError) as exc:
-            alert = data.startswith(_TLS_ALERT) and not self.head.complete
-            return (
-                "it speaks TLS, so the address begins with https://"
-                if alert
-                else f"not an HTTP/1.1 answer: {exc}"
-            )
-        return ""
+            strict = data if head.tidy is None else head.tidy.feed(data)
+            if strict:
+                self._parser.feed_data(strict)
+        except httptools.HttpParserCallbackError as exc:
+            return str(exc.__context__ or exc)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            if head.status == 101 or "Upgrade" in str(exc):
+                return "it wants another protocol"
+            if head.begun or head.ended or head.tidy is not None:
+                return f"it is no HTTP/1.1: {exc}"
+        except ValueError as exc:  # of Tidy
+            return str(exc)
+        else:
+            return ""
+        return self._tidied()
+
+    def _tidied(self) -> str:
+        """Begins again with an answer that the strict parser refused; as _fed."""
+        head, raw = self.head, self.head.raw
+        if raw.startswith(_TLS_ALERT):
+            return "it speaks TLS, so the address begins with https://"
+        if not _HTTP.startswith(raw[: len(_HTTP)].upper()):
+            return f"it does not speak HTTP, and began with {raw[:40].decode('latin-1')!r}"
+        head.headers.clear()
+        head.raw, head.tidy, head.complete = b"", Tidy(), False
+        self._parser = self._new_parser()
+        return self._fed(raw)
+
+    def _new_parser(self) -> Any:
+        parser = httptools.HttpResponseParser(self)
+        parser.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)
+        return parser
 
     def _at_boundary(self, data: bytes) -> bool:
         """Whether nothing follows the body in these bytes: neither the next chunk's size nor the last
@@ -331,18 +359,24 @@ class Connection:
         head.status, head.version = self._parser.get_status_code(), self._parser.get_http_version()
         if head.status >= 200:
             named = {name.lower(): value.lower() for name, value in head.headers}
-            head.chunked = b"chunked" in named.get(b"transfer-encoding", b"")
+            codings = named.get(b"transfer-encoding", b"")
+            head.chunked = b"chunked" in codings
+            odd = [
+                c for c in codings.replace(b" ", b"").split(b",") if c not in (b"", b"chunked", b"identity")
+            ]
+            if odd:
+                raise ValueError(f"it is sent as {odd[0][:40].decode('latin-1')!r}, which was not asked for")
             head.framed = head.chunked or b"content-length" in named or head.status in (204, 304)
             head.complete = True
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
         self._body.append(data)
-        self.head.boundary = False
+        self.head.begun, self.head.boundary = True, False
 
     def on_chunk_header(self) -> None:
         """A chunk's size line: what follows came later than what was before."""
-        self.head.boundary = False
+        self.head.begun, self.head.boundary = True, False
 
     def on_chunk_complete(self) -> None:
         """A chunk's end."""

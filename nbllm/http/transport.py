@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
@@ -418,9 +419,16 @@ def _translated(
             "The request holds a header that HTTP does not allow.",
             hint="Check the key for line breaks or spaces.",
         )
+    if isinstance(exc, httpx.RemoteProtocolError) and not _CUT.search(str(exc)):
+        return errors.ProtocolError(
+            f"{address.place}{_through(proxy)} sent what cannot be read{' in mid-answer' * started}: {exc}.",
+            hint="Check base_url: another kind of server, or something on the way, may have answered.",
+        )
     when = "in the middle of the answer" if started else "before it answered"
-    why = f" ({exc})" if isinstance(exc, httpx.RemoteProtocolError) else ""
     return errors.StreamCut(
-        f"{address.place}{_through(proxy)} closed the connection {when}{why}.",
+        f"{address.place}{_through(proxy)} closed the connection {when}.",
         hint="Try again; the partial answer is kept.",
     )
+
+
+_CUT = re.compile("disconnected|closed")  # in the words of httpx's own transport
