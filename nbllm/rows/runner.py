@@ -8,7 +8,7 @@ import json
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +30,7 @@ from .progress import Progress, Totals
 
 STOPPED = "stopped by the user"
 _FETCH = 200  # prompts that are read from disk at once
-_PACE = 0.03  # seconds between two transactions
+_PACE = 0.005  # seconds between two transactions
 _TICK = 0.1  # seconds between two looks at how it goes
 _LONGEST_ERROR = 500  # characters of a message that are kept
 # After these every other row would fail as well: the run ends, and its rows stay to be asked.
@@ -60,10 +60,12 @@ def answer_of(job: Job, response: Response) -> str:
 
 
 class Recorder:
-    """Writes what is put into it, in transactions of many rows. failure: why the disk took no more."""
+    """Writes what is put into it, in transactions of many rows. told: is called after each;
+    done: how many items it is done with. failure: why the disk took no more."""
 
-    def __init__(self, file: RunFile) -> None:
-        self._file, self.failure = file, ""
+    def __init__(self, file: RunFile, told: Callable[[], Any]) -> None:
+        self._file, self._told, self.failure = file, told, ""
+        self.given = self.done = 0  # items
         self.unsaved: dict[str, Row] = {}
         self._queue: queue.SimpleQueue[Row | str | None] = queue.SimpleQueue()
         self._closing = threading.Event()
@@ -71,7 +73,8 @@ class Recorder:
         self._thread.start()
 
     def put(self, item: Row | str) -> None:
-        """What came of a question, or the id of one that is being sent."""
+        """What came of a question, or the id of one that is being sent. One thread."""
+        self.given += 1
         self._queue.put(item)
 
     def close(self) -> None:
@@ -87,6 +90,8 @@ class Recorder:
             while not self._queue.empty() and (item := self._queue.get()) is not None:
                 items.append(item)
             self._record(items)
+            self.done += len(items)
+            self._told()
             if item is None:
                 return
 
@@ -116,6 +121,7 @@ class Runner:
     _fetched: deque[tuple[str, str]] = field(default_factory=deque)
     _streams: set[Stream] = field(default_factory=set)
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
+    _written: asyncio.Event = field(default_factory=asyncio.Event)
     _route: Any = None
     _sending: dict[str, Any] = field(default_factory=dict, repr=False)
     _words: str = ""  # that ask for JSON, where the provider has no mode for schemas
@@ -153,7 +159,7 @@ class Runner:
 
     def run(self, progress: Progress) -> None:
         """Asks all, from the caller's thread. An interrupt ends it; what is on its way is broken off."""
-        self.recorder = Recorder(self.file)
+        self.recorder = Recorder(self.file, lambda: engine().loop.call_soon_threadsafe(self._wake))
         future = engine().submit(self._run())
         try:
             while not future.done():
@@ -174,6 +180,10 @@ class Runner:
         """Starts no more and stops what runs. Any thread."""
         self.ended = self.ended or why
         engine().loop.call_soon_threadsafe(self._stop)
+
+    def _wake(self) -> None:
+        self._written.set()
+        self._written = asyncio.Event()
 
     def _stop(self) -> None:
         self._settled.set()
@@ -197,6 +207,12 @@ class Runner:
             if self.ended:
                 return
             await self._one(id, prompt, need)
+            await self._on_disk(self.recorder.given)
+
+    async def _on_disk(self, place: int) -> None:
+        """Until what was noted is written: a row that a crash would lose still counts as on its way."""
+        while self.recorder.done < place:
+            await self._written.wait()
 
     async def _room(self) -> None:
         """Until a row under way has ended, whose reservation may leave room."""
