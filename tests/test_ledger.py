@@ -103,6 +103,30 @@ def test_a_kill_loses_and_doubles_nothing(place):
     assert_whole(read(), told)
 
 
+@POSIX
+def test_eight_kernels_write_at_once_and_four_are_killed(place):
+    """The others go on as before; each row that was told to be written is there, and every file is sound."""
+    writers, told = [python(WRITER) for _ in range(8)], {}
+    for number in range(60):
+        for writer in writers:
+            if (line := writer.stdout.readline().split()) and len(line) == 2:
+                told[line[0]] = int(line[1])
+        if number in (10, 20, 30, 40):
+            writers[number // 10].kill()
+    for writer in writers:
+        writer.kill()
+        told |= {w[0]: int(w[1]) for line in writer.stdout if len(w := line.split()) == 2}
+        writer.wait()
+        writer.stdout.close()
+    assert 8 == len(told)
+    for path in (place / "ledger").glob("*.sqlite"):
+        with closing(sqlite3.connect(path)) as db:
+            assert [("ok",)] == db.execute("pragma integrity_check").fetchall()
+    assert_whole(read(), told)
+    fold(place / "ledger")
+    assert_whole(read(), told)
+
+
 def assert_whole(found, told):
     rows, problems = found
     assert [] == problems
