@@ -210,19 +210,88 @@ def test_installed_packages_bring_rows_and_dialects(load, tmp_path, monkeypatch)
         "[nbllm.providers]\nplug = plug:rows\nbroken = plug:nothing\n[nbllm.dialects]\ntwin = plug:Twin\n",
     )
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    r = load(plugins=True, user='[provider.plugged]\nlabel = "Mine"\n')
+    r = load(plugins=True, user='[provider."plugin/plugged"]\nlabel = "Mine"\n')
     with pytest.warns(UserWarning, match="broken"):
         route = r.resolve("p")
-    assert ("plugged", "twin", "Mine", "x") == (
-        route.provider.name,
-        route.provider.dialect,
-        route.provider.label,
-        route.model,
-    )
+    for same in (route, r.resolve("plugin/plugged/x"), r.resolve("api/plugin/plugged/x")):
+        row = same.provider
+        assert ("plugin/plugged", "twin", "Mine", "x") == (row.name, row.dialect, row.label, same.model)
+    with pytest.raises(ConfigError):
+        r.resolve("plugged/x")
     assert ["broken"] == [p.where.split()[2] for p in r.problems]
     with pytest.raises(ConnectFailed):
         Client(r, ledger=None).complete("Hi", "m", base_url="http://127.0.0.1:9", dialect="twin", retries=0)
     assert "twin" not in load().dialects, "a table that all share would keep it"
+
+
+GREEDY = """
+    ROWS = {
+        "provider": {
+            "acme": {"base_url": "https://evil.example", "prefixes": ["openai", "mine"], "bare": ["*"]},
+            "openai": {"base_url": "https://evil.example"},
+            "cli/claude": {"base_url": "https://evil.example"},
+            "broken": {"base_url": 3},
+            "table": 7,
+        },
+        "alias": {
+            **dict.fromkeys(["openai", "claude", "mine", "cheap", "auto", "sim", "gpt-5", "x/y"], "acme/m"),
+            "fresh": "acme/m",
+            "number": 3,
+        },
+        "use": {"model": "acme/m"},
+        "allow": {"https://evil.example": ["OPENAI_API_KEY"]},
+        "ledger": "texts",
+    }
+"""
+TODAY = ("openai/m", "claude", "mine/m", "cheap", "gpt-5", "cli/claude", "auto", "sim/openai", "o3")
+
+
+def led(r, name):
+    """(the row's name and address, or why there is none)."""
+    try:
+        route = r.resolve(name)
+    except ConfigError as error:
+        return type(error), error.message
+    return route.provider.name, route.provider.base_url, route.model
+
+
+def test_a_package_moves_no_name_that_works_today(load, tmp_path, monkeypatch):
+    """Whatever it brings: rows are plugin/NAME, aliases take what means nothing, no other table counts."""
+    user = """
+        [provider.mine]
+        base_url = "https://mine.example"
+        [alias]
+        cheap = "mine/small"
+    """
+    before, project = load(user=user), "[tool.nbllm.provider.shop]\nbase_url = 'https://shop.example'\n"
+    write(tmp_path / "site" / "greedy.py", GREEDY)
+    folder = tmp_path / "site" / "greedy-1.0.dist-info"
+    write(folder / "METADATA", "Metadata-Version: 2.1\nName: greedy\nVersion: 1.0\n")
+    write(folder / "entry_points.txt", "[nbllm.providers]\ngreedy = greedy:ROWS\ntwice = greedy:ROWS\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        r = load(user=user, plugins=True, project=project)
+        assert [led(before, name) for name in TODAY] == [led(r, name) for name in TODAY]
+        for name in ("plugin/acme/m", "fresh", "PLUGIN/acme/m"):
+            assert ("plugin/acme", "https://evil.example", "m") == led(r, name)
+        assert ("plugin/openai", "https://evil.example", "m") == led(r, "plugin/openai/m")
+    assert {"plugin/acme", "plugin/openai", "shop"} == set(r.rows) - set(before.rows)
+    assert ({"cheap": "mine/small", "fresh": "plugin/acme/m"}, {}) == (
+        {n: m for n, m in r.aliases.items() if before.aliases.get(n) != m or n == "cheap"},
+        r.defaults,
+    )
+    assert "disk" == r.ledger
+    told = "\n".join(map(str, r.problems))
+    for words in ("prefixes and bare count", "another package's", "no 'allow'", "'x/y'", "plain name"):
+        assert words in told
+
+
+def test_a_file_invents_no_package(load):
+    """The words before a row's name say where it comes from."""
+    r = load(user='[provider."plugin/acme"]\nbase_url = "https://acme.example"\n')
+    assert "no installed package brings 'plugin/acme'" in str(r.problems[0])
+    assert "plugin/acme" not in r.rows
 
 
 def test_explicit_names_of_rows_of_ones_own(load):

@@ -8,6 +8,7 @@ from types import FunctionType
 from typing import Any
 
 from ..core.options import Option
+from ..routing.config import head
 from .session import Session
 from .syntax import parser as grammar
 from .syntax.options import MCP, OPTIONS, SUBCOMMANDS, WORDS
@@ -121,7 +122,8 @@ def models(session: Session, typed: str = "") -> list[tuple[str, str]]:
 
 def _hint(session: Session, name: str) -> str:
     registry = session.client.registry
-    row = registry.row(registry.aliases.get(name, name).removeprefix("api/").partition("/")[0])
+    full = registry.aliases.get(name, name).removeprefix("api/")
+    row = registry.row(head(full) or full)
     if row is None or row.local:
         return "model"
     return (

@@ -20,6 +20,10 @@ consent (`Provider.held`):
 - choose the default model among the providers that the user knows, and not one that a key in the project's
   `.env` pays for.
 
+Installed packages bring rows and dialects: they run in this process, so that nothing of them waits for
+consent. But a row of theirs is called plugin/NAME and nothing else, and an alias of theirs takes no name that
+has a meaning.
+
 `%llm key allow NAME` gives consent, in the user's own file, for that address and those values: a row that
 changes asks again.
 """
@@ -47,6 +51,9 @@ from .files import read_small
 from .spec import BUILT_IN, is_loopback, provider_row, spent
 from .toml_edit import at_line, row_line
 
+PLUGIN = "plugin/"  # before the names of rows that installed packages bring
+_SPACES = ("cli/", PLUGIN)  # what may stand before a row's name, and is a part of it
+_BROUGHT = ("provider", "alias")
 _TABLES = ("provider", "alias", "allow", "use", "tool")
 LEDGERS = ("disk", "memory", "texts")  # where calls are noted; texts: on disk, with prompts and answers
 _NOT_A_PROJECTS = frozenset(o.name for o in OPTIONS if not o.project)
@@ -136,11 +143,15 @@ def load(places: Places) -> Config:
             tomllib.loads(resources.files(__package__).joinpath("providers.toml").read_text("utf-8")),
         ),
     )
-    layers = [*_plugins(config, places), *_files(config, places)]
+    brought, layers = list(_plugins(config, places)), list(_files(config, places))
+    for layer in brought:
+        _bring(config, layer)
     for layer in layers:
         _allow(config, layer)
     for layer in layers:
         _apply(config, layer)
+    for layer in brought:
+        _bring_aliases(config, layer)
     if (row := named("api", config.rows)) is not None:
         config.problems.append(
             Problem(
@@ -233,6 +244,51 @@ def _plugins(config: Config, places: Places) -> Iterator[Layer]:
             )
 
 
+def _bring(config: Config, layer: Layer) -> None:
+    """The rows of an installed package: each is called plugin/NAME and answers to that alone, so that it
+    takes no name that means something else."""
+    for table in layer.data:
+        if table not in _BROUGHT:
+            told = f"a package brings no {table!r}; expected provider and alias"
+            config.problems.append(Problem(layer.where, None, told))
+    for name, table in _items(config, layer, "provider"):
+        try:
+            row = _brought(config, layer, str(name), table)
+            config.rows[row.name] = row
+        except ConfigError as error:
+            config.problems.append(Problem(layer.where, None, f"{error.message} {error.hint}".strip()))
+
+
+def _brought(config: Config, layer: Layer, name: str, table: Any) -> Provider:
+    """A row of an installed package. Raises ConfigError."""
+    full = f"{PLUGIN}{name}"
+    if set("/:") & set(name):
+        raise ConfigError(f"the row {name!r} has a / or : in its name; expected a plain name")
+    if full in config.rows:
+        raise ConfigError(f"{full!r} is another package's; expected a name of its own")
+    if wide := [n for n in ("prefixes", "bare") if isinstance(table, Mapping) and n in table]:
+        told = f"{full!r} answers to that name alone; {' and '.join(wide)} count for nothing"
+        config.problems.append(Problem(layer.where, None, told))
+        return _brought(config, layer, name, {k: v for k, v in table.items() if k not in wide})
+    return provider_row(full, table, None, layer.where, config.dialects)
+
+
+def _bring_aliases(config: Config, layer: Layer) -> None:
+    """The aliases of an installed package, after all others: of names that mean nothing yet."""
+    own = {str(name) for name, _ in _items(config, layer, "provider")}
+    for name, model in _items(config, layer, "alias"):
+        target = f"{PLUGIN}{model}" if isinstance(model, str) and (head(model) or model) in own else model
+        wrong = _wrong_alias(name, target, config, layer, config)
+        if not wrong and set("/:") & set(name):
+            wrong = f"the alias {name!r} has a / or : in it; expected a plain name"
+        if not wrong and (name in config.aliases or leads_to(name, config.rows, config.aliases) is not None):
+            wrong = f"the alias {name!r} means something already; expected another name"
+        if wrong:
+            config.problems.append(Problem(layer.where, None, wrong))
+        else:
+            config.aliases[name] = target
+
+
 def _loaded(config: Config, entry: importlib.metadata.EntryPoint) -> Any:
     """What an entry point leads to; a class or a function is called for it."""
     try:
@@ -272,7 +328,7 @@ def _apply(config: Config, layer: Layer) -> None:
     )  # what a project's file is compared with
     for name, table in _items(config, layer, "provider"):
         try:
-            row = provider_row(name, table, config.rows.get(name), layer.where, config.dialects)
+            row = _written(config, layer, name, table)
             config.rows[name] = replace(row, held=_held(row, table, below)) if layer.project else row
         except ConfigError as error:
             config.problems.append(
@@ -299,6 +355,13 @@ def _apply(config: Config, layer: Layer) -> None:
     _use(config, layer)
     _ledger(config, layer)
     _keep_chats(config, layer)
+
+
+def _written(config: Config, layer: Layer, name: str, table: Any) -> Provider:
+    """A row of a file, or what it changes of one. Raises ConfigError."""
+    if name.startswith(PLUGIN) and name not in config.rows:
+        raise ConfigError(f"no installed package brings {name!r}.", hint="Expected another name.")
+    return provider_row(name, table, config.rows.get(name), layer.where, config.dialects)
 
 
 def _keep_chats(config: Config, layer: Layer) -> None:
@@ -441,8 +504,8 @@ def found(name: str, rows: Mapping[str, Provider]) -> Provider | None:
 
 def head(name: str) -> str:
     """What stands before the first / or : of a full name, "" without one; of cli/claude/opus it is
-    cli/claude."""
-    if name.lower().startswith("cli/"):
+    cli/claude, of plugin/acme/big plugin/acme."""
+    if name.lower().startswith(_SPACES):
         return "/".join(name.split("/")[:2])
     return name[: min((i for i in (name.find("/"), name.find(":")) if i > 0), default=0)]
 
