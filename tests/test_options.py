@@ -10,33 +10,41 @@ import nbllm
 from nbllm.bench import run
 from nbllm.client.client import CallOptions
 from nbllm.core.messages import Request
-from nbllm.core.options import ADDRESS, OPTIONS, REQUEST, SENDING, USE, CallSpec, keywords
+from nbllm.core.options import ADDRESS, CALL, OPTIONS, REQUEST, SENDING, USE, CallSpec, keywords
 from nbllm.notebook import settings
 from nbllm.notebook.completion import candidates
 from nbllm.notebook.syntax import options as line
 from nbllm.notebook.syntax.parser import parse
 from nbllm.routing.dialects import DIALECTS
 
-CALL = {*REQUEST, *ADDRESS, *SENDING, *USE}
-
 
 def test_a_call_takes_the_options_of_the_table():
-    """Client.stream, its types, Client.ask with what goes on to a request, and a request's parameters."""
-    taken = set(inspect.signature(nbllm.Client.stream).parameters) - {"self", "prompt", "model"}
-    assert CALL == taken == set(typing.get_type_hints(CallOptions))
-    asked = (
-        set(inspect.signature(nbllm.Client.ask).parameters) | {f.name for f in fields(Request)} | {"system"}
-    )
-    assert CALL - {"base_url", "dialect"} == asked - {
-        "self",
-        "prompt",
-        "route",
-        "options",
-        "model",
-        "messages",
-    }
+    """The types of Client.stream's, a request's parameters, and what can be chosen."""
+    assert set(CALL) == set(typing.get_type_hints(CallOptions))
+    assert set(CALL) == {*REQUEST, *ADDRESS, *SENDING, *USE}
+    assert {f.name for f in fields(Request)} - {"model", "messages"} == set(REQUEST) - {"system"}
     assert {o.keyword for o in OPTIONS if o.scope == "call" or o.part} == {*CALL, "model"}
     assert set(keywords("parameter")) <= {f.name for f in fields(Request)}
+
+
+@pytest.mark.parametrize("name", ["stream", "complete"])
+@pytest.mark.parametrize("owner", [nbllm, nbllm.Client()], ids=["nbllm", "Client"])
+@pytest.mark.parametrize(
+    ("wrong", "hint"), [("temprature", "Did you mean temperature"), ("bg", "There are system, temperature")]
+)
+def test_a_call_refuses_other_names(owner, name, wrong, hint):
+    """Those of no option, and those of a cell; the key that stands beside them is not told."""
+    with pytest.raises(nbllm.errors.ConfigError, match=f"no option '{wrong}'") as caught:
+        getattr(owner, name)("Hi", "sim/openai", api_key="sk-very-secret-0001", **{wrong: 1})
+    assert hint in caught.value.hint
+    assert "very-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("parts", "names"), [((), ["api_key", "seed"]), (("parameter",), ["seed"])])
+def test_what_was_chosen(parts, names):
+    """As keyword arguments, those of some parts of a call, or all."""
+    spec = CallSpec.of({"seed": 0, "api_key": "k", "system": None})
+    assert names == sorted(spec.chosen(*parts))
 
 
 def test_a_run_takes_the_options_of_the_table():

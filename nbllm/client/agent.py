@@ -42,11 +42,12 @@ from ..core.events import (
 )
 from ..core.history import answered, closed
 from ..core.messages import Message, Request, Text, Tool, ToolCall, ToolResult
+from ..core.options import CallSpec
 from ..tools.given import Connections, Given, Sets, tools
 from ..tools.names import unique
 from ..tools.results import content, failure
 from ..tools.usable import Arguments, ToolArgumentsError, Usable
-from .policy import Approve, Asker, Scale, Tools
+from .policy import Approve, Asker, Scale
 from .stream import Stream
 
 MAX_STEPS = 10
@@ -532,35 +533,27 @@ class ToolUse:
     @classmethod
     def of(
         cls,
-        given: Tools,
+        spec: CallSpec,
         connections: Connections,
         sets: Sets | None = None,
-        *,
-        max_steps: int | None = None,
-        approve: Approve | None = None,
-        budget: float | Mapping[str, float] | None = None,
-        compact: str | float | None = None,
         window: Callable[[], int | None] = lambda: None,
     ) -> ToolUse:
-        """From the options of a call; `connections` are those that HTTP tools use, `sets` knows MCP servers.
-        Raises ConfigError for what is none of theirs, and for options of tools without a tool that runs."""
-        found = tools(given, connections, sets)
+        """From the options of a call, whose budget is a mapping; `connections` are those that HTTP tools use,
+        `sets` knows MCP servers. Raises ConfigError for what is none of theirs, and for options of tools
+        without a tool that runs."""
+        found, approve = tools(() if spec.tools is None else spec.tools, connections, sets), spec.approve
         if approve is not None and approve not in ("ask", "auto", "never") and not callable(approve):
             raise ConfigError(
                 f"Not a way to approve: {approve!r}.", hint="Say ask, auto, never, or a function."
             )
-        most = dict(budget) if isinstance(budget, Mapping) else {} if budget is None else {"usd": budget}
-        if odd := [name for name in most if name not in ("usd", "tokens")]:
-            raise ConfigError(f"Not a budget: {odd[0]!r}.", hint="It has usd and tokens.")
-        limits = Limits(MAX_STEPS if max_steps is None else max_steps, **most)  # type: ignore[arg-type]
+        limits = Limits(MAX_STEPS if spec.max_steps is None else spec.max_steps, **(spec.budget or {}))
         runs = any(not isinstance(t, Tool) for t in found)  # and not only a description
-        wanted = "auto" if compact is None and runs else compact
+        wanted = "auto" if spec.compact is None and runs else spec.compact
         if wanted == "auto":
             when = Compact(on=True, find=window)
         else:
             when = Compact.of(wanted, None if wanted in (None, "off") else window())
-        idle = {"max_steps": max_steps, "approve": approve}
-        name = next((n for n, v in idle.items() if v is not None), None)
+        name = next((n for n in ("max_steps", "approve") if getattr(spec, n) is not None), None)
         if name is not None and not runs:
             raise ConfigError(
                 f"{name} is for tools that run, and there is none.", hint="Give tools=[function]."

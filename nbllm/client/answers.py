@@ -23,13 +23,9 @@ OWN = ("true", "refresh")  # of the words of cache= those that mean this cache, 
 _AGES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
-def take(options: dict[str, Any]) -> str:
-    """Takes what options say of this cache out of them: "true", "refresh", or "" for nothing."""
-    said = options.get("cache")
-    own = "true" if said is True else said if said in OWN else ""
-    if own:
-        del options["cache"]
-    return own
+def own(cache: str | bool | None) -> str:
+    """What cache= says of this cache: "true", "refresh", or "" for nothing."""
+    return "true" if cache is True else cache if cache in OWN else ""
 
 
 def check(call: Any, own: str) -> None:

@@ -3,7 +3,6 @@ writes the answer into a Stream."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -16,6 +15,7 @@ from ..core import prompt as prompts
 from ..core.calls import NO_CALL, AnyCall, Guard, Secret
 from ..core.events import Fold, Notice, Response, Timing, total
 from ..core.messages import Effort, Request, Tool
+from ..core.options import CallSpec
 from ..core.schema import provider_schema
 from ..dialects._media import left_out
 from ..http.transport import HttpTransport
@@ -203,13 +203,16 @@ class Client:
     def described(self, tools: Tools) -> tuple[Tool, ...]:
         """What a model is told of tools; those of MCP servers are known when they run. Raises
         ConfigError."""
-        return self._using(tools).told
+        return self._using(CallSpec(tools=tools)).told
 
-    def _using(self, tools: Tools, **options: Any) -> ToolUse:
+    def _using(self, spec: CallSpec, route: Route | None = None) -> ToolUse:
         """The tools of a call and how they may be used. What that needs loads with the first of them."""
         from .agent import ToolUse
 
-        return ToolUse.of(tools, lambda: self.http, self._named_tool, **options)
+        def window() -> int | None:
+            return None if route is None else prices.facts(route.model, route.provider).context
+
+        return ToolUse.of(spec, lambda: self.http, self._named_tool, window)
 
     def _named_tool(self, name: str) -> Given:
         """What a name in tools= means: mcp/NAME an MCP server, http/NAME an endpoint of the configuration.
@@ -252,34 +255,7 @@ class Client:
         )
 
     def stream(
-        self,
-        prompt: prompts.Prompt,
-        model: str = DEFAULT_MODEL,
-        *,
-        system: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        stop: str | Iterable[str] = (),
-        seed: int | None = None,
-        reasoning: Effort | int | None = None,
-        tools: Tools = (),
-        tool_choice: str | None = None,
-        schema: Any = None,
-        base_url: str | None = None,
-        dialect: str | None = None,
-        api_key: str | Secret | None = None,
-        timeout: float | Mapping[str, float | None] | Timeouts | None = None,
-        retries: int | Retries | None = None,
-        extra: Mapping[str, Any] | None = None,
-        keep: bool = False,
-        max_steps: int | None = None,
-        approve: Approve | None = None,
-        budget: float | Mapping[str, float] | Budget | None = None,
-        compact: str | float | None = None,
-        cache: str | bool | None = None,
-        failover: str | None = None,
-        sample: int = 0,
+        self, prompt: prompts.Prompt, model: str = DEFAULT_MODEL, **options: Unpack[CallOptions]
     ) -> Stream:
         """Asks `model` and returns its reply at once, as a Stream that grows.
 
@@ -304,98 +280,48 @@ class Client:
         sooner; a conversation goes on in the one that heard it. Raises ConfigError for what is wrong on this
         side; what the provider does shows when the stream is read.
         """
-        return self.ask(
-            prompt,
-            self.resolve(model, base_url, dialect),
-            system=system,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            stop=stop,
-            seed=seed,
-            reasoning=reasoning,
-            tools=tools,
-            tool_choice=tool_choice,
-            schema=schema,
-            api_key=api_key,
-            timeout=timeout,
-            retries=retries,
-            extra=extra,
-            keep=keep,
-            max_steps=max_steps,
-            approve=approve,
-            budget=budget,
-            compact=compact,
-            cache=cache,
-            failover=failover,
-            sample=sample,
-        )
+        options = sealed(options)
+        spec = CallSpec.of(options)
+        return self.ask(prompt, self.resolve(model, spec.base_url, spec.dialect), spec)
 
-    def ask(
-        self,
-        prompt: prompts.Prompt,
-        route: Route,
-        *,
-        api_key: str | Secret | None = None,
-        timeout: float | Mapping[str, float | None] | Timeouts | None = None,
-        retries: int | Retries | None = None,
-        keep: bool = False,
-        tools: Tools = (),
-        max_steps: int | None = None,
-        approve: Approve | None = None,
-        budget: float | Mapping[str, float] | Budget | None = None,
-        compact: str | float | None = None,
-        failover: str | None = None,
-        sample: int = 0,
-        **options: Any,
-    ) -> Stream:
-        """As stream, where a name has been resolved already; `options` as Client.request takes them."""
-        api_key = Secret(api_key) if isinstance(api_key, str) else api_key
-        options["schema"] = provider_schema(options.get("schema"))
-        anew = begins_anew(failover, route, api_key)
-        answer = answers.take(options)
-        using = None
-        spending = None if budget is None else Budget.of(budget)
-        limited = {"max_steps": max_steps, "approve": approve}
-        if _any(tools) or compact not in (None, "off") or any(v is not None for v in limited.values()):
-            known = functools.partial(prices.facts, route.model, route.provider)
-            most = spending and spending.limits
-            using = self._using(
-                tools, **limited, budget=most, compact=compact, window=lambda: known().context
-            )
-        if options.get("cache") is None and using is not None and using.runs:
-            options["cache"] = "auto"
-        request = self.request(prompt, route.model, tools=using.told if using else (), **options)
-        limits = self.timeouts if timeout is None else Timeouts.of(timeout)
-        patience = (
-            self.retries
-            if retries is None
-            else retries
-            if isinstance(retries, Retries)
-            else Retries(attempts=retries)
-        )
-        key = self.tapes.keys(self.registry)(route, api_key)
-
-        # with tools, a budget ends in a last answer, and so is the loop's own
-        own = () if spending is None or (using and using.works) else (spending,)
+    def ask(self, prompt: prompts.Prompt, route: Route, spec: CallSpec) -> Stream:
+        """As stream, where a name has been resolved already."""
+        spending = None if spec.budget is None else Budget.of(spec.budget)
+        limits = spending.limits if spending else None
+        using = self._using(replace(spec, budget=limits), route) if _works(spec) else None
+        given = self.parameters(spec)
+        if "cache" not in given and using is not None and using.runs:
+            given["cache"] = "auto"
+        request = self.request(prompt, route.model, **given | {"tools": using.told if using else ()})
+        sending = self.sending(spec, route)
+        if spending and not (using and using.works):
+            sending["budgets"] = (spending,)  # with tools it ends in a last answer, and so is the loop's own
 
         def send(request: Request) -> Stream:
-            return self.send(
-                request,
-                route,
-                key=key,
-                timeouts=limits,
-                retries=patience,
-                keep=keep,
-                anew=anew,
-                budgets=own,
-                known=answer,
-                sample=sample,
-            )
+            return self.send(request, route, **sending)
 
         if using is None or not using.runs:
             return send(request)
-        return self._use(using, request, route, key, send)
+        return self._use(using, request, route, sending["key"], send)
+
+    def sending(self, spec: CallSpec, route: Route) -> dict[str, Any]:
+        """The keyword arguments of `send` that the options mean. Raises ConfigError for what has no sense."""
+        retries, known = spec.retries, isinstance(spec.retries, Retries | None)
+        return {
+            "key": self.tapes.keys(self.registry)(route, spec.api_key),
+            "timeouts": self.timeouts if spec.timeout is None else Timeouts.of(spec.timeout),
+            "retries": retries if known else Retries(attempts=retries),
+            "keep": bool(spec.keep),
+            "anew": begins_anew(spec.failover, route, spec.api_key),
+            "known": answers.own(spec.cache),
+            "sample": spec.sample or 0,
+        }
+
+    @staticmethod
+    def parameters(spec: CallSpec) -> dict[str, Any]:
+        """The keyword arguments of `request` that the options mean, apart from the tools."""
+        given = spec.chosen("parameter", "request") | {"schema": provider_schema(spec.schema)}
+        return {n: v for n, v in given.items() if n != "tools" and not (n == "cache" and answers.own(v))}
 
     def _use(
         self,
@@ -528,9 +454,11 @@ def begins_anew(failover: str | None, route: Route, key: Secret | None) -> bool:
     return failover == "restart"
 
 
-def _any(tools: Tools) -> bool:
-    """Whether tools were given, rightly or wrongly."""
-    return tools is not None and not (isinstance(tools, (list, tuple)) and not tools)
+def _works(spec: CallSpec) -> bool:
+    """Whether tools or their limits were given, rightly or wrongly, or the conversation may be shortened."""
+    tools = spec.tools is not None and not (isinstance(spec.tools, (list, tuple)) and not spec.tools)
+    limited = spec.max_steps is not None or spec.approve is not None
+    return tools or limited or spec.compact not in (None, "off")
 
 
 def _notices(request: Request, route: Route) -> Iterable[Notice]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import errors
 from ..core.events import Response
 from ..core.messages import Message
+from ..core.options import CallSpec
 from ..dialects.embeddings import EMBEDDINGS, Embeddings, unpacked
 from ..routing.registry import Route
 from ..store.budgets import Budget
@@ -72,7 +73,7 @@ class _Job:
 
     def _ask(self, batch: list[str]) -> Stream:
         self.requests += 1
-        return self.client.ask([Message("user", t) for t in batch], self.route, **self.options)
+        return self.client.ask([Message("user", t) for t in batch], self.route, CallSpec(**self.options))
 
     def _take(self, batch: list[str], stream: Stream) -> list[list[str]]:
         """Keeps an answer. A batch with a text that is too long is halved until that text is alone."""

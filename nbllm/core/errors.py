@@ -22,6 +22,7 @@ yet.
 from __future__ import annotations
 
 import base64
+import difflib
 import json
 import re
 import traceback
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
     from .events import Response
 
 MASK = "•••"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The hint for a name that is not among those that are known: the nearest, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, 1)
+    return f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
 
 
 _SHORTEST = 4  # characters of a secret that is looked for: a shorter one would mask prose

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
+from .errors import ConfigError, did_you_mean
 from .messages import Effort
 
 
@@ -250,6 +251,17 @@ class CallSpec:
     bench_directory: Any = _bench("str", "where the run is kept")
     bench_prompts: Any = _bench("str", "a variable's name or a file's path")
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """The options of a call from keyword arguments. Raises ConfigError for a name that no call has."""
+        if odd := next((name for name in given if name not in CALL), None):
+            raise ConfigError(f"A call has no option {odd!r}.", hint=did_you_mean(odd, CALL))
+        return cls(**given)
+
+    def chosen(self, *parts: str) -> dict[str, Any]:
+        """The options that were chosen, as keyword arguments; those that go to these parts of a call."""
+        return {n: v for n in keywords(*(parts or _PARTS)) if (v := getattr(self, n)) is not None}
+
 
 def _name(keyword: str) -> str:
     head, _, rest = keyword.partition("_")
@@ -266,6 +278,8 @@ def keywords(*parts: str) -> tuple[str, ...]:
     return tuple(o.keyword for o in OPTIONS if o.part in parts)
 
 
+_PARTS = ("parameter", "request", "address", "sending", "use")
+CALL = keywords(*_PARTS)
 REQUEST = keywords("parameter", "request")
 ADDRESS = keywords("address")  # base_url, dialect, api_key
 SENDING = keywords("sending")

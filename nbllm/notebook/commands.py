@@ -402,8 +402,8 @@ def _open(session: Session, rest: str, name: str) -> Any:
         checked(line, session.defaults),
         line.extra,
     )
-    route, arguments = session.prepared(asked, asked.contestants[0])
-    return ChatWidget(route.asked, name, **arguments)
+    route, spec = session.prepared(asked, asked.contestants[0])
+    return ChatWidget(route.asked, name, **spec.chosen())
 
 
 def _prompt(session: Session, rest: str) -> Any:

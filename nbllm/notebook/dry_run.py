@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from ..core.calls import Secret
-from ..core.options import SENDING, USE
-from ..core.schema import provider_schema
 from .question import Contestant, Question
 from .session import Session
 from .view.static import pretty, static
@@ -25,16 +23,13 @@ def show(session: Session, question: Question) -> None:
 
 def _told(session: Session, question: Question, contestant: Contestant) -> str:
     client = session.client
-    route, given = session.prepared(question, contestant)
-    key = client.registry.key_for(route, given.pop("api_key", None))
-    keep = bool(given.pop("keep", False))
-    for name in (*SENDING, *USE):
-        given.pop(name, None)
-    given["schema"] = provider_schema(given.get("schema"))
-    given["tools"] = client.described(given.get("tools", ()))
+    route, spec = session.prepared(question, contestant)
+    key = client.registry.key_for(route, spec.api_key)
+    given = client.parameters(spec) | {"tools": client.described(spec.tools)}
     request = client.request(session.messages(question, route), route.model, **given)
     stand_in = None if route.provider.local else Secret("MISSING", "nowhere")  # so that the rest can be shown
-    done, payload = client.encode(request, route, key or stand_in, keep=keep).preview(route.provider)
+    call = client.encode(request, route, key or stand_in, keep=bool(spec.keep))
+    done, payload = call.preview(route.provider)
     where = route.provider.label or route.provider.name
     source = "" if done != "sent" else f", key from {key.source}" if key else ", no key"
     return (

@@ -118,7 +118,6 @@ def _sent(session: Session, question: Question) -> Mapping[str, Any]:
     options, contestants = question.options, question.contestants
     if len(contestants) > 1:
         raise ConfigError("each= asks one model.", hint="Run the cell again with out=NAME for another.")
-    _, found = session.prepared(question, contestants[0])
-    found.pop("schema", None)
-    found |= {n: options[n] for n in ("base_url", "dialect", "into", "run", "width") if n in options}
-    return {**found, "model": contestants[0].model, "schema": question.shape}
+    _, spec = session.prepared(question, contestants[0])
+    own = {n: options[n] for n in ("into", "run", "width") if n in options}
+    return {**spec.chosen(), **own, "model": contestants[0].model, "schema": question.shape}

@@ -14,11 +14,11 @@ from ..client.api import default_client
 from ..client.client import Client
 from ..client.policy import Timeouts
 from ..client.stream import Stream
-from ..core.calls import Provider
+from ..core.calls import Provider, Secret
 from ..core.errors import ConfigError
 from ..core.events import Response
 from ..core.messages import Message, Text
-from ..core.options import REQUEST, SENDING, USE
+from ..core.options import CALL, CallSpec
 from ..routing.registry import Route
 from ..store.chats import KeptChats
 from .chats import Chats, Place, Shelf
@@ -110,15 +110,14 @@ class Session:
     def send(self, question: Question, contestant: Contestant) -> Stream:
         """Sends a question to one who is asked; its name is resolved once. Raises ConfigError for what is
         wrong on this side."""
-        route, arguments = self.prepared(question, contestant)
-        return self.client.ask(self.messages(question, route), route, **arguments)
+        route, spec = self.prepared(question, contestant)
+        return self.client.ask(self.messages(question, route), route, spec)
 
-    def prepared(self, question: Question, contestant: Contestant) -> tuple[Route, dict[str, Any]]:
-        """Where a name leads, and the keyword arguments of Client.ask that the options mean."""
+    def prepared(self, question: Question, contestant: Contestant) -> tuple[Route, CallSpec]:
+        """Where a name leads, and what the options mean for the call."""
         options = contestant.options
         route = self.client.resolve(contestant.model, options.get("base_url"), options.get("dialect"))
-        found = {name: options[name] for name in (*REQUEST, *SENDING, *USE) if name in options}
-        found |= {
+        found = {name: options[name] for name in CALL if name in options} | {
             "compact": options.get("compact", "auto" if "chat" in options else None),
             "cache": options.get("cache", "auto" if options.keys() & {"chat", "tools"} else None),
             "extra": question.extra,
@@ -128,7 +127,7 @@ class Session:
             "tools": self._tools(options),
             "budget": question.budget or spendable(options),
         }
-        return route, {k: v for k, v in found.items() if v is not None}
+        return route, CallSpec(**found)
 
     def messages(self, question: Question, route: Route) -> list[Message]:
         """The conversation to send. Where the provider has no mode for schemas, the prompt asks for JSON in
@@ -154,7 +153,7 @@ class Session:
             given["total"] = options["timeout"]
         return replace(self.client.timeouts, **given) if given else None
 
-    def _key(self, options: Mapping[str, Any]) -> str | None:
+    def _key(self, options: Mapping[str, Any]) -> Secret | None:
         name = options.get("key")
         if name is None or self.client.tapes.look() is not None:  # a replay needs no key
             return None
@@ -164,7 +163,7 @@ class Session:
                 f"No key in {name}: no such environment variable or notebook variable holds text.",
                 hint="key= takes the name of a variable that holds the key, never the key itself.",
             )
-        return value
+        return Secret(value)
 
     @property
     def place(self) -> Place:

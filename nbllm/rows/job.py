@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..client.client import CallOptions
 from ..core.calls import Secret
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, did_you_mean
+from ..core.options import CALL
 from ..core.schema import Shape
 from ..core.template import RowTemplate
 
@@ -23,7 +23,7 @@ STATUS = ("llm_status", "llm_error", "llm_cost")
 _REFUSED = {
     "budget", "schema", "tools", "tool_choice", "max_steps", "approve", "compact", "keep",
 }  # fmt: skip
-OPTIONS = tuple(name for name in CallOptions.__annotations__ if name not in _REFUSED)
+OPTIONS = tuple(name for name in CALL if name not in _REFUSED)
 _NOT_SENT = {"api_key", "timeout", "retries", "cache"}  # another one is no other question
 
 
@@ -55,9 +55,7 @@ class Job:
             if name in _REFUSED:
                 raise ConfigError(f"{name}= cannot be used with the rows of a table.", hint="Leave it out.")
             if name not in OPTIONS:
-                near = difflib.get_close_matches(name, OPTIONS, 1)
-                hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(OPTIONS)}."
-                raise ConfigError(f"There is no option {name!r}.", hint=hint)
+                raise ConfigError(f"There is no option {name!r}.", hint=did_you_mean(name, OPTIONS))
         if not isinstance(template, str):
             raise ConfigError(
                 f"A template is text, not {type(template).__name__}.", hint="As in 'Classify {text}'."

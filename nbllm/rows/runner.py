@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..client import answers
-from ..client.client import Client, begins_anew
+from ..client.client import Client
 from ..client.engine import engine
-from ..client.policy import Retries, Timeouts
 from ..client.stream import Stream
 from ..core import errors
 from ..core.events import Response
 from ..core.messages import Request
+from ..core.options import CallSpec
 from ..core.schema import plain, value_of
 from ..store.runs import Row, RunFile
 from . import executors
@@ -133,21 +133,12 @@ class Runner:
         the call: no key, an option that the provider does not take."""
         self._ids.extend(ids)
         self._route = route
-        options = {n: v for n, v in self.job.options.items() if n not in ("base_url", "dialect")}
-        timeout, retries = options.pop("timeout", None), options.pop("retries", None)
-        key, failover = options.pop("api_key", None), options.pop("failover", None)
-        self._sending = {
-            "anew": begins_anew(failover, route, key),
-            "known": answers.take(options),
-            "sample": options.pop("sample", 0),
-            "key": self.client.registry.key_for(route, key),
-            "timeouts": self.client.timeouts if timeout is None else Timeouts.of(timeout),
-            "retries": Retries(attempts=retries) if isinstance(retries, int) else retries,
-            "background": True,
-        }
+        spec = CallSpec.of(self.job.options)
+        self._sending = {**self.client.sending(spec, route), "background": True}
         shape, in_words = self.job.shape, "schema" in route.provider.quirks.cannot
         self._words = f"\n\n{shape.instructions()}" if shape is not None and in_words else ""
-        self._options = {**options, "schema": None if in_words or shape is None else shape.provider_schema}
+        schema = None if in_words or shape is None else shape.provider_schema
+        self._options = {**self.client.parameters(spec), "schema": schema}
         for r in (route, *route.others):
             found = self._sending["key"] if r is route else self.client.registry.key_for(r, None)
             first = self.client.attempt(self._request("Hello", r.model), r, key=found)
