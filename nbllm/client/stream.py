@@ -136,7 +136,11 @@ class Stream:
     def _wake(self) -> None:
         self._changed.notify_all()
         waiters, self._waiters = self._waiters, []
+        here = self._engine.loop if waiters and self._engine is not None and self._engine.is_here() else None
         for loop, future in waiters:
+            if loop is here:  # no other thread need be woken, which takes a write to a socket
+                settle(future)
+                continue
             try:
                 loop.call_soon_threadsafe(settle, future)
             except RuntimeError:

@@ -3,6 +3,7 @@ it in another way. Pure."""
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from typing import NamedTuple
@@ -15,6 +16,7 @@ _PLACE = re.compile(
     r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([^:]*))?"
 )  # a host, or an IPv6 address in brackets; a port
 _SHOWN = re.compile(r"(?:[^/?#]*//)?[^/?#]*")
+_ODD = re.compile("[\x00-\x20\x7f]")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _HINT = "An address looks like https://api.example.com/v1 or http://127.0.0.1:8000/v1."
@@ -90,10 +92,9 @@ def parse(url: str) -> Address:
 
 
 def _parsed(url: str) -> Address:
-    odd = next((c for c in url if c <= " " or c == "\x7f"), None)
-    if odd is not None:
+    if (odd := _ODD.search(url)) is not None:
         raise ValueError(
-            "it holds a blank or a line break" if odd.isspace() else "it holds a control character"
+            "it holds a blank or a line break" if odd[0].isspace() else "it holds a control character"
         )
     parts = _PARTS.match(url)
     if parts is None or parts[1].lower() not in PORTS:
@@ -101,6 +102,12 @@ def _parsed(url: str) -> Address:
     scheme, (user, _, place) = parts[1].lower(), parts[2].rpartition("@")
     if "@" in user or "\\" in parts[2]:
         raise ValueError("more than one host may be meant")
+    return _placed(scheme, place)
+
+
+@functools.lru_cache(512)
+def _placed(scheme: str, place: str) -> Address:
+    """Remembered, as each call asks several times. Neither a user's name nor a query is in it."""
     found = _PLACE.fullmatch(place)
     if found is None:
         raise ValueError("an IPv6 address stands in brackets, as in http://[::1]:8000")

@@ -399,7 +399,7 @@ class ChatDecoder:
 
     def _think(self, delta: dict[str, Any]) -> Iterator[Event]:
         yield from self._thinking(
-            next(filter(None, (thought_text(delta.get(name)) for name in _THOUGHTS)), "")
+            next(filter(None, (thought_text(delta[name]) for name in _THOUGHTS if delta.get(name))), "")
         )
         for block in (block for name in _DETAILS for block in items(delta.get(name))):
             if not self._thought and (

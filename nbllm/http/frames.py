@@ -215,9 +215,8 @@ def _as_event(field: re.Match[bytes]) -> bytes:
 
 async def _sse_frames(body: AsyncIterator[bytes], reads: Reads) -> AsyncIterator[Frame]:
     stream = _SSEBody(body)
-    response = httpx.Response(
-        200, headers={"content-type": "text/event-stream; charset=utf-8"}, stream=stream
-    )
+    response = httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=stream)
+    response.encoding = "utf-8"  # said here, it need not be looked for in the headers
     seen = False
     async for event in EventSource(response).aiter_sse():
         reads.pending = 0

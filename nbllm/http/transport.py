@@ -8,6 +8,7 @@ Redirects are not followed (a key must not travel to another host).
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 import sys
@@ -163,7 +164,9 @@ class Letter:
         self.address, content = addresses.parse(call.url), _encoded(call)
         headers = {**_HEADERS, **({"content-type": "application/json"} if content else {}), **call.headers}
         try:
-            self.request = httpx.Request(call.method, call.url, content=content or None, headers=headers)
+            self.request = httpx.Request(
+                call.method, _url(call.url), content=content or None, headers=headers
+            )
             self.request.extensions = {
                 WIRE: head(self.request) + content,
                 FRESH: fresh or public,
@@ -183,6 +186,15 @@ class Letter:
         ):  # where the connection goes, and what it is told
             call.guard.check(url)
         self.call, self.size, self.public = call, len(content), public
+
+
+def _url(text: str) -> httpx.URL | str:
+    """An address, read once: a run asks one address thousands of times. One that may hold a secret is not
+    remembered."""
+    return text if "?" in text or "@" in text else _read_url(text)
+
+
+_read_url = functools.lru_cache(256)(httpx.URL)
 
 
 class _Way(NamedTuple):
