@@ -1,21 +1,18 @@
-"""What a row of nbllm.map costs: processor time, rows a second and memory, beside httpx with a semaphore.
+"""What a row of nbllm.map costs: processor time, rows a second and memory, beside what people use today.
 
-    python benchmarks/rows.py [ROWS]
+    python benchmarks/rows.py [ROWS] [WAY ...]
 
 All run against the same simulator in another process (one token, no waits), each in a process of its own, in
-turn. nbllm does more in it: the template, the file of the run, the ledger, the gate, the frame. On two cores
-that others used as well, 3,000 rows, 64 at a time (rows a second suffer from that, processor time hardly):
+turn; openai and chatlas where this Python has them. nbllm does more in it: the template, the file of the run,
+the ledger, the gate, the frame. "twice" is two processes of nbllm, half of the rows each.
 
-             rows/s   CPU us a row    MB more
-    nbllm       473          1,112         15
-    httpx       178          3,822          9
-
-and 20,000 rows of nbllm alone: 810 rows a second, 964 us, 54 MB more.
+FIGURES
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import resource
 import subprocess
@@ -64,38 +61,106 @@ def plain(url: str, rows: int) -> None:
     assert df["answer"].notna().all()
 
 
-WAYS = {"nbllm": mapped, "httpx": plain}
+def sdk(url: str, rows: int) -> None:
+    """By AsyncOpenAI and a semaphore, whole answers."""
+    from openai import AsyncOpenAI
+
+    async def work() -> list[str]:
+        gate, client = asyncio.Semaphore(WIDTH), AsyncOpenAI(base_url=url, api_key="k")
+
+        async def one(text: str) -> str:
+            messages = [{"role": "user", "content": f"Classify {text}"}]
+            async with gate:
+                answer = await client.chat.completions.create(model="m", messages=messages)
+                return str(answer.choices[0].message.content)
+
+        return await asyncio.gather(*(one(text) for text in _table(rows)["text"]))
+
+    df = _table(rows)
+    df["answer"] = asyncio.run(work())
+    assert df["answer"].notna().all()
+
+
+def chatlas(url: str, rows: int) -> None:
+    """By chatlas' parallel chat."""
+    from chatlas import ChatOpenAICompletions, parallel_chat_text
+
+    chat = ChatOpenAICompletions(model="m", base_url=url, api_key="k")
+    prompts = [f"Classify {text}" for text in _table(rows)["text"]]
+    df = _table(rows)
+    df["answer"] = asyncio.run(parallel_chat_text(chat, prompts, max_active=WIDTH, rpm=10_000_000))
+    assert df["answer"].notna().all()
+
+
+WAYS = {"nbllm": mapped, "httpx": plain, "openai": sdk, "chatlas": chatlas}
+_IMPORTED = {"openai": "openai", "chatlas": "chatlas"}
 
 
 def child(way: str, url: str, rows: int) -> None:
-    """Prints rows a second, processor microseconds a row, and MB more than before."""
+    """Prints seconds, processor seconds, and kilobytes more than before."""
     WAYS[way](url, 200)  # imports, connections
     before, cpu, began = resource.getrusage(resource.RUSAGE_SELF), time.process_time(), time.perf_counter()
     WAYS[way](url, rows)
     seconds, used = time.perf_counter() - began, time.process_time() - cpu
     more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before.ru_maxrss
-    print(f"{way:8} {rows / seconds:10,.0f} {used / rows * 1e6:14,.0f} {more / 1024:10,.0f}", flush=True)
+    print(seconds, used, more, flush=True)
 
 
-def main() -> None:
+def measured(way: str, url: str, rows: int, processes: int = 1) -> None:
+    """Prints a line of the table."""
+    many = rows // processes
+    command = [sys.executable, __file__, "--child", way, f"{url}/v1", str(many)]
+    found = []
+    with TemporaryDirectory() as home:
+        running = [
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "NBLLM_HOME": home},
+            )
+            for _ in range(processes)
+        ]
+        for process in running:
+            out, err = process.communicate()
+            if process.returncode:
+                raise SystemExit(f"{way} failed: {err}")
+            found.append([float(word) for word in out.splitlines()[-1].split()])
+    speed = sum(many / seconds for seconds, _, _ in found)
+    used, more = sum(f[1] for f in found), sum(f[2] for f in found)
+    name = "twice" if processes > 1 else way
+    print(f"{name:8} {speed:10,.0f} {used / rows * 1e6:14,.0f} {more / 1024:10,.0f}", flush=True)
+
+
+def main(rows: int, ways: list[str]) -> None:
     """Prints the table."""
-    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 5_000
     print(f"{'':8} {'rows/s':>10} {'CPU us a row':>14} {'MB more':>10}   ({rows:,} rows, {WIDTH} at a time)")
     command = [sys.executable, "-m", "nbllm.simulator", "--defaults", "ttft=0,gap=0,tokens=1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, TemporaryDirectory() as home:
+    root = str(Path(__file__).resolve().parent.parent)
+    env = {**os.environ, "PYTHONPATH": root}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as server:
         try:
             assert server.stdout is not None
             line = server.stdout.readline()
             url = next(w for w in line.split() if w.startswith("http")).rstrip("/.")
-            for way in WAYS:
-                asked = [sys.executable, __file__, way, f"{url}/v1", str(rows)]
-                subprocess.run(asked, check=True, env={**os.environ, "NBLLM_HOME": home})
+            for way in ways:
+                if way == "twice":
+                    measured("nbllm", url, rows, processes=2)
+                elif importlib.util.find_spec(_IMPORTED.get(way, "nbllm")) is None:
+                    print(f"{way:8} is not installed")
+                else:
+                    measured(way, url, rows)
         finally:
             server.terminate()
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] and sys.argv[1] in WAYS:
-        child(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     else:
-        main()
+        numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
+        main(
+            numbers[0] if numbers else 5_000,
+            [word for word in sys.argv[1:] if not word.isdigit()] or [*WAYS, "twice"],
+        )
