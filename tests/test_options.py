@@ -64,10 +64,29 @@ def test_every_field_is_an_option_and_has_help():
 
 @pytest.mark.parametrize("name", DIALECTS)
 def test_a_line_knows_the_dialects_of_the_client(name):
-    """Each of them; one that nobody knows is told where it would be used, with those there are."""
-    assert name == parse(f"m base_url=http://127.0.0.1:1 dialect={name}").options["dialect"]
-    with pytest.raises(nbllm.errors.ConfigError, match=f"No dialect(?s:.*){name}"):
-        nbllm.Client().resolve("openai/m", dialect="refused")
+    """Each of them, and those of installed packages."""
+    line = f"m base_url=http://127.0.0.1:1 dialect={name}"
+    assert name == parse(line).options["dialect"] == parse(line, DIALECTS).options["dialect"]
+    assert "twin" == parse("dialect=twin", (*DIALECTS, "twin")).options["dialect"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"), [("opnai_chat", "openai_chat"), ("OpenAI_chat", "openai_chat"), ("smtp", "anthropic")]
+)
+def test_a_dialect_that_nobody_knows_is_refused_by_name(wrong, hint, tmp_path, monkeypatch):
+    """With the nearest, or all there are: in a cell with its column, in Python, in a provider's table."""
+    with pytest.raises(nbllm.errors.ConfigError, match=rf"^Column 3: dialect .*{wrong}") as caught:
+        parse(f"m dialect={wrong}", DIALECTS)
+    assert hint in caught.value.message
+    for ask in (
+        lambda: nbllm.Client().stream("Hi", "openai/m", dialect=wrong),
+        lambda: nbllm.Chat("openai/m", dialect=wrong),
+        lambda: nbllm.embed(["x"], "openai/m", dialect=wrong),
+        lambda: nbllm.Client().registry.register("acme", {"base_url": "https://h.example", "dialect": wrong}),
+    ):
+        with pytest.raises(nbllm.errors.ConfigError, match=wrong) as caught:
+            ask()
+        assert hint in caught.value.hint
 
 
 def test_completion_offers_the_dialects_of_the_client():

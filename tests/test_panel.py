@@ -245,7 +245,10 @@ def test_config_sets_defaults_and_says_what_does_not_fit(kernel):
     kernel.run("%%llm max_tokens=9 out=r\nWhy is the sky blue?")
     assert 9 == kernel.value("r.request.max_tokens")
     assert "whole number" in kernel.run("%config NbLLM.max_tokens = 'lots'").text
-    assert "max_tokens=7" in kernel.run("%llm use").text
+    assert "did you mean openai_chat?" in kernel.run("%config NbLLM.dialect = 'opnai_chat'").text
+    assert "did you mean openai_chat?" in str(kernel.run("%llm use dialect=opnai_chat").error)
+    assert "max_tokens=7" in (shown := kernel.run("%llm use").text)
+    assert "dialect" not in shown
     kernel.run("%config NbLLM.max_tokens = None\n%config NbLLM.model = None")
     assert "max_tokens" not in kernel.run("%llm use").text
     assert "NbLLM.max_tokens=<Any>\n    the longest answer, in tokens" in kernel.run("%config NbLLM").text

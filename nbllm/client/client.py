@@ -138,10 +138,9 @@ class Client:
         if "|" in model:
             first, *others = self._several(model, base_url, dialect)
             return replace(first, others=tuple(others))
-        if dialect is not None and dialect not in self.registry.dialects:
-            raise errors.ConfigError(
-                f"No dialect is called {dialect!r}.", hint=f"There are {', '.join(self.registry.dialects)}."
-            )
+        if dialect is not None and str(dialect) not in self.registry.dialects:
+            hint = errors.did_you_mean(dialect, self.registry.dialects)
+            raise errors.ConfigError(f"No dialect is called {dialect!r}.", hint=hint)
         if model == "auto" and base_url is None and (tape := self.tapes.look()) is not None and tape.first:
             model = tape.first  # asking who is there would open a connection
         if model == "auto" and base_url is None:

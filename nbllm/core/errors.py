@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 MASK = "•••"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The hint for a name that is not among those that are known: the nearest, or all of them."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, 1)
+    near = difflib.get_close_matches(str(name)[:200], known, 1)
     return f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
 
 

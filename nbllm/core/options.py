@@ -153,7 +153,7 @@ class CallSpec:
         project=False,
     )
     base_url: str | None = _call("address", "str", "send the call to another address", project=False)
-    dialect: str | None = _call("address", "str", "the wire format of base_url", project=False)
+    dialect: str | None = _call("address", "choice", "the wire format of base_url", project=False)
     api_key: Any = _call(
         "address",
         "variable",

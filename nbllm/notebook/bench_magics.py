@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import ConfigError
 from ..core.options import REQUEST
 from .session import Session
-from .syntax import parser as grammar
 from .syntax.lexer import fail, value
 from .syntax.options import BENCH
 
@@ -102,7 +101,7 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame:
 
     progress.register(factory)
     options, rest = split(line)
-    read = grammar.parse(rest)
+    read = session.parse(rest)
     if not read.models:
         raise ConfigError(
             "No model was named.", hint="For example: %llm bench openai/mini,claude/sonnet blocks=20"

@@ -29,7 +29,7 @@ from .view.static import static
 
 
 def _ask(session: Session, rest: str) -> Any:
-    line, prompt = grammar.ask(rest)
+    line, prompt = grammar.ask(rest, session.client.registry.dialects)
     return run_cell(session, line, prompt)
 
 
@@ -38,7 +38,7 @@ def _use(session: Session, rest: str) -> str:
         session.defaults.clear()
         return "No defaults: every cell says what it wants."
     if rest:
-        line = grammar.parse(rest)
+        line = session.parse(rest)
         if line.extra or line.out:
             raise ConfigError(
                 "Only options can be defaults.", hint="For example: %llm use gemini/flash temperature=0"
@@ -210,7 +210,7 @@ def _again(session: Session, rest: str) -> Response | Comparison | None:
     """The last prompt once more. Elsewhere, its answer stands beside those that are there already."""
     if session.asked is None:
         raise ConfigError("Nothing was asked yet.", hint="Ask in a %%llm cell first.")
-    line = grammar.parse(rest)
+    line = session.parse(rest)
     again = session.asked.elsewhere(line.models, with_schema(session, line.options), line.extra)
     beside = bool(line.models) or len(again.contestants) > 1
     return ask(session, again, line.out, session.outcomes if beside else ())
@@ -292,7 +292,7 @@ def _fix(session: Session, rest: str) -> Any:
     from .fix import prompt, propose
 
     text, code = prompt(session)
-    line = grammar.parse(rest)
+    line = session.parse(rest)
     options = with_schema(session, checked(line, session.defaults))
     models = models_of(line.models, options)
     answer = ask(session, Question((text,), models, options, line.extra), line.out)
@@ -395,7 +395,7 @@ def _open(session: Session, rest: str, name: str) -> Any:
 
     if not name.isidentifier():
         raise ConfigError("Which conversation?", hint="%llm chat open NAME [MODEL] [key=value ...]")
-    line = grammar.parse(rest)
+    line = session.parse(rest)
     asked = Question(
         (),
         models_of(line.models, session.defaults),

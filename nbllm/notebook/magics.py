@@ -155,7 +155,7 @@ def _cell(session: Session, line: str, cell: str) -> Any:
         raise ConfigError("help is a line: %llm help.", hint="A %%llm cell asks a model.")
     from .cell import run_cell
 
-    return run_cell(session, grammar.parse(line), cell)
+    return run_cell(session, session.parse(line), cell)
 
 
 def _line(session: Session, line: str) -> Any:

@@ -25,6 +25,7 @@ from .chats import Chats, Place, Shelf
 from .comparison import Comparison
 from .question import Contestant, Question, spendable
 from .so_far import NotebookSoFar
+from .syntax.parser import Line, parse
 from .view.frontend import KernelPort, request
 from .view.hidden import plain
 from .view.outcome import Outcome
@@ -106,6 +107,10 @@ class Session:
         return self.outcomes[-1].response if self.outcomes else None
 
     # --- asking ---
+
+    def parse(self, line: str) -> Line:
+        """Reads the line of a cell or of a command, with the dialects that there are. Raises ConfigError."""
+        return parse(line, self.client.registry.dialects)
 
     def send(self, question: Question, contestant: Contestant) -> Stream:
         """Sends a question to one who is asked; its name is resolved once. Raises ConfigError for what is

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..routing.config import LEDGERS
-from .session import Session
+from .session import Session, session_of
 from .syntax.options import OPTIONS, Unreadable, read
 
 NAMES = tuple(n for n, o in OPTIONS.items() if o.default)
@@ -29,7 +29,7 @@ def _kind() -> type[Any]:
     def checked(_self: Any, proposal: Mapping[str, Any]) -> Any:
         name, value = proposal["trait"].name, proposal["value"]
         try:
-            return value if value is None else _read(name, value)
+            return value if value is None else _read(session_of(_self.parent), name, value)
         except Unreadable as error:
             raise TraitError(f"NbLLM.{name} {error}") from None
 
@@ -48,9 +48,9 @@ def _kind() -> type[Any]:
     )
 
 
-def _read(name: str, value: Any) -> Any:
+def _read(session: Session, name: str, value: Any) -> Any:
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    found = read(OPTIONS[name], text)
+    found = read(OPTIONS[name], text, session.client.registry.dialects)
     return found[0] if name == "model" else found
 
 
@@ -62,7 +62,7 @@ def install(session: Session) -> None:
         try:
             if name not in NAMES:
                 raise Unreadable("is no option that can be a default")
-            session.defaults.setdefault(name, _read(name, value))
+            session.defaults.setdefault(name, _read(session, name, value))
         except Unreadable as error:
             session.say(f"nbllm leaves out the default {name!r} of a configuration file: it {error}.")
     shell = session.shell

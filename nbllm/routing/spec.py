@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ..core.calls import SECRET_HEADERS, ModelFacts, OAuth, Provider, Quirks, origin, same_host
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, did_you_mean
 from ..dialects._limits import WINDOWS
 from ..dialects.batches import FORMATS
 from .dialects import DIALECTS
@@ -175,7 +175,11 @@ def provider_row(
         )
     given = {entry: _read(name, entry, value) for entry, value in table.items()}
     if "dialect" in given and given["dialect"] not in dialects:
-        raise _wrong(name, "dialect", f"one of {', '.join(dialects)}")
+        raise EntryError(
+            "dialect",
+            f"Provider {name!r} has a wrong 'dialect': none is called {given['dialect']!r}.",
+            hint=did_you_mean(given["dialect"], dialects),
+        )
     if given.get("command") and below is None:
         given = {
             "base_url": f"cli://{given['command'][0]}",

@@ -6,7 +6,8 @@ import difflib
 import json
 import keyword
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from ...core import options
@@ -94,8 +95,11 @@ class Unreadable(ValueError):
     """A value that is not of its option's kind; the message says what was expected."""
 
 
-def read(option: Option, text: str) -> Any:
-    """The value of `text` for `option`. Raises Unreadable."""
+def read(option: Option, text: str, dialects: Iterable[str] = ()) -> Any:
+    """The value of `text` for `option`. dialects: those that dialect= may name, which packages add to;
+    without them it is refused where it is used. Raises Unreadable."""
+    if option.name == "dialect":
+        option = replace(option, values=tuple(dialects) or (text,))
     return _READERS[option.kind](option, text)
 
 

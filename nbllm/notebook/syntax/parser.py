@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,20 +55,20 @@ class Line:
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
-def parse(line: str) -> Line:
-    """Reads a line. Raises ConfigError, one line with the column and the nearest name, for what is not in the
-    grammar."""
-    reader = _Reader(line)
+def parse(line: str, dialects: Iterable[str] = ()) -> Line:
+    """Reads a line; dialects: as `read` takes them. Raises ConfigError, one line with the column and the
+    nearest name, for what is not in the grammar."""
+    reader = _Reader(line, dialects)
     while reader.more():
         if not reader.option():
             reader.bare()
     return reader.line_read()
 
 
-def ask(line: str) -> tuple[Line, str]:
+def ask(line: str, dialects: Iterable[str] = ()) -> tuple[Line, str]:
     """(options, prompt) of `%llm ask`: options come first, the prompt is all from the first word that is
     none."""
-    reader = _Reader(line)
+    reader = _Reader(line, dialects)
     while reader.more() and reader.option(prose=True):
         pass
     return reader.line_read(), line[reader.at :].strip()
@@ -89,8 +89,8 @@ _NO_MODEL = (
 
 
 class _Reader:
-    def __init__(self, line: str) -> None:
-        self.line, self.at = line, 0
+    def __init__(self, line: str, dialects: Iterable[str]) -> None:
+        self.line, self.at, self.dialects = line, 0, dialects
         self.options: dict[str, Any] = {}
         self.extra: dict[str, Any] = {}
         self.spans: dict[str, tuple[int, int]] = {}
@@ -192,7 +192,7 @@ class _Reader:
             raise fail(start, f"{option.name} is given twice", hint)
         try:
             each = option.kind == "budget" and _EACH.search(self.line)
-            meant = read(replace(option, kind="dollars") if each else option, text)
+            meant = read(replace(option, kind="dollars") if each else option, text, self.dialects)
         except Unreadable as error:
             raise fail(start, f"{option.name} {error}") from None
         self.options[option.name] = [*self.options.get(option.name, ()), *meant] if option.many else meant
