@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo fast test lab check notebooks clean
+.PHONY: help demo fast test lab check notebooks docs clean
 
 help:
 	@echo "make demo    run the quickstart notebook against the built-in simulator and show its latency table"
@@ -12,6 +12,7 @@ help:
 	@echo "make test    unit, property, kernel and notebook tests"
 	@echo "make lab     JupyterLab on notebooks/"
 	@echo "make check   ruff and its formatter, mypy, the layering test"
+	@echo "make docs    the documentation site, in build/site"
 	@echo "make clean   remove what the others made"
 
 $(STAMP): pyproject.toml
@@ -50,6 +51,14 @@ check: $(STAMP)
 # Runs the notebooks and stores their outputs, which `make test` compares with.
 notebooks: $(STAMP)
 	$(BIN)/python -m nbllm.demo --store notebooks/*.ipynb
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $(VENV)/.docs
+
+# The site, in build/site.
+docs: $(VENV)/.docs
+	$(BIN)/python docs/build.py
 
 clean:
 	rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
