@@ -7,6 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import nbllm
 from nbllm import Client, simulator
@@ -21,8 +23,20 @@ MODELS = {
     "anthropic": "anthropic/m",
     "groq": "groq/m",
     "responses": "openai_responses/m",
+    "gemini": "gemini/m",
+    "mistral": "mistral/m",
+    "together": "together/m",
+    "openrouter": "openrouter/m/m",
 }
-CREATES = {"openai": "/batches", "anthropic": "/v1/messages/batches"}
+# One of each way to hand lines in, to find them again and to read what came.
+CREATES = {
+    "openai": "/v1/batches",
+    "anthropic": "/v1/messages/batches",
+    "gemini": "/v1beta/batches",
+    "mistral": "/v1/batch/jobs",
+    "together": "/together/v1/batches",
+    "openrouter": "/api/v1/batches",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +61,10 @@ def serve():
             "GROQ_API_KEY": KEY,
             "ANTHROPIC_BASE_URL": server.url,
             "ANTHROPIC_API_KEY": KEY,
+            "GEMINI_BASE_URL": f"{server.url}/v1beta",
+            "MISTRAL_BASE_URL": base,
+            "TOGETHER_BASE_URL": f"{server.url}/together/v1",
+            "OPENROUTER_BASE_URL": f"{server.url}/api/v1",
             "GEMINI_API_KEY": KEY,
             "TOGETHER_API_KEY": KEY,
             "OPENROUTER_API_KEY": KEY,
@@ -76,8 +94,11 @@ def mapped(client, df, kind="openai", **options):
 
 def created(server):
     """How many batches the server has been asked to make."""
-    paths = ("/v1/batches", "/v1/messages/batches")
-    return sum(len(httpx.get(f"{server.url}{path}").raise_for_status().json()["data"]) for path in paths)
+    found = 0
+    for path in CREATES.values():
+        page = httpx.get(f"{server.url}{path}").raise_for_status().json()
+        found += len(page if isinstance(page, list) else page.get("data", page.get("operations")))
+    return found
 
 
 def own(df):
@@ -153,6 +174,10 @@ def test_a_job_is_watched_and_cancelled(serve, kind):
     assert list(nbllm.rows.collect("r", texts(4), client=client).llm_status) == ["pending"] * 4
     with pytest.raises(ConfigError, match="in a batch"):
         mapped(client, texts(4), kind, run="r", mode="now")
+    if kind == "openrouter":
+        with pytest.raises(ConfigError, match="cannot be cancelled"):
+            job.cancel()
+        return
     assert job.cancel()["waiting"] == 0
     out = nbllm.rows.collect("r", texts(4), client=client)
     assert own(out)
@@ -284,15 +309,101 @@ def test_too_many_waiting_tokens_cost_no_row(serve):
     assert not len(nbllm.rows.batches().query("state != 'done'"))
 
 
+@pytest.mark.parametrize("kind", ["openai", "together"])
+def test_what_does_not_fit_at_once_goes_in_halves(serve, kind):
+    """One after the other, until there is room; each answer on its own row."""
+    server, client = serve(enqueued=70, batch_shuffle=1)
+    job = mapped(client, texts(11), kind, run="r", wait=False)
+    out = job.wait(lambda seconds: None)
+    assert ["ok"] * 11 == list(out.llm_status)
+    assert own(out)
+    sizes = list(nbllm.rows.batches().rows)
+    assert sizes[0] == 11
+    assert sizes[1] == 5
+    assert sizes[-1] <= 2
+    assert len(sizes) == created(server)
+
+
+def test_what_waits_for_room_waits_for_the_batches_that_are_there(serve):
+    """A part that was refused beside others is handed in when they have ended, as large as it is."""
+    server, client = serve(enqueued=130, batch_s=1000)
+    job = mapped(client, texts(3), run="r", wait=False)
+    with RunFile("r", create=False) as file:
+        there = Batches(file, job)
+        file.plan(job.job.questions(texts(6)))
+        there.submit(there.open_ids())
+        assert there.look()["waiting"] == 6
+        assert [3] == [len(p.ids) for p in file.parts()]
+        there.look()
+        assert created(server) == 2
+        there.cancel()
+        there.look()
+        assert [3] == [len(p.ids) for p in file.parts()]
+        assert created(server) == 3
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    kind=st.sampled_from(list(MODELS)),
+    n=st.integers(1, 9),
+    faults=st.fixed_dictionaries(
+        {
+            **{name: st.integers(0, 2) for name in ("batch_missing", "batch_zero", "batch_fail", "seed")},
+            "batch_end": st.sampled_from(["completed", "completed", "expired", "cancelled"]),
+        }
+    ),
+)
+def test_nobodys_row_is_on_anothers_line(serve, kind, n, faults):
+    """Whatever a provider does to a batch: each row has its own answer, or the reason why it has none."""
+    _, client = serve(batch_shuffle=1, **faults)
+    out = mapped(client, texts(n), kind)
+    assert own(out)
+    assert set(out.llm_status) <= {"ok", "failed"}
+    assert list(out.llm_error.isna()) == list(out.llm_status == "ok")
+    lost = min(n, sum(faults[f] for f in ("batch_missing", "batch_zero", "batch_fail")))
+    assert (out.llm_status == "failed").sum() >= lost
+    assert (out.llm_status == "ok").sum() == (
+        n - lost if faults["batch_end"] == "completed" else max(0, n // 2 - lost)
+    )
+
+
+@pytest.mark.parametrize(
+    "to", ["http://elsewhere.example/upload", "https://127.0.0.1/x", "", "/relative", "file:///x"]
+)
+def test_a_file_goes_nowhere_else(to):
+    """Google names an address for an upload: another server's gets neither rows nor key."""
+
+    class Naming(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.server.seen.append(self.path)
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("x-goog-upload-url", to)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Naming)
+    server.seen = []
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    env = {"GEMINI_BASE_URL": f"http://127.0.0.1:{server.server_port}/v1beta", "GEMINI_API_KEY": KEY}
+    client = Client(load(env=env), ledger=None)
+    with pytest.raises(NbllmError, match="elsewhere"):
+        mapped(client, texts(2), "gemini")
+    client.close()
+    server.shutdown()
+    server.server_close()
+    assert server.seen == ["/upload/v1beta/files"]
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"model": "gemini/m"}, "Gemini cannot be asked in batches yet"),
-        ({"model": "together/m"}, "cannot be asked in batches yet"),
-        ({"model": "openrouter/m/m"}, "cannot be asked in batches yet"),
-        ({"model": "mistral/m"}, "cannot be asked in batches yet"),
         ({"model": "xai/m"}, "takes no batches"),
-        ({"model": "openai/m|anthropic/m"}, "cannot be asked in batches yet"),
+        ({"model": "openai/m|anthropic/m"}, "cannot be asked in batches"),
         ({"budget": 1}, "budget="),
         ({"width": 3}, "width="),
         ({"errors": "raise"}, "errors="),

@@ -1,7 +1,8 @@
 """Batches at a provider's server: uploaded, created, found again, watched, read and cancelled.
 
 The key goes to the row's own address alone: an address of results that the provider names is never followed,
-since its own paths give the same. Two shapes: a file of OpenAI's kind, and Anthropic's requests in the call.
+since its own paths give the same. What differs between providers stands in dialects.batches.FORMATS; here are
+the ways to hand lines in and to read what came of them.
 """
 
 from __future__ import annotations
@@ -12,24 +13,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
 from ..core import errors
-from ..core.calls import Dialect, HttpCall, Provider, Secret, Trace
+from ..core.calls import Dialect, HttpCall, Provider, Secret, Trace, same_host
+from ..core.messages import Message, Request
 from ..dialects._json import count, items, load_json, obj, string
-from ..dialects.batches import FORMATS, BatchFormat, BatchState, path_id, state
+from ..dialects._request import dumps
+from ..dialects.batches import FORMATS, BatchFormat, BatchState, endpoint, path_id, state
 from ..routing.registry import Route
 from .attempt import refusal
 from .client import Client
 from .prepare import no_key
-from .provider_api import get_json, question
+from .provider_api import get_json, get_reply, question
 
 _ANSWER = 60.0  # seconds for an answer
 _FILE = 900.0  # seconds for a file on its way
 _LINE = 32 * 2**20  # bytes of a line of results
 _PAGES = 50  # of a provider's list that are looked through
+_FULL = 100  # batches in a page that has another after it
+_LINES = 200_000  # results of one batch, in pages
 _AROUND = 600.0  # seconds by which its clock and ours may differ
-_KNOWN = {"openai": "/batches", "groq": "/batches", "anthropic": "/v1/messages/batches"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +47,14 @@ class BatchServer:
 
     @classmethod
     def of(cls, client: Client, route: Route, key: Secret | None) -> BatchServer:
-        """Raises ConfigError where the route's provider takes no batches, or not from here yet."""
+        """Raises ConfigError where the route's provider takes no batches."""
         row = route.provider
-        if row.batch not in _KNOWN or route.others:
+        if not row.batch or route.others:
             who = "Models that take each other's place" if route.others else row.label or row.name
-            why = "cannot be asked in batches yet" if row.batch or route.others else "takes no batches"
             raise errors.ConfigError(
-                f"{who} {why}.",
-                hint='Leave mode="batch" out, or choose a model of OpenAI, Azure, Groq or Anthropic.',
+                f"{who} {'cannot be asked in batches' if route.others else 'takes no batches'}.",
+                hint='Leave mode="batch" out, or choose one model of OpenAI, Azure, Anthropic, Gemini, '
+                "Mistral, Groq, Together or OpenRouter.",
             )
         if key is None and not row.local:
             raise no_key(row)
@@ -66,52 +71,105 @@ class BatchServer:
         return FORMATS[self.row.batch]
 
     @property
+    def paged(self) -> bool:
+        """Whether results come in pages, so that the state does not say if there are any."""
+        return self.format.page == "cursor"
+
+    @property
     def dialect(self) -> Dialect:
         """What reads an answer."""
         return self.client.registry.dialects[self.row.dialect]
 
     def create(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
         """A new batch of lines; names: what it is found by again, where the provider keeps that."""
-        if self.format.shape == "inline":
-            content = b'{"requests":[' + ",".join(lines).encode() + b"]}"
-            return state(self._ask(self._path(), content))
-        file = path_id(obj(self._upload("\n".join(lines).encode())).get("id"))
-        body = {
-            "input_file_id": file,
-            "endpoint": obj(load_json(lines[0])).get("url"),
-            "completion_window": "24h",
-            "metadata": dict(names),
-        }
-        return state(self._ask(self._path(), body))
+        return _CREATE[self.row.batch](self, lines, names)
 
-    def _upload(self, data: bytes) -> Any:
-        mark = f"nbllm-{uuid4().hex}"
-        head = (
-            f'--{mark}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--{mark}\r\n'
-            'Content-Disposition: form-data; name="file"; filename="batch.jsonl"\r\n'
-            "Content-Type: application/jsonl\r\n\r\n"
-        )
-        kind = f"multipart/form-data; boundary={mark}"
-        return self._ask("/files", head.encode() + data + f"\r\n--{mark}--\r\n".encode(), kind)
+    def _endpoint(self) -> str:
+        """The path that a batch of our calls names."""
+        request = Request(self.route.model, (Message("user", "x"),))
+        call: Any = self.dialect.encode(request, self.row, None)
+        return endpoint(call)
+
+    def _requests(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
+        """Of lines that stand in the call: Anthropic's, and OpenRouter's, which wants to read first what all
+        of them have in common."""
+        head = b""
+        if self.row.batch == "openrouter":
+            head = dumps({"endpoint": self._endpoint(), "model": self.route.model}).encode()[1:-1] + b","
+        content = b"{" + head + b'"requests":[' + ",".join(lines).encode() + b"]}"
+        return state(self._ask(self.format.path, content))
+
+    def _file(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
+        body = {"input_file_id": self._upload(lines, names), "endpoint": self._endpoint()}
+        kept = {"metadata": dict(names)} if self.format.known_by == "metadata" else {}
+        return state(self._ask(self.format.path, {**body, "completion_window": "24h", **kept}))
+
+    def _mistral(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
+        body = {"input_files": [self._upload(lines, names)], "model": self.route.model}
+        more = {"endpoint": self._endpoint(), "metadata": dict(names), "timeout_hours": 24}
+        return state(self._ask(self.format.path, {**body, **more}))
+
+    def _gemini(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
+        data, called = "\n".join(lines).encode(), {"file": {"display_name": _called(names)}}
+        head = {
+            "x-goog-upload-protocol": "resumable",
+            "x-goog-upload-command": "start",
+            "x-goog-upload-header-content-length": str(len(data)),
+            "x-goog-upload-header-content-type": "application/jsonl",
+        }
+        call = self._beside("upload", "/files")
+        call = replace(call, method="POST", body=called, headers={**call.headers, **head})
+        to, _ = self.client.run(get_reply(self.client, self.row, call, _ANSWER))
+        url = to.get("x-goog-upload-url", "")
+        if not same_host(url, call.url):
+            raise errors.ProtocolError("The provider wants a file elsewhere.", hint="Check base_url.")
+        head = {"x-goog-upload-command": "upload, finalize", "x-goog-upload-offset": "0"}
+        call = replace(call, url=url, body={}, content=data, headers={**call.headers, **head})
+        sent = obj(obj(self._run(call)).get("file")).get("name")
+        config = {"displayName": _called(names), "inputConfig": {"fileName": path_id(sent)}}
+        model = quote(self.route.model.removeprefix("models/"), safe="")
+        return state(self._ask(f"/models/{model}:batchGenerateContent", {"batch": config}))
+
+    def _beside(self, word: str, path: str) -> HttpCall:
+        """A call of a path of Google's that stands beside its others: /upload/v1beta."""
+        call = self._call(path)
+        at = urlsplit(call.url)
+        return replace(call, url=at._replace(path=f"/{word}{at.path}").geturl())
+
+    def _upload(self, lines: Sequence[str], names: Mapping[str, str]) -> str:
+        """The id of a new file of lines."""
+        mark, name, form = f"nbllm-{uuid4().hex}", f"{_called(names)}.jsonl", ""
+        for field, value in {"purpose": self.format.purpose, "file_name": name, "file_type": "jsonl"}.items():
+            if field == "purpose" or self.format.known_by == "file":
+                form += f'--{mark}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
+        form += f'--{mark}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
+        form += "Content-Type: application/jsonl\r\n\r\n"
+        data = form.encode() + "\n".join(lines).encode() + f"\r\n--{mark}--\r\n".encode()
+        made = self._ask(self.format.files, data, f"multipart/form-data; boundary={mark}")
+        return path_id(obj(made).get("id"))
 
     def look(self, id: str) -> BatchState:
         """How far a batch is."""
         return state(self._ask(self._path(id)))
 
     def cancel(self, id: str) -> BatchState:
-        """Asks that no more of a batch is done. What is done already can be read."""
-        return state(self._ask(f"{self._path(id)}/cancel", {}))
+        """Asks that no more of a batch is done. What is done already can be read. Raises ConfigError where
+        the provider has no way to ask."""
+        if not self.format.cancel:
+            raise errors.ConfigError(
+                f"A batch at {self.row.label} cannot be cancelled.", hint="Its rows come when it ends."
+            )
+        return state(self._ask(self._path(id) + self.format.cancel, {}))
 
     def find(self, run: str, part: int, total: int, created: float, first: str) -> tuple[str, bool]:
         """The id of a batch that was created for a part of a run, "" where there is none; and whether one
         that may be it has to end before that is known. created: when that was begun; first: how the ids of
         its lines begin."""
-        waits = False
+        waits, named = False, self._named({"nbllm_run": run, "part": str(part)})
         for about in self._listed(created):
-            if self.format.shape == "file":
-                names = obj(about.get("metadata"))
-                if (names.get("nbllm_run"), names.get("part")) == (run, str(part)):
-                    return path_id(about.get("id")), False
+            if named is not None:
+                if named(about):
+                    return path_id(about.get("id") or about.get("name")), False
                 continue
             found = state(about)
             if found.total == total and abs((_moment(about) or created) - created) <= _AROUND:
@@ -121,17 +179,38 @@ class BatchServer:
                     return path_id(found.id), False
         return "", waits
 
+    def _named(self, names: Mapping[str, str]) -> Callable[[Mapping[str, Any]], bool] | None:
+        """What tells from a provider's list whether a batch has our names; None where nothing there does."""
+        name, by = _called(names), self.format.known_by
+        if by == "name":
+            return lambda about: obj(about.get("metadata")).get("displayName") == name
+        if by == "file":
+            data = obj(self._ask("/files")).get("data")
+            files = {f.get("id") for f in items(data) if f.get("filename") == f"{name}.jsonl"}
+            return lambda about: string(about.get("input_file_id")) in files
+        if by == "result":
+            return None
+        return lambda about: all(obj(about.get("metadata")).get(n) == v for n, v in names.items())
+
     def _listed(self, since: float) -> Iterator[Mapping[str, Any]]:
-        after = "after_id" if self.format.shape == "inline" else "after"
-        path = f"{self._path()}?limit=100"
-        for _ in range(_PAGES):
-            page = obj(self._ask(path))
-            found = list(items(page.get("data")))
+        """The batches in the provider's list, newest first, as far back as `since`."""
+        more = ""
+        for number in range(_PAGES):
+            page = self._ask(f"{self.format.path}?{self.format.size}{more}")
+            found = list(items(page if isinstance(page, list) else _any(page, "data", "operations")))
             yield from found
             old = bool(found) and (_moment(found[-1]) or since) < since - _AROUND
-            if not found or old or page.get("has_more") is not True:
+            if not found or old or not (after := self._after(obj(page), found, number)):
                 return
-            path = f"{self._path()}?limit=100&{after}={path_id(found[-1].get('id'))}"
+            more = f"&{self.format.page}={quote(after, safe='')}"
+
+    def _after(self, page: Mapping[str, Any], found: Sequence[Mapping[str, Any]], number: int) -> str:
+        """What asks for the page after this one, "" at the end."""
+        if self.format.page in ("cursor", "pageToken"):
+            return string(page.get("next_cursor") or page.get("nextPageToken"))
+        if self.format.page == "page":
+            return str(number + 1) if len(found) >= _FULL else ""
+        return path_id(found[-1].get("id")) if page.get("has_more") is True else ""
 
     def _begins(self, found: BatchState, first: str) -> bool:
         seen: list[bool] = []
@@ -141,25 +220,51 @@ class BatchServer:
                 seen.append(string(obj(load_json(line)).get("custom_id")).startswith(first))
             return not seen
 
-        self._read(f"{self._path(found.id)}/results", take)
+        self._inline(found, take)
         return seen == [True]
 
     def results(self, found: BatchState, take: Callable[[bytes], Any]) -> None:
-        """Gives each line of all files of results to `take`, on the engine's loop."""
+        """Gives each line of all results to `take`."""
 
         def all_of(line: bytes) -> bool:
             take(line)
             return True
 
         if self.format.shape == "inline":
-            if found.url:
-                self._read(f"{self._path(found.id)}/results", all_of)
+            self._inline(found, all_of)
             return
+        for line in found.inline:
+            take(dumps(line).encode())
         for name in found.files:
-            self._read(f"/files/{path_id(name)}/content", all_of)
+            self._read(self._content(path_id(name)), all_of)
 
-    def _path(self, id: str = "") -> str:
-        return _KNOWN[self.row.batch] + (f"/{path_id(id)}" if id else "")
+    def _content(self, name: str) -> HttpCall:
+        """What reads a file of results."""
+        if self.row.batch == "gemini":
+            return self._beside("download", f"/{name}:download?alt=media")
+        return self._call(f"/files/{name}/content")
+
+    def _inline(self, found: BatchState, take: Callable[[bytes], bool]) -> None:
+        """Gives the lines of results that stand in a file (Anthropic) or in pages (OpenRouter)."""
+        path = f"{self._path(found.id)}/results"
+        if not self.paged:
+            if found.url:
+                self._read(self._call(path), take)
+            return
+        more, lines = "", _LINES
+        while lines > 0:
+            page = self._ask(path + more)
+            some = list(items(page if isinstance(page, list) else _any(page, "data", "results")))
+            if not all(take(dumps(line).encode()) for line in some) or not some:
+                return
+            after = string(obj(page).get("next_cursor"))
+            if not after:
+                return
+            more, lines = f"?cursor={quote(after, safe='')}", lines - len(some)
+
+    def _path(self, id: str) -> str:
+        """Where a batch is. Google's ids name their place themselves."""
+        return f"/{path_id(id)}" if "/" in id else f"{self.format.path}/{path_id(id)}"
 
     def _call(self, path: str) -> HttpCall:
         return question(self.client, self.row, path, self.key)
@@ -172,12 +277,13 @@ class BatchServer:
                 call = replace(call, headers={**call.headers, "content-type": kind})
         elif content is not None:
             call = replace(call, method="POST", body=content)
-        limit = _FILE if isinstance(content, bytes) else _ANSWER
-        return self.client.run(get_json(self.client, self.row, call, limit))
+        return self._run(call)
 
-    def _read(self, path: str, take: Callable[[bytes], bool]) -> None:
-        """Gives the lines at a path to `take`, until that wants no more."""
-        call = self._call(path)
+    def _run(self, call: HttpCall) -> Any:
+        return self.client.run(get_json(self.client, self.row, call, _FILE if call.content else _ANSWER))
+
+    def _read(self, call: HttpCall, take: Callable[[bytes], bool]) -> None:
+        """Gives the lines of an answer to `take`, on the engine's loop, until that wants no more."""
         try:
             self.client.run(self._lines(call, take))
         except errors.NbllmError as error:
@@ -203,9 +309,26 @@ class BatchServer:
             ) from None
 
 
+_CREATE: Mapping[str, Callable[[BatchServer, Sequence[str], Mapping[str, str]], BatchState]] = {
+    **dict.fromkeys(("openai", "groq", "together"), BatchServer._file),
+    **dict.fromkeys(("anthropic", "openrouter"), BatchServer._requests),
+    "gemini": BatchServer._gemini,
+    "mistral": BatchServer._mistral,
+}
+
+
+def _called(names: Mapping[str, str]) -> str:
+    """The names of a batch in one word."""
+    return "-".join(("nbllm", *names.values()))
+
+
+def _any(page: Any, *names: str) -> Any:
+    return next((found for name in names if (found := obj(page).get(name))), [])
+
+
 def _moment(about: Mapping[str, Any]) -> float | None:
     """When a batch was created, in seconds since 1970."""
-    said = about.get("created_at")
+    said = about.get("created_at") or obj(about.get("metadata")).get("createTime")
     if (number := count(said)) is not None:
         return float(number)
     try:

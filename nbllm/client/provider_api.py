@@ -64,13 +64,23 @@ def question(client: Client, row: Provider, path: str, key: Secret | None) -> Ht
 async def get_json(client: Client, row: Provider, call: HttpCall, limit: float = TIMEOUT) -> Any:
     """The JSON that answers `call` within `limit` seconds; to be run on the engine's loop. Raises our errors,
     what is secret masked in them."""
+    found = (await get_reply(client, row, call, limit))[1]
+    return load_json(b"") if found is None else found
+
+
+async def get_reply(
+    client: Client, row: Provider, call: HttpCall, limit: float = TIMEOUT
+) -> tuple[dict[str, str], Any]:
+    """As get_json, after the headers of the answer. An answer without a body is None."""
     try:
-        return await _get_json(client, row, call, limit)
+        return await _get_reply(client, row, call, limit)
     except errors.NbllmError as error:
         raise error.scrubbed(call.guard.texts).with_traceback(None) from None
 
 
-async def _get_json(client: Client, row: Provider, call: HttpCall, limit: float) -> Any:
+async def _get_reply(
+    client: Client, row: Provider, call: HttpCall, limit: float
+) -> tuple[dict[str, str], Any]:
     if row.dialect == "opencode_server":  # its password goes to an OpenCode server alone
         await client.opencode.check(row.base_url.rstrip("/"))
     try:
@@ -78,7 +88,7 @@ async def _get_json(client: Client, row: Provider, call: HttpCall, limit: float)
             body = await reply.body(LIMIT)
             if not 200 <= reply.status < 300:
                 raise refusal(client.registry.dialects[row.dialect], reply, body, row)
-            return load_json(body)
+            return reply.headers, load_json(body) if body.strip() else None
     except errors.Timeout:
         raise
     except TimeoutError:

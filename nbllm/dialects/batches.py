@@ -27,7 +27,7 @@ from ._request import dumps
 _MB = 1_000_000
 _MARGIN = 0.95  # of the bytes that a provider allows: its count may include what ours does not
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_FILE = re.compile(r"(?:files/)?[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
+_FILE = re.compile(r"(?:files/|batches/)?[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
 _STREAMED = frozenset({"stream", "stream_options"})
 # Ends of lines to some who read text, within JSON's strings.
 _BREAKS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
@@ -38,7 +38,10 @@ _SHOWN = 5  # strange ids that are told
 class BatchFormat:
     """How one provider writes its batches. requests and bytes: the most of one batch. id and body: the names
     in a line of the request; addressed: the line names method and path too; left_out: what of a body stands
-    elsewhere."""
+    elsewhere. path: where its batches are; files: where a file is uploaded, for a purpose. known_by: what
+    tells a batch of ours in the list: metadata, the name of the batch, that of its file, or its first result.
+    size and page: how the list's pages are asked for; cancel: what follows a batch's address, "" where none
+    can be."""
 
     shape: Literal["file", "inline", "job"]
     requests: int
@@ -47,17 +50,50 @@ class BatchFormat:
     body: str = "body"
     addressed: bool = False
     left_out: frozenset[str] = _STREAMED
+    path: str = "/batches"
+    files: str = "/files"
+    purpose: str = "batch"
+    known_by: Literal["metadata", "name", "file", "result"] = "metadata"
+    size: str = "limit=100"
+    page: str = "after"
+    cancel: str = "/cancel"
 
 
 # What a row of providers.toml names in `batch`.
 FORMATS: Mapping[str, BatchFormat] = {
     "openai": BatchFormat("file", 50_000, 200 * _MB, addressed=True),  # Azure too
     "groq": BatchFormat("file", 50_000, 100 * _MB, addressed=True),
-    "together": BatchFormat("file", 50_000, 100 * _MB),
-    "anthropic": BatchFormat("inline", 100_000, 256 * _MB, body="params"),
-    "openrouter": BatchFormat("inline", 50_000, 100 * _MB),  # says no limits: the smallest of the others
-    "gemini": BatchFormat("job", 50_000, 2_000 * _MB, id="key", body="request"),
-    "mistral": BatchFormat("job", 100_000, 512 * _MB, left_out=_STREAMED | {"model"}),
+    "together": BatchFormat(
+        "file", 50_000, 100 * _MB, files="/files/upload", purpose="batch-api", known_by="file"
+    ),
+    "anthropic": BatchFormat(
+        "inline",
+        *(100_000, 256 * _MB),
+        body="params",
+        path="/v1/messages/batches",
+        known_by="result",
+        page="after_id",
+    ),
+    # It says no limits: the smallest of the others.
+    "openrouter": BatchFormat("inline", 50_000, 100 * _MB, known_by="result", page="cursor", cancel=""),
+    "gemini": BatchFormat(
+        "job",
+        *(50_000, 2_000 * _MB),
+        id="key",
+        body="request",
+        known_by="name",
+        size="pageSize=100",
+        page="pageToken",
+        cancel=":cancel",
+    ),
+    "mistral": BatchFormat(
+        "job",
+        *(100_000, 512 * _MB),
+        left_out=_STREAMED | {"model"},
+        path="/batch/jobs",
+        size="page_size=100",
+        page="page",
+    ),
 }
 
 
@@ -154,7 +190,8 @@ class BatchState:
     @property
     def too_much(self) -> bool:
         """Whether it was refused because too many tokens wait already: to be sent later, or in halves."""
-        return any(p.get("code") == "token_limit_exceeded" for p in self.problems)
+        said = [f"{p.get('code')} {p.get('message')}".lower() for p in self.problems]
+        return any("token_limit_exceeded" in words or "enqueued token" in words for words in said)
 
 
 def state(value: Any) -> BatchState:
@@ -170,7 +207,8 @@ def state(value: Any) -> BatchState:
             "The provider answered something that is no batch.", hint="Check that base_url belongs to it."
         )
     output = obj(about.get("output")) or obj(about.get("response"))
-    inlined = obj(output.get("inlinedResponses")).get("inlinedResponses", about.get("outputs"))
+    inlined = obj(output.get("inlinedResponses")).get("inlinedResponses")
+    inlined = inlined or about.get("outputs") or about.get("results")
     names = [*(about.get(n) for n in _FILES), output.get("responsesFile")]
     found = BatchState(
         id,
@@ -217,8 +255,8 @@ def _total(about: Mapping[str, Any]) -> int | None:
 def _problems(about: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     errors = about.get("errors")
     yield from items(errors if isinstance(errors, list) else obj(errors).get("data"))
-    if error := obj(about.get("error")):
-        yield error
+    if (error := about.get("error")) and isinstance(error, dict | str):
+        yield {"message": error} if isinstance(error, str) else error
 
 
 # --- what came ----------------------------------------------------------------------------------------------

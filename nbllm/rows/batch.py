@@ -66,7 +66,7 @@ class BatchJob:
 
     def poll(self) -> dict[str, int]:
         """Asks the provider once, keeps what has come, and gives how many rows are in each state: ok, failed,
-        and waiting."""
+        and waiting. Rows that wait for room at the provider are handed in."""
         with RunFile(self.name, create=False) as file:
             return Batches(file, self).look()
 
@@ -147,8 +147,22 @@ class Batches:
         """Hands in questions, in as many parts as the provider wants."""
         missing = [Row(id, "failed", error=_MISSING) for id, prompt in self._prompts(ids) if not prompt]
         self.file.record(missing)
-        for part in self._split(ids):
-            self._create(self.file.add_part(part, time.time()))
+        most = self.file.get("batch_most")
+        for part in self._split(ids[:most] if most else ids):
+            if not self._hand_in(part):
+                return
+
+    def _hand_in(self, ids: list[str]) -> bool:
+        """Creates one batch. False where the provider has no room beside those that are there: its rows are
+        handed in when these have ended."""
+        try:
+            self._create(self.file.add_part(ids, time.time()))
+        except (errors.RateLimited, errors.QuotaExceeded):
+            if not self.file.parts():
+                raise
+            self.file.put(batch_most=self.file.get("batch_most") or len(ids))
+            return False
+        return True
 
     def look(self) -> dict[str, int]:
         """Asks of every part, and keeps what has come. Gives how many rows are ok, failed and waiting."""
@@ -156,6 +170,9 @@ class Batches:
             there = self._adopted(part) if part.state == "creating" else part
             if there is not None and not (found := self.server.look(there.batch)).running:
                 self._collect(there, found)
+        most = self.file.get("batch_most")
+        if most and not self.file.parts() and (ids := self.file.open_ids()):
+            self._hand_in(next(self._split(ids[:most])))
         counts = self.file.counts()
         ok, failed = counts.get("ok", 0), counts.get("failed", 0)
         return {"ok": ok, "failed": failed, "waiting": self.file.size() - ok - failed}
@@ -249,7 +266,7 @@ class Batches:
     def _collect(self, part: Part, found: BatchState) -> None:
         prefix = self._prefix(part.part)
         ids = {batches.custom_id(prefix, id): id for id in part.ids}
-        if not found.results and found.problems:
+        if found.problems and not found.results and (not self.server.paged or found.state == "failed"):
             self._failed(part, found)
             return
         collector, rows = Collector(ids, self.server.row), {}
@@ -266,13 +283,16 @@ class Batches:
         self.file.record(rows.values(), part=part.part)
 
     def _failed(self, part: Part, found: BatchState) -> None:
-        """A batch that failed as a whole: its rows with it, but where only too much waits at the provider."""
-        problem = found.problems[0]
-        error = errors.ProviderError(f"The batch failed: {problem.get('code')}: {problem.get('message')}")
-        told = self._told(error)
+        """A batch that failed as a whole: its rows with it. Where only too much waits at the provider, they
+        are handed in when the other batches have ended, or, where there is none, in halves."""
+        words = [str(w)[:500] for n in ("code", "message") if (w := found.problems[0].get(n))]
+        told = self._told(errors.ProviderError(": ".join(["The batch failed", *words])))
+        state = "failed"
         if found.too_much:
-            self.ended = told
-        state = "pending" if found.too_much else "failed"
+            alone, most = len(self.file.parts()) < 2, self.file.get("batch_most") or len(part.ids)
+            most = len(part.ids) // 2 if alone else most
+            self.file.put(batch_most=most)
+            state, self.ended = "pending", "" if most else told
         self.file.record([Row(id, state, None, told) for id in part.ids], part=part.part)
 
     def _told(self, error: errors.NbllmError) -> str:

@@ -1,4 +1,4 @@
-"""One batch: how it ends, what becomes of its lines, and the words of the four kinds of providers for both.
+"""One batch: how it ends, what becomes of its lines, and the words of the six kinds of providers for both.
 
 What it answers is worked out once, after its end, each line as a call in its format would be. When it ends,
 and which lines fail, options say (batch_s, batch_end, batch_fail ...).
@@ -147,7 +147,14 @@ _LINES: Mapping[str, Callable[[Result], dict[str, Any]]] = {
     "anthropic": _anthropic_line,
     "gemini": _google_line,
     "mistral": _openai_line,
+    "together": _openai_line,
+    "openrouter": _openai_line,
 }
+
+
+def lines(batch: Batch, now: float) -> list[dict[str, Any]]:
+    """Its results, each as its provider writes it."""
+    return [_LINES[batch.kind](r) for r in batch.results(now)]
 
 
 def shown(batch: Batch, now: float) -> dict[str, Any]:
@@ -218,7 +225,8 @@ def _google_shown(batch: Batch, end: str, results: list[Result], now: float) -> 
         **({"output": output} if results else {}),
     }
     ended = {"done": True, **({"response": output} if results else {})} if end else {}
-    return {"name": f"batches/{batch.id}", "metadata": metadata, **ended}
+    failed = {"error": {"code": 13, "message": batch.problem[1]}} if batch.problem else {}
+    return {"name": f"batches/{batch.id}", "metadata": metadata, **ended, **failed}
 
 
 def _mistral_shown(batch: Batch, end: str, results: list[Result], now: float) -> dict[str, Any]:
@@ -232,7 +240,7 @@ def _mistral_shown(batch: Batch, end: str, results: list[Result], now: float) ->
         "status": words.get(end, end.upper()),
         "output_file": out,
         "error_file": err,
-        "errors": [],
+        "errors": [{"message": batch.problem[1], "count": 1}] if batch.problem else [],
         "created_at": int(batch.created),
         "completed_at": int(now) if end else None,
         "total_requests": len(batch.lines),
@@ -242,9 +250,38 @@ def _mistral_shown(batch: Batch, end: str, results: list[Result], now: float) ->
     }
 
 
+def _together_shown(batch: Batch, end: str, results: list[Result], now: float) -> dict[str, Any]:
+    out, err = _files(batch, results)
+    return {
+        **{k: batch.about.get(k) for k in ("endpoint", "input_file_id")},
+        "id": batch.id,
+        "user_id": "simulator",
+        "status": (end or "in_progress").upper(),
+        "created_at": datetime.fromtimestamp(batch.created, UTC).isoformat(),
+        "progress": 100 if end else 0,
+        "output_file_id": out,
+        "error_file_id": err,
+        "error": ": ".join(batch.problem) if batch.problem else None,
+    }
+
+
+def _openrouter_shown(batch: Batch, end: str, results: list[Result], now: float) -> dict[str, Any]:
+    said = _openai_shown(batch, end, results, now)
+    code, message = batch.problem or ("", "")
+    return {
+        **{k: said[k] for k in ("id", "object", "endpoint", "status", "created_at", "request_counts")},
+        "completion_window": "24h",
+        "model": batch.about.get("model"),
+        "finalized_at": int(now) if end else None,
+        "error": {"code": code, "message": message} if batch.problem else None,
+    }
+
+
 _SHOWN: Mapping[str, Callable[[Batch, str, list[Result], float], dict[str, Any]]] = {
     "openai": _openai_shown,
     "anthropic": _anthropic_shown,
     "gemini": _google_shown,
     "mistral": _mistral_shown,
+    "together": _together_shown,
+    "openrouter": _openrouter_shown,
 }

@@ -1,4 +1,5 @@
-"""Batches of four kinds: OpenAI's files (Groq's and Azure's too), Anthropic's, Gemini's and Mistral's.
+"""Batches of six kinds: OpenAI's files (Groq's and Azure's too), Anthropic's, Gemini's and Mistral's; below
+/api/v1 OpenRouter's, below /together/v1 Together's, which have paths in common with OpenAI's.
 
 Files are kept, batches are made of them or of what stands in the call, listed, read and cancelled.
 """
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from . import routes
-from .batch import ODD, Batch, Line, shown, written
+from .batch import ODD, Batch, Line, lines, shown, written
 from .options import Options, chosen
 from .protocols import Refused, Request, encode
 
@@ -27,12 +28,14 @@ class Batches:
     """The files and batches of one simulator."""
 
     files: dict[str, bytes] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)  # of files
     made: dict[str, Batch] = field(default_factory=dict)
     count: int = 0
 
     def clear(self) -> None:
         """Forgets them."""
         self.files.clear()
+        self.names.clear()
         self.made.clear()
 
     def answer(self, request: Request, options: Options, now: float) -> tuple[Any, dict[str, str]] | None:
@@ -45,10 +48,11 @@ class Batches:
                 return body if isinstance(body, tuple) else (body, {})
         return None
 
-    def keep(self, data: bytes) -> str:
+    def keep(self, data: bytes, name: str = "batch.jsonl") -> str:
         """The id of a new file."""
         self.count += 1
         self.files[f"file-{self.count}"] = data
+        self.names[f"file-{self.count}"] = name[:200]
         while sum(map(len, self.files.values())) > _KEPT:
             del self.files[next(iter(self.files))]
         return f"file-{self.count}"
@@ -98,7 +102,14 @@ class _Asked(NamedTuple):
     now: float
 
 
-_PREFIX = {"openai": "batch_", "anthropic": "msgbatch_", "gemini": "sim", "mistral": "job-"}
+_PREFIX = {
+    "openai": "batch_",
+    "anthropic": "msgbatch_",
+    "gemini": "sim",
+    "mistral": "job-",
+    "together": "tg-",
+    "openrouter": "or-",
+}
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -113,16 +124,22 @@ def _upload(batches: Batches, request: Request, asked: _Asked) -> Any:
         head, _, data = part.partition(b"\r\n\r\n")
         name = re.search(rb'[; ]name="([^"]*)"', head)
         parts[name[1] if name else b""] = data.removesuffix(b"\r\n")
-    if parts.get(b"purpose") != b"batch" or b"file" not in parts:
-        raise Refused(400, "purpose=batch and a file are required.")
-    return _file(batches, batches.keep(parts[b"file"]))
+    purpose = "batch-api" if request.path.startswith("/together") else "batch"
+    if parts.get(b"purpose") != purpose.encode() or b"file" not in parts:
+        raise Refused(400, f"purpose={purpose} and a file are required.")
+    called = parts.get(b"file_name", b"batch.jsonl").decode("utf-8", "replace")
+    return _file(batches, batches.keep(parts[b"file"], called))
 
 
 def _file(batches: Batches, id: str) -> dict[str, Any]:
     if id not in batches.files:
         raise Refused(404, f"No such File object: {id[:80]}")
-    about = {"created_at": routes.CREATED, "filename": "batch.jsonl", "purpose": "batch"}
+    about = {"created_at": routes.CREATED, "filename": batches.names[id], "purpose": "batch"}
     return {"id": id, "object": "file", "bytes": len(batches.files[id]), "status": "processed", **about}
+
+
+def _all_files(batches: Batches, request: Request, asked: _Asked) -> Any:
+    return {"object": "list", "data": [_file(batches, id) for id in reversed(batches.files)]}
 
 
 def _delete(batches: Batches, request: Request, asked: _Asked) -> Any:
@@ -157,21 +174,23 @@ def _openai(batches: Batches, request: Request, asked: _Asked) -> Any:
     data, path = batches.files.get(str(about.get("input_file_id"))), str(about.get("endpoint"))
     if data is None or not path.startswith("/v1/") or not about.get("completion_window"):
         raise Refused(400, f"{_REFUSED}: input_file_id, endpoint and completion_window are required.")
-    lines, problem = [], None
+    found, problem = [], None
+    kind = "together" if request.path.startswith("/together") else "openai"
     try:
-        lines = list(_lines(data, "custom_id", "body", path))
-        problem = _problem(lines)
+        found = list(_lines(data, "custom_id", "body", path if kind == "openai" else ""))
+        problem = _problem(found)
     except Refused as refused:
         problem = (refused.why, refused.message)
-    return shown(batches.put("openai", path, lines, about, asked, problem=problem), asked.now)
+    said = shown(batches.put(kind, path, found, about, asked, problem=problem), asked.now)
+    return {"job": said, "warning": None} if kind == "together" else said
 
 
-def _problem(lines: list[Line]) -> tuple[str, str] | None:
-    if not lines:
+def _problem(found: list[Line]) -> tuple[str, str] | None:
+    if not found:
         return "empty_file", _NO_LINES
-    if len({line.id for line in lines}) < len(lines):
+    if len({line.id for line in found}) < len(found):
         return "duplicate_custom_id", "The custom_id of a line stands twice."
-    if len({str(line.body.get("model")) for line in lines}) > 1:
+    if len({str(line.body.get("model")) for line in found}) > 1:
         return "model_mismatch", "All lines of a batch are for one model."
     return None
 
@@ -200,8 +219,21 @@ def _inline(values: Any, id: str, body: str) -> list[Line]:
 def _anthropic(batches: Batches, request: Request, asked: _Asked) -> Any:
     if "anthropic-version" not in request.headers:
         raise Refused(400, "anthropic-version: header is required")
-    lines = _inline(request.json().get("requests"), "custom_id", "params")
-    return shown(batches.add("anthropic", "/v1/messages", lines, {"url": _url(request)}, asked), asked.now)
+    found = _inline(request.json().get("requests"), "custom_id", "params")
+    return shown(batches.add("anthropic", "/v1/messages", found, {"url": _url(request)}, asked), asked.now)
+
+
+def _openrouter(batches: Batches, request: Request, asked: _Asked) -> Any:
+    about = request.json()
+    names, path, model = list(about), str(about.get("endpoint")), str(about.get("model"))
+    if not path.startswith("/v1/") or "model" not in about or names.index("requests") < 2:
+        raise Refused(400, f"{_REFUSED}: endpoint and model are required, and stand before requests.")
+    found = _inline(about["requests"], "custom_id", "body")
+    if any(line.body.get("model", model) != model for line in found):
+        raise Refused(400, "All requests are for the model of the batch.")
+    found = [Line(line.id, {**line.body, "model": model}) for line in found]
+    kept = {"endpoint": path, "model": model}
+    return shown(batches.add("openrouter", path, found, kept, asked), asked.now)
 
 
 def _google(batches: Batches, request: Request, asked: _Asked) -> Any:
@@ -209,13 +241,13 @@ def _google(batches: Batches, request: Request, asked: _Asked) -> Any:
     config = about["inputConfig"]
     if "fileName" in config:
         data = batches.files.get(str(config["fileName"]).removeprefix("files/"), b"")
-        lines = list(_lines(data, "key", "request"))
+        found = list(_lines(data, "key", "request"))
     else:
         inner = [{**r, "key": r["metadata"]["key"]} for r in config["requests"]["requests"]]
-        lines = _inline(inner, "key", "request")
+        found = _inline(inner, "key", "request")
     path, model = f"/v1beta/models/{asked.id}:generateContent", asked.id
     about = {**about, "model": model, "inline": "fileName" not in config}
-    return shown(batches.add("gemini", path, lines, about, asked), asked.now)
+    return shown(batches.add("gemini", path, found, about, asked), asked.now)
 
 
 def _mistral(batches: Batches, request: Request, asked: _Asked) -> Any:
@@ -223,9 +255,9 @@ def _mistral(batches: Batches, request: Request, asked: _Asked) -> Any:
     model, path = str(about["model"]), str(about["endpoint"])
     inner = about.get("requests")
     data = b"\n".join(batches.files.get(str(id), b"") for id in about.get("input_files") or ())
-    lines = _inline(inner, "custom_id", "body") if inner else list(_lines(data, "custom_id", "body"))
-    lines = [Line(line.id, {**line.body, "model": model}) for line in lines]
-    return shown(batches.add("mistral", path, lines, about, asked), asked.now)
+    found = _inline(inner, "custom_id", "body") if inner else list(_lines(data, "custom_id", "body"))
+    found = [Line(line.id, {**line.body, "model": model}) for line in found]
+    return shown(batches.add("mistral", path, found, about, asked), asked.now)
 
 
 # --- what is said of them -----------------------------------------------------------------------------------
@@ -242,13 +274,17 @@ def _get(batches: Batches, request: Request, asked: _Asked) -> Any:
 def _list(batches: Batches, request: Request, asked: _Asked) -> Any:
     kind = next((k for end, k in _KINDS if request.path.endswith(end)), "openai")
     kind = "gemini" if routes.speaks(request).NAME == "gemini" else kind
+    kind = next((k for start, k in _BELOW if request.path.startswith(start)), kind)
     found = [b for b in reversed(batches.made.values()) if b.kind == kind][:_LIST]
     said = [shown(b, asked.now) for b in found]
     if kind == "gemini":
         return {"operations": said}
+    if kind == "together":
+        return said
     return {"object": "list", "data": said, "has_more": False, "total": len(said)}
 
 
+_BELOW = (("/api/", "openrouter"), ("/together/", "together"))
 _KINDS = (("/messages/batches", "anthropic"), ("/batch/jobs", "mistral"))
 
 
@@ -265,20 +301,46 @@ def _results(batches: Batches, request: Request, asked: _Asked) -> str:
     return written(batch, asked.now)
 
 
+def _pages(batches: Batches, request: Request, asked: _Asked) -> Any:
+    """OpenRouter's results, a few at a time."""
+    batch = batches.of(asked.id)
+    if not batch.end(asked.now):
+        raise Refused(409, "The batch has not ended.")
+    found, cursor = lines(batch, asked.now), str(request.query.get("cursor") or "0")
+    start = int(cursor) if cursor.isdigit() and len(cursor) < 9 else 0
+    more = start + _PAGE < len(found)
+    return {"data": found[start : start + _PAGE], "next_cursor": str(start + _PAGE) if more else None}
+
+
+def _gone(batches: Batches, request: Request, asked: _Asked) -> Any:
+    if not batches.of(asked.id).end(asked.now):
+        raise Refused(409, "The batch has not ended.")
+    del batches.made[asked.id]
+    return {"id": asked.id, "deleted": True}
+
+
+_PAGE = 4  # results in a page
 _PATHS: tuple[tuple[str, re.Pattern[str], Callable[[Batches, Request, _Asked], Any]], ...] = tuple(
     (method, re.compile(pattern), function)
     for method, pattern, function in (
         ("POST", r"/upload/v1(?:beta)?/files\Z", _google_upload),
         ("POST", r"/v1(?:beta)?/models/([^/:]+):batchGenerateContent\Z", _google),
         ("GET", r"(?:/download)?/v1(?:beta)?/files/out-all-([^/:]+):download\Z", _results),
-        ("POST", r"(?:/openai)?/v1(?:beta)?/batches/([^/:]+)(?:/|:)cancel\Z", _cancel),
-        ("GET", r"(?:/openai)?/v1(?:beta)?/batches/([^/:]+)\Z", _get),
-        ("GET", r"(?:/openai)?/v1(?:beta)?/batches\Z", _list),
-        ("POST", r"(?:/openai)?/v1/batches\Z", _openai),
-        ("POST", r"(?:/openai)?/v1/files\Z", _upload),
-        ("GET", r"(?:/openai)?/v1/files/([^/]+)/content\Z", _content),
-        ("GET", r"(?:/openai)?/v1/files/([^/]+)\Z", lambda b, _, a: _file(b, a.id)),
-        ("DELETE", r"(?:/openai)?/v1/files/([^/]+)\Z", _delete),
+        ("POST", r"(?:/openai|/together)?/v1(?:beta)?/batches/([^/:]+)(?:/|:)cancel\Z", _cancel),
+        ("GET", r"(?:/openai|/together)?/v1(?:beta)?/batches/([^/:]+)\Z", _get),
+        ("GET", r"(?:/openai|/together)?/v1(?:beta)?/batches\Z", _list),
+        ("POST", r"(?:/openai|/together)?/v1/batches\Z", _openai),
+        ("POST", r"(?:/openai|/together)?/v1/files\Z", _upload),
+        ("GET", r"(?:/openai|/together)?/v1/files/([^/]+)/content\Z", _content),
+        ("GET", r"(?:/openai|/together)?/v1/files/([^/]+)\Z", lambda b, _, a: _file(b, a.id)),
+        ("DELETE", r"(?:/openai|/together)?/v1/files/([^/]+)\Z", _delete),
+        ("POST", r"/together/v1/files/upload\Z", _upload),
+        ("GET", r"/together/v1/files\Z", _all_files),
+        ("POST", r"/api/v1/batches\Z", _openrouter),
+        ("GET", r"/api/v1/batches\Z", _list),
+        ("GET", r"/api/v1/batches/([^/]+)\Z", _get),
+        ("DELETE", r"/api/v1/batches/([^/]+)\Z", _gone),
+        ("GET", r"/api/v1/batches/([^/]+)/results\Z", _pages),
         ("POST", r"/v1/messages/batches\Z", _anthropic),
         ("GET", r"/v1/messages/batches\Z", _list),
         ("GET", r"/v1/messages/batches/([^/]+)/results\Z", _results),
