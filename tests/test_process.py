@@ -122,6 +122,33 @@ def test_one_that_says_nothing_is_timed_out_and_gone(cli):
     assert "first" == caught.value.which
 
 
+LAST_WORDS = {  # by dialect, the lines of an answer whose last says that it has ended
+    "cli_opencode": [
+        {"type": "step_start", "sessionID": "s", "part": {}},
+        {"type": "text", "part": {"text": "Hello"}},
+        {"type": "step_finish", "part": {"reason": "stop", "tokens": {"input": 1, "output": 2}}},
+    ],
+    "cli_claude": [
+        {"type": "system", "subtype": "init", "session_id": "s", "model": "c"},
+        {"type": "assistant", "message": {"id": "m", "content": [{"type": "text", "text": "Hello"}]}},
+        {"type": "result", "subtype": "success", "result": "Hello", "stop_reason": "end_turn"},
+    ],
+    "cli_codex": [
+        {"type": "thread.started", "thread_id": "t"},
+        {"type": "item.completed", "item": {"type": "agent_message", "text": "Hello"}},
+        {"type": "turn.completed", "usage": {"input_tokens": 1, "output_tokens": 2}},
+    ],
+}
+
+
+@pytest.mark.parametrize("dialect", LAST_WORDS)
+def test_one_that_does_not_exit_after_its_answer_has_answered(cli, dialect):
+    """A server of tools that it left running, as a rule: the answer is whole, and the command is ended."""
+    source = f"import json, time\nfor v in {LAST_WORDS[dialect]!r}: print(json.dumps(v))\ntime.sleep(600)"
+    answer = cli(source, dialect=dialect).complete("go", model="cli/it/m", timeout={"idle": 60}, retries=0)
+    assert ("Hello", "stop") == (answer.text, answer.finish_reason)
+
+
 def test_one_that_does_not_read_its_input_is_fine(cli):
     """A large prompt to a program that never looks."""
     assert "ok\n" == cli("print('ok')").complete("x" * 1_000_000, model="cli/it").text

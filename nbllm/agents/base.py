@@ -220,6 +220,11 @@ class Lines:
     def _at_exit(self) -> Iterator[Event]:
         yield from ()
 
+    @property
+    def ended(self) -> bool:
+        """Whether a terminal event came: a command that does not exit after it is not waited for."""
+        return self._finished is not None
+
     def close(self) -> Iterator[Event]:
         """The end. Raises StreamCut with the last words of standard error where no terminal event came."""
         if self._finished is None:

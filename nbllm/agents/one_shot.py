@@ -555,6 +555,7 @@ class OpenCodeLines(Lines):
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:
         kind, part = value.get("type"), obj(value.get("part"))
         if kind == "step_start":
+            self._reason = ""
             yield from self._started(value.get("sessionID"), None)
         elif kind == "text":
             yield from self._paragraph(text(part.get("text")))
@@ -599,10 +600,16 @@ class OpenCodeLines(Lines):
             reasoning_tokens=s.get("reasoning"),
         )
 
-    def _at_exit(self) -> Iterator[Event]:
-        if self._exit.get("rc") == 0 and self._reason in ("stop", "length"):
+    @property
+    def ended(self) -> bool:
+        """Whether the last step gave a reason to end."""
+        return self._reason in ("stop", "length")
+
+    def close(self) -> Iterator[Event]:
+        """As the others'; a command that does not exit after its last step has answered."""
+        if self.ended and self._exit.get("rc", 0) == 0:
             self._end("length" if self._reason == "length" else "stop", self._reason)
-        yield from ()
+        yield from super().close()
 
 
 class OpenCode(_Dialect):

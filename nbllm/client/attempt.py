@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,9 @@ from ..routing.registry import Route
 from .policy import Timeouts
 from .pool import Pool
 
+# Seconds without a message, after an answer has told its end: then that was all. Also how often one looks.
+_AFTER_END = 3.0
+_NEVER = float("inf")
 ANSWER_LIMIT = (
     128 * 2**20
 )  # characters of an answer's messages: 500,000 chunks, or a text that no notebook can hold
@@ -53,7 +57,12 @@ class Attempt:
     def timed_out(self, which: str) -> errors.Timeout:
         """The error for a limit of `timeouts` that has run out."""
         seconds: float = getattr(self.timeouts, which) or 0.0
-        what = {"first": "No token came", "idle": "Nothing more came", "total": "The answer did not end"}
+        what = {
+            "first": "No token came",
+            "idle": "Nothing more came",
+            "silent": "Signs of life came, but no token",
+            "total": "The answer did not end",
+        }
         return errors.Timeout(
             f"{what[which]} from {self.who} within {seconds:g} s ({which} timeout).",
             which=which,
@@ -103,37 +112,74 @@ def sender(pool: Pool) -> Handler:
 
 @dataclass(slots=True)
 class _Sending:
-    """An attempt at work on the engine's loop. tokens: one has come; which: the time limit that runs."""
+    """An attempt at work on the engine's loop. which: the time limit that runs; since: when it began; seen:
+    when the last message came; clock: ends the attempt, after_end what is read of an answer that has told its
+    end.
+
+    Time limits cost a chunk nothing: a timer looks now and then how far things have come.
+    """
 
     attempt: Attempt
     sink: Sink
     trace: Trace
-    tokens: bool = False
     which: str = "first"
+    since: float = 0.0
+    seen: float = 0.0
+    tokens: bool = False
+    decoder: Decoder | None = None
+    clock: asyncio.Timeout | None = None
+    after_end: asyncio.Timeout | None = None
+    timer: asyncio.TimerHandle | None = None
 
     async def run(self, pool: Pool) -> None:
         attempt, trace, sink = self.attempt, self.trace, self.sink
+        self.since = self.seen = time.perf_counter()
         try:
-            async with (
-                asyncio.timeout(attempt.timeouts.first) as clock,
-                pool.transport(attempt.call).open(attempt.ready, trace, attempt.timeouts.connect) as reply,
-            ):
-                if reply.status >= 300:
-                    raise refusal(attempt.dialect, reply, await reply.body(), attempt.route.provider)
-                await self._decode(reply, clock)
+            async with asyncio.timeout(None) as self.clock:
+                self._look()
+                opened = pool.transport(attempt.call).open(attempt.ready, trace, attempt.timeouts.connect)
+                async with opened as reply:
+                    if reply.status >= 300:
+                        raise refusal(attempt.dialect, reply, await reply.body(), attempt.route.provider)
+                    await self._decode(reply)
         except errors.Timeout:
             raise  # the transport has named it already: connect
         except TimeoutError:
             raise attempt.timed_out(self.which) from None
         finally:
+            if self.timer is not None:
+                self.timer.cancel()
             trace.stalls = stalls_since(
                 trace.marks.get("start", sink.called) if len(sink.traces) > 1 else sink.called
             )
 
-    async def _decode(self, reply: Reply, clock: asyncio.Timeout) -> None:
+    def _look(self) -> None:
+        """Ends what has waited too long; else looks again when it may have."""
+        limits, now, reads = self.attempt.timeouts, time.perf_counter(), self.trace.reads
+        self.which, limit = ("idle", limits.idle) if self.tokens else ("first", limits.first)
+        ended = self.after_end is not None and getattr(self.decoder, "ended", False)
+        sign, token = max(self.seen, reads[-1].at if reads else 0.0), self._last_token()
+        left = _NEVER if limit is None else sign + limit - now
+        silent = _NEVER if limit is None else token + limits.patience(limit) - now
+        if ended:
+            left = self.seen + min(limit or _AFTER_END, _AFTER_END) - now
+        elif sign > token and silent < left:
+            self.which, left = "silent", silent
+        if left > 0:
+            again = min(left, _AFTER_END, silent if silent > 0 else _NEVER)
+            self.timer = asyncio.get_running_loop().call_later(again, self._look)
+        elif (clock := self.after_end if ended else self.clock) is not None:
+            clock.reschedule(asyncio.get_running_loop().time())
+
+    def _last_token(self) -> float:
+        """When the last token came, or else the attempt began."""
+        return max(self.since, next((at for at, event in reversed(self.sink.log) if is_token(event)), 0.0))
+
+    async def _decode(self, reply: Reply) -> None:
         row = self.attempt.route.provider
         try:
-            await self._read(reply.decoder() or self.attempt.dialect.decoder(row), reply, clock)
+            self.decoder = reply.decoder() or self.attempt.dialect.decoder(row)
+            await self._read(self.decoder, reply)
         except errors.NbllmError:
             raise  # what a session made of the turn is not known: the next one tells it all again
         except BaseException:
@@ -144,46 +190,55 @@ class _Sending:
     def _finish(self, reply: Reply) -> None:
         reply.finish(lambda: spoken(self.sink.partial().message, self.attempt.route.provider))
 
-    async def _read(self, decoder: Decoder, reply: Reply, clock: asyncio.Timeout) -> None:
-        trace, log = self.trace, self.sink.log
-        trace.whole = getattr(decoder, "whole", False)
-        loop, size = asyncio.get_running_loop(), 0
+    async def _read(self, decoder: Decoder, reply: Reply) -> None:
+        self.trace.whole = getattr(decoder, "whole", False)
         async with contextlib.aclosing(reply.frames()) as frames:
-            async for frame in frames:
-                self._feed(decoder, frame)
-                if (size := size + len(frame.data)) > ANSWER_LIMIT:
-                    raise errors.ProtocolError(
-                        f"The answer is larger than {ANSWER_LIMIT >> 20} MiB, and was stopped.",
-                        hint="What came is kept. Limit it with max_tokens, or choose another model.",
-                    )
-                trace.arrivals.append(Arrival(len(log), frame.read, len(frame.data)))
-                if decoder.done:
-                    trace.marks["done"] = frame.at
-                    break
-                if self.tokens:
-                    self._extend(clock, loop.time())
+            self.after_end = clock = asyncio.timeout(None)
+            try:
+                async with clock:
+                    await self._frames(decoder, frames)
+            except TimeoutError:
+                if not clock.expired():
+                    raise
+            finally:
+                self.after_end = None
             self._feed(decoder, None)
             await reply.drain(frames)
 
-    def _extend(self, clock: asyncio.Timeout, now: float) -> None:
-        """Moves the idle limit. Timers cost more than a chunk's decoding, so only when a twentieth of the
-        limit has gone by."""
-        idle = self.attempt.timeouts.idle
-        if self.which != "idle" or (idle is not None and now + 0.95 * idle > (clock.when() or 0.0)):
-            self.which = "idle"
-            clock.reschedule(None if idle is None else now + idle)
+    async def _frames(self, decoder: Decoder, frames: AsyncIterator[Frame]) -> None:
+        trace, log, size = self.trace, self.sink.log, 0
+        async for frame in frames:
+            self.seen = frame.at
+            self._feed(decoder, frame)
+            if (size := size + len(frame.data)) > ANSWER_LIMIT:
+                raise errors.ProtocolError(
+                    f"The answer is larger than {ANSWER_LIMIT >> 20} MiB, and was stopped.",
+                    hint="What came is kept. Limit it with max_tokens, or choose another model.",
+                )
+            trace.arrivals.append(Arrival(len(log), frame.read, len(frame.data)))
+            if decoder.done:
+                trace.marks["done"] = frame.at
+                break
 
     def _feed(self, decoder: Decoder, frame: Frame | None) -> None:
         """Publishes what is in a frame, or in the end where it is None. Raises ProtocolError for whatever
         else a decoder raises: its input is the server's, and what came before stays."""
         try:
             for event in decoder.close() if frame is None else decoder.feed(frame):
-                self.tokens = self.tokens or is_token(event)
+                if not self.tokens and is_token(event):
+                    self._first_token()
                 self.sink.publish(event, None if frame is None else frame.at)
         except errors.NbllmError:
             raise
         except Exception as exc:  # noqa: BLE001 - what nobody thought of: a wrong type, a depth, a number
             raise unreadable(self.attempt.route.provider, exc) from None
+
+    def _first_token(self) -> None:
+        """From here on, the limit is another one."""
+        self.tokens = True
+        if self.timer is not None:
+            self.timer.cancel()
+        self._look()
 
 
 def refusal(dialect: Dialect, reply: Reply, body: bytes, row: Provider) -> errors.NbllmError:

@@ -33,7 +33,7 @@ def moves_on(error: errors.NbllmError) -> bool:
     """Whether another model may well answer what this one did not: the wire, the key, the quota, the limit,
     an unknown model, a fault of the provider's. Not a request that is wrong everywhere, nor a filter."""
     if isinstance(error, errors.Timeout):
-        return error.which in ("connect", "first")
+        return error.which in ("connect", "first", "silent")
     status = getattr(error, "status", None) or 0
     return isinstance(error, _MOVING) or status in _MOVING_STATUS or status >= 500
 

@@ -18,15 +18,27 @@ _PASSING = (errors.RateLimited, errors.Overloaded, errors.ServerError, errors.Co
 _PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 
 
+_SILENT = 900.0
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits in seconds, None for none. connect: name look-up, TCP and TLS. first: call to first token. idle:
-    between two messages of the provider. total: call to end, retries included."""
+    """Limits in seconds, None for none. connect: name look-up, TCP and TLS. first: call to first token, and
+    idle: between two of them, where the provider gives no sign of life meanwhile (a comment, a ping); silent:
+    likewise, where it does. total: call to end, retries included."""
 
     connect: float | None = 10.0
     first: float | None = 120.0
     idle: float | None = 60.0
+    silent: float | None = _SILENT
     total: float | None = None
+
+    def patience(self, limit: float) -> float:
+        """Seconds without a token while signs of life come, where without them it were `limit`: no less,
+        unless a shorter time was asked for."""
+        if self.silent is None:
+            return float("inf")
+        return max(self.silent, limit) if self.silent == _SILENT else self.silent
 
     @classmethod
     def of(cls, given: float | Mapping[str, float | None] | Timeouts | None) -> Timeouts:

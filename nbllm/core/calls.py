@@ -543,7 +543,8 @@ class Decoder(Protocol):
     """Reads the frames of one answer. A frame may also be a whole, non-streamed answer in one JSON object.
 
     `done` turns true with the protocol's own end mark ([DONE], message_stop, a done line), after which a
-    server that leaves the connection open is not waited for.
+    server that leaves the connection open is not waited for. A decoder may have `ended` as well: the reason
+    of the end came, so that silence after it is no failure.
     """
 
     done: bool

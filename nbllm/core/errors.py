@@ -5,7 +5,7 @@ NbllmError
 │   └── BudgetExceeded  what may be spent leaves no room for the call, which was not sent
 ├── TransportError      the wire
 │   ├── ConnectFailed   nobody answered at that address
-│   ├── Timeout         which one is in `.which`: connect, first, idle or total
+│   ├── Timeout         which one is in `.which`: connect, first, idle, silent or total
 │   └── StreamCut       the answer stopped before its end
 ├── ProviderError       they said no: `.status .type .code .retry_after .request_id`
 │   ├── AuthenticationError · PermissionDenied · NotFound · BadRequest
@@ -157,7 +157,7 @@ class ConnectFailed(TransportError):
 
 
 class Timeout(TransportError, TimeoutError):
-    """A time limit ran out; `which` is connect, first, idle or total, `seconds` is the limit."""
+    """A time limit ran out; `which` is connect, first, idle, silent or total, `seconds` is the limit."""
 
     def __init__(self, message: str, *, which: str, seconds: float, hint: str = "") -> None:
         super().__init__(message, hint=hint)

@@ -139,6 +139,9 @@ class CallSpec:
     timeout_connect: float | None = _cell("duration", "time to connect (10 s)", default=False)
     timeout_first: float | None = _cell("duration", "time to the first token (120 s)", default=False)
     timeout_idle: float | None = _cell("duration", "time between two pieces (60 s)", default=False)
+    timeout_silent: float | None = _cell(
+        "duration", "time without a token, while the provider shows that it lives (15 min)", default=False
+    )
     timeout_total: float | None = _cell("duration", "the longest time in all", default=False)
     retries: Any = _call("sending", "int", "how often to ask again before anything was shown (2)", least=0)
     bg: bool | None = _cell(

@@ -333,6 +333,11 @@ class MessageDecoder(Reading):
             self._known = True
             yield from read(self, value)
 
+    @property
+    def ended(self) -> bool:
+        """See core.calls.Decoder."""
+        return self._reason is not None
+
     def close(self) -> Iterator[Event]:
         """The end. Raises StreamCut where the answer has none."""
         held: list[Any] = list(self._halves.held)

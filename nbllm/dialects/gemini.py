@@ -267,6 +267,11 @@ class ChunkDecoder(Reading):
         self._known = self._known or not {"candidates", "promptFeedback", "usageMetadata"}.isdisjoint(value)
         yield from self._chunk(value)
 
+    @property
+    def ended(self) -> bool:
+        """See core.calls.Decoder."""
+        return self._reason is not None
+
     def close(self) -> Iterator[Event]:
         """The end. Raises StreamCut where the answer has none."""
         for place in self._halves.held:

@@ -271,6 +271,11 @@ class ChatDecoder:
             if error is not None:
                 raise provider_error(self._provider, error)
 
+    @property
+    def ended(self) -> bool:
+        """See core.calls.Decoder."""
+        return bool(self._raw)
+
     def close(self) -> Iterator[Event]:
         """The last events. Raises StreamCut where no end sign came."""
         for key in self._halves.held:
