@@ -22,11 +22,10 @@ from nbllm.core.events import (
     fold,
 )
 from nbllm.core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from nbllm.dialects.anthropic import MAX_TOKENS, MAX_TOKENS_LATER, Anthropic
+from nbllm.dialects.anthropic import DIALECT, MAX_TOKENS, MAX_TOKENS_LATER
 
 from . import decoding
 
-DIALECT = Anthropic()
 ROW = Provider("acme", "anthropic", "https://acme.test", label="Acme")
 HELLO = (Message("user", "Hello"),)
 OLD, NEW = "claude-sonnet-4-5-20250929", "claude-sonnet-5-5"

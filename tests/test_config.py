@@ -190,10 +190,10 @@ def test_installed_packages_bring_rows_and_dialects(load, tmp_path, monkeypatch)
     write(
         tmp_path / "site" / "plug.py",
         """
-        from nbllm.dialects.openai_chat import OpenAIChat
+        from dataclasses import replace
+        from nbllm.dialects.openai_chat import DIALECT
 
-        class Twin(OpenAIChat):
-            name = "twin"
+        twin = replace(DIALECT, name="twin")
 
         ROWS = {"provider": {"plugged": {"base_url": "https://plug.example", "dialect": "twin"}}, "alias": {"p": "plugged/x"}}
 
@@ -207,7 +207,7 @@ def test_installed_packages_bring_rows_and_dialects(load, tmp_path, monkeypatch)
     )
     write(
         tmp_path / "site" / "plug-1.0.dist-info" / "entry_points.txt",
-        "[nbllm.providers]\nplug = plug:rows\nbroken = plug:nothing\n[nbllm.dialects]\ntwin = plug:Twin\n",
+        "[nbllm.providers]\nplug = plug:rows\nbroken = plug:nothing\n[nbllm.dialects]\ntwin = plug:twin\n",
     )
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     r = load(plugins=True, user='[provider."plugin/plugged"]\nlabel = "Mine"\n')

@@ -124,7 +124,7 @@ def test_more_than_one_request_takes(client, sim):
     texts = [f"text {i}" for i in range(300)]
     found = embed(client, texts, "acme/m")
     assert {"ok"} == set(found["status"])
-    format = EMBEDDERS[EMBEDDINGS[client.registry.rows["acme"].dialect].name]
+    format = EMBEDDINGS[client.registry.rows["acme"].dialect]
     assert -(-300 // format.batch) == found.attrs["requests"] == len(sim.records)
     np.testing.assert_allclose(vector("text 299", 256), found["embedding"].iloc[-1], atol=1e-6)
 
@@ -250,7 +250,10 @@ TOO_LONG = [
 @pytest.mark.parametrize(("status", "words"), TOO_LONG)
 def test_too_long_is_known_by_its_words(status, words):
     """As servers say it, in public reports; other refusals are what they were."""
-    format, row = EMBEDDINGS["openai_chat"], Provider("acme", "openai_embeddings", "https://acme.example")
+    format, row = (
+        EMBEDDERS["openai_embeddings"],
+        Provider("acme", "openai_embeddings", "https://acme.example"),
+    )
     body = json.dumps({"error": {"message": words}}).encode()
     assert errors.ContextLengthExceeded is type(format.error(status, {}, body, row))
     other = json.dumps({"error": {"message": "dimensions must be less than 1536"}}).encode()

@@ -21,11 +21,10 @@ from nbllm.core.events import (
     fold,
 )
 from nbllm.core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from nbllm.dialects.gemini import Gemini
+from nbllm.dialects.gemini import DIALECT
 
 from . import decoding
 
-DIALECT = Gemini()
 ROW = Provider("acme", "gemini", "https://acme.test/v1beta", label="Acme")
 HELLO = (Message("user", "Hello"),)
 

@@ -21,11 +21,10 @@ from nbllm.core.events import (
     fold,
 )
 from nbllm.core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from nbllm.dialects.ollama import Ollama
+from nbllm.dialects.ollama import DIALECT
 
 from . import decoding
 
-DIALECT = Ollama()
 ROW = Provider("ollama", "ollama", "http://127.0.0.1:11434", label="Ollama")
 HELLO = (Message("user", "Hello"),)
 

@@ -22,9 +22,8 @@ from nbllm.core.events import (
     UsageReport,
 )
 from nbllm.core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from nbllm.dialects.openai_chat import OpenAIChat
+from nbllm.dialects.openai_chat import DIALECT
 
-DIALECT = OpenAIChat()
 PLAIN = Provider("acme", "openai_chat", "https://acme.test/v1/")
 HELLO = (Message("user", "Hello"),)
 CLOSED = {

@@ -20,9 +20,8 @@ from nbllm.core.events import (
     UsageReport,
 )
 from nbllm.core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from nbllm.dialects.openai_responses import OpenAIResponses
+from nbllm.dialects.openai_responses import DIALECT
 
-DIALECT = OpenAIResponses()
 PLAIN = Provider("acme", "openai_responses", "https://acme.test/v1/")
 HELLO = (Message("user", "Hello"),)
 CLOSED = {

@@ -627,19 +627,15 @@ class Talk(Protocol):
         """A reader of the turn under way."""
 
 
-class Dialect(Protocol):
-    """One wire protocol, both directions, as pure functions."""
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One wire protocol, both directions, as pure functions.
+
+    encode: the call that asks for a request as a stream; raises ConfigError for what the protocol cannot say.
+    decoder: a fresh decoder for one answer. error: what an HTTP answer with a status of 300 and above means.
+    """
 
     name: str
-
-    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> AnyCall:
-        """The call that asks for `request` as a stream. Raises ConfigError for what the protocol cannot
-        say."""
-
-    def decoder(self, provider: Endpoint) -> Decoder:
-        """A fresh decoder for one answer."""
-
-    def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
-    ) -> ProviderError:
-        """The error that an HTTP answer with a status of 300 and above means."""
+    encode: Callable[[Request, Endpoint, Secret | None], AnyCall]
+    decoder: Callable[[Endpoint], Decoder]
+    error: Callable[[int, Mapping[str, str], bytes, Endpoint], ProviderError]

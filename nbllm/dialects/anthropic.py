@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from ..core.calls import Endpoint, HttpCall, Secret
-from ..core.errors import ConfigError, ProviderError
+from ..core.calls import Dialect, Endpoint, HttpCall, Secret
+from ..core.errors import ConfigError
 from ..core.events import (
     Event,
     FinishReason,
@@ -72,8 +72,8 @@ _BUDGETED = re.compile(
 )
 
 
-class Anthropic:
-    """POST /v1/messages.
+def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
+    """The call that asks for `request` as a stream: POST /v1/messages.
 
     max_tokens is MAX_TOKENS where none is asked for, MAX_TOKENS_LATER for Claude 4.6 and later, a budget of
     thinking on top. `reasoning` becomes adaptive thinking with an effort on Claude 4.6 and later, where a
@@ -83,46 +83,29 @@ class Anthropic:
     `cache` marks what is to be kept, see _caching.
     Thinking goes back only if it is signed, and empty texts are left out: Anthropic accepts neither. A
     picture that a model made stands in the next message of the user.
+    Raises ConfigError for a seed, which the protocol has not.
     """
-
-    name = "anthropic"
-
-    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
-        """The call that asks for `request` as a stream. Raises ConfigError for a seed, which the protocol has
-        not."""
-        if request.seed is not None:
-            raise ConfigError("Anthropic has no seed.", hint="Leave seed out, or ask another provider.")
-        thinking, spent, word = _thinking(request)
-        body = {
-            "model": request.model,
-            "max_tokens": request.max_tokens
-            if request.max_tokens is not None
-            else spent + _limit(request.model),
-            "system": system_text(request) or None,
-            "messages": _messages(request),
-            "stream": True,
-            "tools": [_tool(t) for t in request.tools],
-            "tool_choice": _choice(request.tool_choice),
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "stop_sequences": list(request.stop),
-            "thinking": thinking,
-            "output_config": without_none({"effort": word, "format": _format(request.schema)}),
-        }
-        headers = {"anthropic-version": _VERSION, **({"x-api-key": key.reveal()} if key is not None else {})}
-        url = provider.base_url.rstrip("/").removesuffix("/v1") + "/v1/messages"
-        said = with_breakpoints(without_none(body), request)
-        return HttpCall(url, {**headers, **provider.headers}, merged(said, request.extra, ["output_config"]))
-
-    def decoder(self, provider: Endpoint) -> MessageDecoder:
-        """A fresh decoder for one answer."""
-        return MessageDecoder(provider)
-
-    def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
-    ) -> ProviderError:
-        """The error that an HTTP answer means."""
-        return http_error(status, headers, body, provider)
+    if request.seed is not None:
+        raise ConfigError("Anthropic has no seed.", hint="Leave seed out, or ask another provider.")
+    thinking, spent, word = _thinking(request)
+    body = {
+        "model": request.model,
+        "max_tokens": request.max_tokens if request.max_tokens is not None else spent + _limit(request.model),
+        "system": system_text(request) or None,
+        "messages": _messages(request),
+        "stream": True,
+        "tools": [_tool(t) for t in request.tools],
+        "tool_choice": _choice(request.tool_choice),
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "stop_sequences": list(request.stop),
+        "thinking": thinking,
+        "output_config": without_none({"effort": word, "format": _format(request.schema)}),
+    }
+    headers = {"anthropic-version": _VERSION, **({"x-api-key": key.reveal()} if key is not None else {})}
+    url = provider.base_url.rstrip("/").removesuffix("/v1") + "/v1/messages"
+    said = with_breakpoints(without_none(body), request)
+    return HttpCall(url, {**headers, **provider.headers}, merged(said, request.extra, ["output_config"]))
 
 
 # --- request ------------------------------------------------------------------------------------------------
@@ -511,3 +494,6 @@ def _usage(raw: dict[str, Any]) -> Usage:
     total = None if fresh is None else fresh + (read or 0) + (written or 0)
     thought = count(obj(raw.get("output_tokens_details")).get("thinking_tokens"))
     return Usage(total, count(raw.get("output_tokens")), thought, read, written, raw)
+
+
+DIALECT = Dialect("anthropic", encode, MessageDecoder, http_error)

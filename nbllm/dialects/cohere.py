@@ -9,11 +9,11 @@ The answer is whole when message-end came, or all of it in one object. Anything 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..core.calls import Endpoint, HttpCall, Secret
-from ..core.errors import ConfigError, ProviderError
+from ..core.calls import Dialect, Endpoint, HttpCall, Secret
+from ..core.errors import ConfigError
 from ..core.events import (
     Event,
     FinishReason,
@@ -57,55 +57,41 @@ from ._request import (
 _CHOICES = {None: None, "auto": None, "none": "NONE", "required": "REQUIRED"}
 
 
-class Cohere:
-    """POST /v2/chat.
+def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
+    """The call that asks for `request` as a stream: POST /v2/chat.
 
     An effort word becomes a budget of thinking in tokens. Strict tools are strict all together
     (strict_tools). A schema is asked for as JSON in that form. Documents go as text; grounded answers want
     Cohere's own `documents`, which go in `extra`. Thinking goes back only where it is Cohere's own, which
     carries neither a signature nor an id.
+    Raises ConfigError for a named tool that must be called, and for a schema beside tools: Cohere takes one
+    or the other.
     """
-
-    name = "cohere"
-
-    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
-        """The call that asks for `request` as a stream. Raises ConfigError for a named tool that must be
-        called, and for a schema beside tools: Cohere takes one or the other."""
-        if request.schema is not None and request.tools:
-            raise ConfigError(
-                "Cohere takes a schema or tools, not both at once.",
-                hint="Leave one of them out, or ask another provider.",
-            )
-        body = {
-            "model": request.model,
-            "messages": [turn for m in told_by_user(request.messages) for turn in _turns(m)],
-            "stream": True,
-            "tools": [_tool(t) for t in request.tools],
-            "tool_choice": _choice(request.tool_choice),
-            "strict_tools": True if any(t.strict for t in request.tools) else None,
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "p": request.top_p,
-            "stop_sequences": list(request.stop),
-            "seed": request.seed,
-            "thinking": _thinking(request.reasoning),
-            "response_format": None
-            if request.schema is None
-            else {"type": "json_object", "json_schema": request.schema},
-        }
-        headers = {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
-        url = provider.base_url.rstrip("/").removesuffix("/v2") + "/v2/chat"
-        return HttpCall(url, {**headers, **provider.headers}, {**without_none(body), **request.extra})
-
-    def decoder(self, provider: Endpoint) -> ChatDecoder:
-        """A fresh decoder for one answer."""
-        return ChatDecoder(provider)
-
-    def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
-    ) -> ProviderError:
-        """The error that an HTTP answer means."""
-        return http_error(status, headers, body, provider)
+    if request.schema is not None and request.tools:
+        raise ConfigError(
+            "Cohere takes a schema or tools, not both at once.",
+            hint="Leave one of them out, or ask another provider.",
+        )
+    body = {
+        "model": request.model,
+        "messages": [turn for m in told_by_user(request.messages) for turn in _turns(m)],
+        "stream": True,
+        "tools": [_tool(t) for t in request.tools],
+        "tool_choice": _choice(request.tool_choice),
+        "strict_tools": True if any(t.strict for t in request.tools) else None,
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "p": request.top_p,
+        "stop_sequences": list(request.stop),
+        "seed": request.seed,
+        "thinking": _thinking(request.reasoning),
+        "response_format": None
+        if request.schema is None
+        else {"type": "json_object", "json_schema": request.schema},
+    }
+    headers = {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
+    url = provider.base_url.rstrip("/").removesuffix("/v2") + "/v2/chat"
+    return HttpCall(url, {**headers, **provider.headers}, {**without_none(body), **request.extra})
 
 
 # --- request ------------------------------------------------------------------------------------------------
@@ -352,3 +338,6 @@ def _usage(raw: dict[str, Any]) -> Usage | None:
     if into is None and out is None:
         return None
     return Usage(into, out, cache_read_tokens=count(raw.get("cached_tokens")), raw=raw)
+
+
+DIALECT = Dialect("cohere", encode, ChatDecoder, http_error)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from ..core.calls import Endpoint, Frame, HttpCall, Secret
+from ..core.calls import Dialect, Endpoint, Frame, HttpCall, Secret
 from ..core.errors import BadRequest, ContextLengthExceeded, ProtocolError, ProviderError, ServerError
 from ..core.events import Event, Finished, Started, TextDelta, Usage, UsageReport
 from ..core.messages import Request
@@ -232,44 +233,34 @@ def _bearer(row: Endpoint, key: Secret | None, url: str, body: dict[str, Any], a
 # --- the dialects ---
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Embeddings:
     """One format. most: texts of one request; tokens: those of all its texts, None for no limit; batch: texts
     that are sent in one where nobody chooses."""
 
     name: str
     shape: type[msgspec.Struct]
-    call: Callable[[Request, Endpoint, Secret | None], HttpCall]
+    encode: Callable[[Request, Endpoint, Secret | None], HttpCall]
     read: Callable[[Any], Read]
     most: int
     batch: int
     tokens: int | None = None
 
-    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
-        """The call that asks for the vectors of the request's messages."""
-        return self.call(request, provider, key)
 
-    def decoder(self, provider: Endpoint) -> VectorDecoder:
-        """A fresh decoder for one answer."""
-        return VectorDecoder(self, provider)
-
-    def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
-    ) -> ProviderError:
-        """The error that an HTTP answer means; ContextLengthExceeded where a text, or all of them, are too
-        long."""
-        said = http_error(status, headers, body, provider)
-        if type(said) not in (BadRequest, ServerError) or not _TOO_LONG.search(said.message):
-            return said
-        return ContextLengthExceeded(
-            said.message,
-            status=said.status,
-            type=said.type,
-            code=said.code,
-            request_id=said.request_id,
-            body=said.body,
-            hint="Shorten the texts, or choose a model that reads more.",
-        )
+def _error(status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint) -> ProviderError:
+    """ContextLengthExceeded where a text, or all of them, are too long."""
+    said = http_error(status, headers, body, provider)
+    if type(said) not in (BadRequest, ServerError) or not _TOO_LONG.search(said.message):
+        return said
+    return ContextLengthExceeded(
+        said.message,
+        status=said.status,
+        type=said.type,
+        code=said.code,
+        request_id=said.request_id,
+        body=said.body,
+        hint="Shorten the texts, or choose a model that reads more.",
+    )
 
 
 # As OpenAI (a text; all of a request), Hugging Face's server, Bedrock, DashScope, NVIDIA, llama.cpp and
@@ -327,4 +318,7 @@ EMBEDDINGS: dict[str, Embeddings] = {
     "ollama": Embeddings("ollama_embeddings", _Ollama, _ollama_call, _ollama_read, 2048, 64),
     "cohere": Embeddings("cohere_embeddings", _Cohere, _cohere_call, _cohere_read, 96, 96),
 }
-EMBEDDERS: dict[str, Embeddings] = {format.name: format for format in EMBEDDINGS.values()}
+EMBEDDERS = {
+    f.name: Dialect(f.name, f.encode, functools.partial(VectorDecoder, f), _error)
+    for f in EMBEDDINGS.values()
+}

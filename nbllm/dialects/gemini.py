@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping, Set
 from typing import Any
 from urllib.parse import quote
 
-from ..core.calls import Endpoint, HttpCall, Secret
-from ..core.errors import ConfigError, ProviderError
+from ..core.calls import Dialect, Endpoint, HttpCall, Secret
+from ..core.errors import ConfigError
 from ..core.events import (
     Event,
     FinishReason,
@@ -59,51 +59,36 @@ _BUDGETED = re.compile(
 )  # models that take a budget of thinking; later ones take a level
 
 
-class Gemini:
-    """POST /models/{model}:streamGenerateContent.
+def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
+    """The call that asks for `request` as a stream: POST /models/{model}:streamGenerateContent.
 
     A base_url without a version gets /v1beta, as Google's SDKs do. `reasoning` asks for thoughts too; a
     number is a budget, -1 leaves it to the model; a word is a thinkingLevel, for models before Gemini 3 a
     budget. A strict tool means the mode VALIDATED, for all tools. `generationConfig` in `extra` is merged
     with ours. Thinking goes back only if it is signed.
     """
-
-    name = "gemini"
-
-    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
-        """The call that asks for `request` as a stream."""
-        system = system_text(request)
-        body = {
-            "systemInstruction": {"parts": [{"text": system}]} if system else None,
-            "contents": _contents(request),
-            "tools": [{"functionDeclarations": [_tool(t) for t in request.tools]}] if request.tools else None,
-            "toolConfig": _tool_config(request),
-            "generationConfig": without_none(
-                {
-                    "maxOutputTokens": request.max_tokens,
-                    "temperature": request.temperature,
-                    "topP": request.top_p,
-                    "stopSequences": list(request.stop),
-                    "seed": request.seed,
-                    "responseMimeType": None if request.schema is None else "application/json",
-                    "responseJsonSchema": request.schema,
-                    "thinkingConfig": _thinking(request),
-                }
-            ),
-        }
-        headers = {"x-goog-api-key": key.reveal()} if key is not None else {}
-        extra = merged(without_none(body), request.extra, ["generationConfig"])
-        return HttpCall(_url(request.model, provider.base_url), {**headers, **provider.headers}, extra)
-
-    def decoder(self, provider: Endpoint) -> ChunkDecoder:
-        """A fresh decoder for one answer."""
-        return ChunkDecoder(provider)
-
-    def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
-    ) -> ProviderError:
-        """The error that an HTTP answer means."""
-        return http_error(status, headers, body, provider)
+    system = system_text(request)
+    body = {
+        "systemInstruction": {"parts": [{"text": system}]} if system else None,
+        "contents": _contents(request),
+        "tools": [{"functionDeclarations": [_tool(t) for t in request.tools]}] if request.tools else None,
+        "toolConfig": _tool_config(request),
+        "generationConfig": without_none(
+            {
+                "maxOutputTokens": request.max_tokens,
+                "temperature": request.temperature,
+                "topP": request.top_p,
+                "stopSequences": list(request.stop),
+                "seed": request.seed,
+                "responseMimeType": None if request.schema is None else "application/json",
+                "responseJsonSchema": request.schema,
+                "thinkingConfig": _thinking(request),
+            }
+        ),
+    }
+    headers = {"x-goog-api-key": key.reveal()} if key is not None else {}
+    extra = merged(without_none(body), request.extra, ["generationConfig"])
+    return HttpCall(_url(request.model, provider.base_url), {**headers, **provider.headers}, extra)
 
 
 # --- request ------------------------------------------------------------------------------------------------
@@ -401,3 +386,6 @@ def _usage(raw: dict[str, Any]) -> Usage:
         None,
         raw,
     )
+
+
+DIALECT = Dialect("gemini", encode, ChunkDecoder, http_error)

@@ -7,11 +7,11 @@ whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from ..core.calls import Endpoint, HttpCall, Secret
-from ..core.errors import ConfigError, ProviderError
+from ..core.calls import Dialect, Endpoint, HttpCall, Secret
+from ..core.errors import ConfigError
 from ..core.events import (
     Event,
     FinishReason,
@@ -42,56 +42,41 @@ from ._request import (
 )
 
 
-class Ollama:
-    """POST /api/chat.
+def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
+    """The call that asks for `request` as a stream: POST /api/chat.
 
     Effort words go to gpt-oss models as they are; all others know thinking on or off only. A budget in tokens
     becomes the nearest word. `options` in `extra` is merged with ours. Documents go as text, pictures as
     bytes.
+    Raises ConfigError for a tool choice that must be obeyed, for strict tools, and for pictures by address.
     """
-
-    name = "ollama"
-
-    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
-        """The call that asks for `request` as a stream. Raises ConfigError for a tool choice that must be
-        obeyed, for strict tools, and for pictures by address."""
-        if request.tool_choice not in (None, "auto", "none"):
-            raise ConfigError(
-                f"Ollama cannot be made to call a tool (tool_choice={request.tool_choice!r}).",
-                hint="Leave tool_choice out, or use dialect='openai_chat' with base_url=.../v1.",
-            )
-        body = {
-            "model": request.model,
-            "messages": _messages(request),
-            "stream": True,
-            "tools": [_tool(t) for t in request.tools] if request.tool_choice != "none" else None,
-            "format": request.schema,
-            "think": _think(request),
-            "options": without_none(
-                {
-                    "num_predict": request.max_tokens,
-                    "temperature": request.temperature,
-                    "top_p": request.top_p,
-                    "seed": request.seed,
-                    "stop": list(request.stop),
-                }
-            ),
-        }
-        headers = {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
-        url = provider.base_url.rstrip("/").removesuffix("/api") + "/api/chat"
-        return HttpCall(
-            url, {**headers, **provider.headers}, merged(without_none(body), request.extra, ["options"])
+    if request.tool_choice not in (None, "auto", "none"):
+        raise ConfigError(
+            f"Ollama cannot be made to call a tool (tool_choice={request.tool_choice!r}).",
+            hint="Leave tool_choice out, or use dialect='openai_chat' with base_url=.../v1.",
         )
-
-    def decoder(self, provider: Endpoint) -> LineDecoder:
-        """A fresh decoder for one answer."""
-        return LineDecoder(provider)
-
-    def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
-    ) -> ProviderError:
-        """The error that an HTTP answer means."""
-        return http_error(status, headers, body, provider)
+    body = {
+        "model": request.model,
+        "messages": _messages(request),
+        "stream": True,
+        "tools": [_tool(t) for t in request.tools] if request.tool_choice != "none" else None,
+        "format": request.schema,
+        "think": _think(request),
+        "options": without_none(
+            {
+                "num_predict": request.max_tokens,
+                "temperature": request.temperature,
+                "top_p": request.top_p,
+                "seed": request.seed,
+                "stop": list(request.stop),
+            }
+        ),
+    }
+    headers = {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
+    url = provider.base_url.rstrip("/").removesuffix("/api") + "/api/chat"
+    return HttpCall(
+        url, {**headers, **provider.headers}, merged(without_none(body), request.extra, ["options"])
+    )
 
 
 # --- request ------------------------------------------------------------------------------------------------
@@ -273,3 +258,6 @@ class LineDecoder(Reading):
             counts = {"prompt_eval_count": taken, "eval_count": made}
             text = ", ".join(f"{k} {t / 1e6:.1f} ms" for k, t in times.items())
             yield Notice("timing", text, times | {k: n for k, n in counts.items() if n is not None})
+
+
+DIALECT = Dialect("ollama", encode, LineDecoder, http_error)

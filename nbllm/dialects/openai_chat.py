@@ -12,11 +12,11 @@ object. Anything else was cut.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from ..core.calls import Endpoint, Frame, HttpCall, Quirks, Secret
-from ..core.errors import ConfigError, ProviderError
+from ..core.calls import Dialect, Endpoint, Frame, HttpCall, Quirks, Secret
+from ..core.errors import ConfigError
 from ..core.events import (
     Event,
     Notice,
@@ -63,8 +63,8 @@ from ._toolcalls import Calls, google
 # --- request ------------------------------------------------------------------------------------------------
 
 
-class OpenAIChat:
-    """POST /chat/completions.
+def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
+    """The call that asks for `request` as a stream: POST /chat/completions.
 
     A token budget in `reasoning` becomes the nearest effort word. A schema is asked for in strict mode where
     it is closed (see `closed`). Files in a tool's result follow it in a user message; those that a model made
@@ -72,46 +72,31 @@ class OpenAIChat:
     Thinking goes back only under quirks.reasoning_field: "reasoning_details" means OpenRouter's list,
     "extra_content" Google's signatures on calls.
     """
-
-    name = "openai_chat"
-
-    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
-        """The call that asks for `request` as a stream."""
-        able(request, provider)
-        quirks, schema, word = provider.quirks, request.schema, effort(request.reasoning)
-        switch = (
-            {"type": "disabled" if word == "none" else "enabled"} if word and quirks.thinking_switch else None
-        )
-        body = {
-            "model": request.model,
-            "messages": _messages(request, quirks),
-            "stream": True,
-            "stream_options": {"include_usage": True} if quirks.stream_usage else None,
-            "tools": [{"type": "function", "function": _tool(t)} for t in request.tools],
-            "tool_choice": _choice(request.tool_choice),
-            quirks.max_tokens_field or "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "stop": list(request.stop),
-            "seed": request.seed,
-            "reasoning_effort": None if switch and word == "none" else word,
-            "thinking": switch,
-            "response_format": None
-            if schema is None
-            else {"type": "json_schema", "json_schema": schema_format(schema)},
-            **openai_words(request, provider),
-        }
-        return post(provider, "/chat/completions", key, body, request.extra)
-
-    def decoder(self, provider: Endpoint) -> ChatDecoder:
-        """A fresh decoder for one answer."""
-        return ChatDecoder(provider)
-
-    def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
-    ) -> ProviderError:
-        """The error that an HTTP answer means."""
-        return http_error(status, headers, body, provider)
+    able(request, provider)
+    quirks, schema, word = provider.quirks, request.schema, effort(request.reasoning)
+    switch = (
+        {"type": "disabled" if word == "none" else "enabled"} if word and quirks.thinking_switch else None
+    )
+    body = {
+        "model": request.model,
+        "messages": _messages(request, quirks),
+        "stream": True,
+        "stream_options": {"include_usage": True} if quirks.stream_usage else None,
+        "tools": [{"type": "function", "function": _tool(t)} for t in request.tools],
+        "tool_choice": _choice(request.tool_choice),
+        quirks.max_tokens_field or "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "stop": list(request.stop),
+        "seed": request.seed,
+        "reasoning_effort": None if switch and word == "none" else word,
+        "thinking": switch,
+        "response_format": None
+        if schema is None
+        else {"type": "json_schema", "json_schema": schema_format(schema)},
+        **openai_words(request, provider),
+    }
+    return post(provider, "/chat/completions", key, body, request.extra)
 
 
 def _choice(choice: str | None) -> str | dict[str, Any] | None:
@@ -474,3 +459,6 @@ def _say(key: Any, text: str) -> Iterator[Event]:
         yield ToolCallDelta(key, arguments=text)
     else:
         yield TextDelta(text) if key == "text" else ReasoningDelta(text)
+
+
+DIALECT = Dialect("openai_chat", encode, ChatDecoder, http_error)

@@ -15,8 +15,8 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..core.calls import Endpoint, Frame, HttpCall, Quirks, Secret
-from ..core.errors import ConfigError, ProviderError
+from ..core.calls import Dialect, Endpoint, Frame, HttpCall, Quirks, Secret
+from ..core.errors import ConfigError
 from ..core.events import (
     Event,
     Finished,
@@ -51,8 +51,8 @@ from ._request import arguments
 # --- request ------------------------------------------------------------------------------------------------
 
 
-class OpenAIResponses:
-    """POST /responses, carrying the whole conversation each time.
+def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
+    """The call that asks for `request` as a stream: POST /responses, with the whole conversation each time.
 
     Thinking goes back as the item it was, by id and encrypted content, which is asked for (`include`) where
     thinking is asked for or goes back; models that do not think refuse the word, so it is not sent otherwise.
@@ -61,46 +61,31 @@ class OpenAIResponses:
     Summaries of thinking cost an organisation's verification at OpenAI and are sent on request only:
     `extra={"reasoning": {"effort": "high", "summary": "auto"}}`.
     """
-
-    name = "openai_responses"
-
-    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
-        """The call that asks for `request` as a stream."""
-        able(request, provider)
-        for option, given in (("stop", request.stop), ("seed", request.seed)):
-            if given not in (None, ()):
-                raise ConfigError(
-                    f"The Responses API has no {option}.",
-                    hint=f"Leave {option} out, or use dialect='openai_chat'.",
-                )
-        word, schema, turns = effort(request.reasoning), request.schema, _input(request, provider.quirks)
-        thinks = word not in (None, "none") or any("encrypted_content" in item for item in turns)
-        body = {
-            "model": request.model,
-            "instructions": request.system or None,
-            "input": turns or "",
-            "stream": True,
-            "tools": [_tool(t) for t in request.tools],
-            "tool_choice": _choice(request.tool_choice),
-            "max_output_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "reasoning": {"effort": word} if word else None,
-            "text": None if schema is None else {"format": {"type": "json_schema", **schema_format(schema)}},
-            "include": ["reasoning.encrypted_content"] if thinks else None,
-            **openai_words(request, provider),
-        }
-        return post(provider, "/responses", key, body, request.extra)
-
-    def decoder(self, provider: Endpoint) -> ResponsesDecoder:
-        """A fresh decoder for one answer."""
-        return ResponsesDecoder(provider)
-
-    def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
-    ) -> ProviderError:
-        """The error that an HTTP answer means."""
-        return http_error(status, headers, body, provider)
+    able(request, provider)
+    for option, given in (("stop", request.stop), ("seed", request.seed)):
+        if given not in (None, ()):
+            raise ConfigError(
+                f"The Responses API has no {option}.",
+                hint=f"Leave {option} out, or use dialect='openai_chat'.",
+            )
+    word, schema, turns = effort(request.reasoning), request.schema, _input(request, provider.quirks)
+    thinks = word not in (None, "none") or any("encrypted_content" in item for item in turns)
+    body = {
+        "model": request.model,
+        "instructions": request.system or None,
+        "input": turns or "",
+        "stream": True,
+        "tools": [_tool(t) for t in request.tools],
+        "tool_choice": _choice(request.tool_choice),
+        "max_output_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "reasoning": {"effort": word} if word else None,
+        "text": None if schema is None else {"format": {"type": "json_schema", **schema_format(schema)}},
+        "include": ["reasoning.encrypted_content"] if thinks else None,
+        **openai_words(request, provider),
+    }
+    return post(provider, "/responses", key, body, request.extra)
 
 
 def _choice(choice: str | None) -> str | dict[str, Any] | None:
@@ -554,3 +539,6 @@ def _ids(value: Mapping[str, Any]) -> set[str]:
 
 def _part_of(value: Mapping[str, Any]) -> str | None:
     return label(value.get("content_index", value.get("summary_index")))
+
+
+DIALECT = Dialect("openai_responses", encode, ResponsesDecoder, http_error)

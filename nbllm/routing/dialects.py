@@ -12,5 +12,5 @@ from ..core.calls import Dialect
 from ..dialects import DIALECTS as SERVERS
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType(
-    {**SERVERS, **{d.name: d for d in (*CLIS, OpenCodeServer())}}
+    SERVERS | {d.name: Dialect(d.name, d.encode, d.decoder, d.error) for d in (*CLIS, OpenCodeServer())}
 )
