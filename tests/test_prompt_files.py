@@ -119,6 +119,19 @@ def test_its_head_gives_the_cell_options_which_the_cell_may_say_otherwise(kernel
     assert "description: sorts\nschema: kind str\nseed: 3\n---\nWhat is this?\n" in file.read_text()
 
 
+def test_what_a_prompt_cost_is_told_by_its_version(kernel):
+    """In cells, functions and rows; a label of the cell's own comes first."""
+    label = kernel.value("nbllm.notebook.prompt_files.label([nbllm.notebook.prompt_files.read('praise')])")
+    assert kernel.run("%%llm sim/openai label=mine use=praise\nx").ok
+    assert kernel.run("%llm ask -m sim/openai use=praise def=f").ok
+    assert kernel.run("f('x'); import pandas as pd; rows = pd.DataFrame({'thing': ['a', 'b']})").ok
+    assert kernel.run("%llm ask -m sim/openai use=praise each=rows").ok
+    kernel.run("table = %llm cost by=label")
+    calls = kernel.value("table.calls.to_dict()")
+    assert 1 == calls["mine"]
+    assert calls[label] == 4, "a cell, a function, two rows"
+
+
 def test_it_becomes_a_function(kernel):
     assert kernel.run("%llm ask -m sim/openai@echo=1 use=praise def=praise").ok
     assert "Praise snow." == kernel.value("praise('snow').text.strip()")

@@ -31,7 +31,8 @@ ANSWER_LIMIT = (
 class Attempt:
     """What is asked of whom. `call` is the request in the provider's words, `ready` the same as its transport
     sends it, made before any clock starts. `Client.attempt` makes one, for this route or another.
-    background: nobody waits for it, so that at a provider's gate others go first."""
+    background: nobody waits for it, so that at a provider's gate others go first.
+    label: a word for the log."""
 
     request: Request
     route: Route
@@ -42,6 +43,7 @@ class Attempt:
     ready: Any
     timeouts: Timeouts
     background: bool = False
+    label: str | None = None
 
     @property
     def who(self) -> str:

@@ -69,6 +69,7 @@ class CallOptions(TypedDict, total=False):
     compact: str | float | None
     cache: str | bool | None
     failover: str | None
+    label: str | None
     sample: int
 
 
@@ -259,25 +260,26 @@ class Client:
         """Asks `model` and returns its reply at once, as a Stream that grows.
 
         prompt: text, parts, or messages. timeout: seconds in total, or a mapping of connect, first, idle,
-        total (of each turn, where tools run). tools: functions, which run when the reply is read, on the
-        thread that reads it, and descriptions of tools without code, whose calls are handed over in
-        `Response.tool_calls`. approve: "ask" the user before a call (the default; no, where nobody can
-        answer), "auto" runs all, "never" none but those that only read, or a function that is given a
-        Question and answers True, "always" or False. max_steps: turns of the model (10). budget: US dollars,
-        a mapping of usd and tokens, or a Budget that several calls share: a call that may take more is not
-        sent; where tools run, no further turn uses them once it is spent. compact: when a conversation
-        is shortened, results of tools first, then all but the last turns by a summary of the same model:
-        "auto" at 0.8 of what the model reads, where that is known (the default with tools), "off", a share,
-        or a number of tokens. cache: whether the provider is asked to keep the prompt for the next one that
-        begins like it: "auto" (the default with tools and in conversations), "off", or "1h" for longer, where
-        it can; True gives at once the answer that an equal call had before, of which Response.cached tells,
-        and keeps what comes; "refresh" asks anew and keeps that one; sample tells several answers to one
-        question apart. failover: with model="a|b", "restart" asks b also where a fails after it has begun to
-        answer; what came is void then. retries: how often to ask again while nothing has been shown. extra:
-        merged into the request body as it is. keep: a headless CLI stays for the next call, which is then
-        answered
-        sooner; a conversation goes on in the one that heard it. Raises ConfigError for what is wrong on this
-        side; what the provider does shows when the stream is read.
+        total (of each turn, where tools run). tools: functions, which run when the reply is read, on
+        the thread that reads it, and descriptions of tools without code, whose calls are handed over
+        in `Response.tool_calls`. approve: "ask" the user before a call (the default; no, where nobody
+        can answer), "auto" runs all, "never" none but those that only read, or a function that is
+        given a Question and answers True, "always" or False. max_steps: turns of the model (10).
+        budget: US dollars, a mapping of usd and tokens, or a Budget that several calls share: a call
+        that may take more is not sent; where tools run, no further turn uses them once it is spent.
+        compact: when a conversation is shortened, results of tools first, then all but the last turns
+        by a summary of the same model: "auto" at 0.8 of what the model reads, where that is known
+        (the default with tools), "off", a share, or a number of tokens. cache: whether the provider
+        is asked to keep the prompt for the next one that begins like it: "auto" (the default with
+        tools and in conversations), "off", or "1h" for longer, where it can; True gives at once the
+        answer that an equal call had before, of which Response.cached tells, and keeps what comes;
+        "refresh" asks anew and keeps that one; sample tells several answers to one question apart.
+        label: a word that its rows in the log have. failover: with model="a|b", "restart" asks b also
+        where a fails after it has begun to answer; what came is void then. retries: how often to ask
+        again while nothing has been shown. extra: merged into the request body as it is. keep: a
+        headless CLI stays for the next call, which is then answered sooner; a conversation goes on in
+        the one that heard it. Raises ConfigError for what is wrong on this side; what the provider
+        does shows when the stream is read.
         """
         options = sealed(options)
         spec = CallSpec.of(options)
@@ -314,6 +316,7 @@ class Client:
             "anew": begins_anew(spec.failover, route, spec.api_key),
             "known": answers.own(spec.cache),
             "sample": spec.sample or 0,
+            "label": checked_label(spec.label),
         }
 
     @staticmethod
@@ -363,15 +366,16 @@ class Client:
         budgets: tuple[Budget, ...] = (),
         known: str = "",
         sample: int = 0,
+        label: str | None = None,
     ) -> Stream:
         """Sends a Request that is made already; `fresh` over a new connection, or to a new command; `keep` as
         in stream; `background` where nobody waits for it, so that others go first; `anew` for
-        failover="restart"; `budgets` beside the client's own; `known`, "true" or "refresh", for an answer
-        that is known already, and which `sample` of them. Raises ConfigError where no key is found for a
-        provider that needs one. On the engine's own thread, what `http.prepare` makes must be there
-        already."""
+        failover="restart"; `budgets` beside the client's own; `known`, "true" or "refresh", for an
+        answer that is known already, and which `sample` of them; `label` for the log. Raises
+        ConfigError where no key is found for a provider that needs one. On the engine's own thread,
+        what `http.prepare` makes must be there already."""
         first = self.attempt(request, route, key=key, timeouts=timeouts, fresh=fresh, keep=keep)
-        first = replace(first, background=background) if background else first
+        first = replace(first, background=background, label=label) if background or label else first
         tape = self.tapes.look()
         answers.check(first.call, known)
         stream = Stream(lambda fold, s: _answer(fold, s, first))
@@ -436,6 +440,15 @@ class Client:
         problem, and for keep where the provider has no such mode."""
         route.check()
         return prepare.encode(request, route, key, self.registry.dialects, keep=keep)
+
+
+def checked_label(given: Any) -> str | None:
+    """A word for the log. Raises ConfigError for what is none, or longer than 80 characters."""
+    if given is None or (isinstance(given, str) and 0 < len(given) <= 80 and given.isprintable()):
+        return given or None
+    raise errors.ConfigError(
+        f"Not a label: {str(given)[:40]!r}.", hint="label= takes a word of at most 80 characters."
+    )
 
 
 def begins_anew(failover: str | None, route: Route, key: Secret | None) -> bool:

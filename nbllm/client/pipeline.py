@@ -137,7 +137,7 @@ def recorded(handler: Handler, ledger: Ledger, epoch: float) -> Handler:
 
     async def record(attempt: Attempt, sink: Any) -> None:  # the stream itself: it is measured at its end
         route = attempt.route
-        call = Call(attempt.request, route.provider, route.asked, route.simulated, epoch)
+        call = Call(attempt.request, route.provider, route.asked, route.simulated, epoch, label=attempt.label)
         if told := ledger.note(sink, call):
             sink.publish(Notice("warning", told))
         await handler(attempt, sink)

@@ -232,6 +232,12 @@ class CallSpec:
         values=("start", "restart"),
         default=False,
     )
+    label: str | None = _call(
+        "sending",
+        "word",
+        "a word that the call's rows in the log have: %llm cost by=label; with use= it is the prompt's name "
+        "and version",
+    )
     sample: int | None = _call("sending", "", "which of several answers to one question", default=False)
     show_reasoning: Any = _cell("str", "not yet", later=True, default=False)
     tool_choice: str | None = _call("parameter", "", "", default=False)

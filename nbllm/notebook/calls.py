@@ -110,14 +110,15 @@ def cost(session: Session, rest: str) -> pd.DataFrame:
     df["model"] = df["name"].fillna("?").astype("string")
     df["day"] = [str(at.astimezone().date()) for at in df["t_wall"].dt.to_pydatetime()] if len(df) else []
     df["kernel"] = df["run_id"].astype("string")
-    if "provider" in keys:
-        df["provider"] = df["provider"].astype("string").fillna("?")
+    for name, unknown in {"provider": "?", "label": "-"}.items():
+        if name in keys:
+            df[name] = df[name].astype("string").fillna(unknown)
     parts = [*df.groupby(keys, sort=period is not None, observed=True), (("all",) * len(keys), df)]
     lines = [{**_sums(part), **dict(zip(keys, names, strict=True))} for names, part in parts]
     return pd.DataFrame(lines).set_index(keys)
 
 
-_BY = ("day", "model", "provider", "kernel")
+_BY = ("day", "model", "provider", "kernel", "label")
 
 
 def _keys(word: str) -> list[str]:

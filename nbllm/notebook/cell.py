@@ -36,6 +36,8 @@ def run_cell(session: Session, line: Line, body: str) -> Any:
     options = dict(session.defaults)
     for prompt in used:
         options |= prompt.options
+    if used and not line.options.keys() & {"save", "label"}:
+        options["label"] = prompt_files.label(used)
     options = with_schema(session, checked(line, options))
     if used:
         mode = "single" if "each" in options else str(options.get("fill", "on"))

@@ -81,6 +81,7 @@ COLUMNS: tuple[Column, ...] = (
             "prompt_id": "The prompt within its set.",
             "prompt_sha": "SHA-256 (first 16 hex digits) of the messages as they were sent, prefixes "
             "included.",
+            "label": "The word that the call was given by label=; with use=, the prompt's name and version.",
         },
     ),
     Column(

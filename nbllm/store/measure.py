@@ -87,6 +87,7 @@ class Call:
     simulated: bool = False
     epoch: float = 0.0
     tokenizer: Tokenizer | None = None
+    label: str | None = None
 
 
 def rows(stream: Recorded, call: Call, extra: Mapping[str, Any] | None = None) -> list[Row]:
@@ -132,6 +133,7 @@ def _attempt(stream: Recorded, call: Call, i: int) -> Row:
         "transport": "cli" if call.provider.command else "h1",
         "params": params(call.request),
         "prompt_sha": sha(call.request),
+        "label": call.label,
         "start_kind": "warm",
         "load_kind": "single",
         "phase": "measure",

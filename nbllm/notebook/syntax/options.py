@@ -74,7 +74,7 @@ SUBCOMMANDS: dict[str, str] = {
     "since=2026-11-20 (n=20: the last ones; all: every column); -q WORDS: those whose prompt or answer has "
     'the words, of all notebooks, where ledger = "texts" stores these',
     "cost": "what the calls of this notebook came to, by model: calls, tokens, dollars; of all notebooks, by "
-    "day and model: today, yesterday, 7d, ever, since=2026-11-20; by=day, by=provider,model, by=kernel",
+    "day and model: today, yesterday, 7d, ever, since=2026-11-20; by=day, by=provider,model, by=kernel, by=label",
     "budget": "what all calls of this notebook may spend, in all its kernels: %llm budget $5 tokens:100000 "
     "(no words: spent, reserved, left; off: no limit, and what was spent is forgotten; name=NAME: shared by "
     "all notebooks that say so)",
@@ -167,6 +167,12 @@ def _kept(option: Option, text: str) -> str:
     place, _, own = text.rpartition("/")
     if place not in ("", "prompts") or not re.fullmatch(r"[^\W\d][\w\-]{0,79}", own):
         raise Unreadable(f"needs a name, or prompts/NAME to keep it in the project, not {_shown(text)}")
+    return text
+
+
+def _word(_option: Option, text: str) -> str:
+    if not 0 < len(text) <= 80 or not text.isprintable() or looks_like_key(text, surely=True):
+        raise Unreadable(f"needs a word of at most 80 characters, not {_shown(text)}")
     return text
 
 
@@ -266,6 +272,7 @@ _READERS: dict[str, Callable[[Option, str], Any]] = {
     "choice": _choice,
     "name": _name,
     "kept": _kept,
+    "word": _word,
     "variable": _variable,
     "effort": _effort,
     "duration": _duration,
