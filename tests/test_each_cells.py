@@ -53,9 +53,56 @@ def test_stop_keeps_what_was_finished(kernel):
     assert [True, True] == kernel.value("[0 < (df.llm_status == 'ok').sum() < 600, len(df) == 600]")
 
 
+@pytest.mark.parametrize("name", ["openai", "anthropic", "gemini"])
+def test_a_batch_fills_the_table(kernel, name):
+    ran = kernel.run(f"%%llm sim/{name}@echo=1,batch_shuffle=1 each=df mode=batch into=said\nSay {{text}}")
+    assert ran.ok, ran.error
+    assert [True, ["ok"]] == kernel.value(
+        "[all(s.strip() == f'Say {t}' for s, t in zip(df.said, df.text)), sorted(set(df.llm_status))]"
+    )
+    assert "6 of 6 rows" in ran.text
+
+
+def test_a_batch_need_not_be_waited_for(kernel):
+    """The prompt comes back with a job, the table stays; a new kernel finds the batch and its rows."""
+    ran = kernel.run("%%llm job << sim/openai@echo=1 each=df mode=batch wait=false run=later\nSay {text}")
+    assert ran.ok, ran.error
+    assert "nbllm.rows.collect('later')" in ran.text
+    assert True is kernel.value("df is old and _llm is job")
+    assert kernel.run("there = %llm batches").ok
+    assert [6] == kernel.value("list(there.query(\"run == 'later'\").rows)")
+    assert kernel.run("made = %llm batches later df").ok
+    assert [["ok"], [f"Say {c}" for c in "abcdef"]] == kernel.value(
+        "[sorted(set(made.llm_status)), [a.strip() for a in made.answer]]"
+    )
+    for line in ("batches nobody", "batches later nobody", "batches later df more"):
+        assert not kernel.run(f"%llm {line}").ok
+
+
+def test_stop_ends_the_waiting_and_not_the_batch(kernel):
+    here = kernel.start("%%llm sim/openai@batch_s=1000 each=df mode=batch run=slow\nSay {text}")
+    kernel.collect(here, until=lambda m: "of 6 rows" in str(m["content"]))
+    kernel.interrupt()
+    ran = kernel.collect(here)
+    assert not ran.ok
+    assert "Stopped" == ran.error["ename"]
+    assert ["pending"] == kernel.value("sorted(set(df.llm_status))")
+    assert ["running"] == kernel.value("list(nbllm.rows.batches().query(\"run == 'slow'\").state)")
+    assert "0 waiting" in kernel.run("print(get_ipython().run_line_magic('llm', 'batches cancel slow'))").text
+
+
 @pytest.mark.parametrize(
     ("line", "body", "told"),
     [
+        (f"{FAST} mode=batch", "{text}", "mode= is for the rows of a table"),
+        (f"{FAST} wait=false", "{text}", "wait= is for rows in batches"),
+        (f"{FAST} each=df wait=false", "{text}", "wait= is for rows in batches"),
+        (f"{FAST} each=df mode=now wait=false", "{text}", "wait=False is for batches"),
+        (f"{FAST} each=df mode=later", "{text}", "mode"),
+        (f"{FAST} each=df mode=batch width=3", "{text}", "width= cannot be used with mode=batch"),
+        (f"{FAST} each=df mode=batch budget=3", "{text}", "budget= cannot be used with mode=batch"),
+        (f"{FAST} each=df mode=batch timeout=3", "{text}", "timeout= cannot be used with mode=batch"),
+        ("sim/ollama each=df mode=batch", "{text}", "takes no batches"),
         (f"{FAST} each=nobody", "{text}", "there is no variable called nobody"),
         (f"{FAST} each=pd", "{text}", "no DataFrame is called pd"),
         (f"{FAST} each=df", "{txt}", "Did you mean {text}?"),

@@ -84,11 +84,13 @@ class BatchServer:
         """A new batch of lines; names: what it is found by again, where the provider keeps that."""
         return _CREATE[self.row.batch](self, lines, names)
 
+    def _single(self) -> Any:
+        """A call that is no batch."""
+        return self.dialect.encode(Request(self.route.model, (Message("user", "x"),)), self.row, None)
+
     def _endpoint(self) -> str:
         """The path that a batch of our calls names."""
-        request = Request(self.route.model, (Message("user", "x"),))
-        call: Any = self.dialect.encode(request, self.row, None)
-        return endpoint(call)
+        return endpoint(self._single())
 
     def _requests(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
         """Of lines that stand in the call: Anthropic's, and OpenRouter's, which wants to read first what all
@@ -127,8 +129,10 @@ class BatchServer:
         call = replace(call, url=url, body={}, content=data, headers={**call.headers, **head})
         sent = obj(obj(self._run(call)).get("file")).get("name")
         config = {"displayName": _called(names), "inputConfig": {"fileName": path_id(sent)}}
-        model = quote(self.route.model.removeprefix("models/"), safe="")
-        return state(self._ask(f"/models/{model}:batchGenerateContent", {"batch": config}))
+        path = urlsplit(self._single().url).path.rpartition(":")[0] + ":batchGenerateContent"
+        call = self._call("/")
+        url = urlsplit(call.url)._replace(path=path).geturl()
+        return state(self._run(replace(call, url=url, method="POST", body={"batch": config})))
 
     def _beside(self, word: str, path: str) -> HttpCall:
         """A call of a path of Google's that stands beside its others: /upload/v1beta."""

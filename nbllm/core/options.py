@@ -200,6 +200,17 @@ class CallSpec:
         "with each=: a name under which answers are kept; what is there is not asked again",
         default=False,
     )
+    mode: str | None = _cell(
+        "choice",
+        "with each=: batch hands all rows in at once, to be answered within a day at half the price",
+        values=("now", "batch"),
+        default=False,
+    )
+    wait: bool | None = _cell(
+        "bool",
+        "with mode=batch: false gives the prompt back at once; %llm batches has the rows later",
+        default=False,
+    )
     width: int | None = _cell("int", "with each=: rows on their way at once (64)", least=1)
     tools: Any = _call(
         "request",

@@ -481,6 +481,12 @@ def _mcp(session: Session, rest: str) -> Any:
     return mcp(session, rest)
 
 
+def _batches(session: Session, rest: str) -> Any:
+    from .rows import batches
+
+    return batches(session, rest)
+
+
 COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "ask": _ask,
     "use": _use,
@@ -504,6 +510,7 @@ COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "fix": _fix,
     "insert": _insert,
     "stop": _stop,
+    "batches": _batches,
     "cache": _cache,
     "record": _record,
     "replay": _replay,

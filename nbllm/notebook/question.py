@@ -216,7 +216,7 @@ def checked(line: Line, options: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-_OF_ROWS = ("into", "run", "width")
+_OF_ROWS = ("into", "run", "width", "mode")
 _FUNCTION = "For example tools=price, where price is a function of this notebook."
 # (option, what it needs, what to say, what to do)
 _NEEDS: tuple[tuple[str, str | tuple[str, ...], str, str], ...] = (
@@ -224,6 +224,7 @@ _NEEDS: tuple[tuple[str, str | tuple[str, ...], str, str], ...] = (
     ("max_steps", "tools", "max_steps= counts the turns of a model with tools", _FUNCTION),
     ("compact", ("chat", "tools"), "compact= is for conversations", "Give chat=NAME, or leave it out."),
     *((n, "each", f"{n}= is for the rows of a table", "For example each=df, a DataFrame.") for n in _OF_ROWS),
+    ("wait", "mode", "wait= is for rows in batches", "For example each=df mode=batch wait=false"),
     ("approve", "tools", "approve= says how tools may run", _FUNCTION),
 )
 _NOBODY = (
@@ -235,7 +236,9 @@ _NOBODY = (
 def _given(name: str, options: Mapping[str, Any]) -> bool:
     key, equals, value = name.partition("=")
     found = options.get(key)
-    return found == value if equals else found is not None and found is not False
+    if equals:
+        return found == value
+    return found is not None and (found is not False or name == "wait")  # wait=false is what it is for
 
 
 def _several_word(line: Line) -> str:

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from .. import rows
 from ..core.errors import ConfigError, NbllmError
-from ..rows import progress
+from ..rows import BatchJob, progress
 from ..rows.progress import Totals
 from .buttons import approve
 from .question import Question
@@ -86,8 +86,9 @@ def factory() -> Panel | None:
     return None if mode == "terminal" else Panel(current_session(), live=mode == "live")
 
 
-def run(session: Session, line: Line, question: Question, template: str) -> pd.DataFrame | None:
-    """Asks the question of every row; gives the first rows, None under quiet. Raises ConfigError before
+def run(session: Session, line: Line, question: Question, template: str) -> pd.DataFrame | BatchJob | None:
+    """Asks the question of every row; gives the first rows, None under quiet; a BatchJob with wait=false,
+    which is in the variable of out= and in _llm, while the frame stays as it is. Raises ConfigError before
     anything is sent for what is wrong in the cell, and the reason where the run ended early: the frame is in
     its variable then, too."""
     options = question.options
@@ -101,9 +102,12 @@ def run(session: Session, line: Line, question: Question, template: str) -> pd.D
     progress.register(factory)
     target, sent = line.out or name, _sent(session, question)
     made = rows.map(df, template, client=session.client, **sent)
+    if isinstance(made, BatchJob):
+        session.namespace[line.out or "_llm"] = session.namespace["_llm"] = made
+        return None if options.get("quiet") else made
     session.namespace[target] = session.namespace["_llm"] = made
     ended = str(made.attrs.get("nbllm_ended") or "")
-    if ended == rows.STOPPED:
+    if ended in (rows.STOPPED, rows.WAITING):
         raise Stopped(target)
     if ended and ended != rows.DECLINED:
         raise NbllmError(
@@ -119,5 +123,28 @@ def _sent(session: Session, question: Question) -> Mapping[str, Any]:
     if len(contestants) > 1:
         raise ConfigError("each= asks one model.", hint="Run the cell again with out=NAME for another.")
     _, spec = session.prepared(question, contestants[0])
-    own = {n: options[n] for n in ("into", "run", "width") if n in options}
+    own = {n: options[n] for n in ("into", "run", "width", "mode", "wait") if n in options}
     return {**spec.chosen(), **own, "model": contestants[0].model, "schema": question.shape}
+
+
+def batches(session: Session, rest: str) -> Any:
+    """`%llm batches`: all of this machine; NAME [TABLE] gives the table of a run with what has come, cancel
+    NAME ends its batches. Raises ConfigError for a run or a table that there is none of."""
+    words = rest.split()
+    if not words:
+        return rows.batches()
+    if words[0] == "cancel" and len(words) == 2:
+        counts = rows.cancel(words[1], client=session.client)
+        return ", ".join(f"{count:,} {state}" for state, count in counts.items())
+    if len(words) > 2:
+        raise ConfigError("That is no run and its table.", hint="As in df = %llm batches reviews df")
+    df = _table(session, words[1]) if len(words) > 1 else None
+    return rows.collect(words[0], df, client=session.client)
+
+
+def _table(session: Session, name: str) -> Any:
+    df = session.namespace.get(name)
+    if not (hasattr(df, "iloc") and hasattr(df, "columns")):
+        wrong = "There is no variable" if name not in session.namespace else "No DataFrame is"
+        raise ConfigError(f"{wrong} called {name}.", hint="Name the DataFrame that was asked.")
+    return df

@@ -40,6 +40,13 @@ SIMULATED = {
     "gemini": "gemini",
     "ollama": "ollama",
 }
+# How it writes batches in each, where it takes them.
+_BATCHES = {
+    "openai_chat": "openai",
+    "openai_responses": "openai",
+    "anthropic": "anthropic",
+    "gemini": "gemini",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +185,7 @@ class Registry:
                     row,
                     base_url=self._sim_url(spoken),
                     dialect=spoken,
+                    batch=_BATCHES.get(spoken, ""),
                     local=True,
                     refused="",
                     query={},
@@ -299,6 +307,7 @@ class Registry:
             self._sim_url(dialect),
             local=True,
             label=f"Simulator ({dialect})",
+            batch=_BATCHES.get(dialect, ""),
             quirks=Quirks(cache_key=True),
         )
         return Route(asked, row, model or f"sim-{bare or 'openai'}{at}{options}", simulated=True)

@@ -26,7 +26,7 @@ from ..routing import prices
 from ..store import runs as files
 from ..store.runs import Row, RunFile, RunInfo
 from . import executors
-from .batch import Batches, BatchJob, refuse
+from .batch import WAITING, Batches, BatchJob, refuse
 from .budget import Budget, Estimate, Price, Purse, price
 from .frame import joined
 from .job import Job
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DECLINED",
     "STOPPED",
+    "WAITING",
     "BatchJob",
     "Estimate",
     "batches",

@@ -55,7 +55,10 @@ def refuse(options: Mapping[str, Any], **more: Any) -> None:
             )
 
 
-@dataclass(slots=True)
+WAITING = "its batches go on at the provider"
+
+
+@dataclass(slots=True, repr=False)
 class BatchJob:
     """A run whose rows are in batches. It holds nothing open: another process may read the same run."""
 
@@ -63,6 +66,9 @@ class BatchJob:
     job: Job = field(repr=False)
     df: pd.DataFrame | None = field(repr=False)
     client: Client = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"The rows of {self.name!r} are in batches: nbllm.rows.collect({self.name!r}) gives the table."
 
     def poll(self) -> dict[str, int]:
         """Asks the provider once, keeps what has come, and gives how many rows are in each state: ok, failed,
@@ -97,10 +103,12 @@ class BatchJob:
                     pause(seconds)
                     seconds = min(seconds * _LONGER, _LONGEST)
             except KeyboardInterrupt:
-                why = "its batches go on at the provider"
+                why = WAITING
             _draw(progress, totals, file)
             progress.end(totals, why or there.ended)
-            return there.frame()
+            made = there.frame()
+            made.attrs["nbllm_ended"] = why or there.ended
+            return made
 
 
 def _draw(progress: Progress, totals: Totals, file: RunFile) -> None:

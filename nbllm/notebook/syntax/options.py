@@ -64,6 +64,8 @@ SUBCOMMANDS: dict[str, str] = {
     "bench": "measure models against each other: %llm bench openai/mini,claude/sonnet blocks=20 out=df "
     "(%%llm_bench takes prompts; options of the run are also bench.NAME=, and must be where a call has the "
     "same: seed= is the call's, bench.seed= the run's)",
+    "batches": "rows of tables in batches (each=df mode=batch wait=false): %llm batches (this machine's) | "
+    "df = %llm batches NAME [TABLE] (what has come) | cancel NAME",
     "cache": "answers that cache=true keeps: how many, how large; clear",
     "record": "writes calls and their answers beside the notebook: record [FILE] | off",
     "replay": "answers calls from there, without keys, sending nothing: replay [FILE] [pace=recorded] | off",
