@@ -20,7 +20,7 @@ class Picture:
     ("name", "data", "expected"),
     [
         ("a.png", PNG, Image(PNG)),
-        ("a.jpg", b"x", Image(b"x", media_type="image/jpeg")),
+        ("a.jpg", b"\xff\xd8\xffx", Image(b"\xff\xd8\xffx", media_type="image/jpeg")),
         ("a.pdf", b"%PDF-1", Document(b"%PDF-1", name="a.pdf")),
         ("a.csv", b"x,y\n1,2\n", Text("\n\na.csv:\n```\nx,y\n1,2\n\n```\n")),
         ("a.py", b"pass", Text("\n\na.py:\n```\npass\n```\n")),

@@ -570,7 +570,7 @@ def test_an_expression_is_evaluated_once():
         ("```\n{{ .Name }}\n```", ()),
         ("{{}} {{ open", ()),
         ("<doc id={n}> const {x} = y", ("{n}", "{x}")),
-        ("{a: 1} f{n} `{n}` {k:s}", ()),
+        ("{a: 1} f{n} `{n}` {k:s}", ("{n}",)),
         ("{{{x}}}", ()),
         ("{{n}}", ()),
     ],

@@ -168,7 +168,7 @@ def test_what_a_line_means(line, models, options, extra, out):
         ("model=a,", 1, "without spaces"),
         ("a, b", 1, "without spaces"),
         ("model=", 1, "model"),
-        ("{x}", 1, "no model's name"),
+        ("{x}", 1, "is not filled"),
     ],
 )
 def test_what_is_refused(line, column, words):

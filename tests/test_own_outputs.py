@@ -87,7 +87,7 @@ CELLS = {
     ),
     "a note of ours": (
         f"%%llm {ONE}\n`{{{{missing_name}}}}` hi",
-        ["Left as written", "`{{missing_name}}` hi"],
+        ["`{{missing_name}}` hi"],
     ),
     "an expression that prints": (f"%%llm {ONE}\n{{{{print('printed') or 5}}}} hi", ["printed", "5 hi"]),
     "an answer cut": (

@@ -163,7 +163,7 @@ def test_a_picture_that_is_too_large():
 
     class Huge:
         def _repr_png_(self):
-            return b"x" * (21 * 2**20)
+            return b"\x89PNG\r\n\x1a\n" + b"x" * (21 * 2**20)
 
     with pytest.raises(ConfigError, match="21 MiB"):
         content(Huge())

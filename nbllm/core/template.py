@@ -13,7 +13,8 @@ nothing inserted is scanned again. `{...}` is ours only if all of this holds:
   can matter), zeros (03d), width and d or f, a comma,
   %, a sign, #x, dates (%d.%m.%Y); behind a conversion, which no other language has, any format. And the value
   must take it: where its __format__ fails, the text stays, and is told as skipped;
-* it does not follow a letter, a digit, `_`, `^`, `\\`, `$`, `%`, `{`, `]`, `)`, `::`, a command of LaTeX, or
+* it does not follow a letter of a script that writes spaces between words, a digit, `_`, `^`, `\\`, `$`,
+  `%`, `{`, `]`, `)`, `::`, a command of LaTeX, or
   a `}` that is not ours (LaTeX, shells, CSS, regular expressions, Rust), nor `#` in a string (Ruby), nor
   stands where JavaScript takes names out of an object (`const {a} =`, `import {a} from`, `({a}) =>`) or gives
   an attribute (`<B c={d}>`);
@@ -25,25 +26,34 @@ code as well: two braces are how a value is put into a fence on purpose. But whe
 ours by its place (code, after `$` or a letter), an expression with a name that the notebook does not have
 belongs to somebody else's template (Jinja, GitHub Actions, LaTeX): it stays, and is told as skipped.
 Everywhere else such a name is an error.
+
+Names are Python's: of any script, and the same in every form that NFKC makes the same (`{ｎ}` is n). What
+stands where ours could stand, looks like ours and stays is told, with what to write: a name that does not
+exist, an expression in single braces, a name in code.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import difflib
+import keyword
 import re
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from unicodedata import category, name, normalize
 
 from . import code_spans as verbatim
 from .errors import ConfigError
 from .values import BUDGET, draws, form_of, text_of, tokens_in
 
+# What may be a name in any script; whether it is one, Python says (\w lacks the marks that Indic vowels are).
+_NAME = r"[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*"
 _PLACE = re.compile(
-    r"\{(?P<expr>(?P<root>[^\W\d]\w*)(?P<path>(?:\.[^\W\d]\w*|\[(?:-?\d{1,18}|'[^'\]\n]*'|\"[^\"\]\n]*\")\])*))"
+    rf"\{{(?P<expr>(?P<root>{_NAME})(?P<path>(?:\.{_NAME}|\[(?:-?\d{{1,18}}|'[^'\]\n]*'|\"[^\"\]\n]*\")\])*))"
     r"(?:!(?P<conv>[rsa]))?(?::(?P<fmt>[^\s{}][^{}\n]{0,80}))?\}"
 )
 # Formats that can be nothing else, by what is before the colon: a name, a name with a path.
@@ -53,7 +63,7 @@ _NAME_FORMAT = (
 )
 _FORMAT = {False: re.compile(_NAME_FORMAT), True: re.compile(rf"{_NAME_FORMAT}|[+-][deEfgG]")}
 _ENDLESS = re.compile(r"\d{5}")  # a width that would fill the memory
-_STEP = re.compile(r"\.(?P<attr>\w+)|\[(?:(?P<index>-?\d+)|'(?P<one>[^']*)'|\"(?P<two>[^\"]*)\")\]")
+_STEP = re.compile(r"\.(?P<attr>[^.\[\]]+)|\[(?:(?P<index>-?\d+)|'(?P<one>[^']*)'|\"(?P<two>[^\"]*)\")\]")
 _RUN = re.compile(r"\{+")
 
 _BEFORE = "_^\\$%}{])"  # characters after which a brace is not ours; letters and digits too
@@ -69,6 +79,22 @@ _TRIES, _REACH = (
 )  # closing braces tried for one {{, and how far: a prompt full of braces costs little
 _LARGE = 50  # tokens from which the footer says how many
 _BUILTINS = frozenset(dir(builtins))
+_MOST_TOLD = 20  # places that are told as not filled
+# Scripts that write no spaces between words, as Unicode's names begin.
+_UNSPACED = (
+    *("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO", "YI ", "THAI", "LAO"),
+    *(
+        "KHMER",
+        "MYANMAR",
+        "TIBETAN",
+        "JAVANESE",
+        "BALINESE",
+        "TAI ",
+        "NEW TAI",
+        "HENTAIGANA",
+        "VERTICAL KANA",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +116,13 @@ class Filled:
     names: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     budget: int = BUDGET
+    advice: tuple[str, ...] = ()  # the skipped, each with what to write
+
+    @property
+    def left(self) -> str:
+        """What looked like ours and stays, for the footer: the first three, each with what to write."""
+        more = f" and {len(self.advice) - 3} more" if len(self.advice) > 3 else ""
+        return "; ".join(self.advice[:3]) + more
 
     @property
     def told(self) -> tuple[str, ...]:
@@ -123,7 +156,7 @@ def fill(
 
     Raises ConfigError, naming line and column, where an attribute, index, format or expression fails.
     """
-    scan = _Scan(text, namespace, mode)
+    scan = _Scan(text, namespace, mode, telling=True)
     pieces: list[str | Inserted] = []
     at = 0
     for place in scan.places():
@@ -135,7 +168,9 @@ def fill(
         at = place.end
     pieces.append(text[at:])
     names = tuple(dict.fromkeys(p.source for p in pieces if isinstance(p, Inserted)))
-    return Filled(tuple(p for p in pieces if p != ""), names, tuple(dict.fromkeys(scan.skipped)), budget)
+    skipped = tuple(dict.fromkeys(scan.skipped))
+    advice = tuple(_advice(left, namespace) for left in skipped)
+    return Filled(tuple(p for p in pieces if p != ""), names, skipped, budget, advice)
 
 
 def parameters_in(
@@ -146,11 +181,11 @@ def parameters_in(
     wanted: list[str] = []
     known: list[str] = []
     for place in _Scan(text, _AnyName(), mode).places():
-        for name in [place.match["root"]] if place.match else _free_names(place.source):
-            if place.match or not (name in namespace or name in _BUILTINS):
-                wanted.append(name)
-            elif name in namespace:
-                known.append(name)
+        for word in [_plain(place.match["root"])] if place.match else _free_names(place.source):
+            if place.match or not (word in namespace or word in _BUILTINS):
+                wanted.append(word)
+            elif word in namespace:
+                known.append(word)
     return tuple(dict.fromkeys(wanted)), tuple(n for n in dict.fromkeys(known) if n not in wanted)
 
 
@@ -226,6 +261,7 @@ class _Scan:
     text: str
     namespace: Container[str]
     mode: str
+    telling: bool = False  # what looks like ours and stays
     skipped: list[str] = field(default_factory=list)
     code: verbatim.Spans = verbatim.NOTHING
     literals: verbatim.Spans = verbatim.NOTHING
@@ -253,10 +289,13 @@ class _Scan:
         match = _PLACE.match(self.text, at) if self.mode in ("on", "single") else None
         if (
             match is None
-            or match["root"] not in self.namespace
+            or not _is_name(match)
+            or _known(match["root"], self.namespace) not in self.namespace
             or not _is_format(match)
             or not self.may_open(at, end)
         ):
+            if self.telling and self.mode == "on" and self._like_ours(at, end):
+                self._skip(at, self.text.find("}", at) + 1)
             return None
         around = f"{self.text[max(0, at - _AROUND) : at]}\0{self.text[match.end() : match.end() + _AROUND]}"
         if at != end and _FOREIGN.search(around):
@@ -266,9 +305,35 @@ class _Scan:
 
     def may_open(self, at: int, end: int) -> bool:
         """Whether a brace at `at` may be ours by its place; our last place ended at `end`."""
-        before = self.text[at - 1 : at]
-        taken = before.isalnum() or (before != "" and before in _BEFORE)
-        return (at == end or not taken) and at not in self.code and at not in self.literals
+        return self._apart(at, end) and at not in self.code and at not in self.literals
+
+    def _apart(self, at: int, end: int) -> bool:
+        """Whether nothing stands before a brace that takes it for another language."""
+        last = at - 1
+        while last > max(0, at - 8) and category(self.text[last])[0] == "M":
+            last -= 1  # the letter below an accent or a vowel sign
+        before = self.text[last] if at else ""
+        letter = before.isalpha() and not name(before, "").startswith(_UNSPACED)
+        return at == end or not (letter or before.isdecimal() or (before != "" and before in _BEFORE))
+
+    def _like_ours(self, at: int, end: int) -> bool:
+        """Whether what stays in single braces is told: it looks like ours, and stands where ours could."""
+        close = self.text.find("}", at, at + _AROUND)
+        source = self.text[at + 1 : close].strip()
+        if close < 0 or len(self.skipped) >= _MOST_TOLD or not self._apart(at, end) or at in self.literals:
+            return False
+        around = f"{self.text[max(0, at - _AROUND) : at]}\0{self.text[close + 1 : close + _AROUND]}"
+        match = _PLACE.match(self.text, at)
+        bare = match is not None and _is_name(match) and _is_format(match)
+        if _FOREIGN.search(around) or "\n" in source or not (bare or _parses(source)):
+            return False
+        names = [_plain(match["root"])] if bare and match else _free_names(source)
+        there = [n for n in names if n in self.namespace]
+        if at in self.code:
+            return bare and bool(there)
+        if bare:
+            return not keyword.iskeyword(names[0])
+        return bool(there) and all(n in there or n in _BUILTINS for n in names) and _is_one_value(source)
 
     def _double(self, at: int, end: int) -> _Place | None:
         limit, close = min(len(self.text), at + _REACH), at + 1
@@ -279,7 +344,9 @@ class _Scan:
             source = self.text[at + 2 : close].strip()
             if _parses(source):
                 return self._expression(_Place(at, close + 2, source), foreign=not self.may_open(at, end))
-        self._skip(at, self.text.find("}}", at, limit) + 2)
+        close = self.text.find("}}", at, limit)
+        if close > at + 2 and at not in self.code:  # in code that is no surprise
+            self._skip(at, close + 2)
         return None
 
     def _expression(self, place: _Place, *, foreign: bool) -> _Place | None:
@@ -289,10 +356,49 @@ class _Scan:
         return place
 
     def _skip(self, at: int, end: int) -> None:
-        """Notes what is no expression; in code, where that is no surprise, and where nothing closes, it is
-        not told."""
-        if end > at + 4 and at not in self.code:
-            self.skipped.append(self.text[at:end])
+        """Notes what stays."""
+        self.skipped.append(self.text[at:end])
+
+
+def _plain(word: str) -> str:
+    """A name as Python reads it."""
+    return word if word.isascii() else normalize("NFKC", word)
+
+
+def _known(word: str, names: Container[str]) -> str:
+    """The form of a name in which it stands among `names`: as it is (a column's), or as Python reads it."""
+    return word if word in names else _plain(word)
+
+
+def _is_name(match: re.Match[str]) -> bool:
+    """Whether root and attributes are names."""
+    attributes = (step["attr"] for step in _STEP.finditer(match["path"]))
+    return match["root"].isidentifier() and all(a is None or a.isidentifier() for a in attributes)
+
+
+def _is_one_value(source: str) -> bool:
+    """Whether an expression is a value and no list of names, as sets of mathematics and objects of JavaScript
+    are."""
+    body = ast.parse(source, mode="eval").body
+    return not isinstance(body, ast.Tuple | ast.Starred | ast.Constant)
+
+
+def _advice(left: str, namespace: Mapping[str, Any]) -> str:
+    """What stays, and what to write instead where that can be said."""
+    match, inside = _PLACE.fullmatch(left), left.strip("{}").strip()
+    if left.startswith("{{"):
+        return left[:_AROUND]
+    if match is None or _known(match["root"], namespace) in namespace:
+        return f"{left}, write {{{inside if inside.isidentifier() and match is None else f'{{{inside}}}'}}}"
+    near = _nearest(_plain(match["root"]), namespace)
+    return f"{left}, did you mean {near}?" if near else left
+
+
+def _nearest(word: str, namespace: Mapping[str, Any]) -> str:
+    """The name that somebody may have meant, "" where none is near."""
+    names = {n.casefold(): n for n in namespace if not n.startswith("_")}
+    near = difflib.get_close_matches(word.casefold(), names, 1, 0.6 if len(word) > 3 else 0.75)
+    return names[near[0]] if near else ""
 
 
 def _is_format(match: re.Match[str]) -> bool:
@@ -352,7 +458,7 @@ def _inserted(
 
 
 def _walked(text: str, place: _Place, match: re.Match[str], namespace: Mapping[str, Any]) -> Any:
-    value = namespace[match["root"]]
+    value = namespace[_known(match["root"], namespace)]
     for step in _STEP.finditer(match["path"]):
         if step["attr"] and step["attr"].startswith("_"):
             raise ConfigError(
@@ -366,7 +472,7 @@ def _walked(text: str, place: _Place, match: re.Match[str], namespace: Mapping[s
 
 def _stepped(value: Any, step: re.Match[str]) -> Any:
     if step["attr"]:
-        return getattr(value, step["attr"])
+        return getattr(value, _plain(step["attr"]))
     return value[
         int(step["index"]) if step["index"] else step["one"] if step["one"] is not None else step["two"]
     ]

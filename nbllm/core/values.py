@@ -8,13 +8,15 @@ out is always said.
 
 from __future__ import annotations
 
+import warnings
 from base64 import b64decode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
-from .errors import ConfigError
-from .messages import Image
+from .errors import ConfigError, in_a_line
+from .messages import Image, picture_type
 
 BUDGET = 1_000  # tokens that a value may take, where the cell does not say (budget=)
 SIZE_LIMIT = 20 * 2**20  # bytes; providers refuse larger requests
@@ -32,6 +34,7 @@ _VIEWS = (
     (0, 5, 24),
 )
 _DISTINCT = 40  # characters of the commonest value
+_COUNTED = 100_000  # values of a column that are counted
 
 _CONVERSIONS: dict[str, Callable[[Any], str]] = {"r": repr, "s": str, "a": ascii}
 
@@ -62,7 +65,8 @@ def tokens_in(text: str) -> int:
 def table_form(df: Any, limit: int, what: str = "A table") -> str:
     """A DataFrame: its size, a line for each column, first rows, and what was left out."""
     text = ""
-    lines = [_column(df.iloc[:, i], df.columns[i]) for i in range(min(df.shape[1], _VIEWS[0][1]))]
+    with warnings.catch_warnings(action="ignore"):  # a mean of infinities is none
+        lines = [_column(df.iloc[:, i], df.columns[i]) for i in range(min(df.shape[1], _VIEWS[0][1]))]
     for rows, columns, width in _VIEWS:
         text = _view(df, what, lines[:columns], rows, width)
         if len(text) <= limit:
@@ -89,7 +93,7 @@ def _view(df: Any, what: str, lines: list[tuple[Any, ...]], rows: int, width: in
             told,
             "",
             *_lines(
-                [df.index.name or "", *head.columns],
+                [", ".join(str(n) for n in df.index.names if n is not None), *head.columns],
                 zip(head.index, *(head.iloc[:, i] for i in range(head.shape[1])), strict=True),
                 width,
             ),
@@ -100,7 +104,8 @@ def _view(df: Any, what: str, lines: list[tuple[Any, ...]], rows: int, width: in
 def _column(series: Any, name: Any) -> tuple[Any, ...]:
     """A column in a line: what it is called, its type, how much is missing, and its range or commonest
     value."""
-    return name, series.dtype, int(series.isna().sum()), _values(series)
+    dtype = f"{series.dtype.name}, ordered" if getattr(series.dtype, "ordered", False) else series.dtype
+    return name, dtype, int(series.isna().sum()), _values(series)
 
 
 def _values(series: Any) -> str:
@@ -109,18 +114,31 @@ def _values(series: Any) -> str:
         return "none"
     kind = getattr(series.dtype, "kind", "O")
     try:
+        if not isinstance(known.iloc[0], Hashable):
+            raise TypeError  # arrays would be counted one by one
         if kind in "iuf" or str(series.dtype) in ("Int64", "Float64"):
             return f"{_number(known.min())} to {_number(known.max())}, mean {_number(known.mean())}"
         if kind in "mM":
             return f"{known.min()} to {known.max()}"
-        counts = known.value_counts()
-        common = str(counts.index[0])
-        return (
-            f"{len(counts):,} distinct, most often "
-            f"{common[:_DISTINCT]}{'...' if len(common) > _DISTINCT else ''} ({int(counts.iloc[0]):,})"
-        )
-    except (TypeError, ValueError):  # lists and mappings in cells can be neither sorted nor counted
-        return f"{len(known):,} values"
+        return _counted(known.iloc[:_COUNTED].value_counts(), len(known))
+    except Exception:  # noqa: BLE001 - what can be neither sorted nor counted: Arrow's lists, mappings
+        return _counted(known.iloc[:_COUNTED].map(_cell_text).value_counts(), len(known))
+
+
+def _counted(counts: Any, known: int) -> str:
+    """How many values there are, and the commonest; of a category, those that occur."""
+    counts = counts[counts > 0]
+    common = _cell_text(counts.index[0])
+    where = f" in the first {_COUNTED:,}" if known > _COUNTED else ""
+    return (
+        f"{len(counts):,} distinct{where}, most often "
+        f"{common[:_DISTINCT]}{'...' if len(common) > _DISTINCT else ''} ({int(counts.iloc[0]):,})"
+    )
+
+
+def _cell_text(value: Any) -> str:
+    """A cell as text; an array, as Arrow's lists are here, as a list."""
+    return str(value.tolist() if hasattr(value, "dtype") and hasattr(value, "tolist") else value)
 
 
 def _number(value: Any) -> str:
@@ -137,7 +155,7 @@ def _row(cells: Iterable[Any], width: int) -> str:
 
 
 def _cell(value: Any, width: int) -> str:
-    text = " ".join(str(value).replace("|", "\\|").splitlines())
+    text = " ".join(_cell_text(value).replace("|", "\\|").splitlines())
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
@@ -161,8 +179,31 @@ def _array(array: Any, limit: int) -> str:
     return cut(f"An array of shape {tuple(array.shape)} and type {array.dtype}:\n{array}", limit) + "\n"
 
 
+def _arrow(table: Any, limit: int, what: str = "A table") -> str:
+    """A table in Arrow's format, which pandas reads as it lies there."""
+    import pandas as pd
+
+    return table_form(table.to_pandas(types_mapper=pd.ArrowDtype), limit, what)
+
+
 def _polars(df: Any, limit: int) -> str:
-    return cut(f"A table of {df.shape[0]:,} rows and {df.shape[1]} columns:\n{df}", limit) + "\n"
+    """A table or a column of polars; where its Arrow form cannot be had, as it prints itself."""
+    try:
+        return _arrow((df.to_frame() if df.ndim == 1 else df).to_arrow(), limit)
+    except Exception:  # noqa: BLE001 - without pyarrow, and for polars' own objects
+        return cut(f"A table of shape {df.shape}:\n{df}", limit) + "\n"
+
+
+def _lazy(df: Any, limit: int) -> str:
+    """A table that is not computed, and is not for this: its columns and types."""
+    return (
+        cut(f"A table that is not computed yet, with the columns {dict(df.collect_schema())}", limit) + "\n"
+    )
+
+
+def _source(shown: Any, limit: int) -> str:
+    """What IPython shows as SVG, Markdown, HTML or LaTeX: its text."""
+    return cut(str(shown.data), limit)
 
 
 def _long(value: Any, limit: int) -> str:
@@ -186,12 +227,23 @@ FORMS: dict[tuple[str, str], Callable[[Any, int], str]] = {
     ("pandas", "DataFrame"): _frame,
     ("pandas", "Series"): _series,
     ("polars", "DataFrame"): _polars,
+    ("polars", "Series"): _polars,
+    ("polars", "LazyFrame"): _lazy,
+    ("pyarrow", "Table"): _arrow,
+    ("pyarrow", "RecordBatch"): _arrow,
+    ("IPython", "TextDisplayObject"): _source,
+    ("IPython", "SVG"): _source,
+    ("IPython", "JSON"): _source,
     ("numpy", "ndarray"): _array,
     ("torch", "Tensor"): _array,
     ("builtins", "list"): _long,
     ("builtins", "dict"): _long,
     ("builtins", "tuple"): _long,
     ("builtins", "set"): _long,
+    ("builtins", "frozenset"): _long,
+    ("builtins", "bytes"): lambda value, limit: cut(str(value), limit),
+    ("builtins", "bytearray"): lambda value, limit: cut(str(value), limit),
+    ("collections", "deque"): _long,
     ("nbllm", "NotebookSoFar"): lambda cells, limit: str(cells.text(limit)),
 }
 
@@ -200,29 +252,103 @@ FORMS: dict[tuple[str, str], Callable[[Any, int], str]] = {
 
 
 def picture(name: str, value: Any) -> Image:
-    """The picture that a value draws of itself, as PNG. Raises ConfigError for one that is too large."""
-    png = _png(value)
-    if len(png) > SIZE_LIMIT:
+    """The picture that a value draws of itself. Raises ConfigError for one that cannot be drawn or is too
+    large."""
+    try:
+        found = _picture(value)
+    except Exception as error:  # noqa: BLE001 - a figure's own text may be no formula
         raise ConfigError(
-            f"The picture {name} has {len(png) / 2**20:.0f} MiB as PNG; at most {SIZE_LIMIT >> 20} can "
-            f"be sent.",
+            f"The picture {name} cannot be drawn: {in_a_line(error)}.",
+            hint="Show it in a cell of its own first.",
+        ) from None
+    if found is None:
+        raise ConfigError(
+            f"{name} is no picture.", hint="Give a figure, or what shows as a picture in a cell."
+        )
+    if len(found.data or b"") > SIZE_LIMIT:
+        raise ConfigError(
+            f"The picture {name} has {len(found.data or b'') / 2**20:.0f} MiB; at most {SIZE_LIMIT >> 20} "
+            f"can be sent.",
             hint="Make it smaller, for example with image.thumbnail((1024, 1024)).",
         )
-    return Image(png)
+    return found
 
 
 def draws(value: Any) -> bool:
-    """Whether a value is a picture: one of ours, a figure, axes, or what gives PNG of itself."""
-    return (
-        isinstance(value, Image)
-        or _figure(value) is not None
-        or (hasattr(value, "_repr_png_") and value._repr_png_() is not None)
-    )
+    """Whether a value is a picture: one of ours or of IPython, a figure, axes, bytes of a picture, or what
+    shows as one in a cell."""
+    return _figure(value) is not None or _picture(value) is not None
+
+
+def _picture(value: Any) -> Image | None:
+    if isinstance(value, Image):
+        return value
+    figure = _figure(value)
+    if figure is not None:
+        buffer = BytesIO()
+        figure.savefig(buffer, format="png", dpi=min(150.0, figure.dpi), bbox_inches="tight")
+        return Image(buffer.getvalue())
+    found = bytes_of(value)
+    if found is None and ("IPython", "Image") in _kinds(value):
+        if value.data is None and value.url:
+            return Image(url=value.url)
+        found = bytes_of(value.data)
+    found = next(filter(None, map(_real, [found, *_drawn(value)])), None)
+    return Image(found) if found else None
+
+
+def _drawn(value: Any) -> Iterator[Any]:
+    """What a value gives as PNG or JPEG, asked as IPython asks: what fails, or is no method,
+    gives nothing."""
+    for name in ("_repr_png_", "_repr_jpeg_", "_repr_mimebundle_"):
+        method = _method(value, name)
+        if method is None:
+            continue
+        made = None
+        with suppress(Exception):  # the person's own objects may raise anything
+            made = method()
+        made = made[0] if isinstance(made, tuple) and made else made
+        if name != "_repr_mimebundle_":
+            yield made
+        elif isinstance(made, Mapping):
+            yield from (made.get("image/png"), made.get("image/jpeg"))
+
+
+def _method(value: Any, name: str) -> Callable[[], Any] | None:
+    """A method of a value that is really there: none of an object that answers to every name, none of a class
+    for its instances."""
+    try:
+        if isinstance(value, type) or getattr(value, "_nbllm_asks_for_no_such_name_", None) is not None:
+            return None
+        method = getattr(value, name, None)
+    except Exception:  # noqa: BLE001 - the person's own objects may raise anything
+        return None
+    return method if callable(method) else None
+
+
+def _real(found: Any) -> bytes | None:
+    """The bytes of a picture, which may come as base64; None for what is none."""
+    if isinstance(found, str):  # IPython's own pictures give text
+        with suppress(ValueError):
+            found = b64decode(found)
+    data = bytes_of(found)
+    return data if data and picture_type(data) else None
+
+
+def bytes_of(value: Any) -> bytes | None:
+    """The bytes that a value holds, None for what is no bytes."""
+    if isinstance(value, BytesIO):
+        return value.getvalue()
+    return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else None
+
+
+def _kinds(value: Any) -> set[tuple[str, str]]:
+    return {(k.__module__.partition(".")[0], k.__name__) for k in type(value).__mro__}
 
 
 def _figure(value: Any) -> Any:
     """The matplotlib figure that a value is, or belongs to; None for others. It is not imported for that."""
-    kinds = {(k.__module__.partition(".")[0], k.__name__) for k in type(value).__mro__}
+    kinds = _kinds(value)
     return (
         value
         if ("matplotlib", "Figure") in kinds
@@ -230,14 +356,3 @@ def _figure(value: Any) -> Any:
         if ("matplotlib", "Axes") in kinds
         else None
     )
-
-
-def _png(value: Any) -> bytes:
-    figure = _figure(value)
-    if figure is not None:
-        buffer = BytesIO()
-        figure.savefig(buffer, format="png", dpi=min(150.0, figure.dpi), bbox_inches="tight")
-        return buffer.getvalue()
-    made = value._repr_png_()
-    png = made[0] if isinstance(made, tuple) else made
-    return b64decode(png) if isinstance(png, str) else bytes(png)  # IPython's own pictures give text

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
@@ -22,6 +23,7 @@ from ..core.options import REQUEST
 from .session import Session
 from .syntax.lexer import fail, value
 from .syntax.options import BENCH
+from .syntax.places import refuse_places
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,6 +104,8 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame:
     progress.register(factory)
     options, rest = split(line)
     read = session.parse(rest)
+    refuse_places(read, session.namespace)
+    read = replace(read, models=session.models(read.models))
     if not read.models:
         raise ConfigError(
             "No model was named.", hint="For example: %llm bench openai/mini,claude/sonnet blocks=20"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..core.errors import ConfigError, NbllmError, after_answer
@@ -23,6 +24,7 @@ from .run import Guarded, Run, Stopped, follow, keep_turn, settle, stoppable, tu
 from .session import Session
 from .syntax import schema_shorthand
 from .syntax.parser import Line
+from .syntax.places import refuse_places
 from .view.outcome import Outcome, Painter
 
 
@@ -32,6 +34,8 @@ def run_cell(session: Session, line: Line, body: str) -> Any:
     Raises ConfigError before anything is sent for what is wrong in the cell; the call's error after the
     partial answer was shown and kept; Stopped where the user stopped it.
     """
+    refuse_places(line, session.namespace)
+    line = replace(line, models=session.models(line.models))
     used = prompt_files.named(session, str(line.options.get("use", "")))
     options = dict(session.defaults)
     for prompt in used:
@@ -67,7 +71,6 @@ def run_cell(session: Session, line: Line, body: str) -> Any:
         raise ConfigError(
             "The prompt is empty.", hint="Write what the model should answer below the %%llm line."
         )
-    session.warn_skipped(filled)
     return ask(session, question(session, line.models, options, line.extra, filled), line.out)
 
 
@@ -152,7 +155,7 @@ def question(
     """What a filled prompt asks."""
     parts, told = _parts(session, filled, options)
     rest = {k: v for k, v in options.items() if k != "model"}
-    return Question(parts, models_of(models, options), rest, extra, filled.told, told)
+    return Question(parts, models_of(models, options), rest, extra, filled.told, told, left=filled.left)
 
 
 def _asker(session: Session, line: Line, options: Mapping[str, Any]) -> Callable[[Filled], Any]:

@@ -12,6 +12,8 @@ def show(session: Session, question: Question) -> None:
     """Shows the call to each who would be asked."""
     asked = question.contestants
     texts = [_told(session, question, c) for c in asked]
+    if question.left:
+        session.say(f"Not filled: {question.left}")
     session.show(
         static(
             "\n\n".join(

@@ -15,6 +15,7 @@ from typing import Any
 from ..core.errors import ConfigError, NbllmError
 from .session import Session, forget, session_of
 from .syntax import parser as grammar
+from .syntax.statements import statements
 
 NAMES = ("llm", "nbllm")
 
@@ -74,15 +75,22 @@ def unload_ipython_extension(shell: Any) -> None:
         shell.magics_manager.magics["cell"].pop(f"{name}_bench", None)
 
 
+_OURS = re.compile(r"%%n?b?llm(?:_bench)?\b")
 _QUESTION = re.compile(
     r"(?P<before>\s*+(?:[\w.,][\w., ]*+=\s*+)?+)%(?P<name>llm|nbllm)\s++(?P<rest>ask\s.*\?)\s*"
 )
 
 
 def questions(lines: list[str]) -> list[str]:
-    """IPython reads a line that ends in `?` as a wish for help; a question to a model is not one. What a cell
-    magic takes is no line."""
-    return lines if lines and lines[0].startswith("%%") else [_asked(line) for line in lines]
+    """IPython reads a line that ends in `?` as a wish for help; a question to a model is not one, where the
+    line is a command. What a cell magic takes is no line, and neither is what stands in a string. A cell of
+    ours without a body gets an empty one, so that we say what is wrong with it and not IPython."""
+    if lines and lines[0].startswith("%%"):
+        return [*lines, "\n"] if _OURS.match(lines[0]) and not "".join(lines[1:]) else lines
+    if not any(map(_QUESTION.fullmatch, lines)):
+        return lines
+    commands = statements(lines)
+    return [_asked(line) if i in commands else line for i, line in enumerate(lines)]
 
 
 def _asked(line: str) -> str:
@@ -118,6 +126,8 @@ def _magic(session: Session) -> Callable[..., Any]:
 
 
 def _bench_magic(session: Session) -> Callable[..., Any]:
+    from IPython.core.magic import no_var_expand
+
     def llm_bench(line: str, cell: str) -> Any:
         """Measure language models against each other on the prompts of the cell, which lines of --- divide.
 
@@ -130,7 +140,8 @@ def _bench_magic(session: Session) -> Callable[..., Any]:
 
         return _told(session, lambda: bench(session, line, cell))
 
-    return llm_bench
+    made: Callable[..., Any] = no_var_expand(llm_bench)
+    return made
 
 
 def _told(session: Session, work: Callable[[], Any]) -> Any:
@@ -155,7 +166,7 @@ def _cell(session: Session, line: str, cell: str) -> Any:
         raise ConfigError("help is a line: %llm help.", hint="A %%llm cell asks a model.")
     from .cell import run_cell
 
-    return run_cell(session, session.parse(line), cell)
+    return run_cell(session, session.parse(line), cell.replace("\r\n", "\n"))
 
 
 def _line(session: Session, line: str) -> Any:

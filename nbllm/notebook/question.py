@@ -35,7 +35,8 @@ class Contestant:
 class Question:
     """A prompt as it is sent, to one model or to several. options: of the cell, over the notebook's defaults.
     filled, attached: what was put into the prompt, for the footer. history: the messages before it, where it
-    goes on with a conversation. budget: what all its answers together may take, once it is asked."""
+    goes on with a conversation. budget: what all its answers together may take, once it is asked. left: what
+    looks like a place to fill and stays, for the footer."""
 
     parts: tuple[Part, ...]
     models: tuple[str, ...]
@@ -45,6 +46,7 @@ class Question:
     attached: tuple[str, ...] = ()
     history: tuple[Message, ...] = ()
     budget: Budget | None = None
+    left: str = ""
 
     @property
     def shape(self) -> Shape | None:

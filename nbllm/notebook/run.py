@@ -355,7 +355,7 @@ def outcome(question: Question, label: str, stream: Stream | NbllmError) -> Outc
             after_answer(response, "showing it as a table"),
         ):  # the text is shown instead
             table = data_table(value)
-    figures = footer(response, filled=question.filled, attached=question.attached)
+    figures = footer(response, filled=question.filled, attached=question.attached, left=question.left)
     return Outcome(label, response, value, error, figures, table)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..client.api import default_client
 from ..client.client import Client
@@ -29,9 +29,6 @@ from .syntax.parser import Line, parse
 from .view.frontend import KernelPort, request
 from .view.hidden import plain
 from .view.outcome import Outcome
-
-if TYPE_CHECKING:
-    from ..core.template import Filled
 
 _STATE = "_nbllm_session"
 
@@ -200,6 +197,22 @@ class Session:
             self.touched.append(printed_in)
         return message
 
+    def models(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Models as named on a line; a name that is no model's, but a variable's that holds text or a list of
+        texts, stands for these."""
+        return tuple(m for name in names for m in self._meant(name))
+
+    def _meant(self, name: str) -> Sequence[str]:
+        held = self.namespace.get(name)
+        held = [held] if isinstance(held, str) else held
+        if not isinstance(held, list | tuple) or not held or not all(isinstance(m, str) and m for m in held):
+            return [name]
+        try:
+            self.client.resolve(name)
+        except ConfigError:
+            return held
+        return [name]
+
     # --- the notebook ---
 
     @property
@@ -254,13 +267,6 @@ class Session:
     def was_shown(self, value: Response | Comparison) -> bool:
         """Whether this cell has drawn `value` already."""
         return self.drawn[0] == self.shell.execution_count and any(known is value for known in self.drawn[1])
-
-    def warn_skipped(self, filled: Filled) -> None:
-        """Tells which `{{expression}}` were left as they are: they are no Python, or their names do not
-        exist."""
-        if filled.skipped:
-            more = f" and {len(filled.skipped) - 3} more" if len(filled.skipped) > 3 else ""
-            self.say(f"Left as written: {', '.join(t[:60] for t in filled.skipped[:3])}{more}")
 
     def say(self, text: str) -> None:
         """A line for the user."""

@@ -9,9 +9,10 @@ from typing import Any
 
 from ...core.errors import ConfigError
 from ...core.extras import needs
-from ...core.messages import Document, Image, Part, Text
-from ...core.values import BUDGET, SIZE_LIMIT, draws, form_of, picture, text_of, tokens_in
+from ...core.messages import Document, Image, Part, Text, picture_type
+from ...core.values import BUDGET, SIZE_LIMIT, bytes_of, draws, form_of, picture, text_of, tokens_in
 
+_PDF = b"%PDF"
 _WHOLE = 4_000  # bytes of a table's file that goes along as it is; of a larger one a sample does
 _TEXT_TYPES = (
     "text/",
@@ -82,13 +83,13 @@ def _file(path: Path) -> Part:
 
 
 def from_bytes(data: bytes, kind: str, name: str) -> Part:
-    """A part from a file's bytes: pictures and PDFs as they are, text as text under its name. Raises
-    ConfigError for what is too large, or of a type that no model reads."""
+    """A part from a file's bytes: pictures and PDFs, by what they are and not by their name, text (SVG too)
+    as text under its name. Raises ConfigError for what is too large, or of a type that no model reads."""
     _check_size(len(data), name)
-    if kind.startswith("image/"):
-        return Image(data, media_type=kind)
-    if kind == "application/pdf":
-        return Document(data, media_type=kind, name=name)
+    if is_picture := picture_type(data):
+        return Image(data, media_type=is_picture)
+    if data.startswith(_PDF):
+        return Document(data, media_type="application/pdf", name=name)
     if kind.startswith(_TEXT_TYPES) or Path(name).suffix.lower() in _TEXT_SUFFIXES or _is_text(data):
         return Text(f"\n\n{name}:\n```\n{data.decode('utf-8', 'replace')}\n```\n")
     raise ConfigError(
@@ -120,6 +121,9 @@ def part_of(name: str, value: Any) -> Part | None:
         return value
     if isinstance(value, Path):
         return _file(value) if value.is_file() else None
+    data = bytes_of(value)
+    if data is not None and data.startswith(_PDF):
+        return from_bytes(data, "", name)
     return picture(name, value) if draws(value) else None
 
 
@@ -146,25 +150,14 @@ def _table(path: Path) -> Text:
 _FORMS: tuple[tuple[Callable[[Any], bool], Callable[[str, Any], Part]], ...] = (
     (lambda v: isinstance(v, (Text, Image, Document)), lambda _n, v: v),
     (lambda v: isinstance(v, Path), lambda _n, v: _file(v)),
-    (lambda v: isinstance(v, bytes), lambda n, v: from_bytes(v, _sniffed(v), n)),
     (draws, picture),
+    (lambda v: bytes_of(v) is not None, lambda n, v: from_bytes(bytes_of(v) or b"", "", n)),
     (lambda v: isinstance(v, str), lambda n, v: Text(f"\n\n{n}:\n```\n{v}\n```\n")),
 )
-_MAGIC = {
-    b"\x89PNG": "image/png",
-    b"\xff\xd8\xff": "image/jpeg",
-    b"GIF8": "image/gif",
-    b"%PDF": "application/pdf",
-}
-
-
-def _sniffed(data: bytes) -> str:
-    return next((kind for head, kind in _MAGIC.items() if data.startswith(head)), "")
 
 
 def _variable(name: str, value: Any, budget: int) -> Part:
-    form = form_of(value)
-    if form is not None:
+    if form_of(value) is not None and bytes_of(value) is None:
         return Text(f"\n\n{name}: {text_of(value, budget=budget)}")
     for fits, make in _FORMS:
         if fits(value):

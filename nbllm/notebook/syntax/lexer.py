@@ -1,4 +1,7 @@
-"""Values on the line of a cell magic: quoted text, balanced brackets, or all up to the next white space."""
+"""Values on the line of a cell magic: quoted text, balanced brackets, or all up to the next white space.
+
+Quotes may be typographic, as word processors and web pages have them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ _QUOTED = {quote: re.compile(f"{quote}((?:[^{quote}]|{quote}{quote})*+){quote}")
 _BRACKETS = re.compile(
     r'"(?:[^"\\]|\\.)*+(?:"|(?P<unclosed>))|[{}\[\]]'
 )  # brackets inside JSON strings do not count
+_CURLY = {"“": "”", "„": "“”", "”": "”", "«": "»", "»": "«", "‘": "’", "‚": "‘’", "’": "’"}  # and what closes
 _BARE = re.compile(r"[{}\[\]]")
 
 
@@ -35,6 +39,11 @@ def value(line: str, at: int) -> tuple[str, int, bool]:
         if line[close : close + 1].strip():
             raise fail(close, "text right after a closing bracket", "Put a space there, or quote the value.")
         return line[at:close], close, False
+    if first in _CURLY:
+        match = re.compile(rf"(.*?)[{_CURLY[first]}](?!\S)").match(line, at + 1)
+        if match is None:
+            raise fail(at, f"the quote {first} is not closed", 'Close it, or write straight quotes: "text".')
+        return match[1], match.end(), True
     close = end(_WORD, line, at)
     return line[at:close], close, False
 

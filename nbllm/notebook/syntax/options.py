@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
+from unicodedata import normalize
 
 from ...core import options
 from ...core.errors import looks_like_key
@@ -159,9 +160,17 @@ def _choice(option: Option, text: str) -> str:
     return text
 
 
+_IPYTHONS = frozenset(
+    ("In", "Out", "get_ipython", "exit", "quit", "open", "_", "__", "___", "_ih", "_oh", "_dh")
+)
+
+
 def _name(_option: Option, text: str) -> str:
+    text = normalize("NFKC", text)  # as Python reads names
     if not text.isidentifier() or keyword.iskeyword(text):
         raise Unreadable(f"needs a variable's name, not {_shown(text)}")
+    if text in _IPYTHONS:
+        raise Unreadable(f"is {text}, which IPython keeps for itself: take another name")
     return text
 
 

@@ -81,6 +81,11 @@ _NO_MODEL = (
     (r"-.*", "{} is no option and no model", "Write -t 0, --temperature 0 or temperature=0."),
     (r".*(?:<<|>>).*", "{} needs spaces", "Write NAME << first, or >> NAME last."),
     (
+        r"[^\"']*\{[^{}\"'\s]+\}[^\"']*",
+        "model is not filled, so {} would be sent as it is",
+        "Write the variable's name without braces: model=NAME, where NAME holds the name of a model.",
+    ),
+    (
         r".*[\"'{}\[\]].*",
         "{} is no model's name",
         "Quotes and brackets mean something only where a value starts; a quote inside quotes is doubled.",

@@ -144,9 +144,11 @@ def _no_figures(error: Exception, response: Response, **_: Any) -> Rendered:
 
 
 @_surely(_no_figures)
-def footer(response: Response, *, filled: Sequence[str] = (), attached: Sequence[str] = ()) -> Rendered:
+def footer(
+    response: Response, *, filled: Sequence[str] = (), attached: Sequence[str] = (), left: str = ""
+) -> Rendered:
     """The line of figures; `filled` names what was put into the prompt, `attached` what went along with
-    it."""
+    it, `left` what looks like a place to fill and stays."""
     t, usage = response.timing, response.usage
     items = [
         response.model or "?",
@@ -159,6 +161,7 @@ def footer(response: Response, *, filled: Sequence[str] = (), attached: Sequence
         f"{len(response.steps)} steps" if response.before else "",
         f"{t.attempts} attempts" if t.attempts > 1 else "",
         "filled " + ", ".join(filled) if filled else "",
+        f"not filled: {left}" if left else "",
         "attached " + ", ".join(attached) if attached else "",
         *(n.text.rstrip(".") for n in response.notices if n.kind in _IN_FOOTER),
         *(f"{caption(p)[1:-1]} in .files" for p in response.files),
