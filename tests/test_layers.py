@@ -38,6 +38,7 @@ NOT_PURE = {"httpx", "httpx_sse", "asyncio", "os", "time", "threading", "subproc
 ONLY_IN = {
     **dict.fromkeys(("httpx", "httptools", "aiohappyeyeballs", "httpx_sse"), ("http",)),
     **dict.fromkeys(("mcp", "mcp_types", "httpx2"), ("tools",)),
+    "a2a": ("agents",),
     "anyio": ("http", "tools"),
     **dict.fromkeys(("IPython", "ipywidgets"), ("notebook",)),
 }
@@ -45,6 +46,7 @@ HEAVY = {
     *("pandas", "numpy", "scipy", "matplotlib", "pyarrow", "pydantic", "jsonschema", "referencing"),
     *("ipywidgets", "anywidget", "markdown_it", "pygments", "mcp", "mcp_types", "genai_prices", "httpx"),
     "httpx2",
+    "a2a",
 }
 
 # An import inside a function is for one of two reasons. The first: a package that is heavy, or that may not
@@ -61,7 +63,7 @@ LATE_PACKAGES = HEAVY | {
         "dotenv",
         "tiktoken",
     ),
-    *("anyio", "idna", "tqdm", "tomlkit", "resource", "keyring", "docstring_parser"),
+    *("a2a", "anyio", "idna", "tqdm", "tomlkit", "resource", "keyring", "docstring_parser"),
 }
 # The second: a part of ours that loads when it is first used. (who, what)
 LATE_PARTS = {
@@ -73,6 +75,7 @@ LATE_PARTS = {
     ("bench/runner", "bench.token_times"),
     ("client/api", "client.catalog"),
     ("client/client", "client.agent"),  # what tools need loads with the first of them
+    ("client/client", "client.remote_tool"),
     ("client/client", "tools.http"),
     ("client/client", "tools.mcp_servers"),
     ("notebook/completion", "notebook.tool_names"),

@@ -77,7 +77,9 @@ class Health:
 
 
 def mode(row: Provider) -> str:
-    """How a provider is reached: "api", "local", or "headless"."""
+    """How a provider is reached: "api", "local", "headless" or "remote"."""
+    if row.dialect == "a2a":
+        return "remote"
     return "headless" if row.dialect.startswith("cli") else "local" if row.local else "api"
 
 

@@ -215,8 +215,12 @@ class Client:
         return ToolUse.of(spec, lambda: self.http, self._named_tool, window)
 
     def _named_tool(self, name: str) -> Given:
-        """What a name in tools= means: mcp/NAME an MCP server, http/NAME an endpoint of the configuration.
-        Raises ConfigError."""
+        """What a name in tools= means: mcp/NAME an MCP server, http/NAME an endpoint of the configuration,
+        remote/NAME an agent. Raises ConfigError."""
+        if name.startswith("remote/"):
+            from .remote_tool import remote_tool
+
+            return remote_tool(self.registry.resolve(name), lambda said: self.stream(said, name))
         own = name.removeprefix("http/")
         if own == name:
             return self.mcp.toolset(name)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from ..agents.opencode_server import OpenCodeTransport
 from ..agents.process import ProcessTransport
+from ..agents.remote import RemoteTransport
 from ..agents.sessions import KeptTransport
-from ..core.calls import AnyCall, HttpCall, ProcessCall, SessionCall, TalkCall, Transport
+from ..core.calls import AnyCall, HttpCall, ProcessCall, RemoteCall, SessionCall, TalkCall, Transport
 from ..http.transport import HttpTransport
 from .engine import Engine
 
@@ -23,16 +24,19 @@ class Pool:
     processes: ProcessTransport = field(default_factory=ProcessTransport)
     kept: KeptTransport = field(init=False)
     opencode: OpenCodeTransport = field(init=False)
+    remote: RemoteTransport = field(init=False)
     _by_kind: dict[type, Transport] = field(init=False)
 
     def __post_init__(self) -> None:
         self.kept = KeptTransport(self.processes)
         self.opencode = OpenCodeTransport(self.http, self.processes)
+        self.remote = RemoteTransport(self.http)
         self._by_kind = {
             HttpCall: self.http,
             ProcessCall: self.processes,
             TalkCall: self.kept,
             SessionCall: self.opencode,
+            RemoteCall: self.remote,
         }
 
     def transport(self, call: AnyCall) -> Transport:

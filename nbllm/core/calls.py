@@ -377,7 +377,41 @@ class SessionCall(_Call):
         return _sent_to(address, row, key)  # that of the server which answered
 
 
-AnyCall = HttpCall | ProcessCall | TalkCall | SessionCall
+@dataclass(frozen=True, slots=True)
+class RemoteCall(_Call):
+    """A turn with an agent on another machine: the address of its card, what goes to that origin alone, the
+    turn, and the files that go with it (as the protocol's parts, in JSON). fresh: in a context of its own."""
+
+    url: str
+    headers: Mapping[str, str]
+    turn: Turn
+    files: tuple[Mapping[str, Any], ...] = ()
+    fresh: bool = False
+    guard: Guard = field(default=Guard(), compare=False)
+    no_key_hint: ClassVar[str] = "No key was sent. Name one in the agent's row: key_env."
+
+    def __repr__(self) -> str:
+        return f"RemoteCall({shown(self.url, self.guard.texts)}, headers={list(self.headers)})"
+
+    def guarded(self, guard: Guard) -> RemoteCall:
+        """See _Call."""
+        return replace(self, guard=guard)
+
+    def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
+        """See _Call."""
+        parts = [{"text": self.turn.retold}, *self.files]
+        return "sent", {"card": shown(self.url, self.guard.texts), "parts": _shortened(parts)}
+
+    def told(self, row: Provider, key: Secret | None, address: str) -> str:
+        """See _Call."""
+        if not address:
+            return ""
+        own = key is not None and same_host(address, row.base_url)
+        which = f"the key {key.masked} from {key.source}" if key is not None and own else "no key"
+        return f"Sent to {shown(address, row.secrets)} with {which}."
+
+
+AnyCall = HttpCall | ProcessCall | TalkCall | SessionCall | RemoteCall
 NO_CALL = HttpCall("", {}, {})  # of an attempt that is never sent
 
 

@@ -124,6 +124,14 @@ class Reply:
             body = body or bytearray(exc.message.encode())
         return bytes(body[:limit])
 
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The body as it comes. Raises StreamCut where the connection broke, ProtocolError for a coding."""
+        try:
+            async for chunk in self._bytes():
+                yield chunk
+        except httpx.HTTPError as exc:
+            raise _translated(exc, addresses.parse(str(self._response.request.url)), started=True) from None
+
     async def lines(self, limit: int) -> AsyncGenerator[bytes, None]:
         """The body line by line, as it comes. Raises StreamCut where the connection broke, ProtocolError for
         a coding and for a line of more than `limit` bytes."""

@@ -104,7 +104,8 @@ def tool_names(session: Session) -> list[str]:
     ]
     endpoints = [f"http/{n}" for n in session.client.registry.tools]
     servers = [f"mcp/{e.name}" for e in session.client.mcp.entries()[0]]
-    return [*sorted(own), *BUILT_IN, *servers, *endpoints]
+    agents = [n for n in session.client.registry.rows if n.startswith("remote/")]
+    return [*sorted(own), *BUILT_IN, *servers, *endpoints, *agents]
 
 
 def choices(session: Session, option: Option) -> Iterable[str]:

@@ -12,7 +12,9 @@ from ..tools.builtin import files, python
 from ..tools.given import NAMED
 
 Namespace = MutableMapping[str, Any]
-_HINT = "tools= takes functions of this notebook, methods of its objects, mcp/NAME, http/NAME, {}."
+_HINT = (
+    "tools= takes functions of this notebook, methods of its objects, mcp/NAME, http/NAME, remote/NAME, {}."
+)
 
 
 def _file_tool(name: str) -> Callable[[Namespace], Any]:

@@ -43,6 +43,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ..agents.remote_protocol import AgentToAgent
 from ..core.calls import Dialect, Provider, origin, same_host
 from ..core.errors import ConfigError
 from ..core.options import OPTIONS
@@ -52,7 +53,8 @@ from .spec import BUILT_IN, is_loopback, provider_row, spent
 from .toml_edit import at_line, row_line
 
 PLUGIN = "plugin/"  # before the names of rows that installed packages bring
-_SPACES = ("cli/", PLUGIN)  # what may stand before a row's name, and is a part of it
+REMOTE = "remote/"  # before those of agents on other machines
+_SPACES = ("cli/", PLUGIN, REMOTE)  # what may stand before a row's name, and is a part of it
 _BROUGHT = ("provider", "alias")
 _TABLES = ("provider", "alias", "allow", "use", "tool")
 LEDGERS = ("disk", "memory", "texts")  # where calls are noted; texts: on disk, with prompts and answers
@@ -60,7 +62,7 @@ _NOT_A_PROJECTS = frozenset(o.name for o in OPTIONS if not o.project)
 # What a project may change of a provider that the user knows: how it is called, counted and written to.
 _FREE = frozenset({"label", "default_model", "model", "price", "quirks", "verified"})
 _HTTP = frozenset(
-    {"openai_chat", "openai_responses", "anthropic", "gemini", "ollama", "cohere"}
+    {"openai_chat", "openai_responses", "anthropic", "gemini", "ollama", "cohere", "a2a"}
 )  # dialects that run nothing
 # in a line of TOML, outside of texts: tomllib takes the square of a dotted name's length, a minute for 128 kB
 _DOTS = 100
@@ -361,7 +363,10 @@ def _written(config: Config, layer: Layer, name: str, table: Any) -> Provider:
     """A row of a file, or what it changes of one. Raises ConfigError."""
     if name.startswith(PLUGIN) and name not in config.rows:
         raise ConfigError(f"no installed package brings {name!r}.", hint="Expected another name.")
-    return provider_row(name, table, config.rows.get(name), layer.where, config.dialects)
+    row = provider_row(name, table, config.rows.get(name), layer.where, config.dialects)
+    if name.startswith(REMOTE) != (row.dialect == AgentToAgent.name):
+        raise ConfigError("an agent's row is called remote/NAME, and has no dialect but a2a.")
+    return row
 
 
 def _keep_chats(config: Config, layer: Layer) -> None:

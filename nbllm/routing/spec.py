@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from ..agents.remote_protocol import AGENT
 from ..core.calls import SECRET_HEADERS, ModelFacts, OAuth, Provider, Quirks, origin, same_host
 from ..core.errors import ConfigError, did_you_mean
 from ..dialects._limits import WINDOWS
@@ -188,6 +189,9 @@ def provider_row(
             "models": "",
             **given,
         }
+    if below is None and name.startswith("remote/"):
+        keyless = not given.get("key_env")
+        given = {"dialect": "a2a", "default_model": AGENT, "models": "", "local": keyless, **given}
     if below is None and "base_url" not in given:
         raise ConfigError(
             f"Provider {name!r} lacks 'base_url'.",

@@ -26,8 +26,8 @@ class Toolset(Protocol):
 
 Given = Usable | Tool | Toolset
 Connections = Callable[[], HttpTransport]
-Sets = Callable[[str], Given]  # what a name such as mcp/files or http/weather means
-NAMED = ("mcp/", "http/")
+Sets = Callable[[str], Given]  # what a name such as mcp/files, http/weather or remote/travel means
+NAMED = ("mcp/", "http/", "remote/")
 
 
 def tools(given: Any, connections: Connections, sets: Sets | None = None) -> tuple[Given, ...]:
@@ -57,5 +57,5 @@ def _tool(given: Any, connections: Connections, sets: Sets | None) -> Given:
 def _no_tool(given: Any) -> ConfigError:
     return ConfigError(
         f"Not a tool: {str(given)[:80]!r}.",
-        hint="Pass a function, a nbllm.Tool, OpenAI's dictionary of one, mcp/NAME or http/NAME.",
+        hint="Pass a function, a nbllm.Tool, OpenAI's dictionary of one, mcp/NAME, http/NAME or remote/NAME.",
     )
