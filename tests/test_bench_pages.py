@@ -73,6 +73,7 @@ def frame(*parts):
     df = columns.frame([row for part in parts for row in part])
     df.attrs["nbllm"] = {
         "run_id": "r",
+        "models": list(dict.fromkeys(row["name"] for part in parts for row in part)),
         "seed": 7,
         "nbllm": "0.1.0",
         "python": "3.12",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .comparison import compare as compare
     from .files import load as load
     from .files import save as save
+    from .planning import power as power
     from .plots import plot as plot
     from .presets import coldstart as coldstart
     from .presets import gateway as gateway
@@ -43,6 +44,7 @@ _HOME = {
     **dict.fromkeys(("load", "save"), "files"),
     "compare": "comparison",
     "plot": "plots",
+    "power": "planning",
     "prompt_set": "prompts",
     "report": "reports",
     "schema": ".store.columns",

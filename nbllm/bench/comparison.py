@@ -9,15 +9,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.errors import ConfigError
 from . import statistics as st
-from .summaries import METRICS, RATES, _known, _last, _wanted, disturbed, measured, split, succeeded
+from .correlation import plausible
+from .pairs import Pair, Side, timed
+from .summaries import METRICS, RATES, SHARE, _known, _last, _wanted, derived, grouped, measured, ordered
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
-USUAL = ("ttft_ms", "e2e_ms", "itl_ms", "out_tok_s")
+USUAL = ("ttft_ms", "e2e_ms", "itl_ms", "out_tok_s", SHARE)
 SETTING = ("start_kind", "load_kind", "concurrency", "target_rate", "idle_s")  # what must be alike in a pair
-_LEAST_BLOCKS = 6  # below, no interval can be given at the usual level
+WAITED = "ttft_sched_ms"  # where requests were sent again
+_RECIPROCAL = {"out_tok_s": "itl_ms"}  # the same comparison in other words
+_GOOD_BAD = {SHARE: ("better", "worse"), "score": ("better", "worse"), "cost_usd": ("cheaper", "dearer")}
+GOOD = frozenset(("faster", "better", "cheaper"))
+BAD = frozenset(("slower", "worse", "dearer"))
+_COLUMNS = [
+    *("metric", "a", "b", "stat", "verdict", "ratio", "ci_lo", "ci_hi", "p", "p_holm", "n_family"),
+    *("prob_a_faster", "value_a", "value_b", "diff", "diff_lo", "diff_hi", "n_blocks", "n_dropped"),
+    *("failed_a", "failed_b", "retries_a", "retries_b", "method", "note"),
+]
 
 
 def compare(
@@ -26,6 +36,8 @@ def compare(
     metrics: Sequence[str] | str | None = None,
     by: str = "name",
     baseline: str | None = None,
+    reference: str | None = None,
+    family: str = "metric",
     margin: float = 0.05,
     level: float = 0.95,
     phase: str | None = "measure",
@@ -34,69 +46,139 @@ def compare(
 ) -> pd.DataFrame:
     """One row for each pair of models and each metric, setting by setting (start, load, concurrency).
 
-    metrics: None for ttft_ms, e2e_ms, itl_ms and out_tok_s. by: the column whose values are compared: name,
-    or start_kind, concurrency and so on. baseline: compare all with this one only. margin: differences below
-    this share do not matter. level: of the intervals and of the family of verdicts.
+    metrics: None for ttft_ms, e2e_ms, itl_ms, out_tok_s and ok_share; "ttft + 200 tokens" is the time that so
+    many tokens take, whatever the length of the answers. by: the column whose values are compared: name, or
+    start_kind, concurrency, run_id and so on. baseline: compare all with this one only. margin: differences
+    below this share do not matter. level: of the intervals and of the family of verdicts. family: "metric"
+    corrects p over the pairs of one metric in one setting, "all" over every row, reciprocals counted once.
 
-    What is compared are pairs: the medians of A and B within a block, on the logarithm, so that what drifts
-    cancels out. ratio (A / B) and its interval are Hodges and Lehmann's of the log ratios, diff (and diff_lo,
-    diff_hi) of the differences in the metric's unit; p is of the sign-flip permutation test, p_holm Holm's
-    over all rows; prob_a_faster is the share of blocks in which A was faster. verdict: faster or slower where
-    p_holm < 1 - level and the interval lies on one side of 1; equivalent where the interval lies within the
-    margin; undecided otherwise. n_blocks, n_dropped: blocks with both, and with one only. failed_a, failed_b:
-    shares of requests that failed: they are in no time, so `note` says where they differ.
+    What is compared are pairs: the medians of A and B within a block of a run, on the logarithm, so that what
+    drifts cancels out. ratio (A / B) and its interval are Hodges and Lehmann's of the log ratios, diff (and
+    diff_lo, diff_hi) of the differences in the metric's unit; p is of the sign-flip permutation test (by
+    ranks with failures as infinitely slow, where there are any), beyond its smallest value by Student's tail;
+    both are widened by the autocorrelation that the pairs plausibly have. p_holm is Holm's over the n_family
+    comparisons; prob_a_faster is the share of blocks in which A was faster. verdict: faster or slower (cost:
+    cheaper, dearer; ok_share: better, worse; else lower, higher) where p_holm < 1 - level and the interval
+    lies on one side of 1; equivalent where the interval lies within the margin; undecided otherwise, and
+    wherever the better one fails more often by more than the margin. n_blocks, n_dropped: blocks with both,
+    and with one only. failed_a, failed_b: shares of requests that failed. retries_a, retries_b: how often a
+    request was sent again. `note` says what else a reader must know.
 
-    A frame without blocks (%llm log) is compared unpaired, and `note` says that drift is not controlled.
+    Two runs have no blocks in common: `by="run_id"`, and a frame of several runs whose models were in
+    different ones, are compared unpaired, and `note` says that drift is not controlled. reference: a model
+    that every run measured; each run's ratio to it is compared (difference in differences), which takes out
+    what slows all models alike. A frame without blocks (%llm log) is compared unpaired too.
     """
     import pandas as pd
 
-    _known(df, [by])
+    _checked(df, by, family, margin, level)
     given = [metrics] if isinstance(metrics, str) else metrics
-    wanted = _wanted(df, [m for m in USUAL if m in df and df[m].notna().any()] if given is None else given)
+    df = derived(df, given)
+    wanted = _wanted(df, _usual(df) if given is None else given)
     used = measured(df, phase)
     setting = [k for k in ("name", *SETTING) if k != by and k in used]
     rows: list[dict[str, Any]] = []
-    groups = used.groupby(setting, sort=False, observed=True, dropna=False) if setting else [((), used)]
-    for key, part in groups:
-        sides = {str(value): _last(side) for value, side in part.groupby(by, sort=False, observed=True)}
-        for a, b in _pairs(list(sides), baseline):
-            pair = _Pair(sides[a], sides[b], contaminated, level, seed)
-            rows += [
-                {**dict(zip(setting, key, strict=True)), "metric": m, "a": a, "b": b, **pair.row(m)}
-                for m in wanted
-            ]
-    for row, p in zip(rows, st.holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = p
-        row["verdict"] = _verdict(row, margin, level)
-    names = [
-        *setting,
-        "metric",
-        "a",
-        "b",
-        "stat",
-        "verdict",
-        "ratio",
-        "ci_lo",
-        "ci_hi",
-        "p",
-        "p_holm",
-        "prob_a_faster",
-        "value_a",
-        "value_b",
-        "diff",
-        "diff_lo",
-        "diff_hi",
-        "n_blocks",
-        "n_dropped",
-        "failed_a",
-        "failed_b",
-        "method",
-        "note",
-    ]
-    out = pd.DataFrame(rows, columns=names)
+    yardstick = _yardstick(used, by, reference)
+    asked = _Asked(by, baseline, wanted, level, contaminated, seed)
+    for key, part in grouped(used, setting):
+        place = dict(zip(setting, key, strict=True))
+        if reference is None or str(place["name"]) != reference:
+            found = _setting(part, _alike(yardstick, place), asked)
+            rows += [{**place, **row} for row in found]
+    for members in _families(rows, setting, family):
+        _corrected(members, margin, level)
+    out = pd.DataFrame(rows, columns=[*setting, *_COLUMNS])
     shown = [k for k in setting if out[k].nunique(dropna=False) > 1]
     out.attrs.update(df.attrs)
     return out.drop(columns=[k for k in setting if k not in shown])
+
+
+class _Asked(NamedTuple):
+    """What a caller of `compare` wants of every setting."""
+
+    by: str
+    baseline: str | None
+    metrics: list[str]
+    level: float
+    contaminated: bool
+    seed: int
+
+
+def _checked(df: pd.DataFrame, by: str, family: str, margin: float, level: float) -> None:
+    if not isinstance(by, str):
+        raise ConfigError("by= is one column.", hint='by="name", by="concurrency" ...')
+    _known(df, [by])
+    if family not in ("metric", "all"):
+        raise ConfigError(f"No family is called {family!r}.", hint='family="metric", or family="all".')
+    if not 0 < level < 1:
+        raise ConfigError(f"level is a share between 0 and 1, not {level!r}.", hint="level=0.95")
+    if not margin >= 0:
+        raise ConfigError(f"margin is a share of at least 0, not {margin!r}.", hint="margin=0.05 is 5 %.")
+
+
+def _usual(df: pd.DataFrame) -> list[str]:
+    usual = [m for m in USUAL if m == SHARE or (m in df and df[m].notna().any())]
+    again = "attempt" in df and bool((df["attempt"] > 1).any())
+    return [*usual, *([WAITED] if again and WAITED in df and df[WAITED].notna().any() else [])]
+
+
+def _setting(part: pd.DataFrame, yardstick: pd.DataFrame | None, asked: _Asked) -> list[dict[str, Any]]:
+    """The rows of one setting."""
+    sides, yardsticks = (
+        {str(value): Side(_last(side), asked.contaminated) for (value,), side in grouped(frame, [asked.by])}
+        for frame in (part, part[:0] if yardstick is None else yardstick)
+    )
+    rows: list[dict[str, Any]] = []
+    for metric in asked.metrics:
+        pairs = [
+            (
+                a,
+                b,
+                Pair(
+                    sides[a],
+                    sides[b],
+                    metric,
+                    (yardsticks.get(a), yardsticks.get(b)),
+                    level=asked.level,
+                    seed=asked.seed,
+                ),
+            )
+            for a, b in _pairs(list(sides), asked.baseline)
+        ]
+        r = {paired: _plausible(pairs, paired, len(sides)) for paired in (True, False)}
+        rows += [{"metric": metric, "a": a, "b": b, **pair.row(r[pair.plain.paired])} for a, b, pair in pairs]
+    return rows
+
+
+def _yardstick(df: pd.DataFrame, by: str, reference: str | None) -> pd.DataFrame | None:
+    if reference is None:
+        return None
+    names = [str(name) for name in ordered(df, "name")]
+    if by == "name" or reference not in names:
+        raise ConfigError(
+            f"No run has measured {reference!r}."
+            if by != "name"
+            else "A reference is what runs are compared by, and models are compared here.",
+            hint=f'by="run_id", reference= one of {", ".join(names)}.',
+        )
+    return df[df["name"].astype(str) == reference]
+
+
+def _alike(yardstick: pd.DataFrame | None, place: dict[str, Any]) -> pd.DataFrame | None:
+    """The reference's requests in a setting."""
+    if yardstick is None:
+        return None
+    for column, value in place.items():
+        if column != "name":
+            column_ = yardstick[column]
+            yardstick = yardstick[column_.isna() if value is None or value != value else column_ == value]  # noqa: PLR0124
+    return yardstick
+
+
+def _plausible(pairs: list[tuple[str, str, Pair]], paired: bool, sides: int) -> float:
+    alike = [pair for _, _, pair in pairs if pair.plain.paired == paired]
+    several = sides - 1 if paired else sides
+    return plausible([series for pair in alike for series in pair.series()], several)
 
 
 def _pairs(names: list[str], baseline: str | None) -> list[tuple[str, str]]:
@@ -109,107 +191,74 @@ def _pairs(names: list[str], baseline: str | None) -> list[tuple[str, str]]:
     return [(name, baseline) for name in names if name != baseline]
 
 
-class _Sides(NamedTuple):
-    a: np.ndarray
-    b: np.ndarray
-    paired: bool
-    dropped: int
+def _families(rows: list[dict[str, Any]], setting: list[str], family: str) -> list[list[dict[str, Any]]]:
+    found: dict[Any, list[dict[str, Any]]] = {}
+    for row in rows:
+        key = () if family == "all" else (row["metric"], *(str(row[k]) for k in setting))
+        found.setdefault(key, []).append(row)
+    return list(found.values())
 
 
-class _Pair:
-    """Two models in one setting."""
-
-    def __init__(self, a: pd.DataFrame, b: pd.DataFrame, contaminated: bool, level: float, seed: int) -> None:
-        self._a, self._b, self._contaminated, self._level, self._seed = a, b, contaminated, level, seed
-        self._failed = [1.0 - float(succeeded(side).mean()) for side in (a, b)]
-
-    def row(self, metric: str) -> dict[str, Any]:
-        """The comparison by one metric."""
-        import numpy as np
-
-        a, b, paired, dropped = self._sides(metric)
-        out: dict[str, Any] = {
-            "stat": "p50",
-            "value_a": float(np.median(a)) if len(a) else math.nan,
-            "value_b": float(np.median(b)) if len(b) else math.nan,
-            "n_blocks": min(len(a), len(b)) if paired else 0,
-            "n_dropped": dropped,
-            "failed_a": self._failed[0],
-            "failed_b": self._failed[1],
-            "method": "paired by block" if paired else "unpaired",
-            "note": self._note(paired, len(a), len(b)),
-        }
-        faster = st.superiority(a, b, paired=paired)
-        out["prob_a_faster"] = 1.0 - faster if metric in RATES else faster
-        positive = bool(len(a)) and bool(len(b)) and bool((a > 0).all() and (b > 0).all())
-        logs = (np.log(a), np.log(b)) if positive else (a * math.nan, b * math.nan)
-        if paired:
-            diff, ends = st.hodges_lehmann(a - b, self._level)
-            ratio, band = st.hodges_lehmann(logs[0] - logs[1], self._level)
-            p = st.sign_flip(logs[0] - logs[1] if positive else a - b, self._seed)
-        else:
-            diff, ends, p = st.shift(a, b, self._level)
-            ratio, band, _ = st.shift(logs[0], logs[1], self._level)
-        return out | {
-            "diff": diff,
-            "diff_lo": ends.lo,
-            "diff_hi": ends.hi,
-            "ratio": _exp(ratio),
-            "ci_lo": _exp(band.lo),
-            "ci_hi": _exp(band.hi),
-            "p": p,
-        }
-
-    def _sides(self, metric: str) -> _Sides:
-        """The values to compare: a median for each block that both have, or all where there are no blocks."""
-        if self._blockless():
-            values = [split(side, metric, self._contaminated)[0] for side in (self._a, self._b)]
-            return _Sides(values[0], values[1], False, 0)
-        medians = [self._medians(side, metric) for side in (self._a, self._b)]
-        both = medians[0].index.intersection(medians[1].index)
-        every = set(self._a["block"].dropna()) | set(self._b["block"].dropna())
-        return _Sides(
-            medians[0].loc[both].to_numpy(float),
-            medians[1].loc[both].to_numpy(float),
-            True,
-            len(every) - len(both),
-        )
-
-    def _blockless(self) -> bool:
-        return any("block" not in side or side["block"].isna().any() for side in (self._a, self._b))
-
-    def _medians(self, side: pd.DataFrame, metric: str) -> pd.Series:
-        good = side[succeeded(side) & side[metric].notna()]
-        if not self._contaminated:
-            good = good[~disturbed(good)]
-        return good[metric].astype(float).groupby(good["block"].astype(int)).median()
-
-    def _note(self, paired: bool, n_a: int, n_b: int) -> str:
-        notes = []
-        if not paired:
-            notes.append("no blocks: drift is not controlled")
-        if abs(self._failed[0] - self._failed[1]) > 0.02:
-            notes.append(
-                f"failures differ ({self._failed[0]:.0%} and {self._failed[1]:.0%}), and are in no time"
-            )
-        if min(n_a, n_b) < _LEAST_BLOCKS:
-            notes.append("too few blocks for an interval" if paired else "too few requests for an interval")
-        return "; ".join(notes)
+def _corrected(rows: list[dict[str, Any]], margin: float, level: float) -> None:
+    """Enters p_holm, verdict and what else is to be noted into the rows of a family."""
+    metrics = {row["metric"] for row in rows}
+    twice = [row for row in rows if _RECIPROCAL.get(row["metric"]) in metrics]
+    counted = [row for row in rows if not any(row is other for other in twice)]
+    for row, p in zip(counted, st.holm([row["p"] for row in counted]), strict=True):
+        row["p_holm"] = p
+    size = sum(not math.isnan(row["p"]) for row in counted)
+    for row in twice:  # its p is that of the metric that it is the reciprocal of
+        row["p_holm"] = min([1.0, row["p"] * size])
+    for row in rows:
+        row["n_family"] = size
+        row["verdict"], why = _verdict(row, margin, level)
+        row["note"] = "; ".join(filter(None, (row["note"], why, _too_few(row, size, level))))
 
 
-def _exp(log: float) -> float:
-    return math.exp(log) if math.isfinite(log) else math.nan
-
-
-def _verdict(row: dict[str, Any], margin: float, level: float) -> str:
-    lo, hi = row["ci_lo"], row["ci_hi"]
+def _verdict(row: dict[str, Any], margin: float, level: float) -> tuple[str, str]:
+    """(verdict, what is to be said of it)."""
+    metric = row["metric"]
+    by_ratio = not math.isnan(row["ci_lo"])
+    lo, hi, none = (row["ci_lo"], row["ci_hi"], 1.0) if by_ratio else (row["diff_lo"], row["diff_hi"], 0.0)
     if math.isnan(lo) or math.isnan(hi):
-        return "undecided"
-    if 1.0 / (1.0 + margin) <= lo and hi <= 1.0 + margin:
-        return "equivalent"
-    if row["p_holm"] < 1.0 - level and (hi < 1.0 or lo > 1.0):
-        return "faster" if (hi < 1.0) != (row["metric"] in RATES) else "slower"
-    return "undecided"
+        return "undecided", ""
+    fails = row["failed_a"] - row["failed_b"] if timed(metric) and metric != SHARE else 0.0
+    beside = (
+        (1.0 / (1.0 + margin), 1.0 + margin) if by_ratio else (-margin, margin) if metric == SHARE else (0, 0)
+    )
+    if beside[0] <= lo and hi <= beside[1]:
+        return ("equivalent", "") if abs(fails) <= margin else ("undecided", "")
+    if not row["p_holm"] < 1.0 - level or not (hi < none or lo > none):
+        return "undecided", ""
+    good, bad = words(metric)
+    better = (hi < none) != (metric in RATES)
+    if (fails if better else -fails) > margin:
+        who = row["a"] if better else row["b"]
+        return "undecided", f"{who} is {good} when it answers: no verdict while it fails more often"
+    return (good if better else bad), ""
 
 
-__all__ = ["METRICS", "compare"]
+def words(metric: str) -> tuple[str, str]:
+    """What the better and the worse one is called: faster and slower of times and speeds."""
+    return _GOOD_BAD.get(metric) or (("faster", "slower") if timed(metric) else ("lower", "higher"))
+
+
+def _too_few(row: dict[str, Any], size: int, level: float) -> str:
+    """Says where the number of blocks alone makes a verdict impossible."""
+    n, paired = row["n_blocks"], row["method"].startswith("paired")
+    if row["verdict"] != "undecided" or row["metric"] == SHARE:
+        return ""
+    if not paired:
+        return "too few requests for an interval" if math.isnan(row["ci_lo"]) else ""
+    finest = st.finest(n) if n else 1.0
+    if n >= st.LEAST and not (row["p"] <= 1.01 * finest and finest * size >= 1.0 - level):
+        return ""
+    least = (
+        st.LEAST
+        if n < st.LEAST and not row["failed_a"] and not row["failed_b"]
+        else st.least_blocks(size, level)
+    )
+    return f"at least {least} blocks are needed to decide among {size} comparisons"
+
+
+__all__ = ["METRICS", "compare", "ordered"]

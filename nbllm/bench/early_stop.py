@@ -1,5 +1,5 @@
 """When a run may end early: confidence sequences, whose coverage does not suffer from looking after every
-block. Pure.
+block.
 
 After Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory and asymptotic
 confidence sequences" (2021), theorem 2.2: with t values of mean m and standard deviation s, the intervals
@@ -7,7 +7,8 @@ confidence sequences" (2021), theorem 2.2: with t values of mean m and standard 
     m ± s sqrt( 2 (t r^2 + 1) / (t^2 r^2) * log( sqrt(t r^2 + 1) / alpha ) )
 
 hold the true mean at all t together with a probability of 1 - alpha (asymptotically). r makes them narrowest
-near a t.
+near a t. Blocks that follow each other are not independent: s grows by what their autocorrelation plausibly
+makes of it (see correlation.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
+
+from .correlation import plausible, worth
 
 _NARROWEST_AT = 50  # values
 
@@ -45,9 +48,9 @@ class Stopper:
             return -math.inf, math.inf
         base = -2.0 * math.log(self._alpha)
         r2 = (base + math.log(base) + 1.0) / _NARROWEST_AT
-        half = statistics.stdev(values) * math.sqrt(
-            2.0 * (t * r2 + 1.0) / (t * t * r2) * math.log(math.sqrt(t * r2 + 1.0) / self._alpha)
-        )
+        neighbours = worth(plausible([values]), t).inflation
+        narrowing = 2.0 * (t * r2 + 1.0) / (t * t * r2) * math.log(math.sqrt(t * r2 + 1.0) / self._alpha)
+        half = statistics.stdev(values) * math.sqrt(neighbours * narrowing)
         mean = statistics.fmean(values)
         return mean - half, mean + half
 

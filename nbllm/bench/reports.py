@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..store import columns
-from .comparison import compare
+from .comparison import BAD, GOOD, compare
 from .plots import plot
 from .presets import ladder
 from .summaries import RATES, SHARE, UNITS, WORDS, measured, succeeded, summary
@@ -286,7 +286,7 @@ def _comparison(df: pd.DataFrame, margin: float) -> str:
                 r["b"],
                 *(_plain(r[k]) for k in setting),
                 WORDS.get(r["metric"], r["metric"]),
-                (r["verdict"], r["verdict"]),
+                (r["verdict"], "faster" if r["verdict"] in GOOD else "slower" if r["verdict"] in BAD else ""),
                 _number(r["ratio"]) + _band(r["ci_lo"], r["ci_hi"]),
                 "–"
                 if math.isnan(r["p_holm"])
@@ -298,7 +298,7 @@ def _comparison(df: pd.DataFrame, margin: float) -> str:
                 (r["note"], "t weak"),
             ]
         )
-        if r["verdict"] in ("faster", "slower") and len(sentences) < 12:
+        if r["verdict"] in GOOD | BAD and len(sentences) < 12:
             sentences.append(sentence(r))
     told = (
         "<ul>" + "".join(f"<li>{escape(s)}</li>" for s in sentences) + "</ul>"
@@ -307,7 +307,7 @@ def _comparison(df: pd.DataFrame, margin: float) -> str:
     )
     return (
         f"<h2>Comparison</h2>{told}<p class=dim>Pairs within blocks, so that drift cancels out; p after "
-        f"Holm over all rows; equivalent means within "
+        f"Holm over the pairs of a metric; equivalent means within "
         f"{margin:.0%}.</p>"
         + _table(
             [
@@ -330,7 +330,6 @@ def _comparison(df: pd.DataFrame, margin: float) -> str:
 
 def sentence(row: Mapping[Any, Any]) -> str:
     """A row of `compare` in words."""
-    more = (row["ratio"] > 1.0) == (row["metric"] in RATES)
     chance = "p < 0.001" if row["p_holm"] < 0.001 else f"p = {row['p_holm']:.3f}"
     start = (
         f" from a {str(row['start_kind']).replace('_', ' ')} start"
@@ -338,13 +337,26 @@ def sentence(row: Mapping[Any, Any]) -> str:
         else ""
     )
     return (
-        f"{row['a']} is {'faster' if more else 'slower'} than {row['b']} by {_by(row)} in "
-        f"{WORDS.get(row['metric'], row['metric'])}{start}, {chance}."
+        f"{row['a']} is {row['verdict']} than {row['b']} by {_by(row)} in "
+        f"{WORDS.get(row['metric'], row['metric'])}{start}, {chance}{_also(row)}."
     )
+
+
+def _also(row: Mapping[Any, Any]) -> str:
+    """What a sentence must not leave out: failures and retries."""
+    failed, again = ([row.get(f"{what}_{side}") or 0.0 for side in "ab"] for what in ("failed", "retries"))
+    told = (
+        f"; {failed[0]:.0%} and {failed[1]:.0%} of their requests failed" if max(failed) > 0 else "",
+        f"; {again[0]:.2g} and {again[1]:.2g} retries a request" if max(again) > 0 else "",
+    )
+    return "".join(told)
 
 
 def _by(row: Mapping[Any, Any]) -> str:
     """12 % (8 to 16 %), or a factor of 3.4 (3.1 to 3.6)."""
+    if math.isnan(row["ci_lo"]):
+        low, high = sorted(abs(row[end]) * 100 for end in ("diff_lo", "diff_hi"))
+        return f"{abs(row['diff']) * 100:.0f} points ({low:.0f} to {high:.0f})"
     if row["ratio"] <= 2.0:
         low, high = sorted(abs(row[end] - 1.0) for end in ("ci_lo", "ci_hi"))
         return f"{abs(row['ratio'] - 1.0) * 100:.0f} % ({low * 100:.0f} to {high * 100:.0f} %)"

@@ -7,6 +7,7 @@ import contextlib
 import os
 import platform
 import secrets
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from ..client.prepare import no_key
 from ..core import addresses, errors
 from ..core.options import ADDRESS, REQUEST, SENDING
 from ..store import columns
-from . import plan, prompts
+from . import plan, planning, prompts
 from .progress import Progress
 from .run_spec import Arm, Job, Rules, described, differences
 from .store import FILE, Store, find, home
@@ -49,6 +50,7 @@ def run(
     prefix: str | None = None,
     seed: int | None = None,
     stop_when: float | None = None,
+    detect: float | None = None,
     metric: str = "ttft_ms",
     budget: float | Mapping[str, float] | None = None,
     directory: str | os.PathLike[str] | None = None,
@@ -67,7 +69,9 @@ def run(
     rate: requests a second (open loop; arrivals "constant", "poisson" or recorded times; a pair (from, to)
     with arrivals="ramp"). per_turn: requests of a model in a block. idle: pauses in seconds before a turn.
     warmup: "auto" until times are stable, or a number of requests. prefix: "unique" defeats prompt caches,
-    "shared" measures them. stop_when: the relative half width of `metric`'s interval at which a load level
+    "shared" measures them. detect: the smallest difference worth finding, 0.1 for 10 %: where so many blocks
+    would seldom find it, a warning says so, with the power and how many would, before anything is sent.
+    stop_when: the relative half width of `metric`'s interval at which a load level
     ends early. budget: US dollars, or {"usd", "tokens", "seconds", "requests"}. directory: where the run is
     kept. progress: False for none, or who shows it. disturb: see selftest. options: of every call, such as
     max_tokens, temperature, timeout.
@@ -104,6 +108,9 @@ def run(
             hint=f"bench.resume({str(place)!r}) goes on with it; or name another directory.",
         )
     job = _askable(Job(run_id, arms, prompt_set, turns, rules), client)
+    doubt = planning.foretold(len(arms), blocks, detect)
+    if doubt and (detect is not None or progress is not False):  # False: nothing is shown
+        warnings.warn(doubt, stacklevel=2)
     with Store(place, create=True) as store:
         store.put("run_id", run_id)
         store.put("about", _about(job, blocks))

@@ -1,14 +1,13 @@
 """The statistics of benchmarks, each with its source: distribution-free where that is possible, aware of
 drift where not.
 
-Requests that follow each other are not independent: a provider has slow minutes. So a mean's interval comes
-from blocks of neighbours, a percentile's from order statistics with what the data are worth (n_eff), and
-differences between models from pairs within a block. All take float arrays without NaN unless they say
-otherwise.
+Requests that follow each other are not independent: a provider has slow minutes. So a mean's interval is
+widened by what neighbours share (see correlation.py), a percentile's comes from order statistics with what
+the data are worth (n_eff), and differences between models from pairs within a block. All take float arrays
+without NaN unless they say otherwise.
 
 What scipy has is scipy's. It has none of: order statistics widened by n_eff (`quantile_test` gives the
-plain interval, and not its ranks), a bootstrap by blocks (`bootstrap` draws values one by one), Hodges and
-Lehmann's estimates with their intervals, Holm's correction.
+plain interval, and not its ranks), Hodges and Lehmann's estimates with their intervals, Holm's correction.
 """
 
 from __future__ import annotations
@@ -17,13 +16,16 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .correlation import lag1, plausible, unbiased, worth
+
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-_RESAMPLES = 2_000
 _EXACT = 14  # pairs up to which all 2^n sign patterns are counted
+_PATTERNS = 10_000
+LEAST = 6  # pairs below which nothing can be said at the usual level: 2 / 2^6 < 0.05 <= 2 / 2^5
 
 
 class Interval(NamedTuple):
@@ -58,8 +60,8 @@ def order_interval(values: Array, p: float, level: float = 0.95, n_eff: float | 
     Statistics, 3.2): X(r) and X(s) with P(Binomial(n, p) < r) and P(Binomial(n, p) >= s) at most (1 - level)
     / 2 each.
 
-    n_eff: how many independent values they are worth; below n, the ranks spread by sqrt(n / n_eff). An end
-    that the sample does not reach is NaN.
+    n_eff: how many independent values they are worth; below n, the ranks spread by sqrt(n / n_eff), up to the
+    sample's range. An end that the sample does not reach even if its values are independent is NaN.
     """
     import numpy as np
     from scipy.stats import binom
@@ -72,8 +74,11 @@ def order_interval(values: Array, p: float, level: float = 0.95, n_eff: float | 
     method = "order statistics"
     if n_eff is not None and n_eff < 0.95 * n:
         wider = math.sqrt(n / max(1.0, n_eff))
-        low, high = math.floor(n * p - (n * p - low) * wider), math.ceil(n * p + (high - n * p) * wider)
+        wide = math.floor(n * p - (n * p - low) * wider), math.ceil(n * p + (high - n * p) * wider)
         method = "order statistics, widened for autocorrelation"
+        if (wide[0] < 1 <= low) or (high <= n < wide[1]):
+            method += " to the sample's range: it may cover less"
+        low, high = max(wide[0], min(1, low)), min(wide[1], max(n, high))
     ordered = np.sort(values)
     lo = float(ordered[low - 1]) if 1 <= low <= n else math.nan
     hi = float(ordered[high - 1]) if 1 <= high <= n else math.nan
@@ -81,46 +86,36 @@ def order_interval(values: Array, p: float, level: float = 0.95, n_eff: float | 
 
 
 def effective_n(values: Array) -> float:
-    """How many independent values a series is worth: n (1 - r) / (1 + r) with r its lag-1 autocorrelation (an
-    AR(1) process; Wilks, Statistical Methods in the Atmospheric Sciences, 5.2.4), between 1 and n."""
-    r = lag1(values)
+    """How many independent values a series is worth: n (1 - r) / (1 + r) with r its lag-1 autocorrelation,
+    where that is more than chance shows (an AR(1) process; Wilks, Statistical Methods in the Atmospheric
+    Sciences, 5.2.4), between 1 and n."""
     n = float(len(values))
-    return n if math.isnan(r) or r <= 0 else max(1.0, n * (1.0 - r) / (1.0 + r))
+    r = lag1(values)
+    if math.isnan(r) or r <= 1.3 / math.sqrt(n):
+        return n
+    r = unbiased(r, n)
+    return max(1.0, n * (1.0 - r) / (1.0 + r))
 
 
-def lag1(values: Array) -> float:
-    """The lag-1 autocorrelation of a series; NaN below 3 values or without variation."""
+def mean_interval(values: Array, level: float = 0.95) -> Interval:
+    """An interval of the mean: Johnson's t (1978), which allows for skewness, widened for the autocorrelation
+    that the series plausibly has. NaN below 6 values. `method` says where it may cover less: one value that
+    makes half of the variation is a tail that no such sample measures."""
     import numpy as np
-
-    if len(values) < 3:
-        return math.nan
-    centred = values - values.mean()
-    total = float(np.dot(centred, centred))
-    return float(np.dot(centred[1:], centred[:-1])) / total if total > 0 else math.nan
-
-
-def mean_interval(values: Array, level: float = 0.95, seed: int = 0) -> Interval:
-    """An interval of the mean from a circular block bootstrap (Politis and Romano 1992) with blocks of about
-    n^(1/3) values, or longer where neighbours resemble each other more; NaN below 6 values."""
-    import numpy as np
+    from scipy.stats import t
 
     n = len(values)
     if n < 6:
-        return Interval(math.nan, math.nan, "block bootstrap")
-    length = min(n // 2, max(1, round(n ** (1 / 3) * max(1.0, (n / effective_n(values)) ** (2 / 3)))))
-    rng = np.random.default_rng(seed)
-    blocks = math.ceil(n / length)
-    starts = rng.integers(0, n, size=(_RESAMPLES, blocks))
-    places = (starts[:, :, None] + np.arange(length)) % n
-    means = values[places.reshape(_RESAMPLES, -1)[:, :n]].mean(axis=1)
-    middle, tail = values.mean(), (1.0 - level) / 2.0
-    low, high = np.quantile(means - middle, [tail, 1.0 - tail])
-    short = math.sqrt(
-        n / max(1.0, n - length)
-    )  # a resample of blocks varies a little less than the truth does
-    return Interval(
-        float(middle - high * short), float(middle - low * short), f"block bootstrap, blocks of {length}"
-    )
+        return Interval(math.nan, math.nan, "t")
+    middle, spread = float(values.mean()), float(values.std(ddof=1))
+    told = worth(plausible([values], caution=0.5), n)
+    squares = (values - middle) ** 2
+    heavy = bool(squares.sum() > 0 and squares.max() > 0.5 * squares.sum())
+    half = float(t.ppf((1.0 + level) / 2.0, told.dof)) * spread * math.sqrt(told.inflation / n)
+    lean = float(np.mean((values - middle) ** 3)) / (6.0 * spread**2 * n) if spread > 0 else 0.0
+    method = "t" + (f", widened for autocorrelation of {told.r:.2f}" if told.inflation > 1.2 else "")
+    method += "; a heavy tail: it may cover less" if heavy else ""
+    return Interval(middle + lean - half, middle + lean + half, method)
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -176,19 +171,50 @@ def sign_flip(differences: Array, seed: int = 0) -> float:
     when each pair's sign is a coin's toss (Fisher). Exact up to 14 pairs, else by 10,000 random patterns and
     the observed one. NaN for none."""
     import numpy as np
-    from scipy.stats import permutation_test
 
-    if len(differences) < 2:
-        return 1.0 if len(differences) else math.nan
-    found = permutation_test(
-        (differences,),
-        np.sum,
-        permutation_type="samples",
-        n_resamples=math.inf if len(differences) <= _EXACT else 10_000,
-        batch=1_000,
-        rng=np.random.default_rng(seed),
-    )
-    return float(found.pvalue)
+    n = len(differences)
+    if not n:
+        return math.nan
+    if n <= _EXACT:
+        signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    else:
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (_PATTERNS, n))
+    far = int((np.abs(signs @ differences) >= abs(differences.sum()) * (1.0 - 1e-12)).sum())
+    return far / 2**n if n <= _EXACT else (far + 1) / (_PATTERNS + 1)
+
+
+def finest(n: int) -> float:
+    """The smallest p that sign_flip can give for n pairs."""
+    return 2.0 / 2**n if n <= _EXACT else 1.0 / (_PATTERNS + 1)
+
+
+def least_blocks(comparisons: int, level: float) -> int:
+    """How many pairs sign flips need so that one of so many comparisons can be decided at all."""
+    enough = (n for n in range(LEAST, _EXACT + 1) if finest(n) * comparisons < 1.0 - level)
+    return next(enough, _EXACT + 1)
+
+
+def paired_p(differences: Array, seed: int = 0) -> float:
+    """The sign-flip p; where that is the smallest it can give, and a family of many comparisons could not be
+    decided whatever was measured, the tail of Student's t beyond it: an approximation, taken only of six
+    differences or more that are not mostly alike."""
+    import numpy as np
+    from scipy.stats import t
+
+    p, n = sign_flip(differences, seed), len(differences)
+    if n < LEAST or p > 1.01 * finest(n) or len(np.unique(differences)) < n / 2:
+        return p
+    spread = float(differences.std(ddof=1))
+    size = abs(float(differences.mean())) / spread * math.sqrt(n) if spread > 0 else math.inf
+    return min(p, float(2.0 * t.sf(size, n - 1)))
+
+
+def rank_p(differences: Array, seed: int = 0) -> float:
+    """Wilcoxon's signed-rank p by sign flips; infinite differences have the highest ranks."""
+    import numpy as np
+    from scipy.stats import rankdata
+
+    return sign_flip(np.sign(differences) * rankdata(np.abs(differences)), seed)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

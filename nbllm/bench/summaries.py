@@ -46,7 +46,8 @@ METRICS = (
 )
 STATS = ("mean", "p50", "p90", "p95", "p99")
 SHARE = "ok_share"  # the metric that is the share of requests that succeeded
-_SCHEDULED = ("ttft_sched_ms", "e2e_sched_ms")  # say nothing new in a closed loop
+_SCHEDULED = ("ttft_sched_ms", "e2e_sched_ms")  # say nothing new in a closed loop where nothing is retried
+_LENGTH = re.compile(r"ttft\s*\+\s*(\d+)\s*tokens?")
 _ARRIVALS = frozenset(
     ("ttft_ms", "ttfo_ms", "ttft_sched_ms", "ttft_wire_ms", "ttfe_ms")
 )  # what err_bound_ms bounds
@@ -76,7 +77,8 @@ def summary(
 ) -> pd.DataFrame:
     """A tidy frame: one row per group, metric and statistic.
 
-    metrics: columns to sum up; None for the usual ones that were measured, and ok_share. by: what makes a
+    metrics: columns to sum up; None for the usual ones that were measured, and ok_share; "ttft + 200 tokens"
+    is the time that so many tokens take, whatever the length of the answers. by: what makes a
     group; None for name, provider, model, start, load, concurrency, rate and pause. stats: mean, or p and a
     number between 0 and 100. level: of the intervals. contaminated: whether requests that this client
     disturbed count.
@@ -84,24 +86,29 @@ def summary(
     Columns beside the group's: metric, stat, unit, n (values used), n_failed, n_contaminated (left out),
     value, ci_lo, ci_hi, ci_level, ci_method, n_eff (independent values they are worth), supported (whether so
     many values say anything of that percentile), failures_as_inf (the same with every failure as an infinite
-    time, or a rate of 0), err_floor_ms (the median measuring error). What is not known is NaN. Raises
+    time, or a rate of 0), err_floor_ms (the median measuring error), retries (how often a request was sent
+    again, on average: the *_sched_ms metrics have that waiting in them). What is not known is NaN. Raises
     ConfigError for a metric or statistic there is not.
     """
     import pandas as pd
 
     keys = [by] if isinstance(by, str) else list(KEYS if by is None else by)
-    wanted = _wanted(df, [metrics] if isinstance(metrics, str) else metrics)
+    given = [metrics] if isinstance(metrics, str) else metrics
+    if not 0 < level < 1:
+        raise ConfigError(f"level is a share between 0 and 1, not {level!r}.", hint="level=0.95")
+    df = derived(df, given)
+    wanted = _wanted(df, given)
+    stats = [stats] if isinstance(stats, str) else stats
     shares = {stat: _share(stat) for stat in stats}
     _known(df, keys)
     used = measured(df, phase)
     rows: list[dict[str, Any]] = []
-    for key, part in used.groupby(keys, sort=False, observed=True, dropna=False):
+    for key, part in grouped(used, keys):
+        last = _last(part)
         group = dict(zip(keys, key, strict=True))
+        again = {"ci_level": level, "retries": _retries(last)}
         for metric in wanted:
-            rows += [
-                {**group, **row, "ci_level": level}
-                for row in _metric(_last(part), metric, shares, level, contaminated)
-            ]
+            rows += [{**group, **row, **again} for row in _metric(last, metric, shares, level, contaminated)]
     names = [
         *keys,
         "metric",
@@ -119,6 +126,7 @@ def summary(
         "supported",
         "failures_as_inf",
         "err_floor_ms",
+        "retries",
     ]
     out = pd.DataFrame(rows, columns=names)
     out.attrs.update(df.attrs)
@@ -138,7 +146,7 @@ def _known(df: pd.DataFrame, keys: Sequence[str]) -> None:
 
 def _wanted(df: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
     if metrics is None:
-        closed = set(df["load_kind"].dropna().astype(str)) <= {"closed", "single"}
+        closed = set(df["load_kind"].dropna().astype(str)) <= {"closed", "single"} and not retried(df)
         return [
             SHARE,
             *(m for m in METRICS if m in df and df[m].notna().any() and not (closed and m in _SCHEDULED)),
@@ -150,6 +158,49 @@ def _wanted(df: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
             hint=f"Usual ones are {', '.join(METRICS[:8])}, {SHARE}.",
         )
     return list(metrics)
+
+
+def derived(df: pd.DataFrame, metrics: Sequence[str] | None) -> pd.DataFrame:
+    """The frame with a column for each metric of the form "ttft + 200 tokens": what the first token took, and
+    so many more at the answer's own pace."""
+    made = {m: float(found[1]) for m in metrics or () if (found := _LENGTH.fullmatch(m.strip()))}
+    missing = next((c for c in ("ttft_ms", "itl_ms") if made and c not in df), None)
+    if missing:
+        raise ConfigError(f"The frame has no column {missing!r}.", hint=f"{next(iter(made))!r} needs it.")
+    return df.assign(**{m: df["ttft_ms"] + n * df["itl_ms"] for m, n in made.items()}) if made else df
+
+
+def retried(df: pd.DataFrame) -> bool:
+    """Whether a request was sent more than once."""
+    return "attempt" in df and bool((df["attempt"] > 1).any())
+
+
+def _retries(last: pd.DataFrame) -> float:
+    return float(last["attempt"].astype(float).mean()) - 1.0 if "attempt" in last and len(last) else math.nan
+
+
+def ordered(df: pd.DataFrame, column: str) -> list[Any]:
+    """The values of a column in the order in which they are shown: models as the run was given them (its rows
+    stand in random order), starts coldest first, else sorted; unknown last."""
+    values = list(df[column].drop_duplicates())
+    told = df.attrs.get("nbllm", {}).get("models", []) if column == "name" else ()
+    places = {name: i for i, name in enumerate((*told, *columns.START_KINDS))}
+    known = [v for v in values if isinstance(v, (str, int, float)) and v == v]  # noqa: PLR0124
+    known.sort(key=lambda v: (places.get(v, len(places)), (0.0, v) if isinstance(v, str) else (float(v), "")))
+    return [*known, *(v for v in values if not any(v is k for k in known))]
+
+
+def grouped(df: pd.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """The groups of a frame, in the order of `ordered`."""
+    if not keys:
+        return [((), df)]
+    found = list(df.groupby(list(keys), sort=False, observed=True, dropna=False))
+    ranks = [{repr(v): i for i, v in enumerate(ordered(df, key))} for key in keys]
+
+    def place(group: Any) -> list[int]:
+        return [rank.get(repr(v), len(rank)) for rank, v in zip(ranks, group[0], strict=True)]
+
+    return sorted(found, key=place)
 
 
 def _numeric(column: pd.Series) -> bool:

@@ -266,6 +266,9 @@ class CallSpec:
     bench_prefix: Any = _bench("str", "unique defeats prompt caches, shared measures them")
     bench_seed: Any = _bench("int", "of the run's own order; seed= is the one that each call sends")
     bench_stop_when: Any = _bench("float", "relative half width of the interval at which a load ends early")
+    bench_detect: Any = _bench(
+        "float", "the smallest difference worth finding, 0.1: says beforehand what blocks it needs"
+    )
     bench_metric: Any = _bench("str", "the figure that stop_when looks at")
     bench_budget: Any = _bench("budget", "US dollars, or usd:0.5,tokens:1000,seconds:60,requests:100")
     bench_directory: Any = _bench("str", "where the run is kept")

@@ -1,0 +1,321 @@
+"""Two models in one setting by one metric: which of their requests make pairs, and what the pairs say.
+
+Requests of one block of one run are a pair: the same prompts, minutes apart, in random order. Blocks of two
+runs are none, even where they have the same number: what drifts between two days would pass for a difference.
+A request that failed has no time, and a model must not win by failing: in a rank test it is infinitely slow.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from . import statistics as st
+from .correlation import Worth, weaker, widening, worth
+from .summaries import RATES, SHARE, UNITS, disturbed, split, succeeded
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+KEY = ["run_id", "block"]
+
+
+class Side:
+    """One model's requests (their last attempts) in one setting."""
+
+    def __init__(self, part: pd.DataFrame, contaminated: bool) -> None:
+        self._part, self._contaminated = part, contaminated
+        self.failed = 1.0 - float(succeeded(part).mean()) if len(part) else math.nan
+        attempts = part["attempt"].astype(float) if "attempt" in part else None
+        self.retries = float(attempts.mean()) - 1.0 if attempts is not None and len(part) else math.nan
+        self._known: dict[tuple[str, bool], pd.Series] = {}
+
+    @property
+    def n(self) -> tuple[int, int]:
+        """(requests that succeeded, all)."""
+        return int(succeeded(self._part).sum()), len(self._part)
+
+    @cached_property
+    def tokens(self) -> float:
+        """The median length of an answer, in tokens; NaN where nobody counted."""
+        if "out_tokens" not in self._part:
+            return math.nan
+        found = self._part.loc[succeeded(self._part), "out_tokens"].dropna()
+        return float(found.median()) if len(found) else math.nan
+
+    @cached_property
+    def blocks(self) -> pd.MultiIndex | None:
+        """The blocks of its runs; None where requests stand in none."""
+        import pandas as pd
+
+        if not set(KEY) <= set(self._part) or self._part["block"].isna().any():
+            return None
+        return pd.MultiIndex.from_frame(
+            self._part[KEY].astype({"run_id": str, "block": int}).drop_duplicates()
+        )
+
+    @property
+    def runs(self) -> set[str]:
+        """The runs that it was measured in."""
+        return set(self._part["run_id"].astype(str)) if "run_id" in self._part else set()
+
+    def values(self, metric: str) -> np.ndarray[Any, Any]:
+        """What its requests gave, one by one."""
+        if metric == SHARE:
+            return succeeded(self._part).to_numpy(float)
+        found: np.ndarray[Any, Any] = split(self._part, metric, self._contaminated)[0]
+        return found
+
+    def medians(self, metric: str, *, failures: bool = False) -> pd.Series:
+        """The median of each block; `failures`: with those as the worst there is. A block's mean for
+        ok_share."""
+        asked = (metric, failures)
+        if asked not in self._known:
+            self._known[asked] = self._medians(metric, failures)
+        return self._known[asked]
+
+    def _medians(self, metric: str, failures: bool) -> pd.Series:
+        import numpy as np
+
+        part, ok = self._part, succeeded(self._part)
+        if metric == SHARE:
+            shares: pd.Series = _by_block(part, ok.to_numpy(float)).mean()
+            return shares
+        values = part[metric].astype("Float64").to_numpy(float, na_value=math.nan)
+        used = ok.to_numpy() & ~np.isnan(values)
+        if not self._contaminated:
+            used &= ~disturbed(part).to_numpy()
+        if failures and timed(metric):
+            values = np.where(ok.to_numpy(), values, 0.0 if metric in RATES else math.inf)
+            used |= ~ok.to_numpy()
+        found: pd.Series = _by_block(part[used], values[used]).median()
+        return found
+
+
+def _by_block(part: pd.DataFrame, values: np.ndarray[Any, Any]) -> Any:
+    import pandas as pd
+
+    return pd.Series(values, part.index).groupby([part["run_id"].astype(str), part["block"].astype(int)])
+
+
+def timed(metric: str) -> bool:
+    """Whether a failure has a worst value of this metric: times and speeds."""
+    return metric in RATES or UNITS.get(metric, "ms") == "ms"
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Two samples as they are compared."""
+
+    a: np.ndarray[Any, Any]
+    b: np.ndarray[Any, Any]
+    paired: bool
+    dropped: int
+    why: str  # it is not paired
+
+
+class Pair:
+    """The comparison of two sides. by: a third model that is each side's yardstick in its own run."""
+
+    def __init__(
+        self,
+        a: Side,
+        b: Side,
+        metric: str,
+        by: tuple[Side | None, Side | None] = (None, None),
+        *,
+        level: float = 0.95,
+        seed: int = 0,
+    ) -> None:
+        self._a, self._b, self._metric, self._level, self._seed = a, b, metric, level, seed
+        self._by = by
+        self.plain = self._plain()
+        self._positive = all(len(side) and (side > 0).all() for side in (self.plain.a, self.plain.b))
+
+    def _plain(self) -> Plain:
+        import numpy as np
+
+        a, b = self._a, self._b
+        if a.blocks is None or b.blocks is None:
+            return Plain(
+                a.values(self._metric), b.values(self._metric), False, 0, "no blocks: drift is not controlled"
+            )
+        by_a, by_b = self._by
+        if by_a is not None and by_b is not None:
+            sides = [self._against(a, by_a), self._against(b, by_b)]
+            return Plain(
+                sides[0],
+                sides[1],
+                False,
+                0,
+                "each run's ratio to the reference: what drifts alike cancels out",
+            )
+        if not len(a.blocks.intersection(b.blocks)):
+            why = "different blocks" if a.runs & b.runs else "different runs"
+            sides = [np.asarray(side.medians(self._metric), float) for side in (a, b)]
+            return Plain(sides[0], sides[1], False, 0, f"{why}: drift between them is not controlled")
+        found = [side.medians(self._metric) for side in (a, b)]
+        both = found[0].index.intersection(found[1].index)
+        left = [side.loc[both].to_numpy(float) for side in found]
+        return Plain(left[0], left[1], True, len(a.blocks.union(b.blocks)) - len(both), "")
+
+    def _against(self, side: Side, reference: Side) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        mine, its = side.medians(self._metric), reference.medians(self._metric)
+        both = mine.index.intersection(its.index)
+        found: np.ndarray[Any, Any] = np.asarray(mine.loc[both] / its.loc[both], float)
+        return found
+
+    def series(self) -> list[np.ndarray[Any, Any]]:
+        """What must be independent for its p to hold: the differences, or the two samples."""
+        a, b = self._logs() if self._positive else (self.plain.a, self.plain.b)
+        return [a - b] if self.plain.paired else [a, b]
+
+    def _logs(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        import numpy as np
+
+        return np.log(self.plain.a), np.log(self.plain.b)
+
+    def row(self, r: float) -> dict[str, Any]:
+        """What the pair says, with an autocorrelation of r allowed for."""
+        import numpy as np
+
+        a, b = self.plain.a, self.plain.b
+        faster = st.superiority(*self._ranked(), paired=self.plain.paired)
+        n = len(a) if self.plain.paired else len(a) + len(b) - 1
+        told = worth(r, n if self.plain.paired else (n + 1) // 2)
+        if not self.plain.paired:
+            told = told._replace(dof=max(1.5, 2 * told.dof) if told.inflation > 1 else n - 1.0)
+        return {
+            "stat": "mean" if self._metric == SHARE else "p50",
+            "value_a": float(np.median(a)) if len(a) else math.nan,
+            "value_b": float(np.median(b)) if len(b) else math.nan,
+            "n_blocks": len(a) if self.plain.paired else 0,
+            "n_dropped": self.plain.dropped,
+            "prob_a_faster": 1.0 - faster if self._metric in RATES else faster,
+            "failed_a": self._a.failed,
+            "failed_b": self._b.failed,
+            "retries_a": self._a.retries,
+            "retries_b": self._b.retries,
+            "method": "paired by block" if self.plain.paired else "unpaired",
+            **(self._shares(told, n) if self._metric == SHARE else self._measured(told, n)),
+            "note": self._note(told),
+        }
+
+    def _measured(self, told: Worth, n: int) -> dict[str, Any]:
+        a, b = self.plain.a, self.plain.b
+        logs = self._logs() if self._positive else (a * math.nan, b * math.nan)
+        if self.plain.paired:
+            diff, ends = st.hodges_lehmann(a - b, self._level)
+            ratio, band = st.hodges_lehmann(logs[0] - logs[1], self._level)
+        else:
+            diff, ends, _ = st.shift(a, b, self._level)
+            ratio, band, _ = st.shift(logs[0], logs[1], self._level)
+        wide = widening(self._level, max(1.5, n - 1.0), told)
+        ends, band = _wider(diff, ends, wide), _wider(ratio, band, wide)
+        return {
+            "diff": diff,
+            "diff_lo": ends.lo,
+            "diff_hi": ends.hi,
+            "ratio": _exp(ratio),
+            "ci_lo": _exp(band.lo),
+            "ci_hi": _exp(band.hi),
+            "p": weaker(self._p(), max(1.5, n - 1.0), told),
+        }
+
+    def _failures(self) -> bool:
+        return timed(self._metric) and (self._a.failed > 0 or self._b.failed > 0)
+
+    def _ranked(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """The samples with failures as the worst there is."""
+        import numpy as np
+
+        if not self._failures() or self._by != (None, None) or self._a.blocks is None:
+            return self.plain.a, self.plain.b
+        a, b = (side.medians(self._metric, failures=True) for side in (self._a, self._b))
+        if not self.plain.paired:
+            return np.asarray(a, float), np.asarray(b, float)
+        both = a.index.intersection(b.index)
+        return a.loc[both].to_numpy(float), b.loc[both].to_numpy(float)
+
+    def _p(self) -> float:
+        import numpy as np
+
+        a, b = self._ranked()
+        if not self.plain.paired:
+            return st.shift(a, b, self._level)[2]
+        if self._failures():
+            with np.errstate(invalid="ignore"):
+                found = a - b
+            return st.rank_p(np.where(a == b, 0.0, found), self._seed)
+        return st.paired_p(self.series()[0], self._seed)
+
+    def _shares(self, told: Worth, n: int) -> dict[str, Any]:
+        """Of ok_share: the difference with Newcombe's interval (method 10), p by sign flips of the blocks'
+        shares, or Fisher's."""
+        from scipy.stats import fisher_exact
+
+        (good_a, n_a), (good_b, n_b) = self._a.n, self._b.n
+        a, b = good_a / max(1, n_a), good_b / max(1, n_b)
+        ends = [st.wilson(good_a, n_a, self._level), st.wilson(good_b, n_b, self._level)]
+        low = a - b - math.hypot(a - ends[0].lo, ends[1].hi - b)
+        high = a - b + math.hypot(ends[0].hi - a, b - ends[1].lo)
+        if self.plain.paired:
+            p = weaker(st.sign_flip(self.plain.a - self.plain.b, self._seed), max(1.5, n - 1.0), told)
+        else:
+            p = float(fisher_exact([[good_a, n_a - good_a], [good_b, n_b - good_b]]).pvalue)
+        ratio = a / b if b else math.nan
+        nothing = dict.fromkeys(("ci_lo", "ci_hi"), math.nan)
+        return {
+            "value_a": a,
+            "value_b": b,
+            "diff": a - b,
+            "diff_lo": low,
+            "diff_hi": high,
+            "ratio": ratio,
+            **nothing,
+            "p": p,
+        }
+
+    def _note(self, told: Worth) -> str:
+        a, b, metric = self._a, self._b, self._metric
+        lengths = [t for t in (a.tokens, b.tokens) if t > 0]
+        uneven = len(lengths) == 2 and max(lengths) > 1.05 * min(lengths)
+        return "; ".join(
+            words
+            for words, true in (
+                (self.plain.why, not self.plain.paired),
+                (
+                    f"failures differ ({a.failed:.0%} and {b.failed:.0%}): none is in the ratio, "
+                    f"each is infinitely slow in p",
+                    abs(a.failed - b.failed) > 0.02 and metric != SHARE,
+                ),
+                (
+                    f"retries ({a.retries:.2g} and {b.retries:.2g} a request): ttft_sched_ms and "
+                    f"e2e_sched_ms have the waiting",
+                    max(a.retries, b.retries) > 0,
+                ),
+                (
+                    f"answers differ in length ({a.tokens:g} and {b.tokens:g} tokens): "
+                    f'"ttft + 100 tokens" compares them alike',
+                    uneven and metric in ("e2e_ms", "e2e_sched_ms", "cost_usd"),
+                ),
+                (
+                    f"neighbouring blocks may resemble each other by {told.r:.2f}: allowed for",
+                    told.inflation > 2,
+                ),
+            )
+            if true
+        )
+
+
+def _wider(middle: float, ends: st.Interval, by: float) -> st.Interval:
+    return st.Interval(middle - (middle - ends.lo) * by, middle + (ends.hi - middle) * by, ends.method)
+
+
+def _exp(log: float) -> float:
+    return math.exp(min(log, 700.0)) if math.isfinite(log) else math.nan

@@ -1,0 +1,69 @@
+"""What a run of so many blocks can find, said before it is paid for."""
+
+from __future__ import annotations
+
+import math
+
+from ..core.errors import ConfigError
+from .statistics import LEAST
+
+_NOISE = 0.2  # from block to block; providers on the open network vary by 10 to 40 %
+_ENOUGH = 0.8
+_MOST = 100_000  # blocks
+
+
+def power(
+    models: int, blocks: int, detect: float = 0.1, *, noise: float = _NOISE, level: float = 0.95
+) -> float:
+    """The chance that `compare` finds a true difference of `detect` (0.1 is 10 %) between two of so many
+    models in so many blocks. noise: the standard deviation of a model's times from block to block, as a
+    share.
+
+    It is that of the paired t test on the logarithms, corrected for all pairs of models; neighbours that
+    resemble each other make it smaller. Raises ConfigError for what cannot be."""
+    from scipy.stats import nct, t
+
+    checked(detect, "detect")
+    checked(noise, "noise")
+    if blocks < LEAST or models < 2:
+        return 0.0
+    pairs = models * (models - 1) / 2
+    edge = float(t.isf((1.0 - level) / pairs / 2.0, blocks - 1))
+    away = math.log1p(detect) / (noise * math.sqrt(2.0)) * math.sqrt(blocks)
+    found = float(nct.sf(edge, blocks - 1, away))
+    return 1.0 if math.isnan(found) else found  # so far from 0 that scipy gives up
+
+
+def checked(value: float, name: str) -> None:
+    """Raises ConfigError for what is no share above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ConfigError(f"{name} is a share above 0, not {value!r}.", hint=f"{name}=0.1 is 10 %.")
+
+
+def blocks_for(models: int, detect: float, *, noise: float = _NOISE) -> int:
+    """The smallest number of blocks with a power of 80 %."""
+    low, high = LEAST - 1, LEAST
+    while high < _MOST and power(models, high, detect, noise=noise) < _ENOUGH:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(models, middle, detect, noise=noise) >= _ENOUGH else (middle, high)
+    return high
+
+
+def foretold(models: int, blocks: int, detect: float | None) -> str:
+    """What is to be said before a run, "" where nothing is."""
+    pairs = models * (models - 1) // 2
+    few = blocks < LEAST and pairs > 0
+    few_words = f"At least {LEAST} blocks are needed to decide among {pairs} comparisons, not {blocks}."
+    if detect is None:
+        return few_words if few else ""
+    checked(detect, "detect")
+    chance = power(models, blocks, detect) if pairs else 1.0
+    if chance >= _ENOUGH:
+        return ""
+    return (
+        f"{blocks} blocks find a difference of {detect:.0%} among {pairs} comparisons with a chance of "
+        f"{chance:.0%}, where times vary by {_NOISE:.0%} from block to block; "
+        f"blocks={blocks_for(models, detect)} with one of {_ENOUGH:.0%}."
+    )
