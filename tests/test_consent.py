@@ -199,13 +199,13 @@ def test_what_a_project_may_do_freely(load, text):
 @pytest.mark.parametrize("name", ["cli/claude", "cli/codex", "cli/copilot", "opencode"])
 def test_what_is_held_is_not_passed_to_a_command(load, name):
     """The variable that waits is not in what would run; those that nbllm's own row passes are."""
-    r = load(f'[provider."{name}"]\npasses = ["AWS_SECRET_ACCESS_KEY", "CODEX_HOME"]\n')
+    r = load(f'[provider."{name}"]\npasses = ["OTHER_SECRET_ACCESS_KEY", "CODEX_HOME"]\n')
     row = r.rows[name]
     call = DIALECTS[row.dialect].encode(
         Request("", (Message("user", "x"),), extra={"start": True} if name == "opencode" else {}), row, None
     )
     passes = (call.start if name == "opencode" else call).passes
-    assert "AWS_SECRET_ACCESS_KEY" not in passes
+    assert "OTHER_SECRET_ACCESS_KEY" not in passes
     assert ("CODEX_HOME" in passes) == (name == "cli/codex")
 
 

@@ -8,9 +8,8 @@ with tools is carried over as notices. What it sends again after a broken stream
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..core import errors
@@ -30,7 +29,8 @@ from ..core.events import (
 )
 from ..core.messages import Document, Image, Message, Request, Text, ToolCall, ToolResult, caption
 from ..dialects import _json as common
-from ..dialects._json import Halves, label
+from ..dialects._json import Halves, label, obj
+from .objects import ANSI, Objects, parsed
 
 OPTIONS = (
     "max_turns",
@@ -150,12 +150,42 @@ def call(provider: Endpoint, words: list[str], prompt: str, key: Secret | None, 
     env = dict(more.pop("env", {}))
     if key is not None and provider.key_env:
         env[provider.key_env[0]] = key.reveal()
-    return ProcessCall((*provider.command, *words), prompt, env, passes=passed(provider), **more)
+    more.setdefault("passes", passed(provider))
+    return ProcessCall((*provider.command, *words), prompt, env, **more)
 
 
 def passed(provider: Endpoint) -> tuple[str, ...]:
     """The variables that the row's command may see: none that waits for the user's consent."""
-    return tuple(n for n in provider.passes if n not in provider.held)
+    mine = tuple(n for n in provider.passes if n not in provider.held)
+    clouds = _CLOUDS if provider.dialect == "cli_claude" else ()  # also where a row leaves the switch out
+    switches = [s for names, own in clouds if any(map(names.fullmatch, mine)) for s in own]
+    return tuple(dict.fromkeys((*mine, *switches)))
+
+
+# What only a cloud's customers need goes along where the cloud is switched on.
+_CLOUDS = (
+    (re.compile(r"AWS_\w+|ANTHROPIC_BEDROCK_\w+"), ("CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_MANTLE")),
+    (
+        re.compile(
+            r"GOOGLE_(?:APPLICATION|CLOUD)_\w+|GCLOUD_\w+|CLOUDSDK_\w+|CLOUD_ML_\w+|ANTHROPIC_VERTEX_\w+"
+        ),
+        ("CLAUDE_CODE_USE_VERTEX",),
+    ),
+    (re.compile(r"AZURE_\w+|ANTHROPIC_FOUNDRY_\w+"), ("CLAUDE_CODE_USE_FOUNDRY",)),
+)
+_OFF = frozenset({"", "0", "false", "no", "off"})
+
+
+def switched(passes: Sequence[str], env: Mapping[str, str]) -> list[str]:
+    """The variables out of a row's that are of use: those of a cloud for which the row has a switch, where it
+    is on."""
+    off = [
+        names
+        for names, switches in _CLOUDS
+        if any(s in passes for s in switches)
+        and all(env.get(s, "").strip().lower() in _OFF for s in switches)
+    ]
+    return [n for n in passes if not any(names.fullmatch(n) for names in off)]
 
 
 def failure(status: int | None, message: str, provider: Endpoint, body: Any = None) -> errors.ProviderError:
@@ -182,8 +212,56 @@ def failure(status: int | None, message: str, provider: Endpoint, body: Any = No
     return kind(f"{name}: {message[:600] or 'it failed without a word'}", status=status, body=body, hint=hint)
 
 
+_REFUSED = re.compile(
+    r"(?:unknown|unexpected|unrecogni[sz]ed|invalid|no such|too many|bad) (?:long |short )?"
+    r"(?:option|argument|flag|command|switch|value|choice|parameter)|"
+    r"is not an? (?:known|valid) (?:option|argument)|"
+    r"(?:option|argument|flag)\S* (?:\S+ )?(?:is (?:invalid|unknown|not)|missing|requires|cannot)|"
+    r"did you mean -|--help\b|^\s*usage:|show help",
+    re.IGNORECASE | re.MULTILINE,
+)
+_NAMES = re.compile(r"error|unknown|unexpected|unrecogni|invalid|no such", re.IGNORECASE)
+
+
+def reason(stderr: str, provider: Endpoint) -> tuple[str, errors.ProviderError | None]:
+    """What a command says on standard error of why it does not answer: its last line that names a cause, and
+    the error that this is (None for none that is known), else its end."""
+    lines = [" ".join(line.split()) for line in stderr[-_SEARCHED:].split("\n")]
+    for line in reversed([line for line in lines if len(line) > _SHORT and not line.startswith("at ")]):
+        error = failure(None, line[:400], provider)
+        if type(error) is not errors.ProviderError:
+            return line[:400], error
+    return " ".join(" ".join(lines).split())[-400:], None
+
+
+_SHORT = 15  # characters: `status: 429` stands under a line that says more
+
+
+def late(which: errors.Timeout, stderr: str, provider: Endpoint) -> errors.NbllmError:
+    """A time limit that ran out while the command told its troubles on standard error: the error that they
+    are, where they are known. The command itself has asked again meanwhile, so nobody else does."""
+    said, error = reason(ANSI.sub("", stderr), provider)
+    if not said:
+        return which
+    words = f"{which.message.rstrip('.')}; on standard error it says: {said}"
+    if error is None:
+        which.message, which.args = words, (words,)
+        return which
+    error.message, error.args, error.again = words, (words,), False
+    error.__cause__ = which
+    return error
+
+
+def _refusal(rc: Any, stderr: str) -> str:
+    """What a command says of arguments that it does not take; "" where it was no refusal."""
+    if rc in (0, None) or not _REFUSED.search(stderr):
+        return ""
+    lines = [" ".join(line.split()) for line in stderr.split("\n") if line.strip()]
+    return next((line for line in lines if _NAMES.search(line)), lines[0])[:400]
+
+
 class Lines:
-    """Reads the lines of one run. A subclass has `_line`; `_end` is asked at the exit, where no terminal
+    """Reads the lines of one run. A subclass has `_line`; `_at_exit` is asked at the exit, where no terminal
     event came before."""
 
     whole = False  # whether text comes in whole messages, so that no time to first token can be told
@@ -195,27 +273,35 @@ class Lines:
         self._exit: dict[str, Any] = {}
         self._kept: list[str] = []  # text of messages that are complete
         self._open: list[str] = []  # text of the one that comes
+        self._block = 0  # where in it the part begins that was not compared with what the CLI says it holds
         self._halves, self._restarts = Halves(), 0
+        self._objects = Objects()
+        self._strange: list[str] = []  # lines that are no JSON
+        self._tools: dict[str, tuple[str, Any]] = {}  # tools at work: name and arguments by their id
+        self._ended: set[str] = set()  # and those of which the end was told
 
     def feed(self, frame: Frame) -> Iterator[Event]:
         """The events of a line; of the exit, what is left to say."""
         if frame.name == "exit":
             self._exit = parsed(frame.data)
+            yield from self._strangers(self._objects.lost())
             yield from self._at_exit()
             self.done = True
             return
-        line = frame.data.lstrip("\ufeff \t")
-        if not line.startswith("{"):
-            yield from self._words(frame.data)
-        elif value := parsed(line):  # else cut at the end, or no JSON at all: the exit says what became of it
+        values, words = self._objects.read(frame.data)
+        for value in values:
             yield from self._line(value)
+        yield from self._strangers(words)
 
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:
         raise NotImplementedError
 
-    def _words(self, line: str) -> Iterator[Event]:
-        """A line that is no JSON: banners and warnings of no meaning."""
-        yield from ()
+    def _strangers(self, lines: list[str]) -> Iterator[Event]:
+        """Lines that cannot be read: banners, warnings, what was torn and never came together."""
+        for line in lines:
+            if len(self._strange) < _STRANGERS:
+                self._strange.append(line[:_EXCERPT])
+                yield Notice("unknown", line[:_EXCERPT], {"characters": len(line)})
 
     def _at_exit(self) -> Iterator[Event]:
         yield from ()
@@ -233,9 +319,17 @@ class Lines:
 
     def _cut(self) -> errors.NbllmError:
         name, rc = self.provider.label or self.provider.name, self._exit.get("rc")
-        said = " ".join(text(self._exit.get("stderr")).split())[-400:]
-        if said and not (self._kept or self._open) and (_LOGIN.search(said) or _MODEL.search(said)):
-            return failure(None, said, self.provider)
+        stderr, empty = text(self._exit.get("stderr")), not (self._kept or self._open)
+        told = stderr if stderr.strip() else "\n".join(self._strange)
+        if empty and (no := _refusal(rc, told)):
+            return errors.BadRequest(
+                f"{name} refuses how it was called: {no}",
+                hint="Update the command (it may be older or newer than what nbllm knows), or leave its own "
+                "options out.",
+            )
+        said, error = reason(told, self.provider)
+        if error is not None and empty:
+            return error
         ended = f"ended (exit code {rc})" if rc is not None else "ended"
         return errors.StreamCut(
             f"{name} {ended} before its answer was complete{': ' + said if said else ''}.",
@@ -257,13 +351,48 @@ class Lines:
     def _complete(self) -> None:
         if self._open:
             self._kept.append("".join(self._open))
-            self._open = []
+            self._last, self._open, self._block = self._open[self._block :] or self._open, [], 0
+
+    _last: Sequence[str] = ()  # the pieces of the last message, or of its last part
+
+    def _compared(self, told: str) -> Iterator[Event]:
+        """The part under way is what the CLI says it is: what is missing of it is shown."""
+        pieces, before = self._open[self._block :], self._open[: self._block]
+        told, shown = Halves().mend("", told) if told else "", "".join(pieces)
+        if told.strip() and told.strip() not in shown:
+            if told.startswith(shown):
+                yield from self._say(told[len(shown) :])
+            elif _in_order(pieces, told):
+                yield Restarted("Some of the CLI's lines were lost; its own record has the whole.")
+                yield from (TextDelta(t) for t in ("".join((*self._kept, *before)),) if t)
+                self._open = before
+                yield from self._say(told)
+            else:
+                yield from self._say("\n\n" + told)
+            if shown:
+                yield Notice(
+                    "warning", f"{self.provider.label} told its answer incompletely; it was completed."
+                )
+        self._block = len(self._open)
+
+    def _result_text(self, told: str) -> Iterator[Event]:
+        """What the terminal event holds as the answer, compared with the last message."""
+        if not told.strip() or (self._kept and not self._open and told.strip() in self._kept[-1]):
+            return
+        if not self._open and self._kept and _in_order(self._last, told):
+            before = self._kept.pop().removesuffix("".join(self._last))
+            self._open = [*([before] if before else ()), *self._last]
+            self._block = 1 if before else 0
+        elif not self._open and self._kept:
+            told = "\n\n" + told
+        yield from self._compared(told)
+        self._complete()
 
     def _again(self, why: str) -> Iterator[Event]:
         """What came of the message under way is void; what was complete stands. Raises ProtocolError for one
         that never ends to begin."""
         if self._open:
-            self._open, self._restarts = [], self._restarts + 1
+            self._open, self._block, self._restarts = [], 0, self._restarts + 1
             if self._restarts > _RESTARTS:
                 raise errors.ProtocolError(
                     f"{self.provider.label or self.provider.name} began its answer again {_RESTARTS} times.",
@@ -271,8 +400,7 @@ class Lines:
                 )
             yield Restarted(why)
             if self._kept:
-                self._kept = ["".join(self._kept)]
-                yield TextDelta(self._kept[0])
+                yield TextDelta("".join(self._kept))
 
     def _started(self, session: Any, model: Any) -> Iterator[Event]:
         yield Started(
@@ -281,22 +409,63 @@ class Lines:
         if isinstance(session, str):
             yield Notice("session", data={"session_id": session})
 
-    def _tool(self, name: Any, data: Mapping[str, Any]) -> Iterator[Event]:
-        yield Notice("server_tool", text(name) or "tool", data)
+    def _tool(self, ident: str, name: Any, arguments: Any, **more: Any) -> Iterator[Event]:
+        """A tool that the agent uses, told once: its name and its arguments."""
+        if ident and (ident in self._tools or ident in self._ended):
+            return
+        self._tools[ident] = (name := text(name) or "tool", arguments)
+        yield Notice("server_tool", name, {"id": ident, "name": name, "arguments": arguments, **more})
+
+    def _tool_end(
+        self, ident: str, result: Any, outcome: str, name: Any = None, arguments: Any = None
+    ) -> Iterator[Event]:
+        """What a tool came to: "ran", "failed" or "refused", with its result or the reason. `name` and
+        `arguments` are those of one whose beginning was not told."""
+        if ident and ident in self._ended:
+            return
+        self._ended.add(ident)
+        known, given = self._tools.pop(ident, (text(name) or "tool", arguments))
+        data = {"id": ident, "name": known, "arguments": given, "result": result, "outcome": outcome}
+        yield Notice("server_tool", known, data)
+        if outcome == "refused":
+            label = self.provider.label or self.provider.name
+            why = " ".join(text(result).split())[:_EXCERPT]
+            yield Notice(
+                "warning", f"{label} was not allowed to use {known}{': ' + why if why else ''}", data
+            )
 
     def _end(self, reason: FinishReason, raw: str | None = None) -> None:
         self._finished = Finished(reason, raw)
 
 
+_STRANGERS, _EXCERPT = 20, 400  # lines that are no JSON: how many are told, and how much of each
+
+
+def _in_order(pieces: Sequence[str], whole: str) -> bool:
+    """Whether a text holds all of these pieces, one after the other."""
+    at = 0
+    for piece in pieces:
+        found = whole.find(piece, at)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return True
+
+
+def outcome(*, failed: bool, denied: bool) -> str:
+    """The word for what a tool came to."""
+    return "refused" if denied else "failed" if failed else "ran"
+
+
+def content(value: Any) -> Any:
+    """The text of a result that is a text or a list of blocks; what is neither, as it is."""
+    if isinstance(value, list) and value and all(isinstance(b, dict) for b in value):
+        texts = [text(b.get("text")) or text(obj(b.get("content")).get("text")) for b in value]
+        return "\n".join(texts) if all(texts) else value
+    return value
+
+
 # --- reading what may be odd: a wrong type is as good as nothing ---
-
-
-def parsed(line: Any) -> dict[str, Any]:
-    """The JSON object in a line, {} where there is none."""
-    try:
-        return common.obj(json.loads(line))
-    except (ValueError, TypeError, RecursionError):
-        return {}
 
 
 def text(value: Any) -> str:
@@ -335,6 +504,9 @@ def report(
     **more: int | None,
 ) -> UsageReport:
     """Usage in our meaning; None, never 0, for what the CLI did not tell."""
+    if not input_tokens:  # every request has some: a 0 is written where nothing was counted
+        input_tokens, output_tokens = None, output_tokens or None
+        more = {k: v or None for k, v in more.items()}
     return UsageReport(Usage(input_tokens, output_tokens, raw=raw, **more), final)
 
 
@@ -342,11 +514,13 @@ __all__ = [
     "Lines",
     "ReasoningDelta",
     "call",
+    "content",
     "count",
     "failure",
     "names",
     "number",
     "options",
+    "outcome",
     "parsed",
     "passed",
     "report",

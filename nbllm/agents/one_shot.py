@@ -21,18 +21,22 @@ from ..dialects._json import items, obj
 from .base import (
     Lines,
     call,
+    content,
     count,
     failure,
     names,
     number,
     options,
+    outcome,
     parsed,
+    passed,
     report,
     status,
     text,
     texts,
     total,
 )
+from .objects import ANSI
 
 _QUIET = {
     "DISABLE_AUTOUPDATER": "1",
@@ -72,24 +76,53 @@ class ClaudeLines(Lines):
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
-        self._message = ""
         self._streamed: set[str] = set()
+        self._whole = ""  # the text that the CLI said last that a part holds
         self._error = ""
+        self._denied: set[str] = set()
+        self._call: tuple[str, Any, list[str]] | None = None  # a tool's call that comes in pieces
 
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:
         kind, sub = value.get("type"), value.get("subtype")
-        if kind == "system" and sub == "init":
+        if parent := text(value.get("parent_tool_use_id")):
+            yield from self._inner(parent, obj(value.get("message")))
+        elif kind == "system" and sub == "init":
             yield from self._started(value.get("session_id"), value.get("model"))
         elif kind == "system" and sub == "api_retry":
             yield from self._retry(value)
         elif kind == "system" and sub == "permission_denied":
-            yield Notice("warning", "The CLI was not allowed to use a tool.", value)
+            self._denied.add(text(value.get("tool_use_id")))
+            yield from self._tool_end(
+                text(value.get("tool_use_id")), value.get("message"), "refused", value.get("tool_name")
+            )
         elif kind == "stream_event":
             yield from self._event(obj(value.get("event")))
         elif kind == "assistant":
             yield from self._assistant(obj(value.get("message")), value)
+        elif kind == "user":
+            yield from self._results(obj(value.get("message")), value)
         elif kind == "result":
             yield from self._result(value)
+
+    def _inner(self, parent: str, message: dict[str, Any]) -> Iterator[Event]:
+        """What a sub-agent says and does is no part of the answer: it is told beside it."""
+        for block in items(message.get("content")):
+            if block.get("type") == "tool_use":
+                yield from self._tool(
+                    text(block.get("id")), block.get("name"), block.get("input"), parent=parent
+                )
+            elif block.get("type") == "text" and message.get("role") != "user":
+                yield Notice("server_tool", "sub-agent", {"parent": parent, "text": text(block.get("text"))})
+        yield from self._results(message, {})
+
+    def _results(self, message: dict[str, Any], value: dict[str, Any]) -> Iterator[Event]:
+        notes = {text(m.get("id")): m for m in items(value.get("tool_result_meta"))}
+        for block in items(message.get("content")):
+            if block.get("type") == "tool_result":
+                ident = text(block.get("tool_use_id"))
+                denied = ident in self._denied or bool(obj(notes.get(ident)).get("non_execution_kind"))
+                word = outcome(failed=bool(block.get("is_error")), denied=denied)
+                yield from self._tool_end(ident, content(block.get("content")), word)
 
     def _retry(self, value: dict[str, Any]) -> Iterator[Event]:
         code, why = status(value.get("error_status")), text(value.get("error"))
@@ -106,10 +139,19 @@ class ClaudeLines(Lines):
         kind, delta = event.get("type"), obj(event.get("delta"))
         if kind == "message_start":
             yield from self._again("The CLI asked again after a broken stream.")
-            self._message = text(obj(event.get("message")).get("id"))
-            self._streamed.add(self._message)
-        elif kind == "content_block_start" and obj(event.get("content_block")).get("type") == "tool_use":
-            yield from self._tool(event["content_block"].get("name"), event["content_block"])
+            self._streamed.add(text(obj(event.get("message")).get("id")))
+            self._whole = ""
+        elif kind == "content_block_start":
+            block, self._block, self._whole = obj(event.get("content_block")), len(self._open), ""
+            self._call = (
+                (text(block.get("id")), block.get("name"), []) if block.get("type") == "tool_use" else None
+            )
+        elif delta.get("type") == "input_json_delta" and self._call:
+            self._call[2].append(text(delta.get("partial_json")))
+        elif kind == "content_block_stop" and self._call:
+            ident, name, pieces = self._call
+            raw, self._call = "".join(pieces), None
+            yield from self._tool(ident, name, parsed(raw) or raw)
         elif delta.get("type") == "text_delta":
             yield from self._say(text(delta.get("text")))
         elif delta.get("type") == "thinking_delta" and delta.get("thinking"):
@@ -123,12 +165,29 @@ class ClaudeLines(Lines):
         said = "".join(text(b.get("text")) for b in items(message.get("content")) if b.get("type") == "text")
         if message.get("model") == "<synthetic>" or value.get("error"):
             self._error = said or text(value.get("error"))
-        elif text(message.get("id")) not in self._streamed:
+            return
+        for block in items(message.get("content")):
+            if block.get("type") == "tool_use":
+                yield from self._tool(text(block.get("id")), block.get("name"), block.get("input"))
+        if text(message.get("id")) not in self._streamed:
             yield from self._again("The CLI asked again after a broken stream.")
             yield from self._say(said)
             self._complete()
+        elif said != self._whole:
+            self._whole = said
+            yield from self._compared(said)
 
     def _result(self, value: dict[str, Any]) -> Iterator[Event]:
+        for denied in items(value.get("permission_denials")):
+            yield from self._tool_end(
+                text(denied.get("tool_use_id")),
+                None,
+                "refused",
+                denied.get("tool_name"),
+                denied.get("tool_input"),
+            )
+        if not value.get("is_error"):
+            yield from self._result_text(text(value.get("result")))
         yield from self._usage(value)
         self.done = True
         ended, stopped, more = (
@@ -156,7 +215,8 @@ class ClaudeLines(Lines):
         u = obj(value.get("usage"))
         read, written = count(u.get("cache_read_input_tokens")), count(u.get("cache_creation_input_tokens"))
         dollars = number(value.get("total_cost_usd"))
-        cost = {} if dollars is None else {"cost": dollars}
+        cost = {"cost": dollars} if dollars else {}
+        thought = count(obj(u.get("output_tokens_details")).get("thinking_tokens"))
         if u:
             yield report(
                 total(count(u.get("input_tokens")), read, written),
@@ -164,6 +224,7 @@ class ClaudeLines(Lines):
                 {**u, **cost},
                 cache_read_tokens=read,
                 cache_write_tokens=written,
+                reasoning_tokens=thought,
             )
         yield Notice(
             "timing",
@@ -237,7 +298,13 @@ class GeminiLines(Lines):
         elif kind == "tool_use":
             self._complete()
             self._first = ""
-            yield from self._tool(value.get("tool_name"), value)
+            yield from self._tool(text(value.get("tool_id")), value.get("tool_name"), value.get("parameters"))
+        elif kind == "tool_result":
+            error, ident = obj(value.get("error")), text(value.get("tool_id"))
+            word = outcome(
+                failed=value.get("status") == "error", denied=bool(_DENIED.search(text(error.get("type"))))
+            )
+            yield from self._tool_end(ident, value.get("output") or error.get("message"), word)
         elif kind == "error":
             told = text(value.get("message"))
             self._looped = self._looped or "loop" in told.lower()
@@ -358,8 +425,33 @@ class CodexLines(Lines):
             yield ReasoningDelta(text(item.get("text")))
         elif kind == "error":
             yield Notice("warning", text(item.get("message")), item)
-        elif kind not in ("agent_message", "reasoning") and not completed:
-            yield from self._tool(kind, item)
+        elif kind not in ("agent_message", "reasoning"):
+            yield from codex_item(self, kind, item, completed=completed)
+
+
+def codex_item(lines: Lines, kind: str, item: Mapping[str, Any], *, completed: bool) -> Iterator[Event]:
+    """What codex does by itself: a command, a change of files, a call of an MCP server's tool, a search."""
+    ident, name = text(item.get("id")), text(item.get("tool")) or kind
+    given = item.get("arguments")
+    if given is None:
+        given = {k: v for k, v in item.items() if k not in _OF_RESULT}
+    if not completed:
+        yield from lines._tool(ident, name, given)
+        return
+    result = next((item[k] for k in _RESULTS if item.get(k) not in (None, "")), None)
+    state, code = text(item.get("status")), item.get("exit_code", item.get("exitCode"))
+    word = outcome(failed=state == "failed" or code not in (None, 0), denied=state == "declined")
+    result = content(obj(result).get("content")) or result
+    yield from lines._tool_end(ident, text(obj(result).get("message")) or result, word, name, given)
+
+
+_RESULTS = ("aggregated_output", "aggregatedOutput", "error", "result")
+_OF_RESULT = frozenset(
+    {*_RESULTS, "id", "type", "status", "exit_code", "exitCode", "durationMs", "commandActions", "processId"}
+)
+_DENIED = re.compile(
+    r"denied|denial|declined|policy|permission|reject|not allowed|prevents you", re.IGNORECASE
+)
 
 
 class Codex(_Dialect):
@@ -426,7 +518,20 @@ class CopilotLines(Lines):
         elif kind == "model.call_start":
             yield from self._started(None, data.get("model"))
         elif kind == "tool.execution_start":
-            yield from self._tool(data.get("toolName") or data.get("name"), data)
+            yield from self._tool(
+                text(data.get("toolCallId")), data.get("toolName") or data.get("name"), data.get("arguments")
+            )
+        elif kind == "tool.execution_complete":
+            error, result = obj(data.get("error")), obj(data.get("result"))
+            denied = bool(_DENIED.search(text(error.get("code"))))
+            yield from self._tool_end(
+                text(data.get("toolCallId")),
+                result.get("content") or text(error.get("message")) or data.get("result"),
+                outcome(failed=data.get("success") is False, denied=denied),
+                data.get("toolName"),
+            )
+        elif kind == "model.call_finished" and data.get("outcome") == "success":
+            self._complete()  # the turn is finished, also where no message says so (another follows)
         elif kind == "model.call_failure":
             self._failed(data)
         elif kind == "session.error":
@@ -450,7 +555,10 @@ class CopilotLines(Lines):
             if text(data.get("messageId")) != self._streaming:
                 yield from self._again("The CLI asked again after a broken stream.")
                 yield from self._say(text(data.get("content")))
-            self._complete()
+                self._complete()
+            else:
+                yield from self._result_text(text(data.get("content")))
+                self._complete()
         elif kind == "turn_retry":
             yield Notice("retry", f"{self.provider.label} asks again: {text(data.get('reason'))}.", data)
 
@@ -542,6 +650,16 @@ class Copilot(_Dialect):
 # --- opencode ---
 
 
+_REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "content-filter": "content_filter",
+    "tool-calls": "other",  # it may take no more steps
+    "other": "other",
+    "unknown": "other",
+}
+
+
 class OpenCodeLines(Lines):
     """Whole parts, no deltas and no terminal event: the last step's reason and a clean exit are the end."""
 
@@ -563,7 +681,7 @@ class OpenCodeLines(Lines):
         elif kind == "reasoning":
             yield ReasoningDelta(text(part.get("text")))
         elif kind == "tool_use":
-            yield from self._tool(part.get("tool"), part)
+            yield from opencode_tool(self, part)
         elif kind == "step_finish":
             self._reason = text(part.get("reason"))
             yield self._count(part)
@@ -588,6 +706,8 @@ class OpenCodeLines(Lines):
             "write": count(cache.get("write")),
             "cost": number(part.get("cost")),
         }
+        if not step["cost"]:  # 0 is written for a model whose price it does not know
+            step["cost"] = None
         self._sum |= {k: self._sum.get(k, 0) + v for k, v in step.items() if v is not None}
         s = {k: int(v) for k, v in self._sum.items() if k != "cost"}
         return report(  # input leaves out the cache, output the reasoning
@@ -603,13 +723,34 @@ class OpenCodeLines(Lines):
     @property
     def ended(self) -> bool:
         """Whether the last step gave a reason to end."""
-        return self._reason in ("stop", "length")
+        return self._reason in ("stop", "length", "content-filter")
 
     def close(self) -> Iterator[Event]:
         """As the others'; a command that does not exit after its last step has answered."""
-        if self.ended and self._exit.get("rc", 0) == 0:
-            self._end("length" if self._reason == "length" else "stop", self._reason)
+        there = self._reason in _REASONS if self._exit else self.ended
+        if there and self._exit.get("rc", 0) == 0 and self._finished is None:
+            self._end(_REASONS[self._reason], self._reason)
         yield from super().close()
+
+
+def opencode_tool(lines: Lines, part: Mapping[str, Any]) -> Iterator[Event]:
+    """A tool that OpenCode uses, as far as it is."""
+    state, ident, name = obj(part.get("state")), text(part.get("callID")), part.get("tool")
+    told, given = state.get("status"), state.get("input")
+    if told == "running":
+        yield from lines._tool(ident, name, given)
+    elif told != "pending":
+        error = text(state.get("error"))
+        word = outcome(failed=told == "error", denied=bool(_DENIED.search(error)))
+        yield from lines._tool(ident, name, given)
+        yield from lines._tool_end(ident, error or state.get("output"), word)
+
+
+_CLOUDS = {
+    "amazon-bedrock": ("AWS_",),
+    "google-vertex": ("GOOGLE_", "GCLOUD_", "CLOUDSDK_"),
+    "azure": ("AZURE_",),
+}
 
 
 class OpenCode(_Dialect):
@@ -632,9 +773,27 @@ class OpenCode(_Dialect):
             "--agent",
             "nbllm",
             "--thinking",
+            "--print-logs",  # on standard error: without it nothing tells what it waits for
+            "--log-level",
+            "ERROR",
             *(["-m", request.model] if request.model else []),
         ]
-        return call(provider, words, prompt, key, env=self.settings(system, own), cwd=own.get("cwd"))
+        return call(
+            provider,
+            words,
+            prompt,
+            key,
+            env=self.settings(system, own),
+            cwd=own.get("cwd"),
+            passes=self.passed(provider, request.model),
+        )
+
+    @staticmethod
+    def passed(provider: Endpoint, model: str) -> tuple[str, ...]:
+        """The variables that it may see: of clouds, those of the model, or all where it chooses one."""
+        maker = model.partition("/")[0]
+        others = tuple(n for m, names in _CLOUDS.items() if maker and not maker.startswith(m) for n in names)
+        return tuple(n for n in passed(provider) if not n.startswith(others))
 
     @staticmethod
     def settings(system: str, own: Mapping[str, Any], **more: Any) -> dict[str, str]:
@@ -670,7 +829,8 @@ class PlainLines(Lines):
     def feed(self, frame: Frame) -> Iterator[Event]:
         """Each line with its line end; at the exit, whether it went well."""
         if frame.name != "exit":
-            yield from self._say(frame.data + ("" if frame.tail else "\n"))
+            words = ANSI.sub("", frame.data) if "\x1b" in frame.data else frame.data
+            yield from self._say(words + ("" if frame.tail else "\n"))
             return
         self._exit, self.done = parsed(frame.data), True
         if self._exit.get("rc") == 0:

@@ -17,7 +17,7 @@ from ..core.events import Event, Notice, ReasoningDelta
 from ..core.messages import Request
 from ..dialects._json import obj
 from .base import failure, names, options, passed, status, text, turn
-from .one_shot import OpenCode, OpenCodeLines
+from .one_shot import OpenCode, OpenCodeLines, opencode_tool
 
 # Where it listens by itself, and where people often put it: asked without the password, which was given for
 # the first alone.
@@ -74,7 +74,7 @@ class SessionEvents(OpenCodeLines):
 
     def _part(self, part: dict[str, Any]) -> Iterator[Event]:
         kind, ident = text(part.get("type")), text(part.get("id"))
-        known, self._kinds[ident] = ident in self._kinds, kind
+        self._kinds[ident] = kind
         if (
             kind == "text"
             and text(part.get("messageID")) in self._answers
@@ -83,8 +83,8 @@ class SessionEvents(OpenCodeLines):
             if ident not in self._said:
                 yield from self._paragraph(text(part.get("text")))
             self._complete()
-        elif kind == "tool" and not known:
-            yield from self._tool(part.get("tool"), part)
+        elif kind == "tool":
+            yield from opencode_tool(self, part)
         elif kind == "step-finish":
             self._reason = text(part.get("reason"))
             yield self._count(part)

@@ -26,6 +26,8 @@ from pathlib import Path
 from ..core import errors
 from ..core.calls import Decoder, Frame, ProcessCall, Read, Trace, Transport
 from ..http.frames import drained
+from .base import switched
+from .objects import ANSI
 from .reaper import Reaper
 
 LINE_LIMIT = 16 * 2**20  # bytes of one line
@@ -33,7 +35,6 @@ _STDERR_KEPT = 64 * 2**10
 _CHUNK = 2**16
 _GRACE = 0.35  # seconds that a signal is given before the next, harder one
 _LAST = 0.05  # seconds for what a command that has ended wrote last
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 # What a child may see of our environment; all else must be named by its row.
 _ALLOWED = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|XDG_\w+|SYSTEMROOT|SYSTEMDRIVE|COMSPEC|PATHEXT|APPDATA|LOCALAPPDATA|USERPROFILE|"
@@ -146,7 +147,7 @@ class Command:
     @property
     def stderr(self) -> str:
         """The end of standard error, without colours."""
-        return _ANSI.sub("", b"".join(self._stderr).decode("utf-8", "replace"))
+        return ANSI.sub("", b"".join(self._stderr).decode("utf-8", "replace"))
 
     async def _drain_stderr(self) -> None:
         assert self.process.stderr is not None
@@ -282,7 +283,8 @@ def environment(call: ProcessCall, place: Path) -> dict[str, str]:
     """What the child sees: the allow-list of ours, the variables its row names, what the call sets, no
     colours."""
     allowed = _FOREIGN if call.foreign else _ALLOWED
-    kept = {k: v for k, v in os.environ.items() if allowed.fullmatch(k) or k in call.passes}
+    passes = frozenset(switched(call.passes, os.environ))
+    kept = {k: v for k, v in os.environ.items() if allowed.fullmatch(k) or k in passes}
     return {**kept, "TERM": "dumb", "NO_COLOR": "1", "TMPDIR": str(place), **call.env}
 
 
@@ -343,4 +345,6 @@ class ProcessTransport(Transport):
             trace.marks["sent"], trace.bytes_out = time.perf_counter(), len(call.stdin)
             yield ProcessReply(command, trace)
         finally:
+            trace.stderr = command.stderr
             await asyncio.shield(command.stop())
+            trace.stderr = command.stderr

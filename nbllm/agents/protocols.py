@@ -20,8 +20,22 @@ from ..core.errors import ConfigError, ProtocolError
 from ..core.events import Event, Finished, FinishReason, Notice, ReasoningDelta
 from ..core.messages import Request
 from ..dialects._json import items, obj
-from .base import Lines, call, count, failure, number, options, parsed, report, text, total, turn
-from .one_shot import Claude, ClaudeLines, Codex, Copilot, Gemini, OpenCode
+from .base import (
+    Lines,
+    call,
+    content,
+    count,
+    failure,
+    number,
+    options,
+    outcome,
+    report,
+    text,
+    total,
+    turn,
+)
+from .objects import Objects
+from .one_shot import Claude, ClaudeLines, Codex, Copilot, Gemini, OpenCode, codex_item
 from .opencode_protocol import OpenCodeServer
 
 T = TypeVar("T")
@@ -49,6 +63,7 @@ class ClaudeTalk:
         self.cost = 0.0  # US dollars so far: a result tells the sum
         self._open = False
         self._waiting: list[str] = []
+        self._objects = Objects()
 
     def say(self, turn: Turn, session: str) -> list[str]:
         """The turn; before the first one, the opening, whose answer the turn waits for."""
@@ -68,7 +83,9 @@ class ClaudeTalk:
 
     def heard(self, line: str) -> list[str]:
         """The turn, once the opening is answered; a refusal of whatever the command asks for."""
-        value = parsed(line)
+        return [answer for value in self._objects.read(line)[0] for answer in self._heard(value)]
+
+    def _heard(self, value: dict[str, Any]) -> list[str]:
         kind = value.get("type")
         if kind == "control_response" and not self._open:
             self._open, waiting, self._waiting = True, self._waiting, []
@@ -158,6 +175,7 @@ class _Rpc:
         self._next = 0
         self._ready = False
         self._words = ""
+        self._objects = Objects()
 
     def say(self, turn: Turn, session: str) -> list[str]:
         """The turn, or what must come before it: the opening of a command just started, a new session."""
@@ -169,7 +187,9 @@ class _Rpc:
 
     def heard(self, line: str) -> list[str]:
         """The next step, once one is answered; a refusal of whatever the command asks for."""
-        value = parsed(line)
+        return [answer for value in self._objects.read(line)[0] for answer in self._heard(value)]
+
+    def _heard(self, value: dict[str, Any]) -> list[str]:
         if "method" in value and "id" in value:
             return [
                 json.dumps(
@@ -280,23 +300,26 @@ class CodexTalk(_Rpc):
 
     def decoder(self) -> Decoder:
         """The lines of one turn."""
-        return _CodexTurn(self.provider)
+        return _CodexTurn(self.provider, self)
 
 
 class _CodexTurn(Lines):
     """A turn's notifications: deltas by item, usage of the turn, how it ended."""
 
-    def __init__(self, provider: Endpoint) -> None:
+    def __init__(self, provider: Endpoint, talk: CodexTalk) -> None:
         super().__init__(provider)
-        self._item = ""
+        self._talk, self._item = talk, ""
 
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:
         method, params = text(value.get("method")), obj(value.get("params"))
         if "error" in value and "id" in value:
             raise failure(None, text(obj(value["error"]).get("message")), self.provider, value)
+        thread = text(params.get("threadId")) or text(obj(params.get("thread")).get("id"))
+        if thread and self._talk.session and thread != self._talk.session:
+            return  # a sub-agent's, whose words are no part of the answer
         if method == "thread/started":
-            thread = obj(params.get("thread"))
-            yield from self._started(thread.get("id"), thread.get("model"))
+            begun = obj(params.get("thread"))
+            yield from self._started(begun.get("id"), begun.get("model"))
         elif method == "item/agentMessage/delta":
             yield from self._delta(text(params.get("itemId")), text(params.get("delta")))
         elif method in ("item/reasoning/textDelta", "item/reasoning/summaryTextDelta"):
@@ -330,9 +353,11 @@ class _CodexTurn(Lines):
         if kind == "agentMessage" and completed:
             if ident != self._item:
                 yield from self._delta(ident, text(item.get("text")))
+            else:
+                yield from self._result_text(text(item.get("text")))
             self._complete()
-        elif kind not in ("agentMessage", "userMessage", "reasoning") and not completed:
-            yield from self._tool(kind, item)
+        elif kind not in ("agentMessage", "userMessage", "reasoning"):
+            yield from codex_item(self, kind, item, completed=completed)
 
     def _trouble(self, params: dict[str, Any]) -> Iterator[Event]:
         told = text(obj(params.get("error")).get("message"))
@@ -371,6 +396,7 @@ class AcpTalk(_Rpc):
         self.login, self.agent = login, agent
         self.cumulative = cumulative  # usage is told as the session's so far
         self.totals: dict[str, dict[str, int]] = {}  # what each session had used
+        self.denied: set[str] = set()  # the tool calls that were refused
         self.costs: dict[str, float] = {}  # and what it had cost, in US dollars: that is always the sum
 
     def _client(self) -> dict[str, Any]:
@@ -410,6 +436,7 @@ class AcpTalk(_Rpc):
 
     def _refusal(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         if method == "session/request_permission":
+            self.denied.add(text(obj(params.get("toolCall")).get("toolCallId")))
             no = next(
                 (
                     text(o.get("optionId"))
@@ -450,6 +477,7 @@ class _AcpTurn(Lines):
         self._talk = talk
         self._message: Any = None
         self._cost: float | None = None
+        self._calls: dict[str, dict[str, Any]] = {}
 
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:
         result = obj(value.get("result"))
@@ -483,9 +511,25 @@ class _AcpTurn(Lines):
             yield ReasoningDelta(words)
         elif kind == "tool_call":
             self._complete()
-            yield from self._tool(update.get("title") or update.get("kind"), update)
+            yield from self._used(update)
+        elif kind == "tool_call_update":
+            yield from self._used(update)
         elif kind == "usage_update":
             self._cost = number(obj(update.get("cost")).get("amount"))
+
+    def _used(self, update: dict[str, Any]) -> Iterator[Event]:
+        """A tool's call, or what is new of it: an update holds the changes alone."""
+        ident = text(update.get("toolCallId"))
+        call = self._calls.setdefault(ident, {})
+        call.update({k: v for k, v in update.items() if v is not None})
+        name, given, told = call.get("title") or call.get("kind"), call.get("rawInput"), call.get("status")
+        if given is not None or told in ("in_progress", "completed", "failed"):
+            yield from self._tool(ident, name, given)
+        if told in ("completed", "failed"):
+            result = content(call.get("content")) or call.get("rawOutput")
+            word = outcome(failed=told == "failed", denied=ident in self._talk.denied)
+            yield from self._tool_end(ident, result, word)
+            self._calls.pop(ident)
 
     def _answer(self, result: dict[str, Any]) -> Iterator[Event]:
         self.done = True
@@ -590,7 +634,15 @@ def _opencode(request: Request, provider: Endpoint, key: Secret | None) -> TalkC
         **({"model": request.model} if request.model else {}),
     )
     return TalkCall(
-        call(provider, ["acp", "--pure"], "", key, env=env, cwd=own.get("cwd")),
+        call(
+            provider,
+            ["acp", "--pure"],
+            "",
+            key,
+            env=env,
+            cwd=own.get("cwd"),
+            passes=OpenCode.passed(provider, request.model),
+        ),
         said,
         lambda place: AcpTalk(provider, request.model, "", place, agent="nbllm"),
     )

@@ -154,6 +154,7 @@ class KeptTransport(Transport):
             marks["sent"], trace.bytes_out = time.perf_counter(), len(call.turn.prompt)
             yield KeptReply(kept, call, trace, inbox)
         finally:
+            trace.stderr = kept.command.stderr
             await asyncio.shield(self._leave(kept, stays=not call.fresh))
 
     def _find(self, call: TalkCall) -> tuple[_Kept | None, str]:

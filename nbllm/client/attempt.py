@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..agents.base import spoken
+from ..agents.base import late, spoken
 from ..core import errors
 from ..core.calls import AnyCall, Arrival, Decoder, Dialect, Frame, Guard, Provider, Reply, Secret, Trace
 from ..core.events import Event, Response, is_token
@@ -56,8 +56,9 @@ class Attempt:
         row = self.route.provider
         return row.name, row.base_url, self.route.model, hash(self.guard.texts)
 
-    def timed_out(self, which: str) -> errors.Timeout:
-        """The error for a limit of `timeouts` that has run out."""
+    def timed_out(self, which: str, stderr: str = "") -> errors.NbllmError:
+        """The error for a limit of `timeouts` that has run out; by what a command says on standard error,
+        where it tells what it waits for."""
         seconds: float = getattr(self.timeouts, which) or 0.0
         what = {
             "first": "No token came",
@@ -65,12 +66,13 @@ class Attempt:
             "silent": "Signs of life came, but no token",
             "total": "The answer did not end",
         }
-        return errors.Timeout(
+        error = errors.Timeout(
             f"{what[which]} from {self.who} within {seconds:g} s ({which} timeout).",
             which=which,
             seconds=seconds,
             hint=f"Allow more with timeout.{which}={seconds * 2:g}, or choose another model.",
         )
+        return late(error, stderr, self.route.provider) if stderr else error
 
 
 class Sink(Protocol):
@@ -147,7 +149,7 @@ class _Sending:
         except errors.Timeout:
             raise  # the transport has named it already: connect
         except TimeoutError:
-            raise attempt.timed_out(self.which) from None
+            raise attempt.timed_out(self.which, trace.stderr) from None
         finally:
             if self.timer is not None:
                 self.timer.cancel()

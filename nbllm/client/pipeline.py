@@ -127,7 +127,7 @@ def limited(handler: Handler) -> Handler:
         except TimeoutError as error:
             if isinstance(error, errors.Timeout) or not clock.expired():
                 raise
-            raise attempt.timed_out("total") from None
+            raise attempt.timed_out("total", sink.traces[-1].stderr if sink.traces else "") from None
 
     return limit
 

@@ -122,7 +122,8 @@ class Trace:
     eof; for processes spawned and exit), written by transports, and `done`, the arrival of the protocol's end
     mark. `stalls`: when meanwhile the network's loop was too busy to look, (from, to). `whole`: text came in
     whole messages, so that no time to first token can be told. `address`: where it really went, where that is
-    for the transport to find. `error`: what ended this attempt, without secrets; None where nothing did."""
+    for the transport to find. `stderr`: the end of a command's standard error. `error`: what ended
+    this attempt, without secrets; None where nothing did."""
 
     marks: dict[str, float] = field(default_factory=dict)
     status: int | None = None
@@ -138,6 +139,7 @@ class Trace:
     stalls: tuple[tuple[float, float], ...] = ()
     whole: bool = False
     address: str = ""
+    stderr: str = ""
     error: NbllmError | None = None
 
 
