@@ -408,7 +408,7 @@ def test_how_an_answer_ended_is_told_in_both_forms(response, error, text):
 
 RICH = Response(
     (Text("a"),), "stop", model="gemini-2.5-pro", cost=0.0031, usage=Usage(1_200, 240, reasoning_tokens=100, cache_read_tokens=800),  # noqa: E501
-    timing=Timing(ttft=0.412, total=3.21, decode=2.75, attempts=2),
+    timing=Timing(ttft=0.412, total=3.21, decode=2.75, decoded=239, attempts=2),
 )  # fmt: skip
 
 

@@ -8,9 +8,11 @@ import pytest
 from nbllm import Client, simulator
 from nbllm.client.policy import Retries
 from nbllm.core.errors import Timeout
+from nbllm.core.events import Usage
 from nbllm.store import chunks as pieces
 from nbllm.store import columns as schema
 from nbllm.store import measure
+from nbllm.store.moments import Moments, streamed
 
 FORMATS = ["openai_chat", "openai_responses", "anthropic", "gemini", "ollama"]
 NEAR = pytest.approx
@@ -30,16 +32,19 @@ def client():
     client.close()
 
 
+def rows_of(client, sim, stream, dialect="openai_chat"):
+    """A row for each attempt of a stream that has ended."""
+    row = client.resolve("m", sim.base_url(dialect), dialect).provider
+    return measure.rows(stream, measure.Call(stream.partial().request, row, "m"))
+
+
 def measured(client, sim, options, dialect="openai_chat", prompt="Why is the sky blue?", **call):
     """(row, chunks, what the simulator recorded) of one call."""
     stream = client.stream(
         prompt, f"m@{options}", base_url=sim.base_url(dialect), dialect=dialect, retries=0, **call
     )
     assert stream.wait_end(20)
-    about = measure.Call(
-        stream.partial().request, client.resolve("m", sim.base_url(dialect), dialect).provider, "m"
-    )
-    row = measure.rows(stream, about)[-1]
+    row = rows_of(client, sim, stream, dialect)[-1]
     sim.settled(5)
     record = sim.records[-1]
     return row, list(pieces.rows(stream, 0.0, {"request_id": "1", "attempt": 1})), record
@@ -96,6 +101,49 @@ def test_the_times_of_a_scenario_are_those_of_its_sending(client, sim, options, 
             break
     assert sent == came
     assert row["itl_lo_ms"] <= row["itl_ms"] <= row["itl_hi_ms"]
+
+
+VIEWED = (
+    "tokens=8,gap=0.01",
+    "tokens=12,reasoning=6,gap=0.01",
+    "tokens=40,tokens_per_chunk=20,gap=0.05",
+    "cut=3",
+)
+
+
+@pytest.mark.parametrize("dialect", FORMATS)
+@pytest.mark.parametrize("options", VIEWED)
+def test_a_response_tells_the_times_of_its_row(client, sim, options, dialect):
+    """Response.timing, which the footer shows, is the same measurement as what `%llm log` has."""
+    stream = client.stream(
+        "Hi", f"m@ttft=0.02,{options}", base_url=sim.base_url(dialect), dialect=dialect, retries=0
+    )
+    assert stream.wait_end(20)
+    row, answer = rows_of(client, sim, stream, dialect)[-1], stream.partial()
+    seen = answer.timing
+    assert seen == stream.timing
+    given = (seen.ttft, seen.ttfo, seen.decode)
+    assert [NEAR(row[n] / 1e3) for n in ("ttft_ms", "ttfo_ms", "decode_ms")] == [*given]
+    if answer.usage is not None and answer.usage.output_tokens is not None:
+        assert row["streamed_tokens"] - 1 == seen.decoded
+    if "tpot_ms" in row and seen.decode >= 0.02:
+        assert NEAR(1e3 / row["tpot_ms"]) == seen.tokens_per_second
+
+
+@pytest.mark.parametrize(
+    ("usage", "thought", "count"),
+    [
+        (None, False, None),
+        (Usage(5, None), False, None),
+        (Usage(5, 1_050, reasoning_tokens=1_000), False, 50),
+        (Usage(5, 1_050, reasoning_tokens=1_000), True, 1_050),
+        (Usage(5, 10, reasoning_tokens=1_000), False, 0),
+        (Usage(5, 10), False, 10),
+    ],
+)
+def test_reasoning_that_nobody_sees_is_not_streamed(usage, thought, count):
+    """So that the footer of a model that thinks in secret does not count it into its tokens a second."""
+    assert count == streamed(usage, Moments(0.0, 1.0, 0.5, thought))
 
 
 def test_the_tail_is_apart_from_the_answer(client, sim):
@@ -203,12 +251,7 @@ def test_a_cancelled_call_keeps_its_tokens_and_is_not_ok(client, sim):
         stream.wait(len(stream.log), 1)
     stream.cancel()
     stream.wait_end(5)
-    row = measure.rows(
-        stream,
-        measure.Call(
-            stream.partial().request, client.resolve("m", sim.base_url("openai_chat")).provider, "m"
-        ),
-    )[-1]
+    row = rows_of(client, sim, stream)[-1]
     assert ("cancelled", False, True) == (row["status"], row["ok"], row["censored"])
     assert row["ttft_ms"] > 0
 
@@ -223,12 +266,7 @@ def test_every_attempt_has_a_row(client, sim):
         retries=3,
     )
     stream.wait_end(20)
-    rows = measure.rows(
-        stream,
-        measure.Call(
-            stream.partial().request, client.resolve("m", sim.base_url("openai_chat")).provider, "m"
-        ),
-    )
+    rows = rows_of(client, sim, stream)
     assert [(1, "http_error", 503), (2, "http_error", 503), (3, "ok", 200)] == [
         (r["attempt"], r["status"], r["http_status"]) for r in rows
     ]
@@ -358,11 +396,6 @@ def test_a_loop_that_sleeps_on_the_job_is_found_out(sim):
 
     client.run(client.http.prepare(sim.url))
     stream = client.run(asyncio.wait_for(work(), 10))
-    row = measure.rows(
-        stream,
-        measure.Call(
-            stream.partial().request, client.resolve("m", sim.base_url("openai_chat")).provider, "m"
-        ),
-    )[-1]
+    row = rows_of(client, sim, stream)[-1]
     client.close()
     assert "contaminated" == row["quality"]

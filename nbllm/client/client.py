@@ -24,6 +24,7 @@ from ..routing.registry import DEFAULT_MODEL, Registry, Route, load
 from ..store.answers import Answers
 from ..store.budgets import Budget
 from ..store.ledger import Ledger
+from ..store.moments import timing
 from . import answers, auto, prepare
 from .attempt import Attempt, Handler, sender
 from .engine import Engine, engine
@@ -503,7 +504,7 @@ def _answer(fold: Fold, stream: Stream, first: Attempt) -> Response:
         cost=cost if known is None else 0.0,
         saved_usd=cost if known is not None else None,
         cached=known is not None,
-        timing=stream.timing if known is None else Timing(attempts=0),
+        timing=timing(stream, stream.turns, fold.usage) if known is None else Timing(attempts=0),
         request=asked.request,
         simulated=simulated,
         raw={"status": trace.status, "headers": trace.headers, "usage": fold.usage.raw if fold.usage else {}},
@@ -523,10 +524,9 @@ def _summed(fold: Fold, stream: Stream, first: Attempt) -> Response:
     usage = total([whole.usage, *(r.usage for r in beside)])
     saved = [r.saved_usd for r in turns if r.saved_usd is not None]
     found = all(turn.cached for turn in turns)
-    timing = whole.timing if not any(turn.cached for turn in turns) else Timing(attempts=0)
     told: dict[str, Any] = {
         "cached": found and bool(turns),
         "saved_usd": sum(saved) if saved else None,
-        "timing": timing,
+        "timing": Timing(attempts=0) if any(turn.cached for turn in turns) else whole.timing,
     }
     return replace(whole, before=before, cost=cost, usage=usage, **told)

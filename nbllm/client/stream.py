@@ -26,14 +26,11 @@ from ..core.events import (
     Event,
     Finished,
     Fold,
-    MediaDelta,
     Response,
-    Restarted,
-    StepEnded,
     TextDelta,
     Timing,
-    is_token,
 )
+from ..store.moments import timing
 from .engine import Engine
 from .errands import Errand, settle
 
@@ -350,7 +347,7 @@ class Stream:
     @property
     def timing(self) -> Timing:
         """What was measured, see Timing."""
-        return timing(self)
+        return timing(self, self.turns, self.partial().usage)
 
 
 class TextStream:
@@ -366,39 +363,3 @@ class TextStream:
         async for event in self._stream:
             if isinstance(event, TextDelta) and event.text:
                 yield event.text
-
-
-def timing(stream: Stream) -> Timing:
-    """The times of a stream, from its log and the marks of its (first turn's) last attempt."""
-    calls = stream.turns or [stream]
-    marks, start = calls[0].trace.marks, stream.called
-    tokens: list[float] = []
-    visible: float | None = None
-    before: list[float] = []  # the tokens of the first turn, where others follow
-    earlier = 0.0  # how long the turns before this one took from token to token
-    for at, event in stream.log:
-        if isinstance(event, Restarted):
-            tokens, visible = [], visible if before else None
-        elif isinstance(event, StepEnded) and tokens:
-            before, earlier = before or tokens, earlier + tokens[1] - tokens[0]
-            tokens = []
-        elif is_token(event):
-            tokens = [tokens[0], at] if tokens else [at, at]
-            if visible is None and isinstance(event, (TextDelta, MediaDelta)):
-                visible = at
-    set_up = marks.get("secured", marks.get("connected"))
-    if stream.trace.whole:  # whole messages: when the first token was made, nobody saw
-        tokens, before, visible = [], [], None
-    first = before or tokens
-    return Timing(
-        connect=set_up - marks["connect_start"] if set_up is not None and "connect_start" in marks else None,
-        ttfb=marks.get("headers", marks.get("stdout", start)) - start
-        if "headers" in marks or "stdout" in marks
-        else None,
-        ttft=first[0] - start if first else None,
-        ttfo=visible - start if visible is not None else None,
-        total=stream.log[-1][0] - start if stream.done and stream.log else None,
-        decode=earlier + (tokens[1] - tokens[0] if tokens else 0.0) if first else None,
-        reused=calls[0].trace.reused,
-        attempts=1 + sum(max(0, len(call.traces) - 1) for call in calls),
-    )

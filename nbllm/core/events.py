@@ -211,7 +211,8 @@ class Timing:
     The clock starts when the call is handed to the network's thread; making the client and its TLS context,
     once a process, comes before. ttft: call to first token, text or reasoning or tool call. ttfo: call to
     first visible text. total: call to the end. connect: TCP and TLS set-up, None on a reused connection.
-    attempts: requests sent, retries included.
+    decode: first token to last, of all turns together; decoded: tokens that came in that time, where they are
+    counted. attempts: requests sent, retries included.
     """
 
     connect: float | None = None
@@ -220,16 +221,16 @@ class Timing:
     ttfo: float | None = None
     total: float | None = None
     decode: float | None = None
+    decoded: int | None = None
     reused: bool | None = None
     attempts: int = 1
 
-    def tokens_per_second(self, output_tokens: int | None) -> float | None:
-        """Output tokens per second between the first and the last token; None where it cannot be known, or
-        where all came within 20 ms: then the span says how the bytes were packed, not how fast they were
-        made."""
-        if not output_tokens or not self.decode or output_tokens < 2 or self.decode < 0.02:
-            return None
-        return (output_tokens - 1) / self.decode
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens per second between the first and the last (a row's tpot_ms, turned round); None where it
+        cannot be known, or where all came within 20 ms: then the span says how the bytes were packed, not how
+        fast they were made."""
+        return self.decoded / self.decode if self.decoded and self.decode and self.decode >= 0.02 else None
 
 
 def _messages(parts: tuple[Part, ...], results: tuple[ToolEnded, ...]) -> tuple[Message, ...]:

@@ -90,7 +90,7 @@ def _row(e: Outcome) -> dict[str, Any]:
         "finish_reason": r.finish_reason,
         "ttft_s": r.timing.ttft,
         "total_s": r.timing.total,
-        "tokens_per_s": r.timing.tokens_per_second(usage.output_tokens if usage else None),
+        "tokens_per_s": r.timing.tokens_per_second,
         "input_tokens": usage.input_tokens if usage else None,
         "output_tokens": usage.output_tokens if usage else None,
         "cost_usd": r.cost,

@@ -76,7 +76,6 @@ class Chunk(NamedTuple):
     exact: bool
     stamp: str
     busy: bool  # uncertain, and this client was late to look
-    visible: bool
     counted: int | None  # output tokens so far, as the provider reports them
     tokens: int | None = None
     pieces: str = ""
@@ -92,7 +91,7 @@ def of(stream: Recorded, tokenizer: Tokenizer | None = None) -> list[Chunk]:
     trace = stream.trace
     last_of = {a.read: i for i, a in enumerate(trace.arrivals)}
     out: list[Chunk] = []
-    place, in_read, read = _first_event(stream), 0, -1
+    place, in_read, read = first_event(stream), 0, -1
     for i, arrival in enumerate(trace.arrivals):
         in_read = in_read + 1 if arrival.read == read else 0
         read = arrival.read
@@ -104,7 +103,8 @@ def of(stream: Recorded, tokenizer: Tokenizer | None = None) -> list[Chunk]:
     return _counted(out)
 
 
-def _first_event(stream: Recorded) -> int:
+def first_event(stream: Recorded) -> int:
+    """Where the events of the last attempt begin in the log."""
     return max((t.arrivals[-1].upto for t in stream.traces[:-1] if t.arrivals), default=0)
 
 
@@ -135,7 +135,6 @@ def _chunk(
         exact,
         read.stamp,
         not exact and _late(read, trace),
-        any(is_token(e) for e in events if isinstance(e, (TextDelta, MediaDelta))),
         counted[-1] if counted else None,
         tokenizer(text) if tokenizer and text else None,
         text if kind in ("content", "reasoning", "tool") else "",

@@ -22,6 +22,7 @@ from ..core.options import keywords
 from ..routing import prices
 from . import chunks as pieces
 from .chunks import DISTURBED, Chunk, Recorded, Row, Tokenizer, kind_of, ns, stalled
+from .moments import Moments, moments, streamed
 
 CERTIFIED_MS = 0.3  # what a certified stamp is good for (p99 of benchmarks/accuracy.py)
 _CHARS_A_TOKEN = 4.0  # English text; only where neither usage nor a tokenizer counts
@@ -45,6 +46,7 @@ _MARKS = {
     "ns_init": "init",
     "ns_exit": "exit",
 }
+_TOKENS = ("ns_tok1", "ns_tokN", "ns_out1")  # as Moments has them
 # Differences of two columns.
 _DERIVED = {
     "sched_delay_ms": ("ns_sched", "ns_call"),
@@ -209,7 +211,7 @@ def _answer(stream: Recorded, call: Call, disturbed: bool) -> Row:
         "cached": response.cached,
         **_outcome(stream, response),
         **_server(response, stream.trace),
-        **_tokens(response, bearing),
+        **_tokens(response.usage, bearing, when := moments(stream)),
     }
     if response.cost is not None or (bearing and not response.simulated):
         row.update(_prices(response, call))
@@ -219,8 +221,8 @@ def _answer(stream: Recorded, call: Call, disturbed: bool) -> Row:
         at = [a for a, e in stream.log if kind_of(e) == kind]
         if at and found:
             row[column] = ns(min(at[-1], found[-1].at), call.epoch)
-    if bearing:
-        row.update(_token_times(bearing, call.epoch))
+    if bearing and when is not None:
+        row.update(_token_times(bearing, when, call.epoch))
     if stream.trace.whole:  # when the first token was made, nobody saw
         row = {
             k: v
@@ -249,18 +251,14 @@ def _prices(response: Response, call: Call) -> Row:
     }
 
 
-def _token_times(bearing: list[Chunk], epoch: float) -> Row:
-    first, last = bearing[0], bearing[-1]
+def _token_times(bearing: list[Chunk], when: Moments, epoch: float) -> Row:
+    first = bearing[0]
     gaps = sorted((b.at - a.at) * 1e3 for a, b in itertools.pairwise(bearing))
     row: Row = {
-        "ns_tok1": ns(first.at, epoch),
-        "ns_tokN": ns(last.at, epoch),
+        **{n: ns(at, epoch) for n, at in zip(_TOKENS, when[:3], strict=True) if at is not None},
         "err_bound_ms": CERTIFIED_MS if first.exact else max(CERTIFIED_MS, (first.at - first.lo) * 1e3),
         "coalesced_frac": sum(not c.exact for c in bearing) / len(bearing),
     }
-    visible = next((c for c in bearing if c.visible), None)
-    if visible:
-        row["ns_out1"] = ns(visible.at, epoch)
     if gaps:
         row["icl_p50_ms"] = (gaps[(len(gaps) - 1) // 2] + gaps[len(gaps) // 2]) / 2
         row["stall_max_ms"] = gaps[-1]
@@ -269,9 +267,9 @@ def _token_times(bearing: list[Chunk], epoch: float) -> Row:
     return row
 
 
-def _tokens(response: Response, bearing: list[Chunk]) -> Row:
+def _tokens(usage: Usage | None, bearing: list[Chunk], when: Moments | None) -> Row:
     """Counts, and who made them; the first chunk's share, and how it is known."""
-    usage = response.usage or Usage()
+    usage = usage or Usage()
     counts: list[int] = [c.tokens for c in bearing if c.tokens is not None]
     by_chunk = bool(bearing) and len(counts) == len(bearing)
     streamed_usage = by_chunk and all(c.counted is not None for c in bearing)
@@ -293,15 +291,10 @@ def _tokens(response: Response, bearing: list[Chunk]) -> Row:
     if out is None:
         return row
     row["visible_tokens"] = out - (usage.reasoning_tokens or 0)
-    hidden = (
-        usage.reasoning_tokens
-        if usage.reasoning_tokens and not any(c.kind == "reasoning" for c in bearing)
-        else 0
-    )
-    row["streamed_tokens"] = streamed = max(0, out - hidden)
+    row["streamed_tokens"] = flowed = streamed(replace(usage, output_tokens=out), when) or 0
     if bearing:
         row["first_chunk_tokens"], row["itl_src"] = _first_chunk(
-            bearing, streamed, "usage_stream" if streamed_usage else "tokenizer" if by_chunk else ""
+            bearing, flowed, "usage_stream" if streamed_usage else "tokenizer" if by_chunk else ""
         )
     return row
 

@@ -154,7 +154,7 @@ def footer(
         response.model or "?",
         "" if response.cached else f"{seconds(t.ttft)} to first token",
         "" if t.total is None and not t.attempts else seconds(t.total),
-        rate(t.tokens_per_second(usage.output_tokens if usage else None)),
+        rate(t.tokens_per_second),
         tokens(usage, characters(response)),
         "" if response.simulated else money(response.cost),
         f"{money(response.saved_usd)} saved" if response.saved_usd else "",
