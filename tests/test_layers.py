@@ -63,7 +63,7 @@ LATE_PACKAGES = HEAVY | {
         "dotenv",
         "tiktoken",
     ),
-    *("a2a", "anyio", "idna", "tqdm", "tomlkit", "resource", "keyring", "docstring_parser"),
+    *("a2a", "anyio", "idna", "tqdm", "tomlkit", "resource", "keyring", "docstring_parser", "truststore"),
 }
 # The second: a part of ours that loads when it is first used. (who, what)
 LATE_PARTS = {

@@ -123,8 +123,8 @@ def test_loopback_goes_through_no_proxy(host, proxy, monkeypatch):
         ("a.example b.example", "http://b.example/", True),
         ("", "http://x.example/", False),
         (",, ,", "http://x.example/", False),
-        ("192.0.2.1", "http://192.0.2.1:8080/", True),
-        ("192.0.2.1", "http://192.0.2.2/", False),
+        ("198.51.100.1", "http://198.51.100.1:8080/", True),
+        ("198.51.100.1", "http://198.51.100.2/", False),
     ],
 )
 def test_no_proxy_names_hosts_addresses_and_networks(exceptions, url, direct, monkeypatch):

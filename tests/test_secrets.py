@@ -116,7 +116,7 @@ def test_they_arrive(client, server):
         client.complete("hello", "acme/m", retries=0)
     for name in ("header", "plain", "path"):
         assert CANARIES[name] in server.text
-    assert quote_plus(CANARIES["word"]) in server.text
+    assert quote(CANARIES["word"]) in server.text
 
 
 @pytest.mark.parametrize(

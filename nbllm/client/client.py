@@ -426,9 +426,10 @@ class Client:
         """What `send` sends, made ready, with what it needs of the network's libraries: for a handler that
         asks another route than the one it was given."""
         guard, running = Guard.of(route.provider, key), self._engine()
+        limits = (timeouts or self.timeouts).at_least(self.registry.patience(route.provider))
         if self.tapes.look() is not None:
             dialect = prepare.dialect(route.provider, self.registry.dialects)
-            return Attempt(request, route, dialect, key, guard, NO_CALL, None, timeouts or self.timeouts)
+            return Attempt(request, route, dialect, key, guard, NO_CALL, None, limits)
         try:
             call = self.encode(request, route, key, keep=keep)
             transport = self._pool.transport(call)
@@ -438,7 +439,7 @@ class Client:
         except errors.NbllmError as error:
             raise error.scrubbed(guard.texts).with_traceback(None) from None  # whose frames hold the key
         dialect = prepare.dialect(route.provider, self.registry.dialects)
-        return Attempt(request, route, dialect, key, guard, call, ready, timeouts or self.timeouts)
+        return Attempt(request, route, dialect, key, guard, call, ready, limits)
 
     def encode(self, request: Request, route: Route, key: Secret | None, *, keep: bool = False) -> AnyCall:
         """The call that `request` becomes; nothing is sent. Raises ConfigError where the route has a

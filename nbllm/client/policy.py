@@ -33,6 +33,12 @@ class Timeouts:
     silent: float | None = _SILENT
     total: float | None = None
 
+    def at_least(self, seconds: float | None) -> Timeouts:
+        """These, with the time to a token that the environment names where the call did not name one."""
+        usual = Timeouts()
+        changed = {n: seconds for n in ("first", "idle") if seconds and getattr(self, n) == getattr(usual, n)}
+        return replace(self, **changed) if changed else self
+
     def patience(self, limit: float) -> float:
         """Seconds without a token while signs of life come, where without them it were `limit`: no less,
         unless a shorter time was asked for."""

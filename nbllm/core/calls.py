@@ -533,9 +533,9 @@ class Endpoint:
 class Provider(Endpoint):
     """One row of providers.toml: an endpoint, under which names it is known, and whose keys it may use.
 
-    base_url_env names the variables that may hold the address; prefixes are other words before the slash,
-    bare are patterns of model names that need none; models is the path of its model list; price its name in
-    the price data; local: works without a key.
+    base_url_env names the variables that may hold the address, timeout_env those that hold seconds; prefixes
+    are other words before the slash, bare are patterns of model names that need none; models is the path of
+    its model list; price its name in the price data; local: works without a key.
 
     base_url, headers and query may hold ${NAME} or ${NAME:-other} for an environment variable, and base_url
     {model} for the model's name; both are filled in when a call is routed. opencode is its name in OpenCode's
@@ -549,6 +549,7 @@ class Provider(Endpoint):
     """
 
     base_url_env: tuple[str, ...] = ()
+    timeout_env: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     bare: tuple[str, ...] = ()
     local: bool = False

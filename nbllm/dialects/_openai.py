@@ -6,14 +6,13 @@ import base64
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
 
 from ..core.calls import Endpoint, HttpCall, Secret
 from ..core.errors import ConfigError
 from ..core.events import FinishReason, Usage
 from ..core.messages import Document, Image, Request, Text, ToolResult
 from ._json import count, obj
-from ._request import content
+from ._request import content, with_query
 
 # --- requests -----------------------------------------------------------------------------------------------
 
@@ -65,7 +64,7 @@ def post(
     """The HTTP call: options that were not asked for (None, empty lists) are left out, `extra` has the last
     word."""
     asked = {k: v for k, v in body.items() if v is not None and v != []}
-    url = provider.base_url.rstrip("/") + path + (f"?{urlencode(provider.query)}" if provider.query else "")
+    url = with_query(provider.base_url.rstrip("/") + path, provider)
     return HttpCall(url, {**_auth(provider, key), **provider.headers}, {**asked, **extra})
 
 

@@ -7,7 +7,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote, urlencode
 
+from ..core.calls import Endpoint
 from ..core.errors import ConfigError, ProtocolError
 from ..core.events import unused
 from ..core.messages import Document, Image, Message, Part, Raw, Request, Text, ToolCall, ToolResult
@@ -155,6 +157,12 @@ def arguments(call: ToolCall) -> str:
 def content(result: ToolResult) -> tuple[Text | Image | Document, ...]:
     """The parts of a tool's result."""
     return (Text(result.content),) if isinstance(result.content, str) else result.content
+
+
+def with_query(url: str, provider: Endpoint) -> str:
+    """An address with the query that the row has for all its requests."""
+    query = urlencode(provider.query, quote_via=quote)
+    return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
 
 
 def without_none(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ from ._request import (
     misplaced,
     system_text,
     turns,
+    with_query,
     without_none,
 )
 
@@ -103,7 +104,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         "output_config": without_none({"effort": word, "format": _format(request.schema)}),
     }
     headers = {"anthropic-version": _VERSION, **({"x-api-key": key.reveal()} if key is not None else {})}
-    url = provider.base_url.rstrip("/").removesuffix("/v1") + "/v1/messages"
+    url = with_query(provider.base_url.rstrip("/").removesuffix("/v1") + "/v1/messages", provider)
     said = with_breakpoints(without_none(body), request)
     return HttpCall(url, {**headers, **provider.headers}, merged(said, request.extra, ["output_config"]))
 

@@ -50,6 +50,7 @@ from ._request import (
     document_text,
     fragment,
     misplaced,
+    with_query,
     without_none,
     words,
 )
@@ -90,7 +91,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         else {"type": "json_object", "json_schema": request.schema},
     }
     headers = {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
-    url = provider.base_url.rstrip("/").removesuffix("/v2") + "/v2/chat"
+    url = with_query(provider.base_url.rstrip("/").removesuffix("/v2") + "/v2/chat", provider)
     return HttpCall(url, {**headers, **provider.headers}, {**without_none(body), **request.extra})
 
 

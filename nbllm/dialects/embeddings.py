@@ -29,6 +29,7 @@ from ._decoder import excerpt, failure, unfinished, values
 from ._errors import http_error, provider_error
 from ._json import count, obj
 from ._openai import post
+from ._request import with_query
 
 if TYPE_CHECKING:
     import numpy as np
@@ -199,7 +200,7 @@ def _gemini_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCal
         one["outputDimensionality"] = asked.dimensions
     requests = [{**one, "content": {"parts": [{"text": text}]}} for text in asked.texts]
     headers = {"x-goog-api-key": key.reveal()} if key is not None else {}
-    url = f"{base}/models/{quote(name, safe='')}:batchEmbedContents"
+    url = with_query(f"{base}/models/{quote(name, safe='')}:batchEmbedContents", row)
     return HttpCall(url, {**headers, **row.headers}, {"requests": requests, **asked.extra})
 
 
@@ -227,6 +228,7 @@ def _cohere_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCal
 
 def _bearer(row: Endpoint, key: Secret | None, url: str, body: dict[str, Any], asked: _Asked) -> HttpCall:
     headers = {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
+    url = with_query(url, row)
     return HttpCall(url, {**headers, **row.headers}, {**body, **asked.extra})
 
 

@@ -48,6 +48,7 @@ from ._request import (
     misplaced,
     system_text,
     turns,
+    with_query,
     with_unique_ids,
     without_none,
 )
@@ -88,7 +89,8 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
     }
     headers = {"x-goog-api-key": key.reveal()} if key is not None else {}
     extra = merged(without_none(body), request.extra, ["generationConfig"])
-    return HttpCall(_url(request.model, provider.base_url), {**headers, **provider.headers}, extra)
+    url = with_query(_url(request.model, provider.base_url), provider)
+    return HttpCall(url, {**headers, **provider.headers}, extra)
 
 
 # --- request ------------------------------------------------------------------------------------------------

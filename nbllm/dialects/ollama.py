@@ -37,6 +37,7 @@ from ._request import (
     fragment,
     merged,
     misplaced,
+    with_query,
     without_none,
     words,
 )
@@ -73,7 +74,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         ),
     }
     headers = {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
-    url = provider.base_url.rstrip("/").removesuffix("/api") + "/api/chat"
+    url = with_query(provider.base_url.rstrip("/").removesuffix("/api") + "/api/chat", provider)
     return HttpCall(
         url, {**headers, **provider.headers}, merged(without_none(body), request.extra, ["options"])
     )

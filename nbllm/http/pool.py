@@ -7,8 +7,10 @@ http.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
+import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
@@ -68,12 +70,14 @@ class StampedTransport(httpx.AsyncBaseTransport):
         self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
         self._busy: set[Connection] = set()
         self._context: ssl.SSLContext | None = None
+        self._authorities: tuple[str | None, ...] = ()
         self._keeper = stamps.keep_enabled()
 
     def context(self) -> ssl.SSLContext:
         """The TLS context, made once (some 20 ms). Raises ConfigError for certificates that cannot be
         read."""
-        if self._context is None:
+        if self._context is None or self._authorities != authorities():  # a cell may have named others
+            self._authorities = authorities()
             self._context = certificates()
             self._context.set_alpn_protocols(["http/1.1"])
         return self._context
@@ -81,7 +85,7 @@ class StampedTransport(httpx.AsyncBaseTransport):
     @property
     def has_context(self) -> bool:
         """Whether the TLS context is made."""
-        return self._context is not None
+        return self._context is not None and self._authorities == authorities()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Sends a request. Raises httpx's errors, and ConfigError for an address that leads nowhere."""
@@ -183,17 +187,42 @@ class StampedTransport(httpx.AsyncBaseTransport):
             self._keeper.close()
 
 
+_FILES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+def authorities() -> tuple[str | None, ...]:
+    """What of the environment says whose certificates are taken."""
+    return tuple(map(os.environ.get, _FILES))
+
+
 def certificates() -> ssl.SSLContext:
-    """A TLS context. Certificates as httpx takes them: SSL_CERT_FILE, SSL_CERT_DIR, certifi. Raises
-    ConfigError."""
+    """A TLS context. Certificates: those that SSL_CERT_FILE, SSL_CERT_DIR, REQUESTS_CA_BUNDLE or
+    CURL_CA_BUNDLE name, the first that is set; else the system's own and certifi's. Raises ConfigError."""
+    named = next((n for n in _FILES if os.environ.get(n)), "")
     try:
-        return httpx.create_ssl_context()
+        if not named:
+            return _usual()
+        path = os.environ[named].strip()
+        at = {"capath" if os.path.isdir(path) else "cafile": path}
+        return ssl.create_default_context(**at)  # type: ignore[arg-type]
     except OSError as exc:  # ssl.SSLError is one
-        named = next((n for n in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(n)), "certifi")
+        named = named or "certifi"
         raise ConfigError(
             f"The certificates that {named} names cannot be read ({exc.strerror or type(exc).__name__}).",
             hint=f"Correct {named}, or unset it to use the usual certificates.",
         ) from None
+
+
+def _usual() -> ssl.SSLContext:
+    """Where a system keeps its certificates outside of OpenSSL's reach, truststore asks it."""
+    if sys.platform in ("darwin", "win32"):
+        with contextlib.suppress(ImportError):
+            import truststore
+
+            return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = httpx.create_ssl_context()
+    context.load_default_certs()
+    return context
 
 
 def head(request: httpx.Request) -> bytes:
@@ -206,6 +235,7 @@ def head(request: httpx.Request) -> bytes:
             or b" " in name
             or b":" in name
         ):
-            raise httpx.LocalProtocolError("a header holds a character that HTTP does not allow")
+            shown = name.decode("latin-1")[:40]
+            raise httpx.LocalProtocolError(f"the header {shown!r} holds a character that HTTP does not allow")
         lines.append(b"%s: %s" % (name, value.strip()))
     return b"\r\n".join([*lines, b"", b""])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
 from importlib.util import find_spec
 from typing import NamedTuple
 from urllib.request import getproxies, proxy_bypass
@@ -48,14 +49,31 @@ def settings() -> tuple[str | None, ...]:
 
 def proxy_for(address: Address) -> Proxy | None:
     """The proxy on the way to an address, None for none. Raises ConfigError for one that cannot be used."""
-    named = {} if address.here else getproxies()
+    named = getproxies()
     key = next((k for k in (address.scheme, "all") if named.get(k)), None)
-    if key is None or _direct(address, named.get("no", "")) or proxy_bypass(address.host):
+    if key is None or address.here or _own(address.host):
+        return None
+    if _direct(address, named.get("no", "")) or proxy_bypass(address.host):
         return None
     variable = next(
         (n for n in (f"{key}_proxy", f"{key}_PROXY".upper()) if os.environ.get(n)), "the system's settings"
     )
     return _checked(named[key].strip(), variable)
+
+
+def _own(host: str) -> bool:
+    """Whether a host is this machine under another name or address: a socket can be bound to it."""
+    number = addresses.ip(host.partition("%")[0])
+    if number is None:
+        name = socket.gethostname().lower()
+        return host.rstrip(".") in (name, name.partition(".")[0])
+    family = socket.AF_INET if number.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(number), 0))
+    except OSError:
+        return False
+    return not number.is_multicast
 
 
 def _checked(named: str, variable: str) -> Proxy:

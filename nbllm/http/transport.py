@@ -2,12 +2,13 @@
 
 A proxy of the environment, and a loop that cannot watch sockets (Windows) need httpx's own transport: then
 marks come from its trace, and arrivals are stamped when they are in hand. Only this package imports httpx.
-Redirects are not followed (a key must not travel to another host).
+Redirects are followed within a server only (a key must not travel to another host).
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import functools
 import json
 import re
@@ -15,7 +16,9 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urljoin
 
 import httpx
 import msgspec
@@ -27,10 +30,11 @@ from . import frames as http_frames
 from . import proxies
 from .codings import decoded
 from .connection import refuse_private
-from .pool import BODY, FRESH, ORIGIN, PUBLIC, TRACE, WIRE, StampedTransport, certificates, head
+from .pool import BODY, FRESH, ORIGIN, PUBLIC, TRACE, WIRE, StampedTransport, authorities, certificates, head
 from .proxies import Proxy
 
 ERROR_BODY_LIMIT = 256 * 2**10  # bytes of an error page that are read
+_HOPS = 3  # redirections that are followed
 _WAYS = 1000  # URLs whose way is remembered
 _HEADERS = {
     "user-agent": "nbllm",
@@ -172,9 +176,9 @@ class Letter:
         self.address, content = addresses.parse(call.url), _encoded(call)
         headers = {**_HEADERS, **({"content-type": "application/json"} if content else {}), **call.headers}
         try:
-            self.request = httpx.Request(
-                call.method, _url(call.url), content=content or None, headers=headers
-            )
+            named = {**_login_of(call), **headers}.items()
+            sent = [(name.encode("ascii"), value.encode("utf-8")) for name, value in named]
+            self.request = httpx.Request(call.method, _url(call.url), content=content or None, headers=sent)
             self.request.extensions = {
                 WIRE: head(self.request) + content,
                 FRESH: fresh or public,
@@ -193,7 +197,7 @@ class Letter:
             str(self.request.url),
         ):  # where the connection goes, and what it is told
             call.guard.check(url)
-        self.call, self.size, self.public = call, len(content), public
+        self.call, self.size, self.fresh, self.public = call, len(content), fresh, public
 
 
 def _url(text: str) -> httpx.URL | str:
@@ -203,6 +207,20 @@ def _url(text: str) -> httpx.URL | str:
 
 
 _read_url = functools.lru_cache(256)(httpx.URL)
+
+
+def _login_of(call: HttpCall) -> dict[str, str]:
+    """What stands before an @ in an address, as curl and browsers send it, where nothing else says who
+    asks."""
+    user = _USER.match(call.url)
+    if user is None or "authorization" in map(str.lower, call.headers):
+        return {}
+    name, colon, password = user[1].partition(":")
+    said = f"{unquote(name)}:{unquote(password) if colon else ''}"
+    return {"authorization": f"Basic {base64.b64encode(said.encode()).decode()}"}
+
+
+_USER = re.compile(r"https?://([^/?#]*)@", re.IGNORECASE)
 
 
 class _Way(NamedTuple):
@@ -217,9 +235,8 @@ class HttpTransport:
     """A connection pool. Used on one event loop."""
 
     def __init__(self) -> None:
-        self._clients: dict[
-            str, httpx.AsyncClient
-        ] = {}  # for what needs httpx's own transport, by the proxy's address
+        # for what needs httpx's own transport, by the proxy's address and whose certificates are taken
+        self._clients: dict[tuple[str, tuple[str | None, ...]], httpx.AsyncClient] = {}
         self._stamped: StampedTransport | None = None
         self._settings: tuple[str | None, ...] = ()
         self._ways: dict[Address, _Way] = {}
@@ -243,7 +260,7 @@ class HttpTransport:
         """Whether prepare has nothing to do for `url`."""
         way = self._way(addresses.parse(url))
         if not way.own:
-            return (way.proxy.url if way.proxy else "") in self._clients
+            return (way.proxy.url if way.proxy else "", authorities()) in self._clients
         return self._stamped is not None and (self._stamped.has_context or way.address.scheme != "https")
 
     def _way(self, address: Address) -> _Way:
@@ -261,9 +278,10 @@ class HttpTransport:
 
     def _through_httpx(self, proxy: Proxy | None) -> httpx.AsyncClient:
         url = proxy.url if proxy else ""
-        if url not in self._clients:
+        key = (url, authorities())
+        if key not in self._clients:
             try:
-                self._clients[url] = httpx.AsyncClient(
+                self._clients[key] = httpx.AsyncClient(
                     proxy=url or None,
                     trust_env=False,
                     verify=certificates(),
@@ -279,7 +297,7 @@ class HttpTransport:
                     f"({type(exc).__name__}).",
                     hint="Correct it or unset it, or name the hosts that need no proxy in NO_PROXY.",
                 ) from None
-        return self._clients[url]
+        return self._clients[key]
 
     def warming(self, call: HttpCall) -> Coroutine[Any, Any, None] | None:
         """What `prepare` makes for a call, where it is not there already."""
@@ -321,10 +339,29 @@ class HttpTransport:
         StreamCut.
         """
         letter = call if isinstance(call, Letter) else Letter(call)
-        way = self._way(letter.address)
-        trace.bytes_out, trace.marks["start"] = letter.size, time.perf_counter()
+        response, way = await self._opened(letter, trace, connect)
+        for _ in range(_HOPS):
+            if (further := _redirected(letter, response)) is None:
+                break
+            await response.aclose()
+            letter = further
+            response, way = await self._opened(letter, trace, connect)
         try:
-            response = await self._ask(letter, way, trace, connect)
+            if way.proxy and response.status_code == _WANTS_LOGIN:
+                raise _login(way.proxy)
+            self._note(response, trace)
+            yield Reply(response, trace)
+        finally:
+            await response.aclose()
+
+    async def _opened(
+        self, letter: Letter, trace: Trace, connect: float | None
+    ) -> tuple[httpx.Response, _Way]:
+        way = self._way(letter.address)
+        trace.bytes_out = letter.size
+        trace.marks.setdefault("start", time.perf_counter())
+        try:
+            return await self._ask(letter, way, trace, connect), way
         except httpx.ConnectTimeout:
             raise errors.Timeout(
                 f"No connection to {letter.address.place}{_through(way.proxy)} within {connect:g} s.",
@@ -334,13 +371,6 @@ class HttpTransport:
             ) from None
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise _translated(exc, letter.address, started=False, proxy=way.proxy) from None
-        try:
-            if way.proxy and response.status_code == _WANTS_LOGIN:
-                raise _login(way.proxy)
-            self._note(response, trace)
-            yield Reply(response, trace)
-        finally:
-            await response.aclose()
 
     async def _ask(self, letter: Letter, way: _Way, trace: Trace, connect: float | None) -> httpx.Response:
         """Through our own transport without a client around it (no cookies, redirects or auth flows are
@@ -375,6 +405,20 @@ class HttpTransport:
             for k, v in ((k.lower(), v) for k, v in response.headers.items())
             if k in _KEPT or k.startswith(_KEPT_PREFIXES)
         }
+
+
+def _redirected(letter: Letter, response: httpx.Response) -> Letter | None:
+    """The same request at another path of the same server, where the answer sends it there with its method
+    (307, 308); None for anything else: a key must not travel to another host."""
+    if response.status_code not in (307, 308) or not (place := response.headers.get("location", "")):
+        return None
+    try:
+        url = urljoin(letter.call.url, place)
+        if addresses.parse(url) != letter.address:
+            return None
+        return Letter(replace(letter.call, url=url), fresh=letter.fresh, public=letter.public)
+    except (errors.ConfigError, ValueError):
+        return None
 
 
 async def _refuse_private(way: _Way) -> None:
@@ -431,13 +475,12 @@ def _translated(
             if proxy
             else "Check that the server runs and the address is right (base_url, proxies)."
         )
-        return errors.ConnectFailed(
-            f"No connection to {address.place}{_through(proxy)}: {str(exc) or 'refused'}.", hint=check
-        )
+        said = str(exc) or "refused"
+        check = next((hint for pattern, hint in _TLS if pattern.search(said)), check)
+        return errors.ConnectFailed(f"No connection to {address.place}{_through(proxy)}: {said}.", hint=check)
     if isinstance(exc, httpx.LocalProtocolError):
         return errors.ConfigError(
-            "The request holds a header that HTTP does not allow.",
-            hint="Check the key for line breaks or spaces.",
+            f"The request cannot be sent: {exc}.", hint="Check the key and the row's headers for line breaks."
         )
     if isinstance(exc, httpx.RemoteProtocolError) and not _CUT.search(str(exc)):
         return errors.ProtocolError(
@@ -451,4 +494,24 @@ def _translated(
     )
 
 
+_TLS = tuple(
+    (re.compile(pattern, re.I), hint)
+    for pattern, hint in (
+        (
+            r"local issuer|self.signed|unknown ca|unable to get issuer|untrusted|not trusted",
+            "Its certificate is of an authority that is not known here, as a company's proxy may be. Set "
+            "SSL_CERT_FILE (or REQUESTS_CA_BUNDLE) to that authority's PEM file, or add it to the system's "
+            "certificates; a cell may do that, with os.environ.",
+        ),
+        (r"hostname|ip address mismatch", "Its certificate is for another host: check the address."),
+        (
+            r"expired|not yet valid",
+            "Its certificate is out of date: check the clock of this machine.",
+        ),
+        (
+            r"wrong.version.number|record.layer|http.request|packet length too long",
+            "It does not speak TLS there: the address may begin with http://.",
+        ),
+    )
+)
 _CUT = re.compile("disconnected|closed")  # in the words of httpx's own transport

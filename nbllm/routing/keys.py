@@ -15,7 +15,9 @@ folder (`Secret.beside`): `auto` prefers all others.
 from __future__ import annotations
 
 import json
+import re
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from ..core.calls import Provider, Secret, origin, same_host
 from ..core.errors import AuthenticationError, ConfigError
 from .files import read_small
 from .key_stores import SERVICE, Stores, read_dotenv
+from .places import bare
 
 __all__ = [
     "SOURCES",
@@ -153,13 +156,47 @@ def find(
 ) -> Secret | None:
     """The key for `row` at `address` (its own where none is given), which it belongs to: given explicitly,
     else typed in this session, else from the sources in their order; None where there is none. `quick` leaves
-    slow sources out."""
+    slow sources out. Raises ConfigError for what cannot be a key."""
     address = address or row.base_url
     if explicit is not None:
-        return (explicit if isinstance(explicit, Secret) else Secret(explicit.strip())).at(address)
-    looks = (s.look(row, address, stores) for s in SOURCES if not (quick and s.slow))
-    found = _typed(row, address) or next((key for key in looks if key is not None), None)
-    return found.at(address) if found else None
+        found: Secret | None = explicit if isinstance(explicit, Secret) else Secret(explicit)
+    else:
+        looks = (s.look(row, address, stores) for s in SOURCES if not (quick and s.slow))
+        found = _typed(row, address) or next((key for key in looks if key is not None), None)
+    key, wrong = _usable(found, row, address) if found else (None, None)
+    if wrong is not None:
+        address = ""  # tracebacks that show local variables would show it
+        raise wrong
+    return key
+
+
+_PASSWORDS = frozenset({"opencode_server"})  # dialects whose key is a password of any letters
+
+
+def _usable(key: Secret, row: Provider, address: str) -> tuple[Secret | None, ConfigError | None]:
+    """(a key without what was copied with it: blanks, quotes, "Bearer "; None where nothing is left; what is
+    wrong with one that cannot be a key)."""
+    text = key.reveal()
+    if row.dialect not in _PASSWORDS:
+        text = bare(re.sub(r"(?i)^(?:authorization:\s*)?bearer(?:\s+|$)", "", bare(text)))
+        odd = next((c for c in text if not " " <= c <= "~"), None)
+        if odd is not None:
+            where = "What was given as api_key" if key.source == "argument" else f"What {key.source} holds"
+            return None, ConfigError(
+                f"{where} cannot be a key: {_named(odd)} stands in it.",
+                hint="Copy the key again as plain text from where it was made: something on the way has "
+                "changed it.",
+            )
+    if not text:
+        return None, None
+    clean = key if text == key.reveal() else Secret(text, key.source, key.origin, beside=key.beside)
+    return clean.at(address), None
+
+
+def _named(character: str) -> str:
+    if character in "\r\n":
+        return "a line break"
+    return f"U+{ord(character):04X} ({unicodedata.name(character, 'a control character').lower()})"
 
 
 def _typed(row: Provider, address: str) -> Secret | None:

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from ..core.addresses import ip
 from ..core.calls import Dialect, Hidden, Provider, Quirks, Secret, shown
 from ..core.errors import AuthenticationError, ConfigError
+from ..dialects._limits import seconds
 from . import config, keys
 from .config import Places, Problem
 from .dialects import DIALECTS
+from .places import bare, place
 from .spec import filled, provider_row, spent, variables
 from .toml_edit import change_entry
 
@@ -105,7 +108,7 @@ class Registry:
         base_url and dialect replace the row's; with a base_url, an unknown name is a model of the server
         there.
         """
-        asked = name.strip()
+        asked, base_url = name.strip(), bare(base_url) if base_url is not None else None
         self._tell()
         full = config.meant(asked, self.aliases, self.rows)
         if full.partition("/")[0] == SIMULATOR or full == SIMULATOR:
@@ -209,13 +212,16 @@ class Registry:
         says so."""
         own = self.address(row)
         elsewhere = base_url is not None and not keys.same_host(base_url, own)
+        spoken, placed = dialect or row.dialect, _without_its_own(row) if elsewhere else row
+        url, query = place(base_url or own, spoken) if "${" not in (base_url or own) else (own, {})
         return replace(
-            _without_its_own(row) if elsewhere else row,
-            base_url=base_url or own,
-            dialect=dialect or row.dialect,
+            placed,
+            base_url=url,
+            query={**placed.query, **query},
+            dialect=spoken,
             local=row.local or elsewhere,
             refused="" if base_url else row.refused,
-            values=self._values(row),
+            values=Hidden((*self._values(row), *query.values())),
         )
 
     def _ready(self, row: Provider, model: str) -> Provider:
@@ -281,10 +287,23 @@ class Registry:
         """The address in force: the first of the row's variables that is set, else the row's own. Variables
         in it that are not set stay as they are written."""
         names = (v for v in row.base_url_env if v not in row.held)
-        found = next((self.env[v].strip() for v in names if self.env.get(v, "").strip()), None)
+        found = next((value for v in names if (value := bare(self.env.get(v, "")))), None)
         if found is None:
             return filled(row.base_url, self.env, row.held)[0]
-        return _as_url(found, row) if row.local else found
+        return place(_as_url(found, row) if row.local else found, row.dialect).url
+
+    def patience(self, row: Provider) -> float | None:
+        """Seconds to wait for a token, as a variable of the row says; None where none does. Raises
+        ConfigError for one that is no number of seconds."""
+        for name in row.timeout_env:
+            if value := bare(self.env.get(name, "")):
+                if (found := seconds(value)) is None or not found > 0:
+                    raise ConfigError(
+                        f"{name} is no number of seconds: {value[:40]!r}.",
+                        hint=f"Set it to seconds above 0, such as 300, or unset {name}.",
+                    )
+                return found
+        return None
 
     def shown(self, row: Provider) -> str:
         """The address in force as people may see it."""
@@ -375,7 +394,7 @@ class Registry:
         slow, or ask the person."""
         try:
             return keys.find(row, self.stores, address=self.address(row), quick=quick)
-        except AuthenticationError:  # a call to that row says so; a list of all of them goes on
+        except (AuthenticationError, ConfigError):  # a call to that row says so; a list of all goes on
             return None
 
     def key_for(self, route: Route, explicit: str | Secret | None) -> Secret | None:
@@ -430,6 +449,7 @@ def _as_url(address: str, row: Provider) -> str:
     scheme, _, rest = address.rpartition("://")
     host, _, path = rest.partition("/")
     default_port = row.base_url.rpartition(":")[2]
+    host = f"[{host}]" if ip(host) is not None and ":" in host else host  # ::1, as it is often written
     name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
     if not colon:
         name, port = host, "443" if scheme == "https" else "80" if scheme else default_port

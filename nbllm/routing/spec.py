@@ -19,6 +19,7 @@ from ..core.errors import ConfigError, did_you_mean
 from ..dialects._limits import WINDOWS
 from ..dialects.batches import FORMATS
 from .dialects import DIALECTS
+from .places import without
 
 BUILT_IN = ""  # the source of nbllm's own rows
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
@@ -152,7 +153,10 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "oauth": _oauth,
     "models": _path,
     **dict.fromkeys(("label", "default_model", "key_url", "price", "opencode", "refused"), _text),
-    **dict.fromkeys(("base_url_env", "key_env", "prefixes", "bare", "verified", "command", "passes"), _texts),
+    **dict.fromkeys(
+        ("base_url_env", "timeout_env", "key_env", "prefixes", "bare", "verified", "command", "passes"),
+        _texts,
+    ),
     **dict.fromkeys(("headers", "query", "embeddings"), _pairs),
 }
 
@@ -280,7 +284,9 @@ def filled(text: str, env: Mapping[str, str], held: Iterable[str] = ()) -> tuple
     def value(match: re.Match[str]) -> str:
         found = "" if match[1] in held else env.get(match[1], "").strip()
         if found or match[2] is not None:
-            return (found or match[2]).rstrip("/") if match.start() == 0 else found or match[2]
+            return (
+                without(found or match[2], text[match.end() :]) if match.start() == 0 else found or match[2]
+            )
         missing.append(match[1])
         return match[0]
 

@@ -1,0 +1,64 @@
+"""Addresses as people have them: pasted from a portal or a terminal, with quotes, a query, or a whole
+endpoint where a base is wanted. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+from urllib.parse import parse_qsl
+
+_QUOTES = "\"'`\u2018\u2019\u201c\u201d"
+_BLANKS = " \t\r\n\u00a0\u200b\u2060\ufeff"
+
+# By dialect, what of a path is an endpoint's and not the base's; what the dialect adds itself.
+_GEMINI = re.compile(r"/(?:models|tunedModels)(?:/[^/]*)?$")
+_ENDPOINTS: dict[str, re.Pattern[str]] = {
+    "openai_chat": re.compile(r"/(?:(?:chat/)?completions|embeddings|models|responses)$"),
+    "openai_responses": re.compile(r"/(?:responses|(?:chat/)?completions|embeddings|models)$"),
+    "anthropic": re.compile(r"(?:/v1)?/(?:messages(?:/count_tokens)?|models|complete)$"),
+    "gemini": _GEMINI,
+    "ollama": re.compile(
+        r"(?:/api(?:/(?:chat|generate|tags|embed|embeddings))?|/v1(?:/chat/completions|/models)?)$"
+    ),
+    "cohere": re.compile(r"(?:/v[12])?/(?:chat|embed|models)$|/v[12]$"),
+}
+
+
+class Place(NamedTuple):
+    """A base address, and the query that goes with every request to it."""
+
+    url: str
+    query: dict[str, str]
+
+
+def bare(text: str) -> str:
+    """A text without the blanks and quotes around it, as they stand in .env files and terminals."""
+    text = text.strip(_BLANKS)
+    while len(text) > 1 and text[0] in _QUOTES and text[-1] in _QUOTES:
+        text = text[1:-1].strip(_BLANKS)
+    return text
+
+
+def place(url: str, dialect: str) -> Place:
+    """Where a dialect's requests go, for an address that may be that of a whole endpoint."""
+    url = bare(url).partition("#")[0]
+    base, _, query = url.partition("?")
+    head, path = re.fullmatch(r"([^/]*//[^/]*|)(.*)", base, re.DOTALL).groups()  # type: ignore[union-attr]
+    path = re.sub(r"/{2,}", "/", path).rstrip("/")
+    path = re.sub(r"(/v\d+\w*)\1$", r"\1", path)
+    if (endpoint := _ENDPOINTS.get(dialect)) is not None:
+        path = endpoint.sub("", path)
+    asked = {k: v for k, v in parse_qsl(query, keep_blank_values=True) if (k, v) != ("alt", "sse")}
+    return Place(head + path, asked)
+
+
+def without(value: str, rest: str) -> str:
+    """The value of a variable that stands before `rest` in an address, without what of `rest` was pasted with
+    it: Azure's portal shows https://NAME.openai.azure.com/openai/deployments/... as well."""
+    value = re.split(r"[?#]", bare(value))[0].rstrip("/")
+    first = re.match(r"/[\w.-]+", rest)
+    if first is None or "//" not in value:
+        return value
+    head, slashes, path = value.partition("//")
+    at = re.search(re.escape(first[0]) + r"(?=/|$)", path)
+    return head + slashes + (path[: at.start()] if at else path)
