@@ -131,7 +131,7 @@ UNREADABLE = {
     IN_CHUNKS + b"1 \r\ntoo long\r\n": "it is no HTTP/1.1: Expected LF after chunk data",
     IN_CHUNKS + b" 1;\r\ntoo long\r\n": "a chunk is longer than its size",
     IN_CHUNKS + b" 1;" + b"x" * 70_000: "a line between two chunks has no end",
-    IN_CHUNKS + b"5" + b" " * 300_000: "its headers are too large",
+    IN_CHUNKS + b"5" + b" " * 900_000: "its headers are too large",
     ok(first=b"HTTP/1.1 101 Switching Protocols"): "another protocol",
 }
 
