@@ -15,6 +15,7 @@ from ..core.schema import Shape
 from ..core.template import Filled, fill
 from ..routing.registry import DEFAULT_MODEL
 from . import background, dry_run, fix, prompt_files
+from .actions import actions_of
 from .comparison import Comparison
 from .functions import define
 from .painters import painter
@@ -124,6 +125,8 @@ def ask(
         except KeyboardInterrupt:  # pressed twice after the answer: it is kept
             run.stopped = True
     session.shown(result)
+    if run.place and problem is None:
+        actions_of(session).offer(run, out)
     if run.stopped:
         raise Stopped(
             out or "_llm",

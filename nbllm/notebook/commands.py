@@ -412,6 +412,12 @@ def _prompt(session: Session, rest: str) -> Any:
     return command(session, rest)
 
 
+def _kept(session: Session, rest: str) -> Any:
+    from .actions import kept
+
+    return kept(session, rest)
+
+
 def _stop(session: Session, rest: str) -> str:
     from .background import stop
 
@@ -507,6 +513,7 @@ COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "budget": _budget,
     "chat": _chat,
     "prompt": _prompt,
+    "kept": _kept,
     "fix": _fix,
     "insert": _insert,
     "stop": _stop,

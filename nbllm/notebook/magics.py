@@ -65,6 +65,8 @@ def unload_ipython_extension(shell: Any) -> None:
     session.client.asker = None
     for part in (fix, settings, completion, formatters):
         part.remove(session)
+    if session.actions is not None:
+        session.actions.close()
     listen(session.hear, listening=False)
     forget(shell)
     if questions in shell.input_transformers_cleanup:

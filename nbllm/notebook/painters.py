@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from uuid import uuid4
 
 from .buttons import StopBar
 from .run import Run
@@ -29,8 +30,9 @@ def painter(session: Session, run: Run, before: Sequence[Outcome] = (), *, in_pl
         return session.alone and not in_place
 
     if len(run.states) == 1 and not before and not in_place:
+        run.place = f"nbllm-{uuid4().hex}" if mode == "live" and session.comm is not None else ""
         # the grammar checks
-        return LivePainter(port, run.states[0], mode=mode, alone=alone)  # type: ignore[arg-type]
+        return LivePainter(port, run.states[0], mode=mode, alone=alone, place=run.place)  # type: ignore[arg-type]
     bar = (
         StopBar(port, [s.label for s in run.states], run.stop)
         if mode == "live" and session.comm is not None and alone()

@@ -121,6 +121,7 @@ class Run:
         default_factory=dict
     )  # by column, the first answer where it was asked for once more
     stopped: bool = False
+    place: str = ""  # the id of where what can be done with the answer stands
     interruptible: bool = False  # a function of the user's runs: an interrupt must reach it
 
     @classmethod

@@ -62,6 +62,7 @@ class Session:
     chats: Chats = field(init=False)
     running: list[Any] = field(default_factory=list)  # runs that are answered in the background
     settings: Any = None  # what %config NbLLM shows
+    actions: Any = None  # what can be done with answers below them
     comm: Any = None  # the small widget that was made so that later ones are heard while a cell runs
     matcher: Any = None  # the completion that was installed
     _chats_of: str = ""  # whose conversations are kept

@@ -57,6 +57,7 @@ SUBCOMMANDS: dict[str, str] = {
     "your configuration keeps them on disk (list --all, forget --all: those of all notebooks)",
     "prompt": "prompts that save= keeps, here or in the project (save=prompts/NAME): %llm prompt list | show "
     "NAME | diff NAME (since the last commit) | edit NAME (in the next cell) | forget NAME",
+    "kept": "the answers that were kept by the button below them, with their questions; forget ID",
     "fix": "why the last cell failed, what to change, and the corrected cell below, unrun: %llm fix "
     "claude/sonnet",
     "insert": "the code of the last answer into the next cell, unrun",

@@ -51,6 +51,8 @@ class LivePainter(Painter):
 
     Modes: "live" draws as told above; "plain" the same in text/plain alone; "final" draws nothing before
     `finish`. alone: says whether the cell holds nothing else (by now), so that its outputs may be cleared.
+    place: the id of an empty place at the end of the final form, for what can be done with the answer. grown:
+    the id of a display that is there already, and all that is drawn in.
     """
 
     def __init__(
@@ -60,11 +62,15 @@ class LivePainter(Painter):
         *,
         mode: Mode = "live",
         alone: Callable[[], bool] = lambda: True,
+        place: str = "",
+        grown: str = "",
         budget: Budget | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._port, self._state, self._mode, self._clock, self._alone = port, state, mode, clock, alone
-        self._display_id = self._styled_id = ""
+        self._place, self._display_id, self._styled_id = place, grown, ""
+        if grown:
+            self._alone = lambda: False
         self._ended: list[str] = []  # the displays that are frozen
         self._pace = Pace(budget, state.began)
         self._ratio = 2.2  # bytes that a frame takes for a character of the tail
@@ -193,10 +199,10 @@ class LivePainter(Painter):
 
     # -- the end --
 
-    def finish(self, outcomes: Sequence[Outcome]) -> None:
+    def finish(self, outcomes: Sequence[Outcome], told: Sequence[Rendered] = ()) -> None:
         """Replaces all by the final form. Where an error came before anything else did, the error is all
         there is to see: the cell's own where the answer is alone in it, which would come below other outputs
-        elsewhere."""
+        elsewhere. told: more lines below it."""
         [ended] = outcomes
         place = self._withdraw()
         if ended.bare and not place and self._alone():
@@ -206,9 +212,13 @@ class LivePainter(Painter):
             if ended.bare
             else ended.line(self._state.format)
         )
+        line = joined([line, *told])
+        if self._place and not ended.bare:
+            line = Rendered(f"{line.html}<div class=nbllm-acts id={self._place}></div>", line.text)
+        self._state.display = place or self._place
         self._port.publish(
             bundle_of(line, html=self._mode != "plain"),
-            display_id=place or None,
+            display_id=self._state.display or None,
             update=bool(place),
             metadata={"nbllm": provenance(ended.response)},
         )

@@ -89,6 +89,7 @@ class AnswerState:
     restarts: int = 0
     first: float | None = None
     ended: float | None = None
+    display: str = ""  # the id of the display that has the final form
 
     def __post_init__(self) -> None:
         self.model = self.model or self.label
