@@ -126,7 +126,7 @@ _STANDARD = sys.stdlib_module_names - {
 BUDGETS = {
     ("core", "dialects", "http", "agents", "routing", "client", "store"): 14_600,
     ("rows",): 1_400,
-    ("notebook",): 5_000,
+    ("notebook",): 5_700,
     ("tools",): 2_100,
     ("bench",): 3_300,
     ("simulator",): 2_800,
