@@ -3,15 +3,21 @@ variable and no key."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shlex
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
 from ..core.errors import ConfigError, looks_like_key
 from ..routing.config import user_file
+from ..routing.oauth import Listener, shown
 from ..tools.consent import Change
 from ..tools.mcp_config import save as write_own
 from ..tools.mcp_entry import SESSION, Entry, Source, entry_of
@@ -35,7 +41,7 @@ _SHOWN = 20  # tools of a server that are told when it is allowed
 
 
 def mcp(session: Session, rest: str) -> Any:
-    """add, list, allow, tools, resources, prompt, remove, log."""
+    """add, list, allow, tools, resources, prompt, remove, log, login, logout."""
     word, _, more = rest.strip().partition(" ")
     if word and word not in WORDS:
         raise ConfigError(f"%llm mcp has no {word!r}.", hint=f"There are {', '.join(WORDS)}.")
@@ -284,6 +290,52 @@ def _remove(session: Session, rest: str) -> str:
     )
 
 
+def _login(session: Session, rest: str) -> str:
+    """Logs in to a server in the browser."""
+    servers = _servers(session)
+    entry = servers.usable_entry(_one(rest))
+    if not session.can_ask:
+        raise ConfigError("Nobody can log in here.", hint="Log in from a notebook that somebody watches.")
+    urls, answers = SimpleQueue[str](), SimpleQueue[Mapping[str, str]]()
+
+    async def ask(url: str) -> Mapping[str, str]:
+        urls.put(url)
+        return await asyncio.to_thread(answers.get)
+
+    with Listener() as listener, ThreadPoolExecutor(1) as thread:
+        work = thread.submit(session.client.run, servers.log_in(entry, listener.address, ask))
+        try:
+            while not work.done():
+                with suppress(Empty):
+                    url = shown(urls.get(timeout=0.1))
+                    listener.state = dict(parse_qsl(urlsplit(url).query)).get("state", "")
+                    session.say(f"Open {_web(url)} in a browser on this machine. Waiting ...")
+                    answers.put(listener.wait(600.0))
+        finally:
+            answers.put({})  # nobody waits any more
+        kept = work.result()
+    where = "." if kept else ", for this session: there is no keyring to keep it (pip install 'nbllm[keys]')."
+    return f"mcp/{entry.name}: you are logged in{where}"
+
+
+def _web(url: str) -> str:
+    """The address of a login. Raises ConfigError for what a browser should not open."""
+    parts = urlsplit(url)
+    here = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if not (parts.scheme == "https" or (parts.scheme == "http" and here)):
+        raise ConfigError("The server names no address at which one could log in.", hint="Ask who runs it.")
+    return url
+
+
+def _logout(session: Session, rest: str) -> str:
+    servers = _servers(session)
+    entry = servers.entry(_one(rest))
+    login = servers.login(entry)
+    there = login is not None and login.forget()
+    _run(session, servers.stop(entry.name))
+    return f"mcp/{entry.name}: " + ("the login was deleted." if there else "nobody was logged in.")
+
+
 def _log(session: Session, rest: str) -> str:
     """What a server wrote to its standard error, the last of it."""
     servers, name = _servers(session), _one(rest)
@@ -300,5 +352,5 @@ def _one(rest: str) -> str:
 
 
 WORDS: dict[str, Callable[[Session, str], Any]] = dict(
-    zip(MCP, (_add, _list, _allow, _tools, _resources, _prompt, _remove, _log), strict=True)
+    zip(MCP, (_add, _list, _allow, _tools, _resources, _prompt, _remove, _log, _login, _logout), strict=True)
 )

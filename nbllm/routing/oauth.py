@@ -156,7 +156,7 @@ def _by_device(way: OAuth, tell: Callable[[str], None], patience: float) -> Mapp
         until = time.monotonic() + min(patience, _seconds(started.get("expires_in"), patience))
         pause, asked = min(_seconds(started.get("interval"), 5.0), 60.0), 0
         tell(
-            f"Open {_place_to_open(started)} and enter the code {_shown(started.get('user_code'))[:64]}. "
+            f"Open {_place_to_open(started)} and enter the code {shown(started.get('user_code'))[:64]}. "
             f"Waiting ..."
         )
         while (left := until - time.monotonic()) > 0:
@@ -177,11 +177,11 @@ def _by_device(way: OAuth, tell: Callable[[str], None], patience: float) -> Mapp
 def _by_browser(way: OAuth, tell: Callable[[str], None], patience: float) -> Mapping[str, Any]:
     state, verifier = secrets.token_urlsafe(24), secrets.token_urlsafe(48)
     with (
-        _Listener(state) as listener,
+        Listener(state) as listener,
         _client(way, redirect_uri=listener.address, code_challenge_method="S256") as client,
     ):
         url, _ = client.create_authorization_url(way.authorize_url, state=state, code_verifier=verifier)
-        tell(f"Open {_shown(url)} in a browser on this machine. Waiting ...")
+        tell(f"Open {shown(url)} in a browser on this machine. Waiting ...")
         answer = listener.wait(patience)
         if "code" not in answer:
             raise _refused(answer.get("error"), None)
@@ -208,19 +208,20 @@ class _Server(ThreadingHTTPServer):
         """Nothing: a visitor that leaves is no fault of ours, and a traceback would show what it asked."""
 
 
-class _Listener:
+class Listener:
     """Waits on a free port of this machine for the browser to come back; other visitors are turned away, and
-    so is whoever calls this machine by another name."""
+    so is whoever calls this machine by another name. state: what the browser was sent with, "" while it is
+    not yet known."""
 
-    def __init__(self, state: str) -> None:
-        self._answer: dict[str, str] = {}
+    def __init__(self, state: str = "") -> None:
+        self.state, self._answer = state, dict[str, str]()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             timeout = 10.0  # seconds for what a visitor has to say
 
             def do_GET(self) -> None:
-                ours = outer._take(self.path, self.headers.get_all("host") or [], state)
+                ours = outer._take(self.path, self.headers.get_all("host") or [])
                 self.send_response(200 if ours else 400)
                 self.send_header("content-type", "text/plain; charset=utf-8")
                 self.send_header("cache-control", "no-store")
@@ -237,7 +238,7 @@ class _Listener:
         self._server = _Server(("127.0.0.1", 0), Handler)
         self.address = f"http://127.0.0.1:{self._server.server_port}/callback"
 
-    def _take(self, target: str, hosts: list[str], state: str) -> bool:
+    def _take(self, target: str, hosts: list[str]) -> bool:
         """Whether a visitor is the browser that was sent; the first such brings the answer."""
         port = self._server.server_port
         if len(hosts) != 1 or hosts[0].lower() not in (f"127.0.0.1:{port}", f"localhost:{port}"):
@@ -247,14 +248,14 @@ class _Listener:
             said = dict(reversed(parse_qsl(parts.query, max_num_fields=50)))
         except ValueError:
             return False
-        ours = parts.path == "/callback" and secrets.compare_digest(
-            said.get("state", "").encode("utf-8", "replace"), state.encode()
-        )
+        told = said.get("state", "").encode("utf-8", "replace")
+        ours = parts.path == "/callback" and bool(self.state)
+        ours = ours and secrets.compare_digest(told, self.state.encode())
         if ours and not self._answer:
             self._answer = said
         return ours
 
-    def __enter__(self) -> _Listener:
+    def __enter__(self) -> Listener:
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -400,7 +401,7 @@ def _seconds(value: Any, usual: float) -> float:
     return found if 0 < found < 3.2e8 else usual
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A server's word as it can be printed: without escape sequences, control, format and blank
     characters."""
     return "".join(c for c in _ESCAPES.sub("", label(value) or "") if c.isprintable() and not c.isspace())
@@ -410,7 +411,7 @@ def _place_to_open(started: Mapping[str, Any]) -> str:
     """Where the code is to be entered. Raises ConfigError where the server names no address that a browser
     should open."""
     for name in ("verification_uri_complete", "verification_uri", "verification_url"):
-        url = _shown(started.get(name))
+        url = shown(started.get(name))
         try:
             parts = urlsplit(url)
             safe = parts.scheme == "https" or (

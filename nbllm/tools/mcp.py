@@ -25,6 +25,7 @@ from .consent import Described
 from .mcp_content import Part, parts_of, words_of
 from .mcp_entry import Entry
 from .mcp_errors import ToolFailed, is_gone, leaf, words
+from .mcp_login import Login
 from .mcp_mend import Mended, fingerprint, line, mend
 from .mcp_offers import Prompt, Resource, prompt_messages, resource_parts
 from .mcp_stdio import Incoming, Outgoing, Pipes, whole
@@ -73,8 +74,10 @@ class Connection:
     tools. `log`: the end of its standard error, once it is over. `prints`: its tools' fingerprints, as it
     told them last; None before it did."""
 
-    def __init__(self, entry: Entry, processes: ProcessTransport, limits: Limits) -> None:
-        self.entry, self.limits, self._processes = entry, limits, processes
+    def __init__(
+        self, entry: Entry, processes: ProcessTransport, limits: Limits, login: Login | None = None
+    ) -> None:
+        self.entry, self.limits, self._processes, self._login = entry, limits, processes, login
         self.ended, self._log, self._status = "", "", 0
         self.notes: list[str] = []
         self.prints: dict[str, str] | None = None
@@ -134,6 +137,8 @@ class Connection:
         if isinstance(error, NbllmError):
             return error.scrubbed(self.entry.secrets)
         hint = f"`%llm mcp log {self.entry.name}` shows all that it wrote." if self._log else ""
+        if self._status == 401:
+            hint = f"`%llm mcp login {self.entry.name}` logs in, where the server has a login."
         return ConnectFailed(f"{self.name} did not start: {self.ended}.", hint=hint)
 
     async def _by_pipes(self) -> None:
@@ -190,13 +195,22 @@ class Connection:
 
         times = httpx2.Timeout(self.limits.connect, read=5 * self.limits.call)
         hooks: Any = {"request": [sign], "response": [look]}
-        async with httpx2.AsyncClient(timeout=times, event_hooks=hooks) as http:
+        auth = await self._auth()
+        async with httpx2.AsyncClient(timeout=times, event_hooks=hooks, auth=auth) as http:
             transport = streamable_http_client(self.entry.url, http_client=http)
             try:
                 await self._speak(Mended(transport, self._mend))
             except Exception as exc:
                 self.ended = self.ended or self._at_the_address(self._masked(line(words(leaf(exc)))))
                 raise
+
+    async def _auth(self) -> Any:
+        """What signs requests with a login, where there is one or one is begun."""
+        login = self._login
+        if login is None or any(name.lower() == "authorization" for name in self.entry.headers):
+            return None
+        there = await asyncio.to_thread(login.load)
+        return login.auth() if there or login.ask is not None else None
 
     async def _speak(self, transport: Any) -> None:
         """Opens the SDK's client, and keeps it open until the connection is over."""
@@ -224,7 +238,7 @@ class Connection:
             self.notes += mend(result)
 
     def _masked(self, text: str) -> str:
-        return scrub(text, self.entry.secrets)
+        return scrub(text, (*self.entry.secrets, *(self._login.secrets if self._login else ())))
 
     # --- what it is asked ---
 

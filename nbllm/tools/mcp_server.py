@@ -18,6 +18,7 @@ from .mcp import Connection, Limits
 from .mcp_content import Part
 from .mcp_entry import Entry
 from .mcp_errors import ToolFailed
+from .mcp_login import Login
 from .mcp_mend import clean, line, schema_problem, told
 from .mcp_offers import ADDRESS, Prompt, Resource, found
 from .names import fit
@@ -31,11 +32,17 @@ class Server:
     for last, for the user. To be used on one event loop."""
 
     def __init__(
-        self, entry: Entry, consent: Consent, processes: ProcessTransport, limits: Limits | None = None
+        self,
+        entry: Entry,
+        consent: Consent,
+        processes: ProcessTransport,
+        limits: Limits | None = None,
+        login: Login | None = None,
     ) -> None:
         self.entry, self.notes = entry, list[str]()
         self._consent, self._processes, self._limits = consent, processes, limits or Limits()
         self._connection: Connection | None = None
+        self._login = login
         self._listing = asyncio.Lock()
         self._made: dict[str, Usable] = {}  # by fingerprint: a tool that is given twice is the same one
 
@@ -60,7 +67,7 @@ class Server:
                 hint=f"`%llm mcp allow {self.entry.name}` shows what it would run, and asks.",
             )
         if self._connection is None or self._connection.over:
-            self._connection = Connection(self.entry, self._processes, self._limits)
+            self._connection = Connection(self.entry, self._processes, self._limits, self._login)
         await self._connection.opened()
         return self._connection
 

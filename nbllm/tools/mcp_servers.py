@@ -7,15 +7,17 @@ import difflib
 import fnmatch
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..agents.process import ProcessTransport
+from ..core.addresses import parse
 from ..core.errors import ConfigError, TransportError
 from ..core.messages import Message
 from ..core.values import BUDGET
 from ..routing.config import user_file
+from ..routing.key_stores import Stores
 from ..routing.registry import Registry
 from .consent import Consent
 from .mcp import Limits
@@ -23,12 +25,14 @@ from .mcp_config import Places, load
 from .mcp_content import Part
 from .mcp_entry import Entry
 from .mcp_errors import ToolFailed
+from .mcp_login import Answer, Login
 from .mcp_mend import line
 from .mcp_offers import ADDRESS
 from .mcp_server import Server
 from .usable import Usable
 
 _GLOB = frozenset("*?[")
+_PATIENCE = 660.0  # seconds for somebody to log in
 
 
 class Servers:
@@ -41,8 +45,9 @@ class Servers:
         env: Callable[[], Mapping[str, str]],
         consent: Consent,
         limits: Limits | None = None,
+        stores: Callable[[], Stores] | None = None,
     ) -> None:
-        self.consent = consent
+        self.consent, self._stores = consent, stores or functools.partial(Stores, {})
         self._places, self._env, self._limits = places, env, limits or Limits()
         self._typed: dict[str, Entry] = {}
         self._open: dict[str, Server] = {}
@@ -59,7 +64,8 @@ class Servers:
             home = Path.home() if registry().env is os.environ else None
             return Places(own(), home, registry().stores.folders())
 
-        return cls(places, lambda: registry().env, Consent(functools.partial(_beside, "allowed.json")))
+        consent = Consent(functools.partial(_beside, "allowed.json"))
+        return cls(places, lambda: registry().env, consent, stores=lambda: registry().stores)
 
     def toolset(self, name: str) -> Named:
         """The tools that a name means, for a call."""
@@ -108,7 +114,9 @@ class Servers:
         entry = await asyncio.to_thread(self.usable_entry, name)
         known = self._open.get(entry.name)
         if known is None or not known.entry.same(entry):
-            self._open[entry.name] = Server(entry, self.consent, self._processes, self._limits)
+            self._open[entry.name] = Server(
+                entry, self.consent, self._processes, self._limits, self.login(entry)
+            )
             if known is not None:
                 await known.close()
         return self._open[entry.name]
@@ -121,6 +129,33 @@ class Servers:
         found = await asyncio.gather(*(self._from(*pair) for pair in wanted))
         usables = {id(u): u for some, _ in found for u in some}  # a server's tool is one object
         return list(usables.values()), list(dict.fromkeys(n for _, notes in found for n in notes))
+
+    def login(self, entry: Entry) -> Login | None:
+        """Where the login of a server is kept, None for a command."""
+        return Login(entry.name, entry.url, self._stores()) if entry.url else None
+
+    async def log_in(self, entry: Entry, redirect: str, ask: Callable[[str], Awaitable[Answer]]) -> bool:
+        """Logs in to a server: `ask` gives what the browser brings back to `redirect`. True where the login
+        is kept for good. Raises ConfigError for a command, for an address that others can listen to, and
+        where the server wants no login; and what else keeps it from coming about."""
+        login = self.login(entry)
+        if login is None:
+            raise ConfigError(
+                f"mcp/{entry.name} is a command, and has no login.", hint="`--env` hands it a key."
+            )
+        if not parse(entry.url).here and not entry.url.startswith("https://"):
+            raise ConfigError(f"mcp/{entry.name} would be logged in to unencrypted.", hint="Use https.")
+        login.redirect, login.ask = redirect, ask
+        await self.stop(entry.name)
+        limits = replace(self._limits, connect=_PATIENCE)
+        server = Server(entry, self.consent, self._processes, limits, login)
+        try:
+            await server.connection()
+        finally:
+            await server.close()
+        if not login.secrets:
+            raise ConfigError(f"mcp/{entry.name} asked for no login.", hint="It can be used as it is.")
+        return login.kept
 
     async def resource(self, address: str, budget: int = BUDGET) -> list[Part]:
         """What mcp://SERVER/RESOURCE is, as parts of a prompt of at most `budget` tokens of text. RESOURCE:

@@ -73,7 +73,8 @@ SUBCOMMANDS: dict[str, str] = {
     "replay": "answers calls from there, without keys, sending nothing: replay [FILE] [pace=recorded] | off",
     "mcp": "MCP servers, whose tools a model may use (tools=mcp/NAME): %llm mcp add NAME -- COMMAND ARGS | "
     "add NAME URL | list | allow NAME (a project's) | tools [NAME] | resources NAME (attach=mcp://NAME/...) "
-    "| prompt NAME [PROMPT key=value ...] (into the next cell) | remove NAME | log NAME",
+    "| prompt NAME [PROMPT key=value ...] (into the next cell) | remove NAME | log NAME | login NAME | "
+    "logout NAME",
     "log": "the calls of this notebook in numbers; of all notebooks: today, yesterday, 7d, 12h, ever, "
     "since=2026-11-20 (n=20: the last ones; all: every column); -q WORDS: those whose prompt or answer has "
     'the words, of all notebooks, where ledger = "texts" stores these',
@@ -87,7 +88,18 @@ SUBCOMMANDS: dict[str, str] = {
     "nest": "on: let your own asyncio.run work in cells (nest_asyncio)",
     "help": "this list, or one topic: %llm help temperature",
 }
-MCP = ("add", "list", "allow", "tools", "resources", "prompt", "remove", "log")  # the words of %llm mcp
+MCP = (
+    "add",
+    "list",
+    "allow",
+    "tools",
+    "resources",
+    "prompt",
+    "remove",
+    "log",
+    "login",
+    "logout",
+)  # the words of %llm mcp
 # Words that a subcommand takes, for completion.
 WORDS: dict[str, tuple[str, ...]] = {
     "log": ("today", "yesterday", "7d", "ever", "since=", "n=", "all", "-q "),

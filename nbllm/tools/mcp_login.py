@@ -1,0 +1,145 @@
+"""Logins of MCP servers by OAuth 2: the SDK's flow over our key stores, bound to the server's address.
+
+A login is begun by the user alone (%llm mcp login): nothing else opens a page or registers a client. What is
+kept (in the keyring, else for this session) is the tokens, the client and where they are renewed, so that a
+renewal after a restart asks nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..core.errors import ConfigError, ConnectFailed
+from ..routing.key_stores import SERVICE, Stores
+
+Answer = Mapping[str, str]
+_CALLED = f"{SERVICE} mcp login"
+
+
+@dataclass(slots=True)
+class Login:
+    """The login of the server called `name` at `url`, as the SDK's store of tokens. ask: gives what the
+    browser brought from an address, for a login that is begun now, whose browser comes back to `redirect`."""
+
+    name: str
+    url: str
+    stores: Stores = field(repr=False)
+    redirect: str = "http://127.0.0.1/callback"
+    ask: Callable[[str], Awaitable[Answer]] | None = None
+    _data: dict[str, Any] = field(default_factory=dict, repr=False)
+    _context: Any = field(default=None, repr=False)
+
+    def load(self) -> bool:
+        """Looks for what is kept; whether there is anything."""
+        text = self.stores.seen.get(("mcp login", self.url), "")
+        if not text and (ring := self.stores.keyring()) is not None:
+            text = self.stores.slowly("mcp login", self.url, lambda: ring.get_password(_CALLED, self.url))
+        try:
+            found = json.loads(text or "{}")
+        except ValueError:
+            found = {}
+        self._data = found if isinstance(found, dict) else {}
+        return bool(self._data.get("tokens"))
+
+    def forget(self) -> bool:
+        """Forgets it; False where there was none."""
+        there = self.load()
+        self.stores.seen.pop(("mcp login", self.url), None)
+        ring = self.stores.keyring()
+        try:
+            if ring is not None and ring.get_password(_CALLED, self.url) is not None:
+                ring.delete_password(_CALLED, self.url)
+        except Exception:  # noqa: BLE001 - each backend has errors of its own
+            return there
+        return there
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is a keyring to keep it."""
+        return self.stores.keyring() is not None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What of it no message may show."""
+        tokens, client = self._data.get("tokens"), self._data.get("client")
+        found = [
+            *(tokens.get(k) for k in ("access_token", "refresh_token") if isinstance(tokens, dict)),
+            *([client.get("client_secret")] if isinstance(client, dict) else []),
+        ]
+        return tuple(text for text in found if isinstance(text, str) and text)
+
+    def auth(self) -> Any:
+        """The SDK's authentication for httpx2."""
+        from mcp.client.auth import OAuthClientProvider
+        from mcp.shared.auth import OAuthClientMetadata
+
+        about = OAuthClientMetadata.model_validate(
+            {"client_name": "nbllm", "redirect_uris": [self.redirect], "token_endpoint_auth_method": "none"}
+        )
+        made = OAuthClientProvider(self.url, about, self, self._open, self._came)
+        self._context = made.context
+        return made
+
+    # --- the SDK's store ---
+
+    async def get_tokens(self) -> Any:
+        """The tokens, with what renews them."""
+        from mcp.shared.auth import OAuthMetadata, OAuthToken
+
+        if self.ask is not None or not self._data.get("tokens"):
+            return None
+        if isinstance(server := self._data.get("server"), dict):
+            self._context.oauth_metadata = OAuthMetadata.model_validate(server)
+        self._context.token_expiry_time = self._data.get("ends")
+        return OAuthToken.model_validate(self._data["tokens"])
+
+    async def set_tokens(self, tokens: Any) -> None:
+        """Keeps new tokens."""
+        server = self._context.oauth_metadata
+        self._data |= {
+            "tokens": tokens.model_dump(mode="json", exclude_none=True),
+            "ends": None if tokens.expires_in is None else time.time() + tokens.expires_in,
+            "server": server.model_dump(mode="json", exclude_none=True) if server is not None else None,
+        }
+        self._save()
+
+    async def get_client_info(self) -> Any:
+        """The client that was registered; none for a new login, whose browser comes back elsewhere."""
+        from mcp.shared.auth import OAuthClientInformationFull
+
+        known = self._data.get("client")
+        return OAuthClientInformationFull.model_validate(known) if known and self.ask is None else None
+
+    async def set_client_info(self, client_info: Any) -> None:
+        """Keeps the client that was registered, together with the tokens that it gets."""
+        self._data["client"] = client_info.model_dump(mode="json", exclude_none=True)
+
+    def _save(self) -> None:
+        text = json.dumps(self._data)
+        self.stores.seen["mcp login", self.url] = text
+        ring = self.stores.keyring()
+        try:
+            if ring is not None:
+                ring.set_password(_CALLED, self.url, text)
+        except Exception:  # noqa: BLE001 - each backend has errors of its own; the login serves this session
+            return
+
+    # --- the browser ---
+
+    async def _open(self, url: str) -> None:
+        if self.ask is None:
+            hint = f"`%llm mcp login {self.name}` logs in again."
+            raise ConnectFailed(f"The login to mcp/{self.name} has ended.", hint=hint)
+        self._data["came"] = dict(await self.ask(url))
+
+    async def _came(self) -> Any:
+        from mcp.shared.auth import AuthorizationCodeResult
+
+        came = self._data.pop("came")
+        if "code" not in came:
+            raise ConfigError("The login was refused, or nobody logged in.", hint="Log in again.")
+        return AuthorizationCodeResult(code=came["code"], state=came.get("state"), iss=came.get("iss"))

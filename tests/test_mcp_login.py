@@ -1,0 +1,233 @@
+"""Logins of MCP servers by OAuth, with a real server: begun by the user alone, kept in the keyring, renewed
+unseen, and sent to that server only."""
+
+import asyncio
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import threading
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from nbllm.client.engine import engine
+from nbllm.core.errors import ConfigError, NbllmError
+from nbllm.routing.key_stores import Stores
+from nbllm.routing.oauth import Listener as Browser
+from nbllm.tools.consent import Consent
+from nbllm.tools.mcp import Limits
+from nbllm.tools.mcp_config import Places
+from nbllm.tools.mcp_entry import Source, entry_of
+from nbllm.tools.mcp_servers import Servers
+
+from .kernels import Kernel
+from .listeners import Listener
+
+SERVER = str(Path(__file__).with_name("mcp_login_server.py"))
+
+
+class Ring:
+    """A keyring in memory."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def get_password(self, service, name):
+        return self.kept.get((service, name))
+
+    def set_password(self, service, name, text):
+        self.kept[service, name] = text
+
+    def delete_password(self, service, name):
+        del self.kept[service, name]
+
+
+@contextlib.contextmanager
+def running(seconds):
+    with Listener() as spare:
+        port = spare.server_port
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, SERVER, str(port), str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            until = threading.Event()
+            for _ in range(600):
+                with contextlib.suppress(OSError):
+                    urllib.request.urlopen(f"{url}/seen", timeout=5).close()
+                    break
+                until.wait(0.05)
+            yield url
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def url():
+    with running(3600) as url:
+        yield url
+
+
+def seen(url, path="seen"):
+    with urllib.request.urlopen(f"{url}/{path}", timeout=30) as page:
+        return json.load(page)
+
+
+@pytest.fixture
+def servers(tmp_path):
+    """servers(url, ring) -> Servers of a kernel that has just started."""
+    made = []
+
+    def make(url, ring=None):
+        consent, stores = Consent(lambda: tmp_path / "allowed.json"), Stores({}, keyring=lambda: ring)
+        limits = Limits(connect=30, tools=30, call=30)
+        known = Servers(lambda: Places(None, None, ()), dict, consent, limits, lambda: stores)
+        source = Source("this session", Path.cwd(), trusted=True)
+        known.add(entry_of("locked", {"url": f"{url}/mcp"}, source, {}))
+        made.append(known)
+        return known
+
+    yield make
+    for known in made:
+        engine().run(known.close())
+
+
+def log_in(known):
+    """As somebody does who opens the page at once."""
+    with Browser() as browser:
+
+        async def ask(address):
+            browser.state = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(address).query))["state"]
+            opened = threading.Thread(target=lambda: urllib.request.urlopen(address, timeout=30).close())
+            opened.start()
+            return await asyncio.to_thread(browser.wait, 30.0)
+
+        entry = known.usable_entry("locked")
+        return engine().run(known.log_in(entry, browser.address, ask))
+
+
+def used(known):
+    """(what a tool gives, "") or ("", why it is left out)."""
+    usables, notes = engine().run(known.usables(["mcp/locked"]))
+    return (engine().run(usables[0].call({"a": 1, "b": 2})), "") if usables else ("", " ".join(notes))
+
+
+def test_nothing_logs_in_unasked(servers, url):
+    """A server that wants a login is left out, with what to do; no client is registered."""
+    before = seen(url)
+    result, note = used(servers(url))
+    assert "" == result
+    assert "401" in note
+    assert "%llm mcp login locked" in note
+    assert before == seen(url)
+
+
+def test_a_login_is_kept_and_serves_the_next_kernel(servers, url):
+    """In the keyring, under the server's address; another address gets nothing of it."""
+    ring = Ring()
+    assert log_in(servers(url, ring))
+    ((service, where),) = ring.kept
+    assert ("nbllm mcp login", f"{url}/mcp") == (service, where)
+    before = seen(url)
+    assert ("3", "") == used(servers(url, ring))
+    assert before == seen(url)
+    with Listener((401, b"{}")) as other:
+        used(servers(other.url, ring))
+        assert "canary" not in other.text
+    known = servers(url, ring)
+    assert known.login(known.entry("locked")).forget()
+    assert {} == ring.kept
+    assert "%llm mcp login" in used(servers(url, ring))[1]
+
+
+def test_without_a_keyring_it_serves_this_session(servers, url):
+    known = servers(url)
+    assert not log_in(known)
+    assert ("3", "") == used(known)
+    assert "401" in used(servers(url))[1]
+
+
+def test_a_token_that_has_ended_is_renewed_unseen(servers):
+    """Also after a restart, where the login was kept; and where that cannot be, the user is told to log
+    in."""
+    with running(2) as url:
+        ring = Ring()
+        log_in(servers(url, ring))
+        threading.Event().wait(2.5)  # the token's own time
+        before = seen(url)
+        assert ("3", "") == used(servers(url, ring))
+        after = seen(url)
+        assert before["renewals"] + 1 == after["renewals"]
+        assert (before["logins"], before["clients"]) == (after["logins"], after["clients"])
+        seen(url, "revoke")
+        result, note = used(servers(url, ring))
+        assert "" == result
+        assert "%llm mcp login locked" in note
+        assert "canary" not in note
+        assert after["logins"] == seen(url)["logins"]
+
+
+def test_a_login_that_nobody_finishes(servers, url):
+    """A refusal, or nobody: one line, and nothing is kept."""
+    ring = Ring()
+    known = servers(url, ring)
+    for answer in ({}, {"error": "access_denied"}, {"code": "x", "state": "another"}):
+
+        async def ask(_address, answer=answer):
+            return answer
+
+        with pytest.raises(NbllmError) as caught:
+            engine().run(known.log_in(known.usable_entry("locked"), "http://127.0.0.1:1/callback", ask))
+        assert "canary" not in str(caught.value)
+    assert {} == ring.kept
+
+
+WRONG = [
+    ({"command": "x"}, "is a command"),
+    ({"url": "http://a.example/mcp"}, "unencrypted"),
+]
+
+
+@pytest.mark.parametrize(("table", "words"), WRONG)
+def test_what_has_no_login(table, words, servers, url):
+    known = servers(url)
+    entry = entry_of("other", table, Source("this session", Path.cwd(), trusted=True), {})
+    with pytest.raises(ConfigError, match=words):
+        engine().run(known.log_in(entry, "", None))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"tokens": 3}', '{"tokens": {"access_token": 5}}'])
+def test_a_broken_entry_of_the_keyring_is_none(text, servers, url):
+    ring = Ring()
+    ring.kept["nbllm mcp login", f"{url}/mcp"] = text
+    result, note = used(servers(url, ring))
+    assert "" == result
+    assert "locked" in note
+
+
+@pytest.mark.kernel
+def test_in_a_kernel(url, tmp_path):
+    """Where nobody watches it is refused; else an address is shown, and the browser's answer ends it."""
+    setting = {"XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    prepare = f"import os; os.environ.update({setting!r})"
+    with Kernel(front_end=False) as kernel:
+        kernel.run(prepare)
+        kernel.run(f"%llm mcp add locked {url}/mcp")
+        assert "Nobody can log in here" in "".join(kernel.run("%llm mcp login locked").error["traceback"])
+        assert "nobody was logged in" in kernel.run("%llm mcp logout locked").text
+    with Kernel() as kernel:
+        kernel.run(prepare)
+        kernel.run(f"%llm mcp add locked {url}/mcp")
+        started, address = kernel.start("%llm mcp login locked"), None
+        while address is None:
+            told = kernel.client.get_iopub_msg(timeout=60)["content"].get("text", "")
+            address = re.search(r"Open (http\S+) in a browser", told)
+        urllib.request.urlopen(address[1], timeout=30).close()
+        ran = kernel.collect(started)
+        assert ran.ok, ran.error
+        assert "mcp/locked: you are logged in" in ran.text
+        assert "canary" not in ran.text
+        assert "locked__add" in kernel.run("%llm mcp tools locked").text
