@@ -68,9 +68,11 @@ class AgentEvents(Lines):
             made = part_of(part)
             words += [made] if isinstance(made, str) else []
             files += [] if isinstance(made, str) else [made]
-        told, new = "".join(self._said.get(ident, ())), "".join(words)
-        if append or new.startswith(told):
-            yield from self._more(ident, new if append else new[len(told) :])
+        new = "".join(words)
+        if append:
+            yield from self._more(ident, new)
+        elif new.startswith(told := "".join(self._said.get(ident, ()))):
+            yield from self._more(ident, new[len(told) :])
         else:
             yield from self._replaced(ident, new)
         for n, file in enumerate(files):
