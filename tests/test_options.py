@@ -10,7 +10,7 @@ import nbllm
 from nbllm.bench import run
 from nbllm.client.client import CallOptions
 from nbllm.core.messages import Request
-from nbllm.core.options import ADDRESS, CALL, OPTIONS, REQUEST, SENDING, USE, CallSpec, keywords
+from nbllm.core.options import ADDRESS, CALL, OPTIONS, REQUEST, SENDING, CallSpec, keywords
 from nbllm.notebook import settings
 from nbllm.notebook.completion import candidates
 from nbllm.notebook.syntax import options as line
@@ -21,7 +21,7 @@ from nbllm.routing.dialects import DIALECTS
 def test_a_call_takes_the_options_of_the_table():
     """The types of Client.stream's, a request's parameters, and what can be chosen."""
     assert set(CALL) == set(typing.get_type_hints(CallOptions))
-    assert set(CALL) == {*REQUEST, *ADDRESS, *SENDING, *USE}
+    assert set(CALL) == {*REQUEST, *ADDRESS, *SENDING, *keywords("use")}
     assert {f.name for f in fields(Request)} - {"model", "messages"} == set(REQUEST) - {"system"}
     assert {o.keyword for o in OPTIONS if o.scope == "call" or o.part} == {*CALL, "model"}
     assert set(keywords("parameter")) <= {f.name for f in fields(Request)}

@@ -306,4 +306,3 @@ CALL = keywords(*_PARTS)
 REQUEST = keywords("parameter", "request")
 ADDRESS = keywords("address")  # base_url, dialect, api_key
 SENDING = keywords("sending")
-USE = keywords("use")  # of tools

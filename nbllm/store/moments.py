@@ -21,11 +21,11 @@ class Moments(NamedTuple):
 
 def moments(stream: Recorded) -> Moments | None:
     """Of a stream so far; None where no token came."""
-    arrivals, thought = stream.trace.arrivals, False
+    trace, thought = stream.trace, False
     first: float | None = None
     last: float | None = None
     visible: float | None = None
-    for at, event in stream.log[first_event(stream) : arrivals[-1].upto if arrivals else None]:
+    for at, event in stream.log[first_event(stream) : trace.arrivals[-1].upto if trace.arrivals else None]:
         if isinstance(event, Restarted):
             first, last, visible, thought = None, None, None, False
         elif is_token(event):
@@ -47,7 +47,8 @@ def streamed(usage: Usage | None, when: Moments | None) -> int | None:
 def timing(stream: Recorded, turns: Sequence[Recorded] = (), usage: Usage | None = None) -> Timing:
     """What a Response tells of it, in seconds from the call; turns: of an answer that used tools."""
     calls = turns or (stream,)
-    marks, start = calls[0].trace.marks, stream.called
+    trace, start = calls[0].trace, stream.called
+    marks = trace.marks
     # of whole messages, nobody saw when their tokens were made
     came = [(m, c) for c in calls if not c.trace.whole and (m := moments(c)) is not None]
     counts = [streamed(c.partial().usage if turns else usage, m) for m, c in came]
@@ -61,6 +62,6 @@ def timing(stream: Recorded, turns: Sequence[Recorded] = (), usage: Usage | None
         total=stream.log[-1][0] - start if stream.done and stream.log else None,
         decode=sum(m.last - m.first for m, _ in came) if came else None,
         decoded=sum(n - 1 for n in counts if n) if None not in counts else None,
-        reused=calls[0].trace.reused,
+        reused=trace.reused,
         attempts=1 + sum(max(0, len(c.traces) - 1) for c in calls),
     )
