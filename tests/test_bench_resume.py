@@ -1,8 +1,10 @@
 """Going on with a run: what its file says is compared with this session's configuration, and never
 believed."""
 
+import contextlib
 import copy
 import json
+import sqlite3
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -112,14 +114,14 @@ def job(place):
 
 def rewrite(place, job):
     with store.Store(place) as kept:
-        kept.put("job", job)
+        kept.put(job=job)
 
 
 def written(place, job):
     """A run's folder as somebody else may have made it: this job, and no rows."""
     with store.Store(place, create=True) as kept:
-        kept.put("run_id", "theirs")
-        kept.put("job", job)
+        kept.put(run_id="theirs")
+        kept.put(job=job)
     return place
 
 
@@ -463,3 +465,40 @@ def test_a_turn_of_no_model_or_prompt_is_an_error_of_ours(tmp_path, client, plai
     place = written(tmp_path / "run", plain | {"turns": [turn | {"arm": arm, "slots": [[0, prompt, None]]}]})
     with pytest.raises(errors.ConfigError, match="cannot be read"):
         nbllm.bench.resume(place, progress=False, client=client())
+
+
+FORMER = """
+create table meta (name text primary key, value text not null);
+create table rows (request_id text, attempt integer, seq integer, data text not null, primary key (request_id, attempt));
+create table chunks (request_id text primary key, data text not null);
+create table done (slot text primary key);
+insert into meta values ('run_id', '"before"');
+insert into rows values ('a', 1, 0, '{"request_id": "a", "attempt": 1, "seq": 0, "name": "m", "status": "ok"}');
+"""  # noqa: E501
+
+
+def test_a_file_of_a_former_version_is_read_and_left_as_it_is(tmp_path):
+    """Reading one writes nothing, so that somebody else's may be read beside its run."""
+    path = tmp_path / store.FILE
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("pragma journal_mode=wal")
+        db.executescript(FORMER)
+    before = path.read_bytes()
+    found = nbllm.bench.load(tmp_path)
+    assert [("before", "a", "m", "ok")] == list(
+        found[["run_id", "request_id", "name", "status"]].itertuples(index=False, name=None)
+    )
+    assert before == path.read_bytes()
+
+
+def test_a_link_in_place_of_a_run_s_file_is_not_followed(tmp_path):
+    """Neither one that leads somewhere nor one that leads nowhere."""
+    (tmp_path / "other.sqlite").write_bytes(b"")
+    for name in ("other.sqlite", "nowhere.sqlite"):
+        place = tmp_path / f"run-{name}"
+        place.mkdir()
+        (place / store.FILE).symlink_to(tmp_path / name)
+        for create in (False, True):
+            with pytest.raises(errors.ConfigError):
+                store.Store(place, create=create)
+    assert b"" == (tmp_path / "other.sqlite").read_bytes()

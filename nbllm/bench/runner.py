@@ -112,9 +112,7 @@ def run(
     if doubt and (detect is not None or progress is not False):  # False: nothing is shown
         warnings.warn(doubt, stacklevel=2)
     with Store(place, create=True) as store:
-        store.put("run_id", run_id)
-        store.put("about", _about(job, blocks))
-        store.put("job", job.public())  # last: with it, the directory is a run
+        store.put(run_id=run_id, about=_about(job, blocks), job=job.public())
     return work(place, job, progress)
 
 

@@ -9,25 +9,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
-from ..store import columns
-from ..store.database import private
+from ..store import columns, run_base
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FILE = "run.sqlite"
-_TABLES = """
-create table if not exists meta (name text primary key, value text not null);
-create table if not exists rows (request_id text, attempt integer, seq integer, data text not null, primary key (request_id, attempt));
-create table if not exists chunks (request_id text primary key, data text not null);
-create table if not exists done (slot text primary key);
-"""  # noqa: E501
+_TABLES = (
+    "create table if not exists rows (request_id text, attempt integer, seq integer, data text not null, "
+    "primary key (request_id, attempt))",
+    "create table if not exists chunks (request_id text primary key, data text not null)",
+    "create table if not exists done (slot text primary key)",
+)
 _CHUNK_NAMES = [c.name for c in columns.CHUNKS if c.name not in ("run_id", "request_id", "attempt")]
 
 
@@ -40,29 +38,17 @@ def home() -> Path:
     return user_data_path("nbllm") / "runs"
 
 
-@contextlib.contextmanager
-def told(directory: Path) -> Iterator[None]:
-    """Says in our words what the disk, or the file on it, refuses. Raises ConfigError."""
-    try:
-        yield
-    except (sqlite3.Error, OSError, ValueError, RecursionError) as exc:
-        why = (
-            str(getattr(exc, "strerror", None) or exc)
-            if isinstance(exc, (sqlite3.Error, OSError))
-            else "it holds something else"
-        )
-        raise ConfigError(
-            f"The run in {directory} cannot be kept or read: {why}.",
-            hint="Make room there, or use a directory that you may write to; bench.resume goes on with "
-            "what is there.",
-        ) from None
+def told(directory: Path) -> contextlib.AbstractContextManager[None]:
+    """Says in our words what the disk refuses. Raises ConfigError."""
+    return run_base.told(f"in {directory}", "bench.resume")
 
 
-class Store:
-    """The file of one run, readable for its user alone: it holds prompts. Used by one thread at a time.
-    Raises ConfigError for what cannot be written or read."""
+class Store(run_base.RunBase):
+    """The file of one run, readable for its user alone: it holds prompts. Raises ConfigError for what cannot
+    be written or read."""
 
     def __init__(self, directory: Path, *, create: bool = False) -> None:
+        super().__init__(f"in {directory}", "bench.resume")
         path = directory / FILE
         if not create and (path.is_symlink() or not path.exists()):
             raise ConfigError(
@@ -70,43 +56,10 @@ class Store:
                 hint="bench.runs() lists the runs of this machine.",
             )
         self.directory = directory
-        with told(directory):
+        with self._told():
             if create:
                 directory.mkdir(parents=True, exist_ok=True)
-                os.close(
-                    private(path, os.O_RDWR)
-                )  # the files that SQLite puts beside it are as private as it is
-            self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
-            self._db.execute("pragma trusted_schema=off")  # it may be somebody else's
-            self._db.execute("pragma journal_mode=wal")
-            self._db.execute(
-                "pragma synchronous=normal"
-            )  # a killed process loses nothing; a power cut may lose the last rows
-            self._db.executescript(_TABLES)
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._db.close()
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def _asked(self, words: str, *values: Any) -> list[Any]:
-        with told(self.directory):
-            return self._db.execute(words, values).fetchall()
-
-    def put(self, name: str, value: Any) -> None:
-        """Keeps a JSON value under a name."""
-        self._asked("insert or replace into meta values (?, ?)", name, json.dumps(value))
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The JSON value under a name."""
-        found = self._asked("select value from meta where name = ?", name)
-        with told(self.directory):
-            return json.loads(found[0][0]) if found else default
+            self._open(path, _TABLES, version=0)  # as it has always been: what only reads writes nothing
 
     def record(
         self, rows: Iterable[Mapping[str, Any]], chunks: Iterable[Mapping[str, Any]], slot: str | None = None
@@ -116,20 +69,11 @@ class Store:
         rows = list(rows)
         packed = json.dumps([[c.get(name) for name in _CHUNK_NAMES] for c in chunks])
         written = [(r["request_id"], r["attempt"], r["seq"], json.dumps(r)) for r in rows]
-        with told(self.directory):
-            self._db.execute("begin immediate")
-            try:
-                self._db.executemany("insert or replace into rows values (?, ?, ?, ?)", written)
-                self._db.execute(
-                    "insert or replace into chunks values (?, ?)", (rows[-1]["request_id"], packed)
-                )
-                if slot is not None:
-                    self._db.execute("insert or replace into done values (?)", (slot,))
-                self._db.execute("commit")
-            except BaseException:
-                if self._db.in_transaction:  # SQLite rolls back by itself where the disk is full
-                    self._db.execute("rollback")
-                raise
+        self._write(
+            ("insert or replace into rows values (?, ?, ?, ?)", written),
+            ("insert or replace into chunks values (?, ?)", [(rows[-1]["request_id"], packed)]),
+            ("insert or replace into done values (?)", [] if slot is None else [(slot,)]),
+        )
 
     def finished(self) -> set[str]:
         """The slots that are finished."""
@@ -138,7 +82,7 @@ class Store:
     def rows(self) -> list[dict[str, Any]]:
         """Every row, in the order in which requests were planned."""
         found = self._asked("select data from rows order by seq, request_id, attempt")
-        with told(self.directory):
+        with self._told():
             return [json.loads(data) for (data,) in found]
 
     def frame(self, more: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:

@@ -61,7 +61,7 @@ def _conduct(place: Path, job: Job, shown: Progress) -> tuple[str, Rows]:
     """Starts the worker, passes on what it says, and returns why it ended early, and rows that it could not
     keep."""
     with Store(place) as store:
-        store.put("ended", "cut short")
+        store.put(ended="cut short")
     with told(place):
         log = open(place / "worker.log", "w", encoding="utf-8", opener=private)  # noqa: SIM115
     with (

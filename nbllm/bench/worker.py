@@ -56,7 +56,7 @@ def main() -> int:
             secrets = [text for arm in job.arms for text in arm.secrets]
             raise SystemExit(scrub(_cause(exc), secrets)) from exc
         with contextlib.suppress(ConfigError):  # the disk is full: the notebook is told all the same
-            store.put("ended", why or "complete")
+            store.put(ended=why or "complete")
     say({"ev": "end", "why": why, "unsaved": unsaved})
     return 0
 
@@ -83,7 +83,7 @@ async def _run(store: Store, job: Job, client: Client) -> tuple[str, list[dict[s
     recorder = Recorder(store, Budget.of(job.rules.budget), lambda row: say(_short(row)))
     epoch = store.get("epoch")
     if epoch is None:
-        store.put("epoch", epoch := time.perf_counter())
+        store.put(epoch=(epoch := time.perf_counter()))
     load = Load(job, client, recorder, epoch, store.finished())
     loop = asyncio.get_running_loop()
     threading.Thread(target=_listen, args=(loop, load.stop), name="nbllm-stop", daemon=True).start()

@@ -130,18 +130,21 @@ class Database:
         import sqlite3
 
         self.path = path
-        if not path.exists():  # closing it again would undo the locks of a reader in this process
+        if path.is_symlink() or not path.exists():  # closed again, it would undo a reader's locks here
             os.close(private(path, os.O_RDWR))  # what SQLite puts beside it is as private as it is
         self._db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
         try:
             self._db.execute("pragma trusted_schema=off")
-            _checked(self._db, path, version)
+            found = _checked(self._db, path, version)
             wal = not on_network(path) and self._mode("wal") == "wal"
             if not wal:
                 self._db.execute("pragma locking_mode=exclusive")
                 self._mode("truncate")
             self._db.execute(f"pragma synchronous={'normal' if wal and not durable else 'full'}")
-            self.write(*((words, None) for words in (*tables, f"pragma user_version={version}")))
+            if found < version:
+                self.write(*((words, None) for words in (*tables, f"pragma user_version={version}")))
+            for words in tables if found == version else ():  # which writes where one is missing
+                self._db.execute(words)
         except BaseException:
             self._db.close()
             raise
@@ -227,10 +230,13 @@ def shared(
         db.close()
 
 
-def _checked(db: sqlite3.Connection, path: Path, version: int) -> None:
+def _checked(db: sqlite3.Connection, path: Path, version: int) -> int:
+    """The version of a file. Raises ConfigError for a newer one."""
+    found: int
     (found,) = db.execute("pragma user_version").fetchone()
     if found > version:
         raise ConfigError(
             f"{path.name} was made by a newer nbllm (its format is {found}, this one knows {version}).",
             hint=f"Update nbllm, or move {path} away.",
         )
+    return found

@@ -13,18 +13,17 @@ import json
 import os
 import re
 import sqlite3
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..core.errors import ConfigError
-from .database import Database, home, own_folder, reading, take
+from .database import home, own_folder, reading, take
+from .run_base import RunBase
 
 _NAME = re.compile(r"[A-Za-z0-9_][\w.\-]{0,79}", re.ASCII)
 _TABLES = (
-    "create table if not exists meta (name text primary key, value text not null)",
     "create table if not exists rows (id text primary key, input text not null, state text not null, "
     "attempts integer not null, data text, error text, usd real, tokens integer)",
     "create table if not exists places (place integer primary key, id text not null)",
@@ -87,33 +86,18 @@ def path_of(name: str) -> Path:
     return folder() / f"{name}.sqlite"
 
 
-@contextlib.contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Says in our words what the disk, or the file on it, refuses. Raises ConfigError."""
-    try:
-        yield
-    except (sqlite3.Error, OSError, ValueError, RecursionError) as exc:
-        if isinstance(exc, ConfigError):
-            raise
-        why = getattr(exc, "strerror", None) or (exc if isinstance(exc, sqlite3.Error) else "it holds else")
-        raise ConfigError(
-            f"The run {name} cannot be kept or read: {why}.",
-            hint="Make room there, or set NBLLM_HOME to a directory that you may write to; "
-            "nbllm.rows.resume goes on with what is there.",
-        ) from None
-
-
-class RunFile:
+class RunFile(RunBase):
     """A run that is open in this process alone. Any thread may use it. Raises ConfigError for what
     cannot be written or read, and where another process has it."""
 
     def __init__(self, name: str, *, create: bool = True) -> None:
-        self.name, path, self._turn = name, path_of(name), threading.Lock()
+        super().__init__(name, "nbllm.rows.resume")
+        self.name, path = name, path_of(name)
         if not create and (path.is_symlink() or not path.exists()):
             raise ConfigError(
                 f"There is no run called {name!r}.", hint="nbllm.rows.runs() lists those of this machine."
             )
-        with _told(name):
+        with self._told():
             own_folder(home())
             own_folder(path.parent)
             self._lock = take(path.with_suffix(".lock"))
@@ -123,7 +107,7 @@ class RunFile:
                     hint="Wait for its end or stop it there, or give this one another name with run=.",
                 )
             try:
-                self._db = Database(path, _TABLES)
+                self._open(path, _TABLES)
                 self._db.write(("update rows set state = 'pending' where state = 'sent'", None))
             except BaseException:
                 os.close(self._lock)
@@ -132,34 +116,9 @@ class RunFile:
     def close(self) -> None:
         """Closes the file and lets others have it."""
         if self._lock is not None:
-            self._db.close()
+            super().close()
             os.close(self._lock)
             self._lock = None
-
-    def __enter__(self) -> RunFile:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def _asked(self, words: str, *values: Any) -> list[tuple[Any, ...]]:
-        with _told(self.name), self._turn:
-            return self._db.read(words, *values)
-
-    def _write(self, *work: tuple[str, Iterable[tuple[Any, ...]] | None]) -> None:
-        with _told(self.name), self._turn:
-            self._db.write(*work)
-
-    def put(self, **values: Any) -> None:
-        """Keeps JSON values under names."""
-        rows = [(name, json.dumps(value)) for name, value in values.items()]
-        self._write(("insert or replace into meta values (?, ?)", rows))
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The JSON value under a name."""
-        found = self._asked("select value from meta where name = ?", name)
-        with _told(self.name):
-            return json.loads(found[0][0]) if found else default
 
     def plan(self, questions: Iterable[tuple[str, str]]) -> None:
         """Sets what is asked of each place, in their order: (id, prompt). Known questions keep what came of
@@ -205,7 +164,7 @@ class RunFile:
     def parts(self) -> list[Part]:
         """Its batches that have not ended, or are not read."""
         words = "select part, state, batch, ids, created from batches where state != 'done' order by part"
-        with _told(self.name):
+        with self._told():
             return [Part(p, s, b, json.loads(i), c) for p, s, b, i, c in self._asked(words)]
 
     def taken(self) -> set[str]:
