@@ -42,6 +42,7 @@ TAGS = {
     "br",
     "details",
     "summary",
+    *("sub", "sup", "kbd", "mark", "abbr"),
 }
 ATTRIBUTES = {
     "class": re.compile(
@@ -49,6 +50,8 @@ ATTRIBUTES = {
     ),
     "style": re.compile(r"text-align:(left|right|center)"),
     "start": re.compile(r"\d+"),
+    "value": re.compile(r"\d+"),
+    "dir": re.compile("rtl|ltr"),
     "data-lang": re.compile(r"[A-Za-z0-9#+-]{1,20}|tool call"),
     "href": re.compile(r"(https?://|mailto:)[^\s\"<>]+", re.IGNORECASE),
     "target": re.compile("_blank"),
@@ -176,7 +179,7 @@ FORMULAS = [
     (r"\(x\) and \[y\]", ["$x$", "$$y$$"]), ("$$\nx\n- y\n= z\n$$", ["$$x\n- y\n= z$$"]), ("\\[\nx\n\\]", ["$$x$$"]), ("a $$x$$ b", ["$$x$$"]),  # noqa: E501
     ("text\n$$\n# x\n$$\ntext", ["$$# x$$"]), ("- a\n  $$\n  x\n  $$\n- b", ["$$x$$"]), ("$a \\$ b$", ["$a \\$ b$"]), ("$a < b$", ["$a < b$"]), ("$a_1 b_2$ *c*", ["$a_1 b_2$"]),  # noqa: E501
     ("$5 and $10", []), ("from $5-$10", []), ("$5 per person. Then 10$", []), ("US$5 or US$6", []), ("$ x $", []), ("$x $y", []), ("a $", []), ("$$", []), ("$$ $$", []),  # noqa: E501
-    ("`$x$`", []), ("```\n$x$\n```", []), ("    $x$", []), ("\\$x\\$", []), ("$x\n\ny$", []), ("$$x\n\ny$$", []), ("\\begin{equation}x\\end{equation}", []), ("echo $HOME $PATH", []),  # noqa: E501
+    ("`$x$`", []), ("```\n$x$\n```", []), ("    $x$", []), ("\\$x\\$", []), ("$x\n\ny$", []), ("$$x\n\ny$$", []), ("\\begin{equation}x\\end{equation}", ["$$\\begin{equation}x\\end{equation}$$"]), ("echo $HOME $PATH", []),  # noqa: E501
     ("costs $3.50 each and $4.00 for two", []),
 ]  # fmt: skip
 
@@ -442,8 +445,11 @@ TOKENS = [
 ]  # fmt: skip
 
 
+OURS = re.compile(r"</?(?:details(?:\s+open)?|summary|br|sub|sup|kbd|mark|abbr)\s*/?>", re.IGNORECASE)
+
+
 def words(text):
-    return re.findall(r"[^\W_]+", text)
+    return re.findall(r"[^\W_]+", OURS.sub(" ", text))
 
 
 def on_screen(source, html):

@@ -6,6 +6,8 @@ what is nested too deep.
 - Where a row of a table has more cells than the head, GFM drops them. Here a `|` in a code span divides
   nothing where that gives too many cells, and what is still too many stays. Short rows are not filled up: 2
   kB could become 650 kB.
+- `<details>` with its `<summary>` folds what is between its tags, which are blocks as any other. One that is
+  never closed is text.
 - Inside `_DEEPEST` quotes and lists the parser would stop reading. Here the rest is one paragraph, its signs
   included.
 """
@@ -23,6 +25,14 @@ if TYPE_CHECKING:
     from markdown_it.rules_block import StateBlock
 
 _DEEPEST = 16  # levels; below the parser's own limit of 20
+_DETAILS = re.compile(r"<details(?:\s+open)?\s*>(?=\s*(?:<summary\s*>|$))", re.IGNORECASE)
+_HEAD = re.compile(
+    r"<details(?:\s+open)?\s*>\s*?(?:\n?\s*<summary\s*>(?P<summary>[\s\S]*?)</summary\s*>)?(?P<beside>[^\n]*)",
+    re.IGNORECASE,
+)
+_END = re.compile(r"</details\s*>\s*$", re.IGNORECASE)
+_FENCE = re.compile(r"`{3,}|~{3,}")
+_SUMMARY_LINES = 10
 _DIVIDER = re.compile(r"(?!-[ \t])[-:|][-:|\s]+")
 _DASHES = re.compile(r"(?P<left>:?)-+(?P<right>:?)")
 _ALIGNS = {("", ""): "", (":", ""): "left", ("", ":"): "right", (":", ":"): "center"}
@@ -59,6 +69,9 @@ def add_to(md: MarkdownIt, may_follow: Callable[[str], object]) -> None:
     md.block.ruler.at("reference", definition)
     md.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
     md.block.ruler.before("table", "deep", _deep)
+    md.block.ruler.before(
+        "table", "details", _details, {"alt": ["paragraph", "reference", "blockquote", "list"]}
+    )
 
 
 def _deep(state: StateBlock, start: int, end: int, silent: bool) -> bool:
@@ -75,6 +88,69 @@ def _element(state: StateBlock, tag: str, content: str, lines: tuple[int, int], 
     inline = state.push("inline", "", 0)
     inline.content, inline.map, inline.children = content, list(lines), []
     state.push(f"{_KINDS.get(tag, tag)}_close", tag, -1)
+
+
+# -- details --
+
+
+def _details(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """`<details>` on a line of its own or with its `<summary>`, up to the line that ends with its closing
+    tag; while a text still grows (`env["growing"]`), to the end of what there is."""
+    first = _line(state, start)
+    if not _DETAILS.match(first) or state.is_code_block(start):
+        return False
+    last = _closes(state).get(start, end if state.env.get("growing") else -1)
+    if not start <= last <= end or (last == end and not state.env.get("growing")):
+        return False
+    if not silent:
+        _fold(state, start, last, min(last + 1, end))
+    return True
+
+
+def _closes(state: StateBlock) -> dict[int, int]:
+    """Of each line that opens details, the line that closes them, outside of fences; found once a text."""
+    key = ("details", state.src)
+    if state.env.get("closes", ("", ""))[0] != key:
+        found: dict[int, int] = {}
+        opened: list[int] = []
+        fenced = ""
+        for number in range(state.lineMax):
+            line = _line(state, number)
+            fence = _FENCE.match(line)
+            if fence and (not fenced or line.startswith(fenced)):
+                fenced = "" if fenced else fence[0]
+            elif not fenced:
+                opened += [number] if _DETAILS.match(line) else []
+                if opened and _END.search(line):
+                    found[opened.pop()] = number
+        state.env["closes"] = (key, found)
+    closes: dict[int, int] = state.env["closes"][1]
+    return closes
+
+
+def _fold(state: StateBlock, start: int, last: int, after: int) -> None:
+    """The tokens of details: the summary, what stands beside the tags, and the blocks between."""
+    before, state.parentType = state.parentType, "blockquote"
+    most, state.lineMax = state.lineMax, last
+    opened = state.push("details_open", "details", 1)
+    opened.map = [start, after]
+    lines = [_line(state, n) for n in range(start, min(after, start + _SUMMARY_LINES))]
+    head = _HEAD.match(
+        "\n".join([_END.sub("", line) if start + i == last else line for i, line in enumerate(lines)])
+    )
+    assert head is not None  # it matches every line that opens details
+    if head["summary"]:
+        _element(state, "summary", " ".join(head["summary"].split()), (start, start + 1))
+    begin = start + head[0].count("\n") + 1
+    beside = head["beside"].strip()
+    if beside:
+        _element(state, "p", beside, (start, start + 1))
+    state.md.block.tokenize(state, min(begin, last), last)
+    rest = _END.sub("", _line(state, last)).strip() if begin <= last < after else ""
+    if rest:
+        _element(state, "p", rest, (last, last + 1))
+    state.push("details_close", "details", -1)
+    state.lineMax, state.parentType, state.line = most, before, after
 
 
 # -- tables --

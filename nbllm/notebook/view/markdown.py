@@ -1,11 +1,12 @@
 """Markdown that nobody vouches for, made into HTML that cannot run, load or reach out.
 
 A live front end runs what an output's HTML says and does not clean Markdown either. So the model's words pass
-here: markdown-it parses them with raw HTML off (it is text like any other), and every tag is written by this
-file from a closed list. Of a model's own words only three things become an attribute: the address of a link,
-if it begins with http:, https: or mailto:; the number a list starts at; the language label of a code block,
-cut to letters. Pictures are never fetched; they show as links. Characters that reorder or hide text are made
-visible (`hidden`).
+here: markdown-it parses them with raw HTML off (it is text like any other, but for a few tags without
+attributes: `inline_rules`, `block_rules`), and every tag is written by this file from a closed list. Of a
+model's own words only three things become an attribute: the address of a link, if it begins with http:,
+https: or mailto:; the numbers of a list; the language label of a code block, cut to letters.
+Pictures are never fetched; they show as links. Characters that reorder or hide text are made visible
+(`hidden`).
 
 Every word shows, but for this closed list: the address of a link that can be followed or of a picture in a
 link (it is where the link leads), addresses of pictures that hold their own data, the language of a fence (it
@@ -27,7 +28,7 @@ from html import escape
 from time import thread_time
 from typing import TYPE_CHECKING, Any
 
-from . import block_rules, highlight, math
+from . import block_rules, highlight, inline_rules, math
 from .hidden import clean
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 Env = MutableMapping[str, Any]
 
 INK_LIMIT = 60_000  # characters of one code block that are still highlighted
+_BEGINNING = 1_000  # characters of a text that say in which direction it runs
 _SECONDS = 1.0  # for the colours of one text
 _INLINE_LIMIT = 100_000  # characters of one paragraph that are still parsed for emphasis and links
 _SAFE_LINK = re.compile(r"(?:https?://|mailto:)[^\s\x00-\x20]", re.IGNORECASE)
@@ -66,22 +68,22 @@ def to_html(source: str, *, references: Env | None = None, typeset: bool = True,
 
 def plain_html(source: str) -> str:
     """Safe HTML that shows `source` as it is, lines kept."""
-    return f"<div class=nbllm-text>{escape(clean(source), quote=False)}</div>\n"
+    rtl = " dir=rtl" if inline_rules.direction(source[:_BEGINNING]) == "rtl" else ""
+    return f"<div{rtl} class=nbllm-text>{escape(clean(source), quote=False)}</div>\n"
 
 
-def code_html(source: str, language: str = "", *, ink: int = INK_LIMIT, seconds: float = _SECONDS) -> str:
+def code_html(
+    source: str, language: str = "", *, ink: int = INK_LIMIT, seconds: float = _SECONDS, ltr: bool = False
+) -> str:
     """Safe HTML for a code block; `language` is the model's own word for it. Above `ink` characters, and
-    after so many `seconds`, it has no colours."""
+    after so many `seconds`, it has no colours. ltr: around it text runs from right to left."""
     label = highlight.label(language)
     escaped = escape(source, quote=False)
     inked = highlight.to_html(source, label, seconds) if len(source) <= ink else escaped
     if len(inked) > 4 * len(source) + 4_000:  # nothing but tiny tokens
         inked = escaped
-    return (
-        f'<pre data-lang="{label}"><code>{inked}</code></pre>\n'
-        if label
-        else f"<pre><code>{inked}</code></pre>\n"
-    )
+    lang = f' data-lang="{label}"' if label else ""
+    return f"<pre{' dir=ltr' if ltr else ''}{lang}><code>{inked}</code></pre>\n"
 
 
 def reasoning_html(source: str, summary: str = "Reasoning") -> str:
@@ -119,8 +121,10 @@ def parser() -> MarkdownIt:
     md.validateLink = lambda url: True  # type: ignore[method-assign]
     math.add_to(md)
     md.core.ruler.after("inline", "tasks", _tasks)
+    md.core.ruler.after("inline", "numbers", _numbers)
     md.core.ruler.after("inline", "links", _links)
     md.core.ruler.before("inline", "long", _cap_inline)
+    inline_rules.add_to(md)  # these come before what works on links
     renderer = md.renderer
     assert isinstance(renderer, RendererHTML)
     renderer.rules = dict(_RULES)
@@ -140,6 +144,23 @@ def _tasks(state: Any) -> None:
                 first.content, item.meta["task"] = box + first.content[4:], True
 
 
+def _numbers(state: Any) -> None:
+    """Items of a list keep the numbers that a model wrote. Where a number is that of the item before (`1.`
+    all along, which Markdown counts), it is counted."""
+    last: list[int | None] = []  # by list, what its last item was numbered
+    for token in state.tokens:
+        if token.type == "ordered_list_open":
+            last.append(None)
+        elif token.type == "ordered_list_close":
+            last.pop()
+        elif token.type == "list_item_open" and last and token.info.isdecimal():
+            number = int(token.info)
+            if last[-1] is None or number != last[-1]:
+                if last[-1] is not None and number != last[-1] + 1:
+                    token.meta["value"] = number
+                last[-1] = number
+
+
 def _cap_inline(state: Any) -> None:
     """A paragraph of absurd length is text: parsing it could take minutes."""
     from markdown_it.token import Token
@@ -154,9 +175,11 @@ _TAGS = {
     "paragraph": "p", "em": "em", "strong": "strong", "s": "s", "blockquote": "blockquote", "hr": "hr",
     "bullet_list": "ul", "ordered_list": "ol", "list_item": "li",
     "table": "table", "thead": "thead", "tbody": "tbody", "tr": "tr", "th": "th", "td": "td",
+    "details": "details", "summary": "summary",
 }  # fmt: skip
-_TIGHT = {"em", "strong", "s", "th", "td"}
-_OPEN_LINE = {"ul", "ol", "table", "thead", "tbody", "blockquote", "hr"}
+_INLINE_TAGS = {"sub", "sup", "kbd", "mark", "abbr"}
+_TIGHT = {"em", "strong", "s", "th", "td", "tag"}
+_OPEN_LINE = {"ul", "ol", "table", "thead", "tbody", "blockquote", "hr", "details"}
 
 
 def _tag(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
@@ -164,6 +187,8 @@ def _tag(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     token = tokens[index]
     kind = token.type.removesuffix("_open").removesuffix("_close")
     name = f"h{min(int(token.tag[1]) + 2, 6)}" if kind == "heading" else _TAGS.get(kind)
+    if kind == "tag" and token.tag in _INLINE_TAGS:
+        name = token.tag
     if token.hidden:  # a paragraph of a tight list
         return (
             "\n"
@@ -181,11 +206,14 @@ def _tag(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
 
 def _attributes(token: Token) -> str:
     start, style = token.attrs.get("start"), str(token.attrs.get("style", ""))
+    found = f" dir={token.meta['dir']}" if "dir" in token.meta else ""
     if token.meta.get("task"):
-        return " class=nbllm-task"
+        return f"{found} class=nbllm-task"
     if isinstance(start, int):
-        return f" start={start}"
-    return f' style="{style}"' if style in _ALIGN else ""
+        return f"{found} start={start}"
+    if "value" in token.meta:
+        return f"{found} value={token.meta['value']}"
+    return f'{found} style="{style}"' if style in _ALIGN else found
 
 
 def _links(state: Any) -> None:
@@ -265,7 +293,8 @@ def _block(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     rest = info.replace(highlight.label(language), "", 1).strip()
     above = f"<p>{escape(rest, quote=False)}</p>\n" if len(rest) > 1 and _WORD.search(rest) else ""
     began = thread_time()
-    html = code_html(tokens[index].content, language, ink=env["ink"], seconds=env["seconds"])
+    ltr = bool(tokens[index].meta.get("ltr"))
+    html = code_html(tokens[index].content, language, ink=env["ink"], seconds=env["seconds"], ltr=ltr)
     env["seconds"] -= thread_time() - began
     return above + html
 

@@ -2,8 +2,9 @@ r"""Formulas in Markdown: which `$` begin one, and which formulas a front end ma
 
 Inline is `$...$` by pandoc's rule (the opening dollar stands before and the closing one after something that
 is no space, and no digit follows the closing one), `\(...\)`, and `$$...$$` or `\[...\]` within a line. A
-block begins a line with `$$` or `\[` and ends a line with its match, without a blank line between. Money is
-not math: an opening dollar after a letter or digit, or before a number with a word behind it, is a dollar.
+block begins a line with `$$` or `\[` and ends a line with its match, without a blank line between. An
+environment (`\begin{align}`) needs no dollars. Money is not math: an opening dollar after a letter or digit,
+or before a number with words behind it, is a dollar.
 
 TeX can carry addresses, styles, ids and definitions that outlive their formula, draw outside its box (over
 our figures) and hide words, and front ends differ in what they let through. So a formula is typeset where all
@@ -105,6 +106,15 @@ _MORE = tuple(
 )
 _MOST_BACK = 8  # thin negative spaces
 _MONEY = re.compile(r"\d[\d.,]*\s*(?:[-–]\s*|(?:k|m|bn|%)?\s+)[^\W\d_]{2,}")
+# What a text between two dollars has where these are dollars: a number first, and a word after a blank or a
+# slash (`$3/kg or 4$`), or words where formulas have none.
+_PRICED = re.compile(r"[+-]?[\d.,]+.*?(?:[\s/(,;]|\W\s)[^\W\d_]{2,}", re.DOTALL)
+_PROSE = re.compile(r"(?<![^\W\d_])[^\W\d_]{3,}\s+[^\W\d_]{2,}(?![^\W\d_])")
+_NO_WORDS = re.compile(
+    r"\\(?:text|mbox|mathrm|operatorname|hbox)[a-z]*\*?\s*\{[^{}]*\}|\\[A-Za-z]+|\{[^{}]*\}"
+)
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]+\W*")  # $HOME/$USER
+_ENVIRONMENT = re.compile(rf"\\begin\{{(?P<name>(?:{_ENVIRONMENTS})\*?)\}}")
 _CLOSING = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$"}
 _BLOCK = ("$$", "\\[")
 
@@ -113,11 +123,19 @@ def add_to(md: MarkdownIt) -> None:
     """Teaches the parser formulas."""
     md.inline.ruler.before("escape", "math_inline", _inline)
     md.block.ruler.before(
+        "fence",
+        "environment",
+        _environment,
+        {"alt": ["paragraph", "reference", "blockquote", "list"]},
+    )
+    md.block.ruler.before(
         "fence", "math_block", _block, {"alt": ["paragraph", "reference", "blockquote", "list"]}
     )
 
 
 def _inline(state: StateInline, silent: bool) -> bool:
+    if environment := _ENVIRONMENT.match(state.src, state.pos, state.posMax):
+        return _whole(state, environment, silent)
     opening = next((o for o in _CLOSING if state.src.startswith(o, state.pos)), None)
     if opening is None:
         return False
@@ -129,6 +147,43 @@ def _inline(state: StateInline, silent: bool) -> bool:
         token.content = state.src[state.pos + len(opening) : end]
         token.markup = opening
     state.pos = end + len(_CLOSING[opening])
+    return True
+
+
+def _whole(state: StateInline, begin: re.Match[str], silent: bool) -> bool:
+    """An environment that stands within a line without dollars."""
+    closing = f"\\end{{{begin['name']}}}"
+    end = state.src.find(closing, begin.end(), min(state.posMax, begin.end() + _LONGEST))
+    if end < 0:
+        return False
+    if not silent:
+        token = state.push("math_inline", "span", 0)
+        token.content, token.markup = state.src[begin.start() : end + len(closing)], "$$"
+    state.pos = end + len(closing)
+    return True
+
+
+def _environment(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """An environment on lines of its own without dollars, as LaTeX has it."""
+    begin = _ENVIRONMENT.match(_line(state, start))
+    if begin is None or state.is_code_block(start):
+        return False
+    closing = f"\\end{{{begin['name']}}}"
+    for number in range(start, min(end, start + _MOST_LINES)):
+        line = _line(state, number)
+        if (number > start and not _continues(state, number)) or (
+            closing in line and not line.endswith(closing)
+        ):
+            return False
+        if closing in line:
+            break
+    else:
+        return False
+    if not silent:
+        token = state.push("math_block", "div", 0)
+        token.content = state.getLines(start, number + 1, state.blkIndent, False).strip()
+        token.markup, token.map, token.meta = "$$", [start, number + 1], {"open": False}
+        state.line = number + 1
     return True
 
 
@@ -162,7 +217,16 @@ def _is_inline(text: str, start: int, end: int, content: str) -> bool:
         or after.isdigit()
         or before.isalnum()
         or _MONEY.match(content)
+        or _is_money(content)
+        or (after.isalpha() and _VARIABLE.fullmatch(content))
     )
+
+
+def _is_money(content: str) -> bool:
+    """Whether what stands between two dollars are words, and not a formula."""
+    words = _NO_WORDS.sub(" ", content)
+    odd = content[0].isdigit() and content.count("(") != content.count(")")
+    return bool(odd or _PRICED.match(words) or ("<" not in words and _PROSE.search(words)))
 
 
 def _find(text: str, closing: str, begin: int) -> int:

@@ -1,0 +1,257 @@
+"""What models write within paragraphs and Markdown does not know: harmless tags, bare addresses, lines of
+verse, emphasis beside Chinese and Japanese, and the direction of a block.
+
+- Tags of a closed list, without attributes, that close where they were opened (`_PAIRS`); `<br>`. All other
+  tags are text, and so is what is nested deeper than `_DEEPEST`: small print in small print hides words.
+- An address that begins with http:// or https:// is a link, without the punctuation behind it.
+- A line break is one, but in a paragraph that was filled to a width: there the first word of every line would
+  not have fitted on the line before.
+- `*` beside letters of scripts without word spaces opens and closes as beside blanks (`**重要：**内容`).
+- A block whose first letter is written from right to left says so; what is in it inherits that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+from unicodedata import bidirectional, category, east_asian_width
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.rules_inline import StateInline
+    from markdown_it.token import Token
+
+_TAG = re.compile(r"<(?P<close>/?)(?P<name>br|sub|sup|kbd|mark|abbr)\s*/?>", re.IGNORECASE)
+_DEEPEST = 3
+_ADDRESS = re.compile(
+    r"(?<![A-Za-z0-9_/@:])https?://[^\s<>\[\]\"`，。、；：！？（）「」『』【】《》“”‘’\u3000]+", re.IGNORECASE
+)
+_BEHIND = ".,:;!?*_~'|"  # what is punctuation behind an address, and no part of it
+_LEAST_WIDTH = 40  # characters to which a paragraph may have been filled
+_BLOCKS = {
+    "paragraph",
+    "heading",
+    "blockquote",
+    "bullet_list",
+    "ordered_list",
+    "list_item",
+    "table",
+    "th",
+    "td",
+}
+
+
+def add_to(md: MarkdownIt) -> None:
+    """Teaches the parser these rules."""
+    md.inline.ruler.before("autolink", "harmless", _harmless)
+    md.core.ruler.after("inline", "pairs", _pairs)
+    md.core.ruler.after("pairs", "addresses", _addresses)
+    md.core.ruler.after("inline", "verse", _verse)
+    md.core.ruler.after("inline", "directions", _directions)
+    md.inline.parse = _parse(md)  # type: ignore[method-assign]
+
+
+# --- tags ---
+
+
+def _harmless(state: StateInline, silent: bool) -> bool:
+    match = _TAG.match(state.src, state.pos, state.posMax)
+    if match is None or (match["close"] and match["name"].lower() == "br"):
+        return False
+    if not silent:
+        name = match["name"].lower()
+        kind = "hardbreak" if name == "br" else f"tag_{'close' if match['close'] else 'open'}"
+        token = state.push(kind, name, 0)  # `_pairs` says what closes what
+        token.content = match[0]
+    state.pos = match.end()
+    return True
+
+
+def _pairs(state: Any) -> None:
+    """Tags that do not close within the tag that they were opened in are text."""
+    for inline in _inlines(state):
+        opened: list[Token] = []
+        for token in inline.children or ():
+            if token.nesting == 1 or token.type == "tag_open":
+                opened.append(token)
+            elif token.type == "tag_close":
+                _close(opened, token)
+            elif token.nesting == -1:
+                _shut(opened)
+        while opened:
+            _shut(opened)
+
+
+def _close(opened: list[Token], token: Token) -> None:
+    tags = sum(t.type == "tag_open" for t in opened[-2 * _DEEPEST :])
+    if opened and (opened[-1].type, opened[-1].tag) == ("tag_open", token.tag) and tags <= _DEEPEST:
+        opened.pop().nesting, token.nesting = 1, -1
+    else:
+        _as_text(token)
+
+
+def _shut(opened: list[Token]) -> None:
+    """Ends the last tag of Markdown's own that is open; those of the list within it were never closed."""
+    while opened and opened[-1].type == "tag_open":
+        _as_text(opened.pop())
+    if opened:
+        opened.pop()
+
+
+def _as_text(token: Token) -> None:
+    token.type, token.nesting, token.tag = "text", 0, ""
+
+
+# --- addresses ---
+
+
+def _addresses(state: Any) -> None:
+    for inline in _inlines(state):
+        if "://" not in inline.content:
+            continue
+        links = 0
+        made: list[Token] = []
+        for token in inline.children or ():
+            links += token.nesting if token.type.startswith("link_") else 0
+            made += _split(token) if token.type == "text" and not links else [token]
+        inline.children = made
+
+
+def _split(token: Token) -> Iterator[Token]:
+    from markdown_it.token import Token
+
+    at = 0
+    for match in _ADDRESS.finditer(token.content):
+        url = _without_behind(match[0])
+        if len(url) < len("https://x.y"):
+            continue
+        yield Token("text", "", 0, content=token.content[at : match.start()])
+        yield Token("link_open", "a", 1, attrs={"href": url})
+        yield Token("text", "", 0, content=url)
+        yield Token("link_close", "a", -1)
+        at = match.start() + len(url)
+    yield Token("text", "", 0, content=token.content[at:])
+
+
+def _without_behind(url: str) -> str:
+    """An address without the punctuation behind it; a bracket belongs to it where it was opened in it."""
+    while url and (
+        url[-1] in _BEHIND or any(url[-1] == b and url.count(a) < url.count(b) for a, b in _BRACKETS)
+    ):
+        url = url[:-1]
+    return url
+
+
+_BRACKETS = (("(", ")"), ("[", "]"), ("{", "}"))
+
+
+# --- lines ---
+
+
+def _verse(state: Any) -> None:
+    for inline in _inlines(state):
+        if "\n" in inline.content and not _is_filled(inline.content.split("\n")):
+            for token in inline.children or ():
+                if token.type == "softbreak":
+                    token.type = "hardbreak"
+
+
+def _is_filled(lines: list[str]) -> bool:
+    """Whether lines are a paragraph that was filled to a width."""
+    width = max(map(len, lines))
+    pairs = pairwise(lines)
+    return width >= _LEAST_WIDTH and all(
+        len(line) + 1 + len(behind.split(maxsplit=1)[0] if behind.strip() else "") > width
+        for line, behind in pairs
+    )
+
+
+# --- directions ---
+
+
+def direction(text: str) -> str:
+    """rtl or ltr by the first letter that has a direction; "" where none has."""
+    found = next((b for b in map(bidirectional, text) if b in ("L", "R", "AL")), "")
+    return {"": "", "L": "ltr"}.get(found, "rtl")
+
+
+def _directions(state: Any) -> None:
+    if not any(
+        "\u0590" <= c <= "\u08ff" or "\ufb1d" <= c <= "\ufefc" or c >= "\U00010800" for c in state.src
+    ):
+        return
+    open_blocks: list[Token] = []
+    for token in state.tokens:
+        if token.type == "inline":
+            _decide(open_blocks, direction(token.content))
+        elif token.nesting == 1:
+            open_blocks.append(token)
+        elif token.nesting == -1 and open_blocks:
+            open_blocks.pop()
+        elif token.type in ("fence", "code_block"):
+            token.meta["ltr"] = _inherited(open_blocks) == "rtl"
+
+
+def _decide(blocks: list[Token], found: str) -> None:
+    """Gives those of the blocks around a text that have had none yet the direction of it."""
+    inherited = "ltr"
+    for block in blocks:
+        if found and "is" not in block.meta and block.type.removesuffix("_open") in _BLOCKS:
+            block.meta["is"] = found
+            if found != inherited:
+                block.meta["dir"] = found
+        inherited = block.meta.get("is", inherited)
+
+
+def _inherited(blocks: list[Token]) -> str:
+    return next((b.meta["is"] for b in reversed(blocks) if "is" in b.meta), "ltr")
+
+
+# --- emphasis ---
+
+
+def _parse(md: MarkdownIt) -> Any:
+    """ParserInline.parse, with a state for which `*` beside a letter of a script without word spaces stands
+    as beside a blank."""
+    from markdown_it.rules_inline import StateInline
+    from markdown_it.rules_inline.state_inline import Scanned
+
+    class State(StateInline):
+        def scanDelims(self, start: int, canSplitWord: bool) -> Scanned:  # noqa: N802, N803 - the parser's names
+            found = super().scanDelims(start, canSplitWord)
+            end = start + found.length
+            before = self.src[start - 1] if start else " "
+            after = self.src[end] if end < self.posMax else " "
+            if not canSplitWord or not (_is_wide(before) or _is_wide(after)):
+                return found
+            return Scanned(_may_begin(after, before), _may_begin(before, after), found.length)
+
+    def parse(src: str, parser: MarkdownIt, env: Any, tokens: list[Token]) -> list[Token]:
+        state = State(src, parser, env, tokens)
+        md.inline.tokenize(state)
+        for rule in md.inline.ruler2.getRules(""):
+            rule(state)
+        return state.tokens
+
+    return parse
+
+
+def _may_begin(inner: str, outer: str) -> bool:
+    """Whether emphasis may begin (or, the other way round, end) between two characters."""
+    return not inner.isspace() and (
+        not _is_sign(inner) or outer.isspace() or _is_sign(outer) or _is_wide(outer)
+    )
+
+
+def _is_sign(char: str) -> bool:
+    return category(char)[0] in "PS"
+
+
+def _is_wide(char: str) -> bool:
+    return east_asian_width(char) in "WFH" and category(char) != "So"
+
+
+def _inlines(state: Any) -> Iterator[Token]:
+    return (token for token in state.tokens if token.type == "inline")
