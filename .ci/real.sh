@@ -9,10 +9,10 @@ mkdir -p "$real"
 if [ ! -f "$real/node_modules/@copilotkit/aimock/dist/cli.js" ]; then
   npm install --prefix "$real" --ignore-scripts --silent --no-fund --no-audit @copilotkit/aimock@1.43.0
 fi
-if [ ! -f "$real/sdks/.installed-3" ]; then
+if [ ! -f "$real/sdks/.installed-4" ]; then
   python3 -m venv "$real/sdks"
-  "$real/sdks/bin/pip" install -q openai anthropic google-genai ollama pytest hypothesis httpx-sse msgspec genai-prices ipython pandas markdown-it-py platformdirs httptools aiohappyeyeballs trustme python-dotenv jsonschema
-  touch "$real/sdks/.installed-3"
+  "$real/sdks/bin/pip" install -q openai anthropic google-genai mistralai ollama pytest hypothesis httpx-sse msgspec genai-prices ipython pandas markdown-it-py platformdirs httptools aiohappyeyeballs trustme python-dotenv jsonschema
+  touch "$real/sdks/.installed-4"
 fi
 
 heavy=yes
@@ -34,7 +34,7 @@ else
 fi
 
 [ "${1:-}" = --test ] || exit 0
-PYTHONPATH=. "$real/sdks/bin/python" -m pytest -q -m real tests/real/test_simulator_sdks.py
+PYTHONPATH=. "$real/sdks/bin/python" -m pytest -q -m real tests/real/test_simulator_sdks.py tests/real/test_simulator_batch_sdks.py
 ignore=()
 [ "$heavy" = yes ] || ignore=(--ignore tests/real/test_llamacpp.py --ignore tests/real/test_bench.py)
-NBLLM_SHARED=$shared NBLLM_REAL=$real .venv/bin/python -m pytest -q -m real tests/real --ignore tests/real/test_simulator_sdks.py --ignore tests/real/test_clis.py "${ignore[@]}"
+NBLLM_SHARED=$shared NBLLM_REAL=$real .venv/bin/python -m pytest -q -m real tests/real --ignore tests/real/test_simulator_sdks.py --ignore tests/real/test_simulator_batch_sdks.py --ignore tests/real/test_clis.py "${ignore[@]}"

@@ -234,7 +234,8 @@ def _mistral_shown(batch: Batch, end: str, results: list[Result], now: float) ->
     done = sum(r.how == "ok" for r in results)
     words = {"": "RUNNING", "completed": "SUCCESS", "expired": "TIMEOUT_EXCEEDED"}
     return {
-        **{k: batch.about.get(k) for k in ("endpoint", "input_files", "model", "metadata")},
+        **{k: batch.about.get(k) for k in ("endpoint", "model", "metadata")},
+        "input_files": batch.about.get("input_files") or [],
         "id": batch.id,
         "object": "batch",
         "status": words.get(end, end.upper()),

@@ -135,6 +135,7 @@ def _file(batches: Batches, id: str) -> dict[str, Any]:
     if id not in batches.files:
         raise Refused(404, f"No such File object: {id[:80]}")
     about = {"created_at": routes.CREATED, "filename": batches.names[id], "purpose": "batch"}
+    about |= {"sample_type": "batch_request", "source": "upload"}  # Mistral's words
     return {"id": id, "object": "file", "bytes": len(batches.files[id]), "status": "processed", **about}
 
 

@@ -182,7 +182,8 @@ class Service:
             options = _options(self.defaults, "", request)
             _check_key(routes.speaks(request), options, request)
             if found := self.batches.answer(request, options, came.created):
-                answer = _one(200, found[0], _JSON, "", Out("done", b"", 0.0))
+                kind = "application/octet-stream" if isinstance(found[0], str) else _JSON
+                answer = _one(200, found[0], kind, "", Out("done", b"", 0.0))
                 answer.headers += found[1].items()
                 return answer
             body = routes.small(request, self.loads.loaded(came.received_ns / 1e9))
