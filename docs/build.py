@@ -31,6 +31,7 @@ GUIDES = (
     "tools",
     "rows",
     "batches",
+    "tracing",
     "embeddings",
     "answers",
     "prompts",

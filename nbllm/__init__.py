@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .client.api import resume as resume
     from .client.api import server_prompt as server_prompt
     from .client.api import stream as stream
+    from .client.api import trace as trace
     from .client.chat import Chat as Chat
     from .client.client import Client as Client
     from .client.policy import Retries as Retries
@@ -75,6 +76,7 @@ _HOME = {
             "server_prompt",
             "record",
             "replay",
+            "trace",
             "providers",
             "models",
             "default_client",

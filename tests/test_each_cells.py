@@ -137,3 +137,33 @@ def test_a_run_that_ends_early_fails_its_cell(kernel):
     assert "ended early: AuthenticationError" in ran.error["evalue"]
     assert "resume('early')" in ran.error["evalue"]
     assert "llm_status" in kernel.value("list(df.columns)")
+
+
+def test_a_cell_is_a_span_above_its_rows(kernel):
+    """Where tracing is on: cell, rows, one call a row; and a plain cell above its call."""
+    assert kernel.run(
+        "from opentelemetry.sdk.trace import TracerProvider\n"
+        "from opentelemetry.sdk.trace.export import SimpleSpanProcessor\n"
+        "from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter\n"
+        "kept, tracers = InMemorySpanExporter(), TracerProvider()\n"
+        "tracers.add_span_processor(SimpleSpanProcessor(kept))\n"
+        "nbllm.trace(tracer_provider=tracers)"
+    ).ok
+    assert kernel.run(f"%%llm {FAST} each=df run=traced\nSay {{text}}").ok
+    assert kernel.run(f"%%llm {FAST} chat=talk\nhello").ok
+    assert kernel.run("nbllm.trace(False); spans = kept.get_finished_spans()").ok
+    assert kernel.run(
+        "names = {s.context.span_id: s.name for s in spans}\n"
+        "found = sorted((s.name.split()[0], names[s.parent.span_id] if s.parent else '') for s in spans)"
+    ).ok
+    agent = (
+        f"invoke_agent {FAST[4:].replace('openai', 'sim-openai')}"  # a conversation may take several turns
+    )
+    assert [
+        *([["cell", ""]] * 2),
+        ["chat", agent],
+        *([["chat", "rows traced"]] * 6),
+        ["invoke_agent", "cell"],
+        ["rows", "cell"],
+    ] == kernel.value("[list(f) for f in found]")
+    assert ["talk"] == kernel.value("[a for s in spans if (a := s.attributes.get('nbllm.chat'))]")

@@ -40,6 +40,7 @@ ONLY_IN = {
     **dict.fromkeys(("mcp", "mcp_types", "httpx2"), ("tools",)),
     "a2a": ("agents",),
     "anyio": ("http", "tools"),
+    "opentelemetry": ("client",),
     **dict.fromkeys(("IPython", "ipywidgets"), ("notebook",)),
 }
 HEAVY = {
@@ -63,6 +64,7 @@ LATE_PACKAGES = HEAVY | {
         "dotenv",
         "tiktoken",
     ),
+    "opentelemetry",
     *("a2a", "anyio", "idna", "tqdm", "tomlkit", "resource", "keyring", "docstring_parser", "truststore"),
 }
 # The second: a part of ours that loads when it is first used. (who, what)

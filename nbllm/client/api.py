@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ..core.errors import ConfigError
 from ..core.values import BUDGET
 from .client import CallOptions, Client, sealed
+from .tracing import tracing
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -74,6 +75,16 @@ def replay(path: str | Path, pace: str = "now") -> AbstractContextManager[Tape]:
     sent. pace: "recorded" keeps the times at which events came. Raises ConfigError for another file; a call
     that is not in it does so too, and names the nearest."""
     return default_client().tapes.replay(path, pace)
+
+
+def trace(
+    on: bool = True, *, content: bool = False, tracer_provider: Any = None, meter_provider: Any = None
+) -> None:
+    """Turns spans and metrics of OpenTelemetry for all further calls of the process on, or off. content: with
+    prompts, answers, and what tools are given and give. Without providers, those that are set for the process
+    get them. Raises ConfigError where opentelemetry-api is not installed."""
+    given = {"content": content, "tracer_provider": tracer_provider, "meter_provider": meter_provider}
+    default_client().tracing = tracing(**given) if on else None
 
 
 def resource(address: str, budget: int = BUDGET) -> list[Text | Image | Document]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 
@@ -35,6 +36,7 @@ from .policy import Approve, Asker, Retries, Scale, Timeouts, Tools
 from .pool import Pool
 from .recordings import Tapes, replaying
 from .stream import Stream
+from .tracing import Tracing, tracing
 
 if TYPE_CHECKING:
     from ..tools.given import Given
@@ -104,6 +106,7 @@ class Client:
         self.budget: Budget | None = None  # of all its calls
         self.sender: Handler | None = None  # sends in place of its own connections
         self.asker: Asker | None = None  # asks the person before a tool runs
+        self.tracing: Tracing | None = None  # spans and metrics of its calls
         self._scales: dict[tuple[str, str], Scale] = {}  # by provider and model
         self._pool = Pool()
         self._servers: Servers | None = None
@@ -157,6 +160,19 @@ class Client:
                 hint="Write different names, as in openai/mini|claude/haiku, without base_url and dialect.",
             )
         return [self.resolve(name) for name in names]
+
+    def _traced(self) -> Tracing | None:
+        """What makes spans, where the user wants them and calls are not measured."""
+        if self.tracing is None and self.paced:
+            said = self.registry.env.get("NBLLM_OTEL", "").lower()
+            if said in ("1", "true", "on", "yes", "content") or (self.registry.otel and not said):
+                self.tracing = tracing(content=said == "content")
+        return self.tracing if self.paced else None
+
+    def span(self, name: str, **about: Any) -> AbstractContextManager[Any]:
+        """A span round the calls that are begun inside, where calls are traced. about: its attributes."""
+        watched = self._traced()
+        return nullcontext() if watched is None else watched.span(name, **about)
 
     def check(self, url: str, timeout: float = 0.5) -> Future[bool]:
         """Whether something listens at the address, within `timeout` seconds; asked at once, answered in the
@@ -343,8 +359,11 @@ class Client:
         self._others(request, route)  # made ready here: the loop runs where nothing may be waited for
         scale = self._scales.setdefault((route.provider.name, route.model), Scale())
 
+        watched = self._traced()
+
         async def work() -> None:
-            await using.run(stream, request, send, ask, scale)
+            with nullcontext() if watched is None else watched.agent(stream, first):
+                await using.run(stream, request, send, ask, scale)
 
         stream = Stream(lambda fold, s: _summed(fold, s, first))
         return stream.start(self._engine(), work())
@@ -401,7 +420,8 @@ class Client:
 
         wrap = (in_turn, *self.wrap) if others else self.wrap
         budgets = budgets if self.budget is None else (*budgets, self.budget)
-        told: dict[str, Any] = {"budgets": budgets, "known": taped}
+        watched = self._traced()
+        told: dict[str, Any] = {"budgets": budgets, "known": taped, "traced": watched and watched.chat}
         handler = composed(self.sender or sender(self._pool), retries, wrap, self.ledger, gates, **told)
         return stream.start(running, handler(first, stream))
 

@@ -154,13 +154,16 @@ def composed(
     *,
     budgets: Sequence[Budget] = (),
     known: Wrapper | None = None,
+    traced: Wrapper | None = None,
 ) -> Handler:
     """The way of a client's calls. wrap: more wrappers, from the inside outwards. gates: None for calls that
-    are measured, and keep to no limits. known: gives answers that are known already."""
+    are measured, and keep to no limits. known: gives answers that are known already.
+    traced: tells others of each call."""
     bottom = bottom if gates is None else gated(bottom, gates, again=retries.attempts > 0)
     handler = retried(bottom, retries)
     handler = budgeted(handler, budgets) if budgets else handler
-    handler = handler if known is None else known(handler)
+    for own in (known, traced):
+        handler = handler if own is None else own(handler)
     for wrapper in wrap:
         handler = wrapper(handler)
     handler = limited(handler)

@@ -35,6 +35,11 @@ def run_cell(session: Session, line: Line, body: str) -> Any:
     Raises ConfigError before anything is sent for what is wrong in the cell; the call's error after the
     partial answer was shown and kept; Stopped where the user stopped it.
     """
+    with session.client.span("cell", chat=line.options.get("chat")):
+        return _run_cell(session, line, body)
+
+
+def _run_cell(session: Session, line: Line, body: str) -> Any:
     refuse_places(line, session.namespace)
     line = replace(line, models=session.models(line.models))
     used = prompt_files.named(session, str(line.options.get("use", "")))

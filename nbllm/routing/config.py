@@ -126,6 +126,7 @@ class Config:
     chosen: str = ""  # the project's file that chose the default model, "" where none did
     ledger: str = LEDGERS[0]
     keep_chats: bool = False  # whether named conversations are kept on disk
+    otel: bool = False  # whether calls become OpenTelemetry's spans
 
 
 def user_file() -> Path:
@@ -321,7 +322,7 @@ def _allow(config: Config, layer: Layer) -> None:
 
 def _apply(config: Config, layer: Layer) -> None:
     for table in layer.data:
-        if table not in (*_TABLES, "ledger", "keep_chats"):
+        if table not in (*_TABLES, "ledger", *_SWITCHES):
             config.problems.append(
                 _problem(layer, f"unknown table {table!r}; expected {', '.join(_TABLES)}", table)
             )
@@ -356,7 +357,7 @@ def _apply(config: Config, layer: Layer) -> None:
             config.tools[name] = table
     _use(config, layer)
     _ledger(config, layer)
-    _keep_chats(config, layer)
+    _switches(config, layer)
 
 
 def _written(config: Config, layer: Layer, name: str, table: Any) -> Provider:
@@ -369,15 +370,18 @@ def _written(config: Config, layer: Layer, name: str, table: Any) -> Provider:
     return row
 
 
-def _keep_chats(config: Config, layer: Layer) -> None:
-    """Whether conversations are kept, as the user's own files say."""
-    said = layer.data.get("keep_chats", config.keep_chats)
-    if isinstance(said, bool) and (not layer.project or "keep_chats" not in layer.data):
-        config.keep_chats = said
-        return
-    wrong = "a project does not choose 'keep_chats'" if layer.project else "'keep_chats' is true or false"
-    expected = f"expected keep_chats = true above the tables of {user_file()}"
-    config.problems.append(_problem(layer, f"{wrong}; {expected}", "keep_chats"))
+_SWITCHES = ("keep_chats", "otel")  # what the user's own files say with a word, and a project does not
+
+
+def _switches(config: Config, layer: Layer) -> None:
+    for name in _SWITCHES:
+        said = layer.data.get(name, getattr(config, name))
+        if isinstance(said, bool) and (not layer.project or name not in layer.data):
+            setattr(config, name, said)
+            continue
+        wrong = f"a project does not choose {name!r}" if layer.project else f"{name!r} is true or false"
+        expected = f"expected {name} = true above the tables of {user_file()}"
+        config.problems.append(_problem(layer, f"{wrong}; {expected}", name))
 
 
 def _ledger(config: Config, layer: Layer) -> None:

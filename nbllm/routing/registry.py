@@ -89,6 +89,7 @@ class Registry:
     dialects: Mapping[str, Dialect] = field(default_factory=lambda: DIALECTS, repr=False)
     defaults: dict[str, Any] = field(default_factory=dict)  # of cells, as configuration files have them
     keep_chats: bool = False  # whether named conversations are kept on disk
+    otel: bool = False  # whether calls become OpenTelemetry's spans
     ledger: str = config.LEDGERS[0]  # where calls are noted, for the clients that are made with this
     tools: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # HTTP endpoints, as files have them
 
@@ -472,6 +473,7 @@ def load(env: Mapping[str, str] | None = None, places: Places | None = None) -> 
         defaults=found.defaults,
         ledger=found.ledger,
         keep_chats=found.keep_chats,
+        otel=found.otel,
         tools=found.tools,
     )
     if found.chosen:

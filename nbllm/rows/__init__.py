@@ -323,7 +323,8 @@ class _Run:
         if ids:
             runner.prepare(self.route, ids)
             if self._wanted(ids, known, purse, progress):
-                runner.run(progress)
+                with self.client.span(f"rows {self.file.name}", run=self.file.name, rows=len(ids)):
+                    runner.run(progress)
             else:
                 runner.ended = DECLINED
             self.file.put(ended=runner.ended)

@@ -1,0 +1,335 @@
+"""Calls as OpenTelemetry's spans and metrics, under its conventions' names for generative models, so that
+MLflow, Langfuse, Logfire, Phoenix and others see them. Off until the user turns it on, and opentelemetry is
+not imported before.
+
+Spans, from the outside: `cell` or `rows NAME` (a table's), `invoke_agent MODEL` (an answer with tools), `chat
+MODEL` (one call of a provider; several where one fails and another is asked), `execute_tool NAME`.
+What was said is in them only where that is asked for, and never a key. Where they go is the business of the
+providers that the user's program has set up: without any, nothing goes anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ..core import errors
+from ..core.events import Event, Fold, Response, ToolEnded, ToolStarted, is_token
+from ..core.messages import Document, Image, Message, Reasoning, Request, Text, ToolCall, ToolResult
+from .attempt import Attempt, Handler, Sink
+
+if TYPE_CHECKING:
+    from .stream import Stream
+
+NAME = "nbllm"
+# The conventions' words for providers that they know; others have the name of their row.
+_PROVIDERS = {
+    "gemini": "gcp.gemini",
+    "vertex": "gcp.vertex_ai",
+    "azure": "azure.ai.openai",
+    "azure_responses": "azure.ai.openai",
+    "openai_responses": "openai",
+    "mistral": "mistral_ai",
+    "xai": "x_ai",
+    "bedrock": "aws.bedrock",
+}
+_LONGEST = 100_000  # characters of a content
+
+
+def tracing(*, content: bool = False, tracer_provider: Any = None, meter_provider: Any = None) -> Tracing:
+    """Spans and metrics for the providers given, or for those that are set for the process. Raises
+    ConfigError where opentelemetry is not installed."""
+    try:
+        from opentelemetry import metrics, trace
+    except ImportError:
+        raise errors.ConfigError(
+            "Tracing needs the package opentelemetry-api.", hint="pip install 'nbllm[otel]'"
+        ) from None
+    tracer = trace.get_tracer(NAME, tracer_provider=tracer_provider)
+    return Tracing(trace, tracer, metrics.get_meter(NAME, meter_provider=meter_provider), content)
+
+
+class Tracing:
+    """Makes the spans and metrics of a client's calls. content: whether what was said is in them."""
+
+    def __init__(self, api: Any, tracer: Any, meter: Any, content: bool) -> None:
+        self._api, self._tracer, self.content = api, tracer, content
+        histogram = meter.create_histogram
+        self._tokens = histogram("gen_ai.client.token.usage", "{token}", "Tokens that were read and written.")
+        self._duration = histogram("gen_ai.client.operation.duration", "s", "How long calls took.")
+        self._first = histogram(
+            "gen_ai.client.operation.time_to_first_chunk", "s", "Time to the first token of an answer."
+        )
+
+    @contextlib.contextmanager
+    def span(self, name: str, **about: Any) -> Iterator[Any]:
+        """A span round what is done inside; its errors are its own. about: attributes; None is left out."""
+        attributes = {f"nbllm.{n}": v for n, v in about.items() if v is not None}
+        with self._opened(name, self._api.SpanKind.INTERNAL, attributes) as span:
+            yield span
+
+    @contextlib.contextmanager
+    def _opened(self, name: str, kind: Any, attributes: Mapping[str, Any]) -> Iterator[Any]:
+        opened = self._tracer.start_as_current_span(
+            name,
+            kind=kind,
+            attributes=dict(attributes),
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+        with opened as span:
+            try:
+                yield span
+            except BaseException as error:
+                self._failed(span, error, ())
+                raise
+
+    def _failed(self, span: Any, error: BaseException, secrets: Sequence[str]) -> None:
+        """An error: its type and its message, without a traceback, whose lines may hold anything."""
+        if isinstance(error, asyncio.CancelledError | KeyboardInterrupt):
+            span.set_attribute("nbllm.stopped", True)
+            return
+        if isinstance(error, errors.NbllmError):
+            said = errors.scrub(error.message, tuple(secrets))[:500]
+        else:
+            said = ""
+        span.set_attribute("error.type", type(error).__name__)
+        span.set_status(self._api.StatusCode.ERROR, said)
+
+    def chat(self, handler: Handler) -> Handler:
+        """A wrapper of the pipeline: a span round a call, with its tokens and times."""
+
+        async def call(attempt: Attempt, sink: Sink) -> None:
+            about, watch = _asked(attempt), _Watch(sink)
+            below: Any = watch
+            with self._opened(f"chat {attempt.route.model}", self._api.SpanKind.CLIENT, about) as span:
+                if self.content and span.is_recording():
+                    self._said(span, attempt.request, attempt.guard.texts)
+                failed: BaseException | None = None
+                try:
+                    await handler(attempt, below)
+                except BaseException as error:
+                    failed = error
+                    self._failed(span, error, attempt.guard.texts)
+                    raise
+                finally:
+                    self._ended(span, attempt, watch, about, failed)
+
+        return call
+
+    def _ended(
+        self,
+        span: Any,
+        attempt: Attempt,
+        watch: _Watch,
+        about: Mapping[str, Any],
+        failed: BaseException | None,
+    ) -> None:
+        response, seconds = watch.fold.response(), time.perf_counter() - watch.began
+        span.set_attributes(_answered(response, len(watch.traces)))
+        shared = {n: v for n, v in about.items() if n in _DIMENSIONS}
+        if response.model:
+            shared["gen_ai.response.model"] = response.model
+        if watch.first is not None:
+            span.set_attribute("gen_ai.response.time_to_first_chunk", watch.first)
+            self._first.record(watch.first, shared)
+        if failed is not None and not isinstance(failed, asyncio.CancelledError):
+            shared["error.type"] = type(failed).__name__
+        self._duration.record(seconds, shared)
+        for kind, count in _counted(response):
+            self._tokens.record(count, {**shared, "gen_ai.token.type": kind})
+        if self.content and response.parts:
+            said = [
+                _message(Message("assistant", response.parts)) | {"finish_reason": response.finish_reason}
+            ]
+            span.set_attribute("gen_ai.output.messages", _json(said, attempt.guard.texts))
+
+    def _said(self, span: Any, request: Request, secrets: Sequence[str]) -> None:
+        messages = [_message(m) for m in request.messages if m.role != "system"]
+        span.set_attribute("gen_ai.input.messages", _json(messages, secrets))
+        if request.system:
+            parts = [{"type": "text", "content": request.system}]
+            span.set_attribute("gen_ai.system_instructions", _json(parts, secrets))
+
+    @contextlib.contextmanager
+    def agent(self, stream: Stream, first: Attempt) -> Iterator[None]:
+        """A span round an answer with tools; each of its calls and tools is a child."""
+        about = {**_asked(first), "gen_ai.operation.name": "invoke_agent"}
+        name = f"invoke_agent {first.route.model}"
+        with self._opened(name, self._api.SpanKind.INTERNAL, about) as span:
+            try:
+                yield
+            finally:
+                self._tools(stream, first.guard.texts)
+                span.set_attribute("nbllm.turns", len(stream.turns))
+
+    def _tools(self, stream: Stream, secrets: Sequence[str]) -> None:
+        """The spans of what tools did, with the times at which it was."""
+        shift = time.time_ns() - time.perf_counter_ns()
+        began: dict[str, float] = {}
+        calls = {c.id: c for c in _calls(stream.partial())}
+        for at, event in stream.log:
+            if isinstance(event, ToolStarted):
+                began[event.id] = at
+            if isinstance(event, ToolEnded):
+                at_first = began.pop(event.result.id, at)
+                self._tool(event, calls.get(event.result.id), (at_first, at), shift, secrets)
+
+    def _tool(
+        self,
+        ended: ToolEnded,
+        call: ToolCall | None,
+        times: tuple[float, float],
+        shift: int,
+        secrets: Sequence[str],
+    ) -> None:
+        name, (since, until) = ended.result.name, times
+        about = {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": name,
+            "gen_ai.tool.call.id": ended.result.id,
+            "nbllm.outcome": ended.outcome,
+        }
+        if self.content:
+            about["gen_ai.tool.call.arguments"] = _json(call.arguments if call else {}, secrets)
+            about["gen_ai.tool.call.result"] = _json(_told(ended.result), secrets)
+        span = self._tracer.start_span(
+            f"execute_tool {name}", attributes=about, start_time=round(since * 1e9) + shift
+        )
+        if ended.result.is_error:
+            span.set_attribute("error.type", ended.outcome)
+            span.set_status(self._api.StatusCode.ERROR)
+        span.end(round(until * 1e9) + shift)
+
+
+class _Watch:
+    """A sink that hands on, and folds what it hands on."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink, self.fold, self.began = sink, Fold(), time.perf_counter()
+        self.first: float | None = None  # seconds to the first token
+        self.called = sink.called
+        self.traces: list[Any] = []  # of this call alone
+
+    @property
+    def log(self) -> list[tuple[float, Event]]:
+        """The sink's."""
+        return self._sink.log
+
+    def begin(self, attempt: Attempt) -> Any:
+        """As the sink's."""
+        self.traces.append(self._sink.begin(attempt))
+        return self.traces[-1]
+
+    def publish(self, event: Event, at: float | None = None) -> None:
+        """Hands it on."""
+        if self.first is None and is_token(event):
+            self.first = (time.perf_counter() if at is None else at) - self.began
+        self.fold.add(event)
+        self._sink.publish(event, at)
+
+    def partial(self) -> Response:
+        """The sink's."""
+        return self._sink.partial()
+
+
+_DIMENSIONS = (
+    "gen_ai.operation.name",
+    "gen_ai.provider.name",
+    "gen_ai.request.model",
+    "server.address",
+    "server.port",
+)
+
+
+def _asked(attempt: Attempt) -> dict[str, Any]:
+    """What is asked of whom, without what is said."""
+    request, row = attempt.request, attempt.route.provider
+    host, port = _server(row.base_url)
+    found = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": _PROVIDERS.get(row.name, row.name),
+        "gen_ai.request.model": attempt.route.model,
+        "gen_ai.request.temperature": request.temperature,
+        "gen_ai.request.top_p": request.top_p,
+        "gen_ai.request.max_tokens": request.max_tokens,
+        "gen_ai.request.seed": request.seed,
+        "gen_ai.request.stop_sequences": list(request.stop) or None,
+        "gen_ai.request.stream": True,
+        "gen_ai.output.type": None if request.schema is None else "json",
+        "server.address": host,
+        "server.port": port,
+        "nbllm.label": attempt.label,
+        "nbllm.simulated": attempt.route.simulated or None,
+    }
+    return {n: v for n, v in found.items() if v is not None}
+
+
+def _server(url: str) -> tuple[str | None, int | None]:
+    try:
+        at = urlsplit(url)
+        return at.hostname, at.port or {"https": 443, "http": 80}.get(at.scheme)
+    except ValueError:
+        return None, None
+
+
+def _answered(response: Response, attempts: int) -> dict[str, Any]:
+    usage = response.usage
+    found = {
+        "gen_ai.response.id": response.id,
+        "gen_ai.response.model": response.model,
+        "gen_ai.response.finish_reasons": [response.finish_reason] if response.finish_reason else None,
+        "gen_ai.usage.input_tokens": usage and usage.input_tokens,
+        "gen_ai.usage.output_tokens": usage and usage.output_tokens,
+        "gen_ai.usage.cache_read.input_tokens": usage and usage.cache_read_tokens,
+        "gen_ai.usage.cache_creation.input_tokens": usage and usage.cache_write_tokens,
+        "gen_ai.usage.reasoning.output_tokens": usage and usage.reasoning_tokens,
+        "nbllm.attempts": attempts,
+        "nbllm.cached": any(n.kind == "cached" for n in response.notices) or None,
+    }
+    return {n: v for n, v in found.items() if v is not None}
+
+
+def _counted(response: Response) -> Iterator[tuple[str, int]]:
+    usage = response.usage
+    if usage is not None:
+        for kind, count in (("input", usage.input_tokens), ("output", usage.output_tokens)):
+            if count is not None:
+                yield kind, count
+
+
+def _calls(response: Response) -> Iterator[ToolCall]:
+    for message in response.messages:
+        yield from (p for p in message.parts if isinstance(p, ToolCall))
+
+
+def _told(result: ToolResult) -> Any:
+    parts = result.content
+    return parts if isinstance(parts, str) else [_part(p) for p in parts]
+
+
+def _message(message: Message) -> dict[str, Any]:
+    return {"role": message.role, "parts": [_part(p) for p in message.parts]}
+
+
+def _part(part: Any) -> dict[str, Any]:
+    if isinstance(part, Text):
+        return {"type": "text", "content": part.text}
+    if isinstance(part, Reasoning):
+        return {"type": "reasoning", "content": part.text}
+    if isinstance(part, ToolCall):
+        return {"type": "tool_call", "id": part.id, "name": part.name, "arguments": part.arguments}
+    if isinstance(part, ToolResult):
+        return {"type": "tool_call_response", "id": part.id, "response": _told(part)}
+    kind = part.media_type if isinstance(part, Image | Document) else None  # their bytes stay here
+    return {"type": "blob" if kind else type(part).__name__.lower(), "mime_type": kind}
+
+
+def _json(value: Any, secrets: Sequence[str]) -> str:
+    """As JSON, without secrets, and not longer than a back end takes."""
+    return errors.scrub(json.dumps(value, default=str, ensure_ascii=False), tuple(secrets))[:_LONGEST]
