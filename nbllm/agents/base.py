@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from ..core import errors
@@ -29,7 +30,10 @@ from ..core.events import (
 )
 from ..core.messages import Document, Image, Message, Request, Text, ToolCall, ToolResult, caption
 from ..dialects import _json as common
+from ..dialects._errors import hint_for
 from ..dialects._json import Halves, label, obj
+from ..dialects._kinds import STATUSES, classify, machine_words
+from ..dialects._limits import in_words
 from .objects import ANSI, Objects, parsed
 
 OPTIONS = (
@@ -51,7 +55,9 @@ _CANNOT = (
 )
 _SEARCHED = 20_000  # characters of a message in which a status and the like are looked for
 _RESTARTS = 100  # times that a CLI may begin its answer again; they give up after some ten
-_STATUS = re.compile(r"(?:status|code|error)\W{0,12}(?:code\W{0,4})?(\d{3})\b|\b(4\d\d|5\d\d)\b")
+_STATUS = re.compile(
+    r"(?:status|code|error|http|api)\W{0,12}(?:(?:code|error)\W{0,4})?(\d{3})\b", re.IGNORECASE
+)
 _LOGIN = re.compile(
     r"not logged in|/login|log ?in|authenticat|unauthori[sz]ed|api key|credential", re.IGNORECASE
 )
@@ -193,23 +199,25 @@ def failure(status: int | None, message: str, provider: Endpoint, body: Any = No
     name, message = provider.label or provider.name, message.strip()[:_SEARCHED]
     if status is None:
         found = _STATUS.search(message)
-        status = int(found[1] or found[2]) if found else None
-    kind, hint = errors.ProviderError, "Run the command by hand to see more."
-    if status in (401, 403) or (status is None and _LOGIN.search(message)):
+        status = int(found[1]) if found and int(found[1]) in STATUSES else None
+    kind = classify(status, message, machine_words(body))
+    wait, hint = in_words(message, datetime.now(UTC).timestamp()), "Run the command by hand to see more."
+    if (
+        kind is errors.AuthenticationError
+        or status == 403
+        or (kind is errors.ProviderError and _LOGIN.search(message))
+    ):
         kind, hint = (
             errors.AuthenticationError,
             f"Log in with the command itself ({provider.command[0] if provider.command else name}), or set "
             f"{' or '.join(provider.key_env) or 'its key'}.",
         )
-    elif status == 404 or _MODEL.search(message):
-        kind, hint = errors.NotFound, "Check the model's name."
-    elif status == 429:
-        kind, hint = errors.RateLimited, "Wait a little, or ask another model."
-    elif status == 529 or (status is None and re.search(r"high demand|overloaded", message, re.IGNORECASE)):
-        kind, hint = errors.Overloaded, "Try again in a moment."
-    elif status is not None and status >= 500:
-        kind, hint = errors.ServerError, "Try again in a moment."
-    return kind(f"{name}: {message[:600] or 'it failed without a word'}", status=status, body=body, hint=hint)
+    elif kind is errors.NotFound:
+        hint = "Check the model's name."
+    elif kind is not errors.ProviderError:
+        hint = hint_for(kind, name, wait)
+    said = f"{name}: {message[:600] or 'it failed without a word'}"
+    return kind(said, status=status, body=body, hint=hint, retry_after=wait)
 
 
 _REFUSED = re.compile(

@@ -15,64 +15,11 @@ from ..core.calls import Endpoint
 from ..core.errors import ProtocolError, ProviderError
 from . import _limits
 from ._json import items, label, load_json, obj
+from ._kinds import classify, machine_words
 
 MESSAGE_LIMIT = 600  # characters of a provider's message that we show; the whole body stays in `.body`
 _READ_LIMIT = 20_000  # characters of an error that are read for what it means
 
-
-_BY_STATUS: dict[int, type[ProviderError]] = {
-    400: errors.BadRequest,
-    401: errors.AuthenticationError,
-    402: errors.QuotaExceeded,
-    403: errors.PermissionDenied,
-    404: errors.NotFound,
-    405: errors.NotFound,
-    413: errors.BadRequest,
-    422: errors.BadRequest,
-    429: errors.RateLimited,
-    498: errors.Overloaded,  # Groq's flex tier
-    503: errors.Overloaded,
-    529: errors.Overloaded,
-}
-
-# A word in the provider's type, code or message that says more than the status: first match wins.
-_BY_WORD: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
-    (re.compile(pattern, re.I), kind)
-    for pattern, kind in (
-        (
-            r"context_length|context length|context_window|context window|context "
-            r"size|exceed_context_size|prompt is too long|"
-            r"maximum context|too many (input )?tokens|input token "
-            r"count.{0,200}exceeds|string_above_max_length",
-            errors.ContextLengthExceeded,
-        ),
-        (
-            r"content_filter|content_policy|responsibleaipolicy|moderation|prohibited_content",
-            errors.ContentFiltered,
-        ),
-        (
-            r"insufficient_quota|insufficient balance|insufficient_balance|billing|credit balance|payment "
-            r"required|"
-            r"out of credits|insufficient credits|specified api usage limits",
-            errors.QuotaExceeded,
-        ),
-        (
-            r"invalid_api_key|api[ _]key not valid|api_key_invalid|incorrect api key|invalid api "
-            r"key|authentication|"
-            r"unauthenticated|unauthorized|login fail",
-            errors.AuthenticationError,
-        ),
-        (r"overloaded|engine_overloaded|high demand|unavailable", errors.Overloaded),
-        (
-            r"rate_limit|rate limit|resource_exhausted|resource exhausted|too many requests",
-            errors.RateLimited,
-        ),
-        (r"permission", errors.PermissionDenied),
-        (r"model_not_found|not_found|does not exist|model .{0,80} not found", errors.NotFound),
-        (r"invalid_request|invalid_argument|bad request", errors.BadRequest),
-        (r"server_error|internal|api_error|server had an error", errors.ServerError),
-    )
-)
 
 _HINTS: dict[type[ProviderError], str] = {
     errors.AuthenticationError: "Check the key: `%llm key {name}` shows where it was found.",
@@ -86,6 +33,13 @@ _HINTS: dict[type[ProviderError], str] = {
     errors.ContentFiltered: "Change the prompt: the provider's filter stopped it.",
     errors.BadRequest: "Check the options of this call.",
 }
+
+
+def hint_for(kind: type[ProviderError], name: str, wait: float | None = None) -> str:
+    """What to do next; wait: seconds that the provider named."""
+    if wait and kind in (errors.RateLimited, errors.Overloaded, errors.QuotaExceeded):
+        return f"Try again in {_limits.span(wait)}, or choose another model."
+    return _HINTS.get(kind, "").format(name=name)
 
 
 def _words(value: Any) -> tuple[str, str | None, str | int | None]:
@@ -106,6 +60,14 @@ def _words(value: Any) -> tuple[str, str | None, str | int | None]:
     return text, label(inner.get("type")) or label(inner.get("status")), label(inner.get("code"))
 
 
+def _inner(value: Any) -> Any:
+    """The object in an error that holds its words."""
+    value = next(iter(items(value)), {}) if isinstance(value, list) else value
+    inner = obj(value).get("error", value)
+    inner = next(iter(items(inner)), {}) if isinstance(inner, list) else inner
+    return obj(inner) or obj(value)
+
+
 def _text(inner: Mapping[str, Any], depth: int = 8) -> str:
     """The words in an error object, `depth` levels down at most."""
     for name in _SAID:
@@ -116,11 +78,24 @@ def _text(inner: Mapping[str, Any], depth: int = 8) -> str:
             return text
         if isinstance(value, list) and value:
             return "; ".join(
-                v if isinstance(v, str) else (_text(v, depth - 1) if depth else "") or json.dumps(v)
+                v
+                if isinstance(v, str)
+                else _where(v) + ((_text(v, depth - 1) if depth else "") or json.dumps(v))
                 for v in value[:_ITEMS]
                 if isinstance(v, (str, dict))
             )
     return ""
+
+
+def _where(item: Mapping[str, Any]) -> str:
+    """FastAPI's `loc`: which part of the body is meant."""
+    place = item.get("loc")
+    names = (
+        [str(p) for p in place if isinstance(p, (str, int)) and p != "body"]
+        if isinstance(place, list)
+        else []
+    )
+    return f"{'.'.join(names)}: " if names else ""
 
 
 _SAID = (
@@ -173,8 +148,10 @@ def provider_error(
     now = datetime.now(UTC).timestamp()
     headers = {**headers, **_inner_headers(value)}
     wait = _limits.retry_after(headers, value, now)
+    wait = wait if wait is not None else _limits.in_words(text, now)
     why = _limits.refusal(headers, value, text, now, quirks=provider.quirks, wait=wait)
-    cls = _classify(status, text, kind, code)
+    codes = [*machine_words(_inner(value)), *filter(None, (kind, str(code or "")))]
+    cls = classify(status, text, codes)
     if cls is errors.QuotaExceeded and any(limit.spent for limit in why.limits):
         cls = errors.RateLimited  # Google's words are of plans and billing, whichever limit it is
     shown = text[:MESSAGE_LIMIT] + ("…" if len(text) > MESSAGE_LIMIT else "")
@@ -190,7 +167,7 @@ def provider_error(
             None,
         ),
         body=value if len(str(value)) < _READ_LIMIT else shown,
-        hint=_HINTS.get(cls, "").format(name=provider.name),
+        hint=hint_for(cls, provider.name, wait),
     )
     return _limited(error, why)
 
@@ -218,36 +195,6 @@ def _limited(error: ProviderError, why: _limits.Refusal) -> ProviderError:
 
 
 _LATEST = 4e9  # epoch seconds of the year 2096
-
-
-def _classify(status: int | None, text: str, kind: str | None, code: str | int | None) -> type[ProviderError]:
-    if status is None and isinstance(code, str) and re.fullmatch("[1-5][0-9]{2}", code):
-        status = int(code)
-    if status is not None and 300 <= status < 400:
-        return errors.NotFound
-    words = f"{kind or ''} {code or ''} {text}"
-    by_word = next((k for pattern, k in _BY_WORD if pattern.search(words)), None)
-    by_status = _BY_STATUS.get(status or 0)
-    # The words refine a vague status (400, 403, 429, none); a clear status beats a chance word in the
-    # message.
-    refining = {
-        errors.ContextLengthExceeded,
-        errors.ContentFiltered,
-        errors.QuotaExceeded,
-        errors.AuthenticationError,
-    }
-    if by_word is errors.ContextLengthExceeded and status == 500:
-        return by_word  # llama.cpp, in mid-answer
-    if by_word and (
-        (by_status is None and (status is None or status < 500))
-        or (by_word in refining and (status or 0) in (400, 402, 403, 413, 422, 429))
-    ):
-        return by_word
-    if by_status:
-        return by_status
-    if status is not None and status >= 500:
-        return errors.ServerError
-    return errors.BadRequest if status is not None and status >= 400 else ProviderError
 
 
 def http_error(status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint) -> ProviderError:

@@ -12,6 +12,7 @@ Names agree more than meanings do. What follows stands in recorded answers:
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -179,7 +180,66 @@ def retry_after(headers: Mapping[str, str], value: Any, now: float) -> float | N
             return max(0.0, when - (_moment(headers.get("date", "")) or now))
     for detail in details(value, "RetryInfo"):
         return seconds(string(detail.get("retryDelay")))
+    return _told(value)
+
+
+_WAITS = {
+    **dict.fromkeys(("retry_after", "retryAfter", "retry_after_seconds", "resets_in_seconds"), 1.0),
+    **dict.fromkeys(("retry_after_ms", "retryAfterMs", "retry_after_millis"), 0.001),
+}
+
+
+def _told(value: Any) -> float | None:
+    """What fields of an error's body say of the wait."""
+    outer = obj(value)
+    inner = obj(outer.get("error"))
+    for place in (inner, obj(inner.get("metadata")), obj(inner.get("details")), outer):
+        for name, unit in _WAITS.items():
+            said = place.get(name)
+            known = isinstance(said, (str, int, float)) and not isinstance(said, bool)
+            if known and (found := seconds(str(said))) is not None:
+                return found * unit
     return None
+
+
+_UNITS: tuple[tuple[str, float], ...] = (
+    ("milliseconds?|ms|millis", 0.001),
+    ("seconds?|secs?|s", 1.0),
+    ("minutes?|mins?|m", MINUTE),
+    ("hours?|hrs?|h", HOUR),
+    ("days?|d", DAY),
+)
+_AMOUNT = re.compile(
+    r"(\d{1,9}(?:\.\d{1,9})?)\s*(" + "|".join(f"(?:{word})" for word, _ in _UNITS) + r")(?![a-z])", re.I
+)
+_IN = re.compile(
+    r"(?:again|retry|retrying|reset\w*|wait\w*|available|back)\W+"
+    r"(?:(?:in|after|for|at least|about|another)\W+){1,2}"
+    r"((?:\s*(?:and|,)?\s*\d[\d.]*\s*[a-z]+){1,4})",
+    re.I,
+)
+_STAMP = re.compile(r"limit reached\|(\d{10})\b")
+
+
+def in_words(text: str, now: float) -> float | None:
+    """Seconds to wait as a sentence says them: "Please try again in 7m12s", "retry after 30 seconds", "in 3
+    days 2 hours"; None where it does not."""
+    if stamp := _STAMP.search(text):
+        return max(0.0, float(stamp[1]) - now)
+    if (found := _IN.search(text)) is None:
+        return None
+    each = _AMOUNT.findall(found[1])
+    waits = [float(n) * next(u for word, u in _UNITS if re.fullmatch(word, unit, re.I)) for n, unit in each]
+    return sum(waits) if waits else None
+
+
+def span(seconds: float) -> str:
+    """A time in words, rounded up: "45 seconds", "an hour", "3 days"."""
+    for unit, size in (("day", DAY), ("hour", HOUR), ("minute", MINUTE), ("second", 1.0)):
+        if seconds > size * 0.99:
+            whole = math.ceil(round(seconds / size, 2))
+            return f"a{'n' * (unit == 'hour')} {unit}" if whole == 1 else f"{whole} {unit}s"
+    return "a second"
 
 
 def details(value: Any, kind: str) -> list[Mapping[str, Any]]:
