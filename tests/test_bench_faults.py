@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -254,21 +255,24 @@ def test_what_shows_in_a_later_turn_only_is_a_row():
 
 
 def test_no_secret_is_in_a_failed_row(tmp_path):
-    """A key that HTTP cannot carry: neither the rows nor the files show it."""
+    """Of a key that nobody takes: neither the rows nor the files show it."""
     df = run(
         GOOD,
-        {
-            "model": "m",
-            "base_url": f"http://127.0.0.1:{closed_port()}/v1",
-            "api_key": KEY + "\n" + KEY,
-            "name": "odd",
-        },
+        {"model": "m", "base_url": f"http://127.0.0.1:{closed_port()}/v1", "api_key": KEY, "name": "odd"},
         directory=tmp_path / "run",
     )
     assert KEY not in str(df.to_dict("records"))
     assert KEY.encode() not in b"".join(p.read_bytes() for p in (tmp_path / "run").iterdir())
     assert by_name(df)[GOOD]["ok"].all()
     assert not by_name(df)["odd"]["ok"].any()
+
+
+def test_what_cannot_be_a_key_is_refused_before_the_run(tmp_path):
+    """Without its text."""
+    odd = {"model": "m", "base_url": "http://127.0.0.1:9/v1", "api_key": KEY + "\n" + KEY}
+    with pytest.raises(errors.ConfigError) as caught:
+        run(GOOD, odd, directory=tmp_path / "run")
+    assert KEY not in "".join(traceback.format_exception(caught.value))
 
 
 USAGES = [

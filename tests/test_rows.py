@@ -256,7 +256,7 @@ def test_four_lines_of_toml_make_a_provider_that_answers(sim, tmp_path):
         )
     )
     assert CANARY not in seen
-    with pytest.raises(errors.AuthenticationError):
+    with pytest.raises(errors.ConfigError, match="ACME_API_KEY is not set"):  # blanks are no key
         Client(registry.load({"NBLLM_CONFIG": str(path)})).complete("hello", "acme/m@auth=1", api_key=" ")
     client.close()
 

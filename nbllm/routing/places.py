@@ -12,9 +12,12 @@ _BLANKS = " \t\r\n\u00a0\u200b\u2060\ufeff"
 
 # By dialect, what of a path is an endpoint's and not the base's; what the dialect adds itself.
 _GEMINI = re.compile(r"/(?:models|tunedModels)(?:/[^/]*)?$")
+_OPENAI = re.compile(
+    r"/(?:(?:chat/)?completions|embeddings|responses)$|(?<=.)/models$"
+)  # Azure's base is /models
 _ENDPOINTS: dict[str, re.Pattern[str]] = {
-    "openai_chat": re.compile(r"/(?:(?:chat/)?completions|embeddings|models|responses)$"),
-    "openai_responses": re.compile(r"/(?:responses|(?:chat/)?completions|embeddings|models)$"),
+    "openai_chat": _OPENAI,
+    "openai_responses": _OPENAI,
     "anthropic": re.compile(r"(?:/v1)?/(?:messages(?:/count_tokens)?|models|complete)$"),
     "gemini": _GEMINI,
     "ollama": re.compile(
