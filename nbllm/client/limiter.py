@@ -9,10 +9,14 @@ where it was while calls are charged, or is later than a bucket could need, the 
 windows, and all comes back at once: then one call goes first, and the others follow when it was let in.
 The width is how many may be in flight: it doubles while it is used and nothing is refused, is cut to 0.8 by
 a refusal or an overload, at most once in COOL seconds, and grows by a twentieth after that (AIMD).
+Where no header tells, or others spend what ours tell, refusals alone teach: the pace of a table's calls is cut
+by each that nobody foresaw, and grows by steps that double while none comes, so that all who use the key come
+to go at equal shares of its rate. And of what is left no one takes more than half before it looks again.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -23,6 +27,9 @@ CROWD = 64  # calls that somebody waits for, before the first answer
 COOL = 15.0  # seconds between two cuts
 _TRIAL = 1.0  # seconds that a call on trial keeps the others back
 _STEP, _PATIENCE = 0.02, 8.0  # seconds, the shortest and the longest pause that nobody asked for
+_CUT, _GROWN = 0.85, 0.03  # of a pace: by a refusal, in a step
+_STEADY, _STEADY_S = 10, 5.0  # answers, or seconds, for a step
+_UNPACED = 1_000.0  # calls a second
 _PACED = ("requests", "tokens", "input", "output")
 
 
@@ -105,6 +112,8 @@ class Bucket:
         span = told.reset * self.limit / used  # where it fills steadily
         if span > 2 * self.span and self.fixed is None:
             self.fixed = True
+        elif self.fixed is None and not told.assumed and 0.05 < used / self.limit < 0.4:
+            self.fixed = False if 0.9 < span / self.span < 1.1 else None  # full in what was used
         elif not self.fixed and told.reset >= 0.005 and told.assumed:
             self.fixed = False
             self.span = told.window if 0.7 < span / told.window < 1.4 else span
@@ -129,14 +138,54 @@ class Width:
             self.slow, self.cut_at = False, now
         self.clean = 0
 
-    def ended(self, now: float, flying: int) -> None:
-        """A call ended well."""
+    def ended(self, now: float, flying: int, growth: float = 2.0) -> None:
+        """A call ended well. growth: of the slow start, less where no limit is told before it is met."""
         self.clean += now - self.cut_at >= COOL
         if self.clean >= self.value:
             if self.peak >= 0.8 * int(self.value):
-                grown = 2 * self.value if self.slow else max(1.05 * self.value, self.value + 1)
+                grown = growth * self.value if self.slow else max(1.05 * self.value, self.value + 1)
                 self.value = min(MOST, grown)
             self.clean, self.peak = 0, flying
+
+
+@dataclass(slots=True)
+class Pace:
+    """How many calls a second, as refusals alone teach it: where nothing else is told, or where others use
+    the same key, whom no header names. None before the first. rate: cut by a refusal, grows by steps that
+    double while none comes (AIMD)."""
+
+    rate: float | None = None
+    last: float = 0.0  # start
+    good: int = 0  # answers since the last step
+    steps: int = 0  # since the last refusal
+    stepped: float = 0.0  # when
+    heads: deque[float] = field(default_factory=lambda: deque(maxlen=1_000))
+
+    def wait(self, now: float) -> float:
+        """Seconds until another may start."""
+        return 0.0 if self.rate is None else max(0.0, self.last + 1.0 / self.rate - now)
+
+    def refused(self, now: float, pause: float, known: float | None) -> None:
+        """A refusal that nobody foresaw. pause: seconds that are waited for now. known: calls a second that
+        the provider's limit allows all of us. What was let in within a minute, or a part of that
+        limit, is where it begins."""
+        if self.rate is None:
+            lately = sum(now - at < 60.0 for at in self.heads) / 60.0
+            self.rate = known * _CUT if known else max(lately, 1.0 / max(pause, 0.05) if not lately else 0.0)
+        else:
+            self.rate *= _CUT
+        self.good, self.steps, self.stepped = 0, 0, now
+
+    def head(self, now: float, *, after: bool) -> None:
+        """An answer began; after: of a call that started after the last refusal."""
+        self.heads.append(now)
+        if self.rate is None or not after:
+            return
+        self.good += 1
+        if self.good >= _STEADY or now - self.stepped >= _STEADY_S:
+            self.good, self.steps, self.stepped = 0, self.steps + 1, now
+            self.rate *= 1.0 + min(1.0, _GROWN * 2.0 ** ((self.steps - 1) // 3))
+            self.rate = self.rate if self.rate < _UNPACED else None
 
 
 @dataclass(slots=True)
@@ -155,7 +204,9 @@ class Limiter:
     streak: int = 0  # refusals without a good answer between them
     refused_at: float = 0.0
     started: int = 0
+    unseen: int = 0  # in flight, and their answers' heads have not come
     charged: Need = field(default_factory=Need)
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def counts_tokens(self) -> bool:
@@ -179,11 +230,16 @@ class Limiter:
             return None
         for bucket in self.buckets.values():
             self.on_trial |= bucket.refill(now)
-        return max((b.wait(need.of(kind)) for (kind, _), b in self.buckets.items()), default=0.0)
+        left = self._left()
+        if background and left >= FIRST and self.unseen > left:
+            return None  # others may be using the same key: half of what is left, then look again
+        known = max((b.wait(need.of(kind)) for (kind, _), b in self.buckets.items()), default=0.0)
+        return max(known, self.pace.wait(now)) if background else known
 
     def start(self, now: float, need: Need) -> Ticket:
         """A call starts."""
-        self.started, self.flying = self.started + 1, self.flying + 1
+        self.started, self.flying, self.unseen = self.started + 1, self.flying + 1, self.unseen + 1
+        self.pace.last = now
         self.width.peak = max(self.width.peak, self.flying)
         self.charged = Need(self.charged.input + need.input, self.charged.output + need.output)
         for (kind, _), bucket in self.buckets.items():
@@ -194,9 +250,12 @@ class Limiter:
 
     def head(self, now: float, ticket: Ticket, limits: Iterable[Limit]) -> None:
         """The head of a good answer came, and told its limits."""
-        self.seen = ticket.seen = True
-        if ticket.at >= self.refused_at:
+        self._see(ticket)
+        self.seen = True
+        after = ticket.at >= self.refused_at
+        if after:
             self.streak, self.trial_until = 0, 0.0
+        self.pace.head(now, after=after)
         self._learn(now, ticket, limits)
 
     def _learn(self, now: float, ticket: Ticket, limits: Iterable[Limit]) -> None:
@@ -221,8 +280,8 @@ class Limiter:
     ) -> float:
         """A call was refused for a rate limit; gives the seconds until another may start. told: seconds that
         the provider named. spread: a number in [0, 1) that keeps processes apart."""
-        if ticket.at >= self.refused_at:
-            self.streak += 1
+        first = ticket.at >= self.refused_at  # since the last one
+        self.streak += first
         self._learn(now, ticket, limits)
         for limit in limits:
             bucket, reset = self.buckets.get((limit.kind, limit.per)), limit.reset or told
@@ -235,9 +294,30 @@ class Limiter:
         steps = self.streak - 1 if told is not None or paced else self.streak + 4
         pause = max(told or 0.0, min(_PATIENCE, _STEP * 2.0 ** min(steps, 9)) if steps > 0 else 0.0)
         self.held = max(self.held, now + pause + spread * min(0.5, 0.02 + 0.1 * pause))
+        if first and self.streak == 1:
+            self._surprised(now, ticket)
         self.refused_at, self.on_trial, self.trial_until = now, True, 0.0
         self.width.cut(now)
         return max(self.held - now, *(b.wait(ticket.need.of(k)) for (k, _), b in self.buckets.items()), 0.0)
+
+    def _left(self) -> float:
+        """Requests that are left, as far as that is known."""
+        return min((b.level for (kind, _), b in self.buckets.items() if kind == "requests"), default=0.0)
+
+    def _see(self, ticket: Ticket) -> None:
+        self.unseen -= not ticket.seen
+        ticket.seen = True
+
+    def _surprised(self, now: float, ticket: Ticket) -> None:
+        """A refusal where our count had room, or there is none: what others do with the key is not told."""
+        known = [
+            bucket.limit / bucket.span
+            for (kind, _), bucket in self.buckets.items()
+            if kind == "requests" and bucket.fixed is False and ticket.known
+        ]
+        rate = min(known, default=None)
+        if not self.buckets or rate is not None:
+            self.pace.refused(now, self.held - now, rate)
 
     def strained(self, now: float) -> None:
         """The provider had too much to do."""
@@ -246,8 +326,9 @@ class Limiter:
     def end(self, now: float, ticket: Ticket, *, ok: bool, used: Need | None = None) -> None:
         """A call ended; used: what it really took."""
         self.flying -= 1
+        self._see(ticket)
         if ok:
-            self.width.ended(now, self.flying)
+            self.width.ended(now, self.flying, 2.0 if self.buckets else 1.5)
         if used is not None:
             for (kind, _), bucket in self.buckets.items():
                 bucket.level = min(bucket.top, bucket.level + ticket.need.of(kind) - used.of(kind))
