@@ -9,14 +9,13 @@ where it was while calls are charged, or is later than a bucket could need, the 
 windows, and all comes back at once: then one call goes first, and the others follow when it was let in.
 The width is how many may be in flight: it doubles while it is used and nothing is refused, is cut to 0.8 by
 a refusal or an overload, at most once in COOL seconds, and grows by a twentieth after that (AIMD).
-Where no header tells, or others spend what ours tell, refusals alone teach: the pace of a table's calls is cut
-by each that nobody foresaw, and grows by steps that double while none comes, so that all who use the key come
-to go at equal shares of its rate. And of what is left no one takes more than half before it looks again.
+Where no header tells, or others spend what ours tell, refusals alone teach: calls of a table begin one by one
+again, what is let in until the next refusal is their pace, and it is cut and grown (AIMD) so that all who use
+the key come to equal shares. And of what is left nobody takes more than half before looking again.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -151,38 +150,44 @@ class Width:
 @dataclass(slots=True)
 class Pace:
     """How many calls a second, as refusals alone teach it: where nothing else is told, or where others use
-    the same key, whom no header names. None before the first. rate: cut by a refusal, grows by steps that
-    double while none comes (AIMD)."""
+    the same key, whom no header names. rate: None until it is known: what was let in between two refusals;
+    then cut by a refusal, and grown by steps that double while none comes (AIMD). ramp: calls in flight until
+    then, one after the first refusal and one more for each that is let in."""
 
     rate: float | None = None
+    ramp: float = float("inf")
+    since: float = 0.0  # the refusal from which is counted
+    let_in: int = 0  # after it
     last: float = 0.0  # start
     good: int = 0  # answers since the last step
     steps: int = 0  # since the last refusal
     stepped: float = 0.0  # when
-    heads: deque[float] = field(default_factory=lambda: deque(maxlen=1_000))
 
     def wait(self, now: float) -> float:
         """Seconds until another may start."""
         return 0.0 if self.rate is None else max(0.0, self.last + 1.0 / self.rate - now)
 
-    def refused(self, now: float, pause: float, known: float | None) -> None:
-        """A refusal that nobody foresaw. pause: seconds that are waited for now. known: calls a second that
-        the provider's limit allows all of us. What was let in within a minute, or a part of that
-        limit, is where it begins."""
-        if self.rate is None:
-            lately = sum(now - at < 60.0 for at in self.heads) / 60.0
-            self.rate = known * _CUT if known else max(lately, 1.0 / max(pause, 0.05) if not lately else 0.0)
-        else:
-            self.rate *= _CUT
+    def refused(self, now: float, known: float | None) -> None:
+        """A refusal that nobody foresaw. known: calls a second that the provider's limit allows all who use
+        the key."""
+        seen = self.let_in / (now - self.since) if self.let_in and now > self.since else None
+        if self.rate is not None:
+            self.rate = max(self.rate * _CUT, 0.9 * (seen or 0.0))
+        elif known is not None:
+            self.rate = known * _CUT
+        elif seen is not None and self.ramp < float("inf"):
+            self.rate = seen
+        if seen is not None or self.ramp == float("inf"):
+            self.since, self.let_in = now, 0
+        self.ramp = 1.0 if self.rate is None else self.ramp
         self.good, self.steps, self.stepped = 0, 0, now
 
-    def head(self, now: float, *, after: bool) -> None:
-        """An answer began; after: of a call that started after the last refusal."""
-        self.heads.append(now)
-        if self.rate is None or not after:
+    def head(self, now: float, ticket: Ticket) -> None:
+        """An answer began."""
+        if ticket.at < self.since:
             return
-        self.good += 1
-        if self.good >= _STEADY or now - self.stepped >= _STEADY_S:
+        self.let_in, self.good, self.ramp = self.let_in + 1, self.good + 1, self.ramp + 1.0
+        if self.rate is not None and (self.good >= _STEADY or now - self.stepped >= _STEADY_S):
             self.good, self.steps, self.stepped = 0, self.steps + 1, now
             self.rate *= 1.0 + min(1.0, _GROWN * 2.0 ** ((self.steps - 1) // 3))
             self.rate = self.rate if self.rate < _UNPACED else None
@@ -231,7 +236,7 @@ class Limiter:
         for bucket in self.buckets.values():
             self.on_trial |= bucket.refill(now)
         left = self._left()
-        if background and left >= FIRST and self.unseen > left:
+        if background and ((left >= FIRST and self.unseen > left) or self.flying >= self._ramp):
             return None  # others may be using the same key: half of what is left, then look again
         known = max((b.wait(need.of(kind)) for (kind, _), b in self.buckets.items()), default=0.0)
         return max(known, self.pace.wait(now)) if background else known
@@ -246,16 +251,15 @@ class Limiter:
             bucket.level -= need.of(kind)
         if self.on_trial:
             self.on_trial, self.trial_until = False, now + _TRIAL
-        return Ticket(self.started, now, need, self.charged, any(k == "requests" for k, _ in self.buckets))
+        return Ticket(self.started, now, need, self.charged, self._tells_requests)
 
     def head(self, now: float, ticket: Ticket, limits: Iterable[Limit]) -> None:
         """The head of a good answer came, and told its limits."""
         self._see(ticket)
         self.seen = True
-        after = ticket.at >= self.refused_at
-        if after:
+        if ticket.at >= self.refused_at:
             self.streak, self.trial_until = 0, 0.0
-        self.pace.head(now, after=after)
+        self.pace.head(now, ticket)
         self._learn(now, ticket, limits)
 
     def _learn(self, now: float, ticket: Ticket, limits: Iterable[Limit]) -> None:
@@ -295,10 +299,18 @@ class Limiter:
         pause = max(told or 0.0, min(_PATIENCE, _STEP * 2.0 ** min(steps, 9)) if steps > 0 else 0.0)
         self.held = max(self.held, now + pause + spread * min(0.5, 0.02 + 0.1 * pause))
         if first and self.streak == 1:
-            self._surprised(now, ticket)
+            self._surprised(now, ticket, limits)
         self.refused_at, self.on_trial, self.trial_until = now, True, 0.0
         self.width.cut(now)
         return max(self.held - now, *(b.wait(ticket.need.of(k)) for (k, _), b in self.buckets.items()), 0.0)
+
+    @property
+    def _ramp(self) -> float:
+        return self.pace.ramp if self.pace.rate is None else float("inf")
+
+    @property
+    def _tells_requests(self) -> bool:
+        return any(kind == "requests" for kind, _ in self.buckets)
 
     def _left(self) -> float:
         """Requests that are left, as far as that is known."""
@@ -308,16 +320,16 @@ class Limiter:
         self.unseen -= not ticket.seen
         ticket.seen = True
 
-    def _surprised(self, now: float, ticket: Ticket) -> None:
-        """A refusal where our count had room, or there is none: what others do with the key is not told."""
-        known = [
+    def _surprised(self, now: float, ticket: Ticket, limits: tuple[Limit, ...]) -> None:
+        """A refusal that no limit explains, or one where our count had room: others use the key, too."""
+        spent = [(limit.kind, limit.per) for limit in limits if limit.spent]
+        sure = [
             bucket.limit / bucket.span
-            for (kind, _), bucket in self.buckets.items()
-            if kind == "requests" and bucket.fixed is False and ticket.known
+            for name, bucket in self.buckets.items()
+            if name in spent and name[0] == "requests" and bucket.fixed is False and ticket.known
         ]
-        rate = min(known, default=None)
-        if not self.buckets or rate is not None:
-            self.pace.refused(now, self.held - now, rate)
+        if sure or not spent:
+            self.pace.refused(now, min(sure, default=None))
 
     def strained(self, now: float) -> None:
         """The provider had too much to do."""
@@ -328,7 +340,7 @@ class Limiter:
         self.flying -= 1
         self._see(ticket)
         if ok:
-            self.width.ended(now, self.flying, 2.0 if self.buckets else 1.5)
+            self.width.ended(now, self.flying, 2.0 if self._tells_requests else 1.5)
         if used is not None:
             for (kind, _), bucket in self.buckets.items():
                 bucket.level = min(bucket.top, bucket.level + ticket.need.of(kind) - used.of(kind))

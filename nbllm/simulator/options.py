@@ -25,6 +25,9 @@ Thoughts = Literal["field", "parts"]
 Why = Literal["quota", "context"]
 End = Literal["completed", "expired", "failed", "cancelled"]
 How = Literal["rst", "close", "end"]
+Limits = Literal[
+    "openai", "anthropic", "azure", "groq", "cerebras", "mistral", "together", "xai", "gemini", "none"
+]
 
 
 class BadOption(ValueError):
@@ -52,12 +55,15 @@ class Options:
     empty: an empty delta at once. close: the body ends with the connection, without chunked framing. status:
     fail with it; why: quota or context, an error that clients tell apart by its words; fail_times: only so
     often per distinct prompt and model; fail_rate: this share of requests; retry_after: seconds to name.
-    headers: seconds before the status line. auth: the key that is wanted, 1 for any key. After so many token-
-    bearing chunks: cut (`how`: rst, close without the framing's end, or end as if all were well), stall
-    (`stall_for` seconds), malformed (the next one), error (inside the stream). Of batches: batch_s, seconds
-    until the end; batch_end, how they end (expired and cancelled ones answered half); of their lines
-    batch_missing have no result, the next batch_zero the status 0, the next batch_fail an error;
-    batch_shuffle: results in another order; enqueued: prompt tokens that may wait, more fail at once.
+    limits: whose rate limits are played, in that provider's own headers and refusals (none: it tells
+    nothing): `rpm` requests of a key and model in `per` seconds, which come back steadily, or with `fixed`
+    all at once. headers: seconds before the status line. auth: the key that is wanted, 1 for any key. After
+    so many token- bearing chunks: cut (`how`: rst, close without the framing's end, or end as if all were
+    well), stall (`stall_for` seconds), malformed (the next one), error (inside the stream). Of batches:
+    batch_s, seconds until the end; batch_end, how they end (expired and cancelled ones answered half); of
+    their lines batch_missing have no result, the next batch_zero the status 0, the next batch_fail an
+    error; batch_shuffle: results in another order; enqueued: prompt tokens that may wait, more fail at
+    once.
     """
 
     ttft: float = 0.05
@@ -93,6 +99,10 @@ class Options:
     fail_times: int | None = None
     fail_rate: float = 0.0
     retry_after: float | None = None
+    limits: Limits | None = None
+    rpm: int = 60
+    per: float = 60.0
+    fixed: bool = False
     headers: float = 0.0
     auth: str | None = None
     cut: int | None = None
@@ -131,7 +141,7 @@ _MOST = {
     "seed": 2**62,
 }
 _MOST_SECONDS, _MOST_COUNT = 1e7, 1_000_000_000
-_AT_LEAST_ONE = {"burst", "tokens_per_chunk", "chunks_per_write"}
+_AT_LEAST_ONE = {"burst", "tokens_per_chunk", "chunks_per_write", "rpm"}
 _KINDS = {
     key: tuple(kind for part in get_args(of) or (of,) for kind in get_args(part) or (part,))
     for key, of in get_type_hints(Options).items()
@@ -224,6 +234,8 @@ def _bounded(key: str, value: Any) -> Any:
             raise ValueError(f"it is at most {most:g}")
     if key == "status" and value is not None and (value < 200 or value in (204, 304)):
         raise ValueError("it is a status of an answer with a body")
+    if key == "per" and value < 0.001:
+        raise ValueError("it is a thousandth of a second or more")
     if key in _AT_LEAST_ONE and value < 1:
         raise ValueError("it is one or more")
     return value

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from . import batches, faults, plan, routes, scripts, strict
+from . import batches, faults, limits, plan, routes, scripts, strict
 from .model_loading import Loads
 from .normalized_request import Ask
 from .options import BadOption, Options, chosen, masked, split
@@ -75,6 +75,7 @@ class Service:
     loads: Loads = field(default_factory=Loads)
     batches: batches.Batches = field(default_factory=batches.Batches)
     failures: dict[tuple[str, int], int] = field(default_factory=dict)
+    limits: limits.Limits = field(default_factory=limits.Limits)
     numbers: Iterator[int] = field(default_factory=itertools.count)
     token: str = field(default_factory=lambda: secrets.token_hex(4))
 
@@ -84,6 +85,7 @@ class Service:
         self.loads.clear()
         self.batches.clear()
         self.failures.clear()
+        self.limits.clear()
 
     def answer(self, request: Request, came: Arrival) -> Answer:
         """The answer to `request`."""
@@ -107,15 +109,23 @@ class Service:
             }
         )
         options = self.defaults
+        told: dict[str, str] = {}
         try:
             ask, options = self._understood(format, request)
             entry.set(model=ask.model[:_NAME], stream=ask.stream, prompt=ask.prompt[:200])
+            who = next(filter(None, _keys(request)), ""), ask.model
+            told, spent = self.limits.take(options, who, came.received_ns / 1e9, came.created)
+            if spent is not None:
+                raise Refused(
+                    429, why="limit", retry_after=spent.wait if options.limits == "gemini" else None
+                )
             self._fail(format, options, ask, number)
             strict.check(format.NAME, ask, options)
             answer = self._spoken(format, ask, options, entry, came)
         except Refused as refused:
             answer = _refusal(format, refused, id)
             answer.head_at = options.headers
+        answer.headers += told.items()
         answer.entry = entry
         entry.set(status=answer.status)
         return answer

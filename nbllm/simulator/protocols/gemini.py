@@ -283,6 +283,12 @@ def error(refused: Refused, request_id: str) -> Any:
         details.append(
             {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{refused.retry_after:g}s"}
         )
+    if refused.why == "limit" and refused.retry_after is not None:
+        violation = {
+            "quotaMetric": "generativelanguage.googleapis.com/generate_content_requests",
+            "quotaId": "GenerateRequestsPerMinutePerProjectPerModel",
+        }
+        details.append({"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]})
     if refused.why == "key":
         details.append(
             {
