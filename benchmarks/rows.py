@@ -6,7 +6,16 @@ All run against the same simulator in another process (one token, no waits), eac
 turn; openai and chatlas where this Python has them. nbllm does more in it: the template, the file of the run,
 the ledger, the gate, the frame. "twice" is two processes of nbllm, half of the rows each.
 
-FIGURES
+On two cores that others used as well (rows a second suffer, processor time hardly), 4,000 rows:
+
+             rows/s   CPU us a row    MB more
+    nbllm       410            996         17
+    httpx        86          2,975          9
+    openai      124          2,773          9
+    chatlas     102          3,432         44
+    twice       462          1,146         20
+
+Alone, 5,000 rows: 1,142 rows a second, 892 us. 100,000 rows: 1,103 us, 109 MB more.
 """
 
 from __future__ import annotations
