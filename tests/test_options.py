@@ -130,6 +130,7 @@ def test_what_may_be_a_default():
         "key",
         "tools",
         "failover",
+        "hedge",
     ]
     one += ["each", "into", "run", "mode", "wait"]
     expected = {n for n, o in line.OPTIONS.items() if "." not in n and not o.later} - set(one)

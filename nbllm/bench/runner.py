@@ -242,7 +242,7 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
     told = {"model": given} if isinstance(given, str) else dict(given)
     model, name = told.pop("model", None), told.pop("name", None)
     options = {**common, **told}
-    measured_alone = ("failover", "sample", "label")  # one model, and each answer anew
+    measured_alone = ("failover", "hedge", "sample", "label")  # one model, and each answer anew
     known = tuple(o for o in (*REQUEST, *ADDRESS, *SENDING) if o not in measured_alone)
     refuse_known(options)
     unknown = next((o for o in options if o not in known), None)

@@ -26,7 +26,7 @@ from ..store.answers import Answers
 from ..store.budgets import Budget
 from ..store.ledger import Ledger
 from ..store.moments import timing
-from . import answers, auto, prepare
+from . import answers, auto, hedging, prepare
 from .attempt import Attempt, Handler, sender
 from .engine import Engine, engine
 from .failover import Breakers, failing_over, request_for
@@ -72,6 +72,7 @@ class CallOptions(TypedDict, total=False):
     compact: str | float | None
     cache: str | bool | None
     failover: str | None
+    hedge: float | None
     label: str | None
     sample: int
 
@@ -296,10 +297,11 @@ class Client:
         answer that an equal call had before, of which Response.cached tells, and keeps what comes;
         "refresh" asks anew and keeps that one; sample tells several answers to one question apart.
         label: a word that its rows in the log have. failover: with model="a|b", "restart" asks b also
-        where a fails after it has begun to answer; what came is void then. retries: how often to ask
-        again while nothing has been shown. extra: merged into the request body as it is. keep: a
-        headless CLI stays for the next call, which is then answered sooner; a conversation goes on in
-        the one that heard it. Raises ConfigError for what is wrong on this side; what the provider
+        where a fails after it has begun to answer; what came is void then. hedge: seconds without a
+        token after which it is asked a second time; who begins first is read, both are paid. retries:
+        how often to ask again while nothing has been shown. extra: merged into the request body as it
+        is. keep: a headless CLI stays for the next call, which is then answered sooner; a conversation
+        goes on in the one that heard it. Raises ConfigError for what is wrong on this side; what the provider
         does shows when the stream is read.
         """
         options = sealed(options)
@@ -319,12 +321,36 @@ class Client:
         if spending and not (using and using.works):
             sending["budgets"] = (spending,)  # with tools it ends in a last answer, and so is the loop's own
 
-        def send(request: Request) -> Stream:
+        def once(request: Request) -> Stream:
             return self.send(request, route, **sending)
+
+        send = once if spec.hedge is None else self._hedged(spec, route, once)
 
         if using is None or not using.runs:
             return send(request)
         return self._use(using, request, route, sending["key"], send)
+
+    def _hedged(
+        self, spec: CallSpec, route: Route, send: Callable[[Request], Stream]
+    ) -> Callable[[Request], Stream]:
+        """Sends a second time where the first is slow. Raises ConfigError for what must not be done twice."""
+        seconds, running = hedging.after(spec.hedge) or 0.0, self._engine()
+        twice = {"tools": bool(spec.tools), "keep": spec.keep, "cache": answers.own(spec.cache)}
+        if name := next((name for name, given in twice.items() if given), None):
+            raise errors.ConfigError(f"{name}= cannot be used with hedge=.", hint="Leave one of them out.")
+
+        def ask(request: Request) -> Stream:
+            first = self.attempt(request, route, key=self.tapes.keys(self.registry)(route, spec.api_key))
+            # The others are made ready here: the second is sent where nothing may be waited for.
+            if not all(a.call.rate_limited for a in (first, *self._others(request, route))):
+                raise errors.ConfigError(
+                    "hedge= asks twice, and an agent or command would do twice what it does.",
+                    hint="Leave hedge= out.",
+                )
+            stream = Stream(lambda fold, s: _answer(fold, s, first))
+            return stream.start(running, hedging.hedged(stream, lambda: send(request), seconds))
+
+        return ask
 
     def sending(self, spec: CallSpec, route: Route) -> dict[str, Any]:
         """The keyword arguments of `send` that the options mean. Raises ConfigError for what has no sense."""

@@ -243,6 +243,12 @@ class CallSpec:
         values=("start", "restart"),
         default=False,
     )
+    hedge: float | None = _call(
+        "sending",
+        "duration",
+        "asks a second time where no token has come for so long; the first to begin is read: hedge=2s",
+        default=False,
+    )
     label: str | None = _call(
         "sending",
         "word",

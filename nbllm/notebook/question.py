@@ -161,7 +161,7 @@ _EXCLUDES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
         "each",
         (
             *("chat", "bg", "tools", "def", "as", "dry_run", "attach", "max_steps", "approve", "compact"),
-            *("keep", "format", "render", "fill"),
+            *("keep", "format", "render", "fill", "hedge"),
         ),
         "each= asks for every row of a table, and its answers are columns",
         "Leave it out.",
@@ -172,6 +172,7 @@ _EXCLUDES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
         "each= asks one model once for each row",
         "Ask one model; out=NAME keeps another model's answers apart.",
     ),
+    ("hedge", ("tools", "keep"), "what it did would be done twice", "Leave one of them out."),
     ("quiet", ("render",), "quiet shows nothing, so there is nothing to draw", "Leave one of them out."),
 )
 

@@ -38,7 +38,7 @@ from .static import Rendered, call_rendered, foot_line, made, note_line, seconds
 _THOUGHT = 600  # last characters of thinking that are shown while it goes on
 _ARGUMENTS = 300  # and of a call's arguments
 # kinds of notices that stand in the status line
-_TOLD = frozenset({"retry", "wait", "warning", "refusal", "compacted", "tools", "failover"})
+_TOLD = frozenset({"retry", "wait", "warning", "refusal", "compacted", "tools", "failover", "hedge"})
 
 
 @dataclass(frozen=True, slots=True)

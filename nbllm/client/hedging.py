@@ -1,0 +1,88 @@
+"""A second request where the first keeps its reader waiting: hedge=SECONDS ("The Tail at Scale", J. Dean and
+L. A. Barroso). Whoever begins to answer first is read, and the other is stopped. Each is a call of its own,
+with its row in the log, its place at the gate and its share of the budget. Nothing was shown before, so that
+words of two answers are never joined."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..core.errors import ConfigError
+from ..core.events import Notice, is_token
+from .stream import Stream
+
+
+def after(given: Any) -> float | None:
+    """The seconds in hedge=. Raises ConfigError for what is none."""
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < math.inf:
+        raise ConfigError(
+            f"hedge={str(given)[:40]!r} is no time.",
+            hint="Seconds without a token: hedge=2, or 2s in a cell.",
+        )
+    return float(given)
+
+
+async def hedged(stream: Stream, send: Callable[[], Stream], seconds: float) -> None:
+    """Writes the answer to a call into `stream`, asked a second time where `seconds` go by without a token.
+    Raises the error of the last one where none answers."""
+    calls = [send()]
+    try:
+        watches = {asyncio.create_task(_began(calls[0])): calls[0]}
+        begun, _ = await asyncio.wait(watches, timeout=seconds)
+        if not begun:
+            stream.publish(Notice("hedge", f"No token came within {seconds:g} s, so it was asked again."))
+            calls.append(send())
+            watches[asyncio.create_task(_began(calls[1]))] = calls[1]
+        first = await _first(watches)
+        for other in calls:
+            if other is not first:
+                other.cancel()
+        if len(calls) > 1:
+            stream.publish(Notice("hedge", f"The {'first' if first is calls[0] else 'second'} was faster."))
+        stream.attempts, stream.traces = first.attempts, first.traces
+        await _handed_on(first, stream)
+    except asyncio.CancelledError:
+        for call in calls:
+            call.cancel()
+        raise
+
+
+async def _first(watches: Mapping[asyncio.Task[bool], Stream]) -> Stream:
+    """The call that answers first; the one that failed last where none does."""
+    waiting = set(watches)
+    while True:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        good = next((w for w in watches if w in done and w.result()), None)
+        if good is not None or not waiting:
+            return watches[good or done.pop()]
+
+
+async def _began(call: Stream) -> bool:
+    """Waits for the first token: whether there is one, or a whole answer without any."""
+    place = 0
+    while True:
+        seen, over = call.log[place:], call.done
+        if any(is_token(event) for _, event in seen):
+            return True
+        if over:
+            return call.error is None
+        place += len(seen)
+        await call.changed(place)
+
+
+async def _handed_on(call: Stream, stream: Stream) -> None:
+    place = 0
+    while not call.done or place < len(call.log):
+        if place == len(call.log):
+            await call.changed(place)
+        for at, event in call.log[place:]:
+            place += 1
+            stream.publish(event, at)
+    if call.error is not None:
+        call.error.partial = None  # the whole answer's is put there
+        raise call.error
