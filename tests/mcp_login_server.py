@@ -1,5 +1,5 @@
 """A real MCP server over HTTP that wants a login: mcp_login_server.py PORT SECONDS. Whoever comes to
-/authorize has logged in; tokens end after SECONDS. GET /seen tells what happened."""
+/authorize has logged in; tokens are said to end after SECONDS. GET /seen tells what happened."""
 
 import secrets
 import sys
@@ -47,7 +47,7 @@ class Provider:
 
     def _tokens(self, client, scopes):
         access, refresh = f"canary-access-{secrets.token_hex(8)}", f"canary-refresh-{secrets.token_hex(8)}"
-        ends = int(time.time()) + SECONDS
+        ends = int(time.time()) + 3600
         self.access[access] = AccessToken(
             token=access, client_id=client.client_id, scopes=scopes, expires_at=ends
         )
