@@ -34,6 +34,7 @@ else
 fi
 
 [ "${1:-}" = --test ] || exit 0
+.venv/bin/python -c 'import jupyter_mcp_server' 2>/dev/null || .venv/bin/python -m pip install -q 'jupyter-mcp-server>=2.2'
 PYTHONPATH=. "$real/sdks/bin/python" -m pytest -q -m real tests/real/test_simulator_sdks.py tests/real/test_simulator_batch_sdks.py
 ignore=()
 [ "$heavy" = yes ] || ignore=(--ignore tests/real/test_llamacpp.py --ignore tests/real/test_bench.py)

@@ -64,7 +64,7 @@ LATE_PACKAGES = HEAVY | {
         "dotenv",
         "tiktoken",
     ),
-    "opentelemetry",
+    *("opentelemetry", "jupyter_core"),
     *("a2a", "anyio", "idna", "tqdm", "tomlkit", "resource", "keyring", "docstring_parser", "truststore"),
 }
 # The second: a part of ours that loads when it is first used. (who, what)

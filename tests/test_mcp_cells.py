@@ -139,6 +139,16 @@ def test_a_prompt_goes_into_the_next_cell_and_fills_nothing():
         assert kernel.run(payload["text"].replace("%%llm", "%%llm sim/openai")).ok
 
 
+def test_cells_are_changed_by_nobody_unwatched(kernel):
+    """tools=mcp/jupyter is refused where nobody can be asked, whatever approve= says; its server is found by
+    the kernel's own Jupyter server alone."""
+    for tools in ("mcp/jupyter", "mcp/jupyter/read_cell,python"):
+        ran = kernel.run(f"%%llm sim/openai tools={tools} approve=auto\nx")
+        assert "nobody is here to be asked" in failed(ran)
+    told = failed(kernel.run("%llm mcp add jupyter"))
+    assert "not installed" in told or "No Jupyter server with a token runs this kernel" in told
+
+
 WRONG = {
     "%llm mcp lst": "has no 'lst'",
     "%llm mcp add": "Not a server",

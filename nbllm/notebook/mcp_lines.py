@@ -25,6 +25,7 @@ from ..tools.mcp_mend import clean, line
 from ..tools.mcp_offers import as_text
 from ..tools.mcp_server import Server
 from ..tools.mcp_servers import Servers
+from . import jupyter_server
 from .buttons import approve
 from .fix import below
 from .session import Session
@@ -59,9 +60,10 @@ def _run(session: Session, work: Coroutine[Any, Any, T]) -> T:
 def _add(session: Session, rest: str) -> str:
     """A server for this session; --save: in the user's own file."""
     flags, name, words = _line(rest)
-    if not re.fullmatch(r"[\w.-]{1,64}", name) or not words:
+    own_lab = name == "jupyter" and not words and not flags
+    if not re.fullmatch(r"[\w.-]{1,64}", name) or not (words or own_lab):
         raise ConfigError(f"Not a server: {name!r}.", hint=_USAGE)
-    table = _table(flags, words)
+    table = jupyter_server.table(session) if own_lab else _table(flags, words)
     servers, here = _servers(session), Path.cwd()
     own = user_file().with_name("mcp.json")
     save = "--save" in flags

@@ -144,7 +144,9 @@ class Session:
         """What the names in tools= mean."""
         if "tools" not in options:
             return None
-        from .tool_names import named
+        from .tool_names import check, named
+
+        check(options["tools"], can_ask=self.can_ask)
 
         return named(options["tools"], self.namespace)
 

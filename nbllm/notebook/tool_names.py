@@ -34,6 +34,16 @@ def named(names: Sequence[str], namespace: Namespace) -> list[Any]:
     return [_named(name, namespace) for name in names]
 
 
+def check(names: Sequence[str], *, can_ask: bool) -> None:
+    """Raises ConfigError where a model would change cells, and nobody is there to be asked."""
+    own = next((n for n in names if n.split("/")[:2] == ["mcp", "jupyter"]), None)
+    if own is not None and not can_ask:
+        raise ConfigError(
+            f"{own} changes cells of a notebook, and nobody is here to be asked.",
+            hint="Run the cell in a notebook that somebody watches, or leave the tool out.",
+        )
+
+
 def _named(name: str, namespace: Namespace) -> Any:
     if name.startswith(NAMED):
         return name

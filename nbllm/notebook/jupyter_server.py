@@ -1,0 +1,56 @@
+"""The JupyterLab in which the notebook runs, as an MCP server: `%llm mcp add jupyter` puts jupyter-mcp-server
+in front of it, so that a model reads and changes the notebook's cells. The server's token goes to that
+command's environment, and is written nowhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import ConfigError
+from ..routing.files import read_small
+from .session import Session
+
+COMMAND = "jupyter-mcp-server"
+
+
+def table(session: Session) -> dict[str, Any]:
+    """The entry of the server. Raises ConfigError where the command, the server or the notebook's name is not
+    known."""
+    beside = Path(sys.executable).with_name(COMMAND)
+    command = str(beside) if beside.exists() else shutil.which(COMMAND)
+    if command is None:
+        raise ConfigError(f"{COMMAND} is not installed.", hint="Run `%pip install 'nbllm[jupyter]'`.")
+    server = _server()
+    root, file = Path(str(server.get("root_dir"))), session.file
+    if not file or not Path(file).is_relative_to(root):
+        raise ConfigError(
+            "This notebook's file is not known to its Jupyter server.",
+            hint=f"%llm mcp add jupyter -- {COMMAND} start --jupyter-url URL --document-id FILE",
+        )
+    document = Path(file).relative_to(root).as_posix()
+    where = ["--jupyter-url", str(server["url"]).rstrip("/"), "--document-id", document]
+    # it would wait for the notebook's own kernel, which is busy with the cell that asks
+    where += ["--start-new-code-sandbox", "false"]
+    return {"command": command, "args": ["start", *where], "env": {"JUPYTER_TOKEN": str(server["token"])}}
+
+
+def _server() -> dict[str, Any]:
+    """What the Jupyter server that started this kernel says of itself, in its own file."""
+    pid = os.environ.get("JPY_PARENT_PID", "")
+    try:
+        from jupyter_core.paths import jupyter_runtime_dir
+
+        found = json.loads(read_small(Path(jupyter_runtime_dir()) / f"jpserver-{int(pid)}.json"))
+        if isinstance(found, dict) and found.get("url") and found.get("token"):
+            return found
+    except (ImportError, OSError, ValueError):
+        pass
+    raise ConfigError(
+        "No Jupyter server with a token runs this kernel.",
+        hint=f"Set JUPYTER_TOKEN, and %llm mcp add --env JUPYTER_TOKEN jupyter -- {COMMAND} start ...",
+    )
