@@ -502,3 +502,13 @@ def test_a_link_in_place_of_a_run_s_file_is_not_followed(tmp_path):
             with pytest.raises(errors.ConfigError):
                 store.Store(place, create=create)
     assert b"" == (tmp_path / "other.sqlite").read_bytes()
+
+
+def test_two_sessions_do_not_go_on_with_one_run(tmp_path, client):
+    """The second is told so before anything is sent twice; when the first has ended, it may."""
+    mine = client()
+    place = begun(tmp_path, mine, "sim/openai@ttft=0,tokens=2")
+    with store.alone(place), pytest.raises(errors.ConfigError, match="going on in another") as caught:
+        nbllm.bench.resume(place, progress=False, client=mine)
+    assert "bench.run" in caught.value.hint
+    assert ["ok"] * 4 == nbllm.bench.resume(place, progress=False, client=mine)["status"].tolist()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,20 @@ def home() -> Path:
 def told(directory: Path) -> contextlib.AbstractContextManager[None]:
     """Says in our words what the disk refuses. Raises ConfigError."""
     return run_base.told(f"in {directory}", "bench.resume")
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Within, no other session goes on with the run, which would ask everything twice. Raises ConfigError
+    where one does."""
+    lock = None
+    with contextlib.suppress(OSError):  # a file system without locks
+        lock = run_base.taken(directory / "run.lock", f"in {directory}", "begin another with bench.run(...)")
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 class Store(run_base.RunBase):

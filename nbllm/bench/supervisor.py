@@ -20,7 +20,7 @@ from ..store.database import private
 from . import children
 from .progress import Progress, chosen
 from .run_spec import Job
-from .store import Store, told
+from .store import Store, alone, told
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,19 +33,20 @@ _GRACE = 10.0  # seconds that a stopped worker has to write down what it knows
 def work(place: Path, job: Job, progress: Progress | bool | None) -> pd.DataFrame:
     """Does what is left of a job, and gives the whole frame of its run."""
     shown, unsaved = chosen(progress), Rows()
-    with Store(place) as store:
-        left = _left(job, store.finished())
-    if left:
-        with _simulated(job) as ready:
-            shown.start(left, [a.name for a in ready.arms], ready.run_id)
-            reason, unsaved = _conduct(place, ready, shown)
-        shown.end(reason)
-        if unsaved:
-            warnings.warn(
-                f"{reason}. Of this frame, {len(unsaved)} rows are nowhere else: nbllm.bench.save writes "
-                f"them to another place.",
-                stacklevel=3,
-            )
+    with alone(place):
+        with Store(place) as store:
+            left = _left(job, store.finished())
+        if left:
+            with _simulated(job) as ready:
+                shown.start(left, [a.name for a in ready.arms], ready.run_id)
+                reason, unsaved = _conduct(place, ready, shown)
+            shown.end(reason)
+            if unsaved:
+                warnings.warn(
+                    f"{reason}. Of this frame, {len(unsaved)} rows are nowhere else: nbllm.bench.save writes "
+                    f"them to another place.",
+                    stacklevel=3,
+                )
     with Store(place) as store:
         df = store.frame(unsaved)
     if unsaved:

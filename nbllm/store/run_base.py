@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..core.errors import ConfigError
-from .database import Database
+from .database import Database, take
 
 _META = "create table if not exists meta (name text primary key, value text not null)"
 
@@ -32,6 +32,18 @@ def told(run: str, resume: str) -> Iterator[None]:
             hint=f"Make room there, or use a directory that you may write to; {resume} goes on with what is "
             "there.",
         ) from None
+
+
+def taken(path: Path, run: str, hint: str) -> int:
+    """The lock of a run, until `os.close` of it or this process's end. Raises ConfigError where another has
+    it, OSError where the file system knows no locks."""
+    lock = take(path)
+    if lock is None:
+        raise ConfigError(
+            f"The run {run} is going on in another process, or in another thread of this one.",
+            hint=f"Wait for its end or stop it there, or {hint}.",
+        )
+    return lock
 
 
 class RunBase:

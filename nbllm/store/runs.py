@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..core.errors import ConfigError
-from .database import home, own_folder, reading, take
-from .run_base import RunBase
+from .database import home, own_folder, reading
+from .run_base import RunBase, taken
 
 _NAME = re.compile(r"[A-Za-z0-9_][\w.\-]{0,79}", re.ASCII)
 _TABLES = (
@@ -100,12 +100,8 @@ class RunFile(RunBase):
         with self._told():
             own_folder(home())
             own_folder(path.parent)
-            self._lock = take(path.with_suffix(".lock"))
-            if self._lock is None:
-                raise ConfigError(
-                    f"The run {name} is going on in another process, or in another thread of this one.",
-                    hint="Wait for its end or stop it there, or give this one another name with run=.",
-                )
+            own = "give this one another name with run="
+            self._lock: int | None = taken(path.with_suffix(".lock"), name, own)
             try:
                 self._open(path, _TABLES)
                 self._db.write(("update rows set state = 'pending' where state = 'sent'", None))
