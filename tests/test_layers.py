@@ -63,6 +63,7 @@ LATE_PACKAGES = HEAVY | {
         "platformdirs",
         "dotenv",
         "tiktoken",
+        "typing_extensions",  # pydantic brings it, for types of older Pythons
     ),
     *("opentelemetry", "jupyter_core"),
     *("a2a", "anyio", "idna", "tqdm", "tomlkit", "resource", "keyring", "docstring_parser", "truststore"),

@@ -6,14 +6,13 @@ import threading
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import pandas as pd
 import pydantic
 import pytest
 
 from nbllm import Message, Response, Text
 from nbllm.core import errors
 from nbllm.core.codec import from_json
-from nbllm.core.schema import Mismatch, Shape, Truncated, checked_schema, frame, value_of
+from nbllm.core.schema import Mismatch, Shape, Truncated, checked_schema, value_of
 
 from .kernels import Kernel
 
@@ -132,26 +131,6 @@ def test_a_schema_that_contains_itself_without_end(schema):
         checked_schema(schema)
     for inner in ({"items": LOOP}, {"properties": {"a": LOOP}}, {"anyOf": [{}, {"items": LOOP}]}):
         assert checked_schema(chain(2, inner))
-
-
-def test_frames_have_sensible_dtypes():
-    """Nullable numbers, dates, one row for one record, objects' fields as columns."""
-    df = frame(
-        {
-            "items": [
-                {"n": 1, "when": "2026-01-02", "x": 1.5, "s": "a"},
-                {"n": None, "when": "2026-02-03", "x": 2, "s": None},
-            ]
-        }
-    )
-    assert ["Int64", "Float64"] == [str(df[c].dtype) for c in ("n", "x")]
-    assert pd.Timestamp("2026-02-03") == df["when"].iloc[1]
-    assert (1, ["name", "population"]) == (
-        len(frame(City(name="Oslo", population=1))),
-        list(frame(City(name="Oslo", population=1)).columns),
-    )
-    assert ["value"] == list(frame([1, 2]).columns)
-    assert 2 == len(frame([Town("a"), Town("b", 3)]))
 
 
 # --- in a kernel ---

@@ -11,9 +11,14 @@ import dataclasses
 import itertools
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from decimal import Decimal
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from .columns import frame_of
 from .errors import ConfigError, NbllmError, after_answer, in_a_line
 from .events import Response
 
@@ -21,7 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*?)\n?```", re.DOTALL)
-_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ][\d:.]+(?:Z|[+-]\d\d:?\d\d)?)?")
 _MOST = 8  # mismatches that a model is told at once
 # Where a schema holds others: as its value or in a list, or under names.
 _NESTED = frozenset(
@@ -88,8 +92,9 @@ class Shape:
         if isinstance(given, Shape):
             return given
         if isinstance(given, Mapping):
-            return cls(checked_schema(given))
-        if not (isinstance(given, type) or hasattr(given, "__origin__")):
+            checked = checked_schema(given)
+            return cls(_rooted(checked) if _needs_root(checked) else checked)
+        if not _is_type(given):
             raise ConfigError(
                 f"Not a schema: {type(given).__name__}.",
                 hint="Pass a JSON schema as a dict, a pydantic model, a dataclass, or list[...] of one.",
@@ -97,7 +102,7 @@ class Shape:
         from pydantic import TypeAdapter
 
         try:
-            adapter: Any = TypeAdapter(given)
+            adapter: Any = TypeAdapter(_understood(given))
             made = adapter.json_schema()
         except Exception as exc:  # noqa: BLE001 - pydantic's own, and whatever a type's own hooks raise
             raise ConfigError(
@@ -109,20 +114,23 @@ class Shape:
     @property
     def wrapped(self) -> bool:
         """Whether the value stands under `items`: providers want an object at the root."""
-        return self.adapter is not None and bool(self.schema.get("x-nbllm-items"))
+        return bool(self.schema.get("x-nbllm-items"))
 
     def check(self, text: str) -> Any:
         """The value in an answer's text, validated. Raises Mismatch."""
         value = _decoded(text)
+        if self.wrapped and isinstance(value, dict):
+            value = value.get("items", value)
         if self.adapter is None:
-            self._check_schema(value)
+            self._check_schema({"items": value} if self.wrapped else value)
             return value
         from pydantic import ValidationError
 
         try:
-            return self.adapter.validate_python(
-                value.get("items", value) if self.wrapped and isinstance(value, dict) else value
-            )
+            with suppress(ValidationError):
+                return self.adapter.validate_python(value)
+            # strict types take a date from JSON, which has no other form for it, and not from Python
+            return self.adapter.validate_json(json.dumps(value))
         except ValidationError as exc:
             raise Mismatch(
                 [
@@ -275,6 +283,43 @@ def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
     return made | ({"$defs": definitions} if definitions else {})
 
 
+def _needs_root(schema: Mapping[str, Any]) -> bool:
+    """Whether a JSON schema is of no object, and can be put into one: its references lead to definitions."""
+    refs = [str(part.get("$ref", "#/$defs/")) for _, part in within(schema)]
+    return schema.get("type", "object") != "object" and all(r.startswith("#/$defs/") for r in refs)
+
+
+def _is_type(given: Any) -> bool:
+    """A class, or what annotations are made of: list[X], X | None, NewType, a type alias."""
+    return isinstance(given, (type, UnionType)) or any(
+        hasattr(given, name) for name in ("__origin__", "__supertype__", "__value__")
+    )
+
+
+def _understood(given: Any) -> Any:
+    """`given` with every typing.TypedDict as pydantic wants it: before Python 3.12 it takes that of
+    typing_extensions only."""
+    if isinstance(given, UnionType) or get_origin(given) is not None:
+        args = tuple(map(_understood, get_args(given)))
+        if args == get_args(given) or get_origin(given) in (Literal, Annotated):
+            return given
+        return Union[args] if get_origin(given) in (UnionType, Union) else get_origin(given)[args]  # noqa: UP007
+    if (
+        sys.version_info >= (3, 12)
+        or type(given).__name__ != "_TypedDictMeta"
+        or type(given).__module__ != "typing"
+    ):
+        return given
+    import typing_extensions
+
+    required = given.__required_keys__
+    fields = {
+        name: _understood(kind) if name in required else typing_extensions.NotRequired[_understood(kind)]
+        for name, kind in get_type_hints(given).items()
+    }
+    return typing_extensions.TypedDict(given.__name__, fields)  # type: ignore[operator]
+
+
 def _decoded(text: str) -> Any:
     """The JSON value in a text: all of it, or what stands in its one fence, or between its first and last
     bracket."""
@@ -302,7 +347,26 @@ def value_of(response: Response, shape: Shape, wanted: str | None = "object") ->
             raise Truncated
         value = shape.check(response.text)
     with after_answer(response, "making a DataFrame of it"):
-        return frame(value) if wanted == "df" else value
+        return _framed(value, shape) if wanted == "df" else value
+
+
+def _framed(value: Any, shape: Shape) -> pd.DataFrame:
+    if shape.adapter is None:
+        flat = plain(value)
+    else:
+        flat = _exact(*(shape.adapter.dump_python(value, mode=m, by_alias=True) for m in ("json", "python")))
+    return frame_of({"items": flat} if shape.wrapped else flat, shape.schema)
+
+
+def _exact(flat: Any, rich: Any) -> Any:
+    """A value in JSON's terms, but for Decimals, which are text there."""
+    if isinstance(rich, Decimal):
+        return rich
+    if isinstance(flat, dict) and isinstance(rich, dict):
+        return {k: _exact(v, r) for (k, v), r in zip(flat.items(), rich.values(), strict=True)}
+    if isinstance(flat, list) and isinstance(rich, (list, tuple)):
+        return [_exact(v, r) for v, r in zip(flat, rich, strict=True)]
+    return flat
 
 
 def repair(problems: list[str]) -> str:
@@ -312,52 +376,6 @@ def repair(problems: list[str]) -> str:
         + "\n".join(f"- {p}" for p in problems)
         + "\nSend the whole JSON value again, corrected, and nothing else."
     )
-
-
-def frame(value: Any) -> pd.DataFrame:
-    """A value as a DataFrame: a list of records, an object that holds one list of them, or one record;
-    columns in pandas' nullable dtypes, dates as such where a whole column reads as dates. A column that looks
-    like dates and cannot be converted stays the text it is, as objects; `.attrs["kept_as_text"]` says which
-    and why."""
-    import pandas as pd
-
-    value = plain(value)
-    if isinstance(value, dict):
-        lists = [v for v in value.values() if isinstance(v, list)]
-        value = lists[0] if len(value) == 1 and lists else [value]
-    rows = value if isinstance(value, list) else [value]
-    made = pd.DataFrame([r if isinstance(r, dict) else {"value": r} for r in rows])
-    kept: dict[str, str] = {}
-    for name in made.columns:
-        column = made[name]
-        try:
-            made[name] = column = column.convert_dtypes()
-            if _looks_like_dates(column):
-                made[name] = _dates(column)
-        # pandas and its parsers raise many kinds; no value may be lost by it
-        except Exception as exc:  # noqa: BLE001
-            kept[str(name)] = in_a_line(exc, 120)
-            made[name] = column.astype(object)
-    if kept:
-        made.attrs["kept_as_text"] = kept
-    return made
-
-
-def _looks_like_dates(column: pd.Series[Any]) -> bool:
-    known = column.dropna()
-    return len(known) > 0 and bool(
-        known.map(lambda v: isinstance(v, str) and _DATE.fullmatch(v) is not None).all()
-    )
-
-
-def _dates(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Raises whatever pandas does for what is no date."""
-    import pandas as pd
-
-    made = pd.to_datetime(column, format="ISO8601")
-    if made.dtype == object:  # pandas 2: different time zones
-        raise ValueError("the times are in different time zones")
-    return made
 
 
 def plain(value: Any) -> Any:
