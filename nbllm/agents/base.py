@@ -194,6 +194,15 @@ def switched(passes: Sequence[str], env: Mapping[str, str]) -> list[str]:
     return [n for n in passes if not any(names.fullmatch(n) for names in off)]
 
 
+_WORD = 60_000  # characters that a word of a command, or a variable, may hold at least: 128 KiB, quoted
+
+
+def fitting(system: str, prompt: str) -> tuple[str, str]:
+    """The system prompt and the prompt of a command that is told the former in one of its words: a long one
+    stands before the prompt, which comes through standard input."""
+    return (system, prompt) if len(system) <= _WORD else ("", f"{system}\n\n{prompt}")
+
+
 def failure(status: int | None, message: str, provider: Endpoint, body: Any = None) -> errors.ProviderError:
     """The error behind a CLI's words, by the HTTP status in them where there is one."""
     name, message = provider.label or provider.name, message.strip()[:_SEARCHED]

@@ -24,6 +24,7 @@ from .base import (
     content,
     count,
     failure,
+    fitting,
     names,
     number,
     options,
@@ -473,6 +474,7 @@ class Codex(_Dialect):
             str(own.get("permission_mode") or "read-only"),
             *self.settings(own),
         ]
+        system, prompt = fitting(system, prompt)
         words += ["-c", f"developer_instructions={json.dumps(system)}"] if system else []
         words += ["-m", request.model] if request.model else []
         return call(provider, [*words, "-"], prompt, key, cwd=own.get("cwd"))
@@ -762,7 +764,7 @@ class OpenCode(_Dialect):
     def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
         """`opencode run --format json` with an agent of ours that has no tools and may do nothing."""
         own = options(request, provider, ("allowed_tools", "cwd"))
-        system, prompt = texts(request, provider)
+        system, prompt = fitting(*texts(request, provider))
         words = [
             "run",
             "--format",

@@ -338,7 +338,7 @@ def _write(path: Path, found: list[dict[str, Any]]) -> None:
 
 
 def _models(provider: str, value: Any) -> Iterable[ModelInfo]:
-    entries = value.get("data", value.get("models")) if isinstance(value, Mapping) else value
+    entries = (value.get("data") or value.get("models")) if isinstance(value, Mapping) else value
     if isinstance(value, Mapping) and isinstance(
         value.get("providers"), list
     ):  # OpenCode's: models by their own provider

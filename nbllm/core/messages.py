@@ -109,7 +109,8 @@ class Image:
 
     def __post_init__(self) -> None:
         _unpack(self)
-        object.__setattr__(self, "media_type", picture_type(self.data or b"") or self.media_type)
+        told = self.media_type.partition(";")[0].strip().lower().replace("image/jpg", "image/jpeg")
+        object.__setattr__(self, "media_type", picture_type(self.data or b"") or told)
 
     def _repr_png_(self) -> bytes | None:
         return self.data if self.media_type == "image/png" and picture_size(self.data or b"") else None

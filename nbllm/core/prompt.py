@@ -21,6 +21,7 @@ from .messages import (
     Tool,
     ToolCall,
     ToolResult,
+    unbase64,
 )
 
 Prompt = str | Message | Part | Sequence["Message | Mapping[str, Any] | Part | str"]
@@ -56,8 +57,11 @@ def _turns(prompt: Prompt) -> tuple[Message, ...]:
 def _turn(given: Any) -> Message:
     if isinstance(given, Message):
         return given
-    if isinstance(given, Mapping) and given.get("role") in get_args(Role):
-        return Message(given["role"], tuple(_said(given)))
+    if (
+        isinstance(given, Mapping)
+        and (role := _ROLES.get(given.get("role", ""), given.get("role"))) in _KNOWN
+    ):
+        return Message(cast("Role", role), tuple(_said({**given, "role": role})))
     roles = ", ".join(get_args(Role))
     raise ConfigError(
         f"Not a message: {str(given)[:80]!r}.",
@@ -80,16 +84,29 @@ def _said(given: Mapping[str, Any]) -> Iterator[Part]:
         content: Any = texts if all(isinstance(p, Text) for p in parts) else parts
         yield ToolResult(_call_id(given), content, name=given.get("name"))
         return
+    yield from (
+        Reasoning(given[n]) for n in _THOUGHTS if role == "assistant" and isinstance(given.get(n), str)
+    )
     yield from parts
     yield from _parts(given.get("refusal"))
     for call in given.get("tool_calls") or ():
         yield _call(call)
+    if isinstance(old := given.get("function_call"), Mapping):  # before there were ids
+        yield _call({"id": f"function-{old.get('name')}", "function": old})
 
 
-_FIELDS = {"assistant": ("tool_calls", "refusal"), "tool": ("tool_call_id", "name")}
+_KNOWN = get_args(Role)
+_ROLES = {"developer": "system", "function": "tool", "model": "assistant", "ai": "assistant", "human": "user"}
+_THOUGHTS = ("reasoning_content", "reasoning")
+_FIELDS = {
+    "assistant": ("tool_calls", "refusal", "function_call", *_THOUGHTS),
+    "tool": ("tool_call_id", "name"),
+}
 
 
 def _call_id(given: Mapping[str, Any]) -> str:
+    if not given.get("tool_call_id") and given.get("name"):
+        return f"function-{given['name']}"
     if not given.get("tool_call_id"):
         raise ConfigError(
             "A result of a tool does not say which call it answers.",
@@ -115,23 +132,45 @@ def _call(given: Any) -> ToolCall:
 def _parts(content: Any) -> Iterator[Part]:
     if content is None or content == "":
         return
-    if isinstance(content, (str, *_PARTS)) or not isinstance(content, Iterable):
+    if isinstance(content, (str, Mapping, *_PARTS)) or not isinstance(content, Iterable):
         content = [content]
     for piece in content:
         if isinstance(piece, str):
             yield Text(piece)
         elif isinstance(piece, _PARTS):
             yield piece
-        elif isinstance(piece, Mapping) and piece.get("type") == "text":
-            yield Text(str(piece.get("text", "")))
-        elif isinstance(piece, Mapping) and piece.get("type") == "image_url":
-            url = piece["image_url"]
-            yield Image(url=str(url["url"] if isinstance(url, Mapping) else url))
+        elif isinstance(piece, Mapping) and (part := _piece(piece)) is not None:
+            yield part
         else:
             raise ConfigError(
                 f"Not a part of a message: {str(piece)[:80]!r}.",
                 hint="Use text, or nbllm.Image, nbllm.Document and so on.",
             )
+
+
+def _piece(piece: Mapping[str, Any]) -> Part | None:
+    """A piece of content as OpenAI's two APIs and Anthropic's write it; None for one that is not known."""
+    kind, source = piece.get("type"), piece.get("source")
+    if kind in ("text", "input_text", "output_text", "refusal"):
+        return Text(str(piece.get("text") or piece.get("refusal") or ""))
+    if kind in ("image_url", "input_image") and (url := piece.get("image_url")):
+        return Image(url=str(url.get("url") if isinstance(url, Mapping) else url))
+    if kind == "tool_use":
+        return _call({"id": piece.get("id"), "function": {**piece, "arguments": piece.get("input")}})
+    if kind == "tool_result" and piece.get("tool_use_id"):
+        inner = tuple(_parts(piece.get("content")))
+        texts = [p.text for p in inner if isinstance(p, Text)]
+        said: Any = "".join(texts) if len(texts) == len(inner) else inner
+        return ToolResult(str(piece["tool_use_id"]), said, bool(piece.get("is_error")))
+    if kind == "thinking":
+        return Reasoning(str(piece.get("thinking") or ""), piece.get("signature"))
+    if kind in ("image", "document") and isinstance(source, Mapping):
+        made = Image if kind == "image" else Document
+        if source.get("url"):
+            return made(url=str(source["url"]))
+        if (data := unbase64(str(source.get("data", "")))) is not None and source.get("type") == "base64":
+            return made(data, media_type=str(source.get("media_type")))
+    return None
 
 
 def tools(given: Tool | Mapping[str, Any] | Iterable[Tool | Mapping[str, Any]]) -> tuple[Tool, ...]:

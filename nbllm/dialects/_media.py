@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..core.errors import ConfigError
 from ..core.events import Event, MediaDelta, Notice
 from ..core.messages import (
     Document,
@@ -137,6 +138,18 @@ class Media:
             part = Document(data, media_type=audio_type(data) or "audio/pcm")
             self._told.add(part)
             yield MediaDelta(part, "sound", append=True)
+
+
+_TAKEN = ("image/png", "image/jpeg", "image/gif", "image/webp")
+
+
+def check_picture(part: Image, label: str) -> None:
+    """Raises ConfigError for a picture of a type that a provider is known to refuse."""
+    if part.data is not None and part.media_type not in _TAKEN:
+        raise ConfigError(
+            f"{label} takes no {part.media_type} pictures.",
+            hint=f"Convert it to {', '.join(kind.removeprefix('image/') for kind in _TAKEN)}.",
+        )
 
 
 def told_by_user(messages: Sequence[Message], dialect: str = "") -> Iterator[Message]:

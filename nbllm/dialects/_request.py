@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -78,6 +79,27 @@ def with_unique_ids(messages: Sequence[Message], dialect: str = "") -> list[Mess
         Message(m.role, [renamed(p, f"{i}-{k}") for k, p in enumerate(m.parts)])
         for i, m in enumerate(messages)
     ]
+
+
+def with_short_ids(messages: Iterable[Message], exactly: str = "", most: int = 40) -> Iterator[Message]:
+    """The messages with ids of calls as a provider takes them: at most so many characters, or `exactly` so
+    many letters and digits. Of others one is made; calls and results agree."""
+
+    def fitting(id: str) -> str:
+        digest = hashlib.sha256(id.encode("utf-8", "replace")).hexdigest()
+        if exactly:
+            return id if len(id) == int(exactly) and id.isascii() and id.isalnum() else digest[: int(exactly)]
+        return id if len(id) <= most else f"call_{digest[: most - 5]}"
+
+    for message in messages:
+        if any(isinstance(p, (ToolCall, ToolResult)) and fitting(p.id) != p.id for p in message.parts):
+            parts = [
+                replace(p, id=fitting(p.id)) if isinstance(p, (ToolCall, ToolResult)) else p
+                for p in message.parts
+            ]
+            yield Message(message.role, parts, message.pinned)
+        else:
+            yield message
 
 
 def turns(messages: Iterable[Message], names: Mapping[str, str]) -> Iterator[tuple[str, list[Part]]]:

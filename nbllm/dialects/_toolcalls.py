@@ -165,7 +165,8 @@ class Calls:
 
 def google(part: Mapping[str, Any]) -> dict[str, Any]:
     """What Gemini's compatible endpoint adds to a message or a call."""
-    return obj(obj(part.get("extra_content")).get("google"))
+    extra = obj(part.get("extra_content"))
+    return obj(extra.get("google")) or obj(extra.get("vertex"))
 
 
 def _fragment(value: Any) -> str:

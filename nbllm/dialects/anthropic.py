@@ -39,7 +39,7 @@ from ._caching import with_breakpoints
 from ._decoder import Reading, citation, finish, is_thought, thought_signature, thought_text, unfinished
 from ._errors import http_error
 from ._json import count, effort, items, label, obj, string
-from ._media import is_media, media, told_by_user
+from ._media import check_picture, is_media, media, told_by_user
 from ._request import (
     b64,
     budget,
@@ -103,10 +103,19 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         "thinking": thinking,
         "output_config": without_none({"effort": word, "format": _format(request.schema)}),
     }
-    headers = {"anthropic-version": _VERSION, **({"x-api-key": key.reveal()} if key is not None else {})}
+    headers = {"anthropic-version": _VERSION, **_auth(key)}
     url = with_query(provider.base_url.rstrip("/").removesuffix("/v1") + "/v1/messages", provider)
     said = with_breakpoints(without_none(body), request)
     return HttpCall(url, {**headers, **provider.headers}, merged(said, request.extra, ["output_config"]))
+
+
+def _auth(key: Secret | None) -> dict[str, str]:
+    """The key as Anthropic takes it, or as a token where its variable says so: gateways want that."""
+    if key is None:
+        return {}
+    if key.source.startswith("ANTHROPIC_AUTH_TOKEN"):
+        return {"Authorization": f"Bearer {key.reveal()}"}
+    return {"x-api-key": key.reveal()}
 
 
 # --- request ------------------------------------------------------------------------------------------------
@@ -200,6 +209,7 @@ def _block(role: str, part: Part) -> dict[str, Any] | None:
         case Text(text):
             return {"type": "text", "text": text} if text.strip() else None
         case Image() if role == "user":
+            check_picture(part, "Anthropic")
             return {"type": "image", "source": _source(part)}
         case Document() if role == "user":
             return without_none({"type": "document", "source": _document(part), "title": part.name})

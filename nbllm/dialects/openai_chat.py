@@ -12,6 +12,7 @@ object. Anything else was cut.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,9 +56,9 @@ from ._decoder import (
 )
 from ._errors import http_error, provider_error
 from ._json import Halves, effort, items, label, obj, string
-from ._media import Media, is_media, media, told_by_user
+from ._media import Media, check_picture, is_media, media, told_by_user
 from ._openai import REASONS, able, data_url, file_name, post, result_text, schema_format, usage
-from ._request import arguments, content
+from ._request import arguments, content, with_short_ids
 from ._toolcalls import Calls, google
 
 # --- request ------------------------------------------------------------------------------------------------
@@ -79,12 +80,12 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
     )
     body = {
         "model": request.model,
-        "messages": _messages(request, quirks),
+        "messages": _messages(request, quirks, signed=_takes_signatures(request, provider)),
         "stream": True,
         "stream_options": {"include_usage": True} if quirks.stream_usage else None,
         "tools": [{"type": "function", "function": _tool(t)} for t in request.tools],
         "tool_choice": _choice(request.tool_choice),
-        quirks.max_tokens_field or "max_tokens": request.max_tokens,
+        quirks.max_tokens_field or _limit_of(request.model): request.max_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,
         "stop": list(request.stop),
@@ -97,6 +98,14 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         **openai_words(request, provider),
     }
     return post(provider, "/chat/completions", key, body, request.extra)
+
+
+_LATER = re.compile(r"(?:openai/)?(?:gpt-[5-9]|o[1-9](?:-|$))")
+
+
+def _limit_of(model: str) -> str:
+    """The name of the limit, which OpenAI's later models take under another one, at other addresses too."""
+    return "max_completion_tokens" if _LATER.match(model) else "max_tokens"
 
 
 def _choice(choice: str | None) -> str | dict[str, Any] | None:
@@ -117,10 +126,18 @@ def _tool(tool: Tool) -> dict[str, Any]:
     return {k: v for k, v in about.items() if v is not None}
 
 
-def _messages(request: Request, quirks: Quirks) -> list[dict[str, Any]]:
+def _takes_signatures(request: Request, provider: Endpoint) -> tuple[str, ...]:
+    """Under which names signatures of calls go back: to Gemini's compatible endpoint, and to gateways that
+    may lead there. Others refuse what they do not know."""
+    if provider.quirks.reasoning_field == "extra_content":
+        return ("google",)
+    return ("google", "vertex") if provider.name in ("custom", "litellm") or "gemini" in request.model else ()
+
+
+def _messages(request: Request, quirks: Quirks, *, signed: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     files: list[Part] = []  # of tool results; they must wait until all results of the turn have been told
-    for message in (*told_by_user(request.messages), Message("user")):
+    for message in (*with_short_ids(told_by_user(request.messages), quirks.call_id), Message("user")):
         results = [p for p in message.parts if isinstance(p, ToolResult)]
         if files and not results:
             out.append({"role": "user", "content": _content(tuple(files))})
@@ -129,7 +146,7 @@ def _messages(request: Request, quirks: Quirks) -> list[dict[str, Any]]:
         files += [p for r in results for p in content(r) if not isinstance(p, Text)]
         rest = tuple(p for p in message.parts if not isinstance(p, ToolResult))
         if rest and message.role == "assistant":
-            out.append(_assistant(message, quirks))
+            out.append(_assistant(message, quirks, signed))
         elif rest:
             out.append(
                 {
@@ -151,6 +168,7 @@ def _part(part: Any) -> dict[str, Any]:
         case Text(text):
             return {"type": "text", "text": text}
         case Image(url=url):
+            check_picture(part, "Chat Completions")
             return {"type": "image_url", "image_url": {"url": url or data_url(part)}}
         case Document(url=None):
             return {"type": "file", "file": {"filename": file_name(part), "file_data": data_url(part)}}
@@ -165,7 +183,7 @@ def _part(part: Any) -> dict[str, Any]:
     )
 
 
-def _assistant(message: Message, quirks: Quirks) -> dict[str, Any]:
+def _assistant(message: Message, quirks: Quirks, signed: tuple[str, ...]) -> dict[str, Any]:
     if any(isinstance(p, (Image, Document)) for p in message.parts):
         raise ConfigError(
             "Chat Completions takes no pictures or documents in an assistant message.",
@@ -174,7 +192,7 @@ def _assistant(message: Message, quirks: Quirks) -> dict[str, Any]:
     calls = [p for p in message.parts if isinstance(p, ToolCall)]
     out: dict[str, Any] = {"role": "assistant", "content": message.text or (None if calls else "")}
     if calls:
-        out["tool_calls"] = [_call(c, quirks) for c in calls]
+        out["tool_calls"] = [_call(c, signed) for c in calls]
     thoughts = [p for p in message.parts if isinstance(p, Reasoning)]
     if quirks.reasoning_field == "reasoning_details":
         back: Any = [_detail(r) for r in thoughts]
@@ -185,10 +203,11 @@ def _assistant(message: Message, quirks: Quirks) -> dict[str, Any]:
     return out
 
 
-def _call(call: ToolCall, quirks: Quirks) -> dict[str, Any]:
+def _call(call: ToolCall, signed: tuple[str, ...]) -> dict[str, Any]:
     out = {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments(call)}}
-    if call.signature and quirks.reasoning_field == "extra_content":
-        out["extra_content"] = {"google": {"thought_signature": call.signature}}
+    if call.signature and signed:
+        said = {"thought_signature": call.signature}
+        out["extra_content"] = dict.fromkeys(signed, said)
     return out
 
 

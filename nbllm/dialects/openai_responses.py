@@ -44,9 +44,9 @@ from ._caching import openai_words
 from ._decoder import citation, excerpt, expect, failure, finish, unfinished, values
 from ._errors import http_error, provider_error
 from ._json import Halves, effort, items, label, obj, string
-from ._media import Media, is_media, media, told_by_user
+from ._media import Media, check_picture, is_media, media, told_by_user
 from ._openai import REASONS, able, data_url, file_name, post, result_text, schema_format, usage
-from ._request import arguments
+from ._request import arguments, with_short_ids
 
 # --- request ------------------------------------------------------------------------------------------------
 
@@ -105,7 +105,12 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 
 def _input(request: Request, quirks: Quirks) -> list[dict[str, Any]]:
-    return [item for m in told_by_user(request.messages) if m.role != "system" for item in _turn(m, quirks)]
+    return [
+        item
+        for m in with_short_ids(told_by_user(request.messages), "", 64)
+        if m.role != "system"
+        for item in _turn(m, quirks)
+    ]
 
 
 def _turn(message: Message, quirks: Quirks) -> Iterator[dict[str, Any]]:
@@ -143,6 +148,7 @@ def _part(part: Text | Image | Document) -> dict[str, Any]:
         case Text(text):
             return {"type": "input_text", "text": text}
         case Image(url=url):
+            check_picture(part, "The Responses API")
             return {"type": "input_image", "image_url": url or data_url(part)}
         case Document(url=str(url)):
             return {"type": "input_file", "file_url": url}
