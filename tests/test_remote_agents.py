@@ -171,7 +171,7 @@ def test_a_task_that_comes_to_nothing(word, client):
         (403, errors.AuthenticationError),
         (404, errors.NotFound),
         (429, errors.RateLimited),
-        (503, errors.ServerError),
+        (503, errors.Overloaded),
     ],
 )
 def test_a_server_that_says_no(status, kind, client, server):
