@@ -78,6 +78,7 @@ LATE_PARTS = {
     ("bench/runner", "bench.token_times"),
     ("client/api", "client.catalog"),
     ("client/client", "client.agent"),  # what tools need loads with the first of them
+    ("client/client", "client.permits"),
     ("client/client", "client.remote_tool"),
     ("client/client", "tools.http"),
     ("client/client", "tools.mcp_servers"),

@@ -135,7 +135,7 @@ def test_what_may_be_a_default():
     one += ["each", "into", "run", "mode", "wait"]
     expected = {n for n, o in line.OPTIONS.items() if "." not in n and not o.later} - set(one)
     assert expected == set(settings.NAMES)
-    assert {"base_url", "dialect", "key", "keep", "bg", "approve"} == {
+    assert {"base_url", "dialect", "key", "keep", "bg", "approve", "mode"} == {
         o.name for o in OPTIONS if not o.project
     }
 

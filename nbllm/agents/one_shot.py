@@ -798,13 +798,15 @@ class OpenCode(_Dialect):
         return tuple(n for n in passed(provider) if not n.startswith(others))
 
     @staticmethod
-    def settings(system: str, own: Mapping[str, Any], **more: Any) -> dict[str, str]:
-        """The variables that give it an agent of ours, which may do nothing but what is allowed."""
-        tools = {"*": False} | dict.fromkeys(names(own.get("allowed_tools") or []), True)
+    def settings(system: str, own: Mapping[str, Any], *, asks: bool = False, **more: Any) -> dict[str, str]:
+        """The variables that give it an agent of ours, which may do nothing but what is allowed; or which
+        asks before all but reading."""
+        tools = {"*": asks} | dict.fromkeys(names(own.get("allowed_tools") or []), True)
+        allowed = ("read", "glob", "grep", "list") if asks else [t for t in tools if t != "*"]
         config = {
             "autoupdate": False,
             "share": "disabled",
-            "permission": {"*": "deny"} | {t: "allow" for t in tools if t != "*"},
+            "permission": {"*": "ask" if asks else "deny"} | dict.fromkeys(allowed, "allow"),
             "agent": {
                 "nbllm": {
                     "prompt": system or "You are a helpful assistant.",

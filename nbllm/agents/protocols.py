@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ..core.calls import Decoder, Endpoint, Secret, SessionCall, TalkCall, Turn
+from ..core.calls import Decoder, Endpoint, Permission, Secret, SessionCall, TalkCall, Turn
 from ..core.errors import ConfigError, ProtocolError
 from ..core.events import Event, Finished, FinishReason, Notice, ReasoningDelta
 from ..core.messages import Request
@@ -58,8 +58,10 @@ class ClaudeTalk:
 
     many = False
 
-    def __init__(self, provider: Endpoint) -> None:
-        self.provider, self.busy, self.session = provider, False, ""
+    def __init__(self, provider: Endpoint, *, asks: bool = False) -> None:
+        self.provider, self.busy, self.session, self.asks = provider, False, "", asks
+        self.asked: list[Permission] = []
+        self.denied: set[str] = set()  # the tool calls that were refused
         self.cost = 0.0  # US dollars so far: a result tells the sum
         self._open = False
         self._waiting: list[str] = []
@@ -91,22 +93,32 @@ class ClaudeTalk:
             self._open, waiting, self._waiting = True, self._waiting, []
             return waiting
         if kind == "control_request":
-            refused = {"behavior": "deny", "message": "Not allowed."}
-            return [
-                json.dumps(
-                    {
-                        "type": "control_response",
-                        "response": {
-                            "subtype": "success",
-                            "request_id": value.get("request_id"),
-                            "response": refused,
-                        },
-                    }
-                )
-            ]
+            wish, ident = obj(value.get("request")), value.get("request_id")
+            asked = Permission(
+                _ident(ident),
+                text(wish.get("tool_use_id")),
+                text(wish.get("tool_name")) or "tool",
+                wish.get("input"),
+                self.provider.label or self.provider.name,
+            )
+            if self.asks and wish.get("subtype") == "can_use_tool":
+                self.asked.append(asked)
+                return []
+            return self.permitted(asked, False)
         if kind == "result":
             self.busy = False
         return []
+
+    def permitted(self, asked: Permission, yes: bool) -> list[str]:
+        """The tool's use allowed with the arguments that were shown, or denied."""
+        self.denied |= set() if yes else {asked.id}
+        answer = (
+            {"behavior": "allow", "updatedInput": asked.arguments}
+            if yes
+            else {"behavior": "deny", "message": "Not allowed."}
+        )
+        response = {"subtype": "success", "request_id": asked.request, "response": answer}
+        return [json.dumps({"type": "control_response", "response": response})]
 
     def interrupt(self) -> list[str]:
         """A request to stop, which the command answers with a result."""
@@ -132,7 +144,7 @@ class _KeptClaude(ClaudeLines):
 
     def __init__(self, provider: Endpoint, talk: ClaudeTalk) -> None:
         super().__init__(provider)
-        self._talk = talk
+        self._talk, self._denied = talk, talk.denied
 
     def _usage(self, value: dict[str, Any]) -> Iterator[Event]:
         total = number(value.get("total_cost_usd"))
@@ -168,13 +180,17 @@ class _Rpc:
 
     many = True
 
-    def __init__(self, provider: Endpoint, model: str, system: str, place: str) -> None:
+    def __init__(
+        self, provider: Endpoint, model: str, system: str, place: str, *, asks: bool = False
+    ) -> None:
         self.provider, self.model, self.system, self.place = provider, model, system, place
+        self.asks, self.asked = asks, list[Permission]()
         self.busy, self.session = False, ""
         self._asked: dict[int, str] = {}  # a request's number, and its method
         self._next = 0
         self._ready = False
         self._words = ""
+        self.denied: set[str] = set()  # the tool calls that were refused
         self._objects = Objects()
 
     def say(self, turn: Turn, session: str) -> list[str]:
@@ -191,15 +207,15 @@ class _Rpc:
 
     def _heard(self, value: dict[str, Any]) -> list[str]:
         if "method" in value and "id" in value:
-            return [
-                json.dumps(
-                    {
-                        "jsonrpc": "2.0",
-                        "id": _ident(value["id"]),
-                        **self._refusal(text(value["method"]), obj(value.get("params"))),
-                    }
-                )
-            ]
+            method, params, ident = text(value["method"]), obj(value.get("params")), _ident(value["id"])
+            asked = self._permission(method, params, ident)
+            if asked is not None and self.asks:
+                self.asked.append(asked)
+                return []
+            if asked is not None:
+                return self.permitted(asked, False)
+            no = {"code": _NO_METHOD, "message": "Not supported."}
+            return [json.dumps({"jsonrpc": "2.0", "id": ident, "error": no})]
         if "method" in value:
             return self._told(text(value["method"]), obj(value.get("params")))
         method = self._asked.pop(value["id"], "") if isinstance(value.get("id"), int) else ""
@@ -236,18 +252,32 @@ class _Rpc:
     def _told(self, method: str, params: dict[str, Any]) -> list[str]:
         return []
 
-    def _refusal(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        return {"error": {"code": _NO_METHOD, "message": "Not supported."}}
+    def _permission(self, method: str, params: dict[str, Any], ident: Any) -> Permission | None:
+        """What a request asks to be allowed; None where it asks for something else."""
+        raise NotImplementedError
+
+    def permitted(self, asked: Permission, yes: bool) -> list[str]:
+        """The answer in the protocol's own words."""
+        self.denied |= set() if yes else {asked.id}
+        return [json.dumps({"jsonrpc": "2.0", "id": asked.request, "result": asked.words[0 if yes else 1]})]
 
 
 class CodexTalk(_Rpc):
     """codex app-server: threads with turns, real deltas."""
 
     def __init__(
-        self, provider: Endpoint, model: str, system: str, place: str, *, sandbox: str = "read-only"
+        self,
+        provider: Endpoint,
+        model: str,
+        system: str,
+        place: str,
+        *,
+        sandbox: str = "read-only",
+        asks: bool = False,
     ) -> None:
-        super().__init__(provider, model, system, place)
+        super().__init__(provider, model, system, place, asks=asks)
         self.sandbox = sandbox
+        self._changes: dict[str, Any] = {}  # the changes of files under way, by their item
         self._turn_id = ""
         self._stopping = False
 
@@ -260,7 +290,7 @@ class CodexTalk(_Rpc):
             {
                 "cwd": self.place,
                 "sandbox": self.sandbox,
-                "approvalPolicy": "never",
+                "approvalPolicy": "untrusted" if self.asks else "never",
                 "ephemeral": True,
                 **({"model": self.model} if self.model else {}),
                 **({"developerInstructions": self.system} if self.system else {}),
@@ -286,8 +316,21 @@ class CodexTalk(_Rpc):
 
     def _told(self, method: str, params: dict[str, Any]) -> list[str]:
         if method == "turn/completed" and params.get("threadId") == self.session:
-            self.busy = False
+            self.busy, self._changes = False, {}
+        item = obj(params.get("item"))
+        if method == "item/started" and item.get("type") == "fileChange":
+            self._changes[text(item.get("id"))] = item.get("changes")
         return []
+
+    def _permission(self, method: str, params: dict[str, Any], ident: Any) -> Permission | None:
+        if method not in _CODEX_ASKS:
+            return None
+        item, label = text(params.get("itemId")), self.provider.label or self.provider.name
+        arguments = {k: v for k in _CODEX_SHOWN if (v := params.get(k)) not in (None, [])}
+        if method == "item/fileChange/requestApproval":
+            arguments["changes"] = self._changes.get(item)
+        words = ({"decision": "accept"}, {"decision": "decline"})
+        return Permission(ident, item, _CODEX_ASKS[method], arguments, label, words)
 
     def interrupt(self) -> list[str]:
         """A request to stop the turn, as soon as it has a name."""
@@ -373,6 +416,13 @@ class _CodexTurn(Lines):
         self._end("cancelled" if turn.get("status") == "interrupted" else "stop")
 
 
+_CODEX_ASKS = {
+    "item/commandExecution/requestApproval": "commandExecution",
+    "item/fileChange/requestApproval": "fileChange",
+}
+_CODEX_SHOWN = ("command", "cwd", "reason", "grantRoot", "networkApprovalContext", "kind")
+
+
 class AcpTalk(_Rpc):
     """The Agent Client Protocol (agentclientprotocol.com): initialize, perhaps authenticate, a session,
     prompts in it.
@@ -391,12 +441,12 @@ class AcpTalk(_Rpc):
         login: str = "",
         agent: str = "",
         cumulative: bool = False,
+        asks: bool = False,
     ) -> None:
-        super().__init__(provider, model, system, place)
+        super().__init__(provider, model, system, place, asks=asks)
         self.login, self.agent = login, agent
         self.cumulative = cumulative  # usage is told as the session's so far
         self.totals: dict[str, dict[str, int]] = {}  # what each session had used
-        self.denied: set[str] = set()  # the tool calls that were refused
         self.costs: dict[str, float] = {}  # and what it had cost, in US dollars: that is always the sum
 
     def _client(self) -> dict[str, Any]:
@@ -434,23 +484,25 @@ class AcpTalk(_Rpc):
             self.busy = False
         return []
 
-    def _refusal(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        if method == "session/request_permission":
-            self.denied.add(text(obj(params.get("toolCall")).get("toolCallId")))
-            no = next(
-                (
-                    text(o.get("optionId"))
-                    for o in items(params.get("options"))
-                    if o.get("kind") == "reject_once"
-                ),
-                "",
-            )
-            return {
-                "result": {
-                    "outcome": {"outcome": "selected", "optionId": no} if no else {"outcome": "cancelled"}
-                }
+    def _permission(self, method: str, params: dict[str, Any], ident: Any) -> Permission | None:
+        if method != "session/request_permission":
+            return None
+        kinds = {
+            text(o.get("kind")): text(o.get("optionId")) for o in reversed([*items(params.get("options"))])
+        }
+        yes, no = (
+            {
+                "outcome": {"outcome": "selected", "optionId": kinds[k]}
+                if kinds.get(k)
+                else {"outcome": "cancelled"}
             }
-        return super()._refusal(method, params)
+            for k in ("allow_once", "reject_once")
+        )
+        call = obj(params.get("toolCall"))
+        arguments = {k: call[k] for k in ("rawInput", "content", "locations") if call.get(k)}
+        name = text(call.get("title")) or text(call.get("kind")) or "tool"
+        label = self.provider.label or self.provider.name
+        return Permission(ident, text(call.get("toolCallId")), name, arguments, label, (yes, no))
 
     def interrupt(self) -> list[str]:
         """A word to stop; the prompt is then answered as cancelled."""
@@ -570,36 +622,68 @@ class _AcpTurn(Lines):
 def keep(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall | SessionCall:
     """The request as a turn with the row's command in its long-lived mode. Raises ConfigError where it has
     none."""
+    if provider.dialect == OpenCodeServer.name:
+        return OpenCodeServer().encode(request, provider, key)  # whose sessions stay in any case
     if provider.dialect not in _KEEPERS:
         raise ConfigError(
             f"{provider.label or provider.name} has no long-lived mode.",
             hint="Leave keep out; cli/claude, cli/codex, cli/gemini, cli/copilot and cli/opencode have one.",
         )
-    return _KEEPERS[provider.dialect](request, provider, key)
+    return _KEEPERS[provider.dialect](request, provider, key, False)
 
 
-def _claude(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall:
+def execute(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall:
+    """The request as a turn with a command that may use its own tools, and asks before those that change
+    something. Raises ConfigError where it is none of the five."""
+    able(provider, "execute")
+    own = ("max_turns", "cwd") if provider.dialect == "cli_claude" else ("cwd",)
+    options(request, provider, own)  # what it may use is said by the mode
+    return _KEEPERS[provider.dialect](request, provider, key, True)
+
+
+def able(provider: Endpoint, mode: str | None, *, simulated: bool = False) -> None:
+    """Raises ConfigError where mode= is no word for this provider."""
+    if mode is not None and mode not in ("query", "execute"):
+        raise ConfigError(f"mode cannot be {mode!r} here.", hint="It is query or execute; batch is for rows.")
+    if mode is not None and provider.dialect not in _KEEPERS and not simulated:
+        raise ConfigError(
+            f"mode={mode} is for command-line agents, and {provider.label or provider.name} is none.",
+            hint="Leave mode out; cli/claude, cli/codex, cli/gemini, cli/copilot and cli/opencode take it.",
+        )
+
+
+def _claude(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> TalkCall:
     shot = Claude().encode(request, provider, key)
+    words, tools = list(shot.argv), shot.argv.index("--tools") + 1
+    words += ["--input-format", "stream-json"]
+    if does:
+        words[tools] = "default"
+        words += ["--permission-prompt-tool", "stdio"]
     return TalkCall(
-        replace(shot, argv=(*shot.argv, "--input-format", "stream-json"), stdin=""),
+        replace(shot, argv=tuple(words), stdin=""),
         turn(request, provider),
-        lambda _place: ClaudeTalk(provider),
+        lambda _place: ClaudeTalk(provider, asks=does),
     )
 
 
-def _gemini(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall:
+def _gemini(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> TalkCall:
     shot, said = Gemini().encode(request, provider, key), turn(request, provider)
-    words = tuple(w for w in shot.argv if w not in ("-o", "stream-json"))
+    away = {"-o", "stream-json"} | ({"--admin-policy", "{tmp}/policy.toml"} if does else set())
+    words = tuple(w for w in shot.argv if w not in away)
     return TalkCall(
         replace(shot, argv=(*words, "--acp"), stdin=""),
         said,
-        lambda place: AcpTalk(provider, request.model, "", place, login="gemini-api-key" if key else ""),
+        lambda place: AcpTalk(
+            provider, request.model, "", place, login="gemini-api-key" if key else "", asks=does
+        ),
     )
 
 
-def _codex(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall:
+def _codex(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> TalkCall:
     own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
     said, sandbox = turn(request, provider), str(own.get("permission_mode") or "read-only")
+    if does:
+        own, sandbox = {**own, "allowed_tools": ["shell_tool"]}, "workspace-write"
     system = dict(said.before[:2])["system"]
     words = [
         "app-server",
@@ -610,26 +694,28 @@ def _codex(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall
     return TalkCall(
         call(provider, words, "", key, cwd=own.get("cwd")),
         said,
-        lambda place: CodexTalk(provider, request.model, system, place, sandbox=sandbox),
+        lambda place: CodexTalk(provider, request.model, system, place, sandbox=sandbox, asks=does),
     )
 
 
-def _copilot(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall:
+def _copilot(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> TalkCall:
     own, said = options(request, provider, ("allowed_tools", "cwd")), turn(request, provider)
     system = dict(said.before[:2])["system"]
     words = ["--acp", *Copilot.settings(request, own)]
+    words = [w for w in words if not (does and w.startswith("--available-tools="))]
     return TalkCall(
         call(provider, words, "", key, env={"COPILOT_AUTO_UPDATE": "false"}, cwd=own.get("cwd")),
         replace(said, retold=f"{system}\n\n{said.retold}") if system else said,
-        lambda place: AcpTalk(provider, request.model, "", place, cumulative=True),
+        lambda place: AcpTalk(provider, request.model, "", place, cumulative=True, asks=does),
     )
 
 
-def _opencode(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall:
+def _opencode(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> TalkCall:
     own, said = options(request, provider, ("allowed_tools", "cwd")), turn(request, provider)
     env = OpenCode.settings(
         dict(said.before[:2])["system"],
         own,
+        asks=does,
         default_agent="nbllm",
         **({"model": request.model} if request.model else {}),
     )
@@ -644,15 +730,14 @@ def _opencode(request: Request, provider: Endpoint, key: Secret | None) -> TalkC
             passes=OpenCode.passed(provider, request.model),
         ),
         said,
-        lambda place: AcpTalk(provider, request.model, "", place, agent="nbllm"),
+        lambda place: AcpTalk(provider, request.model, "", place, agent="nbllm", asks=does),
     )
 
 
-_KEEPERS: dict[str, Callable[[Request, Endpoint, Secret | None], TalkCall | SessionCall]] = {
+_KEEPERS: dict[str, Callable[[Request, Endpoint, Secret | None, bool], TalkCall]] = {
     "cli_claude": _claude,
     "cli_gemini": _gemini,
     "cli_codex": _codex,
     "cli_copilot": _copilot,
     "cli_opencode": _opencode,
-    "opencode_server": OpenCodeServer().encode,  # whose sessions stay in any case
 }

@@ -15,11 +15,12 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from ..core import errors
-from ..core.calls import Decoder, Frame, TalkCall, Trace, Transport
+from ..core.calls import Decoder, Frame, Permission, Permit, TalkCall, Trace, Transport
 from .process import Command, CommandReply, ProcessTransport, framed, note
 
 LIMIT = 4  # commands that stay idle; the one that was idle longest goes first
 _HEARD = 64  # conversations of a command that are remembered
+_ALIVE = 1.0  # seconds between the signs of life of somebody who is asked
 _GRACE = 0.8  # seconds that an interrupted turn gets to end, before the command is ended
 
 Heard = tuple[tuple[str, str], ...]
@@ -46,6 +47,8 @@ class _Kept:
         self.free, self.since = asyncio.Event(), 0.0  # no turn is under way, and since when
         self.taken = True
         self.inbox: asyncio.Queue[_Line] | None = None
+        self.permit: Permit | None = None
+        self._asking: set[asyncio.Task[None]] = set()
         self.broken: errors.NbllmError | None = None
         self.reader = asyncio.create_task(self._read())
 
@@ -69,6 +72,7 @@ class _Kept:
                     if not self.talk.busy:
                         self.free.set()
                     await self.say(answer)
+                    self._ask()
         except errors.NbllmError as error:
             self.broken = error
         # a command may say anything; a reader that dies in silence would leave its turn waiting
@@ -82,7 +86,36 @@ class _Kept:
             if self.inbox is not None:
                 self.inbox.put_nowait(_Line(b"", time.perf_counter(), 0, number))
 
+    def _ask(self) -> None:
+        """Has the user asked what the command asks; nobody there is a no, told in its own words."""
+        asked, self.talk.asked = self.talk.asked, []
+        for one in asked:
+            task = asyncio.create_task(self._decide(one))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def _decide(self, asked: Permission) -> None:
+        yes, alive = False, asyncio.create_task(self._wait())
+        try:
+            yes = self.permit is not None and await self.permit(asked)
+        finally:
+            alive.cancel()
+            await self.say(self.talk.permitted(asked, yes))
+
+    async def _wait(self) -> None:
+        """A person who thinks is no command that is silent."""
+        while self.inbox is not None:
+            self.inbox.put_nowait(_Line(b" ", time.perf_counter(), 0, -1))
+            await asyncio.sleep(_ALIVE)
+
+    async def unasked(self) -> None:
+        """Ends all questions, with a no."""
+        for task in (asking := list(self._asking)):
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
     async def end(self) -> None:
+        await self.unasked()
         await self.command.close()
         self.reader.cancel()
 
@@ -112,7 +145,7 @@ class KeptReply(CommandReply):
         is too long."""
         last = -1
         while (line := await self._inbox.get()).text:
-            if line.read != last:
+            if line.read not in (last, -1):
                 note(self._trace, line.at, line.size)
                 last = line.read
             yield framed(self._trace, line.text, line.at)
@@ -149,7 +182,7 @@ class KeptTransport(Transport):
         try:
             kept.free.clear()
             inbox: asyncio.Queue[_Line] = asyncio.Queue()
-            kept.inbox = inbox
+            kept.inbox, kept.permit = inbox, call.permit
             await kept.say(kept.talk.say(call.turn, session))
             marks["sent"], trace.bytes_out = time.perf_counter(), len(call.turn.prompt)
             yield KeptReply(kept, call, trace, inbox)
@@ -167,6 +200,8 @@ class KeptTransport(Transport):
         return next((k for k in idle if k.talk.many and k.suits == call.turn.before[:2]), None), ""
 
     async def _leave(self, kept: _Kept, *, stays: bool) -> None:
+        await kept.unasked()
+        kept.permit = None
         if kept.talk.busy and not kept.gone:
             await kept.say(kept.talk.interrupt())
             with contextlib.suppress(TimeoutError):

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ..tools.given import Given
     from ..tools.mcp_servers import Servers
     from .agent import ToolUse
+    from .permits import Permits
 
 T = TypeVar("T")
 
@@ -66,6 +67,7 @@ class CallOptions(TypedDict, total=False):
     retries: int | Retries | None
     extra: Mapping[str, Any] | None
     keep: bool
+    mode: Literal["query", "execute"] | None
     max_steps: int | None
     approve: Approve | None
     budget: float | Mapping[str, float] | Budget | None
@@ -310,6 +312,11 @@ class Client:
 
     def ask(self, prompt: prompts.Prompt, route: Route, spec: CallSpec) -> Stream:
         """As stream, where a name has been resolved already."""
+        permits: Permits | None = None
+        if spec.mode == "execute" and spec.tools is None:
+            from .permits import Permits
+
+            permits, spec = Permits.of(spec, self.asker), replace(spec, approve=None)
         spending = None if spec.budget is None else Budget.of(spec.budget)
         limits = spending.limits if spending else None
         using = self._using(replace(spec, budget=limits), route) if _works(spec) else None
@@ -318,6 +325,8 @@ class Client:
             given["cache"] = "auto"
         request = self.request(prompt, route.model, **given | {"tools": using.told if using else ()})
         sending = self.sending(spec, route)
+        if permits is not None:
+            sending["permits"] = permits
         if spending and not (using and using.works):
             sending["budgets"] = (spending,)  # with tools it ends in a last answer, and so is the loop's own
 
@@ -360,6 +369,7 @@ class Client:
             "timeouts": self.timeouts if spec.timeout is None else Timeouts.of(spec.timeout),
             "retries": retries if known else Retries(attempts=retries),
             "keep": bool(spec.keep),
+            "mode": spec.mode,
             "anew": begins_anew(spec.failover, route, spec.api_key),
             "known": answers.own(spec.cache),
             "sample": spec.sample or 0,
@@ -411,6 +421,8 @@ class Client:
         retries: Retries | None = None,
         fresh: bool = False,
         keep: bool = False,
+        mode: str | None = None,
+        permits: Permits | None = None,
         background: bool = False,
         anew: bool = False,
         budgets: tuple[Budget, ...] = (),
@@ -424,17 +436,21 @@ class Client:
         answer that is known already, and which `sample` of them; `label` for the log. Raises
         ConfigError where no key is found for a provider that needs one. On the engine's own thread,
         what `http.prepare` makes must be there already."""
-        first = self.attempt(request, route, key=key, timeouts=timeouts, fresh=fresh, keep=keep)
+        how: dict[str, Any] = {"timeouts": timeouts, "fresh": fresh, "keep": keep}
+        how |= {"mode": mode, "permits": permits}
+        first = self.attempt(request, route, key=key, **how)
         first = replace(first, background=background, label=label) if background or label else first
         tape = self.tapes.look()
         answers.check(first.call, known)
         stream = Stream(lambda fold, s: _answer(fold, s, first))
+        if permits is not None:
+            permits.stream = stream
         for notice in _notices(request, route):
             stream.publish(notice)
         running, retries = self._engine(), retries or self.retries
         gates = running.kept(Gates) if self.paced else None
         looked_up = answers.wrapper(running.kept(answers.Kept), known, sample) if known else None
-        others = self._others(request, route, timeouts=timeouts, fresh=fresh, keep=keep)
+        others = self._others(request, route, **how)
 
         def in_turn(handler: Handler) -> Handler:
             return failing_over(handler, others, running.kept(Breakers), anew=anew)
@@ -468,6 +484,8 @@ class Client:
         timeouts: Timeouts | None = None,
         fresh: bool = False,
         keep: bool = False,
+        mode: str | None = None,
+        permits: Permits | None = None,
     ) -> Attempt:
         """What `send` sends, made ready, with what it needs of the network's libraries: for a handler that
         asks another route than the one it was given."""
@@ -477,7 +495,9 @@ class Client:
             dialect = prepare.dialect(route.provider, self.registry.dialects)
             return Attempt(request, route, dialect, key, guard, NO_CALL, None, limits)
         try:
-            call = self.encode(request, route, key, keep=keep)
+            call = self.encode(request, route, key, keep=keep, mode=mode)
+            call = call.permitting(permits, stays=keep) if mode == "execute" else call
+            fresh = fresh or (mode == "execute" and not keep)
             transport = self._pool.transport(call)
             if not running.is_here() and (warming := transport.warming(call)) is not None:
                 running.run(warming)
@@ -487,11 +507,19 @@ class Client:
         dialect = prepare.dialect(route.provider, self.registry.dialects)
         return Attempt(request, route, dialect, key, guard, call, ready, limits)
 
-    def encode(self, request: Request, route: Route, key: Secret | None, *, keep: bool = False) -> AnyCall:
+    def encode(
+        self,
+        request: Request,
+        route: Route,
+        key: Secret | None,
+        *,
+        keep: bool = False,
+        mode: str | None = None,
+    ) -> AnyCall:
         """The call that `request` becomes; nothing is sent. Raises ConfigError where the route has a
         problem, and for keep where the provider has no such mode."""
         route.check()
-        return prepare.encode(request, route, key, self.registry.dialects, keep=keep)
+        return prepare.encode(request, route, key, self.registry.dialects, keep=keep, mode=mode)
 
 
 def checked_label(given: Any) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..agents.protocols import able, execute
 from ..agents.protocols import keep as keep_talking
 from ..core import errors
 from ..core.calls import AnyCall, Dialect, Guard, Provider, Secret
@@ -14,16 +15,25 @@ from ..routing.registry import Route
 
 
 def encode(
-    request: Request, route: Route, key: Secret | None, dialects: Mapping[str, Dialect], *, keep: bool = False
+    request: Request,
+    route: Route,
+    key: Secret | None,
+    dialects: Mapping[str, Dialect],
+    *,
+    keep: bool = False,
+    mode: str | None = None,
 ) -> AnyCall:
     """The call that `request` becomes, with what of it is secret and where that may go: the row's to the
     row's address, the key to its own, which is the row's where nobody said another. Nothing is sent. Raises
-    ConfigError for keep, and for cache="1h", where the provider has no such mode."""
+    ConfigError for keep and mode, and for cache="1h", where the provider has no such mode."""
     row = route.provider
+    able(row, mode, simulated=route.simulated)
     if key is None and not row.local:
         raise no_key(row)
     _caching.able(request, row)
-    words = keep_talking if keep and not route.simulated else dialect(row, dialects).encode
+    words = dialect(row, dialects).encode
+    if not route.simulated:
+        words = execute if mode == "execute" else keep_talking if keep else words
     return words(request, row, key).guarded(Guard.of(row, key.at(row.base_url) if key is not None else None))
 
 

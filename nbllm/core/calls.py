@@ -207,6 +207,11 @@ class _Call:
         environment."""
         return self
 
+    def permitting(self, permit: Permit | None, *, stays: bool) -> Self:
+        """It where the user is asked what it asks to be allowed; most ask for nothing. stays: who is asked
+        goes on to the next turn."""
+        return self
+
     def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
         """(what would be done with it: sent or run; what it holds, without secrets)."""
         raise NotImplementedError
@@ -320,15 +325,38 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Permission:
+    """What a command asks to be allowed. request: its own name for the question, as it is answered; id, name
+    and arguments: of the tool's call; source: who asks, for people; words: what its protocol calls yes and
+    no."""
+
+    request: str | int | float | None
+    id: str
+    name: str
+    arguments: Any
+    source: str
+    words: tuple[Any, Any] = (None, None)
+
+
+Permit = Callable[[Permission], Coroutine[Any, Any, bool]]
+
+
+@dataclass(frozen=True, slots=True)
 class TalkCall(_Call):
     """A turn with a command that stays: how it is run, what is said, and `talk`, which makes both sides'
-    words for its working folder. fresh: with a process of its own, which does not stay."""
+    words for its working folder. fresh: with a process of its own, which does not stay. permit: asks the user
+    what the command asks to be allowed; None where nothing is."""
 
     process: ProcessCall
     turn: Turn
     talk: Callable[[str], Talk]
     fresh: bool = False
+    permit: Permit | None = field(default=None, compare=False, repr=False)
     headers: ClassVar[None] = None  # it is told its key by its environment
+
+    def permitting(self, permit: Permit | None, *, stays: bool) -> TalkCall:
+        """See _Call."""
+        return replace(self, permit=permit, fresh=self.fresh or not stays)
 
     def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
         """See _Call."""
@@ -645,18 +673,22 @@ class Talk(Protocol):
     comes.
 
     many: one process holds several conversations. busy: a turn is under way. session: the conversation of the
-    last turn.
+    last turn. asked: what the command asks to be allowed, in its order; whoever answers takes it out.
     """
 
     many: bool
     busy: bool
     session: str
+    asked: list[Permission]
 
     def say(self, turn: Turn, session: str) -> list[str]:
         """Begins a turn in `session`, or in a new one ("")."""
 
     def heard(self, line: str) -> list[str]:
         """What to write in answer to a line."""
+
+    def permitted(self, asked: Permission, yes: bool) -> list[str]:
+        """What to write in answer to a question: this once, or no."""
 
     def interrupt(self) -> list[str]:
         """Ends the turn under way; the command stays."""

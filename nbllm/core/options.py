@@ -200,11 +200,14 @@ class CallSpec:
         "with each=: a name under which answers are kept; what is there is not asked again",
         default=False,
     )
-    mode: str | None = _cell(
+    mode: str | None = _call(
+        "sending",
         "choice",
-        "with each=: batch hands all rows in at once, to be answered within a day at half the price",
-        values=("now", "batch"),
+        "with each=: batch hands all rows in at once, to be answered within a day at half the price; of "
+        "cli/...: execute lets the agent use its tools, and asks before they change something (query: none)",
+        values=("now", "batch", "query", "execute"),
         default=False,
+        project=False,
     )
     wait: bool | None = _cell(
         "bool",

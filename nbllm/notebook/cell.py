@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..agents.protocols import able
 from ..core.errors import ConfigError, NbllmError, after_answer
 from ..core.events import Response
 from ..core.messages import Part, Text
@@ -24,9 +25,22 @@ from .question import Question, checked, value_budget
 from .run import Guarded, Run, Stopped, follow, keep_turn, settle, stoppable, turn
 from .session import Session
 from .syntax import schema_shorthand
+from .syntax.lexer import fail
 from .syntax.parser import Line
 from .syntax.places import refuse_places
 from .view.outcome import Outcome, Painter
+
+
+def _able(session: Session, line: Line, options: Mapping[str, Any]) -> None:
+    """Raises ConfigError, with the column, where mode= is no word for a model that is asked."""
+    if line.options.get("mode") not in ("query", "execute"):
+        return
+    for model in models_of(line.models, options):
+        route = session.client.resolve(model, options.get("base_url"), options.get("dialect"))
+        try:
+            able(route.provider, str(line.options["mode"]), simulated=route.simulated)
+        except ConfigError as error:
+            raise fail(line.spans["mode"][0], error.message.rstrip("."), error.hint) from None
 
 
 def run_cell(session: Session, line: Line, body: str) -> Any:
@@ -49,6 +63,7 @@ def _run_cell(session: Session, line: Line, body: str) -> Any:
     if used and not line.options.keys() & {"save", "label"}:
         options["label"] = prompt_files.label(used)
     options = with_schema(session, checked(line, options))
+    _able(session, line, options)
     if used:
         mode = "single" if "each" in options else str(options.get("fill", "on"))
         body = prompt_files.joined(session, used, body, mode, every="def" in options)

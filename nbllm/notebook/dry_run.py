@@ -30,7 +30,7 @@ def _told(session: Session, question: Question, contestant: Contestant) -> str:
     given = client.parameters(spec) | {"tools": client.described(spec.tools)}
     request = client.request(session.messages(question, route), route.model, **given)
     stand_in = None if route.provider.local else Secret("MISSING", "nowhere")  # so that the rest can be shown
-    call = client.encode(request, route, key or stand_in, keep=bool(spec.keep))
+    call = client.encode(request, route, key or stand_in, keep=bool(spec.keep), mode=spec.mode)
     done, payload = call.preview(route.provider)
     where = route.provider.label or route.provider.name
     source = "" if done != "sent" else f", key from {key.source}" if key else ", no key"

@@ -161,7 +161,7 @@ _EXCLUDES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
         "each",
         (
             *("chat", "bg", "tools", "def", "as", "dry_run", "attach", "max_steps", "approve", "compact"),
-            *("keep", "format", "render", "fill", "hedge"),
+            *("keep", "format", "render", "fill", "hedge", "mode=execute", "mode=query"),
         ),
         "each= asks for every row of a table, and its answers are columns",
         "Leave it out.",
@@ -210,25 +210,30 @@ def checked(line: Line, options: Mapping[str, Any]) -> dict[str, Any]:
             )  # a default gives way to the cell's own word
     for name, needed, why, hint in _NEEDS:
         ways = (needed,) if isinstance(needed, str) else needed
+        key = name.partition("=")[0]
         if _given(name, merged) and not any(way in merged for way in ways):
-            if name in own or name == "as":
-                raise fail(line.spans[name][0] if name in line.spans else 0, why, hint)
-            del merged[name]
-    if _given("bg", merged) and "tools" in merged and merged.get("approve", "ask") == "ask":
-        raise fail(line.spans["tools"][0] if "tools" in line.spans else 0, *_NOBODY)
+            if key in own or name == "as":
+                raise fail(line.spans[key][0] if key in line.spans else 0, why, hint)
+            del merged[key]
+    uses = "tools" if "tools" in merged else "mode" if _given("mode=execute", merged) else ""
+    if _given("bg", merged) and uses and merged.get("approve", "ask") == "ask":
+        raise fail(line.spans[uses][0] if uses in line.spans else 0, *_NOBODY)
     return merged
 
 
-_OF_ROWS = ("into", "run", "width", "mode")
+_OF_ROWS = ("into", "run", "width", "mode=batch", "mode=now")
 _FUNCTION = "For example tools=price, where price is a function of this notebook."
 # (option, what it needs, what to say, what to do)
 _NEEDS: tuple[tuple[str, str | tuple[str, ...], str, str], ...] = (
     ("as", "schema", "as= needs a schema", 'For example schema="[name, population int]" as=df'),
     ("max_steps", "tools", "max_steps= counts the turns of a model with tools", _FUNCTION),
     ("compact", ("chat", "tools"), "compact= is for conversations", "Give chat=NAME, or leave it out."),
-    *((n, "each", f"{n}= is for the rows of a table", "For example each=df, a DataFrame.") for n in _OF_ROWS),
+    *(
+        (n, "each", f"{n.partition('=')[0]}= is for the rows of a table", "For example each=df, a DataFrame.")
+        for n in _OF_ROWS
+    ),
     ("wait", "mode", "wait= is for rows in batches", "For example each=df mode=batch wait=false"),
-    ("approve", "tools", "approve= says how tools may run", _FUNCTION),
+    ("approve", ("tools", "mode"), "approve= says how tools may run", _FUNCTION),
 )
 _NOBODY = (
     "a cell in the background cannot ask before a tool runs",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STATUS = ("llm_status", "llm_error", "llm_cost")
 # Options of a call that make no sense where thousands are made by nobody's hand.
 _REFUSED = {
-    "budget", "schema", "tools", "tool_choice", "max_steps", "approve", "compact", "keep", "hedge",
+    "budget", "schema", "tools", "tool_choice", "max_steps", "approve", "compact", "keep", "hedge", "mode",
 }  # fmt: skip
 OPTIONS = tuple(name for name in CALL if name not in _REFUSED)
 _NOT_SENT = {"api_key", "timeout", "retries", "cache"}  # another one is no other question

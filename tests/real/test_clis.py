@@ -43,6 +43,11 @@ EVERY = list(MODELS)  # codex keeps two tools that do nothing: tools=0 tells the
 
 @pytest.fixture
 def client(sim, tmp_path, monkeypatch):
+    """A client of the CLIs and the simulator."""
+    yield from pointed(sim, tmp_path, monkeypatch)
+
+
+def pointed(sim, tmp_path, monkeypatch):
     """A client whose CLIs live in a clean home and are pointed at the simulator."""
     home = tmp_path / "home"
     for folder in (".codex", ".gemini", ".config/opencode"):
@@ -375,3 +380,45 @@ def test_a_refused_key_is_an_authentication_error(ask, cli):
         ).response()
     assert time.monotonic() - began < 30
     assert CANARY not in str(caught.value)
+
+
+ACTS = {  # what the simulator's model has the agent do, with its own tool for it
+    "claude": ("Bash", {"command": "touch made-by-agent", "description": "make it"}),
+    "gemini": ("run_shell_command", {"command": "touch made-by-agent", "description": "make it"}),
+    "codex": ("exec_command", {"cmd": "touch made-by-agent"}),
+    "copilot": ("bash", {"command": "touch made-by-agent", "description": "make it"}),
+    "opencode": ("bash", {"command": "touch made-by-agent", "description": "make it"}),
+}
+
+
+@pytest.mark.parametrize("yes", [True, False])
+@pytest.mark.parametrize("cli", EVERY)
+def test_execute_asks_before_the_agent_changes_something(cli, yes, tmp_path, monkeypatch):
+    """With the arguments that would run; no is told, and nothing is changed."""
+    need(BIN / cli, f"the CLI {cli}")
+    name, arguments = ACTS[cli]
+    calls = [{"name": name, "arguments": arguments}]
+    script = json.dumps([{"calls": calls}, {"text": "Done.", "repeat": True}])
+    work, asked = tmp_path / "work", []
+    work.mkdir()
+
+    def answer(question):
+        asked.append(question)
+        return "once" if yes else "no"
+
+    with simulator.serve(script=script) as server:
+        for client in pointed(server, tmp_path, monkeypatch):
+            told = client.complete(
+                "Make it.",
+                f"cli/{cli}/{MODELS[cli].partition('@')[0]}",
+                api_key=None if cli == "opencode" else CANARY,
+                mode="execute",
+                approve=answer,
+                extra={"cwd": str(work)},
+                timeout={"first": 90, "total": 120},
+                retries=0,
+            )
+    ends = [n.data for n in told.notices if n.kind == "server_tool" and "outcome" in n.data]
+    assert "touch made-by-agent" in f"{asked[0].call.name} {asked[0].call.arguments}"
+    assert yes == (work / "made-by-agent").exists()
+    assert ["ran" if yes else "refused"] == [e["outcome"] for e in ends]
