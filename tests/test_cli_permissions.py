@@ -10,7 +10,8 @@ import pytest
 from nbllm import Client, Message, Request
 from nbllm.agents.protocols import AcpTalk, ClaudeTalk, CodexTalk, execute
 from nbllm.core import errors
-from nbllm.core.calls import Turn
+from nbllm.core.calls import Frame, Turn
+from nbllm.core.events import Notice
 from nbllm.routing.dialects import DIALECTS
 from nbllm.routing.registry import load
 
@@ -300,6 +301,21 @@ def test_each_answer_has_a_process_of_its_own_and_keep_one_for_all(client):
     assert one != two
     three, four = (client.complete("go", keep=True, **how).text.split()[1] for _ in range(2))
     assert three == four
+
+
+def test_a_refusal_of_which_the_agent_says_no_more_is_told():
+    """Gemini ends its turn there."""
+    one = talk(AcpTalk, asks=True)
+    decoder = one.decoder()
+    one.heard(ACP_ASKS)
+    one.permitted(one.asked[0], False)
+    events = list(decoder.feed(Frame(line(id=3, result={"stopReason": "cancelled"}))))
+    (told,) = [e.data for e in events if isinstance(e, Notice) and e.kind == "server_tool"]
+    assert ("rm x", "refused", {"rawInput": {"command": "rm x"}}) == (
+        told["name"],
+        told["outcome"],
+        told["arguments"],
+    )
 
 
 def test_an_approve_that_is_none_is_refused(client):

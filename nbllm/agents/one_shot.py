@@ -80,7 +80,7 @@ class ClaudeLines(Lines):
         self._streamed: set[str] = set()
         self._whole = ""  # the text that the CLI said last that a part holds
         self._error = ""
-        self._denied: set[str] = set()
+        self._denied: dict[str, Any] = {}  # the tools that were refused
         self._call: tuple[str, Any, list[str]] | None = None  # a tool's call that comes in pieces
 
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:
@@ -92,7 +92,7 @@ class ClaudeLines(Lines):
         elif kind == "system" and sub == "api_retry":
             yield from self._retry(value)
         elif kind == "system" and sub == "permission_denied":
-            self._denied.add(text(value.get("tool_use_id")))
+            self._denied[text(value.get("tool_use_id"))] = value
             yield from self._tool_end(
                 text(value.get("tool_use_id")), value.get("message"), "refused", value.get("tool_name")
             )

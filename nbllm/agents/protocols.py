@@ -61,7 +61,7 @@ class ClaudeTalk:
     def __init__(self, provider: Endpoint, *, asks: bool = False) -> None:
         self.provider, self.busy, self.session, self.asks = provider, False, "", asks
         self.asked: list[Permission] = []
-        self.denied: set[str] = set()  # the tool calls that were refused
+        self.denied: dict[str, Permission] = {}  # the tool calls that were refused
         self.cost = 0.0  # US dollars so far: a result tells the sum
         self._open = False
         self._waiting: list[str] = []
@@ -111,7 +111,7 @@ class ClaudeTalk:
 
     def permitted(self, asked: Permission, yes: bool) -> list[str]:
         """The tool's use allowed with the arguments that were shown, or denied."""
-        self.denied |= set() if yes else {asked.id}
+        self.denied |= {} if yes else {asked.id: asked}
         answer = (
             {"behavior": "allow", "updatedInput": asked.arguments}
             if yes
@@ -190,7 +190,7 @@ class _Rpc:
         self._next = 0
         self._ready = False
         self._words = ""
-        self.denied: set[str] = set()  # the tool calls that were refused
+        self.denied: dict[str, Permission] = {}  # the tool calls that were refused
         self._objects = Objects()
 
     def say(self, turn: Turn, session: str) -> list[str]:
@@ -258,7 +258,7 @@ class _Rpc:
 
     def permitted(self, asked: Permission, yes: bool) -> list[str]:
         """The answer in the protocol's own words."""
-        self.denied |= set() if yes else {asked.id}
+        self.denied |= {} if yes else {asked.id: asked}
         return [json.dumps({"jsonrpc": "2.0", "id": asked.request, "result": asked.words[0 if yes else 1]})]
 
 
@@ -585,6 +585,9 @@ class _AcpTurn(Lines):
 
     def _answer(self, result: dict[str, Any]) -> Iterator[Event]:
         self.done = True
+        for no in self._talk.denied.values():  # some end the turn at a no, and tell no more of the tool
+            yield from self._tool_end(no.id, None, "refused", no.name, no.arguments)
+        self._talk.denied = {}
         usage = obj(result.get("usage"))
         counts = obj(obj(obj(result.get("_meta")).get("quota")).get("token_count"))  # gemini's place for them
         if usage:
