@@ -304,7 +304,7 @@ class Refusal(BaseHTTPRequestHandler):
 def test_too_many_waiting_tokens_cost_no_row(serve):
     """They stay to be handed in later."""
     _, client = serve(enqueued=1)
-    out = mapped(client, texts(3), run="r")
+    out = mapped(client, texts(3), run="r", wait=False).wait(lambda seconds: None)
     assert set(out.llm_status) == {"pending"}
     assert not len(nbllm.rows.batches().query("state != 'done'"))
 
