@@ -119,6 +119,11 @@ class NbllmError(Exception):
     def __str__(self) -> str:
         return "\n".join(filter(None, (self.message, self.sent, self.hint)))
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in the place of a traceback; a script has Python's own."""
+        words = "".join(c if c.isprintable() or c == "\n" else "�" for c in f"{type(self).__name__}: {self}")
+        return words.splitlines()
+
     def scrubbed(self, secrets: Iterable[str]) -> NbllmError:
         """This error, with every secret taken out of all its texts."""
         masked = _scrubber(secrets)

@@ -82,6 +82,10 @@ def _key(session: Session, rest: str) -> Any:
     word, _, name = rest.partition(" ")
     if word in _KEY_WORDS:
         return _KEY_WORDS[word](session, session.provider(name))
+    if not rest.strip():
+        return _frame([asdict(s) for s in states(session.client)]).set_index("name")[["ready", "key", "note"]]
+    if rest.partition("/")[0].strip() == "sim":
+        return "The built-in simulator needs no key."
     row = session.provider(rest)
     found = session.client.registry.own_key(row)
     if found is not None:

@@ -15,6 +15,7 @@ from typing import Any
 from ..core.errors import ConfigError, NbllmError
 from .session import Session, forget, session_of
 from .syntax import parser as grammar
+from .syntax.options import SUBCOMMANDS
 from .syntax.statements import statements
 
 NAMES = ("llm", "nbllm")
@@ -79,7 +80,8 @@ def unload_ipython_extension(shell: Any) -> None:
 
 _OURS = re.compile(r"%%n?b?llm(?:_bench)?\b")
 _QUESTION = re.compile(
-    r"(?P<before>\s*+(?:[\w.,][\w., ]*+=\s*+)?+)%(?P<name>llm|nbllm)\s++(?P<rest>ask\s.*\?)\s*"
+    r"(?P<before>\s*+(?:[\w.,][\w., ]*+=\s*+)?+)%(?P<name>llm|nbllm)\s++"
+    rf"(?P<rest>(?!(?:{'|'.join(w for w in SUBCOMMANDS if w != 'ask')})\s)[^\s?]\S*\s.*\?)\s*"
 )
 
 
@@ -159,7 +161,7 @@ def _told(session: Session, work: Callable[[], Any]) -> Any:
         raise Stopped("") from None
     except NbllmError as error:
         lines = error_lines(error).splitlines()
-        error._render_traceback_ = MethodType(lambda _self: lines, error)  # type: ignore[attr-defined]
+        error._render_traceback_ = MethodType(lambda _self: lines, error)  # type: ignore[method-assign]
         raise error.with_traceback(None) from None
 
 
@@ -171,10 +173,30 @@ def _cell(session: Session, line: str, cell: str) -> Any:
     return run_cell(session, session.parse(line), cell.replace("\r\n", "\n"))
 
 
+def _question(session: Session, line: str) -> str:
+    """What `%llm ask` would be given, where a line is no command but a question: a model and a prompt (`%llm
+    sim "hi"`), or words that end in a question mark; "" elsewhere."""
+    word, *rest = line.split(maxsplit=1)
+    if not rest:
+        return ""
+    try:
+        session.client.resolve(word)
+    except ConfigError:
+        return line if word.isalpha() and line.rstrip().endswith("?") else ""
+    prompt = rest[0].strip()
+    quoted = len(prompt) > 1 and prompt[0] == prompt[-1] and prompt[0] in "\"'"
+    return f"-m {word} {prompt[1:-1] if quoted else prompt}"
+
+
 def _line(session: Session, line: str) -> Any:
     from .commands import COMMANDS
 
-    name, rest = grammar.subcommand(line)
+    try:
+        name, rest = grammar.subcommand(line)
+    except ConfigError:
+        name, rest = "ask", _question(session, line)
+        if not rest:
+            raise
     result = COMMANDS[name](session, rest)
     if isinstance(result, str):
         session.say(result)

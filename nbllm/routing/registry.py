@@ -361,11 +361,20 @@ class Registry:
         surely does."""
         if ":" in name and "/" not in name:
             return [f"ollama/{name}"]
+        if "/" not in name and (family := self._family(name)):
+            return [family]
         known = list(self.names())
         near = difflib.get_close_matches(name, known, 3, 0.6)
         if not near and "/" not in name:
             near = [n for n in known if name.lower() in n][:2] or [f"ollama/{name}"]
         return near
+
+    def _family(self, name: str) -> str:
+        """`gtp-4` as openai/gpt-4: the provider whose models begin nearly like that; "" where none does."""
+        head, dash, rest = name.lower().partition("-")
+        heads = {p.partition("-")[0]: r.name for r in self.rows.values() for p in r.bare if p.endswith("-*")}
+        near = difflib.get_close_matches(head, heads, 1, 0.66)
+        return f"{heads[near[0]]}/{near[0]}-{rest}" if dash and near else ""
 
     def explicit_names(self) -> Iterable[str]:
         """The default model of each provider that has an address, in its explicit form."""

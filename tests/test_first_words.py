@@ -1,0 +1,54 @@
+"""The first things that people type: misspelt models, questions on a line, keys without a name, errors of the
+Python functions in a notebook."""
+
+import pytest
+
+from nbllm.core.errors import ConfigError
+from nbllm.notebook.magics import questions
+from nbllm.routing import registry
+
+from .kernels import Kernel
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("gtp-4", "openai/gpt-4"),
+        ("GTP-4o-mini", "openai/gpt-4o-mini"),
+        ("gpt4-mini", None),
+        ("cluade-sonnet-4", "anthropic/claude-sonnet-4"),
+        ("gemni-2.5-flash", "gemini/gemini-2.5-flash"),
+        ("depseek-v3:7b", None),
+    ],
+)
+def test_a_typing_error_leads_to_the_right_provider(typed, meant):
+    """Not to Ollama, which takes any name."""
+    with pytest.raises(ConfigError) as caught:
+        registry.load().resolve(typed)
+    assert meant is None or f"Did you mean {meant}?" in caught.value.hint
+
+
+@pytest.mark.parametrize("line", ["%llm What is 2+2?\n", "x = %llm why not?\n", "%nbllm is it so?\n"])
+def test_a_question_on_a_line_is_no_help(line):
+    """As `%llm ask ...?`; one word is IPython's."""
+    assert ".run_line_magic(" in questions([line])[0]
+    assert ["%llm?\n", "%llm models gemini/?\n"] == questions(["%llm?\n", "%llm models gemini/?\n"])
+
+
+def test_in_a_kernel():
+    """What one expects."""
+    with Kernel() as kernel:
+        assert kernel.run("%llm use sim/openai@echo=1").ok
+        assert "What is 2+2?" in kernel.run("%llm What is 2+2?").text
+        assert kernel.run('%llm sim/openai@echo=1 "hi there"').ok
+        assert "hi there" == kernel.value("_llm.text")
+        assert "openai" in kernel.run("%llm key").text
+        assert "needs no key" in kernel.run("%llm key sim/openai").text
+        assert "did you mean %llm models" in "".join(kernel.run("%llm modles gemini/").error["traceback"])
+        for code in (
+            "nbllm.complete('hi', model='openia/mini')",
+            "import nbllm.bench\nnbllm.bench.run(['openia/mini'], 'hi')",
+        ):
+            lines = kernel.run(code).error["traceback"]
+            assert 1 <= len(lines) <= 6, lines
+            assert "Did you mean" in "".join(lines)
