@@ -60,6 +60,9 @@ def test_execute_keeps_what_is_safe_and_asks_for_the_rest():
     config = json.loads(made("opencode", "execute").process.env["OPENCODE_CONFIG_CONTENT"])
     assert ("ask", "allow") == (config["permission"]["*"], config["permission"]["read"])
     assert {"allow", "ask"} == set(config["permission"].values())
+    agent = config["agent"]["nbllm"]
+    assert config["permission"] == agent["permission"]
+    assert "tools" not in agent  # one that is turned on there would run unasked
 
 
 @pytest.mark.parametrize("cli", FIVE)

@@ -801,16 +801,17 @@ class OpenCode(_Dialect):
     def settings(system: str, own: Mapping[str, Any], *, asks: bool = False, **more: Any) -> dict[str, str]:
         """The variables that give it an agent of ours, which may do nothing but what is allowed; or which
         asks before all but reading."""
-        tools = {"*": asks} | dict.fromkeys(names(own.get("allowed_tools") or []), True)
+        tools = {"*": False} | dict.fromkeys(names(own.get("allowed_tools") or []), True)
         allowed = ("read", "glob", "grep", "list") if asks else [t for t in tools if t != "*"]
+        rules = {"*": "ask" if asks else "deny"} | dict.fromkeys(allowed, "allow")
         config = {
             "autoupdate": False,
             "share": "disabled",
-            "permission": {"*": "ask" if asks else "deny"} | dict.fromkeys(allowed, "allow"),
+            "permission": rules,
             "agent": {
                 "nbllm": {
                     "prompt": system or "You are a helpful assistant.",
-                    "tools": tools,
+                    **({"permission": rules} if asks else {"tools": tools}),  # a tool turned on is allowed
                     "mode": "primary",
                 }
             },
