@@ -197,8 +197,10 @@ def test_a_card_that_points_elsewhere_gets_no_key(client, server):
 
         server.edit = elsewhere
         with pytest.raises(errors.NbllmError) as caught:
-            client.complete("say it", NAME)
+            (stream := client.stream("say it", NAME)).response()
         assert "say it" in other.text
+        told = [e.text for _, e in stream.log if isinstance(e, Notice)]
+        assert [True] == [f"leads to {other.url}" in text for text in told]
         assert KEY not in other.text + str(caught.value)
         assert f"{other.url}/rpc with no key" in caught.value.sent
 

@@ -266,6 +266,8 @@ class RemoteTransport(Transport):
         reply.agent = kit.factory(kit.config(httpx_client=client, **ways)).create(card)
         bound.trace, trace.reused = trace, known is not None
         await reply.begin(_message(kit, call, known))
+        if (there := origin(trace.address)) != origin(call.url):
+            reply.first.insert(0, Frame(json.dumps({"elsewhere": there}), at=reply._at))
 
     async def _card(self, kit: Any, bound: Bound, call: RemoteCall) -> Any:
         """The agent's card, as it is now or was minutes ago. Raises Refusal, ProtocolError."""

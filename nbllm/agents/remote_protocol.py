@@ -44,6 +44,8 @@ class AgentEvents(Lines):
                 body=error,
                 hint="Ask otherwise; the agent's card says what it does.",
             )
+        if there := text(value.get("elsewhere")):  # not the protocol's: the transport says it
+            yield Notice("warning", f"{self._name}'s card leads to {there}: the question went there, no key.")
         if message := obj(value.get("message")):
             yield from self._started(text(message.get("contextId")) or None, AGENT)
             yield from self._artifact("message", message.get("parts"), append=True)
