@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import statistics
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -61,11 +62,31 @@ def test_the_order_within_blocks_is_random():
     assert all(150 < first.count(arm) < 250 for arm in range(3))
 
 
-def test_a_cooldown_is_its_own_turn():
-    """More requests at the same load, which do not count."""
-    turns = plan.plan(1, 1, blocks=2, loads=plan.Load.of(concurrency=2), seed=1, cooldown=3)
-    assert ["measure", "cooldown"] * 2 == [t.phase for t in turns]
-    assert 3 == len(turns[1].slots)
+@pytest.mark.parametrize(
+    ("load", "phases"),
+    [
+        ({"concurrency": 2}, {"ramp": 2, None: 16, "drain": 2}),
+        ({"concurrency": 2, "per_turn": 5}, {None: 5}),
+        ({"rate": 4, "arrivals": "constant"}, {None: 40}),
+        ({"rate": 1}, {None: 20}),
+        ({"rate": 4, "per_turn": 6}, {None: 6}),
+        ({"arrivals": [0, 1, 2, 3]}, {None: 1}),
+    ],
+)
+def test_a_turn_is_long_enough_and_a_cooldown_is_at_its_end(load, phases):
+    """More requests at the same load, which do not count; a turn's ramp and drain where it is steady; the
+    last ones of recorded arrivals."""
+    turns = plan.plan(1, 1, blocks=2, loads=plan.Load.of(**load), seed=1, cooldown=3)
+    found = Counter(s.phase for s in turns[0].slots)
+    assert {**phases, "cooldown": 3} == found
+    assert {"cooldown"} == {s.phase for s in turns[0].slots[-3:]}
+    assert 2 == len(turns)
+
+
+def test_a_turn_that_is_too_short_for_its_load_is_told():
+    """Before anything is sent."""
+    assert "16 at a time" in plan.unsteady(plan.Load.of(concurrency=16, per_turn=32))
+    assert "" == plan.unsteady(plan.Load.of(concurrency=[1, 16]))
 
 
 @pytest.mark.parametrize("rate", [2.0, 20.0])

@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -166,7 +167,7 @@ def test_the_cold_ladder_has_its_own_rows():
 def test_a_sweep_has_levels_and_an_open_loop_is_late_by_little():
     """Concurrency 1 and 4; a constant rate whose calls keep to their times."""
     df = measured(run([FAST], concurrency=[1, 4], blocks=2))
-    assert {1: 2, 4: 16} == df.groupby("concurrency").size().to_dict()
+    assert {1: 2, 4: 64} == df.groupby("concurrency").size().to_dict()
     assert df["inflight"].max() > 1
     df = measured(run([FAST], rate=50, arrivals="constant", per_turn=20, blocks=1))
     assert ({"constant"}, {50.0}) == (set(df["load_kind"]), set(df["target_rate"]))
@@ -261,15 +262,63 @@ def test_a_conversation_is_sent_turn_by_turn():
     assert df["in_tokens"].iloc[1] > df["in_tokens"].iloc[0]
 
 
-def test_a_budget_ends_a_run_and_a_resumed_one_goes_on():
-    """What was done is kept, with the reason; resume does the rest and no more."""
+def test_a_budget_ends_a_run_and_holds_when_it_is_resumed():
+    """What was done is kept, with the reason; a resumed run has spent what it has spent, unless it is given
+    more."""
     first = run([FAST], blocks=20, warmup=0, budget={"requests": 5})
     assert 5 == len(first)
     assert "budget" in first.attrs["nbllm"]["ended"]
     with pytest.raises(errors.ConfigError):
         nbllm.bench.resume("no-such-run")
     again = nbllm.bench.resume(first.attrs["nbllm"]["run_id"], progress=False)
-    assert 10 == len(again), "the same budget holds for what is added"
+    assert 5 == len(again)
+    more = nbllm.bench.resume(first.attrs["nbllm"]["run_id"], budget={"requests": 8}, progress=False)
+    assert 8 == len(more)
+
+
+def test_a_budget_of_tokens_holds_for_what_is_in_flight_and_over_kills():
+    """Never more than the limit by more than the first round, of which nobody knew what it would cost."""
+    df = run([FAST], blocks=60, warmup=0, budget={"tokens": 200})
+    spent = df["in_tokens"].sum() + df["out_tokens"].sum()
+    assert 100 < spent <= 200
+    again = nbllm.bench.resume(df.attrs["nbllm"]["run_id"], progress=False)
+    assert len(df) == len(again)
+
+
+def test_dollars_need_a_price():
+    """A budget that nobody can hold is refused before it is spent."""
+    asked = {"model": "x", "base_url": "https://api.example.org/v1", "api_key": "k", "dialect": "openai_chat"}
+    with pytest.raises(errors.ConfigError, match="its price is not known"):
+        run([asked], budget=0.01)
+
+
+def test_a_model_that_refuses_is_asked_no_more(listen_dead):
+    """Ten failures in a row end it; the others go on, and the run says so."""
+    dead = {"model": "x", "base_url": listen_dead, "dialect": "openai_chat", "name": "dead"}
+    df = measured(run([FAST, dead], blocks=30, warmup=0, max_errors=4))
+    assert (30, 4) == ((df["name"] != "dead").sum(), (df["name"] == "dead").sum())
+    assert "dead failed 4 times in a row" in df.attrs["nbllm"]["ended"]
+
+
+@pytest.fixture
+def listen_dead():
+    """An address where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+
+
+def test_a_load_is_kept_and_measured():
+    """What was in flight, beside what was asked; ramp and drain do not count; a warm-up costs a fraction."""
+    df = run(["sim/openai@ttft=0.05,gap=0.001,tokens=3"], blocks=2, concurrency=4, warmup="auto")
+    phases = df["phase"].value_counts()
+    assert (8, 64, 8) == (phases["ramp"], phases["measure"], phases["drain"])
+    assert phases["warmup"] <= 20
+    row = nbllm.bench.summary(df, metrics="ttft_ms", stats="p50").iloc[0]
+    assert 3.0 < row["concurrency_achieved"] <= 4.01
+    assert row["rate_achieved"] > 0
+    few = run([FAST], blocks=2, warmup="auto")
+    assert 1 == (few["phase"] == "warmup").sum(), "two requests do not cost twenty"
 
 
 def test_it_ends_early_when_the_interval_is_narrow_enough():

@@ -78,6 +78,7 @@ class Load:
     _warmed: set[int] = field(default_factory=set)
     _over: dict[int, Stopper] = field(default_factory=dict)
     _narrow: set[int] = field(default_factory=set)
+    _usual: dict[int, float] = field(default_factory=dict)  # seconds that an answer takes, by arm
 
     async def run(self) -> str:
         """Runs the plan to its end; returns why it ended early, "" where it did not. Whatever becomes of a
@@ -97,8 +98,10 @@ class Load:
     async def _turns(self) -> None:
         for turn in self.job.turns:
             left = [slot for slot in turn.slots if slot.id not in self.finished]
-            if not left or turn.level in self._narrow:
+            if not left or turn.level in self._narrow or self._refuses(turn.arm):
                 continue
+            if self.reason or self._full():
+                break
             if turn.level not in self._warmed:
                 self._warmed.add(turn.level)
                 await self._warm_up(turn.level)
@@ -106,10 +109,22 @@ class Load:
                 await asyncio.sleep(turn.idle_s)
             await self._turn(turn, left)
             await self.recorder.drained()
+            self.recorder.note_time()
             self._judge(turn)
-            self.reason = self.reason or self.recorder.exceeded() or ""
-            if self.reason:
-                break
+
+        refused = [arm.name for i, arm in enumerate(self.job.arms) if self._refuses(i)]
+        if refused and not self.reason:
+            words = " and ".join(refused)
+            self.reason = f"{words} failed {self.job.rules.max_errors} times in a row and was asked no more"
+
+    def _full(self) -> bool:
+        """Whether the budget has no room for one request more; that is why the run ends, then."""
+        self.reason = self.reason or self.recorder.exceeded(self.inflight) or ""
+        return bool(self.reason)
+
+    def _refuses(self, arm: int) -> bool:
+        most = self.job.rules.max_errors
+        return most is not None and self.recorder.refused.get(self.job.arms[arm].name, 0) >= most
 
     # --- a turn ---
 
@@ -128,7 +143,7 @@ class Load:
         async def user(number: int) -> None:
             await asyncio.sleep(number * _STAGGER)
             for slot in waiting:
-                if self.recorder.exceeded():
+                if self._full() or self._refuses(turn.arm):
                     return
                 await self._slot(turn, slot, None)
 
@@ -138,13 +153,23 @@ class Load:
 
     async def _open(self, turn: Turn, slots: list[Slot]) -> None:
         start = time.perf_counter() + 0.01 - (slots[0].at or 0.0)
+        ramp = self._ramp(turn)
         async with asyncio.TaskGroup() as group:
             for slot in slots:
                 due = start + (slot.at or 0.0)
                 await _until(due)
-                if self.recorder.exceeded():
+                if self._full() or self._refuses(turn.arm):
                     return
+                if slot.phase is None and (slot.at or 0.0) < ramp:
+                    slot = slot._replace(phase="ramp")  # noqa: PLW2901
                 group.create_task(self._slot(turn, slot, due))
+
+    def _ramp(self, turn: Turn) -> float:
+        """Seconds until the first answers of an open loop end, by those before: as many are in flight then as
+        will be. 0 where nothing is known, or the user has said how long a turn is."""
+        usual = self._usual.get(turn.arm, 0.0)
+        lasts = turn.slots[-1].at or 0.0
+        return usual if turn.load.steady and turn.load.kind != "closed" and lasts >= 3 * usual else 0.0
 
     async def _slot(self, turn: Turn, slot: Slot, due: float | None) -> None:
         """One prompt: a request, or several where it is a conversation. A conversation ends where a request
@@ -220,7 +245,7 @@ class Load:
             "name": self.job.arms[turn.arm].name,
             "block": turn.block,
             "order_in_block": turn.order,
-            "phase": turn.phase,
+            "phase": ask.slot.phase or turn.phase,
             "start_kind": turn.start_kind,
             "load_kind": turn.load.kind,
             "target_rate": turn.load.rate,
@@ -282,7 +307,8 @@ class Load:
         for turn in {t.arm: t for t in reversed(turns)}.values():
             values: list[float] = []
             number = 0
-            while self._cold_still(values, number):
+            planned = sum(len(t.slots) for t in turns if t.arm == turn.arm)
+            while self._cold_still(values, number, planned):
                 slots = [
                     Slot(-1 - number - k, turn.slots[0].prompt, None) for k in range(turn.load.concurrency)
                 ]
@@ -291,12 +317,15 @@ class Load:
                 await self.recorder.drained()
                 rows = self.recorder.recent.pop(-1, [])
                 values += [r["e2e_ms"] for r in rows if r.get("e2e_ms") is not None]
+                self._usual[turn.arm] = statistics.median(values) / 1e3 if values else 0.0
                 if self.recorder.exceeded() or not any(r.get("ok") for r in rows):
                     break  # a model that fails is no warmer for it
 
-    def _cold_still(self, values: list[float], number: int) -> bool:
+    def _cold_still(self, values: list[float], number: int, planned: int) -> bool:
+        """Whether a model needs more warming: once, and at most a quarter of what is measured."""
         warmup = self.job.rules.warmup
-        return not stable(values) if warmup == "auto" else number < int(warmup)
+        most = min(30, max(1, planned // 4))
+        return not stable(values, most=most) if warmup == "auto" else number < int(warmup)
 
     # --- ending early ---
 
@@ -309,7 +338,10 @@ class Load:
         values = [
             r[rules.metric]
             for r in rows
-            if r.get("ok") and r.get(rules.metric) and r.get("quality") != "contaminated"
+            if r.get("phase") == "measure"
+            and r.get("ok")
+            and r.get(rules.metric)
+            and r.get("quality") != "contaminated"
         ]
         if values:
             stopper.add(

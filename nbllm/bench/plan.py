@@ -7,25 +7,29 @@ prompts: whatever drifts in the world outside hits all alike, and differences wi
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 from ..core.errors import ConfigError
 from . import arrivals
 
-OPEN_TURN = 20  # requests in a turn of an open loop
+OPEN_TURN = 20  # requests in a turn of an open loop, at least
+OPEN_SECONDS = 10.0  # that it lasts, at least
+STEADY = 10  # requests in a turn for each one at a time: the first and the last are ramp and drain
 
 
 class Slot(NamedTuple):
     """One prompt to be sent: its number in the run, which prompt, and (open loop) when, in seconds from its
-    turn's start."""
+    turn's start. phase: where it is not its turn's."""
 
     seq: int
     prompt: int
     at: float | None = None
+    phase: str | None = None
 
     @property
     def id(self) -> str:
@@ -36,7 +40,8 @@ class Slot(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Load:
     """How a turn's requests are started. kind: closed (`concurrency` at a time), constant, poisson, ramp
-    (`rate` to `to_rate` a second), replay (`times`). per_turn: requests in a turn."""
+    (`rate` to `to_rate` a second), replay (`times`). per_turn: requests in a turn. steady: whether the turn
+    is as long as its load wants, so that ramp and drain do not count; else as long as the user said."""
 
     kind: str
     concurrency: int = 1
@@ -44,6 +49,7 @@ class Load:
     to_rate: float | None = None
     times: tuple[float, ...] = ()
     per_turn: int = 1
+    steady: bool = False
 
     @classmethod
     def of(
@@ -65,7 +71,12 @@ class Load:
                     hint='rate=2, arrivals="poisson": two requests a second.',
                 )
             return tuple(
-                cls("closed", _whole(c), per_turn=per_turn or (1 if c == 1 else 2 * c))
+                cls(
+                    "closed",
+                    _whole(c),
+                    per_turn=per_turn or (1 if c == 1 else STEADY * c),
+                    steady=not per_turn and c > 1,
+                )
                 for c in _several(1 if concurrency is None else concurrency)
             )
         if concurrency is not None:
@@ -78,8 +89,10 @@ class Load:
             for r in ([None] if rate is None else [rate] if arrivals == "ramp" else _several(rate))
         )
 
-    def offsets(self, rng: random.Random) -> tuple[float | None, ...]:
-        """When the requests of a turn are due; None in a closed loop."""
+    def offsets(self, rng: random.Random, more: int = 0) -> tuple[float | None, ...]:
+        """When the requests of a turn are due, and `more` after them; None in a closed loop."""
+        if more and self.kind != "replay":
+            return replace(self, per_turn=self.per_turn + more).offsets(rng)
         if self.kind == "closed":
             return (None,) * self.per_turn
         if self.kind == "replay":
@@ -117,7 +130,6 @@ def _rate(rate: Any) -> float:
 
 
 def _open(rate: Any, how: Any, per_turn: int | None) -> Load:
-    n = per_turn or OPEN_TURN
     if how is not None and not isinstance(how, str):
         times = arrivals.replay(how)
         return Load(
@@ -126,6 +138,7 @@ def _open(rate: Any, how: Any, per_turn: int | None) -> Load:
             per_turn=len(times),
             rate=(len(times) - 1) / times[-1] if times[-1] else None,
         )
+    n = per_turn or OPEN_TURN
     if how == "ramp":
         if not isinstance(rate, Sequence) or len(rate) != 2:
             raise ConfigError("A ramp needs two rates.", hint='rate=(1, 10), arrivals="ramp"')
@@ -134,7 +147,8 @@ def _open(rate: Any, how: Any, per_turn: int | None) -> Load:
         raise ConfigError(
             f"No arrivals are called {how!r}.", hint='"poisson", "constant", "ramp", or recorded times.'
         )
-    return Load(how or "poisson", rate=_rate(rate), per_turn=n)
+    n = per_turn or max(OPEN_TURN, math.ceil(_rate(rate) * OPEN_SECONDS))
+    return Load(how or "poisson", rate=_rate(rate), per_turn=n, steady=not per_turn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +182,10 @@ def plan(
     """The turns of a run, in order; the same for the same seed.
 
     Block b begins at prompt b of the set (modulo its size), the same for every model. A start that is cold on
-    purpose is a turn of one request. cooldown: so many requests more at the end of each turn, so that those
-    that are measured all see a full load; they have the phase "cooldown" and a turn's index of their own.
+    purpose is a turn of one request. cooldown: so many requests more at the end of each turn, at the same
+    load, so that those that are measured all see a full one; of recorded arrivals it is the last ones. They
+    have the phase "cooldown". The first requests of a steady closed turn, one for each at a time, are its
+    "ramp", as many at its end its "drain".
     Raises ConfigError for fewer than one block.
     """
     if isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 1:
@@ -183,19 +199,35 @@ def plan(
             random.Random(f"order {seed} {level} {b}").shuffle(cells)
             for order, (arm, kind, pause) in enumerate(cells):
                 shape = load if kind == "warm" else Load("closed")
-                offsets = shape.offsets(random.Random(f"arrivals {seed} {level} {b} {arm} {kind} {pause}"))
-                slots = tuple(Slot(seq + i, (b + i) % prompts, at) for i, at in enumerate(offsets))
+                more = cooldown if kind == "warm" else 0
+                rng = random.Random(f"arrivals {seed} {level} {b} {arm} {kind} {pause}")
+                offsets = shape.offsets(rng, more)
+                slots = tuple(
+                    Slot(seq + i, (b + i) % prompts, at, _phase(shape, i, len(offsets), more))
+                    for i, at in enumerate(offsets)
+                )
                 seq += len(slots)
                 turns.append(
                     Turn(len(turns), level, block, order, arm, "measure", kind, shape, float(pause), slots)
                 )
-                if cooldown and shape.kind == "closed" and kind == "warm":
-                    more = tuple(Slot(seq + i, (b + i) % prompts) for i in range(cooldown))
-                    seq += cooldown
-                    turns.append(
-                        Turn(len(turns), level, block, order, arm, "cooldown", kind, shape, 0.0, more)
-                    )
     return tuple(turns)
+
+
+def _phase(load: Load, place: int, n: int, cooldown: int) -> str | None:
+    edge = load.concurrency if load.steady and load.kind == "closed" else 0
+    if place >= n - cooldown:
+        return "cooldown"
+    return "ramp" if place < edge else "drain" if place >= n - cooldown - edge else None
+
+
+def unsteady(loads: Sequence[Load]) -> str:
+    """Which loads their turns are too short to reach, in words; "" where there is none."""
+    short = [x for x in loads if x.kind == "closed" and x.concurrency > 1 and x.per_turn < 4 * x.concurrency]
+    return "".join(
+        f"{x.per_turn} requests a turn are too few to keep {x.concurrency} at a time: leave per_turn out for "
+        f"{STEADY * x.concurrency}. "
+        for x in short
+    ).strip()
 
 
 def stable(values: Sequence[float], *, k: int = 5, within: float = 0.1, most: int = 30) -> bool:
@@ -247,7 +279,8 @@ class Budget:
         return cls(**values)
 
     def exceeded(self, usd: float, tokens: float, seconds: float, requests: float) -> str | None:
-        """Which limit is used up, in words; None while none is."""
+        """Which limit is used up, or too small for one request more that is in these sums, in words; None
+        while none is."""
         used = {"usd": usd, "tokens": tokens, "seconds": seconds, "requests": requests}
         for name, spent in used.items():
             limit = getattr(self, name)

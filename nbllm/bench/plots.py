@@ -446,7 +446,7 @@ def _throughput(part: pd.DataFrame) -> float:
     """Answers a second within turns: requests of a block over the time from its first call to its last
     end."""
     shares = []
-    for _, turn in part.groupby("block", observed=True):
+    for _, turn in part.groupby(["run_id", "block"], observed=True):
         end = turn["ns_eof"].fillna(turn["ns_tokN"])
         span = float((end.max() - turn["ns_call"].min()) / 1e9) if end.notna().any() else math.nan
         if span > 0:

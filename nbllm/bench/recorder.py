@@ -45,16 +45,21 @@ class Recorder:
         self._store, self._budget, self._said = store, budget, said
         self._queue: queue.SimpleQueue[Finished | asyncio.Event | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
-        self._began = time.monotonic()
+        self._began = time.monotonic() - store.get("seconds", 0.0)
         self.sums = {"usd": 0.0, "tokens": 0.0, "requests": 0.0}
+        for row in store.rows():  # a run that was killed has spent what it has spent
+            self._spend(row)
         self.recent: dict[int, list[Row]] = {}  # rows by turn, until they are taken
         self.unsaved: list[Row] = []
+        self.refused: dict[str, int] = {}  # failures in a row, by name
         self.failure = ""
+        self._added = self._counted = 0
         self._thread = threading.Thread(target=self._work, name="nbllm-recorder", daemon=True)
         self._thread.start()
 
     def add(self, finished: Finished) -> None:
         """Takes a request that has ended."""
+        self._added += 1
         self._queue.put(finished)
 
     async def drained(self) -> None:
@@ -63,11 +68,27 @@ class Recorder:
         self._queue.put(event)
         await event.wait()
 
-    def exceeded(self) -> str | None:
-        """Which limit of the budget is used up, or why nothing more can be kept, in words."""
+    def exceeded(self, inflight: int = 0) -> str | None:
+        """Which limit of the budget has no room for a request more beside those in flight (each as dear as
+        the mean so far), or why nothing more can be kept, in words."""
+        sums, inflight = self.sums, inflight + self._added - self._counted
+        mean = {name: value / (sums["requests"] or 1.0) for name, value in sums.items()}
+        usd, tokens = (sums[name] + mean[name] * (inflight + 1) for name in ("usd", "tokens"))
+        # float sums of equal shares may end a hair above a limit that they meet
+        usd, tokens = usd * (1 - 1e-9) - 1e-12, tokens - 1e-6
         return self.failure or self._budget.exceeded(
-            self.sums["usd"], self.sums["tokens"], time.monotonic() - self._began, self.sums["requests"]
+            usd, tokens, time.monotonic() - self._began, sums["requests"] + inflight
         )
+
+    def note_time(self) -> None:
+        """Keeps how long the run has taken, for a resumed one."""
+        self._store.put("seconds", time.monotonic() - self._began)
+
+    def _spend(self, row: Row) -> None:
+        dollars, tokens = spent(row)
+        self.sums["usd"] += dollars
+        self.sums["tokens"] += tokens
+        self.sums["requests"] += 1
 
     def close(self) -> None:
         """Writes what is left and ends the thread."""
@@ -81,6 +102,7 @@ class Recorder:
                 continue
             try:
                 self._record(item)
+                self._counted += 1
             except Exception as exc:  # noqa: BLE001 - this thread must go on answering
                 self.failure = self.failure or errors.as_ours(exc).message
 
@@ -92,12 +114,14 @@ class Recorder:
             self.unsaved += rows
             self.failure = self.failure or exc.message.rstrip(".")
         for row in rows:
-            dollars, tokens = spent(row)
-            self.sums["usd"] += dollars
-            self.sums["tokens"] += tokens
-            self.sums["requests"] += 1
+            self._spend(row)
+        self._count(rows[-1])
         self.recent.setdefault(item.turn, []).append(rows[-1])
         self._said(rows[-1])
+
+    def _count(self, row: Row) -> None:
+        name = str(row.get("name"))
+        self.refused[name] = 0 if row.get("ok") else self.refused.get(name, 0) + 1
 
 
 def _measured(item: Finished) -> tuple[list[Row], list[Row]]:

@@ -16,7 +16,7 @@ from ..store import columns
 from .comparison import BAD, GOOD, compare
 from .plots import plot
 from .presets import ladder
-from .summaries import RATES, SHARE, UNITS, WORDS, measured, succeeded, summary
+from .summaries import RATES, SHARE, UNITS, WORDS, measured, retried, succeeded, summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,6 +182,8 @@ def _summary(df: pd.DataFrame) -> str:
     keys = ["name", *setting]
     head, rows = ["model", *(_SETTING[k] for k in setting), "n", "failed"], []
     metrics = [m for m in dict.fromkeys(told["metric"]) if m != SHARE]
+    again, loaded = (told["retries"] > 0).any(), bool({"concurrency", "target_rate"} & set(setting))
+    head += [*(["retries"] if again else []), *(["in flight", "begun /s"] if loaded else [])]
     for metric in metrics:
         head += [f"{WORDS.get(metric, metric)}{_unit(metric)}", "p90", "p99"]
     for key, part in told.groupby(keys, sort=False, observed=True, dropna=False):
@@ -191,6 +193,8 @@ def _summary(df: pd.DataFrame) -> str:
             *map(_plain, key),
             f"{share['n']:,}",
             f"{share['n_failed']:,}" if share["n_failed"] else "",
+            *([_number(share["retries"])] if again else []),
+            *([_number(share["concurrency_achieved"]), _number(share["rate_achieved"])] if loaded else []),
         ]
         for metric in metrics:
             row += [
@@ -206,7 +210,7 @@ def _summary(df: pd.DataFrame) -> str:
 
 
 def _closed(df: pd.DataFrame) -> bool:
-    return set(df["load_kind"].dropna().astype(str)) <= {"closed", "single"}
+    return set(df["load_kind"].dropna().astype(str)) <= {"closed", "single"} and not retried(df)
 
 
 def _cell(row: Mapping[Any, Any], *, interval: bool = False) -> tuple[str, str]:

@@ -57,7 +57,7 @@ class Arm:
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How the run goes: warm-up ("auto" or a number of requests), prefix (see prompts.prefixed), limits,
-    early stop.
+    early stop. max_errors: so many failures in a row, and a model is asked no more.
 
     width: the relative half width of a confidence interval at which a level ends early; disturb:
     (milliseconds, of every so many) in which the worker's own loop is blocked, for selftest only.
@@ -70,6 +70,7 @@ class Rules:
     width: float | None = None
     metric: str = "ttft_ms"
     disturb: tuple[float, float] | None = None
+    max_errors: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

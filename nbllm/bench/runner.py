@@ -21,6 +21,7 @@ from ..client.policy import Timeouts
 from ..client.prepare import no_key
 from ..core import addresses, errors
 from ..core.options import ADDRESS, REQUEST, SENDING
+from ..routing import prices
 from ..store import columns
 from . import plan, planning, prompts
 from .progress import Progress
@@ -53,6 +54,7 @@ def run(
     detect: float | None = None,
     metric: str = "ttft_ms",
     budget: float | Mapping[str, float] | None = None,
+    max_errors: int | None = 10,
     directory: str | os.PathLike[str] | None = None,
     progress: Progress | bool | None = None,
     client: Client | None = None,
@@ -67,14 +69,17 @@ def run(
     same prompt, in random order. cold: True adds the cold-start ladder, or the rungs to measure (see
     columns.START_KINDS). concurrency: requests in flight for each model (closed loop), several for a sweep.
     rate: requests a second (open loop; arrivals "constant", "poisson" or recorded times; a pair (from, to)
-    with arrivals="ramp"). per_turn: requests of a model in a block. idle: pauses in seconds before a turn.
-    warmup: "auto" until times are stable, or a number of requests. prefix: "unique" defeats prompt caches,
-    "shared" measures them. detect: the smallest difference worth finding, 0.1 for 10 %: where so many blocks
-    would seldom find it, a warning says so, with the power and how many would, before anything is sent.
-    stop_when: the relative half width of `metric`'s interval at which a load level
-    ends early. budget: US dollars, or {"usd", "tokens", "seconds", "requests"}. directory: where the run is
-    kept. progress: False for none, or who shows it. disturb: see selftest. options: of every call, such as
-    max_tokens, temperature, timeout.
+    with arrivals="ramp"). per_turn: requests of a model in a block; None for as many as keep the load steady:
+    ten times the concurrency, ten seconds of a rate (the first and last are phases "ramp" and "drain"). idle:
+    pauses in seconds before a turn. warmup: "auto" until times are stable, or a number of requests. cooldown:
+    requests at the end of a turn that do not count. prefix: "unique" defeats prompt caches, "shared" measures
+    them. detect: the smallest difference worth finding, 0.1 for 10 %: where so many blocks would seldom find
+    it, a warning says so, with the power and how many would, before anything is sent. stop_when: the relative
+    half width of `metric`'s interval at which a load level ends early. budget: US dollars, or {"usd",
+    "tokens", "seconds", "requests"}; it holds for what is in flight, and for a run that is resumed.
+    max_errors: so many failures in a row, and a model is asked no more; None for no end. directory: where the
+    run is kept. progress: False for none, or who shows it. disturb: see selftest. options: of every call,
+    such as max_tokens, temperature, timeout.
 
     A request that fails is a row with its status. Stop (Ctrl-C) ends the run and returns what is there;
     `bench.resume` goes on. Raises ConfigError for what cannot be planned.
@@ -98,7 +103,14 @@ def run(
     turns = _possible(turns, arms, strict=not isinstance(cold, bool))
     limits = plan.Budget.of(budget)
     rules = Rules(
-        seed, _warmup(warmup), _prefix(prefix), _limits(limits), stop_when, _metric(metric), disturb
+        seed,
+        _warmup(warmup),
+        _prefix(prefix),
+        _limits(limits),
+        stop_when,
+        _metric(metric),
+        disturb,
+        _errors(max_errors),
     )
     run_id = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
     place = Path(directory) if directory is not None else home() / run_id
@@ -108,7 +120,8 @@ def run(
             hint=f"bench.resume({str(place)!r}) goes on with it; or name another directory.",
         )
     job = _askable(Job(run_id, arms, prompt_set, turns, rules), client)
-    doubt = planning.foretold(len(arms), blocks, detect)
+    _priced(arms, limits)
+    doubt = " ".join(filter(None, (planning.foretold(len(arms), blocks, detect), plan.unsteady(loads))))
     if doubt and (detect is not None or progress is not False):  # False: nothing is shown
         warnings.warn(doubt, stacklevel=2)
     with Store(place, create=True) as store:
@@ -122,6 +135,7 @@ def resume(
     api_key: Mapping[str, str] | None = None,
     base_url: Mapping[str, str] | None = None,
     dialect: Mapping[str, str] | None = None,
+    budget: float | Mapping[str, float] | None = None,
     progress: Progress | bool | None = None,
     client: Client | None = None,
 ) -> pd.DataFrame:
@@ -130,8 +144,10 @@ def resume(
     A run's file names its models, and no more: each is looked up anew in the configuration of this session,
     with its key, address and format. What was given by hand is given again, by the model's label: api_key,
     base_url, dialect. Raises ConfigError, before anything is sent, where a model would not be asked as it
-    was: the run may be somebody else's.
+    was: the run may be somebody else's. budget: in place of the run's own, of which all count that it has
+    spent before; None keeps that.
     """
+    limits = None if budget is None else _limits(plan.Budget.of(budget))
     client = client or default_client()
     place = _place(run)
     with Store(place) as store:
@@ -143,9 +159,15 @@ def resume(
     by_hand = {"api_key": api_key or {}, "base_url": base_url or {}, "dialect": dialect or {}}
     try:
         _labels(by_hand, [given["name"] for given in public["arms"]])
+        if limits is not None:
+            public["rules"]["budget"] = limits
         job = Job.of(public, [_again(given, by_hand, client) for given in public["arms"]])
         _without_licence(job)
         _askable(job, client)
+        if limits is not None:
+            _priced(job.arms, plan.Budget.of(budget))
+            with Store(place) as store:
+                store.put("job", public)
     except errors.ConfigError:
         raise
     except (errors.ProtocolError, LookupError, TypeError, ValueError, AttributeError):
@@ -417,6 +439,24 @@ def _warmup(given: int | str) -> int | str:
 def _prefix(given: str | None) -> str | None:
     prompts.prefixed(prompts.prompt_set("x")[0].turns[0], given, 0, 0)  # raises for a word that is none
     return given
+
+
+def _errors(given: int | None) -> int | None:
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+        raise errors.ConfigError(f"Not a number of failures: {given!r}.", hint="max_errors=10, or None.")
+    return given
+
+
+def _priced(arms: Sequence[Arm], limits: plan.Budget) -> None:
+    """Raises ConfigError where a budget of dollars would hold nothing: nobody knows what a model costs."""
+    for arm in arms if limits.usd is not None else ():
+        row = arm.route.provider
+        free = row.command or arm.route.simulated or addresses.parse(row.base_url).here
+        if not free and prices.facts(arm.route.model, row).output is None:
+            raise errors.ConfigError(
+                f"A budget in dollars cannot hold {arm.name!r}: its price is not known.",
+                hint='Give its price in the configuration, or use budget={"tokens": ..., "requests": ...}.',
+            )
 
 
 def _metric(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import ConfigError
 from ..store import columns
 from . import statistics as st
+from .achieved import achieved
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,8 +88,9 @@ def summary(
     value, ci_lo, ci_hi, ci_level, ci_method, n_eff (independent values they are worth), supported (whether so
     many values say anything of that percentile), failures_as_inf (the same with every failure as an infinite
     time, or a rate of 0), err_floor_ms (the median measuring error), retries (how often a request was sent
-    again, on average: the *_sched_ms metrics have that waiting in them). What is not known is NaN. Raises
-    ConfigError for a metric or statistic there is not.
+    again, on average: the *_sched_ms metrics have that waiting in them), concurrency_achieved and
+    rate_achieved (what was made of the load that was asked for: requests in flight, and begun a second). What
+    is not known is NaN. Raises ConfigError for a metric or statistic there is not.
     """
     import pandas as pd
 
@@ -106,7 +108,13 @@ def summary(
     for key, part in grouped(used, keys):
         last = _last(part)
         group = dict(zip(keys, key, strict=True))
-        again = {"ci_level": level, "retries": _retries(last)}
+        busy, begun = achieved(df, last)
+        again = {
+            "ci_level": level,
+            "retries": _retries(last),
+            "concurrency_achieved": busy,
+            "rate_achieved": begun,
+        }
         for metric in wanted:
             rows += [{**group, **row, **again} for row in _metric(last, metric, shares, level, contaminated)]
     names = [
@@ -127,6 +135,8 @@ def summary(
         "failures_as_inf",
         "err_floor_ms",
         "retries",
+        "concurrency_achieved",
+        "rate_achieved",
     ]
     out = pd.DataFrame(rows, columns=names)
     out.attrs.update(df.attrs)

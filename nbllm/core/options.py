@@ -274,6 +274,7 @@ class CallSpec:
     bench_cooldown: Any = _bench("int", "requests at the end of a load that are not counted")
     bench_prefix: Any = _bench("str", "unique defeats prompt caches, shared measures them")
     bench_seed: Any = _bench("int", "of the run's own order; seed= is the one that each call sends")
+    bench_max_errors: Any = _bench("int", "failures in a row after which a model is asked no more: 10")
     bench_stop_when: Any = _bench("float", "relative half width of the interval at which a load ends early")
     bench_detect: Any = _bench(
         "float", "the smallest difference worth finding, 0.1: says beforehand what blocks it needs"

@@ -164,6 +164,11 @@ def short(df: pd.DataFrame, summary: Callable[..., pd.DataFrame]) -> pd.DataFram
         for metric, label in (("ttft_ms", "ttft ms"), ("e2e_ms", "total ms"), ("out_tok_s", "tokens/s")):
             line[label] = _interval(by_metric.get(metric))
         lines.append(line)
+    if not lines:  # stopped, or out of budget, while it warmed up
+        about = df.attrs.get("nbllm", {})
+        why = about.get("ended") or "no request"
+        said = f"Nothing was measured: {why}. {len(df)} rows of the warm-up are kept."
+        return pd.DataFrame({"run": [said]})
     return pd.DataFrame(lines).set_index(keys)
 
 

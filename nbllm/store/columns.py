@@ -43,7 +43,7 @@ START_KINDS = (
     "warm",
 )  # coldest first
 LOAD_KINDS = ("single", "closed", "constant", "poisson", "ramp", "replay")
-PHASES = ("warmup", "measure", "cooldown", "probe")
+PHASES = ("warmup", "ramp", "measure", "drain", "cooldown", "probe")
 STAMPS = ("kernel", "recv", "parse", "pipe")
 QUALITIES = ("certified", "bounded", "contaminated")
 CHUNK_KINDS = ("role", "reasoning", "content", "tool", "finish", "usage", "ping", "done", "other")
@@ -124,7 +124,14 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("params", "string", "JSON", "identity", "The parameters that were sent, as canonical JSON."),
     # --- regime
-    Column("phase", "category", "", "regime", "Only `measure` enters summary and compare.", of=PHASES),
+    Column(
+        "phase",
+        "category",
+        "",
+        "regime",
+        "Only `measure` enters summary and compare: a load is built up in `ramp` and ends in `drain`.",
+        of=PHASES,
+    ),
     Column(
         "start_kind",
         "category",

@@ -1,0 +1,56 @@
+"""The load that was made: how many requests were in flight, and how many began a second.
+
+Of a turn (a block of a run, one model) the window counts in which its measured requests were called and
+answered; whatever of the turn was in flight in it counts, ramp and drain too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+_TURN = ["run_id", "name", "start_kind", "block"]
+
+
+def achieved(df: pd.DataFrame, part: pd.DataFrame) -> tuple[float, float]:
+    """(requests in flight on average, requests begun a second) in the turns of `part`, which are rows of
+    `df`; NaN where nothing tells."""
+    import numpy as np
+
+    keys = [k for k in _TURN if k in part]
+    if not len(part) or "ns_call" not in part or "block" not in part:
+        return math.nan, math.nan
+    busy, wide, begun, spans = 0.0, 0.0, 0, 0.0
+    turns = _intervals(df, keys)
+    for key, mine in _intervals(part, keys).items():
+        low = mine[:, 0].min()
+        # to the last call where that is a window: what drains after it is no load any more
+        high = mine[:, 0].max() if len(mine) > 2 else mine[:, 1].max()
+        whole = turns[key]
+        busy += float(np.clip(np.minimum(whole[:, 1], high) - np.maximum(whole[:, 0], low), 0, None).sum())
+        wide += float(high - low)
+        begun += len(mine) - 1
+        spans += float(mine[:, 0].max() - low)
+    return (busy / wide if wide > 0 else math.nan), (begun / spans if spans > 0 else math.nan)
+
+
+def _intervals(df: pd.DataFrame, keys: list[str]) -> dict[Any, np.ndarray[Any, Any]]:
+    """(call, end) of each request in seconds, by turn."""
+    import numpy as np
+
+    df = df[df["phase"].astype("string") != "warmup"] if "phase" in df else df
+    end = df["ns_call"].astype("Float64")
+    for column in ("ns_tokN", "ns_done", "ns_eof"):
+        if column in df:
+            end = df[column].astype("Float64").fillna(end)
+    times = np.column_stack(
+        [column.astype("Float64").to_numpy(float, na_value=math.nan) / 1e9 for column in (df["ns_call"], end)]
+    )
+    known = ~np.isnan(times[:, 0]) & df["block"].notna().to_numpy()
+    places = df[known].reset_index(drop=True).groupby(keys, sort=False, observed=True, dropna=False).indices
+    times = times[known]
+    return {key if isinstance(key, tuple) else (key,): times[at] for key, at in places.items()}
