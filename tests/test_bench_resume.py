@@ -92,7 +92,7 @@ def client():
 
 
 def begun(tmp_path, client, model, **options):
-    """A run of four requests that a budget has ended after two."""
+    """A run of four requests that has ended after two, by a budget that is no more."""
     nbllm.bench.run(
         model,
         "Go.",
@@ -104,6 +104,9 @@ def begun(tmp_path, client, model, **options):
         client=client,
         **options,
     )
+    left = job(tmp_path / "run")
+    left["rules"]["budget"] = {}
+    rewrite(tmp_path / "run", left)
     return tmp_path / "run"
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .runner import run as run
     from .runner import runs as runs
     from .runner import tokens as tokens
+    from .scoring import answers as answers
     from .selftests import selftest as selftest
     from .summaries import summary as summary
     from .synthetic_prompts import synthetic as synthetic
@@ -42,6 +43,7 @@ _HOME = {
     **dict.fromkeys(("run", "resume", "runs", "chunks", "tokens"), "runner"),
     **dict.fromkeys(("coldstart", "ladder", "warm", "streaming", "gateway"), "presets"),
     **dict.fromkeys(("load", "save"), "files"),
+    "answers": "scoring",
     "compare": "comparison",
     "plot": "plots",
     "power": "planning",

@@ -11,7 +11,19 @@ from ..core.errors import ConfigError
 from . import statistics as st
 from .correlation import plausible
 from .pairs import Pair, Side, timed
-from .summaries import METRICS, RATES, SHARE, _known, _last, _wanted, derived, grouped, measured, ordered
+from .summaries import (
+    METRICS,
+    RATES,
+    SCORE,
+    SHARE,
+    _known,
+    _last,
+    _wanted,
+    derived,
+    grouped,
+    measured,
+    ordered,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +32,7 @@ USUAL = ("ttft_ms", "e2e_ms", "itl_ms", "out_tok_s", SHARE)
 SETTING = ("start_kind", "load_kind", "concurrency", "target_rate", "idle_s")  # what must be alike in a pair
 WAITED = "ttft_sched_ms"  # where requests were sent again
 _RECIPROCAL = {"out_tok_s": "itl_ms"}  # the same comparison in other words
-_GOOD_BAD = {SHARE: ("better", "worse"), "score": ("better", "worse"), "cost_usd": ("cheaper", "dearer")}
+_GOOD_BAD = {SHARE: ("better", "worse"), SCORE: ("better", "worse"), "cost_usd": ("cheaper", "dearer")}
 GOOD = frozenset(("faster", "better", "cheaper"))
 BAD = frozenset(("slower", "worse", "dearer"))
 _COLUMNS = [
@@ -119,6 +131,7 @@ def _checked(df: pd.DataFrame, by: str, family: str, margin: float, level: float
 def _usual(df: pd.DataFrame) -> list[str]:
     usual = [m for m in USUAL if m == SHARE or (m in df and df[m].notna().any())]
     again = "attempt" in df and bool((df["attempt"] > 1).any())
+    usual += [SCORE] if SCORE in df and df[SCORE].notna().any() else []
     return [*usual, *([WAITED] if again and WAITED in df and df[WAITED].notna().any() else [])]
 
 

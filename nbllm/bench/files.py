@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _META = b"nbllm"
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+_FORMULA = re.compile(
+    r"'*(?:[=+\-@\t\r\n＝＋－＠]|\Z)"
+)  # an empty text has an apostrophe too: it is not missing
 _SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
@@ -190,7 +192,7 @@ def _missing(value: Any) -> bool:
 def _read_jsonl(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     import pandas as pd
 
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
     return pd.DataFrame(rows, columns=None if rows else list(columns.NAMES)), {}
 
 

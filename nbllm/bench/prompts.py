@@ -28,11 +28,12 @@ Turn = tuple[Message, ...]
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """What is asked: one turn, or several, each sent with the answers to those before it. `options` are of
-    its calls only."""
+    its calls only; `more` rides along: what else a table says of it."""
 
     id: str
     turns: tuple[Turn, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 _BUILT_IN = (
@@ -47,15 +48,16 @@ _KNOWN = ("id", "prompt", "text", "system", "messages", "turns", "image", "image
 _FORMS = "text, a list, a DataFrame with a column prompt, or a .txt, .csv, .json, .jsonl or .parquet file"
 
 
-def prompt_set(given: Any = None) -> tuple[Prompt, ...]:
+def prompt_set(given: Any = None, prompt: str | None = None) -> tuple[Prompt, ...]:
     """The prompts in `given`; None is a small built-in set.
 
     A string is a prompt (or the path of a file, where it names one that exists); a list holds strings,
     sequences of messages, Prompts and dicts with `prompt` (or `messages`, or `turns` for a conversation), and
-    optionally id, system, image(s), tools, schema, max_tokens and so on; a DataFrame has these as columns.
-    Raises ConfigError that names the entry.
+    optionally id, system, image(s), tools, schema, max_tokens and so on; a DataFrame has these as columns, as
+    have .csv, .jsonl and .parquet files; other columns ride along, and stand in the frame of a run. prompt:
+    the column that is asked, where it is not called so. Raises ConfigError that names the entry.
     """
-    entries = _entries(given)
+    entries = [_table_row(e, prompt) if isinstance(e, _Row) else e for e in _entries(given)]
     found = tuple(_prompt(entry, number) for number, entry in enumerate(entries))
     if not found:
         raise ConfigError("There are no prompts.", hint=f"prompts= takes {_FORMS}.")
@@ -79,12 +81,50 @@ def _entries(given: Any) -> list[Any]:
     if isinstance(given, (str, Prompt, Mapping, Message)):
         return [given]
     if hasattr(given, "to_dict") and hasattr(given, "columns"):
-        return [{k: v for k, v in row.items() if not _missing(v)} for row in given.to_dict("records")]
+        rows = given.rename(columns=str).to_dict("records")
+        return [_Row({k: v for k, v in row.items() if not _missing(v)}) for row in rows]
     if not isinstance(given, Iterable):
         raise ConfigError(
             f"Prompts cannot be read from {type(given).__name__}.", hint=f"prompts= takes {_FORMS}."
         )
     return list(given)
+
+
+class _Row(dict[str, Any]):
+    """A row of a table, which may have columns of its own."""
+
+
+def _table_row(row: _Row, column: str | None) -> dict[str, Any]:
+    """As an entry, with what rides along as `more`. Raises ConfigError where nothing is asked."""
+    given = dict(row)
+    if column is not None:
+        if column not in given:
+            raise ConfigError(
+                f"The prompts have no column {column!r}.", hint=f"There are {', '.join(given)}."
+            )
+        given["prompt"] = given.pop(column)
+        for other in ("text", "messages", "turns"):
+            if other in given:
+                given[f"prompt_{other}"] = given.pop(other)
+    elif not {"prompt", "text", "messages", "turns"} & set(given):
+        raise ConfigError(
+            "The prompts have no column prompt.",
+            hint=f'prompt="{next(iter(given), "column")}" names another.',
+        )
+    more = {k: given.pop(k) for k in list(given) if k not in _KNOWN}
+    return {**given, "more": {k: _plain(v) for k, v in more.items()}}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
+    return value if isinstance(value, (str, int, float, bool)) else str(value)
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file as editors and JSON Lines have them: what ends one is a line feed alone."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return [line for line in file.read().replace("\r\n", "\n").split("\n") if line.strip()]
 
 
 def _missing(value: Any) -> bool:
@@ -104,13 +144,16 @@ def _read_parquet(path: Path) -> list[Any]:
 
 def _read_csv(path: Path) -> list[Any]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        return [{k: v for k, v in row.items() if v not in (None, "")} for row in csv.DictReader(file)]
+        return [
+            _Row({k: v for k, v in row.items() if k and v not in (None, "")}) for row in csv.DictReader(file)
+        ]
 
 
 _FILES: dict[str, Callable[[Path], list[Any]]] = {
-    ".txt": lambda path: [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()],
+    ".txt": lambda path: list(_lines(path)),
     ".jsonl": lambda path: [
-        json.loads(line) for line in path.read_text("utf-8-sig").splitlines() if line.strip()
+        _Row(found) if isinstance(found := json.loads(line), dict) and "role" not in found else found
+        for line in _lines(path)
     ],
     ".json": lambda path: json.loads(path.read_text("utf-8-sig")),
     ".csv": _read_csv,
@@ -148,10 +191,12 @@ def _prompt(entry: Any, number: int) -> Prompt:
         else {"messages": [entry] if isinstance(entry, (Mapping, Message)) else entry}
     )
     try:
+        more = given.pop("more", {})
         unknown = sorted(set(map(str, given)) - set(_KNOWN))
         if unknown:
             raise ConfigError(f"no field is called {unknown[0]!r}", hint=f"Fields are {', '.join(_KNOWN)}.")
-        return Prompt(str(given.get("id", f"p{number}")), _turns(given), _options(given))
+        told = more if isinstance(more, Mapping) else {}
+        return Prompt(str(given.get("id", f"p{number}")), _turns(given), _options(given), told)
     except ConfigError as error:
         raise ConfigError(f"Prompt {number} (counted from 0): {error.message}", hint=error.hint) from None
 
@@ -254,6 +299,7 @@ def dump(prompts: Iterable[Prompt]) -> list[dict[str, Any]]:
     """As JSON, see core.codec."""
     return [
         {"id": p.id, "turns": [codec.to_plain(t) for t in p.turns], "options": dump_options(p.options)}
+        | ({"more": dict(p.more)} if p.more else {})
         for p in prompts
     ]
 
@@ -265,6 +311,7 @@ def load(given: Iterable[Mapping[str, Any]]) -> tuple[Prompt, ...]:
             p["id"],
             tuple(codec.from_plain(turn, tuple[Message, ...]) for turn in p["turns"]),
             load_options(p["options"]),
+            p.get("more", {}),
         )
         for p in given
     )

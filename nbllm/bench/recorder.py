@@ -41,8 +41,11 @@ class Recorder:
     """Writes what it is given, keeps the sums, tells `said` of every request. `unsaved`: rows that the disk
     did not take, after which nothing more is asked for."""
 
-    def __init__(self, store: Store, budget: Budget, said: Callable[[Row], None]) -> None:
+    def __init__(
+        self, store: Store, budget: Budget, said: Callable[[Row], None], answers: bool = True
+    ) -> None:
         self._store, self._budget, self._said = store, budget, said
+        self._answers = answers
         self._queue: queue.SimpleQueue[Finished | asyncio.Event | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._began = time.monotonic() - store.get("seconds", 0.0)
@@ -82,7 +85,7 @@ class Recorder:
 
     def note_time(self) -> None:
         """Keeps how long the run has taken, for a resumed one."""
-        self._store.put("seconds", time.monotonic() - self._began)
+        self._store.put(seconds=time.monotonic() - self._began)
 
     def _spend(self, row: Row) -> None:
         dollars, tokens = spent(row)
@@ -109,7 +112,8 @@ class Recorder:
     def _record(self, item: Finished) -> None:
         rows, chunks = _measured(item)
         try:
-            self._store.record(rows, chunks, item.slot)
+            text = item.stream.partial().message.text if self._answers and item.stream is not None else None
+            self._store.record(rows, chunks, item.slot, text)
         except errors.ConfigError as exc:
             self.unsaved += rows
             self.failure = self.failure or exc.message.rstrip(".")

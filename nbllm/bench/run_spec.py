@@ -71,6 +71,7 @@ class Rules:
     metric: str = "ttft_ms"
     disturb: tuple[float, float] | None = None
     max_errors: int | None = None
+    answers: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,9 @@ from ..store import columns
 from . import plan, planning, prompts
 from .progress import Progress
 from .run_spec import Arm, Job, Rules, described, differences
-from .store import FILE, Store, find, home
+from .scoring import Scorer, scored
+from .scoring import scorable as _scorable
+from .store import FILE, POINTER, Store, find, home
 from .supervisor import work
 
 if TYPE_CHECKING:
@@ -56,6 +58,9 @@ def run(
     budget: float | Mapping[str, float] | None = None,
     max_errors: int | None = 10,
     directory: str | os.PathLike[str] | None = None,
+    prompt: str | None = None,
+    keep_answers: bool = True,
+    score: str | Scorer | None = None,
     progress: Progress | bool | None = None,
     client: Client | None = None,
     disturb: tuple[float, float] | None = None,
@@ -65,28 +70,32 @@ def run(
     `bench.schema()`.
 
     models: names, or dicts of options with `model` in it (`name` labels it). prompts: see `bench.prompt_set`;
-    None is a small built-in set. blocks: how often every model answers; within a block all models answer the
-    same prompt, in random order. cold: True adds the cold-start ladder, or the rungs to measure (see
-    columns.START_KINDS). concurrency: requests in flight for each model (closed loop), several for a sweep.
-    rate: requests a second (open loop; arrivals "constant", "poisson" or recorded times; a pair (from, to)
-    with arrivals="ramp"). per_turn: requests of a model in a block; None for as many as keep the load steady:
-    ten times the concurrency, ten seconds of a rate (the first and last are phases "ramp" and "drain"). idle:
-    pauses in seconds before a turn. warmup: "auto" until times are stable, or a number of requests. cooldown:
-    requests at the end of a turn that do not count. prefix: "unique" defeats prompt caches, "shared" measures
-    them. detect: the smallest difference worth finding, 0.1 for 10 %: where so many blocks would seldom find
-    it, a warning says so, with the power and how many would, before anything is sent. stop_when: the relative
-    half width of `metric`'s interval at which a load level ends early. budget: US dollars, or {"usd",
-    "tokens", "seconds", "requests"}; it holds for what is in flight, and for a run that is resumed.
-    max_errors: so many failures in a row, and a model is asked no more; None for no end. directory: where the
-    run is kept. progress: False for none, or who shows it. disturb: see selftest. options: of every call,
-    such as max_tokens, temperature, timeout.
+    None is a small built-in set; prompt names the column of a table, whose others ride along. blocks: how
+    often every model answers; within a block all models answer the same prompt, in random order. cold: True
+    adds the cold-start ladder, or the rungs to measure (see columns.START_KINDS). concurrency: requests in
+    flight for each model (closed loop), several for a sweep. rate: requests a second (open loop; arrivals
+    "constant", "poisson" or recorded times; a pair (from, to) with arrivals="ramp"). per_turn: requests of a
+    model in a block; None for as many as keep the load steady: ten times the concurrency, ten seconds of a
+    rate (the first and last are phases "ramp" and "drain"). idle: pauses in seconds before a turn. warmup:
+    "auto" until times are stable, or a number of requests. cooldown: requests at the end of a turn that do
+    not count. prefix: "unique" defeats prompt caches, "shared" measures them. detect: the smallest difference
+    worth finding, 0.1 for 10 %: where so many blocks would seldom find it, a warning says so, with the power
+    and how many would, before anything is sent. stop_when: the relative half width of `metric`'s interval at
+    which a load level ends early. budget: US dollars, or {"usd", "tokens", "seconds", "requests"}; it holds
+    for what is in flight, and for a run that is resumed. max_errors: so many failures in a row, and a model
+    is asked no more; None for no end. keep_answers: False keeps no text (see `bench.answers`). score: a
+    column of expected answers, each of which an answer must hold, or a function of an answer and of the
+    prompt's other columns; it gives a column score. directory: where the run is kept. progress: False for
+    none, or who shows it. disturb: see selftest. options: of every call, such as max_tokens, temperature,
+    timeout.
 
     A request that fails is a row with its status. Stop (Ctrl-C) ends the run and returns what is there;
     `bench.resume` goes on. Raises ConfigError for what cannot be planned.
     """
     client = client or default_client()
     arms = _arms([models] if isinstance(models, (str, Mapping)) else list(models), options, client)
-    prompt_set = _prompts(prompts)
+    prompt_set = _prompts(prompts, prompt)
+    _scorable(score, keep_answers, prompt_set)
     seed = secrets.randbelow(2**31) if seed is None else seed
     loads = plan.Load.of(concurrency=concurrency, rate=rate, arrivals=arrivals, per_turn=per_turn)
     kinds = (columns.START_KINDS if cold else ("warm",)) if isinstance(cold, bool) else _kinds(cold)
@@ -111,6 +120,7 @@ def run(
         _metric(metric),
         disturb,
         _errors(max_errors),
+        keep_answers,
     )
     run_id = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
     place = Path(directory) if directory is not None else home() / run_id
@@ -124,9 +134,16 @@ def run(
     doubt = " ".join(filter(None, (planning.foretold(len(arms), blocks, detect), plan.unsteady(loads))))
     if doubt and (detect is not None or progress is not False):  # False: nothing is shown
         warnings.warn(doubt, stacklevel=2)
+    if directory is not None:
+        with contextlib.suppress(OSError):  # the run is found by its directory all the same
+            home().mkdir(parents=True, exist_ok=True)
+            (home() / f"{run_id}{POINTER}").write_text(str(place.absolute()), "utf-8")
     with Store(place, create=True) as store:
         store.put(run_id=run_id, about=_about(job, blocks), job=job.public())
-    return work(place, job, progress)
+    df = work(place, job, progress)
+    if score is not None:
+        scored(place, df, score)
+    return df
 
 
 def resume(
@@ -167,7 +184,7 @@ def resume(
         if limits is not None:
             _priced(job.arms, plan.Budget.of(budget))
             with Store(place) as store:
-                store.put("job", public)
+                store.put(job=public)
     except errors.ConfigError:
         raise
     except (errors.ProtocolError, LookupError, TypeError, ValueError, AttributeError):
@@ -183,8 +200,13 @@ def runs() -> pd.DataFrame:
     import pandas as pd
 
     found = []
-    for place in sorted(home().glob(f"*/{FILE}"), reverse=True):
-        with contextlib.suppress(Exception), Store(place.parent) as store:
+    named = [p for at in home().glob(f"*{POINTER}") if (p := find(at.name.removesuffix(POINTER))) is not None]
+    places = [(at.name, at) for at in (p.parent for p in home().glob(f"*/{FILE}"))]
+    places += [
+        (at.name.removesuffix(POINTER), p) for at, p in zip(home().glob(f"*{POINTER}"), named, strict=False)
+    ]
+    for _, place in sorted(places, reverse=True):
+        with contextlib.suppress(Exception), Store(place) as store:
             about = store.get("about", {})
             found.append(
                 {
@@ -193,7 +215,7 @@ def runs() -> pd.DataFrame:
                     "models": ", ".join(about.get("models", [])),
                     "rows": len(store.rows()),
                     "ended": store.get("ended", "cut short"),
-                    "directory": str(place.parent),
+                    "directory": str(place),
                 }
             )
     return pd.DataFrame(found, columns=["run_id", "created", "models", "rows", "ended", "directory"])
@@ -368,8 +390,8 @@ def _labels(by_hand: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> N
             )
 
 
-def _prompts(given: Any) -> tuple[prompts.Prompt, ...]:
-    return tuple(prompts.prompt_set(given))
+def _prompts(given: Any, column: str | None) -> tuple[prompts.Prompt, ...]:
+    return prompts.prompt_set(given, column)
 
 
 def _kinds(given: Sequence[str]) -> tuple[str, ...]:

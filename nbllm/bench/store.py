@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE = "run.sqlite"
+POINTER = ".at"  # a file in the home that says where a run is that named its directory
 _TABLES = (
     "create table if not exists rows (request_id text, attempt integer, seq integer, data text not null, "
     "primary key (request_id, attempt))",
     "create table if not exists chunks (request_id text primary key, data text not null)",
+    "create table if not exists answers (request_id text primary key, answer text not null, score real)",
     "create table if not exists done (slot text primary key)",
 )
 _CHUNK_NAMES = [c.name for c in columns.CHUNKS if c.name not in ("run_id", "request_id", "attempt")]
@@ -76,16 +78,23 @@ class Store(run_base.RunBase):
             self._open(path, _TABLES, version=0)  # as it has always been: what only reads writes nothing
 
     def record(
-        self, rows: Iterable[Mapping[str, Any]], chunks: Iterable[Mapping[str, Any]], slot: str | None = None
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        chunks: Iterable[Mapping[str, Any]],
+        slot: str | None = None,
+        answer: str | None = None,
     ) -> None:
-        """Adds the attempts of one request with the chunks of its last; `slot`, where given, is finished with
-        it."""
+        """Adds the attempts of one request with the chunks of its last, and its text; `slot`, where given, is
+        finished with it."""
         rows = list(rows)
         packed = json.dumps([[c.get(name) for name in _CHUNK_NAMES] for c in chunks])
         written = [(r["request_id"], r["attempt"], r["seq"], json.dumps(r)) for r in rows]
+        text = "" if answer is None else answer.encode("utf-8", "replace").decode()
+        kept = [] if answer is None else [(rows[-1]["request_id"], text)]
         self._write(
             ("insert or replace into rows values (?, ?, ?, ?)", written),
             ("insert or replace into chunks values (?, ?)", [(rows[-1]["request_id"], packed)]),
+            ("insert or replace into answers values (?, ?, null)", kept),
             ("insert or replace into done values (?)", [] if slot is None else [(slot,)]),
         )
 
@@ -99,11 +108,38 @@ class Store(run_base.RunBase):
         with self._told():
             return [json.loads(data) for (data,) in found]
 
+    def answers(self) -> dict[str, tuple[str, float | None]]:
+        """(text, score) of each request."""
+        found = self._asked("select request_id, answer, score from answers")
+        return {request_id: (text, score) for request_id, text, score in found}
+
+    def score(self, scores: Mapping[str, float]) -> None:
+        """Keeps what answers are worth."""
+        values = [(value, request_id) for request_id, value in scores.items()]
+        self._write(("update answers set score = ? where request_id = ?", values))
+
+    def _joined(self, df: pd.DataFrame) -> pd.DataFrame:
+        """With the scores, and what rides along with the prompts."""
+        import pandas as pd
+
+        prompts = (self.get("job") or {}).get("prompts", [])
+        more = {str(p["id"]): p["more"] for p in prompts if p.get("more")}
+        asked = df["prompt_id"].astype(object).map(lambda i: more.get(str(i).partition("#")[0], {}))
+        for name in dict.fromkeys(name for told in more.values() for name in told):
+            column = pd.Series([told.get(name) for told in asked], df.index)
+            df[name if name not in columns.NAMES and name != "score" else f"prompt_{name}"] = (
+                column.infer_objects()
+            )
+        scores = {request_id: score for request_id, (_, score) in self.answers().items() if score is not None}
+        if scores:
+            df["score"] = df["request_id"].map(scores).astype("float64")
+        return df
+
     def frame(self, more: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
         """The requests frame, with `more` rows that are not kept here; its attrs say which run it is and how
         it was made."""
         run_id = self.get("run_id", self.directory.name)
-        df = columns.frame({"run_id": run_id, **row} for row in (*self.rows(), *more))
+        df = self._joined(columns.frame({"run_id": run_id, **row} for row in (*self.rows(), *more)))
         df.attrs["nbllm"] = {
             "run_id": run_id,
             "directory": str(self.directory),
@@ -133,4 +169,7 @@ def find(run_id: str, directory: str | os.PathLike[str] | None = None) -> Path |
     """The directory of a run, looked for where it was made and in the home; None where it is not on this
     machine."""
     places = [Path(directory)] if directory is not None else []
+    pointer = home() / f"{run_id}{POINTER}"
+    with contextlib.suppress(OSError, ValueError):  # a run that named its directory
+        places.append(Path(pointer.read_text("utf-8")))
     return next((place for place in (*places, home() / run_id) if (place / FILE).exists()), None)

@@ -46,13 +46,14 @@ METRICS = (
     "cost_usd",
 )
 STATS = ("mean", "p50", "p90", "p95", "p99")
+SCORE = "score"  # what an answer is worth, by the user's own measure
 SHARE = "ok_share"  # the metric that is the share of requests that succeeded
 _SCHEDULED = ("ttft_sched_ms", "e2e_sched_ms")  # say nothing new in a closed loop where nothing is retried
 _LENGTH = re.compile(r"ttft\s*\+\s*(\d+)\s*tokens?")
 _ARRIVALS = frozenset(
     ("ttft_ms", "ttfo_ms", "ttft_sched_ms", "ttft_wire_ms", "ttfe_ms")
 )  # what err_bound_ms bounds
-UNITS = {c.name: c.unit for c in columns.COLUMNS} | {SHARE: ""}
+UNITS = {c.name: c.unit for c in columns.COLUMNS} | {SHARE: "", SCORE: ""}
 WORDS = {
     "ttft_ms": "time to first token",
     "e2e_ms": "time to last token",
@@ -62,8 +63,9 @@ WORDS = {
     "ttft_sched_ms": "time to first token from when it was due",
     "e2e_sched_ms": "time to last token from when it was due",
     SHARE: "succeeded",
+    SCORE: "quality",
 }
-RATES = frozenset(("out_tok_s", "out_tok_s_e2e", SHARE))  # where more is better
+RATES = frozenset(("out_tok_s", "out_tok_s_e2e", SHARE, SCORE))  # where more is better
 
 
 def summary(
@@ -159,6 +161,7 @@ def _wanted(df: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
         closed = set(df["load_kind"].dropna().astype(str)) <= {"closed", "single"} and not retried(df)
         return [
             SHARE,
+            *([SCORE] if SCORE in df and df[SCORE].notna().any() else []),
             *(m for m in METRICS if m in df and df[m].notna().any() and not (closed and m in _SCHEDULED)),
         ]
     wrong = next((m for m in metrics if m != SHARE and (m not in df or not _numeric(df[m]))), None)

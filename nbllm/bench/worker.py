@@ -80,7 +80,7 @@ def _cause(exc: BaseException) -> str:
 
 async def _run(store: Store, job: Job, client: Client) -> tuple[str, list[dict[str, Any]]]:
     """Why the run ended early, "" where it did not, and the rows that the disk did not take."""
-    recorder = Recorder(store, Budget.of(job.rules.budget), lambda row: say(_short(row)))
+    recorder = Recorder(store, Budget.of(job.rules.budget), lambda row: say(_short(row)), job.rules.answers)
     epoch = store.get("epoch")
     if epoch is None:
         store.put(epoch=(epoch := time.perf_counter()))

@@ -207,7 +207,7 @@ def _answer(stream: Recorded, call: Call, disturbed: bool) -> Row:
         "events": len(found),
         "chunks": len(bearing),
         "chars": sum(c.chars for c in bearing),
-        "cost_usd": response.cost,
+        "cost_usd": None if _disbelieved(response.usage or Usage(), bearing) else response.cost,
         "cached": response.cached,
         **_outcome(stream, response),
         **_server(response, stream.trace),
@@ -267,6 +267,11 @@ def _token_times(bearing: list[Chunk], when: Moments, epoch: float) -> Row:
     return row
 
 
+def _disbelieved(usage: Usage, bearing: list[Chunk]) -> bool:
+    """Whether a server counts no token beside text that came: proxies do so that count nothing."""
+    return usage.output_tokens == 0 and any(c.chars for c in bearing)
+
+
 def _tokens(usage: Usage | None, bearing: list[Chunk], when: Moments | None) -> Row:
     """Counts, and who made them; the first chunk's share, and how it is known."""
     usage = usage or Usage()
@@ -274,6 +279,8 @@ def _tokens(usage: Usage | None, bearing: list[Chunk], when: Moments | None) -> 
     by_chunk = bool(bearing) and len(counts) == len(bearing)
     streamed_usage = by_chunk and all(c.counted is not None for c in bearing)
     out, source = usage.output_tokens, "usage_stream" if streamed_usage else "usage"
+    if _disbelieved(usage, bearing):
+        out, by_chunk, streamed_usage = None, False, False
     if out is None and bearing:
         out, source = (
             (sum(counts), "usage_stream" if streamed_usage else "tokenizer")
@@ -281,7 +288,7 @@ def _tokens(usage: Usage | None, bearing: list[Chunk], when: Moments | None) -> 
             else (max(len(bearing), round(sum(c.chars for c in bearing) / _CHARS_A_TOKEN)), "estimate")
         )
     row: Row = {
-        "in_tokens": usage.input_tokens,
+        "in_tokens": usage.input_tokens or (None if _disbelieved(usage, bearing) else usage.input_tokens),
         "in_cached": usage.cache_read_tokens,
         "in_cache_write": usage.cache_write_tokens,
         "out_tokens": out,
