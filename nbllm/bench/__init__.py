@@ -18,6 +18,9 @@ from ..core.extras import needs
 if TYPE_CHECKING:
     from ..store.columns import schema as schema
     from .comparison import compare as compare
+    from .decisions import check as check
+    from .decisions import goodput as goodput
+    from .decisions import leaderboard as leaderboard
     from .files import load as load
     from .files import save as save
     from .planning import power as power
@@ -44,6 +47,7 @@ _HOME = {
     **dict.fromkeys(("coldstart", "ladder", "warm", "streaming", "gateway"), "presets"),
     **dict.fromkeys(("load", "save"), "files"),
     "answers": "scoring",
+    **dict.fromkeys(("check", "goodput", "leaderboard"), "decisions"),
     "compare": "comparison",
     "plot": "plots",
     "power": "planning",

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
 from . import statistics as st
+from .naming import short_names
 from .presets import PARTS, ladder
-from .summaries import UNITS, WORDS, _last, disturbed, measured, split, succeeded
+from .summaries import UNITS, WORDS, _last, disturbed, grouped, measured, ordered, split, succeeded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,11 +96,6 @@ def _verbatim(figure: Figure) -> Figure:
     return figure
 
 
-def _drawable(words: str) -> str:
-    """Without what no font draws: control characters, line breaks, halves of characters."""
-    return "".join(c if c.isprintable() or c == " " else "\ufffd" for c in words)
-
-
 def _sensible(df: pd.DataFrame) -> str:
     if "start_kind" in df and df["start_kind"].nunique() > 1:
         return "coldstart"
@@ -156,10 +152,13 @@ def _label(metric: str) -> str:
 
 
 def _groups(df: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str]]:
-    """(name, its requests, its colour) in the order of the frame."""
+    """(name, its requests, its colour) in the order in which the run was given them; a model keeps its colour
+    in every figure of a run, whoever else is drawn."""
+    told = [str(n) for n in df.attrs.get("nbllm", {}).get("models", [])]
+    names = list(dict.fromkeys([*told, *(str(n) for n in ordered(df, "name"))]))
+    places = {name: i for i, name in enumerate(names)}
     return [
-        (str(name), _last(part), INK[i % len(INK)])
-        for i, (name, part) in enumerate(df.groupby("name", sort=False, observed=True))
+        (str(name), _last(part), INK[places[str(name)] % len(INK)]) for (name,), part in grouped(df, ["name"])
     ]
 
 
@@ -233,7 +232,8 @@ def _distribution(
             fontsize=8,
             color=GREY,
         )
-    axes.set_yticks(range(len(groups)), [_short(name) for name, _, _ in groups])
+    short = short_names(name for name, _, _ in groups)
+    axes.set_yticks(range(len(groups)), [short[name] for name, _, _ in groups])
     for tick, (_, _, ink) in zip(axes.get_yticklabels(), groups, strict=True):
         tick.set_color(ink)
     axes.set_ylim(len(groups) - 0.4, -0.65)
@@ -241,11 +241,6 @@ def _distribution(
     if high:
         _ticks(axes, low, high)
     figure.set_size_inches(8.6, max(2.2, 1.1 + 0.75 * len(groups)))
-
-
-def _short(name: str, width: int = 26) -> str:
-    name = _drawable(name)
-    return name if len(name) <= width else f"{name[: width - 1]}…"
 
 
 def _percentiles(
@@ -285,9 +280,11 @@ def _percentiles(
 
 def _name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """A legend beside the axes, in the lines' own colours, top to bottom as they end."""
+    short = short_names(name for _, _, name, _ in ends)
+    step = min(0.075, 1.0 / max(1, len(ends)))
     for i, (_, _, name, ink) in enumerate(sorted(ends, reverse=True)):
         axes.text(
-            1.015, 1.0 - 0.075 * i, _short(name), transform=axes.transAxes, color=ink, fontsize=9, va="top"
+            1.015, 1.0 - step * i, short[name], transform=axes.transAxes, color=ink, fontsize=9, va="top"
         )
 
 
@@ -345,7 +342,13 @@ def _coldstart(figure: Figure, df: pd.DataFrame, metric: str, _chunks: Any) -> N
     used: set[str] = set()
     for name in names:
         axes.text(
-            0.0, row - 0.55, _short(str(name), 60), fontsize=9, fontweight="bold", color=GREY, va="bottom"
+            0.0,
+            row - 0.55,
+            short_names([str(name)], 60)[str(name)],
+            fontsize=9,
+            fontweight="bold",
+            color=GREY,
+            va="bottom",
         )
         for line in table[table["name"] == name].to_dict("records"):
             left = 0.0

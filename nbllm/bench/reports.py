@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..store import columns
 from .comparison import BAD, GOOD, compare
+from .decisions import leaderboard
 from .plots import plot
 from .presets import ladder
 from .summaries import RATES, SHARE, UNITS, WORDS, measured, retried, succeeded, summary
@@ -40,6 +41,7 @@ border-radius:3px}
 .box{background:var(--veil);border-radius:8px;padding:.8rem 1.1rem;max-width:46rem}
 """
 _SHOWN = ("ttft_ms", "ttft_sched_ms", "e2e_ms", "itl_ms", "out_tok_s")
+_LONG = 12  # rows of a table that is folded beyond
 _SETTING = {
     "start_kind": "start",
     "load_kind": "load",
@@ -60,7 +62,7 @@ def report(
     """Writes a self-contained HTML page about a frame of requests to `path` and gives the path; without one,
     gives the page.
 
-    selftest: the table of `bench.selftest()` on this machine, which the page then begins with. margin: see
+    selftest: the table of `bench.selftest()` on this machine. margin: see
     compare. The page loads nothing and runs no script; it follows the reader's light or dark theme.
     """
     names = ", ".join(map(str, df["name"].dropna().unique())) if len(df) else "nothing"
@@ -70,13 +72,14 @@ def report(
             None,
             (
                 _opening(df, heading),
-                _selftest(selftest),
+                _leaderboard(df, margin),
+                _comparison(df, margin),
                 _summary(df),
                 _ladder(df),
-                _comparison(df, margin),
                 _plots(df),
                 _failures(df),
                 _caveats(df, selftest),
+                _selftest(selftest),
                 _method(df),
             ),
         )
@@ -162,6 +165,48 @@ def _selftest(table: pd.DataFrame | None) -> str:
             ],
             rows,
         )
+    )
+
+
+def _leaderboard(df: pd.DataFrame, margin: float) -> str:
+    """Everybody on one screen: figures, cost, success, and who is better than whom."""
+    if not len(measured(df)) or "ttft_ms" not in df:
+        return ""
+    board = leaderboard(df, margin=margin)
+    setting = [k for k in _SETTING if k in board]
+    figures = [m for m in ("ttft_ms", "e2e_ms", "out_tok_s", "score") if m in board]
+    others = [str(i + 1) for i in range(len(board.attrs["short"])) if str(i + 1) in board]
+    head = ["model", "", *(_SETTING[k] for k in setting), *(f"{WORDS.get(m, m)}{_unit(m)}" for m in figures)]
+    head += ["succeeded", "retries", "$ an answer", "$ in all", *others]
+    rows = [
+        [
+            (board.attrs["short"].get(r["name"], r["name"]), "t"),
+            str(r["no"]),
+            *(_plain(r[k]) for k in setting),
+            *(f"{_number(r[m])}{_band(r[f'{m}_lo'], r[f'{m}_hi'])}" for m in figures),
+            _percent(r["ok_share"]),
+            _number(r["retries"]) if r["retries"] else "",
+            _number(r["cost_usd"]),
+            _number(r["total_usd"]),
+            *((r[o], {"<": "faster", ">": "slower"}.get(r[o], "weak")) for o in others),
+        ]
+        for r in board.to_dict("records")
+    ]
+    words = "Medians with their 95 % intervals, what an answer and all of them cost" + (
+        "; then, by time to first token against each model by its number: &lt; faster, &gt; slower, "
+        "= equivalent, ? undecided."
+        if others
+        else "."
+    )
+    return f"<h2>Leaderboard</h2><p>{words}</p>" + _table(head, rows)
+
+
+def _folded(table: str, rows: int, words: str) -> str:
+    """A long table behind a line that opens it."""
+    return (
+        table
+        if rows <= _LONG
+        else f"<details><summary>{escape(words)} ({rows} rows)</summary>{table}</details>"
     )
 
 
@@ -313,21 +358,25 @@ def _comparison(df: pd.DataFrame, margin: float) -> str:
         f"<h2>Comparison</h2>{told}<p class=dim>Pairs within blocks, so that drift cancels out; p after "
         f"Holm over the pairs of a metric; equivalent means within "
         f"{margin:.0%}.</p>"
-        + _table(
-            [
-                "A",
-                "B",
-                *(_SETTING[k] for k in setting),
-                "metric",
-                "A is",
-                "A / B (95 %)",
-                "p",
-                "A faster in",
-                "blocks",
-                "",
-            ],
-            rows,
-            text=2,
+        + _folded(
+            _table(
+                [
+                    "A",
+                    "B",
+                    *(_SETTING[k] for k in setting),
+                    "metric",
+                    "A is",
+                    "A / B (95 %)",
+                    "p",
+                    "A faster in",
+                    "blocks",
+                    "",
+                ],
+                rows,
+                text=2,
+            ),
+            len(rows),
+            "Every comparison",
         )
     )
 

@@ -100,7 +100,7 @@ def effective_n(values: Array) -> float:
 def mean_interval(values: Array, level: float = 0.95) -> Interval:
     """An interval of the mean: Johnson's t (1978), which allows for skewness, widened for the autocorrelation
     that the series plausibly has. NaN below 6 values. `method` says where it may cover less: one value that
-    makes half of the variation is a tail that no such sample measures."""
+    makes a quarter of the variation, of few values half, is a tail that no such sample measures."""
     import numpy as np
     from scipy.stats import t
 
@@ -110,7 +110,7 @@ def mean_interval(values: Array, level: float = 0.95) -> Interval:
     middle, spread = float(values.mean()), float(values.std(ddof=1))
     told = worth(plausible([values], caution=0.5), n)
     squares = (values - middle) ** 2
-    heavy = bool(squares.sum() > 0 and squares.max() > 0.5 * squares.sum())
+    heavy = bool(squares.sum() > 0 and squares.max() > max(0.25, 5.0 / n) * squares.sum())
     half = float(t.ppf((1.0 + level) / 2.0, told.dof)) * spread * math.sqrt(told.inflation / n)
     lean = float(np.mean((values - middle) ** 3)) / (6.0 * spread**2 * n) if spread > 0 else 0.0
     method = "t" + (f", widened for autocorrelation of {told.r:.2f}" if told.inflation > 1.2 else "")

@@ -1,0 +1,46 @@
+"""`python -m nbllm.bench check RUN BASELINE`: whether a run became worse, as an exit status for CI."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ..core.errors import NbllmError
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """0: no metric became worse. 1: one did, or a model is missing. 2: it could not be compared."""
+    parser = argparse.ArgumentParser(prog="python -m nbllm.bench", description=__doc__)
+    check_it = parser.add_subparsers(required=True).add_parser(
+        "check", help="compare a run with an earlier one"
+    )
+    check_it.add_argument(
+        "run", help="a .parquet, .csv or .jsonl file of bench.save, a run's directory or id"
+    )
+    check_it.add_argument("baseline", help="the earlier one")
+    check_it.add_argument(
+        "--margin", type=float, default=0.05, help="differences below it do not matter (0.05)"
+    )
+    check_it.add_argument("--metric", action="append", help="ttft_ms, e2e_ms ...; may be given again")
+    check_it.add_argument("--reference", help="a model that both runs have: what slows all alike cancels out")
+    asked = parser.parse_args(given)
+    from .decisions import check
+
+    try:
+        table = check(
+            asked.run, asked.baseline, margin=asked.margin, metrics=asked.metric, reference=asked.reference
+        )
+    except NbllmError as error:
+        print(f"{error.message} {error.hint}".strip(), file=sys.stderr)  # noqa: T201
+        return 2
+    if not len(table):
+        print("The runs have no model in common.", file=sys.stderr)  # noqa: T201
+        return 2
+    shown = table[["name", "metric", "passed", "verdict", "now", "baseline", "ratio", "note"]]
+    print(shown.to_string(index=False, float_format=lambda v: f"{v:.4g}"))  # noqa: T201
+    return 0 if table["passed"].all() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""What a run is made for: who is best, whether it became worse, and what load holds within limits."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import ConfigError
+from . import statistics as st
+from .achieved import achieved
+from .comparison import BAD, GOOD, compare
+from .comparison import SETTING as _SETTING
+from .files import load
+from .naming import short_names
+from .summaries import RATES, SCORE, SHARE, _last, _wanted, grouped, measured, ordered, succeeded, summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FIGURES = ("ttft_ms", "e2e_ms", "out_tok_s", SCORE)
+_MARKS = {"equivalent": "=", "undecided": "?"}
+
+
+def check(
+    df: pd.DataFrame | str | os.PathLike[str],
+    baseline: pd.DataFrame | str | os.PathLike[str],
+    *,
+    margin: float = 0.05,
+    metrics: Sequence[str] | str | None = None,
+    reference: str | None = None,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Whether a run became worse than an earlier one: one row for each model and metric, with `passed`.
+
+    df, baseline: frames, files that `save` wrote, or runs. A row is not passed where its verdict is slower,
+    dearer or worse by more than `margin`, or where the baseline has a model that is not there now (missing).
+    The runs are compared unpaired: what drifts between two days passes for a difference, unless reference=
+    names a model that both have (see compare). Undecided is passed: `note` says what it needs.
+    """
+    import pandas as pd
+
+    now, then = (load(x) if isinstance(x, (str, os.PathLike)) else x for x in (df, baseline))
+    both = pd.concat([then.assign(side="baseline"), now.assign(side="now")], ignore_index=True)
+    both.attrs.update(now.attrs)
+    found = compare(
+        both, by="side", baseline="baseline", margin=margin, metrics=metrics, reference=reference, level=level
+    )
+    if "name" not in found:  # one model alone
+        found.insert(0, "name", str(ordered(both, "name")[0]) if len(both) else "")
+    gone = [n for n in ordered(then, "name") if n not in set(now["name"].astype(str))]
+    rows = [
+        {"name": n, "metric": "", "verdict": "missing", "note": "it is not in the newer run"} for n in gone
+    ]
+    found["name"] = found["name"].astype(object)
+    out = pd.concat([found, pd.DataFrame(rows)], ignore_index=True) if rows else found
+    sizes = out["ratio"].where(out["metric"] != SHARE, 1.0 + out["diff"]).astype(float)
+    out["passed"] = ~(out["verdict"].isin(BAD) & ((sizes - 1.0).abs() > margin)) & (
+        out["verdict"] != "missing"
+    )
+    leading = [
+        "name",
+        "metric",
+        "passed",
+        "verdict",
+        "value_a",
+        "value_b",
+        "ratio",
+        "ci_lo",
+        "ci_hi",
+        "p_holm",
+    ]
+    return out[[*leading, *(c for c in out.columns if c not in (*leading, "a", "b"))]].rename(
+        columns={"value_a": "now", "value_b": "baseline"}
+    )
+
+
+def leaderboard(
+    df: pd.DataFrame, *, metric: str = "ttft_ms", level: float = 0.95, margin: float = 0.05
+) -> pd.DataFrame:
+    """One row a model (and setting), in the order in which the run was given them: medians with their
+    intervals, tokens a second, cost of an answer and of all, success, quality, retries; then who is better by
+    `metric`, against each model by its number: < faster or better, > slower or worse, = equivalent, ?
+    undecided.
+    """
+    import pandas as pd
+
+    figures = _wanted(df, [m for m in _FIGURES if m in df and df[m].notna().any()])
+    used = measured(df)
+    setting = [k for k in _SETTING if k in used and used[k].nunique(dropna=False) > 1]
+    told = summary(df, by=["name", *setting], metrics=[*figures, SHARE], stats=("p50", "mean"), level=level)
+    names = [str(n) for n in ordered(used, "name")]
+    marks = _marks(compare(df, metrics=metric, level=level, margin=margin), setting) if len(names) > 1 else {}
+    rows = []
+    for key, part in grouped(used, ["name", *setting]):
+        line: dict[str, Any] = {"no": names.index(str(key[0])) + 1, "name": str(key[0])}
+        line |= dict(zip(setting, key[1:], strict=True))
+        mine = told.loc[
+            [
+                tuple(map(repr, k)) == tuple(map(repr, key))
+                for k in told[["name", *setting]].itertuples(index=False)
+            ]
+        ]
+        by = {(r["metric"], r["stat"]): r for r in mine.to_dict("records")}
+        line["n"] = len(_last(part))
+        for m in figures:
+            row = by[m, "mean" if m == SCORE else "p50"]
+            line |= {m: row["value"], f"{m}_lo": row["ci_lo"], f"{m}_hi": row["ci_hi"]}
+        line |= {SHARE: by[SHARE, "mean"]["value"], "retries": by[SHARE, "mean"]["retries"], **_cost(part)}
+        place = tuple(repr(v) for v in key[1:])
+        line |= {
+            str(i + 1): "" if other == line["name"] else marks.get((place, line["name"], other), "?")
+            for i, other in enumerate(names if len(names) > 1 else [])
+        }
+        rows.append(line)
+    out = pd.DataFrame(rows)
+    out.attrs.update(df.attrs)
+    out.attrs["short"] = short_names(names)
+    return out
+
+
+def _cost(part: pd.DataFrame) -> dict[str, float]:
+    """Every attempt has been paid for."""
+    if "cost_usd" not in part or not part["cost_usd"].notna().any():
+        return dict.fromkeys(("cost_usd", "total_usd"), math.nan)
+    known = part["cost_usd"].dropna().astype(float)
+    return {"cost_usd": float(known.mean()), "total_usd": float(known.sum())}
+
+
+def _marks(rows: pd.DataFrame, setting: list[str]) -> dict[tuple[tuple[str, ...], str, str], str]:
+    found = {}
+    for row in rows.to_dict("records"):
+        place = tuple(repr(row[k]) for k in setting)
+        a, b = row["a"], row["b"]
+        better = row["verdict"] in GOOD or row["verdict"] == "lower"
+        mark = _MARKS.get(row["verdict"], "<" if better else ">")
+        found[place, a, b] = mark
+        found[place, b, a] = {"<": ">", ">": "<"}.get(mark, mark)
+    return found
+
+
+def goodput(
+    df: pd.DataFrame, *, at_least: float = 0.95, level: float = 0.95, **limits: float
+) -> pd.DataFrame:
+    """How many requests were good: answered within all limits, such as ttft_ms=500, itl_ms=50, e2e_ms=5000,
+    or faster than one (out_tok_s=30). A failure is not good, nor an answer of which a limited time is not
+    known.
+
+    One row per model and load: n, good, share with its interval (Wilson), good_s (good requests a second, of
+    what was made of the load), holds (whether at least `at_least` of them were good), and highest: the
+    highest load that holds, with all below it. Raises ConfigError without a limit, or for what is no metric.
+    """
+    import pandas as pd
+
+    if not limits:
+        raise ConfigError("Good is what keeps to a limit.", hint="bench.goodput(df, ttft_ms=500, itl_ms=50)")
+    wrong = next(
+        (m for m, v in limits.items() if isinstance(v, bool) or not isinstance(v, (int, float)) or not v > 0),
+        None,
+    )
+    if wrong is not None:
+        raise ConfigError(f"{wrong} is a limit above 0, not {limits[wrong]!r}.", hint=f"{wrong}=500")
+    _wanted(df, list(limits))
+    used = measured(df)
+    keys = [
+        k for k in ("name", *_SETTING) if k in used and (k == "name" or used[k].nunique(dropna=False) > 1)
+    ]
+    rows = []
+    for key, part in grouped(used, keys):
+        last = _last(part)
+        good = succeeded(last)
+        for metric, limit in limits.items():
+            values = last[metric].astype("Float64")
+            good &= (values >= limit if metric in RATES else values <= limit).fillna(False).astype(bool)
+        share = st.wilson(int(good.sum()), len(last), level)
+        found = float(good.mean()) if len(last) else math.nan
+        rows.append(
+            {
+                **dict(zip(keys, key, strict=True)),
+                "n": len(last),
+                "good": int(good.sum()),
+                "share": found,
+                "ci_lo": share.lo,
+                "ci_hi": share.hi,
+                "good_s": found * achieved(df, last)[1],
+                "holds": found >= at_least,
+            }
+        )
+    out = pd.DataFrame(rows)
+    if len(out):
+        _highest(out, keys)
+    out.attrs.update(df.attrs)
+    return out
+
+
+def _highest(out: pd.DataFrame, keys: list[str]) -> None:
+    """Marks the highest load of each model that holds with all below it; rows stand in the order of loads."""
+    apart = [k for k in keys if k not in ("concurrency", "target_rate")]
+    out["highest"] = False
+    for _, part in grouped(out, apart):
+        below = part.index[part["holds"].astype(bool).cummin()]
+        if len(below):
+            out.loc[below[-1], "highest"] = True
