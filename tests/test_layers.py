@@ -130,6 +130,8 @@ _STANDARD = sys.stdlib_module_names - {
 # 400 of the tower: batches of four more providers, spans and metrics, second requests, models by price.
 # 400 of the tower: careless HTTP, pasted addresses and keys, signs of life, one table of errors, waits.
 # 45 of the tower: the pace that refusals alone teach, where no header tells or others use the key.
+# 760 of bench: verdicts that can be reached (pairs of a run's own blocks, correlated neighbours, failures and
+# retries in them, power), loads that are made, answers and scores, check, leaderboard, goodput.
 BUDGETS = {
     ("core", "dialects", "http", "agents", "routing", "client", "store"): 15_345,
     ("rows",): 1_400,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ..core.errors import NbllmError
+from .decisions import check
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -25,8 +26,6 @@ def main(given: Sequence[str] | None = None) -> int:
     check_it.add_argument("--metric", action="append", help="ttft_ms, e2e_ms ...; may be given again")
     check_it.add_argument("--reference", help="a model that both runs have: what slows all alike cancels out")
     asked = parser.parse_args(given)
-    from .decisions import check
-
     try:
         table = check(
             asked.run, asked.baseline, margin=asked.margin, metrics=asked.metric, reference=asked.reference

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import errors
-from .prompts import Prompt
+from .prompts import Prompt, load
 from .store import Store, find
 
 if TYPE_CHECKING:
@@ -49,8 +49,6 @@ def answers(df: pd.DataFrame) -> pd.DataFrame:
 
 def _asked(store: Store) -> dict[str, str]:
     """The last message of each prompt's turn, by its id."""
-    from .prompts import load
-
     found: dict[str, str] = {}
     for prompt in load((store.get("job") or {}).get("prompts", [])):
         for number, turn in enumerate(prompt.turns):
