@@ -276,6 +276,9 @@ class CallSpec:
     bench_seed: Any = _bench("int", "of the run's own order; seed= is the one that each call sends")
     bench_max_errors: Any = _bench("int", "failures in a row after which a model is asked no more: 10")
     bench_stop_when: Any = _bench("float", "relative half width of the interval at which a load ends early")
+    bench_prompt: Any = _bench("str", "the column of a table of prompts that is asked")
+    bench_score: Any = _bench("str", "a column of expected answers: gives each answer a score")
+    bench_keep_answers: Any = _bench("truth", "false keeps no texts of answers")
     bench_detect: Any = _bench(
         "float", "the smallest difference worth finding, 0.1: says beforehand what blocks it needs"
     )

@@ -30,15 +30,12 @@ if TYPE_CHECKING:
 
 _DEFAULT_OUT = "_bench"
 _SENT = {*REQUEST, "retries", "keep"} - {"schema", "tools"}  # options of a call that a line passes on
+_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _DIVIDER = re.compile(r"(?m)^-{3,}[ \t]*$")
 
 
 def _truth_or_list(text: str) -> Any:
-    return (
-        {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower())
-        if "_" not in text
-        else text.split(",")
-    )
+    return _TRUTH.get(text.lower()) if "_" not in text else text.split(",")
 
 
 def _numbers(kind: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -65,6 +62,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "float": float,
     "str": str,
     "rungs": _truth_or_list,
+    "truth": lambda text: _TRUTH[text.lower()],
     "ints": _numbers(int),
     "numbers": _numbers(float),
     "pauses": lambda text: [float(word) for word in text.strip("[] ").split(",")],
@@ -87,7 +85,7 @@ def split(line: str) -> tuple[dict[str, Any], str]:
             raise fail(match.start(), f"{name} is given twice")
         try:
             found[name] = _READERS[option.kind](text)
-        except (ValueError, IndexError):
+        except (ValueError, LookupError):
             raise fail(
                 match.start(), f"{name} cannot be {text!r}", f"See help(nbllm.bench.run) for {name}."
             ) from None
