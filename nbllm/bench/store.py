@@ -25,8 +25,11 @@ _TABLES = (
     "create table if not exists rows (request_id text, attempt integer, seq integer, data text not null, "
     "primary key (request_id, attempt))",
     "create table if not exists chunks (request_id text primary key, data text not null)",
-    "create table if not exists answers (request_id text primary key, answer text not null, score real)",
     "create table if not exists done (slot text primary key)",
+)
+# Made with the first answer: a file of a former version that is only read is left as it is.
+_ANSWERS = (
+    "create table if not exists answers (request_id text primary key, answer text not null, score real)"
 )
 _CHUNK_NAMES = [c.name for c in columns.CHUNKS if c.name not in ("run_id", "request_id", "attempt")]
 
@@ -90,11 +93,15 @@ class Store(run_base.RunBase):
         packed = json.dumps([[c.get(name) for name in _CHUNK_NAMES] for c in chunks])
         written = [(r["request_id"], r["attempt"], r["seq"], json.dumps(r)) for r in rows]
         text = "" if answer is None else answer.encode("utf-8", "replace").decode()
-        kept = [] if answer is None else [(rows[-1]["request_id"], text)]
+        kept = [(rows[-1]["request_id"], text)]
         self._write(
             ("insert or replace into rows values (?, ?, ?, ?)", written),
             ("insert or replace into chunks values (?, ?)", [(rows[-1]["request_id"], packed)]),
-            ("insert or replace into answers values (?, ?, null)", kept),
+            *(
+                []
+                if answer is None
+                else [(_ANSWERS, None), ("insert or replace into answers values (?, ?, null)", kept)]
+            ),
             ("insert or replace into done values (?)", [] if slot is None else [(slot,)]),
         )
 
@@ -110,13 +117,15 @@ class Store(run_base.RunBase):
 
     def answers(self) -> dict[str, tuple[str, float | None]]:
         """(text, score) of each request."""
+        if not self._asked("select 1 from sqlite_master where name = 'answers'"):
+            return {}
         found = self._asked("select request_id, answer, score from answers")
         return {request_id: (text, score) for request_id, text, score in found}
 
     def score(self, scores: Mapping[str, float]) -> None:
         """Keeps what answers are worth."""
         values = [(value, request_id) for request_id, value in scores.items()]
-        self._write(("update answers set score = ? where request_id = ?", values))
+        self._write((_ANSWERS, None), ("update answers set score = ? where request_id = ?", values))
 
     def _joined(self, df: pd.DataFrame) -> pd.DataFrame:
         """With the scores, and what rides along with the prompts."""
