@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,8 @@ from nbllm.agents.protocols import AcpTalk, ClaudeTalk, CodexTalk, execute
 from nbllm.core import errors
 from nbllm.core.calls import Frame, Turn
 from nbllm.core.events import Notice
+from nbllm.notebook.cell import _able
+from nbllm.notebook.syntax.parser import parse
 from nbllm.routing.dialects import DIALECTS
 from nbllm.routing.registry import load
 
@@ -334,3 +337,23 @@ def test_a_request_is_encoded_as_the_five_say():
     with pytest.raises(errors.ConfigError, match="is none"):
         execute(Request("m", HELLO), ROWS["openai"], None)
     assert "cli_claude" in DIALECTS
+
+
+@pytest.mark.parametrize(
+    ("words", "column"),
+    [
+        ("openai/gpt-x mode=execute", 14),
+        ("cli/claude,openai/gpt-x mode=query", 25),
+        ("cli/claude mode=query", 0),
+    ],
+)
+def test_a_cell_refuses_a_mode_at_its_column(words, column):
+    """For the first of its models that is no agent."""
+    client = Client(load(env={"OPENAI_API_KEY": "sk-x"}), ledger=None)
+    cell = parse(words, client.registry.dialects)
+    session = SimpleNamespace(client=client)
+    if not column:
+        _able(session, cell, dict(cell.options))
+        return
+    with pytest.raises(errors.ConfigError, match=f"^Column {column}: mode="):
+        _able(session, cell, dict(cell.options))
