@@ -282,6 +282,12 @@ def test_a_list_of_models_is_read_in_every_form(listed, names):
     assert names == [m.id for m in _models("p", listed)]
 
 
+def test_an_error_where_a_list_should_be_is_one():
+    """With the server's words, though its status was 200."""
+    with pytest.raises(errors.ProviderError, match="no key"):
+        list(_models("p", {"error": {"message": "no key"}}))
+
+
 def test_a_long_system_prompt_is_no_word_of_a_command():
     """It stands before the prompt, and comes through standard input."""
     assert ("s", "p") == fitting("s", "p")

@@ -18,7 +18,8 @@ from typing import Any
 from ..agents.base import passed
 from ..agents.process import find
 from ..core import errors
-from ..core.calls import ProcessCall, Provider, Secret, Trace
+from ..core.calls import Endpoint, ProcessCall, Provider, Secret, Trace
+from ..dialects._errors import provider_error
 from ..dialects._json import count, items, label, obj
 from ..routing import prices
 from ..routing.config import head
@@ -338,6 +339,8 @@ def _write(path: Path, found: list[dict[str, Any]]) -> None:
 
 
 def _models(provider: str, value: Any) -> Iterable[ModelInfo]:
+    if isinstance(value, Mapping) and value.get("error") and not (value.get("data") or value.get("models")):
+        raise provider_error(Endpoint(provider, "", ""), value)
     entries = (value.get("data") or value.get("models")) if isinstance(value, Mapping) else value
     if isinstance(value, Mapping) and isinstance(
         value.get("providers"), list
