@@ -3,6 +3,7 @@ writes the answer into a Stream."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
@@ -24,9 +25,10 @@ from ..routing import prices
 from ..routing.registry import DEFAULT_MODEL, Registry, Route, load
 from ..store.answers import Answers
 from ..store.budgets import Budget
+from ..store.chunks import Row
 from ..store.ledger import Ledger
 from ..store.moments import timing
-from . import answers, auto, hedging, prepare
+from . import answers, auto, choosing, hedging, prepare
 from .attempt import Attempt, Handler, sender
 from .engine import Engine, engine
 from .failover import Breakers, failing_over, request_for
@@ -142,7 +144,11 @@ class Client:
 
     def resolve(self, model: str, base_url: str | None = None, dialect: str | None = None) -> Route:
         """Where `model` leads; for "auto", the first provider with a key, a reachable Ollama, or the
-        simulator; for "a|b", to a, and to b where that fails."""
+        simulator; for "a|b", to a, and to b where that fails; for "cheap(a|b)" and "fast(a|b)", to the one
+        that costs least, or took least time here, and then to the other."""
+        if (asked := choosing.written(model)) is not None:
+            word, names = asked
+            return choosing.ordered(word, self._several(names, base_url, dialect), self._last_day)
         if "|" in model:
             first, *others = self._several(model, base_url, dialect)
             return replace(first, others=tuple(others))
@@ -176,6 +182,10 @@ class Client:
         """A span round the calls that are begun inside, where calls are traced. about: its attributes."""
         watched = self._traced()
         return nullcontext() if watched is None else watched.span(name, **about)
+
+    def _last_day(self) -> list[Row]:
+        """What the ledger knows of the calls of a day, of all kernels."""
+        return [] if self.ledger is None else self.ledger.history(time.time() - 86_400)[0]
 
     def check(self, url: str, timeout: float = 0.5) -> Future[bool]:
         """Whether something listens at the address, within `timeout` seconds; asked at once, answered in the
@@ -561,7 +571,7 @@ def _notices(request: Request, route: Route) -> Iterable[Notice]:
             "media", f"{left} not sent back: {row.label or row.name} takes no such file from a model"
         )
     if route.why:
-        yield Notice("auto", f"auto chose {row.name}/{route.model}: {route.why}.")
+        yield Notice("auto", f"{route.by} chose {row.name}/{route.model}: {route.why}.")
 
 
 def _answer(fold: Fold, stream: Stream, first: Attempt) -> Response:

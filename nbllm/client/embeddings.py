@@ -185,7 +185,7 @@ def _given(texts: Any) -> tuple[list[Any], Any]:
 
 def _route(client: Client, model: str, base_url: str | None, dialect: str | None) -> tuple[Route, Embeddings]:
     """The route with the model that a short name means there, and in the words of its embeddings."""
-    if "|" in model:
+    if "|" in model or "(" in model:
         raise errors.ConfigError(
             f"embed asks one model, not {model!r}.",
             hint="Vectors of two models cannot be compared: name one.",

@@ -61,7 +61,7 @@ class CallSpec:
     model: str | None = _cell(
         "models",
         "which model answers: gemini/pro, auto ...; several, joined by commas, answer side by side; a|b "
-        "asks b where a fails",
+        "asks b where a fails; cheap(a|b) and fast(a|b) begin with the one that costs or takes least",
         short="m",
         scope="call",
     )

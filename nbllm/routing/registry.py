@@ -62,6 +62,7 @@ class Route:
     provider: Provider
     model: str
     why: str = ""
+    by: str = "auto"  # who chose it, where there is a reason
     simulated: bool = False
     problem: ConfigError | None = field(default=None, compare=False)
     others: tuple[Route, ...] = ()
