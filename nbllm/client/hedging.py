@@ -46,6 +46,8 @@ async def hedged(stream: Stream, send: Callable[[], Stream], seconds: float) -> 
             stream.publish(Notice("hedge", f"The {'first' if first is calls[0] else 'second'} was faster."))
         stream.attempts, stream.traces = first.attempts, first.traces
         await _handed_on(first, stream)
+        for other in calls:
+            await other.ended()  # so that both are in the log and settled when the answer is there
     except asyncio.CancelledError:
         for call in calls:
             call.cancel()
