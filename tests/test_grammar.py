@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nbllm.core import schema_shorthand as shorthand
 from nbllm.core.errors import ConfigError
 from nbllm.notebook.syntax import parser as grammar
-from nbllm.notebook.syntax import schema_shorthand as shorthand
 from nbllm.notebook.syntax.options import OPTIONS
 
 

@@ -11,10 +11,10 @@ import pytest
 from nbllm.core.errors import ConfigError
 from nbllm.core.events import TextDelta
 from nbllm.core.messages import ToolCall
+from nbllm.core.schema_shorthand import schema
 from nbllm.core.template import fill, parameters_in
 from nbllm.notebook.magics import questions
 from nbllm.notebook.syntax import parser as grammar
-from nbllm.notebook.syntax.schema_shorthand import schema
 from nbllm.notebook.view.blocks import Blocks
 from nbllm.notebook.view.hidden import clean, plain
 from nbllm.notebook.view.highlight import _HIGHLIGHTED

@@ -18,6 +18,7 @@ from decimal import Decimal
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from . import schema_shorthand
 from .columns import frame_of
 from .errors import ConfigError, NbllmError, after_answer, in_a_line
 from .events import Response
@@ -87,17 +88,19 @@ class Shape:
 
     @classmethod
     def of(cls, given: Any) -> Shape:
-        """From a JSON schema, or a type. Raises ConfigError for anything else, and for a schema that no
-        answer can be checked by."""
+        """From a JSON schema, a type, or the short form "name, age int". Raises ConfigError for anything
+        else, and for a schema that no answer can be checked by."""
         if isinstance(given, Shape):
             return given
+        if isinstance(given, str):
+            given = schema_shorthand.schema(given)
         if isinstance(given, Mapping):
             checked = checked_schema(given)
             return cls(_rooted(checked) if _needs_root(checked) else checked)
         if not _is_type(given):
             raise ConfigError(
                 f"Not a schema: {type(given).__name__}.",
-                hint="Pass a JSON schema as a dict, a pydantic model, a dataclass, or list[...] of one.",
+                hint="Pass 'name, age int', a JSON schema, a pydantic model, a dataclass or list[...] of it.",
             )
         from pydantic import TypeAdapter
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..agents.protocols import able
+from ..core import schema_shorthand
 from ..core.errors import ConfigError, NbllmError, after_answer
 from ..core.events import Response
 from ..core.messages import Part, Text
@@ -24,7 +25,6 @@ from .prompt.attachments import attached, part_of, told
 from .question import Question, checked, value_budget
 from .run import Guarded, Run, Stopped, follow, keep_turn, settle, stoppable, turn
 from .session import Session
-from .syntax import schema_shorthand
 from .syntax.lexer import fail
 from .syntax.parser import Line
 from .syntax.places import refuse_places

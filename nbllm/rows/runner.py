@@ -4,14 +4,15 @@ write down what comes. Nothing of an answer is kept in memory once it is on disk
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import wait
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from ..client import answers
 from ..client.client import Client
@@ -19,15 +20,16 @@ from ..client.engine import engine
 from ..client.stream import Stream
 from ..core import errors
 from ..core.events import Response
-from ..core.messages import Request
+from ..core.messages import Message, Request
 from ..core.options import CallSpec
-from ..core.schema import plain, value_of
+from ..core.schema import Mismatch, plain, repair, value_of
 from ..store.runs import Row, RunFile
 from . import executors
 from .budget import Purse
 from .job import Job, whole
 from .progress import Progress, Totals
 
+N = TypeVar("N", int, float)
 STOPPED = "stopped by the user"
 _FETCH = 200  # prompts that are read from disk at once
 _PACE = 0.005  # seconds between two transactions
@@ -57,6 +59,18 @@ def answer_of(job: Job, response: Response) -> str:
     value = response.text if job.shape is None else value_of(response, job.shape)
     with errors.after_answer(response, "keeping it"):  # it may be nested deeper than can be written
         return json.dumps(value if job.shape is None else plain(value), default=str)
+
+
+def _tokens(response: Response) -> int | None:
+    usage = response.usage
+    if usage is None or usage.input_tokens is None or usage.output_tokens is None:
+        return None
+    return usage.input_tokens + usage.output_tokens
+
+
+def _sum(a: N | None, b: N | None) -> N | None:
+    """None where one of them is not known."""
+    return None if a is None or b is None else a + b
 
 
 class Recorder:
@@ -223,15 +237,35 @@ class Runner:
         return self._fetched.popleft() if self._fetched and not self.ended else None
 
     async def _one(self, id: str, prompt: str, need: tuple[float, float]) -> None:
-        self.purse.reserve(need)
+        """Asks a question, once more where the answer does not fit the schema, as a cell does."""
         self.recorder.put(id)
         try:
             request = self._request(prompt, self._route.model)
-            stream = self.client.send(request, self._route, **self._sending)
+            stream = await self._asked(request, need)
         except errors.NbllmError as error:
-            self.purse.settle(need, 0.0, 0.0, 0.0)
-            self._note(self._failed(id, error, Response()))
+            self._note(self._failed(id, error, None))
             return
+        first = stream.partial()
+        if (misfit := self._misfit(stream, first)) is None:
+            self._note(self._row(id, stream, first))
+            return
+        more = self.purse.need(prompt + first.text)
+        if not self.ended and self.purse.fits(more):
+            told = (*request.messages, first.message, Message("user", repair(misfit.problems)))
+            with contextlib.suppress(errors.NbllmError):
+                again = await self._asked(replace(request, messages=told), more)
+                if again.error is None and again.partial().finish_reason != "cancelled":
+                    stream = again
+        self._note(self._row(id, stream, stream.partial(), first if stream.partial() is not first else None))
+
+    async def _asked(self, request: Request, need: tuple[float, float]) -> Stream:
+        """The ended answer to a request, paid for. Raises the error where it cannot be sent."""
+        self.purse.reserve(need)
+        try:
+            stream = self.client.send(request, self._route, **self._sending)
+        except errors.NbllmError:
+            self.purse.settle(need, 0.0, 0.0, 0.0)
+            raise
         self._streams.add(stream)
         if self.ended:
             stream.cancel()
@@ -240,30 +274,41 @@ class Runner:
         finally:
             self._streams.discard(stream)
             self._settled.set()
-        self._finish(id, stream, need)
-
-    def _finish(self, id: str, stream: Stream, need: tuple[float, float]) -> None:
         response = stream.partial()
-        usage = response.usage
-        read, made = (usage.input_tokens, usage.output_tokens) if usage else (None, None)
-        tokens = None if read is None or made is None else read + made
+        made = response.usage.output_tokens if response.usage else None
         if stream.error is not None and response.empty:
-            self.purse.settle(need, response.cost or 0.0, tokens or 0, 0.0)
+            self.purse.settle(need, response.cost or 0.0, _tokens(response) or 0, 0.0)
         else:
-            self.purse.settle(need, response.cost, tokens, made or 0.0)
-        self._note(self._row(id, stream, response, tokens))
+            self.purse.settle(need, response.cost, _tokens(response), made or 0.0)
+        return stream
 
-    def _row(self, id: str, stream: Stream, response: Response, tokens: int | None) -> Row:
-        if stream.error is not None:
-            return self._failed(id, stream.error, response)
-        if response.finish_reason == "cancelled":
-            return Row(id, "stopped", None, "Stopped: it was broken off.", response.cost, tokens)
+    def _misfit(self, stream: Stream, response: Response) -> Mismatch | None:
+        """What an answer lacks of the schema."""
+        if self.job.shape is None or stream.error is not None or response.finish_reason == "cancelled":
+            return None
         try:
-            return Row(id, "ok", answer_of(self.job, response), None, response.cost, tokens)
-        except errors.NbllmError as error:
-            return self._failed(id, error, response)
+            answer_of(self.job, response)
+        except Mismatch as misfit:
+            return misfit
+        except errors.NbllmError:
+            return None
+        return None
 
-    def _failed(self, id: str, error: errors.NbllmError, response: Response) -> Row:
+    def _row(self, id: str, stream: Stream, response: Response, before: Response | None = None) -> Row:
+        """before: the answer that did not fit, which was paid for, too."""
+        cost, tokens = response.cost, _tokens(response)
+        if before is not None:
+            cost, tokens = _sum(cost, before.cost), _sum(tokens, _tokens(before))
+        if stream.error is not None:
+            return self._failed(id, stream.error, cost)
+        if response.finish_reason == "cancelled":
+            return Row(id, "stopped", None, "Stopped: it was broken off.", cost, tokens)
+        try:
+            return Row(id, "ok", answer_of(self.job, response), None, cost, tokens)
+        except errors.NbllmError as error:
+            return self._failed(id, error, cost)
+
+    def _failed(self, id: str, error: errors.NbllmError, cost: float | None) -> Row:
         told = told_of(error)
         state = "failed"
         if ends_run(error):
@@ -272,7 +317,7 @@ class Runner:
         elif self.raises:
             self.error = self.error or error
             self._end_here(told)
-        return Row(id, state, None, told, response.cost)
+        return Row(id, state, None, told, cost)
 
     def _end_here(self, why: str) -> None:
         self.ended = self.ended or why

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ...core.errors import ConfigError
+from .errors import ConfigError
 
 _WORDS = {
     "string": ("str", "string", "text"),
