@@ -276,3 +276,13 @@ def test_a_command_s_health_is_whether_it_runs(tmp_path, monkeypatch):
     with pytest.raises(errors.ConfigError, match="no list of models"):
         list_models(client, "cli/claude/")
     client.close()
+
+
+def test_an_agent_of_the_command_line_answers_a_ping():
+    """It has no word for max_tokens."""
+    rows = registry.load({})
+    rows.register("cli/it", {"command": ["sh", "-c", "cat >/dev/null; echo pong"], "dialect": "cli_text"})
+    client = Client(rows, ledger=None)
+    found = catalog.ping(client, "cli/it/m")
+    client.close()
+    assert (True, "pong") == (found["ok"], found.get("text")), found

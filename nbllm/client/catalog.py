@@ -229,8 +229,11 @@ def ping(client: Client, model: str, **options: Any) -> dict[str, Any]:
     and the model that answered; `error` instead where it failed."""
     began = time.perf_counter()
     try:
+        row = client.resolve(model, options.get("base_url"), options.get("dialect")).provider
+        agent = bool(row.command) or row.dialect == "a2a"  # which have no word for a length
+        short = {} if agent else {"max_tokens": 64}
         stream = client.stream(
-            "Answer with the single word: pong", model, **{"max_tokens": 64, "retries": 0, **options}
+            "Answer with the single word: pong", model, **{**short, "retries": 0, **options}
         )
         response = stream.response()
     except errors.NbllmError as error:
