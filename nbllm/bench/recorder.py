@@ -4,6 +4,7 @@ on."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import queue
 import threading
@@ -85,7 +86,9 @@ class Recorder:
 
     def note_time(self) -> None:
         """Keeps how long the run has taken, for a resumed one."""
-        self._store.put(seconds=time.monotonic() - self._began)
+        if self._budget.seconds is not None:
+            with contextlib.suppress(errors.ConfigError):  # a full disk is told with the rows that it refuses
+                self._store.put(seconds=time.monotonic() - self._began)
 
     def _spend(self, row: Row) -> None:
         dollars, tokens = spent(row)
