@@ -345,7 +345,9 @@ def test_a_runs_files_are_for_its_user_alone(tmp_path):
         run(GOOD, directory=place, progress=Looks(), prompts="A secret plan.")
     finally:
         os.umask(old)
-    assert {"run.sqlite", "run.sqlite-wal", "run.sqlite-shm", "worker.log"} == {name for name, _ in seen}
+    assert {"run.sqlite", "run.sqlite-wal", "run.sqlite-shm", "run.lock", "worker.log"} == {
+        name for name, _ in seen
+    }
     assert {"0o600"} == {mode for _, mode in seen}
 
 
@@ -420,7 +422,7 @@ def test_a_disk_that_is_full_costs_no_row(tmp_path):
     when there is room."""
     found = limited(
         tmp_path,
-        200_000,
+        300_000,
         f"""
         df = nbllm.bench.run({GOOD!r}, "Go.", blocks=200, warmup=0, seed=1, directory=place, progress=False)
         print(len(df), int(df["ok"].sum()), df["request_id"].nunique(), df.attrs["nbllm"]["ended"], sep="|")
