@@ -75,12 +75,12 @@
     },
     hover() {
       const types = ["mouseover", "mouseenter", "focus", "toggle", "begin"];
-      for (const element of document.querySelectorAll(".jp-OutputArea .nbllm *:not(button)"))
+      for (const element of document.querySelectorAll(".jp-OutputArea .nbllm *:not(.nbllm-acts *, .nbllm-copy)"))
         for (const type of types) element.dispatchEvent(new Event(type, { bubbles: true }));
     },
     unsafe() {
       const found = [];
-      for (const element of document.querySelectorAll(".jp-OutputArea .nbllm *:not(button)")) {
+      for (const element of document.querySelectorAll(".jp-OutputArea .nbllm *:not(.nbllm-acts *, .nbllm-copy)")) {
         if (UNSAFE_TAGS.has(element.localName)) found.push(element.outerHTML.slice(0, 200));
         for (const { name, value } of element.attributes)
           if (isUnsafe(name, value)) found.push(`${element.localName} ${name}=${value}`.slice(0, 200));
