@@ -29,7 +29,7 @@ assert frame["ok"].all()
 for name in nbllm.bench.__all__:
     try:
         getattr(nbllm.bench, name)
-    except nbllm.ConfigError as error:
+    except nbllm.errors.ConfigError as error:
         assert "nbllm[bench]" in error.hint, error
         print(error.message)
 print("the wheel answers:", answer.text[:60])')

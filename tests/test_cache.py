@@ -182,7 +182,7 @@ def test_the_key_is_of_what_stays(dialect):
 @pytest.mark.parametrize("dialect", sorted(set(DIALECTS) - {"anthropic", "openai_chat", "openai_responses"}))
 def test_others_are_sent_nothing(dialect):
     """They keep prompts by themselves, or not at all."""
-    plain = Request("a/m", (Message("user", "Hello"),))
+    plain = Request("agent" if dialect == "a2a" else "a/m", (Message("user", "Hello"),))
     call = DIALECTS[dialect].encode
     assert repr(call(plain, row(dialect), None)) == repr(
         call(replace(plain, cache="auto"), row(dialect), None)

@@ -157,6 +157,10 @@ IDS = [
 @pytest.mark.parametrize(
     ("model", "fits"),
     [
+        (
+            "openai/mistralai/Mixtral-8x7B",
+            lambda text: len(text) == 9 and text.isascii() and text.isalnum(),
+        ),
         ("mistral/m", lambda text: len(text) == 9 and text.isascii() and text.isalnum()),
         ("openai/m", lambda text: len(text) <= 40),
         ("openai_responses/m", lambda text: len(text) <= 64),
@@ -189,7 +193,7 @@ def found_values(value, name):
 def test_different_ids_stay_different():
     """Also where a provider takes nine letters."""
     calls = [ToolCall(f"toolu_{n:030}", "f", {}, "{}") for n in range(300)]
-    ids = {p.id for m in with_short_ids([Message("assistant", calls)], "9") for p in m.parts}
+    ids = {p.id for m in with_short_ids([Message("assistant", calls)], 9) for p in m.parts}
     assert 300 == len(ids)
 
 

@@ -13,8 +13,8 @@ import pydantic
 import pytest
 
 from nbllm import Response, Text
+from nbllm.core import schema_shorthand
 from nbllm.core.schema import Mismatch, Shape, value_of
-from nbllm.notebook.syntax import schema_shorthand
 
 
 class Colour(enum.Enum):

@@ -88,7 +88,7 @@ def test_a_truncated_answer_is_not_read():
     assert GOOD == caught.value.partial.text
 
 
-@pytest.mark.parametrize("given", [7, "text", lambda: None])
+@pytest.mark.parametrize("given", [7, "", "a b c d", "{", lambda: None])
 def test_what_is_no_schema(given):
     """With what is one."""
     with pytest.raises(errors.ConfigError, match="schema"):

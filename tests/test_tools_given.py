@@ -112,7 +112,7 @@ def test_messages_as_openai_writes_them(given, message):
         ({"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}, "Not a call of a tool"),
         ({"role": "assistant", "tool_calls": ["f"]}, "Not a call of a tool"),
         ({"role": "user", "content": "hi", "tool_calls": CALLED["tool_calls"]}, "user has no 'tool_calls'"),
-        ({"role": "assistant", "function_call": {"name": "f"}}, "assistant has no 'function_call'"),
+        ({"role": "user", "content": "hi", "function_call": {"name": "f"}}, "user has no 'function_call'"),
         ({"role": "user", "content": 3}, "Not a part of a message: '3'"),
     ],
 )

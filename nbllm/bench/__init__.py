@@ -61,7 +61,11 @@ _HOME = {
 # What these need beside pandas: said before a run that ends in them costs anything.
 _NEEDS = {
     **dict.fromkeys(
-        ("compare", "summary", "coldstart", "ladder", "warm", "streaming", "gateway"), ("scipy",)
+        (
+            *("compare", "summary", "check", "goodput", "leaderboard", "power"),
+            *("coldstart", "ladder", "warm", "streaming", "gateway"),
+        ),
+        ("scipy",),
     ),
     **dict.fromkeys(("plot", "report"), ("scipy", "matplotlib")),
 }

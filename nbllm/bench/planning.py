@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ..core.errors import ConfigError
+from ..core.extras import needs
 from .statistics import LEAST
 
 _NOISE = 0.2  # from block to block; providers on the open network vary by 10 to 40 %
@@ -21,6 +22,7 @@ def power(
 
     It is that of the paired t test on the logarithms, corrected for all pairs of models; neighbours that
     resemble each other make it smaller. Raises ConfigError for what cannot be."""
+    needs("detect=", "bench", "scipy")
     from scipy.stats import nct, t
 
     checked(detect, "detect")

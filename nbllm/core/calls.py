@@ -456,7 +456,7 @@ class Quirks:
     asking for it is an error here and not a loss there. limits: what its headers' rate limits count, where
     their names do not say ("requests/day"; a minute where nothing is said). cache_key: takes OpenAI's words
     for prompts that are kept (prompt_cache_key, prompt_cache_retention), as OpenAI's own address does without
-    saying so. call_id: of how many letters and digits ids of calls are ("9"), "" for any up to 40 characters.
+    saying so.
     """
 
     max_tokens_field: str = ""
@@ -467,7 +467,6 @@ class Quirks:
     cannot: tuple[str, ...] = ()
     cache_key: bool = False
     limits: tuple[str, ...] = ()
-    call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,14 +81,14 @@ def with_unique_ids(messages: Sequence[Message], dialect: str = "") -> list[Mess
     ]
 
 
-def with_short_ids(messages: Iterable[Message], exactly: str = "", most: int = 40) -> Iterator[Message]:
+def with_short_ids(messages: Iterable[Message], exactly: int = 0, most: int = 40) -> Iterator[Message]:
     """The messages with ids of calls as a provider takes them: at most so many characters, or `exactly` so
     many letters and digits. Of others one is made; calls and results agree."""
 
     def fitting(id: str) -> str:
         digest = hashlib.sha256(id.encode("utf-8", "replace")).hexdigest()
         if exactly:
-            return id if len(id) == int(exactly) and id.isascii() and id.isalnum() else digest[: int(exactly)]
+            return id if len(id) == exactly and id.isascii() and id.isalnum() else digest[:exactly]
         return id if len(id) <= most else f"call_{digest[: most - 5]}"
 
     for message in messages:

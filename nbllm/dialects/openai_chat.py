@@ -61,6 +61,9 @@ from ._openai import REASONS, able, data_url, file_name, post, result_text, sche
 from ._request import arguments, content, with_short_ids
 from ._toolcalls import Calls, google
 
+# Models whose templates, on any server, refuse ids of calls that have not nine letters and digits.
+_NINE = re.compile("[sx]tral", re.IGNORECASE)
+
 # --- request ------------------------------------------------------------------------------------------------
 
 
@@ -80,7 +83,12 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
     )
     body = {
         "model": request.model,
-        "messages": _messages(request, quirks, signed=_takes_signatures(request, provider)),
+        "messages": _messages(
+            request,
+            quirks,
+            signed=_takes_signatures(request, provider),
+            exactly=9 if provider.name == "mistral" or _NINE.search(request.model) else 0,
+        ),
         "stream": True,
         "stream_options": {"include_usage": True} if quirks.stream_usage else None,
         "tools": [{"type": "function", "function": _tool(t)} for t in request.tools],
@@ -134,10 +142,12 @@ def _takes_signatures(request: Request, provider: Endpoint) -> tuple[str, ...]:
     return ("google", "vertex") if provider.name in ("custom", "litellm") or "gemini" in request.model else ()
 
 
-def _messages(request: Request, quirks: Quirks, *, signed: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+def _messages(
+    request: Request, quirks: Quirks, *, signed: tuple[str, ...] = (), exactly: int = 0
+) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     files: list[Part] = []  # of tool results; they must wait until all results of the turn have been told
-    for message in (*with_short_ids(told_by_user(request.messages), quirks.call_id), Message("user")):
+    for message in (*with_short_ids(told_by_user(request.messages), exactly), Message("user")):
         results = [p for p in message.parts if isinstance(p, ToolResult)]
         if files and not results:
             out.append({"role": "user", "content": _content(tuple(files))})

@@ -107,7 +107,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
 def _input(request: Request, quirks: Quirks) -> list[dict[str, Any]]:
     return [
         item
-        for m in with_short_ids(told_by_user(request.messages), "", 64)
+        for m in with_short_ids(told_by_user(request.messages), most=64)
         if m.role != "system"
         for item in _turn(m, quirks)
     ]

@@ -124,8 +124,6 @@ def _quirks(value: Any) -> dict[str, Any]:
     found = _settings(value)
     if any(said.partition("/")[2] not in WINDOWS for said in found.limits):
         raise TypeError('limits such as "requests/day"')
-    if not re.fullmatch("|[1-9][0-9]?", found.call_id):
-        raise TypeError('call_id as a number of letters, such as "9"')
     return {name: getattr(found, name) for name in value}
 
 
