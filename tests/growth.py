@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 
 from nbllm.core.errors import NbllmError
 
-MOST = 6.0  # times the time for four times the input; 4 is linear, 16 is quadratic
+MOST = 8.0  # times the time for four times the input; 4 is linear, 16 is quadratic, and caches are shared
 _LARGEST = 2**16  # characters or items of the smaller input
 _TRIES = 4  # at the size that decides
 _ENOUGH = 0.001  # seconds of the smaller input from which two times are compared
