@@ -133,8 +133,9 @@ _STANDARD = sys.stdlib_module_names - {
 # 760 of bench: verdicts that can be reached (pairs of a run's own blocks, correlated neighbours, failures and
 # retries in them, power), loads that are made, answers and scores, check, leaderboard, goodput.
 # 3 of the tower: an error where a list of models should be.
-# 210 of the notebook, 25 of the tower: prompts of the project, {notebook}, label=; 190 and 25: what stands below an
-# answer. 790 of the tower are agents: torn lines, tools told whole, mode=execute, agents on other machines.
+# 210 of the notebook, 25 of the tower: prompts of the project, {notebook}, label=; 190 and 25: what stands
+# below an answer. 790 of the tower are agents: torn lines, tools told whole, mode=execute, agents
+# on other machines.
 BUDGETS = {
     ("core", "dialects", "http", "agents", "routing", "client", "store"): 15_480,
     ("rows",): 1_130,
