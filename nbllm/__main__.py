@@ -1,0 +1,125 @@
+"""`python -m nbllm`: one question from a terminal or a pipe, on the same keys, providers and log.
+
+    python -m nbllm "Why is the sky blue?"
+    git diff | python -m nbllm -m claude/sonnet temperature=0 "Write a commit message."
+
+What comes through the pipe stands below the question. The answer goes to standard output as it comes, how it
+was got to standard error where that is a terminal. Exit code 0; 1 where the call failed, 2 for a wrong line,
+130 for Ctrl-C: what came by then is there.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from .client.api import default_client
+from .core.errors import ConfigError, NbllmError
+from .core.options import CALL
+from .notebook.syntax.options import OPTIONS
+from .notebook.syntax.parser import Line, parse
+from .notebook.view.hidden import plain
+from .notebook.view.static import footer
+
+_MOST = 20 * 2**20  # characters of a pipe; providers refuse larger requests
+_OPTION = re.compile(r"(?P<dash>-{0,2})(?P<name>[A-Za-z][\w.-]*)=(?P<value>.*)", re.DOTALL)
+_HINT = 'For example: python -m nbllm -m gemini/flash temperature=0 "Why is the sky blue?"'
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Asks what the line says; gives the exit code."""
+    try:
+        line, words = options(list(sys.argv[1:] if arguments is None else arguments))
+        prompt = "\n\n".join(filter(None, (" ".join(words).strip(), piped())))
+        if not prompt:
+            raise ConfigError("There is no question.", hint=_HINT)
+        if len(line.models) > 1:
+            raise ConfigError("One model answers here.", hint=f"{_HINT} Several are asked in a notebook.")
+        stream = default_client().stream(prompt, *line.models, **chosen(line))
+    except NbllmError as error:
+        return told(error, 2)
+    try:
+        return answered(stream)
+    except KeyboardInterrupt:
+        stream.cancel()
+        return 130
+    except BrokenPipeError:  # who reads has gone
+        stream.cancel()
+        sys.stderr.close()
+        return 141
+
+
+def answered(stream: Any) -> int:
+    """Writes an answer as it comes."""
+    out, screen, text = sys.stdout, sys.stdout.isatty(), ""
+    try:
+        for text in stream.text_stream:
+            out.write(plain(text) if screen else text)
+            out.flush()
+        response = stream.response()
+    except NbllmError as error:
+        out.write("\n" if text and screen else "")
+        return told(error, 1)
+    out.write("" if text.endswith("\n") else "\n")
+    out.flush()
+    if sys.stderr.isatty():
+        sys.stderr.write(f"{plain(footer(response).text)}\n")
+    return 0
+
+
+def options(words: list[str]) -> tuple[Line, list[str]]:
+    """(the options that come first, the question's words). Raises ConfigError as a cell's line does."""
+    read = []
+    while words and words[0] != "--":
+        if (said := _OPTION.fullmatch(words[0])) and (said["dash"] or _meant(said["name"])):
+            read.append(f"{said['dash']}{said['name']}={_quoted(said['value'], said['name'])}")
+            words = words[1:]
+        elif re.fullmatch(r"-[A-Za-z]|--[A-Za-z][\w.-]*", words[0]) and len(words) > 1:
+            read.append(f"{words[0]} {_quoted(words[1])}")
+            words = words[2:]
+        else:
+            break
+    return parse(" ".join(read)), words[1:] if words[:1] == ["--"] else words
+
+
+def _meant(name: str) -> bool:
+    """Whether name= is an option, rightly written or nearly; else it is a word of the question."""
+    return name.startswith("x.") or bool(get_close_matches(name.replace("-", "_"), OPTIONS, 1, 0.8))
+
+
+def _quoted(value: str, name: str = "") -> str:
+    """A value as the line of a cell has it: JSON as it is, for x.name= numbers too; else text."""
+    literal = name.startswith("x.") and re.fullmatch(r"-?[\d.eE+-]+|true|false|null", value)
+    return value if value[:1] in ("{", "[") or literal else '"' + value.replace('"', '""') + '"'
+
+
+def chosen(line: Line) -> dict[str, Any]:
+    """The keyword arguments of the call. Raises ConfigError for an option of a cell."""
+    own = next((n for n in line.options if OPTIONS[n].keyword not in CALL), None)
+    if own is not None or line.out:
+        raise ConfigError(f"{own or 'out'}= is an option of a cell.", hint=_HINT)
+    found = {OPTIONS[n].keyword: value for n, value in line.options.items()}
+    return {**found, "extra": dict(line.extra) or None}
+
+
+def piped() -> str:
+    """What comes through a pipe. Raises ConfigError for more than a request can be."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return ""
+    text = sys.stdin.read(_MOST + 1)
+    if len(text) > _MOST:
+        raise ConfigError("What comes through the pipe is too large.", hint="At most 20 MB can be asked.")
+    return text.strip()
+
+
+def told(error: NbllmError, code: int) -> int:
+    """Says what went wrong, and what to do."""
+    sys.stderr.write(plain(f"nbllm: {error.message}\n") + (plain(f"{error.hint}\n") if error.hint else ""))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
