@@ -33,9 +33,18 @@ else
   [ -f "$real/tiny.gguf" ] || "$real/llama/bin/python" "$shared/real/llamacpp/make_tiny_gguf.py" "$real/tiny.gguf"
 fi
 
+# jupyter-mcp-server brings Jupyter's collaboration, which runs cells in another way: an environment of its own.
+jupyter=$real/jupyter/.installed-$(sha256sum pyproject.toml | cut -c1-12)
+if [ ! -f "$jupyter" ]; then
+  rm -rf "$real/jupyter"
+  python3 -m venv "$real/jupyter"
+  "$real/jupyter/bin/pip" install -q '.[test,lab,jupyter]'
+  touch "$jupyter"
+fi
+
 [ "${1:-}" = --test ] || exit 0
-.venv/bin/python -c 'import jupyter_mcp_server' 2>/dev/null || .venv/bin/python -m pip install -q 'jupyter-mcp-server>=2.2'
 PYTHONPATH=. "$real/sdks/bin/python" -m pytest -q -m real tests/real/test_simulator_sdks.py tests/real/test_simulator_batch_sdks.py
 ignore=()
 [ "$heavy" = yes ] || ignore=(--ignore tests/real/test_llamacpp.py --ignore tests/real/test_bench.py)
-NBLLM_SHARED=$shared NBLLM_REAL=$real .venv/bin/python -m pytest -q -m real tests/real --ignore tests/real/test_simulator_sdks.py --ignore tests/real/test_simulator_batch_sdks.py --ignore tests/real/test_clis.py "${ignore[@]}"
+NBLLM_SHARED=$shared NBLLM_REAL=$real .venv/bin/python -m pytest -q -m real tests/real --ignore tests/real/test_simulator_sdks.py --ignore tests/real/test_simulator_batch_sdks.py --ignore tests/real/test_clis.py --ignore tests/real/test_jupyter.py "${ignore[@]}"
+PYTHONPATH=$PWD NBLLM_REAL=$real "$real/jupyter/bin/python" -m pytest -q -m real tests/real/test_jupyter.py
