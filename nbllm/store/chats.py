@@ -26,8 +26,8 @@ _TABLES = (
     "number integer not null, at real not null, turn text not null, primary key (place, chat, id))",
 )
 _LISTED = (
-    "select place, chat, count(*), sum(length(turn)), max(at) from turns where ?1 is null or place = ?1 "
-    "group by place, chat order by max(at)"
+    "select place, chat, count(*), sum(length(turn)), max(at) from turns "
+    "where :place is null or place = :place group by place, chat order by max(at)"
 )
 
 
@@ -86,7 +86,7 @@ class KeptChats:
     def listed(self, place: str | None = None) -> list[Kept]:
         """The conversations of a place, of all for None."""
         with self._open() as db:
-            return [Kept(*row) for row in db.execute(_LISTED, (place,))] if db else []
+            return [Kept(*row) for row in db.execute(_LISTED, {"place": place})] if db else []
 
     def forget(self, place: str | None = None, chat: str | None = None) -> int:
         """Forgets a conversation, or all of them; gives how many turns they had."""
@@ -94,8 +94,8 @@ class KeptChats:
             if db is None:
                 return 0
             db.execute("pragma secure_delete=on")  # its words do not stay in the file either
-            words = "delete from turns where (?1 is null or place = ?1) and (?2 is null or chat = ?2)"
-            return db.execute(words, (place, chat)).rowcount
+            words = "delete from turns where coalesce(:place, place) = place and coalesce(:chat, chat) = chat"
+            return db.execute(words, {"place": place, "chat": chat}).rowcount
 
     @contextmanager
     def _open(self, *, make: bool = False) -> Iterator[sqlite3.Connection | None]:
