@@ -26,6 +26,7 @@ from ..http.transport import HttpTransport, Reply
 from .base import parsed, text
 from .opencode_protocol import OTHER_PORT, OWN_PORT
 from .process import Command, ProcessTransport
+from .refusal import Refusable, Refusal
 
 LIMIT = 16  # sessions that are remembered; the one that was used longest ago is closed first
 _PROBE, _ASK, _START = 1.0, 20.0, 60.0  # seconds for: is one there, a small question, a server that starts
@@ -35,14 +36,6 @@ _REALM = 'basic realm="secure area"'  # what a server with a password asks for i
 _HEALTH_LIMIT = 2**16
 
 Heard = tuple[tuple[str, str], ...]
-
-
-class Refusal(Exception):
-    """The server said no to a step of a turn."""
-
-    def __init__(self, status: int, headers: dict[str, str], page: bytes) -> None:
-        super().__init__(status)
-        self.status, self.headers, self.page = status, headers, page
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +53,7 @@ class _Place:
 
 
 @dataclass(slots=True)
-class SessionReply:
+class SessionReply(Refusable):
     """The events of one turn; or, where a step was refused, that answer."""
 
     transport: OpenCodeTransport
@@ -71,20 +64,6 @@ class SessionReply:
     events: AsyncIterator[Frame] | None = None
     refusal: Refusal | None = None
     over: bool = False
-
-    @property
-    def status(self) -> int:
-        """Of the step that was refused, else 200."""
-        return self.refusal.status if self.refusal else 200
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Those of a refusal."""
-        return self.refusal.headers if self.refusal else {}
-
-    async def body(self, limit: int = 0) -> bytes:
-        """The page of a refusal."""
-        return self.refusal.page if self.refusal else b""
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
         """The session's events, to its rest. What it asks permission for is refused."""

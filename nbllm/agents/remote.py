@@ -27,6 +27,7 @@ from ..core import errors
 from ..core.calls import Frame, HttpCall, RemoteCall, Trace, Transport, origin
 from ..http.sdk import Bound
 from ..http.transport import HttpTransport
+from .refusal import Refusable, Refusal
 
 LIMIT = 64  # conversations that are remembered
 _CARD = 2**20  # bytes of a card
@@ -63,14 +64,6 @@ def sdk() -> Any:
     )
 
 
-class Refusal(Exception):
-    """The agent's server said no."""
-
-    def __init__(self, status: int, headers: dict[str, str], page: bytes) -> None:
-        super().__init__(status)
-        self.status, self.headers, self.page = status, headers, page
-
-
 @dataclass(slots=True)
 class _Task:
     """An agent's work on one turn, as far as it is known. over: it has ended, or waits for the user."""
@@ -99,7 +92,7 @@ class _Task:
 
 
 @dataclass(slots=True)
-class RemoteReply:
+class RemoteReply(Refusable):
     """The events of one turn; or, where the agent's server said no, that answer."""
 
     transport: RemoteTransport
@@ -113,20 +106,6 @@ class RemoteReply:
     events: AsyncIterator[Any] | None = None
     refusal: Refusal | None = None
     opening: asyncio.Task[Frame | None] | None = None
-
-    @property
-    def status(self) -> int:
-        """Of a refusal, else 200."""
-        return self.refusal.status if self.refusal else 200
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Those of a refusal."""
-        return self.refusal.headers if self.refusal else {}
-
-    async def body(self, limit: int = 0) -> bytes:
-        """The page of a refusal."""
-        return self.refusal.page if self.refusal else b""
 
     def decoder(self) -> None:
         """The dialect's own."""

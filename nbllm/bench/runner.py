@@ -28,7 +28,7 @@ from .progress import Progress
 from .run_spec import Arm, Job, Rules, described, differences
 from .scoring import Scorer, scored
 from .scoring import scorable as _scorable
-from .store import FILE, POINTER, Store, find, home
+from .store import FILE, POINTER, Store, find, home, opened
 from .supervisor import work
 
 if TYPE_CHECKING:
@@ -228,17 +228,7 @@ def chunks(df: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    about = df.attrs.get("nbllm", {})
-    frames = []
-    for run_id, part in df.groupby("run_id", sort=False):
-        place = find(str(run_id), about.get("directory") if about.get("run_id") == run_id else None)
-        if place is None:
-            raise errors.ConfigError(
-                f"The chunks of run {run_id} are not on this machine.",
-                hint="They are kept in the run's directory (bench.runs()).",
-            )
-        with Store(place) as store:
-            frames.append(store.chunks(part["request_id"].dropna()))
+    frames = [store.chunks(part["request_id"].dropna()) for part, store in opened(df, "chunks")]
     return (
         columns.cast(pd.concat(frames, ignore_index=True), columns.CHUNKS)
         if frames

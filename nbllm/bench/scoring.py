@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import errors
 from .prompts import Prompt, load
-from .store import Store, find
+from .store import Store, opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,17 +26,9 @@ def answers(df: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    about = df.attrs.get("nbllm", {})
     rows = []
-    for run_id, part in df.groupby("run_id", sort=False, observed=True):
-        place = find(str(run_id), about.get("directory") if about.get("run_id") == run_id else None)
-        if place is None:
-            raise errors.ConfigError(
-                f"The answers of run {run_id} are not on this machine.",
-                hint="They are kept in the run's directory (bench.runs()).",
-            )
-        with Store(place) as store:
-            known, asked = store.answers(), _asked(store)
+    for part, store in opened(df, "answers"):
+        known, asked = store.answers(), _asked(store)
         for row in part.drop_duplicates("request_id").to_dict("records"):
             text, score = known.get(row["request_id"], (None, None))
             if text is not None:

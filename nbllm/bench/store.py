@@ -174,6 +174,20 @@ class Store(run_base.RunBase):
         return columns.frame(found, columns.CHUNKS)
 
 
+def opened(df: pd.DataFrame, what: str) -> Iterator[tuple[pd.DataFrame, Store]]:
+    """The rows of each run in `df`, with its file. Raises ConfigError where `what` is not on this machine."""
+    about = df.attrs.get("nbllm", {})
+    for run_id, part in df.groupby("run_id", sort=False, observed=True):
+        place = find(str(run_id), about.get("directory") if about.get("run_id") == run_id else None)
+        if place is None:
+            raise ConfigError(
+                f"The {what} of run {run_id} are not on this machine.",
+                hint="They are kept in the run's directory (bench.runs()).",
+            )
+        with Store(place) as store:
+            yield part, store
+
+
 def find(run_id: str, directory: str | os.PathLike[str] | None = None) -> Path | None:
     """The directory of a run, looked for where it was made and in the home; None where it is not on this
     machine."""

@@ -17,14 +17,13 @@ from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from ..core.errors import ConfigError, NbllmError, in_a_line
 from ..core.messages import Text
 from ..store import preferences
-from .comms import mended
+from .comms import mended, page
 from .run import Guarded, Run, follow, settle
 from .view.frontend import KernelPort
 from .view.hidden import clean
@@ -247,7 +246,7 @@ def _widget_class() -> type[Any]:
     class AnswerActions(anywidget.AnyWidget):
         """The kernel's side of the buttons."""
 
-        _esm = (files(__package__) / "actions.js").read_text("utf-8")
+        _esm = page("actions.js")
 
     return AnswerActions
 

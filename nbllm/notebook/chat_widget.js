@@ -1,35 +1,6 @@
 // The chat panel in the page. It lives in a placeholder of a plain HTML output, so that what a notebook saves is static;
 // all HTML that comes from the kernel is made safe there, and nothing else is ever put in as HTML.
 
-function element(tag, name, parent, text) {
-  const node = document.createElement(tag);
-  if (name) node.className = name;
-  if (text) node.textContent = text;
-  if (parent) parent.append(node);
-  return node;
-}
-
-function button(text, title, parent, press) {
-  const node = element("button", "", parent, text);
-  node.type = "button";
-  node.title = title;
-  node.setAttribute("aria-label", title);
-  node.addEventListener("click", press);
-  return node;
-}
-
-async function copy(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    const area = element("textarea", "", document.body);
-    area.value = text;
-    area.select();
-    document.execCommand("copy");
-    area.remove();
-  }
-}
-
 function build(model) {
   const root = element("div", "nbllm nbllm-chat tex2jax_ignore mathjax_ignore");
   root.dataset.lmSuppressShortcuts = "true"; // keys typed here are no commands of the notebook
@@ -153,11 +124,7 @@ function build(model) {
     element("div", "nbllm-you", node).innerHTML = turn.asked;
     element("div", "nbllm-answer", node).innerHTML = turn.answer;
     const acts = element("div", "nbllm-acts", node);
-    button("Copy", "Copy the answer", acts, (event) => {
-      copy(turn.source);
-      event.target.textContent = "Copied";
-      setTimeout(() => (event.target.textContent = "Copy"), 1500);
-    });
+    button("Copy", "Copy the answer", acts, (node) => copy(turn.source, node));
     if (last) button("Retry", "Ask this again", acts, () => model.send({ type: "retry" }));
     return node;
   }

@@ -30,7 +30,7 @@ from ..core.messages import Message, Part, Text
 from ..routing.registry import DEFAULT_MODEL
 from . import tool_use
 from .chats import Chat, Place, Turn, markdown, words
-from .comms import mended
+from .comms import mended, page
 from .prompt.attachments import from_bytes
 from .question import Contestant, Question
 from .run import Guarded, Run, follow
@@ -425,7 +425,7 @@ def _panel_class() -> type[Any]:
     class Panel(anywidget.AnyWidget):
         """The kernel's side of the panel."""
 
-        _esm = (files(__package__) / "chat_widget.js").read_text("utf-8")
+        _esm = page("chat_widget.js")
         place, style, model, meter = (
             Unicode().tag(sync=True),
             Unicode().tag(sync=True),

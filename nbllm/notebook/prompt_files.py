@@ -48,13 +48,14 @@ _SAYS = {n for n, o in OPTIONS.items() if o.project and o.default and o.kind} - 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt that is kept. path: None where only this session knows it. about: the options it has for a
-    cell, and its `description`."""
+    """A prompt that is kept. path: None where only this session knows it. head: the lines between the two
+    ---; about: what they say, options for a cell and a `description`."""
 
     name: str
     text: str
     path: Path | None = None
     about: Mapping[str, str] = field(default_factory=dict)
+    head: str = ""
 
     @property
     def version(self) -> str:
@@ -124,7 +125,7 @@ def parsed(name: str, text: str, path: Path | None = None) -> Prompt:
             )
         quoted = _QUOTED.fullmatch(match[2])
         about[match[1]] = quoted[2] if quoted else match[2]
-    return Prompt(name, head[2], path, about)
+    return Prompt(name, head[2], path, about, head[1])
 
 
 def write(name: str, text: str) -> Prompt:
@@ -136,15 +137,13 @@ def write(name: str, text: str) -> Prompt:
         )
     there = read(name)
     path = folder() / f"{name}.md"
-    head = "".join(f"{k}: {v}\n" for k, v in there.about.items()) if there else ""
+    head = there.head if there else ""
     try:
-        if there and (match := _HEAD.fullmatch(read_small(path).replace("\r\n", "\n"))):
-            head = match[1]
         write_whole(path, (f"---\n{head}---\n" if head else "") + text.rstrip("\n") + "\n")
         path.chmod(0o644)
     except OSError as error:
         raise ConfigError(f"{FOLDER}/{path.name} cannot be written: {error.strerror or error}.") from None
-    return Prompt(name, text, path, there.about if there else {})
+    return Prompt(name, text, path, there.about if there else {}, head)
 
 
 def known(session: Session) -> list[Prompt]:

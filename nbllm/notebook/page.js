@@ -1,0 +1,33 @@
+// What the page sides of our widgets share; it stands before each of them.
+
+function element(tag, name, parent, text) {
+  const node = document.createElement(tag);
+  if (name) node.className = name;
+  if (text) node.textContent = text;
+  if (parent) parent.append(node);
+  return node;
+}
+
+function button(text, title, parent, press) {
+  const node = element("button", "", parent, text);
+  node.type = "button";
+  node.title = title;
+  node.setAttribute("aria-label", title);
+  node.addEventListener("click", () => press(node));
+  return node;
+}
+
+async function copy(text, node) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = element("textarea", "", document.body);
+    area.value = text;
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  const before = node.textContent;
+  node.textContent = "Copied";
+  setTimeout(() => (node.textContent = before), 1500);
+}
