@@ -9,7 +9,7 @@ cell runs, a click will too.
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 _LAYOUT = {
@@ -37,7 +37,7 @@ def warm_up() -> Any:
 
 def page(name: str) -> str:
     """The page side of a widget as one module of JavaScript, with what they share before it."""
-    return "\n".join((files(__package__) / part).read_text("utf-8") for part in ("page.js", name))
+    return "\n".join(Path(__file__).with_name(part).read_text("utf-8") for part in ("page.js", name))
 
 
 def mended(widget: Any) -> Any:
