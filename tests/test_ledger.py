@@ -3,6 +3,7 @@ disk costs an answer."""
 
 import json
 import math
+import shutil
 import signal
 import sqlite3
 import stat
@@ -20,7 +21,7 @@ from nbllm.notebook.completion import candidates
 from nbllm.routing import registry
 from nbllm.routing.config import Places
 from nbllm.store.database import Database, on_network
-from nbllm.store.history import Book, book, fold, read
+from nbllm.store.history import _FORMAT, _INSERT, _TABLES, Book, book, fold, read
 from nbllm.store.ledger import Ledger
 
 from .listeners import Listener
@@ -157,6 +158,36 @@ def test_a_kernel_that_was_killed_before_it_wrote_is_tidied_away(place):
     assert [] == read()[1]
     book().close()
     assert set() == {path.name for path in (place / "ledger").iterdir()} - {*WHOLE, "fold.lock"}
+
+
+@POSIX
+@pytest.mark.parametrize("name", ["calls", "other"])
+def test_a_file_whose_writer_was_killed_before_it_had_a_wal_is_read(place, name):
+    """Until then its journal is for rolling back, which a connection that may only read refuses to do."""
+    book().add([(1.0, "kernel", "1", 1, "{}")])
+    book().flush()
+    folder = place / "ledger"
+    torn(folder / f"{name}.sqlite")
+    assert ({(1.0, "kernel", "1", 1), (2.0, "torn", "1", 1)}, []) == (set(read()[0]), read()[1])
+    book().close()
+    assert ["calls.sqlite"] == files(place)
+    assert ({(1.0, "kernel", "1", 1), (2.0, "torn", "1", 1)}, []) == (set(read()[0]), read()[1])
+
+
+def torn(path):
+    """Puts a file there as a kill in a transaction leaves it: one row, and half of many more."""
+    whole = path.with_suffix(".whole")
+    Database(whole, _TABLES, _FORMAT).close()
+    with closing(sqlite3.connect(whole, isolation_level=None)) as db:
+        db.execute("pragma journal_mode=delete")
+        db.execute(_INSERT, (2.0, "torn", "1", 1, "{}"))
+        db.execute("pragma cache_size=1")
+        db.execute("begin immediate")
+        db.executemany(_INSERT, ((3.0, "torn", str(n), 1, "{}" * 99) for n in range(999)))
+        for part in ("", "-journal"):
+            shutil.copy(f"{whole}{part}", f"{path}{part}")
+        db.execute("rollback")
+    whole.unlink()
 
 
 # --- what is there ---

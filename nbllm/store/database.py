@@ -188,13 +188,27 @@ def reading(path: Path, version: int = 1) -> Iterator[sqlite3.Connection]:
     file that a newer nbllm has made."""
     import sqlite3
 
-    db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=_BUSY)
+    db = _reader(path, "ro")
     try:
-        db.execute("pragma trusted_schema=off")
-        _checked(db, path, version)
+        try:
+            _checked(db, path, version)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+                raise
+            db.close()  # its writer was killed before the file had a WAL: only who may write can undo that
+            db = _reader(path, "rw")
+            _checked(db, path, version)
         yield db
     finally:
         db.close()
+
+
+def _reader(path: Path, mode: str) -> sqlite3.Connection:
+    import sqlite3
+
+    db = sqlite3.connect(f"file:{quote(str(path))}?mode={mode}", uri=True, timeout=_BUSY)
+    db.execute("pragma trusted_schema=off")
+    return db
 
 
 @contextmanager
