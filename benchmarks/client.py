@@ -1,89 +1,273 @@
-"""What the path of a call costs beside the plain way (httpx, its line iterator, json): first token and
-processor time a chunk.
+"""What a call costs with nbllm, beside what people use today and a bare asyncio loop.
 
-    python benchmarks/client.py
+    python benchmarks/client.py                                    the table of README, some ten minutes
+    python benchmarks/client.py --only nbllm,httpx --rows request,burst --rounds 2
+    python benchmarks/client.py --growth cost.png                  what it costs as work grows, as a plot
 
-Both run in this process against the same simulator in another one, in turn; what counts are the ratios.
+A server of its own (fast_server.py) sends bytes that were made beforehand; each client runs in a process and
+a virtual environment of its own (environments.py), and all take turns, round after round. The best of the
+rounds counts: what disturbs a machine only ever adds. Absolute figures are this machine's, ratios carry over.
+Single calls are made as a script makes them, many at once as coroutines on the user's own loop. What a client
+cannot do is n/a with the reason below the table, never 0.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-
-import httpx
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from nbllm import Client
-from nbllm.routing import registry
+from benchmarks.environments import python_of, without_keys
+
+HERE = Path(__file__).resolve().parent
+
+# The clients, in the table's order: what they are called there, and the packages that they need.
+CLIENTS = {
+    "nbllm": ("nbllm", ()),
+    "httpx": ("httpx + httpx-sse", ("httpx", "httpx-sse")),
+    "openai": ("openai", ("openai>=2",)),
+    "anthropic": ("anthropic", ("anthropic",)),
+    "litellm": ("litellm", ("litellm",)),
+    "chatlas": ("chatlas", ("chatlas[openai]==0.23.0",)),
+    "bare": ("bare asyncio", ()),
+}
+SLOW = ("litellm", "chatlas")  # a fifth of the work is enough to tell
 
 
-def plain(client: httpx.Client, url: str, model: str) -> tuple[float, int]:
-    """(seconds to the first token, chunks) by the plain way."""
-    began, first, chunks = time.perf_counter(), 0.0, 0
-    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "x"}]}
-    with client.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
-        for line in response.iter_lines():
-            if line.startswith("data: {"):
-                choices = json.loads(line[6:])["choices"]
-                if choices and choices[0]["delta"].get("content"):
-                    first = first or time.perf_counter() - began
-                    chunks += 1
-    return first, chunks
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: what is asked (a job of clients.py, a plan, how often), and which figure it is."""
+
+    label: str
+    name: str
+    job: str
+    model: str
+    times: int
+    figure: str
+    shape: str = "{:.2f}"
+    most: bool = False  # the best is the largest
 
 
-def ours(client: Client, model: str) -> tuple[float, int]:
-    """(seconds to the first token, events) by nbllm."""
-    stream = client.stream("x", f"openai/{model}")
-    response = stream.response()
-    return response.timing.ttft or 0.0, len(stream.log)
+ROWS = (
+    Row("CPU a warm request, ms", "request", "alone", "c3-g0-f0", 300, "cpu_ms"),
+    Row("warm request to first delta, ms", "request", "alone", "c3-g0-f0", 300, "first_ms"),
+    Row("CPU a chunk in a burst, µs", "burst", "alone", "c3000-g0-f0", 10, "chunk_us", "{:.1f}"),
+    Row("CPU a chunk that comes alone, µs", "apart", "alone", "c500-g2000-f20000", 1, "chunk_us", "{:.0f}"),
+    Row("256 streams, 20 ms apart: wall / ideal", "256", "together", "c100-g20000-f200000", 256, "ratio"),
+    Row("the same, lateness p99, ms", "256", "together", "c100-g20000-f200000", 256, "late_ms", "{:,.0f}"),
+    Row("the same, CPU s", "256", "together", "c100-g20000-f200000", 256, "cpu_s"),
+    Row("1,000 streams: wall / ideal", "1000", "together", "c100-g20000-f200000", 1000, "ratio"),
+    Row("the same, lateness p99, ms", "1000", "together", "c100-g20000-f200000", 1000, "late_ms", "{:,.0f}"),
+    Row("bytes kept a chunk", "kept", "kept", "c200000-g0-f0", 1, "bytes", "{:,.0f}"),
+    Row("process start to first delta, ms", "start", "first", "", 0, "start_ms", "{:,.0f}"),
+    Row("of which import, ms", "start", "first", "", 0, "import_ms", "{:,.0f}"),
+    Row("short calls a second, user's loop", "short", "short", "c3-g0-f0", 2000, "rate", "{:,.0f}", True),
+    Row("the same, client's own loop", "own", "own", "c3-g0-f0", 2000, "rate", "{:,.0f}", True),
+)
+MANY = ("1000",)  # not asked of those that are slow
+GROWTH = {
+    "streams at once": [("together", "c100-g20000-f200000", n, n) for n in (1, 32, 256, 1000)],
+    "chunks of an answer": [("alone", f"c{n}-g0-f0", 1, n) for n in (1000, 10_000, 100_000, 1_000_000)],
+}
 
 
-def measured(ask: Callable[[str], tuple[float, int]], model: str) -> tuple[float, float]:
-    cpu = time.process_time()
-    first, chunks = ask(model)
-    return first * 1000, (time.process_time() - cpu) / chunks * 1e6
+class Server:
+    """fast_server.py, in a process of its own."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "fast_server.py")], stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().strip()
+
+    def told(self) -> dict[str, float]:
+        """How busy it was, and how late, since it was asked before."""
+        with urllib.request.urlopen(self.url) as answer:
+            found: dict[str, float] = json.load(answer)
+        return found
+
+    def close(self) -> None:
+        """Ends it."""
+        self._process.terminate()
+        self._process.wait()
+
+
+class Worker:
+    """One client in its process. Raises CalledProcessError or OSError where it cannot be had."""
+
+    def __init__(self, name: str, url: str) -> None:
+        self.name = name
+        python = python_of(name, CLIENTS[name][1])
+        self._command = [python, str(HERE / "clients.py"), name, url]
+        self._env = without_keys() | {
+            "OPENAI_API_KEY": "sk-benchmark",
+            "OPENAI_BASE_URL": f"{url}/v1",
+            "OPENAI_API_BASE": f"{url}/v1",
+            "ANTHROPIC_API_KEY": "sk-benchmark",
+            "ANTHROPIC_BASE_URL": url,
+            "NBLLM_LEDGER": "memory",
+            **({"PYTHONPATH": str(HERE.parent)} if name == "nbllm" else {}),
+        }
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, job: str, model: str, times: int) -> dict[str, Any]:
+        """The figures of a job; {"failed": why}."""
+        if job == "first":
+            return self._first()
+        if self._process is None:
+            self._process = self._begun()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([job, model, times]) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline() or '{"failed": "it ended"}')
+        return answer
+
+    def _begun(self, *how: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*self._command, *how],
+            env=self._env,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def _first(self) -> dict[str, Any]:
+        began = time.time()
+        process = self._begun("first")
+        line = process.communicate()[0]
+        if not line:
+            return {"failed": "it ended"}
+        told = json.loads(line)
+        return {"start_ms": (told["at"] - began) * 1e3, "import_ms": told["import_ms"]}
+
+    def close(self) -> None:
+        """Ends it."""
+        if self._process is not None:
+            self._process.communicate()
+
+
+def measured(workers: list[Worker], rows: Iterable[Row], rounds: int, server: Server) -> dict[Any, Any]:
+    """Figures by (client, job, plan, times), a list of the rounds'; by "server" what it said of itself."""
+    found: dict[Any, Any] = {"server": []}
+    jobs = list(dict.fromkeys((r.name, r.job, r.model, r.times) for r in rows))
+    for number in range(rounds):
+        for name, *job in jobs:
+            for worker in workers:
+                left_out = name in MANY and worker.name in SLOW
+                skipped = left_out or (job[0] == "own" and worker.name != "nbllm")
+                failed = any("failed" in f for f in found.get((worker.name, *job), ()))
+                if skipped or failed:
+                    continue
+                few = worker.name in SLOW and job[0] in ("short", "alone")
+                server.told()
+                answer = worker.ask(job[0], job[1], max(1, job[2] // 5) if few else job[2])
+                found["server"].append(server.told() | {"job": job, "client": worker.name})
+                found.setdefault((worker.name, *job), []).append(answer)
+                print(f"round {number + 1} {name} {worker.name}: {answer}", file=sys.stderr, flush=True)
+    return found
+
+
+def told(row: Row, figures: list[dict[str, Any]]) -> str:
+    """The best of the rounds."""
+    values = [f[row.figure] for f in figures if row.figure in f]
+    if not values:
+        return "n/a"
+    return row.shape.format((max if row.most else min)(values))
+
+
+def table(workers: list[Worker], rows: Iterable[Row], found: dict[Any, Any]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        "| | " + " | ".join(CLIENTS[w.name][0] for w in workers) + " |",
+        "|---" * (len(workers) + 1) + "|",
+    ]
+    for row in rows:
+        cells = [told(row, found.get((w.name, row.job, row.model, row.times), [])) for w in workers]
+        lines.append(f"| {row.label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def remarks(found: dict[Any, Any]) -> list[str]:
+    """What failed, and where the server was what was waited for."""
+    out = []
+    for key, figures in found.items():
+        if key != "server" and (failed := next((f["failed"] for f in figures if "failed" in f), None)):
+            out.append(f"{CLIENTS[key[0]][0]}: n/a, {failed}")
+    slow = [s for s in found["server"] if s["client"] == "bare" and (s["busy"] > 0.8 or s["late_ms"] > 20)]
+    out += [f"The server was {s['busy']:.0%} busy, {s['late_ms']:.0f} ms late at {s['job']}" for s in slow]
+    return out
+
+
+def growth(path: str, workers: list[Worker], rounds: int) -> None:
+    """Draws what a stream, and a chunk, costs as there are more of them."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(GROWTH), figsize=(10, 4), layout="constrained")
+    for axis, (label, points) in zip(axes, GROWTH.items(), strict=True):
+        cost: dict[str, list[float]] = {w.name: [] for w in workers}
+        for job, model, times, size in points:
+            found: dict[str, list[dict[str, Any]]] = {w.name: [] for w in workers}
+            for _ in range(rounds):
+                for worker in workers:
+                    found[worker.name].append(worker.ask(job, model, times))
+            for name, figures in found.items():
+                ends = [f["cpu_s"] * 1e6 / size / 100 if "cpu_s" in f else f["chunk_us"] for f in figures]
+                cost[name].append(min(ends))
+                print(f"{label} {size:,} {name}: {min(ends):.1f} µs a chunk", flush=True)
+        for name, values in cost.items():
+            axis.loglog([p[3] for p in points], values, marker="o", label=CLIENTS[name][0])
+        axis.set(xlabel=label, ylabel="CPU a chunk, µs")
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(path, dpi=120)
+
+
+def begun(names: Iterable[str], url: str) -> list[Worker]:
+    """The clients; one that cannot be installed is said to be missing."""
+    out = []
+    for name in names:
+        try:
+            out.append(Worker(name, url))
+        except (subprocess.CalledProcessError, OSError) as error:
+            print(f"{name} IS MISSING: {error}", file=sys.stderr)
+    return out
 
 
 def main() -> None:
-    server = subprocess.Popen(
-        [sys.executable, "-m", "nbllm.simulator", "--port", "0"], stdout=subprocess.PIPE, text=True
-    )
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--only", default=",".join(CLIENTS), help="clients: " + ", ".join(CLIENTS))
+    names = ",".join(dict.fromkeys(r.name for r in ROWS))
+    parser.add_argument("--rows", default=names, help=f"rows: {names}")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--growth", metavar="FILE", help="draws what it costs as work grows, nothing else")
+    given = parser.parse_args()
+    rows = [r for r in ROWS if r.name in given.rows.split(",")]
+    server = Server()
+    workers = begun(given.only.split(","), server.url)
     try:
-        assert server.stdout is not None
-        url = next(word for word in server.stdout.readline().split() if word.startswith("http")).rstrip("/.")
-        client = Client(registry.load({"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "k"}))
-        with httpx.Client() as http:
-            ways: dict[str, Callable[[str], tuple[float, int]]] = {
-                "plain httpx": lambda m: plain(http, url, m),
-                "nbllm": lambda m: ours(client, m),
-            }
-            for name, model, rounds in (
-                ("apart, 2 ms", "m@ttft=0.02,gap=0.002,tokens=300", 9),
-                ("in a burst", "m@ttft=0.02,gap=0,tokens=3000", 9),
-            ):
-                rows: dict[str, list[tuple[float, float]]] = {w: [] for w in ways}
-                for _ in range(rounds + 1):
-                    for way, ask in ways.items():
-                        rows[way].append(measured(ask, model))
-                medians = {
-                    w: [statistics.median(v[i] for v in found[1:]) for i in (0, 1)]
-                    for w, found in rows.items()
-                }
-                a, b = medians["plain httpx"], medians["nbllm"]
-                print(
-                    f"chunks {name:12} first token {a[0]:.2f} ms plain, {b[0]:.2f} ms nbllm (ratio "
-                    f"{b[0] / a[0]:.2f}); "
-                    f"CPU a chunk {a[1]:.0f} us plain, {b[1]:.0f} us nbllm (ratio {b[1] / a[1]:.2f})"
-                )
+        if given.growth:
+            growth(given.growth, workers, given.rounds)
+            return
+        found = measured(workers, rows, given.rounds, server)
+        print(table(workers, rows, found))
+        print(*remarks(found), sep="\n")
     finally:
-        server.terminate()
+        for worker in workers:
+            worker.close()
+        server.close()
 
 
 if __name__ == "__main__":

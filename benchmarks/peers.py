@@ -19,16 +19,15 @@ import statistics
 import subprocess
 import sys
 import time
-import venv
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import platformdirs
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.environments import python_of, without_keys
 from nbllm import simulator
 
 ROUNDS, CHUNKS, GAP = 3, 1000, 0.003
@@ -81,22 +80,6 @@ TOOLS = (
 )
 
 
-def python_of(tool: Tool) -> str:
-    """The interpreter of a tool's environment, made where it is not there. Raises CalledProcessError where it
-    cannot be."""
-    if not tool.packages:
-        return sys.executable
-    place = (
-        Path(platformdirs.user_cache_dir("nbllm-bench")) / "peers" / tool.name.split()[0].strip(",").lower()
-    )
-    python = place / ("Scripts" if os.name == "nt" else "bin") / "python"
-    if not (place / "complete").exists():
-        venv.create(place, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *tool.packages], check=True)
-        (place / "complete").touch()
-    return str(python)
-
-
 class Kernel:
     """A kernel of one environment, and what it says."""
 
@@ -107,12 +90,7 @@ class Kernel:
             language="python",
             display_name="peer",
         )
-        clean = {
-            k: v
-            for k, v in os.environ.items()
-            if not k.endswith(("_API_KEY", "_BASE_URL")) and k != "PYTHONPATH"
-        }
-        self._manager.start_kernel(env={**clean, **env})
+        self._manager.start_kernel(env={**without_keys(), **env})
         self.client = self._manager.client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=120)
@@ -244,7 +222,8 @@ def told(values: list[float], base: list[float], unit: str) -> str:
 def begin(tool: Tool, env: dict[str, str], kernels: dict[str, Kernel], into: Figures) -> None:
     """A kernel with the tool loaded and warm."""
     try:
-        kernel = kernels[tool.name] = Kernel(python_of(tool), env)
+        name = tool.name.split()[0].strip(",").lower()
+        kernel = kernels[tool.name] = Kernel(python_of(name, tool.packages), env)
     except (subprocess.CalledProcessError, OSError, RuntimeError) as error:
         into.why = f"MISSING: {error}"
         print(f"{tool.name} IS MISSING: {error}", file=sys.stderr)

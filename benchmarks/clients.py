@@ -1,0 +1,391 @@
+"""The clients that benchmarks/client.py measures, each imported only where it is asked for; run by it
+in a process and an environment of their own. Jobs come as lines of JSON on standard input, figures go back
+likewise.
+
+    python benchmarks/clients.py NAME URL              measures
+    python benchmarks/clients.py NAME URL first        asks once, and says when the first delta came
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import re
+import statistics
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+PROMPT: Any = [{"role": "user", "content": "x"}]
+Came = Callable[[], None]  # is called at each chunk of text, once it is in the user's hands
+clock = time.perf_counter
+
+
+class Bare:
+    """Sockets on asyncio's loop and json.loads: what any client costs at least."""
+
+    def __init__(self, url: str) -> None:
+        host, port = url.removeprefix("http://").split(":")
+        self.address, self.idle = (host, int(port)), []
+        self.loop = asyncio.new_event_loop()
+
+    def one(self, model: str, came: Came) -> Any:
+        return self.loop.run_until_complete(self.stream(model, came))
+
+    async def stream(self, model: str, came: Came) -> Any:
+        loop = asyncio.get_running_loop()
+        ours = [p for p in self.idle if p.loop is loop]
+        if ours:
+            self.idle.remove(protocol := ours[-1])
+        else:
+            _, protocol = await loop.create_connection(lambda: _Protocol(loop), *self.address)
+        body = json.dumps({"model": model, "stream": True, "messages": PROMPT}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        text = await protocol.ask(head.encode() + body, came)
+        self.idle.append(protocol)
+        return text
+
+
+class _Protocol(asyncio.Protocol):
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def ask(self, request: bytes, came: Came) -> asyncio.Future[str]:
+        self.done, self.came, self.buffer, self.text = self.loop.create_future(), came, b"", []
+        self.transport.write(request)
+        return self.done
+
+    def data_received(self, data: bytes) -> None:
+        lines = (self.buffer + data).split(b"\n")
+        self.buffer = lines.pop()
+        for line in lines:
+            if line.startswith(b"data: {"):
+                choices = json.loads(line[6:])["choices"]
+                if choices and (piece := choices[0]["delta"].get("content")):
+                    self.text.append(piece)
+                    self.came()
+        if data.endswith(b"0\r\n\r\n"):
+            self.done.set_result("".join(self.text))
+            self.text = []
+
+
+class Nbllm:
+    """As in a script (one) and in a coroutine (stream); `short` as tables do, on the engine's own loop."""
+
+    def __init__(self, url: str) -> None:
+        import nbllm
+
+        self.client, self.delta = nbllm.Client(), nbllm.core.events.TextDelta
+
+    def one(self, model: str, came: Came) -> Any:
+        stream, delta = self.client.stream("x", f"openai/{model}"), self.delta
+        for event in stream:
+            if isinstance(event, delta):
+                came()
+        return stream, stream.response()
+
+    async def stream(self, model: str, came: Came) -> Any:
+        stream = self.client.stream("x", f"openai/{model}")
+        async for _ in stream.text_stream:
+            came()
+        return stream
+
+    async def short(self, model: str) -> Any:
+        return await self.client.stream("x", f"openai/{model}")
+
+    def on_its_loop(self, work: Any) -> Any:
+        return self.client.run(work)
+
+
+class Httpx:
+    """The plain way: httpx, httpx-sse and json."""
+
+    def __init__(self, url: str) -> None:
+        import httpx
+        import httpx_sse
+
+        self.url, self.sse, limits = (
+            f"{url}/v1/chat/completions",
+            httpx_sse,
+            httpx.Limits(max_connections=None),
+        )
+        self.sync, self.client = httpx.Client(timeout=None), httpx.AsyncClient(timeout=None, limits=limits)
+
+    def _asked(self, model: str) -> dict[str, Any]:
+        return {"json": {"model": model, "stream": True, "messages": PROMPT}}
+
+    def _piece(self, event: Any) -> str:
+        choices = json.loads(event.data)["choices"] if event.data != "[DONE]" else ()
+        return choices[0]["delta"].get("content") or "" if choices else ""
+
+    def one(self, model: str, came: Came) -> Any:
+        text = []
+        with self.sse.connect_sse(self.sync, "POST", self.url, **self._asked(model)) as source:
+            for event in source.iter_sse():
+                if piece := self._piece(event):
+                    text.append(piece)
+                    came()
+        return "".join(text)
+
+    async def stream(self, model: str, came: Came) -> Any:
+        text = []
+        async with self.sse.aconnect_sse(self.client, "POST", self.url, **self._asked(model)) as source:
+            async for event in source.aiter_sse():
+                if piece := self._piece(event):
+                    text.append(piece)
+                    came()
+        return "".join(text)
+
+
+class OpenAI:
+    """OpenAI's own."""
+
+    def __init__(self, url: str) -> None:
+        import openai
+
+        self.sync, self.client = openai.OpenAI(max_retries=0), openai.AsyncOpenAI(max_retries=0)
+
+    def one(self, model: str, came: Came) -> Any:
+        text = []
+        for chunk in self.sync.chat.completions.create(model=model, messages=PROMPT, stream=True):
+            if chunk.choices and (piece := chunk.choices[0].delta.content):
+                text.append(piece)
+                came()
+        return "".join(text)
+
+    async def stream(self, model: str, came: Came) -> Any:
+        text = []
+        async for chunk in await self.client.chat.completions.create(
+            model=model, messages=PROMPT, stream=True
+        ):
+            if chunk.choices and (piece := chunk.choices[0].delta.content):
+                text.append(piece)
+                came()
+        return "".join(text)
+
+
+class Anthropic:
+    """Anthropic's own, in its own words."""
+
+    def __init__(self, url: str) -> None:
+        import anthropic
+
+        self.sync, self.client = anthropic.Anthropic(max_retries=0), anthropic.AsyncAnthropic(max_retries=0)
+
+    def one(self, model: str, came: Came) -> Any:
+        text = []
+        with self.sync.messages.stream(model=model, messages=PROMPT, max_tokens=10) as stream:
+            for piece in stream.text_stream:
+                text.append(piece)
+                came()
+        return "".join(text)
+
+    async def stream(self, model: str, came: Came) -> Any:
+        text = []
+        async with self.client.messages.stream(model=model, messages=PROMPT, max_tokens=10) as stream:
+            async for piece in stream.text_stream:
+                text.append(piece)
+                came()
+        return "".join(text)
+
+
+class Litellm:
+    """The library, not its proxy."""
+
+    def __init__(self, url: str) -> None:
+        os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+        import litellm
+
+        self.litellm = litellm
+
+    def one(self, model: str, came: Came) -> Any:
+        text = []
+        for chunk in self.litellm.completion(f"openai/{model}", messages=PROMPT, stream=True):
+            if chunk.choices and (piece := chunk.choices[0].delta.content):
+                text.append(piece)
+                came()
+        return "".join(text)
+
+    async def stream(self, model: str, came: Came) -> Any:
+        text = []
+        async for chunk in await self.litellm.acompletion(f"openai/{model}", messages=PROMPT, stream=True):
+            if chunk.choices and (piece := chunk.choices[0].delta.content):
+                text.append(piece)
+                came()
+        return "".join(text)
+
+
+class Chatlas:
+    """Its stream() and stream_async(); a chat of its own for each call, as they remember."""
+
+    def __init__(self, url: str) -> None:
+        import chatlas
+
+        self.make, self.url, self.made = chatlas.ChatOpenAICompletions, f"{url}/v1", {}
+
+    def _chat(self, model: str) -> Any:
+        chat = self.made.get(model) or self.made.setdefault(model, self.make(model=model, base_url=self.url))
+        import copy
+
+        return copy.deepcopy(chat)
+
+    def one(self, model: str, came: Came) -> Any:
+        text = []
+        for piece in self._chat(model).stream("x"):
+            text.append(piece)
+            came()
+        return "".join(text)
+
+    async def stream(self, model: str, came: Came) -> Any:
+        text = []
+        async for piece in await self._chat(model).stream_async("x"):
+            text.append(piece)
+            came()
+        return "".join(text)
+
+
+CLIENTS: dict[str, Any] = {
+    "nbllm": Nbllm,
+    "httpx": Httpx,
+    "openai": OpenAI,
+    "anthropic": Anthropic,
+    "litellm": Litellm,
+    "chatlas": Chatlas,
+    "bare": Bare,
+}
+
+
+def _plan(model: str) -> tuple[int, float, float]:
+    found = re.fullmatch(r"c(\d+)-g(\d+)-f(\d+)", model)
+    assert found is not None
+    chunks, gap, first = map(int, found.groups())
+    return chunks, gap / 1e6, first / 1e6
+
+
+def alone(client: Any, model: str, times: int) -> dict[str, float]:
+    """One call after another: processor time a call and a chunk, and the time to the first chunk."""
+    firsts, came = [], []
+    for _ in range(3):
+        client.one("c3-g0-f0", lambda: None)
+    cpu = time.process_time()
+    for _ in range(times):
+        began, came = clock(), []
+        client.one(model, lambda came=came: came.append(clock()))
+        firsts.append(came[0] - began)
+    used = time.process_time() - cpu
+    assert len(came) == _plan(model)[0], f"{len(came)} chunks came of {model}"
+    return {
+        "cpu_ms": used / times * 1e3,
+        "chunk_us": used / times / len(came) * 1e6,
+        "first_ms": statistics.median(firsts) * 1e3,
+    }
+
+
+def together(client: Any, model: str, times: int) -> dict[str, float]:
+    """Calls at the same time: how long all took, how late each chunk was in the user's hands."""
+    chunks, gap, first = _plan(model)
+    late: list[float] = []
+
+    async def one(began: float) -> None:
+        due = [began + first]
+
+        def came() -> None:
+            late.append(clock() - due[0])
+            due[0] += gap
+
+        await client.stream(model, came)
+
+    async def all_of_them() -> float:
+        began = clock()
+        await asyncio.gather(*(one(began) for _ in range(times)))
+        return clock() - began
+
+    cpu = time.process_time()
+    took = _in_a_loop(client, all_of_them())
+    assert len(late) == chunks * times, f"{len(late)} chunks came of {times} times {model}"
+    late.sort()
+    return {
+        "ratio": took / (first + gap * (chunks - 1)),
+        "late_ms": late[int(0.99 * len(late))] * 1e3,
+        "cpu_s": time.process_time() - cpu,
+    }
+
+
+def short(client: Any, model: str, times: int, *, own: bool = False, width: int = 64) -> dict[str, float]:
+    """Calls a second, 64 at a time; own: on the client's own loop, where it has one."""
+    left = iter(range(times))
+
+    async def in_turn() -> None:
+        for _ in left:
+            if hasattr(client, "short"):
+                await client.short(model)
+            else:
+                await client.stream(model, lambda: None)
+
+    async def all_of_them() -> float:
+        began = clock()
+        await asyncio.gather(*(in_turn() for _ in range(width)))
+        return times / (clock() - began)
+
+    cpu = time.process_time()
+    rate = client.on_its_loop(all_of_them()) if own else _in_a_loop(client, all_of_them())
+    return {"rate": rate, "cpu_ms": (time.process_time() - cpu) / times * 1e3}
+
+
+def _in_a_loop(client: Any, work: Any) -> Any:
+    client.loop = getattr(client, "loop", None) or asyncio.new_event_loop()
+    return client.loop.run_until_complete(work)
+
+
+def kept(client: Any, model: str, times: int) -> dict[str, float]:
+    """Bytes of memory that an answer holds for each of its chunks."""
+    client.one("c3-g0-f0", lambda: None)
+    gc.collect()
+    tracemalloc.start()
+    answers = [client.one(model, lambda: None) for _ in range(times)]
+    gc.collect()
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return {"bytes": size / len(answers) / _plan(model)[0]}
+
+
+JOBS: dict[str, Callable[..., dict[str, float]]] = {
+    "alone": alone,
+    "together": together,
+    "short": short,
+    "own": lambda client, model, times: short(client, model, times, own=True),
+    "kept": kept,
+}
+
+
+def main(name: str, url: str, *how: str) -> None:
+    """Serves jobs: [name, model, times] a line."""
+    began = time.time()
+    client = CLIENTS[name](url)
+    imported = time.time() - began
+    if how:
+
+        def came() -> None:
+            print(json.dumps({"at": time.time(), "import_ms": imported * 1e3}), flush=True)
+            os._exit(0)
+
+        client.one("c3-g0-f0", came)
+    for line in sys.stdin:
+        job, model, times = json.loads(line)
+        try:
+            answer = JOBS[job](client, model, times)
+        except Exception as error:  # noqa: BLE001 - it is what the table says of it
+            answer = {"failed": f"{type(error).__name__}: {error}"[:200]}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder has names that others have, too
+    main(*sys.argv[1:])
