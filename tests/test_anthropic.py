@@ -112,6 +112,7 @@ class TestEncode:
             extra={"top_k": 3, "temperature": 1},
         )
 
+        closed = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
         expected = {
             "system": "Be brief.",
             "max_tokens": 9,
@@ -119,9 +120,7 @@ class TestEncode:
             "top_p": 0.9,
             "stop_sequences": ["a"],
             "top_k": 3,
-            "tools": [
-                {"name": "f", "description": "Does it.", "strict": True, "input_schema": {"type": "object"}}
-            ],
+            "tools": [{"name": "f", "description": "Does it.", "strict": True, "input_schema": closed}],
             "tool_choice": {"type": "tool", "name": "f"},
         }
         assert expected == {k: made[k] for k in expected}

@@ -1,6 +1,7 @@
 """The live display and the final form, through a port that records what a front end would get."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -82,8 +83,8 @@ class Clock:
 class Shown:
     """A state and its painter, fed as the cell's loop does it."""
 
-    def __init__(self, page, clock, *, format="md", **options):
-        self.state, self.clock = AnswerState("sim/x", clock.now, format), clock
+    def __init__(self, page, clock, *, format="md", thoughts=None, **options):
+        self.state, self.clock = AnswerState("sim/x", clock.now, format, thoughts=thoughts), clock
         self.painter = LivePainter(page, self.state, clock=clock, **options)
 
     def feed(self, event):
@@ -93,7 +94,8 @@ class Shown:
         self.painter.tick(now)
 
     def finish(self, response, footer=None, error=None):
-        self.painter.finish([Outcome("sim/x", response, error=error, footer=footer)])
+        thoughts = self.state.thoughts
+        self.painter.finish([Outcome("sim/x", response, error=error, footer=footer, thoughts=thoughts)])
 
 
 def live(**options):
@@ -268,6 +270,39 @@ def test_thinking_is_shown_while_it_goes_on_and_collapsed_after():
     view.tick(clock.now)
     assert "<details class=nbllm-think><summary>Reasoning</summary>" in page.html
     assert "<p>Answer</p>" in page.html
+
+
+@pytest.mark.parametrize(
+    ("thoughts", "block"),
+    [(None, "<details class=nbllm-think>"), (True, "<details class=nbllm-think open>"), (False, "")],
+)
+def test_thinking_is_shown_as_the_cell_says(thoughts, block):
+    """Folded, open or not at all: while it comes, when it is over, among several, and in a terminal."""
+    page, clock, view = live(thoughts=thoughts)
+    view.feed(ReasoningDelta("A secret plan"))
+    view.tick(clock.now)
+    looks = [page.html + page.text]
+    view.feed(TextDelta("Answer"))
+    clock.now += 1
+    view.tick(clock.now)
+    looks.append(page.html + page.text)
+    said = Response((Reasoning("A secret plan"), Text("Answer")), finish_reason="stop")
+    view.finish(said)
+    looks.append(page.html + page.text)
+    line = Outcome("sim/x", said, thoughts=thoughts).line("md")
+    looks.append(line.html + line.text)
+    written = []
+    terminal = TextPainter(write=written.append, thoughts=thoughts)
+    for event in (ReasoningDelta("A secret plan"), TextDelta("Answer")):
+        terminal.feed(0, event)
+    terminal.finish([Outcome("sim/x", said, thoughts=thoughts)])
+    looks.append("".join(written))
+    assert [thoughts is not False] * 5 == ["A secret plan" in look for look in looks]
+    assert all("Answer" in look for look in looks[1:])
+    assert all(block in look for look in looks[1:4])
+    silent = TextPainter(write=written.append, thoughts=thoughts)
+    silent.finish([Outcome("sim/x", replace(said, parts=said.parts[:1]), thoughts=thoughts)])
+    assert (thoughts is not False) == ("A secret plan" in written[-1])
 
 
 def test_a_tool_call_shows_as_it_grows():

@@ -245,6 +245,24 @@ class TestEncode:
         ] == made
 
     @pytest.mark.parametrize(
+        ("model", "inside"),
+        [("gemini-2.5-flash", 0), ("models/gemini-2.0-pro", 0), ("gemini-3-pro", 1), ("gemini-9-flash", 1)],
+    )
+    def test_pictures_of_a_result(self, model, inside):
+        """Within the response for Gemini 3 and later; behind all responses for models before it, which take
+        text there, and for what has only an address."""
+        png, far = Image(b"x", media_type="image/png"), Image(url="https://e.test/a.png")
+        calls = Message("assistant", [ToolCall("a", "f", {}), ToolCall("b", "g", {})])
+        results = [ToolResult("a", (Text("one"), png, far)), ToolResult("b", "two")]
+        asked = body(HELLO[0], calls, Message("tool", results), model=model)
+        one, two, *behind = asked["contents"][-1]["parts"]
+        assert ("one", "two") == tuple(p["functionResponse"]["response"]["output"] for p in (one, two))
+        data = {"inlineData": {"mimeType": "image/png", "data": "eA=="}}
+        assert [data] * inside == one["functionResponse"].get("parts", [])
+        assert [data] * (1 - inside) == behind[:-1]
+        assert "https://e.test/a.png" == behind[-1]["fileData"]["fileUri"]
+
+    @pytest.mark.parametrize(
         ("turn", "options"),
         [
             (Message("tool", ToolResult("x", "1")), {}),

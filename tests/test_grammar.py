@@ -146,7 +146,7 @@ def test_what_a_line_means(line, models, options, extra, out):
         ("budget=eur:1", 1, "usd and tokens"),
         ("budget=5", 1, "is at least 20"),
         ("approve=perhaps", 1, "ask, auto, never"),
-        ("show_reasoning=1", 1, "not there yet"),
+        ("show_reasoning=perhaps", 1, "true or false"),
         ("x.a=1 x.a=2", 7, "twice"),
         ("x.a=1 x.a.b=2", 7, "no object"),
         ("x..a=1", 1, "no name"),

@@ -132,8 +132,8 @@ def test_what_may_be_a_default():
         "failover",
         "hedge",
     ]
-    one += ["each", "into", "run", "mode", "wait"]
-    expected = {n for n, o in line.OPTIONS.items() if "." not in n and not o.later} - set(one)
+    one += ["each", "into", "run", "mode", "wait", "strict"]
+    expected = {n for n in line.OPTIONS if "." not in n} - set(one)
     assert expected == set(settings.NAMES)
     assert {"base_url", "dialect", "key", "keep", "bg", "approve", "mode"} == {
         o.name for o in OPTIONS if not o.project

@@ -20,7 +20,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -529,6 +529,7 @@ class ToolUse:
     limits: Limits
     approve: Approve
     compact: Compact = field(default_factory=Compact)
+    strict: bool | None = None
 
     @classmethod
     def of(
@@ -558,7 +559,9 @@ class ToolUse:
             raise ConfigError(
                 f"{name} is for tools that run, and there is none.", hint="Give tools=[function]."
             )
-        return cls(found, limits, approve or "ask", when)
+        if spec.strict is not None and not found:
+            raise ConfigError("strict is for tools, and there is none.", hint="Give tools=[function].")
+        return cls(found, limits, approve or "ask", when, spec.strict)
 
     @property
     def works(self) -> bool:
@@ -574,7 +577,11 @@ class ToolUse:
     @property
     def told(self) -> tuple[Tool, ...]:
         """What the model is told of the tools that are known before sets are opened."""
-        return _told(unique(t for t in self.given if isinstance(t, (Usable, Tool))))
+        return _told(self._unique(t for t in self.given if isinstance(t, (Usable, Tool))))
+
+    def _unique(self, tools: Iterable[Usable | Tool]) -> Mapping[str, Usable | Tool]:
+        """The tools by the names that the model is told, held to their schemas where the call says so."""
+        return unique(tools if self.strict is None else (_held(t, self.strict) for t in tools))
 
     async def run(
         self,
@@ -585,13 +592,19 @@ class ToolUse:
         scale: Scale,
     ) -> None:
         """Answers `request` into `stream`, with all tools."""
-        known = unique(await _opened(self.given))
+        known = self._unique(await _opened(self.given))
         for note in [n for t in self.given for n in getattr(t, "notes", ())]:
             stream.publish(Notice("tools", note))
         code = {n: t for n, t in known.items() if isinstance(t, Usable)}
         plain = frozenset(known) - frozenset(code)
         agent = Agent(code, send, self.approve, ask, self.limits, plain, self.compact, scale)
         await agent.run(stream, replace(request, tools=_told(known)))
+
+
+def _held(tool: Usable | Tool, strict: bool) -> Usable | Tool:
+    if isinstance(tool, Usable):
+        return replace(tool, tool=replace(tool.tool, strict=strict))
+    return replace(tool, strict=strict)
 
 
 def _told(known: Mapping[str, Usable | Tool]) -> tuple[Tool, ...]:

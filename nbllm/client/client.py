@@ -70,6 +70,7 @@ class CallOptions(TypedDict, total=False):
     extra: Mapping[str, Any] | None
     keep: bool
     mode: Literal["query", "execute"] | None
+    strict: bool | None
     max_steps: int | None
     approve: Approve | None
     budget: float | Mapping[str, float] | Budget | None
@@ -559,7 +560,7 @@ def begins_anew(failover: str | None, route: Route, key: Secret | None) -> bool:
 def _works(spec: CallSpec) -> bool:
     """Whether tools or their limits were given, rightly or wrongly, or the conversation may be shortened."""
     tools = spec.tools is not None and not (isinstance(spec.tools, (list, tuple)) and not spec.tools)
-    limited = spec.max_steps is not None or spec.approve is not None
+    limited = (spec.strict, spec.max_steps, spec.approve) != (None, None, None)
     return tools or limited or spec.compact not in (None, "off")
 
 

@@ -19,8 +19,8 @@ class Option:
 
     scope: call, cell (the notebook's own) or bench (of a whole run). part: where an option of a call goes: a
     parameter of the request as it is, the request, the address, or the sending. values: what may be chosen;
-    least: the smallest number; many: it may be given again; later: known, but not there yet; default: a
-    notebook may have a default for it; project: a project's file may choose that default.
+    least: the smallest number; many: it may be given again; default: a notebook may have a default for it;
+    project: a project's file may choose that default.
     """
 
     name: str
@@ -33,7 +33,6 @@ class Option:
     values: tuple[str, ...] = ()
     least: float | None = None
     many: bool = False
-    later: bool = False
     default: bool = True
     project: bool = True
 
@@ -221,6 +220,12 @@ class CallSpec:
         "what the model may use, joined by commas: functions of this notebook and methods of its objects",
         default=False,
     )
+    strict: bool | None = _call(
+        "use",
+        "bool",
+        "the provider holds calls of tools to their schemas: rewritten for it, or an error says why not",
+        default=False,
+    )
     max_steps: int | None = _call(
         "use", "int", "turns that a model with tools may take (10); the last one is its answer", least=1
     )
@@ -259,7 +264,9 @@ class CallSpec:
         "and version",
     )
     sample: int | None = _call("sending", "", "which of several answers to one question", default=False)
-    show_reasoning: Any = _cell("str", "not yet", later=True, default=False)
+    show_reasoning: bool | None = _cell(
+        "bool", "true shows what a model thinks unfolded, false not at all; without it, it stands folded"
+    )
     tool_choice: str | None = _call("parameter", "", "", default=False)
     extra: Mapping[str, Any] | None = _call("request", "", "", default=False)
 

@@ -35,6 +35,7 @@ from ..core.events import (
     parse_arguments,
 )
 from ..core.messages import Document, Image, Part, Raw, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ..core.strict import ANTHROPIC, parameters
 from ._caching import with_breakpoints
 from ._decoder import Reading, citation, finish, is_thought, thought_signature, thought_text, unfinished
 from ._errors import http_error
@@ -182,7 +183,7 @@ def _choice(choice: str | None) -> dict[str, Any] | None:
 
 def _tool(tool: Tool) -> dict[str, Any]:
     about = {"name": tool.name, "description": tool.description or None, "strict": tool.strict}
-    return {**without_none(about), "input_schema": tool.parameters}
+    return {**without_none(about), "input_schema": parameters(tool, ANTHROPIC)}
 
 
 def _messages(request: Request) -> list[dict[str, Any]]:

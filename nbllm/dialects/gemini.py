@@ -140,17 +140,21 @@ def _contents(request: Request) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     names: dict[str, str] = {}  # of the tools, by the ids of their calls so far
     own: set[str] = set()  # ids that are ours: Gemini never saw them
+    inside = not _BUDGETED.search(request.model)  # a response may hold pictures
     for role, parts in turns(with_unique_ids(request.messages), _ROLES):
         calls = [p for p in parts if isinstance(p, ToolCall)]
         names |= {p.id: p.name for p in calls}
         own |= {p.id for p in calls if p.made_up}
-        said = [made for part in parts if (made := _part(role, part, names, own)) is not None]
+        said = [made for part in parts if (made := _part(role, part, names, own, inside)) is not None]
+        said += [_media(p) for r in parts if isinstance(r, ToolResult) for p in _behind(r, inside)]
         if said:
             out.append({"role": role, "parts": said})
     return out
 
 
-def _part(role: str, part: Part, names: Mapping[str, str], own: Set[str]) -> dict[str, Any] | None:
+def _part(
+    role: str, part: Part, names: Mapping[str, str], own: Set[str], inside: bool
+) -> dict[str, Any] | None:
     match part:
         case Text(text, signature):
             return without_none({"text": text, "thoughtSignature": signature}) if text or signature else None
@@ -158,7 +162,7 @@ def _part(role: str, part: Part, names: Mapping[str, str], own: Set[str]) -> dic
             mark = part.signature if isinstance(part, Image) and role == "model" else None
             return _media(part) | without_none({"thoughtSignature": mark})
         case ToolResult() if role == "user":
-            return {"functionResponse": _response(part, names, own)}
+            return {"functionResponse": _response(part, names, own, inside)}
         case ToolCall(id, name) if role == "model":
             call = {
                 **without_none({"id": None if part.made_up else id}),
@@ -178,7 +182,14 @@ def _media(part: Image | Document) -> dict[str, Any]:
     return {"inlineData": {"mimeType": part.media_type, "data": b64(part)}}
 
 
-def _response(result: ToolResult, names: Mapping[str, str], own: Set[str]) -> dict[str, Any]:
+def _behind(result: ToolResult, inside: bool) -> list[Image | Document]:
+    """What of a result stands behind the responses: what is not sent as bytes, and all where a response holds
+    text alone, as with models before Gemini 3."""
+    files = [p for p in content(result) if not isinstance(p, Text)]
+    return [p for p in files if not inside or p.url is not None]
+
+
+def _response(result: ToolResult, names: Mapping[str, str], own: Set[str], inside: bool) -> dict[str, Any]:
     name = result.name or names.get(result.id)
     if name is None:
         raise ConfigError(
@@ -186,7 +197,8 @@ def _response(result: ToolResult, names: Mapping[str, str], own: Set[str]) -> di
             hint="Give ToolResult its name, or keep the call in the conversation.",
         )
     text = "".join(p.text for p in content(result) if isinstance(p, Text))
-    media = [_media(p) for p in content(result) if not isinstance(p, Text)]
+    behind = _behind(result, inside)
+    media = [_media(p) for p in content(result) if not isinstance(p, Text) and p not in behind]
     said = {"error" if result.is_error else "output": text}
     id = None if result.id in own else result.id
     return without_none({"id": id, "name": name, "response": said, "parts": media})

@@ -40,6 +40,7 @@ from ..core.messages import (
     ToolCall,
     ToolResult,
 )
+from ..core.strict import OPENAI, parameters
 from ._caching import openai_words
 from ._decoder import (
     Chosen,
@@ -128,7 +129,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
     about = {
         "name": tool.name,
         "description": tool.description or None,
-        "parameters": tool.parameters,
+        "parameters": parameters(tool, OPENAI),
         "strict": tool.strict,
     }
     return {k: v for k, v in about.items() if v is not None}

@@ -40,6 +40,7 @@ from ..core.messages import (
     ToolCall,
     ToolResult,
 )
+from ..core.strict import OPENAI, parameters
 from ._caching import openai_words
 from ._decoder import citation, excerpt, expect, failure, finish, unfinished, values
 from ._errors import http_error, provider_error
@@ -98,7 +99,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
         "type": "function",
         "name": tool.name,
         "description": tool.description or None,
-        "parameters": tool.parameters,
+        "parameters": parameters(tool, OPENAI),
         "strict": bool(tool.strict),
     }
     return {k: v for k, v in about.items() if v is not None}

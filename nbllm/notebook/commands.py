@@ -277,9 +277,7 @@ def _help(session: Session, rest: str) -> str:
             return f"%llm {topic}: {SUBCOMMANDS[topic]}"
         raise ConfigError(f"No help on {rest!r}.", hint="`%llm help` lists the topics.")
     options = "\n".join(
-        f"  {o.name:16}{('-' + o.short) if o.short else '':4}{o.help}"
-        for o in OPTIONS.values()
-        if not o.later
+        f"  {o.name:16}{('-' + o.short) if o.short else '':4}{o.help}" for o in OPTIONS.values()
     )
     commands = "\n".join(f"  {name:11}{text}" for name, text in SUBCOMMANDS.items())
     return (

@@ -63,11 +63,11 @@ def _on_line(session: Session, typed: str, *, subcommands: bool) -> tuple[str, l
         last = rest.rpartition(" ")[2]
         return last, [(word, "word") for word in WORDS[first] if word.startswith(last)]
     place = grammar.complete(typed, subcommands=subcommands)
-    options = [(f"{name}=", "option") for name, o in OPTIONS.items() if not o.later]
+    options = [(f"{name}=", "option") for name in OPTIONS]
     offers: dict[str, Iterable[tuple[str, str]]] = {
         "subcommand": [(name, "subcommand") for name in SUBCOMMANDS],
         "model": models(session, place.prefix),
-        "option": [(f"--{name.replace('_', '-')}", "option") for name, o in OPTIONS.items() if not o.later],
+        "option": [(f"--{name.replace('_', '-')}", "option") for name in OPTIONS],
         "value": _values(session, place.option),
         "word": [*models(session, place.prefix), *options],
     }

@@ -23,7 +23,7 @@ def painter(session: Session, run: Run, before: Sequence[Outcome] = (), *, in_pl
     if options.get("quiet"):
         return Painter()
     if mode == "terminal":
-        return TextPainter(len(run.states), before=before)
+        return TextPainter(len(run.states), before=before, thoughts=run.question.thoughts)
     port = KernelPort(session.shell)
 
     def alone() -> bool:

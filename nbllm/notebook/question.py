@@ -59,6 +59,11 @@ class Question:
         return str(self.options.get("format", "md"))
 
     @property
+    def thoughts(self) -> bool | None:
+        """Whether reasoning is shown unfolded (True) or not at all (False); folded where nobody said."""
+        return self.options.get("show_reasoning")
+
+    @property
     def message(self) -> Message:
         """The user's turn, as a conversation keeps it."""
         return Message("user", self.parts)
@@ -141,7 +146,7 @@ _EXCLUDES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ),
     (
         "def",
-        ("out", "bg", "dry_run", "quiet", "render", "format"),
+        ("out", "bg", "dry_run", "quiet", "render", "format", "show_reasoning"),
         "def= makes a function, which shows nothing and returns its answer",
         "Leave it out; what the call returns goes into a variable of yours.",
     ),
@@ -160,8 +165,20 @@ _EXCLUDES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     (
         "each",
         (
-            *("chat", "bg", "tools", "def", "as", "dry_run", "attach", "max_steps", "approve", "compact"),
-            *("keep", "format", "render", "fill", "hedge", "mode=execute", "mode=query"),
+            *(
+                "chat",
+                "bg",
+                "tools",
+                "def",
+                "as",
+                "dry_run",
+                "attach",
+                "max_steps",
+                "approve",
+                "compact",
+                "strict",
+            ),
+            *("keep", "format", "render", "fill", "hedge", "mode=execute", "mode=query", "show_reasoning"),
         ),
         "each= asks for every row of a table, and its answers are columns",
         "Leave it out.",
@@ -173,7 +190,12 @@ _EXCLUDES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
         "Ask one model; out=NAME keeps another model's answers apart.",
     ),
     ("hedge", ("tools", "keep"), "what it did would be done twice", "Leave one of them out."),
-    ("quiet", ("render",), "quiet shows nothing, so there is nothing to draw", "Leave one of them out."),
+    (
+        "quiet",
+        ("render", "show_reasoning"),
+        "quiet shows nothing, so there is nothing to draw",
+        "Leave one of them out.",
+    ),
 )
 
 
@@ -226,6 +248,7 @@ _FUNCTION = "For example tools=price, where price is a function of this notebook
 # (option, what it needs, what to say, what to do)
 _NEEDS: tuple[tuple[str, str | tuple[str, ...], str, str], ...] = (
     ("as", "schema", "as= needs a schema", 'For example schema="[name, population int]" as=df'),
+    ("strict", "tools", "strict= is for the calls of tools", _FUNCTION),
     ("max_steps", "tools", "max_steps= counts the turns of a model with tools", _FUNCTION),
     ("compact", ("chat", "tools"), "compact= is for conversations", "Give chat=NAME, or leave it out."),
     *(

@@ -130,7 +130,12 @@ class Run:
         most = spendable(question.options)
         question = replace(question, budget=Budget.of(most) if most else None)
         asked, now = question.contestants, time.perf_counter()
-        return cls(question, asked, send, [AnswerState(c.label, now, question.format) for c in asked])
+        return cls(
+            question,
+            asked,
+            send,
+            [AnswerState(c.label, now, question.format, thoughts=question.thoughts) for c in asked],
+        )
 
     def begin(self) -> Run:
         """Sends the question to all. What is wrong with one of several on this side must not keep the others
@@ -357,7 +362,7 @@ def outcome(question: Question, label: str, stream: Stream | NbllmError) -> Outc
         ):  # the text is shown instead
             table = data_table(value)
     figures = footer(response, filled=question.filled, attached=question.attached, left=question.left)
-    return Outcome(label, response, value, error, figures, table)
+    return Outcome(label, response, value, error, figures, table, question.thoughts)
 
 
 def _raw(label: str, stream: Stream | NbllmError) -> Outcome:

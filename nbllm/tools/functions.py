@@ -54,10 +54,11 @@ def of(
     reads: bool | None = None,
     timeout: float | None = None,
     budget: int = BUDGET,
+    strict: bool | None = None,
 ) -> Usable:
     """A function, method, partial or callable object as a tool. reads: it changes nothing. timeout: seconds.
-    budget: tokens of a result. Raises ConfigError, which names the function and the parameter, for what a
-    model cannot be told."""
+    budget: tokens of a result. strict: the provider holds its calls to the schema. Raises ConfigError, which
+    names the function and the parameter, for what a model cannot be told."""
     inner = _inner(function)
     name = _name(function, inner)
     doc = _documented(inner, function)
@@ -66,7 +67,7 @@ def of(
     types = {p.name: _type(p, hints, doc, name) for p in signature.parameters.values()}
     model = _model(signature, types, doc, name)
     return Usable(
-        Tool(fit(name), doc.text, _schema(model)),
+        Tool(fit(name), doc.text, _schema(model), strict),
         functools.partial(_called, function, signature),
         source=f"function {name}",
         reads=reads,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..core.errors import NbllmError
 from ..core.messages import Tool
+from ..core.strict import without_nulls
 from ..core.values import BUDGET
 
 Arguments = dict[str, Any]
@@ -46,6 +47,8 @@ class Usable:
 
     def validate(self, arguments: Mapping[str, Any]) -> Arguments:
         """The arguments as `call` takes them. Raises ToolArgumentsError, in one line for the model."""
+        if self.tool.strict:
+            arguments = without_nulls(arguments, self.tool.parameters)
         if self.check is not None:
             return self.check(arguments)
         problems = [*_problems(self.tool.parameters, arguments)]

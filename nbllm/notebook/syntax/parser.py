@@ -263,8 +263,6 @@ def _find(dash: str, name: str, start: int) -> Option:
             if dash == "-"
             else "`%llm help` lists the options; x.name=value goes to the provider as it is.",
         )
-    if found.later:
-        raise fail(start, f"{found.name} is not there yet", "It comes in a later version.")
     return found
 
 

@@ -45,7 +45,7 @@ _SAFE_LINK = re.compile(r"(?:https?://|mailto:)[^\s\x00-\x20]", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]")
 _TASK = {"[ ] ": "☐ ", "[x] ": "☑ ", "[X] ": "☑ "}
 _ALIGN = {"text-align:left", "text-align:right", "text-align:center"}
-_SUMMARY = "<details class=nbllm-think><summary>{}</summary>\n{}</details>\n"
+_SUMMARY = "<details class=nbllm-think{}><summary>{}</summary>\n{}</details>\n"
 
 
 def to_html(source: str, *, references: Env | None = None, typeset: bool = True, ink: int = INK_LIMIT) -> str:
@@ -86,9 +86,9 @@ def code_html(
     return f"<pre{' dir=ltr' if ltr else ''}{lang}><code>{inked}</code></pre>\n"
 
 
-def reasoning_html(source: str, summary: str = "Reasoning") -> str:
-    """Safe HTML for thinking: a collapsed block."""
-    return _SUMMARY.format(escape(summary), to_html(source))
+def reasoning_html(source: str, summary: str = "Reasoning", *, open: bool = False) -> str:
+    """Safe HTML for thinking: a collapsed block, or an open one."""
+    return _SUMMARY.format(" open" * open, escape(summary), to_html(source))
 
 
 def fences(source: str) -> list[tuple[str, str]]:

@@ -14,7 +14,8 @@ from .static import Rendered, answer_lines, error_lines, foot_line, joined, note
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """An answer that is over. value: what as= made of it. table: that value as it is shown, where it is a
-    DataFrame. error: what went wrong, on the way or with its shape; the response then holds what came."""
+    DataFrame. error: what went wrong, on the way or with its shape; the response then holds what came.
+    thoughts: whether reasoning stands unfolded (True) or not at all (False)."""
 
     label: str
     response: Response
@@ -22,6 +23,7 @@ class Outcome:
     error: NbllmError | None = None
     footer: Rendered | None = None
     table: Rendered | None = None
+    thoughts: bool | None = None
 
     @property
     def bare(self) -> bool:
@@ -41,7 +43,7 @@ class Outcome:
         lines = (
             [self.table]
             if self.table is not None
-            else answer_lines(self.response, format=format, error=self.error)
+            else answer_lines(self.response, format=format, error=self.error, thoughts=self.thoughts)
         )
         if self.footer is not None:
             lines.append(foot_line(self.footer, simulated=self.response.simulated))

@@ -50,6 +50,7 @@ class Piece:
     kind: Literal["text", "thought", "note", "tool"] = "text"
     call: ToolCall | None = None
     end: ToolEnded | None = None
+    open: bool = False  # a thought that stands unfolded
 
     def drawn(self, text: Callable[[str], str]) -> Rendered:
         """The piece in both forms; `text` makes HTML of text."""
@@ -60,7 +61,8 @@ class Piece:
             return note_line(self.source)
         if self.kind == "thought":
             return Rendered(
-                reasoning_html(self.source), f"[reasoning]\n{clean(self.source)}\n[/reasoning]\n\n"
+                reasoning_html(self.source, open=self.open),
+                f"[reasoning]\n{clean(self.source)}\n[/reasoning]\n\n",
             )
         return Rendered(text(self.source), clean(self.source))
 
@@ -90,6 +92,7 @@ class AnswerState:
     first: float | None = None
     ended: float | None = None
     display: str = ""  # the id of the display that has the final form
+    thoughts: bool | None = None  # reasoning is shown unfolded (True), or not at all (False)
 
     def __post_init__(self) -> None:
         self.model = self.model or self.label
@@ -143,6 +146,8 @@ class AnswerState:
         self.pieces += map(Piece, self.splitter.feed(text))
 
     def _reasoning(self, text: str) -> None:
+        if self.thoughts is False:
+            return
         if text and not self.thought:
             self._close_text()
         self.thought += text
@@ -198,7 +203,7 @@ class AnswerState:
 
     def _close_thought(self) -> None:
         if self.thought:
-            self.pieces.append(Piece(self.thought.strip(), "thought"))
+            self.pieces.append(Piece(self.thought.strip(), "thought", open=bool(self.thoughts)))
             self.thought = ""
 
     def _grew(self, text: str, at: float) -> None:

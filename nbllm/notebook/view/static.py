@@ -345,17 +345,17 @@ def _formatted(format: str, text: str) -> Rendered:
     return FORMATS[format](text)
 
 
-def _parts(response: Response, format: str) -> Iterable[Rendered]:
+def _parts(response: Response, format: str, thoughts: bool | None) -> Iterable[Rendered]:
     for notice in response.notices:
         if notice.kind == COMPACTED:
             yield _shortened(notice)
     for step in response.before:
-        yield from _turn(step, "md" if format in ("json", "code") else format)
+        yield from _turn(step, "md" if format in ("json", "code") else format, thoughts)
     beside = "".join(
         n.text for n in response.notices if "reasoning_details" in n.data
     )  # thinking that came in details alone
-    yield from _reasoning(Reasoning(beside)) if beside else ()
-    yield from _turn(response, format)
+    yield from _reasoning(Reasoning(beside), thoughts) if beside else ()
+    yield from _turn(response, format, thoughts)
 
 
 def _shortened(notice: Notice) -> Rendered:
@@ -369,7 +369,7 @@ def _shortened(notice: Notice) -> Rendered:
     )
 
 
-def _turn(response: Response | Step, format: str) -> Iterable[Rendered]:
+def _turn(response: Response | Step, format: str, thoughts: bool | None) -> Iterable[Rendered]:
     """The parts of one turn; a call that has come to something stands with that."""
     run: list[str] = []
     room = PICTURE_ROOM
@@ -382,7 +382,7 @@ def _turn(response: Response | Step, format: str) -> Iterable[Rendered]:
             yield _formatted(format, "".join(run))
             run = []
         if isinstance(part, Reasoning):
-            yield from _reasoning(part)
+            yield from _reasoning(part, thoughts)
         elif isinstance(part, ToolCall):
             yield tool_line(part, ended[part.id]) if part.id in ended else call_line(part)
         elif isinstance(part, (Image, Document)):
@@ -390,10 +390,12 @@ def _turn(response: Response | Step, format: str) -> Iterable[Rendered]:
             room -= len(line.html)
 
 
-def _reasoning(part: Reasoning) -> Iterable[Rendered]:
+def _reasoning(part: Reasoning, thoughts: bool | None) -> Iterable[Rendered]:
     text = part.text.strip()
+    if thoughts is False:
+        return
     if text:
-        yield Rendered(reasoning_html(text), f"[reasoning]\n{text}\n[/reasoning]")
+        yield Rendered(reasoning_html(text, open=bool(thoughts)), f"[reasoning]\n{text}\n[/reasoning]")
     elif part.redacted:
         yield note_line("Reasoning withheld by the provider.")
 
@@ -435,10 +437,14 @@ def provenance(response: Response) -> dict[str, Any]:
 
 
 def answer_lines(
-    response: Response, *, format: str = "md", error: BaseException | None = None
+    response: Response,
+    *,
+    format: str = "md",
+    error: BaseException | None = None,
+    thoughts: bool | None = None,
 ) -> list[Rendered]:
     """The answer and how it ended, without figures."""
-    return [*_parts(response, format), *_ending(response, error, True)]
+    return [*_parts(response, format, thoughts), *_ending(response, error, True)]
 
 
 def _ending(response: Response, error: BaseException | None, empty: bool) -> Iterable[Rendered]:
@@ -466,10 +472,11 @@ def final(
     error: BaseException | None = None,
     html: bool = True,
     empty: bool = True,
+    thoughts: bool | None = None,
 ) -> dict[str, str]:
     """The MIME bundle that stays: text/html and text/plain, or without `html` the latter alone. `empty` says
     whether to remark that nothing came."""
-    lines = [*_parts(response, format), *_ending(response, error, empty)]
+    lines = [*_parts(response, format, thoughts), *_ending(response, error, empty)]
     if footer or response.simulated:
         lines.append(foot_line(footer or Rendered("", ""), simulated=response.simulated))
     return bundle_of(joined(lines), html=html)

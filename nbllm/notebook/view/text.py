@@ -23,10 +23,16 @@ class TextPainter(Painter):
     have come."""
 
     def __init__(
-        self, columns: int = 1, write: Callable[[str], Any] | None = None, *, before: Sequence[Outcome] = ()
+        self,
+        columns: int = 1,
+        write: Callable[[str], Any] | None = None,
+        *,
+        before: Sequence[Outcome] = (),
+        thoughts: bool | None = None,
     ) -> None:
         self._write = write or _to_stdout
         self._before, self._one = before, columns == 1 and not before
+        self._shown = (TextDelta,) if thoughts is False else (TextDelta, ReasoningDelta)
         self._held = ""  # half of a surrogate pair or of a line end, until the other half comes
         self._near = ""  # the last characters that were written
         self._thinking = self._wrote = False
@@ -38,7 +44,7 @@ class TextPainter(Painter):
             return
         if isinstance(event, Restarted):
             self._write(f"\n[starting again: {plain(event.why)}]\n")
-        elif isinstance(event, (TextDelta, ReasoningDelta)) and event.text:
+        elif isinstance(event, self._shown) and event.text:
             self._mark(isinstance(event, ReasoningDelta))
             text = self._held + event.text
             self._held = text[-1] if text[-1] == "\r" or "\ud800" <= text[-1] <= "\udbff" else ""
@@ -93,9 +99,15 @@ class TextPainter(Painter):
             rest = (p for p in response.parts if not isinstance(p, (Text, Reasoning)))
             left = (p for p in rest if not (isinstance(p, ToolCall) and p.id in told))
             response = replace(response, parts=tuple(left), before=())
-        words = final(response, footer=ended.footer, error=ended.error, html=False, empty=not self._wrote)[
-            "text/plain"
-        ]
+        made = final(
+            response,
+            footer=ended.footer,
+            error=ended.error,
+            html=False,
+            empty=not self._wrote,
+            thoughts=ended.thoughts,
+        )
+        words = made["text/plain"]
         self._write(("\n\n" if self._wrote else "") + words + "\n" if words else "\n")
 
 
