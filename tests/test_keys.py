@@ -332,7 +332,7 @@ def test_the_lines_of_keys_aliases_and_providers(tmp_path):
             (
                 "kept in the keyring, for https://api.openai.com",
                 "keyring: •••cdef",
-                "in the keyring is forgotten",
+                "in the keyring was removed",
                 "may use ACME_API_KEY at https://acme.example",
                 "•••cdef from ACME_API_KEY",
                 "fast now means gemini/",

@@ -156,7 +156,7 @@ def test_list_show_diff_edit(kernel, project):
     assert ["%%llm save=prompts/praise\nPraise {thing} well."] == [
         p["text"] for p in ran.reply["content"]["payload"]
     ]
-    assert "forgotten" in kernel.run("%llm prompt forget tone").text
+    assert "deleted" in kernel.run("%llm prompt forget tone").text
     assert "did you mean praise" in refused(kernel, "%llm prompt show prase")
     assert "list, show" in refused(kernel, "%llm prompt burn praise")
 

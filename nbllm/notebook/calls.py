@@ -14,6 +14,7 @@ from ..core.errors import ConfigError
 from ..core.values import cut
 from ..store.columns import COLUMNS, TEXTS, frame
 from ..store.search import search
+from .overview import calls
 from .session import Session
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def log(session: Session, rest: str) -> pd.DataFrame:
         return _found(session, period or (0.0, math.inf), words, last or _MOST)
     df = _frame(session, period)
     df = df if last is None else df.tail(last)
-    return df if wide else df.dropna(axis="columns", how="all")
+    return df if wide else calls(df.dropna(axis="columns", how="all"))
 
 
 def _query(rest: str) -> tuple[str, str, list[str]]:

@@ -4,19 +4,22 @@ printed."""
 from __future__ import annotations
 
 import importlib.util
+import textwrap
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..client.catalog import ModelInfo, list_models, ping, states
+from ..client.catalog import list_models, ping
 from ..core.calls import Provider
 from ..core.errors import ConfigError, after_answer
 from ..core.events import Response
+from ..core.options import Option
 from ..routing import keys
 from ..routing.config import plain, user_file
 from ..routing.toml_edit import set_entry
 from ..store.recordings import Recording, Tape, beside
+from . import overview
 from .cell import ask, models_of, run_cell, with_schema
 from .chats import Chats
 from .comparison import Comparison
@@ -36,7 +39,7 @@ def _ask(session: Session, rest: str) -> Any:
 def _use(session: Session, rest: str) -> str:
     if rest == "reset":
         session.defaults.clear()
-        return "No defaults: every cell says what it wants."
+        return "No defaults are set."
     if rest:
         line = session.parse(rest)
         if line.extra or line.out:
@@ -58,23 +61,29 @@ def _frame(rows: list[Any], columns: list[str] | None = None) -> Any:
 
 
 def _models(session: Session, rest: str) -> Any:
-    """Models with context and prices; `fresh` asks again instead of taking the list of today."""
-    words = rest.split()
-    found = list_models(session.client, next((w for w in words if w != "fresh"), ""), fresh="fresh" in words)
-    frame = _frame([asdict(m) for m in found], list(ModelInfo.__slots__))
-    return frame.astype({"context": "Int64", "input_price": "Float64", "output_price": "Float64"})
+    """What can be asked, with context and prices; a provider's own list, or `all` of them; `fresh` asks again
+    instead of taking the list of today."""
+    words = [w for w in rest.split() if w != "fresh"]
+    if not words and "fresh" not in rest:
+        return overview.models(session.client)
+    if len(words) > 1:
+        raise ConfigError(f"%llm models takes one name, not {rest[:40]!r}.", hint="%llm models openai/")
+    found = list_models(
+        session.client, "".join(w for w in words if w != "all"), fresh="fresh" in rest.split()
+    )
+    return overview.models_frame([asdict(m) for m in found])
 
 
-def _providers(session: Session, _rest: str) -> Any:
+def _providers(session: Session, rest: str) -> Any:
     for problem in session.client.registry.problems:
         session.say(f"Ignored in the configuration: {problem}")
-    return _frame([asdict(s) for s in states(session.client)]).set_index("name")
+    names = [session.provider(w).name for w in rest.replace(",", " ").split() if w != "all"]
+    return overview.providers(session.client, names, whole=bool(rest))
 
 
 def _ping(session: Session, rest: str) -> Any:
     names = rest.replace(",", " ").split() or [str(session.defaults.get("model", "auto"))]
-    rows = [ping(session.client, name) for name in names]
-    return _frame(rows).set_index("asked")
+    return overview.pings([ping(session.client, name) for name in names])
 
 
 def _key(session: Session, rest: str) -> Any:
@@ -83,7 +92,7 @@ def _key(session: Session, rest: str) -> Any:
     if word in _KEY_WORDS:
         return _KEY_WORDS[word](session, session.provider(name))
     if not rest.strip():
-        return _frame([asdict(s) for s in states(session.client)]).set_index("name")[["ready", "key", "note"]]
+        return overview.providers(session.client)
     if rest.partition("/")[0].strip() == "sim":
         return "The built-in simulator needs no key."
     row = session.provider(rest)
@@ -126,7 +135,7 @@ def _key_unset(session: Session, row: Provider) -> str:
         *(["in the keyring"] if keys.drop(registry.stores, registry.address(row)) else []),
     ]
     return f"{label}: " + (
-        f"the key {' and that '.join(places)} is forgotten."
+        f"the key {' and that '.join(places)} was removed."
         if places
         else "no key was typed in this session, and none is in the keyring."
     )
@@ -176,7 +185,7 @@ def _key_logout(session: Session, row: Provider) -> str:
 
     registry = session.client.registry
     there = logout(keys.origin(registry.address(row)), registry.stores)
-    return f"{row.label or row.name}: " + ("the login is forgotten." if there else "nobody was logged in.")
+    return f"{row.label or row.name}: " + ("the login was removed." if there else "you were not logged in.")
 
 
 _KEY_WORDS: dict[str, Callable[[Session, Provider], str]] = {
@@ -227,7 +236,7 @@ def _last(session: Session, _rest: str) -> Response:
     return session.last
 
 
-_SWITCH = {"on": True, "off": False, "": True}
+_SWITCH = {"on": True, "off": False}
 
 
 def _switch(rest: str, name: str) -> bool:
@@ -237,18 +246,20 @@ def _switch(rest: str, name: str) -> bool:
 
 
 def _simulate(session: Session, rest: str) -> str:
-    session.client.registry.simulate = _switch(rest, "simulate")
-    if not session.client.registry.simulate:
-        return "Names lead to their own providers again."
+    registry = session.client.registry
+    if rest:
+        registry.simulate = _switch(rest, "simulate")
+    if not registry.simulating:
+        return "Simulation is off: names lead to their own providers. %llm simulate on turns it on."
     return (
-        "Every provider's name now leads to the simulator on this machine; its answers are marked as "
-        "simulated."
+        "Simulation is on: every provider's name leads to the simulator on this machine, and its answers are "
+        "marked as simulated. %llm simulate off turns it off."
     )
 
 
 def _nest(session: Session, rest: str) -> str:
     """Applies nest_asyncio for the person's own nested loops; nothing of nbllm needs it."""
-    if not _switch(rest, "nest"):
+    if not _switch(rest or "on", "nest"):
         raise ConfigError("A patched event loop cannot be mended.", hint="Restart the kernel.")
     newer = importlib.util.find_spec("nest_asyncio2") is not None  # newer kernels bring it
     nest = importlib.import_module("nest_asyncio2" if newer else "nest_asyncio")
@@ -266,26 +277,58 @@ def _nest(session: Session, rest: str) -> str:
     )
 
 
+# What `%llm help` shows first: the lines by what they are for.
+_LINES = {
+    "to begin": "models providers key ping use alias simulate help",
+    "to ask": "ask again last stop fix insert kept",
+    "to keep": "chat prompt record replay cache mcp batches",
+    "to measure": "log cost budget bench",
+}
+_OFTEN = (
+    "model system temperature max_tokens attach chat schema as tools format bg each runs cache budget dry_run"
+)
+
+
 def _help(session: Session, rest: str) -> str:
-    if rest:
-        topic = rest.lstrip("-%").replace("-", "_")
-        if o := OPTIONS.get(topic) or BENCH.get(topic):
-            chosen = f"\n  values: {', '.join(known)}" if (known := choices(session, o)) else ""
-            short = f" (-{o.short})" if o.short else ""
-            return f"{o.name}{short}: {o.help}{chosen}"
-        if topic in SUBCOMMANDS:
-            return f"%llm {topic}: {SUBCOMMANDS[topic]}"
-        raise ConfigError(f"No help on {rest!r}.", hint="`%llm help` lists the topics.")
-    options = "\n".join(
-        f"  {o.name:16}{('-' + o.short) if o.short else '':4}{o.help}" for o in OPTIONS.values()
-    )
-    commands = "\n".join(f"  {name:11}{text}" for name, text in SUBCOMMANDS.items())
+    """One screen; `options` and `lines` all of these in a sentence each; a word what it is."""
+    topic = rest.lstrip("-%").replace("-", "_")
+    if topic == "options":
+        names = {o: f"{o.name}{f' -{o.short}' if o.short else ''}" for o in OPTIONS.values()}
+        return "\n".join(_about(name, _what(o)) for o, name in names.items())
+    if topic == "lines":
+        return "\n".join(_about(name, text) for name, text in SUBCOMMANDS.items())
+    if topic:
+        return _topic(session, topic)
+    lines = "\n".join(_about(what, ", ".join(names.split())) for what, names in _LINES.items())
     return (
-        "%%llm [NAME <<] [MODEL] [key=value | --key value | --flag | -X value] [>> NAME]\n"
-        "prompt with {name} and {{expression}}\n\n"
-        f"Options\n{options}\n  x.name=value        goes to the provider as it is\n\nLines: %llm "
-        f"...\n{commands}"
+        "%%llm [NAME <<] [MODEL] [option=value ...] [>> NAME]\n"
+        "the prompt, with {name} and {{expression}} filled in\n\n"
+        "x = %llm ask -m MODEL one line\n\n"
+        f"Options, as temperature=0, --dry-run or -t 0\n{_about('often', ', '.join(_OFTEN.split()))}\n"
+        f"{_about('x.NAME=value', 'goes to the provider as it is')}\n\nLines, as %llm models\n{lines}\n\n"
+        "%llm help NAME explains one of these, %llm help options and %llm help lines all."
     )
+
+
+def _what(o: Option) -> str:
+    return o.help + (f" ({', '.join(o.values)})" if o.values else "")
+
+
+def _about(name: str, text: str) -> str:
+    """A name and what it is, in lines of at most 100 characters that break between words."""
+    return textwrap.fill(text, 100, initial_indent=f"  {name:16}", subsequent_indent=18 * " ")
+
+
+def _topic(session: Session, topic: str) -> str:
+    """An option and a line may have one name."""
+    found = [f"%llm {topic}: {SUBCOMMANDS[topic]}"] if topic in SUBCOMMANDS else []
+    for options in (OPTIONS, BENCH):
+        if (o := options.get(topic)) and not (options is BENCH and topic in OPTIONS):
+            values = f"\n  values: {', '.join(known)}" if (known := choices(session, o)) else ""
+            found.append(f"{o.name}={f' (-{o.short})' if o.short else ''}: {o.help}{values}")
+    if not found:
+        raise ConfigError(f"No help on {topic[:40]!r}.", hint="`%llm help` lists the topics.")
+    return "\n".join(found)
 
 
 def _fix(session: Session, rest: str) -> Any:

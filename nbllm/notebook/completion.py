@@ -11,7 +11,7 @@ from ..core.options import Option
 from ..routing.config import head
 from .session import Session
 from .syntax import parser as grammar
-from .syntax.options import MCP, OPTIONS, SUBCOMMANDS, WORDS
+from .syntax.options import OPTIONS, SUBCOMMANDS, WORDS
 
 _LINE = re.compile(r"^(?P<magic>%{1,2})(?:llm|nbllm)(?P<rest>[ \t].*|)$")
 _BRACE = re.compile(r"\{(\w*)$")
@@ -40,7 +40,12 @@ def _matches(session: Session, text: str, column: int, row: int) -> dict[str, An
 
     prefix, found = candidates(session, text, column, row)
     entries = [SimpleCompletion(text=word, type=kind) for word, kind in found]
-    return {"completions": entries, "matched_fragment": prefix, "suppress": bool(entries)}
+    return {
+        "completions": entries,
+        "matched_fragment": prefix,
+        "suppress": bool(entries),
+        "ordered": True,
+    }
 
 
 def candidates(session: Session, text: str, column: int, row: int) -> tuple[str, list[tuple[str, str]]]:
@@ -59,10 +64,12 @@ def _on_line(session: Session, typed: str, *, subcommands: bool) -> tuple[str, l
     if subcommands and (known := re.match(r"mcp\s+(?:(\w+)\s+)?(?:mcp/)?(\S*)$", typed)):
         return known[2], [o for o in _of_mcp(session, known[1]) if o[0].startswith(known[2])]
     first, _, rest = typed.partition(" ")
-    if subcommands and first in WORDS and " " in typed:
-        last = rest.rpartition(" ")[2]
-        return last, [(word, "word") for word in WORDS[first] if word.startswith(last)]
     place = grammar.complete(typed, subcommands=subcommands)
+    if subcommands and (first in WORDS or first == "ping") and " " in typed and "=" not in rest:
+        last = rest.rpartition(" ")[2]
+        words = [(word, "word") for word in WORDS.get(first, ())] if rest == last or first in _SOLO else []
+        named = [*words, *_named(session, first, last)]
+        return last, [pair for pair in named if pair[0].startswith(last)]
     options = [(f"{name}=", "option") for name in OPTIONS]
     offers: dict[str, Iterable[tuple[str, str]]] = {
         "subcommand": [(name, "subcommand") for name in SUBCOMMANDS],
@@ -74,11 +81,33 @@ def _on_line(session: Session, typed: str, *, subcommands: bool) -> tuple[str, l
     return place.prefix, [(w, kind) for w, kind in offers[place.kind] if w.startswith(place.prefix)]
 
 
+_SOLO = ("log", "cost", "budget")  # their words may stand one behind another
+
+
+def _named(session: Session, command: str, typed: str) -> list[tuple[str, str]]:
+    """The names that a subcommand takes, each with what it is."""
+    match command:
+        case "key" | "providers":
+            return [(name, "provider") for name in session.client.registry.rows]
+        case "models":
+            rows = session.client.registry.rows.items()
+            return [(f"{name}/", "provider") for name, row in rows if row.models]
+        case "chat":
+            return [(chat.name, "conversation") for chat in session.chats]
+        case "prompt":
+            return [(name, "prompt") for name in session.fragments]
+        case "help":
+            return [(name, "topic") for name in (*SUBCOMMANDS, *OPTIONS)]
+        case "ping":
+            return models(session, typed)
+    return []
+
+
 def _of_mcp(session: Session, word: str | None) -> list[tuple[str, str]]:
     """What follows %llm mcp, or a word of it: the names of servers."""
     if word is None:
-        return [(w, "subcommand") for w in MCP]
-    entries, _ = session.client.mcp.entries() if word in MCP[2:] else ([], [])
+        return [(w, "subcommand") for w in WORDS["mcp"]]
+    entries, _ = session.client.mcp.entries() if word not in ("add", "list") else ([], [])
     return [(name, "MCP server") for name in dict.fromkeys(e.name for e in entries)]
 
 

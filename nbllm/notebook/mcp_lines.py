@@ -29,7 +29,7 @@ from . import jupyter_server
 from .buttons import approve
 from .fix import below
 from .session import Session
-from .syntax.options import MCP
+from .syntax import options
 from .view.frontend import where
 
 T = TypeVar("T")
@@ -354,5 +354,9 @@ def _one(rest: str) -> str:
 
 
 WORDS: dict[str, Callable[[Session, str], Any]] = dict(
-    zip(MCP, (_add, _list, _allow, _tools, _resources, _prompt, _remove, _log, _login, _logout), strict=True)
+    zip(
+        options.WORDS["mcp"],
+        (_add, _list, _allow, _tools, _resources, _prompt, _remove, _log, _login, _logout),
+        strict=True,
+    )
 )

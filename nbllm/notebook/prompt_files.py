@@ -146,11 +146,17 @@ def write(name: str, text: str) -> Prompt:
     return Prompt(name, text, path, there.about if there else {}, head)
 
 
-def known(session: Session) -> list[Prompt]:
-    """All that are kept, those of this session first."""
-    kept = [Prompt(name, text) for name, text in session.fragments.items()]
-    files = sorted(folder().glob("*.md")) if folder().is_dir() else []
-    return [*kept, *(p for f in files if f.stem not in session.fragments and (p := read(f.stem)))]
+def known(session: Session) -> tuple[list[Prompt], list[ConfigError]]:
+    """All that are kept, those of this session first, and what is wrong with those that cannot be read."""
+    found, problems = [Prompt(name, text) for name, text in session.fragments.items()], []
+    for file in sorted(folder().glob("*.md")) if folder().is_dir() else []:
+        try:
+            prompt = read(file.stem) if file.stem not in session.fragments else None
+        except ConfigError as error:
+            problems.append(error)
+            continue
+        found += [prompt] if prompt else []
+    return found, problems
 
 
 def named(session: Session, used: str) -> tuple[Prompt, ...]:
@@ -164,7 +170,7 @@ def _one(session: Session, name: str) -> Prompt:
         return Prompt(name, session.fragments[name])
     if (found := read(name)) is not None:
         return found
-    there = [p.name for p in known(session)]
+    there = [p.name for p in known(session)[0]]
     near = difflib.get_close_matches(name, there, 1)
     raise ConfigError(
         f"No prompt is called {name!r}" + (f": did you mean {near[0]}?" if near else "."),
@@ -219,6 +225,9 @@ def command(session: Session, rest: str) -> Any:
 def _list(session: Session) -> Any:
     import pandas as pd
 
+    found, problems = known(session)
+    for problem in problems:
+        session.say(f"Left out: {problem.message}")
     rows = [
         {
             "prompt": p.name,
@@ -227,7 +236,7 @@ def _list(session: Session) -> Any:
             "kept": f"{FOLDER}/{p.name}.md" if p.path else "this session",
             "description": p.about.get("description") or " ".join(p.text.split())[:60],
         }
-        for p in known(session)
+        for p in found
     ]
     return pd.DataFrame(rows, columns=["prompt", "version", "takes", "kept", "description"]).set_index(
         "prompt"
@@ -251,7 +260,7 @@ def _forget(session: Session, prompt: Prompt) -> str:
     if prompt.path is not None:
         raise ConfigError(f"{FOLDER}/{prompt.name}.md is a file of the project.", hint="Delete the file.")
     del session.fragments[prompt.name]
-    return f"{prompt.name} is forgotten."
+    return f"Prompt {prompt.name} was deleted."
 
 
 def _diff(session: Session, prompt: Prompt) -> str:

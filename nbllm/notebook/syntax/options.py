@@ -88,23 +88,28 @@ SUBCOMMANDS: dict[str, str] = {
     "nest": "on: let your own asyncio.run work in cells (nest_asyncio)",
     "help": "this list, or one topic: %llm help temperature",
 }
-MCP = (
-    "add",
-    "list",
-    "allow",
-    "tools",
-    "resources",
-    "prompt",
-    "remove",
-    "log",
-    "login",
-    "logout",
-)  # the words of %llm mcp
 # Words that a subcommand takes, for completion.
 WORDS: dict[str, tuple[str, ...]] = {
-    "log": ("today", "yesterday", "7d", "ever", "since=", "n=", "all", "-q "),
-    "budget": ("off", "name="),
-    "cost": ("today", "yesterday", "7d", "ever", "since=", "by="),
+    name: tuple(words.split())
+    for name, words in {
+        "log": "today yesterday 7d ever since= n= all -q",
+        "budget": "off name=",
+        "cost": "today yesterday 7d ever since= by=",
+        "models": "all fresh",
+        "providers": "all",
+        "key": "set unset where allow login logout",
+        "chat": "list open show pin unpin undo fork export forget",
+        "prompt": "list show diff edit forget",
+        "mcp": "add list allow tools resources prompt remove log login logout",
+        "simulate": "on off",
+        "nest": "on",
+        "cache": "clear",
+        "record": "off",
+        "replay": "off pace=",
+        "kept": "forget",
+        "batches": "cancel",
+        "help": "options lines",
+    }.items()
 }
 
 

@@ -88,7 +88,12 @@ def code_html(
 
 def reasoning_html(source: str, summary: str = "Reasoning", *, open: bool = False) -> str:
     """Safe HTML for thinking: a collapsed block, or an open one."""
-    return _SUMMARY.format(" open" * open, escape(summary), to_html(source))
+    return folded(to_html(source), summary, open=open)
+
+
+def folded(html: str, summary: str, *, open: bool = False) -> str:
+    """Safe HTML below one line, unfolded by a click."""
+    return _SUMMARY.format(" open" * open, escape(summary), html)
 
 
 def fences(source: str) -> list[tuple[str, str]]:

@@ -1,0 +1,245 @@
+"""What `%llm models`, `providers`, `ping` and `log` show first: a few columns in words. The value is the
+whole frame; the rest of it is shown on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import date
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from ..client.catalog import ModelInfo, ProviderState, list_models, states
+from ..client.client import Client
+from ..core.errors import NbllmError
+from ..routing.config import head
+from ..routing.prices import facts
+from .view.markdown import to_html
+from .view.static import Rendered, bundle_of, count, foot_line, joined, money, seconds
+from .view.tables import table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LISTED = 8  # models of a server's own list that stand among the known ones
+_CALLS = 20  # the last calls that %llm log shows
+
+
+@cache
+def _kind() -> Callable[[pd.DataFrame], Any]:
+    """A DataFrame with a first view, until it is changed; what is taken from it is a plain one."""
+    import pandas as pd
+
+    class Overview(pd.DataFrame):
+        _metadata = ["view", "size_then"]  # noqa: RUF012 - pandas wants a list
+        view: dict[str, str]
+        size_then: tuple[int, int]
+
+        @property
+        def _constructor(self) -> Callable[..., pd.DataFrame]:
+            return pd.DataFrame
+
+        def _repr_html_(self) -> str:
+            same = self.shape == self.size_then
+            return self.view["text/html"] if same else pd.DataFrame(self).to_html()
+
+        def __repr__(self) -> str:
+            return self.view["text/plain"] if self.shape == self.size_then else super().__repr__()
+
+        def __reduce__(self) -> Any:
+            return pd.DataFrame, (pd.DataFrame(self),)
+
+    return Overview
+
+
+def overview(frame: pd.DataFrame, *lines: Rendered | str) -> pd.DataFrame:
+    """`frame` as it is, shown as tables, and under them words of ours."""
+    made = _kind()(frame)
+    drawn = [foot_line(Rendered(line, line)) if isinstance(line, str) else line for line in lines if line]
+    made.view, made.size_then = bundle_of(joined(drawn)), made.shape
+    return made  # type: ignore[no-any-return]
+
+
+# --- models and providers -----------------------------------------------------------------------------------
+
+
+def models(client: Client) -> pd.DataFrame:
+    """Names that can be asked: those of ready providers first, then those that need a key or a server."""
+    named = _named(client)
+    found = [
+        (m, s)
+        for s in sorted(states(client), key=lambda s: not s.ready)
+        for m in _of(client, s, named.get(s.name, []))
+    ]
+    rows = [{**asdict(m), "ready": s.ready, "note": "" if s.ready else s.note} for m, s in found]
+    simulator = {"name": "sim/openai", "provider": "sim", "id": "sim-openai", "ready": True, "note": ""}
+    heads = ["model", "is now", "context", "$ in", "$ out", "ready"]
+    lines = [_model_line(row) for row in (*rows, simulator)]
+    for line, (_, s), before in zip(lines[1:], found[1:], found, strict=False):
+        line[-1] = "" if s is before[1] and not s.ready else line[-1]  # how is said once for each provider
+    return overview(
+        models_frame([*rows, simulator], "ready", "note"),
+        table(heads, lines, figures=heads[2:5]),
+        _SIMULATING if client.registry.simulating else "",
+        "Prices: US dollars per million tokens. %llm models openai/ lists all models of a provider, "
+        "%llm models all those of every ready one. %llm key openai takes a key, typed hidden; "
+        "%%llm sim needs none.",
+    )
+
+
+_SIMULATING = "Simulation is on: every name leads to the simulator. %llm simulate off ends it."
+
+
+def models_frame(rows: Sequence[Mapping[str, Any]], *more: str) -> pd.DataFrame:
+    """Models as rows, what is not known as NA."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=[*ModelInfo.__slots__, *more])
+    return frame.astype({"context": "Int64", "input_price": "Float64", "output_price": "Float64"})
+
+
+def _model_line(row: Mapping[str, Any]) -> list[str]:
+    size, name, model = row.get("context"), str(row["name"]), str(row["id"])
+    return [
+        name,
+        "" if name.endswith(model) else model,
+        "" if size is None else f"{size / 1e6:g}M" if size >= 1_000_000 else f"{round(size / 1e3):,}k",
+        *("" if (v := row.get(n)) is None else f"{v:,.2f}" for n in ("input_price", "output_price")),
+        "✓" if row["ready"] else _first(row["note"]),
+    ]
+
+
+def _first(note: str) -> str:
+    """What to do, in a few words: one variable of several, no address."""
+    return note.partition(" (")[0].partition(" or ")[0]
+
+
+def _named(client: Client) -> dict[str, list[ModelInfo]]:
+    """The short names and default models of every provider, each model once."""
+    found: dict[str, dict[str, ModelInfo]] = {}
+    for name in client.registry.names():
+        full = client.registry.aliases.get(name, name)
+        row, model = client.registry.row(head(full) or full), full[len(head(full)) + 1 :]
+        if row is not None:
+            known = facts(model, row)
+            info = ModelInfo(name, row.name, model, known.context, known.input, known.output)
+            found.setdefault(row.name, {}).setdefault(model, info)
+    return {provider: list(models.values()) for provider, models in found.items()}
+
+
+def _of(client: Client, state: ProviderState, named: list[ModelInfo]) -> list[ModelInfo]:
+    """The names of a provider; of a server on this machine, and of one without short names, the beginning of
+    its own list."""
+    if not state.ready or (named and state.mode == "api"):
+        return named
+    if state.mode in ("headless", "remote"):
+        return named or [ModelInfo(state.name, state.name, state.name)]
+    try:
+        return list_models(client, f"{state.name}/")[:_LISTED] or named
+    except NbllmError:
+        return named
+
+
+# What a note about a provider begins or ends with, and what all those need.
+_NEEDS = {
+    "set ": "Need a key, by `%llm key NAME` or in a variable",
+    "nothing answers at ": "Need their server to run",
+    " is not installed": "Need their command to be installed",
+    "": "Cannot be asked",
+}
+
+
+def providers(client: Client, names: Sequence[str] = (), *, whole: bool = False) -> pd.DataFrame:
+    """Every provider, the ready ones first, then by what they need; `names`: those alone, with all that is
+    known of them, as `whole` has it of every one."""
+    found = sorted(states(client), key=lambda s: not s.ready)
+    found = [s for s in found if not names or s.name in names]
+    frame = _frame([asdict(s) for s in found])
+    if names or whole:
+        cells = [[k, *("" if (v := getattr(s, k)) is None else str(v) for s in found)] for k in frame.columns]
+        told = cells if names else list(zip(*cells, strict=True))
+        return overview(frame.set_index("name"), table(told[0], told[1:]))
+    rows = [[s.name, s.note if s.mode == "headless" else s.key or "needs none"] for s in found if s.ready]
+    return overview(
+        frame.set_index("name"),
+        table(["ready", "key"], [*rows, ["sim", "needs none: the built-in simulator"]]),
+        *_lacking([s for s in found if not s.ready]),
+        _SIMULATING if client.registry.simulating else "",
+        "%llm providers NAME tells all that is known of one, %llm providers all of every one; "
+        "%llm models shows what can be asked.",
+    )
+
+
+def _lacking(states: Iterable[ProviderState]) -> Iterable[Rendered]:
+    """A paragraph for every need."""
+    groups: dict[str, list[str]] = {need: [] for need in _NEEDS}
+    for s in states:
+        need = next(n for n in _NEEDS if n in s.note)
+        what = _first(s.note.replace(need, "")) if need else ""
+        groups[need].append(f"{s.name} `{what}`" if what and what != s.name.partition("/")[2] else s.name)
+    for need, found in groups.items():
+        if found:
+            words = f"**{_NEEDS[need]}:** {', '.join(found)}."
+            yield Rendered(to_html(words), words)
+
+
+# --- calls --------------------------------------------------------------------------------------------------
+
+
+def pings(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """What models that were asked for one word did."""
+    heads = ["asked", "", "answered", "connect", "first token", "total"]
+    lines = [
+        [
+            str(r["asked"]),
+            "simulated" if r.get("simulated") else "✓" if r["ok"] else "✗",
+            str(r.get("error") or f"{r['model']}: {r['text']}"),
+            *("" if r.get(n) is None else seconds(r[n]) for n in ("connect", "ttft", "total")),
+        ]
+        for r in rows
+    ]
+    return overview(_frame(rows).set_index("asked"), table(heads, lines, figures=heads[3:]))
+
+
+def calls(frame: pd.DataFrame) -> pd.DataFrame:
+    """A log, its last calls in the figures that one looks for."""
+    heads = ["time", "model", "first token", "total", "tokens in", "out", "cost", "status"]
+    if not len(frame):
+        words = "No calls in this notebook yet. %llm log yesterday, 7d, ever: those of all notebooks."
+        return overview(frame, words)
+    rows = [_call_line(row) for row in frame.tail(_CALLS).to_dict("records")]
+    return overview(
+        frame,
+        table(heads, rows, figures=heads[2:7]),
+        f"{_last(len(frame))}The value has {len(frame.columns)} columns: log = %llm log. "
+        "%llm log all shows them.",
+    )
+
+
+def _last(number: int) -> str:
+    return f"The last {_CALLS} of {number:,} calls. " if number > _CALLS else ""
+
+
+def _call_line(row: Mapping[Any, Any]) -> list[str]:
+    at, told = row["t_wall"].to_pydatetime().astimezone(), {k: v for k, v in row.items() if _is_known(v)}
+    ms = [told.get("ttft_ms"), told.get("e2e_ms")]
+    return [
+        f"{at:%H:%M:%S}" if at.date() == date.today() else f"{at:%Y-%m-%d %H:%M}",
+        str(told.get("name") or told.get("model") or "?"),
+        *("" if v is None else seconds(v / 1000) for v in ms),
+        *(count(int(told[n])) if n in told else "" for n in ("in_tokens", "out_tokens")),
+        money(told["cost_usd"]) if "cost_usd" in told else "",
+        str(told.get("status") or "") + (", simulated" if told.get("simulated") else ""),
+    ]
+
+
+def _is_known(value: Any) -> bool:
+    import pandas as pd
+
+    return not pd.isna(value)
+
+
+def _frame(rows: Sequence[Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(rows)
