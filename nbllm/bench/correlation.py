@@ -10,8 +10,8 @@ a series is taken for a first-order autoregression, x[t] = r x[t-1] + noise. The
 so a standard error from the sample must grow by sqrt(K), K = V / (1 - (V - 1) / (n - 1)), and has the degrees
 of freedom of n (1 - r) / (1 + r) values. The sample's own r is too small by about (1 + 4 r) / n (Kendall
 1954) and uncertain by sqrt((1 - r^2) / n): both are added before it is used, so that what is plausible is
-allowed for. Ten blocks of two models cannot show an r of 0.95: what is left of false verdicts there stands in
-benchmarks/verdicts.py.
+allowed for. Of a single short series even that is too little (ten blocks seldom show an r of 0.95), so it is
+given 7 / n standard errors more: benchmarks/verdicts.py shows what false verdicts that leaves.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def plausible(
     series: Sequence[Array | Sequence[float]], independent: int = 1, caution: float | None = None
 ) -> float:
     """The largest autocorrelation that series of one kind (the pairs of a family) plausibly have, between 0
-    and 0.95. independent: how many of them are. caution: standard errors that are added; None for one of a
-    single series, half of one where several agree."""
+    and 0.95. independent: how many of them are. caution: standard errors that are added; None for those of a
+    test: 1 + 7 / n of a single series, down to half of one where several agree."""
     found = [(lag1(values), len(values)) for values in series]
     known = [(r, n) for r, n in found if n >= 6 and not math.isnan(r)]
     if not known:
@@ -66,7 +66,8 @@ def plausible(
     n = sum(n for _, n in known) / len(known)
     r = unbiased(sum(r for r, _ in known) / len(known), n)
     several = max(1, independent)
-    errors = max(0.5, 1.0 / math.sqrt(several)) if caution is None else caution / math.sqrt(several)
+    usual = max(0.5, 1.0 / math.sqrt(several) + 7.0 / (n * several**2))
+    errors = usual if caution is None else caution / math.sqrt(several)
     return min(_MOST, max(0.0, r + errors * math.sqrt((1.0 - r * r) / n)))
 
 
