@@ -211,30 +211,6 @@ def test_the_frame_says_which_figure_it_wants(two, cold):
     assert ["every request" in titles[0], "each start" in titles[1], "at one load" in titles[2]] == [True] * 3
 
 
-def test_a_figure_reads_on_white_and_on_black(two):
-    """All words and lines have a contrast of 3 at least on both, and the page is transparent."""
-    image = pixels(nbllm.bench.plot(two, "drift"))
-    assert 0 == image[2, 2, 3]
-    solid = image[image[..., 3] > 250][:, :3]
-    inks, counts = np.unique(solid.round(), axis=0, return_counts=True)
-    common = inks[counts > 150]
-    assert len(common) >= 3
-    assert all(contrast(ink, page) >= 3.0 for ink in common for page in ((255, 255, 255), (17, 17, 17)))
-
-
-def contrast(a, b):
-    """WCAG's contrast ratio."""
-
-    def luminance(rgb):
-        channels = [
-            c / 255 / 12.92 if c / 255 <= 0.03928 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb
-        ]
-        return 0.2126 * channels[0] + 0.7152 * channels[1] + 0.0722 * channels[2]
-
-    high, low = sorted((luminance(a), luminance(b)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
 def test_no_figure_is_left_in_pyplot(two):
     """Nothing is shown twice, nothing is kept."""
     import matplotlib.pyplot as plt

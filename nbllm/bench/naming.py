@@ -1,27 +1,49 @@
-"""Names of models as they fit beside a figure: without what all have in common, shortened in the middle, each
-still its own."""
+"""Models as they are shown: names that fit beside a figure, and a place in the palette for each."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable
+from hashlib import sha256
+from itertools import takewhile
+
+COLOURS = 6  # that any kind of colour vision tells apart; beyond them markers and dashes do
 
 
 def short_names(names: Iterable[str], width: int = 26) -> dict[str, str]:
-    """A short name for each, no two alike. The parts before the last slash that all share are left out."""
+    """A short name for each, no two alike: without the words that all begin with, shortened in the middle.
+
+    Where some would look alike, the words that all end with go, too; what is alike then begins where it
+    begins to differ, and what still is has a number.
+    """
     given = list(dict.fromkeys(names))
-    parts = [name.split("/") for name in given]
-    common = 0
-    while len(given) > 1 and all(len(p) > common + 1 and p[common] == parts[0][common] for p in parts):
-        common += 1
+    plain = ["".join(c if c.isprintable() else "\ufffd" for c in name) for name in given]
+    if len(plain) > 1:  # parts of a path, and where they are too long, any words
+        begin = _shared([n[:-1] for n in plain], r".*[-/:@ ]" if max(map(len, plain)) > width else ".*/")
+        plain = [name[begin:] for name in plain]
+    if len({_fitted(name, width) for name in plain}) < len(plain):
+        end = _shared([n[:0:-1] for n in plain], r".*[-/:@, ]")
+        plain = [name[:-end] + "…" if end else name for name in plain]
+    fitted = [_fitted(name, width) for name in plain]
+    double = {words for words, n in Counter(fitted).items() if n > 1}
     found: dict[str, str] = {}
-    for name, part in zip(given, parts, strict=True):
-        plain = "".join(c if c.isprintable() else "\ufffd" for c in "/".join(part[common:]))
-        words, number = _fitted(plain, width), 2
-        while words in found.values():
+    for name, usual, whole in zip(given, fitted, plain, strict=True):
+        alike = [other for other, its in zip(plain, fitted, strict=True) if its == usual]
+        stem = _fitted("…" + whole[_shared(alike, ".*") :], width) if usual in double else usual
+        words, number = stem, 2
+        while words in found.values() or (usual in double and words in fitted):
             mark = f" ({number})"
-            words, number = _fitted(plain, width - len(mark)) + mark, number + 1
+            words, number = _fitted(stem, width - len(mark)) + mark, number + 1
         found[name] = words
     return found
+
+
+def _shared(names: list[str], whole: str) -> int:
+    """How many characters, up to the end of `whole`, all names begin with."""
+    pairs = zip(min(names), max(names), strict=False)
+    found = re.match(whole, "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    return len(found[0]) if found else 0
 
 
 def _fitted(name: str, width: int) -> str:
@@ -30,3 +52,19 @@ def _fitted(name: str, width: int) -> str:
         return name
     tail = (width - 1) * 3 // 5
     return f"{name[: width - 1 - tail]}…{name[-tail:]}"
+
+
+def places(names: Iterable[str]) -> dict[str, int]:
+    """A place in the palette for each, by its name alone, whatever the order; seldom another where other
+    models are in the run. No two share one; those from COLOURS on share a colour, not a marker and a dash.
+    """
+    found: dict[str, int] = {}
+    for name in sorted(dict.fromkeys(names), key=_digest):
+        begin = len(found) // COLOURS * COLOURS
+        free = set(range(begin, begin + COLOURS)) - set(found.values())
+        found[name] = min(free, key=lambda place: _digest(f"{place % COLOURS} {name}"))
+    return found
+
+
+def _digest(words: str) -> bytes:
+    return sha256(words.encode("utf-8", "surrogatepass")).digest()

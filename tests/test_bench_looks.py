@@ -1,0 +1,190 @@
+"""How models look: names, order and colours, the same everywhere, for any colour vision and on both pages."""
+
+import io
+import itertools
+import string
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
+from PIL import Image
+
+import nbllm
+from nbllm.bench import figures, naming
+
+from .test_bench_pages import frame, rows
+
+TWELVE = [
+    f"openrouter/anthropic/claude-{family}-{version}-2025{month}01-preview-thinking-extended"
+    for family in ("sonnet", "opus", "haiku")
+    for version in ("4", "4.5")
+    for month in ("01", "02")
+]
+# What is left of linear RGB (Machado et al. 2009, severity 1; Viénot et al. 1999).
+VISION = {
+    "normal": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+    "protanopia 1999": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
+    "deuteranopia 1999": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
+    "tritanopia 1999": [[1, 0.14461, -0.14461], [0, 0.85924, 0.14076], [0, 0.85924, 0.14076]],
+}
+XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
+
+
+def linear(colour):
+    c = np.array(to_rgb(colour))
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
+def lab(colour, vision):
+    """CIE L*a*b* of a colour as it is seen."""
+    seen = np.clip(np.array(VISION[vision]) @ linear(colour), 0, 1)
+    v = XYZ @ seen / (0.95047, 1.0, 1.08883)
+    x, y, z = np.where(v > 216 / 24389, np.cbrt(v), (24389 / 27 * v + 16) / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def contrast(a, b):
+    """WCAG's."""
+    high, low = sorted((float(XYZ[1] @ linear(c)) for c in (a, b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+# --- colours ---
+
+
+@pytest.mark.parametrize("vision", VISION)
+@pytest.mark.parametrize("theme", figures.THEMES)
+def test_any_two_colours_are_told_apart(theme, vision):
+    """A CIE distance of 15 at least: with so few colours, any two are neighbours in some figure."""
+    colours = figures.THEMES[theme].colours
+    assert naming.COLOURS == len(colours)
+    close = {
+        (a, b): round(float(np.linalg.norm(lab(a, vision) - lab(b, vision))), 1)
+        for a, b in itertools.combinations(colours, 2)
+    }
+    assert 15 <= min(close.values()), close
+
+
+@pytest.mark.parametrize("theme", figures.THEMES)
+def test_text_has_a_contrast_of_four_and_a_half(theme):
+    """And so have the colours of models; what is only drawn has 3."""
+    page, ink, line, colours = figures.THEMES[theme]
+    assert 4.5 <= min(contrast(c, page) for c in (ink, *colours))
+    assert 3 <= contrast(line, page)
+
+
+@pytest.mark.parametrize("theme", figures.THEMES)
+@pytest.mark.parametrize("kind", ["overview", "load", "drift", "coldstart"])
+def test_every_word_of_a_figure_reads_on_its_page(theme, kind):
+    """The page is part of the picture: it reads the same wherever it is shown."""
+    figure = nbllm.bench.plot(frame(*(rows(n, fail=0.2, n=12) for n in TWELVE[:7])), kind, theme=theme)
+    page = figures.THEMES[theme].page
+    words = [t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible()]
+    assert len(words) > 5
+    assert 4.5 <= min(contrast(t.get_color(), page) for t in words)
+    corner = np.asarray(Image.open(io.BytesIO(figure._repr_png_())).convert("RGBA"))[2, 2]
+    assert [*(round(255 * c) for c in to_rgb(page)), 255] == list(corner)
+
+
+def test_a_figure_without_a_theme_follows_matplotlib_s_style():
+    """Light, and dark where the user's other figures are."""
+    import matplotlib.style
+
+    df = frame(rows(n=6))
+    with matplotlib.style.context("default"):
+        light = nbllm.bench.plot(df).get_facecolor()
+    with matplotlib.style.context("dark_background"):
+        dark = nbllm.bench.plot(df).get_facecolor()
+    assert (to_rgb("white"), to_rgb("#111111")) == (to_rgb(light), to_rgb(dark))
+
+
+# --- who is who ---
+
+
+def lines(figure):
+    """What the legend of a figure shows: name to colour, marker and dash, in its order."""
+    (legend,) = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+    looks = [(k.get_color(), k.get_marker(), str(k.get_linestyle())) for k in legend.get_lines()]
+    return dict(zip([t.get_text() for t in legend.get_texts()], looks, strict=True))
+
+
+def test_a_model_looks_the_same_in_every_figure_of_a_run_and_in_every_order_of_rows():
+    """Blocks run in random order, and a part of a run is drawn by itself."""
+    df = frame(*(rows(n, n=8) for n in ("c/z", "a/x", "b/y")))
+    shown = lines(nbllm.bench.plot(df, "drift"))
+    assert ["c/z", "a/x", "b/y"] == list(shown)
+    other = df.sample(frac=1, random_state=3)
+    for kind in ("percentiles", "load", "overview"):
+        assert list(shown.items()) == list(lines(nbllm.bench.plot(other, kind)).items())
+    part = lines(nbllm.bench.plot(df[df["name"] != "a/x"], "drift"))
+    assert {n: look for n, look in shown.items() if n != "a/x"} == part
+
+
+def test_a_model_keeps_its_colour_in_another_run():
+    """Whatever the order in which it is given, and from a file that knows no order."""
+    one = naming.places(TWELVE)
+    assert one == naming.places(reversed(TWELVE))
+    found = [
+        naming.places(["openai/mini", *others])["openai/mini"] for others in ([], ["a/b"], ["c/d", "e/f"])
+    ]
+    assert 1 == len(set(found))
+
+
+@given(some.lists(some.text(max_size=9), max_size=40, unique=True))
+def test_no_two_models_look_alike(names):
+    """Six have six colours; beyond, a marker and a dash are another."""
+    looks = {n: figures._look(n, at, figures.THEMES["light"])[1:] for n, at in naming.places(names).items()}
+    assert len(names) == len(set(map(str, looks.values())))
+    assert min(len(names), naming.COLOURS) == len({look[0] for look in looks.values()})
+    for a, b in itertools.combinations(looks.values(), 2):
+        assert a[0] != b[0] or (a[1] != b[1] and a[2] != b[2])
+
+
+# --- names ---
+
+
+def test_what_all_share_is_left_out_and_what_tells_them_apart_is_not():
+    """No number stands where a word can tell."""
+    found = naming.short_names(TWELVE)
+    assert "sonnet-4.5-20250201…" == found[TWELVE[3]]
+    assert ["mini", "flash"] == list(naming.short_names(["openai/mini", "openai/flash"]).values())
+
+
+@given(some.integers(1, 60), some.integers(1, 60), some.integers(14, 40))
+def test_long_names_that_differ_in_the_middle_are_told_apart_there(before, after, width):
+    """A letter between what all begin and end with."""
+    names = [f"{'x' * before}{letter}{'y' * after}" for letter in string.ascii_uppercase[:12]]
+    short = naming.short_names(names, width)
+    assert all(n[before] in words and len(words) <= width for n, words in short.items())
+
+
+@given(
+    some.lists(some.text("ab/-… (2)", max_size=30), max_size=12, unique=True),
+    some.integers(12, 20),
+)
+def test_short_names_are_unique_also_where_names_look_like_short_ones(names, width):
+    """Ellipses, numbers in brackets, empty parts."""
+    short = naming.short_names(names, width)
+    assert list(dict.fromkeys(names)) == list(short)
+    assert len(names) == len(set(short.values()))
+    assert all(len(words) <= width for words in short.values())
