@@ -38,7 +38,7 @@ from nbllm.notebook.view.grid import growing
 from nbllm.notebook.view.live import LivePainter
 from nbllm.notebook.view.state import AnswerState
 from nbllm.notebook.view.static import final, footer
-from nbllm.notebook.view.styles import STYLE
+from nbllm.notebook.view.styles import style_of
 from nbllm.routing import prices, registry
 from nbllm.routing.dialects import DIALECTS
 from nbllm.simulator import text
@@ -1128,7 +1128,7 @@ def test_only_png_and_jpeg_are_shown_and_nothing_is_loaded(picture, source, word
         {"text/html": (line := Outcome("m", r).line("md")).html, "text/plain": line.text},
     ):
         assert words in shown["text/plain"]
-        html = shown["text/html"].replace(STYLE, "")
+        html = shown["text/html"].replace(style_of(shown["text/html"]), "")
         assert re.findall(r'src="([^"]*)"', html) == ([source] if source else [])
         assert not re.search("<script|<svg", html)
         assert ("<img" in html) == bool(source)

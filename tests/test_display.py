@@ -27,7 +27,7 @@ from nbllm.notebook.comparison import Outcome
 from nbllm.notebook.view.live import LivePainter
 from nbllm.notebook.view.state import AnswerState
 from nbllm.notebook.view.static import Rendered, count, error_lines, final, footer, money, seconds
-from nbllm.notebook.view.styles import STYLE
+from nbllm.notebook.view.styles import STYLE, style_of
 from nbllm.notebook.view.text import TextPainter
 
 from .payloads import PAYLOADS
@@ -70,6 +70,12 @@ class Page:
     @property
     def text(self):
         return "".join(data["text/plain"] for _, data in self.outputs)
+
+
+def unstyled(html):
+    """`html` without our own style elements, and no others."""
+    html = html.replace(STYLE, "")
+    return html.replace(style_of(html), "")
 
 
 class Clock:
@@ -238,7 +244,7 @@ def test_a_notebook_saved_in_mid_stream_holds_the_text_so_far():
     clock.now += 1
     view.tick(clock.now)
     assert page.text.startswith(text)
-    checked(page.html.replace(STYLE, "").replace(' class="nbllm tex2jax_ignore mathjax_ignore"', ""))
+    checked(unstyled(page.html).replace(' class="nbllm tex2jax_ignore mathjax_ignore"', ""))
 
 
 def test_formulas_are_typeset_when_their_block_is_finished():
@@ -428,9 +434,7 @@ def test_how_an_answer_ended_is_told_in_both_forms(response, error, text):
     """Stopped, cut, filtered, refused, empty, simulated; calls and reasoning."""
     data = final(response, error=error)
     assert text in data["text/plain"]
-    checker = checked(
-        data["text/html"].replace(STYLE, "").replace(' class="nbllm tex2jax_ignore mathjax_ignore"', "")
-    )
+    checker = checked(unstyled(data["text/html"]).replace(' class="nbllm tex2jax_ignore mathjax_ignore"', ""))
     last = (
         text.replace("[simulated]", "simulated")
         .replace("[tool call] ", "")
@@ -509,10 +513,10 @@ def test_any_events_show_safely(events, format):
         view.feed(event)
         clock.now += pause
         view.tick(clock.now)
-        checked(page.html.replace(STYLE, "").replace(' class="nbllm tex2jax_ignore mathjax_ignore"', ""))
+        checked(unstyled(page.html).replace(' class="nbllm tex2jax_ignore mathjax_ignore"', ""))
     view.finish(fold.response(), footer(fold.response()))
     assert len(page.outputs) == 1
-    checked(page.html.replace(STYLE, "").replace(' class="nbllm tex2jax_ignore mathjax_ignore"', ""))
+    checked(unstyled(page.html).replace(' class="nbllm tex2jax_ignore mathjax_ignore"', ""))
     page.text.encode()
 
 

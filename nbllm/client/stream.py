@@ -59,7 +59,9 @@ class Stream:
         self.at_end: Callable[[Stream], None] | None = None  # called once, on the engine's thread
         self._about = about
         self._error: errors.NbllmError | None = None
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._over = threading.Condition(lock)  # of those who wait for the end: no event wakes them
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._enders: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._errands: deque[Errand] = deque()
@@ -108,6 +110,7 @@ class Stream:
         errand = Errand(work, loop, loop.create_future(), asks)
         with self._changed:
             self._errands.append(errand)
+            self._over.notify_all()
             self._wake()
         try:
             return await errand.done
@@ -125,6 +128,7 @@ class Stream:
             self.ended_at = time.perf_counter()
             self._error = error
             self._waiters += self._enders
+            self._over.notify_all()
             self._wake()
         if self.at_end is not None:
             self.at_end(self)
@@ -182,7 +186,7 @@ class Stream:
         """Waits at most `timeout` seconds for the reply's end, whatever comes meanwhile; False where it has
         not ended. errands: one that comes ends the wait too."""
         with self._changed:
-            self._changed.wait_for(lambda: self.done or (errands and self._errands), timeout)
+            self._over.wait_for(lambda: self.done or (errands and self._errands), timeout)
             return self.done
 
     @property

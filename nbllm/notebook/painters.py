@@ -11,6 +11,7 @@ from .session import Session
 from .view.frontend import KernelPort, where
 from .view.grid import Grid
 from .view.live import LivePainter
+from .view.markdown import parser
 from .view.outcome import Outcome, Painter
 from .view.text import TextPainter
 
@@ -25,6 +26,7 @@ def painter(session: Session, run: Run, before: Sequence[Outcome] = (), *, in_pl
     if mode == "terminal":
         return TextPainter(len(run.states), before=before, thoughts=run.question.thoughts)
     port = KernelPort(session.shell)
+    parser()  # loaded before the call, so that the first words do not wait for it
 
     def alone() -> bool:
         return session.alone and not in_place

@@ -33,7 +33,7 @@ from .comparison import Comparison
 from .question import Contestant, Question, spendable
 from .session import Session
 from .view.outcome import Outcome, Painter, Watcher
-from .view.state import AnswerState
+from .view.state import AnswerState, gathered
 from .view.static import data_table, error_lines, footer
 
 FRAME = 0.05  # seconds between two looks at the logs while they grow: 20 frames a second
@@ -302,10 +302,10 @@ def _read(run: Run, i: int, places: list[int], painter: Watcher) -> bool:
     stream = run.streams[i]
     if isinstance(stream, Stream):
         ended = stream.done  # before the log is read: what comes after is seen at the next look
-        for at, event in stream.log[places[i] :]:
-            places[i] += 1
+        for at, event, count in gathered(stream.log[places[i] :]):
+            places[i] += count
             with suppress(Exception):  # what cannot be drawn while it comes is in the answer all the same
-                run.states[i].feed(event, at)
+                run.states[i].feed(event, at, count)
                 painter.feed(i, event)
         if not ended or places[i] < len(stream.log):
             return False
@@ -317,13 +317,15 @@ def _read(run: Run, i: int, places: list[int], painter: Watcher) -> bool:
 
 
 def _wait(run: Run, live: list[int], places: list[int]) -> None:
-    """Until something is worth a look: the first event, an end, a frame's time, work for this thread."""
+    """Until something is worth a look: the first words at once, an end, a frame's time, work for this
+    thread."""
     stream = run.streams[live[0]]
-    if (
-        isinstance(stream, Stream)
-        and (len(live) > 1 or stream.wait(places[live[0]], _TICK, errands=False))
-        and not stream.done
-    ):
+    if not isinstance(stream, Stream):
+        return
+    begun = all(run.states[i].total for i in live)
+    if len(live) > 1:
+        stream.wait_end(FRAME if begun else FRAME / 2, errands=True)
+    elif stream.wait(places[live[0]], _TICK, errands=False) and begun and not stream.done:
         stream.wait_end(FRAME, errands=True)
 
 

@@ -53,6 +53,12 @@ _HONEST = (
     "(?<=[\u1820-\u18aa])[\u180b-\u180f]",
 )
 
+# What most texts consist of: nothing of it hides. Of a text with more, each character is looked at.
+_USUAL = re.compile(
+    "[\t\n\r -~\u00a0-\u00ac\u00ae-\u024f\u0400-\u0481\u2010-\u2027\u2030-\u205e"
+    "\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5\uac00-\ud7a3]*+"
+)
+
 
 def clean(text: str) -> str:
     """`text` with hidden characters made visible, and halves of surrogate pairs replaced."""
@@ -85,9 +91,12 @@ def cleaned(text: str) -> tuple[str, int]:
 
 def _hidden_in(text: str) -> str:
     """The hidden characters that occur in `text`, sorted."""
+    if _USUAL.fullmatch(text):
+        return ""
     return "".join(sorted(c for c in set(text) if _is_hidden(c)))
 
 
+@lru_cache(maxsize=2_048)
 def _is_hidden(c: str) -> bool:
     if c in _EMPTY:
         return True

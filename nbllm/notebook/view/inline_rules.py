@@ -30,6 +30,9 @@ _ADDRESS = re.compile(
 )
 _BEHIND = ".,:;!?*_~'|"  # what is punctuation behind an address, and no part of it
 _LEAST_WIDTH = 40  # characters to which a paragraph may have been filled
+_MAYBE_RTL = re.compile(
+    "[\u0590-\u08ff\ufb1d-\ufefc\U00010800-\U0010ffff]"
+)  # letters from right to left, and others
 _BLOCKS = {
     "paragraph",
     "heading",
@@ -178,9 +181,7 @@ def direction(text: str) -> str:
 
 
 def _directions(state: Any) -> None:
-    if not any(
-        "\u0590" <= c <= "\u08ff" or "\ufb1d" <= c <= "\ufefc" or c >= "\U00010800" for c in state.src
-    ):
+    if not _MAYBE_RTL.search(state.src):
         return
     open_blocks: list[Token] = []
     for token in state.tokens:

@@ -172,7 +172,9 @@ class LivePainter(Painter):
         data = {"text/plain": "".join(line.text for line in lines)}
         if self._mode == "live":
             data["text/html"] = container(
-                "".join(line.html for line in lines), style=self._display_id == self._styled_id
+                "".join(line.html for line in lines),
+                style=self._display_id == self._styled_id,
+                grows=True,
             )
         self._port.publish(data, display_id=self._display_id, update=update)
         return ENVELOPE + sum(map(_wire_size, data.values()))

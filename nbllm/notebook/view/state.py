@@ -9,10 +9,11 @@ figures, a retry that is told. So they agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from html import escape
-from typing import Literal
+from itertools import groupby
+from typing import Any, Literal
 
 from ...core.events import (
     Event,
@@ -67,6 +68,32 @@ class Piece:
         return Rendered(text(self.source), clean(self.source))
 
 
+def gathered(log: Iterable[tuple[float, Event]]) -> Iterator[tuple[float, Event, int]]:
+    """The events of a stretch of a log, each with its arrival and for how many it stands: pieces of one text
+    that follow each other are one, so that drawing costs work for each look and not for each piece."""
+    for _, group in groupby(log, _kind):
+        entries = list(group)
+        yield (*(_joined(entries) if len(entries) > 1 else entries[0]), len(entries))
+
+
+def _kind(entry: tuple[float, Event]) -> tuple[type[Event] | None, int]:
+    """What neighbours must have in common to be one event."""
+    event = entry[1]
+    if isinstance(event, (TextDelta, ReasoningDelta)):
+        return type(event), 0
+    if isinstance(event, ToolCallDelta) and not (event.id or event.name):
+        return ToolCallDelta, event.index
+    return None, id(event)
+
+
+def _joined(entries: list[tuple[float, Any]]) -> tuple[float, Event]:
+    at, first = entries[0]
+    if isinstance(first, ToolCallDelta):
+        return at, ToolCallDelta(first.index, arguments="".join([e.arguments for _, e in entries]))
+    arrived = next((at for at, e in entries if e.text), at)
+    return arrived, type(first)("".join([e.text for _, e in entries]))
+
+
 @dataclass(slots=True)
 class AnswerState:
     """One answer so far. label: what stands above its column. began, first, ended: perf_counter seconds;
@@ -101,10 +128,10 @@ class AnswerState:
     def _splitter(self) -> Splitter:
         return Blocks() if self.format == "md" else Lines()
 
-    def feed(self, event: Event, at: float) -> None:
-        """Takes an event that arrived at `at` into account."""
+    def feed(self, event: Event, at: float, count: int = 1) -> None:
+        """Takes an event that arrived at `at` into account, one for `count` of them."""
         before = self.chunks
-        self.chunks += 1
+        self.chunks += count
         match event:
             case TextDelta(text):
                 self._text(text)

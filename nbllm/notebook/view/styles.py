@@ -8,63 +8,103 @@ remain. Fallbacks are mid-tones and veils of grey that read on light and on dark
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _MUTED = "var(--jp-ui-font-color2,#808080)"
 _LINE = "var(--jp-border-color2,rgba(128,128,128,.35))"
 _MONO = "var(--jp-code-font-family,ui-monospace,SFMono-Regular,Menlo,Consolas,monospace)"
 
-_STYLE = f"""
-.nbllm.nbllm{{margin:0}}
-.nbllm{{contain:paint;line-height:1.55;overflow-wrap:break-word;padding:1px 0}}
-.nbllm>:is(p,ul,ol,blockquote,details,h3,h4,h5,h6){{max-width:46em}}
-.nbllm>:is(p,ul,ol,blockquote,table,pre,details){{margin:0 0 .75em}}
-.nbllm :is(h3,h4,h5,h6){{margin:1.1em 0 .45em;line-height:1.25;font-weight:600}}
-.nbllm h3{{font-size:1.3em}}.nbllm h4{{font-size:1.15em}}.nbllm :is(h5,h6){{font-size:1em}}
-.nbllm>:is(h3,h4):first-child{{margin-top:.2em}}.nbllm>style+:is(h3,h4){{margin-top:.2em}}
-.nbllm li>p{{margin:0 0 .4em}}.nbllm :is(ul,ol){{padding-left:1.7em}}
-.nbllm blockquote{{margin-left:0;padding:0 0 0 1em;border-left:3px solid {_LINE};color:{_MUTED}}}
-.nbllm li.nbllm-task{{list-style:none;margin-left:-1.35em}}
-.nbllm hr{{border:0;border-top:1px solid {_LINE};margin:1.2em 0}}
-.nbllm a{{color:var(--jp-content-link-color,#3a82d6)}}
+# What an output's HTML must hold for rules to be a part of it ("" for all), and the rules.
+_RULES = (
+    ("", """
+.nbllm.nbllm{margin:0}
+.nbllm{contain:paint;line-height:1.55;overflow-wrap:break-word;padding:1px 0}
+.nbllm>:is(p,ul,ol,blockquote,details,h3,h4,h5,h6){max-width:46em}
+.nbllm>:is(p,ul,ol,blockquote,table,pre,details){margin:0 0 .75em}"""),
+    ("<h[3-6]", """
+.nbllm :is(h3,h4,h5,h6){margin:1.1em 0 .45em;line-height:1.25;font-weight:600}
+.nbllm h3{font-size:1.3em}.nbllm h4{font-size:1.15em}.nbllm :is(h5,h6){font-size:1em}
+.nbllm>:is(h3,h4):first-child{margin-top:.2em}.nbllm>style+:is(h3,h4){margin-top:.2em}"""),
+    ("<li", """
+.nbllm li>p{margin:0 0 .4em}.nbllm :is(ul,ol){padding-left:1.7em}"""),
+    ("<blockquote", f"""
+.nbllm blockquote{{margin-left:0;padding:0 0 0 1em;border-left:3px solid {_LINE};color:{_MUTED}}}"""),
+    ("nbllm-task", """
+.nbllm li.nbllm-task{list-style:none;margin-left:-1.35em}"""),
+    ("<hr", f"""
+.nbllm hr{{border:0;border-top:1px solid {_LINE};margin:1.2em 0}}"""),
+    ("<a ", """
+.nbllm a{color:var(--jp-content-link-color,#3a82d6)}"""),
+    ("<table", f"""
 .nbllm table{{color:inherit;display:block;width:fit-content;max-width:100%;overflow-x:auto;
 border:0;border-collapse:collapse;font-size:.95em}}
 .nbllm :is(th,td){{text-align:left;padding:.35em .9em;border:0;border-bottom:1px solid {_LINE};
 max-width:30em;white-space:normal;vertical-align:top}}
 .nbllm :is(tr,tbody tr:nth-child(odd),tbody tr:hover){{background:none}}
 .nbllm th{{font-weight:600}}.nbllm thead th{{border-bottom-width:2px}}
-.nbllm tbody>tr:last-child>:is(th,td){{border-bottom:0}}
-.nbllm pre{{position:relative;overflow-x:auto;padding:.7em .9em;border-radius:5px;
-background:rgba(128,128,128,.09);line-height:1.45}}
-.nbllm pre code{{background:none;padding:0;white-space:pre}}
+.nbllm tbody>tr:last-child>:is(th,td){{border-bottom:0}}"""),
+    ("<pre", """
+.nbllm pre{position:relative;overflow-x:auto;padding:.7em .9em;border-radius:5px;
+background:rgba(128,128,128,.09);line-height:1.45}
+.nbllm pre code{background:none;padding:0;white-space:pre}"""),
+    ("<(?:pre|code)", f"""
 .nbllm :is(pre,code){{font-family:{_MONO};font-size:.95em}}.nbllm pre code{{font-size:1em}}
-.nbllm :not(pre)>code{{background:rgba(128,128,128,.13);padding:.1em .35em;border-radius:3px}}
+.nbllm :not(pre)>code{{background:rgba(128,128,128,.13);padding:.1em .35em;border-radius:3px}}"""),
+    ("data-lang", f"""
 .nbllm pre[data-lang]::after{{content:attr(data-lang);position:absolute;top:.45em;right:.8em;
-font-size:.8em;color:{_MUTED};opacity:.75}}
-.nbllm div.nbllm-tex{{margin:0;max-width:46em;overflow-x:auto;overflow-y:hidden}}
-.nbllm .nbllm-text{{white-space:pre-wrap}}
-.nbllm .nbllm-think{{color:{_MUTED};font-size:.93em;border-left:2px solid {_LINE};padding-left:.9em}}
-.nbllm summary{{cursor:pointer}}.nbllm details[open]>summary{{margin-bottom:.5em}}
-.nbllm details>p:last-child{{margin-bottom:0}}
-.nbllm .nbllm-note{{margin:.5em 0;font-size:.93em;color:var(--jp-warn-color0,#b26a00)}}
+font-size:.8em;color:{_MUTED};opacity:.75}}"""),
+    ("nbllm-tex", """
+.nbllm div.nbllm-tex{margin:0;max-width:46em;overflow-x:auto;overflow-y:hidden}"""),
+    ("nbllm-text", """
+.nbllm .nbllm-text{white-space:pre-wrap}"""),
+    ("nbllm-think", f"""
+.nbllm .nbllm-think{{color:{_MUTED};font-size:.93em;border-left:2px solid {_LINE};padding-left:.9em}}"""),
+    ("<details", """
+.nbllm summary{cursor:pointer}.nbllm details[open]>summary{margin-bottom:.5em}
+.nbllm details>p:last-child{margin-bottom:0}"""),
+    ("nbllm-note", """
+.nbllm .nbllm-note{margin:.5em 0;font-size:.93em;color:var(--jp-warn-color0,#b26a00)}"""),
+    ("nbllm-foot", f"""
 .nbllm .nbllm-foot{{margin-top:.6em;font-size:.82em;line-height:1.5;color:{_MUTED};
-font-variant-numeric:tabular-nums}}
+font-variant-numeric:tabular-nums}}"""),
+    ("nbllm-side", f"""
 .nbllm .nbllm-side{{display:grid;gap:0 1.6em;align-items:start;overflow-x:auto}}
 .nbllm .nbllm-col{{min-width:0;overflow-wrap:anywhere}}
 .nbllm .nbllm-col>:is(p,ul,ol,blockquote,table,pre,details){{margin:0 0 .75em}}
-.nbllm .nbllm-head{{border-bottom:1px solid {_LINE};margin-bottom:.6em;padding-bottom:.25em}}
-.nbllm .nbllm-badge{{border:1px solid;border-radius:3px;padding:0 .4em;margin-right:.3em}}
-.nbllm .k{{color:var(--jp-mirror-editor-keyword-color,#2e8b57)}}
-.nbllm .s{{color:var(--jp-mirror-editor-string-color,#c0504d)}}
-.nbllm .c{{color:var(--jp-mirror-editor-comment-color,#7a8a8a);font-style:italic}}
-.nbllm .n{{color:var(--jp-mirror-editor-number-color,#2e8b57)}}
-.nbllm .f{{color:var(--jp-mirror-editor-def-color,#4a7fd6)}}
-.nbllm .b{{color:var(--jp-mirror-editor-builtin-color,#2e8b57)}}
-"""
-# `div.nbllm.nbllm` wins over the front end's own rules for `.jp-RenderedHTMLCommon` and its tags.
-STYLE = "<style>" + re.sub("(^|})[.]nbllm", r"\1div.nbllm.nbllm", _STYLE.replace("\n", "")) + "</style>"
+.nbllm .nbllm-head{{border-bottom:1px solid {_LINE};margin-bottom:.6em;padding-bottom:.25em}}"""),
+    ("nbllm-badge", """
+.nbllm .nbllm-badge{border:1px solid;border-radius:3px;padding:0 .4em;margin-right:.3em}"""),
+    ("<span class=.>", """
+.nbllm .k{color:var(--jp-mirror-editor-keyword-color,#2e8b57)}
+.nbllm .s{color:var(--jp-mirror-editor-string-color,#c0504d)}
+.nbllm .c{color:var(--jp-mirror-editor-comment-color,#7a8a8a);font-style:italic}
+.nbllm .n{color:var(--jp-mirror-editor-number-color,#2e8b57)}
+.nbllm .f{color:var(--jp-mirror-editor-def-color,#4a7fd6)}
+.nbllm .b{color:var(--jp-mirror-editor-builtin-color,#2e8b57)}"""),
+)  # fmt: skip
 
 
-def container(body: str, *, style: bool) -> str:
+def _sheet(rules: Iterable[str]) -> str:
+    """A style element. `div.nbllm.nbllm` wins over the front end's own rules for `.jp-RenderedHTMLCommon` and
+    its tags."""
+    return (
+        "<style>"
+        + re.sub("(^|})[.]nbllm", r"\1div.nbllm.nbllm", "".join(rules).replace("\n", ""))
+        + "</style>"
+    )
+
+
+STYLE = _sheet(rules for _, rules in _RULES)  # for what grows, and may come to hold anything
+
+
+def style_of(body: str) -> str:
+    """The style element with those rules alone that `body` needs: each output of a notebook stands for
+    itself, wherever it is moved, and most are prose."""
+    return _sheet(rules for needs, rules in _RULES if re.search(needs, body))
+
+
+def container(body: str, *, style: bool, grows: bool = False) -> str:
     """Our box around `body`. Its classes tell MathJax, old and new, to leave every dollar alone except in our
-    formulas."""
-    return f'<div class="nbllm tex2jax_ignore mathjax_ignore">{STYLE if style else ""}{body}</div>'
+    formulas. grows: displays without a style of their own follow."""
+    sheet = (STYLE if grows else style_of(body)) if style else ""
+    return f'<div class="nbllm tex2jax_ignore mathjax_ignore">{sheet}{body}</div>'

@@ -1,0 +1,138 @@
+"""What a cell costs, in counts: looks instead of pieces, rules that an output needs, modules that loading
+brings."""
+
+import re
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbllm.client.client import Client
+from nbllm.core.events import Notice, ReasoningDelta, TextDelta, ToolCallDelta
+from nbllm.core.messages import Text
+from nbllm.notebook.question import Question
+from nbllm.notebook.run import Run, follow
+from nbllm.notebook.view import hidden
+from nbllm.notebook.view.markdown import plain_html, to_html
+from nbllm.notebook.view.outcome import Watcher
+from nbllm.notebook.view.state import AnswerState, gathered
+from nbllm.notebook.view.static import foot_line, note_line, reasoning_html
+from nbllm.notebook.view.styles import STYLE, container, style_of
+
+EVENTS = st.one_of(
+    st.builds(TextDelta, st.sampled_from(["", "a", "one\n\n", "two "])),
+    st.builds(ReasoningDelta, st.sampled_from(["", "hm "])),
+    st.builds(
+        ToolCallDelta,
+        st.integers(0, 1),
+        st.sampled_from([None, "id1", "id2"]),
+        st.sampled_from([None, "search"]),
+        st.sampled_from(["", "{", '"q"']),
+    ),
+    st.builds(Notice, st.just("retry"), st.just("again")),
+)
+
+
+def seen(log):
+    """All that a screen takes from a state."""
+    state = AnswerState("m", 0.0)
+    for at, event, count in log:
+        state.feed(event, at, count)
+    return [(p.source, p.kind) for p in state.pieces], state.splitter.tail(), {
+        name: getattr(state, name)
+        for name in ("thought", "calls", "ids", "notice", "total", "chunks", "first")
+    }  # fmt: skip
+
+
+@given(st.lists(EVENTS, max_size=30))
+def test_gathered_events_come_to_the_same(events):
+    """Pieces of one text as one event: the same state, the same number, the same first arrival."""
+    log = [(float(i), event) for i, event in enumerate(events)]
+    assert seen((at, e, 1) for at, e in log) == seen(gathered(log))
+
+
+class Counts(Watcher):
+    """Counts what a painter would hear."""
+
+    def __init__(self):
+        self.fed = self.ticks = 0
+
+    def feed(self, column, event):
+        self.fed += 1
+
+    def tick(self, now):
+        self.ticks += 1
+
+
+@pytest.mark.parametrize("chunks", [10, 1000])
+def test_what_has_come_is_taken_in_one_look(chunks):
+    """A painter hears of a thousand pieces that are there already as of ten."""
+    client = Client(ledger=None)
+    stream = client.stream("x", f"sim/openai@tokens={chunks},ttft=0,gap=0")
+    stream.response(30)
+    run = Run.of(Question((Text("x"),), ("openai/m",), {}, {}), lambda q, c: stream).begin()
+    counts = Counts()
+    follow(run, counts)
+    assert run.outcomes[0].response.text == stream.response().text
+    assert counts.fed < 10
+    assert counts.ticks == 0  # nothing was left to wait for
+
+
+def test_what_is_usual_hides_nothing():
+    """The quick look at a text lets nothing through that the slow one would mark."""
+    usual = [c for c in map(chr, range(sys.maxunicode + 1)) if hidden._USUAL.fullmatch(c)]
+    assert [] == [c for c in usual if hidden._is_hidden(c)]
+    assert 20_000 < len(usual)
+
+
+SHOWN = {
+    "prose": "Only **words**.",
+    "heading": "# One\n\nwords",
+    "list": "- [x] a\n- b",
+    "table": "| a | b |\n|---|---|\n| 1 | 2 |",
+    "code": "```python\nx = 1  # one\n```",
+    "span": "a `b` c",
+    "quote": "> words\n\n---\n\n[x](https://x.example)",
+    "formula": "$$\nx^2\n$$",
+    "details": "<details><summary>More</summary>\n\nwords\n\n</details>",
+}
+
+
+NAME = re.compile(r"(?<![\w-])[a-z][\w-]*")
+CHOICE = re.compile(r":(is|not)\(((?:[^()]|\([^()]*\))*)\)")
+
+
+def may_apply(selector, names):
+    """Whether all names of a selector occur, and one of each of its choices."""
+    choices = [set(NAME.findall(m[2])) for m in CHOICE.finditer(selector) if m[1] == "is"]
+    rest = re.sub(r"\[[^]]*\]|::?[\w-]+(?:\([^)]*\))?", "", CHOICE.sub("", selector))
+    return set(NAME.findall(rest)) <= names and all(choice & names for choice in choices)
+
+
+def left_out(html, sheet):
+    """The rules that could apply to `html` and are not in `sheet`."""
+    names = {"div", "nbllm", *re.findall(r"<([a-z]\w*)", html), *re.findall(r"class=\"?([\w-]+)", html)}
+    rules = {r for r in STYLE[7:-8].split("}") if r} - set(sheet[7:-8].split("}"))
+    return [r for r in rules if may_apply(r.partition("{")[0], names)]
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+def test_an_output_has_the_rules_it_needs(kind):
+    """Each output holds every rule that could apply to it, and prose few of them."""
+    html = to_html(SHOWN[kind])
+    assert [] == left_out(html, style_of(html))
+    assert bool(left_out(html, style_of(""))) == (kind != "prose")
+    assert container(html, style=True) == container(html, style=False).replace(">", f">{style_of(html)}", 1)
+    if kind == "prose":
+        assert len(style_of(html + foot_line(note_line("x")).html)) < 800
+
+
+@pytest.mark.parametrize(
+    "html",
+    [plain_html("x"), reasoning_html("x"), note_line("x").html, foot_line(note_line("x")).html],
+    ids=["text", "thought", "note", "foot"],
+)
+def test_so_do_our_own_words(html):
+    """Text as it is, thoughts and notes likewise."""
+    assert [] == left_out(html, style_of(html))
