@@ -4,7 +4,8 @@ from urllib.parse import quote
 
 import pytest
 
-from nbllm.notebook.fix import _changes, _difference
+from nbllm.notebook.fix import _difference
+from nbllm.tools.changes import lines
 
 from .growth import growth
 from .kernels import Kernel
@@ -137,7 +138,7 @@ LINES = [f"line {i}" for i in range(2_000)]
 def test_a_diff_shows_what_changes(before, after, shown):
     """Of very long cells too."""
     assert shown == [
-        line for line in _changes(before, after) if line[0] in "+-" and line[:3] not in ("+++", "---")
+        line for line in lines(before, after, "a", "b") if line[0] in "+-" and line[:3] not in ("+++", "---")
     ]
 
 
@@ -152,7 +153,7 @@ def test_a_diff_shows_what_changes(before, after, shown):
 )
 def test_a_diff_costs_its_length(make):
     """Above what is compared line by line."""
-    growth(lambda given: list(_changes(*given)), make, 2_000)
+    growth(lambda given: list(lines(*given, "a", "b")), make, 2_000)
 
 
 def test_a_diff_holds_code_that_holds_fences():

@@ -2,6 +2,8 @@
 
 import pytest
 
+from nbllm.simulator import script
+
 from .kernels import Kernel
 
 pytestmark = pytest.mark.kernel
@@ -237,3 +239,20 @@ def test_a_dry_run_shows_the_tools(kernel):
     assert "The list price of an article." in ran.text
     assert "stock" in ran.text
     assert [] == kernel.value("called")
+
+
+def test_what_a_tool_changed_is_listed_and_taken_back(kernel, tmp_path):
+    """Asked with the difference; `%llm undo` needs no more words; twice there is nothing left."""
+    kernel.run(f"%cd -q {tmp_path}\nopen('a.txt', 'w').write('one\\ntwo\\n')")
+    arguments = {"path": "a.txt", "text": "one\nthree\n"}
+    steps = script([{"calls": [{"name": "write_file", "arguments": arguments}]}, {"text": "Done."}])
+    ran = kernel.run(f"%%llm {MODEL},{steps} tools=files approve=auto\nWrite.")
+    assert ran.ok, ran.error
+    assert "Changed: a.txt" in ran.text
+    assert "+three" in kernel.run("%llm undo list").text
+    assert "Taken back: a.txt." in kernel.run("%llm undo").text
+    assert "one\ntwo\n" == (tmp_path / "a.txt").read_text()
+    refused = kernel.run("%llm undo")
+    assert not refused.ok
+    assert "no such change" in refused.error["evalue"]
+    assert not kernel.run("%llm undo everything").ok

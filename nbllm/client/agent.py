@@ -21,6 +21,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -43,7 +44,9 @@ from ..core.events import (
 from ..core.history import answered, closed
 from ..core.messages import Message, Request, Text, Tool, ToolCall, ToolResult
 from ..core.options import CallSpec
+from ..tools.changes import Change, Journal, Made, settled
 from ..tools.given import Connections, Given, Sets, tools
+from ..tools.mcp_mend import clean
 from ..tools.names import unique
 from ..tools.results import content, failure
 from ..tools.usable import Arguments, ToolArgumentsError, Usable
@@ -52,6 +55,8 @@ from .stream import Stream
 
 MAX_STEPS = 10
 TIMEOUT = 60.0  # seconds for a call that waits for others, where it says nothing else
+_LOOK = 10.0  # seconds to see what a call changes
+_SHOWN = 20_000  # characters of a difference in a terminal
 _SUMMARY = 2_000  # tokens of a summary at most
 _WORTH = 3_000  # tokens of a conversation from which what the model reads is looked up
 _LONG = 20_000  # tokens of a conversation that is worth a word
@@ -68,12 +73,13 @@ Answer = Literal["once", "always", "no"]
 @dataclass(frozen=True, slots=True)
 class Question:
     """A call that the person is asked about: what would run, with which arguments, and which of how many it
-    is. `tool.source` says where it comes from."""
+    is. `tool.source` says where it comes from. change: what it would change, where that is known."""
 
     call: ToolCall
     tool: Usable
     number: int = 1
     of: int = 1
+    change: Change | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +141,8 @@ def at_terminal(question: Question) -> str | None:
     if sys.stdin is None or not sys.stdin.isatty():
         return None
     call = f"{question.call.name}({json.dumps(question.call.arguments)})"  # escaped: a terminal obeys nothing
+    if question.change is not None:
+        sys.stdout.write(clean(question.change.diff, _SHOWN) + "\n")
     return meant(input(f"Run {call} of {question.tool.source}?{TYPED}"))
 
 
@@ -187,6 +195,9 @@ class Agent:
     messages: tuple[Message, ...] = ()
     _said: int = 0  # messages of the whole conversation, without the system's
     _shortened: bool = False  # for an answer that did not fit
+    journal: Journal = field(default_factory=Journal)
+    _changed: list[str] = field(default_factory=list)  # what tools changed
+    _number: int = 0  # its number in the journal
     _allowed: set[str] = field(default_factory=set)
     _seen: Counter[str] = field(default_factory=Counter)
 
@@ -212,11 +223,13 @@ class Agent:
                 continue
             calls = [c for c in response.tool_calls if c.name not in self.plain]
             if not calls or len(calls) < len(response.tool_calls):
+                self._list_changes(stream)
                 stream.publish(end)
                 return
             if last:
                 for call in calls:
                     stream.publish(ToolEnded(failure(call, f"not run: {last}"), "limit"))
+                self._list_changes(stream)
                 stream.publish(Notice("tools", f"The tools were stopped: {last}."))
                 stream.publish(end)
                 return
@@ -406,7 +419,8 @@ class Agent:
         asker = self.approve if callable(self.approve) else self.ask or at_terminal
         if self.approve == "never" or p.tool is None:
             return self._nobody(stream, p, "approve=never")
-        question = Question(replace(p.call, arguments=deepcopy(p.call.arguments)), p.tool, number, of)
+        call, change = replace(p.call, arguments=deepcopy(p.call.arguments)), await self._change(p)
+        question = Question(call, p.tool, number, of, change)
         answer, error = await stream.by_reader(lambda: asker(question), asks=True)
         if error is not None:
             stream.publish(Notice("tools", f"{p.call.name} was not run: asking failed ({error})."))
@@ -423,14 +437,19 @@ class Agent:
         return f"not run: the user allows no such call here ({why})"
 
     async def _run_all(self, stream: Stream, planned: Sequence[_Planned]) -> None:
-        """What waits for others together; functions in their order, beside that."""
+        """What waits for others together; functions and what changes something in their order, beside
+        that."""
         away = [
-            asyncio.create_task(self._away(stream, p)) for p in planned if p.tool and p.tool.where == "engine"
+            asyncio.create_task(self._away(stream, p))
+            for p in planned
+            if p.tool and p.tool.where == "engine" and p.tool.change is None
         ]
         try:
             for p in planned:
                 if p.tool and p.tool.where == "here":
                     await self._here(stream, p)
+                elif p.tool and p.tool.change is not None:
+                    await self._away(stream, p)
             await asyncio.gather(*away)
         finally:
             for task in away:
@@ -456,13 +475,17 @@ class Agent:
         async def later(value: Any) -> Any:
             return done(await value)
 
+        change = await self._change(p)
         self._begin(stream, p)
         told, error = await stream.by_reader(work)
-        stream.publish(p.give(told) if error is None else p.end("failed", error))
+        ended = p.give(told) if error is None else p.end("failed", error)
+        await self._note(ended, change)
+        stream.publish(ended)
 
     async def _away(self, stream: Stream, p: _Planned) -> None:
         tool = p.tool
         assert tool is not None
+        change = await self._change(p)
         self._begin(stream, p)
         limit = TIMEOUT if tool.timeout is None else tool.timeout
         try:
@@ -472,7 +495,40 @@ class Agent:
             late = f"timed out after {limit:g} s: whether it took effect is not known"
             own = isinstance(exc, TimeoutError) and clock.expired()
             ended = p.end("timeout", late) if own else p.end("failed", exc)
+        await self._note(ended, change)
         stream.publish(ended)
+
+    # --- what tools change ---
+
+    async def _change(self, p: _Planned) -> Change | None:
+        """What a call would change now; None where that cannot be known."""
+        find = p.tool.change if p.tool is not None else None
+        if find is None:
+            return None
+        try:
+            async with asyncio.timeout(_LOOK):
+                found: Change | None = await settled(await asyncio.to_thread(find, p.arguments))
+                return found
+        except Exception:  # noqa: BLE001 - the call itself will say what is wrong with it
+            return None
+
+    async def _note(self, ended: ToolEnded, change: Change | None) -> None:
+        """Keeps a change that was made, so that it can be taken back."""
+        if change is None or ended.outcome != "ran":
+            return
+        told = ended.result.content
+        with suppress(Exception):
+            async with asyncio.timeout(_LOOK):
+                if not await settled(change.holds(told)):
+                    return
+        self._number = self._number or self.journal.begin()
+        self.journal.add(Made(change, told, self._number))
+        self._changed.append(change.what)
+
+    def _list_changes(self, stream: Stream) -> None:
+        if self._changed:
+            words = f"Changed: {', '.join(self._changed)} (`%llm undo` takes it back)."
+            stream.publish(Notice("tools", words))
 
     def _take_up(self, stream: Stream, done: list[ToolEnded]) -> None:
         """Gives the last turn's open calls what they came to."""
@@ -590,14 +646,16 @@ class ToolUse:
         send: Callable[[Request], Stream],
         ask: Asker | None,
         scale: Scale,
+        *,
+        journal: Journal,
     ) -> None:
-        """Answers `request` into `stream`, with all tools."""
+        """Answers `request` into `stream`, with all tools; `journal` keeps what they change."""
         known = self._unique(await _opened(self.given))
         for note in [n for t in self.given for n in getattr(t, "notes", ())]:
             stream.publish(Notice("tools", note))
         code = {n: t for n, t in known.items() if isinstance(t, Usable)}
         plain = frozenset(known) - frozenset(code)
-        agent = Agent(code, send, self.approve, ask, self.limits, plain, self.compact, scale)
+        agent = Agent(code, send, self.approve, ask, self.limits, plain, self.compact, scale, journal=journal)
         await agent.run(stream, replace(request, tools=_told(known)))
 
 

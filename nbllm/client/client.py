@@ -41,6 +41,7 @@ from .stream import Stream
 from .tracing import Tracing, tracing
 
 if TYPE_CHECKING:
+    from ..tools.changes import Journal
     from ..tools.given import Given
     from ..tools.mcp_servers import Servers
     from .agent import ToolUse
@@ -113,6 +114,7 @@ class Client:
         self.sender: Handler | None = None  # sends in place of its own connections
         self.asker: Asker | None = None  # asks the person before a tool runs
         self.tracing: Tracing | None = None  # spans and metrics of its calls
+        self._changes: Journal | None = None
         self._scales: dict[tuple[str, str], Scale] = {}  # by provider and model
         self._pool = Pool()
         self._servers: Servers | None = None
@@ -230,6 +232,16 @@ class Client:
 
             self._servers = Servers.of(lambda: self.registry)
         return self._servers
+
+    @property
+    def changes(self) -> Journal:
+        """What tools have changed in files and notebooks; what is awaited of it is awaited on the engine's
+        loop."""
+        if self._changes is None:
+            from ..tools.changes import Journal
+
+            self._changes = Journal()
+        return self._changes
 
     def described(self, tools: Tools) -> tuple[Tool, ...]:
         """What a model is told of tools; those of MCP servers are known when they run. Raises
@@ -410,7 +422,7 @@ class Client:
 
         async def work() -> None:
             with nullcontext() if watched is None else watched.agent(stream, first):
-                await using.run(stream, request, send, ask, scale)
+                await using.run(stream, request, send, ask, scale, journal=self.changes)
 
         stream = Stream(lambda fold, s: _summed(fold, s, first))
         return stream.start(self._engine(), work())

@@ -538,6 +538,12 @@ def _batches(session: Session, rest: str) -> Any:
     return batches(session, rest)
 
 
+def _undo(session: Session, rest: str) -> Any:
+    from .tool_use import undo
+
+    return undo(session, rest)
+
+
 COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "ask": _ask,
     "use": _use,
@@ -561,6 +567,7 @@ COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "kept": _kept,
     "fix": _fix,
     "insert": _insert,
+    "undo": _undo,
     "stop": _stop,
     "batches": _batches,
     "cache": _cache,

@@ -3,14 +3,13 @@ run by itself."""
 
 from __future__ import annotations
 
-import difflib
 import re
 import traceback
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
 from ..core.messages import Text
+from ..tools.changes import lines
 from .session import Failure, Session
 from .view.frontend import where
 from .view.hidden import clean, cleaned
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from ..core.events import Response
 
 _CELL = re.compile(r"/ipykernel_\d+/\d+\.py$")
-_COMPARED = 500  # lines of a cell that are compared one by one
 _LONGEST = 6_000  # characters of a traceback: its end says most
 _PROMPT = """This cell of a Jupyter notebook failed.
 
@@ -112,27 +110,14 @@ def below(session: Session, code: str) -> str:
 
 
 def _difference(before: str, after: str) -> Rendered:
-    text = "\n".join(_changes(clean(before).strip().splitlines(), after.strip().splitlines()))
+    text = "\n".join(
+        lines(clean(before).strip().splitlines(), after.strip().splitlines(), "your cell", "proposed")
+    )
     return (
         Rendered(code_html(text, "diff"), text)
         if text
         else note_line("The proposed cell is the same as yours.")
     )
-
-
-def _changes(before: list[str], after: list[str]) -> Iterable[str]:
-    """The lines of a diff. Comparing costs the square of what is compared: of very long cells all between the
-    first and the last change is shown."""
-    if max(len(before), len(after)) <= _COMPARED:
-        return difflib.unified_diff(before, after, "your cell", "proposed", lineterm="", n=2)
-    most = min(len(before), len(after))
-    start = next((i for i in range(most) if before[i] != after[i]), most)
-    end = next((i for i in range(most - start) if before[-1 - i] != after[-1 - i]), most - start)
-    changes = [
-        *(f"-{line}" for line in before[start : len(before) - end]),
-        *(f"+{line}" for line in after[start : len(after) - end]),
-    ]
-    return [f"@@ from line {start + 1} @@", *changes] if changes else []
 
 
 def offer(session: Session, response: Response) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 from uuid import uuid4
 
 from ..client.agent import TYPED, Question, meant
+from ..core.errors import ConfigError
+from ..tools.changes import Journal
 from .buttons import ask_with_buttons, by_keyboard
-from .session import current_session
+from .session import Session, current_session
 from .view.frontend import KernelPort
 from .view.hidden import clean, plain
-from .view.static import call_rendered, call_source
+from .view.markdown import code_html
+from .view.static import Rendered, bundle_of, call_rendered, call_source, joined, note_line
 from .view.styles import container
 
 _FOLDED = 1_200  # characters of a call that stand open
+_LISTED = 20  # changes that are listed
+_OPEN = 12_000  # and of what it would change
 # answer, what stands on its button, what it does
 CHOICES = (
     ("once", "Run once", "Run this call"),
@@ -49,8 +55,38 @@ def asked(question: Question) -> str:
 def shown(question: Question) -> dict[str, str]:
     """The call, whole; folded where it is long, and how long it is."""
     source = clean(call_source(question.call))
-    html = call_rendered(source).html
-    if len(source) > _FOLDED:
-        more = f"{escape(source[:200])}… ({len(source):,} characters)"
-        html = f"<details class=nbllm-think><summary>{more}</summary>\n{html}</details>"
-    return {"text/html": container(html, style=True), "text/plain": plain(f"[tool call] {source}")}
+    html, text = _folded(call_rendered(source).html, source, _FOLDED), f"[tool call] {source}"
+    if question.change is not None and (diff := clean(question.change.diff)):
+        html = f"{_folded(code_html(diff, 'diff'), diff, _OPEN)}{html}"
+        text = f"{diff}\n{text}"
+    return {"text/html": container(html, style=True), "text/plain": plain(text)}
+
+
+def _folded(html: str, source: str, most: int) -> str:
+    if len(source) <= most:
+        return html
+    more = f"{escape(source[:200])}… ({len(source):,} characters)"
+    return f"<details class=nbllm-think><summary>{more}</summary>\n{html}</details>"
+
+
+def undo(session: Session, rest: str) -> Any:
+    """`%llm undo`: takes back what tools changed in the last answer that changed something; `list`: what can
+    be taken back; a number of that list: this change alone."""
+    journal = session.client.changes
+    if rest == "list":
+        session.show(_listed(journal))
+        return None
+    if rest and not rest.isdecimal():
+        raise ConfigError(f"%llm undo has no {rest[:40]!r}.", hint="%llm undo, %llm undo list, %llm undo N.")
+    done = session.client.run(journal.undo(int(rest) if rest else None))
+    return f"Taken back: {', '.join(map(clean, done))}."
+
+
+def _listed(journal: Journal) -> dict[str, str]:
+    """The changes that can be taken back, with their numbers; of very many the last."""
+    lines = []
+    for number, made in [*enumerate(journal.made, 1)][-_LISTED:]:
+        diff = clean(made.change.diff)
+        lines.append(note_line(f"{number}: {made.change.what} (answer {made.answer})"))
+        lines.append(Rendered(_folded(code_html(diff, "diff"), diff, _OPEN), diff))
+    return bundle_of(joined(lines or [note_line("Tools have changed nothing that can be taken back.")]))

@@ -9,7 +9,7 @@ import fnmatch
 import io
 import os
 import stat
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..core.errors import ConfigError, NbllmError
 from ..core.messages import Text, ToolResult
 from ..core.values import CHARACTERS, cut
 from . import functions
+from .changes import Change
 from .results import failed
 from .usable import Usable
 
@@ -37,7 +38,7 @@ def files(folder: str | Path, *, hidden: bool = False) -> tuple[Usable, ...]:
         raise ConfigError(f"There is no folder {str(folder)!r}.", hint="Name one that exists.")
     own = Folder(root, hidden=hidden)
     made = (functions.of(f, budget=_BUDGET) for f in (own.read_file, own.list_files))
-    tools = (*made, functions.of(own.write_file, reads=False))
+    tools = (*made, replace(functions.of(own.write_file, reads=False), change=own.change))
     return tuple(replace(t, source=f"{t.tool.name} in {root.name or root}") for t in tools)
 
 
@@ -103,6 +104,34 @@ class Folder:
             file.truncate(0)
             file.write(data)
         return f"written: {_bytes(len(data))} to {path}" + (f" (it held {before:,})" if before else "")
+
+    def change(self, arguments: Mapping[str, Any]) -> Change | None:
+        """What write_file would change; None for what cannot be written, or is too long to be kept."""
+        path, data = arguments["path"], arguments["text"].encode("utf-8", "replace")
+        real = self._inside(path)
+        there = real.exists()
+        before = self._bytes(path) if there else None
+        if there and (before is None or len(before) > LIMIT):
+            return None
+
+        def undo(_result: Any) -> None:
+            if before is None:
+                real.unlink()
+                return
+            with self._open(path, os.O_RDWR) as file:
+                file.truncate(0)
+                file.write(before)
+
+        old = None if before is None else before.decode("utf-8", "replace")
+        return Change(path, old, arguments["text"], lambda _: self._bytes(path) == data, undo)
+
+    def _bytes(self, path: str) -> bytes | None:
+        """What a file holds, a byte more than is written at most; None where there is none."""
+        try:
+            with self._open(path, os.O_RDONLY) as file:
+                return bytes(file.read(LIMIT + 1))
+        except NbllmError:
+            return None
 
     def _inside(self, path: str) -> Path:
         """The real path of what `path` names. Raises NbllmError where it is not this folder's."""

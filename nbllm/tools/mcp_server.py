@@ -20,6 +20,7 @@ from .mcp_entry import Entry
 from .mcp_errors import ToolFailed
 from .mcp_login import Login
 from .mcp_mend import clean, line, schema_problem, told
+from .mcp_notebook import is_notebook, watched
 from .mcp_offers import ADDRESS, Prompt, Resource, found
 from .names import fit
 from .usable import Arguments, Usable
@@ -125,6 +126,7 @@ class Server:
             functools.partial(self.call, tool),
             where="engine",
             source=f"mcp/{self.entry.name}",
+            change=watched(tool.name, self._own) if is_notebook(self.entry) else None,
         )
         return self._made.setdefault(tool.print, made)  # it may have been asked for meanwhile
 
@@ -141,6 +143,14 @@ class Server:
                 "not called"
             )
         return await connection.call(tool.name, arguments)
+
+    async def _own(self, name: str, arguments: Arguments) -> str | list[Part]:
+        """A call of ours, of a tool that is as the user allowed it."""
+        tools, changes = await self.changes()
+        found = next((t for t in tools if t.name == name), None)
+        if found is None or name in {c.tool for c in changes}:
+            raise ToolFailed(f"mcp/{self.entry.name} has no tool {name} that is allowed")
+        return await self.call(found, arguments)
 
     async def resources(self) -> list[Resource]:
         """Its resources, as it tells of them now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from ..core.errors import NbllmError
 from ..core.messages import Tool
 from ..core.strict import without_nulls
 from ..core.values import BUDGET
+from .changes import Change
 
 Arguments = dict[str, Any]
 _MOST = 8  # problems that a model is told at once
@@ -33,7 +34,9 @@ class Usable:
     price", "mcp/files"). reads: whether the user said that it only reads (True) or that it changes something
     (False); None where nobody said, and a server's own claim is no word of the user. check: the arguments as
     `call` takes them, or ToolArgumentsError; None checks names and types by the schema. timeout: seconds that
-    a call may take, None for no limit. budget: tokens that a result may take.
+    a call may take, None for no limit. budget: tokens that a result may take. change: what a call would
+    change that can be taken back, by its arguments; a function that may wait, or a coroutine function. Calls
+    of such a tool run one after another.
     """
 
     tool: Tool
@@ -44,6 +47,9 @@ class Usable:
     check: Callable[[Mapping[str, Any]], Arguments] | None = field(default=None, repr=False)
     timeout: float | None = None
     budget: int = BUDGET
+    change: Callable[[Arguments], Change | Awaitable[Change | None] | None] | None = field(
+        default=None, repr=False
+    )
 
     def validate(self, arguments: Mapping[str, Any]) -> Arguments:
         """The arguments as `call` takes them. Raises ToolArgumentsError, in one line for the model."""

@@ -23,6 +23,29 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from .conftest import free_port
 
+ANSWER = """
+from nbllm.simulator import script
+from nbllm.notebook.tool_use import shown
+seen = []
+def yes(question):
+    seen.append(shown(question)["text/plain"])
+    return True
+steps = script([
+    {"calls": [
+        {"name": "jupyter__overwrite_cell_source", "arguments": {"cell_index": 0, "cell_source": "x = 2"}},
+        {"name": "jupyter__insert_cell",
+         "arguments": {"cell_index": -1, "cell_type": "markdown", "cell_source": "# New"}},
+        {"name": "jupyter__delete_cell", "arguments": {"cell_indices": [1]}},
+    ]},
+    {"text": "Done."},
+])
+found = nbllm.complete("Go.", f"sim/openai/m@{steps}", tools=["mcp/jupyter"], approve=yes)
+print(*seen, *(n.text for n in found.notices), sep="\\n")
+print(*(e.outcome for s in found.steps for e in s.results))
+"""
+READ = """
+use("read_notebook", notebook_name="default", response_format="detailed")
+"""
 CALL = """
 client = nbllm.default_client()
 def use(tool, **arguments):
@@ -53,7 +76,7 @@ def lab(tmp_path: Path) -> Any:
     words += ["--ServerApp.allow_root=True"] if os.name == "posix" and os.getuid() == 0 else []
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *words], env=env, stdout=log, stderr=log
+            [sys.executable, "-m", "jupyterlab", *words], env=env, cwd=tmp_path, stdout=log, stderr=log
         )
 
     def call(method: str, path: str, body: Any = None) -> Any:
@@ -114,5 +137,13 @@ def test_a_notebook_is_changed_through_its_own_server(lab: Any) -> None:
     assert "nobody is here to be asked" in refused
     changed = ran(client, CALL)
     assert "y = x + 41" in changed
-    assert token not in told + found + refused + changed
+    answered = ran(client, ANSWER)
+    assert all(words in answered for words in ("-x = 1", "+x = 2", "+# New", "-y = x + 41", "ran ran ran"))
+    assert "Changed: cell 0, new cell at the end, cell 1" in answered
+    assert "y = x + 41" not in ran(client, READ)
+    assert "Taken back: cell 1, new cell at the end, cell 0" in ran(client, "%llm undo")
+    again = ran(client, READ)
+    assert all(words in again for words in ("x = 1", "y = x + 41"))
+    assert "# New" not in again
+    assert token not in told + found + refused + changed + answered
     client.stop_channels()

@@ -60,6 +60,8 @@ SUBCOMMANDS: dict[str, str] = {
     "kept": "the answers that were kept by the button below them, with their questions; forget ID",
     "fix": "why the last cell failed, what to change, and the corrected cell below, unrun: %llm fix "
     "claude/sonnet",
+    "undo": "take back what tools changed in files and cells in the last answer: %llm undo (list: all that "
+    "can be; N: one of the list)",
     "insert": "the code of the last answer into the next cell, unrun",
     "stop": "stop what is answered in the background (bg=true)",
     "last": "show the last answer again",
