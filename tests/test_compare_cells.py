@@ -1,5 +1,8 @@
 """Several answers side by side, in a real kernel."""
 
+import re
+from html.parser import HTMLParser
+
 import pytest
 
 from .kernels import Kernel
@@ -30,10 +33,66 @@ def test_both_answers_stand_side_by_side_and_one_output_is_left(kernel):
     ran = ask(kernel, f"{','.join(PAIR)} out=cmp")
     assert ran.ok, ran.error
     assert 1 == len(ran.outputs)
-    assert 2 == ran.html.count("<div class=nbllm-col>")
+    assert 2 == ran.html.count("<td class=nbllm-col ")
     assert ran.html.index("Alpha") < ran.html.index("Beta")
-    assert 2 == ran.html.count("to\xa0first\xa0token") == ran.text.count("to first token")
+    assert 1 == ran.html.count("to first token") == ran.text.count("to first token")
     assert ["Alpha speaks", "Beta speaks"] == kernel.value("[r.text for r in cmp]")
+
+
+class Plain(HTMLParser):
+    """What is left of an output where styles, classes and ids are taken away: tables as lists of rows."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.tables, self.open, self.styled = [], [], False
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "table":
+            self.tables.append([])
+            self.open.append(self.tables[-1])
+        elif tag == "tr":
+            self.open[-1].append([])
+        elif tag in ("td", "th"):
+            self.open[-1][-1].append("")
+        self.styled = tag == "style"
+
+    def handle_endtag(self, tag):
+        self.styled = False
+        if tag == "table":
+            self.open.pop()
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] and self.open[-1][-1] and not self.styled:
+            self.open[-1][-1][-1] += data
+
+
+@pytest.mark.parametrize(("number", "rows"), [(2, [2]), (4, [4]), (5, [4, 1]), (9, [4, 4, 1])])
+def test_without_styles_the_columns_are_a_table(kernel, number, rows):
+    """As GitHub and an untrusted notebook show it: at most four answers in a row, each under its name, and
+    one table of figures with a row for each."""
+    models = [f"sim/openai@text=Answer%20{i},ttft=0.01" for i in range(number)]
+    ran = ask(kernel, ",".join(models))
+    columns, figures = Plain(ran.html).tables
+    assert rows == [len(row) for row in columns]
+    cells = [cell for row in columns for cell in row]
+    assert all(
+        m in cell and f"Answer {i}" in cell for i, (m, cell) in enumerate(zip(models, cells, strict=True))
+    )
+    assert models == [row[0] for row in figures[1:]]
+    assert ["", "to first token", "total"] == figures[0][:3]
+    assert "cost" not in figures[0], "simulated answers have none"
+    assert number + 2 == sum(line.startswith("|") for line in ran.text.splitlines())
+    assert ran.html.count("<small>") == number + 1
+
+
+def test_the_best_figures_are_marked_and_failures_are_none_of_them(kernel):
+    """The quickest by far, of those that answered whole; a stopped or failed one is never the best."""
+    slow, quick = "sim/openai@text=Slow,ttft=1.5", "sim/openai@tokens=40,ttft=0.01,gap=0.001"
+    html = ask(kernel, f"{slow},sim/openai@status=401,{quick},sim/openai@cut=1,ttft=0").html
+    _, figures = re.findall(r"(?s)<table.*?</table>", html)
+    rows = re.findall(r"(?s)<tr>(.*?)</tr>", figures)[1:]
+    assert [False, False, True, False] == ["<b>" in row for row in rows]
 
 
 def test_the_frame_has_a_row_for_each(kernel):
@@ -138,7 +197,7 @@ def test_as_a_value_it_draws_itself(headless):
     assert 1 == len(ran.outputs)
     assert "Alpha speaks" in ran.text
     ran = headless.run("cmp")
-    assert 2 == ran.html.count("<div class=nbllm-col>")
+    assert 2 == ran.html.count("<td class=nbllm-col ")
     assert "## " + PAIR[0] in ran.text
 
 

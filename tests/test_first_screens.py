@@ -185,10 +185,10 @@ def test_tab_offers_models_first_and_the_right_words(kernel, line, first, among,
 
 def test_a_table_of_odd_words_stays_a_table():
     """Whatever stands in its cells: no tag, no line, no bar of theirs is one."""
-    made = table(["a", "b"], [["<b>x", "1\n|2"], ["", "\u202ez"]], figures=["b"], best=["0,1"])
+    made = table(["a", "b"], [["<b>x", "1\n|2"], ["", "\u202ez"]], figures=["b"], best=[(0, 1)])
     assert "&lt;b&gt;x" in made.html
     assert "<td align=right><b>1 |2</b></td>" in made.html
     assert 4 == len(made.text.splitlines())
-    assert "1 \\|2" in made.text
+    assert "**1 \\|2**" in made.text
     assert "\u202e" not in made.html + made.text
     assert pickle.loads(pickle.dumps(made)) == made

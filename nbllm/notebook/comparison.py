@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..core.events import Response
-from .view.grid import bundle
+from .view.grid import ended
 from .view.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Comparison:
         return f"Comparison({', '.join(self.labels)})"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        return bundle([(e.label, e.line(self.format)) for e in self.entries])
+        return ended(self.entries, self.format)
 
 
 def _row(e: Outcome) -> dict[str, Any]:

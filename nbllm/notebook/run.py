@@ -363,8 +363,11 @@ def outcome(question: Question, label: str, stream: Stream | NbllmError) -> Outc
             after_answer(response, "showing it as a table"),
         ):  # the text is shown instead
             table = data_table(value)
-    figures = footer(response, filled=question.filled, attached=question.attached, left=question.left)
-    return Outcome(label, response, value, error, figures, table, question.thoughts)
+    figures, notes = (
+        footer(response, filled=question.filled, attached=question.attached, left=question.left, figures=f)
+        for f in (True, False)
+    )
+    return Outcome(label, response, value, error, figures, table, question.thoughts, notes)
 
 
 def _raw(label: str, stream: Stream | NbllmError) -> Outcome:

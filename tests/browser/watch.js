@@ -5,7 +5,7 @@
   const widget = (cell) => panel().content.widgets[cell];
   const area = (cell) => widget(cell)?.outputArea?.node;
   const now = () => performance.timeOrigin + performance.now();
-  const isFinal = (node) => [...node.querySelectorAll(".nbllm-foot")].some((n) => /to\sfirst\stoken.*→/.test(n.textContent));
+  const isFinal = (node) => [...node.querySelectorAll(".nbllm-foot")].some((n) => /to\sfirst\stoken.*(→|tokens\sin)/s.test(n.textContent));
   const UNSAFE_TAGS = new Set(("script iframe img object embed form link meta svg input button video audio base area frame "
     + "template").split(" "));
   let seen = null;

@@ -12,16 +12,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from html import escape
+from typing import Any
 from uuid import uuid4
 
+from ...core.events import Usage
 from .frontend import Port
 from .hidden import clean, plain
 from .markdown import plain_html, to_html
 from .outcome import Outcome, Painter
 from .state import AnswerState
-from .static import Rendered, bundle_of, joined, provenance
+from .static import Rendered, about, bundle_of, characters, count, joined, money, provenance, seconds
+from .tables import table
 from .throttle import ENVELOPE, Budget, Pace
 
+_IN_A_ROW = 4  # columns, where no style is
 _SHOWN = 1_600  # characters of a growing answer that its column shows
 Column = tuple[str, Rendered]
 
@@ -92,13 +96,13 @@ class Grid(Painter):
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Replaces all by the final form: what the cell holds, or only the columns."""
-        ended = [*self._ended, *outcomes]
+        whole = [*self._ended, *outcomes]
         update = self._shown and not self._alone()
         if self._shown and not update:
             self._port.clear(wait=True)
         self._port.publish(
-            bundle([(e.label, e.line(self._format)) for e in ended], html=self._mode != "plain"),
-            metadata={"nbllm": [provenance(e.response) for e in ended]},
+            ended(whole, self._format, html=self._mode != "plain"),
+            metadata={"nbllm": [provenance(e.response) for e in whole]},
             display_id=self._id if update else None,
             update=update,
         )
@@ -136,18 +140,70 @@ def growing(state: AnswerState, now: float) -> Rendered:
 
 
 def grid(columns: Sequence[Column]) -> str:
-    """The columns' HTML. Without styles (GitHub) they stand one below the other, each under its name."""
-    cells = "".join(
-        f"<div class=nbllm-col><div class=nbllm-head><b>{escape(label)}</b></div>{line.html}</div>"
+    """The columns' HTML: a table, so that they stand beside each other where styles are taken away (GitHub,
+    an untrusted notebook); with them as many in a row as there is room for."""
+    share = 100 // min(len(columns), _IN_A_ROW)
+    cells = [
+        f"<td class=nbllm-col valign=top width={share}% style=text-align:left;vertical-align:top>"
+        f"<div class=nbllm-head><b>{escape(label)}</b></div>\n{line.html}</td>"
         for label, line in columns
-    )
-    return (
-        f"<div class=nbllm-side "
-        f'style="grid-template-columns:repeat({len(columns)},minmax(15em,1fr))">{cells}</div>'
-    )
+    ]
+    rows = ("".join(cells[i : i + _IN_A_ROW]) for i in range(0, len(cells), _IN_A_ROW))
+    return f"<table class=nbllm-side><tbody><tr>{'</tr><tr>'.join(rows)}</tr></tbody></table>\n"
 
 
-def bundle(columns: Sequence[Column], *, html: bool = True) -> dict[str, str]:
-    """The MIME bundle of columns: HTML, and text that reads as Markdown."""
+def bundle(columns: Sequence[Column], *, html: bool = True, below: Rendered | None = None) -> dict[str, str]:
+    """The MIME bundle of columns, and of what stands below them: HTML, and text that reads as Markdown."""
     text = "\n\n".join(f"## {clean(label)}\n\n{line.text.strip()}" for label, line in columns)
-    return bundle_of(Rendered(grid(columns), text), html=html)
+    whole = Rendered(grid(columns), text)
+    return bundle_of(joined([whole, below]) if below else whole, html=html)
+
+
+def ended(outcomes: Sequence[Outcome], format: str, *, html: bool = True) -> dict[str, str]:
+    """The MIME bundle of answers that are over: the columns, and one table of their figures."""
+    several = len(outcomes) > 1
+    columns = [(o.label, o.line(format, beside=several)) for o in outcomes]
+    return bundle(columns, html=html, below=figures(outcomes) if several else None)
+
+
+_HEADS = ("", "to first token", "total", "tokens/s", "tokens in", "out", "cost")
+_LESS_IS_BEST = {1: True, 2: True, 3: False, 6: True}  # by the place among the heads
+
+
+def figures(outcomes: Sequence[Outcome]) -> Rendered:
+    """The figures of answers, one below the other, the best of those that ended by themselves marked."""
+    rows = [_measured(o) for o in outcomes]
+    good = [i for i, o in enumerate(outcomes) if o.error is None and o.response.finish_reason in _WHOLE]
+    shown = [[d(v) for d, v in zip(_DRAWN, row, strict=True)] for row in rows]
+    best = set()
+    for j, less in _LESS_IS_BEST.items():
+        known = {i: rows[i][j] for i in good if rows[i][j] is not None}
+        first = shown[(min if less else max)(known, key=lambda i: known[i])][j] if known else ""
+        alike = {(i, j) for i in known if shown[i][j] == first}
+        best |= alike if len(alike) < len(known) else set()
+    empty = [j for j, column in enumerate(zip(*shown, strict=True)) if not any(column)]
+    for row in (heads := list(_HEADS), *shown):
+        for j in reversed(empty):
+            del row[j]
+    best = {(i, j - sum(e < j for e in empty)) for i, j in best}
+    made = table(heads, shown, figures=heads[1:], best=best)
+    return Rendered(f"<div class=nbllm-foot><small>{made.html}</small></div>\n", made.text)
+
+
+_WHOLE = ("stop", "tool_calls")
+_DRAWN: tuple[Callable[[Any], str], ...] = (
+    str,
+    *(lambda v: "" if v is None else seconds(v),) * 2,
+    lambda v: "" if v is None else f"{v:,.{0 if v >= 10 else 1}f}",
+    lambda v: "" if v is None else count(v),
+    lambda v: v if isinstance(v, str) else count(v),
+    lambda v: "" if v is None else money(v),
+)
+
+
+def _measured(o: Outcome) -> list[Any]:
+    r = o.response
+    t, usage = r.timing, r.usage or Usage()
+    made = about(characters(r)).strip("?") if usage.output_tokens is None else usage.output_tokens
+    cost = None if r.simulated else r.cost
+    return [o.label, t.ttft, t.total, t.tokens_per_second, usage.input_tokens, made, cost]

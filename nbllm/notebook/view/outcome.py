@@ -15,7 +15,8 @@ from .static import Rendered, answer_lines, error_lines, foot_line, joined, note
 class Outcome:
     """An answer that is over. value: what as= made of it. table: that value as it is shown, where it is a
     DataFrame. error: what went wrong, on the way or with its shape; the response then holds what came.
-    thoughts: whether reasoning stands unfolded (True) or not at all (False)."""
+    notes: the footer without its figures. thoughts: whether reasoning stands unfolded (True) or not at all
+    (False)."""
 
     label: str
     response: Response
@@ -24,6 +25,7 @@ class Outcome:
     footer: Rendered | None = None
     table: Rendered | None = None
     thoughts: bool | None = None
+    notes: Rendered | None = None
 
     @property
     def bare(self) -> bool:
@@ -35,9 +37,9 @@ class Outcome:
         """What a variable takes: the value where one was made, else the response."""
         return self.response if self.value is None else self.value
 
-    def line(self, format: str) -> Rendered:
+    def line(self, format: str, *, beside: bool = False) -> Rendered:
         """Its content in a column: the answer or its table, how it ended, its figures; an error with what to
-        do where nothing came."""
+        do where nothing came. beside: its figures stand in a table with those of others."""
         if self.bare and self.error is not None:
             return note_line(error_lines(self.error))
         lines = (
@@ -45,8 +47,9 @@ class Outcome:
             if self.table is not None
             else answer_lines(self.response, format=format, error=self.error, thoughts=self.thoughts)
         )
-        if self.footer is not None:
-            lines.append(foot_line(self.footer, simulated=self.response.simulated))
+        foot = self.notes if beside and self.notes is not None else self.footer
+        if foot is not None:
+            lines.append(foot_line(foot, simulated=self.response.simulated))
         return joined(lines)
 
 

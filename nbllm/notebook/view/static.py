@@ -145,18 +145,27 @@ def _no_figures(error: Exception, response: Response, **_: Any) -> Rendered:
 
 @_surely(_no_figures)
 def footer(
-    response: Response, *, filled: Sequence[str] = (), attached: Sequence[str] = (), left: str = ""
+    response: Response,
+    *,
+    filled: Sequence[str] = (),
+    attached: Sequence[str] = (),
+    left: str = "",
+    figures: bool = True,
 ) -> Rendered:
     """The line of figures; `filled` names what was put into the prompt, `attached` what went along with
-    it, `left` what looks like a place to fill and stays."""
+    it, `left` what looks like a place to fill and stays. figures: without them, only what else there is to
+    say."""
     t, usage = response.timing, response.usage
-    items = [
-        response.model or "?",
+    measured = [
         "" if response.cached else f"{seconds(t.ttft)} to first token",
         "" if t.total is None and not t.attempts else seconds(t.total),
         rate(t.tokens_per_second),
         tokens(usage, characters(response)),
         "" if response.simulated else money(response.cost),
+    ]
+    items = [
+        response.model or "?",
+        *(measured if figures else ()),
         f"{money(response.saved_usd)} saved" if response.saved_usd else "",
         f"{len(response.steps)} steps" if response.before else "",
         f"{t.attempts} attempts" if t.attempts > 1 else "",
@@ -330,7 +339,8 @@ def foot_line(line: Rendered, *, simulated: bool = False) -> Rendered:
         else Rendered("", "")
     )
     return Rendered(
-        f"<div class=nbllm-foot>{badge.html}{line.html}</div>", f"{badge.text}{line.text}".rstrip()
+        f"<div class=nbllm-foot><small>{badge.html}{line.html}</small></div>",
+        f"{badge.text}{line.text}".rstrip(),
     )
 
 

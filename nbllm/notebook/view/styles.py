@@ -42,7 +42,8 @@ border:0;border-collapse:collapse;font-size:.95em}}
 max-width:30em;white-space:normal;vertical-align:top}}
 .nbllm :is(tr,tbody tr:nth-child(odd),tbody tr:hover){{background:none}}
 .nbllm th{{font-weight:600}}.nbllm thead th{{border-bottom-width:2px}}
-.nbllm tbody>tr:last-child>:is(th,td){{border-bottom:0}}"""),
+.nbllm tbody>tr:last-child>:is(th,td){{border-bottom:0}}
+.nbllm :is(th,td)[align=right]{{text-align:right;white-space:nowrap}}"""),
     ("<pre", """
 .nbllm pre{position:relative;overflow-x:auto;padding:.7em .9em;border-radius:5px;
 background:rgba(128,128,128,.09);line-height:1.45}
@@ -66,14 +67,25 @@ font-size:.8em;color:{_MUTED};opacity:.75}}"""),
 .nbllm .nbllm-note{margin:.5em 0;font-size:.93em;color:var(--jp-warn-color0,#b26a00)}"""),
     ("nbllm-foot", f"""
 .nbllm .nbllm-foot{{margin-top:.6em;font-size:.82em;line-height:1.5;color:{_MUTED};
-font-variant-numeric:tabular-nums}}"""),
+font-variant-numeric:tabular-nums}}
+.nbllm .nbllm-foot small{{font-size:inherit}}"""),
     ("nbllm-side", f"""
-.nbllm .nbllm-side{{display:grid;gap:0 1.6em;align-items:start;overflow-x:auto}}
-.nbllm .nbllm-col{{min-width:0;overflow-wrap:anywhere}}
+.nbllm .nbllm-side{{display:block;width:auto;font-size:inherit}}
+.nbllm .nbllm-side>tbody{{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(15em,100%),1fr));
+gap:1em 1.6em;align-items:start}}
+.nbllm .nbllm-side>tbody>tr{{display:contents}}
+.nbllm .nbllm-side>tbody>tr>td{{display:block;width:auto;padding:0;border:0;min-width:0;max-width:none}}
+.nbllm .nbllm-col{{overflow-wrap:break-word}}.nbllm .nbllm-col :is(th,td){{overflow-wrap:normal}}
 .nbllm .nbllm-col>:is(p,ul,ol,blockquote,table,pre,details){{margin:0 0 .75em}}
-.nbllm .nbllm-head{{border-bottom:1px solid {_LINE};margin-bottom:.6em;padding-bottom:.25em}}"""),
+.nbllm .nbllm-col pre[data-lang]{{padding-top:1.8em}}
+.nbllm .nbllm-head{{border-bottom:1px solid {_LINE};margin-bottom:.6em;padding-bottom:.25em}}
+@media print{{.nbllm .nbllm-side>tbody{{grid-template-columns:repeat(auto-fit,minmax(min(21em,100%),1fr))}}
+.nbllm .nbllm-col :is(th,td){{padding:.3em .45em;font-size:.9em}}}}"""),
     ("nbllm-badge", """
 .nbllm .nbllm-badge{border:1px solid;border-radius:3px;padding:0 .4em;margin-right:.3em}"""),
+    ("<(?:table|pre)", """
+@media print{.nbllm{contain:none}.nbllm :is(table,pre){overflow:visible}
+.nbllm pre code{white-space:pre-wrap}}"""),
     ("<span class=.>", """
 .nbllm .k{color:var(--jp-mirror-editor-keyword-color,#2e8b57)}
 .nbllm .s{color:var(--jp-mirror-editor-string-color,#c0504d)}
@@ -89,7 +101,7 @@ def _sheet(rules: Iterable[str]) -> str:
     its tags."""
     return (
         "<style>"
-        + re.sub("(^|})[.]nbllm", r"\1div.nbllm.nbllm", "".join(rules).replace("\n", ""))
+        + re.sub("(^|[{}])[.]nbllm", r"\1div.nbllm.nbllm", "".join(rules).replace("\n", ""))
         + "</style>"
     )
 

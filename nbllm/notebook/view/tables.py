@@ -9,34 +9,31 @@ from .hidden import clean
 from .static import Rendered
 
 Row = Sequence[str]
+Place = tuple[int, int]  # row and column, from 0
 
 
 def table(
-    heads: Row, rows: Sequence[Row], *, figures: Collection[str] = (), best: Collection[str] = ()
+    heads: Row, rows: Sequence[Row], *, figures: Collection[str] = (), best: Collection[Place] = ()
 ) -> Rendered:
     """A table in both forms. figures: the heads of the columns that stand to the right. best: the cells that
-    are marked, as "row,column"."""
+    are marked."""
     right = [head in figures for head in heads]
-    marked = [[f"{i},{j}" in best for j in range(len(heads))] for i in range(len(rows))]
-    texts = [[" ".join(clean(cell).split()) for cell in row] for row in (heads, *rows)]
-    body = [
-        [
-            f"<b>{escape(c, quote=False)}</b>" if b else escape(c, quote=False)
-            for c, b in zip(*pair, strict=True)
-        ]
-        for pair in zip(texts[1:], marked, strict=True)
+    cells = [[" ".join(clean(cell).split()) for cell in row] for row in (heads, *rows)]
+    lines = [
+        "".join(_cell("td" if i else "th", cell, r, (i - 1, j) in best) for j, (cell, r) in enumerate(pairs))
+        for i, pairs in enumerate(zip(row, right, strict=True) for row in cells)
     ]
-    lines = [[escape(c, quote=False) for c in texts[0]], *body]
-    html = [_row("td" if i else "th", line, right) for i, line in enumerate(lines)]
+    head, *body = (f"<tr>{line}</tr>\n" for line in lines)
+    marked = [[f"**{c}**" if (i - 1, j) in best else c for j, c in enumerate(r)] for i, r in enumerate(cells)]
     return Rendered(
-        f"<table>\n<thead>{html[0]}</thead>\n<tbody>{''.join(html[1:])}</tbody>\n</table>\n",
-        _markdown(texts, right),
+        f"<table>\n<thead>{head}</thead>\n<tbody>{''.join(body)}</tbody>\n</table>\n",
+        _markdown(marked, right),
     )
 
 
-def _row(tag: str, cells: Row, right: Sequence[bool]) -> str:
-    sides = (f"<{tag}{' align=right' if r else ''}>{c}</{tag}>" for c, r in zip(cells, right, strict=True))
-    return f"<tr>{''.join(sides)}</tr>\n"
+def _cell(tag: str, text: str, right: bool, best: bool) -> str:
+    words = escape(text, quote=False)
+    return f"<{tag}{' align=right' * right}>{f'<b>{words}</b>' if best else words}</{tag}>"
 
 
 def _markdown(texts: Sequence[Row], right: Sequence[bool]) -> str:

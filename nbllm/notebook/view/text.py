@@ -9,7 +9,7 @@ from typing import Any
 
 from ...core.events import Event, ReasoningDelta, Restarted, TextDelta
 from ...core.messages import Reasoning, Text, ToolCall
-from .grid import bundle
+from .grid import ended
 from .hidden import plain
 from .outcome import Outcome, Painter
 from .state import AnswerState
@@ -79,8 +79,7 @@ class TextPainter(Painter):
         """Writes what was not in the text: tool calls, how it ended, the figures. An error alone is told by
         the cell."""
         if not self._one:
-            ended = [*self._before, *outcomes]
-            self._write(bundle([(e.label, e.line("text")) for e in ended], html=False)["text/plain"] + "\n")
+            self._write(ended([*self._before, *outcomes], "text", html=False)["text/plain"] + "\n")
         elif not outcomes[0].bare:
             self._end(outcomes[0])
 
@@ -88,12 +87,12 @@ class TextPainter(Painter):
         """Writes plain text, where the answers could not be written."""
         self._write(f"{plain(text)}\n")
 
-    def _end(self, ended: Outcome) -> None:
+    def _end(self, last: Outcome) -> None:
         self._mark(False)
-        if ended.table is not None:
-            self._write("\n\n" + plain(ended.line("text").text) + "\n")
+        if last.table is not None:
+            self._write("\n\n" + plain(last.line("text").text) + "\n")
             return
-        response = ended.response
+        response = last.response
         if self._wrote:  # only what was not written yet
             told = {e.result.id for e in response.results}
             rest = (p for p in response.parts if not isinstance(p, (Text, Reasoning)))
@@ -101,11 +100,11 @@ class TextPainter(Painter):
             response = replace(response, parts=tuple(left), before=())
         made = final(
             response,
-            footer=ended.footer,
-            error=ended.error,
+            footer=last.footer,
+            error=last.error,
             html=False,
             empty=not self._wrote,
-            thoughts=ended.thoughts,
+            thoughts=last.thoughts,
         )
         words = made["text/plain"]
         self._write(("\n\n" if self._wrote else "") + words + "\n" if words else "\n")
