@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+_REACHED = 0.8  # of the requests at a time that were asked for
+_LATE_MS = 100.0  # by which a request of an open loop may begin late
 _TURN = ["run_id", "name", "start_kind", "block"]
 
 
@@ -36,6 +38,23 @@ def achieved(df: pd.DataFrame, part: pd.DataFrame) -> tuple[float, float]:
         begun += len(mine) - 1
         spans += float(mine[:, 0].max() - low)
     return (busy / wide if wide > 0 else math.nan), (begun / spans if spans > 0 else math.nan)
+
+
+def missed(df: pd.DataFrame) -> str:
+    """Which loads were named and not made, in words; "" where there is none."""
+    used = df[(df["phase"].astype("string") == "measure") & (df["start_kind"].astype("string") == "warm")]
+    words = []
+    closed = used[used["concurrency"].fillna(1) > 1]
+    for (name, wanted), part in closed.groupby(["name", "concurrency"], sort=False, observed=True):
+        made = achieved(df, part)[0]
+        if made < _REACHED * float(str(wanted)):
+            words.append(f"{name}: {made:.3g} of {wanted:g} requests at a time")
+    timed = used[used["target_rate"].notna()]
+    for (name, wanted), part in timed.groupby(["name", "target_rate"], sort=False, observed=True):
+        late = part["sched_delay_ms"].quantile(0.9)
+        if late > _LATE_MS:
+            words.append(f"{name}: requests of a rate of {wanted:g} a second began {late:.0f} ms late")
+    return f"The load was not reached: {'; '.join(words)}." if words else ""
 
 
 def _intervals(df: pd.DataFrame, keys: list[str]) -> dict[Any, np.ndarray[Any, Any]]:

@@ -233,7 +233,11 @@ class Load:
         assert request is not None
         call = measure.Call(request, arm.route.provider, arm.route.asked, arm.route.simulated, self.epoch)
         failed = stream.error is not None
-        self.recorder.add(Finished(extra, turn.index, ask.slot.id if failed else ask.ends, stream, call))
+        self.recorder.add(
+            Finished(
+                extra, turn.index, ask.slot.id if failed else ask.ends, stream, call, counter=arm.counter
+            )
+        )
         return stream
 
     def _about(self, turn: Turn, ask: _Ask) -> dict[str, Any]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _META = b"nbllm"
+_FIELD = "nbllm"
 _FORMULA = re.compile(
     r"'*(?:[=+\-@\t\r\n＝＋－＠]|\Z)"
 )  # an empty text has an apostrophe too: it is not missing
@@ -30,8 +31,8 @@ def save(df: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     """Writes a frame of requests to .parquet, .csv or .jsonl, and gives the path. A file that is there is
     replaced as a whole.
 
-    Parquet keeps what df.attrs say of the run (seed, machine, dates); the others keep the rows. Raises
-    ConfigError for another suffix.
+    What df.attrs say of the run (seed, machine, dates) is kept: in CSV and JSON lines in a field nbllm of the
+    first row, with the dtypes of columns that are not ours. Raises ConfigError for another suffix.
     """
     place = Path(path)
     writer = _WRITERS.get(place.suffix.lower())
@@ -125,20 +126,78 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     return table.to_pandas(), about
 
 
+def _about(df: pd.DataFrame) -> str:
+    """What text files say beside the rows: of the run, and of the columns that are not ours."""
+    own = {str(name): _kind(df[name]) for name in df.columns if name not in columns.NAMES}
+    return json.dumps({"schema": columns.VERSION, **df.attrs.get("nbllm", {}), "dtypes": own}, default=str)
+
+
+def _kind(series: pd.Series) -> str:
+    """The dtype by which a column is read; "" where its values tell."""
+    texts = series.dropna().map(lambda value: isinstance(value, str)).all()
+    kind = str(series.dtype)
+    return ("text" if texts else "") if kind == "object" else kind
+
+
+def _restored(df: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The frame without its field nbllm, and what that says."""
+    if _FIELD not in df or not len(df) or not isinstance(df[_FIELD].iloc[0], str):
+        return df, {}
+    try:
+        about = json.loads(df[_FIELD].iloc[0])
+        kinds = about.pop("dtypes")
+    except (ValueError, AttributeError, KeyError, TypeError):  # a column of the user's that is called so
+        return df, {}
+    df = df.drop(columns=_FIELD)
+    for name in df.columns:
+        if kinds.get(name):
+            df[name] = _as(df[name], kinds[name])
+    return df, about
+
+
+def _as(series: pd.Series, kind: Any) -> pd.Series:
+    """A column of texts or of JSON's values in the dtype that it had."""
+    import pandas as pd
+
+    if kind == "text":
+        return series.astype(object).where(series.notna(), None)
+    if kind.startswith("datetime"):
+        return pd.to_datetime(series, format="ISO8601", utc="," in kind).astype(kind)
+    if kind.startswith("bool"):
+        series = series.map({"True": True, "False": False, True: True, False: False})
+    elif pd.api.types.is_numeric_dtype(kind) and not isinstance(series.dtype, pd.CategoricalDtype):
+        series = pd.to_numeric(series)
+    return series.astype(kind)
+
+
 def _write_csv(df: pd.DataFrame, path: Path) -> None:
     """Texts that a spreadsheet would take for a formula have an apostrophe before them, as it writes them
     itself; `_read_csv` takes it away. They come from models and servers."""
     with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
-        _texts(df, lambda text: f"'{text}" if _FORMULA.match(text) else text).to_csv(
+        _texts(_told(df), lambda text: f"'{text}" if _FORMULA.match(text) else text).to_csv(
             file, index=False, lineterminator="\r\n"
         )
+
+
+def _told(df: pd.DataFrame) -> pd.DataFrame:
+    if _FIELD in df:
+        return df
+    df = df.reset_index(drop=True)
+    df[_FIELD] = [_about(df), *[None] * (len(df) - 1)] if len(df) else []
+    return df
 
 
 def _read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     import pandas as pd
 
-    df = pd.read_csv(path, dtype=_read_as(), keep_default_na=False, na_values=[""])
-    return _texts(df, lambda text: text[1:] if text.startswith("'") and _FORMULA.match(text) else text), {}
+    kinds: dict[str, Any] = _read_as()
+    names = pd.read_csv(path, nrows=0).columns
+    if _FIELD in names:
+        kinds |= dict.fromkeys(set(names) - set(kinds), "string")
+    df = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""])
+    return _restored(
+        _texts(df, lambda text: text[1:] if text.startswith("'") and _FORMULA.match(text) else text)
+    )
 
 
 def _texts(df: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
@@ -173,7 +232,7 @@ def _write_jsonl(df: pd.DataFrame, path: Path) -> None:
     import pandas as pd
 
     with path.open("w", encoding="utf-8", errors="replace") as file:
-        for row in df.to_dict("records"):
+        for row in _told(df).to_dict("records"):
             kept = {
                 k: v.isoformat() if isinstance(v, pd.Timestamp) else v.item() if hasattr(v, "item") else v
                 for k, v in row.items()
@@ -193,7 +252,7 @@ def _read_jsonl(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     import pandas as pd
 
     rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
-    return pd.DataFrame(rows, columns=None if rows else list(columns.NAMES)), {}
+    return _restored(pd.DataFrame(rows, columns=None if rows else list(columns.NAMES)))
 
 
 _WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {

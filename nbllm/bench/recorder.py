@@ -10,13 +10,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..client import stream as streams
 from ..core import errors
 from ..store import chunks as pieces
 from ..store import measure
+from .counting import Counter
 from .plan import Budget
 from .store import Store
 
@@ -36,6 +37,7 @@ class Finished:
     call: measure.Call | None = None
     rows: tuple[Row, ...] = ()
     chunks: tuple[Row, ...] = ()
+    counter: Counter | None = None
 
 
 class Recorder:
@@ -137,11 +139,25 @@ def _measured(item: Finished) -> tuple[list[Row], list[Row]]:
     if item.stream is None or item.call is None:
         return list(item.rows), list(item.chunks)
     try:
-        rows = measure.rows(item.stream, item.call, item.extra)
+        call = _counted(item.stream, item.call, item.counter)
+        rows = measure.rows(item.stream, call, item.extra)
         key = {"request_id": rows[-1]["request_id"], "attempt": rows[-1]["attempt"]}
-        return rows, list(pieces.rows(item.stream, item.call.epoch, key))
+        return rows, list(pieces.rows(item.stream, call.epoch, key, call.tokenizer))
     except Exception as exc:  # noqa: BLE001 - whatever an answer holds
         return [measure.failed(exc, item.call.provider, item.call.model, item.extra)], []
+
+
+def _counted(stream: streams.Stream, call: measure.Call, counter: Counter | None) -> measure.Call:
+    """The call with a tokenizer that knows the texts of its answer: they are counted all at once."""
+    if counter is None:
+        return call
+    texts = [c.pieces for c in pieces.of(stream) if c.bears]
+    texts = list(dict.fromkeys((*texts, "".join(texts))))
+    counts = counter(texts) if texts else None
+    if counts is None:
+        return call
+    known = dict(zip(texts, counts, strict=True))
+    return replace(call, tokenizer=lambda text: known.get(text, 0))
 
 
 def spent(row: Row) -> tuple[float, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
@@ -17,17 +17,18 @@ import msgspec
 
 from ..client.policy import Retries, Timeouts
 from ..core import codec
-from ..core.calls import Provider, Secret
-from ..core.errors import MASK
+from ..core.calls import Hidden, Provider, Secret
+from ..core.errors import MASK, ConfigError
 from ..routing.keys import origin
 from ..routing.registry import Route
 from . import plan, prompts
+from .counting import Counter
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
     """One of the models that are compared, resolved. `about`: what a file may say of its provider, see
-    `described`."""
+    `described`. counter: who counts its tokens where the server does not."""
 
     name: str
     route: Route
@@ -37,6 +38,7 @@ class Arm:
     timeout: float | Mapping[str, float | None] | None = None
     retries: int = 0
     keep: bool = False
+    counter: Counter | None = None
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -135,6 +137,31 @@ def described(route: Route, row: Provider, base_url: str | None) -> dict[str, An
     }
 
 
+def own_headers(given: Any, for_all: bool) -> dict[str, str]:
+    """Headers of one model. Raises ConfigError for what no request can have, without showing a value."""
+    if for_all:
+        raise ConfigError(
+            "Headers belong to one model: another's server is not to see them.",
+            hint='bench.run([{"model": "openai/mini", "headers": {"x-team": "blue"}}, ...])',
+        )
+    told = dict(given) if isinstance(given, Mapping) else {"": ""}
+    for name, value in told.items():
+        fits = isinstance(name, str) and _HEADER.fullmatch(name) and isinstance(value, str)
+        if not fits or not value.isprintable() or not value.isascii():
+            raise ConfigError(
+                f"Not a header: {name!r}.", hint='headers={"x-team": "blue"}: names and texts on one line.'
+            )
+    return told
+
+
+def with_headers(row: Provider, headers: Mapping[str, str]) -> Provider:
+    """The row with headers given by hand, whose values nothing may show."""
+    if headers and row.command:
+        raise ConfigError(f"{row.name!r} is a command: it has no headers.", hint="Leave headers out.")
+    return replace(row, headers={**row.headers, **headers}, values=Hidden((*row.secrets, *headers.values())))
+
+
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _COMPARED = ("base_url_env", "key_env", "key_header", "opencode", "command", "passes", "headers", "query")
 
 
@@ -180,11 +207,12 @@ def _arm(arm: Arm) -> dict[str, Any]:
         "timeout": arm.timeout,
         "retries": arm.retries,
         "keep": arm.keep,
+        "counted": arm.counter is not None,
     }
 
 
-def to_arm(given: Mapping[str, Any], secret: Mapping[str, Any]) -> Arm:
-    """From its two halves."""
+def to_arm(given: Mapping[str, Any], secret: Mapping[str, Any], counter: Counter | None = None) -> Arm:
+    """From its two halves; `counter` where its tokens are counted."""
     row = msgspec.convert(secret["provider"], Provider, dec_hook=lambda kind, given: kind(given))
     route = Route(given["asked"], row, given["model"], simulated=given["simulated"])
     key = Secret(secret["key"], "the run", secret["origin"]) if secret["key"] else None
@@ -197,4 +225,5 @@ def to_arm(given: Mapping[str, Any], secret: Mapping[str, Any]) -> Arm:
         given["timeout"],
         given["retries"],
         given["keep"],
+        counter if given.get("counted") else None,
     )

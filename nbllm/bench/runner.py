@@ -23,9 +23,10 @@ from ..core import addresses, errors
 from ..core.options import ADDRESS, REQUEST, SENDING
 from ..routing import prices
 from ..store import columns
-from . import plan, planning, prompts
+from . import counting, plan, planning, prompts
+from .achieved import missed
 from .progress import Progress
-from .run_spec import Arm, Job, Rules, described, differences
+from .run_spec import Arm, Job, Rules, described, differences, own_headers, with_headers
 from .scoring import Scorer, scored
 from .scoring import scorable as _scorable
 from .store import FILE, POINTER, Store, find, home, opened
@@ -61,6 +62,7 @@ def run(
     prompt: str | None = None,
     keep_answers: bool = True,
     score: str | Scorer | None = None,
+    tokenizer: Any = None,
     progress: Progress | bool | None = None,
     client: Client | None = None,
     disturb: tuple[float, float] | None = None,
@@ -69,7 +71,8 @@ def run(
     """Measures `models` against each other and returns one row per attempt, in the columns of
     `bench.schema()`.
 
-    models: names, or dicts of options with `model` in it (`name` labels it). prompts: see `bench.prompt_set`;
+    models: names, or dicts of options with `model` in it (`name` labels it; `headers` go with its requests
+    alone; a `tokenizer` of its own). prompts: see `bench.prompt_set`;
     None is a small built-in set; prompt names the column of a table, whose others ride along. blocks: how
     often every model answers; within a block all models answer the same prompt, in random order. cold: True
     adds the cold-start ladder, or the rungs to measure (see columns.START_KINDS). concurrency: requests in
@@ -85,7 +88,9 @@ def run(
     for what is in flight, and for a run that is resumed. max_errors: so many failures in a row, and a model
     is asked no more; None for no end. keep_answers: False keeps no text (see `bench.answers`). score: a
     column of expected answers, each of which an answer must hold, or a function of an answer and of the
-    prompt's other columns; it gives a column score. directory: where the run is kept. progress: False for
+    prompt's other columns; it gives a column score. tokenizer: who counts where a server does not: a name of
+    tiktoken's, a Hugging Face tokenizer.json, a tokenizer, or a function of a text; without it tok_source
+    says estimate. directory: where the run is kept. progress: False for
     none, or who shows it. disturb: see selftest. options: of every call, such as max_tokens, temperature,
     timeout.
 
@@ -93,7 +98,8 @@ def run(
     `bench.resume` goes on. Raises ConfigError for what cannot be planned.
     """
     client = client or default_client()
-    arms = _arms([models] if isinstance(models, (str, Mapping)) else list(models), options, client)
+    counted = {**options, "tokenizer": counting.counter(tokenizer)}
+    arms = _arms([models] if isinstance(models, (str, Mapping)) else list(models), counted, client)
     prompt_set = _prompts(prompts, prompt)
     _scorable(score, keep_answers, prompt_set)
     seed = secrets.randbelow(2**31) if seed is None else seed
@@ -141,6 +147,8 @@ def run(
     with Store(place, create=True) as store:
         store.put(run_id=run_id, about=_about(job, blocks), job=job.public())
     df = work(place, job, progress)
+    if progress is not False and (told := missed(df)):
+        warnings.warn(told, stacklevel=2)
     if score is not None:
         scored(place, df, score)
     return df
@@ -152,6 +160,8 @@ def resume(
     api_key: Mapping[str, str] | None = None,
     base_url: Mapping[str, str] | None = None,
     dialect: Mapping[str, str] | None = None,
+    headers: Mapping[str, Mapping[str, str]] | None = None,
+    tokenizer: Any = None,
     budget: float | Mapping[str, float] | None = None,
     progress: Progress | bool | None = None,
     client: Client | None = None,
@@ -160,9 +170,9 @@ def resume(
 
     A run's file names its models, and no more: each is looked up anew in the configuration of this session,
     with its key, address and format. What was given by hand is given again, by the model's label: api_key,
-    base_url, dialect. Raises ConfigError, before anything is sent, where a model would not be asked as it
-    was: the run may be somebody else's. budget: in place of the run's own, of which all count that it has
-    spent before; None keeps that.
+    base_url, dialect, headers; and the tokenizer, one for all or by labels. Raises ConfigError, before
+    anything is sent, where a model would not be asked as it was: the run may be somebody else's. budget: in
+    place of the run's own, of which all count that it has spent before; None keeps that.
     """
     limits = None if budget is None else _limits(plan.Budget.of(budget))
     client = client or default_client()
@@ -173,8 +183,13 @@ def resume(
         raise errors.ConfigError(
             f"The run in {place} was ended before it began.", hint="Start it again with bench.run(...)."
         )
-    by_hand = {"api_key": api_key or {}, "base_url": base_url or {}, "dialect": dialect or {}}
+    by_hand: dict[str, Mapping[str, Any]] = {
+        "api_key": api_key or {},
+        "base_url": base_url or {},
+        "dialect": dialect or {},
+    }
     try:
+        by_hand |= {"headers": headers or {}, "tokenizer": _each(tokenizer, public)}
         _labels(by_hand, [given["name"] for given in public["arms"]])
         if limits is not None:
             public["rules"]["budget"] = limits
@@ -193,6 +208,14 @@ def resume(
             hint="bench.load gives the rows that it has; bench.run(...) begins another.",
         ) from None
     return work(place, job, progress)
+
+
+def _each(tokenizer: Any, public: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tokenizer of each model whose tokens a run counts, by its label."""
+    if isinstance(tokenizer, Mapping):
+        return tokenizer
+    counted = [a["name"] for a in public["arms"] if a.get("counted")]
+    return dict.fromkeys(counted, tokenizer) if tokenizer is not None else {}
 
 
 def runs() -> pd.DataFrame:
@@ -279,6 +302,10 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
     measured_alone = ("failover", "hedge", "sample", "label")  # one model, and each answer anew
     known = tuple(o for o in (*REQUEST, *ADDRESS, *SENDING) if o not in measured_alone)
     refuse_known(options)
+    tokenizer = options.pop("tokenizer", None)
+    counter = counting.counter(tokenizer) if "tokenizer" in told else tokenizer
+    headers = own_headers(told.get("headers", {}), "headers" in common)
+    options.pop("headers", None)
     unknown = next((o for o in options if o not in known), None)
     if not isinstance(model, str) or unknown:
         what = (
@@ -287,22 +314,25 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
             else f"A model's options need `model`: {sorted(told)}."
         )
         raise errors.ConfigError(
-            what, hint=f"Options of a call are {', '.join(known)}; `name` labels a model."
+            what,
+            hint=f"Options of a call are {', '.join(known)}; `name` labels a model, `headers` are its own.",
         )
-    base_url, dialect, api_key = (options.pop(option, None) for option in ADDRESS)
+    address = [options.pop(option, None) for option in ADDRESS]
     timeout, retries = options.pop("timeout", None), options.pop("retries", None)
     keep = bool(options.pop("keep", False))
     Timeouts.of(timeout)  # raises for what is no limit
-    arm = _found(client, model, base_url, dialect, api_key)
-    return replace(
-        arm, name=name or model, options=options, timeout=timeout, retries=int(retries or 0), keep=keep
-    )
+    arm = _found(client, model, address, headers)
+    more = {"timeout": timeout, "retries": int(retries or 0), "keep": keep, "counter": counter}
+    return replace(arm, name=name or model, options=options, **more)
 
 
-def _found(client: Client, model: str, base_url: str | None, dialect: str | None, api_key: str | None) -> Arm:
+def _found(
+    client: Client, model: str, address: Sequence[str | None], headers: Mapping[str, str] | None = None
+) -> Arm:
     """The arm of a model with its route and key, by this session's configuration."""
     if client.tapes.look() is not None:
         raise errors.ConfigError("A replay cannot be measured.", hint="End it: %llm replay off.")
+    base_url, dialect, api_key = address
     route = client.resolve(model, base_url, dialect)
     if route.others:
         raise errors.ConfigError(
@@ -314,25 +344,36 @@ def _found(client: Client, model: str, base_url: str | None, dialect: str | None
     if key is None and not route.provider.local:
         raise no_key(route.provider)
     row = client.registry.rows.get(route.provider.name, route.provider)
+    if headers:
+        row = replace(row, headers={**row.headers, **headers})
+        route = replace(route, provider=with_headers(route.provider, headers))
     return Arm(model, route, described(route, row, base_url), key=key)
 
 
 # --- a run's file, which may be somebody else's ---
 
 
-def _again(given: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, str]], client: Client) -> Arm:
+def _again(given: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, Any]], client: Client) -> Arm:
     """The arm that a run's file tells of, looked up here. Raises ConfigError where it is another one here."""
     name, asked, told = str(given["name"]), str(given["asked"]), given["provider"]
     options = prompts.load_options(given["options"])
     Timeouts.of(given["timeout"])
     try:
         model = f"{told['name']}/{given['model']}" if asked == "auto" else asked
-        arm = _found(client, model, *(by_hand[option].get(name) for option in ADDRESS))
+        arm = _found(
+            client, model, [by_hand[option].get(name) for option in ADDRESS], by_hand["headers"].get(name)
+        )
     except errors.ConfigError as error:
         raise errors.ConfigError(
             f"{name!r} cannot be asked as it was: {error.message}",
             hint=f"{error.hint} {_address_hint(name, told)}",
         ) from None
+    counter = counting.counter(by_hand["tokenizer"].get(name))
+    if given.get("counted") and counter is None:
+        raise errors.ConfigError(
+            f"A tokenizer counted the tokens of {name!r}.",
+            hint="Give it again: bench.resume(run, tokenizer=...).",
+        )
     wrong = differences(given, arm)
     if wrong:
         hint = f"Set it up as it was, or begin anew with bench.run(...). {_address_hint(name, told)}"
@@ -345,6 +386,7 @@ def _again(given: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, str]], c
         timeout=given["timeout"],
         retries=int(given["retries"]),
         keep=bool(given["keep"]),
+        counter=counter if given.get("counted") else None,
     )
 
 
@@ -370,7 +412,7 @@ def _without_licence(job: Job) -> None:
             )
 
 
-def _labels(by_hand: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> None:
+def _labels(by_hand: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> None:
     for option, given in by_hand.items():
         wrong = next((name for name in given if name not in names), None)
         if wrong is not None:

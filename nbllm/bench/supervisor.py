@@ -9,7 +9,7 @@ import queue
 import subprocess
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from ..core import errors
 from ..routing.registry import Route
 from ..store.database import private
 from . import children
+from .counting import Counter
 from .progress import Progress, chosen
 from .run_spec import Job
 from .store import Store, alone, told
@@ -79,7 +80,7 @@ def _conduct(place: Path, job: Job, shown: Progress) -> tuple[str, Rows]:
     ):
         try:
             _tell(worker, json.dumps(job.secret()))
-            ended = _watch(worker, shown)
+            ended = _watch(worker, shown, [arm.counter for arm in job.arms])
         except BaseException:
             worker.kill()
             raise
@@ -93,6 +94,28 @@ def _conduct(place: Path, job: Job, shown: Progress) -> tuple[str, Rows]:
     return ended
 
 
+def _said(
+    said: dict[str, Any], worker: subprocess.Popen[str], shown: Progress, counters: Sequence[Counter | None]
+) -> None:
+    if said["ev"] == "count":
+        _count(worker, counters[said["arm"]], said["texts"])
+    else:
+        shown.row(said)
+        shown.draw()
+
+
+def _count(worker: subprocess.Popen[str], counter: Counter | None, texts: Sequence[str]) -> None:
+    """Tells the worker how many tokens texts have. Where the user's tokenizer fails, their number is an
+    estimate (tok_source), and a warning says why: the answers have been paid for."""
+    counts = None
+    try:
+        counts = counter(texts) if counter else None
+    except Exception as exc:  # noqa: BLE001 - a user's function
+        warnings.warn(f"Some tokens could not be counted: {type(exc).__name__}: {exc}"[:300], stacklevel=2)
+    finally:
+        _tell(worker, json.dumps(counts))
+
+
 def _tell(worker: subprocess.Popen[str], line: str) -> None:
     assert worker.stdin is not None
     with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended already, and says why itself
@@ -100,7 +123,9 @@ def _tell(worker: subprocess.Popen[str], line: str) -> None:
         worker.stdin.flush()
 
 
-def _watch(worker: subprocess.Popen[str], shown: Progress) -> tuple[str, Rows]:
+def _watch(
+    worker: subprocess.Popen[str], shown: Progress, counters: Sequence[Counter | None]
+) -> tuple[str, Rows]:
     words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def listen() -> None:
@@ -121,8 +146,7 @@ def _watch(worker: subprocess.Popen[str], shown: Progress) -> tuple[str, Rows]:
             said = json.loads(word)
             if said["ev"] == "end":
                 return str(said["why"]), said["unsaved"]
-            shown.row(said)
-            shown.draw()
+            _said(said, worker, shown, counters)
         except queue.Empty:
             if stopped:
                 worker.kill()

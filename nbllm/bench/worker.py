@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import json
+import queue
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,9 @@ def main() -> int:
     secret = json.loads(sys.stdin.readline())
     with Store(directory) as store:
         public = store.get("job")
-        job = Job.of(public, map(to_arm, public["arms"], secret))
+        asked = Notebook()
+        counters = [functools.partial(asked.counts, i) for i in range(len(secret))]
+        job = Job.of(public, map(to_arm, public["arms"], secret, counters))
         sys.setswitchinterval(_SWITCH)
         _many_files()
         running = engine()
@@ -51,7 +56,7 @@ def main() -> int:
         gc.collect()
         gc.freeze()  # what is loaded by now is not looked at again
         try:
-            why, unsaved = running.run(_run(store, job, client))
+            why, unsaved = running.run(_run(store, job, client, asked))
         except Exception as exc:
             secrets = [text for arm in job.arms for text in arm.secrets]
             raise SystemExit(scrub(_cause(exc), secrets)) from exc
@@ -78,7 +83,7 @@ def _cause(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {exc}".replace("\n", " ")
 
 
-async def _run(store: Store, job: Job, client: Client) -> tuple[str, list[dict[str, Any]]]:
+async def _run(store: Store, job: Job, client: Client, asked: Notebook) -> tuple[str, list[dict[str, Any]]]:
     """Why the run ended early, "" where it did not, and the rows that the disk did not take."""
     recorder = Recorder(store, Budget.of(job.rules.budget), lambda row: say(_short(row)), job.rules.answers)
     epoch = store.get("epoch")
@@ -86,18 +91,37 @@ async def _run(store: Store, job: Job, client: Client) -> tuple[str, list[dict[s
         store.put(epoch=(epoch := time.perf_counter()))
     load = Load(job, client, recorder, epoch, store.finished())
     loop = asyncio.get_running_loop()
-    threading.Thread(target=_listen, args=(loop, load.stop), name="nbllm-stop", daemon=True).start()
+    threading.Thread(target=_listen, args=(loop, load.stop, asked), name="nbllm-stop", daemon=True).start()
     try:
         return await load.run(), recorder.unsaved
     finally:
         recorder.close()
 
 
-def _listen(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+class Notebook:
+    """Who started this process, and counts tokens for it where the user has a tokenizer."""
+
+    def __init__(self) -> None:
+        self.replies: queue.SimpleQueue[list[int] | None] = queue.SimpleQueue()
+        self.gone = False
+
+    def counts(self, arm: int, texts: Sequence[str]) -> list[int] | None:
+        """The tokens of each text; None where nobody can count them any more."""
+        if not self.gone:
+            with contextlib.suppress(OSError):
+                say({"ev": "count", "arm": arm, "texts": texts})
+                return self.replies.get()
+        return None
+
+
+def _listen(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, asked: Notebook) -> None:
     """Waits for the word, or for the end of who could say it."""
     for line in sys.stdin:
         if line.strip() == "stop":
             break
+        asked.replies.put(json.loads(line))
+    asked.gone = True
+    asked.replies.put(None)
     loop.call_soon_threadsafe(stop.set)
     children.end_with_parent(_GRACE)
 

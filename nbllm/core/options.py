@@ -286,6 +286,9 @@ class CallSpec:
     bench_prompt: Any = _bench("str", "the column of a table of prompts that is asked")
     bench_score: Any = _bench("str", "a column of expected answers: gives each answer a score")
     bench_keep_answers: Any = _bench("truth", "false keeps no texts of answers")
+    bench_tokenizer: Any = _bench(
+        "str", "who counts tokens where a server does not: o200k_base, or a tokenizer.json"
+    )
     bench_detect: Any = _bench(
         "float", "the smallest difference worth finding, 0.1: says beforehand what blocks it needs"
     )

@@ -211,7 +211,7 @@ def _answer(stream: Recorded, call: Call, disturbed: bool) -> Row:
         "cached": response.cached,
         **_outcome(stream, response),
         **_server(response, stream.trace),
-        **_tokens(response.usage, bearing, when := moments(stream)),
+        **_tokens(response.usage, bearing, when := moments(stream), _whole(bearing, call.tokenizer)),
     }
     if response.cost is not None or (bearing and not response.simulated):
         row.update(_prices(response, call))
@@ -272,7 +272,12 @@ def _disbelieved(usage: Usage, bearing: list[Chunk]) -> bool:
     return usage.output_tokens == 0 and any(c.chars for c in bearing)
 
 
-def _tokens(usage: Usage | None, bearing: list[Chunk], when: Moments | None) -> Row:
+def _whole(bearing: list[Chunk], tokenizer: Tokenizer | None) -> int | None:
+    """What a tokenizer counts in the whole answer: its pieces may be cut within a token."""
+    return tokenizer("".join(c.pieces for c in bearing)) if tokenizer and bearing else None
+
+
+def _tokens(usage: Usage | None, bearing: list[Chunk], when: Moments | None, whole: int | None = None) -> Row:
     """Counts, and who made them; the first chunk's share, and how it is known."""
     usage = usage or Usage()
     counts: list[int] = [c.tokens for c in bearing if c.tokens is not None]
@@ -280,10 +285,10 @@ def _tokens(usage: Usage | None, bearing: list[Chunk], when: Moments | None) -> 
     streamed_usage = by_chunk and all(c.counted is not None for c in bearing)
     out, source = usage.output_tokens, "usage_stream" if streamed_usage else "usage"
     if _disbelieved(usage, bearing):
-        out, by_chunk, streamed_usage = None, False, False
+        out, by_chunk, streamed_usage = None, by_chunk and whole is not None, False
     if out is None and bearing:
         out, source = (
-            (sum(counts), "usage_stream" if streamed_usage else "tokenizer")
+            (whole or sum(counts), "usage_stream" if streamed_usage else "tokenizer")
             if by_chunk
             else (max(len(bearing), round(sum(c.chars for c in bearing) / _CHARS_A_TOKEN)), "estimate")
         )
