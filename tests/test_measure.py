@@ -204,7 +204,7 @@ def test_a_tokenizer_counts_chunks_too(client, sim):
     )
     row = measure.rows(stream, call)[-1]
     assert ("tokenizer", "tokenizer") == (row["tok_source"], row["itl_src"])
-    assert row["out_tokens"] == sum(c.tokens for c in pieces.of(stream, call.tokenizer) if c.tokens)
+    assert row["out_tokens"] == len(stream.partial().text.split()), "a word may be cut between two chunks"
 
 
 @pytest.mark.parametrize(
