@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .decisions import check as check
     from .decisions import goodput as goodput
     from .decisions import leaderboard as leaderboard
+    from .exchange import export as export
     from .files import load as load
     from .files import save as save
     from .planning import power as power
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .selftests import selftest as selftest
     from .summaries import summary as summary
     from .synthetic_prompts import synthetic as synthetic
+    from .traces import trace as trace
 
 _HOME = {
     **dict.fromkeys(("run", "resume", "runs", "chunks", "tokens"), "runner"),
@@ -49,6 +51,8 @@ _HOME = {
     "answers": "scoring",
     **dict.fromkeys(("check", "goodput", "leaderboard"), "decisions"),
     "compare": "comparison",
+    "export": "exchange",
+    "trace": "traces",
     "plot": "plots",
     "power": "planning",
     "prompt_set": "prompts",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import ConfigError
 from ..core.extras import needs
 from ..store import columns
+from .exchange import foreign
 from .store import FILE, Store, find
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def save(df: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
 
 
 def load(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """A frame of requests from a file that `save` wrote, a run's directory, or a run's id.
+    """A frame of requests from a file that `save` wrote, a run's directory, or a run's id; or from guidellm's
+    benchmarks.json or aiperf's profile_export.jsonl: blocks they have none, so they are compared unpaired.
 
     Raises ConfigError for what is not there, is not a frame of requests, or was written by a newer nbllm.
     """
@@ -67,6 +69,8 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
             )
         with Store(directory) as store:
             return store.frame()
+    if place.suffix.lower() in (".json", ".jsonl") and (others := _foreign(place)) is not None:
+        return others
     reader = _READERS.get(place.suffix.lower())
     if reader is None:
         raise ConfigError(
@@ -86,6 +90,14 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
             hint="It may be cut short; bench.save writes it again from the run's directory.",
         ) from None
     return _checked(df, about, place)
+
+
+def _foreign(place: Path) -> pd.DataFrame | None:
+    """What guidellm or aiperf wrote, as a frame; None where they did not."""
+    try:
+        return foreign(place.read_text("utf-8-sig"), place)
+    except (OSError, UnicodeError):
+        return None
 
 
 def _checked(df: pd.DataFrame, about: dict[str, Any], place: Path) -> pd.DataFrame:

@@ -41,7 +41,8 @@ class Slot(NamedTuple):
 class Load:
     """How a turn's requests are started. kind: closed (`concurrency` at a time), constant, poisson, ramp
     (`rate` to `to_rate` a second), replay (`times`). per_turn: requests in a turn. steady: whether the turn
-    is as long as its load wants, so that ramp and drain do not count; else as long as the user said."""
+    is as long as its load wants, so that ramp and drain do not count; else as long as the user said. aligned:
+    each time has a prompt of its own (a trace)."""
 
     kind: str
     concurrency: int = 1
@@ -50,6 +51,7 @@ class Load:
     times: tuple[float, ...] = ()
     per_turn: int = 1
     steady: bool = False
+    aligned: bool = False
 
     @classmethod
     def of(
@@ -203,7 +205,12 @@ def plan(
                 rng = random.Random(f"arrivals {seed} {level} {b} {arm} {kind} {pause}")
                 offsets = shape.offsets(rng, more)
                 slots = tuple(
-                    Slot(seq + i, (b + i) % prompts, at, _phase(shape, i, len(offsets), more))
+                    Slot(
+                        seq + i,
+                        (i if shape.aligned else b + i) % prompts,
+                        at,
+                        _phase(shape, i, len(offsets), more),
+                    )
                     for i, at in enumerate(offsets)
                 )
                 seq += len(slots)

@@ -31,6 +31,7 @@ from .scoring import Scorer, scored
 from .scoring import scorable as _scorable
 from .store import FILE, POINTER, Store, find, home, opened
 from .supervisor import work
+from .traces import Trace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,28 +72,28 @@ def run(
     """Measures `models` against each other and returns one row per attempt, in the columns of
     `bench.schema()`.
 
-    models: names, or dicts of options with `model` in it (`name` labels it; `headers` go with its requests
-    alone; a `tokenizer` of its own). prompts: see `bench.prompt_set`;
-    None is a small built-in set; prompt names the column of a table, whose others ride along. blocks: how
-    often every model answers; within a block all models answer the same prompt, in random order. cold: True
-    adds the cold-start ladder, or the rungs to measure (see columns.START_KINDS). concurrency: requests in
-    flight for each model (closed loop), several for a sweep. rate: requests a second (open loop; arrivals
-    "constant", "poisson" or recorded times; a pair (from, to) with arrivals="ramp"). per_turn: requests of a
-    model in a block; None for as many as keep the load steady: ten times the concurrency, ten seconds of a
-    rate (the first and last are phases "ramp" and "drain"). idle: pauses in seconds before a turn. warmup:
-    "auto" until times are stable, or a number of requests. cooldown: requests at the end of a turn that do
-    not count. prefix: "unique" defeats prompt caches, "shared" measures them. detect: the smallest difference
-    worth finding, 0.1 for 10 %: where so many blocks would seldom find it, a warning says so, with the power
-    and how many would, before anything is sent. stop_when: the relative half width of `metric`'s interval at
-    which a load level ends early. budget: US dollars, or {"usd", "tokens", "seconds", "requests"}; it holds
-    for what is in flight, and for a run that is resumed. max_errors: so many failures in a row, and a model
-    is asked no more; None for no end. keep_answers: False keeps no text (see `bench.answers`). score: a
+    models: names, or dicts of options with `model` in it (`name` labels it; `headers` go with its
+    requests alone; a `tokenizer` of its own). prompts: see `bench.prompt_set`; None is a small built-in
+    set, a `bench.trace` has times of its own; prompt names the column of a table, whose others ride
+    along. blocks: how often every model answers; within a block all models answer the same prompt, in
+    random order. cold: True adds the cold-start ladder, or the rungs to measure (see
+    columns.START_KINDS). concurrency: requests in flight for each model (closed loop), several for a
+    sweep. rate: requests a second (open loop; arrivals "constant", "poisson" or recorded times; a pair
+    (from, to) with arrivals="ramp"). per_turn: requests of a model in a block; None for as many as keep
+    the load steady: ten times the concurrency, ten seconds of a rate (the first and last are phases
+    "ramp" and "drain"). idle: pauses in seconds before a turn. warmup: "auto" until times are stable, or
+    a number of requests. cooldown: requests at the end of a turn that do not count. prefix: "unique"
+    defeats prompt caches, "shared" measures them. detect: the smallest difference worth finding, 0.1 for
+    10 %: where so many blocks would seldom find it, a warning says so, with the power and how many would,
+    before anything is sent. stop_when: the relative half width of `metric`'s interval at which a load
+    level ends early. budget: US dollars, or {"usd", "tokens", "seconds", "requests"}; it holds for what
+    is in flight, and for a run that is resumed. max_errors: so many failures in a row, and a model is
+    asked no more; None for no end. keep_answers: False keeps no text (see `bench.answers`). score: a
     column of expected answers, each of which an answer must hold, or a function of an answer and of the
-    prompt's other columns; it gives a column score. tokenizer: who counts where a server does not: a name of
-    tiktoken's, a Hugging Face tokenizer.json, a tokenizer, or a function of a text; without it tok_source
-    says estimate. directory: where the run is kept. progress: False for
-    none, or who shows it. disturb: see selftest. options: of every call, such as max_tokens, temperature,
-    timeout.
+    prompt's other columns; it gives a column score. tokenizer: who counts where a server does not: a name
+    of tiktoken's, a Hugging Face tokenizer.json, a tokenizer, or a function of a text; without it
+    tok_source says estimate. directory: where the run is kept. progress: False for none, or who shows it.
+    disturb: see selftest. options: of every call, such as max_tokens, temperature, timeout.
 
     A request that fails is a row with its status. Stop (Ctrl-C) ends the run and returns what is there;
     `bench.resume` goes on. Raises ConfigError for what cannot be planned.
@@ -100,10 +101,14 @@ def run(
     client = client or default_client()
     counted = {**options, "tokenizer": counting.counter(tokenizer)}
     arms = _arms([models] if isinstance(models, (str, Mapping)) else list(models), counted, client)
+    recorded = isinstance(prompts, Trace)
+    if recorded:
+        prompts, arrivals = _recorded(prompts, (concurrency, rate, arrivals, per_turn))
     prompt_set = _prompts(prompts, prompt)
     _scorable(score, keep_answers, prompt_set)
     seed = secrets.randbelow(2**31) if seed is None else seed
     loads = plan.Load.of(concurrency=concurrency, rate=rate, arrivals=arrivals, per_turn=per_turn)
+    loads = tuple(replace(load, aligned=recorded) for load in loads)
     kinds = (columns.START_KINDS if cold else ("warm",)) if isinstance(cold, bool) else _kinds(cold)
     turns = plan.plan(
         len(arms),
@@ -420,6 +425,15 @@ def _labels(by_hand: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> N
                 f"{option} is given for {wrong!r}, which is no model of this run.",
                 hint=f"Its models are {', '.join(map(repr, names))}.",
             )
+
+
+def _recorded(given: Trace, load: tuple[Any, ...]) -> tuple[list[prompts.Prompt], tuple[float, ...]]:
+    if any(option is not None for option in load):
+        raise errors.ConfigError(
+            "A trace has its own times.",
+            hint="Leave concurrency, rate, arrivals and per_turn out; bench.trace(path, speed=2).",
+        )
+    return list(given.prompts), given.times
 
 
 def _prompts(given: Any, column: str | None) -> tuple[prompts.Prompt, ...]:

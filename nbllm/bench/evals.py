@@ -1,0 +1,177 @@
+"""A run as evaluations have it: inspect's logs with their samples, and promptfoo's results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .scoring import answers
+from .summaries import SCORE, ordered
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, Any]
+_PASSES = 0.5  # a score from here on is a pass, where nothing was asserted
+_REASONS = {
+    "length": "max_tokens",
+    "stop": "stop",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+}
+
+
+def _requests(df: pd.DataFrame) -> list[Row]:
+    """Each measured request with its question and its answer."""
+    texts = {
+        (row["run_id"], row["request_id"]): (row["prompt"], row["answer"])
+        for row in answers(df).to_dict("records")
+    }
+    used = df[df["phase"].astype("string") == "measure"] if "phase" in df else df
+    found = []
+    for row in used.drop_duplicates(["run_id", "request_id"], keep="last").to_dict("records"):
+        asked, said = texts.get((row["run_id"], row["request_id"]), ("", ""))
+        found.append({str(k): _plain(v) for k, v in row.items()} | {"asked": asked, "said": said})
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it; None for what is missing."""
+    import pandas as pd
+
+    if value is None or (not isinstance(value, (list, dict)) and pd.isna(value)):
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
+def _checks(row: Mapping[str, Any]) -> dict[str, float]:
+    """What was asserted and scored of a request, by name."""
+    named = {k: float(v) for k, v in row.items() if k.startswith("check_") and v is not None}
+    return named | ({SCORE: float(row[SCORE])} if row.get(SCORE) is not None else {})
+
+
+def to_inspect(df: pd.DataFrame) -> list[Row]:
+    """inspect's log (version 2) of each model, one sample a request."""
+    rows = _requests(df)
+    return [_log(str(name), [r for r in rows if r["name"] == str(name)]) for name in ordered(df, "name")]
+
+
+def _log(name: str, rows: list[Row]) -> Row:
+    told = [r["t_wall"] for r in rows if r["t_wall"] is not None]
+    first, last = (f(told).isoformat() if told else "1970-01-01T00:00:00+00:00" for f in (min, max))
+    ids = list(dict.fromkeys(str(r["prompt_id"]) for r in rows))
+    run_id = str(rows[0]["run_id"]) if rows else ""
+    usage = {k: sum(r[c] or 0 for r in rows) for k, c in _USAGE.items()}
+    seen: dict[str, int] = {}
+    samples = []
+    for row in rows:
+        seen[str(row["prompt_id"])] = epoch = seen.get(str(row["prompt_id"]), 0) + 1
+        samples.append(_sample(row, epoch))
+    return {
+        "version": 2,
+        "status": "success",
+        "eval": {
+            "eval_id": f"{run_id}-{name}",
+            "run_id": run_id,
+            "created": first,
+            "task": "nbllm",
+            "task_id": f"{run_id}-{name}",
+            "task_version": 0,
+            "dataset": {"name": "prompts", "samples": len(ids), "sample_ids": ids},
+            "model": name,
+            "config": {"epochs": max(seen.values(), default=1)},
+        },
+        "plan": {"name": "plan", "steps": [], "config": {}},
+        "results": {"total_samples": len(rows), "completed_samples": len(rows), "scores": []},
+        "stats": {"started_at": first, "completed_at": last, "model_usage": {name: _total(usage)}},
+        "samples": samples,
+    }
+
+
+_USAGE = {"input_tokens": "in_tokens", "output_tokens": "out_tokens"}
+
+
+def _total(usage: dict[str, int]) -> dict[str, int]:
+    return {**usage, "total_tokens": sum(usage.values())}
+
+
+def _sample(row: Row, epoch: int) -> Row:
+    said = {"role": "assistant", "content": row["said"], "source": "generate"}
+    choice = {"message": said, "stop_reason": _REASONS.get(str(row["finish_reason"]), "unknown")}
+    seconds = row["e2e_ms"] / 1e3 if row["e2e_ms"] is not None else None
+    output = {
+        "model": str(row["model"]),
+        "choices": [choice] if row["ok"] else [],
+        "usage": _total({k: row[c] or 0 for k, c in _USAGE.items()}),
+        "time": seconds,
+        "error": row["error_msg"],
+    }
+    return {
+        "id": str(row["prompt_id"]),
+        "epoch": epoch,
+        "input": row["asked"],
+        "target": "",
+        "messages": [{"role": "user", "content": row["asked"]}, *([said] if row["ok"] else [])],
+        "output": output,
+        "scores": {name: {"value": value, "answer": row["said"]} for name, value in _checks(row).items()},
+        "metadata": {
+            k: row[k] for k in ("request_id", "block", "ttft_ms", "e2e_ms", "out_tok_s", "cost_usd", "status")
+        },
+        "total_time": seconds,
+    }
+
+
+def to_promptfoo(df: pd.DataFrame) -> Row:
+    """promptfoo's results (version 3): a prompt is a test, a model a provider."""
+    rows = _requests(df)
+    tests = {p: i for i, p in enumerate(dict.fromkeys(str(r["prompt_id"]) for r in rows))}
+    names = [str(n) for n in ordered(df, "name")]
+    results = [_result(row, tests[str(row["prompt_id"])], names.index(str(row["name"]))) for row in rows]
+    told = [r["t_wall"] for r in rows if r["t_wall"] is not None]
+    passed = sum(r["success"] for r in results)
+    wrong = sum(r["error"] is not None for r in results)
+    prompts = [{"raw": "{{prompt}}", "label": "{{prompt}}", "provider": name} for name in names]
+    tokens = {
+        "prompt": sum(r["in_tokens"] or 0 for r in rows),
+        "completion": sum(r["out_tokens"] or 0 for r in rows),
+    }
+    stats = {"successes": passed, "failures": len(results) - passed - wrong, "errors": wrong}
+    return {
+        "evalId": str(rows[0]["run_id"]) if rows else "",
+        "results": {
+            "version": 3,
+            "timestamp": min(told).isoformat() if told else None,
+            "prompts": prompts,
+            "results": results,
+            "stats": {**stats, "tokenUsage": {**tokens, "total": sum(tokens.values())}},
+        },
+        "config": {"description": "nbllm.bench", "providers": names},
+        "shareableUrl": None,
+    }
+
+
+def _result(row: Row, test: int, place: int) -> Row:
+    checks = _checks(row)
+    good = bool(row["ok"]) and all(value >= _PASSES for value in checks.values())
+    score = sum(checks.values()) / len(checks) if checks else float(good)
+    parts = [
+        {"pass": v >= _PASSES, "score": v, "reason": k, "assertion": {"type": k}} for k, v in checks.items()
+    ]
+    tokens = {"prompt": row["in_tokens"] or 0, "completion": row["out_tokens"] or 0}
+    return {
+        "testIdx": test,
+        "promptIdx": place,
+        "provider": {"id": str(row["name"]), "label": str(row["name"])},
+        "prompt": {"raw": row["asked"], "label": str(row["prompt_id"])},
+        "vars": {"prompt": row["asked"]},
+        "testCase": {"vars": {"prompt": row["asked"]}, "description": str(row["prompt_id"])},
+        "response": {"output": row["said"], "tokenUsage": {**tokens, "total": sum(tokens.values())}},
+        "success": good,
+        "score": score,
+        "failureReason": 0 if good else 1 if row["ok"] else 2,
+        "namedScores": checks,
+        "gradingResult": {"pass": good, "score": score, "reason": "", "componentResults": parts},
+        "latencyMs": row["e2e_ms"],
+        "cost": row["cost_usd"],
+        "error": row["error_msg"],
+    }

@@ -1,0 +1,323 @@
+"""Result files of other tools: guidellm's and aiperf's read as frames, frames written as guidellm's requests,
+inspect's log and promptfoo's results.
+
+What another tool measured by another definition stays away or is derived anew from its times: `itl_ms` counts
+from the first chunk here, whatever the tool divides by. Its files are strangers': what has a wrong type is
+not there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ..core.errors import ConfigError, did_you_mean
+from ..store import columns
+from ..store.measure import derive
+from . import evals
+from .summaries import _last, succeeded
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, Any]
+_UNITS = {"ms": 1.0, "sec": 1e3, "s": 1e3, "us": 1e-3, "ns": 1e-6}
+_STRATEGIES = {"constant": "constant", "poisson": "poisson", "trace": "replay", "async": "constant"}
+
+
+def foreign(text: str, place: Path) -> pd.DataFrame | None:
+    """The frame of a file that guidellm (benchmarks.json) or aiperf (profile_export.jsonl) wrote; None for
+    any other."""
+    lines = text.lstrip().partition("\n")[0]
+    try:
+        head = json.loads(lines) if place.suffix.lower() == ".jsonl" else json.loads(text)
+    except ValueError:
+        return None
+    if isinstance(head, dict) and isinstance(head.get("benchmarks"), list):
+        return _framed(_guidellm(head), place)
+    if isinstance(head, dict) and isinstance(head.get("metadata"), dict) and "metrics" in head:
+        found = (json.loads(line) for line in text.split("\n") if line.strip())
+        return _framed((_aiperf(record, *_asked(place)) for record in found), place)
+    return None
+
+
+def _framed(rows: Iterator[Row], place: Path) -> pd.DataFrame:
+    """As a frame of one run that is named after its file. Times count from its first call."""
+    found = [row for row in rows if row.get("ns_call") is not None or not row["ok"]]
+    first = min((row["ns_call"] for row in found if row.get("ns_call") is not None), default=0)
+    for number, row in enumerate(found):
+        if row.get("ns_call") is not None:
+            row["t_wall"] = f"{_iso(row['ns_call'])}"
+        row.update({k: v - first for k, v in row.items() if k.startswith("ns_") and v is not None})
+        row.update(
+            run_id=f"{place.parent.name}/{place.stem}",
+            attempt=1,
+            seq=number,
+            phase=row.get("phase", "measure"),
+        )
+        row["name"] = row["model"] = row.get("model") or place.stem
+        row |= {"start_kind": "warm", "quality": "bounded", "censored": False}
+        derive(row)
+    return columns.frame(found)
+
+
+def _iso(ns: int) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat()
+
+
+def _at(given: Any, *path: str) -> Any:
+    """What stands at a place in nested mappings; None where nothing does."""
+    for step in path:
+        given = given.get(step) if isinstance(given, Mapping) else None
+    return given
+
+
+def _number(*given: Any) -> float | None:
+    """The first of these that is a finite number."""
+    known = (v for v in given if isinstance(v, (int, float)) and not isinstance(v, bool))
+    return next((float(v) for v in known if math.isfinite(v)), None)
+
+
+def _text(*given: Any) -> str | None:
+    return next((v for v in given if isinstance(v, str) and v), None)
+
+
+def _ns(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1e9)
+
+
+def _counted(row: Row, out: float | None, chunks: float | None) -> None:
+    """Tokens, and the share of the first chunk."""
+    row["chunks"] = None if chunks is None else int(chunks)
+    if out is None:
+        return
+    row["out_tokens"] = row["streamed_tokens"] = int(out)
+    if chunks:
+        row["first_chunk_tokens"] = max(1, round(out / chunks))
+        row["itl_src"] = "single" if chunks >= out else "share"
+
+
+# --- guidellm ---
+
+
+def _guidellm(report: Mapping[str, Any]) -> Iterator[Row]:
+    for number, benchmark in enumerate(report["benchmarks"]):
+        strategy = _at(benchmark, "config", "strategy") or _at(benchmark, "scheduler", "strategy") or {}
+        kind = _text(_at(strategy, "type_")) or "synchronous"
+        about: Row = {
+            "model": _text(
+                _at(benchmark, "config", "backend", "model"),
+                _at(report, "args", "model"),
+                _at(report, "args", "backend_kwargs", "model"),
+            ),
+            "load_kind": _STRATEGIES.get(kind, "closed"),
+        }
+        if about["load_kind"] == "closed":
+            wide = _number(_at(strategy, "streams"), _at(strategy, "max_concurrency"))
+            about["concurrency"] = int(wide) if wide else 1 if kind == "synchronous" else None
+        else:
+            about["target_rate"] = _number(_at(strategy, "rate"))
+        for outcome in ("successful", "incomplete", "errored"):
+            for place, request in enumerate(_at(benchmark, "requests", outcome) or ()):
+                yield (
+                    about
+                    | _of_guidellm(request, outcome)
+                    | {"request_id": _text(_at(request, "request_id")) or f"{number}.{outcome}.{place}"}
+                )
+
+
+def _of_guidellm(request: Any, outcome: str) -> Row:
+    times = _at(request, "info", "timings") or {}
+
+    def at(name: str, *older: str) -> int | None:
+        return _ns(_number(_at(times, name), *(_at(request, o) for o in older)))
+
+    row: Row = {
+        "ns_sched": at("targeted_start"),
+        "ns_call": at("request_start", "request_start_time", "start_time"),
+        "ns_tok1": at("first_token_iteration", "first_token_time"),
+        "ns_out1": at("first_output_token_iteration"),
+        "ns_tokN": at("last_token_iteration", "last_token_time"),
+        "ns_done": at("request_end", "request_end_time", "end_time"),
+        "in_tokens": _number(
+            *(_at(request, "input_metrics", k) for k in ("total_tokens", "text_tokens")),
+            _at(request, "prompt_tokens"),
+        ),
+        "in_cached": _number(_at(request, "input_metrics", "cached_tokens")),
+        "ok": outcome == "successful",
+        "status": {"successful": "ok", "incomplete": "cancelled"}.get(outcome, "http_error"),
+        "error_msg": _text(_at(request, "info", "error"), _at(request, "error")),
+        "finish_reason": None,
+    }
+    out = _number(
+        *(_at(request, "output_metrics", k) for k in ("total_tokens", "text_tokens")),
+        _at(request, "output_tokens"),
+    )
+    _counted(row, out, _number(_at(times, "token_iterations")) or None)
+    return row
+
+
+# --- aiperf ---
+
+
+def _asked(place: Path) -> tuple[str | None, Row]:
+    """(the model, its load), by the summary that aiperf writes beside its records."""
+    try:
+        told = json.loads((place.parent / "profile_export_aiperf.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        told = {}
+    names = _at(told, "input_config", "endpoint", "model_names")
+    rate = _number(_at(told, "input_config", "loadgen", "request_rate"))
+    wide = _number(_at(told, "input_config", "loadgen", "concurrency"))
+    load: Row = {"load_kind": "poisson" if rate else "closed", "target_rate": rate}
+    return _text(*names) if isinstance(names, list) else _text(names), load | (
+        {"concurrency": int(wide)} if wide and not rate else {}
+    )
+
+
+def _aiperf(record: Any, model: str | None, load: Row) -> Row:
+    about, metrics, error = (_at(record, k) for k in ("metadata", "metrics", "error"))
+
+    def ms(name: str) -> float | None:
+        value = _number(_at(metrics, name, "value"))
+        return None if value is None else value * _UNITS.get(str(_at(metrics, name, "unit")), math.nan)
+
+    called, ended = (_number(_at(about, k)) for k in ("request_start_ns", "request_end_ns"))
+    first, latency, gaps = (
+        ms("time_to_first_token"),
+        ms("request_latency"),
+        _at(metrics, "inter_chunk_latency", "value"),
+    )
+    row: Row = {
+        "request_id": _text(_at(about, "x_request_id")) or f"{_at(about, 'session_num')}",
+        "model": _text(_at(about, "model_name"), model),
+        "phase": "measure" if _at(about, "benchmark_phase") in ("profiling", None) else "warmup",
+        "ns_call": None if called is None else int(called),
+        "ns_done": None if ended is None else int(ended),
+        "in_tokens": _number(_at(metrics, "input_sequence_length", "value")),
+        "reasoning_tokens": _number(_at(metrics, "reasoning_token_count", "value")),
+        "ok": not error,
+        "status": "cancelled" if _at(about, "was_cancelled") else "http_error" if error else "ok",
+        "error_type": _text(_at(error, "type")),
+        "error_msg": _text(_at(error, "message")),
+        "http_status": _number(_at(error, "code")),
+        **load,
+    }
+    for column, after in (
+        ("ns_tok1", first),
+        ("ns_tokN", latency),
+        ("ns_out1", ms("time_to_first_output_token")),
+    ):
+        if called is not None and after is not None and math.isfinite(after):
+            row[column] = round(called + after * 1e6)
+    _counted(
+        row,
+        _number(_at(metrics, "output_sequence_length", "value"), _at(metrics, "output_token_count", "value")),
+        len(gaps) + 1 if isinstance(gaps, list) else None,
+    )
+    return row
+
+
+# --- out ---
+
+
+def export(df: pd.DataFrame, path: str | os.PathLike[str], to: str) -> Path:
+    """Writes a run for another tool and gives the path. to: "guidellm" (its requests by level of load),
+    "inspect" (one log a model: of several, `path` is a folder), "promptfoo" (results, with the checks of
+    assertions and scores).
+
+    The texts come from the run's directory: inspect and promptfoo need it on this machine. Raises ConfigError
+    for another name.
+    """
+    writer = _WRITERS.get(to)
+    if writer is None:
+        raise ConfigError(f"No tool is called {to!r} here.", hint=did_you_mean(to, _WRITERS))
+    made = writer(df)
+    place = Path(path)
+    if isinstance(made, list) and len(made) > 1:
+        place.mkdir(parents=True, exist_ok=True)
+        for number, log in enumerate(made):
+            _written(place / f"{number:02}.json", log)
+        return place
+    _written(place, made[0] if isinstance(made, list) else made)
+    return place
+
+
+def _written(place: Path, found: Any) -> None:
+    try:
+        place.write_text(json.dumps(found, ensure_ascii=True, indent=1, default=str), "utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{place} cannot be written: {error.strerror}.", hint="Name another place."
+        ) from None
+
+
+def _to_guidellm(df: pd.DataFrame) -> Any:
+    import pandas as pd
+
+    keys = ["name", "load_kind", "concurrency", "target_rate"]
+    benchmarks = []
+    for key, part in _last(df).groupby(keys, dropna=False, sort=False, observed=True):
+        name, kind, wide, rate = (None if pd.isna(k) else k for k in cast(tuple[Any, ...], key))
+        closed = kind in ("closed", "single")
+        alone = closed and not (wide and wide > 1)
+        strategy: Row = {"type_": "synchronous" if alone else "concurrent" if closed else str(kind)}
+        strategy |= (
+            {"streams": 1 if alone or wide is None else int(wide)} if closed else {"rate": _number(rate)}
+        )
+        good = succeeded(part)
+        requests = {
+            "successful": [_as_guidellm(r) for r in part[good].to_dict("records")],
+            "incomplete": [],
+            "errored": [_as_guidellm(r) for r in part[~good].to_dict("records")],
+        }
+        about = {"strategy": strategy, "backend": {"model": str(name)}}
+        benchmarks.append({"type_": "generative_benchmark", "config": about, "requests": requests})
+    return {"metadata": {"version": 1, "made_by": "nbllm"}, "args": {}, "benchmarks": benchmarks}
+
+
+def _as_guidellm(row: Mapping[Any, Any]) -> Row:
+    """A request by guidellm's names. Its times are seconds since 1970."""
+    import pandas as pd
+
+    start = row["t_wall"].timestamp() if pd.notna(row.get("t_wall")) else 0.0
+
+    def at(column: str) -> float | None:
+        value = row.get(column)
+        return None if pd.isna(value) or pd.isna(row["ns_call"]) else start + (value - row["ns_call"]) / 1e9
+
+    def count(column: str) -> int | None:
+        return None if pd.isna(row.get(column)) else int(row[column])
+
+    times = {
+        "targeted_start": at("ns_sched"),
+        "request_start": at("ns_call"),
+        "resolve_start": at("ns_call"),
+        "first_token_iteration": at("ns_tok1"),
+        "first_output_token_iteration": at("ns_out1"),
+        "last_token_iteration": at("ns_tokN"),
+        "token_iterations": count("chunks") or 0,
+        "request_end": at("ns_done"),
+        "resolve_end": at("ns_done"),
+    }
+    error = None if pd.isna(row.get("error_msg")) else str(row["error_msg"])
+    return {
+        "type_": "generative_request_stats",
+        "request_id": str(row["request_id"]),
+        "info": {"status": "errored" if error else "completed", "timings": times, "error": error},
+        "input_metrics": {"text_tokens": count("in_tokens"), "cached_tokens": count("in_cached")},
+        "output_metrics": {"text_tokens": count("out_tokens")},
+    }
+
+
+_WRITERS: dict[str, Callable[[Any], Any]] = {
+    "guidellm": _to_guidellm,
+    "inspect": evals.to_inspect,
+    "promptfoo": evals.to_promptfoo,
+}

@@ -1,0 +1,178 @@
+"""Recorded traffic as load: Mooncake's traces and OpenTelemetry's spans, with their times and lengths.
+
+What a trace does not hold is made up: texts of common words, as long as the request was. Requests that share
+blocks (`hash_ids`) begin with the same text, so that a cache of prefixes has what it had.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import ConfigError
+from ..core.messages import Message
+from .arrivals import replay
+from .prompts import Prompt, _lines
+from .words import COMMON
+
+BLOCK = 512  # tokens of a block of Mooncake's
+_MOST = 1_000_000  # tokens of a request that is believed
+_USAGE = {
+    "input": ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
+    "output": ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.token_count.completion"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Recorded requests: `times` in seconds since the first, and a prompt for each."""
+
+    times: tuple[float, ...]
+    prompts: tuple[Prompt, ...]
+
+
+def trace(
+    path: str | os.PathLike[str], *, speed: float = 1.0, limit: int | None = None, block: int = BLOCK
+) -> Trace:
+    """Recorded traffic, to be given to `bench.run(models, trace)` in place of prompts: each turn sends the
+    requests at their times.
+
+    A .jsonl of Mooncake's (timestamp in ms, input_length, output_length, hash_ids of `block` tokens each), or
+    spans of OpenTelemetry (OTLP as JSON, or a span a line) with gen_ai.usage.*. speed: 2 for twice as fast.
+    limit: the first so many requests. Raises ConfigError for a file that is neither.
+    """
+    if not speed > 0 or (limit is not None and limit < 1) or block < 1:
+        raise ConfigError("speed, limit and block are above 0.", hint="bench.trace(path, speed=2, limit=100)")
+    place = Path(path)
+    try:
+        records = list(_records(place))
+    except OSError as error:
+        raise ConfigError(f"{place} cannot be read: {error.strerror}.", hint="Check the path.") from None
+    except (ValueError, UnicodeError) as error:
+        raise ConfigError(f"{place} holds no JSON: {error}.", hint="One JSON value a line.") from None
+    found = sorted((r for r in map(_request, records) if r is not None), key=lambda r: r.at)[:limit]
+    if not found:
+        raise ConfigError(
+            f"{place} holds no requests.",
+            hint="Mooncake's lines have timestamp, input_length and output_length; spans gen_ai.usage.*.",
+        )
+    times = tuple(t / speed for t in replay(r.at for r in found))
+    return Trace(times, tuple(_prompt(r, i, block) for i, r in enumerate(found)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    at: float  # seconds
+    read: int
+    made: int
+    blocks: tuple[Any, ...] = ()
+    said: str = ""
+
+
+def _records(place: Path) -> Iterator[Any]:
+    """The lines of a file, and the spans in them."""
+    try:
+        found = [json.loads(line) for line in _lines(place)]
+    except ValueError:
+        found = [json.loads(place.read_text("utf-8-sig"))]
+    for value in found:
+        for record in value if isinstance(value, list) else [value]:
+            yield from _spans(record)
+
+
+def _spans(record: Any) -> Iterator[Any]:
+    if not isinstance(record, Mapping) or "resourceSpans" not in record:
+        yield record
+        return
+    for resource in _list(record["resourceSpans"]):
+        for scope in _list(_at(resource, "scopeSpans")):
+            yield from _list(_at(scope, "spans"))
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _at(record: Any, *names: str) -> Any:
+    """The first of these fields that a record has."""
+    return next((record[n] for n in names if isinstance(record, Mapping) and n in record), None)
+
+
+def _request(record: Any) -> _Request | None:
+    """What a line tells of a request; None where it is none (a tool's span, a line of other things)."""
+    read, made = (
+        _count(_at(record, *names))
+        for names in (("input_length", "input_tokens"), ("output_length", "output_tokens"))
+    )
+    if read is not None and made is not None:
+        at = _seconds(_at(record, "timestamp", "created_time"), 1e3)
+        return (
+            None if at is None else _Request(at, read, made, tuple(map(str, _list(_at(record, "hash_ids")))))
+        )
+    about = _attributes(_at(record, "attributes"))
+    read, made = (_count(_at(about, *_USAGE[side])) for side in ("input", "output"))
+    at = _seconds(_at(record, "startTimeUnixNano", "start_time_unix_nano", "start_time"), 1e9)
+    if read is None or made is None or at is None:
+        return None
+    return _Request(at, read, made, said=_said(about.get("gen_ai.input.messages")))
+
+
+def _attributes(given: Any) -> dict[str, Any]:
+    """Attributes as a mapping: OTLP has a list of keys with typed values."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    pairs = ((_at(a, "key"), _at(a, "value")) for a in _list(given))
+    return {str(k): next(iter(v.values()), None) if isinstance(v, Mapping) else v for k, v in pairs}
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens; OTLP writes whole numbers as texts."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if 0 <= number <= _MOST and not isinstance(value, bool) else None
+
+
+def _seconds(value: Any, of: float) -> float | None:
+    """A moment: a number in units of 1 / `of` seconds, or an ISO date."""
+    try:
+        return float(value) / of
+    except (TypeError, ValueError):
+        pass
+    try:
+        return datetime.fromisoformat(str(value)).timestamp()
+    except ValueError:
+        return None
+
+
+def _said(messages: Any) -> str:
+    """The texts of a span's messages, where it was told to keep them."""
+    try:
+        found = json.loads(messages) if isinstance(messages, str) else messages
+    except ValueError:
+        return ""
+    parts = [part for m in _list(found) for part in _list(_at(m, "parts"))]
+    return "\n\n".join(str(_at(p, "content")) for p in parts if isinstance(_at(p, "content"), str))
+
+
+def _prompt(request: _Request, number: int, block: int) -> Prompt:
+    text = request.said or " ".join(_words(request, number, block))
+    turn = (Message("user", text or "Go on."),)
+    return Prompt(f"trace-{number}", (turn,), {"max_tokens": max(1, request.made)})
+
+
+def _words(request: _Request, number: int, block: int) -> Iterable[str]:
+    """As many words as the request had tokens: of each block its own, the same wherever it stands."""
+    left = request.read
+    for name in (*request.blocks, f"own {number}"):
+        rng = random.Random(f"block {name}")
+        count = left if name == f"own {number}" else min(block, left)
+        yield from rng.choices(COMMON, k=count)
+        left -= count
