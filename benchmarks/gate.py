@@ -1,35 +1,44 @@
 """Whether a table's rows keep to a provider's limit: 300 rows against 60 requests a minute, told in each
 provider's own headers.
 
-    python benchmarks/gate.py [ROWS] [STYLE ...]
+    python benchmarks/gate.py                                 in a moment, with a clock of its own
+    python benchmarks/gate.py --sockets [ROWS] [STYLE ...]    over sockets, in minutes
 
-All at the same time, each in a process of its own against a simulator of its own (limits=STYLE); "+" is two
-processes with half of the rows each and one key, which know nothing of each other. refused: answers 429.
-rate: answers a minute after the first one, of 60 that are possible. pause: the longest time without a
-request after the first minute, seconds; 1 is what the limit asks for.
+With a clock of its own: the limiter before the simulator's limits, with ways and answers of differing length,
+ten times each (tests/gate_clock.py); the middle and the worst are shown. Over sockets: all at the same time,
+each in a process of its own against a simulator of its own (limits=STYLE). "+" is two processes with half of
+the rows each and one key, which know nothing of each other. refused: answers 429. rate: answers a minute
+after the first one, of 60 that are possible; share: of what was possible, to the end of the last answer.
+pause: the longest time without a request, seconds (over sockets after the first minute); 1 is what the limit
+asks for. In a fixed window (mistral over sockets) all comes back at once, and the wait is the minute.
 
-On two cores that others used as well:
-
-                  refused     rate    pause  seconds   (300 rows)
-    openai              0     60.1      1.1      241
-    cerebras            2     60.3      1.3      240
-    none+             132     60.0      1.8      241
-    groq               27     61.0      1.3      240
-    azure               0     60.1      1.3      241
-    anthropic           7     60.3      1.3      240
-    gemini             32     60.0      1.3      241
-    mistral             1     79.1     59.3      242
-    xai                 3     78.3     59.6      242
-    none               24     60.3      1.4      241
-    openai+            43     58.2      1.8      247
-    azure+             44     54.7      2.5      259
-    anthropic+         40     51.2      3.4      273
-    together           43     53.1      1.2      338
+                      refused          share    pause   (300 rows; middle and worst of ten)
+    openai              0   1      0.996 0.991    3.5
+    anthropic           0   1      0.996 0.991    3.5
+    azure               0   1      0.996 0.991    3.5
+    groq                4   5      0.989 0.988    1.1
+    cerebras            0   1      0.996 0.991    3.5
+    mistral             0   1      0.997 0.995    3.1
+    together            0   0      0.969 0.969    1.2
+    xai                 0   1      0.997 0.995    3.1
+    gemini              4   5      0.989 0.988    1.1
+    none                4   5      0.989 0.988    1.1
+    openai+             4   6      0.989 0.989    4.0
+    anthropic+          4   6      0.989 0.989    4.0
+    azure+              4   6      0.989 0.989    4.0
+    groq+               7   9      0.916 0.855    2.3
+    cerebras+           4   6      0.989 0.989    5.0
+    mistral+            4   6      0.989 0.989    5.0
+    together+          19  46      0.964 0.931   13.6
+    xai+                4   6      0.989 0.989    5.0
+    gemini+             8  10      0.914 0.855    2.6
+    none+               7   9      0.917 0.756    2.7
 """
 
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import threading
@@ -42,6 +51,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from nbllm import simulator
 from nbllm.simulator.limits import STYLES
+from tests.gate_clock import Sitting, played
 
 SECOND = {"together"}  # whose limits are a second's
 DIALECTS = {"gemini": "gemini", "anthropic": "anthropic"}
@@ -91,6 +101,18 @@ def measured(style: str, rows: int) -> None:
         print(f"{style:12} {len(times) - len(good):8} {rate} {pause:8.1f} {times[-1]:8.0f}", flush=True)
 
 
+def with_a_clock() -> None:
+    """Prints the table of all styles, without sockets."""
+    print(f"{'':12} {'refused':>12} {'share':>14} {'pause':>8}   (300 rows; middle and worst of ten)")
+    for name in [style + plus for plus in ("", "+") for style in STYLES]:
+        style, gates = name.rstrip("+"), 1 + name.endswith("+")
+        limit = {"limit": 1, "per": 1.0} if style in SECOND else {}
+        all_ = [played(Sitting(style, gates=gates, seed=seed, **limit)) for seed in range(10)]
+        refused, shares = [p.refused for p in all_], [p.share for p in all_]
+        middle = f"{statistics.median(refused):8.0f} {max(refused):3} {statistics.median(shares):10.3f}"
+        print(f"{name:12} {middle} {min(shares):.3f} {max(p.pause for p in all_):6.1f}", flush=True)
+
+
 def main(rows: int, styles: list[str]) -> None:
     """Prints the table."""
     print(f"{'':12} {'refused':>8} {'rate':>8} {'pause':>8} {'seconds':>8}   ({rows} rows)", flush=True)
@@ -101,7 +123,9 @@ def main(rows: int, styles: list[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
         child(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]), int(sys.argv[6]))
+    elif "--sockets" not in sys.argv:
+        with_a_clock()
     else:
         numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
-        chosen = [word for word in sys.argv[1:] if not word.isdigit()]
+        chosen = [word for word in sys.argv[2:] if not word.isdigit()]
         main(numbers[0] if numbers else 300, chosen or [*STYLES, *SHARED])

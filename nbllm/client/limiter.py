@@ -9,9 +9,11 @@ where it was while calls are charged, or is later than a bucket could need, the 
 windows, and all comes back at once: then one call goes first, and the others follow when it was let in.
 The width is how many may be in flight: it doubles while it is used and nothing is refused, is cut to 0.8 by
 a refusal or an overload, at most once in COOL seconds, and grows by a twentieth after that (AIMD).
-Where no header tells, or others spend what ours tell, refusals alone teach: calls of a table begin one by one
-again, what is let in until the next refusal is their pace, and it is cut and grown (AIMD) so that all who use
-the key come to equal shares. And of what is left nobody takes more than half before looking again.
+Where no header tells what really holds, the rows of a table find it out by few at a time, so that few are
+refused: one goes first, then three, then a fifteenth of those that were let in; and what was let in before
+the first refusal is taken for a minute's limit, tried, and kept to (Pace). Where others spend what ours tell,
+which the count shows, of what is left nobody takes more than a third before looking again, and a twentieth
+of the limit is left over, so that those who know nothing of each other do not meet at its end.
 """
 
 from __future__ import annotations
@@ -25,10 +27,14 @@ FIRST, MOST = 8, 256  # calls in flight at the beginning and at most
 CROWD = 64  # calls that somebody waits for, before the first answer
 COOL = 15.0  # seconds between two cuts
 _TRIAL = 1.0  # seconds that a call on trial keeps the others back
-_STEP, _PATIENCE = 0.02, 8.0  # seconds, the shortest and the longest pause that nobody asked for
-_CUT, _GROWN = 0.85, 0.03  # of a pace: by a refusal, in a step
-_STEADY, _STEADY_S = 10, 5.0  # answers, or seconds, for a step
+_STEP, _PATIENCE = 0.02, 16.0  # seconds, the shortest and the longest pause that nobody asked for
+_SCOUTS, _SHARE = 3, 15  # rows whose fate is unknown: at first, and one of so many that were let in
+_MANY = 8  # that were let in before a refusal: so many are a limit's
+_CUT, _GENTLE, _GROWN = 0.85, 0.95, 0.03  # of a pace: by a refusal, by one after a quiet time, in a step
+_QUIET = 45.0  # seconds without a refusal, after which a pace grows
+_UNDER = 0.97  # of what a limit allows: what is safe where clocks and ways differ
 _UNPACED = 1_000.0  # calls a second
+_FEW = 5  # a limit that is too small to leave something over
 _PACED = ("requests", "tokens", "input", "output")
 
 
@@ -71,44 +77,71 @@ class Bucket:
     fixed: bool | None = None
     full: float = 0.0
     newest: int = 0
+    trusted: bool = False  # what is left follows our use, so that this is the limit that will hold us back
+    others_at: float = -1e9  # when it was seen last that others spend it, too
+
+    @property
+    def rate(self) -> float:
+        """What comes back in a second."""
+        return self.limit / self.span * (_UNDER if self.limit < _FEW else 1.0)
 
     def refill(self, now: float) -> bool:
         """Counts what came back; whether that was all at once."""
         if not self.fixed:
-            self.level = min(self.top, self.level + max(0.0, now - self.at) * self.limit / self.span)
+            self.level = min(self.top, self.level + max(0.0, now - self.at) * self.rate)
         flipped = bool(self.fixed) and now >= self.full
         if flipped:
             self.level, self.full = self.top, now + self.span
         self.at = now
         return flipped
 
-    def wait(self, need: float) -> float:
-        """Seconds until `need` is there, as of the last refill."""
-        short = min(need, self.limit) - self.level
+    def wait(self, need: float, spare: float = 0.0) -> float:
+        """Seconds until `need` is there, as of the last refill, and something to spare."""
+        short = min(need + spare, self.limit) - self.level
         if short <= 1e-9:
             return 0.0
-        return self.full - self.at if self.fixed else short * self.span / self.limit
+        return self.full - self.at if self.fixed else short / self.rate
 
-    def learn(self, now: float, told: Limit, ticket: Ticket, after: float) -> None:
-        """From an answer's headers. after: what calls charged that began after this one."""
+    def spare(self, now: float) -> float:
+        """Requests that are left over, for the ways differ in length and others may use the key."""
+        if self.fixed or self.limit < _FEW:
+            return 0.0
+        return max(0.5, 0.05 * self.limit) if self.shared(now) else 0.5
+
+    def shared(self, now: float) -> bool:
+        """Whether others were seen to use it."""
+        return now - self.others_at < 2 * self.span
+
+    def learn(self, now: float, told: Limit, ticket: Ticket, after: float, unseen: int) -> None:
+        """From an answer's headers. after: what calls charged that began after this one; unseen: calls whose
+        answers have not begun, some of which may reach the provider later than this one."""
         left = told.remaining
         if told.reset is None and left is not None and left >= self.limit - 1:
-            self.full = now + self.span  # a window has just begun
-        if left is None or (left == 0 and told.reset == 0):
+            self.full = ticket.at + self.span  # a window has just begun
+        if left is None or (left == 0 and told.reset == 0) or ticket.number < self.newest:
             return
         self._how(now, told, left)
-        lag = 0.0 if self.fixed else (now - ticket.at) * self.limit / self.span
+        lag = 0.0 if self.fixed else (now - ticket.at) * self.rate
         slack = 1_000.0 if told.kind != "requests" and self.limit >= 10_000 and left % 1_000 == 0 else 1.0
-        if ticket.number >= self.newest:
-            self.newest, self.level = ticket.number, max(self.level, left - after - slack + 1.0)
-        self.level = min(self.level, left - after + lag + slack)
+        before = max(0.0, unseen - after) if told.kind == "requests" else 0.0
+        self.newest, self.level = ticket.number, max(self.level, left - after - before - slack + 1.0)
+        most = left - after + lag + slack
+        if self.level > most + 1.0 and ticket.known:
+            self.others_at = now
+        self.level = min(self.level, most)
 
     def _how(self, now: float, told: Limit, left: float) -> None:
         """Whether it fills steadily or at once, and how fast, as far as `reset` tells."""
         used = self.limit - left
-        if told.reset is None or used < 1 or left < 0.1 * self.limit:
+        self.trusted |= used >= min(3, self.limit)
+        if told.reset is None or used < 1:
             return
         span = told.reset * self.limit / used  # where it fills steadily
+        if told.assumed and span >= HOUR and self.fixed is None:
+            self.trusted = False  # a day's
+            return
+        if left < 0.1 * self.limit:
+            return
         if span > 2 * self.span and self.fixed is None:
             self.fixed = True
         elif self.fixed is None and not told.assumed and 0.05 < used / self.limit < 0.4:
@@ -150,18 +183,23 @@ class Width:
 @dataclass(slots=True)
 class Pace:
     """How many calls a second, as refusals alone teach it: where nothing else is told, or where others use
-    the same key, whom no header names. rate: None until it is known: what was let in between two refusals;
-    then cut by a refusal, and grown by steps that double while none comes (AIMD). ramp: calls in flight until
-    then, one after the first refusal and one more for each that is let in."""
+    the same key, whom no header names. Most limits are a minute's, and what was let in before the first
+    refusal is theirs. That is tried: the pace doubles with each answer until the next refusal, which says
+    what it is. Then it is cut by a refusal, and grows by steps while none comes (AIMD). rate: None until
+    it is known; ramp: calls in flight until then, once one of few was refused."""
 
     rate: float | None = None
+    base: float = 0.0  # the rate at the last refusal
+    before: float = 0.0  # the last step
+    tried: bool = False  # a refusal has said what the rate is
     ramp: float = float("inf")
-    since: float = 0.0  # the refusal from which is counted
+    since: float | None = None  # the first start, or the refusal from which is counted
     let_in: int = 0  # after it
     last: float = 0.0  # start
-    good: int = 0  # answers since the last step
-    steps: int = 0  # since the last refusal
-    stepped: float = 0.0  # when
+    refused_at: float = 0.0
+    stepped: float = 0.0  # when the rate changed
+    steps: int = 0  # that it has grown since
+    quiet: float = _QUIET
 
     def wait(self, now: float) -> float:
         """Seconds until another may start."""
@@ -170,27 +208,46 @@ class Pace:
     def refused(self, now: float, known: float | None) -> None:
         """A refusal that nobody foresaw. known: calls a second that the provider's limit allows all who use
         the key."""
-        seen = self.let_in / (now - self.since) if self.let_in and now > self.since else None
-        if self.rate is not None:
-            self.rate = max(self.rate * _CUT, 0.9 * (seen or 0.0))
-        elif known is not None:
-            self.rate = known * _CUT
-        elif seen is not None and self.ramp < float("inf"):
-            self.rate = seen
-        if seen is not None or self.ramp == float("inf"):
-            self.since, self.let_in = now, 0
-        self.ramp = 1.0 if self.rate is None else self.ramp
-        self.good, self.steps, self.stepped = 0, 0, now
+        after = max(0.001, now - (now if self.since is None else self.since))
+        if self.rate is None:
+            self._first(after, known)
+        elif self.steps:
+            seen = min(self.before, _UNDER * self.let_in / after)
+            self.rate = max(self.base, seen) if self.tried or self.steps > 2 else self.base
+            self.tried = True
+            self.quiet = min(8 * _QUIET, 2.0 * self.quiet)
+        else:
+            self.rate *= _GENTLE if now - self.refused_at > _QUIET else _CUT
+        self.base = self.rate or 0.0
+        self.since, self.let_in, self.steps = now, 0, 0
+        self.last = self.refused_at = self.stepped = now
+
+    def _first(self, after: float, known: float | None) -> None:
+        """The first one, or another before a rate was known."""
+        if known is not None:
+            self.rate, self.tried = known / 2, True
+        elif self.let_in >= _MANY:
+            self.rate = _UNDER * self.let_in / max(60.0, 60.0 + after if after < 60.0 else after)
+        elif self.ramp < float("inf") and self.let_in:
+            self.rate, self.tried = self.let_in / after, True
+        else:
+            self.ramp = 1.0
 
     def head(self, now: float, ticket: Ticket) -> None:
         """An answer began."""
-        if ticket.at < self.since:
+        if self.since is None:
+            self.since = ticket.at
+        if ticket.at < self.refused_at:
             return
-        self.let_in, self.good, self.ramp = self.let_in + 1, self.good + 1, self.ramp + 1.0
-        if self.rate is not None and (self.good >= _STEADY or now - self.stepped >= _STEADY_S):
-            self.good, self.steps, self.stepped = 0, self.steps + 1, now
-            self.rate *= 1.0 + min(1.0, _GROWN * 2.0 ** ((self.steps - 1) // 3))
-            self.rate = self.rate if self.rate < _UNPACED else None
+        self.let_in, self.ramp = self.let_in + 1, self.ramp + 1.0
+        if self.rate is None:
+            return
+        pause = self.quiet / (3.0 if self.steps else 1.0) if self.tried else 0.0
+        if now - self.stepped >= pause:
+            self.before = self.rate
+            self.rate *= 1.0 + min(1.0, _GROWN * 2.0**self.steps) if self.tried else 2.0
+            self.steps, self.stepped = self.steps + 1, now
+        self.rate = self.rate if self.rate < _UNPACED else None
 
 
 @dataclass(slots=True)
@@ -220,7 +277,7 @@ class Limiter:
 
     def _room(self, background: bool) -> float:
         if not self.seen and self.width.slow:
-            return FIRST if background else float("inf") if self.free else CROWD
+            return _SCOUTS if background else float("inf") if self.free else CROWD
         if not self.width.slow or (background and not self.free):
             return self.width.value
         return float("inf")
@@ -235,11 +292,26 @@ class Limiter:
             return None
         for bucket in self.buckets.values():
             self.on_trial |= bucket.refill(now)
-        left = self._left()
-        if background and ((left >= FIRST and self.unseen > left) or self.flying >= self._ramp):
-            return None  # others may be using the same key: half of what is left, then look again
-        known = max((b.wait(need.of(kind)) for (kind, _), b in self.buckets.items()), default=0.0)
-        return max(known, self.pace.wait(now)) if background else known
+        known = max((self._short(now, need, *item) for item in self.buckets.items()), default=0.0)
+        if not background:
+            return known
+        look = max(0.0, self.pace.last + _TRIAL - now) if self._unsure(now) else 0.0
+        return max(known, self.pace.wait(now), look)
+
+    def _unsure(self, now: float) -> bool:
+        """Whether a row waits for what becomes of those before it: what nobody tells is found out by few at
+        a time, and of what is told to be left nobody takes more than half before looking again."""
+        if self.pace.rate is not None:
+            return False
+        if not self._trusted:
+            return self.unseen >= max(1 if not self.seen else _SCOUTS, self.pace.let_in // _SHARE) or (
+                self.flying >= self.pace.ramp
+            )
+        left, others = self._left(now)
+        return self.unseen >= max(1.0, left / 3.0) if others else left >= FIRST and self.unseen > left
+
+    def _short(self, now: float, need: Need, name: tuple[str, str], bucket: Bucket) -> float:
+        return bucket.wait(need.of(name[0]), bucket.spare(now) if name[0] == "requests" else 0.0)
 
     def start(self, now: float, need: Need) -> Ticket:
         """A call starts."""
@@ -277,7 +349,7 @@ class Limiter:
                 bucket = Bucket(told.limit, told.window, level, now, top, full=now + told.window)
                 self.buckets[told.kind, told.per] = bucket
             bucket.refill(now)
-            bucket.learn(now, told, ticket, after)
+            bucket.learn(now, told, ticket, after, self.unseen)
 
     def refused(
         self, now: float, ticket: Ticket, told: float | None, limits: tuple[Limit, ...], spread: float
@@ -288,15 +360,16 @@ class Limiter:
         self.streak += first
         self._learn(now, ticket, limits)
         for limit in limits:
-            bucket, reset = self.buckets.get((limit.kind, limit.per)), limit.reset or told
+            bucket, reset = self.buckets.get((limit.kind, limit.per)), limit.reset if told is None else told
             if bucket is None or not (limit.spent and ticket.known) or bucket.fixed is False:
                 continue
-            if limit.kind == "requests" and (reset is None or reset > 3 * bucket.span / bucket.limit):
+            long = reset is None or reset > 3 * bucket.span / bucket.limit
+            if limit.kind == "requests" and long and (told is not None or self.streak > 2):
                 bucket.full = max(bucket.full, now) if reset is None else now + reset
                 bucket.fixed = True  # our count had room
         paced = any(bucket.wait(1.0) > 0 for bucket in self.buckets.values())
         steps = self.streak - 1 if told is not None or paced else self.streak + 4
-        pause = max(told or 0.0, min(_PATIENCE, _STEP * 2.0 ** min(steps, 9)) if steps > 0 else 0.0)
+        pause = max(told or 0.0, min(_PATIENCE, _STEP * 2.0 ** min(steps, 10)) if steps > 0 else 0.0)
         self.held = max(self.held, now + pause + spread * min(0.5, 0.02 + 0.1 * pause))
         if first and self.streak == 1:
             self._surprised(now, ticket, limits)
@@ -305,16 +378,17 @@ class Limiter:
         return max(self.held - now, *(b.wait(ticket.need.of(k)) for (k, _), b in self.buckets.items()), 0.0)
 
     @property
-    def _ramp(self) -> float:
-        return self.pace.ramp if self.pace.rate is None else float("inf")
+    def _trusted(self) -> bool:
+        return any(b.trusted for (kind, _), b in self.buckets.items() if kind == "requests")
 
     @property
     def _tells_requests(self) -> bool:
         return any(kind == "requests" for kind, _ in self.buckets)
 
-    def _left(self) -> float:
-        """Requests that are left, as far as that is known."""
-        return min((b.level for (kind, _), b in self.buckets.items() if kind == "requests"), default=0.0)
+    def _left(self, now: float) -> tuple[float, bool]:
+        """Requests that are left, as far as that is known, and whether others take of them."""
+        asked = [bucket for (kind, _), bucket in self.buckets.items() if kind == "requests"]
+        return min((b.level for b in asked), default=0.0), any(b.shared(now) for b in asked)
 
     def _see(self, ticket: Ticket) -> None:
         self.unseen -= not ticket.seen
@@ -324,12 +398,15 @@ class Limiter:
         """A refusal that no limit explains, or one where our count had room: others use the key, too."""
         spent = [(limit.kind, limit.per) for limit in limits if limit.spent]
         sure = [
-            bucket.limit / bucket.span
+            bucket
             for name, bucket in self.buckets.items()
             if name in spent and name[0] == "requests" and bucket.fixed is False and ticket.known
         ]
-        if sure or not spent:
-            self.pace.refused(now, min(sure, default=None))
+        for bucket in sure:
+            bucket.others_at = now
+        few = [bucket.rate for bucket in sure if bucket.limit < _FEW]
+        if few or not spent:
+            self.pace.refused(now, min(few, default=None))
 
     def strained(self, now: float) -> None:
         """The provider had too much to do."""
