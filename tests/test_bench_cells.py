@@ -33,9 +33,9 @@ def test_a_line_runs_a_benchmark_and_tells_it_in_short(kernel):
     assert ran.ok, ran.error
     assert 16 == kernel.value("int((df.phase == 'measure').sum())")
     assert "16 of 16 requests" in ran.text
-    assert ["answers", "failed", "contaminated", "ttft ms", "total ms", "tokens/s"] == kernel.value(
-        "list(_.columns)"
-    ) or "ttft ms" in ran.text
+    told = kernel.value("[c for c in _.columns if c != 'contaminated']")
+    assert ["answers", "failed", "ttft ms", "total ms", "tokens/s", "cost $"] == told
+    assert 1 == ran.html.count("<table"), "the display leaves the table to the value"
     assert "application/vnd.jupyter.widget" not in str([m["content"] for m in ran.messages])
 
 
@@ -81,6 +81,36 @@ def test_stop_keeps_the_finished_rows_and_says_how_to_go_on(kernel):
         or "Ended early: stopped" in frames(ran)[-1]
     )
     assert 0 < kernel.value("len(df)") < 200
+
+
+def test_out_of_budget_while_it_warms_up_is_one_line(kernel):
+    """The rows are in the frame, and no table of nothing is shown."""
+    ran = kernel.run(f"%llm bench {PAIR} budget=requests:2 blocks=2 out=few")
+    assert ran.ok, ran.error
+    rows = kernel.value("len(few)")
+    assert f"{rows} rows are kept; nbllm.bench.resume(" in ran.text
+    assert (False, "<table" in ran.html) == (kernel.value("bool((few.phase == 'measure').any())"), False)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        lambda m: m["msg_type"] == "display_data",
+        lambda m: m["msg_type"] == "update_display_data",
+        lambda m: "to warm up" in str(m["content"]),
+    ],
+    ids=["shown", "drawn", "warming up"],
+)
+def test_stopped_at_any_moment_a_line_says_what_is_kept(kernel, moment):
+    """No traceback, and whatever was measured is in the frame."""
+    slow = "sim/openai@ttft=0.1,gap=0.001,tokens=3"
+    kernel.run("stopped = None")
+    parent = kernel.start(f"%llm bench {slow} blocks=200 out=stopped")
+    kernel.collect(parent, until=moment)
+    kernel.interrupt()
+    ran = kernel.collect(parent)
+    assert ran.ok, ran.error
+    assert f"Ended early: stopped. {kernel.value('len(stopped)'):,} row" in frames(ran)[-1]
 
 
 def test_what_a_provider_says_in_its_errors_is_shown_as_text(kernel):

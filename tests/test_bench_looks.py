@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import re
 import string
 
 import numpy as np
@@ -188,3 +189,59 @@ def test_short_names_are_unique_also_where_names_look_like_short_ones(names, wid
     assert list(dict.fromkeys(names)) == list(short)
     assert len(names) == len(set(short.values()))
     assert all(len(words) <= width for words in short.values())
+
+
+# --- the report ---
+
+
+def sections(page):
+    """The headings of a report with what stands below each."""
+    return dict(re.findall(r"<h2>(.*?)</h2>(.*?)(?=<h2>|</main>)", page, re.S))
+
+
+@pytest.fixture(scope="module")
+def of_twelve():
+    df = frame(
+        *(rows(n, 200 * (1 + i), n=16, seed=i, cost_usd=0.001 * (12 - i)) for i, n in enumerate(TWELVE))
+    )
+    return df, nbllm.bench.report(df.sample(frac=1, random_state=1))
+
+
+def test_a_report_begins_with_verdicts_and_ends_with_the_method(of_twelve):
+    """What it rests on stands below what it says."""
+    headings = list(sections(of_twelve[1]))
+    assert ["Verdicts", "Leaderboard", "Results"] == headings[:3]
+    assert ["How good are these numbers?", "Method"] == headings[-2:]
+
+
+def test_twelve_models_are_told_apart_in_the_order_in_which_they_were_given(of_twelve):
+    """By names that fit, in every table; their full names are there, too."""
+    short = list(naming.short_names(TWELVE).values())
+    found = sections(of_twelve[1])
+    assert short == re.findall(r"<tr><td[^>]*><span>(.*?)</span>", found["Results"])
+    assert short == re.findall(r'<tr><td[^>]*><span>(.*?)</span></td><td data-h="no."', found["Leaderboard"])
+    assert TWELVE == re.findall(r"<li>(openrouter.*?)</li>", found["Leaderboard"])
+
+
+def test_many_verdicts_are_a_line_a_metric(of_twelve):
+    """Who is ahead of how many, in time and in cost; every pair stands folded below."""
+    found = sections(of_twelve[1])
+    assert "Time to first token: sonnet-4-20250101… is faster than" in found["Verdicts"]
+    assert "Cost of an answer: haiku-4.5-20250201… is cheaper than 11 of the 11 others" in found["Verdicts"]
+    assert found["Verdicts"].count("<li>") <= 12
+    assert found["Comparison"].startswith("<details><summary>Every comparison (")
+
+
+def test_what_it_costs_stands_in_every_part_of_a_report(of_twelve):
+    """In all, for each model, and for each answer."""
+    page = of_twelve[1]
+    assert "$1.25 in all" in page[: page.index("<h2>")]
+    assert "$0.012" in sections(page)["Leaderboard"]
+    assert "$0.012" in sections(page)["Results"]
+    assert "cost of an answer" in sections(page)["Comparison"]
+
+
+def test_a_price_that_never_varies_is_compared():
+    """What is left of equal values is rounding, and no likeness of neighbours."""
+    df = frame(*(rows(n, n=10, cost_usd=cost) for n, cost in (("a", 0.001), ("b", 0.003), ("c", 0.007))))
+    assert ["cheaper"] * 3 == list(nbllm.bench.compare(df, metrics="cost_usd")["verdict"])

@@ -43,9 +43,11 @@ def lag1(values: Array | Sequence[float]) -> float:
 
     if len(values) < 3:
         return math.nan
-    centred = np.asarray(values, float) - np.mean(values)
+    series = np.asarray(values, float)
+    centred = series - series.mean()
     total = float(np.dot(centred, centred))
-    return float(np.dot(centred[1:], centred[:-1])) / total if total > 0 else math.nan
+    varied = total > 1e-24 * float(np.dot(series, series))  # what is left of equal values is rounding
+    return float(np.dot(centred[1:], centred[:-1])) / total if varied else math.nan
 
 
 def unbiased(r: float, n: float) -> float:

@@ -84,6 +84,14 @@ def leaderboard(
     `metric`, against each model by its number: < faster or better, > slower or worse, = equivalent, ?
     undecided.
     """
+    rows = compare(df, metrics=metric, level=level, margin=margin) if df["name"].nunique() > 1 else None
+    return board(df, rows, metric=metric, level=level)
+
+
+def board(
+    df: pd.DataFrame, compared: pd.DataFrame | None, *, metric: str = "ttft_ms", level: float = 0.95
+) -> pd.DataFrame:
+    """The leaderboard, with the verdicts that `compare` has given."""
     import pandas as pd
 
     figures = _wanted(df, [m for m in _FIGURES if m in df and df[m].notna().any()])
@@ -91,7 +99,7 @@ def leaderboard(
     setting = [k for k in _SETTING if k in used and used[k].nunique(dropna=False) > 1]
     told = summary(df, by=["name", *setting], metrics=[*figures, SHARE], stats=("p50", "mean"), level=level)
     names = [str(n) for n in ordered(used, "name")]
-    marks = _marks(compare(df, metrics=metric, level=level, margin=margin), setting) if len(names) > 1 else {}
+    marks = {} if compared is None else _marks(compared[compared["metric"] == metric], setting)
     rows = []
     for key, part in grouped(used, ["name", *setting]):
         line: dict[str, Any] = {"no": names.index(str(key[0])) + 1, "name": str(key[0])}
@@ -107,7 +115,7 @@ def leaderboard(
         for m in figures:
             row = by[m, "mean" if m == SCORE else "p50"]
             line |= {m: row["value"], f"{m}_lo": row["ci_lo"], f"{m}_hi": row["ci_hi"]}
-        line |= {SHARE: by[SHARE, "mean"]["value"], "retries": by[SHARE, "mean"]["retries"], **_cost(part)}
+        line |= {SHARE: by[SHARE, "mean"]["value"], "retries": by[SHARE, "mean"]["retries"], **cost(part)}
         place = tuple(repr(v) for v in key[1:])
         line |= {
             str(i + 1): "" if other == line["name"] else marks.get((place, line["name"], other), "?")
@@ -120,8 +128,8 @@ def leaderboard(
     return out
 
 
-def _cost(part: pd.DataFrame) -> dict[str, float]:
-    """Every attempt has been paid for."""
+def cost(part: pd.DataFrame) -> dict[str, float]:
+    """cost_usd of an answer, total_usd of all: every attempt has been paid for. NaN where it is not known."""
     if "cost_usd" not in part or not part["cost_usd"].notna().any():
         return dict.fromkeys(("cost_usd", "total_usd"), math.nan)
     known = part["cost_usd"].dropna().astype(float)
@@ -129,7 +137,7 @@ def _cost(part: pd.DataFrame) -> dict[str, float]:
 
 
 def _marks(rows: pd.DataFrame, setting: list[str]) -> dict[tuple[tuple[str, ...], str, str], str]:
-    found = {}
+    found: dict[tuple[tuple[str, ...], str, str], str] = {}
     for row in rows.to_dict("records"):
         place = tuple(repr(row[k]) for k in setting)
         a, b = row["a"], row["b"]

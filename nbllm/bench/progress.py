@@ -60,12 +60,15 @@ class Sums(Pace):
         self.usd: float | None = None
         self.values: dict[str, list[float]] = {name: [] for name in names}
         self.failures: dict[str, int] = dict.fromkeys(names, 0)
+        self.costs: dict[str, float] = {}  # of the models whose price is known
         self.last_error = ""
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Counts a recorded request; warm-ups count as extra."""
         if row.get("cost_usd") is not None:
-            self.usd = (self.usd or 0.0) + float(row["cost_usd"])
+            name, cost = str(row.get("name")), float(row["cost_usd"])
+            self.usd = (self.usd or 0.0) + cost
+            self.costs[name] = self.costs.get(name, 0.0) + cost
         if row.get("phase") == "warmup":
             self.extra += 1
             return
@@ -101,11 +104,13 @@ class Silent:
 class Bar:
     """A tqdm bar on standard error."""
 
+    run_id = ""
+
     def start(self, total: int, names: Sequence[str], run_id: str) -> None:
         """Opens the bar."""
         from tqdm import tqdm
 
-        self._sums, self._run_id = Sums(total, names), run_id
+        self._sums, self.run_id = Sums(total, names), run_id
         self._bar = tqdm(total=total, unit="req", dynamic_ncols=True)
 
     def row(self, row: Mapping[str, Any]) -> None:
@@ -128,5 +133,5 @@ class Bar:
         if reason:
             self._bar.write(
                 f"Ended early: {reason}. {self._sums.done} of {self._sums.total} requests are kept; "
-                f"nbllm.bench.resume({self._run_id!r}) goes on."
+                f"nbllm.bench.resume({self.run_id!r}) goes on."
             )

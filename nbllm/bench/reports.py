@@ -1,12 +1,12 @@
-"""`bench.report`: a run as one page that stands alone: what was asked, how, what came out, and what to be
-careful about."""
+"""`bench.report`: a run as one page that stands alone: who is best, what that rests on, how it was measured,
+and what to be careful about."""
 
 from __future__ import annotations
 
 import base64
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -14,41 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from ..store import columns
 from .comparison import BAD, GOOD, compare
-from .decisions import leaderboard
+from .decisions import board, cost
+from .naming import short_names
+from .pages import LONG, STYLE, Cell, band, dollars, folded, heading, number, percent, plain, table
 from .plots import plot
 from .presets import ladder
-from .summaries import RATES, SHARE, UNITS, WORDS, measured, retried, succeeded, summary
+from .sentences import SETTING, sentences
+from .summaries import SCORE, SHARE, WORDS, grouped, measured, ordered, retried, succeeded, summary
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_STYLE = """
-:root{color-scheme:light dark;--ink:#1c1c1e;--dim:#6b6b70;--line:#e2e2e6;--page:#fff;--veil:#f6f6f8;
---good:#1a7f4b;--bad:#b3402e}
-@media(prefers-color-scheme:dark){:root{--ink:#e8e8ea;--dim:#9a9aa2;--line:#333338;--page:#131315;--veil:#1d1d20;--good:#4cc38a;--bad:#ef8a76}}
-*{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);
-font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:62rem;margin:0 auto;padding:3rem 1.5rem 5rem}h1{font-size:1.9rem;line-height:1.2;
-margin:0 0 .4rem}h2{font-size:1.25rem;margin:2.8rem 0 .6rem}
-p,li{max-width:46rem}.dim,caption,figcaption{color:var(--dim)}.lead{font-size:1.1rem}
-table{border-collapse:collapse;margin:.8rem 0 1.2rem;font-variant-numeric:tabular-nums;font-size:.92rem;
-display:block;overflow-x:auto;width:fit-content;max-width:100%}
-th,td{padding:.35rem .8rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-th{font-weight:600;border-bottom-width:2px}
-th:first-child,td:first-child,td.t,th.t{text-align:left}td.weak{color:var(--dim)}td.faster{color:var(--good);font-weight:600}td.slower{color:var(--bad);font-weight:600}
-figure{margin:1rem 0 1.6rem}img{max-width:100%;height:auto}code{background:var(--veil);padding:.1em .3em;
-border-radius:3px}
-.box{background:var(--veil);border-radius:8px;padding:.8rem 1.1rem;max-width:46rem}
-"""
 _SHOWN = ("ttft_ms", "ttft_sched_ms", "e2e_ms", "itl_ms", "out_tok_s")
-_LONG = 12  # rows of a table that is folded beyond
-_SETTING = {
-    "start_kind": "start",
-    "load_kind": "load",
-    "concurrency": "at a time",
-    "target_rate": "asked /s",
-    "idle_s": "idle s",
-}
+_COST = "cost_usd"
 
 
 def report(
@@ -62,32 +40,33 @@ def report(
     """Writes a self-contained HTML page about a frame of requests to `path` and gives the path; without one,
     gives the page.
 
-    selftest: the table of `bench.selftest()` on this machine. margin: see
-    compare. The page loads nothing and runs no script; it follows the reader's light or dark theme.
+    selftest: the table of `bench.selftest()` on this machine. margin: see compare. The page begins with the
+    verdicts; it loads nothing, runs no script, follows the reader's light or dark theme, and fits a phone.
     """
-    names = ", ".join(map(str, df["name"].dropna().unique())) if len(df) else "nothing"
-    heading = title or f"Benchmark of {names}"
+    names = [str(n) for n in ordered(df, "name")] if len(df) else []
+    short = short_names(names)
+    few = ", ".join(short_names(names, 60).values()) or "nothing"
+    said = title or f"Benchmark of {few if len(names) <= 3 else f'{len(names)} models'}"
+    rows = _compared(df, margin)
     body = "".join(
-        filter(
-            None,
-            (
-                _opening(df, heading),
-                _leaderboard(df, margin),
-                _comparison(df, margin),
-                _summary(df),
-                _ladder(df),
-                _plots(df),
-                _failures(df),
-                _caveats(df, selftest),
-                _selftest(selftest),
-                _method(df),
-            ),
+        (
+            _opening(df, said),
+            _verdicts(rows, short, margin),
+            _leaderboard(df, rows, short, margin),
+            _summary(df, short),
+            _comparison(rows, short),
+            _ladder(df, short),
+            _plots(df),
+            _failures(df, short),
+            _caveats(df, selftest),
+            _selftest(selftest),
+            _method(df),
         )
     )
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width,initial-scale=1">'
-        f"<title>{escape(heading)}</title><style>{_STYLE}</style></head><body><main>{body}</main></body></html>"
+        f"<title>{escape(said)}</title><style>{STYLE}</style></head><body><main>{body}</main></body></html>"
     )
     if path is None:
         return page
@@ -97,6 +76,197 @@ def report(
 
 
 # --- parts ---
+
+
+def _compared(df: pd.DataFrame, margin: float) -> pd.DataFrame | None:
+    """Every pair in every metric, cost too; None for one model."""
+    import pandas as pd
+
+    if df["name"].nunique() < 2:
+        return None
+    usual = compare(df, margin=margin)
+    if _COST not in df or not df[_COST].notna().any():
+        return usual
+    return pd.concat([usual, compare(df, metrics=_COST, margin=margin)], ignore_index=True)
+
+
+def _verdicts(rows: pd.DataFrame | None, short: Mapping[str, str], margin: float) -> str:
+    if rows is None:
+        return ""
+    told = sentences(rows.to_dict("records"), short)
+    lines = [f"<li>{escape(words)}</li>" for words in told]
+    more = folded("<ul>" + "".join(lines[LONG:]) + "</ul>", len(lines), "All of them") if lines[LONG:] else ""
+    said = (
+        "<ul>" + "".join(lines[:LONG]) + f"</ul>{more}" if lines else "<p>No difference is established.</p>"
+    )
+    return (
+        f"<h2>Verdicts</h2>{said}<p class=dim>Of pairs within blocks, so that drift cancels out; p after "
+        f"Holm over the pairs of a metric; equivalent means within {margin:.0%}.</p>"
+    )
+
+
+def _leaderboard(
+    df: pd.DataFrame, compared: pd.DataFrame | None, short: Mapping[str, str], margin: float
+) -> str:
+    """Everybody on one screen: figures, cost, success, and who is better than whom."""
+    if not len(measured(df)) or "ttft_ms" not in df:
+        return ""
+    found = board(df, compared)
+    setting = [k for k in SETTING if k in found]
+    figures = [m for m in ("ttft_ms", "e2e_ms", "out_tok_s", SCORE) if m in found]
+    others = [str(i + 1) for i in range(len(short)) if str(i + 1) in found]
+    again = bool((found["retries"] > 0).any())
+    records = found.to_dict("records")
+    head = ["model", "no.", *(SETTING[k] for k in setting), *map(heading, figures), "succeeded"]
+    head += [*(["retries"] if again else []), "an answer", "in all"]
+    rows = [
+        [
+            _name(r, short),
+            str(r["no"]),
+            *(plain(r[k]) for k in setting),
+            *(Cell(number(r[m]), band(r[f"{m}_lo"], r[f"{m}_hi"])) for m in figures),
+            percent(r[SHARE]),
+            *([number(r["retries"])] if again else []),
+            dollars(r[_COST]),
+            dollars(r["total_usd"]),
+        ]
+        for r in records
+    ]
+    words = "Medians with their 95 % intervals; what an answer and all of them cost."
+    out = f"<h2>Leaderboard</h2><p>{words}</p>{table(head, rows)}"
+    if any(words != name for name, words in short.items()):
+        full = "".join(f"<li>{escape(name)}</li>" for name in short)
+        out += f"<details><summary>Names in full</summary><ol>{full}</ol></details>"
+    if not others:
+        return out
+    styles = {"<": "good", ">": "bad"}
+    lines = [
+        [
+            Cell(short[r["name"]], style="name"),
+            *([", ".join(plain(r[k]) for k in setting)] if setting else []),
+            Cell(str(r["no"]), style="weak"),
+            *(Cell(r[o] or "·", style=styles.get(r[o], "weak")) for o in others),
+        ]
+        for r in records
+    ]
+    matrix = table(["", *([""] if setting else []), "", *others], lines, style="matrix")
+    return (
+        f"{out}<p>By time to first token, each row against each model by its number: &lt; faster, &gt; "
+        f"slower, = equivalent (within {margin:.0%}), ? undecided.</p>"
+        + folded(matrix, len(lines), "Every pair")
+    )
+
+
+def _name(row: Mapping[Any, Any], short: Mapping[str, str]) -> Cell:
+    name = str(row["name"])
+    return Cell(short[name], hint=name if short[name] != name else "")
+
+
+def _summary(df: pd.DataFrame, short: Mapping[str, str]) -> str:
+    shown = [
+        m for m in _SHOWN if m in df and df[m].notna().any() and not (m == "ttft_sched_ms" and _closed(df))
+    ]
+    told = summary(df, metrics=[*shown, SHARE], stats=("p50", "p90", "p99"))
+    if not len(told):
+        return "<h2>Results</h2><p>Nothing was measured.</p>"
+    setting = [k for k in SETTING if told[k].nunique(dropna=False) > 1]
+    again, loaded = (told["retries"] > 0).any(), bool({"concurrency", "target_rate"} & set(setting))
+    head = ["model", *(SETTING[k] for k in setting), "n", "failed", *(["retries"] if again else [])]
+    head += [*(["in flight", "begun /s"] if loaded else []), *map(heading, shown), "an answer"]
+    costs = {tuple(map(repr, key)): cost(part) for key, part in grouped(measured(df), ["name", *setting])}
+    rows = []
+    for key, part in grouped(told, ["name", *setting]):
+        found = {(r["metric"], r["stat"]): r for r in part.to_dict("records")}
+        share = found[SHARE, "mean"]
+        rows.append(
+            [
+                _name({"name": key[0]}, short),
+                *map(plain, key[1:]),
+                f"{share['n']:,}",
+                f"{share['n_failed']:,}" if share["n_failed"] else "",
+                *([number(share["retries"])] if again else []),
+                *([number(share["concurrency_achieved"]), number(share["rate_achieved"])] if loaded else []),
+                *(_figures(found, metric) for metric in shown),
+                dollars(costs[tuple(map(repr, key))][_COST]),
+            ]
+        )
+    words = "Medians; below them percentiles 90 and 99, in brackets where so few requests do not tell them."
+    return f"<h2>Results</h2><p>{words}</p>{folded(table(head, rows), len(rows), 'Every setting')}"
+
+
+def _figures(found: Mapping[Any, Any], metric: str) -> Cell:
+    """120, and below: 180 · (240)."""
+    tails = [found[metric, stat] for stat in ("p90", "p99")]
+    words = [number(r["value"]) if r["supported"] else f"({number(r['value'])})" for r in tails]
+    known = not math.isnan(found[metric, "p50"]["value"])
+    return Cell(number(found[metric, "p50"]["value"]), " · ".join(words) if known else "")
+
+
+def _closed(df: pd.DataFrame) -> bool:
+    return set(df["load_kind"].dropna().astype(str)) <= {"closed", "single"} and not retried(df)
+
+
+def _comparison(compared: pd.DataFrame | None, short: Mapping[str, str]) -> str:
+    if compared is None or not len(compared):
+        return ""
+    setting = [k for k in SETTING if k in compared]
+    rows = [
+        [
+            short[r["a"]],
+            short[r["b"]],
+            *(plain(r[k]) for k in setting),
+            WORDS.get(r["metric"], r["metric"]),
+            Cell(
+                r["verdict"], style="good" if r["verdict"] in GOOD else "bad" if r["verdict"] in BAD else ""
+            ),
+            Cell(number(r["ratio"]), band(r["ci_lo"], r["ci_hi"])),
+            "–" if math.isnan(p := r["p_holm"]) else f"{p:.3f}" if p >= 0.001 else "< 0.001",
+            percent(r["prob_a_faster"]),
+            f"{r['n_blocks']}",
+            Cell(r["note"], style="weak t"),
+        ]
+        for r in compared.to_dict("records")
+    ]
+    head = ["A", "B", *(SETTING[k] for k in setting), "metric", "A is", "A / B (95 %)"]
+    head += ["p", "A faster in", "blocks", "note"]
+    return "<h2>Comparison</h2>" + folded(table(head, rows, text=2), len(rows), "Every comparison")
+
+
+def _ladder(df: pd.DataFrame, short: Mapping[str, str]) -> str:
+    if df["start_kind"].nunique() < 2:
+        return ""
+    parts = ("import_ms", "client_ms", "dns_ms", "connect_ms", "tls_ms", "srv_load_ms", "rest_ms")
+    rows = [
+        [
+            _name(r, short),
+            str(r["start_kind"]).replace("_", " "),
+            f"{r['n']}",
+            number(r["ttft_ms"]),
+            Cell(number(r["added_ms"]), band(r["added_lo"], r["added_hi"])),
+            *(number(r[p]) for p in parts),
+        ]
+        for r in ladder(df).to_dict("records")
+    ]
+    head = [
+        "model",
+        "start",
+        "n",
+        "first token",
+        "adds",
+        "import",
+        "client",
+        "DNS",
+        "TCP",
+        "TLS",
+        "load",
+        "request",
+    ]
+    words = (
+        "Median time to first token from each start, coldest first; what it adds to the next warmer one; and "
+        "where it goes, in ms."
+    )
+    shown = folded(table(head, rows, text=2), len(rows), "Every start")
+    return f"<h2>Cold start</h2><p>{words}</p>{shown}"
 
 
 def _opening(df: pd.DataFrame, heading: str) -> str:
@@ -111,6 +281,7 @@ def _opening(df: pd.DataFrame, heading: str) -> str:
         else "",
         f"{used['prompt_id'].nunique()} prompts" if used["prompt_id"].notna().any() else "",
         f"{when.min():%Y-%m-%d %H:%M} to {when.max():%H:%M} UTC" if len(when) else "",
+        f"{dollars(spent)} in all" if not math.isnan(spent := cost(df)["total_usd"]) else "",
         "ended early: " + str(about["ended"]) if about.get("ended") not in (None, "complete") else "",
     ]
     machine = [
@@ -129,8 +300,8 @@ def _opening(df: pd.DataFrame, heading: str) -> str:
     )
 
 
-def _selftest(table: pd.DataFrame | None) -> str:
-    if table is None:
+def _selftest(found: pd.DataFrame | None) -> str:
+    if found is None:
         return (
             "<h2>How good are these numbers?</h2><p class=box>No self-test was made on this machine. "
             "<code>bench.report(df, path, "
@@ -140,19 +311,19 @@ def _selftest(table: pd.DataFrame | None) -> str:
         [
             r["metric"],
             f"{r['n']:,}",
-            *(_ms(r[c], 3) for c in ("error_p50_ms", "error_p99_ms", "error_max_ms")),
-            _percent(r["certified"]),
-            _percent(r["contained"]),
-            _percent(r["flagged"]),
+            *(f"{r[c]:.3f}" for c in ("error_p50_ms", "error_p99_ms", "error_max_ms")),
+            percent(r["certified"]),
+            percent(r["contained"]),
+            percent(r["flagged"]),
         ]
-        for r in table.to_dict("records")
+        for r in found.to_dict("records")
         if r["n"]
     ]
     return (
         "<h2>How good are these numbers?</h2><p>The same measuring path, pointed at a server that keeps "
         "the moment of each of its writes, on this machine. "
         "Errors are measured minus true.</p>"
-        + _table(
+        + table(
             [
                 "",
                 "n",
@@ -166,254 +337,6 @@ def _selftest(table: pd.DataFrame | None) -> str:
             rows,
         )
     )
-
-
-def _leaderboard(df: pd.DataFrame, margin: float) -> str:
-    """Everybody on one screen: figures, cost, success, and who is better than whom."""
-    if not len(measured(df)) or "ttft_ms" not in df:
-        return ""
-    board = leaderboard(df, margin=margin)
-    setting = [k for k in _SETTING if k in board]
-    figures = [m for m in ("ttft_ms", "e2e_ms", "out_tok_s", "score") if m in board]
-    others = [str(i + 1) for i in range(len(board.attrs["short"])) if str(i + 1) in board]
-    head = ["model", "", *(_SETTING[k] for k in setting), *(f"{WORDS.get(m, m)}{_unit(m)}" for m in figures)]
-    head += ["succeeded", "retries", "$ an answer", "$ in all", *others]
-    rows = [
-        [
-            (board.attrs["short"].get(r["name"], r["name"]), "t"),
-            str(r["no"]),
-            *(_plain(r[k]) for k in setting),
-            *(f"{_number(r[m])}{_band(r[f'{m}_lo'], r[f'{m}_hi'])}" for m in figures),
-            _percent(r["ok_share"]),
-            _number(r["retries"]) if r["retries"] else "",
-            _number(r["cost_usd"]),
-            _number(r["total_usd"]),
-            *((r[o], {"<": "faster", ">": "slower"}.get(r[o], "weak")) for o in others),
-        ]
-        for r in board.to_dict("records")
-    ]
-    words = "Medians with their 95 % intervals, what an answer and all of them cost" + (
-        "; then, by time to first token against each model by its number: &lt; faster, &gt; slower, "
-        "= equivalent, ? undecided."
-        if others
-        else "."
-    )
-    return f"<h2>Leaderboard</h2><p>{words}</p>" + _table(head, rows)
-
-
-def _folded(table: str, rows: int, words: str) -> str:
-    """A long table behind a line that opens it."""
-    return (
-        table
-        if rows <= _LONG
-        else f"<details><summary>{escape(words)} ({rows} rows)</summary>{table}</details>"
-    )
-
-
-def _summary(df: pd.DataFrame) -> str:
-    told = summary(
-        df,
-        metrics=[
-            m
-            for m in _SHOWN
-            if m in df and df[m].notna().any() and not (m.endswith("_sched_ms") and _closed(df))
-        ]
-        + [SHARE],
-        stats=("p50", "p90", "p99"),
-    )
-    if not len(told):
-        return "<h2>Results</h2><p>Nothing was measured.</p>"
-    setting = [k for k in _SETTING if told[k].nunique(dropna=False) > 1]
-    keys = ["name", *setting]
-    head, rows = ["model", *(_SETTING[k] for k in setting), "n", "failed"], []
-    metrics = [m for m in dict.fromkeys(told["metric"]) if m != SHARE]
-    again, loaded = (told["retries"] > 0).any(), bool({"concurrency", "target_rate"} & set(setting))
-    head += [*(["retries"] if again else []), *(["in flight", "begun /s"] if loaded else [])]
-    for metric in metrics:
-        head += [f"{WORDS.get(metric, metric)}{_unit(metric)}", "p90", "p99"]
-    for key, part in told.groupby(keys, sort=False, observed=True, dropna=False):
-        found = {(r["metric"], r["stat"]): r for r in part.to_dict("records")}
-        share = found[SHARE, "mean"]
-        row: list[Any] = [
-            *map(_plain, key),
-            f"{share['n']:,}",
-            f"{share['n_failed']:,}" if share["n_failed"] else "",
-            *([_number(share["retries"])] if again else []),
-            *([_number(share["concurrency_achieved"]), _number(share["rate_achieved"])] if loaded else []),
-        ]
-        for metric in metrics:
-            row += [
-                _cell(found[metric, "p50"], interval=True),
-                _cell(found[metric, "p90"]),
-                _cell(found[metric, "p99"]),
-            ]
-        rows.append(row)
-    return (
-        "<h2>Results</h2><p>Medians with their 95 % intervals. A dim figure is a percentile that so few "
-        "requests do not support.</p>" + _table(head, rows)
-    )
-
-
-def _closed(df: pd.DataFrame) -> bool:
-    return set(df["load_kind"].dropna().astype(str)) <= {"closed", "single"} and not retried(df)
-
-
-def _cell(row: Mapping[Any, Any], *, interval: bool = False) -> tuple[str, str]:
-    value = row["value"]
-    if math.isnan(value):
-        return "–", "weak"
-    text = _number(value)
-    if interval and not math.isnan(row["ci_lo"]) and not math.isnan(row["ci_hi"]):
-        text += f" ({_number(row['ci_lo'])} to {_number(row['ci_hi'])})"
-    return text, "" if row["supported"] else "weak"
-
-
-def _ladder(df: pd.DataFrame) -> str:
-    if df["start_kind"].nunique() < 2:
-        return ""
-    rows = [
-        [
-            r["name"],
-            str(r["start_kind"]).replace("_", " "),
-            f"{r['n']}",
-            _ms(r["ttft_ms"]),
-            f"{_ms(r['added_ms'])}{_band(r['added_lo'], r['added_hi'])}",
-            *(
-                _ms(r[p])
-                for p in (
-                    "import_ms",
-                    "client_ms",
-                    "dns_ms",
-                    "connect_ms",
-                    "tls_ms",
-                    "srv_load_ms",
-                    "rest_ms",
-                )
-            ),
-        ]
-        for r in ladder(df).to_dict("records")
-    ]
-    return (
-        "<h2>Cold start</h2><p>Median time to first token from each start, coldest first; what it adds to "
-        "the next warmer one; and where it goes, in ms.</p>"
-        + _table(
-            [
-                "model",
-                "start",
-                "n",
-                "first token",
-                "adds",
-                "import",
-                "client",
-                "DNS",
-                "TCP",
-                "TLS",
-                "load",
-                "request",
-            ],
-            rows,
-            text=2,
-        )
-    )
-
-
-def _band(lo: float, hi: float) -> str:
-    return "" if math.isnan(lo) or math.isnan(hi) else f" ({_ms(lo)} to {_ms(hi)})"
-
-
-def _comparison(df: pd.DataFrame, margin: float) -> str:
-    if df["name"].nunique() < 2:
-        return ""
-    table = compare(df, margin=margin)
-    setting = [k for k in _SETTING if k in table]
-    rows: list[list[Any]] = []
-    sentences: list[str] = []
-    for r in table.to_dict("records"):
-        rows.append(
-            [
-                r["a"],
-                r["b"],
-                *(_plain(r[k]) for k in setting),
-                WORDS.get(r["metric"], r["metric"]),
-                (r["verdict"], "faster" if r["verdict"] in GOOD else "slower" if r["verdict"] in BAD else ""),
-                _number(r["ratio"]) + _band(r["ci_lo"], r["ci_hi"]),
-                "–"
-                if math.isnan(r["p_holm"])
-                else f"{r['p_holm']:.3f}"
-                if r["p_holm"] >= 0.001
-                else "< 0.001",
-                _percent(r["prob_a_faster"]),
-                f"{r['n_blocks']}",
-                (r["note"], "t weak"),
-            ]
-        )
-        if r["verdict"] in GOOD | BAD and len(sentences) < 12:
-            sentences.append(sentence(r))
-    told = (
-        "<ul>" + "".join(f"<li>{escape(s)}</li>" for s in sentences) + "</ul>"
-        if sentences
-        else "<p>No difference is established.</p>"
-    )
-    return (
-        f"<h2>Comparison</h2>{told}<p class=dim>Pairs within blocks, so that drift cancels out; p after "
-        f"Holm over the pairs of a metric; equivalent means within "
-        f"{margin:.0%}.</p>"
-        + _folded(
-            _table(
-                [
-                    "A",
-                    "B",
-                    *(_SETTING[k] for k in setting),
-                    "metric",
-                    "A is",
-                    "A / B (95 %)",
-                    "p",
-                    "A faster in",
-                    "blocks",
-                    "",
-                ],
-                rows,
-                text=2,
-            ),
-            len(rows),
-            "Every comparison",
-        )
-    )
-
-
-def sentence(row: Mapping[Any, Any]) -> str:
-    """A row of `compare` in words."""
-    chance = "p < 0.001" if row["p_holm"] < 0.001 else f"p = {row['p_holm']:.3f}"
-    start = (
-        f" from a {str(row['start_kind']).replace('_', ' ')} start"
-        if str(row.get("start_kind", "warm")).startswith("cold")
-        else ""
-    )
-    return (
-        f"{row['a']} is {row['verdict']} than {row['b']} by {_by(row)} in "
-        f"{WORDS.get(row['metric'], row['metric'])}{start}, {chance}{_also(row)}."
-    )
-
-
-def _also(row: Mapping[Any, Any]) -> str:
-    """What a sentence must not leave out: failures and retries."""
-    failed, again = ([row.get(f"{what}_{side}") or 0.0 for side in "ab"] for what in ("failed", "retries"))
-    told = (
-        f"; {failed[0]:.0%} and {failed[1]:.0%} of their requests failed" if max(failed) > 0 else "",
-        f"; {again[0]:.2g} and {again[1]:.2g} retries a request" if max(again) > 0 else "",
-    )
-    return "".join(told)
-
-
-def _by(row: Mapping[Any, Any]) -> str:
-    """12 % (8 to 16 %), or a factor of 3.4 (3.1 to 3.6)."""
-    if math.isnan(row["ci_lo"]):
-        low, high = sorted(abs(row[end]) * 100 for end in ("diff_lo", "diff_hi"))
-        return f"{abs(row['diff']) * 100:.0f} points ({low:.0f} to {high:.0f})"
-    if row["ratio"] <= 2.0:
-        low, high = sorted(abs(row[end] - 1.0) for end in ("ci_lo", "ci_hi"))
-        return f"{abs(row['ratio'] - 1.0) * 100:.0f} % ({low * 100:.0f} to {high * 100:.0f} %)"
-    return f"a factor of {row['ratio']:.3g} ({row['ci_lo']:.3g} to {row['ci_hi']:.3g})"
 
 
 def _plots(df: pd.DataFrame) -> str:
@@ -433,33 +356,34 @@ def _plots(df: pd.DataFrame) -> str:
             if kind in ("overview", "drift")
             else df
         )
-        drawn: Any = plot(warm if len(warm) else df, kind)
-        data = base64.b64encode(drawn._repr_png_()).decode("ascii")
+        used = warm if len(warm) else df
         figures.append(
-            f'<figure><img alt="{escape(words)}" '
-            f'src="data:image/png;base64,{data}"><figcaption>{escape(words)}</figcaption></figure>'
+            f'<figure><picture><source srcset="{_drawn(used, kind, "dark")}" '
+            f'media="(prefers-color-scheme:dark)"><img alt="{escape(words)}" '
+            f'src="{_drawn(used, kind, "light")}"></picture><figcaption>{escape(words)}</figcaption></figure>'
         )
     return "<h2>Plots</h2>" + "".join(figures)
 
 
-def _failures(df: pd.DataFrame) -> str:
+def _drawn(df: pd.DataFrame, kind: str, theme: str) -> str:
+    figure: Any = plot(df, kind, theme=theme)
+    return "data:image/png;base64," + base64.b64encode(figure._repr_png_()).decode("ascii")
+
+
+def _failures(df: pd.DataFrame, short: Mapping[str, str]) -> str:
     failed = measured(df[~succeeded(df)])
     if not len(failed):
         return "<h2>Failures</h2><p>None.</p>"
-    rows: list[list[Any]] = []
-    for (name, status), part in failed.groupby(["name", "status"], sort=False, observed=True):
+    rows = []
+    for (name, status), part in grouped(failed, ["name", "status"]):
         example = part["error_msg"].dropna()
-        rows.append(
-            [
-                str(name),
-                (str(status), "t"),
-                f"{len(part)}",
-                (str(example.iloc[0])[:160] if len(example) else "", "t weak"),
-            ]
-        )
-    return "<h2>Failures</h2><p>They count in the shares above and are in no time.</p>" + _table(
-        ["model", "status", "requests", "for example"], rows
+        told = Cell(str(example.iloc[0])[:160] if len(example) else "", style="weak t")
+        rows.append([_name({"name": name}, short), str(status), f"{len(part)}", told])
+    words = "They count in the shares above and are in no time."
+    shown = folded(
+        table(["model", "status", "requests", "for example"], rows, text=2), len(rows), "Every kind"
     )
+    return f"<h2>Failures</h2><p>{words}</p>{shown}"
 
 
 def _caveats(df: pd.DataFrame, selftest: pd.DataFrame | None) -> str:
@@ -501,7 +425,7 @@ _DEFINED = ("ttft_ms", "e2e_ms", "itl_ms", "out_tok_s", "ttft_sched_ms", "tail_m
 
 def _method(df: pd.DataFrame) -> str:
     docs = {c.name: c.doc for c in columns.COLUMNS}
-    rows = [[name, (docs[name], "t")] for name in _DEFINED if name in df]
+    rows = [[name, docs[name]] for name in _DEFINED if name in df]
     return (
         "<h2>Method</h2><p>Requests were made by a process of its own. Within a block every model answers "
         "the same prompts in random order, one after the "
@@ -510,71 +434,7 @@ def _method(df: pd.DataFrame) -> str:
         "statistics, widened where neighbours resemble each other); differences are Hodges and Lehmann's "
         "estimate over the pairs of a block, with "
         "Wilcoxon's interval and a sign-flip permutation test.</p>"
-        + _table(["column", "meaning"], rows, text=2, wrap=True)
-    )
-
-
-# --- words ---
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, text: int = 1, wrap: bool = False) -> str:
-    def cell(value: Any, place: int) -> str:
-        words, style = value if isinstance(value, tuple) else (value, "")
-        style = f"{style} t" if place < text else style
-        more = ' style="white-space:normal"' if wrap else ""
-        return (
-            f'<td class="{style}"{more}>{escape(str(words))}</td>'
-            if style
-            else f"<td{more}>{escape(str(words))}</td>"
-        )
-
-    heads = "".join(f"<th{' class=t' if i < text else ''}>{escape(h)}</th>" for i, h in enumerate(head))
-    lines = "".join("<tr>" + "".join(cell(v, i) for i, v in enumerate(row)) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
-
-
-def _unit(metric: str) -> str:
-    unit = "" if metric in RATES else UNITS.get(metric, "")
-    return f", {unit}" if unit else ""
-
-
-def _number(value: float) -> str:
-    return (
-        "–"
-        if math.isnan(value)
-        else "∞"
-        if math.isinf(value)
-        else f"{value:,.0f}"
-        if abs(value) >= 1000
-        else f"{value:.3g}"
-    )
-
-
-def _ms(value: float | None, digits: int | None = None) -> str:
-    if value is None or math.isnan(value):
-        return "–"
-    return f"{value:.{digits}f}" if digits is not None else _number(value)
-
-
-def _percent(value: float | None) -> str:
-    return (
-        ""
-        if value is None or math.isnan(value)
-        else f"{value:.1%}"
-        if value not in (0.0, 1.0)
-        else f"{value:.0%}"
-    )
-
-
-def _plain(value: Any) -> str:
-    return (
-        ""
-        if value is None or value != value  # noqa: PLR0124
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value).replace("_", " ")
-        if str(value).startswith("cold")
-        else str(value)
+        + table(["column", "meaning"], rows, text=2)
     )
 
 

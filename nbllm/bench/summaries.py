@@ -62,6 +62,7 @@ WORDS = {
     "ttfo_ms": "time to first visible text",
     "ttft_sched_ms": "time to first token from when it was due",
     "e2e_sched_ms": "time to last token from when it was due",
+    "cost_usd": "cost of an answer",
     SHARE: "succeeded",
     SCORE: "quality",
 }

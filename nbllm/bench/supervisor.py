@@ -84,7 +84,7 @@ def _conduct(place: Path, job: Job, shown: Progress) -> tuple[str, Rows]:
         except BaseException:
             worker.kill()
             raise
-    if worker.returncode != 0:
+    if worker.returncode != 0 and ended[0] != "stopped":
         said = (place / "worker.log").read_text("utf-8").strip().rpartition("\n")[2]
         raise errors.NbllmError(
             f"The benchmark's worker process failed: {said[:300]}",

@@ -93,13 +93,14 @@ def split(line: str) -> tuple[dict[str, Any], str]:
     return found, rest + line[at:]
 
 
-def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame:
+def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame | None:
     """Runs a benchmark; its frame goes into `out` (`_bench` without one), what it says in short is
     returned."""
-    from ..bench import progress, run, summary
+    from ..bench import load, progress, run, summary
     from .dashboard import factory
 
     progress.register(factory)
+    shown = factory(brief=True) or progress.Bar()
     options, rest = split(line)
     read = session.parse(rest)
     refuse_places(read, session.namespace)
@@ -124,10 +125,15 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame:
             "and the options of a call.",
         )
     models = [{"model": name, **passed} for name in read.models]  # seed= of a call is not the run's
-    df = run(models, client=session.client, extra=dict(read.extra) or None, **options)
-    name = read.out or _DEFAULT_OUT
-    session.namespace[name] = df
-    return short(df, summary)
+    try:
+        df = run(models, client=session.client, extra=dict(read.extra) or None, progress=shown, **options)
+    except KeyboardInterrupt:  # before the first request, or a second time: what was measured is on disk
+        if not shown.run_id:
+            raise
+        df = load(shown.run_id)
+        shown.end("stopped")
+    session.namespace[read.out or _DEFAULT_OUT] = df
+    return short(df, summary) if (df["phase"] == "measure").any() else None  # the display says why
 
 
 def _prompts(session: Session, named: str | None, cell: str | None) -> Any:
@@ -153,14 +159,19 @@ def short(df: pd.DataFrame, summary: Callable[..., pd.DataFrame]) -> pd.DataFram
         for k in ("name", "start_kind", "load_kind", "concurrency", "target_rate")
         if k in told and told[k].nunique(dropna=False) > 1
     ] or ["name"]
+    costs = df.dropna(subset="cost_usd").groupby(keys, observed=True, dropna=False)["cost_usd"].sum()
+    spoilt = bool((told["n_contaminated"] > 0).any())
     lines = []
     for key, part in told.groupby(keys, sort=False, observed=True, dropna=False):
         line: dict[str, Any] = dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
         by_metric: Mapping[str, Any] = {row["metric"]: row for row in part.to_dict("records")}
         first = part.iloc[0]
-        line |= {"answers": first["n"], "failed": first["n_failed"], "contaminated": first["n_contaminated"]}
+        line |= {"answers": first["n"], "failed": first["n_failed"]}
+        line |= {"contaminated": first["n_contaminated"]} if spoilt else {}
         for metric, label in (("ttft_ms", "ttft ms"), ("e2e_ms", "total ms"), ("out_tok_s", "tokens/s")):
             line[label] = _interval(by_metric.get(metric))
+        cost = costs.get(key if len(keys) > 1 or not isinstance(key, tuple) else key[0])
+        line["cost $"] = "–" if cost is None else f"{cost:.3g}"
         lines.append(line)
     if not lines:  # stopped, or out of budget, while it warmed up
         about = df.attrs.get("nbllm", {})

@@ -16,30 +16,38 @@ from html import escape
 from typing import Any
 from uuid import uuid4
 
+from ..bench.naming import short_names
+from ..bench.pages import dollars
 from ..bench.progress import Sums
 from ..client.pace import clock
 from .view.frontend import KernelPort, where
 from .view.styles import container
 
 _FASTEST, _SLOWEST = 0.25, 2.0  # seconds between two frames: slower as the run goes on
+_WIDEST = 40  # characters of a model's name
+_LEAST_SPAN = 1.5  # of the scale, as a factor
 _MARKS = 60  # requests that a model's strip shows, spread over its distribution
-_BOX = "position:relative;display:inline-block;width:22em;height:1.1em;background:rgba(128,128,128,.1);border-radius:3px;vertical-align:middle"  # noqa: E501
+_BOX = "position:relative;display:inline-block;width:18em;height:1.1em;background:rgba(128,128,128,.1);border-radius:3px;vertical-align:middle"  # noqa: E501
 _MARK = "position:absolute;top:15%;width:2px;height:70%;background:currentColor;opacity:.45"
 _MEDIAN = "position:absolute;top:0;width:3px;height:100%;background:var(--jp-brand-color1,#3a82d6)"
 
 
 class Dashboard:
-    """Shows a run in a kernel's front end; see bench.progress.Progress."""
+    """Shows a run in a kernel's front end; see bench.progress.Progress.
 
-    def __init__(self, port: KernelPort, *, live: bool = True) -> None:
-        self._port, self._live = port, live
+    brief: the last frame leaves the table to whoever shows one with more in it.
+    """
+
+    def __init__(self, port: KernelPort, *, live: bool = True, brief: bool = False) -> None:
+        self._port, self._live, self._brief = port, live, brief
+        self.run_id = ""
         self._id = f"nbllm-bench-{uuid4().hex[:12]}"
         self._drawn = 0.0
         self._shown = False
 
     def start(self, total: int, names: Sequence[str], run_id: str) -> None:
         """Shows the empty dashboard."""
-        self._sums, self._run_id = Sums(total, names), run_id
+        self._sums, self.run_id = Sums(total, names), run_id
         self._publish(None)
 
     def row(self, row: Mapping[str, Any]) -> None:
@@ -59,9 +67,10 @@ class Dashboard:
         self._drawn = time.monotonic()
         if ended is None and not self._live:
             return
+        brief = self._brief and ended is not None
         bundle = {
-            "text/html": container(html(self._sums, self._run_id, ended), style=True),
-            "text/plain": text(self._sums, self._run_id, ended),
+            "text/html": container(html(self._sums, self.run_id, ended, brief), style=True),
+            "text/plain": text(self._sums, self.run_id, ended, brief),
         }
         self._port.publish(bundle, display_id=self._id, update=self._shown)
         self._shown = True
@@ -87,32 +96,39 @@ def headline(sums: Sums, ended: str | None) -> str:
     return " · ".join(parts)
 
 
-def _ending(run_id: str, ended: str | None) -> str:
+def _ending(sums: Sums, run_id: str, ended: str | None) -> str:
     if ended is None:
         return "■ stops; what has been measured is kept."
     if not ended:
         return ""
-    return f"Ended early: {ended}. nbllm.bench.resume({run_id!r}) goes on."
+    rows = sums.done + sums.extra
+    kept = f"{rows:,} {'row is' if rows == 1 else 'rows are'} kept"
+    return f"Ended early: {ended}. {kept}; nbllm.bench.resume({run_id!r}) goes on."
 
 
-def text(sums: Sums, run_id: str, ended: str | None) -> str:
+def text(sums: Sums, run_id: str, ended: str | None, brief: bool = False) -> str:
     """The dashboard as text."""
     lines = [headline(sums, ended)]
-    for name, values in sums.values.items():
+    for name, values in () if brief else sums.values.items():
         median = (
             f"median time to first token {statistics.median(values):,.0f} ms" if values else "no answer yet"
         )
         failed = f", {sums.failures[name]} failed" if sums.failures.get(name) else ""
-        lines.append(f"  {name}: {len(values)} answers, {median}{failed}")
+        cost = f", {dollars(sums.costs[name])}" if name in sums.costs else ""
+        lines.append(f"  {name}: {len(values)} answers, {median}{failed}{cost}")
     return "\n".join(
         filter(
             None,
-            [*lines, f"  last failure: {sums.last_error}" if sums.last_error else "", _ending(run_id, ended)],
+            [
+                *lines,
+                f"  last failure: {sums.last_error}" if sums.last_error else "",
+                _ending(sums, run_id, ended),
+            ],
         )
     )
 
 
-def html(sums: Sums, run_id: str, ended: str | None) -> str:
+def html(sums: Sums, run_id: str, ended: str | None, brief: bool = False) -> str:
     """The dashboard as HTML; whatever a provider said is escaped."""
     share = min(1.0, sums.done / sums.total) if sums.total else 1.0
     bar = (
@@ -128,29 +144,39 @@ def html(sums: Sums, run_id: str, ended: str | None) -> str:
         for words in (f"Last failure: {sums.last_error}" if sums.last_error else "",)
         if words
     )
-    foot = _ending(run_id, ended)
-    return f"<div><b>Benchmark</b> {escape(headline(sums, ended))}</div>{bar}{_table(sums)}{told}" + (
-        f'<div class="nbllm-foot">{escape(foot)}</div>' if foot else ""
+    foot = _ending(sums, run_id, ended)
+    return (
+        f"<div><b>Benchmark</b> {escape(headline(sums, ended))}</div>{bar}"
+        + ("" if brief else _table(sums))
+        + told
+        + (f'<div class="nbllm-foot">{escape(foot)}</div>' if foot else "")
     )
 
 
 def _table(sums: Sums) -> str:
     every = [v for values in sums.values.values() for v in values if v > 0]
-    low, high = (math.log(min(every)), math.log(max(every))) if every else (0.0, 1.0)
-    rows = "".join(
-        _model(name, values, sums.failures.get(name, 0), low, high) for name, values in sums.values.items()
-    )
+    short = short_names(sums.values, _WIDEST)
+    rows = "".join(_model(name, short[name], sums, _ends(every)) for name in sums.values)
     return (
-        "<table><thead><tr><th>model</th><th>answers</th><th>failed</th><th>median ttft</th>"
+        "<table><thead><tr><th>model</th><th>answers</th><th>failed</th><th>cost</th><th>median ttft</th>"
         f"<th>time to first token, {_scale(every)}</th></tr></thead><tbody>{rows}</tbody></table>"
     )
 
 
+def _ends(every: Sequence[float]) -> tuple[float, float]:
+    """The logarithms at both ends of the scale, a factor of 1.5 at least: what is alike looks alike."""
+    low, high = (math.log(min(every)), math.log(max(every))) if every else (0.0, 0.0)
+    more = max(0.0, math.log(_LEAST_SPAN) - (high - low)) / 2
+    return low - more, high + more
+
+
 def _scale(every: Sequence[float]) -> str:
-    return f"{min(every):,.0f} to {max(every):,.0f} ms (log)" if every else "ms"
+    low, high = map(math.exp, _ends(every))
+    return f"{low:,.0f} to {high:,.0f} ms (log)" if every else "ms"
 
 
-def _model(name: str, values: Sequence[float], failed: int, low: float, high: float) -> str:
+def _model(name: str, short: str, sums: Sums, ends: tuple[float, float]) -> str:
+    values, (low, high) = sums.values[name], ends
     ordered = sorted(v for v in values if v > 0)
     shown = (
         [ordered[round(i * (len(ordered) - 1) / (_MARKS - 1))] for i in range(_MARKS)]
@@ -159,21 +185,25 @@ def _model(name: str, values: Sequence[float], failed: int, low: float, high: fl
     )
 
     def at(value: float) -> str:
-        return f"left:{(math.log(value) - low) / (high - low) * 98 if high > low else 49:.1f}%"
+        return f"left:{(math.log(value) - low) / (high - low) * 98:.1f}%"
 
     marks = "".join(f'<span style="{_MARK};{at(v)}"></span>' for v in shown)
     marks += f'<span style="{_MEDIAN};{at(statistics.median(ordered))}"></span>' if ordered else ""
     median = f"{statistics.median(ordered):,.0f} ms" if ordered else "–"
+    cost = dollars(sums.costs[name]) if name in sums.costs else "–"
+    numbers = (str(len(values)), str(sums.failures.get(name) or ""), cost, median)
     return (
-        f'<tr><td>{escape(name)}</td><td style="text-align:right">{len(values)}</td><td '
-        f'style="text-align:right">{failed or ""}</td>'
-        f'<td style="text-align:right">{median}</td><td><span style="{_BOX}">{marks}</span></td></tr>'
+        f'<tr><td title="{escape(name)}">{escape(short)}</td>'
+        + "".join(f'<td style="text-align:right">{words}</td>' for words in numbers)
+        + f'<td><span style="{_BOX}">{marks}</span></td></tr>'
     )
 
 
-def factory() -> Dashboard | None:
+def factory(*, brief: bool = False) -> Dashboard | None:
     """A dashboard, where this is a kernel; None in a terminal or a script."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     mode = "terminal" if shell is None else where(shell)
-    return None if shell is None or mode == "terminal" else Dashboard(KernelPort(shell), live=mode == "live")
+    if shell is None or mode == "terminal":
+        return None
+    return Dashboard(KernelPort(shell), live=mode == "live", brief=brief)

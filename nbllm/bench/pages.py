@@ -1,0 +1,131 @@
+"""The page of a report: its style, its tables and how its numbers are written.
+
+Nothing is off screen: a cell is narrow (what belongs to a number stands below it), and on a phone each row
+is a card. Long tables are folded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+from .summaries import RATES, UNITS, WORDS
+
+STYLE = """
+:root{color-scheme:light dark;--ink:#1c1c1e;--dim:#5f5f66;--line:#e2e2e6;--page:#fff;--veil:#f6f6f8;
+--good:#146c3e;--bad:#a63423}
+@media(prefers-color-scheme:dark){:root{--ink:#e8e8ea;--dim:#a4a4ac;--line:#333338;--page:#111;--veil:#1d1d20;
+--good:#4cc38a;--bad:#ef8a76}}
+*{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);overflow-wrap:anywhere;
+font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{max-width:72rem;margin:0 auto;padding:3rem 1.5rem 5rem}h1{font-size:1.9rem;line-height:1.2;
+margin:0 0 .4rem}h2{font-size:1.25rem;margin:2.6rem 0 .6rem}
+p,li{max-width:46rem}.dim,caption,figcaption,small{color:var(--dim)}.lead{font-size:1.1rem}
+table{border-collapse:collapse;margin:.8rem 0 1.2rem;font-variant-numeric:tabular-nums;font-size:.9rem}
+th,td{padding:.35rem .7rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top;
+line-height:1.4;overflow-wrap:break-word}td.weak.t{overflow-wrap:anywhere;min-width:9em}
+th{font-weight:600;border-bottom-width:2px;vertical-align:bottom}small{display:block;font-size:.85em}
+th:first-child,td:first-child,td.t,th.t{text-align:left}
+.weak{color:var(--dim)}.good{color:var(--good);font-weight:600}.bad{color:var(--bad);font-weight:600}
+.matrix :is(th,td){padding:.2rem 0;width:1.7em;text-align:center}
+.matrix td.name{width:auto;padding-right:1em;white-space:nowrap}
+figure{margin:1rem 0 1.6rem}img{max-width:100%;height:auto;border-radius:6px}
+code{background:var(--veil);padding:.1em .3em;border-radius:3px}summary{cursor:pointer;padding:.3rem 0}
+.box{background:var(--veil);border-radius:8px;padding:.8rem 1.1rem;max-width:46rem}
+@media(max-width:62rem){main{padding:1.5rem 1rem 3rem}h1{font-size:1.5rem}
+table:not(.matrix),.cards :is(tbody,tr,td){display:block}.cards thead{display:none}
+.cards tr{border-bottom:1px solid var(--line);padding:.6rem 0;max-width:30rem}
+.cards td{border:0;display:flex;justify-content:space-between;gap:1rem;padding:.1rem 0}
+.cards td::before{content:attr(data-h);color:var(--dim);text-align:left;flex:none;max-width:45%}
+.cards td:empty{display:none}.cards td:first-child{font-weight:600}.cards td:first-child::before{content:none}
+.matrix{font-size:.8rem}.matrix .name{display:none}}
+"""
+LONG = 12  # rows of a table that is folded beyond
+
+
+class Cell(NamedTuple):
+    """What stands in a table: a text, what is said below it, and a class (good, bad, weak)."""
+
+    text: str
+    below: str = ""
+    style: str = ""
+    hint: str = ""
+
+    def html(self, head: str, *, left: bool) -> str:
+        """The cell, below (on a phone: beside) the head of its column."""
+        style = " ".join(filter(None, (self.style, "t" if left else "")))
+        marks = f' class="{style}"' if style else ""
+        marks += f' data-h="{escape(head)}"' if head else ""
+        marks += f' title="{escape(self.hint)}"' if self.hint else ""
+        below = f"<small>{escape(self.below)}</small>" if self.below else ""
+        text = escape(self.text)
+        return f"<td{marks}><span>{text}{below}</span></td>" if text or below else f"<td{marks}></td>"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, text: int = 1, style: str = "cards") -> str:
+    """head over rows of texts and Cells; the first `text` columns stand at the left."""
+
+    def line(row: Sequence[Any]) -> str:
+        cells = (value if isinstance(value, Cell) else Cell(str(value)) for value in row)
+        return "".join(cell.html(head[i], left=i < text) for i, cell in enumerate(cells))
+
+    heads = "".join(f"<th{' class=t' if i < text else ''}>{escape(h)}</th>" for i, h in enumerate(head))
+    lines = "".join(f"<tr>{line(row)}</tr>" for row in rows)
+    return f'<table class="{style}"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>'
+
+
+def folded(html: str, rows: int, words: str, *, least: int = LONG) -> str:
+    """A long table behind a line that opens it."""
+    if rows <= least:
+        return html
+    return f"<details><summary>{escape(words)} ({rows} rows)</summary>{html}</details>"
+
+
+def heading(metric: str) -> str:
+    """A metric over a column, with its unit."""
+    unit = "" if metric in RATES else UNITS.get(metric, "")
+    return WORDS.get(metric, metric) + (f", {unit}" if unit else "")
+
+
+def number(value: float) -> str:
+    """Three digits, or a dash for what is not known."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def dollars(value: float) -> str:
+    """$0.0012, $3.40."""
+    if math.isnan(value):
+        return "–"
+    return "$0" if value == 0 else f"${value:,.2f}" if value >= 1 else f"${value:.3g}"
+
+
+def band(lo: float, hi: float) -> str:
+    """An interval, where it is known."""
+    return "" if math.isnan(lo) or math.isnan(hi) else f"{number(lo)} to {number(hi)}"
+
+
+def percent(value: float | None) -> str:
+    """99.5%, 100%."""
+    if value is None or math.isnan(value):
+        return ""
+    return f"{value:.1%}" if value not in (0.0, 1.0) else f"{value:.0%}"
+
+
+def plain(value: Any) -> str:
+    """A value of a setting; nothing where it is not known."""
+    if value is None or value != value:  # noqa: PLR0124
+        return ""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).replace("_", " ") if str(value).startswith("cold") else str(value)
+
+
+def place(row: Mapping[Any, Any], setting: Mapping[str, str]) -> str:
+    """A row's setting in words: "at a time 4, start cold conn"; nothing where there is one only."""
+    return ", ".join(f"{words} {plain(row[key])}" for key, words in setting.items() if plain(row.get(key)))

@@ -1,0 +1,98 @@
+"""Verdicts in words: a sentence for each pair that differs, or, where they are many, for each metric."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from .comparison import BAD, GOOD
+from .pages import place
+from .summaries import WORDS
+
+SETTING = {
+    "start_kind": "start",
+    "load_kind": "load",
+    "concurrency": "at a time",
+    "target_rate": "asked /s",
+    "idle_s": "idle s",
+}
+_MANY = 8  # sentences that somebody reads
+_Row = Mapping[Any, Any]
+
+
+def sentences(rows: Iterable[_Row], names: Mapping[str, str]) -> list[str]:
+    """What was decided, in few sentences; names: as models are called in them."""
+    told = list(rows)
+    decided = [r for r in told if r["verdict"] in GOOD | BAD]
+    return [sentence(r, names) for r in decided] if len(decided) <= _MANY else list(_by_metric(told, names))
+
+
+def sentence(row: _Row, names: Mapping[str, str]) -> str:
+    """A row of `compare` in words."""
+    chance = "p < 0.001" if row["p_holm"] < 0.001 else f"p = {row['p_holm']:.3f}"
+    where = f" ({found})" if (found := place(row, SETTING)) else ""
+    return (
+        f"{names[row['a']]} is {row['verdict']} than {names[row['b']]} by {_by(row)} in "
+        f"{WORDS.get(row['metric'], row['metric'])}{where}, {chance}{_also(row)}."
+    )
+
+
+def _by_metric(rows: list[_Row], names: Mapping[str, str]) -> Iterator[str]:
+    """Who is ahead in each metric and setting, of how many, and how many pairs are open."""
+    groups: dict[tuple[str, str], list[_Row]] = {}
+    for row in rows:
+        groups.setdefault((row["metric"], place(row, SETTING)), []).append(row)
+    without: dict[str, list[str]] = {"All are equivalent": [], "No difference is established": []}
+    for (metric, where), part in groups.items():
+        won, lost = Counter[str](), Counter[str]()
+        for row in part:
+            a, b = row["a"], row["b"]
+            if row["verdict"] in GOOD | BAD:
+                better, worse = (a, b) if row["verdict"] in GOOD else (b, a)
+                won[better] += 1
+                lost[worse] += 1
+        models = list(dict.fromkeys(n for row in part for n in (row["a"], row["b"])))
+        ahead = sorted((n for n in won if not lost[n]), key=lambda n: -won[n])
+        label = WORDS.get(metric, metric) + (f" ({where})" if where else "")
+        if not ahead:
+            alike = all(row["verdict"] == "equivalent" for row in part)
+            without["All are equivalent" if alike else "No difference is established"].append(label)
+            continue
+        best = [n for n in ahead if won[n] == won[ahead[0]]]
+        word = next(r["verdict"] for r in part if r["verdict"] in GOOD | BAD)
+        word = {"slower": "faster", "worse": "better", "dearer": "cheaper"}.get(word, word)
+        open_ = sum(r["verdict"] == "undecided" for r in part)
+        yield (
+            f"{_upper(label)}: {' and '.join(names[n] for n in best[:3])} "
+            f"{'is' if len(best) == 1 else 'are each'} {word} than {won[best[0]]} of the "
+            f"{len(models) - 1} others, and behind nobody"
+            + (f"; {open_} of {len(part)} pairs are undecided." if open_ else ".")
+        )
+    yield from (f"{words} in {', '.join(labels)}." for words, labels in without.items() if labels)
+
+
+def _upper(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _also(row: _Row) -> str:
+    """What a sentence must not leave out: failures and retries."""
+    failed, again = ([row.get(f"{what}_{side}") or 0.0 for side in "ab"] for what in ("failed", "retries"))
+    told = (
+        f"; {failed[0]:.0%} and {failed[1]:.0%} of their requests failed" if max(failed) > 0 else "",
+        f"; {again[0]:.2g} and {again[1]:.2g} retries a request" if max(again) > 0 else "",
+    )
+    return "".join(told)
+
+
+def _by(row: _Row) -> str:
+    """12 % (8 to 16 %), or a factor of 3.4 (3.1 to 3.6)."""
+    if math.isnan(row["ci_lo"]):
+        low, high = sorted(abs(row[end]) * 100 for end in ("diff_lo", "diff_hi"))
+        return f"{abs(row['diff']) * 100:.0f} points ({low:.0f} to {high:.0f})"
+    if row["ratio"] <= 2.0:
+        low, high = sorted(abs(row[end] - 1.0) for end in ("ci_lo", "ci_hi"))
+        return f"{abs(row['ratio'] - 1.0) * 100:.0f} % ({low * 100:.0f} to {high * 100:.0f} %)"
+    return f"a factor of {row['ratio']:.3g} ({row['ci_lo']:.3g} to {row['ci_hi']:.3g})"
