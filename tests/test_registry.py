@@ -292,3 +292,61 @@ def test_a_dialect_needs_an_endpoint_alone(name):
     assert 500 == SERVERS[name].error(500, {}, b"", endpoint).status
     assert "canary" not in repr(endpoint)
     assert "canary" in endpoint.secrets
+
+
+# ---- what is remembered ----
+
+
+def _alias(found, env):
+    found.aliases["openai/m"] = "gemini/pro"
+
+
+_CHANGES = {
+    "a variable that was not set": lambda found, env: env.update(OPENAI_BASE_URL="http://h.example/v2"),
+    "a variable that had another value": lambda found, env: env.update(ANTHROPIC_BASE_URL="http://h.example"),
+    "a variable that is gone": lambda found, env: env.pop("GATE"),
+    "a row": lambda found, env: found.register("openai", {"base_url": "http://h.example/v3"}),
+    "a row that is new": lambda found, env: found.register("m", {"base_url": "http://h.example/v3"}),
+    "a row that is gone": lambda found, env: found.rows.pop("gemini"),
+    "an alias": _alias,
+    "simulation": lambda found, env: setattr(found, "simulate", True),
+    "simulation by the environment": lambda found, env: env.update(NBLLM_SIMULATE="1"),
+    "nothing": lambda found, env: None,
+}
+
+
+@pytest.mark.parametrize("change", _CHANGES)
+@pytest.mark.parametrize(
+    "name", ["openai/m", "claude/m", "gemini/pro", "m", "gate/x", "gpt-4o", "https", "sim/claude", "openai"]
+)
+def test_what_is_remembered_of_a_name_never_outlives_what_it_was_found_by(name, change):
+    """Asked twice, then after a change: as a registry answers that was never asked before."""
+
+    def outcome(found):
+        try:
+            return found.resolve(name)
+        except ConfigError as error:
+            return str(error)
+
+    def begun():
+        env = {"ANTHROPIC_BASE_URL": "http://a.example", "GATE": "http://g.example", "OPENAI_API_KEY": "k"}
+        found = make(**env)
+        found.env = env
+        found.register("gate", {"base_url": "${GATE}/v1", "headers": {"x-own": "${GATE}"}, "local": True})
+        return found, env
+
+    asked, env = begun()
+    first, again = outcome(asked), outcome(asked)
+    assert first == again
+    _CHANGES[change](asked, env)
+    fresh, its = begun()
+    _CHANGES[change](fresh, its)
+    assert outcome(fresh) == outcome(asked)
+
+
+def test_no_address_with_a_secret_in_it_is_remembered():
+    """A query or a user's name in base_url may be one."""
+    found = make()
+    for url in ("http://h.example/v1?key=se-cret", "http://me:se-cret@h.example/v1"):
+        found.resolve("m", url)
+        assert "se-cret" not in f"{list(found._routes.known)}{found!r}"

@@ -81,13 +81,18 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _CLOUD = ("168.63.129.16",)  # Azure's; those of others are link-local or private
 
 
+def holds_more(url: str) -> bool:
+    """Whether a user's name or a query stands in a URL. They may be secret, and so are nowhere remembered."""
+    return "?" in url or "@" in url
+
+
 def parse(url: str) -> Address:
     """The origin of a URL. Raises ConfigError, which says what is wrong with the address and shows no
     password in it."""
-    shown = re.sub("//.*@", "//", "".join(_SHOWN.findall(url[:200])[:1]))
     try:
-        return _parsed(url)
+        return _parsed(url) if holds_more(url) else _remembered(url)
     except ValueError as exc:
+        shown = re.sub("//.*@", "//", "".join(_SHOWN.findall(url[:200])[:1]))
         raise ConfigError(f"Not a usable address: {shown!r} ({exc}).", hint=_HINT) from None
 
 
@@ -105,9 +110,12 @@ def _parsed(url: str) -> Address:
     return _placed(scheme, place)
 
 
+_remembered = functools.lru_cache(512)(_parsed)  # each call asks several times
+
+
 @functools.lru_cache(512)
 def _placed(scheme: str, place: str) -> Address:
-    """Remembered, as each call asks several times. Neither a user's name nor a query is in it."""
+    """Remembered. Neither a user's name nor a query is in it."""
     found = _PLACE.fullmatch(place)
     if found is None:
         raise ValueError("an IPv6 address stands in brackets, as in http://[::1]:8000")

@@ -6,13 +6,14 @@ thing.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
-from .addresses import parse
+from .addresses import holds_more, parse
 from .errors import MASK, ConfigError, NbllmError, ProviderError, scrub
 from .events import Event
 from .messages import Request
@@ -25,14 +26,19 @@ def origin(url: str) -> str:
     """Scheme, host (as IDNA 2008 writes it) and port of an address as one text, the port left out where it is
     the scheme's own."""
     try:
-        return str(parse(url))
+        return str(parse(url)) if holds_more(url) else _origin(url)
     except ConfigError:  # an address that cannot be read, or still waits for a variable, is no other's
         return shown(re.match(r"(?:[^/?#]*//[^/?#]*)?", url)[0] or url)  # type: ignore[index]
 
 
+@functools.lru_cache(512)
+def _origin(url: str) -> str:
+    return str(parse(url))
+
+
 def same_host(a: str, b: str) -> bool:
     """Whether two addresses go to the same server, so that a key for one may be sent to the other."""
-    return origin(a) == origin(b)
+    return a == b or origin(a) == origin(b)
 
 
 def shown(url: str, secrets: tuple[str, ...] = ()) -> str:

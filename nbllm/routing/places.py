@@ -3,9 +3,12 @@ endpoint where a base is wanted. Pure."""
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import NamedTuple
 from urllib.parse import parse_qsl
+
+from ..core.addresses import holds_more
 
 _QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 _BLANKS = " \t\r\n\u00a0\u200b\u2060\ufeff"
@@ -44,6 +47,15 @@ def bare(text: str) -> str:
 
 def place(url: str, dialect: str) -> Place:
     """Where a dialect's requests go, for an address that may be that of a whole endpoint."""
+    return _place(url, dialect) if holds_more(url) else Place(_plain(url, dialect), {})
+
+
+@functools.lru_cache(256)
+def _plain(url: str, dialect: str) -> str:
+    return _place(url, dialect).url
+
+
+def _place(url: str, dialect: str) -> Place:
     url = bare(url).partition("#")[0]
     base, _, query = url.partition("?")
     head, path = re.fullmatch(r"([^/]*//[^/]*|)(.*)", base, re.DOTALL).groups()  # type: ignore[union-attr]

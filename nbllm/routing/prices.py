@@ -8,6 +8,7 @@ pydantic with it.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
@@ -92,8 +93,10 @@ def _by_data(usage: Usage, model: str, price_provider: str, batch: bool) -> floa
     if usage.input_tokens is None or usage.output_tokens is None or not price_provider:
         return None
     from genai_prices import Usage as PricedUsage
-    from genai_prices import calc_price
+    from genai_prices.data_snapshot import get_snapshot
 
+    if not _is_known(_Same(snapshot := get_snapshot()), model, price_provider):
+        return None
     counted = PricedUsage(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
@@ -101,13 +104,34 @@ def _by_data(usage: Usage, model: str, price_provider: str, batch: bool) -> floa
         cache_write_tokens=usage.cache_write_tokens,
     )
     try:
-        found = calc_price(
-            counted, model_ref=model, provider_id=price_provider, price_context=_BATCH if batch else None
-        )
+        found = snapshot.calc(counted, model, price_provider, None, None, _BATCH if batch else None)
         variants = (v.when.get("processing") for v in found.model.price_variants or ())
         return float(found.total_price) if not batch or "batch" in variants else None
     except (LookupError, ValueError):
         return None  # the package raises these for a model it does not know and for counts it cannot price
+
+
+class _Same:
+    """A value by what it is, not by what it holds."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.value is self.value
+
+
+@functools.lru_cache(1000)
+def _is_known(snapshot: _Same, model: str, price_provider: str) -> bool:
+    """Whether the price data have a model: that they do not takes them a look at each."""
+    try:
+        snapshot.value.find_provider_model(model, None, price_provider, None)
+    except LookupError:
+        return False
+    return True
 
 
 def facts(model: str, row: Provider) -> ModelFacts:
@@ -129,10 +153,9 @@ def _data(model: str, price_provider: str) -> ModelFacts:
 
     from genai_prices.data_snapshot import get_snapshot
 
-    try:
-        found = get_snapshot().find_provider_model(model, None, price_provider, None)[1]
-    except LookupError:
+    if not _is_known(_Same(snapshot := get_snapshot()), model, price_provider):
         return ModelFacts()
+    found = snapshot.find_provider_model(model, None, price_provider, None)[1]
     prices = found.get_prices(datetime.now(UTC))
     names = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok")
     return ModelFacts(found.context_window, *(_base(getattr(prices, name, None)) for name in names))

@@ -10,13 +10,13 @@ from __future__ import annotations
 import difflib
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from ..core.addresses import ip
+from ..core.addresses import holds_more, ip
 from ..core.calls import Dialect, Hidden, Provider, Quirks, Secret, shown
 from ..core.errors import AuthenticationError, ConfigError
 from ..dialects._limits import seconds
@@ -73,6 +73,57 @@ class Route:
             raise ConfigError(self.problem.message, hint=self.problem.hint)
 
 
+class Watched(Mapping[str, str]):
+    """An environment that knows what it was asked for; `whole` where that was all of it."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env, self.asked, self.whole = env, dict[str, str | None](), False
+
+    def __getitem__(self, name: str) -> str:
+        self.asked[name] = value = self._env.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        self.whole = True
+        return iter(self._env)
+
+    def __len__(self) -> int:
+        self.whole = True
+        return len(self._env)
+
+
+@dataclass(slots=True)
+class Routes:
+    """What names led to, for as long as rows, aliases and the variables that were looked at stay as they
+    were: a table asks one name thousands of times."""
+
+    rows: dict[str, Provider] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    known: dict[Any, tuple[dict[str, str | None], Route]] = field(default_factory=dict)
+
+    def get(self, asked: Any, registry: Registry) -> Route | None:
+        """The route of a name; None where it must be looked for."""
+        found = self.known.get((asked, registry.simulate))
+        if found is None or self.rows != registry.rows or self.aliases != registry.aliases:
+            return None
+        seen, route = found
+        env = registry.env
+        return route if all(env.get(name) == value for name, value in seen.items()) else None
+
+    def keep(self, asked: Any, route: Route, env: Watched, registry: Registry) -> None:
+        """Remembers a route, unless it may lead elsewhere next time, or an address in it may be secret."""
+        if route.simulated or route.problem or env.whole or holds_more(asked[1] or ""):
+            return
+        if self.rows != registry.rows or self.aliases != registry.aliases or len(self.known) > _ROUTES:
+            self.rows, self.aliases, self.known = dict(registry.rows), dict(registry.aliases), {}
+        self.known[asked, registry.simulate] = env.asked, route
+
+
+_ROUTES = 500  # names that are remembered
+
+
 @dataclass(slots=True)
 class Registry:
     """The rows and aliases in force. `env` is looked at on every call; `simulator` gives a dialect's loopback
@@ -93,6 +144,7 @@ class Registry:
     otel: bool = False  # whether calls become OpenTelemetry's spans
     ledger: str = config.LEDGERS[0]  # where calls are noted, for the clients that are made with this
     tools: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # HTTP endpoints, as files have them
+    _routes: Routes = field(default_factory=Routes, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.stores = self.stores or keys.Stores.of(self.env)
@@ -110,8 +162,17 @@ class Registry:
         base_url and dialect replace the row's; with a base_url, an unknown name is a model of the server
         there.
         """
-        asked, base_url = name.strip(), bare(base_url) if base_url is not None else None
         self._tell()
+        asked = name, base_url, dialect
+        if (known := self._routes.get(asked, self)) is not None:
+            return known
+        env = Watched(self.env)
+        route = replace(self, env=env)._resolved(*asked)
+        self._routes.keep(asked, route, env, self)
+        return route
+
+    def _resolved(self, name: str, base_url: str | None, dialect: str | None) -> Route:
+        asked, base_url = name.strip(), bare(base_url) if base_url is not None else None
         full = config.meant(asked, self.aliases, self.rows)
         if full.partition("/")[0] == SIMULATOR or full == SIMULATOR:
             if base_url is not None:
