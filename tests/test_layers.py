@@ -68,6 +68,7 @@ LATE_PACKAGES = HEAVY | {
     ),
     *("opentelemetry", "jupyter_core"),
     *("a2a", "anyio", "idna", "tqdm", "tomlkit", "resource", "keyring", "docstring_parser", "truststore"),
+    *("httpx", "certifi"),
 }
 # The second: a part of ours that loads when it is first used. (who, what)
 LATE_PARTS = {
@@ -88,6 +89,8 @@ LATE_PARTS = {
     ("notebook/session", "notebook.tool_names"),
     ("client/api", "client.embeddings"),
     ("client/api", "client.tokens"),
+    ("http/transport", "http.through_httpx"),  # proxies
+    ("agents/remote", "http.sdk"),  # agents on other machines
     ("notebook/cell", "notebook.rows"),  # the rows wing
     ("notebook/bench_magics", "*"),  # the bench wing
     ("notebook/commands", "*"),  # a command brings what it needs

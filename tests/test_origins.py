@@ -15,7 +15,7 @@ from nbllm.bench.run_spec import Arm
 from nbllm.client import catalog, tokens
 from nbllm.core import errors
 from nbllm.core.calls import Guard, HttpCall, Provider, Secret, origin
-from nbllm.http.transport import Letter
+from nbllm.http.letter import Letter
 from nbllm.routing import keys, registry
 from nbllm.routing.config import Places
 
@@ -112,7 +112,7 @@ def test_a_call_with_a_key_is_sent_to_its_origin_alone(base, url, goes):
     row, key = Provider("acme", "openai_chat", base), Secret(KEY, "TEST", origin(base))
     call = HttpCall(url, {"authorization": f"Bearer {KEY}"}, {}, guard=Guard.of(row, key))
     if goes:
-        assert KEY.encode() in Letter(call).request.extensions["nbllm_wire"]
+        assert KEY.encode() in Letter(call).wire
     else:
         with pytest.raises(errors.ConfigError) as caught:
             Letter(call)

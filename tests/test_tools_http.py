@@ -13,7 +13,8 @@ from nbllm.core.addresses import is_public, parse
 from nbllm.core.calls import HttpCall, Secret, Trace
 from nbllm.core.errors import ConfigError, ConnectFailed, NbllmError, Timeout
 from nbllm.core.messages import Image, ToolCall
-from nbllm.http.transport import HttpTransport, Letter
+from nbllm.http.letter import Letter
+from nbllm.http.transport import HttpTransport
 from nbllm.tools.http import LIMIT, HttpTool, from_table
 from nbllm.tools.results import NOTHING, failed, result
 from nbllm.tools.usable import ToolArgumentsError

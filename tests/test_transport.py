@@ -19,8 +19,9 @@ import trustme
 from nbllm.core import errors
 from nbllm.core.calls import HttpCall, Trace
 from nbllm.http.codings import decoded
+from nbllm.http.letter import Letter
 from nbllm.http.stamps import ClockedLoop
-from nbllm.http.transport import HttpTransport, Letter
+from nbllm.http.transport import HttpTransport
 
 ANSWER = (
     b'data: {"choices":[{"index":0,"delta":{"content":"Hello"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'

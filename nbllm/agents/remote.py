@@ -19,15 +19,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 from ..core import errors
 from ..core.calls import Frame, HttpCall, RemoteCall, Trace, Transport, origin
-from ..http.sdk import Bound
 from ..http.transport import HttpTransport
 from .refusal import Refusable, Refusal
+
+if TYPE_CHECKING:
+    from ..http.sdk import Bound
 
 LIMIT = 64  # conversations that are remembered
 _CARD = 2**20  # bytes of a card
@@ -222,6 +224,8 @@ class RemoteTransport(Transport):
         ConnectFailed where nobody answers, ProtocolError for a card that cannot be used; a server's own no is
         the reply's status."""
         kit = await asyncio.to_thread(sdk)
+        from ..http.sdk import Bound
+
         bound = Bound(self._http, call.url, call.headers, call.guard, connect)
         began = time.perf_counter()
         async with bound.client() as client:

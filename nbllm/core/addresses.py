@@ -31,11 +31,12 @@ class Address(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return (
-            f"{self.scheme}://{self.place}"
-            if self.port != PORTS[self.scheme]
-            else f"{self.scheme}://{self._shown}"
-        )
+        return f"{self.scheme}://{self.authority}"
+
+    @property
+    def authority(self) -> str:
+        """As a Host header has it: the port is left out where it is the scheme's own."""
+        return self.place if self.port != PORTS[self.scheme] else self._shown
 
     @property
     def place(self) -> str:

@@ -19,11 +19,11 @@ from typing import Any
 
 import aiohappyeyeballs
 import httptools
-import httpx
 
 from ..core.addresses import Address, ip, is_public
 from ..core.calls import Read, Trace
 from ..core.errors import ConnectFailed
+from .faults import Broken, Unreadable
 from .stamps import Stamped
 from .tidy import Tidy
 
@@ -137,8 +137,8 @@ class Connection:
     # --- one exchange ---
 
     async def exchange(self, request: bytes, trace: Trace) -> Head:
-        """Sends a whole request and gives the answer's head once it is there. Raises OSError and httpx's
-        protocol errors."""
+        """Sends a whole request and gives the answer's head once it is there. Raises OSError and
+        Faults."""
         self.head, self._trace, self._parser = Head(), trace, self._new_parser()
         self.uses += 1
         trace.marks["send_start"] = time.perf_counter()
@@ -185,7 +185,7 @@ class Connection:
         return self.head.complete
 
     async def piece(self) -> tuple[bytes, Read] | None:
-        """The next piece of the body, None at its end. Raises httpx.RemoteProtocolError or ReadError where it
+        """The next piece of the body, None at its end. Raises Unreadable or ReadError where it
         is cut."""
         while not self._pieces:
             if self.head.ended:
@@ -224,8 +224,8 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as exc:
-            self._fail(httpx.ReadError(str(exc)))
-        except httpx.RemoteProtocolError as exc:
+            self._fail(Broken(str(exc)))
+        except Unreadable as exc:
             self._fail(exc)
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
@@ -252,16 +252,16 @@ class Connection:
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b"".join(plain), True
         except ssl.SSLError as exc:
-            self._error = self._error or httpx.ReadError(f"TLS: {exc.reason}")
+            self._error = self._error or Broken(f"TLS: {exc.reason}")
         return b"".join(plain), True
 
     def _parse(self, data: bytes, read: Read) -> None:
         if self.head.ended:
-            raise httpx.RemoteProtocolError("bytes came that nobody asked for")
+            raise Unreadable("bytes came that nobody asked for")
         marks, before = self._trace.marks, self.head.complete
         marks.setdefault("first_byte", read.at)
         if self.head.size > _HEAD_LIMIT:  # counted here too: the parser tells of a header once it is whole
-            raise httpx.RemoteProtocolError("its headers are too large")
+            raise Unreadable("its headers are too large")
         wrong = self._fed(data)
         if self.head.complete and not before:
             marks["headers"] = read.at
@@ -273,7 +273,7 @@ class Connection:
             self._body.clear()
             self._keep(body, read._replace(clean=read.clean and self._at_boundary(data)))
         if wrong:  # what stood before it in the same read is kept
-            raise httpx.RemoteProtocolError(wrong)
+            raise Unreadable(wrong)
 
     def _fed(self, data: bytes) -> str:
         """What is wrong with the bytes, "" for nothing."""
@@ -330,7 +330,7 @@ class Connection:
             self.head.ended = True
             self._trace.marks["eof"] = time.perf_counter()
         elif not self.head.ended:
-            self._error = self._error or httpx.ReadError("closed before its end")
+            self._error = self._error or Broken("closed before its end")
         self.close()
 
     def _fail(self, error: Exception) -> None:

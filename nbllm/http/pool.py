@@ -1,8 +1,5 @@
-"""httpx's transport interface over our own connections: HTTP/1.1 with a pool, every read stamped.
-
-What httpx's own transport is still needed for (proxies, HTTP/2, loops without readers) goes through it, in
-http.py.
-"""
+"""Our own connections, kept in a pool: HTTP/1.1, every read stamped. What more is needed (proxies, loops
+without readers) goes through httpx's transport, in through_httpx.py."""
 
 from __future__ import annotations
 
@@ -13,40 +10,62 @@ import ssl
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
 
-import httpx
-
-from ..core import addresses
 from ..core.addresses import Address
 from ..core.calls import Read, Trace
 from ..core.errors import ConfigError
 from . import stamps
 from .connection import Connection, Head
-
-ORIGIN = "nbllm_origin"  # the request's extension that holds its Address, where it was read before
-TRACE = "nbllm_trace"  # the request's extension that takes the marks
-WIRE = "nbllm_wire"  # the request's extension that holds its bytes, where they were made before
-FRESH = "nbllm_fresh"  # the request's extension that asks for a connection of its own, used once
-PUBLIC = "nbllm_public"  # the request's extension that asks for an address of the internet
-BODY = "nbllm_body"  # the response's extension: the Body
+from .faults import Broken, NotConnected, NotInTime, Unreadable
+from .letter import Letter
 
 
-class Body(httpx.AsyncByteStream):
-    """An answer's body. `read` is the read that brought the piece given last."""
+@dataclass(slots=True)
+class Answer:
+    """An answer whose head has come."""
+
+    status: int
+    version: str
+    headers: list[tuple[bytes, bytes]]
+    body: AnswerBody
+
+
+class AnswerBody(Protocol):
+    """The pieces of a body."""
+
+    @property
+    def read(self) -> Read | None:
+        """The read that brought the piece given last, None where nobody knows."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """The pieces as they come."""
+
+    async def aclose(self) -> None:
+        """Gives the connection back where the body was read to its end, else closes it."""
+
+
+class Body:
+    """The body of an answer on a connection of ours."""
 
     def __init__(self, connection: Connection, pool: StampedTransport, origin: Address | None) -> None:
         self._connection, self._pool, self._origin = connection, pool, origin
         self.read: Read | None = None
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (piece := await self._connection.piece()) is not None:
-            data, self.read = piece
-            yield data
+    def __aiter__(self) -> Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await self._connection.piece()
+        if piece is None:
+            raise StopAsyncIteration
+        data, self.read = piece
+        return data
 
     async def aclose(self) -> None:
-        """Gives the connection back where the body was read to its end, else closes it."""
+        """See AnswerBody."""
         connection, self._connection = self._connection, _GONE
         if connection is not _GONE:
             self._pool.release(connection, self._origin)
@@ -56,13 +75,13 @@ class _Gone:
     closed = True
 
     async def piece(self) -> None:
-        raise httpx.StreamClosed
+        raise Broken("it was closed")
 
 
 _GONE: Connection = _Gone()  # type: ignore[assignment]
 
 
-class StampedTransport(httpx.AsyncBaseTransport):
+class StampedTransport:
     """A pool of connections, newest first. At most `keep` idle ones stay, each at most `expiry` seconds."""
 
     def __init__(self, keep: int = 200, expiry: float = 120.0) -> None:
@@ -87,34 +106,25 @@ class StampedTransport(httpx.AsyncBaseTransport):
         """Whether the TLS context is made."""
         return self._context is not None and self._authorities == authorities()
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Sends a request. Raises httpx's errors, and ConfigError for an address that leads nowhere."""
-        trace: Trace = request.extensions.get(TRACE) or Trace()
-        origin: Address = request.extensions.get(ORIGIN) or addresses.parse(str(request.url))
-        wire: bytes = request.extensions.get(WIRE) or head(request) + await request.aread()
-        fresh = bool(request.extensions.get(FRESH))
-        connection = None if fresh else self._take(origin)
+    async def send(self, letter: Letter, trace: Trace, connect: float | None) -> Answer:
+        """Sends a request. connect: seconds that a connection may take. Raises Faults, and ConnectFailed for
+        an address that must be public and is not."""
+        origin, wire = letter.address, letter.wire
+        connection = None if letter.fresh else self._take(origin)
         trace.reused = connection is not None
+        head = None
         if connection is not None:
             try:
-                answer = await self._exchange(connection, wire, trace)
-            except (httpx.WriteError, httpx.RemoteProtocolError, httpx.ReadError):
+                head = await self._exchange(connection, wire, trace)
+            except (Broken, Unreadable):
                 if "first_byte" in trace.marks:
                     raise
-                connection, trace.reused = (
-                    None,
-                    False,
-                )  # the server let go of it while we took it: not the answer's fault
-        if connection is None:
-            connection = await self._open(origin, trace, request.extensions)
-            answer = await self._exchange(connection, wire, trace)
-        body = Body(connection, self, None if fresh else origin)
-        return httpx.Response(
-            answer.status,
-            headers=answer.headers,
-            stream=body,
-            extensions={"http_version": b"HTTP/" + answer.version.encode(), BODY: body},
-        )
+                trace.reused = False  # the server let go of it while we took it: not the answer's fault
+        if connection is None or head is None:
+            connection = await self._open(letter, trace, connect)
+            head = await self._exchange(connection, wire, trace)
+        body = Body(connection, self, None if letter.fresh else origin)
+        return Answer(head.status, f"HTTP/{head.version}", head.headers, body)
 
     async def _exchange(self, connection: Connection, wire: bytes, trace: Trace) -> Head:
         trace.connected_at = connection.created
@@ -124,27 +134,22 @@ class StampedTransport(httpx.AsyncBaseTransport):
         except BaseException as exc:
             self._drop(connection)
             if isinstance(exc, OSError):
-                raise httpx.WriteError(str(exc)) from None
+                raise Broken(str(exc)) from None
             raise
 
-    async def _open(self, origin: Address, trace: Trace, asked: Mapping[str, Any]) -> Connection:
-        within, public = asked.get("timeout", {}).get("connect"), bool(asked.get(PUBLIC))
+    async def _open(self, letter: Letter, trace: Trace, within: float | None) -> Connection:
+        origin = letter.address
         context = self.context() if origin.scheme == "https" else None
         try:
             async with asyncio.timeout(within):
-                return await Connection.open(origin, trace, context, public=public)
+                return await Connection.open(origin, trace, context, public=letter.public)
         except TimeoutError:
-            raise httpx.ConnectTimeout("no connection in time") from None
+            raise NotInTime("no connection in time") from None
         except ssl.SSLError as exc:
-            raise httpx.ConnectError(
-                f"TLS: {getattr(exc, 'verify_message', '') or exc.reason or exc}"
-            ) from None
-        except (
-            OSError,
-            ValueError,
-            OverflowError,
-        ) as exc:  # the latter two: what only the system knows to be no address
-            raise httpx.ConnectError(getattr(exc, "strerror", None) or str(exc)) from None
+            raise NotConnected(f"TLS: {getattr(exc, 'verify_message', '') or exc.reason or exc}") from None
+        except (OSError, ValueError, OverflowError) as exc:
+            # the latter two: what only the system knows to be no address
+            raise NotConnected(getattr(exc, "strerror", None) or str(exc)) from None
 
     def _take(self, origin: Address) -> Connection | None:
         idle = self._idle[origin]
@@ -220,22 +225,8 @@ def _usual() -> ssl.SSLContext:
             import truststore
 
             return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context = httpx.create_ssl_context()
+    import certifi
+
+    context = ssl.create_default_context(cafile=certifi.where())
     context.load_default_certs()
     return context
-
-
-def head(request: httpx.Request) -> bytes:
-    """The request line and headers. Raises httpx.LocalProtocolError for what HTTP does not allow in them."""
-    lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
-    for name, value in request.headers.raw:
-        if (
-            any(c in value or c in name for c in (b"\r", b"\n", b"\0"))
-            or not name
-            or b" " in name
-            or b":" in name
-        ):
-            shown = name.decode("latin-1")[:40]
-            raise httpx.LocalProtocolError(f"the header {shown!r} holds a character that HTTP does not allow")
-        lines.append(b"%s: %s" % (name, value.strip()))
-    return b"\r\n".join([*lines, b"", b""])

@@ -17,7 +17,8 @@ import httpx
 
 from ..core import addresses, errors
 from ..core.calls import Guard, HttpCall, Trace, origin
-from .transport import HttpTransport, Letter
+from .letter import Letter
+from .transport import HttpTransport
 
 _SENT = ("accept", "content-type", "cache-control", "a2a-version", "a2a-extensions")  # what an SDK may say
 

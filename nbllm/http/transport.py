@@ -1,27 +1,19 @@
-"""HTTP to a provider: httpx over our own stamped connections, errors in our words.
+"""HTTP to a provider: our own stamped connections, errors in our words.
 
-A proxy of the environment, and a loop that cannot watch sockets (Windows) need httpx's own transport: then
-marks come from its trace, and arrivals are stamped when they are in hand. Only this package imports httpx.
-Redirects are followed within a server only (a key must not travel to another host).
+A proxy of the environment, and a loop that cannot watch sockets (Windows) need httpx's own transport
+(through_httpx.py). Redirects are followed within a server only (a key must not travel to another host).
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import functools
-import json
 import re
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
-from urllib.parse import unquote, urljoin
-
-import httpx
-import msgspec
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urljoin
 
 from ..core import addresses, errors
 from ..core.addresses import Address
@@ -30,33 +22,18 @@ from . import frames as http_frames
 from . import proxies
 from .codings import decoded
 from .connection import refuse_private
-from .pool import BODY, FRESH, ORIGIN, PUBLIC, TRACE, WIRE, StampedTransport, authorities, certificates, head
+from .faults import Fault, NotConnected, NotInTime, ProxyFault, Unreadable, Unsendable
+from .letter import Letter, unsendable
+from .pool import Answer, StampedTransport, authorities
 from .proxies import Proxy
+
+if TYPE_CHECKING:
+    from .through_httpx import ThroughHttpx
 
 ERROR_BODY_LIMIT = 256 * 2**10  # bytes of an error page that are read
 _HOPS = 3  # redirections that are followed
 _WAYS = 1000  # URLs whose way is remembered
-_HEADERS = {
-    "user-agent": "nbllm",
-    "accept": "text/event-stream, application/json",
-    "accept-encoding": "gzip, deflate",
-    "connection": "keep-alive",
-}
 _KEEPALIVE = 120.0  # seconds that an idle connection stays open: a person reads between two cells
-
-# httpx's trace events, and the mark each one sets.
-_MARKS = {
-    "connection.connect_tcp.started": "connect_start",
-    "connection.connect_tcp.complete": "connected",
-    "connection.start_tls.started": "tls_start",
-    "connection.start_tls.complete": "secured",
-    "http11.send_request_headers.started": "send_start",
-    "http2.send_request_headers.started": "send_start",
-    "http11.send_request_body.complete": "sent",
-    "http2.send_request_body.complete": "sent",
-    "http11.receive_response_headers.complete": "headers",
-    "http2.receive_response_headers.complete": "headers",
-}
 
 # Answer headers that are kept: ids, limits and what the provider measured itself. None of them is secret.
 _KEPT = (
@@ -77,28 +54,24 @@ _KEPT_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-", "x-litellm-", "x-groq-
 class Reply:
     """An answer whose headers have come."""
 
-    def __init__(self, response: httpx.Response, trace: Trace) -> None:
-        self._response, self._trace = response, trace
-        self.status: int = response.status_code
-        self.headers: dict[str, str] = {k.lower(): v for k, v in response.headers.items()}
+    def __init__(self, answer: Answer, headers: dict[str, str], address: Address, trace: Trace) -> None:
+        self._body, self._address, self._trace = answer.body, address, trace
+        self.status, self.headers = answer.status, headers
 
     def _bytes(self) -> AsyncIterator[bytes]:
-        return decoded(self._response.aiter_raw(), self.headers.get("content-encoding", ""))
+        return decoded(aiter(self._body), self.headers.get("content-encoding", ""))
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
         """The body as frames; ends where the body ends. Raises StreamCut where the connection broke,
         ProtocolError for a coding."""
-        body = self._response.extensions.get(BODY)
-        reads = http_frames.Reads(
-            self._bytes(), self._trace.reads, self._exact if body is not None else lambda: None
-        )
+        reads = http_frames.Reads(self._bytes(), self._trace.reads, self._exact)
         marks = self._trace.marks
         try:
             async for frame in http_frames.frames(reads):
                 marks.setdefault("first_frame", frame.at)
                 yield frame
-        except httpx.HTTPError as exc:
-            raise _translated(exc, addresses.parse(str(self._response.request.url)), started=True) from None
+        except Fault as exc:
+            raise _translated(exc, self._address, started=True) from None
         finally:
             marks["end"] = reads.at or time.perf_counter()
             self._trace.bytes_in = reads.bytes
@@ -106,7 +79,7 @@ class Reply:
     def _exact(self) -> Read | None:
         """The read behind the latest piece; where the body is compressed, none of its events has a stamp of
         its own."""
-        read: Read | None = self._response.extensions[BODY].read
+        read = self._body.read
         if read is not None and "content-encoding" in self.headers:
             return read._replace(segments=0, clean=False)
         return read
@@ -120,7 +93,7 @@ class Reply:
                 body += chunk
                 if len(body) >= limit:
                     break
-        except httpx.HTTPError:
+        except Fault:
             pass  # the status is known already; the rest of its page adds words only
         except errors.ProtocolError as exc:
             if self.status < 300:
@@ -133,8 +106,8 @@ class Reply:
         try:
             async for chunk in self._bytes():
                 yield chunk
-        except httpx.HTTPError as exc:
-            raise _translated(exc, addresses.parse(str(self._response.request.url)), started=True) from None
+        except Fault as exc:
+            raise _translated(exc, self._address, started=True) from None
 
     async def lines(self, limit: int) -> AsyncGenerator[bytes, None]:
         """The body line by line, as it comes. Raises StreamCut where the connection broke, ProtocolError for
@@ -149,8 +122,8 @@ class Reply:
                     line = bytearray(piece)
                 if len(line) > limit:
                     raise errors.ProtocolError(f"A line is larger than {limit:,} bytes.", hint="Ask again.")
-        except httpx.HTTPError as exc:
-            raise _translated(exc, addresses.parse(str(self._response.request.url)), started=True) from None
+        except Fault as exc:
+            raise _translated(exc, self._address, started=True) from None
         yield bytes(line)
 
     def decoder(self) -> None:
@@ -162,65 +135,6 @@ class Reply:
     async def drain(self, frames: AsyncIterator[Frame]) -> None:
         """See core.calls.Reply."""
         await http_frames.drained(frames)
-
-
-class Letter:
-    """A call as the bytes that will be sent; made before the clock of a call starts. May be sent several
-    times.
-
-    fresh: over a connection of its own. public: to an address of the internet only, and so fresh. Raises
-    ConfigError for an address, a header or a body that HTTP cannot carry.
-    """
-
-    def __init__(self, call: HttpCall, *, fresh: bool = False, public: bool = False) -> None:
-        self.address, content = addresses.parse(call.url), _encoded(call)
-        headers = {**_HEADERS, **({"content-type": "application/json"} if content else {}), **call.headers}
-        try:
-            named = {**_login_of(call), **headers}.items()
-            sent = [(name.encode("ascii"), value.encode("utf-8")) for name, value in named]
-            self.request = httpx.Request(call.method, _url(call.url), content=content or None, headers=sent)
-            self.request.extensions = {
-                WIRE: head(self.request) + content,
-                FRESH: fresh or public,
-                PUBLIC: public,
-                ORIGIN: self.address,
-            }
-        except httpx.LocalProtocolError as exc:
-            raise _translated(exc, self.address, started=False) from None
-        except (httpx.InvalidURL, ValueError, TypeError) as exc:
-            raise errors.ConfigError(
-                f"No request can be made to {self.address} ({type(exc).__name__}).",
-                hint="base_url should look like http://127.0.0.1:8000/v1, and keys hold no line breaks.",
-            ) from None
-        for url in (
-            str(self.address),
-            str(self.request.url),
-        ):  # where the connection goes, and what it is told
-            call.guard.check(url)
-        self.call, self.size, self.fresh, self.public = call, len(content), fresh, public
-
-
-def _url(text: str) -> httpx.URL | str:
-    """An address, read once: a run asks one address thousands of times. One that may hold a secret is not
-    remembered."""
-    return text if "?" in text or "@" in text else _read_url(text)
-
-
-_read_url = functools.lru_cache(256)(httpx.URL)
-
-
-def _login_of(call: HttpCall) -> dict[str, str]:
-    """What stands before an @ in an address, as curl and browsers send it, where nothing else says who
-    asks."""
-    user = _USER.match(call.url)
-    if user is None or "authorization" in map(str.lower, call.headers):
-        return {}
-    name, colon, password = user[1].partition(":")
-    said = f"{unquote(name)}:{unquote(password) if colon else ''}"
-    return {"authorization": f"Basic {base64.b64encode(said.encode()).decode()}"}
-
-
-_USER = re.compile(r"https?://([^/?#]*)@", re.IGNORECASE)
 
 
 class _Way(NamedTuple):
@@ -236,7 +150,7 @@ class HttpTransport:
 
     def __init__(self) -> None:
         # for what needs httpx's own transport, by the proxy's address and whose certificates are taken
-        self._clients: dict[tuple[str, tuple[str | None, ...]], httpx.AsyncClient] = {}
+        self._clients: dict[tuple[str, tuple[str | None, ...]], ThroughHttpx] = {}
         self._stamped: StampedTransport | None = None
         self._settings: tuple[str | None, ...] = ()
         self._ways: dict[Address, _Way] = {}
@@ -247,10 +161,7 @@ class HttpTransport:
         a proxy that cannot be used."""
         way = self._way(addresses.parse(url))
         if not way.own:
-            self._through_httpx(way.proxy)
-            import anyio.lowlevel
-
-            await anyio.lowlevel.checkpoint()  # httpx loads anyio's asyncio side at its first request
+            await self._through_httpx(way.proxy).prepare()
         elif way.address.scheme == "https":
             self._own().context()
         else:
@@ -276,27 +187,12 @@ class HttpTransport:
         self._stamped = self._stamped or StampedTransport(expiry=_KEEPALIVE)
         return self._stamped
 
-    def _through_httpx(self, proxy: Proxy | None) -> httpx.AsyncClient:
-        url = proxy.url if proxy else ""
-        key = (url, authorities())
+    def _through_httpx(self, proxy: Proxy | None) -> ThroughHttpx:
+        from .through_httpx import ThroughHttpx
+
+        key = (proxy.url if proxy else "", authorities())
         if key not in self._clients:
-            try:
-                self._clients[key] = httpx.AsyncClient(
-                    proxy=url or None,
-                    trust_env=False,
-                    verify=certificates(),
-                    follow_redirects=False,
-                    timeout=httpx.Timeout(None),
-                    limits=httpx.Limits(
-                        max_connections=None, max_keepalive_connections=200, keepalive_expiry=_KEEPALIVE
-                    ),
-                )
-            except (ImportError, ValueError, httpx.InvalidURL) as exc:
-                raise errors.ConfigError(
-                    f"{proxy.variable if proxy else 'The environment'} names no usable proxy "
-                    f"({type(exc).__name__}).",
-                    hint="Correct it or unset it, or name the hosts that need no proxy in NO_PROXY.",
-                ) from None
+            self._clients[key] = ThroughHttpx(proxy, _KEEPALIVE)
         return self._clients[key]
 
     def warming(self, call: HttpCall) -> Coroutine[Any, Any, None] | None:
@@ -328,89 +224,93 @@ class HttpTransport:
         if self._stamped is not None:
             self._stamped.close_idle()
 
-    @asynccontextmanager
-    async def open(
-        self, call: HttpCall | Letter, trace: Trace, connect: float | None
-    ) -> AsyncIterator[Reply]:
+    def open(self, call: HttpCall | Letter, trace: Trace, connect: float | None) -> _Opened:
         """Sends a call and gives the answer once its headers are there; leaving closes or returns the
         connection.
 
         connect: seconds allowed for name look-up, TCP and TLS. Raises ConnectFailed, Timeout("connect"),
         StreamCut.
         """
-        letter = call if isinstance(call, Letter) else Letter(call)
-        response, way = await self._opened(letter, trace, connect)
-        for _ in range(_HOPS):
-            if (further := _redirected(letter, response)) is None:
-                break
-            await response.aclose()
-            letter = further
-            response, way = await self._opened(letter, trace, connect)
-        try:
-            if way.proxy and response.status_code == _WANTS_LOGIN:
-                raise _login(way.proxy)
-            self._note(response, trace)
-            yield Reply(response, trace)
-        finally:
-            await response.aclose()
+        return _Opened(self, call if isinstance(call, Letter) else Letter(call), trace, connect)
 
-    async def _opened(
-        self, letter: Letter, trace: Trace, connect: float | None
-    ) -> tuple[httpx.Response, _Way]:
+    async def answered(self, letter: Letter, trace: Trace, connect: float | None) -> tuple[Answer, _Way]:
+        """The answer to one request, and how it went. Raises as `open` does."""
         way = self._way(letter.address)
         trace.bytes_out = letter.size
         trace.marks.setdefault("start", time.perf_counter())
         try:
-            return await self._ask(letter, way, trace, connect), way
-        except httpx.ConnectTimeout:
+            if way.own:
+                return await self._own().send(letter, trace, connect), way
+            if letter.public:
+                await _refuse_private(way)
+            return await self._through_httpx(way.proxy).send(letter, trace, connect), way
+        except NotInTime:
             raise errors.Timeout(
                 f"No connection to {letter.address.place}{_through(way.proxy)} within {connect:g} s.",
                 which="connect",
                 seconds=connect or 0.0,
                 hint="Check the address and the network, or allow more with timeout.connect=30.",
             ) from None
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        except Fault as exc:
             raise _translated(exc, letter.address, started=False, proxy=way.proxy) from None
 
-    async def _ask(self, letter: Letter, way: _Way, trace: Trace, connect: float | None) -> httpx.Response:
-        """Through our own transport without a client around it (no cookies, redirects or auth flows are
-        wanted), or through httpx's."""
 
-        async def mark(event: str, _info: dict[str, Any]) -> None:
-            if event in _MARKS:
-                trace.marks[_MARKS[event]] = time.perf_counter()
+class _Opened:
+    """What `open` gives, as an asynchronous context manager."""
 
-        request = letter.request
-        request.extensions = {
-            **request.extensions,
-            "trace": mark,
-            TRACE: trace,
-            "timeout": {"connect": connect},
-        }
-        if not way.own:
-            if letter.public:
-                await _refuse_private(way)
-            return await self._through_httpx(way.proxy).send(request, stream=True)
-        response = await self._own().handle_async_request(request)
-        response.request = request
-        return response
+    def __init__(self, transport: HttpTransport, letter: Letter, trace: Trace, connect: float | None) -> None:
+        self._transport, self._letter, self._trace, self._connect = transport, letter, trace, connect
+        self._answer: Answer | None = None
 
-    @staticmethod
-    def _note(response: httpx.Response, trace: Trace) -> None:
-        trace.status, trace.http_version = response.status_code, response.http_version
+    async def __aenter__(self) -> Reply:
+        letter, trace, asked = self._letter, self._trace, self._transport.answered
+        answer, way = await asked(letter, trace, self._connect)
+        headers = _headers(answer)
+        for _ in range(_HOPS):
+            if answer.status not in _ELSEWHERE or (further := _redirected(letter, headers)) is None:
+                break
+            await answer.body.aclose()
+            letter = further
+            answer, way = await asked(letter, trace, self._connect)
+            headers = _headers(answer)
+        if way.proxy and answer.status == _WANTS_LOGIN:
+            await answer.body.aclose()
+            raise _login(way.proxy)
+        self._answer = answer
+        trace.status, trace.http_version = answer.status, answer.version
         if trace.reused is None:
             trace.reused = "connect_start" not in trace.marks
-        trace.headers = {
-            k: v
-            for k, v in ((k.lower(), v) for k, v in response.headers.items())
-            if k in _KEPT or k.startswith(_KEPT_PREFIXES)
-        }
+        trace.headers = {k: v for k, v in headers.items() if k in _KEPT or k.startswith(_KEPT_PREFIXES)}
+        return Reply(answer, headers, letter.address, trace)
+
+    async def __aexit__(self, *_exc: object) -> None:
+        if self._answer is not None:
+            await self._answer.body.aclose()
 
 
-def _redirected(letter: Letter, response: httpx.Response) -> Letter | None:
-    """The same request at another path of the same server, where the answer sends it there with its method
-    (307, 308); None for anything else: a key must not travel to another host."""
-    if response.status_code not in (307, 308) or not (place := response.headers.get("location", "")):
+_ELSEWHERE = (307, 308)  # with their method
+
+
+def _headers(answer: Answer) -> dict[str, str]:
+    """By name in lower case; those of one name together."""
+    out: dict[str, str] = {}
+    for name, value in answer.headers:
+        key, text = name.decode("latin-1").lower(), _text(value)
+        out[key] = f"{out[key]}, {text}" if key in out else text
+    return out
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _redirected(letter: Letter, headers: dict[str, str]) -> Letter | None:
+    """The same request at another path of the same server; None for any other: a key must not travel to
+    another host."""
+    if not (place := headers.get("location", "")):
         return None
     try:
         url = urljoin(letter.call.url, place)
@@ -433,22 +333,6 @@ async def _refuse_private(way: _Way) -> None:
             ) from None
 
 
-def _encoded(call: HttpCall) -> bytes:
-    if call.method == "GET" or (call.method == "DELETE" and not call.body):
-        return b""
-    if call.content:
-        return call.content
-    try:
-        return msgspec.json.encode(call.body)
-    except UnicodeEncodeError:
-        return json.dumps(call.body).encode()  # lone surrogates travel as escapes
-    except (TypeError, OverflowError) as exc:
-        raise errors.ConfigError(
-            f"The request cannot be written as JSON: {exc}.",
-            hint="Options such as x.name and schema take JSON values only.",
-        ) from None
-
-
 _WANTS_LOGIN = 407  # a proxy's own status
 
 
@@ -464,12 +348,12 @@ def _login(proxy: Proxy) -> errors.ConfigError:
 
 
 def _translated(
-    exc: Exception, address: Address, *, started: bool, proxy: Proxy | None = None
+    exc: Fault, address: Address, *, started: bool, proxy: Proxy | None = None
 ) -> errors.NbllmError:
-    """Our error for httpx's. Its own text is left out where it may hold request data."""
-    if isinstance(exc, httpx.ProxyError) and proxy and str(exc).startswith(str(_WANTS_LOGIN)):
+    """Our error for a fault. Its own text is left out where it may hold request data."""
+    if isinstance(exc, ProxyFault) and proxy and str(exc).startswith(str(_WANTS_LOGIN)):
         return _login(proxy)
-    if isinstance(exc, (httpx.ConnectError, httpx.ProxyError)):
+    if isinstance(exc, NotConnected):
         check = (
             f"Check {proxy.variable}, or name {address.host} in NO_PROXY."
             if proxy
@@ -478,11 +362,9 @@ def _translated(
         said = str(exc) or "refused"
         check = next((hint for pattern, hint in _TLS if pattern.search(said)), check)
         return errors.ConnectFailed(f"No connection to {address.place}{_through(proxy)}: {said}.", hint=check)
-    if isinstance(exc, httpx.LocalProtocolError):
-        return errors.ConfigError(
-            f"The request cannot be sent: {exc}.", hint="Check the key and the row's headers for line breaks."
-        )
-    if isinstance(exc, httpx.RemoteProtocolError) and not _CUT.search(str(exc)):
+    if isinstance(exc, Unsendable):
+        return unsendable(exc)
+    if isinstance(exc, Unreadable) and not _CUT.search(str(exc)):
         return errors.ProtocolError(
             f"{address.place}{_through(proxy)} sent what cannot be read{' in mid-answer' * started}: {exc}.",
             hint="Check base_url: another kind of server, or something on the way, may have answered.",

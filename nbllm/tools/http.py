@@ -25,7 +25,8 @@ from ..core.errors import ConfigError, NbllmError, Timeout, scrub
 from ..core.messages import Tool
 from ..core.schema import checked_schema, schema_problems
 from ..core.values import BUDGET
-from ..http.transport import HttpTransport, Letter, Reply
+from ..http.letter import Letter
+from ..http.transport import HttpTransport, Reply
 from ..routing.spec import filled, variables
 from .names import fit
 from .usable import Arguments, ToolArgumentsError, Usable

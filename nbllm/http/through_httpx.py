@@ -1,0 +1,115 @@
+"""httpx's own transport, for what ours does not do: proxies, and loops that cannot watch sockets. It is
+loaded where one of them is met. Marks come from its trace; arrivals are stamped when they are in hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio.lowlevel
+import httpx
+
+from ..core.calls import Trace
+from ..core.errors import ConfigError
+from .faults import Broken, Fault, NotConnected, NotInTime, ProxyFault, Unreadable, Unsendable
+from .letter import Letter
+from .pool import Answer, certificates
+from .proxies import Proxy
+
+# Its trace events, and the mark each one sets.
+_MARKS = {
+    "connection.connect_tcp.started": "connect_start",
+    "connection.connect_tcp.complete": "connected",
+    "connection.start_tls.started": "tls_start",
+    "connection.start_tls.complete": "secured",
+    "http11.send_request_headers.started": "send_start",
+    "http2.send_request_headers.started": "send_start",
+    "http11.send_request_body.complete": "sent",
+    "http2.send_request_body.complete": "sent",
+    "http11.receive_response_headers.complete": "headers",
+    "http2.receive_response_headers.complete": "headers",
+}
+_FAULTS: tuple[tuple[type[Exception], type[Fault]], ...] = (
+    (httpx.ConnectTimeout, NotInTime),
+    (httpx.ProxyError, ProxyFault),
+    (httpx.ConnectError, NotConnected),
+    (httpx.LocalProtocolError, Unsendable),
+    (httpx.InvalidURL, Unsendable),
+    (httpx.RemoteProtocolError, Unreadable),
+)
+
+
+def _fault(exc: Exception) -> Fault:
+    kind = next((fault for known, fault in _FAULTS if isinstance(exc, known)), Broken)
+    return kind(str(exc))
+
+
+class Body:
+    """The body of an answer of httpx's. It has no reads of its own."""
+
+    read = None
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._response.aiter_raw():
+                yield chunk
+        except httpx.HTTPError as exc:
+            raise _fault(exc) from None
+
+    async def aclose(self) -> None:
+        """Closes or returns the connection."""
+        await self._response.aclose()
+
+
+class ThroughHttpx:
+    """A client of httpx, perhaps behind a proxy. Raises ConfigError for one that cannot be used."""
+
+    def __init__(self, proxy: Proxy | None, keepalive: float) -> None:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=200, keepalive_expiry=keepalive)
+        try:
+            self._client = httpx.AsyncClient(
+                proxy=(proxy.url if proxy else "") or None,
+                trust_env=False,
+                verify=certificates(),
+                follow_redirects=False,
+                timeout=httpx.Timeout(None),
+                limits=limits,
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as exc:
+            raise ConfigError(
+                f"{proxy.variable if proxy else 'The environment'} names no usable proxy "
+                f"({type(exc).__name__}).",
+                hint="Correct it or unset it, or name the hosts that need no proxy in NO_PROXY.",
+            ) from None
+
+    async def prepare(self) -> None:
+        """httpx loads anyio's asyncio side at its first request."""
+        await anyio.lowlevel.checkpoint()
+
+    async def send(self, letter: Letter, trace: Trace, connect: float | None) -> Answer:
+        """Sends a request. Raises Faults."""
+
+        async def mark(event: str, _info: dict[str, Any]) -> None:
+            if event in _MARKS:
+                trace.marks[_MARKS[event]] = time.perf_counter()
+
+        request = letter.request
+        request.extensions = {"trace": mark, "timeout": {"connect": connect}}
+        try:
+            response = await self._client.send(request, stream=True)
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise _fault(exc) from None
+        return Answer(
+            response.status_code,
+            response.http_version,
+            [(name, value) for name, value in response.headers.raw],
+            Body(response),
+        )
+
+    async def aclose(self) -> None:
+        """Closes every connection."""
+        await self._client.aclose()
