@@ -11,9 +11,9 @@ import ipaddress
 import os
 import re
 import socket
+import sys
 from importlib.util import find_spec
 from typing import NamedTuple
-from urllib.request import getproxies, proxy_bypass
 
 from ..core import addresses
 from ..core.addresses import Address
@@ -30,6 +30,7 @@ _VARIABLES = (
     "NO_PROXY",
     "REQUEST_METHOD",
 )
+_ASKED = sys.platform in ("darwin", "win32")  # they have settings of their own
 _KINDS = {"http": "http", "https": "https", "socks": "socks5", "socks5": "socks5", "socks5h": "socks5h"}
 _ENTRY = re.compile(r"\[([^\]]*)\](?::(\d+))?|([^:]+)(?::(\d+))?")
 
@@ -49,9 +50,13 @@ def settings() -> tuple[str | None, ...]:
 
 def proxy_for(address: Address) -> Proxy | None:
     """The proxy on the way to an address, None for none. Raises ConfigError for one that cannot be used."""
+    if address.here or not (_ASKED or any(n.lower().endswith("_proxy") for n in os.environ)):
+        return None
+    from urllib.request import getproxies, proxy_bypass  # with mail and cookies, which hardly anybody needs
+
     named = getproxies()
     key = next((k for k in (address.scheme, "all") if named.get(k)), None)
-    if key is None or address.here or _own(address.host):
+    if key is None or _own(address.host):
         return None
     if _direct(address, named.get("no", "")) or proxy_bypass(address.host):
         return None

@@ -30,18 +30,19 @@ changes asks again.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
-import importlib.metadata
 import json
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import resources
+from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..agents.remote_protocol import AgentToAgent
 from ..core.calls import Dialect, Provider, origin, same_host
@@ -51,6 +52,9 @@ from .dialects import DIALECTS
 from .files import read_small
 from .spec import BUILT_IN, is_loopback, provider_row, spent
 from .toml_edit import at_line, row_line
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 PLUGIN = "plugin/"  # before the names of rows that installed packages bring
 REMOTE = "remote/"  # before those of agents on other machines
@@ -143,7 +147,7 @@ def load(places: Places) -> Config:
         config,
         Layer(
             BUILT_IN,
-            tomllib.loads(resources.files(__package__).joinpath("providers.toml").read_text("utf-8")),
+            tomllib.loads(Path(__file__).with_name("providers.toml").read_text("utf-8")),
         ),
     )
     brought, layers = list(_plugins(config, places)), list(_files(config, places))
@@ -222,18 +226,45 @@ def _files(config: Config, places: Places) -> Iterator[Layer]:
         )
 
 
+_BRINGS = re.compile(rb"(?m)^[ \t]*\[\s*nbllm\.(?:dialects|providers)\s*\]")
+
+
+def _may_bring() -> bool:
+    """Whether an installed package may bring something. importlib.metadata, which knows, reads all that is
+    installed, for as long as a whole first call takes; so it is asked only where a package names us, or is
+    kept in another way than in a folder."""
+    if any(hasattr(f, "find_distributions") for f in sys.meta_path if f is not PathFinder):
+        return True
+    for place in dict.fromkeys(sys.path):
+        try:
+            with os.scandir(place or ".") as entries:
+                told = [e.path for e in entries if e.name.lower().endswith((".dist-info", ".egg-info"))]
+        except NotADirectoryError:
+            return True  # an archive
+        except OSError:
+            continue
+        told += [os.path.join(place, "EGG-INFO")] if place.lower().endswith(".egg") else []
+        for folder in told:
+            with contextlib.suppress(OSError), open(os.path.join(folder, "entry_points.txt"), "rb") as file:
+                if _BRINGS.search(file.read()):
+                    return True
+    return False
+
+
 def _plugins(config: Config, places: Places) -> Iterator[Layer]:
     """What installed packages bring: dialects (objects, or classes to be called), and rows (tables as in
     TOML, or a function that gives them)."""
-    if not places.plugins:
+    if not (places.plugins and _may_bring()):
         return
-    for entry in importlib.metadata.entry_points(group="nbllm.dialects"):
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group="nbllm.dialects"):
         dialect = _loaded(config, entry)
         if dialect is not None and config.dialects.setdefault(entry.name, dialect) is not dialect:
             config.problems.append(
                 Problem(_from(entry), None, f"the dialect {entry.name!r} exists already; expected a new name")
             )
-    for entry in importlib.metadata.entry_points(group="nbllm.providers"):
+    for entry in entry_points(group="nbllm.providers"):
         data = _loaded(config, entry)
         if isinstance(data, Mapping):
             yield Layer(_from(entry), data)
@@ -292,7 +323,7 @@ def _bring_aliases(config: Config, layer: Layer) -> None:
             config.aliases[name] = target
 
 
-def _loaded(config: Config, entry: importlib.metadata.EntryPoint) -> Any:
+def _loaded(config: Config, entry: EntryPoint) -> Any:
     """What an entry point leads to; a class or a function is called for it."""
     try:
         found = entry.load()
@@ -305,7 +336,7 @@ def _loaded(config: Config, entry: importlib.metadata.EntryPoint) -> Any:
         return None
 
 
-def _from(entry: importlib.metadata.EntryPoint) -> str:
+def _from(entry: EntryPoint) -> str:
     return f"entry point {entry.name} of {entry.dist.name if entry.dist else entry.value}"
 
 

@@ -95,7 +95,7 @@ def _by_data(usage: Usage, model: str, price_provider: str, batch: bool) -> floa
     from genai_prices import Usage as PricedUsage
     from genai_prices.data_snapshot import get_snapshot
 
-    if not _is_known(_Same(snapshot := get_snapshot()), model, price_provider):
+    if not _is_known((snapshot := get_snapshot()).timestamp, model, price_provider):
         return None
     counted = PricedUsage(
         input_tokens=usage.input_tokens,
@@ -111,24 +111,13 @@ def _by_data(usage: Usage, model: str, price_provider: str, batch: bool) -> floa
         return None  # the package raises these for a model it does not know and for counts it cannot price
 
 
-class _Same:
-    """A value by what it is, not by what it holds."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.value is self.value
-
-
 @functools.lru_cache(1000)
-def _is_known(snapshot: _Same, model: str, price_provider: str) -> bool:
-    """Whether the price data have a model: that they do not takes them a look at each."""
+def _is_known(_as_of: Any, model: str, price_provider: str) -> bool:
+    """Whether the price data of this date have a model: that they do not takes them a look at each."""
+    from genai_prices.data_snapshot import get_snapshot
+
     try:
-        snapshot.value.find_provider_model(model, None, price_provider, None)
+        get_snapshot().find_provider_model(model, None, price_provider, None)
     except LookupError:
         return False
     return True
@@ -153,7 +142,7 @@ def _data(model: str, price_provider: str) -> ModelFacts:
 
     from genai_prices.data_snapshot import get_snapshot
 
-    if not _is_known(_Same(snapshot := get_snapshot()), model, price_provider):
+    if not _is_known((snapshot := get_snapshot()).timestamp, model, price_provider):
         return ModelFacts()
     found = snapshot.find_provider_model(model, None, price_provider, None)[1]
     prices = found.get_prices(datetime.now(UTC))
