@@ -240,9 +240,11 @@ class _Sending:
     def _first_token(self) -> None:
         """From here on, the limit is another one."""
         self.tokens = True
-        if self.timer is not None:
-            self.timer.cancel()
-        self._look()
+        timer, idle = self.timer, self.attempt.timeouts.idle
+        if timer is None or (idle is not None and timer.when() - asyncio.get_running_loop().time() > idle):
+            if timer is not None:
+                timer.cancel()
+            self._look()
 
 
 def refusal(dialect: Dialect, reply: Reply, body: bytes, row: Provider) -> errors.NbllmError:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from operator import is_not
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 
 from ..agents.opencode_server import OpenCodeTransport
@@ -117,6 +118,7 @@ class Client:
         self._changes: Journal | None = None
         self._scales: dict[tuple[str, str], Scale] = {}  # by provider and model
         self._pool = Pool()
+        self._composed: tuple[tuple[Any, ...], Handler | None] = (), None
         self._servers: Servers | None = None
         self.tapes = Tapes(self.registry.env if paced else {})  # what is measured is neither
 
@@ -473,7 +475,7 @@ class Client:
         running, retries = self._engine(), retries or self.retries
         gates = running.kept(Gates) if self.paced else None
         looked_up = answers.wrapper(running.kept(answers.Kept), known, sample) if known else None
-        others = self._others(request, route, **how)
+        others = self._others(request, route, **how) if route.others else ()
 
         def in_turn(handler: Handler) -> Handler:
             return failing_over(handler, others, running.kept(Breakers), anew=anew)
@@ -486,9 +488,20 @@ class Client:
         wrap = (in_turn, *self.wrap) if others else self.wrap
         budgets = budgets if self.budget is None else (*budgets, self.budget)
         watched = self._traced()
-        told: dict[str, Any] = {"budgets": budgets, "known": taped, "traced": watched and watched.chat}
-        handler = composed(self.sender or sender(self._pool), retries, wrap, self.ledger, gates, **told)
+        known_already = taped if tape or looked_up or self.tapes.to else None
+        told = budgets, known_already, watched and watched.chat
+        handler = self._handler((self.sender, self._pool, retries, wrap, self.ledger, gates, *told))
         return stream.start(running, handler(first, stream))
+
+    def _handler(self, parts: tuple[Any, ...]) -> Handler:
+        """What is composed of them; as before, where they are those of the call before."""
+        before, handler = self._composed
+        if handler is None or any(map(is_not, parts, before)):
+            own, pool, retries, wrap, ledger, gates, budgets, known, traced = parts
+            told = {"budgets": budgets, "known": known, "traced": traced}
+            handler = composed(own or sender(pool), retries, wrap, ledger, gates, **told)
+            self._composed = parts, handler
+        return handler
 
     def _others(self, request: Request, route: Route, **options: Any) -> list[Attempt]:
         """What is sent where a route fails, made ready."""

@@ -245,7 +245,8 @@ def gated(handler: Handler, gates: Gates, *, again: bool) -> Handler:
 
 def _used(sink: Sink, place: int) -> Need | None:
     """What an answer took, None where it does not say."""
-    for _, event in reversed(sink.log[place:]):
-        if isinstance(event, UsageReport):
+    log = sink.log
+    for i in range(len(log) - 1, place - 1, -1):
+        if isinstance(event := log[i][1], UsageReport):
             return Need(event.usage.input_tokens or 0.0, event.usage.output_tokens or 0.0)
     return None

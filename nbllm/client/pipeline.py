@@ -121,6 +121,8 @@ def limited(handler: Handler) -> Handler:
     """Ends after the attempt's total time, whatever goes on below."""
 
     async def limit(attempt: Attempt, sink: Sink) -> None:
+        if attempt.timeouts.total is None:
+            return await handler(attempt, sink)
         try:
             async with asyncio.timeout(attempt.timeouts.total) as clock:
                 await handler(attempt, sink)

@@ -5,6 +5,7 @@ recorded or taken by a benchmark is derived from its fields."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
@@ -302,11 +303,16 @@ class CallSpec:
         """The options of a call from keyword arguments. Raises ConfigError for a name that no call has."""
         if odd := next((name for name in given if name not in CALL), None):
             raise ConfigError(f"A call has no option {odd!r}.", hint=did_you_mean(odd, CALL))
-        return cls(**given)
+        return cls(**given) if given else _usual(cls)  # type: ignore[arg-type]
 
     def chosen(self, *parts: str) -> dict[str, Any]:
         """The options that were chosen, as keyword arguments; those that go to these parts of a call."""
         return {n: v for n in keywords(*(parts or _PARTS)) if (v := getattr(self, n)) is not None}
+
+
+@functools.cache
+def _usual(kind: type[CallSpec]) -> Any:
+    return kind()
 
 
 def _name(keyword: str) -> str:
@@ -319,6 +325,7 @@ OPTIONS: tuple[Option, ...] = tuple(
 )
 
 
+@functools.lru_cache(64)
 def keywords(*parts: str) -> tuple[str, ...]:
     """The keyword arguments of a call that go to these parts of it."""
     return tuple(o.keyword for o in OPTIONS if o.part in parts)

@@ -154,6 +154,7 @@ class HttpTransport:
         self._stamped: StampedTransport | None = None
         self._settings: tuple[str | None, ...] = ()
         self._ways: dict[Address, _Way] = {}
+        self._here: dict[Address, _Way] = {}
 
     async def prepare(self, url: str) -> None:
         """Makes what the first request to `url` needs (some 20 ms for a TLS context, more through a proxy),
@@ -175,12 +176,17 @@ class HttpTransport:
         return self._stamped is not None and (self._stamped.has_context or way.address.scheme != "https")
 
     def _way(self, address: Address) -> _Way:
-        """By the environment as it is now: a cell may set a proxy, or take one away."""
+        """By the environment as it is now: a cell may set a proxy, or take one away. What is here needs
+        none."""
+        if (here := self._here.get(address)) is not None:
+            return here
         if (now := proxies.settings()) != self._settings or len(self._ways) > _WAYS:
             self._settings, self._ways = now, {}
         if (way := self._ways.get(address)) is None:
             proxy = proxies.proxy_for(address)
             way = self._ways[address] = _Way(address, proxy is None and sys.platform != "win32", proxy)
+            if address.here and len(self._here) < _WAYS:
+                self._here[address] = way
         return way
 
     def _own(self) -> StampedTransport:
