@@ -112,6 +112,9 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'nbllm' has no attribute {name!r}")
+    magics = sys.modules.get("nbllm.notebook.magics")
+    if magics is not None and (home.startswith("client.") or name in ("rows", "bench")):
+        magics.attach()  # what asks a model asks its user in the notebook
     if not home:
         module = import_module(f".{name}", __name__)
         if name == "rows" and "ipykernel" in sys.modules:  # likewise

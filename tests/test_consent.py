@@ -9,7 +9,7 @@ import pytest
 from nbllm import Client
 from nbllm.core import errors
 from nbllm.core.messages import Message, Request
-from nbllm.routing import config, keys, registry
+from nbllm.routing import keys, registry
 from nbllm.routing.config import Places
 from nbllm.routing.dialects import DIALECTS
 
@@ -306,7 +306,6 @@ def test_a_project_s_default_model_is_not_asked_with_its_own_key(tmp_path, monke
         f'[tool.nbllm.alias]\nds = "deepseek/x"\n[tool.nbllm.use]\nmodel = "{model}"\n',
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(config, "user_file", lambda: tmp_path / "none.toml")
     r = registry.load()
     assert kept == ("model" in r.defaults)
     assert kept == (

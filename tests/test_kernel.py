@@ -262,7 +262,7 @@ def test_lines(kernel):
     assert "openai/m" in kernel.run("%llm alias quick openai/m").text
     assert kernel.run("%%llm quick\nhello").ok
     assert "OPENAI_API_KEY" in kernel.run("%llm key openai").text
-    assert "ttft" in kernel.run("%llm ping openai/m claude/m").text
+    assert "first token" in kernel.run("%llm ping openai/m claude/m").text
     assert kernel.run("%llm again claude/m").ok
     assert kernel.run("%llm last").html
     assert "temperature" in kernel.run("%llm help").text

@@ -1,7 +1,10 @@
 """What a cell costs, in counts: looks instead of pieces, rules that an output needs, modules that loading
 brings."""
 
+import json
+import os
 import re
+import subprocess
 import sys
 
 import pytest
@@ -19,6 +22,7 @@ from nbllm.notebook.view.outcome import Watcher
 from nbllm.notebook.view.state import AnswerState, gathered
 from nbllm.notebook.view.static import foot_line, note_line, reasoning_html
 from nbllm.notebook.view.styles import STYLE, container, style_of
+from nbllm.routing.config_files import Places, configured
 
 EVENTS = st.one_of(
     st.builds(TextDelta, st.sampled_from(["", "a", "one\n\n", "two "])),
@@ -136,3 +140,115 @@ def test_an_output_has_the_rules_it_needs(kind):
 def test_so_do_our_own_words(html):
     """Text as it is, thoughts and notes likewise."""
     assert [] == left_out(html, style_of(html))
+
+
+# --- loading ---
+
+SHELL = """
+import json, sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+"""
+LATER = {
+    *("httpx", "httptools", "msgspec", "markdown_it", "pygments.lexers", "tomllib", "sqlite3", "ssl"),
+    *("nbllm.client", "nbllm.dialects", "nbllm.http", "nbllm.agents", "nbllm.store", "nbllm.tools"),
+    *("nbllm.core.events", "nbllm.routing.config", "nbllm.notebook.run", "nbllm.notebook.view.static"),
+    *("pandas", "numpy", "matplotlib", "pydantic", "ipywidgets", "anywidget", "genai_prices", "mcp"),
+}
+
+
+def in_a_shell(code, folder, **env):
+    """What `code` prints in an IPython of its own, whose working folder is `folder`."""
+    return subprocess.run(
+        [sys.executable, "-c", SHELL + code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **env},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    ).stdout
+
+
+def test_loading_brings_what_a_line_needs_and_no_call(tmp_path):
+    """%load_ext imports none of what the first call does; %config and the magics are there."""
+    code = """
+before = set(sys.modules)
+shell.run_line_magic("load_ext", "nbllm")
+print(json.dumps(sorted(set(sys.modules) - before)))
+shell.run_line_magic("config", "NbLLM")
+shell.run_line_magic("llm", "use temperature=0.5")
+"""
+    loaded, _, rest = in_a_shell(code, tmp_path).partition("\n")
+    assert set() == set(json.loads(loaded)) & LATER
+    assert "NbLLM.max_tokens" in rest
+    assert "temperature=0.5" in rest
+
+
+FILES = {
+    "none": ("", False),
+    "a name": ("[project]\nname = 'x'\ndependencies = ['nbllm']\n", False),
+    "table": ("[tool.nbllm.use]\nmax_tokens = 5\nwrong = 1\n", True),
+    "dotted": ("[tool]\nnbllm.use = {max_tokens = 5, wrong = 1}\n", True),
+    "inline": ("tool = {nbllm = {use = {max_tokens = 5, wrong = 1}}}\n", True),
+    "quoted": ("[tool.'nbllm'.use]\nmax_tokens = 5\nwrong = 1\n", True),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_project_s_file_is_read_when_it_may_say_something(tmp_path, kind):
+    """However it is written; where it only names nbllm, nothing is read."""
+    text, says = FILES[kind]
+    (tmp_path / "pyproject.toml").write_text(text, "utf-8")
+    assert says == configured(Places(start=tmp_path))
+    assert configured(Places(extra=tmp_path / "any.toml"))
+    assert configured(Places(user=tmp_path / "pyproject.toml"))
+    assert not configured(Places(user=tmp_path / "missing.toml"))
+
+
+def test_what_files_choose_is_there_when_it_is_loaded(tmp_path):
+    """And what they cannot choose is told then."""
+    (tmp_path / "pyproject.toml").write_text(FILES["table"][0], "utf-8")
+    code = """
+shell.run_line_magic("load_ext", "nbllm")
+print("---")
+shell.run_line_magic("llm", "use")
+"""
+    before, _, after = in_a_shell(code, tmp_path).partition("---")
+    assert "leaves out the default 'wrong'" in before
+    assert "max_tokens=5" in after
+
+
+@pytest.mark.parametrize("first", ["load", "client"])
+def test_the_shared_client_can_ask_its_user(tmp_path, first):
+    """Whether it is made before or after the extension was loaded, by whatever; not once that is
+    unloaded."""
+    load, client = "shell.run_line_magic('load_ext', 'nbllm')", "client = nbllm.Chat(model='sim').client"
+    code = f"""
+import nbllm
+{load if first == "load" else client}
+{client if first == "load" else load}
+print("asks", client.asker is not None)
+shell.run_line_magic("unload_ext", "nbllm")
+print("then", client.asker is not None)
+"""
+    told = in_a_shell(code, tmp_path)
+    assert "asks True" in told
+    assert "then False" in told
+
+
+def test_values_draw_themselves_in_a_shell_that_has_loaded_it(tmp_path):
+    """A Response of Python's own way is drawn safely, once it is unloaded as any object."""
+    code = """
+shell.run_line_magic("load_ext", "nbllm")
+shell.run_cell("import nbllm; r = nbllm.complete('x', 'sim/openai@text=Hello')")
+shell.run_cell("r")
+print("---")
+shell.run_line_magic("unload_ext", "nbllm")
+shell.run_cell("r")
+"""
+    drawn, _, bare = in_a_shell(code, tmp_path).partition("---")
+    assert "Hello" in drawn
+    assert "[simulated]" in drawn
+    assert "Response(" not in drawn
+    assert "[simulated]" not in bare

@@ -50,6 +50,7 @@ def _bench(kind: str, words: str) -> Any:
     return _cell(kind, words, scope="bench", default=False)
 
 
+LEDGERS = ("disk", "memory", "texts")  # where calls are noted; texts: on disk, with prompts and answers
 _EFFORTS = ("none", "minimal", "low", "medium", "high")
 
 

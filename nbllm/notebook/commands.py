@@ -16,7 +16,8 @@ from ..core.errors import ConfigError, after_answer
 from ..core.events import Response
 from ..core.options import Option
 from ..routing import keys
-from ..routing.config import plain, user_file
+from ..routing.config import plain
+from ..routing.config_files import user_file
 from ..routing.toml_edit import set_entry
 from ..store.recordings import Recording, Tape, beside
 from . import overview

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from types import FunctionType
-from typing import Any
 
 from ..core.options import Option
 from ..routing.config import head
@@ -15,37 +14,6 @@ from .syntax.options import OPTIONS, SUBCOMMANDS, WORDS
 
 _LINE = re.compile(r"^(?P<magic>%{1,2})(?:llm|nbllm)(?P<rest>[ \t].*|)$")
 _BRACE = re.compile(r"\{(\w*)$")
-
-
-def install(session: Session) -> None:
-    """Adds the matcher to the session's shell."""
-    from IPython.core.completer import context_matcher
-
-    def matcher(context: Any) -> dict[str, Any]:
-        return _matches(session, context.full_text, context.cursor_position, context.cursor_line)
-
-    session.matcher = context_matcher(identifier="nbllm")(matcher)
-    session.shell.Completer.custom_matchers.append(session.matcher)
-
-
-def remove(session: Session) -> None:
-    """Takes the matcher away."""
-    matchers = session.shell.Completer.custom_matchers
-    if session.matcher in matchers:
-        matchers.remove(session.matcher)
-
-
-def _matches(session: Session, text: str, column: int, row: int) -> dict[str, Any]:
-    from IPython.core.completer import SimpleCompletion
-
-    prefix, found = candidates(session, text, column, row)
-    entries = [SimpleCompletion(text=word, type=kind) for word, kind in found]
-    return {
-        "completions": entries,
-        "matched_fragment": prefix,
-        "suppress": bool(entries),
-        "ordered": True,
-    }
 
 
 def candidates(session: Session, text: str, column: int, row: int) -> tuple[str, list[tuple[str, str]]]:

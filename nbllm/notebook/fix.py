@@ -3,14 +3,12 @@ run by itself."""
 
 from __future__ import annotations
 
-import re
-import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError
 from ..core.messages import Text
 from ..tools.changes import lines
-from .session import Failure, Session
+from .session import Session
 from .view.frontend import where
 from .view.hidden import clean, cleaned
 from .view.markdown import code_html, fences
@@ -19,8 +17,6 @@ from .view.static import Rendered, bundle_of, code_of, joined, note_line
 if TYPE_CHECKING:
     from ..core.events import Response
 
-_CELL = re.compile(r"/ipykernel_\d+/\d+\.py$")
-_LONGEST = 6_000  # characters of a traceback: its end says most
 _PROMPT = """This cell of a Jupyter notebook failed.
 
 ```python
@@ -34,40 +30,6 @@ It raised:
 ```
 
 Say in one or two sentences why. Then give the whole cell, corrected, in one ```python fence. Change no more than is needed."""  # noqa: E501
-
-
-def install(session: Session) -> None:
-    """Begins to note which cell failed last."""
-
-    def note(result: Any) -> None:
-        error = result.error_in_exec or result.error_before_exec
-        source = str(getattr(result.info, "raw_cell", "") or "")
-        if error is not None and not source.lstrip().startswith(("%llm", "%%llm", "%nbllm", "%%nbllm")):
-            session.failure = Failure(source, _told(error))
-
-    session.noting = note
-    session.shell.events.register("post_run_cell", note)
-
-
-def remove(session: Session) -> None:
-    """Ends that."""
-    if session.noting is not None:
-        session.shell.events.unregister("post_run_cell", session.noting)
-        session.noting = None
-
-
-def _told(error: BaseException) -> str:
-    """The traceback without IPython's own frames and without values of variables."""
-    frames = [
-        f
-        for f in traceback.extract_tb(error.__traceback__)
-        if "/IPython/" not in f.filename.replace("\\", "/")
-    ]
-    for frame in frames:
-        if _CELL.search(frame.filename.replace("\\", "/")):
-            frame.filename = "<cell>"  # its file is a temporary one of this machine
-    lines = [*traceback.format_list(frames), *traceback.format_exception_only(type(error), error)]
-    return "".join(lines)[-_LONGEST:].strip()
 
 
 def prompt(session: Session) -> tuple[Text, str]:

@@ -8,29 +8,33 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from types import MethodType
 from typing import Any
 
 from ..core.errors import ConfigError, NbllmError
-from .session import Session, forget, session_of
-from .syntax import parser as grammar
+from .session import Session, forget, loaded, session_of
 from .syntax.options import SUBCOMMANDS
-from .syntax.statements import statements
 
 NAMES = ("llm", "nbllm")
+_API = "nbllm.client.api"  # has the shared client
+_IDLE = 0.3  # seconds after loading
 
 
 def load_ipython_extension(shell: Any) -> None:
     """Registers the magics, completion and the drawing of responses in `shell`."""
-    from . import completion, fix, formatters, settings
+    from . import hooks, settings
     from .comms import warm_up
     from .view.frontend import listen, where
 
     session = session_of(shell)
-    session.client.asker = _ask
+    session.asker = _ask
+    if _API in sys.modules:  # the shared client may be in use
+        attach(shell)
     if session.matcher is None:
-        fix.install(session)
         settings.install(session)
         if os.environ.get("NBLLM_BUDGET"):
             from .budget import install
@@ -39,13 +43,30 @@ def load_ipython_extension(shell: Any) -> None:
         if where(shell) == "live":
             session.comm = warm_up()
             listen(session.hear)
+            with suppress(Exception):  # a kernel without such a loop: the first cell loads it
+                shell.kernel.io_loop.call_later(_IDLE, _prepare)
     for name in NAMES:
         shell.register_magic_function(_magic(session), "line_cell", name)
         shell.register_magic_function(_bench_magic(session), "cell", f"{name}_bench")
-    completion.install(session)
-    formatters.install(session)
+    hooks.install(session)
     if questions not in shell.input_transformers_cleanup:
         shell.input_transformers_cleanup.append(questions)
+
+
+def attach(shell: Any = None) -> None:
+    """Lets the shared client ask in the notebook where it is loaded, whatever asks a model."""
+    from IPython import get_ipython
+
+    session = loaded(shell or get_ipython())
+    if session is not None:
+        session.client.asker = session.asker
+
+
+def _prepare() -> None:
+    """Loads what the first cell needs, while the user writes it."""
+    with suppress(Exception):  # the first cell will say what is wrong
+        import_module(".cell", __package__)
+        import_module(".view.markdown", __package__).parser()
 
 
 def _ask(question: Any) -> Any:
@@ -57,14 +78,15 @@ def _ask(question: Any) -> Any:
 
 def unload_ipython_extension(shell: Any) -> None:
     """Takes away what loading brought; the notebook's variables stay."""
-    from . import completion, fix, formatters, settings
+    from . import hooks, settings
     from .view.frontend import listen
 
     session = session_of(shell)
     if session.matcher is None:  # it is not loaded
         return
-    session.client.asker = None
-    for part in (fix, settings, completion, formatters):
+    if session.made is not None:
+        session.made.asker = None
+    for part in (settings, hooks):
         part.remove(session)
     if session.actions is not None:
         session.actions.close()
@@ -93,6 +115,8 @@ def questions(lines: list[str]) -> list[str]:
         return [*lines, "\n"] if _OURS.match(lines[0]) and not "".join(lines[1:]) else lines
     if not any(map(_QUESTION.fullmatch, lines)):
         return lines
+    from .syntax.statements import statements
+
     commands = statements(lines)
     return [_asked(line) if i in commands else line for i, line in enumerate(lines)]
 
@@ -190,9 +214,10 @@ def _question(session: Session, line: str) -> str:
 
 def _line(session: Session, line: str) -> Any:
     from .commands import COMMANDS
+    from .syntax.parser import subcommand
 
     try:
-        name, rest = grammar.subcommand(line)
+        name, rest = subcommand(line)
     except ConfigError:
         name, rest = "ask", _question(session, line)
         if not rest:

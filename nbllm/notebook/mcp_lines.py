@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from ..core.errors import ConfigError, looks_like_key
-from ..routing.config import user_file
+from ..routing.config_files import user_file
 from ..routing.oauth import Listener, shown
 from ..tools.consent import Change
 from ..tools.mcp_config import save as write_own

@@ -27,7 +27,7 @@ from typing import Any
 
 from ..core.errors import ConfigError
 from ..core.template import expressions, parameters_in
-from ..routing.config import nearest_pyproject
+from ..routing.config_files import nearest_pyproject
 from ..routing.files import read_small, write_whole
 from .session import Session
 from .syntax.options import OPTIONS

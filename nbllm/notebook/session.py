@@ -8,27 +8,26 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..client.api import default_client
-from ..client.client import Client
-from ..client.policy import Timeouts
-from ..client.stream import Stream
-from ..core.calls import Provider, Secret
 from ..core.errors import ConfigError
-from ..core.events import Response
-from ..core.messages import Message, Text
-from ..core.options import CALL, CallSpec
-from ..routing.registry import Route
-from ..store.chats import KeptChats
-from .chats import Chats, Place, Shelf
-from .comparison import Comparison
-from .question import Contestant, Question, spendable
-from .so_far import NotebookSoFar
-from .syntax.parser import Line, parse
 from .view.frontend import KernelPort, request
 from .view.hidden import plain
-from .view.outcome import Outcome
+
+if TYPE_CHECKING:
+    from ..client.client import Client
+    from ..client.policy import Timeouts
+    from ..client.stream import Stream
+    from ..core.calls import Provider, Secret
+    from ..core.events import Response
+    from ..core.messages import Message
+    from ..core.options import CallSpec
+    from ..routing.registry import Route
+    from .chats import Chats, Place, Shelf
+    from .comparison import Comparison
+    from .question import Contestant, Question
+    from .syntax.parser import Line
+    from .view.outcome import Outcome
 
 _STATE = "_nbllm_session"
 
@@ -43,10 +42,10 @@ class Failure:
 
 @dataclass(slots=True)
 class Session:
-    """The state behind the magics."""
+    """The state behind the magics. Light: what a call needs loads with the first one."""
 
     shell: Any
-    client: Client = field(default_factory=default_client)
+    made: Client | None = None  # see client
     defaults: dict[str, Any] = field(default_factory=dict)
     asked: Question | None = None
     outcomes: tuple[Outcome, ...] = ()  # the last answers: one, or those of the last comparison
@@ -59,16 +58,33 @@ class Session:
     noting: Any = None  # the hook that notes it
     offered: dict[str, str] = field(default_factory=dict)  # code that cells have put below themselves
     fragments: dict[str, str] = field(default_factory=dict)  # prompts kept by save=
-    chats: Chats = field(init=False)
+    asker: Any = None  # asks the person before a tool runs
     running: list[Any] = field(default_factory=list)  # runs that are answered in the background
     settings: Any = None  # what %config NbLLM shows
     actions: Any = None  # what can be done with answers below them
     comm: Any = None  # the small widget that was made so that later ones are heard while a cell runs
     matcher: Any = None  # the completion that was installed
+    _chats: Chats | None = None
     _chats_of: str = ""  # whose conversations are kept
 
-    def __post_init__(self) -> None:
-        self.chats = Chats(self._shelf)
+    @property
+    def client(self) -> Client:
+        """What asks: the one that the module's functions share, unless another was given."""
+        if self.made is None:
+            from ..client.api import default_client
+
+            self.made = default_client()
+            self.made.asker = self.asker
+        return self.made
+
+    @property
+    def chats(self) -> Chats:
+        """The conversations."""
+        if self._chats is None:
+            from .chats import Chats
+
+            self._chats = Chats(self._shelf)
+        return self._chats
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -93,6 +109,9 @@ class Session:
         registry = self.client.registry
         if not registry.keep_chats:
             return None
+        from ..store.chats import KeptChats
+        from .chats import Shelf
+
         if not self._chats_of:
             self._chats_of = self.file or os.getcwd()
         names = {name for row in registry.rows.values() for name in row.key_env}
@@ -108,6 +127,8 @@ class Session:
 
     def parse(self, line: str) -> Line:
         """Reads the line of a cell or of a command, with the dialects that there are. Raises ConfigError."""
+        from .syntax.parser import parse
+
         return parse(line, self.client.registry.dialects)
 
     def send(self, question: Question, contestant: Contestant) -> Stream:
@@ -118,6 +139,9 @@ class Session:
 
     def prepared(self, question: Question, contestant: Contestant) -> tuple[Route, CallSpec]:
         """Where a name leads, and what the options mean for the call."""
+        from ..core.options import CALL, CallSpec
+        from .question import spendable
+
         options = contestant.options
         route = self.client.resolve(contestant.model, options.get("base_url"), options.get("dialect"))
         found = {name: options[name] for name in CALL if name in options} | {
@@ -135,6 +159,8 @@ class Session:
     def messages(self, question: Question, route: Route) -> list[Message]:
         """The conversation to send. Where the provider has no mode for schemas, the prompt asks for JSON in
         words."""
+        from ..core.messages import Message, Text
+
         parts = question.parts
         if question.shape is not None and not _has_schemas(route):
             parts = (*parts, Text(("\n\n" if parts else "") + question.shape.instructions()))
@@ -162,6 +188,8 @@ class Session:
         name = options.get("key")
         if name is None or self.client.tapes.look() is not None:  # a replay needs no key
             return None
+        from ..core.calls import Secret
+
         value = self.client.registry.env.get(name) or self.namespace.get(name)
         if not isinstance(value, str) or not value:
             raise ConfigError(
@@ -173,6 +201,8 @@ class Session:
     @property
     def place(self) -> Place:
         """Which cell runs, and which run of it."""
+        from .chats import Place
+
         asked = request(self.shell)
         return Place(str(asked.get("metadata", {}).get("cellId") or ""), _id(asked))
 
@@ -249,6 +279,8 @@ class Session:
     @property
     def _ours(self) -> dict[str, Any]:
         """What a prompt may name that is no variable: the notebook so far, and the last error."""
+        from .so_far import NotebookSoFar
+
         failed = {"Err": self.failure.error} if self.failure is not None else {}
         return {"notebook": NotebookSoFar.of(self.shell), **failed}
 
@@ -312,9 +344,15 @@ def current_session() -> Session:
     return session_of(shell)
 
 
+def loaded(shell: Any) -> Session | None:
+    """The session of `shell`, where there is one."""
+    session: Session | None = getattr(shell, _STATE, None)
+    return session
+
+
 def session_of(shell: Any) -> Session:
     """The one session of `shell`."""
-    session = getattr(shell, _STATE, None)
+    session = loaded(shell)
     if session is None:
         session = Session(shell)
         setattr(shell, _STATE, session)

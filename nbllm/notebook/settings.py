@@ -7,11 +7,13 @@ keep the extension from loading.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from ..routing.config import LEDGERS
+from ..core.options import LEDGERS
+from ..routing.config_files import Places, configured
 from .session import Session, session_of
 from .syntax.options import OPTIONS, Unreadable, read
 
@@ -55,10 +57,10 @@ def _read(session: Session, name: str, value: Any) -> Any:
 
 
 def install(session: Session) -> None:
-    """Takes the files' defaults over, and registers NbLLM with the shell."""
+    """Takes the files' defaults over, where there are files, and registers NbLLM with the shell."""
     from traitlets import TraitError
 
-    for name, value in session.client.registry.defaults.items():
+    for name, value in session.client.registry.defaults.items() if _has_files() else ():
         try:
             if name not in NAMES:
                 raise Unreadable("is no option that can be a default")
@@ -79,6 +81,10 @@ def install(session: Session) -> None:
         _keep(session, settings.ledger)
     session.settings = settings
     shell.configurables.append(settings)
+
+
+def _has_files() -> bool:
+    return configured(Places.of(os.environ))
 
 
 def _keep(session: Session, kept: str | None) -> None:

@@ -47,7 +47,8 @@ from typing import TYPE_CHECKING, Any
 from ..agents.remote_protocol import AgentToAgent
 from ..core.calls import Dialect, Provider, origin, same_host
 from ..core.errors import ConfigError
-from ..core.options import OPTIONS
+from ..core.options import LEDGERS, OPTIONS
+from .config_files import Places, nearest_pyproject, user_file
 from .dialects import DIALECTS
 from .files import read_small
 from .spec import BUILT_IN, is_loopback, provider_row, spent
@@ -61,7 +62,6 @@ REMOTE = "remote/"  # before those of agents on other machines
 _SPACES = ("cli/", PLUGIN, REMOTE)  # what may stand before a row's name, and is a part of it
 _BROUGHT = ("provider", "alias")
 _TABLES = ("provider", "alias", "allow", "use", "tool")
-LEDGERS = ("disk", "memory", "texts")  # where calls are noted; texts: on disk, with prompts and answers
 _NOT_A_PROJECTS = frozenset(o.name for o in OPTIONS if not o.project)
 # What a project may change of a provider that the user knows: how it is called, counted and written to.
 _FREE = frozenset({"label", "default_model", "model", "price", "quirks", "verified"})
@@ -85,24 +85,6 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.where}{f', line {self.line}' if self.line else ''}: {self.message}"
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where configuration is looked for, None for nowhere. start: the folder from which a pyproject.toml is
-    sought upward."""
-
-    user: Path | None = None
-    start: Path | None = None
-    extra: Path | None = None
-    plugins: bool = False
-
-    @classmethod
-    def of(cls, env: Mapping[str, str]) -> Places:
-        """This machine's where `env` is the process's own environment; else only NBLLM_CONFIG, where `env`
-        names it."""
-        extra = Path(env["NBLLM_CONFIG"]).expanduser() if env.get("NBLLM_CONFIG") else None
-        return cls(user_file(), _here(), extra, plugins=True) if env is os.environ else cls(extra=extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +113,6 @@ class Config:
     ledger: str = LEDGERS[0]
     keep_chats: bool = False  # whether named conversations are kept on disk
     otel: bool = False  # whether calls become OpenTelemetry's spans
-
-
-def user_file() -> Path:
-    """The person's own file, at the platform's own place: ~/.config/nbllm/providers.toml on Linux."""
-    import platformdirs
-
-    return platformdirs.user_config_path("nbllm", appauthor=False) / "providers.toml"
 
 
 def load(places: Places) -> Config:
@@ -172,23 +147,6 @@ def load(places: Places) -> Config:
 
 
 # --- finding ------------------------------------------------------------------------------------------------
-
-
-def _here() -> Path | None:
-    try:
-        return Path.cwd()
-    except FileNotFoundError:  # the folder is gone
-        return None
-
-
-def nearest_pyproject(start: Path) -> Path | None:
-    """The first pyproject.toml from `start` upward, not above a repository's root or the person's home."""
-    for folder in (start, *start.parents):
-        if (folder / "pyproject.toml").is_file():
-            return folder / "pyproject.toml"
-        if folder == Path.home() or any((folder / mark).exists() for mark in (".git", ".hg", ".jj", ".svn")):
-            return None
-    return None
 
 
 def _files(config: Config, places: Places) -> Iterator[Layer]:

@@ -19,9 +19,11 @@ from urllib.parse import quote, urlsplit
 from ..core.addresses import holds_more, ip
 from ..core.calls import Dialect, Hidden, Provider, Quirks, Secret, shown
 from ..core.errors import AuthenticationError, ConfigError
+from ..core.options import LEDGERS
 from ..dialects._limits import seconds
 from . import config, keys
-from .config import Places, Problem
+from .config import Problem
+from .config_files import Places, user_file
 from .dialects import DIALECTS
 from .places import bare, place
 from .spec import filled, provider_row, spent, variables
@@ -142,7 +144,7 @@ class Registry:
     defaults: dict[str, Any] = field(default_factory=dict)  # of cells, as configuration files have them
     keep_chats: bool = False  # whether named conversations are kept on disk
     otel: bool = False  # whether calls become OpenTelemetry's spans
-    ledger: str = config.LEDGERS[0]  # where calls are noted, for the clients that are made with this
+    ledger: str = LEDGERS[0]  # where calls are noted, for the clients that are made with this
     tools: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # HTTP endpoints, as files have them
     _routes: Routes = field(default_factory=Routes, init=False, repr=False, compare=False)
 
@@ -485,7 +487,7 @@ class Registry:
     def allow(self, row: Provider, path: Path | None = None) -> tuple[str, ...]:
         """Lets a project's row use what it waits for, now and in the person's file. Raises ConfigError where
         that cannot be edited."""
-        path, place = path or config.user_file(), keys.origin(row.base_url)
+        path, place = path or user_file(), keys.origin(row.base_url)
         change_entry(
             path,
             "allow",

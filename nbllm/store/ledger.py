@@ -19,8 +19,8 @@ from typing import Any
 from weakref import WeakSet
 
 from ..core.errors import ConfigError
+from ..core.options import LEDGERS
 from ..dialects.embeddings import EMBEDDERS
-from ..routing.config import LEDGERS
 from .chunks import Recorded, Row
 from .history import Book, Key, Record, book, read
 from .measure import Call, failed, rows

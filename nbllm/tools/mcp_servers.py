@@ -16,7 +16,7 @@ from ..core.addresses import parse
 from ..core.errors import ConfigError, TransportError
 from ..core.messages import Message
 from ..core.values import BUDGET
-from ..routing.config import user_file
+from ..routing.config_files import user_file
 from ..routing.key_stores import Stores
 from ..routing.registry import Registry
 from .consent import Consent

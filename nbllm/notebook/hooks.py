@@ -1,0 +1,112 @@
+"""What is hooked into a shell: which cell failed last, completion, and how a Response draws itself as a
+cell's value. Light: what they do loads when it is first done."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from .session import Failure, Session
+
+if TYPE_CHECKING:
+    from ..core.events import Response
+    from .comparison import Comparison
+
+_CELL = re.compile(r"/ipykernel_\d+/\d+\.py$")
+_LONGEST = 6_000  # characters of a traceback: its end says most
+_DRAWN = (("nbllm.core.events", "Response"), ("nbllm.notebook.comparison", "Comparison"))
+
+
+def install(session: Session) -> None:
+    """Puts all into the session's shell; what is there already stays."""
+    if session.matcher is None:
+        _note_failures(session)
+        _complete(session)
+    printer = session.shell.display_formatter.ipython_display_formatter
+    printer.for_type_by_name(*_DRAWN[0], lambda response: _draw(session, response))
+    printer.for_type_by_name(*_DRAWN[1], lambda comparison: _draw_all(session, comparison))
+
+
+def remove(session: Session) -> None:
+    """Takes all away."""
+    if session.noting is not None:
+        session.shell.events.unregister("post_run_cell", session.noting)
+        session.noting = None
+    matchers = session.shell.Completer.custom_matchers
+    if session.matcher in matchers:
+        matchers.remove(session.matcher)
+    printer = session.shell.display_formatter.ipython_display_formatter
+    for module, name in _DRAWN:
+        printer.deferred_printers.pop((module, name), None)
+        for kind in [k for k in printer.type_printers if (k.__module__, k.__name__) == (module, name)]:
+            del printer.type_printers[kind]
+
+
+# --- failures ---
+
+
+def _note_failures(session: Session) -> None:
+    def note(result: Any) -> None:
+        error = result.error_in_exec or result.error_before_exec
+        source = str(getattr(result.info, "raw_cell", "") or "")
+        if error is not None and not source.lstrip().startswith(("%llm", "%%llm", "%nbllm", "%%nbllm")):
+            session.failure = Failure(source, _told(error))
+
+    session.noting = note
+    session.shell.events.register("post_run_cell", note)
+
+
+def _told(error: BaseException) -> str:
+    """The traceback without IPython's own frames and without values of variables."""
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if "/IPython/" not in f.filename.replace("\\", "/")
+    ]
+    for frame in frames:
+        if _CELL.search(frame.filename.replace("\\", "/")):
+            frame.filename = "<cell>"  # its file is a temporary one of this machine
+    lines = [*traceback.format_list(frames), *traceback.format_exception_only(type(error), error)]
+    return "".join(lines)[-_LONGEST:].strip()
+
+
+# --- completion ---
+
+
+def _complete(session: Session) -> None:
+    from IPython.core.completer import context_matcher
+
+    def matcher(context: Any) -> dict[str, Any]:
+        return _matches(session, context.full_text, context.cursor_position, context.cursor_line)
+
+    session.matcher = context_matcher(identifier="nbllm")(matcher)
+    session.shell.Completer.custom_matchers.append(session.matcher)
+
+
+def _matches(session: Session, text: str, column: int, row: int) -> dict[str, Any]:
+    from IPython.core.completer import SimpleCompletion
+
+    prefix, found = "", list[tuple[str, str]]()
+    if text.lstrip().startswith("%") or "\n%" in text:  # ours, or another magic's
+        from .completion import candidates
+
+        prefix, found = candidates(session, text, column, row)
+    entries = [SimpleCompletion(text=word, type=kind) for word, kind in found]
+    return {"completions": entries, "matched_fragment": prefix, "suppress": bool(entries)}
+
+
+# --- drawing ---
+
+
+def _draw(session: Session, response: Response) -> None:
+    """The safe bundle, unless that cell has just streamed it."""
+    if not session.was_shown(response):
+        from .view.static import final, footer
+
+        session.show(final(response, footer=footer(response)))
+
+
+def _draw_all(session: Session, comparison: Comparison) -> None:
+    if not session.was_shown(comparison):
+        session.show(comparison._repr_mimebundle_())

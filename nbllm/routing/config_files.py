@@ -1,0 +1,69 @@
+"""Where configuration is looked for. Light: loading the notebook's extension looks here, and reads further
+only where there is something."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .files import read_small
+
+# where a pyproject.toml may have a table for nbllm, and not only its name
+_TOOL = re.compile(r"""tool["']?\s*\.\s*["']?nbllm|(?:^|[{,])\s*["']?nbllm["']?\s*[.=]""", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where configuration is looked for, None for nowhere. start: the folder from which a pyproject.toml is
+    sought upward."""
+
+    user: Path | None = None
+    start: Path | None = None
+    extra: Path | None = None
+    plugins: bool = False
+
+    @classmethod
+    def of(cls, env: Mapping[str, str]) -> Places:
+        """This machine's where `env` is the process's own environment; else only NBLLM_CONFIG, where `env`
+        names it."""
+        extra = Path(env["NBLLM_CONFIG"]).expanduser() if env.get("NBLLM_CONFIG") else None
+        return cls(user_file(), _here(), extra, plugins=True) if env is os.environ else cls(extra=extra)
+
+
+def user_file() -> Path:
+    """The person's own file, at the platform's own place: ~/.config/nbllm/providers.toml on Linux."""
+    import platformdirs
+
+    return platformdirs.user_config_path("nbllm", appauthor=False) / "providers.toml"
+
+
+def _here() -> Path | None:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # the folder is gone
+        return None
+
+
+def nearest_pyproject(start: Path) -> Path | None:
+    """The first pyproject.toml from `start` upward, not above a repository's root or the person's home."""
+    for folder in (start, *start.parents):
+        if (folder / "pyproject.toml").is_file():
+            return folder / "pyproject.toml"
+        if folder == Path.home() or any((folder / mark).exists() for mark in (".git", ".hg", ".jj", ".svn")):
+            return None
+    return None
+
+
+def configured(places: Places) -> bool:
+    """Whether a file of the user's or of the project may say something; of one that cannot be read, it
+    may."""
+    if places.extra is not None or (places.user is not None and places.user.exists()):
+        return True
+    project = nearest_pyproject(places.start) if places.start else None
+    try:
+        return project is not None and _TOOL.search(read_small(project)) is not None
+    except (OSError, ValueError):
+        return True
