@@ -17,6 +17,8 @@ from ..core.extras import needs
 
 if TYPE_CHECKING:
     from ..store.columns import schema as schema
+    from .assertions import cases as cases
+    from .assertions import grid as grid
     from .comparison import compare as compare
     from .decisions import check as check
     from .decisions import goodput as goodput
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from .exchange import export as export
     from .files import load as load
     from .files import save as save
+    from .judging import judge as judge
+    from .judging import win_rates as win_rates
     from .planning import power as power
     from .plots import plot as plot
     from .presets import coldstart as coldstart
@@ -50,6 +54,8 @@ _HOME = {
     **dict.fromkeys(("load", "save"), "files"),
     "answers": "scoring",
     **dict.fromkeys(("check", "goodput", "leaderboard"), "decisions"),
+    **dict.fromkeys(("cases", "grid"), "assertions"),
+    **dict.fromkeys(("judge", "win_rates"), "judging"),
     "compare": "comparison",
     "export": "exchange",
     "trace": "traces",
@@ -66,7 +72,7 @@ _HOME = {
 _NEEDS = {
     **dict.fromkeys(
         (
-            *("compare", "summary", "check", "goodput", "leaderboard", "power"),
+            *("compare", "summary", "check", "goodput", "leaderboard", "power", "judge", "win_rates"),
             *("coldstart", "ladder", "warm", "streaming", "gateway"),
         ),
         ("scipy",),

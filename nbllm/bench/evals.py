@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .grades import PASSES, PREFIX
 from .scoring import answers
 from .summaries import SCORE, ordered
 
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
-_PASSES = 0.5  # a score from here on is a pass, where nothing was asserted
 _REASONS = {
     "length": "max_tokens",
     "stop": "stop",
@@ -46,7 +46,7 @@ def _plain(value: Any) -> Any:
 
 def _checks(row: Mapping[str, Any]) -> dict[str, float]:
     """What was asserted and scored of a request, by name."""
-    named = {k: float(v) for k, v in row.items() if k.startswith("check_") and v is not None}
+    named = {k: float(v) for k, v in row.items() if k.startswith(PREFIX) and v is not None}
     return named | ({SCORE: float(row[SCORE])} if row.get(SCORE) is not None else {})
 
 
@@ -152,10 +152,10 @@ def to_promptfoo(df: pd.DataFrame) -> Row:
 
 def _result(row: Row, test: int, place: int) -> Row:
     checks = _checks(row)
-    good = bool(row["ok"]) and all(value >= _PASSES for value in checks.values())
+    good = bool(row["ok"]) and all(value >= PASSES for value in checks.values())
     score = sum(checks.values()) / len(checks) if checks else float(good)
     parts = [
-        {"pass": v >= _PASSES, "score": v, "reason": k, "assertion": {"type": k}} for k, v in checks.items()
+        {"pass": v >= PASSES, "score": v, "reason": k, "assertion": {"type": k}} for k, v in checks.items()
     ]
     tokens = {"prompt": row["in_tokens"] or 0, "completion": row["out_tokens"] or 0}
     return {

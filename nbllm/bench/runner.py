@@ -23,11 +23,12 @@ from ..core import addresses, errors
 from ..core.options import ADDRESS, REQUEST, SENDING
 from ..routing import prices
 from ..store import columns
-from . import counting, plan, planning, prompts
+from . import counting, judging, plan, planning, prompts
 from .achieved import missed
+from .assertions import assertions, checked
 from .progress import Progress
 from .run_spec import Arm, Job, Rules, described, differences, own_headers, with_headers
-from .scoring import Scorer, scored
+from .scoring import JUDGE, Scorer, scored
 from .scoring import scorable as _scorable
 from .store import FILE, POINTER, Store, find, home, opened
 from .supervisor import work
@@ -63,6 +64,8 @@ def run(
     prompt: str | None = None,
     keep_answers: bool = True,
     score: str | Scorer | None = None,
+    judge: str | None = None,
+    asserts: Any = None,
     tokenizer: Any = None,
     progress: Progress | bool | None = None,
     client: Client | None = None,
@@ -90,8 +93,10 @@ def run(
     is in flight, and for a run that is resumed. max_errors: so many failures in a row, and a model is
     asked no more; None for no end. keep_answers: False keeps no text (see `bench.answers`). score: a
     column of expected answers, each of which an answer must hold, or a function of an answer and of the
-    prompt's other columns; it gives a column score. tokenizer: who counts where a server does not: a name
-    of tiktoken's, a Hugging Face tokenizer.json, a tokenizer, or a function of a text; without it
+    prompt's other columns; it gives a column score; or "judge: which answer is more correct?", which the
+    model judge decides between each two answers (see `bench.judge`). asserts: what an answer must be (see
+    docs/benchmarks.md): columns check_NAME and passed. tokenizer: who counts where a server does not: a
+    name of tiktoken's, a Hugging Face tokenizer.json, a tokenizer, or a function of a text; without it
     tok_source says estimate. directory: where the run is kept. progress: False for none, or who shows it.
     disturb: see selftest. options: of every call, such as max_tokens, temperature, timeout.
 
@@ -105,7 +110,8 @@ def run(
     if recorded:
         prompts, arrivals = _recorded(prompts, (concurrency, rate, arrivals, per_turn))
     prompt_set = _prompts(prompts, prompt)
-    _scorable(score, keep_answers, prompt_set)
+    _scorable(score, keep_answers, prompt_set, judge)
+    checks = assertions(asserts, prompt_set, kept=keep_answers)
     seed = secrets.randbelow(2**31) if seed is None else seed
     loads = plan.Load.of(concurrency=concurrency, rate=rate, arrivals=arrivals, per_turn=per_turn)
     loads = tuple(replace(load, aligned=recorded) for load in loads)
@@ -154,7 +160,10 @@ def run(
     df = work(place, job, progress)
     if progress is not False and (told := missed(df)):
         warnings.warn(told, stacklevel=2)
-    if score is not None:
+    checked(place, df, checks)
+    if isinstance(score, str) and score.startswith(JUDGE) and judge:
+        judging.scored(place, df, score.removeprefix(JUDGE).strip(), judge, client)
+    elif score is not None:
         scored(place, df, score)
     return df
 

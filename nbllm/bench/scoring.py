@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import errors
+from .assertions import Check, scorer
 from .prompts import Prompt, load
 from .store import Store, opened
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # A function of an answer and of what its prompt's row says beside the prompt.
 Scorer = Callable[[str, Mapping[str, Any]], float | bool]
+JUDGE = "judge:"
 
 
 def answers(df: pd.DataFrame) -> pd.DataFrame:
@@ -48,13 +49,21 @@ def _asked(store: Store) -> dict[str, str]:
     return found
 
 
-def scorable(score: str | Scorer | None, kept: bool, prompts: Sequence[Prompt]) -> None:
+def scorable(
+    score: str | Scorer | None, kept: bool, prompts: Sequence[Prompt], judge: str | None = None
+) -> None:
     """Raises ConfigError where answers could not be scored after they are paid for."""
+    judged = isinstance(score, str) and score.startswith(JUDGE)
+    if judged != (judge is not None) or score == JUDGE:
+        raise errors.ConfigError(
+            "A judge needs a question and a model.",
+            hint='score="judge: which answer is more correct?", judge="openai/mini"',
+        )
     if score is None:
         return
     if not kept:
         raise errors.ConfigError("score= needs the answers.", hint="Leave keep_answers=False out.")
-    if isinstance(score, str) and not all(score in prompt.more for prompt in prompts):
+    if isinstance(score, str) and not judged and not all(score in prompt.more for prompt in prompts):
         raise errors.ConfigError(
             f"Not every prompt has an expected answer {score!r}.",
             hint="score= names a column of the DataFrame of prompts, or is a function of an answer.",
@@ -68,16 +77,19 @@ def scored(place: Path, df: pd.DataFrame, score: str | Scorer) -> None:
     none, and a warning says so: it has been paid for."""
     import warnings
 
+    check = _expected(score) if isinstance(score, str) else scorer(score)
     with Store(place) as store:
-        kept = store.answers()
+        kept, asked = store.answers(), _asked(store)
         more = {str(p["id"]): p.get("more", {}) for p in (store.get("job") or {}).get("prompts", [])}
         found: dict[str, float] = {}
         wrong = ""
         for row in df[df["ok"].fillna(False).astype(bool)].to_dict("records"):
             said = more.get(str(row["prompt_id"]).partition("#")[0], {})
+            about = {"asked": asked.get(str(row["prompt_id"]), "")}
             if row["request_id"] in kept:
                 try:
-                    found[row["request_id"]] = _score(score, kept[row["request_id"]][0], said)
+                    value = check(kept[row["request_id"]][0], said, about)
+                    found |= {} if value is None else {row["request_id"]: value}
                 except Exception as exc:  # noqa: BLE001 - a user's function
                     wrong = f"{type(exc).__name__}: {exc}"
         store.score(found)
@@ -86,10 +98,10 @@ def scored(place: Path, df: pd.DataFrame, score: str | Scorer) -> None:
         warnings.warn(f"Some answers could not be scored: {wrong[:200]}.", stacklevel=3)
 
 
-def _score(score: str | Scorer, answer: str, more: Mapping[str, Any]) -> float:
-    if isinstance(score, str):
-        return float(" ".join(str(more[score]).casefold().split()) in " ".join(answer.casefold().split()))
-    value = float(score(answer, more))
-    if not math.isfinite(value):
-        raise ValueError(f"{value} is no score")
-    return value
+def _expected(column: str) -> Check:
+    """Whether an answer holds what a column expects, whatever the case and the spaces."""
+
+    def held(answer: str, more: Mapping[str, Any], _row: Mapping[str, Any]) -> float:
+        return float(" ".join(str(more[column]).casefold().split()) in " ".join(answer.casefold().split()))
+
+    return held

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
 from ..store import columns, run_base
+from . import grades
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,10 @@ _TABLES = (
 # Made with the first answer: a file of a former version that is only read is left as it is.
 _ANSWERS = (
     "create table if not exists answers (request_id text primary key, answer text not null, score real)"
+)
+_CHECKS = (
+    "create table if not exists checks (request_id text, name text, value real, "
+    "primary key (request_id, name))"
 )
 _CHUNK_NAMES = [c.name for c in columns.CHUNKS if c.name not in ("run_id", "request_id", "attempt")]
 
@@ -115,9 +120,12 @@ class Store(run_base.RunBase):
         with self._told():
             return [json.loads(data) for (data,) in found]
 
+    def _has(self, table: str) -> bool:
+        return bool(self._asked("select 1 from sqlite_master where name = ?", table))
+
     def answers(self) -> dict[str, tuple[str, float | None]]:
         """(text, score) of each request."""
-        if not self._asked("select 1 from sqlite_master where name = 'answers'"):
+        if not self._has("answers"):
             return {}
         found = self._asked("select request_id, answer, score from answers")
         return {request_id: (text, score) for request_id, text, score in found}
@@ -126,6 +134,19 @@ class Store(run_base.RunBase):
         """Keeps what answers are worth."""
         values = [(value, request_id) for request_id, value in scores.items()]
         self._write((_ANSWERS, None), ("update answers set score = ? where request_id = ?", values))
+
+    def check(self, found: Mapping[str, Mapping[str, float | None]]) -> None:
+        """Keeps what was asserted of requests; None where it is not known."""
+        values = [(i, name, value) for i, told in found.items() for name, value in told.items()]
+        self._write((_CHECKS, None), ("insert or replace into checks values (?, ?, ?)", values))
+
+    def checks(self) -> dict[str, dict[str, float | None]]:
+        """What was asserted, by request and name."""
+        found: dict[str, dict[str, float | None]] = {}
+        rows = self._asked("select request_id, name, value from checks") if self._has("checks") else []
+        for request_id, name, value in rows:
+            found.setdefault(request_id, {})[name] = value
+        return found
 
     def _joined(self, df: pd.DataFrame) -> pd.DataFrame:
         """With the scores, and what rides along with the prompts."""
@@ -142,6 +163,7 @@ class Store(run_base.RunBase):
         scores = {request_id: score for request_id, (_, score) in self.answers().items() if score is not None}
         if scores:
             df["score"] = df["request_id"].map(scores).astype("float64")
+        grades.joined(df, self.checks())
         return df
 
     def frame(self, more: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:

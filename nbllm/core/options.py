@@ -287,6 +287,14 @@ class CallSpec:
     bench_stop_when: Any = _bench("float", "relative half width of the interval at which a load ends early")
     bench_prompt: Any = _bench("str", "the column of a table of prompts that is asked")
     bench_score: Any = _bench("str", "a column of expected answers: gives each answer a score")
+    bench_judge: Any = _bench("str", 'the model that judges, with score="judge: which is more correct?"')
+    bench_asserts: Any = _cell(
+        "list",
+        "what an answer must be: contains: Paris, json, latency: 2s; may be given again",
+        scope="bench",
+        many=True,
+        default=False,
+    )
     bench_keep_answers: Any = _bench("truth", "false keeps no texts of answers")
     bench_tokenizer: Any = _bench(
         "str", "who counts tokens where a server does not: o200k_base, or a tokenizer.json"

@@ -1,0 +1,309 @@
+"""Quality beside speed: assertions, the grid of passes, a judge in both orders, win rates."""
+
+import itertools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import nbllm
+from nbllm.bench.assertions import assertions, scorer
+from nbllm.bench.judging import _WORD, _winner, shares
+from nbllm.bench.prompts import prompt_set
+from nbllm.client.client import Client
+from nbllm.core import errors
+from nbllm.simulator.scripts import script
+
+NEAR = pytest.approx
+
+
+@pytest.fixture(autouse=True)
+def runs_here(tmp_path, monkeypatch):
+    """Runs without a directory are kept in the test's own."""
+    monkeypatch.setenv("NBLLM_RUNS", str(tmp_path / "runs"))
+
+
+def says(text, name, **more):
+    return {
+        "model": f"sim/openai/m@{script([{'text': text, 'repeat': True}])},ttft=0.001",
+        "name": name,
+        **more,
+    }
+
+
+ROW = {"e2e_ms": 150.0, "cost_usd": 0.002}
+
+
+@pytest.mark.parametrize(
+    ("one", "answer", "good"),
+    [
+        ("contains: Paris", "It is Paris.", True),
+        ("contains: Paris", "It is paris.", False),
+        ("not contains: sorry", "It is Paris.", True),
+        ("not contains: sorry", "I am sorry.", False),
+        ("contains: a: b", "so a: b", True),
+        ("contains: {city}", "It is Rome.", True),
+        ("contains: {nobody}", "It is {nobody}.", True),
+        (r"regex: ^\d{4}$", "2026", True),
+        (r"regex: ^\d{4}$", "26", False),
+        ("regex: ^{odd}$", "a.b", True),
+        ("regex: ^{odd}$", "axb", False),
+        ("json", '{"a": 1}', True),
+        ("json", '```json\n{"a": 1}\n```', True),
+        ("json", "Here: {}", False),
+        ("json", "[" * 100_000, False),
+        ({"json": {"type": "object", "required": ["a"]}}, '{"a": 1}', True),
+        ({"json": {"type": "object", "required": ["a"]}}, '{"b": 1}', False),
+        ("latency: 200ms", "x", True),
+        ("latency: 0.1s", "x", False),
+        ("latency: 2", "x", True),
+        ("cost: $0.01", "x", True),
+        ("cost: 0.001", "x", False),
+        (lambda answer, more: more["city"] in answer, "Rome", True),
+        (lambda answer, more: {"score": 0.0}, "Rome", False),
+    ],
+)
+def test_what_an_answer_must_be(one, answer, good):
+    """Each kind, its opposite, and columns in it."""
+    [check] = assertions([one]).values()
+    assert float(good) == check(answer, {"city": "Rome", "odd": "a.b"}, ROW)
+
+
+def test_what_is_not_known_is_not_decided():
+    """A cost without a price."""
+    [check] = assertions("cost: 1").values()
+    assert check("x", {}, {"cost_usd": None}) is None
+    assert check("x", {}, {"cost_usd": float("nan")}) is None
+
+
+def test_names_tell_checks_apart():
+    """By kind and number, or by the names that were given."""
+    assert ["contains", "contains#2", "json"] == list(assertions(["contains: a", "contains: b", "json"]))
+    assert ["short", "right"] == list(assertions({"short": "regex: ^.{1,9}$", "right": "contains: 4"}))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["contians: x"], "No assertion"),
+        (["contains:"], "needs a text"),
+        (["regex: ("], "Not a pattern"),
+        (["latency: soon"], "limit of latency"),
+        (["cost: -1"], "limit of cost"),
+        ([5], "Not an assertion"),
+        ([{"json": 5}], "takes a schema"),
+    ],
+)
+def test_what_is_no_assertion_is_told_before_anything_is_sent(given, words):
+    """And answers that are not kept."""
+    with pytest.raises(errors.ConfigError, match=words):
+        assertions(given, prompt_set("x"))
+    with pytest.raises(errors.ConfigError, match="need the answers"):
+        assertions(["json"], kept=False)
+
+
+class Levenshtein:
+    """As autoevals' scorers are: called with keywords, the result an object with a score."""
+
+    def eval_async(self): ...
+
+    def __call__(self, output, expected=None, **more):
+        assert more == {"input": "Q"}
+        return type("Score", (), {"score": None if expected is None else float(output == expected)})()
+
+
+@pytest.mark.parametrize("given", [Levenshtein, Levenshtein()])
+def test_autoevals_scorers_are_given_what_they_expect(given):
+    """A class or an object; what it cannot score is not known."""
+    check = scorer(given)
+    assert (1.0, 0.0, None) == tuple(
+        check("x", m, {"asked": "Q"}) for m in ({"expected": "x"}, {"answer": "y"}, {})
+    )
+
+
+def test_a_run_has_its_checks_and_a_grid():
+    """Kept with the run; a failure passes none; a check that fails by itself loses nothing."""
+    table = pd.DataFrame(
+        {"prompt": ["Capital of France?", "Of Italy?"], "city": ["Paris", "Rome"], "id": ["fr", "it"]}
+    )
+    models = [says("It is Paris.", "a"), {"model": "sim/openai@status=503", "name": "down"}]
+    how = {"blocks": 2, "warmup": 0, "progress": False}
+    df = nbllm.bench.run(models, table, asserts=["contains: {city}", "latency: 1m"], **how)
+    found = df.set_index(["name", "prompt_id"])[["check_contains", "check_latency", "passed"]]
+    assert (1.0, 1.0, True) == tuple(found.loc[("a", "fr")])
+    assert (0.0, 1.0, False) == tuple(found.loc[("a", "it")])
+    assert (0.0, 0.0, False) == tuple(found.loc[("down", "it")])
+    pd.testing.assert_frame_equal(df, nbllm.bench.load(df["run_id"].iloc[0]))
+    told = nbllm.bench.grid(df)
+    assert [("1/1", "0/1"), ("0/1", "0/1")] == [tuple(told.loc[i, ["a", "down"]]) for i in ("fr", "it")]
+    with pytest.warns(UserWarning, match="ZeroDivisionError"):
+        df = nbllm.bench.run(models[:1], table, asserts=[lambda answer, more: 1 / 0], **how)
+    assert df["passed"].isna().all()
+    with pytest.raises(errors.ConfigError, match="Nothing was asserted"):
+        nbllm.bench.grid(df.drop(columns="passed"))
+
+
+def test_templates_by_cases_are_a_table_of_prompts():
+    """Every template with every row, and a grid of both."""
+    table = nbllm.bench.cases({"short": "{q}?", "long": "Please: {q}?"}, pd.DataFrame({"q": ["1+1", "2+2"]}))
+    assert ["1+1?", "Please: 1+1?", "2+2?", "Please: 2+2?"] == list(table["prompt"])
+    df = nbllm.bench.run([says("2", "a")], table, blocks=4, warmup=0, progress=False, asserts=["contains: 2"])
+    told = nbllm.bench.grid(df, rows="case", columns=["name", "template"])
+    assert (["0", "1"], [("a", "short"), ("a", "long")]) == (list(told.index), list(told.columns))
+    with pytest.raises(errors.ConfigError, match="no column 'p'"):
+        nbllm.bench.cases(["{p}"], table)
+
+
+# --- judges ---
+
+
+@pytest.mark.parametrize(
+    ("text", "winner"),
+    [
+        ("FIRST", "a"),
+        ("The second is right.\nSECOND", "b"),
+        ("First seems right, but: TIE.", "tie"),
+        ("Neither.", None),
+        ("", None),
+    ],
+)
+def test_a_judges_last_word_counts(text, winner):
+    """Whatever it thought before."""
+    assert winner == _winner(text, "a", "b")
+
+
+def judges(word):
+    return f"sim/openai/judge@{script([{'text': word, 'repeat': True}])}"
+
+
+@pytest.fixture
+def answered():
+    """Three models: one right, one wrong, one that fails."""
+    models = [
+        says("Right.", "good"),
+        says("Wrong.", "bad"),
+        {"model": "sim/openai@status=503", "name": "down"},
+    ]
+    return nbllm.bench.run(models, ["One?", "Two?"], blocks=2, warmup=0, progress=False)
+
+
+def test_a_judge_who_prefers_the_first_place_says_nothing(answered):
+    """Both orders disagree: a tie; who failed loses without being asked about."""
+    found = nbllm.bench.judge(answered, "Which is right?", judges("FIRST"), client=Client(ledger=None))
+    by = found.set_index(["a", "b"])
+    assert {"tie"} == set(by.loc[("good", "bad"), "winner"])
+    assert {"good"} == set(by.loc[("good", "down"), "winner"])
+    told = found.attrs["judge"]
+    assert (4, 0.0) == (told["asked"], told["agreement"])
+    assert {0.75, 0.0} == set(shares(found).values()), "two won one and tied one, the third lost both"
+
+
+def test_a_judge_who_reads_decides_and_its_score_is_kept():
+    """score="judge: ..." with its model; the share of comparisons won is the score."""
+    models = [says("Right.", "good"), says("Wrong.", "bad")]
+    steps = [{"when": "Right.\n</first", "text": "FIRST"}, {"when": "Right.\n</second", "text": "SECOND"}]
+    df = nbllm.bench.run(
+        models,
+        "One?",
+        blocks=2,
+        warmup=0,
+        progress=False,
+        score="judge: which is right?",
+        judge=f"sim/openai/judge@{script(steps)}",
+        client=Client(ledger=None),
+    )
+    assert {("good", 1.0), ("bad", 0.0)} == set(zip(df["name"], df["score"], strict=True))
+    assert (1.0, 4) == (df.attrs["judge"]["agreement"], df.attrs["judge"]["asked"])
+    assert list(df["score"]) == list(nbllm.bench.load(df["run_id"].iloc[0])["score"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"score": "judge: which?"}, {"judge": "sim/openai"}, {"score": "judge:", "judge": "sim/openai"}],
+)
+def test_a_judge_needs_a_question_and_a_model(options):
+    """Before anything is sent."""
+    with pytest.raises(errors.ConfigError, match="A judge needs"):
+        nbllm.bench.run([says("x", "a"), says("y", "b")], "Go.", progress=False, **options)
+
+
+def test_a_judge_that_cannot_be_asked_loses_no_answer():
+    """A warning, and the frame."""
+    models = [says("Right.", "good"), says("Wrong.", "bad")]
+    with pytest.warns(UserWarning, match="judge could not be asked"):
+        df = nbllm.bench.run(
+            models,
+            "One?",
+            blocks=1,
+            warmup=0,
+            progress=False,
+            score="judge: which?",
+            judge="sim/openai@status=401",
+            client=Client(ledger=None),
+        )
+    assert 2 == len(df)
+
+
+# --- win rates ---
+
+
+def meetings(strength, n, rng, ties=0.0):
+    rows = []
+    for prompt in range(n):
+        for a, b in itertools.combinations(strength, 2):
+            p = 1 / (1 + np.exp(strength[b] - strength[a]))
+            winner = "tie" if rng.random() < ties else a if rng.random() < p else b
+            rows.append({"prompt_id": f"p{prompt}", "a": a, "b": b, "winner": winner})
+    return pd.DataFrame(rows)
+
+
+def test_win_rates_are_those_of_the_model_they_come_from():
+    """Within their intervals, the strongest first; whoever stands first in a row."""
+    strength = {"x": 1.0, "y": 0.0, "z": -1.0}
+    found = nbllm.bench.win_rates(meetings(strength, 400, np.random.default_rng(1)))
+    assert ["x", "y", "z"] == list(found["name"])
+    for row in found.to_dict("records"):
+        others = [v for k, v in strength.items() if k != row["name"]]
+        truth = np.mean([1 / (1 + np.exp(o - strength[row["name"]])) for o in others])
+        assert row["ci_lo"] < truth < row["ci_hi"]
+        assert 800 == row["n"] == row["wins"] + row["ties"] + row["losses"]
+    assert list(strength.values()) == NEAR(list(found["strength"]), abs=0.25)
+
+
+def test_intervals_of_win_rates_cover():
+    """Equal models, 30 prompts: some 95 of 100 hold a half; copies are no more prompts."""
+    rng = np.random.default_rng(2)
+    held = []
+    for _ in range(60):
+        few = meetings({"x": 0.0, "y": 0.0}, 30, rng, ties=0.2)
+        many = pd.concat([few] * 5, ignore_index=True)
+        held.append(
+            [r["ci_lo"] < 0.5 < r["ci_hi"] for r in (nbllm.bench.win_rates(f).iloc[0] for f in (few, many))]
+        )
+    once, again = np.mean(held, axis=0)
+    assert once >= 0.88
+    assert again >= 0.88
+
+
+@pytest.mark.parametrize("winners", [["x"] * 8, ["tie"] * 8, ["x"], []])
+def test_one_sided_and_few_comparisons_are_finite(winners):
+    """Who always wins is strong, not infinitely so."""
+    df = pd.DataFrame(
+        {"a": "x", "b": "y", "winner": winners}, columns=["a", "b", "winner"], index=range(len(winners))
+    )
+    found = nbllm.bench.win_rates(df)
+    assert np.isfinite(found[["win_rate", "ci_lo", "ci_hi", "strength"]].to_numpy(float)).all()
+    if winners == ["x"] * 8:
+        assert 0.5 < found["ci_lo"].iloc[0] < found["win_rate"].iloc[0] < 1
+    if winners == ["tie"] * 8:
+        assert NEAR(0.5) == found["win_rate"].iloc[0]
+
+
+def test_what_is_no_comparison_says_so():
+    """A missing column, a third name."""
+    with pytest.raises(errors.ConfigError, match="'winner'"):
+        nbllm.bench.win_rates(pd.DataFrame({"a": ["x"], "b": ["y"]}))
+    with pytest.raises(errors.ConfigError, match="neither a, b nor tie"):
+        nbllm.bench.win_rates(pd.DataFrame({"a": ["x"], "b": ["y"], "winner": ["z"]}))
+    assert _WORD.search(json.dumps("firstly")) is None
