@@ -45,6 +45,6 @@ fi
 [ "${1:-}" = --test ] || exit 0
 PYTHONPATH=. "$real/sdks/bin/python" -m pytest -q -m real tests/real/test_simulator_sdks.py tests/real/test_simulator_batch_sdks.py
 ignore=()
-[ "$heavy" = yes ] || ignore=(--ignore tests/real/test_llamacpp.py --ignore tests/real/test_bench.py)
+[ "$heavy" = yes ] || ignore=(--ignore tests/real/test_llamacpp.py --ignore tests/real/test_local_model.py --ignore tests/real/test_bench.py)
 NBLLM_SHARED=$shared NBLLM_REAL=$real .venv/bin/python -m pytest -q -m real tests/real --ignore tests/real/test_simulator_sdks.py --ignore tests/real/test_simulator_batch_sdks.py --ignore tests/real/test_clis.py --ignore tests/real/test_jupyter.py "${ignore[@]}"
 PYTHONPATH=$PWD NBLLM_REAL=$real "$real/jupyter/bin/python" -m pytest -q -m real tests/real/test_jupyter.py

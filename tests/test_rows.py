@@ -2,6 +2,7 @@
 lines."""
 
 import json
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -215,6 +216,22 @@ def test_the_readme_s_table_has_every_row():
     assert "| Groq | `groq/` | `GROQ_API_KEY` | openai chat | recorded answers |" in text
     assert "| llama.cpp |" in text
     assert "2026-07-30" in text
+
+
+def test_the_page_says_what_the_tests_really_do():
+    """docs/providers.md has this very table; every test against something real is named there, and each that
+    is named exists; rows that are said to be checked by it are asked in it."""
+    root = Path(__file__).resolve().parents[1]
+    page = (root / "docs" / "providers.md").read_text("utf-8")
+    assert page.endswith(f"\n\n{registry.table(registry.load({}))}\n")
+    named = set(re.findall(r"`(tests/\S+?\.py)`", page))
+    assert {p.relative_to(root).as_posix() for p in (root / "tests/real").glob("test_*.py")} <= named
+    assert all((root / name).is_file() for name in named)
+    asked = "".join((root / n).read_text("utf-8") for n in named if n.startswith("tests/real/"))
+    for row in ROWS.values():
+        if {"server", "cli"} & {*row.verified}:
+            word = row.name.partition("/")[2] or row.name
+            assert word in asked, row.name
 
 
 # --- over the wire ------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from ..agents.base import late, spoken
 from ..core import errors
 from ..core.calls import AnyCall, Arrival, Decoder, Dialect, Frame, Guard, Provider, Reply, Secret, Trace
-from ..core.events import Event, Response, is_token
+from ..core.events import Event, Notice, Response, is_token
 from ..core.messages import Request
 from ..http.stamps import stalls_since
 from ..routing.registry import Route
@@ -141,6 +141,8 @@ class _Sending:
         try:
             async with asyncio.timeout(None) as self.clock:
                 self._look()
+                if words := pool.transport(attempt.call).waits(attempt.ready):
+                    sink.publish(Notice("wait", words))
                 opened = pool.transport(attempt.call).open(attempt.ready, trace, attempt.timeouts.connect)
                 async with opened as reply:
                     if reply.status >= 300:

@@ -5,11 +5,21 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from ..agents.local_server import LocalTransport
 from ..agents.opencode_server import OpenCodeTransport
 from ..agents.process import ProcessTransport
 from ..agents.remote import RemoteTransport
 from ..agents.sessions import KeptTransport
-from ..core.calls import AnyCall, HttpCall, ProcessCall, RemoteCall, SessionCall, TalkCall, Transport
+from ..core.calls import (
+    AnyCall,
+    HttpCall,
+    LocalCall,
+    ProcessCall,
+    RemoteCall,
+    SessionCall,
+    TalkCall,
+    Transport,
+)
 from ..http.transport import HttpTransport
 from .engine import Engine
 
@@ -25,18 +35,21 @@ class Pool:
     kept: KeptTransport = field(init=False)
     opencode: OpenCodeTransport = field(init=False)
     remote: RemoteTransport = field(init=False)
+    local: LocalTransport = field(init=False)
     _by_kind: dict[type, Transport] = field(init=False)
 
     def __post_init__(self) -> None:
         self.kept = KeptTransport(self.processes)
         self.opencode = OpenCodeTransport(self.http, self.processes)
         self.remote = RemoteTransport(self.http)
+        self.local = LocalTransport(self.http, self.processes)
         self._by_kind = {
             HttpCall: self.http,
             ProcessCall: self.processes,
             TalkCall: self.kept,
             SessionCall: self.opencode,
             RemoteCall: self.remote,
+            LocalCall: self.local,
         }
 
     def transport(self, call: AnyCall) -> Transport:
@@ -45,5 +58,5 @@ class Pool:
 
     async def close(self) -> None:
         """Closes sessions and connections, and ends commands that stay."""
-        await asyncio.gather(self.opencode.close(), self.kept.close())
+        await asyncio.gather(self.opencode.close(), self.kept.close(), self.local.close())
         await asyncio.gather(self.http.close(), self.processes.close())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..agents.local_server import local_call, model_file
 from ..agents.protocols import able, execute
 from ..agents.protocols import keep as keep_talking
 from ..core import errors
@@ -34,6 +35,8 @@ def encode(
     words = dialect(row, dialects).encode
     if not route.simulated:
         words = execute if mode == "execute" else keep_talking if keep else words
+    if row.name == "llamacpp" and not route.simulated and (path := model_file(request.model)):
+        return local_call(path, words(request, row, None))
     return words(request, row, key).guarded(Guard.of(row, key.at(row.base_url) if key is not None else None))
 
 

@@ -447,7 +447,31 @@ class RemoteCall(_Call):
         return f"Sent to {shown(address, row.secrets)} with {which}."
 
 
-AnyCall = HttpCall | ProcessCall | TalkCall | SessionCall | RemoteCall
+@dataclass(frozen=True, slots=True)
+class LocalCall(_Call):
+    """A request for a model in a file, whose server is started where none runs: the request without its
+    address, the file, and the tokens that it is given room for."""
+
+    http: HttpCall
+    file: str
+    context: int
+    headers: ClassVar[None] = None  # the server's key is made where it is started
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What one server serves."""
+        return self.file, self.context
+
+    def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
+        """See _Call."""
+        return "sent", {"model": self.file, "n_ctx": self.context, "body": _shortened(self.http.body)}
+
+    def told(self, row: Provider, key: Secret | None, address: str) -> str:
+        """See _Call."""
+        return f"Sent to {self.file} on this machine."
+
+
+AnyCall = HttpCall | ProcessCall | TalkCall | SessionCall | RemoteCall | LocalCall
 NO_CALL = HttpCall("", {}, {})  # of an attempt that is never sent
 
 
@@ -667,6 +691,10 @@ class Transport(Protocol):
     def warming(self, call: Any) -> Coroutine[Any, Any, None] | None:
         """What is to be done before the first call's clock starts; None where nothing is."""
         return None
+
+    def waits(self, call: Any) -> str:
+        """What the user waits for beside the answer, in words; "" for nothing."""
+        return ""
 
     def open(self, call: Any, trace: Trace, connect: float | None) -> AbstractAsyncContextManager[Reply]:
         """Sends, and gives what comes once its head is there; leaving closes it. connect: seconds allowed

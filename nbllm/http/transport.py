@@ -205,6 +205,10 @@ class HttpTransport:
         """What `prepare` makes for a call, where it is not there already."""
         return None if self.prepared(call.url) else self.prepare(call.url)
 
+    def waits(self, _call: Letter) -> str:
+        """See core.calls.Transport."""
+        return ""
+
     def ready(self, call: HttpCall, *, fresh: bool) -> Letter:
         """See Letter."""
         return Letter(call, fresh=fresh)

@@ -1,0 +1,208 @@
+"""Models that run on this machine from a file: a server for each, started at its first use in a process of
+its own, kept while it is used, ended when it was idle for ten minutes, with the client or with the kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..core import errors
+from ..core.calls import HttpCall, LocalCall, ProcessCall, Trace, Transport
+from ..core.extras import needs
+from ..http.transport import HttpTransport, Reply
+from .process import Command, ProcessTransport
+
+_LOAD = 600.0  # seconds for a model to load
+_IDLE = 600.0  # seconds without a question after which it is ended
+CONTEXT = 8_192  # tokens that a model is given room for, where nobody says another number
+_PROGRAM = Path(__file__).with_name("local_program.py")
+_PASSES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "PYTHONPATH")
+_ERROR = re.compile(r"^[\d.]+ E +(?:\w+ +)?(.*)$")  # a line of llama.cpp's log that tells an error
+_SAID = 400  # characters of what it wrote, in a message
+
+
+def model_file(name: str) -> Path | None:
+    """The file that a model's name means: a path that ends in .gguf, or a file of that name here; None for
+    a server's own name."""
+    if not name.lower().endswith(".gguf"):
+        return None
+    path = Path(name).expanduser()
+    return path.absolute() if path.is_file() or "/" in name or os.sep in name else None
+
+
+def local_call(path: Path, call: Any) -> LocalCall:
+    """The call for the model in a file. Raises ConfigError where the file is none, or the package is
+    missing."""
+    needs("A model in a file", "local", "xllamacpp")
+    _check(path)
+    body = dict(call.body)
+    context = body.pop("n_ctx", CONTEXT)
+    if isinstance(context, bool) or not isinstance(context, int) or not 0 < context <= 2**24:
+        raise errors.ConfigError(
+            f"n_ctx={context!r} is no number of tokens.", hint="For example x.n_ctx=16384"
+        )
+    return LocalCall(replace(call, body={**body, "model": path.stem}), str(path), context)
+
+
+def _check(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            head, size = file.read(4), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise errors.ConfigError(
+            f"The model {path} cannot be read ({error.strerror}).",
+            hint="Give the path of a .gguf file: llamacpp/models/name.gguf",
+        ) from None
+    if head != b"GGUF":
+        raise errors.ConfigError(
+            f"{path.name} is no GGUF file, whatever its name says.",
+            hint="Download it again: a page or a pointer of Git LFS may have been kept in its place.",
+        )
+    if (memory := _memory()) and size > memory:
+        raise errors.ConfigError(
+            f"{path.name} has {size / 2**30:.1f} GiB, and this machine {memory / 2**30:.1f} GiB of memory.",
+            hint="Take a smaller model, or one with smaller numbers (Q4).",
+        )
+
+
+def _memory() -> int | None:
+    """Bytes of this machine's memory, None where it does not tell."""
+    with suppress(AttributeError, ValueError, OSError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
+
+
+@dataclass(slots=True)
+class _Server:
+    """A server that runs. busy: questions that it answers now; idle: what ends it."""
+
+    command: Command
+    address: str
+    key: str = field(repr=False)
+    busy: int = 0
+    idle: asyncio.TimerHandle | None = None
+
+    @property
+    def runs(self) -> bool:
+        return self.command.process.returncode is None
+
+
+class LocalTransport(Transport):
+    """The servers of model files. Used on one event loop, over the connections of `http`."""
+
+    def __init__(self, http: HttpTransport, processes: ProcessTransport, idle: float = _IDLE) -> None:
+        self._http, self._processes, self._idle = http, processes, idle
+        self._servers: dict[tuple[str, int], asyncio.Task[_Server]] = {}
+
+    def ready(self, call: LocalCall, *, fresh: bool) -> LocalCall:
+        """The call as it is: where it goes is known once the model is loaded."""
+        return call
+
+    def waits(self, call: LocalCall) -> str:
+        """See core.calls.Transport."""
+        task = self._servers.get(call.key)
+        there = task is not None and task.done() and self._is_good(task)
+        return "" if there else f"Loading {Path(call.file).name} on this machine."
+
+    @asynccontextmanager
+    async def open(self, call: LocalCall, trace: Trace, connect: float | None) -> AsyncIterator[Reply]:
+        """Asks the file's server, which is started where it does not run: the time that takes is the call's.
+        Stop does not end a load: the next question finds the model there. Raises ConfigError where it cannot
+        be loaded, with llama.cpp's words."""
+        began = time.perf_counter()
+        server = await self._server(call)
+        server.busy += 1
+        if server.idle is not None:
+            server.idle.cancel()
+        trace.address = server.address
+        headers = {**call.http.headers, "Authorization": f"Bearer {server.key}"}
+        sent = HttpCall(f"{server.address}/v1/chat/completions", headers, call.http.body)
+        try:
+            async with self._http.open(sent, trace, connect) as reply:
+                trace.marks["start"] = began
+                yield reply
+        finally:
+            server.busy -= 1
+            if not server.busy:
+                loop = asyncio.get_running_loop()
+                server.idle = loop.call_later(self._idle, self._end, call.key)
+
+    async def _server(self, call: LocalCall) -> _Server:
+        task = self._servers.get(call.key)
+        if task is None or (task.done() and not self._is_good(task)):
+            task = self._servers[call.key] = asyncio.create_task(self._start(call))
+            task.add_done_callback(lambda t: t.cancelled() or t.exception())  # nobody may be waiting
+        return await asyncio.shield(task)
+
+    @staticmethod
+    def _is_good(task: asyncio.Task[_Server]) -> bool:
+        return not task.cancelled() and task.exception() is None and task.result().runs
+
+    def _end(self, key: tuple[str, int]) -> None:
+        """Ends an idle server."""
+        task = self._servers.get(key)
+        if task is not None and task.done() and self._is_good(task) and not task.result().busy:
+            del self._servers[key]
+            self._ending = asyncio.create_task(task.result().command.close())
+
+    async def _start(self, call: LocalCall) -> _Server:
+        key = secrets.token_urlsafe(24)
+        command = await self._processes.start(
+            ProcessCall((sys.executable, "-P", str(_PROGRAM)), passes=_PASSES)
+        )
+        asked = {"path": call.file, "name": Path(call.file).stem, "key": key, "context": call.context}
+        why = f"in {_LOAD:g} s"
+        try:
+            await command.write(json.dumps(asked) + "\n")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOAD):
+                    address = await _address(command)
+                    why = "" if address else _why(await command.gone(), command.stderr)
+        except BaseException:
+            await command.stop()
+            raise
+        if why:
+            await command.stop()
+            raise errors.ConfigError(
+                f"{Path(call.file).name} could not be loaded {why}.",
+                hint="Check the file, take a smaller one, or give it less room: x.n_ctx=2048.",
+            )
+        return _Server(command, address, key)
+
+    async def close(self) -> None:
+        """Ends all servers."""
+        tasks, self._servers = list(self._servers.values()), {}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        good = [t.result() for t in tasks if self._is_good(t)]
+        await asyncio.gather(*(s.command.close() for s in good))
+
+
+def _why(code: int | None, stderr: str) -> str:
+    """Why a program ended, in llama.cpp's own words where it has some."""
+    told = next((m[1].strip(": ") for m in map(_ERROR.search, stderr.splitlines()) if m), "")
+    how = f"signal {-code} ended it" if code and code < 0 else f"exit {code}"
+    return f"({told[:_SAID] or how})"
+
+
+async def _address(command: Command) -> str:
+    """Where the program says that it listens, "" where it ended before. What llama.cpp itself writes is
+    passed over."""
+    async for lines, _, _ in command.lines():
+        for line in lines:
+            with suppress(ValueError):
+                said = json.loads(line)
+                if isinstance(said, dict) and str(said.get("address", "")).startswith("http://127.0.0.1:"):
+                    return str(said["address"])
+    return ""
