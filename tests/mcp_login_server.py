@@ -8,11 +8,22 @@ import time
 from mcp.server.auth.provider import AccessToken, AuthorizationCode, RefreshToken, construct_redirect_uri
 from mcp.server.auth.settings import AuthSettings, ClientRegistrationOptions
 from mcp.server.mcpserver import MCPServer
-from mcp.shared.auth import OAuthToken
+from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from starlette.responses import JSONResponse
 
 PORT, SECONDS = int(sys.argv[1]), int(sys.argv[2])
 URL = f"http://127.0.0.1:{PORT}"
+
+
+class Registered(OAuthClientInformationFull):
+    """A client that was registered by hand, with any port."""
+
+    def validate_redirect_uri(self, redirect_uri):
+        self.redirect_uris = [redirect_uri]
+        return redirect_uri
+
+    def validate_scope(self, requested_scope):
+        return requested_scope.split() if requested_scope else None
 
 
 class Provider:
@@ -21,6 +32,13 @@ class Provider:
         self.seen = {"clients": 0, "logins": 0, "renewals": 0}
 
     async def get_client(self, client_id):
+        if client_id == "by-hand":
+            return Registered(
+                client_id=client_id,
+                client_secret="canary-client-secret",
+                redirect_uris=["http://localhost/callback"],
+                token_endpoint_auth_method="client_secret_basic",
+            )
         return self.clients.get(client_id)
 
     async def register_client(self, client_info):

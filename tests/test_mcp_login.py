@@ -11,6 +11,7 @@ import threading
 import urllib.parse
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,7 +22,8 @@ from nbllm.routing.oauth import Listener as Browser
 from nbllm.tools.consent import Consent
 from nbllm.tools.mcp import Limits
 from nbllm.tools.mcp_config import Places
-from nbllm.tools.mcp_entry import Source, entry_of
+from nbllm.tools.mcp_entry import Registered, Source, entry_of
+from nbllm.tools.mcp_login import Login
 from nbllm.tools.mcp_servers import Servers
 
 from .kernels import Kernel
@@ -81,12 +83,14 @@ def servers(tmp_path):
     """servers(url, ring) -> Servers of a kernel that has just started."""
     made = []
 
-    def make(url, ring=None):
+    def make(url, ring=None, **table):
         consent, stores = Consent(lambda: tmp_path / "allowed.json"), Stores({}, keyring=lambda: ring)
         limits = Limits(connect=30, tools=30, call=30)
         known = Servers(lambda: Places(None, None, ()), dict, consent, limits, lambda: stores)
         source = Source("this session", Path.cwd(), trusted=True)
-        known.add(entry_of("locked", {"url": f"{url}/mcp"}, source, {}))
+        known.add(
+            entry_of("locked", {"url": f"{url}/mcp", **table}, source, {"SECRET": "canary-client-secret"})
+        )
         made.append(known)
         return known
 
@@ -207,6 +211,90 @@ def test_a_broken_entry_of_the_keyring_is_none(text, servers, url):
     result, note = used(servers(url, ring))
     assert "" == result
     assert "locked" in note
+
+
+BY_HAND = {"oauth": {"clientId": "by-hand", "clientSecret": "${SECRET}", "scopes": ["read", "write"]}}
+
+
+def test_a_client_that_was_registered_by_hand(servers):
+    """It logs in as that client, registers none, and renews after a restart; its secret is kept nowhere."""
+    with running(3600) as url:
+        ring = Ring()
+        assert log_in(servers(url, ring, **BY_HAND))
+        ((where, text),) = ring.kept.items()
+        assert "canary-client-secret" not in text
+        ring.kept[where] = json.dumps({**json.loads(text), "ends": 1})
+        assert ("3", "") == used(servers(url, ring, **BY_HAND))
+        assert {"clients": 0, "logins": 1, "renewals": 1} == seen(url)
+
+
+@pytest.mark.parametrize(
+    ("takes", "method"),
+    [
+        (None, "client_secret_basic"),
+        (["client_secret_post", "client_secret_basic"], "client_secret_basic"),
+        (["client_secret_post"], "client_secret_post"),
+    ],
+)
+def test_how_the_secret_is_shown_and_where(takes, method):
+    """As the server takes it, and only where the user logs in."""
+    told = SimpleNamespace(token_endpoint="https://a.example/t", token_endpoint_auth_methods_supported=takes)
+    login = Login("x", "https://mcp.example", Stores({}), registered=Registered("id", "canary"))
+    login._context = SimpleNamespace(oauth_metadata=told, client_info=SimpleNamespace())
+    login._sign("https://a.example/login?x=1")
+    assert method == login._context.client_info.token_endpoint_auth_method
+    with pytest.raises(ConfigError, match="elsewhere than where you log in"):
+        login._sign("https://b.example/login")
+
+
+def test_a_wrong_secret_is_told_without_it(servers, url):
+    known = servers(url, Ring(), auth={"CLIENT_ID": "by-hand", "CLIENT_SECRET": "canary-wrong-secret"})
+    with pytest.raises(NbllmError) as caught:
+        log_in(known)
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"oauth": {"clientId": "a", "clientSecret": "${NOT_SET}"}}, "NOT_SET is not set"),
+        ({"oauth": {"authServerMetadataUrl": "https://x.example"}}, "authServerMetadataUrl of its login"),
+        ({"oauth": {"callbackPort": 70_000}}, "the port of its login"),
+        ({"oauth": {"callbackPort": "8080"}}, "the port of its login"),
+        ({"oauth": "yes"}, "oauth has a value of the wrong type"),
+        ({"auth": {"CLIENT_ID": "a"}, "url": "http://a.example/mcp"}, "unencrypted"),
+    ],
+)
+def test_a_login_that_cannot_be_as_it_is_written(table, words):
+    """Told in the list of servers, by name."""
+    source = Source("f", Path.cwd())
+    assert words in entry_of("x", {"url": "https://a.example/mcp", **table}, source, {}).problem
+
+
+def test_a_login_is_part_of_what_consent_is_given_to():
+    """Another client, or another variable, asks again; an entry without one keeps the consent that it has."""
+    source, env = Source("f", Path.cwd()), {"A": "1", "B": "2"}
+
+    def key(**table):
+        return entry_of("x", {"url": "https://a.example/mcp", **table}, source, env)
+
+    plain, one = key(), key(oauth={"clientId": "a", "clientSecret": "${A}"})
+    other = key(oauth={"clientId": "a", "clientSecret": "${B}"})
+    assert 3 == len({plain.key, one.key, other.key})
+    assert ("A",) == one.names
+    assert "1" in one.secrets
+    assert "clientId" not in repr(one)
+    assert "login" not in plain.written
+
+
+def test_a_port_of_its_own_for_the_browser():
+    """Under the name that such clients are registered with; one that is taken is an error."""
+    with Browser() as free:
+        port = int(free.address.rsplit(":", 1)[1].partition("/")[0])
+        with pytest.raises(ConfigError, match=f"Port {port} .* cannot be used"):
+            Browser(port=port)
+    with Browser(port=port) as listener:
+        assert f"http://localhost:{port}/callback" == listener.address
 
 
 @pytest.mark.kernel

@@ -304,7 +304,7 @@ def _login(session: Session, rest: str) -> str:
         urls.put(url)
         return await asyncio.to_thread(answers.get)
 
-    with Listener() as listener, ThreadPoolExecutor(1) as thread:
+    with Listener(port=entry.login.port) as listener, ThreadPoolExecutor(1) as thread:
         work = thread.submit(session.client.run, servers.log_in(entry, listener.address, ask))
         try:
             while not work.done():

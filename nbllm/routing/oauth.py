@@ -211,9 +211,9 @@ class _Server(ThreadingHTTPServer):
 class Listener:
     """Waits on a free port of this machine for the browser to come back; other visitors are turned away, and
     so is whoever calls this machine by another name. state: what the browser was sent with, "" while it is
-    not yet known."""
+    not yet known. port: one that the browser must come back to, under the name localhost; 0: any."""
 
-    def __init__(self, state: str = "") -> None:
+    def __init__(self, state: str = "", port: int = 0) -> None:
         self.state, self._answer = state, dict[str, str]()
         outer = self
 
@@ -235,8 +235,15 @@ class Listener:
             def log_message(self, *_args: Any) -> None:
                 """Nothing: the query holds a code."""
 
-        self._server = _Server(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self._server.server_port}/callback"
+        try:
+            self._server = _Server(("127.0.0.1", port), Handler)
+        except OSError as error:
+            raise ConfigError(
+                f"Port {port} of this machine cannot be used ({error.strerror}).",
+                hint="The login comes back to it: end what uses it, and log in again.",
+            ) from None
+        host = "localhost" if port else "127.0.0.1"
+        self.address = f"http://{host}:{self._server.server_port}/callback"
 
     def _take(self, target: str, hosts: list[str]) -> bool:
         """Whether a visitor is the browser that was sent; the first such brings the answer."""

@@ -18,11 +18,23 @@ from ..core.calls import Hidden, Secret, origin, shown
 from ..core.errors import MASK, ConfigError, looks_like_key
 
 SESSION = "this session"
-_OURS = frozenset({"type", "transport", "command", "args", "env", "cwd", "url", "serverUrl", "headers"})
-_NEEDED = {"envFile": "it reads variables from a file", "oauth": "it logs in by OAuth"}
+_OURS = frozenset(
+    {"type", "transport", "command", "args", "env", "cwd", "url", "serverUrl", "headers", "oauth", "auth"}
+)
+_NEEDED = {"envFile": "it reads variables from a file"}
 _TYPES = {"stdio", "http", "streamable-http", "streamableHttp", "sse"}
 _PLACE = re.compile(r"\$\{([^{}]*)\}")
 _SECRET = re.compile(r"key|token|secret|passw|credential|auth|cookie|bearer|\bpat\b", re.IGNORECASE)
+
+
+class Registered(NamedTuple):
+    """What an entry says of its login: a client that was registered by hand (its id and secret), the scopes
+    that are asked for, and the port of this machine that the browser comes back to (0: any)."""
+
+    id: str = ""
+    secret: str = ""
+    scope: str = ""
+    port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +54,7 @@ class Entry:
     headers: Mapping[str, Secret] = field(default_factory=dict)
     cwd: str | None = None
     written: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    login: Registered = field(default=Registered(), repr=False)
     problem: str = ""
     unused: tuple[str, ...] = ()
 
@@ -50,6 +63,7 @@ class Entry:
         """What consent is bound to: a hash of the file's path, of what runs, and of what is written of its
         variables (not of their values, which change)."""
         written = {k: self.written.get(k) for k in ("env", "headers", "cwd")}
+        written |= {k: v for k, v in self.written.items() if k == "login"}
         whole = json.dumps([self.file, self.argv, self.url, written], sort_keys=True)
         return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -57,7 +71,7 @@ class Entry:
         """Whether `other` would run just so."""
 
         def run(e: Entry) -> tuple[Any, ...]:
-            return e.key, e.cwd, dict(e.env), {k: s.reveal() for k, s in e.headers.items()}
+            return e.key, e.cwd, e.login, dict(e.env), {k: s.reveal() for k, s in e.headers.items()}
 
         return run(self) == run(other)
 
@@ -68,9 +82,8 @@ class Entry:
         texts = (part for s in self.headers.values() for part in (s.reveal(), *s.reveal().split()))
         typed = (v for k, v in _pairs(self.argv) if _is_secret(k, v))
         query = (v for v in re.findall(r"=([^&#]+)", urlsplit(self.url).query))
-        return Hidden(
-            dict.fromkeys(v for v in (*values, *texts, *typed, *query) if v.lower() not in _SCHEMES)
-        )
+        found = (*values, *texts, *typed, *query, *filter(None, [self.login.secret]))
+        return Hidden(dict.fromkeys(v for v in found if v.lower() not in _SCHEMES))
 
     @property
     def runs(self) -> str:
@@ -166,6 +179,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("command", "cwd", "url", "serverUrl"), lambda v: isinstance(v, str)),
     "args": lambda v: isinstance(v, list) and all(isinstance(a, (str, int, float)) for a in v),
     **dict.fromkeys(("env", "headers"), _texts),
+    **dict.fromkeys(("oauth", "auth"), lambda v: isinstance(v, dict)),
 }
 
 
@@ -176,8 +190,9 @@ def _entry(name: str, table: Mapping[str, Any], source: Source, env: Mapping[str
     words = [str(table.get("command", "")), *map(str, table.get("args", ()))]
     url = str(table.get("url") or table.get("serverUrl") or "")
     given, headers = dict(table.get("env", {})), dict(table.get("headers", {}))
+    login = {**table.get("auth", {}), **table.get("oauth", {})}
     cwd = str(source.folder / Path(fill(table.get("cwd", "."))).expanduser())
-    address = _address(fill(url), bool(headers)) if url else ""
+    address = _address(fill(url), bool(headers or login)) if url else ""
     return Entry(
         name,
         source.file,
@@ -187,9 +202,33 @@ def _entry(name: str, table: Mapping[str, Any], source: Source, env: Mapping[str
         {k: fill(v) for k, v in given.items()},
         {k: Secret(fill(v), f"{k} of {name}", origin(address)) for k, v in headers.items()},
         cwd,
-        {"words": words, "url": url, "cwd": table.get("cwd"), "env": given, "headers": headers},
+        {"words": words, "url": url, "cwd": table.get("cwd"), "env": given, "headers": headers}
+        | ({"login": login} if login else {}),
+        _registered(login, fill),
         unused=tuple(k for k in table if k not in _OURS),
     )
+
+
+_LOGIN = {
+    **dict.fromkeys(("clientId", "client_id", "CLIENT_ID"), "id"),
+    **dict.fromkeys(("clientSecret", "client_secret", "CLIENT_SECRET"), "secret"),
+    **dict.fromkeys(("scopes", "scope"), "scope"),
+    **dict.fromkeys(("callbackPort", "callback_port"), "port"),
+}
+
+
+def _registered(table: Mapping[str, Any], fill: Callable[[object], str]) -> Registered:
+    """What is said of a login, as Claude (oauth), Cursor (auth) and OAuth itself write it."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in _LOGIN:
+            raise ConfigError(f"{key[:40]} of its login is not supported: there are {', '.join(_LOGIN)}")
+        found[_LOGIN[key]] = " ".join(map(str, value)) if isinstance(value, list) else value
+    texts = {k: fill(v) for k, v in found.items() if k != "port"}
+    port = found.get("port", 0)
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 2**16:
+        raise ConfigError("the port of its login is none")
+    return Registered(**texts, port=port)
 
 
 def _program(word: str, cwd: str) -> str:
@@ -210,7 +249,7 @@ def _address(url: str, headers: bool) -> str:
     if parts.username or parts.password:
         raise ConfigError("its url holds a name or password: put them into headers")
     if headers and parts.scheme == "http" and host not in ("localhost", "127.0.0.1", "::1"):
-        raise ConfigError("its headers would travel unencrypted: the url must start with https://")
+        raise ConfigError("its keys would travel unencrypted: the url must start with https://")
     return url
 
 

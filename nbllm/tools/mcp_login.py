@@ -13,8 +13,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core.calls import origin
 from ..core.errors import ConfigError, ConnectFailed
 from ..routing.key_stores import SERVICE, Stores
+from .mcp_entry import Registered
 
 Answer = Mapping[str, str]
 _CALLED = f"{SERVICE} mcp login"
@@ -30,6 +32,7 @@ class Login:
     stores: Stores = field(repr=False)
     redirect: str = "http://127.0.0.1/callback"
     ask: Callable[[str], Awaitable[Answer]] | None = None
+    registered: Registered = field(default=Registered(), repr=False)
     _data: dict[str, Any] = field(default_factory=dict, repr=False)
     _context: Any = field(default=None, repr=False)
 
@@ -78,7 +81,12 @@ class Login:
         from mcp.shared.auth import OAuthClientMetadata
 
         about = OAuthClientMetadata.model_validate(
-            {"client_name": "nbllm", "redirect_uris": [self.redirect], "token_endpoint_auth_method": "none"}
+            {
+                "client_name": "nbllm",
+                "redirect_uris": [self.redirect],
+                "token_endpoint_auth_method": "none",
+                "scope": self.registered.scope or None,
+            }
         )
         made = OAuthClientProvider(self.url, about, self, self._open, self._came)
         self._context = made.context
@@ -108,11 +116,19 @@ class Login:
         self._save()
 
     async def get_client_info(self) -> Any:
-        """The client that was registered; none for a new login, whose browser comes back elsewhere."""
+        """The client that was registered, by hand or here; none of ours for a new login, whose browser comes
+        back elsewhere."""
         from mcp.shared.auth import OAuthClientInformationFull
 
-        known = self._data.get("client")
-        return OAuthClientInformationFull.model_validate(known) if known and self.ask is None else None
+        known = self._data.get("client") if self.ask is None else None
+        if self.registered.id:
+            known = {
+                "client_id": self.registered.id,
+                "client_secret": self.registered.secret or None,
+                "redirect_uris": [self.redirect],
+                "token_endpoint_auth_method": self._data.get("method", "none"),
+            }
+        return OAuthClientInformationFull.model_validate(known) if known else None
 
     async def set_client_info(self, client_info: Any) -> None:
         """Keeps the client that was registered, together with the tokens that it gets."""
@@ -134,7 +150,22 @@ class Login:
         if self.ask is None:
             hint = f"`%llm mcp login {self.name}` logs in again."
             raise ConnectFailed(f"The login to mcp/{self.name} has ended.", hint=hint)
+        if self.registered.secret:
+            self._sign(url)
         self._data["came"] = dict(await self.ask(url))
+
+    def _sign(self, url: str) -> None:
+        """How the client shows its secret, which goes where the user logs in, and nowhere else."""
+        server = self._context.oauth_metadata
+        if server is not None and origin(str(server.token_endpoint)) != origin(url):
+            raise ConfigError(
+                f"mcp/{self.name} would have its client's secret sent elsewhere than where you log in.",
+                hint="Ask who runs it.",
+            )
+        takes = (server and server.token_endpoint_auth_methods_supported) or ["client_secret_basic"]
+        basic = "client_secret_basic" in takes
+        self._data["method"] = "client_secret_basic" if basic else "client_secret_post"
+        self._context.client_info.token_endpoint_auth_method = self._data["method"]
 
     async def _came(self) -> Any:
         from mcp.shared.auth import AuthorizationCodeResult

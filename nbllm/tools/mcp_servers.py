@@ -132,7 +132,7 @@ class Servers:
 
     def login(self, entry: Entry) -> Login | None:
         """Where the login of a server is kept, None for a command."""
-        return Login(entry.name, entry.url, self._stores()) if entry.url else None
+        return Login(entry.name, entry.url, self._stores(), registered=entry.login) if entry.url else None
 
     async def log_in(self, entry: Entry, redirect: str, ask: Callable[[str], Awaitable[Answer]]) -> bool:
         """Logs in to a server: `ask` gives what the browser brings back to `redirect`. True where the login
