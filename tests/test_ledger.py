@@ -208,6 +208,53 @@ def test_a_call_that_the_end_cuts_off_is_noted(place):
     assert ["cancelled"] == [row["status"] for row in read()[0].values()]
 
 
+BEGUN = """
+import sys, nbllm
+from nbllm.store.history import book, read
+stream = nbllm.stream('a secret', 'sim/openai@gap=30,tokens=9', label='mine')
+next(iter(stream.text_stream))
+book().flush()
+assert {} == read()[0], "it goes on"
+print(book().kernel, flush=True)
+sys.stdin.read()
+"""
+
+
+@POSIX
+def test_a_call_of_a_killed_kernel_is_interrupted(place):
+    """It was on its way; others see nothing of it while its kernel lives, and once what it was afterwards,
+    also where it is folded."""
+    with subprocess.Popen(
+        [sys.executable, "-c", BEGUN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        kernel = process.stdout.readline().strip()
+        assert ({}, []) == read()
+        process.kill()
+    for _ in range(2):
+        rows, problems = read()
+        assert [] == problems
+        assert [kernel] == [key[1] for key in rows]
+        (row,) = rows.values()
+        assert ("interrupted", False) == (row["status"], row["ok"])
+        assert ("sim/openai", "mine") == (row["provider"], row["label"])
+        assert "secret" not in str(row)
+        fold(place / "ledger")
+    assert ["calls.sqlite"] == files(place)
+
+
+def test_a_call_that_ends_is_written_over_its_beginning(place, client):
+    """One row, whenever the book was written."""
+    stream = client.stream("hello", "sim/openai@gap=0.05,tokens=5")
+    next(iter(stream))
+    for _ in range(3):
+        book().flush()
+    assert {} == read()[0]
+    stream.response()
+    client.ledger.flush()
+    assert ["ok"] == [row["status"] for row in read()[0].values()]
+    assert ["ok"] == [row["status"] for row in client.ledger.history()[0]]
+
+
 @POSIX
 def test_only_the_user_may_read(place, client):
     """Every file and the folder, from the first moment; a folder that was open is closed."""

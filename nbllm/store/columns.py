@@ -33,6 +33,7 @@ STATUSES = (
     "cancelled",
     "client_error",
     "cli_exit",
+    "interrupted",
 )
 START_KINDS = (
     "cold_process",

@@ -6,6 +6,9 @@ kernels that are gone are folded into `calls.sqlite` by whoever holds `fold.lock
 the disk, each under its key, so that a second try doubles nothing; then the files go. A reader lists the
 files, reads them, and `calls.sqlite` last: a row that moves meanwhile is met twice, and counted once.
 
+A call that is on its way for longer than a group has a row with the status INTERRUPTED, over which its end is
+written. Readers leave it out while its kernel lives; after a kill it is what is left of the call.
+
 Rows are written by one daemon thread, in groups: no answer waits for the disk, and whatever the disk does
 costs no answer.
 """
@@ -40,6 +43,8 @@ _TABLES = (
     "without rowid",
 )
 _INSERT = "insert or ignore into calls values (?, ?, ?, ?, ?)"
+_REPLACE = _INSERT.replace("ignore", "replace")
+INTERRUPTED = "interrupted"
 _FOLDED = "calls"  # the file of kernels that are gone
 _GROUP = 0.25  # seconds: what ends within them is written together
 _PATIENCE = 5.0  # seconds that a fork waits for the disk
@@ -67,7 +72,8 @@ class Book:
         self._alive: int | None = None  # the lock that says so
 
     def wake(self, source: Callable[[], None]) -> None:
-        """Has `source` called soon on the book's thread, to measure what has ended and `add` its rows."""
+        """Has `source` called soon on the book's thread, to measure what has begun or ended and `add` its
+        rows."""
         with self._lock:
             self._sources.add(source)
             if self._thread is None:
@@ -144,7 +150,7 @@ class Book:
             if self._file is None:
                 self._open()
             if self._file is not None:
-                self._file.write((_INSERT, rows))
+                self._file.write((_REPLACE, rows))
         except Exception as error:  # noqa: BLE001 - no disk and no file on it may cost an answer
             self.problem = f"The calls of this session are noted in memory only: {_why(error)}."
             with contextlib.suppress(Exception):
@@ -192,12 +198,24 @@ def read(since: float = 0.0, until: float = math.inf) -> tuple[dict[Key, Row], l
         return {}, [f"The calls on disk cannot be read: {_why(error)}."]
     for path in paths:
         try:
-            for *key, data in _records(path, since, until):
-                found[key[0], key[1], key[2], key[3]] = json.loads(data)
+            made = {tuple(key): json.loads(data) for *key, data in _records(path, since, until)}
+            begun = [key for key, row in made.items() if row.get("status") == INTERRUPTED]
+            for key in begun if begun and _lives(path) else ():
+                del made[key]
+            found |= made
         except Exception as error:  # noqa: BLE001 - whatever is the matter with one file, the others count
             if path.exists():
                 problems.append(f"{path} is left out: {_why(error)}.")
     return found, problems
+
+
+def _lives(path: Path) -> bool:
+    """Whether the kernel of a file goes on; or another process is folding it, and its rows stand elsewhere
+    soon."""
+    fd = None if path.stem == _FOLDED else take(path.with_suffix(".lock"))
+    if fd is not None:
+        os.close(fd)
+    return fd is None and path.stem != _FOLDED
 
 
 def _records(path: Path, since: float = 0.0, until: float = math.inf) -> Iterator[Any]:

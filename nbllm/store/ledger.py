@@ -23,7 +23,7 @@ from ..core.options import LEDGERS
 from ..dialects.embeddings import EMBEDDERS
 from .chunks import Recorded, Row
 from .history import Book, Key, Record, book, read
-from .measure import Call, failed, rows
+from .measure import Call, failed, rows, started
 
 _LONGEST = 200  # characters of a name that a provider sends; on disk it is cut
 _TEXTS = ("prompt", "answer", "error_msg")
@@ -40,6 +40,7 @@ class Ledger:
         self._number = next(book().ledgers)
         self._pending: list[tuple[Recorded, Call, Row, Book]] = []
         self._rows: deque[Row] = deque(maxlen=most)
+        self._begun = 0  # the last call whose beginning was looked at
         self.renew()
         _ALL.add(self)
 
@@ -74,7 +75,10 @@ class Ledger:
         with self._lock:
             self._pending.append((stream, call, about, own))
         stream.at_end = self._ended
-        return own.tell() if self._kept != "memory" else ""
+        if self._kept == "memory":
+            return ""
+        own.wake(self._settle)
+        return own.tell()
 
     def rows(self) -> list[Row]:
         """One row per attempt of every call that has ended, in the order of their calls."""
@@ -102,7 +106,8 @@ class Ledger:
         book().wake(self._settle)
 
     def _settle(self) -> None:
-        """Measures what has ended. An entry goes when it is done with: an interrupt may come."""
+        """Measures what has ended, and puts down what has begun. An entry goes when it is done with: an
+        interrupt may come."""
         with self._measuring:
             while (entry := self._first()) is not None:
                 made = self._measured(*entry[:3])
@@ -112,6 +117,11 @@ class Ledger:
                     self._rows.extend(made)
                     self._pending.remove(entry)
                 time.sleep(0)  # whoever has something to do goes first
+            with self._lock:
+                begun = [e for e in self._pending if e[2]["seq"] > self._begun and self._kept != "memory"]
+            for _, call, about, own in begun:
+                own.add([self._record(started(call, about))])
+                self._begun = about["seq"]
 
     def _first(self) -> tuple[Recorded, Call, Row, Book] | None:
         with self._lock:

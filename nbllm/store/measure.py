@@ -22,6 +22,7 @@ from ..core.options import keywords
 from ..routing import prices
 from . import chunks as pieces
 from .chunks import DISTURBED, Chunk, Recorded, Row, Tokenizer, kind_of, ns, stalled
+from .history import INTERRUPTED
 from .moments import Moments, moments, streamed
 
 CERTIFIED_MS = 0.3  # what a certified stamp is good for (p99 of benchmarks/accuracy.py)
@@ -103,15 +104,18 @@ def rows(stream: Recorded, call: Call, extra: Mapping[str, Any] | None = None) -
 
 def failed(error: BaseException, provider: Provider, model: str, extra: Mapping[str, Any]) -> Row:
     """The row of a request that came to nothing before it was sent, or whose answer could not be measured."""
-    return {
-        "attempt": 1,
-        "provider": provider.name,
-        "model": model,
-        "transport": "cli" if provider.command else "h1",
-        **_failure(errors.as_ours(error), None),
-        "quality": "bounded",
-        **extra,
-    }
+    return {**_asked(provider, model), **_failure(errors.as_ours(error), None), "quality": "bounded", **extra}
+
+
+def started(call: Call, extra: Mapping[str, Any]) -> Row:
+    """The row of a call that is on its way: what is left of it where its kernel is killed."""
+    about = {"params": params(call.request), "label": call.label, "simulated": call.simulated}
+    return {**_asked(call.provider, call.model), **about, "ok": False, "status": INTERRUPTED, **extra}
+
+
+def _asked(provider: Provider, model: str) -> Row:
+    transport = "cli" if provider.command else "h1"
+    return {"attempt": 1, "provider": provider.name, "model": model, "transport": transport}
 
 
 # --- rows ---
