@@ -28,5 +28,5 @@ def python_of(name: str, packages: Sequence[str]) -> str:
 
 def without_keys() -> dict[str, str]:
     """The environment without what could lead a tool to a real provider, or to other packages."""
-    odd = ("_API_KEY", "_BASE_URL", "_API_BASE")
-    return {k: v for k, v in os.environ.items() if not k.endswith(odd) and k != "PYTHONPATH"}
+    odd, python = ("_API_KEY", "_BASE_URL", "_API_BASE"), ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+    return {k: v for k, v in os.environ.items() if not k.endswith(odd) and k not in python}
