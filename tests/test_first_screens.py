@@ -1,7 +1,11 @@
 """What the lines show first: models, providers, ping, the log, help, a dry run, prompts, what Tab offers."""
 
 import json
+import os
 import pickle
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -9,6 +13,7 @@ from nbllm import Client, simulator
 from nbllm.notebook import overview
 from nbllm.notebook.view.tables import table
 from nbllm.routing import registry
+from nbllm.simulator import text
 
 from .kernels import Kernel
 
@@ -183,6 +188,16 @@ def test_tab_offers_models_first_and_the_right_words(kernel, line, first, among,
     assert not set(never) & set(found)
 
 
+def test_tab_keeps_that_order(kernel):
+    """IPython sorts what is not said to be in order."""
+    kernel.run(
+        "from IPython.core.completer import provisionalcompleter\nwith provisionalcompleter():\n"
+        "    found = [c.text for c in get_ipython().Completer.completions('%%llm ', 6)]"
+    )
+    found = kernel.value("found")
+    assert found.index("openai/mini") < found.index("gemini/flash") < found.index("as=")
+
+
 def test_a_table_of_odd_words_stays_a_table():
     """Whatever stands in its cells: no tag, no line, no bar of theirs is one."""
     made = table(["a", "b"], [["<b>x", "1\n|2"], ["", "\u202ez"]], figures=["b"], best=[(0, 1)])
@@ -192,3 +207,46 @@ def test_a_table_of_odd_words_stays_a_table():
     assert "**1 \\|2**" in made.text
     assert "\u202e" not in made.html + made.text
     assert pickle.loads(pickle.dumps(made)) == made
+
+
+def test_auto_without_a_key_says_how_to_get_one_and_fix_does_not_pretend(kernel):
+    """In the answer's own place; what would explain an error with made-up words is refused."""
+    ran = kernel.run("%%llm auto\nhello")
+    assert 1 == len(ran.outputs)
+    assert "%llm key openai" in ran.text
+    assert not kernel.run("1 / 0").ok
+    assert "No model is ready" in "".join(kernel.run("%llm fix").error["traceback"])
+    assert kernel.run("%llm fix sim/openai").ok
+    kernel.run("%llm simulate on")
+    assert kernel.run("%llm fix").ok
+    kernel.run("%llm simulate off")
+
+
+def test_a_terminal_has_an_out_where_there_is_a_value(tmp_path):
+    """And none where an answer has drawn itself."""
+    code = "%load_ext nbllm\n%llm ask -m sim/openai@echo=1 hello there\n40 + 2\n%reload_ext nbllm\n50 + 2\n"
+    ran = subprocess.run(
+        [sys.executable, "-m", "IPython", "--colors=nocolor", "--simple-prompt", "--no-banner"],
+        input=code,
+        env={**os.environ, "IPYTHONDIR": str(tmp_path), "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "hello there" in ran.stdout
+    assert ["42", "52"] == re.findall(r"Out\[\d+\]: (.*)", ran.stdout)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["Why is the sky blue?", "Write a haiku about the sea.", "Name three risks."]
+)
+def test_simulated_models_differ(prompt):
+    """Four families, at least three answers, and each the same every time."""
+    models = ("gpt-5.4-mini", "claude-sonnet-5-5", "gemini-flash-latest", "llama3.2")
+    said = ["".join(text.answer(prompt, model=m)) for m in models]
+    assert len(set(said)) >= 3
+    assert said == ["".join(text.answer(prompt, model=m)) for m in models]
+    assert 6 <= len(
+        {"".join(text.answer(f"{prompt} {i}", model="m")).partition("`. ")[2] for i in range(60)}
+    ) or ("simulated" not in said[0])

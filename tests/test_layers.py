@@ -149,9 +149,9 @@ _STANDARD = sys.stdlib_module_names - {
 # on other machines.
 # 180 of the tower: schemas of tools as strict modes take them, refused by their place where none does.
 # 200 of the notebook: what the lines show first (models, providers, ping, log, help, dry run), Tab by line.
+# 75 of the notebook: comparisons that are tables, with one table of their figures; terminals; first words.
 # 36 of the notebook: pieces that are there already are drawn as one, styles by need; 49, and 15 of the
 # tower: loading the extension brings no call (who asks is found when it is made, files are looked for).
-# 60 of the notebook: comparisons that are tables, with one table of their figures.
 # 175 of the tools, 45 of the tower, 15 of the notebook: what tools change, shown before and taken back.
 # 60 of bench: looks of models that stay; 115: the report's verdicts, costs and cards, figures for both pages.
 # 30 of the notebook: one table of a benchmark, its costs, what is kept where it is stopped.

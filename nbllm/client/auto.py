@@ -31,7 +31,12 @@ def choose(registry: Registry, listens: Callable[[str], bool]) -> Route:
             f"no other key and no Ollama was found, and {source} is one: whoever put it there may read what "
             f"is asked",
         )
-    return _chosen(registry, "sim/openai", "no key and no Ollama was found: the simulator answers")
+    return _chosen(
+        registry,
+        "sim/openai",
+        "no key and no Ollama was found, so the simulator answers. Set OPENAI_API_KEY or another key, or "
+        "type one: %llm key openai; %llm models shows more",
+    )
 
 
 def _chosen(registry: Registry, name: str, why: str) -> Route:

@@ -341,6 +341,7 @@ def _fix(session: Session, rest: str) -> Any:
     line = session.parse(rest)
     options = with_schema(session, checked(line, session.defaults))
     models = models_of(line.models, options)
+    session.needs_a_model(models)
     answer = ask(session, Question((text,), models, options, line.extra), line.out)
     if isinstance(answer, Response):
         with after_answer(answer, "proposing it as a cell"):

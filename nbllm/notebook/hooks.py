@@ -23,6 +23,8 @@ def install(session: Session) -> None:
     if session.matcher is None:
         _note_failures(session)
         _complete(session)
+        if not session.in_kernel:
+            _quiet(session.shell.displayhook)
     printer = session.shell.display_formatter.ipython_display_formatter
     printer.for_type_by_name(*_DRAWN[0], lambda response: _draw(session, response))
     printer.for_type_by_name(*_DRAWN[1], lambda comparison: _draw_all(session, comparison))
@@ -36,6 +38,8 @@ def remove(session: Session) -> None:
     matchers = session.shell.Completer.custom_matchers
     if session.matcher in matchers:
         matchers.remove(session.matcher)
+    for name in ("write_output_prompt", "write_format_data"):
+        vars(session.shell.displayhook).pop(name, None)
     printer = session.shell.display_formatter.ipython_display_formatter
     for module, name in _DRAWN:
         printer.deferred_printers.pop((module, name), None)
@@ -93,7 +97,8 @@ def _matches(session: Session, text: str, column: int, row: int) -> dict[str, An
 
         prefix, found = candidates(session, text, column, row)
     entries = [SimpleCompletion(text=word, type=kind) for word, kind in found]
-    return {"completions": entries, "matched_fragment": prefix, "suppress": bool(entries)}
+    shown = {"completions": entries, "matched_fragment": prefix, "suppress": bool(entries)}
+    return {**shown, "ordered": True}  # models stand first
 
 
 # --- drawing ---
@@ -110,3 +115,14 @@ def _draw(session: Session, response: Response) -> None:
 def _draw_all(session: Session, comparison: Comparison) -> None:
     if not session.was_shown(comparison):
         session.show(comparison._repr_mimebundle_())
+
+
+def _quiet(hook: Any) -> None:
+    """A terminal's Out[n] stands before what is written there, and not where a value has drawn itself."""
+    prompt, write = hook.write_output_prompt, hook.write_format_data
+
+    def write_both(*given: Any, **named: Any) -> None:
+        prompt()
+        write(*given, **named)
+
+    hook.write_output_prompt, hook.write_format_data = lambda: None, write_both

@@ -235,6 +235,15 @@ class Session:
         texts, stands for these."""
         return tuple(m for name in names for m in self._meant(name))
 
+    def needs_a_model(self, names: Sequence[str]) -> None:
+        """Raises ConfigError where `auto` found nobody but the simulator, whom the user did not ask for."""
+        if "auto" in names and not self.client.registry.simulating and self.client.resolve("auto").simulated:
+            raise ConfigError(
+                "No model is ready.",
+                hint="Set OPENAI_API_KEY or another key, type one with `%llm key openai`, or name a model: "
+                "`%llm models` shows which there are.",
+            )
+
     def _meant(self, name: str) -> Sequence[str]:
         held = self.namespace.get(name)
         held = [held] if isinstance(held, str) else held

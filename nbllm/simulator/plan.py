@@ -242,7 +242,9 @@ def _said(ask: Ask, o: Options) -> tuple[str, ...]:
         else None
     )
     tokens = (
-        text.answer(ask.prompt, o.tokens, o.seed) if said is None else text.given(text.clean(said), o.tokens)
+        text.answer(ask.prompt, o.tokens, o.seed, ask.model)
+        if said is None
+        else text.given(text.clean(said), o.tokens)
     )
     return _stopped(tokens, ask.stop)
 

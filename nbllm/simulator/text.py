@@ -12,14 +12,36 @@ _TOKEN = re.compile(r"\s*(?:\w{1,8}|[^\w\s]{1,3})|\s+")
 
 _WORD = re.compile(r"\d+\.\d+|\w+")
 
-# Words a prompt may hold, and the answer they get. The first row whose words all occur is taken.
-_TOPICS: tuple[tuple[tuple[str, ...], str], ...] = (
+# Words a prompt may hold, and the answers they get: one for all models, or one for each voice. The first row
+# whose words all occur is taken.
+_TOPICS: tuple[tuple[tuple[str, ...], str | tuple[str, ...]], ...] = (
     (
         ("sky", "blue"),
-        """\
+        (
+            """\
 Sunlight holds all colours. On its way through the air it meets molecules much smaller than its wavelength, and these \
 scatter short waves far more than long ones: the strength goes with $1/\\lambda^4$ (**Rayleigh scattering**). So blue light \
 reaches the eye from every direction of the sky, while red light passes nearly straight on.""",  # noqa: E501
+            """\
+Sunlight holds all colours. The air does not treat them alike:
+
+- **Blue** has short waves. Molecules of air scatter them in all directions, so blue comes from everywhere.
+- **Red** has long waves, about $1.5$ times as long, and is scattered some **five times less**.
+
+Violet is scattered even more, but the sun sends less of it, and our eyes are less sensitive to it.""",
+            """\
+Sunlight holds all colours. How strongly air scatters each goes with $1/\\lambda^4$.
+
+| Colour | Wavelength | Scattered, against red |
+|---|---:|---:|
+| blue | 450 nm | 5.0 |
+| green | 550 nm | 2.2 |
+| red | 670 nm | 1.0 |
+
+Blue wins, so the sky is blue.""",
+            """\
+Sunlight holds all colours. Air scatters the blue ones most, so blue reaches you from the whole sky.""",
+        ),
     ),
     (
         ("sky", "red"),
@@ -55,19 +77,62 @@ def reverse(text: str) -> str:
     ),
     (
         ("haiku", "sea"),
-        "Salt wind, then silence.\nThe tide writes on the wet sand\nand takes back each word.",
+        (
+            "Salt wind, then silence.\nThe tide writes on the wet sand\nand takes back each word.",
+            "Grey water breathing:\nevery wave has somewhere else\nit would rather be.",
+            "A gull, one white stroke.\nBelow it the patient blue\ngoes on being deep.",
+            "Wave after wave comes.\nNot one of them remembers\nthe stone it made round.",
+        ),
     ),
     (("haiku",), "Packets cross the loop,\nno model wakes to answer,\nstill the cell fills up."),
-    (("capital", "france"), "**Paris** is the capital of France."),
+    (
+        ("capital", "france"),
+        (
+            "**Paris** is the capital of France.",
+            "The capital of France is **Paris**, on the Seine.",
+            "**Paris**.",
+            "France's capital is Paris, as it has been for most of its history.",
+        ),
+    ),
+    (
+        ("colour",),
+        ("**Blue**, the colour of distance.", "Green: `#2e8b57`, to be exact.", "Ochre.", "Red, of course."),
+    ),
     (("9.11", "9.9"), "**9.9** is larger: nine tenths are more than eleven hundredths, 9.90 against 9.11."),
     (("oslo", "json"), '{"city": "Oslo", "country": "Norway", "population": 717710}'),
     (("hello",), "Hello! The connection works from end to end."),
     (("ping",), "pong"),
+    (("pong",), "pong"),
 )
-_PLAIN = """\
-This is a simulated answer{to}. It was made by **nbllm's simulator**; no language model was asked. It speaks the wire format \
-of the provider, streams word by word and counts its tokens exactly, so that a notebook can be written, tested and measured \
-without a key."""  # noqa: E501
+# What every other prompt gets behind an opening, chosen by the prompt and the voice.
+_BODIES = (
+    """\
+It was made by **nbllm's simulator**; no language model was asked. It speaks the wire format of the provider, streams word by \
+word and counts its tokens exactly, so that a notebook can be written, tested and measured without a key.""",  # noqa: E501
+    """\
+**nbllm's simulator** made it, in the provider's own wire format. Three things in it are real:
+
+1. the *pauses* between the words,
+2. the *count* of the tokens,
+3. the *cost*, which is nothing.""",
+    """\
+A real model would begin with the point, add a reason, and say how sure it is. **nbllm's simulator** knows only how to keep \
+time: each word piece is sent when a schedule says so.""",  # noqa: E501
+    """\
+It comes from **nbllm's simulator** on this machine.
+
+| What | Here |
+|---|---|
+| thought | none |
+| tokens | counted exactly |
+| key | not needed |""",
+    """\
+**nbllm's simulator** wrote it before you asked. Run the cell with a provider's key, and the same lines bring a real one.""",  # noqa: E501
+    """\
+The map is not the territory, and this is not the model: **nbllm's simulator** only has its shape, so that the rest of the notebook can be tried.""",  # noqa: E501
+    """\
+In brief: the cell works, the words stream, the figures below are measured. What they say is **nbllm's simulator**'s own.""",  # noqa: E501
+)
 
 _LONG = """\
 
@@ -129,24 +194,31 @@ def clean(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def answer(prompt: str, tokens: int | None = None, seed: int = 0) -> tuple[str, ...]:
-    """The tokens of an answer to `prompt`: exactly `tokens` of them where that is given."""
-    asked = set(words(prompt))
-    text = next((said for keys, said in _TOPICS if asked.issuperset(keys)), "") or _PLAIN.replace(
-        "{to}", _quoted(prompt)
-    )
+def answer(prompt: str, tokens: int | None = None, seed: int = 0, model: str = "") -> tuple[str, ...]:
+    """The tokens of an answer of `model` to `prompt`: exactly `tokens` of them where that is given."""
+    asked, voice = set(words(prompt)), _voice(model)
+    which = (zlib.crc32(prompt.encode("utf-8", "replace")) + 5 * voice) % len(_BODIES)
+    found = next((said for keys, said in _TOPICS if asked.issuperset(keys)), "")
+    text = found[voice] if isinstance(found, tuple) else found or f"{_opening(prompt)} {_BODIES[which]}"
     if any(mark in prompt.lower() for mark in _AT_LENGTH):
         text += _LONG
     return tuple(pieces(text)) if tokens is None else _stretched(text, tokens, _SENTENCES, seed)
 
 
-def _quoted(prompt: str) -> str:
-    """The prompt's first line, named in a code span, where neither Markdown nor HTML nor mathematics means
-    anything."""
+def _voice(model: str) -> int:
+    """Which of four ways of writing a model has, by its family."""
+    families = (("claude", "anthropic", "mistral"), ("gemini", "gemma", "qwen"), ("llama", "oss"))
+    name = model.lower()
+    return next((i for i, names in enumerate(families, 1) if any(n in name for n in names)), 0)
+
+
+def _opening(prompt: str) -> str:
+    """That it is simulated, with the prompt's first line in a code span, where neither Markdown nor HTML nor
+    mathematics means anything."""
     line = next((said.strip() for said in prompt.splitlines() if said.strip()), "")
     shown = "".join(c if c.isprintable() else " " for c in line.replace("`", "'"))
     shown = shown if len(shown) <= _QUOTED else shown[: _QUOTED - 1] + "…"
-    return f" to `{shown.strip()}`" if shown.strip() else ""
+    return f"This is a simulated answer{f' to `{shown.strip()}`' if shown.strip() else ''}."
 
 
 def thoughts(tokens: int, seed: int = 0) -> tuple[str, ...]:

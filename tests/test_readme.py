@@ -1,0 +1,71 @@
+"""The README: its blocks run in their order, in a fresh kernel without a key, and what it names is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nbllm.notebook.syntax.options import BENCH, OPTIONS, SUBCOMMANDS
+
+from .kernels import Kernel
+
+TEXT = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+FENCES = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", TEXT)
+SPANS = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"(?ms)^```.*?^```$", "", TEXT))
+
+
+def quick(code):
+    """The same with fewer blocks, warm, and without the look at the machine, which all take long."""
+    shorter = code.replace("blocks=30, cold=True", "blocks=2, warmup=1")
+    assert shorter != code or "bench" not in code
+    return shorter.replace(", selftest=nbllm.bench.selftest()", "")
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+def test_every_block_runs_in_a_fresh_kernel_without_a_key(tmp_path):
+    """As they stand, one after another."""
+    cells = [code for kind, code in FENCES if kind in ("", "python")]
+    assert 4 == len(cells)
+    with Kernel(prepare="") as kernel:
+        assert kernel.run(f"import os; os.chdir({str(tmp_path)!r})").ok
+        for cell in cells[:-1]:
+            ran = kernel.run(cell)
+            assert ran.ok, (cell, ran.error)
+        for line in quick(cells[-1]).splitlines():
+            ran = kernel.run(line)
+            assert ran.ok, (line, ran.error)
+        assert "sky" in kernel.run("_llm.text").text or kernel.value("len(_llm.text) > 20")
+        assert (tmp_path / "report.html").exists()
+
+
+def test_every_line_it_names_is_there():
+    """`%llm WORD`, and the words of its row of lines."""
+    words = {w[1] for span in SPANS if (w := re.match(r"%llm ([a-z]+)\b(?!/)", span))}
+    words |= set(
+        re.findall(r"`(\w+)`", next(line for line in TEXT.splitlines() if line.startswith("| lines |")))
+    )
+    assert {"models", "simulate", "chat"} <= words
+    assert set() == words - set(SUBCOMMANDS) - {"what"}
+
+
+def test_every_option_it_names_is_there():
+    """`name=value` spans are options of a cell or of a benchmark, or stand in the short list below."""
+    named = {w[1] for span in SPANS if (w := re.match(r"([a-z][a-z_.]*)=[^=]", span)) and "(" not in span}
+    others = {"x.name", "x.start", "name", "by", "since", "oauth", "command", "executor", "window"}
+    bench = {name.removeprefix("bench.") for name in BENCH}
+    assert {"attach", "chat", "budget"} <= named
+    assert set() == named - set(OPTIONS) - set(BENCH) - bench - others
+
+
+def test_every_name_of_the_package_is_there():
+    """`nbllm.NAME`, in spans and in blocks; `bench.NAME`, too."""
+    import nbllm.bench
+
+    code = "\n".join([*SPANS, *(c for kind, c in FENCES if kind == "python")])
+    names = set(re.findall(r"(?<!\[tool\.)\bnbllm\.(?!bench|routing|simulator|store|demo)(\w+)", code))
+    assert {"complete", "stream", "map"} <= names
+    assert set() == {n for n in names if not hasattr(nbllm, n)}
+    bench = set(re.findall(r"\bbench\.(\w+)\(", code))
+    assert {"run", "coldstart"} <= bench
+    assert set() == {n for n in bench if not hasattr(nbllm.bench, n)}
