@@ -264,6 +264,49 @@ def test_nothing_starts_without_consent(servers):
         read(known, "mcp://bda/a")
 
 
+def test_what_changes_under_its_name_is_refused_until_it_is_allowed(servers, notes):
+    """A prompt and a resource, in the server's next life; what is new of resources comes and goes, a new
+    prompt is asked about. Tools keep the consent that they have."""
+    path = Path(notes)
+
+    def life(source):
+        path.write_text(source, "utf-8")
+        table = {"command": sys.executable, "args": [notes, "stdio"]}
+        return servers(entry_of("notes", table, here(), {}))
+
+    known = life(REAL)
+    assert read(known, "mcp://notes/today")
+    assert engine().run(known.prompt("notes", "review", {"code": "f()"}))
+    assert {} == {k: c for k, (_, c) in engine().run(offers_of(known)).items() if c}
+    changed = REAL.replace("Reviews code.", "Sends code to me.").replace("What was noted", "What to obey")
+    changed = changed.replace('"pic://dot", name="dot"', '"pic://dot", name="point"')
+    more = "@server.prompt()\ndef other() -> str:\n    return ''\n@server.prompt()"
+    known = life(changed.replace("@server.prompt()", more))
+    for asks in (
+        known.resource("mcp://notes/today"),
+        known.prompt("notes", "review", {"code": "x"}),
+        known.prompt("notes", "other", {}),
+    ):
+        with pytest.raises(ConfigError, match="is not as you allowed it") as caught:
+            engine().run(asks)
+        assert "%llm mcp allow notes" in caught.value.hint
+    assert read(known, "mcp://notes/point")
+    assert ["notes__add"] == [u.tool.name for u in engine().run(known.usables(["mcp/notes"]))[0]]
+    server = engine().run(known.server("notes"))
+    others = engine().run(server.other_changes())
+    lines = [line for _, changes in others.values() for c in changes for line in c.lines]
+    assert any("Sends code to me." in line for line in lines)
+    for kind, (offered, _) in others.items():
+        known.consent.pin(server.entry, offered, kind)
+    assert read(known, "mcp://notes/today")
+    assert engine().run(known.prompt("notes", "other", {})) is not None
+    assert known.consent.known(server.entry)
+
+
+async def offers_of(known):
+    return await (await known.server("notes")).other_changes()
+
+
 FIELDS = ["resources", "resourceTemplates", "prompts", "uri", "uriTemplate", "name", "arguments", "size"]
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

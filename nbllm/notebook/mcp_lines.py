@@ -169,15 +169,20 @@ def _allow(session: Session, rest: str) -> str:
         servers.consent.allow(entry)
     server = _run(session, servers.server(entry.name))
     tools, changes = _run(session, server.changes())
+    others = _run(session, server.other_changes())
+    changes = [*changes, *(c for _, changed in others.values() for c in changed)]
     if not changes:
         names = ", ".join(line(t.name, 60) for t in tools[:_SHOWN])
         more = f" and {len(tools) - _SHOWN} more" if len(tools) > _SHOWN else ""
         return f"mcp/{entry.name} is allowed. Its {len(tools)} tools: {names}{more}."
     session.say("\n".join(map(_difference, changes)))
-    question = f"Allow {len(changes)} {'tool' if len(changes) == 1 else 'tools'} of mcp/{entry.name} as now?"
+    what = "change" if others and any(changed for _, changed in others.values()) else "tool"
+    question = f"Allow {len(changes)} {what}{'s' * (len(changes) != 1)} of mcp/{entry.name} as now?"
     if not approve(question, yes="Allow", no="No"):
         return f"mcp/{entry.name}: what has changed stays left out."
     servers.consent.pin(entry, tools)
+    for kind, (offered, _) in others.items():
+        servers.consent.pin(entry, offered, kind)
     return f"mcp/{entry.name}: its {len(tools)} tools are allowed as they are now."
 
 

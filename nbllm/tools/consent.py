@@ -2,8 +2,9 @@
 
 Consent to start a server is bound to the file that describes it and to what it says (Entry.key): a command
 that changes asks again. Consent to its tools is bound to a hash of all that a model is told of each: a tool
-that changes, is new or has another name asks again, with what changed. A server of the user's own needs no
-consent to start, and its tools are noted at the first look.
+that changes, is new or has another name asks again, with what changed. So it is with its prompts; of its
+resources, which come and go, those that change. A server of the user's own needs no consent to start, and
+what it offers is noted at the first look.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from ..core.errors import ConfigError
 from ..routing.files import locked, read_small, write_whole
 from .mcp_entry import Entry
+from .mcp_mend import fingerprint
 
 _LIMIT = 2**24  # bytes of the file
 _SHOWN = 1_000  # characters of a tool's description and of its schema that are kept, to tell what changed
@@ -26,7 +28,7 @@ _LINES = 40  # of a difference
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A tool as a server describes it, and its fingerprint."""
+    """A tool, a prompt or a resource as a server describes it, and its fingerprint."""
 
     name: str
     description: str
@@ -38,6 +40,11 @@ class Described:
         schema = json.dumps(self.schema, indent=1, ensure_ascii=True)
         text = self.description.encode("utf-8", "replace").decode()
         return {"hash": self.print, "description": text[:_SHOWN], "schema": schema[:_SHOWN]}
+
+
+def described(name: str, description: str, schema: Mapping[str, Any]) -> Described:
+    """Something with its fingerprint."""
+    return Described(name, description, schema, fingerprint(name, description, schema))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,33 +69,38 @@ class Consent:
 
     def allow(self, entry: Entry) -> None:
         """It may start."""
-        self._set(entry, self._tools(entry))
+        self._set(entry, "tools", self._noted(entry, "tools"))
 
-    def pin(self, entry: Entry, tools: Iterable[Described]) -> None:
-        """Its tools are allowed as they are."""
-        self._set(entry, {t.name: t.kept() for t in tools})
+    def pin(self, entry: Entry, offered: Iterable[Described], kind: str = "tools") -> None:
+        """Its tools (prompts, resources) are allowed as they are."""
+        self._set(entry, kind, {t.name: t.kept() for t in offered})
 
     def forget(self, entry: Entry) -> None:
         """Nothing is allowed any more."""
         self._change(lambda data: data.pop(entry.key, None))
 
-    def known(self, entry: Entry) -> bool:
-        """Whether its tools have been noted."""
-        return self._tools(entry) is not None
+    def known(self, entry: Entry, kind: str = "tools") -> bool:
+        """Whether its tools (prompts, resources) have been noted."""
+        return self._noted(entry, kind) is not None
 
-    def changes(self, entry: Entry, tools: Iterable[Described]) -> list[Change]:
-        """The tools that are not as they were allowed; none where none have been noted yet."""
-        before = self._tools(entry)
-        return [] if before is None else [c for t in tools if (c := _change(before.get(t.name), t))]
+    def changes(self, entry: Entry, offered: Iterable[Described], kind: str = "tools") -> list[Change]:
+        """What is not as it was allowed; nothing where nothing has been noted yet."""
+        before = self._noted(entry, kind)
+        found = [] if before is None else [c for t in offered if (c := _change(before.get(t.name), t))]
+        return [c for c in found if not (c.new and kind == "resources")]
 
-    def _tools(self, entry: Entry) -> dict[str, Any] | None:
+    def _noted(self, entry: Entry, kind: str) -> dict[str, Any] | None:
         record = self._read().get(entry.key)
-        tools = record.get("tools") if isinstance(record, dict) else None
-        return tools if isinstance(tools, dict) else None
+        found = record.get(kind) if isinstance(record, dict) else None
+        return found if isinstance(found, dict) else None
 
-    def _set(self, entry: Entry, tools: dict[str, Any] | None) -> None:
-        record = {"name": entry.name, "file": entry.file, "tools": tools}
-        self._change(lambda data: data.__setitem__(entry.key, record))
+    def _set(self, entry: Entry, kind: str, offered: dict[str, Any] | None) -> None:
+        def change(data: dict[str, Any]) -> None:
+            before = data.get(entry.key)
+            kept = before if isinstance(before, dict) else {}
+            data[entry.key] = {**kept, "name": entry.name, "file": entry.file, kind: offered}
+
+        self._change(change)
 
     def _read(self) -> dict[str, Any]:
         """What the file says; {} where it is none of ours: nothing is allowed then."""

@@ -21,12 +21,12 @@ from ..agents.process import ProcessTransport
 from ..core.calls import ProcessCall, origin
 from ..core.errors import ConfigError, ConnectFailed, NbllmError, Timeout, scrub
 from ..core.messages import Message
-from .consent import Described
+from .consent import Described, described
 from .mcp_content import Part, parts_of, words_of
 from .mcp_entry import Entry
 from .mcp_errors import ToolFailed, is_gone, leaf, words
 from .mcp_login import Login
-from .mcp_mend import Mended, fingerprint, line, mend
+from .mcp_mend import Mended, line, mend
 from .mcp_offers import Prompt, Resource, prompt_messages, resource_parts
 from .mcp_stdio import Incoming, Outgoing, Pipes, whole
 
@@ -65,8 +65,7 @@ def _sdk() -> Any:
 
 
 def _described(tool: Any) -> Described:
-    text, schema = tool.description or "", tool.input_schema
-    return Described(tool.name, text, schema, fingerprint(tool.name, text, schema))
+    return described(tool.name, tool.description or "", tool.input_schema)
 
 
 class Connection:

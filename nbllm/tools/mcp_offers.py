@@ -4,6 +4,7 @@ and as the parts and messages that a model reads. Pure: the SDK's objects are re
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from ..core.errors import ConfigError
 from ..core.messages import Document, Image, Message, Text, caption
 from ..core.values import CHARACTERS, SIZE_LIMIT, cut
+from .consent import Described, described
 from .mcp_content import LONGEST, MOST, Part, binary, message_parts
 from .mcp_mend import line
 
@@ -43,6 +45,16 @@ class Resource:
         )
 
     @property
+    def ident(self) -> str:
+        """What it is read by."""
+        return self.uri
+
+    @property
+    def pinned(self) -> Mapping[str, Any]:
+        """What consent to it is bound to, beside its name and description."""
+        return {"uri": self.uri, "type": self.kind}
+
+    @property
     def tail(self) -> str:
         """Its address without the scheme."""
         return self.uri.partition("://")[2].lstrip("/") or self.uri
@@ -63,6 +75,16 @@ class Prompt:
             told.name, told.description or "", {a.name: bool(a.required) for a in told.arguments or ()}
         )
 
+    @property
+    def ident(self) -> str:
+        """What it is asked for by."""
+        return self.name
+
+    @property
+    def pinned(self) -> Mapping[str, Any]:
+        """What consent to it is bound to, beside its name and description."""
+        return self.arguments
+
     def checked(self, arguments: Mapping[str, str], server: str) -> dict[str, str]:
         """The arguments. Raises ConfigError for what it does not take, and for what it needs."""
         takes = ", ".join(
@@ -77,6 +99,14 @@ class Prompt:
                 f"The prompt {line(self.name, 60)!r} of {server} {word} {line(name, 60)}.", hint=hint
             )
         return dict(arguments)
+
+
+def noted(offers: Sequence[Resource | Prompt]) -> list[Described]:
+    """Each as consent notes it: under its name, where that is its alone."""
+    counted = Counter(o.name for o in offers)
+    return [
+        described(o.name if counted[o.name] == 1 else o.ident, o.description, dict(o.pinned)) for o in offers
+    ]
 
 
 def found(words: str, offered: Sequence[Resource], server: str) -> str:

@@ -7,7 +7,7 @@ import asyncio
 import difflib
 import fnmatch
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from ..agents.process import ProcessTransport
@@ -21,7 +21,7 @@ from .mcp_errors import ToolFailed
 from .mcp_login import Login
 from .mcp_mend import clean, line, schema_problem, told
 from .mcp_notebook import is_notebook, watched
-from .mcp_offers import ADDRESS, Prompt, Resource, found
+from .mcp_offers import ADDRESS, Prompt, Resource, found, noted
 from .names import fit
 from .usable import Arguments, Usable
 
@@ -79,9 +79,34 @@ class Server:
     async def changes(self) -> tuple[list[Described], list[Change]]:
         """(its tools, those that are not as they were allowed). The first look notes them all."""
         tools = await self.described()
-        if not await asyncio.to_thread(self._consent.known, self.entry):
-            await asyncio.to_thread(self._consent.pin, self.entry, tools)
-        return tools, await asyncio.to_thread(self._consent.changes, self.entry, tools)
+        return tools, await self._compared(tools, "tools")
+
+    async def other_changes(self) -> dict[str, tuple[list[Described], list[Change]]]:
+        """As changes, for prompts and resources, those that have been looked at before."""
+        found = {}
+        for kind, ask in (("prompts", self.prompts), ("resources", self.resources)):
+            if await asyncio.to_thread(self._consent.known, self.entry, kind):
+                offered = noted(await ask())
+                found[kind] = offered, await self._compared(offered, kind)
+        return found
+
+    async def _compared(self, offered: list[Described], kind: str) -> list[Change]:
+        """What is not as it was allowed; the first look notes all."""
+        if not await asyncio.to_thread(self._consent.known, self.entry, kind):
+            await asyncio.to_thread(self._consent.pin, self.entry, offered, kind)
+        return await asyncio.to_thread(self._consent.changes, self.entry, offered, kind)
+
+    async def _check(self, offers: Sequence[Resource | Prompt], kind: str, uri_or_name: str) -> None:
+        """Raises ConfigError where the one that is meant is not as it was allowed."""
+        offered = noted(offers)
+        changed = {c.tool for c in await self._compared(offered, kind)}
+        for offer, known in zip(offers, offered, strict=True):
+            if uri_or_name in (offer.ident, known.name) and known.name in changed:
+                what = f"its {kind.removesuffix('s')} {line(known.name, 60)!r}"
+                raise ConfigError(
+                    f"mcp/{self.entry.name}: {what} is not as you allowed it.",
+                    hint=f"`%llm mcp allow {self.entry.name}` shows what changed, and asks.",
+                )
 
     async def usables(self, pattern: str = "*") -> list[Usable]:
         """What a model may use of its tools: those whose names fit `pattern`, and that are as they were
@@ -164,7 +189,11 @@ class Server:
         """The resource that `words` mean, as parts of a prompt. Raises ConfigError where there is none, and
         other errors of ours."""
         name = f"mcp/{self.entry.name}"
-        uri = words if "://" in words else found(words, await self.resources(), name)
+        uri = words
+        if "://" not in words:
+            offered = await self.resources()
+            uri = found(words, offered, name)
+            await self._check(offered, "resources", uri)
         connection = await self.connection()
         return await connection.read(uri, f"{ADDRESS}{self.entry.name}/{words}", budget)
 
@@ -176,6 +205,7 @@ class Server:
             near = difflib.get_close_matches(name, names, 3)
             hint = f"Did you mean {_listed(near)}?" if near else f"It has {_listed(names) or 'none'}."
             raise ConfigError(f"mcp/{self.entry.name} has no prompt {line(name, 60)!r}.", hint=hint)
+        await self._check(list(there.values()), "prompts", name)
         known = there[name].checked(arguments, f"mcp/{self.entry.name}")
         return await (await self.connection()).prompt(name, known)
 
