@@ -28,7 +28,8 @@ class Sitting:
     gates: processes that share the key and know nothing of each other; ttft, long: seconds to the first token
     and of the rest, each call's own within a factor of two; width: calls that a table has in flight; free:
     the provider is on this machine; date: its answers have a Date; way: the longest that a message travels;
-    others: requests a second that somebody else sends with this key."""
+    others: requests a second that somebody else sends with this key; apart: the longest time by which the
+    tables begin apart."""
 
     style: str
     rows: int = 300
@@ -43,6 +44,7 @@ class Sitting:
     date: bool = False
     way: float = 0.008
     others: float = 0.0
+    apart: float = 0.2
     seed: int = 1
 
 
@@ -132,7 +134,7 @@ def played(sitting: Sitting) -> Played:
         heapq.heappush(events, (when, next(numbers), what, gate, about))
 
     for gate in range(sitting.gates):
-        at(dice.uniform(0.0, 0.2) if gate else 0.0, "turn", gate)
+        at(dice.uniform(0.0, sitting.apart) if gate else 0.0, "turn", gate)
     if sitting.others:
         at(0.5, "others", 0)
     while done < sitting.rows // sitting.gates * sitting.gates:

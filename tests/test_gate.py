@@ -78,6 +78,15 @@ def test_two_that_share_a_key(style):
         assert result.pause <= 5.0
 
 
+@pytest.mark.parametrize("style", [*TELLING, *SILENT])
+def test_one_that_comes_later_to_a_shared_key(style):
+    """When nothing is left."""
+    for seed in (1, 2, 3):
+        result = played(Sitting(style, gates=2, apart=20.0, seed=seed))
+        assert result.refused <= (40 if style in SILENT else 12)
+        assert result.share >= (0.6 if style in SILENT else 0.94)
+
+
 @pytest.mark.parametrize("style", TELLING)
 def test_somebody_else_uses_the_key(style):
     """Somebody who keeps to nothing takes a third of the rate: what is left is used."""

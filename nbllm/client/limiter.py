@@ -78,6 +78,7 @@ class Bucket:
     full: float = 0.0
     newest: int = 0
     trusted: bool = False  # what is left follows our use, so that this is the limit that will hold us back
+    spent_at: float = float("inf")  # when a refusal said so last
     others_at: float = -1e9  # when it was seen last that others spend it, too
 
     @property
@@ -333,6 +334,9 @@ class Limiter:
             self.streak, self.trial_until = 0, 0.0
         self.pace.head(now, ticket)
         self._learn(now, ticket, limits)
+        for bucket in self.buckets.values():
+            if bucket.fixed is None and ticket.at > bucket.spent_at and bucket.level < bucket.limit / 2:
+                bucket.fixed = False  # something came back, and not all
 
     def _learn(self, now: float, ticket: Ticket, limits: Iterable[Limit]) -> None:
         for told in limits:
@@ -348,6 +352,8 @@ class Limiter:
                 level = top if told.remaining is None else told.remaining - after
                 bucket = Bucket(told.limit, told.window, level, now, top, full=now + told.window)
                 self.buckets[told.kind, told.per] = bucket
+                if told.kind == "requests" and told.limit - level > self.started + 2:
+                    bucket.others_at = now  # more is gone than we have taken
             bucket.refill(now)
             bucket.learn(now, told, ticket, after, self.unseen)
 
@@ -363,8 +369,13 @@ class Limiter:
             bucket, reset = self.buckets.get((limit.kind, limit.per)), limit.reset if told is None else told
             if bucket is None or not (limit.spent and ticket.known) or bucket.fixed is False:
                 continue
+            bucket.spent_at = now
             long = reset is None or reset > 3 * bucket.span / bucket.limit
-            if limit.kind == "requests" and long and (told is not None or self.streak > 2):
+            if (
+                limit.kind == "requests"
+                and long
+                and (told is not None or self.streak > (5 if bucket.shared(now) else 2))
+            ):
                 bucket.full = max(bucket.full, now) if reset is None else now + reset
                 bucket.fixed = True  # our count had room
         paced = any(bucket.wait(1.0) > 0 for bucket in self.buckets.values())
@@ -372,7 +383,7 @@ class Limiter:
         pause = max(told or 0.0, min(_PATIENCE, _STEP * 2.0 ** min(steps, 10)) if steps > 0 else 0.0)
         self.held = max(self.held, now + pause + spread * min(0.5, 0.02 + 0.1 * pause))
         if first and self.streak == 1:
-            self._surprised(now, ticket, limits)
+            self._surprised(now, ticket, limits, told is not None)
         self.refused_at, self.on_trial, self.trial_until = now, True, 0.0
         self.width.cut(now)
         return max(self.held - now, *(b.wait(ticket.need.of(k)) for (k, _), b in self.buckets.items()), 0.0)
@@ -394,17 +405,19 @@ class Limiter:
         self.unseen -= not ticket.seen
         ticket.seen = True
 
-    def _surprised(self, now: float, ticket: Ticket, limits: tuple[Limit, ...]) -> None:
-        """A refusal that no limit explains, or one where our count had room: others use the key, too."""
+    def _surprised(self, now: float, ticket: Ticket, limits: tuple[Limit, ...], named: bool) -> None:
+        """A refusal that no limit explains, or one where our count had room: others use the key, too. named:
+        whether it said how long to wait."""
         spent = [(limit.kind, limit.per) for limit in limits if limit.spent]
         sure = [
             bucket
             for name, bucket in self.buckets.items()
-            if name in spent and name[0] == "requests" and bucket.fixed is False and ticket.known
+            if name in spent and name[0] == "requests" and not bucket.fixed and ticket.known
         ]
         for bucket in sure:
-            bucket.others_at = now
-        few = [bucket.rate for bucket in sure if bucket.limit < _FEW]
+            if bucket.fixed is False or named:
+                bucket.others_at = now
+        few = [bucket.rate for bucket in sure if bucket.limit < _FEW and bucket.fixed is False]
         if few or not spent:
             self.pace.refused(now, min(few, default=None))
 
