@@ -23,16 +23,33 @@ asks for. In a fixed window (mistral over sockets) all comes back at once, and t
     xai                 0   1      0.997 0.995    3.1
     gemini              4   5      0.989 0.988    1.1
     none                4   5      0.989 0.988    1.1
-    openai+             4   6      0.989 0.989    4.0
+    openai+             4   5      0.989 0.989    4.0
     anthropic+          4   6      0.989 0.989    4.0
-    azure+              4   6      0.989 0.989    4.0
+    azure+              4   5      0.989 0.989    4.0
     groq+               7   9      0.916 0.855    2.3
-    cerebras+           4   6      0.989 0.989    5.0
-    mistral+            4   6      0.989 0.989    5.0
-    together+          19  46      0.964 0.931   13.6
-    xai+                4   6      0.989 0.989    5.0
+    cerebras+           3   6      0.989 0.989    4.0
+    mistral+            3   6      0.989 0.989    4.0
+    together+          19  34      0.964 0.893    3.9
+    xai+                3   6      0.989 0.989    4.0
     gemini+             8  10      0.914 0.855    2.6
     none+               7   9      0.917 0.756    2.7
+
+Over sockets, on two cores with twenty at work, in two runs:
+
+                  refused     rate    pause  seconds   (300 rows)
+    openai              0     60.2      1.1      241
+    anthropic           0     60.1      1.1      241
+    azure               0     60.1      1.3      241
+    cerebras            0     60.2      1.1      241
+    xai                 0     60.2      1.3      241
+    gemini              4     60.8      1.2      242
+    mistral             4     76.9     59.8      247
+    none                6     59.9      1.1      243
+    groq                6     60.4      1.2      243
+    together            7     57.4      1.3      319
+    openai+             4     59.9      2.0      242
+    anthropic+         16     59.7      2.0      243
+    azure+              1     59.7      2.0      243
 """
 
 from __future__ import annotations

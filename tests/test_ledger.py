@@ -255,6 +255,15 @@ def test_a_call_that_ends_is_written_over_its_beginning(place, client):
     assert ["ok"] == [row["status"] for row in client.ledger.history()[0]]
 
 
+def test_the_last_day_is_read_now_and_then(place, client):
+    """Own calls are there at once, all of them once; older ones are not."""
+    past(0, 3)
+    for number in (1, 2, 3):
+        client.complete("hello", "sim/openai")
+        names = [row["name"] for row in client.ledger.recent(86_400.0)]
+        assert ["openai/mini", *["sim/openai"] * number] == names
+
+
 @POSIX
 def test_only_the_user_may_read(place, client):
     """Every file and the folder, from the first moment; a folder that was open is closed."""

@@ -3,7 +3,6 @@ writes the answer into a Stream."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
@@ -190,7 +189,7 @@ class Client:
 
     def _last_day(self) -> list[Row]:
         """What the ledger knows of the calls of a day, of all kernels."""
-        return [] if self.ledger is None else self.ledger.history(time.time() - 86_400)[0]
+        return [] if self.ledger is None else self.ledger.recent(86_400.0)
 
     def check(self, url: str, timeout: float = 0.5) -> Future[bool]:
         """Whether something listens at the address, within `timeout` seconds; asked at once, answered in the

@@ -26,6 +26,7 @@ from .history import Book, Key, Record, book, read
 from .measure import Call, failed, rows, started
 
 _LONGEST = 200  # characters of a name that a provider sends; on disk it is cut
+_FRESH = 10.0  # seconds for which what was read of the last day serves
 _TEXTS = ("prompt", "answer", "error_msg")
 
 
@@ -41,6 +42,7 @@ class Ledger:
         self._pending: list[tuple[Recorded, Call, Row, Book]] = []
         self._rows: deque[Row] = deque(maxlen=most)
         self._begun = 0  # the last call whose beginning was looked at
+        self._recent: tuple[float, dict[Key, Row]] = (0.0, {})  # when it was read, and what
         self.renew()
         _ALL.add(self)
 
@@ -100,6 +102,16 @@ class Ledger:
         found |= {key: row for row in self.rows() if since <= (key := _key(row))[0] < until}
         problems += [book().problem] if book().problem and self._kept != "memory" else []
         return [found[key] for key in sorted(found)], problems
+
+    def recent(self, seconds: float) -> list[Row]:
+        """The calls of the last so many seconds, as `history` gives them; what others wrote within the last
+        few may be missing."""
+        since, read_at = time.time() - seconds, self._recent[0]
+        if time.time() - read_at >= _FRESH:
+            self.flush()
+            self._recent = time.time(), read(since)[0]
+        found = self._recent[1] | {key: row for row in self.rows() if (key := _key(row))[0] >= since}
+        return [found[key] for key in sorted(found)]
 
     def _ended(self, stream: Recorded) -> None:
         """On the engine's thread: has it measured on a thread that nobody waits for."""
