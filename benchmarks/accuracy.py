@@ -22,7 +22,7 @@ from nbllm.bench import ground_truth as truth
 from nbllm.bench import plan
 from nbllm.bench import selftests as checks
 from nbllm.bench import supervisor as conducting
-from nbllm.bench.recorder import pressure
+from nbllm.bench.recorder import Pressure
 
 RESULTS: list[tuple[str, str, str, bool]] = []
 
@@ -43,9 +43,12 @@ def tokens() -> None:
             "disturb": (30, 80),
         },
     }.items():
-        began, waited = time.perf_counter(), pressure()
+        pressure = Pressure()
+        began, waited = time.perf_counter(), pressure.now()
         table = checks.selftest(**settings).set_index("metric")
-        share = (pressure() - waited) / (time.perf_counter() - began) if waited is not None else float("nan")
+        share = (
+            (pressure.now() - waited) / (time.perf_counter() - began) if waited is not None else float("nan")
+        )
         print(f"-- {name} (tasks waited for a processor {share:.0%} of the time)")
         certified, bounded = table.loc["token, certified"], table.loc["token, bounded: width of the bounds"]
         say(

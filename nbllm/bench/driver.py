@@ -27,7 +27,7 @@ from . import cold_start as cold
 from . import prompts
 from .early_stop import Stopper
 from .plan import Slot, Turn, stable
-from .recorder import Finished, Pauses, Recorder, pressure
+from .recorder import Finished, Pauses, Pressure, Recorder
 from .run_spec import Arm, Job
 
 _STAGGER = 5e-3  # seconds between the starts of a closed loop's users, so that they do not march in step
@@ -73,6 +73,7 @@ class Load:
     finished: set[str]
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     pauses: Pauses = field(default_factory=Pauses)
+    pressure: Pressure = field(default_factory=Pressure)
     inflight: int = 0
     reason: str = ""
     _warmed: set[int] = field(default_factory=set)
@@ -217,7 +218,7 @@ class Load:
             await cold.unload(self.client, arm)
         self.inflight += 1
         extra["inflight"] = self.inflight
-        pressed = pressure()
+        pressed = self.pressure.now()
         try:
             async with cold.client_for(turn.start_kind, self.client, arm, extra, self.epoch) as client:
                 stream = self._send(client, arm, ask, fresh=turn.start_kind not in ("warm", "cold_cache"))
@@ -229,7 +230,8 @@ class Load:
         finally:
             self.inflight -= 1
         self._note(stream, extra, due, pressed)
-        request = stream.partial().request
+        # put together by the recorder's thread, where something was sent: it takes a while
+        request = stream.attempts[-1].request if stream.attempts else stream.partial().request
         assert request is not None
         call = measure.Call(request, arm.route.provider, arm.route.asked, arm.route.simulated, self.epoch)
         failed = stream.error is not None
@@ -275,7 +277,7 @@ class Load:
         ended = stream.ended_at or time.perf_counter()
         extra["ns_sched"] = round(((due if due is not None else stream.called) - self.epoch) * 1e9)
         extra["gc_ms"] = self.pauses.within(stream.called, ended)
-        now = pressure()
+        now = self.pressure.now()
         if pressed is not None and now is not None and ended > stream.called:
             extra["cpu_psi"] = min(1.0, (now - pressed) / (ended - stream.called))
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,20 @@ _CHECKS = (
     "primary key (request_id, name))"
 )
 _CHUNK_NAMES = [c.name for c in columns.CHUNKS if c.name not in ("run_id", "request_id", "attempt")]
+
+
+_ANSWER = "insert or replace into answers values (?, ?, null)"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A request to be kept: its attempts, the chunks of the last, its text; `slot`, where given, is finished
+    with it."""
+
+    rows: list[dict[str, Any]]
+    chunks: list[dict[str, Any]]
+    slot: str | None = None
+    answer: str | None = None
 
 
 def home() -> Path:
@@ -85,29 +100,28 @@ class Store(run_base.RunBase):
                 directory.mkdir(parents=True, exist_ok=True)
             self._open(path, _TABLES, version=0)  # as it has always been: what only reads writes nothing
 
-    def record(
-        self,
-        rows: Iterable[Mapping[str, Any]],
-        chunks: Iterable[Mapping[str, Any]],
-        slot: str | None = None,
-        answer: str | None = None,
-    ) -> None:
-        """Adds the attempts of one request with the chunks of its last, and its text; `slot`, where given, is
-        finished with it."""
-        rows = list(rows)
-        packed = json.dumps([[c.get(name) for name in _CHUNK_NAMES] for c in chunks])
-        written = [(r["request_id"], r["attempt"], r["seq"], json.dumps(r)) for r in rows]
-        text = "" if answer is None else answer.encode("utf-8", "replace").decode()
-        kept = [(rows[-1]["request_id"], text)]
+    def record(self, finished: Iterable[Kept]) -> None:
+        """Adds requests, all of them or none."""
+        many = [
+            (one, one.rows[-1]["request_id"], [[c.get(name) for name in _CHUNK_NAMES] for c in one.chunks])
+            for one in finished
+        ]
+        rows = [
+            (r["request_id"], r["attempt"], r["seq"], json.dumps(r)) for one, *_ in many for r in one.rows
+        ]
+        texts = [
+            (name, one.answer.encode("utf-8", "replace").decode())
+            for one, name, _ in many
+            if one.answer is not None
+        ]
         self._write(
-            ("insert or replace into rows values (?, ?, ?, ?)", written),
-            ("insert or replace into chunks values (?, ?)", [(rows[-1]["request_id"], packed)]),
-            *(
-                []
-                if answer is None
-                else [(_ANSWERS, None), ("insert or replace into answers values (?, ?, null)", kept)]
+            ("insert or replace into rows values (?, ?, ?, ?)", rows),
+            ("insert or replace into chunks values (?, ?)", [(name, json.dumps(c)) for _, name, c in many]),
+            *([(_ANSWERS, None), (_ANSWER, texts)] if texts else []),
+            (
+                "insert or replace into done values (?)",
+                [(one.slot,) for one, *_ in many if one.slot is not None],
             ),
-            ("insert or replace into done values (?)", [] if slot is None else [(slot,)]),
         )
 
     def finished(self) -> set[str]:

@@ -38,9 +38,12 @@ def work(place: Path, job: Job, progress: Progress | bool | None) -> pd.DataFram
         with Store(place) as store:
             left = _left(job, store.finished())
         if left:
-            with _simulated(job) as ready:
+            with _worker(place) as worker, _simulated(job) as ready:  # both processes start at once
                 shown.start(left, [a.name for a in ready.arms], ready.run_id)
-                reason, unsaved = _conduct(place, ready, shown)
+                _tell(worker, json.dumps(ready.secret()))
+                reason, unsaved = _watch(worker, shown, [arm.counter for arm in ready.arms])
+            if worker.returncode != 0 and reason != "stopped":
+                raise _failed(place)
             shown.end(reason)
             if unsaved:
                 warnings.warn(
@@ -59,9 +62,9 @@ def _left(job: Job, finished: set[str]) -> int:
     return sum(slot.id not in finished for turn in job.turns for slot in turn.slots)
 
 
-def _conduct(place: Path, job: Job, shown: Progress) -> tuple[str, Rows]:
-    """Starts the worker, passes on what it says, and returns why it ended early, and rows that it could not
-    keep."""
+@contextlib.contextmanager
+def _worker(place: Path) -> Iterator[subprocess.Popen[str]]:
+    """The worker process, which loads what it needs until it is told how to ask."""
     with Store(place) as store:
         store.put(ended="cut short")
     with told(place):
@@ -79,19 +82,20 @@ def _conduct(place: Path, job: Job, shown: Progress) -> tuple[str, Rows]:
         ) as worker,
     ):
         try:
-            _tell(worker, json.dumps(job.secret()))
-            ended = _watch(worker, shown, [arm.counter for arm in job.arms])
+            yield worker
         except BaseException:
             worker.kill()
             raise
-    if worker.returncode != 0 and ended[0] != "stopped":
-        said = (place / "worker.log").read_text("utf-8").strip().rpartition("\n")[2]
-        raise errors.NbllmError(
-            f"The benchmark's worker process failed: {said[:300]}",
-            hint=f"Finished rows are kept: bench.resume({str(place)!r}) goes on, "
-            f"bench.load({str(place)!r}) gives them.",
-        )
-    return ended
+
+
+def _failed(place: Path) -> errors.NbllmError:
+    """What a worker that ended by itself has to say."""
+    said = (place / "worker.log").read_text("utf-8").strip().rpartition("\n")[2]
+    return errors.NbllmError(
+        f"The benchmark's worker process failed: {said[:300]}",
+        hint=f"Finished rows are kept: bench.resume({str(place)!r}) goes on, "
+        f"bench.load({str(place)!r}) gives them.",
+    )
 
 
 def _said(

@@ -85,7 +85,9 @@ def _cause(exc: BaseException) -> str:
 
 async def _run(store: Store, job: Job, client: Client, asked: Notebook) -> tuple[str, list[dict[str, Any]]]:
     """Why the run ended early, "" where it did not, and the rows that the disk did not take."""
-    recorder = Recorder(store, Budget.of(job.rules.budget), lambda row: say(_short(row)), job.rules.answers)
+    recorder = Recorder(
+        store, Budget.of(job.rules.budget), lambda rows: say(*map(_short, rows)), job.rules.answers
+    )
     epoch = store.get("epoch")
     if epoch is None:
         store.put(epoch=(epoch := time.perf_counter()))
@@ -149,9 +151,9 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
     return {"ev": "row", **{name: row.get(name) for name in _SHORT}}
 
 
-def say(word: dict[str, Any]) -> None:
-    """A line for the notebook."""
-    sys.stdout.write(json.dumps(word) + "\n")
+def say(*words: dict[str, Any]) -> None:
+    """Lines for the notebook."""
+    sys.stdout.write("".join([json.dumps(word) + "\n" for word in words]))
     sys.stdout.flush()
 
 

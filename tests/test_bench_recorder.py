@@ -1,0 +1,72 @@
+"""The worker's second thread: what waits together is written down and told together, and nothing is lost."""
+
+import asyncio
+import threading
+
+from nbllm.bench.plan import Budget
+from nbllm.bench.recorder import Finished, Pressure, Recorder
+from nbllm.bench.store import Store
+
+MANY = 200
+
+
+def row(number):
+    """A request that another process has measured."""
+    return {"request_id": f"r{number:03}", "attempt": 1, "seq": number, "name": "m", "ok": number % 2 == 0}
+
+
+def test_what_waits_together_is_recorded_together(tmp_path):
+    """Requests that ended while the disk was busy take a few transactions, in their order, each of them
+    kept, told and counted."""
+    told, begun, free = [], threading.Event(), threading.Event()
+
+    def said(rows):
+        told.append([r["request_id"] for r in rows])
+        begun.set()
+        assert free.wait(30)
+
+    async def work():
+        recorder = Recorder(store, Budget(), said)
+        recorder.add(Finished({}, 0, "s0", rows=(row(0),)))
+        await asyncio.to_thread(begun.wait, 30)
+        for number in range(1, MANY):
+            recorder.add(Finished({}, 0, f"s{number}", rows=(row(number),)))
+        free.set()
+        await recorder.drained()
+        assert [row(n) for n in range(MANY)] == recorder.recent[0] == store.rows()
+        recorder.close()
+        return recorder
+
+    with Store(tmp_path, create=True) as store:
+        recorder = asyncio.run(work())
+        assert {f"s{n}" for n in range(MANY)} == store.finished()
+    assert [f"r{n:03}" for n in range(MANY)] == [name for batch in told for name in batch]
+    assert len(told) <= 1 + 4
+    assert recorder.sums["requests"] == MANY
+    assert recorder.refused == {"m": 1}  # the last one failed
+    assert not recorder.failure
+
+
+def test_what_cannot_be_measured_takes_nothing_else_along(tmp_path):
+    """A row that cannot be written as JSON fails its own batch and is told; the thread goes on."""
+
+    async def work():
+        recorder = Recorder(store, Budget(), lambda rows: None)
+        recorder.add(Finished({}, 0, "bad", rows=({**row(0), "text": object()},)))
+        await recorder.drained()
+        failure = recorder.failure
+        recorder.add(Finished({}, 0, "good", rows=(row(1),)))
+        await recorder.drained()
+        recorder.close()
+        return failure
+
+    with Store(tmp_path, create=True) as store:
+        assert asyncio.run(work())
+        assert {"good"} == store.finished()
+
+
+def test_pressure_only_grows():
+    """Where the system tells it, time that tasks have waited."""
+    waited = Pressure()
+    first, then = waited.now(), waited.now()
+    assert first is None or then >= first
