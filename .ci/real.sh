@@ -38,7 +38,7 @@ jupyter=$real/jupyter/.installed-$(sha256sum pyproject.toml | cut -c1-12)
 if [ ! -f "$jupyter" ]; then
   rm -rf "$real/jupyter"
   python3 -m venv "$real/jupyter"
-  "$real/jupyter/bin/pip" install -q '.[test,lab,jupyter]'
+  "$real/jupyter/bin/pip" install -q '.[test,lab,jupyter]' playwright
   touch "$jupyter"
 fi
 
@@ -48,3 +48,4 @@ ignore=()
 [ "$heavy" = yes ] || ignore=(--ignore tests/real/test_llamacpp.py --ignore tests/real/test_local_model.py --ignore tests/real/test_bench.py)
 NBLLM_SHARED=$shared NBLLM_REAL=$real .venv/bin/python -m pytest -q -m real tests/real --ignore tests/real/test_simulator_sdks.py --ignore tests/real/test_simulator_batch_sdks.py --ignore tests/real/test_clis.py --ignore tests/real/test_jupyter.py "${ignore[@]}"
 PYTHONPATH=$PWD NBLLM_REAL=$real "$real/jupyter/bin/python" -m pytest -q -m real tests/real/test_jupyter.py
+PYTHONPATH=$PWD "$real/jupyter/bin/python" -m pytest -q -m browser tests/browser/test_mcp_notebook.py
