@@ -15,6 +15,7 @@ from PIL import Image
 
 import nbllm
 from nbllm.bench import figures, naming
+from nbllm.bench.pages import dollars
 
 from .test_bench_pages import frame, rows
 
@@ -236,9 +237,18 @@ def test_what_it_costs_stands_in_every_part_of_a_report(of_twelve):
     """In all, for each model, and for each answer."""
     page = of_twelve[1]
     assert "$1.25 in all" in page[: page.index("<h2>")]
-    assert "$0.012" in sections(page)["Leaderboard"]
-    assert "$0.012" in sections(page)["Results"]
+    assert "$12.00" in sections(page)["Leaderboard"]
+    assert "$12.00" in sections(page)["Results"]
     assert "cost of an answer" in sections(page)["Comparison"]
+
+
+@pytest.mark.parametrize(
+    ("amount", "told"),
+    [(0, "$0"), (1234.5, "$1,234.50"), (0.012, "$0.012"), (6.681e-05, "$0.0000668"), (float("nan"), "–")],
+)
+def test_a_price_is_written_out(amount, told):
+    """Never as a power of ten."""
+    assert told == dollars(amount)
 
 
 def test_a_price_that_never_varies_is_compared():

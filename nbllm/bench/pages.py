@@ -102,7 +102,9 @@ def dollars(value: float) -> str:
     """$0.0012, $3.40."""
     if math.isnan(value):
         return "–"
-    return "$0" if value == 0 else f"${value:,.2f}" if value >= 1 else f"${value:.3g}"
+    if value == 0 or value >= 1:
+        return f"${value:,.2f}" if value else "$0"
+    return "$" + f"{float(f'{value:.3g}'):.12f}".rstrip("0")
 
 
 def band(lo: float, hi: float) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
 from . import statistics as st
+from .decision_plots import heatmap, over_time, pareto
 from .figures import Look, Sheet, label, sheet, ticks, verbatim
 from .presets import PARTS, ladder
 from .summaries import disturbed, measured, split, succeeded
@@ -48,9 +49,11 @@ def plot(
 
     kind: distribution (every request, median and its interval), percentiles, timeline (tokens over time;
     chunks as from `bench.chunks`, looked up where None), coldstart (the ladder as stacked bars), load
-    (latency against throughput of a sweep), drift (the metric over the run). None: coldstart for a frame with
-    several starts, load for one with several loads, else distribution beside percentiles. metric: the column
-    shown. theme: "light" or "dark" is the page that the figure brings with it; None is dark where
+    (latency against throughput of a sweep), drift (the metric over the run), over_time (its percentiles in
+    windows of time), heatmap (its median by length of the prompt and load), pareto (the price of 1,000
+    answers against the metric; quality as size where the run has scores). None: coldstart for a frame with
+    several starts, load for one with several loads, else distribution beside percentiles. metric: the
+    column shown. theme: "light" or "dark" is the page that the figure brings with it; None is dark where
     matplotlib's own style is (`plt.style.use("dark_background")`), else light.
 
     A model has the same colour (marker, dash) in every figure of a run, and in other runs of the same models.
@@ -333,4 +336,7 @@ KINDS: dict[str, Callable[[Sheet], None]] = {
     "coldstart": _coldstart,
     "load": _load,
     "drift": _drift,
+    "over_time": over_time,
+    "heatmap": heatmap,
+    "pareto": pareto,
 }

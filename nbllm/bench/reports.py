@@ -118,7 +118,7 @@ def _leaderboard(
     again = bool((found["retries"] > 0).any())
     records = found.to_dict("records")
     head = ["model", "no.", *(SETTING[k] for k in setting), *map(heading, figures), "succeeded"]
-    head += [*(["retries"] if again else []), "an answer", "in all"]
+    head += [*(["retries"] if again else []), "1,000 answers", "in all"]
     rows = [
         [
             _name(r, short),
@@ -127,12 +127,12 @@ def _leaderboard(
             *(Cell(number(r[m]), band(r[f"{m}_lo"], r[f"{m}_hi"])) for m in figures),
             percent(r[SHARE]),
             *([number(r["retries"])] if again else []),
-            dollars(r[_COST]),
+            dollars(1000 * r[_COST]),
             dollars(r["total_usd"]),
         ]
         for r in records
     ]
-    words = "Medians with their 95 % intervals; what an answer and all of them cost."
+    words = "Medians with their 95 % intervals; what 1,000 answers cost, and what all of these did."
     out = f"<h2>Leaderboard</h2><p>{words}</p>{table(head, rows)}"
     if any(words != name for name, words in short.items()):
         full = "".join(f"<li>{escape(name)}</li>" for name in short)
@@ -172,7 +172,7 @@ def _summary(df: pd.DataFrame, short: Mapping[str, str]) -> str:
     setting = [k for k in SETTING if told[k].nunique(dropna=False) > 1]
     again, loaded = (told["retries"] > 0).any(), bool({"concurrency", "target_rate"} & set(setting))
     head = ["model", *(SETTING[k] for k in setting), "n", "failed", *(["retries"] if again else [])]
-    head += [*(["in flight", "begun /s"] if loaded else []), *map(heading, shown), "an answer"]
+    head += [*(["in flight", "begun /s"] if loaded else []), *map(heading, shown), "1,000 answers"]
     costs = {tuple(map(repr, key)): cost(part) for key, part in grouped(measured(df), ["name", *setting])}
     rows = []
     for key, part in grouped(told, ["name", *setting]):
@@ -187,7 +187,7 @@ def _summary(df: pd.DataFrame, short: Mapping[str, str]) -> str:
                 *([number(share["retries"])] if again else []),
                 *([number(share["concurrency_achieved"]), number(share["rate_achieved"])] if loaded else []),
                 *(_figures(found, metric) for metric in shown),
-                dollars(costs[tuple(map(repr, key))][_COST]),
+                dollars(1000 * costs[tuple(map(repr, key))][_COST]),
             ]
         )
     words = "Medians; below them percentiles 90 and 99, in brackets where so few requests do not tell them."
@@ -345,6 +345,10 @@ def _plots(df: pd.DataFrame) -> str:
         kinds.insert(0, ("coldstart", "What a cold start is made of."))
     if df["concurrency"].nunique() > 1 or df["target_rate"].nunique() > 1:
         kinds.append(("load", "Latency against throughput."))
+        if df["in_tokens"].nunique() > 1:
+            kinds.append(("heatmap", "How load and long prompts slow each model down."))
+    if _COST in df and df.loc[df[_COST].notna(), "name"].nunique() > 1:
+        kinds.insert(0, ("pareto", "What an answer costs against how long it takes to begin."))
     if df["block"].nunique() > 5:
         kinds.append(
             ("drift", "The run over time: what is common to all lines is the world's, not the models'.")

@@ -1,0 +1,303 @@
+"""Figures to decide by: price against speed against quality, percentiles over time, and how load and long
+prompts slow a model down."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from . import statistics as st
+from .decisions import cost
+from .figures import Look, Sheet, label, ticks
+from .pages import dollars
+from .summaries import RATES, SCORE, ordered, split, succeeded
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+_WINDOWS = 12  # of a run's time
+_LEAST = 5  # values of a window or a cell that say something of a median
+_LENGTHS = 5  # classes of prompts by their length
+_TALL = (("p50", 0.5, 2.0), ("p90", 0.9, 1.2), ("p99", 0.99, 0.8))
+
+
+def pareto(sheet: Sheet) -> None:
+    """Price against speed, quality as the size of a point; who is beaten in all of them is hollow."""
+    used, where = _calm(sheet.df)
+    points, unknown = [], []
+    for look, part in sheet.groups(used):
+        values, _, _ = split(part, sheet.metric)
+        price = 1000.0 * cost(part)["cost_usd"]
+        if len(values) and not math.isnan(price):
+            points.append(
+                (look, price, st.quantile(values, 0.5), st.order_interval(values, 0.5), _score(part))
+            )
+        else:
+            unknown.append(look.short)
+    if not points:
+        return sheet.nothing("The price of no model that answered is known.")
+    judged = all(not math.isnan(p[4]) for p in points)
+    axes = sheet.axes(
+        title=f"filled: nobody beats it in price{', speed and quality' if judged else ' and speed'}{where}"
+        + (f"\nprice not known: {', '.join(unknown)}" if unknown else ""),
+        x="cost of 1,000 answers, $",
+        y=label(sheet.metric),
+    )
+    up = 1.0 if sheet.metric in RATES else -1.0
+    worth = [(-price, up * middle, score if judged else 0.0) for _, price, middle, _, score in points]
+    best = [not any(_beats(other, mine) for other in worth) for mine in worth]
+    for (look, price, middle, interval, score), leads in zip(points, best, strict=True):
+        if not math.isnan(interval.lo) and not math.isnan(interval.hi):
+            axes.vlines(price, interval.lo, interval.hi, color=look.colour, alpha=0.5, linewidth=1.5)
+        axes.scatter(
+            [price],
+            [middle],
+            s=40 + 260 * score if judged else 80,
+            marker=look.marker,
+            facecolor=look.colour if leads else sheet.theme.page,
+            edgecolor=look.colour,
+            linewidth=1.6,
+            zorder=3,
+        )
+    front = _front([(-worth[i][0], worth[i][1]) for i in range(len(points))])
+    axes.plot(
+        [p for p, _ in front],
+        [up * m for _, m in front],
+        ":",
+        color=sheet.theme.line,
+        linewidth=1.4,
+        zorder=1,
+    )
+    prices, middles = [p[1] for p in points], [p[2] for p in points]
+    ticks(axes, min(prices), max(prices))
+    ticks(axes, min(middles), max(middles), "y")
+    axes.margins(0.12)
+    words = [
+        f"{dollars(price)} · {middle:,.4g}" + (f" · {score:.2f}" if judged else "")
+        for _, price, middle, _, score in points
+    ]
+    named = [
+        look._replace(short=f"{look.short}  {w}", dash="none")
+        for (look, *_), w in zip(points, words, strict=True)
+    ]
+    sheet.legend(axes, named)
+    sheet.size(9.6, max(3.8, 1.2 + 0.24 * len(points)))
+    return None
+
+
+def _score(part: pd.DataFrame) -> float:
+    return (
+        float(part[SCORE].astype(float).mean()) if SCORE in part and part[SCORE].notna().any() else math.nan
+    )
+
+
+def _beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether a is nowhere worse than b, and somewhere better."""
+    return a != b and all(x >= y for x, y in zip(a, b, strict=True))
+
+
+def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """(price, worth) from the cheapest on, each worth more than all cheaper ones."""
+    found: list[tuple[float, float]] = []
+    for price, worth in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not found or worth > found[-1][1]:
+            found.append((price, worth))
+    return found
+
+
+def _calm(df: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The requests of one setting, warm and at the lowest load, and which that is."""
+    words = []
+    for column in ("start_kind", "concurrency", "target_rate"):
+        values = [v for v in ordered(df, column) if v == v and v is not None] if column in df else []  # noqa: PLR0124
+        if len(values) > 1:
+            chosen = "warm" if "warm" in values else values[0]
+            df = df[df[column] == chosen]
+            words.append(f"{column.replace('_', ' ')} {chosen}")
+    return df, f" ({', '.join(words)})" if words else ""
+
+
+def over_time(sheet: Sheet) -> None:
+    """Percentiles in windows of the run's time, a panel a model, on one scale; failures at the bottom."""
+    import numpy as np
+
+    used, where = _calm(sheet.df)
+    used = used[used["ns_call"].notna()]
+    groups = [(look, part) for look, part in sheet.groups(used) if len(part)]
+    if not groups:
+        return sheet.nothing("No request of this frame has a time of day.")
+    begin = _seconds(used, used).min()
+    span = max(1e-9, float(_seconds(used, used).max() - begin))
+    scale, unit = (60.0, "min") if span > 180 else (1.0, "s")
+    n = max(1, min(_WINDOWS, min(len(part) for _, part in groups) // _LEAST))
+    edges = np.linspace(0.0, span, n + 1)
+    columns = min(3, len(groups))
+    lines = -(-len(groups) // columns)
+    first: Any = None
+    low, high = math.inf, 0.0
+    for i, (look, part) in enumerate(groups):
+        axes = sheet.axes(
+            lines,
+            columns,
+            i + 1,
+            title=look.short,
+            **({} if first is None else {"sharex": first, "sharey": first}),
+        )
+        first = first or axes
+        at = _seconds(part, used) - begin
+        values = part[sheet.metric].astype("Float64").to_numpy(float, na_value=math.nan)
+        ok = succeeded(part).to_numpy()
+        place = np.clip(np.searchsorted(edges, at, side="right") - 1, 0, n - 1)
+        middle = (edges[:-1] + edges[1:]) / 2 / scale
+        for name, p, width in _TALL:
+            told = [values[(place == k) & ok & ~np.isnan(values)] for k in range(n)]
+            known = [len(v) >= (_LEAST if p == 0.5 else st.least_n(p)) for v in told]
+            if not any(known):
+                continue
+            y = [st.quantile(v, p) if fine else math.nan for v, fine in zip(told, known, strict=True)]
+            axes.plot(
+                middle, y, color=look.colour, linewidth=width, marker=look.marker, markersize=3, label=name
+            )
+            axes.annotate(
+                name,
+                (middle[known.index(True)], y[known.index(True)]),
+                textcoords="offset points",
+                xytext=(-3, 4),
+                ha="right",
+                fontsize=7,
+                color=sheet.theme.ink,
+            )
+        axes.plot(at[ok] / scale, values[ok], ".", color=look.colour, alpha=0.45, markersize=5, mew=0)
+        axes.plot(
+            at[~ok] / scale,
+            np.full((~ok).sum(), 0.02),
+            "x",
+            color=sheet.theme.ink,
+            markersize=4,
+            transform=axes.get_xaxis_transform(),
+        )
+        if (fine := values[ok & ~np.isnan(values)]).size:
+            low, high = min(low, fine.min()), max(high, fine.max())
+        axes.tick_params(labelleft=i % columns == 0, labelbottom=i + columns >= len(groups))
+    if high:
+        ticks(first, low, high, "y")
+    theme = sheet.theme
+    sheet.figure.suptitle(
+        f"percentiles over time{where}; dots: requests, x: failures",
+        fontsize=10,
+        color=theme.ink,
+        x=0.01,
+        ha="left",
+    )
+    sheet.figure.supxlabel(f"since the run's begin, {unit}", fontsize=9, color=theme.ink)
+    sheet.figure.supylabel(label(sheet.metric), fontsize=9, color=theme.ink)
+    sheet.size(3.4 * columns + (5.2 if columns == 1 else 1.0), 1.2 + 2.1 * lines)
+    return None
+
+
+def _seconds(part: pd.DataFrame, whole: pd.DataFrame) -> np.ndarray[Any, Any]:
+    """When each request was called: seconds, counted from the first call of its run."""
+    first = whole.groupby("run_id", observed=True)["ns_call"].min()
+    begin = part["run_id"].map(first)
+    found: np.ndarray[Any, Any] = (
+        (part["ns_call"].astype("Int64") - begin.astype("Int64")).to_numpy(float)
+    ) / 1e9
+    return found
+
+
+def heatmap(sheet: Sheet) -> None:
+    """Medians by length of the prompt and load, one panel a model on one scale of colours."""
+    import matplotlib as mpl
+    import numpy as np
+    from matplotlib.colors import LogNorm, Normalize
+
+    df = sheet.df
+    level = (
+        "target_rate"
+        if df["target_rate"].nunique() > 1 and df["concurrency"].nunique() < 2
+        else "concurrency"
+    )
+    loads = [v for v in ordered(df, level) if v == v and v is not None] or [math.nan]  # noqa: PLR0124
+    lengths, classes = _lengths(df)
+    panels: list[tuple[Look, np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
+    for look, part in sheet.groups():
+        grid, n = np.full((len(classes), len(loads)), math.nan), np.zeros((len(classes), len(loads)), int)
+        for y in range(len(classes)):
+            for x, load in enumerate(loads):
+                mine = part[(lengths.loc[part.index] == y) & ((part[level] == load) | (load != load))]  # noqa: PLR0124
+                values, _, _ = split(mine, sheet.metric)
+                n[y, x] = len(values)
+                grid[y, x] = st.quantile(values, 0.5) if len(values) else math.nan
+        if n.any():
+            panels.append((look, grid, n))
+    known = np.concatenate([grid[~np.isnan(grid)] for _, grid, _ in panels]) if panels else np.empty(0)
+    if not len(known):
+        return sheet.nothing("No answer is in any cell.")
+    low, high = known.min(), known.max()
+    norm = LogNorm(low, high) if low > 0 and low * 2 < high else Normalize(low, high)
+    colours = mpl.colormaps["cividis_r"]
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    for i, (look, grid, n) in enumerate(panels):
+        axes = sheet.axes(lines, columns, i + 1, title=look.short)
+        axes.grid(False)
+        axes.imshow(grid, norm=norm, cmap=colours, aspect="auto", origin="lower")
+        for (y, x), value in np.ndenumerate(grid):
+            if not math.isnan(value):
+                words = f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
+                r, g, b, _ = colours(norm(value))
+                ink = "black" if _bright(r, g, b) > 0.18 else "white"
+                axes.text(
+                    x,
+                    y,
+                    words if n[y, x] >= _LEAST else f"({words})",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color=ink,
+                )
+        axes.set_xticks(range(len(loads)), [f"{v:g}" if v == v else "–" for v in map(float, loads)])  # noqa: PLR0124
+        axes.set_yticks(range(len(classes)), classes)
+        axes.tick_params(length=0, labelleft=i % columns == 0, labelbottom=i + columns >= len(panels))
+    theme = sheet.theme
+    asked = "requests at a time" if level == "concurrency" else "requests a second asked for"
+    sheet.figure.suptitle(
+        f"median {label(sheet.metric)}; in brackets: of fewer than {_LEAST}",
+        fontsize=10,
+        color=theme.ink,
+        x=0.01,
+        ha="left",
+    )
+    sheet.figure.supxlabel(asked, fontsize=9, color=theme.ink)
+    sheet.figure.supylabel("tokens of the prompt", fontsize=9, color=theme.ink)
+    sheet.size(
+        (1.2 + 0.62 * len(loads)) * columns + 1.2 + (2.0 if columns == 1 else 0.0),
+        1.3 + (0.6 + 0.36 * len(classes)) * lines,
+    )
+    return None
+
+
+def _bright(*rgb: float) -> float:
+    """Relative luminance."""
+    bent = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+    return 0.2126 * bent[0] + 0.7152 * bent[1] + 0.0722 * bent[2]
+
+
+def _lengths(df: pd.DataFrame) -> tuple[pd.Series, list[str]]:
+    """The class of each request's prompt by its length, and what the classes are called. A prompt is as long
+    for every model, whatever each one's tokens are."""
+    import numpy as np
+    import pandas as pd
+
+    tokens = df["in_tokens"].astype("Float64")
+    by = df["prompt_id"].astype("string").fillna("") if "prompt_id" in df else pd.Series("", index=df.index)
+    long = tokens.groupby(by).transform("median").fillna(tokens).astype("Float64")
+    values = np.sort(long.dropna().unique().astype(float))
+    if not len(values):
+        return pd.Series(0, index=df.index), ["not known"]
+    groups = np.array_split(values, min(_LENGTHS, len(values)))
+    names = [f"{g[0]:,.0f}" if len(g) == 1 else f"{g[0]:,.0f} to {g[-1]:,.0f}" for g in groups]
+    ends = np.array([g[-1] for g in groups])
+    place = np.searchsorted(ends, long.fillna(-1.0).astype(float).to_numpy())
+    return pd.Series(np.where(long.isna(), -1, place), index=df.index), names
