@@ -376,7 +376,7 @@ def test_the_live_line_says_what_is_an_estimate(report, told):
             ),
             "≈ 309 tokens",
         ),
-        (Response((Text("ok"),), None, usage=Usage(None, None)), "? → ≈ 1 tokens"),
+        (Response((Text("ok"),), None, usage=Usage(None, None)), "? → ≈ 1 token"),
         (Response((), "cancelled", usage=Usage(12)), "12 → ? tokens"),
         (Response(), "? tokens"),
         (Response((Text("x" * 40),), usage=Usage(12, 7)), "12 → 7 tokens"),

@@ -29,7 +29,7 @@ from .question import Question, checked
 from .session import Session
 from .syntax import parser as grammar
 from .syntax.options import BENCH, OPTIONS, SUBCOMMANDS
-from .view.static import static
+from .view.static import counted, static
 
 
 def _ask(session: Session, rest: str) -> Any:
@@ -376,14 +376,15 @@ def _chat(session: Session, rest: str) -> Any:
     if word == "show":
         return session.show(static(markdown(chats.get(name))))
     if word == "undo":
-        return f"Undone: {chats.undo(name).asked.text[:60]!r}. {name} has {len(chats.get(name).turns)} turns."
+        undone = chats.undo(name).asked.text[:60]
+        return f"Undone: {undone!r}. {name} has {counted(len(chats.get(name).turns), 'turn')}."
     if word in ("pin", "unpin"):
         number = chats.pin(name, names[1] if len(names) > 1 else "", pinned=word == "pin")
         return f"Turn {number} of {name} is {'pinned' if word == 'pin' else 'no longer pinned'}."
     if word == "fork":
         return (
             f"{chats.fork(name, names[1] if len(names) > 1 else '').name} goes on from {name} with "
-            f"{len(chats.get(name).turns)} turns."
+            f"{counted(len(chats.get(name).turns), 'turn')}."
         )
     if word in ("clear", "forget"):
         return _forget(session, name)
@@ -431,10 +432,12 @@ def _forget(session: Session, name: str) -> str:
     from ..store.chats import KeptChats
 
     if name != "--all":
-        return f"Conversation {name} was deleted ({session.chats.clear(name)} turns)."
+        return f"Conversation {name} was deleted ({counted(session.chats.clear(name), 'turn')})."
     for chat in list(session.chats):
         session.chats.clear(chat.name)
-    return f"All conversations were deleted (also {KeptChats().forget()} turns of other notebooks)."
+    return (
+        f"All conversations were deleted (also {counted(KeptChats().forget(), 'turn')} of other notebooks)."
+    )
 
 
 def _open(session: Session, rest: str, name: str) -> Any:
@@ -493,7 +496,7 @@ def _cache(session: Session, rest: str) -> str:
     """What is kept of answers; clear forgets them all."""
     answers = session.client.answers
     if rest == "clear":
-        return f"{answers.clear()} answers are forgotten."
+        return f"Deleted: {counted(answers.clear(), 'answer')}."
     if rest:
         raise ConfigError(f"%llm cache has no {rest[:40]!r}.", hint="%llm cache, or %llm cache clear.")
     told = answers.figures()
@@ -523,8 +526,8 @@ def _replay(session: Session, rest: str) -> str:
     path = Path(name) if name else beside(session.notebook, there=True)
     tapes.source = Tape(path, pace.strip() or "now")
     return (
-        f"Calls are answered from {path} ({tapes.source.calls} calls): no key is needed, nothing is sent. "
-        "%llm replay off ends it."
+        f"Calls are answered from {path} ({counted(tapes.source.calls, 'call')}): no key is needed, nothing "
+        "is sent. %llm replay off ends it."
     )
 
 

@@ -91,6 +91,11 @@ def count(value: int | None) -> str:
     return "?" if value is None else f"{value:,}"
 
 
+def counted(value: int, noun: str) -> str:
+    """1 turn, 2 turns, 1,000 turns."""
+    return f"{value:,} {noun}{'s' * (value != 1)}"
+
+
 def money(value: float | None) -> str:
     """$1.25, $0.0031, $0."""
     if value is None or not math.isfinite(value):
@@ -127,7 +132,8 @@ def tokens(usage: Usage | None, characters: int = 0) -> str:
     cached = f" ({count(u.cache_read_tokens)} cached)" if u.cache_read_tokens else ""
     thought = f" ({count(u.reasoning_tokens)} reasoning)" if u.reasoning_tokens else ""
     out = about(characters) if u.output_tokens is None else count(u.output_tokens)
-    return f"{f'{count(u.input_tokens)}{cached} → ' if usage else ''}{out}{thought} tokens"
+    noun = "token" if out.lstrip("≈ ") == "1" else "tokens"
+    return f"{f'{count(u.input_tokens)}{cached} → ' if usage else ''}{out}{thought} {noun}"
 
 
 def characters(response: Response) -> int:
