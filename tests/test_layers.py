@@ -95,6 +95,7 @@ LATE_PARTS = {
     ("agents/remote", "http.sdk"),  # agents on other machines
     ("notebook/cell", "notebook.rows"),  # the rows wing
     ("notebook/bench_magics", "*"),  # the bench wing
+    ("notebook/calls", "bench.figures"),
     ("notebook/commands", "*"),  # a command brings what it needs
     ("notebook/magics", "*"),  # %load_ext brings no command and no drawing
     ("notebook/view/static", "store.measure"),

@@ -541,6 +541,7 @@ def test_what_days_came_to(place, client):
         ("7d by=day", ["day"]),
         ("by=kernel,model", ["kernel", "model"]),
         ("7d by=provider,day", ["provider", "day"]),
+        ("7d by=notebook", ["notebook"]),
     ],
 )
 def test_lines_of_costs_are_chosen(place, client, words, names):
@@ -550,6 +551,36 @@ def test_lines_of_costs_are_chosen(place, client, words, names):
     df = cost(SimpleNamespace(client=client), words)
     assert names == list(df.index.names)
     assert int(df["calls"].iloc[-1]) == int(df["calls"].iloc[:-1].sum()) > 0
+
+
+def test_costs_by_notebook(place, client):
+    """Its folder and name, in memory and on disk; calls of none stand apart."""
+    past(0)
+    client.ledger.notebook = "work/a.ipynb"
+    client.complete("hello", "sim/openai")
+    df = cost(SimpleNamespace(client=client), "7d by=notebook")
+    assert {"work/a.ipynb": 1, "-": 1, "all": 2} == df["calls"].to_dict()
+
+
+@pytest.mark.parametrize(
+    ("days", "words", "bars", "title"),
+    [
+        ((0, 1, 2, 4), "7d plot", 3, "cost by day; 1 call has no known price"),
+        ((0, 2), "ever by=provider plot=true", 1, "cost by provider"),
+        ((1,), "7d plot", 0, None),
+    ],
+)
+def test_costs_are_drawn(client, days, words, bars, title, place):  # noqa: PLR0917 - a table
+    """A bar a day; what has no price is told, not drawn as 0."""
+    past(*days)
+    figure = cost(SimpleNamespace(client=client), words)
+    (axes,) = figure.axes
+    assert bars == len(axes.patches)
+    assert title is None or axes.get_title(loc="left").endswith(title)
+    assert pytest.approx(0.5 * len([n for n in days if n % 2 == 0])) == sum(
+        p.get_height() for p in axes.patches
+    )
+    assert figure._repr_png_().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

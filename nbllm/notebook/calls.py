@@ -11,6 +11,7 @@ from datetime import time as clock
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
+from ..core.extras import needs
 from ..core.values import cut
 from ..store.columns import COLUMNS, TEXTS, frame
 from ..store.search import search
@@ -94,16 +95,19 @@ def _number(word: str) -> int:
     return int(number)
 
 
-def cost(session: Session, rest: str) -> pd.DataFrame:
+def cost(session: Session, rest: str) -> Any:
     """What calls came to: a line a model, and all of them; in a period, a line a day and model; `by=day`,
-    `by=provider,model` and so on choose the lines. Calls, failed, tokens, US dollars; NA where a price is
-    not known, and then the sum is of what is. `unpriced` calls are not in it; the tokens of `estimated` ones
-    nobody counted."""
+    `by=provider,model` and so on choose the lines; `plot` draws them, by the first. Calls,
+    failed, tokens, US dollars; NA where a price is not known, and then the sum is of what is. `unpriced`
+    calls are not in it; the tokens of `estimated` ones nobody counted."""
     import pandas as pd
 
     period, others = _split(rest)
     keys = ["model"] if period is None else ["day", "model"]
+    drawn = [word for word in others if word in ("plot", "plot=true")]
     for word in others:
+        if word in drawn:
+            continue
         if not word.startswith("by="):
             raise _unknown("cost", word, "by=day,model")
         keys = _keys(word)
@@ -111,15 +115,45 @@ def cost(session: Session, rest: str) -> pd.DataFrame:
     df["model"] = df["name"].fillna("?").astype("string")
     df["day"] = [str(at.astimezone().date()) for at in df["t_wall"].dt.to_pydatetime()] if len(df) else []
     df["kernel"] = df["run_id"].astype("string")
-    for name, unknown in {"provider": "?", "label": "-"}.items():
+    for name, unknown in {"provider": "?", "label": "-", "notebook": "-"}.items():
         if name in keys:
             df[name] = df[name].astype("string").fillna(unknown)
+    if drawn:
+        return _plot(df, keys[0])
     parts = [*df.groupby(keys, sort=period is not None, observed=True), (("all",) * len(keys), df)]
     lines = [{**_sums(part), **dict(zip(keys, names, strict=True))} for names, part in parts]
     return pd.DataFrame(lines).set_index(keys)
 
 
-_BY = ("day", "model", "provider", "kernel", "label")
+def _plot(df: pd.DataFrame, by: str) -> Any:
+    """US dollars as bars, one for each day (or model, provider ...), of the models on top of each other."""
+    from ..bench.figures import sheet
+
+    needs("The plot of costs", "bench", "matplotlib")
+    df["name"] = df["model"]
+    priced = df[df["cost_usd"].notna()]
+    page = sheet(priced, "cost_usd", None, None, [])
+    if priced.empty:
+        page.nothing("No call with a known price." if len(df) else "No calls.")
+        return page.figure
+    places = sorted(set(priced[by])) if by == "day" else list(dict.fromkeys(priced[by]))
+    unpriced = len(df) - len(priced)
+    without = (
+        f"; {unpriced} {'call has' if unpriced == 1 else 'calls have'} no known price" if unpriced else ""
+    )
+    axes = page.axes(title=f"cost by {by}{without}", y="US dollars")
+    heights = dict.fromkeys(places, 0.0)
+    for name, look in page.looks.items():
+        sums = priced[priced["name"] == name].groupby(by, observed=True)["cost_usd"].sum()
+        bars = [float(sums.get(place, 0.0)) for place in places]
+        axes.bar(range(len(places)), bars, bottom=list(heights.values()), width=0.7, color=look.colour)
+        heights = {place: heights[place] + bar for place, bar in zip(places, bars, strict=True)}
+    axes.set_xticks(range(len(places)), [cut(str(place), 30) for place in places], rotation=30, ha="right")
+    page.legend(axes, list(page.looks.values()), linestyle="none")
+    return page.figure
+
+
+_BY = ("day", "model", "provider", "notebook", "kernel", "label")
 
 
 def _keys(word: str) -> list[str]:

@@ -364,6 +364,8 @@ def session_of(shell: Any) -> Session:
     session = loaded(shell)
     if session is None:
         session = Session(shell)
+        if session.client.ledger is not None and session.file:
+            session.client.ledger.notebook = "/".join(session.file.replace("\\", "/").split("/")[-2:])
         setattr(shell, _STATE, session)
     return session
 

@@ -83,6 +83,7 @@ COLUMNS: tuple[Column, ...] = (
             "prompt_sha": "SHA-256 (first 16 hex digits) of the messages as they were sent, prefixes "
             "included.",
             "label": "The word that the call was given by label=; with use=, the prompt's name and version.",
+            "notebook": "The folder and name of the notebook that made the call, where its front end tells.",
         },
     ),
     Column(

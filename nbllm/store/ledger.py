@@ -37,6 +37,7 @@ class Ledger:
     def __init__(self, kept: str = "memory", most: int = 10_000) -> None:
         self.epoch = time.perf_counter()
         self.kept = kept
+        self.notebook: str | None = None  # whose calls these are
         self._numbers = itertools.count(1)
         self._number = next(book().ledgers)
         self._pending: list[tuple[Recorded, Call, Row, Book]] = []
@@ -73,6 +74,7 @@ class Ledger:
             "seq": number,
             "name": call.model,
             "t_wall": datetime.now(UTC).isoformat(),
+            "notebook": self.notebook,
         }
         with self._lock:
             self._pending.append((stream, call, about, own))
