@@ -598,7 +598,10 @@ def framed(dialect, body, cut):
                 yield body[at : at + cut]
 
         found = [
-            e async for frame in http_frames.frames(http_frames.Reads(pieces())) for e in decoder.feed(frame)
+            e
+            async for batch in http_frames.frames(http_frames.Reads(pieces()))
+            for frame in batch
+            for e in decoder.feed(frame)
         ]
         return found + list(decoder.close())
 

@@ -109,8 +109,9 @@ def events(dialect, body, cuts):
 
     async def read():
         found = []
-        async for frame in http_frames.frames(http_frames.Reads(chunks())):
-            found += decoder.feed(frame)
+        async for batch in http_frames.frames(http_frames.Reads(chunks())):
+            for frame in batch:
+                found += decoder.feed(frame)
         return found + list(decoder.close())
 
     return asyncio.run(read())

@@ -24,7 +24,7 @@ def frames(data: bytes, cuts: list[int]) -> list[Frame]:
             at, turn = at + size, turn + 1
 
     async def collect():
-        return [f async for f in http_frames.frames(http_frames.Reads(body()))]
+        return [f async for batch in http_frames.frames(http_frames.Reads(body())) for f in batch]
 
     return asyncio.run(collect())
 

@@ -385,7 +385,7 @@ def test_files_with_prompts_are_this_users_alone(tmp_path):
 
 async def _output(client, call):
     async with client.processes.open(call, Trace()) as reply:
-        return [frame.data async for frame in reply.frames() if not frame.name]
+        return [frame.data async for batch in reply.frames() for frame in batch if not frame.name]
 
 
 # --- what a command may print ---

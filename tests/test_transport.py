@@ -109,9 +109,10 @@ def ask(url, times=1, *, transport=None, on_frame=lambda frame: None, fresh=Fals
                 trace = Trace()
                 async with http.open(Letter(HttpCall(url, {}, {"q": 1}), fresh=fresh), trace, 5.0) as reply:
                     frames = []
-                    async for frame in reply.frames():
-                        frames.append(frame)
-                        on_frame(frame)
+                    async for batch in reply.frames():
+                        frames += batch
+                        for frame in batch:
+                            on_frame(frame)
                 out.append((reply.status, [f.data for f in frames], trace))
         finally:
             await http.close()
@@ -222,7 +223,7 @@ def test_an_idle_connection_that_the_server_closed_is_not_used():
             for _ in range(2):
                 trace = Trace()
                 async with http.open(HttpCall(url, {}, {}), trace, 5.0) as reply:
-                    assert [f.data async for f in reply.frames()] == ['{"a": 1}']
+                    assert [f.data async for batch in reply.frames() for f in batch] == ['{"a": 1}']
                 traces.append(trace)
                 closed.set()
                 # the system tells in its own time
@@ -425,7 +426,11 @@ def test_several_codings_or_one_that_was_not_asked_for_are_named(name):
         http = HttpTransport()
         try:
             async with http.open(HttpCall(url, {}, {"q": 1}), Trace(), 5.0) as reply:
-                return [f async for f in reply.frames()] if how == "frames" else await reply.body()
+                return (
+                    [f async for batch in reply.frames() for f in batch]
+                    if how == "frames"
+                    else await reply.body()
+                )
         finally:
             await http.close()
 
@@ -468,7 +473,7 @@ def test_a_small_body_that_becomes_a_large_one_costs_no_memory_and_keeps_nobody_
                 assert 256 * 2**10 == len(await reply.body())
             async with http.open(HttpCall(url, {}, {"q": 1}), Trace(), 5.0) as reply:
                 with pytest.raises(errors.ProtocolError, match="larger"):
-                    [f async for f in reply.frames()]
+                    [f async for batch in reply.frames() for f in batch]
         finally:
             other.cancel()
             await http.close()

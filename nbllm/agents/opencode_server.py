@@ -65,7 +65,7 @@ class SessionReply(Refusable):
     refusal: Refusal | None = None
     over: bool = False
 
-    async def frames(self) -> AsyncGenerator[Frame, None]:
+    async def frames(self) -> AsyncGenerator[list[Frame], None]:
         """The session's events, to its rest. What it asks permission for is refused."""
         assert self.events is not None
         marks = self.trace.marks
@@ -78,12 +78,12 @@ class SessionReply(Refusable):
             self.over = self.over or kind == "session.idle"
             if kind in ("permission.asked", "question.asked"):
                 await self.transport.refuse(self.place, kind, asked)
-            yield frame
+            yield [frame]
 
     def decoder(self) -> None:
         """The dialect's own."""
 
-    async def drain(self, frames: AsyncIterator[Frame]) -> None:
+    async def drain(self, frames: AsyncIterator[list[Frame]]) -> None:
         """Nothing: the server's events go on after the turn."""
 
     def finish(self, answer: Callable[[], str]) -> None:
@@ -173,7 +173,7 @@ class OpenCodeTransport(Transport):
     async def _listening(reply: Reply) -> AsyncGenerator[Frame, None]:
         if reply.status >= 300:
             raise Refusal(reply.status, reply.headers, await reply.body())
-        frames = reply.frames()
+        frames = (frame async for batch in reply.frames() for frame in batch)
         await anext(frames, None)  # it says that it is connected: nothing of what follows is missed
         return frames
 

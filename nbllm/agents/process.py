@@ -215,22 +215,22 @@ class ProcessReply(CommandReply):
     def __init__(self, command: Command, trace: Trace) -> None:
         self._command, self._trace = command, trace
 
-    async def drain(self, frames: AsyncIterator[Frame]) -> None:
+    async def drain(self, frames: AsyncIterator[list[Frame]]) -> None:
         """See core.calls.Reply."""
         await drained(frames)
 
-    async def frames(self) -> AsyncGenerator[Frame, None]:
+    async def frames(self) -> AsyncGenerator[list[Frame], None]:
         """The lines of standard output, and the exit. Raises ProtocolError for a line over LINE_LIMIT."""
         marks = self._trace.marks
         async for lines, at, size in self._command.lines():
             note(self._trace, at, size)
-            for line in lines:
-                yield framed(self._trace, line, at)
+            if lines:
+                yield [framed(self._trace, line, at) for line in lines]
         if self._command.rest.strip():
-            yield framed(self._trace, bytes(self._command.rest), time.perf_counter(), tail=True)
+            yield [framed(self._trace, bytes(self._command.rest), time.perf_counter(), tail=True)]
         told = await self._command.ended()
         marks["exit"] = marks["end"] = time.perf_counter()
-        yield Frame(told, "exit", marks["exit"])
+        yield [Frame(told, "exit", marks["exit"])]
 
 
 def note(trace: Trace, at: float, size: int) -> None:

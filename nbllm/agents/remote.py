@@ -112,7 +112,7 @@ class RemoteReply(Refusable):
     def decoder(self) -> None:
         """The dialect's own."""
 
-    async def drain(self, frames: AsyncIterator[Frame]) -> None:
+    async def drain(self, frames: AsyncIterator[list[Frame]]) -> None:
         """Nothing: the connection goes back by itself."""
 
     def finish(self, answer: Callable[[], str]) -> None:
@@ -128,25 +128,25 @@ class RemoteReply(Refusable):
         first = await asyncio.shield(self.opening)  # Stop needs what it tells: which task is to be cancelled
         self.first = [first] if first is not None else []
 
-    async def frames(self) -> AsyncGenerator[Frame, None]:
+    async def frames(self) -> AsyncGenerator[list[Frame], None]:
         """All events, to the task's end: a stream that ends before is taken up again, or the task looked
         at."""
         for frame in self.first:
-            yield frame
+            yield [frame]
         while (frame := await self._next()) is not None:  # type: ignore[assignment]
-            yield frame
+            yield [frame]
         if self.streams and self.task.ident and not self.task.over:
             self.events = self.agent.subscribe(self.kit.types.SubscribeToTaskRequest(id=self.task.ident))
             with contextlib.suppress(Refusal):
                 while (frame := await self._next(quiet=True)) is not None:  # type: ignore[assignment]
-                    yield frame
+                    yield [frame]
         pace, longest = _PACE
         while self.task.ident and not self.task.over:
             await asyncio.sleep(pace)
             pace = min(longest, 1.5 * pace)
             self.events = _once(self._look())
             if (looked := await self._next()) is not None:
-                yield looked
+                yield [looked]
 
     async def _look(self) -> Any:
         found = await self.agent.get_task(self.kit.types.GetTaskRequest(id=self.task.ident))

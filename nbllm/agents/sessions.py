@@ -130,7 +130,7 @@ class KeptReply(CommandReply):
         """The reader of this turn."""
         return self._kept.talk.decoder()
 
-    async def drain(self, frames: AsyncIterator[Frame]) -> None:
+    async def drain(self, frames: AsyncIterator[list[Frame]]) -> None:
         """Nothing: the command goes on after the turn."""
 
     def finish(self, answer: Callable[[], str]) -> None:
@@ -140,7 +140,7 @@ class KeptReply(CommandReply):
         while len(self._kept.heard) > _HEARD:
             del self._kept.heard[next(iter(self._kept.heard))]
 
-    async def frames(self) -> AsyncGenerator[Frame, None]:
+    async def frames(self) -> AsyncGenerator[list[Frame], None]:
         """The lines of the turn; where the command ends in it, its exit. Raises ProtocolError for a line that
         is too long."""
         last = -1
@@ -148,12 +148,12 @@ class KeptReply(CommandReply):
             if line.read not in (last, -1):
                 note(self._trace, line.at, line.size)
                 last = line.read
-            yield framed(self._trace, line.text, line.at)
+            yield [framed(self._trace, line.text, line.at)]
         if self._kept.broken is not None:
             raise self._kept.broken
         told = await self._kept.command.ended()
         self._trace.marks["exit"] = self._trace.marks["end"] = time.perf_counter()
-        yield Frame(told, "exit", self._trace.marks["exit"])
+        yield [Frame(told, "exit", self._trace.marks["exit"])]
 
 
 class KeptTransport(Transport):

@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from ..core.calls import Trace
 from ..core.errors import ConfigError
-from ..core.events import Event, Finished, Notice, Response
+from ..core.eventlog import EventLog
+from ..core.events import Event, Finished, Item, Notice, Response
 from ..store.answers import Answers, Known, key_of, worth
-from .attempt import Attempt, Handler, Sink
+from .attempt import Attempt, Handler, Sink, handed_on
 
 OWN = ("true", "refresh")  # of the words of cache= those that mean this cache, and not a provider's
 _AGES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
@@ -99,7 +100,7 @@ class Flight:
     """A call that several wait for: the sink that its handler writes to. hit: its answer was kept."""
 
     def __init__(self, first: Sink) -> None:
-        self.log: list[tuple[float, Event]] = first.log[:]  # chunks are found by their place in the first's
+        self.log = EventLog(first.log)  # chunks are found by their place in the first's
         self.called, self.hit = first.called, False
         self.traces = first.traces
         self._place, self._first = len(self.log), first
@@ -117,9 +118,13 @@ class Flight:
 
     def publish(self, event: Event, at: float | None = None) -> None:
         """Hands an event on to all who joined."""
-        self.log.append((time.perf_counter() if at is None else at, event))
+        self.log.append(time.perf_counter() if at is None else at, event)
         for sink in self._sinks:
             self._hand(sink, event, at)
+
+    def extend(self, items: Sequence[Item], at: float) -> None:
+        """As publish, of several."""
+        handed_on(self.publish, items, at)
 
     def _hand(self, sink: Sink, event: Event, at: float | None = None) -> None:
         if isinstance(event, Finished) and sink is not self._first and not self.hit:

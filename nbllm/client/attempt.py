@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..agents.base import late, spoken
 from ..core import errors
-from ..core.calls import AnyCall, Arrival, Decoder, Dialect, Frame, Guard, Provider, Reply, Secret, Trace
-from ..core.events import Event, Notice, Response, is_token
+from ..core.calls import AnyCall, Decoder, Dialect, Frame, Guard, Provider, Reply, Secret, Trace
+from ..core.eventlog import EventLog
+from ..core.events import Event, Item, Notice, Response, event_of, is_token
 from ..core.messages import Request
 from ..http.stamps import stalls_since
 from ..routing.registry import Route
@@ -79,7 +80,7 @@ class Sink(Protocol):
     """Where an answer goes: a Stream, or what a wrapper puts before one. `log` is what is there already, by
     time; `traces` has one of each attempt that was sent."""
 
-    log: list[tuple[float, Event]]
+    log: EventLog
     traces: list[Trace]
     called: float
 
@@ -89,8 +90,17 @@ class Sink(Protocol):
     def publish(self, event: Event, at: float | None = None) -> None:
         """Adds an event that came at `at` (perf_counter seconds; now, where None)."""
 
+    def extend(self, items: Sequence[Item], at: float) -> None:
+        """Adds events, in their short form, that came at one moment."""
+
     def partial(self) -> Response:
         """The answer so far."""
+
+
+def handed_on(publish: Callable[[Event, float], None], items: Sequence[Item], at: float) -> None:
+    """`extend` for a sink that looks at each event."""
+    for item in items:
+        publish(event_of(item), at)
 
 
 Handler = Callable[[Attempt, Sink], Coroutine[Any, Any, None]]
@@ -112,6 +122,10 @@ def sender(pool: Pool) -> Handler:
             raise error from None
 
     return send
+
+
+def _nothing(_frames: list[Frame], _place: int) -> list[Item]:
+    return []
 
 
 @dataclass(slots=True)
@@ -211,20 +225,37 @@ class _Sending:
             self._feed(decoder, None)
             await reply.drain(frames)
 
-    async def _frames(self, decoder: Decoder, frames: AsyncIterator[Frame]) -> None:
-        trace, log, size = self.trace, self.sink.log, 0
-        async for frame in frames:
-            self.seen = frame.at
-            self._feed(decoder, frame)
-            if (size := size + len(frame.data)) > ANSWER_LIMIT:
+    async def _frames(self, decoder: Decoder, frames: AsyncIterator[list[Frame]]) -> None:
+        """Reads an answer. What a decoder knows as usual goes the short way, a read at once."""
+        size, usual = 0, getattr(decoder, "usual", _nothing)
+        async for batch in frames:
+            self.seen, place = batch[-1].at, 0
+            if (size := size + sum(len(frame.data) for frame in batch)) > ANSWER_LIMIT:
                 raise errors.ProtocolError(
                     f"The answer is larger than {ANSWER_LIMIT >> 20} MiB, and was stopped.",
                     hint="What came is kept. Limit it with max_tokens, or choose another model.",
                 )
-            trace.arrivals.append(Arrival(len(log), frame.read, len(frame.data)))
+            while place < len(batch) and not decoder.done:
+                if found := usual(batch, place):
+                    self._pass(batch[place : place + len(found)], found)
+                else:
+                    self._feed(decoder, batch[place])
+                    self._arrived(batch[place : place + 1], [len(self.sink.log)])
+                place += len(found) or 1
             if decoder.done:
-                trace.marks["done"] = frame.at
+                self.trace.marks["done"] = self.seen
                 break
+
+    def _pass(self, frames: list[Frame], items: list[Item]) -> None:
+        """Publishes what usual frames of one read hold, one thing each."""
+        if not self.tokens:
+            self._first_token()
+        before = len(self.sink.log)
+        self.sink.extend(items, frames[0].at)
+        self._arrived(frames, range(before + 1, len(self.sink.log) + 1))
+
+    def _arrived(self, frames: list[Frame], upto: Sequence[int]) -> None:
+        self.trace.arrivals.extend(upto, [f.read for f in frames], [len(f.data) for f in frames])
 
     def _feed(self, decoder: Decoder, frame: Frame | None) -> None:
         """Publishes what is in a frame, or in the end where it is None. Raises ProtocolError for whatever

@@ -207,7 +207,7 @@ async def _version(client: Client, row: Provider) -> str:
         asyncio.timeout(TIMEOUT),
         client.processes.open(ProcessCall((*row.command, "--version"), passes=passed(row)), Trace()) as reply,
     ):
-        frames = [frame async for frame in reply.frames()]
+        frames = [frame async for batch in reply.frames() for frame in batch]
     return next((f.data.strip() for f in frames if not f.name), "")
 
 

@@ -11,13 +11,14 @@ import asyncio
 import random
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..core import errors
 from ..core.calls import Trace
 from ..core.compaction import size_of
-from ..core.events import Event, Notice, UsageReport, is_token
+from ..core.events import Event, Item, Notice, UsageReport, is_token
 from ..dialects._limits import Limit, limits
 from ..routing.spec import is_loopback
 from .attempt import Attempt, Handler, Sink
@@ -186,11 +187,19 @@ class _Watched:
 
     def publish(self, event: Event, at: float | None = None) -> None:
         """The first event."""
-        self.publish = self._sink.publish  # type: ignore[method-assign]
+        self._begun()
+        self._sink.publish(event, at)
+
+    def extend(self, items: Sequence[Item], at: float) -> None:
+        """The first events."""
+        self._begun()
+        self._sink.extend(items, at)
+
+    def _begun(self) -> None:
+        self.publish, self.extend = self._sink.publish, self._sink.extend  # type: ignore[method-assign]
         row = self._attempt.route.provider
         trace = self.traces[-1] if self.traces else Trace()
         self._gate.head(self._ticket, limits(trace.headers, time.time(), row.quirks))
-        self._sink.publish(event, at)
 
 
 class Gates:

@@ -40,11 +40,12 @@ from typing import Any
 
 from ..core import errors
 from ..core.calls import Trace
-from ..core.events import Event, Notice, Response, is_token
+from ..core.eventlog import EventLog
+from ..core.events import Event, Item, Notice, Response, is_token
 from ..store.budgets import Budget
 from ..store.ledger import Ledger
 from ..store.measure import Call
-from .attempt import Attempt, Handler, Sink
+from .attempt import Attempt, Handler, Sink, handed_on
 from .gate import Gates, gated
 from .policy import Retries, wait_before_retry
 from .spending import budgeted
@@ -60,7 +61,7 @@ class Sieve:
     change: Callable[[Event], Event | None]
 
     @property
-    def log(self) -> list[tuple[float, Event]]:
+    def log(self) -> EventLog:
         """The sink's."""
         return self.sink.log
 
@@ -82,6 +83,10 @@ class Sieve:
         """Hands on what is made of the event."""
         if (changed := self.change(event)) is not None:
             self.sink.publish(changed, at)
+
+    def extend(self, items: Sequence[Item], at: float) -> None:
+        """As publish, of several."""
+        handed_on(self.publish, items, at)
 
     def partial(self) -> Response:
         """The sink's."""

@@ -17,19 +17,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
 from typing import Any
 
 from ..core import errors
 from ..core.calls import Trace
-from ..core.events import (
-    Event,
-    Finished,
-    Fold,
-    Response,
-    TextDelta,
-    Timing,
-)
+from ..core.eventlog import EventLog
+from ..core.events import Event, Finished, Fold, Item, Response, TextDelta, Timing, item_of
 from ..store.moments import timing
 from .engine import Engine
 from .errands import Errand, settle
@@ -38,6 +32,8 @@ from .errands import Errand, settle
 _TICK = 0.1 if sys.platform == "win32" else 1.0
 # seconds: an idle kernel loop notices an interrupt only when something wakes it (ipykernel issue 881)
 _HEARTBEAT = 0.05
+
+_Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]
 
 
 class Stream:
@@ -49,7 +45,7 @@ class Stream:
     """
 
     def __init__(self, about: Callable[[Fold, Stream], Response]) -> None:
-        self.log: list[tuple[float, Event]] = []
+        self.log = EventLog()
         self.traces: list[Trace] = []
         self.attempts: list[Any] = []  # what was sent (attempt.Attempt), one for each of the traces
         self.turns: list[Stream] = []  # of an answer that used tools: a call for each of the model's turns
@@ -59,11 +55,12 @@ class Stream:
         self.at_end: Callable[[Stream], None] | None = None  # called once, on the engine's thread
         self._about = about
         self._error: errors.NbllmError | None = None
-        lock = threading.RLock()
-        self._changed = threading.Condition(lock)
-        self._over = threading.Condition(lock)  # of those who wait for the end: no event wakes them
-        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
-        self._enders: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)  # by events, errands and the end
+        self._over = threading.Condition(self._lock)  # by errands and the end
+        self._waiters: list[_Waiter] = []  # for whatever comes
+        self._workers: list[_Waiter] = []  # for errands and the end
+        self._enders: list[_Waiter] = []  # for the end alone
         self._errands: deque[Errand] = deque()
         self._task: asyncio.Task[None] | None = None
         self._engine: Engine | None = None
@@ -98,9 +95,13 @@ class Stream:
 
     def publish(self, event: Event, at: float | None = None) -> None:
         """Appends an event that came at `at` (perf_counter seconds; now, where None)."""
-        with self._changed:
-            self.log.append((time.perf_counter() if at is None else at, event))
-            self._wake()
+        self.extend((item_of(event),), time.perf_counter() if at is None else at)
+
+    def extend(self, items: Sequence[Item], at: float) -> None:
+        """As publish, of several that came at one moment."""
+        with self._lock:
+            self.log.extend(items, at)
+            self._wake(self._changed, self._waiters)
 
     async def by_reader(self, work: Callable[[], Any], *, asks: bool = False) -> tuple[Any, Exception | None]:
         """Has a reader do `work` on its thread, and waits: (what it gave, None) or (None, what it raised).
@@ -108,36 +109,41 @@ class Stream:
         person."""
         loop = asyncio.get_running_loop()
         errand = Errand(work, loop, loop.create_future(), asks)
-        with self._changed:
+        with self._lock:
             self._errands.append(errand)
-            self._over.notify_all()
-            self._wake()
+            self._wake_all()
         try:
             return await errand.done
         finally:
-            with self._changed, contextlib.suppress(ValueError):
+            with self._lock, contextlib.suppress(ValueError):
                 self._errands.remove(errand)  # where nobody has begun it
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         error = None if error is None else errors.as_ours(error)
-        with self._changed:
+        with self._lock:
             over = bool(self.log) and isinstance(self.log[-1][1], Finished)  # cancelled after its last event
             if (task.cancelled() and not over) or error is not None:
-                self.log.append((time.perf_counter(), Finished("error" if error else "cancelled")))
+                self.log.append(time.perf_counter(), Finished("error" if error else "cancelled"))
             self.ended_at = time.perf_counter()
             self._error = error
-            self._waiters += self._enders
-            self._over.notify_all()
-            self._wake()
+            self._wake_all()
+            self._wake(self._over, self._enders)
         if self.at_end is not None:
             self.at_end(self)
             self.at_end = None
 
-    def _wake(self) -> None:
-        self._changed.notify_all()
-        waiters, self._waiters = self._waiters, []
-        here = self._engine.loop if waiters and self._engine is not None and self._engine.is_here() else None
+    def _wake_all(self) -> None:
+        self._wake(self._changed, self._waiters)
+        self._wake(self._over, self._workers)
+
+    def _wake(self, threads: threading.Condition, futures: list[_Waiter]) -> None:
+        threads.notify_all()
+        if not futures:
+            return
+        waiters = futures[:]
+        futures.clear()
+        here = self._engine.loop if self._engine is not None and self._engine.is_here() else None
         for loop, future in waiters:
             if loop is here:  # no other thread need be woken, which takes a write to a socket
                 settle(future)
@@ -166,18 +172,20 @@ class Stream:
             return self.turns[-1].trace
         return self.traces[-1] if self.traces else Trace()
 
-    def wait(self, seen: int = 0, timeout: float | None = None, *, errands: bool = True) -> bool:
-        """Waits until the log is longer than `seen` or the reply has ended, and runs errands meanwhile; False
-        where `timeout` seconds ran out first. errands=False leaves them, and returns when one comes."""
+    def wait(self, seen: int | None = 0, timeout: float | None = None, *, errands: bool = True) -> bool:
+        """Waits until the log is longer than `seen` (None: only for the end) or the reply has ended, and runs
+        errands meanwhile; False where `timeout` seconds ran out first. errands=False leaves them, and returns
+        when one comes."""
+        sign = self._over if seen is None else self._changed
         until = None if timeout is None else time.monotonic() + timeout
         while True:
-            with self._changed:
-                while len(self.log) <= seen and not self.done and not self._errands:
+            with self._lock:
+                while not (self.done or self._errands or (seen is not None and len(self.log) > seen)):
                     self._check_process()
                     left = _TICK if until is None else min(_TICK, until - time.monotonic())
                     if left <= 0:
                         return False
-                    self._changed.wait(left)
+                    sign.wait(left)
                 if not (errands and self._errands):
                     return True
             self.run_errands()
@@ -185,7 +193,7 @@ class Stream:
     def wait_end(self, timeout: float, *, errands: bool = False) -> bool:
         """Waits at most `timeout` seconds for the reply's end, whatever comes meanwhile; False where it has
         not ended. errands: one that comes ends the wait too."""
-        with self._changed:
+        with self._lock:
             self._over.wait_for(lambda: self.done or (errands and self._errands), timeout)
             return self.done
 
@@ -210,7 +218,7 @@ class Stream:
                 raise
 
     def _errand(self) -> Errand | None:
-        with self._changed:
+        with self._lock:
             return self._errands.popleft() if self._errands else None
 
     def _check_process(self) -> None:
@@ -227,9 +235,9 @@ class Stream:
             except KeyboardInterrupt:
                 self.cancel()
                 raise
-            while place < len(self.log):
-                yield self.log[place][1]
+            for _, event in self.log[place:]:
                 place += 1
+                yield event
             if self.done and place == len(self.log):
                 break
         self._raise()
@@ -238,29 +246,30 @@ class Stream:
         place = 0
         while True:
             await self.changed(place)
-            while place < len(self.log):
-                yield self.log[place][1]
+            for _, event in self.log[place:]:
                 place += 1
+                yield event
             if self.done and place == len(self.log):
                 break
         self._raise()
 
-    async def changed(self, seen: int) -> None:
+    async def changed(self, seen: int | None) -> None:
         """As wait, for a coroutine; a cancelled reader cancels the call."""
         loop = asyncio.get_running_loop()
+        waiters = self._workers if seen is None else self._waiters
         beat = _HEARTBEAT if "ipykernel" in sys.modules else None
         try:
             while True:
                 while (errand := self._errand()) is not None:
                     await errand.do_async()
                 future: asyncio.Future[None] = loop.create_future()
-                with self._changed:
-                    if len(self.log) > seen or self.done:
+                with self._lock:
+                    if self.done or (seen is not None and len(self.log) > seen):
                         return
                     self._check_process()
                     if self._errands:
                         continue
-                    self._waiters.append((loop, future))
+                    waiters.append((loop, future))
                 while not future.done():
                     await asyncio.wait({future}, timeout=beat)
         except (asyncio.CancelledError, KeyboardInterrupt):
@@ -272,7 +281,7 @@ class Stream:
         call running."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        with self._changed:
+        with self._lock:
             if self.done:
                 return
             self._check_process()
@@ -284,7 +293,7 @@ class Stream:
 
     async def _awaited(self) -> Response:
         while not self.done:
-            await self.changed(len(self.log))
+            await self.changed(None)
         return self._result()
 
     def response(self, timeout: float | None = None) -> Response:
@@ -294,7 +303,7 @@ class Stream:
         try:
             while not self.done:
                 left = None if until is None else until - time.monotonic()
-                if not self.wait(len(self.log), left):
+                if not self.wait(None, left):
                     raise TimeoutError(
                         f"The answer has not ended within {timeout:g} s; it goes on (cancel() stops it)."
                     )
@@ -307,10 +316,8 @@ class Stream:
         """The answer so far; never raises for what went wrong."""
         if self._response is not None:
             return self._response
-        done, fold = self.done, Fold()
-        for _, event in self.log[:]:
-            fold.add(event)
-        response = self._about(fold, self)
+        done = self.done
+        response = self._about(self.log.fold(), self)
         if done:
             self._response = response
         return response

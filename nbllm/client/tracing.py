@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..core import errors
-from ..core.events import Event, Fold, Response, ToolEnded, ToolStarted, is_token
+from ..core.eventlog import EventLog
+from ..core.events import Event, Fold, Item, Response, ToolEnded, ToolStarted, is_token
 from ..core.messages import Document, Image, Message, Reasoning, Request, Text, ToolCall, ToolResult
-from .attempt import Attempt, Handler, Sink
+from .attempt import Attempt, Handler, Sink, handed_on
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -217,7 +218,7 @@ class _Watch:
         self.traces: list[Any] = []  # of this call alone
 
     @property
-    def log(self) -> list[tuple[float, Event]]:
+    def log(self) -> EventLog:
         """The sink's."""
         return self._sink.log
 
@@ -232,6 +233,10 @@ class _Watch:
             self.first = (time.perf_counter() if at is None else at) - self.began
         self.fold.add(event)
         self._sink.publish(event, at)
+
+    def extend(self, items: Sequence[Item], at: float) -> None:
+        """As publish, of several."""
+        handed_on(self.publish, items, at)
 
     def partial(self) -> Response:
         """The sink's."""

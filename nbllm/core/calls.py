@@ -15,7 +15,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from .addresses import holds_more, parse
 from .errors import MASK, ConfigError, NbllmError, ProviderError, scrub
-from .events import Event
+from .eventlog import Rows
+from .events import Event, Item
 from .messages import Request
 
 _USERINFO = re.compile(r"(?<=//)[^/?#]*@")
@@ -140,8 +141,8 @@ class Trace:
     resumed: bool | None = None
     bytes_in: int = 0
     bytes_out: int = 0
-    reads: list[Read] = field(default_factory=list)
-    arrivals: list[Arrival] = field(default_factory=list)
+    reads: Rows[Read] = field(default_factory=lambda: Rows(Read, "dddIOIO"))
+    arrivals: Rows[Arrival] = field(default_factory=lambda: Rows(Arrival, "IiI"))
     stalls: tuple[tuple[float, float], ...] = ()
     whole: bool = False
     address: str = ""
@@ -639,7 +640,7 @@ class Decoder(Protocol):
 
     `done` turns true with the protocol's own end mark ([DONE], message_stop, a done line), after which a
     server that leaves the connection open is not waited for. A decoder may have `ended` as well: the reason
-    of the end came, so that silence after it is no failure.
+    of the end came, so that silence after it is no failure. And it may have `usual`, see Usual.
     """
 
     done: bool
@@ -650,6 +651,11 @@ class Decoder(Protocol):
 
     def close(self) -> Iterator[Event]:
         """The last events, Finished among them. Raises StreamCut where the answer has no proper end."""
+
+
+# Of frames from a place on, what those hold that are of the usual kind, one thing each, to the first that is
+# not: what `feed` would give, and to the same effect.
+Usual = Callable[[list[Frame], int], list[Item]]
 
 
 class Reply(Protocol):
@@ -666,8 +672,8 @@ class Reply(Protocol):
     async def body(self, limit: int = ...) -> bytes:
         """The page of an answer that refuses, at most `limit` bytes of it."""
 
-    def frames(self) -> AsyncGenerator[Frame, None]:
-        """The answer, message by message."""
+    def frames(self) -> AsyncGenerator[list[Frame], None]:
+        """The answer's messages, those that came together in one list, which is never empty."""
 
     def decoder(self) -> Decoder | None:
         """What reads these frames, where only the transport knows; None for the dialect's own."""
@@ -675,7 +681,7 @@ class Reply(Protocol):
     def finish(self, answer: Callable[[], str]) -> None:
         """The turn is over, well or stopped; `answer` gives its text to who remembers what was said."""
 
-    async def drain(self, frames: AsyncIterator[Frame]) -> None:
+    async def drain(self, frames: AsyncIterator[list[Frame]]) -> None:
         """Gives the other side a moment to end what was read to the answer's end, so that the connection can
         be used again; whatever goes wrong by then is not the answer's business."""
 

@@ -194,8 +194,38 @@ Event = (
 )
 
 
-def is_token(event: Event) -> bool:
+class Thought(str):
+    """Short for a ReasoningDelta of this text alone."""
+
+    __slots__ = ()
+
+
+Item = (
+    Event | str
+)  # an event, or the short form of the two that nearly all are: a TextDelta's text, a Thought
+
+
+def event_of(item: Item) -> Event:
+    """The event that an item stands for."""
+    if not isinstance(item, str):
+        return item
+    return ReasoningDelta(str(item)) if isinstance(item, Thought) else TextDelta(item)
+
+
+def item_of(event: Event) -> Item:
+    """The shortest form of an event."""
+    match event:
+        case TextDelta(text, None):
+            return text
+        case ReasoningDelta(text, None, None, None):
+            return Thought(text)
+    return event
+
+
+def is_token(event: Item) -> bool:
     """Whether `event` carries something the model generated."""
+    if isinstance(event, str):
+        return bool(event)
     match event:
         case TextDelta(text) | ReasoningDelta(text):
             return bool(text)
@@ -477,7 +507,7 @@ class Fold:
         self._results: list[ToolEnded] = []
         self.steps: list[Step] = []  # those that have ended
 
-    def add(self, event: Event) -> None:
+    def add(self, event: Item) -> None:
         """Takes one event into account."""
         if (take := _TAKEN.get(type(event))) is not None:
             take(self, event)
@@ -531,11 +561,14 @@ class Fold:
         self._blocks.append(block)
         return block
 
+    def _text(self, text: str, kind: str = "text") -> None:
+        self._open(kind).append(text)
+        self._counted = self._counted and not text
+
     def _say(self, e: TextDelta) -> None:
+        self._text(e.text)
         block = self._open("text")
-        block.append(e.text)
         block[1] = e.signature or block[1]
-        self._counted = self._counted and not e.text
 
     def _reason(self, e: ReasoningDelta) -> None:
         if e.redacted is not None:
@@ -611,6 +644,8 @@ class Fold:
 
 
 _TAKEN: dict[type, Callable[[Fold, Any], Any]] = {
+    str: Fold._text,
+    Thought: lambda fold, text: fold._text(str(text), "reasoning"),
     TextDelta: Fold._say,
     ReasoningDelta: Fold._reason,
     ToolCallDelta: Fold._tool,

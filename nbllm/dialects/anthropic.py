@@ -15,13 +15,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
-from ..core.calls import Dialect, Endpoint, HttpCall, Secret
+from ..core.calls import Dialect, Endpoint, Frame, HttpCall, Secret
 from ..core.errors import ConfigError
 from ..core.events import (
     Event,
     FinishReason,
+    Item,
     MediaDelta,
     Notice,
     RawBlock,
@@ -29,6 +30,7 @@ from ..core.events import (
     Restarted,
     Started,
     TextDelta,
+    Thought,
     ToolCallDelta,
     Usage,
     UsageReport,
@@ -56,6 +58,7 @@ from ._request import (
     with_query,
     without_none,
 )
+from ._usual import ERRORS, Usual, struct
 
 # The limit that is sent where the caller names none, because the protocol wants one: what every model may
 # write. Later Claude models think unasked, and what they think counts, so they get more (they may write
@@ -304,6 +307,25 @@ class _Block:
         self.pieces: list[str] = []
 
 
+_Delta = struct(
+    "Delta",
+    ("signature", "citations", "citation"),
+    type=Literal["text_delta", "thinking_delta"],
+    text=str,
+    thinking=str,
+)
+_Growth = struct("Growth", (*ERRORS, "object"), type=Literal["content_block_delta"], delta=_Delta)
+
+
+def _usual(event: Any) -> Item | None:
+    delta = event.delta if event.type else None
+    if delta is None or (delta.type == "thinking_delta" and delta.text):
+        return None
+    if delta.type == "text_delta":
+        return delta.text or None
+    return Thought(delta.thinking) if delta.type and delta.thinking else None
+
+
 class MessageDecoder(Reading):
     """Reads the events of one message."""
 
@@ -316,6 +338,12 @@ class MessageDecoder(Reading):
         self._reason: str | None = None
         self._blocks: dict[str | None, _Block] = {}
         self._calls = 0
+        self._short = Usual(_Growth, _usual, "content_block_delta", "message")
+
+    def usual(self, frames: list[Frame], place: int) -> list[Item]:
+        """See core.calls.Usual."""
+        able = self._known and not (self.done or self._halves.held)
+        return self._short.read(frames, place) if able else []
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         kind = string(value.get("type"))

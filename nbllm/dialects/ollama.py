@@ -8,17 +8,19 @@ whole.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
-from ..core.calls import Dialect, Endpoint, HttpCall, Secret
+from ..core.calls import Dialect, Endpoint, Frame, HttpCall, Secret
 from ..core.errors import ConfigError
 from ..core.events import (
     Event,
     FinishReason,
+    Item,
     Notice,
     ReasoningDelta,
     Started,
     TextDelta,
+    Thought,
     ToolCallDelta,
     Usage,
     UsageReport,
@@ -41,6 +43,7 @@ from ._request import (
     without_none,
     words,
 )
+from ._usual import ERRORS, Usual, struct
 
 
 def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
@@ -188,6 +191,12 @@ _THOUGHTS = ("thinking", "reasoning_content", "reasoning")  # Ollama's own, and 
 _TIMES = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")  # nanoseconds
 
 
+_Message = struct("Message", ("image", "images", "tool_calls"), content=str, **dict.fromkeys(_THOUGHTS, str))
+_Line = struct(
+    "Line", (*ERRORS, "object", "type", "done_reason"), model=str, message=_Message, done=Literal[False]
+)
+
+
 class LineDecoder(Reading):
     """Reads the lines of one answer."""
 
@@ -199,6 +208,21 @@ class LineDecoder(Reading):
         self._reason: str | None = None
         self._calls = 0
         self._media = Media()
+        self._short = Usual(_Line, self._item)
+
+    def usual(self, frames: list[Frame], place: int) -> list[Item]:
+        """See core.calls.Usual."""
+        able = self._known and not (self.done or self._halves.held)
+        return self._short.read(frames, place) if able else []
+
+    def _item(self, line: Any) -> Item | None:
+        message = line.message
+        if message is None or line.model != self._model:
+            return None
+        thought = message.thinking or message.reasoning_content or message.reasoning
+        if not thought:
+            return message.content or None
+        return None if message.content else Thought(thought)
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         self._known = self._known or not {"message", "response", "done"}.isdisjoint(value)

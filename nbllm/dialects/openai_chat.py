@@ -14,16 +14,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from ..core.calls import Dialect, Endpoint, Frame, HttpCall, Quirks, Secret
 from ..core.errors import ConfigError
 from ..core.events import (
     Event,
+    Item,
     Notice,
     ReasoningDelta,
     Started,
     TextDelta,
+    Thought,
     ToolCallDelta,
     UsageReport,
     parse_arguments,
@@ -61,6 +63,7 @@ from ._media import Media, check_picture, is_media, media, told_by_user
 from ._openai import REASONS, able, data_url, file_name, post, result_text, schema_format, usage
 from ._request import arguments, content, with_short_ids
 from ._toolcalls import Calls, google
+from ._usual import ERRORS, Usual, struct
 
 # Models whose templates, on any server, refuse ids of calls that have not nine letters and digits.
 _NINE = re.compile("[sx]tral", re.IGNORECASE)
@@ -246,6 +249,32 @@ _ODDITIES = frozenset(
 )
 
 
+_Delta = struct(
+    "Delta",
+    (*_DETAILS, *sorted(_ODDITIES), "reasoning_text", "thinking", "tool_calls", "reasoning_opaque"),
+    content=str,
+    reasoning_content=str,
+    reasoning=str,
+)
+_Choice = struct("Choice", ("message", "usage", "error", "finish_reason"), delta=_Delta, index=Literal[0])
+_Chunk = struct(
+    "Chunk",
+    (*ERRORS, "type", "usage", "x_groq", "citations", "search_results", "timings", "time_info"),
+    choices=tuple[_Choice],  # type: ignore[valid-type]
+    object=Literal["chat.completion.chunk", ""],
+)
+
+
+def _usual(chunk: Any) -> Item | None:
+    delta = chunk.choices[0].delta if chunk.choices else None
+    if delta is None:
+        return None
+    thought = delta.reasoning_content or delta.reasoning
+    if not thought:
+        return delta.content or None
+    return None if delta.content else Thought(thought)
+
+
 class ChatDecoder:
     """Reads the chunks of one answer."""
 
@@ -267,6 +296,20 @@ class ChatDecoder:
         self._chosen = Chosen()
         self._cited: set[str] = set()
         self._media, self._sounded = Media(), False
+        self._short = Usual(_Chunk, _usual, "message")
+
+    def usual(self, frames: list[Frame], place: int) -> list[Item]:
+        """See core.calls.Usual."""
+        begun = self._known and self._started.id and self._started.model and self._chosen.index == 0
+        if not begun or self.done or self._halves.held:
+            return []
+        found = self._short.read(frames, place)
+        texts = [item for item in found if type(item) is str]
+        self._chunks += len(found)
+        self._text += texts
+        self._size += sum(map(len, texts))
+        self._thought = self._thought or len(texts) < len(found)
+        return found
 
     def feed(self, frame: Frame) -> Iterator[Event]:
         """The events in `frame`."""

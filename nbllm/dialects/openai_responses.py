@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ..core.calls import Dialect, Endpoint, Frame, HttpCall, Quirks, Secret
 from ..core.errors import ConfigError
@@ -21,6 +21,7 @@ from ..core.events import (
     Event,
     Finished,
     FinishReason,
+    Item,
     Notice,
     ReasoningDelta,
     Started,
@@ -48,6 +49,7 @@ from ._json import Halves, effort, items, label, obj, string
 from ._media import Media, check_picture, is_media, media, told_by_user
 from ._openai import REASONS, able, data_url, file_name, post, result_text, schema_format, usage
 from ._request import arguments, with_short_ids
+from ._usual import Usual, struct
 
 # --- request ------------------------------------------------------------------------------------------------
 
@@ -261,6 +263,17 @@ class _Item:
         return full[size:] if full.startswith(said) else ""
 
 
+_Growth = struct(
+    "Growth",
+    ("id", "call_id", "summary_index"),
+    type=Literal["response.output_text.delta"],
+    item_id=str,
+    output_index=int,
+    content_index=int,
+    delta=str,
+)
+
+
 class ResponsesDecoder:
     """Reads the events of one answer."""
 
@@ -281,11 +294,29 @@ class ResponsesDecoder:
         self._halves = Halves()
         self._cited: set[str] = set()
         self._media = Media()
+        self._place: tuple[Any, ...] = ()  # where the event before this one told text, as it named it
+        self._item: _Item | None = None
+        self._short = Usual(_Growth, self._same, "response.output_text.delta", "message")
+
+    def usual(self, frames: list[Frame], place: int) -> list[Item]:
+        """See core.calls.Usual."""
+        if self._item is None or self.done or self._halves.held:
+            return []
+        found = self._short.read(frames, place)
+        for text in found:
+            self._item.tell("text", label(self._place[2]), str(text))
+        return found
+
+    def _same(self, event: Any) -> Item | None:
+        """The text of an event that goes on where the one before it did."""
+        there = (event.item_id, event.output_index, event.content_index) == self._place
+        return event.delta if event.type and there and event.delta else None
 
     def feed(self, frame: Frame) -> Iterator[Event]:
         """The events in `frame`."""
         if self.done:
             return
+        self._item = None
         if not self._known:
             self._said = self._said or excerpt(frame)
         for value in values(frame, self._provider):
@@ -494,7 +525,15 @@ class ResponsesDecoder:
         text = value.get("delta")
         if text and isinstance(text, str):
             place, _, kind = row
-            yield from self._tell(self._find(value, kind), place, _part_of(value), text)
+            item = self._find(value, kind)
+            yield from self._tell(item, place, _part_of(value), text)
+            named = tuple(map(value.get, ("item_id", "output_index", "content_index")))
+            if (
+                place == "text"
+                and tuple(map(type, named)) == (str, int, int)
+                and "summary_index" not in value
+            ):
+                self._place, self._item = named, item
 
     def _full(
         self, value: dict[str, Any], holder: dict[str, Any], place: str, field: str, kind: str

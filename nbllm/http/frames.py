@@ -4,10 +4,10 @@ What the body is, its first character says: `{` or `[` means JSON values one aft
 object, the elements of an array); `<` means a page of HTML, which no provider means as an answer; anything
 else is SSE. Headers are not asked: providers label bodies wrongly in every direction.
 
-SSE is read by httpx-sse through its public EventSource, on a response whose stream is ours. That stream mends
-what httpx-sse leaves open (a byte-order mark, a last event without its blank line, a charset that is not
-UTF-8), bounds the memory one event may take, and notes when each read came, so a frame's stamp is that of the
-read that completed it.
+A read's bytes become its frames in one call. SSE is cut at blank lines; events of one line of data, which
+nearly all are, are read here, and any other by httpx-sse through its public EventSource. What that leaves
+open is mended before (a byte-order mark, a last event without its blank line, a charset that is not UTF-8),
+the memory one event may take is bounded, and a frame's stamp is that of the read that completed it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ import asyncio
 import contextlib
 import re
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import NamedTuple, Protocol
 
-import httpx
-from httpx_sse import EventSource
-
-from ..core.calls import Frame, Read
+from ..core.calls import Frame, Read, Trace
 from ..core.errors import ProtocolError, TransportError
+from ..core.eventlog import Rows
 from ..dialects._errors import page_text
 
 EVENT_LIMIT = 64 * 2**20  # bytes of one SSE event or JSON value; providers send at most some MB (images)
@@ -32,16 +30,14 @@ _TAIL_KEPT = 64 * 2**10
 # again
 _DRAIN = 0.5
 _BOM = b"\xef\xbb\xbf"
-_ODD = re.compile(rb"\n(?!(?:data|event|id|retry):)[A-Za-z]")  # a line with no field of an event stream
 _ODD_FIELD = re.compile(
     rb"(?:\A|(?<=[\r\n]))(?!(?:data|event|id|retry):)([A-Za-z][\w-]{0,30}):[ \t]{0,8}(?=(\S))"
 )
-_BEGUN = re.compile(rb"(?:\A|[\r\n])([A-Za-z][\w-]{0,30}(?::[ \t]{0,8})?)\Z")
 _WORDS_OF_ERRORS = re.compile(rb"(?i)err|exception|fail|fault|abort")
 _SSE_FIELD = re.compile(rb"(?m)^(?:data|event|id|retry)?:")
 
 
-async def drained(frames: AsyncIterator[Frame]) -> None:
+async def drained(frames: AsyncIterator[object]) -> None:
     """Reads on for at most _DRAIN seconds, and drops what comes."""
     with contextlib.suppress(TimeoutError, TransportError, ProtocolError):
         async with asyncio.timeout(_DRAIN):
@@ -59,11 +55,11 @@ class Reads:
     def __init__(
         self,
         body: AsyncIterator[bytes],
-        log: list[Read] | None = None,
+        log: Rows[Read] | None = None,
         last_read: Callable[[], Read | None] = lambda: None,
     ) -> None:
         self._body, self._last_read = body, last_read
-        self.log = [] if log is None else log
+        self.log = Trace().reads if log is None else log
         self.at = self._before = 0.0
         self.pending = 0
         self.bytes = 0
@@ -106,131 +102,177 @@ def _ends_event(chunk: bytes) -> bool:
     return len(chunk) - len(body) >= 2 and chunk.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
 
 
-async def frames(reads: Reads) -> AsyncIterator[Frame]:
-    """The frames of a body. Raises ProtocolError for a page of HTML, for text that is neither SSE nor JSON,
-    and for an event over EVENT_LIMIT."""
-    stream = aiter(reads)
+class _Cutter(Protocol):
+    """Cuts one kind of body into frames."""
+
+    @property
+    def held(self) -> int:
+        """How many bytes are no frame yet."""
+
+    def feed(self, data: bytes) -> list[_Told]:
+        """What ends with these bytes."""
+
+    def close(self) -> list[_Told]:
+        """What is left at the end of the body."""
+
+
+class _Told(NamedTuple):
+    """A frame without its stamp."""
+
+    data: str
+    name: str = ""
+    tail: bool = False
+
+
+async def frames(reads: Reads) -> AsyncIterator[list[Frame]]:
+    """The frames of a body, those of one read together. Raises ProtocolError for a page of HTML, for text
+    that is neither SSE nor JSON, and for an event over EVENT_LIMIT."""
+    cutter: _Cutter | None = None
     head = b""
-    async for chunk in stream:
-        head = (head + chunk).removeprefix(_BOM).lstrip()
-        if not _BOM.startswith(head):
-            break
-    first = head[:1]
-    rest = _chain(head, stream)
-    if first in (b"{", b"["):
-        source = _json_frames(rest, reads)
-    elif first == b"<":
-        source = _page(rest)
-    else:
-        source = _sse_frames(rest, reads)
-    async for frame in source:
-        yield frame
+    async for chunk in reads:
+        if cutter is None:
+            head = (head + chunk).removeprefix(_BOM).lstrip()
+            if _BOM.startswith(head):
+                continue
+            cutter = _CUTTERS.get(head[:1], _Events)()
+            found = cutter.feed(head)
+        else:
+            found = cutter.feed(chunk)
+        reads.pending = cutter.held
+        if found:
+            at, read = reads.at, reads.index
+            yield [Frame(data, name, at, False, read) for data, name, _ in found]
+    if cutter is None:
+        cutter = _Events()
+        cutter.feed(head)
+    if left := cutter.close():
+        yield [Frame(data, name, reads.at, tail, reads.index) for data, name, tail in left]
 
 
-async def _chain(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    if head:
-        yield head
-    async for chunk in rest:
-        yield chunk
+class _Page:
+    """A page of HTML: an error, once enough of it is there to say what it is."""
 
+    def __init__(self) -> None:
+        self._text, self.held = b"", 0
 
-async def _page(body: AsyncIterator[bytes]) -> AsyncIterator[Frame]:
-    text = b""
-    async for chunk in body:
-        text += chunk
-        if len(text) > _TAIL_KEPT:
-            break
-    raise ProtocolError(
-        f"A web page came instead of an answer: {page_text(text.decode('utf-8', 'replace'))[:200]!r}.",
-        hint="Check base_url: it should point to the API, not to a site or a login page.",
-    )
-    yield  # makes this an async generator like its siblings
+    def feed(self, data: bytes) -> list[_Told]:
+        self._text += data
+        return self.close() if len(self._text) > _TAIL_KEPT else []
+
+    def close(self) -> list[_Told]:
+        raise ProtocolError(
+            "A web page came instead of an answer: "
+            f"{page_text(self._text.decode('utf-8', 'replace'))[:200]!r}.",
+            hint="Check base_url: it should point to the API, not to a site or a login page.",
+        )
 
 
 # --- SSE ----------------------------------------------------------------------------------------------------
 
 
-class _SSEBody(httpx.AsyncByteStream):
-    """The body as EventSource reads it: ended by blank lines, its last bytes kept for what is not SSE."""
+class _Events:
+    """An event stream, cut at its blank lines. An event of one line of data, alone or below its name, is read
+    here; any other goes to httpx-sse, and so do whole runs of them."""
 
-    def __init__(self, body: AsyncIterator[bytes]) -> None:
-        self._body = body
-        self.ended = False
-        self._at_line, self._begun = (
-            True,
-            b"",
-        )  # whether a line begins here, and a field whose value is to come
-        self._kept: deque[bytes] = deque()
-        self._size = 0
-        self._dropped = False
+    def __init__(self) -> None:
+        self._rest: list[bytes] = []  # of an event that has not ended
+        self.held = 0
+        self._tail = b""  # the body's last lines, from the first that was not read here
+        self._seen = False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._body:
-            named = self._named(chunk)
-            self._keep(named)
-            yield named
-        self.ended = True
-        yield self._begun + b"\n\n"
+    def feed(self, data: bytes) -> list[_Told]:
+        edge = self._rest[-1][-1:] if self._rest else b""
+        end = _after_blank_line(edge + data) - len(edge)
+        if end <= 0:
+            self._rest.append(data)
+            self.held += len(data)
+            return []
+        whole = b"".join((*self._rest, data[:end]))
+        self._rest, self.held = [data[end:]] if end < len(data) else [], len(data) - end
+        return self._events(whole)
 
-    def _named(self, chunk: bytes) -> bytes:
-        """A line of a field that no event stream has, such as llama.cpp's `error: {...}`, becomes an event of
-        that name: the dialect sees all that a server says."""
-        text = self._begun + chunk if self._begun else chunk
-        known = not self._at_line or text.startswith((b"data: ", b"event: "))
-        if not known or _ODD.search(text) or (b"\r" in text and b"\n" not in text):
-            text = self._renamed(text)
-        self._begun = b""
-        if text.endswith(b"\n"):  # nearly always
-            self._at_line = True
-            return text
-        start = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
-        if (start or self._at_line) and (begun := _BEGUN.search(text, max(start - 1, 0))):
-            self._begun, text = begun[1], text[: begun.start(1)]
-        self._at_line = text.endswith((b"\n", b"\r")) if text else self._at_line
-        return text
+    def _events(self, whole: bytes) -> list[_Told]:
+        """The events in a row of whole blocks."""
+        text = whole.decode("utf-8", "replace")
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        found: list[_Told] = []
+        odd: list[str] = []
+        for block in text.split("\n\n"):
+            told = _usual(block)
+            if told is None:
+                odd.append(block)
+                continue
+            if odd:
+                found += self._odd(odd)
+                odd = []
+            if told.data:
+                self._tail = b""
+                found.append(told)
+        found += self._odd(odd) if odd else []
+        self._seen = self._seen or bool(found)
+        return found
 
-    def _renamed(self, text: bytes) -> bytes:
-        lead = b"" if self._at_line else b"\0"  # the first line goes on with one that began before
-        return _ODD_FIELD.sub(_as_event, lead + text)[len(lead) :]
+    def _odd(self, blocks: list[str], tail: bool = False) -> list[_Told]:
+        """The events in blocks that httpx-sse reads. A line of a field that no event stream has, such as
+        llama.cpp's `error: {...}`, becomes an event of that name: the dialect sees all that a server says."""
+        import httpx
+        from httpx_sse import EventSource
 
-    def _keep(self, chunk: bytes) -> None:
-        self._kept.append(chunk)
-        self._size += len(chunk)
-        while self._size - len(self._kept[0]) > _TAIL_KEPT:
-            self._size -= len(self._kept.popleft())
-            self._dropped = True
+        content = _ODD_FIELD.sub(_as_event, "\n\n".join((*blocks, "")).encode())
+        self._tail += content
+        if len(self._tail) > _TAIL_KEPT:
+            self._tail = self._tail[-_TAIL_KEPT:].partition(b"\n")[2]
+        response = httpx.Response(200, headers={"content-type": "text/event-stream"}, content=content)
+        response.encoding = "utf-8"  # said here, it need not be looked for in the headers
+        events = list(EventSource(response).iter_sse())
+        self._seen = self._seen or any(event.data or event.event for event in events)
+        return [_Told(event.data, event.event, tail) for event in events if event.data]
 
-    @property
-    def tail(self) -> bytes:
-        """The body's last lines, whole ones only."""
-        kept = b"".join(self._kept)
-        return kept.partition(b"\n")[2] if self._dropped else kept
+    def close(self) -> list[_Told]:
+        """A last event without its blank line, and JSON that stands below the last one. Raises ProtocolError
+        for what is no event stream."""
+        rest = b"".join(self._rest).decode("utf-8", "replace")
+        found = self._odd([rest.replace("\r\n", "\n").replace("\r", "\n")], True) if rest else []
+        tail = self._tail
+        bare = [_Told(value) for value in _bare_json(tail)]
+        if not (self._seen or bare) and tail.strip() and not _SSE_FIELD.search(tail):
+            raise ProtocolError(
+                f"Neither an event stream nor JSON came: {tail[:200].decode('utf-8', 'replace')!r}.",
+                hint="Check that base_url and dialect belong together.",
+            )
+        return found + bare
+
+
+def _after_blank_line(data: bytes) -> int:
+    """Where the last blank line ends, 0 where there is none. Of a last CR, the LF may be to come: alone, it
+    is one more blank line, which means nothing."""
+    if b"\r" not in data:
+        return data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
+    last = max(map(data.rfind, (b"\n\n", b"\n\r", b"\r\r")))
+    return 0 if last < 0 else last + 2 + (data[last + 1 : last + 3] == b"\r\n")
+
+
+def _usual(block: str) -> _Told | None:
+    """A block of one line of data, with or without its name above; without data for one that says nothing.
+    None for any other."""
+    name, line = "message", block
+    if block.startswith("event:"):
+        name, _, line = block[6:].removeprefix(" ").partition("\n")
+    if "\n" in line:
+        return None
+    if line.startswith("data:"):
+        return _Told(line[6:] if line[5:6] == " " else line[5:], name or "message")
+    return _NOTHING if not block or (block is line and line[0] == ":") else None
+
+
+_NOTHING = _Told("")
 
 
 def _as_event(field: re.Match[bytes]) -> bytes:
     if _WORDS_OF_ERRORS.search(field[1]):
         return b"event: error\ndata: "
     return b"event: " + field[1] + b"\ndata: " if field[2] in b"{[" else field[0]
-
-
-async def _sse_frames(body: AsyncIterator[bytes], reads: Reads) -> AsyncIterator[Frame]:
-    stream = _SSEBody(body)
-    response = httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=stream)
-    response.encoding = "utf-8"  # said here, it need not be looked for in the headers
-    seen = False
-    async for event in EventSource(response).aiter_sse():
-        reads.pending = 0
-        seen = seen or bool(event.data or event.event)
-        if event.data:
-            yield Frame(event.data, event.event, reads.at, stream.ended, reads.index)
-    for value in _bare_json(stream.tail):
-        seen = True
-        yield Frame(value, "", reads.at, False, reads.index)
-    if not seen and stream.tail.strip() and not _SSE_FIELD.search(stream.tail):
-        raise ProtocolError(
-            f"Neither an event stream nor JSON came: {stream.tail[:200].decode('utf-8', 'replace')!r}.",
-            hint="Check that base_url and dialect belong together.",
-        )
 
 
 def _bare_json(tail: bytes) -> Iterator[str]:
@@ -260,6 +302,11 @@ class JsonValues:
         self._depth = 0
         self._in_string = False
         self._array = False  # inside one outer array, whose elements are the values
+
+    @property
+    def size(self) -> int:
+        """Bytes that are held."""
+        return len(self._buffer)
 
     @property
     def inside(self) -> bool:
@@ -322,29 +369,41 @@ class JsonValues:
         return False
 
 
-async def _json_frames(body: AsyncIterator[bytes], reads: Reads) -> AsyncIterator[Frame]:
-    values, line, head, seen = JsonValues(), bytearray(), b"", False
-    async for chunk in body:
-        scanned = len(line)
-        line += chunk
-        head = head if seen else (head + chunk)[:200]
+class _Json:
+    """JSON values, one after another or in an array. A value that is a line by itself ends with its line."""
+
+    def __init__(self) -> None:
+        self._values, self._line = JsonValues(), bytearray()
+        self._head, self._seen = b"", False
+
+    @property
+    def held(self) -> int:
+        return len(self._line) + self._values.size
+
+    def feed(self, data: bytes) -> list[_Told]:
+        scanned = len(self._line)
+        line = self._line
+        line += data
+        self._head = self._head if self._seen else (self._head + data)[:200]
+        found: list[_Told] = []
         while (end := line.find(b"\n", scanned)) >= 0:
             complete = bytes(line[:end])
             del line[: end + 1]
             scanned = 0
-            for value in _line_values(complete, values):
-                reads.pending, seen = len(line), True
-                yield Frame(value, "", reads.at, False, reads.index)
-    for value in _line_values(bytes(line), values):
-        seen = True
-        yield Frame(value, "", reads.at, False, reads.index)
-    if values.inside:
-        yield Frame(values.rest().decode("utf-8", "replace"), "", reads.at, True, reads.index)
-    elif not seen and head.strip(b"[], \t\r\n"):
-        raise ProtocolError(
-            f"JSON without an object came: {head.decode('utf-8', 'replace')!r}.",
-            hint="Check that base_url and dialect belong together.",
-        )
+            found += map(_Told, _line_values(complete, self._values))
+        self._seen = self._seen or bool(found)
+        return found
+
+    def close(self) -> list[_Told]:
+        found = list(map(_Told, _line_values(bytes(self._line), self._values)))
+        if self._values.inside:
+            found.append(_Told(self._values.rest().decode("utf-8", "replace"), "", True))
+        elif not (self._seen or found) and self._head.strip(b"[], \t\r\n"):
+            raise ProtocolError(
+                f"JSON without an object came: {self._head.decode('utf-8', 'replace')!r}.",
+                hint="Check that base_url and dialect belong together.",
+            )
+        return found
 
 
 def _line_values(line: bytes, values: JsonValues) -> Iterator[str]:
@@ -354,3 +413,6 @@ def _line_values(line: bytes, values: JsonValues) -> Iterator[str]:
         yield bare.decode("utf-8", "replace")
     elif bare:
         yield from values.feed(line + b"\n")
+
+
+_CUTTERS: dict[bytes, Callable[[], _Cutter]] = {b"{": _Json, b"[": _Json, b"<": _Page}

@@ -61,15 +61,15 @@ class Reply:
     def _bytes(self) -> AsyncIterator[bytes]:
         return decoded(aiter(self._body), self.headers.get("content-encoding", ""))
 
-    async def frames(self) -> AsyncGenerator[Frame, None]:
-        """The body as frames; ends where the body ends. Raises StreamCut where the connection broke,
-        ProtocolError for a coding."""
+    async def frames(self) -> AsyncGenerator[list[Frame], None]:
+        """The body as frames, those of one read together; ends where the body ends. Raises StreamCut where
+        the connection broke, ProtocolError for a coding."""
         reads = http_frames.Reads(self._bytes(), self._trace.reads, self._exact)
         marks = self._trace.marks
         try:
-            async for frame in http_frames.frames(reads):
-                marks.setdefault("first_frame", frame.at)
-                yield frame
+            async for batch in http_frames.frames(reads):
+                marks.setdefault("first_frame", batch[0].at)
+                yield batch
         except Fault as exc:
             raise _translated(exc, self._address, started=True) from None
         finally:
@@ -132,7 +132,7 @@ class Reply:
     def finish(self, answer: Callable[[], str]) -> None:
         """Nobody remembers."""
 
-    async def drain(self, frames: AsyncIterator[Frame]) -> None:
+    async def drain(self, frames: AsyncIterator[list[Frame]]) -> None:
         """See core.calls.Reply."""
         await http_frames.drained(frames)
 

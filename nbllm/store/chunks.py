@@ -8,10 +8,12 @@ event is called busy.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from ..core.calls import Read, Trace
 from ..core.errors import NbllmError
+from ..core.eventlog import EventLog
 from ..core.events import (
     Event,
     Finished,
@@ -23,6 +25,7 @@ from ..core.events import (
     TextDelta,
     ToolCallDelta,
     UsageReport,
+    event_of,
     is_token,
 )
 
@@ -32,7 +35,7 @@ class Recorded(Protocol):
     attempt and what was asked of whom (attempt.Attempt), when it was called and ended (perf_counter seconds),
     how it ended."""
 
-    log: list[tuple[float, Event]]
+    log: EventLog
     traces: list[Trace]
     attempts: list[Any]
     called: float
@@ -92,10 +95,11 @@ def of(stream: Recorded, tokenizer: Tokenizer | None = None) -> list[Chunk]:
     last_of = {a.read: i for i, a in enumerate(trace.arrivals)}
     out: list[Chunk] = []
     place, in_read, read = first_event(stream), 0, -1
+    came = stream.log.items(place)
     for i, arrival in enumerate(trace.arrivals):
         in_read = in_read + 1 if arrival.read == read else 0
         read = arrival.read
-        events = [event for _, event in stream.log[place : arrival.upto]]
+        events = [event_of(item) for _, item in islice(came, arrival.upto - place)]
         place = arrival.upto
         if any(isinstance(e, Restarted) for e in events):
             out = [c._replace(kind="other", counted=None) for c in out]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..core.events import MediaDelta, ReasoningDelta, Restarted, TextDelta, Timing, Usage, is_token
+from ..core.events import MediaDelta, ReasoningDelta, Restarted, TextDelta, Thought, Timing, Usage, is_token
 from .chunks import Recorded, first_event
 
 
@@ -25,13 +25,15 @@ def moments(stream: Recorded) -> Moments | None:
     first: float | None = None
     last: float | None = None
     visible: float | None = None
-    for at, event in stream.log[first_event(stream) : trace.arrivals[-1].upto if trace.arrivals else None]:
+    upto = trace.arrivals[-1].upto if trace.arrivals else None
+    for at, event in stream.log.items(first_event(stream), upto):
         if isinstance(event, Restarted):
             first, last, visible, thought = None, None, None, False
         elif is_token(event):
             first, last = at if first is None else first, at
-            thought = thought or isinstance(event, ReasoningDelta)
-            if visible is None and isinstance(event, (TextDelta, MediaDelta)):
+            told = not isinstance(event, (ReasoningDelta, Thought))
+            thought = thought or not told
+            if visible is None and told and isinstance(event, (str, TextDelta, MediaDelta)):
                 visible = at
     return None if first is None or last is None else Moments(first, last, visible, thought)
 

@@ -1,0 +1,183 @@
+"""What came of a call, kept in columns: some 30 bytes for a usual chunk. The objects are made when they are
+read.
+
+One writer appends; any thread reads what is there, by place. A log of events is cut into blocks; in one that
+is full, texts are joined, and its times are one number where they are equal.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any, Generic, TypeVar, overload
+
+from .events import Event, Fold, Item, Thought, event_of, item_of
+
+T = TypeVar("T")
+_BLOCK = 256  # events
+
+
+class _Sealed:
+    """A block that is full."""
+
+    __slots__ = ("_ends", "_kinds", "_others", "_text")
+
+    def __init__(self, items: list[Item]) -> None:
+        said = [item if isinstance(item, str) else "" for item in items]
+        self._text = "".join(said)
+        self._ends = array("I", accumulate(map(len, said)))
+        kinds = bytes(_KINDS.get(type(item), 2) for item in items)
+        self._kinds = kinds if any(kinds) else b""
+        self._others = {i: item for i, item in enumerate(items) if kinds[i] == 2}
+
+    def __getitem__(self, part: slice) -> list[Item]:
+        text, ends, kinds = self._text, self._ends, self._kinds
+        out: list[Item] = []
+        begin = ends[part.start - 1] if part.start else 0
+        for i, end in enumerate(ends[part], part.start):
+            kind = kinds[i] if kinds else 0
+            out.append(
+                text[begin:end] if not kind else Thought(text[begin:end]) if kind == 1 else self._others[i]
+            )
+            begin = end
+        return out
+
+    def fold(self, into: Fold) -> None:
+        for item in [self._text] if not self._kinds else self[0:_BLOCK]:
+            into.add(item)
+
+
+_KINDS: dict[type, int] = {str: 0, Thought: 1}
+
+
+class _Block:
+    """The latest events. Both columns are replaced when it is full: whoever holds the old ones may go on."""
+
+    __slots__ = ("items", "times")
+
+    def __init__(self) -> None:
+        self.items: list[Item] | _Sealed = []
+        self.times: array[float] | float = array("d")
+
+    def seal(self) -> None:
+        items, times = self.items, self.times
+        if isinstance(items, list) and isinstance(times, array):
+            self.items = _Sealed(items)
+            self.times = times[0] if times.count(times[0]) == len(times) else times
+
+    def rows(self, start: int, stop: int) -> Iterator[tuple[float, Item]]:
+        items, times = self.items[start:stop], self.times
+        return zip(
+            [times] * len(items) if isinstance(times, float) else times[start:stop], items, strict=False
+        )
+
+
+class EventLog(Sequence[tuple[float, Event]]):
+    """(perf_counter seconds, event), in the order in which they were published."""
+
+    def __init__(self, events: Iterable[tuple[float, Event]] = ()) -> None:
+        self._blocks: list[_Block] = []
+        self._size = 0
+        for at, event in events:
+            self.append(at, event)
+
+    def append(self, at: float, event: Event) -> None:
+        """Adds an event."""
+        self.extend((item_of(event),), at)
+
+    def extend(self, items: Sequence[Item], at: float) -> None:
+        """Adds events that came at one moment."""
+        place = 0
+        while place < len(items):
+            room = _BLOCK - self._size % _BLOCK
+            if room == _BLOCK:
+                self._blocks.append(_Block())
+            block, part = self._blocks[-1], items[place : place + room]
+            block.times.extend([at] * len(part))  # type: ignore[union-attr]
+            block.items += part  # type: ignore[operator]
+            if len(part) == room:
+                block.seal()
+            self._size += len(part)
+            place += len(part)
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, place: int) -> tuple[float, Event]: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[tuple[float, Event]]: ...
+    def __getitem__(self, place: int | slice) -> tuple[float, Event] | list[tuple[float, Event]]:
+        if isinstance(place, int):
+            at = range(self._size)[place]
+            return next(self._made(at, at + 1))
+        start, stop, step = place.indices(self._size)
+        return list(self._made(start, stop)) if step == 1 else [self[i] for i in range(start, stop, step)]
+
+    def __iter__(self) -> Iterator[tuple[float, Event]]:
+        return self._made(0, self._size)
+
+    def __reversed__(self) -> Iterator[tuple[float, Event]]:
+        return (self[i] for i in range(self._size - 1, -1, -1))
+
+    def _made(self, start: int, stop: int) -> Iterator[tuple[float, Event]]:
+        return ((at, event_of(item)) for at, item in self.items(start, stop))
+
+    def items(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[float, Item]]:
+        """As a slice gives them, one by one, in the short form."""
+        stop = self._size if stop is None else min(stop, self._size)
+        while start < stop:
+            first = start % _BLOCK
+            last = min(first + stop - start, _BLOCK)
+            yield from self._blocks[start // _BLOCK].rows(first, last)
+            start += last - first
+
+    def fold(self) -> Fold:
+        """All there is by now, added up."""
+        fold, size = Fold(), self._size
+        for place in range(0, size, _BLOCK):
+            items = self._blocks[place // _BLOCK].items
+            if isinstance(items, _Sealed) and place + _BLOCK <= size:
+                items.fold(fold)
+            else:
+                for item in items[0 : size - place]:
+                    fold.add(item)
+        return fold
+
+
+class Rows(Sequence[T], Generic[T]):
+    """Tuples of one kind, in columns. codes: what each column holds, as `array` names it; O for objects."""
+
+    def __init__(self, make: Callable[..., T], codes: str) -> None:
+        self._make = make
+        self._columns: list[Any] = [[] if code == "O" else array(code) for code in codes]
+
+    def append(self, row: Iterable[Any]) -> None:
+        """Adds one."""
+        for column, value in zip(self._columns, row, strict=True):
+            column.append(value)
+
+    def extend(self, *columns: Iterable[Any]) -> None:
+        """Adds several, column by column."""
+        for column, values in zip(self._columns, columns, strict=True):
+            column.extend(values)
+
+    def __len__(self) -> int:
+        return len(self._columns[-1])
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[T]: ...
+    def __getitem__(self, place: int | slice) -> T | list[T]:
+        if isinstance(place, slice):
+            return list(map(self._make, *(column[place] for column in self._columns)))
+        at = range(len(self))[place]
+        return self._make(*(column[at] for column in self._columns))
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._make, *self._columns)
+
+    def __repr__(self) -> str:
+        return repr(list(self))
