@@ -47,6 +47,7 @@ HEAVY = {
     *("pandas", "numpy", "scipy", "matplotlib", "pyarrow", "pydantic", "jsonschema", "referencing"),
     *("ipywidgets", "anywidget", "markdown_it", "pygments", "mcp", "mcp_types", "genai_prices", "httpx"),
     "httpx2",
+    "httpx_sse",
     "a2a",
     "xllamacpp",
 }
