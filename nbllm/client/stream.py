@@ -35,6 +35,43 @@ _HEARTBEAT = 0.05
 
 _Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]
 
+_CROWD = 5e-4  # seconds between two wake-ups that go together
+
+
+class _Wakes:
+    """Wakes readers on other loops. A wake-up takes a write to a socket and hands the interpreter on, so those
+    of one turn of the engine's loop go together where there are many."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        self._last = 0.0
+
+    def add(
+        self, here: asyncio.AbstractEventLoop, loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]
+    ) -> None:
+        before, self._last = self._last, time.perf_counter()
+        if self._last - before > _CROWD and not self._waiting:
+            _settle_there(loop, [future])
+            return
+        if not self._waiting:
+            here.call_soon(self._flush)
+        self._waiting.setdefault(loop, []).append(future)
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for loop, futures in waiting.items():
+            _settle_there(loop, futures)
+
+
+def _settle_there(loop: asyncio.AbstractEventLoop, futures: list[asyncio.Future[None]]) -> None:
+    with contextlib.suppress(RuntimeError):  # that reader's loop is closed: nobody waits any more
+        loop.call_soon_threadsafe(_settle_all, futures)
+
+
+def _settle_all(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        settle(future)
+
 
 class Stream:
     """One call's reply. Returned at once; everything that can go wrong shows when it is read.
@@ -143,15 +180,14 @@ class Stream:
             return
         waiters = futures[:]
         futures.clear()
-        here = self._engine.loop if self._engine is not None and self._engine.is_here() else None
+        here = self._engine if self._engine is not None and self._engine.is_here() else None
         for loop, future in waiters:
-            if loop is here:  # no other thread need be woken, which takes a write to a socket
+            if here is None:
+                _settle_there(loop, [future])
+            elif loop is here.loop:  # no other thread need be woken
                 settle(future)
-                continue
-            try:
-                loop.call_soon_threadsafe(settle, future)
-            except RuntimeError:
-                continue  # that reader's loop is closed: nobody waits any more
+            else:
+                here.kept(_Wakes).add(here.loop, loop, future)
 
     # --- the readers' side, on any thread or loop ---
 
@@ -270,6 +306,8 @@ class Stream:
                     if self._errands:
                         continue
                     waiters.append((loop, future))
+                if beat is None:
+                    await future
                 while not future.done():
                     await asyncio.wait({future}, timeout=beat)
         except (asyncio.CancelledError, KeyboardInterrupt):
