@@ -218,6 +218,11 @@ NAMED = [
     "success",
     "message",
     "detail",
+    "errors",
+    "msg",
+    "error_msg",
+    "error_message",
+    "errorMessage",
     "delta",
     "index",
     "finish_reason",
@@ -286,6 +291,24 @@ def places(value):
         yield value
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from places(inner)
+
+
+@pytest.mark.parametrize("dialect", CHUNKS)
+def test_a_field_that_means_something_is_never_passed_over(dialect):
+    """Each name, at each place, with each odd value: both ways give the same of the chunk and of what comes
+    after it."""
+    usual = Frame(json.dumps(CHUNKS[dialect][0]))
+    for base in CHUNKS[dialect]:
+        for n in range(len(list(places(base)))):
+            value = copy.deepcopy(base)
+            where = list(places(value))[n]
+            for name in {*NAMED, *where}:
+                before = dict(where)
+                for odd in ODD:
+                    where[name] = odd
+                    assert_same(dialect, [[usual, Frame(json.dumps(value)), usual]])
+                where.clear()
+                where.update(before)
 
 
 @st.composite

@@ -39,8 +39,8 @@ _CROWD = 5e-4  # seconds between two wake-ups that go together
 
 
 class _Wakes:
-    """Wakes readers on other loops. A wake-up takes a write to a socket and hands the interpreter on, so those
-    of one turn of the engine's loop go together where there are many."""
+    """Wakes readers on other loops. A wake-up takes a write to a socket and hands the interpreter on, so
+    those of one turn of the engine's loop go together where there are many."""
 
     def __init__(self) -> None:
         self._waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}

@@ -17,8 +17,9 @@ from ..core.events import DEPTH_LIMIT, Item
 
 _LONGEST = 2 * DEPTH_LIMIT  # characters of a chunk that cannot be nested too deeply
 _PATIENCE = 20  # chunks in a row that do not fit: a provider with other habits, who need not be tried further
-# of an object that means an error, see _decoder.failure
+# In any object they may mean an error (see _decoder.failure), and in one that has no other sign of an answer.
 ERRORS = ("error", "base_resp", "success")
+ERROR_WORDS = ("detail", "errors", "msg", "error_msg", "error_message", "errorMessage")
 
 
 def struct(name: str, *absent: Iterable[str], **fields: Any) -> Any:

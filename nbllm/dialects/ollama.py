@@ -43,7 +43,7 @@ from ._request import (
     without_none,
     words,
 )
-from ._usual import ERRORS, Usual, struct
+from ._usual import ERROR_WORDS, ERRORS, Usual, struct
 
 
 def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
@@ -193,7 +193,11 @@ _TIMES = ("total_duration", "load_duration", "prompt_eval_duration", "eval_durat
 
 _Message = struct("Message", ("image", "images", "tool_calls"), content=str, **dict.fromkeys(_THOUGHTS, str))
 _Line = struct(
-    "Line", (*ERRORS, "object", "type", "done_reason"), model=str, message=_Message, done=Literal[False]
+    "Line",
+    (*ERRORS, *ERROR_WORDS, "object", "type", "done_reason"),
+    model=str,
+    message=_Message,
+    done=Literal[False],
 )
 
 
