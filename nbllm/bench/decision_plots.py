@@ -38,8 +38,9 @@ def pareto(sheet: Sheet) -> None:
     if not points:
         return sheet.nothing("The price of no model that answered is known.")
     judged = all(not math.isnan(p[4]) for p in points)
+    told = "price, speed, quality (size)" if judged else "price and speed"
     axes = sheet.axes(
-        title=f"filled: nobody beats it in price{', speed and quality' if judged else ' and speed'}{where}"
+        title=f"filled: nobody beats it in {told}{where}"
         + (f"\nprice not known: {', '.join(unknown)}" if unknown else ""),
         x="cost of 1,000 answers, $",
         y=label(sheet.metric),

@@ -186,9 +186,9 @@ def _interval(row: Mapping[str, Any] | None) -> str:
 
     if row is None or pd.isna(row["value"]):
         return "–"
-    middle = f"{row['value']:,.4g}"
-    return (
-        middle
-        if pd.isna(row["ci_lo"]) or pd.isna(row["ci_hi"])
-        else f"{middle} ({row['ci_lo']:,.4g} to {row['ci_hi']:,.4g})"
-    )
+    middle, low, high = (_figure(row[part]) for part in ("value", "ci_lo", "ci_hi"))
+    return middle if pd.isna(row["ci_lo"]) or pd.isna(row["ci_hi"]) else f"{middle} ({low} to {high})"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
