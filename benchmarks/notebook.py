@@ -1,4 +1,5 @@
-"""What `%%llm` costs: loading, messages and bytes to the front end, time from Stop to the closed socket.
+"""What `%%llm` costs: loading, messages and bytes to the front end, from the cell to the request and from the
+first token to the screen, from Stop to the closed socket.
 
     python benchmarks/notebook.py
 
@@ -68,6 +69,33 @@ def traffic(sim: simulator.Simulator) -> None:
         wire.close()
 
 
+def reaching(sim: simulator.Simulator, rounds: int = 20) -> None:
+    """From the cell to the request at the server, over a cell that only looks at the clock, and from the
+    first token's write to the message that shows it, in turn."""
+    code, socket, paint = [], [], []
+    with Kernel(OPENAI_BASE_URL=sim.base_url("openai_chat"), **KEYS) as kernel:
+        kernel.run("import time")
+        kernel.run("%%llm openai/m@tokens=50\nwarm")
+        for i in range(rounds):
+            began = time.monotonic_ns()
+            kernel.run("now = time.monotonic_ns()")
+            code.append((kernel.value("now") - began) / 1e6)
+            began = time.monotonic_ns()
+            parent = kernel.start(f"%%llm openai/m@tokens=40,gap=0.02,ttft=0.2\nreach {i}")
+            kernel.collect(parent, lambda m: "to first token" in str(m["content"]))
+            shown = time.monotonic_ns()
+            kernel.collect(parent)
+            [record] = [r for r in sim.settled(30) if r.prompt == f"reach {i}"]
+            socket.append((record.received_ns - began) / 1e6)
+            paint.append((shown - record.tokens[0].written_ns) / 1e6)
+    base = min(code)
+    print(
+        f"cell to request   {min(socket) - base:.1f} ms more than the {base:.1f} ms of any cell (median "
+        f"{statistics.median(socket) - statistics.median(code):.1f}); first token to screen: "
+        f"median {statistics.median(paint):.0f} ms, best {min(paint):.0f}, longest {max(paint):.0f}"
+    )
+
+
 def stopping(sim: simulator.Simulator, rounds: int = 30) -> None:
     """Interrupt to closed socket, as the server saw it."""
     rng, took = random.Random(1), []
@@ -98,4 +126,5 @@ if __name__ == "__main__":
     loading()
     with simulator.serve(ttft=0.05, gap=0.005) as server:
         traffic(server)
+        reaching(server)
         stopping(server)
