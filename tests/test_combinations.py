@@ -25,7 +25,10 @@ PARTS = {
     "schema": ('schema="name, age int"', "all(set(json.loads(a.text)) == {'name', 'age'} for a in answers)"),
     "as": ('schema="name, age int" as=df', "all(list(v.columns) == ['name', 'age'] for v in frames)"),
     "code": ("format=code", "bool(below)"),
-    "json": ("format=json", "'data-lang' in html or 'json' in html"),
+    "json": (  # as=df shows the frame instead
+        "format=json",
+        "'data-lang' in html or 'json' in html or '<th>name</th>' in html",
+    ),
     "def": ("def=made", "callable(user_ns['made'])"),
     "save": ("save=frag", "'say {x}' in fragments['frag']"),
     "use": ("use=tone", "all('Be kind.' in a.request.messages[-1].text for a in answers)"),

@@ -288,7 +288,7 @@ def test_conversations_are_listed_forked_undone_exported_and_forgotten(kernel, c
     for wrong in ("3", "0", "x"):
         assert "has no turn" in "".join(kernel.run(f"%llm chat pin talk {wrong}").error["traceback"])
     assert "2 turns" in kernel.run("%llm chat fork talk other").text
-    assert "1 turns" in kernel.run("%llm chat undo talk").text
+    assert "1 turn" in kernel.run("%llm chat undo talk").text
     kernel.run(f"%llm chat export other {tmp_path / 'x.json'}")
     kernel.run("said = %llm chat export other")
     assert kernel.value("[[m.role, m.text] for m in said]") == [
