@@ -143,6 +143,7 @@ _STANDARD = sys.stdlib_module_names - {
 # 14 of the tower: what others take of a key is seen also by who comes later; the last day in memory.
 # 760 of bench: verdicts that can be reached (pairs of a run's own blocks, correlated neighbours, failures and
 # retries in them, power), loads that are made, answers and scores, check, leaderboard, goodput.
+# 115 of bench: the highest load that keeps within limits, by search.
 # 395 of bench: assertions, the grid of passes, judges in both orders, win rates with their intervals.
 # 335 of bench: files of guidellm and aiperf, logs for inspect and promptfoo, recorded traffic as load.
 # 170 of bench: tokenizers of the user's, headers of one model, what text files say of a run.

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .files import save as save
     from .judging import judge as judge
     from .judging import win_rates as win_rates
+    from .load_search import find_load as find_load
     from .planning import power as power
     from .plots import plot as plot
     from .presets import coldstart as coldstart
@@ -56,6 +57,7 @@ _HOME = {
     **dict.fromkeys(("check", "goodput", "leaderboard"), "decisions"),
     **dict.fromkeys(("cases", "grid"), "assertions"),
     **dict.fromkeys(("judge", "win_rates"), "judging"),
+    "find_load": "load_search",
     "compare": "comparison",
     "export": "exchange",
     "trace": "traces",
@@ -72,7 +74,17 @@ _HOME = {
 _NEEDS = {
     **dict.fromkeys(
         (
-            *("compare", "summary", "check", "goodput", "leaderboard", "power", "judge", "win_rates"),
+            *(
+                "compare",
+                "summary",
+                "check",
+                "goodput",
+                "leaderboard",
+                "power",
+                "judge",
+                "win_rates",
+                "find_load",
+            ),
             *("coldstart", "ladder", "warm", "streaming", "gateway"),
         ),
         ("scipy",),

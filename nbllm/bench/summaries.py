@@ -46,6 +46,7 @@ METRICS = (
     "cost_usd",
 )
 STATS = ("mean", "p50", "p90", "p95", "p99")
+CACHED = "cached_share"
 SCORE = "score"  # what an answer is worth, by the user's own measure
 SHARE = "ok_share"  # the metric that is the share of requests that succeeded
 _SCHEDULED = ("ttft_sched_ms", "e2e_sched_ms")  # say nothing new in a closed loop where nothing is retried
@@ -53,7 +54,7 @@ _LENGTH = re.compile(r"ttft\s*\+\s*(\d+)\s*tokens?")
 _ARRIVALS = frozenset(
     ("ttft_ms", "ttfo_ms", "ttft_sched_ms", "ttft_wire_ms", "ttfe_ms")
 )  # what err_bound_ms bounds
-UNITS = {c.name: c.unit for c in columns.COLUMNS} | {SHARE: "", SCORE: ""}
+UNITS = {c.name: c.unit for c in columns.COLUMNS} | {SHARE: "", SCORE: "", CACHED: ""}
 WORDS = {
     "ttft_ms": "time to first token",
     "e2e_ms": "time to last token",
@@ -66,7 +67,7 @@ WORDS = {
     SHARE: "succeeded",
     SCORE: "quality",
 }
-RATES = frozenset(("out_tok_s", "out_tok_s_e2e", SHARE, SCORE))  # where more is better
+RATES = frozenset(("out_tok_s", "out_tok_s_e2e", SHARE, SCORE, CACHED))  # where more is better
 
 
 def summary(
@@ -176,11 +177,14 @@ def _wanted(df: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
 
 def derived(df: pd.DataFrame, metrics: Sequence[str] | None) -> pd.DataFrame:
     """The frame with a column for each metric of the form "ttft + 200 tokens": what the first token took, and
-    so many more at the answer's own pace."""
+    so many more at the answer's own pace; and cached_share, the part of a prompt that the provider's cache
+    had."""
     made = {m: float(found[1]) for m in metrics or () if (found := _LENGTH.fullmatch(m.strip()))}
     missing = next((c for c in ("ttft_ms", "itl_ms") if made and c not in df), None)
     if missing:
         raise ConfigError(f"The frame has no column {missing!r}.", hint=f"{next(iter(made))!r} needs it.")
+    if CACHED in (metrics or ()):
+        df = df.assign(**{CACHED: df["in_cached"] / df["in_tokens"].where(df["in_tokens"] > 0)})
     return df.assign(**{m: df["ttft_ms"] + n * df["itl_ms"] for m, n in made.items()}) if made else df
 
 

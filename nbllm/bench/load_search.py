@@ -1,0 +1,195 @@
+"""The highest load that keeps within limits, found by search, and the knee beside it.
+
+The load doubles until it does not hold, then the gap is halved. Each load is measured in steps of one block
+and judged after each: it fails as soon as the interval of its good requests is below the share asked for,
+holds as soon as it is above, and after the last step by the share itself. So many looks would make a 95 %
+interval too sure; each look has its part of the 5 %.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import ConfigError
+from ..store import columns
+from . import statistics as st
+from .decisions import goodput
+from .plan import Budget
+from .recorder import spent
+from .runner import Model, run
+from .summaries import measured, succeeded
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SPENT = ("usd", "tokens", "seconds", "requests")
+_LOOKS = 4  # blocks of one load, at most
+_COLUMNS = ("load", "n", "good", "share", "ci_lo", "ci_hi", "holds", "sure", "achieved_s", "good_s", "e2e_ms")
+
+
+def find_load(
+    model: Model,
+    prompts: Any = None,
+    *,
+    by: str = "rate",
+    low: float = 1.0,
+    high: float = 256.0,
+    within: float = 0.1,
+    at_least: float = 0.95,
+    level: float = 0.95,
+    budget: float | Mapping[str, float] | None = None,
+    options: Mapping[str, Any] | None = None,
+    **limits: float,
+) -> pd.DataFrame:
+    """The highest load of one model at which `at_least` of the requests keep to all limits (ttft_ms=500,
+    itl_ms=50 ..., as in `bench.goodput`): one row for each load that was measured, in the order of loads.
+
+    by: "rate", requests a second, or "concurrency", requests at a time. low, high: where the search begins,
+    and its end. within: how near the highest is found, 0.1 for 10 %. budget: of the whole search, as in
+    `bench.run`. options: of `bench.run` and of calls.
+
+    Columns: load, n, good, share with its interval, holds, sure (whether the interval says so), achieved_s
+    (requests answered a second), good_s, e2e_ms (median), highest (the highest load that holds), knee (the
+    most throughput for its time: Kleinrock's power). attrs["runs"] has the runs; attrs["ended"] says why it
+    ended early. Stop (Ctrl-C) returns what there is. Raises ConfigError for what cannot be searched.
+    """
+    import pandas as pd
+
+    if by not in ("rate", "concurrency") or not 0 < low < high or not within > 0 or not 0 < at_least < 1:
+        raise ConfigError(
+            'A load is by "rate" or "concurrency", from low up to high.',
+            hint='bench.find_load(model, by="rate", low=1, high=64, ttft_ms=500)',
+        )
+    goodput(columns.frame([]), **limits)  # raises for no limits, and for wrong ones
+    search = _Search(model, prompts, by, limits, at_least, level, Budget.of(budget), dict(options or {}))
+    _climb(search.holds, _whole if by == "concurrency" else float, (low, high), within)
+    out = pd.DataFrame(search.rows, columns=list(_COLUMNS)).sort_values("load", ignore_index=True)
+    held = out["load"][out["holds"].astype(bool)]
+    power = out["achieved_s"] / out["e2e_ms"]
+    out["highest"] = out["load"] == (held.max() if len(held) else math.nan)
+    out["knee"] = power == power.max()
+    out.attrs.update(runs=search.runs, ended=search.ended)
+    return out
+
+
+def _whole(load: float) -> float:
+    return float(max(1, round(load)))
+
+
+def _climb(
+    holds: Callable[[float], bool | None],
+    shaped: Callable[[float], float],
+    ends: tuple[float, float],
+    within: float,
+) -> None:
+    """Doubles from the lower end until a load fails, then halves the gap. `holds` gives None where the search
+    is over."""
+    best, load, fails = 0.0, shaped(ends[0]), math.inf
+    while best < load < fails:
+        found = holds(load)
+        if found is None:
+            return
+        best, fails = (load, fails) if found else (best, load)
+        if math.isinf(fails):
+            load = shaped(min(ends[1], 2.0 * load))
+        elif not best or fails <= best * (1.0 + within):
+            return
+        else:
+            load = shaped(math.sqrt(best * fails))
+
+
+@dataclass(slots=True)
+class _Search:
+    """The loads that were measured."""
+
+    model: Model
+    prompts: Any
+    by: str
+    limits: Mapping[str, float]
+    at_least: float
+    level: float
+    budget: Budget
+    options: dict[str, Any]
+    spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_SPENT, 0.0))
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
+    ended: str = ""
+
+    def holds(self, load: float) -> bool | None:
+        """Measures a load until it is decided; None where the budget is spent or the user stops."""
+        frames: list[pd.DataFrame] = []
+        for look in range(_LOOKS):
+            try:
+                frames.append(self._block(load, look))
+            except KeyboardInterrupt:
+                self.ended = "stopped"
+            if not frames:
+                return None
+            row, decided = self._judged(load, frames)
+            if decided is not None or self.ended or look == _LOOKS - 1:
+                break
+        self.rows.append(row)
+        return None if self.ended else bool(row["holds"])
+
+    def _block(self, load: float, look: int) -> pd.DataFrame:
+        left = {k: v - self.spent[k] for k in self.spent if (v := getattr(self.budget, k)) is not None}
+        if any(v <= 0 for v in left.values()):
+            self.ended = "the budget is used up"
+            raise KeyboardInterrupt
+        at = {self.by: int(load) if self.by == "concurrency" else load}
+        how: dict[str, Any] = {"warmup": 1, "progress": False, **self.options, **at}
+        df = run(self.model, self.prompts, blocks=1, seed=look, budget=left or None, **how)
+        about = df.attrs["nbllm"]
+        self.runs.append(str(about["run_id"]))
+        self.ended = "" if about.get("ended") in (None, "complete") else str(about["ended"])
+        for row in df.to_dict("records"):
+            dollars, tokens = spent(_known(row))
+            self.spent["usd"] += dollars
+            self.spent["tokens"] += tokens
+        self.spent["requests"] += len(df)
+        self.spent["seconds"] += _lasted(df)
+        return df
+
+    def _judged(self, load: float, frames: list[pd.DataFrame]) -> tuple[dict[str, Any], bool | None]:
+        """(the row of a load, whether it holds where that is decided)."""
+        import pandas as pd
+
+        blocks = [f.assign(block=i) for i, f in enumerate(frames)]
+        df = pd.concat(blocks, ignore_index=True) if len(blocks) > 1 else blocks[0]
+        told = goodput(df, at_least=self.at_least, **self.limits)
+        n, good = int(told["n"].sum()), int(told["good"].sum())
+        lo, hi, _ = st.wilson(good, n, 1.0 - (1.0 - self.level) / _LOOKS)
+        share = good / n if n else 0.0
+        decided = False if hi < self.at_least or not n else True if lo >= self.at_least else None
+        used = measured(df)
+        answered = used[succeeded(used)]
+        seconds = sum(_lasted(measured(f)) for f in frames)
+        row = {
+            "load": load,
+            "n": n,
+            "good": good,
+            "share": share,
+            "ci_lo": lo,
+            "ci_hi": hi,
+            "holds": share >= self.at_least if decided is None else decided,
+            "sure": decided is not None,
+            "achieved_s": len(answered) / seconds if seconds else math.nan,
+            "good_s": good / seconds if seconds else math.nan,
+            "e2e_ms": float(answered["e2e_ms"].median()) if len(answered) else math.nan,
+        }
+        return row, decided
+
+
+def _known(row: Mapping[Any, Any]) -> dict[str, Any]:
+    import pandas as pd
+
+    return {str(k): None if pd.isna(v) else v for k, v in row.items() if not isinstance(v, (list, dict))}
+
+
+def _lasted(df: pd.DataFrame) -> float:
+    """Seconds from the first call to the last answer."""
+    calls, ends = df["ns_call"].dropna(), df["ns_tokN"].fillna(df["ns_call"]).dropna()
+    return float(ends.max() - calls.min()) / 1e9 if len(calls) else 0.0
