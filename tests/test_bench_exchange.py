@@ -120,7 +120,9 @@ def test_aiperfs_records_are_a_frame(tmp_path):
     assert ({"qwen"}, {8}, 503) == (set(df["name"]), set(df["concurrency"]), df["http_status"].iloc[1])
 
 
-@pytest.mark.parametrize("odd", [None, 5, "x", [], {}, [None], {"a": {"b": []}}, float("nan"), True])
+@pytest.mark.parametrize(
+    "odd", [None, 5, "x", [], {}, [None], {"a": {"b": []}}, float("nan"), True, 1e300, -1, 10**30]
+)
 def test_odd_values_of_a_strangers_file_are_not_there(tmp_path, odd):
     """Every field of a request replaced in turn: never an error of Python's."""
     place = tmp_path / "benchmarks.json"
@@ -144,6 +146,21 @@ def test_odd_values_of_a_strangers_file_are_not_there(tmp_path, odd):
         found = guidellm()
         found["benchmarks"][0][config] = odd
         place.write_text(json.dumps(found))
+        nbllm.bench.load(place)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 100_000, "null", "5", '{"a": 1}', '{"metadata": {}, "metrics": {}}\n{"me']
+)
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_what_is_nobodys_file_says_so(tmp_path, text, suffix):
+    """Cut short, deep, or of something else: an error of ours, with the file's name."""
+    place = tmp_path / f"results{suffix}"
+    place.write_text(text)
+    if (text, suffix) == ("", ".jsonl"):
+        assert 0 == len(nbllm.bench.load(place)), "a frame without rows"
+        return
+    with pytest.raises(errors.ConfigError, match="results"):
         nbllm.bench.load(place)
 
 

@@ -25,18 +25,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
+_MOST = 1e19  # beyond, a number is no time and no count
 _UNITS = {"ms": 1.0, "sec": 1e3, "s": 1e3, "us": 1e-3, "ns": 1e-6}
 _STRATEGIES = {"constant": "constant", "poisson": "poisson", "trace": "replay", "async": "constant"}
 
 
 def foreign(text: str, place: Path) -> pd.DataFrame | None:
     """The frame of a file that guidellm (benchmarks.json) or aiperf (profile_export.jsonl) wrote; None for
-    any other."""
+    any other. Raises ValueError and RecursionError for what is no JSON."""
     lines = text.lstrip().partition("\n")[0]
-    try:
-        head = json.loads(lines) if place.suffix.lower() == ".jsonl" else json.loads(text)
-    except ValueError:
-        return None
+    head = json.loads((lines if place.suffix.lower() == ".jsonl" else text) or "null")
     if isinstance(head, dict) and isinstance(head.get("benchmarks"), list):
         return _framed(_guidellm(head), place)
     if isinstance(head, dict) and isinstance(head.get("metadata"), dict) and "metrics" in head:
@@ -51,7 +49,7 @@ def _framed(rows: Iterator[Row], place: Path) -> pd.DataFrame:
     first = min((row["ns_call"] for row in found if row.get("ns_call") is not None), default=0)
     for number, row in enumerate(found):
         if row.get("ns_call") is not None:
-            row["t_wall"] = f"{_iso(row['ns_call'])}"
+            row["t_wall"] = _iso(row["ns_call"])
         row.update({k: v - first for k, v in row.items() if k.startswith("ns_") and v is not None})
         row.update(
             run_id=f"{place.parent.name}/{place.stem}",
@@ -65,10 +63,13 @@ def _framed(rows: Iterator[Row], place: Path) -> pd.DataFrame:
     return columns.frame(found)
 
 
-def _iso(ns: int) -> str:
+def _iso(ns: int) -> str | None:
     from datetime import UTC, datetime
 
-    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat()
+    try:
+        return datetime.fromtimestamp(ns / 1e9, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):  # no moment of any calendar
+        return None
 
 
 def _at(given: Any, *path: str) -> Any:
@@ -81,7 +82,7 @@ def _at(given: Any, *path: str) -> Any:
 def _number(*given: Any) -> float | None:
     """The first of these that is a finite number."""
     known = (v for v in given if isinstance(v, (int, float)) and not isinstance(v, bool))
-    return next((float(v) for v in known if math.isfinite(v)), None)
+    return next((float(v) for v in known if abs(v) < _MOST), None)  # NaN is not below anything
 
 
 def _text(*given: Any) -> str | None:

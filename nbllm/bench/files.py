@@ -69,8 +69,6 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
             )
         with Store(directory) as store:
             return store.frame()
-    if place.suffix.lower() in (".json", ".jsonl") and (others := _foreign(place)) is not None:
-        return others
     reader = _READERS.get(place.suffix.lower())
     if reader is None:
         raise ConfigError(
@@ -90,14 +88,6 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
             hint="It may be cut short; bench.save writes it again from the run's directory.",
         ) from None
     return _checked(df, about, place)
-
-
-def _foreign(place: Path) -> pd.DataFrame | None:
-    """What guidellm or aiperf wrote, as a frame; None where they did not."""
-    try:
-        return foreign(place.read_text("utf-8-sig"), place)
-    except (OSError, UnicodeError):
-        return None
 
 
 def _checked(df: pd.DataFrame, about: dict[str, Any], place: Path) -> pd.DataFrame:
@@ -263,8 +253,17 @@ def _missing(value: Any) -> bool:
 def _read_jsonl(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     import pandas as pd
 
-    rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
+    text = path.read_text("utf-8-sig")
+    if (others := foreign(text, path)) is not None:
+        return others, {}
+    rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     return _restored(pd.DataFrame(rows, columns=None if rows else list(columns.NAMES)))
+
+
+def _read_json(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    if (others := foreign(path.read_text("utf-8-sig"), path)) is None:
+        raise ConfigError(f"{path} is not what guidellm writes.", hint=f"Use {', '.join(_SUFFIXES)}.")
+    return others, {}
 
 
 _WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
@@ -276,4 +275,5 @@ _READERS: dict[str, Callable[[Path], tuple[pd.DataFrame, dict[str, Any]]]] = {
     ".parquet": _read_parquet,
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,
+    ".json": _read_json,
 }

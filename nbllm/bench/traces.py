@@ -54,7 +54,7 @@ def trace(
         records = list(_records(place))
     except OSError as error:
         raise ConfigError(f"{place} cannot be read: {error.strerror}.", hint="Check the path.") from None
-    except (ValueError, UnicodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{place} holds no JSON: {error}.", hint="One JSON value a line.") from None
     found = sorted((r for r in map(_request, records) if r is not None), key=lambda r: r.at)[:limit]
     if not found:
@@ -79,7 +79,7 @@ def _records(place: Path) -> Iterator[Any]:
     """The lines of a file, and the spans in them."""
     try:
         found = [json.loads(line) for line in _lines(place)]
-    except ValueError:
+    except json.JSONDecodeError:
         found = [json.loads(place.read_text("utf-8-sig"))]
     for value in found:
         for record in value if isinstance(value, list) else [value]:
