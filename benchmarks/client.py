@@ -14,6 +14,7 @@ cannot do is n/a with the reason below the table, never 0.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -73,7 +74,7 @@ ROWS = (
     Row("short calls a second, user's loop", "short", "short", "c3-g0-f0", 2000, "rate", "{:,.0f}", True),
     Row("the same, client's own loop", "own", "own", "c3-g0-f0", 2000, "rate", "{:,.0f}", True),
 )
-MANY = ("1000",)  # not asked of those that are slow
+MANY = ("1000", "kept")  # not asked of those that are slow
 GROWTH = {
     "streams at once": [("together", "c100-g20000-f200000", n, n) for n in (1, 32, 256, 1000)],
     "chunks of an answer": [("alone", f"c{n}-g0-f0", 1, n) for n in (1000, 10_000, 100_000, 1_000_000)],
@@ -158,9 +159,10 @@ class Worker:
             self._process.communicate()
 
 
-def measured(workers: list[Worker], rows: Iterable[Row], rounds: int, server: Server) -> dict[Any, Any]:
+def measured(
+    workers: list[Worker], rows: Iterable[Row], rounds: int, server: Server, found: dict[Any, Any]
+) -> None:
     """Figures by (client, job, plan, times), a list of the rounds'; by "server" what it said of itself."""
-    found: dict[Any, Any] = {"server": []}
     jobs = list(dict.fromkeys((r.name, r.job, r.model, r.times) for r in rows))
     for number in range(rounds):
         for name, *job in jobs:
@@ -176,7 +178,6 @@ def measured(workers: list[Worker], rows: Iterable[Row], rounds: int, server: Se
                 found["server"].append(server.told() | {"job": job, "client": worker.name})
                 found.setdefault((worker.name, *job), []).append(answer)
                 print(f"round {number + 1} {name} {worker.name}: {answer}", file=sys.stderr, flush=True)
-    return found
 
 
 def told(row: Row, figures: list[dict[str, Any]]) -> str:
@@ -261,7 +262,9 @@ def main() -> None:
         if given.growth:
             growth(given.growth, workers, given.rounds)
             return
-        found = measured(workers, rows, given.rounds, server)
+        found: dict[Any, Any] = {"server": []}
+        with contextlib.suppress(KeyboardInterrupt):  # what was measured is shown
+            measured(workers, rows, given.rounds, server, found)
         print(table(workers, rows, found))
         print(*remarks(found), sep="\n")
     finally:
