@@ -127,7 +127,7 @@ def client_for(client: Client, executor: Executor, base_url: str | None) -> Clie
     """A client that sends by the executor, and shares all else with `client`."""
     away = copy.copy(client)
     registry = client.registry
-    away.registry = _OwnKeys(**{f.name: getattr(registry, f.name) for f in fields(registry)})
+    away.registry = _OwnKeys(**{f.name: getattr(registry, f.name) for f in fields(registry) if f.init})
     away.sender = sender(executor, base_url)
     return away
 
