@@ -33,9 +33,10 @@ def shown(ran):
     found = []
     for o in ran.outputs:
         words = re.sub(
-            r"[\d.,]+ (?:[mμn]?s|min)\b.*|127.0.0.1:\d+",
+            r"^\|.*\n?|[\d.,]+ (?:[mμn]?s|min)\b.*|127.0.0.1:\d+",
             "",
             o.get("text") or o.get("ename") or o["data"]["text/plain"],
+            flags=re.MULTILINE,
         )
         before = found.pop()[1] if found and found[-1][0] == o["kind"] == "stream" else ""
         found.append((o["kind"], before + words))
