@@ -168,6 +168,7 @@ def test_a_call_s_option_and_the_run_s_have_names_of_their_own(kernel):
 
     options, rest = split("a/b seed=7 --bench.seed=3 bench.budget=0.5 bench.blocks=2")
     assert ({"seed": 3, "budget": 0.5, "blocks": 2}, "a/b seed=7") == (options, " ".join(rest.split()))
+    assert {"asserts": ["contains: Paris", "json"]} == split('asserts="contains: Paris" asserts=json')[0]
     with pytest.raises(ConfigError, match="blocks is given twice"):
         split("a/b blocks=2 bench.blocks=3")
     clash = {o.name for o in OPTIONS if o.scope == "call"}

@@ -263,7 +263,7 @@ def test_the_lines(live, make, file):
     live.complete("Hi", "openai/m")
     assert COMMANDS["record"](session, "off").startswith("Calls are not recorded")
     bare = SimpleNamespace(client=make(), notebook=str(file).replace(".llm.jsonl", ".ipynb"))
-    assert "(1 calls)" in COMMANDS["replay"](bare, "pace=recorded")
+    assert "(1 call)" in COMMANDS["replay"](bare, "pace=recorded")
     assert bare.client.complete("Hi", "openai/m").cached
     COMMANDS["replay"](bare, "off")
     assert bare.client.tapes.look() is None

@@ -10,20 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..core.errors import ConfigError
 from . import statistics as st
 from .correlation import plausible
+from .frames import SCORE, grouped, last_attempts, measured, ordered
 from .pairs import Pair, Side, timed
-from .summaries import (
-    METRICS,
-    RATES,
-    SCORE,
-    SHARE,
-    _known,
-    _last,
-    _wanted,
-    derived,
-    grouped,
-    measured,
-    ordered,
-)
+from .summaries import METRICS, RATES, SHARE, _known, _wanted, derived
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,7 +127,10 @@ def _usual(df: pd.DataFrame) -> list[str]:
 def _setting(part: pd.DataFrame, yardstick: pd.DataFrame | None, asked: _Asked) -> list[dict[str, Any]]:
     """The rows of one setting."""
     sides, yardsticks = (
-        {str(value): Side(_last(side), asked.contaminated) for (value,), side in grouped(frame, [asked.by])}
+        {
+            str(value): Side(last_attempts(side), asked.contaminated)
+            for (value,), side in grouped(frame, [asked.by])
+        }
         for frame in (part, part[:0] if yardstick is None else yardstick)
     )
     rows: list[dict[str, Any]] = []

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from . import statistics as st
 from .decisions import cost
 from .figures import Look, Sheet, label, ticks
+from .frames import SCORE, ordered, succeeded
 from .pages import dollars
-from .summaries import RATES, SCORE, ordered, split, succeeded
+from .summaries import RATES, split
 
 if TYPE_CHECKING:
     import numpy as np

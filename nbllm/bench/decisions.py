@@ -13,8 +13,9 @@ from .achieved import achieved
 from .comparison import BAD, GOOD, compare
 from .comparison import SETTING as _SETTING
 from .files import load
+from .frames import SCORE, grouped, last_attempts, measured, ordered, succeeded
 from .naming import short_names
-from .summaries import RATES, SCORE, SHARE, _last, _wanted, grouped, measured, ordered, succeeded, summary
+from .summaries import RATES, SHARE, _wanted, summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +112,7 @@ def board(
             ]
         ]
         by = {(r["metric"], r["stat"]): r for r in mine.to_dict("records")}
-        line["n"] = len(_last(part))
+        line["n"] = len(last_attempts(part))
         for m in figures:
             row = by[m, "mean" if m == SCORE else "p50"]
             line |= {m: row["value"], f"{m}_lo": row["ci_lo"], f"{m}_hi": row["ci_hi"]}
@@ -176,7 +177,7 @@ def goodput(
     ]
     rows = []
     for key, part in grouped(used, keys):
-        last = _last(part)
+        last = last_attempts(part)
         good = succeeded(last)
         for metric, limit in limits.items():
             values = last[metric].astype("Float64")

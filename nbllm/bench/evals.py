@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .frames import SCORE, ordered
 from .grades import PASSES, PREFIX
 from .scoring import answers
-from .summaries import SCORE, ordered
 
 if TYPE_CHECKING:
     import pandas as pd

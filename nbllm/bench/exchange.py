@@ -19,7 +19,7 @@ from ..core.errors import ConfigError, did_you_mean
 from ..store import columns
 from ..store.measure import derive
 from . import evals
-from .summaries import _last, succeeded
+from .frames import last_attempts, succeeded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -264,7 +264,7 @@ def _to_guidellm(df: pd.DataFrame) -> Any:
 
     keys = ["name", "load_kind", "concurrency", "target_rate"]
     benchmarks = []
-    for key, part in _last(df).groupby(keys, dropna=False, sort=False, observed=True):
+    for key, part in last_attempts(df).groupby(keys, dropna=False, sort=False, observed=True):
         name, kind, wide, rate = (None if pd.isna(k) else k for k in cast(tuple[Any, ...], key))
         closed = kind in ("closed", "single")
         alone = closed and not (wide and wide > 1)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.errors import ConfigError
+from .frames import grouped, last_attempts, ordered
 from .naming import COLOURS, places, short_names
-from .summaries import UNITS, WORDS, _last, grouped, ordered
+from .summaries import UNITS, WORDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,7 @@ class Sheet:
     def groups(self, df: pd.DataFrame | None = None) -> Iterator[tuple[Look, pd.DataFrame]]:
         """The models with their requests, in the order in which the run was given them."""
         for (name,), part in grouped(self.df if df is None else df, ["name"]):
-            yield self.looks[str(name)], _last(part)
+            yield self.looks[str(name)], last_attempts(part)
 
     def axes(self, *place: int, title: str = "", x: str = "", y: str = "", **shared: Any) -> Axes:
         """Quiet axes with a title at their left."""

@@ -21,9 +21,9 @@ from ..client.api import default_client
 from ..client.client import Client
 from ..core.errors import ConfigError, NbllmError
 from . import statistics as st
+from .frames import ordered
 from .scoring import answers
 from .store import Store
-from .summaries import ordered
 
 if TYPE_CHECKING:
     import pandas as pd

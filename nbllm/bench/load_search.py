@@ -17,10 +17,10 @@ from ..core.errors import ConfigError
 from ..store import columns
 from . import statistics as st
 from .decisions import goodput
+from .frames import measured, succeeded
 from .plan import Budget
 from .recorder import spent
 from .runner import Model, run
-from .summaries import measured, succeeded
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import statistics as st
 from .correlation import Worth, weaker, widening, worth
-from .summaries import RATES, SHARE, UNITS, disturbed, split, succeeded
+from .frames import disturbed, succeeded
+from .summaries import RATES, SHARE, UNITS, split
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,8 +10,9 @@ from ..core.errors import ConfigError
 from . import statistics as st
 from .decision_plots import heatmap, over_time, pareto
 from .figures import Look, Sheet, label, sheet, ticks, verbatim
+from .frames import disturbed, measured, succeeded
 from .presets import PARTS, ladder
-from .summaries import disturbed, measured, split, succeeded
+from .summaries import split
 
 if TYPE_CHECKING:
     import pandas as pd

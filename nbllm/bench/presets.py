@@ -15,8 +15,9 @@ from ..core.errors import ConfigError
 from ..store import columns
 from . import statistics as st
 from .comparison import compare
+from .frames import disturbed, last_attempts, measured, succeeded
 from .runner import Model, run
-from .summaries import _last, disturbed, measured, succeeded, summary
+from .summaries import summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +75,7 @@ def ladder(df: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for name, part in used.groupby("name", sort=False, observed=True):
         rungs = [k for k in columns.START_KINDS if (part["start_kind"].astype("string") == k).any()]
-        by_rung = {k: _last(part[part["start_kind"].astype("string") == k]) for k in rungs}
+        by_rung = {k: last_attempts(part[part["start_kind"].astype("string") == k]) for k in rungs}
         for rung in rungs:
             warmer = next((k for k in _WARMER[rung] if k in by_rung), None)
             rows.append(

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from ..store import columns
 from .comparison import BAD, GOOD, compare
 from .decisions import board, cost
+from .frames import SCORE, grouped, measured, ordered, retried, succeeded
 from .naming import short_names
 from .pages import LONG, STYLE, Cell, band, dollars, folded, heading, number, percent, plain, table
 from .plots import plot
 from .presets import ladder
 from .sentences import SETTING, sentences
-from .summaries import SCORE, SHARE, WORDS, grouped, measured, ordered, retried, succeeded, summary
+from .summaries import SHARE, WORDS, summary
 
 if TYPE_CHECKING:
     import pandas as pd

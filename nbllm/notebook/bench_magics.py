@@ -68,6 +68,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "pauses": lambda text: [float(word) for word in text.strip("[] ").split(",")],
     "warmup": lambda text: text if text == "auto" else int(text),
     "budget": _budget,
+    "list": lambda text: [text],
 }
 _OPTION = re.compile(rf"(?<!\S)(?:--)?(?P<name>{'|'.join(map(re.escape, BENCH))})=")
 
@@ -81,10 +82,11 @@ def split(line: str) -> tuple[dict[str, Any], str]:
         option = BENCH[match["name"]]
         name = option.name.removeprefix("bench.")
         text, end, _ = value(line, match.end())
-        if name in found:
+        if name in found and not option.many:
             raise fail(match.start(), f"{name} is given twice")
         try:
-            found[name] = _READERS[option.kind](text)
+            read = _READERS[option.kind](text)
+            found[name] = found[name] + read if name in found else read
         except (ValueError, LookupError):
             raise fail(
                 match.start(), f"{name} cannot be {text!r}", f"See help(nbllm.bench.run) for {name}."

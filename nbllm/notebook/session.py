@@ -75,6 +75,8 @@ class Session:
 
             self.made = default_client()
             self.made.asker = self.asker
+            if self.made.ledger is not None and self.file:
+                self.made.ledger.notebook = "/".join(self.file.replace("\\", "/").split("/")[-2:])
         return self.made
 
     @property
@@ -364,8 +366,6 @@ def session_of(shell: Any) -> Session:
     session = loaded(shell)
     if session is None:
         session = Session(shell)
-        if session.client.ledger is not None and session.file:
-            session.client.ledger.notebook = "/".join(session.file.replace("\\", "/").split("/")[-2:])
         setattr(shell, _STATE, session)
     return session
 
