@@ -335,7 +335,7 @@ def test_an_interrupt_returns_what_is_there(tmp_path):
 
         def start(self, total, names, run_id): ...
         def draw(self): ...
-        def end(self, reason):
+        def end(self, reason, kept):
             self.reason = reason
 
         def row(self, row):
@@ -370,7 +370,7 @@ class Told:
     def start(self, total, names, run_id): print("start", flush=True)
     def row(self, row): print("row", flush=True)
     def draw(self): ...
-    def end(self, reason): ...
+    def end(self, reason, kept): ...
 
 place = Path({str(place)!r})
 if running._begun(place):

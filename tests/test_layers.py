@@ -170,9 +170,9 @@ _STANDARD = sys.stdlib_module_names - {
 BUDGETS = {
     ("core", "dialects", "http", "agents", "routing", "client", "store"): 16_580,
     ("rows",): 1_130,
-    ("notebook",): 5_898,
+    ("notebook",): 5_848,
     ("tools",): 2_216,
-    ("bench",): 4_742,
+    ("bench",): 4_756,
     ("simulator",): 2_620,
 }
 

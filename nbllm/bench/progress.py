@@ -24,8 +24,8 @@ class Progress(Protocol):
         """A good moment to draw."""
         ...
 
-    def end(self, reason: str) -> None:
-        """The run is over; reason is "" where it was complete."""
+    def end(self, reason: str, kept: int) -> None:
+        """The run is over; reason is "" where it was complete. kept: the rows of its frame."""
         ...
 
 
@@ -52,6 +52,7 @@ class Sums(Pace):
     """What a display tells: how many of how many, failures, cost, time left, times by model."""
 
     done: int = 0
+    kept: int = 0  # rows of the frame, once the run has ended
 
     def __init__(self, total: int, names: Sequence[str]) -> None:
         self.total, self.names = total, list(names)
@@ -85,6 +86,12 @@ class Sums(Pace):
             self.values.setdefault(name, []).append(float(row["ttft_ms"]))
 
 
+def ending(reason: str, kept: int, run_id: str) -> str:
+    """What is said of a run that was not complete."""
+    rows = f"{kept:,} {'row is' if kept == 1 else 'rows are'} kept"
+    return f"Ended early: {reason}. {rows}; nbllm.bench.resume({run_id!r}) goes on."
+
+
 class Silent:
     """Shows nothing."""
 
@@ -97,7 +104,7 @@ class Silent:
     def draw(self) -> None:
         """Nothing."""
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str, kept: int) -> None:
         """Nothing."""
 
 
@@ -127,11 +134,8 @@ class Bar:
     def draw(self) -> None:
         """tqdm draws by itself."""
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str, kept: int) -> None:
         """Closes the bar; says how to go on where the run is not complete."""
         self._bar.close()
         if reason:
-            self._bar.write(
-                f"Ended early: {reason}. {self._sums.done} of {self._sums.total} requests are kept; "
-                f"nbllm.bench.resume({self.run_id!r}) goes on."
-            )
+            self._bar.write(ending(reason, kept, self.run_id))

@@ -9,6 +9,7 @@ import queue
 import subprocess
 import threading
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,17 +45,17 @@ def work(place: Path, job: Job, progress: Progress | bool | None) -> pd.DataFram
                 reason, unsaved = _watch(worker, shown, [arm.counter for arm in ready.arms])
             if worker.returncode != 0 and reason != "stopped":
                 raise _failed(place)
-            shown.end(reason)
-            if unsaved:
-                warnings.warn(
-                    f"{reason}. Of this frame, {len(unsaved)} rows are nowhere else: nbllm.bench.save writes "
-                    f"them to another place.",
-                    stacklevel=3,
-                )
     with Store(place) as store:
         df = store.frame(unsaved)
+    if left:
+        shown.end(reason, len(df))
     if unsaved:
         df.attrs["nbllm"]["ended"] = reason
+        warnings.warn(
+            f"{reason}. Of this frame, {len(unsaved)} rows are nowhere else: nbllm.bench.save writes them to "
+            f"another place.",
+            stacklevel=3,
+        )
     return df
 
 
@@ -127,29 +128,43 @@ def _tell(worker: subprocess.Popen[str], line: str) -> None:
         worker.stdin.flush()
 
 
-def _watch(
-    worker: subprocess.Popen[str], shown: Progress, counters: Sequence[Counter | None]
-) -> tuple[str, Rows]:
-    words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+def _heard(worker: subprocess.Popen[str]) -> tuple[deque[str | None], queue.SimpleQueue[None]]:
+    """What a worker says, line by line, None at its end; and what wakes whoever waits for more. A line is
+    there until it is taken away, as an interrupt may come between."""
+    lines: deque[str | None] = deque()
+    more: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def listen() -> None:
         assert worker.stdout is not None
         with contextlib.suppress(ValueError):  # the run is over, and its output closed
             for line in worker.stdout:
-                words.put(line)
-            words.put(None)
+                lines.append(line)
+                more.put(None)
+            lines.append(None)
+            more.put(None)
 
     threading.Thread(target=listen, name="nbllm-bench", daemon=True).start()
+    return lines, more
+
+
+def _watch(
+    worker: subprocess.Popen[str], shown: Progress, counters: Sequence[Counter | None]
+) -> tuple[str, Rows]:
+    lines, more = _heard(worker)
     stopped = False
     while True:
         try:
-            word = words.get(timeout=_GRACE if stopped else _POLL)
-            if word is None:
+            if not lines:
+                more.get(timeout=_GRACE if stopped else _POLL)
+                continue
+            line = lines[0]
+            if line is None:
                 worker.wait()
                 return "stopped" if stopped else "", []
-            said = json.loads(word)
+            said = json.loads(line)
             if said["ev"] == "end":
                 return str(said["why"]), said["unsaved"]
+            lines.popleft()
             _said(said, worker, shown, counters)
         except queue.Empty:
             if stopped:

@@ -133,7 +133,7 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
         if not shown.run_id:
             raise
         df = load(shown.run_id)
-        shown.end("stopped")
+        shown.end("stopped", len(df))
     session.namespace[read.out or _DEFAULT_OUT] = df
     return short(df, summary) if (df["phase"] == "measure").any() else None  # the display says why
 

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from ..bench.naming import short_names
 from ..bench.pages import dollars
-from ..bench.progress import Sums
+from ..bench.progress import Sums, ending
 from ..client.pace import clock
 from .view.frontend import KernelPort, where
 from .view.styles import container
@@ -59,8 +59,9 @@ class Dashboard:
         if time.monotonic() - self._drawn > min(_SLOWEST, max(_FASTEST, self._sums.elapsed / 100)):
             self._publish(None)
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str, kept: int) -> None:
         """Draws the last frame."""
+        self._sums.kept = kept
         self._publish(reason)
 
     def _publish(self, ended: str | None) -> None:
@@ -99,11 +100,7 @@ def headline(sums: Sums, ended: str | None) -> str:
 def _ending(sums: Sums, run_id: str, ended: str | None) -> str:
     if ended is None:
         return "■ stops; what has been measured is kept."
-    if not ended:
-        return ""
-    rows = sums.done + sums.extra
-    kept = f"{rows:,} {'row is' if rows == 1 else 'rows are'} kept"
-    return f"Ended early: {ended}. {kept}; nbllm.bench.resume({run_id!r}) goes on."
+    return ending(ended, sums.kept, run_id) if ended else ""
 
 
 def text(sums: Sums, run_id: str, ended: str | None, brief: bool = False) -> str:
