@@ -143,7 +143,7 @@ def options_page() -> str:
     rows = [
         (f"`{o.name}`", f"`-{o.short}`" if o.short else "", cell(o.help), ", ".join(o.values))
         for o in options.OPTIONS
-        if o.kind and not o.later
+        if o.kind
     ]
     return (
         "# Options\n\nThe same words in a cell (`%%llm temperature=0`), in Python "
