@@ -66,11 +66,15 @@ def test_what_a_gateway_adds(llama, litellm):
         "max_tokens": 40,
         "temperature": 0,
     }
-    table = nbllm.bench.gateway(
-        tiny(llama, name="direct"), through, "hello", blocks=40, warmup=3, progress=False
-    ).set_index("metric")
-    assert ("LiteLLM", "direct") == tuple(table.loc["ttft_ms", ["a", "b"]])
-    assert table.loc["ttft_ms", "diff"] > 0
+    for _ in range(3):  # on a busy machine, blocks that this client disturbed are left out: too few may stay
+        table = nbllm.bench.gateway(
+            tiny(llama, name="direct"), through, "hello", blocks=40, warmup=3, progress=False
+        ).set_index("metric")
+        assert ("LiteLLM", "direct") == tuple(table.loc["ttft_ms", ["a", "b"]])
+        assert table.loc["ttft_ms", "diff"] > 0
+        assert table.loc["ttft_ms", "verdict"] in ("slower", "undecided")
+        if table.loc["ttft_ms", "verdict"] == "slower":
+            break
     assert "slower" == table.loc["ttft_ms", "verdict"]
 
 

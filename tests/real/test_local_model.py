@@ -100,7 +100,7 @@ def test_an_idle_server_ends_and_two_rooms_are_two_servers(tiny: Path) -> None:
         async def ask(context: int) -> int:
             call = local_call(tiny, HttpCall("", {}, {**BODY, "n_ctx": context}))
             async with transport.open(call, Trace(), 10.0) as reply:
-                frames = [f async for f in reply.frames()]
+                frames = [f async for batch in reply.frames() for f in batch]
                 assert any("Hello" in f.data for f in frames)
                 return (await transport._servers[call.key]).command.process.pid
 
