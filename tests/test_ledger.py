@@ -260,7 +260,7 @@ def test_the_last_day_is_read_now_and_then(place, client):
     past(0, 3)
     for number in (1, 2, 3):
         client.complete("hello", "sim/openai")
-        names = [row["name"] for row in client.ledger.recent(86_400.0)]
+        names = [row["name"] for row in client.ledger.last_day()]
         assert ["openai/mini", *["sim/openai"] * number] == names
 
 

@@ -108,6 +108,14 @@ def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return found
 
 
+def _headed(sheet: Sheet, title: str, across: str, up: str) -> None:
+    """Writes what the panels of a figure have in common above, below and beside them."""
+    figure, ink = sheet.figure, sheet.theme.ink
+    figure.suptitle(title, fontsize=10, color=ink, x=0.01, ha="left")
+    figure.supxlabel(across, fontsize=9, color=ink)
+    figure.supylabel(up, fontsize=9, color=ink)
+
+
 def _calm(df: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The requests of one setting, warm and at the lowest load, and which that is."""
     words = []
@@ -184,16 +192,12 @@ def over_time(sheet: Sheet) -> None:
         axes.tick_params(labelleft=i % columns == 0, labelbottom=i + columns >= len(groups))
     if high:
         ticks(first, low, high, "y")
-    theme = sheet.theme
-    sheet.figure.suptitle(
+    _headed(
+        sheet,
         f"percentiles over time{where}; dots: requests, x: failures",
-        fontsize=10,
-        color=theme.ink,
-        x=0.01,
-        ha="left",
+        f"since the run's begin, {unit}",
+        label(sheet.metric),
     )
-    sheet.figure.supxlabel(f"since the run's begin, {unit}", fontsize=9, color=theme.ink)
-    sheet.figure.supylabel(label(sheet.metric), fontsize=9, color=theme.ink)
     sheet.size(3.4 * columns + (5.2 if columns == 1 else 1.0), 1.2 + 2.1 * lines)
     return None
 
@@ -262,17 +266,13 @@ def heatmap(sheet: Sheet) -> None:
         axes.set_xticks(range(len(loads)), [f"{v:g}" if v == v else "–" for v in map(float, loads)])  # noqa: PLR0124
         axes.set_yticks(range(len(classes)), classes)
         axes.tick_params(length=0, labelleft=i % columns == 0, labelbottom=i + columns >= len(panels))
-    theme = sheet.theme
     asked = "requests at a time" if level == "concurrency" else "requests a second asked for"
-    sheet.figure.suptitle(
+    _headed(
+        sheet,
         f"median {label(sheet.metric)}; in brackets: of fewer than {_LEAST}",
-        fontsize=10,
-        color=theme.ink,
-        x=0.01,
-        ha="left",
+        asked,
+        "tokens of the prompt",
     )
-    sheet.figure.supxlabel(asked, fontsize=9, color=theme.ink)
-    sheet.figure.supylabel("tokens of the prompt", fontsize=9, color=theme.ink)
     sheet.size(
         (1.2 + 0.62 * len(loads)) * columns + 1.2 + (2.0 if columns == 1 else 0.0),
         1.3 + (0.6 + 0.36 * len(classes)) * lines,

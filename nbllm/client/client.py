@@ -189,7 +189,7 @@ class Client:
 
     def _last_day(self) -> list[Row]:
         """What the ledger knows of the calls of a day, of all kernels."""
-        return [] if self.ledger is None else self.ledger.recent(86_400.0)
+        return [] if self.ledger is None else self.ledger.last_day()
 
     def check(self, url: str, timeout: float = 0.5) -> Future[bool]:
         """Whether something listens at the address, within `timeout` seconds; asked at once, answered in the

@@ -26,6 +26,7 @@ from .history import Book, Key, Record, book, read
 from .measure import Call, failed, rows, started
 
 _LONGEST = 200  # characters of a name that a provider sends; on disk it is cut
+_DAY = 86_400.0  # seconds
 _FRESH = 10.0  # seconds for which what was read of the last day serves
 _TEXTS = ("prompt", "answer", "error_msg")
 
@@ -105,10 +106,10 @@ class Ledger:
         problems += [book().problem] if book().problem and self._kept != "memory" else []
         return [found[key] for key in sorted(found)], problems
 
-    def recent(self, seconds: float) -> list[Row]:
-        """The calls of the last so many seconds, as `history` gives them; what others wrote within the last
-        few may be missing."""
-        since, read_at = time.time() - seconds, self._recent[0]
+    def last_day(self) -> list[Row]:
+        """The calls of the last 24 hours, as `history` gives them; what others wrote within the last seconds
+        may be missing."""
+        since, read_at = time.time() - _DAY, self._recent[0]
         if time.time() - read_at >= _FRESH:
             self.flush()
             self._recent = time.time(), read(since)[0]
