@@ -11,6 +11,7 @@ import pytest
 from nbllm import simulator
 
 from .kernels import Kernel, Wire
+from .processes import LONG, comes_to
 
 pytestmark = pytest.mark.kernel
 CANARY = "sk-canary-5f3a9c1e7b2d4f6a8c0e"
@@ -127,14 +128,14 @@ def test_a_thousand_chunks_take_few_messages(sim):
     ("model", "until"),
     [
         ("openai/m@tokens=2000,gap=0.01", "update_display_data"),
-        ("claude/m@ttft=30", "display_data"),
-        ("ollama/m@headers=30", "display_data"),
+        ("claude/m@ttft=300", "display_data"),
+        ("ollama/m@headers=300", "display_data"),
     ],
 )
 def test_stop_closes_the_socket_and_keeps_what_came(kernel, sim, model, until):
-    """In mid-answer, before the first token, before the headers: closed within 0.3 s, one short error, the
-    next call works."""
-    seen = 0
+    """In mid-answer, before the first token, before the headers: closed at once (the browser's tests say how
+    soon), one short error, the next call works."""
+    seen, before = 0, len(sim.records)
 
     def shown(message):
         nonlocal seen
@@ -143,16 +144,15 @@ def test_stop_closes_the_socket_and_keeps_what_came(kernel, sim, model, until):
 
     parent = kernel.start(ask("x", model, "out=stopped"))
     kernel.collect(parent, shown)
-    pressed = time.monotonic_ns()
+    assert comes_to(before + 1, lambda: sim.records)  # what waits is drawn before the request is out
     kernel.interrupt()
     ran = kernel.collect(parent)
     assert not ran.ok
     assert "Stopped" == ran.error["ename"]
     assert len(str(ran.error["traceback"])) < 300
     assert kernel.value("stopped.finish_reason") == "cancelled"
-    record = sim.records[-1]
-    if record.aborted_ns is not None:  # the server saw the connection close
-        assert record.aborted_ns - pressed < 300e6
+    record = sim.settled(LONG)[-1]  # minutes before it would have ended
+    assert record.aborted_ns is not None, "the server saw the connection close"
     text = kernel.value("stopped.text")
     assert text in "".join(c.text for c in record.chunks if c.kind == "content")
     if until.startswith("update"):
@@ -167,7 +167,7 @@ def test_stop_halts_the_cells_that_wait(kernel):
     kernel.collect(first, lambda m: m["msg_type"] == "update_display_data")
     kernel.interrupt()
     kernel.collect(first)
-    assert "aborted" == kernel._reply(second, time.monotonic() + 10)["content"]["status"]
+    assert "aborted" == kernel._reply(second, time.monotonic() + LONG)["content"]["status"]
     assert kernel.value("'ran_after_stop' in globals()") is False
 
 
@@ -197,7 +197,7 @@ def test_sixty_stops_at_random_moments(kernel, sim):
         ran = kernel.collect(parent, timeout=20)
         assert "Stopped" == ran.error["ename"], ran.error
     assert kernel.run(ask("hello")).ok
-    assert not [r for r in sim.records if r.end_ns is None and r.aborted_ns is None]
+    assert not [r for r in sim.settled(LONG) if r.end_ns is None and r.aborted_ns is None]
     assert kernel.value("stormed.finish_reason") == "cancelled"
 
 
