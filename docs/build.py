@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from nbconvert import MarkdownExporter
@@ -43,7 +44,7 @@ _IMAGE = re.compile(r"(src(?:set)?=\")docs/")
 
 
 def main() -> None:
-    """Lays the pages out and builds the site. Exits with MkDocs' code."""
+    """Lays the pages out and builds the site. Exits with Sphinx's code."""
     shutil.rmtree(PAGES, ignore_errors=True)
     shutil.copytree(HERE / "images", PAGES / "extra" / "images")
     write("index.md", linked(ROOT / "README.md"))
@@ -128,7 +129,7 @@ def in_site(path: str) -> str | None:
 
 def write_notebook(path: Path) -> None:
     """A notebook as Markdown; what its outputs hold beside text goes into files."""
-    text, more = MarkdownExporter().from_filename(str(path))
+    text, more = MarkdownExporter().from_filename(str(path))  # type: ignore[no-untyped-call]
     text = linked(path, text)
     name = path.stem
     for file, data in more["outputs"].items():
@@ -221,7 +222,7 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("{", "&#123;").replace("<", "&lt;").replace("\n", " ")
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """A table in Markdown."""
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in lines) + "\n"

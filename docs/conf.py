@@ -1,6 +1,9 @@
 """How Sphinx makes the site: see build.py."""
 
+from __future__ import annotations
+
 import re
+from typing import Any
 
 project = "nbllm"
 root_doc = "contents"
@@ -21,9 +24,9 @@ _SPAN = re.compile(r"`+[^`]*`+|[*|_\\\\]")
 _ITEM = re.compile(r"[*-] ")
 
 
-def plain_words(_app, _what, _name, _object, _options, lines):
+def plain_words(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
     """Docstrings are plain text: an indented block is a sample, `a` is code, and * _ | are what they are."""
-    blocks, told = re.split(r"\n\s*\n", "\n".join(lines)), []
+    blocks, told = re.split(r"\n\s*\n", "\n".join(lines)), list[str]()
     for i, block in enumerate(blocks):
         if not _SAMPLE.match(block):
             told.append(words(block))
@@ -34,19 +37,19 @@ def plain_words(_app, _what, _name, _object, _options, lines):
     lines[:] = "\n\n".join(told).split("\n")
 
 
-def words(block):
+def words(block: str) -> str:
     """A paragraph or a list, as reStructuredText."""
     told = _SPAN.sub(escaped, block)
     return re.sub(r"^(?:\\\*|-) ", "* ", told, flags=re.MULTILINE) if _ITEM.match(block) else told
 
 
-def escaped(match):
+def escaped(match: re.Match[str]) -> str:
     """Code as a literal, and a sign that would be markup as itself."""
     text = match[0]
     inner = " ".join(text.strip("`").split())
     return f"``{inner}``\\ " if text[0] == "`" and inner else "\\" + text[0]
 
 
-def setup(app):
+def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("autodoc-process-docstring", plain_words)
