@@ -64,6 +64,14 @@ CONTEXT = [
     "Invalid 'messages[0].content': string too long. Expected a string with maximum length 10485760, "
     "but got more.",
     "The prompt is too long: 100000, model maximum context length: 8192",
+    "the number of input tokens 4097 cannot exceed the total tokens limit 4096 for this model",
+    "The request is too large for the model: 5000 input tokens, 4096 allowed",
+    "total tokens of image and text exceed max message tokens",
+    "Total message size 5000 exceeds limit 4096 tokens",
+    "The text is too long: 9000 tokens, the limit is 8192",
+    "prompt tokens too long",
+    "Prompt 超长",
+    "输入长度超过模型的最大上下文长度",
 ]
 
 
@@ -96,6 +104,13 @@ MODELS = [
     "chat_completion: Invalid model name passed in model=foo. Call `/v1/models` to view available models.",
     "The model `llama-2` has been decommissioned and is no longer supported.",
     "unknown model: foo",
+    "'foo' is not a supported model",
+    "Unable to access non-serverless model foo. Please create and start a new dedicated endpoint.",
+    "LLM Provider NOT provided. Pass in the LLM provider you are trying to call.",
+    "Invocation of model ID foo with on-demand throughput isn't supported. Retry with the ID or ARN of an "
+    "inference profile that contains this model.",
+    "The model gemini-1.0 is no longer available",
+    "模型不存在",
 ]
 
 
@@ -127,6 +142,9 @@ FRIENDS = [
     "messages.0.authentication: Extra inputs are not permitted",
     "Field 'quota_exceeded' is required",
     "This model only supports single tool-calls at once!",
+    "No endpoints found that support tool use.",
+    "Unsupported value: 'temperature' does not support 0.2 with this model.",
+    "Developer instruction is not enabled for models/gemma-3-27b-it",
 ]
 
 
@@ -144,11 +162,9 @@ OTHERS = [
     (429, {"error": {"message": "no", "code": "insufficient_quota"}}, errors.QuotaExceeded),
     (429, {"error": {"message": "Rate limit reached for requests"}}, errors.RateLimited),
     (429, {"error": {"message": "x", "type": "engine_overloaded_error"}}, errors.Overloaded),
-    (
-        429,
-        {"error": {"message": "Too many tokens, please wait before trying again."}},
-        errors.ContextLengthExceeded,
-    ),
+    # Bedrock's throttling, which sounds like a context that is too small
+    (429, {"message": "Too many tokens, please wait before trying again."}, errors.RateLimited),
+    (429, {"message": "Too many tokens per day, please wait before trying again."}, errors.RateLimited),
     (
         413,
         {
@@ -208,6 +224,27 @@ OTHERS = [
         },
         errors.ContentFiltered,
     ),
+    (404, {"error": {"message": "No endpoints found that support tool use."}}, errors.BadRequest),
+    (404, {"error": {"message": "No endpoints found matching your data policy."}}, errors.NotFound),
+    (410, {"error": {"message": "gone"}}, errors.NotFound),
+    (429, {"error": {"code": "1113", "message": "余额不足或无可用资源包,请充值。"}}, errors.QuotaExceeded),
+    (429, {"error": {"message": "Budget has been exceeded! Current cost: 1.2"}}, errors.QuotaExceeded),
+    (400, {"error": {"message": "no", "type": "budget_exceeded"}}, errors.QuotaExceeded),
+    (403, {"message": "The security token included in the request is expired"}, errors.AuthenticationError),
+    (403, {"message": "The request signature we calculated does not match"}, errors.AuthenticationError),
+    (403, {"error": {"message": "Method doesn't allow unregistered callers"}}, errors.AuthenticationError),
+    (400, {"error": {"message": "API Key not found. Please pass one."}}, errors.AuthenticationError),
+    (400, {"error": {"message": "令牌已过期或验证不正确"}}, errors.AuthenticationError),
+    (500, {"error": {"message": "Authentication Error, Invalid token passed."}}, errors.AuthenticationError),
+    (400, {"error": {"message": "User location is not supported for the API use."}}, errors.PermissionDenied),
+    (400, {"error": {"message": "Your organization must be verified to stream"}}, errors.PermissionDenied),
+    (400, {"error": {"message": "The model is still loading"}}, errors.Overloaded),
+    (429, {"error": {"message": "该模型当前访问量过大,请您稍后再试"}}, errors.Overloaded),
+    (400, {"error": {"message": "您的账户已达到速率限制"}}, errors.RateLimited),
+    (400, {"error": {"message": "Content Exists Risk"}}, errors.ContentFiltered),
+    (400, {"error": {"message": "Your request was rejected by the safety system."}}, errors.ContentFiltered),
+    (403, {"error": {"message": "Your input was flagged", "code": 403}}, errors.ContentFiltered),
+    (400, {"error": {"message": "可能包含不安全或敏感内容"}}, errors.ContentFiltered),
     (400, {"message": "plain"}, errors.BadRequest),
     (418, "teapot", errors.BadRequest),
     (404, {"error": {"message": "rate limit"}}, errors.NotFound),

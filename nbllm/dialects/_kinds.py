@@ -22,6 +22,7 @@ _BY_STATUS: dict[int, type[ProviderError]] = {
     404: errors.NotFound,
     405: errors.NotFound,
     407: errors.AuthenticationError,
+    410: errors.NotFound,
     413: errors.BadRequest,
     422: errors.BadRequest,
     429: errors.RateLimited,
@@ -58,7 +59,7 @@ _CODES: dict[str, type[ProviderError]] = {
             "arrearage payment_required "
             "billing_hard_limit_reached billing_not_active billing_error credits_exhausted "
             "exceeded_current_quota_error "
-            "insufficient_balance_error usage_limit_exceeded out_of_credits",
+            "insufficient_balance_error usage_limit_exceeded out_of_credits budget_exceeded",
         ),
         (
             errors.AuthenticationError,
@@ -116,11 +117,13 @@ _WORDS: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
             r"extra inputs are not permitted|string too long|array too long|string_above_max_length|"
             r"max_?(?:completion_|output_|new_)?tokens\W{0,3}.{0,50}(?:must be|is too (?:large|high|"
             r"big)|at most|less than)|"
-            r"supports? at most \d+ (?:completion|output) tokens|too many (?:tools|images|functions|stop)",
+            r"supports? at most \d+ (?:completion|output) tokens|too many (?:tools|images|functions|stop)|"
+            r"no endpoints found that support",
             errors.BadRequest,
         ),
         (
-            r"tokens per (?:min|day|hour)|requests per (?:min|day|hour)|\((?:tpm|rpm|tpd|rpd)\)",
+            r"tokens per (?:min|day|hour)|requests per (?:min|day|hour)|\((?:tpm|rpm|tpd|rpd)\)|"
+            r"wait before (?:trying|sending)",
             errors.RateLimited,
         ),
         (
@@ -139,14 +142,19 @@ _WORDS: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
             r"exceeded model token limit|number of tokens to keep|token limit exceeded|"
             r"exceeds? (?:the )?(?:model'?s? )?max(?:imum)? (?:input|prompt|context)|"
             r"current length is \d+ while limit is|exceeds? max length|input length .{0,40}exceed|"
-            r"but model only supports up to",
+            r"but model only supports up to|tokens too long|text is too long|"
+            r"too large for (?:the|this) model|tokens (?:\d+ )?cannot exceed|"
+            r"exceeds? (?:the )?limit (?:of )?\d+ tokens|"
+            r"exceeds? max(?:imum)? message tokens|超长|上下文长度|输入长度|长度超过",
             errors.ContextLengthExceeded,
         ),
         (
             r"content[ _]filter|content[ _](?:management )?policy|responsible ai|flagged (?:by|for|"
             r"as)|blocked by .{0,30}(?:safety|filter|moderation|guard)|"
             r"inappropriate content|prohibited content|moderation (?:block|flag|system)|"
-            r"violat\w+ .{0,40}(?:usage|content|safety) polic",
+            r"violat\w+ .{0,40}(?:usage|content|safety) polic|content exists risk|safety system|"
+            r"(?:input|prompt|content|request|message)s? (?:was|were|ha(?:s|ve) been) flagged|"
+            r"敏感内容|不安全",
             errors.ContentFiltered,
         ),
         (
@@ -156,7 +164,8 @@ _WORDS: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
             r"not enough) (?:\w+ )?credits?|billing (?:details|hard limit|account|is|not|has)|"
             r"check your (?:plan|billing)|"
             r"specified api usage limits|good standing|arrear|account .{0,30}(?:overdue|suspended for|"
-            r"has no)|spend(?:ing)? limit|(?:add|buy|purchase) (?:more )?credits|top up|recharge",
+            r"has no)|spend(?:ing)? limit|(?:add|buy|purchase) (?:more )?credits|top up|recharge|"
+            r"budget (?:has been |was |is )?exceeded|余额不足|欠费|充值",
             errors.QuotaExceeded,
         ),
         (
@@ -165,20 +174,24 @@ _WORDS: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
             r"(?:invalid|incorrect|expired|missing|wrong|no|bad|unknown|"
             r"revoked) (?:\w+ )?(?:api[ _-]?key|credentials?|bearer|auth\w*|access token|token provided)|"
             r"authentication (?:fail|error|required|parameter|credential)|unauthenticated|"
-            r"unauthori[sz]ed|login fail|not logged in|please log ?in|log in again|not authenticated",
+            r"unauthori[sz]ed|login fail|not logged in|please log ?in|log in again|not authenticated|"
+            r"security token .{0,40}(?:invalid|expired)|signature we calculated|unregistered callers|"
+            r"api[ _-]?key not found|令牌|鉴权失败|身份验证",
             errors.AuthenticationError,
         ),
         (
             r"overloaded|high (?:demand|load|traffic)|at capacity|(?:capacity|load) (?:exceeded|limit|"
             r"reached)|over capacity|temporarily unavailable|service unavailable|"
             r"no (?:available|healthy) (?:server|worker|instance|capacity)|(?:server|model|engine|"
-            r"system) (?:is )?(?:busy|overload)|currently unavailable",
+            r"system) (?:is )?(?:busy|overload)|currently unavailable|model is (?:currently |still )?loading|"
+            r"访问量过大|系统繁忙|服务繁忙",
             errors.Overloaded,
         ),
         (
             r"rate[ _-]?limit|resource (?:has been )?exhausted|too many requests|usage limit|throttl|"
             r"(?:hit|reached|exceeded) (?:your |the )*(?:\w+ )*limit|"
-            r"limit reached|quota exceeded|requests are being made too",
+            r"limit reached|quota exceeded|requests are being made too|"
+            r"请求过多|请求过于频繁|速率限制|频率限制",
             errors.RateLimited,
         ),
         (
@@ -190,12 +203,14 @@ _WORDS: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
             r"(?:unknown|no such|invalid|unsupported|unavailable|nonexistent) (?:\S+ )?model\b|"
             r"is not a valid model|not a valid model|unable to access model|not found the model|"
             r"model (?:not|does not|doesn.t) exist|model not found|model identifier is invalid|"
-            r"deployment .{0,40}does not exist|no endpoints found|models/\S+ is not (?:found|supported)",
+            r"deployment .{0,40}does not exist|no endpoints found|models/\S+ is not (?:found|supported)|"
+            r"not a supported model|unable to access \S+ model|llm provider not provided|"
+            rf"\b{_MODEL} (?:is no longer|ha(?:s|ve) reached) |inference profile that contains|模型不存在",
             errors.NotFound,
         ),
         (
             r"permission|forbidden|not allowed to|do(?:es)? not have access|access denied|"
-            r"not authori[sz]ed to",
+            r"not authori[sz]ed to|location is not supported|organization must be verified",
             errors.PermissionDenied,
         ),
         (
@@ -223,10 +238,11 @@ _REFINED: dict[int, tuple[type[ProviderError], ...]] = {
         (400, 422), (*_LOCAL, errors.NotFound, errors.RateLimited, errors.Overloaded, errors.PermissionDenied)
     ),
     402: _LOCAL,
+    404: (errors.BadRequest,),
     403: (*_LOCAL, errors.NotFound, errors.RateLimited, errors.Overloaded),
     413: (*_LOCAL, errors.RateLimited),
     429: (*_LOCAL, errors.Overloaded),
-    500: (errors.ContextLengthExceeded, errors.Overloaded),
+    500: (errors.ContextLengthExceeded, errors.AuthenticationError, errors.Overloaded),
 }
 
 
