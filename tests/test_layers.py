@@ -168,8 +168,8 @@ _STANDARD = sys.stdlib_module_names - {
 # 180 of bench: price against speed against quality, percentiles over time, prompt length against load.
 # 345 of the tower: a short way for usual chunks beside the long one, and a log of events in columns.
 BUDGETS = {
-    ("core", "dialects", "http", "agents", "routing", "client", "store"): 16_580,
-    ("rows",): 1_130,
+    ("core", "dialects", "http", "agents", "routing", "client", "store"): 16_572,
+    ("rows",): 1_105,
     ("notebook",): 5_848,
     ("tools",): 2_216,
     ("bench",): 4_755,

@@ -16,9 +16,9 @@ import nbllm
 from nbllm import simulator
 from nbllm.core.errors import AuthenticationError, ConfigError
 from nbllm.core.template import RowTemplate
-from nbllm.rows.budget import Budget, Estimate, Price, Purse
+from nbllm.rows.estimate import Estimate
 from nbllm.store import runs as files
-from nbllm.store.budgets import Budget as CallBudget
+from nbllm.store.budgets import Budget
 
 from .processes import comes_to
 
@@ -136,6 +136,7 @@ def test_a_wrong_name_is_told_the_nearest():
         ({"budget": -1}, "Not a budget"),
         ({"budget": {"euro": 1}}, "Not a budget"),
         ({"budget": 1}, "price of .* is not known"),
+        ({"budget": Budget(usd=1)}, "client.budget"),
     ],
 )
 def test_what_is_wrong_is_refused_before_anything_is_sent(server, options, told):
@@ -239,7 +240,7 @@ def test_one_process_has_a_run(server):
 def test_a_budget_of_the_notebook_ends_the_run(server):
     """The rows that it does not allow are left, and are no failures."""
     client = nbllm.Client()
-    client.budget = CallBudget.of({"tokens": 400})
+    client.budget = Budget.of({"tokens": 400})
     out = mapped(server, texts(50), model="m@echo=off,tokens=98", max_tokens=100, width=1, client=client)
     assert "failed" not in set(out["llm_status"])
     assert len(server.records) <= 4
@@ -272,16 +273,16 @@ def test_a_budget_holds_also_at_full_width(server):
         mapped(server, df, **limits)
 
 
-def test_a_purse_never_lets_more_begin_than_fits():
-    purse = Purse(Budget(usd=1.0), Price(0.0, 1e4), max_tokens=10)
-    need = purse.need("")
-    begun = 0
-    while purse.fits(need):
-        purse.reserve(need)
-        begun += 1
-    assert 10 == begun
-    purse.settle(need, 0.0, 0.0, 0.0)
-    assert purse.fits(need)
+def test_a_budget_is_of_the_whole_run(server):
+    """What was spent before is gone of it, also when a run goes on; a larger one goes on further."""
+    model, options = "m@echo=off,tokens=98", {"max_tokens": 100, "confirm": "yes", "run": "r"}
+    mapped(server, texts(64), model=model, budget={"tokens": 1_050}, **options)
+    done = len(server.records)
+    out = nbllm.rows.resume("r", confirm="yes")
+    assert done == len(server.records)
+    assert "the budget of 1,050 tokens is used up" == out.attrs["nbllm_ended"]
+    nbllm.rows.resume("r", confirm="yes", budget={"tokens": 2_100})
+    assert done < len(server.records) <= 2 * done + 2
 
 
 def test_another_model_answers_where_one_fails():

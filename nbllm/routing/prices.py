@@ -43,7 +43,7 @@ def cost(usage: Usage | None, model: str, provider: Provider | str, *, batch: bo
 def _cost(usage: Usage, model: str, row: Provider, batch: bool) -> float | None:
     own, said = row.facts.get(model), charged(usage.raw)
     if own is not None and (own.input is not None or own.output is not None):
-        return said if batch else _by_facts(usage, own)
+        return said if batch else by_facts(usage, own)
     return said if said is not None else _by_data(usage, model, row.price, batch)
 
 
@@ -67,7 +67,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _by_facts(usage: Usage, facts: ModelFacts) -> float | None:
+def by_facts(usage: Usage, facts: ModelFacts) -> float | None:
     """Tokens times prices. Cached tokens are part of the input, and cost as such where they have no price of
     their own."""
     if (

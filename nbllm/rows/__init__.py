@@ -13,6 +13,7 @@ wait=False gives a BatchJob at once, and nbllm.rows.collect("reviews") the table
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import datetime
@@ -21,13 +22,15 @@ from uuid import uuid4
 
 from ..client.api import default_client
 from ..client.client import Client
-from ..core.errors import ConfigError
+from ..core.calls import ModelFacts
+from ..core.errors import BudgetExceeded, ConfigError
 from ..routing import prices
 from ..store import runs as files
+from ..store.budgets import Amount, Budget
 from ..store.runs import Row, RunFile, RunInfo
 from . import executors
 from .batch import WAITING, Batches, BatchJob, refuse
-from .budget import Budget, Estimate, Price, Purse, price
+from .estimate import Estimate, taken
 from .frame import joined
 from .job import Job
 from .progress import Progress, Totals, chosen, question
@@ -55,6 +58,7 @@ __all__ = [
 DECLINED = "it was not started"
 WIDTH = 64  # rows on their way at once
 _WIDEST = 1_024
+_FREE = ModelFacts(input=0.0, output=0.0)  # a simulated model
 _SAMPLE = 50  # prompts that an estimate looks at
 
 Confirm = Literal["ask", "yes"] | Callable[[Estimate], Any]
@@ -106,13 +110,13 @@ def map(
         refuse(options, budget=budget, width=width, errors=raising, executor=executor)
         return _handed_in(run or _new_name(), job, df, client=client, confirm=confirm, wait=wait)
     with RunFile(run or _new_name()) as file:
-        limit, ends = Budget.of(budget), _raises(errors)
+        ends = _raises(errors)
         asked = _Run(
             file,
             job,
             client=client,
             width=width,
-            budget=limit,
+            budget=budget,
             confirm=confirm,
             raises=ends,
             executor=executor,
@@ -224,12 +228,12 @@ def _again(
             job.check(df)
         if about.get("mode") == "batch":
             refuse(options, budget=budget, width=width, executor=executor)
-            asked = _Run(file, job, client=client, width=None, budget=Budget(), confirm=confirm)
+            asked = _Run(file, job, client=client, confirm=confirm)
             handle = asked.handed_in(df, failed=failed)
     if about.get("mode") == "batch":
         return handle.wait()
     with RunFile(name, create=False) as file:
-        limit = Budget.of(about.get("budget") if budget is None else budget)
+        limit = (about.get("budget") or None) if budget is None else budget
         asked = _Run(file, job, client=client, width=width, budget=limit, confirm=confirm, executor=executor)
         return asked.over(df, failed=failed)
 
@@ -253,7 +257,7 @@ def _handed_in(
     name: str, job: Job, df: pd.DataFrame, *, client: Client | None, confirm: Confirm, wait: bool
 ) -> Any:
     with RunFile(name) as file:
-        asked = _Run(file, job, client=client, width=None, budget=Budget(), confirm=confirm)
+        asked = _Run(file, job, client=client, confirm=confirm)
         handle = asked.handed_in(df)
     return handle.wait() if wait else handle
 
@@ -262,6 +266,18 @@ def _raises(errors: str) -> bool:
     if errors not in ("keep", "raise"):
         raise ConfigError(f"errors cannot be {errors!r}.", hint="It is keep or raise.")
     return errors == "raise"
+
+
+def _budget(given: Any, file: RunFile) -> Budget:
+    """What a run may still spend."""
+    if isinstance(given, Budget):
+        raise ConfigError(
+            "budget= of a run is US dollars, or a mapping of usd and tokens.",
+            hint="A Budget that several runs and calls share is their client's: client.budget = ...",
+        )
+    budget = Budget.of(given)
+    budget.spend(Amount(*file.spent()))
+    return budget
 
 
 def _new_name() -> str:
@@ -277,8 +293,8 @@ class _Run:
         job: Job,
         *,
         client: Client | None,
-        width: int | None,
-        budget: Budget,
+        width: int | None = None,
+        budget: Any = None,
         confirm: Confirm,
         raises: bool = False,
         executor: Any = None,
@@ -287,7 +303,7 @@ class _Run:
             raise ConfigError(f"width cannot be {width!r}.", hint=f"It is a number from 1 to {_WIDEST}.")
         if not (confirm in ("ask", "yes") or callable(confirm)):
             raise ConfigError(f"confirm cannot be {confirm!r}.", hint="It is ask, yes, or a function.")
-        self.file, self.job, self.budget = file, job, budget
+        self.file, self.job, self.budget = file, job, _budget(budget, file)
         self.client, self.width = client or default_client(), width or WIDTH
         self.confirm, self.raises = confirm, raises
         options = job.options
@@ -305,24 +321,19 @@ class _Run:
                 f"Rows of the run {self.file.name} are in a batch.",
                 hint=f"nbllm.rows.collect({self.file.name!r}) has what came; nbllm.rows.cancel ends it.",
             )
-        known = self._price()
+        facts = self._facts()
         if df is not None:
             self.file.plan(self.job.questions(df))
         if failed:
             self.file.reopen(self.file.failed_ids())
-        limits = {"usd": self.budget.usd, "tokens": self.budget.tokens}
-        self.file.put(
-            about={**self.job.about(), "budget": {n: v for n, v in limits.items() if v is not None}}, ended=""
-        )
+        self.file.put(about={**self.job.about(), "budget": self.budget.limits}, ended="")
         ids, progress = self.file.open_ids(), chosen()
         counts = self.file.counts()
         totals = Totals(self.file.name, len(ids), counts.get("ok", 0))
-        usd, tokens = self.file.spent()
-        purse = Purse(self.budget, known, self.job.options.get("max_tokens"), usd, tokens)
-        runner = Runner(self.client, self.job, self.file, purse, totals, self.width, self.raises)
+        runner = Runner(self.client, self.job, self.file, self.budget, facts, totals, self.width, self.raises)
         if ids:
             runner.prepare(self.route, ids)
-            if self._wanted(ids, known, purse, progress):
+            if self._wanted(ids, facts, progress):
                 with self.client.span(f"rows {self.file.name}", run=self.file.name, rows=len(ids)):
                     runner.run(progress)
             else:
@@ -344,41 +355,38 @@ class _Run:
         self.file.put(about={**self.job.about(), "mode": "batch"}, ended="")
         there.look()  # what is there already, an interrupted creation among it
         if ids := there.open_ids():
-            purse = Purse(self.budget, None)
             there.check(ids)
-            if self._wanted(ids, self._price(), purse, chosen()):
+            if self._wanted(ids, self._facts(), chosen()):
                 there.submit(ids)
         return handle
 
-    def _price(self) -> Price | None:
-        known = price(
-            prices.facts(self.route.model, self.route.provider), simulated=bool(self.route.simulated)
-        )
-        if self.budget.usd is not None and known is None:
-            raise ConfigError(
-                f"The price of {self.job.model} is not known, so a budget in dollars cannot be kept.",
-                hint="Give the budget in tokens: budget={'tokens': 100_000}; or the model's prices in your "
-                "providers.toml.",
-            )
-        return known
+    def _facts(self) -> ModelFacts:
+        """The model's prices. Raises ConfigError for a budget in dollars where it has none."""
+        route = self.route
+        facts = _FREE if route.simulated else prices.facts(route.model, route.provider)
+        with contextlib.suppress(BudgetExceeded):  # it is told at the first row
+            self.budget.state().check(taken(1, 1, facts), self.budget.who)
+        return facts
 
-    def _wanted(self, ids: list[str], known: Price | None, purse: Purse, progress: Progress) -> bool:
+    def _wanted(self, ids: list[str], facts: ModelFacts, progress: Progress) -> bool:
         sample = self.file.prompts(ids[:: max(1, len(ids) // _SAMPLE)][:_SAMPLE])
         made = self.job.options.get("max_tokens")
         estimate = Estimate.of(
-            self.file.size(), len(ids), sample.values(), price=known, max_tokens=made, width=self.width
+            self.file.size(), len(ids), sample.values(), facts=facts, max_tokens=made, width=self.width
         )
         if callable(self.confirm):
             return bool(self.confirm(estimate))
         if self.confirm == "yes":
             return True
         answer = None if estimate.small else progress.ask(question(estimate, str(self.budget)))
-        total = (purse.usd + (estimate.usd or 0.0), purse.tokens + estimate.tokens)
-        if answer is None and not self.budget.allows(*total):
-            raise ConfigError(
-                f"The run would take {estimate}, more than its budget of {self.budget}.",
-                hint="Allow more, take fewer rows, or let the budget end the run: confirm='yes'.",
-            )
+        if answer is None:
+            try:
+                self.budget.state().check(estimate.amount, self.budget.who)
+            except BudgetExceeded:
+                raise ConfigError(
+                    f"The run would take {estimate}, more than its budget of {self.budget}.",
+                    hint="Allow more, take fewer rows, or let the budget end the run: confirm='yes'.",
+                ) from None
         return answer is not False
 
     def _frame(self, df: pd.DataFrame | None, runner: Runner) -> pd.DataFrame:

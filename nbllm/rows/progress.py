@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..client.pace import Pace, clock
-from .budget import Estimate
+from .estimate import Estimate
 
 
 @dataclass(slots=True)

@@ -17,15 +17,19 @@ from typing import Any, TypeVar
 from ..client import answers
 from ..client.client import Client
 from ..client.engine import engine
+from ..client.spending import ANSWER
 from ..client.stream import Stream
 from ..core import errors
+from ..core.calls import ModelFacts
 from ..core.events import Response
 from ..core.messages import Message, Request
 from ..core.options import CallSpec
 from ..core.schema import Mismatch, plain, repair, value_of
+from ..core.values import tokens_in
+from ..store.budgets import Amount, Budget
 from ..store.runs import Row, RunFile
 from . import executors
-from .budget import Purse
+from .estimate import taken
 from .job import Job, whole
 from .progress import Progress, Totals
 
@@ -120,15 +124,18 @@ class Recorder:
 
 @dataclass(slots=True)
 class Runner:
-    """A run under way. ended: why it ends early, "" where it does not."""
+    """A run under way. facts: of its model, for prices; longest: tokens of the longest answer so far; ended:
+    why it ends early, "" where it does not."""
 
     client: Client
     job: Job
     file: RunFile
-    purse: Purse
+    budget: Budget
+    facts: ModelFacts
     totals: Totals
     width: int
     raises: bool = False  # the first failure ends the run
+    longest: int = 0
     ended: str = ""
     error: errors.NbllmError | None = None
     _ids: deque[str] = field(default_factory=deque)
@@ -206,13 +213,26 @@ class Runner:
                     Row(id, "failed", error="MissingValue: a value of the prompt is missing in this row.")
                 )
                 continue
-            need = self.purse.need(prompt)
-            while not self.purse.fits(need) and not self.ended:
-                await self._room()
-            if self.ended:
+            need = self._need(prompt)
+            number = await self._reserved(need)
+            if number is None:
                 return
-            await self._one(id, prompt, need)
+            await self._one(id, prompt, need, number)
             await self._on_disk(self.recorder.given)
+
+    def _need(self, prompt: str) -> Amount:
+        """What a prompt and its answer may take."""
+        made = self.job.options.get("max_tokens") or self.longest * 1.2 or ANSWER  # where none has ended yet
+        return taken(tokens_in(prompt), made, self.facts)
+
+    async def _reserved(self, need: Amount) -> int | None:
+        """The number of a reservation, once there is room for it; None where the run ends before."""
+        while not self.ended:
+            try:
+                return self.budget.reserve(need)
+            except errors.BudgetExceeded:
+                await self._room()
+        return None
 
     async def _on_disk(self, place: int) -> None:
         """Until what was noted is written: a row that a crash would lose still counts as on its way."""
@@ -222,7 +242,7 @@ class Runner:
     async def _room(self) -> None:
         """Until a row under way has ended, whose reservation may leave room."""
         if not self._streams:
-            self.ended = f"the budget of {self.purse.budget} is used up"
+            self.ended = f"the budget of {self.budget} is used up"
             return
         if self._settled.is_set():
             self._settled = asyncio.Event()
@@ -236,12 +256,12 @@ class Runner:
             self._fetched.extend((id, prompts[id]) for id in ids)
         return self._fetched.popleft() if self._fetched and not self.ended else None
 
-    async def _one(self, id: str, prompt: str, need: tuple[float, float]) -> None:
+    async def _one(self, id: str, prompt: str, need: Amount, number: int) -> None:
         """Asks a question, once more where the answer does not fit the schema, as a cell does."""
         self.recorder.put(id)
         try:
             request = self._request(prompt, self._route.model)
-            stream = await self._asked(request, need)
+            stream = await self._asked(request, need, number)
         except errors.NbllmError as error:
             self._note(self._failed(id, error, None))
             return
@@ -249,23 +269,29 @@ class Runner:
         if (misfit := self._misfit(stream, first)) is None:
             self._note(self._row(id, stream, first))
             return
-        more = self.purse.need(prompt + first.text)
-        if not self.ended and self.purse.fits(more):
+        if not self.ended:
             told = (*request.messages, first.message, Message("user", repair(misfit.problems)))
-            with contextlib.suppress(errors.NbllmError):
-                again = await self._asked(replace(request, messages=told), more)
+            with contextlib.suppress(errors.NbllmError):  # there may be no room for it
+                more = self._need(prompt + first.text)
+                number = self.budget.reserve(more)
+                again = await self._asked(replace(request, messages=told), more, number)
                 if again.error is None and again.partial().finish_reason != "cancelled":
                     stream = again
         self._note(self._row(id, stream, stream.partial(), first if stream.partial() is not first else None))
 
-    async def _asked(self, request: Request, need: tuple[float, float]) -> Stream:
-        """The ended answer to a request, paid for. Raises the error where it cannot be sent."""
-        self.purse.reserve(need)
+    async def _asked(self, request: Request, need: Amount, number: int) -> Stream:
+        """The ended answer to a request, for which `need` is reserved. Raises the error where it cannot be
+        sent."""
+        used = Amount()
         try:
             stream = self.client.send(request, self._route, **self._sending)
-        except errors.NbllmError:
-            self.purse.settle(need, 0.0, 0.0, 0.0)
-            raise
+            used = await self._taken(stream, need)
+        finally:
+            self.budget.settle(number, used)
+        return stream
+
+    async def _taken(self, stream: Stream, need: Amount) -> Amount:
+        """What an answer took, at its end; what it does not tell counts as was reserved."""
         self._streams.add(stream)
         if self.ended:
             stream.cancel()
@@ -275,12 +301,10 @@ class Runner:
             self._streams.discard(stream)
             self._settled.set()
         response = stream.partial()
-        made = response.usage.output_tokens if response.usage else None
-        if stream.error is not None and response.empty:
-            self.purse.settle(need, response.cost or 0.0, _tokens(response) or 0, 0.0)
-        else:
-            self.purse.settle(need, response.cost, _tokens(response), made or 0.0)
-        return stream
+        usd, tokens = response.cost, _tokens(response)
+        self.longest = max(self.longest, (response.usage and response.usage.output_tokens) or 0)
+        rest = Amount() if stream.error is not None and response.empty else need
+        return Amount(rest.usd if usd is None else usd, rest.tokens if tokens is None else tokens)
 
     def _misfit(self, stream: Stream, response: Response) -> Mismatch | None:
         """What an answer lacks of the schema."""

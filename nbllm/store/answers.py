@@ -26,7 +26,7 @@ from ..core.calls import shown
 from ..core.codec import VERSION, check_version, digest, from_plain, to_plain
 from ..core.errors import ConfigError, NbllmError, ProtocolError
 from ..core.events import Event, Finished, Notice, Restarted
-from .database import home, shared
+from .database import home, refused, shared
 
 if TYPE_CHECKING:
     import sqlite3
@@ -190,16 +190,9 @@ class Answers:
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[sqlite3.Connection]:
-        import sqlite3
-
-        try:
-            with self._open() as db:
-                yield db
-        except (OSError, sqlite3.Error) as error:
-            raise ConfigError(
-                f"The answers in {self.path} cannot be read: {error}.",
-                hint="`%llm cache clear` begins anew.",
-            ) from None
+        what = f"The answers in {self.path} cannot be read"
+        with refused(what, "`%llm cache clear` begins anew."), self._open() as db:
+            yield db
 
     def _open(self) -> AbstractContextManager[sqlite3.Connection]:
         return shared(self.path, _TABLES, _FORMAT, wait=_BUSY)  # a power cut may cost what is kept

@@ -5,9 +5,8 @@ find it unspent. So each call reserves the most that it may take, and is refused
 reserved leave no room for that; at its end the reservation gives way to what it really took.
 
 A Budget is one process's. A SharedBudget is kept by its name in a small file, where all kernels of the user
-that name it meet, one transaction at a time (journal_mode=truncate: SQLite's write-ahead log is no place for
-several writers, see database). Each of them holds a lock for as long as it lives; what a killed one had
-reserved is dropped by the next that finds no room.
+that name it meet, one transaction at a time (see database.shared). Each of them holds a lock for as long as
+it lives; what a killed one had reserved is dropped by the next that finds no room.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import BudgetExceeded, ConfigError
-from .database import home, own_folder, private, take
+from .database import home, own_folder, refused, shared, take
 
 if TYPE_CHECKING:
     import sqlite3
@@ -56,7 +55,8 @@ class State:
         if self.usd is not None and want.usd is None:
             raise ConfigError(
                 f"The price of this model is not known, so {who} in US dollars cannot hold.",
-                hint="Limit tokens instead: budget=tokens:20000, or %llm budget tokens:20000.",
+                hint="Limit tokens instead (budget=tokens:20000, in Python budget={'tokens': 20_000}), or "
+                "give the model's prices in your providers.toml.",
             )
         held, spent = self.held.usd or 0.0, self.spent.usd or 0.0
         if self.usd is not None and spent + held + (want.usd or 0.0) > self.usd + _ROUNDING:
@@ -125,11 +125,17 @@ class Budget:
         found = {"usd": self.usd, "tokens": self.tokens}
         return {name: value for name, value in found.items() if value is not None}
 
+    def __str__(self) -> str:
+        parts = [] if self.usd is None else [f"${self.usd:g}"]
+        parts += [] if self.tokens is None else [f"{self.tokens:,} tokens"]
+        return " and ".join(parts)
+
     def reserve(self, want: Amount) -> int:
         """Sets aside what a call may take; gives the reservation's number. Raises BudgetExceeded, and
         ConfigError for an unknown price under a limit in dollars."""
         with self._lock:
-            self._state().check(want, self.who)
+            if self.usd is not None or self.tokens is not None:
+                self._state().check(want, self.who)
             self._last += 1
             self._held[self._last] = want
             return self._last
@@ -138,7 +144,11 @@ class Budget:
         """Puts what a call took in the place of its reservation."""
         with self._lock:
             if self._held.pop(number, None) is not None:
-                self._usd, self._tokens = self._usd + (used.usd or 0.0), self._tokens + used.tokens
+                self.spend(used)
+
+    def spend(self, used: Amount) -> None:
+        """Counts what was taken before there was this budget."""
+        self._usd, self._tokens = self._usd + (used.usd or 0.0), self._tokens + used.tokens
 
     def state(self) -> State:
         """Limits, spent and reserved, as they are now."""
@@ -233,27 +243,16 @@ class SharedBudget(Budget):
     @contextmanager
     def _file(self) -> Iterator[sqlite3.Connection]:
         """The file, within one transaction. In a child that was forked, with a lock of its own."""
-        import sqlite3
-
         if self._pid != os.getpid():
             self._lock = threading.Lock()
-        with self._lock:
-            try:
-                self._hold()
-                db = _opened(_folder() / "budgets.sqlite")
-                try:
-                    db.execute("begin immediate")
-                    for words in _TABLES:
-                        db.execute(words)
-                    yield db
-                    db.execute("commit")
-                finally:
-                    db.close()  # and with it what was not committed
-            except (OSError, sqlite3.Error) as error:
-                raise ConfigError(
-                    f"The file of shared budgets cannot be used: {error}.",
-                    hint="NBLLM_HOME chooses another folder; %llm budget off goes on without a budget.",
-                ) from None
+        hint = "NBLLM_HOME chooses another folder; %llm budget off goes on without a budget."
+        with self._lock, refused("The file of shared budgets cannot be used", hint):
+            self._hold()
+            path = _folder() / "budgets.sqlite"
+            with shared(path, _TABLES, 1, synchronous="normal", wait=_BUSY) as db:  # undone where it raises
+                db.execute("begin immediate")
+                yield db
+                db.execute("commit")
 
     def _hold(self) -> None:
         if self._pid != os.getpid():
@@ -297,14 +296,3 @@ def _folder() -> Path:
     place = home()
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     return own_folder(place / "budgets")
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    import sqlite3
-
-    if not path.exists():  # as private as all of ours
-        os.close(private(path, os.O_RDWR))
-    db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
-    for words in ("trusted_schema=off", "journal_mode=truncate", "synchronous=normal"):
-        db.execute(f"pragma {words}")
-    return db

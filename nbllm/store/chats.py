@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import ConfigError
-from .database import home, shared
+from .database import home, refused, shared
 
 if TYPE_CHECKING:
     import sqlite3
@@ -100,16 +99,12 @@ class KeptChats:
     @contextmanager
     def _open(self, *, make: bool = False) -> Iterator[sqlite3.Connection | None]:
         """The file, None where there is none and none is to be made."""
-        import sqlite3
-
         if not make and not self.path.exists():
             yield None
             return
-        try:
-            with shared(self.path, _TABLES, _FORMAT, synchronous="full") as db:
-                yield db
-        except (OSError, sqlite3.Error, ConfigError) as error:
-            raise ConfigError(
-                f"Conversations cannot be kept in {self.path}: {error!s}".rstrip(".") + ".",
-                hint="Check the folder and its permissions, or take keep_chats out of the configuration.",
-            ) from None
+        hint = "Check the folder and its permissions, or take keep_chats out of the configuration."
+        with (
+            refused(f"Conversations cannot be kept in {self.path}", hint),
+            shared(self.path, _TABLES, _FORMAT, synchronous="full") as db,
+        ):
+            yield db

@@ -217,8 +217,8 @@ def shared(
 ) -> Iterator[sqlite3.Connection]:
     """A connection to a file that several processes write, each piece of work on one of its own: it keeps a
     rollback journal, and nothing is held over a fork. Made where it is not there. synchronous: "off" loses
-    nothing by a kill, "full" nothing by a power cut. Raises OSError, sqlite3.Error, and ConfigError for a
-    file that a newer nbllm has made."""
+    nothing by a kill, "full" nothing by a power cut. Raises OSError and sqlite3.Error, for a file that a
+    newer nbllm has made too."""
     import sqlite3
 
     if not path.exists():
@@ -233,15 +233,27 @@ def shared(
         db.execute(f"pragma synchronous={synchronous}")
         found = db.execute("pragma user_version").fetchone()[0]
         if found > version:
-            raise ConfigError(f"a newer nbllm made it (format {found})")
+            raise PermissionError(f"a newer nbllm made it (format {found})")
+        db.execute("pragma journal_mode=truncate")
         if found < version:
-            db.execute("pragma journal_mode=truncate")
             db.execute("begin immediate")
             for words in (*tables, f"pragma user_version={version}", "commit"):
                 db.execute(words)
         yield db
     finally:
         db.close()
+
+
+@contextmanager
+def refused(what: str, hint: str) -> Iterator[None]:
+    """Says what the disk, or a file on it, did not let be done within, and what to do. Raises ConfigError."""
+    import sqlite3
+
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{what}: {why}.", hint=hint) from None
 
 
 def _checked(db: sqlite3.Connection, path: Path, version: int) -> int:

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import ConfigError
-from .database import home, shared
+from .database import home, refused, shared
 
 if TYPE_CHECKING:
     import sqlite3
@@ -41,13 +40,10 @@ def kept() -> list[dict[str, Any]]:
 
 @contextmanager
 def _file() -> Iterator[sqlite3.Connection]:
-    import sqlite3
-
     path = home() / "preferences" / "preferences.sqlite"
-    try:
-        with shared(path, _TABLES, 1, synchronous="full") as db:
-            yield db
-    except (OSError, sqlite3.Error) as error:
-        raise ConfigError(
-            f"What is kept cannot be read or written: {error}.", hint=f"Look at {path}, or move it away."
-        ) from None
+    what = "What is kept cannot be read or written"
+    with (
+        refused(what, f"Look at {path}, or move it away."),
+        shared(path, _TABLES, 1, synchronous="full") as db,
+    ):
+        yield db
