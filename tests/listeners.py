@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Listener(ThreadingHTTPServer):
     """`seen`: (request line, headers, body) of each request. `answer`: (status, body, or what makes one of
-    the handler) for all of them; `more`: further headers."""
+    the handler) for all of them, or a list of such, one for each; `more`: further headers."""
 
     daemon_threads = True
 
@@ -44,7 +44,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _any(self):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         self.server.seen.append((self.requestline, str(self.headers), body.decode("utf-8", "replace")))
-        status, page = self.server.answer
+        answer = self.server.answer
+        status, page = answer.pop(0) if isinstance(answer, list) else answer
         if callable(page):
             page = page(self)
         self.send_response(status)

@@ -11,14 +11,27 @@ from typing import Any, Protocol
 
 from ..agents.base import late, spoken
 from ..core import errors
-from ..core.calls import AnyCall, Decoder, Dialect, Frame, Guard, Provider, Reply, Secret, Trace
+from ..core.calls import (
+    AnyCall,
+    Decoder,
+    Dialect,
+    Frame,
+    Guard,
+    HttpCall,
+    Provider,
+    Reply,
+    Secret,
+    Trace,
+    Transport,
+)
 from ..core.eventlog import EventLog
 from ..core.events import Event, Item, Notice, Response, event_of, is_token
 from ..core.messages import Request
+from ..dialects._json import load_json
 from ..http.stamps import stalls_since
+from ..http.transport import HttpTransport
 from ..routing.registry import Route
 from .policy import Timeouts
-from .pool import Pool
 
 # Seconds without a message, after an answer has told its end: then that was all. Also how often one looks.
 _AFTER_END = 3.0
@@ -106,13 +119,14 @@ def handed_on(publish: Callable[[Event, float], None], items: Sequence[Item], at
 Handler = Callable[[Attempt, Sink], Coroutine[Any, Any, None]]
 
 
-def sender(pool: Pool) -> Handler:
-    """The handler at the bottom: sends an attempt, and reads the answer into the sink."""
+def sender(transport: Callable[[AnyCall], Transport]) -> Handler:
+    """The handler at the bottom: sends an attempt the way that its call takes, and reads the answer into the
+    sink."""
 
     async def send(attempt: Attempt, sink: Sink) -> None:
         trace = sink.begin(attempt)
         try:
-            await _Sending(attempt, sink, trace).run(pool)
+            await _Sending(attempt, sink, trace).run(transport(attempt.call))
         except errors.NbllmError as error:
             call, route, key = attempt.call, attempt.route, attempt.key
             if isinstance(error, errors.AuthenticationError) and key is None:
@@ -149,15 +163,15 @@ class _Sending:
     after_end: asyncio.Timeout | None = None
     timer: asyncio.TimerHandle | None = None
 
-    async def run(self, pool: Pool) -> None:
+    async def run(self, transport: Transport) -> None:
         attempt, trace, sink = self.attempt, self.trace, self.sink
         self.since = self.seen = time.perf_counter()
         try:
             async with asyncio.timeout(None) as self.clock:
                 self._look()
-                if words := pool.transport(attempt.call).waits(attempt.ready):
+                if words := transport.waits(attempt.ready):
                     sink.publish(Notice("wait", words))
-                opened = pool.transport(attempt.call).open(attempt.ready, trace, attempt.timeouts.connect)
+                opened = transport.open(attempt.ready, trace, attempt.timeouts.connect)
                 async with opened as reply:
                     if reply.status >= 300:
                         raise refusal(attempt.dialect, reply, await reply.body(), attempt.route.provider)
@@ -294,3 +308,28 @@ def unreadable(row: Provider, exc: Exception, about: str = "") -> errors.Protoco
         f"{row.label or row.name} sent what cannot be read{about}: {type(exc).__name__}.",
         hint="Ask again, or check that base_url and dialect belong together.",
     )
+
+
+LIMIT = 32 * 2**20  # bytes of a small answer; OpenRouter's list of models is over 1 MiB
+
+
+async def exchanged(
+    http: HttpTransport, dialect: Dialect, row: Provider, call: HttpCall, limit: float
+) -> tuple[dict[str, str], Any]:
+    """(the headers, the JSON) that answer a small question to a provider's server within `limit` seconds; an
+    answer without a body is None. Raises our errors."""
+    try:
+        async with asyncio.timeout(limit), http.open(call, Trace(), limit) as reply:
+            body = await reply.body(LIMIT)
+            if not 200 <= reply.status < 300:
+                raise refusal(dialect, reply, body, row)
+            return reply.headers, load_json(body) if body.strip() else None
+    except errors.Timeout:
+        raise
+    except TimeoutError:
+        raise errors.Timeout(
+            f"No answer from {row.label or row.name} within {limit:g} s.",
+            which="total",
+            seconds=limit,
+            hint="Try again.",
+        ) from None

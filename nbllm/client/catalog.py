@@ -26,8 +26,9 @@ from ..routing.config import head
 from ..routing.files import read_small, write_whole
 from ..routing.registry import Route
 from ..routing.spec import is_loopback
+from .attempt import LIMIT
 from .client import Client
-from .provider_api import LIMIT, TIMEOUT, fetch, get, listing
+from .provider_api import TIMEOUT, fetch, get, listing
 
 LIST_AGE = 86_400.0  # seconds for which a list is kept on disk
 

@@ -498,7 +498,8 @@ class Client:
         if handler is None or any(map(is_not, parts, before)):
             own, pool, retries, wrap, ledger, gates, budgets, known, traced = parts
             told = {"budgets": budgets, "known": known, "traced": traced}
-            handler = composed(own or sender(pool), retries, wrap, ledger, gates, **told)
+            told["naming"] = None if own else pool.contexts.naming  # who sends for us names its own
+            handler = composed(own or sender(pool.transport), retries, wrap, ledger, gates, **told)
             self._composed = parts, handler
         return handler
 

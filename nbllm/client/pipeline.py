@@ -162,12 +162,13 @@ def composed(
     budgets: Sequence[Budget] = (),
     known: Wrapper | None = None,
     traced: Wrapper | None = None,
+    naming: Wrapper | None = None,
 ) -> Handler:
     """The way of a client's calls. wrap: more wrappers, from the inside outwards. gates: None for calls that
     are measured, and keep to no limits. known: gives answers that are known already.
-    traced: tells others of each call."""
+    traced: tells others of each call. naming: names what servers keep of prompts in place of it."""
     bottom = bottom if gates is None else gated(bottom, gates, again=retries.attempts > 0)
-    handler = retried(bottom, retries)
+    handler = retried(bottom if naming is None else naming(bottom), retries)
     handler = budgeted(handler, budgets) if budgets else handler
     for own in (known, traced):
         handler = handler if own is None else own(handler)

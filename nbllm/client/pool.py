@@ -21,6 +21,7 @@ from ..core.calls import (
     Transport,
 )
 from ..http.transport import HttpTransport
+from .contexts import Contexts
 from .engine import Engine
 
 
@@ -36,6 +37,7 @@ class Pool:
     opencode: OpenCodeTransport = field(init=False)
     remote: RemoteTransport = field(init=False)
     local: LocalTransport = field(init=False)
+    contexts: Contexts = field(init=False)
     _by_kind: dict[type, Transport] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -43,6 +45,7 @@ class Pool:
         self.opencode = OpenCodeTransport(self.http, self.processes)
         self.remote = RemoteTransport(self.http)
         self.local = LocalTransport(self.http, self.processes)
+        self.contexts = Contexts(self.http)
         self._by_kind = {
             HttpCall: self.http,
             ProcessCall: self.processes,
@@ -57,6 +60,8 @@ class Pool:
         return self._by_kind[type(call)]
 
     async def close(self) -> None:
-        """Closes sessions and connections, and ends commands that stay."""
-        await asyncio.gather(self.opencode.close(), self.kept.close(), self.local.close())
+        """Closes sessions and connections, ends commands that stay, and deletes what servers keep."""
+        await asyncio.gather(
+            self.opencode.close(), self.kept.close(), self.local.close(), self.contexts.close()
+        )
         await asyncio.gather(self.http.close(), self.processes.close())

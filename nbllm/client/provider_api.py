@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from ..core import errors
-from ..core.calls import Guard, HttpCall, Provider, Secret, Trace
+from ..core.calls import Guard, HttpCall, Provider, Secret
 from ..core.messages import Message, Request
 from ..dialects._json import load_json
 from ..routing.registry import Route
-from .attempt import refusal
+from .attempt import exchanged
 from .client import Client
 from .prepare import no_key
 
 TIMEOUT = 10.0  # seconds for an answer
-LIMIT = 32 * 2**20  # bytes of one; OpenRouter's list of models is over 1 MiB
 
 
 def listing(client: Client, name: str) -> Route:
@@ -83,18 +81,4 @@ async def _get_reply(
 ) -> tuple[dict[str, str], Any]:
     if row.dialect == "opencode_server":  # its password goes to an OpenCode server alone
         await client.opencode.check(row.base_url.rstrip("/"))
-    try:
-        async with asyncio.timeout(limit), client.http.open(call, Trace(), TIMEOUT) as reply:
-            body = await reply.body(LIMIT)
-            if not 200 <= reply.status < 300:
-                raise refusal(client.registry.dialects[row.dialect], reply, body, row)
-            return reply.headers, load_json(body) if body.strip() else None
-    except errors.Timeout:
-        raise
-    except TimeoutError:
-        raise errors.Timeout(
-            f"No answer from {row.label or row.name} within {limit:g} s.",
-            which="total",
-            seconds=limit,
-            hint="Try again.",
-        ) from None
+    return await exchanged(client.http, client.registry.dialects[row.dialect], row, call, limit)

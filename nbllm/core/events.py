@@ -119,8 +119,8 @@ class UsageReport:
 class Notice:
     """Something worth keeping that is not the answer: kind is one of retry, refusal, citation, server_tool,
     timing, warning, media (a file that cannot be read), compacted (a conversation was shortened), wait
-    (for a rate limit), cached (known before), tools (what was left out or not run), unknown. `text` is for a
-    person, `data` is the provider's own object."""
+    (for a rate limit), cached (known before), context (what a provider keeps of a prompt), tools (what was
+    left out or not run), unknown. `text` is for a person, `data` is the provider's own object."""
 
     kind: str
     text: str = ""

@@ -2,8 +2,9 @@
 
 Anthropic keeps what stands before a mark, of which it takes four: on the last tool, on the system text, and
 on the last two turns of the user, so that the next step finds the mark that this one has set. OpenAI keeps by
-itself; a key brings requests of one conversation to the machine that has it. Nothing here may differ between
-two steps of one conversation, but for the turns' marks, which are no part of what is compared.
+itself; a key brings requests of one conversation to the machine that has it. Gemini keeps what it is sent for
+that, and is then told its name (see _contexts). Nothing here may differ between two steps of one
+conversation, but for the turns' marks, which are no part of what is compared.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..core.calls import Endpoint
 from ..core.errors import ConfigError
 from ..core.messages import Request
 
+_LASTING = ("anthropic", "gemini")
 _MARK = "cache_control"
 _TURNS = 2  # of the user's that are marked
 _DEEPEST = 8  # a mark stands no deeper: messages, a turn, content, a block, its content, a block
@@ -24,12 +26,11 @@ _DEEPEST = 8  # a mark stands no deeper: messages, a turn, content, a block, its
 
 def able(request: Request, provider: Endpoint) -> None:
     """Raises ConfigError for cache="1h" where the provider has no word for it."""
-    if request.cache == "1h" and provider.dialect != "anthropic" and not provider.takes_cache_key:
-        why = " (Gemini keeps prompts by itself)" if provider.dialect == "gemini" else ""
+    if request.cache == "1h" and provider.dialect not in _LASTING and not provider.takes_cache_key:
         raise ConfigError(
-            f"{provider.label or provider.name} has no cache=1h{why}.",
-            hint="Anthropic and OpenAI at its own address have. Say cache=auto, or leave it out; a server "
-            "that takes OpenAI's prompt_cache_key says so in its row: quirks = { cache_key = true }.",
+            f"{provider.label or provider.name} has no cache=1h.",
+            hint="Anthropic, Gemini and OpenAI at its own address have. Say cache=auto, or leave it out; a "
+            "server that takes OpenAI's prompt_cache_key says so in its row: quirks = { cache_key = true }.",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ..core.calls import Secret
 from ..core.messages import Document, Image, Message, Text, caption
+from ..dialects import _contexts
 from .question import Contestant, Question
 from .session import Session
 from .view.hidden import clean
@@ -40,8 +41,10 @@ def _lines(session: Session, question: Question, contestant: Contestant) -> list
     where = route.provider.label or route.provider.name
     source = "" if done != "sent" else f", key from {key.source}" if key else ", no key"
     whole = pretty(payload)
+    kept = _contexts.told(call, route.model) if request.cache == "1h" else ""
     return [
         _said(f"Nothing was {done}. It would {'be' if done == 'run' else 'go to'} {where}{source}:"),
+        *([_said(kept)] if kept else ()),
         *(_message(m) for m in request.messages),
         Rendered(folded(code_html(clean(whole), "json"), "The whole request"), f"```json\n{whole}\n```"),
     ]

@@ -86,7 +86,7 @@ class Reply:
     @property
     def cached(self) -> int:
         """Those of them that are said to come from a cache."""
-        return min(self.options.cached, self.input)
+        return min(max(self.options.cached, int(self.ask.extra.get("cached", 0))), self.input)
 
     @property
     def reasoning(self) -> int:

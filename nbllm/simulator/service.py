@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from . import batches, faults, limits, plan, routes, scripts, strict
+from . import batches, contexts, faults, limits, plan, routes, scripts, strict
 from .model_loading import Loads
 from .normalized_request import Ask
 from .options import BadOption, Options, chosen, masked, split
 from .plan import Out, Reply
-from .protocols import Format, Refused, Request, encode, ollama
+from .protocols import Format, Refused, Request, encode, gemini, ollama
 from .records import Entry, Log
 
 Framing = Literal["chunked", "length", "close"]
@@ -74,16 +74,18 @@ class Service:
     log: Log
     loads: Loads = field(default_factory=Loads)
     batches: batches.Batches = field(default_factory=batches.Batches)
+    contexts: contexts.Contexts = field(default_factory=contexts.Contexts)
     failures: dict[tuple[str, int], int] = field(default_factory=dict)
     limits: limits.Limits = field(default_factory=limits.Limits)
     numbers: Iterator[int] = field(default_factory=itertools.count)
     token: str = field(default_factory=lambda: secrets.token_hex(4))
 
     def reset(self) -> None:
-        """Forgets records, failures and loaded models."""
+        """Forgets records, failures, loaded models, batches and what was kept of prompts."""
         self.log.clear()
         self.loads.clear()
         self.batches.clear()
+        self.contexts.made.clear()
         self.failures.clear()
         self.limits.clear()
 
@@ -111,7 +113,7 @@ class Service:
         options = self.defaults
         told: dict[str, str] = {}
         try:
-            ask, options = self._understood(format, request)
+            ask, options = self._understood(format, request, came.created)
             entry.set(model=ask.model[:_NAME], stream=ask.stream, prompt=ask.prompt[:200])
             who = next(filter(None, _keys(request)), ""), ask.model
             told, spent = self.limits.take(options, who, came.received_ns / 1e9, came.created)
@@ -130,13 +132,13 @@ class Service:
         entry.set(status=answer.status)
         return answer
 
-    def _understood(self, format: Format, request: Request) -> tuple[Ask, Options]:
+    def _understood(self, format: Format, request: Request, now: float) -> tuple[Ask, Options]:
         """What is asked and the options in force. A wrong key is told before a wrong request, as providers
         do."""
         problem: Refused | None = None
         ask = Ask("")
         try:
-            ask = format.ask(request)
+            ask = self.contexts.ask(request, now) if format is gemini else format.ask(request)
         except Refused as refused:
             problem = refused
         except _ODD as error:
@@ -196,7 +198,9 @@ class Service:
                 answer = _one(200, found[0], kind, "", Out("done", b"", 0.0))
                 answer.headers += found[1].items()
                 return answer
-            body = routes.small(request, self.loads.loaded(came.received_ns / 1e9))
+            body = self.contexts.answer(request, came.created)
+            if body is None:
+                body = routes.small(request, self.loads.loaded(came.received_ns / 1e9))
         except _ODD as error:
             return _refusal(routes.speaks(request), _odd(error), "")
         except Refused as refused:

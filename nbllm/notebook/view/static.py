@@ -60,7 +60,7 @@ def _surely(instead: Callable[..., T]) -> Callable[[Callable[P, T]], Callable[P,
     return wrap
 
 
-_IN_FOOTER = ("auto", "media", "tools", "failover", "hedge", "cached")  # kinds of notices
+_IN_FOOTER = ("auto", "media", "tools", "failover", "hedge", "cached", "context")  # kinds of notices
 # What to say about an answer that did not simply end.
 _ENDINGS: dict[FinishReason | None, str] = {
     "cancelled": "■ Stopped by you; this is what had arrived.",
