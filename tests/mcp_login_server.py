@@ -1,18 +1,20 @@
-"""A real MCP server over HTTP that wants a login: mcp_login_server.py PORT SECONDS. Whoever comes to
+"""A real MCP server over HTTP that wants a login: mcp_login_server.py SOCKET SECONDS. Whoever comes to
 /authorize has logged in; tokens are said to end after SECONDS. GET /seen tells what happened."""
 
 import secrets
+import socket
 import sys
 import time
 
+import uvicorn
 from mcp.server.auth.provider import AccessToken, AuthorizationCode, RefreshToken, construct_redirect_uri
 from mcp.server.auth.settings import AuthSettings, ClientRegistrationOptions
 from mcp.server.mcpserver import MCPServer
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from starlette.responses import JSONResponse
 
-PORT, SECONDS = int(sys.argv[1]), int(sys.argv[2])
-URL = f"http://127.0.0.1:{PORT}"
+LISTENING, SECONDS = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+URL = f"http://127.0.0.1:{LISTENING.getsockname()[1]}"
 
 
 class Registered(OAuthClientInformationFull):
@@ -123,4 +125,4 @@ async def revoke(_request):
     return JSONResponse({})
 
 
-server.run("streamable-http", port=PORT)
+uvicorn.Server(uvicorn.Config(server.streamable_http_app())).run(sockets=[LISTENING])

@@ -3,6 +3,9 @@ is listed a moment after it was told to end: so nothing here looks once."""
 
 import contextlib
 import os
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -39,3 +42,35 @@ def written(path):
     """What a file holds, once something stands in it."""
     assert comes_to(True, lambda: [None] * (path.exists() and path.stat().st_size > 0)), path
     return path.read_text("utf-8")
+
+
+def _bound(port=0):
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.bind(("127.0.0.1", port))
+    return made
+
+
+@contextlib.contextmanager
+def held_port():
+    """(port, serving): a port where nobody listens, and which no other process gets meanwhile. Within
+    `serving(program, ...)` a Python program does: the number of its listening socket is its first argument,
+    and who connects before it is up is served then."""
+    with _bound() as holder:
+        port = holder.getsockname()[1]
+
+        @contextlib.contextmanager
+        def serving(program, *words):
+            with _bound(port) as listening:
+                listening.listen()
+                number = listening.fileno()
+                command = [sys.executable, str(program), str(number), *map(str, words)]
+                nowhere = subprocess.DEVNULL
+                process = subprocess.Popen(command, pass_fds=[number], stdout=nowhere, stderr=nowhere)
+            with process:
+                try:
+                    yield process
+                finally:
+                    process.kill()
+
+        yield port, serving

@@ -190,7 +190,7 @@ def test_stopped_in_the_middle_of_a_function(client):
     stream = client.stream("Wait.", model(tools=2), tools=[slow], approve="auto")
     with pytest.raises(KeyboardInterrupt):
         stream.response()
-    assert stream.wait_end(10)
+    assert stream.wait_end(30)
     r = stream.partial()
     assert (["stopped", "stopped"], "cancelled") == (outcomes(r), r.finish_reason)
     first, second = (e.result.content for e in r.steps[0].results)
@@ -214,10 +214,10 @@ def test_stopped_while_something_is_away(client):
 
     tool = Usable(Tool("away", "Waits."), away, where="engine")
     stream = client.stream("Wait.", model(), tools=[tool], approve="auto")
-    assert began.wait(10)
+    assert began.wait(30)
     stream.cancel()
-    assert stream.wait_end(10)
-    assert ended.wait(10)
+    assert stream.wait_end(30)
+    assert ended.wait(30)
     assert ["stopped"] == outcomes(stream.partial())
 
 
@@ -226,7 +226,7 @@ def test_calls_that_wait_for_others_wait_together(client):
     both = threading.Barrier(2)
 
     async def meet(arguments):
-        await asyncio.to_thread(both.wait, 10)
+        await asyncio.to_thread(both.wait, 30)
         return "met"
 
     async def never(arguments):

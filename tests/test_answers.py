@@ -288,7 +288,7 @@ def test_a_stopped_answer_over_a_socket(serve, client):
         if isinstance(event, TextDelta) and stream.partial().text.count("reader") == 20:
             break
     stream.cancel()
-    stream.wait_end(10)
+    stream.wait_end(30)
     r = stream.partial()
     assert ("cancelled", 12, None, None) == (
         r.finish_reason,

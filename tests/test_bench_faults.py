@@ -1,7 +1,6 @@
 """What goes wrong for one model, or on the disk, and costs no other its rows."""
 
 import os
-import socket
 import stat
 import subprocess
 import sys
@@ -21,6 +20,8 @@ from nbllm.client.client import Client
 from nbllm.core import errors
 from nbllm.routing.registry import load
 
+from .processes import held_port
+
 GOOD = "sim/openai@ttft=0.005,gap=0.001,tokens=3"
 KEY = "sk-canary-0123456789abcdef0123456789"
 
@@ -36,10 +37,11 @@ def run(*models, prompts="Go.", **options):
     )
 
 
+@pytest.fixture
 def closed_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Where nobody listens."""
+    with held_port() as (port, _):
+        yield port
 
 
 @pytest.fixture
@@ -105,9 +107,9 @@ def by_name(df):
         ["warm"],
     ],
 )
-def test_a_model_that_nobody_serves_is_rows_of_failure(kinds):
+def test_a_model_that_nobody_serves_is_rows_of_failure(kinds, closed_port):
     """Whatever start is measured; the other model is whole, and the rows say who, what and when."""
-    dead = {"model": "ollama/x", "base_url": f"http://127.0.0.1:{closed_port()}", "name": "dead"}
+    dead = {"model": "ollama/x", "base_url": f"http://127.0.0.1:{closed_port}", "name": "dead"}
     models = [dead] if "cold_model" in kinds else [dead, GOOD]
     df = run(*models, cold=kinds)
     rows = by_name(df)["dead"]
@@ -254,11 +256,11 @@ def test_what_shows_in_a_later_turn_only_is_a_row():
     assert by_name(df)[GOOD]["ok"].all()
 
 
-def test_no_secret_is_in_a_failed_row(tmp_path):
+def test_no_secret_is_in_a_failed_row(tmp_path, closed_port):
     """Of a key that nobody takes: neither the rows nor the files show it."""
     df = run(
         GOOD,
-        {"model": "m", "base_url": f"http://127.0.0.1:{closed_port()}/v1", "api_key": KEY, "name": "odd"},
+        {"model": "m", "base_url": f"http://127.0.0.1:{closed_port}/v1", "api_key": KEY, "name": "odd"},
         directory=tmp_path / "run",
     )
     assert KEY not in str(df.to_dict("records"))
@@ -320,9 +322,9 @@ def test_rules_that_are_none_are_refused_before_the_start(options):
 def test_the_warming_request_keeps_to_the_limits_of_its_model(serve, limits):
     """A server that never answers: it took ten seconds a turn, whatever the limits."""
     began = time.monotonic()
-    df = run({"model": "m", "base_url": serve("hold"), "name": "slow", "timeout": limits}, blocks=2)
+    df = run({"model": "m", "base_url": serve("hold"), "name": "slow", "timeout": limits}, blocks=4)
     assert {"timeout_ttft" if "first" in limits else "timeout_total"} == set(df["status"])
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 35
 
 
 # --- the disk ---
@@ -484,10 +486,10 @@ def test_answers_that_nobody_counted_have_no_cost_and_break_no_table(tmp_path):
             )
 
 
-def test_rows_of_failure_count_in_the_figures(tmp_path):
+def test_rows_of_failure_count_in_the_figures(tmp_path, closed_port):
     """Summary, compare and report take a run of which one model never answered."""
     df = run(
-        GOOD, {"model": "ollama/x", "base_url": f"http://127.0.0.1:{closed_port()}", "name": "dead"}, blocks=6
+        GOOD, {"model": "ollama/x", "base_url": f"http://127.0.0.1:{closed_port}", "name": "dead"}, blocks=6
     )
     told = nbllm.bench.summary(df, by="name").set_index(["name", "metric", "stat"])
     assert (0.0, 6) == tuple(told.loc[("dead", "ok_share", "mean"), ["value", "n_failed"]])

@@ -42,7 +42,7 @@ def test_nothing_runs_where_nobody_reads():
     assert s.has_errands
     assert not ran.is_set()
     s.cancel()
-    assert s.wait_end(10)
+    assert s.wait_end(30)
     assert (False, []) == (s.has_errands, log)
 
 
@@ -108,7 +108,7 @@ def test_an_interrupt_of_the_work_stops_the_call():
         s, log = stream(work)
         with pytest.raises(KeyboardInterrupt):
             read(s)
-        assert s.wait_end(10)
+        assert s.wait_end(30)
         assert ("cancelled", []) == (s.partial().finish_reason, log)
 
 

@@ -14,6 +14,8 @@ from nbllm.core.errors import BudgetExceeded, ConfigError, NbllmError
 from nbllm.core.events import Notice
 from nbllm.store import columns
 
+from .listeners import Listener
+
 FAST = "ttft=0.01,gap=0,tokens=5"
 
 
@@ -31,8 +33,13 @@ class Uneven(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answering)
-        self.asked, self.over = [], threading.Event()
+        self.first, self.over = None, threading.Event()
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def process_request(self, request, client_address):
+        """In the order in which they came; their threads may overtake each other."""
+        self.first = self.first or request
+        super().process_request(request, client_address)
 
     def end(self):
         """Ends all."""
@@ -44,8 +51,7 @@ class Uneven(ThreadingHTTPServer):
 class Answering(BaseHTTPRequestHandler):
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.asked.append(self.path)
-        if len(self.server.asked) == 1:
+        if self.connection is self.server.first:
             self.server.over.wait(60)
             return
         delta = {"choices": [{"index": 0, "delta": {"content": '{"a": "b"}'}, "finish_reason": None}]}
@@ -114,10 +120,19 @@ def test_a_slow_first_that_still_begins_first_wins(client):
 @pytest.mark.parametrize("hedge", [0.001, 1000])
 def test_an_error_is_the_calls_own(client, hedge):
     """One that comes before the second is asked is not asked again; where both fail, the error stands."""
-    with pytest.raises(NbllmError) as caught:
-        client.complete("hello", "sim/openai/m@status=400,headers=0.05", hedge=hedge, retries=0)
+    expected = 2 if hedge < 1 else 1
+    all_there = threading.Barrier(expected)
+
+    def page(_handler):
+        all_there.wait(30)
+        return b'{"error": {"message": "no"}}'
+
+    with Listener((400, page)) as server, pytest.raises(NbllmError) as caught:
+        client.complete(
+            "hello", "openai/m", base_url=f"{server.url}/v1", api_key="sk-x", hedge=hedge, retries=0
+        )
     assert "BadRequest" == type(caught.value).__name__
-    assert len(rows(client)) == (2 if hedge < 1 else 1)
+    assert len(rows(client)) == expected
 
 
 def test_stop_ends_both(client):

@@ -140,7 +140,7 @@ UNREADABLE = {
 def test_what_cannot_be_read_is_said_as_what_it_is_and_asked_once(words):
     """Nothing is waited for and nothing sent again: the next answer would be the same."""
     with server(*[[None, words]] * 3) as (url, count):
-        stream = nbllm.stream("hi", "m", base_url=url, retries=2, timeout=20)
+        stream = nbllm.stream("hi", "m", base_url=url, retries=2, timeout=60)
         with pytest.raises(errors.ProtocolError) as caught:
             stream.response()
     assert UNREADABLE[words] in str(caught.value)
@@ -153,7 +153,7 @@ def test_a_compression_that_was_not_asked_for_is_named_once():
         answer = ok(b"Content-Encoding: " + name, b"Content-Length: 3") + b"\x0b\x01\x80"
         with server(*[[None, answer]] * 3) as (url, count):
             with pytest.raises(errors.ProtocolError, match=name.decode()):
-                nbllm.stream("hi", "m", base_url=url, retries=2, timeout=20).response()
+                nbllm.stream("hi", "m", base_url=url, retries=2, timeout=60).response()
             assert 1 == len(count)
 
 

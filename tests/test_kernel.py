@@ -182,8 +182,9 @@ def test_run_all_answers_every_cell(kernel):
 
 
 def test_sixty_stops_at_random_moments(kernel, sim):
-    """No open socket, no lost text, a working kernel."""
-    rng = random.Random(7)
+    """No open socket, no lost text, a working kernel. On a busy machine Stop may come before the cell's code:
+    then the interrupt is IPython's own, and nothing of ours is in it."""
+    rng, stopped = random.Random(7), 0
     for i in range(60):
         parent = kernel.start(ask(f"storm {i}", "openai/m@tokens=3000,gap=0.002,ttft=0.05", "out=stormed"))
         kernel.collect(parent, lambda m: m["msg_type"] == "execute_input")
@@ -194,8 +195,11 @@ def test_sixty_stops_at_random_moments(kernel, sim):
             except Exception:  # noqa: BLE001 - nothing came, which is what is waited for
                 break
         kernel.interrupt()
-        ran = kernel.collect(parent, timeout=20)
-        assert "Stopped" == ran.error["ename"], ran.error
+        ran = kernel.collect(parent, timeout=60)
+        stopped += ran.error["ename"] == "Stopped"
+        before = ran.error["ename"] == "KeyboardInterrupt" and "nbllm" not in str(ran.error["traceback"])
+        assert before or ran.error["ename"] == "Stopped", ran.error
+    assert stopped > 30
     assert kernel.run(ask("hello")).ok
     assert not [r for r in sim.settled(LONG) if r.end_ns is None and r.aborted_ns is None]
     assert kernel.value("stormed.finish_reason") == "cancelled"
@@ -302,7 +306,7 @@ def test_tab_completes_models_options_and_names(kernel):
     """Models with a hint whether a key is there, options, values, subcommands, variables in braces."""
 
     def offered(code):
-        reply = kernel.client.complete(code, len(code), reply=True, timeout=20)["content"]
+        reply = kernel.client.complete(code, len(code), reply=True, timeout=60)["content"]
         return {
             m: t["type"]
             for m, t in zip(reply["matches"], reply["metadata"]["_jupyter_types_experimental"], strict=True)
@@ -356,7 +360,7 @@ def test_a_key_can_be_typed_hidden(sim):
     with Kernel(OPENAI_BASE_URL=sim.base_url("openai_chat")) as k:
         assert "OPENAI_API_KEY is not set" in k.run(ask("hello")).error["evalue"]
         parent = k.start("%llm key openai")
-        asked = k.client.get_stdin_msg(timeout=20)
+        asked = k.client.get_stdin_msg(timeout=60)
         assert asked["content"]["password"] is True
         k.client.input(CANARY)
         typed = k.collect(parent)

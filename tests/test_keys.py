@@ -317,7 +317,7 @@ def test_the_lines_of_keys_aliases_and_providers(tmp_path):
         said = [k.run("%llm providers")]
         assert "pyproject.toml, line 5" in said[0].text
         parent = k.start("%llm key set openai")
-        k.client.get_stdin_msg(timeout=20)
+        k.client.get_stdin_msg(timeout=60)
         k.client.input(CANARY)
         said += [
             k.collect(parent),

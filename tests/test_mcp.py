@@ -1,7 +1,6 @@
 """MCP servers: bad ones of every kind, a real one over pipes and HTTP, consent and its hashes, the files that
 describe servers, and that no process and no secret is left anywhere."""
 
-import asyncio
 import contextlib
 import json
 import os
@@ -30,7 +29,7 @@ from nbllm.tools.names import unique
 from nbllm.tools.results import content
 
 from .listeners import Listener
-from .processes import comes_to, written
+from .processes import comes_to, held_port, written
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups")
 
@@ -364,7 +363,9 @@ def fails() -> str:
 if sys.argv[1] == "stdio":
     server.run()
 else:
-    server.run("streamable-http", port=int(sys.argv[1]))
+    import socket, uvicorn
+    listening = socket.socket(fileno=int(sys.argv[1]))
+    uvicorn.Server(uvicorn.Config(server.streamable_http_app())).run(sockets=[listening])
 '''
 
 
@@ -394,29 +395,14 @@ def test_a_real_server_over_pipes(servers, shop):
 
 def test_a_real_server_over_http(servers, shop):
     """The same; and after it was killed and started again, the next use opens a new connection."""
-    with Listener() as spare:
-        port = spare.server_port
-    table = {"type": "http", "url": f"http://127.0.0.1:{port}/mcp"}
-    known = servers(entry_of("shop", table, here(trusted=True), {}))
-
-    async def listens():
-        for _ in range(3_000):
-            with contextlib.suppress(OSError):
-                (await asyncio.open_connection("127.0.0.1", port))[1].close()
-                return
-            await asyncio.sleep(0.01)
-
-    for _ in range(2):
-        with subprocess.Popen(
-            [sys.executable, shop, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as process:
-            engine().run(listens())
-            try:
+    with held_port() as (port, serving):
+        table = {"type": "http", "url": f"http://127.0.0.1:{port}/mcp"}
+        known = servers(entry_of("shop", table, here(trusted=True), {}))
+        for _ in range(2):
+            with serving(shop):
                 uses_the_shop(known)
-            finally:
-                process.kill()
-        usables, notes = used(known, "mcp/shop")
-        assert ([], 1) == (usables, len(notes))
+            usables, notes = used(known, "mcp/shop")
+            assert ([], 1) == (usables, len(notes))
 
 
 @pytest.mark.parametrize(("status", "words"), [(401, "401"), (500, "500"), (200, "text/html")])

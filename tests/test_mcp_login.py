@@ -5,8 +5,6 @@ import asyncio
 import contextlib
 import json
 import re
-import subprocess
-import sys
 import threading
 import urllib.parse
 import urllib.request
@@ -28,6 +26,7 @@ from nbllm.tools.mcp_servers import Servers
 
 from .kernels import Kernel
 from .listeners import Listener
+from .processes import held_port
 
 SERVER = str(Path(__file__).with_name("mcp_login_server.py"))
 
@@ -50,21 +49,10 @@ class Ring:
 
 @contextlib.contextmanager
 def running(seconds):
-    with Listener() as spare:
-        port = spare.server_port
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, SERVER, str(port), str(seconds)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            until = threading.Event()
-            for _ in range(600):
-                with contextlib.suppress(OSError):
-                    urllib.request.urlopen(f"{url}/seen", timeout=5).close()
-                    break
-                until.wait(0.05)
-            yield url
-        finally:
-            process.kill()
+    with held_port() as (port, serving), serving(SERVER, seconds):
+        url = f"http://127.0.0.1:{port}"
+        urllib.request.urlopen(f"{url}/seen", timeout=60).close()
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,7 @@
 """Resources and prompts of MCP servers: a real one over pipes and HTTP, bad ones of every kind, in cells and
 in Python; consent and limits are those of tools."""
 
-import asyncio
-import contextlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,13 +20,13 @@ from nbllm.tools.mcp_entry import Source, entry_of
 from nbllm.tools.mcp_offers import as_text
 from nbllm.tools.mcp_servers import Servers
 
-from .listeners import Listener
+from .processes import held_port
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups")
 
 BAD = str(Path(__file__).with_name("bad_mcp_server.py"))
 CANARY = "canary-0123456789abc"
-QUICK = Limits(connect=30, tools=30, call=30)
+QUICK = Limits(connect=60, tools=60, call=60)
 SHORT = Limits(connect=30, tools=0.5, call=0.5)
 REAL = '''
 import sys
@@ -54,7 +51,9 @@ def add(a: int, b: int) -> int:
 if sys.argv[1] == "stdio":
     server.run()
 else:
-    server.run("streamable-http", port=int(sys.argv[1]))
+    import socket, uvicorn
+    listening = socket.socket(fileno=int(sys.argv[1]))
+    uvicorn.Server(uvicorn.Config(server.streamable_http_app())).run(sockets=[listening])
 '''
 
 
@@ -135,25 +134,9 @@ def test_a_real_server_over_pipes(servers, notes):
 
 
 def test_a_real_server_over_http(servers, notes):
-    with Listener() as spare:
-        port = spare.server_port
-
-    async def listens():
-        for _ in range(3_000):
-            with contextlib.suppress(OSError):
-                (await asyncio.open_connection("127.0.0.1", port))[1].close()
-                return
-            await asyncio.sleep(0.01)
-
-    with subprocess.Popen(
-        [sys.executable, notes, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            engine().run(listens())
-            table = {"type": "http", "url": f"http://127.0.0.1:{port}/mcp"}
-            uses_the_notes(servers(entry_of("notes", table, here(), {})))
-        finally:
-            process.kill()
+    with held_port() as (port, serving), serving(notes):
+        table = {"type": "http", "url": f"http://127.0.0.1:{port}/mcp"}
+        uses_the_notes(servers(entry_of("notes", table, here(), {})))
 
 
 # --- bad servers --------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def browser(told, change=lambda url: url):
         while not told:
             time.sleep(0.01)
         url = change(re.search(r"http\S+", told[0])[0])
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as page:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=30) as page:
             page.read()
 
     thread = threading.Thread(target=go)
@@ -146,7 +146,7 @@ def test_the_browser_with_pkce(acme, server):
     r, place, told = acme("browser")
     person = browser(told)
     assert log_in(r, place, told) is False, "no keyring: for this session"
-    person.join(10)
+    person.join(30)
     assert "code_challenge_method=S256" in told[0]
     assert "code_verifier" not in told[0]
     assert server.state.given[0].access_token == r.own_key(r.rows["acme"]).reveal()
@@ -163,15 +163,15 @@ def test_another_login_s_answer_is_turned_away(acme, server):
         listener = re.search(r"redirect_uri=([^&\s]+)", told[0])[1].replace("%3A", ":").replace("%2F", "/")
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-                f"{listener}?code=stolen&state=other", timeout=10
+                f"{listener}?code=stolen&state=other", timeout=30
             )
         seen.append(caught.value.code)
-        browser(told).join(10)
+        browser(told).join(30)
 
     person = threading.Thread(target=wrong_first)
     person.start()
     log_in(r, place, told)
-    person.join(10)
+    person.join(30)
     assert [400] == seen
     assert r.own_key(r.rows["acme"]) is not None
 
@@ -183,7 +183,7 @@ def test_a_denied_browser_login_says_so(acme, server):
     person = browser(told)
     with pytest.raises(errors.ConfigError, match="access_denied"):
         log_in(r, place, told)
-    person.join(10)
+    person.join(30)
 
 
 def test_twenty_calls_renew_once(acme, server):

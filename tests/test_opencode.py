@@ -68,7 +68,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         with contextlib.suppress(OSError):
             self._write({"type": "server.connected", "properties": {}})
-            for event in iter(lambda: self.server.events.get(timeout=20), None):
+            for event in iter(lambda: self.server.events.get(timeout=60), None):
                 self._write(event)
 
     def _write(self, event):
@@ -168,7 +168,7 @@ def at(port, page):
 
 
 def ask(client, **options):
-    return client.complete("SECRET PROMPT", "opencode/a/b", retries=0, timeout={"first": 10}, **options)
+    return client.complete("SECRET PROMPT", "opencode/a/b", retries=0, timeout={"first": 60}, **options)
 
 
 @pytest.mark.parametrize("password", [None, PASSWORD])

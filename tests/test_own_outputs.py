@@ -233,7 +233,7 @@ def test_what_others_print_stays(kernel, line, where):
 def test_what_is_printed_when_blocks_are_frozen_already_stays(kernel):
     """The first display becomes the final form, what was frozen after it is empty."""
     kernel.run(
-        NOISE + "\nheard = threading.Event()\ndef late():\n    heard.wait(20)\n    print('late words', "
+        NOISE + "\nheard = threading.Event()\ndef late():\n    heard.wait(30)\n    print('late words', "
         "flush=True)\nthread = threading.Thread(target=late)"
     )
     kernel.run(

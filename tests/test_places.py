@@ -150,11 +150,11 @@ def test_a_password_in_an_address_is_sent_and_not_shown(user, told):
     with Listener((401, b'{"error": {"message": "denied"}}')) as running:
         url = running.url.replace("//", f"//{user}@") + "/v1?key=hunter2-key"
         with pytest.raises(errors.AuthenticationError) as caught:
-            nbllm.stream("hi", "m", base_url=url, retries=0, timeout=20).response()
+            nbllm.stream("hi", "m", base_url=url, retries=0, timeout=60).response()
         assert f"Basic {base64.b64encode(told).decode()}" in running.text
         assert "key=hunter2-key" in running.text
         with pytest.raises(errors.AuthenticationError):
-            nbllm.stream("hi", "m", base_url=url, api_key="k" * 20, retries=0, timeout=20).response()
+            nbllm.stream("hi", "m", base_url=url, api_key="k" * 20, retries=0, timeout=60).response()
         assert f"Bearer {'k' * 20}" in running.text
     assert "hunter2" not in str(caught.value)
     assert f"{user}@" not in str(caught.value)
@@ -233,7 +233,7 @@ def test_headers_of_a_row_are_sent_as_utf8():
         table = {"base_url": running.url, "headers": {"X-Title": "f\u00fcr"}, "local": True}
         made.register("acme", table)
         client = Client(made)
-        assert "Hello" == client.complete("hi", "acme/m", timeout=20).text
+        assert "Hello" == client.complete("hi", "acme/m", timeout=60).text
         came = "für".encode().decode("latin-1")  # as the standard library reads headers, and writes them
         assert f"X-Title: =?utf-8?b?{base64.b64encode(came.encode()).decode()}?=" in running.text
         client.close()
@@ -271,7 +271,7 @@ def test_a_post_follows_within_its_server(status, to):
     with server(
         *[[None, head(b"content-length: 0", b"location: " + (to or b"/x"), status=status), None, WHOLE]]
     ) as (url, _):
-        assert "Hello" == nbllm.stream("hi", "m", base_url=url, retries=0, timeout=20).response().text
+        assert "Hello" == nbllm.stream("hi", "m", base_url=url, retries=0, timeout=60).response().text
     assert place
 
 
@@ -282,11 +282,11 @@ def test_a_post_follows_nowhere_else(to):
     """Nor without end: the answer is told, with where it points."""
     answer = head(b"content-length: 0", b"location: " + to, status=b"307 Temporary Redirect")
     with server([None, answer]) as (url, count), pytest.raises(errors.NotFound, match="redirects to"):
-        nbllm.stream("hi", "m", base_url=url, retries=0, timeout=20).response()
+        nbllm.stream("hi", "m", base_url=url, retries=0, timeout=60).response()
     assert 1 == len(count)
     around = head(b"content-length: 0", b"location: /v1/x", status=b"308 Permanent Redirect")
     with server([None, around] * 9) as (url, _), pytest.raises(errors.NotFound, match="redirects to"):
-        nbllm.stream("hi", "m", base_url=url, retries=0, timeout=20).response()
+        nbllm.stream("hi", "m", base_url=url, retries=0, timeout=60).response()
 
 
 @pytest.fixture(scope="module")
@@ -310,9 +310,9 @@ def test_an_authority_that_is_named_in_a_cell_counts_from_the_next_call_on(autho
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         with server([None, WHOLE], [None, WHOLE], context=authority[0]) as (url, _):
             with pytest.raises(errors.ConnectFailed, match=r"SSL_CERT_FILE .or REQUESTS_CA_BUNDLE"):
-                client.complete("hi", "m", base_url=url, retries=0, timeout=20)
+                client.complete("hi", "m", base_url=url, retries=0, timeout=60)
             monkeypatch.setenv(name, authority[1])
-            assert "Hello" == client.complete("hi", "m", base_url=url, retries=0, timeout=20).text
+            assert "Hello" == client.complete("hi", "m", base_url=url, retries=0, timeout=60).text
             monkeypatch.delenv(name)
     client.close()
 
@@ -324,7 +324,7 @@ def test_a_file_that_is_not_there_is_named(name, monkeypatch):
         monkeypatch.delenv(other, raising=False)
     monkeypatch.setenv(name, os.devnull + "/not-there.pem")
     with pytest.raises(errors.ConfigError, match=name):
-        nbllm.stream("hi", "m", base_url="https://127.0.0.1:9/v1", retries=0, timeout=20).response()
+        nbllm.stream("hi", "m", base_url="https://127.0.0.1:9/v1", retries=0, timeout=60).response()
 
 
 def test_other_faults_of_tls_have_hints_of_their_own(authority, monkeypatch):
@@ -335,4 +335,4 @@ def test_other_faults_of_tls_have_hints_of_their_own(authority, monkeypatch):
         (["head", b"HTTP/1.1 400 Bad\r\n\r\n", "close"], None, ("http:", "https:"), "may begin with http://"),
     ):
         with server(steps, context=context) as (url, _), pytest.raises(errors.ConnectFailed, match=words):
-            nbllm.stream("hi", "m", base_url=url.replace(*change), retries=0, timeout=20).response()
+            nbllm.stream("hi", "m", base_url=url.replace(*change), retries=0, timeout=60).response()

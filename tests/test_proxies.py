@@ -18,7 +18,7 @@ NO_SOCKS = pytest.mark.skipif(importlib.util.find_spec("socksio") is not None, r
 
 
 def ask(url=ACME):
-    return nbllm.stream("hi", "m", base_url=url, retries=0, timeout=20)
+    return nbllm.stream("hi", "m", base_url=url, retries=0, timeout=60)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def answered(body, dialect="openai_chat", *, again=b"", kind=b"text/event-stream
     answer = head(b"content-type: " + kind, b"content-length: %d" % len(body)) + body
     with server(*[[None, answer, "close"]] * 3) as (url, count):
         base = url if dialect.startswith("openai") else url.removesuffix("/v1")
-        stream = nbllm.stream("hi", "m", base_url=base, dialect=dialect, retries=2, timeout=20)
+        stream = nbllm.stream("hi", "m", base_url=base, dialect=dialect, retries=2, timeout=60)
         with contextlib.suppress(errors.NbllmError):
             stream.response()
     return stream.error, stream.partial(), len(count)

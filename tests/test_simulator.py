@@ -52,7 +52,7 @@ def server():
 @pytest.fixture
 def client(server):
     with httpx.Client(
-        base_url=server.url, headers={"anthropic-version": "2023-06-01"}, trust_env=False, timeout=20
+        base_url=server.url, headers={"anthropic-version": "2023-06-01"}, trust_env=False, timeout=60
     ) as c:
         yield c
 
@@ -629,8 +629,8 @@ def test_a_forked_child_has_its_own():
     out = run("""
 import os, socket, urllib.request as u, nbllm.simulator as s
 a = s.shared()
-get = lambda server: u.urlopen(server.url + '/__sim/health', timeout=10).status
-raw = socket.create_connection(('127.0.0.1', a.port), timeout=10)
+get = lambda server: u.urlopen(server.url + '/__sim/health', timeout=60).status
+raw = socket.create_connection(('127.0.0.1', a.port), timeout=60)
 raw.sendall(b'GET / HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n')
 raw.recv(4096)
 go, gone = os.pipe()
@@ -657,7 +657,7 @@ def test_the_command_serves_until_it_is_interrupted():
         with httpx.Client(base_url=url, trust_env=False) as client:
             assert 3 == json.loads(ask(client, "ollama", "sim").text.splitlines()[-1])["eval_count"]
         process.send_signal(signal.SIGINT)
-        assert (0, "") == (process.wait(20), process.stderr.read())
+        assert (0, "") == (process.wait(30), process.stderr.read())
     bad = subprocess.run([*command[:-1], "tttf=1"], capture_output=True, text=True, timeout=60, check=False)
     assert (2, True) == (bad.returncode, "ttft" in bad.stderr)
 

@@ -213,7 +213,7 @@ def test_an_answer_that_does_not_come():
     release = threading.Event()
 
     def page(_handler):
-        release.wait(10)
+        release.wait(30)
         return b"late"
 
     with Listener((200, page)) as server:

@@ -46,9 +46,12 @@ CHUNKED = head(b"transfer-encoding: chunked")
 def server(*conversations, context=None):
     """A server on a thread: each connection plays one list of steps: bytes to send, None to read a request,
     "head" for one without a body, an Event to wait for, "close" or "reset". Gives (address, number of
-    connections so far)."""
+    connections so far).
+
+    Each thread closes its own socket: closed by another one, its number may be a new socket's by the time the
+    thread gets to read from it."""
     listener = socket.create_server(("127.0.0.1", 0))
-    count = []
+    count, talking = [], []
 
     def play(steps, sock):
         with suppress(OSError):  # the client may leave first
@@ -57,6 +60,7 @@ def server(*conversations, context=None):
     def talk(steps, sock):
         if context is not None:
             sock = context.wrap_socket(sock, server_side=True)
+        talking.append(sock)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with sock:
             for step in steps:
@@ -77,7 +81,7 @@ def server(*conversations, context=None):
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     return
                 else:
-                    step.wait(10)
+                    step.wait(30)
             sock.recv(1)
 
     def accept():
@@ -89,13 +93,22 @@ def server(*conversations, context=None):
             count.append(sock)
             threading.Thread(target=play, args=(steps, sock), daemon=True).start()
 
-    threading.Thread(target=accept, daemon=True).start()
+    accepting = threading.Thread(target=accept, daemon=True)
+    accepting.start()
     try:
         yield f"http{'s' if context else ''}://127.0.0.1:{listener.getsockname()[1]}/v1", count
     finally:
+        hung_up(listener)
+        accepting.join(30)
         listener.close()
-        for sock in count:
-            sock.close()
+        for sock in talking:
+            hung_up(sock)
+
+
+def hung_up(sock):
+    """Whoever waits for it on another thread comes back."""
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def ask(url, times=1, *, transport=None, on_frame=lambda frame: None, fresh=False):
@@ -120,7 +133,7 @@ def ask(url, times=1, *, transport=None, on_frame=lambda frame: None, fresh=Fals
 
     loop = ClockedLoop()
     try:
-        return loop.run_until_complete(asyncio.wait_for(work(), 20))
+        return loop.run_until_complete(asyncio.wait_for(work(), 60))
     finally:
         loop.close()
 
@@ -209,7 +222,7 @@ def test_an_answer_that_comes_before_the_request_was_read_is_kept():
             async with http.open(HttpCall(url, {}, {"q": "x" * 30_000_000}), trace, 5.0) as reply:
                 return reply.status, await reply.body()
 
-        assert (413, EVENT) == asyncio.run(asyncio.wait_for(work(), 20))
+        assert (413, EVENT) == asyncio.run(asyncio.wait_for(work(), 60))
 
 
 def test_an_idle_connection_that_the_server_closed_is_not_used():
@@ -232,7 +245,7 @@ def test_an_idle_connection_that_the_server_closed_is_not_used():
             await http.close()
             return [t.reused for t in traces]
 
-        assert [False, False] == asyncio.run(asyncio.wait_for(work(), 20))
+        assert [False, False] == asyncio.run(asyncio.wait_for(work(), 60))
     assert 2 == len(count)
 
 

@@ -110,7 +110,7 @@ def failing(url, dialect, limits=None):
     client = Client(registry.load({}))
     try:
         stream = client.stream(
-            "hi", "m", base_url=url, dialect=dialect, retries=0, timeout=limits or {"first": 10, "idle": 10}
+            "hi", "m", base_url=url, dialect=dialect, retries=0, timeout=limits or {"first": 30, "idle": 30}
         )
         with pytest.raises(OURS) as caught:
             stream.response(60)
@@ -175,7 +175,8 @@ def test_silence_at_any_stage_is_a_timeout_and_the_answer_so_far_stays(fault, tl
             for dialect in SAID
             for context in (None, tls[0])
         ]
-        found = list(pool.map(lambda place: failing(*place, {"first": 0.6, "idle": 0.6}), places))
+        limits = {"first": 30 if FAULTS[fault][1] else 0.6, "idle": 0.6}
+        found = list(pool.map(lambda place: failing(*place, limits), places))
     assert all(isinstance(error, errors.Timeout) for error in found)
     assert ["Hello" if FAULTS[fault][1] else ""] * len(places) == [error.partial.text for error in found]
 
@@ -215,7 +216,7 @@ def test_a_refused_connection_names_the_place():
     with server() as (url, _):
         pass
     with pytest.raises(errors.ConnectFailed, match=url.split("/")[2]):
-        nbllm.stream("hi", "m", base_url=url, retries=0, timeout=20).response()
+        nbllm.stream("hi", "m", base_url=url, retries=0, timeout=60).response()
 
 
 def test_tls_behind_a_plain_address_is_named():
@@ -224,7 +225,7 @@ def test_tls_behind_a_plain_address_is_named():
         server([None, b"\x15\x03\x01\x00\x02\x02\x28", "close"]) as (url, _),
         pytest.raises(errors.ProtocolError, match="https"),
     ):
-        nbllm.stream("hi", "m", base_url=url, retries=0, timeout=20).response()
+        nbllm.stream("hi", "m", base_url=url, retries=0, timeout=60).response()
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ def test_an_address_that_is_none_is_told_before_anything_is_sent(place):
     """Out of stream itself, as what the user can mend; and asking whether somebody listens there says no."""
     with pytest.raises(errors.ConfigError, match="Not a usable address"):
         nbllm.stream("hi", "m", base_url=f"http://{place}/v1")
-    assert not nbllm.default_client().check(f"http://{place}/v1").result(10)
+    assert not nbllm.default_client().check(f"http://{place}/v1").result(30)
 
 
 def test_an_answer_without_end_is_stopped_and_what_came_is_kept():
@@ -294,7 +295,7 @@ def test_whatever_a_server_says_is_an_error_of_ours_or_an_answer(said, status):
     head = f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     with server([None, head + body], [None, head + body]) as (url, _):
         for _ in range(2):
-            stream = nbllm.stream("hi", "m", base_url=url, retries=0, timeout=20)
+            stream = nbllm.stream("hi", "m", base_url=url, retries=0, timeout=60)
             with suppress(errors.NbllmError):
                 stream.response()
             assert type(stream.error) is not errors.NbllmError, stream.error
@@ -333,7 +334,7 @@ def test_a_decoders_fault_is_a_protocol_error_and_the_partial_answer_stays(statu
         url,
         _,
     ):
-        stream = client.stream("hi", "m", base_url=url, dialect="stumbling", retries=0, timeout=20)
+        stream = client.stream("hi", "m", base_url=url, dialect="stumbling", retries=0, timeout=60)
         with pytest.raises(errors.ProtocolError, match="cannot be read") as caught:
             stream.response()
     assert "secret" not in str(caught.value)
