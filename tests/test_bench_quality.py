@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 
 import nbllm
-from nbllm.bench.assertions import assertions, scorer
 from nbllm.bench.judging import _WORD, _winner, shares
 from nbllm.bench.prompts import prompt_set
+from nbllm.bench.quality import Quality
 from nbllm.client.client import Client
 from nbllm.core import errors
+from nbllm.core.assertions import checks, named, scorer
 from nbllm.simulator.scripts import script
 
 NEAR = pytest.approx
@@ -66,21 +67,21 @@ ROW = {"e2e_ms": 150.0, "cost_usd": 0.002}
 )
 def test_what_an_answer_must_be(one, answer, good):
     """Each kind, its opposite, and columns in it."""
-    [check] = assertions([one]).values()
+    [check] = checks(named([one])).values()
     assert float(good) == check(answer, {"city": "Rome", "odd": "a.b"}, ROW)
 
 
 def test_what_is_not_known_is_not_decided():
     """A cost without a price."""
-    [check] = assertions("cost: 1").values()
+    [check] = checks(named("cost: 1")).values()
     assert check("x", {}, {"cost_usd": None}) is None
     assert check("x", {}, {"cost_usd": float("nan")}) is None
 
 
 def test_names_tell_checks_apart():
     """By kind and number, or by the names that were given."""
-    assert ["contains", "contains#2", "json"] == list(assertions(["contains: a", "contains: b", "json"]))
-    assert ["short", "right"] == list(assertions({"short": "regex: ^.{1,9}$", "right": "contains: 4"}))
+    assert ["contains", "contains#2", "json"] == list(named(["contains: a", "contains: b", "json"]))
+    assert ["short", "right"] == list(named({"short": "regex: ^.{1,9}$", "right": "contains: 4"}))
 
 
 @pytest.mark.parametrize(
@@ -98,9 +99,9 @@ def test_names_tell_checks_apart():
 def test_what_is_no_assertion_is_told_before_anything_is_sent(given, words):
     """And answers that are not kept."""
     with pytest.raises(errors.ConfigError, match=words):
-        assertions(given, prompt_set("x"))
+        Quality.of(given, None, None).check(True, prompt_set("x"))
     with pytest.raises(errors.ConfigError, match="need the answers"):
-        assertions(["json"], kept=False)
+        Quality.of(["json"], None, None).check(False, ())
 
 
 class Levenshtein:
@@ -243,6 +244,83 @@ def test_a_judge_that_cannot_be_asked_loses_no_answer():
             client=Client(ledger=None),
         )
     assert 2 == len(df)
+
+
+# --- a run that goes on ---
+
+
+def short(answer, more):
+    return len(answer) < 9
+
+
+def begun(n, **quality):
+    """A run of two models that has ended after n of four requests."""
+    models = [says("Right.", "good"), says("Wrong. Quite wrong.", "bad")]
+    table = pd.DataFrame({"prompt": ["One?"], "expected": ["right"]})
+    how = {"blocks": 2, "warmup": 0, "progress": False, "seed": 1, "client": Client(ledger=None)}
+    df = nbllm.bench.run(models, table, budget={"requests": n}, **how, **quality)
+    assert n == len(df)
+    return df["run_id"].iloc[0]
+
+
+def resumed(run, **more):
+    return nbllm.bench.resume(run, budget={"requests": 9}, progress=False, client=Client(ledger=None), **more)
+
+
+def test_a_resumed_run_is_checked_and_scored_as_a_whole():
+    """Also what came before; a function is asked for by its name before anything is sent."""
+    run = begun(2, asserts=["contains: Right", short, "latency: 1m"], score="expected")
+    with pytest.raises(errors.ConfigError, match="checked by 'short'") as error:
+        resumed(run)
+    assert "asserts={'short': short}" in error.value.hint
+    assert 2 == len(nbllm.bench.load(run))
+    df = resumed(run, asserts={"short": short}).set_index("name")
+    assert 4 == len(df)
+    columns = ["check_contains", "check_short", "check_latency", "passed", "score"]
+    assert {(1.0, 1.0, 1.0, True, 1.0)} == set(df.loc["good", columns].itertuples(index=False, name=None))
+    assert {(0.0, 0.0, 1.0, False, 0.0)} == set(df.loc["bad", columns].itertuples(index=False, name=None))
+    pd.testing.assert_frame_equal(df.reset_index()[columns], nbllm.bench.load(run)[columns])
+
+
+def test_a_resumed_run_is_judged_where_it_was_not():
+    """A block that a judge has seen is not paid for again; a question given anew sees all."""
+    steps = [{"when": "Right.\n</first", "text": "FIRST"}, {"when": "Right.\n</second", "text": "SECOND"}]
+    judge = {"score": "judge: which is right?", "judge": f"sim/openai/judge@{script(steps)}"}
+    run = begun(2, **judge)
+    df = resumed(run)
+    assert 2 == df.attrs["judge"]["asked"]
+    assert {("good", 1.0), ("bad", 0.0)} == set(zip(df["name"], df["score"], strict=True))
+    again = resumed(run, **judge)
+    assert (4, list(df["score"])) == (again.attrs["judge"]["asked"], list(again["score"]))
+
+
+class Odd:
+    def __call__(self, answer, more):
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "words"),
+    [
+        ({"score": short}, {}, "scored by short"),
+        ({"score": Odd()}, {}, "scored by Odd"),
+        ({"asserts": [short, Odd()]}, {"asserts": [Odd()]}, "checked by 'short'"),
+        ({"asserts": {"json": short}}, {}, "checked by 'json'"),
+        ({"asserts": ["json", {"json": {"type": "object"}}, "not cost: 1"], "score": "x"}, {}, None),
+        ({"asserts": [short], "score": short}, {"asserts": short, "score": "x"}, None),
+    ],
+)
+def test_what_a_file_cannot_hold_is_asked_for(wanted, given, words):
+    """Everything else comes back as it went."""
+    no = {"asserts": None, "score": None, "judge": None}
+    public = json.loads(json.dumps(Quality.of(**{**no, **wanted}).public()))
+    if words:
+        with pytest.raises(errors.ConfigError, match=words):
+            Quality.resumed(public, **{**no, **given})
+    else:
+        found = Quality.resumed(public, **{**no, **given})
+        assert named(given.get("asserts", wanted["asserts"])) == found.asserts
+        assert "x" == found.score
 
 
 # --- win rates ---

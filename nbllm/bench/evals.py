@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..core.assertions import PASSES
 from .frames import SCORE, ordered
-from .grades import PASSES, PREFIX
+from .grades import PREFIX
 from .scoring import answers
 
 if TYPE_CHECKING:

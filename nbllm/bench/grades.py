@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ..core.assertions import all_pass
+
 if TYPE_CHECKING:
     import pandas as pd
 
-PASSES = 0.5  # a check or a score from here on is a pass
 PREFIX = "check_"
 
 
@@ -21,11 +22,5 @@ def joined(df: pd.DataFrame, found: Mapping[str, Mapping[str, float | None]]) ->
     for name in names:
         df[f"{PREFIX}{name}"] = pd.Series([r.get(name) for r in rows], df.index, dtype="float64")
     if names:
-        df["passed"] = pd.Series([_all(r, names) for r in rows], df.index, dtype="boolean")
-
-
-def _all(values: Mapping[str, float | None], names: list[str]) -> bool | None:
-    told = [values.get(name) for name in names]
-    if any(v is not None and v < PASSES for v in told):
-        return False
-    return None if None in told else True
+        passed = [all_pass(r.get(name) for name in names) for r in rows]
+        df["passed"] = pd.Series(passed, df.index, dtype="boolean")

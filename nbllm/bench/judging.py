@@ -14,7 +14,6 @@ import re
 import secrets
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..client.api import default_client
@@ -23,7 +22,6 @@ from ..core.errors import ConfigError, NbllmError
 from . import statistics as st
 from .frames import ordered
 from .scoring import answers
-from .store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,22 +187,6 @@ def shares(judged: pd.DataFrame) -> dict[str, float]:
             worth = 0.5 if row["winner"] == "tie" else float(row["winner"] == row[side])
             won.setdefault(row[f"request_{side}"], []).append(worth)
     return {request: sum(values) / len(values) for request, values in won.items()}
-
-
-def scored(place: Path, df: pd.DataFrame, question: str, model: str, client: Client) -> None:
-    """Adds the share of comparisons that each answer won as the column score, and keeps it; what the judge
-    cost stands in attrs["judge"]. Where it cannot be asked a warning says so: the answers have been paid
-    for."""
-    try:
-        judged = judge(df, question, model, client=client)
-    except NbllmError as error:
-        warnings.warn(f"The judge could not be asked: {error.message} {error.hint}", stacklevel=3)
-        return
-    found = shares(judged)
-    with Store(place) as store:
-        store.score(found)
-    df["score"] = df["request_id"].map(found).astype("float64")
-    df.attrs["judge"] = judged.attrs["judge"]
 
 
 def win_rates(judged: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:

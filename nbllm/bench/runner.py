@@ -23,13 +23,11 @@ from ..core import addresses, errors
 from ..core.options import ADDRESS, REQUEST, SENDING
 from ..routing import prices
 from ..store import columns
-from . import counting, judging, plan, planning, prompts
+from . import counting, plan, planning, prompts
 from .achieved import missed
-from .assertions import assertions, checked
 from .progress import Progress
+from .quality import Quality, Scorer
 from .run_spec import Arm, Job, Rules, described, differences, own_headers, with_headers
-from .scoring import JUDGE, Scorer, scored
-from .scoring import scorable as _scorable
 from .store import FILE, POINTER, Store, find, home, opened
 from .supervisor import work
 from .traces import Trace
@@ -110,8 +108,8 @@ def run(
     if recorded:
         prompts, arrivals = _recorded(prompts, (concurrency, rate, arrivals, per_turn))
     prompt_set = _prompts(prompts, prompt)
-    _scorable(score, keep_answers, prompt_set, judge)
-    checks = assertions(asserts, prompt_set, kept=keep_answers)
+    quality = Quality.of(asserts, score, judge)
+    quality.check(keep_answers, prompt_set)
     seed = secrets.randbelow(2**31) if seed is None else seed
     loads = plan.Load.of(concurrency=concurrency, rate=rate, arrivals=arrivals, per_turn=per_turn)
     loads = tuple(replace(load, aligned=recorded) for load in loads)
@@ -156,15 +154,11 @@ def run(
             home().mkdir(parents=True, exist_ok=True)
             (home() / f"{run_id}{POINTER}").write_text(str(place.absolute()), "utf-8")
     with Store(place, create=True) as store:
-        store.put(run_id=run_id, about=_about(job, blocks), job=job.public())
+        store.put(run_id=run_id, about=_about(job, blocks), job=job.public(), quality=quality.public())
     df = work(place, job, progress)
     if progress is not False and (told := missed(df)):
         warnings.warn(told, stacklevel=2)
-    checked(place, df, checks)
-    if isinstance(score, str) and score.startswith(JUDGE) and judge:
-        judging.scored(place, df, score.removeprefix(JUDGE).strip(), judge, client)
-    elif score is not None:
-        scored(place, df, score)
+    quality.applied(place, df, client)
     return df
 
 
@@ -176,6 +170,9 @@ def resume(
     dialect: Mapping[str, str] | None = None,
     headers: Mapping[str, Mapping[str, str]] | None = None,
     tokenizer: Any = None,
+    asserts: Any = None,
+    score: str | Scorer | None = None,
+    judge: str | None = None,
     budget: float | Mapping[str, float] | None = None,
     progress: Progress | bool | None = None,
     client: Client | None = None,
@@ -184,15 +181,18 @@ def resume(
 
     A run's file names its models, and no more: each is looked up anew in the configuration of this session,
     with its key, address and format. What was given by hand is given again, by the model's label: api_key,
-    base_url, dialect, headers; and the tokenizer, one for all or by labels. Raises ConfigError, before
-    anything is sent, where a model would not be asked as it was: the run may be somebody else's. budget: in
-    place of the run's own, of which all count that it has spent before; None keeps that.
+    base_url, dialect, headers; and the tokenizer, one for all or by labels. What the run asserts and scores
+    is applied to the whole frame; functions are given again, assertions by their names (asserts, score and
+    judge come in place of the run's own). A judge sees those blocks alone that it has not seen. Raises
+    ConfigError, before anything is sent, where something is missing or a model would not be asked as it was:
+    the run may be somebody else's. budget: in place of the run's own, of which all count that it has spent
+    before; None keeps that.
     """
     limits = None if budget is None else _limits(plan.Budget.of(budget))
     client = client or default_client()
     place = _place(run)
     with Store(place) as store:
-        public = store.get("job")
+        public, wanted = store.get("job"), store.get("quality", {})
     if public is None:
         raise errors.ConfigError(
             f"The run in {place} was ended before it began.", hint="Start it again with bench.run(...)."
@@ -208,12 +208,14 @@ def resume(
         if limits is not None:
             public["rules"]["budget"] = limits
         job = Job.of(public, [_again(given, by_hand, client) for given in public["arms"]])
+        quality = Quality.resumed(wanted, asserts, score, judge)
+        quality.check(job.rules.answers, job.prompts)
         _without_licence(job)
         _askable(job, client)
         if limits is not None:
             _priced(job.arms, plan.Budget.of(budget))
-            with Store(place) as store:
-                store.put(job=public)
+        with Store(place) as store:
+            store.put(job=public, quality=quality.public())
     except errors.ConfigError:
         raise
     except (errors.ProtocolError, LookupError, TypeError, ValueError, AttributeError):
@@ -221,7 +223,9 @@ def resume(
             f"What the run in {place} was to do cannot be read.",
             hint="bench.load gives the rows that it has; bench.run(...) begins another.",
         ) from None
-    return work(place, job, progress)
+    df = work(place, job, progress)
+    quality.applied(place, df, client)
+    return df
 
 
 def _each(tokenizer: Any, public: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,0 +1,180 @@
+"""What a run's answers are worth by the user's own measure: `asserts=`, `score=` and `judge=`.
+
+The run's file keeps what was asked for, so that a run that goes on has the same columns. It cannot hold a
+function: `bench.resume` asks for it again, by its name, before anything is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..client.client import Client
+from ..core.assertions import Check, checks, named, scorer
+from ..core.errors import ConfigError, NbllmError
+from . import judging
+from .grades import joined
+from .prompts import Prompt, load
+from .scoring import asked
+from .store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# A function of an answer and of what its prompt's row says beside the prompt.
+Scorer = Callable[[str, Mapping[str, Any]], float | bool]
+_JUDGE = "judge:"
+_AGAIN = "A function stands in no file."
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """asserts: assertions by name. score: a column of expected answers, a function, or "judge: ...", which
+    the model `judge` decides. again: whether answers that were judged before are judged anew."""
+
+    asserts: Mapping[str, Any]
+    score: str | Scorer | None = None
+    judge: str | None = None
+    again: bool = True
+
+    @classmethod
+    def of(cls, asserts: Any, score: Any, judge: str | None) -> Quality:
+        """As `bench.run` is told."""
+        return cls(named(asserts), score, judge)
+
+    def public(self) -> dict[str, Any]:
+        """For the run's file: {"name": ...} in place of what none can hold."""
+        asserts = {name: _plain(one) for name, one in self.asserts.items()}
+        return {"asserts": asserts, "score": _plain(self.score), "judge": self.judge}
+
+    @classmethod
+    def resumed(cls, public: Mapping[str, Any], asserts: Any, score: Any, judge: str | None) -> Quality:
+        """From what `public` gave, and what was given again: that comes in place of the run's own. Raises
+        ConfigError where a function is missing."""
+        every = {**public.get("asserts", {}), **named(asserts)}
+        if lost := [name for name, one in every.items() if _lost(one)]:
+            given = ", ".join(f"{name!r}: {every[name]['name']}" for name in lost)
+            raise ConfigError(
+                f"The run's answers are checked by {' and '.join(map(repr, lost))}. {_AGAIN}",
+                hint=f"Give it again: bench.resume(run, asserts={{{given}}}).",
+            )
+        if not (again := score is not None or judge is not None):
+            score, judge = public.get("score"), public.get("judge")
+        if _lost(score):
+            raise ConfigError(
+                f"The run's answers are scored by {score['name']}. {_AGAIN}",
+                hint=f"Give it again: bench.resume(run, score={score['name']}).",
+            )
+        return cls(every, score, judge, again)
+
+    def check(self, kept: bool, prompts: Sequence[Prompt]) -> None:
+        """Raises ConfigError where answers could not be judged after they are paid for."""
+        judged = isinstance(self.score, str) and self.score.startswith(_JUDGE)
+        if judged != (self.judge is not None) or self.score == _JUDGE:
+            raise ConfigError(
+                "A judge needs a question and a model.",
+                hint='score="judge: which answer is more correct?", judge="openai/mini"',
+            )
+        for what, given in (("Assertions need", self.asserts), ("score= needs", self.score)):
+            if given and not kept:
+                raise ConfigError(f"{what} the answers.", hint="Leave keep_answers=False out.")
+        checks(self.asserts, [p.more for p in prompts])
+        if isinstance(self.score, str):
+            if not judged and not all(self.score in prompt.more for prompt in prompts):
+                raise ConfigError(
+                    f"Not every prompt has an expected answer {self.score!r}.",
+                    hint="score= names a column of the DataFrame of prompts, or is a function of an answer.",
+                )
+        elif self.score is not None and not callable(self.score):
+            raise ConfigError(f"Not a score: {self.score!r}.", hint="A column's name, or a function.")
+
+    def applied(self, place: Path, df: pd.DataFrame, client: Client) -> None:
+        """Adds the columns to a run's frame, and keeps them. What cannot be checked is missing, and a warning
+        says why: the answers have been paid for."""
+        good = df[df["ok"].fillna(False).astype(bool)]
+        with Store(place) as store:
+            if self.asserts:
+                found = _checked(store, df.to_dict("records"), checks(self.asserts), "checked")
+                store.check(found)
+                joined(df, found)
+            if isinstance(self.score, str) and self.score.startswith(_JUDGE):
+                self._judged(store, df, good, client)
+            elif self.score is not None:
+                check = _expected(self.score) if isinstance(self.score, str) else scorer(self.score)
+                kept = good[good["request_id"].isin(list(store.answers()))].to_dict("records")
+                worth = _checked(store, kept, {"score": check}, "scored")
+                _scored(store, df, {i: v for i, told in worth.items() if (v := told["score"]) is not None})
+
+    def _judged(self, store: Store, df: pd.DataFrame, good: pd.DataFrame, client: Client) -> None:
+        """The share of comparisons that each answer won; what the judge cost stands in attrs["judge"]."""
+        before = {} if self.again else {i: s for i, (_, s) in store.answers().items() if s is not None}
+        open_ = df if self.again else df[df["block"].isin(_unjudged(good, before))]
+        try:
+            if len(open_):
+                question = str(self.score).removeprefix(_JUDGE).strip()
+                judged = judging.judge(open_, question, str(self.judge), client=client)
+                before |= judging.shares(judged)
+                df.attrs["judge"] = judged.attrs["judge"]
+        except NbllmError as error:
+            warnings.warn(f"The judge could not be asked: {error.message} {error.hint}", stacklevel=4)
+            return
+        _scored(store, df, before)
+
+
+def _plain(one: Any) -> Any:
+    """As JSON has it; the name alone of what it has not."""
+    try:
+        return json.loads(json.dumps(one))
+    except (TypeError, ValueError):
+        return {"name": getattr(one, "__name__", type(one).__name__)}
+
+
+def _lost(one: Any) -> bool:
+    return isinstance(one, Mapping) and set(one) == {"name"}
+
+
+def _checked(
+    store: Store, rows: Iterable[Any], tests: Mapping[str, Check], what: str
+) -> dict[str, dict[str, float | None]]:
+    """What each check gives each request, by its id; 0 where the request failed."""
+    texts, questions = {i: text for i, (text, _) in store.answers().items()}, asked(store)
+    prompts = {p.id: p.more for p in load((store.get("job") or {}).get("prompts", []))}
+    found: dict[str, dict[str, float | None]] = {}
+    wrong = ""
+    for row in rows:
+        more = prompts.get(str(row["prompt_id"]).partition("#")[0], {})
+        about = {**row, "asked": questions.get(str(row["prompt_id"]), "")}
+        values = found.setdefault(str(row["request_id"]), {})
+        for name, check in tests.items():
+            try:
+                ok = row["ok"] is True or bool(row["ok"] == True)  # noqa: E712 - it may be NA
+                values[name] = check(texts.get(row["request_id"], ""), more, about) if ok else 0.0
+            except Exception as exc:  # noqa: BLE001 - a user's function
+                values[name], wrong = None, f"{type(exc).__name__}: {exc}"
+    if wrong:
+        warnings.warn(f"Some answers could not be {what}: {wrong[:200]}.", stacklevel=4)
+    return found
+
+
+def _scored(store: Store, df: pd.DataFrame, found: Mapping[str, float]) -> None:
+    store.score(found)
+    df["score"] = df["request_id"].map(dict(found)).astype("float64")
+
+
+def _unjudged(good: pd.DataFrame, before: Mapping[str, float]) -> list[int]:
+    """The blocks with an answer that no judge has seen."""
+    measured = good[good["phase"].astype("string") == "measure"]
+    return list(measured[~measured["request_id"].isin(list(before))]["block"].unique())
+
+
+def _expected(column: str) -> Check:
+    """Whether an answer holds what a column expects, whatever the case and the spaces."""
+
+    def held(answer: str, more: Mapping[str, Any], _row: Mapping[str, Any]) -> float:
+        return float(" ".join(str(more[column]).casefold().split()) in " ".join(answer.casefold().split()))
+
+    return held
