@@ -17,7 +17,7 @@ from .summaries import METRICS, RATES, SHARE, _known, _wanted, derived
 if TYPE_CHECKING:
     import pandas as pd
 
-USUAL = ("ttft_ms", "e2e_ms", "itl_ms", "out_tok_s", SHARE)
+USUAL = ("ttft_ms", "e2e_ms", "itl_ms", "out_tok_s", "in_tok_s", "texts_s", SHARE)
 SETTING = ("start_kind", "load_kind", "concurrency", "target_rate", "idle_s")  # what must be alike in a pair
 WAITED = "ttft_sched_ms"  # where requests were sent again
 _RECIPROCAL = {"out_tok_s": "itl_ms"}  # the same comparison in other words
@@ -47,11 +47,12 @@ def compare(
 ) -> pd.DataFrame:
     """One row for each pair of models and each metric, setting by setting (start, load, concurrency).
 
-    metrics: None for ttft_ms, e2e_ms, itl_ms, out_tok_s and ok_share; "ttft + 200 tokens" is the time that so
-    many tokens take, whatever the length of the answers. by: the column whose values are compared: name, or
-    start_kind, concurrency, run_id and so on. baseline: compare all with this one only. margin: differences
-    below this share do not matter. level: of the intervals and of the family of verdicts. family: "metric"
-    corrects p over the pairs of one metric in one setting, "all" over every row, reciprocals counted once.
+    metrics: None for ttft_ms, e2e_ms, itl_ms, out_tok_s (of embeddings in_tok_s, texts_s) and ok_share; "ttft
+    + 200 tokens" is the time that so many tokens take, whatever the length of the answers. by: the column
+    whose values are compared: name, or start_kind, concurrency, run_id and so on. baseline: compare all with
+    this one only. margin: differences below this share do not matter. level: of the intervals and of the
+    family of verdicts. family: "metric" corrects p over the pairs of one metric in one setting, "all" over
+    every row, reciprocals counted once.
 
     What is compared are pairs: the medians of A and B within a block of a run, on the logarithm, so that what
     drifts cancels out. ratio (A / B) and its interval are Hodges and Lehmann's of the log ratios, diff (and

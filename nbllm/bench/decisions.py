@@ -13,14 +13,14 @@ from .achieved import achieved
 from .comparison import BAD, GOOD, compare
 from .comparison import SETTING as _SETTING
 from .files import load
-from .frames import SCORE, grouped, last_attempts, measured, ordered, succeeded
+from .frames import SCORE, grouped, last_attempts, leading, measured, ordered, succeeded
 from .naming import short_names
 from .summaries import RATES, SHARE, _wanted, summary
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FIGURES = ("ttft_ms", "e2e_ms", "out_tok_s", SCORE)
+FIGURES = ("ttft_ms", "e2e_ms", "out_tok_s", "in_tok_s", "texts_s", SCORE)
 _MARKS = {"equivalent": "=", "undecided": "?"}
 
 
@@ -78,24 +78,25 @@ def check(
 
 
 def leaderboard(
-    df: pd.DataFrame, *, metric: str = "ttft_ms", level: float = 0.95, margin: float = 0.05
+    df: pd.DataFrame, *, metric: str | None = None, level: float = 0.95, margin: float = 0.05
 ) -> pd.DataFrame:
     """One row a model (and setting), in the order in which the run was given them: medians with their
     intervals, tokens a second, cost of an answer and of all, success, quality, retries; then who is better by
-    `metric`, against each model by its number: < faster or better, > slower or worse, = equivalent, ?
-    undecided.
+    `metric` (None: the time to the first token, or to the last where none was seen), against each model by
+    its number: < faster or better, > slower or worse, = equivalent, ? undecided.
     """
+    metric = metric or leading(df)
     rows = compare(df, metrics=metric, level=level, margin=margin) if df["name"].nunique() > 1 else None
     return board(df, rows, metric=metric, level=level)
 
 
 def board(
-    df: pd.DataFrame, compared: pd.DataFrame | None, *, metric: str = "ttft_ms", level: float = 0.95
+    df: pd.DataFrame, compared: pd.DataFrame | None, *, metric: str, level: float = 0.95
 ) -> pd.DataFrame:
     """The leaderboard, with the verdicts that `compare` has given."""
     import pandas as pd
 
-    figures = _wanted(df, [m for m in _FIGURES if m in df and df[m].notna().any()])
+    figures = _wanted(df, [m for m in FIGURES if m in df and df[m].notna().any()])
     used = measured(df)
     setting = [k for k in _SETTING if k in used and used[k].nunique(dropna=False) > 1]
     told = summary(df, by=["name", *setting], metrics=[*figures, SHARE], stats=("p50", "mean"), level=level)

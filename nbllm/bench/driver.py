@@ -174,8 +174,13 @@ class Load:
 
     async def _slot(self, turn: Turn, slot: Slot, due: float | None) -> None:
         """One prompt: a request, or several where it is a conversation. A conversation ends where a request
-        of it fails."""
-        prompt = self.job.prompts[slot.prompt]
+        of it fails. Of embeddings, a request has the texts of the prompts that follow."""
+        prompt, batch = self.job.prompts[slot.prompt], self.job.arms[turn.arm].batch
+        if batch:
+            places = (place % len(self.job.prompts) for place in range(slot.prompt, slot.prompt + batch))
+            texts = tuple(self.job.prompts[place].turns[0][0] for place in places)
+            await self._request(turn, _Ask(slot, 0, prompt, texts), due)
+            return
         said: tuple[Message, ...] = ()
         for number, asked in enumerate(prompt.turns):
             said += tuple(asked)
@@ -186,6 +191,8 @@ class Load:
 
     def _prefixed(self, turn: Turn, slot: Slot, said: tuple[Message, ...]) -> tuple[Message, ...]:
         prefix = "unique" if turn.start_kind == "cold_cache" else self.job.rules.prefix
+        if self.job.arms[turn.arm].batch:
+            return tuple(prompts.prefixed([text], prefix, self.job.rules.seed, slot.seq)[0] for text in said)
         return tuple(prompts.prefixed(said, prefix, self.job.rules.seed, slot.seq))
 
     async def _request(self, turn: Turn, ask: _Ask, due: float | None) -> Stream | None:

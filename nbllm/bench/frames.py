@@ -18,6 +18,13 @@ def retried(df: pd.DataFrame) -> bool:
     return "attempt" in df and bool((df["attempt"] > 1).any())
 
 
+def leading(df: pd.DataFrame) -> str:
+    """The metric by which models are first told apart: the time to the first token, or to the last where no
+    first one was seen (embeddings, answers that come as a whole)."""
+    seen = "ttft_ms" in df and df["ttft_ms"].notna().any()
+    return "ttft_ms" if seen or "e2e_ms" not in df or df["e2e_ms"].isna().all() else "e2e_ms"
+
+
 def ordered(df: pd.DataFrame, column: str) -> list[Any]:
     """The values of a column in the order in which they are shown: models as the run was given them (its rows
     stand in random order), starts coldest first, else sorted; unknown last."""

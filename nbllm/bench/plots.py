@@ -10,7 +10,7 @@ from ..core.errors import ConfigError
 from . import statistics as st
 from .decision_plots import heatmap, over_time, pareto
 from .figures import Look, Sheet, label, sheet, ticks, verbatim
-from .frames import disturbed, measured, succeeded
+from .frames import disturbed, leading, measured, succeeded
 from .presets import PARTS, ladder
 from .summaries import split
 
@@ -42,7 +42,7 @@ def plot(
     df: pd.DataFrame,
     kind: str | None = None,
     *,
-    metric: str = "ttft_ms",
+    metric: str | None = None,
     chunks: pd.DataFrame | None = None,
     theme: str | None = None,
 ) -> Figure:
@@ -53,9 +53,10 @@ def plot(
     (latency against throughput of a sweep), drift (the metric over the run), over_time (its percentiles in
     windows of time), heatmap (its median by length of the prompt and load), pareto (the price of 1,000
     answers against the metric; quality as size where the run has scores). None: coldstart for a frame with
-    several starts, load for one with several loads, else distribution beside percentiles. metric: the
-    column shown. theme: "light" or "dark" is the page that the figure brings with it; None is dark where
-    matplotlib's own style is (`plt.style.use("dark_background")`), else light.
+    several starts, load for one with several loads, else distribution beside percentiles. metric: the column
+    shown; None is the time to the first token, or to the last where none was seen. theme: "light" or "dark"
+    is the page that the figure brings with it; None is dark where matplotlib's own style is
+    (`plt.style.use("dark_background")`), else light.
 
     A model has the same colour (marker, dash) in every figure of a run, and in other runs of the same models.
     Raises ConfigError for a kind or metric there is not. Where there is nothing to draw, the figure says so.
@@ -64,6 +65,7 @@ def plot(
     chosen = kind or _sensible(used)
     if chosen not in KINDS:
         raise ConfigError(f"No plot is called {kind!r}.", hint=f"There are {', '.join(KINDS)}.")
+    metric = metric or leading(used)
     if metric not in df:
         raise ConfigError(
             f"The frame has no column {metric!r}.", hint="ttft_ms, e2e_ms, itl_ms, out_tok_s ..."

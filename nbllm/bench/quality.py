@@ -71,8 +71,12 @@ class Quality:
             )
         return cls(every, score, judge, again)
 
-    def check(self, kept: bool, prompts: Sequence[Prompt]) -> None:
+    def check(self, kept: bool, prompts: Sequence[Prompt], vectors: bool = False) -> None:
         """Raises ConfigError where answers could not be judged after they are paid for."""
+        if vectors and (self.asserts or self.score is not None):
+            raise ConfigError(
+                "Vectors are not asserted or scored.", hint="Leave asserts, score and judge out."
+            )
         judged = isinstance(self.score, str) and self.score.startswith(_JUDGE)
         if judged != (self.judge is not None) or self.score == _JUDGE:
             raise ConfigError(

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..client import stream as streams
 from ..core import errors
+from ..dialects.embeddings import EMBEDDERS
 from ..store import chunks as pieces
 from ..store import measure
 from .counting import Counter
@@ -148,7 +149,8 @@ class Recorder:
         self._said([rows[-1] for _, rows, _ in measured])
 
     def _text(self, item: Finished) -> str | None:
-        return item.stream.partial().message.text if self._answers and item.stream is not None else None
+        vectors = item.call is not None and item.call.provider.dialect in EMBEDDERS  # they are no text
+        return None if vectors or not self._answers or not item.stream else item.stream.partial().message.text
 
     def _count(self, row: Row) -> None:
         name = str(row.get("name"))

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..store import columns
 from .comparison import BAD, GOOD, compare
-from .decisions import board, cost
-from .frames import SCORE, grouped, measured, ordered, retried, succeeded
+from .decisions import FIGURES, board, cost
+from .frames import grouped, leading, measured, ordered, retried, succeeded
 from .naming import short_names
 from .pages import LONG, STYLE, Cell, band, dollars, folded, heading, number, percent, plain, table
 from .plots import plot
@@ -26,7 +26,7 @@ from .summaries import SHARE, WORDS, summary
 if TYPE_CHECKING:
     import pandas as pd
 
-_SHOWN = ("ttft_ms", "ttft_sched_ms", "e2e_ms", "itl_ms", "out_tok_s")
+_SHOWN = ("ttft_ms", "ttft_sched_ms", "e2e_ms", "itl_ms", "out_tok_s", "in_tok_s", "texts_s")
 _COST = "cost_usd"
 
 
@@ -110,11 +110,11 @@ def _leaderboard(
     df: pd.DataFrame, compared: pd.DataFrame | None, short: Mapping[str, str], margin: float
 ) -> str:
     """Everybody on one screen: figures, cost, success, and who is better than whom."""
-    if not len(measured(df)) or "ttft_ms" not in df:
+    if not len(measured(df)) or (metric := leading(df)) not in df:
         return ""
-    found = board(df, compared)
+    found = board(df, compared, metric=metric)
     setting = [k for k in SETTING if k in found]
-    figures = [m for m in ("ttft_ms", "e2e_ms", "out_tok_s", SCORE) if m in found]
+    figures = [m for m in FIGURES if m in found]
     others = [str(i + 1) for i in range(len(short)) if str(i + 1) in found]
     again = bool((found["retries"] > 0).any())
     records = found.to_dict("records")
@@ -152,7 +152,7 @@ def _leaderboard(
     ]
     matrix = table(["", *([""] if setting else []), "", *others], lines, style="matrix")
     return (
-        f"{out}<p>By time to first token, each row against each model by its number: &lt; faster, &gt; "
+        f"{out}<p>By {WORDS[metric]}, each row against each model by its number: &lt; faster, &gt; "
         f"slower, = equivalent (within {margin:.0%}), ? undecided.</p>"
         + folded(matrix, len(lines), "Every pair")
     )
@@ -425,7 +425,7 @@ def _caveats(df: pd.DataFrame, selftest: pd.DataFrame | None) -> str:
     )
 
 
-_DEFINED = ("ttft_ms", "e2e_ms", "itl_ms", "out_tok_s", "ttft_sched_ms", "tail_ms", "err_bound_ms", "quality")
+_DEFINED = (*_SHOWN, "tail_ms", "err_bound_ms", "quality")
 
 
 def _method(df: pd.DataFrame) -> str:

@@ -28,7 +28,8 @@ from .counting import Counter
 @dataclass(frozen=True, slots=True)
 class Arm:
     """One of the models that are compared, resolved. `about`: what a file may say of its provider, see
-    `described`. counter: who counts its tokens where the server does not."""
+    `described`. counter: who counts its tokens where the server does not. batch: texts in one request, where
+    embeddings are measured."""
 
     name: str
     route: Route
@@ -39,6 +40,7 @@ class Arm:
     retries: int = 0
     keep: bool = False
     counter: Counter | None = None
+    batch: int | None = None
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -208,6 +210,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
         "retries": arm.retries,
         "keep": arm.keep,
         "counted": arm.counter is not None,
+        "batch": arm.batch,
     }
 
 
@@ -226,4 +229,5 @@ def to_arm(given: Mapping[str, Any], secret: Mapping[str, Any], counter: Counter
         given["retries"],
         given["keep"],
         counter if given.get("counted") else None,
+        given.get("batch"),
     )

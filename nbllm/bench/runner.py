@@ -8,7 +8,7 @@ import os
 import platform
 import secrets
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..client.api import default_client
 from ..client.client import Client
+from ..client.embeddings import embedder, wanted
 from ..client.policy import Timeouts
 from ..client.prepare import no_key
 from ..core import addresses, errors
+from ..core.messages import Text
 from ..core.options import ADDRESS, REQUEST, SENDING
 from ..routing import prices
 from ..store import columns
@@ -48,6 +50,7 @@ def run(
     rate: float | Sequence[float] | None = None,
     arrivals: Any = None,
     per_turn: int | None = None,
+    batch: int | Sequence[int] | None = None,
     idle: Sequence[float] = (0.0,),
     warmup: int | str = "auto",
     cooldown: int = 0,
@@ -73,43 +76,45 @@ def run(
     """Measures `models` against each other and returns one row per attempt, in the columns of
     `bench.schema()`.
 
-    models: names, or dicts of options with `model` in it (`name` labels it; `headers` go with its
-    requests alone; a `tokenizer` of its own). prompts: see `bench.prompt_set`; None is a small built-in
-    set, a `bench.trace` has times of its own; prompt names the column of a table, whose others ride
-    along. blocks: how often every model answers; within a block all models answer the same prompt, in
-    random order. cold: True adds the cold-start ladder, or the rungs to measure (see
-    columns.START_KINDS). concurrency: requests in flight for each model (closed loop), several for a
-    sweep. rate: requests a second (open loop; arrivals "constant", "poisson" or recorded times; a pair
-    (from, to) with arrivals="ramp"). per_turn: requests of a model in a block; None for as many as keep
-    the load steady: ten times the concurrency, ten seconds of a rate (the first and last are phases
-    "ramp" and "drain"). idle: pauses in seconds before a turn. warmup: "auto" until times are stable, or
-    a number of requests. cooldown: requests at the end of a turn that do not count. prefix: "unique"
-    defeats prompt caches, "shared" measures them. detect: the smallest difference worth finding, 0.1 for
-    10 %: where so many blocks would seldom find it, a warning says so, with the power and how many would,
-    before anything is sent. stop_when: the relative half width of `metric`'s interval at which a load
-    level ends early. budget: US dollars, or {"usd", "tokens", "seconds", "requests"}; it holds for what
-    is in flight, and for a run that is resumed. max_errors: so many failures in a row, and a model is
-    asked no more; None for no end. keep_answers: False keeps no text (see `bench.answers`). score: a
-    column of expected answers, each of which an answer must hold, or a function of an answer and of the
-    prompt's other columns; it gives a column score; or "judge: which answer is more correct?", which the
-    model judge decides between each two answers (see `bench.judge`). asserts: what an answer must be (see
-    docs/benchmarks.md): columns check_NAME and passed. tokenizer: who counts where a server does not: a
-    name of tiktoken's, a Hugging Face tokenizer.json, a tokenizer, or a function of a text; without it
-    tok_source says estimate. directory: where the run is kept. progress: False for none, or who shows it.
-    disturb: see selftest. options: of every call, such as max_tokens, temperature, timeout.
+    models: names, or dicts of options with `model` in it (`name` labels it; `headers` go with its requests
+    alone; a `tokenizer` of its own). prompts: see `bench.prompt_set`; None is a small built-in set, a
+    `bench.trace` has times of its own; prompt names the column of a table, whose others ride along. blocks:
+    how often every model answers; within a block all models answer the same prompt, in random order. cold:
+    True adds the cold-start ladder, or the rungs to measure (see columns.START_KINDS). concurrency: requests
+    in flight for each model (closed loop), several for a sweep. rate: requests a second (open loop; arrivals
+    "constant", "poisson" or recorded times; a pair (from, to) with arrivals="ramp"). per_turn: requests of a
+    model in a block; None for as many as keep the load steady: ten times the concurrency, ten seconds of a
+    rate (the first and last are phases "ramp" and "drain"). batch: measures embeddings, so many texts in a
+    request (those of the prompts that follow); each of several numbers is a model of its own, called "NAME
+    x16". idle: pauses in seconds before a turn. warmup: "auto" until times are stable, or a number of
+    requests. cooldown: requests at the end of a turn that do not count. prefix: "unique" defeats prompt
+    caches, "shared" measures them. detect: the smallest difference worth finding, 0.1 for 10 %: where so many
+    blocks would seldom find it, a warning says so, with the power and how many would, before anything is
+    sent. stop_when: the relative half width of `metric`'s interval at which a load level ends early. budget:
+    US dollars, or {"usd", "tokens", "seconds", "requests"}; it holds for what is in flight, and for a run
+    that is resumed. max_errors: so many failures in a row, and a model is asked no more; None for no end.
+    keep_answers: False keeps no text (see `bench.answers`). score: a column of expected answers, each of
+    which an answer must hold, or a function of an answer and of the prompt's other columns; it gives a column
+    score; or "judge: which answer is more correct?", which the model judge decides between each two answers
+    (see `bench.judge`). asserts: what an answer must be (see docs/benchmarks.md): columns check_NAME and
+    passed. tokenizer: who counts where a server does not: a name of tiktoken's, a Hugging Face
+    tokenizer.json, a tokenizer, or a function of a text; without it tok_source says estimate. directory:
+    where the run is kept. progress: False for none, or who shows it. disturb: see selftest. options: of every
+    call, such as max_tokens, temperature, timeout.
 
     A request that fails is a row with its status. Stop (Ctrl-C) ends the run and returns what is there;
     `bench.resume` goes on. Raises ConfigError for what cannot be planned.
     """
     client = client or default_client()
     counted = {**options, "tokenizer": counting.counter(tokenizer)}
-    arms = _arms([models] if isinstance(models, (str, Mapping)) else list(models), counted, client)
+    given = [models] if isinstance(models, (str, Mapping)) else list(models)
+    arms = _arms(list(_by_batch(given, batch)), counted, client)
     recorded = isinstance(prompts, Trace)
     if recorded:
         prompts, arrivals = _recorded(prompts, (concurrency, rate, arrivals, per_turn))
     prompt_set = _prompts(prompts, prompt)
     quality = Quality.of(asserts, score, judge)
-    quality.check(keep_answers, prompt_set)
+    quality.check(keep_answers, prompt_set, vectors=any(arm.batch for arm in arms))
     seed = secrets.randbelow(2**31) if seed is None else seed
     loads = plan.Load.of(concurrency=concurrency, rate=rate, arrivals=arrivals, per_turn=per_turn)
     loads = tuple(replace(load, aligned=recorded) for load in loads)
@@ -209,7 +214,7 @@ def resume(
             public["rules"]["budget"] = limits
         job = Job.of(public, [_again(given, by_hand, client) for given in public["arms"]])
         quality = Quality.resumed(wanted, asserts, score, judge)
-        quality.check(job.rules.answers, job.prompts)
+        quality.check(job.rules.answers, job.prompts, vectors=any(arm.batch for arm in job.arms))
         _without_licence(job)
         _askable(job, client)
         if limits is not None:
@@ -305,6 +310,17 @@ def _arms(models: list[Model], options: Mapping[str, Any], client: Client) -> tu
     return arms
 
 
+def _by_batch(models: Sequence[Model], batch: int | Sequence[int] | None) -> Iterator[Model]:
+    """Each model with each number of texts in a request."""
+    for given in models:
+        told = {"model": given} if isinstance(given, str) else dict(given)
+        sizes = told.pop("batch", batch)
+        several = list(sizes) if isinstance(sizes, Sequence) else [sizes]
+        name = told.get("name", told.get("model"))
+        for size in several:
+            yield told | ({"name": f"{name} x{size}"} if len(several) > 1 else {}) | {"batch": size}
+
+
 def refuse_known(options: Mapping[str, Any]) -> None:
     """Raises ConfigError where a benchmark is told to take answers that are known: it would measure none."""
     if options.get("cache") in ("true", "refresh", True):
@@ -317,14 +333,19 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
     told = {"model": given} if isinstance(given, str) else dict(given)
     model, name = told.pop("model", None), told.pop("name", None)
     options = {**common, **told}
+    batch = options.pop("batch")
     measured_alone = ("failover", "hedge", "sample", "label")  # one model, and each answer anew
     known = tuple(o for o in (*REQUEST, *ADDRESS, *SENDING) if o not in measured_alone)
+    if batch is not None:
+        known = ("extra", *ADDRESS, "timeout", "retries", "dimensions", "purpose")
     refuse_known(options)
     tokenizer = options.pop("tokenizer", None)
     counter = counting.counter(tokenizer) if "tokenizer" in told else tokenizer
     headers = own_headers(told.get("headers", {}), "headers" in common)
     options.pop("headers", None)
     unknown = next((o for o in options if o not in known), None)
+    if batch is not None and counter is not None:
+        unknown = "tokenizer"
     if not isinstance(model, str) or unknown:
         what = (
             f"No option is called {unknown!r}."
@@ -339,19 +360,29 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
     timeout, retries = options.pop("timeout", None), options.pop("retries", None)
     keep = bool(options.pop("keep", False))
     Timeouts.of(timeout)  # raises for what is no limit
-    arm = _found(client, model, address, headers)
+    if batch is not None:
+        own = {name: options.pop(name) for name in ("purpose", "dimensions") if name in options}
+        options["extra"] = {**(options.get("extra") or {}), **wanted(**own)}
+    arm = _found(client, model, address, headers, batch)
     more = {"timeout": timeout, "retries": int(retries or 0), "keep": keep, "counter": counter}
     return replace(arm, name=name or model, options=options, **more)
 
 
 def _found(
-    client: Client, model: str, address: Sequence[str | None], headers: Mapping[str, str] | None = None
+    client: Client,
+    model: str,
+    address: Sequence[str | None],
+    headers: Mapping[str, str] | None = None,
+    batch: int | None = None,
 ) -> Arm:
     """The arm of a model with its route and key, by this session's configuration."""
     if client.tapes.look() is not None:
         raise errors.ConfigError("A replay cannot be measured.", hint="End it: %llm replay off.")
     base_url, dialect, api_key = address
-    route = client.resolve(model, base_url, dialect)
+    if batch is not None:
+        route, _ = embedder(client, model, base_url, dialect, batch)
+    else:
+        route = client.resolve(model, base_url, dialect)
     if route.others:
         raise errors.ConfigError(
             f"A benchmark measures one model at a time: {model}.",
@@ -365,7 +396,7 @@ def _found(
     if headers:
         row = replace(row, headers={**row.headers, **headers})
         route = replace(route, provider=with_headers(route.provider, headers))
-    return Arm(model, route, described(route, row, base_url), key=key)
+    return Arm(model, route, described(route, row, base_url), key=key, batch=batch)
 
 
 # --- a run's file, which may be somebody else's ---
@@ -378,9 +409,8 @@ def _again(given: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, Any]], c
     Timeouts.of(given["timeout"])
     try:
         model = f"{told['name']}/{given['model']}" if asked == "auto" else asked
-        arm = _found(
-            client, model, [by_hand[option].get(name) for option in ADDRESS], by_hand["headers"].get(name)
-        )
+        address = [by_hand[option].get(name) for option in ADDRESS]
+        arm = _found(client, model, address, by_hand["headers"].get(name), given.get("batch"))
     except errors.ConfigError as error:
         raise errors.ConfigError(
             f"{name!r} cannot be asked as it was: {error.message}",
@@ -486,6 +516,11 @@ def _askable(job: Job, client: Client) -> Job:
     """The job. Raises ConfigError, before anything is sent or paid for, where a model's address can be
     nobody's, or where its format has no word for what a prompt wants."""
     for arm in job.arms:
+        if arm.batch and not all(map(_is_text, job.prompts)):
+            raise errors.ConfigError(
+                f"{arm.name!r} embeds texts: a prompt of this run is more than one.",
+                hint="Leave out system, images, turns and options of calls.",
+            )
         try:
             if not arm.route.provider.command:
                 addresses.parse(arm.route.provider.base_url)
@@ -499,6 +534,17 @@ def _askable(job: Job, client: Client) -> Job:
                 f"{arm.name!r} cannot be asked: {error.message}", hint=error.hint or "Leave it out."
             ) from None
     return job
+
+
+def _is_text(prompt: prompts.Prompt) -> bool:
+    """Whether a prompt is one text and no more."""
+    messages = [message for turn in prompt.turns for message in turn]
+    return (
+        len(messages) == 1
+        and not prompt.options
+        and messages[0].role == "user"
+        and [type(part) for part in messages[0].parts] == [Text]
+    )
 
 
 def _kinds_of(given: Sequence[prompts.Prompt]) -> list[prompts.Prompt]:
@@ -533,7 +579,8 @@ def _priced(arms: Sequence[Arm], limits: plan.Budget) -> None:
     for arm in arms if limits.usd is not None else ():
         row = arm.route.provider
         free = row.command or arm.route.simulated or addresses.parse(row.base_url).here
-        if not free and prices.facts(arm.route.model, row).output is None:
+        known = prices.facts(arm.route.model, row)
+        if not free and (known.input if arm.batch else known.output) is None:
             raise errors.ConfigError(
                 f"A budget in dollars cannot hold {arm.name!r}: its price is not known.",
                 hint='Give its price in the configuration, or use budget={"tokens": ..., "requests": ...}.',

@@ -28,6 +28,8 @@ METRICS = (
     "stall_max_ms",
     "out_tok_s",
     "out_tok_s_e2e",
+    "in_tok_s",
+    "texts_s",
     "decode_ms",
     "tail_ms",
     "import_ms",
@@ -60,6 +62,8 @@ WORDS = {
     "e2e_ms": "time to last token",
     "itl_ms": "time per token",
     "out_tok_s": "tokens a second",
+    "in_tok_s": "input tokens a second",
+    "texts_s": "texts a second",
     "ttfo_ms": "time to first visible text",
     "ttft_sched_ms": "time to first token from when it was due",
     "e2e_sched_ms": "time to last token from when it was due",
@@ -67,7 +71,9 @@ WORDS = {
     SHARE: "succeeded",
     SCORE: "quality",
 }
-RATES = frozenset(("out_tok_s", "out_tok_s_e2e", SHARE, SCORE, CACHED))  # where more is better
+RATES = frozenset(
+    ("out_tok_s", "out_tok_s_e2e", "in_tok_s", "texts_s", SHARE, SCORE, CACHED)
+)  # where more is better
 
 
 def summary(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import errors
+from ..dialects.embeddings import EMBEDDINGS
 from ..routing.registry import Route
 from ..store.database import private
 from . import children
@@ -194,7 +195,9 @@ def _simulated(job: Job) -> Iterator[Job]:
 
 
 def _at(route: Route, addresses: Mapping[str, str]) -> Route:
-    return replace(route, provider=replace(route.provider, base_url=addresses[route.provider.dialect]))
+    words = route.provider.dialect
+    words = next((name for name, vectors in EMBEDDINGS.items() if vectors.name == words), words)
+    return replace(route, provider=replace(route.provider, base_url=addresses[words]))
 
 
 @contextlib.contextmanager

@@ -136,18 +136,13 @@ def embed(
 ) -> pd.DataFrame:
     """See api.embed."""
     given, index = _given(texts)
-    route, format = _route(client, model, base_url, dialect)
+    route, format = embedder(client, model, base_url, dialect, batch)
     odd = next((name for name in options if name not in _OPTIONS), None)
     if odd is not None:
         raise errors.ConfigError(
             f"embed takes no {odd}.", hint=f"It takes dimensions, purpose, batch, {', '.join(_OPTIONS)}."
         )
-    if purpose not in _PURPOSES:
-        raise errors.ConfigError(f"purpose={purpose!r} is none.", hint="Say document or query.")
-    _whole_number("dimensions", dimensions, 2**20)
-    _whole_number("batch", batch, format.most)
-    own = {"purpose": purpose} | ({} if dimensions is None else {"dimensions": dimensions})
-    options["extra"] = {**(options.get("extra") or {}), **own}
+    options["extra"] = {**(options.get("extra") or {}), **wanted(purpose, dimensions)}
     if options.get("budget") is not None:
         options["budget"] = Budget.of(options["budget"])  # one for all requests
     rows, places = _sorted(given)
@@ -158,6 +153,14 @@ def embed(
         error.partial = _frame(job, index, model, purpose)  # type: ignore[union-attr]
         raise
     return _frame(job, index, model, purpose)
+
+
+def wanted(purpose: str = "document", dimensions: int | None = None) -> dict[str, Any]:
+    """What a request says of its vectors, in `extra`. Raises ConfigError."""
+    if purpose not in _PURPOSES:
+        raise errors.ConfigError(f"purpose={purpose!r} is none.", hint="Say document or query.")
+    _whole_number("dimensions", dimensions, 2**20)
+    return {"purpose": purpose} | ({} if dimensions is None else {"dimensions": dimensions})
 
 
 def _whole_number(name: str, value: Any, most: int) -> None:
@@ -183,8 +186,11 @@ def _given(texts: Any) -> tuple[list[Any], Any]:
     return list(texts), getattr(texts, "index", None) if hasattr(texts, "iloc") else None
 
 
-def _route(client: Client, model: str, base_url: str | None, dialect: str | None) -> tuple[Route, Embeddings]:
-    """The route with the model that a short name means there, and in the words of its embeddings."""
+def embedder(
+    client: Client, model: str, base_url: str | None, dialect: str | None, batch: int | None = None
+) -> tuple[Route, Embeddings]:
+    """The route with the model that a short name means there, and in the words of its embeddings. Raises
+    ConfigError where it has none, or takes no `batch` texts in one request."""
     if "|" in model or "(" in model:
         raise errors.ConfigError(
             f"embed asks one model, not {model!r}.",
@@ -200,6 +206,7 @@ def _route(client: Client, model: str, base_url: str | None, dialect: str | None
             hint="Name a model that has: openai/small, gemini/embedding, cohere/embed, "
             "ollama/nomic-embed-text.",
         )
+    _whole_number("batch", batch, format.most)
     alone = route.model == row.default_model and not route.asked.endswith(route.model)
     name = next(iter(row.embeddings.values()), route.model) if alone else route.model
     name = row.embeddings.get(name, name)

@@ -11,7 +11,7 @@ from ..dialects._json import load_json
 from ..routing.registry import Route
 from .attempt import exchanged
 from .client import Client
-from .prepare import no_key
+from .prepare import dialect, no_key
 
 TIMEOUT = 10.0  # seconds for an answer
 
@@ -27,7 +27,7 @@ def listing(client: Client, name: str) -> Route:
 
 def auth_headers(client: Client, row: Provider, key: Secret | None) -> dict[str, str]:
     """The headers by which `row`'s dialect carries a key, taken from the dialect itself."""
-    call = client.registry.dialects[row.dialect].encode(Request("m/m", (Message("user", "x"),)), row, key)
+    call = dialect(row, client.registry.dialects).encode(Request("m/m", (Message("user", "x"),)), row, key)
     if call.headers is None:
         raise errors.ConfigError(
             f"{row.label or row.name} is a command: it has no list of models and no address.",

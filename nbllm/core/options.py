@@ -278,6 +278,9 @@ class CallSpec:
     bench_rate: Any = _bench("numbers", "requests a second; several for a sweep")
     bench_arrivals: Any = _bench("str", "how requests arrive: constant, poisson or ramp")
     bench_per_turn: Any = _bench("int", "requests of a model in a block")
+    bench_batch: Any = _bench(
+        "ints", "measures embeddings: texts in one request; several are compared: 1,16,64"
+    )
     bench_idle: Any = _bench("pauses", "pauses in seconds before a turn: 0,30")
     bench_warmup: Any = _bench("warmup", "auto until times are stable, or a number of requests")
     bench_cooldown: Any = _bench("int", "requests at the end of a load that are not counted")

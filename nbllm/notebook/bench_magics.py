@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 _DEFAULT_OUT = "_bench"
 _SENT = {*REQUEST, "retries", "keep"} - {"schema", "tools"}  # options of a call that a line passes on
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_SHORT = {
+    "ttft_ms": "ttft ms",
+    "e2e_ms": "total ms",
+    "out_tok_s": "tokens/s",
+    "in_tok_s": "tokens in/s",
+    "texts_s": "texts/s",
+}
+_EMBEDDED = ("in_tok_s", "texts_s")  # figures of embeddings alone
 _DIVIDER = re.compile(r"(?m)^-{3,}[ \t]*$")
 
 
@@ -155,7 +163,7 @@ def short(df: pd.DataFrame, summary: Callable[..., pd.DataFrame]) -> pd.DataFram
     answers, failures, medians with their intervals, speed, cost."""
     import pandas as pd
 
-    told = summary(df, metrics=("ttft_ms", "e2e_ms", "out_tok_s"), stats=("p50",))
+    told = summary(df, metrics=[m for m in _SHORT if m in df], stats=("p50",))
     keys = [
         k
         for k in ("name", "start_kind", "load_kind", "concurrency", "target_rate")
@@ -170,8 +178,9 @@ def short(df: pd.DataFrame, summary: Callable[..., pd.DataFrame]) -> pd.DataFram
         first = part.iloc[0]
         line |= {"answers": first["n"], "failed": first["n_failed"]}
         line |= {"contaminated": first["n_contaminated"]} if spoilt else {}
-        for metric, label in (("ttft_ms", "ttft ms"), ("e2e_ms", "total ms"), ("out_tok_s", "tokens/s")):
-            line[label] = _interval(by_metric.get(metric))
+        for metric, label in _SHORT.items():
+            if metric not in _EMBEDDED or (metric in df and df[metric].notna().any()):
+                line[label] = _interval(by_metric.get(metric))
         cost = costs.get(key if len(keys) > 1 or not isinstance(key, tuple) else key[0])
         line["cost $"] = "–" if cost is None else f"{cost:.3g}"
         lines.append(line)

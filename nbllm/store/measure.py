@@ -19,6 +19,7 @@ from ..core.calls import Provider, Trace
 from ..core.events import Response, Usage
 from ..core.messages import Request
 from ..core.options import keywords
+from ..dialects.embeddings import EMBEDDERS
 from ..routing import prices
 from . import chunks as pieces
 from .chunks import DISTURBED, Chunk, Recorded, Row, Tokenizer, kind_of, ns, stalled
@@ -158,6 +159,8 @@ def _attempt(stream: Recorded, call: Call, i: int) -> Row:
             if mark in trace.marks
         },
     }
+    if call.provider.dialect in EMBEDDERS:
+        row["texts"] = len(call.request.messages)
     if trace.reused and trace.connected_at is not None:
         row["conn_age_ms"] = (called - trace.connected_at) * 1e3
     row["queue_ms"], disturbed = _own_time(trace, called)
@@ -204,18 +207,19 @@ def _answer(stream: Recorded, call: Call, disturbed: bool) -> Row:
     response = stream.partial()
     found = pieces.of(stream, call.tokenizer)
     bearing = [c for c in found if c.bears]
+    written = [] if call.provider.dialect in EMBEDDERS else bearing  # vectors are no tokens
     row: Row = {
         "response_model": response.model,
         "provider_request_id": response.id or stream.trace.headers.get("x-request-id"),
         "finish_reason": response.finish_reason,
         "events": len(found),
         "chunks": len(bearing),
-        "chars": sum(c.chars for c in bearing),
-        "cost_usd": None if _disbelieved(response.usage or Usage(), bearing) else response.cost,
+        "chars": sum(c.chars for c in written),
+        "cost_usd": None if _disbelieved(response.usage or Usage(), written) else response.cost,
         "cached": response.cached,
         **_outcome(stream, response),
         **_server(response, stream.trace),
-        **_tokens(response.usage, bearing, when := moments(stream), _whole(bearing, call.tokenizer)),
+        **_tokens(response.usage, written, when := moments(stream), _whole(written, call.tokenizer)),
     }
     if response.cost is not None or (bearing and not response.simulated):
         row.update(_prices(response, call))
@@ -442,6 +446,9 @@ def _rates(row: Row) -> None:
     if row.get("e2e_ms") and row.get("out_tokens"):
         row["norm_per_token_ms"] = row["e2e_ms"] / row["out_tokens"]
         row["out_tok_s_e2e"] = row["out_tokens"] * 1e3 / row["e2e_ms"]
+    if row.get("e2e_ms") and row.get("texts"):
+        row["texts_s"] = row["texts"] * 1e3 / row["e2e_ms"]
+        row["in_tok_s"] = row["in_tokens"] * 1e3 / row["e2e_ms"] if row.get("in_tokens") else None
     if not decode or not streamed or not first or not seen or seen < 2 or streamed <= first:
         return
     row["itl_ms"] = decode / (streamed - first)
