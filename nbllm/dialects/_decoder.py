@@ -9,9 +9,21 @@ from typing import Any, ClassVar
 
 from ..core.calls import Endpoint, Frame
 from ..core.errors import NbllmError, ProtocolError, ServerError, StreamCut
-from ..core.events import Event, Finished, FinishReason, Notice
+from ..core.events import (
+    Event,
+    Finished,
+    FinishReason,
+    Item,
+    Notice,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+)
 from ._errors import provider_error
-from ._json import Halves, items, load_json, obj, string
+from ._json import Halves, items, label, load_json, obj, string
+from ._media import Media
+from ._request import dumps
+from ._usual import Usual
 
 _ANSWERS = frozenset({"choices", "usage", "output", "response", "type", "object"})
 _SHOWN = 300  # characters of what came in no known format
@@ -83,38 +95,128 @@ def failure(value: dict[str, Any], name: str) -> dict[str, Any] | None:
 
 
 class Reading(ABC):
-    """A decoder's common part: it takes frames apart, raises the errors in them, and hands each object to
-    `_object`.
+    """A decoder's common part: it takes frames apart, raises the errors in them, hands each object to
+    `_object`, and ends the answer.
 
-    `format`: the dialect. `done`: the end mark has come. `_known`: something came in the format of this
-    dialect; before that, `_said` is what came.
+    `format`: the dialect; `reasons`: its words for why an answer ends; `marked`: [DONE] is its end mark.
+    `done`: the end mark has come. `_known`: something came in the format of this dialect; before that,
+    `_said` is what came. `_reason`: the word for the end; `_calls`: how many calls of tools came; `_short`:
+    what reads usual chunks.
     """
 
     format: ClassVar[str]
+    reasons: ClassVar[Mapping[str, FinishReason]] = {}
+    marked: ClassVar[bool] = False
 
     def __init__(self, provider: Endpoint) -> None:
         self.done = False
         self._provider = provider
         self._said = ""
         self._known = False
+        self._reason: str | None = None
+        self._calls = 0
+        self._started = Started()
         self._halves = Halves()
+        self._media = Media()
+        self._cited: set[str] = set()
+        self._short: Usual | None = None
+
+    def usual(self, frames: list[Frame], place: int) -> list[Item]:
+        """See core.calls.Usual."""
+        if self._short is None or not self._known or self.done or self._halves.held:
+            return []
+        return self._short.read(frames, place)
 
     def feed(self, frame: Frame) -> Iterator[Event]:
         """The events in `frame`. Raises ProviderError for an error, ProtocolError for another format."""
+        if self.done:
+            return
         if not self._known:
             self._said = self._said or excerpt(frame)
         for value in values(frame, self._provider):
-            if value is None or self.done:
-                continue
-            if (problem := failure(value, frame.name)) is not None:
-                raise provider_error(self._provider, problem)
-            if not self._known:
-                expect(self.format, value, self._provider)
-            yield from self._object(value, frame.name)
+            if value is None:
+                self.done = self.done or self.marked
+            elif not self.done:
+                yield from self._read(value, frame.name)
+
+    def _read(self, value: dict[str, Any], name: str) -> Iterator[Event]:
+        self._refuse(failure(value, name))
+        self._expect(value)
+        yield from self._object(value, name)
 
     @abstractmethod
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         """The events in one object of a frame called `name`."""
+
+    def _refuse(self, problem: dict[str, Any] | None) -> None:
+        """Raises the error that an object was found to be."""
+        if problem is not None:
+            raise provider_error(self._provider, problem)
+
+    def _expect(self, value: Mapping[str, Any]) -> None:
+        """Raises ProtocolError where the address speaks another dialect."""
+        if self._known or _FORMATS[self.format][1](value):
+            return
+        found = next((name for name, (_, speaks) in _FORMATS.items() if speaks(value)), None)
+        if found is not None:
+            raise ProtocolError(
+                f"{self._provider.label or self._provider.name} answered in the format of "
+                f"{_FORMATS[found][0]}, but it was asked in that of {_FORMATS[self.format][0]}.",
+                hint=f"Ask with dialect={found}, or check base_url.",
+            )
+
+    def _begin(self, id: Any, model: Any) -> Iterator[Event]:
+        """The answer's id and its model, where they are news."""
+        now = Started(label(id) or self._started.id, label(model) or self._started.model)
+        if now != self._started:
+            self._started = now
+            yield now
+
+    def _tell(self, place: Any, text: str) -> Iterator[Event]:
+        """A piece of text for a place, as far as its last character is whole."""
+        if text := self._halves.mend(place, text):
+            yield from self._say(place, text)
+
+    def _say(self, place: Any, text: str) -> Iterator[Event]:
+        yield TextDelta(text) if place == "text" else ReasoningDelta(text)
+
+    def _torn(self, *places: Any) -> Iterator[Event]:
+        """The half characters of these places whose other half will not come."""
+        for place in places:
+            if self._halves.held.pop(place, None):
+                yield from self._say(place, "\ufffd")
+
+    def _uncited(self, source: Any) -> bool:
+        """Whether a source was not cited before."""
+        key, size = dumps(source), len(self._cited)
+        self._cited.add(key)
+        return len(self._cited) > size
+
+    @property
+    def ended(self) -> bool:
+        """See core.calls.Decoder."""
+        return self._reason is not None
+
+    @property
+    def _whole(self) -> bool:
+        """Whether the answer has its end."""
+        return self.done
+
+    def close(self) -> Iterator[Event]:
+        """The end. Raises StreamCut where the answer has none."""
+        if self._whole:
+            yield from self._rest()
+        yield from self._torn(*self._halves.held)
+        if not (self._known and self._whole):
+            raise unfinished(self._provider, self._said, self._known)
+        yield self._end()
+
+    def _rest(self) -> Iterator[Event]:
+        """What is told at the end alone."""
+        yield from ()
+
+    def _end(self) -> Finished:
+        return finish(self._reason, self._calls > 0, self.reasons)
 
 
 def excerpt(frame: Frame) -> str:
@@ -190,20 +292,6 @@ class Chosen:
             speaking = [index for index, choice in found if any(map(choice.get, _SAYING))]
             self.index = 0 if any(index == 0 for index, _ in found) else next(iter(speaking), None)
         return [choice for index, choice in found if index == self.index]
-
-
-def expect(format: str, value: Mapping[str, Any], provider: Endpoint) -> None:
-    """Raises ProtocolError where `value` is in another format than this one: the address speaks another
-    dialect."""
-    if _FORMATS[format][1](value):
-        return
-    found = next((name for name, (_, speaks) in _FORMATS.items() if speaks(value)), None)
-    if found is not None:
-        raise ProtocolError(
-            f"{provider.label or provider.name} answered in the format of {_FORMATS[found][0]}, but it was "
-            f"asked in that of {_FORMATS[format][0]}.",
-            hint=f"Ask with dialect={found}, or check base_url.",
-        )
 
 
 def unfinished(provider: Endpoint, said: str, known: bool) -> NbllmError:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Literal
 
-from ..core.calls import Dialect, Endpoint, Frame, HttpCall, Secret
+from ..core.calls import Dialect, Endpoint, HttpCall, Secret
 from ..core.errors import ConfigError
 from ..core.events import (
     Event,
@@ -28,8 +28,6 @@ from ..core.events import (
     RawBlock,
     ReasoningDelta,
     Restarted,
-    Started,
-    TextDelta,
     Thought,
     ToolCallDelta,
     Usage,
@@ -39,7 +37,7 @@ from ..core.events import (
 from ..core.messages import Document, Image, Part, Raw, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ..core.strict import ANTHROPIC, parameters
 from ._caching import with_breakpoints
-from ._decoder import Reading, citation, finish, is_thought, thought_signature, thought_text, unfinished
+from ._decoder import Reading, citation, is_thought, thought_signature, thought_text
 from ._errors import http_error
 from ._json import count, effort, items, label, obj, string
 from ._media import check_picture, is_media, media, told_by_user
@@ -330,20 +328,14 @@ class MessageDecoder(Reading):
     """Reads the events of one message."""
 
     format = "anthropic"
+    reasons = _REASONS
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
         self._begun = False
         self._usage: dict[str, Any] = {}
-        self._reason: str | None = None
         self._blocks: dict[str | None, _Block] = {}
-        self._calls = 0
         self._short = Usual(_Growth, _usual, "content_block_delta", "message")
-
-    def usual(self, frames: list[Frame], place: int) -> list[Item]:
-        """See core.calls.Usual."""
-        able = self._known and not (self.done or self._halves.held)
-        return self._short.read(frames, place) if able else []
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         kind = string(value.get("type"))
@@ -351,44 +343,36 @@ class MessageDecoder(Reading):
             kind or ("" if name == "message" else name)
         )  # "message" is what an event without a name is called
         if read is None and "content" in value:
-            read = MessageDecoder._whole
+            read = MessageDecoder._answer
         if read is not None:
             self._known = True
             yield from read(self, value)
 
     @property
-    def ended(self) -> bool:
-        """See core.calls.Decoder."""
-        return self._reason is not None
+    def _whole(self) -> bool:
+        return self._reason is not None or self.done
 
-    def close(self) -> Iterator[Event]:
-        """The end. Raises StreamCut where the answer has none."""
-        held: list[Any] = list(self._halves.held)
-        for _, index in held:
-            yield from self._mended(index)
-        if self._reason is None and not self.done:
-            raise unfinished(self._provider, self._said, self._known)
+    def _rest(self) -> Iterator[Event]:
         for index in list(self._blocks):
             yield from self._over(index)
-        yield finish(self._reason, self._calls > 0, _REASONS)
 
-    def _begin(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _message(self, value: dict[str, Any]) -> Iterator[Event]:
         message = obj(value.get("message"))
         if self._begun:  # a relay that asked another server when the first one failed in mid-answer
             self._usage, self._reason, self._blocks, self._calls = {}, None, {}, 0
             self._halves.held.clear()
             yield Restarted("The provider began its answer again.")
         self._begun = True
-        yield Started(label(message.get("id")), label(message.get("model")))
+        yield from self._begin(message.get("id"), message.get("model"))
         yield from self._count(message.get("usage"))
 
-    def _whole(self, value: dict[str, Any]) -> Iterator[Event]:
-        yield Started(label(value.get("id")), label(value.get("model")))
+    def _answer(self, value: dict[str, Any]) -> Iterator[Event]:
+        yield from self._begin(value.get("id"), value.get("model"))
         said = value.get("content")
         for n, block in enumerate(items([{"type": "text", "text": said}] if isinstance(said, str) else said)):
             yield from self._start({"index": n, "content_block": block})
             yield from self._stop({"index": n})
-        yield from self._end({"delta": value, "usage": value.get("usage")})
+        yield from self._change({"delta": value, "usage": value.get("usage")})
         self.done = True
 
     def _start(self, value: dict[str, Any]) -> Iterator[Event]:
@@ -405,7 +389,7 @@ class MessageDecoder(Reading):
             yield ReasoningDelta(redacted=string(start.get("data")))
         elif kind == "fallback":
             model = label(obj(start.get("to")).get("model"))
-            yield Started(model=model)
+            yield from self._begin(None, model)
             yield Notice("warning", f"The provider answered with {model} instead.", start)
         elif kind.endswith("_tool_result"):
             yield Notice("server_tool", kind, start)
@@ -429,12 +413,10 @@ class MessageDecoder(Reading):
         block = self._blocks.get(index)
         kind = string(delta.get("type"))
         if kind == "text_delta":  # nearly all there is
-            text = self._halves.mend(("text", index), string(delta.get("text")))
-            if text:
-                yield TextDelta(text)
+            yield from self._tell(("text", index), string(delta.get("text")))
         elif kind == "input_json_delta" and block is not None:
             piece = delta.get("partial_json")
-            yield from self._argue(block, index, string(piece) or fragment(piece))
+            yield from self._tell(("arguments", index), string(piece) or fragment(piece))
         elif kind in _GROWING:
             yield from self._grow(index, delta)
         else:
@@ -442,37 +424,27 @@ class MessageDecoder(Reading):
 
     def _grow(self, index: str | None, piece: dict[str, Any]) -> Iterator[Event]:
         """What a block of text or thinking holds, at its start or in a delta."""
-        if text := self._halves.mend(("text", index), string(piece.get("text"))):
-            yield TextDelta(text)
-        thought = self._halves.mend(("thinking", index), string(piece.get("thinking")))
-        signature = label(piece.get("signature"))
-        if thought or signature:
-            yield ReasoningDelta(thought, signature)
+        yield from self._tell(("text", index), string(piece.get("text")))
+        yield from self._tell(("thinking", index), string(piece.get("thinking")))
+        if signature := label(piece.get("signature")):
+            yield ReasoningDelta(signature=signature)
         for source in (*items(piece.get("citations")), *items([piece.get("citation")])):
             yield citation(source)
 
-    def _argue(self, block: _Block, index: str | None, text: str) -> Iterator[Event]:
-        text = self._halves.mend(("arguments", index), text)
-        if text:
+    def _say(self, place: Any, text: str) -> Iterator[Event]:
+        kind, index = place
+        if kind != "arguments":
+            yield from super()._say(kind, text)
+        elif (block := self._blocks.get(index)) is not None:
             block.pieces.append(text)
             if block.kind == "tool_use":
                 yield ToolCallDelta(block.call, arguments=text)
-
-    def _mended(self, index: str | None) -> Iterator[Event]:
-        """The half characters of a block whose other half will not come."""
-        if self._halves.held.pop(("text", index), None):
-            yield TextDelta("\ufffd")
-        if self._halves.held.pop(("thinking", index), None):
-            yield ReasoningDelta("\ufffd")
-        block = self._blocks.get(index)
-        if self._halves.held.pop(("arguments", index), None) and block is not None:
-            yield from self._argue(block, index, "\ufffd")
 
     def _stop(self, value: dict[str, Any]) -> Iterator[Event]:
         yield from self._over(self._index(value))
 
     def _over(self, index: str | None) -> Iterator[Event]:
-        yield from self._mended(index)
+        yield from self._torn(*((kind, index) for kind in ("text", "thinking", "arguments")))
         block = self._blocks.pop(index, None)
         if block is None:
             return
@@ -485,7 +457,7 @@ class MessageDecoder(Reading):
             asked = parse_arguments("".join(block.pieces)) if block.pieces else obj(held)
             yield RawBlock(Raw(self.format, {**block.start, "input": asked or {}}))
 
-    def _end(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _change(self, value: dict[str, Any]) -> Iterator[Event]:
         delta = obj(value.get("delta"))
         self._reason = label(delta.get("stop_reason")) or self._reason
         details = obj(delta.get("stop_details"))
@@ -517,13 +489,13 @@ class MessageDecoder(Reading):
 
 _GROWING = frozenset({"thinking_delta", "signature_delta", "citations_delta"})
 _EVENTS = {
-    "message_start": MessageDecoder._begin,
+    "message_start": MessageDecoder._message,
     "content_block_start": MessageDecoder._start,
     "content_block_delta": MessageDecoder._delta,
     "content_block_stop": MessageDecoder._stop,
-    "message_delta": MessageDecoder._end,
+    "message_delta": MessageDecoder._change,
     "message_stop": MessageDecoder._finish,
-    "message": MessageDecoder._whole,
+    "message": MessageDecoder._answer,
 }
 
 

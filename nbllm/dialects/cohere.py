@@ -19,9 +19,6 @@ from ..core.events import (
     FinishReason,
     MediaDelta,
     Notice,
-    ReasoningDelta,
-    Started,
-    TextDelta,
     ToolCallDelta,
     Usage,
     UsageReport,
@@ -38,7 +35,7 @@ from ..core.messages import (
     ToolCall,
     ToolResult,
 )
-from ._decoder import Reading, citation, finish, unfinished
+from ._decoder import Reading, citation
 from ._errors import http_error, provider_error
 from ._json import count, items, label, obj, string
 from ._media import is_media, media, told_by_user
@@ -206,14 +203,12 @@ class ChatDecoder(Reading):
     """Reads the events of one answer."""
 
     format = "cohere"
+    reasons = _REASONS
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
-        self._reason: str | None = None
-        self._whole = False  # message-end, or the whole answer
         self._plan: list[str] = []
-        self._calls: dict[object, int] = {}
-        self._begun = 0
+        self._indexes: dict[object, int] = {}
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         kind = string(value.get("type")) or (
@@ -227,49 +222,37 @@ class ChatDecoder(Reading):
         if kind in _EVENTS:
             yield from _EVENTS[kind](self, value, obj(delta.get("message")))
 
-    def close(self) -> Iterator[Event]:
-        """The end. Raises StreamCut where the answer has none."""
-        for place in self._halves.held:
-            yield TextDelta("\ufffd") if place == "text" else ReasoningDelta("\ufffd")
-        self._halves.held.clear()
-        if not self._whole:
-            raise unfinished(self._provider, self._said, self._known)
-        yield from self._told()
-        yield finish(self._reason, bool(self._calls), _REASONS)
-
     def _answer(self, value: dict[str, Any]) -> Iterator[Event]:
         """All of an answer in one object."""
         message = value["message"]
         self._known = True
-        yield Started(label(value.get("id")), label(value.get("model")))
+        yield from self._begin(value.get("id"), value.get("model"))
         self._plan.append(string(message.get("tool_plan")))
         for part in items(message.get("content")):
-            yield from self._say(part)
+            yield from self._part(part)
         for index, call in enumerate(items(message.get("tool_calls"))):
             yield from self._call(index, call)
         for cited in items(message.get("citations")):
             yield _cited(cited)
-        yield from self._ended(value)
+        yield from self._over(value)
 
     def _start(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
-        yield Started(label(value.get("id")), label(value.get("model")))
+        yield from self._begin(value.get("id"), value.get("model"))
 
     def _piece(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
-        yield from self._say(obj(message.get("content")))
+        yield from self._part(obj(message.get("content")))
 
-    def _say(self, part: dict[str, Any]) -> Iterator[Event]:
+    def _part(self, part: dict[str, Any]) -> Iterator[Event]:
         if is_media(part) and (found := media(part)) is not None:
             yield MediaDelta(found)
-        if thought := self._halves.mend("thinking", string(part.get("thinking"))):
-            yield ReasoningDelta(thought)
-        if text := self._halves.mend("text", string(part.get("text"))):
-            yield TextDelta(text)
+        yield from self._tell("thinking", string(part.get("thinking")))
+        yield from self._tell("text", string(part.get("text")))
 
     def _planned(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
         self._plan.append(string(message.get("tool_plan")))
         yield from ()
 
-    def _told(self) -> Iterator[Event]:
+    def _rest(self) -> Iterator[Event]:
         """The plan, once it is whole: it is neither answer nor thinking."""
         plan, self._plan = "".join(self._plan), []
         if plan:
@@ -281,29 +264,29 @@ class ChatDecoder(Reading):
             yield from self._call(value.get("index", 0), call)
 
     def _call(self, index: object, call: dict[str, Any]) -> Iterator[Event]:
-        yield from self._told()
+        yield from self._rest()
         id, function = label(call.get("id")), obj(call.get("function"))
         key = index if isinstance(index, (int, str)) else 0
-        if id is not None or key not in self._calls:  # an id begins a call, whatever its index says
-            self._calls[key], self._begun = self._begun, self._begun + 1
+        if id is not None or key not in self._indexes:  # an id begins a call, whatever its index says
+            self._indexes[key], self._calls = self._calls, self._calls + 1
         yield ToolCallDelta(
-            self._calls[key], id, label(function.get("name")), fragment(function.get("arguments"))
+            self._indexes[key], id, label(function.get("name")), fragment(function.get("arguments"))
         )
 
     def _cite(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
         cited = message.get("citations")
         yield from (_cited(c) for c in ([cited] if isinstance(cited, dict) else items(cited)))
 
-    def _end(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
-        yield from self._ended(obj(value.get("delta")))
+    def _stop(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
+        yield from self._over(obj(value.get("delta")))
 
-    def _ended(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _over(self, value: dict[str, Any]) -> Iterator[Event]:
         if report := _usage(obj(value.get("usage"))):
             yield UsageReport(report)
         self._reason = label(value.get("finish_reason"))
         if value.get("error"):
             raise provider_error(self._provider, {"error": value["error"]})
-        self._whole = self.done = True
+        self.done = True
 
     def _quiet(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
         yield from ()
@@ -320,7 +303,7 @@ _EVENTS = {
     "tool-call-end": ChatDecoder._quiet,
     "citation-start": ChatDecoder._cite,
     "citation-end": ChatDecoder._quiet,
-    "message-end": ChatDecoder._end,
+    "message-end": ChatDecoder._stop,
 }
 
 

@@ -21,18 +21,18 @@ from ..core.calls import Dialect, Endpoint, HttpCall, Secret
 from ..core.errors import ConfigError
 from ..core.events import (
     Event,
+    Finished,
     FinishReason,
     MediaDelta,
     Notice,
     ReasoningDelta,
-    Started,
     TextDelta,
     ToolCallDelta,
     Usage,
     UsageReport,
 )
 from ..core.messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from ._decoder import Chosen, Reading, finish, unfinished
+from ._decoder import Chosen, Reading
 from ._errors import http_error
 from ._json import count, items, label, obj, string
 from ._media import media
@@ -248,49 +248,20 @@ class ChunkDecoder(Reading):
     """Reads the chunks of one answer."""
 
     format = "gemini"
+    reasons = _REASONS
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
-        self._about: tuple[str | None, str | None] = (None, None)
         self._counted: tuple[dict[str, Any], bool] = ({}, False)
-        self._reason: str | None = None
         self._averaged = False
-        self._calls = 0
         self._chosen = Chosen()
         self._told: set[str] = set()
         self._open: PartialArgs | None = None
-        self._cited: set[str] = set()
         self._drafted = False
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         self._known = self._known or not {"candidates", "promptFeedback", "usageMetadata"}.isdisjoint(value)
-        yield from self._chunk(value)
-
-    @property
-    def ended(self) -> bool:
-        """See core.calls.Decoder."""
-        return self._reason is not None
-
-    def close(self) -> Iterator[Event]:
-        """The end. Raises StreamCut where the answer has none."""
-        for place in self._halves.held:
-            yield TextDelta("\ufffd") if place == "text" else ReasoningDelta("\ufffd")
-        self._halves.held.clear()
-        if self._reason is None and not self._averaged:
-            raise unfinished(self._provider, self._said, self._known)
-        yield from self._end_call()
-        blocked = self._reason is not None and self._reason.startswith(_BLOCKED)
-        yield finish(
-            self._reason,
-            self._calls > 0,
-            {(self._reason or "").lower(): "content_filter"} if blocked else _REASONS,
-        )
-
-    def _chunk(self, value: dict[str, Any]) -> Iterator[Event]:
-        about = label(value.get("responseId")), label(value.get("modelVersion"))
-        if about != self._about:
-            self._about = about
-            yield Started(*about)
+        yield from self._begin(value.get("responseId"), value.get("modelVersion"))
         candidates = value.get("candidates")
         for candidate in self._chosen.among(candidates) if isinstance(candidates, list) else ():
             yield from self._candidate(candidate)
@@ -302,6 +273,17 @@ class ChunkDecoder(Reading):
         if counted != self._counted and any(k.endswith("TokenCount") for k in counted[0]):
             self._counted = counted
             yield UsageReport(_usage(counted[0]), counted[1])
+
+    @property
+    def _whole(self) -> bool:
+        return self._reason is not None or self._averaged
+
+    def _rest(self) -> Iterator[Event]:
+        yield from self._end_call()
+
+    def _end(self) -> Finished:
+        blocked = self._reason is not None and self._reason.startswith(_BLOCKED)
+        return Finished("content_filter", self._reason) if blocked else super()._end()
 
     def _candidate(self, candidate: dict[str, Any]) -> Iterator[Event]:
         for part in items(obj(candidate.get("content")).get("parts")):
@@ -381,8 +363,7 @@ class ChunkDecoder(Reading):
             *items(found.get("citationSources")),
         ]
         for chunk in chunks:
-            if (key := dumps(chunk)) not in self._cited:
-                self._cited.add(key)
+            if self._uncited(chunk):
                 about = next((v for v in chunk.values() if isinstance(v, dict)), chunk)
                 names = (string(about.get(k)) for k in ("uri", "title", "fileSearchStore"))
                 yield Notice("citation", next(filter(None, names), ""), chunk)

@@ -10,26 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from ..core.calls import Dialect, Endpoint, Frame, HttpCall, Secret
+from ..core.calls import Dialect, Endpoint, HttpCall, Secret
 from ..core.errors import ConfigError
 from ..core.events import (
     Event,
     FinishReason,
     Item,
     Notice,
-    ReasoningDelta,
-    Started,
-    TextDelta,
     Thought,
     ToolCallDelta,
     Usage,
     UsageReport,
 )
 from ..core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from ._decoder import Reading, finish, unfinished
+from ._decoder import Reading
 from ._errors import http_error
 from ._json import count, effort, items, label, obj, string
-from ._media import Media, media, told_by_user
+from ._media import media, told_by_user
 from ._request import (
     b64,
     budget,
@@ -205,23 +202,15 @@ class LineDecoder(Reading):
     """Reads the lines of one answer."""
 
     format = "ollama"
+    reasons = _REASONS
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
-        self._model: str | None = None
-        self._reason: str | None = None
-        self._calls = 0
-        self._media = Media()
         self._short = Usual(_Line, self._item)
-
-    def usual(self, frames: list[Frame], place: int) -> list[Item]:
-        """See core.calls.Usual."""
-        able = self._known and not (self.done or self._halves.held)
-        return self._short.read(frames, place) if able else []
 
     def _item(self, line: Any) -> Item | None:
         message = line.message
-        if message is None or line.model != self._model:
+        if message is None or line.model != self._started.model:
             return None
         thought = message.thinking or message.reasoning_content or message.reasoning
         if not thought:
@@ -229,38 +218,21 @@ class LineDecoder(Reading):
         return None if message.content else Thought(thought)
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
-        self._known = self._known or not {"message", "response", "done"}.isdisjoint(value)
-        yield from self._line(value)
-
-    def close(self) -> Iterator[Event]:
-        """The end. Raises StreamCut where the answer has none."""
-        for place in self._halves.held:
-            yield TextDelta("\ufffd") if place == "text" else ReasoningDelta("\ufffd")
-        self._halves.held.clear()
-        if not self.done:
-            raise unfinished(self._provider, self._said, self._known)
-        yield finish(self._reason, self._calls > 0, _REASONS)
-
-    def _line(self, value: dict[str, Any]) -> Iterator[Event]:
-        model = label(value.get("model"))
-        if model != self._model and model is not None:
-            self._model = model
-            yield Started(model=model)
+        self._known = self._known or not {"message", "response", "done", "done_reason"}.isdisjoint(value)
+        yield from self._begin(None, value.get("model"))
         message = value.get("message")
-        yield from self._say(
+        yield from self._message(
             message if isinstance(message, dict) else {**value, "content": value.get("response")}
         )
         reason = label(value.get("done_reason"))
         if value.get("done") is True or reason:
             self.done, self._reason = True, reason
-            yield from self._end(value)
+            yield from self._count(value)
 
-    def _say(self, message: dict[str, Any]) -> Iterator[Event]:
+    def _message(self, message: dict[str, Any]) -> Iterator[Event]:
         thought = next((text for name in _THOUGHTS if (text := string(message.get(name)))), "")
-        if thought and (thought := self._halves.mend("thinking", thought)):
-            yield ReasoningDelta(thought)
-        if text := self._halves.mend("text", string(message.get("content"))):
-            yield TextDelta(text)
+        yield from self._tell("thinking", thought)
+        yield from self._tell("text", string(message.get("content")))
         pictures = message.get("images")
         for picture in filter(
             None, map(string, [message.get("image"), *(pictures if isinstance(pictures, list) else ())])
@@ -276,7 +248,7 @@ class LineDecoder(Reading):
                 index, label(call.get("id")), label(function.get("name")), fragment(function.get("arguments"))
             )
 
-    def _end(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _count(self, value: dict[str, Any]) -> Iterator[Event]:
         taken, made = count(value.get("prompt_eval_count")), count(value.get("eval_count"))
         if taken is not None or made is not None:
             yield UsageReport(

@@ -20,10 +20,10 @@ from ..core.calls import Dialect, Endpoint, Frame, HttpCall, Quirks, Secret
 from ..core.errors import ConfigError
 from ..core.events import (
     Event,
+    Finished,
     Item,
     Notice,
     ReasoningDelta,
-    Started,
     TextDelta,
     Thought,
     ToolCallDelta,
@@ -46,20 +46,17 @@ from ..core.strict import OPENAI, parameters
 from ._caching import openai_words
 from ._decoder import (
     Chosen,
+    Reading,
     citation,
-    excerpt,
-    expect,
     failure,
     finish,
     is_thought,
     thought_signature,
     thought_text,
-    unfinished,
-    values,
 )
-from ._errors import http_error, provider_error
-from ._json import Halves, effort, items, label, obj, string
-from ._media import Media, check_picture, is_media, media, told_by_user
+from ._errors import http_error
+from ._json import effort, items, label, obj, string
+from ._media import check_picture, is_media, media, told_by_user
 from ._openai import REASONS, able, data_url, file_name, post, result_text, schema_format, usage
 from ._request import arguments, content, with_short_ids
 from ._toolcalls import Calls, google
@@ -275,35 +272,30 @@ def _usual(chunk: Any) -> Item | None:
     return None if delta.content else Thought(thought)
 
 
-class ChatDecoder:
+class ChatDecoder(Reading):
     """Reads the chunks of one answer."""
 
+    format = "openai_chat"
+    reasons = REASONS
+    marked = True
+
     def __init__(self, provider: Endpoint) -> None:
-        self.done = False
-        self._provider = provider
-        self._started = Started()
+        super().__init__(provider)
         self._chunks = 0
-        self._known = False  # something of this format came; before that,
-        self._said = ""  # what came
-        self._whole = False  # the last chunk held a message and no delta
+        self._at_once = False  # the last chunk held a message and no delta
         self._totalled = False  # the chunk of usage that closes a stream came
-        self._raw: str | None = None
         self._text: list[str] = []
         self._size = 0  # its characters
         self._thought = False
-        self._halves = Halves()
-        self._calls = Calls(self._halves)
+        self._tools = Calls(self._halves)
         self._chosen = Chosen()
-        self._cited: set[str] = set()
-        self._media, self._sounded = Media(), False
+        self._sounded = False
         self._short = Usual(_Chunk, _usual, "message")
 
     def usual(self, frames: list[Frame], place: int) -> list[Item]:
         """See core.calls.Usual."""
-        begun = self._known and self._started.id and self._started.model and self._chosen.index == 0
-        if not begun or self.done or self._halves.held:
-            return []
-        found = self._short.read(frames, place)
+        begun = self._started.id and self._started.model and self._chosen.index == 0
+        found = super().usual(frames, place) if begun else []
         texts = [item for item in found if type(item) is str]
         self._chunks += len(found)
         self._text += texts
@@ -311,57 +303,29 @@ class ChatDecoder:
         self._thought = self._thought or len(texts) < len(found)
         return found
 
-    def feed(self, frame: Frame) -> Iterator[Event]:
-        """The events in `frame`."""
-        if self.done:
-            return
-        if not self._known:
-            self._said = self._said or excerpt(frame)
-        for value in values(frame, self._provider):
-            if value is None:
-                self.done = True
-                return
-            if not self._known:
-                expect("openai_chat", value, self._provider)
-            self._chunks += 1
-            yield from self._chunk(value)
-            error = self._failure(value, frame.name)
-            if error is not None:
-                raise provider_error(self._provider, error)
+    def _read(self, value: dict[str, Any], name: str) -> Iterator[Event]:
+        self._expect(value)
+        self._chunks += 1
+        yield from self._object(value, name)  # a chunk may hold both words and the error that ends them
+        self._refuse(failure(value, name))
+        for choice in items(value.get("choices")):
+            self._refuse({"error": choice["error"]} if choice.get("error") else None)
 
     @property
-    def ended(self) -> bool:
-        """See core.calls.Decoder."""
-        return bool(self._raw)
+    def _whole(self) -> bool:
+        closed = self._totalled and self._answered
+        return self.ended or self.done or closed or (self._at_once and self._chunks == 1)
 
-    def close(self) -> Iterator[Event]:
-        """The last events. Raises StreamCut where no end sign came."""
-        for key in self._halves.held:
-            yield from _say(key, "\ufffd")
-        self._halves.held.clear()
-        ended = (
-            self._raw
-            or self.done
-            or (self._totalled and self._answered)
-            or (self._whole and self._chunks == 1)
-        )
-        if not ended or not self._known:
-            raise unfinished(self._provider, self._said, self._known)
-        yield finish(self._raw, self._calls.any, REASONS)
+    def _end(self) -> Finished:
+        return finish(self._reason, self._tools.any, REASONS)
 
     @property
     def _answered(self) -> bool:
-        return bool(self._text or self._thought or self._calls.any or self._media.any)
+        return bool(self._text or self._thought or self._tools.any or self._media.any)
 
-    def _failure(self, chunk: dict[str, Any], name: str) -> Any:
-        error = failure(chunk, name)
-        if error is None and chunk.get("choices"):
-            return next(({"error": c["error"]} for c in items(chunk["choices"]) if c.get("error")), None)
-        return error
-
-    def _chunk(self, chunk: dict[str, Any]) -> Iterator[Event]:
+    def _object(self, chunk: dict[str, Any], name: str) -> Iterator[Event]:
         if not (self._started.id and self._started.model):
-            yield from self._start(chunk)
+            yield from self._begin(chunk.get("id"), chunk.get("model"))
         choices = chunk.get("choices")
         if isinstance(choices, list):
             self._known = True
@@ -370,38 +334,29 @@ class ChatDecoder:
         counted = chunk.get("usage") or obj(chunk.get("x_groq")).get("usage")
         if counted:
             yield from self._count(counted, closing=not choices)
-        for name in ("citations", "search_results"):
-            if chunk.get(name):
-                yield from self._cite(chunk[name])
-        for name in ("timings", "time_info"):
-            if chunk.get(name):
-                yield Notice("timing", data={name: chunk[name]})
-
-    def _start(self, chunk: dict[str, Any]) -> Iterator[Event]:
-        now = Started(
-            label(chunk.get("id")) or self._started.id, label(chunk.get("model")) or self._started.model
-        )
-        if now != self._started:
-            self._started = now
-            yield now
+        for sources in map(chunk.get, ("citations", "search_results")):
+            yield from self._cite(sources)
+        for times in ("timings", "time_info"):
+            if chunk.get(times):
+                yield Notice("timing", data={times: chunk[times]})
 
     def _count(self, counted: Any, *, closing: bool) -> Iterator[Event]:
         report = usage(obj(counted))
         if report is not None:
             self._known = True
             self._totalled = self._totalled or closing
-            yield UsageReport(report, bool(self._raw) or self._whole or (closing and self._answered))
+            yield UsageReport(report, self.ended or self._at_once or (closing and self._answered))
 
     def _choice(self, choice: dict[str, Any]) -> Iterator[Event]:
         delta, message = choice.get("delta"), choice.get("message")
         if delta and isinstance(delta, dict):
             yield from self._delta(delta)
         if isinstance(message, dict) and not obj(delta).get("content"):
-            self._whole = "delta" not in choice
-            yield from self._delta(self._unseen(message), whole=self._whole)
+            self._at_once = "delta" not in choice
+            yield from self._delta(self._unseen(message), whole=self._at_once)
         elif delta is None and isinstance(choice.get("text"), str):
             yield from self._content(choice["text"])
-        self._raw = label(choice.get("finish_reason")) or self._raw
+        self._reason = label(choice.get("finish_reason")) or self._reason
         if choice.get("usage"):
             yield from self._count(choice["usage"], closing=False)
 
@@ -415,7 +370,7 @@ class ChatDecoder:
         seen = {
             *(_THOUGHTS if self._thought else ()),
             *(("audio",) if self._sounded else ()),
-            *(("tool_calls", "function_call") if self._calls.slots else ()),
+            *(("tool_calls", "function_call") if self._tools.slots else ()),
         }
         return {k: v for k, v in message.items() if k not in seen}
 
@@ -427,27 +382,32 @@ class ChatDecoder:
             yield from self._content(content)
         calls = delta.get("tool_calls")
         if calls:
-            yield from self._calls.read(calls if isinstance(calls, list) else [calls])
+            yield from self._tools.read(calls if isinstance(calls, list) else [calls])
         if not _ODDITIES.isdisjoint(delta):
             yield from self._odd(delta, whole)
 
     def _content(self, content: Any) -> Iterator[Event]:
         if isinstance(content, str):
-            text = self._halves.mend("text", content)
-            if text:
-                self._text.append(text)
-                self._size += len(text)
-                yield TextDelta(text)
-        elif isinstance(content, list):
-            for part in content:
-                yield from self._part(part)
+            yield from self._tell("text", content)
         else:
-            yield from self._part(content)
+            for part in content if isinstance(content, list) else [content]:
+                yield from self._part(part)
+
+    def _say(self, place: Any, text: str) -> Iterator[Event]:
+        """An index for a place means a call."""
+        if isinstance(place, int):
+            yield ToolCallDelta(place, arguments=text)
+            return
+        if place == "text":
+            self._text.append(text)
+            self._size += len(text)
+        self._thought = self._thought or place != "text"
+        yield from super()._say(place, text)
 
     def _part(self, part: Any) -> Iterator[Event]:
         kind = part.get("type") if isinstance(part, dict) else None
         if is_thought(part):
-            yield from self._thinking("" if string(part.get("data")) else thought_text(part))
+            yield from self._tell("reasoning", "" if string(part.get("data")) else thought_text(part))
             yield from self._signed(part)
         elif is_media(part):
             yield from self._media.tell(media(part))
@@ -461,9 +421,8 @@ class ChatDecoder:
             yield Notice("unknown", data={"content": part})
 
     def _think(self, delta: dict[str, Any]) -> Iterator[Event]:
-        yield from self._thinking(
-            next(filter(None, (thought_text(delta[name]) for name in _THOUGHTS if delta.get(name))), "")
-        )
+        thoughts = (thought_text(delta[name]) for name in _THOUGHTS if delta.get(name))
+        yield from self._tell("reasoning", next(filter(None, thoughts), ""))
         for block in (block for name in _DETAILS for block in items(delta.get(name))):
             if not self._thought and (
                 text := thought_text(block)
@@ -480,22 +439,16 @@ class ChatDecoder:
         elif signed := thought_signature(block):
             yield ReasoningDelta(signature=signed, id=label(block.get("id")))
 
-    def _thinking(self, text: str) -> Iterator[Event]:
-        text = self._halves.mend("reasoning", text) if text else ""
-        if text:
-            self._thought = True
-            yield ReasoningDelta(text)
-
     def _odd(self, delta: dict[str, Any], whole: bool) -> Iterator[Event]:
         if string(delta.get("refusal")):
             yield Notice("refusal", delta["refusal"])
         call = delta.get("function_call")
         if isinstance(call, dict) and (call.get("name") or call.get("arguments")):
-            yield from self._calls.read([{"index": "function_call", "function": call}])
+            yield from self._tools.read([{"index": "function_call", "function": call}])
         elif (
             isinstance(call, dict) and whole
         ):  # a whole message names each call it has, so this is one, if a nameless one
-            slot = self._calls.begin("function_call")
+            slot = self._tools.begin("function_call")
             slot.told = True
             yield ToolCallDelta(slot.index)
         yield from self._cite(delta.get("annotations"))
@@ -520,18 +473,8 @@ class ChatDecoder:
 
     def _cite(self, sources: Any) -> Iterator[Event]:
         for source in sources if isinstance(sources, list) else ():
-            key = json.dumps(source, sort_keys=True)
-            if source and key not in self._cited:
-                self._cited.add(key)
+            if source and self._uncited(source):
                 yield citation(source)
-
-
-def _say(key: Any, text: str) -> Iterator[Event]:
-    """A text for one of the places that `Halves` keeps apart: an index means a call."""
-    if isinstance(key, int):
-        yield ToolCallDelta(key, arguments=text)
-    else:
-        yield TextDelta(text) if key == "text" else ReasoningDelta(text)
 
 
 DIALECT = Dialect("openai_chat", encode, ChatDecoder, http_error)

@@ -24,7 +24,6 @@ from ..core.events import (
     Item,
     Notice,
     ReasoningDelta,
-    Started,
     TextDelta,
     ToolCallDelta,
     UsageReport,
@@ -43,10 +42,10 @@ from ..core.messages import (
 )
 from ..core.strict import OPENAI, parameters
 from ._caching import openai_words
-from ._decoder import citation, excerpt, expect, failure, finish, unfinished, values
-from ._errors import http_error, provider_error
-from ._json import Halves, effort, items, label, obj, string
-from ._media import Media, check_picture, is_media, media, told_by_user
+from ._decoder import Reading, citation, failure
+from ._errors import http_error
+from ._json import effort, items, label, obj, string
+from ._media import check_picture, is_media, media, told_by_user
 from ._openai import REASONS, able, data_url, file_name, post, result_text, schema_format, usage
 from ._request import arguments, with_short_ids
 from ._usual import Usual, struct
@@ -274,35 +273,31 @@ _Growth = struct(
 )
 
 
-class ResponsesDecoder:
+class ResponsesDecoder(Reading):
     """Reads the events of one answer."""
 
+    format = "openai_responses"
+    reasons = REASONS
+    marked = True
+
     def __init__(self, provider: Endpoint) -> None:
-        self.done = False
-        self._provider = provider
-        self._started = Started()
-        self._said = ""  # what came before anything of this format
-        self._known = False
+        super().__init__(provider)
         self._items: list[_Item] = []
         self._by_index: dict[str, _Item] = {}
         self._by_id: dict[str, _Item] = {}
         self._latest: dict[str, _Item] = {}  # by kind
-        self._calls = 0
         self._named: set[int] = set()
         self._spoken: dict[str, _Item] = {}  # by place, the item that spoke there last
         self._finished: Finished | None = None
-        self._halves = Halves()
-        self._cited: set[str] = set()
-        self._media = Media()
         self._place: tuple[Any, ...] = ()  # where the event before this one told text, as it named it
         self._item: _Item | None = None
         self._short = Usual(_Growth, self._same, "response.output_text.delta", "message")
 
     def usual(self, frames: list[Frame], place: int) -> list[Item]:
         """See core.calls.Usual."""
-        if self._item is None or self.done or self._halves.held:
+        if self._item is None:
             return []
-        found = self._short.read(frames, place)
+        found = super().usual(frames, place)
         for text in found:
             self._item.tell("text", label(self._place[2]), str(text))
         return found
@@ -312,40 +307,27 @@ class ResponsesDecoder:
         there = (event.item_id, event.output_index, event.content_index) == self._place
         return event.delta if event.type and there and event.delta else None
 
-    def feed(self, frame: Frame) -> Iterator[Event]:
-        """The events in `frame`."""
-        if self.done:
-            return
+    def _read(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         self._item = None
-        if not self._known:
-            self._said = self._said or excerpt(frame)
-        for value in values(frame, self._provider):
-            if value is None:
-                self.done = True
-                return
-            if not self._known:
-                expect("openai_responses", value, self._provider)
-            kind = string(value.get("type")) or frame.name
-            row = _DELTAS.get(kind)
-            if row is not None:
-                yield from self._delta(value, row)
-            else:
-                yield from self._other(kind, value)
+        self._expect(value)
+        yield from self._object(value, name)
 
-    def close(self) -> Iterator[Event]:
-        """The last events. Raises StreamCut where no end sign came."""
-        for item in self._items if self.done else ():
+    def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
+        kind = string(value.get("type")) or name
+        row = _DELTAS.get(kind)
+        yield from self._delta(value, row) if row is not None else self._other(kind, value)
+
+    def _rest(self) -> Iterator[Event]:
+        for item in self._items:
             if not item.closed:
                 yield from self._close(item, item.opened)
-        held: list[Any] = list(self._halves.held)
-        self._halves.held.clear()
-        for place, item in held:
-            yield from self._tell(
-                item, place, next((part for p, part in reversed(item.sent) if p == place), None), "\ufffd"
-            )
-        if not self._known or not (self._finished or self.done):
-            raise unfinished(self._provider, self._said, self._known)
-        yield self._finished or finish(None, bool(self._calls), REASONS)
+
+    def _say(self, place: Any, text: str) -> Iterator[Event]:
+        kind, item = place
+        yield from self._piece(item, kind, next((p for k, p in reversed(item.sent) if k == kind), None), text)
+
+    def _end(self) -> Finished:
+        return self._finished or super()._end()
 
     # events that are no deltas
 
@@ -354,7 +336,7 @@ class ResponsesDecoder:
         if kind in _FINAL or (response is None and value.get("object") == "response"):
             yield from self._final(response if isinstance(response, dict) else value)
         elif (error := failure(value, kind)) is not None:
-            raise provider_error(self._provider, error)
+            self._refuse(error)
         elif kind in _DONES:
             yield from self._full(value, value, *_DONES[kind])
         elif kind == "response.output_item.added":
@@ -375,12 +357,7 @@ class ResponsesDecoder:
 
     def _start(self, response: dict[str, Any]) -> Iterator[Event]:
         self._known = True
-        now = Started(
-            self._started.id or label(response.get("id")), label(response.get("model")) or self._started.model
-        )
-        if now != self._started:
-            self._started = now
-            yield now
+        yield from self._begin(self._started.id or response.get("id"), response.get("model"))
 
     def _final(self, response: dict[str, Any]) -> Iterator[Event]:
         yield from self._start(response)
@@ -390,16 +367,13 @@ class ResponsesDecoder:
             yield UsageReport(counted)
         status = string(response.get("status"))
         if response.get("error") or status == "failed":
-            raise provider_error(
-                self._provider, {"error": response.get("error") or "The response failed, without a reason."}
-            )
+            self._refuse({"error": response.get("error") or "The response failed, without a reason."})
         self.done = True
-        self._finished = self._end(status, string(obj(response.get("incomplete_details")).get("reason")))
-
-    def _end(self, status: str, why: str) -> Finished:
+        why = string(obj(response.get("incomplete_details")).get("reason"))
         if status == "incomplete":
-            return Finished(_INCOMPLETE.get(why, "other"), f"incomplete:{why}" if why else status)
-        return finish(status or None, bool(self._calls), REASONS)
+            self._finished = Finished(_INCOMPLETE.get(why, "other"), f"incomplete:{why}" if why else status)
+        else:
+            self._reason = status or None
 
     # items
 
@@ -475,7 +449,7 @@ class ResponsesDecoder:
         elif item.kind in _CALLS:
             said = full.get("arguments", full.get("input"))
             text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False) if said else ""
-            yield from self._rest(item, "arguments", 0, item.beyond(text, "arguments"))
+            yield from self._add(item, "arguments", 0, item.beyond(text, "arguments"))
         elif item.kind == "image_generation_call" and full.get("result"):
             yield from self._picture(item, full)
         elif item.kind and first:
@@ -501,7 +475,7 @@ class ResponsesDecoder:
             if place == "summary" and len(whole) == item.sizes["thought"] and whole == item.said("thought"):
                 continue  # the same thinking under both names
             for part_index, text in [(0, item.beyond(whole, place))] if said else enumerate(texts):
-                yield from self._rest(item, place, part_index, text)
+                yield from self._add(item, place, part_index, text)
 
     def _outputs(self, output: list[dict[str, Any]]) -> Iterator[Event]:
         """The final list of items: completes what was streamed, and is the answer where nothing was."""
@@ -526,7 +500,7 @@ class ResponsesDecoder:
         if text and isinstance(text, str):
             place, _, kind = row
             item = self._find(value, kind)
-            yield from self._tell(item, place, _part_of(value), text)
+            yield from self._piece(item, place, _part_of(value), text)
             named = tuple(map(value.get, ("item_id", "output_index", "content_index")))
             if (
                 place == "text"
@@ -541,14 +515,14 @@ class ResponsesDecoder:
         item, part = self._find(value, kind), _part_of(value)
         if place == "arguments":
             yield from self._about(item, {"call_id": value.get("call_id"), "name": value.get("name")})
-        yield from self._rest(item, place, part, item.beyond(string(holder.get(field)), place, part))
+        yield from self._add(item, place, part, item.beyond(string(holder.get(field)), place, part))
 
-    def _rest(self, item: _Item, place: str, part: Any, text: str) -> Iterator[Event]:
+    def _add(self, item: _Item, place: str, part: Any, text: str) -> Iterator[Event]:
         if text:
             self._halves.held.pop((place, item), None)
-            yield from self._tell(item, place, part, text)
+            yield from self._piece(item, place, part, text)
 
-    def _tell(self, item: _Item, place: str, part: Any, text: str) -> Iterator[Event]:
+    def _piece(self, item: _Item, place: str, part: Any, text: str) -> Iterator[Event]:
         text = self._halves.mend((place, item), text)
         if not text:
             return
@@ -572,9 +546,7 @@ class ResponsesDecoder:
 
     def _cite(self, annotations: Any) -> Iterator[Event]:
         for annotation in items(annotations):
-            key = json.dumps(annotation, sort_keys=True)
-            if key not in self._cited:
-                self._cited.add(key)
+            if self._uncited(annotation):
                 yield citation(annotation)
 
 
