@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..http.sdk import Bound
 
 LIMIT = 64  # conversations that are remembered
-_CARD = 2**20  # bytes of a card
+_CARD, _CARD_TIME = 2**20, 10.0  # bytes of a card, seconds for it
 _FRESH = 300.0  # seconds that a card is taken to be the same
 _CANCEL = 0.8  # seconds for a task to be told to stop
 _PACE = (0.2, 5.0)  # seconds between two looks at a task: the first, and the longest
@@ -242,7 +242,7 @@ class RemoteTransport(Transport):
 
     async def _begin(self, reply: RemoteReply, client: Any, trace: Trace) -> None:
         call, bound, kit = reply.call, reply.bound, reply.kit
-        card, trace.address = _interfaces(await self._card(kit, bound, call), call.url)
+        card, trace.address = _interfaces(await self._card(kit, bound.connect, call), call.url)
         reply.streams = card.capabilities.streaming
         known = None if call.fresh else self.heard.pop((call.url, call.turn.before), None)
         ways = {"polling": not reply.streams, "supported_protocol_bindings": [*_BINDINGS]}
@@ -252,11 +252,32 @@ class RemoteTransport(Transport):
         if (there := origin(trace.address)) != origin(call.url):
             reply.first.insert(0, Frame(json.dumps({"elsewhere": there}), at=reply._at))
 
-    async def _card(self, kit: Any, bound: Bound, call: RemoteCall) -> Any:
+    async def said(self, call: RemoteCall) -> str:
+        """What an agent's card says of it and of its skills, in its own words. Raises ProtocolError, and
+        errors of connections."""
+        where, kit = origin(call.url), await asyncio.to_thread(sdk)
+        try:
+            async with asyncio.timeout(_CARD_TIME):
+                card = await self._card(kit, _CARD_TIME, call)
+        except Refusal as no:
+            raise errors.ProtocolError(
+                f"{where} answers {no.status} where an agent's card should be.",
+                hint="Check its address and key.",
+            ) from None
+        except TimeoutError as error:
+            if isinstance(error, errors.Timeout):
+                raise
+            raise errors.Timeout(
+                f"No card from {where} within {_CARD_TIME:g} s.", which="total", seconds=_CARD_TIME
+            ) from None
+        skills = [f"- {skill.name}: {skill.description}" for skill in card.skills]
+        return "\n".join([f"{card.name}: {card.description}", *(["Skills:", *skills] if skills else ())])
+
+    async def _card(self, kit: Any, connect: float | None, call: RemoteCall) -> Any:
         """The agent's card, as it is now or was minutes ago. Raises Refusal, ProtocolError."""
         at, card = self._cards.get(call.url, (0.0, None))
         if card is None or time.monotonic() - at > _FRESH:
-            page = await self._page(bound, call)
+            page = await self._page(connect, call)
             try:
                 card = kit.card(json.loads(page))
             except Exception:  # noqa: BLE001 - JSON's errors, protobuf's, and those of wrong types
@@ -269,11 +290,11 @@ class RemoteTransport(Transport):
         made.CopyFrom(card)
         return made
 
-    async def _page(self, bound: Bound, call: RemoteCall) -> bytes:
+    async def _page(self, connect: float | None, call: RemoteCall) -> bytes:
         base, whole = call.url.rstrip("/"), call.url.endswith(".json")
         for n, url in enumerate([base] if whole else [base + path for path in _PATHS]):
             asked = HttpCall(url, {**call.headers, "accept": "application/json"}, {}, "GET", call.guard)
-            async with self._http.open(asked, Trace(), bound.connect) as reply:
+            async with self._http.open(asked, Trace(), connect) as reply:
                 page = await reply.body(_CARD)
                 if reply.status < 300:
                     return page

@@ -16,7 +16,7 @@ from ..core import errors
 from ..core import prompt as prompts
 from ..core.calls import NO_CALL, AnyCall, Guard, Secret
 from ..core.events import Fold, Notice, Response, Timing, total
-from ..core.messages import Effort, Request, Tool
+from ..core.messages import Effort, Message, Request, Tool
 from ..core.options import CallSpec
 from ..core.schema import provider_schema
 from ..dialects._media import left_out
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ..tools.mcp_servers import Servers
     from .agent import ToolUse
     from .permits import Permits
+    from .remote_tool import RemoteTool
 
 T = TypeVar("T")
 
@@ -262,9 +263,7 @@ class Client:
         """What a name in tools= means: mcp/NAME an MCP server, http/NAME an endpoint of the configuration,
         remote/NAME an agent. Raises ConfigError."""
         if name.startswith("remote/"):
-            from .remote_tool import remote_tool
-
-            return remote_tool(self.registry.resolve(name), lambda said: self.stream(said, name))
+            return self.remote(name)
         own = name.removeprefix("http/")
         if own == name:
             return self.mcp.toolset(name)
@@ -276,6 +275,21 @@ class Client:
         from ..tools.http import from_table
 
         return from_table(own, known[own], self.registry.env).usable(lambda: self.http)
+
+    def remote(self, name: str) -> RemoteTool:
+        """The agent on another machine that is called so, as a tool. Raises ConfigError where it cannot be
+        asked."""
+        from .remote_tool import RemoteTool
+
+        route = self.registry.resolve(name)
+        key = self.tapes.keys(self.registry)(route, None)
+        call: Any = self.encode(Request(route.model, (Message("user", "x"),)), route, key)
+        consent = self.mcp.consent  # which has the engine, and so its connections, be there
+
+        async def said() -> str:
+            return await self._pool.remote.said(call)
+
+        return RemoteTool(route, lambda message: self.stream(message, name), said, consent)
 
     def request(
         self,

@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from ..client.remote_tool import RemoteTool
 from ..core.errors import ConfigError, looks_like_key
 from ..routing.config_files import user_file
 from ..routing.oauth import Listener, shown
@@ -160,8 +161,10 @@ def _about(entry: Entry) -> dict[str, str]:
 
 def _allow(session: Session, rest: str) -> str:
     """Shows what a server would run, or what has changed in its tools, and asks."""
-    servers = _servers(session)
-    entry = servers.usable_entry(_one(rest))
+    servers, name = _servers(session), _one(rest)
+    if name.startswith("remote/"):
+        return _allow_card(session, session.client.remote(name))
+    entry = servers.usable_entry(name)
     if not servers.consent.allowed(entry):
         session.say(_told(entry))
         if not approve(f"Start mcp/{entry.name}?", yes="Allow", no="No"):
@@ -184,6 +187,18 @@ def _allow(session: Session, rest: str) -> str:
     for kind, (offered, _) in others.items():
         servers.consent.pin(entry, offered, kind)
     return f"mcp/{entry.name}: its {len(tools)} tools are allowed as they are now."
+
+
+def _allow_card(session: Session, agent: RemoteTool) -> str:
+    """Shows what has changed in an agent's card, and asks."""
+    card, changes = _run(session, agent.changes())
+    if not changes:
+        return f"{agent.name} is allowed. It says of itself: {line(card.description, 300)}"
+    session.say("\n".join(map(_difference, changes)))
+    if not approve(f"Tell models this of {agent.name}?", yes="Allow", no="No"):
+        return f"{agent.name} stays left out."
+    agent.consent.pin(agent.entry, [card])
+    return f"{agent.name} is allowed as its card is now."
 
 
 def _told(entry: Entry) -> str:

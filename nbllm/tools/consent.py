@@ -89,6 +89,12 @@ class Consent:
         found = [] if before is None else [c for t in offered if (c := _change(before.get(t.name), t))]
         return [c for c in found if not (c.new and kind == "resources")]
 
+    def compared(self, entry: Entry, offered: list[Described], kind: str = "tools") -> list[Change]:
+        """As changes, where the first look notes all."""
+        if not self.known(entry, kind):
+            self.pin(entry, offered, kind)
+        return self.changes(entry, offered, kind)
+
     def _noted(self, entry: Entry, kind: str) -> dict[str, Any] | None:
         record = self._read().get(entry.key)
         found = record.get(kind) if isinstance(record, dict) else None

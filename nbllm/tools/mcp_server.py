@@ -92,9 +92,7 @@ class Server:
 
     async def _compared(self, offered: list[Described], kind: str) -> list[Change]:
         """What is not as it was allowed; the first look notes all."""
-        if not await asyncio.to_thread(self._consent.known, self.entry, kind):
-            await asyncio.to_thread(self._consent.pin, self.entry, offered, kind)
-        return await asyncio.to_thread(self._consent.changes, self.entry, offered, kind)
+        return await asyncio.to_thread(self._consent.compared, self.entry, offered, kind)
 
     async def _check(self, offers: Sequence[Resource | Prompt], kind: str, uri_or_name: str) -> None:
         """Raises ConfigError where the one that is meant is not as it was allowed."""
