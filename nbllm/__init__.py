@@ -85,6 +85,7 @@ _HOME = {
             "estimate_tokens",
             "nearest",
             "register_provider",
+            "unload",
         ),
         "client.api",
     ),

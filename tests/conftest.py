@@ -51,4 +51,5 @@ def clean_environment(monkeypatch, tmp_path_factory, pytestconfig):
     for name in list(os.environ):
         if name.endswith(_LEAKING) or name.startswith(_LEAKING):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("NBLLM_MODELS", str(tmp_path_factory.getbasetemp() / "nobody"))  # no model file either
     monkeypatch.setenv("NBLLM_HOME", pytestconfig.nbllm_home)

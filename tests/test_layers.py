@@ -92,6 +92,7 @@ LATE_PARTS = {
     ("notebook/session", "*"),  # nor what a call needs
     ("client/api", "client.embeddings"),
     ("client/api", "client.tokens"),
+    ("client/api", "client.unloading"),
     ("http/transport", "http.through_httpx"),  # proxies
     ("agents/remote", "http.sdk"),  # agents on other machines
     ("notebook/cell", "notebook.rows"),  # the rows wing

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..core import errors
 from ..core.calls import HttpCall, LocalCall, ProcessCall, Trace, Transport
 from ..core.extras import needs
 from ..http.transport import HttpTransport, Reply
+from .model_files import check
 from .process import Command, ProcessTransport
 
 _LOAD = 600.0  # seconds for a model to load
@@ -31,20 +31,11 @@ _ERROR = re.compile(r"^[\d.]+ E +(?:\w+ +)?(.*)$")  # a line of llama.cpp's log 
 _SAID = 400  # characters of what it wrote, in a message
 
 
-def model_file(name: str) -> Path | None:
-    """The file that a model's name means: a path that ends in .gguf, or a file of that name here; None for
-    a server's own name."""
-    if not name.lower().endswith(".gguf"):
-        return None
-    path = Path(name).expanduser()
-    return path.absolute() if path.is_file() or "/" in name or os.sep in name else None
-
-
 def local_call(path: Path, call: Any) -> LocalCall:
     """The call for the model in a file. Raises ConfigError where the file is none, or the package is
     missing."""
     needs("A model in a file", "local", "xllamacpp")
-    _check(path)
+    check(path)
     body = dict(call.body)
     context = body.pop("n_ctx", CONTEXT)
     if isinstance(context, bool) or not isinstance(context, int) or not 0 < context <= 2**24:
@@ -52,34 +43,6 @@ def local_call(path: Path, call: Any) -> LocalCall:
             f"n_ctx={context!r} is no number of tokens.", hint="For example x.n_ctx=16384"
         )
     return LocalCall(replace(call, body={**body, "model": path.stem}), str(path), context)
-
-
-def _check(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            head, size = file.read(4), os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise errors.ConfigError(
-            f"The model {path} cannot be read ({error.strerror}).",
-            hint="Give the path of a .gguf file: llamacpp/models/name.gguf",
-        ) from None
-    if head != b"GGUF":
-        raise errors.ConfigError(
-            f"{path.name} is no GGUF file, whatever its name says.",
-            hint="Download it again: a page or a pointer of Git LFS may have been kept in its place.",
-        )
-    if (memory := _memory()) and size > memory:
-        raise errors.ConfigError(
-            f"{path.name} has {size / 2**30:.1f} GiB, and this machine {memory / 2**30:.1f} GiB of memory.",
-            hint="Take a smaller model, or one with smaller numbers (Q4).",
-        )
-
-
-def _memory() -> int | None:
-    """Bytes of this machine's memory, None where it does not tell."""
-    with suppress(AttributeError, ValueError, OSError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None
 
 
 @dataclass(slots=True)
@@ -142,7 +105,14 @@ class LocalTransport(Transport):
         if task is None or (task.done() and not self._is_good(task)):
             task = self._servers[call.key] = asyncio.create_task(self._start(call))
             task.add_done_callback(lambda t: t.cancelled() or t.exception())  # nobody may be waiting
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                raise
+            raise errors.ConfigError(
+                f"{Path(call.file).name} was unloaded before it had loaded.", hint="Ask again to load it."
+            ) from None
 
     @staticmethod
     def _is_good(task: asyncio.Task[_Server]) -> bool:
@@ -152,8 +122,26 @@ class LocalTransport(Transport):
         """Ends an idle server."""
         task = self._servers.get(key)
         if task is not None and task.done() and self._is_good(task) and not task.result().busy:
-            del self._servers[key]
-            self._ending = asyncio.create_task(task.result().command.close())
+            self._ending = asyncio.create_task(self._let_go([key]))
+
+    async def unload(self, file: str | None = None) -> list[str]:
+        """Ends the servers of a file, or all, also those that still load; gives the files' names. Raises
+        ConfigError where one is answering."""
+        keys = [key for key in self._servers if file in (None, key[0])]
+        good = [task.result() for key in keys if (task := self._servers[key]).done() and self._is_good(task)]
+        if any(server.busy for server in good):
+            raise errors.ConfigError(
+                "The model is answering.", hint="Stop the answer first, or wait for it: %llm stop"
+            )
+        await self._let_go(keys)
+        return [Path(name).name for name, _ in keys]
+
+    async def _let_go(self, keys: Iterable[tuple[str, int]]) -> None:
+        tasks = [self._servers.pop(key) for key in keys]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(t.result().command.close() for t in tasks if self._is_good(t)))
 
     async def _start(self, call: LocalCall) -> _Server:
         key = secrets.token_urlsafe(24)
@@ -181,12 +169,7 @@ class LocalTransport(Transport):
 
     async def close(self) -> None:
         """Ends all servers."""
-        tasks, self._servers = list(self._servers.values()), {}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        good = [t.result() for t in tasks if self._is_good(t)]
-        await asyncio.gather(*(s.command.close() for s in good))
+        await self._let_go(list(self._servers))
 
 
 def _why(code: int | None, stderr: str) -> str:

@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..client.client import Client
-    from ..core.calls import HttpCall
     from ..core.messages import Message
     from .run_spec import Arm
 
 _PATIENCE = 600.0  # seconds for a fresh process, its request included
-_UNLOAD = 30.0  # seconds for a server to let a model go
 
 Row = dict[str, Any]
 
@@ -52,54 +50,6 @@ async def client_for(
         yield fresh
     finally:
         await fresh.http.close()
-
-
-async def unload(client: Client, arm: Arm) -> None:
-    """Makes an Ollama server let go of the model and waits until its own list says so.
-
-    Raises NbllmError where it does not within _UNLOAD seconds. The operating system may keep the file in its
-    page cache.
-    """
-    from ..core import errors
-    from ..core.calls import HttpCall
-
-    base, model = arm.route.provider.base_url, arm.route.model
-    try:
-        async with asyncio.timeout(_UNLOAD):
-            await _small(client, arm, HttpCall(f"{base}/api/generate", {}, {"model": model, "keep_alive": 0}))
-            while _lists(await _small(client, arm, HttpCall(f"{base}/api/ps", {}, {}, "GET")), model):  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
-    except errors.Timeout:
-        raise
-    except TimeoutError:
-        raise errors.TransportError(
-            f"{base} has not let {model} go within {_UNLOAD:g} s.",
-            hint="Check that nothing else uses the model.",
-        ) from None
-
-
-async def _small(client: Client, arm: Arm, call: HttpCall) -> Any:
-    """The JSON that a server answers. Raises our errors."""
-    from ..core.calls import Trace
-    from ..dialects._json import load_json
-
-    async with client.http.open(call, Trace(), arm.limits.connect) as reply:
-        body = await reply.body()
-        if reply.status >= 300:
-            raise client.registry.dialects[arm.route.provider.dialect].error(
-                reply.status, reply.headers, body, arm.route.provider
-            )
-        return load_json(body or b"{}")
-
-
-def _lists(answer: Any, model: str) -> bool:
-    """Whether a model is in the list of those that are loaded."""
-    models = answer.get("models") if isinstance(answer, dict) else None
-    return any(
-        model in (m.get("name"), m.get("model"))
-        for m in (models if isinstance(models, list) else ())
-        if isinstance(m, dict)
-    )
 
 
 async def process(

@@ -19,6 +19,7 @@ from typing import Any
 from ..client.client import Client
 from ..client.provider_api import question
 from ..client.stream import Stream
+from ..client.unloading import unload
 from ..core import errors
 from ..core.calls import Trace
 from ..core.messages import Message
@@ -222,7 +223,7 @@ class Load:
             self.recorder.add(Finished(extra, turn.index, ask.ends, rows=rows, chunks=chunks))
             return None
         if turn.start_kind == "cold_model":
-            await cold.unload(self.client, arm)
+            await unload(self.client, arm.route, arm.limits.connect)
         self.inflight += 1
         extra["inflight"] = self.inflight
         pressed = self.pressure.now()

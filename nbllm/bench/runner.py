@@ -20,6 +20,7 @@ from ..client.client import Client
 from ..client.embeddings import embedder, wanted
 from ..client.policy import Timeouts
 from ..client.prepare import no_key
+from ..client.unloading import unloads
 from ..core import addresses, errors
 from ..core.messages import Text
 from ..core.options import ADDRESS, REQUEST, SENDING
@@ -494,19 +495,17 @@ def _kinds(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def _possible(turns: tuple[plan.Turn, ...], arms: tuple[Arm, ...], *, strict: bool) -> tuple[plan.Turn, ...]:
-    """Without what a model cannot do: only Ollama can be told to let a model go, and a command has no
+    """Without what a model cannot do: not every one can be told to leave the memory, and a command has no
     connection or client."""
     turns = tuple(
         t
         for t in turns
         if not (arms[t.arm].route.provider.command and t.start_kind in ("cold_client", "cold_conn"))
     )
-    cannot = {
-        i for i, arm in enumerate(arms) if arm.route.provider.dialect != "ollama" or arm.route.simulated
-    }
+    cannot = {i for i, arm in enumerate(arms) if not unloads(arm.route) or arm.route.simulated}
     if strict and any(t.start_kind == "cold_model" and t.arm in cannot for t in turns):
         raise errors.ConfigError(
-            "cold_model needs a server that can be told to unload: Ollama.",
+            "cold_model needs a model that can be told to unload: one of Ollama, or in a file.",
             hint="Leave cold_model out for the others.",
         )
     return tuple(t for t in turns if not (t.start_kind == "cold_model" and t.arm in cannot))

@@ -152,6 +152,15 @@ def estimate_tokens(text: str, model: str = "auto") -> TokenEstimate:
     return count(default_client(), text, model)
 
 
+def unload(model: str | None = None) -> list[str]:
+    """Has a model leave the memory of this machine: one in a file, or of an Ollama server; without a name
+    those in files that this process has loaded. Gives the names of those that were told. Raises ConfigError
+    for a model that cannot be told, or that answers now."""
+    from .unloading import unloaded
+
+    return unloaded(default_client(), model)
+
+
 def register_provider(name: str, **entries: Any) -> Provider:
     """Adds a provider, or changes one, for this process and above all configuration files. The entries are
     those of a provider's table in TOML: `register_provider("acme", base_url="https://llm.acme.example/v1",

@@ -13,7 +13,7 @@ from ..routing.registry import Registry, Route
 
 def choose(registry: Registry, listens: Callable[[str], bool]) -> Route:
     """The first provider with a key of the user's own, else an Ollama that `listens`, else a provider with a
-    key in `.env`, which may be somebody else's, else the simulator."""
+    key in `.env`, which may be somebody else's, else a model file, else the simulator."""
     simulating, beside = registry.simulating, ""
     for name, row in registry.rows.items() if not simulating else ():
         key = _key_of(registry, name) if not row.local else None
@@ -31,6 +31,10 @@ def choose(registry: Registry, listens: Callable[[str], bool]) -> Route:
             f"no other key and no Ollama was found, and {source} is one: whoever put it there may read what "
             f"is asked",
         )
+    if not simulating and (local := _file(registry)) is not None:
+        return replace(
+            local, asked="auto", why="no key and no Ollama was found, and it is the newest model file here"
+        )
     return _chosen(
         registry,
         "sim/openai",
@@ -41,6 +45,13 @@ def choose(registry: Registry, listens: Callable[[str], bool]) -> Route:
 
 def _chosen(registry: Registry, name: str, why: str) -> Route:
     return replace(registry.resolve(name), asked="auto", why=why)
+
+
+def _file(registry: Registry) -> Route | None:
+    """The route to a model file that can be asked, where there is one."""
+    row = registry.rows.get("local")
+    route = registry.resolve("local") if row is not None and row.folders else None
+    return route if route is not None and route.problem is None else None
 
 
 def _key_of(registry: Registry, name: str) -> Secret | None:

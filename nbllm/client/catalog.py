@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..agents.base import passed
+from ..agents.model_files import lacks, listed
 from ..agents.process import find
 from ..core import errors
 from ..core.calls import Endpoint, ProcessCall, Provider, Secret, Trace
@@ -96,7 +97,7 @@ def states(client: Client, *, ask: bool = True) -> list[ProviderState]:
     checks: dict[str, Future[bool]] = {
         s.name: client.check(client.registry.address(rows[s.name]))
         for s in known
-        if ask and s.ready and s.mode != "headless"
+        if ask and s.ready and s.mode != "headless" and not rows[s.name].folders
     }
     return [_asked(s, checks[s.name].result()) if s.name in checks else s for s in known]
 
@@ -132,6 +133,8 @@ def _lacks(client: Client, row: Provider, address: str, key: Secret | None) -> s
         return f"set {address.partition('${')[2].partition('}')[0]}"
     if row.command and shutil.which(row.command[0]) is None:
         return f"{row.command[0]} is not installed"
+    if row.folders:
+        return lacks(client.registry.placed(row))
     if key is None and not row.local:
         return f"set {' or '.join(row.key_env) or 'a key'}" + (f" ({row.key_url})" if row.key_url else "")
     return ""
@@ -149,6 +152,9 @@ def _asked(state: ProviderState, answers: bool) -> ProviderState:
 def health(client: Client, name: str) -> Health:
     """Asks a provider for its model list and tells how that went. Raises ConfigError for a name that is no
     provider's, and for one that cannot be asked."""
+    if (files := client.registry.row(name)) is not None and files.folders:
+        note = _lacks(client, files, "", None)
+        return Health(files.name, mode(files), not note, None, None, note)
     route = listing(client, name)
     row = route.provider
     if row.command:
@@ -275,6 +281,11 @@ def list_models(
 
 
 def _listed(client: Client, name: str, cache: Path | None, fresh: bool, *, strict: bool) -> list[ModelInfo]:
+    if (files := client.registry.placed(client.registry.rows[name])).folders:
+        return [
+            ModelInfo(full, name, full.partition("/")[2], created=round(file.changed))
+            for full, file in listed(files).items()
+        ]
     try:
         route = listing(client, name)
         row = route.provider

@@ -10,6 +10,7 @@ from dataclasses import replace
 from operator import is_not
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 
+from ..agents.local_server import LocalTransport
 from ..agents.opencode_server import OpenCodeTransport
 from ..agents.process import ProcessTransport
 from ..core import errors
@@ -217,6 +218,12 @@ class Client:
         """The sessions with OpenCode's servers; to be used on the engine's loop only."""
         self._engine()
         return self._pool.opencode
+
+    @property
+    def local(self) -> LocalTransport:
+        """The servers of model files; to be used on the engine's loop only."""
+        self._engine()
+        return self._pool.local
 
     @property
     def http(self) -> HttpTransport:

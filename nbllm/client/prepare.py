@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..agents.local_server import local_call, model_file
+from ..agents.local_server import local_call
+from ..agents.model_files import path_of
 from ..agents.protocols import able, execute
 from ..agents.protocols import keep as keep_talking
 from ..core import errors
@@ -35,7 +36,7 @@ def encode(
     words = dialect(row, dialects).encode
     if not route.simulated:
         words = execute if mode == "execute" else keep_talking if keep else words
-    if row.name == "llamacpp" and not route.simulated and (path := model_file(request.model)):
+    if not route.simulated and (path := path_of(row, request.model)):
         return local_call(path, words(request, row, None))
     return words(request, row, key).guarded(Guard.of(row, key.at(row.base_url) if key is not None else None))
 

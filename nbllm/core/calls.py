@@ -604,7 +604,8 @@ class Provider(Endpoint):
     a project. oauth: how to log in where a key is not typed. shipped: the origin at which nbllm's own rows
     have this provider, where the name in `opencode` is theirs. batch: how it writes batches, a name out of
     dialects.batches.FORMATS, "" where it takes none. embeddings: short names of models that embed, the first
-    of which is meant where none is named.
+    of which is meant where none is named. folders: where model files lie whose names it answers to, in place
+    of an address.
     """
 
     base_url_env: tuple[str, ...] = ()
@@ -625,6 +626,7 @@ class Provider(Endpoint):
     shipped: str = ""
     batch: str = ""
     embeddings: Mapping[str, str] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
 
     @property
     def unapproved(self) -> bool:

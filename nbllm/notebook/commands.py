@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..client.catalog import list_models, ping
+from ..client.unloading import unloaded
 from ..core.calls import Provider
 from ..core.errors import ConfigError, after_answer
 from ..core.events import Response
@@ -85,6 +86,12 @@ def _providers(session: Session, rest: str) -> Any:
 def _ping(session: Session, rest: str) -> Any:
     names = rest.replace(",", " ").split() or [str(session.defaults.get("model", "auto"))]
     return overview.pings([ping(session.client, name) for name in names])
+
+
+def _unload(session: Session, rest: str) -> str:
+    names: list[Any] = rest.replace(",", " ").split() or [None]
+    gone = [told for name in names for told in unloaded(session.client, name)]
+    return f"Unloaded: {', '.join(gone)}." if gone else "No model of a file is loaded."
 
 
 def _key(session: Session, rest: str) -> Any:
@@ -280,7 +287,7 @@ def _nest(session: Session, rest: str) -> str:
 
 # What `%llm help` shows first: the lines by what they are for.
 _LINES = {
-    "to begin": "models providers key ping use alias simulate help",
+    "to begin": "models providers key ping use alias unload simulate help",
     "to ask": "ask again last stop fix insert kept",
     "to keep": "chat prompt record replay cache mcp batches",
     "to measure": "log cost budget bench",
@@ -555,6 +562,7 @@ COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "models": _models,
     "providers": _providers,
     "ping": _ping,
+    "unload": _unload,
     "key": _key,
     "alias": _alias,
     "again": _again,

@@ -413,6 +413,16 @@ def _use(config: Config, layer: Layer) -> None:
                     name,
                 )
             )
+        elif layer.project and name == "model" and _is_file(str(value), config):
+            config.problems.append(
+                _problem(
+                    layer,
+                    f"the default model {value!r} may be a model file of this project; "
+                    "expected its name in a cell",
+                    "use",
+                    name,
+                )
+            )
         elif not isinstance(value, (str, int, float, bool)):
             config.problems.append(_problem(layer, f"the default {name!r} is no text or number", "use", name))
         else:
@@ -425,6 +435,10 @@ def _leads_home(model: str, config: Config, layer: Layer) -> bool:
     """Whether a name ends at a provider that this layer itself describes, elsewhere than on this machine."""
     row = leads_to(model, config.rows, config.aliases)
     return row is not None and row.source == layer.where and not is_loopback(row.base_url)
+
+
+def _is_file(model: str, config: Config) -> bool:
+    return meant(model, config.aliases, config.rows).lower().endswith(".gguf")
 
 
 def _problem(layer: Layer, message: str, *names: str) -> Problem:
@@ -533,7 +547,11 @@ def _held(row: Provider, table: Mapping[str, Any], below: Config) -> tuple[str, 
     waits = spent(row) - free
     if (same is not None and not kept and not here) or (same is None and _known_word(row.name, row, below)):
         waits.add(row.name)
-    waits |= {f"{row.name}: {e} = {_value(table[e])}" for e in table if _asks(e, row, same, below)}
+    waits |= {
+        f"{row.name}: {e} = {_value(row.folders if e == 'folders' else table[e])}"
+        for e in table
+        if _asks(e, row, same, below)
+    }
     if "opencode" in table and not row.shipped:
         waits.add(f"opencode = {_value(row.opencode)}")
     return tuple(sorted(waits - below.allowed.get(origin(row.base_url), set())))
@@ -557,7 +575,7 @@ def _asks(entry: str, row: Provider, same: Provider | None, below: Config) -> bo
     names variables waits by their names, not here."""
     if same is None:
         return (
-            entry in ("command", "oauth")
+            entry in ("command", "oauth", "folders")
             or (entry == "dialect" and row.dialect not in _HTTP)
             or _takes(entry, row, (), below)
         )

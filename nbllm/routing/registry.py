@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from ..agents.model_files import newest, path_of
 from ..core.addresses import holds_more, ip
 from ..core.calls import Dialect, Hidden, Provider, Quirks, Secret, shown
 from ..core.errors import AuthenticationError, ConfigError
@@ -116,7 +117,13 @@ class Routes:
 
     def keep(self, asked: Any, route: Route, env: Watched, registry: Registry) -> None:
         """Remembers a route, unless it may lead elsewhere next time, or an address in it may be secret."""
-        if route.simulated or route.problem or env.whole or holds_more(asked[1] or ""):
+        if (
+            route.simulated
+            or route.problem
+            or env.whole
+            or route.provider.folders
+            or holds_more(asked[1] or "")
+        ):
             return
         if self.rows != registry.rows or self.aliases != registry.aliases or len(self.known) > _ROUTES:
             self.rows, self.aliases, self.known = dict(registry.rows), dict(registry.aliases), {}
@@ -191,7 +198,10 @@ class Registry:
             )
         if provider is None:
             raise self._unknown(asked)
-        route = Route(asked, provider, model or provider.default_model)
+        model = model or provider.default_model
+        if provider.folders and not (model or provider.held or base_url or self.simulating):
+            model = newest(self.placed(provider))
+        route = Route(asked, provider, model)
         return self._place(
             route,
             base_url,
@@ -305,7 +315,7 @@ class Registry:
             raise ConfigError(
                 f"{name} has no default model.",
                 hint=f"Name one: {row.name}/MODEL."
-                + (f" `%llm models {row.name}/` lists them." if row.models else ""),
+                + (f" `%llm models {row.name}/` lists them." if row.models or row.folders else ""),
             )
         missing = list(dict.fromkeys(n for text in _texts(row) for n in filled(text, self.env, row.held)[1]))
         if missing:
@@ -319,6 +329,9 @@ class Registry:
             )
         if "{model}" in row.base_url and model.strip(".") == "":
             raise ConfigError(f"{name} has no model called {model!r}.", hint=f"Name one: {row.name}/MODEL.")
+        if row.folders:
+            row = self.placed(row)
+            path_of(row, model)
         headers, query = (
             {k: filled(v, self.env, row.held)[0] for k, v in pairs.items()}
             for pairs in (row.headers, row.query)
@@ -329,6 +342,15 @@ class Registry:
             headers=headers,
             query=query,
         )
+
+    def placed(self, row: Provider) -> Provider:
+        """The row with the folders of model files that are in force, none where they wait for consent."""
+        other = self.env.get("NBLLM_MODELS", "").strip() if row.folders else ""
+        found = other.split(os.pathsep) if other else (filled(f, self.env)[0] for f in row.folders)
+        if row.held:
+            found = []
+        paths = (os.path.abspath(os.path.expanduser(f)) for f in found if f and "${" not in f)
+        return replace(row, folders=tuple(paths))
 
     def _values(self, row: Provider) -> Hidden:
         """What the row's texts hold that is nobody's business: the values of variables, and what stands in
@@ -511,7 +533,9 @@ def _without_its_own(row: Provider) -> Provider:
     """The row for an address that is given by hand: its headers and query belong to its own, all but what
     stands in it for variables that are not set."""
     defaults = {k: filled(v, {}) for k, v in row.query.items() if "${" in v}
-    return replace(row, headers={}, query={k: text for k, (text, missing) in defaults.items() if not missing})
+    return replace(
+        row, headers={}, folders=(), query={k: text for k, (text, missing) in defaults.items() if not missing}
+    )
 
 
 def _host(url: str) -> str:
@@ -587,7 +611,7 @@ def table(registry: Registry | None = None) -> str:
         key = (
             f"its own login{', or ' * bool(key)}{key}"
             if row.command
-            else key + " (if the server wants one)" * row.local
+            else key + " (if the server wants one)" * bool(row.local and key)
         )
         how = ", ".join(_VERIFIED.get(v, v) for v in row.verified) or "its documentation"
         lines.append(

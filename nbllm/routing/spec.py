@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +24,7 @@ from .dialects import DIALECTS
 from .places import without
 
 BUILT_IN = ""  # the source of nbllm's own rows
+HERE = "http://127.0.0.1"  # the address of models in files
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.\-/]*")
 
@@ -154,7 +157,17 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "models": _path,
     **dict.fromkeys(("label", "default_model", "key_url", "price", "opencode", "refused"), _text),
     **dict.fromkeys(
-        ("base_url_env", "timeout_env", "key_env", "prefixes", "bare", "verified", "command", "passes"),
+        (
+            "base_url_env",
+            "timeout_env",
+            "key_env",
+            "prefixes",
+            "bare",
+            "verified",
+            "command",
+            "passes",
+            "folders",
+        ),
         _texts,
     ),
     **dict.fromkeys(("headers", "query", "embeddings"), _pairs),
@@ -196,6 +209,11 @@ def provider_row(
     if below is None and name.startswith("remote/"):
         keyless = not given.get("key_env")
         given = {"dialect": "a2a", "default_model": AGENT, "models": "", "local": keyless, **given}
+    if "folders" in given:
+        given = {**({"base_url": HERE} if below is None else {}), "local": True, "models": "", **given}
+        given["folders"] = tuple(_beside(source, folder) for folder in given["folders"])
+    elif "base_url" in given:  # a server of the user's own, whatever the row was before
+        given["folders"] = ()
     if below is None and "base_url" not in given:
         raise ConfigError(
             f"Provider {name!r} lacks 'base_url'.",
@@ -235,6 +253,11 @@ def provider_row(
         source=source,
         shipped=shipped,
     )
+
+
+def _beside(source: str, folder: str) -> str:
+    """A folder as it is meant in a file: beside that file, where it is no full path."""
+    return folder if folder.startswith(("~", "$")) else os.path.abspath(Path(source).parent / folder)
 
 
 def _read(name: str, entry: str, value: Any) -> Any:

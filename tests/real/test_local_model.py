@@ -12,9 +12,11 @@ import pytest
 import nbllm
 from nbllm.agents.local_server import LocalTransport, local_call
 from nbllm.agents.process import ProcessTransport
+from nbllm.client.unloading import unloaded
 from nbllm.core.calls import HttpCall, Trace
 from nbllm.core.errors import ConfigError
 from nbllm.http.transport import HttpTransport
+from nbllm.routing.registry import load
 
 from ..processes import comes_to
 from .conftest import REAL, need
@@ -114,3 +116,55 @@ def test_an_idle_server_ends_and_two_rooms_are_two_servers(tiny: Path) -> None:
         await processes.close()
 
     asyncio.run(work())
+
+
+def test_names_of_a_folder_auto_and_unload(tiny: Path, tmp_path: Path) -> None:
+    """local/NAME, and `auto` where there is nothing else, which says so; unloaded it is loaded again."""
+    (tmp_path / "tiny.gguf").symlink_to(tiny)
+    client = nbllm.Client(load({"NBLLM_MODELS": str(tmp_path)}))
+    assert "Hello from a tiny model" in client.complete("hello", "local/tiny", **OPTIONS).text
+    pid = server_of(client)
+    assert (["tiny.gguf"], []) == (unloaded(client), unloaded(client))
+    assert gone(pid)
+    stream = client.stream("hello", **OPTIONS)
+    told = [n.text for n in stream.response().notices]
+    assert "auto chose local/tiny" in told[0]
+    assert "Loading tiny.gguf on this machine." in told
+    assert ["local/tiny"] == unloaded(client, "local/tiny")
+    client.close()
+
+
+def test_what_answers_is_not_unloaded_and_what_loads_is(tiny: Path) -> None:
+    """An answer is worth more than memory; who waited for a load that was given up is told so."""
+
+    async def work() -> None:
+        http, processes = HttpTransport(), ProcessTransport()
+        transport = LocalTransport(http, processes)
+        call = local_call(tiny, HttpCall("", {}, BODY))
+        loading = asyncio.create_task(transport.open(call, Trace(), 10.0).__aenter__())
+        while not transport._servers:  # noqa: ASYNC110 - it begins at its first turn
+            await asyncio.sleep(0)
+        assert ["tiny.gguf"] == await transport.unload(str(tiny))
+        with pytest.raises(ConfigError, match="was unloaded before it had loaded"):
+            await loading
+        async with transport.open(call, Trace(), 10.0) as reply:
+            with pytest.raises(ConfigError, match="is answering"):
+                await transport.unload()
+            assert [f async for batch in reply.frames() for f in batch]
+        assert ["tiny.gguf"] == await transport.unload()
+        await transport.close()
+        await http.close()
+        await processes.close()
+
+    asyncio.run(work())
+
+
+def test_a_benchmark_loads_a_file_anew(tiny: Path) -> None:
+    """cold_model, as of Ollama."""
+    df = nbllm.bench.run(
+        f"llamacpp/{tiny}", "hello", cold=["cold_model", "warm"], blocks=2, warmup=1, progress=False
+    )
+    measured = df[df["status"] == "ok"]
+    by_kind = measured.groupby("start_kind")["ttft_ms"].min()
+    assert {"cold_model", "warm"} <= set(by_kind.index)
+    assert by_kind["cold_model"] > by_kind["warm"]

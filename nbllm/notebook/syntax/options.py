@@ -48,6 +48,8 @@ SUBCOMMANDS: dict[str, str] = {
     "models": "models that a provider lists: %llm models gemini/ (fresh: not today's list)",
     "providers": "providers, where their keys were found, whether they answer",
     "ping": "time to first token of models: %llm ping gemini/flash claude/haiku",
+    "unload": "let models leave this machine's memory: %llm unload (those loaded from files) | %llm unload "
+    "local/NAME | ollama/NAME",
     "key": "where a key is found, or type one for this session: %llm key openai (set, unset, where NAME: "
     "the keyring; login, logout NAME: OAuth; allow NAME: a project's row)",
     "alias": "a short name for a model: %llm alias fast gemini/flash (--save: for good)",
