@@ -25,8 +25,10 @@ ENV = {
 ROWS = registry.load(ENV).rows
 REFUSED = {"github", "bedrock", "vertex"}
 ASKABLE = [
-    name for name in ROWS if name not in REFUSED and not ROWS[name].command and name != "opencode"
-]  # agents: tests/test_talks.py
+    name
+    for name in ROWS
+    if name not in REFUSED and not ROWS[name].command and name != "opencode" and not ROWS[name].folders
+]  # agents: tests/test_talks.py; models in folders: tests/test_local_model.py
 TURNS = (
     Message("system", "Be brief."),
     Message("user", [Text("What is this?"), Image(b"PIXELS")]),
@@ -172,7 +174,7 @@ def test_rows_are_complete_and_do_not_clash():
     for row in ROWS.values():
         assert row.label
         assert row.base_url.startswith(
-            "cli://" if row.command else ("https://", "${AZURE") if not row.local else "http://127.0.0.1:"
+            "cli://" if row.command else ("https://", "${AZURE") if not row.local else "http://127.0.0.1"
         )
         assert row.refused or row.local or (row.key_env and row.key_url)
         assert set(row.verified) <= {"stream", "server", "cli"}

@@ -101,15 +101,20 @@ def find(row: Provider, name: str) -> Path:
         f"No model file is called {name!r}.",
         hint=f"Did you mean {' or '.join(near)}?"
         if near
-        else f"`%llm models {row.name}` lists those in {', '.join(row.folders)}.",
+        else f"`%llm models {row.name}` lists those in {_where(row)}.",
     )
+
+
+def _where(row: Provider) -> str:
+    """A row's folders, those that are there alone where some are."""
+    return ", ".join([f for f in row.folders if os.path.isdir(f)] or row.folders)
 
 
 def lacks(row: Provider) -> str:
     """Why no model in a row's folders can be asked, "" where one can."""
     if find_spec("xllamacpp") is None:
         return "pip install 'nbllm[local]'"
-    return "" if listed(row) else f"no .gguf file in {', '.join(row.folders)}"
+    return "" if listed(row) else f"no .gguf file in {_where(row)}"
 
 
 def newest(row: Provider) -> str:
