@@ -37,6 +37,10 @@ PARTS = {
     "dry": ("dry_run=true", "'Nothing was sent' in text and not answers"),
     "quiet": ("quiet=true", "text.strip() == ''"),
     "plain": ("render=plain", "html == ''"),
+    "asserts": (
+        'asserts="not contains: %%"',
+        "all(a.passed and a.checks == {'not_contains': 1.0} for a in answers)",
+    ),
     "system": ('system="Be brief."', "all(a.request.messages[0].role == 'system' for a in answers)"),
 }
 CHECK = """
@@ -81,6 +85,7 @@ SILENT = {
         ("dry", "use"),
         ("dry", "system"),
         ("dry", "out"),
+        ("dry", "asserts"),
         ("dry", "bg"),
         ("dry", "code"),
         ("dry", "json"),

@@ -132,7 +132,7 @@ def test_what_may_be_a_default():
         "failover",
         "hedge",
     ]
-    one += ["each", "into", "run", "mode", "wait", "strict"]
+    one += ["each", "into", "run", "mode", "wait", "strict", "asserts"]
     expected = {n for n in line.OPTIONS if "." not in n} - set(one)
     assert expected == set(settings.NAMES)
     assert {"base_url", "dialect", "key", "keep", "bg", "approve", "mode"} == {

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..core.assertions import PASSES
 from ..core.errors import ConfigError, did_you_mean
+from ..core.events import PASSES
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..core.assertions import PASSES
+from ..core.events import PASSES
 from .frames import SCORE, ordered
 from .grades import PREFIX
 from .scoring import answers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..core.assertions import all_pass
+from ..core.events import all_pass
 
 if TYPE_CHECKING:
     import pandas as pd

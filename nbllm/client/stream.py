@@ -90,6 +90,7 @@ class Stream:
         self.called = time.perf_counter()
         self.ended_at: float | None = None
         self.at_end: Callable[[Stream], None] | None = None  # called once, on the engine's thread
+        self.remark: Callable[[dict[str, Any]], None] | None = None  # adds to its row in the ledger
         self._about = about
         self._error: errors.NbllmError | None = None
         self._lock = threading.RLock()

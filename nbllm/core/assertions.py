@@ -1,7 +1,7 @@
 """What an answer must be: "contains: Paris", "latency: 2s", functions, scorers. Pure.
 
-An assertion gives a number between 0 and 1, and passes from PASSES on. What a check cannot know (a cost
-without a price) is None, and such an answer is not called passed.
+An assertion gives a number between 0 and 1, and passes from events.PASSES on. What a check cannot know (a
+cost without a price) is None, and such an answer is not called passed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 from .errors import ConfigError, did_you_mean
 from .schema import checked_schema, schema_problems
 
-PASSES = 0.5  # a check or a score from here on is a pass
 # (the answer, what its prompt's row says, the request's figures) -> how good, None where it cannot be known
 Check = Callable[[str, Mapping[str, Any], Mapping[str, Any]], float | None]
 _Test = Callable[[str, Mapping[str, Any]], bool | None]
@@ -184,11 +183,3 @@ def worth(found: Any) -> float | None:
     if not math.isfinite(value):
         raise ValueError(f"{value} is no score")
     return value
-
-
-def all_pass(values: Iterable[float | None]) -> bool | None:
-    """Whether all checks of an answer are passed; None where one is not known and none has failed."""
-    told = list(values)
-    if any(v is not None and v < PASSES for v in told):
-        return False
-    return None if None in told else True

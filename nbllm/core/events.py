@@ -317,6 +317,17 @@ def total(usages: Iterable[Usage | None]) -> Usage | None:
     )
 
 
+PASSES = 0.5  # what is asserted of an answer, and a score, is passed from here on
+
+
+def all_pass(values: Iterable[float | None]) -> bool | None:
+    """Whether all checks of an answer are passed; None where one is not known and none has failed."""
+    told = list(values)
+    if any(v is not None and v < PASSES for v in told):
+        return False
+    return None if None in told else True
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Response:
     """An answer, whole or partial, with everything known about it. Where tools ran, `parts` are those of the
@@ -340,6 +351,13 @@ class Response:
     turn_usage: Usage | None = None  # of the last turn alone
     cached: bool = False
     saved_usd: float | None = None
+    checks: Mapping[str, Any] = field(default_factory=dict)  # what was asserted: 0 to 1, None: not known
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether all that was asserted of it holds; None where one thing is not known, or nothing was
+        asserted."""
+        return all_pass(self.checks.values()) if self.checks else None
 
     @property
     def steps(self) -> tuple[Step, ...]:

@@ -90,6 +90,13 @@ class CallSpec:
         'structure of the answer: "name, age int", a JSON schema, or a variable\'s name',
         default=False,
     )
+    asserts: Any = _cell(
+        "list",
+        "what the answer must be: contains: Paris, regex: ^\\d+$, json, latency: 2s, cost: 0.01, "
+        "not ... for the opposite, or a function of this notebook; may be given again",
+        many=True,
+        default=False,
+    )
     as_: str | None = _cell(
         "choice",
         "what the variable takes of a structured answer: a DataFrame, or checked objects",

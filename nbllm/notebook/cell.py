@@ -18,6 +18,7 @@ from ..core.template import Filled, fill
 from ..routing.registry import DEFAULT_MODEL
 from . import background, dry_run, fix, prompt_files
 from .actions import actions_of
+from .asserting import with_asserts
 from .comparison import Comparison
 from .functions import define
 from .painters import painter
@@ -62,7 +63,7 @@ def _run_cell(session: Session, line: Line, body: str) -> Any:
         options |= prompt.options
     if used and not line.options.keys() & {"save", "label"}:
         options["label"] = prompt_files.label(used)
-    options = with_schema(session, checked(line, options))
+    options = with_schema(session, with_asserts(session.namespace, checked(line, options)))
     _able(session, line, options)
     if used:
         mode = "single" if "each" in options else str(options.get("fill", "on"))

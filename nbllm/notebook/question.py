@@ -146,7 +146,7 @@ _EXCLUDES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ),
     (
         "def",
-        ("out", "bg", "dry_run", "quiet", "render", "format", "show_reasoning"),
+        ("out", "bg", "dry_run", "quiet", "render", "format", "show_reasoning", "asserts"),
         "def= makes a function, which shows nothing and returns its answer",
         "Leave it out; what the call returns goes into a variable of yours.",
     ),
@@ -179,6 +179,7 @@ _EXCLUDES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
                 "strict",
             ),
             *("keep", "format", "render", "fill", "hedge", "mode=execute", "mode=query", "show_reasoning"),
+            "asserts",
         ),
         "each= asks for every row of a table, and its answers are columns",
         "Leave it out.",

@@ -13,6 +13,7 @@ later with all that had come. A second SIGINT raises as usual, should something 
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -28,6 +29,7 @@ from ..core.events import Event, Response
 from ..core.messages import Text
 from ..core.schema import Mismatch, Shape, repair, value_of
 from ..store.budgets import Budget
+from .asserting import asserted
 from .chats import Turn
 from .comparison import Comparison
 from .question import Contestant, Question, spendable
@@ -356,6 +358,11 @@ def outcome(question: Question, label: str, stream: Stream | NbllmError) -> Outc
     value, error, response = None, found.error, found.response
     if error is None and question.shape is not None and response.finish_reason != "cancelled":
         value, error = _valued(question, question.shape, response)
+    if (wanted := question.options.get("asserts")) and not response.empty:
+        response = asserted(response, wanted, question.text)
+        last = stream.turns[-1] if stream.turns else stream
+        if last.remark is not None:
+            last.remark({"checks": json.dumps(dict(response.checks))})
     table = None
     if question.options.get("as") == "df" and value is not None:
         with (

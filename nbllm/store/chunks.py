@@ -41,6 +41,7 @@ class Recorded(Protocol):
     called: float
     ended_at: float | None
     at_end: Any  # called with it at its end, or None
+    remark: Any  # adds to what the ledger has of it, or None
 
     @property
     def done(self) -> bool:

@@ -326,6 +326,13 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("out_tok_s", "float64", "tokens/s", "rates", "1000 / itl_ms: the speed of decoding."),
     Column("texts", "Int64", "", "tokens", "Embeddings: texts in the request."),
+    Column(
+        "checks",
+        "string",
+        "JSON",
+        "outcome",
+        "A cell's asserts=, 0 to 1 each; null: not known.",
+    ),
     Column("in_tok_s", "float64", "tokens/s", "rates", "Embeddings: in_tokens / e2e."),
     Column("texts_s", "float64", "1/s", "rates", "Embeddings: texts / e2e."),
     Column("out_tok_s_e2e", "float64", "tokens/s", "rates", "out_tokens / e2e: the speed a caller sees."),

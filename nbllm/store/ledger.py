@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -79,7 +80,7 @@ class Ledger:
         }
         with self._lock:
             self._pending.append((stream, call, about, own))
-        stream.at_end = self._ended
+        stream.at_end, stream.remark = self._ended, partial(self._remark, about, own)
         if self._kept == "memory":
             return ""
         own.wake(self._settle)
@@ -119,6 +120,17 @@ class Ledger:
     def _ended(self, stream: Recorded) -> None:
         """On the engine's thread: has it measured on a thread that nobody waits for."""
         book().wake(self._settle)
+
+    def _remark(self, about: Row, own: Book, more: Row) -> None:
+        """Adds to the row of a call that has ended what its caller says of it afterwards."""
+        self._settle()
+        with self._lock:
+            row = next((r for r in reversed(self._rows) if r["request_id"] == about["request_id"]), None)
+            if row is not None:
+                row |= more
+        if row is not None and self._kept != "memory":
+            own.add([self._record(row)])
+            own.wake(self._settle)
 
     def _settle(self) -> None:
         """Measures what has ended, and puts down what has begun. An entry goes when it is done with: an
@@ -160,6 +172,7 @@ class Ledger:
         if self._kept != "texts":
             told = {name: _short(v) for name, v in row.items() if name not in _TEXTS and v is not None}
             told["params"] = _numbers(row.get("params"))
+            told |= {"checks": row["checks"]} if "checks" in row else {}
         return *_key(row), json.dumps(told, default=str)
 
 

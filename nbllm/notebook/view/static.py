@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ...core.compaction import COMPACTED
 from ...core.errors import NbllmError, ProviderError, in_a_line
-from ...core.events import FinishReason, Notice, Response, Step, ToolEnded, Usage, UsageReport
+from ...core.events import PASSES, FinishReason, Notice, Response, Step, ToolEnded, Usage, UsageReport
 from ...core.messages import Document, Image, Reasoning, Text, ToolCall, caption, picture_size, picture_type
 from .hidden import clean, plain
 from .markdown import code_html, fences, plain_html, reasoning_html, to_html
@@ -60,7 +60,7 @@ def _surely(instead: Callable[..., T]) -> Callable[[Callable[P, T]], Callable[P,
     return wrap
 
 
-_IN_FOOTER = ("auto", "media", "tools", "failover", "hedge", "cached", "context")  # kinds of notices
+_IN_FOOTER = ("auto", "media", "tools", "failover", "hedge", "cached", "context", "asserts")  # of notices
 # What to say about an answer that did not simply end.
 _ENDINGS: dict[FinishReason | None, str] = {
     "cancelled": "■ Stopped by you; this is what had arrived.",
@@ -178,6 +178,7 @@ def footer(
         "filled " + ", ".join(filled) if filled else "",
         f"not filled: {left}" if left else "",
         "attached " + ", ".join(attached) if attached else "",
+        *(f"{_mark(value)} {name}" for name, value in response.checks.items()),
         *(n.text.rstrip(".") for n in response.notices if n.kind in _IN_FOOTER),
         *(f"{caption(p)[1:-1]} in .files" for p in response.files),
     ]
@@ -186,6 +187,11 @@ def footer(
         item.replace(" ", "\u00a0") if len(item) < 40 else item for item in shown
     )  # lines break between items
     return Rendered(escape(html, quote=False), " · ".join(shown))
+
+
+def _mark(value: float | None) -> str:
+    """Of what was asserted: passed, not passed, not known."""
+    return "?" if value is None else "✓" if value >= PASSES else "✗"
 
 
 def error_lines(error: BaseException) -> str:

@@ -1,0 +1,54 @@
+"""`asserts=`: what a cell's answer must be, and whether it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..core.assertions import checks, named
+from ..core.errors import ConfigError, in_a_line
+from ..core.events import Notice, Response
+
+
+def with_asserts(namespace: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with asserts= read: by name, words or a function of the notebook. Raises ConfigError before
+    anything is sent."""
+    if "asserts" not in options:
+        return dict(options)
+    found = named([_read(text, namespace) for text in options["asserts"]])
+    checks(found)  # raises for what is wrong with one
+    return {**options, "asserts": found}
+
+
+def _read(text: str, namespace: Mapping[str, Any]) -> Any:
+    if text.startswith("{"):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"asserts= is no JSON: {error}.", hint='asserts={"json": {"type": "object"}}'
+            ) from None
+    function = namespace.get(text) if text.isidentifier() else None
+    return function if callable(function) else text
+
+
+def asserted(response: Response, wanted: Mapping[str, Any], asked: str) -> Response:
+    """The response with what was asserted of it. A function that fails by itself says nothing of the answer:
+    a notice says why."""
+    total = response.timing.total
+    about = {
+        "asked": asked,
+        "cost_usd": response.cost,
+        "e2e_ms": None if total is None or response.cached else total * 1e3,
+    }
+    found: dict[str, float | None] = {}
+    notices = list(response.notices)
+    for name, check in checks(wanted).items():
+        try:
+            found[name] = check(response.text, {}, about)
+        except Exception as error:  # noqa: BLE001 - a user's function
+            found[name] = None
+            notices.append(Notice("asserts", f"{name} could not be checked: {in_a_line(error)}"))
+    return replace(response, checks=found, notices=tuple(notices))
