@@ -1,22 +1,29 @@
-"""Strict tools: schemas as each provider's strict mode takes them, and what comes back of them."""
+"""Strict tools and answers: schemas as each provider's strict mode takes them, and what comes back."""
 
 import datetime
 import enum
 import json
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import jsonschema
+import pandas as pd
 import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import nbllm
-from nbllm.core.messages import Tool
-from nbllm.core.strict import ANTHROPIC, OPENAI, parameters, without_nulls
+from nbllm.core.calls import Provider
+from nbllm.core.messages import Message, Request, Tool
+from nbllm.core.schema import Mismatch, Shape
+from nbllm.core.strict import ANTHROPIC, OPENAI, answer, parameters, without_nulls
 from nbllm.dialects._openai import closed
 from nbllm.errors import ConfigError
+from nbllm.notebook.cell import _able
+from nbllm.notebook.syntax.parser import parse
+from nbllm.routing.dialects import DIALECTS
 from nbllm.simulator import script
 from nbllm.tools import of
 from nbllm.tools.usable import ToolArgumentsError
@@ -276,3 +283,151 @@ def test_ollama_has_no_strict_tools():
     """It says so."""
     with pytest.raises(ConfigError, match="no strict tools"):
         nbllm.complete("Hi", "sim/ollama", tools=[plain], strict=True)
+
+
+# --- answers ------------------------------------------------------------------------------------------------
+
+LOOSE = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 1},
+        "age": {"type": "integer", "minimum": 0},
+        "note": {"type": ["string", "null"]},
+    },
+    "required": ["name"],
+}
+
+
+def sent(dialect, strict, schema=LOOSE, **more):
+    """What a request holds of a schema: (its form, whether it says strict)."""
+    row = Provider("acme", dialect, "https://acme.test/v1", label="Acme")
+    request = Request("m", (Message("user", "Hi"),), schema=schema, strict=strict, **more)
+    body = DIALECTS[dialect].encode(request, row, None).body
+    forms = {
+        "openai_chat": lambda: body["response_format"]["json_schema"],
+        "openai_responses": lambda: body["text"]["format"],
+        "anthropic": lambda: body["output_config"]["format"],
+        "gemini": lambda: {"schema": body["generationConfig"]["responseJsonSchema"]},
+        "ollama": lambda: {"schema": body["format"]},
+        "cohere": lambda: {"schema": body["response_format"]["json_schema"]},
+    }
+    form = forms[dialect]()
+    return form["schema"], form.get("strict")
+
+
+@pytest.mark.parametrize("dialect", ["openai_chat", "openai_responses"])
+def test_a_strict_answer_of_openais_is_closed(dialect):
+    """Every field is there, null where it was optional; without strict= the schema is sent as it is."""
+    schema, strict = sent(dialect, True)
+    assert ([*LOOSE["properties"]], False, True) == (
+        schema["required"],
+        schema["additionalProperties"],
+        strict,
+    )
+    assert {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "null"}]} == schema["properties"]["age"]
+    assert "minLength: 1" in schema["properties"]["name"]["description"]
+    assert (LOOSE, False) == sent(dialect, None) == sent(dialect, False)
+    assert (True, False) == (sent(dialect, None, schema)[1], sent(dialect, False, schema)[1])
+
+
+def test_a_strict_answer_of_anthropics_tells_bounds():
+    schema, _ = sent("anthropic", True)
+    assert {"type": "integer", "description": "(minimum: 0)"} == schema["properties"]["age"]
+    assert (["name"], False) == (schema["required"], schema["additionalProperties"])
+    assert 0 == sent("anthropic", None)[0]["properties"]["age"]["minimum"]
+
+
+@pytest.mark.parametrize("dialect", ["gemini", "ollama", "cohere"])
+def test_who_holds_every_answer_to_its_schema_is_sent_it_as_it_is(dialect):
+    assert sent(dialect, None) == sent(dialect, True) == (LOOSE, None)
+
+
+@pytest.mark.parametrize("dialect", ["openai_chat", "openai_responses", "anthropic"])
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"type": "object"}, None),
+        (
+            {"type": "object", "additionalProperties": True},
+            "the fields of the answer: it is an object of any",
+        ),
+        ({"properties": {"a": {}}}, "the field 'a' of the answer: it may be of any type"),
+        ({"properties": {"a": {"type": "object"}}}, "'a' of the answer: it is an object of any keys"),
+        ({"properties": {"a": {"not": {"type": "string"}}}}, "its schema says not"),
+        ({"anyOf": [{"type": "object"}]}, "they are no plain object"),
+    ],
+)
+def test_an_answer_that_cannot_be_strict_is_named(dialect, schema, words):
+    """Before anything is sent; without strict= it goes as it is."""
+    sent(dialect, None, schema)
+    if words is None:
+        assert sent(dialect, True, schema)
+        return
+    with pytest.raises(ConfigError, match=words) as caught:
+        sent(dialect, True, schema)
+    assert "leave strict out for the answer" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["openai", "responses", "claude", "gemini", "ollama"])
+def test_a_strict_answer_has_its_shape(name):
+    """In every format, beside tools too where they may be."""
+    found = nbllm.complete("Hi", f"sim/{name}/m@ttft=0,gap=0", schema=LOOSE, strict=True)
+    assert found.request.strict
+    assert {"name"} <= {*Shape.of(LOOSE).check(found.text)}
+    both = {} if name == "ollama" else {"tools": [plain], "approve": "never"}
+    assert nbllm.complete("Hi", f"sim/{name}/m@ttft=0,gap=0", schema=LOOSE, strict=True, **both).text
+
+
+def test_nulls_of_what_was_left_out_are_left_out():
+    """Where the schema takes none, and only there; what else is wrong stays wrong."""
+    shape = Shape.of(LOOSE)
+    assert {"name": "A", "note": None} == shape.check('{"name": "A", "age": null, "note": null}')
+    for wrong in ('{"name": null}', '{"name": "A", "age": "x"}', '{"name": null, "age": null}'):
+        with pytest.raises(Mismatch):
+            shape.check(wrong)
+    rows = Shape.of({"type": "array", "items": LOOSE})
+    assert [{"name": "A"}] == rows.check('{"items": [{"name": "A", "age": null}]}')
+    typed = Shape.of(Item)
+    assert Item(name="a") == typed.check('{"name": "a", "colour": null, "parts": null}')
+
+
+@given(st.data())
+def test_what_a_strict_answer_leaves_out_fits(data):
+    """Any schema of objects: the strict form takes null for it, and the answer is as without."""
+    schema = data.draw(_objects(SCHEMAS))
+    plain, strict = _value(data.draw, schema)
+    made = answer(schema, OPENAI)
+    jsonschema.validate(strict, made)
+    assert plain == Shape.of(schema).check(json.dumps(strict))
+
+
+def test_strict_without_what_it_holds():
+    """Tables and batches say so too, and providers that are sent no schema."""
+    df = pd.DataFrame({"a": [1]})
+    for more in ({}, {"mode": "batch", "wait": False}):
+        with pytest.raises(ConfigError, match="strict= cannot be used with an answer without a schema"):
+            nbllm.map(df, "{a}", model="sim/openai/m", strict=True, **more)
+    with pytest.raises(ConfigError, match="strict= cannot be used with DeepSeek"):
+        nbllm.map(df, "{a}", model="deepseek/deepseek-chat", schema=LOOSE, strict=True, api_key="k")
+    with pytest.raises(ConfigError, match="has no schema"):
+        nbllm.complete("Hi", "deepseek/deepseek-chat", schema=LOOSE, strict=True, api_key="k")
+    made = nbllm.map(df, "{a}", model="sim/openai/m@ttft=0,gap=0", schema="name, age int", strict=True)
+    assert ["ok"] == [*made["llm_status"]]
+
+
+@pytest.mark.parametrize(
+    ("line", "column"),
+    [
+        ("deepseek/deepseek-chat schema=name strict=true", 36),
+        ("openai/mini|deepseek/deepseek-chat schema=name strict=true", 48),
+        ("openai/mini,deepseek/deepseek-chat schema=name strict=true", 48),
+    ],
+)
+def test_a_cell_says_where(line, column):
+    """In the words of its column."""
+    client = nbllm.Client(ledger=None)
+    session = SimpleNamespace(client=client)
+    cell = parse(line, client.registry.dialects)
+    with pytest.raises(ConfigError, match="DeepSeek") as caught:
+        _able(session, cell, dict(cell.options))
+    assert str(caught.value).startswith(f"Column {column}: strict=")

@@ -615,8 +615,11 @@ class ToolUse:
             raise ConfigError(
                 f"{name} is for tools that run, and there is none.", hint="Give tools=[function]."
             )
-        if spec.strict is not None and not found:
-            raise ConfigError("strict is for tools, and there is none.", hint="Give tools=[function].")
+        if spec.strict is not None and not found and spec.schema is None:
+            raise ConfigError(
+                "strict is for tools and schemas, and there is neither.",
+                hint="Give tools=[function], or schema=.",
+            )
         return cls(found, limits, approve or "ask", when, spec.strict)
 
     @property

@@ -425,6 +425,7 @@ class Client:
     def parameters(spec: CallSpec) -> dict[str, Any]:
         """The keyword arguments of `request` that the options mean, apart from the tools."""
         given = spec.chosen("parameter", "request") | {"schema": provider_schema(spec.schema)}
+        given |= {} if spec.schema is None else {"strict": spec.strict}
         return {n: v for n, v in given.items() if n != "tools" and not (n == "cache" and answers.own(v))}
 
     def _use(

@@ -231,7 +231,8 @@ class Request:
     """Everything one call asks for. Nothing is sent that was not asked for.
 
     reasoning: an effort word ("none", "minimal", "low", "medium", "high") or a budget in tokens; None leaves
-    it to the model. schema: a JSON schema that the answer must follow. tool_choice: "auto", "none",
+    it to the model. schema: a JSON schema that the answer must follow; strict: the
+    provider holds it to that, which is rewritten for it. tool_choice: "auto", "none",
     "required" or a tool's name. cache: the provider is asked to keep the prompt for the next request that
     begins like it, "1h" for longer than its usual minutes; None asks nothing. extra: merged into the request
     body as it is, top level, after everything else.
@@ -250,6 +251,7 @@ class Request:
     schema: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     cache: Cache | None = None
+    strict: bool | None = None
 
     @property
     def system(self) -> str:

@@ -232,7 +232,8 @@ class CallSpec:
     strict: bool | None = _call(
         "use",
         "bool",
-        "the provider holds calls of tools to their schemas: rewritten for it, or an error says why not",
+        "the provider holds calls of tools, and an answer with schema=, to their schemas: rewritten for it, "
+        "or an error says why not",
         default=False,
     )
     max_steps: int | None = _call(

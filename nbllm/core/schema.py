@@ -22,6 +22,7 @@ from . import schema_shorthand
 from .columns import frame_of
 from .errors import ConfigError, NbllmError, after_answer, in_a_line
 from .events import Response
+from .strict import without_nulls
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,6 +123,14 @@ class Shape:
     def check(self, text: str) -> Any:
         """The value in an answer's text, validated. Raises Mismatch."""
         value = _decoded(text)
+        try:
+            return self._checked(value)
+        except Mismatch:  # a strict mode writes null for what is left out
+            if (without := without_nulls(value, self.schema)) == value:
+                raise
+            return self._checked(without)
+
+    def _checked(self, value: Any) -> Any:
         if self.wrapped and isinstance(value, dict):
             value = value.get("items", value)
         if self.adapter is None:

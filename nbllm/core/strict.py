@@ -1,4 +1,4 @@
-"""Schemas of tools as a provider's strict mode takes them, which holds a model's calls to them.
+"""Schemas of tools and of answers as a provider's strict mode takes them, which holds a model to them.
 
 A strict mode takes closed objects and few keywords. What it has no word for is told to the model in the
 description (a default, a pattern's bounds), what says the same in other words is rewritten (an optional
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .calls import Endpoint
 from .errors import ConfigError
 from .messages import Tool
 
@@ -48,20 +49,38 @@ ANTHROPIC = Mode("Anthropic's", frozenset({"pattern", "default"}), all_required=
 def parameters(tool: Tool, mode: Mode) -> Schema:
     """The schema of a tool's arguments as it is sent: as it is, or, where the tool is strict, as the mode
     takes it. Raises ConfigError, naming the tool and the place, for what no strict mode takes."""
-    return _Writer(tool, mode).root() if tool.strict else tool.parameters
+    return _Writer(tool.parameters, mode, "argument", tool.name).root() if tool.strict else tool.parameters
+
+
+def answer(schema: Schema, mode: Mode) -> Schema:
+    """The schema of a strict answer as the mode takes it. Raises ConfigError as `parameters` does."""
+    return _Writer(schema, mode, "field", "the answer").root()
+
+
+def no_strict(strict: bool | None, schema: Any, provider: Endpoint) -> None:
+    """Raises ConfigError where an answer is to be held to a schema that there is not, or that the provider is
+    not sent."""
+    if strict is not None and (schema is None or "schema" in provider.quirks.cannot):
+        who = "an answer without a schema" if schema is None else provider.label or provider.name
+        raise ConfigError(
+            f"strict= cannot be used with {who}.",
+            hint="Leave it out, or give schema= and ask another provider.",
+        )
 
 
 @dataclass(slots=True)
 class _Writer:
-    tool: Tool
+    schema: Schema
     mode: Mode
+    kind: str  # what its places are called, and whose they are
+    owner: str
     size: int = 0
     depth: int = 0
     open: list[str] = field(default_factory=list)  # the references that the place stands in
 
     def root(self) -> dict[str, Any]:
         """The whole schema, with the definitions that it refers to."""
-        schema = self.tool.parameters
+        schema = self.schema
         if schema.get("type", "object") != "object" or {"anyOf", "oneOf", "allOf", "$ref"} & {*schema}:
             raise self.no("", "they are no plain object")
         made = self.write({"type": "object", "properties": {}, **schema}, "")
@@ -78,11 +97,10 @@ class _Writer:
 
     def no(self, place: str, why: str) -> ConfigError:
         """The error for a place."""
-        name = self.tool.name
-        where = f"the argument {place[:80]!r} of {name}" if place else f"the arguments of {name}"
+        where = f"the {self.kind} {place[:80]!r}" if place else f"the {self.kind}s"
         return ConfigError(
-            f"{self.mode.label} strict mode cannot take {where}: {why}.",
-            hint="Annotate it more narrowly, or leave strict out for this tool.",
+            f"{self.mode.label} strict mode cannot take {where} of {self.owner}: {why}.",
+            hint=f"Annotate it more narrowly, or leave strict out for {self.owner}.",
         )
 
     def write(self, schema: Any, place: str) -> dict[str, Any]:
@@ -129,7 +147,7 @@ class _Writer:
         return self._followed(schema, schema["$ref"], place) if "$ref" in schema else schema
 
     def _followed(self, schema: Schema, ref: Any, place: str) -> Schema:
-        found, here = _found(self.tool.parameters, ref), ref in self.open
+        found, here = _found(self.schema, ref), ref in self.open
         if found is None:
             raise self.no(place, f"it refers to {str(ref)[:80]!r}, which is not there")
         named = ref.startswith(tuple(f"#/{key}/" for key in _DEFINITIONS)) and ref.count("/") == 2

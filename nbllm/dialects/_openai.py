@@ -11,6 +11,7 @@ from ..core.calls import Endpoint, HttpCall, Secret
 from ..core.errors import ConfigError
 from ..core.events import FinishReason, Usage
 from ..core.messages import Document, Image, Request, Text, ToolResult
+from ..core.strict import OPENAI, answer
 from ._json import count, obj
 from ._request import content, with_query
 
@@ -37,10 +38,14 @@ def result_text(result: ToolResult) -> str:
     return f"Error: {text}" if result.is_error and not text.lower().startswith("error") else text
 
 
-def schema_format(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Name, schema and strictness of a structured answer."""
+def schema_format(request: Request) -> dict[str, Any] | None:
+    """Name, schema and strictness of a structured answer: as the request says, else strict where the schema
+    is closed."""
+    if (schema := request.schema) is None:
+        return None
     name = re.sub(r"\W", "_", str(schema.get("title") or "answer"), flags=re.A)[:64]
-    return {"name": name, "schema": schema, "strict": closed(schema)}
+    strict = closed(schema) if request.strict is None else request.strict
+    return {"name": name, "schema": answer(schema, OPENAI) if request.strict else schema, "strict": strict}
 
 
 def closed(schema: Any) -> bool:

@@ -35,7 +35,7 @@ from ..core.events import (
     parse_arguments,
 )
 from ..core.messages import Document, Image, Part, Raw, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from ..core.strict import ANTHROPIC, parameters
+from ..core.strict import ANTHROPIC, answer, parameters
 from ._caching import with_breakpoints
 from ._decoder import Reading, citation, is_thought, thought_signature, thought_text
 from ._errors import http_error
@@ -103,7 +103,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         "top_p": request.top_p,
         "stop_sequences": list(request.stop),
         "thinking": thinking,
-        "output_config": without_none({"effort": word, "format": _format(request.schema)}),
+        "output_config": without_none({"effort": word, "format": _format(request)}),
     }
     headers = {"anthropic-version": _VERSION, **_auth(key)}
     url = with_query(provider.base_url.rstrip("/").removesuffix("/v1") + "/v1/messages", provider)
@@ -154,8 +154,10 @@ def _thinking(request: Request) -> tuple[dict[str, Any] | None, int, str | None]
     return {"type": "enabled", "budget_tokens": tokens}, tokens, None
 
 
-def _format(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if schema is None else {"type": "json_schema", "schema": _closed(schema)}
+def _format(request: Request) -> dict[str, Any] | None:
+    if (schema := request.schema) is None:
+        return None
+    return {"type": "json_schema", "schema": answer(schema, ANTHROPIC) if request.strict else _closed(schema)}
 
 
 def _closed(schema: Any) -> Any:

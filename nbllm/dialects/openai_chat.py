@@ -78,7 +78,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
     "extra_content" Google's signatures on calls.
     """
     able(request, provider)
-    quirks, schema, word = provider.quirks, request.schema, effort(request.reasoning)
+    quirks, form, word = provider.quirks, schema_format(request), effort(request.reasoning)
     switch = (
         {"type": "disabled" if word == "none" else "enabled"} if word and quirks.thinking_switch else None
     )
@@ -101,9 +101,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         "seed": request.seed,
         "reasoning_effort": None if switch and word == "none" else word,
         "thinking": switch,
-        "response_format": None
-        if schema is None
-        else {"type": "json_schema", "json_schema": schema_format(schema)},
+        "response_format": form and {"type": "json_schema", "json_schema": form},
         **openai_words(request, provider),
     }
     return post(provider, "/chat/completions", key, body, request.extra)

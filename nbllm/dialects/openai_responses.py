@@ -70,7 +70,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
                 f"The Responses API has no {option}.",
                 hint=f"Leave {option} out, or use dialect='openai_chat'.",
             )
-    word, schema, turns = effort(request.reasoning), request.schema, _input(request, provider.quirks)
+    word, form, turns = effort(request.reasoning), schema_format(request), _input(request, provider.quirks)
     thinks = word not in (None, "none") or any("encrypted_content" in item for item in turns)
     body = {
         "model": request.model,
@@ -83,7 +83,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         "temperature": request.temperature,
         "top_p": request.top_p,
         "reasoning": {"effort": word} if word else None,
-        "text": None if schema is None else {"format": {"type": "json_schema", **schema_format(schema)}},
+        "text": form and {"format": {"type": "json_schema", **form}},
         "include": ["reasoning.encrypted_content"] if thinks else None,
         **openai_words(request, provider),
     }

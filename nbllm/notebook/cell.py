@@ -14,8 +14,9 @@ from ..core.errors import ConfigError, NbllmError, after_answer
 from ..core.events import Response
 from ..core.messages import Part, Text
 from ..core.schema import Shape
+from ..core.strict import no_strict
 from ..core.template import Filled, fill
-from ..routing.registry import DEFAULT_MODEL
+from ..routing.registry import DEFAULT_MODEL, Route
 from . import background, dry_run, fix, prompt_files
 from .actions import actions_of
 from .asserting import with_asserts
@@ -32,16 +33,28 @@ from .syntax.places import refuse_places
 from .view.outcome import Outcome, Painter
 
 
+def _mode(route: Route, options: Mapping[str, Any]) -> None:
+    if options["mode"] in ("query", "execute"):
+        able(route.provider, str(options["mode"]), simulated=route.simulated)
+
+
+def _strict(route: Route, options: Mapping[str, Any]) -> None:
+    for each in (route, *route.others) if "schema" in options else ():
+        no_strict(options["strict"], options["schema"], each.provider)
+
+
+_CHECKS = {"mode": _mode, "strict": _strict}
+
+
 def _able(session: Session, line: Line, options: Mapping[str, Any]) -> None:
-    """Raises ConfigError, with the column, where mode= is no word for a model that is asked."""
-    if line.options.get("mode") not in ("query", "execute"):
-        return
-    for model in models_of(line.models, options):
-        route = session.client.resolve(model, options.get("base_url"), options.get("dialect"))
-        try:
-            able(route.provider, str(line.options["mode"]), simulated=route.simulated)
-        except ConfigError as error:
-            raise fail(line.spans["mode"][0], error.message.rstrip("."), error.hint) from None
+    """Raises ConfigError, with the column, where mode= or strict= is no word for a model that is asked."""
+    for name in _CHECKS.keys() & line.options.keys():
+        for model in models_of(line.models, options):
+            route = session.client.resolve(model, options.get("base_url"), options.get("dialect"))
+            try:
+                _CHECKS[name](route, line.options)
+            except ConfigError as error:
+                raise fail(line.spans[name][0], error.message.rstrip("."), error.hint) from None
 
 
 def run_cell(session: Session, line: Line, body: str) -> Any:

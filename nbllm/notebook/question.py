@@ -176,7 +176,6 @@ _EXCLUDES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
                 "max_steps",
                 "approve",
                 "compact",
-                "strict",
             ),
             *("keep", "format", "render", "fill", "hedge", "mode=execute", "mode=query", "show_reasoning"),
             "asserts",
@@ -249,7 +248,7 @@ _FUNCTION = "For example tools=price, where price is a function of this notebook
 # (option, what it needs, what to say, what to do)
 _NEEDS: tuple[tuple[str, str | tuple[str, ...], str, str], ...] = (
     ("as", "schema", "as= needs a schema", 'For example schema="[name, population int]" as=df'),
-    ("strict", "tools", "strict= is for the calls of tools", _FUNCTION),
+    ("strict", ("tools", "schema"), "strict= is for the calls of tools, or a schema", _FUNCTION),
     ("max_steps", "tools", "max_steps= counts the turns of a model with tools", _FUNCTION),
     ("compact", ("chat", "tools"), "compact= is for conversations", "Give chat=NAME, or leave it out."),
     *(

@@ -25,6 +25,7 @@ from ..core.events import Response
 from ..core.messages import Message, Request
 from ..core.options import CallSpec
 from ..core.schema import Mismatch, plain, repair, value_of
+from ..core.strict import no_strict
 from ..core.values import tokens_in
 from ..store.budgets import Amount, Budget
 from ..store.runs import Row, RunFile
@@ -159,7 +160,8 @@ class Runner:
         shape, in_words = self.job.shape, "schema" in route.provider.quirks.cannot
         self._words = f"\n\n{shape.instructions()}" if shape is not None and in_words else ""
         schema = None if in_words or shape is None else shape.provider_schema
-        self._options = {**self.client.parameters(spec), "schema": schema}
+        no_strict(spec.strict, shape, route.provider)
+        self._options = {**self.client.parameters(spec), "schema": schema, "strict": spec.strict}
         for r in (route, *route.others):
             found = self._sending["key"] if r is route else self.client.registry.key_for(r, None)
             first = self.client.attempt(self._request("Hello", r.model), r, key=found)
