@@ -295,3 +295,23 @@ def test_two_panels_of_one_conversation_share_it():
         assert [1, 1] == kernel.value("[len(a.chat.turns), len(b.chat.turns)]")
         assert kernel.run("%load_ext nbllm\nc = nbllm.ChatWidget(chat='one', model='sim/openai')").ok
         assert 1 == kernel.value("len(c.chat.turns)")
+
+
+@pytest.mark.parametrize(("said", "folded", "unfolded"), [(None, 1, 0), (True, 0, 1), (False, 0, 0)])
+def test_a_panel_shows_reasoning_as_a_cell_does(headless, said, folded, unfolded):
+    """Folded, unfolded or not at all, for the page and in what is saved; the conversation keeps it."""
+    model = "sim/openai/m@ttft=0,gap=0,reasoning=6"
+    ran = headless.run(
+        f"p = nbllm.ChatWidget({model!r}, chat='thinks{said}', show_reasoning={said})\n_ = p.ask('Hi')\np"
+    )
+    html = ran.outputs[0]["data"]["text/html"]
+    for shown in (html, headless.value("p._turns()[0]['answer']")):
+        assert (folded, unfolded) == (shown.count("nbllm-think>"), shown.count("nbllm-think open>"))
+    assert ("[reasoning]" in ran.text) == (said is not False)
+    assert headless.value("bool(p.chat.turns[0].response.reasoning)")
+
+
+def test_a_panel_says_what_show_reasoning_takes(headless):
+    assert "Not true or false" in str(
+        headless.run("nbllm.ChatWidget('sim/openai', show_reasoning='no')").error
+    )

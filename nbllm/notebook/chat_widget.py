@@ -61,7 +61,8 @@ class ChatWidget:
 
     model: as in `%%llm`; chat: the conversation's name, which `%%llm chat=NAME` and `%llm chat` share; the
     rest as in nbllm.stream (system, temperature, max_tokens ...). `ask(text)` says something from code and
-    waits for the answer, `send(text)` does not wait; `transcript` is the conversation as Markdown. view=True
+    waits for the answer, `send(text)` does not wait; `transcript` is the conversation as Markdown.
+    show_reasoning: True shows what the model thinks unfolded, False not at all, as in a cell. view=True
     shows the panel as an ordinary widget view, for front ends that make widgets only where one is shown (VS
     Code, Colab); a saved notebook then holds that view beside the transcript. Raises ConfigError outside
     IPython.
@@ -73,9 +74,14 @@ class ChatWidget:
         chat: str = "chat",
         *,
         view: bool = False,
+        show_reasoning: bool | None = None,
         **options: Unpack[CallOptions],
     ) -> None:
-        self._view = view
+        if show_reasoning not in (None, True, False):
+            raise ConfigError(
+                f"Not true or false: show_reasoning={show_reasoning!r}.", hint="Say True or False."
+            )
+        self._view, self._thoughts = view, show_reasoning
         self._session = current_session()
         self._chat = self._session.chats.open(chat)
         self._options: dict[str, Any] = {"compact": "auto", "cache": "auto", **options}
@@ -164,7 +170,10 @@ class ChatWidget:
         if self._busy:
             raise ConfigError("The panel is still answering.", hint="Stop it, or wait for it: panel.wait().")
         history = self._chat.until(self._chat.place_of(old))
-        run = Run.of(Question(asked.parts, (self._model,), {}, {}, history=history), self._send)
+        run = Run.of(
+            Question(asked.parts, (self._model,), {"show_reasoning": self._thoughts}, {}, history=history),
+            self._send,
+        )
         try:
             run.begin()
         except NbllmError as error:
@@ -352,7 +361,7 @@ class ChatWidget:
             {
                 "key": f"{i}:{id(t)}",
                 "asked": _asked_html(t.asked),
-                "answer": _answer(t.response, None).html,
+                "answer": self._answer(t.response, None).html,
                 "source": t.response.text,
             }
             for i, t in enumerate(self._chat.turns)
@@ -363,17 +372,23 @@ class ChatWidget:
                 {
                     "key": uuid4().hex,
                     "asked": _asked_html(asked),
-                    "answer": _answer(found.response, found.error).html,
+                    "answer": self._answer(found.response, found.error).html,
                     "source": found.response.text,
                 }
             )
         return shown
 
+    def _answer(self, response: Response, error: NbllmError | None) -> Rendered:
+        if error is not None and response.empty:
+            return note_line("⚠ " + "\n".join(filter(None, (error.message, error.hint))))
+        lines = answer_lines(response, error=error, thoughts=self._thoughts)
+        return joined([*lines, foot_line(footer(response), simulated=response.simulated)])
+
     def _publish(self, *, update: bool) -> None:
         """The transcript."""
-        rows = [(t.asked, _answer(t.response, None)) for t in self._chat.turns]
+        rows = [(t.asked, self._answer(t.response, None)) for t in self._chat.turns]
         if self._failed is not None:
-            rows.append((self._failed[0], _answer(self._failed[1].response, self._failed[1].error)))
+            rows.append((self._failed[0], self._answer(self._failed[1].response, self._failed[1].error)))
         html = "".join(
             f"<p><b>You</b></p><div "
             f"class=nbllm-text>{_asked_html(asked)}</div><p><b>Answer</b></p>{line.html}<hr>"
@@ -391,25 +406,12 @@ class ChatWidget:
 
 
 def _asked_html(asked: Message) -> str:
-    texts = [
+    return "<br>".join(
         plain_html(p.text.strip()).strip()
         if isinstance(p, Text)
         else f"<i>({escape(getattr(p, 'name', '') or type(p).__name__.lower())})</i>"
         for p in asked.parts
-    ]
-    return "<br>".join(texts)
-
-
-def _answer(response: Response, error: NbllmError | None) -> Rendered:
-    bare = error is not None and response.empty
-    lines = (
-        [note_line("⚠ " + "\n".join(filter(None, (error.message, error.hint))))]
-        if bare and error is not None
-        else answer_lines(response, error=error)
     )
-    if not bare:
-        lines.append(foot_line(footer(response), simulated=response.simulated))
-    return joined(lines)
 
 
 def _style() -> str:
