@@ -1,5 +1,6 @@
 """Every test runs without the machine's keys and addresses, and leaves none behind."""
 
+import gc
 import os
 import signal
 
@@ -29,6 +30,18 @@ _LEAKING = (
     "AZURE_OPENAI_ENDPOINT",
     "AZURE_AI_ENDPOINT",
 )
+
+
+def pytest_ignore_collect(collection_path, config):
+    """What is left out by its mark need not be loaded: that takes seconds, in each process of `-n`."""
+    place = collection_path.name
+    return True if place in ("browser", "real") and f"not {place}" in config.option.markexpr else None
+
+
+def pytest_collection_finish():
+    """Thousands of tests are no garbage: they need not be looked through at each collection of it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):
