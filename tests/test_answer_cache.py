@@ -369,7 +369,7 @@ def test_the_line_tells_and_clears(client):
     session = SimpleNamespace(client=client)
     for _ in range(2):
         client.complete("Line", "openai/m", cache=True)
-    assert COMMANDS["cache"](session, "").startswith("1 answers of 0.0 MB (at most 1,000 MB) in ")
+    assert COMMANDS["cache"](session, "").startswith("1 answer of 0.0 MB (at most 1,000 MB) in ")
     assert COMMANDS["cache"](session, "clear") == "Deleted: 1 answer."
     with pytest.raises(errors.ConfigError, match="cache clear"):
         COMMANDS["cache"](session, "x")

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nbllm import simulator
+from nbllm.client.client import Client
 from nbllm.core.errors import RateLimited, StreamCut
 from nbllm.core.events import (  # fmt: skip
     Finished,
@@ -23,12 +25,18 @@ from nbllm.core.events import (  # fmt: skip
     UsageReport,
 )
 from nbllm.core.messages import Reasoning, Request, Text, ToolCall
+from nbllm.core.values import counted
 from nbllm.notebook.comparison import Outcome
+from nbllm.notebook.question import Question
+from nbllm.notebook.run import Run, follow
+from nbllm.notebook.view.grid import Grid
 from nbllm.notebook.view.live import LivePainter
+from nbllm.notebook.view.outcome import Watcher
 from nbllm.notebook.view.state import AnswerState
 from nbllm.notebook.view.static import Rendered, count, error_lines, final, footer, money, seconds
 from nbllm.notebook.view.styles import STYLE, style_of
 from nbllm.notebook.view.text import TextPainter
+from nbllm.routing import registry
 
 from .payloads import PAYLOADS
 from .test_markdown import checked
@@ -544,3 +552,85 @@ def test_a_terminal_gets_the_text_as_it_comes():
         "[reasoning]\nhm\n[/reasoning]\n\na␛[2J\nb\nc😀\n\n[tool call] f({})\n\n■ Stopped by you; this is "
         "what had arrived.\n\nfoot\n" == "".join(written)
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "noun", "about", "text"),
+    [
+        (0, "turn", False, "0 turns"),
+        (1, "token", True, "≈ 1 token"),
+        (2, "answer", False, "2 answers"),
+        (1234, "token", True, "≈ 1,234 tokens"),
+        (None, "token", False, "? tokens"),
+    ],
+)
+def test_a_count_and_its_noun(value, noun, about, text):
+    """One form for all of them."""
+    assert text == counted(value, noun, about=about)
+
+
+def test_one_token_is_no_plural():
+    """Live and at the end, about and counted."""
+    state = AnswerState("m", 0.0)
+    state.feed(TextDelta("Hi"), 0.5)
+    assert "≈ 1 token" == state.status(1.0).split(" · ")[-1]
+    state.feed(UsageReport(Usage(3, 1), final=True), 0.6)
+    assert "1 token" == state.status(1.0).split(" · ")[-1]
+
+
+def columns(page):
+    """The text of each column as the page shows them."""
+    return page.text.split("## ")[1:]
+
+
+def test_columns_are_read_from_the_top_while_they_grow():
+    """What was there stays where it is, frame after frame, and the final form begins with it; a frame has a
+    bounded size."""
+    page, states = Page(), [AnswerState(name, 0.0) for name in "ab"]
+    grid, before = Grid(page, states, clock=Clock(), stops=("one", "two")), ["", ""]
+    grid.start()
+    for i in range(300):
+        for state in states:
+            state.feed(TextDelta(f"Paragraph {i} of {state.label}, with some words behind it.\n\n"), i)
+        grid.settle(float(i))
+        shown = [column.rpartition("\n\n")[0].partition("…")[0].strip() for column in columns(page)]
+        assert all(now.startswith(old.rpartition("\n\n")[0]) for now, old in zip(shown, before, strict=True))
+        assert all("Paragraph 0" in column for column in shown)
+        before = shown
+    bounded = len(page.html)
+    states[0].feed(TextDelta("More of it.\n\n" * 9_000), 300.0)
+    grid.settle(300.0)
+    assert len(page.html) < 4 * bounded
+    assert "…" in columns(page)[0]
+
+
+def test_a_place_for_a_stop_stands_in_the_head_of_what_grows():
+    """And is gone with the end of its column, while the others go on."""
+    page, states = Page(), [AnswerState(name, 0.0) for name in "ab"]
+    grid = Grid(page, states, clock=Clock(), stops=("one", "two"))
+    grid.start()
+    assert "<b>a</b> <span id=one></span></div>" in page.html
+    states[0].ended = 1.0
+    grid.tick(1_000.0)
+    shown = page.html
+    assert "id=one" not in shown
+    assert "<b>b</b> <span id=two></span></div>" in shown
+
+
+def test_live_and_final_figures_agree():
+    """The time to the first token is counted from the same moment."""
+    with simulator.serve(ttft=0.01, gap=0.001) as sim:
+        client = Client(
+            registry.load({"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": sim.base_url("openai_chat")})
+        )
+        run = Run.of(
+            Question((Text("Why?"),), ("openai/m", "openai/n"), {}, {}),
+            lambda q, c: client.stream([q.message], c.model),
+        ).begin()
+        follow(run, Watcher())
+        for state, found in zip(run.states, run.settled(), strict=True):
+            told = footer(found.response).text.replace("\u00a0", " ").split(" · ")
+            live = state.status(0.0).split(" · ")
+            assert live[1] == told[1]
+            assert live[1].endswith("to first token")
+            assert live[3] == told[4].partition("→ ")[2]

@@ -96,6 +96,7 @@ LATE_PARTS = {
     ("http/transport", "http.through_httpx"),  # proxies
     ("agents/remote", "http.sdk"),  # agents on other machines
     ("notebook/cell", "notebook.rows"),  # the rows wing
+    ("notebook/painters", "notebook.view.rich_text"),  # rich, in terminals that have it
     ("notebook/bench_magics", "*"),  # the bench wing
     ("notebook/calls", "bench.figures"),
     ("notebook/commands", "*"),  # a command brings what it needs

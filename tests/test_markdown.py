@@ -46,7 +46,7 @@ TAGS = {
 }
 ATTRIBUTES = {
     "class": re.compile(
-        r"[ksncfb]|nbllm-tex( mathjax_process tex2jax_process)?|nbllm-(text|think|note|foot|badge|task)"
+        r"[ksncfb]|nbllm-tex( mathjax_process tex2jax_process)?|nbllm-(text|think|note|warn|foot|badge|task)"
     ),
     "style": re.compile(r"text-align:(left|right|center)"),
     "start": re.compile(r"\d+"),

@@ -169,10 +169,6 @@ def _series(series: Any, limit: int) -> str:
     )
 
 
-def _frame(df: Any, limit: int) -> str:
-    return table_form(df, limit)
-
-
 # --- all else -----------------------------------------------------------------------------------------------
 
 
@@ -213,6 +209,11 @@ def _long(value: Any, limit: int) -> str:
     return str(value) if writes_itself else cut(str(value), limit)
 
 
+def counted(value: int | None, noun: str, *, about: bool = False) -> str:
+    """1 turn, 2 turns, ≈ 1,000 turns, ? turns: every count that is told with its noun."""
+    return f"{'≈ ' * about}{'?' if value is None else f'{value:,}'} {noun}{'s' * (value != 1)}"
+
+
 def cut(text: str, limit: int) -> str:
     """At most `limit` characters of a text, and then how much was left out."""
     return (
@@ -225,7 +226,7 @@ def cut(text: str, limit: int) -> str:
 # (package, class): its form. Named, not imported, so that nothing heavy is loaded for a prompt; subclasses
 # follow.
 FORMS: dict[tuple[str, str], Callable[[Any, int], str]] = {
-    ("pandas", "DataFrame"): _frame,
+    ("pandas", "DataFrame"): table_form,
     ("pandas", "Series"): _series,
     ("polars", "DataFrame"): _polars,
     ("polars", "Series"): _polars,

@@ -3,15 +3,14 @@
 
 const STYLE = `
 .nbllm:has(> .nbllm-acts) { position: relative; }
-.nbllm-acts > div { position: absolute; right: 0; bottom: 0; display: flex; gap: 2px; opacity: 0.35;
-  background: var(--jp-layout-color0, Canvas); transition: opacity 0.15s; }
-.nbllm:hover > .nbllm-acts > div, .nbllm-acts > div:focus-within { opacity: 1; }
+.nbllm-acts > div { position: absolute; right: 0; bottom: 0; display: flex; gap: 2px;
+  background: var(--jp-layout-color0, Canvas); }
 .nbllm-acts button, .nbllm-copy { font: inherit; font-size: 12px; line-height: 18px; padding: 0 6px; cursor: pointer;
-  color: var(--jp-ui-font-color1, CanvasText); background: var(--jp-layout-color2, ButtonFace);
-  border: 1px solid transparent; border-radius: 3px; }
+  color: var(--nbllm-muted); background: none; border: 1px solid transparent; border-radius: 3px; }
+.nbllm-acts button:hover, .nbllm-copy { color: inherit; background: var(--jp-layout-color2, ButtonFace); }
 .nbllm-acts button:hover, .nbllm-acts button:focus-visible, .nbllm-copy:focus-visible {
   border-color: var(--jp-brand-color1, Highlight); outline: none; }
-.nbllm-acts button[aria-pressed="true"] { color: var(--jp-brand-color1, Highlight); font-weight: 600; }
+.nbllm-acts button[aria-pressed="true"] { color: color-mix(in srgb, var(--jp-brand-color1, Highlight) 50%, currentColor); font-weight: 600; }
 .nbllm-acts form { display: flex; flex-direction: column; gap: 4px; margin-top: 6px; }
 .nbllm-acts textarea { font: inherit; width: 100%; box-sizing: border-box; resize: vertical;
   color: inherit; background: var(--jp-layout-color1, Field); border: 1px solid var(--jp-border-color1, GrayText); }

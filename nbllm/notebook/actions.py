@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from contextvars import copy_context
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from ..core.errors import ConfigError, NbllmError, in_a_line
+from ..core.errors import ConfigError, NbllmError
 from ..core.messages import Text
 from ..store import preferences
-from .comms import mended, page
-from .run import Guarded, Run, follow, settle
+from .comms import mended, page_widget
+from .run import Guarded, Run, aside, carry, settle
 from .view.frontend import KernelPort
 from .view.hidden import clean
 from .view.live import LivePainter
@@ -81,7 +79,7 @@ class Actions:
         """Once the cell has ended: the widget says hello when the page has it, and is told of all places."""
         if self._widget is None:
             with suppress(Exception):  # a page without widgets shows no buttons
-                self._widget = mended(_widget_class()())
+                self._widget = mended(page_widget("actions.js")())
                 self._widget.on_msg(self._heard)
 
     def close(self) -> None:
@@ -162,38 +160,31 @@ class Actions:
                 others = [p for p in question.parts if not isinstance(p, Text)]
                 question = replace(question, parts=(Text(text[:_LONGEST]), *others), filled=())
             place.busy = True
-        work = copy_context().run
-        threading.Thread(
-            target=work, args=(self._again, place, question), name="nbllm-again", daemon=True
-        ).start()
+        aside("again", self._again, place, question)
 
     def _again(self, place: _Place, question: Question) -> None:
         run = Run.of(question, self.session.send)
         run.place = place.run.place
-        shown: tuple[Question, Outcome] | None = None
-        problem = ""
+        problem, found = "", None
         try:
             run.begin()
             self.session.running.append(run)
             screen = Guarded(self._painter(place, run))
-            try:
-                screen.start()
-                follow(run, screen)
-            finally:
-                self.session.running.remove(run)
-            shown = (question, run.settled()[0])
-        except BaseException as error:  # noqa: BLE001 - nobody else would tell, and the place would wait for ever
-            run.cancel()
-            problem = error.message if isinstance(error, NbllmError) else in_a_line(error)
+            screen.start()
+            carry(run, screen)
+            self.session.running.remove(run)
+            found = run.settled()[0]
+        except NbllmError as error:
+            problem = error.message
         with self._lock:
             place.busy = False
-            if shown is not None and not shown[1].bare:
-                place.answers.append(shown)
+            if found is not None and not found.bare:
+                place.answers.append((question, found))
                 place.shown = len(place.answers) - 1
                 settle(self.session, run, place.out, held=place.held)
                 self._hold(place)
-            elif shown is not None and shown[1].error is not None:
-                problem = shown[1].error.message
+            elif found is not None and found.error is not None:
+                problem = found.error.message
         self._draw(place, *place.answers[place.shown], problem)
 
     def _painter(self, place: _Place, run: Run) -> LivePainter:
@@ -236,19 +227,6 @@ def _about(question: Question, found: Outcome) -> dict[str, Any]:
         "answer": response.text,
         "simulated": response.simulated,
     }
-
-
-@lru_cache(maxsize=1)
-def _widget_class() -> type[Any]:
-    """The widget; made when first needed, since anywidget loads ipywidgets."""
-    import anywidget
-
-    class AnswerActions(anywidget.AnyWidget):
-        """The kernel's side of the buttons."""
-
-        _esm = page("actions.js")
-
-    return AnswerActions
 
 
 def kept(session: Session, rest: str) -> Any:

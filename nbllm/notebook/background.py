@@ -8,13 +8,10 @@ cell whatever runs meanwhile.
 
 from __future__ import annotations
 
-import threading
-from contextvars import copy_context
-from dataclasses import dataclass
-
 from ..core.errors import ConfigError
+from ..core.values import counted
 from .painters import painter, render_mode
-from .run import Guarded, Keeper, Run, follow, keep_turn, settle
+from .run import Guarded, Keeper, Run, aside, carry, keep_turn, settle
 from .session import Session
 from .view.outcome import Painter
 
@@ -38,36 +35,17 @@ def begin(session: Session, run: Run, out: str | None, keep: Keeper | None) -> N
     session.running.append(run)
     if terminal:
         session.say(f"Asked in the background: {names[0]} is a Stream until the answer is there.")
-    rest = _Rest(session, run, screen, out, keep, held)
-    threading.Thread(target=copy_context().run, args=(rest,), name="nbllm-background", daemon=True).start()
 
+    def finish() -> None:
+        """However it ends, the answer is kept; the cell's display, its variables and `%llm stop` end too."""
+        carry(run, screen)
+        session.running.remove(run)
+        settle(session, run, out, held=held)
+        if run.error is None:
+            keep_turn(run, keep)
+        screen.finish(run.settled())
 
-@dataclass(slots=True)
-class _Rest:
-    """All that comes after the prompt is back. However it ends, the answer is kept, and the cell's display,
-    its variables and `%llm stop` end too. held: what the cell has put into its variables."""
-
-    session: Session
-    run: Run
-    screen: Guarded
-    out: str | None
-    keep: Keeper | None
-    held: dict[str, object]
-
-    def __call__(self) -> None:
-        """Waits for the end, and does the rest."""
-        try:
-            follow(self.run, self.screen)
-        # even SystemExit: nobody else would tell, and the cell would wait for ever
-        except BaseException as error:  # noqa: BLE001
-            self.run.cancel()
-            self.run.fail(error)
-        finally:
-            self.session.running.remove(self.run)
-        settle(self.session, self.run, self.out, held=self.held)
-        if self.run.error is None:
-            keep_turn(self.run, self.keep)
-        self.screen.finish(self.run.settled())
+    aside("background", finish)
 
 
 def stop(session: Session, _rest: str) -> str:
@@ -79,5 +57,4 @@ def stop(session: Session, _rest: str) -> str:
         )
     for run in running:
         run.cancel()
-    count = sum(len(run.streams) for run in running)
-    return f"Stopped {count} answer{'s' * (count > 1)}."
+    return f"Stopped {counted(sum(len(run.streams) for run in running), 'answer')}."

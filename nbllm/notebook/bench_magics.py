@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
 from ..core.options import REQUEST
+from ..core.values import counted
 from .session import Session
 from .syntax.lexer import fail, value
 from .syntax.options import BENCH
@@ -187,7 +188,7 @@ def short(df: pd.DataFrame, summary: Callable[..., pd.DataFrame]) -> pd.DataFram
     if not lines:  # stopped, or out of budget, while it warmed up
         about = df.attrs.get("nbllm", {})
         why = about.get("ended") or "no request"
-        said = f"Nothing was measured: {why}. {len(df)} rows of the warm-up are kept."
+        said = f"Nothing was measured: {why}. {counted(len(df), 'row')} of the warm-up kept."
         return pd.DataFrame({"run": [said]})
     return pd.DataFrame(lines).set_index(keys)
 

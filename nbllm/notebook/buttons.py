@@ -1,4 +1,5 @@
-"""Buttons that react while a cell runs: a Stop for each column, and yes or no before something is done.
+"""Buttons that react while a cell runs: a ■ in the head of each column, and yes or no before something is
+done.
 
 They are shown only once the page has proved that its messages come in time (see comms); where they do not,
 Stop is the kernel's own, and a question is asked through the keyboard. Nothing of them is left when the cell
@@ -14,10 +15,9 @@ from html import escape
 from typing import Any
 from uuid import uuid4
 
-from .comms import mended
+from .comms import mended, page_widget
 from .session import Session, current_session
 from .view.frontend import KernelPort, where
-from .view.grid import StopButtons
 from .view.hidden import clean
 from .view.styles import container
 
@@ -76,26 +76,26 @@ class _Bar:
             widget.close()
 
 
-class StopBar(StopButtons):
-    """A Stop for each of several answers; `stop` is given the number of the one that was pressed."""
+class Stops:
+    """A ■ for each of several answers, in `places` that the page finds by their ids: the heads of their
+    columns. `stop` is given the number of the one that was pressed."""
 
-    def __init__(self, port: KernelPort, labels: Sequence[str], stop: Callable[[int], None]) -> None:
-        self._port, self._id = port, uuid4().hex
-        self._bar = _Bar([(f"■ {label}", f"Stop {label}") for label in labels], stop)
+    def __init__(self, labels: Sequence[str], stop: Callable[[int], None]) -> None:
+        self.places = [f"nbllm-{uuid4().hex}" for _ in labels]
+        self._stop = stop
+        words = [clean(f"Stop {label}") for label in labels]
+        self._widget = mended(page_widget("stops.js")(places=self.places, words=words))
+        self._widget.on_msg(self._heard)
 
-    def show(self) -> None:
-        """Puts the bar where the next output goes."""
-        self._port.publish(self._bar.bundle, display_id=self._id)
+    def _heard(self, _widget: Any, message: Any, _buffers: Any) -> None:
+        if message.get("type") == "stop":
+            self._stop(self.places.index(message["place"]))
+        else:  # messages come while the cell runs: a press will too
+            self._widget.proved = True
 
-    def ended(self, column: int) -> None:
-        """An answer is over."""
-        self._bar.buttons[column].disabled = True
-
-    def close(self, *, there: bool) -> None:
-        """Takes the bar away; `there` says whether its output still is, which is empty then."""
-        if there:
-            self._port.publish({"text/plain": ""}, display_id=self._id, update=True)
-        self._bar.close()
+    def close(self) -> None:
+        """Takes them away."""
+        self._widget.close()
 
 
 def approve(question: str, *, yes: str = "Approve", no: str = "Reject") -> bool:

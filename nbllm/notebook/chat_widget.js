@@ -15,7 +15,7 @@ function build(model) {
   picker.setAttribute("list", known.id);
   const meter = element("span", "nbllm-meter", top);
 
-  const list = element("div", "nbllm-turns", root);
+  const list = element("div", "nbllm-turns tex2jax_ignore mathjax_ignore", root);
   list.tabIndex = 0;
   list.setAttribute("role", "log");
   const past = element("div", "", list);
@@ -39,7 +39,7 @@ function build(model) {
   button("📎", "Attach files", composer, () => chooser.click());
   const act = button("Send", "Send", composer, () => (model.get("busy") ? stop() : send()));
 
-  const note = element("div", "nbllm-note", root);
+  const note = element("div", "nbllm-note nbllm-warn", root);
   note.hidden = true;
 
   let files = [];
@@ -115,8 +115,10 @@ function build(model) {
   // The place is kept at the end while it stands there, as in a terminal.
   function following(change) {
     const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+    const settle = () => atEnd && (list.scrollTop = list.scrollHeight);
     change();
-    if (atEnd) list.scrollTop = list.scrollHeight;
+    settle();
+    if (list.isConnected) typeset(model, list).then(settle);
   }
   function turnNode(turn, last) {
     const node = element("div", "nbllm-turn");
@@ -216,7 +218,8 @@ function initialize({ model }) {
     const spot = document.getElementById(place);
     if (spot && root.parentNode !== spot) {
       spot.replaceChildren(root);
-      root.querySelector(".nbllm-turns").scrollTop = 1e9;
+      const list = root.querySelector(".nbllm-turns");
+      typeset(model, list).then(() => (list.scrollTop = 1e9));
     }
   }
   const watcher = new MutationObserver(mount);
@@ -231,7 +234,9 @@ function initialize({ model }) {
 
 // As an ordinary view, for front ends that make widgets only where a view is shown.
 function render({ model, el }) {
-  el.append(build(model));
+  const root = build(model);
+  el.append(root);
+  requestAnimationFrame(() => typeset(model, root.querySelector(".nbllm-turns")));
 }
 
 export default { initialize, render };

@@ -12,9 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from contextvars import copy_context
 from dataclasses import replace
-from functools import lru_cache
 from html import escape
 from importlib.resources import files
 from queue import Empty, SimpleQueue
@@ -27,13 +25,14 @@ from ..client.stream import Stream
 from ..core.errors import AnswerProcessingError, ConfigError, NbllmError, in_a_line
 from ..core.events import Response
 from ..core.messages import Message, Part, Text
+from ..core.values import counted
 from ..routing.registry import DEFAULT_MODEL
 from . import tool_use
 from .chats import Chat, Place, Turn, markdown, words
-from .comms import mended, page
+from .comms import mended, page_widget
 from .prompt.attachments import from_bytes
 from .question import Contestant, Question
-from .run import Guarded, Run, follow
+from .run import Guarded, Run, aside, carry
 from .session import current_session
 from .view.frontend import KernelPort, where
 from .view.hidden import clean, plain
@@ -42,7 +41,6 @@ from .view.outcome import Outcome
 from .view.static import (
     Rendered,
     answer_lines,
-    count,
     foot_line,
     footer,
     joined,
@@ -103,7 +101,8 @@ class ChatWidget:
             self._options["approve"] = self._ask
 
     def __repr__(self) -> str:
-        return f"ChatWidget(chat={self._chat.name!r}, model={self._model!r}, {len(self._chat.turns)} turns)"
+        turns = counted(len(self._chat.turns), "turn")
+        return f"ChatWidget(chat={self._chat.name!r}, model={self._model!r}, {turns})"
 
     # --- from code ---
 
@@ -189,10 +188,7 @@ class ChatWidget:
                 status=run.states[0].status(run.states[0].began),
                 turns=self._turns(),
             )
-        self._thread = threading.Thread(
-            target=copy_context().run, args=(self._follow, run, asked, old), name="nbllm-chat", daemon=True
-        )
-        self._thread.start()
+        self._thread = aside("chat", self._follow, run, asked, old)
         stream = run.streams[0]
         assert isinstance(stream, Stream)  # begin raises where it is none
         return stream
@@ -205,15 +201,14 @@ class ChatWidget:
     def _follow(self, run: Run, asked: Message, old: Turn | None) -> None:
         """Shows the answer while it comes and keeps it. However that ends, the panel is ready for the next
         question."""
+        carry(run, Guarded(WidgetPainter(run.states[0], lambda frame: self._set(**frame))))
+        found = run.settled()[0]
         try:
-            follow(run, Guarded(WidgetPainter(run.states[0], lambda frame: self._set(**frame))))
-            self._keep(asked, run.settled()[0], old)
+            self._keep(asked, found, old)
         # nobody else would tell, and the panel would be busy for ever
         except BaseException as error:  # noqa: BLE001
-            run.cancel()
-            found = run.settled()[0]
             self._error = AnswerProcessingError(
-                f"The panel could not finish the answer: {in_a_line(error)}",
+                f"The panel could not keep the answer: {in_a_line(error)}",
                 partial=found.response,
                 hint="Ask again.",
             )
@@ -277,7 +272,7 @@ class ChatWidget:
         )  # the same at each run, where the notebook is only saved
         if mode == "live":
             self._panel = mended(
-                _panel_class()(
+                page_widget("chat_widget.js")(
                     place=self._place,
                     placed=not self._view,
                     style=_style(),
@@ -348,35 +343,32 @@ class ChatWidget:
             filter(
                 None,
                 (
-                    f"{len(self._chat.turns)} turn{'s' * (len(self._chat.turns) != 1)}",
-                    f"{count(tokens)} tokens of context" if tokens is not None else "",
+                    counted(len(self._chat.turns), "turn"),
+                    f"{counted(tokens, 'token')} of context" if tokens is not None else "",
                     money(cost) if cost is not None else "",
                 ),
             )
         )
 
+    def _so_far(self) -> list[tuple[str, Message, Response, NbllmError | None]]:
+        """The conversation, and the question of which no turn came: (key, asked, answer, error)."""
+        failed = [] if self._failed is None else [self._failed]
+        return [
+            *((f"{i}:{id(t)}", t.asked, t.response, None) for i, t in enumerate(self._chat.turns)),
+            *((uuid4().hex, asked, found.response, found.error) for asked, found, _ in failed),
+        ]
+
     def _turns(self) -> list[dict[str, str]]:
         """The conversation for the page: HTML that is safe, and each answer's source to copy."""
-        shown = [
+        return [
             {
-                "key": f"{i}:{id(t)}",
-                "asked": _asked_html(t.asked),
-                "answer": self._answer(t.response, None).html,
-                "source": t.response.text,
+                "key": key,
+                "asked": _asked_html(asked),
+                "answer": self._answer(response, error).html,
+                "source": response.text,
             }
-            for i, t in enumerate(self._chat.turns)
+            for key, asked, response, error in self._so_far()
         ]
-        if self._failed is not None:
-            asked, found, _ = self._failed
-            shown.append(
-                {
-                    "key": uuid4().hex,
-                    "asked": _asked_html(asked),
-                    "answer": self._answer(found.response, found.error).html,
-                    "source": found.response.text,
-                }
-            )
-        return shown
 
     def _answer(self, response: Response, error: NbllmError | None) -> Rendered:
         if error is not None and response.empty:
@@ -386,9 +378,7 @@ class ChatWidget:
 
     def _publish(self, *, update: bool) -> None:
         """The transcript."""
-        rows = [(t.asked, self._answer(t.response, None)) for t in self._chat.turns]
-        if self._failed is not None:
-            rows.append((self._failed[0], self._answer(self._failed[1].response, self._failed[1].error)))
+        rows = [(asked, self._answer(response, error)) for _, asked, response, error in self._so_far()]
         html = "".join(
             f"<p><b>You</b></p><div "
             f"class=nbllm-text>{_asked_html(asked)}</div><p><b>Answer</b></p>{line.html}<hr>"
@@ -416,33 +406,3 @@ def _asked_html(asked: Message) -> str:
 
 def _style() -> str:
     return STYLE + f"<style>{(files(__package__) / 'chat_widget.css').read_text('utf-8')}</style>"
-
-
-@lru_cache(maxsize=1)
-def _panel_class() -> type[Any]:
-    """The widget; made when first needed, since anywidget loads ipywidgets."""
-    import anywidget
-    from traitlets import Bool, Dict, List, Unicode
-
-    class Panel(anywidget.AnyWidget):
-        """The kernel's side of the panel."""
-
-        _esm = page("chat_widget.js")
-        place, style, model, meter = (
-            Unicode().tag(sync=True),
-            Unicode().tag(sync=True),
-            Unicode().tag(sync=True),
-            Unicode().tag(sync=True),
-        )
-        asked, done, tail, status = (
-            Unicode().tag(sync=True),
-            Unicode().tag(sync=True),
-            Unicode().tag(sync=True),
-            Unicode().tag(sync=True),
-        )
-        busy, placed = Bool(False).tag(sync=True), Bool(True).tag(sync=True)
-        models: Any = List().tag(sync=True)
-        turns: Any = List().tag(sync=True)
-        question: Any = Dict().tag(sync=True)
-
-    return Panel

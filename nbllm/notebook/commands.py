@@ -7,6 +7,7 @@ import importlib.util
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..core.calls import Provider
 from ..core.errors import ConfigError, after_answer
 from ..core.events import Response
 from ..core.options import Option
+from ..core.values import counted
 from ..routing import keys
 from ..routing.config import plain
 from ..routing.config_files import user_file
@@ -30,7 +32,9 @@ from .question import Question, checked
 from .session import Session
 from .syntax import parser as grammar
 from .syntax.options import BENCH, OPTIONS, SUBCOMMANDS
-from .view.static import counted, static
+from .view.static import static
+
+Command = Callable[[Session, str], Any]  # of the rest of the line
 
 
 def _ask(session: Session, rest: str) -> Any:
@@ -54,12 +58,6 @@ def _use(session: Session, rest: str) -> str:
         session.defaults.update(line.options)
     shown = "  ".join(f"{k}={v}" for k, v in session.defaults.items()) or "none (model=auto)"
     return f"Defaults of this notebook: {shown}"
-
-
-def _frame(rows: list[Any], columns: list[str] | None = None) -> Any:
-    import pandas as pd
-
-    return pd.DataFrame(rows, columns=columns)
 
 
 def _models(session: Session, rest: str) -> Any:
@@ -212,7 +210,7 @@ def _alias(session: Session, rest: str) -> Any:
     words = [w for w in rest.split() if w != "--save"]
     registry = session.client.registry
     if not words:
-        return _frame(sorted(registry.aliases.items()), ["alias", "model"]).set_index("alias")
+        return overview.frame(sorted(registry.aliases.items()), ["alias", "model"])
     if len(words) != 2:
         raise ConfigError("An alias is a name and a model.", hint="For example: %llm alias fast gemini/flash")
     name, model = words
@@ -270,7 +268,7 @@ def _nest(session: Session, rest: str) -> str:
     if not _switch(rest or "on", "nest"):
         raise ConfigError("A patched event loop cannot be mended.", hint="Restart the kernel.")
     newer = importlib.util.find_spec("nest_asyncio2") is not None  # newer kernels bring it
-    nest = importlib.import_module("nest_asyncio2" if newer else "nest_asyncio")
+    nest = import_module("nest_asyncio2" if newer else "nest_asyncio")
     nest.apply()
     cost = (
         "asyncio runs slower now"
@@ -356,18 +354,6 @@ def _fix(session: Session, rest: str) -> Any:
     return answer
 
 
-def _insert(session: Session, rest: str) -> str:
-    from .fix import insert
-
-    return insert(session, rest)
-
-
-def _cost(session: Session, rest: str) -> Any:
-    from .calls import cost
-
-    return cost(session, rest)
-
-
 def _chat(session: Session, rest: str) -> Any:
     """list, open, show, pin, unpin, undo, fork, export, forget."""
     from ..core.codec import to_json
@@ -420,7 +406,7 @@ def _chats(chats: Chats) -> Any:
         }
         for c in chats
     ]
-    return _frame(rows, ["chat", "turns", "tokens", "cost_usd", "model"]).set_index("chat")
+    return overview.frame(rows, ["chat", "turns", "tokens", "cost_usd", "model"])
 
 
 def _all_chats() -> Any:
@@ -430,7 +416,7 @@ def _all_chats() -> Any:
     from ..store.chats import KeptChats
 
     rows = [(k.chat, k.place, k.turns, k.bytes, k.at) for k in KeptChats().listed()]
-    frame = _frame(rows, ["chat", "notebook", "turns", "bytes", "last"]).set_index("chat")
+    frame = overview.frame(rows, ["chat", "notebook", "turns", "bytes", "last"])
     return frame.assign(last=pd.to_datetime(frame["last"], unit="s", utc=True).dt.round("s"))
 
 
@@ -463,42 +449,6 @@ def _open(session: Session, rest: str, name: str) -> Any:
     return ChatWidget(route.asked, name, **spec.chosen())
 
 
-def _prompt(session: Session, rest: str) -> Any:
-    from .prompt_files import command
-
-    return command(session, rest)
-
-
-def _kept(session: Session, rest: str) -> Any:
-    from .actions import kept
-
-    return kept(session, rest)
-
-
-def _stop(session: Session, rest: str) -> str:
-    from .background import stop
-
-    return stop(session, rest)
-
-
-def _bench(session: Session, rest: str) -> Any:
-    from .bench_magics import bench
-
-    return bench(session, rest)
-
-
-def _log(session: Session, rest: str) -> Any:
-    from .calls import log
-
-    return log(session, rest)
-
-
-def _budget(session: Session, rest: str) -> str:
-    from .budget import budget
-
-    return budget(session, rest)
-
-
 def _cache(session: Session, rest: str) -> str:
     """What is kept of answers; clear forgets them all."""
     answers = session.client.answers
@@ -508,7 +458,7 @@ def _cache(session: Session, rest: str) -> str:
         raise ConfigError(f"%llm cache has no {rest[:40]!r}.", hint="%llm cache, or %llm cache clear.")
     told = answers.figures()
     return (
-        f"{told['answers']:,} answers of {told['bytes'] / 1e6:,.1f} MB "
+        f"{counted(told['answers'], 'answer')} of {told['bytes'] / 1e6:,.1f} MB "
         f"(at most {told['limit'] / 1e6:,.0f} MB) in {told['path']}; "
         f"in this session {told['hits']} found, {told['misses']} not. cache=true uses them."
     )
@@ -538,25 +488,17 @@ def _replay(session: Session, rest: str) -> str:
     )
 
 
-def _mcp(session: Session, rest: str) -> Any:
-    from .mcp_lines import mcp
+def _in(place: str) -> Command:
+    """The function `FILE:NAME` of this package; its file loads with the first use."""
+    file, _, name = place.partition(":")
 
-    return mcp(session, rest)
+    def command(session: Session, rest: str) -> Any:
+        return getattr(import_module(f".{file}", __package__), name)(session, rest)
 
-
-def _batches(session: Session, rest: str) -> Any:
-    from .rows import batches
-
-    return batches(session, rest)
+    return command
 
 
-def _undo(session: Session, rest: str) -> Any:
-    from .tool_use import undo
-
-    return undo(session, rest)
-
-
-COMMANDS: dict[str, Callable[[Session, str], Any]] = {
+COMMANDS: dict[str, Command] = {
     "ask": _ask,
     "use": _use,
     "models": _models,
@@ -570,19 +512,19 @@ COMMANDS: dict[str, Callable[[Session, str], Any]] = {
     "simulate": _simulate,
     "nest": _nest,
     "help": _help,
-    "bench": _bench,
-    "mcp": _mcp,
-    "log": _log,
-    "cost": _cost,
-    "budget": _budget,
+    "bench": _in("bench_magics:bench"),
+    "mcp": _in("mcp_lines:mcp"),
+    "log": _in("calls:log"),
+    "cost": _in("calls:cost"),
+    "budget": _in("budget:budget"),
     "chat": _chat,
-    "prompt": _prompt,
-    "kept": _kept,
+    "prompt": _in("prompt_files:command"),
+    "kept": _in("actions:kept"),
     "fix": _fix,
-    "insert": _insert,
-    "undo": _undo,
-    "stop": _stop,
-    "batches": _batches,
+    "insert": _in("fix:insert"),
+    "undo": _in("tool_use:undo"),
+    "stop": _in("background:stop"),
+    "batches": _in("rows:batches"),
     "cache": _cache,
     "record": _record,
     "replay": _replay,

@@ -9,6 +9,7 @@ cell runs, a click will too.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,19 @@ _LAYOUT = {
     "_view_module": "@jupyter-widgets/base",
     "_view_module_version": "2.0.0",
     "_view_name": "LayoutView",
+}
+
+
+# What the pages of our widgets and the kernel both know, by the page's file.
+_TRAITS = {
+    "actions.js": {},
+    "stops.js": {"places": "list", "words": "list", "proved": "bool"},
+    "chat_widget.js": {
+        **dict.fromkeys(("place", "style", "model", "meter", "asked", "done", "tail", "status"), "str"),
+        **dict.fromkeys(("busy", "placed"), "bool"),
+        **dict.fromkeys(("models", "turns"), "list"),
+        "question": "dict",
+    },
 }
 
 
@@ -35,9 +49,18 @@ def warm_up() -> Any:
     )
 
 
-def page(name: str) -> str:
-    """The page side of a widget as one module of JavaScript, with what they share before it."""
-    return "\n".join(Path(__file__).with_name(part).read_text("utf-8") for part in ("page.js", name))
+@lru_cache(maxsize=8)
+def page_widget(name: str) -> type[Any]:
+    """The kernel's side of a widget without a view, of which the file `name` is the page's: a module of
+    JavaScript, before which stands what they share. It is made when first needed: anywidget loads
+    ipywidgets."""
+    import anywidget
+    from traitlets import Bool, Dict, List, Unicode
+
+    kinds = {"str": Unicode, "bool": Bool, "list": List, "dict": Dict}
+    traits = {trait: kinds[kind]().tag(sync=True) for trait, kind in _TRAITS[name].items()}
+    module = "\n".join(Path(__file__).with_name(part).read_text("utf-8") for part in ("page.js", name))
+    return type(name.partition(".")[0].title(), (anywidget.AnyWidget,), {"_esm": module, **traits})
 
 
 def mended(widget: Any) -> Any:

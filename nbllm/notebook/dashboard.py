@@ -1,29 +1,24 @@
 """A benchmark that runs, as one display that is updated: how far, how fast, what it costs, each model's
-times, failures.
-
-It is static HTML from its first frame to its last, so a notebook that is saved in the middle or at the end
-shows it without a kernel; ■ (or Ctrl-C) stops the run, and the rows that are there are returned.
+times, failures. ■ (or Ctrl-C) stops the run, and the rows that are there are returned.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
-from uuid import uuid4
 
 from ..bench.naming import short_names
 from ..bench.pages import dollars
 from ..bench.progress import Sums, ending
 from ..client.pace import clock
-from .view.frontend import KernelPort, where
-from .view.styles import container
+from ..core.values import counted
+from .view.frontend import KernelPort
+from .view.progress import Display, bar, display_here
+from .view.static import note_line
 
-_FASTEST, _SLOWEST = 0.25, 2.0  # seconds between two frames: slower as the run goes on
 _WIDEST = 40  # characters of a model's name
 _LEAST_SPAN = 1.5  # of the scale, as a factor
 _MARKS = 60  # requests that a model's strip shows, spread over its distribution
@@ -32,23 +27,22 @@ _MARK = "position:absolute;top:15%;width:2px;height:70%;background:currentColor;
 _MEDIAN = "position:absolute;top:0;width:3px;height:100%;background:var(--jp-brand-color1,#3a82d6)"
 
 
-class Dashboard:
+class Dashboard(Display):
     """Shows a run in a kernel's front end; see bench.progress.Progress.
 
     brief: the last frame leaves the table to whoever shows one with more in it.
     """
 
+    run_id = ""
+
     def __init__(self, port: KernelPort, *, live: bool = True, brief: bool = False) -> None:
-        self._port, self._live, self._brief = port, live, brief
-        self.run_id = ""
-        self._id = f"nbllm-bench-{uuid4().hex[:12]}"
-        self._drawn = 0.0
-        self._shown = False
+        super().__init__(port, live=live)
+        self._brief = brief
 
     def start(self, total: int, names: Sequence[str], run_id: str) -> None:
         """Shows the empty dashboard."""
         self._sums, self.run_id = Sums(total, names), run_id
-        self._publish(None)
+        self._frame(None)
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Counts a request."""
@@ -56,45 +50,33 @@ class Dashboard:
 
     def draw(self) -> None:
         """Draws, where the last frame is old enough."""
-        if time.monotonic() - self._drawn > min(_SLOWEST, max(_FASTEST, self._sums.elapsed / 100)):
-            self._publish(None)
+        if self.due(self._sums.elapsed):
+            self._frame(None)
 
     def end(self, reason: str, kept: int) -> None:
         """Draws the last frame."""
         self._sums.kept = kept
-        self._publish(reason)
+        self._frame(reason)
 
-    def _publish(self, ended: str | None) -> None:
-        self._drawn = time.monotonic()
-        if ended is None and not self._live:
-            return
-        brief = self._brief and ended is not None
-        bundle = {
-            "text/html": container(html(self._sums, self.run_id, ended, brief), style=True),
-            "text/plain": text(self._sums, self.run_id, ended, brief),
-        }
-        self._port.publish(bundle, display_id=self._id, update=self._shown)
-        self._shown = True
+    def _frame(self, ended: str | None) -> None:
+        last = ended is not None
+        shown = (self._sums, self.run_id, ended, self._brief and last)
+        self.publish(html(*shown), text(*shown), last=last)
 
 
 def headline(sums: Sums, ended: str | None) -> str:
     """The run in one line."""
-    parts = [f"{sums.done:,} of {sums.total:,} requests"]
-    if sums.extra:
-        parts.append(f"{sums.extra} to warm up")
-    if sums.rate:
-        parts.append(f"{sums.rate:.3g} a second")
-    if sums.usd is not None:
-        parts.append(f"${sums.usd:.4f}")
-    if sums.failed:
-        parts.append(f"{sums.failed} failed")
-    if sums.contaminated:
-        parts.append(f"{sums.contaminated} contaminated")
-    if ended is None and sums.left is not None:
-        parts.append(f"{clock(sums.left)} left")
-    if ended is not None:
-        parts.append(clock(sums.elapsed))
-    return " · ".join(parts)
+    left = clock(sums.elapsed) if ended is not None else sums.left and f"{clock(sums.left)} left"
+    parts = (
+        f"{sums.done:,} of {counted(sums.total, 'request')}",
+        sums.extra and f"{sums.extra} to warm up",
+        sums.rate and f"{sums.rate:.3g} a second",
+        "" if sums.usd is None else f"${sums.usd:.4f}",
+        sums.failed and f"{sums.failed} failed",
+        sums.contaminated and f"{sums.contaminated} contaminated",
+        left,
+    )
+    return " · ".join(str(part) for part in parts if part)
 
 
 def _ending(sums: Sums, run_id: str, ended: str | None) -> str:
@@ -112,7 +94,7 @@ def text(sums: Sums, run_id: str, ended: str | None, brief: bool = False) -> str
         )
         failed = f", {sums.failures[name]} failed" if sums.failures.get(name) else ""
         cost = f", {dollars(sums.costs[name])}" if name in sums.costs else ""
-        lines.append(f"  {name}: {len(values)} answers, {median}{failed}{cost}")
+        lines.append(f"  {name}: {counted(len(values), 'answer')}, {median}{failed}{cost}")
     return "\n".join(
         filter(
             None,
@@ -127,25 +109,13 @@ def text(sums: Sums, run_id: str, ended: str | None, brief: bool = False) -> str
 
 def html(sums: Sums, run_id: str, ended: str | None, brief: bool = False) -> str:
     """The dashboard as HTML; whatever a provider said is escaped."""
-    share = min(1.0, sums.done / sums.total) if sums.total else 1.0
-    bar = (
-        ""
-        if ended is not None
-        else (
-            '<div style="height:4px;max-width:46em;border-radius:2px;background:rgba(128,128,128,.2);margin:.4em 0 .8em">'  # noqa: E501
-            f'<div style="width:{share:.1%};height:100%;border-radius:2px;background:var(--jp-brand-color1,#3a82d6)"></div></div>'  # noqa: E501
-        )
-    )
-    told = "".join(
-        f'<div class="nbllm-note">{escape(words)}</div>'
-        for words in (f"Last failure: {sums.last_error}" if sums.last_error else "",)
-        if words
-    )
+    far = "" if ended is not None else bar(sums.done, sums.total)
+    failure = note_line(f"Last failure: {sums.last_error}", warns=True).html if sums.last_error else ""
     foot = _ending(sums, run_id, ended)
     return (
-        f"<div><b>Benchmark</b> {escape(headline(sums, ended))}</div>{bar}"
+        f"<div><b>Benchmark</b> {escape(headline(sums, ended))}</div>{far}"
         + ("" if brief else _table(sums))
-        + told
+        + failure
         + (f'<div class="nbllm-foot">{escape(foot)}</div>' if foot else "")
     )
 
@@ -198,9 +168,5 @@ def _model(name: str, short: str, sums: Sums, ends: tuple[float, float]) -> str:
 
 def factory(*, brief: bool = False) -> Dashboard | None:
     """A dashboard, where this is a kernel; None in a terminal or a script."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    mode = "terminal" if shell is None else where(shell)
-    if shell is None or mode == "terminal":
-        return None
-    return Dashboard(KernelPort(shell), live=mode == "live", brief=brief)
+    here = display_here()
+    return None if here is None else Dashboard(**here, brief=brief)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError
 from ..core.messages import Text
+from ..core.values import counted
 from ..tools.changes import lines
 from .session import Session
 from .view.frontend import where
@@ -64,7 +65,7 @@ def below(session: Session, code: str) -> str:
     shown, hidden = cleaned(code.replace("\r\n", "\n").replace("\r", "\n"))
     session.shell.set_next_input(shown, replace=False)
     return (
-        f"⚠ {hidden} hidden character{'s' if hidden > 1 else ''} in this cell: shown as ⟨U+...⟩, and to be "
+        f"⚠ {counted(hidden, 'hidden character')} in this cell: shown as ⟨U+...⟩, and to be "
         f"removed before it is run."
         if hidden
         else ""

@@ -7,16 +7,17 @@ import asyncio
 import os
 import re
 import shlex
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from ..client.remote_tool import RemoteTool
 from ..core.errors import ConfigError, looks_like_key
+from ..core.values import counted
 from ..routing.config_files import user_file
 from ..routing.oauth import Listener, shown
 from ..tools.consent import Change
@@ -29,11 +30,11 @@ from ..tools.mcp_servers import Servers
 from . import jupyter_server
 from .buttons import approve
 from .fix import below
+from .overview import frame
 from .session import Session
 from .syntax import options
 from .view.frontend import where
 
-T = TypeVar("T")
 _USAGE = (
     "%llm mcp add [--save] [--env NAME[=VALUE]] [--header NAME=VALUE] [--cwd FOLDER] NAME -- COMMAND ARGS "
     "(or NAME URL)"
@@ -50,14 +51,6 @@ def mcp(session: Session, rest: str) -> Any:
     return WORDS[word or "list"](session, more.strip())
 
 
-def _servers(session: Session) -> Servers:
-    return session.client.mcp
-
-
-def _run(session: Session, work: Coroutine[Any, Any, T]) -> T:
-    return session.client.run(work)
-
-
 def _add(session: Session, rest: str) -> str:
     """A server for this session; --save: in the user's own file."""
     flags, name, words = _line(rest)
@@ -65,7 +58,7 @@ def _add(session: Session, rest: str) -> str:
     if not re.fullmatch(r"[\w.-]{1,64}", name) or not (words or own_lab):
         raise ConfigError(f"Not a server: {name!r}.", hint=_USAGE)
     table = jupyter_server.table(session) if own_lab else _table(flags, words)
-    servers, here = _servers(session), Path.cwd()
+    servers, here = session.client.mcp, Path.cwd()
     own = user_file().with_name("mcp.json")
     save = "--save" in flags
     source = Source(str(own.absolute()) if save else SESSION, here, trusted=True)
@@ -77,7 +70,7 @@ def _add(session: Session, rest: str) -> str:
         servers.remove(name)
     else:
         servers.add(entry)
-    _run(session, servers.stop(name))
+    session.client.run(servers.stop(name))
     kept = f"as {own} says" if save else "in this session"
     starts = f"It starts at its first use: %%llm tools=mcp/{name}, or %llm mcp tools {name}."
     return f"mcp/{name} is {line(entry.runs)}, {kept}. {starts}"
@@ -124,9 +117,7 @@ def _pair(flag: str, given: str) -> tuple[str, str]:
 
 
 def _list(session: Session, _rest: str) -> Any:
-    import pandas as pd
-
-    servers = _servers(session)
+    servers = session.client.mcp
     entries, problems = servers.entries()
     for problem in problems:
         session.say(f"Ignored: {line(problem, 300)}")
@@ -134,9 +125,7 @@ def _list(session: Session, _rest: str) -> Any:
     for entry in entries:
         rows.append({"name": entry.name, "state": _state(servers, entry, seen), **_about(entry)})
         seen.add(entry.name)
-    return pd.DataFrame(rows, columns=["name", "state", "runs", "variables", "file", "not used"]).set_index(
-        "name"
-    )
+    return frame(rows, ["name", "state", "runs", "variables", "file", "not used"])
 
 
 def _state(servers: Servers, entry: Entry, seen: set[str]) -> str:
@@ -161,7 +150,7 @@ def _about(entry: Entry) -> dict[str, str]:
 
 def _allow(session: Session, rest: str) -> str:
     """Shows what a server would run, or what has changed in its tools, and asks."""
-    servers, name = _servers(session), _one(rest)
+    servers, name = session.client.mcp, _one(rest)
     if name.startswith("remote/"):
         return _allow_card(session, session.client.remote(name))
     entry = servers.usable_entry(name)
@@ -170,28 +159,29 @@ def _allow(session: Session, rest: str) -> str:
         if not approve(f"Start mcp/{entry.name}?", yes="Allow", no="No"):
             return f"mcp/{entry.name} stays as it is: not allowed."
         servers.consent.allow(entry)
-    server = _run(session, servers.server(entry.name))
-    tools, changes = _run(session, server.changes())
-    others = _run(session, server.other_changes())
+    server = session.client.run(servers.server(entry.name))
+    tools, changes = session.client.run(server.changes())
+    others = session.client.run(server.other_changes())
     changes = [*changes, *(c for _, changed in others.values() for c in changed)]
     if not changes:
         names = ", ".join(line(t.name, 60) for t in tools[:_SHOWN])
         more = f" and {len(tools) - _SHOWN} more" if len(tools) > _SHOWN else ""
-        return f"mcp/{entry.name} is allowed. Its {len(tools)} tools: {names}{more}."
+        return f"mcp/{entry.name} is allowed. Its {counted(len(tools), 'tool')}: {names}{more}."
     session.say("\n".join(map(_difference, changes)))
     what = "change" if others and any(changed for _, changed in others.values()) else "tool"
-    question = f"Allow {len(changes)} {what}{'s' * (len(changes) != 1)} of mcp/{entry.name} as now?"
+    question = f"Allow {counted(len(changes), what)} of mcp/{entry.name} as now?"
     if not approve(question, yes="Allow", no="No"):
         return f"mcp/{entry.name}: what has changed stays left out."
     servers.consent.pin(entry, tools)
     for kind, (offered, _) in others.items():
         servers.consent.pin(entry, offered, kind)
-    return f"mcp/{entry.name}: its {len(tools)} tools are allowed as they are now."
+    words = "tools are allowed as they are" if len(tools) != 1 else "tool is allowed as it is"
+    return f"mcp/{entry.name}: its {len(tools)} {words} now."
 
 
 def _allow_card(session: Session, agent: RemoteTool) -> str:
     """Shows what has changed in an agent's card, and asks."""
-    card, changes = _run(session, agent.changes())
+    card, changes = session.client.run(agent.changes())
     if not changes:
         return f"{agent.name} is allowed. It says of itself: {line(card.description, 300)}"
     session.say("\n".join(map(_difference, changes)))
@@ -219,11 +209,11 @@ def _difference(change: Change) -> str:
 
 def _tools(session: Session, rest: str) -> Any:
     """The tools of a server, of some, or of all that are allowed, as a model would be told of them."""
-    import pandas as pd
-
-    servers = _servers(session)
+    servers = session.client.mcp
     names = rest.split() or ["mcp/*"]
-    usables, notes = _run(session, servers.usables(n if n.startswith("mcp/") else f"mcp/{n}" for n in names))
+    usables, notes = session.client.run(
+        servers.usables(n if n.startswith("mcp/") else f"mcp/{n}" for n in names)
+    )
     for note in notes:
         session.say(note)
     rows = [
@@ -235,15 +225,13 @@ def _tools(session: Session, rest: str) -> Any:
         }
         for u in usables
     ]
-    return pd.DataFrame(rows, columns=["tool", "server", "description", "arguments"]).set_index("tool")
+    return frame(rows, ["tool", "server", "description", "arguments"])
 
 
 def _resources(session: Session, rest: str) -> Any:
     """What a server offers to attach; of a pattern's address {places} are to be filled."""
-    import pandas as pd
-
-    server = _run(session, _servers(session).server(_one(rest)))
-    offered = _run(session, server.resources())
+    server = session.client.run(session.client.mcp.server(_one(rest)))
+    offered = session.client.run(server.resources())
     for note in server.notes:
         session.say(note)
     rows = [
@@ -256,8 +244,7 @@ def _resources(session: Session, rest: str) -> Any:
         }
         for r in offered
     ]
-    columns = ["attach", "name", "type", "bytes", "description"]
-    return pd.DataFrame(rows, columns=columns).astype({"bytes": "Int64"}).set_index("attach")
+    return frame(rows, ["attach", "name", "type", "bytes", "description"]).astype({"bytes": "Int64"})
 
 
 def _prompt(session: Session, rest: str) -> Any:
@@ -267,14 +254,14 @@ def _prompt(session: Session, rest: str) -> Any:
         name, *words = shlex.split(rest) or [""]
     except ValueError as error:
         raise ConfigError(f"The line cannot be read: {error}.", hint=_PROMPT) from None
-    server = _run(session, _servers(session).server(_one(name)))
+    server = session.client.run(session.client.mcp.server(_one(name)))
     if not words:
         return _prompts(session, server)
     odd = [w for w in words[1:] if not w.partition("=")[1]]
     if odd:
         raise ConfigError(f"Not an argument of a prompt: {odd[0]!r}.", hint=_PROMPT)
     arguments = {key: value for key, _, value in (w.partition("=") for w in words[1:])}
-    text = as_text(_run(session, server.prompt(words[0], arguments))).strip("\n")
+    text = as_text(session.client.run(server.prompt(words[0], arguments))).strip("\n")
     if where(session.shell) != "live":
         return clean(text, len(text))
     warning = below(session, f"%%llm fill=off\n{text}")
@@ -282,9 +269,7 @@ def _prompt(session: Session, rest: str) -> Any:
 
 
 def _prompts(session: Session, server: Server) -> Any:
-    import pandas as pd
-
-    offered = _run(session, server.prompts())
+    offered = session.client.run(server.prompts())
     rows = [
         (
             line(p.name, 200),
@@ -293,14 +278,14 @@ def _prompts(session: Session, server: Server) -> Any:
         )
         for p in offered
     ]
-    return pd.DataFrame(rows, columns=["prompt", "arguments", "description"]).set_index("prompt")
+    return frame(rows, ["prompt", "arguments", "description"])
 
 
 def _remove(session: Session, rest: str) -> str:
     """Ends a server, forgets it where the user added it, and what was allowed of it."""
-    servers, name = _servers(session), _one(rest)
+    servers, name = session.client.mcp, _one(rest)
     entry = servers.entry(name)
-    _run(session, servers.stop(entry.name))
+    session.client.run(servers.stop(entry.name))
     servers.consent.forget(entry)
     own = user_file().with_name("mcp.json")
     if entry.file == str(own.absolute()):
@@ -314,7 +299,7 @@ def _remove(session: Session, rest: str) -> str:
 
 def _login(session: Session, rest: str) -> str:
     """Logs in to a server in the browser."""
-    servers = _servers(session)
+    servers = session.client.mcp
     entry = servers.usable_entry(_one(rest))
     if not session.can_ask:
         raise ConfigError("Nobody can log in here.", hint="Log in from a notebook that somebody watches.")
@@ -350,17 +335,17 @@ def _web(url: str) -> str:
 
 
 def _logout(session: Session, rest: str) -> str:
-    servers = _servers(session)
+    servers = session.client.mcp
     entry = servers.entry(_one(rest))
     login = servers.login(entry)
     there = login is not None and login.forget()
-    _run(session, servers.stop(entry.name))
+    session.client.run(servers.stop(entry.name))
     return f"mcp/{entry.name}: " + ("the login was deleted." if there else "nobody was logged in.")
 
 
 def _log(session: Session, rest: str) -> str:
     """What a server wrote to its standard error, the last of it."""
-    servers, name = _servers(session), _one(rest)
+    servers, name = session.client.mcp, _one(rest)
     server = servers.opened(servers.entry(name).name)
     text = clean(server.log[-10_000:], 10_000) if server is not None else ""
     return text or f"mcp/{servers.entry(name).name} has written nothing to its standard error."

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..client.catalog import ModelInfo, ProviderState, list_models, states
 from ..client.client import Client
 from ..core.errors import NbllmError
+from ..core.values import counted
 from ..routing.config import head
 from ..routing.prices import facts
 from .view.markdown import to_html
@@ -154,14 +155,14 @@ def providers(client: Client, names: Sequence[str] = (), *, whole: bool = False)
     known of them, as `whole` has it of every one."""
     found = sorted(states(client), key=lambda s: not s.ready)
     found = [s for s in found if not names or s.name in names]
-    frame = _frame([asdict(s) for s in found])
+    df = frame([asdict(s) for s in found])
     if names or whole:
-        cells = [[k, *("" if (v := getattr(s, k)) is None else str(v) for s in found)] for k in frame.columns]
+        cells = [[k, *("" if (v := getattr(s, k)) is None else str(v) for s in found)] for k in df.columns]
         told = cells if names else list(zip(*cells, strict=True))
-        return overview(frame.set_index("name"), table(told[0], told[1:]))
+        return overview(df.set_index("name"), table(told[0], told[1:]))
     rows = [[s.name, s.note if s.mode == "headless" else s.key or "needs none"] for s in found if s.ready]
     return overview(
-        frame.set_index("name"),
+        df.set_index("name"),
         table(["ready", "key"], [*rows, ["sim", "needs none: the built-in simulator"]]),
         *_lacking([s for s in found if not s.ready]),
         _SIMULATING if client.registry.simulating else "",
@@ -198,7 +199,7 @@ def pings(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         ]
         for r in rows
     ]
-    return overview(_frame(rows).set_index("asked"), table(heads, lines, figures=heads[3:]))
+    return overview(frame(rows).set_index("asked"), table(heads, lines, figures=heads[3:]))
 
 
 def calls(frame: pd.DataFrame) -> pd.DataFrame:
@@ -211,7 +212,7 @@ def calls(frame: pd.DataFrame) -> pd.DataFrame:
     return overview(
         frame,
         table(heads, rows, figures=heads[2:7]),
-        f"{_last(len(frame))}The value has {len(frame.columns)} columns: log = %llm log. "
+        f"{_last(len(frame))}The value has {counted(len(frame.columns), 'column')}: log = %llm log. "
         "%llm log all shows them.",
     )
 
@@ -239,7 +240,9 @@ def _is_known(value: Any) -> bool:
     return not pd.isna(value)
 
 
-def _frame(rows: Sequence[Any]) -> pd.DataFrame:
+def frame(rows: Sequence[Any], columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Rows as a DataFrame; with `columns`, those alone, of which the first is the index."""
     import pandas as pd
 
-    return pd.DataFrame(rows)
+    made = pd.DataFrame(rows, columns=list(columns) or None)
+    return made.set_index(columns[0]) if columns else made

@@ -31,3 +31,13 @@ async function copy(text, node) {
   node.textContent = "Copied";
   setTimeout(() => (node.textContent = before), 1500);
 }
+
+// Typesets the formulas in `node`, by what the page has for that; its classes leave every other dollar alone. Gives a
+// promise of the end.
+async function typeset(model, node) {
+  if (!node.querySelector(".mathjax_process:not(:has(mjx-container, .MathJax))")) return;
+  const typesetter = model.widget_manager?.rendermime?.latexTypesetter;
+  if (typesetter) await typesetter.typeset(node);
+  else if (window.MathJax?.typesetPromise) await window.MathJax.typesetPromise([node]);
+  else window.MathJax?.Hub?.Queue(["Typeset", window.MathJax.Hub, node]);
+}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from uuid import uuid4
 
-from .buttons import StopBar
+from .buttons import Stops
 from .run import Run
 from .session import Session
 from .view.frontend import KernelPort, where
@@ -24,7 +26,7 @@ def painter(session: Session, run: Run, before: Sequence[Outcome] = (), *, in_pl
     if options.get("quiet"):
         return Painter()
     if mode == "terminal":
-        return TextPainter(len(run.states), before=before, thoughts=run.question.thoughts)
+        return _in_terminal(run, before)
     port = KernelPort(session.shell)
     parser()  # loaded before the call, so that the first words do not wait for it
 
@@ -35,12 +37,28 @@ def painter(session: Session, run: Run, before: Sequence[Outcome] = (), *, in_pl
         run.place = f"nbllm-{uuid4().hex}" if mode == "live" and session.comm is not None else ""
         # the grammar checks
         return LivePainter(port, run.states[0], mode=mode, alone=alone, place=run.place)  # type: ignore[arg-type]
-    bar = (
-        StopBar(port, [s.label for s in run.states], run.stop)
-        if mode == "live" and session.comm is not None and alone()
-        else None
+    live = mode == "live" and session.comm is not None
+    stops = Stops([s.label for s in run.states], run.stop) if live else None
+    return Grid(
+        port,
+        run.states,
+        mode=mode,
+        format=run.question.format,
+        before=before,
+        alone=alone,
+        stops=stops.places if stops else (),
+        close=stops.close if stops else lambda: None,
     )
-    return Grid(port, run.states, mode=mode, format=run.question.format, before=before, alone=alone, bar=bar)
+
+
+def _in_terminal(run: Run, before: Sequence[Outcome]) -> Painter:
+    """Text; where rich is installed and somebody looks, Markdown drawn by it."""
+    thoughts = run.question.thoughts
+    if run.question.format == "md" and sys.stdout.isatty() and find_spec("rich") is not None:
+        from .view.rich_text import RichPainter
+
+        return RichPainter(run.states, before=before, thoughts=thoughts)
+    return TextPainter(len(run.states), before=before, thoughts=thoughts)
 
 
 def render_mode(session: Session, run: Run) -> str:

@@ -6,12 +6,9 @@ columns; the old frame, and what else holds it, stay as they are.
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from .. import rows
 from ..core.errors import ConfigError, NbllmError
@@ -23,67 +20,39 @@ from .run import Stopped
 from .session import Session, current_session
 from .syntax.lexer import fail
 from .syntax.parser import Line
-from .view.frontend import KernelPort, where
-from .view.styles import container
+from .view.progress import Display, bar, display_here
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FASTEST, _SLOWEST = 0.25, 2.0  # seconds between two frames: slower as the run goes on
 _SHOWN = 5  # rows of the table that the cell shows
-_BAR = "height:4px;max-width:46em;border-radius:2px;margin:.4em 0 .8em;background:"
 
 
-class Panel:
-    """Shows a run in a kernel's front end; see rows.progress.Progress. One display that is updated, static
-    HTML from its first frame to its last."""
-
-    def __init__(self, session: Session, *, live: bool) -> None:
-        self._session, self._live = session, live
-        self._port, self._id = KernelPort(session.shell), f"nbllm-rows-{uuid4().hex[:12]}"
-        self._drawn, self._shown = 0.0, False
+class Panel(Display):
+    """Shows a run in a kernel's front end; see rows.progress.Progress."""
 
     def ask(self, question: str) -> bool | None:
         """Asks with buttons, or through the keyboard, where somebody can answer."""
-        return approve(question, yes="Start", no="Not now") if self._session.can_ask else None
+        return approve(question, yes="Start", no="Not now") if current_session().can_ask else None
 
     def draw(self, totals: Totals) -> None:
         """Draws, where the last frame is old enough."""
-        if self._live and time.monotonic() - self._drawn > min(_SLOWEST, max(_FASTEST, totals.elapsed / 100)):
-            self._publish(totals, None)
+        if self.due(totals.elapsed):
+            self.end(totals, None)
 
-    def end(self, totals: Totals, ended: str) -> None:
-        """Draws the last frame."""
-        self._publish(totals, ended)
-
-    def _publish(self, totals: Totals, ended: str | None) -> None:
-        self._drawn = time.monotonic()
+    def end(self, totals: Totals, ended: str | None) -> None:
+        """Draws the last frame; ended: None where it is not."""
         foot = "■ stops; what has been answered is kept." if ended is None else totals.ending(ended)
-        line = totals.line(ended)
-        bundle = {
-            "text/html": container(_html(totals, line, foot, running=ended is None), style=True),
-            "text/plain": "\n".join(filter(None, (line, foot))),
-        }
-        self._port.publish(bundle, display_id=self._id, update=self._shown)
-        self._shown = True
-
-
-def _html(totals: Totals, line: str, foot: str, *, running: bool) -> str:
-    share = min(1.0, totals.done / totals.total) if totals.total else 1.0
-    bar = (
-        f'<div style="{_BAR}rgba(128,128,128,.2)"><div style="{_BAR}var(--jp-brand-color1,#3a82d6);'
-        f'width:{share:.1%}"></div></div>'
-    )
-    told = f'<div class="nbllm-foot">{escape(foot)}</div>' if foot else ""
-    return f"<div><b>Rows</b> {escape(line)}</div>{bar if running else ''}{told}"
+        line, far = totals.line(ended), bar(totals.done, totals.total) if ended is None else ""
+        told = f'<div class="nbllm-foot">{escape(foot)}</div>' if foot else ""
+        html = f"<div><b>Rows</b> {escape(line)}</div>{far}{told}"
+        self.publish(html, "\n".join(filter(None, (line, foot))), last=ended is not None)
 
 
 def factory() -> Panel | None:
     """A panel, where this is a kernel; None in a terminal or a script."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    mode = "terminal" if shell is None else where(shell)
-    return None if mode == "terminal" else Panel(current_session(), live=mode == "live")
+    here = display_here()
+    return None if here is None else Panel(**here)
 
 
 def run(session: Session, line: Line, question: Question, template: str) -> pd.DataFrame | BatchJob | None:
@@ -93,12 +62,10 @@ def run(session: Session, line: Line, question: Question, template: str) -> pd.D
     its variable then, too."""
     options = question.options
     name = str(options["each"])
-    df: Any = session.namespace.get(name)
-    if not (hasattr(df, "iloc") and hasattr(df, "columns")):
-        wrong = "there is no variable" if name not in session.namespace else "no DataFrame is"
-        raise fail(
-            line.spans["each"][0], f"{wrong} called {name}", "each= names a DataFrame of this notebook."
-        )
+    try:
+        df = _table(session, name)
+    except ConfigError as error:
+        raise fail(line.spans["each"][0], error.message.rstrip("."), error.hint) from None
     progress.register(factory)
     target, sent = line.out or name, _sent(session, question)
     made = rows.map(df, template, client=session.client, **sent)
@@ -143,8 +110,9 @@ def batches(session: Session, rest: str) -> Any:
 
 
 def _table(session: Session, name: str) -> Any:
+    """The DataFrame of that name. Raises ConfigError."""
     df = session.namespace.get(name)
     if not (hasattr(df, "iloc") and hasattr(df, "columns")):
-        wrong = "There is no variable" if name not in session.namespace else "No DataFrame is"
-        raise ConfigError(f"{wrong} called {name}.", hint="Name the DataFrame that was asked.")
+        wrong = "there is no variable" if name not in session.namespace else "no DataFrame is"
+        raise ConfigError(f"{wrong} called {name}.", hint="Name a DataFrame of this notebook.")
     return df

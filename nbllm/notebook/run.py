@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
@@ -144,7 +145,8 @@ class Run:
         from answering; raises ConfigError where it is wrong with the only one, or with all."""
         for state, contestant in zip(self.states, self.contestants, strict=True):
             state.began = time.perf_counter()
-            self.streams.append(self._sent(contestant))
+            self.streams.append(stream := self._sent(contestant))
+            state.began = stream.called if isinstance(stream, Stream) else state.began
         self.outcomes = [None] * len(self.streams)
         if (wrong := [s for s in self.streams if isinstance(s, NbllmError)]) and len(wrong) == len(
             self.streams
@@ -297,6 +299,25 @@ def follow(run: Run, painter: Watcher) -> None:
             _run_errands(run, column, painter)
         if not waiting:
             _wait(run, live, places)
+
+
+def carry(run: Run, painter: Watcher) -> None:
+    """As follow; what breaks that off ends the run, and what came stays. Even SystemExit: nobody else would
+    tell, and who waits for the run would wait for ever."""
+    try:
+        follow(run, painter)
+    except BaseException as error:  # noqa: BLE001
+        run.cancel()
+        run.fail(error)
+
+
+def aside(name: str, work: Callable[..., None], *given: Any) -> threading.Thread:
+    """Does `work` on a thread of its own, whose outputs belong to the cell that runs now."""
+    thread = threading.Thread(
+        target=copy_context().run, args=(work, *given), name=f"nbllm-{name}", daemon=True
+    )
+    thread.start()
+    return thread
 
 
 def _read(run: Run, i: int, places: list[int], painter: Watcher) -> bool:

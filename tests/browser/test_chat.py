@@ -255,6 +255,53 @@ def test_nothing_that_a_model_wrote_runs_in_the_panel(panel, lab):
     unharmed(n)
 
 
+MATHS = """Energy: $E = mc^2$, and it costs $5 and then $10.
+
+$$\\int_0^1 x^2 \\, dx = \\frac13$$
+
+```python
+def f(x: int) -> str:
+    return "x" * x  # a comment
+```
+
+The end, with \\(a \\le b\\).
+"""
+LOOK = """where =>
+[...document.querySelectorAll(where)].filter(e => e.innerText.includes('Energy')).map(e => ({
+  formulas: e.querySelectorAll('mjx-container').length,
+  dollars: e.innerText.includes('$5 and then $10'),
+  spans: [...e.querySelectorAll('pre span')].map(s => [s.className, s.innerText, getComputedStyle(s).color]),
+}))"""
+
+
+def test_formulas_and_code_look_as_in_a_cell(panel):
+    """In the panel while it answers and when it is done, in columns and in a cell: the same formulas are
+    typeset, money is not, and code has the same colours."""
+    (cell, columns) = (
+        f"%%llm {models}\n{{{{answer}}}}"
+        for models in ("openai/m@echo=1,gap=0.001", "openai/m@echo=1,gap=0.001,claude/m@echo=1,gap=0.001")
+    )
+    slow = OPEN.replace("openai/m", "openai/m@echo=1,gap=0.05")
+    n = panel(
+        f"answer = {MATHS!r}\n{slow}", cell, columns, "panel.send(answer + 'More words follow here. ' * 40)"
+    )
+    n.run(2, 3)
+    n.wait("() => nbllmTest.area(3).querySelectorAll('mjx-container').length === 6")
+    [whole] = n.js(LOOK, ".jp-Notebook .jp-Cell:nth-child(3) .nbllm")
+    assert 3 == whole["formulas"]
+    assert whole["dollars"]
+    assert len({colour for _, _, colour in whole["spans"]}) > 2
+    assert [whole] * 2 == n.js(LOOK, ".nbllm-col")
+    n.run(4)
+    n.wait("() => document.querySelectorAll('.nbllm-live:not([hidden]) mjx-container').length === 2")
+    wait_turns(n, 1)
+    n.wait("() => document.querySelectorAll('.nbllm-turn mjx-container').length === 3")
+    assert [whole] == n.js(LOOK, ".nbllm-turn .nbllm-answer")
+    n.shot("chat-formulas")
+    n.run(1)  # the panel is drawn anew
+    n.wait("() => document.querySelectorAll('.nbllm-turn mjx-container').length === 3")
+
+
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
 def test_pictures_of_the_panel(panel, theme):
     """For people to look at."""

@@ -115,13 +115,22 @@ def test_a_column_has_a_stop_of_its_own(notebook):
         "() => { const c = [...(nbllmTest.area(1)?.querySelectorAll('.nbllm-col') ?? [])]; return c.length "
         "=== 2 && c.every(x => x.innerText.length > 150); }"
     )
-    button = n.page.locator(".jupyter-button:has-text('openai/m')")
+    button = n.page.get_by_role("button", name="Stop openai/m@tokens=3000")
     button.wait_for()
+    tops = "() => [...nbllmTest.area(1).querySelectorAll('.nbllm-col p')].map(p => p.offsetTop)"
+    before = n.js(tops)
     n.shot("columns-stop", height=700)
-    button.click()
-    n.wait("() => document.querySelector('.jupyter-button')?.disabled === true", timeout=5)
+    box = button.bounding_box()
+    assert n.js(
+        "([x, y]) => document.elementFromPoint(x, y).closest('.nbllm-head').innerText.includes('openai/m')",
+        [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2],
+    ), "it stands in the head of its column"
+    n.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    n.wait("() => document.querySelectorAll('.nbllm-stop').length === 1", timeout=5)
     assert not n.js("nbllmTest.done([1])"), "the other goes on"
     n.wait_done(1)
+    n.wait("() => document.querySelectorAll('.nbllm-stop').length === 0")
+    assert before[0] == n.js(tops)[0], "nothing has moved"
     n.run(2)
     assert n.text(2).strip().endswith("['cancelled', 'stop']")
     assert n.output(1).count() == 1
@@ -204,7 +213,7 @@ def test_pictures_of_values(notebook, theme):
 
 
 def test_where_no_click_would_come_no_button_is_shown(notebook, lab):
-    """Comms on the main shell, as VS Code and Colab have them: no bar of Stops, and the question comes
+    """Comms on the main shell, as VS Code and Colab have them: no ■ in heads, and the question comes
     through the keyboard."""
     plugin = "@jupyterlab/apputils-extension:kernels-settings"
     first = notebook(LOAD)
@@ -227,10 +236,7 @@ def test_where_no_click_would_come_no_button_is_shown(notebook, lab):
             "() => { const c = [...(nbllmTest.area(1)?.querySelectorAll('.nbllm-col') ?? [])]; return "
             "c.length === 2 && c.every(x => x.innerText.length > 250); }"
         )
-        assert 0 == n.js(
-            "() => [...document.querySelectorAll('.jupyter-button')].filter(b => b.offsetParent !== "
-            "null).length"
-        )
+        assert 0 == n.js("() => document.querySelectorAll('.nbllm-stop').length")
         n.wait_done(1)
         n.start(2)
         box = n.page.locator(".jp-Stdin-input")

@@ -5,25 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
-
-
-class Port(Protocol):
-    """Where displays go."""
-
-    def publish(
-        self,
-        data: Mapping[str, str],
-        *,
-        display_id: str | None = None,
-        update: bool = False,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Shows a MIME bundle, or replaces the one that was shown under `display_id`; `metadata` is saved
-        with it."""
-
-    def clear(self, *, wait: bool) -> None:
-        """Removes the cell's outputs; with `wait` when the next one comes."""
+from typing import Any
 
 
 class KernelPort:

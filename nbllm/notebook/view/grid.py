@@ -2,9 +2,9 @@
 is a grid of one.
 
 Theory. Columns can only stand beside each other within one display, so a frame is all of them, and `Pace`
-says when one is due. While an answer grows, its column shows the end of it (the last blocks, _SHOWN
-characters at most), so that a frame has a bounded size however long the answers are. The final form replaces
-it once and holds everything.
+says when one is due. An answer grows from its top, so that it can be read while it comes and nothing moves
+when it ends; above its share of _SHOWN characters what follows is left out up to its open end, so that a
+frame has a bounded size however long the answers are. The final form replaces it once and holds everything.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from ...core.events import Usage
-from .frontend import Port
+from .frontend import KernelPort
+from .growing import Growing, glued, quiet
 from .hidden import clean, plain
-from .markdown import plain_html, to_html
 from .outcome import Outcome, Painter
 from .state import AnswerState
 from .static import Rendered, about, bundle_of, characters, count, joined, money, provenance, seconds
@@ -26,73 +26,94 @@ from .tables import table
 from .throttle import ENVELOPE, Budget, Pace
 
 _IN_A_ROW = 4  # columns, where no style is
-_SHOWN = 1_600  # characters of a growing answer that its column shows
-Column = tuple[str, Rendered]
+_SHOWN = 40_000  # characters of growing answers that one frame shows
+_LEFT_OUT = Rendered("<p>…</p>\n", "…\n\n")
+
+
+class Column(NamedTuple):
+    """What stands above a column, what it holds, and the id of the place for its ■."""
+
+    label: str
+    line: Rendered
+    stop: str = ""
 
 
 class Grid(Painter):
     """Columns in a kernel's front end. mode: "live", "plain" (text alone), or "final" (nothing before the
     end). before: columns that are over already and stand first. alone: as in LivePainter; where it is not, or
-    other cells run meanwhile, only the grid's own display changes. bar: buttons that stop a column, None for
-    none."""
+    other cells run meanwhile, only the grid's own display changes. stops: the ids of the places for a ■ in
+    each head, none without; close: takes away what stands there."""
 
     def __init__(
         self,
-        port: Port,
+        port: KernelPort,
         states: Sequence[AnswerState],
         *,
         mode: str = "live",
         format: str = "md",
         before: Sequence[Outcome] = (),
         alone: Callable[[], bool] = lambda: True,
-        bar: StopButtons | None = None,
+        stops: Sequence[str] = (),
+        close: Callable[[], None] = lambda: None,
         budget: Budget | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._port, self._states, self._mode, self._format, self._clock = port, states, mode, format, clock
-        self._before: list[Column] = [(e.label, e.line(format)) for e in before]
+        self._port, self._mode, self._format, self._clock = port, mode, format, clock
+        self._growing = [Growing(state) for state in states]
+        self._before = [Column(e.label, e.line(format)) for e in before]
         self._ended = list(before)
-        self._id, self._alone, self._bar = uuid4().hex, alone, bar
+        self._id, self._alone, self._stops, self._close = uuid4().hex, alone, stops, close
         self._pace = Pace(budget, clock())
-        self._chunks = self._size = 0
-        self._shown = False
+        self._size, self._shown = 0, False
 
     def start(self) -> None:
         """Shows the empty columns."""
         if self._mode != "final":
-            if self._bar is not None:
-                self._bar.show()
             self._draw(self._clock())
 
     def settle(self, now: float) -> None:
         """Draws, whatever is due."""
-        if self._mode != "final" and sum(s.chunks for s in self._states) != self._chunks:
+        if self._mode != "final" and self._new:
             self._draw(now)
 
     def tick(self, now: float) -> None:
         """Draws, where a frame is due."""
         if self._mode == "final":
             return
-        size = ENVELOPE + max(self._size, 2_000)
-        new = sum(s.chunks for s in self._states) - self._chunks
+        size, new = ENVELOPE + max(self._size, 2_000), self._new
         if self._pace.due(now, chunks=new, characters=40 * new, size=size) or self._pace.idle(
             now, every=1.0, size=size
         ):
             self._draw(now)
 
-    def ended(self, column: int) -> None:
-        """Its ■ goes."""
-        if self._bar is not None:
-            self._bar.ended(column)
+    @property
+    def _new(self) -> int:
+        """Chunks since the last frame."""
+        return sum(column.new["chunks"] for column in self._growing)
 
     def _draw(self, now: float) -> None:
         began = self._clock()
-        columns = [*self._before, *((s.label, growing(s, now)) for s in self._states)]
-        data = bundle(columns, html=self._mode != "plain")
+        data = bundle(
+            [*self._before, *(self._column(i, now) for i in range(len(self._growing)))],
+            html=self._mode != "plain",
+        )
         self._port.publish(data, display_id=self._id, update=self._shown)
-        self._shown, self._chunks = True, sum(s.chunks for s in self._states)
-        self._size = sum(map(len, data.values()))
+        self._shown, self._size = True, sum(map(len, data.values()))
         self._pace.sent(now, ENVELOPE + self._size, self._clock() - began)
+
+    def _column(self, number: int, now: float) -> Column:
+        """A column as it is now, with the place of its ■."""
+        growing, room = self._growing[number], _SHOWN // len(self._growing)
+        growing.look()
+        lines = list[Rendered]()
+        for line in growing.done:
+            if (room := room - len(line.text)) < 0:
+                lines.append(_LEFT_OUT)
+                break
+            lines.append(line)
+        shown = [*quiet(lines), *growing.open(), growing.status(now)]
+        stop = self._stops[number] if self._stops and growing.state.ended is None else ""
+        return Column(growing.state.label, glued(shown), stop)
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Replaces all by the final form: what the cell holds, or only the columns."""
@@ -106,37 +127,14 @@ class Grid(Painter):
             display_id=self._id if update else None,
             update=update,
         )
-        if self._bar is not None:
-            self._bar.close(there=update)
+        self._close()
 
     def give_up(self, text: str) -> None:
         """Leaves plain text, where the final form could not be drawn."""
         self._port.publish(
             {"text/plain": plain(text)}, display_id=self._id if self._shown else None, update=self._shown
         )
-        if self._bar is not None:
-            self._bar.close(there=True)
-
-
-class StopButtons:
-    """What a grid needs of buttons that stop its columns."""
-
-    def show(self) -> None:
-        """Puts them where the next output goes."""
-
-    def ended(self, column: int) -> None:
-        """A column is over."""
-
-    def close(self, *, there: bool) -> None:
-        """Takes them away; `there` says whether their output still is."""
-
-
-def growing(state: AnswerState, now: float) -> Rendered:
-    """A column as it is now."""
-    shown = state.end_of_text(_SHOWN)
-    html = to_html(shown, typeset=False) if state.format == "md" else plain_html(shown)
-    lines = [Rendered(html, clean(shown))] if shown else state.thinking()
-    return joined([*lines, *state.calling(), state.status_line(now)], between="\n")
+        self._close()
 
 
 def grid(columns: Sequence[Column]) -> str:
@@ -145,8 +143,9 @@ def grid(columns: Sequence[Column]) -> str:
     share = 100 // min(len(columns), _IN_A_ROW)
     cells = [
         f"<td class=nbllm-col valign=top width={share}% style=text-align:left;vertical-align:top>"
-        f"<div class=nbllm-head><b>{escape(label)}</b></div>\n{line.html}</td>"
-        for label, line in columns
+        f"<div class=nbllm-head><b>{escape(c.label)}</b>{c.stop and f' <span id={c.stop}></span>'}</div>\n"
+        f"{c.line.html}</td>"
+        for c in columns
     ]
     rows = ("".join(cells[i : i + _IN_A_ROW]) for i in range(0, len(cells), _IN_A_ROW))
     return f"<table class=nbllm-side><tbody><tr>{'</tr><tr>'.join(rows)}</tr></tbody></table>\n"
@@ -154,7 +153,7 @@ def grid(columns: Sequence[Column]) -> str:
 
 def bundle(columns: Sequence[Column], *, html: bool = True, below: Rendered | None = None) -> dict[str, str]:
     """The MIME bundle of columns, and of what stands below them: HTML, and text that reads as Markdown."""
-    text = "\n\n".join(f"## {clean(label)}\n\n{line.text.strip()}" for label, line in columns)
+    text = "\n\n".join(f"## {clean(c.label)}\n\n{c.line.text.strip()}" for c in columns)
     whole = Rendered(grid(columns), text)
     return bundle_of(joined([whole, below]) if below else whole, html=html)
 
@@ -162,7 +161,7 @@ def bundle(columns: Sequence[Column], *, html: bool = True, below: Rendered | No
 def ended(outcomes: Sequence[Outcome], format: str, *, html: bool = True) -> dict[str, str]:
     """The MIME bundle of answers that are over: the columns, and one table of their figures."""
     several = len(outcomes) > 1
-    columns = [(o.label, o.line(format, beside=several)) for o in outcomes]
+    columns = [Column(o.label, o.line(format, beside=several)) for o in outcomes]
     return bundle(columns, html=html, below=figures(outcomes) if several else None)
 
 

@@ -4,9 +4,8 @@ thread only.
 Theory. The open end of the answer is the *tail*: one display that is updated. When enough blocks before it
 are finished, the tail is updated a last time to just those (they are *frozen*: never sent again, and a user's
 selection in them survives), and a new display below becomes the tail. The status line always stands at the
-tail's end. `Pace` says when a frame is due. Formulas stay source in the tail, because typesetting them anew
-at each frame would flicker. JupyterLab folds a cell's outputs away above 50, so the longer the answer, the
-more one display freezes.
+tail's end. `Pace` says when a frame is due. JupyterLab folds a cell's outputs away above 50, so the longer
+the answer, the more one display freezes.
 
 At the end `clear_output(wait=True)` and one display of the final bundle replace all this in one step, without
 an empty moment between. Whoever saves the notebook before that has frozen blocks and a tail: plain static
@@ -24,12 +23,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 from uuid import uuid4
 
-from .frontend import Port
-from .hidden import clean, plain
-from .markdown import plain_html, to_html
+from .frontend import KernelPort
+from .growing import Growing, glued, quiet
+from .hidden import plain
 from .outcome import Outcome, Painter
 from .state import AnswerState
 from .static import Rendered, answer_lines, bundle_of, joined, provenance
@@ -41,9 +40,6 @@ Mode = Literal["live", "final", "plain"]
 _FREEZE = 400  # characters of finished blocks that are worth a display of their own,
 _FREEZE_SHARE = 0.12  # and their share of what is frozen already
 _MOST_DISPLAYS = 45
-_INK = 8_000  # characters of a code block that are highlighted before the end
-_LONG_TAIL = 1_000  # characters of an open code block or list that are drawn again and again
-_TYPESET = " mathjax_process tex2jax_process"
 
 
 class LivePainter(Painter):
@@ -57,7 +53,7 @@ class LivePainter(Painter):
 
     def __init__(
         self,
-        port: Port,
+        port: KernelPort,
         state: AnswerState,
         *,
         mode: Mode = "live",
@@ -71,19 +67,12 @@ class LivePainter(Painter):
         self._place, self._display_id, self._styled_id = place, grown, ""
         if grown:
             self._alone = lambda: False
+        self._growing = Growing(state)
         self._ended: list[str] = []  # the displays that are frozen
         self._pace = Pace(budget, state.began)
         self._ratio = 2.2  # bytes that a frame takes for a character of the tail
         self._begun = False
-        self._forget()
-
-    def _forget(self) -> None:
-        """Nothing is drawn."""
-        self._done: list[Rendered] = []  # finished, in the tail until it is frozen
-        self._references: dict[str, Any] = {}
-        self._rendered = self._frozen = 0  # pieces; characters
-        self._chunks = self._total = 0  # of the state, at the last frame
-        self._restarts = self._state.restarts
+        self._frozen = 0  # characters
 
     def start(self) -> None:
         """Shows the status line."""
@@ -94,60 +83,49 @@ class LivePainter(Painter):
 
     def settle(self, now: float) -> None:
         """Draws, whatever is due."""
-        if self._mode != "final" and self._state.chunks != self._chunks:
+        if self._mode != "final" and self._growing.new["chunks"]:
             self._draw(now)
 
     def tick(self, now: float) -> None:
         """Draws, where a frame is due."""
         if self._mode == "final":
             return
-        state, waited = self._state, now - self._state.began
-        first = bool(state.total) and not self._begun  # the first words are shown at once
-        size = 2 * ENVELOPE + self._open_size() * self._ratio
+        waited = now - self._state.began
+        first = bool(self._state.total) and not self._begun  # the first words are shown at once
+        size = 2 * ENVELOPE + self._growing.size * self._ratio
         if (
             first
-            or self._pace.due(
-                now, chunks=state.chunks - self._chunks, characters=state.total - self._total, size=size
-            )
+            or self._pace.due(now, **self._growing.new, size=size)
             or self._pace.idle(now, every=1.0 if waited < 10 else 5.0, size=size)
         ):
             self._draw(now)
 
-    def _open_size(self) -> int:
-        new = sum(len(piece.source) for piece in self._state.pieces[self._rendered :])
-        return len(self._state.splitter.tail()) + new + sum(len(line.text) for line in self._done)
-
     def _draw(self, now: float) -> None:
-        began, size, state = self._clock(), 0, self._state
-        if state.restarts != self._restarts:
+        began, size, growing = self._clock(), 0, self._growing
+        if growing.void:
             self._withdraw()
-            self._forget()
-            size = ENVELOPE
-        state.shed(_LONG_TAIL)
-        self._done += [piece.drawn(self._closed_html) for piece in state.pieces[self._rendered :]]
-        self._rendered = len(state.pieces)
+            self._frozen, size = 0, ENVELOPE
+        growing.look()
         size += self._freeze()
-        quiet = [Rendered(line.html.replace(_TYPESET, ""), line.text) for line in self._done]
-        tail = self._publish([*quiet, *self._tail(), self._status(now)])
+        tail = self._publish([*quiet(growing.done), *growing.open(), growing.status(now)])
         size += tail
-        self._ratio = max(2.2, (tail - 2 * ENVELOPE) / max(self._open_size(), 1_000))
-        self._begun = state.total > 0
-        self._chunks, self._total = state.chunks, state.total
+        self._ratio = max(2.2, (tail - 2 * ENVELOPE) / max(growing.size, 1_000))
+        self._begun = self._state.total > 0
         self._pace.sent(now, size, self._clock() - began)
 
     def _freeze(self) -> int:
         """Ends the tail's display with the finished blocks, where they are many enough; gives the bytes that
         took."""
-        length = sum(len(line.text) for line in self._done)
+        length = sum(len(line.text) for line in self._growing.done)
         if (
             length < max(_FREEZE, _FREEZE_SHARE * self._frozen)
             or len(self._ended) >= _MOST_DISPLAYS
             or not self._alone()
         ):
             return 0
-        size = self._publish(self._done)
+        size = self._publish(self._growing.done)
         self._ended.append(self._display_id)
-        self._done, self._display_id = [], ""
+        self._growing.done, self._display_id = [], ""
         self._frozen += length
         return size
 
@@ -169,35 +147,12 @@ class LivePainter(Painter):
         update = bool(self._display_id)
         self._display_id = self._display_id or uuid4().hex
         self._styled_id = self._styled_id or self._display_id
-        data = {"text/plain": "".join(line.text for line in lines)}
+        whole, styled = glued(lines), self._display_id == self._styled_id
+        data = {"text/plain": whole.text}
         if self._mode == "live":
-            data["text/html"] = container(
-                "".join(line.html for line in lines),
-                style=self._display_id == self._styled_id,
-                grows=True,
-            )
+            data["text/html"] = container(whole.html, style=styled, grows=True)
         self._port.publish(data, display_id=self._display_id, update=update)
         return ENVELOPE + sum(map(_wire_size, data.values()))
-
-    def _closed_html(self, source: str) -> str:
-        if self._state.format != "md":
-            return plain_html(source.removesuffix("\n"))
-        return to_html(source, references=self._references, ink=_INK)
-
-    def _tail(self) -> list[Rendered]:
-        source = self._state.splitter.tail()
-        text = [Rendered(self._open_html(source), clean(source))] if source else []
-        calls = [Rendered(line.html, f"\n{line.text}\n") for line in self._state.calling()]
-        return [*self._state.thinking(), *text, *calls]
-
-    def _open_html(self, source: str) -> str:
-        if self._state.format != "md":
-            return plain_html(source)
-        return to_html(source, references=dict(self._references), typeset=False, ink=_INK)
-
-    def _status(self, now: float) -> Rendered:
-        line = self._state.status_line(now)
-        return Rendered(line.html, f"\n\n{line.text}" if self._state.total else line.text)
 
     # -- the end --
 

@@ -41,7 +41,7 @@ class Outcome:
         """Its content in a column: the answer or its table, how it ended, its figures; an error with what to
         do where nothing came. beside: its figures stand in a table with those of others."""
         if self.bare and self.error is not None:
-            return note_line(error_lines(self.error))
+            return note_line(error_lines(self.error), warns=True)
         lines = (
             [self.table]
             if self.table is not None

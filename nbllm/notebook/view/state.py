@@ -202,7 +202,7 @@ class AnswerState:
             case ToolEnded():
                 self._tool(event)
             case StepEnded():
-                self._step()
+                self.step()
 
     def _tool(self, end: ToolEnded) -> None:
         """A call has come to something: from here on it is a piece."""
@@ -217,7 +217,7 @@ class AnswerState:
         if result.name in self.running:
             self.running.remove(result.name)
 
-    def _step(self) -> None:
+    def step(self) -> None:
         """A turn is over, another one begins."""
         self._close_thought()
         self._close_text()
@@ -244,20 +244,6 @@ class AnswerState:
         if part := self.splitter.shed(above):
             self.pieces.append(Piece(part))
 
-    def end_of_text(self, most: int) -> str:
-        """The last blocks of the text and its open end, in about `most` characters; what is no text stands as
-        its words."""
-        self.shed(most)
-        found, size, cut = [self.splitter.tail()], len(self.splitter.tail()), False
-        for piece in reversed(self.pieces):
-            if piece.kind == "thought":
-                continue
-            if cut := size + len(piece.source) > most:
-                break
-            found.append(f"{piece.source}\n\n" if piece.kind in ("note", "tool") else piece.source)
-            size += len(piece.source)
-        return "…\n\n" * cut + "".join(reversed(found))
-
     def thinking(self) -> list[Rendered]:
         """The end of a thought that goes on."""
         last = self.thought[-_THOUGHT:].strip()
@@ -277,7 +263,7 @@ class AnswerState:
             items = [
                 f"{seconds(self.first - self.began)} to first token",
                 seconds(elapsed),
-                f"{made(self.report, self.total)} tokens",
+                made(self.report, self.total),
             ]
         doing = f"running {', '.join(self.running)}" if self.running else ""
         return clean(" · ".join(filter(None, (self.model, *items, doing, self.notice))))

@@ -21,6 +21,7 @@ from ...core.compaction import COMPACTED
 from ...core.errors import NbllmError, ProviderError, in_a_line
 from ...core.events import PASSES, FinishReason, Notice, Response, Step, ToolEnded, Usage, UsageReport
 from ...core.messages import Document, Image, Reasoning, Text, ToolCall, caption, picture_size, picture_type
+from ...core.values import counted
 from .hidden import clean, plain
 from .markdown import code_html, fences, plain_html, reasoning_html, to_html
 from .styles import container
@@ -91,11 +92,6 @@ def count(value: int | None) -> str:
     return "?" if value is None else f"{value:,}"
 
 
-def counted(value: int, noun: str) -> str:
-    """1 turn, 2 turns, 1,000 turns."""
-    return f"{value:,} {noun}{'s' * (value != 1)}"
-
-
 def money(value: float | None) -> str:
     """$1.25, $0.0031, $0."""
     if value is None or not math.isfinite(value):
@@ -117,12 +113,11 @@ def about(characters: int) -> str:
 
 
 def made(report: UsageReport | None, characters: int) -> str:
-    """310, where the provider has counted an answer to its end; before that ≈ 310, by what came or what it
-    counted so far."""
+    """310 tokens, where the provider has counted an answer to its end; before that ≈ 310 tokens, by what came
+    or what it counted so far."""
     so_far = (report.usage.output_tokens if report else None) or 0
-    if report is not None and report.final and so_far:
-        return count(so_far)
-    return f"≈ {count(max(so_far, characters // 4))}"
+    whole = report is not None and report.final and so_far > 0
+    return counted(so_far if whole else max(so_far, characters // 4, 1), "token", about=not whole)
 
 
 def tokens(usage: Usage | None, characters: int = 0) -> str:
@@ -173,8 +168,8 @@ def footer(
         response.model or "?",
         *(measured if figures else ()),
         f"{money(response.saved_usd)} saved" if response.saved_usd else "",
-        f"{len(response.steps)} steps" if response.before else "",
-        f"{t.attempts} attempts" if t.attempts > 1 else "",
+        counted(len(response.steps), "step") if response.before else "",
+        counted(t.attempts, "attempt") if t.attempts > 1 else "",
         "filled " + ", ".join(filled) if filled else "",
         f"not filled: {left}" if left else "",
         "attached " + ", ".join(attached) if attached else "",
@@ -337,10 +332,11 @@ def picture_line(part: Image | Document, room: int = PICTURE_ROOM) -> Rendered:
     )
 
 
-def note_line(text: str) -> Rendered:
-    """A remark of ours in both forms."""
+def note_line(text: str, *, warns: bool = False) -> Rendered:
+    """A remark of ours in both forms; one that warns has a colour, as what begins with ⚠ does."""
     text = clean(text)
-    return Rendered(f"<div class=nbllm-note>{escape(text, quote=False)}</div>\n", text)
+    kind = "nbllm-warn" if warns or text.startswith("⚠") else "nbllm-note"
+    return Rendered(f"<div class={kind}>{escape(text, quote=False)}</div>\n", text)
 
 
 def foot_line(line: Rendered, *, simulated: bool = False) -> Rendered:
@@ -358,7 +354,9 @@ def foot_line(line: Rendered, *, simulated: bool = False) -> Rendered:
 
 def _source(error: Exception, format: str, text: str) -> Rendered:
     """An answer's text as it is, where its format cannot be drawn."""
-    note = note_line(f"This is the answer's source: drawing it as {format} failed ({in_a_line(error)}).")
+    note = note_line(
+        f"This is the answer's source: drawing it as {format} failed ({in_a_line(error)}).", warns=True
+    )
     return Rendered(plain_html(text) + note.html, f"{text}\n\n{note.text}")
 
 
@@ -527,5 +525,5 @@ def data_table(value: Any) -> Rendered:
     """A DataFrame of a model's words: escaped, with what stayed text."""
     html = value.to_html(escape=True, border=0, max_rows=60, max_cols=30, notebook=False, render_links=False)
     kept = value.attrs.get("kept_as_text", {})
-    notes = [note_line(f"Column {name} stays text: {why}") for name, why in kept.items()]
+    notes = [note_line(f"Column {name} stays text: {why}", warns=True) for name, why in kept.items()]
     return joined([Rendered(clean(html), plain(value.to_string(max_rows=60))), *notes])

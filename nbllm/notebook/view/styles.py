@@ -2,7 +2,8 @@
 theme.
 
 Only structure carries meaning: where a front end strips styles (GitHub, an untrusted notebook), plain tags
-remain. Fallbacks are mid-tones and veils of grey that read on light and on dark pages.
+remain. Text is read at 4.5:1 in any theme: a colour is mixed with that of the text around it, which moves it
+away from the page, be that light or dark. Only what warns has the colour of warnings.
 """
 
 from __future__ import annotations
@@ -10,17 +11,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_MUTED = "var(--jp-ui-font-color2,#808080)"
+_MUTED = "var(--nbllm-muted)"
 _LINE = "var(--jp-border-color2,rgba(128,128,128,.35))"
+_SHARE = 50  # percent of a colour that stay where it is mixed
+_FAINT = "color-mix(in srgb,currentColor 66%,transparent)"
 _MONO = "var(--jp-code-font-family,ui-monospace,SFMono-Regular,Menlo,Consolas,monospace)"
+
+
+def _mixed(name: str, otherwise: str) -> str:
+    """A colour of the front end's theme, moved towards that of the text around it."""
+    return f"color-mix(in srgb,var(--jp-{name},{otherwise}) {_SHARE}%,currentColor)"
+
 
 # What an output's HTML must hold for rules to be a part of it ("" for all), and the rules.
 _RULES = (
-    ("", """
-.nbllm.nbllm{margin:0}
-.nbllm{contain:paint;line-height:1.55;overflow-wrap:break-word;padding:1px 0}
-.nbllm>:is(p,ul,ol,blockquote,details,h3,h4,h5,h6){max-width:46em}
-.nbllm>:is(p,ul,ol,blockquote,table,pre,details){margin:0 0 .75em}"""),
+    ("", f"""
+.nbllm.nbllm{{margin:0;--nbllm-muted:{_mixed("ui-font-color2", _FAINT)}}}
+.nbllm{{contain:paint;line-height:1.55;overflow-wrap:break-word;padding:1px 0}}
+.nbllm>:is(p,ul,ol,blockquote,details,h3,h4,h5,h6){{max-width:46em}}
+.nbllm>:is(p,ul,ol,blockquote,table,pre,details){{margin:0 0 .75em}}"""),
     ("<h[3-6]", """
 .nbllm :is(h3,h4,h5,h6){margin:1.1em 0 .45em;line-height:1.25;font-weight:600}
 .nbllm h3{font-size:1.3em}.nbllm h4{font-size:1.15em}.nbllm :is(h5,h6){font-size:1em}
@@ -33,8 +42,8 @@ _RULES = (
 .nbllm li.nbllm-task{list-style:none;margin-left:-1.35em}"""),
     ("<hr", f"""
 .nbllm hr{{border:0;border-top:1px solid {_LINE};margin:1.2em 0}}"""),
-    ("<a ", """
-.nbllm a{color:var(--jp-content-link-color,#3a82d6)}"""),
+    ("<a ", f"""
+.nbllm a{{color:{_mixed("content-link-color", "#3a82d6")}}}"""),
     ("<table", f"""
 .nbllm table{{color:inherit;display:block;width:fit-content;max-width:100%;overflow-x:auto;
 border:0;border-collapse:collapse;font-size:.95em}}
@@ -53,7 +62,7 @@ background:rgba(128,128,128,.09);line-height:1.45}
 .nbllm :not(pre)>code{{background:rgba(128,128,128,.13);padding:.1em .35em;border-radius:3px}}"""),
     ("data-lang", f"""
 .nbllm pre[data-lang]::after{{content:attr(data-lang);position:absolute;top:.45em;right:.8em;
-font-size:.8em;color:{_MUTED};opacity:.75}}"""),
+font-size:.8em;color:{_MUTED}}}"""),
     ("nbllm-tex", """
 .nbllm div.nbllm-tex{margin:0;max-width:46em;overflow-x:auto;overflow-y:hidden}"""),
     ("nbllm-text", """
@@ -63,8 +72,9 @@ font-size:.8em;color:{_MUTED};opacity:.75}}"""),
     ("<details", """
 .nbllm summary{cursor:pointer}.nbllm details[open]>summary{margin-bottom:.5em}
 .nbllm details>p:last-child{margin-bottom:0}"""),
-    ("nbllm-note", """
-.nbllm .nbllm-note{margin:.5em 0;font-size:.93em;color:var(--jp-warn-color0,#b26a00)}"""),
+    ("nbllm-(?:note|warn)", f"""
+.nbllm :is(.nbllm-note,.nbllm-warn){{margin:.5em 0;font-size:.93em}}
+.nbllm .nbllm-warn{{color:{_mixed("warn-color0", "#b26a00")}}}"""),
     ("nbllm-foot", f"""
 .nbllm .nbllm-foot{{margin-top:.6em;font-size:.82em;line-height:1.5;color:{_MUTED};
 font-variant-numeric:tabular-nums}}
@@ -86,13 +96,16 @@ gap:1em 1.6em;align-items:start}}
     ("<(?:table|pre)", """
 @media print{.nbllm{contain:none}.nbllm :is(table,pre){overflow:visible}
 .nbllm pre code{white-space:pre-wrap}}"""),
-    ("<span class=.>", """
-.nbllm .k{color:var(--jp-mirror-editor-keyword-color,#2e8b57)}
-.nbllm .s{color:var(--jp-mirror-editor-string-color,#c0504d)}
-.nbllm .c{color:var(--jp-mirror-editor-comment-color,#7a8a8a);font-style:italic}
-.nbllm .n{color:var(--jp-mirror-editor-number-color,#2e8b57)}
-.nbllm .f{color:var(--jp-mirror-editor-def-color,#4a7fd6)}
-.nbllm .b{color:var(--jp-mirror-editor-builtin-color,#2e8b57)}"""),
+    ("<span class=.>", "".join(f"""
+.nbllm .{name}{{color:{_mixed(f"mirror-editor-{word}-color", colour)}}}""" for name, word, colour in (
+        ("k", "keyword", "#2e8b57"),
+        ("s", "string", "#c96f6c"),
+        ("c", "comment", "#7a8a8a"),
+        ("n", "number", "#2e8b57"),
+        ("f", "def", "#4a7fd6"),
+        ("b", "builtin", "#2e8b57"),
+    )) + """
+.nbllm .c{font-style:italic}"""),
 )  # fmt: skip
 
 

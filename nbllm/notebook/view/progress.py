@@ -1,0 +1,52 @@
+"""How something goes that takes a while, as one display that is updated: static HTML from its first frame to
+its last, so that a notebook that is saved in the middle or at the end shows it without a kernel."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+from uuid import uuid4
+
+from .frontend import KernelPort, where
+from .styles import container
+
+_FASTEST, _SLOWEST = 0.25, 2.0  # seconds between two frames: slower as it goes on
+_BAR = "height:4px;max-width:46em;border-radius:2px;margin:.4em 0 .8em;background:"
+
+
+class Display:
+    """A display in a kernel's front end. live: whether frames before the last are shown."""
+
+    def __init__(self, port: KernelPort, *, live: bool = True) -> None:
+        self._port, self._live, self._id = port, live, f"nbllm-{uuid4().hex}"
+        self._drawn, self._shown = 0.0, False
+
+    def due(self, elapsed: float) -> bool:
+        """Whether the last frame is old enough, `elapsed` seconds after the beginning."""
+        return self._live and time.monotonic() - self._drawn > min(_SLOWEST, max(_FASTEST, elapsed / 100))
+
+    def publish(self, html: str, text: str, *, last: bool) -> None:
+        """Shows a frame."""
+        self._drawn = time.monotonic()
+        if last or self._live:
+            bundle = {"text/html": container(html, style=True), "text/plain": text}
+            self._port.publish(bundle, display_id=self._id, update=self._shown)
+            self._shown = True
+
+
+def bar(done: int, total: int) -> str:
+    """How far it is."""
+    share = min(1.0, done / total) if total else 1.0
+    return (
+        f'<div style="{_BAR}rgba(128,128,128,.2)"><div style="{_BAR}var(--jp-brand-color1,#3a82d6);'
+        f'width:{share:.1%}"></div></div>'
+    )
+
+
+def display_here() -> dict[str, Any] | None:
+    """What a Display of this kernel is made of; None in a terminal or a script."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    mode = "terminal" if shell is None else where(shell)
+    return None if mode == "terminal" else {"port": KernelPort(shell), "live": mode == "live"}

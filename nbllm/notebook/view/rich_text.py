@@ -1,0 +1,97 @@
+"""Answers in a terminal that has rich: Markdown drawn block by block as it comes, its open end in place.
+
+What a model writes is text here too: no HTML, no link but with its address beside it, no control character.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.text import Text
+
+from ...core.events import Event
+from .grid import ended
+from .hidden import plain
+from .outcome import Outcome
+from .state import AnswerState, Piece
+from .text import TextPainter
+
+_INTERVAL = 0.1  # seconds between two looks at the open end
+_LONG_TAIL = 1_000  # characters of an open block: the rest of it scrolls away
+
+
+class RichPainter(TextPainter):
+    """As TextPainter; one answer while it comes, several when all have come."""
+
+    def __init__(self, states: Sequence[AnswerState], console: Console | None = None, **options: Any) -> None:
+        self._console = console or Console()
+        super().__init__(len(states), lambda text: self._console.print(Text(text.strip("\n"))), **options)
+        self._state, self._drawn, self._restarts, self._last = states[0], 0, 0, 0.0
+        self._live: Live | None = None
+
+    def feed(self, column: int, event: Event) -> None:
+        """Nothing: the state has it."""
+
+    def tick(self, now: float) -> None:
+        """Draws, where a frame is due."""
+        if self._one and now - self._last >= _INTERVAL:
+            self._last = now
+            self._draw()
+            source, thought = self._state.splitter.tail(), self._state.thought
+            tail = [Piece(source)] if source else [Piece(thought, "thought")] if thought else []
+            status = Text(plain(self._state.status(now)), style="dim")
+            if self._live is None:
+                self._live = Live(console=self._console, auto_refresh=False, transient=True)
+                self._live.start()
+            self._live.update(Group(*map(shown, tail), status), refresh=True)
+
+    def _draw(self) -> None:
+        """Writes the pieces that are finished by now."""
+        state = self._state
+        if state.restarts != self._restarts:
+            self._restarts, self._drawn = state.restarts, state.kept
+            self._console.print(Text(f"[starting again: {plain(state.notice)}]"))
+        state.shed(_LONG_TAIL)
+        for piece in state.pieces[self._drawn :]:
+            self._console.print(shown(piece), end="\n")
+            self._wrote = True
+        self._drawn = len(state.pieces)
+
+    def settle(self, now: float) -> None:
+        """Writes all that has come, and leaves the line to a question."""
+        self._draw()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def finish(self, outcomes: Sequence[Outcome]) -> None:
+        """Writes what is not there yet: the open end, how it ended, the figures."""
+        if self._one:
+            self._state.step()
+        self.settle(0.0)
+        if self._one:
+            super().finish(outcomes)
+        else:
+            text = ended([*self._before, *outcomes], "text", html=False)["text/plain"]
+            self._console.print(markdown(text))
+
+
+def shown(piece: Piece) -> Any:
+    """A finished part of an answer, as rich draws it."""
+    if piece.kind == "text":
+        return markdown(piece.source)
+    return Text(plain(piece.drawn(lambda _: "").text).strip("\n"), style="dim")
+
+
+def markdown(source: str) -> Markdown:
+    """Markdown of which every word shows: HTML is text, and so are definitions of links."""
+    from markdown_it import MarkdownIt
+
+    rules = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+    made = Markdown("", hyperlinks=False)
+    made.parsed = rules.disable(["reference", "html_block", "html_inline"]).parse(plain(source))
+    return made
