@@ -20,6 +20,7 @@ settings.load_profile("steady")
 _LEAKING = (
     "_API_KEY",
     "_BASE_URL",
+    "_API_BASE",
     "OLLAMA_HOST",
     "NBLLM_",
     "_PROXY",

@@ -11,6 +11,7 @@ import trustme
 
 import nbllm
 from nbllm import Client
+from nbllm.client import auto
 from nbllm.core import errors
 from nbllm.core.addresses import parse
 from nbllm.http.proxies import proxy_for
@@ -82,6 +83,7 @@ def test_what_was_pasted_leads_where_it_was_meant(dialect, pasted, asked):
         assert HERE + asked == client.encode(client.request("hi", "m"), route, None).url
 
 
+AZURE = "https://n.openai.azure.com"
 # (variables, model, address)
 NAMED = [
     ({"OPENAI_ENDPOINT": "https://x.example/v1/"}, "openai/m", "https://x.example/v1/chat/completions"),
@@ -98,7 +100,33 @@ NAMED = [
     ({"OLLAMA_HOST": " 'host.example' "}, "ollama/m", "http://host.example:11434/api/chat"),
     ({"OLLAMA_HOST": '"http://host.example:11434"'}, "ollama/m", "http://host.example:11434/api/chat"),
 ]
-AZURE = "https://n.openai.azure.com"
+# A scheme that is lacking, what is known to stand below a host, names that other tools have.
+NAMED += [
+    ({"OPENAI_BASE_URL": given}, "openai/m", f"{asked}/chat/completions")
+    for given, asked in (
+        ("api.openai.com/v1", "https://api.openai.com/v1"),
+        ("https:/api.openai.com/v1", "https://api.openai.com/v1"),
+        ("https:///api.openai.com/v1", "https://api.openai.com/v1"),
+        ("<https://x.example/v1>", "https://x.example/v1"),
+        ("https://api.openai.com", "https://api.openai.com/v1"),
+        ("http://localhost:1234/", "http://localhost:1234/v1"),
+        ("localhost:8000/v1", "http://localhost:8000/v1"),
+        ("10.0.0.7:8000/v1", "http://10.0.0.7:8000/v1"),
+        ("8.8.8.8:8000/v1", "https://8.8.8.8:8000/v1"),
+        ("gateway:8000/v1", "http://gateway:8000/v1"),
+        ("host.docker.internal:8000/v1", "http://host.docker.internal:8000/v1"),
+        ("[::1]:8000/v1", "http://[::1]:8000/v1"),
+        ("https://x.example", "https://x.example"),
+    )
+]
+NAMED += [
+    ({"VLLM_BASE_URL": "0.0.0.0:8000"}, "vllm/m", "http://127.0.0.1:8000/v1/chat/completions"),
+    ({"HOSTED_VLLM_API_BASE": "http://gpu:8000"}, "vllm/m", "http://gpu:8000/v1/chat/completions"),
+    ({"LM_STUDIO_API_BASE": "localhost:1234"}, "lmstudio/m", "http://localhost:1234/v1/chat/completions"),
+    ({"OLLAMA_API_BASE": "http://x.example:1"}, "ollama/m", "http://x.example:1/api/chat"),
+    ({"ANTHROPIC_API_BASE": "x.example"}, "anthropic/m", "https://x.example/v1/messages"),
+    ({"AZURE_OPENAI_ENDPOINT": "n.openai.azure.com"}, "azure-responses/m", AZURE + "/openai/v1/responses"),
+]
 for tail in ("", "/", "/openai", "/openai/v1/", "/openai/deployments/x/chat/completions?api-version=1"):
     route = "/openai/deployments/gpt/chat/completions?api-version=2024-10-21"
     NAMED.append(({"AZURE_OPENAI_ENDPOINT": AZURE + tail}, "azure/gpt", AZURE + route))
@@ -165,6 +193,13 @@ def test_a_password_in_an_address_is_sent_and_not_shown(user, told):
 KEY = "sk-" + "a" * 30
 CLEANED = [KEY, f"{KEY}\n", f" {KEY}\r\n", f"'{KEY}'", f'"{KEY}"\r\n', f"\u201c{KEY}\u201d", f"Bearer {KEY}"]
 CLEANED += [
+    f"export OPENAI_API_KEY={KEY}",
+    f'OPENAI_API_KEY="{KEY}"',
+    f"$env:OPENAI_API_KEY = '{KEY}'",
+    f"x-api-key: {KEY}",
+    f"{KEY};",
+    f'"{KEY}",',
+    f"{KEY} # mine",
     f"bearer  {KEY}",
     f'"Bearer {KEY}"',
     f"Authorization: Bearer {KEY}",
@@ -192,7 +227,37 @@ BROKEN = {
     "sk-a\nb": "a line break",
     "sk-a\x00b": r"U\+0000",
     "\u2022\u2022\u2022\u2022abcd": "bullet",
+    "sk-abc def": "a blank",
+    **dict.fromkeys(
+        (
+            "<your key>",
+            "$MY_KEY",
+            "${MY_KEY}",
+            "%MY_KEY%",
+            "YOUR_API_KEY",
+            "your-openai-key-here",
+            "********",
+        ),
+        "it stands for one",
+    ),
+    **dict.fromkeys(("sk-...wxyz", '{"key": "sk-abcdef"}', "op://vault/openai/key"), "it stands for one"),
 }
+KEYS = ("QUJDREVGR0g=", "A_B=", "none", "EMPTY", "sk-1234", "key", "a:b:c", "user=1;x=2", "AIza_-.~+/")
+
+
+@pytest.mark.parametrize("given", KEYS)
+def test_odd_keys_of_servers_are_sent_as_they_are(given):
+    """Base64, words, and whatever a gateway invents."""
+    client = Client(registry.load({"OPENAI_API_KEY": given}))
+    assert given == client.registry.key_for(client.registry.resolve("openai/m"), None).reveal()
+
+
+def test_what_stands_for_a_key_keeps_auto_from_no_other():
+    """A template's line is passed over where another provider has a key, and told where none has."""
+    own = registry.load({"OPENAI_API_KEY": "<your key>", "GROQ_API_KEY": KEY})
+    assert "groq" == auto.choose(own, lambda _url: False).provider.name
+    with pytest.raises(errors.ConfigError, match="OPENAI_API_KEY holds cannot be a key"):
+        auto.choose(registry.load({"OPENAI_API_KEY": "<your key>"}), lambda _url: False)
 
 
 @pytest.mark.parametrize("given", BROKEN)

@@ -296,6 +296,21 @@ def test_a_long_system_prompt_is_no_word_of_a_command():
     """It stands before the prompt, and comes through standard input."""
     assert ("s", "p") == fitting("s", "p")
     assert ("", f"{'s' * 200_000}\n\np") == fitting("s" * 200_000, "p")
+
+
+@pytest.mark.parametrize("cli", ["claude", "codex", "gemini", "copilot", "opencode"])
+@pytest.mark.parametrize("letter", ["s", "\u8a9e", "\U0001f388", '"', "\0"])
+@pytest.mark.parametrize("keep", [False, True])
+def test_no_word_of_a_command_and_no_variable_is_too_long(cli, letter, keep):
+    """Whatever the system prompt is made of: Linux takes 128 KiB of bytes. And it is in what is sent."""
+    client = Client(registry.load({}))
+    request = client.request("hello", "m", system=letter * 50_000)
+    call = client.encode(request, client.resolve(f"cli/{cli}/m"), None, keep=keep)
+    command, told = (call.process, call.turn.retold) if keep else (call, call.stdin)
+    sizes = [len(f"{name}={value}".encode()) for name, value in command.env.items()]
+    assert max(*(len(word.encode()) for word in command.argv), *sizes, 0) < 131_000
+    if letter == "\U0001f388" and cli in ("codex", "opencode") and not (keep and cli == "codex"):
+        assert told.startswith(letter * 50_000)
     row = registry.load({}).rows["cli/codex"]
     client = Client(registry.load({}))
     request = client.request([Message("system", "s" * 200_000), Message("user", "p")], "m")

@@ -8,7 +8,9 @@ with tools is carried over as notices. What it sends again after a broken stream
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -59,7 +61,8 @@ _STATUS = re.compile(
     r"(?:status|code|error|http|api)\W{0,12}(?:(?:code|error)\W{0,4})?(\d{3})\b", re.IGNORECASE
 )
 _LOGIN = re.compile(
-    r"not logged in|/login|log ?in|authenticat|unauthori[sz]ed|api key|credential", re.IGNORECASE
+    r"not logged in|/login|log ?in|authenticat|auth method|unauthori[sz]ed|api[ _]key|credential",
+    re.IGNORECASE,
 )
 _MODEL = re.compile(
     r"model.{0,60}(?:not found|does not exist|not supported|unknown)|(?:unknown|invalid) model", re.IGNORECASE
@@ -194,26 +197,41 @@ def switched(passes: Sequence[str], env: Mapping[str, str]) -> list[str]:
     return [n for n in passes if not any(names.fullmatch(n) for names in off)]
 
 
-_WORD = 60_000  # characters that a word of a command, or a variable, may hold at least: 128 KiB, quoted
+# bytes that a word of a command, or a variable, may hold: 128 KiB on Linux, 32 KiB in all on Windows
+_WORD = 24_000 if sys.platform == "win32" else 120_000
 
 
 def fitting(system: str, prompt: str) -> tuple[str, str]:
-    """The system prompt and the prompt of a command that is told the former in one of its words: a long one
-    stands before the prompt, which comes through standard input."""
-    return (system, prompt) if len(system) <= _WORD else ("", f"{system}\n\n{prompt}")
+    """The system prompt and the prompt of a command that is told the former, as JSON, in one of its words or
+    variables: a long one stands before the prompt, which comes through standard input."""
+    return (system, prompt) if len(json.dumps(system)) <= _WORD else ("", f"{system}\n\n{prompt}")
 
 
-def failure(status: int | None, message: str, provider: Endpoint, body: Any = None) -> errors.ProviderError:
-    """The error behind a CLI's words, by the HTTP status in them where there is one."""
-    name, message = provider.label or provider.name, message.strip()[:_SEARCHED]
-    if status is None:
+def said(error: Any) -> str:
+    """The words of an error as CLIs tell it: a text, or an object that has a message, perhaps with data, or a
+    name."""
+    outer, data = obj(error), obj(obj(error).get("data"))
+    more = text(outer.get("data")) or text(data.get("message")) or text(data.get("details"))
+    words = ": ".join(filter(None, (text(outer.get("message")), more)))
+    return text(error) or words or text(outer.get("name"))
+
+
+def failure(code: int | None, error: Any, provider: Endpoint, body: Any = None) -> errors.ProviderError:
+    """The error that a CLI tells (see said), by its HTTP status, else by that in its words. What a provider
+    answered may stand in them as JSON."""
+    name, message = provider.label or provider.name, said(error).strip()[:_SEARCHED]
+    inner = obj(parsed(message[message.find("{") : message.rfind("}") + 1]).get("error"))
+    if words := text(inner.get("message")):
+        message = f"error {told}: {words}" if (told := text(inner.get("code"))) else words
+    code = code or status(obj(obj(error).get("data")).get("statusCode"))
+    if code is None:
         found = _STATUS.search(message)
-        status = int(found[1]) if found and int(found[1]) in STATUSES else None
-    kind = classify(status, message, machine_words(body))
+        code = int(found[1]) if found and int(found[1]) in STATUSES else None
+    kind = classify(code, message, [w for told in (inner, error, body) for w in machine_words(told)])
     wait, hint = in_words(message, datetime.now(UTC).timestamp()), "Run the command by hand to see more."
     if (
         kind is errors.AuthenticationError
-        or status == 403
+        or code == 403
         or (kind is errors.ProviderError and _LOGIN.search(message))
     ):
         kind, hint = (
@@ -223,10 +241,12 @@ def failure(status: int | None, message: str, provider: Endpoint, body: Any = No
         )
     elif kind is errors.NotFound:
         hint = "Check the model's name."
+    elif wait is None and kind is errors.RateLimited and "reset" in message.lower():
+        hint = "Ask again when the limit is reset, or choose another model."
     elif kind is not errors.ProviderError:
         hint = hint_for(kind, name, wait)
-    said = f"{name}: {message[:600] or 'it failed without a word'}"
-    return kind(said, status=status, body=body, hint=hint, retry_after=wait)
+    told = f"{name}: {message[:600] or 'it failed without a word'}"
+    return kind(told, status=code, body=body, hint=hint, retry_after=wait)
 
 
 _REFUSED = re.compile(
@@ -541,6 +561,7 @@ __all__ = [
     "parsed",
     "passed",
     "report",
+    "said",
     "spoken",
     "status",
     "text",

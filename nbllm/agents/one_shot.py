@@ -295,7 +295,7 @@ class GeminiLines(Lines):
         if kind == "init":
             yield from self._started(value.get("session_id"), value.get("model"))
         elif kind == "message" and value.get("role") == "assistant":
-            yield from self._delta(text(value.get("content")), _seconds(value.get("timestamp")))
+            yield from self._delta(text(content(value.get("content"))), _seconds(value.get("timestamp")))
         elif kind == "tool_use":
             self._complete()
             self._first = ""
@@ -324,7 +324,7 @@ class GeminiLines(Lines):
         stats = obj(value.get("stats"))
         self.done = True
         if value.get("status") != "success":
-            raise failure(None, _inner(obj(value.get("error")).get("message")), self.provider, value)
+            raise failure(None, value.get("error"), self.provider, value)
         if stats:
             yield report(
                 count(stats.get("input_tokens")),
@@ -340,13 +340,6 @@ def _seconds(value: Any) -> float:
         return datetime.fromisoformat(text(value)[:40].replace("Z", "+00:00")).timestamp()
     except (ValueError, OverflowError):
         return 0.0
-
-
-def _inner(message: Any) -> str:
-    """The provider's words in `[API Error: {json}]`, with their code."""
-    told = text(message)
-    error = obj(parsed(told[told.find("{") : told.rfind("}") + 1]).get("error"))
-    return f"error {text(error.get('code'))}: {text(error.get('message'))}" if error else told
 
 
 class Gemini(_Dialect):
@@ -395,7 +388,8 @@ class CodexLines(Lines):
         if kind == "thread.started":
             yield from self._started(value.get("thread_id"), None)
         elif kind in ("item.started", "item.completed"):
-            yield from self._item(text(item.get("type")), item, completed=kind == "item.completed")
+            told = text(item.get("type")) or text(item.get("item_type"))  # of codex before 0.44
+            yield from self._item(_OLD.get(told, told), item, completed=kind == "item.completed")
         elif kind == "error":
             told = text(value.get("message"))
             found = re.search(r"status (\d{3})", told)
@@ -416,7 +410,7 @@ class CodexLines(Lines):
             self._end("stop")
         elif kind == "turn.failed":
             self.done = True
-            raise failure(None, text(obj(value.get("error")).get("message")), self.provider, value)
+            raise failure(None, value.get("error"), self.provider, value)
 
     def _item(self, kind: str, item: dict[str, Any], *, completed: bool) -> Iterator[Event]:
         if kind == "agent_message" and completed:
@@ -428,6 +422,9 @@ class CodexLines(Lines):
             yield Notice("warning", text(item.get("message")), item)
         elif kind not in ("agent_message", "reasoning"):
             yield from codex_item(self, kind, item, completed=completed)
+
+
+_OLD = {"assistant_message": "agent_message"}
 
 
 def codex_item(lines: Lines, kind: str, item: Mapping[str, Any], *, completed: bool) -> Iterator[Event]:
@@ -577,7 +574,7 @@ class CopilotLines(Lines):
             raise self._error
         if self._cancelled:
             self._end("cancelled")
-        elif code == 0:
+        elif text(code) == "0":
             self._end("stop")
 
     def _at_exit(self) -> Iterator[Event]:
@@ -688,14 +685,7 @@ class OpenCodeLines(Lines):
             self._reason = text(part.get("reason"))
             yield self._count(part)
         elif kind == "error":
-            error = obj(value.get("error"))
-            data = obj(error.get("data"))
-            raise failure(
-                status(data.get("statusCode")),
-                text(data.get("message")) or text(error.get("name")),
-                self.provider,
-                error,
-            )
+            raise failure(None, value.get("error"), self.provider, value.get("error"))
 
     def _count(self, part: dict[str, Any]) -> Event:
         t = obj(part.get("tokens"))

@@ -16,7 +16,7 @@ from ..core.errors import ConfigError
 from ..core.events import Event, Notice, ReasoningDelta
 from ..core.messages import Request
 from ..dialects._json import obj
-from .base import failure, names, options, passed, status, text, turn
+from .base import failure, names, options, passed, said, text, turn
 from .one_shot import OpenCode, OpenCodeLines, opencode_tool
 
 # Where it listens by itself, and where people often put it: asked without the password, which was given for
@@ -90,20 +90,16 @@ class SessionEvents(OpenCodeLines):
             yield self._count(part)
 
     def _trouble(self, error: dict[str, Any]) -> None:
-        data = obj(error.get("data"))
-        code = status(data.get("statusCode"))
-        told = (text(data.get("message")) or text(error.get("name"))).partition("\n")[0]
         if error.get("name") == "MessageAbortedError":
             self._end("cancelled")
             return
         if error.get("name") == "ContextOverflowError":
             raise errors.ContextLengthExceeded(
-                f"{self.provider.label}: {told}",
-                status=code,
+                f"{self.provider.label}: {said(error)}",
                 body=error,
                 hint="Shorten the prompt, or begin a new conversation.",
             )
-        raise failure(code, told, self.provider, error)
+        raise failure(None, error, self.provider, error)
 
 
 class OpenCodeServer(OpenCode):

@@ -26,10 +26,12 @@ from .base import (
     content,
     count,
     failure,
+    fitting,
     number,
     options,
     outcome,
     report,
+    said,
     text,
     total,
     turn,
@@ -356,7 +358,7 @@ class _CodexTurn(Lines):
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:
         method, params = text(value.get("method")), obj(value.get("params"))
         if "error" in value and "id" in value:
-            raise failure(None, text(obj(value["error"]).get("message")), self.provider, value)
+            raise failure(None, value["error"], self.provider, value)
         thread = text(params.get("threadId")) or text(obj(params.get("thread")).get("id"))
         if thread and self._talk.session and thread != self._talk.session:
             return  # a sub-agent's, whose words are no part of the answer
@@ -403,16 +405,15 @@ class _CodexTurn(Lines):
             yield from codex_item(self, kind, item, completed=completed)
 
     def _trouble(self, params: dict[str, Any]) -> Iterator[Event]:
-        told = text(obj(params.get("error")).get("message"))
-        error = failure(None, told, self.provider, params)
+        error = failure(None, params.get("error"), self.provider, params)
         if not params.get("willRetry") or error.status in (401, 403, 404):
             raise error
-        yield Notice("retry", told, params)
+        yield Notice("retry", said(params.get("error")), params)
 
     def _over(self, turn: dict[str, Any]) -> None:
         self.done = True
         if turn.get("status") == "failed":
-            raise failure(None, text(obj(turn.get("error")).get("message")), self.provider, turn)
+            raise failure(None, turn.get("error"), self.provider, turn)
         self._end("cancelled" if turn.get("status") == "interrupted" else "stop")
 
 
@@ -534,12 +535,7 @@ class _AcpTurn(Lines):
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:
         result = obj(value.get("result"))
         if "error" in value and "method" not in value:
-            error = obj(value["error"])
-            data = obj(error.get("data"))
-            more = text(error.get("data")) or text(data.get("message")) or text(data.get("details"))
-            raise failure(
-                None, ": ".join(t for t in (text(error.get("message")), more) if t), self.provider, value
-            )
+            raise failure(None, value["error"], self.provider, value)
         if "sessionId" in result:
             yield from self._started(result["sessionId"], self._talk.model or None)
         elif "stopReason" in result:
@@ -715,8 +711,9 @@ def _copilot(request: Request, provider: Endpoint, key: Secret | None, does: boo
 
 def _opencode(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> TalkCall:
     own, said = options(request, provider, ("allowed_tools", "cwd")), turn(request, provider)
+    system, retold = fitting(dict(said.before[:2])["system"], said.retold)
     env = OpenCode.settings(
-        dict(said.before[:2])["system"],
+        system,
         own,
         asks=does,
         default_agent="nbllm",
@@ -732,7 +729,7 @@ def _opencode(request: Request, provider: Endpoint, key: Secret | None, does: bo
             cwd=own.get("cwd"),
             passes=OpenCode.passed(provider, request.model),
         ),
-        said,
+        replace(said, retold=retold),
         lambda place: AcpTalk(provider, request.model, "", place, agent="nbllm", asks=does),
     )
 

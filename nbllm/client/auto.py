@@ -14,9 +14,9 @@ from ..routing.registry import Registry, Route
 def choose(registry: Registry, listens: Callable[[str], bool]) -> Route:
     """The first provider with a key of the user's own, else an Ollama that `listens`, else a provider with a
     key in `.env`, which may be somebody else's, else a model file, else the simulator."""
-    simulating, beside = registry.simulating, ""
+    simulating, beside, wrong = registry.simulating, "", list[errors.ConfigError]()
     for name, row in registry.rows.items() if not simulating else ():
-        key = _key_of(registry, name) if not row.local else None
+        key = _key_of(registry, name, wrong) if not row.local else None
         if key is not None and not key.beside:
             return _chosen(registry, name, f"{row.label or name} has a key ({key.source})")
         beside = beside or (f"{name} {key.source}" if key is not None else "")
@@ -35,6 +35,8 @@ def choose(registry: Registry, listens: Callable[[str], bool]) -> Route:
         return replace(
             local, asked="auto", why="no key and no Ollama was found, and it is the newest model file here"
         )
+    if wrong:
+        raise wrong[0]
     return _chosen(
         registry,
         "sim/openai",
@@ -54,9 +56,13 @@ def _file(registry: Registry) -> Route | None:
     return route if route is not None and route.problem is None else None
 
 
-def _key_of(registry: Registry, name: str) -> Secret | None:
+def _key_of(registry: Registry, name: str, wrong: list[errors.ConfigError]) -> Secret | None:
+    """A provider's key; what is wrong with one that cannot be a key is put into `wrong`."""
     try:
         return registry.key_for(registry.resolve(name), None)
+    except errors.ConfigError as error:
+        wrong.append(error)
+        return None
     except errors.AuthenticationError:  # a login that has ended; another provider may answer
         return None
 

@@ -51,7 +51,7 @@ _CODES: dict[str, type[ProviderError]] = {
             "unknown_model invalid_model "
             "model_decommissioned model_not_exist not_found_error deployment_not_found "
             "model_deprecated invalid_model_id "
-            "resource_not_found_error not_found",
+            "resource_not_found_error not_found provider_model_not_found_error",
         ),
         (
             errors.QuotaExceeded,
@@ -66,7 +66,7 @@ _CODES: dict[str, type[ProviderError]] = {
             "invalid_api_key api_key_invalid incorrect_api_key invalid_api_key_error "
             "authentication_error unauthenticated "
             "invalid_authentication_error expired_api_key api_key_expired token_expired expired_token "
-            "missing_api_key "
+            "missing_api_key provider_auth_error "
             "access_token_expired unauthorized account_deactivated",
         ),
         (
@@ -190,7 +190,8 @@ _WORDS: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
         (
             r"rate[ _-]?limit|resource (?:has been )?exhausted|too many requests|usage limit|throttl|"
             r"(?:hit|reached|exceeded) (?:your |the )*(?:\w+ )*limit|"
-            r"limit reached|quota exceeded|requests are being made too|"
+            r"limit reached|quota (?:exceeded|exhausted)|exhausted your (?:capacity|quota)|"
+            r"quota will reset|requests are being made too|"
             r"请求过多|请求过于频繁|速率限制|频率限制",
             errors.RateLimited,
         ),
@@ -251,7 +252,7 @@ def machine_words(value: Any) -> Iterator[str]:
     inner = obj(value)
     for detail in items(inner.get("details")):
         yield from filter(None, (label(detail.get("reason")),))
-    for name in ("code", "errorCode", "error_code", "reason", "type", "status"):
+    for name in ("code", "errorCode", "error_code", "reason", "type", "status", "name"):
         yield from filter(None, (label(inner.get(name)),))
     for name in ("innererror", "inner_error", "metadata"):
         if isinstance(inner.get(name), dict):

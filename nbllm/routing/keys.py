@@ -173,18 +173,39 @@ def find(
 _PASSWORDS = frozenset({"opencode_server"})  # dialects whose key is a password of any letters
 
 
+# What is copied along with a key: an assignment, a header's name, what ends a line.
+_BESIDE = (
+    r"^(?:export\s+|set\s+|\$env:)?[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)+\s*=\s*(?=\S{8})",
+    r"^(?i:authorization|x-api-key|api-key|x-goog-api-key)\s*:",
+    r"^(?i:bearer)(?:\s+|$)",
+    r"\s#\s.*$",
+    r"[;,]$",
+)
+_BESIDE_IT = re.compile("|".join(f"(?:{p})" for p in _BESIDE))
+# What stands where a key will be: <your key>, $NAME, YOUR_API_KEY, sk-...abcd, ****, a vault's own address.
+_PLACEHOLDER = re.compile(
+    r"^<.*>$|^[{\[]|^\$\{?\w+\}?$|\.\.\.|^[*]+$|^\w+://|^%\w+%$|^(?:your|my|insert|enter)[-_ ].*key",
+    re.IGNORECASE,
+)
+
+
 def _usable(key: Secret, row: Provider, address: str) -> tuple[Secret | None, ConfigError | None]:
     """(a key without what was copied with it: blanks, quotes, "Bearer "; None where nothing is left; what is
     wrong with one that cannot be a key)."""
     text = key.reveal()
     if row.dialect not in _PASSWORDS:
-        text = bare(re.sub(r"(?i)^(?:authorization:\s*)?bearer(?:\s+|$)", "", bare(text)))
-        odd = next((c for c in text if not " " <= c <= "~"), None)
-        if odd is not None:
+        for _ in range(len(_BESIDE)):
+            text = bare(_BESIDE_IT.sub("", bare(text)))
+        placeholder = _PLACEHOLDER.search(text)
+        odd = None if placeholder else next((c for c in text if not "!" <= c <= "~"), None)
+        if odd is not None or placeholder:
             where = "What was given as api_key" if key.source == "argument" else f"What {key.source} holds"
+            why = "it stands for one" if odd is None else f"{_named(odd)} stands in it"
             return None, ConfigError(
-                f"{where} cannot be a key: {_named(odd)} stands in it.",
-                hint="Copy the key again as plain text from where it was made: something on the way has "
+                f"{where} cannot be a key: {why}.",
+                hint="Put the key itself there."
+                if odd is None
+                else "Copy the key again as plain text from where it was made: something on the way has "
                 "changed it.",
             )
     if not text:
@@ -194,8 +215,8 @@ def _usable(key: Secret, row: Provider, address: str) -> tuple[Secret | None, Co
 
 
 def _named(character: str) -> str:
-    if character in "\r\n":
-        return "a line break"
+    if character in "\r\n ":
+        return "a blank" if character == " " else "a line break"
     return f"U+{ord(character):04X} ({unicodedata.name(character, 'a control character').lower()})"
 
 

@@ -8,10 +8,14 @@ import re
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
-from ..core.addresses import holds_more
+from ..core.addresses import holds_more, ip, is_public
 
 _QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 _BLANKS = " \t\r\n\u00a0\u200b\u2060\ufeff"
+
+# A host without a scheme: it has a dot, a port, or an IPv6 address's brackets. Ends of names that are near.
+_BARE = re.compile(r"(localhost|[\w-]+(?:\.[\w-]+)+|\[[0-9a-fA-F:.]+\]|[\w.-]+(?=:\d))(?::\d+)?(?=[/?]|$)")
+_NEAR = (".local", ".internal", ".lan", ".localhost")
 
 # By dialect, what of a path is an endpoint's and not the base's; what the dialect adds itself.
 _GEMINI = re.compile(r"/(?:models|tunedModels)(?:/[^/]*)?$")
@@ -56,7 +60,7 @@ def _plain(url: str, dialect: str) -> str:
 
 
 def _place(url: str, dialect: str) -> Place:
-    url = bare(url).partition("#")[0]
+    url = _schemed(bare(url).partition("#")[0])
     base, _, query = url.partition("?")
     head, path = re.fullmatch(r"([^/]*//[^/]*|)(.*)", base, re.DOTALL).groups()  # type: ignore[union-attr]
     path = re.sub(r"/{2,}", "/", path).rstrip("/")
@@ -67,10 +71,22 @@ def _place(url: str, dialect: str) -> Place:
     return Place(head + path, asked)
 
 
+def _schemed(url: str) -> str:
+    """An address with the scheme, and both slashes, that it may lack: http for what is near, so that a key
+    goes to no other host unencrypted."""
+    url = re.sub(r"^<(.*)>$", r"\1", url)
+    url = re.sub(r"(?i)^(https?:)/*(?=[^/])", r"\1//", url)
+    if (found := _BARE.match(url)) is None:
+        return url
+    host, number = found[1].lower(), ip(found[1].strip("[]"))
+    near = not is_public(number) if number is not None else "." not in host or host.endswith(_NEAR)
+    return f"{'http' if near else 'https'}://{url}"
+
+
 def without(value: str, rest: str) -> str:
     """The value of a variable that stands before `rest` in an address, without what of `rest` was pasted with
     it: Azure's portal shows https://NAME.openai.azure.com/openai/deployments/... as well."""
-    value = re.split(r"[?#]", bare(value))[0].rstrip("/")
+    value = _schemed(re.split(r"[?#]", bare(value))[0].rstrip("/"))
     first = re.match(r"/[\w.-]+", rest)
     if first is None or "//" not in value:
         return value

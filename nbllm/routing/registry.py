@@ -27,7 +27,7 @@ from .config import Problem
 from .config_files import Places, user_file
 from .dialects import DIALECTS
 from .places import bare, place
-from .spec import filled, provider_row, spent, variables
+from .spec import filled, is_loopback, provider_row, spent, variables
 from .toml_edit import change_entry
 
 __all__ = ["DEFAULT_MODEL", "SIMULATOR", "Registry", "Route", "load", "provider_row"]
@@ -377,7 +377,10 @@ class Registry:
         found = next((value for v in names if (value := bare(self.env.get(v, "")))), None)
         if found is None:
             return filled(row.base_url, self.env, row.held)[0]
-        return place(_as_url(found, row) if row.local else found, row.dialect).url
+        url = place(_as_url(found, row) if row.local else found, row.dialect).url
+        known = row.local or is_loopback(url) or keys.same_host(url, row.base_url)
+        lacks = known and "/" not in url.partition("//")[2]  # such a server is known to answer below a path
+        return url + urlsplit(row.base_url).path if lacks else url
 
     def patience(self, row: Provider) -> float | None:
         """Seconds to wait for a token, as a variable of the row says; None where none does. Raises
