@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbllm import Client
-from nbllm.agents.base import late, switched
+from nbllm.agents.base import failure, late, switched
 from nbllm.agents.objects import Objects, parsed
 from nbllm.agents.protocols import AcpTalk, CodexTalk
 from nbllm.client.policy import Retries, wait_before_retry
@@ -537,3 +537,81 @@ def test_an_error_in_words_on_standard_output_is_told():
     with pytest.raises(errors.AuthenticationError, match="not logged in"):
         decoded("codex", ["Error: you are not logged in. Run codex login."], 1)
     assert exit_frame()
+
+
+# --- errors in any shape ---
+
+INNER = {"error": {"type": "rate_limit_error", "code": 429, "message": "slow down"}}
+SHAPES = {  # what stands where an error is told: the kind it is, and words that are shown
+    "a text": ("Model not found: x/y", errors.NotFound, "Model not found: x/y"),
+    "a message": ({"message": "Model not found: x/y"}, errors.NotFound, "x/y"),
+    "data": (
+        {"name": "UnknownError", "data": {"message": "slow", "statusCode": 429}},
+        errors.RateLimited,
+        "slow",
+    ),
+    "data in words": ({"message": "failed", "data": "overloaded"}, errors.Overloaded, "failed: overloaded"),
+    "details": (
+        {"message": "no", "data": {"details": "Invalid API key"}},
+        errors.AuthenticationError,
+        "no: ",
+    ),
+    "a name": ({"name": "ProviderModelNotFoundError", "data": {"modelID": "y"}}, errors.NotFound, "Provider"),
+    "no key": ({"name": "ProviderAuthError", "data": {"message": "x"}}, errors.AuthenticationError, "x"),
+    "JSON": (json.dumps(INNER), errors.RateLimited, "error 429: slow down"),
+    "JSON in words": ({"message": f"API Error: {json.dumps(INNER)}"}, errors.RateLimited, "slow down"),
+    "JSON in a list": ({"message": f"[API Error: [{json.dumps(INNER)}]]"}, errors.RateLimited, "slow down"),
+    "nothing": ({}, errors.ProviderError, "failed without a word"),
+    "null": (None, errors.ProviderError, "failed without a word"),
+    "odd": ({"message": ["a"], "data": 5}, errors.ProviderError, "5"),
+}
+TOLD = {
+    "gemini": lambda error: [line(type="result", status="error", error=error)],
+    "codex": lambda error: [line(type="turn.failed", error=error)],
+    "opencode": lambda error: [line(type="error", error=error)],
+}
+
+
+@pytest.mark.parametrize("cli", TOLD)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_error_is_told_whatever_its_shape(cli, shape):
+    """A text, an object, what a provider answered within it."""
+    error, kind, words = SHAPES[shape]
+    with pytest.raises(errors.ProviderError) as caught:
+        decoded(cli, TOLD[cli](error), 1)
+    assert kind is type(caught.value)
+    assert words in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "hint"),
+    [
+        ("[API Error: You have exhausted your capacity on this model. Your quota will reset after 2h13m5s.]",
+         errors.RateLimited, "Try again in 3 hours"),
+        ("You've hit your weekly limit \u00b7 resets Nov 30", errors.RateLimited, "when the limit is reset"),
+        ("5-hour limit reached \u2219 resets 3pm", errors.RateLimited, "when the limit is reset"),
+        ("Please set an Auth method in your settings.json", errors.AuthenticationError, "Log in"),
+        ("specify GEMINI_API_KEY or GOOGLE_GENAI_USE_GCA", errors.AuthenticationError, "Log in"),
+        ("quota exhausted", errors.RateLimited, "Wait a little"),
+    ],
+)  # fmt: skip
+def test_limits_and_logins_of_commands_are_known(words, kind, hint):
+    """By the words that they really say."""
+    error = failure(None, words, ROWS["cli/gemini"])
+    assert kind is type(error)
+    assert hint in error.hint
+
+
+def test_what_older_and_newer_versions_write_is_read():
+    """Another name of a field, a list of parts, a number as a text."""
+    old = line(type="item.completed", item={"item_type": "assistant_message", "text": "Hello"})
+    done = line(type="turn.completed", usage={"input_tokens": 1, "output_tokens": 1})
+    parts = line(type="message", role="assistant", content=[{"text": "Hello"}], delta=True)
+    over = line(type="result", status="success", stats={})
+    message = line(type="assistant.message", data={"messageId": "m", "content": "Hello"})
+    for cli, lines in (
+        ("codex", [old, done]),
+        ("gemini", [parts, over]),
+        ("copilot", [message, line(type="result", exitCode="0")]),
+    ):
+        assert "Hello" == decoded(cli, lines)[0].text
