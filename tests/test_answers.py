@@ -1,7 +1,6 @@
 """What an answer is made of, in every format: counts that are final or are not told, pictures, thoughts,
 another format's words."""
 
-import asyncio
 import base64
 import json
 import re
@@ -30,7 +29,6 @@ from nbllm.core.messages import (
     caption,
     picture_size,
 )
-from nbllm.http import frames as http_frames
 from nbllm.notebook.calls import cost
 from nbllm.notebook.chats import Chat, Place, Turn
 from nbllm.notebook.comparison import Outcome
@@ -43,6 +41,8 @@ from nbllm.routing import prices, registry
 from nbllm.routing.dialects import DIALECTS
 from nbllm.simulator import text
 from nbllm.store.ledger import Ledger
+
+from .test_frames import frames
 
 FORMATS = ("openai_chat", "openai_responses", "anthropic", "gemini", "ollama", "cohere")
 ROW = Provider("acme", "openai_chat", "https://acme.test", label="Acme")
@@ -591,21 +591,8 @@ def test_words_about_errors_are_words(text, cut):
 def framed(dialect, body, cut):
     """The events of `body`, cut to pieces."""
     decoder = DIALECTS[dialect].decoder(ROW)
-
-    async def read():
-        async def pieces():
-            for at in range(0, len(body), cut):
-                yield body[at : at + cut]
-
-        found = [
-            e
-            async for batch in http_frames.frames(http_frames.Reads(pieces()))
-            for frame in batch
-            for e in decoder.feed(frame)
-        ]
-        return found + list(decoder.close())
-
-    return asyncio.run(read())
+    found = [e for frame in frames(body, [cut]) for e in decoder.feed(frame)]
+    return found + list(decoder.close())
 
 
 # --- thoughts ---

@@ -1,7 +1,6 @@
 """From bytes to events, all the way: any cutting gives the same events; any bytes at all give events or one
 of our errors."""
 
-import asyncio
 import json
 
 import pytest
@@ -11,8 +10,9 @@ from hypothesis import strategies as st
 from nbllm.core.calls import Provider
 from nbllm.core.errors import NbllmError
 from nbllm.core.events import fold
-from nbllm.http import frames as http_frames
 from nbllm.routing.dialects import DIALECTS
+
+from .test_frames import batches
 
 TEXT = "Grüße, 世界 🌍"
 
@@ -99,22 +99,11 @@ BODIES = {
 
 def events(dialect, body, cuts):
     """The events of `body`, cut into pieces of the given sizes in turn; raises what reading it raises."""
-    decoder = DIALECTS[dialect].decoder(Provider("p", dialect, "http://h"))
-
-    async def chunks():
-        at, turn = 0, 0
-        while at < len(body):
-            yield body[at : at + cuts[turn % len(cuts)]]
-            at, turn = at + cuts[turn % len(cuts)], turn + 1
-
-    async def read():
-        found = []
-        async for batch in http_frames.frames(http_frames.Reads(chunks())):
-            for frame in batch:
-                found += decoder.feed(frame)
-        return found + list(decoder.close())
-
-    return asyncio.run(read())
+    decoder, found = DIALECTS[dialect].decoder(Provider("p", dialect, "http://h")), []
+    for batch in batches(body, cuts):
+        for frame in batch:
+            found += decoder.feed(frame)
+    return found + list(decoder.close())
 
 
 @pytest.mark.parametrize("dialect", BODIES)

@@ -1,8 +1,8 @@
 """Bytes in, frames out: whatever the body is and however the network cut it."""
 
-import asyncio
 import contextlib
 import json
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -10,23 +10,22 @@ from hypothesis import strategies as st
 
 from nbllm.core.calls import Frame
 from nbllm.core.errors import NbllmError, ProtocolError
-from nbllm.http import frames as http_frames
+from nbllm.http.frames import Frames
 
 
 def frames(data: bytes, cuts: list[int]) -> list[Frame]:
     """The frames of `data`, cut into pieces of the given sizes, in turn."""
+    return [frame for batch in batches(data, cuts) for frame in batch]
 
-    async def body():
-        at, turn = 0, 0
-        while at < len(data):
-            size = cuts[turn % len(cuts)]
-            yield data[at : at + size]
-            at, turn = at + size, turn + 1
 
-    async def collect():
-        return [f async for batch in http_frames.frames(http_frames.Reads(body())) for f in batch]
-
-    return asyncio.run(collect())
+def batches(data: bytes, cuts: list[int]) -> Iterator[list[Frame]]:
+    """As frames, those of one piece together."""
+    cutter, at, turn = Frames(), 0, 0
+    while at < len(data):
+        size = cuts[turn % len(cuts)]
+        yield cutter.feed(data[at : at + size])
+        at, turn = at + size, turn + 1
+    yield cutter.close()
 
 
 def seen(data: bytes, cuts: list[int] | None = None) -> list[tuple[str, bool]]:
@@ -146,17 +145,11 @@ def test_any_bytes_at_all_give_frames_or_one_of_our_errors(data, cuts):
 
 def test_one_event_may_not_take_all_memory():
     """An endless line ends in an error, not in a full memory."""
-
-    async def endless():
-        while True:
-            yield b"data: " + b"x" * 2**20
-
-    async def read():
-        async for _ in http_frames.frames(http_frames.Reads(endless())):
-            pass
-
+    cutter = Frames()
+    for _ in range(63):
+        assert [] == cutter.feed(b"data: " + b"x" * 2**20)
     with pytest.raises(ProtocolError, match="64 MiB"):
-        asyncio.run(read())
+        cutter.feed(b"x" * 2**20)
 
 
 def test_a_frame_is_stamped_with_the_read_that_completed_it():

@@ -1,7 +1,6 @@
 """Untrusted text costs its length times a constant, whatever it repeats: every parser of the wire with
 growing hostile inputs."""
 
-import asyncio
 import json
 import re
 from dataclasses import replace
@@ -14,7 +13,7 @@ from nbllm.core.calls import Frame
 from nbllm.core.events import fold, parse_arguments
 from nbllm.dialects import _errors as common
 from nbllm.dialects import _limits
-from nbllm.http import frames as http_frames
+from nbllm.http.frames import Frames
 from nbllm.routing.dialects import DIALECTS
 from nbllm.routing.registry import load
 
@@ -89,16 +88,10 @@ def bodied(token):
 def frames_of(cut):
     def parse(text):
         data = text.encode("utf-8", "replace")
-
-        async def body():
-            for at in range(0, len(data), cut):
-                yield data[at : at + cut]
-
-        async def read():
-            async for _ in http_frames.frames(http_frames.Reads(body())):
-                pass
-
-        asyncio.run(read())
+        cutter = Frames()
+        for at in range(0, len(data), cut):
+            cutter.feed(data[at : at + cut])
+        cutter.close()
 
     return parse
 

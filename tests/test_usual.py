@@ -1,6 +1,6 @@
 """The short way for what usually comes, and the long way for all that may come: both give the same."""
 
-import asyncio
+import contextlib
 import copy
 import json
 
@@ -13,27 +13,11 @@ from hypothesis import strategies as st
 from nbllm.core.calls import Frame, Provider
 from nbllm.core.errors import NbllmError
 from nbllm.core.events import event_of
-from nbllm.http import frames as http_frames
 from nbllm.routing.dialects import DIALECTS
 
 from .test_bytes import BODIES
+from .test_frames import batches, frames
 from .test_synthetic_streams import CASES, NAMES, SPEAKS, body
-
-
-def frames(body, cuts):
-    """The frames of a body that is cut into pieces of the given sizes, in turn."""
-
-    async def pieces():
-        at, turn = 0, 0
-        while at < len(body):
-            size = cuts[turn % len(cuts)]
-            yield body[at : at + size]
-            at, turn = at + size, turn + 1
-
-    async def read():
-        return [f async for batch in http_frames.frames(http_frames.Reads(pieces())) for f in batch]
-
-    return asyncio.run(read())
 
 
 def by_httpx_sse(body):
@@ -83,15 +67,8 @@ def test_an_event_stream_reads_as_httpx_sse_reads_it(lines, ends, cuts):
 def test_events_of_one_read_come_together(end):
     """And none of them waits for the next read."""
     body = "".join(f"event: e{end}data: {i}{end}{end}" for i in range(3)).encode()
-
-    async def pieces():
-        yield body
-        yield body
-
-    async def read():
-        return [[f.data for f in batch] async for batch in http_frames.frames(http_frames.Reads(pieces()))]
-
-    assert [["0", "1", "2"]] * 2 == asyncio.run(read())
+    found = [[f.data for f in batch] for batch in batches(body * 2, [len(body)])]
+    assert [["0", "1", "2"]] * 2 == found[:2]
 
 
 # --- decoders -----------------------------------------------------------------------------------------------
@@ -125,24 +102,13 @@ def assert_same(dialect, batches):
     return went
 
 
-def batches(data, cuts):
-    async def pieces():
-        at, turn = 0, 0
-        while at < len(data):
-            size = cuts[turn % len(cuts)]
-            yield data[at : at + size]
-            at, turn = at + size, turn + 1
-
-    async def read():
-        found = []
-        try:
-            async for batch in http_frames.frames(http_frames.Reads(pieces())):
-                found.append(batch)
-        except NbllmError:
-            pass
-        return found
-
-    return asyncio.run(read())
+def until_refused(data, cuts):
+    """The batches of a body, to the first error."""
+    found = []
+    with contextlib.suppress(NbllmError):
+        for batch in batches(data, cuts):
+            found.append(batch)
+    return found
 
 
 @pytest.mark.parametrize("case", [n for n in NAMES if CASES[n]["protocol"] in SPEAKS])
@@ -150,7 +116,7 @@ def test_a_synthetic_stream_reads_alike(case):
     """Whole and in pieces."""
     about = CASES[case]
     for cut in (2**16, 50):
-        assert_same(SPEAKS[about["protocol"]][1], batches(body(about), [cut]))
+        assert_same(SPEAKS[about["protocol"]][1], until_refused(body(about), [cut]))
 
 
 SAYS = ["Hello", " w\u00f6rld \U0001f30d", "", " ", "a" * 1100]
@@ -360,4 +326,4 @@ def test_a_provider_with_habits_of_its_own_is_not_tried_for_ever(dialect):
 def test_the_samples_read_alike(dialect):
     """One of each dialect, at several cuttings."""
     for cut in (2**16, 100, 7):
-        assert_same(dialect, batches(BODIES[dialect], [cut]))
+        assert_same(dialect, until_refused(BODIES[dialect], [cut]))

@@ -80,12 +80,6 @@ class SessionReply(Refusable):
                 await self.transport.refuse(self.place, kind, asked)
             yield [frame]
 
-    def decoder(self) -> None:
-        """The dialect's own."""
-
-    async def drain(self, frames: AsyncIterator[list[Frame]]) -> None:
-        """Nothing: the server's events go on after the turn."""
-
     def finish(self, answer: Callable[[], str]) -> None:
         """Notes what was answered, so that the next turn goes to the same session."""
         if not self.call.fresh:
@@ -149,11 +143,7 @@ class OpenCodeTransport(Transport):
                         },
                     )
                 )
-                for name in (
-                    "headers",
-                    "first_byte",
-                    "first_frame",
-                ):  # of the stream of events, which was open before anything was asked
+                for name in ("headers", "first_byte"):  # of the events' stream, which was open before
                     trace.marks.pop(name, None)
                 trace.marks.update(start=began, sent=time.perf_counter())
                 trace.reused = known is not None

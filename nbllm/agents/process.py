@@ -19,12 +19,12 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from ..core import errors
-from ..core.calls import Decoder, Frame, ProcessCall, Read, Trace, Transport
+from ..core.calls import Frame, ProcessCall, Read, Reply, Trace, Transport
 from ..http.frames import drained
 from .base import switched
 from .objects import ANSI
@@ -191,7 +191,7 @@ class Command:
         return self.process.returncode
 
 
-class CommandReply:
+class CommandReply(Reply):
     """What all output of commands has in common: it has no head and no error page."""
 
     status = 200
@@ -200,13 +200,6 @@ class CommandReply:
     async def body(self, limit: int = 0) -> bytes:
         """Nothing."""
         return b""
-
-    def decoder(self) -> Decoder | None:
-        """The dialect's own."""
-        return None
-
-    def finish(self, answer: Callable[[], str]) -> None:
-        """Nobody remembers."""
 
 
 class ProcessReply(CommandReply):
@@ -249,7 +242,6 @@ def note(trace: Trace, at: float, size: int) -> None:
 def framed(trace: Trace, line: bytes, at: float, *, tail: bool = False) -> Frame:
     """The frame of a line that the trace's last read completed."""
     if line.strip():
-        trace.marks.setdefault("first_frame", at)
         trace.marks.setdefault("init", at)
     return Frame(line.decode("utf-8", "replace").rstrip("\r"), "", at, tail, len(trace.reads) - 1)
 

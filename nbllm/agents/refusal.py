@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..core.calls import Reply
+
 
 class Refusal(Exception):
     """The server said no."""
@@ -11,7 +13,7 @@ class Refusal(Exception):
         self.status, self.headers, self.page = status, headers, page
 
 
-class Refusable:
+class Refusable(Reply):
     """A reply whose status, headers and page are those of its refusal, where there is one."""
 
     __slots__ = ()

@@ -109,12 +109,6 @@ class RemoteReply(Refusable):
     refusal: Refusal | None = None
     opening: asyncio.Task[Frame | None] | None = None
 
-    def decoder(self) -> None:
-        """The dialect's own."""
-
-    async def drain(self, frames: AsyncIterator[list[Frame]]) -> None:
-        """Nothing: the connection goes back by itself."""
-
     def finish(self, answer: Callable[[], str]) -> None:
         """Notes the agent's context, and its task where it waits for an answer."""
         if not self.call.fresh and self.task.context:

@@ -130,9 +130,6 @@ class KeptReply(CommandReply):
         """The reader of this turn."""
         return self._kept.talk.decoder()
 
-    async def drain(self, frames: AsyncIterator[list[Frame]]) -> None:
-        """Nothing: the command goes on after the turn."""
-
     def finish(self, answer: Callable[[], str]) -> None:
         """Notes what was answered, so that the next turn finds who said it."""
         if self._kept.talk.session:

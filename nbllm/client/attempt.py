@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from ..agents.base import late, spoken
@@ -23,6 +23,7 @@ from ..core.calls import (
     Secret,
     Trace,
     Transport,
+    Usual,
 )
 from ..core.eventlog import EventLog
 from ..core.events import Event, Item, Notice, Response, event_of, is_token
@@ -145,8 +146,8 @@ def _nothing(_frames: list[Frame], _place: int) -> list[Item]:
 @dataclass(slots=True)
 class _Sending:
     """An attempt at work on the engine's loop. which: the time limit that runs; since: when it began; seen:
-    when the last message came; clock: ends the attempt, after_end what is read of an answer that has told its
-    end.
+    when the last message came; size: characters of all messages; clock: ends the attempt, after_end what is
+    read of an answer that has told its end.
 
     Time limits cost a chunk nothing: a timer looks now and then how far things have come.
     """
@@ -157,8 +158,10 @@ class _Sending:
     which: str = "first"
     since: float = 0.0
     seen: float = 0.0
+    size: int = 0
     tokens: bool = False
     decoder: Decoder | None = None
+    usual: Usual = _nothing
     clock: asyncio.Timeout | None = None
     after_end: asyncio.Timeout | None = None
     timer: asyncio.TimerHandle | None = None
@@ -226,39 +229,40 @@ class _Sending:
 
     async def _read(self, decoder: Decoder, reply: Reply) -> None:
         self.trace.whole = getattr(decoder, "whole", False)
-        async with contextlib.aclosing(reply.frames()) as frames:
-            self.after_end = clock = asyncio.timeout(None)
-            try:
-                async with clock:
-                    await self._frames(decoder, frames)
-            except TimeoutError:
-                if not clock.expired():
-                    raise
-            finally:
-                self.after_end = None
+        self.usual = getattr(decoder, "usual", _nothing)
+        self.after_end = clock = asyncio.timeout(None)
+        try:
+            async with clock:
+                await reply.each(partial(self._take, decoder))
+        except TimeoutError:
+            if not clock.expired():
+                raise
+        finally:
+            self.after_end = None
+        if "done" not in self.trace.marks:
             self._feed(decoder, None)
-            await reply.drain(frames)
 
-    async def _frames(self, decoder: Decoder, frames: AsyncIterator[list[Frame]]) -> None:
-        """Reads an answer. What a decoder knows as usual goes the short way, a read at once."""
-        size, usual = 0, getattr(decoder, "usual", _nothing)
-        async for batch in frames:
-            self.seen, place = batch[-1].at, 0
-            if (size := size + sum(len(frame.data) for frame in batch)) > ANSWER_LIMIT:
-                raise errors.ProtocolError(
-                    f"The answer is larger than {ANSWER_LIMIT >> 20} MiB, and was stopped.",
-                    hint="What came is kept. Limit it with max_tokens, or choose another model.",
-                )
-            while place < len(batch) and not decoder.done:
-                if found := usual(batch, place):
-                    self._pass(batch[place : place + len(found)], found)
-                else:
-                    self._feed(decoder, batch[place])
-                    self._arrived(batch[place : place + 1], [len(self.sink.log)])
-                place += len(found) or 1
-            if decoder.done:
-                self.trace.marks["done"] = self.seen
-                break
+    def _take(self, decoder: Decoder, batch: list[Frame]) -> bool:
+        """Publishes what came together; whether that was all. What a decoder knows as usual goes the short
+        way, a read at once."""
+        self.seen, place = batch[-1].at, 0
+        if (size := self.size + sum(len(frame.data) for frame in batch)) > ANSWER_LIMIT:
+            raise errors.ProtocolError(
+                f"The answer is larger than {ANSWER_LIMIT >> 20} MiB, and was stopped.",
+                hint="What came is kept. Limit it with max_tokens, or choose another model.",
+            )
+        self.size = size
+        while place < len(batch) and not decoder.done:
+            if found := self.usual(batch, place):
+                self._pass(batch[place : place + len(found)], found)
+            else:
+                self._feed(decoder, batch[place])
+                self._arrived(batch[place : place + 1], [len(self.sink.log)])
+            place += len(found) or 1
+        if decoder.done:
+            self.trace.marks["done"] = self.seen
+            self._feed(decoder, None)
+        return decoder.done
 
     def _pass(self, frames: list[Frame], items: list[Item]) -> None:
         """Publishes what usual frames of one read hold, one thing each."""

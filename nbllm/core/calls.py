@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -125,7 +125,7 @@ class Arrival(NamedTuple):
 @dataclass(slots=True)
 class Trace:
     """What a transport saw of one attempt. `marks`: perf_counter seconds by name (start, dns_start, dns,
-    connect_start, connected, tls_start, secured, send_start, sent, first_byte, headers, first_frame, end,
+    connect_start, connected, tls_start, secured, send_start, sent, first_byte, headers, end,
     eof; for processes spawned and exit), written by transports, and `done`, the arrival of the protocol's end
     mark. `stalls`: when meanwhile the network's loop was too busy to look, (from, to). `whole`: text came in
     whole messages, so that no time to first token can be told. `address`: where it really went, where that is
@@ -677,15 +677,27 @@ class Reply(Protocol):
     def frames(self) -> AsyncGenerator[list[Frame], None]:
         """The answer's messages, those that came together in one list, which is never empty."""
 
+    async def each(self, take: Callable[[list[Frame]], bool]) -> None:
+        """Hands the answer's messages to `take`, as `frames` gives them; ends with the answer, or where
+        `take` says that this was all of it. Raises what `take` raises."""
+        async with aclosing(self.frames()) as frames:
+            async for batch in frames:
+                if take(batch):
+                    await self.drain(frames)
+                    break
+
     def decoder(self) -> Decoder | None:
         """What reads these frames, where only the transport knows; None for the dialect's own."""
+        return None
 
     def finish(self, answer: Callable[[], str]) -> None:
         """The turn is over, well or stopped; `answer` gives its text to who remembers what was said."""
+        return
 
     async def drain(self, frames: AsyncIterator[list[Frame]]) -> None:
         """Gives the other side a moment to end what was read to the answer's end, so that the connection can
         be used again; whatever goes wrong by then is not the answer's business."""
+        return
 
 
 class Transport(Protocol):

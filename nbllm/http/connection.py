@@ -65,7 +65,8 @@ class Connection:
         self._pieces: deque[tuple[bytes, Read]] = deque()
         self._waiting = 0  # bytes in _pieces
         self._watched = False
-        self._wake: asyncio.Future[None] | None = None
+        self._wake: asyncio.Future[bool] | None = None
+        self._taker: Callable[[bytes, Read], object] | None = None
         self._error: Exception | None = None
         self._parser: Any = None
         self._keeps = False  # both sides keep the connection after this answer
@@ -191,6 +192,9 @@ class Connection:
             if self.head.ended:
                 return None
             await self._more()
+        return self._popped()
+
+    def _popped(self) -> tuple[bytes, Read]:
         data, read = self._pieces.popleft()
         self._waiting -= len(data)
         if not self._watched and not self.closed and self._waiting < _LOW:
@@ -198,12 +202,30 @@ class Connection:
             self._watch()
         return data, read
 
-    async def _more(self) -> None:
+    async def each(self, take: Callable[[bytes, Read], object]) -> None:
+        """Hands every piece of the body to `take`, in the very callback that read it; ends with the body, or
+        where `take` gives something true. Raises as `piece` does, and what `take` raises."""
+        self._taker = take
+        try:
+            while not (self._handed(take) or await self._more()):
+                pass
+        finally:
+            self._taker = None
+
+    def _handed(self, take: Callable[[bytes, Read], object]) -> bool:
+        """Hands over what waits; whether that was all."""
+        while self._pieces:
+            if take(*self._popped()):
+                return True
+        return self.head.ended
+
+    async def _more(self) -> bool:
+        """Returns when something has come; whether what came was handed over to its end."""
         if self._error is not None:
             raise self._error
         self._wake = self._loop.create_future()
         try:
-            await self._wake
+            return await self._wake
         finally:
             self._wake = None
 
@@ -227,8 +249,15 @@ class Connection:
             self._fail(Broken(str(exc)))
         except Unreadable as exc:
             self._fail(exc)
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        if (wake := self._wake) is None or wake.done():
+            return
+        try:
+            over = self._taker is not None and self._handed(self._taker)
+        except Exception as exc:  # noqa: BLE001 - it belongs to who waits
+            wake.set_exception(exc)
+        else:
+            if over or self._taker is None or self._error is not None:
+                wake.set_result(over)
 
     def _take(self, data: bytes, read: Read) -> None:
         ended = not data
@@ -271,7 +300,7 @@ class Connection:
         if self._body:
             body = b"".join(self._body)
             self._body.clear()
-            self._keep(body, read._replace(clean=read.clean and self._at_boundary(data)))
+            self._keep(body, read if self._at_boundary(data) else read._replace(clean=False))
         if wrong:  # what stood before it in the same read is kept
             raise Unreadable(wrong)
 

@@ -17,12 +17,13 @@ import contextlib
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from ..core.calls import Frame, Read, Trace
 from ..core.errors import ProtocolError, TransportError
 from ..core.eventlog import Rows
 from ..dialects._errors import page_text
+from .faults import Fault
 
 EVENT_LIMIT = 64 * 2**20  # bytes of one SSE event or JSON value; providers send at most some MB (images)
 _TAIL_KEPT = 64 * 2**10
@@ -37,52 +38,61 @@ _WORDS_OF_ERRORS = re.compile(rb"(?i)err|exception|fail|fault|abort")
 _SSE_FIELD = re.compile(rb"(?m)^(?:data|event|id|retry)?:")
 
 
-async def drained(frames: AsyncIterator[object]) -> None:
+async def drained(rest: AsyncIterator[object]) -> None:
     """Reads on for at most _DRAIN seconds, and drops what comes."""
-    with contextlib.suppress(TimeoutError, TransportError, ProtocolError):
+    with contextlib.suppress(TimeoutError, TransportError, ProtocolError, Fault):
         async with asyncio.timeout(_DRAIN):
-            async for _ in frames:
+            async for _ in rest:
                 pass
 
 
-class Reads:
-    """The body's reads, one by one, kept in `log`; `pending` is the size of what is not yet a frame.
+class Frames:
+    """A body that is cut into frames as it comes; its reads are kept in `log`. Raises ProtocolError for a
+    page of HTML, for text that is neither SSE nor JSON, and for an event over EVENT_LIMIT."""
 
-    last_read: gives the transport's own record of the read behind the piece just given; without one (None),
-    the moment it was in hand stands for its arrival.
-    """
-
-    def __init__(
-        self,
-        body: AsyncIterator[bytes],
-        log: Rows[Read] | None = None,
-        last_read: Callable[[], Read | None] = lambda: None,
-    ) -> None:
-        self._body, self._last_read = body, last_read
+    def __init__(self, log: Rows[Read] | None = None) -> None:
         self.log = Trace().reads if log is None else log
-        self.at = self._before = 0.0
-        self.pending = 0
+        self.at = 0.0  # when the latest read came
         self.bytes = 0
-
-    @property
-    def index(self) -> int:
-        """The place of the latest read in the log."""
-        return len(self.log) - 1
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
         self._before = time.perf_counter()
-        async for chunk in self._body:
-            read = self._last_read() or self._plain(len(chunk))
-            self.log.append(read._replace(clean=read.clean and _ends_event(chunk)))
-            self.at = read.at
-            self.bytes += len(chunk)
-            self.pending += len(chunk)
-            if self.pending > EVENT_LIMIT:
-                raise ProtocolError(
-                    f"One event of the answer is larger than {EVENT_LIMIT >> 20} MiB.",
-                    hint="Check that base_url points to a language model server.",
-                )
-            yield chunk
+        self._head = b""  # of a body that is not known yet
+        self._cutter: _Cutter | None = None
+        self._pending = 0  # bytes that are no frame yet
+
+    def feed(self, chunk: bytes, read: Read | None = None) -> list[Frame]:
+        """The frames that these bytes complete. read: the transport's own record of the read behind them;
+        without one, this moment stands for their arrival."""
+        read = read or self._plain(len(chunk))
+        if read.clean and not _ends_event(chunk):
+            read = read._replace(clean=False)
+        self.log.append(read)
+        self.at = read.at
+        self.bytes += len(chunk)
+        self._pending += len(chunk)
+        if self._pending > EVENT_LIMIT:
+            raise ProtocolError(
+                f"One event of the answer is larger than {EVENT_LIMIT >> 20} MiB.",
+                hint="Check that base_url points to a language model server.",
+            )
+        if (cutter := self._cutter) is None:
+            self._head = chunk = (self._head + chunk).removeprefix(_BOM).lstrip()
+            if _BOM.startswith(chunk):
+                return []
+            cutter = self._cutter = _CUTTERS.get(chunk[:1], _Events)()
+        found = cutter.feed(chunk)
+        self._pending = cutter.held
+        return self._stamped(found) if found else []
+
+    def close(self) -> list[Frame]:
+        """What is left at the end of the body."""
+        if (cutter := self._cutter) is None:
+            cutter = _Events()
+            cutter.feed(self._head)
+        return self._stamped(cutter.close())
+
+    def _stamped(self, found: list[_Told]) -> list[Frame]:
+        at, read = self.at, len(self.log) - 1
+        return [Frame(data, name, at, tail, read) for data, name, tail in found]
 
     def _plain(self, size: int) -> Read:
         now, lo = time.perf_counter(), self._before
@@ -116,37 +126,7 @@ class _Cutter(Protocol):
         """What is left at the end of the body."""
 
 
-class _Told(NamedTuple):
-    """A frame without its stamp."""
-
-    data: str
-    name: str = ""
-    tail: bool = False
-
-
-async def frames(reads: Reads) -> AsyncIterator[list[Frame]]:
-    """The frames of a body, those of one read together. Raises ProtocolError for a page of HTML, for text
-    that is neither SSE nor JSON, and for an event over EVENT_LIMIT."""
-    cutter: _Cutter | None = None
-    head = b""
-    async for chunk in reads:
-        if cutter is None:
-            head = (head + chunk).removeprefix(_BOM).lstrip()
-            if _BOM.startswith(head):
-                continue
-            cutter = _CUTTERS.get(head[:1], _Events)()
-            found = cutter.feed(head)
-        else:
-            found = cutter.feed(chunk)
-        reads.pending = cutter.held
-        if found:
-            at, read = reads.at, reads.index
-            yield [Frame(data, name, at, False, read) for data, name, _ in found]
-    if cutter is None:
-        cutter = _Events()
-        cutter.feed(head)
-    if left := cutter.close():
-        yield [Frame(data, name, reads.at, tail, reads.index) for data, name, tail in left]
+_Told = tuple[str, str, bool]  # a frame without its stamp: data, name, tail
 
 
 class _Page:
@@ -206,7 +186,7 @@ class _Events:
             if odd:
                 found += self._odd(odd)
                 odd = []
-            if told.data:
+            if told[0]:
                 self._tail = b""
                 found.append(told)
         found += self._odd(odd) if odd else []
@@ -227,7 +207,7 @@ class _Events:
         response.encoding = "utf-8"  # said here, it need not be looked for in the headers
         events = list(EventSource(response).iter_sse())
         self._seen = self._seen or any(event.data or event.event for event in events)
-        return [_Told(event.data, event.event, tail) for event in events if event.data]
+        return [(event.data, event.event, tail) for event in events if event.data]
 
     def close(self) -> list[_Told]:
         """A last event without its blank line, and JSON that stands below the last one. Raises ProtocolError
@@ -235,7 +215,7 @@ class _Events:
         rest = b"".join(self._rest).decode("utf-8", "replace")
         found = self._odd([rest.replace("\r\n", "\n").replace("\r", "\n")], True) if rest else []
         tail = self._tail
-        bare = [_Told(value) for value in _bare_json(tail)]
+        bare = [(value, "", False) for value in _bare_json(tail)]
         if not (self._seen or bare) and tail.strip() and not _SSE_FIELD.search(tail):
             raise ProtocolError(
                 f"Neither an event stream nor JSON came: {tail[:200].decode('utf-8', 'replace')!r}.",
@@ -262,11 +242,11 @@ def _usual(block: str) -> _Told | None:
     if "\n" in line:
         return None
     if line.startswith("data:"):
-        return _Told(line[6:] if line[5:6] == " " else line[5:], name or "message")
+        return line[6:] if line[5:6] == " " else line[5:], name or "message", False
     return _NOTHING if not block or (block is line and line[0] == ":") else None
 
 
-_NOTHING = _Told("")
+_NOTHING: _Told = ("", "", False)
 
 
 def _as_event(field: re.Match[bytes]) -> bytes:
@@ -390,14 +370,14 @@ class _Json:
             complete = bytes(line[:end])
             del line[: end + 1]
             scanned = 0
-            found += map(_Told, _line_values(complete, self._values))
+            found += [(value, "", False) for value in _line_values(complete, self._values)]
         self._seen = self._seen or bool(found)
         return found
 
     def close(self) -> list[_Told]:
-        found = list(map(_Told, _line_values(bytes(self._line), self._values)))
+        found = [(value, "", False) for value in _line_values(bytes(self._line), self._values)]
         if self._values.inside:
-            found.append(_Told(self._values.rest().decode("utf-8", "replace"), "", True))
+            found.append((self._values.rest().decode("utf-8", "replace"), "", True))
         elif not (self._seen or found) and self._head.strip(b"[], \t\r\n"):
             raise ProtocolError(
                 f"JSON without an object came: {self._head.decode('utf-8', 'replace')!r}.",

@@ -10,7 +10,7 @@ import ssl
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,6 +63,15 @@ class Body:
             raise StopAsyncIteration
         data, self.read = piece
         return data
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was read to its end."""
+        return self._connection.head.ended
+
+    async def each(self, take: Callable[[bytes, Read], object]) -> None:
+        """See Connection."""
+        await self._connection.each(take)
 
     async def aclose(self) -> None:
         """See AnswerBody."""

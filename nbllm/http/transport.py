@@ -10,7 +10,8 @@ import asyncio
 import re
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urljoin
@@ -18,13 +19,14 @@ from urllib.parse import urljoin
 from ..core import addresses, errors
 from ..core.addresses import Address
 from ..core.calls import Frame, HttpCall, Read, Trace
-from . import frames as http_frames
+from ..core.calls import Reply as AnyReply
 from . import proxies
 from .codings import decoded
 from .connection import refuse_private
 from .faults import Fault, NotConnected, NotInTime, ProxyFault, Unreadable, Unsendable
+from .frames import Frames, drained
 from .letter import Letter, unsendable
-from .pool import Answer, StampedTransport, authorities
+from .pool import Answer, Body, StampedTransport, authorities
 from .proxies import Proxy
 
 if TYPE_CHECKING:
@@ -51,8 +53,11 @@ _KEPT = (
 _KEPT_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-", "x-litellm-", "x-groq-", "x-goog-")
 
 
-class Reply:
+class Reply(AnyReply):
     """An answer whose headers have come."""
+
+    status = 0
+    headers: dict[str, str] = {}  # noqa: RUF012 - each has its own
 
     def __init__(self, answer: Answer, headers: dict[str, str], address: Address, trace: Trace) -> None:
         self._body, self._address, self._trace = answer.body, address, trace
@@ -64,17 +69,45 @@ class Reply:
     async def frames(self) -> AsyncGenerator[list[Frame], None]:
         """The body as frames, those of one read together; ends where the body ends. Raises StreamCut where
         the connection broke, ProtocolError for a coding."""
-        reads = http_frames.Reads(self._bytes(), self._trace.reads, self._exact)
-        marks = self._trace.marks
-        try:
-            async for batch in http_frames.frames(reads):
-                marks.setdefault("first_frame", batch[0].at)
+        with self._cut() as frames:
+            async for chunk in self._bytes():
+                if batch := frames.feed(chunk, self._exact()):
+                    yield batch
+            if batch := frames.close():
                 yield batch
+
+    async def each(self, take: Callable[[list[Frame]], bool]) -> None:
+        """See core.calls.Reply. What comes over a connection of ours is handed on in the callback that read
+        it: a turn of the loop for each read would cost more than all the rest."""
+        body = self._body
+        if not isinstance(body, Body) or "content-encoding" in self.headers:
+            await super().each(take)
+            return
+        with self._cut() as frames:
+            over = False
+
+            def feed(data: bytes, read: Read) -> bool:
+                nonlocal over
+                over = bool(batch := frames.feed(data, read)) and take(batch)
+                return over
+
+            await body.each(feed)
+            if not over and (batch := frames.close()):
+                take(batch)
+            if over and not body.ended:
+                await drained(aiter(body))
+
+    @contextmanager
+    def _cut(self) -> Iterator[Frames]:
+        """What cuts the body into frames. Notes when it ended, and how large it was."""
+        frames = Frames(self._trace.reads)
+        try:
+            yield frames
         except Fault as exc:
             raise _translated(exc, self._address, started=True) from None
         finally:
-            marks["end"] = reads.at or time.perf_counter()
-            self._trace.bytes_in = reads.bytes
+            self._trace.marks["end"] = frames.at or time.perf_counter()
+            self._trace.bytes_in = frames.bytes
 
     def _exact(self) -> Read | None:
         """The read behind the latest piece; where the body is compressed, none of its events has a stamp of
@@ -126,15 +159,9 @@ class Reply:
             raise _translated(exc, self._address, started=True) from None
         yield bytes(line)
 
-    def decoder(self) -> None:
-        """The dialect's own."""
-
-    def finish(self, answer: Callable[[], str]) -> None:
-        """Nobody remembers."""
-
     async def drain(self, frames: AsyncIterator[list[Frame]]) -> None:
         """See core.calls.Reply."""
-        await http_frames.drained(frames)
+        await drained(frames)
 
 
 class _Way(NamedTuple):
