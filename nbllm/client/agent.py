@@ -50,7 +50,7 @@ from ..tools.mcp_mend import clean
 from ..tools.names import unique
 from ..tools.results import content, failure
 from ..tools.usable import Arguments, ToolArgumentsError, Usable
-from .policy import Approve, Asker, Scale
+from .policy import Approve, Asker, Scale, checked_approve
 from .stream import Stream
 
 MAX_STEPS = 10
@@ -598,11 +598,8 @@ class ToolUse:
         """From the options of a call, whose budget is a mapping; `connections` are those that HTTP tools use,
         `sets` knows MCP servers. Raises ConfigError for what is none of theirs, and for options of tools
         without a tool that runs."""
-        found, approve = tools(() if spec.tools is None else spec.tools, connections, sets), spec.approve
-        if approve is not None and approve not in ("ask", "auto", "never") and not callable(approve):
-            raise ConfigError(
-                f"Not a way to approve: {approve!r}.", hint="Say ask, auto, never, or a function."
-            )
+        found = tools(() if spec.tools is None else spec.tools, connections, sets)
+        approve = checked_approve(spec.approve)
         limits = Limits(MAX_STEPS if spec.max_steps is None else spec.max_steps, **(spec.budget or {}))
         runs = any(not isinstance(t, Tool) for t in found)  # and not only a description
         wanted = "auto" if spec.compact is None and runs else spec.compact
@@ -620,7 +617,7 @@ class ToolUse:
                 "strict is for tools and schemas, and there is neither.",
                 hint="Give tools=[function], or schema=.",
             )
-        return cls(found, limits, approve or "ask", when, spec.strict)
+        return cls(found, limits, approve, when, spec.strict)
 
     @property
     def works(self) -> bool:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any
 
-from ..core.calls import Trace
 from ..core.errors import ConfigError
 from ..core.eventlog import EventLog
-from ..core.events import Event, Finished, Item, Notice, Response
+from ..core.events import Event, Finished, Notice
 from ..store.answers import Answers, Known, key_of, worth
-from .attempt import Attempt, Handler, Sink, handed_on
+from .attempt import Attempt, Handler, Passing, Sink
 
 OWN = ("true", "refresh")  # of the words of cache= those that mean this cache, and not a provider's
 _AGES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
@@ -44,11 +43,6 @@ class Kept:
     def __init__(self) -> None:  # made by Engine.kept: a fork begins anew
         self.answers = Answers()
         self.flights: dict[tuple[str, str], Flight] = {}
-
-
-def wrapper(kept: Kept, own: str, sample: int) -> Callable[[Handler], Handler]:
-    """`answered` for a call that says `own` of this cache."""
-    return lambda handler: answered(handler, kept, own, sample)
 
 
 def answered(handler: Handler, kept: Kept, own: str, sample: int = 0) -> Handler:
@@ -96,25 +90,16 @@ def _notice(known: Known) -> Notice:
     return Notice("cached", f"cached {many} {unit} ago", {"at": known.at, "simulated": known.simulated})
 
 
-class Flight:
+class Flight(Passing):
     """A call that several wait for: the sink that its handler writes to. hit: its answer was kept."""
 
     def __init__(self, first: Sink) -> None:
+        super().__init__(first)
         self.log = EventLog(first.log)  # chunks are found by their place in the first's
-        self.called, self.hit = first.called, False
-        self.traces = first.traces
-        self._place, self._first = len(self.log), first
+        self.hit, self._place = False, len(self.log)
         self._sinks: list[Sink] = []
         self._task: asyncio.Task[None] | None = None
         self._leave: tuple[dict[tuple[str, str], Flight], tuple[str, str]] = ({}, ("", ""))
-
-    def begin(self, attempt: Attempt) -> Trace:
-        """As the first sink's."""
-        return self._first.begin(attempt)
-
-    def partial(self) -> Response:
-        """The first sink's."""
-        return self._first.partial()
 
     def publish(self, event: Event, at: float | None = None) -> None:
         """Hands an event on to all who joined."""
@@ -122,14 +107,10 @@ class Flight:
         for sink in self._sinks:
             self._hand(sink, event, at)
 
-    def extend(self, items: Sequence[Item], at: float) -> None:
-        """As publish, of several."""
-        handed_on(self.publish, items, at)
-
     def _hand(self, sink: Sink, event: Event, at: float | None = None) -> None:
-        if isinstance(event, Finished) and sink is not self._first and not self.hit:
+        if isinstance(event, Finished) and sink is not self.sink and not self.hit:
             sink.publish(_SHARED)
-        sink.publish(event, at if sink is self._first else None)
+        sink.publish(event, at if sink is self.sink else None)
 
     def start(
         self,
@@ -163,13 +144,13 @@ class Flight:
         if task.cancelled():
             raise asyncio.CancelledError
         if (error := task.exception()) is not None:
-            raise error if sink is self._first else _same(error)
+            raise error if sink is self.sink else _same(error)
 
     async def _left(self, sink: Sink, task: asyncio.Task[None]) -> None:
         """One has stopped: another takes its place, or the call is stopped with it."""
         if self._sinks:
-            self._first = self._sinks[0] if sink is self._first else self._first
-            self.traces = self._first.traces or self.traces
+            self.sink = self._sinks[0] if sink is self.sink else self.sink
+            self.traces = self.sink.traces or self.traces
             return
         self._end()
         task.cancel()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -31,6 +32,7 @@ from ..core.messages import Request
 from ..dialects._json import load_json
 from ..http.stamps import stalls_since
 from ..http.transport import HttpTransport
+from ..http.transport import Reply as HttpReply
 from ..routing.registry import Route
 from .policy import Timeouts
 
@@ -111,10 +113,28 @@ class Sink(Protocol):
         """The answer so far."""
 
 
-def handed_on(publish: Callable[[Event, float], None], items: Sequence[Item], at: float) -> None:
-    """`extend` for a sink that looks at each event."""
-    for item in items:
-        publish(event_of(item), at)
+class Passing:
+    """A sink that hands each event on to another."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink, self.log, self.traces, self.called = sink, sink.log, sink.traces, sink.called
+
+    def begin(self, attempt: Attempt) -> Trace:
+        """As the sink's."""
+        return self.sink.begin(attempt)
+
+    def publish(self, event: Event, at: float | None = None) -> None:
+        """Hands it on."""
+        self.sink.publish(event, at)
+
+    def extend(self, items: Sequence[Item], at: float) -> None:
+        """As publish, of several."""
+        for item in items:
+            self.publish(event_of(item), at)
+
+    def partial(self) -> Response:
+        """The sink's."""
+        return self.sink.partial()
 
 
 Handler = Callable[[Attempt, Sink], Coroutine[Any, Any, None]]
@@ -320,16 +340,26 @@ LIMIT = 32 * 2**20  # bytes of a small answer; OpenRouter's list of models is ov
 async def exchanged(
     http: HttpTransport, dialect: Dialect, row: Provider, call: HttpCall, limit: float
 ) -> tuple[dict[str, str], Any]:
-    """(the headers, the JSON) that answer a small question to a provider's server within `limit` seconds; an
-    answer without a body is None. Raises our errors."""
+    """(the headers, the JSON) that answer a small question to a provider's server; an answer without a body
+    is None. Raises as `opened` does."""
+    async with opened(http, dialect, row, call, limit) as reply:
+        body = await reply.body(LIMIT)
+        return reply.headers, load_json(body) if body.strip() else None
+
+
+@asynccontextmanager
+async def opened(
+    http: HttpTransport, dialect: Dialect, row: Provider, call: HttpCall, limit: float
+) -> AsyncIterator[HttpReply]:
+    """A good answer to a question, which must end within `limit` seconds. Raises our errors, what is secret
+    masked in them."""
     try:
         async with asyncio.timeout(limit), http.open(call, Trace(), limit) as reply:
-            body = await reply.body(LIMIT)
             if not 200 <= reply.status < 300:
-                raise refusal(dialect, reply, body, row)
-            return reply.headers, load_json(body) if body.strip() else None
-    except errors.Timeout:
-        raise
+                raise refusal(dialect, reply, await reply.body(LIMIT), row)
+            yield reply
+    except errors.NbllmError as error:
+        raise error.scrubbed(call.guard.texts).with_traceback(None) from None
     except TimeoutError:
         raise errors.Timeout(
             f"No answer from {row.label or row.name} within {limit:g} s.",

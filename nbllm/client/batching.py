@@ -7,7 +7,6 @@ the ways to hand lines in and to read what came of them.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +16,13 @@ from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
 from ..core import errors
-from ..core.calls import Dialect, HttpCall, Provider, Secret, Trace, same_host
+from ..core.calls import Dialect, HttpCall, Provider, Secret, same_host
 from ..core.messages import Message, Request
 from ..dialects._json import count, items, load_json, obj, string
 from ..dialects._request import dumps
 from ..dialects.batches import FORMATS, BatchFormat, BatchState, endpoint, path_id, state
 from ..routing.registry import Route
-from .attempt import refusal
+from .attempt import opened
 from .client import Client
 from .prepare import no_key
 from .provider_api import get_json, get_reply, question
@@ -288,29 +287,16 @@ class BatchServer:
 
     def _read(self, call: HttpCall, take: Callable[[bytes], bool]) -> None:
         """Gives the lines of an answer to `take`, on the engine's loop, until that wants no more."""
-        try:
-            self.client.run(self._lines(call, take))
-        except errors.NbllmError as error:
-            raise error.scrubbed(call.guard.texts).with_traceback(None) from None
+        self.client.run(self._lines(call, take))
 
     async def _lines(self, call: HttpCall, take: Callable[[bytes], bool]) -> None:
-        try:
-            async with asyncio.timeout(_FILE), self.client.http.open(call, Trace(), _ANSWER) as reply:
-                if not 200 <= reply.status < 300:
-                    raise refusal(self.dialect, reply, await reply.body(), self.row)
-                async with contextlib.aclosing(reply.lines(_LINE)) as lines:
-                    async for line in lines:
-                        if not take(line):
-                            return
-        except errors.Timeout:
-            raise
-        except TimeoutError:
-            raise errors.Timeout(
-                f"The results did not end within {_FILE:g} s.",
-                which="total",
-                seconds=_FILE,
-                hint="Try again.",
-            ) from None
+        async with (
+            opened(self.client.http, self.dialect, self.row, call, _FILE) as reply,
+            contextlib.aclosing(reply.lines(_LINE)) as lines,
+        ):
+            async for line in lines:
+                if not take(line):
+                    return
 
 
 _CREATE: Mapping[str, Callable[[BatchServer, Sequence[str], Mapping[str, str]], BatchState]] = {

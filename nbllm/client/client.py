@@ -495,7 +495,7 @@ class Client:
             stream.publish(notice)
         running, retries = self._engine(), retries or self.retries
         gates = running.kept(Gates) if self.paced else None
-        looked_up = answers.wrapper(running.kept(answers.Kept), known, sample) if known else None
+        kept = running.kept(answers.Kept) if known else None
         others = self._others(request, route, **how) if route.others else ()
 
         def in_turn(handler: Handler) -> Handler:
@@ -504,12 +504,13 @@ class Client:
         def taped(handler: Handler) -> Handler:
             if tape is not None:
                 return replaying(tape, others)
-            return self.tapes.around(looked_up(handler) if looked_up else handler)
+            handler = answers.answered(handler, kept, known, sample) if kept else handler
+            return self.tapes.around(handler)
 
         wrap = (in_turn, *self.wrap) if others else self.wrap
         budgets = budgets if self.budget is None else (*budgets, self.budget)
         watched = self._traced()
-        known_already = taped if tape or looked_up or self.tapes.to else None
+        known_already = taped if tape or kept or self.tapes.to else None
         told = budgets, known_already, watched and watched.chat
         handler = self._handler((self.sender, self._pool, retries, wrap, self.ledger, gates, *told))
         return stream.start(running, handler(first, stream))

@@ -12,14 +12,17 @@ import atexit
 import contextlib
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from ..http.stamps import new_loop
+from ..http.stamps import LoopClock, new_loop
+from .errands import settle
 
 T = TypeVar("T")
 Closer = Callable[[], Awaitable[None]]
+# A lock that a thread waits to acquire, or the future of a coroutine.
+Waiter: TypeAlias = "threading.Lock | asyncio.Future[None]"
 
 
 class Engine:
@@ -29,7 +32,9 @@ class Engine:
         self._closers: list[Closer] = []
         self._kept: dict[Any, Any] = {}
         self.pid = os.getpid()
+        self._woken: list[Waiter] = []
         self.loop = new_loop()
+        self._clock: LoopClock | None = getattr(self.loop, "clock", None)
         self._thread = threading.Thread(target=self._run, name="nbllm-engine", daemon=True)
         self._thread.start()
 
@@ -53,6 +58,23 @@ class Engine:
         """The process's one value of this kind, made at first and kept as long as the engine."""
         value: T = self._kept.get(kind) or self._kept.setdefault(kind, kind())
         return value
+
+    def wake(self, waiters: list[Waiter]) -> None:
+        """Wakes them when this turn of the loop is done: a wake-up costs most while this thread still has
+        something to do, and those of one turn go together. On the engine's thread."""
+        for one in waiters:
+            if isinstance(one, asyncio.Future) and one.get_loop() is self.loop:
+                settle(one)
+            else:
+                self._woken.append(one)
+        if self._clock is not None:
+            self._clock.before = self._flush
+        else:
+            self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        woken, self._woken = self._woken, []
+        wake(woken)
 
     def at_close(self, closer: Closer) -> None:
         """Registers what must be closed before the loop ends."""
@@ -79,6 +101,24 @@ class Engine:
         self._thread.join(timeout)
         if not self._thread.is_alive():
             self.loop.close()
+
+
+def wake(waiters: Iterable[Waiter]) -> None:
+    """Wakes threads and coroutines, those of one loop together."""
+    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for one in waiters:
+        if isinstance(one, asyncio.Future):
+            loops.setdefault(one.get_loop(), []).append(one)
+        else:
+            one.release()
+    for loop, futures in loops.items():
+        with contextlib.suppress(RuntimeError):  # that loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_settle_all, futures)
+
+
+def _settle_all(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        settle(future)
 
 
 def wait(future: Future[T], timeout: float | None = None) -> T:

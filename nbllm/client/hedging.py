@@ -66,25 +66,15 @@ async def _first(watches: Mapping[asyncio.Task[bool], Stream]) -> Stream:
 
 async def _began(call: Stream) -> bool:
     """Waits for the first token: whether there is one, or a whole answer without any."""
-    place = 0
-    while True:
-        seen, over = call.log[place:], call.done
-        if any(is_token(event) for _, event in seen):
+    async for _, event in call.timed():
+        if is_token(event):
             return True
-        if over:
-            return call.error is None
-        place += len(seen)
-        await call.changed(place)
+    return call.error is None
 
 
 async def _handed_on(call: Stream, stream: Stream) -> None:
-    place = 0
-    while not call.done or place < len(call.log):
-        if place == len(call.log):
-            await call.changed(place)
-        for at, event in call.log[place:]:
-            place += 1
-            stream.publish(event, at)
+    async for at, event in call.timed():
+        stream.publish(event, at)
     if call.error is not None:
         call.error.partial = None  # the whole answer's is put there
         raise call.error

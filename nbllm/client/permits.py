@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.calls import Permission
-from ..core.errors import ConfigError
 from ..core.events import Notice
 from ..core.messages import Tool, ToolCall
 from ..core.options import CallSpec
 from ..tools.usable import Usable
 from .agent import Question, at_terminal
-from .policy import Approve, Asker
+from .policy import Approve, Asker, checked_approve
 from .stream import Stream
 
 
@@ -30,12 +29,7 @@ class Permits:
     @classmethod
     def of(cls, spec: CallSpec, ask: Asker | None) -> Permits:
         """Those of a call with mode="execute". Raises ConfigError for an approve that is none."""
-        approve = spec.approve
-        if approve is not None and approve not in ("ask", "auto", "never") and not callable(approve):
-            raise ConfigError(
-                f"Not a way to approve: {approve!r}.", hint="Say ask, auto, never, or a function."
-            )
-        return cls(approve or "ask", ask)
+        return cls(checked_approve(spec.approve), ask)
 
     async def __call__(self, asked: Permission) -> bool:
         """Whether the user allows it, this once. Where nobody can answer it is no, and the answer says so."""

@@ -35,17 +35,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ..core import errors
-from ..core.calls import Trace
-from ..core.eventlog import EventLog
-from ..core.events import Event, Item, Notice, Response, is_token
+from ..core.events import Event, Notice, is_token
 from ..store.budgets import Budget
 from ..store.ledger import Ledger
 from ..store.measure import Call
-from .attempt import Attempt, Handler, Sink, handed_on
+from .attempt import Attempt, Handler, Passing, Sink
 from .gate import Gates, gated
 from .policy import Retries, wait_before_retry
 from .spending import budgeted
@@ -53,44 +50,17 @@ from .spending import budgeted
 Wrapper = Callable[[Handler], Handler]
 
 
-@dataclass(slots=True)
-class Sieve:
+class Sieve(Passing):
     """A sink that hands on what `change` makes of each event; nothing, where that is None."""
 
-    sink: Sink
-    change: Callable[[Event], Event | None]
-
-    @property
-    def log(self) -> EventLog:
-        """The sink's."""
-        return self.sink.log
-
-    @property
-    def traces(self) -> list[Trace]:
-        """The sink's."""
-        return self.sink.traces
-
-    @property
-    def called(self) -> float:
-        """The sink's."""
-        return self.sink.called
-
-    def begin(self, attempt: Attempt) -> Trace:
-        """As the sink's."""
-        return self.sink.begin(attempt)
+    def __init__(self, sink: Sink, change: Callable[[Event], Event | None]) -> None:
+        super().__init__(sink)
+        self.change = change
 
     def publish(self, event: Event, at: float | None = None) -> None:
         """Hands on what is made of the event."""
         if (changed := self.change(event)) is not None:
             self.sink.publish(changed, at)
-
-    def extend(self, items: Sequence[Item], at: float) -> None:
-        """As publish, of several."""
-        handed_on(self.publish, items, at)
-
-    def partial(self) -> Response:
-        """The sink's."""
-        return self.sink.partial()
 
 
 def retried(handler: Handler, retries: Retries) -> Handler:

@@ -13,6 +13,16 @@ Tools = Any  # a function, a Usable, a Tool, a Toolset, a mapping, a name, or se
 Asker = Callable[[Any], Any]
 Approve = Literal["ask", "auto", "never"] | Asker
 
+
+def checked_approve(given: Approve | None) -> Approve:
+    """How calls are approved: "ask" where nothing is given. Raises ConfigError for no such way."""
+    if given is not None and given not in ("ask", "auto", "never") and not callable(given):
+        raise errors.ConfigError(
+            f"Not a way to approve: {given!r}.", hint="Say ask, auto, never, or a function."
+        )
+    return given or "ask"
+
+
 LONGEST_WAIT = 60.0  # seconds; a provider that asks for more is not waited for
 _PASSING = (errors.RateLimited, errors.Overloaded, errors.ServerError, errors.ConnectFailed, errors.StreamCut)
 _PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})

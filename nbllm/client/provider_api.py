@@ -70,15 +70,6 @@ async def get_reply(
     client: Client, row: Provider, call: HttpCall, limit: float = TIMEOUT
 ) -> tuple[dict[str, str], Any]:
     """As get_json, after the headers of the answer. An answer without a body is None."""
-    try:
-        return await _get_reply(client, row, call, limit)
-    except errors.NbllmError as error:
-        raise error.scrubbed(call.guard.texts).with_traceback(None) from None
-
-
-async def _get_reply(
-    client: Client, row: Provider, call: HttpCall, limit: float
-) -> tuple[dict[str, str], Any]:
     if row.dialect == "opencode_server":  # its password goes to an OpenCode server alone
         await client.opencode.check(row.base_url.rstrip("/"))
     return await exchanged(client.http, client.registry.dialects[row.dialect], row, call, limit)

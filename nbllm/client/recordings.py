@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 from ..core.calls import Secret
 from ..core.events import Event, Notice
@@ -34,7 +33,7 @@ def recording(to: Recording) -> Callable[[Handler], Handler]:
                 return event
 
             about = _told(attempt)
-            await handler(attempt, cast("Sink", Sieve(sink, seen)))
+            await handler(attempt, Sieve(sink, seen))
             headers = sink.traces[-1].headers if sink.traces else {}
             simulated = attempt.route.simulated or "x-nbllm-simulated" in headers
             to.problem = await asyncio.to_thread(to.add, about, came, attempt.guard.texts, simulated)

@@ -25,52 +25,16 @@ from ..core.calls import Trace
 from ..core.eventlog import EventLog
 from ..core.events import Event, Finished, Fold, Item, Response, TextDelta, Timing, item_of
 from ..store.moments import timing
-from .engine import Engine
-from .errands import Errand, settle
+from .engine import Engine, Waiter, wake
+from .errands import Errand
 
 # A blocking wait on Windows cannot be interrupted; elsewhere the wake-up only checks that we were not forked.
 _TICK = 0.1 if sys.platform == "win32" else 1.0
 # seconds: an idle kernel loop notices an interrupt only when something wakes it (ipykernel issue 881)
 _HEARTBEAT = 0.05
 
-_Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]
-
-_CROWD = 5e-4  # seconds between two wake-ups that go together
-
-
-class _Wakes:
-    """Wakes readers on other loops. A wake-up takes a write to a socket and hands the interpreter on, so
-    those of one turn of the engine's loop go together where there are many."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        self._last = 0.0
-
-    def add(
-        self, here: asyncio.AbstractEventLoop, loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]
-    ) -> None:
-        before, self._last = self._last, time.perf_counter()
-        if self._last - before > _CROWD and not self._waiting:
-            _settle_there(loop, [future])
-            return
-        if not self._waiting:
-            here.call_soon(self._flush)
-        self._waiting.setdefault(loop, []).append(future)
-
-    def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for loop, futures in waiting.items():
-            _settle_there(loop, futures)
-
-
-def _settle_there(loop: asyncio.AbstractEventLoop, futures: list[asyncio.Future[None]]) -> None:
-    with contextlib.suppress(RuntimeError):  # that reader's loop is closed: nobody waits any more
-        loop.call_soon_threadsafe(_settle_all, futures)
-
-
-def _settle_all(futures: list[asyncio.Future[None]]) -> None:
-    for future in futures:
-        settle(future)
+# What wakes a waiter: whatever comes; errands and the end; the end alone.
+_ALL, _ERRANDS, _END = range(3)
 
 
 class Stream:
@@ -94,11 +58,7 @@ class Stream:
         self._about = about
         self._error: errors.NbllmError | None = None
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)  # by events, errands and the end
-        self._over = threading.Condition(self._lock)  # by errands and the end
-        self._waiters: list[_Waiter] = []  # for whatever comes
-        self._workers: list[_Waiter] = []  # for errands and the end
-        self._enders: list[_Waiter] = []  # for the end alone
+        self._waiters: list[tuple[int, Waiter]] = []
         self._errands: deque[Errand] = deque()
         self._task: asyncio.Task[None] | None = None
         self._engine: Engine | None = None
@@ -139,7 +99,7 @@ class Stream:
         """As publish, of several that came at one moment."""
         with self._lock:
             self.log.extend(items, at)
-            self._wake(self._changed, self._waiters)
+            self._wake(_ALL)
 
     async def by_reader(self, work: Callable[[], Any], *, asks: bool = False) -> tuple[Any, Exception | None]:
         """Has a reader do `work` on its thread, and waits: (what it gave, None) or (None, what it raised).
@@ -149,7 +109,7 @@ class Stream:
         errand = Errand(work, loop, loop.create_future(), asks)
         with self._lock:
             self._errands.append(errand)
-            self._wake_all()
+            self._wake(_ERRANDS)
         try:
             return await errand.done
         finally:
@@ -165,30 +125,19 @@ class Stream:
                 self.log.append(time.perf_counter(), Finished("error" if error else "cancelled"))
             self.ended_at = time.perf_counter()
             self._error = error
-            self._wake_all()
-            self._wake(self._over, self._enders)
+            self._wake(_END)
         if self.at_end is not None:
             self.at_end(self)
             self.at_end = None
 
-    def _wake_all(self) -> None:
-        self._wake(self._changed, self._waiters)
-        self._wake(self._over, self._workers)
-
-    def _wake(self, threads: threading.Condition, futures: list[_Waiter]) -> None:
-        threads.notify_all()
-        if not futures:
-            return
-        waiters = futures[:]
-        futures.clear()
-        here = self._engine if self._engine is not None and self._engine.is_here() else None
-        for loop, future in waiters:
-            if here is None:
-                _settle_there(loop, [future])
-            elif loop is here.loop:  # no other thread need be woken
-                settle(future)
+    def _wake(self, what: int) -> None:
+        woken = [one for least, one in self._waiters if least <= what]
+        if woken:
+            self._waiters = [waiter for waiter in self._waiters if waiter[0] > what]
+            if self._engine is not None and self._engine.is_here():
+                self._engine.wake(woken)
             else:
-                here.kept(_Wakes).add(here.loop, loop, future)
+                wake(woken)
 
     # --- the readers' side, on any thread or loop ---
 
@@ -213,26 +162,45 @@ class Stream:
         """Waits until the log is longer than `seen` (None: only for the end) or the reply has ended, and runs
         errands meanwhile; False where `timeout` seconds ran out first. errands=False leaves them, and returns
         when one comes."""
-        sign = self._over if seen is None else self._changed
-        until = None if timeout is None else time.monotonic() + timeout
-        while True:
-            with self._lock:
-                while not (self.done or self._errands or (seen is not None and len(self.log) > seen)):
-                    self._check_process()
-                    left = _TICK if until is None else min(_TICK, until - time.monotonic())
-                    if left <= 0:
-                        return False
-                    sign.wait(left)
-                if not (errands and self._errands):
-                    return True
+        least, until = _ALL if seen is not None else _ERRANDS, _until(timeout)
+        while self._waited(least, lambda: self._news(seen) or self._errands, until):
+            if not (errands and self._errands):
+                return True
             self.run_errands()
+        return False
 
     def wait_end(self, timeout: float, *, errands: bool = False) -> bool:
         """Waits at most `timeout` seconds for the reply's end, whatever comes meanwhile; False where it has
         not ended. errands: one that comes ends the wait too."""
-        with self._lock:
-            self._over.wait_for(lambda: self.done or (errands and self._errands), timeout)
-            return self.done
+        least = _ERRANDS if errands else _END
+        self._waited(least, lambda: self.done or (errands and self._errands), _until(timeout))
+        return self.done
+
+    def _news(self, seen: int | None) -> bool:
+        return self.done or (seen is not None and len(self.log) > seen)
+
+    def _waited(self, least: int, ready: Callable[[], Any], until: float | None) -> bool:
+        """Waits on this thread until `ready`, and looks when something wakes it; False where it is `until`
+        (time.monotonic) before."""
+        lock, waits = threading.Lock(), False
+        lock.acquire()
+        try:
+            while True:
+                with self._lock:
+                    if ready():
+                        return True
+                    self._check_process()
+                    if not waits:
+                        self._waiters.append((least, lock))
+                        waits = True
+                left = _TICK if until is None else min(_TICK, until - time.monotonic())
+                if left <= 0:
+                    return False
+                waits = not lock.acquire(timeout=left)
+        finally:
+            if waits:
+                with self._lock, contextlib.suppress(ValueError):
+                    self._waiters.remove((least, lock))
 
     @property
     def has_errands(self) -> bool:
@@ -280,20 +248,23 @@ class Stream:
         self._raise()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        place = 0
-        while True:
-            await self.changed(place)
-            for _, event in self.log[place:]:
-                place += 1
-                yield event
-            if self.done and place == len(self.log):
-                break
+        async for _, event in self.timed():
+            yield event
         self._raise()
+
+    async def timed(self) -> AsyncIterator[tuple[float, Event]]:
+        """The log as it grows, to its end; raises nothing of what went wrong."""
+        place = 0
+        while not self.done or place < len(self.log):
+            await self.changed(place)
+            for entry in self.log[place:]:
+                place += 1
+                yield entry
 
     async def changed(self, seen: int | None) -> None:
         """As wait, for a coroutine; a cancelled reader cancels the call."""
         loop = asyncio.get_running_loop()
-        waiters = self._workers if seen is None else self._waiters
+        least = _ERRANDS if seen is None else _ALL
         beat = _HEARTBEAT if "ipykernel" in sys.modules else None
         try:
             while True:
@@ -301,12 +272,12 @@ class Stream:
                     await errand.do_async()
                 future: asyncio.Future[None] = loop.create_future()
                 with self._lock:
-                    if self.done or (seen is not None and len(self.log) > seen):
+                    if self._news(seen):
                         return
                     self._check_process()
                     if self._errands:
                         continue
-                    waiters.append((loop, future))
+                    self._waiters.append((least, future))
                 if beat is None:
                     await future
                 while not future.done():
@@ -318,13 +289,12 @@ class Stream:
     async def ended(self) -> None:
         """Returns at the reply's end, well or not, and is not woken before. A cancelled waiter leaves the
         call running."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         with self._lock:
             if self.done:
                 return
             self._check_process()
-            self._enders.append((loop, future))
+            self._waiters.append((_END, future))
         await future
 
     def __await__(self) -> Generator[Any, None, Response]:
@@ -338,7 +308,7 @@ class Stream:
     def response(self, timeout: float | None = None) -> Response:
         """Waits for the end and gives the answer. An interrupt stops the call; TimeoutError leaves it
         running."""
-        until = None if timeout is None else time.monotonic() + timeout
+        until = _until(timeout)
         try:
             while not self.done:
                 left = None if until is None else until - time.monotonic()
@@ -379,10 +349,8 @@ class Stream:
         """Stops the call and closes its connection; what came stays. Does nothing once it has ended. Any
         thread."""
         if not self.done and self._engine is not None and os.getpid() == self._pid:
-            try:
+            with contextlib.suppress(RuntimeError):  # the engine has ended, and the call with it
                 self._engine.loop.call_soon_threadsafe(self._cancel)
-            except RuntimeError:
-                return  # the engine has ended, and the call with it
 
     def _cancel(self) -> None:
         if self._task is not None:
@@ -398,6 +366,10 @@ class Stream:
     def timing(self) -> Timing:
         """What was measured, see Timing."""
         return timing(self, self.turns, self.partial().usage)
+
+
+def _until(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
 
 
 class TextStream:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..core import errors
-from ..core.eventlog import EventLog
-from ..core.events import Event, Fold, Item, Response, ToolEnded, ToolStarted, is_token
+from ..core.calls import Trace
+from ..core.events import Event, Fold, Response, ToolEnded, ToolStarted, is_token
 from ..core.messages import Document, Image, Message, Reasoning, Request, Text, ToolCall, ToolResult
-from .attempt import Attempt, Handler, Sink, handed_on
+from .attempt import Attempt, Handler, Passing, Sink
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -107,13 +107,12 @@ class Tracing:
 
         async def call(attempt: Attempt, sink: Sink) -> None:
             about, watch = _asked(attempt), _Watch(sink)
-            below: Any = watch
             with self._opened(f"chat {attempt.route.model}", self._api.SpanKind.CLIENT, about) as span:
                 if self.content and span.is_recording():
                     self._said(span, attempt.request, attempt.guard.texts)
                 failed: BaseException | None = None
                 try:
-                    await handler(attempt, below)
+                    await handler(attempt, watch)
                 except BaseException as error:
                     failed = error
                     self._failed(span, error, attempt.guard.texts)
@@ -208,23 +207,18 @@ class Tracing:
         span.end(round(until * 1e9) + shift)
 
 
-class _Watch:
+class _Watch(Passing):
     """A sink that hands on, and folds what it hands on."""
 
     def __init__(self, sink: Sink) -> None:
-        self._sink, self.fold, self.began = sink, Fold(), time.perf_counter()
+        super().__init__(sink)
+        self.fold, self.began = Fold(), time.perf_counter()
         self.first: float | None = None  # seconds to the first token
-        self.called = sink.called
-        self.traces: list[Any] = []  # of this call alone
+        self.traces = []  # of this call alone
 
-    @property
-    def log(self) -> EventLog:
-        """The sink's."""
-        return self._sink.log
-
-    def begin(self, attempt: Attempt) -> Any:
+    def begin(self, attempt: Attempt) -> Trace:
         """As the sink's."""
-        self.traces.append(self._sink.begin(attempt))
+        self.traces.append(self.sink.begin(attempt))
         return self.traces[-1]
 
     def publish(self, event: Event, at: float | None = None) -> None:
@@ -232,15 +226,7 @@ class _Watch:
         if self.first is None and is_token(event):
             self.first = (time.perf_counter() if at is None else at) - self.began
         self.fold.add(event)
-        self._sink.publish(event, at)
-
-    def extend(self, items: Sequence[Item], at: float) -> None:
-        """As publish, of several."""
-        handed_on(self.publish, items, at)
-
-    def partial(self) -> Response:
-        """The sink's."""
-        return self._sink.partial()
+        self.sink.publish(event, at)
 
 
 _DIMENSIONS = (

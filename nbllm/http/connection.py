@@ -368,10 +368,6 @@ class Connection:
 
     # --- httptools calls these ---
 
-    def on_status(self, _reason: bytes) -> None:
-        """The status line."""
-        self.head.status = self._parser.get_status_code()
-
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; a trailer after the body is dropped."""
         head = self.head

@@ -52,9 +52,8 @@ class Frames:
 
     def __init__(self, log: Rows[Read] | None = None) -> None:
         self.log = Trace().reads if log is None else log
-        self.at = 0.0  # when the latest read came
+        self.at = time.perf_counter()  # when the latest read came, or this began
         self.bytes = 0
-        self._before = time.perf_counter()
         self._head = b""  # of a body that is not known yet
         self._cutter: _Cutter | None = None
         self._pending = 0  # bytes that are no frame yet
@@ -62,7 +61,7 @@ class Frames:
     def feed(self, chunk: bytes, read: Read | None = None) -> list[Frame]:
         """The frames that these bytes complete. read: the transport's own record of the read behind them;
         without one, this moment stands for their arrival."""
-        read = read or self._plain(len(chunk))
+        read = read or Read(now := time.perf_counter(), self.at, now, len(chunk))
         if read.clean and not _ends_event(chunk):
             read = read._replace(clean=False)
         self.log.append(read)
@@ -93,11 +92,6 @@ class Frames:
     def _stamped(self, found: list[_Told]) -> list[Frame]:
         at, read = self.at, len(self.log) - 1
         return [Frame(data, name, at, tail, read) for data, name, tail in found]
-
-    def _plain(self, size: int) -> Read:
-        now, lo = time.perf_counter(), self._before
-        self._before = now
-        return Read(now, lo, now, size)
 
 
 def _ends_event(chunk: bytes) -> bool:

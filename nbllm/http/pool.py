@@ -11,7 +11,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from ..core.addresses import Address
@@ -23,38 +22,33 @@ from .faults import Broken, NotConnected, NotInTime, Unreadable
 from .letter import Letter
 
 
-@dataclass(slots=True)
-class Answer:
-    """An answer whose head has come."""
+class Answer(Protocol):
+    """An answer whose head has come. read: the read that brought the piece given last, None where nobody
+    knows."""
 
     status: int
     version: str
     headers: list[tuple[bytes, bytes]]
-    body: AnswerBody
-
-
-class AnswerBody(Protocol):
-    """The pieces of a body."""
-
-    @property
-    def read(self) -> Read | None:
-        """The read that brought the piece given last, None where nobody knows."""
+    read: Read | None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        """The pieces as they come."""
+        """The pieces of the body, as they come."""
 
     async def aclose(self) -> None:
         """Gives the connection back where the body was read to its end, else closes it."""
 
 
-class Body:
-    """The body of an answer on a connection of ours."""
+class OwnAnswer:
+    """An answer on a connection of ours."""
 
-    def __init__(self, connection: Connection, pool: StampedTransport, origin: Address | None) -> None:
+    def __init__(
+        self, connection: Connection, head: Head, pool: StampedTransport, origin: Address | None
+    ) -> None:
         self._connection, self._pool, self._origin = connection, pool, origin
+        self.status, self.version, self.headers = head.status, f"HTTP/{head.version}", head.headers
         self.read: Read | None = None
 
-    def __aiter__(self) -> Body:
+    def __aiter__(self) -> OwnAnswer:
         return self
 
     async def __anext__(self) -> bytes:
@@ -74,7 +68,7 @@ class Body:
         await self._connection.each(take)
 
     async def aclose(self) -> None:
-        """See AnswerBody."""
+        """See Answer."""
         connection, self._connection = self._connection, _GONE
         if connection is not _GONE:
             self._pool.release(connection, self._origin)
@@ -115,7 +109,7 @@ class StampedTransport:
         """Whether the TLS context is made."""
         return self._context is not None and self._authorities == authorities()
 
-    async def send(self, letter: Letter, trace: Trace, connect: float | None) -> Answer:
+    async def send(self, letter: Letter, trace: Trace, connect: float | None) -> OwnAnswer:
         """Sends a request. connect: seconds that a connection may take. Raises Faults, and ConnectFailed for
         an address that must be public and is not."""
         origin, wire = letter.address, letter.wire
@@ -132,8 +126,7 @@ class StampedTransport:
         if connection is None or head is None:
             connection = await self._open(letter, trace, connect)
             head = await self._exchange(connection, wire, trace)
-        body = Body(connection, self, None if letter.fresh else origin)
-        return Answer(head.status, f"HTTP/{head.version}", head.headers, body)
+        return OwnAnswer(connection, head, self, None if letter.fresh else origin)
 
     async def _exchange(self, connection: Connection, wire: bytes, trace: Trace) -> Head:
         trace.connected_at = connection.created

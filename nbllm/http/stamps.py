@@ -23,6 +23,7 @@ import struct
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from ..core.calls import Read
@@ -45,6 +46,10 @@ _WAKING = 1e-3
 STALL = 1.5e-3  # seconds of the loop's own work that count as a stall
 
 
+def _nothing() -> None:
+    """Nothing is to be done."""
+
+
 class LoopClock(selectors.DefaultSelector):
     """A selector that notes when its loop polls: between two polls the loop was busy and saw nothing.
 
@@ -63,10 +68,13 @@ class LoopClock(selectors.DefaultSelector):
         self.polled = self.quiet = self.woke = time.perf_counter()
         self.stalls: deque[tuple[float, float]] = deque(maxlen=10_000)
         self.alone = False
+        self.before: Callable[[], None] = _nothing  # is called before the next poll
         self._schedstat: int | None = None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """As the selector's, with the clock read before and after."""
+        before, self.before = self.before, _nothing
+        before()
         waited = self._waited() if self.alone else 0.0
         self.quiet, self.polled = self.polled, time.perf_counter()
         if self.polled - self.woke > STALL:

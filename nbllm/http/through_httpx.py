@@ -10,11 +10,11 @@ from typing import Any
 import anyio.lowlevel
 import httpx
 
-from ..core.calls import Trace
+from ..core.calls import Read, Trace
 from ..core.errors import ConfigError
 from .faults import Broken, Fault, NotConnected, NotInTime, ProxyFault, Unreadable, Unsendable
 from .letter import Letter
-from .pool import Answer, certificates
+from .pool import certificates
 from .proxies import Proxy
 
 # Its trace events, and the mark each one sets.
@@ -45,13 +45,14 @@ def _fault(exc: Exception) -> Fault:
     return kind(str(exc))
 
 
-class Body:
-    """The body of an answer of httpx's. It has no reads of its own."""
+class HttpxAnswer:
+    """An answer of httpx's. It has no reads of its own."""
 
-    read = None
+    read: Read | None = None
 
     def __init__(self, response: httpx.Response) -> None:
-        self._response = response
+        self._response, self.headers = response, response.headers.raw
+        self.status, self.version = response.status_code, response.http_version
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
@@ -90,7 +91,7 @@ class ThroughHttpx:
         """httpx loads anyio's asyncio side at its first request."""
         await anyio.lowlevel.checkpoint()
 
-    async def send(self, letter: Letter, trace: Trace, connect: float | None) -> Answer:
+    async def send(self, letter: Letter, trace: Trace, connect: float | None) -> HttpxAnswer:
         """Sends a request. Raises Faults."""
 
         async def mark(event: str, _info: dict[str, Any]) -> None:
@@ -100,15 +101,9 @@ class ThroughHttpx:
         request = letter.request
         request.extensions = {"trace": mark, "timeout": {"connect": connect}}
         try:
-            response = await self._client.send(request, stream=True)
+            return HttpxAnswer(await self._client.send(request, stream=True))
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise _fault(exc) from None
-        return Answer(
-            response.status_code,
-            response.http_version,
-            [(name, value) for name, value in response.headers.raw],
-            Body(response),
-        )
 
     async def aclose(self) -> None:
         """Closes every connection."""

@@ -18,7 +18,7 @@ from urllib.parse import urljoin
 
 from ..core import addresses, errors
 from ..core.addresses import Address
-from ..core.calls import Frame, HttpCall, Read, Trace
+from ..core.calls import Frame, HttpCall, Read, Trace, Transport
 from ..core.calls import Reply as AnyReply
 from . import proxies
 from .codings import decoded
@@ -26,7 +26,7 @@ from .connection import refuse_private
 from .faults import Fault, NotConnected, NotInTime, ProxyFault, Unreadable, Unsendable
 from .frames import Frames, drained
 from .letter import Letter, unsendable
-from .pool import Answer, Body, StampedTransport, authorities
+from .pool import Answer, OwnAnswer, StampedTransport, authorities
 from .proxies import Proxy
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Reply(AnyReply):
     headers: dict[str, str] = {}  # noqa: RUF012 - each has its own
 
     def __init__(self, answer: Answer, headers: dict[str, str], address: Address, trace: Trace) -> None:
-        self._body, self._address, self._trace = answer.body, address, trace
+        self._body, self._address, self._trace = answer, address, trace
         self.status, self.headers = answer.status, headers
 
     def _bytes(self) -> AsyncIterator[bytes]:
@@ -80,7 +80,7 @@ class Reply(AnyReply):
         """See core.calls.Reply. What comes over a connection of ours is handed on in the callback that read
         it: a turn of the loop for each read would cost more than all the rest."""
         body = self._body
-        if not isinstance(body, Body) or "content-encoding" in self.headers:
+        if not isinstance(body, OwnAnswer) or "content-encoding" in self.headers:
             await super().each(take)
             return
         with self._cut() as frames:
@@ -106,7 +106,7 @@ class Reply(AnyReply):
         except Fault as exc:
             raise _translated(exc, self._address, started=True) from None
         finally:
-            self._trace.marks["end"] = frames.at or time.perf_counter()
+            self._trace.marks["end"] = frames.at if frames.bytes else time.perf_counter()
             self._trace.bytes_in = frames.bytes
 
     def _exact(self) -> Read | None:
@@ -146,17 +146,14 @@ class Reply(AnyReply):
         """The body line by line, as it comes. Raises StreamCut where the connection broke, ProtocolError for
         a coding and for a line of more than `limit` bytes."""
         line = bytearray()
-        try:
-            async for chunk in self._bytes():
-                first, *more = chunk.split(b"\n")
-                line += first
-                for piece in more:
-                    yield bytes(line)
-                    line = bytearray(piece)
-                if len(line) > limit:
-                    raise errors.ProtocolError(f"A line is larger than {limit:,} bytes.", hint="Ask again.")
-        except Fault as exc:
-            raise _translated(exc, self._address, started=True) from None
+        async for chunk in self.chunks():
+            first, *more = chunk.split(b"\n")
+            line += first
+            for piece in more:
+                yield bytes(line)
+                line = bytearray(piece)
+            if len(line) > limit:
+                raise errors.ProtocolError(f"A line is larger than {limit:,} bytes.", hint="Ask again.")
         yield bytes(line)
 
     async def drain(self, frames: AsyncIterator[list[Frame]]) -> None:
@@ -172,7 +169,7 @@ class _Way(NamedTuple):
     proxy: Proxy | None
 
 
-class HttpTransport:
+class HttpTransport(Transport):
     """A connection pool. Used on one event loop."""
 
     def __init__(self) -> None:
@@ -194,13 +191,6 @@ class HttpTransport:
             self._own().context()
         else:
             self._own()
-
-    def prepared(self, url: str) -> bool:
-        """Whether prepare has nothing to do for `url`."""
-        way = self._way(addresses.parse(url))
-        if not way.own:
-            return (way.proxy.url if way.proxy else "", authorities()) in self._clients
-        return self._stamped is not None and (self._stamped.has_context or way.address.scheme != "https")
 
     def _way(self, address: Address) -> _Way:
         """By the environment as it is now: a cell may set a proxy, or take one away. What is here needs
@@ -230,11 +220,12 @@ class HttpTransport:
 
     def warming(self, call: HttpCall) -> Coroutine[Any, Any, None] | None:
         """What `prepare` makes for a call, where it is not there already."""
-        return None if self.prepared(call.url) else self.prepare(call.url)
-
-    def waits(self, _call: Letter) -> str:
-        """See core.calls.Transport."""
-        return ""
+        way, own = self._way(addresses.parse(call.url)), self._stamped
+        if way.own:
+            there = own is not None and (own.has_context or way.address.scheme != "https")
+        else:
+            there = (way.proxy.url if way.proxy else "", authorities()) in self._clients
+        return None if there else self.prepare(call.url)
 
     def ready(self, call: HttpCall, *, fresh: bool) -> Letter:
         """See Letter."""
@@ -306,12 +297,12 @@ class _Opened:
         for _ in range(_HOPS):
             if answer.status not in _ELSEWHERE or (further := _redirected(letter, headers)) is None:
                 break
-            await answer.body.aclose()
+            await answer.aclose()
             letter = further
             answer, way = await asked(letter, trace, self._connect)
             headers = _headers(answer)
         if way.proxy and answer.status == _WANTS_LOGIN:
-            await answer.body.aclose()
+            await answer.aclose()
             raise _login(way.proxy)
         self._answer = answer
         trace.status, trace.http_version = answer.status, answer.version
@@ -322,7 +313,7 @@ class _Opened:
 
     async def __aexit__(self, *_exc: object) -> None:
         if self._answer is not None:
-            await self._answer.body.aclose()
+            await self._answer.aclose()
 
 
 _ELSEWHERE = (307, 308)  # with their method
