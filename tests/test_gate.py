@@ -336,8 +336,10 @@ def test_a_measured_call_meets_no_gate(sim):
 
 
 def test_no_key_in_a_gates_repr(client):
-    """Nor in its name."""
+    """Nor in its name, whatever the address holds."""
     client.complete("hello", "openai/h")
+    with pytest.raises(errors.ConnectFailed):
+        client.complete("hello", "openai/h", base_url="http://u:canary@127.0.0.1:9/v1", retries=0)
     assert "canary" not in repr(gates()) + repr(engine().kept(Gates)._gates)
 
 

@@ -68,10 +68,11 @@ class Attempt:
         return self.route.provider.label or self.route.provider.name
 
     @property
-    def asked(self) -> tuple[str, str, str, int]:
-        """Row, address, model and secrets: equal where limits and failures are shared."""
+    def asked(self) -> tuple[str, str, int]:
+        """Row, model, and a number for the address (which may hold a password) and the secrets: equal where
+        limits and failures are shared."""
         row = self.route.provider
-        return row.name, row.base_url, self.route.model, hash(self.guard.texts)
+        return row.name, self.route.model, hash((row.base_url, self.guard.texts))
 
     def timed_out(self, which: str, stderr: str = "") -> errors.NbllmError:
         """The error for a limit of `timeouts` that has run out; by what a command says on standard error,
