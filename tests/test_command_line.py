@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from nbllm.__main__ import options
+from nbllm.__main__ import main, options
 from nbllm.core.errors import ConfigError
 
 
@@ -46,13 +46,20 @@ def test_what_comes_through_a_pipe_stands_below_the_question():
         (["each=df", "hi"], 2, "option of a cell"),
         (["-m", "sim/a,sim/b", "hi"], 2, "One model"),
         (["-m", "nobody/x", "hi"], 2, "nobody"),
-        (["-m", "sim/openai@status=401", "hi"], 1, "401"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line_and_a_code(words, code, said):
-    ran = asked(*words)
-    assert (code, "") == (ran.returncode, ran.stdout)
-    assert said in ran.stderr
+def test_what_is_wrong_is_said_in_a_line_and_a_code(words, code, said, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert code == main(words)
+    out, error = capsys.readouterr()
+    assert "" == out
+    assert said in error
+
+
+def test_a_process_ends_with_that_code():
+    ran = asked("-m", "sim/openai@status=401", "hi")
+    assert (1, "") == (ran.returncode, ran.stdout)
+    assert "401" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 

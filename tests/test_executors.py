@@ -198,8 +198,8 @@ def test_a_lost_row_is_handed_in_once_more(server, failed, fails, ended):
 def test_limits_are_kept_here(threads):
     """Another worker's refusal holds all rows back, and costs none of them an attempt."""
     with simulator.serve(ttft=0.0, gap=0.0, tokens=2) as server:
-        model = "m@status=429,fail_times=3,retry_after=0.05"
-        out = mapped(server, texts(10), threads, model=model, retries=1)
+        model = "m@status=429,fail_times=2,retry_after=0.05"
+        out = mapped(server, texts(4), threads, model=model, retries=1)
     assert {"ok"} == set(out["llm_status"]), set(out["llm_error"])
 
 
