@@ -3,6 +3,7 @@
 import json
 
 from nbllm.core.calls import Frame
+from nbllm.core.codec import Coded, check_version, from_plain
 
 
 def read(dialect, row, *chunks):
@@ -17,3 +18,10 @@ def read(dialect, row, *chunks):
         )
         events += decoder.feed(frame)
     return [*events, *decoder.close()]
+
+
+def from_json(text, kind=Coded):
+    """The value in what `to_json` gave; what a file that holds such a text is read by."""
+    found = json.loads(text)
+    check_version(found.get("nbllm"))
+    return from_plain(found.get("value"), kind)

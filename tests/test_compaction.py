@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbllm.core.codec import from_json, to_json
+from nbllm.core.codec import to_json
 from nbllm.core.compaction import (
     COMPACTED,
     begins,
@@ -20,6 +20,8 @@ from nbllm.core.compaction import (
 from nbllm.core.events import Notice, Response
 from nbllm.core.history import closed
 from nbllm.core.messages import Message, Request, Text, ToolCall, ToolResult
+
+from .decoding import from_json
 
 words = st.text(alphabet="ab ", min_size=1, max_size=400)
 users = st.builds(lambda t, pinned: [Message("user", t, pinned)], words, st.booleans())

@@ -11,9 +11,9 @@ import pytest
 
 from nbllm import Message, Response, Text
 from nbllm.core import errors
-from nbllm.core.codec import from_json
 from nbllm.core.schema import Mismatch, Shape, Truncated, checked_schema, value_of
 
+from .decoding import from_json
 from .kernels import Kernel
 
 

@@ -228,14 +228,24 @@ class _Call:
         raise NotImplementedError
 
 
-def _sent_to(address: str, row: Provider, key: Secret | None) -> str:
-    own = key is not None and address == row.base_url.rstrip("/")
-    which = f"the key {key.masked} from {key.source}" if key is not None and own else "no key"
-    return f"Sent to {shown(address, row.secrets)} with {which}." if address else ""
+class _Sent(_Call):
+    """A call that goes to an address."""
+
+    __slots__ = ()
+
+    def guarded(self, guard: Guard) -> Self:
+        """See _Call."""
+        return replace(self, guard=guard)  # type: ignore[type-var]
+
+    def told(self, row: Provider, key: Secret | None, address: str) -> str:
+        """See _Call."""
+        own = key is not None and bool(address) and same_host(address, row.base_url)
+        which = f"the key {key.masked} from {key.source}" if key is not None and own else "no key"
+        return f"Sent to {shown(address, row.secrets)} with {which}." if address else ""
 
 
 @dataclass(frozen=True, slots=True)
-class HttpCall(_Call):
+class HttpCall(_Sent):
     """An HTTP request, ready to be sent: `body` is a JSON object. guard: what of it is secret, and where it
     may go. content: what is sent in place of a body, where it is no JSON object of ours."""
 
@@ -256,10 +266,6 @@ class HttpCall(_Call):
         query = re.sub(r"=[^&]+", f"={MASK}", query)
         return f"HttpCall({self.method} {path}{mark}{query}, headers={headers}, body keys={list(self.body)})"
 
-    def guarded(self, guard: Guard) -> HttpCall:
-        """See _Call."""
-        return replace(self, guard=guard)
-
     def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
         """See _Call."""
         private, texts = SECRET_HEADERS | {name.lower() for name in row.headers}, self.guard.texts
@@ -268,7 +274,7 @@ class HttpCall(_Call):
 
     def told(self, row: Provider, key: Secret | None, address: str) -> str:
         """See _Call."""
-        return _sent_to(row.base_url, row, key)
+        return super(HttpCall, self).told(row, key, row.base_url)
 
 
 _LONGEST = 2_000  # characters of a text that a preview shows whole
@@ -375,7 +381,7 @@ class TalkCall(_Call):
 
 
 @dataclass(frozen=True, slots=True)
-class SessionCall(_Call):
+class SessionCall(_Sent):
     """A turn in a session of OpenCode's server: the addresses to try (`headers` are the first's alone: they
     hold its password), the bodies that open a session and carry a message (its parts are the turn's), how to
     start a server where none answers (None for never), the folder to work in ("" for its own). fresh: in a
@@ -397,10 +403,6 @@ class SessionCall(_Call):
             f"headers={list(self.headers)})"
         )
 
-    def guarded(self, guard: Guard) -> SessionCall:
-        """See _Call."""
-        return replace(self, guard=guard)
-
     def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
         """See _Call."""
         return "sent", {
@@ -409,13 +411,9 @@ class SessionCall(_Call):
             "message": {**self.message, "parts": [{"type": "text", "text": self.turn.retold}]},
         }
 
-    def told(self, row: Provider, key: Secret | None, address: str) -> str:
-        """See _Call."""
-        return _sent_to(address, row, key)  # that of the server which answered
-
 
 @dataclass(frozen=True, slots=True)
-class RemoteCall(_Call):
+class RemoteCall(_Sent):
     """A turn with an agent on another machine: the address of its card, what goes to that origin alone, the
     turn, and the files that go with it (as the protocol's parts, in JSON). fresh: in a context of its own."""
 
@@ -430,22 +428,10 @@ class RemoteCall(_Call):
     def __repr__(self) -> str:
         return f"RemoteCall({shown(self.url, self.guard.texts)}, headers={list(self.headers)})"
 
-    def guarded(self, guard: Guard) -> RemoteCall:
-        """See _Call."""
-        return replace(self, guard=guard)
-
     def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
         """See _Call."""
         parts = [{"text": self.turn.retold}, *self.files]
         return "sent", {"card": shown(self.url, self.guard.texts), "parts": _shortened(parts)}
-
-    def told(self, row: Provider, key: Secret | None, address: str) -> str:
-        """See _Call."""
-        if not address:
-            return ""
-        own = key is not None and same_host(address, row.base_url)
-        which = f"the key {key.masked} from {key.source}" if key is not None and own else "no key"
-        return f"Sent to {shown(address, row.secrets)} with {which}."
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from hashlib import sha256
 from types import NoneType, UnionType
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError, ProtocolError
 from .events import DEPTH_LIMIT, Event, Response, Step, Timing, Usage
@@ -34,27 +34,13 @@ Coded = Message | Part | Tool | Request | Event | Usage | Timing | Step | Respon
 def to_json(value: Any) -> str:
     """The canonical text of a value of ours, or of a sequence of them. Raises ConfigError for what has no
     JSON form, such as an object of Python's in `extra`."""
-    return _dumps({"nbllm": VERSION, "value": to_plain(value)})
+    plain = {"nbllm": VERSION, "value": to_plain(value)}
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: Any) -> str:
     """A key for a value: equal values have the same one, in every process."""
     return sha256(to_json(value).encode("ascii")).hexdigest()
-
-
-def from_json(text: str | bytes, kind: Any = Coded) -> Any:
-    """The value in what `to_json` gave; `kind` is what it must be: a class, a union, or tuple[Event, ...].
-
-    Raises ConfigError for the text of a later version, ProtocolError for what is no such text.
-    """
-    try:
-        found = json.loads(text, parse_constant=_constant)
-    except (ValueError, RecursionError):
-        raise _refused("a text that is no JSON") from None
-    if not isinstance(found, dict) or "value" not in found:
-        raise _refused("a text without a version")
-    check_version(found.get("nbllm"))
-    return from_plain(found["value"], kind)
 
 
 def check_version(version: Any) -> None:
@@ -82,13 +68,6 @@ def from_plain(given: Any, kind: Any = Coded) -> Any:
     return _read(given, _shape(kind), "the value")
 
 
-def _dumps(plain: Any) -> str:
-    try:
-        return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise _unwritable(exc) from None
-
-
 def _unwritable(exc: Exception) -> ConfigError:
     return ConfigError(
         f"A value has no JSON form: {exc}.",
@@ -101,10 +80,6 @@ def _refused(what: str) -> ProtocolError:
         f"Expected what nbllm wrote, got {what}.",
         hint="The file is damaged, somebody else's, or of another version of nbllm.",
     )
-
-
-def _constant(name: str) -> NoReturn:
-    raise ValueError(name)
 
 
 # --- values of ours: what may stand in a field, from its annotation -----------------------------------------

@@ -118,9 +118,6 @@ class EventLog(Sequence[tuple[float, Event]]):
     def __iter__(self) -> Iterator[tuple[float, Event]]:
         return self._made(0, self._size)
 
-    def __reversed__(self) -> Iterator[tuple[float, Event]]:
-        return (self[i] for i in range(self._size - 1, -1, -1))
-
     def _made(self, start: int, stop: int) -> Iterator[tuple[float, Event]]:
         return ((at, event_of(item)) for at, item in self.items(start, stop))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from .messages import (
     Document,
@@ -28,6 +28,7 @@ from .messages import (
     caption,
 )
 
+P = TypeVar("P", bound=Part)
 DEPTH_LIMIT = 500  # levels of a JSON value; whatever walks through one afterwards has room for that many
 NAME_LIMIT = 256  # characters of a function's name that comes in pieces
 # refused: by the person; unknown: no tool of that name; invalid: arguments that do not fit; repeated: the
@@ -268,8 +269,28 @@ def _messages(parts: tuple[Part, ...], results: tuple[ToolEnded, ...]) -> tuple[
     return (Message("assistant", parts), *told) if parts else told
 
 
+class _Turn:
+    """What a turn's parts hold."""
+
+    __slots__ = ()
+    parts: tuple[Part, ...]
+
+    def _of(self, kind: type[P]) -> tuple[P, ...]:
+        return tuple(p for p in self.parts if isinstance(p, kind))
+
+    @property
+    def text(self) -> str:
+        """The visible text."""
+        return "".join(p.text for p in self._of(Text))
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls the model asks for, in order."""
+        return self._of(ToolCall)
+
+
 @dataclass(frozen=True, slots=True)
-class Step:
+class Step(_Turn):
     """One assistant turn of an answer that used tools. results: what its calls came to, in their order. cost:
     US dollars."""
 
@@ -279,16 +300,6 @@ class Step:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     cost: float | None = None
-
-    @property
-    def text(self) -> str:
-        """The visible text of the turn."""
-        return "".join(p.text for p in self.parts if isinstance(p, Text))
-
-    @property
-    def tool_calls(self) -> tuple[ToolCall, ...]:
-        """The calls the model asked for, in order."""
-        return tuple(p for p in self.parts if isinstance(p, ToolCall))
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -329,7 +340,7 @@ def all_pass(values: Iterable[float | None]) -> bool | None:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Response:
+class Response(_Turn):
     """An answer, whole or partial, with everything known about it. Where tools ran, `parts` are those of the
     last turn, `before` has the turns that came before it, and `usage` and `cost` are sums."""
 
@@ -385,29 +396,19 @@ class Response:
         return not (self.parts or self.before)
 
     @property
-    def text(self) -> str:
-        """The visible answer."""
-        return "".join(p.text for p in self.parts if isinstance(p, Text))
-
-    @property
     def reasoning(self) -> str:
         """What the model showed of its thinking; "" where it showed none."""
-        return "".join(p.text for p in self.parts if isinstance(p, Reasoning))
+        return "".join(p.text for p in self._of(Reasoning))
 
     @property
     def images(self) -> tuple[Image, ...]:
         """The pictures the model made, in order; `data` holds the bytes."""
-        return tuple(p for p in self.parts if isinstance(p, Image))
+        return self._of(Image)
 
     @property
     def files(self) -> tuple[Document, ...]:
         """What else the model made: sound, documents; `data` holds the bytes."""
-        return tuple(p for p in self.parts if isinstance(p, Document))
-
-    @property
-    def tool_calls(self) -> tuple[ToolCall, ...]:
-        """The calls the model asks for, in order."""
-        return tuple(p for p in self.parts if isinstance(p, ToolCall))
+        return self._of(Document)
 
     @property
     def transcript(self) -> str:
@@ -429,9 +430,8 @@ class Response:
 
     def __repr__(self) -> str:
         text = self.text if len(self.text) <= 60 else self.text[:57] + "..."
-        text = " ".join(
-            filter(None, (text, *(caption(p) for p in self.parts if isinstance(p, (Image, Document)))))
-        )
+        made = (caption(p) for p in self.parts if isinstance(p, (Image, Document)))
+        text = " ".join(filter(None, (text, *made)))
         return f"Response({text!r}, model={self.model!r}, finish_reason={self.finish_reason!r})"
 
 

@@ -44,15 +44,9 @@ def hint_for(kind: type[ProviderError], name: str, wait: float | None = None) ->
 
 def _words(value: Any) -> tuple[str, str | None, str | int | None]:
     """(message, type, code) in an error object of whichever shape."""
-    if isinstance(value, list):
-        value = next(iter(items(value)), {})
-    value = obj(value)
-    inner = value.get("error", value)
-    if isinstance(inner, str):
-        return inner, label(value.get("type")), label(value.get("code"))
-    if isinstance(inner, list):
-        inner = next(iter(items(inner)), {})
-    inner = obj(inner) or value
+    outer, inner = obj(_first(value)), _inner(value)
+    if isinstance(outer.get("error"), str):
+        return outer["error"], label(outer.get("type")), label(outer.get("code"))
     text = _text(inner)
     raw = obj(inner.get("metadata")).get("raw")  # OpenRouter: the words of the provider behind it
     if raw:
@@ -60,12 +54,15 @@ def _words(value: Any) -> tuple[str, str | None, str | int | None]:
     return text, label(inner.get("type")) or label(inner.get("status")), label(inner.get("code"))
 
 
-def _inner(value: Any) -> Any:
+def _first(value: Any) -> Any:
+    """A value, or the first object of a list."""
+    return next(items(value), {}) if isinstance(value, list) else value
+
+
+def _inner(value: Any) -> dict[str, Any]:
     """The object in an error that holds its words."""
-    value = next(iter(items(value)), {}) if isinstance(value, list) else value
-    inner = obj(value).get("error", value)
-    inner = next(iter(items(inner)), {}) if isinstance(inner, list) else inner
-    return obj(inner) or obj(value)
+    outer = obj(_first(value))
+    return obj(_first(outer.get("error", outer))) or outer
 
 
 def _text(inner: Mapping[str, Any], depth: int = 8) -> str:
@@ -90,11 +87,7 @@ def _text(inner: Mapping[str, Any], depth: int = 8) -> str:
 def _where(item: Mapping[str, Any]) -> str:
     """FastAPI's `loc`: which part of the body is meant."""
     place = item.get("loc")
-    names = (
-        [str(p) for p in place if isinstance(p, (str, int)) and p != "body"]
-        if isinstance(place, list)
-        else []
-    )
+    names = [str(p) for p in (place if isinstance(place, list) else ()) if p != "body" and label(p)]
     return f"{'.'.join(names)}: " if names else ""
 
 
@@ -206,8 +199,6 @@ def http_error(status: int, headers: Mapping[str, str], body: bytes, provider: E
         text = next((line for line in lines if line.startswith(("{", "["))), text)
     value: Any = text
     if text[:1] in ("{", "["):
-        try:
+        with contextlib.suppress(ProtocolError):
             value = load_json(text)
-        except ProtocolError:
-            value = text
     return provider_error(provider, value, status=status, headers={k.lower(): v for k, v in headers.items()})

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.errors import ConfigError, ProtocolError
+from ..core.errors import ProtocolError
 from ..core.events import DEPTH_LIMIT, too_deep
 
 _DIGITS = 400  # of an integer; Python refuses to read 4,300
@@ -69,23 +69,6 @@ def label(value: Any) -> str | None:
     if isinstance(value, bool) or value is None or value == "":
         return None
     return str(value) if isinstance(value, (str, int, float)) else None
-
-
-# Budgets in tokens up to which an effort word is the nearest: Google's own equivalents are 1024, 8192 and
-# 24576.
-_BUDGETS = ((0, "none"), (2_900, "low"), (14_000, "medium"))
-
-
-def effort(reasoning: str | int | None) -> str | None:
-    """The effort word for `reasoning`; a budget in tokens becomes the nearest word, because words are all
-    there is."""
-    if reasoning is None or isinstance(reasoning, str):
-        return reasoning
-    if isinstance(reasoning, bool) or reasoning < 0:
-        raise ConfigError(
-            f"reasoning={reasoning!r} is no budget.", hint="Give an effort word or a number of tokens."
-        )
-    return next((word for most, word in _BUDGETS if reasoning <= most), "high")
 
 
 class Halves:

@@ -21,7 +21,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ..core.calls import Quirks
-from ._json import items, obj, string
+from ._json import items, label, obj, string
 
 SECOND, MINUTE, HOUR, DAY, MONTH = 1.0, 60.0, 3_600.0, 86_400.0, 30 * 86_400.0
 _SPAN = 64  # characters that say how long, how many or until when
@@ -126,8 +126,7 @@ def _limit(
 def _reset(text: str, now: float, *, ms: bool) -> float | None:
     bare = amount(text)
     if bare is None:
-        when = None if (span := seconds(text)) is not None else _moment(text)
-        return span if when is None else max(0.0, when - now)
+        return _wait(text, now)
     if bare >= _EPOCH:
         return max(0.0, bare / (1000 if bare >= _EPOCH_MS else 1) - now)
     return bare / 1000 if ms else bare
@@ -147,10 +146,31 @@ def seconds(text: str) -> float | None:
     text = text.strip()[:_SPAN]
     if (bare := amount(text)) is not None:
         return bare
-    pieces = re.findall(r"(\d+(?:\.\d+)?)(ms|d|h|m|s)", text)
-    if not pieces or "".join(n + u for n, u in pieces) != text:
-        return None
-    return sum(float(n) * {"ms": 0.001, "s": 1, "m": 60, "h": HOUR, "d": DAY}[u] for n, u in pieces)
+    return _summed(text) if _SPANNED.fullmatch(text) else None
+
+
+_UNITS = {
+    **dict.fromkeys(("ms", "millis", "millisecond", "milliseconds"), 0.001),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), SECOND),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), MINUTE),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), HOUR),
+    **dict.fromkeys(("d", "day", "days"), DAY),
+}
+_AMOUNT = re.compile(rf"(\d{{1,9}}(?:\.\d{{1,9}})?)\s*({'|'.join(_UNITS)})(?![a-z])", re.I)
+_SPANNED = re.compile(rf"(?:{_AMOUNT.pattern})+", re.I)
+
+
+def _summed(text: str) -> float | None:
+    """The spans in a text, added up; None where it holds none."""
+    spans = [float(number) * _UNITS[unit.lower()] for number, unit in _AMOUNT.findall(text)]
+    return sum(spans) if spans else None
+
+
+def _wait(text: str, now: float) -> float | None:
+    """Seconds to a moment, or those that a span has."""
+    if (span := seconds(text)) is not None or (when := _moment(text)) is None:
+        return span
+    return max(0.0, when - now)
 
 
 def _moment(text: str) -> float | None:
@@ -173,11 +193,8 @@ def retry_after(headers: Mapping[str, str], value: Any, now: float) -> float | N
     if (ms := seconds(headers.get("retry-after-ms", ""))) is not None:
         return ms / 1000
     for name in ("retry-after", "llm_provider-retry-after", "x-ratelimit-timeremaining"):
-        text = headers.get(name, "")
-        if text and (wait := seconds(text)) is not None:
+        if (wait := _wait(headers.get(name, ""), _moment(headers.get("date", "")) or now)) is not None:
             return wait
-        if text and (when := _moment(text)) is not None:
-            return max(0.0, when - (_moment(headers.get("date", "")) or now))
     for detail in details(value, "RetryInfo"):
         return seconds(string(detail.get("retryDelay")))
     return _told(value)
@@ -191,27 +208,14 @@ _WAITS = {
 
 def _told(value: Any) -> float | None:
     """What fields of an error's body say of the wait."""
-    outer = obj(value)
-    inner = obj(outer.get("error"))
-    for place in (inner, obj(inner.get("metadata")), obj(inner.get("details")), outer):
-        for name, unit in _WAITS.items():
-            said = place.get(name)
-            known = isinstance(said, (str, int, float)) and not isinstance(said, bool)
-            if known and (found := seconds(str(said))) is not None:
-                return found * unit
-    return None
+    inner = obj(obj(value).get("error"))
+    places = (inner, obj(inner.get("metadata")), obj(inner.get("details")), obj(value))
+    told = (
+        (seconds(label(place.get(name)) or ""), unit) for place in places for name, unit in _WAITS.items()
+    )
+    return next((wait * unit for wait, unit in told if wait is not None), None)
 
 
-_UNITS: tuple[tuple[str, float], ...] = (
-    ("milliseconds?|ms|millis", 0.001),
-    ("seconds?|secs?|s", 1.0),
-    ("minutes?|mins?|m", MINUTE),
-    ("hours?|hrs?|h", HOUR),
-    ("days?|d", DAY),
-)
-_AMOUNT = re.compile(
-    r"(\d{1,9}(?:\.\d{1,9})?)\s*(" + "|".join(f"(?:{word})" for word, _ in _UNITS) + r")(?![a-z])", re.I
-)
 _IN = re.compile(
     r"(?:again|retry|retrying|reset\w*|wait\w*|available|back)\W+"
     r"(?:(?:in|after|for|at least|about|another)\W+){1,2}"
@@ -226,11 +230,8 @@ def in_words(text: str, now: float) -> float | None:
     days 2 hours"; None where it does not."""
     if stamp := _STAMP.search(text):
         return max(0.0, float(stamp[1]) - now)
-    if (found := _IN.search(text)) is None:
-        return None
-    each = _AMOUNT.findall(found[1])
-    waits = [float(n) * next(u for word, u in _UNITS if re.fullmatch(word, unit, re.I)) for n, unit in each]
-    return sum(waits) if waits else None
+    found = _IN.search(text)
+    return _summed(found[1]) if found else None
 
 
 def span(seconds: float) -> str:
@@ -282,7 +283,7 @@ def refusal(
     google = " ".join(string(v.get("quotaId")) for v in _violations(value))
     words = google or f"{headers.get('x-ratelimit-type', '')} {text}"
     spent = sorted((limit for limit in told if limit.spent), key=lambda limit: limit.window)
-    per = next((p for p, pattern in _WORDS if pattern.search(words)), spent[-1].per if spent else None)
+    per = _per(words) or (spent[-1].per if spent else None)
     if per not in ("hour", "day", "month"):
         return Refusal(per, None, told)
     if again := _AGAIN.search(text):
@@ -294,6 +295,11 @@ def refusal(
     return Refusal(per, None if wait is None else now + wait, told)
 
 
+def _per(text: str) -> str | None:
+    """The window that a text names."""
+    return next((per for per, pattern in _WORDS if pattern.search(text)), None)
+
+
 def _violations(value: Any) -> list[Mapping[str, Any]]:
     found = details(value, "QuotaFailure")
     return [violation for failure in found for violation in items(failure.get("violations"))]
@@ -303,10 +309,10 @@ def _violated(value: Any, wait: float | None) -> list[Limit]:
     """Google's limits, which only a refusal tells."""
     made = []
     for violation in _violations(value):
-        name, most = string(violation.get("quotaId")), amount(str(violation.get("quotaValue", "")))
-        per = next((p for p, pattern in _WORDS if pattern.search(name)), "minute")
-        kind = "input" if "token" in string(violation.get("quotaMetric")).lower() else "requests"
-        made += [Limit(kind, most, 0.0, WINDOWS[per], wait)] if most else []
+        if most := amount(str(violation.get("quotaValue", ""))):
+            kind = "input" if "token" in string(violation.get("quotaMetric")).lower() else "requests"
+            window = WINDOWS[_per(string(violation.get("quotaId"))) or "minute"]
+            made.append(Limit(kind, most, 0.0, window, wait))
     return made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,32 +9,18 @@ from typing import Any
 from ..core.calls import Endpoint, HttpCall, Secret
 from ..core.errors import ConfigError
 from ..core.events import FinishReason, Usage
-from ..core.messages import Document, Image, Request, Text, ToolResult
+from ..core.messages import Document, Request
 from ..core.strict import OPENAI, answer
+from . import _request
 from ._json import count, obj
-from ._request import content, with_query
+from ._request import bearer
 
 # --- requests -----------------------------------------------------------------------------------------------
-
-
-def data_url(part: Image | Document) -> str:
-    """The bytes of a picture or document as a data: URL."""
-    if part.data is None:
-        raise ConfigError(
-            f"{part!r} has neither data nor a url.", hint="Give its bytes in data=, or an address in url=."
-        )
-    return f"data:{part.media_type};base64,{base64.b64encode(part.data).decode()}"
 
 
 def file_name(part: Document) -> str:
     """A name for a document, which the protocol wants even where the user gave none."""
     return part.name or "document." + part.media_type.rpartition("/")[2]
-
-
-def result_text(result: ToolResult) -> str:
-    """The words of a tool's result. The protocol has no mark for a failed call, so the words say it."""
-    text = "".join(p.text for p in content(result) if isinstance(p, Text))
-    return f"Error: {text}" if result.is_error and not text.lower().startswith("error") else text
 
 
 def schema_format(request: Request) -> dict[str, Any] | None:
@@ -66,21 +51,9 @@ def closed(schema: Any) -> bool:
 def post(
     provider: Endpoint, path: str, key: Secret | None, body: Mapping[str, Any], extra: Mapping[str, Any]
 ) -> HttpCall:
-    """The HTTP call: options that were not asked for (None, empty lists) are left out, `extra` has the last
-    word."""
-    asked = {k: v for k, v in body.items() if v is not None and v != []}
-    url = with_query(provider.base_url.rstrip("/") + path, provider)
-    return HttpCall(url, {**_auth(provider, key), **provider.headers}, {**asked, **extra})
-
-
-def _auth(provider: Endpoint, key: Secret | None) -> dict[str, str]:
-    if key is None:
-        return {}
-    return (
-        {provider.key_header: key.reveal()}
-        if provider.key_header
-        else {"Authorization": f"Bearer {key.reveal()}"}
-    )
+    """The HTTP call, with its key in the header that the row names."""
+    named = {provider.key_header: key.reveal()} if key is not None and provider.key_header else bearer(key)
+    return _request.post(provider, provider.base_url.rstrip("/") + path, named, body, extra)
 
 
 def able(request: Request, provider: Endpoint) -> None:

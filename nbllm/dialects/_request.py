@@ -1,4 +1,4 @@
-"""What the Anthropic, Gemini and Ollama dialects share: pieces of a request, and the reason of an end."""
+"""What the dialects share of a request: its pieces, and the call that carries it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from ..core.calls import Endpoint
+from ..core.calls import Endpoint, HttpCall, Secret
 from ..core.errors import ConfigError, ProtocolError
 from ..core.events import unused
-from ..core.messages import Document, Image, Message, Part, Raw, Request, Text, ToolCall, ToolResult
+from ..core.messages import Document, Image, Message, Part, Raw, Request, Text, Tool, ToolCall, ToolResult
 from ._json import Halves
 
 # Tokens of thinking that an effort word means where a model takes a budget: Google's own equivalents.
@@ -43,6 +43,19 @@ def budget(reasoning: str | int) -> int:
             f"reasoning={reasoning!r} is no budget.", hint="Give an effort word or a number of tokens."
         )
     return reasoning
+
+
+# Budgets in tokens up to which an effort word is the nearest.
+_NEAREST = ((0, "none"), (2_900, "low"), (14_000, "medium"))
+
+
+def effort(reasoning: str | int | None) -> str | None:
+    """The effort word for `reasoning`; a budget in tokens becomes the nearest word, because words are all
+    there is."""
+    if reasoning is None or isinstance(reasoning, str):
+        return reasoning
+    tokens = budget(reasoning)
+    return next((word for most, word in _NEAREST if tokens <= most), "high")
 
 
 def own(messages: Iterable[Message], dialect: str = "") -> list[Message]:
@@ -146,6 +159,11 @@ def misplaced(part: Part, role: str, label: str) -> ConfigError:
     )
 
 
+def data_url(part: Image | Document) -> str:
+    """The bytes of a picture or document as a data: URL."""
+    return f"data:{part.media_type};base64,{b64(part)}"
+
+
 def b64(part: Image | Document) -> str:
     """The bytes of a picture or document as base64."""
     if part.data is None:
@@ -164,6 +182,17 @@ def document_text(part: Document) -> str | None:
     )
 
 
+def words_of(part: Document, label: str) -> str:
+    """A document for a provider that takes none but as a part of the prompt."""
+    text = document_text(part)
+    if text is None:
+        raise ConfigError(
+            f"{label} takes no documents but text ({part!r}).",
+            hint="Pass its text, or pictures of its pages.",
+        )
+    return f"\n\n{part.name}:\n{text}\n\n" if part.name else f"\n\n{text}\n\n"
+
+
 def call_arguments(call: ToolCall) -> dict[str, Any]:
     """The arguments as an object. What was not valid JSON is wrapped, in the way that Anthropic documents."""
     return {"INVALID_JSON": call.arguments_raw} if call.arguments is None else call.arguments
@@ -179,6 +208,43 @@ def arguments(call: ToolCall) -> str:
 def content(result: ToolResult) -> tuple[Text | Image | Document, ...]:
     """The parts of a tool's result."""
     return (Text(result.content),) if isinstance(result.content, str) else result.content
+
+
+def result_text(result: ToolResult, text: str | None = None) -> str:
+    """The words of a tool's result, for protocols that have no mark for a failed call: the words say it."""
+    if text is None:
+        text = "".join(p.text for p in content(result) if isinstance(p, Text))
+    return f"Error: {text}" if result.is_error and not text.lower().startswith("error") else text
+
+
+def function(tool: Tool, **more: Any) -> dict[str, Any]:
+    """A tool by its name, its description, and `more`, as far as there is something to say."""
+    about = {"name": tool.name, "description": tool.description or None, **more}
+    return {k: v for k, v in about.items() if v is not None}
+
+
+def under(provider: Endpoint, root: str, path: str) -> str:
+    """An address below a root that base_url may hold already."""
+    return provider.base_url.rstrip("/").removesuffix(root) + root + path
+
+
+def bearer(key: Secret | None) -> dict[str, str]:
+    """The header that carries a key as a token."""
+    return {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
+
+
+def post(
+    provider: Endpoint,
+    url: str,
+    headers: Mapping[str, str],
+    body: Mapping[str, Any],
+    extra: Mapping[str, Any],
+    *nested: str,
+) -> HttpCall:
+    """The HTTP call. Options that were not asked for are left out; `extra` has the last word, and is merged
+    with the objects of the body that are called one of `nested`."""
+    whole = merged(without_none(body), extra, nested)
+    return HttpCall(with_query(url, provider), {**headers, **provider.headers}, whole)
 
 
 def with_query(url: str, provider: Endpoint) -> str:

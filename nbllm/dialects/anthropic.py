@@ -39,21 +39,24 @@ from ..core.strict import ANTHROPIC, answer, parameters
 from ._caching import with_breakpoints
 from ._decoder import Reading, citation, is_thought, thought_signature, thought_text
 from ._errors import http_error
-from ._json import count, effort, items, label, obj, string
+from ._json import count, items, label, obj, string
 from ._media import check_picture, is_media, media, told_by_user
 from ._request import (
     b64,
+    bearer,
     budget,
     call_arguments,
     content,
     document_text,
     dumps,
+    effort,
     fragment,
-    merged,
+    function,
     misplaced,
+    post,
     system_text,
     turns,
-    with_query,
+    under,
     without_none,
 )
 from ._usual import ERRORS, Usual, struct
@@ -106,17 +109,14 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         "output_config": without_none({"effort": word, "format": _format(request)}),
     }
     headers = {"anthropic-version": _VERSION, **_auth(key)}
-    url = with_query(provider.base_url.rstrip("/").removesuffix("/v1") + "/v1/messages", provider)
     said = with_breakpoints(without_none(body), request)
-    return HttpCall(url, {**headers, **provider.headers}, merged(said, request.extra, ["output_config"]))
+    return post(provider, under(provider, "/v1", "/messages"), headers, said, request.extra, "output_config")
 
 
 def _auth(key: Secret | None) -> dict[str, str]:
     """The key as Anthropic takes it, or as a token where its variable says so: gateways want that."""
-    if key is None:
-        return {}
-    if key.source.startswith("ANTHROPIC_AUTH_TOKEN"):
-        return {"Authorization": f"Bearer {key.reveal()}"}
+    if key is None or key.source.startswith("ANTHROPIC_AUTH_TOKEN"):
+        return bearer(key)
     return {"x-api-key": key.reveal()}
 
 
@@ -185,8 +185,7 @@ def _choice(choice: str | None) -> dict[str, Any] | None:
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    about = {"name": tool.name, "description": tool.description or None, "strict": tool.strict}
-    return {**without_none(about), "input_schema": parameters(tool, ANTHROPIC)}
+    return function(tool, strict=tool.strict, input_schema=parameters(tool, ANTHROPIC))
 
 
 def _messages(request: Request) -> list[dict[str, Any]]:

@@ -41,15 +41,19 @@ from ._json import count, items, label, obj, string
 from ._media import is_media, media, told_by_user
 from ._request import (
     arguments,
-    b64,
+    bearer,
     budget,
     content,
-    document_text,
+    data_url,
     fragment,
+    function,
     misplaced,
-    with_query,
+    post,
+    result_text,
+    under,
     without_none,
     words,
+    words_of,
 )
 
 _CHOICES = {None: None, "auto": None, "none": "NONE", "required": "REQUIRED"}
@@ -87,9 +91,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         if request.schema is None
         else {"type": "json_object", "json_schema": request.schema},
     }
-    headers = {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
-    url = with_query(provider.base_url.rstrip("/").removesuffix("/v2") + "/v2/chat", provider)
-    return HttpCall(url, {**headers, **provider.headers}, {**without_none(body), **request.extra})
+    return post(provider, under(provider, "/v2", "/chat"), bearer(key), body, request.extra)
 
 
 # --- request ------------------------------------------------------------------------------------------------
@@ -112,8 +114,7 @@ def _choice(choice: str | None) -> str | None:
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    about = {"name": tool.name, "description": tool.description or None}
-    return {"type": "function", "function": {**without_none(about), "parameters": tool.parameters}}
+    return {"type": "function", "function": function(tool, parameters=tool.parameters)}
 
 
 def _turns(message: Message) -> Iterator[dict[str, Any]]:
@@ -137,22 +138,10 @@ def _part(part: Part) -> dict[str, Any]:
         case Text(text):
             return {"type": "text", "text": text}
         case Image(url=url):
-            return {
-                "type": "image_url",
-                "image_url": {"url": url or f"data:{part.media_type};base64,{b64(part)}"},
-            }
+            return {"type": "image_url", "image_url": {"url": url or data_url(part)}}
         case Document():
-            return {"type": "text", "text": _words(part)}
+            return {"type": "text", "text": words_of(part, "Cohere")}
     raise misplaced(part, "user", "Cohere")
-
-
-def _words(part: Document) -> str:
-    text = document_text(part)
-    if text is None:
-        raise ConfigError(
-            f"Cohere takes no documents but text ({part!r}).", hint="Pass its text, or pictures of its pages."
-        )
-    return f"\n\n{part.name}:\n{text}\n\n" if part.name else f"\n\n{text}\n\n"
 
 
 def _assistant(parts: Sequence[Part]) -> dict[str, Any]:
@@ -174,13 +163,11 @@ def _assistant(parts: Sequence[Part]) -> dict[str, Any]:
 
 
 def _result(result: ToolResult) -> dict[str, Any]:
-    """A tool's result. The protocol has no mark for a failed call, so the words say it."""
     if any(isinstance(p, Image) for p in content(result)):
         raise ConfigError(
             "Cohere takes no pictures in a tool's result.", hint="Put them into a user message after it."
         )
-    text = "".join(_part(p)["text"] for p in content(result))
-    text = f"Error: {text}" if result.is_error and not text.lower().startswith("error") else text
+    text = result_text(result, "".join(_part(p)["text"] for p in content(result)))
     return {"role": "tool", "tool_call_id": result.id, "content": text}
 
 

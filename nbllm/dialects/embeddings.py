@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,15 +22,16 @@ from urllib.parse import quote
 
 import msgspec
 
-from ..core.calls import Dialect, Endpoint, Frame, HttpCall, Secret
+from ..core.calls import Dialect, Endpoint, HttpCall, Secret
 from ..core.errors import BadRequest, ContextLengthExceeded, ProtocolError, ProviderError, ServerError
-from ..core.events import Event, Finished, Started, TextDelta, Usage, UsageReport
+from ..core.events import Event, TextDelta, Usage, UsageReport
 from ..core.messages import Request
-from ._decoder import excerpt, failure, unfinished, values
-from ._errors import http_error, provider_error
+from ._decoder import Reading
+from ._errors import http_error
 from ._json import count, obj
-from ._openai import post
-from ._request import with_query
+from ._openai import post as openai_post
+from ._request import bearer, post, under, without_none
+from .gemini import google_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,145 +93,54 @@ def _odd(what: str) -> ProtocolError:
     )
 
 
-# --- what the formats send ---
-
-
-class _Item(msgspec.Struct):
-    embedding: Vector
-    index: int | None = None
-
-
-class _OpenAI(msgspec.Struct):
-    data: list[_Item]
-    model: str | None = None
-    usage: dict[str, Any] | None = None
-
-
-class _Values(msgspec.Struct):
-    values: list[float]
-
-
-class _Gemini(msgspec.Struct):
-    embeddings: list[_Values]
-    usageMetadata: dict[str, Any] | None = None  # noqa: N815 - the provider's name
-
-
-class _Ollama(msgspec.Struct):
-    embeddings: list[list[float]]
-    model: str | None = None
-    prompt_eval_count: Any = None
-
-
-class _Kinds(msgspec.Struct):
-    vectors: list[list[float]] = msgspec.field(name="float")
-
-
-class _Cohere(msgspec.Struct):
-    embeddings: _Kinds
-    meta: dict[str, Any] | None = None
-
-
-Read = tuple[Sequence[Vector], "str | None", Mapping[str, Any], "int | None"]
-
-
-def _openai_read(said: _OpenAI) -> Read:
-    usage = said.usage or {}
-    places = [item.index for item in said.data]
-    found: Sequence[_Item] = said.data
-    if any(place is not None for place in places):
-        if set(places) != set(range(len(places))):
-            raise _odd("indexes that are not 0 to n-1, each once")
-        found = sorted(said.data, key=lambda item: item.index or 0)
-    return [item.embedding for item in found], said.model, usage, count(usage.get("prompt_tokens"))
-
-
-def _gemini_read(said: _Gemini) -> Read:
-    usage = said.usageMetadata or {}
-    return [v.values for v in said.embeddings], None, usage, count(usage.get("promptTokenCount"))
-
-
-def _ollama_read(said: _Ollama) -> Read:
-    return said.embeddings, said.model, {}, count(said.prompt_eval_count)
-
-
-def _cohere_read(said: _Cohere) -> Read:
-    billed = obj(obj(said.meta).get("billed_units"))
-    return said.embeddings.vectors, None, billed, count(billed.get("input_tokens"))
-
-
 # --- what is asked ---
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request's parts. purpose: document or query."""
-
-    texts: list[str]
-    purpose: str
-    dimensions: int | None
-    extra: dict[str, Any]
-
-
-def _asked(request: Request) -> _Asked:
+def _asked(request: Request) -> tuple[list[str], str, int | None, dict[str, Any]]:
+    """(texts, document or query, dimensions, the rest of what is to be sent)."""
     extra = dict(request.extra)
     purpose, dimensions = extra.pop("purpose", "document"), extra.pop("dimensions", None)
-    return _Asked([m.text for m in request.messages], purpose, dimensions, extra)
+    return [m.text for m in request.messages], purpose, dimensions, extra
 
 
 def _openai_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCall:
     """base64 is a quarter of the bytes, but not every compatible server knows it."""
-    asked = _asked(request)
-    body = {
-        "model": request.model,
-        "input": asked.texts,
-        "encoding_format": "base64" if row.is_openai else "float",
-        "dimensions": asked.dimensions,
-    }
-    return post(row, "/embeddings", key, body, asked.extra)
+    texts, _, dimensions, extra = _asked(request)
+    form = "base64" if row.is_openai else "float"
+    body = {"model": request.model, "input": texts, "encoding_format": form, "dimensions": dimensions}
+    return openai_post(row, "/embeddings", key, body, extra)
 
 
 def _gemini_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCall:
     """gemini-embedding-2 takes no task types; the models before it do."""
-    asked, name = _asked(request), request.model.removeprefix("models/")
+    (texts, purpose, dimensions, extra), name = _asked(request), request.model.removeprefix("models/")
     base = row.base_url.rstrip("/")
     base = base if base.rpartition("/")[2].startswith("v1") else f"{base}/v1beta"
-    one: dict[str, Any] = {"model": f"models/{name}"}
-    if not name.startswith("gemini-embedding-2"):
-        one["taskType"] = f"RETRIEVAL_{asked.purpose.upper()}"
-    if asked.dimensions is not None:
-        one["outputDimensionality"] = asked.dimensions
-    requests = [{**one, "content": {"parts": [{"text": text}]}} for text in asked.texts]
-    headers = {"x-goog-api-key": key.reveal()} if key is not None else {}
-    url = with_query(f"{base}/models/{quote(name, safe='')}:batchEmbedContents", row)
-    return HttpCall(url, {**headers, **row.headers}, {"requests": requests, **asked.extra})
+    kind = None if name.startswith("gemini-embedding-2") else f"RETRIEVAL_{purpose.upper()}"
+    one = without_none({"model": f"models/{name}", "taskType": kind, "outputDimensionality": dimensions})
+    body = {"requests": [{**one, "content": {"parts": [{"text": text}]}} for text in texts]}
+    return post(row, f"{base}/models/{quote(name, safe='')}:batchEmbedContents", google_key(key), body, extra)
 
 
 def _ollama_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCall:
     """truncate is off: a text that does not fit is an error, not half a text."""
-    asked = _asked(request)
-    body: dict[str, Any] = {"model": request.model, "input": asked.texts, "truncate": False}
-    body |= {"dimensions": asked.dimensions} if asked.dimensions is not None else {}
-    return _bearer(row, key, row.base_url.rstrip("/").removesuffix("/api") + "/api/embed", body, asked)
+    texts, _, dimensions, extra = _asked(request)
+    body = {"model": request.model, "input": texts, "truncate": False, "dimensions": dimensions}
+    return post(row, under(row, "/api", "/embed"), bearer(key), body, extra)
 
 
 def _cohere_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCall:
     """truncate is off here too; input_type is wanted by every model since v3."""
-    asked = _asked(request)
-    body: dict[str, Any] = {
+    texts, purpose, dimensions, extra = _asked(request)
+    body = {
         "model": request.model,
-        "texts": asked.texts,
-        "input_type": f"search_{asked.purpose}",
+        "texts": texts,
+        "input_type": f"search_{purpose}",
         "embedding_types": ["float"],
         "truncate": "NONE",
+        "output_dimension": dimensions,
     }
-    body |= {"output_dimension": asked.dimensions} if asked.dimensions is not None else {}
-    return _bearer(row, key, row.base_url.rstrip("/").removesuffix("/v2") + "/v2/embed", body, asked)
-
-
-def _bearer(row: Endpoint, key: Secret | None, url: str, body: dict[str, Any], asked: _Asked) -> HttpCall:
-    headers = {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
-    url = with_query(url, row)
-    return HttpCall(url, {**headers, **row.headers}, {**body, **asked.extra})
+    return post(row, under(row, "/v2", "/embed"), bearer(key), body, extra)
 
 
 # --- the dialects ---
@@ -237,13 +148,15 @@ def _bearer(row: Endpoint, key: Secret | None, url: str, body: dict[str, Any], a
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """One format. most: texts of one request; tokens: those of all its texts, None for no limit; batch: texts
-    that are sent in one where nobody chooses."""
+    """One format. vectors: the names that lead to the list of them, and `field` that of one in its item;
+    counted: those that lead to the tokens of input. most: texts of one request; tokens: those
+    of all its texts, None for no limit; batch: texts that are sent in one where nobody chooses."""
 
     name: str
-    shape: type[msgspec.Struct]
     encode: Callable[[Request, Endpoint, Secret | None], HttpCall]
-    read: Callable[[Any], Read]
+    vectors: tuple[str, ...]
+    field: str
+    counted: tuple[str, ...]
     most: int
     batch: int
     tokens: int | None = None
@@ -275,50 +188,85 @@ _TOO_LONG = re.compile(
 )
 
 
-class VectorDecoder:
+class VectorDecoder(Reading):
     """Reads an answer, which is one JSON object."""
 
     whole = True
 
     def __init__(self, format: Embeddings, provider: Endpoint) -> None:
-        self.done = False
-        self._format, self._provider, self._said = format, provider, ""
+        super().__init__(provider)
+        self._format = format
 
-    def feed(self, frame: Frame) -> Iterator[Event]:
-        """The vectors as one text. Raises ProviderError for an error, ProtocolError for anything else."""
-        self._said = self._said or excerpt(frame)
+    def _expect(self, value: Mapping[str, Any]) -> None:
+        """What holds no vectors is in no known format."""
+
+    def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
+        """The vectors as one text. Raises ProtocolError for vectors that are none."""
+        format = self._format
+        vectors = _at(value, format.vectors)
         try:
-            said = msgspec.json.decode(frame.data, type=self._format.shape)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            for value in values(frame, self._provider):
-                if value is not None and (problem := failure(value, frame.name)) is not None:
-                    raise provider_error(self._provider, problem) from None
+            if format.field:
+                vectors = _in_order(msgspec.convert(vectors, list[dict[str, Any]]), format.field)
+            text = packed(_matrix(msgspec.convert(vectors, list[Vector])))
+        except msgspec.ValidationError:
             return
-        vectors, model, usage, tokens = self._format.read(said)
-        text = packed(_matrix(vectors))
-        self.done = True
-        yield Started(model=model)
+        self.done = self._known = True
+        *about, _ = format.counted
+        usage, tokens = obj(_at(value, about)) if about else {}, count(_at(value, format.counted))
+        yield from self._begin(None, value.get("model"))
         yield TextDelta(text)
         yield UsageReport(Usage(input_tokens=tokens, output_tokens=0, raw=usage))
-        yield Finished("stop")
 
-    def close(self) -> Iterator[Event]:
-        """Raises where no vectors came."""
-        if not self.done:
-            raise unfinished(self._provider, self._said, known=False)
-        return iter(())
+
+def _at(value: Any, names: Sequence[str]) -> Any:
+    for name in names:
+        value = obj(value).get(name)
+    return value
+
+
+def _in_order(items: list[dict[str, Any]], field: str) -> list[Any]:
+    """The vectors of items that may have places."""
+    places = [item.get("index") for item in items]
+    if any(place is not None for place in places):
+        if set(places) != set(range(len(places))):
+            raise _odd("indexes that are not 0 to n-1, each once")
+        items = sorted(items, key=operator.itemgetter("index"))
+    return [item.get(field) for item in items]
 
 
 # Limits, 2026-11: OpenAI's API reference (2,048 texts and 300,000 tokens a request; 256 are asked, so that a
 # retry costs little); Google's own refusal ("at most 100 requests can be in one batch"); Cohere's reference
 # of v2/embed (96 texts). Ollama names none: its texts are computed one after another.
-_OPENAI_FORMAT = Embeddings("openai_embeddings", _OpenAI, _openai_call, _openai_read, 2048, 256, 300_000)
+_OPENAI_FORMAT = Embeddings(
+    "openai_embeddings",
+    _openai_call,
+    ("data",),
+    "embedding",
+    ("usage", "prompt_tokens"),
+    *(2048, 256, 300_000),
+)
 EMBEDDINGS: dict[str, Embeddings] = {
     "openai_chat": _OPENAI_FORMAT,
     "openai_responses": _OPENAI_FORMAT,
-    "gemini": Embeddings("gemini_embeddings", _Gemini, _gemini_call, _gemini_read, 100, 100),
-    "ollama": Embeddings("ollama_embeddings", _Ollama, _ollama_call, _ollama_read, 2048, 64),
-    "cohere": Embeddings("cohere_embeddings", _Cohere, _cohere_call, _cohere_read, 96, 96),
+    "gemini": Embeddings(
+        "gemini_embeddings",
+        _gemini_call,
+        ("embeddings",),
+        "values",
+        ("usageMetadata", "promptTokenCount"),
+        *(100, 100),
+    ),
+    "ollama": Embeddings(
+        "ollama_embeddings", _ollama_call, ("embeddings",), "", ("prompt_eval_count",), 2048, 64
+    ),
+    "cohere": Embeddings(
+        "cohere_embeddings",
+        _cohere_call,
+        ("embeddings", "float"),
+        "",
+        ("meta", "billed_units", "input_tokens"),
+        *(96, 96),
+    ),
 }
 EMBEDDERS = {
     f.name: Dialect(f.name, f.encode, functools.partial(VectorDecoder, f), _error)

@@ -44,11 +44,11 @@ from ._request import (
     content,
     dumps,
     fragment,
-    merged,
+    function,
     misplaced,
+    post,
     system_text,
     turns,
-    with_query,
     with_unique_ids,
     without_none,
 )
@@ -87,13 +87,16 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
             }
         ),
     }
-    headers = {"x-goog-api-key": key.reveal()} if key is not None else {}
-    extra = merged(without_none(body), request.extra, ["generationConfig"])
-    url = with_query(_url(request.model, provider.base_url), provider)
-    return HttpCall(url, {**headers, **provider.headers}, extra)
+    url = _url(request.model, provider.base_url)
+    return post(provider, url, google_key(key), body, request.extra, "generationConfig")
 
 
 # --- request ------------------------------------------------------------------------------------------------
+
+
+def google_key(key: Secret | None) -> dict[str, str]:
+    """The header that carries a key."""
+    return {"x-goog-api-key": key.reveal()} if key is not None else {}
 
 
 def _url(model: str, base: str) -> str:
@@ -121,8 +124,7 @@ def _thinking(request: Request) -> dict[str, Any] | None:
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    about = {"name": tool.name, "description": tool.description or None}
-    return {**without_none(about), "parametersJsonSchema": tool.parameters}
+    return function(tool, parametersJsonSchema=tool.parameters)
 
 
 def _tool_config(request: Request) -> dict[str, Any] | None:

@@ -25,20 +25,24 @@ from ..core.events import (
 from ..core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ._decoder import Reading
 from ._errors import http_error
-from ._json import count, effort, items, label, obj, string
+from ._json import count, items, label, obj, string
 from ._media import media, told_by_user
 from ._request import (
     b64,
+    bearer,
     budget,
     call_arguments,
     content,
-    document_text,
+    effort,
     fragment,
-    merged,
+    function,
     misplaced,
-    with_query,
+    post,
+    result_text,
+    under,
     without_none,
     words,
+    words_of,
 )
 from ._usual import ERROR_WORDS, ERRORS, Usual, struct
 
@@ -73,11 +77,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
             }
         ),
     }
-    headers = {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
-    url = with_query(provider.base_url.rstrip("/").removesuffix("/api") + "/api/chat", provider)
-    return HttpCall(
-        url, {**headers, **provider.headers}, merged(without_none(body), request.extra, ["options"])
-    )
+    return post(provider, under(provider, "/api", "/chat"), bearer(key), body, request.extra, "options")
 
 
 # --- request ------------------------------------------------------------------------------------------------
@@ -95,8 +95,7 @@ def _think(request: Request) -> bool | str | None:
 def _tool(tool: Tool) -> dict[str, Any]:
     if tool.strict:
         raise ConfigError(f"Ollama has no strict tools ({tool.name}).", hint="Leave strict out.")
-    about = {"name": tool.name, "description": tool.description or None}
-    return {"type": "function", "function": {**without_none(about), "parameters": tool.parameters}}
+    return {"type": "function", "function": function(tool, parameters=tool.parameters)}
 
 
 def _messages(request: Request) -> list[dict[str, Any]]:
@@ -141,9 +140,7 @@ def _assistant(message: Message) -> dict[str, Any]:
 
 
 def _result(result: ToolResult, name: str | None) -> dict[str, Any]:
-    """A tool's result. The protocol has no mark for a failed call, so the words say it."""
-    text = "".join(_text(p) for p in content(result) if not isinstance(p, Image))
-    text = f"Error: {text}" if result.is_error and not text.lower().startswith("error") else text
+    text = result_text(result, "".join(_text(p) for p in content(result) if not isinstance(p, Image)))
     images = [_image(p) for p in content(result) if isinstance(p, Image)]
     return without_none(
         {"role": "tool", "content": text, "tool_name": name, "tool_call_id": result.id, "images": images}
@@ -155,12 +152,7 @@ def _text(part: Any) -> str:
         return part.text
     if not isinstance(part, Document):
         raise misplaced(part, "user", "Ollama")
-    text = document_text(part)
-    if text is None:
-        raise ConfigError(
-            f"Ollama takes no documents but text ({part!r}).", hint="Pass its text, or pictures of its pages."
-        )
-    return f"\n\n{part.name}:\n{text}\n\n" if part.name else f"\n\n{text}\n\n"
+    return words_of(part, "Ollama")
 
 
 def _image(part: Image) -> str:

@@ -55,10 +55,19 @@ from ._decoder import (
     thought_text,
 )
 from ._errors import http_error
-from ._json import effort, items, label, obj, string
+from ._json import items, label, obj, string
 from ._media import check_picture, is_media, media, told_by_user
-from ._openai import REASONS, able, data_url, file_name, post, result_text, schema_format, usage
-from ._request import arguments, content, with_short_ids
+from ._openai import REASONS, able, file_name, post, schema_format, usage
+from ._request import (
+    arguments,
+    content,
+    data_url,
+    effort,
+    function,
+    result_text,
+    with_short_ids,
+    without_none,
+)
 from ._toolcalls import Calls, google
 from ._usual import ERRORS, Usual, struct
 
@@ -124,13 +133,7 @@ def _choice(choice: str | None) -> str | dict[str, Any] | None:
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    about = {
-        "name": tool.name,
-        "description": tool.description or None,
-        "parameters": parameters(tool, OPENAI),
-        "strict": tool.strict,
-    }
-    return {k: v for k, v in about.items() if v is not None}
+    return function(tool, parameters=parameters(tool, OPENAI), strict=tool.strict)
 
 
 def _takes_signatures(request: Request, provider: Endpoint) -> tuple[str, ...]:
@@ -226,13 +229,8 @@ def _detail(reasoning: Reasoning) -> dict[str, Any]:
     if reasoning.redacted is not None:
         whole = parse_arguments(reasoning.redacted)
         return whole or {"type": "reasoning.encrypted", "data": reasoning.redacted}
-    about = {
-        "type": "reasoning.text",
-        "text": reasoning.text,
-        "signature": reasoning.signature,
-        "id": reasoning.id,
-    }
-    return {k: v for k, v in about.items() if v is not None}
+    about = {"type": "reasoning.text", "text": reasoning.text}
+    return without_none({**about, "signature": reasoning.signature, "id": reasoning.id})
 
 
 # --- answer -------------------------------------------------------------------------------------------------

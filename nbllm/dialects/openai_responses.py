@@ -44,10 +44,10 @@ from ..core.strict import OPENAI, parameters
 from ._caching import openai_words
 from ._decoder import Reading, citation, failure
 from ._errors import http_error
-from ._json import effort, items, label, obj, string
+from ._json import items, label, obj, string
 from ._media import check_picture, is_media, media, told_by_user
-from ._openai import REASONS, able, data_url, file_name, post, result_text, schema_format, usage
-from ._request import arguments, with_short_ids
+from ._openai import REASONS, able, file_name, post, schema_format, usage
+from ._request import arguments, data_url, effort, function, result_text, with_short_ids
 from ._usual import Usual, struct
 
 # --- request ------------------------------------------------------------------------------------------------
@@ -96,14 +96,8 @@ def _choice(choice: str | None) -> str | dict[str, Any] | None:
 
 def _tool(tool: Tool) -> dict[str, Any]:
     # `strict` has a default of true here, unlike in Chat Completions: a plain schema would be refused.
-    about = {
-        "type": "function",
-        "name": tool.name,
-        "description": tool.description or None,
-        "parameters": parameters(tool, OPENAI),
-        "strict": bool(tool.strict),
-    }
-    return {k: v for k, v in about.items() if v is not None}
+    about = function(tool, parameters=parameters(tool, OPENAI), strict=bool(tool.strict))
+    return {"type": "function", **about}
 
 
 def _input(request: Request, quirks: Quirks) -> list[dict[str, Any]]:
