@@ -72,7 +72,12 @@ _FOREIGN = re.compile(
     r"::\0|\{[^\W\d][\w.]*(?:![rsa])?:[^{}\s]*\0|\\[A-Za-z]+\*?[ "
     r"]\0|<[A-Za-z][^<>{}\n]*=\0|\"[^\"\n]*#\0[^\"\n]*\"|\b(?:const|let|var)\s+\0\s*=(?!=)"
     r"|\b(?:import|export)\s+(?:type\s+)?\0\s*(?:from\s*['\"]|;)|\(\0\)\s*=>"
+    r"|\bfunction\b[^(){}\n]*\(\0\)"
 )
+# A tag up to the value of one of its attributes, as JSX has it: over lines, others with braces before it.
+_VALUE = r"""(?:"[^"]*"|'[^']*'|\{(?:[^{}]|\{[^{}]*\})*\})"""
+_TAG = re.compile(rf"<[A-Za-z][\w.:-]*(?:\s+(?:[\w:.@-]+(?:={_VALUE})?|{_VALUE}))*\s+[\w:.@-]+=")
+_TAG_REACH = 1_000  # characters of it
 _TRIES, _REACH = (
     6,
     4_000,
@@ -286,22 +291,23 @@ class _Scan:
             return None
         if braces == 2:
             return None if self.mode == "single" else self._double(at, end)
-        match = _PLACE.match(self.text, at) if self.mode in ("on", "single") else None
-        if (
-            match is None
-            or not _is_name(match)
-            or _known(match["root"], self.namespace) not in self.namespace
-            or not _is_format(match)
-            or not self.may_open(at, end)
-        ):
-            if self.telling and self.mode == "on" and self._like_ours(at, end):
-                self._skip(at, self.text.find("}", at) + 1)
+        match = _PLACE.match(self.text, at)
+        match = match if match and _is_name(match) and _is_format(match) else None
+        known = match is not None and _known(match["root"], self.namespace) in self.namespace
+        if match is None or not known or self.mode == "double" or not self.may_open(at, end):
+            if self.telling and self.mode == "on" and self._like_ours(at, end, match):
+                self.skipped.append(self.text[at : self.text.find("}", at) + 1])
             return None
-        around = f"{self.text[max(0, at - _AROUND) : at]}\0{self.text[match.end() : match.end() + _AROUND]}"
-        if at != end and _FOREIGN.search(around):
+        if at != end and self._foreign(at, match.end()):
             self.skipped.append(match[0])
             return None
         return _Place(at, match.end(), match["expr"], match)
+
+    def _foreign(self, at: int, end: int) -> bool:
+        """Whether another language has a place of its own between `at` and `end`."""
+        around = f"{self.text[max(0, at - _AROUND) : at]}\0{self.text[end : end + _AROUND]}"
+        tag = self.text.rfind("<", max(0, at - _TAG_REACH), at)
+        return bool(_FOREIGN.search(around) or (tag >= 0 and _TAG.fullmatch(self.text, tag, at)))
 
     def may_open(self, at: int, end: int) -> bool:
         """Whether a brace at `at` may be ours by its place; our last place ended at `end`."""
@@ -316,22 +322,20 @@ class _Scan:
         letter = before.isalpha() and not name(before, "").startswith(_UNSPACED)
         return at == end or not (letter or before.isdecimal() or (before != "" and before in _BEFORE))
 
-    def _like_ours(self, at: int, end: int) -> bool:
-        """Whether what stays in single braces is told: it looks like ours, and stands where ours could."""
+    def _like_ours(self, at: int, end: int, match: re.Match[str] | None) -> bool:
+        """Whether what stays in single braces is told: it looks like ours, and stands where ours could.
+        match: its form, None where it is no name."""
         close = self.text.find("}", at, at + _AROUND)
         source = self.text[at + 1 : close].strip()
         if close < 0 or len(self.skipped) >= _MOST_TOLD or not self._apart(at, end) or at in self.literals:
             return False
-        around = f"{self.text[max(0, at - _AROUND) : at]}\0{self.text[close + 1 : close + _AROUND]}"
-        match = _PLACE.match(self.text, at)
-        bare = match is not None and _is_name(match) and _is_format(match)
-        if _FOREIGN.search(around) or "\n" in source or not (bare or _parses(source)):
+        if self._foreign(at, close + 1) or "\n" in source or not (match or _tree(source)):
             return False
-        names = [_plain(match["root"])] if bare and match else _free_names(source)
+        names = [_plain(match["root"])] if match else _free_names(source)
         there = [n for n in names if n in self.namespace]
         if at in self.code:
-            return bare and bool(there)
-        if bare:
+            return match is not None and bool(there)
+        if match:
             return not keyword.iskeyword(names[0])
         return bool(there) and all(n in there or n in _BUILTINS for n in names) and _is_one_value(source)
 
@@ -342,11 +346,11 @@ class _Scan:
             if close < 0:
                 break
             source = self.text[at + 2 : close].strip()
-            if _parses(source):
+            if _tree(source):
                 return self._expression(_Place(at, close + 2, source), foreign=not self.may_open(at, end))
         close = self.text.find("}}", at, limit)
         if close > at + 2 and at not in self.code:  # in code that is no surprise
-            self._skip(at, close + 2)
+            self.skipped.append(self.text[at : close + 2])
         return None
 
     def _expression(self, place: _Place, *, foreign: bool) -> _Place | None:
@@ -354,10 +358,6 @@ class _Scan:
             self.skipped.append(self.text[place.start : place.end])
             return None
         return place
-
-    def _skip(self, at: int, end: int) -> None:
-        """Notes what stays."""
-        self.skipped.append(self.text[at:end])
 
 
 def _plain(word: str) -> str:
@@ -379,8 +379,8 @@ def _is_name(match: re.Match[str]) -> bool:
 def _is_one_value(source: str) -> bool:
     """Whether an expression is a value and no list of names, as sets of mathematics and objects of JavaScript
     are."""
-    body = ast.parse(source, mode="eval").body
-    return not isinstance(body, ast.Tuple | ast.Starred | ast.Constant)
+    tree = _tree(source)
+    return tree is not None and not isinstance(tree.body, ast.Tuple | ast.Starred | ast.Constant)
 
 
 def _advice(left: str, namespace: Mapping[str, Any]) -> str:
@@ -410,21 +410,18 @@ def _is_format(match: re.Match[str]) -> bool:
     return form is not None and not (form["width"] and int(form["width"]) < int(form["precision"]) + 2)
 
 
-def _parses(source: str) -> bool:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd escapes are told when the expression is evaluated
+def _tree(source: str) -> ast.Expression | None:
+    """An expression of Python, None for what is none."""
+    with warnings.catch_warnings(action="ignore"):  # odd escapes are told when the expression is evaluated
         try:
-            ast.parse(source, mode="eval")
+            return ast.parse(source, mode="eval")
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return False
-    return source != ""
+            return None
 
 
 def _free_names(source: str) -> list[str]:
     """The names that an expression takes from outside, as far as can be seen without running it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        nodes = list(ast.walk(ast.parse(source, mode="eval")))
+    nodes = [*ast.walk(_tree(source) or ast.Tuple())]
     own = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)} | {
         n.arg for n in nodes if isinstance(n, ast.arg)
     }
