@@ -3,7 +3,9 @@ clients, ids of calls from another provider, pictures by their bytes, parameters
 
 import base64
 import json
+from typing import Any
 
+import pydantic
 import pytest
 
 from nbllm import Client
@@ -36,6 +38,8 @@ def encoded(prompt, model="m", *, env=ENV, dialect=None, **options):
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 30
+WORDS = {"type": "text", "media_type": "text/plain", "data": "w"}
+FILE = "data:application/pdf;base64,JVBERg=="
 DATA = "data:image/png;base64," + base64.b64encode(PNG).decode()
 
 # A turn as some client keeps it, and what it is.
@@ -100,6 +104,39 @@ TURNS = [
         },
         ("user", [Document(b"%PDF")]),
     ),
+    (
+        {
+            "role": "user",
+            "content": [
+                {"type": "document", "title": "n", "source": WORDS},
+                {"type": "file", "file": {"filename": "a.pdf", "file_data": FILE}},
+                {"type": "input_file", "filename": "a.pdf", "file_data": FILE},
+                {"type": "input_file", "file_url": "https://x.example/a.pdf"},
+            ],
+        },
+        (
+            "user",
+            [
+                Document(b"w", media_type="text/plain", name="n"),
+                Document(b"%PDF", name="a.pdf"),
+                Document(b"%PDF", name="a.pdf"),
+                Document(url="https://x.example/a.pdf"),
+            ],
+        ),
+    ),
+    (
+        {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "z"}]},
+        ("assistant", [Reasoning(redacted="z")]),
+    ),
+    (
+        {
+            "role": "assistant",
+            "content": "a",
+            "reasoning_content": "t",
+            "thinking_blocks": [{"type": "thinking", "thinking": "t", "signature": "s"}],
+        },
+        ("assistant", [Reasoning("t", "s"), Text("a")]),
+    ),
 ]
 
 
@@ -110,11 +147,56 @@ def test_a_turn_of_another_client_is_carried_over_whole(given, expected):
     assert (Message("user", "x"), Message(role, parts)) == messages([{"role": "user", "content": "x"}, given])
 
 
+class Spoken(pydantic.BaseModel):
+    """A message as a provider's SDK gives it, whose fields are objects of its own."""
+
+    role: str = "assistant"
+    content: Any = None
+    tool_calls: Any = None
+    audio: Any = None
+
+
+class Piece(pydantic.BaseModel):
+    """One of its fields."""
+
+    model_config = {"extra": "allow"}
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        (Spoken(content="a"), [Text("a")]),
+        (Spoken(tool_calls=[Piece(**CALL)]), [ToolCall("c1", "f", {"a": 1}, '{"a": 1}')]),
+        ({"role": "assistant", "content": [Piece(type="text", text="a", citations=None)]}, [Text("a")]),
+        (
+            {"role": "assistant", "tool_calls": [Piece(id="c", function=Piece(name="f", arguments=""))]},
+            [ToolCall("c", "f", {}, "")],
+        ),
+    ],
+    ids=str,
+)
+def test_what_an_sdk_gave_is_carried_over(given, parts):
+    """As the answers of other clients are put into a history, whole or in parts."""
+    assert (Message("user", "x"), Message("assistant", parts)) == messages(
+        [{"role": "user", "content": "x"}, given]
+    )
+
+
+def test_a_message_may_stand_alone():
+    """Its keys are no prompt."""
+    assert (Message("user", "hi"),) == messages({"role": "user", "content": "hi"})
+    assert (Message("assistant", "hi"),) == messages(Spoken(content="hi"))
+
+
 REFUSED = [
     {"role": "user", "content": 5},
+    {"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]},
+    {"role": "user", "content": [{"type": "input_file", "file_data": "no address"}]},
     {"role": "user", "content": True},
     {"role": "user", "content": [5]},
     {"role": "user", "content": {"type": "hologram"}},
+    {"role": "user", "content": [{"type": ["text"]}]},
+    {"role": "user", "content": [{"type": "file", "file": "f"}]},
     {"role": "user", "content": "x", "tool_calls": [CALL]},
     {"role": "assistant", "content": None, "tool_calls": [{"function": {}}]},
     {"role": "tool", "content": "42"},

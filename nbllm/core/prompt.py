@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, cast, get_args
 
 from .errors import ConfigError
@@ -24,7 +25,7 @@ from .messages import (
     unbase64,
 )
 
-Prompt = str | Message | Part | Sequence["Message | Mapping[str, Any] | Part | str"]
+Prompt = str | Message | Part | Mapping[str, Any] | Sequence["Message | Mapping[str, Any] | Part | str"]
 
 _PARTS = (Text, Image, Document, Reasoning, ToolCall, ToolResult, Raw)
 
@@ -40,8 +41,9 @@ def messages(prompt: Prompt, system: str | None = None) -> tuple[Message, ...]:
 
 
 def _turns(prompt: Prompt) -> tuple[Message, ...]:
-    if isinstance(prompt, Message):
-        return (prompt,)
+    prompt = _as_mapping(prompt)
+    if isinstance(prompt, (Message, Mapping)):
+        return (_turn(prompt),)
     if isinstance(prompt, (str, *_PARTS)):
         return (Message("user", prompt),) if prompt else ()
     if not isinstance(prompt, Iterable):
@@ -54,7 +56,15 @@ def _turns(prompt: Prompt) -> tuple[Message, ...]:
     return tuple(_turn(m) for m in given)
 
 
+def _as_mapping(given: Any) -> Any:
+    """What a provider's own SDK gave, as the mapping that it was; all else as it is."""
+    if isinstance(given, type) or not hasattr(given, "model_dump"):
+        return given
+    return given.model_dump(exclude_none=True)
+
+
 def _turn(given: Any) -> Message:
+    given = _as_mapping(given)
     if isinstance(given, Message):
         return given
     if (
@@ -84,9 +94,9 @@ def _said(given: Mapping[str, Any]) -> Iterator[Part]:
         content: Any = texts if all(isinstance(p, Text) for p in parts) else parts
         yield ToolResult(_call_id(given), content, name=given.get("name"))
         return
-    yield from (
-        Reasoning(given[n]) for n in _THOUGHTS if role == "assistant" and isinstance(given.get(n), str)
-    )
+    blocks = given.get("thinking_blocks")  # LiteLLM's: with their signatures, what the other field repeats
+    said = (given.get(n) for n in _THOUGHTS if role == "assistant" and not blocks)
+    yield from (*_parts(blocks), *(Reasoning(text) for text in said if isinstance(text, str)))
     yield from parts
     yield from _parts(given.get("refusal"))
     for call in given.get("tool_calls") or ():
@@ -99,7 +109,7 @@ _KNOWN = get_args(Role)
 _ROLES = {"developer": "system", "function": "tool", "model": "assistant", "ai": "assistant", "human": "user"}
 _THOUGHTS = ("reasoning_content", "reasoning")
 _FIELDS = {
-    "assistant": ("tool_calls", "refusal", "function_call", *_THOUGHTS),
+    "assistant": ("tool_calls", "refusal", "function_call", "thinking_blocks", *_THOUGHTS),
     "tool": ("tool_call_id", "name"),
 }
 
@@ -116,6 +126,7 @@ def _call_id(given: Mapping[str, Any]) -> str:
 
 
 def _call(given: Any) -> ToolCall:
+    given = _as_mapping(given)
     function = given.get("function") if isinstance(given, Mapping) else None
     if isinstance(given, ToolCall):
         return given
@@ -134,7 +145,7 @@ def _parts(content: Any) -> Iterator[Part]:
         return
     if isinstance(content, (str, Mapping, *_PARTS)) or not isinstance(content, Iterable):
         content = [content]
-    for piece in content:
+    for piece in map(_as_mapping, content):
         if isinstance(piece, str):
             yield Text(piece)
         elif isinstance(piece, _PARTS):
@@ -149,28 +160,59 @@ def _parts(content: Any) -> Iterator[Part]:
 
 
 def _piece(piece: Mapping[str, Any]) -> Part | None:
-    """A piece of content as OpenAI's two APIs and Anthropic's write it; None for one that is not known."""
-    kind, source = piece.get("type"), piece.get("source")
-    if kind in ("text", "input_text", "output_text", "refusal"):
-        return Text(str(piece.get("text") or piece.get("refusal") or ""))
-    if kind in ("image_url", "input_image") and (url := piece.get("image_url")):
-        return Image(url=str(url.get("url") if isinstance(url, Mapping) else url))
-    if kind == "tool_use":
-        return _call({"id": piece.get("id"), "function": {**piece, "arguments": piece.get("input")}})
-    if kind == "tool_result" and piece.get("tool_use_id"):
-        inner = tuple(_parts(piece.get("content")))
-        texts = [p.text for p in inner if isinstance(p, Text)]
-        said: Any = "".join(texts) if len(texts) == len(inner) else inner
-        return ToolResult(str(piece["tool_use_id"]), said, bool(piece.get("is_error")))
-    if kind == "thinking":
-        return Reasoning(str(piece.get("thinking") or ""), piece.get("signature"))
-    if kind in ("image", "document") and isinstance(source, Mapping):
-        made = Image if kind == "image" else Document
-        if source.get("url"):
-            return made(url=str(source["url"]))
-        if (data := unbase64(str(source.get("data", "")))) is not None and source.get("type") == "base64":
-            return made(data, media_type=str(source.get("media_type")))
-    return None
+    read = _PIECES.get(str(piece.get("type")))
+    return read(piece) if read else None
+
+
+def _picture(piece: Mapping[str, Any]) -> Part | None:
+    url = piece.get("image_url")
+    url = url.get("url") if isinstance(url, Mapping) else url
+    return Image(url=str(url)) if url else None
+
+
+def _file(piece: Mapping[str, Any]) -> Part | None:
+    made = Document(url=piece.get("file_data") or piece.get("file_url"), name=piece.get("filename"))
+    return made if made.data or piece.get("file_url") else None
+
+
+def _result(piece: Mapping[str, Any]) -> Part | None:
+    inner = tuple(_parts(piece.get("content")))
+    texts = [p.text for p in inner if isinstance(p, Text)]
+    said: Any = "".join(texts) if len(texts) == len(inner) else inner
+    id = piece.get("tool_use_id")
+    return ToolResult(str(id), said, bool(piece.get("is_error"))) if id else None
+
+
+def _sourced(piece: Mapping[str, Any]) -> Part | None:
+    """A picture or a document in Anthropic's words: an address, base64, or a text."""
+    source = piece.get("source")
+    about = dict(source) if isinstance(source, Mapping) else {}
+    make: Any = Image if piece["type"] == "image" else partial(Document, name=piece.get("title"))
+    text, form = str(about.get("data", "")), about.get("type")
+    data = text.encode() if form == "text" else unbase64(text) if form == "base64" else None
+    if not about.get("url") and data is None:
+        return None
+    made: Part = make(data, about.get("url"), str(about.get("media_type") or make().media_type))
+    return made
+
+
+# Pieces of content as OpenAI's two APIs and Anthropic's write them; None for one that is not whole.
+_PIECES: dict[str, Callable[[Mapping[str, Any]], Part | None]] = {
+    **dict.fromkeys(
+        ("text", "input_text", "output_text", "refusal"),
+        lambda p: Text(str(p.get("text") or p.get("refusal") or "")),
+    ),
+    "image_url": _picture,
+    "input_image": _picture,
+    "file": lambda p: _file(p["file"]) if isinstance(p.get("file"), Mapping) else None,
+    "input_file": _file,
+    "image": _sourced,
+    "document": _sourced,
+    "tool_use": lambda p: _call({"id": p.get("id"), "function": {**p, "arguments": p.get("input")}}),
+    "tool_result": _result,
+    "thinking": lambda p: Reasoning(str(p.get("thinking") or ""), p.get("signature")),
+    "redacted_thinking": lambda p: Reasoning(redacted=str(p.get("data") or "")),
+}
 
 
 def tools(given: Tool | Mapping[str, Any] | Iterable[Tool | Mapping[str, Any]]) -> tuple[Tool, ...]:
