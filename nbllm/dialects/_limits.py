@@ -151,18 +151,22 @@ def seconds(text: str) -> float | None:
 
 _UNITS = {
     **dict.fromkeys(("ms", "millis", "millisecond", "milliseconds"), 0.001),
-    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), SECOND),
-    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), MINUTE),
-    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), HOUR),
-    **dict.fromkeys(("d", "day", "days"), DAY),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds", "秒"), SECOND),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes", "分钟"), MINUTE),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours", "小时"), HOUR),
+    **dict.fromkeys(("d", "day", "days", "天"), DAY),
+    **dict.fromkeys(("week", "weeks"), 7 * DAY),
 }
-_AMOUNT = re.compile(rf"(\d{{1,9}}(?:\.\d{{1,9}})?)\s*({'|'.join(_UNITS)})(?![a-z])", re.I)
+_AMOUNT = re.compile(
+    rf"(\d{{1,9}}(?:\.\d{{1,9}})?|\b(?:an?|one)(?=\s))\s*({'|'.join(_UNITS)})(?![a-z])", re.I
+)
 _SPANNED = re.compile(rf"(?:{_AMOUNT.pattern})+", re.I)
 
 
 def _summed(text: str) -> float | None:
     """The spans in a text, added up; None where it holds none."""
-    spans = [float(number) * _UNITS[unit.lower()] for number, unit in _AMOUNT.findall(text)]
+    found = _AMOUNT.findall(text)
+    spans = [float(number if number[0].isdigit() else 1) * _UNITS[unit.lower()] for number, unit in found]
     return sum(spans) if spans else None
 
 
@@ -187,19 +191,24 @@ def retry_after(headers: Mapping[str, str], value: Any, now: float) -> float | N
     """Seconds that the provider asks us to wait, None where it does not say (or says nonsense).
 
     retry-after-ms (OpenAI, Azure), Retry-After in seconds or as an HTTP date (RFC 9110 section 10.2.3), the
-    gateway LiteLLM's llm_provider-retry-after, GitHub's x-ratelimit-timeremaining, or google.rpc.RetryInfo in
-    the body.
+    gateway LiteLLM's llm_provider-retry-after, GitHub's x-ratelimit-timeremaining, what proxies say of their
+    own limits, or google.rpc.RetryInfo in the body. Some give the moment in epoch seconds.
     """
     if (ms := seconds(headers.get("retry-after-ms", ""))) is not None:
         return ms / 1000
-    for name in ("retry-after", "llm_provider-retry-after", "x-ratelimit-timeremaining"):
-        if (wait := _wait(headers.get(name, ""), _moment(headers.get("date", "")) or now)) is not None:
+    for name in _WAITING:
+        text, base = headers.get(name, "").strip(), _moment(headers.get("date", "")) or now
+        if (wait := _reset(text, base, ms=False)) is not None:
             return wait
     for detail in details(value, "RetryInfo"):
         return seconds(string(detail.get("retryDelay")))
     return _told(value)
 
 
+_WAITING = (
+    *("retry-after", "llm_provider-retry-after", "x-retry-after", "x-ratelimit-timeremaining"),
+    *("x-ratelimit-reset-after", "ratelimit-reset"),
+)
 _WAITS = {
     **dict.fromkeys(("retry_after", "retryAfter", "retry_after_seconds", "resets_in_seconds"), 1.0),
     **dict.fromkeys(("retry_after_ms", "retryAfterMs", "retry_after_millis"), 0.001),
@@ -217,9 +226,9 @@ def _told(value: Any) -> float | None:
 
 
 _IN = re.compile(
-    r"(?:again|retry|retrying|reset\w*|wait\w*|available|back)\W+"
-    r"(?:(?:in|after|for|at least|about|another)\W+){1,2}"
-    r"((?:\s*(?:and|,)?\s*\d[\d.]*\s*[a-z]+){1,4})",
+    r"(?:(?:again|retry|retrying|reset\w*|wait\w*|available|back)\W+(?:[a-z]+ ){0,3}?"
+    r"(?:(?:in|after|for|at least|about|another)\W+){1,2}|\bwait[ :~]+|请在\s*|请等待\s*)"
+    r"((?:\s*(?:and|,)?\s*(?:\d[\d.]*|an?\b|one\b)\s*(?:[a-z]+|秒|分钟|小时|天)){1,4})",
     re.I,
 )
 _STAMP = re.compile(r"limit reached\|(\d{10})\b")
