@@ -421,7 +421,8 @@ def _tree(source: str) -> ast.Expression | None:
 
 def _free_names(source: str) -> list[str]:
     """The names that an expression takes from outside, as far as can be seen without running it."""
-    nodes = [*ast.walk(_tree(source) or ast.Tuple())]
+    tree = _tree(source)
+    nodes = [*ast.walk(tree)] if tree else []
     own = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)} | {
         n.arg for n in nodes if isinstance(n, ast.arg)
     }
