@@ -163,3 +163,9 @@ def test_warnings_alone_have_their_colour():
     assert "nbllm-warn" not in note_line("Refused: no").html
     assert "nbllm-warn" in answer_lines(Response(parts=(Text("a"),)))[-1].html
     assert ["nbllm-warn"] == re.findall(r"\.(nbllm-[a-z]+)\{color:color-mix\(in srgb,var\(--jp-warn", STYLE)
+
+
+def test_text_that_runs_from_right_to_left_is_not_fixed_to_the_left():
+    """Lists, quotes, tables and thoughts begin where their text does; code and its language stay."""
+    rules = re.sub(r"[^{}]*(?:data-lang|align=right|nbllm-badge)[^{}]*{[^}]*}", "", STYLE)
+    assert [] == re.findall(r"(?:text-align|margin|padding|border)[\w-]*(?:-|:)(?:left|right)", rules)

@@ -178,7 +178,7 @@ _STANDARD = sys.stdlib_module_names - {
 BUDGETS = {
     ("core", "dialects", "http", "agents", "routing", "client", "store"): 17_049,
     ("rows",): 1_111,
-    ("notebook",): 5_918,
+    ("notebook",): 5_898,
     ("tools",): 2_216,
     ("bench",): 4_700,
     ("simulator",): 2_707,

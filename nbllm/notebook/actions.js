@@ -14,7 +14,8 @@ const STYLE = `
 .nbllm-acts form { display: flex; flex-direction: column; gap: 4px; margin-top: 6px; }
 .nbllm-acts textarea { font: inherit; width: 100%; box-sizing: border-box; resize: vertical;
   color: inherit; background: var(--jp-layout-color1, Field); border: 1px solid var(--jp-border-color1, GrayText); }
-.nbllm-code { position: relative; }
+.nbllm-code { position: relative; margin: 0 0 0.75em; }
+.nbllm-code > pre { margin: 0; }
 .nbllm-copy { position: absolute; top: 4px; right: 4px; opacity: 0; }
 .nbllm-code:hover > .nbllm-copy, .nbllm-copy:focus-visible { opacity: 1; }
 `;

@@ -15,23 +15,21 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from ..core.errors import ConfigError, NbllmError
 from ..core.messages import Text
 from ..store import preferences
 from .comms import mended, page_widget
+from .question import Question
 from .run import Guarded, Run, aside, carry, settle
+from .session import Session
 from .view.frontend import KernelPort
 from .view.hidden import clean
 from .view.live import LivePainter
 from .view.outcome import Outcome
 from .view.static import note_line
-
-if TYPE_CHECKING:
-    from .question import Question
-    from .session import Session
 
 _MOST = 50  # answers that have buttons
 _LONGEST = 200_000  # characters of a question that is edited

@@ -43,10 +43,6 @@ _EMBEDDED = ("in_tok_s", "texts_s")  # figures of embeddings alone
 _DIVIDER = re.compile(r"(?m)^-{3,}[ \t]*$")
 
 
-def _truth_or_list(text: str) -> Any:
-    return _TRUTH.get(text.lower()) if "_" not in text else text.split(",")
-
-
 def _numbers(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         found = [kind(word) for word in text.strip("[]() ").split(",") if word.strip()]
@@ -70,7 +66,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "int": int,
     "float": float,
     "str": str,
-    "rungs": _truth_or_list,
+    "rungs": lambda text: _TRUTH.get(text.lower()) if "_" not in text else text.split(","),
     "truth": lambda text: _TRUTH[text.lower()],
     "ints": _numbers(int),
     "numbers": _numbers(float),

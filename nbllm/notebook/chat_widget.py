@@ -10,11 +10,10 @@ the transcript by its display id, and shows nothing new.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from html import escape
-from importlib.resources import files
 from queue import Empty, SimpleQueue
 from typing import Any, Unpack
 from uuid import uuid4
@@ -29,7 +28,7 @@ from ..core.values import counted
 from ..routing.registry import DEFAULT_MODEL
 from . import tool_use
 from .chats import Chat, Place, Turn, markdown, words
-from .comms import mended, page_widget
+from .comms import mended, page_widget, source
 from .prompt.attachments import from_bytes
 from .question import Contestant, Question
 from .run import Guarded, Run, aside, carry
@@ -275,7 +274,7 @@ class ChatWidget:
                 page_widget("chat_widget.js")(
                     place=self._place,
                     placed=not self._view,
-                    style=_style(),
+                    style=f"{STYLE}<style>{source('chat_widget.css')}</style>",
                     model=self._model,
                     models=self._names(),
                     turns=self._turns(),
@@ -305,22 +304,19 @@ class ChatWidget:
     def _heard(self, _panel: Any, message: dict[str, Any], buffers: Sequence[Any]) -> None:
         """What the page says. Whatever is wrong with it is shown there, and never raised."""
         try:
-            if message["type"] == "send":
-                parts = [
-                    from_bytes(bytes(data), str(f.get("kind") or ""), str(f.get("name") or "file"))
-                    for f, data in zip(message.get("files") or (), buffers, strict=False)
-                ]
-                self.send(str(message.get("text") or ""), *parts)
-            elif message["type"] == "stop":
-                self.stop()
-            elif message["type"] == "answer":
-                self._answers.put((str(message.get("id")), str(message.get("answer"))))
-            elif message["type"] == "retry":
-                self.retry()
+            if (work := _DO.get(str(message.get("type")))) is not None:
+                work(self, message, buffers)
         except NbllmError as error:
             if self._failed is None or self._failed[1].error is not error:  # nothing was asked
                 self._refuse(error)
             self._set(turns=self._turns(), busy=self._busy)
+
+    def _sent(self, message: dict[str, Any], buffers: Sequence[Any]) -> None:
+        files = zip(message.get("files") or (), buffers, strict=False)
+        parts = (
+            from_bytes(bytes(d), str(f.get("kind") or ""), str(f.get("name") or "file")) for f, d in files
+        )
+        self.send(str(message.get("text") or ""), *parts)
 
     def _refuse(self, error: NbllmError) -> None:
         """Tells the page that its message was not taken: it gives the text back to the user, and shows
@@ -395,6 +391,15 @@ class ChatWidget:
         )
 
 
+# What the page may ask for.
+_DO: dict[str, Callable[[ChatWidget, dict[str, Any], Sequence[Any]], Any]] = {
+    "send": ChatWidget._sent,
+    "stop": lambda panel, _message, _buffers: panel.stop(),
+    "retry": lambda panel, _message, _buffers: panel.retry(),
+    "answer": lambda panel, m, _buffers: panel._answers.put((str(m.get("id")), str(m.get("answer")))),
+}
+
+
 def _asked_html(asked: Message) -> str:
     return "<br>".join(
         plain_html(p.text.strip()).strip()
@@ -402,7 +407,3 @@ def _asked_html(asked: Message) -> str:
         else f"<i>({escape(getattr(p, 'name', '') or type(p).__name__.lower())})</i>"
         for p in asked.parts
     )
-
-
-def _style() -> str:
-    return STYLE + f"<style>{(files(__package__) / 'chat_widget.css').read_text('utf-8')}</style>"

@@ -7,6 +7,7 @@ import importlib.util
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from ..client.catalog import list_models, ping
 from ..client.unloading import unloaded
 from ..core.calls import Provider
+from ..core.codec import to_json
 from ..core.errors import ConfigError, after_answer
 from ..core.events import Response
 from ..core.options import Option
@@ -25,7 +27,7 @@ from ..routing.toml_edit import set_entry
 from ..store.recordings import Recording, Tape, beside
 from . import overview
 from .cell import ask, models_of, run_cell, with_schema
-from .chats import Chats
+from .chats import markdown, messages
 from .comparison import Comparison
 from .completion import choices
 from .question import Question, checked
@@ -356,46 +358,47 @@ def _fix(session: Session, rest: str) -> Any:
 
 def _chat(session: Session, rest: str) -> Any:
     """list, open, show, pin, unpin, undo, fork, export, forget."""
-    from ..core.codec import to_json
-    from .chats import markdown, messages
-
     word, *names = rest.split() or ["list"]
-    chats = session.chats
-    name = names[0] if names else ""
-    if word == "list":
-        return _all_chats() if name == "--all" else _chats(chats)
-    if word == "open":
-        return _open(session, " ".join(names[1:]), name)
-    if word == "show":
-        return session.show(static(markdown(chats.get(name))))
-    if word == "undo":
-        undone = chats.undo(name).asked.text[:60]
-        return f"Undone: {undone!r}. {name} has {counted(len(chats.get(name).turns), 'turn')}."
-    if word in ("pin", "unpin"):
-        number = chats.pin(name, names[1] if len(names) > 1 else "", pinned=word == "pin")
-        return f"Turn {number} of {name} is {'pinned' if word == 'pin' else 'no longer pinned'}."
-    if word == "fork":
-        return (
-            f"{chats.fork(name, names[1] if len(names) > 1 else '').name} goes on from {name} with "
-            f"{counted(len(chats.get(name).turns), 'turn')}."
+    if word not in _CHAT:
+        raise ConfigError(
+            f"%llm chat has no {word!r}.",
+            hint="list, open NAME [MODEL], show NAME, pin NAME [N], unpin NAME [N], undo NAME, fork NAME "
+            "OTHER, export NAME [FILE], forget NAME (--all: what is kept of all notebooks), list --all.",
         )
-    if word in ("clear", "forget"):
-        return _forget(session, name)
-    if word == "export":
-        chat = chats.get(name)
-        if len(names) == 1:
-            return messages(chat)
-        path = Path(names[1])
-        path.write_text(f"{to_json(messages(chat)) if path.suffix == '.json' else markdown(chat)}\n", "utf-8")
-        return f"{name} is in {path}."
-    raise ConfigError(
-        f"%llm chat has no {word!r}.",
-        hint="list, open NAME [MODEL], show NAME, pin NAME [N], unpin NAME [N], undo NAME, fork NAME OTHER, "
-        "export NAME [FILE], forget NAME (--all: what is kept of all notebooks), list --all.",
-    )
+    return _CHAT[word](session, "".join(names[:1]), " ".join(names[1:]))
 
 
-def _chats(chats: Chats) -> Any:
+def _show(session: Session, name: str, _rest: str) -> None:
+    session.show(static(markdown(session.chats.get(name))))
+
+
+def _undo(session: Session, name: str, _rest: str) -> str:
+    undone = session.chats.undo(name).asked.text[:60]
+    return f"Undone: {undone!r}. {name} has {counted(len(session.chats.get(name).turns), 'turn')}."
+
+
+def _pin(session: Session, name: str, number: str, *, pinned: bool = True) -> str:
+    turn = session.chats.pin(name, number.partition(" ")[0], pinned=pinned)
+    return f"Turn {turn} of {name} is {'pinned' if pinned else 'no longer pinned'}."
+
+
+def _fork(session: Session, name: str, other: str) -> str:
+    made = session.chats.fork(name, other.partition(" ")[0])
+    return f"{made.name} goes on from {name} with {counted(len(made.turns), 'turn')}."
+
+
+def _export(session: Session, name: str, file: str) -> Any:
+    said = messages(chat := session.chats.get(name))
+    if not file:
+        return said
+    path = Path(file)
+    path.write_text(f"{to_json(said) if path.suffix == '.json' else markdown(chat)}\n", "utf-8")
+    return f"{name} is in {path}."
+
+
+def _listed(session: Session, name: str, _rest: str) -> Any:
+    if name == "--all":
+        return _all_chats()
     rows = [
         {
             "chat": c.name,
@@ -404,7 +407,7 @@ def _chats(chats: Chats) -> Any:
             "cost_usd": c.cost,
             "model": c.turns[-1].response.model if c.turns else None,
         }
-        for c in chats
+        for c in session.chats
     ]
     return overview.frame(rows, ["chat", "turns", "tokens", "cost_usd", "model"])
 
@@ -420,7 +423,7 @@ def _all_chats() -> Any:
     return frame.assign(last=pd.to_datetime(frame["last"], unit="s", utc=True).dt.round("s"))
 
 
-def _forget(session: Session, name: str) -> str:
+def _forget(session: Session, name: str, _rest: str) -> str:
     """Forgets a conversation; --all: all that are kept, of this notebook and the others."""
     from ..store.chats import KeptChats
 
@@ -433,7 +436,7 @@ def _forget(session: Session, name: str) -> str:
     )
 
 
-def _open(session: Session, rest: str, name: str) -> Any:
+def _open(session: Session, name: str, rest: str) -> Any:
     from .chat_widget import ChatWidget
 
     if not name.isidentifier():
@@ -447,6 +450,20 @@ def _open(session: Session, rest: str, name: str) -> Any:
     )
     route, spec = session.prepared(asked, asked.contestants[0])
     return ChatWidget(route.asked, name, **spec.chosen())
+
+
+_CHAT: dict[str, Callable[[Session, str, str], Any]] = {
+    "list": _listed,
+    "open": _open,
+    "show": _show,
+    "pin": _pin,
+    "unpin": partial(_pin, pinned=False),
+    "undo": _undo,
+    "fork": _fork,
+    "clear": _forget,
+    "forget": _forget,
+    "export": _export,
+}
 
 
 def _cache(session: Session, rest: str) -> str:

@@ -49,6 +49,11 @@ def warm_up() -> Any:
     )
 
 
+def source(name: str) -> str:
+    """A file of this folder that is for the page."""
+    return Path(__file__).with_name(name).read_text("utf-8")
+
+
 @lru_cache(maxsize=8)
 def page_widget(name: str) -> type[Any]:
     """The kernel's side of a widget without a view, of which the file `name` is the page's: a module of
@@ -59,7 +64,7 @@ def page_widget(name: str) -> type[Any]:
 
     kinds = {"str": Unicode, "bool": Bool, "list": List, "dict": Dict}
     traits = {trait: kinds[kind]().tag(sync=True) for trait, kind in _TRAITS[name].items()}
-    module = "\n".join(Path(__file__).with_name(part).read_text("utf-8") for part in ("page.js", name))
+    module = "\n".join(map(source, ("page.js", name)))
     return type(name.partition(".")[0].title(), (anywidget.AnyWidget,), {"_esm": module, **traits})
 
 

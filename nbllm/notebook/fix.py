@@ -3,9 +3,8 @@ run by itself."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..core.errors import ConfigError
+from ..core.events import Response
 from ..core.messages import Text
 from ..core.values import counted
 from ..tools.changes import lines
@@ -14,9 +13,6 @@ from .view.frontend import where
 from .view.hidden import clean, cleaned
 from .view.markdown import code_html, fences
 from .view.static import Rendered, bundle_of, code_of, joined, note_line
-
-if TYPE_CHECKING:
-    from ..core.events import Response
 
 _PROMPT = """This cell of a Jupyter notebook failed.
 

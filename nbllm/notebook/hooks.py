@@ -5,13 +5,9 @@ from __future__ import annotations
 
 import re
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .session import Failure, Session
-
-if TYPE_CHECKING:
-    from ..core.events import Response
-    from .comparison import Comparison
 
 _CELL = re.compile(r"/ipykernel_\d+/\d+\.py$")
 _LONGEST = 6_000  # characters of a traceback: its end says most
@@ -26,8 +22,8 @@ def install(session: Session) -> None:
         if not session.in_kernel:
             _quiet(session.shell.displayhook)
     printer = session.shell.display_formatter.ipython_display_formatter
-    printer.for_type_by_name(*_DRAWN[0], lambda response: _draw(session, response))
-    printer.for_type_by_name(*_DRAWN[1], lambda comparison: _draw_all(session, comparison))
+    for names in _DRAWN:
+        printer.for_type_by_name(*names, lambda value: _draw(session, value))
 
 
 def remove(session: Session) -> None:
@@ -104,17 +100,13 @@ def _matches(session: Session, text: str, column: int, row: int) -> dict[str, An
 # --- drawing ---
 
 
-def _draw(session: Session, response: Response) -> None:
-    """The safe bundle, unless that cell has just streamed it."""
-    if not session.was_shown(response):
+def _draw(session: Session, value: Any) -> None:
+    """The safe bundle of a Response or a Comparison, unless that cell has just streamed it."""
+    if not session.was_shown(value):
         from .view.static import final, footer
 
-        session.show(final(response, footer=footer(response)))
-
-
-def _draw_all(session: Session, comparison: Comparison) -> None:
-    if not session.was_shown(comparison):
-        session.show(comparison._repr_mimebundle_())
+        drawn = getattr(value, "_repr_mimebundle_", None)
+        session.show(drawn() if drawn else final(value, footer=footer(value)))
 
 
 def _quiet(hook: Any) -> None:

@@ -6,18 +6,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.errors import ConfigError
 from ..core.messages import Message, Part, Text
+from ..core.schema import Shape
 from ..core.values import BUDGET
 from ..store.budgets import Budget
 from .syntax.lexer import fail
 from .syntax.options import OPTIONS
 from .syntax.parser import Line
-
-if TYPE_CHECKING:
-    from ..core.schema import Shape
 
 _MOST = 24  # columns; more are a benchmark
 

@@ -60,7 +60,7 @@ def install(session: Session) -> None:
     """Takes the files' defaults over, where there are files, and registers NbLLM with the shell."""
     from traitlets import TraitError
 
-    for name, value in session.client.registry.defaults.items() if _has_files() else ():
+    for name, value in session.client.registry.defaults.items() if configured(Places.of(os.environ)) else ():
         try:
             if name not in NAMES:
                 raise Unreadable("is no option that can be a default")
@@ -81,10 +81,6 @@ def install(session: Session) -> None:
         _keep(session, settings.ledger)
     session.settings = settings
     shell.configurables.append(settings)
-
-
-def _has_files() -> bool:
-    return configured(Places.of(os.environ))
 
 
 def _keep(session: Session, kept: str | None) -> None:

@@ -142,7 +142,7 @@ def grid(columns: Sequence[Column]) -> str:
     an untrusted notebook); with them as many in a row as there is room for."""
     share = 100 // min(len(columns), _IN_A_ROW)
     cells = [
-        f"<td class=nbllm-col valign=top width={share}% style=text-align:left;vertical-align:top>"
+        f"<td class=nbllm-col valign=top width={share}% style=text-align:start;vertical-align:top>"
         f"<div class=nbllm-head><b>{escape(c.label)}</b>{c.stop and f' <span id={c.stop}></span>'}</div>\n"
         f"{c.line.html}</td>"
         for c in columns

@@ -152,7 +152,9 @@ class LivePainter(Painter):
         if self._mode == "live":
             data["text/html"] = container(whole.html, style=styled, grows=True)
         self._port.publish(data, display_id=self._display_id, update=update)
-        return ENVELOPE + sum(map(_wire_size, data.values()))
+        return ENVELOPE + sum(
+            len(json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")) for text in data.values()
+        )
 
     # -- the end --
 
@@ -184,7 +186,3 @@ class LivePainter(Painter):
         """Leaves plain text, where the final form could not be drawn."""
         place = self._withdraw()
         self._port.publish({"text/plain": plain(text)}, display_id=place or None, update=bool(place))
-
-
-def _wire_size(text: str) -> int:
-    return len(json.dumps(text, ensure_ascii=False).encode("utf-8", "replace"))

@@ -35,11 +35,12 @@ _RULES = (
 .nbllm h3{font-size:1.3em}.nbllm h4{font-size:1.15em}.nbllm :is(h5,h6){font-size:1em}
 .nbllm>:is(h3,h4):first-child{margin-top:.2em}.nbllm>style+:is(h3,h4){margin-top:.2em}"""),
     ("<li", """
-.nbllm li>p{margin:0 0 .4em}.nbllm :is(ul,ol){padding-left:1.7em}"""),
+.nbllm li>p{margin:0 0 .4em}.nbllm :is(ul,ol){padding-inline-start:1.7em}"""),
     ("<blockquote", f"""
-.nbllm blockquote{{margin-left:0;padding:0 0 0 1em;border-left:3px solid {_LINE};color:{_MUTED}}}"""),
+.nbllm blockquote{{margin-inline-start:0;padding:0;padding-inline-start:1em;
+border-inline-start:3px solid {_LINE};color:{_MUTED}}}"""),
     ("nbllm-task", """
-.nbllm li.nbllm-task{list-style:none;margin-left:-1.35em}"""),
+.nbllm li.nbllm-task{list-style:none;margin-inline-start:-1.35em}"""),
     ("<hr", f"""
 .nbllm hr{{border:0;border-top:1px solid {_LINE};margin:1.2em 0}}"""),
     ("<a ", f"""
@@ -47,7 +48,7 @@ _RULES = (
     ("<table", f"""
 .nbllm table{{color:inherit;display:block;width:fit-content;max-width:100%;overflow-x:auto;
 border:0;border-collapse:collapse;font-size:.95em}}
-.nbllm :is(th,td){{text-align:left;padding:.35em .9em;border:0;border-bottom:1px solid {_LINE};
+.nbllm :is(th,td){{text-align:start;padding:.35em .9em;border:0;border-bottom:1px solid {_LINE};
 max-width:30em;white-space:normal;vertical-align:top}}
 .nbllm :is(tr,tbody tr:nth-child(odd),tbody tr:hover){{background:none}}
 .nbllm th{{font-weight:600}}.nbllm thead th{{border-bottom-width:2px}}
@@ -68,7 +69,8 @@ font-size:.8em;color:{_MUTED}}}"""),
     ("nbllm-text", """
 .nbllm .nbllm-text{white-space:pre-wrap}"""),
     ("nbllm-think", f"""
-.nbllm .nbllm-think{{color:{_MUTED};font-size:.93em;border-left:2px solid {_LINE};padding-left:.9em}}"""),
+.nbllm .nbllm-think{{color:{_MUTED};font-size:.93em;
+border-inline-start:2px solid {_LINE};padding-inline-start:.9em}}"""),
     ("<details", """
 .nbllm summary{cursor:pointer}.nbllm details[open]>summary{margin-bottom:.5em}
 .nbllm details>p:last-child{margin-bottom:0}"""),
@@ -84,7 +86,8 @@ font-variant-numeric:tabular-nums}}
 .nbllm .nbllm-side>tbody{{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(15em,100%),1fr));
 gap:1em 1.6em;align-items:start}}
 .nbllm .nbllm-side>tbody>tr{{display:contents}}
-.nbllm .nbllm-side>tbody>tr>td{{display:block;width:auto;padding:0;border:0;min-width:0;max-width:none}}
+.nbllm .nbllm-side>tbody>tr>td{{display:block;width:auto;padding:0;line-height:1.55;border:0;
+min-width:0;max-width:none}}
 .nbllm .nbllm-col{{overflow-wrap:break-word}}.nbllm .nbllm-col :is(th,td){{overflow-wrap:normal}}
 .nbllm .nbllm-col>:is(p,ul,ol,blockquote,table,pre,details){{margin:0 0 .75em}}
 .nbllm .nbllm-col pre[data-lang]{{padding-top:1.8em}}
