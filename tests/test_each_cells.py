@@ -16,7 +16,10 @@ def kernel(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def table(kernel):
-    assert kernel.run("import pandas as pd; df = old = pd.DataFrame({'text': list('abcdef')})").ok
+    assert kernel.run(
+        "import pandas as pd; from concurrent.futures import ThreadPoolExecutor\n"
+        "df = old = pd.DataFrame({'text': list('abcdef')}); pool = ThreadPoolExecutor(32)"
+    ).ok
 
 
 def test_the_table_gets_the_answers(kernel):
@@ -41,10 +44,24 @@ def test_a_schema_makes_columns_and_out_takes_the_frame(kernel):
     assert {"r": 6} == kernel.value("{r.run: r.ok for r in nbllm.rows.runs().itertuples() if r.run == 'r'}")
 
 
-def test_stop_keeps_what_was_finished(kernel):
-    """The cell fails in one line, the frame is there."""
+def test_rows_are_sent_by_an_executor(kernel):
+    """That of the variable: the same columns, the same display."""
+    kernel.run("used, submit = [], pool.submit\npool.submit = lambda *args: used.append(1) or submit(*args)")
+    ran = kernel.run(f'%%llm {FAST} each=df executor=pool schema="mood, stars int" run=away\nRate {{text}}')
+    assert ran.ok, ran.error
+    assert [6, ["ok"], "Int64"] == kernel.value(
+        "[len(used), sorted(set(df.llm_status)), str(df.stars.dtype)]"
+    )
+    assert "6 of 6 rows" in ran.text
+
+
+@pytest.mark.parametrize("more", ["", "executor=pool"])
+def test_stop_keeps_what_was_finished(kernel, more):
+    """The cell fails in one line, the frame is there; also where others send, row by row."""
     kernel.run("df = pd.DataFrame({'text': [str(i) for i in range(600)]})")
-    here = kernel.start("%%llm sim/openai@ttft=0.5,gap=0,tokens=2 each=df run=s\nSay {text}")
+    here = kernel.start(
+        f"%%llm sim/openai@ttft=0.5,gap=0,tokens=2 each=df run=s{more[:4]} {more}\nSay {{text}}"
+    )
     kernel.collect(here, until=lambda m: " a second" in str(m["content"]))
     kernel.interrupt()
     ran = kernel.collect(here)
@@ -113,6 +130,15 @@ def test_stop_ends_the_waiting_and_not_the_batch(kernel):
         (f"{FAST} into=x", "{text}", "into= is for the rows of a table"),
         (f"{FAST} run=x", "{text}", "run= is for the rows of a table"),
         (f"{FAST} width=4", "{text}", "width= is for the rows of a table"),
+        (f"{FAST} executor=pool", "{text}", "executor= is for the rows of a table"),
+        (f"{FAST} each=df executor=nobody", "{text}", "there is no variable called nobody"),
+        (f"{FAST} each=df executor=df", "{text}", ": executor= takes a concurrent.futures.Executor"),
+        (f"{FAST} each=df executor={{pool}}", "{text}", "executor needs a variable's name"),
+        (f"{FAST} each=df executor=pool mode=batch", "{text}", "mode=batch cannot stand beside executor="),
+        (f"{FAST} each=df executor=pool key=pd", "{text}", "key cannot stand beside executor="),
+        (f"{FAST} each=df executor=pool tools=len", "{text}", "tools cannot stand beside each="),
+        ("cli/claude each=df executor=pool", "{text}", "cannot be asked through executor="),
+        ("m base_url=http://me:pw@127.0.0.1:1/v1 each=df executor=pool", "{text}", "holds a password"),
         *(
             (f"{FAST} each=df {word}", "{text}", f"{word.partition('=')[0]} cannot stand beside each=")
             for word in (
@@ -127,6 +153,7 @@ def test_what_makes_no_sense_is_refused(kernel, line, body, told):
     ran = kernel.run(f"%%llm {line}\n{body}")
     assert not ran.ok
     assert told in ran.error["evalue"], ran.error["evalue"]
+    assert "executor" not in line or ran.error["evalue"].startswith("Column "), ran.error["evalue"]
     assert True is kernel.value("df is old")
 
 

@@ -22,7 +22,8 @@ def test_a_call_takes_the_options_of_the_table():
     """The types of Client.stream's, a request's parameters, and what can be chosen."""
     assert set(CALL) == set(typing.get_type_hints(CallOptions))
     assert set(CALL) == {*REQUEST, *ADDRESS, *SENDING, *keywords("use")}
-    assert {f.name for f in fields(Request)} - {"model", "messages"} == set(REQUEST) - {"system"}
+    own = {"model", "messages", "strict"}  # strict is of schemas and of tools
+    assert {f.name for f in fields(Request)} - own == set(REQUEST) - {"system"}
     assert {o.keyword for o in OPTIONS if o.scope == "call" or o.part} == {*CALL, "model"}
     assert set(keywords("parameter")) <= {f.name for f in fields(Request)}
 
@@ -132,7 +133,7 @@ def test_what_may_be_a_default():
         "failover",
         "hedge",
     ]
-    one += ["each", "into", "run", "mode", "wait", "strict", "asserts"]
+    one += ["each", "into", "run", "executor", "mode", "wait", "strict", "asserts"]
     expected = {n for n in line.OPTIONS if "." not in n} - set(one)
     assert expected == set(settings.NAMES)
     assert {"base_url", "dialect", "key", "keep", "bg", "approve", "mode"} == {

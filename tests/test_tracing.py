@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
@@ -19,6 +20,8 @@ from nbllm import Client, simulator
 from nbllm.client.tracing import tracing
 from nbllm.core.errors import NbllmError
 from nbllm.routing.registry import load
+
+from .processes import comes_to
 
 KEY = "sk-canary-0123456789abcdef"
 
@@ -45,6 +48,16 @@ class Watched:
     def spans(self):
         """By name."""
         return {s.name: s for s in self.exporter.get_finished_spans()}
+
+    def named(self, name):
+        """Those of a name, in the order in which they began."""
+        found = [s for s in self.exporter.get_finished_spans() if s.name == name]
+        return sorted(found, key=lambda s: s.start_time)
+
+    def ended(self, name, number):
+        """So many of a name, once they have ended."""
+        assert comes_to(number, lambda: self.named(name))
+        return self.named(name)
 
     @property
     def text(self):
@@ -198,6 +211,60 @@ def test_rows_are_children_of_their_run(watched, monkeypatch, tmp_path):
     chats = [s for s in watched.exporter.get_finished_spans() if s.name.startswith("chat")]
     assert [rows.context.span_id] * 3 == [s.parent.span_id for s in chats]
     assert 3 == rows.attributes["nbllm.rows"]
+
+
+@pytest.mark.parametrize(("options", "below"), [({}, "invoke_agent sim"), ({"compact": "off"}, "chat sim")])
+def test_a_turn_of_a_conversation_is_a_span_above_its_calls(watched, options, below):
+    """With the conversation's own id and its number; what the user has open is above it."""
+    chat = nbllm.Chat("openai/sim", client=watched.client, **options)
+    with watched.tracers.get_tracer("user").start_as_current_span("mine") as mine:
+        chat("one")
+        chat("two")
+    other = chat.fork()
+    other("three")
+    turns = watched.ended("turn", 3)
+    assert [1, 2, 3] == [t.attributes["nbllm.turn"] for t in turns]
+    first, second, forked = (t.attributes["gen_ai.conversation.id"] for t in turns)
+    assert first == second != forked
+    assert [mine.context.span_id] * 2 == [t.parent.span_id for t in turns[:2]]
+    assert turns[2].parent is None
+    under = watched.named(below)
+    assert [t.context.span_id for t in turns] == [s.parent.span_id for s in under]
+    assert all(
+        t.start_time <= s.start_time <= s.end_time <= t.end_time for t, s in zip(turns, under, strict=True)
+    )
+
+
+@pytest.mark.parametrize("way", ["refused", "wrong", "stopped"])
+def test_a_turn_that_comes_to_nothing_ends_its_span(watched, way):
+    """With the error's type, and no key; what the user stopped is no error."""
+    model = {
+        "refused": "openai/sim@auth=right",
+        "wrong": "openai/sim",
+        "stopped": "openai/sim@gap=5,tokens=9",
+    }
+    chat = nbllm.Chat(model[way], client=watched.client, retries=0)
+    if way == "stopped":
+        chat.stream("hello").cancel()
+    else:
+        with pytest.raises(NbllmError):
+            chat("hello", **({"schema": 7} if way == "wrong" else {}))
+    (turn,) = watched.ended("turn", 1)
+    kinds = {"refused": "AuthenticationError", "wrong": "ConfigError", "stopped": None}
+    assert kinds[way] == turn.attributes.get("error.type")
+    assert (way == "stopped") is turn.attributes.get("nbllm.stopped", False)
+    assert KEY not in watched.text
+
+
+def test_rows_that_an_executor_sends_are_children_of_their_run(watched, server, monkeypatch, tmp_path):
+    """As those that are sent from here: one call a row, and none more on the workers."""
+    monkeypatch.setenv("NBLLM_HOME", str(tmp_path))
+    df = pd.DataFrame({"t": list("abc")})
+    with ThreadPoolExecutor(2) as pool:
+        url = f"{server.url}/v1"
+        nbllm.map(df, "say {t}", model="m", base_url=url, client=watched.client, run="r", executor=pool)
+    (rows,) = watched.named("rows r")
+    assert [rows.context.span_id] * 3 == [s.parent.span_id for s in watched.named("chat m")]
 
 
 def test_a_stopped_call_is_no_error(server):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
+from uuid import uuid4
 
 from ..core import prompt as prompts
 from ..core.compaction import begins, sent, with_pin
@@ -51,6 +52,7 @@ class Chat:
         self.model, self.client = model, client or default_client()
         self._options: CallOptions = {"compact": "auto", "cache": "auto", **sealed(options)}
         self._turns: list[Exchange] = [Exchange(tuple(messages), Response())] if messages else []
+        self._id = uuid4().hex  # of the conversation, in traces
         self._open: tuple[tuple[Message, ...], Stream] | None = None
         self.client.resolve(
             model, options.get("base_url"), options.get("dialect")
@@ -71,7 +73,11 @@ class Chat:
             )
         asked = prompts.messages(prompt)
         merged: Any = {**self._options, **sealed(options)}
-        stream = self.client.stream([*self._sent(), *asked], self.model, **merged)
+
+        def begin() -> Stream:
+            return self.client.stream([*self._sent(), *asked], self.model, **merged)
+
+        stream = self.client.turn(begin, self._id, len(self._turns) + 1)
         self._open = (asked, stream)
         return stream
 

@@ -189,6 +189,11 @@ class Client:
         watched = self._traced()
         return nullcontext() if watched is None else watched.span(name, **about)
 
+    def turn(self, begin: Callable[[], Stream], conversation: str, number: int) -> Stream:
+        """What `begin` asks, in a span of a conversation's turn where calls are traced."""
+        watched = self._traced()
+        return begin() if watched is None else watched.turn(begin, self._engine(), conversation, number)
+
     def _last_day(self) -> list[Row]:
         """What the ledger knows of the calls of a day, of all kernels."""
         return [] if self.ledger is None else self.ledger.last_day()

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.calls import Secret
-from ..core.events import Event, Notice
+from ..core.events import Notice
 from ..routing.registry import Registry, Route
 from ..store.recordings import Recording, Tape, Told, beside, told
 from .attempt import Attempt, Handler, Sink
-from .pipeline import Sieve
 
 
 def _told(attempt: Attempt) -> Told:
@@ -26,14 +25,9 @@ def recording(to: Recording) -> Callable[[Handler], Handler]:
 
     def wrapper(handler: Handler) -> Handler:
         async def write(attempt: Attempt, sink: Sink) -> None:
-            start, came = time.perf_counter(), list[tuple[float, Event]]()
-
-            def seen(event: Event) -> Event:
-                came.append((time.perf_counter() - start, event))
-                return event
-
-            about = _told(attempt)
-            await handler(attempt, Sieve(sink, seen))
+            start, place, about = time.perf_counter(), len(sink.log), _told(attempt)
+            await handler(attempt, sink)
+            came = [(at - start, event) for at, event in sink.log[place:]]
             headers = sink.traces[-1].headers if sink.traces else {}
             simulated = attempt.route.simulated or "x-nbllm-simulated" in headers
             to.problem = await asyncio.to_thread(to.add, about, came, attempt.guard.texts, simulated)

@@ -2,8 +2,9 @@
 MLflow, Langfuse, Logfire, Phoenix and others see them. Off until the user turns it on, and opentelemetry is
 not imported before.
 
-Spans, from the outside: `cell` or `rows NAME` (a table's), `invoke_agent MODEL` (an answer with tools), `chat
-MODEL` (one call of a provider; several where one fails and another is asked), `execute_tool NAME`.
+Spans, from the outside: `cell`, `rows NAME` (a table's) or `turn` (a conversation's), `invoke_agent MODEL`
+(an answer with tools), `chat MODEL` (one call of a provider; several where one fails and another is asked),
+`execute_tool NAME`.
 What was said is in them only where that is asked for, and never a key. Where they go is the business of the
 providers that the user's program has set up: without any, nothing goes anywhere.
 """
@@ -14,17 +15,18 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..core import errors
-from ..core.calls import Trace
-from ..core.events import Event, Fold, Response, ToolEnded, ToolStarted, is_token
+from ..core.eventlog import EventLog
+from ..core.events import Response, ToolEnded, ToolStarted, is_token
 from ..core.messages import Document, Image, Message, Reasoning, Request, Text, ToolCall, ToolResult
-from .attempt import Attempt, Handler, Passing, Sink
+from .attempt import Attempt, Handler, Sink
 
 if TYPE_CHECKING:
+    from .engine import Engine
     from .stream import Stream
 
 NAME = "nbllm"
@@ -74,6 +76,28 @@ class Tracing:
         with self._opened(name, self._api.SpanKind.INTERNAL, attributes) as span:
             yield span
 
+    def turn(self, begin: Callable[[], Stream], engine: Engine, conversation: str, number: int) -> Stream:
+        """A span of the stream that `begin` starts, up to its end, whoever reads it."""
+        about = {"gen_ai.conversation.id": conversation, "nbllm.turn": number}
+        span = self._tracer.start_span("turn", attributes=about)
+        try:
+            with self._api.use_span(span, record_exception=False, set_status_on_exception=False):
+                stream = begin()
+        except BaseException as error:
+            self._failed(span, error, ())
+            span.end()
+            raise
+
+        async def ended() -> None:
+            await stream.ended()
+            stopped = stream.partial().finish_reason == "cancelled"
+            if error := asyncio.CancelledError() if stopped else stream.error:
+                self._failed(span, error, stream.attempts[-1].guard.texts if stream.attempts else ())
+            span.end()
+
+        engine.submit(ended())
+        return stream
+
     @contextlib.contextmanager
     def _opened(self, name: str, kind: Any, attributes: Mapping[str, Any]) -> Iterator[Any]:
         opened = self._tracer.start_as_current_span(
@@ -106,19 +130,20 @@ class Tracing:
         """A wrapper of the pipeline: a span round a call, with its tokens and times."""
 
         async def call(attempt: Attempt, sink: Sink) -> None:
-            about, watch = _asked(attempt), _Watch(sink)
+            began = time.perf_counter(), len(sink.log), len(sink.traces)
+            about = _asked(attempt)
             with self._opened(f"chat {attempt.route.model}", self._api.SpanKind.CLIENT, about) as span:
                 if self.content and span.is_recording():
                     self._said(span, attempt.request, attempt.guard.texts)
                 failed: BaseException | None = None
                 try:
-                    await handler(attempt, watch)
+                    await handler(attempt, sink)
                 except BaseException as error:
                     failed = error
                     self._failed(span, error, attempt.guard.texts)
                     raise
                 finally:
-                    self._ended(span, attempt, watch, about, failed)
+                    self._ended(span, attempt, sink, began, failed)
 
         return call
 
@@ -126,18 +151,20 @@ class Tracing:
         self,
         span: Any,
         attempt: Attempt,
-        watch: _Watch,
-        about: Mapping[str, Any],
+        sink: Sink,
+        began: tuple[float, int, int],
         failed: BaseException | None,
     ) -> None:
-        response, seconds = watch.fold.response(), time.perf_counter() - watch.began
-        span.set_attributes(_answered(response, len(watch.traces)))
-        shared = {n: v for n, v in about.items() if n in _DIMENSIONS}
+        since, place, sent = began
+        seconds, came = time.perf_counter() - since, sink.log[place:]
+        response = EventLog(came).fold().response()
+        span.set_attributes(_answered(response, len(sink.traces) - sent))
+        shared = {n: v for n, v in _asked(attempt).items() if n in _DIMENSIONS}
         if response.model:
             shared["gen_ai.response.model"] = response.model
-        if watch.first is not None:
-            span.set_attribute("gen_ai.response.time_to_first_chunk", watch.first)
-            self._first.record(watch.first, shared)
+        if (first := next((at - since for at, event in came if is_token(event)), None)) is not None:
+            span.set_attribute("gen_ai.response.time_to_first_chunk", first)
+            self._first.record(first, shared)
         if failed is not None and not isinstance(failed, asyncio.CancelledError):
             shared["error.type"] = type(failed).__name__
         self._duration.record(seconds, shared)
@@ -205,28 +232,6 @@ class Tracing:
             span.set_attribute("error.type", ended.outcome)
             span.set_status(self._api.StatusCode.ERROR)
         span.end(round(until * 1e9) + shift)
-
-
-class _Watch(Passing):
-    """A sink that hands on, and folds what it hands on."""
-
-    def __init__(self, sink: Sink) -> None:
-        super().__init__(sink)
-        self.fold, self.began = Fold(), time.perf_counter()
-        self.first: float | None = None  # seconds to the first token
-        self.traces = []  # of this call alone
-
-    def begin(self, attempt: Attempt) -> Trace:
-        """As the sink's."""
-        self.traces.append(self.sink.begin(attempt))
-        return self.traces[-1]
-
-    def publish(self, event: Event, at: float | None = None) -> None:
-        """Hands it on."""
-        if self.first is None and is_token(event):
-            self.first = (time.perf_counter() if at is None else at) - self.began
-        self.fold.add(event)
-        self.sink.publish(event, at)
 
 
 _DIMENSIONS = (

@@ -223,6 +223,12 @@ class CallSpec:
         default=False,
     )
     width: int | None = _cell("int", "with each=: rows on their way at once (64)", least=1)
+    executor: str | None = _cell(
+        "name",
+        "with each=: the variable of a concurrent.futures.Executor, or of a client of dask, whose threads, "
+        "processes or machines send the rows",
+        default=False,
+    )
     tools: Any = _call(
         "request",
         "names",

@@ -187,6 +187,12 @@ _EXCLUDES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
         "each= asks one model once for each row",
         "Ask one model; out=NAME keeps another model's answers apart.",
     ),
+    (
+        "executor",
+        ("mode=batch", "key"),
+        "an executor sends row by row, with the keys of its workers",
+        "Leave one of them out; set the key in the workers' environment.",
+    ),
     ("hedge", ("tools", "keep"), "what it did would be done twice", "Leave one of them out."),
     (
         "quiet",
@@ -241,7 +247,7 @@ def checked(line: Line, options: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-_OF_ROWS = ("into", "run", "width", "mode=batch", "mode=now")
+_OF_ROWS = ("into", "run", "width", "executor", "mode=batch", "mode=now")
 _FUNCTION = "For example tools=price, where price is a function of this notebook."
 # (option, what it needs, what to say, what to do)
 _NEEDS: tuple[tuple[str, str | tuple[str, ...], str, str], ...] = (

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .. import rows
 from ..core.errors import ConfigError, NbllmError
 from ..rows import BatchJob, progress
+from ..rows.executors import Unfit
 from ..rows.progress import Totals
 from .buttons import approve
 from .question import Question
@@ -68,7 +69,11 @@ def run(session: Session, line: Line, question: Question, template: str) -> pd.D
         raise fail(line.spans["each"][0], error.message.rstrip("."), error.hint) from None
     progress.register(factory)
     target, sent = line.out or name, _sent(session, question)
-    made = rows.map(df, template, client=session.client, **sent)
+    executor = _executor(session, line, options.get("executor"))
+    try:
+        made = rows.map(df, template, client=session.client, executor=executor, **sent)
+    except Unfit as error:
+        raise fail(line.spans["executor"][0], error.message.rstrip("."), error.hint) from None
     if isinstance(made, BatchJob):
         session.namespace[line.out or "_llm"] = session.namespace["_llm"] = made
         return None if options.get("quiet") else made
@@ -92,6 +97,14 @@ def _sent(session: Session, question: Question) -> Mapping[str, Any]:
     _, spec = session.prepared(question, contestants[0])
     own = {n: options[n] for n in ("into", "run", "width", "mode", "wait") if n in options}
     return {**spec.chosen(), **own, "model": contestants[0].model, "schema": question.shape}
+
+
+def _executor(session: Session, line: Line, name: str | None) -> Any:
+    """What the variable of executor= holds; None without one. Raises ConfigError, with the column."""
+    if name is not None and name not in session.namespace:
+        hint = "executor= names a concurrent.futures.Executor, or a client of dask."
+        raise fail(line.spans["executor"][0], f"there is no variable called {name}", hint)
+    return None if name is None else session.namespace[name]
 
 
 def batches(session: Session, rest: str) -> Any:

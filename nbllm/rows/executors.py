@@ -50,6 +50,10 @@ class WorkerRefused(errors.ConfigError):
     lasting = True
 
 
+class Unfit(errors.ConfigError):
+    """What cannot be sent by an executor, or is none."""
+
+
 class Place(NamedTuple):
     """Where a worker sends a row, in names that it looks up. asked: a model's name; origin and spoken: where
     it leads here, and in which format."""
@@ -65,7 +69,7 @@ class Place(NamedTuple):
         """given: base_url of the run. Raises ConfigError where that holds a password."""
         row = route.provider
         if given is not None and shown(given) != given:
-            raise errors.ConfigError(
+            raise Unfit(
                 "base_url holds a password, which would travel with every row.",
                 hint="Give the workers a row in their providers.toml, or a key in their environment.",
             )
@@ -95,7 +99,7 @@ def of(given: Any) -> Executor:
     if not isinstance(given, Executor) and hasattr(given, "get_executor"):
         given = given.get_executor(pure=False, retries=0)
     if not isinstance(given, Executor):
-        raise errors.ConfigError(
+        raise Unfit(
             f"executor= takes a concurrent.futures.Executor, not {type(given).__name__}.",
             hint="For example ThreadPoolExecutor(8), or dask.distributed.Client(...).",
         )
@@ -115,7 +119,7 @@ class _OwnKeys(Registry):
     def key_for(self, route: Route, explicit: str | Secret | None) -> Secret | None:
         """The key of here, by which limits are known, or what stands for the workers'. It is not sent."""
         if explicit is not None:
-            raise errors.ConfigError(
+            raise Unfit(
                 "api_key= cannot be used with executor=: a key never leaves this process.",
                 hint="Set the key in the environment of the workers, or in their providers.toml.",
             )
@@ -136,7 +140,7 @@ def check(client: Client, attempt: Attempt, base_url: str | None) -> None:
     """Raises ConfigError for what cannot be sent away. A command-line agent works where its files are."""
     if client.sender is not None:
         if not attempt.call.rate_limited:
-            raise errors.ConfigError(
+            raise Unfit(
                 f"{attempt.who} is a command of this machine, and cannot be asked through executor=.",
                 hint="Leave executor= out.",
             )
@@ -149,7 +153,7 @@ def _packed(attempt: Attempt, base_url: str | None) -> bytes:
     except errors.NbllmError:
         raise
     except Exception as exc:  # noqa: BLE001 - whatever an object does when it is pickled
-        raise errors.ConfigError(
+        raise Unfit(
             f"What would be sent to a worker cannot be pickled: {errors.in_a_line(exc)}",
             hint="Give plain values, or leave executor= out.",
         ) from None
