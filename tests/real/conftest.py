@@ -76,7 +76,7 @@ def serving(
 
 def _answers(url: str) -> bool:
     try:
-        urllib.request.urlopen(url, timeout=2)
+        urllib.request.urlopen(url, timeout=10)
     except urllib.error.HTTPError as error:
         return error.code != 503  # llama.cpp answers 503 while it loads
     except OSError:
