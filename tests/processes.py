@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-LONG = 30.0  # seconds; much more than a busy machine needs
+LONG = 120.0  # seconds; much more than a busy machine needs
 
 
 def alive(marker):
