@@ -38,7 +38,7 @@ def test_a_sync_reader_does_it_on_its_own_thread():
 def test_nothing_runs_where_nobody_reads():
     ran = threading.Event()
     s, log = stream(ran.set)
-    assert s.wait(0, 10, errands=False)
+    assert s.wait(0, 30, errands=False)
     assert s.has_errands
     assert not ran.is_set()
     s.cancel()
