@@ -157,6 +157,9 @@ def test_false_friends_are_bad_requests(words):
 
 # (status, body, class): machine-readable words first, then sentences, then the status
 OTHERS = [
+    (403, {"error": {"message": "Key limit exceeded (total limit).", "code": 403}}, errors.QuotaExceeded),
+    (403, {"error": {"message": "Your API key was reported as leaked."}}, errors.AuthenticationError),
+    (400, {"error": {"message": "This organization has been disabled."}}, errors.PermissionDenied),
     (400, {"error": {"message": "no", "code": "model_not_found"}}, errors.NotFound),
     (400, {"error": {"message": "no", "type": "context_length_exceeded"}}, errors.ContextLengthExceeded),
     (429, {"error": {"message": "no", "code": "insufficient_quota"}}, errors.QuotaExceeded),

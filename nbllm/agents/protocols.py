@@ -55,19 +55,50 @@ _REASONS: dict[str, FinishReason] = {
 _SESSIONS = 64  # of which an Agent Client Protocol command's counts are remembered
 
 
-class ClaudeTalk:
+class _Talk:
+    """What is known of a conversation with a command. asked: what it asks to be allowed; denied: the calls of
+    tools that were refused, by their ids."""
+
+    many = True
+
+    def __init__(self, provider: Endpoint, *, asks: bool = False) -> None:
+        self.provider, self.busy, self.session, self.asks = provider, False, "", asks
+        self.asked: list[Permission] = []
+        self.denied: dict[str, Permission] = {}
+        self._objects = Objects()
+
+    def heard(self, line: str) -> list[str]:
+        """The next step, once what it waits for is answered; a refusal of whatever the command asks for."""
+        return [answer for value in self._objects.read(line)[0] for answer in self._heard(value)]
+
+    def _heard(self, value: dict[str, Any]) -> list[str]:
+        raise NotImplementedError
+
+    def _wish(self, asked: Permission, *, told: bool) -> list[str]:
+        """What the command asks to be allowed waits for the user where it is `told`, else it is refused."""
+        if told:
+            self.asked.append(asked)
+        return [] if told else self.permitted(asked, False)
+
+    def permitted(self, asked: Permission, yes: bool) -> list[str]:
+        """The answer in the protocol's own words."""
+        self.denied |= {} if yes else {asked.id: asked}
+        return [json.dumps(self._verdict(asked, yes))]
+
+    def _verdict(self, asked: Permission, yes: bool) -> dict[str, Any]:
+        return {"jsonrpc": "2.0", "id": asked.request, "result": asked.words[0 if yes else 1]}
+
+
+class ClaudeTalk(_Talk):
     """stream-json in both directions. One process is one conversation."""
 
     many = False
 
     def __init__(self, provider: Endpoint, *, asks: bool = False) -> None:
-        self.provider, self.busy, self.session, self.asks = provider, False, "", asks
-        self.asked: list[Permission] = []
-        self.denied: dict[str, Permission] = {}  # the tool calls that were refused
+        super().__init__(provider, asks=asks)
         self.cost = 0.0  # US dollars so far: a result tells the sum
         self._open = False
         self._waiting: list[str] = []
-        self._objects = Objects()
 
     def say(self, turn: Turn, session: str) -> list[str]:
         """The turn; before the first one, the opening, whose answer the turn waits for."""
@@ -85,10 +116,6 @@ class ClaudeTalk:
         self._waiting.append(words)
         return [self._control("initialize", hooks=None)]
 
-    def heard(self, line: str) -> list[str]:
-        """The turn, once the opening is answered; a refusal of whatever the command asks for."""
-        return [answer for value in self._objects.read(line)[0] for answer in self._heard(value)]
-
     def _heard(self, value: dict[str, Any]) -> list[str]:
         kind = value.get("type")
         if kind == "control_response" and not self._open:
@@ -103,24 +130,20 @@ class ClaudeTalk:
                 wish.get("input"),
                 self.provider.label or self.provider.name,
             )
-            if self.asks and wish.get("subtype") == "can_use_tool":
-                self.asked.append(asked)
-                return []
-            return self.permitted(asked, False)
+            return self._wish(asked, told=self.asks and wish.get("subtype") == "can_use_tool")
         if kind == "result":
             self.busy = False
         return []
 
-    def permitted(self, asked: Permission, yes: bool) -> list[str]:
+    def _verdict(self, asked: Permission, yes: bool) -> dict[str, Any]:
         """The tool's use allowed with the arguments that were shown, or denied."""
-        self.denied |= {} if yes else {asked.id: asked}
         answer = (
             {"behavior": "allow", "updatedInput": asked.arguments}
             if yes
             else {"behavior": "deny", "message": "Not allowed."}
         )
         response = {"subtype": "success", "request_id": asked.request, "response": answer}
-        return [json.dumps({"type": "control_response", "response": response})]
+        return {"type": "control_response", "response": response}
 
     def interrupt(self) -> list[str]:
         """A request to stop, which the command answers with a result."""
@@ -177,23 +200,16 @@ def _senseless(provider: Endpoint, what: str) -> ProtocolError:
     )
 
 
-class _Rpc:
+class _Rpc(_Talk):
     """JSON-RPC over lines. Requests have numbers; an answer to one leads to the next step."""
-
-    many = True
 
     def __init__(
         self, provider: Endpoint, model: str, system: str, place: str, *, asks: bool = False
     ) -> None:
-        self.provider, self.model, self.system, self.place = provider, model, system, place
-        self.asks, self.asked = asks, list[Permission]()
-        self.busy, self.session = False, ""
+        super().__init__(provider, asks=asks)
+        self.model, self.system, self.place = model, system, place
         self._asked: dict[int, str] = {}  # a request's number, and its method
-        self._next = 0
-        self._ready = False
-        self._words = ""
-        self.denied: dict[str, Permission] = {}  # the tool calls that were refused
-        self._objects = Objects()
+        self._next, self._ready, self._words = 0, False, ""
 
     def say(self, turn: Turn, session: str) -> list[str]:
         """The turn, or what must come before it: the opening of a command just started, a new session."""
@@ -203,19 +219,12 @@ class _Rpc:
     def _speak(self) -> list[str]:
         return [self._prompt(self._words) if self.session else self._new()]
 
-    def heard(self, line: str) -> list[str]:
-        """The next step, once one is answered; a refusal of whatever the command asks for."""
-        return [answer for value in self._objects.read(line)[0] for answer in self._heard(value)]
-
     def _heard(self, value: dict[str, Any]) -> list[str]:
         if "method" in value and "id" in value:
             method, params, ident = text(value["method"]), obj(value.get("params")), _ident(value["id"])
             asked = self._permission(method, params, ident)
-            if asked is not None and self.asks:
-                self.asked.append(asked)
-                return []
             if asked is not None:
-                return self.permitted(asked, False)
+                return self._wish(asked, told=self.asks)
             no = {"code": _NO_METHOD, "message": "Not supported."}
             return [json.dumps({"jsonrpc": "2.0", "id": ident, "error": no})]
         if "method" in value:
@@ -257,11 +266,6 @@ class _Rpc:
     def _permission(self, method: str, params: dict[str, Any], ident: Any) -> Permission | None:
         """What a request asks to be allowed; None where it asks for something else."""
         raise NotImplementedError
-
-    def permitted(self, asked: Permission, yes: bool) -> list[str]:
-        """The answer in the protocol's own words."""
-        self.denied |= {} if yes else {asked.id: asked}
-        return [json.dumps({"jsonrpc": "2.0", "id": asked.request, "result": asked.words[0 if yes else 1]})]
 
 
 class CodexTalk(_Rpc):

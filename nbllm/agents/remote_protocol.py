@@ -19,7 +19,7 @@ from ..core.calls import Endpoint, RemoteCall, Secret
 from ..core.errors import ConfigError
 from ..core.events import Event, MediaDelta, Notice, Restarted, TextDelta
 from ..core.messages import Document, Image, Message, Request, Text, caption, picture_type, unbase64
-from ..dialects._json import obj
+from ..dialects._json import items, obj
 from .base import Lines, failure, options, text, turn
 
 AGENT = "agent"  # stands for a model, of which these have none
@@ -52,7 +52,7 @@ class AgentEvents(Lines):
             self._finish("stop")
         if task := obj(value.get("task")):
             yield from self._started(text(task.get("id")) or None, AGENT)
-            for artifact in _list(task.get("artifacts")):
+            for artifact in items(task.get("artifacts")):
                 yield from self._artifact(text(artifact.get("artifactId")), artifact.get("parts"))
             yield from self._status(obj(task.get("status")))
         if update := obj(value.get("artifactUpdate")):
@@ -66,7 +66,7 @@ class AgentEvents(Lines):
 
     def _artifact(self, ident: str, parts: Any, *, append: bool = False) -> Iterator[Event]:
         words, files = [], list[Image | Document]()
-        for part in _list(parts):
+        for part in items(parts):
             made = part_of(part)
             words += [made] if isinstance(made, str) else []
             files += [] if isinstance(made, str) else [made]
@@ -105,7 +105,7 @@ class AgentEvents(Lines):
     def _status(self, status: dict[str, Any]) -> Iterator[Event]:
         state = text(status.get("state")).removeprefix("TASK_STATE_").lower()
         parts = obj(status.get("message")).get("parts")
-        said = "".join(p for part in _list(parts) if isinstance(p := part_of(part), str))
+        said = "".join(p for part in items(parts) if isinstance(p := part_of(part), str))
         if state in ("failed", "rejected"):
             raise errors.ProviderError(
                 f"{self._name}: the task {'failed' if state == 'failed' else 'was rejected'}"
@@ -159,10 +159,6 @@ def part_of(part: Mapping[str, Any]) -> str | Image | Document:
     if "data" in part:
         return f"\n```json\n{json.dumps(part['data'], indent=1, ensure_ascii=False)}\n```\n"
     return ""
-
-
-def _list(value: Any) -> list[dict[str, Any]]:
-    return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else []
 
 
 def _file(part: Image | Document) -> dict[str, Any]:

@@ -165,7 +165,7 @@ _WORDS: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
             r"check your (?:plan|billing)|"
             r"specified api usage limits|good standing|arrear|account .{0,30}(?:overdue|suspended for|"
             r"has no)|spend(?:ing)? limit|(?:add|buy|purchase) (?:more )?credits|top up|recharge|"
-            r"budget (?:has been |was |is )?exceeded|余额不足|欠费|充值",
+            r"budget (?:has been |was |is )?exceeded|key limit exceeded|余额不足|欠费|充值",
             errors.QuotaExceeded,
         ),
         (
@@ -176,7 +176,7 @@ _WORDS: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
             r"authentication (?:fail|error|required|parameter|credential)|unauthenticated|"
             r"unauthori[sz]ed|login fail|not logged in|please log ?in|log in again|not authenticated|"
             r"security token .{0,40}(?:invalid|expired)|signature we calculated|unregistered callers|"
-            r"api[ _-]?key not found|令牌|鉴权失败|身份验证",
+            r"api[ _-]?key (?:not found|was reported as leaked)|令牌|鉴权失败|身份验证",
             errors.AuthenticationError,
         ),
         (
@@ -211,7 +211,8 @@ _WORDS: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
         ),
         (
             r"permission|forbidden|not allowed to|do(?:es)? not have access|access denied|"
-            r"not authori[sz]ed to|location is not supported|organization must be verified",
+            r"not authori[sz]ed to|location is not supported|organization must be verified|"
+            r"(?:organization|account|project) (?:has been|is|was) (?:disabled|suspended|deactivated|blocked)",
             errors.PermissionDenied,
         ),
         (

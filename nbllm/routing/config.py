@@ -311,7 +311,7 @@ def _allow(config: Config, layer: Layer) -> None:
 
 def _apply(config: Config, layer: Layer) -> None:
     for table in layer.data:
-        if table not in (*_TABLES, "ledger", *_SWITCHES):
+        if table not in (*_TABLES, *_WORDS):
             config.problems.append(
                 _problem(layer, f"unknown table {table!r}; expected {', '.join(_TABLES)}", table)
             )
@@ -345,8 +345,7 @@ def _apply(config: Config, layer: Layer) -> None:
         else:
             config.tools[name] = table
     _use(config, layer)
-    _ledger(config, layer)
-    _switches(config, layer)
+    _words(config, layer)
 
 
 def _written(config: Config, layer: Layer, name: str, table: Any) -> Provider:
@@ -359,36 +358,23 @@ def _written(config: Config, layer: Layer, name: str, table: Any) -> Provider:
     return row
 
 
-_SWITCHES = ("keep_chats", "otel")  # what the user's own files say with a word, and a project does not
+# What the user's own files say in a word above their tables, and a project does not: its values, an example.
+_WORDS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "ledger": (LEDGERS, '"memory"'),
+    **dict.fromkeys(("keep_chats", "otel"), ((True, False), "true")),
+}
 
 
-def _switches(config: Config, layer: Layer) -> None:
-    for name in _SWITCHES:
+def _words(config: Config, layer: Layer) -> None:
+    for name, (values, example) in _WORDS.items():
         said = layer.data.get(name, getattr(config, name))
-        if isinstance(said, bool) and (not layer.project or name not in layer.data):
+        if said in values and type(said) is type(values[0]) and not (layer.project and name in layer.data):
             setattr(config, name, said)
             continue
-        wrong = f"a project does not choose {name!r}" if layer.project else f"{name!r} is true or false"
-        expected = f"expected {name} = true above the tables of {user_file()}"
+        known = "true or false" if True in values else f"one of {', '.join(values)}"
+        wrong = f"a project does not choose {name!r}" if layer.project else f"{name!r} is {known}"
+        expected = f"expected {name} = {example} above the tables of {user_file()}"
         config.problems.append(_problem(layer, f"{wrong}; {expected}", name))
-
-
-def _ledger(config: Config, layer: Layer) -> None:
-    """Where calls are noted, as the user's own files say."""
-    said = layer.data.get("ledger", config.ledger)
-    if said not in LEDGERS or (layer.project and "ledger" in layer.data):
-        wrong = (
-            "a project does not choose 'ledger'"
-            if layer.project
-            else f"'ledger' is one of {', '.join(LEDGERS)}"
-        )
-        config.problems.append(
-            _problem(
-                layer, f'{wrong}; expected ledger = "memory" above the tables of {user_file()}', "ledger"
-            )
-        )
-    else:
-        config.ledger = said
 
 
 def _use(config: Config, layer: Layer) -> None:

@@ -213,8 +213,8 @@ def _calls(ask: Ask, options: Options, id: str) -> tuple[Block, ...]:
 def _written(step: scripts.Step, ask: Ask, id: str) -> tuple[Block, ...]:
     """The calls of a step, as they are written there."""
     return tuple(
-        Block("tool", (name, *text.pieces(raw)), name, f"call_{id.rpartition('-')[2]}{i}", i)
-        for i, (name, raw) in enumerate(step.calls if scripts.calls_allowed(ask) else ())
+        Block("tool", (call.name, *text.pieces(call.sent)), call.name, f"call_{id.rpartition('-')[2]}{i}", i)
+        for i, call in enumerate(step.calls if scripts.calls_allowed(ask) else ())
     )
 
 

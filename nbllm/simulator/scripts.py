@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
+
+import msgspec
 
 from .normalized_request import Ask
 from .options import BadOption, Options
@@ -30,15 +31,26 @@ from .options import BadOption, Options
 _MOST = 100_000  # tokens of thinking
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One turn of the model. calls: (name, arguments as they are sent)."""
+class Call(msgspec.Struct, frozen=True):
+    """A call: its arguments are an object, or a text that is sent as it is."""
+
+    name: str
+    arguments: Any = msgspec.field(default_factory=dict)
+
+    @property
+    def sent(self) -> str:
+        """The arguments as they are sent."""
+        return self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments)
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One turn of the model."""
 
     text: str | None = None
-    reasoning: int | None = None
-    calls: tuple[tuple[str, str], ...] = ()
+    reasoning: Annotated[int, msgspec.Meta(ge=0, le=_MOST)] | None = None
+    calls: tuple[Call, ...] = ()
     finish: str = ""
-    status: int = 0
+    status: Annotated[int, msgspec.Meta(ge=400, lt=600)] | None = None
     repeat: bool = False
     when: str = ""
 
@@ -73,26 +85,6 @@ def calls_allowed(ask: Ask) -> bool:
 @lru_cache(64)
 def _read(text: str) -> tuple[Step, ...]:
     try:
-        steps = [
-            _checked(Step(**{**s, "calls": tuple(map(_call, s.get("calls", ())))})) for s in json.loads(text)
-        ]
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        return msgspec.json.decode(text, type=tuple[Step, ...])
+    except (msgspec.DecodeError, RecursionError) as error:
         raise BadOption(f"script= is no list of steps: {error}") from None
-    return tuple(steps)
-
-
-def _checked(step: Step) -> Step:
-    for name, kind in (("text", str), ("reasoning", int), ("finish", str), ("when", str), ("repeat", bool)):
-        value = getattr(step, name)
-        if value is not None and type(value) is not kind:
-            raise TypeError(f"{name} is {kind.__name__}, not {value!r}")
-    if not 0 <= (step.reasoning or 0) <= _MOST:
-        raise ValueError(f"reasoning is at most {_MOST:,} tokens")
-    if step.status not in (0, *range(400, 600)):
-        raise ValueError(f"no status of an error: {step.status!r}")
-    return step
-
-
-def _call(given: Mapping[str, Any]) -> tuple[str, str]:
-    arguments = given.get("arguments", {})
-    return str(given["name"]), arguments if isinstance(arguments, str) else json.dumps(arguments)
