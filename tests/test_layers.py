@@ -182,7 +182,7 @@ BUDGETS = {
     ("notebook",): 5_913,
     ("tools",): 2_216,
     ("bench",): 4_700,
-    ("simulator",): 2_707,
+    ("simulator",): 2_698,
 }
 
 
