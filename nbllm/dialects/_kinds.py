@@ -212,7 +212,7 @@ _WORDS: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
         (
             r"permission|forbidden|not allowed to|do(?:es)? not have access|access denied|"
             r"not authori[sz]ed to|location is not supported|organization must be verified|"
-            r"(?:organization|account|project) (?:has been|is|was) (?:disabled|suspended|deactivated|blocked)",
+            r"(?:organization|account|project) (?:has been|is|was) (?:disabled|suspended|deactivated)",
             errors.PermissionDenied,
         ),
         (
