@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .client.api import server_prompt as server_prompt
     from .client.api import stream as stream
     from .client.api import trace as trace
+    from .client.api import unload as unload
     from .client.chat import Chat as Chat
     from .client.client import Client as Client
     from .client.policy import Retries as Retries

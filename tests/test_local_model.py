@@ -4,6 +4,7 @@ real thing is in tests/real/test_local_model.py."""
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,8 @@ from nbllm.client.catalog import health, list_models, states
 from nbllm.client.unloading import unloaded
 from nbllm.core.calls import HttpCall, Provider, Trace
 from nbllm.core.errors import ConfigError
+from nbllm.notebook import completion
+from nbllm.notebook.commands import COMMANDS
 from nbllm.routing.config_files import Places
 from nbllm.routing.registry import load
 
@@ -316,6 +319,11 @@ def test_lists_tell_the_files(models, monkeypatch):
     (state,) = [s for s in states(client) if s.name == "local"]
     assert ("local", True) == (state.mode, state.ready)
     assert health(client, "local").reachable
+    session = SimpleNamespace(client=client)
+    assert ("local/big", "model file") in completion.models(session, "local/")
+    assert "No model of a file is loaded." == COMMANDS["unload"](session, "")
+    with pytest.raises(ConfigError, match="No model file is called"):
+        COMMANDS["unload"](session, "local/none")
     client.close()
     empty = nbllm.Client(registry(models / "lm" / "none"))
     (state,) = [s for s in states(empty, ask=False) if s.name == "local"]
@@ -333,7 +341,7 @@ def test_a_model_of_ollama_is_unloaded_by_the_same_word():
         client = nbllm.Client(load({"OLLAMA_HOST": server.base_url("ollama")}))
         client.complete("Hi", "ollama/m", max_tokens=2)
         assert ["m:latest"] == [m["model"] for m in client.run(_loaded(client))]
-        assert ["ollama/m"] == unloaded(client, "ollama/m")
+        assert "Unloaded: ollama/m." == COMMANDS["unload"](SimpleNamespace(client=client), "ollama/m")
         assert [] == client.run(_loaded(client))
         assert [] == unloaded(client)
         client.close()

@@ -113,7 +113,7 @@ def _where(row: Provider) -> str:
 def lacks(row: Provider) -> str:
     """Why no model in a row's folders can be asked, "" where one can."""
     if find_spec("xllamacpp") is None:
-        return "pip install 'nbllm[local]'"
+        return "xllamacpp is not installed (pip install 'nbllm[local]')"
     return "" if listed(row) else f"no .gguf file in {_where(row)}"
 
 

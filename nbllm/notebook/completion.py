@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from types import FunctionType
 
+from ..agents.model_files import listed
 from ..core.options import Option
 from ..routing.config import head
 from .session import Session
@@ -59,14 +60,14 @@ def _named(session: Session, command: str, typed: str) -> list[tuple[str, str]]:
             return [(name, "provider") for name in session.client.registry.rows]
         case "models":
             rows = session.client.registry.rows.items()
-            return [(f"{name}/", "provider") for name, row in rows if row.models]
+            return [(f"{name}/", "provider") for name, row in rows if row.models or row.folders]
         case "chat":
             return [(chat.name, "conversation") for chat in session.chats]
         case "prompt":
             return [(name, "prompt") for name in session.fragments]
         case "help":
             return [(name, "topic") for name in (*SUBCOMMANDS, *OPTIONS)]
-        case "ping":
+        case "ping" | "unload":
             return models(session, typed)
     return []
 
@@ -112,8 +113,11 @@ def choices(session: Session, option: Option) -> Iterable[str]:
 
 def models(session: Session, typed: str = "") -> list[tuple[str, str]]:
     """Names that can be asked, each with a hint whether its key is there; explicit ones where api/ is
-    typed."""
+    typed, model files where their provider is."""
     registry = session.client.registry
+    row = registry.row(head(typed)) if "/" in typed else None
+    if row is not None and row.folders:
+        return [(name, "model file") for name in listed(registry.placed(row))]
     names = registry.explicit_names() if typed.startswith("api/") else registry.names()
     return [(name, _hint(session, name)) for name in dict.fromkeys(names)]
 
