@@ -9,7 +9,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,9 +55,10 @@ class _Server:
     busy: int = 0
     idle: asyncio.TimerHandle | None = None
 
-    @property
-    def runs(self) -> bool:
-        return self.command.process.returncode is None
+    def awake(self) -> None:
+        """Nothing ends it for being idle."""
+        if self.idle is not None:
+            self.idle.cancel()
 
 
 class LocalTransport(Transport):
@@ -73,9 +74,7 @@ class LocalTransport(Transport):
 
     def waits(self, call: LocalCall) -> str:
         """See core.calls.Transport."""
-        task = self._servers.get(call.key)
-        there = task is not None and task.done() and self._is_good(task)
-        return "" if there else f"Loading {Path(call.file).name} on this machine."
+        return "" if self._running(call.key) else f"Loading {Path(call.file).name} on this machine."
 
     @asynccontextmanager
     async def open(self, call: LocalCall, trace: Trace, connect: float | None) -> AsyncIterator[Reply]:
@@ -85,8 +84,7 @@ class LocalTransport(Transport):
         began = time.perf_counter()
         server = await self._server(call)
         server.busy += 1
-        if server.idle is not None:
-            server.idle.cancel()
+        server.awake()
         trace.address = server.address
         headers = {**call.http.headers, "Authorization": f"Bearer {server.key}"}
         sent = HttpCall(f"{server.address}/v1/chat/completions", headers, call.http.body)
@@ -102,7 +100,7 @@ class LocalTransport(Transport):
 
     async def _server(self, call: LocalCall) -> _Server:
         task = self._servers.get(call.key)
-        if task is None or (task.done() and not self._is_good(task)):
+        if task is None or (task.done() and self._running(call.key) is None):
             task = self._servers[call.key] = asyncio.create_task(self._start(call))
             task.add_done_callback(lambda t: t.cancelled() or t.exception())  # nobody may be waiting
         try:
@@ -114,34 +112,37 @@ class LocalTransport(Transport):
                 f"{Path(call.file).name} was unloaded before it had loaded.", hint="Ask again to load it."
             ) from None
 
-    @staticmethod
-    def _is_good(task: asyncio.Task[_Server]) -> bool:
-        return not task.cancelled() and task.exception() is None and task.result().runs
+    def _running(self, key: tuple[str, int]) -> _Server | None:
+        """A server that is loaded and runs."""
+        task = self._servers.get(key)
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return None
+        return task.result() if task.result().command.process.returncode is None else None
 
     def _end(self, key: tuple[str, int]) -> None:
         """Ends an idle server."""
-        task = self._servers.get(key)
-        if task is not None and task.done() and self._is_good(task) and not task.result().busy:
+        if (server := self._running(key)) is not None and not server.busy:
             self._ending = asyncio.create_task(self._let_go([key]))
 
     async def unload(self, file: str | None = None) -> list[str]:
         """Ends the servers of a file, or all, also those that still load; gives the files' names. Raises
         ConfigError where one is answering."""
         keys = [key for key in self._servers if file in (None, key[0])]
-        good = [task.result() for key in keys if (task := self._servers[key]).done() and self._is_good(task)]
-        if any(server.busy for server in good):
+        if any(server is not None and server.busy for server in map(self._running, keys)):
             raise errors.ConfigError(
                 "The model is answering.", hint="Stop the answer first, or wait for it: %llm stop"
             )
         await self._let_go(keys)
         return [Path(name).name for name, _ in keys]
 
-    async def _let_go(self, keys: Iterable[tuple[str, int]]) -> None:
+    async def _let_go(self, keys: list[tuple[str, int]]) -> None:
+        ending = [server for key in keys if (server := self._running(key)) is not None]
         tasks = [self._servers.pop(key) for key in keys]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(t.result().command.close() for t in tasks if self._is_good(t)))
+        for server in ending:
+            server.awake()
+        await asyncio.gather(*tasks, *(s.command.close() for s in ending), return_exceptions=True)
 
     async def _start(self, call: LocalCall) -> _Server:
         key = secrets.token_urlsafe(24)
