@@ -166,7 +166,7 @@ _STANDARD = sys.stdlib_module_names - {
 # 200 of the tower: routes and prices that were found are remembered; requests without httpx, which loads for
 # proxies; packages that bring nothing are not asked.
 # 175 of the tower: a model in a file, its process, its end (llamacpp/PATH.gguf).
-# 190 of the tower, 4 of the notebook: model files by name in folders, for auto, unloaded (%llm unload).
+# 190 of the tower, 8 of the notebook: model files by name in folders, for auto, unloaded (%llm unload).
 # 35 of the tools: clients of MCP logins that were registered by hand.
 # 40 of the tools: prompts and resources are pinned, as tools are.
 # 28 of bench: requests that wait together are written down and told together.
