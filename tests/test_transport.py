@@ -308,6 +308,16 @@ def test_tls_is_measured_apart_and_checked(monkeypatch):
         ask(url)
 
 
+class Passed:
+    """A step of a server that tells when it was reached."""
+
+    def __init__(self):
+        self.passed = threading.Event()
+
+    def wait(self, _longest):
+        self.passed.set()
+
+
 def stamped(*pieces):
     """(frames, trace) where the server sends each piece after the client has seen an event of the one
     before."""
@@ -340,17 +350,16 @@ def test_an_event_that_ends_its_read_has_the_kernels_stamp():
 @LINUX
 def test_a_read_of_several_segments_is_known_as_such():
     """Two writes that the client finds together are counted as two, and bound their events from below."""
-    loop_blocked = threading.Event()
+    loop_blocked, sent = threading.Event(), Passed()
 
     def block(frame):
         if not loop_blocked.is_set():
             loop_blocked.set()
-            time.sleep(0.05)  # the loop sleeps on the job: what comes meanwhile is found in one read
+            assert sent.passed.wait(30)  # the loop sleeps on the job: what comes is found in one read
+            time.sleep(0.03)
 
-    with server([None, CHUNKED + chunk(EVENT), loop_blocked, chunk(OTHER), chunk(EVENT), b"0\r\n\r\n"]) as (
-        url,
-        _,
-    ):
+    rest = [chunk(OTHER), chunk(EVENT), b"0\r\n\r\n", sent]
+    with server([None, CHUNKED + chunk(EVENT), loop_blocked, *rest]) as (url, _):
         ((_, data, trace),) = ask(url, on_frame=block)
     late = trace.reads[-1]
     assert 3 == len(data)
