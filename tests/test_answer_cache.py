@@ -184,7 +184,7 @@ def test_equal_calls_are_one(client, sim):
 def test_who_stops_leaves_the_others_their_answer(client, sim, stopped):
     before = asked(sim)
     told = {"user": f"{stopped}"}
-    streams = [client.stream("Stop", "openai/sim@ttft=0.3", cache=True, extra=told) for _ in range(4)]
+    streams = [client.stream("Stop", "openai/sim@ttft=1.5", cache=True, extra=told) for _ in range(4)]
     for i in stopped:
         streams[i].cancel()
         streams[i].wait_end(LONG)
@@ -192,11 +192,11 @@ def test_who_stops_leaves_the_others_their_answer(client, sim, stopped):
     assert asked(sim) == before + 1
     assert all(a.text for a in left)
     assert sum(not a.cached for a in left) == 1
-    assert client.complete("Stop", "openai/sim@ttft=0.3", cache=True, extra=told).cached
+    assert client.complete("Stop", "openai/sim@ttft=1.5", cache=True, extra=told).cached
 
 
 def test_a_failure_is_everybodys(client, sim):
-    streams = [client.stream("Fail", "openai/sim@status=400,headers=0.2", cache=True) for _ in range(3)]
+    streams = [client.stream("Fail", "openai/sim@status=400,headers=1.5", cache=True) for _ in range(3)]
     found = []
     for stream in streams:
         with pytest.raises(errors.ProviderError) as caught:

@@ -103,7 +103,7 @@ def test_old_failed_and_cached_calls_say_nothing(client):
 
 def test_the_answer_says_who_was_chosen_and_why(client):
     """As auto does; after one call each, the faster one answers."""
-    slow, quick = "sim/openai/slow@ttft=0.4,gap=0,tokens=3", "sim/openai/quick@ttft=0.01,gap=0,tokens=3"
+    slow, quick = "sim/openai/slow@ttft=1.5,gap=0,tokens=3", "sim/openai/quick@ttft=0.01,gap=0,tokens=3"
     for _ in range(3):
         stream = client.stream("hello", f"fast({slow}|{quick})")
         stream.response()

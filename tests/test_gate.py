@@ -311,7 +311,7 @@ def test_who_waits_goes_before_a_table(client):
 
     async def all_of_them():
         gate = Gate("p", Limiter())
-        gate.limiter.held = time.monotonic() + 0.2
+        gate.limiter.held = time.monotonic() + 1.0
         work = [asyncio.ensure_future(enter(gate, f"row {i}", row)) for i in range(3)]
         work.append(asyncio.ensure_future(enter(gate, "cell", cell)))
         await asyncio.sleep(0)

@@ -82,7 +82,7 @@ def test_stop_ends_the_whole_group(cli, tmp_path):
     """)  # noqa: E501
     stream = client.stream("go", model="cli/it")
     while "began" not in stream.partial().text:
-        assert stream.wait(len(stream.log), 10)
+        assert stream.wait(len(stream.log), 60)
     assert comes_to(1, lambda: alive(marker)[:1])
     stream.cancel()
     assert stream.wait_end(30)
