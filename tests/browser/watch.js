@@ -38,7 +38,8 @@
     const frozen = node.querySelectorAll(".jp-OutputArea-child").length - 1;
     seen.frozen = Math.max(seen.frozen, frozen);
     if (seen.final === null && seen.selected && getSelection().toString() !== seen.selected) seen.lost += 1;
-    if (seen.selecting && seen.final === null && !seen.selected && frozen >= 1) seen.selected = select(node);
+    // of the first block, once another stands behind it: what a busy page still had to draw of the first is drawn
+    if (seen.selecting && seen.final === null && !seen.selected && frozen >= 2) seen.selected = select(node);
     requestAnimationFrame(() => frame(node, at));
   }
 
