@@ -102,7 +102,7 @@ class Kernel:
         self.client = self._manager.blocking_client()
         self.client.start_channels()
         try:
-            self.client.wait_for_ready(timeout=60)
+            self.client.wait_for_ready(timeout=180)
         except RuntimeError:
             self.close()
             if attempts == 1:
@@ -125,7 +125,7 @@ class Kernel:
         self.client.shell_channel.send(message)
         return str(message["header"]["msg_id"])
 
-    def collect(self, parent: str, until: Any = None, timeout: float = 60) -> Ran:
+    def collect(self, parent: str, until: Any = None, timeout: float = 180) -> Ran:
         """The messages of a cell up to its end, or up to the first message for which `until` is true."""
         ran, end = Ran(), time.monotonic() + timeout
         while True:
@@ -147,7 +147,7 @@ class Kernel:
             if reply["parent_header"].get("msg_id") == parent:
                 return reply
 
-    def run(self, code: str, timeout: float = 60, *, cell: str = "") -> Ran:
+    def run(self, code: str, timeout: float = 180, *, cell: str = "") -> Ran:
         """Runs a cell to its end."""
         return self.collect(self.start(code, cell=cell), timeout=timeout)
 

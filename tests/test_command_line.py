@@ -19,7 +19,7 @@ def asked(*words, typed=None, **env):
         stdin=subprocess.DEVNULL if typed is None else None,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         env={**os.environ, **env},
     )
@@ -104,6 +104,6 @@ def test_ctrl_c_ends_it_with_what_came():
     ) as running:
         first = running.stdout.read(4)
         running.send_signal(signal.SIGINT)
-        rest, error = running.communicate(timeout=60)
+        rest, error = running.communicate(timeout=300)
     assert (130, "") == (running.returncode, error)
     assert first + rest

@@ -347,7 +347,7 @@ def test_a_fork_writes_a_file_of_its_own(place):
     """What the parent has written or not is the parent's to write; the child ends its own way."""
     with Listener((200, ANSWER)) as server:
         ran = subprocess.run(
-            [sys.executable, "-c", FORK, server.url], capture_output=True, text=True, timeout=60, check=True
+            [sys.executable, "-c", FORK, server.url], capture_output=True, text=True, timeout=300, check=True
         )
     assert "3" == ran.stdout.split()[-1], ran.stderr
     assert 3 == len(read()[0])
@@ -403,7 +403,7 @@ print(len(rows), len(problems))
 def test_a_disk_that_gets_full_costs_no_answer(place):
     """What was written stays, the rest is in memory."""
     ran = subprocess.run(
-        [sys.executable, "-c", FULL], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", FULL], capture_output=True, text=True, timeout=300, check=False
     )
     assert "30 1" == ran.stdout.strip(), ran.stderr
     assert 10 <= len(read()[0]) <= 30
@@ -664,6 +664,6 @@ def test_a_setting_of_the_notebook_changes_it(place):
         "shell.run_line_magic('config', 'NbLLM.ledger = \"paper\"'); print(kept())"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
     assert ["memory", "texts", "disk", "disk"] == ran.stdout.split()[:3] + ran.stdout.split()[-1:], ran.stderr

@@ -349,7 +349,7 @@ def test_nothing_is_lost_by_a_kill(home):
             assert not kept & set(again)
             assert width >= sum(again[prompt] for prompt in before)
         kept, before = answered(), asked(server)
-        out, err = child(server).communicate(timeout=60)
+        out, err = child(server).communicate(timeout=300)
         assert "300" == out.split()[0], err
         again = asked(server) - before
         assert {f"row {i}" for i in range(300)} - kept == set(again)
@@ -371,7 +371,7 @@ def test_stop_gives_the_frame_with_what_was_finished(home):
         running = child(server)
         assert comes_to(True, lambda: [None] * (len(server.records) >= 17))
         running.send_signal(signal.SIGINT)
-        out, err = running.communicate(timeout=60)
+        out, err = running.communicate(timeout=300)
     assert 0 < int(out.split()[0]) < 300, err
     assert "nbllm.rows.resume('killed') goes on" in err
     assert 300 == nbllm.rows.runs().loc[0, ["ok", "left"]].sum()

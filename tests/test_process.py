@@ -359,7 +359,7 @@ def test_what_we_start_as_python_runs_nothing_of_the_working_directory(tmp_path,
         "r.register('cli/it', {'command': ['cat']})\nprint(Client(r).complete('hi', 'cli/it').text)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=300, check=True
     )
     assert "hi" == done.stdout.strip()
     assert not (tmp_path / "PWNED").exists()

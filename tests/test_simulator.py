@@ -601,7 +601,7 @@ def run(code, **env):
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         env={**os.environ, **env},
     )
@@ -658,7 +658,7 @@ def test_the_command_serves_until_it_is_interrupted():
             assert 3 == json.loads(ask(client, "ollama", "sim").text.splitlines()[-1])["eval_count"]
         process.send_signal(signal.SIGINT)
         assert (0, "") == (process.wait(30), process.stderr.read())
-    bad = subprocess.run([*command[:-1], "tttf=1"], capture_output=True, text=True, timeout=60, check=False)
+    bad = subprocess.run([*command[:-1], "tttf=1"], capture_output=True, text=True, timeout=300, check=False)
     assert (2, True) == (bad.returncode, "ttft" in bad.stderr)
 
 

@@ -570,7 +570,7 @@ registry.register("cli/it", {{"command": [sys.executable, "-u", {str(tmp_path / 
 print(Client(registry).complete("hi", "cli/it", keep=True).text)
 """  # noqa: E501
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True
     )
     assert "heard 1: hi" in done.stdout
     assert gone(str(tmp_path / "it.py"))
