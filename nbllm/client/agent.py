@@ -47,9 +47,10 @@ from ..core.options import CallSpec
 from ..tools.changes import Change, Journal, Made, settled
 from ..tools.given import Connections, Given, Sets, tools
 from ..tools.mcp_mend import clean
-from ..tools.names import unique
+from ..tools.names import chosen, unique
 from ..tools.results import content, failure
 from ..tools.usable import Arguments, ToolArgumentsError, Usable
+from .errands import as_exception, is_cancelled
 from .policy import Approve, Asker, Scale, checked_approve
 from .stream import Stream
 
@@ -491,10 +492,12 @@ class Agent:
         try:
             async with asyncio.timeout(limit) as clock:
                 ended = p.give(_content(await tool.call(p.arguments), tool.budget))
-        except Exception as exc:  # noqa: BLE001 - whatever a tool raises is for the model
+        except BaseException as exc:
+            if is_cancelled():
+                raise
             late = f"timed out after {limit:g} s: whether it took effect is not known"
             own = isinstance(exc, TimeoutError) and clock.expired()
-            ended = p.end("timeout", late) if own else p.end("failed", exc)
+            ended = p.end("timeout", late) if own else p.end("failed", as_exception(exc))
         await self._note(ended, change)
         stream.publish(ended)
 
@@ -619,6 +622,11 @@ class ToolUse:
             )
         return cls(found, limits, approve, when, spec.strict)
 
+    def asked(self, request: Request) -> Request:
+        """A request for tools without code. Raises ConfigError for a tool_choice that names none of them."""
+        choice = chosen(request.tool_choice, [t.name for t in request.tools])
+        return replace(request, tool_choice=choice)
+
     @property
     def works(self) -> bool:
         """Whether any of the tools runs here."""
@@ -656,7 +664,8 @@ class ToolUse:
         code = {n: t for n, t in known.items() if isinstance(t, Usable)}
         plain = frozenset(known) - frozenset(code)
         agent = Agent(code, send, self.approve, ask, self.limits, plain, self.compact, scale, journal=journal)
-        await agent.run(stream, replace(request, tools=_told(known)))
+        choice = chosen(request.tool_choice, known)
+        await agent.run(stream, replace(request, tools=_told(known), tool_choice=choice))
 
 
 def _held(tool: Usable | Tool, strict: bool) -> Usable | Tool:

@@ -17,6 +17,7 @@ from ..core import errors
 from ..core import prompt as prompts
 from ..core.calls import NO_CALL, AnyCall, Guard, Secret
 from ..core.events import Fold, Notice, Response, Timing, total
+from ..core.history import in_words
 from ..core.messages import Effort, Message, Request, Tool
 from ..core.options import CallSpec
 from ..core.schema import provider_schema
@@ -386,7 +387,7 @@ class Client:
         send = once if spec.hedge is None else self._hedged(spec, route, once)
 
         if using is None or not using.runs:
-            return send(request)
+            return send(request if using is None else using.asked(request))
         return self._use(using, request, route, sending["key"], send)
 
     def _hedged(
@@ -496,7 +497,7 @@ class Client:
         stream = Stream(lambda fold, s: _answer(fold, s, first))
         if permits is not None:
             permits.stream = stream
-        for notice in _notices(request, route):
+        for notice in _notices(request, first):
             stream.publish(notice)
         running, retries = self._engine(), retries or self.retries
         gates = running.kept(Gates) if self.paced else None
@@ -559,7 +560,13 @@ class Client:
             dialect = prepare.dialect(route.provider, self.registry.dialects)
             return Attempt(request, route, dialect, key, guard, NO_CALL, None, limits)
         try:
-            call = self.encode(request, route, key, keep=keep, mode=mode)
+            try:
+                call = self.encode(request, route, key, keep=keep, mode=mode)
+            except errors.ConfigError:
+                if (worded := in_words(request.messages)) == request.messages:
+                    raise
+                request = replace(request, messages=worded)  # no answer is lost for a file of a tool's
+                call = self.encode(request, route, key, keep=keep, mode=mode)
             call = call.permitting(permits, stays=keep) if mode == "execute" else call
             fresh = fresh or (mode == "execute" and not keep)
             transport = self._pool.transport(call)
@@ -617,9 +624,11 @@ def _works(spec: CallSpec) -> bool:
     return tools or limited or spec.compact not in (None, "off")
 
 
-def _notices(request: Request, route: Route) -> Iterable[Notice]:
+def _notices(request: Request, first: Attempt) -> Iterable[Notice]:
     """What is told before anything is sent."""
-    row = route.provider
+    route, row = first.route, first.route.provider
+    if first.request.messages != request.messages:
+        yield Notice("media", f"files of tools told in words: {first.who} takes no such file")
     if left := left_out(request, row.dialect):
         yield Notice(
             "media", f"{left} not sent back: {row.label or row.name} takes no such file from a model"

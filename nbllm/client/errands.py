@@ -26,12 +26,10 @@ class Errand:
     asks: bool = False
 
     def end(self, value: Any, error: BaseException | None) -> None:
-        """Tells the writer. An exception that is no Exception would end its loop; an interrupt is the
-        reader's, who stops the call."""
-        if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
+        """Tells the writer; an interrupt is the reader's, who stops the call."""
+        if isinstance(error, KeyboardInterrupt):
             raise error
-        if error is not None and not isinstance(error, Exception):
-            error = RuntimeError(f"{type(error).__name__}: {error}")
+        error = error if error is None else as_exception(error)
         with contextlib.suppress(RuntimeError):  # the engine has ended
             self.loop.call_soon_threadsafe(settle, self.done, (value, error))
 
@@ -47,15 +45,28 @@ class Errand:
         self.end(value, error)
 
     async def do_async(self) -> None:
-        """Does it in the reader's loop. Raises KeyboardInterrupt and CancelledError."""
+        """Does it in the reader's loop. Raises KeyboardInterrupt, and CancelledError where that is meant."""
         value, error = None, None
         try:
             value = self.work()
             if inspect.isawaitable(value):
                 value = await value
-        except BaseException as exc:  # noqa: BLE001
+        except BaseException as exc:
+            if is_cancelled():
+                raise
             error = exc
         self.end(value, error)
+
+
+def as_exception(error: BaseException) -> Exception:
+    """What a tool raised, as its caller is told. What is no Exception (a SystemExit) would end a loop."""
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def is_cancelled() -> bool:
+    """Whether somebody wants the running task to end: else a CancelledError is one that a tool has raised."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _in_a_thread(work: Any) -> Any:

@@ -4,9 +4,10 @@ it. Pure."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import takewhile
 
-from .messages import Message, Part, ToolCall, ToolResult
+from .messages import Message, Part, Text, ToolCall, ToolResult, caption
 
 NOT_RUN = "not run"
 
@@ -26,6 +27,18 @@ def closed(messages: Sequence[Message]) -> tuple[Message, ...]:
             told = takewhile(lambda m: m.role != "assistant", messages[i + 1 :])
             out.append(Message("tool", answered(calls, (p for m in told for p in m.parts))))
     return tuple(out)
+
+
+def in_words(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The conversation with the files in results of tools told in words."""
+
+    def worded(part: Part) -> Part:
+        if not isinstance(part, ToolResult) or isinstance(part.content, str):
+            return part
+        content = [p if isinstance(p, Text) else Text(caption(p)) for p in part.content]
+        return replace(part, content=tuple(content))
+
+    return tuple(replace(m, parts=tuple(map(worded, m.parts))) if m.role == "tool" else m for m in messages)
 
 
 def answered(calls: Iterable[ToolCall], found: Iterable[Part]) -> list[ToolResult]:

@@ -71,27 +71,41 @@ def own(messages: Iterable[Message], dialect: str = "") -> list[Message]:
 
 
 def with_unique_ids(messages: Sequence[Message], dialect: str = "") -> list[Message]:
-    """The messages with the made-up ids of their calls unique within the conversation: two answers may have
-    made up the same. An id tells the call's place, so that it stays when the conversation grows. A result
-    belongs to the last call before it that has its id. Blocks of other wire formats are left out."""
+    """The messages with the ids of their calls unique within the conversation: two answers may have made up
+    the same, some servers give one twice, or none. An id that is made tells the call's place, so that it
+    stays when the conversation grows. A result belongs to the last turn before it that has its id, and there
+    to the first call that has none yet. Blocks of other wire formats are left out."""
     messages = own(messages, dialect)
     calls = [p for m in messages for p in m.parts if isinstance(p, ToolCall)]
     taken = {c.id for c in calls if not c.made_up}
-    if not any(c.made_up for c in calls):
+    if len(taken) == len(calls) and "" not in taken:
         return messages
-    ids: dict[str, str] = {}  # of the calls so far, as they are sent
+    free = taken - {""}  # ids that no call has been sent with yet
+    open_: dict[str, list[str]] = {}  # of the calls of the last turn with an id, as they are sent
 
-    def renamed(part: Part, place: str) -> Part:
+    def sent(call: ToolCall, place: str) -> str:
+        if call.made_up or call.id not in free:
+            return unused(f"nbllm-{place}", taken)
+        free.remove(call.id)
+        return call.id
+
+    def renamed(part: Part, place: str, calls: dict[str, list[str]]) -> Part:
         if isinstance(part, ToolCall):
-            ids[part.id] = unused(f"nbllm-{place}", taken) if part.made_up else part.id
-        elif not isinstance(part, ToolResult):
+            open_[part.id] = calls.setdefault(part.id, [])
+            open_[part.id].append(sent(part, place))
+            id = open_[part.id][-1]
+            return replace(part, id=id, made_up=part.made_up or id != part.id)
+        if not isinstance(part, ToolResult) or part.id not in open_:
             return part
-        return replace(part, id=ids.get(part.id, part.id))
+        waiting = open_[part.id]
+        return replace(part, id=waiting.pop(0) if len(waiting) > 1 else waiting[0])
 
-    return [
-        Message(m.role, [renamed(p, f"{i}-{k}") for k, p in enumerate(m.parts)])
-        for i, m in enumerate(messages)
-    ]
+    found = []
+    for i, message in enumerate(messages):
+        calls_here: dict[str, list[str]] = {}
+        parts = [renamed(p, f"{i}-{k}", calls_here) for k, p in enumerate(message.parts)]
+        found.append(Message(message.role, parts))
+    return found
 
 
 def with_short_ids(messages: Iterable[Message], exactly: int = 0, most: int = 40) -> Iterator[Message]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from itertools import islice
 from typing import Any, Literal
 
@@ -270,8 +271,9 @@ def _result(result: ToolResult) -> dict[str, Any]:
 
 
 def _id(id: str) -> str:
-    """Anthropic takes ids of these characters only; other providers' may hold others."""
-    return re.sub(r"[^a-zA-Z0-9_-]", "_", id)
+    """Anthropic takes ids of these characters only; other providers' may hold others, and stay different."""
+    made = re.sub(r"[^a-zA-Z0-9_-]", "_", id)
+    return made if made == id else f"{made}_{sha256(id.encode('utf-8', 'replace')).hexdigest()[:8]}"
 
 
 # --- answer -------------------------------------------------------------------------------------------------

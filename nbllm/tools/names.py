@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
+from ..core.errors import ConfigError
 from ..core.messages import Tool
 from .usable import Usable
 
@@ -24,6 +25,19 @@ def fit(name: str) -> str:
     if not made[0].isalpha():
         made = f"t_{made}"
     return made if len(made) <= LONGEST else hashed(made, name)
+
+
+def chosen(choice: str | None, names: Collection[str]) -> str | None:
+    """tool_choice= in the name that the model is told. Raises ConfigError for a tool that there is not."""
+    if choice in (None, "auto", "none", "required"):
+        return choice
+    found = next((n for n in (choice, fit(choice)) if n in names), None)
+    if found is None:
+        there = ", ".join(names)
+        raise ConfigError(
+            f"tool_choice={choice!r} names no tool of the call.", hint=f"There are: {there[:500] or 'none'}."
+        )
+    return found
 
 
 def hashed(name: str, whole: str) -> str:
