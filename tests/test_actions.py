@@ -82,6 +82,29 @@ def test_what_is_kept_is_found_and_taken_back(kernel):
     assert 0 == kernel.value("len(table)")
 
 
+def test_what_is_kept_is_preferred_to_what_stood_beside_it(kernel):
+    """Other models' answers to the same words, below other cells and in a comparison; not to other words."""
+    for model in ("openai@echo=1", "anthropic@echo=1", "gemini@echo=1"):
+        place = asked(kernel, f"%%llm sim/{model}\nthe same words")
+    asked(kernel, "%%llm sim/ollama@echo=1\nquite others")
+    kernel.run(f"press('keep', place={place!r}, keep=True)")
+    kernel.run("%%llm sim/openai@echo=1,sim/gemini@echo=1\na comparison")
+    ran = kernel.run("%llm kept add sim/openai@echo=1")
+    assert ran.ok, ran.error
+    kernel.run("rows = nbllm.bench.preferences()[['prompt', 'a', 'b', 'winner']].values.tolist()")
+    found = kernel.value("[[word.partition('@')[0] for word in row] for row in rows]")
+    assert [
+        ["the same words", "sim/gemini/sim-gemini", "sim/anthropic/sim-anthropic", "sim/gemini/sim-gemini"],
+        ["the same words", "sim/gemini/sim-gemini", "sim/openai/sim-openai", "sim/gemini/sim-gemini"],
+        ["a comparison", "sim/openai/sim-openai", "sim/gemini/sim-gemini", "sim/openai/sim-openai"],
+    ] == found
+    assert 3 == kernel.value("len(nbllm.bench.win_rates(nbllm.bench.preferences()))")
+    assert "No answer of 'x'" in kernel.run("%llm kept add x").error["evalue"]
+    kernel.run(
+        "from nbllm.store import preferences\nfor row in preferences.kept(): preferences.forget(row['id'])"
+    )
+
+
 @pytest.mark.parametrize("cell", ["%%llm sim/openai chat=c\nx", "%%llm sim/openai tools=f approve=auto\nx"])
 def test_what_cannot_be_asked_again_offers_no_such_button(kernel, cell):
     kernel.run("def f(x: int) -> int:\n    'Doubles.'\n    return 2 * x")

@@ -15,6 +15,7 @@ from nbllm.client.client import Client
 from nbllm.core import errors
 from nbllm.core.assertions import checks, named, scorer
 from nbllm.simulator.scripts import script
+from nbllm.store import preferences as kept
 
 NEAR = pytest.approx
 
@@ -376,6 +377,26 @@ def test_one_sided_and_few_comparisons_are_finite(winners):
         assert 0.5 < found["ci_lo"].iloc[0] < found["win_rate"].iloc[0] < 1
     if winners == ["tie"] * 8:
         assert NEAR(0.5) == found["win_rate"].iloc[0]
+
+
+def test_what_was_kept_is_a_comparison(tmp_path, monkeypatch):
+    """Before the others, and as good as what was kept too; an old mark, without others, says nothing."""
+    monkeypatch.setenv("NBLLM_HOME", str(tmp_path))
+    about = {"provider": "p", "simulated": False, "answer": "x"}
+    for number, (model, prompt, over) in enumerate(
+        [("x", "One?", ["p/y", "p/z"]), ("y", "One?", ["p/z"]), ("x", "Two?", None), ("z", "Three?", ["p/x"])]
+    ):
+        more = {} if over is None else {"over": over}
+        kept.keep(str(number), {**about, "model": model, "prompt": prompt, **more})
+    found = nbllm.bench.preferences()
+    assert {
+        ("One?", "p/x", "p/y", "tie"),
+        ("One?", "p/x", "p/z", "p/x"),
+        ("One?", "p/y", "p/z", "p/y"),
+        ("Three?", "p/z", "p/x", "p/z"),
+    } == set(found[["prompt", "a", "b", "winner"]].itertuples(index=False, name=None))
+    assert 2 == found["prompt_id"].nunique()
+    assert {"p/x", "p/y", "p/z"} == set(nbllm.bench.win_rates(found)["name"])
 
 
 def test_what_is_no_comparison_says_so():

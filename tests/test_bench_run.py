@@ -16,6 +16,7 @@ import pytest
 import nbllm
 from nbllm.bench import store
 from nbllm.bench import supervisor as conducting
+from nbllm.bench.achieved import missed
 from nbllm.core import errors
 from nbllm.store import columns
 
@@ -261,6 +262,30 @@ def test_a_conversation_is_sent_turn_by_turn():
     df = measured(run([FAST], prompts=[{"id": "talk", "turns": ["One.", "Two."]}], blocks=1))
     assert ["talk#1", "talk#2"] == list(df["prompt_id"])
     assert df["in_tokens"].iloc[1] > df["in_tokens"].iloc[0]
+
+
+def test_a_user_thinks_before_going_on():
+    """Between the turns of a conversation, and a user of a closed loop between conversations; not at first,
+    nor in a warm-up; a load that thinks was not missed."""
+    talks = [{"id": name, "turns": ["One.", "Two."]} for name in "ab"]
+    how = {"blocks": 1, "concurrency": 2, "per_turn": 4, "warmup": 2, "seed": 5}
+    df, again = (run([FAST], prompts=talks, think=(0.001, 0.004), **how) for _ in range(2))
+    assert df.loc[df["phase"] == "warmup", "think_s"].isna().all()
+    used, others = (measured(f).set_index("request_id")["think_s"].sort_index() for f in (df, again))
+    thought = used.dropna()
+    assert thought.between(0.001, 0.004).all()
+    assert not {i for i in used.index if i.endswith(".1")} - set(thought.index)
+    assert 1 <= used.isna().sum() <= 2, "of each user the first"
+    both = thought.index.intersection(others.dropna().index)
+    assert list(thought[both]) == list(others[both]), "by the seed"
+    assert "" == missed(df)
+
+
+@pytest.mark.parametrize("think", [-1, (2, 1), (1, 2, 3), "long", float("inf"), True])
+def test_what_is_no_time_to_think_says_so(think):
+    """Before anything is sent."""
+    with pytest.raises(errors.ConfigError, match="time to think"):
+        run([FAST], think=think)
 
 
 def test_a_budget_ends_a_run_and_holds_when_it_is_resumed():

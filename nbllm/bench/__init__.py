@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .files import load as load
     from .files import save as save
     from .judging import judge as judge
+    from .judging import preferences as preferences
     from .judging import win_rates as win_rates
     from .load_search import find_load as find_load
     from .planning import power as power
@@ -56,7 +57,7 @@ _HOME = {
     "answers": "scoring",
     **dict.fromkeys(("check", "goodput", "leaderboard"), "decisions"),
     **dict.fromkeys(("cases", "grid"), "assertions"),
-    **dict.fromkeys(("judge", "win_rates"), "judging"),
+    **dict.fromkeys(("judge", "preferences", "win_rates"), "judging"),
     "find_load": "load_search",
     "compare": "comparison",
     "export": "exchange",

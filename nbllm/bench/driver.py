@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import random
 import statistics
 import time
 from collections.abc import Iterable
@@ -44,6 +45,7 @@ class _Ask:
     number: int
     prompt: prompts.Prompt
     messages: tuple[Message, ...]
+    thought: float | None = None  # seconds before it
 
     @property
     def several(self) -> bool:
@@ -144,10 +146,12 @@ class Load:
 
         async def user(number: int) -> None:
             await asyncio.sleep(number * _STAGGER)
+            first = True
             for slot in waiting:
                 if self._full() or self._refuses(turn.arm):
                     return
-                await self._slot(turn, slot, None)
+                await self._slot(turn, slot, None, thinks=not first)
+                first = False
 
         async with asyncio.TaskGroup() as group:
             for number in range(turn.load.concurrency):
@@ -173,22 +177,35 @@ class Load:
         lasts = turn.slots[-1].at or 0.0
         return usual if turn.load.steady and turn.load.kind != "closed" and lasts >= 3 * usual else 0.0
 
-    async def _slot(self, turn: Turn, slot: Slot, due: float | None) -> None:
+    async def _slot(self, turn: Turn, slot: Slot, due: float | None, *, thinks: bool = False) -> None:
         """One prompt: a request, or several where it is a conversation. A conversation ends where a request
-        of it fails. Of embeddings, a request has the texts of the prompts that follow."""
+        of it fails. Of embeddings, a request has the texts of the prompts that follow. thinks: whether its
+        user thinks before it, as before every later request of it."""
         prompt, batch = self.job.prompts[slot.prompt], self.job.arms[turn.arm].batch
+        thought = await self._think(turn, slot, 0) if thinks else None
         if batch:
             places = (place % len(self.job.prompts) for place in range(slot.prompt, slot.prompt + batch))
             texts = tuple(self.job.prompts[place].turns[0][0] for place in places)
-            await self._request(turn, _Ask(slot, 0, prompt, texts), due)
+            await self._request(turn, _Ask(slot, 0, prompt, texts, thought), due)
             return
         said: tuple[Message, ...] = ()
         for number, asked in enumerate(prompt.turns):
             said += tuple(asked)
-            stream = await self._request(turn, _Ask(slot, number, prompt, said), due if number == 0 else None)
+            thought = await self._think(turn, slot, number) if number else thought
+            ask = _Ask(slot, number, prompt, said, thought)
+            stream = await self._request(turn, ask, due if number == 0 else None)
             if stream is None or stream.error is not None:
                 return
             said = (*said, stream.partial().message)
+
+    async def _think(self, turn: Turn, slot: Slot, number: int) -> float | None:
+        """Waits as a user does who reads an answer; None where nobody thinks."""
+        rules = self.job.rules
+        if rules.think is None or turn.phase == "warmup":
+            return None
+        seconds = random.Random(f"think {rules.seed} {slot.seq} {number}").uniform(*rules.think)
+        await asyncio.sleep(seconds)
+        return seconds
 
     def _prefixed(self, turn: Turn, slot: Slot, said: tuple[Message, ...]) -> tuple[Message, ...]:
         prefix = "unique" if turn.start_kind == "cold_cache" else self.job.rules.prefix
@@ -265,6 +282,7 @@ class Load:
             "target_rate": turn.load.rate,
             "concurrency": turn.load.concurrency if closed else None,
             "idle_s": turn.idle_s or None,
+            "think_s": ask.thought,
             "t_wall": datetime.now(UTC).isoformat(),
         }
 

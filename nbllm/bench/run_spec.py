@@ -61,7 +61,8 @@ class Arm:
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How the run goes: warm-up ("auto" or a number of requests), prefix (see prompts.prefixed), limits,
-    early stop. max_errors: so many failures in a row, and a model is asked no more.
+    early stop. max_errors: so many failures in a row, and a model is asked no more. think: seconds, from and
+    to, in which a user thinks before going on.
 
     width: the relative half width of a confidence interval at which a level ends early; disturb:
     (milliseconds, of every so many) in which the worker's own loop is blocked, for selftest only.
@@ -76,6 +77,7 @@ class Rules:
     disturb: tuple[float, float] | None = None
     max_errors: int | None = None
     answers: bool = True
+    think: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

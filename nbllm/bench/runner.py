@@ -4,6 +4,7 @@ DataFrame."""
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import secrets
@@ -53,6 +54,7 @@ def run(
     per_turn: int | None = None,
     batch: int | Sequence[int] | None = None,
     idle: Sequence[float] = (0.0,),
+    think: float | Sequence[float] | None = None,
     warmup: int | str = "auto",
     cooldown: int = 0,
     prefix: str | None = None,
@@ -87,21 +89,22 @@ def run(
     model in a block; None for as many as keep the load steady: ten times the concurrency, ten seconds of a
     rate (the first and last are phases "ramp" and "drain"). batch: measures embeddings, so many texts in a
     request (those of the prompts that follow); each of several numbers is a model of its own, called "NAME
-    x16". idle: pauses in seconds before a turn. warmup: "auto" until times are stable, or a number of
-    requests. cooldown: requests at the end of a turn that do not count. prefix: "unique" defeats prompt
-    caches, "shared" measures them. detect: the smallest difference worth finding, 0.1 for 10 %: where so many
-    blocks would seldom find it, a warning says so, with the power and how many would, before anything is
-    sent. stop_when: the relative half width of `metric`'s interval at which a load level ends early. budget:
-    US dollars, or {"usd", "tokens", "seconds", "requests"}; it holds for what is in flight, and for a run
-    that is resumed. max_errors: so many failures in a row, and a model is asked no more; None for no end.
-    keep_answers: False keeps no text (see `bench.answers`). score: a column of expected answers, each of
-    which an answer must hold, or a function of an answer and of the prompt's other columns; it gives a column
-    score; or "judge: which answer is more correct?", which the model judge decides between each two answers
-    (see `bench.judge`). asserts: what an answer must be (see docs/benchmarks.md): columns check_NAME and
-    passed. tokenizer: who counts where a server does not: a name of tiktoken's, a Hugging Face
-    tokenizer.json, a tokenizer, or a function of a text; without it tok_source says estimate. directory:
-    where the run is kept. progress: False for none, or who shows it. disturb: see selftest. options: of every
-    call, such as max_tokens, temperature, timeout.
+    x16". think: seconds between an answer and what its user asks next, in a conversation and in a closed
+    loop; a pair draws them evenly. idle: pauses in seconds before a turn. warmup: "auto" until times are
+    stable, or a number of requests. cooldown: requests at the end of a turn that do not count. prefix:
+    "unique" defeats prompt caches, "shared" measures them. detect: the smallest difference worth finding, 0.1
+    for 10 %: where so many blocks would seldom find it, a warning says so, with the power and how many would,
+    before anything is sent. stop_when: the relative half width of `metric`'s interval at which a load level
+    ends early. budget: US dollars, or {"usd", "tokens", "seconds", "requests"}; it holds for what is in
+    flight, and for a run that is resumed. max_errors: so many failures in a row, and a model is asked no
+    more; None for no end. keep_answers: False keeps no text (see `bench.answers`). score: a column of
+    expected answers, each of which an answer must hold, or a function of an answer and of the prompt's other
+    columns; it gives a column score; or "judge: which answer is more correct?", which the model judge decides
+    between each two answers (see `bench.judge`). asserts: what an answer must be (see docs/benchmarks.md):
+    columns check_NAME and passed. tokenizer: who counts where a server does not: a name of tiktoken's, a
+    Hugging Face tokenizer.json, a tokenizer, or a function of a text; without it tok_source says estimate.
+    directory: where the run is kept. progress: False for none, or who shows it. disturb: see selftest.
+    options: of every call, such as max_tokens, temperature, timeout.
 
     A request that fails is a row with its status. Stop (Ctrl-C) ends the run and returns what is there;
     `bench.resume` goes on. Raises ConfigError for what cannot be planned.
@@ -142,6 +145,7 @@ def run(
         disturb,
         _errors(max_errors),
         keep_answers,
+        _think(think),
     )
     run_id = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
     place = Path(directory) if directory is not None else home() / run_id
@@ -560,6 +564,16 @@ def _warmup(given: int | str) -> int | str:
     if given != "auto" and (isinstance(given, bool) or not isinstance(given, int) or given < 0):
         raise errors.ConfigError(f"Not a warm-up: {given!r}.", hint='warmup="auto", or a number of requests.')
     return given
+
+
+def _think(given: float | Sequence[float] | None) -> tuple[float, float] | None:
+    if given is None:
+        return None
+    ends = tuple(given) if isinstance(given, Sequence) else (given, given)
+    numbers = [end for end in ends if isinstance(end, (int, float)) and not isinstance(end, bool)]
+    if len(ends) != 2 or len(numbers) != 2 or not 0 <= numbers[0] <= numbers[1] < math.inf:
+        raise errors.ConfigError(f"Not a time to think: {given!r}.", hint="think=5 seconds, or think=(2, 8).")
+    return numbers[0], numbers[1]
 
 
 def _prefix(given: str | None) -> str | None:

@@ -296,6 +296,7 @@ class CallSpec:
         "ints", "measures embeddings: texts in one request; several are compared: 1,16,64"
     )
     bench_idle: Any = _bench("pauses", "pauses in seconds before a turn: 0,30")
+    bench_think: Any = _bench("numbers", "seconds in which a user thinks before going on: 5, or 2,8")
     bench_warmup: Any = _bench("warmup", "auto until times are stable, or a number of requests")
     bench_cooldown: Any = _bench("int", "requests at the end of a load that are not counted")
     bench_prefix: Any = _bench("str", "unique defeats prompt caches, shared measures them")

@@ -137,7 +137,7 @@ class Actions:
             try:
                 if message.get("keep"):
                     ident = uuid4().hex
-                    preferences.keep(ident, _about(question, found))
+                    preferences.keep(ident, {**_about(question, found), "over": self._others(question)})
                     place.kept[number] = ident
                 elif number in place.kept:
                     preferences.forget(place.kept.pop(number))
@@ -145,6 +145,19 @@ class Actions:
                 self._draw(place, question, found, error.message)
                 return
         self._tell(place.run.place)
+
+    def _others(self, question: Question) -> list[str]:
+        """Whose answers to the same words stand in this notebook and are not kept: below cells, and in the
+        last comparison."""
+        seen: list[tuple[Question | None, Outcome]] = [
+            (asked, found)
+            for place in self.places.values()
+            for number, (asked, found) in enumerate(place.answers)
+            if number not in place.kept
+        ]
+        seen += [(self.session.asked, found) for found in self.session.outcomes if self.session.comparison]
+        alike = (found for asked, found in seen if asked and asked.text == question.text and not found.bare)
+        return sorted({preferences.name(_about(question, found)) for found in alike})
 
     def ask(self, place: _Place, message: dict[str, Any]) -> None:
         """Asks again, with other words where the message has some; the answer grows in the old one's
@@ -228,15 +241,34 @@ def _about(question: Question, found: Outcome) -> dict[str, Any]:
 
 
 def kept(session: Session, rest: str) -> Any:
-    """`%llm kept`: the answers that were kept as good ones; `forget ID` takes one back."""
+    """`%llm kept`: the answers that were kept as good ones; `forget ID` takes one back, `add MODEL` keeps
+    that one's of the last comparison."""
     import pandas as pd
 
     word, _, ident = rest.partition(" ")
     if word == "forget" and ident:
         preferences.forget(ident.strip())
         return "It is no longer kept."
+    if word == "add" and ident:
+        return _added(session, ident.strip())
     if rest:
-        raise ConfigError(f"%llm kept has no {rest[:40]!r}.", hint="%llm kept, or %llm kept forget ID.")
+        raise ConfigError(
+            f"%llm kept has no {rest[:40]!r}.", hint="%llm kept, %llm kept add MODEL, %llm kept forget ID."
+        )
     df = pd.DataFrame(preferences.kept(), columns=list(preferences.COLUMNS))
     df["at"] = pd.to_datetime(df["at"], unit="s", utc=True)
     return df
+
+
+def _added(session: Session, label: str) -> str:
+    """Keeps one answer of the last comparison: it is preferred to the others."""
+    found = next((o for o in session.outcomes if o.label == label and not o.bare), None)
+    if session.comparison is None or session.asked is None or found is None:
+        there = ", ".join(o.label for o in session.outcomes) if session.comparison else "none yet"
+        raise ConfigError(
+            f"No answer of {label[:40]!r} is in the last comparison.", hint=f"There are: {there}."
+        )
+    about = _about(session.asked, found)
+    others = {preferences.name(_about(session.asked, o)) for o in session.outcomes if not o.bare}
+    preferences.keep(uuid4().hex, {**about, "over": sorted(others - {preferences.name(about)})})
+    return f"{label}'s answer is kept: nbllm.bench.preferences() counts it."

@@ -169,6 +169,13 @@ COLUMNS: tuple[Column, ...] = (
         "The pause that was kept before this request, where a pause was asked for.",
     ),
     Column(
+        "think_s",
+        "float64",
+        "s",
+        "regime",
+        "How long its user thought before it (think=).",
+    ),
+    Column(
         "conn_reused",
         "boolean",
         "",

@@ -18,6 +18,11 @@ _TABLES = ("create table if not exists kept (id text primary key, at real not nu
 COLUMNS = ("at", "provider", "model", "label", "prompt", "answer", "simulated", "id")
 
 
+def name(about: Mapping[str, Any]) -> str:
+    """Whose answer it is: provider and model."""
+    return f"{about.get('provider')}/{about.get('model')}"
+
+
 def keep(ident: str, about: Mapping[str, Any]) -> None:
     """Keeps an answer under an id of its own. Raises ConfigError where the disk does not take it."""
     told = json.dumps(about, ensure_ascii=True)

@@ -59,7 +59,8 @@ SUBCOMMANDS: dict[str, str] = {
     "your configuration keeps them on disk (list --all, forget --all: those of all notebooks)",
     "prompt": "prompts that save= keeps, here or in the project (save=prompts/NAME): %llm prompt list | show "
     "NAME | diff NAME (since the last commit) | edit NAME (in the next cell) | forget NAME",
-    "kept": "the answers that were kept by the button below them, with their questions; forget ID",
+    "kept": "the answers that were kept by the button below them, with their questions; add MODEL keeps one "
+    "of the last comparison; forget ID",
     "fix": "why the last cell failed, what to change, and the corrected cell below, unrun: %llm fix "
     "claude/sonnet",
     "undo": "take back what tools changed in files and cells in the last answer: %llm undo (list: all that "
@@ -110,7 +111,7 @@ WORDS: dict[str, tuple[str, ...]] = {
         "cache": "clear",
         "record": "off",
         "replay": "off pace=",
-        "kept": "forget",
+        "kept": "add forget",
         "batches": "cancel",
         "help": "options lines",
     }.items()
