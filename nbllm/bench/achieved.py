@@ -44,8 +44,8 @@ def missed(df: pd.DataFrame) -> str:
     """Which loads were named and not made, in words; "" where there is none."""
     used = df[(df["phase"].astype("string") == "measure") & (df["start_kind"].astype("string") == "warm")]
     words = []
-    thinking = used["think_s"].notna() if "think_s" in used else False
-    closed = used[(used["concurrency"].fillna(1) > 1) & ~thinking]
+    thinking = "think_s" in used and bool(used["think_s"].notna().any())  # its users are not always in flight
+    closed = used[(used["concurrency"].fillna(1) > 1) & (not thinking)]
     for (name, wanted), part in closed.groupby(["name", "concurrency"], sort=False, observed=True):
         made = achieved(df, part)[0]
         if made < _REACHED * float(str(wanted)):
