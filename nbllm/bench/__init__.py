@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from .files import load as load
     from .files import save as save
     from .judging import judge as judge
-    from .judging import preferences as preferences
     from .judging import win_rates as win_rates
     from .load_search import find_load as find_load
     from .planning import power as power
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from .runner import runs as runs
     from .runner import tokens as tokens
     from .scoring import answers as answers
+    from .scoring import preferences as preferences
     from .selftests import selftest as selftest
     from .summaries import summary as summary
     from .synthetic_prompts import synthetic as synthetic
@@ -54,10 +54,10 @@ _HOME = {
     **dict.fromkeys(("run", "resume", "runs", "chunks", "tokens"), "runner"),
     **dict.fromkeys(("coldstart", "ladder", "warm", "streaming", "gateway"), "presets"),
     **dict.fromkeys(("load", "save"), "files"),
-    "answers": "scoring",
+    **dict.fromkeys(("answers", "preferences"), "scoring"),
     **dict.fromkeys(("check", "goodput", "leaderboard"), "decisions"),
     **dict.fromkeys(("cases", "grid"), "assertions"),
-    **dict.fromkeys(("judge", "preferences", "win_rates"), "judging"),
+    **dict.fromkeys(("judge", "win_rates"), "judging"),
     "find_load": "load_search",
     "compare": "comparison",
     "export": "exchange",

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 _REACHED = 0.8  # of the requests at a time that were asked for
@@ -21,8 +22,6 @@ _TURN = ["run_id", "name", "start_kind", "block"]
 def achieved(df: pd.DataFrame, part: pd.DataFrame) -> tuple[float, float]:
     """(requests in flight on average, requests begun a second) in the turns of `part`, which are rows of
     `df`; NaN where nothing tells."""
-    import numpy as np
-
     keys = [k for k in _TURN if k in part]
     if not len(part) or "ns_call" not in part or "block" not in part:
         return math.nan, math.nan
@@ -60,8 +59,6 @@ def missed(df: pd.DataFrame) -> str:
 
 def _intervals(df: pd.DataFrame, keys: list[str]) -> dict[Any, np.ndarray[Any, Any]]:
     """(call, end) of each request in seconds, by turn."""
-    import numpy as np
-
     df = df[df["phase"].astype("string") != "warmup"] if "phase" in df else df
     end = df["ns_call"].astype("Float64")
     for column in ("ns_tokN", "ns_done", "ns_eof"):

@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import statistics as st
 from .decisions import cost
 from .figures import Look, Sheet, label, ticks
@@ -14,7 +16,6 @@ from .pages import dollars
 from .summaries import RATES, split
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 _WINDOWS = 12  # of a run's time
@@ -71,9 +72,8 @@ def pareto(sheet: Sheet) -> None:
         linewidth=1.4,
         zorder=1,
     )
-    prices, middles = [p[1] for p in points], [p[2] for p in points]
-    ticks(axes, min(prices), max(prices))
-    ticks(axes, min(middles), max(middles), "y")
+    ticks(axes)
+    ticks(axes, "y")
     axes.margins(0.12)
     words = [
         f"{dollars(price)} · {middle:,.4g}" + (f" · {score:.2f}" if judged else "")
@@ -130,8 +130,6 @@ def _calm(df: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 def over_time(sheet: Sheet) -> None:
     """Percentiles in windows of the run's time, a panel a model, on one scale; failures at the bottom."""
-    import numpy as np
-
     used, where = _calm(sheet.df)
     used = used[used["ns_call"].notna()]
     groups = [(look, part) for look, part in sheet.groups(used) if len(part)]
@@ -145,7 +143,6 @@ def over_time(sheet: Sheet) -> None:
     columns = min(3, len(groups))
     lines = -(-len(groups) // columns)
     first: Any = None
-    low, high = math.inf, 0.0
     for i, (look, part) in enumerate(groups):
         axes = sheet.axes(
             lines,
@@ -187,11 +184,8 @@ def over_time(sheet: Sheet) -> None:
             markersize=4,
             transform=axes.get_xaxis_transform(),
         )
-        if (fine := values[ok & ~np.isnan(values)]).size:
-            low, high = min(low, fine.min()), max(high, fine.max())
         axes.tick_params(labelleft=i % columns == 0, labelbottom=i + columns >= len(groups))
-    if high:
-        ticks(first, low, high, "y")
+    ticks(first, "y")
     _headed(
         sheet,
         f"percentiles over time{where}; dots: requests, x: failures",
@@ -215,7 +209,6 @@ def _seconds(part: pd.DataFrame, whole: pd.DataFrame) -> np.ndarray[Any, Any]:
 def heatmap(sheet: Sheet) -> None:
     """Medians by length of the prompt and load, one panel a model on one scale of colours."""
     import matplotlib as mpl
-    import numpy as np
     from matplotlib.colors import LogNorm, Normalize
 
     df = sheet.df
@@ -289,7 +282,6 @@ def _bright(*rgb: float) -> float:
 def _lengths(df: pd.DataFrame) -> tuple[pd.Series, list[str]]:
     """The class of each request's prompt by its length, and what the classes are called. A prompt is as long
     for every model, whatever each one's tokens are."""
-    import numpy as np
     import pandas as pd
 
     tokens = df["in_tokens"].astype("Float64")

@@ -165,11 +165,15 @@ def label(metric: str) -> str:
     return f"{words}, {UNITS[metric]}" if UNITS.get(metric) else words
 
 
-def ticks(axes: Axes, low: float, high: float, which: str = "x") -> None:
-    """A logarithmic scale where the values span more than a factor of 8, with plain numbers."""
+def ticks(axes: Axes, which: str = "x") -> None:
+    """A logarithmic scale where what is drawn spans more than a factor of 8, also in axes that share it, with
+    plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis = axes.xaxis if which == "x" else axes.yaxis
+    shared = axes.get_shared_x_axes() if which == "x" else axes.get_shared_y_axes()
+    spans = [getattr(each.dataLim, f"interval{which}") for each in shared.get_siblings(axes)]
+    low, high = min(low for low, _ in spans), max(high for _, high in spans)
     if low > 0 and high / low > 8:
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 200 else (1.0,)))

@@ -14,14 +14,13 @@ import re
 import secrets
 import warnings
 from collections.abc import Iterator, Sequence
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..client.api import default_client
 from ..client.client import Client
 from ..core.errors import ConfigError, NbllmError
-from ..store.preferences import kept as kept_answers
-from ..store.preferences import name as model_name
 from . import statistics as st
 from .frames import ordered
 from .scoring import answers
@@ -192,34 +191,6 @@ def shares(judged: pd.DataFrame) -> dict[str, float]:
     return {request: sum(values) / len(values) for request, values in won.items()}
 
 
-def preferences() -> pd.DataFrame:
-    """What was kept as good answers (the button below them, `%llm kept add MODEL`) as comparisons for
-    `bench.win_rates`: one row for each two models that answered the same words, of which one was kept or
-    both.
-
-    Columns: prompt_id (a digest of the words), prompt, a, b, winner (who was kept; "tie" for both),
-    simulated. Raises ConfigError where they cannot be read.
-    """
-    import pandas as pd
-
-    asked: dict[str, list[Row]] = {}
-    for row in kept_answers():
-        asked.setdefault(str(row["prompt"]), []).append(row)
-    rows = [row for prompt, kept in asked.items() for row in _preferred(prompt, kept)]
-    return pd.DataFrame(rows, columns=["prompt_id", "prompt", "a", "b", "winner", "simulated"])
-
-
-def _preferred(prompt: str, kept: Sequence[Row]) -> Iterator[Row]:
-    """Those kept before the others, and as good as each other."""
-    good = list(dict.fromkeys(model_name(row) for row in kept))
-    others = sorted({str(other) for row in kept for other in row.get("over", ())} - set(good))
-    about: Row = {"prompt_id": sha256(prompt.encode("utf-8", "replace")).hexdigest()[:16], "prompt": prompt}
-    about["simulated"] = any(row.get("simulated") for row in kept)
-    pairs = [(a, b, "tie") for a, b in itertools.combinations(good, 2)]
-    pairs += [(a, b, a) for a in good for b in others]
-    yield from ({**about, "a": a, "b": b, "winner": winner} for a, b, winner in pairs)
-
-
 def win_rates(judged: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     """Models by strength, the strongest first: name, n, wins, ties, losses, win_rate (the chance to win
     against one of the others, ties by half), its interval, strength (a log-odds, 0 on average).
@@ -231,7 +202,6 @@ def win_rates(judged: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     where that is wider, by what differs from prompt to prompt (prompt_id). Raises ConfigError for a frame
     without these columns.
     """
-    import numpy as np
     import pandas as pd
     from scipy.stats import norm, t
 
@@ -291,8 +261,6 @@ def win_rates(judged: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
 def _rate(k: int, strength: Any, spreads: Sequence[Any], wide: Sequence[float]) -> tuple[float, float, float]:
     """The chance that one wins against one of the others, and its interval: by the delta method, on the
     log-odds; the widest of what the covariances give."""
-    import numpy as np
-
     m = len(strength)
     p = 1 / (1 + np.exp(np.clip(strength - strength[k], -700, 700)))
     weight = p * (1 - p) / (m - 1)
@@ -312,8 +280,6 @@ def _rate(k: int, strength: Any, spreads: Sequence[Any], wide: Sequence[float]) 
 def _bradley_terry(told: tuple[Any, ...], m: int, ties: float) -> tuple[Any, Any]:
     """(strengths with mean 0, their covariances by curvature and by clusters), by Newton's method. told: who
     met whom, the first one's result, the cluster. ties: how many of each model with all others are added."""
-    import numpy as np
-
     i, j, y, cluster = told
     met = np.array(
         sorted({(min(a, b), max(a, b)) for a, b in zip(i, j, strict=True) if a != b}), int

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import statistics as st
 from .correlation import Worth, weaker, widening, worth
 from .frames import disturbed, succeeded
 from .summaries import RATES, SHARE, UNITS, split
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 KEY = ["run_id", "block"]
@@ -79,8 +80,6 @@ class Side:
         return self._known[asked]
 
     def _medians(self, metric: str, failures: bool) -> pd.Series:
-        import numpy as np
-
         part, ok = self._part, succeeded(self._part)
         if metric == SHARE:
             shares: pd.Series = _by_block(part, ok.to_numpy(float)).mean()
@@ -137,8 +136,6 @@ class Pair:
         self._positive = all(len(side) and (side > 0).all() for side in (self.plain.a, self.plain.b))
 
     def _plain(self) -> Plain:
-        import numpy as np
-
         a, b = self._a, self._b
         if a.blocks is None or b.blocks is None:
             return Plain(
@@ -164,8 +161,6 @@ class Pair:
         return Plain(left[0], left[1], True, len(a.blocks.union(b.blocks)) - len(both), "")
 
     def _against(self, side: Side, reference: Side) -> np.ndarray[Any, Any]:
-        import numpy as np
-
         mine, its = side.medians(self._metric), reference.medians(self._metric)
         both = mine.index.intersection(its.index)
         found: np.ndarray[Any, Any] = np.asarray(mine.loc[both] / its.loc[both], float)
@@ -177,14 +172,10 @@ class Pair:
         return [a - b] if self.plain.paired else [a, b]
 
     def _logs(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        import numpy as np
-
         return np.log(self.plain.a), np.log(self.plain.b)
 
     def row(self, r: float) -> dict[str, Any]:
         """What the pair says, with an autocorrelation of r allowed for."""
-        import numpy as np
-
         a, b = self.plain.a, self.plain.b
         faster = st.superiority(*self._ranked(), paired=self.plain.paired)
         n = len(a) if self.plain.paired else len(a) + len(b) - 1
@@ -233,8 +224,6 @@ class Pair:
 
     def _ranked(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """The samples with failures as the worst there is."""
-        import numpy as np
-
         if not self._failures() or self._by != (None, None) or self._a.blocks is None:
             return self.plain.a, self.plain.b
         a, b = (side.medians(self._metric, failures=True) for side in (self._a, self._b))
@@ -244,8 +233,6 @@ class Pair:
         return a.loc[both].to_numpy(float), b.loc[both].to_numpy(float)
 
     def _p(self) -> float:
-        import numpy as np
-
         a, b = self._ranked()
         if not self.plain.paired:
             return st.shift(a, b, self._level)[2]

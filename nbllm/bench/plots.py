@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..core.errors import ConfigError
 from . import statistics as st
 from .decision_plots import heatmap, over_time, pareto
@@ -94,11 +96,9 @@ def _sensible(df: pd.DataFrame) -> str:
 
 
 def _distribution(sheet: Sheet, *place: int) -> None:
-    import numpy as np
-
     axes = sheet.axes(*place, title="every request; median with its 95 % interval", x=label(sheet.metric))
     rng = np.random.default_rng(0)
-    low, high, names = math.inf, 0.0, []
+    names = []
     for row, (look, part) in enumerate(sheet.groups()):
         values, failed, spoilt = split(part, sheet.metric)
         ghosts = part.loc[disturbed(part), sheet.metric].dropna().to_numpy(float)
@@ -112,7 +112,6 @@ def _distribution(sheet: Sheet, *place: int) -> None:
         words = f"n = {len(values)}" + (f", {failed} failed" if failed else "")
         words += f", {spoilt} disturbed" if spoilt else ""
         if len(values):
-            low, high = min(low, values.min()), max(high, values.max())
             middle, interval = st.quantile(values, 0.5), st.order_interval(values, 0.5)
             edges = [row - 0.38, row + 0.38]
             if not math.isnan(interval.lo) and not math.isnan(interval.hi):
@@ -125,18 +124,15 @@ def _distribution(sheet: Sheet, *place: int) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.65)
     axes.grid(False, axis="y")
-    if high:
-        ticks(axes, low, high)
+    ticks(axes)
     sheet.size(8.6, max(2.2, 1.1 + 0.62 * len(names)))
 
 
 def _percentiles(sheet: Sheet, *place: int) -> None:
-    import numpy as np
-
     axes = sheet.axes(
         *place, title="percentiles; pale: too few to tell", x="percentile", y=label(sheet.metric)
     )
-    low, high, reach, shown = math.inf, 0.0, 0.0, []
+    reach, shown = 0.0, []
     for look, part in sheet.groups():
         values, _, _ = split(part, sheet.metric)
         if not len(values):
@@ -148,15 +144,14 @@ def _percentiles(sheet: Sheet, *place: int) -> None:
         mark = [int(np.searchsorted(shares, 0.5))]
         axes.plot(x, curve, **look.line(linewidth=1.3, alpha=0.4, markersize=5, markevery=mark))
         axes.plot(x[known], curve[known], **look.line(linewidth=2.0, marker=""))
-        low, high, reach = min(low, values.min()), max(high, values.max()), max(reach, x[-1])
+        reach = max(reach, x[-1])
         shown.append(look)
     at = {p: -math.log10(1 - p / 100) for p in _PERCENTILES}
     seen = [p for p in _PERCENTILES if at[p] <= (reach or 1.0) + 0.3]
     axes.set_xticks([at[p] for p in seen], [f"{p:g}" for p in seen])
     axes.set_xlim(0.0, (reach or 1.0) * 1.02)
-    if high:
-        ticks(axes, low, high, "y")
-        sheet.legend(axes, shown)
+    ticks(axes, "y")
+    sheet.legend(axes, shown)
 
 
 def _overview(sheet: Sheet) -> None:
@@ -167,8 +162,6 @@ def _overview(sheet: Sheet) -> None:
 
 
 def _timeline(sheet: Sheet) -> None:
-    import numpy as np
-
     from .runner import chunks as look_up
     from .token_times import counts
 
@@ -268,7 +261,6 @@ def _load(sheet: Sheet) -> None:
         y=label(sheet.metric),
     )
     shown: list[Look] = []
-    low, high = math.inf, 0.0
     for look, part in sheet.groups():
         points = []
         for value, at in part.groupby(level, observed=True):
@@ -290,13 +282,11 @@ def _load(sheet: Sheet) -> None:
                 fontsize=8,
                 color=sheet.theme.ink,
             )
-        low, high = min(low, *y), max(high, *tops)
         shown.append(look)
-    if shown:
-        ticks(axes, low, high, "y")
-        axes.set_xlim(left=0)
-        axes.margins(y=0.15)
-        sheet.legend(axes, shown)
+    ticks(axes, "y")
+    axes.set_xlim(left=0)
+    axes.margins(y=0.15)
+    sheet.legend(axes, shown)
 
 
 def _throughput(part: pd.DataFrame) -> float:
@@ -313,7 +303,7 @@ def _throughput(part: pd.DataFrame) -> float:
 
 def _drift(sheet: Sheet) -> None:
     axes = sheet.axes(title="median of each block, in the order of the run", x="block", y=label(sheet.metric))
-    low, high, shown = math.inf, 0.0, []
+    shown = []
     for look, part in sheet.groups():
         good = part[succeeded(part) & part[sheet.metric].notna() & part["block"].notna()]
         medians = good.groupby("block")[sheet.metric].median().astype(float)
@@ -324,11 +314,9 @@ def _drift(sheet: Sheet) -> None:
             medians.to_numpy(float),
             **look.line(linewidth=1.2, markersize=3.5, alpha=0.9),
         )
-        low, high = min(low, medians.min()), max(high, medians.max())
         shown.append(look)
-    if shown:
-        ticks(axes, low, high, "y")
-        sheet.legend(axes, shown)
+    ticks(axes, "y")
+    sheet.legend(axes, shown)
 
 
 KINDS: dict[str, Callable[[Sheet], None]] = {

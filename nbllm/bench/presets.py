@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..core.errors import ConfigError
 from ..store import columns
 from . import statistics as st
@@ -134,8 +136,6 @@ def _rung(part: pd.DataFrame, level: float) -> dict[str, Any]:
 
 
 def _added(part: pd.DataFrame, warmer: pd.DataFrame | None, level: float) -> dict[str, Any]:
-    import numpy as np
-
     if warmer is None:
         return {}
     cold, warm = (_good(side).groupby("block")["ttft_ms"].median().astype(float) for side in (part, warmer))

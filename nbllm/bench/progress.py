@@ -14,19 +14,15 @@ class Progress(Protocol):
 
     def start(self, total: int, names: Sequence[str], run_id: str) -> None:
         """A run of `total` planned requests begins."""
-        ...
 
     def row(self, row: Mapping[str, Any]) -> None:
         """A request has been recorded: its status, ttft_ms, e2e_ms, cost_usd and so on."""
-        ...
 
     def draw(self) -> None:
         """A good moment to draw."""
-        ...
 
     def end(self, reason: str, kept: int) -> None:
         """The run is over; reason is "" where it was complete. kept: the rows of its frame."""
-        ...
 
 
 # The notebook puts its dashboard here; it gives None where there is no front end to draw on.
@@ -92,23 +88,11 @@ def ending(reason: str, kept: int, run_id: str) -> str:
     return f"Ended early: {reason}. {rows}; nbllm.bench.resume({run_id!r}) goes on."
 
 
-class Silent:
+class Silent(Progress):
     """Shows nothing."""
 
-    def start(self, total: int, names: Sequence[str], run_id: str) -> None:
-        """Nothing."""
 
-    def row(self, row: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def draw(self) -> None:
-        """Nothing."""
-
-    def end(self, reason: str, kept: int) -> None:
-        """Nothing."""
-
-
-class Bar:
+class Bar(Progress):
     """A tqdm bar on standard error."""
 
     run_id = ""
@@ -130,9 +114,6 @@ class Bar:
             "cost": f"${self._sums.usd:.4f}" if self._sums.usd is not None else None,
         }
         self._bar.set_postfix({k: v for k, v in told.items() if v is not None}, refresh=False)
-
-    def draw(self) -> None:
-        """tqdm draws by itself."""
 
     def end(self, reason: str, kept: int) -> None:
         """Closes the bar; says how to go on where the run is not complete."""

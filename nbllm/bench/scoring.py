@@ -1,9 +1,14 @@
-"""Answers that were kept, with what was asked."""
+"""Answers that were kept: a run's, with what was asked, and those that a user marked as good."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
 
+from ..store.preferences import kept as kept_answers
+from ..store.preferences import name as model_name
 from .prompts import load
 from .store import Store, opened
 
@@ -39,3 +44,34 @@ def asked(store: Store) -> dict[str, str]:
         for number, turn in enumerate(prompt.turns):
             found[prompt.id if len(prompt.turns) == 1 else f"{prompt.id}#{number + 1}"] = turn[-1].text
     return found
+
+
+def preferences() -> pd.DataFrame:
+    """What was kept as good answers (the button below them, `%llm kept add MODEL`) as comparisons for
+    `bench.win_rates`: one row for each two models that answered the same words, of which one was kept or
+    both.
+
+    Columns: prompt_id (a digest of the words), prompt, a, b, winner (who was kept; "tie" for both),
+    simulated. Raises ConfigError where they cannot be read.
+    """
+    import pandas as pd
+
+    asked: dict[str, list[dict[str, Any]]] = {}
+    for row in kept_answers():
+        asked.setdefault(str(row["prompt"]), []).append(row)
+    rows = [row for prompt, kept in asked.items() for row in _preferred(prompt, kept)]
+    return pd.DataFrame(rows, columns=["prompt_id", "prompt", "a", "b", "winner", "simulated"])
+
+
+def _preferred(prompt: str, kept: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Those kept before the others, and as good as each other."""
+    good = list(dict.fromkeys(model_name(row) for row in kept))
+    others = sorted({str(other) for row in kept for other in row.get("over", ())} - set(good))
+    about: dict[str, Any] = {
+        "prompt_id": sha256(prompt.encode("utf-8", "replace")).hexdigest()[:16],
+        "prompt": prompt,
+    }
+    about["simulated"] = any(row.get("simulated") for row in kept)
+    pairs = [(a, b, "tie") for a, b in itertools.combinations(good, 2)]
+    pairs += [(a, b, a) for a in good for b in others]
+    yield from ({**about, "a": a, "b": b, "winner": winner} for a, b, winner in pairs)

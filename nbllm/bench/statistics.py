@@ -16,11 +16,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from .correlation import lag1, plausible, unbiased, worth
 
 if TYPE_CHECKING:
-    import numpy as np
-
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
 _EXACT = 14  # pairs up to which all 2^n sign patterns are counted
@@ -46,8 +46,6 @@ def least_n(p: float) -> int:
 def quantile(values: Array, p: float) -> float:
     """The p-quantile, linear between order statistics (Hyndman and Fan's type 7, numpy's default); inf values
     are allowed."""
-    import numpy as np
-
     ordered = np.sort(values)
     place = p * (len(ordered) - 1)
     low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
@@ -63,7 +61,6 @@ def order_interval(values: Array, p: float, level: float = 0.95, n_eff: float | 
     n_eff: how many independent values they are worth; below n, the ranks spread by sqrt(n / n_eff), up to the
     sample's range. An end that the sample does not reach even if its values are independent is NaN.
     """
-    import numpy as np
     from scipy.stats import binom
 
     n, tail = len(values), (1.0 - level) / 2.0
@@ -101,7 +98,6 @@ def mean_interval(values: Array, level: float = 0.95) -> Interval:
     """An interval of the mean: Johnson's t (1978), which allows for skewness, widened for the autocorrelation
     that the series plausibly has. NaN below 6 values. `method` says where it may cover less: one value that
     makes a quarter of the variation, of few values half, is a tail that no such sample measures."""
-    import numpy as np
     from scipy.stats import t
 
     n = len(values)
@@ -132,7 +128,6 @@ def hodges_lehmann(differences: Array, level: float = 0.95) -> tuple[float, Inte
     """The median of all pairwise means (Walsh averages), and its interval by inverting Wilcoxon's signed-rank
     test (Hollander, Wolfe and Chicken, 3.3): the k-th smallest and largest Walsh average. NaN ends below 6
     differences."""
-    import numpy as np
     from scipy.stats import norm
 
     n = len(differences)
@@ -156,8 +151,6 @@ def hodges_lehmann(differences: Array, level: float = 0.95) -> tuple[float, Inte
 def _signed_rank_k(n: int, tail: float) -> int:
     """The largest k with P(T < k) <= tail, T being Wilcoxon's statistic of n pairs without a difference (its
     exact distribution)."""
-    import numpy as np
-
     counts = np.zeros(n * (n + 1) // 2 + 1)
     counts[0] = 1.0
     for rank in range(1, n + 1):
@@ -170,8 +163,6 @@ def sign_flip(differences: Array, seed: int = 0) -> float:
     """The two-sided p of a paired permutation test: how often the mean difference is at least as far from 0
     when each pair's sign is a coin's toss (Fisher). Exact up to 14 pairs, else by 10,000 random patterns and
     the observed one. NaN for none."""
-    import numpy as np
-
     n = len(differences)
     if not n:
         return math.nan
@@ -198,7 +189,6 @@ def paired_p(differences: Array, seed: int = 0) -> float:
     """The sign-flip p; where that is the smallest it can give, and a family of many comparisons could not be
     decided whatever was measured, the tail of Student's t beyond it: an approximation, taken only of six
     differences or more that are not mostly alike."""
-    import numpy as np
     from scipy.stats import t
 
     p, n = sign_flip(differences, seed), len(differences)
@@ -211,7 +201,6 @@ def paired_p(differences: Array, seed: int = 0) -> float:
 
 def rank_p(differences: Array, seed: int = 0) -> float:
     """Wilcoxon's signed-rank p by sign flips; infinite differences have the highest ranks."""
-    import numpy as np
     from scipy.stats import rankdata
 
     return sign_flip(np.sign(differences) * rankdata(np.abs(differences)), seed)
@@ -242,7 +231,6 @@ def superiority(a: Array, b: Array, *, paired: bool) -> float:
 def shift(a: Array, b: Array, level: float = 0.95) -> tuple[float, Interval, float]:
     """For two unpaired samples: the median of all differences a - b, its interval and p by Mann and Whitney's
     test (Hollander, Wolfe and Chicken, 4.2 to 4.3)."""
-    import numpy as np
     from scipy.stats import mannwhitneyu, norm
 
     if not len(a) or not len(b):

@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..core.errors import ConfigError
 from ..store import columns
 from . import statistics as st
@@ -227,8 +229,6 @@ def split(part: pd.DataFrame, metric: str, contaminated: bool = False) -> tuple[
 def _metric(
     part: pd.DataFrame, metric: str, shares: dict[str, float | None], level: float, contaminated: bool
 ) -> list[dict[str, Any]]:
-    import numpy as np
-
     if metric == SHARE:
         return [_ok_share(part, level)]
     values, failed, spoilt = split(part, metric, contaminated)

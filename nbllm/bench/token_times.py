@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 _KEY = ["run_id", "request_id", "attempt"]
@@ -20,7 +21,6 @@ def explode(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
     chunk are spread evenly over the time since the chunk before (`interpolated`), the last of them at the
     chunk's arrival. The tokens of the first chunk all stand at its arrival.
     """
-    import numpy as np
     import pandas as pd
 
     bearing = chunks[chunks["kind"].isin(_BEARING)]
@@ -54,7 +54,6 @@ def explode(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
 
 def counts(part: pd.DataFrame, total: Any) -> np.ndarray:
     """Tokens of each chunk: as counted, else the streamed total shared by characters, one at least."""
-    import numpy as np
     import pandas as pd
 
     if part["n_tokens"].notna().all():
