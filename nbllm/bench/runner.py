@@ -9,7 +9,7 @@ import os
 import platform
 import secrets
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -30,6 +30,7 @@ from ..store import columns
 from . import counting, plan, planning, prompts
 from .achieved import missed
 from .progress import Progress
+from .prompts import prompt_set as prompts_of
 from .quality import Quality, Scorer
 from .run_spec import Arm, Job, Rules, described, differences, own_headers, with_headers
 from .store import FILE, POINTER, Store, find, home, opened
@@ -116,7 +117,7 @@ def run(
     recorded = isinstance(prompts, Trace)
     if recorded:
         prompts, arrivals = _recorded(prompts, (concurrency, rate, arrivals, per_turn))
-    prompt_set = _prompts(prompts, prompt)
+    prompt_set = prompts_of(prompts, prompt)
     quality = Quality.of(asserts, score, judge)
     quality.check(keep_answers, prompt_set, vectors=any(arm.batch for arm in arms))
     seed = secrets.randbelow(2**31) if seed is None else seed
@@ -137,16 +138,19 @@ def run(
     limits = plan.Budget.of(budget)
     rules = Rules(
         seed,
-        _warmup(warmup),
-        _prefix(prefix),
+        warmup,
+        prefix,
         _limits(limits),
         stop_when,
-        _metric(metric),
+        metric,
         disturb,
-        _errors(max_errors),
+        max_errors,
         keep_answers,
-        _think(think),
+        None if think is None else tuple(think) if isinstance(think, Sequence) else (think, think),  # type: ignore[arg-type]
     )
+    for rule, (fits, words, hint) in _RULES.items():
+        if not fits(value := getattr(rules, rule)):
+            raise errors.ConfigError(f"{words} {value!r}.", hint=hint)
     run_id = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
     place = Path(directory) if directory is not None else home() / run_id
     if _begun(place):
@@ -484,10 +488,6 @@ def _recorded(given: Trace, load: tuple[Any, ...]) -> tuple[list[prompts.Prompt]
     return list(given.prompts), given.times
 
 
-def _prompts(given: Any, column: str | None) -> tuple[prompts.Prompt, ...]:
-    return prompts.prompt_set(given, column)
-
-
 def _kinds(given: Sequence[str]) -> tuple[str, ...]:
     kinds = (given,) if isinstance(given, str) else tuple(given)
     wrong = next((k for k in kinds if k not in columns.START_KINDS), None)
@@ -560,31 +560,44 @@ def _kinds_of(given: Sequence[prompts.Prompt]) -> list[prompts.Prompt]:
     )
 
 
-def _warmup(given: int | str) -> int | str:
-    if given != "auto" and (isinstance(given, bool) or not isinstance(given, int) or given < 0):
-        raise errors.ConfigError(f"Not a warm-up: {given!r}.", hint='warmup="auto", or a number of requests.')
-    return given
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _think(given: float | Sequence[float] | None) -> tuple[float, float] | None:
-    if given is None:
-        return None
-    ends = tuple(given) if isinstance(given, Sequence) else (given, given)
-    numbers = [end for end in ends if isinstance(end, (int, float)) and not isinstance(end, bool)]
-    if len(ends) != 2 or len(numbers) != 2 or not 0 <= numbers[0] <= numbers[1] < math.inf:
-        raise errors.ConfigError(f"Not a time to think: {given!r}.", hint="think=5 seconds, or think=(2, 8).")
-    return numbers[0], numbers[1]
+def _span(value: tuple[Any, ...]) -> bool:
+    """Whether it is a pair of seconds, from and to."""
+    known = all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in value)
+    return known and len(value) == 2 and 0 <= value[0] <= value[1] < math.inf
 
 
-def _prefix(given: str | None) -> str | None:
-    prompts.prefixed(prompts.prompt_set("x")[0].turns[0], given, 0, 0)  # raises for a word that is none
-    return given
-
-
-def _errors(given: int | None) -> int | None:
-    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
-        raise errors.ConfigError(f"Not a number of failures: {given!r}.", hint="max_errors=10, or None.")
-    return given
+# What each rule may be; else what is said, and what to do.
+_RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+    "warmup": (
+        lambda v: v == "auto" or _whole(v, 0),
+        "Not a warm-up:",
+        'warmup="auto", or a number of requests.',
+    ),
+    "prefix": (
+        lambda v: v in (None, "unique", "shared"),
+        "No prefix is called",
+        'prefix="unique" defeats prompt caches, prefix="shared" measures them.',
+    ),
+    "metric": (
+        lambda v: any(c.name == v and c.dtype == "float64" for c in columns.COLUMNS),
+        "No metric is called",
+        "bench.schema() lists the columns; ttft_ms, e2e_ms and itl_ms are usual.",
+    ),
+    "max_errors": (
+        lambda v: v is None or _whole(v, 1),
+        "Not a number of failures:",
+        "max_errors=10, or None.",
+    ),
+    "think": (
+        lambda v: v is None or _span(v),
+        "Not a time to think:",
+        "think=5 seconds, or think=(2, 8).",
+    ),
+}
 
 
 def _priced(arms: Sequence[Arm], limits: plan.Budget) -> None:
@@ -598,15 +611,6 @@ def _priced(arms: Sequence[Arm], limits: plan.Budget) -> None:
                 f"A budget in dollars cannot hold {arm.name!r}: its price is not known.",
                 hint='Give its price in the configuration, or use budget={"tokens": ..., "requests": ...}.',
             )
-
-
-def _metric(name: str) -> str:
-    if name not in {c.name for c in columns.COLUMNS if c.dtype == "float64"}:
-        raise errors.ConfigError(
-            f"No metric is called {name!r}.",
-            hint="bench.schema() lists the columns; ttft_ms, e2e_ms and itl_ms are usual.",
-        )
-    return name
 
 
 def _begun(place: Path) -> bool:
