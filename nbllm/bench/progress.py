@@ -88,11 +88,23 @@ def ending(reason: str, kept: int, run_id: str) -> str:
     return f"Ended early: {reason}. {rows}; nbllm.bench.resume({run_id!r}) goes on."
 
 
-class Silent(Progress):
+class Silent:
     """Shows nothing."""
 
+    def start(self, total: int, names: Sequence[str], run_id: str) -> None:
+        """Nothing."""
 
-class Bar(Progress):
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def draw(self) -> None:
+        """Nothing."""
+
+    def end(self, reason: str, kept: int) -> None:
+        """Nothing."""
+
+
+class Bar(Silent):
     """A tqdm bar on standard error."""
 
     run_id = ""
