@@ -92,6 +92,22 @@ def within(m: int, n: int, noise: Callable[[Rng], np.ndarray], factor: float = 1
     return lambda rng: (frame({"r": models(m, n, factor, noise, rng)}), {})
 
 
+def levels(m: int, n: int, factor: float = 1.0) -> Callable[[Rng], Any]:
+    """So many models at three levels of load, each level with blocks of its own."""
+
+    def made(rng: Rng) -> Any:
+        import pandas as pd
+
+        parts = []
+        for level, wide in enumerate((1, 4, 16)):
+            df = frame({"r": models(m, n, factor, normal(n), rng)})
+            ids, blocks = df["request_id"] + f"-{wide}", df["block"] + level * n
+            parts.append(df.assign(concurrency=wide, request_id=ids, block=blocks))
+        return pd.concat(parts, ignore_index=True), {}
+
+    return made
+
+
 def across(n: int, n2: int, r: float, factor: float = 1.0) -> Callable[[Rng], Any]:
     def made(rng: Rng) -> Any:
         sides = {
@@ -135,6 +151,7 @@ FALSE = {
     "two models, 30 blocks": within(2, 30, normal(30)),
     "five models, 10 blocks": within(5, 10, normal(10)),
     "twelve models, 30 blocks": within(12, 30, normal(30)),
+    "twelve models, three levels, 30 blocks": levels(12, 30),
     "heavy tails, 30 blocks": within(2, 30, heavy(30)),
     "ties, 10 blocks": within(2, 10, tied(10)),
     "ties, five models, 8 blocks": within(5, 8, tied(8)),
@@ -156,6 +173,7 @@ POWER = {
     "five models, 10 blocks, x 2, noise 20 %": within(5, 10, normal(10), 2.0),
     "two models, 10 blocks, x 2, noise 20 %": within(2, 10, normal(10), 2.0),
     "twelve models, 30 blocks, 30 %": within(12, 30, normal(30), 1.3),
+    "twelve models, three levels, 30 blocks, 30 %": levels(12, 30, 1.3),
     "two models, 100 blocks, 10 %": within(2, 100, normal(100), 1.1),
     "two runs, 60 blocks, 30 %": across(60, 60, 0.0, 1.3),
     "two runs and a reference, 30 blocks, 20 %": differences(30, 0.8, 1.2),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.events import PASSES
-from .frames import SCORE, ordered
+from .frames import SCORE, known, ordered
 from .grades import PREFIX
 from .scoring import answers
 
@@ -32,17 +32,8 @@ def _requests(df: pd.DataFrame) -> list[Row]:
     found = []
     for row in used.drop_duplicates(["run_id", "request_id"], keep="last").to_dict("records"):
         asked, said = texts.get((row["run_id"], row["request_id"]), ("", ""))
-        found.append({str(k): _plain(v) for k, v in row.items()} | {"asked": asked, "said": said})
+        found.append(known(row) | {"asked": asked, "said": said})
     return found
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it; None for what is missing."""
-    import pandas as pd
-
-    if value is None or (not isinstance(value, (list, dict)) and pd.isna(value)):
-        return None
-    return value.item() if hasattr(value, "item") else value
 
 
 def _checks(row: Mapping[str, Any]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..store import columns
@@ -73,6 +73,16 @@ def measured(df: pd.DataFrame, phase: str | None = "measure") -> pd.DataFrame:
 def succeeded(part: pd.DataFrame) -> pd.Series:
     """Which requests got an answer."""
     return part["ok"].astype("boolean").fillna(False).astype(bool)
+
+
+def known(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row as JSON has it; None for what is missing."""
+    import pandas as pd
+
+    plain: dict[str, Any] = {
+        str(k): v if isinstance(v, (list, dict)) or not pd.isna(v) else None for k, v in row.items()
+    }
+    return {k: v.item() if hasattr(v, "item") else v for k, v in plain.items()}
 
 
 def disturbed(part: pd.DataFrame) -> pd.Series:

@@ -17,7 +17,7 @@ from ..core.errors import ConfigError
 from ..store import columns
 from . import statistics as st
 from .decisions import goodput
-from .frames import measured, succeeded
+from .frames import known, measured, succeeded
 from .plan import Budget
 from .recorder import spent
 from .runner import Model, run
@@ -146,7 +146,7 @@ class _Search:
         self.runs.append(str(about["run_id"]))
         self.ended = "" if about.get("ended") in (None, "complete") else str(about["ended"])
         for row in df.to_dict("records"):
-            dollars, tokens = spent(_known(row))
+            dollars, tokens = spent(known(row))
             self.spent["usd"] += dollars
             self.spent["tokens"] += tokens
         self.spent["requests"] += len(df)
@@ -181,12 +181,6 @@ class _Search:
             "e2e_ms": float(answered["e2e_ms"].median()) if len(answered) else math.nan,
         }
         return row, decided
-
-
-def _known(row: Mapping[Any, Any]) -> dict[str, Any]:
-    import pandas as pd
-
-    return {str(k): None if pd.isna(v) else v for k, v in row.items() if not isinstance(v, (list, dict))}
 
 
 def _lasted(df: pd.DataFrame) -> float:

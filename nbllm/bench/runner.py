@@ -255,13 +255,10 @@ def runs() -> pd.DataFrame:
     import pandas as pd
 
     found = []
-    named = [p for at in home().glob(f"*{POINTER}") if (p := find(at.name.removesuffix(POINTER))) is not None]
-    places = [(at.name, at) for at in (p.parent for p in home().glob(f"*/{FILE}"))]
-    places += [
-        (at.name.removesuffix(POINTER), p) for at, p in zip(home().glob(f"*{POINTER}"), named, strict=False)
-    ]
-    for _, place in sorted(places, reverse=True):
-        with contextlib.suppress(Exception), Store(place) as store:
+    names = {at.name.removesuffix(POINTER) for at in home().glob(f"*{POINTER}")}
+    names |= {at.parent.name for at in home().glob(f"*/{FILE}")}
+    for name in sorted(names, reverse=True):
+        with contextlib.suppress(Exception), Store(place := find(name) or home()) as store:
             about = store.get("about", {})
             found.append(
                 {
