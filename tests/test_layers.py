@@ -182,7 +182,7 @@ BUDGETS = {
     ("rows",): 1_112,
     ("notebook",): 5_927,
     ("tools",): 2_225,
-    ("bench",): 4_689,
+    ("bench",): 4_684,
     ("simulator",): 2_698,
 }
 
