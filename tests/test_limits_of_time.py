@@ -68,15 +68,20 @@ def together(cases):
 
 
 def test_signs_of_life_keep_a_call_alive():
-    """For longer than its limit without them, before the first token and between two."""
+    """For longer than its limit without them, before the first token and between two. A busy machine may keep
+    a sign back for as long: such a case is tried again."""
     cases = {}
     for dialect, sign in EACH:
         first, *rest = events(dialect)
         alive = [step for _ in range(8) for step in (sign, Pause(0.25))]
         for place, steps in enumerate(([*alive, first, *rest], [first, *alive, *rest])):
             cases[dialect, sign, place] = ([*steps, b""], dialect), {"first": 1.5, "idle": 1.5}
-    for name, (error, answer) in together(cases).items():
-        assert (None, "Hello", "stop") == (error, answer.text, answer.finish_reason), name
+    for _ in range(6):
+        found = {n: (e, a.text, a.finish_reason) for n, (e, a) in together(cases).items()}
+        cases = {name: cases[name] for name in found if found[name] != (None, "Hello", "stop")}
+        if not cases:
+            break
+    assert not cases, found
 
 
 @pytest.mark.parametrize("tokens", [False, True], ids=["none", "one"])
