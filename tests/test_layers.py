@@ -181,7 +181,7 @@ BUDGETS = {
     ("core", "dialects", "http", "agents", "routing", "client", "store"): 17_094,
     ("rows",): 1_112,
     ("notebook",): 5_927,
-    ("tools",): 2_225,
+    ("tools",): 2_196,
     ("bench",): 4_684,
     ("simulator",): 2_698,
 }

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from nbllm.core.errors import ConfigError, NbllmError
-from nbllm.core.messages import Document, Image, ToolCall, ToolResult
+from nbllm.core.messages import Document, Image, ToolResult
 from nbllm.tools.builtin import LIMIT, files, python
-from nbllm.tools.results import failed, result
+from nbllm.tools.results import content, failed
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 30
 SYMLINKS = pytest.mark.skipif(sys.platform == "win32", reason="symbolic links want rights there")
@@ -40,7 +40,7 @@ def use(tools, name, **arguments):
         value = tool.call(tool.validate(arguments))
     except NbllmError as error:
         return failed(error)
-    made = value if isinstance(value, ToolResult) else result(ToolCall("c", name, {}), value, tool.budget)
+    made = value if isinstance(value, ToolResult) else ToolResult("c", content(value, tool.budget))
     return made.content
 
 

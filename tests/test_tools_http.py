@@ -12,11 +12,11 @@ from nbllm.client.client import Client
 from nbllm.core.addresses import is_public, parse
 from nbllm.core.calls import HttpCall, Secret, Trace
 from nbllm.core.errors import ConfigError, ConnectFailed, NbllmError, Timeout
-from nbllm.core.messages import Image, ToolCall
+from nbllm.core.messages import Image
 from nbllm.http.letter import Letter
 from nbllm.http.transport import HttpTransport
 from nbllm.tools.http import LIMIT, HttpTool, from_table
-from nbllm.tools.results import NOTHING, failed, result
+from nbllm.tools.results import NOTHING, content, failed
 from nbllm.tools.usable import ToolArgumentsError
 
 from .listeners import Listener
@@ -37,7 +37,7 @@ def ask(made, arguments):
         transport = HttpTransport()
         usable = made.usable(lambda: transport)
         try:
-            return result(ToolCall("c", "weather", {}), await usable.call(usable.validate(arguments))).content
+            return content(await usable.call(usable.validate(arguments)))
         finally:
             await transport.close()
 

@@ -167,24 +167,20 @@ def _model(signature: inspect.Signature, types: Mapping[str, Any], doc: _Doc, na
         default = ... if p.default is Parameter.empty else p.default
         return types[p.name], Field(default, alias=p.name, description=_note(types[p.name], p, doc))
 
-    def made(*parameters: Parameter) -> Any:
-        fields: dict[str, Any] = {f"f{i}": field(p) for i, p in enumerate(parameters)}
-        model: Any = create_model(fit(name), __config__=ConfigDict(extra="forbid"), **fields)
-        _schema(model)
-        return model
-
-    def problem(*parameters: Parameter) -> Exception | None:
+    def made(*parameters: Parameter) -> tuple[Any, Exception | None]:
         try:
-            made(*parameters)
+            fields: dict[str, Any] = {f"f{i}": field(p) for i, p in enumerate(parameters)}
+            model: Any = create_model(fit(name), __config__=ConfigDict(extra="forbid"), **fields)
+            _schema(model)
         except Exception as exc:  # noqa: BLE001 - pydantic's own, and whatever a type's own hooks raise
-            return exc
-        return None
+            return None, exc
+        return model, None
 
     parameters = tuple(signature.parameters.values())
-    error = problem(*parameters)
+    model, error = made(*parameters)
     if error is None:
-        return made(*parameters)
-    wrong = next((p for p in parameters if problem(p) is not None), parameters[0])
+        return model
+    wrong = next((p for p in parameters if made(p)[1] is not None), parameters[0])
     old = "typing_extensions" in str(error)  # pydantic's words where Python is older than 3.12
     raise ConfigError(
         f"The parameter {wrong.name!r} of {name} has a type that no JSON can hold: "

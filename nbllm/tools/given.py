@@ -32,9 +32,8 @@ NAMED = ("mcp/", "http/", "remote/")
 
 def tools(given: Any, connections: Connections, sets: Sets | None = None) -> tuple[Given, ...]:
     """Each of what was given as a tool; a single one needs no list, and lists may hold others. `connections`
-    are those for HTTP, `sets` gives the tools of a name with mcp/ or http/
-    before it. Raises ConfigError, which names
-    what is no tool."""
+    are those for HTTP, `sets` gives the tools of a name with mcp/, http/ or remote/ before it. Raises
+    ConfigError, which names what is no tool."""
     if not isinstance(given, Iterable) or isinstance(given, (Mapping, str, Toolset)) or callable(given):
         return (_tool(given, connections, sets),)
     return tuple(tool for one in given for tool in tools(one, connections, sets))
@@ -50,12 +49,9 @@ def _tool(given: Any, connections: Connections, sets: Sets | None) -> Given:
     if isinstance(given, str) and given.startswith(NAMED) and sets is not None:
         return sets(given)
     if isinstance(given, str) or not callable(given):
-        raise _no_tool(given)
+        raise ConfigError(
+            f"Not a tool: {str(given)[:80]!r}.",
+            hint="Pass a function, a nbllm.Tool, OpenAI's dictionary of one, mcp/NAME, http/NAME or "
+            "remote/NAME.",
+        )
     return functions.of(given)
-
-
-def _no_tool(given: Any) -> ConfigError:
-    return ConfigError(
-        f"Not a tool: {str(given)[:80]!r}.",
-        hint="Pass a function, a nbllm.Tool, OpenAI's dictionary of one, mcp/NAME, http/NAME or remote/NAME.",
-    )

@@ -28,7 +28,7 @@ from .mcp_errors import ToolFailed, is_gone, leaf, words
 from .mcp_login import Login
 from .mcp_mend import Mended, line, mend
 from .mcp_offers import Prompt, Resource, prompt_messages, resource_parts
-from .mcp_stdio import Incoming, Outgoing, Pipes, whole
+from .mcp_stdio import Incoming, Outgoing, pipes, whole
 
 T = TypeVar("T")
 _PAGES = 20
@@ -157,7 +157,7 @@ class Connection:
         command = self._command = await self._processes.start(call)
         incoming = Incoming(command, decode, self._over.set)
         try:
-            await self._speak(Pipes(incoming, Outgoing(command, encode)))
+            await self._speak(pipes(incoming, Outgoing(command, encode)))
         finally:
             by_itself = self.over and not self._stopped
             command.shut()
@@ -294,8 +294,9 @@ class Connection:
     async def read(self, uri: str, name: str, budget: int) -> list[Part]:
         """A resource, as parts of a prompt. Raises one of our errors."""
         client = await self.opened()
-        work = client.read_resource(whole(uri))
-        result = await self._asked(work, f"read {line(name, 100)}", self.limits.call)
+        result = await self._asked(
+            client.read_resource(whole(uri)), f"read {line(name, 100)}", self.limits.call
+        )
         return resource_parts(result, name, self._masked, budget)
 
     async def prompt(self, name: str, arguments: dict[str, str]) -> list[Message]:
@@ -309,8 +310,8 @@ class Connection:
         """What a call of a tool gave. Raises ToolFailed and Timeout, whose message is one line for the
         model."""
         client = await self.opened()
-        work = client.call_tool(tool, whole(arguments))
-        result = await self._asked(work, f"answer the call of {line(tool, 60)}", self.limits.call)
+        asked, doing = client.call_tool(tool, whole(arguments)), f"answer the call of {line(tool, 60)}"
+        result = await self._asked(asked, doing, self.limits.call)
         if result.is_error:
             raise ToolFailed(self._masked(words_of(result)))
         return parts_of(result, self._masked)

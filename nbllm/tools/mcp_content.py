@@ -63,14 +63,6 @@ def _parts(content: Iterable[Any]) -> Iterator[Part]:
         yield _KINDS.get(block.type, _unknown)(block)
 
 
-def _text(block: Any) -> Part:
-    return Text(block.text)
-
-
-def _picture(block: Any) -> Part:
-    return binary(block.data, block.mime_type)
-
-
 def _resource(block: Any) -> Part:
     inside = block.resource
     text = getattr(inside, "text", None)
@@ -101,9 +93,9 @@ def _unknown(block: Any) -> Part:
 
 
 _KINDS: dict[str, Callable[[Any], Part]] = {
-    "text": _text,
-    "image": _picture,
-    "audio": _picture,
+    "text": lambda block: Text(block.text),
+    "image": lambda block: binary(block.data, block.mime_type),
+    "audio": lambda block: binary(block.data, block.mime_type),
     "resource": _resource,
     "resource_link": _link,
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,11 +54,9 @@ class Login:
         there = self.load()
         self.stores.seen.pop(("mcp login", self.url), None)
         ring = self.stores.keyring()
-        try:
+        with suppress(Exception):  # each backend has errors of its own
             if ring is not None and ring.get_password(_CALLED, self.url) is not None:
                 ring.delete_password(_CALLED, self.url)
-        except Exception:  # noqa: BLE001 - each backend has errors of its own
-            return there
         return there
 
     @property
@@ -138,11 +137,9 @@ class Login:
         text = json.dumps(self._data)
         self.stores.seen["mcp login", self.url] = text
         ring = self.stores.keyring()
-        try:
+        with suppress(Exception):  # each backend has errors of its own; the login serves this session
             if ring is not None:
                 ring.set_password(_CALLED, self.url, text)
-        except Exception:  # noqa: BLE001 - each backend has errors of its own; the login serves this session
-            return
 
     # --- the browser ---
 

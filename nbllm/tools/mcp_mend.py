@@ -4,10 +4,11 @@ and a user read of a tool, without characters that hide. Pure."""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from unicodedata import category
 
@@ -165,6 +166,12 @@ def clean(text: str, limit: int = LONGEST) -> str:
 def line(text: str, limit: int = LONGEST) -> str:
     """`text` in one line, cleaned and cut."""
     return " ".join(clean(text, limit).split())
+
+
+def nearest(words: str, known: Iterable[str], otherwise: str) -> str:
+    """The hint for a name that a server does not have: the nearest that it has."""
+    near = difflib.get_close_matches(words, [line(n, 100) for n in known], 3)
+    return f"Did you mean {', '.join(near)}?" if near else otherwise
 
 
 def told(schema: Mapping[str, Any]) -> dict[str, Any]:

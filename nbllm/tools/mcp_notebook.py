@@ -79,13 +79,14 @@ async def _rewritten(ask: Ask, arguments: Mapping[str, Any]) -> Change | None:
         old, new = str(arguments["old_string"]), str(arguments["new_string"])
         after = cell.source.replace(old, new, -1 if arguments.get("replace_all") else 1)
 
-    def holds(_result: Any) -> Awaitable[bool]:
-        return _is(ask, where, after)
-
-    def undo(_result: Any) -> Awaitable[Any]:
-        return ask("overwrite_cell_source", {**where, "cell_source": cell.source})
-
-    return Change(f"cell {cell.number}", cell.source, after, holds, undo)
+    before = {**where, "cell_source": cell.source}
+    return Change(
+        f"cell {cell.number}",
+        cell.source,
+        after,
+        lambda _: _is(ask, where, after),
+        lambda _: ask("overwrite_cell_source", before),
+    )
 
 
 async def _inserted(ask: Ask, arguments: Mapping[str, Any]) -> Change | None:
@@ -95,14 +96,14 @@ async def _inserted(ask: Ask, arguments: Mapping[str, Any]) -> Change | None:
         told = _PLACE.search(str(result))
         return {"cell_index": int(told[1]) if told else arguments["cell_index"], **book}
 
-    def holds(result: Any) -> Awaitable[bool]:
-        return _is(ask, place(result), source)
-
-    def undo(result: Any) -> Awaitable[Any]:
-        return ask("delete_cell", {"cell_indices": [place(result)["cell_index"]], **book})
-
     at = arguments["cell_index"]
-    return Change(f"new cell {'at the end' if at == -1 else at}", None, source, holds, undo)
+    return Change(
+        f"new cell {'at the end' if at == -1 else at}",
+        None,
+        source,
+        lambda result: _is(ask, place(result), source),
+        lambda result: ask("delete_cell", {"cell_indices": [place(result)["cell_index"]], **book}),
+    )
 
 
 async def _deleted(ask: Ask, arguments: Mapping[str, Any]) -> Change | None:
@@ -132,13 +133,14 @@ async def _moved(ask: Ask, arguments: Mapping[str, Any]) -> Change | None:
 
     start, goal = await cell("source"), await cell("target")
 
-    def holds(_result: Any) -> Awaitable[bool]:
-        return _is(ask, {"cell_index": goal.number, **book}, start.source)
-
-    def undo(_result: Any) -> Awaitable[Any]:
-        return ask("move_cell", {"source_index": goal.number, "target_index": start.number, **book})
-
-    return Change(f"cell {start.number}, moved to {goal.number}", start.source, start.source, holds, undo)
+    back = {"source_index": goal.number, "target_index": start.number, **book}
+    return Change(
+        f"cell {start.number}, moved to {goal.number}",
+        start.source,
+        start.source,
+        lambda _: _is(ask, {"cell_index": goal.number, **book}, start.source),
+        lambda _: ask("move_cell", back),
+    )
 
 
 _CHANGES = {

@@ -3,7 +3,6 @@ and as the parts and messages that a model reads. Pure: the SDK's objects are re
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from ..core.messages import Document, Image, Message, Text, caption
 from ..core.values import CHARACTERS, SIZE_LIMIT, cut
 from .consent import Described, described
 from .mcp_content import LONGEST, MOST, Part, binary, message_parts
-from .mcp_mend import line
+from .mcp_mend import line, nearest
 
 ADDRESS = "mcp://"  # of a resource: mcp://SERVER/ and its name, or its own address
 
@@ -124,13 +123,9 @@ def found(words: str, offered: Sequence[Resource], server: str) -> str:
             )
     if ":" in words:
         return words
-    near = difflib.get_close_matches(words, [*(r.name for r in known), *(r.tail for r in known)], 3)
-    raise ConfigError(
-        f"{server} has no resource {line(words, 100)!r}.",
-        hint=f"Did you mean {', '.join(line(n, 100) for n in near)}?"
-        if near
-        else f"`%llm mcp resources {server.removeprefix('mcp/')}` lists them.",
-    )
+    listing = f"`%llm mcp resources {server.removeprefix('mcp/')}` lists them."
+    names = [*(r.name for r in known), *(r.tail for r in known)]
+    raise ConfigError(f"{server} has no resource {line(words, 100)!r}.", hint=nearest(words, names, listing))
 
 
 def resource_parts(result: Any, name: str, masked: Callable[[str], str], budget: int) -> list[Part]:

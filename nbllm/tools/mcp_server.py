@@ -4,7 +4,6 @@ what it offers as tools that a model may use."""
 from __future__ import annotations
 
 import asyncio
-import difflib
 import fnmatch
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from .mcp_content import Part
 from .mcp_entry import Entry
 from .mcp_errors import ToolFailed
 from .mcp_login import Login
-from .mcp_mend import clean, line, schema_problem, told
+from .mcp_mend import clean, line, nearest, schema_problem, told
 from .mcp_notebook import is_notebook, watched
 from .mcp_offers import ADDRESS, Prompt, Resource, found, noted
 from .names import fit
@@ -129,10 +128,9 @@ class Server:
 
     def _nothing(self, pattern: str, tools: list[Described]) -> ConfigError:
         names = [line(t.name, 60) for t in tools]
-        near = difflib.get_close_matches(pattern, names, 3)
         return ConfigError(
             f"mcp/{self.entry.name} has no tool {line(pattern, 60)!r}.",
-            hint=f"Did you mean {_listed(near)}?" if near else f"It has {_listed(names)}.",
+            hint=nearest(pattern, names, f"It has {_listed(names)}."),
         )
 
     async def _usable(self, tool: Described) -> Usable | None:
@@ -200,8 +198,7 @@ class Server:
         there = {p.name: p for p in await self.prompts()}
         if name not in there:
             names = [line(n, 60) for n in there]
-            near = difflib.get_close_matches(name, names, 3)
-            hint = f"Did you mean {_listed(near)}?" if near else f"It has {_listed(names) or 'none'}."
+            hint = nearest(name, names, f"It has {_listed(names) or 'none'}.")
             raise ConfigError(f"mcp/{self.entry.name} has no prompt {line(name, 60)!r}.", hint=hint)
         await self._check(list(there.values()), "prompts", name)
         known = there[name].checked(arguments, f"mcp/{self.entry.name}")

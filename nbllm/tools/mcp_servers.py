@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import fnmatch
 import functools
 import os
@@ -26,7 +25,7 @@ from .mcp_content import Part
 from .mcp_entry import Entry
 from .mcp_errors import ToolFailed
 from .mcp_login import Answer, Login
-from .mcp_mend import line
+from .mcp_mend import line, nearest
 from .mcp_offers import ADDRESS
 from .mcp_server import Server
 from .usable import Usable
@@ -83,9 +82,7 @@ class Servers:
         name = name.removeprefix("mcp/")
         found = next((e for e in entries if e.name == name), None)
         if found is None:
-            names = [e.name for e in entries]
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"Did you mean {near[0]}?" if near else "`%llm mcp add NAME -- COMMAND ARGS` adds one."
+            hint = nearest(name, (e.name for e in entries), "`%llm mcp add NAME -- COMMAND ARGS` adds one.")
             raise ConfigError(" ".join([f"No MCP server is called {name!r}.", *problems]), hint=hint)
         return found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -102,17 +103,10 @@ class Outgoing(_Stream):
         await self._command.write(self._encode(item) + "\n")
 
 
-class Pipes:
+@asynccontextmanager
+async def pipes(incoming: Incoming, outgoing: Outgoing) -> AsyncIterator[tuple[Incoming, Outgoing]]:
     """Both, as the SDK's Client takes them."""
-
-    def __init__(self, incoming: Any, outgoing: Any) -> None:
-        self._ends = incoming, outgoing
-
-    async def __aenter__(self) -> tuple[Any, Any]:
-        return self._ends
-
-    async def __aexit__(self, *_error: object) -> None:
-        return None
+    yield incoming, outgoing
 
 
 def parsed(text: bytes) -> dict[str, Any] | None:

@@ -27,12 +27,6 @@ _OURS = str(Path(__file__).parent.parent)
 _OTHERS = tuple({*(sysconfig.get_path(p) for p in ("stdlib", "purelib", "platlib")), _OURS, "<frozen"})
 
 
-def result(call: ToolCall, value: Any, budget: int = BUDGET) -> ToolResult:
-    """The result of a call whose code returned `value`. Raises ConfigError for a picture that is too large to
-    be sent, and whatever the value's own methods raise."""
-    return ToolResult(call.id, content(value, budget), name=call.name)
-
-
 def failure(call: ToolCall, reason: str | BaseException) -> ToolResult:
     """The result of a call that came to nothing: `reason` in words, or what the code raised."""
     text = reason if isinstance(reason, str) else failed(reason)
@@ -62,7 +56,9 @@ def _place(error: BaseException) -> str:
 def content(value: Any, budget: int = BUDGET) -> Content:
     """A value as a model reads it: text as it is, numbers, lists, mappings, dataclasses and pydantic's models
     as JSON, tables and arrays as prompts show them, pictures for what draws itself. A list that holds
-    pictures becomes one part for each of its items. What does not fit the budget is cut, and that is said."""
+    pictures becomes one part for each of its items. What does not fit the budget is cut, and that is said.
+    Raises ConfigError for a picture that is too large to be sent, and whatever the value's own methods
+    raise."""
     value = _collected(value)
     if isinstance(value, (list, tuple)) and len(value) <= _PICTURES and any(map(_is_part, value)):
         share = max(1, budget // len(value))
