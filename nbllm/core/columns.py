@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import in_a_line
+from .strict import resolve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,26 +81,14 @@ def _meant(given: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
         ways = [w for w in schema.get("anyOf") or schema.get("oneOf") or () if w != {"type": "null"}]
         parts: Any = schema.get("allOf") or []
         if "$ref" in schema:
-            schema = _referred(str(schema["$ref"]), root)
+            schema = resolve(root, schema["$ref"])
         elif len(ways) == 1 or (len(parts) == 1 and "type" not in schema):
             schema = (ways or parts)[0]
         else:
             break
     kinds = schema.get("type")
-    if isinstance(kinds, list):
-        left = [k for k in kinds if k != "null"]
-        return {**schema, "type": left[0] if len(left) == 1 else left}
-    found: Mapping[str, Any] = schema
-    return found
-
-
-def _referred(ref: str, root: Mapping[str, Any]) -> Any:
-    found: Any = root
-    for step in ref.removeprefix("#").split("/")[1:]:
-        found = (
-            found.get(step.replace("~1", "/").replace("~0", "~"), {}) if isinstance(found, Mapping) else {}
-        )
-    return found
+    left = [k for k in kinds if k != "null"] if isinstance(kinds, list) else [kinds]
+    return {**schema, "type": left[0] if len(left) == 1 else left} if kinds else dict(schema)
 
 
 def _kind(schema: Mapping[str, Any]) -> str:

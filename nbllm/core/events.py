@@ -435,13 +435,37 @@ class Response(_Turn):
         return f"Response({text!r}, model={self.model!r}, finish_reason={self.finish_reason!r})"
 
 
+class _Words:
+    """A text, or a block of reasoning. kind: which of the two."""
+
+    __slots__ = ("id", "kind", "pieces", "redacted", "signature")
+
+    def __init__(self, kind: type[Text | Reasoning]) -> None:
+        self.kind, self.pieces = kind, list[str]()
+        self.id: str | None = None
+        self.signature: str | None = None
+        self.redacted: str | None = None
+
+    def takes(self, kind: type[Text | Reasoning], id: str | None) -> bool:
+        """Whether more of a kind goes on with it: a signature or a redacted block ends reasoning, and another
+        id begins another block."""
+        over = self.signature or self.redacted or (id and self.id and id != self.id)
+        return self.kind is kind and not (kind is Reasoning and over)
+
+    def build(self, taken: Container[str | None]) -> Part | None:
+        text, sent = "".join(self.pieces), (self.signature, self.redacted, self.id)
+        if not (text or self.signature or self.redacted):
+            return None
+        return Text(text, self.signature) if self.kind is Text else Reasoning(text, *sent)
+
+
 class _File:
     __slots__ = ("part", "pieces")
 
     def __init__(self, part: Image | Document) -> None:
         self.part, self.pieces = part, [part.data or b""]
 
-    def build(self) -> Image | Document:
+    def build(self, taken: Container[str | None]) -> Image | Document:
         if len(self.pieces) == 1:
             return self.part
         data = b"".join(self.pieces)
@@ -449,16 +473,15 @@ class _File:
 
 
 class _Call:
-    __slots__ = ("arguments", "id", "name", "signature")
+    __slots__ = ("arguments", "id", "index", "name", "signature")
 
-    def __init__(self) -> None:
+    def __init__(self, index: int) -> None:
+        self.index, self.name, self.arguments = index, "", list[str]()
         self.id: str | None = None
-        self.name = ""
-        self.arguments: list[str] = []
         self.signature: str | None = None
 
-    def build(self, id: str) -> ToolCall:
-        raw = "".join(self.arguments)
+    def build(self, taken: Container[str | None]) -> ToolCall:
+        raw, id = "".join(self.arguments), self.id or unused(f"nbllm-{self.index}", taken)
         return ToolCall(id, self.name, parse_arguments(raw), raw, self.signature, made_up=not self.id)
 
 
@@ -517,9 +540,7 @@ class Fold:
         self._counted = False  # the report is final: nothing was made after it
         self.finished: Finished | None = None
         self.notices: list[Notice] = []
-        self._blocks: list[
-            list[str | None] | int | _File | Raw
-        ] = []  # ["text"|"reasoning", sig, redacted, id, pieces...], call index, ...
+        self._blocks: list[_Words | _File | _Call | Raw] = []
         self._files: dict[str, _File] = {}  # by key
         self._calls: dict[int, _Call] = {}
         self._results: list[ToolEnded] = []
@@ -571,31 +592,27 @@ class Fold:
             return usage
         return replace(usage, output_tokens=None, reasoning_tokens=None)
 
-    def _open(self, kind: str, id: str | None = None) -> list[str | None]:
+    def _text(self, text: str, kind: type[Text | Reasoning] = Text, id: str | None = None) -> _Words:
         last = self._blocks[-1] if self._blocks else None
-        if isinstance(last, list) and last[0] == kind and not (kind == "reasoning" and _closed(last, id)):
-            return last
-        block: list[str | None] = [kind, None, None, None]
-        self._blocks.append(block)
-        return block
-
-    def _text(self, text: str, kind: str = "text") -> None:
-        self._open(kind).append(text)
+        if not (isinstance(last, _Words) and last.takes(kind, id)):
+            last = _Words(kind)
+            self._blocks.append(last)
+        last.pieces.append(text)
         self._counted = self._counted and not text
+        return last
 
     def _say(self, e: TextDelta) -> None:
-        self._text(e.text)
-        block = self._open("text")
-        block[1] = e.signature or block[1]
+        block = self._text(e.text)
+        block.signature = e.signature or block.signature
 
     def _reason(self, e: ReasoningDelta) -> None:
-        if e.redacted is not None:
-            self._blocks.append(["reasoning", e.signature, e.redacted, e.id])
-            return
-        block = self._open("reasoning", e.id)
-        block.append(e.text)
-        self._counted = self._counted and not e.text
-        block[1], block[3] = e.signature or block[1], e.id or block[3]
+        if e.redacted is None:
+            block = self._text(e.text, Reasoning, e.id)
+        else:
+            block = _Words(Reasoning)
+            self._blocks.append(block)
+        block.redacted = e.redacted
+        block.signature, block.id = e.signature or block.signature, e.id or block.id
 
     def _file(self, e: MediaDelta) -> None:
         known = self._files.get(e.key) if e.key is not None else None
@@ -613,8 +630,8 @@ class Fold:
     def _tool(self, e: ToolCallDelta) -> None:
         call = self._calls.get(e.index)
         if call is None:
-            call = self._calls[e.index] = _Call()
-            self._blocks.append(e.index)
+            call = self._calls[e.index] = _Call(e.index)
+            self._blocks.append(call)
         call.id = e.id or call.id
         call.name = (call.name + (e.name or ""))[:NAME_LIMIT]
         call.signature = e.signature or call.signature
@@ -625,23 +642,9 @@ class Fold:
     def parts(self) -> tuple[Part, ...]:
         """The parts so far, in the order in which they began. A call without an id gets one that no other
         has."""
-        out: list[Part] = []
         taken = {call.id for call in self._calls.values()}
-        for b in self._blocks:
-            if isinstance(b, int):
-                call = self._calls[b]
-                out.append(call.build(call.id or unused(f"nbllm-{b}", taken)))
-                continue
-            if isinstance(b, (_File, Raw)):
-                out.append(b.build() if isinstance(b, _File) else b)
-                continue
-            text = "".join(piece or "" for piece in b[4:])
-            if b[0] == "text":
-                if text or b[1]:
-                    out.append(Text(text, b[1]))
-            elif text or b[1] or b[2]:
-                out.append(Reasoning(text, b[1], b[2], b[3]))
-        return tuple(out)
+        built = (b if isinstance(b, Raw) else b.build(taken) for b in self._blocks)
+        return tuple(part for part in built if part is not None)
 
     def response(self, **about: Any) -> Response:
         """The answer so far; `about` fills the fields that events do not know (provider, cost, timing,
@@ -663,7 +666,7 @@ class Fold:
 
 _TAKEN: dict[type, Callable[[Fold, Any], Any]] = {
     str: Fold._text,
-    Thought: lambda fold, text: fold._text(str(text), "reasoning"),
+    Thought: lambda fold, text: fold._text(str(text), Reasoning),
     TextDelta: Fold._say,
     ReasoningDelta: Fold._reason,
     ToolCallDelta: Fold._tool,
@@ -690,12 +693,6 @@ def unused(id: str, taken: Container[str | None]) -> str:
     while id in taken:
         id += "-"
     return id
-
-
-def _closed(block: list[str | None], id: str | None) -> bool:
-    """Whether a reasoning block takes no more text: it is signed or redacted, or another id begins another
-    block."""
-    return bool(block[1] or block[2] or (id and block[3] and id != block[3]))
 
 
 def fold(events: Iterable[Event]) -> Response:

@@ -147,7 +147,7 @@ class _Writer:
         return self._followed(schema, schema["$ref"], place) if "$ref" in schema else schema
 
     def _followed(self, schema: Schema, ref: Any, place: str) -> Schema:
-        found, here = _found(self.schema, ref), ref in self.open
+        found, here = resolve(self.schema, ref), ref in self.open
         if found is None:
             raise self.no(place, f"it refers to {str(ref)[:80]!r}, which is not there")
         named = ref.startswith(tuple(f"#/{key}/" for key in _DEFINITIONS)) and ref.count("/") == 2
@@ -201,13 +201,14 @@ def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"type": "null"}], **about}
 
 
-def _found(root: Schema, ref: Any) -> Schema | None:
+def resolve(root: Schema, ref: Any) -> Schema | None:
     """What a reference within a schema leads to."""
     if not isinstance(ref, str) or not ref.startswith("#"):
         return None
     found: Any = root
     for word in ref[1:].strip("/").split("/") if ref.strip("#/") else ():
-        found = found.get(word) if isinstance(found, Mapping) else None
+        name = word.replace("~1", "/").replace("~0", "~")
+        found = found.get(name) if isinstance(found, Mapping) else None
     return found if isinstance(found, Mapping) else None
 
 
@@ -217,7 +218,7 @@ def _takes_null(schema: Any, root: Schema, depth: int = 0) -> bool:
     kinds = schema.get("type")
     if "null" in (kinds if isinstance(kinds, (list, tuple)) else [kinds]) or schema.get("nullable") is True:
         return True
-    if (found := _found(root, schema.get("$ref"))) is not None:
+    if (found := resolve(root, schema.get("$ref"))) is not None:
         return _takes_null(found, root, depth + 1)
     return any(_takes_null(s, root, depth + 1) for k in ("anyOf", "oneOf") for s in _sequence(schema, k))
 
@@ -228,7 +229,7 @@ def without_nulls(value: Any, root: Schema, schema: Any = None, depth: int = 0) 
     schema = root if schema is None else schema
     if depth > _DEEPEST or not isinstance(schema, Mapping):
         return value
-    if (found := _found(root, schema.get("$ref"))) is not None:
+    if (found := resolve(root, schema.get("$ref"))) is not None:
         return without_nulls(value, root, found, depth + 1)
     if isinstance(value, list):
         return [without_nulls(v, root, schema.get("items", {}), depth + 1) for v in value]
