@@ -50,6 +50,7 @@ _DATA = (
 )
 _URLS = ("url", "image_url", "imageUrl", "fileUri", "file_uri", "uri")
 _TYPES = ("mimeType", "mime_type", "media_type", "mediaType", "content_type")
+_FORMATS = (("image", "output_format"), ("audio", "format"))
 _KINDS = (
     "image",
     "output_image",
@@ -94,11 +95,9 @@ def media(part: Mapping[str, Any], signature: str | None = None) -> Image | Docu
 
 def _kind(part: Mapping[str, Any], holder: Mapping[str, Any]) -> str:
     """The media type that is told; "" where there is none."""
-    told = next((t for name in _TYPES if _TYPE.fullmatch(t := string(holder.get(name)).lower())), "")
-    for family, name in (("image", "output_format"), ("audio", "format")):
-        told = told or f"{family}/{string(holder.get(name)).lower()}" * bool(
-            re.fullmatch(r"\w{2,8}", string(holder.get(name)))
-        )
+    kinds = [string(holder.get(name)).lower() for name in _TYPES]
+    kinds += [f"{of}/{string(holder.get(name)).lower()}" for of, name in _FORMATS if holder.get(name)]
+    told = next(filter(_TYPE.fullmatch, kinds), "")
     return told or ("image/png" if "image" in string(part.get("type")) else "")
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -213,19 +213,15 @@ def state(value: Any) -> BatchState:
     found = BatchState(
         id,
         word,
-        True,
+        word not in _ENDED,
         _total(about),
         tuple(path_id(name) for name in names if name),
         string(about.get("results_url")),
         tuple(items(inlined)),
         tuple(_problems(about)),
     )
-    ended = word in _ENDED or (
-        word not in _RUNNING and (found.results or any(about.get(name) for name in _TIMES))
-    )
-    return BatchState(
-        **{name: getattr(found, name) for name in BatchState.__slots__} | {"running": not ended}
-    )
+    over = word not in _RUNNING and (found.results or any(about.get(name) for name in _TIMES))
+    return replace(found, running=False) if over else found
 
 
 _FILES = ("output_file_id", "error_file_id", "output_file", "error_file")
@@ -243,13 +239,10 @@ def path_id(name: Any) -> str:
 
 def _total(about: Mapping[str, Any]) -> int | None:
     counts = obj(about.get("request_counts"))
-    stats = label(obj(about.get("batchStats")).get("requestCount")) or ""
-    if stats.isascii() and stats.isdigit() and len(stats) < 20:
-        return int(stats)
-    for value in (about.get("total_requests"), counts.get("total")):
-        if (found := count(value)) is not None:
-            return found
-    return sum(count(v) or 0 for v in counts.values()) if counts else None
+    stats = label(obj(about.get("batchStats")).get("requestCount")) or ""  # Google's numbers are texts
+    told = (int(stats) if re.fullmatch("[0-9]{1,19}", stats) else None, about.get("total_requests"))
+    rest = sum(count(v) or 0 for v in counts.values()) if counts else None
+    return next((n for n in map(count, (*told, counts.get("total"))) if n is not None), rest)
 
 
 def _problems(about: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -312,15 +305,18 @@ def _anthropic(id: str, result: Mapping[str, Any], provider: Endpoint) -> Outcom
     return _no_reason(id, provider) if kind in ("", "succeeded") else ended_without(id, kind, provider)
 
 
+_HINT = "Ask for this row again."
+
+
 def ended_without(id: str, state: str, provider: Endpoint) -> Outcome:
     """The outcome of a request that a batch which ended as `state` did not answer."""
-    name, hint = provider.label or provider.name, "Ask for this row again."
-    return Outcome(id, error=ProviderError(f"{name} did not answer it: {state[:60]}.", code=state, hint=hint))
+    said = f"{provider.label or provider.name} did not answer it: {state[:60]}."
+    return Outcome(id, error=ProviderError(said, code=state, hint=_HINT))
 
 
 def _no_reason(id: str, provider: Endpoint) -> Outcome:
-    name = provider.label or provider.name
-    return Outcome(id, error=ServerError(f"{name} failed without a reason.", hint="Ask for this row again."))
+    said = f"{provider.label or provider.name} failed without a reason."
+    return Outcome(id, error=ServerError(said, hint=_HINT))
 
 
 @dataclass(slots=True)
