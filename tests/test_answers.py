@@ -32,7 +32,7 @@ from nbllm.core.messages import (
 from nbllm.notebook.calls import cost
 from nbllm.notebook.chats import Chat, Place, Turn
 from nbllm.notebook.comparison import Outcome
-from nbllm.notebook.view.grid import growing
+from nbllm.notebook.view.growing import Growing
 from nbllm.notebook.view.live import LivePainter
 from nbllm.notebook.view.state import AnswerState
 from nbllm.notebook.view.static import final, footer
@@ -349,7 +349,9 @@ def _live(report, text="x" * 1_240):
         state.feed(event, 1.0)
     now[0] = 5.0
     view.tick(now[0])
-    return shown[-1], growing(state, 5.0).text
+    column = Growing(state)
+    column.look()
+    return shown[-1], "".join(line.text for line in (*column.done, *column.open(), column.status(5.0)))
 
 
 @pytest.mark.parametrize(
