@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import gc
 import threading
 
 import pytest
@@ -142,3 +143,23 @@ def test_a_reader_that_is_cancelled_in_the_work():
         return s.partial().finish_reason, log
 
     assert ("cancelled", []) == asyncio.run(read())
+
+
+def test_a_call_that_is_stopped_before_it_began_has_ended(recwarn):
+    """Its work never runs, and is not left lying about."""
+
+    async def work():
+        await asyncio.Event().wait()
+
+    async def stopped():
+        stream = Stream(lambda fold, s: Response())
+        stream.start(engine(), work())
+        stream._cancel()
+        await stream.ended()
+        return stream
+
+    stream = engine().run(stopped(), 30)
+    gc.collect()
+    assert [Finished("cancelled")] == [event for _, event in stream.log]
+    assert stream.error is None
+    assert [] == [w for w in recwarn if "never awaited" in str(w.message)]

@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from ..core import errors
@@ -80,8 +81,24 @@ class Stream:
         return self
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        self._task = asyncio.get_running_loop().create_task(work)
-        self._task.add_done_callback(self._finish)
+        self._task = asyncio.get_running_loop().create_task(self._run(work))
+        self._task.add_done_callback(partial(self._done, work))
+
+    async def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does it, and tells its end at once: a callback of the task would be one more turn of the loop."""
+        try:
+            await work
+        except Exception as exc:  # noqa: BLE001 - it is its readers'
+            self._finish(errors.as_ours(exc))
+        else:
+            self._finish(None)
+
+    def _done(self, work: Coroutine[Any, Any, None], task: asyncio.Task[None]) -> None:
+        """Tells the end of what was cancelled, perhaps before it began."""
+        work.close()
+        if not self.done:
+            error = None if task.cancelled() else task.exception()
+            self._finish(None if error is None else errors.as_ours(error), cancelled=task.cancelled())
 
     def begin(self, attempt: Any) -> Trace:
         """Says that an attempt is being sent, and gives the trace for it."""
@@ -116,12 +133,10 @@ class Stream:
             with self._lock, contextlib.suppress(ValueError):
                 self._errands.remove(errand)  # where nobody has begun it
 
-    def _finish(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        error = None if error is None else errors.as_ours(error)
+    def _finish(self, error: errors.NbllmError | None, *, cancelled: bool = False) -> None:
         with self._lock:
             over = bool(self.log) and isinstance(self.log[-1][1], Finished)  # cancelled after its last event
-            if (task.cancelled() and not over) or error is not None:
+            if (cancelled and not over) or error is not None:
                 self.log.append(time.perf_counter(), Finished("error" if error else "cancelled"))
             self.ended_at = time.perf_counter()
             self._error = error

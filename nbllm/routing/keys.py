@@ -194,8 +194,10 @@ def _usable(key: Secret, row: Provider, address: str) -> tuple[Secret | None, Co
     wrong with one that cannot be a key)."""
     text = key.reveal()
     if row.dialect not in _PASSWORDS:
-        for _ in range(len(_BESIDE)):
-            text = bare(_BESIDE_IT.sub("", bare(text)))
+        for _ in _BESIDE:
+            before, text = text, bare(_BESIDE_IT.sub("", bare(text)))
+            if text == before:
+                break
         placeholder = _PLACEHOLDER.search(text)
         odd = None if placeholder else next((c for c in text if not "!" <= c <= "~"), None)
         if odd is not None or placeholder:

@@ -4,6 +4,7 @@ expected."""
 from __future__ import annotations
 
 import difflib
+import functools
 import ipaddress
 import os
 import re
@@ -288,10 +289,14 @@ def spent(row: Provider) -> set[str]:
 def is_loopback(url: str) -> bool:
     """Whether an address is this machine's own."""
     try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return _is_own(urlsplit(url).hostname or "")
     except ValueError:
         return False
+
+
+@functools.lru_cache(256)  # each call asks
+def _is_own(host: str) -> bool:
+    return host == "localhost" or ipaddress.ip_address(host).is_loopback
 
 
 def variables(text: str, env: Mapping[str, str], held: Iterable[str] = ()) -> list[str]:
