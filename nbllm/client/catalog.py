@@ -323,7 +323,8 @@ def _kept(
     if not fresh and (found := _read(path)) is not None:
         return found
     found = ask()
-    _write(path, found)
+    with contextlib.suppress(OSError):  # no place to keep it: the next call asks again
+        write_whole(path, json.dumps(found))
     return found
 
 
@@ -346,11 +347,6 @@ def _read(path: Path) -> list[dict[str, Any]] | None:
         )
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def _write(path: Path, found: list[dict[str, Any]]) -> None:
-    with contextlib.suppress(OSError):  # no place to keep it: the next call asks again
-        write_whole(path, json.dumps(found))
 
 
 def _models(provider: str, value: Any) -> Iterable[ModelInfo]:

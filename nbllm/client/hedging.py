@@ -45,7 +45,11 @@ async def hedged(stream: Stream, send: Callable[[], Stream], seconds: float) -> 
         if len(calls) > 1:
             stream.publish(Notice("hedge", f"The {'first' if first is calls[0] else 'second'} was faster."))
         stream.attempts, stream.traces = first.attempts, first.traces
-        await _handed_on(first, stream)
+        async for at, event in first.timed():
+            stream.publish(event, at)
+        if first.error is not None:
+            first.error.partial = None  # the whole answer's is put there
+            raise first.error
         for other in calls:
             await other.ended()  # so that both are in the log and settled when the answer is there
     except asyncio.CancelledError:
@@ -70,11 +74,3 @@ async def _began(call: Stream) -> bool:
         if is_token(event):
             return True
     return call.error is None
-
-
-async def _handed_on(call: Stream, stream: Stream) -> None:
-    async for at, event in call.timed():
-        stream.publish(event, at)
-    if call.error is not None:
-        call.error.partial = None  # the whole answer's is put there
-        raise call.error

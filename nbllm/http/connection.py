@@ -300,7 +300,10 @@ class Connection:
         if self._body:
             body = b"".join(self._body)
             self._body.clear()
-            self._keep(body, read if self._at_boundary(data) else read._replace(clean=False))
+            self._pieces.append((body, read if self._at_boundary(data) else read._replace(clean=False)))
+            self._waiting += len(body)
+            if self._waiting > _HIGH:
+                self._unwatch()
         if wrong:  # what stood before it in the same read is kept
             raise Unreadable(wrong)
 
@@ -347,12 +350,6 @@ class Connection:
         """Whether nothing follows the body in these bytes: neither the next chunk's size nor the last
         chunk."""
         return not self.head.chunked or (self.head.boundary and data.endswith(b"\r\n"))
-
-    def _keep(self, body: bytes, read: Read) -> None:
-        self._pieces.append((body, read))
-        self._waiting += len(body)
-        if self._waiting > _HIGH:
-            self._unwatch()
 
     def _at_end(self) -> None:
         if self.head.complete and not self.head.framed and self._error is None:

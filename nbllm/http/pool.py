@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import ssl
 import sys
@@ -179,17 +180,12 @@ class StampedTransport:
         """How many connections to `origin` are open and free."""
         return sum(connection.alive() for connection in self._idle[origin])
 
-    def close_idle(self) -> None:
-        """Closes the connections that carry nothing: the next request opens a fresh one."""
-        for idle in self._idle.values():
-            while idle:
-                idle.pop().close()
-
     async def aclose(self) -> None:
         """Closes every connection."""
-        self.close_idle()
-        for connection in list(self._busy):
-            self._drop(connection)
+        for connection in (*self._busy, *itertools.chain.from_iterable(self._idle.values())):
+            connection.close()
+        self._busy.clear()
+        self._idle.clear()
         if self._keeper is not None:
             self._keeper.close()
 

@@ -246,12 +246,6 @@ class HttpTransport(Transport):
         way = self._way(addresses.parse(url))
         return self._own().idle(way.address) if way.own else None
 
-    def close_idle(self) -> None:
-        """Closes idle connections, so that the next request makes a fresh one (not those through httpx's own
-        transport)."""
-        if self._stamped is not None:
-            self._stamped.close_idle()
-
     def open(self, call: HttpCall | Letter, trace: Trace, connect: float | None) -> _Opened:
         """Sends a call and gives the answer once its headers are there; leaving closes or returns the
         connection.
