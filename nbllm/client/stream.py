@@ -177,7 +177,10 @@ class Stream:
         """Waits until the log is longer than `seen` (None: only for the end) or the reply has ended, and runs
         errands meanwhile; False where `timeout` seconds ran out first. errands=False leaves them, and returns
         when one comes."""
-        least, until = _ALL if seen is not None else _ERRANDS, _until(timeout)
+        least, until = (
+            _ALL if seen is not None else _ERRANDS,
+            None if timeout is None else time.monotonic() + timeout,
+        )
         while self._waited(least, lambda: self._news(seen) or self._errands, until):
             if not (errands and self._errands):
                 return True
@@ -188,7 +191,7 @@ class Stream:
         """Waits at most `timeout` seconds for the reply's end, whatever comes meanwhile; False where it has
         not ended. errands: one that comes ends the wait too."""
         least = _ERRANDS if errands else _END
-        self._waited(least, lambda: self.done or (errands and self._errands), _until(timeout))
+        self._waited(least, lambda: self.done or (errands and self._errands), time.monotonic() + timeout)
         return self.done
 
     def _news(self, seen: int | None) -> bool:
@@ -323,7 +326,7 @@ class Stream:
     def response(self, timeout: float | None = None) -> Response:
         """Waits for the end and gives the answer. An interrupt stops the call; TimeoutError leaves it
         running."""
-        until = _until(timeout)
+        until = None if timeout is None else time.monotonic() + timeout
         try:
             while not self.done:
                 left = None if until is None else until - time.monotonic()
@@ -381,10 +384,6 @@ class Stream:
     def timing(self) -> Timing:
         """What was measured, see Timing."""
         return timing(self, self.turns, self.partial().usage)
-
-
-def _until(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
 
 
 class TextStream:
