@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
-from ..core.calls import Read, Trace
+from ..core.calls import Arrival, Read, Trace
 from ..core.errors import NbllmError
 from ..core.eventlog import EventLog
 from ..core.events import (
@@ -93,18 +93,21 @@ class Chunk(NamedTuple):
 def of(stream: Recorded, tokenizer: Tokenizer | None = None) -> list[Chunk]:
     """The events of the last attempt's body. What a restart made void is of kind "other"."""
     trace = stream.trace
-    last_of = {a.read: i for i, a in enumerate(trace.arrivals)}
+    arrivals = list(trace.arrivals)
     out: list[Chunk] = []
-    place, in_read, read = first_event(stream), 0, -1
+    place, in_read, number = first_event(stream), 0, -1
     came = stream.log.items(place)
-    for i, arrival in enumerate(trace.arrivals):
-        in_read = in_read + 1 if arrival.read == read else 0
-        read = arrival.read
+    for arrival, following in zip(arrivals, [*arrivals[1:], None], strict=False):
+        in_read = in_read + 1 if arrival.read == number else 0
+        number = arrival.read
         events = [event_of(item) for _, item in islice(came, arrival.upto - place)]
         place = arrival.upto
         if any(isinstance(e, Restarted) for e in events):
             out = [c._replace(kind="other", counted=None) for c in out]
-        out.append(_chunk(events, trace, i, (in_read, last_of[read] == i), tokenizer))
+        last = following is None or following.read != number
+        out.append(_chunk(events, trace, arrival, (in_read, last), tokenizer))
+    if out and out[-1].kind == "ping" and "done" in trace.marks:
+        out[-1] = out[-1]._replace(kind="done")
     return _counted(out)
 
 
@@ -114,9 +117,9 @@ def first_event(stream: Recorded) -> int:
 
 
 def _chunk(
-    events: list[Event], trace: Trace, i: int, place: tuple[int, bool], tokenizer: Tokenizer | None
+    events: list[Event], trace: Trace, arrival: Arrival, place: tuple[int, bool], tokenizer: Tokenizer | None
 ) -> Chunk:
-    arrival, (in_read, last) = trace.arrivals[i], place
+    in_read, last = place
     read = (
         trace.reads[arrival.read]
         if 0 <= arrival.read < len(trace.reads)
@@ -124,9 +127,7 @@ def _chunk(
     )
     exact = read.stamp == "kernel" and (read.segments == 1 or (last and read.clean))
     text = "".join(_text(e) for e in events)
-    kind = next(filter(None, map(kind_of, sorted(events, key=is_token, reverse=True))), None)
-    if kind is None:
-        kind = "done" if i == len(trace.arrivals) - 1 and "done" in trace.marks else "ping"
+    kind = next(filter(None, map(kind_of, sorted(events, key=is_token, reverse=True))), "ping")
     counted = [e.usage.output_tokens for e in events if isinstance(e, UsageReport)]
     return Chunk(
         kind,

@@ -16,7 +16,6 @@ import time
 from collections import deque
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 from weakref import WeakSet
 
 from ..core.errors import ConfigError
@@ -30,6 +29,7 @@ _LONGEST = 200  # characters of a name that a provider sends; on disk it is cut
 _DAY = 86_400.0  # seconds
 _FRESH = 10.0  # seconds for which what was read of the last day serves
 _TEXTS = ("prompt", "answer", "error_msg")
+_as_json = json.JSONEncoder(default=str).encode
 
 
 class Ledger:
@@ -170,19 +170,19 @@ class Ledger:
     def _record(self, row: Row) -> Record:
         told = row
         if self._kept != "texts":
-            told = {name: _short(v) for name, v in row.items() if name not in _TEXTS and v is not None}
+            told = {
+                name: v[:_LONGEST] if isinstance(v, str) else v
+                for name, v in row.items()
+                if v is not None and name not in _TEXTS
+            }
             told["params"] = _numbers(row.get("params"))
             told |= {"checks": row["checks"]} if "checks" in row else {}
-        return *_key(row), json.dumps(told, default=str)
+        return *_key(row), _as_json(told)
 
 
 def _key(row: Row) -> Key:
     at = datetime.fromisoformat(row["t_wall"]).timestamp()
     return at, row["run_id"], row["request_id"], row["attempt"]
-
-
-def _short(value: Any) -> Any:
-    return value[:_LONGEST] if isinstance(value, str) else value
 
 
 _WORDS = ("reasoning", "cache")  # one of ours, never a text of the person's
@@ -191,7 +191,9 @@ _WORDS = ("reasoning", "cache")  # one of ours, never a text of the person's
 def _numbers(params: str | None) -> str:
     """Of the parameters those that are no text: what stops an answer, or goes to a provider as it is, may
     quote the prompt."""
-    given = json.loads(params or "{}")
+    if params in (None, "{}"):
+        return "{}"
+    given = json.loads(params)
     return json.dumps({k: v for k, v in given.items() if isinstance(v, (int, float)) or k in _WORDS})
 
 
