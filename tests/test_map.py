@@ -113,6 +113,35 @@ def test_a_template_that_does_not_fit_is_refused(server, template, told):
     assert [] == list(server.records)
 
 
+class Mute:
+    """Has no text."""
+
+    def __str__(self):
+        raise RuntimeError("none")
+
+
+@pytest.mark.parametrize(
+    ("template", "value", "told"),
+    [
+        ("Say {text:.2f}", "word", "{text:.2f} does not take 'word'"),
+        ("Say {text:%Y}", 7.5, "{text:%Y} does not take 7.5"),
+        ("Say {text.year}", "word", "no attribute 'year'"),
+        ("Say {text[0]}", [], "list index out of range"),
+        ("Say {text}", Mute(), "failed to become text"),
+    ],
+)
+def test_a_value_that_does_not_fit_its_place_is_told_with_its_row(server, template, value, told):
+    """Before anything is sent, and never by sending braces."""
+    good = {"Say {text:.2f}": 1.5, "Say {text:%Y}": pd.Timestamp("2024-01-01"), "Say {text[0]}": ["x"]}
+    first = good.get(template, pd.Timestamp("2024-01-01"))
+    with pytest.raises(ConfigError) as caught:
+        mapped(server, pd.DataFrame({"text": pd.Series([first, value], dtype=object)}), template)
+    assert caught.value.message.startswith("Row 2: Line 1, column 5 of the prompt: ")
+    assert told in caught.value.message
+    assert "fill=" not in caught.value.hint
+    assert [] == list(server.records)
+
+
 def test_a_wrong_name_is_told_the_nearest():
     with pytest.raises(ConfigError) as caught:
         nbllm.map(texts(1), "{txt}", model="sim/openai")
@@ -129,6 +158,10 @@ def test_a_wrong_name_is_told_the_nearest():
         ({"temprature": 1}, "Did you mean temperature"),
         ({"into": "text"}, "would replace the column text"),
         ({"into": "llm_cost"}, "would replace the column llm_cost"),
+        ({"into": 5}, "into= is the name of a column, not 5"),
+        ({"into": ""}, "into= is the name of a column"),
+        ({"run": ""}, "cannot be called ''"),
+        ({"width": True}, "width cannot be True"),
         ({"width": 0}, "width cannot be 0"),
         ({"confirm": "no"}, "confirm cannot be"),
         ({"errors": "drop"}, "errors cannot be"),

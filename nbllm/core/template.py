@@ -39,6 +39,7 @@ import builtins
 import difflib
 import keyword
 import re
+import reprlib
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -230,8 +231,15 @@ class RowTemplate:
     def _value(self, place: _Place, row: Mapping[str, Any]) -> str:
         if place.match and place.match[0] == f"{{{place.source}}}" and type(row.get(place.source)) is str:
             return str(row[place.source])  # by far the commonest
-        value = _inserted(self.text, place, row, lambda _: None, BUDGET)
-        return self.text[place.start : place.end] if value is None else value.text
+        if (value := _inserted(self.text, place, row, lambda _: None, BUDGET)) is None:
+            braces, given = (
+                self.text[place.start : place.end],
+                row[place.match["root"] if place.match else ""],
+            )
+            raise ConfigError(
+                f"{_where(self.text, place.start)}: {braces} does not take {reprlib.repr(given)}."
+            )
+        return value.text
 
 
 def expressions(text: str, namespace: Container[str] | None, mode: str = "on") -> list[tuple[int, int]]:

@@ -103,13 +103,13 @@ def map(
     Client.stream. An interrupt ends the run: the frame has what was finished, and `resume` goes on. Raises
     ConfigError for what is wrong on this side, before anything is sent.
     """
-    job = Job.of(template, model, schema, into, options, dedupe=dedupe)
+    job, name = Job.of(template, model, schema, into, options, dedupe=dedupe), _name(run)
     job.check(df)
     if _batch(mode, wait):
         raising = None if errors == "keep" else errors
         refuse(options, budget=budget, width=width, errors=raising, executor=executor)
-        return _handed_in(run or _new_name(), job, df, client=client, confirm=confirm, wait=wait)
-    with RunFile(run or _new_name()) as file:
+        return _handed_in(name, job, df, client=client, confirm=confirm, wait=wait)
+    with RunFile(name) as file:
         ends = _raises(errors)
         asked = _Run(
             file,
@@ -280,8 +280,9 @@ def _budget(given: Any, file: RunFile) -> Budget:
     return budget
 
 
-def _new_name() -> str:
-    return f"{datetime.now():%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
+def _name(given: str | None) -> str:
+    """The name of a run, one of its own where none is given."""
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{uuid4().hex[:6]}" if given is None else given
 
 
 class _Run:
@@ -299,7 +300,7 @@ class _Run:
         raises: bool = False,
         executor: Any = None,
     ) -> None:
-        if width is not None and not (isinstance(width, int) and 1 <= width <= _WIDEST):
+        if width is not None and not (type(width) is int and 1 <= width <= _WIDEST):
             raise ConfigError(f"width cannot be {width!r}.", hint=f"It is a number from 1 to {_WIDEST}.")
         if not (confirm in ("ask", "yes") or callable(confirm)):
             raise ConfigError(f"confirm cannot be {confirm!r}.", hint="It is ask, yes, or a function.")

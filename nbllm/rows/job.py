@@ -60,6 +60,8 @@ class Job:
             raise ConfigError(
                 f"A template is text, not {type(template).__name__}.", hint="As in 'Classify {text}'."
             )
+        if into is not None and not (isinstance(into, str) and into):
+            raise ConfigError(f"into= is the name of a column, not {into!r}.", hint='As in into="label".')
         key = options.get("api_key")
         chosen = {n: v for n, v in options.items() if v is not None}
         if isinstance(key, str):
@@ -137,9 +139,16 @@ class Job:
         about = self._hashed()
         for place, values in enumerate(zip(*(df[n].tolist() for n in names), strict=True)):
             row = dict(zip(names, values, strict=True))
-            prompt = "" if missing[place] else whole(self.template.fill(row))
+            prompt = "" if missing[place] else self._prompt(place, row)
             digest = hashlib.sha256(about + prompt.encode()).hexdigest()[:32]
             yield (digest if self.dedupe else f"{digest}-{place}"), prompt
+
+    def _prompt(self, place: int, row: Mapping[str, Any]) -> str:
+        try:
+            return whole(self.template.fill(row))
+        except ConfigError as error:
+            words = f"Row {place + 1}: {error.message}"
+            raise ConfigError(words, hint="Correct its value, or leave the row out.") from None
 
     def _hashed(self) -> bytes:
         sent = {n: v for n, v in self.options.items() if n not in _NOT_SENT}
