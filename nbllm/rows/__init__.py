@@ -226,16 +226,13 @@ def _again(
         job = Job.kept(about, options)
         if df is not None:
             job.check(df)
-        if about.get("mode") == "batch":
-            refuse(options, budget=budget, width=width, executor=executor)
-            asked = _Run(file, job, client=client, confirm=confirm)
-            handle = asked.handed_in(df, failed=failed)
-    if about.get("mode") == "batch":
-        return handle.wait()
-    with RunFile(name, create=False) as file:
-        limit = (about.get("budget") or None) if budget is None else budget
-        asked = _Run(file, job, client=client, width=width, budget=limit, confirm=confirm, executor=executor)
-        return asked.over(df, failed=failed)
+        if about.get("mode") != "batch":
+            limit = (about.get("budget") or None) if budget is None else budget
+            more: dict[str, Any] = {"width": width, "budget": limit, "executor": executor}
+            return _Run(file, job, client=client, confirm=confirm, **more).over(df, failed=failed)
+        refuse(options, budget=budget, width=width, executor=executor)
+        handle = _Run(file, job, client=client, confirm=confirm).handed_in(df, failed=failed)
+    return handle.wait()
 
 
 def _about(file: RunFile) -> dict[str, Any]:
@@ -395,11 +392,7 @@ class _Run:
 
         results = list(self._results(runner))
         if df is None:
-            prompts: list[Any] = []
-            for start in range(0, len(results), 500):
-                part = [row.id for row in results[start : start + 500]]
-                found = self.file.prompts(list(set(part)))
-                prompts += [found[id] for id in part]
+            prompts = [prompt for _, prompt in self.file.questions([row.id for row in results])]
             df = pd.DataFrame({"prompt": pd.array(prompts, dtype="string")})
         made = joined(df, self.job, results, self.file.name)
         made.attrs["nbllm_ended"] = runner.ended

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _FIRST, _LONGER, _LONGEST = 5.0, 1.5, 60.0  # seconds between two looks, and how they grow
 _LISTED = 120.0  # seconds after which a batch that was created is in its provider's list
-_FETCH = 200  # prompts that are read from disk at once
 _REFUSALS = (  # after which nothing was created
     *(errors.BadRequest, errors.AuthenticationError, errors.PermissionDenied, errors.NotFound),
     *(errors.RateLimited, errors.QuotaExceeded, errors.ConfigError),
@@ -157,7 +156,7 @@ class Batches:
 
     def submit(self, ids: list[str]) -> None:
         """Hands in questions, in as many parts as the provider wants."""
-        missing = [Row(id, "failed", error=_MISSING) for id, prompt in self._prompts(ids) if not prompt]
+        missing = [Row(id, "failed", error=_MISSING) for id, prompt in self.file.questions(ids) if not prompt]
         self.file.record(missing)
         most = self.file.get("batch_most")
         for part in self._split(ids[:most] if most else ids):
@@ -208,8 +207,8 @@ class Batches:
 
         rows, df = [row for _, row in self.file.results()], self.df
         if df is None:
-            known = dict(self._prompts([row.id for row in rows]))
-            df = pd.DataFrame({"prompt": pd.array([known[row.id] for row in rows], dtype="string")})
+            prompts = [prompt for _, prompt in self.file.questions([row.id for row in rows])]
+            df = pd.DataFrame({"prompt": pd.array(prompts, dtype="string")})
         if len(df) != len(rows):
             raise errors.ConfigError(
                 f"The run {self.file.name} is over a table of {len(rows):,} rows, not {len(df):,}.",
@@ -219,17 +218,11 @@ class Batches:
 
     # --- creation ---
 
-    def _prompts(self, ids: list[str]) -> Iterator[tuple[str, str]]:
-        for start in range(0, len(ids), _FETCH):
-            some = ids[start : start + _FETCH]
-            found = self.file.prompts(list(set(some)))
-            yield from ((id, found[id]) for id in some)
-
     def _lines(self, ids: list[str], part: int = 0) -> Iterator[tuple[str, str]]:
         """(question, its line); none where a value is missing."""
         schema = None if self.job.shape is None else self.job.shape.provider_schema
         server, prefix = self.server, self._prefix(part)
-        for id, prompt in self._prompts(ids):
+        for id, prompt in self.file.questions(ids):
             if prompt:
                 request = self.client.request(prompt, server.route.model, schema=schema, **self._request)
                 call: Any = self.client.encode(request, server.route, server.key)

@@ -8,8 +8,7 @@ import contextlib
 import json
 import queue
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -36,7 +35,6 @@ from .progress import Progress, Totals
 
 N = TypeVar("N", int, float)
 STOPPED = "stopped by the user"
-_FETCH = 200  # prompts that are read from disk at once
 _PACE = 0.005  # seconds between two transactions
 _TICK = 0.1  # seconds between two looks at how it goes
 _LONGEST_ERROR = 500  # characters of a message that are kept
@@ -139,8 +137,7 @@ class Runner:
     longest: int = 0
     ended: str = ""
     error: errors.NbllmError | None = None
-    _ids: deque[str] = field(default_factory=deque)
-    _fetched: deque[tuple[str, str]] = field(default_factory=deque)
+    _questions: Iterator[tuple[str, str]] = field(default_factory=lambda: iter(()))
     _streams: set[Stream] = field(default_factory=set)
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
     _written: asyncio.Event = field(default_factory=asyncio.Event)
@@ -150,11 +147,11 @@ class Runner:
     _options: dict[str, Any] = field(default_factory=dict)
     recorder: Recorder = field(init=False)
 
-    def prepare(self, route: Any, ids: Iterable[str]) -> None:
+    def prepare(self, route: Any, ids: Sequence[str]) -> None:
         """Makes ready what must not be made on the engine's thread. Raises ConfigError for what is wrong with
         the call: no key, an option that the provider does not take."""
-        self._ids.extend(ids)
-        self._route = route
+        self._questions, self._route = self.file.questions(ids), route
+        self.width = min(self.width, len(ids))
         spec = CallSpec.of(self.job.options)
         self._sending = {**self.client.sending(spec, route), "background": True}
         shape, in_words = self.job.shape, "schema" in route.provider.quirks.cannot
@@ -205,7 +202,7 @@ class Runner:
             stream.cancel()
 
     async def _run(self) -> None:
-        await asyncio.gather(*(self._work() for _ in range(min(self.width, len(self._ids)))))
+        await asyncio.gather(*(self._work() for _ in range(self.width)))
 
     async def _work(self) -> None:
         while (question := self._next()) is not None:
@@ -252,11 +249,7 @@ class Runner:
 
     def _next(self) -> tuple[str, str] | None:
         self.ended = self.ended or self.recorder.failure
-        if not self._fetched and self._ids and not self.ended:
-            ids = [self._ids.popleft() for _ in range(min(_FETCH, len(self._ids)))]
-            prompts = self.file.prompts(ids)
-            self._fetched.extend((id, prompts[id]) for id in ids)
-        return self._fetched.popleft() if self._fetched and not self.ended else None
+        return None if self.ended else next(self._questions, None)
 
     async def _one(self, id: str, prompt: str, need: Amount, number: int) -> None:
         """Asks a question, once more where the answer does not fit the schema, as a cell does."""

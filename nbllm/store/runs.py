@@ -31,6 +31,7 @@ _TABLES = (
     "create table if not exists batches (part integer primary key, state text not null, batch text not null, "
     "ids text not null, created real not null)",
 )
+_FETCH = 200  # prompts that are read at once
 _OPEN = ("pending", "sent", "stopped")
 
 
@@ -156,6 +157,13 @@ class RunFile(RunBase):
         """The prompts of some questions."""
         marks = ",".join("?" * len(ids))
         return dict(self._asked(f"select id, input from rows where id in ({marks})", *ids))  # noqa: S608
+
+    def questions(self, ids: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """(id, prompt) of some questions, in their order; read from disk by and by."""
+        for start in range(0, len(ids), _FETCH):
+            some = ids[start : start + _FETCH]
+            found = self.prompts(list(set(some)))
+            yield from ((id, found[id]) for id in some)
 
     def parts(self) -> list[Part]:
         """Its batches that have not ended, or are not read."""
