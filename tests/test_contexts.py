@@ -195,6 +195,15 @@ def test_a_refusal_costs_no_answer_and_is_not_asked_for_again(client):
     assert ("Hi", [], "Hi") == (second.text, notices(second), first.text)
 
 
+@pytest.mark.parametrize("failure", [(500, b"{}"), (503, b"busy"), (200, b"no JSON")])
+def test_a_server_that_fails_is_left_alone(client, failure):
+    """A server that cannot keep anything now holds up one step: it is asked once in some minutes."""
+    answer = b'{"candidates": [{"content": {"parts": [{"text": "Hi"}]}, "finishReason": "STOP"}]}'
+    with Listener([failure, (200, answer), (200, answer)]) as server:
+        found = [asked(client, server, system=LONG * n).response() for n in (1, 3)]
+    assert [("Hi", 1), ("Hi", 0)] == [(r.text, len(notices(r))) for r in found]
+
+
 def test_the_servers_own_minimum_is_learned(client, server):
     """A model that keeps from 4,096 tokens on is not asked again for less."""
     found = [asked(client, server, q, model="sim-pro-flash").response() for q in ("One?", "Two?")]

@@ -23,6 +23,7 @@ _MARGIN = 60.0  # seconds before its end from which it is not named any more
 _AT_END = 1.0  # seconds for deleting all of them
 _MOST = 16  # that are kept at a time
 _WORDS = 200  # characters of a refusal
+_PAUSE = 300.0  # seconds for which a server that failed is not asked to keep anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,14 @@ class _Context:
 @dataclass(slots=True)
 class Contexts:
     """Those of a client, on the engine's loop. making: those that are on their way, by whom they are for and
-    what they hold; refused: what the server would not keep; least: the fewest tokens that it keeps."""
+    what they hold; refused: what the server would not keep; paused: until when one that failed is left
+    alone; least: the fewest tokens that it keeps."""
 
     http: HttpTransport
     kept: list[_Context] = field(default_factory=list)
     _making: dict[tuple[object, str], asyncio.Task[_Context]] = field(default_factory=dict)
     _refused: set[tuple[object, str]] = field(default_factory=set)
+    _paused: dict[object, float] = field(default_factory=dict)
     _least: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def naming(self, handler: Handler) -> Handler:
@@ -93,7 +96,8 @@ class Contexts:
             default=None,
         )
         key = attempt.asked, prompt.marks[prompt.question]
-        if prompt.size < max(limit, 2 * best.size if best else 0) or key in self._refused:
+        waits = key in self._refused or self._paused.get(attempt.asked, now) > now
+        if waits or prompt.size < max(limit, 2 * best.size if best else 0):
             return best
         if key not in self._making and len(self.kept) + len(self._making) >= _MOST:
             sink.publish(_notice(f"{_MOST} prompts are kept already; this one was sent whole"))
@@ -116,6 +120,8 @@ class Contexts:
             self._least[attempt.route.provider.name, attempt.route.model] = least(attempt.route.model, said)
             if isinstance(error, errors.ProviderError) and error.status in (400, 403, 404):
                 self._refused.add(key)
+            else:
+                self._paused[attempt.asked] = asyncio.get_running_loop().time() + _PAUSE
             sink.publish(
                 _notice(f"{attempt.who} did not keep the prompt ({said[:_WORDS]}); it was sent whole")
             )
