@@ -89,7 +89,7 @@ def test_times_are_in_order_and_true(client, sim, model):
     t, record = response.timing, sim.records[-1]
     assert 0 < t.ttfb <= t.ttft <= t.ttfo <= t.total
     assert t.ttft >= record.ttft_ns / 1e9
-    assert 0 < t.decode < t.total  # how long, the machine says: what is sent late catches up
+    assert 0 <= t.decode < t.total  # how long, the machine says: what is sent late may come in one read
     assert response.usage.output_tokens == record.output_tokens
 
 
