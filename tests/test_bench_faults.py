@@ -176,7 +176,7 @@ def test_a_list_of_loaded_models_that_is_none_is_no_loaded_model(serve):
         "http://127.0.0.1:x/v1",
         "http://[::1/v1",
         "http:///v1",
-        "127.0.0.1:80/v1",
+        "127.0.0.1:99999/v1",
         "http://a b/v1",
         "ftp://127.0.0.1/v1",
         f"http://{'é' * 64}.example/v1",

@@ -224,7 +224,7 @@ def test_a_file_keeps_its_permissions_and_its_link(tmp_path):
     assert link.is_symlink()
     assert 0o640 == stat.S_IMODE(real.stat().st_mode)
     assert [real] == list(real.parent.iterdir())
-    catalog._write(tmp_path / "cache" / "models.json", [])
+    files.write_whole(tmp_path / "cache" / "models.json", "[]")
     assert 0o600 == stat.S_IMODE((tmp_path / "cache" / "models.json").stat().st_mode)
 
 

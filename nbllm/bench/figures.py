@@ -174,7 +174,7 @@ def ticks(axes: Axes, which: str = "x") -> None:
     shared = axes.get_shared_x_axes() if which == "x" else axes.get_shared_y_axes()
     spans = [getattr(each.dataLim, f"interval{which}") for each in shared.get_siblings(axes)]
     low, high = min(low for low, _ in spans), max(high for _, high in spans)
-    if low > 0 and high / low > 8:
+    if 0 < low < high and high / low > 8:  # where nothing is drawn, low is infinite
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 200 else (1.0,)))
         axis.set_minor_formatter(NullFormatter())

@@ -13,7 +13,7 @@ cut.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from itertools import islice
 from typing import Any, Literal
@@ -199,7 +199,25 @@ def _messages(request: Request) -> list[dict[str, Any]]:
             out[-1]["content"] += blocks
         elif blocks:
             out.append({"role": role, "content": blocks})
+    _name_calls(block for turn in out for block in turn["content"])
     return out
+
+
+def _name_calls(blocks: Iterable[dict[str, Any]]) -> None:
+    """Gives calls and their results ids of the characters that Anthropic takes; those of other providers that
+    would become equal stay different."""
+    made: dict[str, str] = {}
+    taken: set[str] = set()
+    for block in blocks:
+        place = {"tool_use": "id", "tool_result": "tool_use_id"}.get(str(block.get("type")))
+        if place is None:
+            continue
+        if (id := block[place]) not in made:
+            plain = re.sub(r"[^a-zA-Z0-9_-]", "_", id)
+            mark = sha256(id.encode("utf-8", "replace")).hexdigest()[:8]
+            made[id] = f"{plain}_{mark}" if plain in taken else plain
+            taken.add(made[id])
+        block[place] = made[id]
 
 
 def _blocks(role: str, parts: list[Part]) -> list[dict[str, Any]]:
@@ -220,7 +238,7 @@ def _block(role: str, part: Part) -> dict[str, Any] | None:
         case ToolResult() if role == "user":
             return _result(part)
         case ToolCall(id, name) if role == "assistant":
-            return {"type": "tool_use", "id": _id(id), "name": name, "input": call_arguments(part)}
+            return {"type": "tool_use", "id": id, "name": name, "input": call_arguments(part)}
         case Reasoning() if role == "assistant":
             return _thought(part)
         case Raw(_, block) if role == "assistant":
@@ -263,17 +281,11 @@ def _result(result: ToolResult) -> dict[str, Any]:
     return without_none(
         {
             "type": "tool_result",
-            "tool_use_id": _id(result.id),
+            "tool_use_id": result.id,
             "is_error": True if result.is_error else None,
             "content": result.content if isinstance(result.content, str) else blocks,
         }
     )
-
-
-def _id(id: str) -> str:
-    """Anthropic takes ids of these characters only; other providers' may hold others, and stay different."""
-    made = re.sub(r"[^a-zA-Z0-9_-]", "_", id)
-    return made if made == id else f"{made}_{sha256(id.encode('utf-8', 'replace')).hexdigest()[:8]}"
 
 
 # --- answer -------------------------------------------------------------------------------------------------

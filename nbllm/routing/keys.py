@@ -199,7 +199,7 @@ def _usable(key: Secret, row: Provider, address: str) -> tuple[Secret | None, Co
             if text == before:
                 break
         placeholder = _PLACEHOLDER.search(text)
-        odd = None if placeholder else next((c for c in text if not "!" <= c <= "~"), None)
+        odd = None if placeholder else next((c for c in text if not " " <= c <= "~"), None)
         if odd is not None or placeholder:
             where = "What was given as api_key" if key.source == "argument" else f"What {key.source} holds"
             why = "it stands for one" if odd is None else f"{_named(odd)} stands in it"
@@ -217,8 +217,8 @@ def _usable(key: Secret, row: Provider, address: str) -> tuple[Secret | None, Co
 
 
 def _named(character: str) -> str:
-    if character in "\r\n ":
-        return "a blank" if character == " " else "a line break"
+    if character in "\r\n":
+        return "a line break"
     return f"U+{ord(character):04X} ({unicodedata.name(character, 'a control character').lower()})"
 
 

@@ -75,7 +75,7 @@ def _schemed(url: str) -> str:
     """An address with the scheme, and both slashes, that it may lack: http for what is near, so that a key
     goes to no other host unencrypted."""
     url = re.sub(r"^<(.*)>$", r"\1", url)
-    url = re.sub(r"(?i)^(https?:)/*(?=[^/])", r"\1//", url)
+    url = re.sub(r"(?i)^(https?:)/?(?=[^/])", r"\1//", url)
     if (found := _BARE.match(url)) is None:
         return url
     host, number = found[1].lower(), ip(found[1].strip("[]"))

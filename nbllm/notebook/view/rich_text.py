@@ -6,12 +6,7 @@ What a model writes is text here too: no HTML, no link but with its address besi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from rich.console import Console, Group
-from rich.live import Live
-from rich.markdown import Markdown
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from ...core.events import Event
 from .grid import ended
@@ -19,6 +14,11 @@ from .hidden import plain
 from .outcome import Outcome
 from .state import AnswerState, Piece
 from .text import TextPainter
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.markdown import Markdown
 
 _INTERVAL = 0.1  # seconds between two looks at the open end
 _LONG_TAIL = 1_000  # characters of an open block: the rest of it scrolls away
@@ -28,8 +28,10 @@ class RichPainter(TextPainter):
     """As TextPainter; one answer while it comes, several when all have come."""
 
     def __init__(self, states: Sequence[AnswerState], console: Console | None = None, **options: Any) -> None:
+        from rich.console import Console
+
         self._console = console or Console()
-        super().__init__(len(states), lambda text: self._console.print(Text(text.strip("\n"))), **options)
+        super().__init__(len(states), lambda text: self._console.print(_text(text.strip("\n"))), **options)
         self._state, self._drawn, self._restarts, self._last = states[0], 0, 0, 0.0
         self._live: Live | None = None
 
@@ -39,11 +41,14 @@ class RichPainter(TextPainter):
     def tick(self, now: float) -> None:
         """Draws, where a frame is due."""
         if self._one and now - self._last >= _INTERVAL:
+            from rich.console import Group
+            from rich.live import Live
+
             self._last = now
             self._draw()
             source, thought = self._state.splitter.tail(), self._state.thought
             tail = [Piece(source)] if source else [Piece(thought, "thought")] if thought else []
-            status = Text(plain(self._state.status(now)), style="dim")
+            status = _text(plain(self._state.status(now)), style="dim")
             if self._live is None:
                 self._live = Live(console=self._console, auto_refresh=False, transient=True)
                 self._live.start()
@@ -54,7 +59,7 @@ class RichPainter(TextPainter):
         state = self._state
         if state.restarts != self._restarts:
             self._restarts, self._drawn = state.restarts, state.kept
-            self._console.print(Text(f"[starting again: {plain(state.notice)}]"))
+            self._console.print(_text(f"[starting again: {plain(state.notice)}]"))
         state.shed(_LONG_TAIL)
         for piece in state.pieces[self._drawn :]:
             self._console.print(shown(piece), end="\n")
@@ -84,12 +89,19 @@ def shown(piece: Piece) -> Any:
     """A finished part of an answer, as rich draws it."""
     if piece.kind == "text":
         return markdown(piece.source)
-    return Text(plain(piece.drawn(lambda _: "").text).strip("\n"), style="dim")
+    return _text(plain(piece.drawn(lambda _: "").text).strip("\n"), style="dim")
+
+
+def _text(words: str, style: str = "") -> Any:
+    from rich.text import Text
+
+    return Text(words, style)
 
 
 def markdown(source: str) -> Markdown:
     """Markdown of which every word shows: HTML is text, and so are definitions of links."""
     from markdown_it import MarkdownIt
+    from rich.markdown import Markdown
 
     rules = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
     made = Markdown("", hyperlinks=False)
