@@ -9,6 +9,13 @@ mkdir -p "$real"
 if [ ! -f "$real/node_modules/@copilotkit/aimock/dist/cli.js" ]; then
   npm install --prefix "$real" --ignore-scripts --silent --no-fund --no-audit @copilotkit/aimock@1.43.0
 fi
+if [ ! -f "$real/mcp/.installed" ]; then
+  npm install --prefix "$real" --ignore-scripts --silent --no-fund --no-audit \
+    @modelcontextprotocol/server-{everything,filesystem,memory,sequential-thinking}@2026.8.31
+  python3 -m venv "$real/mcp"
+  "$real/mcp/bin/pip" install -q mcp==2.3.0 mcp-server-{time,git}==2026.10.19 mcp-server-fetch==2026.10.24 mcp-server-sqlite==2025.4.25
+  touch "$real/mcp/.installed"
+fi
 if [ ! -f "$real/sdks/.installed-4" ]; then
   python3 -m venv "$real/sdks"
   "$real/sdks/bin/pip" install -q openai anthropic google-genai mistralai ollama pytest hypothesis httpx-sse msgspec genai-prices ipython pandas markdown-it-py platformdirs httptools aiohappyeyeballs trustme python-dotenv jsonschema
