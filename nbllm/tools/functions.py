@@ -65,9 +65,9 @@ def of(
     signature = _signature(function, name)
     hints = _hints(inner, signature, name)
     types = {p.name: _type(p, hints, doc, name) for p in signature.parameters.values()}
-    model = _model(signature, types, doc, name)
+    model, schema = _model(signature, types, doc, name)
     return Usable(
-        Tool(fit(name), doc.text, _schema(model), strict),
+        Tool(fit(name), doc.text, schema, strict),
         functools.partial(_called, function, signature),
         source=f"function {name}",
         reads=reads,
@@ -159,29 +159,30 @@ def _type(p: Parameter, hints: Mapping[str, Any], doc: _Doc, name: str) -> Any:
     return Optional[kind] if p.default is None else kind  # noqa: UP045 - kinds that | does not take
 
 
-def _model(signature: inspect.Signature, types: Mapping[str, Any], doc: _Doc, name: str) -> Any:
-    """The pydantic model of all parameters."""
+def _model(
+    signature: inspect.Signature, types: Mapping[str, Any], doc: _Doc, name: str
+) -> tuple[Any, dict[str, Any]]:
+    """The pydantic model of all parameters, and its schema."""
     from pydantic import ConfigDict, Field, create_model
 
     def field(p: Parameter) -> tuple[Any, Any]:
         default = ... if p.default is Parameter.empty else p.default
         return types[p.name], Field(default, alias=p.name, description=_note(types[p.name], p, doc))
 
-    def made(*parameters: Parameter) -> tuple[Any, Exception | None]:
+    def made(*parameters: Parameter) -> tuple[Any, dict[str, Any]] | Exception:
         try:
             fields: dict[str, Any] = {f"f{i}": field(p) for i, p in enumerate(parameters)}
             model: Any = create_model(fit(name), __config__=ConfigDict(extra="forbid"), **fields)
-            _schema(model)
+            return model, _schema(model)
         except Exception as exc:  # noqa: BLE001 - pydantic's own, and whatever a type's own hooks raise
-            return None, exc
-        return model, None
+            return exc
 
     parameters = tuple(signature.parameters.values())
-    model, error = made(*parameters)
-    if error is None:
-        return model
-    wrong = next((p for p in parameters if made(p)[1] is not None), parameters[0])
-    old = "typing_extensions" in str(error)  # pydantic's words where Python is older than 3.12
+    found = made(*parameters)
+    if not isinstance(found, Exception):
+        return found
+    wrong = next((p for p in parameters if isinstance(made(p), Exception)), parameters[0])
+    old = "typing_extensions" in str(found)  # pydantic's words where Python is older than 3.12
     raise ConfigError(
         f"The parameter {wrong.name!r} of {name} has a type that no JSON can hold: "
         f"{inspect.formatannotation(types[wrong.name])[:160]}.",
