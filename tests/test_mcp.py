@@ -29,7 +29,7 @@ from nbllm.tools.names import unique
 from nbllm.tools.results import content
 
 from .listeners import Listener
-from .processes import comes_to, held_port, written
+from .processes import LONG, comes_to, held_port, written
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups")
 
@@ -266,6 +266,28 @@ def test_no_process_is_left(mode, servers, tmp_path):
     engine().run(known.close())
     listed = Path("/proc").glob
     assert comes_to(0, lambda: [p for p in listed("[0-9]*") if group_of(p.name) == pid and is_alive(p.name)])
+
+
+def ends_of_pipes():
+    """Those that this process has open."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found |= {target for target in [os.readlink(entry)] if target.startswith(("pipe:", "socket:"))}
+    return found
+
+
+@pytest.mark.parametrize("mode", ["ok", "stderr_flood", "grandchild", "big", "garbage"])
+def test_no_pipe_is_left(mode, servers):
+    """Nor one that was not read to its end, when the engine ends: asyncio would tell of it at the program's
+    end, in a traceback."""
+    before = ends_of_pipes()
+    own, known = Engine(), servers(bad(mode))
+    own.at_close(known.close)
+    usables, _ = own.submit(known.usables(["mcp/bad"])).result(LONG)
+    own.submit(usables[0].call({})).result(LONG)
+    own.close(LONG)
+    assert set() == ends_of_pipes() - before
 
 
 def group_of(pid):

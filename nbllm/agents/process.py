@@ -171,6 +171,8 @@ class Command:
         )  # the group: the child may have left others behind
         await self.gone()
         self._drain.cancel()
+        # What was not read to its end stays open with the loop, and is told of in a traceback at its end.
+        self.process._transport.close()  # type: ignore[attr-defined]
         shutil.rmtree(self.home, ignore_errors=True)
         self._reaper.forget(self.home)
 
