@@ -26,24 +26,27 @@ def press(n, word):
     n.page.locator(BUTTON.format(word)).first.click()
 
 
-def test_the_person_is_asked_with_three_buttons(notebook):
-    """One call after another, each with its arguments in sight; what was answered goes, the row stays."""
-    n = notebook(LOAD, DEFINE, ASK)
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_the_person_is_asked_with_three_buttons(notebook, theme):
+    """One call after another, each with its arguments in sight; what was answered goes, the row stays. The
+    README has these pictures."""
+    n = notebook(LOAD, DEFINE.strip(), ASK, name=f"tools-{theme.lower()}")
+    n.theme(f"JupyterLab {theme}")
     n.run(0, 1)
     n.start(2)
     n.page.locator(BUTTON.format("Run once")).wait_for()
     assert 'price({"article": "A-17"})' in n.text(2)
     assert "Run price (function price)? 1 of 2" in n.text(2)
-    n.shot("tools-ask", height=620)
     press(n, "Run once")
     n.page.locator("text=2 of 2").wait_for()
+    n.shot(f"tools-ask-{theme.lower()}", height=620)
     press(n, "No")
     n.wait_done(2)
     assert 'price(article="A-17") → 4.5' in n.text(2)
     assert "not run (refused)" in n.text(2)
     assert 0 == n.page.locator(BUTTON.format("Run once")).count()
     n.page.locator("summary").first.click()
-    n.shot("tools-row", height=620)
+    n.shot(f"tools-{theme.lower()}", height=620)
     assert not n.dialogs
     assert not n.strangers
 
