@@ -117,14 +117,15 @@ def lacks(row: Provider) -> str:
     return "" if listed(row) else f"no .gguf file in {_where(row)}"
 
 
-def newest(row: Provider) -> str:
-    """The name of the newest file in a row's folders that can be talked to here: it has a template for
-    conversations, is no model of embeddings, and fits into memory. "" for none."""
+def newest(row: Provider) -> tuple[str, Path | None]:
+    """The newest file in a row's folders that can be talked to here, by name: it has a template for
+    conversations, is no model of embeddings, and fits into memory. ("", None) for none."""
     if find_spec("xllamacpp") is None:
-        return ""
+        return "", None
     files = sorted(listed(row).items(), key=lambda item: -item[1].changed)[:_TRIED]
-    full = next((name for name, file in files if name.startswith(f"{row.name}/") and _talks(file.path)), "")
-    return full.removeprefix(f"{row.name}/")
+    own = ((name, f.path) for name, f in files if name.startswith(f"{row.name}/") and _talks(f.path))
+    full, path = next(own, ("", None))
+    return full.removeprefix(f"{row.name}/"), path
 
 
 def _talks(path: Path) -> bool:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..client.client import Client
 from ..core.assertions import Check, checks, named, scorer
@@ -99,23 +99,28 @@ class Quality:
     def applied(self, place: Path, df: pd.DataFrame, client: Client) -> None:
         """Adds the columns to a run's frame, and keeps them. What cannot be checked is missing, and a warning
         says why: the answers have been paid for."""
+        if not self.asserts and self.score is None:
+            return
         good = df[df["ok"].fillna(False).astype(bool)]
         with Store(place) as store:
+            said = _said(store)
             if self.asserts:
-                found = _checked(store, df.to_dict("records"), checks(self.asserts), "checked")
+                found = _checked(said, df.to_dict("records"), checks(self.asserts), "checked")
                 store.check(found)
                 joined(df, found)
             if isinstance(self.score, str) and self.score.startswith(_JUDGE):
-                self._judged(store, df, good, client)
+                self._judged(store, said, df, good, client)
             elif self.score is not None:
                 check = _expected(self.score) if isinstance(self.score, str) else scorer(self.score)
-                kept = good[good["request_id"].isin(list(store.answers()))].to_dict("records")
-                worth = _checked(store, kept, {"score": check}, "scored")
+                kept = good[good["request_id"].isin(list(said.answers))].to_dict("records")
+                worth = _checked(said, kept, {"score": check}, "scored")
                 _scored(store, df, {i: v for i, told in worth.items() if (v := told["score"]) is not None})
 
-    def _judged(self, store: Store, df: pd.DataFrame, good: pd.DataFrame, client: Client) -> None:
+    def _judged(
+        self, store: Store, said: _Said, df: pd.DataFrame, good: pd.DataFrame, client: Client
+    ) -> None:
         """The share of comparisons that each answer won; what the judge cost stands in attrs["judge"]."""
-        before = {} if self.again else {i: s for i, (_, s) in store.answers().items() if s is not None}
+        before = {} if self.again else {i: s for i, (_, s) in said.answers.items() if s is not None}
         open_ = df if self.again else df[df["block"].isin(_unjudged(good, before))]
         try:
             if len(open_):
@@ -141,22 +146,35 @@ def _lost(one: Any) -> bool:
     return isinstance(one, Mapping) and set(one) == {"name"}
 
 
+class _Said(NamedTuple):
+    """What a run's file holds of it: (answer, score) by request, what was asked by prompt, and what each
+    prompt's row says beside it."""
+
+    answers: Mapping[str, tuple[str, float | None]]
+    asked: Mapping[str, str]
+    more: Mapping[str, Mapping[str, Any]]
+
+
+def _said(store: Store) -> _Said:
+    prompts = load((store.get("job") or {}).get("prompts", []))
+    return _Said(store.answers(), asked(store), {p.id: p.more for p in prompts})
+
+
 def _checked(
-    store: Store, rows: Iterable[Any], tests: Mapping[str, Check], what: str
+    said: _Said, rows: Iterable[Any], tests: Mapping[str, Check], what: str
 ) -> dict[str, dict[str, float | None]]:
     """What each check gives each request, by its id; 0 where the request failed."""
-    texts, questions = {i: text for i, (text, _) in store.answers().items()}, asked(store)
-    prompts = {p.id: p.more for p in load((store.get("job") or {}).get("prompts", []))}
     found: dict[str, dict[str, float | None]] = {}
     wrong = ""
     for row in rows:
-        more = prompts.get(str(row["prompt_id"]).partition("#")[0], {})
-        about = {**row, "asked": questions.get(str(row["prompt_id"]), "")}
+        more = said.more.get(str(row["prompt_id"]).partition("#")[0], {})
+        about = {**row, "asked": said.asked.get(str(row["prompt_id"]), "")}
+        text, _ = said.answers.get(row["request_id"], ("", None))
         values = found.setdefault(str(row["request_id"]), {})
         for name, check in tests.items():
             try:
                 ok = row["ok"] is True or bool(row["ok"] == True)  # noqa: E712 - it may be NA
-                values[name] = check(texts.get(row["request_id"], ""), more, about) if ok else 0.0
+                values[name] = check(text, more, about) if ok else 0.0
             except Exception as exc:  # noqa: BLE001 - a user's function
                 values[name], wrong = None, f"{type(exc).__name__}: {exc}"
     if wrong:

@@ -336,26 +336,39 @@ def unreadable(row: Provider, exc: Exception, about: str = "") -> errors.Protoco
 
 
 LIMIT = 32 * 2**20  # bytes of a small answer; OpenRouter's list of models is over 1 MiB
+_CONNECT = 10.0  # seconds for a connection to be there
 
 
 async def exchanged(
-    http: HttpTransport, dialect: Dialect, row: Provider, call: HttpCall, limit: float
+    http: HttpTransport,
+    dialect: Dialect,
+    row: Provider,
+    call: HttpCall,
+    limit: float,
+    *,
+    connect: float | None = _CONNECT,
 ) -> tuple[dict[str, str], Any]:
     """(the headers, the JSON) that answer a small question to a provider's server; an answer without a body
     is None. Raises as `opened` does."""
-    async with opened(http, dialect, row, call, limit) as reply:
+    async with opened(http, dialect, row, call, limit, connect=connect) as reply:
         body = await reply.body(LIMIT)
         return reply.headers, load_json(body) if body.strip() else None
 
 
 @asynccontextmanager
 async def opened(
-    http: HttpTransport, dialect: Dialect, row: Provider, call: HttpCall, limit: float
+    http: HttpTransport,
+    dialect: Dialect,
+    row: Provider,
+    call: HttpCall,
+    limit: float,
+    *,
+    connect: float | None = _CONNECT,
 ) -> AsyncIterator[HttpReply]:
-    """A good answer to a question, which must end within `limit` seconds. Raises our errors, what is secret
-    masked in them."""
+    """A good answer to a question, which must end within `limit` seconds, `connect` of them for a connection.
+    Raises our errors, what is secret masked in them."""
     try:
-        async with asyncio.timeout(limit), http.open(call, Trace(), limit) as reply:
+        async with asyncio.timeout(limit), http.open(call, Trace(), connect) as reply:
             if not 200 <= reply.status < 300:
                 raise refusal(dialect, reply, await reply.body(LIMIT), row)
             yield reply

@@ -291,7 +291,7 @@ class BatchServer:
 
     async def _lines(self, call: HttpCall, take: Callable[[bytes], bool]) -> None:
         async with (
-            opened(self.client.http, self.dialect, self.row, call, _FILE) as reply,
+            opened(self.client.http, self.dialect, self.row, call, _FILE, connect=_ANSWER) as reply,
             contextlib.aclosing(reply.lines(_LINE)) as lines,
         ):
             async for line in lines:

@@ -560,13 +560,7 @@ class Client:
             dialect = prepare.dialect(route.provider, self.registry.dialects)
             return Attempt(request, route, dialect, key, guard, NO_CALL, None, limits)
         try:
-            try:
-                call = self.encode(request, route, key, keep=keep, mode=mode)
-            except errors.ConfigError:
-                if (worded := in_words(request.messages)) == request.messages:
-                    raise
-                request = replace(request, messages=worded)  # no answer is lost for a file of a tool's
-                call = self.encode(request, route, key, keep=keep, mode=mode)
+            request, call = self._encoded(request, route, key, keep=keep, mode=mode)
             call = call.permitting(permits, stays=keep) if mode == "execute" else call
             fresh = fresh or (mode == "execute" and not keep)
             transport = self._pool.transport(call)
@@ -577,6 +571,19 @@ class Client:
             raise error.scrubbed(guard.texts).with_traceback(None) from None  # whose frames hold the key
         dialect = prepare.dialect(route.provider, self.registry.dialects)
         return Attempt(request, route, dialect, key, guard, call, ready, limits)
+
+    def _encoded(
+        self, request: Request, route: Route, key: Secret | None, **how: Any
+    ) -> tuple[Request, AnyCall]:
+        """The request as it is sent, and its call: no answer is lost for a file of a tool's that the provider
+        does not take, which is told in words."""
+        try:
+            return request, self.encode(request, route, key, **how)
+        except errors.ConfigError:
+            if (worded := in_words(request.messages)) == request.messages:
+                raise
+            request = replace(request, messages=worded)
+            return request, self.encode(request, route, key, **how)
 
     def encode(
         self,

@@ -29,7 +29,7 @@ _PAUSE = 300.0  # seconds for which a server that failed is not asked to keep an
 @dataclass(frozen=True, slots=True)
 class _Context:
     """What is kept: its name and the call that made it, how many pieces of the turns it holds, and until when
-    (seconds of the loop's clock). prompt: the hash of what it holds, for whom."""
+    (seconds of the loop's clock). mark: the hash of what it holds; attempt: for whom it was made."""
 
     name: str
     created: HttpCall

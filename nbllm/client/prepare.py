@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..agents.local_server import local_call
-from ..agents.model_files import path_of
 from ..agents.protocols import able, execute
 from ..agents.protocols import keep as keep_talking
 from ..core import errors
@@ -36,7 +35,7 @@ def encode(
     words = dialect(row, dialects).encode
     if not route.simulated:
         words = execute if mode == "execute" else keep_talking if keep else words
-    if not route.simulated and (path := path_of(row, request.model)):
+    if (path := route.path) is not None:
         return local_call(path, words(request, row, None))
     return words(request, row, key).guarded(Guard.of(row, key.at(row.base_url) if key is not None else None))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from ..agents.model_files import path_of
 from ..core import errors
-from ..core.calls import HttpCall, Trace
-from ..dialects._json import items, load_json, obj
+from ..core.calls import HttpCall
+from ..dialects._json import items, obj
 from ..routing.registry import Route
+from .attempt import exchanged
 from .client import Client
 
 _WITHIN = 30.0  # seconds for a server to let a model go
@@ -18,8 +18,7 @@ _CONNECT = 10.0
 
 def unloads(route: Route) -> bool:
     """Whether a model can be told to leave the memory."""
-    row = route.provider
-    return row.dialect == "ollama" or (not route.simulated and path_of(row, route.model) is not None)
+    return route.provider.dialect == "ollama" or route.path is not None
 
 
 def unloaded(client: Client, model: str | None = None) -> list[str]:
@@ -45,7 +44,7 @@ async def unload(client: Client, route: Route, connect: float | None = _CONNECT)
             hint="Ollama can, and models in files: local/NAME, llamacpp/PATH.gguf.",
         )
     if row.dialect != "ollama":
-        await client.local.unload(str(path_of(row, route.model)))
+        await client.local.unload(str(route.path))
         return
     base, asked = row.base_url, {"model": route.model, "keep_alive": 0}
     try:
@@ -64,13 +63,9 @@ async def unload(client: Client, route: Route, connect: float | None = _CONNECT)
 
 async def _small(client: Client, route: Route, call: HttpCall, connect: float | None) -> Any:
     """The JSON that a server answers. Raises our errors."""
-    async with client.http.open(call, Trace(), connect) as reply:
-        body = await reply.body()
-        if reply.status >= 300:
-            raise client.registry.dialects[route.provider.dialect].error(
-                reply.status, reply.headers, body, route.provider
-            )
-        return load_json(body or b"{}")
+    row = route.provider
+    spoken = client.registry.dialects[row.dialect]
+    return (await exchanged(client.http, spoken, row, call, _WITHIN, connect=connect))[1]
 
 
 async def _there(client: Client, route: Route, connect: float | None) -> bool:

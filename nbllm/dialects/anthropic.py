@@ -213,9 +213,9 @@ def _name_calls(blocks: Iterable[dict[str, Any]]) -> None:
         if place is None:
             continue
         if (id := block[place]) not in made:
-            plain = re.sub(r"[^a-zA-Z0-9_-]", "_", id)
-            mark = sha256(id.encode("utf-8", "replace")).hexdigest()[:8]
-            made[id] = f"{plain}_{mark}" if plain in taken else plain
+            made[id] = re.sub(r"[^a-zA-Z0-9_-]", "_", id)
+            if made[id] in taken:
+                made[id] += f"_{sha256(id.encode('utf-8', 'replace')).hexdigest()[:8]}"
             taken.add(made[id])
         block[place] = made[id]
 

@@ -59,7 +59,7 @@ _BATCHES = {
 class Route:
     """Where a name leads: the provider (with the address in force), the model's own name, why it was
     chosen; `problem` is why it cannot be asked, None where it can; `others` are asked, in this order, where
-    this one fails."""
+    this one fails. file: the model file that was found in the provider's folders."""
 
     asked: str
     provider: Provider
@@ -69,6 +69,12 @@ class Route:
     simulated: bool = False
     problem: ConfigError | None = field(default=None, compare=False)
     others: tuple[Route, ...] = ()
+    file: Path | None = field(default=None, compare=False)
+
+    @property
+    def path(self) -> Path | None:
+        """The model file that it means; None for a server's own name."""
+        return None if self.simulated else self.file or path_of(self.provider, self.model)
 
     def check(self) -> None:
         """Raises the ConfigError that says why it cannot be asked."""
@@ -198,10 +204,10 @@ class Registry:
             )
         if provider is None:
             raise self._unknown(asked)
-        model = model or provider.default_model
+        model, file = model or provider.default_model, None
         if provider.folders and not (model or provider.held or base_url or self.simulating):
-            model = newest(self.placed(provider))
-        route = Route(asked, provider, model)
+            model, file = newest(self.placed(provider))
+        route = Route(asked, provider, model, file=file)
         return self._place(
             route,
             base_url,
@@ -276,7 +282,9 @@ class Registry:
             )
         placed = self._placed(row, base_url, dialect)
         try:
-            return replace(route, provider=self._ready(placed, route.model))
+            ready = self._ready(placed, route.model)
+            file = route.file or (path_of(ready, route.model) if ready.folders else None)
+            return replace(route, provider=ready, file=file)
         except ConfigError as error:
             if not lone:
                 raise
@@ -331,7 +339,6 @@ class Registry:
             raise ConfigError(f"{name} has no model called {model!r}.", hint=f"Name one: {row.name}/MODEL.")
         if row.folders:
             row = self.placed(row)
-            path_of(row, model)
         headers, query = (
             {k: filled(v, self.env, row.held)[0] for k, v in pairs.items()}
             for pairs in (row.headers, row.query)
