@@ -87,7 +87,10 @@ def servers(tmp_path):
     def start(name, command):
         if not (shutil.which(command[0]) and all(Path(w).exists() for w in command[1:] if w.endswith(".js"))):
             pytest.fail(f"{command} is not there: run {ROOT}/.ci/real.sh")
-        table = {"command": command[0], "args": command[1:], "cwd": str(folder)}
+        # What a server keeps stays in this test's folder: `memory` writes beside its program otherwise, and
+        # would know the next time what it was told the last time.
+        env = {"HOME": str(tmp_path), "MEMORY_FILE_PATH": str(tmp_path / "memory.jsonl")}
+        table = {"command": command[0], "args": command[1:], "cwd": str(folder), "env": env}
         known.add(entry_of(name, table, Source("this session", folder, trusted=True), {}))
         return engine().run(known.usables([f"mcp/{name}"]))
 
@@ -115,6 +118,15 @@ def test_its_tools_are_listed_and_called(name, servers):
         usable = by_name[tool]
         given = usable.validate(filled(arguments, servers.folder))
         assert words in str(content(engine().run(usable.call(given))))
+
+
+def test_what_a_server_keeps_is_kept_in_the_tests_folder(servers, tmp_path):
+    command, _, calls = SERVERS["memory"]
+    usables, _ = servers("memory", command)
+    tool, arguments, words = calls[0]
+    usable = next(u for u in usables if u.tool.name.endswith(tool))
+    engine().run(usable.call(usable.validate(arguments)))
+    assert words in (tmp_path / "memory.jsonl").read_text("utf-8")
 
 
 def test_a_picture_is_a_picture(servers):
