@@ -23,7 +23,6 @@ from ..core.events import (
     Finished,
     FinishReason,
     Notice,
-    ReasoningDelta,
     Restarted,
     Started,
     TextDelta,
@@ -63,9 +62,6 @@ _STATUS = re.compile(
 _LOGIN = re.compile(
     r"not logged in|/login|log ?in|authenticat|auth method|unauthori[sz]ed|api[ _]key|credential",
     re.IGNORECASE,
-)
-_MODEL = re.compile(
-    r"model.{0,60}(?:not found|does not exist|not supported|unknown)|(?:unknown|invalid) model", re.IGNORECASE
 )
 
 
@@ -549,7 +545,6 @@ def report(
 
 __all__ = [
     "Lines",
-    "ReasoningDelta",
     "call",
     "content",
     "count",

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from ..core import errors
-from ..core.calls import Decoder, Endpoint, Frame, ProcessCall, Secret
+from ..core.calls import Dialect, Endpoint, Frame, ProcessCall, Secret
 from ..core.events import Event, FinishReason, Notice, ReasoningDelta
 from ..core.messages import Request
 from ..dialects._json import items, obj
@@ -48,25 +48,11 @@ _QUIET = {
 _HOPELESS = (401, 403, 404)  # the CLI would go on asking for a minute; the answer will not change
 
 
-class _Dialect:
-    """A CLI's two functions."""
-
-    name = ""
-    lines: type[Lines] = Lines
-
-    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
-        """The command that asks for `request`. Raises ConfigError for what this CLI cannot do."""
-        raise NotImplementedError
-
-    def decoder(self, provider: Endpoint) -> Decoder:
-        """A fresh reader of one run."""
-        return self.lines(provider)
-
-    def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
-    ) -> errors.ProviderError:
-        """A command has no HTTP answer; for a gateway that speaks through one."""
-        return failure(status, body.decode("utf-8", "replace"), provider)
+def gateway_error(
+    status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
+) -> errors.ProviderError:
+    """The error of a gateway that speaks through a command, which has no HTTP answer of its own."""
+    return failure(status, body.decode("utf-8", "replace"), provider)
 
 
 # --- claude ---
@@ -237,45 +223,39 @@ class ClaudeLines(Lines):
         )
 
 
-class Claude(_Dialect):
-    """Anthropic's claude: real text deltas, thinking, usage and cost."""
-
-    name = "cli_claude"
-    lines = ClaudeLines
-
-    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
-        """`claude -p`; no tools, no settings, no session on disk, unless asked for."""
-        own = options(request, provider, ("max_turns", "allowed_tools", "permission_mode", "cwd"))
-        system, prompt = texts(request, provider)
-        tools = own.get("allowed_tools") or []
-        words = [
-            "-p",
-            "--output-format",
-            "stream-json",
-            "--verbose",
-            "--include-partial-messages",
-            "--no-session-persistence",
-            "--strict-mcp-config",
-            "--setting-sources",
-            "",
-            "--tools",
-            ",".join(names(tools)),
-            "--permission-mode",
-            str(own.get("permission_mode") or "default"),
-        ]
-        words += [f"--allowedTools={','.join(names(tools))}"] if tools else []
-        words += ["--model", request.model] if request.model else []
-        words += ["--system-prompt-file", "{tmp}/system.md"]
-        words += ["--max-turns", str(own["max_turns"])] if own.get("max_turns") else []
-        return call(
-            provider,
-            words,
-            prompt,
-            key,
-            env={**_QUIET, "CLAUDE_CODE_MAX_RETRIES": "2"},
-            cwd=own.get("cwd"),
-            inputs={"system.md": system or "You are a helpful assistant."},
-        )
+def claude(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
+    """`claude -p`; no tools, no settings, no session on disk, unless asked for."""
+    own = options(request, provider, ("max_turns", "allowed_tools", "permission_mode", "cwd"))
+    system, prompt = texts(request, provider)
+    tools = own.get("allowed_tools") or []
+    words = [
+        "-p",
+        "--output-format",
+        "stream-json",
+        "--verbose",
+        "--include-partial-messages",
+        "--no-session-persistence",
+        "--strict-mcp-config",
+        "--setting-sources",
+        "",
+        "--tools",
+        ",".join(names(tools)),
+        "--permission-mode",
+        str(own.get("permission_mode") or "default"),
+    ]
+    words += [f"--allowedTools={','.join(names(tools))}"] if tools else []
+    words += ["--model", request.model] if request.model else []
+    words += ["--system-prompt-file", "{tmp}/system.md"]
+    words += ["--max-turns", str(own["max_turns"])] if own.get("max_turns") else []
+    return call(
+        provider,
+        words,
+        prompt,
+        key,
+        env={**_QUIET, "CLAUDE_CODE_MAX_RETRIES": "2"},
+        cwd=own.get("cwd"),
+        inputs={"system.md": system or "You are a helpful assistant."},
+    )
 
 
 # --- gemini ---
@@ -342,37 +322,31 @@ def _seconds(value: Any) -> float:
         return 0.0
 
 
-class Gemini(_Dialect):
-    """Google's gemini: text deltas and usage; no thinking, no finish reason, no cost."""
-
-    name = "cli_gemini"
-    lines = GeminiLines
-
-    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
-        """`gemini -o stream-json`, the prompt on standard input."""
-        own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
-        system, prompt = texts(request, provider)
-        words = [
-            "-o",
-            "stream-json",
-            *(["-m", request.model] if request.model else []),
-            "--approval-mode",
-            str(own.get("permission_mode") or "default"),
-        ]
-        words += ["--admin-policy", "{tmp}/policy.toml"]
-        rules = ['[[rule]]\ntoolName = "*"\ndecision = "deny"\npriority = 998\n']
-        rules += [
-            f'[[rule]]\ntoolName = {json.dumps(t)}\ndecision = "allow"\npriority = 999\n'
-            for t in names(own.get("allowed_tools") or [])
-        ]
-        inputs = {"system.md": system or "You are a helpful assistant.", "policy.toml": "\n".join(rules)}
-        env = {
-            "GEMINI_CLI_NO_RELAUNCH": "true",
-            "GEMINI_CLI_TRUST_WORKSPACE": "true",
-            "GEMINI_TELEMETRY_ENABLED": "false",
-            "GEMINI_SYSTEM_MD": "{tmp}/system.md",
-        }
-        return call(provider, words, prompt, key, env=env, cwd=own.get("cwd"), inputs=inputs)
+def gemini(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
+    """`gemini -o stream-json`, the prompt on standard input."""
+    own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
+    system, prompt = texts(request, provider)
+    words = [
+        "-o",
+        "stream-json",
+        *(["-m", request.model] if request.model else []),
+        "--approval-mode",
+        str(own.get("permission_mode") or "default"),
+    ]
+    words += ["--admin-policy", "{tmp}/policy.toml"]
+    rules = ['[[rule]]\ntoolName = "*"\ndecision = "deny"\npriority = 998\n']
+    rules += [
+        f'[[rule]]\ntoolName = {json.dumps(t)}\ndecision = "allow"\npriority = 999\n'
+        for t in names(own.get("allowed_tools") or [])
+    ]
+    inputs = {"system.md": system or "You are a helpful assistant.", "policy.toml": "\n".join(rules)}
+    env = {
+        "GEMINI_CLI_NO_RELAUNCH": "true",
+        "GEMINI_CLI_TRUST_WORKSPACE": "true",
+        "GEMINI_TELEMETRY_ENABLED": "false",
+        "GEMINI_SYSTEM_MD": "{tmp}/system.md",
+    }
+    return call(provider, words, prompt, key, env=env, cwd=own.get("cwd"), inputs=inputs)
 
 
 # --- codex ---
@@ -452,47 +426,41 @@ _DENIED = re.compile(
 )
 
 
-class Codex(_Dialect):
-    """OpenAI's codex exec: whole messages, reasoning, usage; read-only sandbox."""
+def codex(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
+    """`codex exec --json`; tools off, the sandbox read-only, nothing kept."""
+    own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
+    system, prompt = texts(request, provider)
+    words = [
+        "exec",
+        "--json",
+        "--skip-git-repo-check",
+        "--ephemeral",
+        "-s",
+        str(own.get("permission_mode") or "read-only"),
+        *codex_settings(own),
+    ]
+    system, prompt = fitting(system, prompt)
+    words += ["-c", f"developer_instructions={json.dumps(system)}"] if system else []
+    words += ["-m", request.model] if request.model else []
+    return call(provider, [*words, "-"], prompt, key, cwd=own.get("cwd"))
 
-    name = "cli_codex"
-    lines = CodexLines
 
-    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
-        """`codex exec --json`; tools off, the sandbox read-only, nothing kept."""
-        own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
-        system, prompt = texts(request, provider)
-        words = [
-            "exec",
-            "--json",
-            "--skip-git-repo-check",
-            "--ephemeral",
-            "-s",
-            str(own.get("permission_mode") or "read-only"),
-            *self.settings(own),
-        ]
-        system, prompt = fitting(system, prompt)
-        words += ["-c", f"developer_instructions={json.dumps(system)}"] if system else []
-        words += ["-m", request.model] if request.model else []
-        return call(provider, [*words, "-"], prompt, key, cwd=own.get("cwd"))
-
-    @staticmethod
-    def settings(own: Mapping[str, Any]) -> list[str]:
-        """The words for nothing asked, nothing told to others, and only the tools that are allowed."""
-        words = [
-            "-c",
-            "analytics.enabled=false",
-            "-c",
-            "check_for_update_on_startup=false",
-            "-c",
-            'web_search="disabled"',
-        ]
-        return words + [
-            w
-            for tool in ("shell_tool", "apps", "multi_agent", "goals")
-            if tool not in names(own.get("allowed_tools") or [])
-            for w in ("--disable", tool)
-        ]
+def codex_settings(own: Mapping[str, Any]) -> list[str]:
+    """The words for nothing asked, nothing told to others, and only the tools that are allowed."""
+    words = [
+        "-c",
+        "analytics.enabled=false",
+        "-c",
+        "check_for_update_on_startup=false",
+        "-c",
+        'web_search="disabled"',
+    ]
+    return words + [
+        w
+        for tool in ("shell_tool", "apps", "multi_agent", "goals")
+        if tool not in names(own.get("allowed_tools") or [])
+        for w in ("--disable", tool)
+    ]
 
 
 # --- copilot ---
@@ -596,54 +564,48 @@ class CopilotLines(Lines):
             )
 
 
-class Copilot(_Dialect):
-    """GitHub's copilot: text and reasoning deltas; usage from the file it writes."""
+def copilot(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
+    """`copilot --output-format json`, the prompt on standard input. It has no word for a system prompt:
+    that stands first in the prompt."""
+    own = options(request, provider, ("allowed_tools", "cwd"))
+    system, prompt = texts(request, provider)
+    words = [
+        "--output-format",
+        "json",
+        "--stream",
+        "on",
+        "--usage-output-file",
+        "{tmp}/usage.json",
+        *copilot_settings(request, own),
+    ]
+    return call(
+        provider,
+        words,
+        f"{system}\n\n{prompt}" if system else prompt,
+        key,
+        env={"COPILOT_AUTO_UPDATE": "false"},
+        cwd=own.get("cwd"),
+        files=("usage.json",),
+    )
 
-    name = "cli_copilot"
-    lines = CopilotLines
 
-    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
-        """`copilot --output-format json`, the prompt on standard input. It has no word for a system prompt:
-        that stands first in the prompt."""
-        own = options(request, provider, ("allowed_tools", "cwd"))
-        system, prompt = texts(request, provider)
-        words = [
-            "--output-format",
-            "json",
-            "--stream",
-            "on",
-            "--usage-output-file",
-            "{tmp}/usage.json",
-            *self.settings(request, own),
-        ]
-        return call(
-            provider,
-            words,
-            f"{system}\n\n{prompt}" if system else prompt,
-            key,
-            env={"COPILOT_AUTO_UPDATE": "false"},
-            cwd=own.get("cwd"),
-            files=("usage.json",),
-        )
-
-    @staticmethod
-    def settings(request: Request, own: Mapping[str, Any]) -> list[str]:
-        """The words for a quiet run with only the tools that are allowed (an empty list of them would be
-        passed over)."""
-        tools = names(own.get("allowed_tools") or [])
-        words = [
-            "--no-auto-update",
-            "--disable-client-telemetry",
-            "--no-color",
-            "--no-custom-instructions",
-            "--disable-builtin-mcps",
-            "--no-ask-user",
-            "--log-level",
-            "none",
-            f"--available-tools={','.join(tools) or 'none'}",
-            *(f"--allow-tool={t}" for t in tools),
-        ]
-        return [*words, *(["--model", request.model] if request.model else [])]
+def copilot_settings(request: Request, own: Mapping[str, Any]) -> list[str]:
+    """The words for a quiet run with only the tools that are allowed (an empty list of them would be
+    passed over)."""
+    tools = names(own.get("allowed_tools") or [])
+    words = [
+        "--no-auto-update",
+        "--disable-client-telemetry",
+        "--no-color",
+        "--no-custom-instructions",
+        "--disable-builtin-mcps",
+        "--no-ask-user",
+        "--log-level",
+        "none",
+        f"--available-tools={','.join(tools) or 'none'}",
+        *(f"--allow-tool={t}" for t in tools),
+    ]
+    return [*words, *(["--model", request.model] if request.model else [])]
 
 
 # --- opencode ---
@@ -745,74 +707,71 @@ _CLOUDS = {
 }
 
 
-class OpenCode(_Dialect):
-    """opencode run: whole messages of any provider it is logged in to; `cli/opencode/PROVIDER/MODEL`."""
+def opencode(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
+    """`opencode run --format json` with an agent of ours that has no tools and may do nothing;
+    `cli/opencode/PROVIDER/MODEL`."""
+    own = options(request, provider, ("allowed_tools", "cwd"))
+    system, prompt = fitting(*texts(request, provider))
+    words = [
+        "run",
+        "--format",
+        "json",
+        "--title",
+        "nbllm",
+        "--pure",
+        "--agent",
+        "nbllm",
+        "--thinking",
+        "--print-logs",  # on standard error: without it nothing tells what it waits for
+        "--log-level",
+        "ERROR",
+        *(["-m", request.model] if request.model else []),
+    ]
+    return call(
+        provider,
+        words,
+        prompt,
+        key,
+        env=opencode_settings(system, own),
+        cwd=own.get("cwd"),
+        passes=opencode_passes(provider, request.model),
+    )
 
-    name = "cli_opencode"
-    lines = OpenCodeLines
 
-    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
-        """`opencode run --format json` with an agent of ours that has no tools and may do nothing."""
-        own = options(request, provider, ("allowed_tools", "cwd"))
-        system, prompt = fitting(*texts(request, provider))
-        words = [
-            "run",
-            "--format",
-            "json",
-            "--title",
-            "nbllm",
-            "--pure",
-            "--agent",
-            "nbllm",
-            "--thinking",
-            "--print-logs",  # on standard error: without it nothing tells what it waits for
-            "--log-level",
-            "ERROR",
-            *(["-m", request.model] if request.model else []),
-        ]
-        return call(
-            provider,
-            words,
-            prompt,
-            key,
-            env=self.settings(system, own),
-            cwd=own.get("cwd"),
-            passes=self.passed(provider, request.model),
-        )
+def opencode_passes(provider: Endpoint, model: str) -> tuple[str, ...]:
+    """The variables that it may see: of clouds, those of the model, or all where it chooses one."""
+    maker = model.partition("/")[0]
+    others = tuple(n for m, names in _CLOUDS.items() if maker and not maker.startswith(m) for n in names)
+    return tuple(n for n in passed(provider) if not n.startswith(others))
 
-    @staticmethod
-    def passed(provider: Endpoint, model: str) -> tuple[str, ...]:
-        """The variables that it may see: of clouds, those of the model, or all where it chooses one."""
-        maker = model.partition("/")[0]
-        others = tuple(n for m, names in _CLOUDS.items() if maker and not maker.startswith(m) for n in names)
-        return tuple(n for n in passed(provider) if not n.startswith(others))
 
-    @staticmethod
-    def settings(system: str, own: Mapping[str, Any], *, asks: bool = False, **more: Any) -> dict[str, str]:
-        """The variables that give it an agent of ours, which may do nothing but what is allowed; or which
-        asks before all but reading."""
-        tools = {"*": False} | dict.fromkeys(names(own.get("allowed_tools") or []), True)
-        allowed = ("read", "glob", "grep", "list") if asks else [t for t in tools if t != "*"]
-        rules = {"*": "ask" if asks else "deny"} | dict.fromkeys(allowed, "allow")
-        config = {
-            "autoupdate": False,
-            "share": "disabled",
-            "permission": rules,
-            "agent": {
-                "nbllm": {
-                    "prompt": system or "You are a helpful assistant.",
-                    **({"permission": rules} if asks else {"tools": tools}),  # a tool turned on is allowed
-                    "mode": "primary",
-                }
-            },
-            **more,
-        }
-        return {
-            "OPENCODE_CONFIG_CONTENT": json.dumps(config),
-            "OPENCODE_DISABLE_AUTOUPDATE": "1",
-            "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
-            "OPENCODE_DISABLE_SHARE": "1",
-        }
+def opencode_settings(
+    system: str, own: Mapping[str, Any], *, asks: bool = False, **more: Any
+) -> dict[str, str]:
+    """The variables that give it an agent of ours, which may do nothing but what is allowed; or which
+    asks before all but reading."""
+    tools = {"*": False} | dict.fromkeys(names(own.get("allowed_tools") or []), True)
+    allowed = ("read", "glob", "grep", "list") if asks else [t for t in tools if t != "*"]
+    rules = {"*": "ask" if asks else "deny"} | dict.fromkeys(allowed, "allow")
+    config = {
+        "autoupdate": False,
+        "share": "disabled",
+        "permission": rules,
+        "agent": {
+            "nbllm": {
+                "prompt": system or "You are a helpful assistant.",
+                **({"permission": rules} if asks else {"tools": tools}),  # a tool turned on is allowed
+                "mode": "primary",
+            }
+        },
+        **more,
+    }
+    return {
+        "OPENCODE_CONFIG_CONTENT": json.dumps(config),
+        "OPENCODE_DISABLE_AUTOUPDATE": "1",
+        "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
+        "OPENCODE_DISABLE_SHARE": "1",
+    }
 
 
 # --- any other ---
@@ -839,25 +798,26 @@ class PlainLines(Lines):
             )
 
 
-class Plain(_Dialect):
-    """Any command that reads a prompt on standard input and writes an answer; `{model}` in its words is the
-    model."""
-
-    name = "cli_text"
-    lines = PlainLines
-
-    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
-        """The row's command as it stands."""
-        own = options(request, provider, ("cwd",))
-        system, prompt = texts(request, provider)
-        made = call(provider, [], f"{system}\n\n{prompt}" if system else prompt, key, cwd=own.get("cwd"))
-        return ProcessCall(
-            tuple(w.replace("{model}", request.model) for w in made.argv),
-            made.stdin,
-            made.env,
-            made.cwd,
-            made.passes,
-        )
+def plain(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
+    """The row's command as it stands: any that reads a prompt on standard input and writes an answer;
+    `{model}` in its words is the model."""
+    own = options(request, provider, ("cwd",))
+    system, prompt = texts(request, provider)
+    made = call(provider, [], f"{system}\n\n{prompt}" if system else prompt, key, cwd=own.get("cwd"))
+    return ProcessCall(
+        tuple(w.replace("{model}", request.model) for w in made.argv),
+        made.stdin,
+        made.env,
+        made.cwd,
+        made.passes,
+    )
 
 
-CLIS = (Claude(), Gemini(), Codex(), Copilot(), OpenCode(), Plain())
+CLIS = (
+    Dialect("cli_claude", claude, ClaudeLines, gateway_error),
+    Dialect("cli_gemini", gemini, GeminiLines, gateway_error),
+    Dialect("cli_codex", codex, CodexLines, gateway_error),
+    Dialect("cli_copilot", copilot, CopilotLines, gateway_error),
+    Dialect("cli_opencode", opencode, OpenCodeLines, gateway_error),
+    Dialect("cli_text", plain, PlainLines, gateway_error),
+)

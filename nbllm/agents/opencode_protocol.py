@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..core import errors
-from ..core.calls import Endpoint, ProcessCall, Secret, SessionCall
+from ..core.calls import Dialect, Endpoint, ProcessCall, Secret, SessionCall
 from ..core.errors import ConfigError
 from ..core.events import Event, Notice, ReasoningDelta
 from ..core.messages import Request
 from ..dialects._json import obj
 from .base import failure, names, options, passed, said, text, turn
-from .one_shot import OpenCode, OpenCodeLines, opencode_tool
+from .one_shot import OpenCodeLines, gateway_error, opencode_settings, opencode_tool
 
 # Where it listens by itself, and where people often put it: asked without the password, which was given for
 # the first alone.
@@ -102,58 +102,52 @@ class SessionEvents(OpenCodeLines):
         raise failure(None, error, self.provider, error)
 
 
-class OpenCodeServer(OpenCode):
-    """`opencode serve`: any model that it is logged in to, as opencode/PROVIDER/MODEL."""
-
-    name = "opencode_server"
-    lines = SessionEvents
-
-    # a session, where its parent runs a command
-    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> SessionCall:  # type: ignore[override]
-        """A turn in a session that may do nothing but what is allowed. Raises ConfigError for what it cannot
-        do."""
-        own = options(request, provider, ("allowed_tools", "cwd", "start"))
-        before = turn(request, provider)
-        maker, _, model = request.model.partition("/")
-        if request.model and not model:
-            raise ConfigError(
-                f"{provider.label} takes models by their provider.",
-                hint="Write opencode/PROVIDER/MODEL, as `opencode models` lists them.",
-            )
-        tools, system = names(own.get("allowed_tools") or []), dict(before.before[:2])["system"]
-        rules = [
-            {"permission": "*", "pattern": "*", "action": "deny"},
-            *({"permission": t, "pattern": "*", "action": "allow"} for t in tools),
-        ]
-        message = {
-            "tools": {"*": False} | dict.fromkeys(tools, True),
-            **({"model": {"providerID": maker, "modelID": model}} if model else {}),
-            **({"system": system} if system else {}),
-        }
-        base = provider.base_url.rstrip("/")
-        headers = dict(provider.headers)
-        if key is not None:
-            headers["authorization"] = (
-                "Basic "
-                + base64.b64encode(
-                    f"{provider.query.get('user', 'opencode')}:{key.reveal()}".encode()
-                ).decode()
-            )
-        start = (
-            ProcessCall(
-                ("opencode", "serve", "--pure", "--hostname", "127.0.0.1", "--port", "0"),
-                env=self.settings("", {}),
-                passes=passed(provider),
-            )
-            if own.get("start")
-            else None
+def encode(request: Request, provider: Endpoint, key: Secret | None) -> SessionCall:
+    """A turn in a session of `opencode serve` (opencode/PROVIDER/MODEL) that may do nothing but what is
+    allowed. Raises ConfigError for what it cannot do."""
+    own = options(request, provider, ("allowed_tools", "cwd", "start"))
+    before = turn(request, provider)
+    maker, _, model = request.model.partition("/")
+    if request.model and not model:
+        raise ConfigError(
+            f"{provider.label} takes models by their provider.",
+            hint="Write opencode/PROVIDER/MODEL, as `opencode models` lists them.",
         )
-        return SessionCall(
-            (base, OTHER_PORT) if base == OWN_PORT else (base,),
-            headers,
-            {"title": "nbllm", "permission": rules},
-            message,
-            before,
-            start,
-            str(own.get("cwd") or ""),
+    tools, system = names(own.get("allowed_tools") or []), dict(before.before[:2])["system"]
+    rules = [
+        {"permission": "*", "pattern": "*", "action": "deny"},
+        *({"permission": t, "pattern": "*", "action": "allow"} for t in tools),
+    ]
+    message = {
+        "tools": {"*": False} | dict.fromkeys(tools, True),
+        **({"model": {"providerID": maker, "modelID": model}} if model else {}),
+        **({"system": system} if system else {}),
+    }
+    base = provider.base_url.rstrip("/")
+    headers = dict(provider.headers)
+    if key is not None:
+        headers["authorization"] = (
+            "Basic "
+            + base64.b64encode(f"{provider.query.get('user', 'opencode')}:{key.reveal()}".encode()).decode()
         )
+    start = (
+        ProcessCall(
+            ("opencode", "serve", "--pure", "--hostname", "127.0.0.1", "--port", "0"),
+            env=opencode_settings("", {}),
+            passes=passed(provider),
+        )
+        if own.get("start")
+        else None
+    )
+    return SessionCall(
+        (base, OTHER_PORT) if base == OWN_PORT else (base,),
+        headers,
+        {"title": "nbllm", "permission": rules},
+        message,
+        before,
+        start,
+        str(own.get("cwd") or ""),
+    )
+
+
+DIALECT = Dialect("opencode_server", encode, SessionEvents, gateway_error)

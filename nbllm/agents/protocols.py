@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from ..core.calls import Decoder, Endpoint, Permission, Secret, SessionCall, TalkCall, Turn
 from ..core.errors import ConfigError, ProtocolError
 from ..core.events import Event, Finished, FinishReason, Notice, ReasoningDelta
 from ..core.messages import Request
 from ..dialects._json import items, obj
+from . import one_shot, opencode_protocol
 from .base import (
     Lines,
     call,
@@ -37,8 +39,7 @@ from .base import (
     turn,
 )
 from .objects import Objects
-from .one_shot import Claude, ClaudeLines, Codex, Copilot, Gemini, OpenCode, codex_item
-from .opencode_protocol import OpenCodeServer
+from .one_shot import ClaudeLines, codex_item
 
 T = TypeVar("T")
 _NO_METHOD = -32601
@@ -55,7 +56,7 @@ _REASONS: dict[str, FinishReason] = {
 _SESSIONS = 64  # of which an Agent Client Protocol command's counts are remembered
 
 
-class _Talk:
+class _Talk(ABC):
     """What is known of a conversation with a command. asked: what it asks to be allowed; denied: the calls of
     tools that were refused, by their ids."""
 
@@ -71,8 +72,9 @@ class _Talk:
         """The next step, once what it waits for is answered; a refusal of whatever the command asks for."""
         return [answer for value in self._objects.read(line)[0] for answer in self._heard(value)]
 
+    @abstractmethod
     def _heard(self, value: dict[str, Any]) -> list[str]:
-        raise NotImplementedError
+        """What to write in answer to an object."""
 
     def _wish(self, asked: Permission, *, told: bool) -> list[str]:
         """What the command asks to be allowed waits for the user where it is `told`, else it is refused."""
@@ -201,7 +203,10 @@ def _senseless(provider: Endpoint, what: str) -> ProtocolError:
 
 
 class _Rpc(_Talk):
-    """JSON-RPC over lines. Requests have numbers; an answer to one leads to the next step."""
+    """JSON-RPC over lines. Requests have numbers; an answer to one leads to the next step. client: what we
+    say of ourselves in the first."""
+
+    client: ClassVar[Mapping[str, Any]]
 
     def __init__(
         self, provider: Endpoint, model: str, system: str, place: str, *, asks: bool = False
@@ -214,7 +219,7 @@ class _Rpc(_Talk):
     def say(self, turn: Turn, session: str) -> list[str]:
         """The turn, or what must come before it: the opening of a command just started, a new session."""
         self.busy, self.session, self._words = True, session, turn.prompt if session else turn.retold
-        return self._speak() if self._ready else [self._request("initialize", self._client())]
+        return self._speak() if self._ready else [self._request("initialize", self.client)]
 
     def _speak(self) -> list[str]:
         return [self._prompt(self._words) if self.session else self._new()]
@@ -235,19 +240,18 @@ class _Rpc(_Talk):
             return []
         return self._answered(method, obj(value.get("result")))
 
-    def _request(self, method: str, params: dict[str, Any]) -> str:
+    def _request(self, method: str, params: Mapping[str, Any]) -> str:
         self._next += 1
         self._asked[self._next] = method
         return json.dumps({"jsonrpc": "2.0", "id": self._next, "method": method, "params": params})
 
-    def _client(self) -> dict[str, Any]:
-        raise NotImplementedError
-
+    @abstractmethod
     def _new(self) -> str:
-        raise NotImplementedError
+        """The request for a new session."""
 
+    @abstractmethod
     def _prompt(self, text: str) -> str:
-        raise NotImplementedError
+        """The request for an answer in the session."""
 
     def _opened(self, session: Any) -> list[str]:
         """Takes the new session's name; nothing is to be written for it. Raises ProtocolError where it has
@@ -257,19 +261,22 @@ class _Rpc(_Talk):
             raise _senseless(self.provider, "a session without a name")
         return []
 
+    @abstractmethod
     def _answered(self, method: str, result: dict[str, Any]) -> list[str]:
-        raise NotImplementedError
+        """The next step, after the answer to a request of ours."""
 
     def _told(self, method: str, params: dict[str, Any]) -> list[str]:
         return []
 
+    @abstractmethod
     def _permission(self, method: str, params: dict[str, Any], ident: Any) -> Permission | None:
         """What a request asks to be allowed; None where it asks for something else."""
-        raise NotImplementedError
 
 
 class CodexTalk(_Rpc):
     """codex app-server: threads with turns, real deltas."""
+
+    client: ClassVar[Mapping[str, Any]] = {"clientInfo": {"name": "nbllm", "title": "nbllm", "version": "1"}}
 
     def __init__(
         self,
@@ -286,9 +293,6 @@ class CodexTalk(_Rpc):
         self._changes: dict[str, Any] = {}  # the changes of files under way, by their item
         self._turn_id = ""
         self._stopping = False
-
-    def _client(self) -> dict[str, Any]:
-        return {"clientInfo": {"name": "nbllm", "title": "nbllm", "version": "1"}}
 
     def _new(self) -> str:
         return self._request(
@@ -436,6 +440,11 @@ class AcpTalk(_Rpc):
     agent's own.
     """
 
+    client: ClassVar[Mapping[str, Any]] = {
+        "protocolVersion": 1,
+        "clientCapabilities": {"fs": {"readTextFile": False, "writeTextFile": False}, "terminal": False},
+    }
+
     def __init__(
         self,
         provider: Endpoint,
@@ -453,12 +462,6 @@ class AcpTalk(_Rpc):
         self.cumulative = cumulative  # usage is told as the session's so far
         self.totals: dict[str, dict[str, int]] = {}  # what each session had used
         self.costs: dict[str, float] = {}  # and what it had cost, in US dollars: that is always the sum
-
-    def _client(self) -> dict[str, Any]:
-        return {
-            "protocolVersion": 1,
-            "clientCapabilities": {"fs": {"readTextFile": False, "writeTextFile": False}, "terminal": False},
-        }
 
     def _new(self) -> str:
         return self._request("session/new", {"cwd": self.place, "mcpServers": []})
@@ -625,8 +628,8 @@ class _AcpTurn(Lines):
 def keep(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall | SessionCall:
     """The request as a turn with the row's command in its long-lived mode. Raises ConfigError where it has
     none."""
-    if provider.dialect == OpenCodeServer.name:
-        return OpenCodeServer().encode(request, provider, key)  # whose sessions stay in any case
+    if provider.dialect == opencode_protocol.DIALECT.name:
+        return opencode_protocol.encode(request, provider, key)  # whose sessions stay in any case
     if provider.dialect not in _KEEPERS:
         raise ConfigError(
             f"{provider.label or provider.name} has no long-lived mode.",
@@ -656,7 +659,7 @@ def able(provider: Endpoint, mode: str | None, *, simulated: bool = False) -> No
 
 
 def _claude(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> TalkCall:
-    shot = Claude().encode(request, provider, key)
+    shot = one_shot.claude(request, provider, key)
     words, tools = list(shot.argv), shot.argv.index("--tools") + 1
     words += ["--input-format", "stream-json"]
     if does:
@@ -670,7 +673,7 @@ def _claude(request: Request, provider: Endpoint, key: Secret | None, does: bool
 
 
 def _gemini(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> TalkCall:
-    shot, said = Gemini().encode(request, provider, key), turn(request, provider)
+    shot, said = one_shot.gemini(request, provider, key), turn(request, provider)
     away = {"-o", "stream-json"} | ({"--admin-policy", "{tmp}/policy.toml"} if does else set())
     words = tuple(w for w in shot.argv if w not in away)
     return TalkCall(
@@ -690,7 +693,7 @@ def _codex(request: Request, provider: Endpoint, key: Secret | None, does: bool)
     system = dict(said.before[:2])["system"]
     words = [
         "app-server",
-        *Codex.settings(own),
+        *one_shot.codex_settings(own),
         "-c",
         f'sandbox_mode="{sandbox}"',
     ]  # said again for each thread; here it tells commands apart
@@ -704,7 +707,7 @@ def _codex(request: Request, provider: Endpoint, key: Secret | None, does: bool)
 def _copilot(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> TalkCall:
     own, said = options(request, provider, ("allowed_tools", "cwd")), turn(request, provider)
     system = dict(said.before[:2])["system"]
-    words = ["--acp", *Copilot.settings(request, own)]
+    words = ["--acp", *one_shot.copilot_settings(request, own)]
     words = [w for w in words if not (does and w.startswith("--available-tools="))]
     return TalkCall(
         call(provider, words, "", key, env={"COPILOT_AUTO_UPDATE": "false"}, cwd=own.get("cwd")),
@@ -716,7 +719,7 @@ def _copilot(request: Request, provider: Endpoint, key: Secret | None, does: boo
 def _opencode(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> TalkCall:
     own, said = options(request, provider, ("allowed_tools", "cwd")), turn(request, provider)
     system, retold = fitting(dict(said.before[:2])["system"], said.retold)
-    env = OpenCode.settings(
+    env = one_shot.opencode_settings(
         system,
         own,
         asks=does,
@@ -731,7 +734,7 @@ def _opencode(request: Request, provider: Endpoint, key: Secret | None, does: bo
             key,
             env=env,
             cwd=own.get("cwd"),
-            passes=OpenCode.passed(provider, request.model),
+            passes=one_shot.opencode_passes(provider, request.model),
         ),
         replace(said, retold=retold),
         lambda place: AcpTalk(provider, request.model, "", place, agent="nbllm", asks=does),

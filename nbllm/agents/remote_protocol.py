@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..core import errors
-from ..core.calls import Endpoint, RemoteCall, Secret
+from ..core.calls import Dialect, Endpoint, RemoteCall, Secret
 from ..core.errors import ConfigError
 from ..core.events import Event, MediaDelta, Notice, Restarted, TextDelta
 from ..core.messages import Document, Image, Message, Request, Text, caption, picture_type, unbase64
@@ -174,44 +174,38 @@ def _in_words(message: Message) -> Message:
     return Message(message.role, tuple(parts))
 
 
-class AgentToAgent:
-    """remote/NAME: an agent, found by its card."""
+def encode(request: Request, provider: Endpoint, key: Secret | None) -> RemoteCall:
+    """A turn with remote/NAME, an agent that is found by its card. Raises ConfigError for what agents have no
+    word for."""
+    if request.model not in ("", AGENT):
+        raise ConfigError(
+            f"{provider.label or provider.name} is an agent, and has no models.",
+            hint=f"Ask it as {provider.name}.",
+        )
+    options(request, provider, ())
+    messages = [_in_words(m) for m in request.messages]
+    before = turn(replace(request, messages=tuple(messages)), provider)
+    last = request.messages[-1]
+    files = tuple(_file(p) for p in last.parts if isinstance(p, (Image, Document)))
+    system = dict(before.before[:2])["system"]
+    prompt = "\n".join(p.text for p in last.parts if isinstance(p, Text))
+    retold = before.retold if len(before.before) > 2 else prompt
+    headers = dict(provider.headers)
+    if key is not None:
+        name = provider.key_header or "authorization"
+        headers[name] = key.reveal() if provider.key_header else f"Bearer {key.reveal()}"
+    told = replace(before, prompt=prompt, retold="\n\n".join(filter(None, (system, retold))))
+    return RemoteCall(provider.base_url, headers, told, files)
 
-    name = "a2a"
 
-    def encode(self, request: Request, provider: Endpoint, key: Secret | None) -> RemoteCall:
-        """A turn with the agent. Raises ConfigError for what agents have no word for."""
-        if request.model not in ("", AGENT):
-            raise ConfigError(
-                f"{provider.label or provider.name} is an agent, and has no models.",
-                hint=f"Ask it as {provider.name}.",
-            )
-        options(request, provider, ())
-        messages = [_in_words(m) for m in request.messages]
-        before = turn(replace(request, messages=tuple(messages)), provider)
-        last = request.messages[-1]
-        files = tuple(_file(p) for p in last.parts if isinstance(p, (Image, Document)))
-        system = dict(before.before[:2])["system"]
-        prompt = "\n".join(p.text for p in last.parts if isinstance(p, Text))
-        retold = before.retold if len(before.before) > 2 else prompt
-        headers = dict(provider.headers)
-        if key is not None:
-            name = provider.key_header or "authorization"
-            headers[name] = key.reveal() if provider.key_header else f"Bearer {key.reveal()}"
-        told = replace(before, prompt=prompt, retold="\n\n".join(filter(None, (system, retold))))
-        return RemoteCall(provider.base_url, headers, told, files)
+def refused(status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint) -> errors.ProviderError:
+    """The error behind a refusal's page."""
+    said = body.decode("utf-8", "replace")
+    found = failure(status, " ".join(said.split())[:600] or f"HTTP {status}", provider)
+    if isinstance(found, errors.AuthenticationError):
+        names = " or ".join(provider.key_env)
+        found.hint = f"Set {names} to a key that the agent takes." if names else RemoteCall.no_key_hint
+    return found
 
-    def decoder(self, provider: Endpoint) -> AgentEvents:
-        """A fresh reader of one task."""
-        return AgentEvents(provider)
 
-    def error(
-        self, status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
-    ) -> errors.ProviderError:
-        """The error behind a refusal's page."""
-        said = body.decode("utf-8", "replace")
-        found = failure(status, " ".join(said.split())[:600] or f"HTTP {status}", provider)
-        if isinstance(found, errors.AuthenticationError):
-            names = " or ".join(provider.key_env)
-            found.hint = f"Set {names} to a key that the agent takes." if names else RemoteCall.no_key_hint
-        return found
+DIALECT = Dialect("a2a", encode, AgentEvents, refused)

@@ -44,7 +44,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..agents.remote_protocol import AgentToAgent
+from ..agents import remote_protocol
 from ..core.calls import Dialect, Provider, origin, same_host
 from ..core.errors import ConfigError
 from ..core.options import LEDGERS, OPTIONS
@@ -353,7 +353,7 @@ def _written(config: Config, layer: Layer, name: str, table: Any) -> Provider:
     if name.startswith(PLUGIN) and name not in config.rows:
         raise ConfigError(f"no installed package brings {name!r}.", hint="Expected another name.")
     row = provider_row(name, table, config.rows.get(name), layer.where, config.dialects)
-    if name.startswith(REMOTE) != (row.dialect == AgentToAgent.name):
+    if name.startswith(REMOTE) != (row.dialect == remote_protocol.DIALECT.name):
         raise ConfigError("an agent's row is called remote/NAME, and has no dialect but a2a.")
     return row
 

@@ -6,16 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from ..agents import opencode_protocol, remote_protocol
 from ..agents.one_shot import CLIS
-from ..agents.opencode_protocol import OpenCodeServer
-from ..agents.remote_protocol import AgentToAgent
 from ..core.calls import Dialect
 from ..dialects import DIALECTS as SERVERS
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType(
-    SERVERS
-    | {
-        d.name: Dialect(d.name, d.encode, d.decoder, d.error)
-        for d in (*CLIS, OpenCodeServer(), AgentToAgent())
-    }
+    SERVERS | {d.name: d for d in (*CLIS, opencode_protocol.DIALECT, remote_protocol.DIALECT)}
 )
