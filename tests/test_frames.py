@@ -80,6 +80,35 @@ BODIES = [
     ),
     ("an array of objects", b'[{"a":1}\n,\r\n{"b":[{}]}]', [('{"a":1}', False), ('{"b":[{}]}', False)]),
     ("an array on one line", b'[{"a":"]"},{"b":2}]', [('{"a":"]"}', False), ('{"b":2}', False)]),
+    (
+        "a byte-order mark before each event",
+        "\ufeff\ufeffdata: a\n\n\ufeffdata: b\n\n\ufeffevent: x\n\ufeffdata: c\n\n".encode(),
+        [("a", False), ("b", False), ("c", False)],
+    ),
+    (
+        "blanks before a field",
+        b"data: a\n\n  data: b\n\n\tdata: c",
+        [("a", False), ("b", False), ("c", True)],
+    ),
+    (
+        "JSON over several lines, of which one has a field",
+        b'data: {\n "a": 1,\n\t"b": [\n  2\n ]\n}\n\ndata: c\n\n',
+        [('{\n "a": 1,\n\t"b": [\n  2\n ]\n}', False), ("c", False)],
+    ),
+    (
+        "words of a gateway after events",
+        b"data: a\n\nupstream connect error, reset\nreason: overflow\n",
+        [("a", False), ("upstream connect error, reset\nreason: overflow", False)],
+    ),
+    ("words without a line's end", b"data: a\nBad Gateway", [("a", True), ("Bad Gateway", False)]),
+    (
+        "a page after events",
+        b"data: a\n\n<html>\n<title>502</title>\n</html>",
+        [("a", False), ("<html>\n<title>502</title>\n</html>", False)],
+    ),
+    ("a field that was cut", b"data: a\n\ndat", [("a", False)]),
+    ("a field's name that was cut", b"data: a\n\nevent", [("a", False)]),
+    ("words between events", b"data: a\n\nhm\n\ndata: b\n\n", [("a", False), ("b", False)]),
     ("nothing", b"", []),
     ("white space", b" \n \n", []),
 ]

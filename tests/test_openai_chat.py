@@ -711,6 +711,11 @@ class TestEnd:
         response = folded(*chunks, end=None)
         assert ("a", "stop") == (response.text, response.finish_reason)
 
+    @pytest.mark.parametrize("mark", ["[done]", "DONE", " [DONE] "])
+    def test_marks(self, mark):
+        """The end mark as careless servers write it."""
+        assert "a" == folded(say(content="a"), mark, end=None).text
+
     @pytest.mark.parametrize(
         "chunks",
         [

@@ -433,6 +433,22 @@ def test_a_coding_is_known_however_little_comes_at_first(name, window):
     assert EVENT * 3 == asyncio.run(whole())
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3, 10_000])
+@pytest.mark.parametrize("more", [b"", b"\0\0\0", b"\x1f", b"junk"])
+def test_every_member_of_gzip_is_undone(more, cut):
+    """Proxies that compress what they have end a member and begin another; what is none is dropped."""
+    body = b"".join(deflated(part, 31) for part in (EVENT[:5], b"", EVENT[5:], OTHER)) + more
+
+    async def reads():
+        for i in range(0, len(body), cut):
+            yield body[i : i + cut]
+
+    async def whole():
+        return b"".join([piece async for piece in decoded(reads(), "gzip")])
+
+    assert EVENT + OTHER == asyncio.run(whole())
+
+
 @pytest.mark.parametrize(
     "name",
     ["gzip, gzip", "gzip,gzip,gzip", "deflate, gzip", "br", "zstd", "compress", "gzip, br", "x" * 5000],

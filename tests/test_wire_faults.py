@@ -96,6 +96,7 @@ FAULTS = {
         [CHUNKED, "H", chunk(b"data: {garbage\n\n{garbage\n"), chunk(b"data: x\n\n"), b"0\r\n\r\n"],
         True,
     ),
+    "words of a gateway": ([CHUNKED, "H", chunk(b"<html>502 Bad Gateway</html>\n"), b"0\r\n\r\n"], True),
     "a body shorter than its length": ([head(b"content-length: 9999"), "h", "close"], True),
     "a body that breaks its coding": (
         [head(b"content-encoding: gzip", b"transfer-encoding: chunked"), "H", b"0\r\n\r\n"],
@@ -163,6 +164,44 @@ def test_every_fault_of_a_server_is_an_error_of_the_wire_and_the_answer_so_far_s
         error = failing(url, dialect)
     assert not isinstance(error, errors.Timeout)
     assert ("Hello" if FAULTS[fault][1] else "") == error.partial.text
+
+
+@pytest.mark.parametrize("dialect", SAID)
+@pytest.mark.parametrize(
+    "ending",
+    [
+        ["reset"],
+        ["close"],
+        [b"zz\r\n"],
+        [chunk(b"upstream went away"), "close"],
+        [chunk(b"data: {x\n\n"), b"0\r\n\r\n"],
+        [chunk(b'{"a": {]}\n'), b"0\r\n\r\n"],
+    ],
+    ids=["reset", "close", "garbage", "words", "a broken event", "a broken line"],
+)
+def test_an_answer_that_told_its_end_is_whole_however_the_connection_ends(ending, dialect):
+    """A reset where the last chunk is due takes nothing of it."""
+    said = [event for event in events(dialect) if b"[DONE]" not in event]
+    with server([None, CHUNKED, *map(chunk, said), *ending]) as (url, _):
+        client = Client(registry.load({}))
+        try:
+            stream = client.stream("hi", "m", base_url=url, dialect=dialect, retries=0, timeout=30)
+            assert "Hello" == stream.response(60).text
+        finally:
+            client.close()
+
+
+def test_the_words_of_a_gateway_below_half_an_answer_are_told():
+    """What a proxy writes where its server went away is what went wrong."""
+    first, *_ = events("openai_chat")
+    with server([None, CHUNKED, chunk(first), chunk(b"upstream connect error\n"), b"0\r\n\r\n"], [None]) as (
+        url,
+        _,
+    ):
+        stream = nbllm.stream("hi", "m", base_url=url, retries=0, timeout=60)
+        with pytest.raises(errors.ProtocolError, match="upstream connect error") as caught:
+            stream.response(60)
+    assert "Hello" == caught.value.partial.text
 
 
 @pytest.mark.parametrize("fault", STALLS)

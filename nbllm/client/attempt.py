@@ -258,6 +258,9 @@ class _Sending:
         except TimeoutError:
             if not clock.expired():
                 raise
+        except (errors.StreamCut, errors.ProtocolError):
+            if not getattr(decoder, "ended", False):
+                raise  # else the answer is whole, and how the connection or its words ended is no news
         finally:
             self.after_end = None
         if "done" not in self.trace.marks:

@@ -27,6 +27,7 @@ from ._usual import Usual
 
 _ANSWERS = frozenset({"choices", "usage", "output", "response", "type", "object"})
 _SHOWN = 300  # characters of what came in no known format
+_MARKS = ("[DONE]", "[done]", "DONE")  # of the end, as servers write it
 _WRAPPED = re.compile(r"(?:data:\s*)+")
 _BEATS = re.compile(r"(?i)(:|ping|pong|keep-?alive|heartbeat)")
 
@@ -44,7 +45,7 @@ def values(frame: Frame, provider: Endpoint) -> Iterator[dict[str, Any] | None]:
     """The objects in a frame, None for the end mark. Heartbeats, empty data, numbers and the like are none; a
     fragment at the very end is dropped, because whether the answer was whole is decided by its end sign."""
     text = content(frame)
-    if text.startswith("[DONE]"):
+    if text.startswith(_MARKS):
         yield None
         return
     if not text:
@@ -223,7 +224,7 @@ def excerpt(frame: Frame) -> str:
     """The beginning of what a frame says; "" for an end mark, and for a fragment at the very end."""
     text = content(frame)
     text = "" if frame.tail and not _is_whole(text) else text
-    return "" if text.startswith("[DONE]") else text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    return "" if text.startswith(_MARKS) else text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
 def _typed(value: Mapping[str, Any], *beginnings: str) -> bool:

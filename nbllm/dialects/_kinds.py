@@ -160,6 +160,8 @@ _WORDS: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
         (
             r"insufficient (?:\w+ )?(?:quota|balance|credits?|funds)|(?:exceeded|out of|"
             r"over) (?:your |the )?(?:\w+ )?quota|"
+            r"(?:balance|credits?|quota|funds) (?:(?:is|are|was) )?(?:insufficient|not enough|exhausted|"
+            r"depleted|used up)|not enough (?:balance|quota|funds)|"
             r"credit balance|payment required|out of (?:\w+ )?credits?|(?:no|"
             r"not enough) (?:\w+ )?credits?|billing (?:details|hard limit|account|is|not|has)|"
             r"check your (?:plan|billing)|"

@@ -197,9 +197,10 @@ def retry_after(headers: Mapping[str, str], value: Any, now: float) -> float | N
     if (ms := seconds(headers.get("retry-after-ms", ""))) is not None:
         return ms / 1000
     for name in _WAITING:
-        text, base = headers.get(name, "").strip(), _moment(headers.get("date", "")) or now
-        if (wait := _reset(text, base, ms=False)) is not None:
-            return wait
+        text, base = headers.get(name, "").strip(" \"'"), _moment(headers.get("date", "")) or now
+        told = (_reset(part.strip(), base, ms=False) for part in (text, *text.split(",")))
+        if (wait := next((wait for wait in told if wait is not None), None)) is not None:
+            return wait  # two proxies may have said it: then the first of two counts
     for detail in details(value, "RetryInfo"):
         return seconds(string(detail.get("retryDelay")))
     return _told(value)

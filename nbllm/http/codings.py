@@ -12,6 +12,7 @@ from ..core.errors import ProtocolError
 
 STEP = 2**18  # bytes that one step gives at most: a read of 64 KiB can hold 64 MiB
 _GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
+_MEMBER = b"\x1f\x8b"
 _WINDOWS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB}
 _HINT = "Check what is on the way: nbllm asks for gzip or deflate, and takes one of them."
 
@@ -31,24 +32,32 @@ def decoded(body: AsyncIterator[bytes], coding: str) -> AsyncIterator[bytes]:
 
 async def _inflated(body: AsyncIterator[bytes], window: int) -> AsyncIterator[bytes]:
     tool: Any = zlib.decompressobj(window)
-    head = b""
+    data = b""  # not undone yet: fewer bytes than say what they are
     async for chunk in body:
-        data, more = chunk, True
-        if window == _ZLIB:  # its two bytes say whether they are there: some servers leave them away
-            data = head = head + chunk
-            if len(head) < 2:
+        data += chunk
+        if window == _ZLIB:
+            if len(data) < 2:
                 continue
-            if head[0] & 15 != zlib.DEFLATED or int.from_bytes(head[:2], "big") % 31:
-                tool = zlib.decompressobj(_RAW)
-            window = _RAW
-        while more and not tool.eof:
+            tool, window = (tool if _has_head(data) else zlib.decompressobj(_RAW)), _RAW
+        more = True
+        while more:
+            if tool.eof:  # another member of gzip may follow; what else does is dropped
+                if window != _GZIP or not data.startswith(_MEMBER):
+                    data = data if data == _MEMBER[:1] else b""
+                    break
+                tool = zlib.decompressobj(window)
             try:
                 piece = tool.decompress(data, STEP)
             except zlib.error:
                 raise ProtocolError("The answer is compressed in a broken way.", hint=_HINT) from None
-            data = tool.unconsumed_tail
+            data = tool.unused_data if tool.eof else tool.unconsumed_tail
             more = bool(data) or len(piece) == STEP
             if piece:
                 yield piece
-                if more:
-                    await asyncio.sleep(0)
+            if more:
+                await asyncio.sleep(0)
+
+
+def _has_head(data: bytes) -> bool:
+    """Whether zlib's two bytes are there: some servers leave them away."""
+    return data[0] & 15 == zlib.DEFLATED and int.from_bytes(data[:2], "big") % 31 == 0

@@ -36,6 +36,7 @@ _ODD_FIELD = re.compile(
 )
 _WORDS_OF_ERRORS = re.compile(rb"(?i)err|exception|fail|fault|abort")
 _SSE_FIELD = re.compile(rb"(?m)^(?:data|event|id|retry)?:")
+_FIELDS = ("data:", "event:", "id:", "retry:")
 
 
 async def drained(rest: AsyncIterator[object]) -> None:
@@ -193,7 +194,7 @@ class _Events:
         import httpx
         from httpx_sse import EventSource
 
-        content = _ODD_FIELD.sub(_as_event, "\n\n".join((*blocks, "")).encode())
+        content = _ODD_FIELD.sub(_as_event, "\n\n".join((*map(_mended, blocks), "")).encode())
         self._tail += content
         if len(self._tail) > _TAIL_KEPT:
             self._tail = self._tail[-_TAIL_KEPT:].partition(b"\n")[2]
@@ -204,8 +205,8 @@ class _Events:
         return [(event.data, event.event, tail) for event in events if event.data]
 
     def close(self) -> list[_Told]:
-        """A last event without its blank line, and JSON that stands below the last one. Raises ProtocolError
-        for what is no event stream."""
+        """A last event without its blank line, and JSON or words that stand below the last one. Raises
+        ProtocolError for what is no event stream."""
         rest = b"".join(self._rest).decode("utf-8", "replace")
         found = self._odd([rest.replace("\r\n", "\n").replace("\r", "\n")], True) if rest else []
         tail = self._tail
@@ -215,7 +216,20 @@ class _Events:
                 f"Neither an event stream nor JSON came: {tail[:200].decode('utf-8', 'replace')!r}.",
                 hint="Check that base_url and dialect belong together.",
             )
+        if not bare and (words := _bare_words(tail)):
+            return [*found, (words, "", False)]
         return found + bare
+
+
+def _mended(block: str) -> str:
+    """A block without what careless servers write before a field, and with the lines of a JSON value of which
+    only the first has a field."""
+    lines: list[str] = []
+    for line in block.split("\n"):
+        inside = lines and lines[-1].startswith("data:") and line.startswith((" ", "\t", '"', "}", "]"))
+        bare = line.lstrip("\ufeff \t")
+        lines.append(bare if bare.startswith(_FIELDS) else f"data: {line}" if inside else line)
+    return "\n".join(lines)
 
 
 def _after_blank_line(data: bytes) -> int:
@@ -252,12 +266,23 @@ def _as_event(field: re.Match[bytes]) -> bytes:
 def _bare_json(tail: bytes) -> Iterator[str]:
     """JSON values that stand after the last SSE field: Gemini and some gateways end a broken stream that
     way."""
-    fields = list(_SSE_FIELD.finditer(tail))
-    rest = tail[fields[-1].start() :].partition(b"\n")[2] if fields else tail
+    rest = _below_fields(tail)
     match = re.search(rb"(?m)^[{\[]", rest)
     if match:
         values = JsonValues()
         yield from values.feed(rest[match.start() :])
+
+
+def _bare_words(tail: bytes) -> str:
+    """Words that stand after the last SSE field: the error page of a gateway whose server went away. A
+    field that was cut in its name is none."""
+    lines = _below_fields(tail).decode("utf-8", "replace").split("\n")
+    return "\n".join(line for line in lines if not any(field.startswith(line) for field in _FIELDS)).strip()
+
+
+def _below_fields(tail: bytes) -> bytes:
+    fields = list(_SSE_FIELD.finditer(tail))
+    return tail[fields[-1].start() :].partition(b"\n")[2] if fields else tail
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------
