@@ -16,40 +16,31 @@ asks for. In a fixed window (mistral over sockets) all comes back at once, and t
     openai              0   1      0.996 0.991    3.5
     anthropic           0   1      0.996 0.991    3.5
     azure               0   1      0.996 0.991    3.5
-    groq                4   5      0.989 0.988    1.1
+    groq                3   4      0.989 0.988    1.1
     cerebras            0   1      0.996 0.991    3.5
     mistral             0   1      0.997 0.995    3.1
     together            0   0      0.969 0.969    1.2
     xai                 0   1      0.997 0.995    3.1
-    gemini              4   5      0.989 0.988    1.1
-    none                4   5      0.989 0.988    1.1
+    gemini              3   4      0.989 0.988    1.1
+    none                3   4      0.989 0.988    1.1
     openai+             4   5      0.989 0.989    4.0
     anthropic+          4   6      0.989 0.989    4.0
     azure+              4   5      0.989 0.989    4.0
     groq+               7   9      0.916 0.855    2.3
     cerebras+           3   6      0.989 0.989    4.0
     mistral+            3   6      0.989 0.989    4.0
-    together+          19  34      0.964 0.893    3.9
+    together+          19  42      0.964 0.924    9.6
     xai+                3   6      0.989 0.989    4.0
     gemini+             8  10      0.914 0.855    2.6
     none+               7   9      0.917 0.756    2.7
 
-Over sockets, on two cores with twenty at work, in two runs:
+Over sockets, on two cores that eight at work shared:
 
                   refused     rate    pause  seconds   (300 rows)
-    openai              0     60.2      1.1      241
-    anthropic           0     60.1      1.1      241
-    azure               0     60.1      1.3      241
-    cerebras            0     60.2      1.1      241
-    xai                 0     60.2      1.3      241
-    gemini              4     60.8      1.2      242
-    mistral             4     76.9     59.8      247
-    none                6     59.9      1.1      243
-    groq                6     60.4      1.2      243
-    together            7     57.4      1.3      319
-    openai+             4     59.9      2.0      242
-    anthropic+         16     59.7      2.0      243
-    azure+              1     59.7      2.0      243
+    gemini              3     60.8      1.1      242
+    groq                5     60.2      1.1      243
+    none                5     59.9      1.1      243
+    together            0     58.3      1.1      309
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ windows, and all comes back at once: then one call goes first, and the others fo
 The width is how many may be in flight: it doubles while it is used and nothing is refused, is cut to 0.8 by
 a refusal or an overload, at most once in COOL seconds, and grows by a twentieth after that (AIMD).
 Where no header tells what really holds, the rows of a table find it out by few at a time, so that few are
-refused: one goes first, then three, then a fifteenth of those that were let in; and what was let in before
+refused: one goes first, then three, then a twentieth of those that were let in; and what was let in before
 the first refusal is taken for a minute's limit, tried, and kept to (Pace). Where others spend what ours tell,
 which the count shows, of what is left nobody takes more than a third before looking again, and a twentieth
 of the limit is left over, so that those who know nothing of each other do not meet at its end.
@@ -28,9 +28,10 @@ CROWD = 64  # calls that somebody waits for, before the first answer
 COOL = 15.0  # seconds between two cuts
 _TRIAL = 1.0  # seconds that a call on trial keeps the others back
 _STEP, _PATIENCE = 0.02, 16.0  # seconds, the shortest and the longest pause that nobody asked for
-_SCOUTS, _SHARE = 3, 15  # rows whose fate is unknown: at first, and one of so many that were let in
+_SCOUTS, _SHARE = 3, 20  # rows whose fate is unknown: at first, and one of so many that were let in
 _MANY = 8  # that were let in before a refusal: so many are a limit's
 _CUT, _GENTLE, _GROWN = 0.85, 0.95, 0.03  # of a pace: by a refusal, by one after a quiet time, in a step
+_LESS = 0.9  # of what a limit allows that is too small to leave something over, once it has refused
 _QUIET = 45.0  # seconds without a refusal, after which a pace grows
 _UNDER = 0.97  # of what a limit allows: what is safe where clocks and ways differ
 _UNPACED = 1_000.0  # calls a second
@@ -138,12 +139,13 @@ class Bucket:
         if told.reset is None or used < 1:
             return
         span = told.reset * self.limit / used  # where it fills steadily
+        rounded = float(told.reset.is_integer())  # up, as whole seconds are
         if told.assumed and span >= HOUR and self.fixed is None:
             self.trusted = False  # a day's
             return
         if left < 0.1 * self.limit:
             return
-        if span > 2 * self.span and self.fixed is None:
+        if span - rounded * self.limit / used > 2 * self.span and self.fixed is None:
             self.fixed = True
         elif self.fixed is None and not told.assumed and 0.05 < used / self.limit < 0.4:
             self.fixed = False if 0.9 < span / self.span < 1.1 else None  # full in what was used
@@ -226,7 +228,7 @@ class Pace:
     def _first(self, after: float, known: float | None) -> None:
         """The first one, or another before a rate was known."""
         if known is not None:
-            self.rate, self.tried = known / 2, True
+            self.rate, self.tried = _LESS * known, True
         elif self.let_in >= _MANY:
             self.rate = _UNDER * self.let_in / max(60.0, 60.0 + after if after < 60.0 else after)
         elif self.ramp < float("inf") and self.let_in:
