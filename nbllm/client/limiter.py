@@ -30,8 +30,8 @@ _TRIAL = 1.0  # seconds that a call on trial keeps the others back
 _STEP, _PATIENCE = 0.02, 16.0  # seconds, the shortest and the longest pause that nobody asked for
 _SCOUTS, _SHARE = 3, 20  # rows whose fate is unknown: at first, and one of so many that were let in
 _MANY = 8  # that were let in before a refusal: so many are a limit's
-_CUT, _GENTLE, _GROWN = 0.85, 0.95, 0.03  # of a pace: by a refusal, by one after a quiet time, in a step
-_LESS = 0.9  # of what a limit allows that is too small to leave something over, once it has refused
+# Of a pace: by the first refusal of a small limit, by any, by one after a quiet time, in a step.
+_LESS, _CUT, _GENTLE, _GROWN = 0.9, 0.85, 0.95, 0.03
 _QUIET = 45.0  # seconds without a refusal, after which a pace grows
 _UNDER = 0.97  # of what a limit allows: what is safe where clocks and ways differ
 _UNPACED = 1_000.0  # calls a second
@@ -139,13 +139,13 @@ class Bucket:
         if told.reset is None or used < 1:
             return
         span = told.reset * self.limit / used  # where it fills steadily
-        rounded = float(told.reset.is_integer())  # up, as whole seconds are
         if told.assumed and span >= HOUR and self.fixed is None:
             self.trusted = False  # a day's
             return
         if left < 0.1 * self.limit:
             return
-        if span - rounded * self.limit / used > 2 * self.span and self.fixed is None:
+        # Whole seconds are rounded up.
+        if span - told.reset.is_integer() * self.limit / used > 2 * self.span and self.fixed is None:
             self.fixed = True
         elif self.fixed is None and not told.assumed and 0.05 < used / self.limit < 0.4:
             self.fixed = False if 0.9 < span / self.span < 1.1 else None  # full in what was used
