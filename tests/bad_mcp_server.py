@@ -107,6 +107,7 @@ TOOLS = {
             "add", {"type": "object", "properties": {"a": {"type": "integer", "description": POISON}}}, POISON
         )
     ],
+    "thousands": [tool(f"tool_{i}", NUMBER, "d" * 300) for i in range(20_000)],
     "output_schema": [tool("no_value", outputSchema=NUMBER), tool("wrong", outputSchema={"type": "strng"})],
 }
 seen = {"lists": 0, "call": None}
@@ -172,6 +173,10 @@ CALL = {
     "no_content": lambda ident: result(ident, {"foo": 1}),
     "odd_content": lambda ident: result(ident, {"content": [{"type": "hologram", "data": "x"}]}),
     "null_content": lambda ident: result(ident, {"content": None}),
+    "parts_by_thousands": lambda ident: result(ident, {"content": [CONTENT[0]] * 100_000}),
+    "values_by_thousands": lambda ident: result(
+        ident, {"content": [], "structuredContent": {"n": [[1]] * 500_000}}
+    ),
     "wrong_id": lambda ident: result(9999, {"content": []}),
     "text_id": lambda ident: text(str(ident), "id as text"),
     "twice": lambda ident: (text(ident, "1"), text(ident, "2")),

@@ -187,6 +187,16 @@ def test_a_large_result_does_not_hold_up_the_loop_for_long_and_is_cut(servers):
     assert "of 400," in called(servers(bad("big")))
 
 
+def test_what_comes_by_thousands_is_cut_where_it_is_read(servers):
+    """Tools, parts and values, and how many there were is said."""
+    usables, notes = used(servers(bad("thousands")))
+    assert 1_000 == len(usables)
+    assert ["mcp/bad: It tells of more tools than the 1,000 that are read."] == notes
+    parts = called(servers(bad("parts_by_thousands")))
+    assert "(and 99950 more parts)" in str(parts)
+    assert "of 400," in called(servers(bad("values_by_thousands")))
+
+
 def test_a_dead_server_is_started_again_at_the_next_use(servers):
     """Once dead it is marked; the next call has a new process, which is asked for its tools first."""
     known = servers(bad("die_call"))
@@ -778,3 +788,37 @@ def test_a_list_of_anything_is_mended_into_tools_or_nothing(value):
         mcp_mend.schema_problem(schema)
         assert "object" == schema["type"]
         assert mcp_mend.fingerprint(tool["name"], tool.get("description", ""), tool["inputSchema"])
+
+
+USED_FIRST = f"""
+    import gc, sys, threading
+    sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+    from tests.test_mcp import *
+
+    loaded = []
+
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] not in sys.stdlib_module_names:
+                loaded.append((name, threading.current_thread().name, gc.isenabled()))
+
+    servers = Servers(lambda: Places(), lambda: {{}}, Consent(lambda: Path("allowed.json").absolute()))
+    servers.add(bad("ok"))
+    sys.meta_path.insert(0, Finder())
+    usables, _ = engine().run(servers.usables(["mcp/bad"]))
+    engine().run(usables[0].call({{}}))
+    on_the_loop = [name for name, thread, _ in loaded if thread == "nbllm-engine"]
+    while_collecting = [name for name, _, collects in loaded if collects]
+    there = {{"anyio._backends._asyncio", "mcp"}} <= {{name for name, _, _ in loaded}}
+    print(json.dumps([on_the_loop, while_collecting, there, gc.isenabled(), gc.get_freeze_count()]))
+"""
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_first_use_loads_nothing_on_the_engines_loop(tmp_path, collects):
+    """All that the SDK is made of comes in on a thread beside it, and nobody looks through the objects of the
+    whole process meanwhile; the collector is as it was afterwards."""
+    script = f"import gc; {'pass' if collects else 'gc.disable()'}\n" + textwrap.dedent(USED_FIRST)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=tmp_path, check=False)
+    assert (0, b"") == (run.returncode, run.stderr)
+    assert [[], [], True, collects, 0] == json.loads(run.stdout)

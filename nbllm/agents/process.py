@@ -121,9 +121,11 @@ class Command:
         assert self.process.stdout is not None
         while chunk := await self.process.stdout.read(_CHUNK):
             at = time.perf_counter()
-            self.rest += chunk
-            *done, self.rest = self.rest.split(b"\n") if b"\n" in chunk else [self.rest]
-            yield [bytes(line) for line in done], at, len(chunk)
+            first, *others = chunk.split(b"\n")
+            self.rest += first
+            done = [bytes(self.rest), *others[:-1]] if others else []
+            self.rest = bytearray(others[-1]) if others else self.rest
+            yield done, at, len(chunk)
             if len(self.rest) > LINE_LIMIT:
                 raise errors.ProtocolError(
                     f"One line of {self.name}'s output is larger than {LINE_LIMIT >> 20} MiB.",
@@ -133,9 +135,8 @@ class Command:
     async def ended(self) -> str:
         """Waits for its end and tells it: the exit code, the end of standard error, the files that the call
         wanted read, as JSON."""
-        rc = await self.process.wait()
         await self._drain
-        return json.dumps({"rc": rc, "stderr": self.stderr, "files": self._files()})
+        return json.dumps({"rc": await self.process.wait(), "stderr": self.stderr, "files": self._files()})
 
     def _files(self) -> dict[str, str]:
         found = {}
@@ -331,8 +332,7 @@ class ProcessTransport(Transport):
         """
         trace.marks["start"], trace.http_version, trace.reused = time.perf_counter(), None, None
         command = await self.start(call)
-        trace.address = command.path
-        trace.marks["spawned"] = time.perf_counter()
+        trace.address, trace.marks["spawned"] = command.path, time.perf_counter()
         try:
             await command.write(call.stdin)
             command.shut()

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import math
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,13 +27,12 @@ from .mcp_content import Part, parts_of, words_of
 from .mcp_entry import Entry
 from .mcp_errors import ToolFailed, is_gone, leaf, words
 from .mcp_login import Login
-from .mcp_mend import Mended, line, mend
+from .mcp_mend import MOST, Mended, line, mend
 from .mcp_offers import Prompt, Resource, prompt_messages, resource_parts
-from .mcp_stdio import Incoming, Outgoing, pipes, whole
+from .mcp_stdio import Incoming, Outgoing, pipes, uncollected, whole
 
 T = TypeVar("T")
 _PAGES = 20
-_TOOLS = 1_000  # and as many resources and prompts
 _KEYS = ("uri", "uri_template", "name")  # what an item of a list is known by
 _LAST_LINES = 3  # of standard error, in a message
 _CLOSING = 1.0  # seconds for a connection to end by itself; a command's own end takes as long again
@@ -50,9 +50,13 @@ class Limits:
 
 
 def _sdk() -> Any:
-    """The SDK. Raises ConfigError where it is not installed."""
+    """The SDK, loaded, with what it loads at its first use. Raises ConfigError where it is not installed."""
     try:
-        import mcp
+        with uncollected(kept="mcp" not in sys.modules):
+            import anyio
+            import mcp
+
+            anyio.run(anyio.sleep, 0)  # loads its asyncio side
     except ImportError:
         raise ConfigError(
             "MCP servers need the package mcp.", hint="Run `%pip install 'nbllm[mcp]'`, then restart."
@@ -80,6 +84,7 @@ class Connection:
         self.ended, self._log, self._status = "", "", 0
         self.notes: list[str] = []
         self.prints: dict[str, str] | None = None
+        self._mcp: Any = None
         self._command: Any = None
         self._scope: Any = None
         self._over, self._stopped = asyncio.Event(), False
@@ -122,7 +127,7 @@ class Connection:
     async def _keep(self) -> None:
         error: Exception | None = None
         try:
-            await asyncio.to_thread(_sdk)  # other answers stream meanwhile
+            self._mcp = await asyncio.to_thread(_sdk)  # other answers stream meanwhile
             await (self._by_http() if self.entry.url else self._by_pipes())
         except Exception as exc:  # noqa: BLE001 - the SDK's own, in groups, and those of what it stands on
             error = leaf(exc)
@@ -192,13 +197,16 @@ class Connection:
         async def look(response: Any) -> None:
             self._status = response.status_code if response.status_code >= 400 else self._status
 
+        async def mended(result: Any) -> None:
+            await asyncio.to_thread(self._mend, result)
+
         times = httpx2.Timeout(self.limits.connect, read=5 * self.limits.call)
         hooks: Any = {"request": [sign], "response": [look]}
         auth = await self._auth()
         async with httpx2.AsyncClient(timeout=times, event_hooks=hooks, auth=auth) as http:
             transport = streamable_http_client(self.entry.url, http_client=http)
             try:
-                await self._speak(Mended(transport, self._mend))
+                await self._speak(Mended(transport, mended))
             except Exception as exc:
                 self.ended = self.ended or self._at_the_address(self._masked(line(words(leaf(exc)))))
                 raise
@@ -218,7 +226,7 @@ class Connection:
         era: Any = self.limits.era
         with anyio.CancelScope(deadline=anyio.current_time() + self.limits.connect) as scope:
             self._scope = scope
-            async with _sdk().Client(transport, mode=era, cache=None) as client:
+            async with self._mcp.Client(transport, mode=era, cache=None) as client:
                 scope.deadline = math.inf
                 if not self._ready.done():
                     self._ready.set_result(client)
@@ -274,7 +282,7 @@ class Connection:
         return await self._asked(pages, "tell its prompts", self.limits.tools)
 
     async def _pages(
-        self, ask: Callable[..., Any], field: str, made: Callable[[Any], T], most: int = _TOOLS
+        self, ask: Callable[..., Any], field: str, made: Callable[[Any], T], most: int = MOST
     ) -> list[T]:
         """All pages of a list, each name once."""
         found, cursor = dict[str, T](), None

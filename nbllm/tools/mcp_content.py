@@ -3,29 +3,21 @@ the SDK's objects are read by their fields."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..core.messages import Document, Image, Text, audio_type, picture_type, unbase64
 from ..core.values import cut
-from .mcp_mend import clean, line
+from .mcp_mend import TEXT_LIMIT, clean, line
 from .results import NOTHING
 
 Part = Text | Image | Document
-MOST = 50  # parts of a result
-LONGEST = 400_000  # characters of a text: far over any budget, and looked through in no time
 
 
 def parts_of(result: Any, masked: Callable[[str], str]) -> str | list[Part]:
-    """A result's parts: its text where there is any, else its structured value as JSON; pictures, resources
-    and links. `masked` takes secrets out of a text."""
+    """A result's parts: its texts, pictures, resources and links. `masked` takes secrets out of a text."""
     found = list(_merged(_parts(result.content)))
-    if not found and result.structured_content is not None:
-        found = [Text(json.dumps(result.structured_content, ensure_ascii=False))]
-    if len(found) > MOST:
-        found = [*found[:MOST], Text(f"(and {len(found) - MOST} more parts)")]
-    parts = [Text(masked(cut(p.text, LONGEST))) if isinstance(p, Text) else p for p in found]
+    parts = [Text(masked(cut(p.text, TEXT_LIMIT))) if isinstance(p, Text) else p for p in found]
     if not parts:
         return NOTHING
     return parts[0].text if len(parts) == 1 and isinstance(parts[0], Text) else parts
@@ -33,14 +25,14 @@ def parts_of(result: Any, masked: Callable[[str], str]) -> str | list[Part]:
 
 def words_of(result: Any) -> str:
     """The text of a result in one line: why a call failed."""
-    texts = [p.text[:LONGEST] for p in _parts(result.content) if isinstance(p, Text)]
+    texts = [p.text[:TEXT_LIMIT] for p in _parts(result.content) if isinstance(p, Text)]
     return line(" ".join(texts)) or "it does not say why"
 
 
 def message_parts(content: Any) -> list[Part]:
     """The parts of a prompt's message, whose content is one block."""
     found = _parts([content])
-    return [Text(cut(p.text, LONGEST)) if isinstance(p, Text) else p for p in found]
+    return [Text(cut(p.text, TEXT_LIMIT)) if isinstance(p, Text) else p for p in found]
 
 
 def _merged(parts: Iterable[Part]) -> Iterator[Part]:

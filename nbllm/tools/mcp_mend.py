@@ -8,33 +8,61 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 from unicodedata import category
 
 from ..core.schema import within
 
 LONGEST = 2_000  # characters of a description that a model reads
+TEXT_LIMIT = 400_000  # characters of a text: far over any budget, and looked through in no time
 _NAME = 256  # characters of a name; providers take 64, and longer ones get a hash
 _LARGE = 2**16  # characters of a tool as JSON
 _ARGUMENTS = 100  # of a prompt
+MOST = 1_000  # tools of a server, and as many resources and prompts
+_MOST_PARTS = 50  # of a result
+# Results that come in parts, and how a text says that there are more.
+_PARTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "content": lambda text: text,
+    "contents": lambda text: {"uri": "more:", **text},
+    "messages": lambda text: {"role": "user", "content": text},
+}
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 
 def mend(result: dict[str, Any]) -> list[str]:
-    """Mends the list in a result in place, and says what of it was left out, and why. Other results stay as
-    they are."""
+    """Mends the list in a result in place, and says what of it was left out, and why. A result of too many
+    parts says so itself. Others stay as they are."""
     notes = list[str]()
-    for field in _LISTS.keys() & result.keys():
-        if isinstance(result[field], list):
+    structured = result.pop("structuredContent", None)  # said again as text, where there is any
+    if structured is not None and not result.get("content"):
+        result["content"] = [{"type": "text", "text": _beginning(structured)}]
+    for field, value in list(result.items()):
+        if isinstance(value, list) and field in _LISTS:
             notes += _mend_list(result, field)
+        elif isinstance(value, list) and field in _PARTS and len(value) > _MOST_PARTS:
+            more = {"type": "text", "text": f"(and {len(value) - _MOST_PARTS} more parts)"}
+            result[field] = [*value[:_MOST_PARTS], _PARTS[field](more)]
     return notes
+
+
+def _beginning(value: Any) -> str:
+    """A value as JSON, of a very long one the beginning."""
+    parts, size = list[str](), 0
+    for part in json.JSONEncoder(ensure_ascii=False, check_circular=False).iterencode(value):
+        parts.append(part)
+        size += len(part)
+        if size > TEXT_LIMIT:
+            break
+    return "".join(parts)
 
 
 def _mend_list(result: dict[str, Any], field: str) -> list[str]:
     noun, key, mended = _LISTS[field]
     known, notes = dict[str, dict[str, Any]](), list[str]()
-    for given in result[field]:
+    if len(result[field]) > MOST:
+        notes.append(f"It tells of more {noun}s than the {MOST:,} that are read.")
+    for given in result[field][:MOST]:
         item, problem = mended(given)
         if not problem and item[key] in known:
             problem = f"there are two of that {'name' if key == 'name' else 'address'}"
@@ -189,8 +217,8 @@ def told(schema: Mapping[str, Any]) -> dict[str, Any]:
 class Mended:
     """A transport whose lists of tools are mended on their way."""
 
-    def __init__(self, transport: Any, mended: Callable[[Any], None]) -> None:
-        self._transport, self._mended, self._read = transport, mended, None
+    def __init__(self, transport: Any, mended: Callable[[Any], Awaitable[None]]) -> None:
+        self._transport, self._mended = transport, mended
 
     async def __aenter__(self) -> Any:
         ends = await self._transport.__aenter__()
@@ -203,7 +231,7 @@ class Mended:
 class _Stream:
     """Its reading end; all but what is read is the end's own."""
 
-    def __init__(self, stream: Any, mended: Callable[[Any], None]) -> None:
+    def __init__(self, stream: Any, mended: Callable[[Any], Awaitable[None]]) -> None:
         self._stream, self._mended = stream, mended
 
     def __getattr__(self, name: str) -> Any:
@@ -221,5 +249,5 @@ class _Stream:
 
     async def __anext__(self) -> Any:
         item = await self._stream.__anext__()
-        self._mended(getattr(getattr(item, "message", None), "result", None))
+        await self._mended(getattr(getattr(item, "message", None), "result", None))
         return item

@@ -12,8 +12,8 @@ from ..core.errors import ConfigError
 from ..core.messages import Document, Image, Message, Text, caption
 from ..core.values import CHARACTERS, SIZE_LIMIT, cut
 from .consent import Described, described
-from .mcp_content import LONGEST, MOST, Part, binary, message_parts
-from .mcp_mend import line, nearest
+from .mcp_content import Part, binary, message_parts
+from .mcp_mend import TEXT_LIMIT, line, nearest
 
 ADDRESS = "mcp://"  # of a resource: mcp://SERVER/ and its name, or its own address
 
@@ -131,13 +131,13 @@ def found(words: str, offered: Sequence[Resource], server: str) -> str:
 def resource_parts(result: Any, name: str, masked: Callable[[str], str], budget: int) -> list[Part]:
     """What was read, as parts of a prompt: text under its name, at most `budget` tokens in all, and pictures
     and PDFs. Raises ConfigError where nothing of it is what models read."""
-    contents = result.contents[:MOST]
+    contents = result.contents
     share = max(1, budget // max(1, len(contents))) * CHARACTERS
     parts, others = list[Part](), list[str]()
     for item in contents:
         text = getattr(item, "text", None)
         if isinstance(text, str):
-            parts.append(Text(f"\n\n{line(name, 300)}:\n```\n{cut(masked(text[:LONGEST]), share)}\n```\n"))
+            parts.append(Text(f"\n\n{line(name, 300)}:\n```\n{cut(masked(text[:TEXT_LIMIT]), share)}\n```\n"))
         elif isinstance(part := binary(item.blob, item.mime_type or "", name), Text):
             others.append(part.text)
         elif len(part.data or b"") > SIZE_LIMIT:
@@ -159,7 +159,7 @@ def prompt_messages(result: Any, masked: Callable[[str], str]) -> list[Message]:
         Message(
             m.role, [Text(masked(p.text)) if isinstance(p, Text) else p for p in message_parts(m.content)]
         )
-        for m in result.messages[:MOST]
+        for m in result.messages
     ]
 
 

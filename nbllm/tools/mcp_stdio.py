@@ -8,8 +8,9 @@ the command's life is its owner's. There are no tasks: whoever reads, reads from
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import gc
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from ..core.events import too_deep
 from ..dialects._json import load_json
 
 _BABBLE = 1_000  # lines in a row that are no message
-_LARGE = 2**20  # bytes of a line that takes milliseconds to read
+_LARGE = 2**16  # bytes of a line that takes a millisecond to read, or many: that is done beside the loop
 _DECODE = msgspec.json.Decoder().decode
 
 
@@ -72,24 +73,28 @@ class Incoming(_Stream):
         babble = 0
         async for lines, _at, _size in self._command.lines():
             for text in lines:
-                if len(text) > _LARGE:
-                    await asyncio.sleep(0)  # other answers stream meanwhile
-                value = parsed(text)
-                passing = value is not None and "method" in value and "id" not in value
-                message = None if value is None or passing else self._message(value)
+                large = len(text) > _LARGE
+                passing, message = (
+                    await asyncio.to_thread(self._large, text) if large else self._message(text)
+                )
                 babble = 0 if passing or message is not None else babble + 1
                 if babble > _BABBLE:
                     raise ProtocolError(f"It wrote {_BABBLE:,} lines that are no messages.")
-                if len(text) > _LARGE:
-                    await asyncio.sleep(0)
                 if message is not None:
                     yield message
 
-    def _message(self, value: dict[str, Any]) -> Any:
+    def _large(self, text: bytes) -> tuple[bool, Any]:
+        with uncollected():
+            return self._message(text)
+
+    def _message(self, text: bytes) -> tuple[bool, Any]:
+        """(whether a line is a notification, its message where it is one that somebody waits for)."""
+        value = parsed(text)
+        passing = value is not None and "method" in value and "id" not in value
         try:
-            return self._decode(value)
+            return passing, None if value is None or passing else self._decode(value)
         except ValueError:
-            return None
+            return passing, None
 
 
 class Outgoing(_Stream):
@@ -101,6 +106,24 @@ class Outgoing(_Stream):
     async def send(self, item: Any) -> None:
         """Writes a message; that nobody reads any more is told by the end of the output."""
         await self._command.write(self._encode(item) + "\n")
+
+
+@contextmanager
+def uncollected(*, kept: bool = False) -> Iterator[None]:
+    """Makes many objects at once, without the garbage collector: it would look through all objects of the
+    process, while no thread runs, for rings that a message or a module does not leave. kept: they stay, and
+    are taken for old ones, so that it does not look for them soon after either."""
+    if not gc.isenabled() or (kept and gc.get_freeze_count()):  # somebody has plans of their own
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        if kept:
+            gc.freeze()
+            gc.unfreeze()
+        gc.enable()
 
 
 @asynccontextmanager
