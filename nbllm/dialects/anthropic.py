@@ -35,7 +35,7 @@ from ..core.events import (
     UsageReport,
     parse_arguments,
 )
-from ..core.messages import Document, Image, Part, Raw, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ..core.messages import Document, Image, Part, Raw, Reasoning, Request, Text, ToolCall, ToolResult
 from ..core.strict import ANTHROPIC, answer, parameters
 from ._caching import with_breakpoints
 from ._decoder import Reading, citation, is_thought, thought_signature, thought_text
@@ -95,13 +95,14 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
     if request.seed is not None:
         raise ConfigError("Anthropic has no seed.", hint="Leave seed out, or ask another provider.")
     thinking, spent, word = _thinking(request)
+    limit = spent + (MAX_TOKENS_LATER if _later(request.model) else MAX_TOKENS)
     body = {
         "model": request.model,
-        "max_tokens": request.max_tokens if request.max_tokens is not None else spent + _limit(request.model),
+        "max_tokens": limit if request.max_tokens is None else request.max_tokens,
         "system": system_text(request) or None,
         "messages": _messages(request),
         "stream": True,
-        "tools": [_tool(t) for t in request.tools],
+        "tools": [function(t, strict=t.strict, input_schema=parameters(t, ANTHROPIC)) for t in request.tools],
         "tool_choice": _choice(request.tool_choice),
         "temperature": request.temperature,
         "top_p": request.top_p,
@@ -126,10 +127,6 @@ def _auth(key: Secret | None) -> dict[str, str]:
 
 def _later(model: str) -> bool:
     return "claude" in model and not _BUDGETED.search(model)
-
-
-def _limit(model: str) -> int:
-    return MAX_TOKENS_LATER if _later(model) else MAX_TOKENS
 
 
 def _thinking(request: Request) -> tuple[dict[str, Any] | None, int, str | None]:
@@ -183,10 +180,6 @@ def _choice(choice: str | None) -> dict[str, Any] | None:
         if choice in plain
         else {"type": "tool", "name": choice}
     )
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    return function(tool, strict=tool.strict, input_schema=parameters(tool, ANTHROPIC))
 
 
 def _messages(request: Request) -> list[dict[str, Any]]:

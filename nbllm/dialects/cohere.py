@@ -9,7 +9,7 @@ The answer is whole when message-end came, or all of it in one object. Anything 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..core.calls import Dialect, Endpoint, HttpCall, Secret
@@ -31,7 +31,6 @@ from ..core.messages import (
     Reasoning,
     Request,
     Text,
-    Tool,
     ToolCall,
     ToolResult,
 )
@@ -78,7 +77,9 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         "model": request.model,
         "messages": [turn for m in told_by_user(request.messages) for turn in _turns(m)],
         "stream": True,
-        "tools": [_tool(t) for t in request.tools],
+        "tools": [
+            {"type": "function", "function": function(t, parameters=t.parameters)} for t in request.tools
+        ],
         "tool_choice": _choice(request.tool_choice),
         "strict_tools": True if any(t.strict for t in request.tools) else None,
         "max_tokens": request.max_tokens,
@@ -111,10 +112,6 @@ def _choice(choice: str | None) -> str | None:
             hint='Give that tool alone with tool_choice="required".',
         )
     return _CHOICES[choice]
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    return {"type": "function", "function": function(tool, parameters=tool.parameters)}
 
 
 def _turns(message: Message) -> Iterator[dict[str, Any]]:
@@ -223,21 +220,15 @@ class ChatDecoder(Reading):
             yield _cited(cited)
         yield from self._over(value)
 
-    def _start(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
-        yield from self._begin(value.get("id"), value.get("model"))
-
-    def _piece(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
-        yield from self._part(obj(message.get("content")))
-
     def _part(self, part: dict[str, Any]) -> Iterator[Event]:
         if is_media(part) and (found := media(part)) is not None:
             yield MediaDelta(found)
         yield from self._tell("thinking", string(part.get("thinking")))
         yield from self._tell("text", string(part.get("text")))
 
-    def _planned(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
+    def _planned(self, value: dict[str, Any], message: dict[str, Any]) -> Iterable[Event]:
         self._plan.append(string(message.get("tool_plan")))
-        yield from ()
+        return ()
 
     def _rest(self) -> Iterator[Event]:
         """The plan, once it is whole: it is neither answer nor thinking."""
@@ -264,9 +255,6 @@ class ChatDecoder(Reading):
         cited = message.get("citations")
         yield from (_cited(c) for c in ([cited] if isinstance(cited, dict) else items(cited)))
 
-    def _stop(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
-        yield from self._over(obj(value.get("delta")))
-
     def _over(self, value: dict[str, Any]) -> Iterator[Event]:
         if report := _usage(obj(value.get("usage"))):
             yield UsageReport(report)
@@ -275,22 +263,19 @@ class ChatDecoder(Reading):
             raise provider_error(self._provider, {"error": value["error"]})
         self.done = True
 
-    def _quiet(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
-        yield from ()
 
-
-_EVENTS = {
-    "message-start": ChatDecoder._start,
-    "content-start": ChatDecoder._piece,
-    "content-delta": ChatDecoder._piece,
-    "content-end": ChatDecoder._quiet,
+# By its type, what an event says: of the event, and of its message.
+_Read = Callable[[ChatDecoder, dict[str, Any], dict[str, Any]], Iterable[Event]]
+_EVENTS: dict[str, _Read] = {
+    "message-start": lambda d, value, _: d._begin(value.get("id"), value.get("model")),
+    **dict.fromkeys(
+        ("content-start", "content-delta"), lambda d, _, message: d._part(obj(message.get("content")))
+    ),
     "tool-plan-delta": ChatDecoder._planned,
-    "tool-call-start": ChatDecoder._called,
-    "tool-call-delta": ChatDecoder._called,
-    "tool-call-end": ChatDecoder._quiet,
+    **dict.fromkeys(("tool-call-start", "tool-call-delta"), ChatDecoder._called),
     "citation-start": ChatDecoder._cite,
-    "citation-end": ChatDecoder._quiet,
-    "message-end": ChatDecoder._stop,
+    "message-end": lambda d, value, _: d._over(obj(value.get("delta"))),
+    **dict.fromkeys(("content-end", "tool-call-end", "citation-end"), lambda *_: ()),
 }
 
 

@@ -31,7 +31,7 @@ from ..core.events import (
     Usage,
     UsageReport,
 )
-from ..core.messages import Document, Image, Part, Reasoning, Request, Text, Tool, ToolCall, ToolResult
+from ..core.messages import Document, Image, Part, Reasoning, Request, Text, ToolCall, ToolResult
 from ._decoder import Chosen, Reading
 from ._errors import http_error
 from ._json import count, items, label, obj, string
@@ -69,10 +69,11 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
     with ours. Thinking goes back only if it is signed.
     """
     system = system_text(request)
+    tools = [function(t, parametersJsonSchema=t.parameters) for t in request.tools]
     body = {
         "systemInstruction": {"parts": [{"text": system}]} if system else None,
         "contents": _contents(request),
-        "tools": [{"functionDeclarations": [_tool(t) for t in request.tools]}] if request.tools else None,
+        "tools": [{"functionDeclarations": tools}] if tools else None,
         "toolConfig": _tool_config(request),
         "generationConfig": without_none(
             {
@@ -121,10 +122,6 @@ def _thinking(request: Request) -> dict[str, Any] | None:
     if isinstance(asked, str) and not _BUDGETED.search(request.model):
         return {"thinkingLevel": asked, "includeThoughts": True}
     return {"thinkingBudget": tokens, "includeThoughts": True}
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    return function(tool, parametersJsonSchema=tool.parameters)
 
 
 def _tool_config(request: Request) -> dict[str, Any] | None:

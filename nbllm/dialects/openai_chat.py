@@ -38,7 +38,6 @@ from ..core.messages import (
     Reasoning,
     Request,
     Text,
-    Tool,
     ToolCall,
     ToolResult,
 )
@@ -91,6 +90,8 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
     switch = (
         {"type": "disabled" if word == "none" else "enabled"} if word and quirks.thinking_switch else None
     )
+    tools = [function(t, parameters=parameters(t, OPENAI), strict=t.strict) for t in request.tools]
+    limit = "max_completion_tokens" if _LATER.match(request.model) else "max_tokens"
     body = {
         "model": request.model,
         "messages": _messages(
@@ -101,9 +102,9 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         ),
         "stream": True,
         "stream_options": {"include_usage": True} if quirks.stream_usage else None,
-        "tools": [{"type": "function", "function": _tool(t)} for t in request.tools],
+        "tools": [{"type": "function", "function": about} for about in tools],
         "tool_choice": _choice(request.tool_choice),
-        quirks.max_tokens_field or _limit_of(request.model): request.max_tokens,
+        quirks.max_tokens_field or limit: request.max_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,
         "stop": list(request.stop),
@@ -116,12 +117,8 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
     return post(provider, "/chat/completions", key, body, request.extra)
 
 
+# Models of OpenAI's that take the limit under another name, at other addresses too.
 _LATER = re.compile(r"(?:openai/)?(?:gpt-[5-9]|o[1-9](?:-|$))")
-
-
-def _limit_of(model: str) -> str:
-    """The name of the limit, which OpenAI's later models take under another one, at other addresses too."""
-    return "max_completion_tokens" if _LATER.match(model) else "max_tokens"
 
 
 def _choice(choice: str | None) -> str | dict[str, Any] | None:
@@ -130,10 +127,6 @@ def _choice(choice: str | None) -> str | dict[str, Any] | None:
         if choice in (None, "auto", "none", "required")
         else {"type": "function", "function": {"name": choice}}
     )
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    return function(tool, parameters=parameters(tool, OPENAI), strict=tool.strict)
 
 
 def _takes_signatures(request: Request, provider: Endpoint) -> tuple[str, ...]:

@@ -98,21 +98,28 @@ class Layer:
 
 
 @dataclass(slots=True)
-class Config:
-    """What all layers come to. allowed: names that the person lets a project's row use, by the origin of its
-    address."""
+class Settings:
+    """What configuration says. problems: what is wrong in it; dialects: nbllm's own and those of installed
+    packages; defaults: of cells; tools: HTTP endpoints that models may use; ledger: where calls are noted."""
 
     rows: dict[str, Provider] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    allowed: dict[str, set[str]] = field(default_factory=dict)
+    dialects: dict[str, Dialect] = field(default_factory=lambda: dict(DIALECTS), repr=False)
     defaults: dict[str, Any] = field(default_factory=dict)
-    dialects: dict[str, Dialect] = field(default_factory=lambda: dict(DIALECTS))
-    tools: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # HTTP endpoints that models may use
-    chosen: str = ""  # the project's file that chose the default model, "" where none did
+    tools: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     ledger: str = LEDGERS[0]
     keep_chats: bool = False  # whether named conversations are kept on disk
     otel: bool = False  # whether calls become OpenTelemetry's spans
+
+
+@dataclass(slots=True)
+class Config(Settings):
+    """What all layers come to. allowed: names that the person lets a project's row use, by the origin of its
+    address; chosen: the project's file that chose the default model, "" where none did."""
+
+    allowed: dict[str, set[str]] = field(default_factory=dict)
+    chosen: str = ""
 
 
 def load(places: Places) -> Config:

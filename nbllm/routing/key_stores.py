@@ -66,6 +66,17 @@ class Stores:
                 self.seen[place, name] = ""
         return self.seen[place, name]
 
+    def forget(self, service: str, name: str) -> bool:
+        """Takes a key out of the keyring; False where there was none."""
+        ring = self.keyring()
+        try:
+            if ring is None or ring.get_password(service, name) is None:
+                return False
+            ring.delete_password(service, name)
+        except Exception:  # noqa: BLE001 - each backend has errors of its own; a locked one still holds its key
+            return False
+        return True
+
 
 def _folders() -> tuple[Path, ...]:
     """The working directory, and the notebook's where Jupyter says which it is."""

@@ -263,15 +263,8 @@ def keep(key: str, stores: Stores, address: str) -> bool:
 
 def drop(stores: Stores, address: str) -> bool:
     """Takes the key for `address` out of the keyring; False where there was none."""
-    ring = stores.keyring()
     stores.seen.pop(("keyring", origin(address)), None)
-    try:
-        if ring is None or ring.get_password(SERVICE, origin(address)) is None:
-            return False
-        ring.delete_password(SERVICE, origin(address))
-    except Exception:  # noqa: BLE001 - each backend has errors of its own; a locked one still holds its key
-        return False
-    return True
+    return stores.forget(SERVICE, origin(address))
 
 
 # --- reading ------------------------------------------------------------------------------------------------

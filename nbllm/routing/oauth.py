@@ -36,6 +36,7 @@ _SHOWN = 2_000  # characters of an address that is shown
 _ESCAPES = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|(?:\x1b[\]PX^_]|[\x9d\x90])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
 )
+_SERVICE = f"{SERVICE} login"
 _DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
 _locks: dict[str, threading.Lock] = {}
 _guard = threading.Lock()
@@ -110,14 +111,7 @@ def login(
 def logout(place: str, stores: Stores) -> bool:
     """Forgets the login for `place`; False where there was none."""
     there = stores.seen.pop(("login", place), "") != ""
-    ring = stores.keyring()
-    try:
-        if ring is None or ring.get_password(_service(), place) is None:
-            return there
-        ring.delete_password(_service(), place)
-    except Exception:  # noqa: BLE001 - each backend has errors of its own; a locked one still holds its token
-        return there
-    return True
+    return stores.forget(_SERVICE, place) or there
 
 
 def _declared(row: Provider) -> OAuth:
@@ -335,7 +329,7 @@ def _known(row: Provider, place: str, stores: Stores) -> Token | None:
     if not text:
         ring = stores.keyring()
         text = (
-            stores.slowly("login", place, lambda: ring.get_password(_service(), place))
+            stores.slowly("login", place, lambda: ring.get_password(_SERVICE, place))
             if ring is not None
             else ""
         )
@@ -353,7 +347,7 @@ def _keep(token: Token, place: str, stores: Stores) -> bool:
     ring = stores.keyring()
     try:
         if ring is not None:
-            ring.set_password(_service(), place, token.dumped())
+            ring.set_password(_SERVICE, place, token.dumped())
     except Exception:  # noqa: BLE001 - each backend has errors of its own; the token serves this session
         return False
     return ring is not None
@@ -470,7 +464,3 @@ def _refused(error: object, status: int | None) -> ConfigError:
         else "no usable answer"
     )
     return ConfigError(f"The server did not log you in: {why}.", hint="Try again, or ask who runs it.")
-
-
-def _service() -> str:
-    return f"{SERVICE} login"

@@ -11,21 +11,19 @@ import difflib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ..agents.model_files import newest, path_of
 from ..core.addresses import holds_more, ip
-from ..core.calls import Dialect, Hidden, Provider, Quirks, Secret, shown
+from ..core.calls import Hidden, Provider, Quirks, Secret, shown
 from ..core.errors import AuthenticationError, ConfigError
-from ..core.options import LEDGERS
 from ..dialects._limits import seconds
 from . import config, keys
 from .config import Problem
 from .config_files import Places, user_file
-from .dialects import DIALECTS
 from .places import bare, place
 from .spec import filled, is_loopback, provider_row, spent, variables
 from .toml_edit import change_entry
@@ -140,25 +138,15 @@ _ROUTES = 500  # names that are remembered
 
 
 @dataclass(slots=True)
-class Registry:
-    """The rows and aliases in force. `env` is looked at on every call; `simulator` gives a dialect's loopback
-    address; `problems` are what is wrong in configuration files, told once, when a name is first resolved;
-    `stores` hold keys; `dialects` are nbllm's own and those of installed packages."""
+class Registry(config.Settings):
+    """The settings in force. `env` is looked at on every call; `simulator` gives a dialect's loopback
+    address; `problems` are told once, when a name is first resolved; `stores` hold keys."""
 
-    rows: dict[str, Provider] = field(default_factory=dict)
-    aliases: dict[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)  # it holds keys
     simulate: bool | None = None
     simulator: Callable[[str], str] | None = None
-    problems: list[Problem] = field(default_factory=list)
     stores: keys.Stores = None  # type: ignore[assignment]
     told: bool = False
-    dialects: Mapping[str, Dialect] = field(default_factory=lambda: DIALECTS, repr=False)
-    defaults: dict[str, Any] = field(default_factory=dict)  # of cells, as configuration files have them
-    keep_chats: bool = False  # whether named conversations are kept on disk
-    otel: bool = False  # whether calls become OpenTelemetry's spans
-    ledger: str = LEDGERS[0]  # where calls are noted, for the clients that are made with this
-    tools: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # HTTP endpoints, as files have them
     _routes: Routes = field(default_factory=Routes, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -571,18 +559,7 @@ def load(env: Mapping[str, str] | None = None, places: Places | None = None) -> 
     the process's own, and no places, only NBLLM_CONFIG is looked at, where that env names it."""
     env = os.environ if env is None else env
     found = config.load(places or Places.of(env))
-    made = Registry(
-        found.rows,
-        found.aliases,
-        env,
-        problems=found.problems,
-        dialects=found.dialects,
-        defaults=found.defaults,
-        ledger=found.ledger,
-        keep_chats=found.keep_chats,
-        otel=found.otel,
-        tools=found.tools,
-    )
+    made = Registry(**{f.name: getattr(found, f.name) for f in fields(config.Settings)}, env=env)
     if found.chosen:
         _paid_for(made, found.chosen)
     return made

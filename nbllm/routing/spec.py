@@ -131,10 +131,6 @@ def _quirks(value: Any) -> dict[str, Any]:
     return {name: getattr(found, name) for name in value}
 
 
-def _facts(value: Any) -> dict[str, ModelFacts]:
-    return {name: _numbers(facts) for name, facts in _tables(value).items()}
-
-
 def _oauth(value: Any) -> OAuth:
     found: OAuth = _login(value)
     for name in ("token_url", "device_url", "authorize_url"):
@@ -152,7 +148,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "key_header": _header,
     "batch": _batch,
     "quirks": _quirks,
-    "model": _facts,
+    "model": lambda value: {name: _numbers(facts) for name, facts in _tables(value).items()},
     "local": _truth,
     "oauth": _oauth,
     "models": _path,
@@ -273,11 +269,9 @@ def _read(name: str, entry: str, value: Any) -> Any:
     try:
         return reader(value)
     except TypeError as error:
-        raise _wrong(name, entry, error) from None
-
-
-def _wrong(name: str, entry: str, expected: object) -> EntryError:
-    return EntryError(entry, f"Provider {name!r} has a wrong {entry!r}.", hint=f"Expected {expected}.")
+        raise EntryError(
+            entry, f"Provider {name!r} has a wrong {entry!r}.", hint=f"Expected {error}."
+        ) from None
 
 
 def spent(row: Provider) -> set[str]:

@@ -32,12 +32,6 @@ class Batches:
     made: dict[str, Batch] = field(default_factory=dict)
     count: int = 0
 
-    def clear(self) -> None:
-        """Forgets them."""
-        self.files.clear()
-        self.names.clear()
-        self.made.clear()
-
     def answer(self, request: Request, options: Options, now: float) -> tuple[Any, dict[str, str]] | None:
         """(body, headers) where the request is about files and batches, else None. A text is JSON lines.
         Raises Refused."""
@@ -137,10 +131,6 @@ def _file(batches: Batches, id: str) -> dict[str, Any]:
     about = {"created_at": routes.CREATED, "filename": batches.names[id], "purpose": "batch"}
     about |= {"sample_type": "batch_request", "source": "upload"}  # Mistral's words
     return {"id": id, "object": "file", "bytes": len(batches.files[id]), "status": "processed", **about}
-
-
-def _all_files(batches: Batches, request: Request, asked: _Asked) -> Any:
-    return {"object": "list", "data": [_file(batches, id) for id in reversed(batches.files)]}
 
 
 def _delete(batches: Batches, request: Request, asked: _Asked) -> Any:
@@ -336,7 +326,11 @@ _PATHS: tuple[tuple[str, re.Pattern[str], Callable[[Batches, Request, _Asked], A
         ("GET", r"(?:/openai|/together)?/v1/files/([^/]+)\Z", lambda b, _, a: _file(b, a.id)),
         ("DELETE", r"(?:/openai|/together)?/v1/files/([^/]+)\Z", _delete),
         ("POST", r"/together/v1/files/upload\Z", _upload),
-        ("GET", r"/together/v1/files\Z", _all_files),
+        (
+            "GET",
+            r"/together/v1/files\Z",
+            lambda b, *_: {"object": "list", "data": [_file(b, id) for id in reversed(b.files)]},
+        ),
         ("POST", r"/api/v1/batches\Z", _openrouter),
         ("GET", r"/api/v1/batches\Z", _list),
         ("GET", r"/api/v1/batches/([^/]+)\Z", _get),

@@ -89,35 +89,6 @@ def _anthropic(told: Told) -> dict[str, str]:
     return made | told.after("retry-after")
 
 
-def _azure(told: Told) -> dict[str, str]:
-    return {
-        **told.bare("requests", "limit", "remaining"),
-        "x-ratelimit-reset-requests": str(round(told.count.reset * 1000)),
-        "x-ratelimit-renewalperiod-requests": f"{told.count.span:g}",
-        **told.after("retry-after-ms"),
-    }
-
-
-def _groq(told: Told) -> dict[str, str]:
-    """Its requests are a day's, and its tokens a minute's: that of a minute's requests is not told."""
-    return {
-        **told.bare("requests", "limit", "remaining", most=_DAY, left=_DAY - 1),
-        "x-ratelimit-reset-requests": "6s",
-        **told.bare("tokens", "limit", "remaining", most=_MANY, left=_MANY),
-        "x-ratelimit-reset-tokens": "0s",
-        **told.after("retry-after"),
-    }
-
-
-def _together(told: Told) -> dict[str, str]:
-    return {
-        **told.bare("", "limit", "remaining"),
-        "x-ratelimit-reset": f"{math.ceil(told.count.reset)}",
-        "x-ratelimit-limit-tokens": str(_MANY),
-        "x-ratelimit-remaining-tokens": str(_MANY),
-    }
-
-
 # What each provider says; Gemini says it in a refusal's body, and "none" says nothing.
 STYLES: Mapping[str, Callable[[Told], dict[str, str]]] = {
     "openai": lambda told: {
@@ -127,14 +98,31 @@ STYLES: Mapping[str, Callable[[Told], dict[str, str]]] = {
         **told.after("retry-after", "retry-after-ms"),
     },
     "anthropic": _anthropic,
-    "azure": _azure,
-    "groq": _groq,
+    "azure": lambda told: {
+        **told.bare("requests", "limit", "remaining"),
+        "x-ratelimit-reset-requests": str(round(told.count.reset * 1000)),
+        "x-ratelimit-renewalperiod-requests": f"{told.count.span:g}",
+        **told.after("retry-after-ms"),
+    },
+    # Its requests are a day's, and its tokens a minute's: that of a minute's requests is not told.
+    "groq": lambda told: {
+        **told.bare("requests", "limit", "remaining", most=_DAY, left=_DAY - 1),
+        "x-ratelimit-reset-requests": "6s",
+        **told.bare("tokens", "limit", "remaining", most=_MANY, left=_MANY),
+        "x-ratelimit-reset-tokens": "0s",
+        **told.after("retry-after"),
+    },
     "cerebras": lambda told: {
         **told.bare("requests-minute", "limit", "remaining"),
         "x-ratelimit-reset-requests-minute": f"{told.count.reset:.9f}",
     },
     "mistral": lambda told: told.bare("req-minute", "limit", "remaining"),
-    "together": _together,
+    "together": lambda told: {
+        **told.bare("", "limit", "remaining"),
+        "x-ratelimit-reset": f"{math.ceil(told.count.reset)}",
+        "x-ratelimit-limit-tokens": str(_MANY),
+        "x-ratelimit-remaining-tokens": str(_MANY),
+    },
     "xai": lambda told: told.bare("requests", "limit", "remaining"),
     "gemini": lambda told: {},
     "none": lambda told: {},
@@ -146,10 +134,6 @@ class Limits:
     """The counts of a simulator, by key and model."""
 
     counts: dict[tuple[str, str], Count] = field(default_factory=dict)
-
-    def clear(self) -> None:
-        """Forgets them."""
-        self.counts.clear()
 
     def take(
         self, o: Options, who: tuple[str, str], now: float, clock: float

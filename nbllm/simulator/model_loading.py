@@ -47,7 +47,3 @@ class Loads:
         """Loaded models and the seconds until each is unloaded."""
         left = {name: max(m.last, m.ready) + m.keep - now for name, m in self._models.items()}
         return {name: seconds for name, seconds in left.items() if seconds > 0}
-
-    def clear(self) -> None:
-        """Unloads all."""
-        self._models.clear()

@@ -169,7 +169,7 @@ def split(model: str) -> tuple[str, str]:
 
 def masked(model: str) -> str:
     """The model's name without the key that `auth=` may hold: names are echoed and recorded, keys are not."""
-    return _SECRET.sub("***", model)
+    return _SECRET.sub("***", model) if "auth=" in model else model
 
 
 def chosen(defaults: Options, model: str, header: str = "") -> Options:

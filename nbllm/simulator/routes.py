@@ -68,12 +68,14 @@ def _openai_model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": CREATED, "owned_by": "nbllm-simulator"}
 
 
-def _anthropic_model(name: str) -> dict[str, Any]:
-    return {"type": "model", "id": name, "display_name": name, "created_at": "2026-01-01T00:00:00Z"}
-
-
-def _gemini_model(name: str) -> dict[str, Any]:
-    return {
+_MODEL: dict[str, Callable[[str], dict[str, Any]]] = {
+    "anthropic": lambda name: {
+        "type": "model",
+        "id": name,
+        "display_name": name,
+        "created_at": "2026-01-01T00:00:00Z",
+    },
+    "gemini": lambda name: {
         "name": f"models/{name}",
         "version": "001",
         "displayName": name,
@@ -81,10 +83,8 @@ def _gemini_model(name: str) -> dict[str, Any]:
         "inputTokenLimit": 1048576,
         "outputTokenLimit": 65536,
         "supportedGenerationMethods": ["generateContent", "countTokens"],
-    }
-
-
-_MODEL: dict[str, Callable[[str], dict[str, Any]]] = {"anthropic": _anthropic_model, "gemini": _gemini_model}
+    },
+}
 
 
 def _models(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
@@ -95,14 +95,6 @@ def _models(request: Request, found: re.Match[str], loaded: Mapping[str, float])
     if which == "anthropic":
         return {"data": models, "has_more": False, "first_id": MODELS[0], "last_id": MODELS[-1]}
     return {"object": "list", "data": models}
-
-
-def _one_model(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
-    return _MODEL.get(speaks(request).NAME, _openai_model)(found[1])
-
-
-def _count_anthropic(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
-    return {"input_tokens": anthropic.ask(request).input_tokens}
 
 
 def _count_gemini(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
@@ -130,10 +122,6 @@ def _ollama_model(name: str) -> dict[str, Any]:
         "digest": "0" * 64,
         "details": _DETAILS,
     }
-
-
-def _tags(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
-    return {"models": [_ollama_model(name) for name in MODELS]}
 
 
 def _ps(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
@@ -173,27 +161,30 @@ def _show(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -
     }
 
 
-def _version(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
-    return {"version": "0.0.0-nbllm-simulator"}
+def _ending(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"{pattern}\Z", re.DOTALL)
 
 
-def _root(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
-    return "nbllm simulator is running"
-
-
+_Small = Callable[[Request, re.Match[str], Mapping[str, float]], Any]
+_ROOT = "nbllm simulator is running"
 # Each has one place to begin, so that no path costs more than its length.
-_SMALL = tuple(
-    (method, re.compile(pattern, re.DOTALL), function)
-    for method, pattern, function in (
-        ("POST", r".*/messages/count_tokens\Z", _count_anthropic),
-        ("POST", r"(?>.*?/models/).+:countTokens\Z", _count_gemini),
-        ("GET", r".*/models/?\Z", _models),
-        ("GET", r"(?>.*?/models/)(.+)\Z", _one_model),
-        ("GET", r".*/api/tags\Z", _tags),
-        ("GET", r".*/api/ps\Z", _ps),
-        ("GET", r".*/api/version\Z", _version),
-        ("POST", r".*/api/show\Z", _show),
-        ("GET", r"/\Z", _root),
-        ("HEAD", r"/\Z", _root),
-    )
+_SMALL: tuple[tuple[str, re.Pattern[str], _Small], ...] = (
+    (
+        "POST",
+        _ending(r".*/messages/count_tokens"),
+        lambda request, *_: {"input_tokens": anthropic.ask(request).input_tokens},
+    ),
+    ("POST", _ending(r"(?>.*?/models/).+:countTokens"), _count_gemini),
+    ("GET", _ending(r".*/models/?"), _models),
+    (
+        "GET",
+        _ending(r"(?>.*?/models/)(.+)"),
+        lambda request, found, _: _MODEL.get(speaks(request).NAME, _openai_model)(found[1]),
+    ),
+    ("GET", _ending(r".*/api/tags"), lambda *_: {"models": [_ollama_model(name) for name in MODELS]}),
+    ("GET", _ending(r".*/api/ps"), _ps),
+    ("GET", _ending(r".*/api/version"), lambda *_: {"version": "0.0.0-nbllm-simulator"}),
+    ("POST", _ending(r".*/api/show"), _show),
+    ("GET", _ending("/"), lambda *_: _ROOT),
+    ("HEAD", _ending("/"), lambda *_: _ROOT),
 )

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core.strict import resolve
+
 _VALUES, _DEPTH = 5_000, 60  # in one answer; a schema of references can stand for more than there is time
 _LOOKED, _CHOICES = (
     20_000,
@@ -111,7 +113,10 @@ def _resolved(s: Any, root: Mapping[str, Any], hints: Hints) -> Mapping[str, Any
         if hints.left < 0:
             return {}
         if "$ref" in s:
-            s = {**_pointed(root, str(s["$ref"])[:1_000]), **{k: v for k, v in s.items() if k != "$ref"}}
+            s = {
+                **(resolve(root, str(s["$ref"])[:1_000]) or {}),
+                **{k: v for k, v in s.items() if k != "$ref"},
+            }
         elif s.get("anyOf") or s.get("oneOf"):
             branches = s.get("anyOf") or s["oneOf"]
             rest = {k: v for k, v in s.items() if k not in ("anyOf", "oneOf")}
@@ -126,15 +131,6 @@ def _resolved(s: Any, root: Mapping[str, Any], hints: Hints) -> Mapping[str, Any
         else:
             return s
     return {}
-
-
-def _pointed(root: Mapping[str, Any], ref: str) -> Mapping[str, Any]:
-    at: Any = root
-    for step in ref.removeprefix("#").strip("/").split("/"):
-        at = (
-            at.get(step.replace("~1", "/").replace("~0", "~"), {}) if step and isinstance(at, Mapping) else at
-        )
-    return at if isinstance(at, Mapping) else {}
 
 
 def _merged(parts: list[Mapping[str, Any]]) -> Mapping[str, Any]:

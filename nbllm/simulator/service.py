@@ -83,11 +83,8 @@ class Service:
     def reset(self) -> None:
         """Forgets records, failures, loaded models, batches and what was kept of prompts."""
         self.log.clear()
-        self.loads.clear()
-        self.batches.clear()
-        self.contexts.made.clear()
-        self.failures.clear()
-        self.limits.clear()
+        self.loads, self.batches, self.contexts = Loads(), batches.Batches(), contexts.Contexts()
+        self.failures, self.limits = {}, limits.Limits()
 
     def answer(self, request: Request, came: Arrival) -> Answer:
         """The answer to `request`."""
@@ -101,7 +98,7 @@ class Service:
                 "id": id,
                 "protocol": format.NAME,
                 "model": "",
-                "path": _shown(request.path),
+                "path": masked(request.path),
                 "method": request.method,
                 "stream": False,
                 "connection": came.port,
@@ -147,7 +144,7 @@ class Service:
         _check_key(format, options, request)
         if problem:
             raise problem
-        return _masked(ask), options
+        return (replace(ask, model=masked(ask.model)) if "auth=" in ask.model else ask), options
 
     def _fail(self, format: Format, o: Options, ask: Ask, number: int) -> None:
         """Raises the failure that is due, if one is."""
@@ -217,14 +214,6 @@ def _options(defaults: Options, model: str, request: Request) -> Options:
 
 def _odd(error: Exception) -> Refused:
     return Refused(400, f"The request is not of this format: {type(error).__name__} {str(error)[:200]}")
-
-
-def _masked(ask: Ask) -> Ask:
-    return replace(ask, model=masked(ask.model)) if "auth=" in ask.model else ask
-
-
-def _shown(path: str) -> str:
-    return masked(path) if "auth=" in path else path
 
 
 def _keys(request: Request) -> Iterable[str]:

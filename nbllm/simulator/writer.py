@@ -34,7 +34,6 @@ class Stage(Protocol):
 
     def finished(self, closing: bool) -> None:
         """The answer was written."""
-        ...
 
 
 class Player:

@@ -59,32 +59,25 @@ class Format(Protocol):
 
     def ask(self, request: Request) -> Ask:
         """What the request asks. Raises Refused."""
-        ...
 
     def media(self, ask: Ask) -> str:
         """The content type of a streamed answer."""
-        ...
 
     def stream(self, reply: Reply) -> Iterator[Out]:
         """The answer as a stream."""
-        ...
 
     def whole(self, reply: Reply) -> Mapping[str, Any]:
         """The answer in one piece."""
-        ...
 
     def broken(self, reply: Reply, at: float, sent: int) -> Iterator[Out]:
         """An error inside the stream, after so many events, and what the provider sends after it."""
-        ...
 
     def error(self, refused: Refused, request_id: str) -> Any:
         """The body of an error."""
-        ...
 
     def headers(self, id: str, seconds: float) -> Mapping[str, str]:
         """Headers of its own: `id` is the request's, `seconds` what the server needed until the first
         token."""
-        ...
 
 
 def sse(value: Any, name: str = "") -> bytes:

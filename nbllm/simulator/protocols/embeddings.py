@@ -66,8 +66,10 @@ def _openai_whole(reply: Reply, vectors: list[list[float]]) -> Mapping[str, Any]
 
 
 def _gemini_whole(reply: Reply, vectors: list[list[float]]) -> Mapping[str, Any]:
-    usage = {"promptTokenCount": reply.input}
-    return {"embeddings": [{"values": v} for v in vectors], "usageMetadata": usage}
+    return {
+        "embeddings": [{"values": v} for v in vectors],
+        "usageMetadata": {"promptTokenCount": reply.input},
+    }
 
 
 def _ollama_whole(reply: Reply, vectors: list[list[float]]) -> Mapping[str, Any]:
