@@ -88,6 +88,13 @@ def test_a_link_to_a_file_is_a_file(tmp_path):
     assert {"GROQ_API_KEY": "k"} == keys.read_dotenv(tmp_path / ".env")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_a_file_may_be_as_windows_writes_it(tmp_path, encoding):
+    """PowerShell's `>` writes UTF-16 with its mark; a comment in another encoding costs no key."""
+    (tmp_path / ".env").write_bytes("# caf\u00e9\r\nGROQ_API_KEY=k\r\n".encode(encoding))
+    assert {"GROQ_API_KEY": "k"} == keys.read_dotenv(tmp_path / ".env")
+
+
 @pytest.mark.parametrize(
     "text",
     [

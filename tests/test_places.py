@@ -30,6 +30,8 @@ PASTED = [
     ("openai_chat", "/v1/", "/v1/chat/completions"),
     ("openai_chat", "//v1//", "/v1/chat/completions"),
     ("openai_chat", "/v1/v1", "/v1/chat/completions"),
+    ("openai_chat", "/v1,", "/v1/chat/completions"),
+    ("openai_chat", "/v1;", "/v1/chat/completions"),
     ("openai_chat", "", "/chat/completions"),
     ("openai_chat", "/v1/chat/completions", "/v1/chat/completions"),
     ("openai_chat", "/v1/chat/completions/", "/v1/chat/completions"),
@@ -204,6 +206,10 @@ CLEANED += [
     f"Authorization: Bearer {KEY}",
     f"{KEY}\u200b",
     f"\ufeff{KEY}",
+    f'"OPENAI_API_KEY": "{KEY}",',
+    f"OPENAI_API_KEY: {KEY}",
+    f"Token {KEY}",
+    f"Api-Key {KEY}",
 ]
 
 
@@ -216,6 +222,14 @@ def test_what_was_copied_with_a_key_is_taken_off(given, way):
     key = client.registry.key_for(route, given if way == "argument" else None)
     assert key is not None
     assert KEY == key.reveal()
+
+
+@pytest.mark.parametrize("given", ["sk-proj-abcdefghij0123456789", "AIzaSyA-0123456789abcdefghij"])
+def test_a_key_in_an_address_place_is_not_shown(given):
+    """People paste one for the other."""
+    with pytest.raises(errors.ConfigError, match="Not a usable address") as caught:
+        nbllm.stream("hi", "m", base_url=given)
+    assert given[8:] not in str(caught.value)
 
 
 BROKEN = {
@@ -235,6 +249,8 @@ BROKEN = {
             "YOUR_API_KEY",
             "your-openai-key-here",
             "********",
+            "sk-****abcd",
+            "os.environ/MY_KEY",
         ),
         "it stands for one",
     ),

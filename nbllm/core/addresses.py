@@ -16,6 +16,7 @@ _PLACE = re.compile(
     r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([^:]*))?"
 )  # a host, or an IPv6 address in brackets; a port
 _SHOWN = re.compile(r"(?:[^/?#]*//)?[^/?#]*")
+_LONG = re.compile(r"(?<=\w{4})[\w+=-]{12,}")
 _ODD = re.compile("[\x00-\x20\x7f]")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -94,6 +95,8 @@ def parse(url: str) -> Address:
         return _parsed(url) if holds_more(url) else _remembered(url)
     except ValueError as exc:
         shown = re.sub("//.*@", "//", "".join(_SHOWN.findall(url[:200])[:1]))
+        if "//" not in shown:  # a key may have been put in its place
+            shown = _LONG.sub("…", shown)
         raise ConfigError(f"Not a usable address: {shown!r} ({exc}).", hint=_HINT) from None
 
 

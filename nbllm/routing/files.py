@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 SMALL = 2**20  # bytes of a file that configures something; nobody writes more by hand
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _PATIENCE = 10.0  # seconds for another writer to finish; a stopped process must not hold us up for ever
 _POLL = 0.005
 _threads = threading.Lock()
 
 
-def read_small(path: Path, limit: int = SMALL) -> str:
-    """The text of a regular file of at most `limit` bytes, without a byte-order mark.
+def read_small(path: Path, limit: int = SMALL, errors: str = "strict") -> str:
+    """The text of a regular file of at most `limit` bytes, without a byte-order mark: in UTF-8, or in UTF-16
+    with its mark, which Windows' own shell writes.
 
     A file that comes with a project may be anything: a link to a device, a pipe that nobody writes to,
     gigabytes. Raises OSError with the reason, UnicodeDecodeError.
@@ -35,7 +37,7 @@ def read_small(path: Path, limit: int = SMALL) -> str:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise OSError(f"{path.name} is larger than {limit} bytes")
-    return data.decode("utf-8-sig")
+    return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig", errors)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -108,8 +108,8 @@ def read_dotenv(path: Path) -> dict[str, str]:
     """The variables in a `.env` file, {} where there is none, or none that a person wrote: as python-dotenv
     reads it."""
     try:
-        text = read_small(path, _DOTENV)
-    except (OSError, UnicodeDecodeError):
+        text = read_small(path, _DOTENV, "replace")  # a comment in another encoding costs no key
+    except OSError:
         return {}
     if _BLANKS.search(text):
         return {}

@@ -175,16 +175,18 @@ _PASSWORDS = frozenset({"opencode_server"})  # dialects whose key is a password 
 
 # What is copied along with a key: an assignment, a header's name, what ends a line.
 _BESIDE = (
-    r"^(?:export\s+|set\s+|\$env:)?[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)+\s*=\s*(?=\S{8})",
+    r"^(?:export\s+|set\s+|\$env:)?[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)+(?:\s*=\s*|:\s+|\":\s*\")(?=\S{8})",
     r"^(?i:authorization|x-api-key|api-key|x-goog-api-key)\s*:",
-    r"^(?i:bearer)(?:\s+|$)",
+    r"^(?i:bearer)(?:\s+|$)|^(?i:token|api-?key)\s+(?=\S{8})",
     r"\s#\s.*$",
     r"[;,]$",
 )
 _BESIDE_IT = re.compile("|".join(f"(?:{p})" for p in _BESIDE))
-# What stands where a key will be: <your key>, $NAME, YOUR_API_KEY, sk-...abcd, ****, a vault's own address.
+# What stands where a key will be: <your key>, $NAME, os.environ/NAME, YOUR_API_KEY, sk-...abcd, sk-****abcd,
+# a vault's own address.
 _PLACEHOLDER = re.compile(
-    r"^<.*>$|^[{\[]|^\$\{?\w+\}?$|\.\.\.|^[*]+$|^\w+://|^%\w+%$|^(?:your|my|insert|enter)[-_ ].*key",
+    r"^<.*>$|^[{\[]|^\$\{?\w+\}?$|\.\.\.|^[*]+$|[*]{3}|^os\.environ\b|^\w+://|^%\w+%$|"
+    r"^(?:your|my|insert|enter)[-_ ].*key",
     re.IGNORECASE,
 )
 

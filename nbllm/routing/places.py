@@ -60,7 +60,7 @@ def _plain(url: str, dialect: str) -> str:
 
 
 def _place(url: str, dialect: str) -> Place:
-    url = _schemed(bare(url).partition("#")[0])
+    url = _schemed(bare(bare(url).rstrip(",;")).partition("#")[0])
     base, _, query = url.partition("?")
     head, path = re.fullmatch(r"([^/]*//[^/]*|)(.*)", base, re.DOTALL).groups()  # type: ignore[union-attr]
     path = re.sub(r"/{2,}", "/", path).rstrip("/")
