@@ -287,6 +287,22 @@ def test_a_package_moves_no_name_that_works_today(load, tmp_path, monkeypatch):
         assert words in told
 
 
+def test_a_package_that_lies_in_the_working_folder_does_not_run(load, tmp_path, monkeypatch):
+    """It came with a project, and the folder is on Python's path in every notebook."""
+    folder = tmp_path / "repo"
+    write(folder / "evil.py", "import pathlib; pathlib.Path(__file__).with_name('ran').touch(); ROWS = {}\n")
+    write(folder / "evil-1.0.dist-info" / "METADATA", "Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
+    write(
+        folder / "evil-1.0.dist-info" / "entry_points.txt",
+        "[nbllm.providers]\nevil = evil:ROWS\n[nbllm.dialects]\nevil = evil:ROWS\n",
+    )
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend("")
+    r = load(plugins=True, project="")
+    assert not (folder / "ran").exists()
+    assert ["evil", "evil"] == [p.where.split()[2] for p in r.problems if "not loaded" in p.message]
+
+
 def test_a_file_invents_no_package(load):
     """The words before a row's name say where it comes from."""
     r = load(user='[provider."plugin/acme"]\nbase_url = "https://acme.example"\n')

@@ -221,15 +221,13 @@ def _plugins(config: Config, places: Places) -> Iterator[Layer]:
     TOML, or a function that gives them)."""
     if not (places.plugins and _may_bring()):
         return
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group="nbllm.dialects"):
+    for entry in _offered(config, places, "nbllm.dialects"):
         dialect = _loaded(config, entry)
         if dialect is not None and config.dialects.setdefault(entry.name, dialect) is not dialect:
             config.problems.append(
                 Problem(_from(entry), None, f"the dialect {entry.name!r} exists already; expected a new name")
             )
-    for entry in entry_points(group="nbllm.providers"):
+    for entry in _offered(config, places, "nbllm.providers"):
         data = _loaded(config, entry)
         if isinstance(data, Mapping):
             yield Layer(_from(entry), data)
@@ -241,6 +239,20 @@ def _plugins(config: Config, places: Places) -> Iterator[Layer]:
                     "expected a mapping with `provider` and `alias` tables, or a function that gives one",
                 )
             )
+
+
+def _offered(config: Config, places: Places, group: str) -> Iterator[EntryPoint]:
+    """What installed packages offer. What lies in the working folder was not installed: it came with a
+    project, and would run here unasked."""
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group=group):
+        at = Path(str(entry.dist.locate_file(""))).resolve() if entry.dist else None
+        if at is None or places.start is None or at != places.start.resolve():
+            yield entry
+        else:
+            told = "lies in the working folder, so it is not loaded; expected an installed package"
+            config.problems.append(Problem(_from(entry), None, told))
 
 
 def _bring(config: Config, layer: Layer) -> None:
