@@ -113,6 +113,16 @@ def test_a_template_that_does_not_fit_is_refused(server, template, told):
     assert [] == list(server.records)
 
 
+class Picture:
+    """Shows as one."""
+
+    def _repr_png_(self):
+        return b"\x89PNG\r\n\x1a\n" + bytes(64)
+
+    def __repr__(self):
+        return "<a picture>"
+
+
 class Mute:
     """Has no text."""
 
@@ -128,11 +138,18 @@ class Mute:
         ("Say {text.year}", "word", "no attribute 'year'"),
         ("Say {text[0]}", [], "list index out of range"),
         ("Say {text}", Mute(), "failed to become text"),
+        ("Say {text}", Picture(), "{text} does not take <a picture>"),
+        ("Say {text.strip}", " x ", "{text.strip} does not take ' x '"),
     ],
 )
 def test_a_value_that_does_not_fit_its_place_is_told_with_its_row(server, template, value, told):
     """Before anything is sent, and never by sending braces."""
-    good = {"Say {text:.2f}": 1.5, "Say {text:%Y}": pd.Timestamp("2024-01-01"), "Say {text[0]}": ["x"]}
+    good = {
+        "Say {text:.2f}": 1.5,
+        "Say {text.strip}": type("Held", (), {"strip": "x"})(),
+        "Say {text:%Y}": pd.Timestamp("2024-01-01"),
+        "Say {text[0]}": ["x"],
+    }
     first = good.get(template, pd.Timestamp("2024-01-01"))
     with pytest.raises(ConfigError) as caught:
         mapped(server, pd.DataFrame({"text": pd.Series([first, value], dtype=object)}), template)
@@ -185,6 +202,57 @@ def test_places_follow_the_rules_of_cells():
     assert ("a", "b", "c") == template.columns
     row = {"a": "{b}", "b": 1 / 3, "c": ["x"]}
     assert "{b} 0.33 x {{a}} ${a} `{a}` {\"a\": 1} '{b}'" == template.fill(row)
+
+
+ODD = [
+    *(
+        "my text",
+        "first-name",
+        "ok?",
+        "0",
+        "a.b",
+        "a{b}",
+        "a[0]",
+        "a:b",
+        "a!r",
+        "größte Zahl",
+        "$",
+        "x|y (z)",
+    ),
+    *(0, 2020, 1.5, ("q", "text"), pd.Timestamp("2024-01-01")),
+]
+
+
+@pytest.mark.parametrize("column", ODD, ids=str)
+def test_a_column_of_any_name_is_taken(server, column):
+    """As it stands between braces, in a resumed run too; what is no column's name stays as it is."""
+    df = pd.DataFrame([["x", "y"]], columns=pd.Index(["text", column], tupleize_cols=False))
+    template = f"{{text}} and {{{column}}}, {{{column}!r}} {{no name}}"
+    out = mapped(server, df, template, run="odd")
+    assert ["x and y, 'y' {no name}"] == [a.strip() for a in out["answer"]]
+    nbllm.rows.resume("odd", df, base_url=server.base_url("openai_chat"))
+    assert 1 == len(server.records)
+
+
+def test_columns_of_several_levels(server):
+    df = pd.DataFrame([["a", "b"]], columns=pd.MultiIndex.from_tuples([("q", "text"), ("q", "other")]))
+    out = mapped(server, df, "{('q', 'text')}")
+    assert [("a", "ok")] == list(zip(out["answer"].str.strip(), out["llm_status"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (["a"], "pandas.DataFrame"),
+        ({"text": ["a"]}, "pandas.DataFrame"),
+        (pd.Series(["a"]), "to_frame"),
+        (None, "nbllm.map"),
+    ],
+)
+def test_what_is_no_table_is_refused_with_how_to_make_one(data, told):
+    with pytest.raises(ConfigError, match="Rows come from a DataFrame") as caught:
+        nbllm.map(data, "{text}", model="sim/openai")
+    assert told in caught.value.hint
 
 
 def test_columns_have_the_types_of_the_schema(server):

@@ -41,7 +41,7 @@ import keyword
 import re
 import reprlib
 import warnings
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -53,10 +53,16 @@ from .values import BUDGET, draws, form_of, text_of, tokens_in
 
 # What may be a name in any script; whether it is one, Python says (\w lacks the marks that Indic vowels are).
 _NAME = r"[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*"
-_PLACE = re.compile(
-    rf"\{{(?P<expr>(?P<root>{_NAME})(?P<path>(?:\.{_NAME}|\[(?:-?\d{{1,18}}|'[^'\]\n]*'|\"[^\"\]\n]*\")\])*))"
-    r"(?:!(?P<conv>[rsa]))?(?::(?P<fmt>[^\s{}][^{}\n]{0,80}))?\}"
-)
+
+
+def _form(root: str) -> re.Pattern[str]:
+    return re.compile(
+        rf"\{{(?P<expr>(?P<root>{root})(?P<path>(?:\.{_NAME}|\[(?:-?\d{{1,18}}|'[^'\]\n]*'|\"[^\"\]\n]*\")\])*))"
+        r"(?:!(?P<conv>[rsa]))?(?::(?P<fmt>[^\s{}][^{}\n]{0,80}))?\}"
+    )
+
+
+_PLACE = _form(_NAME)
 # Formats that can be nothing else, by what is before the colon: a name, a name with a path.
 _NAME_FORMAT = (
     r"(?![-=]>)(?:[^\w\s'\"`$()\[\]]|0)?[<>^][+-]?#?0?[1-9]\d*[,_]?(?:\.\d+)?[a-zA-Z%]?|\+?0?(?P<width>[1-9]\d*)?[,_]?\.(?P<precision>\d{1,9})[eEfFgG%]"
@@ -204,11 +210,14 @@ class RowTemplate:
     pieces: tuple[str | _Place, ...]
 
     @classmethod
-    def of(cls, text: str) -> RowTemplate:
-        """Every single brace that is ours by its form and place counts, whatever columns there are."""
+    def of(cls, text: str, columns: Iterable[str] = ()) -> RowTemplate:
+        """Every single brace that is ours by its form and place counts, whatever columns there are; and the
+        names of `columns` as they are, also where they are no names of Python: `{my text}`, `{0}`."""
         pieces: list[str | _Place] = []
         at = 0
-        for place in _Scan(text, _AnyName(), "single").places():
+        odd = sorted((n for n in columns if n and not n.isidentifier() and f"{{{n}" in text), key=len)
+        form = _form("|".join(map(re.escape, reversed(odd)))) if odd else _PLACE
+        for place in _Scan(text, _AnyName(), "single", form=form).places():
             pieces += [text[at : place.start], place]
             at = place.end
         return cls(text, (*pieces, text[at:]))
@@ -231,7 +240,8 @@ class RowTemplate:
     def _value(self, place: _Place, row: Mapping[str, Any]) -> str:
         if place.match and place.match[0] == f"{{{place.source}}}" and type(row.get(place.source)) is str:
             return str(row[place.source])  # by far the commonest
-        if (value := _inserted(self.text, place, row, lambda _: None, BUDGET)) is None:
+        value = _inserted(self.text, place, row, lambda _: None, BUDGET)
+        if value is None or (value.plain and (draws(value.value) or callable(value.value))):
             braces, given = (
                 self.text[place.start : place.end],
                 row[place.match["root"] if place.match else ""],
@@ -278,6 +288,7 @@ class _Scan:
     skipped: list[str] = field(default_factory=list)
     code: verbatim.Spans = verbatim.NOTHING
     literals: verbatim.Spans = verbatim.NOTHING
+    form: re.Pattern[str] = _PLACE  # that comes first
 
     def __post_init__(self) -> None:
         if self.mode != "off" and "{" in self.text:
@@ -299,7 +310,7 @@ class _Scan:
             return None
         if braces == 2:
             return None if self.mode == "single" else self._double(at, end)
-        match = _PLACE.match(self.text, at)
+        match = self.form.match(self.text, at) or _PLACE.match(self.text, at)
         match = match if match and _is_name(match) and _is_format(match) else None
         known = match is not None and _known(match["root"], self.namespace) in self.namespace
         if match is None or not known or self.mode == "double" or not self.may_open(at, end):
@@ -379,9 +390,11 @@ def _known(word: str, names: Container[str]) -> str:
 
 
 def _is_name(match: re.Match[str]) -> bool:
-    """Whether root and attributes are names."""
+    """Whether root and attributes are names; or the root is a column's, whatever it is called."""
     attributes = (step["attr"] for step in _STEP.finditer(match["path"]))
-    return match["root"].isidentifier() and all(a is None or a.isidentifier() for a in attributes)
+    return (match.re is not _PLACE or match["root"].isidentifier()) and all(
+        a is None or a.isidentifier() for a in attributes
+    )
 
 
 def _is_one_value(source: str) -> bool:

@@ -103,14 +103,12 @@ def map(
     Client.stream. An interrupt ends the run: the frame has what was finished, and `resume` goes on. Raises
     ConfigError for what is wrong on this side, before anything is sent.
     """
-    job, name = Job.of(template, model, schema, into, options, dedupe=dedupe), _name(run)
-    job.check(df)
+    job, name = Job.of(template, model, schema, into, options, dedupe=dedupe).fitting(df), _name(run)
     if _batch(mode, wait):
         raising = None if errors == "keep" else errors
         refuse(options, budget=budget, width=width, errors=raising, executor=executor)
         return _handed_in(name, job, df, client=client, confirm=confirm, wait=wait)
     with RunFile(name) as file:
-        ends = _raises(errors)
         asked = _Run(
             file,
             job,
@@ -118,7 +116,7 @@ def map(
             width=width,
             budget=budget,
             confirm=confirm,
-            raises=ends,
+            raises=_raises(errors),
             executor=executor,
         )
         return asked.over(df)
@@ -225,7 +223,7 @@ def _again(
         about = _about(file)
         job = Job.kept(about, options)
         if df is not None:
-            job.check(df)
+            job = job.fitting(df)
         if about.get("mode") != "batch":
             limit = (about.get("budget") or None) if budget is None else budget
             more: dict[str, Any] = {"width": width, "budget": limit, "executor": executor}
@@ -323,7 +321,7 @@ class _Run:
         if df is not None:
             self.file.plan(self.job.questions(df))
         if failed:
-            self.file.reopen(self.file.failed_ids())
+            self.file.reopen()
         self.file.put(about={**self.job.about(), "budget": self.budget.limits}, ended="")
         ids, progress = self.file.open_ids(), chosen()
         counts = self.file.counts()
@@ -349,7 +347,7 @@ class _Run:
         if df is not None:
             self.file.plan(self.job.questions(df))
         if failed:
-            self.file.reopen(self.file.failed_ids())
+            self.file.reopen()
         self.file.put(about={**self.job.about(), "mode": "batch"}, ended="")
         there.look()  # what is there already, an interrupted creation among it
         if ids := there.open_ids():
@@ -370,7 +368,12 @@ class _Run:
         sample = self.file.prompts(ids[:: max(1, len(ids) // _SAMPLE)][:_SAMPLE])
         made = self.job.options.get("max_tokens")
         estimate = Estimate.of(
-            self.file.size(), len(ids), sample.values(), facts=facts, max_tokens=made, width=self.width
+            sum(self.file.counts().values()),
+            len(ids),
+            sample.values(),
+            facts=facts,
+            max_tokens=made,
+            width=self.width,
         )
         if callable(self.confirm):
             return bool(self.confirm(estimate))

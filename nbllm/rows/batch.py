@@ -95,7 +95,7 @@ class BatchJob:
         and `collect` has what has come. pause: what waits for so many seconds."""
         progress, seconds = chosen(), _FIRST
         with RunFile(self.name, create=False) as file:
-            there, totals = Batches(file, self), Totals(self.name, file.size())
+            there, totals = Batches(file, self), Totals(self.name, sum(file.counts().values()))
             why = ""
             try:
                 while there.look()["waiting"] and file.parts():
@@ -186,7 +186,7 @@ class Batches:
             self._hand_in(next(self._split(ids[:most])))
         counts = self.file.counts()
         ok, failed = counts.get("ok", 0), counts.get("failed", 0)
-        return {"ok": ok, "failed": failed, "waiting": self.file.size() - ok - failed}
+        return {"ok": ok, "failed": failed, "waiting": sum(counts.values()) - ok - failed}
 
     def cancel(self) -> None:
         """Asks that no more is done."""

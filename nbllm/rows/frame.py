@@ -20,14 +20,17 @@ def joined(df: pd.DataFrame, job: Job, results: Iterable[Row], run: str) -> pd.D
     replaced. `.attrs["nbllm_run"]` names the run."""
     rows = list(results)
     answers = [json.loads(r.data) if r.data is not None and r.state == "ok" else None for r in rows]
-    made = {}
-    for column, name in job.columns.items():
-        values = [_field(answer, name) for answer in answers]
-        made[column] = typed(values, dtype_of(job, name))
-    made["llm_status"] = typed(["pending" if r.state == "sent" else r.state for r in rows], "string")
-    made["llm_error"] = typed([r.error for r in rows], "string")
-    made["llm_cost"] = typed([r.usd for r in rows], "Float64")
-    out = df.assign(**made)
+    made = {
+        c: typed([_field(a, name) for a in answers], dtype_of(job, name)) for c, name in job.columns.items()
+    }
+    made |= {
+        "llm_status": typed(["pending" if r.state == "sent" else r.state for r in rows], "string"),
+        "llm_error": typed([r.error for r in rows], "string"),
+        "llm_cost": typed([r.usd for r in rows], "Float64"),
+    }
+    out, below = df.copy(), ("",) * (df.columns.nlevels - 1)
+    for column, values in made.items():
+        out[(column, *below) if below else column] = values
     out.attrs["nbllm_run"] = run
     return out
 

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.calls import Secret
@@ -24,6 +24,12 @@ _REFUSED = {
     "budget", "schema", "tools", "tool_choice", "max_steps", "approve", "compact", "keep", "hedge", "mode",
 }  # fmt: skip
 OPTIONS = tuple(name for name in CALL if name not in _REFUSED)
+# How to make a table of what is none, by what it has.
+_INTO_FRAMES = {
+    "to_pandas": "Give nbllm.map its to_pandas().",
+    "to_frame": 'Give nbllm.map its to_frame("text").',
+    "__iter__": 'Make one of it: pandas.DataFrame({"text": ...}).',
+}
 _NOT_SENT = {"api_key", "timeout", "retries", "cache"}  # another one is no other question
 
 
@@ -110,34 +116,36 @@ class Job:
             return {self.into: fields[0]}
         return {f"{self.into}_{name}" if self.into else name: name for name in fields}
 
-    def check(self, df: Any) -> None:
-        """Raises ConfigError where the template does not fit the table."""
-        names = [c for c in getattr(df, "columns", ()) if isinstance(c, str)]
+    def fitting(self, df: Any) -> Job:
+        """The job for the columns of this table. Raises ConfigError where the template does not fit it."""
         if not hasattr(df, "iloc") or not hasattr(df, "columns"):
-            raise ConfigError(
-                f"Rows come from a DataFrame, not {type(df).__name__}.", hint="nbllm.map(df, ...)"
-            )
-        if not self.template.columns:
-            shown = ", ".join(f"{{{n}}}" for n in names[:8]) or "none with a name"
+            hint = next((h for n, h in _INTO_FRAMES.items() if hasattr(df, n)), "nbllm.map(df, ...)")
+            raise ConfigError(f"Rows come from a DataFrame, not {type(df).__name__}.", hint=hint)
+        names = [str(c) for c in df.columns]
+        job = replace(self, template=RowTemplate.of(self.template.text, names))
+        if not job.template.columns:
+            shown = ", ".join(f"{{{n}}}" for n in names[:8]) or "none"
             raise ConfigError(
                 "The template takes no column: every row would be asked the same.",
                 hint=f"Write a column in braces, as in 'Classify this: {{text}}'. Columns: {shown}.",
             )
-        for name in self.template.columns:
+        for name in job.template.columns:
             if names.count(name) != 1:
-                _refuse(name, names, self.template)
-        if taken := [c for c in self.columns if c in self.template.columns or c in STATUS]:
+                _refuse(name, names, job.template)
+        if taken := [c for c in self.columns if c in job.template.columns or c in STATUS]:
             raise ConfigError(
                 f"The answer would replace the column {taken[0]}, which is needed.",
                 hint="Choose another name with into=.",
             )
+        return job
 
     def questions(self, df: pd.DataFrame) -> Iterator[tuple[str, str]]:
         """(id, prompt) of each row, in their order; "" as prompt where a value is missing."""
-        names = self.template.columns
-        missing = df[list(names)].isna().any(axis=1).tolist()
+        names, there = self.template.columns, [str(c) for c in df.columns]
+        used = df.iloc[:, [there.index(n) for n in names]]
+        missing = used.isna().any(axis=1).tolist()
         about = self._hashed()
-        for place, values in enumerate(zip(*(df[n].tolist() for n in names), strict=True)):
+        for place, values in enumerate(zip(*(column.tolist() for _, column in used.items()), strict=True)):
             row = dict(zip(names, values, strict=True))
             prompt = "" if missing[place] else self._prompt(place, row)
             digest = hashlib.sha256(about + prompt.encode()).hexdigest()[:32]
@@ -164,7 +172,7 @@ def _refuse(name: str, names: list[str], template: RowTemplate) -> None:
         )
     near = difflib.get_close_matches(name, names, 1, cutoff=0.5)
     hint = f"Did you mean {{{near[0]}}}? " if near else ""
-    shown = ", ".join(names[:12]) or "none with a name"
+    shown = ", ".join(names[:12]) or "none"
     raise ConfigError(f"{where}: the table has no column {name!r}.", hint=f"{hint}Columns: {shown}.")
 
 

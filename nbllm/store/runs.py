@@ -32,7 +32,7 @@ _TABLES = (
     "ids text not null, created real not null)",
 )
 _FETCH = 200  # prompts that are read at once
-_OPEN = ("pending", "sent", "stopped")
+_COUNTS = "select r.state, count(*) from places p join rows r on r.id = p.id group by r.state"
 
 
 class Row(NamedTuple):
@@ -133,24 +133,20 @@ class RunFile(RunBase):
             ("insert into places values (?, ?)", ids),
         )
 
-    def reopen(self, ids: Iterable[str]) -> None:
-        """Makes questions pending again."""
-        self._write(("update rows set state = 'pending', error = null where id = ?", [(i,) for i in ids]))
+    def reopen(self) -> None:
+        """Makes the questions of the table that have failed pending again."""
+        words = (
+            "update rows set state = 'pending', error = null "
+            "where state = 'failed' and id in (select id from places)"
+        )
+        self._write((words, None))
 
     def open_ids(self) -> list[str]:
         """The questions of the table that have no end yet, in the order of their first places."""
-        states = ", ".join(f"'{s}'" for s in _OPEN)
-        return [
-            id
-            for (id,) in self._asked(
-                f"select p.id from places p join rows r on r.id = p.id where r.state in ({states}) "  # noqa: S608
-                "group by p.id order by min(p.place)"
-            )
-        ]
-
-    def failed_ids(self) -> list[str]:
-        """The questions of the table that have failed."""
-        words = "select distinct p.id from places p join rows r on r.id = p.id where r.state = 'failed'"
+        words = (
+            "select p.id from places p join rows r on r.id = p.id "
+            "where r.state in ('pending', 'sent', 'stopped') group by p.id order by min(p.place)"
+        )
         return [id for (id,) in self._asked(words)]
 
     def prompts(self, ids: Sequence[str]) -> dict[str, str]:
@@ -184,30 +180,24 @@ class RunFile(RunBase):
 
     def put_part(self, part: Part) -> None:
         """Keeps what is known of a part."""
-        values = (part.part, part.state, part.batch, json.dumps(part.ids), part.created)
+        values = (*part[:3], json.dumps(part.ids), part.created)
         self._write(("insert or replace into batches values (?, ?, ?, ?, ?)", [values]))
 
     def record(self, rows: Iterable[Row], sent: Iterable[str] = (), part: int | None = None) -> None:
         """Notes what was sent and what came of it, and that a part is done with, in one transaction."""
-        ended = [(r.state, r.data, r.error, r.usd, r.tokens, r.id) for r in rows]
         self._write(
             ("update rows set state = 'sent', attempts = attempts + 1 where id = ?", [(id,) for id in sent]),
             (
                 "update rows set state = ?, data = ?, error = ?, "
                 "usd = case when ? is null then usd else coalesce(usd, 0) + ? end, tokens = ? where id = ?",
-                [(s, d, e, u, u, t, i) for s, d, e, u, t, i in ended],
+                [(r.state, r.data, r.error, r.usd, r.usd, r.tokens, r.id) for r in rows],
             ),
             ("update batches set state = 'done' where part = ?", [] if part is None else [(part,)]),
         )
 
     def counts(self) -> dict[str, int]:
         """How many rows of the table are in each state."""
-        words = "select r.state, count(*) from places p join rows r on r.id = p.id group by r.state"
-        return dict(self._asked(words))
-
-    def size(self) -> int:
-        """How many rows the table has."""
-        return int(self._asked("select count(*) from places")[0][0])
+        return dict(self._asked(_COUNTS))
 
     def spent(self) -> tuple[float, int]:
         """(US dollars, tokens) of all that was asked so far."""
@@ -242,11 +232,10 @@ def parts() -> list[tuple[str, int, str, str, int, float]]:
 
 
 def _info(path: Path) -> RunInfo | None:
-    words = "select r.state, count(*) from places p join rows r on r.id = p.id group by r.state"
     try:
         with reading(path) as db:
             meta = {name: json.loads(value) for name, value in db.execute("select name, value from meta")}
-            states = dict(db.execute(words))
+            states = dict(db.execute(_COUNTS))
             usd = db.execute("select total(usd) from rows").fetchone()[0]
     except (sqlite3.Error, OSError, ValueError, RecursionError):
         return None
