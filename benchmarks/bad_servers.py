@@ -1,6 +1,6 @@
 """How late other answers' chunks are while MCP servers misbehave.
 
-    python benchmarks/mcp.py [ROUNDS] [MODE ...]
+    python benchmarks/bad_servers.py [ROUNDS] [MODE ...]
 
 For each mode of `tests/bad_mcp_server.py` an answer uses such a server while another one streams, a chunk
 each 20 ms, and at the same time a process without any server reads a stream alike: its chunks are as late as
