@@ -96,6 +96,28 @@ def test_a_long_beginning_is_kept_once_and_named_afterwards(client, server):
     assert tokens == client.ledger.rows()[-1]["in_cached"]
 
 
+PRICES = {"input": 2.0, "output": 8.0, "cache_read": 0.5}  # US dollars for a million tokens
+
+
+@pytest.mark.parametrize(("prices", "costs"), [(PRICES, (0.0108, 0.0068)), ({}, (None, None))])
+def test_what_is_kept_costs_its_tokens_once(client, prices, costs):
+    """As input, in the answer that had it kept; that storage comes on top is said. Without a price no cost is
+    made up."""
+    made = b'{"name": "cachedContents/a", "usageMetadata": {"totalTokenCount": 2000}}'
+    counts = {"promptTokenCount": 2400, "cachedContentTokenCount": 2000, "candidatesTokenCount": 625}
+    said = {"content": {"parts": [{"text": "Hi"}]}, "finishReason": "STOP"}
+    answer = json.dumps({"candidates": [said], "usageMetadata": counts}).encode()
+    with Listener([(200, made), (200, answer), (200, answer), (200, b"{}")]) as server:
+        row = {"base_url": server.url, "dialect": "gemini", "key_env": ["G_KEY"], "model": {"flash": prices}}
+        client.registry.register("priced", row)
+        first, second = (
+            client.complete(q, "priced/flash", cache="1h", system=LONG, **KEY) for q in ("One?", "Two?")
+        )
+    assert costs == (first.cost, second.cost)
+    assert costs[0] == client.ledger.rows()[-2]["cost_usd"]
+    assert "bills their storage, which is not in the cost" in footer(first).text
+
+
 def test_a_request_that_names_it_says_the_rest_alone(client, server):
     """Neither system nor tools stand in it, which the server would refuse."""
     (body,) = bodies(asked(client, server, tools=[Tool("stock", "How many there are.")]))

@@ -16,7 +16,7 @@ from ..agents.process import ProcessTransport
 from ..core import errors
 from ..core import prompt as prompts
 from ..core.calls import NO_CALL, AnyCall, Guard, Secret
-from ..core.events import Fold, Notice, Response, Timing, total
+from ..core.events import Fold, Notice, Response, Timing, Usage, total
 from ..core.history import in_words
 from ..core.messages import Effort, Message, Request, Tool
 from ..core.options import CallSpec
@@ -652,7 +652,9 @@ def _answer(fold: Fold, stream: Stream, first: Attempt) -> Response:
     simulated = route.simulated or "x-nbllm-simulated" in trace.headers
     simulated = simulated or (known is not None and known.data.get("simulated") is True)
     model = errors.scrub(found, asked.guard.texts) if found and found != route.model else route.model
-    cost = None if simulated or not stream.done else prices.cost(fold.usage, model, route.provider)
+    kept = [Usage(n.data["kept"], 0) for n in fold.notices if n.kind == "context" and n.data]  # as input
+    costs = (prices.cost(used, model, route.provider) for used in (fold.usage, *kept))
+    cost = None if simulated or not stream.done else _sum(costs)
     return fold.response(
         model=model,
         provider=route.provider.name,
@@ -666,22 +668,25 @@ def _answer(fold: Fold, stream: Stream, first: Attempt) -> Response:
     )
 
 
+def _sum(costs: Iterable[float | None]) -> float | None:
+    """All of them together; None where one is not known."""
+    return None if None in (known := list(costs)) else sum(filter(None, known))
+
+
 def _summed(fold: Fold, stream: Stream, first: Attempt) -> Response:
     """The answer of several turns, with what they cost in all."""
     whole = _answer(fold, stream, first)
     turns = [turn.partial() for turn in stream.turns]
     beside = [turn.partial() for turn in stream.beside]
-    taken_up = len(whole.steps) - len(turns)  # 1 where calls of another answer were run first
-    costs = dict(enumerate((turn.cost for turn in turns), taken_up))
+    # from 1 where calls of another answer were run first
+    costs = dict(enumerate((turn.cost for turn in turns), len(whole.steps) - len(turns)))
     before = tuple(replace(s, cost=costs.get(i)) for i, s in enumerate(whole.before))
-    known = [r.cost for r in (*turns, *beside) if r.cost is not None]
-    cost = sum(known) if known and len(known) == len(turns) + len(beside) else None
-    usage = total([whole.usage, *(r.usage for r in beside)])
+    cost = _sum(r.cost for r in (*turns, *beside)) if turns else None
     saved = [r.saved_usd for r in turns if r.saved_usd is not None]
-    found = all(turn.cached for turn in turns)
     told: dict[str, Any] = {
-        "cached": found and bool(turns),
+        "usage": total([whole.usage, *(r.usage for r in beside)]),
+        "cached": bool(turns) and all(turn.cached for turn in turns),
         "saved_usd": sum(saved) if saved else None,
         "timing": Timing(attempts=0) if any(turn.cached for turn in turns) else whole.timing,
     }
-    return replace(whole, before=before, cost=cost, usage=usage, **told)
+    return replace(whole, before=before, cost=cost, **told)

@@ -128,8 +128,11 @@ class Contexts:
             return None
         if first:
             sink.publish(
-                _notice(
-                    f"{attempt.who} keeps {made.size:,} tokens of it for an hour, and bills their storage"
+                Notice(
+                    "context",
+                    f"{attempt.who} keeps {made.size:,} tokens of it for an hour, and bills their storage, "
+                    "which is not in the cost.",
+                    {"kept": made.size},
                 )
             )
         return made
