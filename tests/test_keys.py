@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nbllm.core.calls import Secret
 from nbllm.core.errors import ConfigError
@@ -346,3 +348,32 @@ def test_the_lines_of_keys_aliases_and_providers(tmp_path):
         "alias": {"fast": "gemini/flash"},
         "allow": {"https://acme.example": ["ACME_API_KEY"]},
     } == tomllib.loads(user.read_text("utf-8"))
+
+
+_BEGUN = (
+    "",
+    "bearer",
+    "Bearer_",
+    "your-",
+    "YOUR_",
+    "my",
+    "insert_",
+    "Enter-key",
+    "sk-",
+    "sk-proj-",
+    "export_",
+)
+_PIECES = st.sampled_from(
+    ["key", "KEY", "-", "_", "api", "a", "Z", "0", "=", ".", "...", ":", ";", " ", "ſ", "K"]
+)
+
+
+@given(st.sampled_from(_BEGUN), st.lists(_PIECES, max_size=12).map("".join))
+def test_the_short_way_takes_no_key_that_the_long_way_would_change(begun, rest):
+    """Each call looks at a key; most hold nothing that is copied along, or stands for one."""
+    text = begun + rest
+    if keys._PLAIN.fullmatch(text):
+        assert text == keys._BESIDE_IT.sub("", text)
+        assert not keys._PLACEHOLDER.search(text)
+        assert text.isascii()
+        assert text.isprintable()

@@ -8,6 +8,8 @@ import traceback
 from urllib.parse import quote, quote_plus
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nbllm import Client, Timeouts, bench
 from nbllm.client import catalog
@@ -342,3 +344,9 @@ def test_a_dry_run_shows_none(tmp_path):
             kernel.run("%llm key where acme"),
         ]
         assert hidden(str([r.messages for r in said]))
+
+
+@given(st.text(min_size=1, max_size=40))
+def test_no_form_of_a_secret_is_shorter_than_itself(secret):
+    """So that a text which is shorter than a secret need not be looked through."""
+    assert all(len(secret) <= len(form) for form in errors._forms(secret))

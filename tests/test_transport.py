@@ -273,11 +273,25 @@ def test_a_fresh_request_has_a_connection_of_its_own():
     assert 3 == len(count)
 
 
-def test_a_header_that_could_smuggle_another_is_refused():
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("x-api-key", f"secret{end}") for end in ("\r\nx-other: 1", "\n", "\r", "\r\n", "\0", "\nx")),
+        *((name, "secret") for name in ("", "x-a: b", "x-a:", "x a", "x\r\nb", "x\n", "x\0", "x-ä")),
+    ],
+)
+def test_a_header_that_could_smuggle_another_is_refused(name, value):
     """Before anything is sent, and without showing the value."""
-    with pytest.raises(errors.ConfigError) as caught:
-        Letter(HttpCall("http://127.0.0.1:1/", {"x-api-key": "secret\r\nx-other: 1"}, {}))
-    assert "secret" not in str(caught.value)
+    for _ in range(2):
+        with pytest.raises(errors.ConfigError) as caught:
+            Letter(HttpCall("http://127.0.0.1:1/", {name: value}, {}))
+        assert "secret" not in str(caught.value)
+
+
+def test_blanks_round_a_headers_value_are_left_out():
+    """And nothing else: a blank of another script is part of what was given."""
+    wire = Letter(HttpCall("http://127.0.0.1:1/", {"x-a": " \tb c\v\f ", "x-d": "\u00a0e"}, {})).wire
+    assert b"\r\nx-a: b c\r\nx-d: \xc2\xa0e\r\n" in wire
 
 
 def test_tls_is_measured_apart_and_checked(monkeypatch):

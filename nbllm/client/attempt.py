@@ -269,35 +269,36 @@ class _Sending:
     def _take(self, decoder: Decoder, batch: list[Frame]) -> bool:
         """Publishes what came together; whether that was all. What a decoder knows as usual goes the short
         way, a read at once."""
-        self.seen, place = batch[-1].at, 0
-        if (size := self.size + sum(len(frame.data) for frame in batch)) > ANSWER_LIMIT:
+        self.seen, upto = batch[-1].at, list[int]()
+        sizes = [len(frame.data) for frame in batch]
+        if (size := self.size + sum(sizes)) > ANSWER_LIMIT:
             raise errors.ProtocolError(
                 f"The answer is larger than {ANSWER_LIMIT >> 20} MiB, and was stopped.",
                 hint="What came is kept. Limit it with max_tokens, or choose another model.",
             )
-        self.size = size
-        while place < len(batch) and not decoder.done:
-            if found := self.usual(batch, place):
-                self._pass(batch[place : place + len(found)], found)
-            else:
-                self._feed(decoder, batch[place])
-                self._arrived(batch[place : place + 1], [len(self.sink.log)])
-            place += len(found) or 1
+        self.size, log = size, self.sink.log
+        try:
+            while len(upto) < len(batch) and not decoder.done:
+                if found := self.usual(batch, len(upto)):
+                    before = len(log)
+                    self._pass(found, self.seen)
+                    upto += range(before + 1, len(log) + 1)
+                else:
+                    self._feed(decoder, batch[len(upto)])
+                    upto.append(len(log))
+        finally:
+            told = len(upto)
+            self.trace.arrivals.extend(upto, [f.read for f in batch[:told]], sizes[:told])
         if decoder.done:
             self.trace.marks["done"] = self.seen
             self._feed(decoder, None)
         return decoder.done
 
-    def _pass(self, frames: list[Frame], items: list[Item]) -> None:
+    def _pass(self, items: list[Item], at: float) -> None:
         """Publishes what usual frames of one read hold, one thing each."""
         if not self.tokens:
             self._first_token()
-        before = len(self.sink.log)
-        self.sink.extend(items, frames[0].at)
-        self._arrived(frames, range(before + 1, len(self.sink.log) + 1))
-
-    def _arrived(self, frames: list[Frame], upto: Sequence[int]) -> None:
-        self.trace.arrivals.extend(upto, [f.read for f in frames], [len(f.data) for f in frames])
+        self.sink.extend(items, at)
 
     def _feed(self, decoder: Decoder, frame: Frame | None) -> None:
         """Publishes what is in a frame, or in the end where it is None. Raises ProtocolError for whatever

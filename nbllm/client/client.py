@@ -651,9 +651,10 @@ def _answer(fold: Fold, stream: Stream, first: Attempt) -> Response:
     known = next((n for n in fold.notices if n.kind == "cached"), None)
     simulated = route.simulated or "x-nbllm-simulated" in trace.headers
     simulated = simulated or (known is not None and known.data.get("simulated") is True)
+    usage = fold.usage
     model = errors.scrub(found, asked.guard.texts) if found and found != route.model else route.model
     kept = [Usage(n.data["kept"], 0) for n in fold.notices if n.kind == "context" and n.data]  # as input
-    costs = (prices.cost(used, model, route.provider) for used in (fold.usage, *kept))
+    costs = (prices.cost(used, model, route.provider) for used in (usage, *kept))
     cost = None if simulated or not stream.done else _sum(costs)
     return fold.response(
         model=model,
@@ -661,10 +662,10 @@ def _answer(fold: Fold, stream: Stream, first: Attempt) -> Response:
         cost=cost if known is None else 0.0,
         saved_usd=cost if known is not None else None,
         cached=known is not None,
-        timing=timing(stream, stream.turns, fold.usage) if known is None else Timing(attempts=0),
+        timing=timing(stream, stream.turns, usage) if known is None else Timing(attempts=0),
         request=asked.request,
         simulated=simulated,
-        raw={"status": trace.status, "headers": trace.headers, "usage": fold.usage.raw if fold.usage else {}},
+        raw={"status": trace.status, "headers": trace.headers, "usage": usage.raw if usage else {}},
     )
 
 

@@ -8,7 +8,9 @@ What is not kept, or is gone before its time, costs no answer: the request is se
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..core import errors
 from ..core.calls import HttpCall
@@ -57,8 +59,7 @@ class Contexts:
         """Sends the name of what is kept in place of it."""
 
         async def name(attempt: Attempt, sink: Sink) -> None:
-            wanted = attempt.request.cache == "1h" and attempt.dialect.name == "gemini"
-            prompt = prompt_of(attempt.call) if wanted else None
+            prompt = prompt_of(attempt.call)
             found = None if prompt is None else await self._found(attempt, prompt, sink)
             if (
                 prompt is None
@@ -67,7 +68,11 @@ class Contexts:
             ):
                 await handler(attempt, sink)
 
-        return name
+        def if_wanted(attempt: Attempt, sink: Sink) -> Coroutine[Any, Any, None]:
+            wanted = attempt.request.cache == "1h" and attempt.dialect.name == "gemini"
+            return (name if wanted else handler)(attempt, sink)
+
+        return if_wanted
 
     async def _answered(
         self, handler: Handler, attempt: Attempt, prompt: Prompt, found: _Context, sink: Sink

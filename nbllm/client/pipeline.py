@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from ..core import errors
@@ -96,8 +96,6 @@ def limited(handler: Handler) -> Handler:
     """Ends after the attempt's total time, whatever goes on below."""
 
     async def limit(attempt: Attempt, sink: Sink) -> None:
-        if attempt.timeouts.total is None:
-            return await handler(attempt, sink)
         try:
             async with asyncio.timeout(attempt.timeouts.total) as clock:
                 await handler(attempt, sink)
@@ -106,7 +104,10 @@ def limited(handler: Handler) -> Handler:
                 raise
             raise attempt.timed_out("total", sink.traces[-1].stderr if sink.traces else "") from None
 
-    return limit
+    def if_limited(attempt: Attempt, sink: Sink) -> Coroutine[Any, Any, None]:
+        return (handler if attempt.timeouts.total is None else limit)(attempt, sink)
+
+    return if_limited
 
 
 def recorded(handler: Handler, ledger: Ledger, epoch: float) -> Handler:

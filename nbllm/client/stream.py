@@ -81,24 +81,30 @@ class Stream:
         return self
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(work))
-        self._task.add_done_callback(partial(self._done, work))
+        unbegun = partial(self._never, work)
+        self._task = asyncio.get_running_loop().create_task(self._run(work, unbegun))
+        self._task.add_done_callback(unbegun)
 
-    async def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _run(self, work: Coroutine[Any, Any, None], unbegun: Callable[..., object]) -> None:
         """Does it, and tells its end at once: a callback of the task would be one more turn of the loop."""
+        if self._task is not None:
+            self._task.remove_done_callback(unbegun)
         try:
             await work
-        except Exception as exc:  # noqa: BLE001 - it is its readers'
+        except asyncio.CancelledError:
+            self._finish(None, cancelled=True)
+            raise
+        except BaseException as exc:
             self._finish(errors.as_ours(exc))
+            if not isinstance(exc, Exception):
+                raise
         else:
             self._finish(None)
 
-    def _done(self, work: Coroutine[Any, Any, None], task: asyncio.Task[None]) -> None:
-        """Tells the end of what was cancelled, perhaps before it began."""
+    def _never(self, work: Coroutine[Any, Any, None], task: asyncio.Task[None]) -> None:
+        """Tells the end of what was cancelled before it began."""
         work.close()
-        if not self.done:
-            error = None if task.cancelled() else task.exception()
-            self._finish(None if error is None else errors.as_ours(error), cancelled=task.cancelled())
+        self._finish(None, cancelled=True)
 
     def begin(self, attempt: Any) -> Trace:
         """Says that an attempt is being sent, and gives the trace for it."""

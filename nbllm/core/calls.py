@@ -276,6 +276,10 @@ class HttpCall(_Sent):
         """See _Call."""
         return super(HttpCall, self).told(row, key, row.base_url)
 
+    def guarded(self, guard: Guard) -> HttpCall:
+        """See _Call; each call is."""
+        return HttpCall(self.url, self.headers, self.body, self.method, guard, self.content)
+
 
 _LONGEST = 2_000  # characters of a text that a preview shows whole
 

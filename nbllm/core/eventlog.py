@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain, starmap
 from typing import Any, Generic, TypeVar, overload
 
 from .events import Event, Fold, Item, Thought, event_of, item_of
@@ -66,11 +66,9 @@ class _Block:
             self.items = _Sealed(items)
             self.times = times[0] if times.count(times[0]) == len(times) else times
 
-    def rows(self, start: int, stop: int) -> Iterator[tuple[float, Item]]:
+    def columns(self, start: int, stop: int) -> tuple[Sequence[float], list[Item]]:
         items, times = self.items[start:stop], self.times
-        return zip(
-            [times] * len(items) if isinstance(times, float) else times[start:stop], items, strict=False
-        )
+        return [times] * len(items) if isinstance(times, float) else times[start:stop], items
 
 
 class EventLog(Sequence[tuple[float, Event]]):
@@ -94,12 +92,12 @@ class EventLog(Sequence[tuple[float, Event]]):
             if room == _BLOCK:
                 self._blocks.append(_Block())
             block, part = self._blocks[-1], items[place : place + room]
-            block.times.extend([at] * len(part))  # type: ignore[union-attr]
+            place += (size := len(part))
+            block.times.extend([at] * size)  # type: ignore[union-attr]
             block.items += part  # type: ignore[operator]
-            if len(part) == room:
+            if size == room:
                 block.seal()
-            self._size += len(part)
-            place += len(part)
+            self._size += size
 
     def __len__(self) -> int:
         return self._size
@@ -111,7 +109,8 @@ class EventLog(Sequence[tuple[float, Event]]):
     def __getitem__(self, place: int | slice) -> tuple[float, Event] | list[tuple[float, Event]]:
         if isinstance(place, int):
             at = range(self._size)[place]
-            return next(self._made(at, at + 1))
+            times, items = self._blocks[at // _BLOCK].columns(at % _BLOCK, at % _BLOCK + 1)
+            return times[0], event_of(items[0])
         start, stop, step = place.indices(self._size)
         return list(self._made(start, stop)) if step == 1 else [self[i] for i in range(start, stop, step)]
 
@@ -124,10 +123,14 @@ class EventLog(Sequence[tuple[float, Event]]):
     def items(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[float, Item]]:
         """As a slice gives them, one by one, in the short form."""
         stop = self._size if stop is None else min(stop, self._size)
+        return chain.from_iterable(starmap(zip, self._columns(start, stop)))
+
+    def _columns(self, start: int, stop: int) -> Iterator[tuple[Sequence[float], list[Item]]]:
+        """Times and items, block by block."""
         while start < stop:
             first = start % _BLOCK
             last = min(first + stop - start, _BLOCK)
-            yield from self._blocks[start // _BLOCK].rows(first, last)
+            yield self._blocks[start // _BLOCK].columns(first, last)
             start += last - first
 
     def fold(self) -> Fold:
@@ -169,9 +172,9 @@ class Rows(Sequence[T], Generic[T]):
     def __getitem__(self, place: slice) -> list[T]: ...
     def __getitem__(self, place: int | slice) -> T | list[T]:
         if isinstance(place, slice):
-            return list(map(self._make, *(column[place] for column in self._columns)))
+            return list(map(self._make, *[column[place] for column in self._columns]))
         at = range(len(self))[place]
-        return self._make(*(column[at] for column in self._columns))
+        return self._make(*[column[at] for column in self._columns])
 
     def __iter__(self) -> Iterator[T]:
         return map(self._make, *self._columns)

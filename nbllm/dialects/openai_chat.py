@@ -285,6 +285,8 @@ class ChatDecoder(Reading):
         """See core.calls.Usual."""
         begun = self._started.id and self._started.model and self._chosen.index == 0
         found = super().usual(frames, place) if begun else []
+        if not found:
+            return found
         texts = [item for item in found if type(item) is str]
         self._chunks += len(found)
         self._text += texts

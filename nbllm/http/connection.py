@@ -71,7 +71,7 @@ class Connection:
         self._parser: Any = None
         self._keeps = False  # both sides keep the connection after this answer
         self._body: list[bytes] = []
-        self._trace = Trace()
+        self._marks: dict[str, float] = {}  # of the trace of what is under way
         self.head = Head(ended=True)
         self.closed = False
         self.created = self.released = time.perf_counter()
@@ -140,11 +140,11 @@ class Connection:
     async def exchange(self, request: bytes, trace: Trace) -> Head:
         """Sends a whole request and gives the answer's head once it is there. Raises OSError and
         Faults."""
-        self.head, self._trace, self._parser = Head(), trace, self._new_parser()
+        self.head, self._marks, self._parser = Head(), trace.marks, self._new_parser()
         self.uses += 1
-        trace.marks["send_start"] = time.perf_counter()
+        self._marks["send_start"] = time.perf_counter()
         try:
-            trace.marks["sent"] = await self._send(request)
+            self._marks["sent"] = await self._send(request)
         except OSError:
             if not (self.head.complete or self._readable_answer()):
                 raise  # else the server has answered early and hung up: the answer is worth more
@@ -287,7 +287,7 @@ class Connection:
     def _parse(self, data: bytes, read: Read) -> None:
         if self.head.ended:
             raise Unreadable("bytes came that nobody asked for")
-        marks, before = self._trace.marks, self.head.complete
+        marks, before = self._marks, self.head.complete
         marks.setdefault("first_byte", read.at)
         if self.head.size > _HEAD_LIMIT:  # counted here too: the parser tells of a header once it is whole
             raise Unreadable("its headers are too large")
@@ -354,7 +354,7 @@ class Connection:
     def _at_end(self) -> None:
         if self.head.complete and not self.head.framed and self._error is None:
             self.head.ended = True
-            self._trace.marks["eof"] = time.perf_counter()
+            self._marks["eof"] = time.perf_counter()
         elif not self.head.ended:
             self._error = self._error or Broken("closed before its end")
         self.close()
@@ -420,7 +420,7 @@ class Connection:
 
     def rest(self) -> None:
         """Nothing is under way: what was seen of the last answer is let go."""
-        self.released, self._trace = time.perf_counter(), Trace()
+        self.released, self._marks = time.perf_counter(), {}
 
     def alive(self) -> bool:
         """Whether the idle connection is still open: nothing waits to be read, not even its end."""

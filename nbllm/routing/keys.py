@@ -189,13 +189,15 @@ _PLACEHOLDER = re.compile(
     r"^(?:your|my|insert|enter)[-_ ].*key",
     re.IGNORECASE,
 )
+# A key that begins like neither, and holds nothing of either: each call looks at one.
+_PLAIN = re.compile(r"(?!bearer|your|my|insert|enter)[a-z0-9_-]+", re.IGNORECASE | re.ASCII)
 
 
 def _usable(key: Secret, row: Provider, address: str) -> tuple[Secret | None, ConfigError | None]:
     """(a key without what was copied with it: blanks, quotes, "Bearer "; None where nothing is left; what is
     wrong with one that cannot be a key)."""
     text = key.reveal()
-    if row.dialect not in _PASSWORDS:
+    if row.dialect not in _PASSWORDS and not _PLAIN.fullmatch(text):
         for _ in _BESIDE:
             before, text = text, bare(_BESIDE_IT.sub("", bare(text)))
             if text == before:

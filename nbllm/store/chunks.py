@@ -15,17 +15,17 @@ from ..core.calls import Arrival, Read, Trace
 from ..core.errors import NbllmError
 from ..core.eventlog import EventLog
 from ..core.events import (
-    Event,
     Finished,
+    Item,
     MediaDelta,
     ReasoningDelta,
     Response,
     Restarted,
     Started,
     TextDelta,
+    Thought,
     ToolCallDelta,
     UsageReport,
-    event_of,
     is_token,
 )
 
@@ -93,19 +93,21 @@ class Chunk(NamedTuple):
 def of(stream: Recorded, tokenizer: Tokenizer | None = None) -> list[Chunk]:
     """The events of the last attempt's body. What a restart made void is of kind "other"."""
     trace = stream.trace
-    arrivals = list(trace.arrivals)
+    arrivals, reads = list(trace.arrivals), list(trace.reads)
+    unknown = Read(trace.marks.get("end", 0.0), 0.0, 0.0, 0)
     out: list[Chunk] = []
     place, in_read, number = first_event(stream), 0, -1
     came = stream.log.items(place)
     for arrival, following in zip(arrivals, [*arrivals[1:], None], strict=False):
         in_read = in_read + 1 if arrival.read == number else 0
         number = arrival.read
-        events = [event_of(item) for _, item in islice(came, arrival.upto - place)]
+        items = [item for _, item in islice(came, arrival.upto - place)]
         place = arrival.upto
-        if any(isinstance(e, Restarted) for e in events):
+        if Restarted in map(type, items):
             out = [c._replace(kind="other", counted=None) for c in out]
         last = following is None or following.read != number
-        out.append(_chunk(events, trace, arrival, (in_read, last), tokenizer))
+        read = reads[arrival.read] if 0 <= arrival.read < len(reads) else unknown
+        out.append(_chunk(items, trace, arrival, (read, in_read, last), tokenizer))
     if out and out[-1].kind == "ping" and "done" in trace.marks:
         out[-1] = out[-1]._replace(kind="done")
     return _counted(out)
@@ -117,18 +119,17 @@ def first_event(stream: Recorded) -> int:
 
 
 def _chunk(
-    events: list[Event], trace: Trace, arrival: Arrival, place: tuple[int, bool], tokenizer: Tokenizer | None
+    items: list[Item],
+    trace: Trace,
+    arrival: Arrival,
+    place: tuple[Read, int, bool],
+    tokenizer: Tokenizer | None,
 ) -> Chunk:
-    in_read, last = place
-    read = (
-        trace.reads[arrival.read]
-        if 0 <= arrival.read < len(trace.reads)
-        else Read(trace.marks.get("end", 0.0), 0.0, 0.0, 0)
-    )
+    read, in_read, last = place
     exact = read.stamp == "kernel" and (read.segments == 1 or (last and read.clean))
-    text = "".join(_text(e) for e in events)
-    kind = next(filter(None, map(kind_of, sorted(events, key=is_token, reverse=True))), "ping")
-    counted = [e.usage.output_tokens for e in events if isinstance(e, UsageReport)]
+    text = "".join(map(_text, items))
+    kind = next(filter(None, map(kind_of, sorted(items, key=is_token, reverse=True))), "ping")
+    counted = [e.usage.output_tokens for e in items if isinstance(e, UsageReport)]
     return Chunk(
         kind,
         read.at,
@@ -160,9 +161,11 @@ def stalled(trace: Trace, start: float, end: float) -> bool:
     return any(min(end, b) - max(start, a) > DISTURBED for a, b in trace.stalls)
 
 
-def kind_of(event: Event) -> str | None:
+def kind_of(item: Item) -> str | None:
     """What an event is in the chunks frame's words; None for a notice."""
-    match event:
+    if isinstance(item, str):
+        return "role" if not item else "reasoning" if isinstance(item, Thought) else "content"
+    match item:
         case TextDelta(text):
             return "content" if text else "role"
         case ReasoningDelta(text):
@@ -180,8 +183,10 @@ def kind_of(event: Event) -> str | None:
     return None
 
 
-def _text(event: Event) -> str:
-    match event:
+def _text(item: Item) -> str:
+    if isinstance(item, str):
+        return item
+    match item:
         case TextDelta(text) | ReasoningDelta(text):
             return text
         case ToolCallDelta(_, _, name, arguments):

@@ -16,13 +16,13 @@ from typing import Any
 
 from ..core import errors
 from ..core.calls import Provider, Trace
-from ..core.events import Response, Usage
+from ..core.events import Finished, Response, Usage, UsageReport
 from ..core.messages import Request
 from ..core.options import keywords
 from ..dialects.embeddings import EMBEDDERS
 from ..routing import prices
 from . import chunks as pieces
-from .chunks import DISTURBED, Chunk, Recorded, Row, Tokenizer, kind_of, ns, stalled
+from .chunks import DISTURBED, Chunk, Recorded, Row, Tokenizer, ns, stalled
 from .history import INTERRUPTED
 from .moments import Moments, moments, streamed
 
@@ -127,9 +127,9 @@ def _attempt(stream: Recorded, call: Call, i: int) -> Row:
     if i < len(stream.attempts):  # which may have asked another model than the one before
         asked = stream.attempts[i]
         route = asked.route
-        call = replace(
-            call, request=asked.request, provider=route.provider, model=route.asked, simulated=route.simulated
-        )
+        if asked.request is not call.request or route.provider is not call.provider:
+            own = {"provider": route.provider, "model": route.asked, "simulated": route.simulated}
+            call = replace(call, request=asked.request, **own)
     last = i >= len(stream.traces) - 1
     called = stream.called if i == 0 else trace.marks.get("start", stream.called)
     row: Row = {
@@ -225,10 +225,10 @@ def _answer(stream: Recorded, call: Call, disturbed: bool) -> Row:
         row.update(_prices(response, call))
     if found:
         row["ns_event1"] = ns(found[0].at, call.epoch)
-    for column, kind in (("ns_finish", "finish"), ("ns_usage", "usage")):
-        at = [a for a, e in stream.log if kind_of(e) == kind]
-        if at and found:
-            row[column] = ns(min(at[-1], found[-1].at), call.epoch)
+    told = {type(item): at for at, item in stream.log.items() if not isinstance(item, str)} if found else {}
+    for column, kind in (("ns_finish", Finished), ("ns_usage", UsageReport)):
+        if kind in told:
+            row[column] = ns(min(told[kind], found[-1].at), call.epoch)
     if bearing and when is not None:
         row.update(_token_times(bearing, when, call.epoch))
     if stream.trace.whole:  # when the first token was made, nobody saw

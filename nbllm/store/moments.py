@@ -29,7 +29,7 @@ def moments(stream: Recorded) -> Moments | None:
     for at, event in stream.log.items(first_event(stream), upto):
         if isinstance(event, Restarted):
             first, last, visible, thought = None, None, None, False
-        elif is_token(event):
+        elif (isinstance(event, str) and event) or is_token(event):
             first, last = at if first is None else first, at
             told = not isinstance(event, (ReasoningDelta, Thought))
             thought = thought or not told
