@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from nbllm import Client, simulator
-from nbllm.client.pipeline import Sieve
+from nbllm.client.attempt import Passing
 from nbllm.client.policy import Retries
 from nbllm.core import errors
 from nbllm.core.events import Finished, Notice, Restarted, Started, StepEnded, TextDelta
@@ -72,6 +72,18 @@ def elsewhere(other):
         return fail_over
 
     return wrapper
+
+
+class Sieve(Passing):
+    """A sink that hands on what `change` makes of each event; nothing, where that is None."""
+
+    def __init__(self, sink, change):
+        super().__init__(sink)
+        self.change = change
+
+    def publish(self, event, at=None):
+        if (changed := self.change(event)) is not None:
+            self.sink.publish(changed, at)
 
 
 def twice(handler):

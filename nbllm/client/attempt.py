@@ -280,9 +280,11 @@ class _Sending:
         try:
             while len(upto) < len(batch) and not decoder.done:
                 if found := self.usual(batch, len(upto)):
+                    if not self.tokens:
+                        self._first_token()
                     before = len(log)
-                    self._pass(found, self.seen)
-                    upto += range(before + 1, len(log) + 1)
+                    self.sink.extend(found, self.seen)
+                    upto += [min(before + n, len(log)) for n in range(1, len(found) + 1)]
                 else:
                     self._feed(decoder, batch[len(upto)])
                     upto.append(len(log))
@@ -293,12 +295,6 @@ class _Sending:
             self.trace.marks["done"] = self.seen
             self._feed(decoder, None)
         return decoder.done
-
-    def _pass(self, items: list[Item], at: float) -> None:
-        """Publishes what usual frames of one read hold, one thing each."""
-        if not self.tokens:
-            self._first_token()
-        self.sink.extend(items, at)
 
     def _feed(self, decoder: Decoder, frame: Frame | None) -> None:
         """Publishes what is in a frame, or in the end where it is None. Raises ProtocolError for whatever

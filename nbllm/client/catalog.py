@@ -212,7 +212,9 @@ def _installed(client: Client, row: Provider) -> Health:
 async def _version(client: Client, row: Provider) -> str:
     async with (
         asyncio.timeout(TIMEOUT),
-        client.processes.open(ProcessCall((*row.command, "--version"), passes=passed(row)), Trace()) as reply,
+        client.pool.processes.open(
+            ProcessCall((*row.command, "--version"), passes=passed(row)), Trace()
+        ) as reply,
     ):
         frames = [frame async for batch in reply.frames() for frame in batch]
     return next((f.data.strip() for f in frames if not f.name), "")

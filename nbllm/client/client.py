@@ -10,9 +10,6 @@ from dataclasses import replace
 from operator import is_not
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 
-from ..agents.local_server import LocalTransport
-from ..agents.opencode_server import OpenCodeTransport
-from ..agents.process import ProcessTransport
 from ..core import errors
 from ..core import prompt as prompts
 from ..core.calls import NO_CALL, AnyCall, Guard, Secret
@@ -214,28 +211,15 @@ class Client:
         return self._engine().kept(answers.Kept).answers
 
     @property
-    def processes(self) -> ProcessTransport:
-        """Where commands are run; to be used on the engine's loop only."""
+    def pool(self) -> Pool:
+        """Its connections, commands and sessions; to be used on the engine's loop only."""
         self._engine()
-        return self._pool.processes
-
-    @property
-    def opencode(self) -> OpenCodeTransport:
-        """The sessions with OpenCode's servers; to be used on the engine's loop only."""
-        self._engine()
-        return self._pool.opencode
-
-    @property
-    def local(self) -> LocalTransport:
-        """The servers of model files; to be used on the engine's loop only."""
-        self._engine()
-        return self._pool.local
+        return self._pool
 
     @property
     def http(self) -> HttpTransport:
-        """The connection pool; to be used on the engine's loop only."""
-        self._engine()
-        return self._pool.http
+        """The connections; to be used on the engine's loop only."""
+        return self.pool.http
 
     @property
     def mcp(self) -> Servers:
@@ -297,10 +281,10 @@ class Client:
         route = self.registry.resolve(name)
         key = self.tapes.keys(self.registry)(route, None)
         call: Any = self.encode(Request(route.model, (Message("user", "x"),)), route, key)
-        consent = self.mcp.consent  # which has the engine, and so its connections, be there
+        consent = self.mcp.consent
 
         async def said() -> str:
-            return await self._pool.remote.said(call)
+            return await self.pool.remote.said(call)
 
         return RemoteTool(route, lambda message: self.stream(message, name), said, consent)
 

@@ -21,7 +21,7 @@ from ..core.compaction import size_of
 from ..core.events import Event, Item, Notice, UsageReport, is_token
 from ..dialects._limits import Limit, limits
 from ..routing.spec import is_loopback
-from .attempt import Attempt, Handler, Sink
+from .attempt import Attempt, Handler, Passing, Sink
 from .limiter import Limiter, Need, Ticket
 from .policy import LONGEST_WAIT
 
@@ -177,26 +177,25 @@ class _Turn:
         return self.attempt.background or error.retry_after is not None or bool(error.limits)
 
 
-class _Watched:
+class _Watched(Passing):
     """A sink that tells the gate when an answer begins; what comes after goes straight to the sink."""
 
     def __init__(self, sink: Sink, gate: Gate, ticket: Ticket, attempt: Attempt) -> None:
-        self._sink, self._gate, self._ticket, self._attempt = sink, gate, ticket, attempt
-        self.log, self.traces, self.called, self.partial = sink.log, sink.traces, sink.called, sink.partial
-        self.begin = sink.begin
+        super().__init__(sink)
+        self._gate, self._ticket, self._attempt = gate, ticket, attempt
 
     def publish(self, event: Event, at: float | None = None) -> None:
         """The first event."""
         self._begun()
-        self._sink.publish(event, at)
+        self.sink.publish(event, at)
 
     def extend(self, items: Sequence[Item], at: float) -> None:
         """The first events."""
         self._begun()
-        self._sink.extend(items, at)
+        self.sink.extend(items, at)
 
     def _begun(self) -> None:
-        self.publish, self.extend = self._sink.publish, self._sink.extend  # type: ignore[method-assign]
+        self.publish, self.extend = self.sink.publish, self.sink.extend  # type: ignore[method-assign]
         row = self._attempt.route.provider
         trace = self.traces[-1] if self.traces else Trace()
         self._gate.head(self._ticket, limits(trace.headers, time.time(), row.quirks))

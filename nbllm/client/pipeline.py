@@ -16,7 +16,7 @@ gives another:
 
 A handler may call the one below never (an answer that is known already), again (retry), or for another
 attempt (failover: `Client.attempt` makes one for another route). To see or change what comes, it hands down a
-`Sieve` in place of the sink.
+sink of its own (attempt.Passing) in place of the one it was given.
 
 These hold for all of them:
 
@@ -38,29 +38,16 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from ..core import errors
-from ..core.events import Event, Notice, is_token
+from ..core.events import Notice, is_token
 from ..store.budgets import Budget
 from ..store.ledger import Ledger
 from ..store.measure import Call
-from .attempt import Attempt, Handler, Passing, Sink
+from .attempt import Attempt, Handler, Sink
 from .gate import Gates, gated
 from .policy import Retries, wait_before_retry
 from .spending import budgeted
 
 Wrapper = Callable[[Handler], Handler]
-
-
-class Sieve(Passing):
-    """A sink that hands on what `change` makes of each event; nothing, where that is None."""
-
-    def __init__(self, sink: Sink, change: Callable[[Event], Event | None]) -> None:
-        super().__init__(sink)
-        self.change = change
-
-    def publish(self, event: Event, at: float | None = None) -> None:
-        """Hands on what is made of the event."""
-        if (changed := self.change(event)) is not None:
-            self.sink.publish(changed, at)
 
 
 def retried(handler: Handler, retries: Retries) -> Handler:

@@ -71,5 +71,5 @@ async def get_reply(
 ) -> tuple[dict[str, str], Any]:
     """As get_json, after the headers of the answer. An answer without a body is None."""
     if row.dialect == "opencode_server":  # its password goes to an OpenCode server alone
-        await client.opencode.check(row.base_url.rstrip("/"))
+        await client.pool.opencode.check(row.base_url.rstrip("/"))
     return await exchanged(client.http, client.registry.dialects[row.dialect], row, call, limit)

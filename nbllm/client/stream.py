@@ -91,11 +91,9 @@ class Stream:
             self._task.remove_done_callback(unbegun)
         try:
             await work
-        except asyncio.CancelledError:
-            self._finish(None, cancelled=True)
-            raise
         except BaseException as exc:
-            self._finish(errors.as_ours(exc))
+            cancelled = isinstance(exc, asyncio.CancelledError)
+            self._finish(None if cancelled else errors.as_ours(exc), cancelled=cancelled)
             if not isinstance(exc, Exception):
                 raise
         else:

@@ -25,7 +25,7 @@ def unloaded(client: Client, model: str | None = None) -> list[str]:
     """Unloads a model, or without a name those that this process has loaded from files; gives their names.
     Raises as unload does."""
     if model is None:
-        return client.run(client.local.unload())
+        return client.run(client.pool.local.unload())
     route = client.resolve(model)
     client.run(unload(client, route))
     return [f"{route.provider.name}/{route.model}"]
@@ -44,7 +44,7 @@ async def unload(client: Client, route: Route, connect: float | None = _CONNECT)
             hint="Ollama can, and models in files: local/NAME, llamacpp/PATH.gguf.",
         )
     if row.dialect != "ollama":
-        await client.local.unload(str(route.path))
+        await client.pool.local.unload(str(route.path))
         return
     base, asked = row.base_url, {"model": route.model, "keep_alive": 0}
     try:

@@ -56,8 +56,7 @@ _DEEPEST = 100  # levels of an error's body that are looked through
 def scrub(text: str, secrets: Iterable[str]) -> str:
     """`text` with every secret in it masked, also where it is quoted for an address or for JSON, or in
     base64."""
-    fitting = [s for s in secrets if len(s) <= len(text)]  # no form of a secret is shorter than itself
-    return _scrubber(fitting)(text) if fitting else text
+    return _scrubber([s for s in secrets if len(s) <= len(text)])(text)  # no form is shorter than itself
 
 
 def _scrubber(secrets: Iterable[str]) -> Callable[[str], str]:

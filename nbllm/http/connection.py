@@ -146,7 +146,9 @@ class Connection:
         try:
             self._marks["sent"] = await self._send(request)
         except OSError:
-            if not (self.head.complete or self._readable_answer()):
+            if not self.closed:
+                self._on_readable()
+            if not self.head.complete:
                 raise  # else the server has answered early and hung up: the answer is worth more
         while not self.head.complete:
             await self._more()
@@ -179,11 +181,6 @@ class Connection:
             await ready
         finally:
             forget(self._sock)
-
-    def _readable_answer(self) -> bool:
-        if not self.closed:
-            self._on_readable()
-        return self.head.complete
 
     async def piece(self) -> tuple[bytes, Read] | None:
         """The next piece of the body, None at its end. Raises Unreadable or ReadError where it

@@ -28,7 +28,7 @@ _HEADERS = {
 }
 _JSON = {"content-type": "application/json"}
 _WITH_BODY = ("POST", "PUT", "PATCH")  # they say how much they send, nothing too
-_ODD_NAME, _ODD_VALUE = re.compile(r"[\r\n\0 :]|\A\Z"), re.compile(r"[\r\n\0]")
+_ODD_NAME, _ODD_VALUE = re.compile(r"[^!-9;-~]|\A\Z"), re.compile(r"[\r\n\0]")
 _BLANKS = " \t\v\f"
 _USER = re.compile(r"https?://([^/?#]*)@", re.IGNORECASE)
 _SAFE = r"(?:[A-Za-z0-9_~!$&()*+,;=:@/-]|%[0-9A-Fa-f]{2}|(?<!/)\.)*"  # what stands in a request as it is
@@ -82,31 +82,16 @@ class Letter:
 def _head(begun: str, address: Address, headers: Mapping[str, str], size: int | None) -> bytes:
     """The request line and headers. Raises Unsendable for what HTTP does not allow in them."""
     lines = [f"{begun} HTTP/1.1"]
-    given = set(map(_compared, headers))
+    given = set(map(str.lower, headers))
     if "host" not in given:
         lines.append(f"Host: {address.authority}")
     for name, value in headers.items():
-        if _ODD_VALUE.search(value):
-            raise _odd(name)
+        if _ODD_NAME.search(name) or _ODD_VALUE.search(value):
+            raise Unsendable(f"the header {name[:40]!r} holds a character that HTTP does not allow")
         lines.append(f"{name}: {value.strip(_BLANKS)}")
-    if size is not None and given.isdisjoint(_SIZES):
+    if size is not None and given.isdisjoint(("content-length", "transfer-encoding")):
         lines.append(f"Content-Length: {size}")
     return "\r\n".join([*lines, "", ""]).encode("utf-8")
-
-
-_SIZES = ("content-length", "transfer-encoding")
-
-
-@functools.lru_cache(256)
-def _compared(name: str) -> str:
-    """The name of a header as names are compared."""
-    if _ODD_NAME.search(name) or not name.isascii():
-        raise _odd(name)
-    return name.lower()
-
-
-def _odd(name: str) -> Unsendable:
-    return Unsendable(f"the header {name[:40]!r} holds a character that HTTP does not allow")
 
 
 def _target(url: str) -> str:

@@ -135,7 +135,8 @@ class StampedTransport:
         try:
             return await connection.exchange(wire, trace)
         except BaseException as exc:
-            self._drop(connection)
+            self._busy.discard(connection)
+            connection.close()
             if isinstance(exc, OSError):
                 raise Broken(str(exc)) from None
             raise
@@ -167,14 +168,10 @@ class StampedTransport:
         """Takes a connection back (under its origin), or closes it."""
         self._busy.discard(connection)
         if origin is None or not connection.reusable() or sum(map(len, self._idle.values())) >= self._keep:
-            return connection.close()
-        connection.rest()
-        self._idle[origin].append(connection)
-        return None
-
-    def _drop(self, connection: Connection) -> None:
-        self._busy.discard(connection)
-        connection.close()
+            connection.close()
+        else:
+            connection.rest()
+            self._idle[origin].append(connection)
 
     def idle(self, origin: Address) -> int:
         """How many connections to `origin` are open and free."""

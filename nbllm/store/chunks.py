@@ -7,11 +7,13 @@ event is called busy.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from itertools import groupby, islice, takewhile
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, Protocol
 
-from ..core.calls import Arrival, Read, Trace
+from ..core.calls import Read, Trace
 from ..core.errors import NbllmError
 from ..core.eventlog import EventLog
 from ..core.events import (
@@ -66,6 +68,9 @@ DISTURBED = (
 )
 
 
+_BEARING = ("content", "reasoning", "tool")  # kinds that hold tokens
+
+
 class Chunk(NamedTuple):
     """An event of the body with what it held and when it came (perf_counter seconds)."""
 
@@ -87,27 +92,33 @@ class Chunk(NamedTuple):
     @property
     def bears(self) -> bool:
         """Whether it holds tokens."""
-        return self.kind in ("content", "reasoning", "tool")
+        return self.kind in _BEARING
 
 
 def of(stream: Recorded, tokenizer: Tokenizer | None = None) -> list[Chunk]:
     """The events of the last attempt's body. What a restart made void is of kind "other"."""
     trace = stream.trace
-    arrivals, reads = list(trace.arrivals), list(trace.reads)
+    reads = list(trace.reads)
     unknown = Read(trace.marks.get("end", 0.0), 0.0, 0.0, 0)
     out: list[Chunk] = []
-    place, in_read, number = first_event(stream), 0, -1
-    came = stream.log.items(place)
-    for arrival, following in zip(arrivals, [*arrivals[1:], None], strict=False):
-        in_read = in_read + 1 if arrival.read == number else 0
-        number = arrival.read
-        items = [item for _, item in islice(came, arrival.upto - place)]
-        place = arrival.upto
-        if Restarted in map(type, items):
-            out = [c._replace(kind="other", counted=None) for c in out]
-        last = following is None or following.read != number
-        read = reads[arrival.read] if 0 <= arrival.read < len(reads) else unknown
-        out.append(_chunk(items, trace, arrival, (read, in_read, last), tokenizer))
+    place = first_event(stream)
+    came = (item for _, item in stream.log.items(place))
+    for number, together in groupby(list(trace.arrivals), attrgetter("read")):
+        read = reads[number] if 0 <= number < len(reads) else unknown
+        busy, arrivals = _late(read, trace), list(together)
+        for in_read, (upto, _, size) in enumerate(arrivals):
+            items = list(islice(came, upto - place))
+            place = upto
+            kind, text, counted = _held(items)
+            if Restarted in map(type, items):
+                out = [c._replace(kind="other", counted=None) for c in out]
+            ends = read.clean and in_read == len(arrivals) - 1
+            exact = read.stamp == "kernel" and (read.segments == 1 or ends)
+            lo = read.at if exact else read.lo
+            tokens = tokenizer(text) if tokenizer and text else None
+            pieces = text if kind in _BEARING else ""
+            told = read.stamp, busy and not exact, counted, tokens, pieces
+            out.append(Chunk(kind, read.at, lo, read.user, len(text), size, number, in_read, exact, *told))
     if out and out[-1].kind == "ping" and "done" in trace.marks:
         out[-1] = out[-1]._replace(kind="done")
     return _counted(out)
@@ -118,34 +129,13 @@ def first_event(stream: Recorded) -> int:
     return max((t.arrivals[-1].upto for t in stream.traces[:-1] if t.arrivals), default=0)
 
 
-def _chunk(
-    items: list[Item],
-    trace: Trace,
-    arrival: Arrival,
-    place: tuple[Read, int, bool],
-    tokenizer: Tokenizer | None,
-) -> Chunk:
-    read, in_read, last = place
-    exact = read.stamp == "kernel" and (read.segments == 1 or (last and read.clean))
-    text = "".join(map(_text, items))
+def _held(items: list[Item]) -> tuple[str, str, int | None]:
+    """The kind of what came together, its text, and the tokens that it counts."""
+    if len(items) == 1 and isinstance(items[0], str):  # nearly always
+        return kind_of(items[0]) or "", items[0], None
     kind = next(filter(None, map(kind_of, sorted(items, key=is_token, reverse=True))), "ping")
     counted = [e.usage.output_tokens for e in items if isinstance(e, UsageReport)]
-    return Chunk(
-        kind,
-        read.at,
-        read.at if exact else read.lo,
-        read.user,
-        len(text),
-        arrival.size,
-        arrival.read,
-        in_read,
-        exact,
-        read.stamp,
-        not exact and _late(read, trace),
-        counted[-1] if counted else None,
-        tokenizer(text) if tokenizer and text else None,
-        text if kind in ("content", "reasoning", "tool") else "",
-    )
+    return kind, "".join(map(_text, items)), counted[-1] if counted else None
 
 
 def _late(read: Read, trace: Trace) -> bool:
@@ -158,40 +148,34 @@ def _late(read: Read, trace: Trace) -> bool:
 
 def stalled(trace: Trace, start: float, end: float) -> bool:
     """Whether the network's loop was busy with something else for long between two moments."""
-    return any(min(end, b) - max(start, a) > DISTURBED for a, b in trace.stalls)
+    late = bisect_left(trace.stalls, start, key=itemgetter(1))  # they follow each other
+    near = takewhile(lambda stall: stall[0] < end, islice(trace.stalls, late, None))
+    return any(min(end, b) - max(start, a) > DISTURBED for a, b in near)
+
+
+_KINDS: dict[type, str] = {
+    ToolCallDelta: "tool",
+    MediaDelta: "content",
+    Finished: "finish",
+    UsageReport: "usage",
+    Started: "role",
+}
 
 
 def kind_of(item: Item) -> str | None:
     """What an event is in the chunks frame's words; None for a notice."""
-    if isinstance(item, str):
-        return "role" if not item else "reasoning" if isinstance(item, Thought) else "content"
-    match item:
-        case TextDelta(text):
-            return "content" if text else "role"
-        case ReasoningDelta(text):
-            return "reasoning" if text else "role"
-        case ToolCallDelta():
-            return "tool"
-        case MediaDelta():
-            return "content"
-        case Finished():
-            return "finish"
-        case UsageReport():
-            return "usage"
-        case Started():
-            return "role"
-    return None
+    if not isinstance(item, (str, TextDelta, ReasoningDelta)):
+        return _KINDS.get(type(item))
+    thought = isinstance(item, (Thought, ReasoningDelta))
+    return "role" if not _text(item) else "reasoning" if thought else "content"
 
 
 def _text(item: Item) -> str:
-    if isinstance(item, str):
-        return item
-    match item:
-        case TextDelta(text) | ReasoningDelta(text):
-            return text
-        case ToolCallDelta(_, _, name, arguments):
-            return (name or "") + arguments
-    return ""
+    if isinstance(item, ToolCallDelta):
+        return (item.name or "") + item.arguments
+    return (
+        item if isinstance(item, str) else item.text if isinstance(item, (TextDelta, ReasoningDelta)) else ""
+    )
 
 
 def _counted(found: list[Chunk]) -> list[Chunk]:
