@@ -1,6 +1,7 @@
 """The live display and the final form, through a port that records what a front end would get."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -269,6 +270,17 @@ def test_formulas_are_typeset_when_their_block_is_finished():
     clock.now += 1
     view.tick(clock.now)
     assert "mathjax_process" in page.outputs[0][1]["text/html"]
+
+
+def test_columns_say_which_formulas_are_closed():
+    """So that the page typesets each of them once, and none that still grows."""
+    page, state = Page(), AnswerState("one", 0.0)
+    grid = Grid(page, [state], clock=Clock())
+    state.feed(TextDelta("With $x$.\n\n$$\ny\n$$\n\nNow $z$ and\n\n$$\nw"), 1.0)
+    grid.settle(1.0)
+    found = re.findall(r'class="nbllm-tex( nbllm-closed)?">([^<]*)<', page.html)
+    assert [(" nbllm-closed", source) for source in ("$x$", "$$y$$", "$z$")] == found
+    assert "mathjax_process" not in page.html
 
 
 def test_thinking_is_shown_while_it_goes_on_and_collapsed_after():

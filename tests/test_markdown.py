@@ -46,7 +46,8 @@ TAGS = {
 }
 ATTRIBUTES = {
     "class": re.compile(
-        r"[ksncfb]|nbllm-tex( mathjax_process tex2jax_process)?|nbllm-(text|think|note|warn|foot|badge|task)"
+        r"[ksncfb]|nbllm-tex( mathjax_process tex2jax_process| nbllm-closed)"
+        r"|nbllm-(text|think|note|warn|foot|badge|task)"
     ),
     "style": re.compile(r"text-align:(left|right|center)"),
     "start": re.compile(r"\d+"),
@@ -398,7 +399,8 @@ def test_a_formula_stays_in_its_box(source):
 
 def test_without_typesetting_a_formula_is_its_source():
     """As the live tail shows it."""
-    assert '<p><span class="nbllm-tex">$x$</span></p>\n' == to_html("$x$", typeset=False)
+    expected = '<p><span class="nbllm-tex nbllm-closed">$x$</span></p>\n'
+    assert expected == to_html("$x$", typeset=False)
 
 
 CLEANED = [

@@ -32,12 +32,17 @@ async function copy(text, node) {
   setTimeout(() => (node.textContent = before), 1500);
 }
 
+const TYPESET = "mjx-container, .MathJax";
+
 // Typesets the formulas in `node`, by what the page has for that; its classes leave every other dollar alone. Gives a
 // promise of the end.
 async function typeset(model, node) {
-  if (!node.querySelector(".mathjax_process:not(:has(mjx-container, .MathJax))")) return;
+  if (node.querySelector(`.mathjax_process:not(:has(${TYPESET}))`)) await typesetAll(model, node);
+}
+
+async function typesetAll(model, node) {
   const typesetter = model.widget_manager?.rendermime?.latexTypesetter;
   if (typesetter) await typesetter.typeset(node);
   else if (window.MathJax?.typesetPromise) await window.MathJax.typesetPromise([node]);
-  else window.MathJax?.Hub?.Queue(["Typeset", window.MathJax.Hub, node]);
+  else if (window.MathJax?.Hub) await new Promise((end) => window.MathJax.Hub.Queue(["Typeset", window.MathJax.Hub, node], end));
 }

@@ -44,6 +44,41 @@ def test_columns_are_live_at_the_same_time(notebook):
     assert is_static(answers(n.save())[0])
 
 
+# Frame by frame while the cell runs: how many formulas of the first column are typeset, and how many are not.
+FORMULAS = """() => {
+  const seen = (window.formulas = []);
+  const look = () => {
+    const column = nbllmTest.area(2)?.querySelector('.nbllm-col');
+    if (column && nbllmTest.status() === 'busy') {
+      const all = [...column.querySelectorAll('.nbllm-tex')];
+      const set = all.filter(e => e.querySelector('mjx-container')).length;
+      seen.push([set, all.length - set]);
+    }
+    requestAnimationFrame(look);
+  };
+  look();
+}"""
+
+
+def test_formulas_in_columns_are_typeset_while_they_grow(notebook):
+    """Each once it is closed, and never source again while the columns are drawn anew."""
+    text = (
+        r"So $E = mc^2$, which cost \$5 and \$10." + "\n\n$$\na^2 + b^2\n$$\n\n" + "And so on, $x_1$. " * 30
+    )
+    models = "openai/m@echo=1,gap=0.02,claude/m@echo=1,gap=0.02"
+    n = notebook(LOAD, f"text = {text!r}", ask("{{text}}", models))
+    n.run(0, 1)
+    n.js(FORMULAS)
+    n.start(2)
+    n.wait("() => formulas.some(([set]) => set > 4)")
+    n.shot("columns-formulas", height=700)
+    n.wait_done(2)
+    counts = [done for done, _ in n.js("formulas")]
+    assert counts == sorted(counts)
+    n.wait("() => nbllmTest.area(2).querySelectorAll('mjx-container').length === 64")
+    assert "$5 and $10" in n.text(2)
+
+
 def test_stop_ends_every_column(notebook):
     """The toolbar's Stop: what came stays in all columns, each says so."""
     n = notebook(LOAD, ask("Why is the sky blue? At length.", "openai/m@tokens=3000,claude/m@tokens=3000"))

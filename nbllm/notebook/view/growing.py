@@ -2,8 +2,9 @@
 again. Every painter that draws takes both from here, so that a cell, its columns and the chat panel look
 alike.
 
-Formulas stay source in the open end: typesetting them anew at each frame would flicker. `quiet` lines have
-them as source too, where finished pieces are sent again and again.
+Formulas stay source in the open end, and in `quiet` lines, where finished pieces are sent again and again:
+typesetting them anew at each frame would flicker. They are marked there, so that the page can do it once
+(`stops.js`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import Any
 
 from .hidden import clean
 from .markdown import plain_html, to_html
+from .math import CLOSED, TYPESET
 from .state import AnswerState
 from .static import Rendered
 
 _INK = 8_000  # characters of a code block that are highlighted before the end
 _LONG_TAIL = 1_000  # characters of an open code block or list that are drawn again and again
-_TYPESET = " mathjax_process tex2jax_process"
 
 
 class Growing:
@@ -87,4 +88,4 @@ def glued(lines: list[Rendered]) -> Rendered:
 
 def quiet(lines: list[Rendered]) -> list[Rendered]:
     """The same, its formulas as source."""
-    return [Rendered(line.html.replace(_TYPESET, ""), line.text) for line in lines]
+    return [Rendered(line.html.replace(TYPESET, CLOSED), line.text) for line in lines]

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
 
+# The classes of a formula that a front end typesets, and of one in a text that still grows.
+TYPESET, CLOSED = " mathjax_process tex2jax_process", " nbllm-closed"
 _LONGEST = 5_000  # characters of one formula
 _MOST_LINES = 100
 # What only shows: letters, signs, operators, arrows, brackets, functions, accents, fonts and what arranges
@@ -305,14 +307,14 @@ def inline_html(tokens: Sequence[Token], index: int, options: Any, env: Any) -> 
     left, right = ("$$", "$$") if token.markup in _BLOCK else ("$", "$")
     if token.markup != "$" and "$" in token.content:
         left, right = token.markup, _CLOSING[token.markup]
-    return _html("span", token.content, left, right, env)
+    return _html("span", token.content, (left, right), env)
 
 
 def block_html(tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
     """A formula on lines of its own."""
     content = tokens[index].content
-    left, right = ("\\[", "\\]") if "$" in content else ("$$", "$$")
-    return _html("div", content, left, right, env) + "\n"
+    marks = ("\\[", "\\]") if "$" in content else ("$$", "$$")
+    return _html("div", content, marks, env) + "\n"
 
 
 def _is_harmless(content: str) -> bool:
@@ -323,9 +325,9 @@ def _is_harmless(content: str) -> bool:
     return all(c and (c["name"] is None or c["name"] in _HARMLESS) for c in commands)
 
 
-def _html(tag: str, content: str, left: str, right: str, env: Any) -> str:
-    source = escape(f"{left}{content}{right}", quote=False)
+def _html(tag: str, content: str, marks: tuple[str, str], env: Any) -> str:
+    source = escape(content.join(marks), quote=False)
     if len(content) > _LONGEST or not _is_harmless(content):
         return f"<code>{source}</code>" if tag == "span" else f"<pre><code>{source}</code></pre>"
-    name = "nbllm-tex mathjax_process tex2jax_process" if env.get("typeset", True) else "nbllm-tex"
-    return f'<{tag} class="{name}">{source}</{tag}>'
+    kind = TYPESET if env.get("typeset", True) else CLOSED
+    return f'<{tag} class="nbllm-tex{kind}">{source}</{tag}>'

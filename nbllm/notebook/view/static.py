@@ -431,15 +431,8 @@ def provenance(response: Response) -> dict[str, Any]:
 
     from ...store.measure import params, sha
 
-    usage, asked = response.usage, response.request
-    counted = (
-        {
-            n: getattr(usage, n)
-            for n in ("input_tokens", "output_tokens", "reasoning_tokens", "cache_read_tokens")
-        }
-        if usage
-        else {}
-    )
+    asked, names = response.request, ("input", "output", "reasoning", "cache_read")
+    usage = {f"{name}_tokens": getattr(response.usage, f"{name}_tokens", None) for name in names}
     return {
         "model": asked.model if asked else None,
         "answered": response.model,
@@ -449,7 +442,7 @@ def provenance(response: Response) -> dict[str, Any]:
         "params": json.loads(params(asked)) if asked else {},
         "prompt_sha": sha(asked) if asked else None,
         "finish_reason": response.finish_reason,
-        "usage": {n: v for n, v in counted.items() if v is not None},
+        "usage": {n: v for n, v in usage.items() if v is not None},
         "cost_usd": response.cost,
         "nbllm": version("nbllm"),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
