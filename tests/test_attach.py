@@ -125,5 +125,5 @@ def test_a_table_can_be_attached():
     import pandas as pd
 
     assert attached("df", {"df": pd.DataFrame({"a": [1]})}).text.startswith(
-        "\n\ndf: A table of 1 rows and 1 columns."
+        "\n\ndf: A table of 1 row and 1 column."
     )

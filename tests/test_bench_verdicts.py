@@ -115,7 +115,7 @@ def test_a_power_is_told_before_the_run():
 
 def test_a_run_that_cannot_find_it_says_so():
     """Before anything is sent."""
-    with pytest.warns(UserWarning, match="2 blocks find a difference of 10%"):
+    with pytest.warns(UserWarning, match="With 2 blocks, a difference of 10% among"):
         run(
             ["sim/openai", "sim/anthropic"], "x", blocks=2, detect=0.1, warmup=0, progress=False, max_tokens=2
         )

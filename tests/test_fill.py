@@ -735,12 +735,12 @@ def test_data_frames_become_a_schema_and_a_sample():
         (
             lambda pd, np: pd.DataFrame({f"c{i}": [i] for i in range(60)}),
             (
-                "1 rows and 60 columns",
+                "1 row and 60 columns",
                 "| c39 | int64 | 0 | 39 to 39, mean 39 |",
                 "(and 20 more columns: c40, c41",
             ),
         ),
-        (lambda pd, np: pd.DataFrame({"a": []}), ("0 rows and 1 columns", "| a |")),
+        (lambda pd, np: pd.DataFrame({"a": []}), ("0 rows and 1 column.", "| a |")),
         (lambda pd, np: pd.DataFrame(), ("0 rows and 0 columns",)),
         (
             lambda pd, np: pd.DataFrame([[1, 2], [3, 4]], columns=["a", "a"]),
@@ -750,7 +750,7 @@ def test_data_frames_become_a_schema_and_a_sample():
             lambda pd, np: pd.DataFrame({"a": [1]}, index=pd.MultiIndex.from_tuples([("x", 1)])),
             ("| ('x', 1) | 1 |",),
         ),
-        (lambda pd, np: type("Mine", (pd.DataFrame,), {})({"a": [1]}), ("A table of 1 rows",)),
+        (lambda pd, np: type("Mine", (pd.DataFrame,), {})({"a": [1]}), ("A table of 1 row and",)),
         (lambda pd, np: pd.DataFrame({"a": ["x" * 500]}), ("xxx... |",)),
         (lambda pd, np: np.arange(6).reshape(2, 3), ("shape (2, 3) and type int64", "[3 4 5]")),
         (lambda pd, np: np.full((30, 30), "x" * 20), ("(the first 3,000 of ",)),

@@ -193,7 +193,7 @@ def test_what_comes_by_thousands_is_cut_where_it_is_read(servers):
     assert 1_000 == len(usables)
     assert ["mcp/bad: It tells of more tools than the 1,000 that are read."] == notes
     parts = called(servers(bad("parts_by_thousands")))
-    assert "(and 99950 more parts)" in str(parts)
+    assert "(more parts: 99950)" in str(parts)
     assert "of 400," in called(servers(bad("values_by_thousands")))
 
 

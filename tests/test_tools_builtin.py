@@ -67,7 +67,7 @@ def test_what_they_are(folder):
         ({"path": "a.txt", "first_line": 9}, "\n(lines 9 to 8 of 3)"),
         ({"path": "p.png"}, (Image(PNG),)),
         ({"path": "d.pdf"}, (Document(b"%PDF-1.7"),)),
-        ({"path": "x.bin"}, "(2 bytes that are no text)"),
+        ({"path": "x.bin"}, "(2 bytes, no text)"),
         ({"path": "no.txt"}, "failed: 'no.txt': No such file or directory"),
         ({"path": "sub"}, "failed: 'sub' is no file."),
         ({"path": "a.txt/x"}, "failed: 'a.txt/x': Not a directory"),

@@ -164,7 +164,7 @@ def test_the_schema_that_a_model_is_told():
         (200, b'{"t": 3}', "application/json", '{"t": 3}'),
         (200, b"", "text/plain", NOTHING),
         (200, PNG, "image/png", (Image(PNG),)),
-        (200, b"\0\xff\xfe", "application/octet-stream", "(3 bytes that are no text)"),
+        (200, b"\0\xff\xfe", "application/octet-stream", "(3 bytes, no text)"),
         (200, "ü".encode("latin-1"), "text/plain", "�"),
         (
             404,

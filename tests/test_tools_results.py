@@ -83,7 +83,7 @@ DAY = dt.date(2026, 1, 2)
         (Item(name="a", on=DAY), '{"name": "a", "on": "2026-01-02"}'),
         ({"items": [Item(name="a", on=DAY)]}, '{"items": [{"name": "a", "on": "2026-01-02"}]}'),
         (b"text", "text"),
-        (b"\xff\x00" * 10, "(20 bytes that are no text)"),
+        (b"\xff\x00" * 10, "(20 bytes, no text)"),
     ],
 )
 def test_values_as_text(value, text):
@@ -127,7 +127,7 @@ def test_a_figure_is_a_picture():
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (pd.DataFrame({"a": range(5000)}), "A table of 5,000 rows and 1 columns."),
+        (pd.DataFrame({"a": range(5000)}), "A table of 5,000 rows and 1 column."),
         (pd.Series(range(5000), name="s"), "of 5,000 rows"),
         (np.zeros((5000, 3)), "An array of shape (5000, 3)"),
         ("x" * 10_000, "(the first 600 of 10,000 characters)"),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.errors import ConfigError
+from ..core.values import counted
 from . import statistics as st
 from .correlation import plausible
 from .frames import SCORE, grouped, last_attempts, measured, ordered
@@ -85,8 +86,7 @@ def compare(
     for key, part in grouped(used, setting):
         place = dict(zip(setting, key, strict=True))
         if reference is None or str(place["name"]) != reference:
-            found = _setting(part, _alike(yardstick, place), asked)
-            rows += [{**place, **row} for row in found]
+            rows += [{**place, **row} for row in _setting(part, _alike(yardstick, place), asked)]
     for members in _families(rows, setting, family):
         _corrected(members, margin, level)
     out = pd.DataFrame(rows, columns=[*setting, *_COLUMNS])
@@ -264,7 +264,7 @@ def _too_few(row: dict[str, Any], size: int, level: float) -> str:
         if n < st.LEAST and not row["failed_a"] and not row["failed_b"]
         else st.least_blocks(size, level)
     )
-    return f"at least {least} blocks are needed to decide among {size} comparisons"
+    return f"at least {least} blocks are needed to decide among {counted(size, 'comparison')}"
 
 
 __all__ = ["METRICS", "compare", "ordered"]

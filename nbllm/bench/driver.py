@@ -119,7 +119,7 @@ class Load:
         refused = [arm.name for i, arm in enumerate(self.job.arms) if self._refuses(i)]
         if refused and not self.reason:
             words = " and ".join(refused)
-            self.reason = f"{words} failed {self.job.rules.max_errors} times in a row and was asked no more"
+            self.reason = f"{words} was asked no more: max_errors={self.job.rules.max_errors} was reached"
 
     def _full(self) -> bool:
         """Whether the budget has no room for one request more; that is why the run ends, then."""

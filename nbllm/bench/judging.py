@@ -165,7 +165,7 @@ def _asked(pairs: list[Row], question: str, model: str, client: Client) -> None:
     if len(failures) == 2 * len(pairs):
         raise failures[0]
     if failures:
-        warnings.warn(f"The judge failed {len(failures)} times: {failures[0].message[:200]}", stacklevel=3)
+        warnings.warn(f"Failures of the judge: {len(failures)}. {failures[0].message[:200]}", stacklevel=3)
 
 
 def _words(question: str, sides: Sequence[Any], turned: bool) -> str:

@@ -231,7 +231,7 @@ def unsteady(loads: Sequence[Load]) -> str:
     """Which loads their turns are too short to reach, in words; "" where there is none."""
     short = [x for x in loads if x.kind == "closed" and x.concurrency > 1 and x.per_turn < 4 * x.concurrency]
     return "".join(
-        f"{x.per_turn} requests a turn are too few to keep {x.concurrency} at a time: leave per_turn out for "
+        f"per_turn={x.per_turn} is too little to keep {x.concurrency} at a time: leave per_turn out for "
         f"{STEADY * x.concurrency}. "
         for x in short
     ).strip()

@@ -6,6 +6,7 @@ import math
 
 from ..core.errors import ConfigError
 from ..core.extras import needs
+from ..core.values import counted
 from .statistics import LEAST
 
 _NOISE = 0.2  # from block to block; providers on the open network vary by 10 to 40 %
@@ -56,16 +57,17 @@ def blocks_for(models: int, detect: float, *, noise: float = _NOISE) -> int:
 def foretold(models: int, blocks: int, detect: float | None) -> str:
     """What is to be said before a run, "" where nothing is."""
     pairs = models * (models - 1) // 2
-    few = blocks < LEAST and pairs > 0
-    few_words = f"At least {LEAST} blocks are needed to decide among {pairs} comparisons, not {blocks}."
+    among = counted(pairs, "comparison")
     if detect is None:
-        return few_words if few else ""
+        few = blocks < LEAST and pairs > 0
+        return f"At least {LEAST} blocks are needed to decide among {among}, not {blocks}." if few else ""
     checked(detect, "detect")
     chance = power(models, blocks, detect) if pairs else 1.0
     if chance >= _ENOUGH:
         return ""
     return (
-        f"{blocks} blocks find a difference of {detect:.0%} among {pairs} comparisons with a chance of "
-        f"{chance:.0%}, where times vary by {_NOISE:.0%} from block to block; "
+        f"With {counted(blocks, 'block')}, a difference of {detect:.0%} among "
+        f"{among} is found with a chance of {chance:.0%}, "
+        f"where times vary by {_NOISE:.0%} from block to block; "
         f"blocks={blocks_for(models, detect)} with one of {_ENOUGH:.0%}."
     )

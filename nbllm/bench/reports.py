@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.values import counted
 from ..store import columns
 from .comparison import BAD, GOOD, compare
 from .decisions import FIGURES, board, cost
@@ -94,8 +95,7 @@ def _compared(df: pd.DataFrame, margin: float) -> pd.DataFrame | None:
 def _verdicts(rows: pd.DataFrame | None, short: Mapping[str, str], margin: float) -> str:
     if rows is None:
         return ""
-    told = sentences(rows.to_dict("records"), short)
-    lines = [f"<li>{escape(words)}</li>" for words in told]
+    lines = [f"<li>{escape(words)}</li>" for words in sentences(rows.to_dict("records"), short)]
     more = folded("<ul>" + "".join(lines[LONG:]) + "</ul>", len(lines), "All of them") if lines[LONG:] else ""
     said = (
         "<ul>" + "".join(lines[:LONG]) + f"</ul>{more}" if lines else "<p>No difference is established.</p>"
@@ -275,12 +275,12 @@ def _opening(df: pd.DataFrame, heading: str) -> str:
     used = measured(df)
     when = df["t_wall"].dropna()
     facts = [
-        f"{len(used):,} measured requests"
+        counted(len(used), "measured request")
         + (f" and {len(df) - len(used):,} to warm up" if len(df) > len(used) else ""),
-        f"{used['block'].nunique()} blocks, in random order from seed {about['seed']}"
+        f"{counted(used['block'].nunique(), 'block')}, in random order from seed {about['seed']}"
         if about.get("seed") is not None
         else "",
-        f"{used['prompt_id'].nunique()} prompts" if used["prompt_id"].notna().any() else "",
+        counted(used["prompt_id"].nunique(), "prompt") if used["prompt_id"].notna().any() else "",
         f"{when.min():%Y-%m-%d %H:%M} to {when.max():%H:%M} UTC" if len(when) else "",
         f"{dollars(spent)} in all" if not math.isnan(spent := cost(df)["total_usd"]) else "",
         "ended early: " + str(about["ended"]) if about.get("ended") not in (None, "complete") else "",
@@ -408,7 +408,8 @@ def _caveats(df: pd.DataFrame, selftest: pd.DataFrame | None) -> str:
         "Arrivals were stamped by this process, not by the operating system: times include its own delays."
         if (used["stamp"].astype("string") == "recv").any()
         else "",
-        f"The smallest group has {per_name.min()} requests: percentiles above the median say little."
+        f"The smallest group has {counted(int(per_name.min()), 'request')}: percentiles above the "
+        f"median say little."
         if len(per_name) and per_name.min() < 59
         else "",
         "The simulator answered some or all requests: these figures say nothing of a provider."

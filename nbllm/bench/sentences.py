@@ -68,7 +68,7 @@ def _by_metric(rows: list[_Row], names: Mapping[str, str]) -> Iterator[str]:
             f"{_upper(label)}: {' and '.join(names[n] for n in best[:3])} "
             f"{'is' if len(best) == 1 else 'are each'} {word} than {won[best[0]]} of the "
             f"{len(models) - 1} others, and behind nobody"
-            + (f"; {open_} of {len(part)} pairs are undecided." if open_ else ".")
+            + (f"; {open_} of {len(part)} undecided." if open_ else ".")
         )
     yield from (f"{words} in {', '.join(labels)}." for words, labels in without.items() if labels)
 

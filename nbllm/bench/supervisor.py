@@ -53,8 +53,8 @@ def work(place: Path, job: Job, progress: Progress | bool | None) -> pd.DataFram
     if unsaved:
         df.attrs["nbllm"]["ended"] = reason
         warnings.warn(
-            f"{reason}. Of this frame, {len(unsaved)} rows are nowhere else: nbllm.bench.save writes them to "
-            f"another place.",
+            f"{reason}. Rows of this frame that are nowhere else: {len(unsaved)}. nbllm.bench.save writes "
+            f"them to another place.",
             stacklevel=3,
         )
     return df

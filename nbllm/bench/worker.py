@@ -58,8 +58,7 @@ def main() -> int:
         try:
             why, unsaved = running.run(_run(store, job, client, asked))
         except Exception as exc:
-            secrets = [text for arm in job.arms for text in arm.secrets]
-            raise SystemExit(scrub(_cause(exc), secrets)) from exc
+            raise SystemExit(scrub(_cause(exc), [text for arm in job.arms for text in arm.secrets])) from exc
         with contextlib.suppress(ConfigError):  # the disk is full: the notebook is told all the same
             store.put(ended=why or "complete")
     say({"ev": "end", "why": why, "unsaved": unsaved})

@@ -44,6 +44,7 @@ from ..core.events import (
 from ..core.history import answered, closed
 from ..core.messages import Message, Request, Text, Tool, ToolCall, ToolResult
 from ..core.options import CallSpec
+from ..core.values import counted
 from ..tools.changes import Change, Journal, Made, settled
 from ..tools.given import Connections, Given, Sets, tools
 from ..tools.mcp_mend import clean
@@ -104,7 +105,7 @@ class Limits:
             return f"the budget of ${self.usd:g} is spent"
         tokens = (used.input_tokens or 0) + (used.output_tokens or 0)
         if self.tokens is not None and tokens >= self.tokens:
-            return f"the budget of {self.tokens:,} tokens is spent"
+            return f"the budget of {counted(self.tokens, 'token')} is spent"
         return ""
 
 
@@ -353,8 +354,9 @@ class Agent:
         if summary:
             self.messages = summarised(parts, summary)
             about = {"summary": summary, "from": self._said - len(parts.kept)}
-            turns = sum(map(begins, parts.old))
-            self._tell(stream, f"{turns} earlier turn{'s' * (turns != 1)} summarised", before, about)
+            self._tell(
+                stream, f"{counted(sum(map(begins, parts.old)), 'earlier turn')} summarised", before, about
+            )
         return self.size < before
 
     def _tell(self, stream: Stream, what: str, before: int, about: Mapping[str, Any] | None = None) -> None:

@@ -148,4 +148,4 @@ class Chat:
         self._turns.clear()
 
     def __repr__(self) -> str:
-        return f"Chat(model={self.model!r}, {len(self.turns)} turns)"
+        return f"Chat(model={self.model!r}, turns={len(self.turns)})"

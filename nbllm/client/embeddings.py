@@ -91,7 +91,7 @@ class _Job:
         matrix = unpacked(response.text)
         rows, size = matrix.shape
         asked = self.options["extra"].get("dimensions")
-        wrong = f"{rows} vectors for {len(batch)} texts" if rows != len(batch) else ""
+        wrong = f"other numbers of vectors ({rows}) and texts ({len(batch)})" if rows != len(batch) else ""
         if size != (expected := asked or self.size or size):
             wrong = wrong or f"vectors of {size} numbers instead of {expected}"
         if wrong:

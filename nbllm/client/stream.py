@@ -67,7 +67,7 @@ class Stream:
         self._response: Response | None = None
 
     def __repr__(self) -> str:
-        return f"<Stream {'done' if self.done else 'running'}, {len(self.log)} events>"
+        return f"<Stream {'done' if self.done else 'running'}, events: {len(self.log)}>"
 
     # --- the writer's side, on the engine's thread ---
 

@@ -311,7 +311,7 @@ class ProcessCall(_Call):
     headers: ClassVar[None] = None  # it is told its key by its environment
 
     def __repr__(self) -> str:
-        return f"ProcessCall({self.argv[:1]}, {len(self.argv)} words, env names={list(self.env)})"
+        return f"ProcessCall({self.argv[:1]}, +{len(self.argv) - 1}, env names={list(self.env)})"
 
     def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
         """See _Call."""

@@ -78,13 +78,14 @@ def table_form(df: Any, limit: int, what: str = "A table") -> str:
 def _view(df: Any, what: str, lines: list[tuple[Any, ...]], rows: int, width: int) -> str:
     hidden = list(map(str, df.columns[len(lines) :]))
     about = [
-        f"{what} of {len(df):,} rows and {df.shape[1]} columns.",
+        f"{what} of {counted(len(df), 'row')} and {counted(df.shape[1], 'column')}.",
         "",
         *_lines(["column", "type", "missing", "values"], lines, width),
     ]
     if hidden:
         about.append(
-            f"(and {len(hidden)} more columns: {', '.join(hidden[:20])}{', ...' if len(hidden) > 20 else ''})"
+            f"(and {counted(len(hidden), 'more column')}: "
+            f"{', '.join(hidden[:20])}{', ...' if len(hidden) > 20 else ''})"
         )
     head = df.iloc[:rows, : len(lines)]
     if rows and len(df):

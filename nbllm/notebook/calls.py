@@ -189,8 +189,7 @@ def _frame(session: Session, period: Period | None) -> pd.DataFrame:
         rows, problems = ledger.history(*period)
     for problem in problems:
         session.say(problem)
-    texts = TEXTS if any("prompt" in row for row in rows) else ()
-    return frame(rows, (*COLUMNS, *texts))
+    return frame(rows, (*COLUMNS, *(TEXTS if any("prompt" in row for row in rows) else ())))
 
 
 def _split(rest: str) -> tuple[Period | None, list[str]]:

@@ -54,9 +54,7 @@ class Chat:
 
     def before(self, place: Place) -> tuple[Message, ...]:
         """What a question asked at `place` goes on from."""
-        old, same = self._of(place)
-        end = same[-1] + 1 if same else old[0] if old else len(self.turns)
-        return self.until(end)
+        return self.until(self._of(place)[1])
 
     def until(self, end: int) -> tuple[Message, ...]:
         """The first `end` turns, as the next question sends them."""
@@ -67,8 +65,7 @@ class Chat:
         nothing is no turn."""
         if turn.response.empty:
             return
-        old, same = self._of(turn.place)
-        at = same[-1] + 1 if same else old[0] if old else len(self.turns)
+        old, at = self._of(turn.place)
         self.turns[at:at] = [turn]
         stale = {id(self.turns[i + (i >= at)]) for i in old}
         self.turns[:] = [t for t in self.turns if id(t) not in stale]
@@ -87,13 +84,12 @@ class Chat:
         same = (i for i, t in enumerate(self.turns) if turn is not None and t.response is turn.response)
         return next(same, len(self.turns))
 
-    def _of(self, place: Place) -> tuple[list[int], list[int]]:
-        """Where the turns of this cell stand: (of earlier runs, of this run)."""
+    def _of(self, place: Place) -> tuple[list[int], int]:
+        """(where the turns of earlier runs of this cell stand, where its next one belongs)."""
         mine = [i for i, t in enumerate(self.turns) if place.cell and t.place.cell == place.cell]
-        return (
-            [i for i in mine if self.turns[i].place.execution != place.execution],
-            [i for i in mine if self.turns[i].place.execution == place.execution],
-        )
+        old = [i for i in mine if self.turns[i].place.execution != place.execution]
+        same = [i + 1 for i in mine if i not in old]
+        return old, [*same[-1:], *old, len(self.turns)][0]
 
     @property
     def tokens(self) -> int | None:

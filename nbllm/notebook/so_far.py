@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.errors import MASK, looks_like_key
-from ..core.values import cut, text_of
+from ..core.values import counted, cut, text_of
 
 _CELL, _VALUE = 4_000, 200  # characters of a cell, and tokens of a value
 _WORD = re.compile(r"[\w\-.]{16,}")
@@ -40,7 +40,8 @@ class NotebookSoFar:
                 break
             taken.append(told)
         left = len(every) - len(taken)
-        return "\n\n".join([*([f"({left} earlier cells are left out)"] if left else []), *reversed(taken)])
+        first = [f"(left out: {counted(left, 'earlier cell')})"] if left else []
+        return "\n\n".join([*first, *reversed(taken)])
 
     def _cell(self, number: int) -> Iterator[str]:
         yield f"In [{number}]:"

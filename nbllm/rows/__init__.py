@@ -252,8 +252,7 @@ def _handed_in(
     name: str, job: Job, df: pd.DataFrame, *, client: Client | None, confirm: Confirm, wait: bool
 ) -> Any:
     with RunFile(name) as file:
-        asked = _Run(file, job, client=client, confirm=confirm)
-        handle = asked.handed_in(df)
+        handle = _Run(file, job, client=client, confirm=confirm).handed_in(df)
     return handle.wait() if wait else handle
 
 

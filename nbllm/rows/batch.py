@@ -211,7 +211,8 @@ class Batches:
             df = pd.DataFrame({"prompt": pd.array(prompts, dtype="string")})
         if len(df) != len(rows):
             raise errors.ConfigError(
-                f"The run {self.file.name} is over a table of {len(rows):,} rows, not {len(df):,}.",
+                f"This table has another length ({len(df):,}) than that of the run {self.file.name} "
+                f"({len(rows):,}).",
                 hint="Give the table that it was started with, or none.",
             )
         return joined(df, self.job, rows, self.file.name)
@@ -284,7 +285,7 @@ class Batches:
         for outcome in collector.rest(found.state):
             rows[ids[outcome.id]] = self._row(ids[outcome.id], outcome)
         if collector.strange:
-            self.ended = f"{collector.strange:,} lines of the results belong to no row and were left out"
+            self.ended = f"lines of the results that belong to no row: {collector.strange:,}"
         self.file.record(rows.values(), part=part.part)
 
     def _failed(self, part: Part, found: BatchState) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..core.calls import ModelFacts
 from ..core.events import Usage
-from ..core.values import tokens_in
+from ..core.values import counted, tokens_in
 from ..routing import prices
 from ..store.budgets import Amount
 
@@ -46,8 +46,7 @@ class Estimate:
         read = sum(sizes) / len(sizes) if sizes else 0.0
         made = min(max_tokens or _USUAL_OUTPUT, _USUAL_OUTPUT)
         seconds = questions * (_START + made / _SPEED) / max(1, min(width, questions))
-        all_ = taken(questions * read, questions * made, facts)
-        return cls(rows, questions, all_, seconds / 60)
+        return cls(rows, questions, taken(questions * read, questions * made, facts), seconds / 60)
 
     @property
     def usd(self) -> float | None:
@@ -68,4 +67,5 @@ class Estimate:
         asked = "" if self.questions == self.rows else f" ({self.questions:,} to ask)"
         money = "price not known" if self.usd is None else f"about ${self.usd:,.2g}"
         time = "less than a minute" if self.minutes < 1 else f"about {self.minutes:,.0f} min"
-        return f"{self.rows:,} rows{asked}, about {self.tokens:,.0f} tokens, {money}, {time}"
+        tokens = counted(round(self.tokens), "token")
+        return f"{counted(self.rows, 'row')}{asked}, about {tokens}, {money}, {time}"

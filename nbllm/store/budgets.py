@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import BudgetExceeded, ConfigError
+from ..core.values import counted
 from .database import home, own_folder, refused, shared, take
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ class State:
         if self.tokens is not None:
             left = max(0, self.tokens - self.spent.tokens - self.held.tokens)
             lines.append(
-                f"{self.tokens:,} tokens: {self.spent.tokens:,} spent, {self.held.tokens:,} reserved, "
-                f"{left:,} left"
+                f"{counted(self.tokens, 'token')}: {self.spent.tokens:,} spent, "
+                f"{self.held.tokens:,} reserved, {left:,} left"
             )
         return "; ".join(lines)
 
@@ -126,9 +127,8 @@ class Budget:
         return {name: value for name, value in found.items() if value is not None}
 
     def __str__(self) -> str:
-        parts = [] if self.usd is None else [f"${self.usd:g}"]
-        parts += [] if self.tokens is None else [f"{self.tokens:,} tokens"]
-        return " and ".join(parts)
+        usd = [] if self.usd is None else [f"${self.usd:g}"]
+        return " and ".join([*usd, *([] if self.tokens is None else [counted(self.tokens, "token")])])
 
     def reserve(self, want: Amount) -> int:
         """Sets aside what a call may take; gives the reservation's number. Raises BudgetExceeded, and

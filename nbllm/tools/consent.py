@@ -139,7 +139,7 @@ def _change(before: Any, now: Described) -> Change | None:
         return Change(now.name, True, tuple(f"+ {line}" for line in _lines(kept)[:_LINES]))
     found = difflib.unified_diff(_lines(before)[:100], _lines(kept)[:100], lineterm="", n=0)
     lines = [f"{line[0]} {line[1:]}" for line in list(found)[2:] if line[:1] in "-+"]
-    more = [f"(and {len(lines) - _LINES} more lines)"] if len(lines) > _LINES else []
+    more = [f"(more lines: {len(lines) - _LINES})"] if len(lines) > _LINES else []
     return Change(now.name, False, tuple([*lines[:_LINES], *more] or [f"(behind {_SHOWN:,} characters)"]))
 
 

@@ -41,7 +41,7 @@ def mend(result: dict[str, Any]) -> list[str]:
         if isinstance(value, list) and field in _LISTS:
             notes += _mend_list(result, field)
         elif isinstance(value, list) and field in _PARTS and len(value) > _MOST_PARTS:
-            more = {"type": "text", "text": f"(and {len(value) - _MOST_PARTS} more parts)"}
+            more = {"type": "text", "text": f"(more parts: {len(value) - _MOST_PARTS})"}
             result[field] = [*value[:_MOST_PARTS], _PARTS[field](more)]
     return notes
 

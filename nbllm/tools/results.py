@@ -15,7 +15,7 @@ from typing import Any
 
 from ..core.errors import NbllmError, in_a_line
 from ..core.messages import Document, Image, Text, ToolCall, ToolResult, picture_type
-from ..core.values import BUDGET, CHARACTERS, cut, draws, form_of, picture, text_of
+from ..core.values import BUDGET, CHARACTERS, counted, cut, draws, form_of, picture, text_of
 from .usable import ToolArgumentsError
 
 Content = str | tuple[Text | Image | Document, ...]
@@ -98,7 +98,7 @@ def _binary(data: bytes, budget: int) -> Text | Image | Document:
     try:
         return Text(cut(data.decode(), budget * CHARACTERS))
     except UnicodeDecodeError:
-        return Text(f"({len(data):,} bytes that are no text)")
+        return Text(f"({counted(len(data), 'byte')}, no text)")
 
 
 def _text(value: Any, budget: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from ...core.errors import ConfigError
 from ...core.extras import needs
 from ...core.messages import Document, Image, Part, Text, picture_type
-from ...core.values import BUDGET, SIZE_LIMIT, bytes_of, draws, form_of, picture, text_of, tokens_in
+from ...core.values import BUDGET, SIZE_LIMIT, bytes_of, counted, draws, form_of, picture, text_of, tokens_in
 
 _PDF = b"%PDF"
 _WHOLE = 4_000  # bytes of a table's file that goes along as it is; of a larger one a sample does
@@ -46,7 +46,9 @@ _TEXT_SUFFIXES = {
 def told(name: str, part: Part, budget: int) -> str:
     """What the line of figures says of a part: a picture, or about how many tokens."""
     if isinstance(part, Text):
-        return f"{name} (≈ {tokens_in(part.text):,}{f' of {budget:,}' if tokens_in(part.text) > 50 else ''} tokens)"  # noqa: E501
+        size = tokens_in(part.text)
+        share = f"≈ {size:,} of {budget:,} tokens" if size > 50 else counted(size, "token", about=True)
+        return f"{name} ({share})"
     return f"{name} ({'image' if isinstance(part, Image) else 'document'})"
 
 

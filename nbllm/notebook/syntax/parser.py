@@ -120,8 +120,7 @@ class _Reader:
                 and _canonical(match["name"]) not in OPTIONS
             ):
                 return False
-            option = _find(match["dash"], match["name"], self.at)
-            self._read(option, self.at, match.end())
+            self._read(_find(match["dash"], match["name"], self.at), self.at, match.end())
         elif match := _DASHED.match(self.line, self.at):
             self._dashed(match["dash"], match["name"], match.end())
         else:

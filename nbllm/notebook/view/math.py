@@ -245,8 +245,7 @@ def _find(text: str, closing: str, begin: int) -> int:
 def _block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     """A formula on lines of its own. While a text still grows (`env["growing"]`), one that is not yet closed
     counts."""
-    first = _line(state, start)
-    opening = first[:2]
+    opening = _line(state, start)[:2]
     if opening not in _BLOCK or state.is_code_block(start):
         return False
     last = _last_line(state, start, end, _CLOSING[opening])
