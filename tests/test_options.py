@@ -41,6 +41,20 @@ def test_a_call_refuses_other_names(owner, name, wrong, hint):
     assert "very-secret" not in str(caught.value)
 
 
+ODD = (5, -1, 10**400, float("nan"), "x", "\ud800", b"x", (), [None], {1: 2}, object(), len, 1j)
+
+
+@pytest.mark.parametrize("name", [*CALL, "model", "prompt"])
+def test_an_option_of_any_type_is_taken_or_refused_in_our_words(name):
+    """Nothing foreign leaves a call, whatever stands in it."""
+    for value in ODD:
+        given = {"prompt": "Hi", "model": "sim/openai@tokens=1", "timeout": 60, name: value}
+        try:
+            nbllm.complete(given.pop("prompt"), given.pop("model"), **given)
+        except nbllm.NbllmError as error:
+            assert "inside" not in str(error)  # noqa: PT017 - any may be raised, or none
+
+
 @pytest.mark.parametrize(("parts", "names"), [((), ["api_key", "seed"]), (("parameter",), ["seed"])])
 def test_what_was_chosen(parts, names):
     """As keyword arguments, those of some parts of a call, or all."""

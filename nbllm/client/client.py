@@ -84,8 +84,13 @@ class CallOptions(TypedDict, total=False):
 
 
 def sealed(options: CallOptions) -> CallOptions:
-    """The options with the key made a Secret, so that no traceback that shows local variables can show it."""
+    """The options with the key made a Secret, so that no traceback that shows local variables can show it.
+    Raises ConfigError for what is no text."""
     key = options.get("api_key")
+    if not isinstance(key, str | Secret | None):
+        raise errors.ConfigError(
+            f"api_key= takes a text, and no {type(key).__name__}.", hint="Check the call."
+        )
     return {**options, "api_key": Secret(key)} if isinstance(key, str) else options
 
 
@@ -150,6 +155,11 @@ class Client:
         """Where `model` leads; for "auto", the first provider with a key, a reachable Ollama, or the
         simulator; for "a|b", to a, and to b where that fails; for "cheap(a|b)" and "fast(a|b)", to the one
         that costs least, or took least time here, and then to the other."""
+        if not isinstance(model, str) or not model.isprintable():
+            given = ascii(model) if isinstance(model, str) else type(model).__name__
+            raise errors.ConfigError(
+                f"No model can be called {given[:80]}.", hint="Give its name on one line."
+            )
         if (asked := choosing.written(model)) is not None:
             word, names = asked
             return choosing.ordered(word, self._several(names, base_url, dialect), self._last_day)

@@ -6,12 +6,12 @@ words of two answers are never joined."""
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.errors import ConfigError
 from ..core.events import Notice, is_token
+from .policy import is_time
 from .stream import Stream
 
 
@@ -19,7 +19,7 @@ def after(given: Any) -> float | None:
     """The seconds in hedge=. Raises ConfigError for what is none."""
     if given is None:
         return None
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < math.inf:
+    if not is_time(given):
         raise ConfigError(
             f"hedge={str(given)[:40]!r} is no time.",
             hint="Seconds without a token: hedge=2, or 2s in a cell.",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any, Literal
 
 from ..core import errors
@@ -23,12 +25,19 @@ def checked_approve(given: Approve | None) -> Approve:
     return given or "ask"
 
 
+LONGEST = 1e9  # seconds; no clock of a loop takes any number
 LONGEST_WAIT = 60.0  # seconds; a provider that asks for more is not waited for
 _PASSING = (errors.RateLimited, errors.Overloaded, errors.ServerError, errors.ConnectFailed, errors.StreamCut)
 _PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 
 
 _SILENT = 900.0
+
+
+def is_time(value: Any) -> bool:
+    """Whether a value is a number of seconds that can be waited for."""
+    number: Any = value if isinstance(value, Real) and not isinstance(value, bool) else 0
+    return bool(0 < number < LONGEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +74,7 @@ class Timeouts:
         values = dict(given) if isinstance(given, Mapping) else {} if given is None else {"total": given}
         names = [f.name for f in fields(cls)]
         for name, value in values.items():
-            if name not in names or (value is not None and not value > 0):
+            if name not in names or not (value is None or is_time(value) or value == math.inf):
                 raise errors.ConfigError(
                     f"Not a time limit: {name}={value!r}.",
                     hint=f"Limits are {', '.join(names)}, in seconds above 0.",

@@ -223,7 +223,7 @@ class Compact:
         if given in (None, "off"):
             return cls(None, window)
         share = SHARE if given == "auto" else given
-        if isinstance(share, (str, bool)) or not share > 0:
+        if isinstance(share, (str, bool)) or not 0 < share < float("inf"):
             raise ConfigError(f"Not a way to shorten: compact={given!r}.", hint=_HINT)
         if share > 1:
             return cls(int(share), window, on=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from typing import Any, Self
 
 from .errors import ConfigError, did_you_mean
@@ -186,11 +187,33 @@ class CallSpec:
         """The options of a call from keyword arguments. Raises ConfigError for a name that no call has."""
         if odd := next((name for name in given if name not in CALL), None):
             raise ConfigError(f"A call has no option {odd!r}.", hint=did_you_mean(odd, CALL))
+        for name, (kinds, words) in _TAKES.items():
+            value = given.get(name)
+            if not (value is None or isinstance(value, kinds) or hasattr(value, "__dataclass_fields__")):
+                raise ConfigError(
+                    f"{name}= takes {words}, and no {type(value).__name__}.", hint="Check the call."
+                )
         return cls(**given) if given else _usual(cls)  # type: ignore[arg-type]
 
     def chosen(self, *parts: str) -> dict[str, Any]:
         """The options that were chosen, as keyword arguments; those that go to these parts of a call."""
         return {n: v for n in keywords(*(parts or _PARTS)) if (v := getattr(self, n)) is not None}
+
+
+# What an option takes in Python, where nothing else looks at it: types, and how they are called. A value of
+# this package's own, such as Timeouts, is a dataclass, and is looked at where it is used.
+_TAKES: dict[str, tuple[tuple[type, ...], str]] = {
+    "system": ((Iterable,), "a text"),
+    "stop": ((Iterable,), "a text, or a list of texts"),
+    "extra": ((Mapping,), "a dictionary"),
+    "reasoning": ((str, Real), "a word, or a number of tokens"),
+    "timeout": ((Real, Mapping), "seconds, or a dictionary of them"),
+    "retries": ((Real,), "a number"),
+    "max_steps": ((Real,), "a number"),
+    "compact": ((str, Real), "a word, a share, or a number of tokens"),
+    "base_url": ((str,), "an address"),
+    "dialect": ((str,), "a word"),
+}
 
 
 @functools.cache

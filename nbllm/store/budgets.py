@@ -99,7 +99,7 @@ class Budget:
     def __init__(self, usd: float | None = None, tokens: float | None = None) -> None:
         for name, value in (("usd", usd), ("tokens", tokens)):
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if value is not None and not (number and 0 < value < float("inf")):
+            if value is not None and not (number and 0 < value < 1e18):
                 raise ConfigError(f"Not a budget: {name}={value!r}.", hint="Give a number above 0.")
         self.usd = None if usd is None else float(usd)
         self.tokens = None if tokens is None else int(tokens)
