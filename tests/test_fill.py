@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -819,3 +820,111 @@ def test_a_format_or_conversion_takes_the_place_of_the_form():
     """And the caller sees that only text was asked for."""
     pieces = fill("{value!s} {value}", {"value": [1]}, str).pieces
     assert [False, True] == [p.plain for p in pieces if not isinstance(p, str)]
+
+
+# JSX and its kin as they are pasted without a fence, and tags as prompts have them.
+JSX = [
+    "const A = () => <p>{name}</p>",
+    "const A = ({ user }) => <p>{name}</p>;",
+    "items.map(item => <li>{item}</li>)",
+    "items.map((item) => <li key={id}>{item}</li>)",
+    "{items.map(item => <li>{item}</li>)}",
+    "return (\n  <div>\n    <h1>{title}</h1>\n  </div>\n)",
+    "return (<h1>{title}</h1>);",
+    "function App() {\n  return (\n    <p>{name}</p>\n  );\n}",
+    "export default () => (\n  <>\n    {children}\n  </>\n)",
+    "<Box>{...props}</Box>",
+    "<p style={{color: color}}>x</p>",
+    "<p style={style}>x</p>",
+    "<img src={src} alt={alt} />",
+    "<button onClick={onClick}>Go</button>",
+    "<Foo render={() => <p>{name}</p>} />",
+    "<Foo render={() => (\n <p>{name}</p>\n)} />",
+    "{loading ? <p>Wait</p> : null}",
+    "{loading && <Spinner />}",
+    "{error && <p>{error}</p>}",
+    "{count > 0 && <b>{count}</b>}",
+    "{`${name}`}",
+    "<p>{`Hello ${name}`}</p>",
+    "<p>{'text'}</p>",
+    "<p>{/* comment */}</p>",
+    "<li key={key}>x</li>",
+    "<input value={value} onChange={e => set(e.target.value)} />",
+    "<a href={url}>link</a>",
+    "<Foo {...props} />",
+    "<Foo {...props}>x</Foo>",
+    "<T,>{x: T}",
+    "useEffect(() => { setCount(count) }, [])",
+    "const { name } = user",
+    "<div className={className}>x</div>",
+    "<div className={`a ${className}`}>x</div>",
+    "<Foo.Bar value={value}/>",
+    "<foo-bar :value={value}/>",
+    "<p\n  className='a'\n  id={id}\n>x</p>",
+    "setTodos([...todos, { text }])",
+    "map(x => (<td>{x}</td>))",
+    "return <li>{name}</li>;",
+    "const el = <p>{name}</p>;",
+    "let el = <p>Hi, {name}!</p>",
+    "root.render(<p>{name}</p>)",
+    "render(<App>{children}</App>)",
+    "<p>{user.name.toUpperCase()}</p>",
+    "<p>{items?.length}</p>",
+    "<p>{name ?? 'x'}</p>",
+    "{#if name}x{/if}",
+    "{#each items as item}x{/each}",
+    "{@html text}",
+    "<p>{@render children()}</p>",
+    "<Show when={user}>x</Show>",
+    "<For each={items}>{(item) => <li>{item}</li>}</For>",
+]
+TAGS = [
+    ("<document>{doc}</document>", "doc"),
+    ("<document>\n{doc}\n</document>", "doc"),
+    ("<doc id='1'>{doc}</doc>", "doc"),
+    ('<doc id="1">\n{doc}\n</doc>', "doc"),
+    ("<context>{context}</context>\n<question>{question}</question>", "question"),
+    ("<example><input>{example}</input></example>", "example"),
+    ("Return <answer>{answer}</answer> only.", "answer"),
+    ("Please return (in <b>{name}</b>) it", "name"),
+    ("<p>{name}</p>", "name"),
+    ("<h1>{title}</h1>\n<p>{text}</p>", "text"),
+    ("<td>{i}</td><td>{price}</td>", "price"),
+    ("<p>{price:.2f}</p>", "price"),
+    ("<p>Hello {name}, you are {i}</p>", "name"),
+    ("Translate <text>{text}</text> into German", "text"),
+    ("<{name}>", "name"),
+    ("<!-- {name} -->", "name"),
+    ("a < b and {name} > c", "name"),
+    ("x<y, {name}", "name"),
+    ("Dear <{email}>,", "email"),
+    ("If a => b, then {name}", "name"),
+    ("It costs => {price}", "price"),
+    ("We return {name}.", "name"),
+    ("return ({name})", "name"),
+    ("<ul>\n<li>{name}</li>\n<li>{title}</li>\n</ul>", "title"),
+    ("<system>You are {name}.</system>", "name"),
+    ("<xml>{data}</xml>", "data"),
+    ("<answer>\n  <name>{name}</name>\n</answer>", "name"),
+    ("From <file path='a.py'> take {name}", "name"),
+]
+AROUND = dict.fromkeys(re.findall(r"[A-Za-z]+", " ".join([*JSX, *(text for text, _ in TAGS)])), 1.5)
+
+
+@pytest.mark.parametrize("text", JSX)
+def test_jsx_goes_through_to_the_letter(text):
+    """JavaScript stands before it, or it is an attribute's value."""
+    assert text == fill(text, AROUND, pytest.fail).text
+
+
+@pytest.mark.parametrize(("text", "name"), TAGS)
+def test_a_value_between_tags_is_filled(text, name):
+    """As prompts set what they are about apart."""
+    assert name in fill(text, AROUND, pytest.fail).names
+
+
+def test_jsx_is_told_and_filled_by_two_braces():
+    """As code in a fence."""
+    found = fill("xs.map(x => <li>{name} {{name}}</li>)", {"name": "Ada"}, lambda source: "Ada")
+    assert "xs.map(x => <li>{name} Ada</li>)" == found.text
+    assert ("{name}, write {{name}}",) == found.advice

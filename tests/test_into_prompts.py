@@ -479,6 +479,12 @@ ASKED = "get_ipython().run_line_magic('llm', "
         ("files = !ls (\n%llm ask why?\n", [1]),
         ("x = 'never closed\n%llm ask why?\n", [1]),
         ("%llm ask why\n%llm help?\n?%llm\n", []),
+        ("%llm Why?\na = %llm Why?\n%llm ask?\n%llm?\n%llm??\n", [0, 1]),
+        ("%llm last word?\n%llm chat show eda?\n%llm stop words are what?\n", [0, 1, 2]),
+        ("d['a = %'] = %llm ask why me?\nrows[i + 1] = %llm ask why me?\n", [0, 1]),
+        ("x: str = %llm ask why me?\n(a) = %llm ask why me?\n[a, b] = %llm ask why me?\n", [0, 1, 2]),
+        ("*a, b = %llm ask why me?\nself.x[0].y = %llm ask why me?\n", [0, 1]),
+        ("x == y % llm(why)\nlen?\n%time %llm ask why?\n# %llm ask why?\n", []),
     ],
 )
 def test_only_commands_are_questions(cell, asked):
@@ -540,6 +546,9 @@ def test_a_cell_without_a_body_reaches_us(lines, made):
         ("sim/openai,{m}", "without braces: model=NAME"),
         ("sim/openai x.user={name}", "x.user=name"),
         ("sim/openai -s {größe}", "NbLLM.system = größe"),
+        ('sim -s "You are {{role}}."', "NbLLM.system = role"),
+        ('sim -s "You are {{role.upper()}}."', "NbLLM.system = role"),
+        ('sim -s "in {role!r} and {role:>9}"', "NbLLM.system = role"),
     ],
 )
 def test_options_that_hold_places_are_refused(line, words):
@@ -551,6 +560,28 @@ def test_options_that_hold_places_are_refused(line, words):
 
 
 @pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("temperature={t}", "NbLLM.temperature = t"),
+        ("-t $t", "NbLLM.temperature = t"),
+        ("max_tokens=${n}", "NbLLM.max_tokens = n"),
+        ("reasoning={{n}}", "NbLLM.reasoning = n"),
+        ("out={name}", "Write out=name"),
+        ("each={df}", "Write each=df"),
+        ("chat={name}", "Options are not filled"),
+        ("def={name}", "Options are not filled"),
+        ("temperature=warm", ""),
+    ],
+)
+def test_an_option_that_takes_no_text_says_how_a_variable_goes_in(line, words):
+    """Where its value is a place and nothing else."""
+    with pytest.raises(ConfigError, match="needs") as caught:
+        parse(f"sim {line}")
+    assert words in (caught.value.hint or "")
+    assert bool(words) == bool(caught.value.hint)
+
+
+@pytest.mark.parametrize(
     "line",
     [
         'sim schema={"type":"object","properties":{"role":{}}}',
@@ -559,6 +590,9 @@ def test_options_that_hold_places_are_refused(line, words):
         'sim x.a={"role": {"b": 1}} x.b=[1,2]',
         'sim -s "costs $5 for \\textbf{role} and ${role}"',
         'sim schema="name, role"',
+        'sim -s "x^{role} and {role, 1} and {role: 1} and {role:string}"',
+        'sim -s "a => <p>{role}</p>"',
+        'sim x.template="{{ role }}" x.other="a {{role}} b {{{role}}}"',
     ],
 )
 def test_other_braces_in_options_are_theirs(line):

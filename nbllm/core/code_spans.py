@@ -1,10 +1,13 @@
-"""Where a prompt holds code that is to stay as it is: fenced blocks and code spans, and literals of other
+"""Where a prompt holds code that is to stay as it is: fenced blocks, code spans, JSX, and literals of other
 template languages.
 
 Theory: fences and paragraphs are found by markdown-it, which knows that a fence in a quote or a list item
 ends with it and that an open one runs to the end. Code spans are CommonMark's too: a run of backticks closes
 with the next run of the same length in the same paragraph, and a backslash takes the first backtick of an
 opening run away.
+
+Tags alone are no code: `<document>{text}</document>` is how prompts set a value apart. JSX is what JavaScript
+stands before (`=> <p>`, `return (<p>`, `const a = <p>`), up to the last end of its tag in the same paragraph.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,13 +36,17 @@ _LITERAL = re.compile(
     r"""|\w!\([^"]{0,80}"(?:\\.|[^"\\\n]){0,1000}+\""""
     r"""|(?P<p>["'])(?:\\.|(?!(?P=p))[^\\\n]){0,1000}+(?P=p)\s{0,40}\.format(?:_map)?\("""
 )
+_JSX = re.compile(
+    r"(?:=>\s*\(?|&&\s*\(?|\w\(|(?P<bare>\breturn)|\breturn\s*\(|\b(?:const|let|var)\s+\w{1,80}\s*=\s*\(?)\s*"
+    r"<(?P<tag>(?:[A-Za-z][\w.:-]*)?)(?=[\s/>])"
+)
 _LINE_END = re.compile(r"\r\n?|\n")
 _TICKS = re.compile(r"`+")
 
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Stretches of a text, in order and apart from each other."""
+    """Stretches of a text, in order of their starts; each ends no earlier than the one before."""
 
     starts: tuple[int, ...]
     ends: tuple[int, ...]
@@ -53,7 +61,7 @@ NOTHING = Spans((), ())
 
 def _spans(found: Iterator[Span]) -> Spans:
     ordered = sorted(found)
-    return Spans(tuple(s for s, _ in ordered), tuple(e for _, e in ordered))
+    return Spans(tuple(s for s, _ in ordered), tuple(accumulate((e for _, e in ordered), max)))
 
 
 def literals(text: str) -> Spans:
@@ -62,8 +70,17 @@ def literals(text: str) -> Spans:
 
 
 def code(text: str) -> Spans:
-    """Where fenced blocks and code spans stand."""
-    return _spans(_code(text)) if "`" in text or "~~~" in text else NOTHING
+    """Where fenced blocks, code spans and JSX stand."""
+    return _spans(chain(_code(text) if "`" in text or "~~~" in text else (), _jsx(text)))
+
+
+def _jsx(text: str) -> Iterator[Span]:
+    for begin in _JSX.finditer(text):
+        limit, last = begin.end() + 4_000, f"</{begin['tag']}>"
+        blank = text.find("\n\n", begin.end(), limit)
+        end = text.rfind(last, begin.end(), limit if blank < 0 else blank) + len(last)
+        if end > begin.end() and not (begin["bare"] and text[end : end + 1] != ";"):
+            yield begin.start(), end
 
 
 @cache

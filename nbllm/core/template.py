@@ -259,6 +259,11 @@ def expressions(text: str, namespace: Container[str] | None, mode: str = "on") -
     return [(place.start, place.end) for place in _Scan(text, names, mode).places() if place.match is None]
 
 
+def first_place(text: str, namespace: Container[str]) -> str:
+    """The first place in `text` that is ours, "" where there is none."""
+    return next((text[place.start : place.end] for place in _Scan(text, namespace, "on").places()), "")
+
+
 class _AnyName:
     """Names of which every one exists: to find what a prompt would take."""
 

@@ -182,8 +182,7 @@ def short(df: pd.DataFrame, summary: Callable[..., pd.DataFrame]) -> pd.DataFram
         line["cost $"] = "–" if cost is None else f"{cost:.3g}"
         lines.append(line)
     if not lines:  # stopped, or out of budget, while it warmed up
-        about = df.attrs.get("nbllm", {})
-        why = about.get("ended") or "no request"
+        why = df.attrs.get("nbllm", {}).get("ended") or "no request"
         said = f"Nothing was measured: {why}. {counted(len(df), 'row')} of the warm-up kept."
         return pd.DataFrame({"run": [said]})
     return pd.DataFrame(lines).set_index(keys)

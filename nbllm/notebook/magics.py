@@ -18,6 +18,7 @@ from typing import Any
 from ..core.errors import ConfigError, NbllmError
 from .session import Session, forget, loaded, session_of
 from .syntax.options import SUBCOMMANDS
+from .syntax.statements import TARGETS, statements
 
 NAMES = ("llm", "nbllm")
 _API = "nbllm.client.api"  # has the shared client
@@ -102,8 +103,8 @@ def unload_ipython_extension(shell: Any) -> None:
 
 _OURS = re.compile(r"%%n?b?llm(?:_bench)?\b")
 _QUESTION = re.compile(
-    r"(?P<before>\s*+(?:[\w.,][\w., ]*+=\s*+)?+)%(?P<name>llm|nbllm)\s++"
-    rf"(?P<rest>(?!(?:{'|'.join(w for w in SUBCOMMANDS if w != 'ask')})\s)[^\s?]\S*\s.*\?)\s*"
+    rf"(?P<before>\s*+{TARGETS})%(?P<name>llm|nbllm)\s++"
+    rf"(?P<rest>(?!(?:{'|'.join(SUBCOMMANDS)})\?)[^\s?].*\?)\s*"
 )
 
 
@@ -115,8 +116,6 @@ def questions(lines: list[str]) -> list[str]:
         return [*lines, "\n"] if _OURS.match(lines[0]) and not "".join(lines[1:]) else lines
     if not any(map(_QUESTION.fullmatch, lines)):
         return lines
-    from .syntax.statements import statements
-
     commands = statements(lines)
     return [_asked(line) if i in commands else line for i, line in enumerate(lines)]
 

@@ -41,8 +41,7 @@ def _kind() -> Callable[[pd.DataFrame], Any]:
             return pd.DataFrame
 
         def _repr_html_(self) -> str:
-            same = self.shape == self.size_then
-            return self.view["text/html"] if same else pd.DataFrame(self).to_html()
+            return self.view["text/html"] if self.shape == self.size_then else pd.DataFrame(self).to_html()
 
         def __repr__(self) -> str:
             return self.view["text/plain"] if self.shape == self.size_then else super().__repr__()

@@ -118,6 +118,23 @@ WORDS: dict[str, tuple[str, ...]] = {
 }
 
 
+# What is a place and nothing else; and the options that take a variable by its name.
+WHOLE = re.compile(r"\{+\s*[^\W\d][^{}\s]*\s*\}+|\$\{?[^\W\d]\w*\}?")
+_BY_NAME = frozenset(("model", "schema", "key", "attach", "tools", "each", "out"))
+
+
+def instead(option: str, name: str) -> str:
+    """How to give an option the value of a variable: options are not filled."""
+    known = OPTIONS.get(option)
+    if option in _BY_NAME:
+        return f"Write {option}={name}: the variable's name without braces."
+    if known and known.default:
+        return f"In a line before the cell: %config NbLLM.{option} = {name}. Prompts are filled."
+    if known and known.scope == "cell":
+        return f"Options are not filled: write what {option}= is to be."
+    return f"Call nbllm.complete(prompt, {option}={name}), or name it in the prompt, which is filled."
+
+
 class Unreadable(ValueError):
     """A value that is not of its option's kind; the message says what was expected."""
 

@@ -28,7 +28,9 @@ from .options import (
     OPTIONS,
     SHORT,
     SUBCOMMANDS,
+    WHOLE,
     Unreadable,
+    instead,
     read,
 )
 
@@ -198,7 +200,8 @@ class _Reader:
             each = option.kind == "budget" and _EACH.search(self.line)
             meant = read(replace(option, kind="dollars") if each else option, text, self.dialects)
         except Unreadable as error:
-            raise fail(start, f"{option.name} {error}") from None
+            hint = instead(option.name, text.strip("${} ")) if WHOLE.fullmatch(text) else ""
+            raise fail(start, f"{option.name} {error}", hint) from None
         self.options[option.name] = [*self.options.get(option.name, ()), *meant] if option.many else meant
         self.spans[option.name] = (start, self.at)
 

@@ -6,38 +6,24 @@ import re
 from collections.abc import Container, Iterator
 from typing import Any
 
+from ...core.template import first_place
 from .lexer import fail
-from .options import OPTIONS
+from .options import WHOLE, instead
 from .parser import Line
-
-_WHOLE = re.compile(r"\{+\s*(?P<name>[^\W\d][^{}\s]*)\s*\}+|\$\{?(?P<shell>[^\W\d]\w*)\}?")
-_WITHIN = re.compile(r"(?<![{$\\\w])\{(?P<name>[^\W\d]\w*)(?:[.\[!:][^{}\s]*)?\}(?!\})")
-# Options that take a variable by its name.
-_BY_NAME = frozenset(("model", "schema", "key", "attach", "tools", "each", "out"))
 
 
 def refuse_places(line: Line, names: Container[str]) -> None:
-    """Raises ConfigError, with the column, for a value that is `{name}` or `$name`, or holds `{name}` of a
-    variable in `names`: it would be sent as it is."""
+    """Raises ConfigError, with the column, for a value that is `{name}` or `$name`, or holds what a prompt
+    would have filled: it would be sent as it is. What goes to a provider as it is may hold a template of its
+    own, in double braces."""
     for option, text in _texts(line):
-        found = _WHOLE.fullmatch(text)
-        within = (m for m in _WITHIN.finditer(text) if m["name"] in names)
-        match = found or next(within, None)
-        if match is not None:
-            name = match["name"] or match["shell"]
+        place = text if WHOLE.fullmatch(text) else first_place(text, names)
+        if place and not (option.startswith("x.") and "{{" in text):
             raise fail(
                 line.spans[option][0] if option in line.spans else 0,
-                f"{option} is not filled, so {match[0]} would be sent as it is",
-                _way(option, re.split(r"[.\[!:]", name)[0]),
+                f"{option} is not filled, so {place} would be sent as it is",
+                instead(option, re.split(r"[.\[!:(]", place.strip("${} "))[0]),
             )
-
-
-def _way(option: str, name: str) -> str:
-    if option in _BY_NAME:
-        return f"Write {option}={name}: the variable's name without braces."
-    if option in OPTIONS and OPTIONS[option].default:
-        return f"In a line before the cell: %config NbLLM.{option} = {name}. Prompts are filled."
-    return f"Call nbllm.complete(prompt, {option}={name}), or name it in the prompt, which is filled."
 
 
 def _texts(line: Line) -> Iterator[tuple[str, str]]:

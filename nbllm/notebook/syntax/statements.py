@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_MAGIC = re.compile(r"\s*(?:[\w.,][\w., ]*=\s*)?[%!?]")
+# What may stand before a magic: a name, an item, several of them, with an annotation.
+TARGETS = r"""(?:[\w.,(\[*](?:"[^"\n]*"|'[^'\n]*'|[^=%#"'\n])*+=\s*+)?+"""
+_MAGIC = re.compile(rf"\s*{TARGETS}[%!?]")
 _OPEN, _CLOSE = frozenset("([{"), frozenset(")]}")
 _LEXEME = re.compile(r"""\#.*|\\\n|[([{]|[)\]}]|(?P<q>\"{3}|'{3}|["'])""")
 _CLOSING = {q: re.compile(rf"(?:[^\\]|\\[\s\S])*?(?P<end>{q})") for q in ('"""', "'''", '"', "'")}
