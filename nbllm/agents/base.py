@@ -37,12 +37,6 @@ from ..dialects._kinds import STATUSES, classify, machine_words
 from ..dialects._limits import in_words
 from .objects import ANSI, Objects, parsed
 
-OPTIONS = (
-    "max_turns",
-    "allowed_tools",
-    "permission_mode",
-    "cwd",
-)  # what a cell may say with x.name=, where a CLI can do it
 _CANNOT = (
     "max_tokens",
     "temperature",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 from . import text
@@ -20,8 +21,8 @@ class Tool:
 
 
 class Entry(NamedTuple):
-    """A part of the history. at: the place of its message; arguments: a call's object, None where they are
-    none."""
+    """A part of the history. at: the place of its message; text: its words; arguments: a call's object, None
+    where they are none."""
 
     kind: Literal["call", "result", "other"]
     at: int
@@ -29,9 +30,10 @@ class Entry(NamedTuple):
     id: str = ""
     name: str = ""
     arguments: Mapping[str, Any] | None = None
+    text: str = ""
 
 
-def call(at: int, id: Any, name: Any, arguments: Any) -> Entry:
+def call(at: int, id: Any, name: Any, arguments: Any, text: str = "") -> Entry:
     """A call, with its arguments as an object or as the JSON of one."""
     if isinstance(arguments, str):
         try:
@@ -39,12 +41,24 @@ def call(at: int, id: Any, name: Any, arguments: Any) -> Entry:
         except (ValueError, RecursionError):
             arguments = None
     found = arguments if isinstance(arguments, Mapping) else None
-    return Entry("call", at, "assistant", str(id or ""), str(name or ""), found)
+    return Entry("call", at, "assistant", str(id or ""), str(name or ""), found, text)
 
 
-def result(at: int, id: Any, name: Any = "") -> Entry:
+def result(at: int, id: Any, name: Any = "", text: str = "") -> Entry:
     """A result."""
-    return Entry("result", at, "tool", str(id or ""), str(name or ""))
+    return Entry("result", at, "tool", str(id or ""), str(name or ""), text=text)
+
+
+def turns(history: Iterable[Entry], system: str = "") -> tuple[tuple[str, str], ...]:
+    """(role, text) of each message. Results of tools are turns of their own, behind the words beside them."""
+    out = [("system", system)] if system else []
+    for _, group in groupby(history, key=lambda entry: entry.at):
+        entries = list(group)
+        said = [e for e in entries if e.kind != "result"]
+        words = "\n".join(e.text for e in said if e.text)
+        out += [(said[0].role, words)] if words or len(said) == len(entries) else []
+        out += [("tool", e.text) for e in entries if e.kind == "result"]
+    return tuple(out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,12 @@ _MOST = {
     "seed": 2**62,
 }
 _MOST_SECONDS, _MOST_COUNT = 1e7, 1_000_000_000
-_AT_LEAST_ONE = {"burst", "tokens_per_chunk", "chunks_per_write", "rpm"}
+# And the least, in words, where that is not zero.
+_LEAST: dict[str, tuple[float, str]] = {
+    "seed": (-(2**62), "so much"),
+    "per": (0.001, "a thousandth of a second"),
+    **dict.fromkeys(("burst", "tokens_per_chunk", "chunks_per_write", "rpm"), (1, "one")),
+}
 _KINDS = {
     key: tuple(kind for part in get_args(of) or (of,) for kind in get_args(part) or (part,))
     for key, of in get_type_hints(Options).items()
@@ -228,14 +233,11 @@ def _flag(value: Any) -> bool:
 def _bounded(key: str, value: Any) -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         most = _MOST.get(key, _MOST_SECONDS if float in _KINDS[key] else _MOST_COUNT)
-        if not (-most if key == "seed" else 0) <= value < float("inf"):
-            raise ValueError("it is zero or more")
+        least, words = _LEAST.get(key, (0, "zero"))
+        if not least <= value < float("inf"):
+            raise ValueError(f"it is {words} or more")
         if value > most:
             raise ValueError(f"it is at most {most:g}")
     if key == "status" and value is not None and (value < 200 or value in (204, 304)):
         raise ValueError("it is a status of an answer with a body")
-    if key == "per" and value < 0.001:
-        raise ValueError("it is a thousandth of a second or more")
-    if key in _AT_LEAST_ONE and value < 1:
-        raise ValueError("it is one or more")
     return value

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..faults import MESSAGE
-from ..normalized_request import Ask, Entry, Tool, call, result
+from ..normalized_request import Ask, Entry, Tool, call, result, turns
 from ..plan import Block, Out, Piece, Reply
 from . import Refused, Request, arguments, joined, listed, pictures, said, sse, whole_number
 
@@ -51,10 +51,11 @@ def ask(request: Request) -> Ask:
         if not body.get(name):
             raise Refused(400, f"{name}: Field required")
     thinking = body.get("thinking")
+    told = tuple(e for at, m in enumerate(body["messages"]) for e in _entries(at, m))
     return Ask(
         model=str(body["model"]),
-        turns=_turns(body),
-        history=tuple(e for at, m in enumerate(body["messages"]) for e in _entries(at, m)),
+        turns=turns(told, said(body.get("system"))),
+        history=told,
         stream=bool(body.get("stream")),
         tools=tuple(
             Tool(str(t["name"]), t["input_schema"]) for t in listed(body.get("tools")) if "input_schema" in t
@@ -70,35 +71,16 @@ def ask(request: Request) -> Ask:
 
 def _entries(at: int, message: Mapping[str, Any]) -> Iterator[Entry]:
     content, role = message.get("content"), str(message.get("role"))
-    for part in content if isinstance(content, list) else [{}]:
+    parts: list[Any] = content if isinstance(content, list) else [content]
+    for part in parts:
         kind = part.get("type") if isinstance(part, Mapping) else ""
         if kind == "tool_use":
-            yield call(at, part.get("id"), part.get("name"), part.get("input"))
+            name, given = part.get("name"), part.get("input")
+            yield call(at, part.get("id"), name, given, f"{name} {given}")
         elif kind == "tool_result":
-            yield result(at, part.get("tool_use_id"))
+            yield result(at, part.get("tool_use_id"), "", said(part.get("content")))
         else:
-            yield Entry("other", at, role)
-
-
-def _turns(body: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """A user turn that holds tool results is a tool's turn, and a user's too where it has words besides."""
-    turns = [("system", said(body["system"]))] if body.get("system") else []
-    for m in body["messages"]:
-        content = m.get("content")
-        results = (
-            [p for p in content if isinstance(p, Mapping) and p.get("type") == "tool_result"]
-            if isinstance(content, list)
-            else []
-        )
-        rest = [p for p in content if p not in results] if isinstance(content, list) else content
-        words = said(rest) + "".join(
-            f"{p.get('name')} {p.get('input')}"
-            for p in listed(rest)
-            if isinstance(p, Mapping) and p.get("type") == "tool_use"
-        )
-        turns += [(str(m.get("role")), words)] if words or not results else []
-        turns += [("tool", said(p.get("content"))) for p in results]
-    return tuple(turns)
+            yield Entry("other", at, role, text=said(part))
 
 
 def _choice(value: Mapping[str, Any]) -> str:

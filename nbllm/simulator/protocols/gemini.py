@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..faults import MESSAGE
-from ..normalized_request import Ask, Entry, Tool, call, result
+from ..normalized_request import Ask, Entry, Tool, call, result, turns
 from ..plan import Block, Out, Piece, Reply
 from . import Refused, Request, arguments, encode, listed, pictures, said, whole_number
 
@@ -67,12 +67,11 @@ def ask(request: Request) -> Ask:
         raise Refused(400, "* GenerateContentRequest.contents: contents is not specified")
     config = _get(body, "generationConfig") or {}
     streamed = request.path.endswith(":streamGenerateContent")
-    system = (("system", said(_get(body, "systemInstruction"))),) if _get(body, "systemInstruction") else ()
-    turns = tuple(turn for content in contents for turn in _turns(content))
+    told = tuple(e for at, content in enumerate(contents) for e in _entries(at, content))
     return Ask(
         model=model,
-        turns=system + turns,
-        history=tuple(e for at, content in enumerate(contents) for e in _entries(at, content)),
+        turns=turns(told, said(_get(body, "systemInstruction"))),
+        history=told,
         stream=streamed,
         tools=_tools(body),
         choice=_choice(body),
@@ -90,25 +89,12 @@ def _entries(at: int, content: Mapping[str, Any]) -> Iterator[Entry]:
     for part in content.get("parts") or []:
         made, told = _get(part, "functionCall"), _get(part, "functionResponse")
         if made:
-            yield call(at, made.get("id"), made.get("name"), made.get("args") or {})
+            yield call(at, made.get("id"), made.get("name"), made.get("args") or {}, json.dumps(made))
         elif told:
-            yield result(at, told.get("id"), told.get("name"))
+            words = json.dumps(told.get("response"), ensure_ascii=False)
+            yield result(at, told.get("id"), told.get("name"), words)
         else:
-            yield Entry("other", at, role)
-
-
-def _turns(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    parts = content.get("parts") or []
-    words = said([p for p in parts if "text" in p]) + "".join(
-        json.dumps(c) for p in parts if (c := _get(p, "functionCall"))
-    )
-    results = [
-        ("tool", json.dumps(r.get("response"), ensure_ascii=False))
-        for p in parts
-        if (r := _get(p, "functionResponse"))
-    ]
-    role = {"model": "assistant", "function": "tool"}.get(str(content.get("role", "user")), "user")
-    return ([(role, words)] if words or not results else []) + results
+            yield Entry("other", at, role, text=said(part))
 
 
 def _tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..faults import MESSAGE
-from ..normalized_request import Ask
+from ..normalized_request import Ask, turns
 from ..plan import Block, Out, Piece, Reply
 from . import Refused, Request, arguments, encode, pictures, said, whole_number
 from . import openai_chat as chat
@@ -41,12 +41,11 @@ def ask(request: Request) -> Ask:
     messages = (
         [{"role": "user", "content": body.get("prompt", "")}] if generate else body.get("messages") or []
     )
-    system = (("system", str(body["system"])),) if body.get("system") else ()
-    stop = options.get("stop") or ()
+    stop, told = options.get("stop") or (), chat.history(messages)
     return Ask(
         model=body["model"],
-        turns=system + tuple((str(m.get("role")), said(m.get("content"))) for m in messages),
-        history=chat.history(messages),
+        turns=turns(told, str(body.get("system") or "")),
+        history=told,
         stream=body.get("stream", True) is not False,
         tools=chat.functions(body.get("tools")),
         schema={} if form == "json" else form or None,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..faults import MESSAGE
-from ..normalized_request import Ask, Entry, Tool, call, result
+from ..normalized_request import Ask, Entry, Tool, call, result, turns
 from ..plan import Block, Out, Piece, Reply
 from ..records import Kind
 from . import Refused, Request, listed, pictures, said, sse, whole_number
@@ -63,11 +63,11 @@ def ask(request: Request) -> Ask:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise Refused(400, "Missing required parameter: 'messages'.")
-    limit = body.get("max_completion_tokens") or body.get("max_tokens")
+    limit, told = body.get("max_completion_tokens") or body.get("max_tokens"), history(messages)
     return Ask(
         model=_model(body),
-        turns=tuple((_role(m), said(m.get("content"))) for m in messages if isinstance(m, Mapping)),
-        history=history(messages),
+        turns=turns(told),
+        history=told,
         stream=bool(body.get("stream")),
         tools=functions(body.get("tools")),
         choice=choice(body.get("tool_choice")),
@@ -84,11 +84,11 @@ def history(messages: list[Any]) -> tuple[Entry, ...]:
     """The calls and results among the messages, in OpenAI's shape and in Ollama's."""
     out: list[Entry] = []
     for at, m in enumerate(m for m in messages if isinstance(m, Mapping)):
-        role = _role(m)
-        if role == "tool":
-            out.append(result(at, m.get("tool_call_id"), m.get("tool_name") or m.get("name")))
+        if (who := role(m)) == "tool":
+            name = m.get("tool_name") or m.get("name")
+            out.append(result(at, m.get("tool_call_id"), name, said(m.get("content"))))
             continue
-        out.append(Entry("other", at, role))
+        out.append(Entry("other", at, who, text=said(m.get("content"))))
         for made in listed(m.get("tool_calls")):
             inner = made.get("function") or {}
             out.append(call(at, made.get("id"), inner.get("name"), inner.get("arguments")))
@@ -102,9 +102,10 @@ def _model(body: Mapping[str, Any]) -> str:
     return model
 
 
-def _role(message: Mapping[str, Any]) -> str:
-    role = str(message.get("role"))
-    return {"developer": "system", "function": "tool"}.get(role, role)
+def role(message: Mapping[str, Any]) -> str:
+    """Who speaks, in today's words."""
+    named = str(message.get("role"))
+    return {"developer": "system", "function": "tool"}.get(named, named)
 
 
 def _thinking(effort: Any) -> bool | None:

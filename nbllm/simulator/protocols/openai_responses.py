@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..faults import MESSAGE
-from ..normalized_request import Ask, Entry, call, result
+from ..normalized_request import Ask, Entry, call, result, turns
 from ..plan import Block, Out, Piece, Reply
 from . import Refused, Request, joined, listed, pictures, said, sse, whole_number
 from . import openai_chat as chat
@@ -27,12 +27,12 @@ def ask(request: Request) -> Ask:
     if not given or not isinstance(given, (str, list)):
         raise Refused(400, "Missing required parameter: 'input'.")
     items = [{"role": "user", "content": given}] if isinstance(given, str) else given
-    system = (("system", str(body["instructions"])),) if body.get("instructions") else ()
     thinking = body.get("reasoning")
+    told = tuple(_entry(i, item) for i, item in enumerate(items))
     return Ask(
         model=body["model"],
-        turns=system + tuple(map(_turn, items)),
-        history=tuple(_entry(i, item) for i, item in enumerate(items)),
+        turns=turns(told, str(body.get("instructions") or "")),
+        history=told,
         stream=bool(body.get("stream")),
         tools=chat.functions(body.get("tools")),
         choice=chat.choice(body.get("tool_choice")),
@@ -47,27 +47,14 @@ def ask(request: Request) -> Ask:
 def _entry(at: int, item: Mapping[str, Any]) -> Entry:
     match item.get("type", "message"):
         case "function_call":
-            return call(at, item.get("call_id"), item.get("name"), item.get("arguments"))
+            name, given = item.get("name"), item.get("arguments")
+            return call(at, item.get("call_id"), name, given, f"{name} {given}")
         case "function_call_output":
-            return result(at, item.get("call_id"))
+            return result(at, item.get("call_id"), "", said(item.get("output")))
         case "message":
-            return Entry("other", at, _turn(item)[0])
+            return Entry("other", at, chat.role(item), text=said(item.get("content")))
         case _:
             return Entry("other", at, "assistant")
-
-
-def _turn(item: Mapping[str, Any]) -> tuple[str, str]:
-    match item.get("type", "message"):
-        case "message":
-            return {"developer": "system"}.get(str(item.get("role")), str(item.get("role"))), said(
-                item.get("content")
-            )
-        case "function_call":
-            return "assistant", f"{item.get('name')} {item.get('arguments')}"
-        case "function_call_output":
-            return "tool", said(item.get("output"))
-        case _:
-            return "assistant", ""
 
 
 @dataclass(frozen=True, slots=True)
