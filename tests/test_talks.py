@@ -176,6 +176,49 @@ def test_thinking_tools_and_banners_are_no_text():
     assert ["warning"] == [e.kind for e in events if isinstance(e, Notice)]
 
 
+RETRYING = "Info: Request failed due to a transient API error. Retrying..."
+FAILURES = [
+    (
+        [
+            RETRYING,
+            RETRYING,
+            "Error: Authentication failed with provider at http://127.0.0.1:1/v1 (HTTP 401).",
+        ],
+        errors.AuthenticationError,
+    ),
+    (["Error: Model 'm' not found on provider at http://127.0.0.1:1/v1 (HTTP 404)."], errors.NotFound),
+    (
+        [
+            *5 * [RETRYING],
+            "Error: Failed to get response from the AI model; Last error: 500 The server had an error",
+        ],
+        errors.ServerError,
+    ),
+]
+
+
+@pytest.mark.parametrize("counted", [{}, {"usage": {"inputTokens": 0, "outputTokens": 0, "totalTokens": 0}}])
+@pytest.mark.parametrize(("said", "kind"), FAILURES)
+def test_a_failure_that_copilot_tells_as_an_answer_is_an_error(said, kind, counted):
+    """As it came from copilot 1.0.102: as the words of its model, with a good end. What it tries again is
+    told."""
+    talk = AcpTalk(ROWS["cli/copilot"], "m", "", "/work", cumulative=True)
+    events = acp_turn(*map(chunk, said), talk=talk)
+    assert (len(said) - 1) * ["retry"] == [e.kind for e in events if isinstance(e, Notice)]
+    end = json.dumps({"jsonrpc": "2.0", "id": 3, "result": {"stopReason": "end_turn", **counted}})
+    with pytest.raises(kind):
+        acp_turn(*map(chunk, said), end, talk=talk)
+
+
+@pytest.mark.parametrize("cli", ["copilot", "gemini"])
+def test_an_answer_may_begin_as_a_failure_does(cli):
+    """Where tokens were counted, or nobody tells failures so."""
+    talk = AcpTalk(ROWS[f"cli/{cli}"], "m", "", "/work")
+    usage = {"inputTokens": 9, "outputTokens": 3} if cli == "copilot" else {}
+    end = json.dumps({"jsonrpc": "2.0", "id": 3, "result": {"stopReason": "end_turn", "usage": usage}})
+    assert "Error: 5" in [getattr(e, "text", "") for e in acp_turn(chunk("Error: 5"), end, talk=talk)]
+
+
 def test_another_sessions_lines_are_not_this_turns():
     """One command holds several conversations."""
     other = json.dumps(

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeVar
 
 from ..core.calls import Decoder, Endpoint, Permission, Secret, SessionCall, TalkCall, Turn
 from ..core.errors import ConfigError, ProtocolError
-from ..core.events import Event, Finished, FinishReason, Notice, ReasoningDelta
+from ..core.events import Event, Finished, FinishReason, Notice, ReasoningDelta, UsageReport
 from ..core.messages import Request
 from ..dialects._json import items, obj
 from . import one_shot, opencode_protocol
@@ -43,7 +43,9 @@ from .one_shot import ClaudeLines, codex_item
 
 T = TypeVar("T")
 _NO_METHOD = -32601
-_BANNER = re.compile(r"Info: (?:Disabled tools|Unknown tool name)")  # copilot's, told as if its model said it
+# What copilot tells as if its model said it: before an answer, and in place of one.
+_BANNER = re.compile(r"Info: (?:Disabled tools|Unknown tool name|Request failed due to )")
+_FAILED, _AGAIN = "Error: ", "Retrying..."
 _REASONS: dict[str, FinishReason] = {
     "end_turn": "stop",
     "max_tokens": "length",
@@ -555,8 +557,8 @@ class _AcpTurn(Lines):
 
     def _update(self, update: dict[str, Any]) -> Iterator[Event]:
         kind, words = update.get("sessionUpdate"), text(obj(update.get("content")).get("text"))
-        if kind == "agent_message_chunk" and not self._open and _BANNER.match(words):
-            yield Notice("warning", words, update)
+        if kind == "agent_message_chunk" and _BANNER.match(words) and (_AGAIN in words or not self._open):
+            yield Notice("retry" if _AGAIN in words else "warning", words, update)
         elif kind == "agent_message_chunk":
             if update.get("messageId") != self._message:
                 yield from self._again("The CLI asked again after a broken stream.")
@@ -593,14 +595,19 @@ class _AcpTurn(Lines):
         self._talk.denied = {}
         usage = obj(result.get("usage"))
         counts = obj(obj(obj(result.get("_meta")).get("quota")).get("token_count"))  # gemini's place for them
+        told = None
         if usage:
-            yield from self._counted({k: n for k, v in usage.items() if (n := count(v)) is not None})
+            told = self._counted({k: n for k, v in usage.items() if (n := count(v)) is not None})
         elif counts:
-            yield report(count(counts.get("input_tokens")), count(counts.get("output_tokens")), counts)
+            told = report(count(counts.get("input_tokens")), count(counts.get("output_tokens")), counts)
+        yield from (told,) if told else ()
+        words, made = "".join(self._open), told and told.usage.output_tokens
+        if self.provider.dialect == "cli_copilot" and words.startswith(_FAILED) and not made:
+            raise failure(None, words.removeprefix(_FAILED), self.provider, result)
         reason = text(result.get("stopReason"))
         self._finished = Finished(_REASONS.get(reason, "other"), reason)
 
-    def _counted(self, told: dict[str, int]) -> Iterator[Event]:
+    def _counted(self, told: dict[str, int]) -> UsageReport:
         """Usage in our meaning: of the turn alone, cached input and thinking counted in, as copilot has them
         and opencode has not."""
         before = _replaced(self._talk.totals, self._talk.session, told) or {} if self._talk.cumulative else {}
@@ -612,7 +619,7 @@ class _AcpTurn(Lines):
         raw: dict[str, Any] = dict(u)
         if self._cost is not None:
             raw["cost"] = self._cost - (_replaced(self._talk.costs, self._talk.session, self._cost) or 0.0)
-        yield report(
+        return report(
             total(given, read, written) if apart else given,
             total(made, thought) if apart else made,
             raw,

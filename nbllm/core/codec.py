@@ -59,20 +59,16 @@ def to_plain(value: Any) -> Any:
     try:
         return _write(value, _shape(Coded))
     except (TypeError, ValueError, OverflowError) as exc:
-        raise _unwritable(exc) from None
+        raise ConfigError(
+            f"A value has no JSON form: {exc}.",
+            hint="Text, numbers, booleans, None, bytes, lists and mappings with text for keys have one.",
+        ) from None
 
 
 def from_plain(given: Any, kind: Any = Coded) -> Any:
     """The value in what `to_plain` gave. Where `kind` is one class, `type` may be missing. Raises
     ProtocolError."""
     return _read(given, _shape(kind), "the value")
-
-
-def _unwritable(exc: Exception) -> ConfigError:
-    return ConfigError(
-        f"A value has no JSON form: {exc}.",
-        hint="Text, numbers, booleans, None, bytes, lists and mappings with text for keys have one.",
-    )
 
 
 def _refused(what: str) -> ProtocolError:

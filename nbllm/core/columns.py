@@ -29,7 +29,8 @@ def frame_of(value: Any, schema: Mapping[str, Any]) -> pd.DataFrame:
 
     rows, record = _rows(value, _meant(schema, schema), schema)
     record = _meant(record, schema)
-    fields = _properties(record) if _is_record(record) else {"value": record}
+    is_record = "properties" in record or record.get("type") == "object"
+    fields = _properties(record) if is_record else {"value": record}
     rows = [row if isinstance(row, dict) else {"value": row} for row in rows]
     names = list(dict.fromkeys([*fields, *(name for row in rows for name in row)]))
     kept: dict[str, str] = {}
@@ -61,10 +62,6 @@ def _rows(
             "items"
         ) or {}
     return [value], meant
-
-
-def _is_record(schema: Mapping[str, Any]) -> bool:
-    return "properties" in schema or schema.get("type") == "object"
 
 
 def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -221,10 +221,6 @@ def _usual(kind: type[CallSpec]) -> Any:
     return kind()
 
 
-def _name(keyword: str) -> str:
-    return keyword.replace("timeout_", "timeout.").removesuffix("_")
-
-
 # A word that Python keeps for itself ends in an underscore (`as_`); a dot is one too (`timeout_first`).
 # Those of the cell that a call stands in, which nothing but the notebook knows.
 _OF_CELLS: dict[str, dict[str, Any]] = {
@@ -361,7 +357,8 @@ _OF_RUNS = {
 def _options() -> Iterator[Option]:
     of_calls = {f.name: f.metadata for f in fields(CallSpec)}
     for keyword, about in (*of_calls.items(), *_OF_CELLS.items()):
-        yield Option(**{"name": _name(keyword), "keyword": keyword, **about})
+        name = keyword.replace("timeout_", "timeout.").removesuffix("_")
+        yield Option(**{"name": name, "keyword": keyword, **about})
     for name, (kind, words) in _OF_RUNS.items():
         yield Option(
             f"bench.{name}", kind, words, f"bench_{name}", scope="bench", many=kind == "list", default=False

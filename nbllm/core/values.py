@@ -192,13 +192,6 @@ def _polars(df: Any, limit: int) -> str:
         return cut(f"A table of shape {df.shape}:\n{df}", limit) + "\n"
 
 
-def _lazy(df: Any, limit: int) -> str:
-    """A table that is not computed, and is not for this: its columns and types."""
-    return (
-        cut(f"A table that is not computed yet, with the columns {dict(df.collect_schema())}", limit) + "\n"
-    )
-
-
 def _source(shown: Any, limit: int) -> str:
     """What IPython shows as SVG, Markdown, HTML or LaTeX: its text."""
     return cut(str(shown.data), limit)
@@ -231,7 +224,10 @@ FORMS: dict[tuple[str, str], Callable[[Any, int], str]] = {
     ("pandas", "Series"): _series,
     ("polars", "DataFrame"): _polars,
     ("polars", "Series"): _polars,
-    ("polars", "LazyFrame"): _lazy,
+    # not computed, and not for this
+    ("polars", "LazyFrame"): lambda df, limit: (
+        cut(f"A table that is not computed yet, with the columns {dict(df.collect_schema())}", limit) + "\n"
+    ),
     ("pyarrow", "Table"): _arrow,
     ("pyarrow", "RecordBatch"): _arrow,
     ("IPython", "TextDisplayObject"): _source,

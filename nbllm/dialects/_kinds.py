@@ -262,10 +262,6 @@ def machine_words(value: Any) -> Iterator[str]:
             yield from (w for key in ("code", "error_type", "reason") if (w := label(inner[name].get(key))))
 
 
-def _coded(codes: Iterable[str]) -> type[ProviderError] | None:
-    return next((k for c in codes if (k := _CODES.get(re.sub(r"[\W_]", "", c).lower()))), None)
-
-
 def classify(status: int | None, text: str, codes: Iterable[str] = ()) -> type[ProviderError]:
     """The kind of error: by the HTTP status (None for none), the sentence, and the machine's own words."""
     codes = list(codes)
@@ -273,7 +269,7 @@ def classify(status: int | None, text: str, codes: Iterable[str] = ()) -> type[P
         status = next((int(c) for c in codes if re.fullmatch("[1-5][0-9]{2}", c)), None)
     if status is not None and 300 <= status < 400:
         return errors.NotFound
-    by_code = _coded(codes)
+    by_code = next((k for c in codes if (k := _CODES.get(re.sub(r"[\W_]", "", c).lower()))), None)
     plain = _QUOTED.sub("''", text)
     by_word = next((kind for pattern, kind in _WORDS if pattern.search(plain)), None)
     by_word = errors.ContextLengthExceeded if _CONTEXT.search(text) else by_word

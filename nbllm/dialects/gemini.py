@@ -277,9 +277,6 @@ class ChunkDecoder(Reading):
     def _whole(self) -> bool:
         return self._reason is not None or self._averaged
 
-    def _rest(self) -> Iterator[Event]:
-        yield from self._end_call()
-
     def _end(self) -> Finished:
         blocked = self._reason is not None and self._reason.startswith(_BLOCKED)
         return Finished("content_filter", self._reason) if blocked else super()._end()
@@ -353,6 +350,8 @@ class ChunkDecoder(Reading):
         if self._open is not None:
             yield ToolCallDelta(self._calls - 1, arguments=dumps(self._open.value)[1:])
             self._open = None
+
+    _rest = _end_call
 
     def _cite(self, candidate: dict[str, Any]) -> Iterator[Event]:
         found = obj(candidate.get("citationMetadata"))
