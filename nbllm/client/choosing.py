@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from statistics import median
 from typing import Any
 
 from ..routing import prices
@@ -34,6 +33,8 @@ def written(model: str) -> tuple[str, str] | None:
 
 def usual(rows: Rows) -> tuple[float, float]:
     """Tokens that a call reads and writes, in the median of these rows."""
+    from statistics import median  # with fractions and decimals
+
     read, made = ([n for r in rows if (n := r.get(name))] for name in ("in_tokens", "out_tokens"))
     return (median(read) if read else _READ), (median(made) if made else _MADE)
 
@@ -56,6 +57,8 @@ def cheapest(routes: Sequence[Route], rows: Rows) -> tuple[list[Route], str]:
 def fastest(routes: Sequence[Route], rows: Rows, now: float) -> tuple[list[Route], str]:
     """(in order of the time that they took, why the first one is), for an answer of usual length. now:
     seconds since 1970."""
+    from statistics import median
+
     recent = [r for r in rows if r.get("ok") and r.get("ttft_ms") is not None and now - _at(r) <= _DAY]
     made = usual(recent)[1]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import html
 import json
 import re
 from collections.abc import Mapping
@@ -110,13 +109,15 @@ _TAG = re.compile(r"<(?:(/?)(script|style)\b)?[^<>]*>", re.IGNORECASE)
 def page_text(page: str) -> str:
     """The words of a page of HTML, or of plain text: without tags, scripts and styles. Linear in its
     length."""
+    from html import unescape  # with all their names: only pages need it
+
     words, at, hidden = [], 0, False
     for tag in _TAG.finditer(page):
         words += [] if hidden else [page[at : tag.start()]]
         at, hidden = tag.end(), not tag[1] if tag[2] else hidden
     text = " ".join([*words, "" if hidden else page[at:]])
     with contextlib.suppress(ValueError):  # an entity of 5,000 digits
-        text = html.unescape(text)
+        text = unescape(text)
     return " ".join(text.split())
 
 

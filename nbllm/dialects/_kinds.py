@@ -107,121 +107,119 @@ _VAGUE = frozenset(
 )
 
 _MODEL = r"models?(?: \S+)?(?: (?:named|called|name|id|code|identifier))?(?: \S+)?"
-_WORDS: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
-    (re.compile(pattern, re.I), kind)
-    for pattern, kind in (
-        # what sounds like something else: a parameter, an id, a name that is wrong
-        (
-            r"(?:unknown|unrecogni[sz]ed|unsupported|unexpected|invalid|extra|missing) (?:request )?"
-            r"(?:parameter|argument|field|property|option|metadata|key '|value)|"
-            r"extra inputs are not permitted|string too long|array too long|string_above_max_length|"
-            r"max_?(?:completion_|output_|new_)?tokens\W{0,3}.{0,50}(?:must be|is too (?:large|high|"
-            r"big)|at most|less than)|"
-            r"supports? at most \d+ (?:completion|output) tokens|too many (?:tools|images|functions|stop)|"
-            r"no endpoints found that support",
-            errors.BadRequest,
-        ),
-        (
-            r"tokens per (?:min|day|hour)|requests per (?:min|day|hour)|\((?:tpm|rpm|tpd|rpd)\)|"
-            r"wait before (?:trying|sending)",
-            errors.RateLimited,
-        ),
-        (
-            r"context[ _-]?(?:length|window|size|limit)|maximum context|prompt (?:is|was) too long|"
-            r"prompt too long|"
-            r"input (?:is|was) too (?:long|large)|input token count|prompt token count|"
-            r"too many (?:input |prompt |total )*tokens|"
-            r"maximum (?:prompt|input|model) length|max(?:imum)? (?:sequence|token) (?:length|limit)|"
-            r"(?:prompt|input|messages?|request)s? exceeds? (?:the |model |your )*(?:max|limit|token|"
-            r"context|number)|"
-            r"length of (?:all |the )*messages|reduce (?:the )?length of|reduce your (?:prompt|message)|"
-            r"range of input length|longer than the (?:maximum )?model|input tokens exceed|"
-            r"tokens? exceeds? the (?:max|limit|conf)|"
-            r"exceeds? the (?:maximum |max )?(?:number of |allowed )*(?:input )?tokens|"
-            r"too large for model with|"
-            r"exceeded model token limit|number of tokens to keep|token limit exceeded|"
-            r"exceeds? (?:the )?(?:model'?s? )?max(?:imum)? (?:input|prompt|context)|"
-            r"current length is \d+ while limit is|exceeds? max length|input length .{0,40}exceed|"
-            r"but model only supports up to|tokens too long|text is too long|"
-            r"too large for (?:the|this) model|tokens (?:\d+ )?cannot exceed|"
-            r"exceeds? (?:the )?limit (?:of )?\d+ tokens|"
-            r"exceeds? max(?:imum)? message tokens|超长|上下文长度|输入长度|长度超过",
-            errors.ContextLengthExceeded,
-        ),
-        (
-            r"content[ _]filter|content[ _](?:management )?policy|responsible ai|flagged (?:by|for|"
-            r"as)|blocked by .{0,30}(?:safety|filter|moderation|guard)|"
-            r"inappropriate content|prohibited content|moderation (?:block|flag|system)|"
-            r"violat\w+ .{0,40}(?:usage|content|safety) polic|content exists risk|safety system|"
-            r"(?:input|prompt|content|request|message)s? (?:was|were|ha(?:s|ve) been) flagged|"
-            r"敏感内容|不安全",
-            errors.ContentFiltered,
-        ),
-        (
-            r"insufficient (?:\w+ )?(?:quota|balance|credits?|funds)|(?:exceeded|out of|"
-            r"over) (?:your |the )?(?:\w+ )?quota|"
-            r"(?:balance|credits?|quota|funds) (?:(?:is|are|was) )?(?:insufficient|not enough|exhausted|"
-            r"depleted|used up)|not enough (?:balance|quota|funds)|"
-            r"credit balance|payment required|out of (?:\w+ )?credits?|(?:no|"
-            r"not enough) (?:\w+ )?credits?|billing (?:details|hard limit|account|is|not|has)|"
-            r"check your (?:plan|billing)|"
-            r"specified api usage limits|good standing|arrear|account .{0,30}(?:overdue|suspended for|"
-            r"has no)|spend(?:ing)? limit|(?:add|buy|purchase) (?:more )?credits|top up|recharge|"
-            r"budget (?:has been |was |is )?exceeded|key limit exceeded|余额不足|欠费|充值",
-            errors.QuotaExceeded,
-        ),
-        (
-            r"(?:api[ _-]?key|token|credentials?) (?:\S+ )?(?:is |was |has |are )?(?:not valid|"
-            r"invalid|expired|incorrect|revoked|missing|disabled|malformed|required)|"
-            r"(?:invalid|incorrect|expired|missing|wrong|no|bad|unknown|"
-            r"revoked) (?:\w+ )?(?:api[ _-]?key|credentials?|bearer|auth\w*|access token|token provided)|"
-            r"authentication (?:fail|error|required|parameter|credential)|unauthenticated|"
-            r"unauthori[sz]ed|login fail|not logged in|please log ?in|log in again|not authenticated|"
-            r"security token .{0,40}(?:invalid|expired)|signature we calculated|unregistered callers|"
-            r"api[ _-]?key (?:not found|was reported as leaked)|令牌|鉴权失败|身份验证",
-            errors.AuthenticationError,
-        ),
-        (
-            r"overloaded|high (?:demand|load|traffic)|at capacity|(?:capacity|load) (?:exceeded|limit|"
-            r"reached)|over capacity|temporarily unavailable|service unavailable|"
-            r"no (?:available|healthy) (?:server|worker|instance|capacity)|(?:server|model|engine|"
-            r"system) (?:is )?(?:busy|overload)|currently unavailable|model is (?:currently |still )?loading|"
-            r"访问量过大|系统繁忙|服务繁忙",
-            errors.Overloaded,
-        ),
-        (
-            r"rate[ _-]?limit|resource (?:has been )?exhausted|too many requests|usage limit|throttl|"
-            r"(?:hit|reached|exceeded) (?:your |the )*(?:\w+ )*limit|"
-            r"limit reached|quota (?:exceeded|exhausted)|exhausted your (?:capacity|quota)|"
-            r"quota will reset|requests are being made too|"
-            r"请求过多|请求过于频繁|速率限制|频率限制",
-            errors.RateLimited,
-        ),
-        (
-            rf"\b{_MODEL} (?:is |was |are |has |have |does |do |could |can |may |cannot |"
-            rf"been )*(?:not|n't|never)[ -]*(?:be )?(?:found|exists?|available|supported|accessible|"
-            rf"deployed|a valid|registered|served|installed|loaded)\b|"
-            rf"\b{_MODEL} (?:doesn't|isn't|cannot be|has been|is|was) (?:exist|found|unknown|invalid|"
-            rf"deprecated|decommissioned|retired|removed|available|unavailable)\b|"
-            r"(?:unknown|no such|invalid|unsupported|unavailable|nonexistent) (?:\S+ )?model\b|"
-            r"is not a valid model|not a valid model|unable to access model|not found the model|"
-            r"model (?:not|does not|doesn.t) exist|model not found|model identifier is invalid|"
-            r"deployment .{0,40}does not exist|no endpoints found|models/\S+ is not (?:found|supported)|"
-            r"not a supported model|unable to access \S+ model|llm provider not provided|"
-            rf"\b{_MODEL} (?:is no longer|ha(?:s|ve) reached) |inference profile that contains|模型不存在",
-            errors.NotFound,
-        ),
-        (
-            r"permission|forbidden|not allowed to|do(?:es)? not have access|access denied|"
-            r"not authori[sz]ed to|location is not supported|organization must be verified|"
-            r"(?:organization|account|project) (?:has been|is|was) (?:disabled|suspended|deactivated)",
-            errors.PermissionDenied,
-        ),
-        (
-            r"internal (?:server )?error|server (?:had an )?error|something went wrong|upstream error",
-            errors.ServerError,
-        ),
-    )
+# Compiled where a request fails: a program would wait for it at its start.
+_WORDS: tuple[tuple[str, type[ProviderError]], ...] = (
+    # what sounds like something else: a parameter, an id, a name that is wrong
+    (
+        r"(?:unknown|unrecogni[sz]ed|unsupported|unexpected|invalid|extra|missing) (?:request )?"
+        r"(?:parameter|argument|field|property|option|metadata|key '|value)|"
+        r"extra inputs are not permitted|string too long|array too long|string_above_max_length|"
+        r"max_?(?:completion_|output_|new_)?tokens\W{0,3}.{0,50}(?:must be|is too (?:large|high|"
+        r"big)|at most|less than)|"
+        r"supports? at most \d+ (?:completion|output) tokens|too many (?:tools|images|functions|stop)|"
+        r"no endpoints found that support",
+        errors.BadRequest,
+    ),
+    (
+        r"tokens per (?:min|day|hour)|requests per (?:min|day|hour)|\((?:tpm|rpm|tpd|rpd)\)|"
+        r"wait before (?:trying|sending)",
+        errors.RateLimited,
+    ),
+    (
+        r"context[ _-]?(?:length|window|size|limit)|maximum context|prompt (?:is|was) too long|"
+        r"prompt too long|"
+        r"input (?:is|was) too (?:long|large)|input token count|prompt token count|"
+        r"too many (?:input |prompt |total )*tokens|"
+        r"maximum (?:prompt|input|model) length|max(?:imum)? (?:sequence|token) (?:length|limit)|"
+        r"(?:prompt|input|messages?|request)s? exceeds? (?:the |model |your )*(?:max|limit|token|"
+        r"context|number)|"
+        r"length of (?:all |the )*messages|reduce (?:the )?length of|reduce your (?:prompt|message)|"
+        r"range of input length|longer than the (?:maximum )?model|input tokens exceed|"
+        r"tokens? exceeds? the (?:max|limit|conf)|"
+        r"exceeds? the (?:maximum |max )?(?:number of |allowed )*(?:input )?tokens|"
+        r"too large for model with|"
+        r"exceeded model token limit|number of tokens to keep|token limit exceeded|"
+        r"exceeds? (?:the )?(?:model'?s? )?max(?:imum)? (?:input|prompt|context)|"
+        r"current length is \d+ while limit is|exceeds? max length|input length .{0,40}exceed|"
+        r"but model only supports up to|tokens too long|text is too long|"
+        r"too large for (?:the|this) model|tokens (?:\d+ )?cannot exceed|"
+        r"exceeds? (?:the )?limit (?:of )?\d+ tokens|"
+        r"exceeds? max(?:imum)? message tokens|超长|上下文长度|输入长度|长度超过",
+        errors.ContextLengthExceeded,
+    ),
+    (
+        r"content[ _]filter|content[ _](?:management )?policy|responsible ai|flagged (?:by|for|"
+        r"as)|blocked by .{0,30}(?:safety|filter|moderation|guard)|"
+        r"inappropriate content|prohibited content|moderation (?:block|flag|system)|"
+        r"violat\w+ .{0,40}(?:usage|content|safety) polic|content exists risk|safety system|"
+        r"(?:input|prompt|content|request|message)s? (?:was|were|ha(?:s|ve) been) flagged|"
+        r"敏感内容|不安全",
+        errors.ContentFiltered,
+    ),
+    (
+        r"insufficient (?:\w+ )?(?:quota|balance|credits?|funds)|(?:exceeded|out of|"
+        r"over) (?:your |the )?(?:\w+ )?quota|"
+        r"(?:balance|credits?|quota|funds) (?:(?:is|are|was) )?(?:insufficient|not enough|exhausted|"
+        r"depleted|used up)|not enough (?:balance|quota|funds)|"
+        r"credit balance|payment required|out of (?:\w+ )?credits?|(?:no|"
+        r"not enough) (?:\w+ )?credits?|billing (?:details|hard limit|account|is|not|has)|"
+        r"check your (?:plan|billing)|"
+        r"specified api usage limits|good standing|arrear|account .{0,30}(?:overdue|suspended for|"
+        r"has no)|spend(?:ing)? limit|(?:add|buy|purchase) (?:more )?credits|top up|recharge|"
+        r"budget (?:has been |was |is )?exceeded|key limit exceeded|余额不足|欠费|充值",
+        errors.QuotaExceeded,
+    ),
+    (
+        r"(?:api[ _-]?key|token|credentials?) (?:\S+ )?(?:is |was |has |are )?(?:not valid|"
+        r"invalid|expired|incorrect|revoked|missing|disabled|malformed|required)|"
+        r"(?:invalid|incorrect|expired|missing|wrong|no|bad|unknown|"
+        r"revoked) (?:\w+ )?(?:api[ _-]?key|credentials?|bearer|auth\w*|access token|token provided)|"
+        r"authentication (?:fail|error|required|parameter|credential)|unauthenticated|"
+        r"unauthori[sz]ed|login fail|not logged in|please log ?in|log in again|not authenticated|"
+        r"security token .{0,40}(?:invalid|expired)|signature we calculated|unregistered callers|"
+        r"api[ _-]?key (?:not found|was reported as leaked)|令牌|鉴权失败|身份验证",
+        errors.AuthenticationError,
+    ),
+    (
+        r"overloaded|high (?:demand|load|traffic)|at capacity|(?:capacity|load) (?:exceeded|limit|"
+        r"reached)|over capacity|temporarily unavailable|service unavailable|"
+        r"no (?:available|healthy) (?:server|worker|instance|capacity)|(?:server|model|engine|"
+        r"system) (?:is )?(?:busy|overload)|currently unavailable|model is (?:currently |still )?loading|"
+        r"访问量过大|系统繁忙|服务繁忙",
+        errors.Overloaded,
+    ),
+    (
+        r"rate[ _-]?limit|resource (?:has been )?exhausted|too many requests|usage limit|throttl|"
+        r"(?:hit|reached|exceeded) (?:your |the )*(?:\w+ )*limit|"
+        r"limit reached|quota (?:exceeded|exhausted)|exhausted your (?:capacity|quota)|"
+        r"quota will reset|requests are being made too|"
+        r"请求过多|请求过于频繁|速率限制|频率限制",
+        errors.RateLimited,
+    ),
+    (
+        rf"\b{_MODEL} (?:is |was |are |has |have |does |do |could |can |may |cannot |"
+        rf"been )*(?:not|n't|never)[ -]*(?:be )?(?:found|exists?|available|supported|accessible|"
+        rf"deployed|a valid|registered|served|installed|loaded)\b|"
+        rf"\b{_MODEL} (?:doesn't|isn't|cannot be|has been|is|was) (?:exist|found|unknown|invalid|"
+        rf"deprecated|decommissioned|retired|removed|available|unavailable)\b|"
+        r"(?:unknown|no such|invalid|unsupported|unavailable|nonexistent) (?:\S+ )?model\b|"
+        r"is not a valid model|not a valid model|unable to access model|not found the model|"
+        r"model (?:not|does not|doesn.t) exist|model not found|model identifier is invalid|"
+        r"deployment .{0,40}does not exist|no endpoints found|models/\S+ is not (?:found|supported)|"
+        r"not a supported model|unable to access \S+ model|llm provider not provided|"
+        rf"\b{_MODEL} (?:is no longer|ha(?:s|ve) reached) |inference profile that contains|模型不存在",
+        errors.NotFound,
+    ),
+    (
+        r"permission|forbidden|not allowed to|do(?:es)? not have access|access denied|"
+        r"not authori[sz]ed to|location is not supported|organization must be verified|"
+        r"(?:organization|account|project) (?:has been|is|was) (?:disabled|suspended|deactivated)",
+        errors.PermissionDenied,
+    ),
+    (
+        r"internal (?:server )?error|server (?:had an )?error|something went wrong|upstream error",
+        errors.ServerError,
+    ),
 )
 # Of a context that is too small, where only what stands in quotes says so.
 _CONTEXT = re.compile(
@@ -271,7 +269,7 @@ def classify(status: int | None, text: str, codes: Iterable[str] = ()) -> type[P
         return errors.NotFound
     by_code = next((k for c in codes if (k := _CODES.get(re.sub(r"[\W_]", "", c).lower()))), None)
     plain = _QUOTED.sub("''", text)
-    by_word = next((kind for pattern, kind in _WORDS if pattern.search(plain)), None)
+    by_word = next((kind for pattern, kind in _WORDS if re.search(pattern, plain, re.I)), None)
     by_word = errors.ContextLengthExceeded if _CONTEXT.search(text) else by_word
     if by_code is not None and by_code not in _VAGUE:
         return by_code

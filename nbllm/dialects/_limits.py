@@ -17,7 +17,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ..core.calls import Quirks
@@ -146,7 +145,7 @@ def seconds(text: str) -> float | None:
     text = text.strip()[:_SPAN]
     if (bare := amount(text)) is not None:
         return bare
-    return _summed(text) if _SPANNED.fullmatch(text) else None
+    return _summed(text) if re.fullmatch(f"(?i)(?:{_AMOUNT[4:]})+", text) else None
 
 
 _UNITS = {
@@ -157,15 +156,12 @@ _UNITS = {
     **dict.fromkeys(("d", "day", "days", "天"), DAY),
     **dict.fromkeys(("week", "weeks"), 7 * DAY),
 }
-_AMOUNT = re.compile(
-    rf"(\d{{1,9}}(?:\.\d{{1,9}})?|\b(?:an?|one)(?=\s))\s*({'|'.join(_UNITS)})(?![a-z])", re.I
-)
-_SPANNED = re.compile(rf"(?:{_AMOUNT.pattern})+", re.I)
+_AMOUNT = rf"(?i)(\d{{1,9}}(?:\.\d{{1,9}})?|\b(?:an?|one)(?=\s))\s*({'|'.join(_UNITS)})(?![a-z])"
 
 
 def _summed(text: str) -> float | None:
     """The spans in a text, added up; None where it holds none."""
-    found = _AMOUNT.findall(text)
+    found = re.findall(_AMOUNT, text)
     spans = [float(number if number[0].isdigit() else 1) * _UNITS[unit.lower()] for number, unit in found]
     return sum(spans) if spans else None
 
@@ -179,6 +175,8 @@ def _wait(text: str, now: float) -> float | None:
 
 def _moment(text: str) -> float | None:
     """Epoch seconds of an HTTP date or an ISO 8601 time."""
+    from email.utils import parsedate_to_datetime  # with calendars and sockets
+
     text = text[:_SPAN]
     try:
         when = parsedate_to_datetime(text) if "," in text else datetime.fromisoformat(text)
@@ -226,11 +224,10 @@ def _told(value: Any) -> float | None:
     return next((wait * unit for wait, unit in told if wait is not None), None)
 
 
-_IN = re.compile(
-    r"(?:(?:again|retry|retrying|reset\w*|wait\w*|available|back)\W+(?:[a-z]+ ){0,3}?"
+_IN = (
+    r"(?i)(?:(?:again|retry|retrying|reset\w*|wait\w*|available|back)\W+(?:[a-z]+ ){0,3}?"
     r"(?:(?:in|after|for|at least|about|another)\W+){1,2}|\bwait[ :~]+|请在\s*|请等待\s*)"
-    r"((?:\s*(?:and|,)?\s*(?:\d[\d.]*|an?\b|one\b)\s*(?:[a-z]+|秒|分钟|小时|天)){1,4})",
-    re.I,
+    r"((?:\s*(?:and|,)?\s*(?:\d[\d.]*|an?\b|one\b)\s*(?:[a-z]+|秒|分钟|小时|天)){1,4})"
 )
 _STAMP = re.compile(r"limit reached\|(\d{10})\b")
 
@@ -240,7 +237,7 @@ def in_words(text: str, now: float) -> float | None:
     days 2 hours"; None where it does not."""
     if stamp := _STAMP.search(text):
         return max(0.0, float(stamp[1]) - now)
-    found = _IN.search(text)
+    found = re.search(_IN, text)
     return _summed(found[1]) if found else None
 
 
@@ -262,15 +259,12 @@ def details(value: Any, kind: str) -> list[Mapping[str, Any]]:
 
 # --- what a refusal was refused for -------------------------------------------------------------------------
 
-_WORDS = tuple(
-    (per, re.compile(pattern, re.I))
-    for per, pattern in (
-        ("month", r"per[ _-]?month|monthly|specified API usage limits"),
-        ("day", r"per[ _-]?day|by[ _-]?day|daily|\((?:rpd|tpd)\)"),
-        ("hour", r"per[ _-]?hour|by[ _-]?hour|hourly"),
-        ("minute", r"per[ _-]?min|by[ _-]?min|\((?:rpm|tpm)\)"),
-        ("second", r"per[ _-]?sec|by[ _-]?sec"),
-    )
+_WORDS = (  # compiled where a request is refused: at its start, a program would wait for it
+    ("month", r"per[ _-]?month|monthly|specified API usage limits"),
+    ("day", r"per[ _-]?day|by[ _-]?day|daily|\((?:rpd|tpd)\)"),
+    ("hour", r"per[ _-]?hour|by[ _-]?hour|hourly"),
+    ("minute", r"per[ _-]?min|by[ _-]?min|\((?:rpm|tpm)\)"),
+    ("second", r"per[ _-]?sec|by[ _-]?sec"),
 )
 _AGAIN = re.compile(r"regain access on (\d{4}-\d\d-\d\d)(?: at (\d\d:\d\d))? UTC")
 
@@ -307,7 +301,7 @@ def refusal(
 
 def _per(text: str) -> str | None:
     """The window that a text names."""
-    return next((per for per, pattern in _WORDS if pattern.search(text)), None)
+    return next((per for per, pattern in _WORDS if re.search(pattern, text, re.I)), None)
 
 
 def _violations(value: Any) -> list[Mapping[str, Any]]:
