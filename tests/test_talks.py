@@ -210,6 +210,25 @@ def test_a_failure_that_copilot_tells_as_an_answer_is_an_error(said, kind, count
         acp_turn(*map(chunk, said), end, talk=talk)
 
 
+@pytest.mark.parametrize(
+    ("code", "message", "kind"),
+    [
+        (500, "The model is not found for API version v1beta, or is not supported.", errors.NotFound),
+        (500, "An internal error has occurred.", errors.ServerError),
+        (429, "It did not work.", errors.RateLimited),
+        (401, "It did not work.", errors.AuthenticationError),
+        (-32603, "It did not work.", errors.ProviderError),
+    ],
+)
+def test_an_error_is_what_its_words_say_before_its_code(code, message, kind):
+    """Of an agent's answer to a prompt: gemini's code is 500 for a model that is not there."""
+    talk = AcpTalk(ROWS["cli/gemini"], "m", "", "/work")
+    line = json.dumps({"jsonrpc": "2.0", "id": 3, "error": {"code": code, "message": message}})
+    with pytest.raises(errors.ProviderError) as caught:
+        acp_turn(line, talk=talk)
+    assert kind is type(caught.value)
+
+
 @pytest.mark.parametrize("cli", ["copilot", "gemini"])
 def test_an_answer_may_begin_as_a_failure_does(cli):
     """Where tokens were counted, or nobody tells failures so."""

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 from ..core.calls import Decoder, Endpoint, Permission, Secret, SessionCall, TalkCall, Turn
-from ..core.errors import ConfigError, ProtocolError
+from ..core.errors import ConfigError, ProtocolError, ProviderError
 from ..core.events import Event, Finished, FinishReason, Notice, ReasoningDelta, UsageReport
 from ..core.messages import Request
 from ..dialects._json import items, obj
@@ -544,6 +544,9 @@ class _AcpTurn(Lines):
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:
         result = obj(value.get("result"))
         if "error" in value and "method" not in value:
+            by_words = failure(None, said(value["error"]), self.provider, value)
+            if type(by_words) is not ProviderError:  # gemini's code is 500 whatever it tells
+                raise by_words
             raise failure(None, value["error"], self.provider, value)
         if "sessionId" in result:
             yield from self._started(result["sessionId"], self._talk.model or None)
