@@ -544,10 +544,9 @@ class _AcpTurn(Lines):
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:
         result = obj(value.get("result"))
         if "error" in value and "method" not in value:
-            by_words = failure(None, said(value["error"]), self.provider, value)
-            if type(by_words) is not ProviderError:  # gemini's code is 500 whatever it tells
-                raise by_words
-            raise failure(None, value["error"], self.provider, value)
+            found = [failure(None, e, self.provider, value) for e in (said(value["error"]), value["error"])]
+            # by its words first: gemini's code is 500 whatever it tells
+            raise next((e for e in found if type(e) is not ProviderError), found[-1])
         if "sessionId" in result:
             yield from self._started(result["sessionId"], self._talk.model or None)
         elif "stopReason" in result:

@@ -70,7 +70,9 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
                 f"The Responses API has no {option}.",
                 hint=f"Leave {option} out, or use dialect='openai_chat'.",
             )
-    word, form, turns = effort(request.reasoning), schema_format(request), _input(request, provider.quirks)
+    word, form = effort(request.reasoning), schema_format(request)
+    said = (m for m in with_short_ids(told_by_user(request.messages), most=64) if m.role != "system")
+    turns = [item for message in said for item in _turn(message, provider.quirks)]
     thinks = word not in (None, "none") or any("encrypted_content" in item for item in turns)
     body = {
         "model": request.model,
@@ -98,15 +100,6 @@ def _tool(tool: Tool) -> dict[str, Any]:
     # `strict` has a default of true here, unlike in Chat Completions: a plain schema would be refused.
     about = function(tool, parameters=parameters(tool, OPENAI), strict=bool(tool.strict))
     return {"type": "function", **about}
-
-
-def _input(request: Request, quirks: Quirks) -> list[dict[str, Any]]:
-    return [
-        item
-        for m in with_short_ids(told_by_user(request.messages), most=64)
-        if m.role != "system"
-        for item in _turn(m, quirks)
-    ]
 
 
 def _turn(message: Message, quirks: Quirks) -> Iterator[dict[str, Any]]:

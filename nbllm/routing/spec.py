@@ -208,7 +208,10 @@ def provider_row(
         given = {"dialect": "a2a", "default_model": AGENT, "models": "", "local": keyless, **given}
     if "folders" in given:
         given = {**({"base_url": HERE} if below is None else {}), "local": True, "models": "", **given}
-        given["folders"] = tuple(_beside(source, folder) for folder in given["folders"])
+        beside = Path(source).parent  # where no full path is given
+        given["folders"] = tuple(
+            f if f.startswith(("~", "$")) else os.path.abspath(beside / f) for f in given["folders"]
+        )
     elif "base_url" in given:  # a server of the user's own, whatever the row was before
         given["folders"] = ()
     if below is None and "base_url" not in given:
@@ -250,11 +253,6 @@ def provider_row(
         source=source,
         shipped=shipped,
     )
-
-
-def _beside(source: str, folder: str) -> str:
-    """A folder as it is meant in a file: beside that file, where it is no full path."""
-    return folder if folder.startswith(("~", "$")) else os.path.abspath(Path(source).parent / folder)
 
 
 def _read(name: str, entry: str, value: Any) -> Any:

@@ -82,7 +82,8 @@ class Contexts:
         name = body.get("cachedContent", body.get("cached_content"))
         if name is None:
             return gemini.ask(request)
-        kept, model = self._of(str(name), now), _model(request.path)
+        kept = self._of(str(name), now)
+        model = f"models/{request.path.rpartition(':')[0].partition('models/')[2]}"
         if any(body.get(k) or body.get(re.sub("[A-Z]", lambda m: f"_{m[0].lower()}", k)) for k in _KEPT):
             raise Refused(400, _BESIDE)
         if model != kept.body["model"]:
@@ -119,7 +120,3 @@ class Contexts:
         if len(self.made) > _MOST:
             del self.made[next(iter(self.made))]
         return made.shown
-
-
-def _model(path: str) -> str:
-    return f"models/{path.rpartition(':')[0].partition('models/')[2]}"
