@@ -297,6 +297,16 @@ def test_two_panels_of_one_conversation_share_it():
         assert 1 == kernel.value("len(c.chat.turns)")
 
 
+def test_voila_has_the_panel():
+    """Its page, which runs widgets, comes when all cells have run, and nobody could type until then."""
+    with Kernel(front_end=False, VOILA_PREHEAT="False") as kernel:
+        ran = kernel.run(f"nbllm.ChatWidget({SIM!r}, chat='app')")
+        place, transcript = (output["data"]["text/html"] for output in ran.outputs)
+        assert re.fullmatch("<div id='nbllm-[0-9a-f]{32}'></div>", place)
+        assert "-static'>" in transcript
+        assert any(m["msg_type"] == "comm_open" for m in ran.messages)
+
+
 @pytest.mark.parametrize(("said", "folded", "unfolded"), [(None, 1, 0), (True, 0, 1), (False, 0, 0)])
 def test_a_panel_shows_reasoning_as_a_cell_does(headless, said, folded, unfolded):
     """Folded, unfolded or not at all, for the page and in what is saved; the conversation keeps it."""

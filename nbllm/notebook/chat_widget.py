@@ -9,6 +9,7 @@ the transcript by its display id, and shows nothing new.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -257,7 +258,8 @@ class ChatWidget:
 
     def _ipython_display_(self) -> None:
         """Shows the panel, or in a front end without one its transcript."""
-        mode = where(self._session.shell)
+        # voila's page, which runs widgets, comes when the cells have run
+        mode = "live" if "VOILA_PREHEAT" in os.environ else where(self._session.shell)
         if mode == "terminal":
             self._session.say(
                 f"{plain(self.transcript)}\n\nA panel needs a notebook; %%llm chat={self._chat.name} goes "

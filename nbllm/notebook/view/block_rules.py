@@ -132,8 +132,7 @@ def _fold(state: StateBlock, start: int, last: int, after: int) -> None:
     """The tokens of details: the summary, what stands beside the tags, and the blocks between."""
     before, state.parentType = state.parentType, "blockquote"
     most, state.lineMax = state.lineMax, last
-    opened = state.push("details_open", "details", 1)
-    opened.map = [start, after]
+    state.push("details_open", "details", 1).map = [start, after]
     lines = [_line(state, n) for n in range(start, min(after, start + _SUMMARY_LINES))]
     head = _HEAD.match(
         "\n".join([_END.sub("", line) if start + i == last else line for i, line in enumerate(lines)])

@@ -66,8 +66,7 @@ def _harmless(state: StateInline, silent: bool) -> bool:
     if not silent:
         name = match["name"].lower()
         kind = "hardbreak" if name == "br" else f"tag_{'close' if match['close'] else 'open'}"
-        token = state.push(kind, name, 0)  # `_pairs` says what closes what
-        token.content = match[0]
+        state.push(kind, name, 0).content = match[0]  # `_pairs` says what closes what
     state.pos = match.end()
     return True
 
