@@ -3,6 +3,7 @@ form it comes back."""
 
 import base64
 import json
+import pickle
 import sqlite3
 import traceback
 from urllib.parse import quote, quote_plus
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import nbllm
 from nbllm import Client, Timeouts, bench
 from nbllm.client import catalog
 from nbllm.core import errors
@@ -23,6 +25,7 @@ from nbllm.store import ledger
 
 from .kernels import Kernel
 from .listeners import Listener
+from .test_transport import server as server_of
 
 KEY = "sk-canary/0123+456=789&ab cdef"
 CANARIES = {
@@ -148,6 +151,31 @@ def test_an_error_inside_a_stream_shows_none(client, server):
         client.complete("hello", "acme/m", retries=0)
     assert hidden(spilt(caught.value))
     assert KEY not in caught.value.partial.model
+
+
+def test_a_key_given_back_as_a_name_or_in_headers_is_not_remembered(client, server):
+    """As the answer's id, its model, the word for its end, an id of the request, a limit."""
+    chunk = {"id": KEY, "model": KEY, "choices": [{"delta": {"content": "x"}, "finish_reason": KEY}]}
+    server.answer = (200, f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode())
+    server.more = {
+        "x-request-id": KEY,
+        "server-timing": f"a;desc={KEY}",
+        f"x-goog-{KEY}": "1",
+        "retry-after": KEY,
+    }
+    answer = client.complete("hello", "acme/m", retries=0)
+    assert "x" == answer.text
+    assert hidden(f"{answer.id} {answer.model} {answer.finish_raw} {answer.raw}")
+    assert hidden(json.dumps(client.ledger.rows(), default=repr))
+
+
+@pytest.mark.parametrize("page", [b"nonsense\r\n", b""])
+def test_an_error_has_no_error_behind_it(page):
+    """Its frames hold what was sent, and tools that show local variables look into it."""
+    with server_of([None, page, "close"]) as (url, _), pytest.raises(errors.NbllmError) as caught:
+        nbllm.stream("hello", "m", base_url=url, api_key=KEY, retries=0, timeout=60).response(60)
+    assert caught.value.__context__ is None
+    assert KEY.encode() not in pickle.dumps(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -650,7 +650,7 @@ def _answer(fold: Fold, stream: Stream, first: Attempt) -> Response:
     kept = [Usage(n.data["kept"], 0) for n in fold.notices if n.kind == "context" and n.data]  # as input
     costs = (prices.cost(used, model, route.provider) for used in (usage, *kept))
     cost = None if simulated or not stream.done else _sum(costs)
-    return fold.response(
+    answer = fold.response(
         model=model,
         provider=route.provider.name,
         cost=cost if known is None else 0.0,
@@ -661,6 +661,10 @@ def _answer(fold: Fold, stream: Stream, first: Attempt) -> Response:
         simulated=simulated,
         raw={"status": trace.status, "headers": trace.headers, "usage": usage.raw if usage else {}},
     )
+    if not any(secret in f"{answer.id} {answer.finish_raw}" for secret in asked.guard.texts):
+        return answer
+    named = {n: errors.scrub(getattr(answer, n) or "", asked.guard.texts) for n in ("id", "finish_raw")}
+    return replace(answer, id=named["id"], finish_raw=named["finish_raw"])  # a server gave a key back
 
 
 def _sum(costs: Iterable[float | None]) -> float | None:

@@ -125,8 +125,9 @@ class NbllmError(Exception):
         return words.splitlines()
 
     def scrubbed(self, secrets: Iterable[str]) -> NbllmError:
-        """This error, with every secret taken out of all its texts."""
-        masked = _scrubber(secrets)
+        """This error, with every secret taken out of all its texts, and without the one behind it, whose
+        frames hold what was sent."""
+        masked, self.__context__ = _scrubber(secrets), None
         self.args = tuple(masked(a) if isinstance(a, str) else a for a in self.args)
         for name, value in vars(self).items():
             setattr(self, name, _scrub_value(value, masked))

@@ -20,6 +20,7 @@ from ..core import addresses, errors
 from ..core.addresses import Address
 from ..core.calls import Frame, HttpCall, Read, Trace, Transport
 from ..core.calls import Reply as AnyReply
+from ..core.errors import scrub
 from . import proxies
 from .codings import decoded
 from .connection import refuse_private
@@ -302,12 +303,20 @@ class _Opened:
         trace.status, trace.http_version = answer.status, answer.version
         if trace.reused is None:
             trace.reused = "connect_start" not in trace.marks
-        trace.headers = {k: v for k, v in headers.items() if k in _KEPT or k.startswith(_KEPT_PREFIXES)}
+        kept = {k: v for k, v in headers.items() if k in _KEPT or k.startswith(_KEPT_PREFIXES)}
+        trace.headers = _without(kept, letter.call.guard.texts)
         return Reply(answer, headers, letter.address, trace)
 
     async def __aexit__(self, *_exc: object) -> None:
         if self._answer is not None:
             await self._answer.aclose()
+
+
+def _without(headers: dict[str, str], secrets: tuple[str, ...]) -> dict[str, str]:
+    """What is remembered of headers: without a key that a server sends back."""
+    if not any(secret in said for secret in secrets for pair in headers.items() for said in pair):
+        return headers
+    return {scrub(k, secrets): scrub(v, secrets) for k, v in headers.items()}
 
 
 _ELSEWHERE = (307, 308)  # with their method
