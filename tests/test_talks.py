@@ -13,7 +13,7 @@ from nbllm import Client, Image, Message
 from nbllm.agents.protocols import AcpTalk, ClaudeTalk, CodexTalk
 from nbllm.core import errors
 from nbllm.core.calls import Frame, Secret, Turn
-from nbllm.core.events import Fold, Notice, ReasoningDelta, Restarted, TextDelta
+from nbllm.core.events import Fold, Notice, ReasoningDelta, Restarted, TextDelta, UsageReport
 from nbllm.routing.dialects import DIALECTS
 from nbllm.routing.registry import load
 
@@ -227,6 +227,17 @@ def test_an_error_is_what_its_words_say_before_its_code(code, message, kind):
     with pytest.raises(errors.ProviderError) as caught:
         acp_turn(line, talk=talk)
     assert kind is type(caught.value)
+
+
+@pytest.mark.parametrize(("amount", "raw"), [(0.0, {}), (0.25, {"cost": 0.25})])
+def test_a_cost_of_nothing_is_not_known(amount, raw):
+    """OpenCode writes it for a model whose price it does not know."""
+    talk = AcpTalk(ROWS["cli/opencode"], "m", "", "/work")
+    cost = acp({"sessionUpdate": "usage_update", "cost": {"amount": amount, "currency": "USD"}})
+    usage = {"inputTokens": 9, "outputTokens": 3}
+    end = json.dumps({"jsonrpc": "2.0", "id": 3, "result": {"stopReason": "end_turn", "usage": usage}})
+    events = acp_turn(chunk("Hi"), cost, end, talk=talk)
+    assert [usage | raw] == [e.usage.raw for e in events if isinstance(e, UsageReport)]
 
 
 @pytest.mark.parametrize("cli", ["copilot", "gemini"])

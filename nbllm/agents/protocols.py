@@ -574,7 +574,8 @@ class _AcpTurn(Lines):
         elif kind == "tool_call_update":
             yield from self._used(update)
         elif kind == "usage_update":
-            self._cost = number(obj(update.get("cost")).get("amount"))
+            # 0 is written for a model whose price is not known
+            self._cost = number(obj(update.get("cost")).get("amount")) or None
 
     def _used(self, update: dict[str, Any]) -> Iterator[Event]:
         """A tool's call, or what is new of it: an update holds the changes alone."""
