@@ -13,6 +13,7 @@ from nbllm.core.events import StepEnded, TextDelta, ToolEnded, ToolStarted
 from nbllm.core.history import closed
 from nbllm.core.messages import Message, Tool, ToolCall, ToolResult
 from nbllm.routing import config, registry
+from nbllm.tools import of
 from nbllm.tools.usable import Usable
 
 from .listeners import Listener
@@ -106,6 +107,22 @@ def test_read_asynchronously(client, prices):
 
     assert ["ran"] == outcomes(asyncio.run(read()))
     assert ["ran"] == outcomes(client.complete("Rate?", model(), tools=[rate], approve="auto"))
+
+
+def test_an_async_function_has_its_limit(client):
+    """Where nobody waits for it any more the model is told; a TimeoutError of its own is its failure."""
+
+    async def never(article: str) -> float:
+        await asyncio.sleep(600)
+
+    async def raises(article: str) -> float:
+        raise TimeoutError("of its own")
+
+    for function, outcome, words in [(never, "timeout", "after 0.05 s"), (raises, "failed", "of its own")]:
+        tool = of(function, timeout=0.05 if function is never else 60)
+        r = client.complete("Rate?", model(), tools=[tool], approve="auto")
+        assert [outcome] == outcomes(r)
+        assert words in r.steps[0].results[0].result.content
 
 
 def test_what_a_function_raises_is_told_in_one_line(client):

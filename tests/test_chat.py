@@ -57,6 +57,16 @@ def test_tools_stay_in_the_conversation(client):
     assert "stop" == chat("Thanks.").finish_reason
 
 
+@pytest.mark.parametrize("other", ["responses", "anthropic", "gemini", "ollama"])
+def test_a_question_may_go_to_another_model(client, other):
+    """For that one question, with the tools' calls of the others in the conversation."""
+    chat = nbllm.Chat(MODEL, client=client, tools=[price], approve="auto")
+    chat("What does A-17 cost?")
+    asked = chat("And why?", model=f"sim/{other}/m@ttft=0,gap=0")
+    assert ("stop", f"sim/{other}") == (asked.finish_reason, asked.provider)
+    assert "sim/openai" == chat("Thanks.").provider
+
+
 def test_one_answer_at_a_time(client):
     chat = nbllm.Chat("sim/openai/m@ttft=30", client=client)
     stream = chat.stream("Hello")

@@ -581,8 +581,48 @@ def test_a_check_of_a_type_that_raises_anything_is_an_error_of_arguments():
 
 def test_options():
     """What the user says of a function stays with it."""
-    tool = of(google, reads=True, timeout=3.0, budget=50)
-    assert (True, 3.0, 50) == (tool.reads, tool.timeout, tool.budget)
+    tool = of(google, reads=True, budget=50)
+    assert (True, None, 50) == (tool.reads, tool.timeout, tool.budget)
+
+
+class Callable_:
+    def __call__(self, q: str):
+        return q
+
+
+async def fetched(n: int = 0):
+    return n
+
+
+@pytest.mark.parametrize(
+    ("function", "seconds"),
+    [(google, 3.0), (fetched, 0), (fetched, -1.0), (functools.partial(google, "x"), 1), (Callable_(), 2.0)],
+)
+def test_a_timeout_that_could_not_be_kept_is_refused(function, seconds):
+    """A plain function runs on the thread that reads the answer: nothing could end it there."""
+    assert 2.0 == of(fetched, timeout=2.0).timeout
+    with pytest.raises(ConfigError, match=r"cannot have timeout="):
+        of(function, timeout=seconds)
+
+
+def test_a_method_of_a_class_is_told_as_such():
+    with pytest.raises(ConfigError, match="the method of an object"):
+        of(Callable_.__call__)
+
+
+def final(a: typing.Final[int] = 1):
+    return a
+
+
+def class_variable(a: typing.ClassVar[int] = 1):
+    return a
+
+
+@pytest.mark.parametrize("function", [final, class_variable])
+def test_no_parameter_goes_missing(function):
+    """What a model of pydantic's would not take as a field is an error, and not left out."""
+    with pytest.raises(ConfigError, match=r"The parameter 'a' of"):
+        of(function)
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="pydantic takes it there")

@@ -186,6 +186,12 @@ def test_an_exception_says_where_in_the_users_code():
         )
 
 
+def test_of_a_group_the_first_is_told():
+    """What a TaskGroup raises says nothing by itself."""
+    inner = ExceptionGroup("in it", [KeyError("A-17"), ValueError("later")])
+    assert "failed: KeyError: 'A-17'" == failed(ExceptionGroup("unhandled errors", [inner]))
+
+
 def test_failures_are_one_line():
     """Of bounded length, marked as errors."""
     made = failure(CALL, ValueError("a\nb\x00" + "c" * 100_000))

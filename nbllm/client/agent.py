@@ -130,6 +130,10 @@ class _Planned:
         self.ended = ToolEnded(failure(self.call, reason), outcome, self.seconds)
         return self.ended
 
+    def late(self, limit: float | None) -> ToolEnded:
+        """It took longer than `limit` seconds."""
+        return self.end("timeout", f"timed out after {limit:g} s: whether it took effect is not known")
+
     def give(self, told: Any) -> ToolEnded:
         """It came to what the model is told: a result, or the content of one."""
         made = told if isinstance(told, ToolResult) else ToolResult("", told)
@@ -163,20 +167,19 @@ def plan(call: ToolCall, tools: Mapping[str, Usable], seen: Counter[str], *, cut
     found = _Planned(call, tools.get(call.name))
     if found.tool is None:
         found.end("unknown", f"no tool {call.name!r}; there are {', '.join(tools)}")
-        return found
-    if cut or call.arguments is None:
+    elif cut or call.arguments is None:
         why = "the answer was cut off in its middle" if cut else "they are no valid JSON object"
         found.end("invalid", f"arguments: {why}; call it again with whole ones")
-        return found
-    try:
-        found.arguments = found.tool.validate(deepcopy(call.arguments))
-    except ToolArgumentsError as error:
-        found.end("invalid", error.message)
-        return found
-    same = f"{call.name}\0{json.dumps(call.arguments, sort_keys=True)}"
-    seen[same] += 1
-    if seen[same] >= _SAME:
-        found.end("repeated", "not run: identical to earlier calls; answer from what they came to")
+    else:
+        try:
+            found.arguments = found.tool.validate(deepcopy(call.arguments))
+        except ToolArgumentsError as error:
+            found.end("invalid", error.message)
+        else:
+            same = f"{call.name}\0{json.dumps(call.arguments, sort_keys=True)}"
+            seen[same] += 1
+            if seen[same] >= _SAME:
+                found.end("repeated", "not run: identical to earlier calls; answer from what they came to")
     return found
 
 
@@ -212,27 +215,25 @@ class Agent:
         await self._look_up()
         if self.compact.on and self.compact.limit is None:
             self._warn_of_length(stream, request)
-        first, last = True, ""
+        last = ""
         while True:
             number = len(self.steps) + 1
             last = last or ("no step is left" if number >= self.limits.max_steps else "")
             last = last or self.limits.spent(self.steps)
-            response, end = await self._fitting(stream, request, first=first, last=bool(last))
-            first = False
+            response, end = await self._fitting(stream, request, first=not self.steps, last=bool(last))
             self._weigh(response)
             if response.finish_raw == "pause_turn" and number < self.limits.max_steps:
                 self._keep(stream, response, number, ())
                 continue
-            calls = [c for c in response.tool_calls if c.name not in self.plain]
-            if not calls or len(calls) < len(response.tool_calls):
-                self._list_changes(stream)
-                stream.publish(end)
-                return
-            if last:
+            # a call of a tool without code ends the loop: its caller answers all of them
+            plain = any(c.name in self.plain for c in response.tool_calls)
+            calls = [] if plain else list(response.tool_calls)
+            if last or not calls:
                 for call in calls:
                     stream.publish(ToolEnded(failure(call, f"not run: {last}"), "limit"))
                 self._list_changes(stream)
-                stream.publish(Notice("tools", f"The tools were stopped: {last}."))
+                if calls:
+                    stream.publish(Notice("tools", f"The tools were stopped: {last}."))
                 stream.publish(end)
                 return
             done = await self._run_calls(stream, calls, cut=response.finish_reason == "length")
@@ -476,12 +477,18 @@ class Agent:
             return _content(value, tool.budget)
 
         async def later(value: Any) -> Any:
-            return done(await value)
+            try:
+                async with asyncio.timeout(tool.timeout) as clock:
+                    return done(await value)
+            except TimeoutError:
+                if not clock.expired():
+                    raise
+                return p.late(tool.timeout)
 
         change = await self._change(p)
         self._begin(stream, p)
         told, error = await stream.by_reader(work)
-        ended = p.give(told) if error is None else p.end("failed", error)
+        ended = p.ended or (p.give(told) if error is None else p.end("failed", error))
         await self._note(ended, change)
         stream.publish(ended)
 
@@ -497,9 +504,8 @@ class Agent:
         except BaseException as exc:
             if is_cancelled():
                 raise
-            late = f"timed out after {limit:g} s: whether it took effect is not known"
             own = isinstance(exc, TimeoutError) and clock.expired()
-            ended = p.end("timeout", late) if own else p.end("failed", as_exception(exc))
+            ended = p.late(limit) if own else p.end("failed", as_exception(exc))
         await self._note(ended, change)
         stream.publish(ended)
 

@@ -72,10 +72,10 @@ class Chat:
                 "The last answer is still on its way.", hint="Read it to its end, or cancel() it."
             )
         asked = prompts.messages(prompt)
-        merged: Any = {**self._options, **sealed(options)}
+        merged: Any = {"model": self.model, **self._options, **sealed(options)}
 
         def begin() -> Stream:
-            return self.client.stream([*self._sent(), *asked], self.model, **merged)
+            return self.client.stream([*self._sent(), *asked], **merged)
 
         stream = self.client.turn(begin, self._id, len(self._turns) + 1)
         self._open = (asked, stream)

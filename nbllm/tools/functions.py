@@ -56,11 +56,17 @@ def of(
     budget: int = BUDGET,
     strict: bool | None = None,
 ) -> Usable:
-    """A function, method, partial or callable object as a tool. reads: it changes nothing. timeout: seconds.
-    budget: tokens of a result. strict: the provider holds its calls to the schema. Raises ConfigError, which
-    names the function and the parameter, for what a model cannot be told."""
+    """A function, method, partial or callable object as a tool. reads: it changes nothing. timeout: seconds
+    that an `async def` may take. budget: tokens of a result. strict: the provider holds its calls to the
+    schema. Raises ConfigError, which names the function and the parameter, for what a model cannot be told
+    and for a timeout that could not be kept."""
     inner = _inner(function)
     name = _name(function, inner)
+    if timeout is not None and not (inspect.iscoroutinefunction(inner) and timeout > 0):
+        raise ConfigError(
+            f"{name} cannot have timeout={timeout!r}: it is for an `async def`, in seconds above 0.",
+            hint=f"{_HINT}A plain function runs on the thread that reads the answer, where only ■ ends it.",
+        )
     doc = _documented(inner, function)
     signature = _signature(function, name)
     hints = _hints(inner, signature, name)
@@ -152,9 +158,10 @@ def _type(p: Parameter, hints: Mapping[str, Any], doc: _Doc, name: str) -> Any:
     told = _WORDS.get(doc.types.get(p.name, "").lower()) or _DEFAULTS.get(type(p.default))
     kind = hints.get(p.name, told)
     if kind is None:
+        todo = f"Write it as {p.name}: str, or with the type that it has."
         raise ConfigError(
             f"The parameter {p.name!r} of {name} has no annotation: no type that a model could be told.",
-            hint=f"{_HINT}Write it as {p.name}: str, or with the type that it has.",
+            hint=_HINT + ("Pass the method of an object, not of its class." if p.name == "self" else todo),
         )
     return Optional[kind] if p.default is None else kind  # noqa: UP045 - kinds that | does not take
 
@@ -173,6 +180,8 @@ def _model(
         try:
             fields: dict[str, Any] = {f"f{i}": field(p) for i, p in enumerate(parameters)}
             model: Any = create_model(fit(name), __config__=ConfigDict(extra="forbid"), **fields)
+            if len(model.model_fields) < len(fields):  # a Final with a default is none of its
+                return TypeError("not a field")
             return model, _schema(model)
         except Exception as exc:  # noqa: BLE001 - pydantic's own, and whatever a type's own hooks raise
             return exc

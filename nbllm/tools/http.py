@@ -244,11 +244,10 @@ def _value(reply: Reply, data: bytes) -> Any:
     """What a model reads of an answer. Raises NbllmError for one that says no."""
     kind = reply.headers.get("content-type", "")
     more = f"\n(cut after {LIMIT:,} bytes)" if len(data) > LIMIT else ""
-    binary = kind.startswith(("image/", "application/pdf"))
     if reply.status >= 300:
         words = " ".join(data[: 4 * _ERROR].decode("utf-8", "replace").split())
         raise NbllmError(f"HTTP {reply.status}: {words[:_ERROR]}".rstrip(": "))
-    if binary or b"\0" in data:
+    if kind.startswith(("image/", "application/pdf")) or b"\0" in data:
         return f"({kind or 'a file'} of more than {LIMIT:,} bytes)" if more else data
     return data[:LIMIT].decode("utf-8", "replace") + more if data else None
 

@@ -27,7 +27,7 @@ from .mcp_content import Part, parts_of, words_of
 from .mcp_entry import Entry
 from .mcp_errors import ToolFailed, is_gone, leaf, words
 from .mcp_login import Login
-from .mcp_mend import MOST, Mended, line, mend
+from .mcp_mend import MOST, line, mend, mended
 from .mcp_offers import Prompt, Resource, prompt_messages, resource_parts
 from .mcp_stdio import Incoming, Outgoing, pipes, uncollected, whole
 
@@ -197,7 +197,7 @@ class Connection:
         async def look(response: Any) -> None:
             self._status = response.status_code if response.status_code >= 400 else self._status
 
-        async def mended(result: Any) -> None:
+        async def mending(result: Any) -> None:
             await asyncio.to_thread(self._mend, result)
 
         times = httpx2.Timeout(self.limits.connect, read=5 * self.limits.call)
@@ -206,7 +206,7 @@ class Connection:
         async with httpx2.AsyncClient(timeout=times, event_hooks=hooks, auth=auth) as http:
             transport = streamable_http_client(self.entry.url, http_client=http)
             try:
-                await self._speak(Mended(transport, mended))
+                await self._speak(mended(transport, mending))
             except Exception as exc:
                 self.ended = self.ended or self._at_the_address(self._masked(line(words(leaf(exc)))))
                 raise

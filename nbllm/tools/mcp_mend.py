@@ -8,7 +8,8 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 from unicodedata import category
 
@@ -214,18 +215,11 @@ def told(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"properties": {}, **made}
 
 
-class Mended:
+@asynccontextmanager
+async def mended(transport: Any, mend: Callable[[Any], Awaitable[None]]) -> AsyncIterator[tuple[Any, Any]]:
     """A transport whose lists of tools are mended on their way."""
-
-    def __init__(self, transport: Any, mended: Callable[[Any], Awaitable[None]]) -> None:
-        self._transport, self._mended = transport, mended
-
-    async def __aenter__(self) -> Any:
-        ends = await self._transport.__aenter__()
-        return _Stream(ends[0], self._mended), ends[1]
-
-    async def __aexit__(self, *error: Any) -> Any:
-        return await self._transport.__aexit__(*error)
+    async with transport as (reading, writing):
+        yield _Stream(reading, mend), writing
 
 
 class _Stream:

@@ -57,10 +57,6 @@ class Incoming(_Stream):
     async def __anext__(self) -> Any:
         return await anext(self._messages)
 
-    async def receive(self) -> Any:
-        """The next message."""
-        return await anext(self._messages)
-
     async def _read(self) -> AsyncGenerator[Any, None]:
         try:
             async for message in self._spoken():

@@ -34,7 +34,9 @@ def failure(call: ToolCall, reason: str | BaseException) -> ToolResult:
 
 
 def failed(error: BaseException) -> str:
-    """An exception in one line: failed: KeyError: 'x' (line 3 of price)."""
+    """An exception in one line: failed: KeyError: 'x' (line 3 of price). Of a group its first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     if isinstance(error, NbllmError):
         return error.message if isinstance(error, ToolArgumentsError) else f"failed: {error.message}"
     place = _place(error)
