@@ -187,8 +187,8 @@ BUDGETS = {
     ("core", "dialects", "http", "agents", "routing", "client", "store"): 17_059,
     ("rows",): 1_099,
     ("notebook",): 5_934,
-    # + 30: large messages of MCP servers are read beside the loop, and the SDK loads without the collector
-    ("tools",): 2_226,
+    # + 26: large messages of MCP servers are read beside the loop, and the SDK loads without the collector
+    ("tools",): 2_222,
     ("bench",): 4_693,
     ("simulator",): 2_640,
 }

@@ -64,7 +64,7 @@ def test_what_they_are(folder):
         ({"path": "sub/b.csv"}, "x,y\n1,2\n"),
         ({"path": "./sub/../a.txt"}, "one\ntwo\nthree\n"),
         ({"path": "a.txt", "first_line": 2, "lines": 1}, "two\n\n(lines 2 to 2 of 3)"),
-        ({"path": "a.txt", "first_line": 9}, "\n(lines 9 to 8 of 3)"),
+        ({"path": "a.txt", "first_line": 9}, "\n(it has only 3 lines)"),
         ({"path": "p.png"}, (Image(PNG),)),
         ({"path": "d.pdf"}, (Document(b"%PDF-1.7"),)),
         ({"path": "x.bin"}, "(2 bytes, no text)"),

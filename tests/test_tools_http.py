@@ -166,6 +166,11 @@ def test_the_schema_that_a_model_is_told():
         (200, PNG, "image/png", (Image(PNG),)),
         (200, b"\0\xff\xfe", "application/octet-stream", "(3 bytes, no text)"),
         (200, "ü".encode("latin-1"), "text/plain", "�"),
+        (200, "ü".encode("latin-1"), "text/plain; charset=ISO-8859-1", "ü"),
+        (200, "ü".encode("utf-16"), 'application/json; Charset = "utf-16"', "ü"),
+        (200, "ü".encode(), "text/plain; charset=nowhere", "ü"),
+        (200, b"abc", "text/plain; charset=base64", "abc"),
+        (200, b"abc", "text/plain; charset=undefined", "abc"),
         (
             404,
             b'{"error":\n "no such city"}',

@@ -68,7 +68,11 @@ class Folder:
         text = data.decode("utf-8", "replace").splitlines(keepends=True)
         first = max(first_line, 1)
         shown = text[first - 1 : first - 1 + max(lines, 1)]
-        notes = [f"lines {first:,} to {first - 1 + len(shown):,} of {len(text):,}"] * (len(shown) < len(text))
+        notes = [
+            f"lines {first:,} to {first - 1 + len(shown):,} of {len(text):,}"
+            if shown
+            else f"it has only {len(text):,} lines"
+        ] * (len(shown) < len(text))
         notes += [f"only the first {LIMIT:,} of {size:,} bytes were read"] * (size > LIMIT)
         return "".join(shown) + "".join(f"\n({n})" for n in notes)
 

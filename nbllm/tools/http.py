@@ -39,6 +39,7 @@ _ERROR = 500  # characters of an error's page that a model is told
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)([^?#]*)(?:\?([^#]*))?")
 _HOLE = re.compile(r"\{([^{}]*)\}")
+_CHARSET = re.compile(r"charset *= *[\"']?([\w.:+-]+)", re.IGNORECASE)
 _ACCEPT = {"accept": "application/json, text/*;q=0.9, */*;q=0.5"}
 
 
@@ -95,12 +96,10 @@ class HttpTool:
         return found[1], found[2], found[3] or ""
 
     def _guard(self) -> Guard:
-        own = [v for v in self.headers.values() if isinstance(v, Secret)]
-        texts = [v.reveal() if isinstance(v, Secret) else v for v in self.headers.values()]
+        texts = (v.reveal() if isinstance(v, Secret) else v for v in self.headers.values())
         words = [w for t in texts for w in (t, t.rpartition(" ")[2])]
-        return Guard(
-            (origin(self.url), *(v.origin for v in own if v.origin)), Hidden((*words, *self.secrets))
-        )
+        own = (v.origin for v in self.headers.values() if isinstance(v, Secret) and v.origin)
+        return Guard((origin(self.url), *own), Hidden((*words, *self.secrets)))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -243,13 +242,18 @@ def _text(value: Any) -> str:
 def _value(reply: Reply, data: bytes) -> Any:
     """What a model reads of an answer. Raises NbllmError for one that says no."""
     kind = reply.headers.get("content-type", "")
+    charset = _CHARSET.search(kind)
     more = f"\n(cut after {LIMIT:,} bytes)" if len(data) > LIMIT else ""
     if reply.status >= 300:
         words = " ".join(data[: 4 * _ERROR].decode("utf-8", "replace").split())
         raise NbllmError(f"HTTP {reply.status}: {words[:_ERROR]}".rstrip(": "))
-    if kind.startswith(("image/", "application/pdf")) or b"\0" in data:
+    if kind.startswith(("image/", "application/pdf")) or (b"\0" in data and not charset):
         return f"({kind or 'a file'} of more than {LIMIT:,} bytes)" if more else data
-    return data[:LIMIT].decode("utf-8", "replace") + more if data else None
+    try:
+        text = data[:LIMIT].decode(charset[1] if charset else "utf-8", "replace")
+    except (LookupError, ValueError):  # none that Python knows, or none that may be cut
+        text = data[:LIMIT].decode("utf-8", "replace")
+    return text + more if data else None
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {

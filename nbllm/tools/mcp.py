@@ -154,11 +154,9 @@ class Connection:
             return SessionMessage(adapter.validate_python(value, by_name=False))
 
         def encode(item: Any) -> str:
-            text: str = item.message.model_dump_json(by_alias=True, exclude_unset=True)
-            return text
+            return str(item.message.model_dump_json(by_alias=True, exclude_unset=True))
 
-        entry = self.entry
-        call = ProcessCall(entry.argv, env=entry.env, cwd=entry.cwd, foreign=True)
+        call = ProcessCall(self.entry.argv, env=self.entry.env, cwd=self.entry.cwd, foreign=True)
         command = self._command = await self._processes.start(call)
         incoming = Incoming(command, decode, self._over.set)
         try:
@@ -216,8 +214,7 @@ class Connection:
         login = self._login
         if login is None or any(name.lower() == "authorization" for name in self.entry.headers):
             return None
-        there = await asyncio.to_thread(login.load)
-        return login.auth() if there or login.ask is not None else None
+        return login.auth() if await asyncio.to_thread(login.load) or login.ask is not None else None
 
     async def _speak(self, transport: Any) -> None:
         """Opens the SDK's client, and keeps it open until the connection is over."""

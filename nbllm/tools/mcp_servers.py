@@ -57,11 +57,10 @@ class Servers:
     def of(cls, registry: Callable[[], Registry]) -> Servers:
         """Those of the project's files and the user's for nbllm; of other programs' too where the registry's
         environment is the process's own."""
-        own = functools.partial(_beside, "mcp.json")
 
         def places() -> Places:
             home = Path.home() if registry().env is os.environ else None
-            return Places(own(), home, registry().stores.folders())
+            return Places(_beside("mcp.json"), home, registry().stores.folders())
 
         consent = Consent(functools.partial(_beside, "allowed.json"))
         return cls(places, lambda: registry().env, consent, stores=lambda: registry().stores)
@@ -160,8 +159,10 @@ class Servers:
         keeps it from being read."""
         name, _, words = address.removeprefix(ADDRESS).partition("/")
         if not address.startswith(ADDRESS) or not name or not words:
-            hint = "`%llm mcp resources SERVER` lists them."
-            raise ConfigError(f"Not a resource: {line(address, 100)!r} (mcp://SERVER/NAME).", hint=hint)
+            raise ConfigError(
+                f"Not a resource: {line(address, 100)!r} (mcp://SERVER/NAME).",
+                hint="`%llm mcp resources SERVER` lists them.",
+            )
         return await (await self.server(name)).read(words, budget)
 
     async def prompt(self, server: str, name: str, arguments: Mapping[str, str]) -> list[Message]:
@@ -198,8 +199,7 @@ class Servers:
 
     async def stop(self, name: str) -> None:
         """Ends a server; its next use starts it again."""
-        server = self._open.pop(name, None)
-        if server is not None:
+        if (server := self._open.pop(name, None)) is not None:
             await server.close()
 
     async def close(self) -> None:

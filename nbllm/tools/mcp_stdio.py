@@ -25,6 +25,24 @@ _LARGE = 2**16  # bytes of a line that takes a millisecond to read, or many: tha
 _DECODE = msgspec.json.Decoder().decode
 
 
+@contextmanager
+def uncollected(*, kept: bool = False) -> Iterator[None]:
+    """Makes many objects at once, without the garbage collector: it would look through all objects of the
+    process, while no thread runs, for rings that a message or a module does not leave. kept: they stay, and
+    are taken for old ones, so that it does not look for them soon after either."""
+    if not gc.isenabled() or (kept and gc.get_freeze_count()):  # somebody has plans of their own
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        if kept:
+            gc.freeze()
+            gc.unfreeze()
+        gc.enable()
+
+
 class _Stream:
     """What both ends have in common."""
 
@@ -79,9 +97,9 @@ class Incoming(_Stream):
                 if message is not None:
                     yield message
 
+    @uncollected()
     def _large(self, text: bytes) -> tuple[bool, Any]:
-        with uncollected():
-            return self._message(text)
+        return self._message(text)
 
     def _message(self, text: bytes) -> tuple[bool, Any]:
         """(whether a line is a notification, its message where it is one that somebody waits for)."""
@@ -102,24 +120,6 @@ class Outgoing(_Stream):
     async def send(self, item: Any) -> None:
         """Writes a message; that nobody reads any more is told by the end of the output."""
         await self._command.write(self._encode(item) + "\n")
-
-
-@contextmanager
-def uncollected(*, kept: bool = False) -> Iterator[None]:
-    """Makes many objects at once, without the garbage collector: it would look through all objects of the
-    process, while no thread runs, for rings that a message or a module does not leave. kept: they stay, and
-    are taken for old ones, so that it does not look for them soon after either."""
-    if not gc.isenabled() or (kept and gc.get_freeze_count()):  # somebody has plans of their own
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        if kept:
-            gc.freeze()
-            gc.unfreeze()
-        gc.enable()
 
 
 @asynccontextmanager

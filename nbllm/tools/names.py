@@ -53,16 +53,14 @@ def unique(given: Iterable[Usable | Tool]) -> dict[str, Usable | Tool]:
     """The tools by the names that the model is told, each with that name, in the order given; the same one
     given twice counts once. Where two have one name, a function keeps it, then the first."""
     known = list({id(t): t for t in given}.values())
-    names: dict[int, str] = {}
-    taken: set[str] = set()
+    taken: dict[str, Usable | Tool] = {}
     for tool in sorted(known, key=lambda t: not (isinstance(t, Usable) and t.where == "here")):
-        name = _free(tool, taken)
-        taken.add(name)
-        names[id(tool)] = name
+        taken[_free(tool, taken)] = tool
+    names = {id(t): name for name, t in taken.items()}
     return {names[id(t)]: _renamed(t, names[id(t)]) for t in known}
 
 
-def _free(tool: Usable | Tool, taken: set[str]) -> str:
+def _free(tool: Usable | Tool, taken: Collection[str]) -> str:
     plain, source = (tool.tool.name, tool.source) if isinstance(tool, Usable) else (tool.name, "")
     name, again = fit(plain), 0
     while name in taken:
