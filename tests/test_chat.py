@@ -7,6 +7,7 @@ from nbllm.client.client import Client
 from nbllm.core.errors import ConfigError, NbllmError
 from nbllm.core.messages import Message
 from nbllm.routing import registry
+from nbllm.simulator import script
 
 MODEL = "sim/openai/m@ttft=0,gap=0"
 
@@ -85,6 +86,34 @@ def test_what_was_stopped_among_its_tools_stays_and_can_be_gone_on_with(client):
     chat._open[1].wait_end(30)
     assert ["user", "assistant", "tool"] == roles(chat.messages)
     assert "stop" == chat("Go on.", tools=[price]).finish_reason
+
+
+@pytest.mark.parametrize("stop", ["at the question", "in the function", "cancelled"])
+def test_after_a_stop_the_next_question_needs_no_patience(client, stop):
+    """It waits for the end of what was stopped, a moment later on another thread."""
+
+    def no(question):
+        raise KeyboardInterrupt
+
+    how = {"approve": no, "tools": [price]} if stop == "at the question" else {"approve": "auto"}
+    chat = nbllm.Chat("sim/openai/m@ttft=0,gap=0", client=client)
+    for _ in range(10):
+        if stop == "cancelled":
+            chat.stream("Hello", model="sim/openai/m@ttft=30").cancel()
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                chat("What does A-17 cost?", **{"tools": [boom], **how})
+        assert "stop" == chat("Go on.").finish_reason
+
+
+def test_an_answer_that_ends_with_nothing_is_counted(client):
+    """All that was read and written stands in its usage, also where the last turn says nothing."""
+    steps = script([{"calls": [{"name": "price", "arguments": {"article": "A"}}]}, {"text": ""}])
+    before = len(client.ledger.rows())
+    answer = client.complete("x", f"{MODEL},{steps}", tools=[price], approve="auto")
+    rows = client.ledger.rows()[before:]
+    assert 2 == len(rows)
+    assert sum(r["in_tokens"] for r in rows) == answer.usage.input_tokens
 
 
 def test_a_call_that_failed_changes_nothing(client):

@@ -16,6 +16,8 @@ from .api import default_client
 from .client import CallOptions, Client, sealed
 from .stream import Stream
 
+_STOPPING = 1.0  # seconds for an answer that was stopped to end, before the next question
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
@@ -67,17 +69,17 @@ class Chat:
     def stream(self, prompt: prompts.Prompt, **options: Unpack[CallOptions]) -> Stream:
         """Asks, and returns the answer at once, as a Stream that grows; it belongs to the conversation when
         it has ended. Raises ConfigError while another one is on its way."""
+        if self._open is not None:
+            self._open[1].wait_end(_STOPPING)
         if self._settle():
             raise ConfigError(
                 "The last answer is still on its way.", hint="Read it to its end, or cancel() it."
             )
         asked = prompts.messages(prompt)
         merged: Any = {"model": self.model, **self._options, **sealed(options)}
-
-        def begin() -> Stream:
-            return self.client.stream([*self._sent(), *asked], **merged)
-
-        stream = self.client.turn(begin, self._id, len(self._turns) + 1)
+        stream = self.client.turn(
+            lambda: self.client.stream([*self._sent(), *asked], **merged), self._id, len(self._turns) + 1
+        )
         self._open = (asked, stream)
         return stream
 

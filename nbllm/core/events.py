@@ -580,7 +580,7 @@ class Fold:
     @property
     def usage(self) -> Usage | None:
         """The sum of what was counted in each turn."""
-        last = [self._usage()] if self._blocks or not self.steps else []
+        last = [self._usage()] if self._blocks or self._report or not self.steps else []
         return total([*(step.usage for step in self.steps), *last])
 
     def _usage(self) -> Usage | None:
