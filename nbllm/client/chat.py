@@ -16,8 +16,6 @@ from .api import default_client
 from .client import CallOptions, Client, sealed
 from .stream import Stream
 
-_STOPPING = 1.0  # seconds for an answer that was stopped to end, before the next question
-
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
@@ -70,7 +68,7 @@ class Chat:
         """Asks, and returns the answer at once, as a Stream that grows; it belongs to the conversation when
         it has ended. Raises ConfigError while another one is on its way."""
         if self._open is not None:
-            self._open[1].wait_end(_STOPPING)
+            self._open[1].wait_end(1.0)  # one that was stopped ends a moment later
         if self._settle():
             raise ConfigError(
                 "The last answer is still on its way.", hint="Read it to its end, or cancel() it."
