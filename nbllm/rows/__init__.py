@@ -105,8 +105,7 @@ def map(
     """
     job, name = Job.of(template, model, schema, into, options, dedupe=dedupe).fitting(df), _name(run)
     if _batch(mode, wait):
-        raising = None if errors == "keep" else errors
-        refuse(options, budget=budget, width=width, errors=raising, executor=executor)
+        refuse(options, budget=budget, width=width, errors=_raises(errors) or None, executor=executor)
         return _handed_in(name, job, df, client=client, confirm=confirm, wait=wait)
     with RunFile(name) as file:
         asked = _Run(
@@ -333,7 +332,10 @@ class _Run:
                     runner.run(progress)
             else:
                 runner.ended = DECLINED
-            self.file.put(ended=runner.ended)
+            with contextlib.suppress(
+                ConfigError
+            ):  # of a full disk, which the run has told: answers come first
+                self.file.put(ended=runner.ended)
         progress.end(totals, runner.ended)
         if runner.error is not None:
             raise runner.error

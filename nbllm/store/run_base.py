@@ -14,6 +14,8 @@ from typing import Any, Self
 from ..core.errors import ConfigError
 from .database import Database, take
 
+_ROOM = "Make room there, or use a directory that you may write to; {} goes on with what is there."
+_DAMAGED = "Its file is damaged: move it away, or give this run another name."
 _META = "create table if not exists meta (name text primary key, value text not null)"
 
 
@@ -25,12 +27,11 @@ def told(run: str, resume: str) -> Iterator[None]:
     except (sqlite3.Error, OSError, ValueError, RecursionError) as exc:
         if isinstance(exc, ConfigError):
             raise
-        refused = isinstance(exc, (sqlite3.Error, OSError))
-        why = getattr(exc, "strerror", None) or (exc if refused else "it holds something else")
+        room = isinstance(exc, (sqlite3.OperationalError, OSError))
+        known = isinstance(exc, (sqlite3.Error, OSError))
+        why = getattr(exc, "strerror", None) or (exc if known else "it holds something else")
         raise ConfigError(
-            f"The run {run} cannot be kept or read: {why}.",
-            hint=f"Make room there, or use a directory that you may write to; {resume} goes on with what is "
-            "there.",
+            f"The run {run} cannot be kept or read: {why}.", hint=_ROOM.format(resume) if room else _DAMAGED
         ) from None
 
 

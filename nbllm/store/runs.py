@@ -206,11 +206,10 @@ class RunFile(RunBase):
 
     def results(self) -> Iterator[tuple[int, Row]]:
         """(place, what came of its question), in the order of the table."""
-        words = (
+        for place, *row in self._asked(
             "select p.place, r.id, r.state, r.data, r.error, r.usd, r.tokens "
             "from places p join rows r on r.id = p.id order by p.place"
-        )
-        for place, *row in self._asked(words):
+        ):
             yield place, Row(*row)
 
 
@@ -241,6 +240,14 @@ def _info(path: Path) -> RunInfo | None:
         return None
     about, total = meta.get("about") or {}, sum(states.values())
     ok, failed = states.get("ok", 0), states.get("failed", 0)
-    ended = str(meta.get("ended") or "")
-    model, template = str(about.get("model")), str(about.get("template"))
-    return RunInfo(path.stem, model, total, ok, failed, total - ok - failed, float(usd), template, ended)
+    return RunInfo(
+        path.stem,
+        str(about.get("model")),
+        total,
+        ok,
+        failed,
+        total - ok - failed,
+        float(usd),
+        str(about.get("template")),
+        str(meta.get("ended") or ""),
+    )
