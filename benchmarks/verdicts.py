@@ -237,7 +237,7 @@ def coverage(runs: int) -> None:
 
 def stopping(runs: int) -> None:
     print("\nstop_when=0.05: runs whose interval at the stop misses the truth, and blocks until then")
-    for r in (0.0, 0.5, 0.8):
+    for r in (0.0, 0.5, 0.8, 0.95):
         rng, missed, blocks = np.random.default_rng(4), 0, []
         for _ in range(runs):
             stopper = Stopper(0.05)

@@ -13,6 +13,7 @@ import nbllm
 from nbllm.bench.achieved import missed
 from nbllm.bench.counting import counter
 from nbllm.core import errors
+from nbllm.store import columns
 
 UNTOLD = "sim/openai@ttft=0.001,gap=0.001,tokens=8,usage=0"
 SECRET = "blue-5d7a91c3"
@@ -179,19 +180,8 @@ def test_a_load_that_was_not_reached_is_said(lasts, said):
     n, wanted = 40, 4
     calls = [int(i * 1e9 / wanted) for i in range(n)]
     row = {"run_id": "r", "name": "m", "block": 0, "phase": "measure", "start_kind": "warm"}
-    df = pd.DataFrame(
-        [
-            {
-                **row,
-                "concurrency": wanted,
-                "target_rate": None,
-                "sched_delay_ms": 0.0,
-                "ns_call": at,
-                "ns_tokN": at + int(lasts * 1e9),
-            }
-            for at in calls
-        ]
-    )
+    load = {"concurrency": wanted, "sched_delay_ms": 0.0}
+    df = columns.frame({**row, **load, "ns_call": at, "ns_tokN": at + int(lasts * 1e9)} for at in calls)
     assert missed(df).removeprefix("The load was not reached: ").startswith(said)
     assert bool(said) == bool(missed(df))
     with warnings.catch_warnings():

@@ -284,6 +284,20 @@ def test_a_short_series_is_trusted_less_than_its_own_autocorrelation_says(n):
     )
 
 
+def test_models_of_one_noise_lend_each_other_their_degrees_of_freedom():
+    """Five models, ten blocks, each twice as slow as the last and noise of 20 %: all are decided. Equal ones
+    whose own noise lasts for many blocks, one of them the noisiest, are seldom called different."""
+    for seed in (10, 32, 49, 57):
+        rows = compare(several(5, 10, 2.0, 0.2, seed), metrics="ttft_ms")
+        assert {"faster"} == set(rows["verdict"])
+    rng, false = np.random.default_rng(5), 0
+    for _ in range(40):
+        sides = [100 * np.exp(s * 0.2 * autoregressive(10, 0.95, rng)) for s in (3, 1, 1, 1, 1)]
+        df = pd.concat([requests(x, f"m{i}") for i, x in enumerate(sides)])
+        false += bool(compare(df, metrics="ttft_ms")["verdict"].isin(["faster", "slower"]).any())
+    assert false <= 6, "6 % of 40, within their own noise (binomial, 98 %)"
+
+
 def test_the_default_ten_blocks_have_an_interval():
     """Always, and it covers; where the sample's range is all there is, it says so."""
     rng = np.random.default_rng(7)

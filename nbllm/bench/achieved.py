@@ -22,12 +22,11 @@ _TURN = ["run_id", "name", "start_kind", "block"]
 def achieved(df: pd.DataFrame, part: pd.DataFrame) -> tuple[float, float]:
     """(requests in flight on average, requests begun a second) in the turns of `part`, which are rows of
     `df`; NaN where nothing tells."""
-    keys = [k for k in _TURN if k in part]
-    if not len(part) or "ns_call" not in part or "block" not in part:
+    if not len(part):
         return math.nan, math.nan
     busy, wide, begun, spans = 0.0, 0.0, 0, 0.0
-    turns = _intervals(df, keys)
-    for key, mine in _intervals(part, keys).items():
+    turns = _intervals(df, _TURN)
+    for key, mine in _intervals(part, _TURN).items():
         low = mine[:, 0].min()
         # to the last call where that is a window: what drains after it is no load any more
         high = mine[:, 0].max() if len(mine) > 2 else mine[:, 1].max()
@@ -43,7 +42,7 @@ def missed(df: pd.DataFrame) -> str:
     """Which loads were named and not made, in words; "" where there is none."""
     used = df[(df["phase"].astype("string") == "measure") & (df["start_kind"].astype("string") == "warm")]
     words = []
-    thinking = "think_s" in used and bool(used["think_s"].notna().any())  # its users are not always in flight
+    thinking = bool(used["think_s"].notna().any())  # its users are not always in flight
     closed = used[(used["concurrency"].fillna(1) > 1) & (not thinking)]
     for (name, wanted), part in closed.groupby(["name", "concurrency"], sort=False, observed=True):
         made = achieved(df, part)[0]
@@ -59,11 +58,10 @@ def missed(df: pd.DataFrame) -> str:
 
 def _intervals(df: pd.DataFrame, keys: list[str]) -> dict[Any, np.ndarray[Any, Any]]:
     """(call, end) of each request in seconds, by turn."""
-    df = df[df["phase"].astype("string") != "warmup"] if "phase" in df else df
+    df = df[df["phase"].astype("string") != "warmup"]
     end = df["ns_call"].astype("Float64")
     for column in ("ns_tokN", "ns_done", "ns_eof"):
-        if column in df:
-            end = df[column].astype("Float64").fillna(end)
+        end = df[column].astype("Float64").fillna(end)
     times = np.column_stack(
         [column.astype("Float64").to_numpy(float, na_value=math.nan) / 1e9 for column in (df["ns_call"], end)]
     )

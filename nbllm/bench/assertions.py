@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError, did_you_mean
 from ..core.events import PASSES
+from .frames import last_attempts, measured, requests
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,9 +25,7 @@ def grid(
 
     if "passed" not in df and "score" not in df:
         raise ConfigError("Nothing was asserted.", hint='bench.run(..., asserts=["contains: Paris"])')
-    used = df[df["phase"].astype("string") == "measure"].drop_duplicates(
-        ["run_id", "request_id"], keep="last"
-    )
+    used = last_attempts(measured(requests(df)))
     good = used["passed"] if "passed" in used else (used["score"] >= PASSES).where(used["score"].notna())
     keys = [[k] if isinstance(k, str) else list(k) for k in (rows, columns)]
     missing = next((k for k in (*keys[0], *keys[1]) if k not in used), None)

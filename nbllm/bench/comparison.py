@@ -11,7 +11,7 @@ from ..core.errors import ConfigError
 from ..core.values import counted
 from . import statistics as st
 from .correlation import plausible
-from .frames import SCORE, grouped, last_attempts, measured, ordered
+from .frames import SCORE, grouped, last_attempts, measured, ordered, requests, retried, several, share
 from .pairs import Pair, Side, timed
 from .summaries import METRICS, RATES, SHARE, _known, _wanted, derived
 
@@ -58,8 +58,9 @@ def compare(
     What is compared are pairs: the medians of A and B within a block of a run, on the logarithm, so that what
     drifts cancels out. ratio (A / B) and its interval are Hodges and Lehmann's of the log ratios, diff (and
     diff_lo, diff_hi) of the differences in the metric's unit; p is of the sign-flip permutation test (by
-    ranks with failures as infinitely slow, where there are any), beyond its smallest value by Student's tail;
-    both are widened by the autocorrelation that the pairs plausibly have. p_holm is Holm's over the n_family
+    ranks with failures as infinitely slow, where there are any), beyond its smallest value by Student's tail,
+    of four models or more by the variance of all their pairs; both are widened by the autocorrelation that
+    the pairs plausibly have. p_holm is Holm's over the n_family
     comparisons; prob_a_faster is the share of blocks in which A was faster. verdict: faster or slower (cost:
     cheaper, dearer; ok_share: better, worse; else lower, higher) where p_holm < 1 - level and the interval
     lies on one side of 1; equivalent where the interval lies within the margin; undecided otherwise, and
@@ -74,12 +75,12 @@ def compare(
     """
     import pandas as pd
 
+    df, given = requests(df), several("metrics", metrics)
     _checked(df, by, family, margin, level)
-    given = [metrics] if isinstance(metrics, str) else metrics
     df = derived(df, given)
     wanted = _wanted(df, _usual(df) if given is None else given)
     used = measured(df, phase)
-    setting = [k for k in ("name", *SETTING) if k != by and k in used]
+    setting = [k for k in ("name", *SETTING) if k != by]
     rows: list[dict[str, Any]] = []
     yardstick = _yardstick(used, by, reference)
     asked = _Asked(by, baseline, wanted, level, contaminated, seed)
@@ -112,17 +113,15 @@ def _checked(df: pd.DataFrame, by: str, family: str, margin: float, level: float
     _known(df, [by])
     if family not in ("metric", "all"):
         raise ConfigError(f"No family is called {family!r}.", hint='family="metric", or family="all".')
-    if not 0 < level < 1:
-        raise ConfigError(f"level is a share between 0 and 1, not {level!r}.", hint="level=0.95")
-    if not margin >= 0:
+    share("level", level)
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not margin >= 0:
         raise ConfigError(f"margin is a share of at least 0, not {margin!r}.", hint="margin=0.05 is 5 %.")
 
 
 def _usual(df: pd.DataFrame) -> list[str]:
-    usual = [m for m in USUAL if m == SHARE or (m in df and df[m].notna().any())]
-    again = "attempt" in df and bool((df["attempt"] > 1).any())
+    usual = [m for m in USUAL if m == SHARE or df[m].notna().any()]
     usual += [SCORE] if SCORE in df and df[SCORE].notna().any() else []
-    return [*usual, *([WAITED] if again and WAITED in df and df[WAITED].notna().any() else [])]
+    return [*usual, *([WAITED] if retried(df) and df[WAITED].notna().any() else [])]
 
 
 def _setting(part: pd.DataFrame, yardstick: pd.DataFrame | None, asked: _Asked) -> list[dict[str, Any]]:
@@ -152,7 +151,11 @@ def _setting(part: pd.DataFrame, yardstick: pd.DataFrame | None, asked: _Asked) 
             for a, b in _pairs(list(sides), asked.baseline)
         ]
         r = {paired: _plausible(pairs, paired, len(sides)) for paired in (True, False)}
-        rows += [{"metric": metric, "a": a, "b": b, **pair.row(r[pair.plain.paired])} for a, b, pair in pairs]
+        about = _variance([pair for *_, pair in pairs]), len(sides)
+        rows += [
+            {"metric": metric, "a": a, "b": b, **pair.row(r[pair.plain.paired], *about)}
+            for a, b, pair in pairs
+        ]
     return rows
 
 
@@ -185,6 +188,12 @@ def _plausible(pairs: list[tuple[str, str, Pair]], paired: bool, sides: int) -> 
     alike = [pair for _, _, pair in pairs if pair.plain.paired == paired]
     several = sides - 1 if paired else sides
     return plausible([series for pair in alike for series in pair.series()], several)
+
+
+def _variance(pairs: list[Pair]) -> float:
+    """Of the differences within pairs, on average."""
+    found = [d.var(ddof=1) for pair in pairs if pair.plain.paired and len(d := pair.series()[0]) > 1]
+    return float(sum(found)) / max(1, len(found))
 
 
 def _pairs(names: list[str], baseline: str | None) -> list[tuple[str, str]]:

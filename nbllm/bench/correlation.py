@@ -12,6 +12,11 @@ of freedom of n (1 - r) / (1 + r) values. The sample's own r is too small by abo
 1954) and uncertain by sqrt((1 - r^2) / n): both are added before it is used, so that what is plausible is
 allowed for. Of a single short series even that is too little (ten blocks seldom show an r of 0.95), so it is
 given 7 / n standard errors more: benchmarks/verdicts.py shows what false verdicts that leaves.
+
+What few degrees of freedom cost, more models give back: their pairs have noise of one size, more or less, so
+a pair is also tested by the mean variance of all pairs, or its own where that is larger, with a third of the
+models' degrees of freedom. All of them would be right if r were known; where it is not, a third keeps false
+verdicts of strongly correlated blocks, and of one model that is noisier than all others, below the bar.
 """
 
 from __future__ import annotations
@@ -89,6 +94,20 @@ def weaker(p: float, plain_dof: float, told: Worth) -> float:
     if math.isnan(p) or p >= 1.0 or told.inflation <= 1.0:
         return p
     return float(2.0 * t.sf(t.isf(max(p, 1e-300) / 2.0, plain_dof) / math.sqrt(told.inflation), told.dof))
+
+
+def by_all(series: Array, variance: float, models: int, told: Worth, level: float) -> tuple[float, float]:
+    """(p, by how much an interval of the series alone must grow) by the mean variance of all pairs of so many
+    models."""
+    import numpy as np
+    from scipy.stats import t
+
+    own, tail, dof = float(series.var(ddof=1)), (1.0 + level) / 2.0, told.dof * models / 3.0
+    larger = max(own, variance)
+    error = math.sqrt(larger * told.inflation / len(series))
+    p = float(2.0 * t.sf(abs(float(np.mean(series))) / error, dof)) if error > 0 else math.nan
+    grown = math.sqrt(told.inflation * larger / own) if own > 0 else math.inf
+    return p, grown * float(t.ppf(tail, dof) / t.ppf(tail, len(series) - 1))
 
 
 def widening(level: float, plain_dof: float, told: Worth) -> float:

@@ -120,7 +120,7 @@ def _calm(df: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The requests of one setting, warm and at the lowest load, and which that is."""
     words = []
     for column in ("start_kind", "concurrency", "target_rate"):
-        values = [v for v in ordered(df, column) if v == v and v is not None] if column in df else []  # noqa: PLR0124
+        values = [v for v in ordered(df, column) if v == v and v is not None]  # noqa: PLR0124
         if len(values) > 1:
             chosen = "warm" if "warm" in values else values[0]
             df = df[df[column] == chosen]
@@ -285,7 +285,7 @@ def _lengths(df: pd.DataFrame) -> tuple[pd.Series, list[str]]:
     import pandas as pd
 
     tokens = df["in_tokens"].astype("Float64")
-    by = df["prompt_id"].astype("string").fillna("") if "prompt_id" in df else pd.Series("", index=df.index)
+    by = df["prompt_id"].astype("string").fillna("")
     long = tokens.groupby(by).transform("median").fillna(tokens).astype("Float64")
     values = np.sort(long.dropna().unique().astype(float))
     if not len(values):

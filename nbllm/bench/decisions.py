@@ -13,7 +13,17 @@ from .achieved import achieved
 from .comparison import BAD, GOOD, compare
 from .comparison import SETTING as _SETTING
 from .files import load
-from .frames import SCORE, grouped, last_attempts, leading, measured, ordered, succeeded
+from .frames import (
+    SCORE,
+    grouped,
+    last_attempts,
+    leading,
+    measured,
+    ordered,
+    requests,
+    share,
+    succeeded,
+)
 from .naming import short_names
 from .summaries import RATES, SHARE, _wanted, summary
 
@@ -42,7 +52,7 @@ def check(
     """
     import pandas as pd
 
-    now, then = (load(x) if isinstance(x, (str, os.PathLike)) else x for x in (df, baseline))
+    now, then = (requests(load(x) if isinstance(x, (str, os.PathLike)) else x) for x in (df, baseline))
     both = pd.concat([then.assign(side="baseline"), now.assign(side="now")], ignore_index=True)
     both.attrs.update(now.attrs)
     found = compare(
@@ -85,6 +95,7 @@ def leaderboard(
     `metric` (None: the time to the first token, or to the last where none was seen), against each model by
     its number: < faster or better, > slower or worse, = equivalent, ? undecided.
     """
+    df = requests(df)
     metric = metric or leading(df)
     rows = compare(df, metrics=metric, level=level, margin=margin) if df["name"].nunique() > 1 else None
     return board(df, rows, metric=metric, level=level)
@@ -96,9 +107,9 @@ def board(
     """The leaderboard, with the verdicts that `compare` has given."""
     import pandas as pd
 
-    figures = _wanted(df, [m for m in FIGURES if m in df and df[m].notna().any()])
+    figures = [m for m in FIGURES if m in df and df[m].notna().any()]
     used = measured(df)
-    setting = [k for k in _SETTING if k in used and used[k].nunique(dropna=False) > 1]
+    setting = [k for k in _SETTING if used[k].nunique(dropna=False) > 1]
     told = summary(df, by=["name", *setting], metrics=[*figures, SHARE], stats=("p50", "mean"), level=level)
     names = [str(n) for n in ordered(used, "name")]
     marks = {} if compared is None else _marks(compared[compared["metric"] == metric], setting)
@@ -132,7 +143,7 @@ def board(
 
 def cost(part: pd.DataFrame) -> dict[str, float]:
     """cost_usd of an answer, total_usd of all: every attempt has been paid for. NaN where it is not known."""
-    if "cost_usd" not in part or not part["cost_usd"].notna().any():
+    if not part["cost_usd"].notna().any():
         return dict.fromkeys(("cost_usd", "total_usd"), math.nan)
     known = part["cost_usd"].dropna().astype(float)
     return {"cost_usd": float(known.mean()), "total_usd": float(known.sum())}
@@ -171,11 +182,12 @@ def goodput(
     )
     if wrong is not None:
         raise ConfigError(f"{wrong} is a limit above 0, not {limits[wrong]!r}.", hint=f"{wrong}=500")
+    share("at_least", at_least)
+    share("level", level)
+    df = requests(df)
     _wanted(df, list(limits))
     used = measured(df)
-    keys = [
-        k for k in ("name", *_SETTING) if k in used and (k == "name" or used[k].nunique(dropna=False) > 1)
-    ]
+    keys = ["name", *(k for k in _SETTING if used[k].nunique(dropna=False) > 1)]
     rows = []
     for key, part in grouped(used, keys):
         last = last_attempts(part)
@@ -183,7 +195,7 @@ def goodput(
         for metric, limit in limits.items():
             values = last[metric].astype("Float64")
             good &= (values >= limit if metric in RATES else values <= limit).fillna(False).astype(bool)
-        share = st.wilson(int(good.sum()), len(last), level)
+        ends = st.wilson(int(good.sum()), len(last), level)
         found = float(good.mean()) if len(last) else math.nan
         rows.append(
             {
@@ -191,8 +203,8 @@ def goodput(
                 "n": len(last),
                 "good": int(good.sum()),
                 "share": found,
-                "ci_lo": share.lo,
-                "ci_hi": share.hi,
+                "ci_lo": ends.lo,
+                "ci_hi": ends.hi,
                 "good_s": found * achieved(df, last)[1],
                 "holds": found >= at_least,
             }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.events import PASSES
-from .frames import SCORE, known, ordered
+from .frames import SCORE, known, measured, ordered
 from .grades import PREFIX
 from .scoring import answers
 
@@ -28,7 +28,7 @@ def _requests(df: pd.DataFrame) -> list[Row]:
         (row["run_id"], row["request_id"]): (row["prompt"], row["answer"])
         for row in answers(df).to_dict("records")
     }
-    used = df[df["phase"].astype("string") == "measure"] if "phase" in df else df
+    used = measured(df)
     found = []
     for row in used.drop_duplicates(["run_id", "request_id"], keep="last").to_dict("records"):
         asked, said = texts.get((row["run_id"], row["request_id"]), ("", ""))

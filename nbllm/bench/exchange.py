@@ -8,6 +8,7 @@ not there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from ..core.errors import ConfigError, did_you_mean
 from ..store import columns
 from ..store.measure import derive
 from . import evals
-from .frames import last_attempts, succeeded
+from .frames import last_attempts, requests, succeeded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -239,10 +240,11 @@ def export(df: pd.DataFrame, path: str | os.PathLike[str], to: str) -> Path:
     writer = _WRITERS.get(to)
     if writer is None:
         raise ConfigError(f"No tool is called {to!r} here.", hint=did_you_mean(to, _WRITERS))
-    made = writer(df)
+    made = writer(requests(df))
     place = Path(path)
     if isinstance(made, list) and len(made) > 1:
-        place.mkdir(parents=True, exist_ok=True)
+        with writing(place):
+            place.mkdir(parents=True, exist_ok=True)
         for number, log in enumerate(made):
             _written(place / f"{number:02}.json", log)
         return place
@@ -251,8 +253,15 @@ def export(df: pd.DataFrame, path: str | os.PathLike[str], to: str) -> Path:
 
 
 def _written(place: Path, found: Any) -> None:
-    try:
+    with writing(place):
         place.write_text(json.dumps(found, ensure_ascii=True, indent=1, default=str), "utf-8")
+
+
+@contextlib.contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Says in our words where a file cannot be written. Raises ConfigError."""
+    try:
+        yield
     except OSError as error:
         raise ConfigError(
             f"{place} cannot be written: {error.strerror}.", hint="Name another place."

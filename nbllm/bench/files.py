@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import ConfigError
 from ..core.extras import needs
 from ..store import columns
-from .exchange import foreign
+from .exchange import foreign, writing
+from .frames import requests
 from .store import FILE, Store, find
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def save(df: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     replaced as a whole.
 
     What df.attrs say of the run (seed, machine, dates) is kept: in CSV and JSON lines in a field nbllm of the
-    first row, with the dtypes of columns that are not ours. Raises ConfigError for another suffix.
+    first row, with the dtypes of columns that are not ours. Raises ConfigError for another suffix, and for a
+    place that cannot be written.
     """
     place = Path(path)
     writer = _WRITERS.get(place.suffix.lower())
@@ -42,15 +44,33 @@ def save(df: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
             f"Frames are not written as {place.suffix or 'a nameless file'}.",
             hint=f"Use {', '.join(_SUFFIXES)}.",
         )
-    handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
-    os.close(handle)
-    try:
-        writer(df, Path(name))
-        Path(name).replace(place)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    df = _encodable(requests(df))
+    with writing(place):
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+        os.close(handle)
+        try:
+            writer(df, Path(name))
+            Path(name).replace(place)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
     return place
+
+
+def _encodable(df: pd.DataFrame) -> pd.DataFrame:
+    """With question marks for halves of characters, which no file can hold."""
+    import pandas as pd
+
+    own = {
+        name: pd.Series([_utf8(value) for value in df[name]], df.index, dtype=object)
+        for name in df.columns
+        if df[name].dtype == object
+    }
+    return df.assign(**own) if own else df
+
+
+def _utf8(value: Any) -> Any:
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def load(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -59,6 +79,8 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
 
     Raises ConfigError for what is not there, is not a frame of requests, or was written by a newer nbllm.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"No path or run is {path!r}.", hint='bench.load("run.parquet")')
     place = Path(path)
     if not place.suffix or place.is_dir():
         directory = place if (place / FILE).exists() else find(str(path))

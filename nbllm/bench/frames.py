@@ -2,27 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..core.errors import ConfigError
+from ..core.values import counted
 from ..store import columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_OURS = "bench.run, bench.load and %llm log give frames of requests; bench.schema() lists their columns."
 SCORE = "score"  # what an answer is worth, by the user's own measure
+
+
+# What a column is taken for that a frame of another origin does not have; else its values are missing.
+_USUAL: dict[str, Any] = {"phase": "measure", "attempt": 1, "run_id": ""}
+
+
+def requests(df: pd.DataFrame) -> pd.DataFrame:
+    """A frame of requests with every column that the functions here look at: some were left out by those who
+    made it. Raises ConfigError for what is no such frame."""
+    import pandas as pd
+
+    if not isinstance(df, pd.DataFrame):
+        raise ConfigError(
+            f"That is no frame of requests but {type(df).__name__}.",
+            hint="bench.run and bench.load give one.",
+        )
+    once(df.columns)
+    absent = [c for c in columns.COLUMNS if c.name not in df]
+    lost = {c.name for c in absent}
+    if "name" in lost or {"ok", "status"} <= lost:
+        raise ConfigError("The frame says of no request whose it is and what became of it.", hint=_OURS)
+    if unnamed := int(df["name"].isna().sum()):
+        raise ConfigError(
+            f"{counted(unnamed, 'row')} of the frame name no model.", hint='df.dropna(subset="name")'
+        )
+    if not lost:
+        return df
+    found = columns.frame([{}] * len(df), tuple(absent)).set_index(df.index)
+    given = {k: v for k, v in _USUAL.items() if k in lost}
+    given |= {"request_id": [str(i) for i in range(len(df))]} if "request_id" in lost else {}
+    given |= {"ok": df["status"].astype("string") == "ok"} if "ok" in lost else {}
+    out = pd.concat([df, found.assign(**given)], axis=1)
+    out.attrs.update(df.attrs)
+    return out
+
+
+def once(names: Iterable[Any]) -> None:
+    """Raises ConfigError where two columns have one name: one of them would be lost."""
+    double = next((name for name, n in Counter(map(str, names)).items() if n > 1), None)
+    if double is not None:
+        raise ConfigError(f"Two columns are called {double!r}.", hint="Rename one of them.")
+
+
+def several(name: str, given: Any) -> list[str] | None:
+    """An option that is a text, or several; None where it is not given. Raises ConfigError for others."""
+    found = [given] if isinstance(given, str) else given
+    if found is not None and (not isinstance(found, Iterable) or not all(isinstance(x, str) for x in found)):
+        raise ConfigError(f"{name} is a text, or a list of texts, not {given!r}.", hint="See its docstring.")
+    return None if found is None else list(found)
+
+
+def share(name: str, value: Any) -> None:
+    """Raises ConfigError where an option is no share between 0 and 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise ConfigError(f"{name} is a share between 0 and 1, not {value!r}.", hint=f"{name}=0.95")
 
 
 def retried(df: pd.DataFrame) -> bool:
     """Whether a request was sent more than once."""
-    return "attempt" in df and bool((df["attempt"] > 1).any())
+    return bool((df["attempt"] > 1).any())
 
 
 def leading(df: pd.DataFrame) -> str:
     """The metric by which models are first told apart: the time to the first token, or to the last where no
     first one was seen (embeddings, answers that come as a whole)."""
-    seen = "ttft_ms" in df and df["ttft_ms"].notna().any()
-    return "ttft_ms" if seen or "e2e_ms" not in df or df["e2e_ms"].isna().all() else "e2e_ms"
+    return "ttft_ms" if df["ttft_ms"].notna().any() or df["e2e_ms"].isna().all() else "e2e_ms"
 
 
 def ordered(df: pd.DataFrame, column: str) -> list[Any]:
@@ -52,21 +110,16 @@ def grouped(df: pd.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[Any, ...]
 def last_attempts(part: pd.DataFrame) -> pd.DataFrame:
     """The last attempt of each request, in the order of their calls: a retry's first attempt is not a failure
     of its own."""
-    ordered = part.sort_values("attempt") if "attempt" in part else part
-    kept = (
-        ordered.drop_duplicates(["run_id", "request_id"], keep="last")
-        if {"run_id", "request_id"} <= set(part)
-        else ordered
-    )
-    return (
-        kept.sort_values("ns_call")
-        if "ns_call" in kept and kept["ns_call"].notna().all()
-        else kept.sort_index()
-    )
+    kept = part.sort_values("attempt").drop_duplicates(["run_id", "request_id"], keep="last")
+    return kept.sort_values("ns_call") if kept["ns_call"].notna().all() else kept.sort_index()
 
 
 def measured(df: pd.DataFrame, phase: str | None = "measure") -> pd.DataFrame:
-    """The requests of a phase; all for None."""
+    """The requests of a phase; all for None. Raises ConfigError for a phase that there is none of."""
+    if phase is not None and phase not in columns.PHASES:
+        raise ConfigError(
+            f"No phase is called {phase!r}.", hint=f"{', '.join(columns.PHASES)}; None for all."
+        )
     return df if phase is None else df[df["phase"].astype("string") == phase]
 
 

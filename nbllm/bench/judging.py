@@ -22,7 +22,7 @@ from ..client.api import default_client
 from ..client.client import Client
 from ..core.errors import ConfigError, NbllmError
 from . import statistics as st
-from .frames import ordered
+from .frames import last_attempts, measured, ordered, requests
 from .scoring import answers
 
 if TYPE_CHECKING:
@@ -97,14 +97,14 @@ def judge(
 
 def _pairs(df: pd.DataFrame, baseline: str | None) -> Iterator[Row]:
     """Each two models' answers to a prompt in a block; decided where nobody needs to be asked."""
+    df = requests(df)
     names = [str(n) for n in ordered(df, "name")]
     if baseline is not None and baseline not in names:
         raise ConfigError(f"No model is called {baseline!r} here.", hint=f"There are {', '.join(names)}.")
     texts = {
         (r["run_id"], r["request_id"]): (r["prompt"], r["answer"]) for r in answers(df).to_dict("records")
     }
-    used = df[df["phase"].astype("string") == "measure"]
-    used = used.drop_duplicates(["run_id", "request_id"], keep="last")
+    used = last_attempts(measured(df))
     for (run_id, prompt_id, block), part in used.groupby(
         ["run_id", "prompt_id", "block"], sort=False, observed=True
     ):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import statistics as st
-from .correlation import Worth, weaker, widening, worth
+from .correlation import Worth, by_all, weaker, widening, worth
 from .frames import disturbed, succeeded
 from .summaries import RATES, SHARE, UNITS, split
 
@@ -31,8 +31,7 @@ class Side:
     def __init__(self, part: pd.DataFrame, contaminated: bool) -> None:
         self._part, self._contaminated = part, contaminated
         self.failed = 1.0 - float(succeeded(part).mean()) if len(part) else math.nan
-        attempts = part["attempt"].astype(float) if "attempt" in part else None
-        self.retries = float(attempts.mean()) - 1.0 if attempts is not None and len(part) else math.nan
+        self.retries = float(part["attempt"].astype(float).mean()) - 1.0 if len(part) else math.nan
         self._known: dict[tuple[str, bool], pd.Series] = {}
 
     @property
@@ -43,8 +42,6 @@ class Side:
     @cached_property
     def tokens(self) -> float:
         """The median length of an answer, in tokens; NaN where nobody counted."""
-        if "out_tokens" not in self._part:
-            return math.nan
         found = self._part.loc[succeeded(self._part), "out_tokens"].dropna()
         return float(found.median()) if len(found) else math.nan
 
@@ -53,7 +50,7 @@ class Side:
         """The blocks of its runs; None where requests stand in none."""
         import pandas as pd
 
-        if not set(KEY) <= set(self._part) or self._part["block"].isna().any():
+        if self._part["block"].isna().any():
             return None
         return pd.MultiIndex.from_frame(
             self._part[KEY].astype({"run_id": str, "block": int}).drop_duplicates()
@@ -62,7 +59,7 @@ class Side:
     @property
     def runs(self) -> set[str]:
         """The runs that it was measured in."""
-        return set(self._part["run_id"].astype(str)) if "run_id" in self._part else set()
+        return set(self._part["run_id"].astype(str))
 
     def values(self, metric: str) -> np.ndarray[Any, Any]:
         """What its requests gave, one by one."""
@@ -85,7 +82,7 @@ class Side:
             shares: pd.Series = _by_block(part, ok.to_numpy(float)).mean()
             return shares
         values = part[metric].astype("Float64").to_numpy(float, na_value=math.nan)
-        used = ok.to_numpy() & ~np.isnan(values)
+        used = ok.to_numpy() & np.isfinite(values)
         if not self._contaminated:
             used &= ~disturbed(part).to_numpy()
         if failures and timed(metric):
@@ -174,8 +171,9 @@ class Pair:
     def _logs(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         return np.log(self.plain.a), np.log(self.plain.b)
 
-    def row(self, r: float) -> dict[str, Any]:
-        """What the pair says, with an autocorrelation of r allowed for."""
+    def row(self, r: float, variance: float = 0.0, models: int = 2) -> dict[str, Any]:
+        """What the pair says, with an autocorrelation of r allowed for. variance: of all pairs of so many
+        models, on average."""
         a, b = self.plain.a, self.plain.b
         faster = st.superiority(*self._ranked(), paired=self.plain.paired)
         n = len(a) if self.plain.paired else len(a) + len(b) - 1
@@ -194,11 +192,11 @@ class Pair:
             "retries_a": self._a.retries,
             "retries_b": self._b.retries,
             "method": "paired by block" if self.plain.paired else "unpaired",
-            **(self._shares(told, n) if self._metric == SHARE else self._measured(told, n)),
+            **(self._shares(told, n) if self._metric == SHARE else self._measured(told, n, variance, models)),
             "note": self._note(told),
         }
 
-    def _measured(self, told: Worth, n: int) -> dict[str, Any]:
+    def _measured(self, told: Worth, n: int, variance: float, models: int) -> dict[str, Any]:
         a, b = self.plain.a, self.plain.b
         logs = self._logs() if self._positive else (a * math.nan, b * math.nan)
         if self.plain.paired:
@@ -207,7 +205,10 @@ class Pair:
         else:
             diff, ends, _ = st.shift(a, b, self._level)
             ratio, band, _ = st.shift(logs[0], logs[1], self._level)
-        wide = widening(self._level, max(1.5, n - 1.0), told)
+        wide, p = widening(self._level, max(1.5, n - 1.0), told), weaker(self._p(), max(1.5, n - 1.0), told)
+        if self.plain.paired and models > 3 and n >= st.LEAST and not self._failures():
+            found = by_all(self.series()[0], variance, models, told, self._level)
+            p, wide = min(p, found[0]), min(wide, found[1])
         ends, band = _wider(diff, ends, wide), _wider(ratio, band, wide)
         return {
             "diff": diff,
@@ -216,7 +217,7 @@ class Pair:
             "ratio": _exp(ratio),
             "ci_lo": _exp(band.lo),
             "ci_hi": _exp(band.hi),
-            "p": weaker(self._p(), max(1.5, n - 1.0), told),
+            "p": p,
         }
 
     def _failures(self) -> bool:

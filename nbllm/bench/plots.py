@@ -12,9 +12,9 @@ from ..core.errors import ConfigError
 from . import statistics as st
 from .decision_plots import heatmap, over_time, pareto
 from .figures import Look, Sheet, label, sheet, ticks, verbatim
-from .frames import disturbed, leading, measured, succeeded
+from .frames import disturbed, leading, measured, requests, succeeded
 from .presets import PARTS, ladder
-from .summaries import split
+from .summaries import _wanted, split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,8 @@ def plot(
     A model has the same colour (marker, dash) in every figure of a run, and in other runs of the same models.
     Raises ConfigError for a kind or metric there is not. Where there is nothing to draw, the figure says so.
     """
-    used = measured(df) if "phase" in df else df
+    df = requests(df)
+    used = measured(df)
     chosen = kind or _sensible(used)
     if chosen not in KINDS:
         raise ConfigError(f"No plot is called {kind!r}.", hint=f"There are {', '.join(KINDS)}.")
@@ -72,6 +73,7 @@ def plot(
         raise ConfigError(
             f"The frame has no column {metric!r}.", hint="ttft_ms, e2e_ms, itl_ms, out_tok_s ..."
         )
+    _wanted(df, [metric])
     told = [str(n) for n in df.attrs.get("nbllm", {}).get("models", [])]
     drawn = sheet(used, metric, chunks, theme, told)
     if len(used) and (chosen == "timeline" or used[metric].notna().any()):
@@ -86,9 +88,9 @@ def plot(
 
 
 def _sensible(df: pd.DataFrame) -> str:
-    if "start_kind" in df and df["start_kind"].nunique() > 1:
+    if df["start_kind"].nunique() > 1:
         return "coldstart"
-    levels = [c for c in ("concurrency", "target_rate") if c in df and df[c].nunique() > 1]
+    levels = [c for c in ("concurrency", "target_rate") if df[c].nunique() > 1]
     return "load" if levels else "overview"
 
 

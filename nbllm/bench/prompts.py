@@ -20,6 +20,7 @@ from ..core.options import REQUEST
 from ..core.prompt import messages as read_messages
 from ..core.prompt import schema as read_schema
 from ..core.prompt import tools as read_tools
+from .frames import once
 from .words import COMMON
 
 Turn = tuple[Message, ...]
@@ -57,8 +58,7 @@ def prompt_set(given: Any = None, prompt: str | None = None) -> tuple[Prompt, ..
     have .csv, .jsonl and .parquet files; other columns ride along, and stand in the frame of a run. prompt:
     the column that is asked, where it is not called so. Raises ConfigError that names the entry.
     """
-    entries = [_table_row(e, prompt) if isinstance(e, _Row) else e for e in _entries(given)]
-    found = tuple(_prompt(entry, number) for number, entry in enumerate(entries))
+    found = tuple(_prompt(entry, number, prompt) for number, entry in enumerate(_entries(given)))
     if not found:
         raise ConfigError("There are no prompts.", hint=f"prompts= takes {_FORMS}.")
     ids = [p.id for p in found]
@@ -81,6 +81,7 @@ def _entries(given: Any) -> list[Any]:
     if isinstance(given, (str, Prompt, Mapping, Message)):
         return [given]
     if hasattr(given, "to_dict") and hasattr(given, "columns"):
+        once(given.columns)
         rows = given.rename(columns=str).to_dict("records")
         return [_Row({k: v for k, v in row.items() if not _missing(v)}) for row in rows]
     if not isinstance(given, Iterable):
@@ -99,16 +100,14 @@ def _table_row(row: _Row, column: str | None) -> dict[str, Any]:
     given = dict(row)
     if column is not None:
         if column not in given:
-            raise ConfigError(
-                f"The prompts have no column {column!r}.", hint=f"There are {', '.join(given)}."
-            )
+            raise ConfigError(f"there is nothing in column {column!r}", hint=f"It has {', '.join(given)}.")
         given["prompt"] = given.pop(column)
         for other in ("text", "messages", "turns"):
             if other in given:
                 given[f"prompt_{other}"] = given.pop(other)
     elif not {"prompt", "text", "messages", "turns"} & set(given):
         raise ConfigError(
-            "The prompts have no column prompt.",
+            "there is nothing in a column prompt",
             hint=f'prompt="{next(iter(given), "column")}" names another.',
         )
     more = {k: given.pop(k) for k in list(given) if k not in _KNOWN}
@@ -143,10 +142,14 @@ def _read_parquet(path: Path) -> list[Any]:
 
 
 def _read_csv(path: Path) -> list[Any]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return [
-            _Row({k: v for k, v in row.items() if k and v not in (None, "")}) for row in csv.DictReader(file)
-        ]
+    before = csv.field_size_limit(2**31 - 1)  # a prompt may be longer than 131,072 characters
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            once(filter(None, rows.fieldnames or ()))
+            return [_Row({k: v for k, v in row.items() if k and v not in (None, "")}) for row in rows]
+    finally:
+        csv.field_size_limit(before)
 
 
 _FILES: dict[str, Callable[[Path], list[Any]]] = {
@@ -174,7 +177,7 @@ def _file(path: Path) -> list[Any]:
         raise ConfigError(
             f"The prompts in {path} cannot be read: {exc.strerror}.", hint="Check the path."
         ) from None
-    except (ValueError, UnicodeError) as exc:
+    except (ValueError, RecursionError, csv.Error) as exc:
         raise ConfigError(
             f"{path} does not hold prompts: {exc}.",
             hint="A .jsonl file has one JSON value a line, text is UTF-8.",
@@ -182,15 +185,17 @@ def _file(path: Path) -> list[Any]:
     return found if isinstance(found, list) else [found]
 
 
-def _prompt(entry: Any, number: int) -> Prompt:
+def _prompt(entry: Any, number: int, column: str | None) -> Prompt:
     if isinstance(entry, Prompt):
         return entry
-    given = (
-        dict(entry)
-        if isinstance(entry, Mapping) and "role" not in entry
-        else {"messages": [entry] if isinstance(entry, (Mapping, Message)) else entry}
-    )
     try:
+        given = (
+            _table_row(entry, column)
+            if isinstance(entry, _Row)
+            else dict(entry)
+            if isinstance(entry, Mapping) and "role" not in entry
+            else {"messages": [entry] if isinstance(entry, (Mapping, Message)) else entry}
+        )
         more = given.pop("more", {})
         unknown = sorted(set(map(str, given)) - set(_KNOWN))
         if unknown:
@@ -250,17 +255,25 @@ def _image(given: Any) -> Image:
 
 
 def _options(given: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: given[name] for name in _OPTIONS if name in given}
-    if "tools" in found:
-        given_tools = found["tools"]
-        found["tools"] = read_tools(json.loads(given_tools) if isinstance(given_tools, str) else given_tools)
-    if isinstance(found.get("schema"), str):
-        found["schema"] = json.loads(found["schema"])
-    return (
-        found
-        | {name: int(found[name]) for name in ("max_tokens", "seed") if name in found}
-        | {name: float(found[name]) for name in ("temperature", "top_p") if name in found}
-    )
+    return {name: _option(name, given[name]) for name in _OPTIONS if name in given}
+
+
+def _option(name: str, value: Any) -> Any:
+    """As a call takes it: tables and files have JSON and numbers as text."""
+    try:
+        value = json.loads(value) if name in _READERS and isinstance(value, str) else value
+        return _KINDS[name](value) if name in _KINDS else value
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        raise ConfigError(f"{name} cannot be {str(value)[:80]!r}", hint="Mend it, or leave it out.") from None
+
+
+_KINDS: dict[str, Callable[[Any], Any]] = {
+    "tools": read_tools,
+    "max_tokens": int,
+    "seed": int,
+    "temperature": float,
+    "top_p": float,
+}
 
 
 # --- prefixes ---

@@ -16,7 +16,8 @@ from ..core.values import counted
 from ..store import columns
 from .comparison import BAD, GOOD, compare
 from .decisions import FIGURES, board, cost
-from .frames import grouped, leading, measured, ordered, retried, succeeded
+from .exchange import writing
+from .frames import grouped, leading, measured, ordered, requests, retried, succeeded
 from .naming import short_names
 from .pages import LONG, STYLE, Cell, band, dollars, folded, heading, number, percent, plain, table
 from .plots import plot
@@ -45,6 +46,7 @@ def report(
     selftest: the table of `bench.selftest()` on this machine. margin: see compare. The page begins with the
     verdicts; it loads nothing, runs no script, follows the reader's light or dark theme, and fits a phone.
     """
+    df = requests(df)
     names = [str(n) for n in ordered(df, "name")] if len(df) else []
     short = short_names(names)
     few = ", ".join(short_names(names, 60).values()) or "nothing"
@@ -73,7 +75,8 @@ def report(
     if path is None:
         return page
     place = Path(path)
-    place.write_text(page, "utf-8", "replace")
+    with writing(place):
+        place.write_text(page, "utf-8", "replace")
     return place
 
 
@@ -87,7 +90,7 @@ def _compared(df: pd.DataFrame, margin: float) -> pd.DataFrame | None:
     if df["name"].nunique() < 2:
         return None
     usual = compare(df, margin=margin)
-    if _COST not in df or not df[_COST].notna().any():
+    if not df[_COST].notna().any():
         return usual
     return pd.concat([usual, compare(df, metrics=_COST, margin=margin)], ignore_index=True)
 
@@ -110,8 +113,9 @@ def _leaderboard(
     df: pd.DataFrame, compared: pd.DataFrame | None, short: Mapping[str, str], margin: float
 ) -> str:
     """Everybody on one screen: figures, cost, success, and who is better than whom."""
-    if not len(measured(df)) or (metric := leading(df)) not in df:
+    if not len(measured(df)):
         return ""
+    metric = leading(df)
     found = board(df, compared, metric=metric)
     setting = [k for k in SETTING if k in found]
     figures = [m for m in FIGURES if m in found]
@@ -164,9 +168,7 @@ def _name(row: Mapping[Any, Any], short: Mapping[str, str]) -> Cell:
 
 
 def _summary(df: pd.DataFrame, short: Mapping[str, str]) -> str:
-    shown = [
-        m for m in _SHOWN if m in df and df[m].notna().any() and not (m == "ttft_sched_ms" and _closed(df))
-    ]
+    shown = [m for m in _SHOWN if df[m].notna().any() and not (m == "ttft_sched_ms" and _closed(df))]
     told = summary(df, metrics=[*shown, SHARE], stats=("p50", "p90", "p99"))
     if not len(told):
         return "<h2>Results</h2><p>Nothing was measured.</p>"
@@ -348,7 +350,7 @@ def _plots(df: pd.DataFrame) -> str:
         kinds.append(("load", "Latency against throughput."))
         if df["in_tokens"].nunique() > 1:
             kinds.append(("heatmap", "How load and long prompts slow each model down."))
-    if _COST in df and df.loc[df[_COST].notna(), "name"].nunique() > 1:
+    if df.loc[df[_COST].notna(), "name"].nunique() > 1:
         kinds.insert(0, ("pareto", "What an answer costs against how long it takes to begin."))
     if df["block"].nunique() > 5:
         kinds.append(
@@ -431,7 +433,7 @@ _DEFINED = (*_SHOWN, "tail_ms", "err_bound_ms", "quality")
 
 def _method(df: pd.DataFrame) -> str:
     docs = {c.name: c.doc for c in columns.COLUMNS}
-    rows = [[name, docs[name]] for name in _DEFINED if name in df]
+    rows = [[name, docs[name]] for name in _DEFINED]
     return (
         "<h2>Method</h2><p>Requests were made by a process of its own. Within a block every model answers "
         "the same prompts in random order, one after the "

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import ConfigError
 from ..store import columns, run_base
 from . import grades
+from .frames import requests
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,9 +172,8 @@ class Store(run_base.RunBase):
         asked = df["prompt_id"].astype(object).map(lambda i: more.get(str(i).partition("#")[0], {}))
         for name in dict.fromkeys(name for told in more.values() for name in told):
             column = pd.Series([told.get(name) for told in asked], df.index)
-            df[name if name not in columns.NAMES and name != "score" else f"prompt_{name}"] = (
-                column.infer_objects()
-            )
+            ours = name in (*columns.NAMES, "score", "passed") or name.startswith(grades.PREFIX)
+            df[f"prompt_{name}" if ours else name] = column.infer_objects()
         scores = {request_id: score for request_id, (_, score) in self.answers().items() if score is not None}
         if scores:
             df["score"] = df["request_id"].map(scores).astype("float64")
@@ -212,6 +212,7 @@ class Store(run_base.RunBase):
 
 def opened(df: pd.DataFrame, what: str) -> Iterator[tuple[pd.DataFrame, Store]]:
     """The rows of each run in `df`, with its file. Raises ConfigError where `what` is not on this machine."""
+    df = requests(df)
     about = df.attrs.get("nbllm", {})
     for run_id, part in df.groupby("run_id", sort=False, observed=True):
         place = find(str(run_id), about.get("directory") if about.get("run_id") == run_id else None)

@@ -14,7 +14,18 @@ from ..core.errors import ConfigError
 from ..store import columns
 from . import statistics as st
 from .achieved import achieved
-from .frames import SCORE, disturbed, grouped, last_attempts, measured, retried, succeeded
+from .frames import (
+    SCORE,
+    disturbed,
+    grouped,
+    last_attempts,
+    measured,
+    requests,
+    retried,
+    several,
+    share,
+    succeeded,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,14 +117,12 @@ def summary(
     """
     import pandas as pd
 
-    keys = [by] if isinstance(by, str) else list(KEYS if by is None else by)
-    given = [metrics] if isinstance(metrics, str) else metrics
-    if not 0 < level < 1:
-        raise ConfigError(f"level is a share between 0 and 1, not {level!r}.", hint="level=0.95")
-    df = derived(df, given)
+    keys = list(KEYS) if (told := several("by", by)) is None else told
+    given = several("metrics", metrics)
+    share("level", level)
+    df = derived(requests(df), given)
     wanted = _wanted(df, given)
-    stats = [stats] if isinstance(stats, str) else stats
-    shares = {stat: _share(stat) for stat in stats}
+    shares = {stat: _share(stat) for stat in several("stats", stats) or STATS}
     _known(df, keys)
     used = measured(df, phase)
     rows: list[dict[str, Any]] = []
@@ -197,7 +206,7 @@ def derived(df: pd.DataFrame, metrics: Sequence[str] | None) -> pd.DataFrame:
 
 
 def _retries(last: pd.DataFrame) -> float:
-    return float(last["attempt"].astype(float).mean()) - 1.0 if "attempt" in last and len(last) else math.nan
+    return float(last["attempt"].astype(float).mean()) - 1.0 if len(last) else math.nan
 
 
 def _numeric(column: pd.Series) -> bool:
@@ -221,9 +230,7 @@ def split(part: pd.DataFrame, metric: str, contaminated: bool = False) -> tuple[
     them)."""
     ok, spoilt = succeeded(part).to_numpy(), disturbed(part).to_numpy() & (not contaminated)
     values = part[metric].astype("Float64").to_numpy(float, na_value=math.nan)
-    used = values[ok & ~spoilt]
-    # NaN differs from itself
-    return used[~(used != used)], int((~ok).sum()), int((ok & spoilt).sum())  # noqa: PLR0124
+    return values[ok & ~spoilt & np.isfinite(values)], int((~ok).sum()), int((ok & spoilt).sum())
 
 
 def _metric(
@@ -233,11 +240,7 @@ def _metric(
         return [_ok_share(part, level)]
     values, failed, spoilt = split(part, metric, contaminated)
     worth = st.effective_n(values)
-    bounds = (
-        part["err_bound_ms"].dropna().to_numpy(float)
-        if metric in _ARRIVALS and "err_bound_ms" in part
-        else np.empty(0)
-    )
+    bounds = part["err_bound_ms"].dropna().to_numpy(float) if metric in _ARRIVALS else np.empty(0)
     worst = 0.0 if metric in RATES else math.inf
     every = np.concatenate([values, np.full(failed, worst)])
     common = {

@@ -1,0 +1,204 @@
+"""Frames and prompts as people have them: what lacks columns works, what is no frame is told in our words."""
+
+import csv
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import nbllm
+from nbllm import bench
+from nbllm.errors import ConfigError
+
+N = 12
+
+
+def frame(**more):
+    """Two models, each request with a time; the second takes twice as long."""
+    return pd.DataFrame(
+        {
+            "name": ["a", "b"] * N,
+            "status": "ok",
+            "ttft_ms": [10.0 + i % 5 if i % 2 == 0 else 20.0 + i % 5 for i in range(2 * N)],
+            **more,
+        }
+    )
+
+
+USES = {
+    "summary": bench.summary,
+    "compare": bench.compare,
+    "leaderboard": bench.leaderboard,
+    "goodput": lambda df: bench.goodput(df, ttft_ms=15),
+    "check": lambda df: bench.check(df, df),
+    "percentiles": lambda df: bench.plot(df, "percentiles"),
+    "drift": lambda df: bench.plot(df, "drift"),
+    "load": lambda df: bench.plot(df, "load"),
+    "report": bench.report,
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_frame_that_lacks_columns_is_used_as_far_as_it_goes(use):
+    """Whoever makes a frame has the columns that they know."""
+    USES[use](frame())
+    USES[use](frame()[:0])
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize(
+    ("df", "words"),
+    [
+        ([1, 2], "no frame of requests but list"),
+        (pd.DataFrame({"x": [1]}), "whose it is"),
+        (frame(name=None), "24 rows of the frame name no model"),
+        (pd.concat([frame(), frame()[["name"]]], axis=1), "Two columns are called 'name'"),
+    ],
+    ids=["list", "other columns", "no names", "twice"],
+)
+def test_what_is_no_frame_of_requests_is_told(use, df, words):
+    """Never by an error of pandas."""
+    with pytest.raises(ConfigError, match=words):
+        USES[use](df)
+
+
+def test_the_shorter_frame_gives_the_figures_of_the_whole():
+    """Without blocks the two are compared unpaired."""
+    told = bench.compare(frame(), metrics="ttft_ms").iloc[0]
+    assert ("faster", "unpaired") == (told["verdict"], told["method"])
+    board = bench.leaderboard(frame())
+    assert [N, N] == list(board["n"])
+    assert ["<", ">"] == [board["2"][0], board["1"][1]]
+    assert [N, 0] == list(bench.goodput(frame(), ttft_ms=15)["good"])
+
+
+def test_an_infinite_time_of_an_answer_is_none():
+    """It counts as not measured, without a warning."""
+    df = frame(block=[i // 2 for i in range(2 * N)])
+    df.loc[0, "ttft_ms"] = math.inf
+    told = bench.summary(df, metrics="ttft_ms", by="name", stats="p50")
+    assert [N - 1, N] == list(told["n"])
+    assert 1 == bench.compare(df, metrics="ttft_ms")["n_dropped"].iloc[0]
+
+
+@pytest.mark.parametrize("level", [95, 0, 1, "0.95", None, math.nan, True])
+@pytest.mark.parametrize("use", ["summary", "compare", "leaderboard", "goodput"])
+def test_a_level_is_a_share(use, level):
+    with pytest.raises(ConfigError, match="level is a share"):
+        getattr(bench, use)(frame(), level=level, **({"ttft_ms": 5} if use == "goodput" else {}))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"by": 5}, "by is a text"),
+        ({"metrics": 5}, "metrics is a text"),
+        ({"metrics": [5]}, "metrics is a text"),
+        ({"stats": 5}, "stats is a text"),
+        ({"phase": "all"}, "No phase is called 'all'"),
+        ({"phase": ["measure"]}, "No phase"),
+    ],
+)
+def test_options_of_another_kind_are_told(options, words):
+    with pytest.raises(ConfigError, match=words):
+        bench.summary(frame(), **options)
+
+
+@pytest.mark.parametrize("margin", ["x", None, -1, math.nan, True])
+def test_a_margin_is_a_number(margin):
+    with pytest.raises(ConfigError, match="margin is a share"):
+        bench.compare(frame(), margin=margin)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_half_a_character_in_a_users_column_costs_no_file(tmp_path, suffix):
+    """No file can hold it: a question mark stands in its place."""
+    given = frame(request_id="r", mine=pd.Series(["a\ud800", "🙂"] * N, dtype=object))
+    kept = bench.load(bench.save(given, tmp_path / f"run.{suffix}"))
+    assert ["a?", "🙂"] * N == list(kept["mine"])
+
+
+@pytest.mark.parametrize("write", [bench.save, bench.report])
+def test_a_place_that_cannot_be_written_is_told(tmp_path, write):
+    """A folder that is not there, and one in the place of the file; nothing is left behind."""
+    (tmp_path / "run.csv").mkdir()
+    for place in (tmp_path / "none" / "run.csv", tmp_path / "run.csv"):
+        with pytest.raises(ConfigError, match="cannot be written"):
+            write(frame(request_id="r")[:0], place)
+    assert ["run.csv"] == [at.name for at in tmp_path.iterdir()]
+
+
+def test_a_summary_is_no_frame_to_keep(tmp_path):
+    """What load refuses, save refuses."""
+    with pytest.raises(ConfigError, match="no request"):
+        bench.save(bench.summary(frame()), tmp_path / "x.csv")
+    with pytest.raises(ConfigError, match="No path or run"):
+        bench.load(5)
+
+
+# --- prompts ---
+
+
+def texts(given, **options):
+    return [(p.turns[0][-1].text, dict(p.more)) for p in bench.prompt_set(given, **options)]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (pd.DataFrame({"prompt": ["a"], "max_tokens": ["many"]}), "Prompt 0 .*max_tokens cannot be 'many'"),
+        ([{"prompt": "a", "temperature": [1]}], "Prompt 0 .*temperature cannot be"),
+        ([{"prompt": "a", "schema": "{"}], "Prompt 0 .*schema cannot be"),
+        ([{"prompt": "a", "tools": "{"}], "Prompt 0 .*tools cannot be"),
+        (pd.DataFrame({"prompt": ["a", None]}), "Prompt 1 .*nothing in a column prompt"),
+        (pd.DataFrame([["a", "b"]], columns=["prompt", "prompt"]), "Two columns are called 'prompt'"),
+    ],
+)
+def test_a_prompt_that_cannot_be_read_is_named(given, words):
+    with pytest.raises(ConfigError, match=words):
+        bench.prompt_set(given)
+
+
+def test_a_column_that_is_asked_may_be_empty_in_one_row():
+    with pytest.raises(ConfigError, match=r"Prompt 1 .*nothing in column 'q'"):
+        bench.prompt_set(pd.DataFrame({"q": ["a", np.nan], "x": 1}), prompt="q")
+
+
+def test_a_long_prompt_of_a_csv_file_is_whole(tmp_path):
+    """Longer than the csv module reads by itself, whose limit stays what it was."""
+    before, place = csv.field_size_limit(), tmp_path / "long.csv"
+    place.write_text(f"prompt,answer\n{'x' * 200_000},y\n")
+    assert [("x" * 200_000, {"answer": "y"})] == texts(place)
+    assert before == csv.field_size_limit()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("deep.json", "[" * 100_000, "does not hold prompts"),
+        ("twice.csv", "prompt,x,x\na,1,2\n", "Two columns are called 'x'"),
+    ],
+)
+def test_a_file_that_is_none_of_prompts_is_told(tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        bench.prompt_set(tmp_path / name)
+
+
+def test_columns_of_prompts_that_have_our_names_keep_their_values(tmp_path, monkeypatch):
+    """They ride along as prompt_NAME: what was measured stands under the name."""
+    monkeypatch.setenv("NBLLM_RUNS", str(tmp_path))
+    own = {"status": "x", "score": 7, "passed": "y", "check_it": "z", "mine": 3}
+    df = bench.run(
+        "sim/openai@ttft=0.001,gap=0.0001,tokens=2",
+        pd.DataFrame([{"prompt": "a", **own}]),
+        asserts={"it": "latency: 60s"},
+        blocks=1,
+        warmup=0,
+        progress=False,
+        client=nbllm.Client(ledger=None),
+    )
+    told = df.iloc[0]
+    assert own == {name: told[name if name == "mine" else f"prompt_{name}"] for name in own}
+    assert ["ok", 1.0, True] == [told["status"], told["check_it"], told["passed"]]
