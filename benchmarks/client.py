@@ -18,6 +18,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterable
@@ -42,6 +43,7 @@ CLIENTS = {
     "bare": ("bare asyncio", ()),
 }
 SLOW = ("litellm", "chatlas")  # a fifth of the work is enough to tell
+KEY = "sk-proj-" + "aB3dE5fG7h" * 15  # as long as they are
 
 
 @dataclass(frozen=True)
@@ -106,17 +108,17 @@ class Server:
 class Worker:
     """One client in its process. Raises CalledProcessError or OSError where it cannot be had."""
 
-    def __init__(self, name: str, url: str) -> None:
+    def __init__(self, name: str, url: str, home: str) -> None:
         self.name = name
         python = python_of(name, CLIENTS[name][1])
         self._command = [python, str(HERE / "clients.py"), name, url]
         self._env = without_keys() | {
-            "OPENAI_API_KEY": "sk-benchmark",
+            "OPENAI_API_KEY": KEY,
             "OPENAI_BASE_URL": f"{url}/v1",
             "OPENAI_API_BASE": f"{url}/v1",
-            "ANTHROPIC_API_KEY": "sk-benchmark",
+            "ANTHROPIC_API_KEY": KEY,
             "ANTHROPIC_BASE_URL": url,
-            "NBLLM_LEDGER": "memory",
+            "NBLLM_HOME": home,
             **({"PYTHONPATH": str(HERE.parent)} if name == "nbllm" else {}),
         }
         self._process: subprocess.Popen[str] | None = None
@@ -235,12 +237,12 @@ def growth(path: str, workers: list[Worker], rounds: int) -> None:
     figure.savefig(path, dpi=120)
 
 
-def begun(names: Iterable[str], url: str) -> list[Worker]:
-    """The clients; one that cannot be installed is said to be missing."""
+def begun(names: Iterable[str], url: str, home: str) -> list[Worker]:
+    """The clients, their calls noted in `home`; one that cannot be installed is said to be missing."""
     out = []
     for name in names:
         try:
-            out.append(Worker(name, url))
+            out.append(Worker(name, url, home))
         except (subprocess.CalledProcessError, OSError) as error:
             print(f"{name} IS MISSING: {error}", file=sys.stderr)
     return out
@@ -256,8 +258,8 @@ def main() -> None:
     parser.add_argument("--growth", metavar="FILE", help="draws what it costs as work grows, nothing else")
     given = parser.parse_args()
     rows = [r for r in ROWS if r.name in given.rows.split(",")]
-    server = Server()
-    workers = begun(given.only.split(","), server.url)
+    server, home = Server(), tempfile.TemporaryDirectory()  # the calls are not the user's
+    workers = begun(given.only.split(","), server.url, home.name)
     try:
         if given.growth:
             growth(given.growth, workers, given.rounds)
@@ -271,6 +273,7 @@ def main() -> None:
         for worker in workers:
             worker.close()
         server.close()
+        home.cleanup()
 
 
 if __name__ == "__main__":
