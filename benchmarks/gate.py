@@ -34,13 +34,24 @@ asks for. In a fixed window (mistral over sockets) all comes back at once, and t
     gemini+             8  10      0.914 0.855    2.6
     none+               7   9      0.917 0.756    2.7
 
-Over sockets, on two cores that eight at work shared:
+Over sockets, on two cores that eight at work shared; none+ and groq+ are 300 rows of two processes where no
+header tells, and each finds its half by its own refusals:
 
                   refused     rate    pause  seconds   (300 rows)
+    openai              0     60.2      1.1      241
+    anthropic           0     60.2      1.1      241
+    azure               0     60.2      1.1      241
+    cerebras            0     60.1      1.0      241
+    xai                 0     60.2      1.1      241
     gemini              3     60.8      1.1      242
-    groq                5     60.2      1.1      243
+    mistral             4     77.3     59.7      246
     none                5     59.9      1.1      243
+    groq                5     60.2      1.1      243
     together            0     58.3      1.1      309
+    openai+             3     59.7      2.0      243
+    none+              13     55.3      2.2      256
+    groq+              10     44.1      2.5      309
+    together+          20     58.0      1.1      310
 """
 
 from __future__ import annotations

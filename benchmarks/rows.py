@@ -15,6 +15,7 @@ On two cores that others used as well (rows a second suffer, processor time hard
     chatlas     102          3,432         44
     twice       462          1,146         20
 
+Beside seven others at work, 10,000 rows: 388 rows a second, 1,137 us, 59 MB more; twice 367, 1,424 us.
 Alone, 5,000 rows: 1,142 rows a second, 892 us. 100,000 rows: 1,103 us, 109 MB more.
 """
 
