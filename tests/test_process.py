@@ -70,6 +70,33 @@ def test_a_flood_on_standard_error_is_drained_and_its_end_is_told(cli):
     assert "\x1b" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "kind"), [("", errors.ProviderError), ("rate limit exceeded", errors.RateLimited)]
+)
+def test_one_that_prints_nothing_has_not_answered(cli, words, kind):
+    """Whatever its exit code; what it says on standard error is the reason."""
+    client = cli(f"import sys\nsys.stdin.read()\nsys.stderr.write({words!r})")
+    with pytest.raises(kind, match=words or "it printed nothing"):
+        client.complete("go", model="cli/it", retries=0)
+
+
+def test_what_a_command_leaves_behind_does_not_hold_up_its_answer(cli, tmp_path):
+    """An updater in the background has the same standard output and error; it is ended with the rest."""
+    marker = f"nbllm-marker-{time.monotonic_ns()}"
+    client = cli(
+        f"""
+        import subprocess, sys
+        sys.stdin.read()
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", {marker!r}])
+        print("x" * 500_000)
+        print("Hello")
+        """
+    )
+    answer = client.complete("go", model="cli/it", retries=0, timeout={"idle": 300})
+    assert ("Hello", 500_007) == (answer.text.split()[-1], len(answer.text))
+    assert gone(marker)
+
+
 def test_stop_ends_the_whole_group(cli, tmp_path):
     """A child that ignores signals, with a grandchild: both are gone, the partial answer is kept."""
     marker = f"nbllm-marker-{time.monotonic_ns()}"

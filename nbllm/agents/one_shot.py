@@ -787,14 +787,12 @@ class PlainLines(Lines):
             yield from self._say(words + ("" if frame.tail else "\n"))
             return
         self._exit, self.done = parsed(frame.data), True
-        if self._exit.get("rc") == 0:
+        rc, told = self._exit.get("rc"), " ".join(text(self._exit.get("stderr")).split())[-400:]
+        if self._open and rc == 0:
             self._end("stop")
         elif not self._open:
             raise failure(
-                None,
-                " ".join(text(self._exit.get("stderr")).split())[-400:]
-                or f"exit code {text(self._exit.get('rc'))}",
-                self.provider,
+                None, told or (f"exit code {text(rc)}" if rc else "it printed nothing"), self.provider
             )
 
 

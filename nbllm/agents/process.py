@@ -60,6 +60,7 @@ class Command:
         self.rest = bytearray()
         self._stderr: deque[bytes] = deque()
         self._drain = asyncio.create_task(self._drain_stderr())
+        self._left = asyncio.create_task(self._let_go())
 
     @classmethod
     async def start(cls, call: ProcessCall, reaper: Reaper) -> Command:
@@ -159,6 +160,18 @@ class Command:
             while size - len(self._stderr[0]) > _STDERR_KEPT:
                 size -= len(self._stderr.popleft())
 
+    async def _let_go(self) -> None:
+        """Closes the pipes of a command that has ended, where something that it left behind, such as an
+        updater, holds them open: its answer would not end before that does."""
+        pipes = self.process._transport  # type: ignore[attr-defined]
+        outputs = [pipe for fd in (1, 2) if (pipe := pipes.get_pipe_transport(fd)) is not None]
+        # no event tells of an end while pipes are open
+        while self.process.returncode is None or not all(p.is_reading() or p.is_closing() for p in outputs):  # noqa: ASYNC110
+            await asyncio.sleep(_GRACE)
+        await asyncio.sleep(_GRACE)  # for what it wrote last
+        for pipe in outputs:
+            pipe.close()
+
     async def stop(self, signs: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)) -> None:
         """Ends the whole group: an interrupt, a request to end, a kill, a third of a second apart. Leaves
         nothing behind."""
@@ -172,6 +185,7 @@ class Command:
         )  # the group: the child may have left others behind
         await self.gone()
         self._drain.cancel()
+        self._left.cancel()
         # What was not read to its end stays open with the loop, and is told of in a traceback at its end.
         self.process._transport.close()  # type: ignore[attr-defined]
         shutil.rmtree(self.home, ignore_errors=True)
