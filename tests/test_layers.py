@@ -184,7 +184,7 @@ _STANDARD = sys.stdlib_module_names - {
 # 11 of the tower: JSX in a prompt stays as it is; places in options are judged as in prompts.
 # 13 of the tower: keys that servers give back as names or in headers are not remembered.
 # 79 of the benchmarks: frames that lack columns, prompts that cannot be read, verdicts by all pairs.
-# 9 of the tower: what a command leaves behind does not hold up its answer; one that prints nothing has not answered.
+# 11 of the tower: what a command leaves behind holds up no answer; one that prints nothing has none.
 BUDGETS = {
     ("core", "dialects", "http", "agents", "routing", "client", "store"): 17_070,
     ("rows",): 1_099,

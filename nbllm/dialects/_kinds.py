@@ -159,7 +159,7 @@ _WORDS: tuple[tuple[str, type[ProviderError]], ...] = (
     (
         r"insufficient (?:\w+ )?(?:quota|balance|credits?|funds)|(?:exceeded|out of|"
         r"over) (?:your |the )?(?:\w+ )?quota|"
-        r"(?:balance|credits?|quota|funds) (?:(?:is|are|was) )?(?:insufficient|not enough|exhausted|"
+        r"(?:balance|credits?|funds) (?:(?:is|are|was) )?(?:insufficient|not enough|exhausted|"
         r"depleted|used up)|not enough (?:balance|quota|funds)|"
         r"credit balance|payment required|out of (?:\w+ )?credits?|(?:no|"
         r"not enough) (?:\w+ )?credits?|billing (?:details|hard limit|account|is|not|has)|"
