@@ -283,7 +283,7 @@ class _Sending:
                     if not self.tokens:
                         self._first_token()
                     before = len(log)
-                    self.sink.extend(found, self.seen)
+                    self.sink.extend(found, batch[len(upto)].at)
                     upto += [min(before + n, len(log)) for n in range(1, len(found) + 1)]
                 else:
                     self._feed(decoder, batch[len(upto)])
