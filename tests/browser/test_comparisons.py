@@ -84,7 +84,10 @@ def test_in_an_untrusted_notebook(notebook, lab, saved):
     assert 4 == len(set(lefts))
     assert lefts == sorted(lefts)
     assert {"start", "left"} >= set(
-        n.js("() => [...nbllmTest.area(1).querySelectorAll('p')].map(p => getComputedStyle(p).textAlign)")
+        n.js(
+            "() => [...nbllmTest.area(1).querySelectorAll('.nbllm-col > *')]"
+            ".map(e => getComputedStyle(e).textAlign)"
+        )
     )
 
 

@@ -139,10 +139,12 @@ class Grid(Painter):
 
 def grid(columns: Sequence[Column]) -> str:
     """The columns' HTML: a table, so that they stand beside each other where styles are taken away (GitHub,
-    an untrusted notebook); with them as many in a row as there is room for."""
+    an untrusted notebook); with them as many in a row as there is room for. JupyterLab takes `start` from an
+    untrusted notebook, and sets cells of tables to the right."""
     share = 100 // min(len(columns), _IN_A_ROW)
     cells = [
-        f"<td class=nbllm-col valign=top width={share}% style=text-align:start;vertical-align:top>"
+        f"<td class=nbllm-col valign=top width={share}% "
+        f"style=text-align:left;text-align:start;vertical-align:top>"
         f"<div class=nbllm-head><b>{escape(c.label)}</b>{c.stop and f' <span id={c.stop}></span>'}</div>\n"
         f"{c.line.html}</td>"
         for c in columns
