@@ -40,6 +40,12 @@ def test_in_a_kernel():
     with Kernel() as kernel:
         assert kernel.run("%llm use sim/openai@echo=1").ok
         assert "What is 2+2?" in kernel.run("%llm What is 2+2?").text
+        assert kernel.run("%llm -m sim/openai@echo=1 hello there").ok
+        assert "hello there" == kernel.value("_llm.text")
+        assert "sim/claude" in kernel.run("%llm models sim/").text
+        for line in ("chat", "kept", "prompt", "mcp"):
+            assert "There is none." in (ran := kernel.run(f"found = %llm {line}\nfound")).text, ran
+        assert [True, "DataFrame"] == kernel.value("[found.empty, type(found.copy()).__name__]")
         assert kernel.run('%llm sim/openai@echo=1 "hi there"').ok
         assert "hi there" == kernel.value("_llm.text")
         assert "openai" in kernel.run("%llm key").text

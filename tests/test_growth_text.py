@@ -21,12 +21,16 @@ from nbllm.notebook.view.highlight import _HIGHLIGHTED
 from nbllm.notebook.view.live import LivePainter
 from nbllm.notebook.view.markdown import code_html, fences, to_html
 from nbllm.notebook.view.state import AnswerState
-from nbllm.notebook.view.static import FORMATS, call_line
+from nbllm.notebook.view.static import FORMATS, call_rendered, call_source
 from nbllm.notebook.view.text import TextPainter
 
 from .growth import growth
 
 pytestmark = pytest.mark.slow
+
+
+def drawn_call(call):
+    return call_rendered(clean(call_source(call)))
 
 
 class Nowhere:
@@ -206,7 +210,7 @@ def test_what_is_built_costs_its_length(work, make):
 
 
 def call(text):
-    return call_line(ToolCall("1", "f", json.loads(text), text))
+    return drawn_call(ToolCall("1", "f", json.loads(text), text))
 
 
 @pytest.mark.parametrize(
@@ -238,8 +242,8 @@ def test_json_over_lines_takes_space_in_proportion(work, make):
 def test_json_that_is_nested_too_deep_is_shown_as_it_is(text):
     """No error of Python's comes out."""
     assert text in FORMATS["json"](text).text.replace(" ", "")
-    assert text in call_line(ToolCall("1", "f", None, text)).text
-    assert "nest" in call_line(ToolCall("1", "nest", nested(5_000), "{}")).text
+    assert text in drawn_call(ToolCall("1", "f", None, text)).text
+    assert "nest" in drawn_call(ToolCall("1", "nest", nested(5_000), "{}")).text
 
 
 def nested(depth):

@@ -68,6 +68,8 @@ def _models(session: Session, rest: str) -> Any:
     words = [w for w in rest.split() if w != "fresh"]
     if not words and "fresh" not in rest:
         return overview.models(session.client)
+    if rest.partition("/")[0].strip() == "sim":
+        return "The built-in simulator: sim, sim/openai, sim/responses, sim/claude, sim/gemini, sim/ollama."
     if len(words) > 1:
         raise ConfigError(f"%llm models takes one name, not {rest[:40]!r}.", hint="%llm models openai/")
     found = list_models(

@@ -198,10 +198,10 @@ def _cell(session: Session, line: str, cell: str) -> Any:
 
 def _question(session: Session, line: str) -> str:
     """What `%llm ask` would be given, where a line is no command but a question: a model and a prompt (`%llm
-    sim "hi"`), or words that end in a question mark; "" elsewhere."""
+    sim "hi"`), options first, or words that end in a question mark; "" elsewhere."""
     word, *rest = line.split(maxsplit=1)
-    if not rest:
-        return ""
+    if not rest or word.startswith("-"):
+        return line if rest else ""
     try:
         session.client.resolve(word)
     except ConfigError:
@@ -213,6 +213,7 @@ def _question(session: Session, line: str) -> str:
 
 def _line(session: Session, line: str) -> Any:
     from .commands import COMMANDS
+    from .overview import or_none
     from .syntax.parser import subcommand
 
     try:
@@ -225,4 +226,4 @@ def _line(session: Session, line: str) -> Any:
     if isinstance(result, str):
         session.say(result)
         return None
-    return result
+    return or_none(result)

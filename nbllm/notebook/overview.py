@@ -60,6 +60,12 @@ def overview(frame: pd.DataFrame, *lines: Rendered | str) -> pd.DataFrame:
     return made  # type: ignore[no-any-return]
 
 
+def or_none(value: Any) -> Any:
+    """`value`, which a command gave; a table without rows says so, where it has no view of its own."""
+    viewed = not hasattr(value, "columns") or hasattr(value, "view")
+    return value if viewed or len(value) else overview(value, "There is none.")
+
+
 # --- models and providers -----------------------------------------------------------------------------------
 
 

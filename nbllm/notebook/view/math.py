@@ -328,5 +328,4 @@ def _html(tag: str, content: str, marks: tuple[str, str], env: Any) -> str:
     source = escape(content.join(marks), quote=False)
     if len(content) > _LONGEST or not _is_harmless(content):
         return f"<code>{source}</code>" if tag == "span" else f"<pre><code>{source}</code></pre>"
-    kind = TYPESET if env.get("typeset", True) else CLOSED
-    return f'<{tag} class="nbllm-tex{kind}">{source}</{tag}>'
+    return f'<{tag} class="nbllm-tex{TYPESET if env.get("typeset", True) else CLOSED}">{source}</{tag}>'

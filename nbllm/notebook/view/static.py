@@ -262,11 +262,6 @@ def call_source(call: ToolCall) -> str:
     return f"{call.name}({said})"
 
 
-def call_line(call: ToolCall) -> Rendered:
-    """A tool call in both forms."""
-    return call_rendered(clean(call_source(call)))
-
-
 def call_rendered(source: str) -> Rendered:
     """The source of a tool call in both forms."""
     return Rendered(
@@ -404,7 +399,11 @@ def _turn(response: Response | Step, format: str, thoughts: bool | None) -> Iter
         if isinstance(part, Reasoning):
             yield from _reasoning(part, thoughts)
         elif isinstance(part, ToolCall):
-            yield tool_line(part, ended[part.id]) if part.id in ended else call_line(part)
+            yield (
+                tool_line(part, ended[part.id])
+                if part.id in ended
+                else call_rendered(clean(call_source(part)))
+            )
         elif isinstance(part, (Image, Document)):
             yield (line := picture_line(part, room))
             room -= len(line.html)
@@ -420,11 +419,7 @@ def _reasoning(part: Reasoning, thoughts: bool | None) -> Iterable[Rendered]:
         yield note_line("Reasoning withheld by the provider.")
 
 
-def _nothing(_error: Exception, _response: Response) -> dict[str, Any]:
-    return {}
-
-
-@_surely(_nothing)
+@_surely(lambda _error, _response: dict[str, Any]())
 def provenance(response: Response) -> dict[str, Any]:
     """Where an answer comes from, for the output's metadata: no key, no address, no prompt but its hash."""
     from importlib.metadata import version
