@@ -130,7 +130,12 @@ def test_what_a_provider_says_in_its_errors_is_shown_as_text(kernel):
         ("", "No model"),
         (f"{PAIR} blocks=many", "blocks cannot be"),
         (f"{PAIR} blocks=2 blocks=3", "given twice"),
-        (f"{PAIR} format=json", "no option of a benchmark"),
+        (f"{PAIR} blocks=2 format=json", f"Column {len(PAIR) + 11}: format is no option of a benchmark"),
+        (f"{PAIR} cold=nope", "No start is called 'nope'"),
+        (f"{PAIR} batch=x", "batch cannot be 'x'"),
+        (f"{PAIR} batch=0", "batch=0 is none"),
+        ("sim/anthropic batch=2", "has no embeddings"),
+        (f"{PAIR} batch=2 max_tokens=5", "max_tokens"),
         (f"{PAIR} concurrency=0", "concurrency"),
     ],
 )
@@ -139,6 +144,30 @@ def test_what_cannot_be_run_says_so(kernel, line, words):
     ran = kernel.run(f"%llm bench {line}")
     assert not ran.ok
     assert words in "".join(ran.error["traceback"])
+
+
+def test_embeddings_are_measured_from_a_cell(kernel):
+    """Each number of texts is a model of its own, compared within its blocks, in the table of the cell."""
+    line = "vectors << sim/openai,sim/ollama batch=1,2 blocks=3 warmup=0"
+    ran = kernel.run(f"%%llm_bench {line}\nFirst text.\n---\nSecond text.")
+    assert ran.ok, ran.error
+    told = kernel.value("dict(zip(vectors.name, vectors.texts.astype(int)))")
+    assert {f"sim/{name} x{n}": n for name in ("openai", "ollama") for n in (1, 2)} == told
+    assert [12, 0] == kernel.value("[len(vectors), int(vectors.out_tokens.sum())]")
+    assert kernel.value("bool(vectors.e2e_ms.notna().all())")
+    assert {"tokens in/s", "texts/s"} <= set(kernel.value("list(_.columns)"))
+    assert ["e2e_ms"] == kernel.value("[nbllm.bench.compare(vectors, metrics='e2e_ms').metric.unique()[0]]")
+
+
+def test_a_line_may_score_and_assert_by_functions_of_the_notebook(kernel):
+    """By their names, as in a cell; a value may stand apart from its option."""
+    kernel.run("def brief(answer, more): return len(answer) < 10_000")
+    line = "sim/openai@ttft=0.001,tokens=3 --blocks 2 --warmup 0 timeout=30 retries=1"
+    ran = kernel.run(f"%llm bench {line} score=brief asserts=brief asserts='contains: zzz' out=judged")
+    assert ran.ok, ran.error
+    assert [[1.0], [1.0], [0.0]] == kernel.value(
+        "[sorted(judged[c].unique()) for c in ('score', 'check_brief', 'check_contains')]"
+    )
 
 
 def test_numbers_and_lists_are_read_as_they_are_written():

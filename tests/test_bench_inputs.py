@@ -202,3 +202,66 @@ def test_columns_of_prompts_that_have_our_names_keep_their_values(tmp_path, monk
     told = df.iloc[0]
     assert own == {name: told[name if name == "mine" else f"prompt_{name}"] for name in own}
     assert ["ok", 1.0, True] == [told["status"], told["check_it"], told["passed"]]
+
+
+# --- options of a run ---
+
+ONE = "sim/openai@ttft=0.001,gap=0.0001,tokens=2"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("models", v) for v in (None, 5, [None], [5])),
+        *(("per_turn", v) for v in (0, "x", 2.5, True)),
+        *(("cooldown", v) for v in (-1, "x", 1.5, None)),
+        *(("idle", v) for v in (5, [], [-1], ["x"], [math.nan])),
+        *(("cold", v) for v in (5, [], None, ["nope"])),
+        *(("seed", v) for v in ("x", 1.5, True)),
+        *(("stop_when", v) for v in (0, -1, "x", math.inf)),
+        *(("keep_answers", v) for v in ("no", None)),
+        *(("disturb", v) for v in ("x", (2, 1))),
+        *(("directory", v) for v in (5,)),
+        *(("retries", v) for v in (-1, "x", 1.5)),
+        *(("think", v) for v in (-1, "x", (2, 1), (1, 2, 3))),
+        *(("rate", v) for v in (math.inf, math.nan, 0)),
+        *(("asserts", v) for v in (5, [5])),
+        *(("judge", v) for v in ("nope/x", 5)),
+    ],
+)
+def test_an_option_of_a_run_of_another_kind_is_told_before_anything_is_sent(
+    tmp_path, monkeypatch, option, value
+):
+    """And no run is begun."""
+    monkeypatch.setenv("NBLLM_RUNS", str(tmp_path))
+    options = {"models": [ONE, {"model": ONE, "name": "b"}], "progress": False, option: value}
+    options |= {"score": "judge: which is better?"} if option == "judge" else {}
+    with pytest.raises(ConfigError):
+        bench.run(prompts="Hi.", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_judge_of_one_model_is_told_before_anything_is_sent(tmp_path, monkeypatch):
+    monkeypatch.setenv("NBLLM_RUNS", str(tmp_path))
+    with pytest.raises(ConfigError, match="answers of two models"):
+        bench.run(ONE, "Hi.", score="judge: which is better?", judge=ONE, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "words"),
+    [
+        ([("a", "a", "a")], {}, "compared with itself"),
+        ([("a", "b", "a")], {"level": 95}, "level is a share"),
+        ([("a", "b", "c")], {}, "neither a, b nor tie"),
+    ],
+)
+def test_comparisons_that_are_none_are_told(rows, options, words):
+    with pytest.raises(ConfigError, match=words):
+        bench.win_rates(pd.DataFrame(rows, columns=["a", "b", "winner"]), **options)
+
+
+@pytest.mark.parametrize("limit", [0, -1, "x", True])
+def test_a_judges_limit_is_a_number_of_comparisons(limit):
+    with pytest.raises(ConfigError, match="limit is a number"):
+        bench.judge(frame(), "Which?", ONE, limit=limit)

@@ -13,7 +13,7 @@ from . import statistics as st
 from .correlation import plausible
 from .frames import SCORE, grouped, last_attempts, measured, ordered, requests, retried, several, share
 from .pairs import Pair, Side, timed
-from .summaries import METRICS, RATES, SHARE, _known, _wanted, derived
+from .summaries import RATES, SHARE, _known, _wanted, derived
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -274,6 +274,3 @@ def _too_few(row: dict[str, Any], size: int, level: float) -> str:
         else st.least_blocks(size, level)
     )
     return f"at least {least} blocks are needed to decide among {counted(size, 'comparison')}"
-
-
-__all__ = ["METRICS", "compare", "ordered"]

@@ -22,7 +22,7 @@ from ..client.api import default_client
 from ..client.client import Client
 from ..core.errors import ConfigError, NbllmError
 from . import statistics as st
-from .frames import last_attempts, measured, ordered, requests
+from .frames import last_attempts, measured, ordered, requests, share
 from .scoring import answers
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ def judge(
     """
     import pandas as pd
 
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ConfigError(f"limit is a number of comparisons, not {limit!r}.", hint="limit=100")
     client = client or default_client()
     pairs = list(itertools.islice(_pairs(df, baseline), limit))
     if not pairs:
@@ -88,10 +90,10 @@ def judge(
     both = out.dropna(subset=["forward", "backward"])
     same = int((both["forward"] == both["backward"]).sum())
     lo, hi, _ = st.wilson(same, len(both))
-    share = same / len(both) if len(both) else math.nan
+    agreed = same / len(both) if len(both) else math.nan
     cost = out["cost_usd"].sum(min_count=1) if open_ else 0.0
     about = {"model": model, "question": question, "asked": 2 * len(both), "cost_usd": float(cost)}
-    out.attrs["judge"] = {**about, "agreement": share, "agreement_lo": lo, "agreement_hi": hi}
+    out.attrs["judge"] = {**about, "agreement": agreed, "agreement_lo": lo, "agreement_hi": hi}
     return out
 
 
@@ -205,10 +207,13 @@ def win_rates(judged: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     import pandas as pd
     from scipy.stats import norm, t
 
+    share("level", level)
     missing = [c for c in ("a", "b", "winner") if c not in judged]
     if missing:
         raise ConfigError(f"Comparisons need a column {missing[0]!r}.", hint="Columns a, b and winner.")
     used = judged.dropna(subset=["a", "b", "winner"]).astype({"a": str, "b": str, "winner": str})
+    if (used["a"] == used["b"]).any():
+        raise ConfigError("A model is compared with itself.", hint="a and b are two models.")
     odd = used[
         ~(used["winner"].isin(["tie"]) | (used["winner"] == used["a"]) | (used["winner"] == used["b"]))
     ]

@@ -64,7 +64,7 @@ class Load:
     ) -> tuple[Load, ...]:
         """The levels of load that `bench.run` was asked for, one after another. Raises ConfigError for what
         contradicts itself."""
-        if per_turn is not None and per_turn < 1:
+        if per_turn is not None and (type(per_turn) is not int or per_turn < 1):
             raise ConfigError(f"per_turn is a number of requests, not {per_turn!r}.", hint="per_turn=20")
         if rate is None and (arrivals is None or isinstance(arrivals, str)):
             if arrivals is not None:
@@ -126,7 +126,7 @@ def _whole(concurrency: Any) -> int:
 
 
 def _rate(rate: Any) -> float:
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not rate > 0:
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
         raise ConfigError(f"A rate is a number of requests a second above 0, not {rate!r}.", hint="rate=2.5")
     return float(rate)
 

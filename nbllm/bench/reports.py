@@ -17,13 +17,13 @@ from ..store import columns
 from .comparison import BAD, GOOD, compare
 from .decisions import FIGURES, board, cost
 from .exchange import writing
-from .frames import grouped, leading, measured, ordered, requests, retried, succeeded
+from .frames import grouped, leading, measured, ordered, requests, succeeded
 from .naming import short_names
 from .pages import LONG, STYLE, Cell, band, dollars, folded, heading, number, percent, plain, table
 from .plots import plot
 from .presets import ladder
 from .sentences import SETTING, sentences
-from .summaries import SHARE, WORDS, summary
+from .summaries import SHARE, WORDS, nothing_waited, summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,7 +168,7 @@ def _name(row: Mapping[Any, Any], short: Mapping[str, str]) -> Cell:
 
 
 def _summary(df: pd.DataFrame, short: Mapping[str, str]) -> str:
-    shown = [m for m in _SHOWN if df[m].notna().any() and not (m == "ttft_sched_ms" and _closed(df))]
+    shown = [m for m in _SHOWN if df[m].notna().any() and not (m == "ttft_sched_ms" and nothing_waited(df))]
     told = summary(df, metrics=[*shown, SHARE], stats=("p50", "p90", "p99"))
     if not len(told):
         return "<h2>Results</h2><p>Nothing was measured.</p>"
@@ -203,10 +203,6 @@ def _figures(found: Mapping[Any, Any], metric: str) -> Cell:
     words = [number(r["value"]) if r["supported"] else f"({number(r['value'])})" for r in tails]
     known = not math.isnan(found[metric, "p50"]["value"])
     return Cell(number(found[metric, "p50"]["value"]), " · ".join(words) if known else "")
-
-
-def _closed(df: pd.DataFrame) -> bool:
-    return set(df["load_kind"].dropna().astype(str)) <= {"closed", "single"} and not retried(df)
 
 
 def _comparison(compared: pd.DataFrame | None, short: Mapping[str, str]) -> str:
@@ -295,11 +291,11 @@ def _opening(df: pd.DataFrame, heading: str) -> str:
         "arrivals stamped by " + _listed(df["stamp"].dropna().astype(str).unique())
         if df["stamp"].notna().any()
         else "",
+        f"made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     ]
     return (
         f"<h1>{escape(heading)}</h1><p class=lead>{escape(', '.join(filter(None, facts)))}.</p>"
-        f"<p class=dim>{escape(', '.join(filter(None, machine)))}. Made {datetime.now(UTC):%Y-%m-%d %H:%M} "
-        f"UTC.</p>"
+        f"<p class=dim>{escape(', '.join(filter(None, machine)))}.</p>"
     )
 
 

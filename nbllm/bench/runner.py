@@ -9,7 +9,7 @@ import os
 import platform
 import secrets
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -110,9 +110,28 @@ def run(
     A request that fails is a row with its status. Stop (Ctrl-C) ends the run and returns what is there;
     `bench.resume` goes on. Raises ConfigError for what cannot be planned.
     """
+    given = (
+        list(models) if isinstance(models, Iterable) and not isinstance(models, (str, Mapping)) else [models]
+    )
+    _fitting(
+        models=given,
+        idle=idle,
+        think=think,
+        warmup=warmup,
+        cooldown=cooldown,
+        prefix=prefix,
+        seed=seed,
+        stop_when=stop_when,
+        metric=metric,
+        cold=cold,
+        max_errors=max_errors,
+        directory=directory,
+        keep_answers=keep_answers,
+        disturb=disturb,
+        retries=options.get("retries"),
+    )
     client = client or default_client()
     counted = {**options, "tokenizer": counting.counter(tokenizer)}
-    given = [models] if isinstance(models, (str, Mapping)) else list(models)
     arms = _arms(list(_by_batch(given, batch)), counted, client)
     recorded = isinstance(prompts, Trace)
     if recorded:
@@ -120,6 +139,10 @@ def run(
     prompt_set = prompts_of(prompts, prompt)
     quality = Quality.of(asserts, score, judge)
     quality.check(keep_answers, prompt_set, vectors=any(arm.batch for arm in arms))
+    if judge is not None:  # found before anything is paid for
+        client.resolve(judge, None, None).check()
+        if len(arms) < 2:
+            raise errors.ConfigError("A judge compares answers of two models.", hint="Name another model.")
     seed = secrets.randbelow(2**31) if seed is None else seed
     loads = plan.Load.of(concurrency=concurrency, rate=rate, arrivals=arrivals, per_turn=per_turn)
     loads = tuple(replace(load, aligned=recorded) for load in loads)
@@ -148,9 +171,6 @@ def run(
         keep_answers,
         None if think is None else tuple(think) if isinstance(think, Sequence) else (think, think),  # type: ignore[arg-type]
     )
-    for rule, (fits, words, hint) in _RULES.items():
-        if not fits(value := getattr(rules, rule)):
-            raise errors.ConfigError(f"{words} {value!r}.", hint=hint)
     run_id = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
     place = Path(directory) if directory is not None else home() / run_id
     if _begun(place):
@@ -557,18 +577,63 @@ def _kinds_of(given: Sequence[prompts.Prompt]) -> list[prompts.Prompt]:
     )
 
 
-def _whole(value: Any, least: int) -> bool:
+def _whole(value: Any, least: float) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _span(value: tuple[Any, ...]) -> bool:
-    """Whether it is a pair of seconds, from and to."""
-    known = all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in value)
-    return known and len(value) == 2 and 0 <= value[0] <= value[1] < math.inf
+def _seconds(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
-# What each rule may be; else what is said, and what to do.
-_RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+def _span(value: Any) -> bool:
+    """Whether it is seconds, or a pair of them, from and to."""
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
+    return len(pair) == 2 and all(map(_seconds, pair)) and bool(pair[0] <= pair[1])
+
+
+def _fitting(**given: Any) -> None:
+    """Raises ConfigError for an option that is none of what it may be."""
+    for option, (fits, words, hint) in _OPTIONS.items():
+        if not fits(value := given[option]):
+            raise errors.ConfigError(f"{words} {value!r}.", hint=hint)
+
+
+# What each option may be; else what is said, and what to do.
+_OPTIONS: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+    "models": (
+        lambda v: all(isinstance(m, (str, Mapping)) for m in v),
+        "Not models:",
+        'bench.run(["openai/mini", {"model": "gemini/flash", "name": "flash"}], ...)',
+    ),
+    "cooldown": (lambda v: _whole(v, 0), "cooldown is a number of requests, not", "cooldown=5"),
+    "idle": (
+        lambda v: isinstance(v, Collection) and len(v) > 0 and all(map(_seconds, v)),
+        "idle is a list of pauses in seconds, not",
+        "idle=[0, 30, 300]",
+    ),
+    "cold": (
+        lambda v: isinstance(v, (bool, str)) or (isinstance(v, Collection) and len(v) > 0),
+        "Not a ladder of starts:",
+        f"cold=True, or a list of {', '.join(columns.START_KINDS)}.",
+    ),
+    "seed": (lambda v: v is None or _whole(v, -math.inf), "seed is a whole number, not", "seed=7"),
+    "stop_when": (
+        lambda v: v is None or (_seconds(v) and v > 0),
+        "stop_when is half the width of an interval, not",
+        "stop_when=0.05 is 5 %.",
+    ),
+    "keep_answers": (
+        lambda v: isinstance(v, bool),
+        "keep_answers is True or False, not",
+        "keep_answers=False",
+    ),
+    "disturb": (lambda v: v is None or _span(v), "Not a disturbance:", "See bench.selftest."),
+    "directory": (
+        lambda v: v is None or isinstance(v, (str, os.PathLike)),
+        "Not a directory:",
+        'directory="runs/monday"',
+    ),
+    "retries": (lambda v: v is None or _whole(v, 0), "retries is a number of times, not", "retries=2"),
     "warmup": (
         lambda v: v == "auto" or _whole(v, 0),
         "Not a warm-up:",

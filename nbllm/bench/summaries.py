@@ -177,7 +177,7 @@ def _known(df: pd.DataFrame, keys: Sequence[str]) -> None:
 
 def _wanted(df: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
     if metrics is None:
-        closed = set(df["load_kind"].dropna().astype(str)) <= {"closed", "single"} and not retried(df)
+        closed = nothing_waited(df)
         return [
             SHARE,
             *([SCORE] if SCORE in df and df[SCORE].notna().any() else []),
@@ -190,6 +190,11 @@ def _wanted(df: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
             hint=f"Usual ones are {', '.join(METRICS[:8])}, {SHARE}.",
         )
     return list(metrics)
+
+
+def nothing_waited(df: pd.DataFrame) -> bool:
+    """Whether every request was called when it was due."""
+    return set(df["load_kind"].dropna().astype(str)) <= {"closed", "single"} and not retried(df)
 
 
 def derived(df: pd.DataFrame, metrics: Sequence[str] | None) -> pd.DataFrame:

@@ -25,15 +25,14 @@ _TIMES = {"ms": 1.0, "s": 1e3, "m": 6e4, "": 1e3}
 
 def named(given: Any) -> dict[str, Any]:
     """Assertions by name, out of one, a list, or a mapping of names: a list's are called by their kinds."""
-    if given is None:
-        return {}
     if isinstance(given, Mapping) and not set(given) <= set(_KINDS):
         return {str(name): one for name, one in given.items()}
     found: dict[str, Any] = {}
-    for one in [given] if isinstance(given, (str, Mapping)) or callable(given) else list(given):
+    several = isinstance(given, Iterable) and not isinstance(given, (str, Mapping)) and not callable(given)
+    for one in () if given is None else given if several else [given]:
         name = _name(one)
-        several = sum(n.partition("#")[0] == name for n in found)
-        found[f"{name}#{several + 1}" if several else name] = one
+        before = sum(n.partition("#")[0] == name for n in found)
+        found[f"{name}#{before + 1}" if before else name] = one
     return found
 
 

@@ -17,12 +17,13 @@ def with_asserts(namespace: Mapping[str, Any], options: Mapping[str, Any]) -> di
     anything is sent."""
     if "asserts" not in options:
         return dict(options)
-    found = named([_read(text, namespace) for text in options["asserts"]])
+    found = named([assertion(text, namespace) for text in options["asserts"]])
     checks(found)  # raises for what is wrong with one
     return {**options, "asserts": found}
 
 
-def _read(text: str, namespace: Mapping[str, Any]) -> Any:
+def assertion(text: str, namespace: Mapping[str, Any]) -> Any:
+    """What a line says of an assertion: words, JSON, or the function of the notebook that is called so."""
     if text.startswith("{"):
         try:
             return json.loads(text)

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
 from ..core.options import REQUEST
 from ..core.values import counted
+from .asserting import assertion
 from .session import Session
 from .syntax.lexer import fail, value
 from .syntax.options import BENCH
@@ -29,8 +29,10 @@ from .syntax.places import refuse_places
 if TYPE_CHECKING:
     import pandas as pd
 
-_DEFAULT_OUT = "_bench"
-_SENT = {*REQUEST, "retries", "keep"} - {"schema", "tools"}  # options of a call that a line passes on
+_SENT = {*REQUEST, "retries", "keep", "timeout"} - {
+    "schema",
+    "tools",
+}  # options of a call that a line passes on
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _SHORT = {
     "ttft_ms": "ttft ms",
@@ -39,7 +41,6 @@ _SHORT = {
     "in_tok_s": "tokens in/s",
     "texts_s": "texts/s",
 }
-_EMBEDDED = ("in_tok_s", "texts_s")  # figures of embeddings alone
 _DIVIDER = re.compile(r"(?m)^-{3,}[ \t]*$")
 
 
@@ -66,7 +67,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "int": int,
     "float": float,
     "str": str,
-    "rungs": lambda text: _TRUTH.get(text.lower()) if "_" not in text else text.split(","),
+    "rungs": lambda text: _TRUTH.get(text.lower(), text.split(",")),
     "truth": lambda text: _TRUTH[text.lower()],
     "ints": _numbers(int),
     "numbers": _numbers(float),
@@ -75,7 +76,9 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "budget": _budget,
     "list": lambda text: [text],
 }
-_OPTION = re.compile(rf"(?<!\S)(?:--)?(?P<name>{'|'.join(map(re.escape, BENCH))})=")
+_OPTION = re.compile(
+    rf"(?<!\S)(?P<dashes>--)?(?P<name>{'|'.join(map(re.escape, BENCH))})(?:=|(?(dashes)[ \t]+|=))"
+)
 
 
 def split(line: str) -> tuple[dict[str, Any], str]:
@@ -96,7 +99,7 @@ def split(line: str) -> tuple[dict[str, Any], str]:
             raise fail(
                 match.start(), f"{name} cannot be {text!r}", f"See help(nbllm.bench.run) for {name}."
             ) from None
-        rest, at = rest + line[at : match.start()], end
+        rest, at = rest + line[at : match.start()] + " " * (end - match.start()), end  # columns stay
     return found, rest + line[at:]
 
 
@@ -111,11 +114,15 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
     options, rest = split(line)
     read = session.parse(rest)
     refuse_places(read, session.namespace)
-    read = replace(read, models=session.models(read.models))
-    if not read.models:
+    names = session.models(read.models)
+    if not names:
         raise ConfigError(
             "No model was named.", hint="For example: %llm bench openai/mini,claude/sonnet blocks=20"
         )
+    if "asserts" in options:  # functions of the notebook by their names, as in a cell
+        options["asserts"] = [assertion(text, session.namespace) for text in options["asserts"]]
+    if "score" in options:
+        options["score"] = assertion(options["score"], session.namespace)
     options["prompts"] = _prompts(session, options.get("prompts"), cell)
     passed = {name: chosen for name, chosen in read.options.items() if name in _SENT}
     if passed.get("cache") in ("true", "refresh"):
@@ -126,12 +133,13 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
         )
     unknown = sorted(set(read.options) - set(passed))
     if unknown:
-        raise ConfigError(
-            f"{unknown[0]} is no option of a benchmark.",
-            hint=f"There are {', '.join(n for n, o in BENCH.items() if n != o.name or n == 'bench.seed')}, "
+        raise fail(
+            read.spans[unknown[0]][0],
+            f"{unknown[0]} is no option of a benchmark",
+            f"There are {', '.join(n for n, o in BENCH.items() if n != o.name or n == 'bench.seed')}, "
             "and the options of a call.",
         )
-    models = [{"model": name, **passed} for name in read.models]  # seed= of a call is not the run's
+    models = [{"model": name, **passed} for name in names]  # seed= of a call is not the run's
     try:
         df = run(models, client=session.client, extra=dict(read.extra) or None, progress=shown, **options)
     except KeyboardInterrupt:  # before the first request, or a second time: what was measured is on disk
@@ -139,7 +147,7 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
             raise
         df = load(shown.run_id)
         shown.end("stopped", len(df))
-    session.namespace[read.out or _DEFAULT_OUT] = df
+    session.namespace[read.out or "_bench"] = df
     return short(df, summary) if (df["phase"] == "measure").any() else None  # the display says why
 
 
@@ -167,16 +175,18 @@ def short(df: pd.DataFrame, summary: Callable[..., pd.DataFrame]) -> pd.DataFram
         if k in told and told[k].nunique(dropna=False) > 1
     ] or ["name"]
     costs = df.dropna(subset="cost_usd").groupby(keys, observed=True, dropna=False)["cost_usd"].sum()
-    spoilt = bool((told["n_contaminated"] > 0).any())
     lines = []
     for key, part in told.groupby(keys, sort=False, observed=True, dropna=False):
         line: dict[str, Any] = dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
         by_metric: Mapping[str, Any] = {row["metric"]: row for row in part.to_dict("records")}
         first = part.iloc[0]
-        line |= {"answers": first["n"], "failed": first["n_failed"]}
-        line |= {"contaminated": first["n_contaminated"]} if spoilt else {}
+        line |= {
+            "answers": first["n"],
+            "failed": first["n_failed"],
+            **({"contaminated": first["n_contaminated"]} if (told["n_contaminated"] > 0).any() else {}),
+        }
         for metric, label in _SHORT.items():
-            if metric not in _EMBEDDED or (metric in df and df[metric].notna().any()):
+            if metric not in ("in_tok_s", "texts_s") or (metric in df and df[metric].notna().any()):
                 line[label] = _interval(by_metric.get(metric))
         cost = costs.get(key if len(keys) > 1 or not isinstance(key, tuple) else key[0])
         line["cost $"] = "–" if cost is None else f"{cost:.3g}"
