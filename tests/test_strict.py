@@ -93,6 +93,41 @@ def test_a_script_that_is_none_is_told():
             script(wrong)
 
 
+@pytest.mark.parametrize(
+    "steps", [5, [{1, 2}], [{"text": b"x"}], [{"text": "\ud83d"}], [{"calls": [{"name": "\udc00"}]}]]
+)
+def test_what_json_cannot_hold_is_no_script(steps):
+    with pytest.raises(BadOption, match="script= "):
+        script(steps)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_half_a_character_in_arguments_is_sent_as_it_is_written(client, name):
+    steps = [{"calls": [{"name": "price", "arguments": '{"article": "\\ud83d!"}'}]}]
+    asked = model(name, steps)
+    call = client.complete("?", model=asked, tools=[PRICE]).tool_calls[0]
+    assert call.arguments == {"article": "\ufffd!"}
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "reason"),
+    [
+        ("gemini", "MALFORMED_FUNCTION_CALL", "error"),
+        ("gemini", "SAFETY", "content_filter"),
+        ("gemini", "stop", "stop"),
+        ("gemini", "length", "length"),
+        ("ollama", "length", "length"),
+        ("ollama", "unheard", "other"),
+        ("openai", "content_filter", "content_filter"),
+        ("claude", "refusal", "content_filter"),
+    ],
+)
+def test_a_script_says_how_an_answer_ends(client, name, word, reason):
+    asked = model(name, [{"text": "So far.", "finish": word, "repeat": True}])
+    response = client.complete("?", model=asked)
+    assert (response.text, response.finish_reason) == ("So far.", reason)
+
+
 def entries(*kinds):
     """A history in short: c a call, r its result, a words of the model, u of the user, each in a message."""
     made, numbers = [], {"c": 0, "r": 0}

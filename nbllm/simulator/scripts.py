@@ -57,9 +57,15 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def script(steps: Iterable[Mapping[str, Any]]) -> str:
     """`script=...` for a model's name: f"sim/openai/m@{script([...])}". Raises BadOption."""
-    text = json.dumps(list(steps), ensure_ascii=False)
-    _read(text)
-    return f"script={quote(text, safe='')}"
+    try:
+        text = json.dumps(list(steps), ensure_ascii=False)
+        _read(text)
+        return f"script={quote(text, safe='')}"
+    except UnicodeEncodeError:
+        words = """script= holds half of a character: write arguments as a text, '{"a": "\\\\ud83d"}'."""
+        raise BadOption(words) from None
+    except TypeError as error:
+        raise BadOption(f"script= is no list of steps: {error}") from None
 
 
 def step(ask: Ask, options: Options) -> Step | None:

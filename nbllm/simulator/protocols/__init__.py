@@ -127,11 +127,13 @@ def whole_number(value: Any) -> int | None:
 
 
 def arguments(text: str) -> Any:
-    """A call's arguments as an object; {} where a token limit cut their JSON."""
+    """A call's arguments as an object; {} where a token limit cut their JSON. Halves of characters, which
+    only JSON can write, stay as they are written."""
     try:
-        return json.loads(text or "{}")
-    except ValueError:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
         return {}
+    return msgspec.Raw(json.dumps(value).encode()) if "\\ud" in text.lower() else value
 
 
 def listed(value: Any) -> tuple[Any, ...]:

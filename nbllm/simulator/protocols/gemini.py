@@ -18,6 +18,7 @@ NAME = "gemini"
 ID = "sim-"
 PING = b": ping\n\n"
 _SIGNATURE = "c2ltdWxhdGVkLXNpZ25hdHVyZQ=="
+_FINISH = {"length": "MAX_TOKENS", "stop": "STOP", "tool_calls": "STOP"}
 
 # status or `why`: (status word, message)
 ERRORS: dict[int | str, tuple[str, str]] = {
@@ -220,7 +221,7 @@ def _events(reply: Reply) -> Iterator[Out]:
         yield Out(
             "block", encode(_chunk(reply, [picture], done["reasoning"], done["content"] + done["tool"])), at
         )
-    at, finish = reply.end(at), "MAX_TOKENS" if reply.finish == "length" else "STOP"
+    at, finish = reply.end(at), _FINISH.get(reply.finish, reply.finish)
     yield Out(
         "finish",
         encode(_chunk(reply, [{"text": ""}], reply.reasoning, reply.output - reply.reasoning, finish)),
@@ -246,7 +247,7 @@ def whole(reply: Reply) -> Mapping[str, Any]:
     parts = [
         _part(reply, b, Piece(i, b.text, len(b.tokens), 0.0, True, True)) for i, b in enumerate(reply.blocks)
     ]
-    finish = "MAX_TOKENS" if reply.finish == "length" else "STOP"
+    finish = _FINISH.get(reply.finish, reply.finish)
     return _chunk(reply, parts + _pictures(reply), reply.reasoning, reply.output - reply.reasoning, finish)
 
 

@@ -83,7 +83,7 @@ def _line(reply: Reply, at: float, *, done: bool = False, **said: Any) -> dict[s
 def stated(reply: Reply, began: float, ended: float) -> dict[str, Any]:
     """The counts and durations of the last line, nanoseconds. Loading, reading the prompt and writing add up
     to the whole."""
-    reason = "length" if reply.finish == "length" else "stop"
+    reason = "stop" if reply.finish == "tool_calls" else reply.finish
     if not reply.options.usage:
         return {"done_reason": reason}
     ns = {
