@@ -509,8 +509,9 @@ def test_files_of_three_programs_are_read_alike(servers, tmp_path):
     ["{", "[]", "\xff", '{"mcpServers": []}', '{"mcpServers": {"a": 1}}', "[" * 100_000, "/*" * 10_000, ""],
 )
 def test_a_file_that_says_nothing_is_a_problem_at_most(text, servers):
-    entries, _ = servers(files={".mcp.json": text}).entries()
+    entries, problems = servers(files={".mcp.json": text}).entries()
     assert all(e.problem for e in entries)
+    assert bool(entries or problems) == bool(text)
 
 
 VALUES = {
@@ -557,12 +558,36 @@ PROBLEMS = [
     ({"url": "https://u:p@a.example"}, "headers"),
     ({"url": "http://a.example", "headers": {"A": "b"}}, "unencrypted"),
     ({"url": "https://a.example:x"}, "address"),
+    ({"command": "x", "type": []}, "type"),
+    ({"command": "x", "type": None}, "type"),
+    ({"url": "https://a.example", "transport": {}}, "transport"),
+    *(
+        ({"url": "https://a.example", "headers": {"X-Key": value}}, "header X-Key")
+        for value in (f"\0{CANARY}", f"{CANARY}\r\nB: 2", f"\x1b{CANARY}", f"\ud83d{CANARY}", f"{CANARY}\x7f")
+    ),
+    *(
+        ({"url": "https://a.example", "headers": {name: CANARY}}, "no name")
+        for name in ("", "A\r\nB", "a b", "é", "a:", "\ud83d")
+    ),
 ]
 
 
 @pytest.mark.parametrize(("table", "word"), PROBLEMS)
 def test_what_is_wrong_with_an_entry_is_told(table, word):
-    assert word in entry_of("bad", table, here(), {}).problem
+    problem = entry_of("bad", table, here(), {}).problem
+    assert word in problem
+    assert CANARY not in problem
+
+
+def test_values_are_read_as_they_were_meant():
+    """What JSON writes as true is no True of Python's; blanks around what was copied are not sent."""
+    table = {"command": "x", "args": [True, 1, "y"], "env": {"DEBUG": False}}
+    entry = entry_of("one", table, here(), {})
+    assert ("x", "true", "1", "y") == entry.argv
+    assert {"DEBUG": "false"} == entry.env
+    table = {"url": " https://a.example/mcp\n", "headers": {"X-Key": "${K}"}}
+    entry = entry_of("one", table, here(), {"K": f"{CANARY}\n"})
+    assert ("https://a.example/mcp", CANARY) == (entry.url, entry.headers["X-Key"].reveal())
 
 
 def test_an_entry_shows_no_secret():

@@ -84,6 +84,8 @@ def _tables(text: str, folder: Path) -> Iterator[Mapping[str, Any]]:
     projects = data.get("projects")
     own = projects.get(str(folder)) if isinstance(projects, dict) else None
     found = [part.get(root) for part in (own, data) if isinstance(part, dict) for root in _ROOTS]
+    if not isinstance(data.get("mcpServers", {}), dict):
+        raise ValueError("its mcpServers are no object")  # noqa: TRY004 - as above
     return (table for table in found if isinstance(table, dict))
 
 

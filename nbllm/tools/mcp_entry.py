@@ -177,6 +177,7 @@ def _texts(value: Any) -> bool:
 
 _KINDS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("command", "cwd", "url", "serverUrl"), lambda v: isinstance(v, str)),
+    **dict.fromkeys(("type", "transport"), lambda v: isinstance(v, str)),
     "args": lambda v: isinstance(v, list) and all(isinstance(a, (str, int, float)) for a in v),
     **dict.fromkeys(("env", "headers"), _texts),
     **dict.fromkeys(("oauth", "auth"), lambda v: isinstance(v, dict)),
@@ -185,10 +186,10 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
 
 def _entry(name: str, table: Mapping[str, Any], source: Source, env: Mapping[str, str]) -> Entry:
     def fill(text: object) -> str:
-        return expanded(str(text), env, source.folder)
+        return expanded(_text(text), env, source.folder)
 
-    words = [str(table.get("command", "")), *map(str, table.get("args", ()))]
-    url = str(table.get("url") or table.get("serverUrl") or "")
+    words = [str(table.get("command", "")), *map(_text, table.get("args", ()))]
+    url = str(table.get("url") or table.get("serverUrl") or "").strip()
     given, headers = dict(table.get("env", {})), dict(table.get("headers", {}))
     login = {**table.get("auth", {}), **table.get("oauth", {})}
     cwd = str(source.folder / Path(fill(table.get("cwd", "."))).expanduser())
@@ -200,13 +201,28 @@ def _entry(name: str, table: Mapping[str, Any], source: Source, env: Mapping[str
         () if url else (_program(fill(words[0]), cwd), *map(fill, words[1:])),
         address,
         {k: fill(v) for k, v in given.items()},
-        {k: Secret(fill(v), f"{k} of {name}", origin(address)) for k, v in headers.items()},
+        {k: Secret(_header(k, fill(v)), f"{k} of {name}", origin(address)) for k, v in headers.items()},
         cwd,
         {"words": words, "url": url, "cwd": table.get("cwd"), "env": given, "headers": headers}
         | ({"login": login} if login else {}),
         _registered(login, fill),
         unused=tuple(k for k in table if k not in _OURS),
     )
+
+
+def _text(value: object) -> str:
+    """A value as JSON has it."""
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+def _header(name: str, value: str) -> str:
+    """A header's value without blanks around it. Raises ConfigError for what none can hold: whoever sends it
+    would tell it in an error, and escaped, so that it is not known for what it is."""
+    if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII):
+        raise ConfigError(f"{name[:40]!r} is no name of a header")
+    if not re.fullmatch(r"[^\0-\x08\n-\x1f\x7f\ud800-\udfff]*", value.strip()):
+        raise ConfigError(f"the value of its header {name[:40]} holds characters that no header can")
+    return value.strip()
 
 
 _LOGIN = {
