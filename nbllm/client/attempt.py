@@ -366,9 +366,12 @@ async def opened(
     connect: float | None = _CONNECT,
 ) -> AsyncIterator[HttpReply]:
     """A good answer to a question, which must end within `limit` seconds, `connect` of them for a connection.
-    Raises our errors, what is secret masked in them."""
+    What makes something (a batch, a kept context) has a connection of its own: over one that was kept, it
+    would be sent again where the server lets go of that, and be made and paid for twice. Raises our errors,
+    what is secret masked in them."""
     try:
-        async with asyncio.timeout(limit), http.open(call, Trace(), connect) as reply:
+        sent = http.ready(call, fresh=call.method == "POST")
+        async with asyncio.timeout(limit), http.open(sent, Trace(), connect) as reply:
             if not 200 <= reply.status < 300:
                 raise refusal(dialect, reply, await reply.body(LIMIT), row)
             yield reply

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FIRST, _LONGER, _LONGEST = 5.0, 1.5, 60.0  # seconds between two looks, and how they grow
+_PATIENCE = 20  # looks that fail, one after another, before waiting ends with their error
+_KEPT = 86_400.0  # seconds for which every provider keeps a batch and its results
 _LISTED = 120.0  # seconds after which a batch that was created is in its provider's list
 _REFUSALS = (  # after which nothing was created
     *(errors.BadRequest, errors.AuthenticationError, errors.PermissionDenied, errors.NotFound),
@@ -98,7 +100,7 @@ class BatchJob:
             there, totals = Batches(file, self), Totals(self.name, sum(file.counts().values()))
             why = ""
             try:
-                while there.look()["waiting"] and file.parts():
+                while there.waits():
                     _draw(progress, totals, file)
                     pause(seconds)
                     seconds = min(seconds * _LONGER, _LONGEST)
@@ -124,7 +126,7 @@ class Batches:
 
     def __init__(self, file: RunFile, handle: BatchJob) -> None:
         self.file, self.job, self.df, self.client = file, handle.job, handle.df, handle.client
-        self.ended = ""
+        self.ended, self.failed = "", 0
         options = dict(self.job.options)
         refuse(options)
         if self.client.budget is not None:
@@ -179,14 +181,41 @@ class Batches:
         """Asks of every part, and keeps what has come. Gives how many rows are ok, failed and waiting."""
         for part in self.file.parts():
             there = self._adopted(part) if part.state == "creating" else part
-            if there is not None and not (found := self.server.look(there.batch)).running:
-                self._collect(there, found)
+            if there is not None:
+                self._look_at(there)
         most = self.file.get("batch_most")
         if most and not self.file.parts() and (ids := self.file.open_ids()):
             self._hand_in(next(self._split(ids[:most])))
         counts = self.file.counts()
         ok, failed = counts.get("ok", 0), counts.get("failed", 0)
         return {"ok": ok, "failed": failed, "waiting": sum(counts.values()) - ok - failed}
+
+    def waits(self) -> bool:
+        """As `look`: whether there is something to wait for. A network or a provider that is away for a while
+        costs nobody who waits for hours his waiting."""
+        try:
+            waiting = self.look()["waiting"]
+        except (errors.TransportError, errors.ServerError, errors.Overloaded, errors.RateLimited):
+            self.failed += 1
+            if self.failed >= _PATIENCE:
+                raise
+            return True
+        self.failed = 0
+        return bool(waiting and self.file.parts())
+
+    def _look_at(self, part: Part) -> None:
+        """Keeps what has come of a part that has ended. The rows of one that the provider keeps no longer
+        have failed, so that they can be asked again."""
+        try:
+            found = self.server.look(part.batch)
+        except errors.NotFound:
+            if _fresh(part):
+                raise
+            told = self._told(errors.ProviderError("The provider keeps this batch no longer."))
+            self.file.record([Row(id, "failed", error=told) for id in part.ids], part=part.part)
+        else:
+            if not found.running:
+                self._collect(part, found)
 
     def cancel(self) -> None:
         """Asks that no more is done."""
@@ -281,7 +310,11 @@ class Batches:
             if (outcome := collector.take(line)) is not None:
                 rows[ids[outcome.id]] = self._row(ids[outcome.id], outcome)
 
-        self.server.results(found, take)
+        try:
+            self.server.results(found, take)
+        except errors.NotFound:
+            if _fresh(part):
+                raise
         for outcome in collector.rest(found.state):
             rows[ids[outcome.id]] = self._row(ids[outcome.id], outcome)
         if collector.strange:
@@ -320,6 +353,11 @@ class Batches:
             return Row(id, "failed", None, self._told(error), cost, tokens)
         except Exception as exc:  # noqa: BLE001 - the line is the provider's: a wrong type, a depth, a number
             return Row(id, "failed", None, told_of(unreadable(server.row, exc)), cost, tokens)
+
+
+def _fresh(part: Part) -> bool:
+    """Whether every provider still keeps its batch and its results."""
+    return time.time() - part.created < _KEPT
 
 
 _MISSING = "MissingValue: a value of the prompt is missing in this row."

@@ -59,6 +59,8 @@ def answer_of(job: Job, response: Response) -> str:
     """The answer of a row, as it is kept: JSON. Raises ContentFiltered, and what a schema does not allow."""
     if response.finish_reason == "content_filter":
         raise errors.ContentFiltered("The provider's filter stopped the answer.")
+    if response.refusal and not response.text:
+        raise errors.ContentFiltered(f"The model refused: {response.refusal[:500]}")
     value = response.text if job.shape is None else value_of(response, job.shape)
     with errors.after_answer(response, "keeping it"):  # it may be nested deeper than can be written
         return json.dumps(value if job.shape is None else plain(value), default=str)
