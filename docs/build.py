@@ -29,6 +29,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PAGES, SITE = ROOT / "build" / "docs", ROOT / "build" / "site"
 GUIDES = (
+    "cells",
+    "providers",
+    "benchmarks",
     "tools",
     "rows",
     "batches",

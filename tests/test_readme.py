@@ -1,4 +1,5 @@
-"""The README: its blocks run in their order, in a fresh kernel without a key, and what it names is there."""
+"""The README: its blocks run in their order, in a fresh kernel without a key; what it names is there, and what the
+pages of cells, providers and benchmarks name."""
 
 import re
 from pathlib import Path
@@ -9,9 +10,24 @@ from nbllm.notebook.syntax.options import BENCH, OPTIONS, SUBCOMMANDS
 
 from .kernels import Kernel
 
-TEXT = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
-FENCES = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", TEXT)
-SPANS = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"(?ms)^```.*?^```$", "", TEXT))
+ROOT = Path(__file__).parents[1]
+README, CELLS, PROVIDERS, BENCHMARKS = (
+    (ROOT / name).read_text("utf-8")
+    for name in ("README.md", "docs/cells.md", "docs/providers.md", "docs/benchmarks.md")
+)
+FENCES = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", README)
+
+
+def spans(*pages):
+    """What stands between backquotes, outside of blocks."""
+    return [
+        span
+        for page in pages
+        for span in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"(?ms)^```.*?^```$", "", page))
+    ]
+
+
+SPANS = spans(README, CELLS, PROVIDERS, BENCHMARKS)
 
 
 def quick(code):
@@ -43,7 +59,7 @@ def test_every_line_it_names_is_there():
     """`%llm WORD`, and the words of its row of lines."""
     words = {w[1] for span in SPANS if (w := re.match(r"%llm ([a-z]+)\b(?!/)", span))}
     words |= set(
-        re.findall(r"`(\w+)`", next(line for line in TEXT.splitlines() if line.startswith("| lines |")))
+        re.findall(r"`(\w+)`", next(line for line in CELLS.splitlines() if line.startswith("| lines |")))
     )
     assert {"models", "simulate", "chat"} <= words
     assert set() == words - set(SUBCOMMANDS) - {"what"}
@@ -51,8 +67,9 @@ def test_every_line_it_names_is_there():
 
 def test_every_option_it_names_is_there():
     """`name=value` spans are options of a cell or of a benchmark, or stand in the short list below."""
-    named = {w[1] for span in SPANS if (w := re.match(r"([a-z][a-z_.]*)=[^=]", span)) and "(" not in span}
-    others = {"x.name", "x.start", "name", "by", "since", "oauth", "command", "executor", "window"}
+    of_calls = [span for span in spans(README, CELLS, PROVIDERS) if "(" not in span]
+    named = {w[1] for span in of_calls if (w := re.match(r"([a-z][a-z_.]*)=[^=]", span))}
+    others = {"x.name", "x.start", "x.n_ctx", "name", "by", "since", "oauth", "command", "executor", "window"}
     bench = {name.removeprefix("bench.") for name in BENCH}
     assert {"attach", "chat", "budget"} <= named
     assert set() == named - set(OPTIONS) - set(BENCH) - bench - others

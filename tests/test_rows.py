@@ -358,13 +358,3 @@ def test_the_person_s_own_prices_come_first():
 def test_places_of_an_env_of_its_own_are_none_of_this_machine():
     """So that a registry for a test reads nothing that lies about."""
     assert Places() == Places.of({})
-
-
-def test_the_readme_s_table_is_that_of_the_code():
-    """`python -m nbllm.routing.registry` makes it."""
-    path = Path(__file__).resolve().parent.parent / "README.md"
-    if path.exists():  # beside a wheel there is none
-        between = (
-            path.read_text("utf-8").partition("<!-- providers -->")[2].partition("<!-- /providers -->")[0]
-        )
-        assert registry.table().strip() == between.strip()

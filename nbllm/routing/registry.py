@@ -611,4 +611,4 @@ def table(registry: Registry | None = None) -> str:
 
 
 if __name__ == "__main__":
-    print(table())  # noqa: T201 - a table for the README
+    print(table())  # noqa: T201 - a table for docs/providers.md
