@@ -297,7 +297,7 @@ def test_no_pipe_is_left(mode, servers):
     usables, _ = own.submit(known.usables(["mcp/bad"])).result(LONG)
     own.submit(usables[0].call({})).result(LONG)
     own.close(LONG)
-    assert set() == ends_of_pipes() - before
+    assert comes_to(0, lambda: ends_of_pipes() - before)  # a thread closes that of the reaper
 
 
 def group_of(pid):

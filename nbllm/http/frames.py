@@ -274,10 +274,11 @@ def _bare_json(tail: bytes) -> Iterator[str]:
 
 
 def _bare_words(tail: bytes) -> str:
-    """Words that stand after the last SSE field: the error page of a gateway whose server went away. A
-    field that was cut in its name is none."""
+    """Words that stand after the last SSE field: the error page of a gateway whose server went away. Fields
+    of other names alone are none, nor is one that was cut in its name."""
     lines = _below_fields(tail).decode("utf-8", "replace").split("\n")
-    return "\n".join(line for line in lines if not any(field.startswith(line) for field in _FIELDS)).strip()
+    words = [line for line in lines if not any(field.startswith(line) for field in _FIELDS)]
+    return "" if all(_ODD_FIELD.match(line.encode()) for line in words) else "\n".join(words).strip()
 
 
 def _below_fields(tail: bytes) -> bytes:
