@@ -1,5 +1,5 @@
-"""The README: its blocks run in their order, in a fresh kernel without a key; what it names is there, and what the
-pages of cells, providers and benchmarks name."""
+"""The README: its blocks run in their order, in a fresh kernel without a key; what it names is there, and
+what the pages of cells, providers and benchmarks name."""
 
 import re
 from pathlib import Path
