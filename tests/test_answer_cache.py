@@ -195,6 +195,17 @@ def test_who_stops_leaves_the_others_their_answer(client, sim, stopped):
     assert client.complete("Stop", "openai/sim@ttft=1.5", cache=True, extra=told).cached
 
 
+@pytest.mark.parametrize("shorter", [{"first": 0.2}, {"idle": 0.2}, {"total": 0.2}])
+def test_nobody_waits_less_long_than_he_may(client, sim, shorter):
+    """A limit of one call ends no other that has more time."""
+    model = "openai/sim@ttft=0.01,stall=1,stall_for=2" if "idle" in shorter else "openai/sim@ttft=2"
+    limits = (shorter, dict.fromkeys(shorter, LONG))
+    hasty, patient = (client.stream(f"{shorter}", model, cache=True, retries=0, timeout=t) for t in limits)
+    with pytest.raises(errors.Timeout):
+        hasty.response(LONG)
+    assert patient.response(LONG).finish_reason == "stop"
+
+
 def test_a_failure_is_everybodys(client, sim):
     streams = [client.stream("Fail", "openai/sim@status=400,headers=1.5", cache=True) for _ in range(3)]
     found = []

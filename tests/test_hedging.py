@@ -127,11 +127,13 @@ def test_an_error_is_the_calls_own(client, hedge):
         all_there.wait(30)
         return b'{"error": {"message": "no"}}'
 
-    with Listener((400, page)) as server, pytest.raises(NbllmError) as caught:
-        client.complete(
-            "hello", "openai/m", base_url=f"{server.url}/v1", api_key="sk-x", hedge=hedge, retries=0
-        )
+    with Listener((400, page)) as server:
+        given = {"base_url": f"{server.url}/v1", "api_key": "sk-x", "hedge": hedge, "retries": 0}
+        stream = client.stream("hello", "openai/m", **given)
+        with pytest.raises(NbllmError) as caught:
+            stream.response()
     assert "BadRequest" == type(caught.value).__name__
+    assert not any("faster" in words for words in told(stream))
     assert len(rows(client)) == expected
 
 

@@ -171,6 +171,8 @@ def test_errors_are_not_recorded(live, file):
     ("text", "match"),
     [
         ("not json\n", "no JSON"),
+        ("not json", "no JSON"),
+        ('{"cells": []}', "no recording"),
         ('{"cells": []}\n', "no recording"),
         ("[" * 100_000 + "\n", "no JSON"),
         ('{"nbllm": 99, "recording": 1}\n', "later nbllm"),
@@ -185,6 +187,25 @@ def test_what_is_no_recording(file, text, match):
         with pytest.raises(errors.NbllmError, match=match):
             use(file)
     assert file.read_text() == text
+
+
+@pytest.mark.parametrize(("left", "calls"), [(-1, 1), (-2, 0), (20, 0), (3, 0)])
+def test_a_last_line_without_its_end_is_one(live, make, file, left, calls):
+    """Editors take it away; what a kill left of a line is none."""
+    with live.tapes.record(file):
+        live.complete("Hi", "openai/m")
+    file.write_bytes(file.read_bytes()[:left])
+    with make().tapes.replay(file) as tape:
+        assert tape.calls == calls
+
+
+def test_a_difference_of_kind_is_told_as_one(live, make, file):
+    """A list of nothing is not nothing."""
+    with live.tapes.record(file):
+        live.complete("Hi", "openai/m", extra={"a": [1]})
+    bare = make()
+    with bare.tapes.replay(file), pytest.raises(errors.ConfigError, match=r"extra\.a it has other values"):
+        bare.complete("Hi", "openai/m", extra={"a": []})
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 from ..core.errors import ConfigError
@@ -53,11 +54,12 @@ def answered(handler: Handler, kept: Kept, own: str, sample: int = 0) -> Handler
         if not attempt.call.rate_limited:  # a failover may lead to a command
             await handler(attempt, sink)
             return
-        key = key_of(attempt.call, attempt.dialect.name, sample), own
-        flight = kept.flights.get(key)
+        key = key_of(attempt.call, attempt.dialect.name, sample)
+        joined = key, f"{own} {replace(attempt.timeouts, total=None)}"  # nobody waits less long than he may
+        flight = kept.flights.get(joined)
         if flight is None:
-            flight = kept.flights[key] = Flight(sink)
-            flight.start(_found(handler, attempt, flight, kept.answers, key), kept.flights, key)
+            flight = kept.flights[joined] = Flight(sink)
+            flight.start(_found(handler, attempt, flight, kept.answers, (key, own)), kept.flights, joined)
         await flight.join(sink)
 
     return answer

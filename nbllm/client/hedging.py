@@ -42,7 +42,7 @@ async def hedged(stream: Stream, send: Callable[[], Stream], seconds: float) -> 
         for other in calls:
             if other is not first:
                 other.cancel()
-        if len(calls) > 1:
+        if len(calls) > 1 and not (first.done and first.error):
             stream.publish(Notice("hedge", f"The {'first' if first is calls[0] else 'second'} was faster."))
         stream.attempts, stream.traces = first.attempts, first.traces
         async for at, event in first.timed():

@@ -28,6 +28,7 @@ from .answers import worth
 
 SUFFIX = ".llm.jsonl"
 _LONGEST = 64 * 2**20  # bytes of a line
+_HEAD = b'{"nbllm"'
 _LATEST = 86_400.0  # seconds at which an event may have come
 _PRIVATE = re.compile(r"(?i)key|token$|secret|passw|authorization|credential|cookie")
 _OURS = (StepEnded, ToolStarted, ToolEnded)  # of the loop over tools, never of an answer
@@ -176,14 +177,21 @@ class Tape:
         return Played(events, line.get("simulated") is True)
 
     def _lines(self, place: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The lines from `place` on, with theirs. What a kill left of the last line is no line."""
+        """The lines from `place` on, with theirs. What a kill left of the last line is no line, but one that
+        lacks its end alone is."""
         try:
             with open(self.path, "rb") as file:
                 file.seek(place)
                 while data := file.readline(_LONGEST + 1):
                     if len(data) > _LONGEST:
                         raise self._foreign(f"a line of more than {_LONGEST >> 20} MiB")
-                    if data.endswith(b"\n") and (line := self._checked(data, place)) is not None:
+                    try:
+                        line = self._checked(data, place)
+                    except ConfigError:
+                        if data.endswith(b"\n") or not (place or _HEAD.startswith(data[: len(_HEAD)])):
+                            raise
+                        return
+                    if line is not None:
                         yield place, line
                     place += len(data)
         except OSError as error:
@@ -242,7 +250,8 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _difference(path: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     def shown(of: Mapping[str, Any]) -> str:
-        return repr(of[path])[:60] if path in of else "nothing"
+        more = any(name.startswith((f"{path}.", f"{path}[")) for name in of)
+        return repr(of[path])[:60] if path in of else "other values" if more else "nothing"
 
     return f"at {path[:200]} it has {shown(theirs)}, this one {shown(mine)}"
 
