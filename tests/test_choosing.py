@@ -119,7 +119,10 @@ def test_where_it_fails_the_other_is_asked(client):
     assert "good" in got.model
 
 
-@pytest.mark.parametrize("model", ["cheap()", "fast(a|a)", "fast(|)", "cheap(sim|)", "fast(cheap(sim))"])
+@pytest.mark.parametrize(
+    "model",
+    ["cheap()", "fast(a|a)", "fast(|)", "cheap(sim|)", "fast(cheap(sim))", "cheap(sim,sim/anthropic)"],
+)
 def test_what_names_no_models_is_refused(client, model):
     with pytest.raises(ConfigError):
         client.complete("hello", model)

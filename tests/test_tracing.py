@@ -17,6 +17,7 @@ from opentelemetry.trace import StatusCode
 
 import nbllm
 from nbllm import Client, simulator
+from nbllm.client.embeddings import embed
 from nbllm.client.tracing import tracing
 from nbllm.core.errors import NbllmError
 from nbllm.routing.registry import load
@@ -123,6 +124,15 @@ def test_a_call_is_a_span_with_the_conventions_names(watched, server):
     assert "secret word" not in watched.text
     assert got.text not in watched.text
     assert KEY not in watched.text
+
+
+def test_vectors_are_a_span_with_the_conventions_names(telling):
+    """And no chat; numbers are not told, also where words are."""
+    embed(telling.client, ["a", "b"], "openai/small")
+    (span,) = telling.spans.values()
+    assert "gen_ai.output.messages" not in span.attributes
+    assert "embeddings" == span.attributes["gen_ai.operation.name"]
+    assert span.name == f"embeddings {span.attributes['gen_ai.request.model']}"
 
 
 def test_metrics(watched):

@@ -177,7 +177,8 @@ class Client:
 
     def _several(self, model: str, base_url: str | None, dialect: str | None) -> list[Route]:
         names = [name.strip() for name in model.split("|")]
-        if base_url is not None or dialect is not None or not all(names) or len(set(names)) < len(names):
+        odd = len(set(names)) < len(names) or not all(names) or ("," in model and "|" not in model)
+        if base_url is not None or dialect is not None or odd:
             raise errors.ConfigError(
                 f"{model!r} does not say which models are asked in turn.",
                 hint="Write different names, as in openai/mini|claude/haiku, without base_url and dialect.",

@@ -23,6 +23,7 @@ from ..core import errors
 from ..core.eventlog import EventLog
 from ..core.events import Response, ToolEnded, ToolStarted, is_token
 from ..core.messages import Document, Image, Message, Reasoning, Request, Text, ToolCall, ToolResult
+from ..dialects.embeddings import EMBEDDERS
 from .attempt import Attempt, Handler, Sink
 
 if TYPE_CHECKING:
@@ -132,7 +133,8 @@ class Tracing:
         async def call(attempt: Attempt, sink: Sink) -> None:
             began = time.perf_counter(), len(sink.log), len(sink.traces)
             about = _asked(attempt)
-            with self._opened(f"chat {attempt.route.model}", self._api.SpanKind.CLIENT, about) as span:
+            name = f"{about['gen_ai.operation.name']} {attempt.route.model}"
+            with self._opened(name, self._api.SpanKind.CLIENT, about) as span:
                 if self.content and span.is_recording():
                     self._said(span, attempt.request, attempt.guard.texts)
                 failed: BaseException | None = None
@@ -170,7 +172,7 @@ class Tracing:
         self._duration.record(seconds, shared)
         for kind, count in _counted(response):
             self._tokens.record(count, {**shared, "gen_ai.token.type": kind})
-        if self.content and response.parts:
+        if self.content and response.parts and attempt.dialect.name not in EMBEDDERS:
             said = [
                 _message(Message("assistant", response.parts)) | {"finish_reason": response.finish_reason}
             ]
@@ -248,7 +250,7 @@ def _asked(attempt: Attempt) -> dict[str, Any]:
     request, row = attempt.request, attempt.route.provider
     host, port = _server(row.base_url)
     found = {
-        "gen_ai.operation.name": "chat",
+        "gen_ai.operation.name": "embeddings" if attempt.dialect.name in EMBEDDERS else "chat",
         "gen_ai.provider.name": _PROVIDERS.get(row.name, row.name),
         "gen_ai.request.model": attempt.route.model,
         "gen_ai.request.temperature": request.temperature,
