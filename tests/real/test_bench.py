@@ -35,7 +35,7 @@ def test_a_real_server_is_measured_with_its_own_times_beside_ours(llama):
     df = df[df["phase"] == "measure"]
     assert df["ok"].all()
     assert {"usage"} <= set(df["tok_source"])
-    # Of a server that a busy machine keeps from ending its body for half a second, the connection is given up.
+    # A server that a busy machine keeps from ending its body for half a second loses its connection.
     assert df["conn_reused"].mean() > 0.5
     assert {"llamacpp"} == set(df["srv_src"].dropna())
     assert (df["srv_decode_ms"] > 0).all()
