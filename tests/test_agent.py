@@ -197,6 +197,24 @@ def test_an_asker_that_fails_is_a_no(client, prices):
 # --- stopping ---
 
 
+class _Contrary:
+    def __eq__(self, other):
+        raise RuntimeError("no comparing")
+
+    def __bool__(self):
+        raise RuntimeError("neither")
+
+    __hash__ = None
+
+
+@pytest.mark.parametrize("odd", [1, 0, "yes", "ONCE", [], {"a": True}, _Contrary(), object, 1.0, b"once"])
+def test_what_is_no_answer_is_no_and_told(client, prices, odd):
+    """Whatever a function of the user's gives; what compares or counts by itself costs no answer."""
+    r = client.complete("What does A-17 cost?", model(), tools=[prices.price], approve=lambda _: odd)
+    assert ["refused"] == outcomes(r)
+    assert any("neither once, always, no" in n.text for n in r.notices)
+
+
 def test_stopped_in_the_middle_of_a_function(client):
     """The call is closed, and the conversation can go on."""
 

@@ -429,10 +429,14 @@ class Agent:
         if error is not None:
             stream.publish(Notice("tools", f"{p.call.name} was not run: asking failed ({error})."))
             return "not run: the user could not be asked"
-        if answer is True or answer in ("once", "always"):
-            return "once" if answer is True else str(answer)
         if answer is None:
             return self._nobody(stream, p, "nobody could answer")
+        word = ("no", "once")[answer] if isinstance(answer, bool) else answer
+        if isinstance(word, str) and word in ("once", "always"):
+            return str(word)
+        if not isinstance(word, str) or word != "no":
+            words = "approve gave neither once, always, no, True nor False"
+            stream.publish(Notice("tools", f"{p.call.name} was not run: {words}."))
         return "refused: the user said no to this call"
 
     def _nobody(self, stream: Stream, p: _Planned, why: str) -> str:
