@@ -460,6 +460,67 @@ def test_a_redirect_takes_no_header_elsewhere(servers):
         assert CANARY not in other.text
 
 
+def hosted(answer):
+    """What a server over HTTP says to each request; `answer(id)` gives what it says to calls of its tool."""
+
+    def page(handler):
+        if handler.command == "GET":
+            handler.send_error(405)  # as most say
+            raise ConnectionAbortedError
+        body = handler.server.seen[-1][2]
+        asked = json.loads(body) if body else {}
+        hello = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}}
+        results = {
+            "initialize": {**hello, "serverInfo": {"name": "x", "version": "1"}},
+            "tools/list": {"tools": [{"name": "t", "inputSchema": {"type": "object"}}]},
+        }
+        if asked.get("method") == "tools/call":
+            return answer(asked["id"])
+        if asked.get("method") in results:
+            return (
+                b"data: %s\n\n"
+                % json.dumps(
+                    {"jsonrpc": "2.0", "id": asked["id"], "result": results[asked["method"]]}
+                ).encode()
+            )
+        error = {"code": -32601, "message": "no"}
+        return (
+            b"data: %s\n\n" % json.dumps({"jsonrpc": "2.0", "id": asked.get("id"), "error": error}).encode()
+        )
+
+    return page
+
+
+def whole_call(ident, size):
+    result = {"content": [{"type": "text", "text": "z" * size}]}
+    return b"data: %s\n\n" % json.dumps({"jsonrpc": "2.0", "id": ident, "result": result}).encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda ident: b"data: {not json\n\n", "does not fit the protocol"),
+        (lambda ident: b"data: []\n\n", "does not fit the protocol"),
+        (lambda ident: whole_call(ident, 17_000_000), "limit"),
+        (lambda ident: b": nothing\n\n", r"ended while .* call of t: SSE stream ended"),  # no word of 405
+    ],
+)
+def test_an_answer_over_http_that_cannot_be_read_is_one_line(answer, words, servers):
+    with Listener((200, hosted(answer))) as listener:
+        listener.more["content-type"] = "text/event-stream"
+        known = servers(entry_of("bad", {"url": f"{listener.url}/mcp"}, here(trusted=True), {}))
+        with pytest.raises(NbllmError, match=words) as error:
+            called(known)
+        assert "union[" not in str(error.value)
+
+
+def test_a_screenshot_of_megabytes_comes_over_http(servers):
+    with Listener((200, hosted(lambda ident: whole_call(ident, 3_000_000)))) as listener:
+        listener.more["content-type"] = "text/event-stream"
+        known = servers(entry_of("bad", {"url": f"{listener.url}/mcp"}, here(trusted=True), {}))
+        assert called(known).startswith("zzz")
+
+
 def test_nobody_listens(servers):
     with Listener() as listener:
         url = listener.url

@@ -34,6 +34,7 @@ from .mcp_stdio import Incoming, Outgoing, pipes, uncollected, whole
 T = TypeVar("T")
 _PAGES = 20
 _KEYS = ("uri", "uri_template", "name")  # what an item of a list is known by
+_LARGEST = 2**24  # bytes of a message: a screenshot in base64 has a megabyte and more
 _LAST_LINES = 3  # of standard error, in a message
 _CLOSING = 1.0  # seconds for a connection to end by itself; a command's own end takes as long again
 
@@ -193,7 +194,8 @@ class Connection:
                     request.headers[name] = secret.reveal()
 
         async def look(response: Any) -> None:
-            self._status = response.status_code if response.status_code >= 400 else self._status
+            if response.status_code >= 400 and response.request.method == "POST":  # few have a stream to GET
+                self._status = response.status_code
 
         async def mending(result: Any) -> None:
             await asyncio.to_thread(self._mend, result)
@@ -202,7 +204,7 @@ class Connection:
         hooks: Any = {"request": [sign], "response": [look]}
         auth = await self._auth()
         async with httpx2.AsyncClient(timeout=times, event_hooks=hooks, auth=auth) as http:
-            transport = streamable_http_client(self.entry.url, http_client=http)
+            transport = streamable_http_client(self.entry.url, http_client=http, max_sse_event_size=_LARGEST)
             try:
                 await self._speak(mended(transport, mending))
             except Exception as exc:

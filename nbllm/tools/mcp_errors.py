@@ -35,7 +35,7 @@ def words(error: Exception) -> str:
     """An exception in words: a server's error as it tells it, and no page of pydantic's."""
     if isinstance(error, NbllmError):
         return error.message.rstrip(".")
-    if type(error).__name__ == "ValidationError":
+    if type(error).__name__ == "ValidationError" or " validation error" in str(error):
         return "what it answered does not fit the protocol"
     if type(error).__name__ == "MCPError":
         return str(error)
