@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -153,6 +154,16 @@ def test_an_address_where_nobody_listens(client):
     """ConnectFailed, with the address."""
     with pytest.raises(errors.ConnectFailed, match=r"127\.0\.0\.1:9"):
         client.complete("hello", "openai/m", base_url="http://127.0.0.1:9/v1")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_client_takes_a_number_of_retries(number):
+    """As a call does: 0 is none, and not the usual two."""
+    with closing(Client(registry.load({}), ledger=None, retries=number)) as client:
+        stream = client.stream("hi", "sim/openai/m@status=503,retry_after=0.01")
+        with pytest.raises(errors.NbllmError):
+            stream.response()
+        assert number + 1 == len(stream.attempts)
 
 
 def test_retries_are_told_and_counted(client):

@@ -106,14 +106,15 @@ class Client:
         registry: Registry | None = None,
         *,
         timeouts: Timeouts | None = None,
-        retries: Retries | None = None,
+        retries: Retries | int | None = None,
         ledger: Ledger | Literal["new"] | None = "new",
         wrap: Sequence[Wrapper] = (),
         paced: bool = True,
     ) -> None:
         self.registry = registry or load()
         self.ledger = Ledger(self.registry.ledger) if ledger == "new" else ledger
-        self.timeouts, self.retries = timeouts or Timeouts(), retries or Retries()
+        attempts = Retries(attempts=retries) if isinstance(retries, int) else retries
+        self.timeouts, self.retries = timeouts or Timeouts(), attempts or Retries()
         self.wrap, self.paced = tuple(wrap), paced
         self.budget: Budget | None = None  # of all its calls
         self.sender: Handler | None = None  # sends in place of its own connections
