@@ -157,3 +157,44 @@ def test_what_names_share_is_left_out_and_their_ends_stay():
     assert all(v.endswith(n[-10:]) and not v.startswith("openrouter") for n, v in found.items())
     assert {"a/b": "a/b"} == short_names(["a/b"])
     assert isinstance(pd.Series(found).iloc[0], str)
+
+
+def test_a_check_passes_a_new_model_and_compares_the_others(tmp_path, capsys):
+    """One more than the baseline has; where no model is in both, nothing is compared."""
+    then, now = frame(rows("a", 100)), frame(rows("a", 100, run_id="s", seed=1), rows("b", 5, run_id="s"))
+    table = check(now, then, metrics="ttft_ms").set_index("name")
+    assert ("new", True) == (table.loc["b", "verdict"], bool(table.loc["b", "passed"]))
+    assert 100 == pytest.approx(table.loc["a", "baseline"], rel=0.1)
+    old, new = (
+        str(nbllm.bench.save(df, tmp_path / name)) for df, name in ((then, "then.csv"), (now, "now.csv"))
+    )
+    nothing = str(nbllm.bench.save(then.iloc[:0], tmp_path / "nothing.parquet"))
+    assert [0, 1, 2] == [main(["check", *two]) for two in ((new, old), (old, new), (old, nothing))]
+    assert "no model in common" in capsys.readouterr().err
+
+
+def test_a_check_against_nothing_does_not_pass_what_costs():
+    """A ratio to 0 is none, however dear it became."""
+    then, now = frame(rows("a", 100, cost_usd=0.0)), frame(rows("a", 100, run_id="s", seed=1))
+    table = check(now, then, metrics="cost_usd")
+    assert [("dearer", False)] == list(zip(table["verdict"], table["passed"], strict=True))
+    assert check(then, now, metrics="cost_usd")["passed"].all()
+
+
+def test_failures_on_both_sides_are_compared_without_a_warning():
+    """Two of them have no difference."""
+    then, now = frame(rows("a", 100, fail=0.4)), frame(rows("a", 100, run_id="s", seed=1, fail=0.4))
+    assert len(check(now, then, metrics="ttft_ms"))
+
+
+def test_a_limit_may_be_numpys_and_success_is_none():
+    """Of the share of successes there is no figure for each request."""
+    df = frame(rows("a", 100))
+    assert 30 == goodput(df, ttft_ms=np.int64(500))["good"].sum()
+    for options in ({"ok_share": 0.5}, {"ttft_ms": 5, "ok_share": 0.5}):
+        with pytest.raises(errors.ConfigError):
+            goodput(df, **options)
+    with pytest.raises(errors.ConfigError, match="one name"):
+        leaderboard(df, metric=["ttft_ms"])
+    with pytest.raises(errors.ConfigError, match="margin"):
+        check(df, df, margin=float("inf"))

@@ -120,6 +120,7 @@ def test_aiperfs_records_are_a_frame(tmp_path):
     assert ({"qwen"}, {8}, 503) == (set(df["name"]), set(df["concurrency"]), df["http_status"].iloc[1])
 
 
+@pytest.mark.filterwarnings("ignore:.*left out")
 @pytest.mark.parametrize(
     "odd", [None, 5, "x", [], {}, [None], {"a": {"b": []}}, float("nan"), True, 1e300, -1, 10**30]
 )
@@ -302,3 +303,78 @@ def test_a_trace_is_sent_at_its_times_with_its_own_prompts():
     assert [[0, 20, 30]] * 2 == list(starts)
     with pytest.raises(errors.ConfigError, match="its own times"):
         nbllm.bench.run([FAST], found, rate=2, progress=False)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"speed": "2"},
+        {"speed": float("inf")},
+        {"speed": float("nan")},
+        {"limit": 1.5},
+        {"limit": 0},
+        {"block": 2.5},
+        {"block": "x"},
+    ],
+)
+def test_an_option_of_a_trace_of_another_kind_is_told(tmp_path, odd):
+    """And a path that is none."""
+    place = tmp_path / "trace.jsonl"
+    place.write_text('{"timestamp": 0, "input_length": 600, "output_length": 1, "hash_ids": [1]}')
+    with pytest.raises(errors.ConfigError, match="above 0"):
+        nbllm.bench.trace(place, **odd)
+    with pytest.raises(errors.ConfigError, match="No path"):
+        nbllm.bench.trace(None)
+
+
+def test_a_time_before_its_call_is_none(tmp_path):
+    """Nor is a count below 0; an answer without a start is left out, and that is said."""
+    place = tmp_path / "benchmarks.json"
+    found = guidellm()
+    first, second, third = found["benchmarks"][0]["requests"]["successful"]
+    first["info"]["timings"]["first_token_iteration"] = START - 5
+    second["output_metrics"] = {"total_tokens": -5}
+    third["info"]["timings"] = {}
+    found["benchmarks"][0]["requests"]["incomplete"] = 5
+    place.write_text(json.dumps(found))
+    with pytest.warns(UserWarning, match="1 answer of .* left out"):
+        df = nbllm.bench.load(place).set_index("request_id")
+    assert ["g0", "g1", "b"] == list(df.index)
+    assert pd.isna(df.loc["g0", "ttft_ms"])
+    assert pd.isna(df.loc["g1", "out_tokens"])
+    assert not (df[["ttft_ms", "e2e_ms"]] < 0).any(axis=None)
+
+
+def test_a_damaged_summary_beside_aiperfs_records_costs_none(tmp_path):
+    """Cut short, or deep."""
+    place = tmp_path / "profile_export.jsonl"
+    place.write_text("\n".join(map(json.dumps, aiperf())))
+    for text in ('{"inp', "[" * 100_000, "[1]"):
+        (tmp_path / "profile_export_aiperf.json").write_text(text)
+        assert 2 == len(nbllm.bench.load(place))
+
+
+@pytest.mark.parametrize("to", ["guidellm", "inspect", "promptfoo"])
+def test_what_is_exported_is_json(measured, tmp_path, to):
+    """An infinite figure is none; nothing to write, or nowhere, is told."""
+    place = nbllm.bench.export(
+        measured.assign(ttft_ms=float("inf"), cost_usd=float("inf")), tmp_path / "x", to
+    )
+    for file in sorted(place.iterdir()) if place.is_dir() else [place]:
+        json.loads(file.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    with pytest.raises(errors.ConfigError, match="No path"):
+        nbllm.bench.export(measured, None, to)
+    if to == "inspect":
+        with pytest.raises(errors.ConfigError, match="no requests"):
+            nbllm.bench.export(measured.iloc[:0], tmp_path / "y", to)
+
+
+def test_columns_of_the_users_own_come_back_or_are_told(tmp_path):
+    """One without any value, one of mixed kinds."""
+    df = nbllm.bench.run([FAST], ["a"], blocks=2, warmup=0, progress=False)
+    empty = df.assign(note=pd.Series([float("nan")] * len(df), df.index))
+    back = nbllm.bench.load(nbllm.bench.save(empty, tmp_path / "x.jsonl"))
+    assert back["note"].dtype == "float64"
+    assert back["note"].isna().all()
+    with pytest.raises(errors.ConfigError, match="Parquet"):
+        nbllm.bench.save(df.assign(note=pd.Series([1, "a"], df.index, dtype=object)), tmp_path / "x.parquet")

@@ -406,3 +406,90 @@ def test_what_is_no_comparison_says_so():
     with pytest.raises(errors.ConfigError, match="neither a, b nor tie"):
         nbllm.bench.win_rates(pd.DataFrame({"a": ["x"], "b": ["y"], "winner": ["z"]}))
     assert _WORD.search(json.dumps("firstly")) is None
+
+
+def test_a_grid_has_the_models_in_the_given_order():
+    """Whoever came first in the random order of a block."""
+    names = ["c", "a", "b"]
+    rows = [
+        {
+            "name": n,
+            "prompt_id": p,
+            "status": "ok",
+            "passed": True,
+            "phase": "measure",
+            "request_id": f"{n}{p}",
+        }
+        for n in ("b", "a", "c")
+        for p in ("p2", "p10")
+    ]
+    df = pd.DataFrame(rows)
+    df.attrs["nbllm"] = {"models": names}
+    told = nbllm.bench.grid(df)
+    assert (names, ["p2", "p10"]) == (list(told.columns), list(told.index))
+    for rows_, columns in (("name", "name"), ([], "name"), (5, "name"), ("name", [])):
+        with pytest.raises(errors.ConfigError):
+            nbllm.bench.grid(df, rows=rows_, columns=columns)
+
+
+def test_columns_with_odd_names_are_filled():
+    """Blanks, numbers; what is no template or no table is told."""
+    table = pd.DataFrame({"the question": ["1+1"], 0: [7]})
+    made = nbllm.bench.cases(["{the question} {0} {"], table)
+    assert ["1+1 7 {"] == list(made["prompt"])
+    assert {"check": 1.0} == {
+        n: f("It is 2.", {"the answer": "2"}, {})
+        for n, f in checks({"check": "contains: {the answer}"}, [{"the answer": "2"}]).items()
+    }
+    for templates, given in (("{0}", table), ([5], table), (["{0}"], {"0": [7]})):
+        with pytest.raises(errors.ConfigError):
+            nbllm.bench.cases(templates, given)
+
+
+async def later(answer, more):
+    """A score that nobody would wait for."""
+    return 1.0
+
+
+class Wanting:
+    """A scorer that is not made without more."""
+
+    def __init__(self, more):
+        """As autoevals' with a client."""
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"score": later}, "async"),
+        ({"asserts": later}, "async"),
+        ({"score": Wanting}, "cannot be made"),
+        ({"asserts": Wanting}, "cannot be made"),
+        ({"score": "blank"}, "Not every prompt"),
+        ({"asserts": "contains: {some}"}, "Not every prompt has a 'some'"),
+    ],
+)
+def test_what_could_not_score_is_told_before_anything_is_sent(options, words, tmp_path):
+    """And no run is begun."""
+    table = pd.DataFrame({"prompt": ["a", "b"], "blank": ["x", " "], "some": ["x", None]})
+    with pytest.raises(errors.ConfigError, match=words):
+        nbllm.bench.run([says("x", "a")], table, blocks=1, progress=False, **options)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_judge_says_that_cannot_be_read_is_told():
+    """It was asked and paid all the same."""
+    how = {"blocks": 2, "warmup": 0, "progress": False}
+    df = nbllm.bench.run([says("x", "a"), says("y", "b")], ["Why?"], **how)
+    with pytest.warns(UserWarning, match="4 of 4 answers of the judge .*'bananas'"):
+        judged = nbllm.bench.judge(df, "Which?", says("bananas", "j")["model"])
+    assert (4, True) == (judged.attrs["judge"]["asked"], judged["winner"].isna().all())
+    for question in ("", " ", None):
+        with pytest.raises(errors.ConfigError, match="question"):
+            nbllm.bench.judge(df, question, says("TIE", "j")["model"])
+
+
+def test_comparisons_without_a_prompt_are_counted():
+    """Rows of the user's own, where some name one."""
+    rows = pd.DataFrame({"a": ["x"] * 3, "b": ["y"] * 3, "winner": ["x"] * 3, "prompt_id": [None, "1", None]})
+    assert [3, 3] == list(nbllm.bench.win_rates(rows)["n"])

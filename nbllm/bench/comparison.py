@@ -114,7 +114,7 @@ def _checked(df: pd.DataFrame, by: str, family: str, margin: float, level: float
     if family not in ("metric", "all"):
         raise ConfigError(f"No family is called {family!r}.", hint='family="metric", or family="all".')
     share("level", level)
-    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not margin >= 0:
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < math.inf:
         raise ConfigError(f"margin is a share of at least 0, not {margin!r}.", hint="margin=0.05 is 5 %.")
 
 

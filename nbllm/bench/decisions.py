@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
@@ -46,30 +47,38 @@ def check(
     """Whether a run became worse than an earlier one: one row for each model and metric, with `passed`.
 
     df, baseline: frames, files that `save` wrote, or runs. A row is not passed where its verdict is slower,
-    dearer or worse by more than `margin`, or where the baseline has a model that is not there now (missing).
-    The runs are compared unpaired: what drifts between two days passes for a difference, unless reference=
-    names a model that both have (see compare). Undecided is passed: `note` says what it needs.
+    dearer or worse by more than `margin`, or where the baseline has a model that is not there now (missing);
+    a model that it has not is new, and passed. The runs are compared unpaired: what drifts between two days
+    passes for a difference, unless reference= names a model that both have (see compare). Undecided is
+    passed: `note` says what it needs.
     """
     import pandas as pd
 
     now, then = (requests(load(x) if isinstance(x, (str, os.PathLike)) else x) for x in (df, baseline))
+    names, before = ([str(n) for n in ordered(x, "name")] for x in (now, then))
+    told = now
+    now = now[now["name"].astype(str).isin(before)]
     both = pd.concat([then.assign(side="baseline"), now.assign(side="now")], ignore_index=True)
-    both.attrs.update(now.attrs)
+    both.attrs.update(told.attrs)
     found = compare(
         both, by="side", baseline="baseline", margin=margin, metrics=metrics, reference=reference, level=level
     )
     if "name" not in found:  # one model alone
         found.insert(0, "name", str(ordered(both, "name")[0]) if len(both) else "")
-    gone = [n for n in ordered(then, "name") if n not in set(now["name"].astype(str))]
     rows = [
-        {"name": n, "metric": "", "verdict": "missing", "note": "it is not in the newer run"} for n in gone
+        {"name": n, "metric": "", "verdict": verdict, "note": f"it is not in the {run}"}
+        for verdict, run, mine, others in (
+            ("missing", "newer run", before, names),
+            ("new", "baseline", names, before),
+        )
+        for n in mine
+        if n not in others
     ]
     found["name"] = found["name"].astype(object)
     out = pd.concat([found, pd.DataFrame(rows)], ignore_index=True) if rows else found
     sizes = out["ratio"].where(out["metric"] != SHARE, 1.0 + out["diff"]).astype(float)
-    out["passed"] = ~(out["verdict"].isin(BAD) & ((sizes - 1.0).abs() > margin)) & (
-        out["verdict"] != "missing"
-    )
+    within = (sizes - 1.0).abs() <= margin  # not where a ratio to 0 is none
+    out["passed"] = ~(out["verdict"].isin(BAD) & ~within) & (out["verdict"] != "missing")
     leading = [
         "name",
         "metric",
@@ -97,6 +106,8 @@ def leaderboard(
     """
     df = requests(df)
     metric = metric or leading(df)
+    if not isinstance(metric, str):
+        raise ConfigError(f"metric is one name, not {metric!r}.", hint='metric="e2e_ms"')
     rows = compare(df, metrics=metric, level=level, margin=margin) if df["name"].nunique() > 1 else None
     return board(df, rows, metric=metric, level=level)
 
@@ -174,10 +185,10 @@ def goodput(
     """
     import pandas as pd
 
-    if not limits:
+    if not limits or SHARE in limits:
         raise ConfigError("Good is what keeps to a limit.", hint="bench.goodput(df, ttft_ms=500, itl_ms=50)")
     wrong = next(
-        (m for m, v in limits.items() if isinstance(v, bool) or not isinstance(v, (int, float)) or not v > 0),
+        (m for m, v in limits.items() if isinstance(v, bool) or not isinstance(v, Real) or not float(v) > 0),
         None,
     )
     if wrong is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,8 @@ def _requests(df: pd.DataFrame) -> list[Row]:
     found = []
     for row in used.drop_duplicates(["run_id", "request_id"], keep="last").to_dict("records"):
         asked, said = texts.get((row["run_id"], row["request_id"]), ("", ""))
-        found.append(known(row) | {"asked": asked, "said": said})
+        told = {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in known(row).items()}
+        found.append(told | {"asked": asked, "said": said})
     return found
 
 

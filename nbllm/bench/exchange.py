@@ -12,11 +12,13 @@ import contextlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..core.errors import ConfigError, did_you_mean
+from ..core.values import counted
 from ..store import columns
 from ..store.measure import derive
 from . import evals
@@ -46,12 +48,22 @@ def foreign(text: str, place: Path) -> pd.DataFrame | None:
 
 def _framed(rows: Iterator[Row], place: Path) -> pd.DataFrame:
     """As a frame of one run that is named after its file. Times count from its first call."""
-    found = [row for row in rows if row.get("ns_call") is not None or not row["ok"]]
+    every = list(rows)
+    found = [row for row in every if row.get("ns_call") is not None or not row["ok"]]
+    if lost := len(every) - len(found):
+        warnings.warn(f"{counted(lost, 'answer')} of {place} left out: no start is told.", stacklevel=5)
     first = min((row["ns_call"] for row in found if row.get("ns_call") is not None), default=0)
     for number, row in enumerate(found):
         if row.get("ns_call") is not None:
             row["t_wall"] = _iso(row["ns_call"])
-        row.update({k: v - first for k, v in row.items() if k.startswith("ns_") and v is not None})
+        called = row.get("ns_call") or 0  # a later time that lies before it is none
+        row.update(
+            {
+                k: None if v < called and k != "ns_sched" else v - first
+                for k, v in row.items()
+                if k.startswith("ns_") and v is not None
+            }
+        )
         row.update(
             run_id=f"{place.parent.name}/{place.stem}",
             attempt=1,
@@ -81,9 +93,9 @@ def _at(given: Any, *path: str) -> Any:
 
 
 def _number(*given: Any) -> float | None:
-    """The first of these that is a finite number."""
+    """The first of these that is a finite number and not below 0: a time, a count."""
     known = (v for v in given if isinstance(v, (int, float)) and not isinstance(v, bool))
-    return next((float(v) for v in known if abs(v) < _MOST), None)  # NaN is not below anything
+    return next((float(v) for v in known if 0 <= v < _MOST), None)  # NaN is not below anything
 
 
 def _text(*given: Any) -> str | None:
@@ -126,7 +138,8 @@ def _guidellm(report: Mapping[str, Any]) -> Iterator[Row]:
         else:
             about["target_rate"] = _number(_at(strategy, "rate"))
         for outcome in ("successful", "incomplete", "errored"):
-            for place, request in enumerate(_at(benchmark, "requests", outcome) or ()):
+            several = _at(benchmark, "requests", outcome)
+            for place, request in enumerate(several if isinstance(several, list) else ()):
                 yield (
                     about
                     | _of_guidellm(request, outcome)
@@ -172,7 +185,7 @@ def _asked(place: Path) -> tuple[str | None, Row]:
     """(the model, its load), by the summary that aiperf writes beside its records."""
     try:
         told = json.loads((place.parent / "profile_export_aiperf.json").read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         told = {}
     names = _at(told, "input_config", "endpoint", "model_names")
     rate = _number(_at(told, "input_config", "loadgen", "request_rate"))
@@ -240,7 +253,11 @@ def export(df: pd.DataFrame, path: str | os.PathLike[str], to: str) -> Path:
     writer = _WRITERS.get(to)
     if writer is None:
         raise ConfigError(f"No tool is called {to!r} here.", hint=did_you_mean(to, _WRITERS))
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"No path is {path!r}.", hint='bench.export(df, "run.json", to="inspect")')
     made = writer(requests(df))
+    if made == []:
+        raise ConfigError("There are no requests to write.", hint="A run that measured something has them.")
     place = Path(path)
     if isinstance(made, list) and len(made) > 1:
         with writing(place):

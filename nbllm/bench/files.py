@@ -133,7 +133,13 @@ def _write_parquet(df: pd.DataFrame, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pandas(df.reset_index(drop=True), preserve_index=False)
+    try:
+        table = pa.Table.from_pandas(df.reset_index(drop=True), preserve_index=False)
+    except pa.ArrowException as error:
+        raise ConfigError(
+            f"A column of the frame cannot be in Parquet: {error}.",
+            hint="Make its values one kind, or use .jsonl.",
+        ) from None
     about = {"schema": columns.VERSION, **df.attrs.get("nbllm", {})}
     pq.write_table(
         table.replace_schema_metadata({**(table.schema.metadata or {}), _META: json.dumps(about).encode()}),
@@ -173,6 +179,7 @@ def _restored(df: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
     except (ValueError, AttributeError, KeyError, TypeError):  # a column of the user's that is called so
         return df, {}
     df = df.drop(columns=_FIELD)
+    df = df.reindex(columns=[*df, *(n for n in kinds if n not in df)])  # JSON lines hold no missing values
     for name in df.columns:
         if kinds.get(name):
             df[name] = _as(df[name], kinds[name])

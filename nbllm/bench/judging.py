@@ -70,6 +70,10 @@ def judge(
     """
     import pandas as pd
 
+    if not isinstance(question, str) or not question.strip():
+        raise ConfigError(
+            "A judge needs a question.", hint='bench.judge(df, "Which is more correct?", model)'
+        )
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ConfigError(f"limit is a number of comparisons, not {limit!r}.", hint="limit=100")
     client = client or default_client()
@@ -92,7 +96,14 @@ def judge(
     lo, hi, _ = st.wilson(same, len(both))
     agreed = same / len(both) if len(both) else math.nan
     cost = out["cost_usd"].sum(min_count=1) if open_ else 0.0
-    about = {"model": model, "question": question, "asked": 2 * len(both), "cost_usd": float(cost)}
+    asked = sum("forward" in p for p in pairs)
+    if unread := sum(p.get("unread", 0) for p in pairs):
+        said = next(p["said"] for p in pairs if "said" in p)
+        warnings.warn(
+            f"{unread} of {2 * asked} answers of the judge say none of FIRST, SECOND, TIE: {said[:90]!r}.",
+            stacklevel=2,
+        )
+    about = {"model": model, "question": question, "asked": 2 * asked, "cost_usd": float(cost)}
     out.attrs["judge"] = {**about, "agreement": agreed, "agreement_lo": lo, "agreement_hi": hi}
     return out
 
@@ -151,9 +162,10 @@ def _asked(pairs: list[Row], question: str, model: str, client: Client) -> None:
                 try:
                     response = stream.response()
                     said.append(_winner(response.text, *names))
-                    pair["cost_usd"] = (
-                        None if response.cost is None else pair.get("cost_usd", 0.0) + response.cost
-                    )
+                    if said[-1] is None:
+                        pair |= {"unread": pair.get("unread", 0) + 1, "said": response.text}
+                    before = pair.get("cost_usd", 0.0)  # None: that of the other order is not known
+                    pair["cost_usd"] = None if None in (before, response.cost) else before + response.cost
                 except NbllmError as error:
                     failures.append(error)
                     said.append(None)
@@ -232,7 +244,7 @@ def win_rates(judged: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
         if "prompt_id" in used
         else []
     )
-    cluster = used.groupby(group).ngroup().to_numpy() if group else np.arange(len(used))
+    cluster = used.groupby(group, dropna=False).ngroup().to_numpy() if group else np.arange(len(used))
     z = float(norm.ppf((1 + level) / 2))
     wide = (z, float(t.ppf((1 + level) / 2, max(1, len(set(cluster)) - 1))))
     told = (i, j, y, cluster)

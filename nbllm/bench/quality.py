@@ -88,13 +88,16 @@ class Quality:
                 raise ConfigError(f"{what} the answers.", hint="Leave keep_answers=False out.")
         checks(self.asserts, [p.more for p in prompts])
         if isinstance(self.score, str):
-            if not judged and not all(self.score in prompt.more for prompt in prompts):
+            expected = [str(p.more.get(self.score, "")).strip() for p in prompts]  # every answer holds ""
+            if not judged and not all(expected):
                 raise ConfigError(
                     f"Not every prompt has an expected answer {self.score!r}.",
                     hint="score= names a column of the DataFrame of prompts, or is a function of an answer.",
                 )
         elif self.score is not None and not callable(self.score):
             raise ConfigError(f"Not a score: {self.score!r}.", hint="A column's name, or a function.")
+        elif self.score is not None:
+            scorer(self.score)  # raises for what cannot be called
 
     def applied(self, place: Path, df: pd.DataFrame, client: Client) -> None:
         """Adds the columns to a run's frame, and keeps them. What cannot be checked is missing, and a warning

@@ -235,7 +235,8 @@ def shift(a: Array, b: Array, level: float = 0.95) -> tuple[float, Interval, flo
 
     if not len(a) or not len(b):
         return math.nan, Interval(math.nan, math.nan, "Mann-Whitney"), math.nan
-    differences = np.sort((a[:, None] - b[None, :]).ravel())
+    with np.errstate(invalid="ignore"):  # of two failures there is no difference
+        differences = np.sort((a[:, None] - b[None, :]).ravel())
     m, n = len(a), len(b)
     k = math.floor(m * n / 2 - norm.ppf(0.5 + level / 2) * math.sqrt(m * n * (m + n + 1) / 12))
     ends = (float(differences[k - 1]), float(differences[-k])) if k >= 1 else (math.nan, math.nan)

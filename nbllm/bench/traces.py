@@ -7,6 +7,7 @@ blocks (`hash_ids`) begin with the same text, so that a cache of prefixes has wh
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping
@@ -47,8 +48,14 @@ def trace(
     spans of OpenTelemetry (OTLP as JSON, or a span a line) with gen_ai.usage.*. speed: 2 for twice as fast.
     limit: the first so many requests. Raises ConfigError for a file that is neither.
     """
-    if not speed > 0 or (limit is not None and limit < 1) or block < 1:
-        raise ConfigError("speed, limit and block are above 0.", hint="bench.trace(path, speed=2, limit=100)")
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"No path is {path!r}.", hint='bench.trace("trace.jsonl")')
+    whole = all(isinstance(n, int) and n > 0 for n in (block, 1 if limit is None else limit))
+    if not (whole and isinstance(speed, (int, float)) and 0 < speed < math.inf):
+        raise ConfigError(
+            "speed is a number above 0, limit and block are whole ones.",
+            hint="bench.trace(path, speed=2, limit=100)",
+        )
     place = Path(path)
     try:
         records = list(_records(place))

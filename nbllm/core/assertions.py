@@ -6,6 +6,7 @@ cost without a price) is None, and such an answer is not called passed.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
@@ -19,7 +20,7 @@ from .schema import checked_schema, schema_problems
 Check = Callable[[str, Mapping[str, Any], Mapping[str, Any]], float | None]
 _Test = Callable[[str, Mapping[str, Any]], bool | None]
 _FENCE = re.compile(r"\A\s*```[a-zA-Z]*\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
-_COLUMN = re.compile(r"\{(\w+)\}")
+_COLUMN = re.compile(r"\{([^{}\n]+)\}")  # a column's name may have blanks
 _TIMES = {"ms": 1.0, "s": 1e3, "m": 6e4, "": 1e3}
 
 
@@ -66,7 +67,13 @@ def _check(one: Any, rows: Sequence[Mapping[str, Any]]) -> Check:
         raise ConfigError(f"No assertion is called {kind!r}.", hint=did_you_mean(kind, _KINDS))
     made = _KINDS[kind]
     fixed = None if isinstance(told, str) and _COLUMN.search(told) else made(told)
+    every = {name for row in rows for name in row}
     for row in rows if fixed is None else ():
+        if lost := sorted(every.intersection(_COLUMN.findall(told)) - set(row)):
+            raise ConfigError(
+                f"Not every prompt has a {lost[0]!r}, which {one!r} compares with.",
+                hint=f"df.dropna(subset={lost[0]!r}), or fill what is missing.",
+            )
         made(_filled(told, row, kind))  # raises for what is wrong with it
 
     def found(answer: str, more: Mapping[str, Any], row: Mapping[str, Any]) -> float | None:
@@ -161,7 +168,16 @@ def scorer(function: Any) -> Check:
     """A function of (answer, the prompt's other columns), or a scorer of autoevals, which is given output,
     expected (the column expected, answer, target or reference) and input."""
     if isinstance(function, type):
-        function = function()
+        try:
+            function = function()
+        except Exception as error:  # noqa: BLE001 - the user's, or a package's
+            raise ConfigError(
+                f"{function.__name__} cannot be made: {error}.", hint="Give what it made: Scorer(...)."
+            ) from None
+    if inspect.iscoroutinefunction(function):
+        raise ConfigError(
+            f"{function.__name__} is an async function: nobody awaits it here.", hint="Use a plain function."
+        )
     if not hasattr(function, "eval_async"):
         return lambda answer, more, _row: worth(function(answer, more))
 
@@ -175,7 +191,7 @@ def scorer(function: Any) -> Check:
 def worth(found: Any) -> float | None:
     """What a function says an answer is worth: a number, or something with a score. Raises ValueError for
     none."""
-    found = found.get("score") if isinstance(found, Mapping) else getattr(found, "score", found)
+    found = found["score"] if isinstance(found, Mapping) else getattr(found, "score", found)
     if found is None:
         return None
     value = float(found)
