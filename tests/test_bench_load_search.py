@@ -83,6 +83,12 @@ def test_a_budget_holds_for_the_whole_search():
         ({"by": "users", "ttft_ms": 5}, "by .rate"),
         ({"low": 5, "high": 2, "ttft_ms": 5}, "up to high"),
         ({"ttft": 5}, "ttft"),
+        ({"low": "1", "ttft_ms": 5}, "up to high"),
+        ({"within": None, "ttft_ms": 5}, "up to high"),
+        ({"level": 2, "ttft_ms": 5}, "level"),
+        ({"options": [1], "ttft_ms": 5}, "mapping"),
+        ({"options": 5, "ttft_ms": 5}, "mapping"),
+        ({"options": {"blocks": 3}, "ttft_ms": 5}, "own"),
     ],
 )
 def test_what_cannot_be_searched_says_so(options, words):

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
 from ..store import columns
 from . import statistics as st
 from .decisions import goodput
-from .frames import known, measured, succeeded
+from .frames import known, measured, share, succeeded
 from .plan import Budget
 from .recorder import spent
 from .runner import Model, run
@@ -58,11 +59,24 @@ def find_load(
     """
     import pandas as pd
 
-    if by not in ("rate", "concurrency") or not 0 < low < high or not within > 0 or not 0 < at_least < 1:
+    numbers = all(isinstance(n, Real) and not isinstance(n, bool) for n in (low, high, within, at_least))
+    if (
+        not numbers
+        or by not in ("rate", "concurrency")
+        or not 0 < low < high
+        or not within > 0
+        or not 0 < at_least < 1
+    ):
         raise ConfigError(
             'A load is by "rate" or "concurrency", from low up to high.',
             hint='bench.find_load(model, by="rate", low=1, high=64, ttft_ms=500)',
         )
+    if not isinstance(options or {}, Mapping) or {"blocks", "seed", "budget"}.intersection(options or {}):
+        raise ConfigError(
+            "options is a mapping of a run's options; blocks, seed and budget are the search's own.",
+            hint='options={"per_turn": 50, "max_tokens": 100}',
+        )
+    share("level", level)
     goodput(columns.frame([]), **limits)  # raises for no limits, and for wrong ones
     search = _Search(model, prompts, by, limits, at_least, level, Budget.of(budget), dict(options or {}))
     _climb(search.holds, _whole if by == "concurrency" else float, (low, high), within)
