@@ -27,6 +27,7 @@ from nbllm.routing import registry
 from nbllm.store.budgets import Amount, Budget, SharedBudget
 
 MODEL = "openai/m@tokens=10"
+USING = f"{MODEL},tools=1"  # it calls a tool once
 ONE = 100 + 2 + 4  # tokens that the prompt below and its answer may take
 PROMPT = "x" * 8
 
@@ -46,7 +47,8 @@ def make(sim):
         known = registry.load(env)
         if priced:  # $1 and $2 for a thousand tokens
             row = known.rows["openai"]
-            known.rows["openai"] = replace(row, facts={MODEL[7:]: ModelFacts(None, 1_000.0, 2_000.0)})
+            facts = dict.fromkeys((MODEL[7:], USING[7:]), ModelFacts(None, 1_000.0, 2_000.0))
+            known.rows["openai"] = replace(row, facts=facts)
         made.append(Client(known, wrap=wrap, retries=Retries(0)))
         return made[-1]
 
@@ -169,6 +171,51 @@ def test_64_calls_on_a_budget_for_ten(make, limits, kind):
     for stream in streams:
         assert stream.wait_end(30)
     assert (0, 0) == spent(client.budget)  # nothing had come
+
+
+def looked_up(article: str) -> str:
+    """The price of an article."""
+    return "4 EUR"
+
+
+@pytest.mark.parametrize("kind", [Budget, lambda **limits: SharedBudget("n", **limits)])
+def test_loops_of_tools_share_a_budget(make, sim, kind):
+    """Each turn counts in it; who finds it spent has one last answer, or is not sent at all."""
+    client, budget = make(), kind(usd=10.0, tokens=100_000)
+    ask = {"tools": [looked_up], "approve": "auto", "budget": budget}
+    first = client.complete(PROMPT, USING, **ask)
+    assert (2, 1) == (len(first.steps), len(first.before))
+    assert (first.usage.input_tokens + first.usage.output_tokens, 0) == spent(budget)
+    assert 0 < (taken := budget.state().spent.usd) < 1
+    budget.settle(budget.reserve(Amount()), Amount(10.0 - taken - 1e-6, 0))
+    last = client.complete(PROMPT, USING, **ask)
+    assert 2 == len(last.steps)  # the first turn spent it, the second is the last answer
+    before = len(sim.records)
+    with pytest.raises(BudgetExceeded, match="not sent"):
+        client.complete(PROMPT, USING, **ask)
+    assert before == len(sim.records)
+
+
+def test_a_budget_that_others_spend_ends_a_loop(make):
+    """At its next turn, with an answer."""
+    client, budget = make(), Budget(tokens=100_000)
+
+    def spends(article: str) -> str:
+        """The price of an article."""
+        budget.settle(budget.reserve(Amount(0.0, 1), sure=True), Amount(0.0, 100_000))
+        return "4 EUR"
+
+    answer = client.complete(
+        PROMPT, USING.replace("tools=1", "tools=5"), tools=[spends], approve="auto", budget=budget, max_steps=9
+    )
+    assert (2, "stop") == (len(answer.steps), answer.finish_reason)
+
+
+def test_tools_with_an_unknown_price_are_refused_under_dollars(make, sim):
+    client, before = make(priced=False), len(sim.records)
+    with pytest.raises(ConfigError, match="price"):
+        client.complete(PROMPT, MODEL, tools=[looked_up], approve="auto", budget=1.0)
+    assert before == len(sim.records)
 
 
 def test_vectors_are_no_tokens(make):

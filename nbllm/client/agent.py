@@ -45,6 +45,7 @@ from ..core.history import answered, closed
 from ..core.messages import Message, Request, Text, Tool, ToolCall, ToolResult
 from ..core.options import CallSpec
 from ..core.values import counted
+from ..store.budgets import Turns
 from ..tools.changes import Change, Journal, Made, settled
 from ..tools.given import Connections, Given, Sets, tools
 from ..tools.mcp_mend import clean
@@ -86,27 +87,25 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a loop may go on. max_steps: turns of the model. usd: US dollars; tokens: read and written, of
-    all turns; None for no limit."""
+    """How long a loop may go on. max_steps: turns of the model. budget: of all turns, and of others that share
+    it; None for no limit."""
 
     max_steps: int = MAX_STEPS
-    usd: float | None = None
-    tokens: int | None = None
+    budget: Turns | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("max_steps", self.max_steps), ("usd", self.usd), ("tokens", self.tokens)):
-            if value is not None and (isinstance(value, bool) or not value > 0):
-                raise ConfigError(f"Not a limit: {name}={value!r}.", hint="Give a number above 0.")
+        if isinstance(self.max_steps, bool) or not self.max_steps > 0:
+            raise ConfigError(f"Not a limit: max_steps={self.max_steps!r}.", hint="Give a number above 0.")
 
     def spent(self, steps: Sequence[Step]) -> str:
         """What is used up after these steps, in words; "" where nothing is."""
-        used, costs = total(s.usage for s in steps) or Usage(), [s.cost or 0.0 for s in steps]
-        if self.usd is not None and sum(costs) >= self.usd:
-            return f"the budget of ${self.usd:g} is spent"
+        if self.budget is None:
+            return ""
+        most, used = self.budget.whole, total(s.usage for s in steps) or Usage()
         tokens = (used.input_tokens or 0) + (used.output_tokens or 0)
-        if self.tokens is not None and tokens >= self.tokens:
-            return f"the budget of {counted(self.tokens, 'token')} is spent"
-        return ""
+        own = (most.usd, sum(s.cost or 0.0 for s in steps)), (most.tokens, tokens)
+        spent = self.budget.over or any(limit is not None and taken >= limit for limit, taken in own)
+        return f"the budget of {most} is spent" if spent else ""
 
 
 @dataclass(slots=True)
@@ -610,12 +609,12 @@ class ToolUse:
         sets: Sets | None = None,
         window: Callable[[], int | None] = lambda: None,
     ) -> ToolUse:
-        """From the options of a call, whose budget is a mapping; `connections` are those that HTTP tools use,
+        """From the options of a call, whose budget is that of its turns; `connections` are those that HTTP tools use,
         `sets` knows MCP servers. Raises ConfigError for what is none of theirs, and for options of tools
         without a tool that runs."""
         found = tools(() if spec.tools is None else spec.tools, connections, sets)
         approve = checked_approve(spec.approve)
-        limits = Limits(MAX_STEPS if spec.max_steps is None else spec.max_steps, **(spec.budget or {}))
+        limits = Limits(MAX_STEPS if spec.max_steps is None else spec.max_steps, spec.budget)
         runs = any(not isinstance(t, Tool) for t in found)  # and not only a description
         wanted = "auto" if spec.compact is None and runs else spec.compact
         if wanted == "auto":

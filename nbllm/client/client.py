@@ -23,7 +23,7 @@ from ..http.transport import HttpTransport
 from ..routing import prices
 from ..routing.registry import DEFAULT_MODEL, Registry, Route, load
 from ..store.answers import Answers
-from ..store.budgets import Budget
+from ..store.budgets import Budget, Turns
 from ..store.chunks import Row
 from ..store.ledger import Ledger
 from ..store.moments import timing
@@ -365,8 +365,8 @@ class Client:
 
             permits, spec = Permits.of(spec, self.asker), replace(spec, approve=None)
         spending = None if spec.budget is None else Budget.of(spec.budget)
-        limits = spending.limits if spending else None
-        using = self._using(replace(spec, budget=limits), route) if _works(spec) else None
+        turns = Turns(spending) if spending else None
+        using = self._using(replace(spec, budget=turns), route) if _works(spec) else None
         given = self.parameters(spec)
         if "cache" not in given and using is not None and using.runs:
             given["cache"] = "auto"
@@ -374,8 +374,8 @@ class Client:
         sending = self.sending(spec, route)
         if permits is not None:
             sending["permits"] = permits
-        if spending and not (using and using.works):
-            sending["budgets"] = (spending,)  # with tools it ends in a last answer, and so is the loop's own
+        if spending and turns:
+            sending["budgets"] = (turns if using and using.works else spending,)
 
         def once(request: Request) -> Stream:
             return self.send(request, route, **sending)

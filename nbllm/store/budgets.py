@@ -130,11 +130,11 @@ class Budget:
         usd = [] if self.usd is None else [f"${self.usd:g}"]
         return " and ".join([*usd, *([] if self.tokens is None else [counted(self.tokens, "token")])])
 
-    def reserve(self, want: Amount) -> int:
-        """Sets aside what a call may take; gives the reservation's number. Raises BudgetExceeded, and
-        ConfigError for an unknown price under a limit in dollars."""
+    def reserve(self, want: Amount, *, sure: bool = False) -> int:
+        """Sets aside what a call may take; gives the reservation's number. sure: it is sent in any case.
+        Raises BudgetExceeded, and ConfigError for an unknown price under a limit in dollars."""
         with self._lock:
-            if self.usd is not None or self.tokens is not None:
+            if not sure and (self.usd is not None or self.tokens is not None):
                 self._state().check(want, self.who)
             self._last += 1
             self._held[self._last] = want
@@ -159,6 +159,37 @@ class Budget:
         held = self._held.values()
         reserved = Amount(sum(a.usd or 0.0 for a in held), sum(a.tokens for a in held))
         return State(self.usd, self.tokens, Amount(self._usd, self._tokens), reserved)
+
+
+class Turns(Budget):
+    """A budget as a loop of tools keeps it, whoever else does: it begins while anything is left. Its turns
+    then count and are all sent, since it is the loop that ends, by a last answer, once nothing is left."""
+
+    def __init__(self, whole: Budget) -> None:
+        super().__init__()
+        self.whole, self.over = whole, False  # over: nothing was left when the last turn ended
+        self._begun = False
+
+    def reserve(self, want: Amount, *, sure: bool = False) -> int:
+        """Raises what Budget.reserve does where nothing is left at the first turn, or its price is not
+        known."""
+        if not (sure or self._begun):
+            self.whole.state().check(_least(want), self.whole.who)
+        self._begun = True
+        return self.whole.reserve(want, sure=True)
+
+    def settle(self, number: int, used: Amount) -> None:
+        """As Budget.settle."""
+        self.whole.settle(number, used)
+        try:
+            self.whole.state().check(_least(Amount()), self.whole.who)
+        except BudgetExceeded:
+            self.over = True
+
+
+def _least(want: Amount) -> Amount:
+    """Of `want`: a budget without room for that has nothing left."""
+    return Amount(None if want.usd is None else 2 * _ROUNDING, 1)
 
 
 _TABLES = (
@@ -187,11 +218,12 @@ class SharedBudget(Budget):
         with self._file() as db:
             db.execute(_SET, (name, self.usd, self.tokens))
 
-    def reserve(self, want: Amount) -> int:
+    def reserve(self, want: Amount, *, sure: bool = False) -> int:
         """As Budget.reserve, among all that share it."""
         with self._file() as db:
             try:
-                self._found(db).check(want, self.who)
+                if not sure:
+                    self._found(db).check(want, self.who)
             except BudgetExceeded:
                 if not self._sweep(db):
                     raise
@@ -273,10 +305,10 @@ class DailyBudget(SharedBudget):
     def __init__(self, usd: float | None = None, tokens: float | None = None) -> None:
         super().__init__(_today(), usd, tokens)
 
-    def reserve(self, want: Amount) -> int:
+    def reserve(self, want: Amount, *, sure: bool = False) -> int:
         """As Budget.reserve, of what is left of today's."""
         self._renew()
-        return super().reserve(want)
+        return super().reserve(want, sure=sure)
 
     def state(self) -> State:
         """As Budget.state, of today."""
