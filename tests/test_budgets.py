@@ -186,7 +186,8 @@ def test_loops_of_tools_share_a_budget(make, sim, kind):
     first = client.complete(PROMPT, USING, **ask)
     assert (2, 1) == (len(first.steps), len(first.before))
     assert (first.usage.input_tokens + first.usage.output_tokens, 0) == spent(budget)
-    assert 0 < (taken := budget.state().spent.usd) < 1
+    taken = budget.state().spent.usd
+    assert 0 < taken < 1
     budget.settle(budget.reserve(Amount()), Amount(10.0 - taken - 1e-6, 0))
     last = client.complete(PROMPT, USING, **ask)
     assert 2 == len(last.steps)  # the first turn spent it, the second is the last answer
@@ -206,7 +207,12 @@ def test_a_budget_that_others_spend_ends_a_loop(make):
         return "4 EUR"
 
     answer = client.complete(
-        PROMPT, USING.replace("tools=1", "tools=5"), tools=[spends], approve="auto", budget=budget, max_steps=9
+        PROMPT,
+        USING.replace("tools=1", "tools=5"),
+        tools=[spends],
+        approve="auto",
+        budget=budget,
+        max_steps=9,
     )
     assert (2, "stop") == (len(answer.steps), answer.finish_reason)
 

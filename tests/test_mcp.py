@@ -2,6 +2,7 @@
 describe servers, and that no process and no secret is left anywhere."""
 
 import contextlib
+import gzip
 import json
 import os
 import signal
@@ -519,6 +520,19 @@ def test_a_screenshot_of_megabytes_comes_over_http(servers):
         listener.more["content-type"] = "text/event-stream"
         known = servers(entry_of("bad", {"url": f"{listener.url}/mcp"}, here(trusted=True), {}))
         assert called(known).startswith("zzz")
+
+
+def test_an_answer_over_http_that_is_compressed_is_refused(servers):
+    """None is asked for: a small one may be of any size, and would be undone on the engine's loop."""
+    page = gzip.compress(whole_call(2, 200_000_000))
+    with Listener((200, hosted(lambda ident: page))) as listener:
+        listener.more |= {"content-type": "text/event-stream"}
+        known = servers(entry_of("bad", {"url": f"{listener.url}/mcp"}, here(trusted=True), {}))
+        usables, _ = used(known)
+        listener.more["content-encoding"] = "gzip"
+        with pytest.raises(NbllmError, match="compressed"):
+            engine().run(usables[0].call({}))
+        assert "accept-encoding: identity" in listener.text.lower()
 
 
 def test_nobody_listens(servers):

@@ -140,6 +140,16 @@ def test_a_stream_that_breaks_off_is_taken_up_again(client, server):
     assert any("Subscribe" in path or path == "/rpc" for _, path, _ in server.seen)
 
 
+def test_a_turn_that_breaks_off_before_anything_came_is_not_said_again(client, server):
+    """The agent may have done what it was asked."""
+    client.complete("message it", NAME)  # its card is known then
+    server.agent.heard.clear()
+    server.cut = 0.5
+    with pytest.raises(errors.StreamCut):
+        client.complete("later it", NAME, retries=2)
+    assert 1 == len(server.agent.heard)
+
+
 @pytest.mark.parametrize("binding", ["JSONRPC", "HTTP+JSON"])
 def test_an_agent_that_does_not_stream_is_looked_at(binding):
     """Until its task is over; Stop cancels it too."""

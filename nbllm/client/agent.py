@@ -87,8 +87,8 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a loop may go on. max_steps: turns of the model. budget: of all turns, and of others that share
-    it; None for no limit."""
+    """How long a loop may go on. max_steps: turns of the model. budget: of all turns, and of others that
+    share it; None for no limit."""
 
     max_steps: int = MAX_STEPS
     budget: Turns | None = None
@@ -609,9 +609,9 @@ class ToolUse:
         sets: Sets | None = None,
         window: Callable[[], int | None] = lambda: None,
     ) -> ToolUse:
-        """From the options of a call, whose budget is that of its turns; `connections` are those that HTTP tools use,
-        `sets` knows MCP servers. Raises ConfigError for what is none of theirs, and for options of tools
-        without a tool that runs."""
+        """From the options of a call, whose budget is that of its turns; `connections` are those that HTTP
+        tools use, `sets` knows MCP servers. Raises ConfigError for what is none of theirs, and for options of
+        tools without a tool that runs."""
         found = tools(() if spec.tools is None else spec.tools, connections, sets)
         approve = checked_approve(spec.approve)
         limits = Limits(MAX_STEPS if spec.max_steps is None else spec.max_steps, spec.budget)

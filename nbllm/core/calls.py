@@ -209,6 +209,11 @@ class _Call:
     no_key_hint: ClassVar[str] = ""  # what to do where it is refused and held no key
     rate_limited: ClassVar[bool] = False  # it goes straight to a provider, who may limit how often
 
+    @property
+    def acts(self) -> bool:
+        """Whether who is asked does more than answer, so that it is not asked again once it has begun."""
+        return False
+
     def guarded(self, guard: Guard) -> Self:
         """It with what of it is secret, and where that may go; a command is told its key by its
         environment."""
@@ -371,6 +376,11 @@ class TalkCall(_Call):
     permit: Permit | None = field(default=None, compare=False, repr=False)
     headers: ClassVar[None] = None  # it is told its key by its environment
 
+    @property
+    def acts(self) -> bool:
+        """See _Call."""
+        return self.permit is not None
+
     def permitting(self, permit: Permit | None, *, stays: bool) -> TalkCall:
         """See _Call."""
         return replace(self, permit=permit, fresh=self.fresh or not stays)
@@ -428,6 +438,11 @@ class RemoteCall(_Sent):
     fresh: bool = False
     guard: Guard = field(default=Guard(), compare=False)
     no_key_hint: ClassVar[str] = "No key was sent. Name one in the agent's row: key_env."
+
+    @property
+    def acts(self) -> bool:
+        """See _Call."""
+        return True
 
     def __repr__(self) -> str:
         return f"RemoteCall({shown(self.url, self.guard.texts)}, headers={list(self.headers)})"

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from ..agents.process import ProcessTransport
 from ..core.calls import ProcessCall, origin
-from ..core.errors import ConfigError, ConnectFailed, NbllmError, Timeout, scrub
+from ..core.errors import ConfigError, ConnectFailed, NbllmError, ProtocolError, Timeout, scrub
 from ..core.messages import Message
 from .consent import Described, described
 from .mcp_content import Part, parts_of, words_of
@@ -192,8 +192,12 @@ class Connection:
             for name, secret in self.entry.headers.items():
                 if origin(str(request.url)) == secret.origin:
                     request.headers[name] = secret.reveal()
+            request.headers["accept-encoding"] = "identity"
 
         async def look(response: Any) -> None:
+            if response.headers.get("content-encoding", "identity").lower() != "identity":
+                self.ended = "its answer is compressed, though that was not asked for"  # of any size
+                raise ProtocolError(self.ended)
             if response.status_code >= 400 and response.request.method == "POST":  # few have a stream to GET
                 self._status = response.status_code
 
