@@ -48,6 +48,24 @@ def test_the_prompts_may_stand_in_the_cell(kernel):
     assert [["p0", "p1"], 4] == kernel.value("[sorted(mine.prompt_id.unique()), len(mine)]")
 
 
+def test_the_prompts_of_a_cell_are_filled(kernel):
+    """As those of %%llm: values, expressions, pictures; what is not is told, and fill=off fills none."""
+    kernel.run("who = 'Ada'; png = b'\\x89PNG\\r\\n\\x1a\\n' + bytes(40)")
+    ran = kernel.run(
+        "%%llm_bench df << sim/openai@ttft=0,gap=0,echo=1 blocks=3 warmup=0\n"
+        "Greet {who}, {{1 + 1}} times.\n---\nNo {whu}, {ok: 1}.\n---\nSee {png}."
+    )
+    assert ran.ok, ran.error
+    said = kernel.value("sorted(nbllm.bench.answers(df).answer)")
+    assert ["Greet Ada, 2 times.", "No {whu}, {ok: 1}."] == said[:2]
+    assert "not filled: {whu}" in ran.text
+    ran = kernel.run(
+        "%%llm_bench df << sim/openai@ttft=0,gap=0,echo=1 blocks=1 warmup=0 fill=off\nGreet {who}."
+    )
+    assert ran.ok, ran.error
+    assert ["Greet {who}."] == kernel.value("list(nbllm.bench.answers(df).answer)")
+
+
 def test_the_dashboard_grows_while_it_runs(kernel):
     """Frames in between, with what is left; the last one says what it took."""
     ran = kernel.run(

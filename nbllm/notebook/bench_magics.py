@@ -4,7 +4,7 @@
     %%llm_bench df << openai/mini,claude/sonnet concurrency=1,4,16
     A prompt. Several are divided by lines of three dashes.
     ---
-    Another prompt.
+    Another prompt, filled from the notebook's {variables}.
 
 The options of a benchmark are taken out of the line first; what is left are options of a call, sent with
 every call. Where both have an option of the same name, the plain one is the call's: `seed=7` is sent, and
@@ -18,9 +18,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
+from ..core.messages import Message, Text
 from ..core.options import REQUEST
+from ..core.template import fill
 from ..core.values import counted
 from .asserting import assertion
+from .cell import parts_of
 from .session import Session
 from .syntax.lexer import fail, value
 from .syntax.options import BENCH
@@ -123,7 +126,8 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
         options["asserts"] = [assertion(text, session.namespace) for text in options["asserts"]]
     if "score" in options:
         options["score"] = assertion(options["score"], session.namespace)
-    options["prompts"] = _prompts(session, options.get("prompts"), cell)
+    filling = str(read.options.get("fill", session.defaults.get("fill", "on")))
+    options["prompts"] = _prompts(session, options.get("prompts"), cell, filling)
     passed = {name: chosen for name, chosen in read.options.items() if name in _SENT}
     if passed.get("cache") in ("true", "refresh"):
         raise fail(
@@ -131,7 +135,7 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
             "a benchmark takes no answer from the cache",
             "Leave cache= out, or say auto.",
         )
-    unknown = sorted(set(read.options) - set(passed))
+    unknown = sorted(set(read.options) - set(passed) - {"fill"})
     if unknown:
         raise fail(
             read.spans[unknown[0]][0],
@@ -151,16 +155,25 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
     return short(df, summary) if (df["phase"] == "measure").any() else None  # the display says why
 
 
-def _prompts(session: Session, named: str | None, cell: str | None) -> Any:
+def _prompts(session: Session, named: str | None, cell: str | None, filling: str) -> Any:
     if cell is not None and cell.strip():
         if named is not None:
             raise ConfigError(
                 "The cell has prompts, and prompts= names others.", hint="Leave one of them out."
             )
-        return [text.strip() for text in _DIVIDER.split(cell) if text.strip()]
+        return [_filled(session, text.strip(), filling) for text in _DIVIDER.split(cell) if text.strip()]
     if named is None:
         return None
     return session.namespace.get(named, named)
+
+
+def _filled(session: Session, text: str, mode: str) -> str | Message:
+    """A prompt with the notebook's values in it, as in a cell; what is not filled is told."""
+    filled = fill(text, session.fillable, session.evaluate, mode)
+    if filled.left:
+        session.say(f"not filled: {filled.left}")
+    parts, _ = parts_of(session, filled, {})
+    return Message("user", parts) if any(not isinstance(p, Text) for p in parts) else filled.text
 
 
 def short(df: pd.DataFrame, summary: Callable[..., pd.DataFrame]) -> pd.DataFrame:

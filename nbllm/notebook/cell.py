@@ -190,7 +190,7 @@ def question(
     filled: Filled,
 ) -> Question:
     """What a filled prompt asks."""
-    parts, told = _parts(session, filled, options)
+    parts, told = parts_of(session, filled, options)
     rest = {k: v for k, v in options.items() if k != "model"}
     return Question(parts, models_of(models, options), rest, extra, filled.told, told, left=filled.left)
 
@@ -218,7 +218,7 @@ def _asker(session: Session, line: Line, options: Mapping[str, Any]) -> Callable
     return asks
 
 
-def _parts(
+def parts_of(
     session: Session, filled: Filled, options: Mapping[str, Any]
 ) -> tuple[tuple[Part, ...], tuple[str, ...]]:
     """(the parts of the prompt, what was attached, for the footer)."""
