@@ -40,6 +40,14 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)([^?#]*)(?:\?([^#]*))?")
 _HOLE = re.compile(r"\{([^{}]*)\}")
 _CHARSET = re.compile(r"charset *= *[\"']?([\w.:+-]+)", re.IGNORECASE)
+_PLACE = re.compile(r"[\w.-]{1,64}")
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("url", "description", "method"), str),
+    **dict.fromkeys(("schema", "headers"), Mapping),
+    **dict.fromkeys(("private", "reads"), bool),
+    "timeout": (int, float),
+    "budget": int,
+}
 _ACCEPT = {"accept": "application/json, text/*;q=0.9, */*;q=0.5"}
 
 
@@ -67,6 +75,11 @@ class HttpTool:
     secrets: Hidden = field(default_factory=Hidden)
 
     def __post_init__(self) -> None:
+        given = {n: getattr(self, n) for n in _KINDS}
+        optional = {n for n in ("schema", "reads") if given[n] is None}
+        _check_kinds(self.name, {n: v for n, v in given.items() if n not in optional})
+        if not all(isinstance(v, str | Secret) for v in self.headers.values()):
+            raise self._wrong("a header that is no text", 'headers={"Authorization": "Bearer ..."}')
         if self.method not in _METHODS:
             raise self._wrong(f"no method {self.method!r}", f"There are {', '.join(_METHODS)}.")
         head, path, query = self._split()
@@ -85,6 +98,10 @@ class HttpTool:
         for name in _HOLE.findall(path + query):
             if name not in known:
                 raise self._wrong(f"no argument {name!r} in its schema", "Add it to the schema's properties.")
+            if not _PLACE.fullmatch(name):
+                raise self._wrong(
+                    f"a place {{{name[:40]}}} that is no name", "Write {name}, without a format."
+                )
 
     def _wrong(self, what: str, hint: str) -> ConfigError:
         return ConfigError(f"The tool {self.name!r} has {what}.", hint=hint)
@@ -256,15 +273,6 @@ def _value(reply: Reply, data: bytes) -> Any:
     return text + more if data else None
 
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("url", "description", "method"), str),
-    **dict.fromkeys(("schema", "headers"), dict),
-    **dict.fromkeys(("private", "reads"), bool),
-    "timeout": (int, float),
-    "budget": int,
-}
-
-
 def from_table(name: str, table: Mapping[str, Any], env: Mapping[str, str]) -> HttpTool:
     """An HTTP tool from a table of TOML, each ${NAME} in its url and headers filled from `env`. Raises
     ConfigError for a wrong entry, and for a variable that is not set."""
@@ -287,13 +295,18 @@ def from_table(name: str, table: Mapping[str, Any], env: Mapping[str, str]) -> H
 
 
 def _check_entries(name: str, table: Mapping[str, Any]) -> None:
-    for entry, value in table.items():
+    for entry in table:
         if entry not in _KINDS:
             near = difflib.get_close_matches(entry, _KINDS, 1)
             raise ConfigError(
                 f"The tool {name!r} has an unknown entry {entry!r}.",
                 hint=f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(_KINDS)}.",
             )
+    _check_kinds(name, table)
+
+
+def _check_kinds(name: str, values: Mapping[str, Any]) -> None:
+    for entry, value in values.items():
         if not isinstance(value, _KINDS[entry]) or (isinstance(value, bool) and _KINDS[entry] is not bool):
             raise ConfigError(
                 f"The tool {name!r} has a wrong {entry!r}: {type(value).__name__}.",
