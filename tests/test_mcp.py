@@ -895,7 +895,7 @@ USED_FIRST = f"""
     sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
     from tests.test_mcp import *
 
-    loaded = []
+    loaded, frozen = [], gc.get_freeze_count()  # Python 3.12 itself freezes some
 
     class Finder:
         def find_spec(self, name, path=None, target=None):
@@ -910,7 +910,7 @@ USED_FIRST = f"""
     on_the_loop = [name for name, thread, _ in loaded if thread == "nbllm-engine"]
     while_collecting = [name for name, _, collects in loaded if collects]
     there = {{"anyio._backends._asyncio", "mcp"}} <= {{name for name, _, _ in loaded}}
-    print(json.dumps([on_the_loop, while_collecting, there, gc.isenabled(), gc.get_freeze_count()]))
+    print(json.dumps([on_the_loop, while_collecting, there, gc.isenabled(), gc.get_freeze_count() <= frozen]))
 """
 
 
@@ -921,4 +921,4 @@ def test_the_first_use_loads_nothing_on_the_engines_loop(tmp_path, collects):
     script = f"import gc; {'pass' if collects else 'gc.disable()'}\n" + textwrap.dedent(USED_FIRST)
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=tmp_path, check=False)
     assert (0, b"") == (run.returncode, run.stderr)
-    assert [[], [], True, collects, 0] == json.loads(run.stdout)
+    assert [[], [], True, collects, True] == json.loads(run.stdout)
