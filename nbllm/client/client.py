@@ -113,8 +113,7 @@ class Client:
     ) -> None:
         self.registry = registry or load()
         self.ledger = Ledger(self.registry.ledger) if ledger == "new" else ledger
-        attempts = Retries(attempts=retries) if isinstance(retries, int) else retries
-        self.timeouts, self.retries = timeouts or Timeouts(), attempts or Retries()
+        self.timeouts, self.retries = timeouts or Timeouts(), Retries.of(retries) or Retries()
         self.wrap, self.paced = tuple(wrap), paced
         self.budget: Budget | None = None  # of all its calls
         self.sender: Handler | None = None  # sends in place of its own connections
@@ -364,8 +363,7 @@ class Client:
             from .permits import Permits
 
             permits, spec = Permits.of(spec, self.asker), replace(spec, approve=None)
-        spending = None if spec.budget is None else Budget.of(spec.budget)
-        turns = Turns(spending) if spending else None
+        turns = None if spec.budget is None else Turns(Budget.of(spec.budget))
         using = self._using(replace(spec, budget=turns), route) if _works(spec) else None
         given = self.parameters(spec)
         if "cache" not in given and using is not None and using.runs:
@@ -374,8 +372,8 @@ class Client:
         sending = self.sending(spec, route)
         if permits is not None:
             sending["permits"] = permits
-        if spending and turns:
-            sending["budgets"] = (turns if using and using.works else spending,)
+        if turns:
+            sending["budgets"] = (turns if using and using.works else turns.whole,)
 
         def once(request: Request) -> Stream:
             return self.send(request, route, **sending)
@@ -410,11 +408,10 @@ class Client:
 
     def sending(self, spec: CallSpec, route: Route) -> dict[str, Any]:
         """The keyword arguments of `send` that the options mean. Raises ConfigError for what has no sense."""
-        retries, known = spec.retries, isinstance(spec.retries, Retries | None)
         return {
             "key": self.tapes.keys(self.registry)(route, spec.api_key),
             "timeouts": self.timeouts if spec.timeout is None else Timeouts.of(spec.timeout),
-            "retries": retries if known else Retries(attempts=retries),
+            "retries": Retries.of(spec.retries),
             "keep": bool(spec.keep),
             "mode": spec.mode,
             "anew": begins_anew(spec.failover, route, spec.api_key),

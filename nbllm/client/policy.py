@@ -92,6 +92,11 @@ class Retries:
     base: float = 0.5
     cap: float = 8.0
 
+    @classmethod
+    def of(cls, given: Retries | int | None) -> Retries | None:
+        """From how often, where that is all that is said."""
+        return given if isinstance(given, Retries | None) else cls(attempts=given)
+
 
 def passing(error: errors.NbllmError) -> bool:
     """Whether the same request may well succeed a little later."""
