@@ -4,6 +4,8 @@ hung up on."""
 import html
 import random
 import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -179,6 +181,56 @@ def test_run_all_answers_every_cell(kernel):
     ]
     assert all(kernel.collect(c).ok for c in cells)
     assert kernel.value("all(globals()[f'cell_{i}'].text for i in range(5))")
+
+
+STOPS_AT_IMPORTS = """
+import sys
+from IPython.core.interactiveshell import InteractiveShell
+
+class Interrupted:
+    def __init__(self):
+        self.seen = set()
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("nbllm.") and name not in self.seen:
+            self.seen.add(name)
+            raise KeyboardInterrupt
+
+shell = InteractiveShell.instance()
+shell.run_line_magic("load_ext", "nbllm")
+shell.showtraceback = lambda *args, **kwargs: None
+sys.meta_path.insert(0, stop := Interrupted())
+for cell in CELLS:
+    for _ in range(500):
+        ended = shell.run_cell(cell)
+        if ended.error_in_exec is None:
+            break
+        assert type(ended.error_in_exec).__name__ == "Stopped", (ended.error_in_exec, sorted(stop.seen))
+    else:
+        raise AssertionError("it never ended")
+print(len(stop.seen), shell.user_ns["a"].text)
+"""
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%%llm sim/openai@echo=1 out=b\nhello",
+        "b = %llm ask -m sim/openai hello",
+        "%%llm_bench b << sim/openai blocks=1\nhello",
+    ],
+)
+def test_stop_while_a_part_is_loaded(cell):
+    """At whichever import the interrupt comes, the cell ends as stopped cells do, and runs when it is run
+    again."""
+    cells = [cell, "%%llm sim/openai@echo=1 out=a\nhello"]
+    program = STOPS_AT_IMPORTS.replace("CELLS", repr(cells))
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert 0 == ran.returncode, ran.stderr[-3000:]
+    seen, text = ran.stdout.splitlines()[-1].split()
+    assert int(seen) > 40
+    assert "hello" == text
 
 
 def test_sixty_stops_at_random_moments(kernel, sim):

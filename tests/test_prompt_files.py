@@ -19,6 +19,7 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     git(folder, "init", "-q")
     (folder / "pyproject.toml").write_text("")
+    (folder / "prompts").mkdir()
     return folder
 
 
@@ -26,8 +27,17 @@ def project(tmp_path_factory):
 def kernel(project):
     (project / "notebooks").mkdir()
     with Kernel() as kernel:
-        kernel.run(f"import os; os.chdir({str(project / 'notebooks')!r})")
+        kernel.run(f"import os; os.chdir({str(project / 'notebooks')!r}); thing = 'rain'")
+        kernel.run("import nbllm.notebook.prompt_files")
         yield kernel
+
+
+@pytest.fixture(autouse=True)
+def praise(project):
+    """The one file that every test finds."""
+    for file in (project / "prompts").iterdir():
+        file.unlink()
+    (project / "prompts" / "praise.md").write_text("Praise {thing}.\n")
 
 
 SEED = """__import__('json').loads(get_ipython().run_line_magic('llm', 'log all').params.iloc[-1])['seed']"""
@@ -100,11 +110,10 @@ def test_a_version_is_of_the_text_alone():
 
 
 def test_a_cell_keeps_its_text_in_the_project_and_another_uses_it(kernel, project):
-    ran = kernel.run("%%llm save=prompts/praise\nPraise {thing}.")
-    assert "prompts/praise.md" in ran.text
-    assert "Praise {thing}.\n" == (project / "prompts" / "praise.md").read_text()
-    assert kernel.run("thing = 'rain'").ok
-    assert kernel.run("%%llm sim/openai@echo=1 use=praise out=a\nIn short.").ok
+    ran = kernel.run("%%llm save=prompts/kept\nPraise {thing}.")
+    assert "prompts/kept.md" in ran.text
+    assert "Praise {thing}.\n" == (project / "prompts" / "kept.md").read_text()
+    assert kernel.run("%%llm sim/openai@echo=1 use=kept out=a\nIn short.").ok
     assert "Praise rain.\n\nIn short." == kernel.value("a.text")
 
 
@@ -119,10 +128,13 @@ def test_its_head_gives_the_cell_options_which_the_cell_may_say_otherwise(kernel
     assert "description: sorts\nschema: kind str\nseed: 3\n---\nWhat is this?\n" in file.read_text()
 
 
-def test_what_a_prompt_cost_is_told_by_its_version(kernel):
+def test_what_a_prompt_cost_is_told_by_its_version(kernel, project):
     """In cells, functions and rows; a label of the cell's own comes first."""
+    file = project / "prompts" / "praise.md"
+    file.write_text("Praise {thing} aloud.\n")  # no other test's version
     label = kernel.value("nbllm.notebook.prompt_files.label([nbllm.notebook.prompt_files.read('praise')])")
     assert kernel.run("%%llm sim/openai label=mine use=praise\nx").ok
+    assert kernel.run("%%llm sim/openai use=praise\nx").ok
     assert kernel.run("%llm ask -m sim/openai use=praise def=f").ok
     assert kernel.run("f('x'); import pandas as pd; rows = pd.DataFrame({'thing': ['a', 'b']})").ok
     assert kernel.run("%llm ask -m sim/openai use=praise each=rows").ok
@@ -138,6 +150,7 @@ def test_it_becomes_a_function(kernel):
 
 
 def test_list_show_diff_edit(kernel, project):
+    (project / "prompts" / "sorted.md").write_text("Sort {these}.")
     git(project, "add", ".")
     git(project, "commit", "-qm", "one")
     assert "as in the last commit" in kernel.run("%llm prompt diff praise").text
@@ -193,7 +206,6 @@ def test_a_link_or_no_file_is_not_read(kernel, project, tmp_path):
         error = refused(kernel, f"%%llm sim/openai use={name}\nx")
         assert f"{name}.md cannot be read" in error
         assert "canary" not in error
-    (project / "prompts" / "link.md").unlink()
     (project / "prompts" / "folder.md").rmdir()
 
 

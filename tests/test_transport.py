@@ -20,6 +20,7 @@ from nbllm.core import errors
 from nbllm.core.calls import HttpCall, Trace
 from nbllm.http.codings import decoded
 from nbllm.http.letter import Letter
+from nbllm.http.pool import StampedTransport
 from nbllm.http.stamps import ClockedLoop
 from nbllm.http.transport import HttpTransport
 
@@ -263,6 +264,31 @@ def test_a_connection_that_the_server_lets_go_while_it_is_taken_is_replaced():
     ):
         ask(url)
     assert 1 == len(count)
+
+
+def test_a_full_pool_keeps_the_newest():
+    """Idle connections to servers that nobody asks any more do not keep others from being used again."""
+    answer = CHUNKED + chunk(EVENT) + b"0\r\n\r\n"
+
+    async def reused(pool, url):
+        trace = Trace()
+        got = await pool.send(Letter(HttpCall(url, {}, {"q": 1})), trace, 5.0)
+        assert EVENT == b"".join([piece async for piece in got])
+        await got.aclose()
+        return trace.reused
+
+    async def work(urls):
+        pool = StampedTransport(keep=2)
+        try:
+            return [await reused(pool, url) for url in urls]
+        finally:
+            await pool.aclose()
+
+    twice = [None, answer] * 2
+    with server(twice) as (a, _), server(twice, twice) as (b, second), server(twice) as (c, _):
+        asked = asyncio.run(asyncio.wait_for(work([b, a, c, c, a, b]), 60))
+    assert [False, False, False, True, True, False] == asked
+    assert 2 == len(second), "the one that waited longest was closed"
 
 
 def test_a_fresh_request_has_a_connection_of_its_own():

@@ -167,11 +167,14 @@ class StampedTransport:
     def release(self, connection: Connection, origin: Address | None) -> None:
         """Takes a connection back (under its origin), or closes it."""
         self._busy.discard(connection)
-        if origin is None or not connection.reusable() or sum(map(len, self._idle.values())) >= self._keep:
+        if origin is None or not connection.reusable():
             connection.close()
         else:
             connection.rest()
             self._idle[origin].append(connection)
+            if sum(map(len, self._idle.values())) > self._keep:
+                # What waits longest goes: its server may have let go of it, and this one was just asked.
+                min(filter(None, self._idle.values()), key=lambda idle: idle[0].released).pop(0).close()
 
     def idle(self, origin: Address) -> int:
         """How many connections to `origin` are open and free."""
@@ -181,8 +184,6 @@ class StampedTransport:
         """Closes every connection."""
         for connection in (*self._busy, *itertools.chain.from_iterable(self._idle.values())):
             connection.close()
-        self._busy.clear()
-        self._idle.clear()
         if self._keeper is not None:
             self._keeper.close()
 

@@ -25,8 +25,8 @@ from .functions import define
 from .painters import painter
 from .prompt.attachments import attached, part_of, told
 from .question import Question, checked, value_budget
-from .run import Guarded, Run, Stopped, follow, keep_turn, settle, stoppable, turn
-from .session import Session
+from .run import Guarded, Run, follow, keep_turn, settle, stoppable, turn
+from .session import Session, Stopped
 from .syntax.lexer import fail
 from .syntax.parser import Line
 from .syntax.places import refuse_places

@@ -16,7 +16,7 @@ from types import MethodType
 from typing import Any
 
 from ..core.errors import ConfigError, NbllmError
-from .session import Session, forget, loaded, session_of
+from .session import Session, Stopped, forget, loaded, session_of
 from .syntax.options import SUBCOMMANDS
 from .syntax.statements import TARGETS, statements
 
@@ -163,9 +163,7 @@ def _bench_magic(session: Session) -> Callable[..., Any]:
 
         The frame with one row per request goes into NAME (`_bench` without one); see nbllm.bench.run.
         """
-        from .bench_magics import bench
-
-        return _told(session, lambda: bench(session, line, cell))
+        return _told(session, lambda: _bench(session, line, cell))
 
     made: Callable[..., Any] = no_var_expand(llm_bench)
     return made
@@ -173,16 +171,15 @@ def _bench_magic(session: Session) -> Callable[..., Any]:
 
 def _told(session: Session, work: Callable[[], Any]) -> Any:
     """Runs `work`; one of our errors leaves as itself, drawn in a few lines."""
-    from .run import Stopped
-    from .view.static import error_lines
-
     try:
         return work()
     except Stopped:
         raise
-    except KeyboardInterrupt:  # before anything was sent, or in a line that waits for something else
+    except KeyboardInterrupt:  # while a part of ours was loaded, or in a line that waits for something else
         raise Stopped("") from None
     except NbllmError as error:
+        from .view.static import error_lines
+
         lines = error_lines(error).splitlines()
         error._render_traceback_ = MethodType(lambda _self: lines, error)  # type: ignore[method-assign]
         raise error.with_traceback(None) from None
@@ -194,6 +191,12 @@ def _cell(session: Session, line: str, cell: str) -> Any:
     from .cell import run_cell
 
     return run_cell(session, session.parse(line), cell.replace("\r\n", "\n"))
+
+
+def _bench(session: Session, line: str, cell: str) -> Any:
+    from .bench_magics import bench
+
+    return bench(session, line, cell)
 
 
 def _question(session: Session, line: str) -> str:

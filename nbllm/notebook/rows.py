@@ -17,8 +17,7 @@ from ..rows.executors import Unfit
 from ..rows.progress import Totals
 from .buttons import approve
 from .question import Question
-from .run import Stopped
-from .session import Session, current_session
+from .session import Session, Stopped, current_session
 from .syntax.lexer import fail
 from .syntax.parser import Line
 from .view.progress import Display, bar, display_here

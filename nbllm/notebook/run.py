@@ -93,22 +93,6 @@ class Guarded(Watcher):
         return None
 
 
-class Stopped(KeyboardInterrupt):
-    """The user pressed Stop: the cell fails in one line, so that Run All stops; the answer, `whole` or not,
-    is kept in `name`, which is "" where there is none."""
-
-    def __init__(self, name: str, *, whole: bool = False) -> None:
-        super().__init__(name)
-        self.name, self.whole = name, whole
-
-    def _render_traceback_(self) -> list[str]:
-        return [
-            f"Stopped. The {'' if self.whole else 'partial '}answer is in {self.name}."
-            if self.name
-            else "Stopped."
-        ]
-
-
 @dataclass(slots=True)
 class Run:
     """A question and its answers, in the order of its contestants. A stream that could not begin is the error

@@ -40,6 +40,22 @@ class Failure:
     error: str
 
 
+class Stopped(KeyboardInterrupt):
+    """The user pressed Stop: the cell fails in one line, so that Run All stops; the answer, `whole` or not,
+    is kept in `name`, which is "" where there is none."""
+
+    def __init__(self, name: str, *, whole: bool = False) -> None:
+        super().__init__(name)
+        self.name, self.whole = name, whole
+
+    def _render_traceback_(self) -> list[str]:
+        return [
+            f"Stopped. The {'' if self.whole else 'partial '}answer is in {self.name}."
+            if self.name
+            else "Stopped."
+        ]
+
+
 @dataclass(slots=True)
 class Session:
     """The state behind the magics. Light: what a call needs loads with the first one."""
