@@ -122,7 +122,7 @@ def test_help_in_one_screen(kernel):
 
 def test_a_dry_run_can_be_read(kernel):
     """The messages as text first, the request folded below them."""
-    ran = kernel.run("df = pd.DataFrame({'a': [1, 2]})\nq = 'first\\nsecond'")
+    ran = kernel.run("import pandas as pd\ndf = pd.DataFrame({'a': [1, 2]})\nq = 'first\\nsecond'")
     ran = kernel.run("%%llm sim,sim/claude system=brief -n\n{q}\n{df}")
     html, text = shown(ran)
     assert text.index("first\nsecond") < text.index('"messages"')

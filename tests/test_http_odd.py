@@ -93,6 +93,14 @@ READ = {
 FRAMES = ['{"choices":[{"index":0,"delta":{"content":"Hello"},"finish_reason":"stop"}]}', "[DONE]"]
 
 
+def test_junk_that_comes_late_is_no_answer():
+    """It follows an answer, and is seen when the next request has gone out already."""
+    plain = ok(b"Content-Length: " + SIZE) + ANSWER
+    with server([None, plain, None, b"junk", "close"], [None, plain, "close"]) as (url, count):
+        assert [(200, FRAMES)] * 2 == [found[:2] for found in ask(url, 2)]
+    assert 2 == len(count)
+
+
 @pytest.mark.parametrize("cut", [1, 7, 100_000])
 @pytest.mark.parametrize("answer", READ.values(), ids=READ)
 def test_a_careless_answer_is_read(answer, cut):

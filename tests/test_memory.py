@@ -33,6 +33,12 @@ def gone(ref, seconds=60):
     return ref() is None
 
 
+def holders(ref):
+    """What holds an object that should be gone, and what holds that."""
+    first = gc.get_referrers(ref())
+    return [(type(x), repr(x)[:300], [type(y) for y in gc.get_referrers(x)][:5]) for x in first]
+
+
 def test_a_long_answer_is_measured_at_its_end_and_let_go():
     """Nobody asked for the rows; they are there all the same, with every chunk counted."""
     with server([*LONG, *LONG]) as (url, _):
@@ -43,7 +49,7 @@ def test_a_long_answer_is_measured_at_its_end_and_let_go():
                 assert 200_000 == len(stream.response().text)
                 ref = weakref.ref(stream)
                 del stream
-                assert gone(ref)
+                assert gone(ref), holders(ref)
             assert [40_000, 40_000] == [row["chunks"] for row in client.ledger.rows()]
         finally:
             client.close()

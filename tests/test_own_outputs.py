@@ -237,8 +237,8 @@ def test_what_is_printed_when_blocks_are_frozen_already_stays(kernel):
         "flush=True)\nthread = threading.Thread(target=late)"
     )
     kernel.run(
-        "get_ipython().events.register('pre_run_cell', lambda *_: thread.is_alive() or thread.ident or "
-        "thread.start())"
+        "begin = lambda *_: thread.is_alive() or thread.ident or thread.start()\n"
+        "get_ipython().events.register('pre_run_cell', begin)"
     )
     kernel.run(
         "def frozen(message):\n    shown.add(message['content'].get('transient', {}).get('display_id'))\n  "
@@ -247,6 +247,7 @@ def test_what_is_printed_when_blocks_are_frozen_already_stays(kernel):
     )
     ran = kernel.run("%%llm sim/openai@tokens=500,gap=0.006\nAt length.")
     kernel.run("get_ipython().display_pub.unregister_hook(frozen)")
+    kernel.run("get_ipython().events.unregister('pre_run_cell', begin)")
     assert "late words" in "".join(o["text"] for o in ran.outputs if o["kind"] == "stream")
     answers = [o["data"]["text/plain"] for o in ran.outputs if o["kind"] != "stream"]
     assert "to first token" in answers[0]

@@ -159,6 +159,8 @@ def test_open_shows_a_panel_and_names_are_checked(kernel):
 def test_a_background_cell_gives_the_prompt_back_and_ends_in_its_place(kernel):
     """The variable is a Stream, then the Response; what comes later updates the display of its own cell and
     no other."""
+    kernel.run("p = panel = None")  # another test's panel may be drawn again
+    kernel.others.clear()
     ran = kernel.run("%%llm sim/openai@gap=0.02,ttft=1.5 bg=true out=later\nWhy is the sky blue?")
     assert ran.ok, ran.error
     assert "Stream" == kernel.value("type(later).__name__")

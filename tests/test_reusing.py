@@ -53,7 +53,7 @@ def test_fragments_are_kept_and_put_together(kernel):
 def test_parameters_are_names_that_nobody_else_knows(kernel):
     """Neither Python's own names nor the notebook's become parameters; the latter may be given all the
     same."""
-    kernel.run("limit = 100\ndef shout(t): return t.upper()")
+    kernel.run("globals().pop('xs', None)\nlimit = 100\ndef shout(t): return t.upper()")
     kernel.run("%%llm sim/openai@echo=1 def=count\nLength {{len(text)}} of {{shout(text)}}")
     assert ["text"] == kernel.value("list(__import__('inspect').signature(count).parameters)")
     assert "Length 2 of HI" == kernel.value("count('hi').text")

@@ -121,7 +121,8 @@ class StampedTransport:
             try:
                 head = await self._exchange(connection, wire, trace)
             except (Broken, Unreadable):
-                if "first_byte" in trace.marks:
+                # What is no HTTP followed the answer before: it is no part of this one.
+                if trace.marks.pop("first_byte", None) and connection.head.raw[:1] in (b"", b"H", b"h"):
                     raise
                 trace.reused = False  # the server let go of it while we took it: not the answer's fault
         if connection is None or head is None:
