@@ -16,8 +16,10 @@ for version in 3.11 3.12 3.13 3.14; do
     continue
   fi
   env=$(mktemp -d)
-  "$python" -m venv "$env" && "$env/bin/pip" install -q '.[test]' && "$env/bin/python" -m pytest -q -p no:cacheprovider -n auto --dist worksteal -m "not slow and not kernel and not real and not browser" &&
-    "$env/bin/python" -m pytest -q -p no:cacheprovider -n auto --dist worksteal tests/test_kernel.py tests/test_panel.py || status=1
+  "$python" -m venv "$env" && "$env/bin/pip" install -q '.[test]' || { echo "CANNOT RUN on Python $version: it could not be set up"; status=1; continue; }
+  run=("$env/bin/python" -m pytest -q -p no:cacheprovider -n auto --dist worksteal)
+  "${run[@]}" -m "not slow and not kernel and not real and not browser" || status=1
+  "${run[@]}" tests/test_kernel.py tests/test_panel.py || status=1
   rm -rf "$env"
 done
 exit $status
