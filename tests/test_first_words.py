@@ -46,6 +46,16 @@ def test_in_a_kernel():
         for line in ("chat", "kept", "prompt", "mcp"):
             assert "There is none." in (ran := kernel.run(f"found = %llm {line}\nfound")).text, ran
         assert [True, "DataFrame"] == kernel.value("[found.empty, type(found.copy()).__name__]")
+        for word in ("--help", "?"):
+            assert "%llm help NAME" in kernel.run(f"%llm {word}").text
+        assert "help is a line" in "".join(kernel.run("%%llm --help").error["traceback"])
+        assert "prompt is empty" in "".join(kernel.run("%llm sim/openai@echo=1").error["traceback"])
+        assert "what's up?" in kernel.run("%llm what's up?").text
+        assert "hello, you?" in kernel.run("%llm hello, you?").text
+        assert kernel.run("%llm use off\n%llm ask sim/openai@echo=1 hi there").ok
+        assert "hi there" == kernel.value("_llm.text")
+        assert kernel.run("%llm use sim/openai@echo=1\n%llm ask 3/4 of it").ok
+        assert "3/4 of it" == kernel.value("_llm.text")
         assert kernel.run('%llm sim/openai@echo=1 "hi there"').ok
         assert "hi there" == kernel.value("_llm.text")
         assert "openai" in kernel.run("%llm key").text

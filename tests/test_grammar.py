@@ -101,6 +101,17 @@ def test_what_a_line_means(line, models, options, extra, out):
         ("api_key=x", 1, "did you mean key?"),
         ("--no-stream", 1, "did you mean render=final?"),
         ("max_completion_tokens=5", 1, "did you mean max_tokens?"),
+        ("api_base=x", 1, "did you mean base_url?"),
+        ("n=3", 1, "did you mean runs?"),
+        ("response_format=json", 1, "did you mean schema?"),
+        ("system_prompt=x", 1, "did you mean system?"),
+        ("max_retries=3", 1, "did you mean retries?"),
+        ("TEMPERATURE=0", 1, "did you mean temperature?"),
+        ("maxTokens=5", 1, "did you mean max_tokens?"),
+        ("m temperature:0", 3, "as temperature=0"),
+        ("m > answer", 3, ">> NAME last"),
+        ("what is this", 6, "The prompt stands below"),
+        ("as=DF", 1, "did you mean df?"),
         ("-z", 1, "-m"),
         ("-mfoo", 1, "one letter"),
         ("xyzzy=1", 1, "%llm help"),
@@ -359,6 +370,9 @@ def test_ask_takes_options_first_and_the_rest_as_prompt(line, models, prompt):
     [
         ("", ("help", "")),
         (" ", ("help", "")),
+        ("--help", ("help", "")),
+        ("-h budget", ("help", "budget")),
+        ("?", ("help", "")),
         ("use gemini/pro  ", ("use", "gemini/pro")),
         ("use\ta  b", ("use", "a  b")),
         ("ping", ("ping", "")),
@@ -376,6 +390,10 @@ def test_subcommands(line, expected):
     ("line", "words"),
     [
         ("modles", "did you mean %llm models?"),
+        ("list", "did you mean %llm models?"),
+        ("reset", "did you mean %llm use reset?"),
+        ("History", "did you mean %llm log?"),
+        ("what's this", "%llm ask"),
         ("gemini/pro why", "%llm ask"),
         ("-m x y", "%llm ask"),
     ],
@@ -444,6 +462,16 @@ def test_the_short_form_of_a_schema():
     assert {"type": ["string", "null"], "description": "a remark"} == made["properties"]["note"]
     assert ["name", "age", "tags", "scores", "note"] == made["required"]
     assert made["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("text", ["age: int", "age : int", "age:int: in years"])
+def test_a_type_may_stand_behind_a_colon(text):
+    """As Python writes it; any other text there describes the field."""
+    assert "integer" == shorthand.schema(text)["properties"]["age"]["type"]
+    made = shorthand.schema("tags: list[int], note?: str, why: internal, of: str or number")["properties"]
+    assert {"type": "array", "items": {"type": "integer"}} == made["tags"]
+    assert ["string", "null"] == made["note"]["type"]
+    assert ["internal", "str or number"] == [made[n]["description"] for n in ("why", "of")]
 
 
 def test_a_list_of_records():

@@ -233,6 +233,21 @@ def test_an_answer_that_does_not_fit_is_asked_for_once_more(kernel, canned):
 
 
 @pytest.mark.kernel
+def test_a_class_by_its_name(kernel, canned):
+    """Or a list of it; where its cell has not run, nothing is sent."""
+    url, bodies = canned(GOOD, f'{{"items": [{GOOD}]}}')
+    for given in ("Hamlet", "list[Hamlet]"):
+        ran = kernel.run(f"%%llm m base_url={url} schema={given} as=object\nOne city.")
+        assert "Run the cell that defines it" in "".join(ran.error["traceback"])
+    assert [] == bodies
+    assert kernel.run("import pydantic\nclass Hamlet(pydantic.BaseModel):\n  name: str\n  population: int").ok
+    for given, expression in (("Hamlet", "towns.name"), ("list[Hamlet]", "towns[0].name")):
+        ran = kernel.run(f"%%llm towns << m base_url={url} schema={given} as=object\nOne city.")
+        assert ran.ok, ran.error
+        assert "Oslo" == kernel.value(expression)
+
+
+@pytest.mark.kernel
 def test_one_that_never_fits_fails_the_cell_and_is_kept(kernel, canned):
     """After one repair; the answer is in _llm."""
     url, bodies = canned("no", "never")

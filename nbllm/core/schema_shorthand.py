@@ -19,6 +19,9 @@ _TYPES: dict[str, dict[str, Any]] = {
     "date": {"type": "string", "format": "date"},
     "list": {"type": "array", "items": {"type": "string"}},
 }
+_PYTHONS = re.compile(  # `name: str` as Python writes it; what else stands behind a colon describes
+    rf"^(\w+\??)\s*:\s*(?=(?:{'|'.join(_TYPES)})(?:\[\w+\])?\s*\??\s*(?::|$))"
+)
 _DEEPEST = 8
 _FIELD = re.compile(
     r"(?P<name>[^\W\d]\w*)(?P<optional>\?)?(?:\s+(?P<type>[a-z]+)(?:\[(?P<item>[a-z]+)\])?\s*(?P<optional2>\?)?)?(?:\s*:\s*(?P<about>.+))?"
@@ -29,10 +32,11 @@ def schema(text: str, *, depth: int = 0) -> dict[str, Any]:
     """A closed JSON schema of an object with the fields in `text`, which are separated by commas or line
     ends.
 
-    A field is `name`, then a type (str, int, float, bool, date, object, list, list[type]; str where there is
-    none), `?` where it may be null, and `: a description`, which cannot hold a comma. Every field is
-    required, as strict modes want it. Fields in brackets, `[name, age int]`, mean a list of such records; it
-    stands under the one field `items`, since providers want an object at the root. Raises ConfigError.
+    A field is `name`, then a type, behind a colon or not (str, int, float, bool, date, object, list,
+    list[type]; str where there is none), `?` where it may be null, and `: a description`, which cannot hold
+    a comma. Every field is required, as strict modes want it. Fields in brackets, `[name, age int]`, mean a
+    list of such records; it stands under the one field `items`, since providers want an object at the root.
+    Raises ConfigError.
     """
     text = text.strip()
     if text.startswith("[") and text.endswith("]"):
@@ -41,7 +45,7 @@ def schema(text: str, *, depth: int = 0) -> dict[str, Any]:
                 "The schema is nested too deep.", hint='Write a list of records as schema="[name, age int]".'
             )
         return _object({"items": {"type": "array", "items": schema(text[1:-1], depth=depth + 1)}})
-    pieces = [" ".join(p.split()) for p in re.split(r"[,\n]", text) if p.strip()]
+    pieces = [_PYTHONS.sub(r"\1 ", " ".join(p.split())) for p in re.split(r"[,\n]", text) if p.strip()]
     if not pieces:
         raise ConfigError("The schema is empty.", hint='Write fields such as schema="name, age int".')
     fields: dict[str, Any] = {}

@@ -260,6 +260,18 @@ def with_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(
                 f"schema= is no JSON: {error}.", hint='The short form needs none: schema="name, age int".'
             ) from None
-    if text.isidentifier() and text in session.namespace and not isinstance(session.namespace[text], str):
-        return {**options, "schema": Shape.of(session.namespace[text])}
-    return {**options, "schema": Shape.of(schema_shorthand.schema(text))}
+    name = text.removeprefix("list[").removesuffix("]")
+    found = session.namespace.get(name, "")
+    if isinstance(found, str) and name.isidentifier() and (name != text or name[0].isupper()):
+        raise ConfigError(
+            f"schema= names {name}, which is no variable.",
+            hint=f'Run the cell that defines it; a field of that name is schema="{name} str".',
+        )
+    made = (
+        schema_shorthand.schema(text)
+        if isinstance(found, str)
+        else found
+        if name == text
+        else list.__class_getitem__(found)
+    )
+    return {**options, "schema": Shape.of(made)}

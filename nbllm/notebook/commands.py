@@ -45,7 +45,7 @@ def _ask(session: Session, rest: str) -> Any:
 
 
 def _use(session: Session, rest: str) -> str:
-    if rest == "reset":
+    if rest in ("reset", "off", "none", "clear"):
         session.defaults.clear()
         return "No defaults are set."
     if rest:
@@ -86,8 +86,12 @@ def _providers(session: Session, rest: str) -> Any:
 
 
 def _ping(session: Session, rest: str) -> Any:
-    names = rest.replace(",", " ").split() or [str(session.defaults.get("model", "auto"))]
-    return overview.pings([ping(session.client, name) for name in names])
+    return overview.pings(
+        [
+            ping(session.client, name)
+            for name in rest.replace(",", " ").split() or [str(session.defaults.get("model", "auto"))]
+        ]
+    )
 
 
 def _unload(session: Session, rest: str) -> str:
@@ -168,10 +172,9 @@ def _key_allow(session: Session, row: Provider) -> str:
     registry = session.client.registry
     if not row.held:
         return f"{row.label or row.name} waits for nothing."
-    names = registry.allow(row)
     return (
-        f"{row.label or row.name} may use {', '.join(names)} at {keys.origin(row.base_url)} from now "
-        f"on; {user_file()} says so."
+        f"{row.label or row.name} may use {', '.join(registry.allow(row))} at {keys.origin(row.base_url)} "
+        f"from now on; {user_file()} says so."
     )
 
 
@@ -303,8 +306,9 @@ def _help(session: Session, rest: str) -> str:
     """One screen; `options` and `lines` all of these in a sentence each; a word what it is."""
     topic = rest.lstrip("-%").replace("-", "_")
     if topic == "options":
-        names = {o: f"{o.name}{f' -{o.short}' if o.short else ''}" for o in OPTIONS.values()}
-        return "\n".join(_about(name, _what(o)) for o, name in names.items())
+        return "\n".join(
+            _about(f"{o.name}{f' -{o.short}' if o.short else ''}", _what(o)) for o in OPTIONS.values()
+        )
     if topic == "lines":
         return "\n".join(_about(name, text) for name, text in SUBCOMMANDS.items())
     if topic:
@@ -380,8 +384,10 @@ def _undo(session: Session, name: str, _rest: str) -> str:
 
 
 def _pin(session: Session, name: str, number: str, *, pinned: bool = True) -> str:
-    turn = session.chats.pin(name, number.partition(" ")[0], pinned=pinned)
-    return f"Turn {turn} of {name} is {'pinned' if pinned else 'no longer pinned'}."
+    return (
+        f"Turn {session.chats.pin(name, number.partition(' ')[0], pinned=pinned)} of {name} is "
+        f"{'pinned' if pinned else 'no longer pinned'}."
+    )
 
 
 def _fork(session: Session, name: str, other: str) -> str:

@@ -101,7 +101,7 @@ def unload_ipython_extension(shell: Any) -> None:
         shell.magics_manager.magics["cell"].pop(f"{name}_bench", None)
 
 
-_OURS = re.compile(r"%%n?b?llm(?:_bench)?\b")
+_OURS, _SPOKEN = re.compile(r"%%n?b?llm(?:_bench)?\b"), r"[^\W\d_]+(?:['’-][^\W\d_]+)*,?"  # what's
 _QUESTION = re.compile(
     rf"(?P<before>\s*+{TARGETS})%(?P<name>llm|nbllm)\s++"
     rf"(?P<rest>(?!(?:{'|'.join(SUBCOMMANDS)})\?)[^\s?].*\?)\s*"
@@ -186,7 +186,7 @@ def _told(session: Session, work: Callable[[], Any]) -> Any:
 
 
 def _cell(session: Session, line: str, cell: str) -> Any:
-    if line.split(maxsplit=1)[:1] == ["help"]:
+    if line.split(maxsplit=1)[:1] in (["help"], ["--help"], ["-h"], ["?"]):
         raise ConfigError("help is a line: %llm help.", hint="A %%llm cell asks a model.")
     from .cell import run_cell
 
@@ -202,14 +202,13 @@ def _bench(session: Session, line: str, cell: str) -> Any:
 def _question(session: Session, line: str) -> str:
     """What `%llm ask` would be given, where a line is no command but a question: a model and a prompt (`%llm
     sim "hi"`), options first, or words that end in a question mark; "" elsewhere."""
-    word, *rest = line.split(maxsplit=1)
-    if not rest or word.startswith("-"):
-        return line if rest else ""
+    word, prompt = (*line.strip().split(maxsplit=1), "")[:2]
+    if word.startswith("-"):
+        return line if prompt else ""
     try:
         session.client.resolve(word)
     except ConfigError:
-        return line if word.isalpha() and line.rstrip().endswith("?") else ""
-    prompt = rest[0].strip()
+        return line if prompt.rstrip().endswith("?") and re.fullmatch(_SPOKEN, word) else ""
     quoted = len(prompt) > 1 and prompt[0] == prompt[-1] and prompt[0] in "\"'"
     return f"-m {word} {prompt[1:-1] if quoted else prompt}"
 
@@ -225,7 +224,8 @@ def _line(session: Session, line: str) -> Any:
         name, rest = "ask", _question(session, line)
         if not rest:
             raise
-    result = COMMANDS[name](session, rest)
+    named = name == "ask" and re.match(r"\w\S*[/\d]\S*\s", rest) and _question(session, rest)
+    result = COMMANDS[name](session, named or rest)
     if isinstance(result, str):
         session.say(result)
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -176,7 +177,11 @@ class Registry(config.Settings):
 
     def _resolved(self, name: str, base_url: str | None, dialect: str | None) -> Route:
         asked, base_url = name.strip(), bare(base_url) if base_url is not None else None
-        full = config.meant(asked, self.aliases, self.rows)
+        head, _, rest = asked.lower().partition("/")
+        own = f"{getattr(self.row(head), 'name', head)}/{rest}"  # of Claude/Sonnet, google/flash
+        full = config.meant(
+            own if asked not in self.aliases and own in self.aliases else asked, self.aliases, self.rows
+        )
         if full.partition("/")[0] == SIMULATOR or full == SIMULATOR:
             if base_url is not None:
                 raise ConfigError(
@@ -433,11 +438,11 @@ class Registry(config.Settings):
             (p for p in self.problems if f"'{name.partition('/')[0]}'" in p.message),
             next(iter(self.problems), None),
         )
-        ignored = f" A part of the configuration is ignored: {wrong}" if wrong else ""
         hint = f"Did you mean {' or '.join(near)}?" if near else "`%llm models` lists what is known."
         return ConfigError(
             f"No provider answers to the model name {name!r}.",
-            hint=f"{hint} A server of your own: base_url=http://host:port/v1.{ignored}",
+            hint=f"{hint} A server of your own: base_url=http://host:port/v1."
+            + (f" A part of the configuration is ignored: {wrong}" if wrong else ""),
         )
 
     def nearest(self, name: str) -> list[str]:
@@ -447,15 +452,15 @@ class Registry(config.Settings):
             return [f"ollama/{name}"]
         if "/" not in name and (family := self._family(name)):
             return [family]
-        known = list(self.names())
+        known = [n for n in self.names() if name.startswith(SIMULATOR) or not n.startswith(f"{SIMULATOR}/")]
         near = difflib.get_close_matches(name, known, 3, 0.6)
-        if not near and "/" not in name:
-            near = [n for n in known if name.lower() in n][:2] or [f"ollama/{name}"]
-        return near
+        within = [n for n in known if name.lower() in n][:2] or [f"ollama/{name}"]
+        return near or ([] if "/" in name else within)
 
     def _family(self, name: str) -> str:
-        """`gtp-4` as openai/gpt-4: the provider whose models begin nearly like that; "" where none does."""
-        head, dash, rest = name.lower().partition("-")
+        """`gtp-4` and `gpt4` as openai/gpt-4: the provider whose models begin nearly like that; "" where none
+        does."""
+        head, dash, rest = re.sub(r"^([a-z]+)_?(?=\d)", r"\1-", name.lower()).partition("-")
         heads = {p.partition("-")[0]: r.name for r in self.rows.values() for p in r.bare if p.endswith("-*")}
         near = difflib.get_close_matches(head, heads, 1, 0.66)
         return f"{heads[near[0]]}/{near[0]}-{rest}" if dash and near else ""
@@ -467,12 +472,9 @@ class Registry(config.Settings):
 
     def names(self) -> Iterable[str]:
         """Names to offer: aliases, each provider's default model, the simulator's formats."""
-        yield from self.aliases
-        yield from (f"{r.name}/{r.default_model}" for r in self.rows.values() if r.default_model)
-        yield from (
-            f"{SIMULATOR}/{n}" for n in ("openai", "openai_responses", "anthropic", "gemini", "ollama")
-        )
-        yield "auto"
+        defaults = (f"{r.name}/{r.default_model}" for r in self.rows.values() if r.default_model)
+        formats = ("openai", "openai_responses", "anthropic", "gemini", "ollama")
+        yield from (*self.aliases, *defaults, *(f"{SIMULATOR}/{n}" for n in formats), "auto")
 
     def unknown_provider(self, word: str) -> ConfigError:
         """The error for a word that should be a provider's name and is none."""

@@ -26,19 +26,58 @@ BENCH: dict[str, Option] = {
     if o.scope == "bench" and name not in {c.name for c in options.OPTIONS if c.scope == "call"}
 }
 
-# What people's fingers write instead, and what they mean.
+# What people's fingers write instead, and what they mean: first what is meant, then the words of other tools.
 MEANT = {
-    "stream": "render=final",
-    "api_key": "key",
-    "url": "base_url",
-    "output": "out",
-    "thinking": "reasoning",
-    "effort": "reasoning",
-    "max_output_tokens": "max_tokens",
-    "max_completion_tokens": "max_tokens",
-    "file": "attach",
-    "image": "attach",
-    "provider": "model",
+    word: name
+    for name, words in {
+        "render=final": "stream",
+        "key": "api_key apikey api_key_env",
+        "base_url": "url api_base openai_api_base endpoint api_url server host",
+        "out": "output variable assign store_as",
+        "reasoning": "thinking effort reasoning_effort thinking_budget",
+        "max_tokens": "max_output_tokens max_completion_tokens max_new_tokens num_predict max_length",
+        "attach": "file files image images attachment attachments document",
+        "model": "provider model_name engine deployment",
+        "runs": "n num_return_sequences samples repeat repeats times",
+        "schema": "response_format response_model output_schema json_schema output_type",
+        "system": "system_prompt instructions preamble",
+        "each": "rows df dataframe over table",
+        "chat": "conversation history session memory thread",
+        "retries": "max_retries num_retries retry",
+        "timeout": "request_timeout",
+        "width": "concurrency workers max_workers max_concurrency parallel batch_size",
+        "tools": "functions",
+        "bg": "background asynchronous",
+        "cache": "caching",
+    }.items()
+    for word in words.split()
+}
+# The same of a line's first word.
+LINES = {
+    "list": "models",
+    "list_models": "models",
+    "available": "models",
+    "reset": "use reset",
+    "unuse": "use reset",
+    "config": "use",
+    "set": "use",
+    "register": "alias",
+    "history": "log",
+    "calls": "log",
+    "usage": "cost",
+    "spend": "cost",
+    "price": "cost",
+    "run": "ask",
+    "retry": "again",
+    "redo": "again",
+    "debug": "fix",
+    "error": "fix",
+    "login": "key login",
+    "cancel": "stop",
+    "interrupt": "stop",
+    "benchmark": "bench",
+    "sim": "simulate on",
+    "offline": "replay",
 }
 
 SUBCOMMANDS: dict[str, str] = {
@@ -192,7 +231,7 @@ def _bool(_option: Option, text: str) -> bool:
 
 def _choice(option: Option, text: str) -> str:
     if text not in option.values:
-        near = difflib.get_close_matches(text, option.values, 1)
+        near = difflib.get_close_matches(text.lower(), option.values, 1)
         raise Unreadable(
             f"needs one of {', '.join(option.values)}, not {_shown(text)}"
             + (f": did you mean {near[0]}?" if near else "")

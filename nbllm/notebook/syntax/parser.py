@@ -24,6 +24,7 @@ from ...core.errors import ConfigError, looks_like_key
 from ...core.options import Option
 from .lexer import end, fail, value
 from .options import (
+    LINES,
     MEANT,
     OPTIONS,
     SHORT,
@@ -78,9 +79,14 @@ def ask(line: str, dialects: Iterable[str] = ()) -> tuple[Line, str]:
 
 # What a bare word that is no model may be: (its form, what is wrong, what to do).
 _NO_MODEL = (
-    (r"<<|>>", "{} in the wrong place", "Write NAME << first, or >> NAME last."),
+    (r"<<?|>>?|[-=]>", "{} in the wrong place", "Write NAME << first, or >> NAME last."),
     (r"=.*", "{} stands alone", "Write key=value without spaces around the =."),
     (r"-.*", "{} is no option and no model", "Write -t 0, --temperature 0 or temperature=0."),
+    (
+        rf"(?:{'|'.join(OPTIONS)}):.*",
+        "{} is no model's name",
+        "Options are written with = and without spaces, as temperature=0.",
+    ),
     (r".*(?:<<|>>).*", "{} needs spaces", "Write NAME << first, or >> NAME last."),
     (
         r"[^\"']*\{[^{}\"'\s]+\}[^\"']*",
@@ -191,7 +197,8 @@ class _Reader:
     def _set(self, option: Option, text: str, start: int) -> None:
         if option.name in self.options and not option.many:
             hint = (
-                "Quote a value that has spaces; several models are joined by commas."
+                "Quote a value that has spaces; several models are joined by commas. The prompt stands below "
+                "this line."
                 if option.name == "model"
                 else "Give it once."
             )
@@ -269,9 +276,9 @@ def _find(dash: str, name: str, start: int) -> Option:
 
 
 def _near(name: str) -> str:
-    if name in SHORT:
+    if name in SHORT and name not in MEANT:
         return SHORT[name].name
-    near = difflib.get_close_matches(name.removeprefix("no_"), [*OPTIONS, *MEANT], 1)
+    near = difflib.get_close_matches(name.lower().removeprefix("no_"), [*OPTIONS, *MEANT], 1)
     return MEANT.get(near[0], near[0]) if near else ""
 
 
@@ -279,14 +286,20 @@ def subcommand(line: str) -> tuple[str, str]:
     """(subcommand, rest) of a `%llm` line; "help" for an empty one. Raises ConfigError with the nearest
     name."""
     word, *rest = line.split(maxsplit=1) or [""]
-    if not word:
-        return "help", ""
+    if word in ("", "?", "-h", "--help"):
+        return "help", "".join(rest).strip()
     if word in SUBCOMMANDS:
         return word, "".join(rest).strip()
-    near = [] if re.search(r"^-|[=/]", word) else difflib.get_close_matches(word, SUBCOMMANDS, 1)
+    near = (
+        []
+        if re.search(r"^-|[=/]", word)
+        else difflib.get_close_matches(word.lower(), [*SUBCOMMANDS, *LINES], 1)
+    )
     raise ConfigError(
-        f"No subcommand {_brief(word)}" + (f": did you mean %llm {near[0]}?" if near else "."),
-        hint="" if near else f"There are {', '.join(SUBCOMMANDS)}. To ask: %llm ask ..., or a %%llm cell.",
+        f"No subcommand {_brief(word)}"
+        + (f": did you mean %llm {LINES.get(near[0], near[0])}?" if near else "."),
+        hint=("" if near else f"There are {', '.join(SUBCOMMANDS)}. ")
+        + "To ask: %llm ask ..., or a %%llm cell.",
     )
 
 
