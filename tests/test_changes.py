@@ -61,6 +61,18 @@ def test_a_file_goes_back_to_what_it_was(client, undo, tmp_path):
         undo()
 
 
+def test_the_folders_of_a_new_file_go_with_it(client, undo, tmp_path):
+    """Those that were made for it, inner ones first; what was there before stays, and what has something in
+    it."""
+    (tmp_path / "old").mkdir()
+    written(client, tmp_path, ("old/new/deep/a", "1"), ("old/new/b", "1"), ("more/a", "1"))
+    (tmp_path / "more/mine").write_text("x")
+    assert ["more/a", "old/new/b", "old/new/deep/a"] == undo()
+    assert ["more", "more/mine", "old"] == sorted(
+        p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")
+    )
+
+
 def test_one_answer_after_another_and_one_change_alone(client, undo, tmp_path):
     """The last answer's first; a number names one of the list."""
     written(client, tmp_path, ("a", "1"), ("b", "1"))

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..core.errors import ConfigError, NbllmError
 from ..core.messages import Text, ToolResult
-from ..core.values import CHARACTERS, cut
+from ..core.values import CHARACTERS, counted, cut
 from . import functions
 from .changes import Change
 from .results import failed
@@ -107,7 +107,9 @@ class Folder:
             before = os.fstat(file.fileno()).st_size
             file.truncate(0)
             file.write(data)
-        return f"written: {_bytes(len(data))} to {path}" + (f" (it held {before:,})" if before else "")
+        return f"written: {counted(len(data), 'byte')} to {path}" + (
+            f" (it held {before:,})" if before else ""
+        )
 
     def change(self, arguments: Mapping[str, Any]) -> Change | None:
         """What write_file would change; None for what cannot be written, or is too long to be kept."""
@@ -117,10 +119,14 @@ class Folder:
         before = self._bytes(path) if there else None
         if there and (before is None or len(before) > LIMIT):
             return None
+        made = [p for p in real.parents if not p.exists()]
 
         def undo(_result: Any) -> None:
             if before is None:
                 real.unlink()
+                with contextlib.suppress(OSError):  # somebody has put something there since
+                    for folder in made:
+                        folder.rmdir()
                 return
             with self._open(path, os.O_RDWR) as file:
                 file.truncate(0)
@@ -166,11 +172,7 @@ class Folder:
             about = real.stat()
         except (NbllmError, OSError):
             return ""
-        return f"{name}/" if stat.S_ISDIR(about.st_mode) else f"{name} ({_bytes(about.st_size)})"
-
-
-def _bytes(number: int) -> str:
-    return f"{number:,} byte{'s' * (number != 1)}"
+        return f"{name}/" if stat.S_ISDIR(about.st_mode) else f"{name} ({counted(about.st_size, 'byte')})"
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -29,7 +30,7 @@ from .mcp_errors import ToolFailed, is_gone, leaf, words
 from .mcp_login import Login
 from .mcp_mend import MOST, line, mend, mended
 from .mcp_offers import Prompt, Resource, prompt_messages, resource_parts
-from .mcp_stdio import Incoming, Outgoing, pipes, uncollected, whole
+from .mcp_stdio import Incoming, Outgoing, uncollected, whole
 
 T = TypeVar("T")
 _PAGES = 20
@@ -67,10 +68,6 @@ def _sdk() -> Any:
         logger.addHandler(logging.NullHandler())
         logger.propagate = False
     return mcp
-
-
-def _described(tool: Any) -> Described:
-    return described(tool.name, tool.description or "", tool.input_schema)
 
 
 class Connection:
@@ -161,7 +158,7 @@ class Connection:
         command = self._command = await self._processes.start(call)
         incoming = Incoming(command, decode, self._over.set)
         try:
-            await self._speak(pipes(incoming, Outgoing(command, encode)))
+            await self._speak(nullcontext((incoming, Outgoing(command, encode))))
         finally:
             by_itself = self.over and not self._stopped
             command.shut()
@@ -201,16 +198,13 @@ class Connection:
             if response.status_code >= 400 and response.request.method == "POST":  # few have a stream to GET
                 self._status = response.status_code
 
-        async def mending(result: Any) -> None:
-            await asyncio.to_thread(self._mend, result)
-
         times = httpx2.Timeout(self.limits.connect, read=5 * self.limits.call)
         hooks: Any = {"request": [sign], "response": [look]}
         auth = await self._auth()
         async with httpx2.AsyncClient(timeout=times, event_hooks=hooks, auth=auth) as http:
             transport = streamable_http_client(self.entry.url, http_client=http, max_sse_event_size=_LARGEST)
             try:
-                await self._speak(mended(transport, mending))
+                await self._speak(mended(transport, lambda result: asyncio.to_thread(self._mend, result)))
             except Exception as exc:
                 self.ended = self.ended or self._at_the_address(self._masked(line(words(leaf(exc)))))
                 raise
@@ -255,7 +249,9 @@ class Connection:
     async def tools(self) -> list[Described]:
         """All its tools, as it tells them now. Raises one of our errors."""
         client, self.notes = await self.opened(), []
-        pages = self._pages(client.list_tools, "tools", _described)
+        pages = self._pages(
+            client.list_tools, "tools", lambda t: described(t.name, t.description or "", t.input_schema)
+        )
         found = await self._asked(pages, "tell its tools", self.limits.tools)
         self.prints = {t.name: t.print for t in found}
         return found

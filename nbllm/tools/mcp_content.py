@@ -31,8 +31,7 @@ def words_of(result: Any) -> str:
 
 def message_parts(content: Any) -> list[Part]:
     """The parts of a prompt's message, whose content is one block."""
-    found = _parts([content])
-    return [Text(cut(p.text, TEXT_LIMIT)) if isinstance(p, Text) else p for p in found]
+    return [Text(cut(p.text, TEXT_LIMIT)) if isinstance(p, Text) else p for p in _parts([content])]
 
 
 def _merged(parts: Iterable[Part]) -> Iterator[Part]:

@@ -37,7 +37,8 @@ def mend(result: dict[str, Any]) -> list[str]:
     notes = list[str]()
     structured = result.pop("structuredContent", None)  # said again as text, where there is any
     if structured is not None and not result.get("content"):
-        result["content"] = [{"type": "text", "text": _beginning(structured)}]
+        text = structured if isinstance(structured, str) else json.dumps(structured, ensure_ascii=False)
+        result["content"] = [{"type": "text", "text": text}]
     for field, value in list(result.items()):
         if isinstance(value, list) and field in _LISTS:
             notes += _mend_list(result, field)
@@ -45,17 +46,6 @@ def mend(result: dict[str, Any]) -> list[str]:
             more = {"type": "text", "text": f"(more parts: {len(value) - _MOST_PARTS})"}
             result[field] = [*value[:_MOST_PARTS], _PARTS[field](more)]
     return notes
-
-
-def _beginning(value: Any) -> str:
-    """A value as JSON, of a very long one the beginning."""
-    parts, size = list[str](), 0
-    for part in json.JSONEncoder(ensure_ascii=False, check_circular=False).iterencode(value):
-        parts.append(part)
-        size += len(part)
-        if size > TEXT_LIMIT:
-            break
-    return "".join(parts)
 
 
 def _mend_list(result: dict[str, Any], field: str) -> list[str]:

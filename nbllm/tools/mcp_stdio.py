@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -19,12 +19,14 @@ from ..agents.process import Command
 from ..core.errors import NbllmError, ProtocolError
 from ..core.events import too_deep
 from ..dialects._json import load_json
+from .mcp_mend import MOST, TEXT_LIMIT
 
 _BABBLE = 1_000  # lines in a row that are no message
 _LARGE = 2**16  # bytes of a line that takes a millisecond to read, or many: that is done beside the loop
 _DECODE = msgspec.json.Decoder().decode
-
-
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
+_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 _FROZEN = 1_000  # objects: some hundred of its own are frozen from the start of Python 3.12
 
 
@@ -79,30 +81,21 @@ class Incoming(_Stream):
         return await anext(self._messages)
 
     async def _read(self) -> AsyncGenerator[Any, None]:
+        babble, large = 0, uncollected()(self._message)
         try:
-            async for message in self._spoken():
-                yield message
+            async for lines, _at, _size in self._command.lines():
+                for text in lines:
+                    passing, message = (
+                        await asyncio.to_thread(large, text) if len(text) > _LARGE else self._message(text)
+                    )
+                    babble = 0 if passing or message is not None else babble + 1
+                    if babble > _BABBLE:
+                        raise ProtocolError(f"It wrote {_BABBLE:,} lines that are no messages.")
+                    if message is not None:
+                        yield message
         except NbllmError as error:
             self.trouble = error
         self._over()  # not where the reader is closed: that is our own doing
-
-    async def _spoken(self) -> AsyncGenerator[Any, None]:
-        babble = 0
-        async for lines, _at, _size in self._command.lines():
-            for text in lines:
-                large = len(text) > _LARGE
-                passing, message = (
-                    await asyncio.to_thread(self._large, text) if large else self._message(text)
-                )
-                babble = 0 if passing or message is not None else babble + 1
-                if babble > _BABBLE:
-                    raise ProtocolError(f"It wrote {_BABBLE:,} lines that are no messages.")
-                if message is not None:
-                    yield message
-
-    @uncollected()
-    def _large(self, text: bytes) -> tuple[bool, Any]:
-        return self._message(text)
 
     def _message(self, text: bytes) -> tuple[bool, Any]:
         """(whether a line is a notification, its message where it is one that somebody waits for)."""
@@ -125,28 +118,43 @@ class Outgoing(_Stream):
         await self._command.write(self._encode(item) + "\n")
 
 
-@asynccontextmanager
-async def pipes(incoming: Incoming, outgoing: Outgoing) -> AsyncIterator[tuple[Incoming, Outgoing]]:
-    """Both, as the SDK's Client takes them."""
-    yield incoming, outgoing
-
-
 def parsed(text: bytes) -> dict[str, Any] | None:
     """The JSON object in a line; None where there is none. Bytes that are no UTF-8 and halves of surrogate
     pairs are replaced."""
     if not text[:64].lstrip().startswith(b"{"):
         return None
-    try:
-        value = _DECODE(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        value = _leniently(text)
+    value = _beginnings(text) if len(text) > _LARGE else _value(text)
     return value if isinstance(value, dict) and not too_deep(value) else None
 
 
-def _leniently(text: bytes) -> Any:
+def _beginnings(text: bytes) -> Any:
+    """The same of a long line. What is read at once, no other thread can interrupt: so its result is read
+    value by value, of a list only what somebody will look at."""
     try:
-        return whole(load_json(text.decode("utf-8", "replace")))
-    except ProtocolError:
+        top = _FIELDS.decode(text)
+        result = _FIELDS.decode(top.pop("result"))
+        return {name: _value(v) for name, v in top.items()} | {
+            "result": {name: _beginning(v) for name, v in result.items()}
+        }
+    except (*_UNREADABLE, KeyError):
+        return _value(text)
+
+
+def _beginning(raw: msgspec.Raw) -> Any:
+    """A value: of a list the first items, the others as None; of a long object the text."""
+    kind = bytes(memoryview(raw)[:1])
+    if kind == b"[":
+        return [_value(v) if i < MOST else None for i, v in enumerate(_ITEMS.decode(raw))]
+    long = kind == b"{" and len(memoryview(raw)) > TEXT_LIMIT
+    return bytes(raw).decode("utf-8", "replace") if long else _value(raw)
+
+
+def _value(text: bytes | msgspec.Raw) -> Any:
+    try:
+        return _DECODE(text)
+    except _UNREADABLE:
+        with suppress(ProtocolError):
+            return whole(load_json(bytes(text).decode("utf-8", "replace")))
         return None
 
 
