@@ -326,7 +326,10 @@ def test_lines(kernel):
     assert kernel.run("%llm models openai/").ok
     assert "pong" in kernel.run("x = %llm ask -m openai/m@echo=1 pong").text
     assert "pong" == kernel.value("x.text")
-    assert "No defaults" in kernel.run("%llm use reset").text
+    for word in ("none", "off", "reset"):
+        assert "temperature=1.0  (%llm use none: drop them)" in kernel.run("%llm use temperature=1").text
+        assert "No defaults" in kernel.run(f"%llm use {word}").text
+        assert "none (model=auto)" in kernel.run("%llm use").text
     assert not kernel.run("%llm pong").ok
 
 

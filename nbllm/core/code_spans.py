@@ -7,7 +7,9 @@ with the next run of the same length in the same paragraph, and a backslash take
 opening run away.
 
 Tags alone are no code: `<document>{text}</document>` is how prompts set a value apart. JSX is what JavaScript
-stands before (`=> <p>`, `return (<p>`, `const a = <p>`), up to the last end of its tag in the same paragraph.
+stands before (`=> <p>`, `return (<p>`, `const a = <p>`), up to the last end of its tag in the same paragraph;
+and its tags are those of HTML, of components (`<Foo>`, `<foo-bar>`) or empty:
+`question => <answer>{text}</answer>` is a notation of the prompt's own.
 """
 
 from __future__ import annotations
@@ -36,9 +38,19 @@ _LITERAL = re.compile(
     r"""|\w!\([^"]{0,80}"(?:\\.|[^"\\\n]){0,1000}+\""""
     r"""|(?P<p>["'])(?:\\.|(?!(?P=p))[^\\\n]){0,1000}+(?P=p)\s{0,40}\.format(?:_map)?\("""
 )
+# The tags of JSX. Those of HTML and SVG that prompts have for what they hold (`<text>`, `<title>`, `<data>`)
+# are not among them.
+TAG = (
+    r"(?:[A-Z][\w.:-]*|[a-z]\w*[.:-][\w.:-]*|h[1-6]|(?:a|abbr|address|area|aside|audio|b|blockquote|body|br|button"
+    r"|canvas|caption|circle|code|col|colgroup|dd|defs|del|details|dialog|div|dl|dt|ellipse|em|embed|fieldset"
+    r"|figcaption|figure|footer|form|g|head|header|hr|html|i|iframe|img|input|ins|kbd|label|legend|li|line|link|main"
+    r"|mark|menu|meta|meter|nav|ol|optgroup|option|p|path|picture|polygon|polyline|pre|progress|rect|section|select"
+    r"|small|span|strong|style|sub|sup|svg|table|tbody|td|textarea|tfoot|th|thead|time|tr|u|ul|use|video)"
+    r"(?![\w.:-]))"
+)
 _JSX = re.compile(
     r"(?:=>\s*\(?|&&\s*\(?|\w\(|(?P<bare>\breturn)|\breturn\s*\(|\b(?:const|let|var)\s+\w{1,80}\s*=\s*\(?)\s*"
-    r"<(?P<tag>(?:[A-Za-z][\w.:-]*)?)(?=[\s/>])"
+    rf"<(?P<tag>{TAG}?)(?=[\s/>])"
 )
 _LINE_END = re.compile(r"\r\n?|\n")
 _TICKS = re.compile(r"`+")
@@ -79,7 +91,7 @@ def _jsx(text: str) -> Iterator[Span]:
         limit, last = begin.end() + 4_000, f"</{begin['tag']}>"
         blank = text.find("\n\n", begin.end(), limit)
         end = text.rfind(last, begin.end(), limit if blank < 0 else blank) + len(last)
-        if end > begin.end() and not (begin["bare"] and text[end : end + 1] != ";"):
+        if end > begin.end() and not (begin["bare"] and text[end : end + 80].lstrip()[:1] not in (";", "}")):
             yield begin.start(), end
 
 

@@ -17,7 +17,7 @@ nothing inserted is scanned again. `{...}` is ours only if all of this holds:
   `%`, `{`, `]`, `)`, `::`, a command of LaTeX, or
   a `}` that is not ours (LaTeX, shells, CSS, regular expressions, Rust), nor `#` in a string (Ruby), nor
   stands where JavaScript takes names out of an object (`const {a} =`, `import {a} from`, `({a}) =>`) or gives
-  an attribute (`<B c={d}>`);
+  an attribute (`<B c={d}>`, `<li key={k}>`; `<document id={n}>` is a prompt's own tag, and filled);
 * it stands outside code spans, fences and string literals of template languages (`verbatim`).
 
 Then its attributes must be there: one that is not is an error, and so is a private one. `{{...}}` is ours if
@@ -77,14 +77,14 @@ _BEFORE = "_^\\$%}{])"  # characters after which a brace is not ours; letters an
 _AROUND = 80  # characters before and after a brace that are looked at for what other languages write there
 _FOREIGN = re.compile(
     r"::\0|\{[^\W\d][\w.]*(?:![rsa])?:[^{}\s]*\0|\\[A-Za-z]+\*?[ "
-    r"]\0|<[A-Za-z][^<>{}\n]*=\0|\"[^\"\n]*#\0[^\"\n]*\"|\b(?:const|let|var)\s+\0\s*=(?!=)"
+    r"]\0|<" + verbatim.TAG + r"\s[^<>{}\n]*=\0|\"[^\"\n]*#\0[^\"\n]*\"|\b(?:const|let|var)\s+\0\s*=(?!=)"
     r"|\b(?:import|export)\s+(?:type\s+)?\0\s*(?:from\s*['\"]|;)|\(\0\)\s*=>"
     r"|\bfunction\b[^(){}\n]*\(\0\)"
 )
-# A tag up to the value of one of its attributes, as JSX has it: over lines, others with braces before it.
+# A tag (1,000 characters of it) up to the value of one of its attributes, as JSX has it: over lines, others
+# with braces before it.
 _VALUE = r"""(?:"[^"]*"|'[^']*'|\{(?:[^{}]|\{[^{}]*\})*\})"""
-_TAG = re.compile(rf"<[A-Za-z][\w.:-]*(?:\s+(?:[\w:.@-]+(?:={_VALUE})?|{_VALUE}))*\s+[\w:.@-]+=")
-_TAG_REACH = 1_000  # characters of it
+_TAG = re.compile(rf"<{verbatim.TAG}(?:\s+(?:[\w:.@-]+(?:={_VALUE})?|{_VALUE}))*\s+[\w:.@-]+=")
 _TRIES, _REACH = (
     6,
     4_000,
@@ -330,7 +330,7 @@ class _Scan:
     def _foreign(self, at: int, end: int) -> bool:
         """Whether another language has a place of its own between `at` and `end`."""
         around = f"{self.text[max(0, at - _AROUND) : at]}\0{self.text[end : end + _AROUND]}"
-        tag = self.text.rfind("<", max(0, at - _TAG_REACH), at)
+        tag = self.text.rfind("<", max(0, at - 1_000), at)
         return bool(_FOREIGN.search(around) or (tag >= 0 and _TAG.fullmatch(self.text, tag, at)))
 
     def may_open(self, at: int, end: int) -> bool:

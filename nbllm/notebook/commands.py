@@ -58,8 +58,11 @@ def _use(session: Session, rest: str) -> str:
             session.client.resolve(line.models[0])
             session.defaults["model"] = line.models[0]
         session.defaults.update(line.options)
-    shown = "  ".join(f"{k}={v}" for k, v in session.defaults.items()) or "none (model=auto)"
-    return f"Defaults of this notebook: {shown}"
+    shown = "  ".join(f"{k}={v}" for k, v in session.defaults.items())
+    return (
+        f"Defaults of this notebook: {shown or 'none (model=auto)'}"
+        + "  (%llm use none: drop them)" * bool(shown)
+    )
 
 
 def _models(session: Session, rest: str) -> Any:

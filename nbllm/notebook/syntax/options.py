@@ -82,7 +82,7 @@ LINES = {
 
 SUBCOMMANDS: dict[str, str] = {
     "ask": "ask on one line: x = %llm ask -m gemini/flash why is the sky blue",
-    "use": "defaults for this notebook: %llm use gemini/flash temperature=0 (no words: show them; reset: "
+    "use": "defaults for this notebook: %llm use gemini/flash temperature=0 (no words: show them; none: "
     "drop them)",
     "models": "models that a provider lists: %llm models gemini/ (fresh: not today's list)",
     "providers": "providers, where their keys were found, whether they answer",
