@@ -1,6 +1,8 @@
 """Conversations that the user has kept (keep_chats = true): they come back as they were after a kernel's end,
 lose no turn to another kernel or a bad file, hold no key, and can be forgotten."""
 
+import os
+import signal
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -229,6 +231,57 @@ def test_it_survives_a_kernel(tmp_path):
         assert "2 turns of other notebooks" in kernel.run("%llm chat forget --all").text
         assert "4711" not in kernel.run("%llm chat list --all").text
     assert b"4711" not in (tmp_path / "state" / "chats" / "chats.sqlite").read_bytes()
+
+
+PRICE = '''
+def price(article: str) -> float:
+    """The list price of an article."""
+    return 4.5
+def slow(article: str) -> str:
+    """Waits."""
+    import time
+    print("waiting")
+    while True: time.sleep(0.01)
+'''
+
+
+@pytest.mark.kernel
+def test_tools_survive_a_kernel(tmp_path):
+    """Calls, results and a call that was stopped, though the kernel was killed; the next one goes on, with and
+    without the tools, with another provider too."""
+    config = tmp_path / "config" / "nbllm" / "providers.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text("keep_chats = true\n", "utf-8")
+    env = {
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        "NBLLM_HOME": str(tmp_path / "state"),
+        "JPY_SESSION_NAME": "/n.ipynb",
+    }
+    model = "sim/openai/m@ttft=0,gap=0"
+    with Kernel(**env) as kernel:
+        kernel.run(PRICE)
+        ran = kernel.run(f"%%llm {model} chat=eda tools=price approve=auto\nWhat does A-17 cost?", cell="a")
+        assert ran.ok, ran.error
+        started = kernel.start(f"%%llm {model} chat=eda tools=slow approve=auto\nWait.", cell="b")
+        kernel.collect(started, until=lambda m: "waiting" in str(m["content"]))
+        kernel.interrupt()
+        kernel.collect(started)
+        os.kill(kernel.value("__import__('os').getpid()"), signal.SIGKILL)
+    with Kernel(**env) as kernel:
+        for options, other in (
+            ("", model),
+            ("", "sim/claude/m@ttft=0,gap=0"),
+            ("tools=price approve=auto", model),
+        ):
+            if options:
+                kernel.run(PRICE)
+            ran = kernel.run(f"%%llm {other} chat=eda {options}\nAnd in one word?", cell="c")
+            assert ran.ok, ran.error
+            messages = kernel.value("[[m.role, str(m)] for m in _llm.request.messages]")
+            roles = [role for role, _ in messages]
+            assert ["user", "assistant", "tool", "assistant", "user", "assistant", "tool"] == roles[:7]
+            assert "4.5" in messages[2][1]
+            assert "stopped by the user while it ran" in messages[6][1]
 
 
 def test_a_conversation_takes_its_size_on_disk(shelf, tmp_path):

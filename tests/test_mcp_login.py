@@ -229,10 +229,56 @@ def test_how_the_secret_is_shown_and_where(takes, method):
     told = SimpleNamespace(token_endpoint="https://a.example/t", token_endpoint_auth_methods_supported=takes)
     login = Login("x", "https://mcp.example", Stores({}), registered=Registered("id", "canary"))
     login._context = SimpleNamespace(oauth_metadata=told, client_info=SimpleNamespace())
-    login._sign("https://a.example/login?x=1")
+    login._check("https://a.example/login?x=1")
     assert method == login._context.client_info.token_endpoint_auth_method
     with pytest.raises(ConfigError, match="elsewhere than where you log in"):
-        login._sign("https://b.example/login")
+        login._check("https://b.example/login")
+
+
+@pytest.mark.parametrize(
+    ("issuer", "tokens", "right"),
+    [
+        ("https://own.example", "https://tokens.example/t", True),  # it says so itself
+        ("https://ids.example/pool", "https://own.example/t", True),
+        (
+            "https://mcp.example",
+            "https://mcp.example/t",
+            False,
+        ),  # another's page, and what it brings to itself
+        ("https://mcp.example", "https://own.example.evil.example/t", False),
+        ("https://own.example:444", "http://own.example/t", False),
+    ],
+)
+def test_what_a_login_brings_goes_to_no_third_place(issuer, tokens, right):
+    """A server that has the user log in at another's page cannot have what that page brings."""
+    login = Login("x", "https://mcp.example/mcp", Stores({}))
+    login._context = SimpleNamespace(oauth_metadata=SimpleNamespace(token_endpoint=tokens, issuer=issuer))
+    with contextlib.nullcontext() if right else pytest.raises(ConfigError, match="what a login brings"):
+        login._check("https://own.example/login?x=1")
+
+
+def test_where_a_login_is_renewed_is_what_it_was(servers):
+    """A server that tells of another place afterwards, and refuses what it gave, gets nothing sent there."""
+    with running(3600) as url, Listener((404, b"{}")) as other:
+        ring = Ring()
+        log_in(servers(url, ring))
+        ((where, text),) = ring.kept.items()
+        login = Login("x", where[1], Stores({}, keyring=lambda: ring))
+        assert login.load()
+        context = login.auth().context
+        elsewhere = json.loads(json.dumps(json.loads(text)["server"]).replace(url, other.url))
+
+        async def renewed_at():
+            context.current_tokens = await login.get_tokens()
+            was = context.oauth_metadata
+            context.oauth_metadata = type(was).model_validate(elsewhere)
+            with pytest.raises(NbllmError, match="has ended"):
+                await login._open(f"{other.url}/authorize")
+            return was, context.oauth_metadata
+
+        was, now = engine().run(renewed_at())
+        assert str(was.token_endpoint) == str(now.token_endpoint)
+        assert url in str(now.token_endpoint)
 
 
 def test_a_wrong_secret_is_told_without_it(servers, url):

@@ -99,8 +99,11 @@ class Login:
 
         if self.ask is not None or not self._data.get("tokens"):
             return None
-        if isinstance(server := self._data.get("server"), dict):
-            self._context.oauth_metadata = OAuthMetadata.model_validate(server)
+        self._context.oauth_metadata = (
+            OAuthMetadata.model_validate(server)
+            if isinstance(server := self._data.get("server"), dict)
+            else None
+        )
         self._context.token_expiry_time = self._data.get("ends")
         return OAuthToken.model_validate(self._data["tokens"])
 
@@ -145,23 +148,30 @@ class Login:
 
     async def _open(self, url: str) -> None:
         if self.ask is None:
+            await self.get_tokens()  # what it told of others meanwhile is forgotten: they renew nothing
             hint = f"`%llm mcp login {self.name}` logs in again."
             raise ConnectFailed(f"The login to mcp/{self.name} has ended.", hint=hint)
-        if self.registered.secret:
-            self._sign(url)
+        self._check(url)
         self._data["came"] = dict(await self.ask(url))
 
-    def _sign(self, url: str) -> None:
-        """How the client shows its secret, which goes where the user logs in, and nowhere else."""
-        server = self._context.oauth_metadata
-        if server is not None and origin(str(server.token_endpoint)) != origin(url):
+    def _check(self, url: str) -> None:
+        """What the login brings goes back to where the user logs in, or to where this place or the server
+        itself sends it: else a server could have the user log in at another's, and take what comes of it.
+        The client's secret goes to where the user logs in alone. Here is also set how it is shown."""
+        server, secret = self._context.oauth_metadata, self.registered.secret
+        if server is not None and origin(url) not in {
+            origin(str(place))
+            for place in (server.token_endpoint, *(() if secret else (server.issuer, self.url)))
+        }:
+            what = "its client's secret" if secret else "what a login brings"
             raise ConfigError(
-                f"mcp/{self.name} would have its client's secret sent elsewhere than where you log in.",
+                f"mcp/{self.name} would have {what} sent elsewhere than where you log in.",
                 hint="Ask who runs it.",
             )
+        if not secret:
+            return
         takes = (server and server.token_endpoint_auth_methods_supported) or ["client_secret_basic"]
-        basic = "client_secret_basic" in takes
-        self._data["method"] = "client_secret_basic" if basic else "client_secret_post"
+        self._data["method"] = f"client_secret_{'basic' if 'client_secret_basic' in takes else 'post'}"
         self._context.client_info.token_endpoint_auth_method = self._data["method"]
 
     async def _came(self) -> Any:
