@@ -247,8 +247,8 @@ def slow(article: str) -> str:
 
 @pytest.mark.kernel
 def test_tools_survive_a_kernel(tmp_path):
-    """Calls, results and a call that was stopped, though the kernel was killed; the next one goes on, with and
-    without the tools, with another provider too."""
+    """Calls, results and a call that was stopped, though the kernel was killed; the next turn goes on, with
+    and without the tools, with another provider too."""
     config = tmp_path / "config" / "nbllm" / "providers.toml"
     config.parent.mkdir(parents=True)
     config.write_text("keep_chats = true\n", "utf-8")

@@ -502,6 +502,7 @@ def whole_call(ident, size):
     [
         (lambda ident: b"data: {not json\n\n", "does not fit the protocol"),
         (lambda ident: b"data: []\n\n", "does not fit the protocol"),
+        (lambda ident: whole_call(ident, 1).replace(b"z", rb"\ud83d"), "does not fit"),
         (lambda ident: whole_call(ident, 17_000_000), "limit"),
         (lambda ident: b": nothing\n\n", r"ended while .* call of t: SSE stream ended"),  # no word of 405
     ],
