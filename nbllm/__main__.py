@@ -3,51 +3,66 @@
     python -m nbllm "Why is the sky blue?"
     git diff | python -m nbllm -m claude/sonnet temperature=0 "Write a commit message."
 
-What comes through the pipe stands below the question. The answer goes to standard output as it comes, how it
-was got to standard error where that is a terminal. Exit code 0; 1 where the call failed, 2 for a wrong line,
-130 for Ctrl-C: what came by then is there.
+Options come first, as in a %%llm line (in a notebook `%llm help options` lists them); `--` ends them. What
+comes through the pipe stands below the question. The answer goes to standard output as it comes, how it
+was got to standard error where that is a terminal. Exit code 0; 1 where the call failed, 2 for a wrong
+line, 130 for Ctrl-C: what came by then is there.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
+from . import __version__
 from .client.api import default_client
 from .core.errors import ConfigError, NbllmError
 from .core.options import CALL
-from .notebook.syntax.options import OPTIONS
+from .notebook.syntax.options import OPTIONS, SHORT
 from .notebook.syntax.parser import Line, parse
 from .notebook.view.hidden import plain
 from .notebook.view.static import footer
 
 _MOST = 20 * 2**20  # characters of a pipe; providers refuse larger requests
 _OPTION = re.compile(r"(?P<dash>-{0,2})(?P<name>[A-Za-z][\w.-]*)=(?P<value>.*)", re.DOTALL)
+_DASHED = re.compile(r"-[A-Za-z]|--[A-Za-z][\w.-]*")
 _HINT = 'For example: python -m nbllm -m gemini/flash temperature=0 "Why is the sky blue?"'
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Asks what the line says; gives the exit code."""
+    for stream in (sys.stdin, sys.stdout):  # what a locale cannot read or write is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    given = [
+        os.fsencode(a).decode("utf-8", "replace") for a in (sys.argv[1:] if arguments is None else arguments)
+    ]
+    if given and given[0] in ("-h", "--help", "--version"):
+        print(__version__ if given[0] == "--version" else __doc__)  # noqa: T201
+        return 0
     try:
-        line, words = options(list(sys.argv[1:] if arguments is None else arguments))
+        line, words = options(given)
         prompt = "\n\n".join(filter(None, (" ".join(words).strip(), piped())))
         if not prompt:
             raise ConfigError("There is no question.", hint=_HINT)
         if len(line.models) > 1:
             raise ConfigError("One model answers here.", hint=f"{_HINT} Several are asked in a notebook.")
-        stream = default_client().stream(prompt, *line.models, **chosen(line))
+        answer = default_client().stream(prompt, *line.models, **chosen(line))
     except NbllmError as error:
         return told(error, 2)
     try:
-        return answered(stream)
+        return answered(answer)
     except KeyboardInterrupt:
-        stream.cancel()
+        answer.cancel()
         return 130
     except BrokenPipeError:  # who reads has gone
-        stream.cancel()
+        answer.cancel()
         sys.stderr.close()
         return 141
 
@@ -77,12 +92,39 @@ def options(words: list[str]) -> tuple[Line, list[str]]:
         if (said := _OPTION.fullmatch(words[0])) and (said["dash"] or _meant(said["name"])):
             read.append(f"{said['dash']}{said['name']}={_quoted(said['value'], said['name'])}")
             words = words[1:]
-        elif re.fullmatch(r"-[A-Za-z]|--[A-Za-z][\w.-]*", words[0]) and len(words) > 1:
+        elif _DASHED.fullmatch(words[0]):
+            if len(words) == 1:
+                raise ConfigError(f"{words[0]} needs a value, and a question behind it.", hint=_HINT)
             read.append(f"{words[0]} {_quoted(words[1])}")
             words = words[2:]
         else:
             break
-    return parse(" ".join(read)), words[1:] if words[:1] == ["--"] else words
+    line = parse(" ".join(read))
+    if words[:1] == ["--"]:
+        return line, words[1:]
+    late = next((w for w in words if _DASHED.fullmatch(w) and _known(w)), None)
+    if late is not None:
+        raise ConfigError(
+            f"{late} stands behind the question's first word.",
+            hint=f"Options come first, or quote the question. {_HINT}",
+        )
+    if not line.models and len(words) > 1 and "/" in words[0] and _leads(words[0]):
+        return replace(line, models=(words[0],)), words[1:]
+    return line, words
+
+
+def _known(word: str) -> bool:
+    """Whether a word with dashes is an option of a line."""
+    name = word.lstrip("-").replace("-", "_")
+    return name in (OPTIONS if word.startswith("--") else SHORT)
+
+
+def _leads(word: str) -> bool:
+    """Whether a word is a model's name."""
+    try:
+        return bool(default_client().resolve(word))
+    except ConfigError:
+        return False
 
 
 def _meant(name: str) -> bool:
@@ -117,7 +159,10 @@ def piped() -> str:
 
 def told(error: NbllmError, code: int) -> int:
     """Says what went wrong, and what to do."""
-    sys.stderr.write(plain(f"nbllm: {error.message}\n") + (plain(f"{error.hint}\n") if error.hint else ""))
+    lines = " (%llm ... is a line of a notebook.)" if "%llm" in (error.hint or "") else ""
+    sys.stderr.write(
+        plain(f"nbllm: {error.message}\n") + (plain(f"{error.hint}{lines}\n") if error.hint else "")
+    )
     return code
 
 

@@ -79,6 +79,13 @@ def main() -> int:
     if not notebook.exists():
         print("The demo runs from a checkout: notebooks/quickstart.ipynb is not here.", file=sys.stderr)  # noqa: T201
         return 1
+    try:
+        import ipykernel  # noqa: F401
+        import nbclient  # noqa: F401
+        import nbconvert  # noqa: F401
+    except ImportError as error:
+        print(f"The demo needs {error.name}: pip install -e '.[demo]', or make demo.", file=sys.stderr)  # noqa: T201
+        return 1
     began = time.monotonic()
     print("Running notebooks/quickstart.ipynb against the simulator (no key, no network) ...", flush=True)  # noqa: T201
     executed, page, table = run(notebook, Path(".cache/demo").resolve())

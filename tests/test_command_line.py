@@ -46,6 +46,11 @@ def test_what_comes_through_a_pipe_stands_below_the_question():
         (["each=df", "hi"], 2, "option of a cell"),
         (["-m", "sim/a,sim/b", "hi"], 2, "One model"),
         (["-m", "nobody/x", "hi"], 2, "nobody"),
+        (["-m"], 2, "-m needs a value"),
+        (["--temperature"], 2, "needs a value"),
+        (["hi", "-m", "sim/openai"], 2, "Options come first"),
+        (["hi", "--max-tokens", "5"], 2, "Options come first"),
+        (["-m", "openai", "hi"], 2, "is a line of a notebook"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line_and_a_code(words, code, said, capsys, monkeypatch):
@@ -54,6 +59,43 @@ def test_what_is_wrong_is_said_in_a_line_and_a_code(words, code, said, capsys, m
     out, error = capsys.readouterr()
     assert "" == out
     assert said in error
+
+
+@pytest.mark.parametrize("word", ["-h", "--help", "--version"])
+def test_help_asks_nobody(word, capsys):
+    """As every command does it."""
+    assert 0 == main([word])
+    assert ("0." if word == "--version" else "claude/sonnet") in capsys.readouterr().out
+
+
+def test_a_model_may_stand_first():
+    """As in a line of a notebook; another word with a slash is a word."""
+    assert "hi there\n" == asked("sim/openai@echo=1", "hi", "there").stdout
+    assert "a/b testing\n" == asked("-m", "sim/openai@echo=1", "a/b", "testing").stdout
+
+
+def test_what_a_locale_has_no_letter_for_is_replaced():
+    """On the way in and out; the question's words are read as UTF-8, which terminals send."""
+    words, env = ("-m", "sim/openai@echo=1", "Wärum é"), {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "nbllm", *words, "€"],
+        input=b"caf\xe9",
+        capture_output=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, **env, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
+    )
+    assert (0, "Wärum é ?\n\ncafé\n".encode("latin-1")) == (ran.returncode, ran.stdout), ran.stderr
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "nbllm", *words[:2], "See:"],
+        input=b"caf\xe9",
+        capture_output=True,
+        timeout=300,
+        check=False,
+        env=env,
+    )
+    assert (0, "See:\n\ncaf\ufffd\n".encode()) == (ran.returncode, ran.stdout), ran.stderr
 
 
 def test_a_process_ends_with_that_code():
