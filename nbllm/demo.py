@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,11 @@ def main() -> int:
     if not notebook.exists():
         print("The demo runs from a checkout: notebooks/quickstart.ipynb is not here.", file=sys.stderr)  # noqa: T201
         return 1
-    try:
-        import ipykernel  # noqa: F401
-        import nbclient  # noqa: F401
-        import nbconvert  # noqa: F401
-    except ImportError as error:
-        print(f"The demo needs {error.name}: pip install -e '.[demo]', or make demo.", file=sys.stderr)  # noqa: T201
+    missing = [name for name in ("ipykernel", "nbclient", "nbconvert") if find_spec(name) is None]
+    if missing:
+        print(
+            f"The demo needs {', '.join(missing)}: `make demo`, or pip install -e '.[demo]'.", file=sys.stderr
+        )  # noqa: T201
         return 1
     began = time.monotonic()
     print("Running notebooks/quickstart.ipynb against the simulator (no key, no network) ...", flush=True)  # noqa: T201
