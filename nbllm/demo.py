@@ -82,9 +82,8 @@ def main() -> int:
         return 1
     missing = [name for name in ("ipykernel", "nbclient", "nbconvert") if find_spec(name) is None]
     if missing:
-        print(
-            f"The demo needs {', '.join(missing)}: `make demo`, or pip install -e '.[demo]'.", file=sys.stderr
-        )  # noqa: T201
+        lacks = f"The demo needs {', '.join(missing)}: `make demo`, or pip install -e '.[demo]'."
+        print(lacks, file=sys.stderr)  # noqa: T201
         return 1
     began = time.monotonic()
     print("Running notebooks/quickstart.ipynb against the simulator (no key, no network) ...", flush=True)  # noqa: T201
