@@ -27,7 +27,7 @@ PARTS = {
     "code": ("format=code", "bool(below)"),
     "json": (  # as=df shows the frame instead
         "format=json",
-        "'data-lang' in html or 'json' in html or '<th>name</th>' in html",
+        "'data-lang' in html or 'json' in html or '>name</th>' in html",
     ),
     "def": ("def=made", "callable(user_ns['made'])"),
     "save": ("save=frag", "'say {x}' in fragments['frag']"),

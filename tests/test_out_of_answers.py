@@ -9,6 +9,7 @@ import pytest
 from nbllm.notebook.view.blocks import Blocks
 from nbllm.notebook.view.inline_rules import direction
 from nbllm.notebook.view.markdown import plain_html, to_html
+from nbllm.notebook.view.static import data_table, static
 
 from .growth import growth
 from .test_markdown import checked
@@ -286,6 +287,8 @@ LOOPS = {
     "right to left lists": "- א\n",
     "emphasis": "**重**",
     "stars": "*字",
+    "products": "2*3",
+    "powers": "x**2",
     "brackets of math": "\\[ \\( ",
 }
 
@@ -303,3 +306,91 @@ def test_an_answer_that_loops_costs_its_length(text):
     growth(to_html, lambda n: text * (n // len(text)), 2_000)
     growth(feed, lambda n: text * (n // len(text)), 2_000)
     checked(to_html(text * 500))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2*3*4",
+        "2*3*4*5 = 120",
+        "x**2 + y**2",
+        "a*x + b*y",
+        "2*x + 3*y",
+        "df.a*2 + df.b*3",
+        "my_var*10 and other*20",
+        "10**6 or 10**-6",
+        "f(x)*2 + g(x)*3",
+        "(a*b*c)",
+    ],
+)
+def test_products_and_powers_keep_their_stars(text):
+    """As models write them outside code."""
+    assert f"<p>{text}</p>\n" == to_html(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("**5**kg", "<strong>5</strong>kg"),
+        ("**R**etrieval **A**ugmented", "<strong>R</strong>etrieval <strong>A</strong>ugmented"),
+        ("*K*now", "<em>K</em>now"),
+        ("**API key**s", "<strong>API key</strong>s"),
+        ("**May 5**th", "<strong>May 5</strong>th"),
+        ("**Step**1", "<strong>Step</strong>1"),
+        ("**2** x *3*", "<strong>2</strong> x <em>3</em>"),
+        ("第**2**章", "第<strong>2</strong>章"),
+        ("un*frigging*real", "un<em>frigging</em>real"),
+    ],
+)
+def test_emphasis_within_words_is_no_product(text, html):
+    """Where it begins with a word, or is longer than a letter."""
+    assert f"<p>{html}</p>\n" == to_html(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Add $HOME/bin:$PATH to it", "$HOME/$USER", "$dir/$file", "from $src.path to $dst", "echo $A_B-$C_D"],
+)
+def test_variables_of_shells_are_no_formulas(text):
+    """Whatever stands between two of them."""
+    assert "nbllm-tex" not in to_html(text)
+
+
+@pytest.mark.parametrize("text", ["$n$th", "$k$-means", "$X$s", "$AB$ and $CD$", "$x/y$", "$x_i/$"])
+def test_a_formula_may_have_letters_behind(text):
+    """As in the n-th."""
+    assert "nbllm-tex" in to_html(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "cells", "right"),
+    [
+        ("| a | n |\n|---|--:|\n| b | 1 |", 2, 2),
+        ("| שלום | n |\n|---|--:|\n| ב | 1 |", 0, 2),  # from right to left, as JupyterLab has them
+        ("| a |\n|---|\n" + "| b |\n" * 600, 0, 0),
+        ("`<td>` <td>", 0, 0),
+    ],
+    ids=["a table", "right to left", "a large one", "no table"],
+)
+def test_cells_stay_on_their_side_without_our_styles(text, cells, right):
+    """JupyterLab puts those of an untrusted notebook to the right."""
+    html = static(text)["text/html"].partition("</style>")[2]
+    assert (cells, right) == (html.count("text-align:left"), html.count("text-align:right"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "right"),
+    [
+        ({"city": ["Oslo"], "n": [1], "share": [0.5], "coast": [True]}, ["n", "share", "1", "0.5"]),
+        ({"n": []}, ["n"]),
+        ({"day": ["2026-01-01"], "<td>": [7]}, ["&lt;td&gt;", "7"]),
+        ({f"c{i}": [i] for i in range(40)}, []),
+    ],
+    ids=["a row", "no row", "odd names", "wider than shown"],
+)
+def test_numbers_of_a_frame_stand_to_the_right(columns, right):
+    """Under their names, as pandas has them."""
+    import pandas as pd
+
+    html = data_table(pd.DataFrame(columns)).html
+    assert right == re.findall(r"align=right>([^<]*)<", html)

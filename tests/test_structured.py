@@ -206,6 +206,17 @@ def test_as_df_gives_a_dataframe_and_shows_it(kernel, canned):
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize("wanted", ["", "as=object"])
+def test_a_structured_answer_is_shown_as_json(kernel, canned, wanted):
+    """Not as Markdown, which would take its stars and underlines for emphasis."""
+    url, _ = canned('{"name": "*a* __b__"}')
+    ran = kernel.run(f'%%llm m base_url={url} schema="name" {wanted}\nA name.')
+    assert ran.ok, ran.error
+    assert 'data-lang="json"' in ran.html
+    assert "*a* __b__" in ran.html
+
+
+@pytest.mark.kernel
 def test_as_object_gives_checked_objects(kernel, canned):
     """A pydantic model, or a dataclass, of the notebook's own."""
     kernel.run(

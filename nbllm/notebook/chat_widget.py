@@ -304,13 +304,15 @@ class ChatWidget:
         self._publish(update=False)
 
     def _heard(self, _panel: Any, message: dict[str, Any], buffers: Sequence[Any]) -> None:
-        """What the page says. Whatever is wrong with it is shown there, and never raised."""
+        """What the page says. Whatever is wrong with it is shown there, and never raised: where nothing was
+        asked, the page gives the text back to the user, and shows why."""
         try:
             if (work := _DO.get(str(message.get("type")))) is not None:
                 work(self, message, buffers)
         except NbllmError as error:
-            if self._failed is None or self._failed[1].error is not error:  # nothing was asked
-                self._refuse(error)
+            if (self._failed is None or self._failed[1].error is not error) and self._panel is not None:
+                why = "\n".join(filter(None, (error.message, error.hint)))
+                self._panel.send({"type": "refused", "why": why})
             self._set(turns=self._turns(), busy=self._busy)
 
     def _sent(self, message: dict[str, Any], buffers: Sequence[Any]) -> None:
@@ -319,12 +321,6 @@ class ChatWidget:
             from_bytes(bytes(d), str(f.get("kind") or ""), str(f.get("name") or "file")) for f, d in files
         )
         self.send(str(message.get("text") or ""), *parts)
-
-    def _refuse(self, error: NbllmError) -> None:
-        """Tells the page that its message was not taken: it gives the text back to the user, and shows
-        why."""
-        if self._panel is not None:
-            self._panel.send({"type": "refused", "why": "\n".join(filter(None, (error.message, error.hint)))})
 
     def _set(self, **values: Any) -> None:
         if self._panel is not None:

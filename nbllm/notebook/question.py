@@ -54,7 +54,7 @@ class Question:
     @property
     def format(self) -> str:
         """How answers are shown: md, text, json, code, html."""
-        return str(self.options.get("format", "md"))
+        return str(self.options.get("format", "md" if self.shape is None else "json"))
 
     @property
     def thoughts(self) -> bool | None:

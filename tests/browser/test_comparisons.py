@@ -85,10 +85,22 @@ def test_in_an_untrusted_notebook(notebook, lab, saved):
     assert lefts == sorted(lefts)
     assert {"start", "left"} >= set(
         n.js(
-            "() => [...nbllmTest.area(1).querySelectorAll('.nbllm-col > *')]"
+            "() => [...nbllmTest.area(1).querySelectorAll('.nbllm-col > *, .nbllm-col td:first-child')]"
             ".map(e => getComputedStyle(e).textAlign)"
         )
     )
+
+
+def test_an_answer_begins_where_other_outputs_do(notebook):
+    """And where the code above it does."""
+    n = notebook(LOAD, "print('printed')", ask("said", "openai/m@echo=1"))
+    n.run(0, 1, 2)
+    left = """([cell, what]) => {
+      const range = document.createRange();
+      range.selectNodeContents(nbllmTest.area(cell).querySelector(what));
+      return range.getClientRects()[0].left;
+    }"""
+    assert abs(n.js(left, [1, "pre"]) - n.js(left, [2, ".nbllm p"])) < 3
 
 
 @pytest.mark.parametrize("style", ["as it is", "without styles"])

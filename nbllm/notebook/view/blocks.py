@@ -23,13 +23,10 @@ apart from link definitions: they act on later blocks at once and on earlier one
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from .hidden import clean
 from .markdown import outline
-
-if TYPE_CHECKING:
-    from markdown_it.token import Token
 
 _ALWAYS, _ALWAYS_LINES = 2_048, 24  # characters and lines of tail that are parsed at every question
 _SIGNS = r"(?:[-+*>#]{1,6}[ ]+|\d{1,9}[.)][ ]+|\*\*|__|[*_\"'(\[`“„«])?"
@@ -191,7 +188,7 @@ class Blocks:
 
     def _split(self, before: str, line: str, done: list[str]) -> None:
         text = "".join(self._lines) + line
-        tokens = _outline(text)
+        tokens = [t for t in outline(clean(text), {"growing": True}) if t.level == 0 and t.nesting >= 0]
         starts = [t.map[0] for t in tokens if t.map]
         if starts and before.strip(_BLANK) and tokens[-1].meta.get("open"):  # a `$$` that may yet be none
             starts.pop()
@@ -216,8 +213,3 @@ class Blocks:
         match = _FENCE.match(line)
         if match and line.endswith("\n") and not (match[1][0] == "`" and "`" in match[2]):
             self._fence = re.compile(rf" {{0,3}}{match[1][0]}{{{len(match[1])},}}")
-
-
-def _outline(text: str) -> list[Token]:
-    """The top-level blocks of `text`, which may still grow."""
-    return [t for t in outline(clean(text), {"growing": True}) if t.level == 0 and t.nesting >= 0]

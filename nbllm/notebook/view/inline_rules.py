@@ -6,6 +6,8 @@ verse, emphasis beside Chinese and Japanese, and the direction of a block.
 - An address that begins with http:// or https:// is a link, without the punctuation behind it.
 - A line break is one, but in a paragraph that was filled to a width: there the first word of every line would
   not have fitted on the line before.
+- `*` between factors is no emphasis (`2*x + 3*y`, `x**2 + y**2`), if the word before it did not begin behind
+  one (`**5**kg`).
 - `*` beside letters of scripts without word spaces opens and closes as beside blanks (`**重要：**内容`).
 - A block whose first letter is written from right to left says so; what is in it inherits that.
 """
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 _TAG = re.compile(r"<(?P<close>/?)(?P<name>br|sub|sup|kbd|mark|abbr)\s*/?>", re.IGNORECASE)
+_PRODUCT = re.compile(r"(?<![*\w])(?:\w++\*\*?(?=\d)|(?:[A-Za-z]|\d++)\*(?=\w))+", re.ASCII)
 _DEEPEST = 3
 _ADDRESS = re.compile(
     r"(?<![A-Za-z0-9_/@:])https?://[^\s<>\[\]\"`，。、；：！？（）「」『』【】《》“”‘’\u3000]+", re.IGNORECASE
@@ -214,22 +217,28 @@ def _inherited(blocks: list[Token]) -> str:
 
 def _parse(md: MarkdownIt) -> Any:
     """ParserInline.parse, with a state for which `*` beside a letter of a script without word spaces stands
-    as beside a blank."""
+    as beside a blank, and between factors is a sign."""
     from markdown_it.rules_inline import StateInline
     from markdown_it.rules_inline.state_inline import Scanned
 
     class State(StateInline):
+        products: set[int]
+
         def scanDelims(self, start: int, canSplitWord: bool) -> Scanned:  # noqa: N802, N803 - the parser's names
             found = super().scanDelims(start, canSplitWord)
             end = start + found.length
             before = self.src[start - 1] if start else " "
             after = self.src[end] if end < self.posMax else " "
-            if not canSplitWord or not (_is_wide(before) or _is_wide(after)):
+            wide = _is_wide(before) or _is_wide(after)
+            if not canSplitWord or not (wide or start in self.products):
                 return found
-            return Scanned(_may_begin(after, before), _may_begin(before, after), found.length)
+            return Scanned(
+                wide and _may_begin(after, before), wide and _may_begin(before, after), found.length
+            )
 
     def parse(src: str, parser: MarkdownIt, env: Any, tokens: list[Token]) -> list[Token]:
         state = State(src, parser, env, tokens)
+        state.products = {i for m in _PRODUCT.finditer(src) for i in range(*m.span())}
         md.inline.tokenize(state)
         for rule in md.inline.ruler2.getRules(""):
             rule(state)

@@ -304,12 +304,9 @@ def _block(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     return above + html
 
 
-def _capped(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
-    return _text(tokens[index].children or (), 0, options, env)
-
-
 _RULES: dict[str, Any] = {
-    "text": _text, "code_inline": _code, "fence": _block, "code_block": _block, "capped": _capped,
+    "text": _text, "code_inline": _code, "fence": _block, "code_block": _block,
+    "capped": lambda tokens, index, *given: _text(tokens[index].children or (), 0, *given),
     "softbreak": lambda *_: "\n", "hardbreak": lambda *_: "<br>\n",
     "link_open": _link_open, "link_close": _link_close, "image": _image,
     "math_inline": math.inline_html, "math_block": math.block_html,

@@ -115,7 +115,7 @@ _PROSE = re.compile(r"(?<![^\W\d_])[^\W\d_]{3,}\s+[^\W\d_]{2,}(?![^\W\d_])")
 _NO_WORDS = re.compile(
     r"\\(?:text|mbox|mathrm|operatorname|hbox)[a-z]*\*?\s*\{[^{}]*\}|\\[A-Za-z]+|\{[^{}]*\}"
 )
-_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]+\W*")  # $HOME/$USER
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]+\W?|[A-Z_][A-Z0-9_]+\W.*\W|[A-Za-z_]\w+[/:.=-]")  # $HOME/x:$PATH
 _ENVIRONMENT = re.compile(rf"\\begin\{{(?P<name>(?:{_ENVIRONMENTS})\*?)\}}")
 _CLOSING = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$"}
 _BLOCK = ("$$", "\\[")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -193,16 +194,13 @@ def error_lines(error: BaseException) -> str:
     """A few lines about a failed call: what, the provider's own words, which key and address were used, what
     to do."""
     message = error.message if isinstance(error, NbllmError) else str(error)
-    lines = [f"{type(error).__name__}: {_short(message)}"]
+    short = message if len(message) <= _LONGEST_ERROR else message[: _LONGEST_ERROR - 1] + "…"
+    lines = [f"{type(error).__name__}: {short}"]
     if isinstance(error, NbllmError):
         lines += filter(None, (error.sent, error.hint))
     if isinstance(error, ProviderError) and error.request_id:
         lines.append(f"Request id: {error.request_id}")
     return plain("\n".join(lines))
-
-
-def _short(message: str) -> str:
-    return message if len(message) <= _LONGEST_ERROR else message[: _LONGEST_ERROR - 1] + "…"
 
 
 # -- the answer in its formats --
@@ -510,8 +508,13 @@ def static(markdown: str) -> dict[str, str]:
 
 
 def data_table(value: Any) -> Rendered:
-    """A DataFrame of a model's words: escaped, with what stayed text."""
+    """A DataFrame of a model's words: escaped, numbers to the right, with what stayed text."""
     html = value.to_html(escape=True, border=0, max_rows=60, max_cols=30, notebook=False, render_links=False)
+    sides = iter(
+        [" align=right>" if t.kind in "iuf" else ">" for t in value.dtypes]
+        * (62 if value.shape[1] <= 30 else 0)  # heads, 60 rows, dots; more have a column of dots among them
+    )
+    html = re.sub(r"(?<!<tr>\n      <th)(?<=<t[dh])>(?!</th>)", lambda _: next(sides, ">"), html)
     kept = value.attrs.get("kept_as_text", {})
     notes = [note_line(f"Column {name} stays text: {why}", warns=True) for name, why in kept.items()]
     return joined([Rendered(clean(html), plain(value.to_string(max_rows=60))), *notes])

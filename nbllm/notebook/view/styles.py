@@ -13,21 +13,21 @@ from collections.abc import Iterable
 
 _MUTED = "var(--nbllm-muted)"
 _LINE = "var(--jp-border-color2,rgba(128,128,128,.35))"
-_SHARE = 50  # percent of a colour that stay where it is mixed
 _FAINT = "color-mix(in srgb,currentColor 66%,transparent)"
 _MONO = "var(--jp-code-font-family,ui-monospace,SFMono-Regular,Menlo,Consolas,monospace)"
 
 
 def _mixed(name: str, otherwise: str) -> str:
     """A colour of the front end's theme, moved towards that of the text around it."""
-    return f"color-mix(in srgb,var(--jp-{name},{otherwise}) {_SHARE}%,currentColor)"
+    return f"color-mix(in srgb,var(--jp-{name},{otherwise}) 50%,currentColor)"
 
 
 # What an output's HTML must hold for rules to be a part of it ("" for all), and the rules.
 _RULES = (
     ("", f"""
 .nbllm.nbllm{{margin:0;--nbllm-muted:{_mixed("ui-font-color2", _FAINT)}}}
-.nbllm{{contain:paint;line-height:1.55;overflow-wrap:break-word;padding:1px 0}}
+.nbllm{{contain:paint;line-height:1.55;overflow-wrap:break-word;padding:1px 0;
+padding-inline-start:var(--jp-code-padding,0)}}
 .nbllm>:is(p,ul,ol,blockquote,details,h3,h4,h5,h6){{max-width:46em}}
 .nbllm>:is(p,ul,ol,blockquote,table,pre,details){{margin:0 0 .75em}}"""),
     ("<h[3-6]", """
@@ -88,7 +88,8 @@ gap:1em 1.6em;align-items:start}}
 .nbllm .nbllm-side>tbody>tr{{display:contents}}
 .nbllm .nbllm-side>tbody>tr>td{{display:block;width:auto;padding:0;line-height:1.55;border:0;
 min-width:0;max-width:none}}
-.nbllm .nbllm-col{{overflow-wrap:break-word}}.nbllm .nbllm-col :is(th,td){{overflow-wrap:normal}}
+.nbllm .nbllm-col{{overflow-wrap:break-word}}.nbllm .nbllm-col :is(th,td){{overflow-wrap:normal;
+padding-inline:.5em}}
 .nbllm .nbllm-col>:is(p,ul,ol,blockquote,table,pre,details){{margin:0 0 .75em}}
 .nbllm .nbllm-col pre[data-lang]{{padding-top:1.8em}}
 .nbllm .nbllm-head{{border-bottom:1px solid {_LINE};margin-bottom:.6em;padding-bottom:.25em}}
@@ -133,6 +134,11 @@ def style_of(body: str) -> str:
 
 def container(body: str, *, style: bool, grows: bool = False) -> str:
     """Our box around `body`. Its classes tell MathJax, old and new, to leave every dollar alone except in our
-    formulas. grows: displays without a style of their own follow."""
-    sheet = (STYLE if grows else style_of(body)) if style else ""
-    return f'<div class="nbllm tex2jax_ignore mathjax_ignore">{sheet}{body}</div>'
+    formulas. grows: displays without a style of their own follow. In what stays, cells of tables of a usual
+    size say their side themselves: where JupyterLab takes our styles away, it puts them to the right."""
+    if style and not grows and "dir=rtl" not in body and body.count("<td>") < 500:
+        body = re.sub("<(t[dh])>", r'<\1 style="text-align:left">', body)
+    return (
+        f'<div class="nbllm tex2jax_ignore mathjax_ignore">'
+        f"{'' if not style else STYLE if grows else style_of(body)}{body}</div>"
+    )
