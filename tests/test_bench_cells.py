@@ -39,6 +39,14 @@ def test_a_line_runs_a_benchmark_and_tells_it_in_short(kernel):
     assert "application/vnd.jupyter.widget" not in str([m["content"] for m in ran.messages])
 
 
+def test_a_warning_is_its_words(kernel):
+    """No file and line of ours beside them."""
+    ran = kernel.run(f"%llm bench {PAIR} blocks=2 warmup=0")
+    assert ran.ok, ran.error
+    assert "At least 6 blocks" in ran.text
+    assert "Warning" not in ran.text
+
+
 def test_the_prompts_may_stand_in_the_cell(kernel):
     """Divided by lines of dashes; the name before << takes the frame."""
     ran = kernel.run(

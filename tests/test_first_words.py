@@ -68,3 +68,18 @@ def test_in_a_kernel():
             lines = kernel.run(code).error["traceback"]
             assert 1 <= len(lines) <= 6, lines
             assert "Did you mean" in "".join(lines)
+
+
+def test_a_folder_that_is_gone_is_said_in_a_line(tmp_path):
+    """No traceback of ours, whatever a line wants to read or write there."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    with Kernel() as kernel:
+        assert kernel.run(f"import os; os.chdir({str(gone)!r})\n%llm use sim/openai@echo=1").ok
+        assert kernel.run("%%llm chat=eda\nhi").ok
+        gone.rmdir()
+        for line in ("record", "replay", "prompt list", f"chat export eda {gone}/x.md"):
+            lines = kernel.run(f"%llm {line}").error["traceback"]
+            assert len(lines) <= 3, lines
+            assert "No such file" in "".join(lines)
+        assert kernel.run("%%llm\nhi").ok

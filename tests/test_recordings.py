@@ -288,3 +288,21 @@ def test_the_lines(live, make, file):
     assert bare.client.complete("Hi", "openai/m").cached
     COMMANDS["replay"](bare, "off")
     assert bare.client.tapes.look() is None
+
+
+def test_a_recording_is_found_by_the_name_that_was_said(live, make, file, monkeypatch):
+    """With its ending or without, in quotes; `on` is the notebook's, `stop` ends it; no file is called so."""
+    monkeypatch.chdir(file.parent)
+    session = SimpleNamespace(client=live, notebook="")
+    for name in ("demo", '"demo.llm.jsonl"'):
+        assert "demo.llm.jsonl from" in COMMANDS["record"](session, name)
+    live.complete("Hi", "openai/m")
+    assert COMMANDS["record"](session, "stop").startswith("Calls are not recorded")
+    other = SimpleNamespace(client=make(), notebook="")
+    for name in ("demo", "'demo.llm.jsonl' pace=now"):
+        assert "(1 call)" in COMMANDS["replay"](other, name)
+    assert COMMANDS["replay"](other, "stop").startswith("Calls are sent")
+    assert "calls.llm.jsonl from" in COMMANDS["record"](session, "on")
+    COMMANDS["record"](session, "off")
+    assert {"demo.llm.jsonl", "calls.llm.jsonl"} >= {p.name for p in file.parent.glob("*jsonl")} - {file.name}
+    assert not {"on", "stop", "demo"} & {p.name for p in file.parent.iterdir()}

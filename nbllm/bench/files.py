@@ -41,7 +41,7 @@ def save(df: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     writer = _WRITERS.get(place.suffix.lower())
     if writer is None:
         raise ConfigError(
-            f"Frames are not written as {place.suffix or 'a nameless file'}.",
+            f"Frames are not written as {place.suffix or 'a file without an ending'}.",
             hint=f"Use {', '.join(_SUFFIXES)}.",
         )
     df = _encodable(requests(df))

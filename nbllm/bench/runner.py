@@ -376,11 +376,12 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
         what = (
             f"No option is called {unknown!r}."
             if unknown
-            else f"A model's options need `model`: {sorted(told)}."
+            else "A model's options need `model`, the name of what to ask."
         )
         raise errors.ConfigError(
             what,
-            hint=f"Options of a call are {', '.join(known)}; `name` labels a model, `headers` are its own.",
+            hint=f"Options of a call are {', '.join(known)}; `name` labels a model, `headers` are its own; "
+            "those of a run (blocks=, concurrency= ...) are in help(nbllm.bench.run).",
         )
     address = [options.pop(option, None) for option in ADDRESS]
     timeout, retries = options.pop("timeout", None), options.pop("retries", None)

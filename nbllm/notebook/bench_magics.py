@@ -14,6 +14,7 @@ every call. Where both have an option of the same name, the plain one is the cal
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +146,9 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
         )
     models = [{"model": name, **passed} for name in names]  # seed= of a call is not the run's
     try:
-        df = run(models, client=session.client, extra=dict(read.extra) or None, progress=shown, **options)
+        with warnings.catch_warnings():  # in words alone: the line of ours that warns tells nobody anything
+            warnings.showwarning = lambda told, *_a, **_k: session.say(str(told))
+            df = run(models, client=session.client, extra=dict(read.extra) or None, progress=shown, **options)
     except KeyboardInterrupt:  # before the first request, or a second time: what was measured is on disk
         if not shown.run_id:
             raise

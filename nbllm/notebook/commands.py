@@ -24,7 +24,7 @@ from ..routing import keys
 from ..routing.config import plain
 from ..routing.config_files import user_file
 from ..routing.toml_edit import set_entry
-from ..store.recordings import Recording, Tape, beside
+from ..store.recordings import SUFFIX, Recording, Tape, beside
 from . import overview
 from .cell import ask, models_of, run_cell, with_schema
 from .chats import markdown, messages
@@ -160,14 +160,18 @@ def _key_unset(session: Session, row: Provider) -> str:
 
 def _key_where(session: Session, row: Provider) -> str:
     registry = session.client.registry
-    found = [f"  {place}: {masked or 'none'}" for place, masked in registry.where(row)]
     used = registry.own_key(row)
     first = (
         f"key {used.masked} from {used.source}"
         if used
         else f"no key; looked for {', '.join(row.key_env) or 'no variable'}"
     )
-    return "\n".join((f"{row.label or row.name}: {first}, for {keys.origin(registry.address(row))}.", *found))
+    return "\n".join(
+        (
+            f"{row.label or row.name}: {first}, for {keys.origin(registry.address(row))}.",
+            *(f"  {place}: {masked or 'none'}" for place, masked in registry.where(row)),
+        )
+    )
 
 
 def _key_allow(session: Session, row: Provider) -> str:
@@ -190,9 +194,10 @@ def _key_login(session: Session, row: Provider) -> str:
             "Nobody can log in here.",
             hint="Log in from a notebook that somebody watches; the keyring keeps it.",
         )
-    kept = login(row, keys.origin(registry.address(row)), registry.stores, session.say)
     return f"{row.label or row.name}: you are logged in" + (
-        "." if kept else ", for this session: there is no keyring to keep it (pip install keyring)."
+        "."
+        if login(row, keys.origin(registry.address(row)), registry.stores, session.say)
+        else ", for this session: there is no keyring to keep it (pip install keyring)."
     )
 
 
@@ -200,8 +205,11 @@ def _key_logout(session: Session, row: Provider) -> str:
     from ..routing.oauth import logout
 
     registry = session.client.registry
-    there = logout(keys.origin(registry.address(row)), registry.stores)
-    return f"{row.label or row.name}: " + ("the login was removed." if there else "you were not logged in.")
+    return f"{row.label or row.name}: " + (
+        "the login was removed."
+        if logout(keys.origin(registry.address(row)), registry.stores)
+        else "you were not logged in."
+    )
 
 
 _KEY_WORDS: dict[str, Callable[[Session, Provider], str]] = {
@@ -280,16 +288,11 @@ def _nest(session: Session, rest: str) -> str:
     newer = importlib.util.find_spec("nest_asyncio2") is not None  # newer kernels bring it
     nest = import_module("nest_asyncio2" if newer else "nest_asyncio")
     nest.apply()
-    cost = (
-        "asyncio runs slower now"
-        if newer
-        else "asyncio runs slower now, and on ipykernel 7.2 and later cells queued while a nested loop "
-        "runs are lost"
-    )
     return (
-        f"{nest.__name__} is applied: your own asyncio.run and run_until_complete work in cells. The "
-        f"price: {cost}. "
-        "nbllm itself never needs it. Restart the kernel to undo it."
+        f"{nest.__name__} is applied: your own asyncio.run and run_until_complete work in cells. The price: "
+        "asyncio runs slower now"
+        + ("" if newer else ", and on ipykernel 7.2 and later cells queued while a nested loop runs are lost")
+        + ". nbllm itself never needs it. Restart the kernel to undo it."
     )
 
 
@@ -316,14 +319,14 @@ def _help(session: Session, rest: str) -> str:
         return "\n".join(_about(name, text) for name, text in SUBCOMMANDS.items())
     if topic:
         return _topic(session, topic)
-    lines = "\n".join(_about(what, ", ".join(names.split())) for what, names in _LINES.items())
     return (
         "%%llm [NAME <<] [MODEL] [option=value ...] [>> NAME]\n"
         "the prompt, with {name} and {{expression}} filled in\n\n"
         "x = %llm ask -m MODEL one line\n\n"
         f"Options, as temperature=0, --dry-run or -t 0\n{_about('often', ', '.join(_OFTEN.split()))}\n"
-        f"{_about('x.NAME=value', 'goes to the provider as it is')}\n\nLines, as %llm models\n{lines}\n\n"
-        "%llm help NAME explains one of these, %llm help options and %llm help lines all."
+        f"{_about('x.NAME=value', 'goes to the provider as it is')}\n\nLines, as %llm models\n"
+        + "\n".join(_about(what, ", ".join(names.split())) for what, names in _LINES.items())
+        + "\n\n%llm help NAME explains one of these, %llm help options and %llm help lines all."
     )
 
 
@@ -341,8 +344,10 @@ def _topic(session: Session, topic: str) -> str:
     found = [f"%llm {topic}: {SUBCOMMANDS[topic]}"] if topic in SUBCOMMANDS else []
     for options in (OPTIONS, BENCH):
         if (o := options.get(topic)) and not (options is BENCH and topic in OPTIONS):
-            values = f"\n  values: {', '.join(known)}" if (known := choices(session, o)) else ""
-            found.append(f"{o.name}={f' (-{o.short})' if o.short else ''}: {o.help}{values}")
+            found.append(
+                f"{o.name}={f' (-{o.short})' if o.short else ''}: {o.help}"
+                + (f"\n  values: {', '.join(known)}" if (known := choices(session, o)) else "")
+            )
     if not found:
         raise ConfigError(f"No help on {topic[:40]!r}.", hint="`%llm help` lists the topics.")
     return "\n".join(found)
@@ -382,8 +387,10 @@ def _show(session: Session, name: str, _rest: str) -> None:
 
 
 def _undo(session: Session, name: str, _rest: str) -> str:
-    undone = session.chats.undo(name).asked.text[:60]
-    return f"Undone: {undone!r}. {name} has {counted(len(session.chats.get(name).turns), 'turn')}."
+    return (
+        f"Undone: {session.chats.undo(name).asked.text[:60]!r}. "
+        f"{name} has {counted(len(session.chats.get(name).turns), 'turn')}."
+    )
 
 
 def _pin(session: Session, name: str, number: str, *, pinned: bool = True) -> str:
@@ -408,8 +415,14 @@ def _export(session: Session, name: str, file: str) -> Any:
 
 
 def _listed(session: Session, name: str, _rest: str) -> Any:
-    if name == "--all":
-        return _all_chats()
+    if name == "--all":  # what is kept of all notebooks
+        import pandas as pd
+
+        from ..store.chats import KeptChats
+
+        kept = [(k.chat, k.place, k.turns, k.bytes, k.at) for k in KeptChats().listed()]
+        frame = overview.frame(kept, ["chat", "notebook", "turns", "bytes", "last"])
+        return frame.assign(last=pd.to_datetime(frame["last"], unit="s", utc=True).dt.round("s"))
     rows = [
         {
             "chat": c.name,
@@ -421,17 +434,6 @@ def _listed(session: Session, name: str, _rest: str) -> Any:
         for c in session.chats
     ]
     return overview.frame(rows, ["chat", "turns", "tokens", "cost_usd", "model"])
-
-
-def _all_chats() -> Any:
-    """What is kept of all notebooks."""
-    import pandas as pd
-
-    from ..store.chats import KeptChats
-
-    rows = [(k.chat, k.place, k.turns, k.bytes, k.at) for k in KeptChats().listed()]
-    frame = overview.frame(rows, ["chat", "notebook", "turns", "bytes", "last"])
-    return frame.assign(last=pd.to_datetime(frame["last"], unit="s", utc=True).dt.round("s"))
 
 
 def _forget(session: Session, name: str, _rest: str) -> str:
@@ -492,23 +494,30 @@ def _cache(session: Session, rest: str) -> str:
     )
 
 
+def _recording(session: Session, name: str, *, there: bool = False) -> Path:
+    """The file that a line names, with or without its ending; the notebook's where none is named."""
+    path = Path(name.strip(" \"'"))
+    if path.name in ("", "on"):
+        return beside(session.notebook, there=there)
+    return path if path.suffix or path.is_file() else path.with_name(f"{path.name}{SUFFIX}")
+
+
 def _record(session: Session, rest: str) -> str:
     tapes = session.client.tapes
-    if rest == "off":
+    if rest in ("off", "stop", "end"):
         problem, tapes.to = tapes.to.problem if tapes.to else "", None
         return f"Calls are not recorded any more. {problem}".strip()
-    tapes.to = Recording(Path(rest) if rest else beside(session.notebook))
+    tapes.to = Recording(_recording(session, rest))
     return f"Calls are recorded in {tapes.to.path} from now on; %llm record off ends it."
 
 
 def _replay(session: Session, rest: str) -> str:
     tapes = session.client.tapes
     name, _, pace = rest.partition("pace=")
-    name = name.strip()
-    if name == "off":
+    if name.strip() in ("off", "stop", "end"):
         tapes.source = None
         return "Calls are sent again."
-    path = Path(name) if name else beside(session.notebook, there=True)
+    path = _recording(session, name, there=True)
     tapes.source = Tape(path, pace.strip() or "now")
     return (
         f"Calls are answered from {path} ({counted(tapes.source.calls, 'call')}): no key is needed, nothing "

@@ -225,7 +225,13 @@ def _line(session: Session, line: str) -> Any:
         if not rest:
             raise
     named = name == "ask" and re.match(r"\w\S*[/\d]\S*\s", rest) and _question(session, rest)
-    result = COMMANDS[name](session, named or rest)
+    try:
+        result = COMMANDS[name](session, named or rest)
+    except OSError as error:  # a folder that is gone, or that nobody may write to
+        raise ConfigError(
+            f"{error.filename or 'The working folder'}: {error.strerror or error}.",
+            hint="Name another place, or os.chdir to a folder that is there.",
+        ) from None
     if isinstance(result, str):
         session.say(result)
         return None

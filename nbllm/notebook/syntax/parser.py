@@ -24,6 +24,7 @@ from ...core.errors import ConfigError, looks_like_key
 from ...core.options import Option
 from .lexer import end, fail, value
 from .options import (
+    BENCH,
     LINES,
     MEANT,
     OPTIONS,
@@ -80,6 +81,7 @@ def ask(line: str, dialects: Iterable[str] = ()) -> tuple[Line, str]:
 # What a bare word that is no model may be: (its form, what is wrong, what to do).
 _NO_MODEL = (
     (r"<<?|>>?|[-=]>", "{} in the wrong place", "Write NAME << first, or >> NAME last."),
+    (r"\|+", "{} stands alone", "Write a|b without spaces around the |."),
     (r"=.*", "{} stands alone", "Write key=value without spaces around the =."),
     (r"-.*", "{} is no option and no model", "Write -t 0, --temperature 0 or temperature=0."),
     (
@@ -278,8 +280,8 @@ def _find(dash: str, name: str, start: int) -> Option:
 def _near(name: str) -> str:
     if name in SHORT and name not in MEANT:
         return SHORT[name].name
-    near = difflib.get_close_matches(name.lower().removeprefix("no_"), [*OPTIONS, *MEANT], 1)
-    return MEANT.get(near[0], near[0]) if near else ""
+    near = difflib.get_close_matches(name.lower().removeprefix("no_"), [*OPTIONS, *MEANT, *BENCH], 1)
+    return MEANT.get(near[0], near[0] + "= of %llm bench" * (near[0] in BENCH)) if near else ""
 
 
 def subcommand(line: str) -> tuple[str, str]:
