@@ -673,3 +673,17 @@ def test_reset_by_a_client_is_recorded(server):
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     raw.close()
     assert next(r for r in server.settled() if r.model.startswith("sim-rst")).aborted_ns
+
+
+def test_a_client_that_is_gone_is_written_no_more(server, caplog):
+    """Of many chunks that are due at once the rest is left: asyncio warns of each write, in a notebook into
+    some cell."""
+    body = json.dumps({"model": "m@ttft=0,gap=0,tokens=400", "stream": True, "messages": MESSAGES}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", server.port)) as raw:
+            raw.sendall(head + body)
+    with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", server.port)) as raw:
+        raw.sendall(b"GET /nothing HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert raw.recv(10)  # all that came before has been answered
+    assert "socket.send()" not in caplog.text

@@ -101,7 +101,7 @@ class Player:
             if due > loop.time():
                 self._handle = loop.call_at(due, self.run)
                 return
-            if connection.paused or not self._write():
+            if connection.paused or connection.transport.is_closing() or not self._write():  # it may be gone
                 return
         self._handle = loop.call_soon(self.run)
 
