@@ -181,7 +181,8 @@ def test_what_may_lead_elsewhere_or_run_waits(load, text):
         '[provider.openai]\nbase_url = "http://127.0.0.1:9/v1"\n',
         '[provider.openai]\nbare = ["gpt-*", "chatgpt-*", "o[0-9]*", "text-embedding-*"]\nmodels = '
         '"/models"\nlocal = false\n',
-        '[provider.openai]\nquirks = { stream_usage = false }\nverified = []\nprefixes = ["oai"]\n',
+        "[provider.openai]\nquirks = { stream_usage = false }\nverified = []\n"
+        'prefixes = ["openai-chat", "oai"]\n',
         '[provider.acme]\nbase_url = "https://acme.example/v1"\nlabel = "Acme"\nmodels = "/m"\nprefixes = '
         '["ac"]\nbare = ["acme-*"]\nlocal = true\nquery = { a = "b" }\nheaders = { X = "y" }\n',
         '[provider.acme]\nbase_url = "https://acme.example/v1"\ndialect = "anthropic"\ndefault_model = '
