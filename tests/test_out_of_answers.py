@@ -289,6 +289,8 @@ LOOPS = {
     "stars": "*字",
     "products": "2*3",
     "powers": "x**2",
+    "brackets of powers": ")*2*3",
+    "dunders": "__init__",
     "brackets of math": "\\[ \\( ",
 }
 
@@ -321,6 +323,9 @@ def test_an_answer_that_loops_costs_its_length(text):
         "10**6 or 10**-6",
         "f(x)*2 + g(x)*3",
         "(a*b*c)",
+        "n*(n+1)*2, a_1*b_1 + a_2*b_2",
+        "(x + 1)*y*2 and (x + 1)**2*3 and z[0]*2*z[1]*4",
+        "__init__.py, __name__ == '__main__'",
     ],
 )
 def test_products_and_powers_keep_their_stars(text):
@@ -339,6 +344,7 @@ def test_products_and_powers_keep_their_stars(text):
         ("**Step**1", "<strong>Step</strong>1"),
         ("**2** x *3*", "<strong>2</strong> x <em>3</em>"),
         ("第**2**章", "第<strong>2</strong>章"),
+        ("__bold__ (see)*note*", "<strong>bold</strong> (see)<em>note</em>"),
         ("un*frigging*real", "un<em>frigging</em>real"),
     ],
 )
@@ -356,7 +362,9 @@ def test_variables_of_shells_are_no_formulas(text):
     assert "nbllm-tex" not in to_html(text)
 
 
-@pytest.mark.parametrize("text", ["$n$th", "$k$-means", "$X$s", "$AB$ and $CD$", "$x/y$", "$x_i/$"])
+@pytest.mark.parametrize(
+    "text", ["$\\sim$5", "$n$th", "$k$-means", "$X$s", "$AB$ and $CD$", "$x/y$", "$x_i/$"]
+)
 def test_a_formula_may_have_letters_behind(text):
     """As in the n-th."""
     assert "nbllm-tex" in to_html(text)

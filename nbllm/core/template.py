@@ -16,7 +16,8 @@ nothing inserted is scanned again. `{...}` is ours only if all of this holds:
 * it does not follow a letter of a script that writes spaces between words, a digit, `_`, `^`, `\\`, `$`,
   `%`, `{`, `]`, `)`, `::`, a command of LaTeX, or
   a `}` that is not ours (LaTeX, shells, CSS, regular expressions, Rust), nor `#` in a string (Ruby), nor
-  stands where JavaScript takes names out of an object (`const {a} =`, `import {a} from`, `({a}) =>`) or gives
+  stands where JavaScript takes names out of an object (`const {a} =`, `import {a} from`, `({a}) =>`) or
+  puts them into one (`const o = {a}`, `() => {a}`) or gives
   an attribute (`<B c={d}>`, `<li key={k}>`; `<document id={n}>` is a prompt's own tag, and filled);
 * it stands outside code spans, fences and string literals of template languages (`verbatim`).
 
@@ -78,7 +79,8 @@ _AROUND = 80  # characters before and after a brace that are looked at for what 
 _FOREIGN = re.compile(
     r"::\0|\{[^\W\d][\w.]*(?:![rsa])?:[^{}\s]*\0|\\[A-Za-z]+\*?[ "
     r"]\0|<" + verbatim.TAG + r"\s[^<>{}\n]*=\0|\"[^\"\n]*#\0[^\"\n]*\"|\b(?:const|let|var)\s+\0\s*=(?!=)"
-    r"|\b(?:import|export)\s+(?:type\s+)?\0\s*(?:from\s*['\"]|;)|\(\0\)\s*=>"
+    r"|\b(?:import|export)\s+(?:type\s+)?\0\s*(?:from\s*['\"]|;)|\(\0\)\s*=>|\(\)\s*=>\s*\0"
+    r"|\b(?:(?:const|var)\s+\w+|module\.exports)\s*=\s*\0"
     r"|\bfunction\b[^(){}\n]*\(\0\)"
 )
 # A tag (1,000 characters of it) up to the value of one of its attributes, as JSX has it: over lines, others

@@ -7,7 +7,7 @@ verse, emphasis beside Chinese and Japanese, and the direction of a block.
 - A line break is one, but in a paragraph that was filled to a width: there the first word of every line would
   not have fitted on the line before.
 - `*` between factors is no emphasis (`2*x + 3*y`, `x**2 + y**2`), if the word before it did not begin behind
-  one (`**5**kg`).
+  one (`**5**kg`); nor is `__init__`.
 - `*` beside letters of scripts without word spaces opens and closes as beside blanks (`**重要：**内容`).
 - A block whose first letter is written from right to left says so; what is in it inherits that.
 """
@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 _TAG = re.compile(r"<(?P<close>/?)(?P<name>br|sub|sup|kbd|mark|abbr)\s*/?>", re.IGNORECASE)
-_PRODUCT = re.compile(r"(?<![*\w])(?:\w++\*\*?(?=\d)|(?:[A-Za-z]|\d++)\*(?=\w))+", re.ASCII)
+_FACTOR = r"(?:\w++\*\*?(?=\d)|(?:[A-Za-z]|\w*\d)\*(?=\w))"
+_NO_EMPHASIS = re.compile(
+    rf"(?:(?<![*\w]){_FACTOR}|(?<=[)\]])\*\*?(?=\d|[A-Za-z]\b)){_FACTOR}*|\b__(?:init|main|name|file|dict|doc|class"
+    r"|call|repr|str|len|eq|lt|hash|iter|next|new|getitem|setitem|getattr|setattr|enter|exit|post_init|future"
+    r"|init_subclass|annotations|version|slots|pycache|module|contains|bool)__(?!\w)",
+    re.ASCII,
+)
 _DEEPEST = 3
 _ADDRESS = re.compile(
     r"(?<![A-Za-z0-9_/@:])https?://[^\s<>\[\]\"`，。、；：！？（）「」『』【】《》“”‘’\u3000]+", re.IGNORECASE
@@ -217,12 +223,12 @@ def _inherited(blocks: list[Token]) -> str:
 
 def _parse(md: MarkdownIt) -> Any:
     """ParserInline.parse, with a state for which `*` beside a letter of a script without word spaces stands
-    as beside a blank, and between factors is a sign."""
+    as beside a blank, and between factors is no emphasis."""
     from markdown_it.rules_inline import StateInline
     from markdown_it.rules_inline.state_inline import Scanned
 
     class State(StateInline):
-        products: set[int]
+        signs: set[int]
 
         def scanDelims(self, start: int, canSplitWord: bool) -> Scanned:  # noqa: N802, N803 - the parser's names
             found = super().scanDelims(start, canSplitWord)
@@ -230,7 +236,7 @@ def _parse(md: MarkdownIt) -> Any:
             before = self.src[start - 1] if start else " "
             after = self.src[end] if end < self.posMax else " "
             wide = _is_wide(before) or _is_wide(after)
-            if not canSplitWord or not (wide or start in self.products):
+            if not (canSplitWord and wide) and start not in self.signs:
                 return found
             return Scanned(
                 wide and _may_begin(after, before), wide and _may_begin(before, after), found.length
@@ -238,7 +244,7 @@ def _parse(md: MarkdownIt) -> Any:
 
     def parse(src: str, parser: MarkdownIt, env: Any, tokens: list[Token]) -> list[Token]:
         state = State(src, parser, env, tokens)
-        state.products = {i for m in _PRODUCT.finditer(src) for i in range(*m.span())}
+        state.signs = {i for m in _NO_EMPHASIS.finditer(src) for i in range(*m.span())}
         md.inline.tokenize(state)
         for rule in md.inline.ruler2.getRules(""):
             rule(state)

@@ -1,10 +1,10 @@
 r"""Formulas in Markdown: which `$` begin one, and which formulas a front end may typeset.
 
 Inline is `$...$` by pandoc's rule (the opening dollar stands before and the closing one after something that
-is no space, and no digit follows the closing one), `\(...\)`, and `$$...$$` or `\[...\]` within a line. A
-block begins a line with `$$` or `\[` and ends a line with its match, without a blank line between. An
-environment (`\begin{align}`) needs no dollars. Money is not math: an opening dollar after a letter or digit,
-or before a number with words behind it, is a dollar.
+is no space, and no digit follows the closing one, but for a command: `$\sim$5`), `\(...\)`, and `$$...$$` or
+`\[...\]` within a line. A block begins a line with `$$` or `\[` and ends a line with its match, without a
+blank line between. An environment (`\begin{align}`) needs no dollars. Money is not math: an opening dollar
+after a letter or digit, or before a number with words behind it, is a dollar.
 
 TeX can carry addresses, styles, ids and definitions that outlive their formula, draw outside its box (over
 our figures) and hide words, and front ends differ in what they let through. So a formula is typeset where all
@@ -216,7 +216,7 @@ def _is_inline(text: str, start: int, end: int, content: str) -> bool:
     return not (
         content[0].isspace()
         or content[-1].isspace()
-        or after.isdigit()
+        or (after.isdigit() and content[0] != "\\")
         or before.isalnum()
         or _MONEY.match(content)
         or _is_money(content)
