@@ -133,6 +133,7 @@ def changes(ident):
 
 LIST = {
     "hang_list": lambda ident: None,
+    "die_list": lambda ident: dies(6),
     "pages": pages,
     "list_error": lambda ident: error(ident, code=-32603, message="x" * 200_000, data={"s": "sk-test"}),
     "changes": changes,

@@ -142,6 +142,7 @@ STARTS = {
     "garbage_flood": "It wrote 1,000 lines that are no messages",
     "no_line_flood": "larger than 16 MiB",
     "list_error": "answered with an error: xxxx",
+    "die_list": "ended while it was to tell its tools: it ended with exit code 6.",
 }
 
 
@@ -153,6 +154,7 @@ def test_a_server_that_does_not_start_is_left_out_with_its_reason(mode, servers)
     usables, notes = engine().run(known.usables(["mcp/bad", "mcp/good"]))
     assert ["good__t"] == [u.tool.name for u in usables]
     assert STARTS[mode] in notes[0]
+    assert "took effect" not in notes[0]  # nothing was called
     assert CANARY not in notes[0]
     assert 2_300 > len(notes[0])
 

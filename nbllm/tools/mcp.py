@@ -341,7 +341,7 @@ class Connection:
         self._over.set()
         await asyncio.wait([self._keeper], timeout=2 * _CLOSING)
         why = f"{self.name} ended while it was to {doing}: {self.ended or told}"
-        raise ToolFailed(f"{why}. Whether it took effect is not known.")
+        raise ToolFailed(f"{why}.{' Whether it took effect is not known.' * doing.startswith('answer')}")
 
     def _at_the_address(self, told: str) -> str:
         return f"the address answered {self._status} ({told})" if self._status else told
