@@ -269,8 +269,8 @@ class _Sending:
     def _take(self, decoder: Decoder, batch: list[Frame]) -> bool:
         """Publishes what came together; whether that was all. What a decoder knows as usual goes the short
         way, a read at once."""
-        self.seen, upto = batch[-1].at, list[int]()
-        sizes = [len(frame.data) for frame in batch]
+        upto: list[int] = []
+        self.seen, sizes = batch[-1].at, [len(frame.data) for frame in batch]
         if (size := self.size + sum(sizes)) > ANSWER_LIMIT:
             raise errors.ProtocolError(
                 f"The answer is larger than {ANSWER_LIMIT >> 20} MiB, and was stopped.",
@@ -284,13 +284,13 @@ class _Sending:
                         self._first_token()
                     before = len(log)
                     self.sink.extend(found, batch[len(upto)].at)
-                    upto += [min(before + n, len(log)) for n in range(1, len(found) + 1)]
+                    upto += map(min, range(before + 1, before + len(found) + 1), [len(log)] * len(found))
                 else:
                     self._feed(decoder, batch[len(upto)])
                     upto.append(len(log))
         finally:
-            told = len(upto)
-            self.trace.arrivals.extend(upto, [f.read for f in batch[:told]], sizes[:told])
+            reads = [frame.read for frame in batch[: len(upto)]]
+            self.trace.arrivals.extend(upto, reads, sizes[: len(upto)])
         if decoder.done:
             self.trace.marks["done"] = self.seen
             self._feed(decoder, None)

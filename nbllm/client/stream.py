@@ -199,7 +199,7 @@ class Stream:
         return self.done
 
     def _news(self, seen: int | None) -> bool:
-        return self.done or (seen is not None and len(self.log) > seen)
+        return self.ended_at is not None or (seen is not None and len(self.log) > seen)
 
     def _waited(self, least: int, ready: Callable[[], Any], until: float | None) -> bool:
         """Waits on this thread until `ready`, and looks when something wakes it; False where it is `until`

@@ -118,7 +118,9 @@ class EventLog(Sequence[tuple[float, Event]]):
         return self._made(0, self._size)
 
     def _made(self, start: int, stop: int) -> Iterator[tuple[float, Event]]:
-        return ((at, event_of(item)) for at, item in self.items(start, stop))
+        return chain.from_iterable(
+            zip(times, map(event_of, items), strict=True) for times, items in self._columns(start, stop)
+        )
 
     def items(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[float, Item]]:
         """As a slice gives them, one by one, in the short form."""

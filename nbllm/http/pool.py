@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import ssl
 import sys
 import time
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
@@ -91,6 +90,7 @@ class StampedTransport:
     def __init__(self, keep: int = 200, expiry: float = 120.0) -> None:
         self._keep, self._expiry = keep, expiry
         self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
+        self._resting: OrderedDict[Connection, Address] = OrderedDict()  # of all origins, the oldest first
         self._busy: set[Connection] = set()
         self._context: ssl.SSLContext | None = None
         self._authorities: tuple[str | None, ...] = ()
@@ -157,9 +157,8 @@ class StampedTransport:
             raise NotConnected(getattr(exc, "strerror", None) or str(exc)) from None
 
     def _take(self, origin: Address) -> Connection | None:
-        idle = self._idle[origin]
-        while idle:
-            connection = idle.pop()
+        while idle := self._idle[origin]:
+            self._resting.pop(connection := idle.pop())
             if time.perf_counter() - connection.released < self._expiry and connection.alive():
                 return connection
             connection.close()
@@ -173,9 +172,10 @@ class StampedTransport:
         else:
             connection.rest()
             self._idle[origin].append(connection)
-            if sum(map(len, self._idle.values())) > self._keep:
+            self._resting[connection] = origin
+            if len(self._resting) > self._keep:
                 # What waits longest goes: its server may have let go of it, and this one was just asked.
-                min(filter(None, self._idle.values()), key=lambda idle: idle[0].released).pop(0).close()
+                self._idle[self._resting.popitem(last=False)[1]].pop(0).close()
 
     def idle(self, origin: Address) -> int:
         """How many connections to `origin` are open and free."""
@@ -183,7 +183,7 @@ class StampedTransport:
 
     async def aclose(self) -> None:
         """Closes every connection."""
-        for connection in (*self._busy, *itertools.chain.from_iterable(self._idle.values())):
+        for connection in (*self._busy, *self._resting):
             connection.close()
         if self._keeper is not None:
             self._keeper.close()
