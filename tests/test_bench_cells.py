@@ -109,6 +109,16 @@ def test_stop_keeps_the_finished_rows_and_says_how_to_go_on(kernel):
     assert 0 < kernel.value("len(df)") < 200
 
 
+def test_prompts_of_a_misspelt_variable_are_none(kernel):
+    """A name is no prompt: nothing is asked."""
+    kernel.run("questions = ['One.']")
+    ran = kernel.run(f"%llm bench {PAIR} prompts=qestions blocks=1 warmup=0 out=none_of_it")
+    assert not ran.ok
+    assert "No variable is called 'qestions'" in ran.text + str(ran.error)
+    assert "Did you mean questions?" in ran.text + str(ran.error)
+    assert kernel.value("'none_of_it' not in globals()")
+
+
 def test_out_of_budget_while_it_warms_up_is_one_line(kernel):
     """The rows are in the frame, and no table of nothing is shown."""
     ran = kernel.run(f"%llm bench {PAIR} budget=requests:2 blocks=2 out=few")

@@ -1,6 +1,7 @@
 """Results of other tools as frames, frames for other tools, and recorded traffic as load."""
 
 import json
+import warnings
 
 import pandas as pd
 import pytest
@@ -202,6 +203,11 @@ def test_a_frame_as_inspects_logs(measured, tmp_path):
         for s in samples
     )
     assert [[]] * 4 == [s["output"]["choices"] for s in logs[1]["samples"]]
+    assert [4, 0] == [log["results"]["completed_samples"] for log in logs]
+    assert [1.0] == [s["metrics"]["mean"]["value"] for s in logs[0]["results"]["scores"]]
+    assert [{None}, {503}] == [
+        {s["error"] and int("503" in s["error"]["message"]) * 503 for s in log["samples"]} for log in logs
+    ]
 
 
 def test_a_frame_as_promptfoos_results(measured, tmp_path):
@@ -214,6 +220,12 @@ def test_a_frame_as_promptfoos_results(measured, tmp_path):
     assert {FAST} == {r["provider"]["id"] for r in good}
     assert {"One.", "Two."} == {r["vars"]["prompt"] for r in good}
     assert {0, 1} == {r["testIdx"] for r in good}
+    assert [(4, 0, 0), (0, 0, 4)] == [
+        tuple(p["metrics"][f"test{k}Count"] for k in ("Pass", "Fail", "Error")) for p in found["prompts"]
+    ]
+    for r in found["results"]:  # its import refuses a null, and a result without the prompt's id
+        assert {"prompt"} == {r["promptId"], *(p["id"] for p in found["prompts"])}
+        assert None not in r.values()
     with pytest.raises(errors.ConfigError, match="No tool"):
         nbllm.bench.export(measured, place, to="prompfoo")
 
@@ -243,6 +255,38 @@ def test_mooncakes_lines_are_times_and_prompts(tmp_path):
     assert texts[0][8:] != texts[1][8:10]
     assert [{"max_tokens": 3}] * 3 == [p.options for p in found.prompts]
     assert 2 == len(nbllm.bench.trace(place, limit=2).times)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"timestamp": "soon", "input_length": 5, "output_length": 1},
+        {"timestamp": 5, "input_length": -1, "output_length": 1},
+        {"timestamp": 5, "input_length": 5},
+        {"input_length": 5, "output_length": 1},
+        {},
+        None,
+        "text",
+        span(1, gen_ai__usage__output_tokens=4),
+    ],
+)
+def test_records_that_cannot_be_used_are_told(tmp_path, odd):
+    """How many, and which is the first: a load with fewer requests is another load."""
+    place = tmp_path / "trace.jsonl"
+    place.write_text("\n".join(map(json.dumps, [MOONCAKE[0], odd, MOONCAKE[1], odd])))
+    with pytest.warns(UserWarning, match="2 records of .*trace.jsonl left out.* number 2:") as told:
+        assert 2 == len(nbllm.bench.trace(place).times)
+    assert __file__ == told[0].filename
+
+
+def test_spans_of_other_things_are_left_out_without_a_word(tmp_path):
+    """A trace of an application has them in plenty."""
+    place = tmp_path / "spans.jsonl"
+    call = span(1, gen_ai__usage__input_tokens=9, gen_ai__usage__output_tokens=4)
+    place.write_text("\n".join(map(json.dumps, [span(0, http__status=200), call, span(2)])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert 1 == len(nbllm.bench.trace(place).times)
 
 
 def test_spans_are_requests(tmp_path):

@@ -265,3 +265,36 @@ def test_comparisons_that_are_none_are_told(rows, options, words):
 def test_a_judges_limit_is_a_number_of_comparisons(limit):
     with pytest.raises(ConfigError, match="limit is a number"):
         bench.judge(frame(), "Which?", ONE, limit=limit)
+
+
+@pytest.mark.parametrize(
+    "named", ["promts.jsnl", "data/questions", "my_prompts", "questions.xlsx", "C:\\data\\q", "./prompts"]
+)
+def test_a_word_that_looks_like_a_file_or_a_column_is_no_prompt(named):
+    """It would be asked of every model, and paid for; in a list it is what was meant."""
+    with pytest.raises(ConfigError, match="There is no file") as told:
+        bench.prompt_set(named)
+    assert f"[{named!r}]" in told.value.hint
+    assert [named] == [p.turns[0][0].text for p in bench.prompt_set([named])]
+
+
+@pytest.mark.parametrize(
+    "said", ["Go.", "hello", "Why?", "What is a/b?", "Explain main.py", "请解释TCP/IP协议。", "a_b\nc"]
+)
+def test_what_is_said_is_a_prompt(said):
+    """However short."""
+    assert [said] == [p.turns[0][0].text for p in bench.prompt_set(said)]
+
+
+@pytest.mark.parametrize("given", [["One.", "Two."], "One.", None, [{"role": "user", "content": "One."}]])
+def test_a_column_of_what_has_none_is_told(given):
+    """prompt= names one, and texts have no columns."""
+    with pytest.raises(ConfigError, match="nothing in column 'question'"):
+        bench.prompt_set(given, "question")
+
+
+def test_dicts_have_columns_as_tables_have():
+    """One is named, the others ride along."""
+    assert [("a", {"x": 1})] == [
+        (p.turns[0][0].text, dict(p.more)) for p in bench.prompt_set([{"question": "a", "x": 1}], "question")
+    ]

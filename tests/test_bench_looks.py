@@ -6,6 +6,7 @@ import re
 import string
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
@@ -14,7 +15,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 import nbllm
-from nbllm.bench import figures, naming
+from nbllm.bench import figures, naming, plots
 from nbllm.bench.pages import dollars
 
 from .test_bench_pages import frame, rows
@@ -96,16 +97,44 @@ def test_text_has_a_contrast_of_four_and_a_half(theme):
 
 
 @pytest.mark.parametrize("theme", figures.THEMES)
-@pytest.mark.parametrize("kind", ["overview", "load", "drift", "coldstart"])
+@pytest.mark.parametrize("kind", plots.KINDS)
 def test_every_word_of_a_figure_reads_on_its_page(theme, kind):
-    """The page is part of the picture: it reads the same wherever it is shown."""
-    figure = nbllm.bench.plot(frame(*(rows(n, fail=0.2, n=12) for n in TWELVE[:7])), kind, theme=theme)
+    """The page is part of the picture: it reads the same wherever it is shown; a word in a cell of a map on
+    the cell."""
+    df = frame(*(rows(n, fail=0.2, n=12, cost_usd=1e-4 * (i + 1)) for i, n in enumerate(TWELVE[:7])))
+    told = {"kind": "content", "n_tokens": 1, "chars": 4, "certified": True, "ns_lo": 0, "ns_hi": 9}
+    chunks = pd.DataFrame(
+        [
+            {"run_id": "r", "request_id": of, "attempt": 1, "i": i, "t_ms": 300.0 + i, **told}
+            for of in df["request_id"]
+            for i in range(5)
+        ]
+    )
+    figure = nbllm.bench.plot(df, kind, theme=theme, chunks=chunks)
     page = figures.THEMES[theme].page
     words = [t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible()]
     assert len(words) > 5
-    assert 4.5 <= min(contrast(t.get_color(), page) for t in words)
+    cells = {
+        t: image.cmap(image.norm(image.get_array()[round(t.get_position()[1]), round(t.get_position()[0])]))
+        for axes in figure.axes
+        for image in axes.images
+        for t in axes.texts
+    }
+    assert bool(cells) == (kind == "heatmap")
+    assert 4.5 <= min(contrast(t.get_color(), cells.get(t, page)) for t in words)
     corner = np.asarray(Image.open(io.BytesIO(figure._repr_png_())).convert("RGBA"))[2, 2]
     assert [*(round(255 * c) for c in to_rgb(page)), 255] == list(corner)
+
+
+def test_every_word_of_a_report_reads_on_its_page():
+    """In both themes: on the page, and on what is veiled."""
+    page = nbllm.bench.report(frame(rows(n=6)))
+    themes = re.findall(r":root\{([^}]*--page[^}]*)\}", str(getattr(page, "html", page)))
+    assert 2 == len(themes)
+    for theme in themes:
+        colours = dict(re.findall(r"--(\w+):(#\w+)", theme))
+        for word, under in itertools.product(("ink", "dim", "good", "bad"), ("page", "veil")):
+            assert 4.5 <= contrast(colours[word], colours[under]), (word, under)
 
 
 def test_a_figure_without_a_theme_follows_matplotlib_s_style():

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
+_NO_TIME = "1970-01-01T00:00:00+00:00"
 _REASONS = {
     "length": "max_tokens",
     "stop": "stop",
@@ -29,9 +30,10 @@ def _requests(df: pd.DataFrame) -> list[Row]:
         (row["run_id"], row["request_id"]): (row["prompt"], row["answer"])
         for row in answers(df).to_dict("records")
     }
-    used = measured(df)
+    used = measured(df).drop_duplicates(["run_id", "request_id"], keep="last")
+    asked_again = used.groupby(["name", "prompt_id"], observed=True, dropna=False).cumcount() + 1
     found = []
-    for row in used.drop_duplicates(["run_id", "request_id"], keep="last").to_dict("records"):
+    for row in used.assign(epoch=asked_again).to_dict("records"):
         asked, said = texts.get((row["run_id"], row["request_id"]), ("", ""))
         told = {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in known(row).items()}
         found.append(told | {"asked": asked, "said": said})
@@ -52,15 +54,10 @@ def to_inspect(df: pd.DataFrame) -> list[Row]:
 
 def _log(name: str, rows: list[Row]) -> Row:
     told = [r["t_wall"] for r in rows if r["t_wall"] is not None]
-    first, last = (f(told).isoformat() if told else "1970-01-01T00:00:00+00:00" for f in (min, max))
+    first, last = (f(told).isoformat() if told else _NO_TIME for f in (min, max))
     ids = list(dict.fromkeys(str(r["prompt_id"]) for r in rows))
     run_id = str(rows[0]["run_id"]) if rows else ""
     usage = {k: sum(r[c] or 0 for r in rows) for k, c in _USAGE.items()}
-    seen: dict[str, int] = {}
-    samples = []
-    for row in rows:
-        seen[str(row["prompt_id"])] = epoch = seen.get(str(row["prompt_id"]), 0) + 1
-        samples.append(_sample(row, epoch))
     return {
         "version": 2,
         "status": "success",
@@ -73,12 +70,27 @@ def _log(name: str, rows: list[Row]) -> Row:
             "task_version": 0,
             "dataset": {"name": "prompts", "samples": len(ids), "sample_ids": ids},
             "model": name,
-            "config": {"epochs": max(seen.values(), default=1)},
+            "config": {"epochs": max((r["epoch"] for r in rows), default=1)},
         },
         "plan": {"name": "plan", "steps": [], "config": {}},
-        "results": {"total_samples": len(rows), "completed_samples": len(rows), "scores": []},
+        "results": {
+            "total_samples": len(rows),
+            "completed_samples": sum(bool(r["ok"]) for r in rows),
+            "scores": [_mean(check, rows) for check in dict.fromkeys(c for r in rows for c in _checks(r))],
+        },
         "stats": {"started_at": first, "completed_at": last, "model_usage": {name: _total(usage)}},
-        "samples": samples,
+        "samples": [_sample(r) for r in rows],
+    }
+
+
+def _mean(check: str, rows: list[Row]) -> Row:
+    """A score of a log's, whose name is its scorer's."""
+    values = [told[check] for r in rows if check in (told := _checks(r))]
+    return {
+        "name": check,
+        "scorer": check,
+        "scored_samples": len(values),
+        "metrics": {"mean": {"name": "mean", "value": sum(values) / len(values)}},
     }
 
 
@@ -89,20 +101,21 @@ def _total(usage: dict[str, int]) -> dict[str, int]:
     return {**usage, "total_tokens": sum(usage.values())}
 
 
-def _sample(row: Row, epoch: int) -> Row:
+def _sample(row: Row) -> Row:
     said = {"role": "assistant", "content": row["said"], "source": "generate"}
     choice = {"message": said, "stop_reason": _REASONS.get(str(row["finish_reason"]), "unknown")}
     seconds = row["e2e_ms"] / 1e3 if row["e2e_ms"] is not None else None
+    usage = _total({k: row[c] or 0 for k, c in _USAGE.items()})
     output = {
         "model": str(row["model"]),
         "choices": [choice] if row["ok"] else [],
-        "usage": _total({k: row[c] or 0 for k, c in _USAGE.items()}),
+        "usage": usage,
         "time": seconds,
         "error": row["error_msg"],
     }
     return {
         "id": str(row["prompt_id"]),
-        "epoch": epoch,
+        "epoch": row["epoch"],
         "input": row["asked"],
         "target": "",
         "messages": [{"role": "user", "content": row["asked"]}, *([said] if row["ok"] else [])],
@@ -111,36 +124,71 @@ def _sample(row: Row, epoch: int) -> Row:
         "metadata": {
             k: row[k] for k in ("request_id", "block", "ttft_ms", "e2e_ms", "out_tok_s", "cost_usd", "status")
         },
+        "model_usage": {str(row["name"]): usage},
+        "error": None
+        if row["ok"]
+        else {"message": str(row["error_msg"] or row["status"]), "traceback": "", "traceback_ansi": ""},
         "total_time": seconds,
     }
 
 
 def to_promptfoo(df: pd.DataFrame) -> Row:
-    """promptfoo's results (version 3): a prompt is a test, a model a provider."""
+    """promptfoo's results (version 3), as its `import` takes them: a prompt is a test, a model a provider."""
     rows = _requests(df)
     tests = {p: i for i, p in enumerate(dict.fromkeys(str(r["prompt_id"]) for r in rows))}
     names = [str(n) for n in ordered(df, "name")]
     results = [_result(row, tests[str(row["prompt_id"])], names.index(str(row["name"]))) for row in rows]
     told = [r["t_wall"] for r in rows if r["t_wall"] is not None]
-    passed = sum(r["success"] for r in results)
-    wrong = sum(r["error"] is not None for r in results)
-    prompts = [{"raw": "{{prompt}}", "label": "{{prompt}}", "provider": name} for name in names]
-    tokens = {
-        "prompt": sum(r["in_tokens"] or 0 for r in rows),
-        "completion": sum(r["out_tokens"] or 0 for r in rows),
-    }
-    stats = {"successes": passed, "failures": len(results) - passed - wrong, "errors": wrong}
+    prompts = [
+        {
+            "id": "prompt",
+            "raw": "{{prompt}}",
+            "label": "{{prompt}}",
+            "provider": name,
+            "metrics": _metrics([r for r in results if r["promptIdx"] == place]),
+        }
+        for place, name in enumerate(names)
+    ]
+    whole = _metrics(results)
     return {
         "evalId": str(rows[0]["run_id"]) if rows else "",
         "results": {
             "version": 3,
-            "timestamp": min(told).isoformat() if told else None,
+            "timestamp": min(told).isoformat() if told else _NO_TIME,
             "prompts": prompts,
             "results": results,
-            "stats": {**stats, "tokenUsage": {**tokens, "total": sum(tokens.values())}},
+            "stats": {
+                **{name: whole[f"test{k}Count"] for name, k in _STATS.items()},
+                "tokenUsage": whole["tokenUsage"],
+            },
         },
         "config": {"description": "nbllm.bench", "providers": names},
         "shareableUrl": None,
+    }
+
+
+_STATS = {"successes": "Pass", "failures": "Fail", "errors": "Error"}
+
+
+def _metrics(results: list[Row]) -> Row:
+    """What promptfoo counts of a prompt's column, and of all."""
+    parts = [part for r in results for part in r["gradingResult"]["componentResults"]]
+    names = dict.fromkeys(part["reason"] for part in parts)
+    return {
+        "score": sum(r["score"] for r in results),
+        **{
+            f"test{k}Count": sum(r["failureReason"] == i for r in results)
+            for i, k in enumerate(_STATS.values())
+        },
+        "assertPassCount": sum(part["pass"] for part in parts),
+        "assertFailCount": sum(not part["pass"] for part in parts),
+        "totalLatencyMs": sum(r.get("latencyMs", 0) for r in results),
+        "tokenUsage": {
+            k: sum(r["response"]["tokenUsage"][k] for r in results) for k in ("prompt", "completion", "total")
+        },
+        "namedScores": {k: sum(part["score"] for part in parts if part["reason"] == k) for k in names},
+        "namedScoresCount": {k: sum(part["reason"] == k for part in parts) for k in names},
+        "cost": sum(r.get("cost", 0) for r in results),
     }
 
 
@@ -152,9 +200,10 @@ def _result(row: Row, test: int, place: int) -> Row:
         {"pass": v >= PASSES, "score": v, "reason": k, "assertion": {"type": k}} for k, v in checks.items()
     ]
     tokens = {"prompt": row["in_tokens"] or 0, "completion": row["out_tokens"] or 0}
-    return {
+    found = {
         "testIdx": test,
         "promptIdx": place,
+        "promptId": "prompt",
         "provider": {"id": str(row["name"]), "label": str(row["name"])},
         "prompt": {"raw": row["asked"], "label": str(row["prompt_id"])},
         "vars": {"prompt": row["asked"]},
@@ -167,5 +216,6 @@ def _result(row: Row, test: int, place: int) -> Row:
         "gradingResult": {"pass": good, "score": score, "reason": "", "componentResults": parts},
         "latencyMs": row["e2e_ms"],
         "cost": row["cost_usd"],
-        "error": row["error_msg"],
+        "error": None if row["ok"] else str(row["error_msg"] or row["status"]),
     }
+    return {k: v for k, v in found.items() if v is not None}  # its schema has fields that are not there

@@ -67,9 +67,7 @@ def requests(df: pd.DataFrame, known: Records) -> pd.DataFrame:
 
 
 def _error(at: float, began: float, ended: float) -> float:
-    if ended - began <= _HELD_UP_MS:
-        return at - began
-    return max(0.0, at - ended) + min(0.0, at - began)
+    return at - began if ended - began <= _HELD_UP_MS else max(0.0, at - ended) + min(0.0, at - began)
 
 
 def arrivals(df: pd.DataFrame, chunks: pd.DataFrame, known: Records, epoch: float) -> pd.DataFrame:

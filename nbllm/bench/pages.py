@@ -78,9 +78,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, text: int = 1, 
 
 def folded(html: str, rows: int, words: str, *, least: int = LONG) -> str:
     """A long table behind a line that opens it."""
-    if rows <= least:
-        return html
-    return f"<details><summary>{escape(words)} ({rows} rows)</summary>{html}</details>"
+    return (
+        html
+        if rows <= least
+        else f"<details><summary>{escape(words)} ({rows} rows)</summary>{html}</details>"
+    )
 
 
 def heading(metric: str) -> str:

@@ -90,8 +90,7 @@ def plot(
 def _sensible(df: pd.DataFrame) -> str:
     if df["start_kind"].nunique() > 1:
         return "coldstart"
-    levels = [c for c in ("concurrency", "target_rate") if df[c].nunique() > 1]
-    return "load" if levels else "overview"
+    return "load" if any(df[c].nunique() > 1 for c in ("concurrency", "target_rate")) else "overview"
 
 
 # --- kinds ---

@@ -39,9 +39,11 @@ def chosen(given: Progress | bool | None) -> Progress:
     """The display for a run: what was given, none for False, else the first that fits."""
     if given is False:
         return Silent()
-    if given is None or given is True:
-        return next(filter(None, (factory() for factory in _FACTORIES)), None) or Bar()
-    return given
+    return (
+        next(filter(None, (factory() for factory in _FACTORIES)), None) or Bar()
+        if given is None or given is True
+        else given
+    )
 
 
 class Sums(Pace):

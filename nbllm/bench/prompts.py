@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,17 +47,19 @@ _BUILT_IN = (
 )
 _OPTIONS = tuple(name for name in REQUEST if name != "system")  # that is a message of its own
 _KNOWN = ("id", "prompt", "text", "system", "messages", "turns", "image", "images", *_OPTIONS)
+_NAMED = re.compile(r"[!-~]*[/\\_][!-~]*|[!-~]*\w\.\w{2,8}", re.ASCII)  # one word: a path, a file, a column
 _FORMS = "text, a list, a DataFrame with a column prompt, or a .txt, .csv, .json, .jsonl or .parquet file"
 
 
 def prompt_set(given: Any = None, prompt: str | None = None) -> tuple[Prompt, ...]:
     """The prompts in `given`; None is a small built-in set.
 
-    A string is a prompt (or the path of a file, where it names one that exists); a list holds strings,
-    sequences of messages, Prompts and dicts with `prompt` (or `messages`, or `turns` for a conversation), and
-    optionally id, system, image(s), tools, schema, max_tokens and so on; a DataFrame has these as columns, as
-    have .csv, .jsonl and .parquet files; other columns ride along, and stand in the frame of a run. prompt:
-    the column that is asked, where it is not called so. Raises ConfigError that names the entry.
+    A string is a prompt, or the path of a file (one word that looks like a name is refused); a list holds
+    strings, sequences of messages, Prompts and dicts with `prompt` (or `messages`, or `turns` for a
+    conversation), and optionally id, system, image(s), tools, schema, max_tokens and so on; a DataFrame has
+    these as columns, as have .csv, .jsonl and .parquet files; other columns ride along, and stand in the
+    frame of a run. prompt: the column that is asked, where it is not called so. Raises ConfigError that names
+    the entry.
     """
     found = tuple(_prompt(entry, number, prompt) for number, entry in enumerate(_entries(given)))
     if not found:
@@ -78,6 +81,11 @@ def _entries(given: Any) -> list[Any]:
         isinstance(given, str) and given.lower().endswith(tuple(_FILES)) and "\n" not in given
     ):
         return _file(Path(given))
+    if isinstance(given, str) and _NAMED.fullmatch(given):
+        raise ConfigError(
+            f"There is no file {given!r}, and it looks like a name more than like a prompt.",
+            hint=f"prompts= takes {_FORMS}; a prompt that is one such word is a list: [{given!r}].",
+        )
     if isinstance(given, (str, Prompt, Mapping, Message)):
         return [given]
     if hasattr(given, "to_dict") and hasattr(given, "columns"):
@@ -95,12 +103,14 @@ class _Row(dict[str, Any]):
     """A row of a table, which may have columns of its own."""
 
 
-def _table_row(row: _Row, column: str | None) -> dict[str, Any]:
+def _table_row(row: Mapping[str, Any], column: str | None) -> dict[str, Any]:
     """As an entry, with what rides along as `more`. Raises ConfigError where nothing is asked."""
     given = dict(row)
     if column is not None:
         if column not in given:
-            raise ConfigError(f"there is nothing in column {column!r}", hint=f"It has {', '.join(given)}.")
+            raise ConfigError(
+                f"there is nothing in column {column!r}", hint=f"It has {', '.join(given) or 'no columns'}."
+            )
         given["prompt"] = given.pop(column)
         for other in ("text", "messages", "turns"):
             if other in given:
@@ -190,8 +200,8 @@ def _prompt(entry: Any, number: int, column: str | None) -> Prompt:
         return entry
     try:
         given = (
-            _table_row(entry, column)
-            if isinstance(entry, _Row)
+            _table_row(entry if isinstance(entry, Mapping) else {}, column)
+            if isinstance(entry, _Row) or column is not None
             else dict(entry)
             if isinstance(entry, Mapping) and "role" not in entry
             else {"messages": [entry] if isinstance(entry, (Mapping, Message)) else entry}

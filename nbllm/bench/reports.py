@@ -90,9 +90,11 @@ def _compared(df: pd.DataFrame, margin: float) -> pd.DataFrame | None:
     if df["name"].nunique() < 2:
         return None
     usual = compare(df, margin=margin)
-    if not df[_COST].notna().any():
-        return usual
-    return pd.concat([usual, compare(df, metrics=_COST, margin=margin)], ignore_index=True)
+    return (
+        pd.concat([usual, compare(df, metrics=_COST, margin=margin)], ignore_index=True)
+        if df[_COST].notna().any()
+        else usual
+    )
 
 
 def _verdicts(rows: pd.DataFrame | None, short: Mapping[str, str], margin: float) -> str:
@@ -264,8 +266,7 @@ def _ladder(df: pd.DataFrame, short: Mapping[str, str]) -> str:
         "Median time to first token from each start, coldest first; what it adds to the next warmer one; and "
         "where it goes, in ms."
     )
-    shown = folded(table(head, rows, text=2), len(rows), "Every start")
-    return f"<h2>Cold start</h2><p>{words}</p>{shown}"
+    return f"<h2>Cold start</h2><p>{words}</p>" + folded(table(head, rows, text=2), len(rows), "Every start")
 
 
 def _opening(df: pd.DataFrame, heading: str) -> str:

@@ -181,8 +181,7 @@ def finest(n: int) -> float:
 
 def least_blocks(comparisons: int, level: float) -> int:
     """How many pairs sign flips need so that one of so many comparisons can be decided at all."""
-    enough = (n for n in range(LEAST, _EXACT + 1) if finest(n) * comparisons < 1.0 - level)
-    return next(enough, _EXACT + 1)
+    return next((n for n in range(LEAST, _EXACT + 1) if finest(n) * comparisons < 1.0 - level), _EXACT + 1)
 
 
 def paired_p(differences: Array, seed: int = 0) -> float:
@@ -223,9 +222,11 @@ def superiority(a: Array, b: Array, *, paired: bool) -> float:
 
     if not len(a) or not len(b):
         return math.nan
-    if paired:
-        return float(((a < b) + 0.5 * (a == b)).mean())
-    return float(mannwhitneyu(b, a, method="asymptotic").statistic) / (len(a) * len(b))
+    return (
+        float(((a < b) + 0.5 * (a == b)).mean())
+        if paired
+        else float(mannwhitneyu(b, a, method="asymptotic").statistic) / (len(a) * len(b))
+    )
 
 
 def shift(a: Array, b: Array, level: float = 0.95) -> tuple[float, Interval, float]:

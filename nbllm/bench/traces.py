@@ -10,6 +10,7 @@ import json
 import math
 import os
 import random
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,7 @@ from typing import Any
 
 from ..core.errors import ConfigError
 from ..core.messages import Message
+from ..core.values import counted
 from .arrivals import replay
 from .prompts import Prompt, _lines
 from .words import COMMON
@@ -28,6 +30,8 @@ _USAGE = {
     "input": ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
     "output": ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.token_count.completion"),
 }
+
+_STARTS = ("startTimeUnixNano", "start_time_unix_nano", "start_time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,8 @@ def trace(
 
     A .jsonl of Mooncake's (timestamp in ms, input_length, output_length, hash_ids of `block` tokens each), or
     spans of OpenTelemetry (OTLP as JSON, or a span a line) with gen_ai.usage.*. speed: 2 for twice as fast.
-    limit: the first so many requests. Raises ConfigError for a file that is neither.
+    limit: the first so many requests. Raises ConfigError for a file that is neither; warns of records that
+    should be requests and cannot be used.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ConfigError(f"No path is {path!r}.", hint='bench.trace("trace.jsonl")')
@@ -58,16 +63,22 @@ def trace(
         )
     place = Path(path)
     try:
-        records = list(_records(place))
+        records = [(r, _request(r)) for r in _records(place)]
     except OSError as error:
         raise ConfigError(f"{place} cannot be read: {error.strerror}.", hint="Check the path.") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{place} holds no JSON: {error}.", hint="One JSON value a line.") from None
-    found = sorted((r for r in map(_request, records) if r is not None), key=lambda r: r.at)[:limit]
+    found = sorted((r for _, r in records if r is not None), key=lambda r: r.at)[:limit]
     if not found:
         raise ConfigError(
             f"{place} holds no requests.",
             hint="Mooncake's lines have timestamp, input_length and output_length; spans gen_ai.usage.*.",
+        )
+    if lost := [(n, r) for n, (r, used) in enumerate(records, 1) if used is None and not _other(r)]:
+        warnings.warn(
+            f"{counted(len(lost), 'record')} of {place} left out: no time or no lengths that can be used. "
+            f"The first is number {lost[0][0]}: {json.dumps(lost[0][1])[:120]}",
+            stacklevel=2,
         )
     times = tuple(t / speed for t in replay(r.at for r in found))
     return Trace(times, tuple(_prompt(r, i, block) for i, r in enumerate(found)))
@@ -124,10 +135,20 @@ def _request(record: Any) -> _Request | None:
         )
     about = _attributes(_at(record, "attributes"))
     read, made = (_count(_at(about, *_USAGE[side])) for side in ("input", "output"))
-    at = _seconds(_at(record, "startTimeUnixNano", "start_time_unix_nano", "start_time"), 1e9)
-    if read is None or made is None or at is None:
-        return None
-    return _Request(at, read, made, said=_said(about.get("gen_ai.input.messages")))
+    at = _seconds(_at(record, *_STARTS), 1e9)
+    return (
+        None
+        if read is None or made is None or at is None
+        else _Request(at, read, made, said=_said(about.get("gen_ai.input.messages")))
+    )
+
+
+def _other(record: Any) -> bool:
+    """Whether a record is a span of something else: it tells of no tokens."""
+    told = {*_attributes(_at(record, "attributes"))}
+    return _at(record, "attributes", *_STARTS) is not None and not told & {
+        n for s in _USAGE.values() for n in s
+    }
 
 
 def _attributes(given: Any) -> dict[str, Any]:
@@ -171,8 +192,9 @@ def _said(messages: Any) -> str:
 
 def _prompt(request: _Request, number: int, block: int) -> Prompt:
     text = request.said or " ".join(_words(request, number, block))
-    turn = (Message("user", text or "Go on."),)
-    return Prompt(f"trace-{number}", (turn,), {"max_tokens": max(1, request.made)})
+    return Prompt(
+        f"trace-{number}", ((Message("user", text or "Go on."),),), {"max_tokens": max(1, request.made)}
+    )
 
 
 def _words(request: _Request, number: int, block: int) -> Iterable[str]:

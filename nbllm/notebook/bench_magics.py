@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, did_you_mean
 from ..core.messages import Message, Text
 from ..core.options import REQUEST
 from ..core.template import fill
@@ -165,9 +165,15 @@ def _prompts(session: Session, named: str | None, cell: str | None, filling: str
                 "The cell has prompts, and prompts= names others.", hint="Leave one of them out."
             )
         return [_filled(session, text.strip(), filling) for text in _DIVIDER.split(cell) if text.strip()]
-    if named is None:
-        return None
-    return session.namespace.get(named, named)
+    if named is not None and named.isidentifier() and named not in session.namespace:
+        raise ConfigError(
+            f"No variable is called {named!r}.",
+            hint=did_you_mean(
+                named,
+                [k for k, v in session.namespace.items() if k[:1] != "_" and isinstance(v, Sized)],
+            ),
+        )
+    return None if named is None else session.namespace.get(named, named)
 
 
 def _filled(session: Session, text: str, mode: str) -> str | Message:
