@@ -113,7 +113,10 @@ __all__ = list(_HOME)
 def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
-        raise AttributeError(f"module 'nbllm' has no attribute {name!r}")
+        near = [] if name[0] == "_" else import_module("difflib").get_close_matches(name, _HOME, 1)
+        raise AttributeError(
+            f"module 'nbllm' has no attribute {name!r}" + "".join(f": did you mean {n}?" for n in near)
+        )
     magics = sys.modules.get("nbllm.notebook.magics")
     if magics is not None and (home.startswith("client.") or name in ("rows", "bench")):
         magics.attach()  # what asks a model asks its user in the notebook

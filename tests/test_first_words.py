@@ -3,6 +3,7 @@ Python functions in a notebook."""
 
 import pytest
 
+import nbllm
 from nbllm.core.errors import ConfigError
 from nbllm.notebook.magics import questions
 from nbllm.routing import registry
@@ -83,3 +84,25 @@ def test_a_folder_that_is_gone_is_said_in_a_line(tmp_path):
             assert len(lines) <= 3, lines
             assert "No such file" in "".join(lines)
         assert kernel.run("%%llm\nhi").ok
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("api_base", "base_url"),
+        ("response_format", "schema"),
+        ("max_retries", "retries"),
+        ("stream", "nbllm.stream"),
+    ],
+)
+def test_an_option_of_another_library_is_answered_with_ours(option, words):
+    """In Python, too."""
+    with pytest.raises(ConfigError, match=words):
+        nbllm.complete("hi", model="sim/openai", **{option: "x"})
+
+
+def test_a_name_that_is_nearly_there():
+    """Of the package, and of its benchmarks."""
+    for of, name, near in ((nbllm, "completion", "complete"), (nbllm.bench, "leaderbord", "leaderboard")):
+        with pytest.raises(AttributeError, match=f"did you mean {near}"):
+            getattr(of, name)

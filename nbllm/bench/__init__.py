@@ -98,7 +98,14 @@ __all__ = list(_HOME)
 def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
-        raise AttributeError(f"module 'nbllm.bench' has no attribute {name!r}")
+        raise AttributeError(
+            f"module 'nbllm.bench' has no attribute {name!r}"
+            + "".join(
+                f": did you mean {near}?"
+                for near in import_module("difflib").get_close_matches(name, _HOME, 1)
+                if name[0] != "_"
+            )
+        )
     needs(f"bench.{name}", "bench", *_NEEDS.get(name, ()))
     value = globals()[name] = getattr(import_module(f".{home}", __name__), name)
     return value

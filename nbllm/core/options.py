@@ -186,7 +186,25 @@ class CallSpec:
     def of(cls, given: Mapping[str, Any]) -> Self:
         """The options of a call from keyword arguments. Raises ConfigError for a name that no call has."""
         if odd := next((name for name in given if name not in CALL), None):
-            raise ConfigError(f"A call has no option {odd!r}.", hint=did_you_mean(odd, CALL))
+            raise ConfigError(
+                f"A call has no option {odd!r}.",
+                hint="nbllm.stream(...) gives an answer as it comes."
+                if odd == "stream"
+                else did_you_mean(
+                    {  # as other libraries call it
+                        "api_base": "base_url",
+                        "url": "base_url",
+                        "max_completion_tokens": "max_tokens",
+                        "max_output_tokens": "max_tokens",
+                        "response_format": "schema",
+                        "response_model": "schema",
+                        "max_retries": "retries",
+                        "num_retries": "retries",
+                        "instructions": "system",
+                    }.get(odd, odd),
+                    CALL,
+                ),
+            )
         for name, (kinds, words) in _TAKES.items():
             value = given.get(name)
             if not (value is None or isinstance(value, kinds) or hasattr(value, "__dataclass_fields__")):

@@ -200,7 +200,9 @@ def _number(kind: Callable[[str], float], what: str) -> Callable[[Option, str], 
         except ValueError:
             raise Unreadable(f"needs {what}, not {_shown(text)}") from None
         if option.least is not None and number < option.least:
-            raise Unreadable(f"is at least {option.least:g}, not {_shown(text)}")
+            raise Unreadable(
+                f"is {f'at least {option.least:g}' if option.least > 1e-9 else 'above 0'}, not {_shown(text)}"
+            )
         return number
 
     return reader
@@ -310,8 +312,8 @@ def _models(_option: Option, text: str) -> list[str]:
     names = [n.strip() for n in re.split(r",(?![a-z_]+=)", text)]  # sim/openai@ttft=1,gap=0 is one name
     if re.match(r"(?:[sr]k|gsk|hf)[-_][\w\-]{16,}|AIza[\w\-]{16,}", text):
         raise Unreadable("needs a model's name, not a key: key= takes the NAME of the variable that holds it")
-    if not all(names):
-        raise Unreadable(f"needs names joined by commas without spaces, not {_shown(text)}")
+    if not all(n and n.count("(") == n.count(")") for n in names):
+        raise Unreadable(f"needs names joined by commas without spaces, or as cheap(a|b), not {_shown(text)}")
     return names
 
 
@@ -334,8 +336,8 @@ _ABOVE = Option("budget", least=1e-9)
 
 def _budget(option: Option, text: str) -> int | dict[str, float]:
     """Tokens of a value, or what may be spent."""
-    if text.startswith("$"):
-        text = f"usd:{text[1:]}"
+    if "$" in (text[:1], text[-1:]):
+        text = f"usd:{text.strip('$')}"
     if ":" not in text:
         tokens: int = _number(int, "a whole number of tokens, or dollars as $0.5")(option, text)
         return tokens
