@@ -2,11 +2,13 @@
 what the pages of cells, providers and benchmarks name."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from nbllm.notebook.syntax.options import BENCH, OPTIONS, SUBCOMMANDS
+from nbllm.routing import registry
 
 from .kernels import Kernel
 
@@ -86,3 +88,26 @@ def test_every_name_of_the_package_is_there():
     bench = set(re.findall(r"\bbench\.(\w+)\(", code))
     assert {"run", "coldstart"} <= bench
     assert set() == {n for n in bench if not hasattr(nbllm.bench, n)}
+
+
+ROWS = [
+    (page.name, name, row)
+    for page in sorted((ROOT / "docs").glob("*.md"))
+    for block in re.findall(r"(?ms)^```toml\n(.*?)^```$", page.read_text("utf-8"))
+    for name, row in tomllib.loads(block).get("provider", {}).items()
+]
+
+
+@pytest.mark.parametrize(("page", "name", "row"), ROWS)
+def test_every_row_that_a_page_shows_can_be_copied(page, name, row):
+    """Into a configuration of one's own."""
+    assert name == registry.load(env={}).register(name, row).name
+
+
+def test_the_rows_of_the_plugin_that_a_page_shows():
+    """The function as it stands there."""
+    page = (ROOT / "docs/plugins.md").read_text("utf-8")
+    names = {}
+    exec(re.search(r"(?ms)^```python\n(.*?)^```$", page)[1], names)  # our own page
+    for name, row in names["providers"]()["provider"].items():
+        assert name == registry.load(env={}).register(name, row).name
