@@ -201,7 +201,7 @@ def _number(kind: Callable[[str], float], what: str) -> Callable[[Option, str], 
             raise Unreadable(f"needs {what}, not {_shown(text)}") from None
         if option.least is not None and number < option.least:
             raise Unreadable(
-                f"is {f'at least {option.least:g}' if option.least > 1e-9 else 'above 0'}, not {_shown(text)}"
+                f"is {'above 0' if option is _ABOVE else f'at least {option.least:g}'}, not {_shown(text)}"
             )
         return number
 
