@@ -3,6 +3,7 @@
 
 const STYLE = `
 .nbllm:has(> .nbllm-acts) { position: relative; }
+.nbllm:has(> .nbllm-acts) > .nbllm-foot { padding-inline-end: var(--nbllm-bar, 0); }
 .nbllm-acts > div { position: absolute; right: 0; bottom: 0; display: flex; gap: 2px;
   background: var(--jp-layout-color0, Canvas); }
 .nbllm-acts button, .nbllm-copy { font: inherit; font-size: 12px; line-height: 18px; padding: 0 6px; cursor: pointer;
@@ -62,6 +63,7 @@ function fill(place, offer, model) {
   button(offer.kept ? "Kept" : "Keep", "Keep this answer as a good one: %llm kept", bar, () =>
     send("keep", { keep: !offer.kept })
   ).setAttribute("aria-pressed", String(offer.kept));
+  place.parentElement.style.setProperty("--nbllm-bar", `${bar.offsetWidth + 8}px`); // the figures wrap before it
 }
 
 function codes(place) {

@@ -58,3 +58,26 @@ def test_an_answer_is_copied_kept_asked_again_and_edited(notebook):
         assert word not in saved
     assert not n.dialogs
     assert not n.strangers
+
+
+def test_the_line_of_figures_is_not_covered(notebook):
+    """In a window of any width: it wraps before the buttons."""
+    n = notebook(LOAD, "%%llm sim/openai@echo=1\nhi")
+    n.run(0, 1)
+    n.output(1).locator(BAR).wait_for()
+    covered = """() => {
+      const bar = nbllmTest.area(1).querySelector(".nbllm-acts > div").getBoundingClientRect();
+      const range = document.createRange();
+      range.selectNodeContents(nbllmTest.area(1).querySelector(".nbllm-foot"));
+      return [...range.getClientRects()].some(
+        (r) => r.right > bar.left && r.left < bar.right && r.bottom > bar.top + 2 && r.top < bar.bottom - 2
+      );
+    }"""
+    widths = range(480, 900, 30)
+    found = []
+    for width in widths:
+        n.page.set_viewport_size({"width": width, "height": 700})
+        found += [width] if n.js(covered) else []
+        if width == 600:
+            n.shot("actions-narrow", height=420)
+    assert [] == found

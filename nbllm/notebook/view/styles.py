@@ -65,7 +65,8 @@ background:rgba(128,128,128,.09);line-height:1.45}
 .nbllm pre[data-lang]::after{{content:attr(data-lang);position:absolute;top:.45em;right:.8em;
 font-size:.8em;color:{_MUTED}}}"""),
     ("nbllm-tex", """
-.nbllm div.nbllm-tex{margin:0;max-width:46em;overflow-x:auto;overflow-y:hidden}"""),
+.nbllm div.nbllm-tex{margin:0;max-width:46em;overflow-x:auto;overflow-y:hidden}
+.nbllm span.nbllm-tex .MathJax_FullWidth{display:inline!important;width:auto!important}"""),
     ("nbllm-text", """
 .nbllm .nbllm-text{white-space:pre-wrap}"""),
     ("nbllm-think", f"""
