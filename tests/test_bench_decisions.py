@@ -198,3 +198,11 @@ def test_a_limit_may_be_numpys_and_success_is_none():
         leaderboard(df, metric=["ttft_ms"])
     with pytest.raises(errors.ConfigError, match="margin"):
         check(df, df, margin=float("inf"))
+
+
+def test_an_index_that_is_called_as_a_column_is_no_matter():
+    """set_index("name", drop=False) leaves both."""
+    df = frame(rows("a", 100), rows("b", 200))
+    odd = df.set_index("name", drop=False)
+    for told in (nbllm.bench.compare, nbllm.bench.summary, nbllm.bench.leaderboard):
+        pd.testing.assert_frame_equal(told(df), told(odd))

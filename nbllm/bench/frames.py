@@ -32,6 +32,10 @@ def requests(df: pd.DataFrame) -> pd.DataFrame:
             hint="bench.run and bench.load give one.",
         )
     once(df.columns)
+    if not set(df.index.names).isdisjoint(
+        df.columns
+    ):  # set_index("name", drop=False): which of them is meant?
+        df = df.reset_index(drop=True)
     absent = [c for c in columns.COLUMNS if c.name not in df]
     lost = {c.name for c in absent}
     if "name" in lost or {"ok", "status"} <= lost:
@@ -43,9 +47,11 @@ def requests(df: pd.DataFrame) -> pd.DataFrame:
     if not lost:
         return df
     found = columns.frame([{}] * len(df), tuple(absent)).set_index(df.index)
-    given = {k: v for k, v in _USUAL.items() if k in lost}
-    given |= {"request_id": [str(i) for i in range(len(df))]} if "request_id" in lost else {}
-    given |= {"ok": df["status"].astype("string") == "ok"} if "ok" in lost else {}
+    given = {
+        **{k: v for k, v in _USUAL.items() if k in lost},
+        **({"request_id": [str(i) for i in range(len(df))]} if "request_id" in lost else {}),
+        **({"ok": df["status"].astype("string") == "ok"} if "ok" in lost else {}),
+    }
     out = pd.concat([df, found.assign(**given)], axis=1)
     out.attrs.update(df.attrs)
     return out
