@@ -454,6 +454,27 @@ class TestDecode:
             Finished("stop", "end_turn"),
         ] == [e for e in events[1:] if not isinstance(e, RawBlock)]
 
+    @pytest.mark.parametrize(
+        ("begun", "deltas"),
+        [
+            ({"content": None}, [{"content": "The user "}, {"content": "asked."}]),
+            ({}, [{"content": "The user asked."}, {"content": None}]),
+            ({"content": "The user asked."}, []),
+            ({"content": "The user asked."}, [{"content": ""}]),
+        ],
+    )
+    def test_what_sums_up_the_conversation_goes_back(self, begun, deltas):
+        """It is no part of the answer, but without it the next question meets a model that has forgotten."""
+        told = [
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "compaction_delta", **d}}
+            for d in deltas
+        ]
+        answer = fold(read(begin(), start(0, "compaction", **begun), *told, stop(), end("compaction"), DONE))
+        assert ("", "stop") == (answer.text, answer.finish_reason)
+        assert [{"type": "compaction", "content": "The user asked."}] == body(*HELLO, *answer.messages)[
+            "messages"
+        ][1]["content"]
+
     def test_tools_of_the_provider_go_back_as_they_came(self):
         """A turn that paused in the middle of a search goes on only where its blocks return, in their place,
         to the same provider alone."""
@@ -499,6 +520,7 @@ class TestDecode:
             ("end_turn", "stop"),
             ("stop_sequence", "stop"),
             ("pause_turn", "stop"),
+            ("compaction", "stop"),
             ("max_tokens", "length"),
             ("refusal", "content_filter"),
             ("model_context_window_exceeded", "length"),

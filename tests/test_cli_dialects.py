@@ -97,6 +97,22 @@ def test_claude_in_short():
     )
 
 
+@pytest.mark.parametrize(
+    ("reason", "raw"),
+    [
+        ("stop", "end_turn"),
+        ("length", "max_tokens"),
+        ("length", "model_context_window_exceeded"),
+        ("content_filter", "refusal"),
+    ],
+)
+def test_why_claude_ended(reason, raw):
+    """The model's own word for it, in ours."""
+    ended = line(type="result", subtype="success", is_error=False, stop_reason=raw)
+    answer, _ = decoded("claude", [begin(), delta("Hello"), ended])
+    assert (reason, raw) == (answer.finish_reason, answer.finish_raw)
+
+
 def test_what_a_cli_sends_again_replaces_what_it_had_sent():
     """A new message before the old one was complete; what was complete before stands."""
     done = line(type="stream_event", event={"type": "message_delta", "delta": {"stop_reason": "tool_use"}})
@@ -129,6 +145,11 @@ def test_what_a_cli_sends_again_replaces_what_it_had_sent():
             "claude",
             [line(type="result", subtype="success", is_error=True, api_error_status=429, result="slow down")],
             errors.RateLimited,
+        ),
+        (
+            "claude",
+            [begin(), delta("Half"), line(type="result", subtype="error_max_budget_usd", is_error=False)],
+            errors.ProviderError,
         ),
         (
             "codex",

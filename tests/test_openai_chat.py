@@ -526,6 +526,11 @@ class TestCalls:
                 ONE, [call(index=0, id="1", function=F), call(index=0, id="1", function=F)], id="said twice"
             ),
             pytest.param(
+                (("1", "f", {"x": 1}), ("1", "g", {"y": 2})),
+                [call(index=0, id="1", function=F), call(index=0, id="1", function=G)],
+                id="one id for all",
+            ),
+            pytest.param(
                 ONE,
                 [call(index=0, id="1", function=fn("f", "{}")), call(index=0, function=fn(None, '{"x":1}'))],
                 id="empty first",
@@ -689,6 +694,11 @@ class TestEnd:
             ("stop", "tool_calls"),
             ("error", "error"),
             ("other", "repetition"),
+            ("length", "model_context_window_exceeded"),
+            ("content_filter", "content_filter: RECITATION"),
+            ("error", "function_call_filter: MALFORMED_FUNCTION_CALL"),
+            ("error", "timeout"),
+            ("content_filter", "IMAGE_SAFETY"),
         ],
     )
     def test_reasons(self, reason, raw):
@@ -704,6 +714,8 @@ class TestEnd:
             [say(content="a"), {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}],
             [say(content="a"), "[DONE]"],
             [{"choices": [{"message": {"content": "a"}, "finish_reason": ""}]}],
+            [say(content="a"), {"choices": [{"index": 0, "delta": {}, "finishReason": "stop"}]}],
+            [{"choices": [{"index": 0, "delta": {"content": "a"}, "finishReason": "stop"}]}],
         ],
     )
     def test_whole(self, chunks):

@@ -58,6 +58,13 @@ def gateway_error(
 # --- claude ---
 
 
+_ENDS: dict[str, FinishReason] = {
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "content_filter",
+}
+
+
 class ClaudeLines(Lines):
     """stream-json with partial messages: raw Anthropic events within, one result at the end."""
 
@@ -186,7 +193,7 @@ class ClaudeLines(Lines):
             self._end("other", "max_turns")
         elif ended.startswith("aborted"):
             self._end("cancelled", ended)
-        elif value.get("is_error"):
+        elif value.get("is_error") or text(value.get("subtype")).startswith("error"):
             told = (
                 self._error
                 or text(value.get("result"))
@@ -195,8 +202,7 @@ class ClaudeLines(Lines):
             )
             raise failure(status(value.get("api_error_status")), told, self.provider, value)
         else:
-            reasons: dict[str, FinishReason] = {"max_tokens": "length", "refusal": "content_filter"}
-            self._end(reasons.get(stopped, "stop"), stopped or None)
+            self._end(_ENDS.get(stopped, "stop"), stopped or None)
 
     def _usage(self, value: dict[str, Any]) -> Iterator[Event]:
         u = obj(value.get("usage"))

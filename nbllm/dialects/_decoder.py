@@ -351,7 +351,10 @@ def citation(data: Any) -> Notice:
 
 def finish(raw: str | None, calls: bool, reasons: Mapping[str, FinishReason]) -> Finished:
     """The end. Calls make a plain stop a stop for calls, and nobody must wait for calls that never came."""
-    reason = reasons.get(raw.lower(), "other") if raw else "stop"
+    # Google's compatible endpoint adds its own word behind a colon: "content_filter: RECITATION"
+    reason = (
+        reasons.get(raw.lower()) or reasons.get(raw.lower().partition(":")[0], "other") if raw else "stop"
+    )
     if reason in ("stop", "tool_calls"):
         reason = "tool_calls" if calls else "stop"
     return Finished(reason, raw)

@@ -59,7 +59,8 @@ _CODES: dict[str, type[ProviderError]] = {
             "arrearage payment_required "
             "billing_hard_limit_reached billing_not_active billing_error credits_exhausted "
             "exceeded_current_quota_error "
-            "insufficient_balance_error usage_limit_exceeded out_of_credits budget_exceeded",
+            "insufficient_balance_error usage_limit_exceeded out_of_credits budget_exceeded "
+            "insufficient_user_quota credit_balance_exhausted allocation_quota_free_tier_only",
         ),
         (
             errors.AuthenticationError,
@@ -73,7 +74,9 @@ _CODES: dict[str, type[ProviderError]] = {
             errors.ContentFiltered,
             "content_filter content_policy_violation content_policy_violation_error "
             "responsible_ai_policy_violation "
-            "data_inspection_failed prohibited_content moderation_blocked content_filtered content_blocked",
+            "data_inspection_failed prohibited_content moderation_blocked content_filtered content_blocked "
+            "sensitive_words_detected sensitive_content_detected input_text_sensitive_content_detected "
+            "output_text_sensitive_content_detected input_image_sensitive_content_detected",
         ),
         (
             errors.Overloaded,
@@ -141,7 +144,7 @@ _WORDS: tuple[tuple[str, type[ProviderError]], ...] = (
         r"exceeded model token limit|number of tokens to keep|token limit exceeded|"
         r"exceeds? (?:the )?(?:model'?s? )?max(?:imum)? (?:input|prompt|context)|"
         r"current length is \d+ while limit is|exceeds? max length|input length .{0,40}exceed|"
-        r"but model only supports up to|tokens too long|text is too long|"
+        r"but model only supports up to|tokens too long|text is too long|max(?:imum)? input characters|"
         r"too large for (?:the|this) model|tokens (?:\d+ )?cannot exceed|"
         r"exceeds? (?:the )?limit (?:of )?\d+ tokens|"
         r"exceeds? max(?:imum)? message tokens|超长|上下文长度|输入长度|长度超过",
@@ -151,21 +154,23 @@ _WORDS: tuple[tuple[str, type[ProviderError]], ...] = (
         r"content[ _]filter|content[ _](?:management )?policy|responsible ai|flagged (?:by|for|"
         r"as)|blocked by .{0,30}(?:safety|filter|moderation|guard)|"
         r"inappropriate content|prohibited content|moderation (?:block|flag|system)|"
-        r"violat\w+ .{0,40}(?:usage|content|safety) polic|content exists risk|safety system|"
+        r"violat\w+ .{0,40}(?:usage|content|safety) (?:polic|guideline)|content exists risk|safety system|"
+        r"contains? (?:\w+ )?sensitive (?:information|content|words)|new_sensitive|敏感词|"
         r"(?:input|prompt|content|request|message)s? (?:was|were|ha(?:s|ve) been) flagged|"
         r"敏感内容|不安全",
         errors.ContentFiltered,
     ),
     (
         r"insufficient (?:\w+ )?(?:quota|balance|credits?|funds)|(?:exceeded|out of|"
-        r"over) (?:your |the )?(?:\w+ )?quota|"
+        r"over) (?:your |the )?(?:\w+ ){0,2}quota|额度(?:不足|已用尽|失败)|"
         r"(?:balance|credits?|funds) (?:(?:is|are|was) )?(?:insufficient|not enough|exhausted|"
         r"depleted|used up)|not enough (?:balance|quota|funds)|"
         r"credit balance|payment required|out of (?:\w+ )?credits?|(?:no|"
         r"not enough) (?:\w+ )?credits?|billing (?:details|hard limit|account|is|not|has)|"
         r"check your (?:plan|billing)|"
         r"specified api usage limits|good standing|arrear|account .{0,30}(?:overdue|suspended for|"
-        r"has no)|spend(?:ing)? limit|(?:add|buy|purchase) (?:more )?credits|top up|recharge|"
+        r"has no)|spend(?:ing)? (?:limit|cap)|free (?:tier|quota).{0,30} exhausted|"
+        r"(?:add|buy|purchase) (?:more )?credits|top up|recharge|"
         r"budget (?:has been |was |is )?exceeded|key limit exceeded|余额不足|欠费|充值",
         errors.QuotaExceeded,
     ),
@@ -184,7 +189,8 @@ _WORDS: tuple[tuple[str, type[ProviderError]], ...] = (
         r"overloaded|high (?:demand|load|traffic)|at capacity|(?:capacity|load) (?:exceeded|limit|"
         r"reached)|over capacity|temporarily unavailable|service unavailable|"
         r"no (?:available|healthy) (?:server|worker|instance|capacity)|(?:server|model|engine|"
-        r"system) (?:is )?(?:busy|overload)|currently unavailable|model is (?:currently |still )?loading|"
+        r"system) (?:is )?(?:busy|overload)|currently unavailable|degraded function|"
+        r"model is (?:currently |still )?loading|"
         r"访问量过大|系统繁忙|服务繁忙",
         errors.Overloaded,
     ),
@@ -213,7 +219,7 @@ _WORDS: tuple[tuple[str, type[ProviderError]], ...] = (
     (
         r"permission|forbidden|not allowed to|do(?:es)? not have access|access denied|"
         r"not authori[sz]ed to|location is not supported|organization must be verified|"
-        r"(?:organization|account|project) (?:has been|is|was) (?:disabled|suspended|deactivated)",
+        r"(?:organization|account|project) (?:has been|is|was) (?:disabled|suspended|deactivated|restricted)",
         errors.PermissionDenied,
     ),
     (
@@ -275,7 +281,7 @@ def classify(status: int | None, text: str, codes: Iterable[str] = ()) -> type[P
         return by_code
     by_status = _BY_STATUS.get(status or 0)
     if status is None:
-        return by_word or by_code or ProviderError
+        return by_word or by_code or (errors.ServerError if "api_error" in codes else ProviderError)
     if by_word in _REFINED.get(status, ()) and not (
         by_code is errors.NotFound and by_word is errors.PermissionDenied
     ):

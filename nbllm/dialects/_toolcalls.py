@@ -131,7 +131,7 @@ class Calls:
         slot = known or self._latest.get(key)
         if slot is None and self.slots and not name and (not id or key is None):
             slot = self.slots[-1]
-        if slot is None or known:
+        if slot is None or (known and not (args and name and name != slot.name and slot.complete)):
             return slot
         if id and slot.id:
             return None if name or slot.complete else slot

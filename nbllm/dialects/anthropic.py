@@ -287,6 +287,7 @@ _REASONS: dict[str, FinishReason] = {
     "end_turn": "stop",
     "stop_sequence": "stop",
     "pause_turn": "stop",
+    "compaction": "stop",
     "stop": "stop",
     "max_tokens": "length",
     "length": "length",
@@ -422,8 +423,8 @@ class MessageDecoder(Reading):
         kind = string(delta.get("type"))
         if kind == "text_delta":  # nearly all there is
             yield from self._tell(("text", index), string(delta.get("text")))
-        elif kind == "input_json_delta" and block is not None:
-            piece = delta.get("partial_json")
+        elif kind in ("input_json_delta", "compaction_delta") and block is not None:
+            piece = delta.get("partial_json", delta.get("content"))
             yield from self._tell(("arguments", index), string(piece) or fragment(piece))
         elif kind in _GROWING:
             yield from self._grow(index, delta)
@@ -453,16 +454,18 @@ class MessageDecoder(Reading):
 
     def _over(self, index: str | None) -> Iterator[Event]:
         yield from self._torn(*((kind, index) for kind in ("text", "thinking", "arguments")))
-        block = self._blocks.pop(index, None)
-        if block is None:
+        if (block := self._blocks.pop(index, None)) is None:
             return
-        held = block.start.get("input")
-        if block.kind == "tool_use" and held and not block.pieces:
+        held, said = block.start.get("input"), "".join(block.pieces)
+        if block.kind == "tool_use" and held and not said:
             yield ToolCallDelta(block.call, arguments=fragment(held))
+        elif block.kind == "compaction":  # must go back, or the model forgets what it stands for
+            yield RawBlock(Raw(self.format, {**block.start, "content": said or block.start.get("content")}))
         elif block.kind.endswith("_tool_use"):
-            whole = {**block.start, "input": "".join(block.pieces) or held}
-            yield Notice("server_tool", string(block.start.get("name")), whole)
-            asked = parse_arguments("".join(block.pieces)) if block.pieces else obj(held)
+            yield Notice(
+                "server_tool", string(block.start.get("name")), {**block.start, "input": said or held}
+            )
+            asked = parse_arguments(said) if said else obj(held)
             yield RawBlock(Raw(self.format, {**block.start, "input": asked or {}}))
 
     def _change(self, value: dict[str, Any]) -> Iterator[Event]:

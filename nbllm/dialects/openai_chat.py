@@ -242,7 +242,9 @@ _Delta = struct(
     reasoning_content=str,
     reasoning=str,
 )
-_Choice = struct("Choice", ("message", "usage", "error", "finish_reason"), delta=_Delta, index=Literal[0])
+_Choice = struct(
+    "Choice", ("message", "usage", "error", "finish_reason", "finishReason"), delta=_Delta, index=Literal[0]
+)
 _Chunk = struct(
     "Chunk",
     (*ERRORS, "type", "usage", "x_groq", "citations", "search_results", "timings", "time_info"),
@@ -347,7 +349,7 @@ class ChatDecoder(Reading):
             yield from self._delta(self._unseen(message), whole=self._at_once)
         elif delta is None and isinstance(choice.get("text"), str):
             yield from self._content(choice["text"])
-        self._reason = label(choice.get("finish_reason")) or self._reason
+        self._reason = label(choice.get("finish_reason") or choice.get("finishReason")) or self._reason
         if choice.get("usage"):
             yield from self._count(choice["usage"], closing=False)
 
