@@ -808,6 +808,14 @@ class TestUsage:
                 },
             ),
             (
+                (5, 2, None, 0, 4),
+                {
+                    "prompt_tokens": 5,
+                    "completion_tokens": 2,
+                    "prompt_tokens_details": {"cached_tokens": 0, "cache_creation_input_tokens": 4},
+                },
+            ),
+            (
                 (5, 9, 7, None, None),
                 {
                     "prompt_tokens": 5,

@@ -117,8 +117,8 @@ def _first(*found: Any) -> int | None:
 
 
 def usage(raw: Mapping[str, Any]) -> Usage | None:
-    """Token counts under OpenAI's names, old and new, and those of DeepSeek, Moonshot, Anthropic's relays and
-    LiteLLM."""
+    """Token counts under OpenAI's names, old and new, and those of DeepSeek, Moonshot, Qwen, LiteLLM
+    and Anthropic's relays."""
     taken = obj(raw.get("prompt_tokens_details") or raw.get("input_tokens_details"))
     made = obj(raw.get("completion_tokens_details") or raw.get("output_tokens_details"))
     into = _first(raw.get("prompt_tokens"), raw.get("input_tokens"))
@@ -141,6 +141,7 @@ def usage(raw: Mapping[str, Any]) -> Usage | None:
         _first(
             taken.get("cache_write_tokens"),
             taken.get("cache_creation_tokens"),
+            taken.get("cache_creation_input_tokens"),
             raw.get("cache_creation_input_tokens"),
         ),
         raw,
