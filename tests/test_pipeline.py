@@ -2,6 +2,7 @@
 reads the same."""
 
 import asyncio
+import random
 from dataclasses import replace
 
 import pytest
@@ -137,6 +138,16 @@ def test_another_route_where_the_first_is_overloaded(make, sim):
     assert 3 == stream.timing.attempts
     assert 3 == len(client.ledger.rows())
     assert ["retry", "warning"] == [e.kind for _, e in stream.log if isinstance(e, Notice)]
+
+
+@pytest.mark.parametrize("status", [503, 429])
+def test_the_users_random_numbers_stay_theirs(make, status):
+    """Who has seeded `random` gets the same numbers, however often we had to ask."""
+    random.seed(7)
+    before = random.getstate()
+    answer = make().complete("hello", f"openai/random{status}@status={status},fail_times=1,retry_after=0.01")
+    assert 2 == answer.timing.attempts
+    assert before == random.getstate()
 
 
 def test_two_attempts_in_one_answer(make):

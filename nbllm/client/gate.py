@@ -131,7 +131,7 @@ class Gate:
     def refused(self, ticket: Ticket, error: errors.ProviderError) -> float:
         """Seconds until another may start."""
         now, told = time.monotonic(), error.retry_after
-        return self.limiter.refused(now, ticket, told, error.limits, random.random())
+        return self.limiter.refused(now, ticket, told, error.limits, random.SystemRandom().random())
 
 
 @dataclass(slots=True)

@@ -60,7 +60,7 @@ def retried(handler: Handler, retries: Retries) -> Handler:
                 return await handler(attempt, sink)
             except errors.NbllmError as error:
                 shown = any(is_token(event) for _, event in sink.log[place:])
-                wait = wait_before_retry(error, number, shown, retries, random.random())
+                wait = wait_before_retry(error, number, shown, retries, random.SystemRandom().random())
                 if wait is None or (attempt.call.acts and _begun(error, sink.log[place:])):
                     raise
                 sink.publish(_retry_notice(error, wait, number, retries.attempts))
