@@ -124,7 +124,7 @@ def test_stop_ends_the_waiting_and_not_the_batch(kernel):
         (f"{FAST} each=pd", "{text}", "no DataFrame is called pd"),
         (f"{FAST} each=df", "{txt}", "Did you mean {text}?"),
         (f"{FAST} each=df", "nothing", "takes no column"),
-        (f"{FAST} each=df budget=0", "{text}", "budget is at least"),
+        (f"{FAST} each=df budget=0", "{text}", "budget is above 0"),
         (f"{FAST},{FAST} each=df", "{text}", "each cannot stand beside several models"),
         (f"{FAST} each=df runs=2", "{text}", "each cannot stand beside runs="),
         (f"{FAST} into=x", "{text}", "into= is for the rows of a table"),
