@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -556,6 +557,41 @@ def test_an_option_of_a_wrong_type_is_no_python_error(extra):
     """It becomes a word, or is refused."""
     with contextlib.suppress(errors.NbllmError):
         assert all(isinstance(word, str) for word in encoded("claude", **extra).argv)
+
+
+@pytest.mark.parametrize("inside", ["", "deep/er"])
+@pytest.mark.parametrize(
+    ("cli", "read"),
+    [
+        ("gemini", ".gemini/settings.json"),
+        ("gemini", ".env"),
+        ("copilot", ".github/hooks/a.json"),
+        ("copilot", ".mcp.json"),
+        ("opencode", "opencode.jsonc"),
+        ("opencode", ".opencode/plugin/a.js"),
+    ],
+)
+def test_a_strangers_folder_is_trusted_by_word_only(cli, read, inside, tmp_path, monkeypatch):
+    """Also where what would be read stands above it; what stands in the home is the user's own."""
+    folder = tmp_path / "work" / inside
+    folder.mkdir(parents=True)
+    assert str(folder) == encoded(cli, cwd=folder).cwd
+    (tmp_path / "work" / read).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "work" / read).write_text("{}")
+    for trust in ({}, {"trust": False}, {"trust": "false"}, {"trust": None}):
+        with pytest.raises(errors.ConfigError, match=re.escape(f"would read {tmp_path / 'work'}")):
+            encoded(cli, cwd=folder, **trust)
+    assert str(folder) == encoded(cli, cwd=folder, trust=True).cwd
+    monkeypatch.setenv("HOME", str(tmp_path / "work"))
+    assert encoded(cli, cwd=folder)
+
+
+@pytest.mark.parametrize("cwd", ["/no/such/folder", "\0", "x" * 5000, "~no such user/x"])
+def test_a_folder_that_is_not_there_is_told(cwd):
+    """Before anything is started."""
+    for cli in ("claude", "gemini"):
+        with pytest.raises(errors.ConfigError, match="is no folder"):
+            encoded(cli, cwd=cwd)
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -50,7 +50,7 @@ def asking(server, key=True, **more):
     made = registry.load({"TRAVEL_KEY": KEY})
     server.seen.clear()
     server.agent.heard.clear()
-    server.status, server.edit = 0, lambda card: card
+    server.status, server.cut, server.edit = 0, 0, lambda card: card
     row = {
         "base_url": server.url,
         "label": "Travel desk",
@@ -140,13 +140,16 @@ def test_a_stream_that_breaks_off_is_taken_up_again(client, server):
     assert any("Subscribe" in path or path == "/rpc" for _, path, _ in server.seen)
 
 
-def test_a_turn_that_breaks_off_before_anything_came_is_not_said_again(client, server):
-    """The agent may have done what it was asked."""
+@pytest.mark.parametrize("others", ["", "|sim/openai"])
+@pytest.mark.parametrize("failover", ["start", "restart"])
+def test_a_turn_that_breaks_off_before_anything_came_is_not_said_again(client, server, others, failover):
+    """The agent may have done what it was asked: neither is it asked again, nor another model."""
     client.complete("message it", NAME)  # its card is known then
     server.agent.heard.clear()
     server.cut = 0.5
+    more = {"failover": failover} if others else {}
     with pytest.raises(errors.StreamCut):
-        client.complete("later it", NAME, retries=2)
+        client.complete("later it", NAME + others, retries=2, **more)
     assert 1 == len(server.agent.heard)
 
 

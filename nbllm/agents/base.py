@@ -9,10 +9,12 @@ with tools is carried over as notices. What it sends again after a broken stream
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from ..core import errors
@@ -74,8 +76,13 @@ def options(request: Request, provider: Endpoint, can: tuple[str, ...]) -> dict[
             f"{name} has no option {unknown[0]!r}.",
             hint=f"It takes {', '.join('x.' + c for c in can) or 'none'}.",
         )
-    own = dict(request.extra) | ({"cwd": str(request.extra["cwd"])} if request.extra.get("cwd") else {})
-    words = {"model": request.model.split("/"), **{n: names(v) for n, v in own.items() if n != "cwd"}}
+    own = dict(request.extra)
+    if own.get("cwd"):
+        own["cwd"] = os.path.expanduser(str(own["cwd"]))
+    if own.get("cwd") and str(own.get("trust") or "").lower() in _OFF:
+        _refuse_programs(name, provider.dialect, own["cwd"])
+    named = {n: names(v) for n, v in own.items() if n not in ("cwd", "trust")}
+    words = {"model": request.model.split("/"), **named}
     for what, word in ((n, w) for n, values in words.items() for w in values):
         if word.startswith("-") or not word.isprintable() or (what == "model" and " " in word):
             raise ConfigError(
@@ -83,6 +90,39 @@ def options(request: Request, provider: Endpoint, can: tuple[str, ...]) -> dict[
                 hint="Give a name that does not begin with a dash, without blanks and control characters.",
             )
     return own
+
+
+# What these commands read in the folder they work in, or above it: it may start programs (servers, hooks,
+# plugins) or send a key elsewhere. claude and codex read nothing there. Tried in tests/real/test_clis.py.
+_READ = {
+    "cli_gemini": (".gemini", ".env"),
+    "cli_copilot": (
+        ".github/hooks",
+        ".github/copilot",
+        ".github/mcp.json",
+        ".copilot",
+        ".claude",
+        ".mcp.json",
+    ),
+    "cli_opencode": (".opencode", "opencode.json", "opencode.jsonc"),
+}
+
+
+def _refuse_programs(name: str, dialect: str, cwd: str) -> None:
+    """Raises ConfigError where a folder, which may be somebody else's project, has such files. What stands in
+    the user's home is theirs."""
+    try:
+        folder = Path(cwd).resolve(strict=True)
+    except (OSError, ValueError):
+        raise ConfigError(f"x.cwd={cwd[:80]!r} is no folder.", hint="Name one that is there.") from None
+    for place in (folder, *folder.parents):
+        if place == Path("~").expanduser():
+            return
+        for found in (place / n for n in _READ.get(dialect, ()) if (place / n).exists()):
+            raise ConfigError(
+                f"{name} would read {found}, which can start programs and send your key elsewhere.",
+                hint="Look at it, then say x.trust=true; or leave x.cwd out.",
+            )
 
 
 def names(value: Any) -> list[str]:

@@ -330,7 +330,7 @@ def _seconds(value: Any) -> float:
 
 def gemini(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
     """`gemini -o stream-json`, the prompt on standard input."""
-    own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
+    own = options(request, provider, ("allowed_tools", "permission_mode", "cwd", "trust"))
     system, prompt = texts(request, provider)
     words = [
         "-o",
@@ -573,7 +573,7 @@ class CopilotLines(Lines):
 def copilot(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
     """`copilot --output-format json`, the prompt on standard input. It has no word for a system prompt:
     that stands first in the prompt."""
-    own = options(request, provider, ("allowed_tools", "cwd"))
+    own = options(request, provider, ("allowed_tools", "cwd", "trust"))
     system, prompt = texts(request, provider)
     words = [
         "--output-format",
@@ -716,7 +716,7 @@ _CLOUDS = {
 def opencode(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
     """`opencode run --format json` with an agent of ours that has no tools and may do nothing;
     `cli/opencode/PROVIDER/MODEL`."""
-    own = options(request, provider, ("allowed_tools", "cwd"))
+    own = options(request, provider, ("allowed_tools", "cwd", "trust"))
     system, prompt = fitting(*texts(request, provider))
     words = [
         "run",

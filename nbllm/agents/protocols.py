@@ -715,7 +715,7 @@ def _codex(request: Request, provider: Endpoint, key: Secret | None, does: bool)
 
 
 def _copilot(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> TalkCall:
-    own, said = options(request, provider, ("allowed_tools", "cwd")), turn(request, provider)
+    own, said = options(request, provider, ("allowed_tools", "cwd", "trust")), turn(request, provider)
     system = dict(said.before[:2])["system"]
     words = ["--acp", *one_shot.copilot_settings(request, own)]
     words = [w for w in words if not (does and w.startswith("--available-tools="))]
@@ -727,7 +727,7 @@ def _copilot(request: Request, provider: Endpoint, key: Secret | None, does: boo
 
 
 def _opencode(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> TalkCall:
-    own, said = options(request, provider, ("allowed_tools", "cwd")), turn(request, provider)
+    own, said = options(request, provider, ("allowed_tools", "cwd", "trust")), turn(request, provider)
     system, retold = fitting(dict(said.before[:2])["system"], said.retold)
     env = one_shot.opencode_settings(
         system,

@@ -17,6 +17,7 @@ from ..core.events import Notice, Restarted, is_token
 from ..core.messages import Message, Raw, Reasoning, Request
 from ..routing.registry import Route
 from .attempt import Attempt, Handler, Sink
+from .policy import may_have_acted
 
 _FAILURES, _WITHIN = 5, 30.0  # so many failures in so many seconds open a breaker
 _FIRST, _LONGEST = 5.0, 300.0  # seconds until an open one lets one call through; doubled each time
@@ -110,7 +111,8 @@ def failing_over(
             except errors.NbllmError as error:
                 breaker.note(error, clock())
                 shown = any(is_token(event) for _, event in sink.log[place:])
-                if following is None or not moves_on(error) or (shown and not anew):
+                acted = one.call.acts and may_have_acted(error, sink.log[place:])
+                if following is None or not moves_on(error) or acted or (shown and not anew):
                     raise
                 if shown:
                     sink.publish(Restarted(f"{_name(one)} failed in the middle; {_name(following)} begins."))

@@ -44,7 +44,7 @@ from ..store.ledger import Ledger
 from ..store.measure import Call
 from .attempt import Attempt, Handler, Sink
 from .gate import Gates, gated
-from .policy import Retries, wait_before_retry
+from .policy import Retries, may_have_acted, wait_before_retry
 from .spending import budgeted
 
 Wrapper = Callable[[Handler], Handler]
@@ -61,19 +61,13 @@ def retried(handler: Handler, retries: Retries) -> Handler:
             except errors.NbllmError as error:
                 shown = any(is_token(event) for _, event in sink.log[place:])
                 wait = wait_before_retry(error, number, shown, retries, random.SystemRandom().random())
-                if wait is None or (attempt.call.acts and _begun(error, sink.log[place:])):
+                if wait is None or (attempt.call.acts and may_have_acted(error, sink.log[place:])):
                     raise
                 sink.publish(_retry_notice(error, wait, number, retries.attempts))
             await asyncio.sleep(wait)
             number += 1
 
     return retry
-
-
-def _begun(error: errors.NbllmError, log: Sequence[tuple[float, Any]]) -> bool:
-    """Whether an agent may have acted before it failed."""
-    tools = (event.kind == "server_tool" for _, event in log if isinstance(event, Notice))
-    return isinstance(error, errors.StreamCut) or any(tools)
 
 
 def _retry_notice(error: errors.NbllmError, wait: float, attempt: int, attempts: int) -> Notice:

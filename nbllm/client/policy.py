@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Real
 from typing import Any, Literal
 
 from ..core import errors
+from ..core.events import Notice
 
 Tools = Any  # a function, a Usable, a Tool, a Toolset, a mapping, a name, or several of them
 # Is given an agent.Question; what it gives may be awaited for. Whatever is no yes is a no.
@@ -114,6 +115,12 @@ def _asked(error: errors.NbllmError) -> float | None:
     if not isinstance(error, errors.ProviderError):
         return None
     return error.retry_after if error.retry_after is not None else error.reset_after
+
+
+def may_have_acted(error: errors.NbllmError, log: Sequence[tuple[float, Any]]) -> bool:
+    """Whether an agent may have done something before it failed: then nobody is asked to do it again."""
+    tools = (event.kind == "server_tool" for _, event in log if isinstance(event, Notice))
+    return isinstance(error, errors.StreamCut) or any(tools)
 
 
 def wait_before_retry(
