@@ -271,7 +271,7 @@ def test_a_repair_that_fails_leaves_the_first_answer(either, canned):  # noqa: F
     assert ['{"name": 7}', '{"name": 7}'] == either.value(
         "[r.text, __import__('sys').last_value.partial.text]"
     )
-    assert '{"name": 7}' in ran.text
+    assert '{"name":7}' in "".join(ran.text.split())
     assert 1 == len(ran.outputs) - 1
 
 
@@ -294,7 +294,7 @@ def test_in_the_background(kernel, canned, options):  # noqa: F811
         last = [m for m in kernel.others if m["msg_type"] in ("display_data", "update_display_data")][-1][
             "content"
         ]["data"]["text/plain"]
-        assert GOOD in last
+        assert '{"name":"Oslo"}' in "".join(last.split())
         assert "Error: The " in last
 
 
