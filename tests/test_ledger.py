@@ -25,6 +25,7 @@ from nbllm.store.history import _FORMAT, _INSERT, _TABLES, Book, book, fold, rea
 from nbllm.store.ledger import Ledger
 
 from .listeners import Listener
+from .processes import comes_to
 
 WHOLE = ("calls.sqlite", "calls.sqlite-wal", "calls.sqlite-shm")
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals and permissions of POSIX")
@@ -667,3 +668,17 @@ def test_a_setting_of_the_notebook_changes_it(place):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
     assert ["memory", "texts", "disk", "disk"] == ran.stdout.split()[:3] + ran.stdout.split()[-1:], ran.stderr
+
+
+def test_who_ends_while_others_are_measured_is_measured_too():
+    """None waits for the next call: it would be held until then, and never be put down after the last."""
+    found, made = Book(), []
+
+    def measure():
+        made.append(1)
+        if len(made) == 1:  # it has looked already at what ends now
+            found.wake(measure)
+
+    found.wake(measure)
+    assert comes_to(2, lambda: made)
+    found.close()

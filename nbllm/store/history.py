@@ -63,7 +63,7 @@ class Book:
         self.ledgers = itertools.count(1)
         self._untold = True
         self.over = False  # closed, or its process was forked
-        self._sources: set[Callable[[], None]] = set()
+        self._sources: list[Callable[[], None]] = []
         self._rows: list[Record] = []
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._due = threading.Event()
@@ -75,7 +75,7 @@ class Book:
         """Has `source` called soon on the book's thread, to measure what has begun or ended and `add` its
         rows."""
         with self._lock:
-            self._sources.add(source)
+            self._sources.append(source)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="nbllm-ledger", daemon=True)
                 with contextlib.suppress(RuntimeError):  # the interpreter is ending
@@ -92,15 +92,15 @@ class Book:
         with self._writing:
             self._due.clear()
             with self._lock:
-                sources = set(self._sources)
-            for measure in sources:
+                woken = len(self._sources)
+            for measure in set(self._sources[:woken]):
                 measure()
             with self._lock:
                 rows = self._rows[:]
             if rows:
                 self._write(rows)
-            with self._lock:  # only now, as an interrupt may come at any moment
-                self._sources -= sources
+            with self._lock:  # only now, as an interrupt may come at any moment; who woke meanwhile stays
+                del self._sources[:woken]
                 del self._rows[: len(rows)]
 
     def close(self) -> None:
