@@ -60,6 +60,19 @@ def prompt():
     return [Message("user", (Text("See"), picture))]
 
 
+def test_an_answer_of_the_second_model_is_told_as_its_own(live, make, file):
+    """Where the first failed as it was recorded: by name, model and row, then and again."""
+    names = "openai/m@status=503|anthropic/n"
+    with live.tapes.record(file):
+        first = live.complete("Hi", names)
+    bare = make()
+    with bare.tapes.replay(file):
+        again = bare.complete("Hi", names)
+    assert ("anthropic", "n", first.text) == (again.provider, again.model, again.text)
+    assert first.provider == again.provider
+    assert ["anthropic"] == [row["provider"] for row in bare.ledger.rows()]
+
+
 def test_it_runs_again_without_keys_and_sockets(live, make, sim, file):
     """Text, counts and the order of repeats; the provider has no key and another address now."""
     with live.tapes.record(file):

@@ -42,11 +42,11 @@ def replaying(tape: Tape, others: Sequence[Attempt]) -> Handler:
     failed."""
 
     async def play(attempt: Attempt, sink: Sink) -> None:
-        there = [_told(one) for one in (attempt, *others)]
-        about = next((one for one in there if tape.has(one)), there[0])
-        played = await asyncio.to_thread(tape.answer, about)
-        words = f"replayed from {tape.path.name}"
-        sink.publish(Notice("cached", words, {"simulated": played.simulated}))
+        asked = next((one for one in (attempt, *others) if tape.has(_told(one))), attempt)
+        if asked is not attempt:  # the answer is that one's
+            sink.begin(asked)
+        played = await asyncio.to_thread(tape.answer, _told(asked))
+        sink.publish(Notice("cached", f"replayed from {tape.path.name}", {"simulated": played.simulated}))
         start = time.perf_counter()
         for at, event in played.events:
             wait = start + at - time.perf_counter() if tape.pace == "recorded" else 0.0
