@@ -41,9 +41,26 @@ def words(text):
     return CODES.sub("", text)
 
 
+STROKES = re.compile(r"\x1b\[([\d;?]*)([A-Za-z])|\x1b\][^\x07]*\x07|[\r\n]|[^\x1b\r\n]+")
+
+
 def final(text):
-    """The last state of the screen's lower part: what was drawn in place is taken back."""
-    return words(re.sub(r"[^\n]*\r\x1b\[2K", "", text))
+    """What stands on the screen at the end, as a terminal makes it of lines that are taken back."""
+    lines, row, column = [""], 0, 0
+    for stroke in STROKES.finditer(text):
+        found, how, what = stroke[0], stroke[1], stroke[2]
+        if found in "\r\n":
+            row, column = row + (found == "\n"), 0
+            lines += [""] * (row == len(lines))
+        elif what == "A":
+            row = max(0, row - int(how or 1))
+        elif what == "K":
+            lines[row] = ""
+        elif not found.startswith("\x1b"):
+            line = lines[row].ljust(column)
+            lines[row] = line[:column] + found + line[column + len(found) :]
+            column += len(found)
+    return "\n".join(lines) + "\n"
 
 
 def test_markdown_is_drawn():
@@ -116,7 +133,7 @@ def test_a_real_terminal(tmp_path):
 
     source = (
         "shell = get_ipython(); shell.run_line_magic('load_ext', 'nbllm')\n"
-        "ran = shell.run_cell('%%llm sim/openai@echo=1\\n# Head\\n\\nSome **bold** words.',"
+        "ran = shell.run_cell('%%llm sim/openai@echo=1,gap=0.15\\n# Head\\n\\nSome **bold** words.',"
         " store_history=True)"
     )
     for blocked in (False, True):
@@ -140,6 +157,6 @@ def test_a_real_terminal(tmp_path):
             process.wait(30)
         os.close(here)
         text = shown.decode()
-        assert "bold" in text
-        assert ("**" in words(text)) is blocked, text
+        assert "bold" in final(text)
+        assert ("**" in final(text)) is blocked, text
         assert "Out[" not in text

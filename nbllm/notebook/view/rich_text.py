@@ -68,10 +68,10 @@ class RichPainter(TextPainter):
 
     def settle(self, now: float) -> None:
         """Writes all that has come, and leaves the line to a question."""
-        self._draw()
-        if self._live is not None:
+        if self._live is not None:  # first: it would draw the open end once more below what is written now
             self._live.stop()
             self._live = None
+        self._draw()
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Writes what is not there yet: the open end, how it ended, the figures."""
