@@ -207,17 +207,22 @@ def test_only_the_user_says_so(tmp_path):
     assert [] == found.problems
 
 
-@pytest.mark.kernel
-def test_it_survives_a_kernel(tmp_path):
-    """A cell with chat= goes on where another kernel was; the list and forgetting."""
+@pytest.fixture
+def env(tmp_path):
+    """The variables of kernels of one notebook, which keep their conversations."""
     config = tmp_path / "config" / "nbllm" / "providers.toml"
     config.parent.mkdir(parents=True)
     config.write_text("keep_chats = true\n", "utf-8")
-    env = {
+    return {
         "XDG_CONFIG_HOME": str(tmp_path / "config"),
         "NBLLM_HOME": str(tmp_path / "state"),
         "JPY_SESSION_NAME": "/n.ipynb",
     }
+
+
+@pytest.mark.kernel
+def test_it_survives_a_kernel(tmp_path, env):
+    """A cell with chat= goes on where another kernel was; the list and forgetting."""
     with Kernel(**env) as kernel:
         assert kernel.run("%%llm sim/openai chat=eda\nRemember the number 4711.").ok
     with Kernel(**env) as kernel:
@@ -240,30 +245,22 @@ def price(article: str) -> float:
 def slow(article: str) -> str:
     """Waits."""
     import time
-    print("waiting")
+    print("slow has begun")
     while True: time.sleep(0.01)
 '''
 
 
 @pytest.mark.kernel
-def test_tools_survive_a_kernel(tmp_path):
+def test_tools_survive_a_kernel(env):
     """Calls, results and a call that was stopped, though the kernel was killed; the next turn goes on, with
     and without the tools, with another provider too."""
-    config = tmp_path / "config" / "nbllm" / "providers.toml"
-    config.parent.mkdir(parents=True)
-    config.write_text("keep_chats = true\n", "utf-8")
-    env = {
-        "XDG_CONFIG_HOME": str(tmp_path / "config"),
-        "NBLLM_HOME": str(tmp_path / "state"),
-        "JPY_SESSION_NAME": "/n.ipynb",
-    }
     model = "sim/openai/m@ttft=0,gap=0"
     with Kernel(**env) as kernel:
         kernel.run(PRICE)
         ran = kernel.run(f"%%llm {model} chat=eda tools=price approve=auto\nWhat does A-17 cost?", cell="a")
         assert ran.ok, ran.error
         started = kernel.start(f"%%llm {model} chat=eda tools=slow approve=auto\nWait.", cell="b")
-        kernel.collect(started, until=lambda m: "waiting" in str(m["content"]))
+        kernel.collect(started, until=lambda m: "slow has begun" in str(m["content"]))
         kernel.interrupt()
         kernel.collect(started)
         os.kill(kernel.value("__import__('os').getpid()"), signal.SIGKILL)
