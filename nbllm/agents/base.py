@@ -79,10 +79,12 @@ def options(request: Request, provider: Endpoint, can: tuple[str, ...]) -> dict[
     own = dict(request.extra)
     if own.get("cwd"):
         own["cwd"] = os.path.expanduser(str(own["cwd"]))
-    if own.get("cwd") and str(own.get("trust") or "").lower() in _OFF:
-        _refuse_programs(name, provider.dialect, own["cwd"])
-    named = {n: names(v) for n, v in own.items() if n not in ("cwd", "trust")}
-    words = {"model": request.model.split("/"), **named}
+        if str(own.get("trust") or "").lower() in _OFF:
+            _refuse_programs(name, provider.dialect, own["cwd"])
+    words = {
+        "model": request.model.split("/"),
+        **{n: names(v) for n, v in own.items() if n not in ("cwd", "trust")},
+    }
     for what, word in ((n, w) for n, values in words.items() for w in values):
         if word.startswith("-") or not word.isprintable() or (what == "model" and " " in word):
             raise ConfigError(
@@ -116,7 +118,7 @@ def _refuse_programs(name: str, dialect: str, cwd: str) -> None:
     except (OSError, ValueError):
         raise ConfigError(f"x.cwd={cwd[:80]!r} is no folder.", hint="Name one that is there.") from None
     for place in (folder, *folder.parents):
-        if place == Path("~").expanduser():
+        if place == Path(os.path.expanduser("~")):
             return
         for found in (place / n for n in _READ.get(dialect, ()) if (place / n).exists()):
             raise ConfigError(

@@ -15,6 +15,33 @@ from typing import Any, Self
 from .errors import ConfigError, did_you_mean
 from .messages import Effort
 
+# What people's fingers write instead, and what they mean: first what is meant, then the words of other tools.
+MEANT = {
+    word: name
+    for name, words in {
+        "render=final": "stream",
+        "key": "api_key apikey api_key_env",
+        "base_url": "url api_base openai_api_base endpoint api_url server host",
+        "out": "output variable assign store_as",
+        "reasoning": "thinking effort reasoning_effort thinking_budget",
+        "max_tokens": "max_output_tokens max_completion_tokens max_new_tokens num_predict max_length",
+        "attach": "file files image images attachment attachments document",
+        "model": "provider model_name engine deployment",
+        "runs": "n num_return_sequences samples repeat repeats times",
+        "schema": "response_format response_model output_schema json_schema output_type",
+        "system": "system_prompt instructions preamble",
+        "each": "rows df dataframe over table",
+        "chat": "conversation history session memory thread",
+        "retries": "max_retries num_retries retry",
+        "timeout": "request_timeout",
+        "width": "concurrency workers max_workers max_concurrency parallel batch_size",
+        "tools": "functions",
+        "bg": "background asynchronous",
+        "cache": "caching",
+    }.items()
+    for word in words.split()
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -190,20 +217,7 @@ class CallSpec:
                 f"A call has no option {odd!r}.",
                 hint="nbllm.stream(...) gives an answer as it comes."
                 if odd == "stream"
-                else did_you_mean(
-                    {  # as other libraries call it
-                        "api_base": "base_url",
-                        "url": "base_url",
-                        "max_completion_tokens": "max_tokens",
-                        "max_output_tokens": "max_tokens",
-                        "response_format": "schema",
-                        "response_model": "schema",
-                        "max_retries": "retries",
-                        "num_retries": "retries",
-                        "instructions": "system",
-                    }.get(odd, odd),
-                    CALL,
-                ),
+                else did_you_mean(meant if (meant := MEANT.get(odd)) in CALL else odd, CALL),
             )
         for name, (kinds, words) in _TAKES.items():
             value = given.get(name)

@@ -179,9 +179,10 @@ def _key_allow(session: Session, row: Provider) -> str:
     registry = session.client.registry
     if not row.held:
         return f"{row.label or row.name} waits for nothing."
+    names = registry.allow(row)
     return (
-        f"{row.label or row.name} may use {', '.join(registry.allow(row))} at {keys.origin(row.base_url)} "
-        f"from now on; {user_file()} says so."
+        f"{row.label or row.name} may use {', '.join(names)} at {keys.origin(row.base_url)} from now "
+        f"on; {user_file()} says so."
     )
 
 
@@ -194,10 +195,9 @@ def _key_login(session: Session, row: Provider) -> str:
             "Nobody can log in here.",
             hint="Log in from a notebook that somebody watches; the keyring keeps it.",
         )
+    kept = login(row, keys.origin(registry.address(row)), registry.stores, session.say)
     return f"{row.label or row.name}: you are logged in" + (
-        "."
-        if login(row, keys.origin(registry.address(row)), registry.stores, session.say)
-        else ", for this session: there is no keyring to keep it (pip install keyring)."
+        "." if kept else ", for this session: there is no keyring to keep it (pip install keyring)."
     )
 
 
@@ -205,11 +205,8 @@ def _key_logout(session: Session, row: Provider) -> str:
     from ..routing.oauth import logout
 
     registry = session.client.registry
-    return f"{row.label or row.name}: " + (
-        "the login was removed."
-        if logout(keys.origin(registry.address(row)), registry.stores)
-        else "you were not logged in."
-    )
+    there = logout(keys.origin(registry.address(row)), registry.stores)
+    return f"{row.label or row.name}: " + ("the login was removed." if there else "you were not logged in.")
 
 
 _KEY_WORDS: dict[str, Callable[[Session, Provider], str]] = {
@@ -387,17 +384,13 @@ def _show(session: Session, name: str, _rest: str) -> None:
 
 
 def _undo(session: Session, name: str, _rest: str) -> str:
-    return (
-        f"Undone: {session.chats.undo(name).asked.text[:60]!r}. "
-        f"{name} has {counted(len(session.chats.get(name).turns), 'turn')}."
-    )
+    undone = session.chats.undo(name).asked.text[:60]
+    return f"Undone: {undone!r}. {name} has {counted(len(session.chats.get(name).turns), 'turn')}."
 
 
 def _pin(session: Session, name: str, number: str, *, pinned: bool = True) -> str:
-    return (
-        f"Turn {session.chats.pin(name, number.partition(' ')[0], pinned=pinned)} of {name} is "
-        f"{'pinned' if pinned else 'no longer pinned'}."
-    )
+    turn = session.chats.pin(name, number.partition(" ")[0], pinned=pinned)
+    return f"Turn {turn} of {name} is {'pinned' if pinned else 'no longer pinned'}."
 
 
 def _fork(session: Session, name: str, other: str) -> str:

@@ -26,33 +26,7 @@ BENCH: dict[str, Option] = {
     if o.scope == "bench" and name not in {c.name for c in options.OPTIONS if c.scope == "call"}
 }
 
-# What people's fingers write instead, and what they mean: first what is meant, then the words of other tools.
-MEANT = {
-    word: name
-    for name, words in {
-        "render=final": "stream",
-        "key": "api_key apikey api_key_env",
-        "base_url": "url api_base openai_api_base endpoint api_url server host",
-        "out": "output variable assign store_as",
-        "reasoning": "thinking effort reasoning_effort thinking_budget",
-        "max_tokens": "max_output_tokens max_completion_tokens max_new_tokens num_predict max_length",
-        "attach": "file files image images attachment attachments document",
-        "model": "provider model_name engine deployment",
-        "runs": "n num_return_sequences samples repeat repeats times",
-        "schema": "response_format response_model output_schema json_schema output_type",
-        "system": "system_prompt instructions preamble",
-        "each": "rows df dataframe over table",
-        "chat": "conversation history session memory thread",
-        "retries": "max_retries num_retries retry",
-        "timeout": "request_timeout",
-        "width": "concurrency workers max_workers max_concurrency parallel batch_size",
-        "tools": "functions",
-        "bg": "background asynchronous",
-        "cache": "caching",
-    }.items()
-    for word in words.split()
-}
-# The same of a line's first word.
+# What people's fingers write instead of a line's first word, and what they mean.
 LINES = {
     "list": "models",
     "list_models": "models",

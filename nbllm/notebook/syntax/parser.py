@@ -21,12 +21,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...core.errors import ConfigError, looks_like_key
-from ...core.options import Option
+from ...core.options import MEANT, Option
 from .lexer import end, fail, value
 from .options import (
     BENCH,
     LINES,
-    MEANT,
     OPTIONS,
     SHORT,
     SUBCOMMANDS,
