@@ -173,6 +173,8 @@ def test_what_a_provider_says_in_its_errors_is_shown_as_text(kernel):
         ("sim/anthropic batch=2", "has no embeddings"),
         (f"{PAIR} batch=2 max_tokens=5", "max_tokens"),
         (f"{PAIR} concurrency=0", "concurrency"),
+        (f"{PAIR} n=5", f"Column {len(PAIR) + 2}: n is no option of a benchmark"),
+        (f"{PAIR} --qps 5", "Did you mean rate?"),
     ],
 )
 def test_what_cannot_be_run_says_so(kernel, line, words):
@@ -192,6 +194,8 @@ def test_embeddings_are_measured_from_a_cell(kernel):
     assert [12, 0] == kernel.value("[len(vectors), int(vectors.out_tokens.sum())]")
     assert kernel.value("bool(vectors.e2e_ms.notna().all())")
     assert {"tokens in/s", "texts/s"} <= set(kernel.value("list(_.columns)"))
+    ran = kernel.run("df = nbllm.bench.run('sim/openai', ['One.', 'Two.'], batch=2, blocks=3, warmup=0)")
+    assert "sim/openai: 3 answers, median time to all vectors" in frames(ran)[-1]
     assert ["e2e_ms"] == kernel.value("[nbllm.bench.compare(vectors, metrics='e2e_ms').metric.unique()[0]]")
 
 
@@ -224,6 +228,16 @@ def test_numbers_and_lists_are_read_as_they_are_written():
         "prompts": "my prompts.txt",
     } == options
     assert ["a/b,c/d", "temperature=0"] == rest.split()
+
+
+def test_what_stands_in_the_quotes_of_a_call_s_option_is_its_own():
+    """Not an option of the run; dashes inside a name are underscores."""
+    from nbllm.notebook.bench_magics import split
+
+    line = 'a/b system="Use blocks=3, n=4." --stop \'rate=5 x\' x.a={"b": "idle=1 "} --max-errors 7 --keep'
+    options, rest = split(line)
+    assert {"max_errors": 7} == options
+    assert line.partition(" --max")[0] == rest.partition("   ")[0]
 
 
 def test_a_call_s_option_and_the_run_s_have_names_of_their_own(kernel):

@@ -316,6 +316,24 @@ def test_spans_are_requests(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "line", "read"),
+    [
+        ("trace.jsonl", MOONCAKE[0], nbllm.bench.trace),
+        ("prompts.jsonl", {"prompt": "Go."}, nbllm.bench.prompt_set),
+        ("rows.jsonl", {"request_id": "a", "name": "b", "status": "ok"}, nbllm.bench.load),
+        ("profile_export.jsonl", aiperf()[0], nbllm.bench.load),
+    ],
+)
+def test_a_torn_line_is_named_with_its_place_in_the_file(tmp_path, name, line, read):
+    """Blank lines count."""
+    place = tmp_path / name
+    whole = json.dumps(line)
+    place.write_text(f"{whole}\n\n{whole}\n{whole[:-3]}\n{whole}")
+    with pytest.raises(errors.ConfigError, match=rf"{name}.* line [45] column"):
+        read(place)
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "no requests"),

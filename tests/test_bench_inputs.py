@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 
 import nbllm
@@ -291,6 +292,14 @@ def test_a_column_of_what_has_none_is_told(given):
     """prompt= names one, and texts have no columns."""
     with pytest.raises(ConfigError, match="nothing in column 'question'"):
         bench.prompt_set(given, "question")
+
+
+def test_tables_of_other_packages_are_tables():
+    """Of pyarrow's; those of polars and datasets become pandas' in the same way."""
+    table = pyarrow.table({"prompt": ["a", "b"], "answer": [1, None]})
+    assert [("a", {"answer": 1.0}), ("b", {})] == [
+        (p.turns[0][0].text, dict(p.more)) for p in bench.prompt_set(table)
+    ]
 
 
 def test_dicts_have_columns_as_tables_have():

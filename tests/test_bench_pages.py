@@ -242,6 +242,39 @@ def test_the_ladder_says_what_each_rung_adds_and_where_it_goes(cold):
     assert pytest.approx(300, rel=0.2) == table.loc["cold_conn", "rest_ms"]
 
 
+def two_runs(df):
+    """A second run ten times as slow, whose blocks and requests have the numbers of the first."""
+    later = df.assign(run_id="s", ttft_ms=df["ttft_ms"] * 10)
+    return pd.concat([df, later], ignore_index=True)
+
+
+def test_blocks_of_two_runs_are_two_series(two, cold):
+    """Side by side in a figure; a rung adds what it added within each run."""
+    axes = nbllm.bench.plot(two_runs(two), "drift").axes[0]
+    spans = sorted((line.get_xdata()[0], line.get_xdata()[-1]) for line in axes.lines)
+    assert [(0, 39), (0, 39), (40, 79), (40, 79)] == [(first, last) for first, last in spans]
+    added = questions.ladder(two_runs(cold)).set_index("start_kind")
+    rows = [questions.ladder(df).set_index("start_kind") for df in (cold, two_runs(cold)[len(cold) :])]
+    ends = [df.loc["cold_model", "added_ms"] for df in rows]
+    assert ends[0] < added.loc["cold_model", "added_ms"] < ends[1]
+    assert added.loc["cold_model", "added_hi"] > 2 * ends[0], "it knows of both"
+
+
+def test_answers_of_two_runs_are_two_lines(two):
+    """Though their requests have one id."""
+    both = two_runs(two[:2])
+    both.loc[2:, "name"] = "claude/sonnet"
+    events = [
+        {"run_id": run, "request_id": row, "kind": "content", "i": i, "t_ms": 10.0 * i, "n_tokens": 1}
+        for run, row in zip(both["run_id"], both["request_id"], strict=True)
+        for i in range(3)
+    ]
+    chunks = columns.frame(events, columns.CHUNKS)
+    figure = nbllm.bench.plot(both, "timeline", chunks=chunks)
+    assert 4 == len([line for line in figure.axes[0].lines if len(line.get_xdata())])
+    assert {"openai/mini", "claude/sonnet"} == {t.get_text() for t in figure.axes[0].get_legend().get_texts()}
+
+
 # --- the report ---
 
 

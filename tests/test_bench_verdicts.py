@@ -163,6 +163,33 @@ def test_a_reference_takes_out_what_slows_a_whole_day():
             compare(df, **wrong)
 
 
+def test_a_reference_that_one_run_has_not_is_missed_in_words():
+    """The others are compared by it, and those without it say so."""
+    rng = np.random.default_rng(3)
+
+    def day(name, run_id, **more):
+        return requests(100 * np.exp(rng.normal(0, 0.03, 12)), name, run_id, **more)
+
+    parts = [day(name, run) for name in ("mine", "common") for run in ("monday", "tuesday")]
+    without = [day("mine", "sunday"), day("mine", "log", block=None)]
+    rows = compare(pd.concat([*parts, *without]), metrics="ttft_ms", by="run_id", reference="common")
+    told = {
+        frozenset((a, b)): "without the reference" in note for a, b, note in rows[["a", "b", "note"]].values
+    }
+    assert [frozenset(("monday", "tuesday"))] == [pair for pair, lacks in told.items() if not lacks]
+    assert 6 == len(told)
+
+
+def test_requests_in_blocks_and_in_none_are_compared_with_their_failures():
+    """One's own run and another tool's file."""
+    lost = np.where(np.arange(30) % 3, np.nan, 100.0)
+    for parts in ([lost, np.full(30, 50.0)], [np.full(30, 50.0), lost]):
+        df = pd.concat([requests(parts[0], "a"), requests(parts[1], "b", "file", block=None)])
+        row = compare(df, metrics="ttft_ms").iloc[0]
+        assert ("unpaired", True) == (row["method"], "no blocks" in row["note"])
+        assert "failures differ" in row["note"]
+
+
 # --- failures and waiting ---
 
 

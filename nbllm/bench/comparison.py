@@ -143,7 +143,7 @@ def _setting(part: pd.DataFrame, yardstick: pd.DataFrame | None, asked: _Asked) 
                     sides[a],
                     sides[b],
                     metric,
-                    (yardsticks.get(a), yardsticks.get(b)),
+                    None if yardstick is None else (yardsticks.get(a), yardsticks.get(b)),
                     level=asked.level,
                     seed=asked.seed,
                 ),
@@ -199,9 +199,7 @@ def _variance(pairs: list[Pair]) -> float:
 def _pairs(names: list[str], baseline: str | None) -> list[tuple[str, str]]:
     if baseline is None:
         return list(itertools.combinations(names, 2))
-    if baseline not in names:
-        if not names:
-            return []
+    if names and baseline not in names:
         raise ConfigError(f"No model is called {baseline!r} here.", hint=f"There are {', '.join(names)}.")
     return [(name, baseline) for name in names if name != baseline]
 

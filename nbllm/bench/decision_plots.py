@@ -198,8 +198,7 @@ def over_time(sheet: Sheet) -> None:
 
 def _seconds(part: pd.DataFrame, whole: pd.DataFrame) -> np.ndarray[Any, Any]:
     """When each request was called: seconds, counted from the first call of its run."""
-    first = whole.groupby("run_id", observed=True)["ns_call"].min()
-    begin = part["run_id"].map(first)
+    begin = part["run_id"].map(whole.groupby("run_id", observed=True)["ns_call"].min())
     found: np.ndarray[Any, Any] = (
         (part["ns_call"].astype("Int64") - begin.astype("Int64")).to_numpy(float)
     ) / 1e9
@@ -285,7 +284,7 @@ def _lengths(df: pd.DataFrame) -> tuple[pd.Series, list[str]]:
     import pandas as pd
 
     tokens = df["in_tokens"].astype("Float64")
-    by = df["prompt_id"].astype("string").fillna("")
+    by = [df[key].astype("string").fillna("") for key in ("run_id", "prompt_id")]
     long = tokens.groupby(by).transform("median").fillna(tokens).astype("Float64")
     values = np.sort(long.dropna().unique().astype(float))
     if not len(values):

@@ -23,6 +23,7 @@ from ..store import columns
 from ..store.measure import derive
 from . import evals
 from .frames import last_attempts, requests, succeeded
+from .prompts import values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,13 +37,12 @@ _STRATEGIES = {"constant": "constant", "poisson": "poisson", "trace": "replay", 
 def foreign(text: str, place: Path) -> pd.DataFrame | None:
     """The frame of a file that guidellm (benchmarks.json) or aiperf (profile_export.jsonl) wrote; None for
     any other. Raises ValueError and RecursionError for what is no JSON."""
-    lines = text.lstrip().partition("\n")[0]
-    head = json.loads((lines if place.suffix.lower() == ".jsonl" else text) or "null")
+    head = next(values(text), None)
     if isinstance(head, dict) and isinstance(head.get("benchmarks"), list):
         return _framed(_guidellm(head), place)
     if isinstance(head, dict) and isinstance(head.get("metadata"), dict) and "metrics" in head:
-        found = (json.loads(line) for line in text.split("\n") if line.strip())
-        return _framed((_aiperf(record, *_asked(place)) for record in found), place)
+        asked = _asked(place)
+        return _framed((_aiperf(record, *asked) for record in values(text)), place)
     return None
 
 

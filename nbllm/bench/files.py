@@ -16,6 +16,7 @@ from ..core.extras import needs
 from ..store import columns
 from .exchange import foreign, writing
 from .frames import requests
+from .prompts import values
 from .store import FILE, Store, find
 
 if TYPE_CHECKING:
@@ -152,8 +153,7 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
-    about = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
-    return table.to_pandas(), about
+    return table.to_pandas(), json.loads((table.schema.metadata or {}).get(_META, b"{}"))
 
 
 def _about(df: pd.DataFrame) -> str:
@@ -285,7 +285,7 @@ def _read_jsonl(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     text = path.read_text("utf-8-sig")
     if (others := foreign(text, path)) is not None:
         return others, {}
-    rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    rows = list(values(text))
     return _restored(pd.DataFrame(rows, columns=None if rows else list(columns.NAMES)))
 
 

@@ -115,20 +115,23 @@ class Plain:
 
 
 class Pair:
-    """The comparison of two sides. by: a third model that is each side's yardstick in its own run."""
+    """The comparison of two sides. by: a third model that is each side's yardstick in its own run; None where
+    nobody asked for one."""
 
     def __init__(
         self,
         a: Side,
         b: Side,
         metric: str,
-        by: tuple[Side | None, Side | None] = (None, None),
+        by: tuple[Side | None, Side | None] | None = None,
         *,
         level: float = 0.95,
         seed: int = 0,
     ) -> None:
         self._a, self._b, self._metric, self._level, self._seed = a, b, metric, level, seed
-        self._by = by
+        self._in_blocks = a.blocks is not None and b.blocks is not None
+        self._by = [side for side in by or () if side is not None and self._in_blocks]
+        self._alone = by is not None and len(self._by) < 2
         self.plain = self._plain()
         self._positive = all(len(side) and (side > 0).all() for side in (self.plain.a, self.plain.b))
 
@@ -138,9 +141,8 @@ class Pair:
             return Plain(
                 a.values(self._metric), b.values(self._metric), False, 0, "no blocks: drift is not controlled"
             )
-        by_a, by_b = self._by
-        if by_a is not None and by_b is not None:
-            sides = [self._against(a, by_a), self._against(b, by_b)]
+        if len(self._by) == 2:
+            sides = [self._against(side, by) for side, by in zip((a, b), self._by, strict=True)]
             return Plain(
                 sides[0],
                 sides[1],
@@ -225,7 +227,7 @@ class Pair:
 
     def _ranked(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """The samples with failures as the worst there is."""
-        if not self._failures() or self._by != (None, None) or self._a.blocks is None:
+        if not self._failures() or len(self._by) == 2 or not self._in_blocks:
             return self.plain.a, self.plain.b
         a, b = (side.medians(self._metric, failures=True) for side in (self._a, self._b))
         if not self.plain.paired:
@@ -258,7 +260,6 @@ class Pair:
         else:
             p = float(fisher_exact([[good_a, n_a - good_a], [good_b, n_b - good_b]]).pvalue)
         ratio = a / b if b else math.nan
-        nothing = dict.fromkeys(("ci_lo", "ci_hi"), math.nan)
         return {
             "value_a": a,
             "value_b": b,
@@ -266,7 +267,8 @@ class Pair:
             "diff_lo": low,
             "diff_hi": high,
             "ratio": ratio,
-            **nothing,
+            "ci_lo": math.nan,
+            "ci_hi": math.nan,
             "p": p,
         }
 
@@ -278,6 +280,7 @@ class Pair:
             words
             for words, true in (
                 (self.plain.why, not self.plain.paired),
+                ("without the reference: not both were measured beside it", self._alone),
                 (
                     f"failures differ ({a.failed:.0%} and {b.failed:.0%}): none is in the ratio, "
                     f"each is infinitely slow in p",

@@ -142,8 +142,13 @@ def _percentiles(sheet: Sheet, *place: int) -> None:
         curve = np.array([st.quantile(values, s) for s in shares])
         x = -np.log10(1 - shares)
         known = np.array([len(values) >= st.least_n(max(s, 0.5)) for s in shares])
-        mark = [int(np.searchsorted(shares, 0.5))]
-        axes.plot(x, curve, **look.line(linewidth=1.3, alpha=0.4, markersize=5, markevery=mark))
+        axes.plot(
+            x,
+            curve,
+            **look.line(
+                linewidth=1.3, alpha=0.4, markersize=5, markevery=[int(np.searchsorted(shares, 0.5))]
+            ),
+        )
         axes.plot(x[known], curve[known], **look.line(linewidth=2.0, marker=""))
         reach = max(reach, x[-1])
         shown.append(look)
@@ -175,16 +180,17 @@ def _timeline(sheet: Sheet) -> None:
         x="since the call, ms",
         y="tokens",
     )
-    names = sheet.df.set_index("request_id")["name"].astype(str).to_dict()
-    totals = sheet.df.set_index("request_id")["streamed_tokens"].fillna(0).astype(int).to_dict()
+    key = ["run_id", "request_id"]  # an id is one of its run's alone
+    names = sheet.df.set_index(key)["name"].astype(str).to_dict()
+    totals = sheet.df.set_index(key)["streamed_tokens"].fillna(0).astype(int).to_dict()
     seen: dict[str, int] = {}
-    for request_id, part in events.groupby("request_id", sort=False):
-        name = names.get(request_id)
+    for request, part in events.groupby(key, sort=False, observed=True):
+        name = names.get(request)
         if name is None or seen.get(name, 0) >= 25:
             continue
         seen[name] = seen.get(name, 0) + 1
         look = sheet.looks[name]
-        t, share = part["t_ms"].to_numpy(float), np.cumsum(counts(part, totals.get(request_id, 0)))
+        t, share = part["t_ms"].to_numpy(float), np.cumsum(counts(part, totals.get(request, 0)))
         axes.step(t, share, where="post", **look.line(linewidth=1.1, alpha=0.55, marker=""))
         width = (part["ns_hi"] - part["ns_lo"]).to_numpy(float) / 1e6
         wide = width > 1.0
@@ -305,17 +311,19 @@ def _throughput(part: pd.DataFrame) -> float:
 def _drift(sheet: Sheet) -> None:
     axes = sheet.axes(title="median of each block, in the order of the run", x="block", y=label(sheet.metric))
     shown = []
+    blocks = sheet.df.groupby("run_id", observed=True)["block"].max().astype(float).fillna(-1.0) + 1.0
+    begins = blocks.cumsum() - blocks  # runs stand side by side
     for look, part in sheet.groups():
         good = part[succeeded(part) & part[sheet.metric].notna() & part["block"].notna()]
-        medians = good.groupby("block")[sheet.metric].median().astype(float)
-        if not len(medians):
-            continue
-        axes.plot(
-            medians.index.to_numpy(int),
-            medians.to_numpy(float),
-            **look.line(linewidth=1.2, markersize=3.5, alpha=0.9),
-        )
-        shown.append(look)
+        for run_id, run in good.groupby("run_id", observed=True):
+            medians = run.groupby("block")[sheet.metric].median().astype(float)
+            axes.plot(
+                medians.index.to_numpy(int) + int(begins[run_id]),
+                medians.to_numpy(float),
+                **look.line(linewidth=1.2, markersize=3.5, alpha=0.9),
+            )
+        if len(good):
+            shown.append(look)
     ticks(axes, "y")
     sheet.legend(axes, shown)
 

@@ -138,7 +138,10 @@ def _rung(part: pd.DataFrame, level: float) -> dict[str, Any]:
 def _added(part: pd.DataFrame, warmer: pd.DataFrame | None, level: float) -> dict[str, Any]:
     if warmer is None:
         return {}
-    cold, warm = (_good(side).groupby("block")["ttft_ms"].median().astype(float) for side in (part, warmer))
+    cold, warm = (
+        _good(side).groupby(["run_id", "block"], observed=True)["ttft_ms"].median().astype(float)
+        for side in (part, warmer)
+    )
     both = cold.index.intersection(warm.index)
     middle, interval = st.hodges_lehmann(np.asarray(cold.loc[both] - warm.loc[both], dtype=np.float64), level)
     return {"added_ms": middle, "added_lo": interval.lo, "added_hi": interval.hi}

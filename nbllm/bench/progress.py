@@ -60,7 +60,7 @@ class Sums(Pace):
         self.values: dict[str, list[float]] = {name: [] for name in names}
         self.failures: dict[str, int] = dict.fromkeys(names, 0)
         self.costs: dict[str, float] = {}  # of the models whose price is known
-        self.last_error = ""
+        self.last_error, self.awaited = "", "first token"  # whose times the values are
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Counts a recorded request; warm-ups count as extra."""
@@ -80,8 +80,9 @@ class Sums(Pace):
             self.last_error = f"{name}: {row.get('status')}" + (
                 f" ({row['error_msg']})" if row.get("error_msg") else ""
             )
-        elif row.get("ttft_ms") is not None and row.get("quality") != "contaminated":
-            self.values.setdefault(name, []).append(float(row["ttft_ms"]))
+        elif row.get("quality") != "contaminated" and (took := row.get("ttft_ms") or row.get("e2e_ms")):
+            self.values.setdefault(name, []).append(float(took))
+            self.awaited = self.awaited if row.get("ttft_ms") else "all vectors"
 
 
 def ending(reason: str, kept: int, run_id: str) -> str:

@@ -8,7 +8,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,14 @@ def _entries(given: Any) -> list[Any]:
         )
     if isinstance(given, (str, Prompt, Mapping, Message)):
         return [given]
+    if hasattr(given, "to_pandas"):  # tables of polars, pyarrow and datasets
+        return _entries(given.to_pandas())
     if hasattr(given, "to_dict") and hasattr(given, "columns"):
         once(given.columns)
-        rows = given.rename(columns=str).to_dict("records")
-        return [_Row({k: v for k, v in row.items() if not _missing(v)}) for row in rows]
+        return [
+            _Row({k: v for k, v in row.items() if not _missing(v)})
+            for row in given.rename(columns=str).to_dict("records")
+        ]
     if not isinstance(given, Iterable):
         raise ConfigError(
             f"Prompts cannot be read from {type(given).__name__}.", hint=f"prompts= takes {_FORMS}."
@@ -130,10 +134,17 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool)) else str(value)
 
 
-def _lines(path: Path) -> list[str]:
-    """The lines of a file as editors and JSON Lines have them: what ends one is a line feed alone."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return [line for line in file.read().replace("\r\n", "\n").split("\n") if line.strip()]
+def _text(path: Path) -> str:
+    """As it is: what ends a line is a line feed alone."""
+    return path.read_bytes().decode("utf-8-sig")
+
+
+def values(text: str) -> Iterator[Any]:
+    """The values of JSON or JSON Lines. Raises ValueError with line and column of the whole text."""
+    decoder, at = json.JSONDecoder(), 0
+    while found := re.compile(r"\S").search(text, at):
+        value, at = decoder.raw_decode(text, found.start())
+        yield value
 
 
 def _missing(value: Any) -> bool:
@@ -163,12 +174,12 @@ def _read_csv(path: Path) -> list[Any]:
 
 
 _FILES: dict[str, Callable[[Path], list[Any]]] = {
-    ".txt": lambda path: list(_lines(path)),
+    ".txt": lambda path: [line.removesuffix("\r") for line in _text(path).split("\n") if line.strip()],
     ".jsonl": lambda path: [
-        _Row(found) if isinstance(found := json.loads(line), dict) and "role" not in found else found
-        for line in _lines(path)
+        _Row(found) if isinstance(found, dict) and "role" not in found else found
+        for found in values(_text(path))
     ],
-    ".json": lambda path: json.loads(path.read_text("utf-8-sig")),
+    ".json": lambda path: json.loads(_text(path)),
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
@@ -210,8 +221,12 @@ def _prompt(entry: Any, number: int, column: str | None) -> Prompt:
         unknown = sorted(set(map(str, given)) - set(_KNOWN))
         if unknown:
             raise ConfigError(f"no field is called {unknown[0]!r}", hint=f"Fields are {', '.join(_KNOWN)}.")
-        told = more if isinstance(more, Mapping) else {}
-        return Prompt(str(given.get("id", f"p{number}")), _turns(given), _options(given), told)
+        return Prompt(
+            str(given.get("id", f"p{number}")),
+            _turns(given),
+            _options(given),
+            more if isinstance(more, Mapping) else {},
+        )
     except ConfigError as error:
         raise ConfigError(f"Prompt {number} (counted from 0): {error.message}", hint=error.hint) from None
 

@@ -36,6 +36,7 @@ from .run_spec import Arm, Job, Rules, described, differences, own_headers, with
 from .store import FILE, POINTER, Store, find, home, opened
 from .supervisor import work
 from .traces import Trace
+from .words import MEANT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,8 +132,7 @@ def run(
         retries=options.get("retries"),
     )
     client = client or default_client()
-    counted = {**options, "tokenizer": counting.counter(tokenizer)}
-    arms = _arms(list(_by_batch(given, batch)), counted, client)
+    arms = _arms(list(_by_batch(given, batch)), {**options, "tokenizer": counting.counter(tokenizer)}, client)
     recorded = isinstance(prompts, Trace)
     if recorded:
         prompts, arrivals = _recorded(prompts, (concurrency, rate, arrivals, per_turn))
@@ -373,15 +373,15 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
     if batch is not None and counter is not None:
         unknown = "tokenizer"
     if not isinstance(model, str) or unknown:
-        what = (
+        raise errors.ConfigError(
             f"No option is called {unknown!r}."
             if unknown
-            else "A model's options need `model`, the name of what to ask."
-        )
-        raise errors.ConfigError(
-            what,
-            hint=f"Options of a call are {', '.join(known)}; `name` labels a model, `headers` are its own; "
-            "those of a run (blocks=, concurrency= ...) are in help(nbllm.bench.run).",
+            else "A model's options need `model`, the name of what to ask.",
+            hint='{"model": "openai/mini", "name": "a label", "max_tokens": 100}'
+            if not unknown
+            else f"It is of the whole run: bench.run(models, prompts, {unknown}=...)."
+            if batch is None and unknown in run.__annotations__
+            else errors.did_you_mean(MEANT.get(unknown, unknown), (*known, *run.__annotations__)),
         )
     address = [options.pop(option, None) for option in ADDRESS]
     timeout, retries = options.pop("timeout", None), options.pop("retries", None)

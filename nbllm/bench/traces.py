@@ -21,7 +21,7 @@ from ..core.errors import ConfigError
 from ..core.messages import Message
 from ..core.values import counted
 from .arrivals import replay
-from .prompts import Prompt, _lines
+from .prompts import Prompt, values
 from .words import COMMON
 
 BLOCK = 512  # tokens of a block of Mooncake's
@@ -80,8 +80,10 @@ def trace(
             f"The first is number {lost[0][0]}: {json.dumps(lost[0][1])[:120]}",
             stacklevel=2,
         )
-    times = tuple(t / speed for t in replay(r.at for r in found))
-    return Trace(times, tuple(_prompt(r, i, block) for i, r in enumerate(found)))
+    return Trace(
+        tuple(t / speed for t in replay(r.at for r in found)),
+        tuple(_prompt(r, i, block) for i, r in enumerate(found)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +96,8 @@ class _Request:
 
 
 def _records(place: Path) -> Iterator[Any]:
-    """The lines of a file, and the spans in them."""
-    try:
-        found = [json.loads(line) for line in _lines(place)]
-    except json.JSONDecodeError:
-        found = [json.loads(place.read_text("utf-8-sig"))]
-    for value in found:
+    """The lines of a file, and the spans in them. Raises ValueError that says where it is no JSON."""
+    for value in values(place.read_text("utf-8-sig")):
         for record in value if isinstance(value, list) else [value]:
             yield from _spans(record)
 

@@ -1,4 +1,4 @@
-"""Common English words, of which prompts of a given length are made."""
+"""Common English words, of which prompts of a given length are made; other tools' words for options."""
 
 from __future__ import annotations
 
@@ -23,3 +23,19 @@ COMMON = tuple(
     free read past feet car child question body act tell effect action period
     """.split()  # noqa: SIM905
 )
+
+# What people's fingers write, and what a benchmark calls it.
+MEANT = {
+    word: name
+    for name, words in {
+        "blocks": "n runs repeat repeats repetitions rounds iterations trials num_prompts num_requests",
+        "concurrency": "c parallel workers users streams width max_concurrency num_workers",
+        "rate": "qps rps request_rate",
+        "per_turn": "requests_per_block",
+        "warmup": "warm_up warmups warmup_requests num_warmups",
+        "prompts": "data dataset file questions input inputs",
+        "a budget of seconds": "duration max_seconds time_limit",
+        "directory": "output_dir save_dir out_dir",
+    }.items()
+    for word in words.split()
+}

@@ -18,11 +18,11 @@ import warnings
 from collections.abc import Callable, Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
+from ..bench.words import MEANT
 from ..core.errors import ConfigError, did_you_mean
 from ..core.messages import Message, Text
 from ..core.options import REQUEST
 from ..core.template import fill
-from ..core.values import counted
 from .asserting import assertion
 from .cell import parts_of
 from .session import Session
@@ -58,12 +58,14 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def _budget(text: str) -> Any:
     """0.5 (dollars), or usd:0.5,seconds:60."""
-    if ":" not in text:
-        return float(text.removeprefix("$"))
-    return {
-        name.strip(): float(amount)
-        for name, _, amount in (pair.partition(":") for pair in text.strip("{} ").split(","))
-    }
+    return (
+        {
+            name.strip(): float(amount)
+            for name, _, amount in (pair.partition(":") for pair in text.strip("{} ").split(","))
+        }
+        if ":" in text
+        else float(text.removeprefix("$"))
+    )
 
 
 # How the text of an option of a benchmark is read, by its kind.
@@ -80,9 +82,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "budget": _budget,
     "list": lambda text: [text],
 }
-_OPTION = re.compile(
-    rf"(?<!\S)(?P<dashes>--)?(?P<name>{'|'.join(map(re.escape, BENCH))})(?:=|(?(dashes)[ \t]+|=))"
-)
+_OPTION = re.compile(r"(?<!\S)(?P<dashes>--?)?(?P<name>[A-Za-z][\w.\-]*)(?:=|(?(dashes)[ \t]+|=))")
 
 
 def split(line: str) -> tuple[dict[str, Any], str]:
@@ -91,9 +91,17 @@ def split(line: str) -> tuple[dict[str, Any], str]:
     found: dict[str, Any] = {}
     rest, at = "", 0
     while match := _OPTION.search(line, at):
-        option = BENCH[match["name"]]
+        word = match["name"].replace("-", "_")
+        text, end, quoted = value(line, match.end())
+        if (option := BENCH.get(word)) is None:  # one of a call: what stands in its quotes is its own
+            if word in MEANT and match["dashes"] != "-":
+                raise fail(
+                    match.start(), f"{word} is no option of a benchmark", f"Did you mean {MEANT[word]}?"
+                )
+            stop = end if quoted or match[0].endswith("=") else match.end()
+            rest, at = rest + line[at:stop], stop
+            continue
         name = option.name.removeprefix("bench.")
-        text, end, _ = value(line, match.end())
         if name in found and not option.many:
             raise fail(match.start(), f"{name} is given twice")
         try:
@@ -213,10 +221,6 @@ def short(df: pd.DataFrame, summary: Callable[..., pd.DataFrame]) -> pd.DataFram
         cost = costs.get(key if len(keys) > 1 or not isinstance(key, tuple) else key[0])
         line["cost $"] = "–" if cost is None else f"{cost:.3g}"
         lines.append(line)
-    if not lines:  # stopped, or out of budget, while it warmed up
-        why = df.attrs.get("nbllm", {}).get("ended") or "no request"
-        said = f"Nothing was measured: {why}. {counted(len(df), 'row')} of the warm-up kept."
-        return pd.DataFrame({"run": [said]})
     return pd.DataFrame(lines).set_index(keys)
 
 

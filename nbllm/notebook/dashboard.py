@@ -90,7 +90,9 @@ def text(sums: Sums, run_id: str, ended: str | None, brief: bool = False) -> str
     lines = [headline(sums, ended)]
     for name, values in () if brief else sums.values.items():
         median = (
-            f"median time to first token {statistics.median(values):,.0f} ms" if values else "no answer yet"
+            f"median time to {sums.awaited} {statistics.median(values):,.0f} ms"
+            if values
+            else "no answer yet"
         )
         failed = f", {sums.failures[name]} failed" if sums.failures.get(name) else ""
         cost = f", {dollars(sums.costs[name])}" if name in sums.costs else ""
@@ -125,8 +127,8 @@ def _table(sums: Sums) -> str:
     short = short_names(sums.values, _WIDEST)
     rows = "".join(_model(name, short[name], sums, _ends(every)) for name in sums.values)
     return (
-        "<table><thead><tr><th>model</th><th>answers</th><th>failed</th><th>cost</th><th>median ttft</th>"
-        f"<th>time to first token, {_scale(every)}</th></tr></thead><tbody>{rows}</tbody></table>"
+        "<table><thead><tr><th>model</th><th>answers</th><th>failed</th><th>cost</th><th>median</th>"
+        f"<th>time to {sums.awaited}, {_scale(every)}</th></tr></thead><tbody>{rows}</tbody></table>"
     )
 
 
