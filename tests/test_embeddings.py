@@ -72,8 +72,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.seen.append((self.path, body))
         self.server.keys.append(dict(self.headers))
         said = self.server.says(body)
+        status, said = said if isinstance(said, tuple) else (self.server.status, said)
         said = said if isinstance(said, bytes) else json.dumps(said).encode()
-        self.send_response(self.server.status)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(said)))
         self.end_headers()
         self.wfile.write(said)
@@ -157,6 +158,19 @@ def test_a_text_that_is_too_long_is_found(client):
     found = embed(client, texts, "acme/m@window=20")
     assert ["ok"] * 4 + ["too long", "ok"] == list(found["status"])
     np.testing.assert_allclose(vector("The last", 256), found["embedding"].iloc[-1], atol=1e-6)
+
+
+def test_a_server_that_takes_fewer_texts_gets_fewer():
+    """What it says of its limit halves the requests, and costs no text its vector."""
+
+    def says(body):
+        words = "Too many inputs in request, split into more batches."
+        many = len(body["input"]) > 3
+        return (400, {"message": words, "code": "3210"}) if many else data(numbers(body))
+
+    found = asked_of(says, texts=[f"text {i}" for i in range(20)], retries=0)
+    assert ["ok"] * 20 == list(found["status"])
+    assert [float(len(f"text {i}")) for i in range(20)] == [v[0] for v in found["embedding"]]
 
 
 def test_a_refusal_keeps_what_came(client):
@@ -244,6 +258,18 @@ TOO_LONG = [
     (400, "Input length 513 exceeds maximum allowed token size 512"),
     (500, "input (1234 tokens) is too large to process. increase the physical batch size"),
     (400, "the input length exceeds the context length"),
+    (400, "Too many tokens in batch. Max is 16384 got 17555"),
+    (400, "Too many tokens overall, split into more batches."),
+    (400, "Too many inputs in request, split into more batches."),
+    (400, "Too many inputs. The max number of inputs is 16."),
+    (400, "Value error, batch size is invalid, it should not be larger than 10.: input.contents"),
+    (413, "batch size 100 > maximum allowed batch size 32"),
+    (422, "input batch size 136 > maximum allowed batch size 64"),
+    (400, "The max allowed tokens per submitted batch is 120000. Your batch has 121138 tokens."),
+    (400, "BatchEmbedContentsRequest.requests: at most 100 requests can be in one batch"),
+    (400, "invalid request: total number of texts must be at most 96 - received 100"),
+    (400, "input数组最大不得超过64条"),
+    (400, "prefill 744 tokens exceed n_ctx_per_seq, try increasing total context size"),
 ]
 
 

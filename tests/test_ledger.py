@@ -477,7 +477,7 @@ def day(n):
     return (datetime.now() - timedelta(days=n)).astimezone()
 
 
-def past(*days):
+def past(*days, **about):
     """Calls of another kernel, one a day that many days ago; odd ones have no price."""
     other = Book()
     for n in days:
@@ -491,6 +491,7 @@ def past(*days):
             "ok": True,
             "in_tokens": 10,
             "cost_usd": None if n % 2 else 0.5,
+            **about,
         }
         other.add([(day(n).timestamp(), "other", f"1.{n}", 1, json.dumps(row))])
     other.close()
@@ -552,6 +553,29 @@ def test_lines_of_costs_are_chosen(place, client, words, names):
     df = cost(SimpleNamespace(client=client), words)
     assert names == list(df.index.names)
     assert int(df["calls"].iloc[-1]) == int(df["calls"].iloc[:-1].sum()) > 0
+
+
+def test_one_model_is_one_line_whatever_it_was_called(place, client):
+    """By the name that was sent; a month's calls together."""
+    for n, name in enumerate(("openai/mini", "openai/gpt-5-mini", "gpt-5-mini")):
+        past(2 * n, name=name, model=name, request_model="gpt-5-mini")
+    past(8, name="cli/claude", model="cli/claude", request_model="", provider="cli/claude")
+    df = cost(SimpleNamespace(client=client), "ever by=model")
+    assert {"openai/gpt-5-mini": 3, "cli/claude": 1, "all": 4} == df["calls"].to_dict()
+    months = {f"{day(n):%Y-%m}" for n in (0, 2, 4, 8)}
+    assert {*months, "all"} == set(cost(SimpleNamespace(client=client), "ever by=month").index)
+
+
+def test_who_answers_for_another_has_the_costs(place, client):
+    """Each attempt is its own model's, in the log too."""
+    client.complete("hello", "sim/openai/bad@status=500|sim/anthropic/good", retries=0)
+    (first, last) = client.ledger.rows()
+    assert ("bad@status=500", "good") == (first["request_model"], last["request_model"])
+    df = cost(SimpleNamespace(client=client), "")
+    assert ["sim/openai/bad@status=500", "sim/anthropic/good", "all"] == list(df.index)
+    assert [1, 0, 1] == list(df["failed"])
+    shown = log(SimpleNamespace(client=client), "")._repr_html_()
+    assert "sim/anthropic/good" in shown
 
 
 def test_costs_by_notebook(place, client):

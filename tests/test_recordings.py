@@ -174,10 +174,106 @@ def test_the_recorded_pace(live, make, file):
         Tape(file, "fast")
 
 
-def test_errors_are_not_recorded(live, file):
-    with live.tapes.record(file), pytest.raises(errors.ProviderError):
+FAILING = [
+    ("openai/sim@status=400", errors.BadRequest),
+    ("openai/sim@status=500", errors.ServerError),
+    ("openai/e1@status=503|anthropic/e2@status=401", errors.AuthenticationError),
+    ("openai/e3@cut=2|anthropic/n", errors.StreamCut),
+    ("openai/e4@ttft=9", errors.Timeout),
+]
+
+
+@pytest.mark.parametrize(("names", "kind"), FAILING)
+def test_a_call_that_failed_fails_again(live, make, file, names, kind):
+    """With the same error, and what had come; without a key, whatever the provider says."""
+    with live.tapes.record(file), pytest.raises(kind) as first:
+        live.complete("Hi", names, timeout={"first": 1.0})
+    bare = make()
+    with bare.tapes.replay(file), pytest.raises(kind) as again:
+        bare.complete("Hi", names)
+    assert (first.value.message, first.value.hint) == (again.value.message, again.value.hint)
+    assert first.value.partial.text == again.value.partial.text
+    notices = [[n.text for n in e.value.partial.notices if n.kind == "failover"] for e in (first, again)]
+    assert notices[0] == notices[1]
+    assert getattr(first.value, "status", None) == getattr(again.value, "status", None)
+    assert CANARY not in file.read_text()
+
+
+def test_a_cell_that_failed_over_is_played_as_it_was(live, make, file):
+    """Who answered, and why the first did not; one of them that is asked alone is another call."""
+    bad, pair = "openai/bad@status=500", "openai/bad@status=500|anthropic/n"
+    with live.tapes.record(file):
+        with pytest.raises(errors.ServerError):
+            live.complete("Hi", bad)
+        first = [live.complete("Hi", pair) for _ in range(2)]
+        alone = live.complete("Hi", "anthropic/n", temperature=0.5)
+    bare = make()
+    with bare.tapes.replay(file):
+        with pytest.raises(errors.ServerError):
+            bare.complete("Hi", bad)
+        again = [bare.complete("Hi", pair) for _ in range(6)]  # as often as would open a breaker
+        assert alone.text == bare.complete("Hi", "anthropic/n", temperature=0.5).text
+    told = {n.text for a in again for n in a.notices if n.kind == "failover"}
+    assert told == {n.text for n in first[0].notices if n.kind == "failover"}
+    assert [(a.provider, a.model) for a in first] == [(a.provider, a.model) for a in again[:2]]
+    assert len([r for r in bare.ledger.rows() if r["provider"] == "anthropic"]) == 7
+
+
+def test_models_in_turn_are_not_one_of_them(live, make, file):
+    """Nor the other way round, and the error says so; their order may be another, as cheap(a|b) has it."""
+    with live.tapes.record(file):
+        text = live.complete("Hi", "openai/m|anthropic/n").text
+    bare = make()
+    with bare.tapes.replay(file):
+        with pytest.raises(errors.ConfigError, match=r"others\[0\] it has 'anthropic/n', this one nothing"):
+            bare.complete("Hi", "openai/m")
+        again = bare.complete("Hi", "anthropic/n|openai/m")
+    assert (text, "openai") == (again.text, again.provider)
+
+
+def test_an_error_that_an_answer_followed_is_not_played(sim, live, make, file):
+    """A cell that was run once more, when the provider was there again."""
+    gone = make(OPENAI_BASE_URL="http://127.0.0.1:9/v1", OPENAI_API_KEY=CANARY)
+    with gone.tapes.record(file) as to, pytest.raises(errors.ConnectFailed):
+        gone.complete("Hi", "openai/m")
+    live.tapes.to = to
+    text = live.complete("Hi", "openai/m").text
+    live.tapes.to = None
+    bare = make()
+    with bare.tapes.replay(file) as tape:
+        assert text == bare.complete("Hi", "openai/m").text
+        assert 1 == tape.calls
+
+
+def test_a_recording_is_there_with_its_first_call(live, make, file):
+    """Until then the one before is what it was."""
+    with live.tapes.record(file):
+        pass
+    assert not file.exists()
+    with live.tapes.record(file):
+        live.complete("Hi", "openai/m")
+    whole = file.read_text()
+    for _ in range(2):
+        with live.tapes.record(file):
+            assert whole == file.read_text()
+    with live.tapes.record(file):
+        live.complete("Ho", "openai/m")
+    assert whole == file.with_name(file.name + ".old").read_text()
+    with pytest.raises(errors.ConfigError, match="cannot be written"):
+        Recording(file.parent / "nowhere" / "a.llm.jsonl")
+
+
+@pytest.mark.parametrize("error", [{}, 7, [], {"error": "os", "message": 3, "hint": [], "status": "x"}])
+def test_an_odd_error_is_one_all_the_same(live, make, file, error):
+    """Its words can be read, whoever wrote the file."""
+    with live.tapes.record(file), pytest.raises(errors.BadRequest):
         live.complete("Hi", "openai/sim@status=400")
-    assert Tape(file).calls == 0
+    head, line = file.read_text().splitlines()
+    file.write_text(f"{head}\n{json.dumps({**json.loads(line), 'error': error})}\n")
+    bare = make()
+    with bare.tapes.replay(file), pytest.raises(errors.NbllmError) as caught:
+        bare.complete("Hi", "openai/sim@status=400")
+    assert isinstance(str(caught.value), str)
 
 
 @pytest.mark.parametrize(

@@ -128,9 +128,11 @@ def test_a_call_is_a_span_with_the_conventions_names(watched, server):
 
 def test_vectors_are_a_span_with_the_conventions_names(telling):
     """And no chat; numbers are not told, also where words are."""
-    embed(telling.client, ["a", "b"], "openai/small")
+    embed(telling.client, ["a", "b"], "openai/small", dimensions=64)
     (span,) = telling.spans.values()
-    assert "gen_ai.output.messages" not in span.attributes
+    for name in ("output.messages", "request.stream", "response.time_to_first_chunk"):
+        assert f"gen_ai.{name}" not in span.attributes
+    assert 64 == span.attributes["gen_ai.embeddings.dimension.count"]
     assert "embeddings" == span.attributes["gen_ai.operation.name"]
     assert span.name == f"embeddings {span.attributes['gen_ai.request.model']}"
 
@@ -144,6 +146,17 @@ def test_metrics(watched):
     total, first = (found[f"gen_ai.client.operation.{n}", None] for n in ("duration", "time_to_first_chunk"))
     assert 0 < first[0] <= total[0]
     assert total[2]["gen_ai.provider.name"] == "openai"
+
+
+def test_metrics_have_the_conventions_boundaries(watched):
+    """The SDK's own begin at 5, which is 5 s: every answer would be in one of them."""
+    watched.client.complete("hello", "openai/sim")
+    (of,) = watched.reader.get_metrics_data().resource_metrics
+    (found,) = of.scope_metrics
+    bounds = {m.name.rpartition(".")[2]: m.data.data_points[0].explicit_bounds for m in found.metrics}
+    assert (1, 4, 16, 67_108_864) == (*bounds["usage"][:3], bounds["usage"][-1])
+    for name in ("duration", "time_to_first_chunk"):
+        assert (0.01, 0.02, 0.04, 0.08, 81.92) == (*bounds[name][:4], bounds[name][-1])
 
 
 def test_content_where_it_is_asked_for(telling):

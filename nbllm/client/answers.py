@@ -81,8 +81,8 @@ async def _found(
     await handler(attempt, flight)
     events = worth([event for _, event in flight.log[place:]], attempt.guard.texts)
     if events:
-        headers = flight.traces[-1].headers if flight.traces else {}
-        simulated = attempt.route.simulated or "x-nbllm-simulated" in headers
+        simulated = any("x-nbllm-simulated" in trace.headers for trace in flight.traces[-1:])
+        simulated = simulated or attempt.route.simulated
         await asyncio.to_thread(answers.put, key, Known(events, time.time(), simulated))
 
 

@@ -494,7 +494,6 @@ class Client:
             stream.publish(notice)
         running, retries = self._engine(), retries or self.retries
         gates = running.kept(Gates) if self.paced else None
-        kept = running.kept(answers.Kept) if known else None
         others = self._others(request, route, **how) if route.others else ()
 
         def in_turn(handler: Handler) -> Handler:
@@ -503,13 +502,13 @@ class Client:
         def taped(handler: Handler) -> Handler:
             if tape is not None:
                 return replaying(tape, others)
-            handler = answers.answered(handler, kept, known, sample) if kept else handler
-            return self.tapes.around(handler)
+            return answers.answered(handler, running.kept(answers.Kept), known, sample)
 
-        wrap = (in_turn, *self.wrap) if others else self.wrap
+        own = () if tape else (*((in_turn,) if others else ()), *self.tapes.wrap(others))
+        wrap = (*own, *self.wrap) if own else self.wrap
         budgets = budgets if self.budget is None else (*budgets, self.budget)
         watched = self._traced()
-        known_already = taped if tape or kept or self.tapes.to else None
+        known_already = taped if tape or known else None
         told = budgets, known_already, watched and watched.chat
         handler = self._handler((self.sender, self._pool, retries, wrap, self.ledger, gates, *told))
         return stream.start(running, handler(first, stream))

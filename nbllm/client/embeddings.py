@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..core import errors
@@ -90,11 +92,10 @@ class _Job:
     def _keep(self, batch: list[str], response: Response) -> None:
         matrix = unpacked(response.text)
         rows, size = matrix.shape
-        asked = self.options["extra"].get("dimensions")
-        wrong = f"other numbers of vectors ({rows}) and texts ({len(batch)})" if rows != len(batch) else ""
-        if size != (expected := asked or self.size or size):
-            wrong = wrong or f"vectors of {size} numbers instead of {expected}"
-        if wrong:
+        expected = self.options["extra"].get("dimensions") or self.size or size
+        if (rows, size) != (len(batch), expected):
+            number = f"other numbers of vectors ({rows}) and texts ({len(batch)})"
+            wrong = number if rows != len(batch) else f"vectors of {size} numbers instead of {expected}"
             raise errors.ProtocolError(
                 f"{self.route.provider.label or self.route.provider.name} sent {wrong}.",
                 hint="Check the model, or ask with a smaller batch=; with cache=, ask anew: cache='refresh'.",
@@ -112,13 +113,10 @@ class _Job:
     def _stop(self) -> None:
         """Ends what is under way, and keeps what has come all the same."""
         for batch, stream in self.under_way:
-            if not stream.done:
-                stream.cancel()
-                continue
-            try:
-                self._keep(batch, stream.response())
-            except errors.NbllmError:
-                continue  # the first error is the one that is told
+            stream.cancel()
+            with suppress(errors.NbllmError):  # the first error is the one that is told
+                if stream.done:
+                    self._keep(batch, stream.response())
         self.under_way.clear()
 
 
@@ -220,10 +218,8 @@ def _sorted(given: Sequence[Any]) -> tuple[list[_Row], dict[str, list[int]]]:
     for place, text in enumerate(given):
         if isinstance(text, str) and text.strip():
             places.setdefault(str(text), []).append(place)  # numpy's texts too
-        elif isinstance(text, str):
-            rows[place].state = "empty"
-        elif _is_missing(text):
-            rows[place].state = "missing"
+        elif isinstance(text, str) or _is_missing(text):
+            rows[place].state = "empty" if isinstance(text, str) else "missing"
         else:
             raise errors.ConfigError(
                 f"Row {place} is a {type(text).__name__}, not a text.",
@@ -234,9 +230,8 @@ def _sorted(given: Sequence[Any]) -> tuple[list[_Row], dict[str, list[int]]]:
 
 def _is_missing(value: Any) -> bool:
     """Whether it is None, NaN, NaT or pandas' NA."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(value, float) and math.isnan(value)
+    named = value is None or type(value).__name__ in ("NAType", "NaTType")
+    return named or (isinstance(value, float) and math.isnan(value))
 
 
 def _batches(texts: Sequence[str], format: Embeddings, most: int) -> Iterator[list[str]]:
@@ -254,14 +249,12 @@ def _batches(texts: Sequence[str], format: Embeddings, most: int) -> Iterator[li
         yield batch
 
 
-def _shares(batch: Sequence[str], tokens: int | None) -> Iterator[int | None]:
+def _shares(batch: Sequence[str], tokens: int | None) -> Sequence[int | None]:
     """Each text's part of the tokens, by length; together they are all."""
-    whole, seen, given = sum(map(len, batch)), 0, 0
-    for text in batch:
-        seen += len(text)
-        share = None if tokens is None else round(tokens * seen / whole) - given
-        given += share or 0
-        yield share
+    ends = list(accumulate(map(len, batch), initial=0))
+    if tokens is None:
+        return [None] * len(batch)
+    return [b - a for a, b in pairwise(round(tokens * end / ends[-1]) for end in ends)]
 
 
 def _frame(job: _Job, index: Any, model: str, purpose: str) -> pd.DataFrame:
@@ -273,10 +266,12 @@ def _frame(job: _Job, index: Any, model: str, purpose: str) -> pd.DataFrame:
     vectors = np.empty(len(job.rows), object)
     for place, row in enumerate(job.rows):
         vectors[place] = none.copy() if row.vector is None else row.vector
-    frame["embedding"] = vectors
-    frame["status"] = pd.array([row.state for row in job.rows], dtype="str")
-    frame["input_tokens"] = pd.array([row.tokens for row in job.rows], dtype="Int64")
-    frame["cost"] = pd.array([row.cost for row in job.rows], dtype="Float64")
+    frame = frame.assign(
+        embedding=vectors,
+        status=pd.array([row.state for row in job.rows], dtype="str"),
+        input_tokens=pd.array([row.tokens for row in job.rows], dtype="Int64"),
+        cost=pd.array([row.cost for row in job.rows], dtype="Float64"),
+    )
     known = [row for row in job.rows if row.state == "ok"]
     costs = [row.cost for row in known if row.cost is not None]
     counted = [row.tokens for row in known if row.tokens is not None]

@@ -51,11 +51,10 @@ class Breaker:
     def left(self, now: float) -> float:
         """Seconds for which it is left out, 0.0 where it may be asked. The one that asks first after that
         holds the others back until its answer is there."""
-        if not self.wait or now >= self.until:
-            if self.wait:
-                self.until = now + self.wait
-            return 0.0
-        return self.until - now
+        if now < self.until:
+            return self.until - now
+        self.until = now + self.wait if self.wait else 0.0
+        return 0.0
 
     def note(self, error: errors.NbllmError | None, now: float) -> None:
         """What came of a call; None for an answer."""

@@ -6,31 +6,51 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..core.calls import Secret
+from ..core.codec import digest
+from ..core.errors import NbllmError
 from ..core.events import Notice
 from ..routing.registry import Registry, Route
 from ..store.recordings import Recording, Tape, Told, beside, told
 from .attempt import Attempt, Handler, Sink
 
 
-def _told(attempt: Attempt) -> Told:
-    return told(attempt.request, attempt.route.provider.name, attempt.guard.texts)
+def _told(attempt: Attempt, others: Sequence[Attempt] = ()) -> Told:
+    """A call as it is written down; the order of models that are asked in turn may be of the moment."""
+    there = [told(o.request, o.route.provider.name, o.guard.texts) for o in (attempt, *others)]
+    if not others:
+        return there[0]
+    request = {**there[0].request, "others": [f"{t.provider}/{t.model}" for t in there[1:]]}
+    return replace(there[0], request=request, hash=digest(sorted(t.hash for t in there)))
 
 
-def recording(to: Recording) -> Callable[[Handler], Handler]:
-    """A wrapper that writes every answer down. One that the disk refuses costs no answer."""
+def recording(to: Recording, others: Sequence[Attempt]) -> Callable[[Handler], Handler]:
+    """A wrapper that writes down what came of every call: an answer, whoever gave it, or an error. One that
+    the disk refuses costs no answer. others: who is asked where the first one fails."""
 
     def wrapper(handler: Handler) -> Handler:
         async def write(attempt: Attempt, sink: Sink) -> None:
-            start, place, about = time.perf_counter(), len(sink.log), _told(attempt)
-            await handler(attempt, sink)
+            start, place, about = time.perf_counter(), len(sink.log), _told(attempt, others)
+            failed: NbllmError | None = None
+            try:
+                await handler(attempt, sink)
+            except NbllmError as error:
+                failed = error
             came = [(at - start, event) for at, event in sink.log[place:]]
-            headers = sink.traces[-1].headers if sink.traces else {}
-            simulated = attempt.route.simulated or "x-nbllm-simulated" in headers
-            to.problem = await asyncio.to_thread(to.add, about, came, attempt.guard.texts, simulated)
+            moves = sum(isinstance(event, Notice) and event.kind == "failover" for _, event in came)
+            asked, by = (attempt, *others)[moves], _told(others[moves - 1]) if moves else None
+            simulated = asked.route.simulated or any(
+                "x-nbllm-simulated" in trace.headers for trace in sink.traces[-1:]
+            )
+            secrets = [text for one in (attempt, *others) for text in one.guard.texts]
+            to.problem = await asyncio.to_thread(
+                to.add, about, came, secrets, simulated, by=by, failed=failed
+            )
+            if failed is not None:
+                raise failed
 
         return write
 
@@ -42,10 +62,12 @@ def replaying(tape: Tape, others: Sequence[Attempt]) -> Handler:
     failed."""
 
     async def play(attempt: Attempt, sink: Sink) -> None:
-        asked = next((one for one in (attempt, *others) if tape.has(_told(one))), attempt)
-        if asked is not attempt:  # the answer is that one's
-            sink.begin(asked)
-        played = await asyncio.to_thread(tape.answer, _told(asked))
+        whole, each = _told(attempt, others), [(one, _told(one)) for one in (attempt, *others)]
+        asked = next((about for about in (whole, *(about for _, about in each)) if tape.has(about)), whole)
+        played = await asyncio.to_thread(tape.answer, asked)
+        by = next((one for one, about in each if [about.provider, about.model] == played.by), attempt)
+        if by is not attempt:  # the answer is that one's
+            sink.begin(by)
         sink.publish(Notice("cached", f"replayed from {tape.path.name}", {"simulated": played.simulated}))
         start = time.perf_counter()
         for at, event in played.events:
@@ -53,6 +75,8 @@ def replaying(tape: Tape, others: Sequence[Attempt]) -> Handler:
             if wait > 0:
                 await asyncio.sleep(wait)
             sink.publish(event)
+        if played.error is not None:
+            raise played.error
 
     return play
 
@@ -101,9 +125,9 @@ class Tapes:
         """What finds a route's key: a replay needs none, and looks for none."""
         return registry.key_for if self.look() is None else lambda route, given: None
 
-    def around(self, handler: Handler) -> Handler:
-        """The handler of a call, with its answer written down."""
-        return handler if self.to is None else recording(self.to)(handler)
+    def wrap(self, others: Sequence[Attempt]) -> tuple[Callable[[Handler], Handler], ...]:
+        """What writes a call down, where calls are recorded. others: who is asked where the first fails."""
+        return () if self.to is None else (recording(self.to, others),)
 
 
 _ON, _OFF = ("1", "true", "on"), ("", "0", "false", "off")

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from ..core import errors
 from ..core.eventlog import EventLog
-from ..core.events import Response, ToolEnded, ToolStarted, is_token
+from ..core.events import Response, ToolEnded, ToolStarted, Usage, is_token
 from ..core.messages import Document, Image, Message, Reasoning, Request, Text, ToolCall, ToolResult
 from ..dialects.embeddings import EMBEDDERS
 from .attempt import Attempt, Handler, Sink
@@ -40,8 +40,12 @@ _PROVIDERS = {
     "openai_responses": "openai",
     "mistral": "mistral_ai",
     "xai": "x_ai",
+    "moonshot": "moonshot_ai",
+    "azure_foundry": "azure.ai.inference",
     "bedrock": "aws.bedrock",
 }
+# The conventions' boundaries; OpenTelemetry's own begin at 5, where most answers are there.
+_COUNTS, _SECONDS = [4**n for n in range(14)], [0.01 * 2**n for n in range(14)]
 _LONGEST = 100_000  # characters of a content
 
 
@@ -63,12 +67,11 @@ class Tracing:
 
     def __init__(self, api: Any, tracer: Any, meter: Any, content: bool) -> None:
         self._api, self._tracer, self.content = api, tracer, content
-        histogram = meter.create_histogram
-        self._tokens = histogram("gen_ai.client.token.usage", "{token}", "Tokens that were read and written.")
-        self._duration = histogram("gen_ai.client.operation.duration", "s", "How long calls took.")
-        self._first = histogram(
-            "gen_ai.client.operation.time_to_first_chunk", "s", "Time to the first token of an answer."
-        )
+        counts, times = ({"explicit_bucket_boundaries_advisory": at} for at in (_COUNTS, _SECONDS))
+        made, of = meter.create_histogram, "gen_ai.client.operation"
+        self._tokens = made("gen_ai.client.token.usage", "{token}", "Tokens read and written.", **counts)
+        self._duration = made(f"{of}.duration", "s", "How long calls took.", **times)
+        self._first = made(f"{of}.time_to_first_chunk", "s", "Time to the first token of an answer.", **times)
 
     @contextlib.contextmanager
     def span(self, name: str, **about: Any) -> Iterator[Any]:
@@ -120,12 +123,9 @@ class Tracing:
         if isinstance(error, asyncio.CancelledError | KeyboardInterrupt):
             span.set_attribute("nbllm.stopped", True)
             return
-        if isinstance(error, errors.NbllmError):
-            said = errors.scrub(error.message, tuple(secrets))[:500]
-        else:
-            said = ""
+        said = error.message if isinstance(error, errors.NbllmError) else ""
         span.set_attribute("error.type", type(error).__name__)
-        span.set_status(self._api.StatusCode.ERROR, said)
+        span.set_status(self._api.StatusCode.ERROR, errors.scrub(said, tuple(secrets))[:500])
 
     def chat(self, handler: Handler) -> Handler:
         """A wrapper of the pipeline: a span round a call, with its tokens and times."""
@@ -161,10 +161,11 @@ class Tracing:
         seconds, came = time.perf_counter() - since, sink.log[place:]
         response = EventLog(came).fold().response()
         span.set_attributes(_answered(response, len(sink.traces) - sent))
-        shared = {n: v for n, v in _asked(attempt).items() if n in _DIMENSIONS}
-        if response.model:
-            shared["gen_ai.response.model"] = response.model
-        if (first := next((at - since for at, event in came if is_token(event)), None)) is not None:
+        asked = _asked(attempt)
+        answered = {"gen_ai.response.model": response.model} if response.model else {}
+        shared = {n: v for n, v in asked.items() if n in _DIMENSIONS} | answered
+        first = next((at - since for at, event in came if is_token(event)), None)
+        if first is not None and "gen_ai.request.stream" in asked:
             span.set_attribute("gen_ai.response.time_to_first_chunk", first)
             self._first.record(first, shared)
         if failed is not None and not isinstance(failed, asyncio.CancelledError):
@@ -201,7 +202,8 @@ class Tracing:
         """The spans of what tools did, with the times at which it was."""
         shift = time.time_ns() - time.perf_counter_ns()
         began: dict[str, float] = {}
-        calls = {c.id: c for c in _calls(stream.partial())}
+        said = [part for message in stream.partial().messages for part in message.parts]
+        calls = {part.id: part for part in said if isinstance(part, ToolCall)}
         for at, event in stream.log:
             if isinstance(event, ToolStarted):
                 began[event.id] = at
@@ -225,8 +227,8 @@ class Tracing:
             "nbllm.outcome": ended.outcome,
         }
         if self.content:
-            about["gen_ai.tool.call.arguments"] = _json(call.arguments if call else {}, secrets)
-            about["gen_ai.tool.call.result"] = _json(_told(ended.result), secrets)
+            told = {"arguments": call.arguments if call else {}, "result": _told(ended.result)}
+            about |= {f"gen_ai.tool.call.{name}": _json(value, secrets) for name, value in told.items()}
         span = self._tracer.start_span(
             f"execute_tool {name}", attributes=about, start_time=round(since * 1e9) + shift
         )
@@ -248,9 +250,9 @@ _DIMENSIONS = (
 def _asked(attempt: Attempt) -> dict[str, Any]:
     """What is asked of whom, without what is said."""
     request, row = attempt.request, attempt.route.provider
-    host, port = _server(row.base_url)
+    (host, port), vectors = _server(row.base_url), attempt.dialect.name in EMBEDDERS
     found = {
-        "gen_ai.operation.name": "embeddings" if attempt.dialect.name in EMBEDDERS else "chat",
+        "gen_ai.operation.name": "embeddings" if vectors else "chat",
         "gen_ai.provider.name": _PROVIDERS.get(row.name, row.name),
         "gen_ai.request.model": attempt.route.model,
         "gen_ai.request.temperature": request.temperature,
@@ -258,7 +260,8 @@ def _asked(attempt: Attempt) -> dict[str, Any]:
         "gen_ai.request.max_tokens": request.max_tokens,
         "gen_ai.request.seed": request.seed,
         "gen_ai.request.stop_sequences": list(request.stop) or None,
-        "gen_ai.request.stream": True,
+        "gen_ai.request.stream": None if vectors else True,
+        "gen_ai.embeddings.dimension.count": request.extra.get("dimensions") if vectors else None,
         "gen_ai.output.type": None if request.schema is None else "json",
         "server.address": host,
         "server.port": port,
@@ -286,6 +289,7 @@ def _answered(response: Response, attempts: int) -> dict[str, Any]:
         "gen_ai.usage.output_tokens": usage and usage.output_tokens,
         "gen_ai.usage.cache_read.input_tokens": usage and usage.cache_read_tokens,
         "gen_ai.usage.cache_creation.input_tokens": usage and usage.cache_write_tokens,
+        "gen_ai.usage.cache_write.input_tokens": usage and usage.cache_write_tokens,  # its next name
         "gen_ai.usage.reasoning.output_tokens": usage and usage.reasoning_tokens,
         "nbllm.attempts": attempts,
         "nbllm.cached": any(n.kind == "cached" for n in response.notices) or None,
@@ -293,17 +297,10 @@ def _answered(response: Response, attempts: int) -> dict[str, Any]:
     return {n: v for n, v in found.items() if v is not None}
 
 
-def _counted(response: Response) -> Iterator[tuple[str, int]]:
-    usage = response.usage
-    if usage is not None:
-        for kind, count in (("input", usage.input_tokens), ("output", usage.output_tokens)):
-            if count is not None:
-                yield kind, count
-
-
-def _calls(response: Response) -> Iterator[ToolCall]:
-    for message in response.messages:
-        yield from (p for p in message.parts if isinstance(p, ToolCall))
+def _counted(response: Response) -> Sequence[tuple[str, int]]:
+    usage = response.usage or Usage()
+    told = {"input": usage.input_tokens, "output": usage.output_tokens}
+    return [(kind, count) for kind, count in told.items() if count is not None]
 
 
 def _told(result: ToolResult) -> Any:
@@ -315,17 +312,18 @@ def _message(message: Message) -> dict[str, Any]:
     return {"role": message.role, "parts": [_part(p) for p in message.parts]}
 
 
+_PARTS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    Text: lambda p: {"type": "text", "content": p.text},
+    Reasoning: lambda p: {"type": "reasoning", "content": p.text},
+    ToolCall: lambda p: {"type": "tool_call", "id": p.id, "name": p.name, "arguments": p.arguments},
+    ToolResult: lambda p: {"type": "tool_call_response", "id": p.id, "response": _told(p)},
+    **dict.fromkeys((Image, Document), lambda p: {"type": "blob", "mime_type": p.media_type}),
+}  # the bytes of files stay here
+
+
 def _part(part: Any) -> dict[str, Any]:
-    if isinstance(part, Text):
-        return {"type": "text", "content": part.text}
-    if isinstance(part, Reasoning):
-        return {"type": "reasoning", "content": part.text}
-    if isinstance(part, ToolCall):
-        return {"type": "tool_call", "id": part.id, "name": part.name, "arguments": part.arguments}
-    if isinstance(part, ToolResult):
-        return {"type": "tool_call_response", "id": part.id, "response": _told(part)}
-    kind = part.media_type if isinstance(part, Image | Document) else None  # their bytes stay here
-    return {"type": "blob" if kind else type(part).__name__.lower(), "mime_type": kind}
+    known = _PARTS.get(type(part))
+    return known(part) if known else {"type": type(part).__name__.lower()}
 
 
 def _json(value: Any, secrets: Sequence[str]) -> str:

@@ -75,7 +75,7 @@ def _found(session: Session, period: Period, words: list[str], most: int) -> pd.
     lines = [
         {
             "when": row["t_wall"],
-            "model": row.get("name"),
+            "model": row.get("model") or row.get("name"),
             "found": cut(found, _LONGEST),
             **{name: cut(str(row.get(name) or ""), _LONGEST) for name in ("prompt", "answer")},
             **{name: row.get(name) for name in ("run_id", "request_id")},
@@ -105,16 +105,20 @@ def cost(session: Session, rest: str) -> Any:
     period, others = _split(rest)
     keys = ["model"] if period is None else ["day", "model"]
     drawn = [word for word in others if word in ("plot", "plot=true")]
-    for word in others:
-        if word in drawn:
-            continue
+    for word in (w for w in others if w not in drawn):
         if not word.startswith("by="):
             raise _unknown("cost", word, "by=day,model")
         keys = _keys(word)
     df = _frame(session, period)
-    df["model"] = df["name"].fillna("?").astype("string")
-    df["day"] = [str(at.astimezone().date()) for at in df["t_wall"].dt.to_pydatetime()] if len(df) else []
-    df["kernel"] = df["run_id"].astype("string")
+    asked, sent = (df[name].astype("string") for name in ("model", "request_model"))
+    sent = (df["provider"].astype("string") + "/" + sent).str.rstrip("/").mask(df["simulated"].fillna(False))
+    days = [str(at.astimezone().date()) for at in df["t_wall"].dt.to_pydatetime()] if len(df) else []
+    df = df.assign(
+        model=sent.fillna(asked).fillna(df["name"].astype("string")).fillna("?"),
+        day=days,
+        month=[day[:7] for day in days],
+        kernel=df["run_id"].astype("string"),
+    )
     for name, unknown in {"provider": "?", "label": "-", "notebook": "-"}.items():
         if name in keys:
             df[name] = df[name].astype("string").fillna(unknown)
@@ -136,7 +140,7 @@ def _plot(df: pd.DataFrame, by: str) -> Any:
     if priced.empty:
         page.nothing("No call with a known price." if len(df) else "No calls.")
         return page.figure
-    places = sorted(set(priced[by])) if by == "day" else list(dict.fromkeys(priced[by]))
+    places = sorted(set(priced[by])) if by in ("day", "month") else list(dict.fromkeys(priced[by]))
     unpriced = len(df) - len(priced)
     without = (
         f"; {unpriced} {'call has' if unpriced == 1 else 'calls have'} no known price" if unpriced else ""
@@ -153,7 +157,7 @@ def _plot(df: pd.DataFrame, by: str) -> Any:
     return page.figure
 
 
-_BY = ("day", "model", "provider", "notebook", "kernel", "label")
+_BY = ("day", "month", "model", "provider", "notebook", "kernel", "label")
 
 
 def _keys(word: str) -> list[str]:

@@ -231,7 +231,7 @@ def _call_line(row: Mapping[Any, Any]) -> list[str]:
     ms = [told.get("ttft_ms"), told.get("e2e_ms")]
     return [
         f"{at:%H:%M:%S}" if at.date() == date.today() else f"{at:%Y-%m-%d %H:%M}",
-        str(told.get("name") or told.get("model") or "?"),
+        str(told.get("model") or told.get("name") or "?"),  # of this attempt, which may be another one's
         *("" if v is None else seconds(v / 1000) for v in ms),
         *(count(int(told[n])) if n in told else "" for n in ("in_tokens", "out_tokens")),
         money(told["cost_usd"]) if "cost_usd" in told else "",

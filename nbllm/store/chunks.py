@@ -225,11 +225,9 @@ def rows(
             "certified": c.exact,
             "stamp": c.stamp,
             "n_tokens": c.tokens,
+            "gap_ms": None if before is None else (c.at - before) * 1e3,
+            "cum_tokens": None if c.tokens is None else total,
         }
-        if before is not None:
-            row["gap_ms"] = (c.at - before) * 1e3
-        if c.tokens is not None:
-            row["cum_tokens"] = total
         before = c.at
         yield row
 

@@ -119,7 +119,8 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("provider", "category", "", "identity", "The provider's row, such as openai."),
     Column("route", "category", "", "identity", "The address the request was sent to."),
-    Column("model", "category", "", "identity", "The model that was asked for."),
+    Column("model", "category", "", "identity", "The model that was asked for, as it was written."),
+    Column("request_model", "category", "", "identity", "The provider's own name of it, as it was sent."),
     Column("response_model", "category", "", "identity", "The model that says it answered."),
     Column(
         "transport", "category", "", "identity", "How it travelled.", of=("h1", "h2", "cli", "unix", "inproc")
@@ -569,17 +570,13 @@ def document() -> str:
         "",
     ]
     for title, columns in _DOC_GROUPS.items():
-        out += [
-            f"## {title}",
-            "",
-            "| column | dtype | unit | group | meaning | source |",
-            "|---|---|---|---|---|---|",
-        ]
-        out += [
+        lines = (
             f"| `{c.name}` | {c.dtype} | {c.unit} | {c.group} | "
             f"{c.doc}{' One of ' + ', '.join(c.of) + '.' if c.of else ''} | {c.source} |"
             for c in columns
-        ] + [""]
+        )
+        head = "| column | dtype | unit | group | meaning | source |\n|---|---|---|---|---|---|"
+        out += [f"## {title}", "", head, *lines, ""]
     return "\n".join(out)
 
 

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -87,27 +88,23 @@ def on_network(path: Path, mounts: str | None = None) -> bool:
 
 
 def _plain(point: str) -> str:
-    for octal, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        point = point.replace(octal, character)
-    return point
+    """A path as it is, of which the kernel writes white space and backslashes in octal."""
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point)
 
 
 def take(path: Path) -> int | None:
     """Locks a file until what is given is closed with `os.close`, or until this process's end, however that
     comes; None where another has it. Raises OSError where the file system knows no locks."""
-    fd = private(path, os.O_RDWR)
+    fd, taken = private(path, os.O_RDWR), False
     try:
         _lock(fd)
-        if os.path.samestat(os.fstat(fd), os.stat(path)):
-            return fd
-    except (BlockingIOError, PermissionError, FileNotFoundError):  # taken, or away with its kernel's file
-        os.close(fd)
-        return None
-    except OSError:
-        os.close(fd)
-        raise
-    os.close(fd)
-    return None
+        taken = os.path.samestat(os.fstat(fd), os.stat(path))
+    except (BlockingIOError, PermissionError, FileNotFoundError):
+        pass  # another has it, or it went away with its kernel's file
+    finally:
+        if not taken:
+            os.close(fd)
+    return fd if taken else None
 
 
 def _lock(fd: int) -> None:

@@ -56,6 +56,7 @@ _DERIVED = {
     "connect_ms": ("ns_conn0", "ns_conn1"),
     "tls_ms": ("ns_tls0", "ns_tls1"),
     "send_ms": ("ns_send0", "ns_send1"),
+    "import_ms": ("ns_spawn", "ns_import"),
     "ttfb_ms": ("ns_call", "ns_byte1"),
     "ttfe_ms": ("ns_call", "ns_event1"),
     "ttft_ms": ("ns_call", "ns_tok1"),
@@ -110,8 +111,9 @@ def failed(error: BaseException, provider: Provider, model: str, extra: Mapping[
 
 def started(call: Call, extra: Mapping[str, Any]) -> Row:
     """The row of a call that is on its way: what is left of it where its kernel is killed."""
-    about = {"params": params(call.request), "label": call.label, "simulated": call.simulated}
-    return {**_asked(call.provider, call.model), **about, "ok": False, "status": INTERRUPTED, **extra}
+    about = {"request_model": call.request.model, "params": params(call.request), "label": call.label}
+    ended = {"simulated": call.simulated, "ok": False, "status": INTERRUPTED}
+    return {**_asked(call.provider, call.model), **about, **ended, **extra}
 
 
 def _asked(provider: Provider, model: str) -> Row:
@@ -132,11 +134,13 @@ def _attempt(stream: Recorded, call: Call, i: int) -> Row:
             call = replace(call, request=asked.request, **own)
     last = i >= len(stream.traces) - 1
     called = stream.called if i == 0 else trace.marks.get("start", stream.called)
+    opened = trace.connected_at if trace.reused else None
     row: Row = {
         "attempt": i + 1,
         "provider": call.provider.name,
         "route": call.provider.shown,
         "model": call.model,
+        "request_model": call.request.model,
         "transport": "cli" if call.provider.command else "h1",
         "params": params(call.request),
         "prompt_sha": sha(call.request),
@@ -153,16 +157,14 @@ def _attempt(stream: Recorded, call: Call, i: int) -> Row:
         "simulated": call.simulated or "x-nbllm-simulated" in trace.headers,
         "bytes_in": trace.bytes_in,
         "bytes_out": trace.bytes_out,
+        "texts": len(call.request.messages) if call.provider.dialect in EMBEDDERS else None,
+        "conn_age_ms": None if opened is None else (called - opened) * 1e3,
         **{
             column: ns(trace.marks[mark], call.epoch)
             for column, mark in _MARKS.items()
             if mark in trace.marks
         },
     }
-    if call.provider.dialect in EMBEDDERS:
-        row["texts"] = len(call.request.messages)
-    if trace.reused and trace.connected_at is not None:
-        row["conn_age_ms"] = (called - trace.connected_at) * 1e3
     row["queue_ms"], disturbed = _own_time(trace, called)
     row.update(_lags(trace), stamp=trace.reads[-1].stamp if trace.reads else None)
     if last:
@@ -224,11 +226,10 @@ def _answer(stream: Recorded, call: Call, disturbed: bool) -> Row:
     if response.cost is not None or (bearing and not response.simulated):
         row.update(_prices(response, call))
     if found:
+        told = {type(item): at for at, item in stream.log.items() if not isinstance(item, str)}
+        ends = {"ns_finish": told.get(Finished), "ns_usage": told.get(UsageReport)}
+        row |= {n: ns(min(at, found[-1].at), call.epoch) for n, at in ends.items() if at is not None}
         row["ns_event1"] = ns(found[0].at, call.epoch)
-    told = {type(item): at for at, item in stream.log.items() if not isinstance(item, str)} if found else {}
-    for column, kind in (("ns_finish", Finished), ("ns_usage", UsageReport)):
-        if kind in told:
-            row[column] = ns(min(told[kind], found[-1].at), call.epoch)
     if bearing and when is not None:
         row.update(_token_times(bearing, when, call.epoch))
     if stream.trace.whole:  # when the first token was made, nobody saw
@@ -268,8 +269,8 @@ def _token_times(bearing: list[Chunk], when: Moments, epoch: float) -> Row:
         "coalesced_frac": sum(not c.exact for c in bearing) / len(bearing),
     }
     if gaps:
-        row["icl_p50_ms"] = (gaps[(len(gaps) - 1) // 2] + gaps[len(gaps) // 2]) / 2
-        row["stall_max_ms"] = gaps[-1]
+        middle = (gaps[(len(gaps) - 1) // 2] + gaps[len(gaps) // 2]) / 2
+        row |= {"icl_p50_ms": middle, "stall_max_ms": gaps[-1]}
         if len(gaps) >= 100:
             row["icl_p99_ms"] = gaps[int(0.99 * (len(gaps) - 1))]
     return row
@@ -351,23 +352,18 @@ def _failure(error: errors.NbllmError, answered: int | None) -> Row:
 def _outcome(stream: Recorded, response: Response) -> Row:
     error = stream.error
     cancelled = error is None and response.finish_reason == "cancelled"
-    row: Row = {"ok": not cancelled, "censored": cancelled} if error is None else {}
-    if error is not None:
-        row.update(_failure(error, stream.trace.status))
+    row: Row = {"censored": cancelled} if error is None else _failure(error, stream.trace.status)
     if row["censored"] and stream.ended_at is not None:
         row["censor_ms"] = (stream.ended_at - stream.called) * 1e3
-    if error is not None:
-        return row
-    if cancelled:
-        row["status"] = "cancelled"
-    elif response.finish_reason == "content_filter":
-        row.update(ok=False, status="content_filter")
-    elif response.refusal and not response.text:
-        row.update(ok=False, status="refusal")
-    elif not response.parts:
-        row.update(ok=False, status="empty")
-    else:
-        row["status"] = "ok"
+    if error is None:
+        odd = {
+            "cancelled": cancelled,
+            "content_filter": response.finish_reason == "content_filter",
+            "refusal": response.refusal and not response.text,
+            "empty": not response.parts,
+        }
+        row["status"] = next((status for status, found in odd.items() if found), "ok")
+        row["ok"] = row["status"] == "ok"
     return row
 
 
@@ -434,8 +430,6 @@ def derive(row: Row) -> None:
         row["e2e_done_ms"] = (ended - row["ns_spawn" if spawned else "ns_call"]) / 1e6
         if row.get("ns_tokN") is not None:
             row["tail_ms"] = (ended - row["ns_tokN"]) / 1e6
-    if spawned and row.get("ns_import") is not None:
-        row["import_ms"] = (row["ns_import"] - row["ns_spawn"]) / 1e6
     _rates(row)
 
 
@@ -451,12 +445,10 @@ def _rates(row: Row) -> None:
         row["in_tok_s"] = row["in_tokens"] * 1e3 / row["e2e_ms"] if row.get("in_tokens") else None
     if not decode or not streamed or not first or not seen or seen < 2 or streamed <= first:
         return
-    row["itl_ms"] = decode / (streamed - first)
-    row["tpot_ms"] = decode / (streamed - 1)
-    known = row.get("itl_src") != "share"
-    row["itl_lo_ms"] = row["itl_ms"] if known else min(row["itl_ms"], decode / (streamed - 1))
-    row["itl_hi_ms"] = row["itl_ms"] if known else max(row["itl_ms"], decode / (seen - 1))
-    row["out_tok_s"] = 1e3 / row["itl_ms"]
+    each, least, most = (decode / (n - m) for n, m in ((streamed, first), (streamed, 1), (seen, 1)))
+    row |= {"itl_ms": each, "tpot_ms": least, "out_tok_s": 1e3 / each}
+    bounds = (min(each, least), max(each, most)) if row.get("itl_src") == "share" else (each, each)
+    row["itl_lo_ms"], row["itl_hi_ms"] = bounds
 
 
 def params(request: Request) -> str:
@@ -464,9 +456,8 @@ def params(request: Request) -> str:
     chosen = {
         n: getattr(request, n) for n in keywords("parameter") if getattr(request, n, None) not in (None, ())
     }
-    chosen |= {"tools": [t.name for t in request.tools]} if request.tools else {}
-    chosen |= {"schema": True} if request.schema else {}
-    chosen |= {f"x.{k}": v for k, v in request.extra.items()}
+    more = {"tools": [t.name for t in request.tools], "schema": bool(request.schema)}
+    chosen |= {n: v for n, v in more.items() if v} | {f"x.{k}": v for k, v in request.extra.items()}
     return json.dumps(chosen, sort_keys=True, default=str)
 
 

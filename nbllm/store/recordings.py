@@ -1,9 +1,10 @@
 """Calls with their answers in a file beside the notebook, from which it runs again without keys and without a
 socket: `NAME.llm.jsonl`, one line a call.
 
-A line has our request (pictures by their hash), its hash, and the events with the seconds at which they came.
-No HTTP header is in it, and of the request nothing that is secret. A recording may be somebody else's: lines
-are bounded, every field is checked, and what is in it is an answer like any other.
+A line has our request (pictures by their hash), its hash, and the events with the seconds at which they came;
+the error where it ended by one. No HTTP header is in it, and of the request nothing that is secret. A
+recording may be somebody else's: lines are bounded, every field is checked, and what is in it is an answer
+like any other.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ..core import errors
 from ..core.codec import VERSION, check_version, digest, from_plain, to_plain
-from ..core.errors import MASK, ConfigError, ProtocolError, scrub
+from ..core.errors import MASK, ConfigError, NbllmError, ProtocolError, scrub
 from ..core.events import Event, Finished, StepEnded, ToolEnded, ToolStarted
 from ..core.messages import Request
 from .answers import worth
@@ -32,6 +34,12 @@ _HEAD = b'{"nbllm"'
 _LATEST = 86_400.0  # seconds at which an event may have come
 _PRIVATE = re.compile(r"(?i)key|token$|secret|passw|authorization|credential|cookie")
 _OURS = (StepEnded, ToolStarted, ToolEnded)  # of the loop over tools, never of an answer
+# What is written of an error: never what a provider sent as it is, nor where the request went.
+_OF_ERROR: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("message", "hint", "type", "code", "which"), str),
+    "status": int,
+    "seconds": (int, float),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +54,13 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """An answer from a recording: (seconds since the call, event)."""
+    """What came of a call: (seconds since the call, event); who answered, as [provider, model]; the error
+    where it ended by one."""
 
     events: tuple[tuple[float, Event], ...]
+    by: Any
     simulated: bool = False
+    error: NbllmError | None = None
 
 
 def told(request: Request, provider: str, secrets: Sequence[str]) -> Told:
@@ -84,26 +95,35 @@ def _hashed(data: Any) -> str:
 
 
 class Recording:
-    """A file that calls are written to; one that is there already is put aside as NAME.old. Any thread.
-    Raises ConfigError where it cannot be written, or is no recording."""
+    """A file that calls are written to. The first of them makes it, and puts one that is there already aside
+    as NAME.old. Any thread. Raises ConfigError where it cannot be written, or is no recording."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock, self._numbers = threading.Lock(), Counter[str]()
-        self.problem = ""  # why the last call is not in it
+        self._new, self.problem = True, ""  # why the last call is not in it
         try:
             if path.exists() and path.stat().st_size:
                 Tape(path)  # raises for a file that is something else
-                os.replace(path, path.with_name(path.name + ".old"))
-            self._append({"nbllm": VERSION, "recording": 1})
+            if not os.access(path if path.exists() else path.parent, os.W_OK):
+                raise PermissionError(0, "it, or its folder, is not there or not for you to write")
         except OSError as error:
             raise _unusable(path, "written", error) from None
 
     def add(
-        self, about: Told, events: Sequence[tuple[float, Event]], secrets: Sequence[str], simulated: bool
+        self,
+        about: Told,
+        events: Sequence[tuple[float, Event]],
+        secrets: Sequence[str],
+        simulated: bool,
+        *,
+        by: Told | None = None,
+        failed: NbllmError | None = None,
     ) -> str:
-        """Writes a call down; gives why it was not, "" where it was."""
-        kept = worth([event for _, event in events], secrets, every=True)
+        """Writes a call down; gives why it was not, "" where it was. by: who answered, where that is another;
+        failed: the error that it ended by."""
+        end = [Finished("other")] if failed else []  # what came before an error is whole
+        kept = worth([*(event for _, event in events), *end], secrets, every=True)
         if not kept:
             return "This answer is not in the recording: it was not whole, or holds a key."
         times = {id(event): at for at, event in events}
@@ -114,15 +134,25 @@ class Recording:
                 "n": self._numbers[about.hash],
                 "provider": about.provider,
                 "model": about.model,
+                **({"by": [by.provider, by.model]} if by else {}),
                 "simulated": simulated,
                 "request": about.request,
-                "events": [[round(times[id(e)], 4), to_plain(e)] for e in kept],
+                "events": [[round(times[id(e)], 4), to_plain(e)] for e in kept if id(e) in times],
+                **({"error": _told_error(failed, secrets)} if failed else {}),
             }
             try:
+                if self._new:
+                    self._begin()
                 self._append(line)
             except OSError as error:
                 return f"This answer is not in the recording: {error.strerror}."
         return ""
+
+    def _begin(self) -> None:
+        if self.path.exists() and self.path.stat().st_size:
+            os.replace(self.path, self.path.with_name(self.path.name + ".old"))
+        self._append({"nbllm": VERSION, "recording": 1})
+        self._new = False
 
     def _append(self, line: Mapping[str, Any]) -> None:
         data = (json.dumps(line, sort_keys=False, separators=(",", ":")) + "\n").encode("ascii")
@@ -134,8 +164,9 @@ class Recording:
 
 class Tape:
     """A recording that is played. pace: "now", or "recorded" for the times at which events came. Equal
-    requests have their answers in the order in which they were recorded, the last one from then on. Raises
-    ConfigError for a file that cannot be read."""
+    requests have their answers in the order in which they were recorded, the last one from then on; an error
+    that an answer to the same request followed is not played. Raises ConfigError for a file that cannot be
+    read."""
 
     def __init__(self, path: Path, pace: str = "now") -> None:
         if pace not in ("now", "recorded"):
@@ -143,8 +174,13 @@ class Tape:
         self.path, self.pace = path, pace
         self._lock, self._places, self._played = threading.Lock(), dict[str, list[int]](), Counter[str]()
         self.first = ""  # provider/model of the first call: what "auto" meant
+        failed = set[int]()
         for place, line in self._lines():
-            self._places.setdefault(line["hash"], []).append(place)
+            places = self._places.setdefault(line["hash"], [])
+            failed |= {place} if "error" in line else set()
+            while places and "error" not in line and places[-1] in failed:
+                places.pop()
+            places.append(place)
             self.first = self.first or f"{line['provider']}/{line['model']}"
 
     @property
@@ -170,11 +206,14 @@ class Tape:
             events = tuple((_time(at), from_plain(event, Event)) for at, event in line["events"])
         except (ProtocolError, ValueError, TypeError) as error:
             raise self._foreign(f"an answer that nbllm did not write ({error})") from None
-        if not isinstance(events[-1][1] if events else None, Finished) or any(
-            isinstance(e, _OURS) for _, e in events
-        ):
+        failed = line.get("error")
+        whole = failed is not None or (bool(events) and isinstance(events[-1][1], Finished))
+        if not whole or any(isinstance(e, _OURS) for _, e in events):
             raise self._foreign("an answer that is not whole")
-        return Played(events, line.get("simulated") is True)
+        by = line.get("by") or [line["provider"], line["model"]]
+        return Played(
+            events, by, line.get("simulated") is True, None if failed is None else _as_error(failed)
+        )
 
     def _lines(self, place: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         """The lines from `place` on, with theirs. What a kill left of the last line is no line, but one that
@@ -231,6 +270,22 @@ class Tape:
             f"This request is not in {self.path.name}.{where}",
             hint="Nothing was sent. Record it anew (%llm record), or end the replay (%llm replay off).",
         )
+
+
+def _told_error(error: NbllmError, secrets: Sequence[str]) -> dict[str, Any]:
+    found = {n: v for n, v in vars(error.scrubbed(secrets)).items() if isinstance(v, _OF_ERROR.get(n, ()))}
+    return {"error": type(error).__name__, **found}
+
+
+def _as_error(told: Any) -> NbllmError:
+    """The error of which that was told; what is odd in it is left out."""
+    told = told if isinstance(told, dict) else {}
+    kind = getattr(errors, str(told.get("error")), None)
+    kind = kind if isinstance(kind, type) and issubclass(kind, NbllmError) else NbllmError
+    known = {n: v for n, v in told.items() if isinstance(v, _OF_ERROR.get(n, ()))}
+    made = kind.__new__(kind, known.get("message", ""))
+    vars(made).update(vars(errors.ProviderError("")) | {"which": "total", "seconds": 0.0} | known)
+    return made
 
 
 _NOTHING = object()

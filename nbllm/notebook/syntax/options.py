@@ -97,8 +97,8 @@ SUBCOMMANDS: dict[str, str] = {
     "since=2026-11-20 (n=20: the last ones; all: every column); -q WORDS: those whose prompt or answer has "
     'the words, of all notebooks, where ledger = "texts" stores these',
     "cost": "what the calls of this notebook came to, by model: calls, tokens, dollars; of all notebooks, by "
-    "day and model: today, yesterday, 7d, ever, since=2026-11-20; by=day, by=provider,model, by=kernel, "
-    "by=label, by=notebook; plot draws it",
+    "day and model: today, yesterday, 7d, ever, since=2026-11-20; by=day, by=month, by=provider,model, "
+    "by=kernel, by=label, by=notebook; plot draws it",
     "budget": "what all calls of this notebook may spend, in all its kernels: %llm budget $5 tokens:100000 "
     "(no words: spent, reserved, left; off: no limit, and what was spent is forgotten; name=NAME: shared by "
     "all notebooks that say so)",
