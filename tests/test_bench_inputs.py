@@ -1,6 +1,7 @@
 """Frames and prompts as people have them: what lacks columns works, what is no frame is told in our words."""
 
 import csv
+import json
 import math
 
 import numpy as np
@@ -300,6 +301,28 @@ def test_tables_of_other_packages_are_tables():
     assert [("a", {"answer": 1.0}), ("b", {})] == [
         (p.turns[0][0].text, dict(p.more)) for p in bench.prompt_set(table)
     ]
+
+
+def test_datasets_that_people_have_are_prompts(tmp_path):
+    """Turns of a Parquet file (arrays), a prompt beside other texts, ShareGPT's conversations,
+    JSON of records and of lines."""
+    turns = pd.DataFrame({"turns": [np.array(["a", "b"], object)], "category": ["writing"]})
+    turns.to_parquet(tmp_path / "x.parquet")
+    said = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "no"}, {"from": "human", "value": "b"}]
+    shared = [{"id": "s1", "conversations": said, "category": "writing"}]
+    (tmp_path / "x.json").write_text(json.dumps(shared, indent=1))
+    (tmp_path / "lines.json").write_text("".join(json.dumps(row) + "\n" for row in shared))
+    for given in (turns, tmp_path / "x.parquet", pd.DataFrame(shared), *(tmp_path.glob("*.json"))):
+        (found,) = bench.prompt_set(given)
+        assert (["a", "b"], {"category": "writing"}) == ([t[-1].text for t in found.turns], dict(found.more))
+    table = pd.DataFrame({"prompt": ["a"], "messages": [[{"role": "user", "content": "b"}]], "text": ["c"]})
+    for column in (None, "prompt", "text"):
+        (found,) = bench.prompt_set(table, column)
+        assert ("c" if column == "text" else "a") == found.turns[0][0].text
+        assert 2 == len(found.more)
+    for odd in (5, "x", [], [{"from": "human"}, 7], [{"value": "x"}], None):
+        with pytest.raises(ConfigError, match="Prompt 0"):
+            bench.prompt_set(pd.DataFrame({"conversations": [odd]}))
 
 
 def test_dicts_have_columns_as_tables_have():

@@ -46,7 +46,8 @@ _BUILT_IN = (
     "Summarise the plot of Romeo and Juliet in fifty words.",
 )
 _OPTIONS = tuple(name for name in REQUEST if name != "system")  # that is a message of its own
-_KNOWN = ("id", "prompt", "text", "system", "messages", "turns", "image", "images", *_OPTIONS)
+_ASKED = ("prompt", "text", "messages", "turns")  # where it may stand what is asked
+_KNOWN = ("id", *_ASKED, "system", "image", "images", *_OPTIONS)
 _NAMED = re.compile(r"[!-~]*[/\\_][!-~]*|[!-~]*\w\.\w{2,8}", re.ASCII)  # one word: a path, a file, a column
 _FORMS = "text, a list, a DataFrame with a column prompt, or a .txt, .csv, .json, .jsonl or .parquet file"
 
@@ -110,28 +111,30 @@ class _Row(dict[str, Any]):
 def _table_row(row: Mapping[str, Any], column: str | None) -> dict[str, Any]:
     """As an entry, with what rides along as `more`. Raises ConfigError where nothing is asked."""
     given = dict(row)
+    if not {*_ASKED, column} & set(given) and isinstance(given.get("conversations"), Iterable):  # ShareGPT's
+        said = [m for m in given.pop("conversations") if isinstance(m, Mapping)]
+        given["turns"] = [m.get("value", "") for m in said if m.get("from") in ("human", "user")]
+    column = column or ("prompt" if "prompt" in given else None)  # it may have a text and messages beside it
     if column is not None:
         if column not in given:
             raise ConfigError(
                 f"there is nothing in column {column!r}", hint=f"It has {', '.join(given) or 'no columns'}."
             )
-        given["prompt"] = given.pop(column)
-        for other in ("text", "messages", "turns"):
-            if other in given:
-                given[f"prompt_{other}"] = given.pop(other)
-    elif not {"prompt", "text", "messages", "turns"} & set(given):
+        given = {"prompt": given.pop(column)} | {
+            f"prompt_{k}" if k in _ASKED else k: v for k, v in given.items()
+        }
+    elif not set(_ASKED) & set(given):
         raise ConfigError(
             "there is nothing in a column prompt",
             hint=f'prompt="{next(iter(given), "column")}" names another.',
         )
-    more = {k: given.pop(k) for k in list(given) if k not in _KNOWN}
-    return {**given, "more": {k: _plain(v) for k, v in more.items()}}
+    return {"more": {k: _plain(given.pop(k)) for k in list(given) if k not in _KNOWN}, **given}
 
 
 def _plain(value: Any) -> Any:
     """A value as JSON has it."""
-    value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
-    return value if isinstance(value, (str, int, float, bool)) else str(value)
+    one = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
+    return one if isinstance(one, (str, int, float, bool)) else str(one)
 
 
 def _text(path: Path) -> str:
@@ -168,18 +171,15 @@ def _read_csv(path: Path) -> list[Any]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             once(filter(None, rows.fieldnames or ()))
-            return [_Row({k: v for k, v in row.items() if k and v not in (None, "")}) for row in rows]
+            return [{k: v for k, v in row.items() if k and v not in (None, "")} for row in rows]
     finally:
         csv.field_size_limit(before)
 
 
 _FILES: dict[str, Callable[[Path], list[Any]]] = {
     ".txt": lambda path: [line.removesuffix("\r") for line in _text(path).split("\n") if line.strip()],
-    ".jsonl": lambda path: [
-        _Row(found) if isinstance(found, dict) and "role" not in found else found
-        for found in values(_text(path))
-    ],
-    ".json": lambda path: json.loads(_text(path)),
+    ".jsonl": lambda path: list(values(_text(path))),
+    ".json": lambda path: found[0] if len(found := list(values(_text(path)))) == 1 else found,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
@@ -203,7 +203,10 @@ def _file(path: Path) -> list[Any]:
             f"{path} does not hold prompts: {exc}.",
             hint="A .jsonl file has one JSON value a line, text is UTF-8.",
         ) from None
-    return found if isinstance(found, list) else [found]
+    return [
+        _Row(entry) if isinstance(entry, dict) and "role" not in entry else entry
+        for entry in (found if isinstance(found, list) else [found])
+    ]
 
 
 def _prompt(entry: Any, number: int, column: str | None) -> Prompt:
@@ -220,7 +223,10 @@ def _prompt(entry: Any, number: int, column: str | None) -> Prompt:
         more = given.pop("more", {})
         unknown = sorted(set(map(str, given)) - set(_KNOWN))
         if unknown:
-            raise ConfigError(f"no field is called {unknown[0]!r}", hint=f"Fields are {', '.join(_KNOWN)}.")
+            raise ConfigError(
+                f"no field is called {unknown[0]!r}",
+                hint=f"Fields are {', '.join(_KNOWN)}; in a DataFrame, others ride along.",
+            )
         return Prompt(
             str(given.get("id", f"p{number}")),
             _turns(given),
@@ -232,7 +238,7 @@ def _prompt(entry: Any, number: int, column: str | None) -> Prompt:
 
 
 def _turns(given: Mapping[str, Any]) -> tuple[Turn, ...]:
-    ways = [name for name in ("prompt", "text", "messages", "turns") if name in given]
+    ways = [name for name in _ASKED if name in given]
     if len(ways) != 1:
         raise ConfigError(
             f"it has {' and '.join(ways)}" if ways else "it says nothing to ask",
@@ -240,7 +246,8 @@ def _turns(given: Mapping[str, Any]) -> tuple[Turn, ...]:
         )
     system = given.get("system")
     asked = given["turns"] if ways == ["turns"] else [given[ways[0]]]
-    if isinstance(asked, (str, Mapping)) or not asked:
+    asked = [] if isinstance(asked, (str, Mapping)) or not isinstance(asked, Iterable) else list(asked)
+    if not asked:
         raise ConfigError(
             "turns is a list of what is asked one after another",
             hint='{"turns": ["first question", "second question"]}',
