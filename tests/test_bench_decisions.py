@@ -130,6 +130,9 @@ def test_goodput_counts_what_keeps_to_all_limits():
     assert 0.3 < table.loc[("b", 1), "share"] < 0.7
     assert table.loc[("b", 1), "ci_lo"] < table.loc[("b", 1), "share"] < table.loc[("b", 1), "ci_hi"]
     assert 0 == goodput(df, ttft_ms=0.001)["good"].sum()
+    one, half = table.loc[("a", 1)], table.loc[("b", 1)]
+    assert pytest.approx(5.0, rel=0.05) == one["good_s"], "one after another, each of 0.2 s"
+    assert half["good_s_lo"] < half["good_s"] < half["good_s_hi"]
 
 
 @pytest.mark.parametrize("limits", [{}, {"ttft_ms": 0}, {"ttft_ms": "fast"}, {"speed": 3}])

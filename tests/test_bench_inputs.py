@@ -11,6 +11,7 @@ import pytest
 
 import nbllm
 from nbllm import bench
+from nbllm.bench.plots import KINDS
 from nbllm.errors import ConfigError
 
 N = 12
@@ -34,10 +35,8 @@ USES = {
     "leaderboard": bench.leaderboard,
     "goodput": lambda df: bench.goodput(df, ttft_ms=15),
     "check": lambda df: bench.check(df, df),
-    "percentiles": lambda df: bench.plot(df, "percentiles"),
-    "drift": lambda df: bench.plot(df, "drift"),
-    "load": lambda df: bench.plot(df, "load"),
     "report": bench.report,
+    **{kind: lambda df, kind=kind: bench.plot(df, kind) for kind in KINDS if kind != "timeline"},
 }
 
 
@@ -73,6 +72,12 @@ def test_the_shorter_frame_gives_the_figures_of_the_whole():
     assert [N, N] == list(board["n"])
     assert ["<", ">"] == [board["2"][0], board["1"][1]]
     assert [N, 0] == list(bench.goodput(frame(), ttft_ms=15)["good"])
+
+
+@pytest.mark.parametrize("use", USES)
+def test_frames_put_together_are_a_frame(use):
+    """pd.concat keeps their labels, so that each stands there twice."""
+    USES[use](pd.concat([frame(run_id="a"), frame(run_id="b")]))
 
 
 def test_an_infinite_time_of_an_answer_is_none():

@@ -21,9 +21,7 @@ _TURN = ["run_id", "name", "start_kind", "block"]
 
 def achieved(df: pd.DataFrame, part: pd.DataFrame) -> tuple[float, float]:
     """(requests in flight on average, requests begun a second) in the turns of `part`, which are rows of
-    `df`; NaN where nothing tells."""
-    if not len(part):
-        return math.nan, math.nan
+    `df`; where a turn is one request, so many a second come one after another. NaN where nothing tells."""
     busy, wide, begun, spans = 0.0, 0.0, 0, 0.0
     turns = _intervals(df, _TURN)
     for key, mine in _intervals(part, _TURN).items():
@@ -35,7 +33,9 @@ def achieved(df: pd.DataFrame, part: pd.DataFrame) -> tuple[float, float]:
         wide += float(high - low)
         begun += len(mine) - 1
         spans += float(mine[:, 0].max() - low)
-    return (busy / wide if wide > 0 else math.nan), (begun / spans if spans > 0 else math.nan)
+    if not wide > 0:
+        return math.nan, math.nan
+    return busy / wide, begun / spans if spans > 0 else len(part) / wide
 
 
 def missed(df: pd.DataFrame) -> str:

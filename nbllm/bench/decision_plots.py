@@ -120,7 +120,7 @@ def _calm(df: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The requests of one setting, warm and at the lowest load, and which that is."""
     words = []
     for column in ("start_kind", "concurrency", "target_rate"):
-        values = [v for v in ordered(df, column) if v == v and v is not None]  # noqa: PLR0124
+        values = ordered(df.dropna(subset=column), column)
         if len(values) > 1:
             chosen = "warm" if "warm" in values else values[0]
             df = df[df[column] == chosen]
@@ -216,7 +216,7 @@ def heatmap(sheet: Sheet) -> None:
         if df["target_rate"].nunique() > 1 and df["concurrency"].nunique() < 2
         else "concurrency"
     )
-    loads = [v for v in ordered(df, level) if v == v and v is not None] or [math.nan]  # noqa: PLR0124
+    loads = ordered(df.dropna(subset=level), level) or [math.nan]
     lengths, classes = _lengths(df)
     panels: list[tuple[Look, np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
     for look, part in sheet.groups():

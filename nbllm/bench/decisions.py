@@ -180,8 +180,9 @@ def goodput(
     known.
 
     One row per model and load: n, good, share with its interval (Wilson), good_s (good requests a second, of
-    what was made of the load), holds (whether at least `at_least` of them were good), and highest: the
-    highest load that holds, with all below it. Raises ConfigError without a limit, or for what is no metric.
+    what was made of the load) with that interval, holds (whether at least `at_least` of them were good), and
+    highest: the highest load that holds, with all below it. Raises ConfigError without a limit, or for what
+    is no metric.
     """
     import pandas as pd
 
@@ -207,7 +208,7 @@ def goodput(
             values = last[metric].astype("Float64")
             good &= (values >= limit if metric in RATES else values <= limit).fillna(False).astype(bool)
         ends = st.wilson(int(good.sum()), len(last), level)
-        found = float(good.mean()) if len(last) else math.nan
+        found, rate = float(good.mean()) if len(last) else math.nan, achieved(df, last)[1]
         rows.append(
             {
                 **dict(zip(keys, key, strict=True)),
@@ -216,7 +217,9 @@ def goodput(
                 "share": found,
                 "ci_lo": ends.lo,
                 "ci_hi": ends.hi,
-                "good_s": found * achieved(df, last)[1],
+                "good_s": found * rate,
+                "good_s_lo": ends.lo * rate,
+                "good_s_hi": ends.hi * rate,
                 "holds": found >= at_least,
             }
         )

@@ -32,9 +32,8 @@ def requests(df: pd.DataFrame) -> pd.DataFrame:
             hint="bench.run and bench.load give one.",
         )
     once(df.columns)
-    if not set(df.index.names).isdisjoint(
-        df.columns
-    ):  # set_index("name", drop=False): which of them is meant?
+    # set_index("name", drop=False): which of them is meant? Frames put together have each label twice.
+    if not (df.index.is_unique and set(df.index.names).isdisjoint(df.columns)):
         df = df.reset_index(drop=True)
     absent = [c for c in columns.COLUMNS if c.name not in df]
     lost = {c.name for c in absent}
