@@ -706,3 +706,39 @@ def test_who_ends_while_others_are_measured_is_measured_too():
     found.wake(measure)
     assert comes_to(2, lambda: made)
     found.close()
+
+
+class _Noting(Ledger):
+    """Keeps what it was given last."""
+
+    def note(self, stream, call):
+        self.given = stream, call
+        return super().note(stream, call)
+
+
+class _Following:
+    """An ended call, while which is measured the next one ends, as they do under a steady load."""
+
+    at_end = remark = None
+
+    def __init__(self, ledger, stream, call, left=1_000):
+        self._next, self._stream = (lambda: _Following(ledger, stream, call, left - 1)), stream
+        self._left = left
+        ledger.note(self, call)
+
+    def __getattr__(self, name):
+        if name == "attempts" and self._next is not None and self._left:
+            following, self._next = self._next, None
+            following()
+        return getattr(self._stream, name)
+
+
+def test_a_steady_load_comes_to_the_disk(place, client):
+    """Calls that end while others are measured wait for the next turn, so that what is measured is written
+    and let go: a map of 100,000 rows held every one of them until its end, and a kill lost them all."""
+    client.ledger = ledger = _Noting("disk")
+    client.complete("hello", "sim/openai")
+    ledger.flush()
+    _Following(ledger, *ledger.given)
+    ledger.flush()
+    assert 2 <= [row["status"] for row in read()[0].values()].count("ok") < 500

@@ -28,6 +28,7 @@ from .measure import Call, failed, rows, started
 _LONGEST = 200  # characters of a name that a provider sends; on disk it is cut
 _DAY = 86_400.0  # seconds
 _FRESH = 10.0  # seconds for which what was read of the last day serves
+_BEHIND = 300  # ended calls, which are all in memory, from which on measuring waits for nobody
 _TEXTS = ("prompt", "answer", "error_msg")
 _as_json = json.JSONEncoder(default=str).encode
 
@@ -42,7 +43,7 @@ class Ledger:
         self.notebook: str | None = None  # whose calls these are
         self._numbers = itertools.count(1)
         self._number = next(book().ledgers)
-        self._pending: list[tuple[Recorded, Call, Row, Book]] = []
+        self._pending: dict[int, tuple[Recorded, Call, Row, Book]] = {}  # by their numbers
         self._rows: deque[Row] = deque(maxlen=most)
         self._begun = 0  # the last call whose beginning was looked at
         self._recent: tuple[float, dict[Key, Row]] = (0.0, {})  # when it was read, and what
@@ -79,7 +80,7 @@ class Ledger:
             "notebook": self.notebook,
         }
         with self._lock:
-            self._pending.append((stream, call, about, own))
+            self._pending[number] = stream, call, about, own
         stream.at_end, stream.remark = self._ended, partial(self._remark, about, own)
         if self._kept == "memory":
             return ""
@@ -133,26 +134,26 @@ class Ledger:
             own.wake(self._settle)
 
     def _settle(self) -> None:
-        """Measures what has ended, and puts down what has begun. An entry goes when it is done with: an
-        interrupt may come."""
+        """Measures what has ended by now, and puts down what has begun. What ends meanwhile is of the next
+        turn, so that under a steady load rows come to the disk and out of memory. An entry goes when it is
+        done with: an interrupt may come."""
         with self._measuring:
-            while (entry := self._first()) is not None:
-                made = self._measured(*entry[:3])
+            with self._lock:
+                ended = [entry for entry in self._pending.items() if entry[1][0].done]
+            for number, (stream, call, about, own) in ended:
+                made = self._measured(stream, call, about)
                 if self._kept != "memory":
-                    entry[3].add([self._record(row) for row in made])
+                    own.add([self._record(row) for row in made])
                 with self._lock:
                     self._rows.extend(made)
-                    self._pending.remove(entry)
-                time.sleep(0)  # whoever has something to do goes first
+                    del self._pending[number]
+                if len(ended) < _BEHIND:
+                    time.sleep(0)  # whoever has something to do goes first
             with self._lock:
-                begun = [e for e in self._pending if e[2]["seq"] > self._begun and self._kept != "memory"]
+                begun = [e for n, e in self._pending.items() if n > self._begun and self._kept != "memory"]
             for _, call, about, own in begun:
                 own.add([self._record(started(call, about))])
                 self._begun = about["seq"]
-
-    def _first(self) -> tuple[Recorded, Call, Row, Book] | None:
-        with self._lock:
-            return next((entry for entry in self._pending if entry[0].done), None)
 
     def _measured(self, stream: Recorded, call: Call, about: Row) -> list[Row]:
         try:
@@ -191,10 +192,8 @@ _WORDS = ("reasoning", "cache")  # one of ours, never a text of the person's
 def _numbers(params: str | None) -> str:
     """Of the parameters those that are no text: what stops an answer, or goes to a provider as it is, may
     quote the prompt."""
-    if params in (None, "{}"):
-        return "{}"
-    given = json.loads(params)
-    return json.dumps({k: v for k, v in given.items() if isinstance(v, (int, float)) or k in _WORDS})
+    own = json.loads(params or "{}").items()
+    return json.dumps({k: v for k, v in own if isinstance(v, (int, float)) or k in _WORDS})
 
 
 _ALL: WeakSet[Ledger] = WeakSet()
