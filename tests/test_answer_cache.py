@@ -127,6 +127,15 @@ def test_what_does_not_tell_calls_apart(client):
     assert not client.complete(other, "openai/m", cache=True).cached
 
 
+@pytest.mark.parametrize(
+    "options", [({"temperature": 0}, {"temperature": 0.0}), ({"top_p": 1.0}, {"top_p": 1})]
+)
+def test_equal_numbers_are_equal(client, options):
+    """However they are written."""
+    first, second = (client.complete("Hi", "openai/sim", cache=True, **more) for more in options)
+    assert (False, True) == (first.cached, second.cached)
+
+
 def test_a_key_is_no_part_of_the_key():
     """Nor what stands before an @, nor a secret in the query."""
 

@@ -573,7 +573,8 @@ def test_who_answers_for_another_has_the_costs(place, client):
     assert ("bad@status=500", "good") == (first["request_model"], last["request_model"])
     df = cost(SimpleNamespace(client=client), "")
     assert ["sim/openai/bad@status=500", "sim/anthropic/good", "all"] == list(df.index)
-    assert [1, 0, 1] == list(df["failed"])
+    assert [1, 0, 0] == list(df["failed"])
+    assert [1, 1, 1] == list(df["calls"])
     shown = log(SimpleNamespace(client=client), "")._repr_html_()
     assert "sim/anthropic/good" in shown
 

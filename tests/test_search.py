@@ -25,6 +25,7 @@ ROWS = [
     row("東京の天気は？", "晴れです"),
     row('def f(x): return x["foo-bar"] * (1 + 2)', "A naïve café"),
     {"name": "numbers alone"},
+    row("Very good\U0001f44dso far: cafe\u0301 au lait", "Größe der Bäume"),
 ]
 
 
@@ -43,6 +44,10 @@ ROWS = [
         ('x["foo-bar"]', [3]),
         ("role", []),  # ours, not the user's
         ("numbers", []),
+        ("\U0001f44d", [5]),
+        ("good\U0001f44d so", [5]),
+        ("café lait", [5]),
+        ("GRÖßE baum", [5]),
         ("NOT france", []),
         ("words:capital", []),
         ("* capital", [0]),

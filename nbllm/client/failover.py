@@ -140,8 +140,9 @@ def request_for(request: Request, first: Route, other: Route) -> Request:
 
 
 def _plain(message: Message) -> Message:
-    kept = (part for part in message.parts if not isinstance(part, (Reasoning, Raw)))
-    return replace(message, parts=tuple(_unsigned(part) for part in kept))
+    return replace(
+        message, parts=tuple(_unsigned(p) for p in message.parts if not isinstance(p, (Reasoning, Raw)))
+    )
 
 
 def _unsigned(part: Any) -> Any:

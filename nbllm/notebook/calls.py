@@ -97,9 +97,9 @@ def _number(word: str) -> int:
 
 def cost(session: Session, rest: str) -> Any:
     """What calls came to: a line a model, and all of them; in a period, a line a day and model; `by=day`,
-    `by=provider,model` and so on choose the lines; `plot` draws them, by the first. Calls,
-    failed, tokens, US dollars; NA where a price is not known, and then the sum is of what is. `unpriced`
-    calls are not in it; the tokens of `estimated` ones nobody counted."""
+    `by=provider,model` and so on choose the lines; `plot` draws them, by the first. Calls, those of
+    them that failed at last, tokens, US dollars; NA where a price is not known, and then the sum is of what
+    is. `unpriced` calls are not in it; the tokens of `estimated` ones nobody counted."""
     import pandas as pd
 
     period, others = _split(rest)
@@ -172,11 +172,11 @@ def _keys(word: str) -> list[str]:
 
 
 def _sums(part: pd.DataFrame) -> dict[str, Any]:
-    providers = sorted(set(part["provider"].dropna()))
+    answered = part["ok"].fillna(False).groupby([part["run_id"], part["request_id"]], dropna=False).any()
     return {
-        "provider": ", ".join(providers),
-        "calls": part[["run_id", "request_id"]].drop_duplicates().shape[0],
-        "failed": int((~part["ok"].fillna(False)).sum()),
+        "provider": ", ".join(sorted(set(part["provider"].dropna()))),
+        "calls": len(answered),
+        "failed": int((~answered).sum()),
         "in_tokens": part["in_tokens"].sum(),
         "out_tokens": part["out_tokens"].sum(),
         "cost_usd": part["cost_usd"].sum(min_count=1),

@@ -219,6 +219,7 @@ def _answer(stream: Recorded, call: Call, disturbed: bool) -> Row:
         "chars": sum(c.chars for c in written),
         "cost_usd": None if _disbelieved(response.usage or Usage(), written) else response.cost,
         "cached": response.cached,
+        "simulated": response.simulated,
         **_outcome(stream, response),
         **_server(response, stream.trace),
         **_tokens(response.usage, written, when := moments(stream), _whole(written, call.tokenizer)),

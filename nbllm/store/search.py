@@ -3,7 +3,8 @@
 The index is made in memory for each search, of the rows that are searched: so nothing of it is on disk or
 grows old, and a row that another kernel has just written is found. A query is words, whatever characters they
 are made of, and never FTS5's language: a row is found where it has them all, each as a word or as the
-beginning of one. In scripts without word spaces, each character is a word, and a query's word a run of them.
+beginning of one. In scripts without word spaces, and of emoji, each character is a word, and a query's word a
+run of them.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from ..core.errors import ConfigError
 from .chunks import Row
 
-_UNSPACED = r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
+_UNSPACED = (  # and pictures
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+    r"\u2600-\u27bf\U0001f300-\U0001faff]"
+)
 _MANY = 50  # words of a query that count
-_TABLE = "create virtual table texts using fts5(words, tokenize = 'unicode61 remove_diacritics 2')"
+_TOKENS = "unicode61 remove_diacritics 2 categories ''L* N* Co So''"
+_TABLE = f"create virtual table texts using fts5(words, tokenize = '{_TOKENS}')"
 _FIND = (
     "select rowid, snippet(texts, 0, '[', ']', '...', 16) from texts where texts match ? "
     "order by rank, rowid desc limit ?"

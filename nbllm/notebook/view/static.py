@@ -175,7 +175,7 @@ def footer(
         f"not filled: {left}" if left else "",
         "attached " + ", ".join(attached) if attached else "",
         *(f"{_mark(value)} {name}" for name, value in response.checks.items()),
-        *(n.text.rstrip(".") for n in response.notices if n.kind in _IN_FOOTER),
+        *dict.fromkeys(n.text.rstrip(".") for n in response.notices if n.kind in _IN_FOOTER),
         *(f"{caption(p)[1:-1]} in .files" for p in response.files),
     ]
     shown = [plain(item).replace("\n", " ") for item in items if item]
