@@ -133,11 +133,14 @@ def _sample(row: Row) -> Row:
 
 
 def to_promptfoo(df: pd.DataFrame) -> Row:
-    """promptfoo's results (version 3), as its `import` takes them: a prompt is a test, a model a provider."""
+    """promptfoo's results (version 3), as its `import` takes them: a prompt is a test each time that it was
+    asked (a row of its table), a model a provider."""
     rows = _requests(df)
-    tests = {p: i for i, p in enumerate(dict.fromkeys(str(r["prompt_id"]) for r in rows))}
+    tests = {t: i for i, t in enumerate(dict.fromkeys((r["prompt_id"], r["epoch"]) for r in rows))}
     names = [str(n) for n in ordered(df, "name")]
-    results = [_result(row, tests[str(row["prompt_id"])], names.index(str(row["name"]))) for row in rows]
+    results = [
+        _result(row, tests[row["prompt_id"], row["epoch"]], names.index(str(row["name"]))) for row in rows
+    ]
     told = [r["t_wall"] for r in rows if r["t_wall"] is not None]
     prompts = [
         {
