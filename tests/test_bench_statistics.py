@@ -234,10 +234,10 @@ def test_a_true_difference_is_found_with_its_size():
 def test_identical_models_under_drift_are_seldom_called_different():
     """At most 6 % at the 5 % level: 300 runs, so that 6 % holds within their own noise (binomial, 99.9 %)."""
     rng = np.random.default_rng(7)
-    frames = (drifting(60, 1.0, rng, plain) for _ in range(300))
-    verdicts = [compare(df, metrics="ttft_ms", margin=0.0).iloc[0]["verdict"] for df in frames]
-    called = sum(verdict in ("faster", "slower") for verdict in verdicts)
-    assert called <= scipy.stats.binom.ppf(0.999, 300, 0.06)
+    runs = [drifting(60, 1.0, rng, plain).assign(concurrency=i + 1) for i in range(300)]
+    rows = compare(pd.concat(runs), metrics="ttft_ms", margin=0.0)  # each a setting with a family of its own
+    assert (300, {1}) == (len(rows), set(rows["n_family"]))
+    assert rows["verdict"].isin(["faster", "slower"]).sum() <= scipy.stats.binom.ppf(0.999, 300, 0.06)
 
 
 def test_close_models_are_equivalent_and_few_blocks_undecided():
