@@ -255,6 +255,15 @@ def test_what_is_no_table_is_refused_with_how_to_make_one(data, told):
     assert told in caught.value.hint
 
 
+@pytest.mark.parametrize("column", ["answer", "llm_status"])
+def test_a_column_that_is_there_twice_gets_no_answers(server, column):
+    """Nobody could say whose they are: one row's stood in another's."""
+    df = pd.DataFrame([["a", "b", "c"], ["d", "e", "f"]], columns=["text", column, column])
+    with pytest.raises(ConfigError, match=f"several columns called {column}"):
+        mapped(server, df)
+    assert [] == list(server.records)
+
+
 def test_columns_have_the_types_of_the_schema(server):
     """Nullable dtypes, lists as they are; a prefix from into=."""
     out = nbllm.map(texts(3), "{text}", model="sim/openai@ttft=0,gap=0", schema=SCHEMA)

@@ -185,6 +185,48 @@ def test_a_job_is_watched_and_cancelled(serve, kind):
     assert created(server) == 1
 
 
+@pytest.mark.parametrize("kind", CREATES)
+@pytest.mark.parametrize("dedupe", [True, False])
+def test_answers_find_their_rows_in_a_table_that_was_changed(serve, kind, dedupe):
+    """Sorted, filtered, longer, or another value in one row, by whoever had the table or read it anew: no
+    answer stands on another's row, and a row that is not in the run says so."""
+    _, client = serve(batch_shuffle=1)
+    df = texts(6)
+    job = mapped(client, df, kind, run="r", wait=False, dedupe=dedupe)
+    df["text"] = list(df["text"])[::-1]
+    df.loc[103, "text"] = "new"
+    made = job.collect()
+    assert own(made)
+    assert "pending" == made.llm_status[103]
+    assert "NotInRun" in made.llm_error[103]
+    for other in (texts(6).iloc[::-1], texts(6).iloc[2:5], texts(9)):
+        made = nbllm.rows.collect("r", other, client=client)
+        assert list(other.text) == list(made.text)
+        assert own(made)
+        if dedupe:
+            assert list(made.text < "row 6") == list(made.llm_status == "ok")
+
+
+@pytest.mark.parametrize(
+    ("what", "more"),
+    [
+        ("model", {"model": "anthropic/m"}),
+        ("schema", {"schema": "mood"}),
+        ("options", {"temperature": 0.5}),
+    ],
+)
+def test_another_question_waits_for_the_batches_of_the_first(serve, what, more):
+    """Whose answers only that one can read; nothing is handed in, and the first goes on."""
+    server, client = serve(batch_s=1000)
+    job = mapped(client, texts(2), run="r", wait=False)
+    with pytest.raises(ConfigError, match=f"another {what}"):
+        mapped(client, texts(2), run="r", **more)
+    assert created(server) == 1
+    assert {"ok": 0, "failed": 0, "waiting": 2} == job.poll()
+    assert job.cancel()["waiting"] == 0
+    assert list(mapped(client, texts(2), run="r", wait=False, **more).collect().llm_status) == ["pending"] * 2
+
+
 def test_waiting_grows_and_an_interrupt_ends_it_alone(serve):
     """The batch goes on."""
     _, client = serve(batch_s=1000)

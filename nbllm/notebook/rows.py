@@ -125,6 +125,9 @@ def _table(session: Session, name: str) -> Any:
     """The DataFrame of that name. Raises ConfigError."""
     df = session.namespace.get(name)
     if not (hasattr(df, "iloc") and hasattr(df, "columns")):
-        wrong = "there is no variable" if name not in session.namespace else "no DataFrame is"
-        raise ConfigError(f"{wrong} called {name}.", hint="Name a DataFrame of this notebook.")
+        wrong = f"{name} is no DataFrame of pandas, but {type(df).__name__}"
+        hint = f"Write {name} = {name}.to_pandas()." if hasattr(df, "to_pandas") else "Name a DataFrame."
+        raise ConfigError(
+            f"{wrong if name in session.namespace else f'there is no variable called {name}'}.", hint=hint
+        )
     return df

@@ -14,7 +14,7 @@ wait=False gives a BatchJob at once, and nbllm.rows.collect("reviews") the table
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +27,7 @@ from ..core.errors import BudgetExceeded, ConfigError
 from ..routing import prices
 from ..store import runs as files
 from ..store.budgets import Amount, Budget
-from ..store.runs import Row, RunFile, RunInfo
+from ..store.runs import RunFile, RunInfo
 from . import executors
 from .batch import WAITING, Batches, BatchJob, refuse
 from .estimate import Estimate, taken
@@ -344,12 +344,18 @@ class _Run:
     def handed_in(self, df: pd.DataFrame | None, *, failed: bool = False) -> BatchJob:
         """Hands in what is open, and gives the job."""
         handle = BatchJob(self.file.name, self.job, df, self.client)
-        there = Batches(self.file, handle)
+        there, about = Batches(self.file, handle), {**self.job.about(), "mode": "batch"}
+        was = _about(self.file) if self.file.parts() else about
+        if changed := [n for n in ("model", "schema", "options") if was[n] != about[n]]:
+            raise ConfigError(
+                f"The run {self.file.name} has batches under way with another {changed[0]}.",
+                hint="Give this one another name with run=, or end those with nbllm.rows.cancel.",
+            )
         if df is not None:
             self.file.plan(self.job.questions(df))
         if failed:
             self.file.reopen()
-        self.file.put(about={**self.job.about(), "mode": "batch"}, ended="")
+        self.file.put(about=about, ended="")
         there.look()  # what is there already, an interrupted creation among it
         if ids := there.open_ids():
             there.check(ids)
@@ -392,17 +398,7 @@ class _Run:
         return answer is not False
 
     def _frame(self, df: pd.DataFrame | None, runner: Runner) -> pd.DataFrame:
-        import pandas as pd
-
-        results = list(self._results(runner))
-        if df is None:
-            prompts = [prompt for _, prompt in self.file.questions([row.id for row in results])]
-            df = pd.DataFrame({"prompt": pd.array(prompts, dtype="string")})
-        made = joined(df, self.job, results, self.file.name)
+        unsaved = runner.recorder.unsaved if hasattr(runner, "recorder") else {}
+        made = joined(df, self.job, [unsaved.get(r.id, r) for _, r in self.file.results()], self.file)
         made.attrs["nbllm_ended"] = runner.ended
         return made
-
-    def _results(self, runner: Runner) -> Iterator[Row]:
-        unsaved = runner.recorder.unsaved if hasattr(runner, "recorder") else {}
-        for _, row in self.file.results():
-            yield unsaved.get(row.id, row)

@@ -232,19 +232,12 @@ class Batches:
 
     def frame(self) -> pd.DataFrame:
         """The table with what has come."""
-        import pandas as pd
-
-        rows, df = [row for _, row in self.file.results()], self.df
-        if df is None:
-            prompts = [prompt for _, prompt in self.file.questions([row.id for row in rows])]
-            df = pd.DataFrame({"prompt": pd.array(prompts, dtype="string")})
-        if len(df) != len(rows):
-            raise errors.ConfigError(
-                f"This table has another length ({len(df):,}) than that of the run {self.file.name} "
-                f"({len(rows):,}).",
-                hint="Give the table that it was started with, or none.",
-            )
-        return joined(df, self.job, rows, self.file.name)
+        rows = [row for _, row in self.file.results()]
+        if self.df is not None:  # it may have been sorted, filtered or changed since
+            known = {row.id: row for row in rows}
+            ids = [id for id, _ in self.job.fitting(self.df).questions(self.df)]
+            rows = [known.get(id) or Row(id, "pending", error=_STRANGE) for id in ids]
+        return joined(self.df, self.job, rows, self.file)
 
     # --- creation ---
 
@@ -361,3 +354,4 @@ def _fresh(part: Part) -> bool:
 
 
 _MISSING = "MissingValue: a value of the prompt is missing in this row."
+_STRANGE = "NotInRun: this row is not in the run, or has been changed since."

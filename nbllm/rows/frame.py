@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..store.runs import Row
+from ..store.runs import Row, RunFile
 from .job import Job
 
 if TYPE_CHECKING:
@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 _DTYPES = {"string": "string", "integer": "Int64", "number": "Float64", "boolean": "boolean"}
 
 
-def joined(df: pd.DataFrame, job: Job, results: Iterable[Row], run: str) -> pd.DataFrame:
+def joined(df: pd.DataFrame | None, job: Job, rows: Sequence[Row], file: RunFile) -> pd.DataFrame:
     """A new frame with df's index, order and columns, and those of the answers; one that has the same name is
-    replaced. `.attrs["nbllm_run"]` names the run."""
-    rows = list(results)
+    replaced. Without a table the prompts stand in its place. `.attrs["nbllm_run"]` names the run."""
+    if df is None:
+        import pandas as pd
+
+        prompts = [prompt for _, prompt in file.questions([row.id for row in rows])]
+        df = pd.DataFrame({"prompt": pd.array(prompts, dtype="string")})
     answers = [json.loads(r.data) if r.data is not None and r.state == "ok" else None for r in rows]
     made = {
         c: typed([_field(a, name) for a in answers], dtype_of(job, name)) for c, name in job.columns.items()
@@ -31,7 +35,7 @@ def joined(df: pd.DataFrame, job: Job, results: Iterable[Row], run: str) -> pd.D
     out, below = df.copy(), ("",) * (df.columns.nlevels - 1)
     for column, values in made.items():
         out[(column, *below) if below else column] = values
-    out.attrs["nbllm_run"] = run
+    out.attrs["nbllm_run"] = file.name
     return out
 
 

@@ -132,6 +132,11 @@ class Job:
         for name in job.template.columns:
             if names.count(name) != 1:
                 _refuse(name, names, job.template)
+        if twice := [c for c in (*self.columns, *STATUS) if names.count(c) > 1]:
+            raise ConfigError(
+                f"The table has several columns called {twice[0]}, which the answer would replace.",
+                hint="Rename all but one, or choose another name with into=.",
+            )
         if taken := [c for c in self.columns if c in job.template.columns or c in STATUS]:
             raise ConfigError(
                 f"The answer would replace the column {taken[0]}, which is needed.",
