@@ -9,7 +9,7 @@ import nbllm
 from nbllm import Client, errors
 from nbllm.client.engine import engine
 from nbllm.client.failover import Breaker, Breakers, moves_on, request_for
-from nbllm.core.events import Notice, Restarted
+from nbllm.core.events import Finished, Notice, Restarted, TextDelta
 from nbllm.core.messages import Message, Raw, Reasoning, Request, Text, ToolCall
 from nbllm.routing.registry import Route, load
 from nbllm.store import columns
@@ -200,6 +200,7 @@ def test_it_never_stays_out_longer_than_its_longest_wait(happened):
         (errors.Timeout("x", which="total", seconds=1), False),
         (errors.Timeout("x", which="idle", seconds=1), False),
         (errors.ContentFiltered("x", status=400), False),
+        (errors.BadRequest("x", status=400), False),
         (errors.ContextLengthExceeded("x", status=400), False),
         (errors.ConfigError("x"), False),
         (errors.ProtocolError("x"), False),
@@ -210,6 +211,44 @@ def test_it_never_stays_out_longer_than_its_longest_wait(happened):
 def test_which_errors_move_on(error, expected):
     """As a table."""
     assert expected is moves_on(error)
+
+
+@pytest.mark.parametrize(
+    ("kind", "models", "how", "asked"),
+    [
+        (errors.ContextLengthExceeded, "openai/gpt-4|openai/gpt-4.1", None, 2),
+        (errors.ContextLengthExceeded, "openai/gpt-4.1|openai/gpt-4", None, 1),
+        (errors.ContextLengthExceeded, "openai/gpt-4|openai/nobody-knows", None, 1),
+        (errors.ContextLengthExceeded, "openai/nobody-knows|openai/gpt-4.1", None, 1),
+        (errors.ContentFiltered, "openai/gpt-4|openai/gpt-4.1", None, 1),
+        (errors.ContentFiltered, "openai/gpt-4|openai/gpt-4.1", "content", 2),
+        (errors.BadRequest, "openai/gpt-4|openai/gpt-4.1", "content", 1),
+    ],
+)
+def test_what_is_too_long_goes_where_it_fits_and_what_is_filtered_where_that_is_asked_for(
+    kind, models, how, asked
+):
+    """A model that is known to read more is asked, no other; a filter's word stands unless the user says."""
+    client = Client(load({"OPENAI_API_KEY": "sk-canary-0123456789"}), ledger=None)
+    seen = []
+
+    async def send(attempt, sink):
+        sink.begin(attempt)
+        seen.append(attempt.route.model)
+        if len(seen) == 1:
+            raise kind("Refused.", status=400)
+        sink.publish(TextDelta("yes"))
+        sink.publish(Finished("stop"))
+
+    client.sender = send
+    stream = client.stream("Hi", models, failover=how)
+    if asked == 2:
+        assert "yes" == stream.response().text
+    else:
+        with pytest.raises(kind):
+            stream.response()
+    assert asked == len(seen)
+    client.close()
 
 
 def test_another_provider_gets_no_signatures_of_the_first():

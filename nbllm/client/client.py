@@ -346,7 +346,8 @@ class Client:
         answer that an equal call had before, of which Response.cached tells, and keeps what comes;
         "refresh" asks anew and keeps that one; sample tells several answers to one question apart.
         label: a word that its rows in the log have. failover: with model="a|b", "restart" asks b also
-        where a fails after it has begun to answer; what came is void then. hedge: seconds without a
+        where a fails after it has begun to answer, what came is void then; "content" where a's
+        filter refused. hedge: seconds without a
         token after which it is asked a second time; who begins first is read, both are paid. retries:
         how often to ask again while nothing has been shown. extra: merged into the request body as it
         is. keep: a headless CLI stays for the next call, which is then answered sooner; a conversation
@@ -415,7 +416,7 @@ class Client:
             "retries": Retries.of(spec.retries),
             "keep": bool(spec.keep),
             "mode": spec.mode,
-            "anew": begins_anew(spec.failover, route, spec.api_key),
+            "failover": checked_failover(spec.failover, route, spec.api_key),
             "known": answers.own(spec.cache),
             "sample": spec.sample or 0,
             "label": checked_label(spec.label),
@@ -470,15 +471,15 @@ class Client:
         mode: str | None = None,
         permits: Permits | None = None,
         background: bool = False,
-        anew: bool = False,
+        failover: str = "start",
         budgets: tuple[Budget, ...] = (),
         known: str = "",
         sample: int = 0,
         label: str | None = None,
     ) -> Stream:
         """Sends a Request that is made already; `fresh` over a new connection, or to a new command; `keep` as
-        in stream; `background` where nobody waits for it, so that others go first; `anew` for
-        failover="restart"; `budgets` beside the client's own; `known`, "true" or "refresh", for an
+        in stream; `background` where nobody waits for it, so that others go first; `failover` as in
+        stream; `budgets` beside the client's own; `known`, "true" or "refresh", for an
         answer that is known already, and which `sample` of them; `label` for the log. Raises
         ConfigError where no key is found for a provider that needs one. On the engine's own thread,
         what `http.prepare` makes must be there already."""
@@ -498,7 +499,7 @@ class Client:
         others = self._others(request, route, **how) if route.others else ()
 
         def in_turn(handler: Handler) -> Handler:
-            return failing_over(handler, others, running.kept(Breakers), anew=anew)
+            return failing_over(handler, others, running.kept(Breakers), how=failover)
 
         def taped(handler: Handler) -> Handler:
             if tape is not None:
@@ -602,10 +603,10 @@ def checked_label(given: Any) -> str | None:
     )
 
 
-def begins_anew(failover: str | None, route: Route, key: Secret | None) -> bool:
+def checked_failover(failover: str | None, route: Route, key: Secret | None) -> str:
     """What failover= says. Raises ConfigError where it, or a key, has no sense for the models."""
-    if failover not in (None, "start", "restart"):
-        raise errors.ConfigError(f"Not a failover: {failover!r}.", hint="It is start or restart.")
+    if failover not in (None, "start", "restart", "content"):
+        raise errors.ConfigError(f"Not a failover: {failover!r}.", hint="It is start, restart or content.")
     if failover is not None and not route.others:
         raise errors.ConfigError(
             "failover= needs a model to go on with.", hint="For example model=openai/mini|claude/haiku."
@@ -614,7 +615,7 @@ def begins_anew(failover: str | None, route: Route, key: Secret | None) -> bool:
         raise errors.ConfigError(
             "One key does not fit several providers.", hint="Leave api_key out: each finds its own."
         )
-    return failover == "restart"
+    return failover or "start"
 
 
 def _works(spec: CallSpec) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 from ..core import errors
 from ..core.events import Notice, Restarted, is_token
 from ..core.messages import Message, Raw, Reasoning, Request
+from ..routing import prices
 from ..routing.registry import Route
 from .attempt import Attempt, Handler, Sink
 from .policy import may_have_acted
@@ -27,16 +28,18 @@ _MOVING = (
     *(errors.ConnectFailed, errors.StreamCut, errors.AuthenticationError, errors.PermissionDenied),
     *(errors.NotFound, errors.RateLimited, errors.QuotaExceeded, errors.Overloaded, errors.ServerError),
 )
+_MORE = {"content": (errors.ContentFiltered,)}
 _MOVING_STATUS = frozenset({408, 409, 425, 429})
 
 
-def moves_on(error: errors.NbllmError) -> bool:
+def moves_on(error: errors.NbllmError, how: str = "start") -> bool:
     """Whether another model may well answer what this one did not: the wire, the key, the quota, the limit,
-    an unknown model, a fault of the provider's. Not a request that is wrong everywhere, nor a filter."""
+    an unknown model, a fault of the provider's. Not a request that is wrong everywhere, nor one that a filter
+    refused, unless how is "content"."""
     if isinstance(error, errors.Timeout):
         return error.which in ("connect", "first", "silent")
     status = getattr(error, "status", None) or 0
-    return isinstance(error, _MOVING) or status in _MOVING_STATUS or status >= 500
+    return isinstance(error, (*_MOVING, *_MORE.get(how, ()))) or status in _MOVING_STATUS or status >= 500
 
 
 @dataclass(slots=True)
@@ -90,13 +93,11 @@ def failing_over(
     others: Sequence[Attempt],
     breakers: Breakers,
     *,
-    anew: bool = False,
+    how: str = "start",
     clock: Callable[[], float] = time.monotonic,
 ) -> Handler:
-    """Asks the next of `others` where one fails. anew: also after tokens have been shown, which then are
-    void."""
-    if not others:
-        return handler
+    """Asks the next of `others` where one fails. how: "restart" also after tokens have been shown, which then
+    are void; "content" also where a provider's filter refused."""
 
     async def ask(attempt: Attempt, sink: Sink) -> None:
         there = [attempt, *others]
@@ -111,7 +112,8 @@ def failing_over(
                 breaker.note(error, clock())
                 shown = any(is_token(event) for _, event in sink.log[place:])
                 acted = one.call.acts and may_have_acted(error, sink.log[place:])
-                if following is None or not moves_on(error) or acted or (shown and not anew):
+                stands = acted or (shown and how != "restart")
+                if following is None or stands or not (moves_on(error, how) or _fits(error, one, following)):
                     raise
                 if shown:
                     sink.publish(Restarted(f"{_name(one)} failed in the middle; {_name(following)} begins."))
@@ -121,6 +123,12 @@ def failing_over(
                 return
 
     return ask
+
+
+def _fits(error: errors.NbllmError, one: Attempt, other: Attempt) -> bool:
+    """Whether what was too long for one model may not be for the other, which is known to read more."""
+    known = (prices.facts(a.route.model, a.route.provider).context or 0 for a in (other, one))
+    return isinstance(error, errors.ContextLengthExceeded) and next(known) > next(known) > 0
 
 
 def _name(attempt: Attempt) -> str:

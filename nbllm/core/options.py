@@ -189,8 +189,9 @@ class CallSpec:
     failover: str | None = _call(
         "sending",
         "choice",
-        "with model=a|b: start asks b only before a has begun to answer; restart also later, not a's words",
-        values=("start", "restart"),
+        "with model=a|b: start asks b only before a has begun to answer; restart also later, not a's words; "
+        "content also where a's filter refused",
+        values=("start", "restart", "content"),
         default=False,
     )
     hedge: float | None = _call(

@@ -132,8 +132,14 @@ class Answers:
         of this kernel. Raises ConfigError for a file that cannot be read."""
         with self._readable() as db:
             many, size = db.execute("select count(*), coalesce(sum(size), 0) from answers").fetchone()
-        own = {"hits": self.hits, "misses": self.misses}
-        return {"path": str(self.path), "answers": many, "bytes": size, "limit": self.limit, **own}
+        return {
+            "path": str(self.path),
+            "answers": many,
+            "bytes": size,
+            "limit": self.limit,
+            "hits": self.hits,
+            "misses": self.misses,
+        }
 
     def clear(self) -> int:
         """Forgets every answer, and gives how many they were; a file that cannot be read is removed."""

@@ -130,8 +130,13 @@ def _attempt(stream: Recorded, call: Call, i: int) -> Row:
         asked = stream.attempts[i]
         route = asked.route
         if asked.request is not call.request or route.provider is not call.provider:
-            own = {"provider": route.provider, "model": route.asked, "simulated": route.simulated}
-            call = replace(call, request=asked.request, **own)
+            call = replace(
+                call,
+                request=asked.request,
+                provider=route.provider,
+                model=route.asked,
+                simulated=route.simulated,
+            )
     last = i >= len(stream.traces) - 1
     called = stream.called if i == 0 else trace.marks.get("start", stream.called)
     opened = trace.connected_at if trace.reused else None

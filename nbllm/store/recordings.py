@@ -174,7 +174,7 @@ class Tape:
         self.path, self.pace = path, pace
         self._lock, self._places, self._played = threading.Lock(), dict[str, list[int]](), Counter[str]()
         self.first = ""  # provider/model of the first call: what "auto" meant
-        failed = set[int]()
+        failed = set[int]()  # where errors stand
         for place, line in self._lines():
             places = self._places.setdefault(line["hash"], [])
             failed |= {place} if "error" in line else set()
