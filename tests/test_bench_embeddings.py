@@ -66,10 +66,14 @@ def test_vectors_and_answers_are_measured_in_one_run():
 
 
 def test_a_run_of_embeddings_goes_on():
-    """With as many texts in a request as before."""
+    """With as many texts in a request as before; a run is named by its id, its directory or its frame."""
     begun = run("sim/openai", batch=4, budget={"requests": 1})
     df = nbllm.bench.resume(begun["run_id"].iloc[0], budget={"requests": 9}, progress=False)
-    assert [4, 4] == list(df["texts"])
+    assert [4, 4] == list(df["texts"]) == list(nbllm.bench.resume(begun, progress=False)["texts"])
+    begun.attrs.clear()
+    for nobody in (begun, 5, None):
+        with pytest.raises(errors.ConfigError, match="There is no benchmark run"):
+            nbllm.bench.resume(nobody)
 
 
 @pytest.mark.parametrize(

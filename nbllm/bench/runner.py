@@ -197,7 +197,7 @@ def run(
 
 
 def resume(
-    run: str | os.PathLike[str],
+    run: str | os.PathLike[str] | pd.DataFrame,
     *,
     api_key: Mapping[str, str] | None = None,
     base_url: Mapping[str, str] | None = None,
@@ -211,7 +211,7 @@ def resume(
     progress: Progress | bool | None = None,
     client: Client | None = None,
 ) -> pd.DataFrame:
-    """Goes on with a run that was stopped or killed (its directory or run_id), and returns the whole frame.
+    """Goes on with a run that was stopped or killed (its directory, run_id or frame), and gives the frame.
 
     A run's file names its models, and no more: each is looked up anew in the configuration of this session,
     with its key, address and format. What was given by hand is given again, by the model's label: api_key,
@@ -360,8 +360,9 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
     model, name = told.pop("model", None), told.pop("name", None)
     options = {**common, **told}
     batch = options.pop("batch")
-    measured_alone = ("failover", "hedge", "sample", "label")  # one model, and each answer anew
-    known = tuple(o for o in (*REQUEST, *ADDRESS, *SENDING) if o not in measured_alone)
+    known = tuple(  # one model is asked, and each answer is anew
+        o for o in (*REQUEST, *ADDRESS, *SENDING) if o not in ("failover", "hedge", "sample", "label")
+    )
     if batch is not None:
         known = ("extra", *ADDRESS, "timeout", "retries", "dimensions", "purpose")
     refuse_known(options)
@@ -436,8 +437,13 @@ def _again(given: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, Any]], c
     Timeouts.of(given["timeout"])
     try:
         model = f"{told['name']}/{given['model']}" if asked == "auto" else asked
-        address = [by_hand[option].get(name) for option in ADDRESS]
-        arm = _found(client, model, address, by_hand["headers"].get(name), given.get("batch"))
+        arm = _found(
+            client,
+            model,
+            [by_hand[option].get(name) for option in ADDRESS],
+            by_hand["headers"].get(name),
+            given.get("batch"),
+        )
     except errors.ConfigError as error:
         raise errors.ConfigError(
             f"{name!r} cannot be asked as it was: {error.message}",
@@ -704,11 +710,13 @@ def _about(job: Job, blocks: int) -> dict[str, Any]:
     }
 
 
-def _place(run: str | os.PathLike[str]) -> Path:
-    place = Path(run) if (Path(run) / FILE).exists() else find(str(run))
+def _place(run: str | os.PathLike[str] | pd.DataFrame) -> Path:
+    about = getattr(run, "attrs", {}).get("nbllm", {})
+    given = run if isinstance(run, (str, os.PathLike)) else about.get("directory", type(run).__name__)
+    place = Path(given) if (Path(given) / FILE).exists() else find(str(given))
     if place is None:
         raise errors.ConfigError(
-            f"There is no benchmark run {os.fspath(run)!r}.",
+            f"There is no benchmark run {str(given)!r}.",
             hint="bench.runs() lists the runs of this machine.",
         )
     return place
