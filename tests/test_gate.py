@@ -85,13 +85,23 @@ def test_windows_that_come_back_at_once(style):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_two_that_share_a_key(style):
-    """Neither knows of the other, but what is left tells: neither takes more than a third of it at once, and
+    """Neither knows of the other, but what is left tells: neither takes more than a fifth of it at once, and
     both come to go at half the rate. Where nothing tells, each finds its own by its refusals."""
     for seed in SEEDS:
         result = played(Sitting(style, gates=2, seed=seed, **SMALL.get(style, {})))
-        assert result.refused <= (30 if style in SMALL else 10)
+        assert result.refused <= (30 if style in SMALL else 10 if style in SILENT else 3)
         assert result.share >= (0.7 if style in SILENT else 0.95)
         assert result.pause <= 5.0
+
+
+@pytest.mark.parametrize("gates", [2, 3])
+@pytest.mark.parametrize("far", FAR)
+def test_those_who_share_a_key_from_afar(far, gates):
+    """However long the ways: what was begun before the first answers told of others is little."""
+    for seed in range(3):
+        result = played(Sitting("openai", gates=gates, seed=seed, **FAR[far]))
+        assert result.refused <= 5
+        assert result.share >= 0.95
 
 
 @pytest.mark.parametrize("style", [*TELLING, *SILENT])
@@ -99,7 +109,7 @@ def test_one_that_comes_later_to_a_shared_key(style):
     """When nothing is left."""
     for seed in (1, 2, 3):
         result = played(Sitting(style, gates=2, apart=20.0, seed=seed))
-        assert result.refused <= (40 if style in SILENT else 12)
+        assert result.refused <= (40 if style in SILENT else 5)
         assert result.share >= (0.6 if style in SILENT else 0.94)
 
 

@@ -12,7 +12,7 @@ a refusal or an overload, at most once in COOL seconds, and grows by a twentieth
 Where no header tells what really holds, the rows of a table find it out by few at a time, so that few are
 refused: one goes first, then three, then a twentieth of those that were let in; and what was let in before
 the first refusal is taken for a minute's limit, tried, and kept to (Pace). Where others spend what ours tell,
-which the count shows, of what is left nobody takes more than a third before looking again, and a twentieth
+which the count shows, of what is left nobody takes more than a fifth before looking again, and a twentieth
 of the limit is left over, so that those who know nothing of each other do not meet at its end.
 """
 
@@ -119,16 +119,20 @@ class Bucket:
         answers have not begun, some of which may reach the provider later than this one."""
         left = told.remaining
         if told.reset is None and left is not None and left >= self.limit - 1:
-            self.full = ticket.at + self.span  # a window has just begun
+            self.full = now + self.span  # a window has just begun
         if left is None or (left == 0 and told.reset == 0) or ticket.number < self.newest:
             return
         self._how(now, told, left)
         lag = 0.0 if self.fixed else (now - ticket.at) * self.rate
-        slack = 1_000.0 if told.kind != "requests" and self.limit >= 10_000 and left % 1_000 == 0 else 1.0
+        slack = (
+            1_000.0
+            if told.kind != "requests" and self.limit >= 10_000 and left % 1_000 == 0
+            else float(not self.fixed)
+        )
         before = max(0.0, unseen - after) if told.kind == "requests" else 0.0
-        self.newest, self.level = ticket.number, max(self.level, left - after - before - slack + 1.0)
-        most = left - after + lag + slack
-        if self.level > most + 1.0 and ticket.known:
+        self.newest = ticket.number
+        self.level = max(self.level, left - after - before - max(0.0, slack - 1.0))
+        if self.level > (most := left - after + lag + slack) + 1.0 and ticket.known:
             self.others_at = now
         self.level = min(self.level, most)
 
@@ -303,7 +307,8 @@ class Limiter:
 
     def _unsure(self, now: float) -> bool:
         """Whether a row waits for what becomes of those before it: what nobody tells is found out by few at
-        a time, and of what is told to be left nobody takes more than half before looking again."""
+        a time, and of what is told to be left nobody takes more than half before looking again, nor more than
+        twice as many as have been answered: by then it shows whether others take of it, too."""
         if self.pace.rate is not None:
             return False
         if not self._trusted:
@@ -311,7 +316,11 @@ class Limiter:
                 self.flying >= self.pace.ramp
             )
         left, others = self._left(now)
-        return self.unseen >= max(1.0, left / 3.0) if others else left >= FIRST and self.unseen > left
+        return (
+            self.unseen >= max(1.0, left / 5.0)
+            if others
+            else left >= FIRST and self.unseen > min(left, max(FIRST, 2 * self.pace.let_in))
+        )
 
     def _short(self, now: float, need: Need, name: tuple[str, str], bucket: Bucket) -> float:
         return bucket.wait(need.of(name[0]), bucket.spare(now) if name[0] == "requests" else 0.0)
@@ -379,7 +388,7 @@ class Limiter:
                 and (told is not None or self.streak > (5 if bucket.shared(now) else 2))
             ):
                 bucket.full = max(bucket.full, now) if reset is None else now + reset
-                bucket.fixed = True  # our count had room
+                bucket.fixed, bucket.level = True, min(bucket.level, 0.0)  # our count had room
         paced = any(bucket.wait(1.0) > 0 for bucket in self.buckets.values())
         steps = self.streak - 1 if told is not None or paced else self.streak + 4
         pause = max(told or 0.0, min(_PATIENCE, _STEP * 2.0 ** min(steps, 10)) if steps > 0 else 0.0)
