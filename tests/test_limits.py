@@ -330,6 +330,20 @@ REFUSED = {
         None,
     ),
     "openrouter, day": (ROUTER, {}, "day", ..., None),
+    "a reset of hours": (
+        openai("models-per-day"),
+        x(limit="50", remaining="0", reset="7200"),
+        "day",
+        7200,
+        None,
+    ),
+    "a reset of a minute": (
+        openai("models-per-day"),
+        x(limit="50", remaining="0", reset="30"),
+        "day",
+        None,
+        None,
+    ),
     "github, minute": (
         {"error": {"message": "x"}},
         x(type="UserByModelByMinute", timeremaining="44"),

@@ -1,5 +1,6 @@
 """A prompt over the rows of a table: what is sent, what comes back, and that nothing is lost."""
 
+import json
 import os
 import random
 import re
@@ -20,6 +21,7 @@ from nbllm.rows.estimate import Estimate
 from nbllm.store import runs as files
 from nbllm.store.budgets import Budget
 
+from .listeners import Listener
 from .processes import comes_to
 
 SCHEMA = {
@@ -321,6 +323,17 @@ def test_an_error_of_every_row_ends_the_run(server, capsys):
     assert "AuthenticationError" in capsys.readouterr().err
     assert AuthenticationError.__name__ in nbllm.rows.runs()["ended"][0]
     assert b"wrong-key-canary" not in files.path_of("r").read_bytes()
+
+
+def test_a_limit_of_the_day_ends_the_run_with_its_hour(capsys):
+    """Its rows stay to be asked; the frame, the list of runs and what is shown say when it can go on."""
+    words = {"error": {"message": "Limit reached on requests per day (RPD). Try again in 2h5m.", "code": "x"}}
+    with Listener((429, json.dumps(words).encode())) as server:
+        out = nbllm.map(texts(20), "{text}", model="m", base_url=f"{server.url}/v1", width=2, run="day")
+    assert set(out["llm_status"]) <= {"pending", "stopped"}
+    assert len(server.seen) <= 4
+    for told in (out.attrs["nbllm_ended"], nbllm.rows.runs()["ended"][0], capsys.readouterr().err):
+        assert re.search(r"limit of the day is used up: go on after \d\d:\d\d \(\d\d \w+\)", told)
 
 
 def test_a_run_is_listed_and_goes_on_by_its_name(server):

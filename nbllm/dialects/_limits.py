@@ -294,8 +294,8 @@ def refusal(
         return Refusal(per, _moment(f"{again[1]}T{again[2] or '00:00'}+00:00"), told)
     if google and per == "day":  # whose short retryDelay is for limits of a minute
         return Refusal(per, _midnight(now), told)
-    reset = next((limit.reset for limit in spent if limit.per == per and limit.reset), None)
-    wait = wait if wait is not None else reset
+    fits = [x.reset for x in spent if x.reset and (x.per == per or (x.assumed and x.reset > 10 * MINUTE))]
+    wait = wait if wait is not None else next(iter(fits), None)
     return Refusal(per, None if wait is None else now + wait, told)
 
 

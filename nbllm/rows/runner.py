@@ -334,7 +334,7 @@ class Runner:
         state = "failed"
         if ends_run(error):
             state = "pending"
-            self._end_here(told)
+            self._end_here(f"{told.rstrip('.')}. {error.hint}".rstrip())  # which names the hour, or the key
         elif self.raises:
             self.error = self.error or error
             self._end_here(told)
