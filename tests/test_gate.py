@@ -2,6 +2,7 @@
 and calls over real sockets."""
 
 import asyncio
+import json
 import math
 import time
 from dataclasses import replace
@@ -23,6 +24,7 @@ from nbllm.routing import registry
 from nbllm.simulator.limits import STYLES
 
 from .gate_clock import NONE, Sitting, played
+from .listeners import Listener
 
 SEEDS = (1,)  # of the dice; benchmarks/gate.py throws ten
 SILENT = ("groq", "gemini", "none")  # which tell nothing of a minute's requests before they refuse
@@ -284,6 +286,22 @@ def test_no_retries_means_one_request(client, sim):
     with pytest.raises(errors.RateLimited):
         client.complete("once", "openai/b@status=429,fail_times=4,retry_after=0.01", retries=0)
     assert 1 == len(sim.records) - before
+
+
+@pytest.mark.parametrize(("start", "many"), [("x-ratelimit", 77), ("ratelimit", 78)])
+def test_a_gateways_limit_reaches_the_gate(start, many):
+    """With and without the "x-", with its window."""
+    done = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+    with Listener((200, json.dumps({"id": "1", "model": "m", "choices": [done]}).encode())) as server:
+        server.more = {
+            f"{start}-limit": f"{many}, {many};w=3",
+            f"{start}-remaining": "76",
+            f"{start}-reset": "3",
+        }
+        client = Client(registry.load({}), ledger=None)
+        assert "hi" == client.complete("hello", "m", base_url=f"{server.url}/v1").text
+        client.close()
+    assert (many, 3.0) in [(b.limit, b.span) for g in gates() for b in g.limiter.buckets.values()]
 
 
 def test_one_refusal_holds_all_back(client, sim):

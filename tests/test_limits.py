@@ -185,6 +185,15 @@ def test_what_each_provider_means(provider):
     [
         ({}, {}),
         (x(reset_requests="12s"), {}),  # how long, but of what?
+        (x(limit='10, 10;w=1;name="a"', remaining="9", reset="1"), {("requests", SECOND): (10, 9, 1.0)}),
+        (
+            x(limit_requests="60, 60", remaining_requests="59, 59", reset_requests="1s, 1s"),
+            {("requests", MINUTE): (60, 59, 1.0)},
+        ),
+        (
+            {"ratelimit-limit": "100, 100;w=3600", "ratelimit-remaining": "50", "ratelimit-reset": "30"},
+            {("requests", 3_600.0): (100, 50, 30.0)},
+        ),
         (x(limit_requests="-1", remaining_requests="nan"), {}),
         (x(limit_requests="inf", remaining_requests="5"), {("requests", MINUTE): (None, 5, None)}),
         (

@@ -7,6 +7,8 @@ Names agree more than meanings do. What follows stands in recorded answers:
 - A limit is per minute unless its name or the provider's row says another window: Groq counts requests per
   day, Together per second.
 - 2^64-1 (xAI) is no limit at all.
+- Gateways leave out the "x-" (an internet draft), name the window as a parameter (Envoy's "10, 10;w=1")
+  or repeat what the server behind them said ("60, 60").
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ def _names() -> dict[str, tuple[str, str, str, str]]:
     table = {}
     for field, (word, kind), window in itertools.product(_FIELDS, _KINDS.items(), ("", *WINDOWS)):
         name = "-".join(filter(None, (word, window)))
-        table["-".join(filter(None, ("x-ratelimit", field, name)))] = (field, name, kind, window)
+        for start in ("x-ratelimit", "ratelimit"):
+            table["-".join(filter(None, (start, field, name)))] = (field, name, kind, window)
         if word and not window:
             table[f"anthropic-ratelimit-{word}-{field}"] = (field, f"anthropic {word}", kind, "")
     return table
@@ -113,13 +116,21 @@ def _usual(quirks: Quirks, found: Mapping[str, Mapping[str, str]]) -> dict[str, 
 def _limit(
     kind: str, word: str, texts: Mapping[str, str], now: float, usual: Mapping[str, float]
 ) -> Limit | None:
-    most, left = amount(texts.get("limit", "")), amount(texts.get("remaining", ""))
+    most, left = (amount(_first(texts.get(name, ""))) for name in ("limit", "remaining"))
     if (most is None and left is None) or max(most or 0, left or 0) >= _NO_LIMIT:
         return None
     period = amount(texts.get("renewalperiod", "")) or None
-    window = WINDOWS.get(word) or period or usual.get(kind)
-    reset = _reset(texts.get("reset", ""), now, ms="renewalperiod" in texts)
+    named = re.search(r"; ?w=(\d{1,9})", texts.get("limit", ""))
+    window = WINDOWS.get(word) or period or (named and float(named[1])) or usual.get(kind)
+    told = texts.get("reset", "")
+    tried = (_reset(text, now, ms="renewalperiod" in texts) for text in (told, _first(told)))
+    reset = next((reset for reset in tried if reset is not None), None)
     return Limit(kind, most, left, window or MINUTE, reset, window is None)
+
+
+def _first(text: str) -> str:
+    """The first of the values that two proxies wrote, without its parameters."""
+    return re.split(", |;", text, maxsplit=1)[0]
 
 
 def _reset(text: str, now: float, *, ms: bool) -> float | None:

@@ -51,7 +51,7 @@ _KEPT = (
     "cf-ray",
     "x-nbllm-simulated",
 )
-_KEPT_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-", "x-litellm-", "x-groq-", "x-goog-")
+_KEPT_PREFIXES = ("x-ratelimit-", "ratelimit-", "anthropic-ratelimit-", "x-litellm-", "x-groq-", "x-goog-")
 
 
 class Reply(AnyReply):
