@@ -160,11 +160,6 @@ def sender(transport: Callable[[AnyCall], Transport]) -> Handler:
     return send
 
 
-def _nothing(_frames: list[Frame], _place: int) -> list[Item]:
-    return []
-
-
-@dataclass(slots=True)
 class _Sending:
     """An attempt at work on the engine's loop. which: the time limit that runs; since: when it began; seen:
     when the last message came; size: characters of all messages; clock: ends the attempt, after_end what is
@@ -173,23 +168,18 @@ class _Sending:
     Time limits cost a chunk nothing: a timer looks now and then how far things have come.
     """
 
-    attempt: Attempt
-    sink: Sink
-    trace: Trace
-    which: str = "first"
-    since: float = 0.0
-    seen: float = 0.0
-    size: int = 0
-    tokens: bool = False
-    decoder: Decoder | None = None
-    usual: Usual = _nothing
-    clock: asyncio.Timeout | None = None
-    after_end: asyncio.Timeout | None = None
-    timer: asyncio.TimerHandle | None = None
+    def __init__(self, attempt: Attempt, sink: Sink, trace: Trace) -> None:
+        self.attempt, self.sink, self.trace = attempt, sink, trace
+        self.which, self.size, self.tokens = "first", 0, False
+        self.since = self.seen = time.perf_counter()
+        self.decoder: Decoder | None = None
+        self.usual: Usual = lambda _frames, _place: []
+        self.clock: asyncio.Timeout | None = None
+        self.after_end: asyncio.Timeout | None = None
+        self.timer: asyncio.TimerHandle | None = None
 
     async def run(self, transport: Transport) -> None:
         attempt, trace, sink = self.attempt, self.trace, self.sink
-        self.since = self.seen = time.perf_counter()
         try:
             async with asyncio.timeout(None) as self.clock:
                 self._look()
@@ -249,8 +239,7 @@ class _Sending:
         reply.finish(lambda: spoken(self.sink.partial().message, self.attempt.route.provider))
 
     async def _read(self, decoder: Decoder, reply: Reply) -> None:
-        self.trace.whole = getattr(decoder, "whole", False)
-        self.usual = getattr(decoder, "usual", _nothing)
+        self.trace.whole, self.usual = getattr(decoder, "whole", False), getattr(decoder, "usual", self.usual)
         self.after_end = clock = asyncio.timeout(None)
         try:
             async with clock:

@@ -45,8 +45,7 @@ async def hedged(stream: Stream, send: Callable[[], Stream], seconds: float) -> 
         if len(calls) > 1 and not (first.done and first.error):
             stream.publish(Notice("hedge", f"The {'first' if first is calls[0] else 'second'} was faster."))
         stream.attempts, stream.traces = first.attempts, first.traces
-        async for at, event in first.timed():
-            stream.publish(event, at)
+        await _retold(first, stream)
         if first.error is not None:
             first.error.partial = None  # the whole answer's is put there
             raise first.error
@@ -56,6 +55,13 @@ async def hedged(stream: Stream, send: Callable[[], Stream], seconds: float) -> 
         for call in calls:
             call.cancel()
         raise
+
+
+async def _retold(call: Stream, stream: Stream) -> None:
+    """Writes all that a call gives into `stream`."""
+    async for entries in call.batches():
+        for at, item in entries:
+            stream.extend((item,), at)
 
 
 async def _first(watches: Mapping[asyncio.Task[bool], Stream]) -> Stream:
@@ -70,7 +76,7 @@ async def _first(watches: Mapping[asyncio.Task[bool], Stream]) -> Stream:
 
 async def _began(call: Stream) -> bool:
     """Waits for the first token: whether there is one, or a whole answer without any."""
-    async for _, event in call.timed():
-        if is_token(event):
+    async for entries in call.batches():
+        if any(is_token(item) for _, item in entries):
             return True
     return call.error is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 
 from ..agents.local_server import LocalTransport
 from ..agents.opencode_server import OpenCodeTransport
@@ -25,28 +24,18 @@ from .contexts import Contexts
 from .engine import Engine
 
 
-@dataclass(slots=True)
 class Pool:
     """The engine in use, and the connections and commands that live on it; all are replaced together, after a
     fork or a close."""
 
-    engine: Engine | None = None
-    http: HttpTransport = field(default_factory=HttpTransport)
-    processes: ProcessTransport = field(default_factory=ProcessTransport)
-    kept: KeptTransport = field(init=False)
-    opencode: OpenCodeTransport = field(init=False)
-    remote: RemoteTransport = field(init=False)
-    local: LocalTransport = field(init=False)
-    contexts: Contexts = field(init=False)
-    _by_kind: dict[type, Transport] = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, engine: Engine | None = None) -> None:
+        self.engine, self.http, self.processes = engine, HttpTransport(), ProcessTransport()
         self.kept = KeptTransport(self.processes)
         self.opencode = OpenCodeTransport(self.http, self.processes)
         self.remote = RemoteTransport(self.http)
         self.local = LocalTransport(self.http, self.processes)
         self.contexts = Contexts(self.http)
-        self._by_kind = {
+        self._by_kind: dict[type, Transport] = {
             HttpCall: self.http,
             ProcessCall: self.processes,
             TalkCall: self.kept,

@@ -24,7 +24,7 @@ from typing import Any
 from ..core import errors
 from ..core.calls import Trace
 from ..core.eventlog import EventLog
-from ..core.events import Event, Finished, Fold, Item, Response, TextDelta, Timing, item_of
+from ..core.events import Event, Finished, Fold, Item, Response, TextDelta, Thought, Timing, event_of, item_of
 from ..store.moments import timing
 from .engine import Engine, Waiter, wake
 from .errands import Errand
@@ -47,23 +47,20 @@ class Stream:
     """
 
     def __init__(self, about: Callable[[Fold, Stream], Response]) -> None:
-        self.log = EventLog()
+        self.log, self.called, self._about = EventLog(), time.perf_counter(), about
         self.traces: list[Trace] = []
         self.attempts: list[Any] = []  # what was sent (attempt.Attempt), one for each of the traces
         self.turns: list[Stream] = []  # of an answer that used tools: a call for each of the model's turns
         self.beside: list[Stream] = []  # calls that were made for it and are no turn of it: summaries
-        self.called = time.perf_counter()
         self.ended_at: float | None = None
         self.at_end: Callable[[Stream], None] | None = None  # called once, on the engine's thread
         self.remark: Callable[[dict[str, Any]], None] | None = None  # adds to its row in the ledger
-        self._about = about
         self._error: errors.NbllmError | None = None
-        self._lock = threading.RLock()
+        self._lock, self._pid = threading.RLock(), os.getpid()
         self._waiters: list[tuple[int, Waiter]] = []
         self._errands: deque[Errand] = deque()
         self._task: asyncio.Task[None] | None = None
         self._engine: Engine | None = None
-        self._pid = os.getpid()
         self._response: Response | None = None
 
     def __repr__(self) -> str:
@@ -255,6 +252,10 @@ class Stream:
             )
 
     def __iter__(self) -> Iterator[Event]:
+        return map(event_of, self.items())
+
+    def items(self) -> Iterator[Item]:
+        """As iterating gives them, in the short form."""
         place = 0
         while True:
             try:
@@ -262,31 +263,32 @@ class Stream:
             except KeyboardInterrupt:
                 self.cancel()
                 raise
-            for _, event in self.log[place:]:
+            for _, item in self.log.items(place):
                 place += 1
-                yield event
+                yield item
             if self.done and place == len(self.log):
                 break
-        self._raise()
+        self.check()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        async for _, event in self.timed():
-            yield event
-        self._raise()
+        async for entries in self.batches():
+            for _, item in entries:
+                yield event_of(item)
+        self.check()
 
-    async def timed(self) -> AsyncIterator[tuple[float, Event]]:
-        """The log as it grows, to its end; raises nothing of what went wrong."""
+    async def batches(self) -> AsyncIterator[list[tuple[float, Item]]]:
+        """The log as it grows, to its end, in the short form, what came at a time together; raises nothing of
+        what went wrong."""
         place = 0
         while not self.done or place < len(self.log):
             await self.changed(place)
-            for entry in self.log[place:]:
-                place += 1
-                yield entry
+            entries = list(self.log.items(place))
+            place += len(entries)
+            yield entries
 
     async def changed(self, seen: int | None) -> None:
         """As wait, for a coroutine; a cancelled reader cancels the call."""
-        loop = asyncio.get_running_loop()
-        least = _ERRANDS if seen is None else _ALL
+        loop, least = asyncio.get_running_loop(), _ERRANDS if seen is None else _ALL
         beat = _HEARTBEAT if "ipykernel" in sys.modules else None
         try:
             while True:
@@ -347,17 +349,17 @@ class Stream:
         """The answer so far; never raises for what went wrong."""
         if self._response is not None:
             return self._response
-        done = self.done
-        response = self._about(self.log.fold(), self)
+        done, response = self.done, self._about(self.log.fold(), self)
         if done:
             self._response = response
         return response
 
     def _result(self) -> Response:
-        self._raise()
+        self.check()
         return self.partial()
 
-    def _raise(self) -> None:
+    def check(self) -> None:
+        """Raises what went wrong."""
         if self._error is not None:
             self._error.partial = self.partial() if self._error.partial is None else self._error.partial
             raise self._error.with_traceback(None)
@@ -397,9 +399,18 @@ class TextStream:
         self._stream = stream
 
     def __iter__(self) -> Iterator[str]:
-        return (e.text for e in self._stream if isinstance(e, TextDelta) and e.text)
+        return filter(None, map(_said, self._stream.items()))
 
     async def __aiter__(self) -> AsyncIterator[str]:
-        async for event in self._stream:
-            if isinstance(event, TextDelta) and event.text:
-                yield event.text
+        async for entries in self._stream.batches():
+            for _, item in entries:
+                if text := _said(item):
+                    yield text
+        self._stream.check()
+
+
+def _said(item: Item) -> str:
+    """The text of the visible answer in an item."""
+    if isinstance(item, str):
+        return "" if isinstance(item, Thought) else item
+    return item.text if isinstance(item, TextDelta) else ""
