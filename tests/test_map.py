@@ -525,6 +525,16 @@ def answered():
         return set(file.prompts(ids).values())
 
 
+def test_a_place_that_cannot_be_written_is_named(server, home, monkeypatch):
+    """Before anything is sent."""
+    (home / "file").write_text("x")
+    monkeypatch.setenv("NBLLM_HOME", str(home / "file"))
+    with pytest.raises(ConfigError, match="cannot be kept or read") as caught:
+        mapped(server, texts(2))
+    assert str(home / "file") in str(caught.value)
+    assert [] == list(server.records)
+
+
 def test_stop_gives_the_frame_with_what_was_finished(home):
     """An interrupt ends the run, not the caller; the run goes on later."""
     with simulator.serve(ttft=0.2, gap=0.0, tokens=2) as server:

@@ -30,6 +30,7 @@ def told(run: str, resume: str) -> Iterator[None]:
         room = isinstance(exc, (sqlite3.OperationalError, OSError))
         known = isinstance(exc, (sqlite3.Error, OSError))
         why = getattr(exc, "strerror", None) or (exc if known else "it holds something else")
+        why = f"{why}: {place}" if (place := getattr(exc, "filename", None)) else why
         raise ConfigError(
             f"The run {run} cannot be kept or read: {why}.", hint=_ROOM.format(resume) if room else _DAMAGED
         ) from None
