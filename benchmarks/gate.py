@@ -13,24 +13,24 @@ pause: the longest time without a request, seconds (over sockets after the first
 asks for. In a fixed window (mistral over sockets) all comes back at once, and the wait is the minute.
 
                       refused          share    pause   (300 rows; middle and worst of ten)
-    openai              0   1      0.996 0.990    3.5
-    anthropic           0   1      0.996 0.990    3.5
-    azure               0   1      0.996 0.990    3.5
+    openai              0   3      0.997 0.990    4.0
+    anthropic           0   3      0.997 0.990    4.0
+    azure               0   3      0.997 0.990    4.0
     groq                3   4      0.989 0.988    1.1
-    cerebras            0   1      0.996 0.990    3.5
-    mistral             0   1      0.997 0.995    3.1
+    cerebras            0   2      0.997 0.990    4.0
+    mistral             0   2      0.997 0.996    1.5
     together            0   0      0.969 0.969    1.2
-    xai                 0   1      0.997 0.995    3.1
+    xai                 0   2      0.997 0.996    1.5
     gemini              3   4      0.989 0.988    1.1
     none                3   4      0.989 0.988    1.1
-    openai+             0   0      0.988 0.987    2.0
-    anthropic+          0   0      0.988 0.987    2.0
-    azure+              0   0      0.988 0.987    2.0
+    openai+             0   0      0.990 0.987    2.0
+    anthropic+          0   0      0.990 0.987    2.0
+    azure+              0   0      0.990 0.987    2.0
     groq+               7   9      0.916 0.855    2.3
-    cerebras+           0   0      0.988 0.987    2.0
-    mistral+            0   0      0.988 0.987    2.0
+    cerebras+           0   0      0.990 0.987    2.0
+    mistral+            0   0      0.990 0.987    2.0
     together+          19  42      0.964 0.924    9.6
-    xai+                0   0      0.988 0.987    2.0
+    xai+                0   0      0.990 0.987    2.0
     gemini+             8  10      0.914 0.855    2.6
     none+               7   9      0.917 0.756    2.7
 

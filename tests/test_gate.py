@@ -37,6 +37,7 @@ def x(name, many, left, reset=None):
     return told | ({} if reset is None else {f"x-ratelimit-reset-{name}": reset})
 
 
+BESIDE = {"ttft": 0.008, "way": 0.006, "apart": 0.12, "long": 0.1}
 FAR = {
     "here": {},
     "elsewhere": {"free": False, "date": True, "way": 0.02},
@@ -87,8 +88,8 @@ def test_windows_that_come_back_at_once(style):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_two_that_share_a_key(style):
-    """Neither knows of the other, but what is left tells: neither takes more than a fifth of it at once, and
-    both come to go at half the rate. Where nothing tells, each finds its own by its refusals."""
+    """Neither knows of the other, but what is left tells: neither takes more than an eighth of it at
+    once, and both come to go at half the rate. Where nothing tells, each finds its own by its refusals."""
     for seed in SEEDS:
         result = played(Sitting(style, gates=2, seed=seed, **SMALL.get(style, {})))
         assert result.refused <= (30 if style in SMALL else 10 if style in SILENT else 3)
@@ -97,11 +98,11 @@ def test_two_that_share_a_key(style):
 
 
 @pytest.mark.parametrize("gates", [2, 3])
-@pytest.mark.parametrize("far", FAR)
+@pytest.mark.parametrize("far", [*FAR, "beside"])
 def test_those_who_share_a_key_from_afar(far, gates):
     """However long the ways: what was begun before the first answers told of others is little."""
     for seed in range(3):
-        result = played(Sitting("openai", gates=gates, seed=seed, **FAR[far]))
+        result = played(Sitting("openai", gates=gates, seed=seed, **FAR.get(far, BESIDE)))
         assert result.refused <= 5
         assert result.share >= 0.95
 
@@ -111,7 +112,7 @@ def test_one_that_comes_later_to_a_shared_key(style):
     """When nothing is left."""
     for seed in (1, 2, 3):
         result = played(Sitting(style, gates=2, apart=20.0, seed=seed))
-        assert result.refused <= (40 if style in SILENT else 5)
+        assert result.refused <= (40 if style in SILENT else 8)
         assert result.share >= (0.6 if style in SILENT else 0.94)
 
 

@@ -12,7 +12,7 @@ a refusal or an overload, at most once in COOL seconds, and grows by a twentieth
 Where no header tells what really holds, the rows of a table find it out by few at a time, so that few are
 refused: one goes first, then three, then a twentieth of those that were let in; and what was let in before
 the first refusal is taken for a minute's limit, tried, and kept to (Pace). Where others spend what ours tell,
-which the count shows, of what is left nobody takes more than a fifth before looking again, and a twentieth
+which the count shows, of what is left nobody takes more than an eighth before looking again, and a twentieth
 of the limit is left over, so that those who know nothing of each other do not meet at its end.
 """
 
@@ -307,8 +307,8 @@ class Limiter:
 
     def _unsure(self, now: float) -> bool:
         """Whether a row waits for what becomes of those before it: what nobody tells is found out by few at
-        a time, and of what is told to be left nobody takes more than half before looking again, nor more than
-        twice as many as have been answered: by then it shows whether others take of it, too."""
+        a time, and of what is told to be left nobody takes more than a third before looking again, nor more
+        than twice as many as have been answered: by then it shows whether others take of it, too."""
         if self.pace.rate is not None:
             return False
         if not self._trusted:
@@ -317,9 +317,9 @@ class Limiter:
             )
         left, others = self._left(now)
         return (
-            self.unseen >= max(1.0, left / 5.0)
+            self.unseen >= max(1.0, left / 8.0)
             if others
-            else left >= FIRST and self.unseen > min(left, max(FIRST, 2 * self.pace.let_in))
+            else left >= FIRST and self.unseen > min(left / 2.0, max(FIRST, 2 * self.pace.let_in))
         )
 
     def _short(self, now: float, need: Need, name: tuple[str, str], bucket: Bucket) -> float:
