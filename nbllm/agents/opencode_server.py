@@ -16,9 +16,11 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
+
+import msgspec
 
 from ..core import errors
 from ..core.calls import Frame, Guard, HttpCall, SessionCall, Trace, Transport
@@ -38,14 +40,13 @@ _HEALTH_LIMIT = 2**16
 Heard = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(msgspec.Struct, frozen=True):
     """A server: where it is, the headers it wants, the folder it is asked to work in."""
 
     url: str
     headers: Mapping[str, str]
     folder: str
-    guard: Guard = field(default=Guard())
+    guard: Guard = msgspec.field(default=Guard())
 
     def call(self, path: str, body: Mapping[str, Any] | None = None, method: str = "POST") -> HttpCall:
         folder = f"?directory={quote(self.folder, safe='')}" if self.folder else ""

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import msgspec
+
 from ..core import errors
 from ..core.calls import Frame, HttpCall, RemoteCall, Trace, Transport, origin
 from ..http.transport import HttpTransport
@@ -66,8 +68,7 @@ def sdk() -> Any:
     )
 
 
-@dataclass(slots=True)
-class _Task:
+class _Task(msgspec.Struct):
     """An agent's work on one turn, as far as it is known. over: it has ended, or waits for the user."""
 
     ident: str = ""

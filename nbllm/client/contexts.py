@@ -12,6 +12,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
+
 from ..core import errors
 from ..core.calls import HttpCall
 from ..core.events import Notice, is_token
@@ -28,8 +30,7 @@ _WORDS = 200  # characters of a refusal
 _PAUSE = 300.0  # seconds for which a server that failed is not asked to keep anything
 
 
-@dataclass(frozen=True, slots=True)
-class _Context:
+class _Context(msgspec.Struct, frozen=True):
     """What is kept: its name and the call that made it, how many pieces of the turns it holds, and until when
     (seconds of the loop's clock). mark: the hash of what it holds; attempt: for whom it was made."""
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from ..core import errors
 from ..core.events import Notice, Restarted, is_token
@@ -42,12 +44,11 @@ def moves_on(error: errors.NbllmError, how: str = "start") -> bool:
     return isinstance(error, (*_MOVING, *_MORE.get(how, ()))) or status in _MOVING_STATUS or status >= 500
 
 
-@dataclass(slots=True)
-class Breaker:
+class Breaker(msgspec.Struct):
     """Whether one model of one provider, with one key, is worth asking; told what happened, and `now` in
     seconds of any clock. failed: the last failures; until: closed again for one call from then on."""
 
-    failed: deque[float] = field(default_factory=lambda: deque(maxlen=_FAILURES))
+    failed: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=_FAILURES))
     until: float = 0.0
     wait: float = 0.0
 

@@ -12,8 +12,9 @@ import random
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from ..core import errors
 from ..core.calls import Trace
@@ -30,21 +31,19 @@ _REFUSALS = (8, 30)  # of one call that cost nothing: of one that somebody waits
 _TOLD = 1.0  # seconds, the shortest wait that is told
 
 
-@dataclass(slots=True)
-class _Waiter:
+class _Waiter(msgspec.Struct):
     need: Need
     background: bool
     ticket: asyncio.Future[Ticket]
 
 
-@dataclass(slots=True)
-class Gate:
+class Gate(msgspec.Struct):
     """One gate. queues: of calls that somebody waits for, and of tables' calls."""
 
     who: str
     limiter: Limiter
-    queues: tuple[deque[_Waiter], deque[_Waiter]] = field(default_factory=lambda: (deque(), deque()))
-    outputs: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+    queues: tuple[deque[_Waiter], deque[_Waiter]] = msgspec.field(default_factory=lambda: (deque(), deque()))
+    outputs: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=50))
     timer: asyncio.TimerHandle | None = None
 
     @property
@@ -134,8 +133,7 @@ class Gate:
         return self.limiter.refused(now, ticket, told, error.limits, random.SystemRandom().random())
 
 
-@dataclass(slots=True)
-class _Turn:
+class _Turn(msgspec.Struct):
     """A call at a gate: how often it was refused, how long it has waited, whether its reader was told."""
 
     attempt: Attempt

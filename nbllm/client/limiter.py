@@ -19,7 +19,8 @@ of the limit is left over, so that those who know nothing of each other do not m
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ..dialects._limits import HOUR, Limit
 
@@ -39,8 +40,7 @@ _FEW = 5  # a limit that is too small to leave something over
 _PACED = ("requests", "tokens", "input", "output")
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(msgspec.Struct, frozen=True):
     """What a call is expected to take, in tokens."""
 
     input: float = 0.0
@@ -53,8 +53,7 @@ class Need:
         )
 
 
-@dataclass(slots=True)
-class Ticket:
+class Ticket(msgspec.Struct):
     """A call that has started. number: how many had, with it. known: whether a limit of requests was
     known."""
 
@@ -66,8 +65,7 @@ class Ticket:
     seen: bool = False  # its answer's head has come
 
 
-@dataclass(slots=True)
-class Bucket:
+class Bucket(msgspec.Struct):
     """What is left of one limit. span: seconds in which all of it comes back. fixed: at once, at `full`."""
 
     limit: float
@@ -160,8 +158,7 @@ class Bucket:
             self.full = now + told.reset
 
 
-@dataclass(slots=True)
-class Width:
+class Width(msgspec.Struct):
     """How many calls may be in flight."""
 
     value: float = FIRST
@@ -187,8 +184,7 @@ class Width:
             self.clean, self.peak = 0, flying
 
 
-@dataclass(slots=True)
-class Pace:
+class Pace(msgspec.Struct):
     """How many calls a second, as refusals alone teach it: where nothing else is told, or where others use
     the same key, whom no header names. Most limits are a minute's, and what was let in before the first
     refusal is theirs. That is tried: the pace doubles with each answer until the next refusal, which says
@@ -257,14 +253,13 @@ class Pace:
         self.rate = self.rate if self.rate < _UNPACED else None
 
 
-@dataclass(slots=True)
-class Limiter:
+class Limiter(msgspec.Struct):
     """The state. free: the provider is on this machine, where nothing but refusals and its headers hold back
     what somebody waits for."""
 
     free: bool = False
-    buckets: dict[tuple[str, str], Bucket] = field(default_factory=dict)
-    width: Width = field(default_factory=Width)
+    buckets: dict[tuple[str, str], Bucket] = msgspec.field(default_factory=dict)
+    width: Width = msgspec.field(default_factory=Width)
     flying: int = 0
     held: float = 0.0  # nothing starts before
     seen: bool = False  # an answer's head has come
@@ -274,8 +269,8 @@ class Limiter:
     refused_at: float = 0.0
     started: int = 0
     unseen: int = 0  # in flight, and their answers' heads have not come
-    charged: Need = field(default_factory=Need)
-    pace: Pace = field(default_factory=Pace)
+    charged: Need = msgspec.field(default_factory=Need)
+    pace: Pace = msgspec.field(default_factory=Pace)
 
     @property
     def counts_tokens(self) -> bool:

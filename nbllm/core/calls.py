@@ -13,6 +13,8 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
+import msgspec
+
 from .addresses import holds_more, parse
 from .errors import MASK, ConfigError, NbllmError, ProviderError, scrub
 from .eventlog import Rows
@@ -122,8 +124,7 @@ class Arrival(NamedTuple):
     size: int
 
 
-@dataclass(slots=True)
-class Trace:
+class Trace(msgspec.Struct):
     """What a transport saw of one attempt. `marks`: perf_counter seconds by name (start, dns_start, dns,
     connect_start, connected, tls_start, secured, send_start, sent, first_byte, headers, end,
     eof; for processes spawned and exit), written by transports, and `done`, the arrival of the protocol's end
@@ -132,17 +133,17 @@ class Trace:
     for the transport to find. `stderr`: the end of a command's standard error. `error`: what ended
     this attempt, without secrets; None where nothing did."""
 
-    marks: dict[str, float] = field(default_factory=dict)
+    marks: dict[str, float] = msgspec.field(default_factory=dict)
     status: int | None = None
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
     http_version: str | None = None
     reused: bool | None = None
     connected_at: float | None = None
     resumed: bool | None = None
     bytes_in: int = 0
     bytes_out: int = 0
-    reads: Rows[Read] = field(default_factory=lambda: Rows(Read, "dddIOIO"))
-    arrivals: Rows[Arrival] = field(default_factory=lambda: Rows(Arrival, "IiI"))
+    reads: Rows[Read] = msgspec.field(default_factory=lambda: Rows(Read, "dddIOIO"))
+    arrivals: Rows[Arrival] = msgspec.field(default_factory=lambda: Rows(Arrival, "IiI"))
     stalls: tuple[tuple[float, float], ...] = ()
     whole: bool = False
     address: str = ""
@@ -159,12 +160,11 @@ class Hidden(tuple[str, ...]):
         return f"({MASK})" if self else "()"
 
 
-@dataclass(frozen=True, slots=True)
-class Guard:
+class Guard(msgspec.Struct, frozen=True):
     """What a call holds that is secret: its texts, and the origins that they belong to."""
 
     origins: tuple[str, ...] = ()
-    texts: Hidden = field(default_factory=Hidden)
+    texts: Hidden = msgspec.field(default_factory=Hidden)
 
     @classmethod
     def of(cls, row: Endpoint, key: Secret | None) -> Guard:
@@ -346,8 +346,7 @@ class Turn:
         return (*self.before, self.said, ("assistant", answer))
 
 
-@dataclass(frozen=True, slots=True)
-class Permission:
+class Permission(msgspec.Struct, frozen=True):
     """What a command asks to be allowed. request: its own name for the question, as it is answered; id, name
     and arguments: of the tool's call; source: who asks, for people; words: what its protocol calls yes and
     no."""
@@ -755,8 +754,7 @@ class Talk(Protocol):
         """A reader of the turn under way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
+class Dialect(msgspec.Struct, frozen=True):
     """One wire protocol, both directions, as pure functions.
 
     encode: the call that asks for a request as a stream; raises ConfigError for what the protocol cannot say.

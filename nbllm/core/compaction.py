@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from .errors import ConfigError
 from .events import Response
 from .messages import Document, Image, Message, Part, Raw, Reasoning, Text, ToolCall, ToolResult, caption
@@ -55,8 +57,7 @@ def _size(part: Part) -> int:
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(msgspec.Struct, frozen=True):
     """A conversation in four parts: system messages, turns to be summarised, pinned turns from among these,
     and the last turns, which stay."""
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from .calls import Endpoint
 from .errors import ConfigError
@@ -30,8 +31,7 @@ _NEVER = {"not", "if", "then", "else", "dependentRequired", "dependentSchemas", 
 _NEVER |= {"patternProperties", "propertyNames", "unevaluatedProperties", "prefixItems", "additionalItems"}
 
 
-@dataclass(frozen=True, slots=True)
-class Mode:
+class Mode(msgspec.Struct, frozen=True):
     """A provider's strict mode. kept: keywords that it takes beside those that all take. all_required: every
     argument must be given, null where it is optional. recursive: a schema may hold itself."""
 
@@ -68,15 +68,14 @@ def no_strict(strict: bool | None, schema: Any, provider: Endpoint) -> None:
         )
 
 
-@dataclass(slots=True)
-class _Writer:
+class _Writer(msgspec.Struct):
     schema: Schema
     mode: Mode
     kind: str  # what its places are called, and whose they are
     owner: str
     size: int = 0
     depth: int = 0
-    open: list[str] = field(default_factory=list)  # the references that the place stands in
+    open: list[str] = msgspec.field(default_factory=list)  # the references that the place stands in
 
     def root(self) -> dict[str, Any]:
         """The whole schema, with the definitions that it refers to."""

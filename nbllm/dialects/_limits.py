@@ -17,9 +17,10 @@ import itertools
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 from ..core.calls import Quirks
 from ._json import items, label, obj, string
@@ -30,8 +31,7 @@ _NO_LIMIT = 2.0**53
 _EPOCH, _EPOCH_MS = 1e9, 1e11  # a reset from here on is a moment, in seconds or in milliseconds
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(msgspec.Struct, frozen=True):
     """One limit of an account. kind: requests, tokens (both ways), input, output or images. limit: how many
     in `window` seconds; remaining: how many are left; reset: seconds until all of it is there again. None
     where the provider does not say. assumed: the window is the usual one, and nobody named it."""
@@ -280,8 +280,7 @@ _WORDS = (  # compiled where a request is refused: at its start, a program would
 _AGAIN = re.compile(r"regain access on (\d{4}-\d\d-\d\d)(?: at (\d\d:\d\d))? UTC")
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """Which limit refused a request: per second, minute, hour, day or month (None for unknown); until: when
     it goes on again, epoch seconds, of the long ones only; limits: all that were told."""
 

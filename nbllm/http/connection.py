@@ -14,11 +14,11 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import aiohappyeyeballs
 import httptools
+import msgspec
 
 from ..core.addresses import Address, ip, is_public
 from ..core.calls import Read, Trace
@@ -36,13 +36,12 @@ _TLS_ALERT, _HTTP = b"\x15\x03", b"HTTP/"
 _EYEBALLS = 0.25  # seconds until a second address is tried beside the first (RFC 8305)
 
 
-@dataclass(slots=True)
-class Head:
+class Head(msgspec.Struct):
     """The answer being read: its status line and headers, and how far it has come."""
 
     status: int = 0
     version: str = "1.1"
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    headers: list[tuple[bytes, bytes]] = msgspec.field(default_factory=list)
     size: int = 0
     complete: bool = False  # the headers
     ended: bool = False  # the body

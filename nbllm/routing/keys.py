@@ -19,9 +19,10 @@ import re
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ..core.calls import Provider, Secret, origin, same_host
 from ..core.errors import AuthenticationError, ConfigError
@@ -126,8 +127,7 @@ def _login(row: Provider, address: str, stores: Stores) -> Secret | None:
     return oauth.access(row, origin(address), stores)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """One place that may hold a key. `slow`: it asks another process or the person, so it is not asked while
     typing."""
 

@@ -18,9 +18,10 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from ..core.calls import shown
 from ..core.codec import VERSION, check_version, digest, from_plain, to_plain
@@ -46,8 +47,7 @@ _TABLES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(msgspec.Struct, frozen=True):
     """An answer that was kept. at: when it was given (seconds since 1970); simulated: by the simulator."""
 
     events: tuple[Event, ...]

@@ -16,10 +16,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from ..core.errors import BudgetExceeded, ConfigError
 from ..core.values import counted
@@ -33,16 +34,14 @@ _ROUNDING = 1e-9  # dollars
 _RAISE = "Raise it (%llm budget, or budget= of this call), or ask for less with max_tokens=."
 
 
-@dataclass(frozen=True, slots=True)
-class Amount:
+class Amount(msgspec.Struct, frozen=True):
     """US dollars, None where a price is not known; and tokens, read and written."""
 
     usd: float | None = 0.0
     tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(msgspec.Struct, frozen=True):
     """Limits (None for none), what is spent, and what calls under way have reserved."""
 
     usd: float | None
