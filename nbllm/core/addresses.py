@@ -58,6 +58,7 @@ class Address(NamedTuple):
         return number.is_loopback or number.is_unspecified
 
 
+@functools.lru_cache(512)
 def ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The number that a host is, None for a name."""
     try:

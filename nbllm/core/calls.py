@@ -249,7 +249,7 @@ class _Sent(_Call):
         return f"Sent to {shown(address, row.secrets)} with {which}." if address else ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class HttpCall(_Sent):
     """An HTTP request, ready to be sent: `body` is a JSON object. guard: what of it is secret, and where it
     may go. content: what is sent in place of a body, where it is no JSON object of ours."""
@@ -297,7 +297,7 @@ def _shortened(value: Any) -> Any:
     return [_shortened(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ProcessCall(_Call):
     """A command, ready to be run: its words, never a shell's line. `stdin` is written and closed; `env` is
     set over the allow-listed environment, with the variables that `passes` names; `cwd` None is a fresh
@@ -393,7 +393,7 @@ class TalkCall(_Call):
         return self.process.told(row, key, address)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SessionCall(_Sent):
     """A turn in a session of OpenCode's server: the addresses to try (`headers` are the first's alone: they
     hold its password), the bodies that open a session and carry a message (its parts are the turn's), how to
@@ -425,7 +425,7 @@ class SessionCall(_Sent):
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RemoteCall(_Sent):
     """A turn with an agent on another machine: the address of its card, what goes to that origin alone, the
     turn, and the files that go with it (as the protocol's parts, in JSON). fresh: in a context of its own."""

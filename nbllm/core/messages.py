@@ -96,7 +96,7 @@ class Text:
     signature: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Image:
     """A picture: its bytes in `data` with a `media_type`, or a `url` that the provider fetches itself. The
     type is what the bytes say. `signature` is an opaque token that some providers (Gemini) want back with a
@@ -122,7 +122,7 @@ class Image:
         return f"Image({_source(self.url, self.data)}, {self.media_type})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Document:
     """A document such as a PDF: bytes in `data` with a `media_type`, or a `url`; `name` is shown to the
     model."""
@@ -188,7 +188,7 @@ class Raw:
 Part = Text | Image | Document | Reasoning | ToolCall | ToolResult | Raw
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Message:
     """One turn. `parts` may be given as a string or a single part; it is kept as a tuple of parts.
     pinned: the turn that begins here stays whole when the conversation is shortened; no provider is told."""

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import msgspec
+
 from ..core.calls import Dialect, Endpoint, Frame, HttpCall
 from ..core.errors import ConfigError, NbllmError, ProtocolError, ProviderError, ServerError
 from ..core.events import Event
@@ -34,8 +36,7 @@ _BREAKS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
 _SHOWN = 5  # strange ids that are told
 
 
-@dataclass(frozen=True, slots=True)
-class BatchFormat:
+class BatchFormat(msgspec.Struct, frozen=True):
     """How one provider writes its batches. requests and bytes: the most of one batch. id and body: the names
     in a line of the request; addressed: the line names method and path too; left_out: what of a body stands
     elsewhere. path: where its batches are; files: where a file is uploaded, for a purpose. known_by: what

@@ -60,7 +60,6 @@ class Connection:
         self._sock, self._loop = sock, loop
         self._stamped = Stamped(sock, getattr(loop, "clock", None))
         self._tls: ssl.SSLObject | None = None
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._pieces: deque[tuple[bytes, Read]] = deque()
         self._waiting = 0  # bytes in _pieces
         self._watched = False
@@ -111,6 +110,7 @@ class Connection:
         return self
 
     async def _handshake(self, context: ssl.SSLContext, host: str) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         tls = self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         while True:
             try:
