@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 from numbers import Real
 from typing import Any, Literal
 
+import msgspec
+
 from ..core import errors
 from ..core.events import Notice
 
@@ -141,8 +143,7 @@ def wait_before_retry(
     return asked + backoff if asked <= LONGEST_WAIT else None
 
 
-@dataclass(slots=True)
-class Scale:
+class Scale(msgspec.Struct):
     """What a provider counted of a conversation with a model, by our own estimate of it; learnt from each
     answer."""
 

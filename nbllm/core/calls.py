@@ -754,7 +754,8 @@ class Talk(Protocol):
         """A reader of the turn under way."""
 
 
-class Dialect(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Dialect:
     """One wire protocol, both directions, as pure functions.
 
     encode: the call that asks for a request as a stream; raises ConfigError for what the protocol cannot say.

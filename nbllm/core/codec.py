@@ -17,11 +17,13 @@ import json
 import math
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from hashlib import sha256
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
 
 from .errors import ConfigError, ProtocolError
 from .events import DEPTH_LIMIT, Event, Response, Step, Timing, Usage
@@ -81,15 +83,14 @@ def _refused(what: str) -> ProtocolError:
 # --- values of ours: what may stand in a field, from its annotation -----------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
+class _Shape(msgspec.Struct, frozen=True):
     """What may stand in a place: plain `types` (dict is what belongs to others), `words`, a sequence of
     `items`, or one of our `kinds` by name."""
 
     types: frozenset[type] = frozenset()
     words: tuple[Any, ...] = ()
     items: _Shape | None = None
-    kinds: Mapping[str, type] = field(default_factory=dict)
+    kinds: Mapping[str, type] = msgspec.field(default_factory=dict)
 
 
 @cache

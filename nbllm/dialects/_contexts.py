@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from itertools import groupby
 from typing import Any
 from urllib.parse import unquote
+
+import msgspec
 
 from ..core.calls import HttpCall
 from ..core.compaction import PICTURE
@@ -31,8 +32,7 @@ _LEAST, _FLASH_LEAST = 4_096, 1_024  # tokens, until the server says another num
 Piece = tuple[int, str, Any]  # of a turn: its place, who said it, a part
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(msgspec.Struct, frozen=True):
     """A request as what may be kept of it (`head`, and the pieces of the turns before `question`) and the
     rest. marks: hashes of what stands before each piece; sizes: how many tokens, about."""
 

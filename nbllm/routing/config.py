@@ -44,6 +44,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ..agents import remote_protocol
 from ..core.calls import Dialect, Provider, origin, same_host
 from ..core.errors import ConfigError
@@ -74,8 +76,7 @@ _STRING = re.compile(r"\"[^\"\\\n]*\"|'[^'\n]*'")
 _LIMIT = 80  # characters of a value in a consent; of a longer one stands its beginning and its hash
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """What is wrong in a configuration: where, at which line (None where that is not known), and what was
     expected."""
 
@@ -87,8 +88,7 @@ class Problem:
         return f"{self.where}{f', line {self.line}' if self.line else ''}: {self.message}"
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(msgspec.Struct, frozen=True):
     """One configuration as it was read. project: it came with a project, so it is not trusted."""
 
     where: str

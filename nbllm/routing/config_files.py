@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from .files import read_small
 
@@ -15,8 +16,7 @@ from .files import read_small
 _TOOL = re.compile(r"""tool["']?\s*\.\s*["']?nbllm|(?:^|[{,])\s*["']?nbllm["']?\s*[.=]""", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(msgspec.Struct, frozen=True):
     """Where configuration is looked for, None for nowhere. start: the folder from which a pyproject.toml is
     sought upward."""
 
