@@ -242,12 +242,22 @@ def test_columns_of_several_levels(server):
     assert [("a", "ok")] == list(zip(out["answer"].str.strip(), out["llm_status"], strict=True))
 
 
+class Lazy:
+    """As dask's frames: like one of pandas, and no rows to be had."""
+
+    iloc = columns = ["text"]
+
+    def compute(self):
+        return texts(1)
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [
         (["a"], "pandas.DataFrame"),
         ({"text": ["a"]}, "pandas.DataFrame"),
         (pd.Series(["a"]), "to_frame"),
+        (Lazy(), "compute"),
         (None, "nbllm.map"),
     ],
 )

@@ -27,6 +27,9 @@ OPTIONS = tuple(name for name in CALL if name not in _REFUSED)
 # How to make a table of what is none, by what it has.
 _INTO_FRAMES = {
     "to_pandas": "Give nbllm.map its to_pandas().",
+    "toPandas": "Give nbllm.map its toPandas().",
+    "compute": "Give nbllm.map its compute().",
+    "collect": "Give nbllm.map its collect().to_pandas().",
     "to_frame": 'Give nbllm.map its to_frame("text").',
     "__iter__": 'Make one of it: pandas.DataFrame({"text": ...}).',
 }
@@ -118,9 +121,13 @@ class Job:
 
     def fitting(self, df: Any) -> Job:
         """The job for the columns of this table. Raises ConfigError where the template does not fit it."""
-        if not hasattr(df, "iloc") or not hasattr(df, "columns"):
+        import pandas as pd
+
+        if not isinstance(df, pd.DataFrame):
             hint = next((h for n, h in _INTO_FRAMES.items() if hasattr(df, n)), "nbllm.map(df, ...)")
-            raise ConfigError(f"Rows come from a DataFrame, not {type(df).__name__}.", hint=hint)
+            kind = f"{type(df).__module__.partition('.')[0]}.{type(df).__qualname__}"
+            words = f"Rows come from a DataFrame of pandas, not {kind.removeprefix('builtins.')}."
+            raise ConfigError(words, hint=hint)
         names = [str(c) for c in df.columns]
         job = replace(self, template=RowTemplate.of(self.template.text, names))
         if not job.template.columns:
