@@ -13,6 +13,7 @@ from distributed import Client, LocalCluster
 
 import nbllm
 from nbllm import simulator
+from nbllm.core.errors import ConfigError
 
 from .processes import LONG, comes_to
 
@@ -31,7 +32,7 @@ def cluster(server, tmp_path_factory):
     """The key is in the workers' environment alone."""
     env = {"OPENAI_API_KEY": CANARY, "NBLLM_HOME": str(tmp_path_factory.mktemp("worker"))}
     env["OPENAI_BASE_URL"] = server.base_url("openai_chat")
-    options = {"processes": True, "dashboard_address": None, "silence_logs": logging.CRITICAL}
+    options = {"processes": True, "dashboard_address": ":0", "silence_logs": logging.CRITICAL}
     with (
         LocalCluster(n_workers=WORKERS, threads_per_worker=THREADS, env=env, **options) as cluster,
         Client(cluster) as client,
@@ -72,3 +73,16 @@ def test_a_killed_worker_loses_nothing(server, cluster, tmp_path, monkeypatch):
     assert sum(counts.values()) - ROWS <= WORKERS * THREADS + 32
     assert b"row " in held[0]
     assert CANARY.encode() not in held[0]
+
+
+def test_a_cluster_without_workers_is_refused(tmp_path, monkeypatch):
+    """Its rows would wait for ever, as after Stop, which ends the workers that a notebook has started; one
+    that makes workers when there is work is none."""
+    monkeypatch.setenv("NBLLM_HOME", str(tmp_path))
+    options = {"n_workers": 0, "processes": False, "dashboard_address": ":0"}
+    with LocalCluster(**options, silence_logs=logging.CRITICAL) as cluster, Client(cluster) as client:
+        df = pd.DataFrame({"text": ["a"]})
+        with pytest.raises(ConfigError, match="no workers"):
+            nbllm.map(df, "{text}", model="sim/openai", executor=client)
+        cluster.adapt(minimum=0, maximum=1)
+        assert ["ok"] == list(nbllm.map(df, "{text}", model="sim/openai", executor=client)["llm_status"])

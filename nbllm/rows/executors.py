@@ -103,6 +103,13 @@ def of(given: Any) -> Executor:
             f"executor= takes a concurrent.futures.Executor, not {type(given).__name__}.",
             hint="For example ThreadPoolExecutor(8), or dask.distributed.Client(...).",
         )
+    client = getattr(given, "_client", None)
+    if client is not None and not (client.nthreads() or getattr(client.cluster, "_adaptive", None)):
+        raise Unfit(
+            "The cluster has no workers: the rows would wait for ever.",
+            hint="client.wait_for_workers(1) waits for one. Stop in a notebook also ends the workers of a "
+            "LocalCluster that the notebook started: make a new one.",
+        )
     return given
 
 
