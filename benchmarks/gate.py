@@ -38,17 +38,19 @@ Over sockets, on two cores that eight at work shared; none+ and groq+ are 300 ro
 header tells, and each finds its half by its own refusals:
 
                   refused     rate    pause  seconds   (300 rows)
-    openai              0     60.2      1.1      241
+    openai              0     60.2      1.0      241
     anthropic           0     60.2      1.1      241
     azure               0     60.2      1.1      241
     cerebras            0     60.1      1.0      241
     xai                 0     60.2      1.1      241
     gemini              3     60.8      1.1      242
-    mistral             4     77.3     59.7      246
-    none                5     59.9      1.1      243
+    mistral             3     79.7     59.7      241
+    none                5     60.2      1.1      243
     groq                5     60.2      1.1      243
     together            0     58.3      1.1      309
-    openai+             3     59.7      2.0      243
+    openai+             0     59.8      2.0      243
+    anthropic+          0     59.8      2.0      243
+    azure+              5     59.7      2.0      243
     none+              13     55.3      2.2      256
     groq+              10     44.1      2.5      309
     together+          20     58.0      1.1      310
