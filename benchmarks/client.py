@@ -226,9 +226,14 @@ def growth(path: str, workers: list[Worker], rounds: int) -> None:
                 for worker in workers:
                     found[worker.name].append(worker.ask(job, model, times))
             for name, figures in found.items():
-                ends = [f["cpu_s"] * 1e6 / size / 100 if "cpu_s" in f else f["chunk_us"] for f in figures]
-                cost[name].append(min(ends))
-                print(f"{label} {size:,} {name}: {min(ends):.1f} µs a chunk", flush=True)
+                ends = [
+                    f["cpu_s"] * 1e6 / size / 100 if "cpu_s" in f else f["chunk_us"]
+                    for f in figures
+                    if "failed" not in f
+                ]
+                cost[name].append(min(ends, default=float("nan")))
+                why = next((f"n/a, {f['failed']}" for f in figures if "failed" in f), "")
+                print(f"{label} {size:,} {name}: {why or f'{min(ends):.1f} µs a chunk'}", flush=True)
         for name, values in cost.items():
             axis.loglog([p[3] for p in points], values, marker="o", label=CLIENTS[name][0])
         axis.set(xlabel=label, ylabel="CPU a chunk, µs")

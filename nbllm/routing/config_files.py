@@ -6,9 +6,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-
-import msgspec
 
 from .files import read_small
 
@@ -16,7 +15,8 @@ from .files import read_small
 _TOOL = re.compile(r"""tool["']?\s*\.\s*["']?nbllm|(?:^|[{,])\s*["']?nbllm["']?\s*[.=]""", re.MULTILINE)
 
 
-class Places(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Places:
     """Where configuration is looked for, None for nowhere. start: the folder from which a pyproject.toml is
     sought upward."""
 
