@@ -286,6 +286,8 @@ class Agent:
         except asyncio.CancelledError:
             turn.cancel()
             _forward(turn, stream, place, end)
+            for call in turn.partial().tool_calls:
+                stream.publish(ToolEnded(failure(call, "not run: the user stopped"), "stopped"))
             raise
         return turn.partial(), end
 
@@ -439,8 +441,9 @@ class Agent:
         return "refused: the user said no to this call"
 
     def _nobody(self, stream: Stream, p: _Planned, why: str) -> str:
-        words = f"{p.call.name} was not run: {why} (approve=auto runs without asking)."
-        stream.publish(Notice("tools", words))
+        stream.publish(
+            Notice("tools", f"{p.call.name} was not run: {why} (approve=auto runs without asking).")
+        )
         return f"not run: the user allows no such call here ({why})"
 
     async def _run_all(self, stream: Stream, planned: Sequence[_Planned]) -> None:
@@ -635,8 +638,7 @@ class ToolUse:
 
     def asked(self, request: Request) -> Request:
         """A request for tools without code. Raises ConfigError for a tool_choice that names none of them."""
-        choice = chosen(request.tool_choice, [t.name for t in request.tools])
-        return replace(request, tool_choice=choice)
+        return replace(request, tool_choice=chosen(request.tool_choice, [t.name for t in request.tools]))
 
     @property
     def works(self) -> bool:
