@@ -312,8 +312,7 @@ class Client:
         cache: str | None = None,
         **options: Any,
     ) -> Request:
-        """The Request for `prompt`, with `model` as the provider's own name; 0.0 and 0 are one number."""
-        whole = {n: int(v) for n, v in options.items() if isinstance(v, float) and v.is_integer()}
+        """The Request for `prompt`, with `model` as the provider's own name."""
         return Request(
             model=model,
             messages=prompts.messages(prompt, system),
@@ -322,7 +321,7 @@ class Client:
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             extra=dict(extra or {}),
             cache=prompts.cache(cache),
-            **options | whole,
+            **options,
         )
 
     def stream(

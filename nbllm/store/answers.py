@@ -55,10 +55,17 @@ class Known(msgspec.Struct, frozen=True):
     simulated: bool = False
 
 
+def _number(text: str) -> float:
+    """0.0 and 0 are one number."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
 def key_of(call: Any, dialect: str, sample: int = 0) -> str:
     """The key of a call's answer: equal calls have the same one, whoever sends them. sample: tells answers to
     one question apart. Raises ConfigError for a body that has no JSON form."""
     body = {name: value for name, value in call.body.items() if name not in _STREAMING}
+    body = json.loads(json.dumps(to_plain(body)), parse_float=_number)
     headers = {k.lower(): v for k, v in call.headers.items() if k.lower() in _MEANT}
     return digest([_FORMAT, dialect, shown(call.url, call.guard.texts), headers, body, sample])
 
