@@ -13,13 +13,22 @@ PAYLOADS: dict[str, str] = {
     **{
         f"{tag} with a handler": f'<{tag} onclick="{_X}" onmouseover={_X} style="background:url({_HOST}/t)">x</{tag}>'  # noqa: E501
         f" <{tag}><img src=x onerror={_X}></{tag}> <{tag} <img src=x onerror={_X}>> <{tag}/onload={_X}>y"
-        for tag in ("br", "sub", "sup", "kbd", "details", "summary", "mark", "abbr")
+        for tag in (
+            *("br", "sub", "sup", "kbd", "details", "summary", "mark", "abbr"),
+            *("b", "strong", "i", "em", "u", "s", "del", "ins", "code", "ul", "ol", "li"),
+        )
     },
     "tags that cross": f"<sub>**a</sub>** [b<sup>](https://x.y)</sup> <kbd>`</kbd>` </sub><mark><mark><mark><mark>"  # noqa: E501
     f"<img src=x onerror={_X}></mark></sub>",
     "details around all": f"<details><summary><img src=x onerror={_X}></summary>\n\n<script>{_X}</script>\n\n"
     f"```html\n</details>\n```\n<details open><summary>a\n</summary><img src=x onerror={_X}></details>\n</details>",  # noqa: E501
     "details that never close": f"<details>\n<summary>\n<details>\n<img src=x onerror={_X}>\n</summary></details",  # noqa: E501
+    "lists in a table": f"| a |\n|-|\n| <ul><li><img src=x onerror={_X}></li><li onclick={_X}>b</ul></li> |\n"
+    + "| "
+    + "<ul><li>" * 20
+    + f"<script>{_X}</script>"
+    + "</li></ul>" * 20
+    + " | <ol></ul></ol><li> |",
     "bare address": f'https://x.y/"onmouseover="{_X} https://x.y/\'><img/src=x/onerror={_X}> https://a&quot;b javascript://x.y',
     "environment": rf"\begin{{align}}\href{{javascript:{_X}}}{{x}}\end{{align}} \begin{{cases}}<img src=x onerror={_X}>"  # noqa: E501
     r"\end{cases}",

@@ -345,6 +345,7 @@ FOREIGN = [
     # LaTeX and others
     "\\frac{a}{b}",
     "x_{i} x^{n}",
+    "_{n}C_{k} and x_{i}_",
     "\\frac {a}{b}",
     "\\sqrt {x}",
     "\\textbf {name}",
@@ -462,6 +463,9 @@ OURS = [
     ("${{x}}", "$3"),
     ("a = {a}, b={b}", "a = 3, b=3"),
     ("{name}{x}", "Ada3"),
+    ("_{name}_ and __{name}__", "_Ada_ and __Ada__"),
+    ("(_{name} is here_)", "(_Ada is here_)"),
+    ("{name}_{x}.png", "Ada_3.png"),
     ("(see {name})", "(see Ada)"),
     ("return {n} items", "return 3 items"),
 ]

@@ -1,6 +1,9 @@
 """The first things that people type: misspelt models, questions on a line, keys without a name, errors of the
 Python functions in a notebook."""
 
+import copy
+import pickle
+
 import pytest
 
 import nbllm
@@ -99,6 +102,20 @@ def test_an_option_of_another_library_is_answered_with_ours(option, words):
     """In Python, too."""
     with pytest.raises(ConfigError, match=words):
         nbllm.complete("hi", model="sim/openai", **{option: "x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("content", "text"), ("choices", "text"), ("stop_reason", "finish_reason"), ("ttft", "timing")],
+)
+def test_what_answers_of_other_libraries_have_is_answered_with_ours(name, ours):
+    """And what is not there is not there, also for what asks for it."""
+    answer = nbllm.Response()
+    assert hasattr(answer, ours)
+    assert not hasattr(answer, name)
+    with pytest.raises(AttributeError, match=rf"see \.{ours}$"):
+        getattr(answer, name)
+    assert answer == copy.deepcopy(answer) == pickle.loads(pickle.dumps(answer)) == answer.response()
 
 
 def test_a_name_that_is_nearly_there():

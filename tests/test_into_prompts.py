@@ -126,6 +126,8 @@ def test_columns_and_parameters_in_any_script():
         ("```\n{code}\n```", "{code}, write {{code}}"),
         ("`{code}`", "{code}, write {{code}}"),
         ("{q1} {q2} {q3} {q4} {q5}", "{q1}; {q2}; {q3} and 2 more"),
+        ("data_{name}.csv", "{name}, write {{name}}"),
+        ("report-v{sales[0]}", "{sales[0]}, write {{sales[0]}}"),
     ],
 )
 def test_what_looks_like_ours_and_stays_is_told(text, left):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nbllm.notebook.view import inline_rules
 from nbllm.notebook.view.hidden import clean
 from nbllm.notebook.view.markdown import code_html, plain_html, reasoning_html, to_html
 from nbllm.notebook.view.styles import STYLE
@@ -42,7 +43,7 @@ TAGS = {
     "br",
     "details",
     "summary",
-    *("sub", "sup", "kbd", "mark", "abbr", "small"),
+    *("sub", "sup", "kbd", "mark", "abbr", "small", "b", "i", "u", "del", "ins"),
 }
 ATTRIBUTES = {
     "class": re.compile(
@@ -165,7 +166,8 @@ SHOWN = [
     ("```py x\nif\n```", '<pre data-lang="py"><code><span class=k>if</span>\n</code></pre>\n'),
     ("```{python}\n1\n```", '<pre data-lang="python"><code><span class=n>1</span>\n</code></pre>\n'),
     ("```nonsense\n1\n```", '<pre data-lang="nonsense"><code>1\n</code></pre>\n'),
-    ("<b>a</b>", "<p>&lt;b&gt;a&lt;/b&gt;</p>\n"),
+    ("<b>a</b>", "<p><b>a</b></p>\n"),
+    ("<p>a</p>", "<p>&lt;p&gt;a&lt;/p&gt;</p>\n"),
 ]
 
 
@@ -447,7 +449,9 @@ TOKENS = [
 ]  # fmt: skip
 
 
-OURS = re.compile(r"</?(?:details(?:\s+open)?|summary|br|sub|sup|kbd|mark|abbr)\s*/?>", re.IGNORECASE)
+OURS = re.compile(
+    rf"</?(?:details(?:\s+open)?|summary|br|{'|'.join(inline_rules.TAGS)})\s*/?>", re.IGNORECASE
+)
 
 
 def words(text):

@@ -49,7 +49,12 @@ def no_key(row: Provider) -> errors.ConfigError:
     """The error that says which key is missing and how to give one."""
     where = f" (a key comes from {row.key_url})" if row.key_url else ""
     return errors.ConfigError(
-        f"No key for {row.label or row.name}: {' and '.join(row.key_env) or 'its key'} is not set{where}.",
+        f"No key for {row.label or row.name}: "
+        + (
+            f"neither {' nor '.join(row.key_env)} is set{where}."
+            if len(row.key_env) > 1
+            else f"{''.join(row.key_env) or 'its key'} is not set{where}."
+        ),
         hint=f"Log in: %llm key login {row.name}."
         if row.oauth
         else f"Set {row.key_env[0] if row.key_env else 'it'} in the environment, or type `%llm key "

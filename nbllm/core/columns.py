@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import in_a_line
-from .strict import resolve
+from .strict import mapping, resolve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,10 +28,8 @@ def frame_of(value: Any, schema: Mapping[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
     rows, record = _rows(value, _meant(schema, schema), schema)
-    record = _meant(record, schema)
-    is_record = "properties" in record or record.get("type") == "object"
-    fields = _properties(record) if is_record else {"value": record}
-    rows = [row if isinstance(row, dict) else {"value": row} for row in rows]
+    fields = _fields(_meant(record, schema), schema)
+    rows = [row if isinstance(row, dict) else {next(iter(fields), "value"): row} for row in rows]
     names = list(dict.fromkeys([*fields, *(name for row in rows for name in row)]))
     kept: dict[str, str] = {}
     made: dict[str, Any] = {}
@@ -52,11 +50,12 @@ def _rows(
     value: Any, meant: Mapping[str, Any], schema: Mapping[str, Any]
 ) -> tuple[list[Any], Mapping[str, Any]]:
     """(the rows, the schema of one)."""
-    fields = _properties(meant)
+    fields = mapping(meant, "properties")
     only = _meant(next(iter(fields.values())), schema) if len(fields) == 1 else {}
     if only.get("type") == "array":
-        name = next(iter(fields))
-        meant, value = only, value.get(name) if isinstance(value, dict) else value
+        meant, value = only, value.get(next(iter(fields))) if isinstance(value, dict) else value
+    elif schema.get("x-nbllm-items"):  # a value, a union or nothing, put into an object for providers
+        return ([] if value["items"] is None else [value["items"]]), only
     if meant.get("type") == "array":
         return (value if isinstance(value, list) else [] if value is None else [value]), meant.get(
             "items"
@@ -64,9 +63,15 @@ def _rows(
     return [value], meant
 
 
-def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = schema.get("properties")
-    return found if isinstance(found, Mapping) else {}
+def _fields(record: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The columns of a record, each with its schema; those of all records that it may be one of, where a name
+    may mean what any of them means by it. A value that is no record is a column."""
+    ways = [_meant(w, root) for w in record.get("anyOf") or record.get("oneOf") or [record]]
+    if not all("properties" in way or way.get("type") == "object" for way in ways):
+        return {"value": record}
+    fields = [mapping(way, "properties") for way in ways]
+    found = {name: [_meant(f[name], root) for f in fields if name in f] for each in fields for name in each}
+    return {n: each[0] if each[1:] == each[:-1] else {"anyOf": each} for n, each in found.items()}
 
 
 def _meant(given: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -88,28 +93,20 @@ def _meant(given: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**schema, "type": left[0] if len(left) == 1 else left} if kinds else dict(schema)
 
 
+_SCALARS = {str: "enum", bool: "boolean", int: "integer", float: "number"}
+
+
 def _kind(schema: Mapping[str, Any]) -> str:
     """The name of a form."""
-    allowed = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
-    if allowed:
-        return "enum" if all(isinstance(v, str) or v is None for v in allowed) else _of_values(allowed)
+    allowed, declared = schema.get("enum") or [schema.get("const")], schema.get("type")
     ways = schema.get("anyOf") or schema.get("oneOf") or ()
     types: set[Any] = {w.get("type") if isinstance(w, Mapping) else None for w in ways} - {"null"}
-    declared = schema.get("type")
     types |= set(declared) if isinstance(declared, list) else {declared} - {None}
-    if types == {"number", "integer"}:
-        return "number"
-    only = str(next(iter(types))) if len(types) == 1 else "any"
+    types = {_SCALARS.get(type(v)) for v in allowed if v is not None} or types
+    only = "number" if types == {"number", "integer"} else next(iter(types), None) if len(types) < 2 else None
     if only == "string" and schema.get("format") in ("date", "date-time"):
         return str(schema["format"])
-    return only if only in _KINDS else "any"
-
-
-def _of_values(allowed: list[Any]) -> str:
-    kinds = {type(v) for v in allowed if v is not None}
-    return {frozenset({int}): "integer", frozenset({bool}): "boolean"}.get(
-        frozenset(kinds), "number" if kinds <= {int, float} else "any"
-    )
+    return str(only) if only in _KINDS else "any"
 
 
 # --- the forms ---
@@ -121,27 +118,22 @@ def _as(dtype: Any) -> Callable[[pd.Series[Any], Mapping[str, Any]], Any]:
 
 def _whole(values: pd.Series[Any], _schema: Mapping[str, Any]) -> Any:
     """1.0 is a whole number to JSON schemas."""
-    whole = values.map(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
-    return whole.astype("Int64")
+    return values.map(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v).astype("Int64")
 
 
-def _days(values: pd.Series[Any], _schema: Mapping[str, Any]) -> Any:
+def _moments(values: pd.Series[Any], schema: Mapping[str, Any]) -> Any:
     import pandas as pd
 
-    return pd.to_datetime(values, format="%Y-%m-%d").astype("datetime64[ns]")
-
-
-def _times(values: pd.Series[Any], _schema: Mapping[str, Any]) -> Any:
-    import pandas as pd
-
-    return pd.to_datetime(values, format="ISO8601", utc=True).astype("datetime64[ns, UTC]")
+    day = schema["format"] == "date"
+    made = pd.to_datetime(values, format="%Y-%m-%d" if day else "ISO8601", utc=not day)
+    return made.astype("datetime64[ns]" if day else "datetime64[ns, UTC]")
 
 
 def _category(values: pd.Series[Any], schema: Mapping[str, Any]) -> Any:
     import pandas as pd
 
-    allowed = schema.get("enum") or [schema["const"]]
-    return values.astype(pd.CategoricalDtype(list(dict.fromkeys(v for v in allowed if v is not None))))
+    allowed = dict.fromkeys(v for v in schema.get("enum") or [schema["const"]] if v is not None)
+    return values.astype(pd.CategoricalDtype(list(allowed)))
 
 
 _KINDS: dict[str, Callable[[pd.Series[Any], Mapping[str, Any]], Any]] = {
@@ -149,8 +141,8 @@ _KINDS: dict[str, Callable[[pd.Series[Any], Mapping[str, Any]], Any]] = {
     "integer": _whole,
     "number": _as("Float64"),
     "boolean": _as("boolean"),
-    "date": _days,
-    "date-time": _times,
+    "date": _moments,
+    "date-time": _moments,
     "enum": _category,
     "any": lambda values, _schema: values,
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .messages import (
     Document,
@@ -339,6 +339,17 @@ def all_pass(values: Iterable[float | None]) -> bool | None:
     return None if None in told else True
 
 
+# What answers of other libraries call it, and our word.
+_ELSEWHERE = {
+    **dict.fromkeys(("content", "choices", "output", "output_text", "completion", "answer"), "text"),
+    **dict.fromkeys(("reasoning_content", "thinking", "thoughts"), "reasoning"),
+    **dict.fromkeys(("usage_metadata", "tokens"), "usage"),
+    **dict.fromkeys(("stop_reason", "status"), "finish_reason"),
+    **dict.fromkeys(("price", "cost_usd"), "cost"),
+    **dict.fromkeys(("latency", "ttft", "duration"), "timing"),
+}
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Response(_Turn):
     """An answer, whole or partial, with everything known about it. Where tools ran, `parts` are those of the
@@ -382,8 +393,7 @@ class Response(_Turn):
     @property
     def messages(self) -> tuple[Message, ...]:
         """All that the answer adds to a conversation: its turns and what their calls came to."""
-        earlier = (m for step in self.before for m in step.messages)
-        return (*earlier, *_messages(self.parts, self.results))
+        return (*(m for step in self.before for m in step.messages), *_messages(self.parts, self.results))
 
     @property
     def conversation(self) -> tuple[Message, ...]:
@@ -425,13 +435,25 @@ class Response(_Turn):
         """The answer as an assistant turn, ready to be sent back."""
         return Message("assistant", self.parts)
 
+    def response(self, timeout: float | None = None) -> Response:
+        """Itself, as a stream's: a variable that an answer in the background fills may hold either."""
+        return self
+
+    if not TYPE_CHECKING:  # else any name would be one
+
+        def __getattr__(self, name):
+            """Raises AttributeError, with our word for what other libraries call so."""
+            ours = f": see .{_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+            raise AttributeError(f"A Response has no .{name}{ours}", name=name, obj=self)
+
     def __str__(self) -> str:
         return self.text
 
     def __repr__(self) -> str:
         text = self.text if len(self.text) <= 60 else self.text[:57] + "..."
-        made = (caption(p) for p in self.parts if isinstance(p, (Image, Document)))
-        text = " ".join(filter(None, (text, *made)))
+        text = " ".join(
+            filter(None, (text, *(caption(p) for p in self.parts if isinstance(p, (Image, Document)))))
+        )
         return f"Response({text!r}, model={self.model!r}, finish_reason={self.finish_reason!r})"
 
 
@@ -449,8 +471,9 @@ class _Words:
     def takes(self, kind: type[Text | Reasoning], id: str | None) -> bool:
         """Whether more of a kind goes on with it: a signature or a redacted block ends reasoning, and another
         id begins another block."""
-        over = self.signature or self.redacted or (id and self.id and id != self.id)
-        return self.kind is kind and not (kind is Reasoning and over)
+        return self.kind is kind and not (
+            kind is Reasoning and (self.signature or self.redacted or (id and self.id and id != self.id))
+        )
 
     def build(self, taken: Container[str | None]) -> Part | None:
         text, sent = "".join(self.pieces), (self.signature, self.redacted, self.id)
@@ -643,8 +666,11 @@ class Fold:
         """The parts so far, in the order in which they began. A call without an id gets one that no other
         has."""
         taken = {call.id for call in self._calls.values()}
-        built = (b if isinstance(b, Raw) else b.build(taken) for b in self._blocks)
-        return tuple(part for part in built if part is not None)
+        return tuple(
+            part
+            for part in (b if isinstance(b, Raw) else b.build(taken) for b in self._blocks)
+            if part is not None
+        )
 
     def response(self, **about: Any) -> Response:
         """The answer so far; `about` fills the fields that events do not know (provider, cost, timing,

@@ -22,7 +22,7 @@ from . import schema_shorthand
 from .columns import frame_of
 from .errors import ConfigError, NbllmError, after_answer, in_a_line
 from .events import Response
-from .strict import without_nulls
+from .strict import resolve, without_nulls
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,7 +134,8 @@ class Shape:
         if self.wrapped and isinstance(value, dict):
             value = value.get("items", value)
         if self.adapter is None:
-            self._check_schema({"items": value} if self.wrapped else value)
+            if problems := schema_problems(self.schema, {"items": value} if self.wrapped else value):
+                raise Mismatch(problems)
             return value
         from pydantic import ValidationError
 
@@ -150,11 +151,6 @@ class Shape:
                     for e in exc.errors(include_url=False, include_context=False)[:_MOST]
                 ]
             ) from None
-
-    def _check_schema(self, value: Any) -> None:
-        problems = schema_problems(self.schema, value)
-        if problems:
-            raise Mismatch(problems)
 
     def instructions(self) -> str:
         """What a prompt must say where the provider has no mode for schemas."""
@@ -173,8 +169,10 @@ def schema_problems(schema: Mapping[str, Any], value: Any, what: str = "the answ
     """Where `value` does not fit a schema that was checked, one line each, the first few; [] where it fits.
     `what` is its name in them."""
     try:
-        found = itertools.islice(_checker(schema).iter_errors(value), _MOST)
-        return [f"{place(e.absolute_path, what)}: {e.message[:200]}" for e in found]
+        return [
+            f"{place(e.absolute_path, what)}: {e.message[:200]}"
+            for e in itertools.islice(_checker(schema).iter_errors(value), _MOST)
+        ]
     except BaseException as exc:
         if isinstance(exc, RecursionError) or type(exc).__name__ == "PanicException":  # a map in Rust met one
             return [f"{what} is nested too deeply"]
@@ -282,7 +280,9 @@ def within(schema: Any, place: str = "$") -> Iterator[tuple[str, dict[str, Any]]
 
 def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
     """With an object at the root, as providers want it."""
-    if schema.get("type") == "object" or "$ref" in schema or "properties" in schema:
+    while isinstance(found := resolve(schema, schema.get("$ref")), Mapping):  # of what holds itself
+        schema = {**{k: v for k, v in schema.items() if k != "$ref"}, **found}
+    if schema.get("type") == "object" or "properties" in schema:
         return schema
     definitions = schema.pop("$defs", None)
     made = {
@@ -298,7 +298,8 @@ def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
 def _needs_root(schema: Mapping[str, Any]) -> bool:
     """Whether a JSON schema is of no object, and can be put into one: its references lead to definitions."""
     refs = [str(part.get("$ref", "#/$defs/")) for _, part in within(schema)]
-    return schema.get("type", "object") != "object" and all(r.startswith("#/$defs/") for r in refs)
+    other = schema.get("type") != "object" and {"type", "$ref", "enum", "anyOf", "oneOf"} & schema.keys()
+    return bool(other) and all(r.startswith("#/$defs/") for r in refs)
 
 
 def _is_type(given: Any) -> bool:
@@ -363,11 +364,9 @@ def value_of(response: Response, shape: Shape, wanted: str | None = "object") ->
 
 
 def _framed(value: Any, shape: Shape) -> pd.DataFrame:
-    if shape.adapter is None:
-        flat = plain(value)
-    else:
-        flat = _exact(*(shape.adapter.dump_python(value, mode=m, by_alias=True) for m in ("json", "python")))
-    return frame_of({"items": flat} if shape.wrapped else flat, shape.schema)
+    if (dump := shape.adapter and shape.adapter.dump_python) is not None:  # without what a model computes
+        value = _exact(*(dump(value, mode=m, by_alias=True, round_trip=True) for m in ("json", "python")))
+    return frame_of({"items": value} if shape.wrapped else value, shape.schema)
 
 
 def _exact(flat: Any, rich: Any) -> Any:

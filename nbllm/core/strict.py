@@ -84,7 +84,7 @@ class _Writer(msgspec.Struct):
             raise self.no("", "they are no plain object")
         made = self.write({"type": "object", "properties": {}, **schema}, "")
         for key in _DEFINITIONS if self.mode.recursive else ():  # the others stand where they are used
-            if definitions := _mapping(schema, key):
+            if definitions := mapping(schema, key):
                 made[key] = {n: self._defined(f"#/{key}/{n}", d, n) for n, d in definitions.items()}
         return made
 
@@ -171,7 +171,7 @@ class _Writer(msgspec.Struct):
             out["anyOf"] = [self.write(s, place) for s in one_of]
 
     def _object(self, schema: Schema, out: dict[str, Any], place: str) -> None:
-        properties, nested = _mapping(schema, "properties"), bool(place)
+        properties, nested = mapping(schema, "properties"), bool(place)
         if schema.get("additionalProperties", nested and not properties) is not False:
             raise self.no(place, "it is an object of any keys")
         required = [n for n in _sequence(schema, "required") if n in properties]
@@ -183,7 +183,8 @@ class _Writer(msgspec.Struct):
         out.setdefault("type", "object")
 
 
-def _mapping(schema: Schema, key: str) -> Schema:
+def mapping(schema: Schema, key: str) -> Schema:
+    """What a schema says under a key of others by their names; none where it says something else."""
     found = schema.get(key)
     return found if isinstance(found, Mapping) else {}
 
@@ -236,7 +237,7 @@ def without_nulls(value: Any, root: Schema, schema: Any = None, depth: int = 0) 
         return value
     for one in (s for k in ("allOf", "anyOf", "oneOf") for s in _sequence(schema, k)):
         value = without_nulls(value, root, one, depth + 1)
-    known, required = _mapping(schema, "properties"), _sequence(schema, "required")
+    known, required = mapping(schema, "properties"), _sequence(schema, "required")
     if not {*value} <= {*known}:  # of several kinds of object it is another one
         return value
     return {

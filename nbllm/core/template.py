@@ -13,8 +13,9 @@ nothing inserted is scanned again. `{...}` is ours only if all of this holds:
   can matter), zeros (03d), width and d or f, a comma,
   %, a sign, #x, dates (%d.%m.%Y); behind a conversion, which no other language has, any format. And the value
   must take it: where its __format__ fails, the text stays, and is told as skipped;
-* it does not follow a letter of a script that writes spaces between words, a digit, `_`, `^`, `\\`, `$`,
-  `%`, `{`, `]`, `)`, `::`, a command of LaTeX, or
+* it does not follow a letter of a script that writes spaces between words, a digit, `_` (but where that
+  begins an emphasis that ends in its line, `_{a}_`, or parts it from a place of ours, `{a}_{b}`), `^`, `\\`,
+  `$`, `%`, `{`, `]`, `)`, `::`, a command of LaTeX, or
   a `}` that is not ours (LaTeX, shells, CSS, regular expressions, Rust), nor `#` in a string (Ruby), nor
   stands where JavaScript takes names out of an object (`const {a} =`, `import {a} from`, `({a}) =>`) or
   puts them into one (`const o = {a}`, `() => {a}`) or gives
@@ -30,7 +31,8 @@ Everywhere else such a name is an error.
 
 Names are Python's: of any script, and the same in every form that NFKC makes the same (`{ｎ}` is n). What
 stands where ours could stand, looks like ours and stays is told, with what to write: a name that does not
-exist, an expression in single braces, a name in code.
+exist, an expression in single braces, a name in code; and one of several letters that exists behind a word
+(`data_{year}.csv`).
 """
 
 from __future__ import annotations
@@ -75,6 +77,8 @@ _STEP = re.compile(r"\.(?P<attr>[^.\[\]]+)|\[(?:(?P<index>-?\d+)|'(?P<one>[^']*)
 _RUN = re.compile(r"\{+")
 
 _BEFORE = "_^\\$%}{])"  # characters after which a brace is not ours; letters and digits too
+_EMPHASIS = re.compile(r"(_{1,3})(?=\{)[^\n_]{1,400}(?<!\s)\1(?![\w{])")
+_WORD = re.compile(r"(?<![\\\w$^%}])\w+\Z")  # and no command of LaTeX or place of a shell
 _AROUND = 80  # characters before and after a brace that are looked at for what other languages write there
 _FOREIGN = re.compile(
     r"::\0|\{[^\W\d][\w.]*(?:![rsa])?:[^{}\s]*\0|\\[A-Za-z]+\*?[ "
@@ -135,8 +139,9 @@ class Filled:
     @property
     def left(self) -> str:
         """What looked like ours and stays, for the footer: the first three, each with what to write."""
-        more = f" and {len(self.advice) - 3} more" if len(self.advice) > 3 else ""
-        return "; ".join(self.advice[:3]) + more
+        return "; ".join(self.advice[:3]) + (
+            f" and {len(self.advice) - 3} more" if len(self.advice) > 3 else ""
+        )
 
     @property
     def told(self) -> tuple[str, ...]:
@@ -183,8 +188,13 @@ def fill(
     pieces.append(text[at:])
     names = tuple(dict.fromkeys(p.source for p in pieces if isinstance(p, Inserted)))
     skipped = tuple(dict.fromkeys(scan.skipped))
-    advice = tuple(_advice(left, namespace) for left in skipped)
-    return Filled(tuple(p for p in pieces if p != ""), names, skipped, budget, advice)
+    return Filled(
+        tuple(p for p in pieces if p != ""),
+        names,
+        skipped,
+        budget,
+        tuple(_advice(left, namespace) for left in skipped),
+    )
 
 
 def parameters_in(
@@ -341,6 +351,12 @@ class _Scan:
 
     def _apart(self, at: int, end: int) -> bool:
         """Whether nothing stands before a brace that takes it for another language."""
+        joins = end >= max(0, at - 3) and not self.text[end:at].strip("_")  # {a}_{b}
+        at = (
+            end
+            if joins
+            else next((i for i in range(max(0, at - 3), at) if _EMPHASIS.match(self.text, i)), at)
+        )
         last = at - 1
         while last > max(0, at - 8) and category(self.text[last])[0] == "M":
             last -= 1  # the letter below an accent or a vowel sign
@@ -353,14 +369,16 @@ class _Scan:
         match: its form, None where it is no name."""
         close = self.text.find("}", at, at + _AROUND)
         source = self.text[at + 1 : close].strip()
-        if close < 0 or len(self.skipped) >= _MOST_TOLD or not self._apart(at, end) or at in self.literals:
+        apart = self._apart(at, end)
+        if close < 0 or len(self.skipped) >= _MOST_TOLD or not (apart or match) or at in self.literals:
             return False
         if self._foreign(at, close + 1) or "\n" in source or not (match or _tree(source)):
             return False
         names = [_plain(match["root"])] if match else _free_names(source)
         there = [n for n in names if n in self.namespace]
-        if at in self.code:
-            return match is not None and bool(there)
+        word = apart or (len(names[0]) > 1 and _WORD.search(self.text, max(0, at - _AROUND), at))
+        if at in self.code or not apart:
+            return bool(match and there and word)
         if match:
             return not keyword.iskeyword(names[0])
         return bool(there) and all(n in there or n in _BUILTINS for n in names) and _is_one_value(source)

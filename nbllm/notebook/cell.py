@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from ..agents.protocols import able
 from ..core import schema_shorthand
-from ..core.errors import ConfigError, NbllmError, after_answer
+from ..core.errors import ConfigError, NbllmError, after_answer, in_a_line
 from ..core.events import Response
 from ..core.messages import Part, Text
 from ..core.schema import Shape
@@ -31,6 +33,9 @@ from .syntax.lexer import fail
 from .syntax.parser import Line
 from .syntax.places import refuse_places
 from .view.outcome import Outcome, Painter
+
+# A class, or what Python writes a type with: list[City] | None, models.City. Names alone: nothing is called.
+_WRITTEN = re.compile(r"[A-Z]\w*|(?=.*[\[.|])[^\W\d][\w.\[\]|,\"' ]*")
 
 
 def _mode(route: Route, options: Mapping[str, Any]) -> None:
@@ -260,18 +265,13 @@ def with_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(
                 f"schema= is no JSON: {error}.", hint='The short form needs none: schema="name, age int".'
             ) from None
-    name = text.removeprefix("list[").removesuffix("]")
-    found = session.namespace.get(name, "")
-    if isinstance(found, str) and name.isidentifier() and (name != text or name[0].isupper()):
+    found: Any = session.namespace.get(text, "")
+    try:
+        with suppress(SyntaxError):  # the short form may hold list[...] too
+            found = eval(text, dict(session.namespace)) if _WRITTEN.fullmatch(text) else found  # noqa: S307
+    except Exception as error:  # noqa: BLE001 - what is no type takes no brackets; types may raise anything
         raise ConfigError(
-            f"schema= names {name}, which is no variable.",
-            hint=f'Run the cell that defines it; a field of that name is schema="{name} str".',
-        )
-    made = (
-        schema_shorthand.schema(text)
-        if isinstance(found, str)
-        else found
-        if name == text
-        else list.__class_getitem__(found)
-    )
-    return {**options, "schema": Shape.of(made)}
+            f"schema= names no type: {in_a_line(error)}.",
+            hint=f'Run the cell that defines it; a field of that name is schema="{text} str".',
+        ) from None
+    return {**options, "schema": Shape.of(schema_shorthand.schema(text) if isinstance(found, str) else found)}

@@ -101,8 +101,10 @@ class ChatWidget:
             self._options["approve"] = self._ask
 
     def __repr__(self) -> str:
-        turns = counted(len(self._chat.turns), "turn")
-        return f"ChatWidget(chat={self._chat.name!r}, model={self._model!r}, {turns})"
+        return (
+            f"ChatWidget(chat={self._chat.name!r}, model={self._model!r}, "
+            f"{counted(len(self._chat.turns), 'turn')})"
+        )
 
     # --- from code ---
 

@@ -100,10 +100,7 @@ def tool_names(session: Session) -> list[str]:
     own = [
         n for n, v in session.fillable.items() if isinstance(v, FunctionType) and v.__module__ == "__main__"
     ]
-    endpoints = [f"http/{n}" for n in session.client.registry.tools]
-    servers = [f"mcp/{e.name}" for e in session.client.mcp.entries()[0]]
-    agents = [n for n in session.client.registry.rows if n.startswith("remote/")]
-    return [*sorted(own), *BUILT_IN, *servers, *endpoints, *agents]
+    return [*sorted(own), *BUILT_IN, *session.servers]
 
 
 def choices(session: Session, option: Option) -> Iterable[str]:

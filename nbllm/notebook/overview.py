@@ -62,8 +62,11 @@ def overview(frame: pd.DataFrame, *lines: Rendered | str) -> pd.DataFrame:
 
 def or_none(value: Any) -> Any:
     """`value`, which a command gave; a table without rows says so, where it has no view of its own."""
-    viewed = not hasattr(value, "columns") or hasattr(value, "view")
-    return value if viewed or len(value) else overview(value, "There is none.")
+    return (
+        value
+        if (not hasattr(value, "columns") or hasattr(value, "view")) or len(value)
+        else overview(value, "There is none.")
+    )
 
 
 # --- models and providers -----------------------------------------------------------------------------------
@@ -211,8 +214,9 @@ def calls(frame: pd.DataFrame) -> pd.DataFrame:
     """A log, its last calls in the figures that one looks for."""
     heads = ["time", "model", "first token", "total", "tokens in", "out", "cost", "status"]
     if not len(frame):
-        words = "No calls in this notebook yet. %llm log yesterday, 7d, ever: those of all notebooks."
-        return overview(frame, words)
+        return overview(
+            frame, "No calls in this notebook yet. %llm log yesterday, 7d, ever: those of all notebooks."
+        )
     rows = [_call_line(row) for row in frame.tail(_CALLS).to_dict("records")]
     return overview(
         frame,

@@ -192,7 +192,17 @@ class Session:
 
         check(options["tools"], can_ask=self.can_ask)
 
-        return named(options["tools"], self.namespace)
+        return named(options["tools"], self.namespace, lambda: self.servers)
+
+    @property
+    def servers(self) -> list[str]:
+        """The names of tools that are elsewhere: MCP servers, HTTP endpoints, agents."""
+        registry = self.client.registry
+        return [
+            *(f"mcp/{e.name}" for e in self.client.mcp.entries()[0]),
+            *(f"http/{name}" for name in registry.tools),
+            *(name for name in registry.rows if name.startswith("remote/")),
+        ]
 
     def _timeouts(self, options: Mapping[str, Any]) -> Timeouts | None:
         given = {

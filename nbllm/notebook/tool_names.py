@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -29,9 +29,10 @@ BUILT_IN: dict[str, Callable[[Namespace], Any]] = {
 }
 
 
-def named(names: Sequence[str], namespace: Namespace) -> list[Any]:
-    """What a line gives as tools. Raises ConfigError with the nearest name."""
-    return [_named(name, namespace) for name in names]
+def named(names: Sequence[str], namespace: Namespace, others: Callable[[], Iterable[str]]) -> list[Any]:
+    """What a line gives as tools; `others` are the names of servers, endpoints and agents. Raises ConfigError
+    with the nearest name."""
+    return [_named(name, namespace, others) for name in names]
 
 
 def check(names: Sequence[str], *, can_ask: bool) -> None:
@@ -44,7 +45,7 @@ def check(names: Sequence[str], *, can_ask: bool) -> None:
         )
 
 
-def _named(name: str, namespace: Namespace) -> Any:
+def _named(name: str, namespace: Namespace, others: Callable[[], Iterable[str]]) -> Any:
     if name.startswith(NAMED):
         return name
     root, *rest = name.split(".")
@@ -52,10 +53,11 @@ def _named(name: str, namespace: Namespace) -> Any:
         return BUILT_IN[name](namespace)
     hint = _HINT.format(", ".join(BUILT_IN))
     if root not in namespace:
-        known = [*(n for n, v in namespace.items() if callable(v)), *BUILT_IN]
+        known = {n.rpartition("/")[2]: n for n in (*others(), *BUILT_IN)}
+        known |= {n: n for n, v in namespace.items() if callable(v)}
         near = difflib.get_close_matches(name, known, 1)
         raise ConfigError(
-            f"No tool is called {name!r}" + (f": did you mean {near[0]}?" if near else "."), hint=hint
+            f"No tool is called {name!r}" + (f": did you mean {known[near[0]]}?" if near else "."), hint=hint
         )
     try:
         value = reduce(getattr, rest, namespace[root])

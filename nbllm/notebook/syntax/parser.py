@@ -145,11 +145,11 @@ class _Reader:
         elif not quoted and first and self._arrow():
             self._set(OPTIONS["out"], text, start)
         elif not quoted and _canonical(text) in OPTIONS:
-            flag = OPTIONS[_canonical(text)].kind == "bool"
             raise fail(
                 start,
                 f"{text} needs a value",
-                f"Write {f'--{text}' if flag else f'{text}=value'} without spaces.",
+                f"Write {text}={'true' if OPTIONS[_canonical(text)].kind == 'bool' else 'value'} without "
+                f"spaces.",
             )
         else:
             for wrong, hint in (
@@ -291,16 +291,17 @@ def subcommand(line: str) -> tuple[str, str]:
         return "help", "".join(rest).strip()
     if word in SUBCOMMANDS:
         return word, "".join(rest).strip()
+    spoken = len(line.split()) > 2  # of which the first word is rarely a command's
     near = (
         []
         if re.search(r"^-|[=/]", word)
-        else difflib.get_close_matches(word.lower(), [*SUBCOMMANDS, *LINES], 1)
+        else difflib.get_close_matches(word.lower(), [*SUBCOMMANDS, *LINES], 1, 0.8 if spoken else 0.6)
     )
     raise ConfigError(
         f"No subcommand {_brief(word)}"
         + (f": did you mean %llm {LINES.get(near[0], near[0])}?" if near else "."),
-        hint=("" if near else f"There are {', '.join(SUBCOMMANDS)}. ")
-        + "To ask: %llm ask ..., or a %%llm cell.",
+        hint=("" if near or spoken else f"There are {', '.join(SUBCOMMANDS)}. ")
+        + f"To ask: %llm ask {line.strip()[:60] if spoken else '...'}, or a %%llm cell.",
     )
 
 

@@ -1,8 +1,10 @@
 """What models write within paragraphs and Markdown does not know: harmless tags, bare addresses, lines of
 verse, emphasis beside Chinese and Japanese, and the direction of a block.
 
-- Tags of a closed list, without attributes, that close where they were opened (`_PAIRS`); `<br>`. All other
-  tags are text, and so is what is nested deeper than `_DEEPEST`: small print in small print hides words.
+- Tags of a closed list, without attributes, that close where they were opened (`_pairs`); `<br>`; in cells of
+  tables, which hold no other list, those of lists. All other tags are text, and so is what is nested deeper
+  than `_DEEPEST`: small print in small print hides words.
+- The number of a footnote, `[^1]`, stands raised, where it is named and at the note.
 - An address that begins with http:// or https:// is a link, without the punctuation behind it.
 - A line break is one, but in a paragraph that was filled to a width: there the first word of every line would
   not have fitted on the line before.
@@ -25,7 +27,14 @@ if TYPE_CHECKING:
     from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
 
-_TAG = re.compile(r"<(?P<close>/?)(?P<name>br|sub|sup|kbd|mark|abbr)\s*/?>", re.IGNORECASE)
+_LISTS = frozenset(("ul", "ol", "li"))
+TAGS = _LISTS | frozenset(
+    ("sub", "sup", "kbd", "mark", "abbr", "b", "strong", "i", "em", "u", "s", "del", "ins", "code")
+)
+_TAG = re.compile(
+    rf"<(?P<close>/?)(?P<name>br|{'|'.join(sorted(TAGS))})\s*/?>|\[\^(?P<note>\d{{1,3}})\](?!\()",
+    re.IGNORECASE,
+)
 _FACTOR = r"(?:\w++\*\*?(?=\d)|(?:[A-Za-z]|\w*\d)\*(?=\w))"
 _NO_EMPHASIS = re.compile(
     rf"(?:(?<![*\w]){_FACTOR}|(?<=[)\]])\*\*?(?=\d|[A-Za-z]\b)){_FACTOR}*|\b__(?:init|main|name|file|dict|doc|class"
@@ -70,22 +79,26 @@ def add_to(md: MarkdownIt) -> None:
 
 def _harmless(state: StateInline, silent: bool) -> bool:
     match = _TAG.match(state.src, state.pos, state.posMax)
-    if match is None or (match["close"] and match["name"].lower() == "br"):
+    name = (match["name"] or "sup").lower() if match else ""
+    if match is None or (match["close"] and name == "br"):
         return False
     if not silent:
-        name = match["name"].lower()
         kind = "hardbreak" if name == "br" else f"tag_{'close' if match['close'] else 'open'}"
-        state.push(kind, name, 0).content = match[0]  # `_pairs` says what closes what
+        note = (("tag_open", "[^"), ("text", match["note"]), ("tag_close", "]"))
+        for type_, content in note if match["note"] else ((kind, match[0]),):
+            state.push(type_, name, 0).content = content  # `_pairs` says what closes what
     state.pos = match.end()
     return True
 
 
 def _pairs(state: Any) -> None:
     """Tags that do not close within the tag that they were opened in are text."""
-    for inline in _inlines(state):
+    for around, inline in pairwise(state.tokens):
         opened: list[Token] = []
         for token in inline.children or ():
-            if token.nesting == 1 or token.type == "tag_open":
+            if token.tag in _LISTS and around.type not in ("td_open", "th_open"):
+                _as_text(token)
+            elif token.nesting == 1 or token.type == "tag_open":
                 opened.append(token)
             elif token.type == "tag_close":
                 _close(opened, token)
@@ -96,8 +109,9 @@ def _pairs(state: Any) -> None:
 
 
 def _close(opened: list[Token], token: Token) -> None:
-    tags = sum(t.type == "tag_open" for t in opened[-2 * _DEEPEST :])
-    if opened and (opened[-1].type, opened[-1].tag) == ("tag_open", token.tag) and tags <= _DEEPEST:
+    near = [t.tag in _LISTS for t in opened[-2 * _DEEPEST :] if t.type == "tag_open"]
+    deep = near.count(False) > _DEEPEST or len(near) == 2 * _DEEPEST
+    if opened and (opened[-1].type, opened[-1].tag) == ("tag_open", token.tag) and not deep:
         opened.pop().nesting, token.nesting = 1, -1
     else:
         _as_text(token)

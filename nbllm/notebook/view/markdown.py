@@ -182,7 +182,6 @@ _TAGS = {
     "table": "table", "thead": "thead", "tbody": "tbody", "tr": "tr", "th": "th", "td": "td",
     "details": "details", "summary": "summary",
 }  # fmt: skip
-_INLINE_TAGS = {"sub", "sup", "kbd", "mark", "abbr"}
 _TIGHT = {"em", "strong", "s", "th", "td", "tag"}
 _OPEN_LINE = {"ul", "ol", "table", "thead", "tbody", "blockquote", "hr", "details"}
 
@@ -192,7 +191,7 @@ def _tag(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     token = tokens[index]
     kind = token.type.removesuffix("_open").removesuffix("_close")
     name = f"h{min(int(token.tag[1]) + 2, 6)}" if kind == "heading" else _TAGS.get(kind)
-    if kind == "tag" and token.tag in _INLINE_TAGS:
+    if kind == "tag" and token.tag in inline_rules.TAGS:
         name = token.tag
     if token.hidden:  # a paragraph of a tight list
         return (

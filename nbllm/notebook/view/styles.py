@@ -35,7 +35,8 @@ padding-inline-start:var(--jp-code-padding,0)}}
 .nbllm h3{font-size:1.3em}.nbllm h4{font-size:1.15em}.nbllm :is(h5,h6){font-size:1em}
 .nbllm>:is(h3,h4):first-child{margin-top:.2em}.nbllm>style+:is(h3,h4){margin-top:.2em}"""),
     ("<li", """
-.nbllm li>p{margin:0 0 .4em}.nbllm :is(ul,ol){padding-inline-start:1.7em}"""),
+.nbllm li>p{margin:0 0 .4em}.nbllm :is(ul,ol){padding-inline-start:1.7em}
+.nbllm :is(th,td)>:is(ul,ol){margin:0;padding-inline-start:1.2em}"""),
     ("<blockquote", f"""
 .nbllm blockquote{{margin-inline-start:0;padding:0;padding-inline-start:1em;
 border-inline-start:3px solid {_LINE};color:{_MUTED}}}"""),
