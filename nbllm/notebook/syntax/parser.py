@@ -148,8 +148,9 @@ class _Reader:
             raise fail(
                 start,
                 f"{text} needs a value",
-                f"Write {text}={'true' if OPTIONS[_canonical(text)].kind == 'bool' else 'value'} without "
-                f"spaces.",
+                f"Write --{text}, or {text}=true."
+                if OPTIONS[_canonical(text)].kind == "bool"
+                else f"Write {text}=value without spaces.",
             )
         else:
             for wrong, hint in (
