@@ -222,6 +222,15 @@ def test_auto_without_a_key_says_how_to_get_one_and_fix_does_not_pretend(kernel)
     kernel.run("%llm simulate off")
 
 
+def test_auto_says_that_simulation_is_on(kernel):
+    """And nothing of keys, which it has not looked for."""
+    assert kernel.run("%llm simulate on").ok
+    text = kernel.run("%%llm auto\nhi").text
+    assert kernel.run("%llm simulate off").ok
+    assert "simulation is on" in text
+    assert "no key" not in text
+
+
 def test_a_terminal_has_an_out_where_there_is_a_value(tmp_path):
     """And none where an answer has drawn itself."""
     code = "%load_ext nbllm\n%llm ask -m sim/openai@echo=1 hello there\n40 + 2\n%reload_ext nbllm\n50 + 2\n"

@@ -40,7 +40,9 @@ def choose(registry: Registry, listens: Callable[[str], bool]) -> Route:
     return _chosen(
         registry,
         "sim/openai",
-        "no key and no Ollama was found, so the simulator answers. Set OPENAI_API_KEY or another key, or "
+        "simulation is on (%llm simulate off ends it)"
+        if simulating
+        else "no key and no Ollama was found, so the simulator answers. Set OPENAI_API_KEY or another key, or "
         "type one: %llm key openai; %llm models shows more",
     )
 

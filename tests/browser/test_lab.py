@@ -211,6 +211,17 @@ def test_formulas_and_money(notebook):
     assert "costs $5 and $10." in n.text(2)
 
 
+def test_text_from_right_to_left_stands_at_its_side(notebook):
+    """Where JupyterLab's own rules put paragraphs to the left."""
+    text = "\u0633\u0644\u0627\u0645\n\n- \u0627\n\n- \u0628\n\nend"
+    n = notebook(LOAD, f"text = {text!r}", ask("{{text}}", "openai/m@echo=1"))
+    n.run(0, 1, 2)
+    n.wait("() => nbllmTest.area(2).querySelectorAll('p').length == 4")
+    side = "() => [...nbllmTest.area(2).querySelectorAll('p')].map(p => getComputedStyle(p).textAlign)"
+    way = side.replace("textAlign", "direction")
+    assert (["start"] * 4, ["rtl"] * 3 + ["ltr"]) == (n.js(side), n.js(way))
+
+
 def test_reopened_without_running(notebook, lab):
     """A saved notebook shows its answers without a kernel's help, and its file holds one static output for
     each."""

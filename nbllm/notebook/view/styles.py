@@ -37,6 +37,8 @@ padding-inline-start:var(--jp-code-padding,0)}}
     ("<li", """
 .nbllm li>p{margin:0 0 .4em}.nbllm :is(ul,ol){padding-inline-start:1.7em}
 .nbllm :is(th,td)>:is(ul,ol){margin:0;padding-inline-start:1.2em}"""),
+    ("dir=rtl", """
+.nbllm :is(p,li){text-align:start}"""),
     ("<blockquote", f"""
 .nbllm blockquote{{margin-inline-start:0;padding:0;padding-inline-start:1em;
 border-inline-start:3px solid {_LINE};color:{_MUTED}}}"""),
