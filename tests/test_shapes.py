@@ -185,6 +185,88 @@ def test_one_record_and_plain_values(given, value, columns):
     assert columns == {name: str(df[name].dtype) for name in df.columns}
 
 
+class Cat(pydantic.BaseModel):
+    kind: Literal["cat"]
+    lives: int
+    seen: dt.date | None = None
+
+
+class Dog(pydantic.BaseModel):
+    kind: Literal["dog"]
+    good: bool
+    seen: dt.date | None = None
+
+
+class Sized(pydantic.BaseModel):
+    side: int
+
+    @pydantic.computed_field
+    @property
+    def area(self) -> int:
+        return self.side**2
+
+
+class Tree(pydantic.BaseModel):
+    name: str
+    children: list["Tree"] = []
+
+
+CAT, DOG = {"kind": "cat", "lives": 9}, {"kind": "dog", "good": True, "seen": "2024-01-02"}
+PET = {"kind": "string", "lives": "Int64", "seen": "datetime64[ns]", "good": "boolean"}
+CHOSEN = Annotated[Cat | Dog, pydantic.Field(discriminator="kind")]
+
+
+@pytest.mark.parametrize(
+    ("given", "rows", "dtypes"),
+    [
+        (list[Cat | Dog], [CAT, DOG], PET),
+        (list[CHOSEN], [DOG, CAT], PET),
+        (list[Inner | None], [{"x": 1}, None], {"x": "Int64"}),
+        (list[Sized], [{"side": 2}], {"side": "Int64"}),
+        (tuple[Inner, ...], [{"x": 1}], {"x": "Int64"}),
+        (list[decimal.Decimal], ["1.50"], {"value": "object"}),
+        (pydantic.RootModel[list[Inner]], [{"x": 1}], {"x": "Int64"}),
+        (list[Tree], [{"name": "a", "children": []}], {"name": "string", "children": "object"}),
+    ],
+)
+@pytest.mark.parametrize("times", [0, 1, 500])
+def test_columns_of_unions_and_of_what_is_computed_hold(given, rows, dtypes, times):
+    """A union of records has the columns of all of them; what a model computes is no column at any size."""
+    df = framed(given, {"items": rows * times})
+    assert dtypes == {name: str(df[name].dtype) for name in df.columns}
+    assert len(rows) * times == len(df)
+
+
+@pytest.mark.parametrize(
+    ("given", "value", "dtypes"),
+    [
+        (CHOSEN, CAT, PET),
+        (Inner | None, {"x": 1}, {"x": "Int64"}),
+        (Inner | None, None, {"x": "Int64"}),
+        (dt.date, "2024-01-02", {"value": "datetime64[ns]"}),
+        (Colour, "red", {"value": "category"}),
+        (int | str, "a", {"value": "object"}),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, 5, {"value": "Int64"}),
+    ],
+)
+def test_a_single_value_is_a_row(given, value, dtypes):
+    """With the columns of the record that it is; nothing is no row."""
+    df = framed(given, {"items": value})
+    assert dtypes == {name: str(df[name].dtype) for name in df.columns}
+    assert (value is not None) == len(df)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [Tree, {"$ref": "#/$defs/T", "$defs": Tree.model_json_schema()["$defs"] | {"T": {"type": "object"}}}],
+)
+def test_what_holds_itself_is_an_object_at_the_root(given):
+    """As providers want it; not a reference to one."""
+    schema = Shape.of(given).provider_schema
+    assert "object" == schema["type"]
+    assert "$ref" not in schema
+
+
 class Strict(pydantic.BaseModel, strict=True):
     day: dt.date
     at: dt.datetime

@@ -246,13 +246,25 @@ def test_an_answer_that_does_not_fit_is_asked_for_once_more(kernel, canned):
 @pytest.mark.kernel
 def test_a_class_by_its_name(kernel, canned):
     """Or a list of it; where its cell has not run, nothing is sent."""
-    url, bodies = canned(GOOD, f'{{"items": [{GOOD}]}}')
+    several = f'{{"items": [{GOOD}]}}'
+    url, bodies = canned(GOOD, several, several, f'{{"items": {GOOD}}}', GOOD)
     for given in ("Hamlet", "list[Hamlet]"):
         ran = kernel.run(f"%%llm m base_url={url} schema={given} as=object\nOne city.")
         assert "Run the cell that defines it" in "".join(ran.error["traceback"])
     assert [] == bodies
     assert kernel.run("import pydantic\nclass Hamlet(pydantic.BaseModel):\n  name: str\n  population: int").ok
-    for given, expression in (("Hamlet", "towns.name"), ("list[Hamlet]", "towns[0].name")):
+    assert kernel.run("import types\nplaces = types.SimpleNamespace(Hamlet=Hamlet, size=3)").ok
+    for given in ("places.Town", "list[places]", "places.size", "list[Hamlet]|3"):
+        ran = kernel.run(f"%%llm m base_url={url} schema={given} as=object\nOne city.")
+        assert 1 <= len(ran.error["traceback"]) <= 4
+    assert [] == bodies
+    for given, expression in (
+        ("Hamlet", "towns.name"),
+        ("list[Hamlet]", "towns[0].name"),
+        ("list[Hamlet]|None", "towns[0].name"),
+        ('"dict[str, list[Hamlet]] | Hamlet"', "towns.name"),
+        ("places.Hamlet", "towns.name"),
+    ):
         ran = kernel.run(f"%%llm towns << m base_url={url} schema={given} as=object\nOne city.")
         assert ran.ok, ran.error
         assert "Oslo" == kernel.value(expression)

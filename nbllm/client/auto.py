@@ -42,8 +42,8 @@ def choose(registry: Registry, listens: Callable[[str], bool]) -> Route:
         "sim/openai",
         "simulation is on (%llm simulate off ends it)"
         if simulating
-        else "no key and no Ollama was found, so the simulator answers. Set OPENAI_API_KEY or another key, or "
-        "type one: %llm key openai; %llm models shows more",
+        else "no key and no Ollama was found, so the simulator answers. Set OPENAI_API_KEY or another key, "
+        "or type one: %llm key openai; %llm models shows more",
     )
 
 
