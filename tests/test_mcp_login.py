@@ -14,14 +14,14 @@ from types import SimpleNamespace
 import pytest
 
 from nbllm.client.engine import engine
-from nbllm.core.errors import ConfigError, NbllmError
+from nbllm.core.errors import ConfigError, ConnectFailed, NbllmError
 from nbllm.routing.key_stores import Stores
 from nbllm.routing.oauth import Listener as Browser
 from nbllm.tools.consent import Consent
 from nbllm.tools.mcp import Limits
 from nbllm.tools.mcp_config import Places
 from nbllm.tools.mcp_entry import Registered, Source, entry_of
-from nbllm.tools.mcp_login import Login
+from nbllm.tools.mcp_login import Login, check_place
 from nbllm.tools.mcp_servers import Servers
 
 from .kernels import Kernel
@@ -329,6 +329,47 @@ def test_a_port_of_its_own_for_the_browser():
             Browser(port=port)
     with Browser(port=port) as listener:
         assert f"http://localhost:{port}/callback" == listener.address
+
+
+@pytest.mark.parametrize(
+    ("own", "place", "right"),
+    [
+        ("https://93.184.216.34/mcp", "https://93.184.216.34/token", True),
+        ("https://93.184.216.34/mcp", "https://1.1.1.1/token", True),
+        ("https://93.184.216.34/mcp", "http://1.1.1.1/token", False),
+        ("https://93.184.216.34/mcp", "https://93.184.216.34:8443/token", True),
+        ("https://93.184.216.34/mcp", "https://10.0.0.1/token", False),
+        ("https://93.184.216.34/mcp", "https://169.254.169.254/latest", False),
+        ("https://93.184.216.34/mcp", "https://localhost/token", False),
+        ("https://93.184.216.34/mcp", "https://[::ffff:127.0.0.1]/token", False),
+        ("http://127.0.0.1:8000/mcp", "http://127.0.0.1:9000/token", True),
+        ("https://10.0.0.1/mcp", "https://192.168.0.1/token", True),
+        ("http://localhost:8000/mcp", "https://10.0.0.1/token", True),
+    ],
+)
+def test_where_a_login_may_be_looked_for(own, place, right):
+    """A server of the internet leads into no private network; one that is there may."""
+    with (
+        contextlib.nullcontext() if right else pytest.raises(ConnectFailed, match="no place on the internet")
+    ):
+        engine().run(check_place("mcp/x", own, place))
+
+
+def test_a_server_of_the_internet_leads_no_login_home(servers, monkeypatch):
+    """Neither with what it says of itself nor with its login server: nothing is asked there."""
+    url = "http://93.184.216.34"
+    token = {"access_token": "canary-access", "token_type": "Bearer", "refresh_token": "canary-refresh"}
+    ring = Ring()
+    ring.kept["nbllm mcp login", f"{url}/mcp"] = json.dumps({"tokens": token})
+    with Listener((200, b"{}")) as home, Listener((401, b"{}")) as proxy:
+        proxy.more["www-authenticate"] = f'Bearer resource_metadata="{home.url}/about"'
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "")
+        result, note = used(servers(url, ring))
+        assert "POST http://93.184.216.34/mcp" in proxy.text
+        assert ("", []) == (result, home.seen)
+        assert "no place on the internet" in note
+        assert "canary" not in note
 
 
 @pytest.mark.kernel

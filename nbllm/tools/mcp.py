@@ -27,7 +27,7 @@ from .consent import Described, described
 from .mcp_content import Part, parts_of, words_of
 from .mcp_entry import Entry
 from .mcp_errors import ToolFailed, is_gone, leaf, words
-from .mcp_login import Login
+from .mcp_login import Login, check_place
 from .mcp_mend import MOST, line, mend, mended
 from .mcp_offers import Prompt, Resource, prompt_messages, resource_parts
 from .mcp_stdio import Incoming, Outgoing, uncollected, whole
@@ -183,9 +183,9 @@ class Connection:
         import httpx2
         from mcp.client.streamable_http import streamable_http_client
 
-        async def sign(
-            request: Any,
-        ) -> None:  # a header goes to the origin that it belongs to, and nowhere else
+        async def sign(request: Any) -> None:
+            await check_place(self.name, self.entry.url, str(request.url))
+            # a header goes to the origin that it belongs to, and nowhere else
             for name, secret in self.entry.headers.items():
                 if origin(str(request.url)) == secret.origin:
                     request.headers[name] = secret.reveal()

@@ -7,6 +7,7 @@ renewal after a restart asks nobody.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core.addresses import Address, ip, is_public, parse
 from ..core.calls import origin
 from ..core.errors import ConfigError, ConnectFailed
 from ..routing.key_stores import SERVICE, Stores
@@ -21,6 +23,28 @@ from .mcp_entry import Registered
 
 Answer = Mapping[str, str]
 _CALLED = f"{SERVICE} mcp login"
+
+
+async def check_place(name: str, own: str, url: str) -> None:
+    """Raises ConnectFailed where the server `name` at `own`, on the internet, would have something asked at a
+    `url` that is unencrypted or in a private network. What a name leads to may change from one moment to the
+    next; then there is no certificate for it."""
+    if origin(url) == origin(own) or await _is_private(parse(own)):
+        return
+    if (place := parse(url)).scheme != "https" or await _is_private(place):
+        raise ConnectFailed(
+            f"{name} would have its login looked for at {place}, which is no place on the internet by https.",
+            hint="Ask who runs it.",
+        )
+
+
+async def _is_private(address: Address) -> bool:
+    """Whether it leads into this machine or a private network; a name that only a proxy knows does not."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port)
+    except OSError:
+        return False
+    return not all((number := ip(str(entry[4][0]))) is not None and is_public(number) for entry in found)
 
 
 @dataclass(slots=True)
