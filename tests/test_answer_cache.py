@@ -130,9 +130,16 @@ def test_what_does_not_tell_calls_apart(client):
 @pytest.mark.parametrize(
     "options", [({"temperature": 0}, {"temperature": 0.0}), ({"top_p": 1.0}, {"top_p": 1})]
 )
-def test_equal_numbers_are_equal(client, options):
-    """However they are written."""
-    first, second = (client.complete("Hi", "openai/sim", cache=True, **more) for more in options)
+@pytest.mark.parametrize("dialect", ["openai_chat", "openai_responses", "anthropic", "gemini", "ollama"])
+def test_equal_numbers_are_equal(client, sim, options, dialect):
+    """However they are written, and wherever a format puts them; what is sent is as it was said."""
+    to = {"base_url": sim.base_url(dialect), "dialect": dialect, "api_key": KEY}
+    first, second = (client.complete("Hi", "m", cache=True, **to, **more) for more in options)
+    said = [list(map(repr, more.values())) for more in options]
+    sent = [
+        [repr(getattr(r.request, n)) for n in more] for r, more in zip((first, second), options, strict=True)
+    ]
+    assert said == sent
     assert (False, True) == (first.cached, second.cached)
 
 

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,10 +64,16 @@ def _number(text: str) -> float:
 def key_of(call: Any, dialect: str, sample: int = 0) -> str:
     """The key of a call's answer: equal calls have the same one, whoever sends them. sample: tells answers to
     one question apart. Raises ConfigError for a body that has no JSON form."""
-    body = {name: value for name, value in call.body.items() if name not in _STREAMING}
-    body = json.loads(json.dumps(to_plain(body)), parse_float=_number)
+    body = _numbered({name: value for name, value in call.body.items() if name not in _STREAMING})
     headers = {k.lower(): v for k, v in call.headers.items() if k.lower() in _MEANT}
     return digest([_FORMAT, dialect, shown(call.url, call.guard.texts), headers, body, sample])
+
+
+def _numbered(value: Any) -> Any:
+    """Parameters with their numbers in one form: 0.0 is 0. What stands in lists (the messages) stays."""
+    if isinstance(value, Mapping):
+        return {name: _numbered(each) for name, each in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def worth(events: Sequence[Event], secrets: Sequence[str], *, every: bool = False) -> tuple[Event, ...]:
