@@ -346,6 +346,29 @@ def test_no_kind_of_call_is_asked_for():
     assert {} == offending(kinds_asked_for)
 
 
+def dialects_named(path: Path) -> set[str]:
+    if floor_of(name_of(path)) not in {"client", "notebook"}:
+        return set()
+    from nbllm.routing.dialects import DIALECTS
+    from nbllm.routing.registry import load
+
+    rows = set(load().rows)  # some providers are called as their dialect is
+    compared = [
+        n
+        for n in nodes(path)
+        if isinstance(n, ast.Compare)
+        and any(isinstance(w, ast.Attribute) and w.attr == "dialect" for w in ast.walk(n))
+    ]
+    told = {w.value for n in compared for w in ast.walk(n) if isinstance(w, ast.Constant)}
+    texts = {n.value for n in nodes(path) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    return told | (texts & {*DIALECTS} - rows)
+
+
+def test_no_dialect_is_known_by_name():
+    """What few dialects can do stands in their own values."""
+    assert {} == offending(dialects_named)
+
+
 def statements(path: Path) -> int:
     found = [n for n in nodes(path) if isinstance(n, ast.stmt)]
     words = [

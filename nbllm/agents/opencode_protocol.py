@@ -150,4 +150,4 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> SessionC
     )
 
 
-DIALECT = Dialect("opencode_server", encode, SessionEvents, gateway_error)
+DIALECT = Dialect("opencode_server", encode, SessionEvents, gateway_error, vouched=True)

@@ -325,7 +325,7 @@ class Load:
 
     async def _touch(self, arm: Arm, connect: float) -> None:
         row = arm.route.provider
-        if row.dialect == "opencode_server":
+        if self.client.registry.dialects[row.dialect].vouched:
             return  # its password waits until it is known who listens there
         with contextlib.suppress(errors.NbllmError):
             key = None if arm.route.simulated else arm.key

@@ -157,7 +157,7 @@ def run(
         seed=seed,
         cooldown=cooldown,
     )
-    turns = _possible(turns, arms, strict=not isinstance(cold, bool))
+    turns = _possible(turns, arms, client, strict=not isinstance(cold, bool))
     limits = plan.Budget.of(budget)
     rules = Rules(
         seed,
@@ -522,7 +522,9 @@ def _kinds(given: Sequence[str]) -> tuple[str, ...]:
     return kinds
 
 
-def _possible(turns: tuple[plan.Turn, ...], arms: tuple[Arm, ...], *, strict: bool) -> tuple[plan.Turn, ...]:
+def _possible(
+    turns: tuple[plan.Turn, ...], arms: tuple[Arm, ...], client: Client, *, strict: bool
+) -> tuple[plan.Turn, ...]:
     """Without what a model cannot do: not every one can be told to leave the memory, and a command has no
     connection or client."""
     turns = tuple(
@@ -530,7 +532,7 @@ def _possible(turns: tuple[plan.Turn, ...], arms: tuple[Arm, ...], *, strict: bo
         for t in turns
         if not (arms[t.arm].route.provider.command and t.start_kind in ("cold_client", "cold_conn"))
     )
-    cannot = {i for i, arm in enumerate(arms) if not unloads(arm.route) or arm.route.simulated}
+    cannot = {i for i, arm in enumerate(arms) if not unloads(client, arm.route) or arm.route.simulated}
     if strict and any(t.start_kind == "cold_model" and t.arm in cannot for t in turns):
         raise errors.ConfigError(
             "cold_model needs a model that can be told to unload: one of Ollama, or in a file.",

@@ -79,13 +79,6 @@ class Health:
     note: str = ""
 
 
-def mode(row: Provider) -> str:
-    """How a provider is reached: "api", "local", "headless" or "remote"."""
-    if row.dialect == "a2a":
-        return "remote"
-    return "headless" if row.dialect.startswith("cli") else "local" if row.local else "api"
-
-
 # --- providers ----------------------------------------------------------------------------------------------
 
 
@@ -109,7 +102,7 @@ def _state(client: Client, row: Provider) -> ProviderState:
     return ProviderState(
         row.name,
         row.label or row.name,
-        mode(row),
+        row.mode,
         row.dialect,
         address,
         key.source if key else None,
@@ -154,7 +147,7 @@ def health(client: Client, name: str) -> Health:
     provider's, and for one that cannot be asked."""
     if (files := client.registry.row(name)) is not None and files.folders:
         note = _lacks(client, files, "", None)
-        return Health(files.name, mode(files), not note, None, None, note)
+        return Health(files.name, files.mode, not note, None, None, note)
     route = listing(client, name)
     row = route.provider
     if row.command:
@@ -164,22 +157,22 @@ def health(client: Client, name: str) -> Health:
         if row.models:
             fetch(client, route, row.models)
         elif not client.check(row.base_url, TIMEOUT).result():
-            return Health(row.name, mode(row), False, None, None, f"nothing answers at {row.shown}")
+            return Health(row.name, row.mode, False, None, None, f"nothing answers at {row.shown}")
     except (errors.AuthenticationError, errors.PermissionDenied) as error:
-        return Health(row.name, mode(row), True, False, time.perf_counter() - began, error.message)
+        return Health(row.name, row.mode, True, False, time.perf_counter() - began, error.message)
     except errors.TransportError as error:
-        return Health(row.name, mode(row), False, None, None, error.message)
+        return Health(row.name, row.mode, False, None, None, error.message)
     except errors.NbllmError as error:
         return Health(
             row.name,
-            mode(row),
+            row.mode,
             not isinstance(error, errors.ConfigError),
             None,
             time.perf_counter() - began,
             error.message,
         )
     return Health(
-        row.name, mode(row), True, _needed(client, route) if row.models else None, time.perf_counter() - began
+        row.name, row.mode, True, _needed(client, route) if row.models else None, time.perf_counter() - began
     )
 
 
@@ -189,11 +182,11 @@ def _installed(client: Client, row: Provider) -> Health:
     try:
         told = client.run(_version(client, row))
     except errors.NbllmError as error:
-        return Health(row.name, mode(row), False, None, None, error.message)
+        return Health(row.name, row.mode, False, None, None, error.message)
     except TimeoutError:
         return Health(
             row.name,
-            mode(row),
+            row.mode,
             False,
             None,
             None,
@@ -201,7 +194,7 @@ def _installed(client: Client, row: Provider) -> Health:
         )
     return Health(
         row.name,
-        mode(row),
+        row.mode,
         bool(told),
         None,
         time.perf_counter() - began,
@@ -212,7 +205,7 @@ def _installed(client: Client, row: Provider) -> Health:
 async def _version(client: Client, row: Provider) -> str:
     async with (
         asyncio.timeout(TIMEOUT),
-        client.pool.processes.open(
+        client.pool.ways.processes.open(
             ProcessCall((*row.command, "--version"), passes=passed(row)), Trace()
         ) as reply,
     ):
@@ -239,8 +232,7 @@ def ping(client: Client, model: str, **options: Any) -> dict[str, Any]:
     began = time.perf_counter()
     try:
         row = client.resolve(model, options.get("base_url"), options.get("dialect")).provider
-        agent = bool(row.command) or row.dialect == "a2a"  # which have no word for a length
-        short = {} if agent else {"max_tokens": 64}
+        short = {} if row.command or row.mode == "remote" else {"max_tokens": 64}  # agents have no such word
         stream = client.stream(
             "Answer with the single word: pong", model, **{**short, "retries": 0, **options}
         )

@@ -295,7 +295,7 @@ class Client:
         consent = self.mcp.consent
 
         async def said() -> str:
-            return await self.pool.remote.said(call)
+            return await self.pool.ways.remote.said(call)
 
         return RemoteTool(route, lambda message: self.stream(message, name), said, consent)
 

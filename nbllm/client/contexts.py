@@ -70,7 +70,7 @@ class Contexts:
                 await handler(attempt, sink)
 
         def if_wanted(attempt: Attempt, sink: Sink) -> Coroutine[Any, Any, None]:
-            wanted = attempt.request.cache == "1h" and attempt.dialect.name == "gemini"
+            wanted = attempt.request.cache == "1h" and attempt.dialect.keeps_prompts
             return (name if wanted else handler)(attempt, sink)
 
         return if_wanted

@@ -70,6 +70,7 @@ async def get_reply(
     client: Client, row: Provider, call: HttpCall, limit: float = TIMEOUT
 ) -> tuple[dict[str, str], Any]:
     """As get_json, after the headers of the answer. An answer without a body is None."""
-    if row.dialect == "opencode_server":  # its password goes to an OpenCode server alone
-        await client.pool.opencode.check(row.base_url.rstrip("/"))
-    return await exchanged(client.http, client.registry.dialects[row.dialect], row, call, limit)
+    words = client.registry.dialects[row.dialect]
+    if words.vouched:
+        await client.pool.ways.sessions.check(row.base_url.rstrip("/"))
+    return await exchanged(client.http, words, row, call, limit)

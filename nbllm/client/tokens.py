@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core import errors
-from ..core.calls import HttpCall
 from ..core.messages import Message, Request
 from ..dialects._json import count
 from ..routing.registry import Route
@@ -56,14 +54,15 @@ def estimate_tokens(client: Client, text: str, model: str = "auto") -> TokenEsti
 def _by_provider(client: Client, route: Route, text: str) -> int | None:
     """The provider's count, None where it has none or does not answer. It counts a message with the text: a
     few tokens more."""
-    row = route.provider
-    if row.dialect not in _COUNTERS or not text or route.problem:
+    row, dialects = route.provider, client.registry.dialects
+    counting = dialects[row.dialect].counting if row.dialect in dialects else None
+    if counting is None or not text or route.problem:
         return None
     key = client.registry.key_for(route, None)
     if key is None and not row.local:
         return None
-    make, field = _COUNTERS[row.dialect]
-    call = client.encode(Request(route.model, (Message("user", text),)), route, key)
+    make, field = counting
+    call: Any = client.encode(Request(route.model, (Message("user", text),)), route, key)
     try:
         said = client.run(get_json(client, row, make(call)))
     except errors.NbllmError:
@@ -71,24 +70,6 @@ def _by_provider(client: Client, route: Route, text: str) -> int | None:
     return count(said.get(field)) if isinstance(said, Mapping) else None
 
 
-def _anthropic_count(call: HttpCall) -> HttpCall:
-    return replace(
-        call, url=f"{call.url}/count_tokens", body={k: call.body[k] for k in ("model", "messages")}
-    )
-
-
-def _gemini_count(call: HttpCall) -> HttpCall:
-    return replace(
-        call,
-        url=call.url.replace(":streamGenerateContent?alt=sse", ":countTokens"),
-        body={"contents": call.body["contents"]},
-    )
-
-
-_COUNTERS: dict[str, tuple[Callable[[Any], HttpCall], str]] = {
-    "anthropic": (_anthropic_count, "input_tokens"),
-    "gemini": (_gemini_count, "totalTokens"),
-}
 _DATA = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
 
 

@@ -11,21 +11,22 @@ from ..dialects._json import items, obj
 from ..routing.registry import Route
 from .attempt import exchanged
 from .client import Client
+from .prepare import dialect
 
 _WITHIN = 30.0  # seconds for a server to let a model go
 _CONNECT = 10.0
 
 
-def unloads(route: Route) -> bool:
+def unloads(client: Client, route: Route) -> bool:
     """Whether a model can be told to leave the memory."""
-    return route.provider.dialect == "ollama" or route.path is not None
+    return route.path is not None or dialect(route.provider, client.registry.dialects).unloading is not None
 
 
 def unloaded(client: Client, model: str | None = None) -> list[str]:
     """Unloads a model, or without a name those that this process has loaded from files; gives their names.
     Raises as unload does."""
     if model is None:
-        return client.run(client.pool.local.unload())
+        return client.run(client.pool.ways.local.unload())
     route = client.resolve(model)
     client.run(unload(client, route))
     return [f"{route.provider.name}/{route.model}"]
@@ -38,39 +39,36 @@ async def unload(client: Client, route: Route, connect: float | None = _CONNECT)
     let it go within _WITHIN seconds. The operating system may keep the file in its page cache.
     """
     row = route.provider
-    if not unloads(route):
+    words = dialect(row, client.registry.dialects)
+    if route.path is not None:
+        await client.pool.ways.local.unload(str(route.path))
+        return
+    if words.unloading is None:
         raise errors.ConfigError(
             f"{row.label or row.name} cannot be told to unload a model.",
             hint="Ollama can, and models in files: local/NAME, llamacpp/PATH.gguf.",
         )
-    if row.dialect != "ollama":
-        await client.pool.local.unload(str(route.path))
-        return
-    base, asked = row.base_url, {"model": route.model, "keep_alive": 0}
+    leave, listing = words.unloading(row.base_url, route.model)
+
+    async def answer(call: HttpCall) -> Any:
+        return (await exchanged(client.http, words, row, call, _WITHIN, connect=connect))[1]
+
     try:
         async with asyncio.timeout(_WITHIN):
-            await _small(client, route, HttpCall(f"{base}/api/generate", {}, asked), connect)
-            while await _there(client, route, connect):  # noqa: ASYNC110 - it tells nobody
+            await answer(leave)
+            while _is_in(await answer(listing), route.model):  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.1)
     except errors.Timeout:
         raise
     except TimeoutError:
         raise errors.TransportError(
-            f"{base} has not let {route.model} go within {_WITHIN:g} s.",
+            f"{row.base_url} has not let {route.model} go within {_WITHIN:g} s.",
             hint="Check that nothing else uses the model.",
         ) from None
 
 
-async def _small(client: Client, route: Route, call: HttpCall, connect: float | None) -> Any:
-    """The JSON that a server answers. Raises our errors."""
-    row = route.provider
-    spoken = client.registry.dialects[row.dialect]
-    return (await exchanged(client.http, spoken, row, call, _WITHIN, connect=connect))[1]
-
-
-async def _there(client: Client, route: Route, connect: float | None) -> bool:
-    """Whether a model is in the server's list of those that are loaded; the tag :latest may be left out."""
-    call = HttpCall(f"{route.provider.base_url}/api/ps", {}, {}, "GET")
-    models = items(obj(await _small(client, route, call, connect)).get("models"))
+def _is_in(told: Any, model: str) -> bool:
+    """Whether a model is in a server's list of those that are loaded; the tag :latest may be left out."""
+    models = items(obj(told).get("models"))
     names = {str(m.get(n)).removesuffix(":latest") for m in models for n in ("name", "model")}
-    return route.model.removesuffix(":latest") in names
+    return model.removesuffix(":latest") in names

@@ -633,6 +633,13 @@ class Provider(Endpoint):
     folders: tuple[str, ...] = ()
 
     @property
+    def mode(self) -> str:
+        """How it is reached: "api", "local", "headless" (a command) or "remote" (an agent elsewhere)."""
+        if self.dialect == "a2a":
+            return "remote"
+        return "headless" if self.dialect.startswith("cli") else "local" if self.local else "api"
+
+    @property
     def unapproved(self) -> bool:
         """Whether the user has yet to allow where or how it is asked."""
         return any(h == self.name or h.startswith(f"{self.name}: ") for h in self.held)
@@ -760,9 +767,18 @@ class Dialect:
 
     encode: the call that asks for a request as a stream; raises ConfigError for what the protocol cannot say.
     decoder: a fresh decoder for one answer. error: what an HTTP answer with a status of 300 and above means.
+
+    What few can do beside: counting makes of an answer's call the one that counts its tokens, and names the
+    field with them; unloading gives the calls that have a model leave the memory and that list those in it;
+    keeps_prompts says that servers keep what cache="1h" is for by a name; vouched, that who listens is asked
+    what it is before it is sent a password.
     """
 
     name: str
     encode: Callable[[Request, Endpoint, Secret | None], AnyCall]
     decoder: Callable[[Endpoint], Decoder]
     error: Callable[[int, Mapping[str, str], bytes, Endpoint], ProviderError]
+    counting: tuple[Callable[[HttpCall], HttpCall], str] | None = None
+    unloading: Callable[[str, str], tuple[HttpCall, HttpCall]] | None = None
+    keeps_prompts: bool = False
+    vouched: bool = False

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from itertools import islice
 from typing import Any, Literal
@@ -519,4 +520,12 @@ def _usage(raw: dict[str, Any]) -> Usage:
     return Usage(total, count(raw.get("output_tokens")), thought, read, written, raw)
 
 
-DIALECT = Dialect("anthropic", encode, MessageDecoder, http_error)
+def counting(call: HttpCall) -> HttpCall:
+    """The call that counts the tokens of another."""
+    asked = {k: call.body[k] for k in ("model", "messages")}
+    return replace(call, url=f"{call.url}/count_tokens", body=asked)
+
+
+DIALECT = Dialect(
+    "anthropic", encode, MessageDecoder, http_error, counting=(counting, "input_tokens")
+)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Set
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -381,4 +382,12 @@ def _usage(raw: dict[str, Any]) -> Usage:
     )
 
 
-DIALECT = Dialect("gemini", encode, ChunkDecoder, http_error)
+def counting(call: HttpCall) -> HttpCall:
+    """The call that counts the tokens of another."""
+    url = call.url.replace(":streamGenerateContent?alt=sse", ":countTokens")
+    return replace(call, url=url, body={"contents": call.body["contents"]})
+
+
+DIALECT = Dialect(
+    "gemini", encode, ChunkDecoder, http_error, counting=(counting, "totalTokens"), keeps_prompts=True
+)

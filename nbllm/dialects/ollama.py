@@ -253,4 +253,10 @@ class LineDecoder(Reading):
             yield Notice("timing", text, times | {k: n for k, n in counts.items() if n is not None})
 
 
-DIALECT = Dialect("ollama", encode, LineDecoder, http_error)
+def unloading(base: str, model: str) -> tuple[HttpCall, HttpCall]:
+    """The calls that have the server at `base` let a model go, and that list those in its memory."""
+    asked = {"model": model, "keep_alive": 0}
+    return HttpCall(f"{base}/api/generate", {}, asked), HttpCall(f"{base}/api/ps", {}, {}, "GET")
+
+
+DIALECT = Dialect("ollama", encode, LineDecoder, http_error, unloading=unloading)

@@ -137,7 +137,8 @@ class Batches:
             raise errors.ConfigError("A batch is in no recording.", hint='Leave mode="batch" or replay out.')
         route = self.client.resolve(self.job.model, options.get("base_url"), options.get("dialect"))
         route.check()
-        if options.get("cache") == "1h" and route.provider.dialect == "gemini":  # what is kept has no batch
+        keeps = self.client.registry.dialects[route.provider.dialect].keeps_prompts
+        if options.get("cache") == "1h" and keeps:  # what is kept has no batch
             refuse({}, cache="1h")
         key = self.client.registry.key_for(route, options.get("api_key"))
         self.server = BatchServer.of(self.client, route, key)

@@ -1,0 +1,37 @@
+"""The ways that calls take, by their kinds: HTTP's, and those to commands, agents and models in files."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..core.calls import HttpCall, LocalCall, ProcessCall, RemoteCall, SessionCall, TalkCall, Transport
+from ..http.transport import HttpTransport
+from .local_server import LocalTransport
+from .opencode_server import OpenCodeTransport
+from .process import ProcessTransport
+from .remote import RemoteTransport
+from .sessions import KeptTransport
+
+
+class Transports:
+    """All of them, over the connections of `http`. by_kind: a call's class and its way."""
+
+    def __init__(self, http: HttpTransport) -> None:
+        self.processes = ProcessTransport()
+        self.kept = KeptTransport(self.processes)
+        self.sessions = OpenCodeTransport(http, self.processes)
+        self.remote = RemoteTransport(http)
+        self.local = LocalTransport(http, self.processes)
+        self.by_kind: dict[type, Transport] = {
+            HttpCall: http,
+            ProcessCall: self.processes,
+            TalkCall: self.kept,
+            SessionCall: self.sessions,
+            RemoteCall: self.remote,
+            LocalCall: self.local,
+        }
+
+    async def close(self) -> None:
+        """Closes sessions, and ends commands that stay."""
+        await asyncio.gather(self.sessions.close(), self.kept.close(), self.local.close())
+        await self.processes.close()
