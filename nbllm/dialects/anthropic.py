@@ -526,6 +526,4 @@ def counting(call: HttpCall) -> HttpCall:
     return replace(call, url=f"{call.url}/count_tokens", body=asked)
 
 
-DIALECT = Dialect(
-    "anthropic", encode, MessageDecoder, http_error, counting=(counting, "input_tokens")
-)
+DIALECT = Dialect("anthropic", encode, MessageDecoder, http_error, counting=(counting, "input_tokens"))
