@@ -55,12 +55,6 @@ class Known(msgspec.Struct, frozen=True):
     simulated: bool = False
 
 
-def _number(text: str) -> float:
-    """0.0 and 0 are one number."""
-    value = float(text)
-    return int(value) if value.is_integer() else value
-
-
 def key_of(call: Any, dialect: str, sample: int = 0) -> str:
     """The key of a call's answer: equal calls have the same one, whoever sends them. sample: tells answers to
     one question apart. Raises ConfigError for a body that has no JSON form."""
