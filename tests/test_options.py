@@ -11,7 +11,7 @@ from nbllm.bench import run
 from nbllm.client.client import CallOptions
 from nbllm.core.messages import Request
 from nbllm.core.options import ADDRESS, CALL, OPTIONS, REQUEST, SENDING, CallSpec, keywords
-from nbllm.notebook import settings
+from nbllm.notebook import session, settings
 from nbllm.notebook.completion import candidates
 from nbllm.notebook.syntax import options as line
 from nbllm.notebook.syntax.parser import parse
@@ -166,6 +166,7 @@ def test_names_of_tools_are_completed():
     class Session:
         client = nbllm.Client()
         fillable = {"price": price, "df": 3, "parse": parse}
+        servers = session.Session.servers
 
     Session.client.registry.tools["weather"] = {}
     for typed, word in (("%%llm m tools=pr", "price"), ("%%llm m tools=price,http/", "http/weather")):
