@@ -29,13 +29,13 @@ _RULES = (
 .nbllm{{contain:paint;line-height:1.55;overflow-wrap:break-word;padding:1px 0;
 padding-inline-start:var(--jp-code-padding,0)}}
 .nbllm>:is(p,ul,ol,blockquote,details,h3,h4,h5,h6){{max-width:46em}}
-.nbllm>:is(p,ul,ol,blockquote,table,pre,details){{margin:0 0 .75em}}.nbllm :is(p,li){{text-align:start}}"""),
+.nbllm>:is(p,ul,ol,blockquote,table,pre,details){{margin:0 0 .75em}}.nbllm p{{text-align:start}}"""),
     ("<h[3-6]", """
 .nbllm :is(h3,h4,h5,h6){margin:1.1em 0 .45em;line-height:1.25;font-weight:600}
 .nbllm h3{font-size:1.3em}.nbllm h4{font-size:1.15em}.nbllm :is(h5,h6){font-size:1em}
 .nbllm>:is(h3,h4):first-child{margin-top:.2em}.nbllm>style+:is(h3,h4){margin-top:.2em}"""),
     ("<li", """
-.nbllm li>p{margin:0 0 .4em}.nbllm :is(ul,ol){padding-inline-start:1.7em}
+.nbllm li{text-align:start}.nbllm li>p{margin:0 0 .4em}.nbllm :is(ul,ol){padding-inline-start:1.7em}
 .nbllm :is(th,td)>:is(ul,ol){margin:0;padding-inline-start:1.2em}"""),
     ("<blockquote", f"""
 .nbllm blockquote{{margin-inline-start:0;padding:0;padding-inline-start:1em;
