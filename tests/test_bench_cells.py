@@ -195,7 +195,9 @@ def test_embeddings_are_measured_from_a_cell(kernel):
     assert kernel.value("bool(vectors.e2e_ms.notna().all())")
     assert {"tokens in/s", "texts/s"} <= set(kernel.value("list(_.columns)"))
     ran = kernel.run("df = nbllm.bench.run('sim/openai', ['One.', 'Two.'], batch=2, blocks=3, warmup=0)")
-    assert "sim/openai: 3 answers, median time to all vectors" in frames(ran)[-1]
+    clean = kernel.value("int((df.quality != 'contaminated').sum())")  # a busy machine disturbs some
+    assert f"sim/openai: {clean or 'no'} answer" in frames(ran)[-1]
+    assert ("median time to all vectors" in frames(ran)[-1]) == (clean > 0)
     assert ["e2e_ms"] == kernel.value("[nbllm.bench.compare(vectors, metrics='e2e_ms').metric.unique()[0]]")
 
 

@@ -23,6 +23,9 @@ from .kernels import Kernel
         ("cluade-sonnet-4", "anthropic/claude-sonnet-4"),
         ("gemni-2.5-flash", "gemini/gemini-2.5-flash"),
         ("depseek-v3:7b", None),
+        ("chatgpt", "openai/gpt-5.4-mini"),
+        ("Chat-GPT", "openai/gpt-5.4-mini"),
+        ("sonet", "anthropic/sonnet"),
     ],
 )
 def test_a_typing_error_leads_to_the_right_provider(typed, meant):

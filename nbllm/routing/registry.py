@@ -454,14 +454,18 @@ class Registry(config.Settings):
             return [family]
         known = [n for n in self.names() if name.startswith(SIMULATOR) or not n.startswith(f"{SIMULATOR}/")]
         near = difflib.get_close_matches(name, known, 3, 0.6)
-        within = [n for n in known if name.lower() in n][:2] or [f"ollama/{name}"]
-        return near or ([] if "/" in name else within)
+        within = [n for n in known if name.lower() in n][:2]
+        models = {n.rpartition("/")[2]: n for n in known}
+        within = within or [models[m] for m in difflib.get_close_matches(name.lower(), models, 1, 0.75)]
+        return near or ([] if "/" in name else within or [f"ollama/{name}"])
 
     def _family(self, name: str) -> str:
-        """`gtp-4` and `gpt4` as openai/gpt-4: the provider whose models begin nearly like that; "" where none
-        does."""
+        """`gtp-4` and `gpt4` as openai/gpt-4, `chat-gpt` as its default model: the provider whose models
+        begin nearly like that; "" where none does."""
         head, dash, rest = re.sub(r"^([a-z]+)_?(?=\d)", r"\1-", name.lower()).partition("-")
         heads = {p.partition("-")[0]: r.name for r in self.rows.values() for p in r.bare if p.endswith("-*")}
+        if (row := self.rows.get(heads.get(name.lower().replace("-", ""), ""))) is not None:
+            return f"{row.name}/{row.default_model}"
         near = difflib.get_close_matches(head, heads, 1, 0.66)
         return f"{heads[near[0]]}/{near[0]}-{rest}" if dash and near else ""
 
