@@ -80,6 +80,12 @@ def test_markdown_is_drawn():
         assert word in text
 
 
+@pytest.mark.parametrize("source", ["2*3*4 = 24", "x**2 + y**2", "__init__ and __main__"])
+def test_products_keep_their_stars(source):
+    """As they do in a cell, and names their lines."""
+    assert source in final(drawn(TextDelta(f"{source}\n\nNext.")))
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -71,7 +71,7 @@ def add_to(md: MarkdownIt) -> None:
     md.core.ruler.after("pairs", "addresses", _addresses)
     md.core.ruler.after("inline", "verse", _verse)
     md.core.ruler.after("inline", "directions", _directions)
-    md.inline.parse = _parse(md)  # type: ignore[method-assign]
+    md.inline.parse = emphasis(md)  # type: ignore[method-assign]
 
 
 # --- tags ---
@@ -235,7 +235,7 @@ def _inherited(blocks: list[Token]) -> str:
 # --- emphasis ---
 
 
-def _parse(md: MarkdownIt) -> Any:
+def emphasis(md: MarkdownIt) -> Any:
     """ParserInline.parse, with a state for which `*` beside a letter of a script without word spaces stands
     as beside a blank, and between factors is no emphasis."""
     from markdown_it.rules_inline import StateInline

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.events import Event
 from .grid import ended
 from .hidden import plain
+from .inline_rules import emphasis
 from .outcome import Outcome
 from .state import AnswerState, Piece
 from .text import TextPainter
@@ -104,6 +105,7 @@ def markdown(source: str) -> Markdown:
     from rich.markdown import Markdown
 
     rules = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+    rules.inline.parse = emphasis(rules)  # type: ignore[method-assign]
     made = Markdown("", hyperlinks=False)
     made.parsed = rules.disable(["reference", "html_block", "html_inline"]).parse(plain(source))
     return made
