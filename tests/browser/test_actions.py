@@ -37,10 +37,10 @@ def test_an_answer_is_copied_kept_asked_again_and_edited(notebook):
     bar.get_by_role("button", name="Edit the question").press("Enter")  # by keyboard
     area = n.output(1).locator("textarea")
     assert area.input_value().startswith("Say `this`")
-    area.fill("Say that <b>instead</b>.")
+    area.fill("Say that <form>instead</form>.")
     n.shot("actions-edit", height=620)
     area.press("Enter")
-    n.output(1).locator(":text('Say that <b>instead</b>.')").first.wait_for()
+    n.output(1).locator(":text('Say that <form>instead</form>.')").first.wait_for()
     bar.locator(":text('2/2')").wait_for()
     n.run(2)
     assert "a is Say that" in n.text(2)
