@@ -19,6 +19,8 @@ from nbllm.core import errors
 from nbllm.core.events import Finished, Notice, TextDelta, fold
 from nbllm.routing import registry
 
+from .simulated import leading_to
+
 FORMATS = ("openai/m", "responses/m", "claude/m", "gemini/m", "ollama/m")
 KEY = "sk-canary-0123456789abcdef"
 
@@ -31,14 +33,7 @@ def sim():
 
 @pytest.fixture(scope="module")
 def client(sim):
-    env = {
-        "OPENAI_BASE_URL": sim.base_url("openai_chat"),
-        "ANTHROPIC_BASE_URL": sim.base_url("anthropic"),
-        "GEMINI_BASE_URL": sim.base_url("gemini"),
-        "OLLAMA_HOST": sim.base_url("ollama"),
-        **dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"), KEY),
-    }
-    made = Client(registry.load(env), retries=Retries(attempts=0))
+    made = Client(registry.load(leading_to(sim, KEY)), retries=Retries(attempts=0))
     yield made
     made.close()
 

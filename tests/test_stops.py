@@ -16,6 +16,7 @@ from nbllm.tools import of
 from nbllm.tools.usable import Usable
 
 from .processes import comes_to
+from .simulated import leading_to
 from .test_agent import outcomes
 
 FORMATS = ("openai", "responses", "claude", "gemini", "ollama")
@@ -33,14 +34,7 @@ def sim():
 
 @pytest.fixture(scope="module")
 def client(sim):
-    env = {
-        "OPENAI_BASE_URL": sim.base_url("openai_chat"),
-        "ANTHROPIC_BASE_URL": sim.base_url("anthropic"),
-        "GEMINI_BASE_URL": sim.base_url("gemini"),
-        "OLLAMA_HOST": sim.base_url("ollama"),
-        **dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"), "k"),
-    }
-    made = Client(registry.load(env), retries=0)
+    made = Client(registry.load(leading_to(sim, "k")), retries=0)
     yield made
     made.close()
 

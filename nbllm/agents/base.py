@@ -81,10 +81,8 @@ def options(request: Request, provider: Endpoint, can: tuple[str, ...]) -> dict[
         own["cwd"] = os.path.expanduser(str(own["cwd"]))
         if str(own.get("trust") or "").lower() in _OFF:
             _refuse_programs(name, provider.dialect, own["cwd"])
-    words = {
-        "model": request.model.split("/"),
-        **{n: names(v) for n, v in own.items() if n not in ("cwd", "trust")},
-    }
+    named = {n: names(v) for n, v in own.items() if n not in ("cwd", "trust")}
+    words = {"model": request.model.split("/"), **named}
     for what, word in ((n, w) for n, values in words.items() for w in values):
         if word.startswith("-") or not word.isprintable() or (what == "model" and " " in word):
             raise ConfigError(

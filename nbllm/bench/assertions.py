@@ -40,7 +40,8 @@ def grid(
     marks = pd.DataFrame({k: used[k].astype(str) for k in (*keys[0], *keys[1])})
     marks["good"], marks["n"] = good.fillna(False).astype(int), 1
     sums = marks.groupby([*keys[0], *keys[1]], sort=False)[["good", "n"]].sum()
-    return (sums["good"].astype(str) + "/" + sums["n"].astype(str)).unstack(keys[1], fill_value="")
+    told = sums["good"].astype(str) + "/" + sums["n"].astype(str)
+    return told.unstack(keys[1], fill_value="")
 
 
 def cases(templates: Mapping[str, str] | Sequence[str], table: pd.DataFrame) -> pd.DataFrame:

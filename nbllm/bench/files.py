@@ -153,7 +153,8 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
-    return table.to_pandas(), json.loads((table.schema.metadata or {}).get(_META, b"{}"))
+    about = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
+    return table.to_pandas(), about
 
 
 def _about(df: pd.DataFrame) -> str:

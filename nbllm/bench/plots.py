@@ -142,13 +142,8 @@ def _percentiles(sheet: Sheet, *place: int) -> None:
         curve = np.array([st.quantile(values, s) for s in shares])
         x = -np.log10(1 - shares)
         known = np.array([len(values) >= st.least_n(max(s, 0.5)) for s in shares])
-        axes.plot(
-            x,
-            curve,
-            **look.line(
-                linewidth=1.3, alpha=0.4, markersize=5, markevery=[int(np.searchsorted(shares, 0.5))]
-            ),
-        )
+        mark = [int(np.searchsorted(shares, 0.5))]
+        axes.plot(x, curve, **look.line(linewidth=1.3, alpha=0.4, markersize=5, markevery=mark))
         axes.plot(x[known], curve[known], **look.line(linewidth=2.0, marker=""))
         reach = max(reach, x[-1])
         shown.append(look)

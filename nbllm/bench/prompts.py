@@ -49,6 +49,7 @@ _OPTIONS = tuple(name for name in REQUEST if name != "system")  # that is a mess
 _ASKED = ("prompt", "text", "messages", "turns")  # where it may stand what is asked
 _KNOWN = ("id", *_ASKED, "system", "image", "images", *_OPTIONS)
 _NAMED = re.compile(r"[!-~]*[/\\_][!-~]*|[!-~]*\w\.\w{2,8}", re.ASCII)  # one word: a path, a file, a column
+_BEGIN = re.compile(r"\S")  # of a value
 _FORMS = "text, a list, a DataFrame with a column prompt, or a .txt, .csv, .json, .jsonl or .parquet file"
 
 
@@ -93,10 +94,8 @@ def _entries(given: Any) -> list[Any]:
         return _entries(given.to_pandas())
     if hasattr(given, "to_dict") and hasattr(given, "columns"):
         once(given.columns)
-        return [
-            _Row({k: v for k, v in row.items() if not _missing(v)})
-            for row in given.rename(columns=str).to_dict("records")
-        ]
+        rows = given.rename(columns=str).to_dict("records")
+        return [_Row({k: v for k, v in row.items() if not _missing(v)}) for row in rows]
     if not isinstance(given, Iterable):
         raise ConfigError(
             f"Prompts cannot be read from {type(given).__name__}.", hint=f"prompts= takes {_FORMS}."
@@ -145,7 +144,7 @@ def _text(path: Path) -> str:
 def values(text: str) -> Iterator[Any]:
     """The values of JSON or JSON Lines. Raises ValueError with line and column of the whole text."""
     decoder, at = json.JSONDecoder(), 0
-    while found := re.compile(r"\S").search(text, at):
+    while found := _BEGIN.search(text, at):
         value, at = decoder.raw_decode(text, found.start())
         yield value
 

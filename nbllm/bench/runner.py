@@ -132,7 +132,8 @@ def run(
         retries=options.get("retries"),
     )
     client = client or default_client()
-    arms = _arms(list(_by_batch(given, batch)), {**options, "tokenizer": counting.counter(tokenizer)}, client)
+    counted = {**options, "tokenizer": counting.counter(tokenizer)}
+    arms = _arms(list(_by_batch(given, batch)), counted, client)
     recorded = isinstance(prompts, Trace)
     if recorded:
         prompts, arrivals = _recorded(prompts, (concurrency, rate, arrivals, per_turn))
@@ -360,9 +361,8 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
     model, name = told.pop("model", None), told.pop("name", None)
     options = {**common, **told}
     batch = options.pop("batch")
-    known = tuple(  # one model is asked, and each answer is anew
-        o for o in (*REQUEST, *ADDRESS, *SENDING) if o not in ("failover", "hedge", "sample", "label")
-    )
+    measured_alone = ("failover", "hedge", "sample", "label")  # one model, and each answer anew
+    known = tuple(o for o in (*REQUEST, *ADDRESS, *SENDING) if o not in measured_alone)
     if batch is not None:
         known = ("extra", *ADDRESS, "timeout", "retries", "dimensions", "purpose")
     refuse_known(options)
@@ -437,13 +437,8 @@ def _again(given: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, Any]], c
     Timeouts.of(given["timeout"])
     try:
         model = f"{told['name']}/{given['model']}" if asked == "auto" else asked
-        arm = _found(
-            client,
-            model,
-            [by_hand[option].get(name) for option in ADDRESS],
-            by_hand["headers"].get(name),
-            given.get("batch"),
-        )
+        address = [by_hand[option].get(name) for option in ADDRESS]
+        arm = _found(client, model, address, by_hand["headers"].get(name), given.get("batch"))
     except errors.ConfigError as error:
         raise errors.ConfigError(
             f"{name!r} cannot be asked as it was: {error.message}",

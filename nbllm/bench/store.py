@@ -147,13 +147,8 @@ class Store(run_base.RunBase):
 
     def score(self, scores: Mapping[str, float]) -> None:
         """Keeps what answers are worth."""
-        self._write(
-            (_ANSWERS, None),
-            (
-                "update answers set score = ? where request_id = ?",
-                [(value, request_id) for request_id, value in scores.items()],
-            ),
-        )
+        values = [(value, request_id) for request_id, value in scores.items()]
+        self._write((_ANSWERS, None), ("update answers set score = ? where request_id = ?", values))
 
     def check(self, found: Mapping[str, Mapping[str, float | None]]) -> None:
         """Keeps what was asserted of requests; None where it is not known."""

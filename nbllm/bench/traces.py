@@ -80,10 +80,8 @@ def trace(
             f"The first is number {lost[0][0]}: {json.dumps(lost[0][1])[:120]}",
             stacklevel=2,
         )
-    return Trace(
-        tuple(t / speed for t in replay(r.at for r in found)),
-        tuple(_prompt(r, i, block) for i, r in enumerate(found)),
-    )
+    times = tuple(t / speed for t in replay(r.at for r in found))
+    return Trace(times, tuple(_prompt(r, i, block) for i, r in enumerate(found)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -441,9 +441,8 @@ class Agent:
         return "refused: the user said no to this call"
 
     def _nobody(self, stream: Stream, p: _Planned, why: str) -> str:
-        stream.publish(
-            Notice("tools", f"{p.call.name} was not run: {why} (approve=auto runs without asking).")
-        )
+        words = f"{p.call.name} was not run: {why} (approve=auto runs without asking)."
+        stream.publish(Notice("tools", words))
         return f"not run: the user allows no such call here ({why})"
 
     async def _run_all(self, stream: Stream, planned: Sequence[_Planned]) -> None:
@@ -638,7 +637,8 @@ class ToolUse:
 
     def asked(self, request: Request) -> Request:
         """A request for tools without code. Raises ConfigError for a tool_choice that names none of them."""
-        return replace(request, tool_choice=chosen(request.tool_choice, [t.name for t in request.tools]))
+        choice = chosen(request.tool_choice, [t.name for t in request.tools])
+        return replace(request, tool_choice=choice)
 
     @property
     def works(self) -> bool:

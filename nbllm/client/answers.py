@@ -81,8 +81,7 @@ async def _found(
     await handler(attempt, flight)
     events = worth([event for _, event in flight.log[place:]], attempt.guard.texts)
     if events:
-        simulated = any("x-nbllm-simulated" in trace.headers for trace in flight.traces[-1:])
-        simulated = simulated or attempt.route.simulated
+        simulated = attempt.route.simulated or any(trace.simulated for trace in flight.traces[-1:])
         await asyncio.to_thread(answers.put, key, Known(events, time.time(), simulated))
 
 

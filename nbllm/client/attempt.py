@@ -170,7 +170,9 @@ class _Sending:
 
     def __init__(self, attempt: Attempt, sink: Sink, trace: Trace) -> None:
         self.attempt, self.sink, self.trace = attempt, sink, trace
-        self.which, self.size, self.tokens = "first", 0, False
+        self.which = "first"
+        self.size = 0
+        self.tokens = False
         self.since = self.seen = time.perf_counter()
         self.decoder: Decoder | None = None
         self.usual: Usual = lambda _frames, _place: []
@@ -239,7 +241,8 @@ class _Sending:
         reply.finish(lambda: spoken(self.sink.partial().message, self.attempt.route.provider))
 
     async def _read(self, decoder: Decoder, reply: Reply) -> None:
-        self.trace.whole, self.usual = getattr(decoder, "whole", False), getattr(decoder, "usual", self.usual)
+        self.trace.whole = getattr(decoder, "whole", False)
+        self.usual = getattr(decoder, "usual", self.usual)
         self.after_end = clock = asyncio.timeout(None)
         try:
             async with clock:

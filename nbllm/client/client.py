@@ -505,7 +505,9 @@ class Client:
                 return replaying(tape, others)
             return answers.answered(handler, running.kept(answers.Kept), known, sample)
 
-        own = () if tape else (*((in_turn,) if others else ()), *self.tapes.wrap(others))
+        own = self.tapes.wrap(others) if tape is None else ()
+        if others and tape is None:  # a replay asks nobody in turn
+            own = (in_turn, *own)
         wrap = (*own, *self.wrap) if own else self.wrap
         budgets = budgets if self.budget is None else (*budgets, self.budget)
         watched = self._traced()
@@ -642,7 +644,7 @@ def _answer(fold: Fold, stream: Stream, first: Attempt) -> Response:
     asked: Attempt = stream.attempts[-1] if stream.attempts else first
     route, trace, found = asked.route, stream.trace, fold.model
     known = next((n for n in fold.notices if n.kind == "cached"), None)
-    simulated = route.simulated or "x-nbllm-simulated" in trace.headers
+    simulated = route.simulated or trace.simulated
     simulated = simulated or (known is not None and known.data.get("simulated") is True)
     usage = fold.usage
     model = errors.scrub(found, asked.guard.texts) if found and found != route.model else route.model

@@ -92,10 +92,11 @@ class _Job:
     def _keep(self, batch: list[str], response: Response) -> None:
         matrix = unpacked(response.text)
         rows, size = matrix.shape
-        expected = self.options["extra"].get("dimensions") or self.size or size
-        if (rows, size) != (len(batch), expected):
-            number = f"other numbers of vectors ({rows}) and texts ({len(batch)})"
-            wrong = number if rows != len(batch) else f"vectors of {size} numbers instead of {expected}"
+        asked = self.options["extra"].get("dimensions")
+        wrong = f"other numbers of vectors ({rows}) and texts ({len(batch)})" if rows != len(batch) else ""
+        if size != (expected := asked or self.size or size):
+            wrong = wrong or f"vectors of {size} numbers instead of {expected}"
+        if wrong:
             raise errors.ProtocolError(
                 f"{self.route.provider.label or self.route.provider.name} sent {wrong}.",
                 hint="Check the model, or ask with a smaller batch=; with cache=, ask anew: cache='refresh'.",
@@ -218,8 +219,10 @@ def _sorted(given: Sequence[Any]) -> tuple[list[_Row], dict[str, list[int]]]:
     for place, text in enumerate(given):
         if isinstance(text, str) and text.strip():
             places.setdefault(str(text), []).append(place)  # numpy's texts too
-        elif isinstance(text, str) or _is_missing(text):
-            rows[place].state = "empty" if isinstance(text, str) else "missing"
+        elif isinstance(text, str):
+            rows[place].state = "empty"
+        elif _is_missing(text):
+            rows[place].state = "missing"
         else:
             raise errors.ConfigError(
                 f"Row {place} is a {type(text).__name__}, not a text.",
@@ -230,8 +233,9 @@ def _sorted(given: Sequence[Any]) -> tuple[list[_Row], dict[str, list[int]]]:
 
 def _is_missing(value: Any) -> bool:
     """Whether it is None, NaN, NaT or pandas' NA."""
-    named = value is None or type(value).__name__ in ("NAType", "NaTType")
-    return named or (isinstance(value, float) and math.isnan(value))
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _batches(texts: Sequence[str], format: Embeddings, most: int) -> Iterator[list[str]]:

@@ -128,8 +128,10 @@ def failing_over(
 
 def _fits(error: errors.NbllmError, one: Attempt, other: Attempt) -> bool:
     """Whether what was too long for one model may not be for the other, which is known to read more."""
-    known = (prices.facts(a.route.model, a.route.provider).context or 0 for a in (other, one))
-    return isinstance(error, errors.ContextLengthExceeded) and next(known) > next(known) > 0
+    if not isinstance(error, errors.ContextLengthExceeded):
+        return False
+    window, wider = (prices.facts(a.route.model, a.route.provider).context or 0 for a in (one, other))
+    return wider > window > 0
 
 
 def _name(attempt: Attempt) -> str:
@@ -149,9 +151,8 @@ def request_for(request: Request, first: Route, other: Route) -> Request:
 
 
 def _plain(message: Message) -> Message:
-    return replace(
-        message, parts=tuple(_unsigned(p) for p in message.parts if not isinstance(p, (Reasoning, Raw)))
-    )
+    kept = (part for part in message.parts if not isinstance(part, (Reasoning, Raw)))
+    return replace(message, parts=tuple(_unsigned(part) for part in kept))
 
 
 def _unsigned(part: Any) -> Any:

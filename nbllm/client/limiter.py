@@ -130,7 +130,8 @@ class Bucket(msgspec.Struct):
         before = max(0.0, unseen - after) if told.kind == "requests" else 0.0
         self.newest = ticket.number
         self.level = max(self.level, left - after - before - max(0.0, slack - 1.0))
-        if self.level > (most := left - after + lag + slack) + 1.0 and ticket.known:
+        most = left - after + lag + slack
+        if self.level > most + 1.0 and ticket.known:
             self.others_at = now
         self.level = min(self.level, most)
 

@@ -41,10 +41,9 @@ def recording(to: Recording, others: Sequence[Attempt]) -> Callable[[Handler], H
                 failed = error
             came = [(at - start, event) for at, event in sink.log[place:]]
             moves = sum(isinstance(event, Notice) and event.kind == "failover" for _, event in came)
-            asked, by = (attempt, *others)[moves], _told(others[moves - 1]) if moves else None
-            simulated = asked.route.simulated or any(
-                "x-nbllm-simulated" in trace.headers for trace in sink.traces[-1:]
-            )
+            asked = (attempt, *others)[moves]
+            by = _told(asked) if moves else None
+            simulated = asked.route.simulated or any(trace.simulated for trace in sink.traces[-1:])
             secrets = [text for one in (attempt, *others) for text in one.guard.texts]
             to.problem = await asyncio.to_thread(
                 to.add, about, came, secrets, simulated, by=by, failed=failed

@@ -47,7 +47,9 @@ class Stream:
     """
 
     def __init__(self, about: Callable[[Fold, Stream], Response]) -> None:
-        self.log, self.called, self._about = EventLog(), time.perf_counter(), about
+        self.log = EventLog()
+        self.called = time.perf_counter()
+        self._about = about
         self.traces: list[Trace] = []
         self.attempts: list[Any] = []  # what was sent (attempt.Attempt), one for each of the traces
         self.turns: list[Stream] = []  # of an answer that used tools: a call for each of the model's turns
@@ -56,7 +58,8 @@ class Stream:
         self.at_end: Callable[[Stream], None] | None = None  # called once, on the engine's thread
         self.remark: Callable[[dict[str, Any]], None] | None = None  # adds to its row in the ledger
         self._error: errors.NbllmError | None = None
-        self._lock, self._pid = threading.RLock(), os.getpid()
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
         self._waiters: list[tuple[int, Waiter]] = []
         self._errands: deque[Errand] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -288,7 +291,8 @@ class Stream:
 
     async def changed(self, seen: int | None) -> None:
         """As wait, for a coroutine; a cancelled reader cancels the call."""
-        loop, least = asyncio.get_running_loop(), _ERRANDS if seen is None else _ALL
+        loop = asyncio.get_running_loop()
+        least = _ERRANDS if seen is None else _ALL
         beat = _HEARTBEAT if "ipykernel" in sys.modules else None
         try:
             while True:
@@ -349,7 +353,8 @@ class Stream:
         """The answer so far; never raises for what went wrong."""
         if self._response is not None:
             return self._response
-        done, response = self.done, self._about(self.log.fold(), self)
+        done = self.done
+        response = self._about(self.log.fold(), self)
         if done:
             self._response = response
         return response

@@ -68,10 +68,15 @@ class Tracing:
     def __init__(self, api: Any, tracer: Any, meter: Any, content: bool) -> None:
         self._api, self._tracer, self.content = api, tracer, content
         counts, times = ({"explicit_bucket_boundaries_advisory": at} for at in (_COUNTS, _SECONDS))
-        made, of = meter.create_histogram, "gen_ai.client.operation"
+        made = meter.create_histogram
         self._tokens = made("gen_ai.client.token.usage", "{token}", "Tokens read and written.", **counts)
-        self._duration = made(f"{of}.duration", "s", "How long calls took.", **times)
-        self._first = made(f"{of}.time_to_first_chunk", "s", "Time to the first token of an answer.", **times)
+        self._duration = made("gen_ai.client.operation.duration", "s", "How long calls took.", **times)
+        self._first = made(
+            "gen_ai.client.operation.time_to_first_chunk",
+            "s",
+            "Time to the first token of an answer.",
+            **times,
+        )
 
     @contextlib.contextmanager
     def span(self, name: str, **about: Any) -> Iterator[Any]:
@@ -227,8 +232,8 @@ class Tracing:
             "nbllm.outcome": ended.outcome,
         }
         if self.content:
-            told = {"arguments": call.arguments if call else {}, "result": _told(ended.result)}
-            about |= {f"gen_ai.tool.call.{name}": _json(value, secrets) for name, value in told.items()}
+            about["gen_ai.tool.call.arguments"] = _json(call.arguments if call else {}, secrets)
+            about["gen_ai.tool.call.result"] = _json(_told(ended.result), secrets)
         span = self._tracer.start_span(
             f"execute_tool {name}", attributes=about, start_time=round(since * 1e9) + shift
         )
@@ -250,7 +255,8 @@ _DIMENSIONS = (
 def _asked(attempt: Attempt) -> dict[str, Any]:
     """What is asked of whom, without what is said."""
     request, row = attempt.request, attempt.route.provider
-    (host, port), vectors = _server(row.base_url), attempt.dialect.name in EMBEDDERS
+    host, port = _server(row.base_url)
+    vectors = attempt.dialect.name in EMBEDDERS
     found = {
         "gen_ai.operation.name": "embeddings" if vectors else "chat",
         "gen_ai.provider.name": _PROVIDERS.get(row.name, row.name),

@@ -6,7 +6,8 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from .errors import ConfigError
 
@@ -78,6 +79,12 @@ def is_public(number: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     if inner:
         return all(map(is_public, inner))
     return number.is_global and not number.is_multicast and str(number) not in _CLOUD
+
+
+def all_public(found: Iterable[Any]) -> bool:
+    """Whether all addresses that getaddrinfo found for a name are of the internet."""
+    numbers = [ip(str(entry[4][0])) for entry in found]
+    return all(number is not None and is_public(number) for number in numbers)
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")

@@ -150,6 +150,11 @@ class Trace(msgspec.Struct):
     stderr: str = ""
     error: NbllmError | None = None
 
+    @property
+    def simulated(self) -> bool:
+        """Whether the simulator says that it answered."""
+        return "x-nbllm-simulated" in self.headers
+
 
 class Hidden(tuple[str, ...]):
     """Texts that no repr shows: tracebacks that show local variables look into attributes as well."""

@@ -393,7 +393,8 @@ class Response(_Turn):
     @property
     def messages(self) -> tuple[Message, ...]:
         """All that the answer adds to a conversation: its turns and what their calls came to."""
-        return (*(m for step in self.before for m in step.messages), *_messages(self.parts, self.results))
+        earlier = (m for step in self.before for m in step.messages)
+        return (*earlier, *_messages(self.parts, self.results))
 
     @property
     def conversation(self) -> tuple[Message, ...]:
@@ -451,9 +452,8 @@ class Response(_Turn):
 
     def __repr__(self) -> str:
         text = self.text if len(self.text) <= 60 else self.text[:57] + "..."
-        text = " ".join(
-            filter(None, (text, *(caption(p) for p in self.parts if isinstance(p, (Image, Document)))))
-        )
+        made = (caption(p) for p in self.parts if isinstance(p, (Image, Document)))
+        text = " ".join(filter(None, (text, *made)))
         return f"Response({text!r}, model={self.model!r}, finish_reason={self.finish_reason!r})"
 
 
@@ -471,9 +471,8 @@ class _Words:
     def takes(self, kind: type[Text | Reasoning], id: str | None) -> bool:
         """Whether more of a kind goes on with it: a signature or a redacted block ends reasoning, and another
         id begins another block."""
-        return self.kind is kind and not (
-            kind is Reasoning and (self.signature or self.redacted or (id and self.id and id != self.id))
-        )
+        over = self.signature or self.redacted or (id and self.id and id != self.id)
+        return self.kind is kind and not (kind is Reasoning and over)
 
     def build(self, taken: Container[str | None]) -> Part | None:
         text, sent = "".join(self.pieces), (self.signature, self.redacted, self.id)
@@ -666,11 +665,8 @@ class Fold:
         """The parts so far, in the order in which they began. A call without an id gets one that no other
         has."""
         taken = {call.id for call in self._calls.values()}
-        return tuple(
-            part
-            for part in (b if isinstance(b, Raw) else b.build(taken) for b in self._blocks)
-            if part is not None
-        )
+        built = (b if isinstance(b, Raw) else b.build(taken) for b in self._blocks)
+        return tuple(part for part in built if part is not None)
 
     def response(self, **about: Any) -> Response:
         """The answer so far; `about` fills the fields that events do not know (provider, cost, timing,

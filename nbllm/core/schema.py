@@ -169,10 +169,8 @@ def schema_problems(schema: Mapping[str, Any], value: Any, what: str = "the answ
     """Where `value` does not fit a schema that was checked, one line each, the first few; [] where it fits.
     `what` is its name in them."""
     try:
-        return [
-            f"{place(e.absolute_path, what)}: {e.message[:200]}"
-            for e in itertools.islice(_checker(schema).iter_errors(value), _MOST)
-        ]
+        found = itertools.islice(_checker(schema).iter_errors(value), _MOST)
+        return [f"{place(e.absolute_path, what)}: {e.message[:200]}" for e in found]
     except BaseException as exc:
         if isinstance(exc, RecursionError) or type(exc).__name__ == "PanicException":  # a map in Rust met one
             return [f"{what} is nested too deeply"]

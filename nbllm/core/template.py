@@ -139,9 +139,8 @@ class Filled:
     @property
     def left(self) -> str:
         """What looked like ours and stays, for the footer: the first three, each with what to write."""
-        return "; ".join(self.advice[:3]) + (
-            f" and {len(self.advice) - 3} more" if len(self.advice) > 3 else ""
-        )
+        more = f" and {len(self.advice) - 3} more" if len(self.advice) > 3 else ""
+        return "; ".join(self.advice[:3]) + more
 
     @property
     def told(self) -> tuple[str, ...]:
@@ -188,13 +187,8 @@ def fill(
     pieces.append(text[at:])
     names = tuple(dict.fromkeys(p.source for p in pieces if isinstance(p, Inserted)))
     skipped = tuple(dict.fromkeys(scan.skipped))
-    return Filled(
-        tuple(p for p in pieces if p != ""),
-        names,
-        skipped,
-        budget,
-        tuple(_advice(left, namespace) for left in skipped),
-    )
+    advice = tuple(_advice(left, namespace) for left in skipped)
+    return Filled(tuple(p for p in pieces if p != ""), names, skipped, budget, advice)
 
 
 def parameters_in(
@@ -352,11 +346,10 @@ class _Scan:
     def _apart(self, at: int, end: int) -> bool:
         """Whether nothing stands before a brace that takes it for another language."""
         joins = end >= max(0, at - 3) and not self.text[end:at].strip("_")  # {a}_{b}
-        at = (
-            end
-            if joins
-            else next((i for i in range(max(0, at - 3), at) if _EMPHASIS.match(self.text, i)), at)
-        )
+        if joins:
+            at = end
+        else:
+            at = next((i for i in range(max(0, at - 3), at) if _EMPHASIS.match(self.text, i)), at)
         last = at - 1
         while last > max(0, at - 8) and category(self.text[last])[0] == "M":
             last -= 1  # the letter below an accent or a vowel sign

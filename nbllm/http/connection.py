@@ -20,7 +20,7 @@ import aiohappyeyeballs
 import httptools
 import msgspec
 
-from ..core.addresses import Address, ip, is_public
+from ..core.addresses import Address, all_public, ip
 from ..core.calls import Read, Trace
 from ..core.errors import ConnectFailed
 from .faults import Broken, Unreadable
@@ -442,8 +442,7 @@ class Connection:
 def refuse_private(host: str, found: list[Any]) -> None:
     """Raises ConnectFailed where one of the addresses that a name leads to is not public: a name may be
     anybody's, and lead into this machine's own network."""
-    numbers = [ip(str(entry[4][0])) for entry in found]
-    if not all(number is not None and is_public(number) for number in numbers):
+    if not all_public(found):
         raise ConnectFailed(
             f"{host} leads to an address that is not on the public internet.",
             hint="Where that is meant, say private=True.",

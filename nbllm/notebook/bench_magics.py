@@ -58,14 +58,12 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def _budget(text: str) -> Any:
     """0.5 (dollars), or usd:0.5,seconds:60."""
-    return (
-        {
-            name.strip(): float(amount)
-            for name, _, amount in (pair.partition(":") for pair in text.strip("{} ").split(","))
-        }
-        if ":" in text
-        else float(text.removeprefix("$"))
-    )
+    if ":" not in text:
+        return float(text.removeprefix("$"))
+    return {
+        name.strip(): float(amount)
+        for name, _, amount in (pair.partition(":") for pair in text.strip("{} ").split(","))
+    }
 
 
 # How the text of an option of a benchmark is read, by its kind.

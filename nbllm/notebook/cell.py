@@ -268,7 +268,7 @@ def with_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]:
     found: Any = session.namespace.get(text, "")
     try:
         with suppress(SyntaxError):  # the short form may hold list[...] too
-            found = eval(text, dict(session.namespace)) if _WRITTEN.fullmatch(text) else found  # noqa: S307
+            found = session.evaluate(text) if _WRITTEN.fullmatch(text) else found
     except Exception as error:  # noqa: BLE001 - what is no type takes no brackets; types may raise anything
         raise ConfigError(
             f"schema= names no type: {in_a_line(error)}.",

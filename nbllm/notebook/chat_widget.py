@@ -101,10 +101,8 @@ class ChatWidget:
             self._options["approve"] = self._ask
 
     def __repr__(self) -> str:
-        return (
-            f"ChatWidget(chat={self._chat.name!r}, model={self._model!r}, "
-            f"{counted(len(self._chat.turns), 'turn')})"
-        )
+        turns = counted(len(self._chat.turns), "turn")
+        return f"ChatWidget(chat={self._chat.name!r}, model={self._model!r}, {turns})"
 
     # --- from code ---
 

@@ -33,9 +33,8 @@ def define(
     def function(*args: Any, **kwargs: Any) -> Any:
         over = {n: kwargs.pop(n) for n in known if n in kwargs}
         given = {**signature.bind(*args, **kwargs).arguments, **over}
-        return asks(
-            fill(body, given, lambda source: session.evaluate(source, given), mode=mode, budget=budget)
-        )
+        filled = fill(body, given, lambda source: session.evaluate(source, given), mode=mode, budget=budget)
+        return asks(filled)
 
     signature = inspect.Signature(
         [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]

@@ -67,9 +67,8 @@ def _told(error: BaseException) -> str:
     for frame in frames:
         if _CELL.search(frame.filename.replace("\\", "/")):
             frame.filename = "<cell>"  # its file is a temporary one of this machine
-    return "".join([*traceback.format_list(frames), *traceback.format_exception_only(type(error), error)])[
-        -_LONGEST:
-    ].strip()
+    lines = [*traceback.format_list(frames), *traceback.format_exception_only(type(error), error)]
+    return "".join(lines)[-_LONGEST:].strip()
 
 
 # --- completion ---
@@ -94,9 +93,8 @@ def _matches(session: Session, text: str, column: int, row: int) -> dict[str, An
 
         prefix, found = candidates(session, text, column, row)
     entries = [SimpleCompletion(text=word, type=kind) for word, kind in found]
-    return {  # ordered: models stand first
-        "completions": entries, "matched_fragment": prefix, "suppress": bool(entries), "ordered": True
-    }  # fmt: skip
+    shown = {"completions": entries, "matched_fragment": prefix, "suppress": bool(entries)}
+    return {**shown, "ordered": True}  # models stand first
 
 
 # --- drawing ---

@@ -72,10 +72,8 @@ def _add(session: Session, rest: str) -> str:
         servers.add(entry)
     session.client.run(servers.stop(name))
     kept = f"as {own} says" if save else "in this session"
-    return (
-        f"mcp/{name} is {line(entry.runs)}, {kept}. It starts at its first use: %%llm tools=mcp/{name}, or "
-        f"%llm mcp tools {name}."
-    )
+    starts = f"It starts at its first use: %%llm tools=mcp/{name}, or %llm mcp tools {name}."
+    return f"mcp/{name} is {line(entry.runs)}, {kept}. {starts}"
 
 
 def _line(rest: str) -> tuple[dict[str, list[str]], str, list[str]]:

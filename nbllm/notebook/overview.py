@@ -62,11 +62,8 @@ def overview(frame: pd.DataFrame, *lines: Rendered | str) -> pd.DataFrame:
 
 def or_none(value: Any) -> Any:
     """`value`, which a command gave; a table without rows says so, where it has no view of its own."""
-    return (
-        value
-        if (not hasattr(value, "columns") or hasattr(value, "view")) or len(value)
-        else overview(value, "There is none.")
-    )
+    viewed = not hasattr(value, "columns") or hasattr(value, "view")
+    return value if viewed or len(value) else overview(value, "There is none.")
 
 
 # --- models and providers -----------------------------------------------------------------------------------
@@ -214,9 +211,8 @@ def calls(frame: pd.DataFrame) -> pd.DataFrame:
     """A log, its last calls in the figures that one looks for."""
     heads = ["time", "model", "first token", "total", "tokens in", "out", "cost", "status"]
     if not len(frame):
-        return overview(
-            frame, "No calls in this notebook yet. %llm log yesterday, 7d, ever: those of all notebooks."
-        )
+        words = "No calls in this notebook yet. %llm log yesterday, 7d, ever: those of all notebooks."
+        return overview(frame, words)
     rows = [_call_line(row) for row in frame.tail(_CALLS).to_dict("records")]
     return overview(
         frame,

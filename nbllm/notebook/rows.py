@@ -113,9 +113,8 @@ def batches(session: Session, rest: str) -> Any:
     if not words:
         return rows.batches()
     if words[0] == "cancel" and len(words) == 2:
-        return ", ".join(
-            f"{count:,} {state}" for state, count in rows.cancel(words[1], client=session.client).items()
-        )
+        counts = rows.cancel(words[1], client=session.client)
+        return ", ".join(f"{count:,} {state}" for state, count in counts.items())
     if len(words) > 2:
         raise ConfigError("That is no run and its table.", hint="As in df = %llm batches reviews df")
     df = _table(session, words[1]) if len(words) > 1 else None

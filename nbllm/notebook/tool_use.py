@@ -65,10 +65,8 @@ def shown(question: Question) -> dict[str, str]:
 def _folded(html: str, source: str, most: int) -> str:
     if len(source) <= most:
         return html
-    return (
-        f"<details class=nbllm-think><summary>{escape(source[:200])}… ({len(source):,} characters)"
-        f"</summary>\n{html}</details>"
-    )
+    more = f"{escape(source[:200])}… ({len(source):,} characters)"
+    return f"<details class=nbllm-think><summary>{more}</summary>\n{html}</details>"
 
 
 def undo(session: Session, rest: str) -> Any:

@@ -107,7 +107,8 @@ def of(stream: Recorded, tokenizer: Tokenizer | None = None) -> list[Chunk]:
         read = reads[number] if 0 <= number < len(reads) else unknown
         busy, arrivals = _late(read, trace), list(together)
         for in_read, (upto, _, size) in enumerate(arrivals):
-            items, place = list(islice(came, upto - place)), upto
+            items = list(islice(came, upto - place))
+            place = upto
             kind, text, counted = _held(items)
             if Restarted in map(type, items):
                 out = [c._replace(kind="other", counted=None) for c in out]

@@ -115,8 +115,10 @@ class Book:
 
     def tell(self) -> str:
         """Why calls are kept in memory only; "" where they are not, and from the second time on."""
-        told, self._untold = self.problem if self._untold else "", self._untold and not self.problem
-        return told
+        if not self.problem or not self._untold:
+            return ""
+        self._untold = False
+        return self.problem
 
     def hold(self) -> bool:
         """Waits until nothing is being written, and keeps it so until `release`; False where it lasts."""
@@ -176,8 +178,9 @@ class Book:
 
 
 def _why(error: Exception) -> str:
-    ours = isinstance(error, NbllmError) and f"{error.message.rstrip('.')}. {error.hint}".strip().rstrip(".")
-    return str(ours or getattr(error, "strerror", None) or error or type(error).__name__)
+    if isinstance(error, NbllmError):
+        return f"{error.message.rstrip('.')}. {error.hint}".strip().rstrip(".")
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
 # --- reading and folding ---

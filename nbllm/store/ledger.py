@@ -161,10 +161,9 @@ class Ledger:
         except Exception as error:  # noqa: BLE001 - a call that cannot be measured was made all the same
             made = [failed(error, call.provider, call.model, about)]
         if self._kept == "texts":
+            prompt = [{"role": m.role, "text": m.text} for m in call.request.messages]
             made[-1] |= {
-                "prompt": json.dumps(
-                    [{"role": m.role, "text": m.text} for m in call.request.messages], ensure_ascii=False
-                ),
+                "prompt": json.dumps(prompt, ensure_ascii=False),
                 "answer": "" if call.provider.dialect in EMBEDDERS else stream.partial().text,  # no vectors
             }
         return made

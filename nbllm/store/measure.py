@@ -159,7 +159,7 @@ def _attempt(stream: Recorded, call: Call, i: int) -> Row:
         "http_status": trace.status,
         "ns_call": ns(called, call.epoch),
         "ns_sched": ns(called, call.epoch),
-        "simulated": call.simulated or "x-nbllm-simulated" in trace.headers,
+        "simulated": call.simulated or trace.simulated,
         "bytes_in": trace.bytes_in,
         "bytes_out": trace.bytes_out,
         "texts": len(call.request.messages) if call.provider.dialect in EMBEDDERS else None,
@@ -451,10 +451,12 @@ def _rates(row: Row) -> None:
         row["in_tok_s"] = row["in_tokens"] * 1e3 / row["e2e_ms"] if row.get("in_tokens") else None
     if not decode or not streamed or not first or not seen or seen < 2 or streamed <= first:
         return
-    each, least, most = (decode / (n - m) for n, m in ((streamed, first), (streamed, 1), (seen, 1)))
-    row |= {"itl_ms": each, "tpot_ms": least, "out_tok_s": 1e3 / each}
-    bounds = (min(each, least), max(each, most)) if row.get("itl_src") == "share" else (each, each)
-    row["itl_lo_ms"], row["itl_hi_ms"] = bounds
+    row["itl_ms"] = decode / (streamed - first)
+    row["tpot_ms"] = decode / (streamed - 1)
+    known = row.get("itl_src") != "share"
+    row["itl_lo_ms"] = row["itl_ms"] if known else min(row["itl_ms"], decode / (streamed - 1))
+    row["itl_hi_ms"] = row["itl_ms"] if known else max(row["itl_ms"], decode / (seen - 1))
+    row["out_tok_s"] = 1e3 / row["itl_ms"]
 
 
 def params(request: Request) -> str:

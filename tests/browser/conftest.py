@@ -24,6 +24,8 @@ import pytest
 
 from nbllm import simulator
 
+from ..simulated import leading_to
+
 CANARY = "sk-canary-8d1f6b2a4c7e9035"
 CHROMIUM = os.environ.get("NBLLM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 SHOTS = Path(os.environ.get("NBLLM_SHOTS", ".cache/shots"))
@@ -177,11 +179,7 @@ def _environment(folder: Path, sim: Any) -> dict[str, str]:
     return {
         **kept,
         **{k: str(folder / v) for k, v in places.items()},
-        **dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"), CANARY),
-        "OPENAI_BASE_URL": sim.base_url("openai_chat"),
-        "ANTHROPIC_BASE_URL": sim.base_url("anthropic"),
-        "GEMINI_BASE_URL": sim.base_url("gemini"),
-        "OLLAMA_HOST": sim.base_url("ollama"),
+        **leading_to(sim, CANARY),
         "PYTHONFAULTHANDLER": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }

@@ -30,11 +30,8 @@ class Display:
         """Shows a frame."""
         self._drawn = time.monotonic()
         if last or self._live:
-            self._port.publish(
-                {"text/html": container(html, style=True), "text/plain": text},
-                display_id=self._id,
-                update=self._shown,
-            )
+            bundle = {"text/html": container(html, style=True), "text/plain": text}
+            self._port.publish(bundle, display_id=self._id, update=self._shown)
             self._shown = True
 
 
