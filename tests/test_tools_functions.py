@@ -5,6 +5,7 @@ import dataclasses
 import datetime as dt
 import enum
 import functools
+import inspect
 import math
 import sys
 import typing
@@ -17,6 +18,7 @@ import jsonschema
 import pandas as pd
 import pydantic
 import pytest
+import typing_extensions
 from typing_extensions import TypedDict
 
 from nbllm.core.errors import ConfigError
@@ -585,6 +587,86 @@ def test_options():
     assert (True, None, 50) == (tool.reads, tool.timeout, tool.budget)
 
 
+class Till:
+    """Where a method's words are inherited, as its signature is."""
+
+    def total(self, net: float) -> float:
+        """With tax.
+
+        Args:
+            net: without it
+        """
+        raise NotImplementedError
+
+
+class OwnTill(Till):
+    def total(self, net: float) -> float:
+        return net
+
+
+def test_words_are_inherited_as_help_shows_them():
+    tool = of(OwnTill().total).tool
+    assert "With tax." == tool.description
+    assert N | {"description": "without it"} == tool.parameters["properties"]["net"]
+
+
+def test_a_docstring_that_is_no_text():
+    """Is none."""
+
+    def f(a: int):
+        return a
+
+    f.__doc__ = 3
+    assert not of(f).tool.description
+
+
+def only_for_checkers(a: "int") -> "Unheard":  # noqa: F821
+    return a
+
+
+def test_what_is_returned_may_name_what_only_a_type_checker_knows():
+    """A model is not told it."""
+    assert {"a": INT} == of(only_for_checkers).tool.parameters["properties"]
+
+
+def two_texts(item: "Thing | None", other: "Th"):  # noqa: F821
+    return item, other
+
+
+def no_expression(n: int, unit: "in metres"):  # noqa: F722
+    return n, unit
+
+
+Thing = int
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (two_texts, "'other' of two_texts has a type.*'Th'"),
+        (no_expression, "'unit' of no_expression has a type"),
+    ],
+)
+def test_the_parameter_is_named_whose_type_leads_nowhere(function, words):
+    """And not one whose type is spelt alike; also where the text is no name at all."""
+    with pytest.raises(ConfigError, match=words):
+        of(function)
+
+
+def test_a_signature_that_was_set_is_the_one():
+    """As libraries that make functions set it."""
+
+    def made(*args, **kwargs):
+        return args, kwargs
+
+    made.__signature__ = inspect.Signature(
+        [inspect.Parameter("n", inspect.Parameter.KEYWORD_ONLY, annotation=int)]
+    )
+    tool = of(made)
+    assert {"n": INT} == tool.tool.parameters["properties"]
+    assert ((), {"n": 1}) == tool.call(tool.validate({"n": "1"}))
+
+
 class Callable_:
     def __call__(self, q: str):
         return q
@@ -618,7 +700,11 @@ def class_variable(a: typing.ClassVar[int] = 1):
     return a
 
 
-@pytest.mark.parametrize("function", [final, class_variable])
+def itself(a: typing_extensions.Self):
+    return a
+
+
+@pytest.mark.parametrize("function", [final, class_variable, itself])
 def test_no_parameter_goes_missing(function):
     """What a model of pydantic's would not take as a field is an error, and not left out."""
     with pytest.raises(ConfigError, match=r"The parameter 'a' of"):

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime as dt
 import enum
+import io
 import itertools
 import json
 from decimal import Decimal
@@ -84,6 +85,13 @@ DAY = dt.date(2026, 1, 2)
         ({"items": [Item(name="a", on=DAY)]}, '{"items": [{"name": "a", "on": "2026-01-02"}]}'),
         (b"text", "text"),
         (b"\xff\x00" * 10, "(20 bytes, no text)"),
+        (memoryview(b"text"), "text"),
+        (io.BytesIO(b"text"), "text"),
+        (ValueError("no"), "ValueError: no"),
+        (KeyError("k"), "KeyError: 'k'"),
+        (np.datetime64("2026-01-02", "ns"), "2026-01-02T00:00:00.000000000"),
+        ([np.timedelta64(3, "ns"), np.float64(0.5)], '["3 nanoseconds", 0.5]'),
+        ([np.ma.masked], '["--"]'),
     ],
 )
 def test_values_as_text(value, text):
@@ -102,6 +110,7 @@ def test_a_value_that_holds_itself():
     ("value", "parts"),
     [
         (PNG, (Image(PNG),)),
+        (io.BytesIO(PNG), (Image(PNG),)),
         (Image(PNG), (Image(PNG),)),
         (Drawn(), (Image(PNG),)),
         (b"%PDF-1.7", (Document(b"%PDF-1.7"),)),
@@ -158,15 +167,53 @@ def test_every_value_has_a_form_that_can_be_sent(value):
     assert len(text) < 250
 
 
-def test_a_picture_that_is_too_large():
-    """Is an error that says so, not a request that fails."""
+class Enormous:
+    def _repr_png_(self):
+        return b"\x89PNG\r\n\x1a\n" + b"x" * (21 * 2**20)
 
-    class Huge:
-        def _repr_png_(self):
-            return b"\x89PNG\r\n\x1a\n" + b"x" * (21 * 2**20)
 
-    with pytest.raises(ConfigError, match="21 MiB"):
-        content(Huge())
+class Mute:
+    def __repr__(self):
+        raise RuntimeError("no words")
+
+
+class Broken:
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+
+DEEP: list = []
+for _ in range(5_000):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (Enormous(), "The picture that was returned has 21 MiB; at most 20 can be sent"),
+        (Mute(), "RuntimeError: no words"),
+        ({"a": [Mute()]}, "RuntimeError: no words"),
+        (pd.DataFrame({"a": [Mute()]}), "RuntimeError: no words"),
+        (Broken(), "RuntimeError: "),
+        (DEEP, "RecursionError: "),
+        (10**5_000, "ValueError: "),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_cannot_be_shown_was_done_all_the_same(value, why):
+    """A model that were told of a failure would do it again."""
+    assert content(value).startswith(f"done, but what it returned cannot be shown: {why}")
+
+
+def test_an_iterator_that_fails_is_a_failure():
+    """Its code is the function's own."""
+
+    def rows():
+        yield 1
+        raise ValueError("gone")
+
+    with pytest.raises(ValueError, match="gone"):
+        content(rows())
 
 
 def price(article):

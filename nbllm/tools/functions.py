@@ -134,18 +134,23 @@ def _signature(function: Any, name: str) -> inspect.Signature:
 
 
 def _hints(inner: Any, signature: inspect.Signature, name: str) -> Mapping[str, Any]:
-    """The annotations, resolved where they are texts. Raises ConfigError for one that leads nowhere."""
-    try:
-        return typing.get_type_hints(inner, include_extras=True)
-    except Exception as exc:  # noqa: BLE001 - an annotation is an expression, which may raise anything
-        wrong = getattr(exc, "name", None)
-        texts = ((p.name, p.annotation) for p in signature.parameters.values())
-        at = next((n for n, a in texts if wrong and isinstance(a, str) and wrong in a), None)
-        where = f"The parameter {at!r}" if at else "An annotation"
-        raise ConfigError(
-            f"{where} of {name} has a type that cannot be found: {in_a_line(exc)}.",
-            hint=f"{_HINT}Import or define it before the function is used.",
-        ) from None
+    """The parameters' annotations, resolved where they are texts. Raises ConfigError for one that leads
+    nowhere. That of what is returned tells a model nothing, and may name what only a type checker imports."""
+    own = {kind.__name__: kind for kind in getattr(inner, "__type_params__", ())}
+    hints: dict[str, Any] = {}
+    for p in signature.parameters.values():
+        given = {} if p.annotation is Parameter.empty else {p.name: p.annotation}
+        holder = types.SimpleNamespace(__annotations__=given)
+        try:
+            hints |= typing.get_type_hints(
+                holder, getattr(inner, "__globals__", {}), own, include_extras=True
+            )
+        except Exception as exc:  # noqa: BLE001 - an annotation is an expression, which may raise anything
+            raise ConfigError(
+                f"The parameter {p.name!r} of {name} has a type that cannot be found: {in_a_line(exc)}.",
+                hint=f"{_HINT}Import or define it before the function is used.",
+            ) from None
+    return hints
 
 
 def _type(p: Parameter, hints: Mapping[str, Any], doc: _Doc, name: str) -> Any:
@@ -180,11 +185,12 @@ def _model(
         try:
             fields: dict[str, Any] = {f"f{i}": field(p) for i, p in enumerate(parameters)}
             model: Any = create_model(fit(name), __config__=ConfigDict(extra="forbid"), **fields)
-            if len(model.model_fields) < len(fields):  # a Final with a default is none of its
-                return TypeError("not a field")
-            return model, _schema(model)
+            schema = _schema(model)
+            # a Final with a default is none of its fields, and what holds itself is a reference
+            lost = len(model.model_fields) < len(fields) or "$ref" in schema
         except Exception as exc:  # noqa: BLE001 - pydantic's own, and whatever a type's own hooks raise
             return exc
+        return TypeError("not a field") if lost else (model, schema)
 
     parameters = tuple(signature.parameters.values())
     found = made(*parameters)
@@ -251,8 +257,8 @@ def _called(function: Callable[..., Any], signature: inspect.Signature, argument
 
 
 def _documented(inner: Any, function: Any) -> _Doc:
-    text = inspect.cleandoc(getattr(inner, "__doc__", None) or "")
-    if not text and getattr(inner, "__name__", "") == "__call__":
+    text = inspect.getdoc(inner) or ""
+    if text in ("", type.__call__.__doc__) and getattr(inner, "__name__", "") == "__call__":
         text = inspect.getdoc(type(function)) or ""
     import docstring_parser
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..core.errors import NbllmError, in_a_line
 from ..core.messages import Document, Image, Text, ToolCall, ToolResult, picture_type
-from ..core.values import BUDGET, CHARACTERS, counted, cut, draws, form_of, picture, text_of
+from ..core.values import BUDGET, CHARACTERS, bytes_of, counted, cut, draws, form_of, picture, text_of
 from .usable import ToolArgumentsError
 
 Content = str | tuple[Text | Image | Document, ...]
@@ -59,9 +59,17 @@ def content(value: Any, budget: int = BUDGET) -> Content:
     """A value as a model reads it: text as it is, numbers, lists, mappings, dataclasses and pydantic's models
     as JSON, tables and arrays as prompts show them, pictures for what draws itself. A list that holds
     pictures becomes one part for each of its items. What does not fit the budget is cut, and that is said.
-    Raises ConfigError for a picture that is too large to be sent, and whatever the value's own methods
-    raise."""
+    Of what cannot be shown that is said, and why: the call itself has had its effect. Raises what an iterator
+    raises, whose code runs only here."""
     value = _collected(value)
+    try:
+        return _shown(value, budget)
+    except Exception as exc:  # noqa: BLE001 - the value's own methods may raise anything
+        why = exc.message.removesuffix(".") if isinstance(exc, NbllmError) else in_a_line(exc)
+        return _writable(cut(f"done, but what it returned cannot be shown: {why}", _LINE))
+
+
+def _shown(value: Any, budget: int) -> Content:
     if isinstance(value, (list, tuple)) and len(value) <= _PICTURES and any(map(_is_part, value)):
         share = max(1, budget // len(value))
         return tuple(part for item in value for part in _parts(item, share))
@@ -71,7 +79,7 @@ def content(value: Any, budget: int = BUDGET) -> Content:
 
 def _collected(value: Any) -> Any:
     """What an iterator gives (rows of a cursor, a generator's values), the first of it, as a list."""
-    if not isinstance(value, Iterator):
+    if not isinstance(value, Iterator) or bytes_of(value) is not None:
         return value
     found = list(islice(value, _ITEMS + 1))
     return found if len(found) <= _ITEMS else [*found[:_ITEMS], f"(more than {_ITEMS:,} items)"]
@@ -84,8 +92,8 @@ def _is_part(value: Any) -> bool:
 def _parts(value: Any, budget: int) -> Iterator[Text | Image | Document]:
     if isinstance(value, (Image, Document)):
         yield value
-    elif isinstance(value, (bytes, bytearray)):
-        yield _binary(bytes(value), budget)
+    elif (data := bytes_of(value)) is not None:
+        yield _binary(data, budget)
     elif form_of(value) is None and draws(value):
         yield picture("that was returned", value)
     else:
@@ -107,6 +115,8 @@ def _text(value: Any, budget: int) -> str:
     limit = budget * CHARACTERS
     if value is None:
         return NOTHING
+    if isinstance(value, BaseException):
+        return cut(in_a_line(value), limit)
     value = _bare(value)
     if not _is_json(value):
         return text_of(value, budget=budget) if form_of(value) else cut(str(value), limit)
@@ -117,12 +127,16 @@ def _text(value: Any, budget: int) -> str:
 
 
 def _bare(value: Any) -> Any:
-    """The value in an Enum, a Text, or a number of numpy."""
+    """The value in an Enum, a Text, or a number of numpy; its times, of which it makes counts, and what is
+    masked, of which it makes 0, as it writes them."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Text):
         return value.text
-    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
+    if not hasattr(value, "item") or getattr(value, "shape", None) != ():
+        return value
+    written = getattr(value.dtype, "kind", "") in "mM" or hasattr(value, "mask")
+    return str(value) if written else value.item()
 
 
 def _is_json(value: Any) -> bool:
