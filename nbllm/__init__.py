@@ -108,6 +108,8 @@ _HOME = {
     **dict.fromkeys(("bench", "errors", "rows", "simulator", "tools"), ""),
 }
 __all__ = list(_HOME)
+# Who shows runs in a kernel; the modules themselves know no notebook.
+_SHOWN_BY = {"bench": ".notebook.dashboard", "rows": ".notebook.rows"}
 
 
 def __getattr__(name: str) -> Any:
@@ -122,16 +124,8 @@ def __getattr__(name: str) -> Any:
         magics.attach()  # what asks a model asks its user in the notebook
     if not home:
         module = import_module(f".{name}", __name__)
-        if name == "rows" and "ipykernel" in sys.modules:  # likewise
-            import_module(".progress", module.__name__).register(
-                import_module(".notebook.rows", __name__).factory
-            )
-        if (
-            name == "bench" and "ipykernel" in sys.modules
-        ):  # its runs are drawn in the notebook; bench itself knows none
-            import_module(".progress", module.__name__).register(
-                import_module(".notebook.dashboard", __name__).factory
-            )
+        if name in _SHOWN_BY and "ipykernel" in sys.modules:
+            import_module(_SHOWN_BY[name], __name__)
         return module
     value = getattr(__getattr__(home) if home == "rows" else import_module(f".{home}", __name__), name)
     globals()[name] = value

@@ -371,6 +371,69 @@ def test_no_dialect_is_known_by_name():
     assert {} == offending(dialects_named)
 
 
+# What functions may write outside of themselves, one of each in a process: the engine, the client, the store,
+# the built-in simulator, and who must renew its locks in a forked child.
+PROCESS_WIDE = {
+    ("client/engine", "_engine"),
+    ("client/engine", "_lock"),
+    ("client/api", "_client"),
+    ("store/history", "_book"),
+    ("store/history", "_held"),  # while a process forks
+    ("store/history", "_lock"),
+    ("store/ledger", "_ALL"),  # weak
+    ("simulator/__init__", "_shared"),
+    ("simulator/__init__", "_lock"),
+    ("simulator/server", "_alive"),  # weak
+}
+CHANGES = {
+    *("add", "append", "appendleft", "clear", "discard", "extend", "insert", "move_to_end", "pop", "popitem"),
+    *("popleft", "remove", "setdefault", "update"),
+}
+
+
+def root(node: ast.expr) -> str:
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def changed(node: ast.AST) -> set[str]:
+    """The names of what a statement or call changes in place."""
+    if isinstance(node, ast.Global):
+        return set(node.names)
+    if isinstance(node, ast.Call):
+        counts = getattr(node.func, "id", "") == "next" and node.args
+        changes = isinstance(node.func, ast.Attribute) and node.func.attr in CHANGES
+        return {root(node.args[0] if counts else node.func)} if counts or changes else set()
+    targets = getattr(node, "targets", [getattr(node, "target", None)])
+    return {root(t) for t in targets if isinstance(t, ast.Attribute | ast.Subscript)}
+
+
+@cache
+def module_names(path: Path) -> set[str]:
+    assigned = [t for n in tree(path).body for t in getattr(n, "targets", [getattr(n, "target", None)])]
+    return {t.id for t in assigned if isinstance(t, ast.Name)}
+
+
+def written_later(path: Path) -> set[str]:
+    """The module's own names, and those of others, that functions write."""
+    functions = [n for n in nodes(path) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    names = module_names(path)
+    for node in importing(tree(path).body):
+        for module in ours(path, node):
+            there = ROOT / f"{module}.py"
+            known = module_names(there) if there.exists() else set()
+            names |= {a.asname or a.name for a in node.names if a.name in known}
+    local = {f: {a.arg for a in ast.walk(f.args) if isinstance(a, ast.arg)} for f in functions}
+    written = {name for f in functions for n in ast.walk(f) for name in changed(n) - local[f]}
+    return {name for name in written & names if (name_of(path), name) not in PROCESS_WIDE}
+
+
+def test_no_table_of_a_module_changes_after_import():
+    """State is the engine's, a client's, the store's or a notebook's session's."""
+    assert {} == offending(written_later)
+
+
 def statements(path: Path) -> int:
     found = [n for n in nodes(path) if isinstance(n, ast.stmt)]
     words = [

@@ -1,9 +1,9 @@
-"""Who shows how a run goes: a bar in a terminal, nothing, or what the notebook has registered here."""
+"""Who shows how a run goes: a bar in a terminal, nothing, or what the notebook brings."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ..client.pace import Pace
@@ -25,14 +25,13 @@ class Progress(Protocol):
         """The run is over; reason is "" where it was complete. kept: the rows of its frame."""
 
 
-# The notebook puts its dashboard here; it gives None where there is no front end to draw on.
-_FACTORIES: list[Callable[[], Progress | None]] = []
+class FrontEnd:
+    """What a front end shows a run with: its subclass is asked first, once it has been imported."""
 
-
-def register(factory: Callable[[], Progress | None]) -> None:
-    """Makes `factory` the first to be asked for a display; it may decline with None."""
-    if factory not in _FACTORIES:
-        _FACTORIES.insert(0, factory)
+    @classmethod
+    def here(cls) -> Progress | None:
+        """A display for this process; None where it has none."""
+        return None
 
 
 def chosen(given: Progress | bool | None) -> Progress:
@@ -40,7 +39,7 @@ def chosen(given: Progress | bool | None) -> Progress:
     if given is False:
         return Silent()
     return (
-        next(filter(None, (factory() for factory in _FACTORIES)), None) or Bar()
+        next(filter(None, (kind.here() for kind in FrontEnd.__subclasses__())), None) or Bar()
         if given is None or given is True
         else given
     )

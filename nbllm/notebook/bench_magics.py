@@ -117,10 +117,9 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
     """Runs a benchmark; its frame goes into `out` (`_bench` without one), what it says in short is
     returned."""
     from ..bench import load, progress, run, summary
-    from .dashboard import factory
+    from .dashboard import Dashboard
 
-    progress.register(factory)
-    shown = factory(brief=True) or progress.Bar()
+    shown = Dashboard.here(brief=True) or progress.Bar()
     options, rest = split(line)
     read = session.parse(rest)
     refuse_places(read, session.namespace)

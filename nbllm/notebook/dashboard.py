@@ -12,7 +12,7 @@ from typing import Any
 
 from ..bench.naming import short_names
 from ..bench.pages import dollars
-from ..bench.progress import Sums, ending
+from ..bench.progress import FrontEnd, Sums, ending
 from ..client.pace import clock
 from ..core.values import counted
 from .view.frontend import KernelPort
@@ -27,7 +27,7 @@ _MARK = "position:absolute;top:15%;width:2px;height:70%;background:currentColor;
 _MEDIAN = "position:absolute;top:0;width:3px;height:100%;background:var(--jp-brand-color1,#3a82d6)"
 
 
-class Dashboard(Display):
+class Dashboard(Display, FrontEnd):
     """Shows a run in a kernel's front end; see bench.progress.Progress.
 
     brief: the last frame leaves the table to whoever shows one with more in it.
@@ -38,6 +38,12 @@ class Dashboard(Display):
     def __init__(self, port: KernelPort, *, live: bool = True, brief: bool = False) -> None:
         super().__init__(port, live=live)
         self._brief = brief
+
+    @classmethod
+    def here(cls, *, brief: bool = False) -> Dashboard | None:
+        """A dashboard, where this is a kernel; None in a terminal or a script."""
+        found = display_here()
+        return None if found is None else cls(**found, brief=brief)
 
     def start(self, total: int, names: Sequence[str], run_id: str) -> None:
         """Shows the empty dashboard."""
@@ -166,9 +172,3 @@ def _model(name: str, short: str, sums: Sums, ends: tuple[float, float]) -> str:
         + "".join(f'<td style="text-align:right">{words}</td>' for words in numbers)
         + f'<td><span style="{_BOX}">{marks}</span></td></tr>'
     )
-
-
-def factory(*, brief: bool = False) -> Dashboard | None:
-    """A dashboard, where this is a kernel; None in a terminal or a script."""
-    here = display_here()
-    return None if here is None else Dashboard(**here, brief=brief)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from .. import rows
 from ..core.errors import ConfigError, NbllmError
-from ..rows import BatchJob, progress
+from ..rows import BatchJob
 from ..rows.executors import Unfit
-from ..rows.progress import Totals
+from ..rows.progress import FrontEnd, Totals
 from .buttons import approve
 from .question import Question
 from .session import Session, Stopped, current_session
@@ -28,8 +28,14 @@ if TYPE_CHECKING:
 _SHOWN = 5  # rows of the table that the cell shows
 
 
-class Panel(Display):
+class Panel(Display, FrontEnd):
     """Shows a run in a kernel's front end; see rows.progress.Progress."""
+
+    @classmethod
+    def here(cls) -> Panel | None:
+        """A panel, where this is a kernel; None in a terminal or a script."""
+        found = display_here()
+        return None if found is None else cls(**found)
 
     def ask(self, question: str) -> bool | None:
         """Asks with buttons, or through the keyboard, where somebody can answer."""
@@ -49,12 +55,6 @@ class Panel(Display):
         self.publish(html, "\n".join(filter(None, (line, foot))), last=ended is not None)
 
 
-def factory() -> Panel | None:
-    """A panel, where this is a kernel; None in a terminal or a script."""
-    here = display_here()
-    return None if here is None else Panel(**here)
-
-
 def run(session: Session, line: Line, question: Question, template: str) -> pd.DataFrame | BatchJob | None:
     """Asks the question of every row; gives the first rows, None under quiet; a BatchJob with wait=false,
     which is in the variable of out= and in _llm, while the frame stays as it is. Raises ConfigError before
@@ -66,7 +66,6 @@ def run(session: Session, line: Line, question: Question, template: str) -> pd.D
         df = _table(session, name)
     except ConfigError as error:
         raise fail(line.spans["each"][0], error.message.rstrip("."), error.hint) from None
-    progress.register(factory)
     target, sent = line.out or name, _sent(session, question)
     executor = _executor(session, line, options.get("executor"))
     try:

@@ -49,18 +49,15 @@ _BEARERS = frozenset(
     {"openai_chat", "openai_responses", "cohere", "ollama"}
 )  # dialects that can carry an access token
 
-# Keys given by hand in this session (`%llm key NAME`), by provider name. They live in memory only.
-_session: dict[str, Secret] = {}
+
+def remember(provider: str, key: str, stores: Stores, address: str = "") -> None:
+    """Keeps a key that was typed, in memory, for the server at `address` where one is given."""
+    stores.typed[provider] = Secret(key, "this session", origin(address) if address else "")
 
 
-def remember(provider: str, key: str, address: str = "") -> None:
-    """Keeps a key for this session, for the server at `address` where one is given."""
-    _session[provider] = Secret(key, "this session", origin(address) if address else "")
-
-
-def forget(provider: str) -> bool:
-    """Drops a key kept for this session; False where there was none."""
-    return _session.pop(provider, None) is not None
+def forget(provider: str, stores: Stores) -> bool:
+    """Drops a key that was typed; False where there was none."""
+    return stores.typed.pop(provider, None) is not None
 
 
 # --- the sources --------------------------------------------------------------------------------------------
@@ -162,7 +159,7 @@ def find(
         found: Secret | None = explicit if isinstance(explicit, Secret) else Secret(explicit)
     else:
         looks = (s.look(row, address, stores) for s in SOURCES if not (quick and s.slow))
-        found = _typed(row, address) or next((key for key in looks if key is not None), None)
+        found = _typed(row, address, stores) or next((key for key in looks if key is not None), None)
     key, wrong = _usable(found, row, address) if found else (None, None)
     if wrong is not None:
         address = ""  # tracebacks that show local variables would show it
@@ -226,14 +223,14 @@ def _named(character: str) -> str:
     return f"U+{ord(character):04X} ({unicodedata.name(character, 'a control character').lower()})"
 
 
-def _typed(row: Provider, address: str) -> Secret | None:
-    key = _session.get(row.name)
+def _typed(row: Provider, address: str, stores: Stores) -> Secret | None:
+    key = stores.typed.get(row.name)
     return key if key and key.origin in ("", origin(address)) else None
 
 
 def where(row: Provider, stores: Stores, address: str) -> list[tuple[str, str | None]]:
     """Each source by name, with the masked key it holds for `row`, None for none."""
-    typed = _typed(row, address)
+    typed = _typed(row, address, stores)
     found = [(s.name, _looked(s, row, address, stores)) for s in SOURCES]
     return [(name, key.masked if key else None) for name, key in (("this session", typed), *found)]
 

@@ -19,8 +19,8 @@ import platform
 import sys
 from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import fields
-from itertools import count
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from ..client.attempt import Attempt, Handler, Sink
 from ..client.client import Client
@@ -32,7 +32,6 @@ from ..routing.registry import Registry, Route
 
 _VERSION: str = sys.modules["nbllm"].__version__
 _AHEAD = 32  # rows at most that wait at the workers, beside those that they are at
-_NUMBERS = count()  # no two tasks are equal, so that none takes another's result
 _TOLD = ("ratelimit", "rate-limit", "retry-after")  # headers that the gate reads
 _TOLD_TOO = ("date", "x-nbllm-simulated")
 
@@ -196,7 +195,7 @@ def sender(executor: Executor, base_url: str | None) -> Handler:
 async def _handed_in(executor: Executor, packed: bytes) -> Reply:
     """A worker's reply. Raises WorkerLost."""
     try:
-        future = executor.submit(answer, next(_NUMBERS), _VERSION, packed)
+        future = executor.submit(answer, uuid4().hex, _VERSION, packed)
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
         task = asyncio.current_task()
@@ -231,9 +230,9 @@ def _unpacked(name: str, args: tuple[Any, ...], state: dict[str, Any]) -> errors
 # --- on a worker --------------------------------------------------------------------------------------------
 
 
-def answer(number: int, version: str, packed: bytes) -> Reply:
-    """Asks on a worker. number: of the task, so that no two are equal. Raises nothing: errors are in the
-    reply, since not all of them can be pickled."""
+def answer(name: str, version: str, packed: bytes) -> Reply:
+    """Asks on a worker. name: of the task, so that no two are equal where notebooks share their
+    workers. Raises nothing: errors are in the reply, since not all of them can be pickled."""
     try:
         return _asked(version, packed)
     except errors.NbllmError as error:

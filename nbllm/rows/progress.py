@@ -1,12 +1,11 @@
-"""How a run over a table goes, and who shows it: a line in a terminal, nothing, or what the notebook has
-registered here."""
+"""How a run over a table goes, and who shows it: a line in a terminal, nothing, or what the notebook
+brings."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -97,18 +96,18 @@ class Line:
             sys.stderr.write(f"{totals.ending(ended)}\n")
 
 
-_FACTORIES: list[Callable[[], Progress | None]] = []
+class FrontEnd:
+    """What a front end shows a run with: its subclass is asked first, once it has been imported."""
 
-
-def register(factory: Callable[[], Progress | None]) -> None:
-    """Makes `factory` the first to be asked for a display; it may decline with None."""
-    if factory not in _FACTORIES:
-        _FACTORIES.insert(0, factory)
+    @classmethod
+    def here(cls) -> Progress | None:
+        """A display for this process; None where it has none."""
+        return None
 
 
 def chosen() -> Progress:
     """The display for a run: the first that fits."""
-    return next(filter(None, (factory() for factory in _FACTORIES)), None) or Line()
+    return next(filter(None, (kind.here() for kind in FrontEnd.__subclasses__())), None) or Line()
 
 
 def question(estimate: Estimate, budget: str) -> str:
