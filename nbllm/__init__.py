@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .client.policy import Timeouts as Timeouts
     from .client.stream import Stream as Stream
     from .core import errors as errors
-    from .core.calls import Provider as Provider
+    from .core.calls import ProviderSpec as ProviderSpec
     from .core.errors import NbllmError as NbllmError
     from .core.events import Event as Event
     from .core.events import Response as Response
@@ -100,7 +100,7 @@ _HOME = {
         ("Document", "Image", "Message", "Reasoning", "Request", "Text", "Tool", "ToolCall", "ToolResult"),
         "core.messages",
     ),
-    "Provider": "core.calls",
+    "ProviderSpec": "core.calls",
     "ChatWidget": "notebook.chat_widget",
     "approve": "notebook.buttons",
     **dict.fromkeys(("load_ipython_extension", "unload_ipython_extension"), "notebook.magics"),

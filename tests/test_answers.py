@@ -16,7 +16,7 @@ from nbllm import Client, simulator
 from nbllm.bench.recorder import spent
 from nbllm.client.policy import Retries
 from nbllm.core import errors
-from nbllm.core.calls import Frame, Provider
+from nbllm.core.calls import Frame, ProviderSpec
 from nbllm.core.events import Finished, MediaDelta, Response, Started, TextDelta, Usage, UsageReport, fold
 from nbllm.core.messages import (
     Document,
@@ -45,7 +45,7 @@ from nbllm.store.ledger import Ledger
 from .test_frames import frames
 
 FORMATS = ("openai_chat", "openai_responses", "anthropic", "gemini", "ollama", "cohere")
-ROW = Provider("acme", "openai_chat", "https://acme.test", label="Acme")
+ROW = ProviderSpec("acme", "openai_chat", "https://acme.test", label="Acme")
 
 
 @pytest.fixture
@@ -1187,7 +1187,7 @@ DRAWN = Message("assistant", (Text("Here:"), Image(PNG, signature="sig")))
 def sent(dialect, *messages, **row):
     return (
         DIALECTS[dialect]
-        .encode(Request("m", messages), Provider("p", dialect, "http://h", local=True, **row), None)
+        .encode(Request("m", messages), ProviderSpec("p", dialect, "http://h", local=True, **row), None)
         .body
     )
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.core import errors
-from nbllm.core.calls import Frame, Provider, Secret
+from nbllm.core.calls import Frame, ProviderSpec, Secret
 from nbllm.core.events import (
     Finished,
     Fold,
@@ -26,7 +26,7 @@ from nbllm.dialects.anthropic import DIALECT, MAX_TOKENS, MAX_TOKENS_LATER
 
 from . import decoding
 
-ROW = Provider("acme", "anthropic", "https://acme.test", label="Acme")
+ROW = ProviderSpec("acme", "anthropic", "https://acme.test", label="Acme")
 HELLO = (Message("user", "Hello"),)
 OLD, NEW = "claude-sonnet-4-5-20250929", "claude-sonnet-5-5"
 
@@ -84,7 +84,7 @@ class TestEncode:
     def test_call(self, base):
         """The path follows the base address without doubling /v1; the key and the row's own headers go
         along."""
-        row = Provider("acme", "anthropic", base, headers={"anthropic-beta": "x"})
+        row = ProviderSpec("acme", "anthropic", base, headers={"anthropic-beta": "x"})
 
         made = DIALECT.encode(Request("m", HELLO), row, Secret("sk-1"))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbllm.core.calls import HttpCall, ModelFacts, Provider
+from nbllm.core.calls import HttpCall, ModelFacts, ProviderSpec
 from nbllm.core.errors import (
     BadRequest,
     ConfigError,
@@ -23,7 +23,7 @@ from nbllm.core.messages import Message, Request, Text
 from nbllm.dialects import DIALECTS, batches
 from nbllm.routing import prices, registry
 
-ROW = Provider("p", "openai_chat", "https://host/v1", label="P")
+ROW = ProviderSpec("p", "openai_chat", "https://host/v1", label="P")
 CHAT = {
     "object": "chat.completion",
     "choices": [{"index": 0, "message": {"role": "assistant", "content": "ANSWER"}, "finish_reason": "stop"}],
@@ -45,7 +45,7 @@ GOOGLE = {
 def written(batch, dialect, base="https://host/v1"):
     """A line as it is written for a provider."""
     request = Request("m", [Message("user", [Text("hi")])], max_tokens=9)
-    call = DIALECTS[dialect].encode(request, Provider("p", dialect, base), None)
+    call = DIALECTS[dialect].encode(request, ProviderSpec("p", dialect, base), None)
     return json.loads(batches.line(batches.FORMATS[batch], "run_0", call))
 
 

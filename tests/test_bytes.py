@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbllm.core.calls import Provider
+from nbllm.core.calls import ProviderSpec
 from nbllm.core.errors import NbllmError
 from nbllm.core.events import fold
 from nbllm.routing.dialects import DIALECTS
@@ -99,7 +99,7 @@ BODIES = {
 
 def events(dialect, body, cuts):
     """The events of `body`, cut into pieces of the given sizes in turn; raises what reading it raises."""
-    decoder, found = DIALECTS[dialect].decoder(Provider("p", dialect, "http://h")), []
+    decoder, found = DIALECTS[dialect].decoder(ProviderSpec("p", dialect, "http://h")), []
     for batch in batches(body, cuts):
         for frame in batch:
             found += decoder.feed(frame)

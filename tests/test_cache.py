@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import nbllm
 from nbllm.client.client import Client
-from nbllm.core.calls import Provider, Quirks
+from nbllm.core.calls import ProviderSpec, Quirks
 from nbllm.core.errors import ConfigError
 from nbllm.core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from nbllm.routing import registry
@@ -31,7 +31,7 @@ TURNS = {"openai_responses": "input", "gemini": "contents"}
 
 def row(dialect, url=None, **quirks):
     url = url or ADDRESSES.get(dialect, "https://acme.test/v1")
-    return Provider("acme", dialect, url, label="Acme", quirks=Quirks(**quirks), local=True)
+    return ProviderSpec("acme", dialect, url, label="Acme", quirks=Quirks(**quirks), local=True)
 
 
 def body(request, dialect="anthropic", url=None, **quirks):

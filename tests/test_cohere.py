@@ -4,14 +4,14 @@ import pytest
 
 from nbllm import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from nbllm.core import errors
-from nbllm.core.calls import Provider, Secret
+from nbllm.core.calls import ProviderSpec, Secret
 from nbllm.core.events import Notice, fold
 from nbllm.routing.dialects import DIALECTS
 
 from .decoding import read
 
 COHERE = DIALECTS["cohere"]
-ROW = Provider("cohere", "cohere", "https://api.cohere.com")
+ROW = ProviderSpec("cohere", "cohere", "https://api.cohere.com")
 HELLO = (Message("user", "Hello"),)
 TOOL = Tool("look", "Looks.", {"type": "object", "properties": {"at": {"type": "string"}}})
 
@@ -37,7 +37,7 @@ def answer(*chunks):
 )
 def test_a_plain_request(base):
     """Nothing is sent that was not asked for; the key goes in one header."""
-    call = COHERE.encode(Request("m", HELLO), Provider("cohere", "cohere", base), Secret("k"))
+    call = COHERE.encode(Request("m", HELLO), ProviderSpec("cohere", "cohere", base), Secret("k"))
     assert "https://api.cohere.com/v2/chat" == call.url
     assert {"Authorization": "Bearer k"} == call.headers
     assert {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": True} == call.body

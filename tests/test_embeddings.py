@@ -18,7 +18,7 @@ from nbllm.client.embeddings import _batches as batches
 from nbllm.client.embeddings import embed, nearest
 from nbllm.client.policy import Retries
 from nbllm.core import errors
-from nbllm.core.calls import Provider
+from nbllm.core.calls import ProviderSpec
 from nbllm.dialects.embeddings import EMBEDDERS, EMBEDDINGS, packed, unpacked
 from nbllm.routing import registry
 from nbllm.simulator.protocols.embeddings import vector
@@ -278,7 +278,7 @@ def test_too_long_is_known_by_its_words(status, words):
     """As servers say it, in public reports; other refusals are what they were."""
     format, row = (
         EMBEDDERS["openai_embeddings"],
-        Provider("acme", "openai_embeddings", "https://acme.example"),
+        ProviderSpec("acme", "openai_embeddings", "https://acme.example"),
     )
     body = json.dumps({"error": {"message": words}}).encode()
     assert errors.ContextLengthExceeded is type(format.error(status, {}, body, row))

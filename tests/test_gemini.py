@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.core import errors
-from nbllm.core.calls import Frame, Provider, Secret
+from nbllm.core.calls import Frame, ProviderSpec, Secret
 from nbllm.core.events import (
     Finished,
     Fold,
@@ -25,7 +25,7 @@ from nbllm.dialects.gemini import DIALECT
 
 from . import decoding
 
-ROW = Provider("acme", "gemini", "https://acme.test/v1beta", label="Acme")
+ROW = ProviderSpec("acme", "gemini", "https://acme.test/v1beta", label="Acme")
 HELLO = (Message("user", "Hello"),)
 
 
@@ -38,7 +38,7 @@ def config(**options):
 
 
 def url(model, base):
-    return DIALECT.encode(Request(model, HELLO), Provider("acme", "gemini", base), None).url
+    return DIALECT.encode(Request(model, HELLO), ProviderSpec("acme", "gemini", base), None).url
 
 
 def read(*chunks):
@@ -93,7 +93,7 @@ class TestEncode:
 
     def test_key(self):
         """The key goes into a header, never into the address."""
-        row = Provider("acme", "gemini", "https://g.test/v1", headers={"X-A": "b"})
+        row = ProviderSpec("acme", "gemini", "https://g.test/v1", headers={"X-A": "b"})
 
         made = DIALECT.encode(Request("m", HELLO), row, Secret("k-123"))
 

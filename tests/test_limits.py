@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.core import errors
-from nbllm.core.calls import Provider, Quirks
+from nbllm.core.calls import ProviderSpec, Quirks
 from nbllm.dialects._errors import http_error
 from nbllm.dialects._limits import DAY, MINUTE, MONTH, SECOND, limits, seconds
 from nbllm.routing import registry
@@ -377,7 +377,7 @@ def test_which_limit_refused(name):
     """A limit of hours or days is told as one, with the hour at which it goes on; Google's short retryDelay
     beside a daily limit is not obeyed."""
     body, headers, per, until, wait = REFUSED[name]
-    error = http_error(429, headers, json.dumps(body).encode(), Provider("p", "openai_chat", "http://h"))
+    error = http_error(429, headers, json.dumps(body).encode(), ProviderSpec("p", "openai_chat", "http://h"))
     now = datetime.now(UTC).timestamp()
     assert (errors.RateLimited, per, wait) == (
         type(error),
@@ -396,7 +396,7 @@ def test_which_limit_refused(name):
 def test_gemini_goes_on_at_midnight_in_california():
     """Of the next day, at most a day from now, and not after the 22 s that the answer names."""
     body = json.dumps(google("GenerateRequestsPerDayPerProjectPerModel", "250", "22s")).encode()
-    error = http_error(429, {}, body, Provider("p", "gemini", "http://h"))
+    error = http_error(429, {}, body, ProviderSpec("p", "gemini", "http://h"))
     now = datetime.now(UTC).timestamp()
     assert now - 30 < error.until <= now + DAY
     assert 8 == datetime.fromtimestamp(error.until, UTC).hour
@@ -411,7 +411,7 @@ def test_a_months_budget_at_anthropic():
         "You have reached your specified API usage limits. You will regain access on 2026-01-01 at 00:00 UTC."
     )
     body = json.dumps({"type": "error", "error": {"type": "invalid_request_error", "message": said}}).encode()
-    error = http_error(400, {}, body, Provider("p", "anthropic", "http://h"))
+    error = http_error(400, {}, body, ProviderSpec("p", "anthropic", "http://h"))
     assert (errors.QuotaExceeded, "month") == (type(error), error.per)
     assert datetime(2026, 1, 1, tzinfo=UTC).timestamp() == error.until
 
@@ -430,11 +430,13 @@ def test_a_months_budget_at_anthropic():
 )
 def test_when_a_used_up_limit_is_full_again(wait, headers):
     """In its own unit; a limit that has something left makes nobody wait."""
-    error = http_error(429, headers, b"", Provider("p", "openai_chat", "http://h"))
+    error = http_error(429, headers, b"", ProviderSpec("p", "openai_chat", "http://h"))
     assert pytest.approx(wait, abs=1e-3) == error.reset_after
 
 
 def test_a_free_tier_without_any_quota_is_no_rate_limit():
     """Google's limit of 0: no wait helps."""
     body = json.dumps(google("GenerateRequestsPerMinutePerProjectPerModel-FreeTier", "0", "36s")).encode()
-    assert isinstance(http_error(429, {}, body, Provider("p", "gemini", "http://h")), errors.QuotaExceeded)
+    assert isinstance(
+        http_error(429, {}, body, ProviderSpec("p", "gemini", "http://h")), errors.QuotaExceeded
+    )

@@ -14,7 +14,7 @@ from nbllm.agents.model_files import listed, memory, path_of
 from nbllm.client import auto
 from nbllm.client.catalog import health, list_models, states
 from nbllm.client.unloading import unloaded
-from nbllm.core.calls import HttpCall, Provider, Trace
+from nbllm.core.calls import HttpCall, ProviderSpec, Trace
 from nbllm.core.errors import ConfigError
 from nbllm.notebook import completion
 from nbllm.notebook.commands import COMMANDS
@@ -22,7 +22,7 @@ from nbllm.routing.config_files import Places
 from nbllm.routing.registry import load
 
 CALL = HttpCall("http://127.0.0.1:8080/v1/chat/completions", {}, {"model": "x", "messages": []})
-LLAMA = Provider("llamacpp", "openai_chat", "http://127.0.0.1:8080/v1")
+LLAMA = ProviderSpec("llamacpp", "openai_chat", "http://127.0.0.1:8080/v1")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.core import errors
-from nbllm.core.calls import Frame, Provider, Secret
+from nbllm.core.calls import Frame, ProviderSpec, Secret
 from nbllm.core.events import (
     Finished,
     Fold,
@@ -25,7 +25,7 @@ from nbllm.dialects.ollama import DIALECT
 
 from . import decoding
 
-ROW = Provider("ollama", "ollama", "http://127.0.0.1:11434", label="Ollama")
+ROW = ProviderSpec("ollama", "ollama", "http://127.0.0.1:11434", label="Ollama")
 HELLO = (Message("user", "Hello"),)
 
 
@@ -63,7 +63,7 @@ class TestEncode:
     @pytest.mark.parametrize("base", ["http://h:1", "http://h:1/", "http://h:1/api"])
     def test_call(self, base):
         """The path follows the base address without doubling /api; a key is optional."""
-        row = Provider("ollama", "ollama", base, headers={"X-A": "b"})
+        row = ProviderSpec("ollama", "ollama", base, headers={"X-A": "b"})
         assert ("http://h:1/api/chat", {"X-A": "b"}) == (
             (made := DIALECT.encode(Request("m", HELLO), row, None)).url,
             made.headers,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.core import errors
-from nbllm.core.calls import Frame, Provider, Quirks, Secret
+from nbllm.core.calls import Frame, ProviderSpec, Quirks, Secret
 from nbllm.core.events import (
     Finished,
     Fold,
@@ -24,7 +24,7 @@ from nbllm.core.events import (
 from nbllm.core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from nbllm.dialects.openai_chat import DIALECT
 
-PLAIN = Provider("acme", "openai_chat", "https://acme.test/v1/")
+PLAIN = ProviderSpec("acme", "openai_chat", "https://acme.test/v1/")
 HELLO = (Message("user", "Hello"),)
 CLOSED = {
     "type": "object",
@@ -36,7 +36,7 @@ CLOSED = {
 
 def body(request, **quirks):
     return DIALECT.encode(
-        request, Provider("acme", "openai_chat", "https://acme.test/v1", quirks=Quirks(**quirks)), None
+        request, ProviderSpec("acme", "openai_chat", "https://acme.test/v1", quirks=Quirks(**quirks)), None
     ).body
 
 
@@ -85,7 +85,7 @@ class TestEncode:
     def test_call(self):
         """A call goes to the path below the base address, with the key as a bearer token and the row's own
         headers."""
-        row = Provider("acme", "openai_chat", "https://acme.test/v1/", headers={"X-Title": "nbllm"})
+        row = ProviderSpec("acme", "openai_chat", "https://acme.test/v1/", headers={"X-Title": "nbllm"})
 
         made = DIALECT.encode(Request("m", HELLO), row, Secret("sk-1"))
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.core import errors
-from nbllm.core.calls import Frame, Provider, Quirks, Secret
+from nbllm.core.calls import Frame, ProviderSpec, Quirks, Secret
 from nbllm.core.events import (
     Finished,
     Fold,
@@ -22,7 +22,7 @@ from nbllm.core.events import (
 from nbllm.core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from nbllm.dialects.openai_responses import DIALECT
 
-PLAIN = Provider("acme", "openai_responses", "https://acme.test/v1/")
+PLAIN = ProviderSpec("acme", "openai_responses", "https://acme.test/v1/")
 HELLO = (Message("user", "Hello"),)
 CLOSED = {
     "type": "object",
@@ -34,7 +34,7 @@ ENCRYPTED = {"include": ["reasoning.encrypted_content"]}
 
 
 def body(request, **quirks):
-    row = Provider("acme", "openai_responses", "https://acme.test/v1", quirks=Quirks(**quirks))
+    row = ProviderSpec("acme", "openai_responses", "https://acme.test/v1", quirks=Quirks(**quirks))
     return DIALECT.encode(request, row, None).body
 
 

@@ -14,7 +14,7 @@ from nbllm.bench.driver import Load
 from nbllm.bench.run_spec import Arm
 from nbllm.client import catalog, tokens
 from nbllm.core import errors
-from nbllm.core.calls import Guard, HttpCall, Provider, Secret, origin
+from nbllm.core.calls import Guard, HttpCall, ProviderSpec, Secret, origin
 from nbllm.http.letter import Letter
 from nbllm.routing import keys, registry
 from nbllm.routing.config import Places
@@ -109,7 +109,7 @@ def test_an_address_that_cannot_be_read_is_only_itself(url):
 )
 def test_a_call_with_a_key_is_sent_to_its_origin_alone(base, url, goes):
     """Checked where the call becomes bytes, with the address as it will be sent; nothing else is asked."""
-    row, key = Provider("acme", "openai_chat", base), Secret(KEY, "TEST", origin(base))
+    row, key = ProviderSpec("acme", "openai_chat", base), Secret(KEY, "TEST", origin(base))
     call = HttpCall(url, {"authorization": f"Bearer {KEY}"}, {}, guard=Guard.of(row, key))
     if goes:
         assert KEY.encode() in Letter(call).wire
@@ -154,7 +154,7 @@ def test_a_call_with_a_key_is_sent_to_its_origin_alone(base, url, goes):
 )
 def test_where_the_connection_goes_and_what_it_is_told_are_one_place(url):
     """Two readers of an address may not differ: what one of them reads otherwise is refused."""
-    row = Provider("acme", "openai_chat", url)
+    row = ProviderSpec("acme", "openai_chat", url)
     with suppress(errors.ConfigError):
         letter = Letter(HttpCall(url, {}, {}, guard=Guard.of(row, Secret(KEY).at(url))))
         assert str(letter.address) == origin(str(letter.request.url)) == origin(url)
@@ -163,7 +163,7 @@ def test_where_the_connection_goes_and_what_it_is_told_are_one_place(url):
 def test_a_key_that_belongs_nowhere_goes_nowhere():
     """A call that says it holds one, but not whose."""
     call = HttpCall(
-        "https://h/v1", {}, {}, guard=Guard.of(Provider("a", "openai_chat", "https://h"), Secret(KEY))
+        "https://h/v1", {}, {}, guard=Guard.of(ProviderSpec("a", "openai_chat", "https://h"), Secret(KEY))
     )
     with pytest.raises(errors.ConfigError):
         Letter(call)
@@ -172,7 +172,7 @@ def test_a_key_that_belongs_nowhere_goes_nowhere():
 def test_a_key_of_another_origin_is_not_sent_to_the_row_s(client, here):
     """Whatever led to it: the key itself says where it may go. One that says nothing was given for this
     call."""
-    c = client(acme=Provider("acme", "openai_chat", f"{here.url}/v1"))
+    c = client(acme=ProviderSpec("acme", "openai_chat", f"{here.url}/v1"))
     route = c.resolve("acme/m")
     request = c.request("hello", "m")
     with pytest.raises(errors.ConfigError, match=r"api\.openai\.com"):
@@ -228,7 +228,7 @@ def test_paths_that_are_good(path):
 def test_no_list_takes_a_key_elsewhere(client, here, elsewhere, path, dialect):
     """A row that came by another way with such a path: lists, health and a benchmark's warming request go to
     the row's server or nowhere. Each carries the key as its dialect does."""
-    row = Provider(
+    row = ProviderSpec(
         "acme",
         dialect,
         here.url,
@@ -260,7 +260,7 @@ def test_a_warming_request_carries_the_key_as_its_dialect_does(client, here):
     touched(
         client(
             {"ACME_API_KEY": KEY},
-            acme=Provider("acme", "anthropic", here.url, ("ACME_API_KEY",), models="/v1/models"),
+            acme=ProviderSpec("acme", "anthropic", here.url, ("ACME_API_KEY",), models="/v1/models"),
         ),
         "acme/m",
     )
@@ -301,7 +301,7 @@ def test_over_tls_too(client, monkeypatch, tmp_path):
     ca.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     with Listener(context=context) as theirs, Listener(context=context) as ours:
-        row = Provider(
+        row = ProviderSpec(
             "acme",
             "anthropic",
             f"https://localhost:{ours.server_port}",
@@ -331,10 +331,10 @@ def test_counting_tokens_keeps_to_the_address(client, here):
 
 def test_a_key_typed_for_an_address_stays_there(client, here, elsewhere):
     """The provider's name is not the address: a row that moves later gets none."""
-    c = client(acme=Provider("acme", "openai_chat", f"{here.url}/v1"))
+    c = client(acme=ProviderSpec("acme", "openai_chat", f"{here.url}/v1"))
     keys.remember("acme", KEY, c.registry.stores, f"{here.url}/v1")
     assert KEY == c.registry.key_for(c.resolve("acme/m"), None).reveal()
-    c.registry.rows["acme"] = Provider("acme", "openai_chat", f"{elsewhere.url}/v1")
+    c.registry.rows["acme"] = ProviderSpec("acme", "openai_chat", f"{elsewhere.url}/v1")
     assert c.registry.key_for(c.resolve("acme/m"), None) is None
 
 
@@ -342,7 +342,7 @@ def test_a_provider_that_is_no_row_brings_no_variable_along(client):
     """What a run's file describes, say: its variables are not looked up."""
     c = client({"OPENAI_API_KEY": KEY})
     route = registry.Route(
-        "x/m", Provider("x", "openai_chat", "http://127.0.0.1:9", ("OPENAI_API_KEY",), local=True), "m"
+        "x/m", ProviderSpec("x", "openai_chat", "http://127.0.0.1:9", ("OPENAI_API_KEY",), local=True), "m"
     )
     assert c.registry.key_for(route, None) is None
     assert KEY == c.registry.key_for(route, KEY).reveal()
@@ -444,7 +444,7 @@ def test_a_redirect_is_not_followed(client, here, elsewhere):
     here.answer, here.more = (307, b""), {"location": elsewhere.url}
     c = client(
         {"ACME_API_KEY": KEY},
-        acme=Provider("acme", "openai_chat", here.url, ("ACME_API_KEY",), models="/models"),
+        acme=ProviderSpec("acme", "openai_chat", here.url, ("ACME_API_KEY",), models="/models"),
     )
     with pytest.raises(errors.NbllmError):
         catalog.list_models(c, "acme/")

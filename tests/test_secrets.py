@@ -16,7 +16,7 @@ import nbllm
 from nbllm import Client, Timeouts, bench
 from nbllm.client import catalog
 from nbllm.core import errors
-from nbllm.core.calls import HttpCall, Provider
+from nbllm.core.calls import HttpCall, ProviderSpec
 from nbllm.core.errors import scrub
 from nbllm.core.messages import Message, Request
 from nbllm.routing import registry
@@ -194,7 +194,7 @@ def test_an_error_has_no_error_behind_it(page):
     ],
 )
 def test_questions_tables_and_reprs_show_none(client, ask):
-    """models(), health(), providers(), Route, Provider, HttpCall."""
+    """models(), health(), providers(), Route, ProviderSpec, HttpCall."""
     assert hidden(asked(lambda: ask(client)))
 
 
@@ -333,7 +333,7 @@ def test_masking_looks_only_so_far_down():
 @pytest.mark.parametrize("entry", ["headers", "query"])
 def test_reprs_without_a_guard_show_no_values(entry):
     """A row and a call as they are made by hand."""
-    row = Provider(
+    row = ProviderSpec(
         "a", "openai_chat", "https://usr-canary-6:pwd-canary-7@h/v1", **{entry: {"X": "hdr-canary-1"}}
     )
     call = HttpCall(

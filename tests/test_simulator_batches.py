@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 import nbllm.simulator
-from nbllm.core.calls import Provider
+from nbllm.core.calls import ProviderSpec
 from nbllm.core.errors import NbllmError
 from nbllm.core.events import TextDelta
 from nbllm.core.messages import Message, Request, Text
@@ -35,7 +35,7 @@ def web(server):
 def lines(kind, model="m"):
     """The lines that ask for six echoes."""
     dialect = DIALECT[kind]
-    row = Provider("p", dialect, f"https://host/{'v1beta' if kind == 'gemini' else 'v1'}")
+    row = ProviderSpec("p", dialect, f"https://host/{'v1beta' if kind == 'gemini' else 'v1'}")
     for id in IDS:
         request = Request(model, [Message("user", [Text(f"say {id}")])], max_tokens=50)
         call = DIALECTS[dialect].encode(request, row, None)
@@ -81,7 +81,7 @@ def collected(web, kind, words):
     made = create(web, kind, words).raise_for_status().json()
     found = batches.state(web.get(address(kind, batches.state(made).id)).json())
     assert not found.running
-    collector = batches.Collector(IDS, Provider("p", DIALECT[kind], "https://host/v1"))
+    collector = batches.Collector(IDS, ProviderSpec("p", DIALECT[kind], "https://host/v1"))
     texts = [web.get(found.url)] if found.url else []
     for name in found.files:
         texts.append(
@@ -98,7 +98,7 @@ def collected(web, kind, words):
 def said(kind, outcome):
     """The words of an answer, None for an error."""
     try:
-        events = outcome.events(DIALECTS[DIALECT[kind]], Provider("p", DIALECT[kind], "https://host/v1"))
+        events = outcome.events(DIALECTS[DIALECT[kind]], ProviderSpec("p", DIALECT[kind], "https://host/v1"))
     except NbllmError:
         return None
     return "".join(e.text for e in events if isinstance(e, TextDelta))
@@ -149,7 +149,7 @@ def test_geminis_requests_may_stand_in_the_call(web):
     inner = [{"request": line["request"], "metadata": {"key": line["key"]}} for line in inner]
     body = {"batch": {"displayName": "d", "inputConfig": {"requests": {"requests": inner}}}}
     found = batches.state(web.post("/v1beta/models/m:batchGenerateContent", json=body).json())
-    rows = [batches.outcome(v, Provider("p", "gemini", "https://host/v1")) for v in found.inline]
+    rows = [batches.outcome(v, ProviderSpec("p", "gemini", "https://host/v1")) for v in found.inline]
     assert [f"say {id}" for id in IDS] == [said("gemini", row) for row in rows]
 
 

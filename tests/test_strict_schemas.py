@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nbllm
-from nbllm.core.calls import Provider
+from nbllm.core.calls import ProviderSpec
 from nbllm.core.messages import Message, Request, Tool
 from nbllm.core.schema import Mismatch, Shape
 from nbllm.core.strict import ANTHROPIC, OPENAI, answer, parameters, without_nulls
@@ -300,7 +300,7 @@ LOOSE = {
 
 def sent(dialect, strict, schema=LOOSE, **more):
     """What a request holds of a schema: (its form, whether it says strict)."""
-    row = Provider("acme", dialect, "https://acme.test/v1", label="Acme")
+    row = ProviderSpec("acme", dialect, "https://acme.test/v1", label="Acme")
     request = Request("m", (Message("user", "Hi"),), schema=schema, strict=strict, **more)
     body = DIALECTS[dialect].encode(request, row, None).body
     forms = {

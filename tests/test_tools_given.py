@@ -6,7 +6,7 @@ import pytest
 
 from nbllm import Document, Image, Message, Request, Text, Tool, ToolCall, ToolResult
 from nbllm.core import prompt
-from nbllm.core.calls import Provider
+from nbllm.core.calls import ProviderSpec
 from nbllm.core.errors import ConfigError
 from nbllm.core.events import parse_arguments
 from nbllm.routing.dialects import DIALECTS
@@ -17,7 +17,7 @@ HTTP = ("openai_chat", "openai_responses", "anthropic", "gemini", "ollama", "coh
 
 
 def body(dialect, messages):
-    row = Provider("p", dialect, "https://p.test/v1")
+    row = ProviderSpec("p", dialect, "https://p.test/v1")
     return DIALECTS[dialect].encode(Request("m", tuple(messages)), row, None).body
 
 

@@ -10,7 +10,7 @@ from httpx_sse import EventSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbllm.core.calls import Frame, Provider
+from nbllm.core.calls import Frame, ProviderSpec
 from nbllm.core.errors import NbllmError
 from nbllm.core.events import event_of
 from nbllm.routing.dialects import DIALECTS
@@ -76,7 +76,7 @@ def test_events_of_one_read_come_together(end):
 def told(dialect, batches, *, short):
     """(the events of frames, what reading them raised, how many went the short way), by the long way alone or
     as an attempt reads them."""
-    decoder = DIALECTS[dialect].decoder(Provider("p", dialect, "http://h"))
+    decoder = DIALECTS[dialect].decoder(ProviderSpec("p", dialect, "http://h"))
     usual = getattr(decoder, "usual", None) if short else None
     events, went = [], 0
     try:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..core import errors
-from ..core.calls import Provider
+from ..core.calls import ProviderSpec
 
 _DEPTH = 5  # folders below a folder of models; LM Studio has two, the cache of Hugging Face three
 _MOST = 20_000  # entries that are looked at in one folder
@@ -41,7 +41,7 @@ class ModelFile:
         return cls(path, names, path.stat().st_mtime)
 
 
-def listed(row: Provider) -> dict[str, ModelFile]:
+def listed(row: ProviderSpec) -> dict[str, ModelFile]:
     """The models in a row's folders, by the full name of each: its shortest that means no other."""
     found: dict[Path, ModelFile] = {}
     for folder in row.folders:
@@ -54,7 +54,7 @@ def listed(row: Provider) -> dict[str, ModelFile]:
     return dict(sorted((_full(row, file, shared), file) for file in found.values()))
 
 
-def _full(row: Provider, file: ModelFile, shared: Counter[str]) -> str:
+def _full(row: ProviderSpec, file: ModelFile, shared: Counter[str]) -> str:
     own = next((n for n in file.names if shared[n.lower()] == 1), None)
     return f"llamacpp/{file.path}" if own is None else f"{row.name}/{own}"
 
@@ -72,7 +72,7 @@ def _files(folder: str) -> Iterator[Path]:
                 yield Path(place, name)
 
 
-def path_of(row: Provider, name: str) -> Path | None:
+def path_of(row: ProviderSpec, name: str) -> Path | None:
     """The file that a model's name means: of a row with folders, one in these (see find); of llama.cpp's, a
     path that ends in .gguf, or a file of that name here. None for a server's own name."""
     if row.folders:
@@ -83,7 +83,7 @@ def path_of(row: Provider, name: str) -> Path | None:
     return path.absolute() if path.is_file() or "/" in name or os.sep in name else None
 
 
-def find(row: Provider, name: str) -> Path:
+def find(row: ProviderSpec, name: str) -> Path:
     """The file in a row's folders that a name means. Raises ConfigError for none, with the nearest names, and
     for several."""
     models, asked = listed(row), re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE).lower()
@@ -105,19 +105,19 @@ def find(row: Provider, name: str) -> Path:
     )
 
 
-def _where(row: Provider) -> str:
+def _where(row: ProviderSpec) -> str:
     """A row's folders, those that are there alone where some are."""
     return ", ".join([f for f in row.folders if os.path.isdir(f)] or row.folders)
 
 
-def lacks(row: Provider) -> str:
+def lacks(row: ProviderSpec) -> str:
     """Why no model in a row's folders can be asked, "" where one can."""
     if find_spec("xllamacpp") is None:
         return "xllamacpp is not installed (pip install 'nbllm[local]')"
     return "" if listed(row) else f"no .gguf file in {_where(row)}"
 
 
-def newest(row: Provider) -> tuple[str, Path | None]:
+def newest(row: ProviderSpec) -> tuple[str, Path | None]:
     """The newest file in a row's folders that can be talked to here, by name: it has a template for
     conversations, is no model of embeddings, and fits into memory. ("", None) for none."""
     if find_spec("xllamacpp") is None:

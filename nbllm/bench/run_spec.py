@@ -17,7 +17,7 @@ import msgspec
 
 from ..client.policy import Retries, Timeouts
 from ..core import codec
-from ..core.calls import Hidden, Provider, Secret
+from ..core.calls import Hidden, ProviderSpec, Secret
 from ..core.errors import MASK, ConfigError
 from ..routing.keys import origin
 from ..routing.registry import Route
@@ -125,7 +125,7 @@ class Job:
         return job
 
 
-def described(route: Route, row: Provider, base_url: str | None) -> dict[str, Any]:
+def described(route: Route, row: ProviderSpec, base_url: str | None) -> dict[str, Any]:
     """What a run's file says of a provider, for comparison. row: as its configuration is written, with its
     variables' names in it and not their values; base_url: the address that was given by hand. What may be a
     secret is told by a short digest."""
@@ -158,7 +158,7 @@ def own_headers(given: Any, for_all: bool) -> dict[str, str]:
     return told
 
 
-def with_headers(row: Provider, headers: Mapping[str, str]) -> Provider:
+def with_headers(row: ProviderSpec, headers: Mapping[str, str]) -> ProviderSpec:
     """The row with headers given by hand, whose values nothing may show."""
     if headers and row.command:
         raise ConfigError(f"{row.name!r} is a command: it has no headers.", hint="Leave headers out.")
@@ -218,7 +218,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
 
 def to_arm(given: Mapping[str, Any], secret: Mapping[str, Any], counter: Counter | None = None) -> Arm:
     """From its two halves; `counter` where its tokens are counted."""
-    row = msgspec.convert(secret["provider"], Provider, dec_hook=lambda kind, given: kind(given))
+    row = msgspec.convert(secret["provider"], ProviderSpec, dec_hook=lambda kind, given: kind(given))
     route = Route(given["asked"], row, given["model"], simulated=given["simulated"])
     key = Secret(secret["key"], "the run", secret["origin"]) if secret["key"] else None
     return Arm(

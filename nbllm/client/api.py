@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from ..core.calls import Provider
+    from ..core.calls import ProviderSpec
     from ..core.events import Response
     from ..core.messages import Document, Image, Message, Text
     from ..core.prompt import Prompt
@@ -161,7 +161,7 @@ def unload(model: str | None = None) -> list[str]:
     return unloaded(default_client(), model)
 
 
-def register_provider(name: str, **entries: Any) -> Provider:
+def register_provider(name: str, **entries: Any) -> ProviderSpec:
     """Adds a provider, or changes one, for this process and above all configuration files. The entries are
     those of a provider's table in TOML: `register_provider("acme", base_url="https://llm.acme.example/v1",
     key_env="ACME_API_KEY")`. Where a known provider moves to another host, its key variables stay behind

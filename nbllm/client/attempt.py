@@ -19,7 +19,7 @@ from ..core.calls import (
     Frame,
     Guard,
     HttpCall,
-    Provider,
+    ProviderSpec,
     Reply,
     Secret,
     Trace,
@@ -311,7 +311,7 @@ class _Sending:
             self._look()
 
 
-def refusal(dialect: Dialect, reply: Reply, body: bytes, row: Provider) -> errors.NbllmError:
+def refusal(dialect: Dialect, reply: Reply, body: bytes, row: ProviderSpec) -> errors.NbllmError:
     """The error in an answer that refuses, whatever its page holds."""
     try:
         return dialect.error(reply.status, reply.headers, body, row)
@@ -319,7 +319,7 @@ def refusal(dialect: Dialect, reply: Reply, body: bytes, row: Provider) -> error
         return unreadable(row, exc, f" (HTTP {reply.status})")
 
 
-def unreadable(row: Provider, exc: Exception, about: str = "") -> errors.ProtocolError:
+def unreadable(row: ProviderSpec, exc: Exception, about: str = "") -> errors.ProtocolError:
     """The error for an answer that a decoder stumbled over."""
     return errors.ProtocolError(
         f"{row.label or row.name} sent what cannot be read{about}: {type(exc).__name__}.",
@@ -334,7 +334,7 @@ _CONNECT = 10.0  # seconds for a connection to be there
 async def exchanged(
     http: HttpTransport,
     dialect: Dialect,
-    row: Provider,
+    row: ProviderSpec,
     call: HttpCall,
     limit: float,
     *,
@@ -351,7 +351,7 @@ async def exchanged(
 async def opened(
     http: HttpTransport,
     dialect: Dialect,
-    row: Provider,
+    row: ProviderSpec,
     call: HttpCall,
     limit: float,
     *,

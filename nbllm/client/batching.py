@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
 from ..core import errors
-from ..core.calls import Dialect, HttpCall, Provider, Secret, same_host
+from ..core.calls import Dialect, HttpCall, ProviderSpec, Secret, same_host
 from ..core.messages import Message, Request
 from ..dialects._json import count, items, load_json, obj, string
 from ..dialects._request import dumps
@@ -60,7 +60,7 @@ class BatchServer:
         return cls(client, route, key)
 
     @property
-    def row(self) -> Provider:
+    def row(self) -> ProviderSpec:
         """The provider."""
         return self.route.provider
 

@@ -19,7 +19,7 @@ from ..agents.base import passed
 from ..agents.model_files import lacks, listed
 from ..agents.process import find
 from ..core import errors
-from ..core.calls import Endpoint, ProcessCall, Provider, Secret, Trace
+from ..core.calls import Endpoint, ProcessCall, ProviderSpec, Secret, Trace
 from ..dialects._errors import provider_error
 from ..dialects._json import count, items, label, obj
 from ..routing import prices
@@ -95,7 +95,7 @@ def states(client: Client, *, ask: bool = True) -> list[ProviderState]:
     return [_asked(s, checks[s.name].result()) if s.name in checks else s for s in known]
 
 
-def _state(client: Client, row: Provider) -> ProviderState:
+def _state(client: Client, row: ProviderSpec) -> ProviderState:
     address, key = client.registry.shown(row), client.registry.own_key(row)
     note = _lacks(client, row, address, key)
     login = "that key" if key else "its own login"
@@ -113,7 +113,7 @@ def _state(client: Client, row: Provider) -> ProviderState:
     )
 
 
-def _lacks(client: Client, row: Provider, address: str, key: Secret | None) -> str:
+def _lacks(client: Client, row: ProviderSpec, address: str, key: Secret | None) -> str:
     """Why a provider is not ready, "" where nothing is known against it."""
     if row.refused:
         return row.refused
@@ -176,7 +176,7 @@ def health(client: Client, name: str) -> Health:
     )
 
 
-def _installed(client: Client, row: Provider) -> Health:
+def _installed(client: Client, row: ProviderSpec) -> Health:
     """Whether the command runs: it tells its version. Whether it is logged in, only a question would tell."""
     began = time.perf_counter()
     try:
@@ -202,7 +202,7 @@ def _installed(client: Client, row: Provider) -> Health:
     )
 
 
-async def _version(client: Client, row: Provider) -> str:
+async def _version(client: Client, row: ProviderSpec) -> str:
     async with (
         asyncio.timeout(TIMEOUT),
         client.pool.ways.processes.open(
@@ -378,7 +378,7 @@ def _models(provider: str, value: Any) -> Iterable[ModelInfo]:
             )
 
 
-def _known(model: ModelInfo, row: Provider) -> ModelInfo:
+def _known(model: ModelInfo, row: ProviderSpec) -> ModelInfo:
     """The model with what else is known of it. The person's own context beats the list's, the list's beats
     the data's."""
     own, facts = row.facts.get(model.id), prices.facts(model.id, row)

@@ -8,7 +8,7 @@ from ..agents.local_server import local_call
 from ..agents.protocols import able, execute
 from ..agents.protocols import keep as keep_talking
 from ..core import errors
-from ..core.calls import AnyCall, Dialect, Guard, Provider, Secret
+from ..core.calls import AnyCall, Dialect, Guard, ProviderSpec, Secret
 from ..core.messages import Request
 from ..dialects import _caching
 from ..dialects.embeddings import EMBEDDERS
@@ -40,12 +40,12 @@ def encode(
     return words(request, row, key).guarded(Guard.of(row, key.at(row.base_url) if key is not None else None))
 
 
-def dialect(row: Provider, dialects: Mapping[str, Dialect]) -> Dialect:
+def dialect(row: ProviderSpec, dialects: Mapping[str, Dialect]) -> Dialect:
     """The dialect of a row. Those of embeddings are no words for a conversation, and in no list of them."""
     return EMBEDDERS.get(row.dialect) or dialects[row.dialect]
 
 
-def no_key(row: Provider) -> errors.ConfigError:
+def no_key(row: ProviderSpec) -> errors.ConfigError:
     """The error that says which key is missing and how to give one."""
     where = f" (a key comes from {row.key_url})" if row.key_url else ""
     return errors.ConfigError(

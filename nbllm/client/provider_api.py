@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core import errors
-from ..core.calls import Guard, HttpCall, Provider, Secret
+from ..core.calls import Guard, HttpCall, ProviderSpec, Secret
 from ..core.messages import Message, Request
 from ..dialects._json import load_json
 from ..routing.registry import Route
@@ -25,7 +25,7 @@ def listing(client: Client, name: str) -> Route:
     return client.registry.resolve(f"{row.name}/{row.default_model or 'm/m'}")
 
 
-def auth_headers(client: Client, row: Provider, key: Secret | None) -> dict[str, str]:
+def auth_headers(client: Client, row: ProviderSpec, key: Secret | None) -> dict[str, str]:
     """The headers by which `row`'s dialect carries a key, taken from the dialect itself."""
     call = dialect(row, client.registry.dialects).encode(Request("m/m", (Message("user", "x"),)), row, key)
     if call.headers is None:
@@ -44,12 +44,12 @@ def fetch(client: Client, route: Route, path: str) -> Any:
     return get(client, route.provider, path, key)
 
 
-def get(client: Client, row: Provider, path: str, key: Secret | None) -> Any:
+def get(client: Client, row: ProviderSpec, path: str, key: Secret | None) -> Any:
     """As fetch, with the key given, or without any."""
     return client.run(get_json(client, row, question(client, row, path, key)))
 
 
-def question(client: Client, row: Provider, path: str, key: Secret | None) -> HttpCall:
+def question(client: Client, row: ProviderSpec, path: str, key: Secret | None) -> HttpCall:
     """The call that asks for `path` of the row's server, the key carried as its dialect does."""
     base = row.base_url.rstrip("/")
     path = path.removeprefix("/v1") if base.endswith("/v1") else path
@@ -59,7 +59,7 @@ def question(client: Client, row: Provider, path: str, key: Secret | None) -> Ht
     )
 
 
-async def get_json(client: Client, row: Provider, call: HttpCall, limit: float = TIMEOUT) -> Any:
+async def get_json(client: Client, row: ProviderSpec, call: HttpCall, limit: float = TIMEOUT) -> Any:
     """The JSON that answers `call` within `limit` seconds; to be run on the engine's loop. Raises our errors,
     what is secret masked in them."""
     found = (await get_reply(client, row, call, limit))[1]
@@ -67,7 +67,7 @@ async def get_json(client: Client, row: Provider, call: HttpCall, limit: float =
 
 
 async def get_reply(
-    client: Client, row: Provider, call: HttpCall, limit: float = TIMEOUT
+    client: Client, row: ProviderSpec, call: HttpCall, limit: float = TIMEOUT
 ) -> tuple[dict[str, str], Any]:
     """As get_json, after the headers of the answer. An answer without a body is None."""
     words = client.registry.dialects[row.dialect]

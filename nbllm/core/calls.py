@@ -229,11 +229,11 @@ class _Call:
         goes on to the next turn."""
         return self
 
-    def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
+    def preview(self, row: ProviderSpec) -> tuple[str, dict[str, Any]]:
         """(what would be done with it: sent or run; what it holds, without secrets)."""
         raise NotImplementedError
 
-    def told(self, row: Provider, key: Secret | None, address: str) -> str:
+    def told(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
         """Where it went, which is `address` where the transport found it, and with which key."""
         raise NotImplementedError
 
@@ -247,7 +247,7 @@ class _Sent(_Call):
         """See _Call."""
         return replace(self, guard=guard)  # type: ignore[type-var]
 
-    def told(self, row: Provider, key: Secret | None, address: str) -> str:
+    def told(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
         """See _Call."""
         own = key is not None and bool(address) and same_host(address, row.base_url)
         which = f"the key {key.masked} from {key.source}" if key is not None and own else "no key"
@@ -276,13 +276,13 @@ class HttpCall(_Sent):
         query = re.sub(r"=[^&]+", f"={MASK}", query)
         return f"HttpCall({self.method} {path}{mark}{query}, headers={headers}, body keys={list(self.body)})"
 
-    def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
+    def preview(self, row: ProviderSpec) -> tuple[str, dict[str, Any]]:
         """See _Call."""
         private, texts = SECRET_HEADERS | {name.lower() for name in row.headers}, self.guard.texts
         headers = {k: MASK if k.lower() in private else scrub(v, texts) for k, v in self.headers.items()}
         return "sent", {"url": shown(self.url, texts), "headers": headers, "body": _shortened(self.body)}
 
-    def told(self, row: Provider, key: Secret | None, address: str) -> str:
+    def told(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
         """See _Call."""
         return super(HttpCall, self).told(row, key, row.base_url)
 
@@ -323,12 +323,12 @@ class ProcessCall(_Call):
     def __repr__(self) -> str:
         return f"ProcessCall({self.argv[:1]}, +{len(self.argv) - 1}, env names={list(self.env)})"
 
-    def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
+    def preview(self, row: ProviderSpec) -> tuple[str, dict[str, Any]]:
         """See _Call."""
         command = {"command": list(self.argv), "variables": sorted(self.env), "standard input": self.stdin}
         return "run", command
 
-    def told(self, row: Provider, key: Secret | None, address: str) -> str:
+    def told(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
         """See _Call."""
         return f"Ran {address or self.argv[0]}" + (
             f" with the key {key.masked} from {key.source}." if key else "."
@@ -389,11 +389,11 @@ class TalkCall(_Call):
         """See _Call."""
         return replace(self, permit=permit, fresh=self.fresh or not stays)
 
-    def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
+    def preview(self, row: ProviderSpec) -> tuple[str, dict[str, Any]]:
         """See _Call."""
         return self.process.preview(row)
 
-    def told(self, row: Provider, key: Secret | None, address: str) -> str:
+    def told(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
         """See _Call."""
         return self.process.told(row, key, address)
 
@@ -421,7 +421,7 @@ class SessionCall(_Sent):
             f"headers={list(self.headers)})"
         )
 
-    def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
+    def preview(self, row: ProviderSpec) -> tuple[str, dict[str, Any]]:
         """See _Call."""
         return "sent", {
             "addresses": [shown(a, self.guard.texts) for a in self.addresses],
@@ -451,7 +451,7 @@ class RemoteCall(_Sent):
     def __repr__(self) -> str:
         return f"RemoteCall({shown(self.url, self.guard.texts)}, headers={list(self.headers)})"
 
-    def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
+    def preview(self, row: ProviderSpec) -> tuple[str, dict[str, Any]]:
         """See _Call."""
         parts = [{"text": self.turn.retold}, *self.files]
         return "sent", {"card": shown(self.url, self.guard.texts), "parts": _shortened(parts)}
@@ -472,11 +472,11 @@ class LocalCall(_Call):
         """What one server serves."""
         return self.file, self.context
 
-    def preview(self, row: Provider) -> tuple[str, dict[str, Any]]:
+    def preview(self, row: ProviderSpec) -> tuple[str, dict[str, Any]]:
         """See _Call."""
         return "sent", {"model": self.file, "n_ctx": self.context, "body": _shortened(self.http.body)}
 
-    def told(self, row: Provider, key: Secret | None, address: str) -> str:
+    def told(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
         """See _Call."""
         return f"Sent to {self.file} on this machine."
 
@@ -598,7 +598,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Provider(Endpoint):
+class ProviderSpec(Endpoint):
     """One row of providers.toml: an endpoint, under which names it is known, and whose keys it may use.
 
     base_url_env names the variables that may hold the address, timeout_env those that hold seconds; prefixes

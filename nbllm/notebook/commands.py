@@ -14,7 +14,7 @@ from typing import Any
 
 from ..client.catalog import list_models, ping
 from ..client.unloading import unloaded
-from ..core.calls import Provider
+from ..core.calls import ProviderSpec
 from ..core.codec import to_json
 from ..core.errors import ConfigError, after_answer
 from ..core.events import Response
@@ -128,7 +128,7 @@ def _key(session: Session, rest: str) -> Any:
     )
 
 
-def _key_set(session: Session, row: Provider) -> str:
+def _key_set(session: Session, row: ProviderSpec) -> str:
     registry, label = session.client.registry, row.label or row.name
     ring = registry.stores.keyring() is not None
     typed = session.hidden(
@@ -143,7 +143,7 @@ def _key_set(session: Session, row: Provider) -> str:
     return f"{label}: the key is kept for this session; `pip install keyring` would keep it for good."
 
 
-def _key_unset(session: Session, row: Provider) -> str:
+def _key_unset(session: Session, row: ProviderSpec) -> str:
     registry, label = session.client.registry, row.label or row.name
     places = [
         *(["of this session"] if keys.forget(row.name, registry.stores) else []),
@@ -156,7 +156,7 @@ def _key_unset(session: Session, row: Provider) -> str:
     )
 
 
-def _key_where(session: Session, row: Provider) -> str:
+def _key_where(session: Session, row: ProviderSpec) -> str:
     registry = session.client.registry
     used = registry.own_key(row)
     first = (
@@ -172,7 +172,7 @@ def _key_where(session: Session, row: Provider) -> str:
     )
 
 
-def _key_allow(session: Session, row: Provider) -> str:
+def _key_allow(session: Session, row: ProviderSpec) -> str:
     """Consent, in the person's own file, to what a project's row would use."""
     registry = session.client.registry
     if not row.held:
@@ -184,7 +184,7 @@ def _key_allow(session: Session, row: Provider) -> str:
     )
 
 
-def _key_login(session: Session, row: Provider) -> str:
+def _key_login(session: Session, row: ProviderSpec) -> str:
     from ..routing.oauth import login
 
     registry = session.client.registry
@@ -199,7 +199,7 @@ def _key_login(session: Session, row: Provider) -> str:
     )
 
 
-def _key_logout(session: Session, row: Provider) -> str:
+def _key_logout(session: Session, row: ProviderSpec) -> str:
     from ..routing.oauth import logout
 
     registry = session.client.registry
@@ -207,7 +207,7 @@ def _key_logout(session: Session, row: Provider) -> str:
     return f"{row.label or row.name}: " + ("the login was removed." if there else "you were not logged in.")
 
 
-_KEY_WORDS: dict[str, Callable[[Session, Provider], str]] = {
+_KEY_WORDS: dict[str, Callable[[Session, ProviderSpec], str]] = {
     "set": _key_set,
     "unset": _key_unset,
     "forget": _key_unset,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..client.client import Client
     from ..client.policy import Timeouts
     from ..client.stream import Stream
-    from ..core.calls import Provider, Secret
+    from ..core.calls import ProviderSpec, Secret
     from ..core.events import Response
     from ..core.messages import Message
     from ..core.options import CallSpec
@@ -350,14 +350,14 @@ class Session:
         self.touch()
         KernelPort(self.shell).publish(data)
 
-    def provider(self, name: str) -> Provider:
+    def provider(self, name: str) -> ProviderSpec:
         """The row called `name`. Raises ConfigError with the nearest one."""
         row = self.client.registry.row(name.strip())
         if row is None:
             raise self.client.registry.unknown_provider(name.strip())
         return row
 
-    def hidden(self, question: str, row: Provider) -> str:
+    def hidden(self, question: str, row: ProviderSpec) -> str:
         """A key typed without being shown. Raises ConfigError where nobody can answer, or nothing was
         typed."""
         from getpass import getpass

@@ -8,7 +8,7 @@ with its file and line, and everything else stays in force.
 Trust. A row that moves to another host loses the key variables, the address variables and the stored keys of
 the row it replaces, whoever moves it: they were meant for the old host. A project's file comes with a
 repository that somebody else may have written. It may do this freely, and all else waits for the user's
-consent (`Provider.held`):
+consent (`ProviderSpec.held`):
 
 - describe a provider under a new name, with an address and what goes into its requests. What it would spend
   of the user's waits: variables (as a key, in ${...} anywhere, for a command), OpenCode's keys, a login; so
@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..agents import remote_protocol
-from ..core.calls import Dialect, Provider, origin, same_host
+from ..core.calls import Dialect, ProviderSpec, origin, same_host
 from ..core.errors import ConfigError
 from ..core.options import LEDGERS, OPTIONS
 from .config_files import Places, nearest_pyproject, user_file
@@ -102,7 +102,7 @@ class Settings:
     """What configuration says. problems: what is wrong in it; dialects: nbllm's own and those of installed
     packages; defaults: of cells; tools: HTTP endpoints that models may use; ledger: where calls are noted."""
 
-    rows: dict[str, Provider] = field(default_factory=dict)
+    rows: dict[str, ProviderSpec] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     dialects: dict[str, Dialect] = field(default_factory=lambda: dict(DIALECTS), repr=False)
@@ -270,7 +270,7 @@ def _bring(config: Config, layer: Layer) -> None:
             config.problems.append(Problem(layer.where, None, f"{error.message} {error.hint}".strip()))
 
 
-def _brought(config: Config, layer: Layer, name: str, table: Any) -> Provider:
+def _brought(config: Config, layer: Layer, name: str, table: Any) -> ProviderSpec:
     """A row of an installed package. Raises ConfigError."""
     full = f"{PLUGIN}{name}"
     if set("/:") & set(name):
@@ -367,7 +367,7 @@ def _apply(config: Config, layer: Layer) -> None:
     _words(config, layer)
 
 
-def _written(config: Config, layer: Layer, name: str, table: Any) -> Provider:
+def _written(config: Config, layer: Layer, name: str, table: Any) -> ProviderSpec:
     """A row of a file, or what it changes of one. Raises ConfigError."""
     if name.startswith(PLUGIN) and name not in config.rows:
         raise ConfigError(f"no installed package brings {name!r}.", hint="Expected another name.")
@@ -483,12 +483,12 @@ def _wrong_alias(name: str, model: Any, config: Config, layer: Layer, below: Con
     return ""
 
 
-def leads_to(name: str, rows: Mapping[str, Provider], aliases: Mapping[str, str]) -> Provider | None:
+def leads_to(name: str, rows: Mapping[str, ProviderSpec], aliases: Mapping[str, str]) -> ProviderSpec | None:
     """The row that a name leads to in the end, through aliases; None for none."""
     return known(meant(name, aliases, rows), rows)
 
 
-def meant(name: str, aliases: Mapping[str, str], rows: Mapping[str, Provider]) -> str:
+def meant(name: str, aliases: Mapping[str, str], rows: Mapping[str, ProviderSpec]) -> str:
     """What an alias stands for in the end; an alias may lead to another. An explicit name is none."""
     seen: set[str] = set()
     while name in aliases and name not in seen and plain(name, rows) == name:
@@ -497,7 +497,7 @@ def meant(name: str, aliases: Mapping[str, str], rows: Mapping[str, Provider]) -
     return name
 
 
-def plain(name: str, rows: Mapping[str, Provider]) -> str:
+def plain(name: str, rows: Mapping[str, ProviderSpec]) -> str:
     """A full name without the `api/` that says explicitly that a provider's address answers; as it is where
     no provider of that kind follows."""
     first, _, rest = name.partition("/")
@@ -505,12 +505,12 @@ def plain(name: str, rows: Mapping[str, Provider]) -> str:
     return name if row is None or row.command else rest
 
 
-def known(name: str, rows: Mapping[str, Provider]) -> Provider | None:
+def known(name: str, rows: Mapping[str, ProviderSpec]) -> ProviderSpec | None:
     """The row that a model's full name leads to, in its explicit form too."""
     return found(plain(name, rows), rows)
 
 
-def found(name: str, rows: Mapping[str, Provider]) -> Provider | None:
+def found(name: str, rows: Mapping[str, ProviderSpec]) -> ProviderSpec | None:
     """The row of a plain name: by what stands before the first / or :, by itself, or by a row's patterns.
     name:tag is a local server's model, which no pattern means."""
     cut = len(head(name))
@@ -527,7 +527,7 @@ def head(name: str) -> str:
     return name[: min((i for i in (name.find("/"), name.find(":")) if i > 0), default=0)]
 
 
-def named(word: str, rows: Mapping[str, Provider]) -> Provider | None:
+def named(word: str, rows: Mapping[str, ProviderSpec]) -> ProviderSpec | None:
     """The row with this name or prefix, None where there is none."""
     word = word.lower()
     return rows.get(word) or next((r for r in rows.values() if word in r.prefixes), None)
@@ -536,7 +536,7 @@ def named(word: str, rows: Mapping[str, Provider]) -> Provider | None:
 # --- trust --------------------------------------------------------------------------------------------------
 
 
-def _held(row: Provider, table: Mapping[str, Any], below: Config) -> tuple[str, ...]:
+def _held(row: ProviderSpec, table: Mapping[str, Any], below: Config) -> tuple[str, ...]:
     """What of a project's row waits for the user's consent: variables by name, `NAME` for a known name that
     moves to another host, `NAME: entry = value` for what else may change where or how it is asked."""
     same = below.rows.get(row.name)
@@ -562,7 +562,7 @@ def _held(row: Provider, table: Mapping[str, Any], below: Config) -> tuple[str, 
     return tuple(sorted(waits - below.allowed.get(origin(row.base_url), set())))
 
 
-def _own_key(row: Provider) -> str:
+def _own_key(row: ProviderSpec) -> str:
     return re.sub(r"\W", "_", row.name).upper() + "_API_KEY"
 
 
@@ -575,7 +575,7 @@ def _value(value: Any) -> str:
     )
 
 
-def _asks(entry: str, row: Provider, same: Provider | None, below: Config) -> bool:
+def _asks(entry: str, row: ProviderSpec, same: ProviderSpec | None, below: Config) -> bool:
     """Whether an entry of a project's row may lead prompts or secrets elsewhere, or runs something. What
     names variables waits by their names, not here."""
     if same is None:
@@ -597,7 +597,7 @@ def _asks(entry: str, row: Provider, same: Provider | None, below: Config) -> bo
     return entry not in _FREE | {"key_env", "base_url_env", "passes", "opencode"}
 
 
-def _takes(entry: str, row: Provider, before: tuple[str, ...], below: Config) -> bool:
+def _takes(entry: str, row: ProviderSpec, before: tuple[str, ...], below: Config) -> bool:
     """Whether names that work today lead elsewhere with the row's prefixes or patterns, which were
     `before`."""
     if entry == "prefixes":
@@ -611,7 +611,7 @@ def _takes(entry: str, row: Provider, before: tuple[str, ...], below: Config) ->
     )
 
 
-def _known_word(word: str, row: Provider, below: Config) -> bool:
+def _known_word(word: str, row: ProviderSpec, below: Config) -> bool:
     """Whether names that begin with a word lead to another row today."""
     today = [known(name, below.rows) for name in (word, f"{word}/x", f"api/{word}/x")]
     return any(

@@ -8,8 +8,8 @@ to kernels, so it is none of them.
 A key goes to its own address only: what is found is a Secret with its origin, and wire.Guard compares that
 with the address that is really sent. In the keyring a key lies under its origin (https://api.openai.com), so
 no other row finds it there; OpenCode's keys belong to the address that nbllm's own row has; a variable that a
-project's file names waits for the user's consent (`Provider.held`). A key in `.env` may have come with the
-folder (`Secret.beside`): `auto` prefers all others.
+project's file names waits for the user's consent (`ProviderSpec.held`). A key in `.env` may have come
+with the folder (`Secret.beside`): `auto` prefers all others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.calls import Provider, Secret, origin, same_host
+from ..core.calls import ProviderSpec, Secret, origin, same_host
 from ..core.errors import AuthenticationError, ConfigError
 from .files import read_small
 from .key_stores import SERVICE, Stores, read_dotenv
@@ -63,17 +63,17 @@ def forget(provider: str, stores: Stores) -> bool:
 # --- the sources --------------------------------------------------------------------------------------------
 
 
-def _names(row: Provider) -> Iterator[str]:
+def _names(row: ProviderSpec) -> Iterator[str]:
     return (name for name in row.key_env if name not in row.held)
 
 
-def _environment(row: Provider, address: str, stores: Stores) -> Secret | None:
+def _environment(row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
     return next(
         (Secret(stores.env[n].strip(), n) for n in _names(row) if stores.env.get(n, "").strip()), None
     )
 
 
-def _dotenv(row: Provider, address: str, stores: Stores) -> Secret | None:
+def _dotenv(row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
     for folder in stores.folders() if row.key_env else ():
         path = folder / ".env"
         values = stores.dotenv(path)
@@ -83,7 +83,7 @@ def _dotenv(row: Provider, address: str, stores: Stores) -> Secret | None:
     return None
 
 
-def _ring(row: Provider, address: str, stores: Stores) -> Secret | None:
+def _ring(row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
     ring = stores.keyring()
     if ring is None or (row.local and not row.key_env) or row.unapproved:
         return None
@@ -91,7 +91,7 @@ def _ring(row: Provider, address: str, stores: Stores) -> Secret | None:
     return Secret(found, "the keyring") if found else None
 
 
-def _secrets(row: Provider, address: str, stores: Stores) -> Secret | None:
+def _secrets(row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
     for name in _names(row) if stores.colab else ():
         found = stores.slowly("colab", name, lambda name=name: stores.colab(name)).strip()  # type: ignore[misc]
         if found:
@@ -99,7 +99,7 @@ def _secrets(row: Provider, address: str, stores: Stores) -> Secret | None:
     return None
 
 
-def _opencode(row: Provider, address: str, stores: Stores) -> Secret | None:
+def _opencode(row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
     """An api key, or an access token that has not expired (`expires` is in milliseconds, 0 for never)."""
     if not row.opencode or stores.auth is None or not row.shipped or origin(address) != row.shipped:
         return None
@@ -115,7 +115,7 @@ def _opencode(row: Provider, address: str, stores: Stores) -> Secret | None:
     return Secret(token, "OpenCode's auth.json (a login)") if fresh else None
 
 
-def _login(row: Provider, address: str, stores: Stores) -> Secret | None:
+def _login(row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
     """The token of a login, renewed where it has ended. Raises AuthenticationError where it cannot be."""
     if row.oauth is None or row.dialect not in _BEARERS or row.unapproved:
         return None
@@ -129,7 +129,7 @@ class Source(msgspec.Struct, frozen=True):
     typing."""
 
     name: str
-    look: Callable[[Provider, str, Stores], Secret | None]
+    look: Callable[[ProviderSpec, str, Stores], Secret | None]
     slow: bool = False
 
 
@@ -144,7 +144,7 @@ SOURCES = (
 
 
 def find(
-    row: Provider,
+    row: ProviderSpec,
     stores: Stores,
     explicit: str | Secret | None = None,
     *,
@@ -190,7 +190,7 @@ _PLACEHOLDER = re.compile(
 _PLAIN = re.compile(r"(?!bearer|your|my|insert|enter)[a-z0-9_-]+", re.IGNORECASE | re.ASCII)
 
 
-def _usable(key: Secret, row: Provider, address: str) -> tuple[Secret | None, ConfigError | None]:
+def _usable(key: Secret, row: ProviderSpec, address: str) -> tuple[Secret | None, ConfigError | None]:
     """(a key without what was copied with it: blanks, quotes, "Bearer "; None where nothing is left; what is
     wrong with one that cannot be a key)."""
     text = key.reveal()
@@ -223,19 +223,19 @@ def _named(character: str) -> str:
     return f"U+{ord(character):04X} ({unicodedata.name(character, 'a control character').lower()})"
 
 
-def _typed(row: Provider, address: str, stores: Stores) -> Secret | None:
+def _typed(row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
     key = stores.typed.get(row.name)
     return key if key and key.origin in ("", origin(address)) else None
 
 
-def where(row: Provider, stores: Stores, address: str) -> list[tuple[str, str | None]]:
+def where(row: ProviderSpec, stores: Stores, address: str) -> list[tuple[str, str | None]]:
     """Each source by name, with the masked key it holds for `row`, None for none."""
     typed = _typed(row, address, stores)
     found = [(s.name, _looked(s, row, address, stores)) for s in SOURCES]
     return [(name, key.masked if key else None) for name, key in (("this session", typed), *found)]
 
 
-def _looked(source: Source, row: Provider, address: str, stores: Stores) -> Secret | None:
+def _looked(source: Source, row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
     try:
         return source.look(row, address, stores)
     except AuthenticationError:  # a login that has ended holds none

@@ -23,7 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from ..core.calls import OAuth, Provider, Secret
+from ..core.calls import OAuth, ProviderSpec, Secret
 from ..core.errors import AuthenticationError, ConfigError, ProtocolError
 from ..dialects._json import label, load_json, obj
 from .key_stores import SERVICE, Stores
@@ -95,7 +95,7 @@ class Token:
 
 
 def login(
-    row: Provider, place: str, stores: Stores, tell: Callable[[str], None], *, patience: float = _PATIENCE
+    row: ProviderSpec, place: str, stores: Stores, tell: Callable[[str], None], *, patience: float = _PATIENCE
 ) -> bool:
     """Logs in to `row`, whose keys are kept for `place`; `tell` says what the person has to do, and
     `patience` is how many seconds they get. True where the token is kept for
@@ -112,7 +112,7 @@ def logout(place: str, stores: Stores) -> bool:
     return stores.forget(_SERVICE, place) or there
 
 
-def _declared(row: Provider) -> OAuth:
+def _declared(row: ProviderSpec) -> OAuth:
     if row.oauth is None:
         raise ConfigError(
             f"{row.label or row.name} has no login.", hint=f"It takes a key: %llm key set {row.name}."
@@ -275,7 +275,7 @@ class Listener:
 # --- renewing -----------------------------------------------------------------------------------------------
 
 
-def access(row: Provider, place: str, stores: Stores) -> Secret | None:
+def access(row: ProviderSpec, place: str, stores: Stores) -> Secret | None:
     """The token to send to `place`, renewed where it has ended; None where nobody logged in.
 
     Raises AuthenticationError where it cannot be renewed, with what to do.
@@ -290,7 +290,7 @@ def access(row: Provider, place: str, stores: Stores) -> Secret | None:
     return token.access if token else None
 
 
-def _renewed(row: Provider, token: Token, place: str, stores: Stores) -> Token:
+def _renewed(row: ProviderSpec, token: Token, place: str, stores: Stores) -> Token:
     way = _declared(row)
     try:
         if token.refresh is None:
@@ -321,7 +321,7 @@ def _renewed(row: Provider, token: Token, place: str, stores: Stores) -> Token:
     return fresh
 
 
-def _known(row: Provider, place: str, stores: Stores) -> Token | None:
+def _known(row: ProviderSpec, place: str, stores: Stores) -> Token | None:
     """The token that is kept, where it came from the place that the row names today."""
     text = stores.seen.get(("login", place), "")
     if not text:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from ..core.calls import ModelFacts, Provider
+from ..core.calls import ModelFacts, ProviderSpec
 from ..core.events import Usage
 
 _TICKS = (
@@ -25,14 +25,16 @@ _BATCH = {
 }  # in the price data; where it has no such variant, it would say the usual price
 
 
-def cost(usage: Usage | None, model: str, provider: Provider | str, *, batch: bool = False) -> float | None:
+def cost(
+    usage: Usage | None, model: str, provider: ProviderSpec | str, *, batch: bool = False
+) -> float | None:
     """US dollars for `usage` of `model`: by the person's own prices, else what the provider says it charged,
     else by the price data. None where none of them knows, or where the answer ended before all of it was
     counted, or what they say is no amount. provider: a row, or its name in the price data. batch: the answer
     came in a batch; the person's own prices are those of calls, and a batch's is not guessed from them."""
     if usage is None or usage.output_tokens is None:
         return None
-    row = provider if isinstance(provider, Provider) else Provider("", "", "", price=provider)
+    row = provider if isinstance(provider, ProviderSpec) else ProviderSpec("", "", "", price=provider)
     try:
         found = _cost(usage, model, row, batch)
     except Exception:  # noqa: BLE001 - the answer is paid for: no odd count and no odd price may lose it
@@ -40,7 +42,7 @@ def cost(usage: Usage | None, model: str, provider: Provider | str, *, batch: bo
     return found if found is not None and math.isfinite(found) else None
 
 
-def _cost(usage: Usage, model: str, row: Provider, batch: bool) -> float | None:
+def _cost(usage: Usage, model: str, row: ProviderSpec, batch: bool) -> float | None:
     own, said = row.facts.get(model), charged(usage.raw)
     if own is not None and (own.input is not None or own.output is not None):
         return said if batch else by_facts(usage, own)
@@ -123,7 +125,7 @@ def _is_known(_as_of: Any, model: str, price_provider: str) -> bool:
     return True
 
 
-def facts(model: str, row: Provider) -> ModelFacts:
+def facts(model: str, row: ProviderSpec) -> ModelFacts:
     """What is known of a model: the person's own facts, each missing one from the price data. Prices in US
     dollars for a million tokens, the lowest tier's where there are tiers."""
     own, data = row.facts.get(model, ModelFacts()), _data(model, row.price)

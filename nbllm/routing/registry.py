@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 
 from ..agents.model_files import newest, path_of
 from ..core.addresses import holds_more, ip
-from ..core.calls import Hidden, Provider, Quirks, Secret, shown
+from ..core.calls import Hidden, ProviderSpec, Quirks, Secret, shown
 from ..core.errors import AuthenticationError, ConfigError
 from ..dialects._limits import seconds
 from . import config, keys
@@ -61,7 +61,7 @@ class Route:
     this one fails. file: the model file that was found in the provider's folders."""
 
     asked: str
-    provider: Provider
+    provider: ProviderSpec
     model: str
     why: str = ""
     by: str = "auto"  # who chose it, where there is a reason
@@ -107,7 +107,7 @@ class Routes:
     """What names led to, for as long as rows, aliases and the variables that were looked at stay as they
     were: a table asks one name thousands of times."""
 
-    rows: dict[str, Provider] = field(default_factory=dict)
+    rows: dict[str, ProviderSpec] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     known: dict[Any, tuple[dict[str, str | None], Route]] = field(default_factory=dict)
 
@@ -192,7 +192,7 @@ class Registry(config.Settings):
         provider, model = self._split(full)
         if provider is None and base_url is not None:
             provider, model = (
-                Provider("custom", dialect or "openai_chat", base_url, label=_host(base_url), local=True),
+                ProviderSpec("custom", dialect or "openai_chat", base_url, label=_host(base_url), local=True),
                 full,
             )
         if provider is None:
@@ -214,7 +214,7 @@ class Registry(config.Settings):
         for problem in self.problems if not told else ():
             warnings.warn(f"nbllm ignores a part of its configuration: {problem}", stacklevel=4)
 
-    def register(self, name: str, table: Mapping[str, Any]) -> Provider:
+    def register(self, name: str, table: Mapping[str, Any]) -> ProviderSpec:
         """Adds a row, or changes the entries of one, above all files. Raises ConfigError for what is wrong in
         the table."""
         row = provider_row(name, table, self.rows.get(name), "register_provider", self.dialects)
@@ -223,7 +223,7 @@ class Registry(config.Settings):
         self.rows[name] = row
         return row
 
-    def _split(self, name: str) -> tuple[Provider | None, str]:
+    def _split(self, name: str) -> tuple[ProviderSpec | None, str]:
         """(row, model) of a full name; (None, "") where no row knows it. Raises ConfigError for a command in
         an address's explicit form."""
         name = config.plain(name, self.rows)
@@ -245,7 +245,7 @@ class Registry(config.Settings):
                 hint=f"Name it {rest}.",
             )
 
-    def row(self, word: str) -> Provider | None:
+    def row(self, word: str) -> ProviderSpec | None:
         """The row with this name or prefix, None where there is none."""
         return config.named(word, self.rows)
 
@@ -283,7 +283,7 @@ class Registry(config.Settings):
                 raise
             return replace(route, provider=placed, problem=error.with_traceback(None))
 
-    def _placed(self, row: Provider, base_url: str | None, dialect: str | None) -> Provider:
+    def _placed(self, row: ProviderSpec, base_url: str | None, dialect: str | None) -> ProviderSpec:
         """The row at the address in force. A server of the user's own may want no key; if it does, its 401
         says so."""
         own = self.address(row)
@@ -300,7 +300,7 @@ class Registry(config.Settings):
             values=Hidden((*self._values(row), *query.values())),
         )
 
-    def _ready(self, row: Provider, model: str) -> Provider:
+    def _ready(self, row: ProviderSpec, model: str) -> ProviderSpec:
         """The row with its variables and the model's name filled in. Raises ConfigError where it cannot be
         asked."""
         name = row.label or row.name
@@ -343,7 +343,7 @@ class Registry(config.Settings):
             query=query,
         )
 
-    def placed(self, row: Provider) -> Provider:
+    def placed(self, row: ProviderSpec) -> ProviderSpec:
         """The row with the folders of model files that are in force, none where they wait for consent."""
         other = self.env.get("NBLLM_MODELS", "").strip() if row.folders else ""
         found = other.split(os.pathsep) if other else (filled(f, self.env)[0] for f in row.folders)
@@ -352,7 +352,7 @@ class Registry(config.Settings):
         paths = (os.path.abspath(os.path.expanduser(f)) for f in found if f and "${" not in f)
         return replace(row, folders=tuple(paths))
 
-    def _values(self, row: Provider) -> Hidden:
+    def _values(self, row: ProviderSpec) -> Hidden:
         """What the row's texts hold that is nobody's business: the values of variables, and what stands in
         headers and query as it is. Of an address that is a variable, what follows the host."""
         own = [v for v in (*row.headers.values(), *row.query.values()) if "${" not in v]
@@ -370,7 +370,7 @@ class Registry(config.Settings):
             )
         )
 
-    def address(self, row: Provider) -> str:
+    def address(self, row: ProviderSpec) -> str:
         """The address in force: the first of the row's variables that is set, else the row's own. Variables
         in it that are not set stay as they are written."""
         names = (v for v in row.base_url_env if v not in row.held)
@@ -382,7 +382,7 @@ class Registry(config.Settings):
         lacks = known and "/" not in url.partition("//")[2]  # such a server is known to answer below a path
         return url + urlsplit(row.base_url).path if lacks else url
 
-    def patience(self, row: Provider) -> float | None:
+    def patience(self, row: ProviderSpec) -> float | None:
         """Seconds to wait for a token, as a variable of the row says; None where none does. Raises
         ConfigError for one that is no number of seconds."""
         for name in row.timeout_env:
@@ -395,7 +395,7 @@ class Registry(config.Settings):
                 return found
         return None
 
-    def shown(self, row: Provider) -> str:
+    def shown(self, row: ProviderSpec) -> str:
         """The address in force as people may see it."""
         return shown(self.address(row), self._values(row))
 
@@ -410,7 +410,7 @@ class Registry(config.Settings):
                 f"The simulator does not speak {bare!r}.",
                 hint=f"It answers as {', '.join(f'sim/{n}' for n in SIMULATED)}.",
             )
-        row = Provider(
+        row = ProviderSpec(
             f"sim/{bare or 'openai'}",
             dialect,
             self._sim_url(dialect),
@@ -489,7 +489,7 @@ class Registry(config.Settings):
             hint=f"Did you mean {near[0]}?" if near else f"There are {', '.join(self.rows)}.",
         )
 
-    def own_key(self, row: Provider, *, quick: bool = False) -> Secret | None:
+    def own_key(self, row: ProviderSpec, *, quick: bool = False) -> Secret | None:
         """The key that a row finds by itself, none where a login has ended; `quick` asks no place that may be
         slow, or ask the person."""
         try:
@@ -510,7 +510,7 @@ class Registry(config.Settings):
             return None
         return keys.find(own, self.stores, address=row.base_url)
 
-    def allow(self, row: Provider, path: Path | None = None) -> tuple[str, ...]:
+    def allow(self, row: ProviderSpec, path: Path | None = None) -> tuple[str, ...]:
         """Lets a project's row use what it waits for, now and in the person's file. Raises ConfigError where
         that cannot be edited."""
         path, place = path or user_file(), keys.origin(row.base_url)
@@ -523,17 +523,17 @@ class Registry(config.Settings):
         self.rows[row.name] = replace(row, held=())
         return row.held
 
-    def where(self, row: Provider) -> list[tuple[str, str | None]]:
+    def where(self, row: ProviderSpec) -> list[tuple[str, str | None]]:
         """Each place that may hold the row's key, with the masked key it holds, None for none."""
         return keys.where(row, self.stores, self.address(row))
 
 
-def _texts(row: Provider) -> tuple[str, ...]:
+def _texts(row: ProviderSpec) -> tuple[str, ...]:
     """What of a row may hold variables."""
     return (row.base_url, *row.headers.values(), *row.query.values())
 
 
-def _without_its_own(row: Provider) -> Provider:
+def _without_its_own(row: ProviderSpec) -> ProviderSpec:
     """The row for an address that is given by hand: its headers and query belong to its own, all but what
     stands in it for variables that are not set."""
     defaults = {k: filled(v, {}) for k, v in row.query.items() if "${" in v}
@@ -546,7 +546,7 @@ def _host(url: str) -> str:
     return url.partition("://")[2].partition("/")[0].rpartition("@")[2] or shown(url)
 
 
-def _as_url(address: str, row: Provider) -> str:
+def _as_url(address: str, row: ProviderSpec) -> str:
     """OLLAMA_HOST may lack scheme or port, and 0.0.0.0 is a place to listen, not one to call."""
     scheme, _, rest = address.rpartition("://")
     host, _, path = rest.partition("/")

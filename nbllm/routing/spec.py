@@ -1,4 +1,4 @@
-"""One provider's table in TOML, read into a Provider entry by entry; what is wrong is named with what was
+"""One provider's table in TOML, read into a ProviderSpec entry by entry; what is wrong is named with what was
 expected."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ..agents.remote_protocol import AGENT
-from ..core.calls import SECRET_HEADERS, ModelFacts, OAuth, Provider, Quirks, origin, same_host
+from ..core.calls import SECRET_HEADERS, ModelFacts, OAuth, ProviderSpec, Quirks, origin, same_host
 from ..core.errors import ConfigError, did_you_mean
 from ..dialects._limits import WINDOWS
 from ..dialects.batches import FORMATS
@@ -174,11 +174,11 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 def provider_row(
     name: str,
     table: Any,
-    below: Provider | None = None,
+    below: ProviderSpec | None = None,
     source: str = "here",
     dialects: Iterable[str] = DIALECTS,
-) -> Provider:
-    """The Provider that a table describes, entry by entry over the row `below`, if there is one: where it
+) -> ProviderSpec:
+    """The ProviderSpec that a table describes, entry by entry over the row `below`, if there is one: where it
     moves to another host, that row's variables, headers and stored keys stay behind. Raises ConfigError for
     what is wrong, EntryError where it is one entry."""
     if not _NAME.fullmatch(name):
@@ -237,7 +237,7 @@ def provider_row(
             passes=(),
             shipped="",
         )
-    old = below or Provider(name, "openai_chat", given["base_url"], models="/models")
+    old = below or ProviderSpec(name, "openai_chat", given["base_url"], models="/models")
     shipped = (
         origin(given["base_url"])
         if source == BUILT_IN
@@ -272,7 +272,7 @@ def _read(name: str, entry: str, value: Any) -> Any:
         ) from None
 
 
-def spent(row: Provider) -> set[str]:
+def spent(row: ProviderSpec) -> set[str]:
     """The environment variables that a row would send or go by."""
     values = {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("held", "source", "facts")}
     return {*row.key_env, *row.base_url_env, *row.passes, *(m[1] for m in _VARIABLE.finditer(str(values)))}

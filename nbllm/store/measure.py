@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import Any
 
 from ..core import errors
-from ..core.calls import Provider, Trace
+from ..core.calls import ProviderSpec, Trace
 from ..core.events import Finished, Response, Usage, UsageReport
 from ..core.messages import Request
 from ..core.options import keywords
@@ -87,7 +87,7 @@ class Call:
     tokenizer."""
 
     request: Request
-    provider: Provider
+    provider: ProviderSpec
     model: str
     simulated: bool = False
     epoch: float = 0.0
@@ -104,7 +104,7 @@ def rows(stream: Recorded, call: Call, extra: Mapping[str, Any] | None = None) -
     return out
 
 
-def failed(error: BaseException, provider: Provider, model: str, extra: Mapping[str, Any]) -> Row:
+def failed(error: BaseException, provider: ProviderSpec, model: str, extra: Mapping[str, Any]) -> Row:
     """The row of a request that came to nothing before it was sent, or whose answer could not be measured."""
     return {**_asked(provider, model), **_failure(errors.as_ours(error), None), "quality": "bounded", **extra}
 
@@ -116,7 +116,7 @@ def started(call: Call, extra: Mapping[str, Any]) -> Row:
     return {**_asked(call.provider, call.model), **about, **ended, **extra}
 
 
-def _asked(provider: Provider, model: str) -> Row:
+def _asked(provider: ProviderSpec, model: str) -> Row:
     transport = "cli" if provider.command else "h1"
     return {"attempt": 1, "provider": provider.name, "model": model, "transport": transport}
 
