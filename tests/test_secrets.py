@@ -342,9 +342,9 @@ def test_reprs_without_a_guard_show_no_values(entry):
         {"model": KEY},
     )
     assert hidden(f"{row!r} {call!r} {row.shown}")
-    assert "Provider(name='a'" in repr(row)
+    assert "ProviderSpec(name='a'" in repr(row)
     assert repr(provider_row("b", {"base_url": "https://h"})).startswith(
-        "Provider(name='b', dialect='openai_chat', base_url='https://h'"
+        "ProviderSpec(name='b', dialect='openai_chat', base_url='https://h'"
     )
     assert Request("m", (Message("user", "x"),)) is not None
 
