@@ -359,7 +359,7 @@ def dialects_named(path: Path) -> set[str]:
         n
         for n in nodes(path)
         if isinstance(n, ast.Compare)
-        and any(isinstance(w, ast.Attribute) and w.attr == "dialect" for w in ast.walk(n))
+        and any(isinstance(w, ast.Attribute) and w.attr in ("dialect", "batch") for w in ast.walk(n))
     ]
     told = {w.value for n in compared for w in ast.walk(n) if isinstance(w, ast.Constant)}
     texts = {n.value for n in nodes(path) if isinstance(n, ast.Constant) and isinstance(n.value, str)}

@@ -81,7 +81,7 @@ class BatchServer:
 
     def create(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
         """A new batch of lines; names: what it is found by again, where the provider keeps that."""
-        return _CREATE[self.row.batch](self, lines, names)
+        return _CREATE[self.format.made](self, lines, names)
 
     def _single(self) -> Any:
         """A call that is no batch."""
@@ -95,7 +95,7 @@ class BatchServer:
         """Of lines that stand in the call: Anthropic's, and OpenRouter's, which wants to read first what all
         of them have in common."""
         head = b""
-        if self.row.batch == "openrouter":
+        if self.format.made == "described":
             head = dumps({"endpoint": self._endpoint(), "model": self.route.model}).encode()[1:-1] + b","
         content = b"{" + head + b'"requests":[' + ",".join(lines).encode() + b"]}"
         return state(self._ask(self.format.path, content))
@@ -105,12 +105,12 @@ class BatchServer:
         kept = {"metadata": dict(names)} if self.format.known_by == "metadata" else {}
         return state(self._ask(self.format.path, {**body, "completion_window": "24h", **kept}))
 
-    def _mistral(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
+    def _job(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
         body = {"input_files": [self._upload(lines, names)], "model": self.route.model}
         more = {"endpoint": self._endpoint(), "metadata": dict(names), "timeout_hours": 24}
         return state(self._ask(self.format.path, {**body, **more}))
 
-    def _gemini(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
+    def _resumable(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
         data, called = "\n".join(lines).encode(), {"file": {"display_name": _called(names)}}
         head = {
             "x-goog-upload-protocol": "resumable",
@@ -243,7 +243,7 @@ class BatchServer:
 
     def _content(self, name: str) -> HttpCall:
         """What reads a file of results."""
-        if self.row.batch == "gemini":
+        if self.format.made == "resumable":
             return self._beside("download", f"/{name}:download?alt=media")
         return self._call(f"/files/{name}/content")
 
@@ -300,10 +300,11 @@ class BatchServer:
 
 
 _CREATE: Mapping[str, Callable[[BatchServer, Sequence[str], Mapping[str, str]], BatchState]] = {
-    **dict.fromkeys(("openai", "groq", "together"), BatchServer._file),
-    **dict.fromkeys(("anthropic", "openrouter"), BatchServer._requests),
-    "gemini": BatchServer._gemini,
-    "mistral": BatchServer._mistral,
+    "file": BatchServer._file,
+    "requests": BatchServer._requests,
+    "described": BatchServer._requests,
+    "resumable": BatchServer._resumable,
+    "job": BatchServer._job,
 }
 
 

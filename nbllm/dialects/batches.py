@@ -37,16 +37,18 @@ _SHOWN = 5  # strange ids that are told
 
 
 class BatchFormat(msgspec.Struct, frozen=True):
-    """How one provider writes its batches. requests and bytes: the most of one batch. id and body: the names
-    in a line of the request; addressed: the line names method and path too; left_out: what of a body stands
-    elsewhere. path: where its batches are; files: where a file is uploaded, for a purpose. known_by: what
-    tells a batch of ours in the list: metadata, the name of the batch, that of its file, or its first result.
-    size and page: how the list's pages are asked for; cancel: what follows a batch's address, "" where none
-    can be."""
+    """How one provider writes its batches. requests and bytes: the most of one batch. made: what one is
+    made of (an uploaded file, requests in the call, requests after what all have in common, a file uploaded
+    in Google's resumable way, a job over files). id and body: the names in a line of the request;
+    addressed: the line names method and path too; left_out: what of a body stands elsewhere. path: where
+    its batches are; files: where a file is uploaded, for a purpose. known_by: what tells a batch of ours in
+    the list: metadata, the name of the batch, that of its file, or its first result. size and page: how the
+    list's pages are asked for; cancel: what follows a batch's address, "" where none can be."""
 
     shape: Literal["file", "inline", "job"]
     requests: int
     bytes: int
+    made: Literal["file", "requests", "described", "resumable", "job"] = "file"
     id: str = "custom_id"
     body: str = "body"
     addressed: bool = False
@@ -70,16 +72,20 @@ FORMATS: Mapping[str, BatchFormat] = {
     "anthropic": BatchFormat(
         "inline",
         *(100_000, 256 * _MB),
+        "requests",
         body="params",
         path="/v1/messages/batches",
         known_by="result",
         page="after_id",
     ),
     # It says no limits: the smallest of the others.
-    "openrouter": BatchFormat("inline", 50_000, 100 * _MB, known_by="result", page="cursor", cancel=""),
+    "openrouter": BatchFormat(
+        "inline", 50_000, 100 * _MB, "described", known_by="result", page="cursor", cancel=""
+    ),
     "gemini": BatchFormat(
         "job",
         *(50_000, 2_000 * _MB),
+        "resumable",
         id="key",
         body="request",
         known_by="name",
@@ -90,6 +96,7 @@ FORMATS: Mapping[str, BatchFormat] = {
     "mistral": BatchFormat(
         "job",
         *(100_000, 512 * _MB),
+        "job",
         left_out=_STREAMED | {"model"},
         path="/batch/jobs",
         size="page_size=100",
