@@ -2,21 +2,25 @@
 
     python benchmarks/bad_servers.py [ROUNDS] [MODE ...]
 
-For each mode of `tests/bad_mcp_server.py` an answer uses such a server while another one streams, a chunk
-each 20 ms, and at the same time a process without any server reads a stream alike: its chunks are as late as
-this machine makes them. Told for both are the 99th of a hundred chunks and the latest of all rounds, in
-milliseconds, and the most CPU that one callback on the engine's loop took: no chunk is read meanwhile. The
-first line is the first use in this process, which loads the SDK.
+For each mode of `tests/bad_mcp_server.py` (http/MODE: behind an address) an answer uses such a server while
+another one streams, a chunk each 20 ms, and at the same time a process without any server reads a stream
+alike: its chunks are as late as this machine makes them. Told for both are the 99th of a hundred chunks and
+the latest of all rounds, in milliseconds, and the most CPU that one callback on the engine's loop took: no
+chunk is read meanwhile. The first line is the first use in this process, which loads the SDK.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -82,10 +86,40 @@ def main(rounds: int, modes: list[str]) -> None:
         simulator.kill()
 
 
+def bridge(mode: str) -> None:
+    """The process of a server behind an address: each message goes to one over pipes, and its answer back."""
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, str(BAD), mode], **pipes) as command:
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                text = self.rfile.read(int(self.headers["content-length"]))
+                command.stdin.write(text + b"\n")  # type: ignore[union-attr]
+                command.stdin.flush()  # type: ignore[union-attr]
+                wanted = json.loads(text).get("id")
+                answer = command.stdout.readline() if wanted is not None else b""  # type: ignore[union-attr]
+                self.send_response(202 if wanted is None else 200)
+                self.send_header("content-type", "text/event-stream")
+                self.end_headers()
+                self.wfile.write(b"data: " + answer + b"\n" if answer else b"")
+
+            def log_message(self, *_args: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        print(f"http://127.0.0.1:{server.server_port}/mcp", flush=True)
+        server.serve_forever()
+
+
 def use(client: nbllm.Client, url: str, mode: str, n: int, stream: nbllm.Stream) -> bool:
     """A model uses a server of that mode, at most as long as `stream` lasts; whether it answered."""
-    name = f"{mode.replace('_', '')}{n}"
-    table = {"command": sys.executable, "args": [str(BAD), mode]}
+    name = f"{mode.replace('_', '').replace('/', '')}{n}"
+    table: dict[str, Any] = {"command": sys.executable, "args": [str(BAD), mode]}
+    behind = None
+    if mode.startswith("http/"):
+        words = [sys.executable, __file__, "--bridge", mode[5:]]
+        behind = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        table = {"url": behind.stdout.readline().strip()}  # type: ignore[union-attr]
     client.mcp.add(entry_of(name, table, Source("this session", Path.cwd(), trusted=True), {}))
     where: Any = {"base_url": url, "dialect": "openai_chat", "api_key": "k", "approve": "auto"}
     answer = client.stream("Use it.", model="m@ttft=0,gap=0,tools=1", tools=[f"mcp/{name}"], **where)
@@ -94,6 +128,9 @@ def use(client: nbllm.Client, url: str, mode: str, n: int, stream: nbllm.Stream)
     answered = answer.done
     answer.cancel()
     engine().run(client.mcp.stop(name))
+    if behind is not None:
+        os.killpg(behind.pid, signal.SIGKILL)
+        behind.wait()
     return answered
 
 
@@ -105,6 +142,9 @@ def told(values: list[float]) -> str:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--reader"]:
         read(sys.argv[2])
+    elif sys.argv[1:2] == ["--bridge"]:
+        bridge(sys.argv[2])
     else:
+        os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp()  # what is allowed here is no user's
         every = dict.fromkeys(re.findall(r'^    "(\w+)": (?:lambda|\[|\w+,)', BAD.read_text("utf-8"), re.M))
         main(int(sys.argv[1]) if sys.argv[1:] else 3, sys.argv[2:] or list(every))

@@ -187,17 +187,17 @@ def test_a_call_that_hangs_ends_at_its_limit(mode, servers):
 
 def test_a_large_result_does_not_hold_up_the_loop_for_long_and_is_cut(servers):
     """Ten megabytes become what fits a budget, and how much was cut is said."""
-    assert "of 400," in called(servers(bad("big")))
+    assert "of 10,000,000 characters" in called(servers(bad("big")))
 
 
 def test_what_comes_by_thousands_is_cut_where_it_is_read(servers):
     """Tools, parts and values, and how many there were is said."""
     usables, notes = used(servers(bad("thousands")))
-    assert 1_000 == len(usables)
-    assert ["mcp/bad: It tells of more tools than the 1,000 that are read."] == notes
+    assert 500 == len(usables)
+    assert ["mcp/bad: It tells of 20,000 tools, of which the first 500 are read."] == notes
     parts = called(servers(bad("parts_by_thousands")))
     assert "(more parts: 99950)" in str(parts)
-    assert "of 400," in called(servers(bad("values_by_thousands")))
+    assert "of 2,500,007 characters" in called(servers(bad("values_by_thousands")))
 
 
 def test_a_dead_server_is_started_again_at_the_next_use(servers):
@@ -463,8 +463,12 @@ def test_a_redirect_takes_no_header_elsewhere(servers):
         assert CANARY not in other.text
 
 
-def hosted(answer):
-    """What a server over HTTP says to each request; `answer(id)` gives what it says to calls of its tool."""
+def event(value):
+    return b"data: %s\n\n" % json.dumps(value).encode()
+
+
+def hosted(answer, tools=({"name": "t", "inputSchema": {"type": "object"}},), written=event):
+    """What a server over HTTP says to each request; `answer(id)` gives what it says to calls of its tools."""
 
     def page(handler):
         if handler.command == "GET":
@@ -475,28 +479,21 @@ def hosted(answer):
         hello = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}}
         results = {
             "initialize": {**hello, "serverInfo": {"name": "x", "version": "1"}},
-            "tools/list": {"tools": [{"name": "t", "inputSchema": {"type": "object"}}]},
+            "tools/list": {"tools": tools},
         }
         if asked.get("method") == "tools/call":
             return answer(asked["id"])
+        made = {"error": {"code": -32601, "message": "no"}}
         if asked.get("method") in results:
-            return (
-                b"data: %s\n\n"
-                % json.dumps(
-                    {"jsonrpc": "2.0", "id": asked["id"], "result": results[asked["method"]]}
-                ).encode()
-            )
-        error = {"code": -32601, "message": "no"}
-        return (
-            b"data: %s\n\n" % json.dumps({"jsonrpc": "2.0", "id": asked.get("id"), "error": error}).encode()
-        )
+            made = {"result": results[asked["method"]]}
+        return written({"jsonrpc": "2.0", "id": asked.get("id"), **made})
 
     return page
 
 
 def whole_call(ident, size):
-    result = {"content": [{"type": "text", "text": "z" * size}]}
-    return b"data: %s\n\n" % json.dumps({"jsonrpc": "2.0", "id": ident, "result": result}).encode()
+    content = [{"type": "text", "text": "z" * size}]
+    return event({"jsonrpc": "2.0", "id": ident, "result": {"content": content}})
 
 
 @pytest.mark.parametrize(
@@ -504,7 +501,6 @@ def whole_call(ident, size):
     [
         (lambda ident: b"data: {not json\n\n", "does not fit the protocol"),
         (lambda ident: b"data: []\n\n", "does not fit the protocol"),
-        (lambda ident: whole_call(ident, 1).replace(b"z", rb"\ud83d"), "does not fit"),
         (lambda ident: whole_call(ident, 17_000_000), "limit"),
         (lambda ident: b": nothing\n\n", r"ended while .* call of t: SSE stream ended"),  # no word of 405
     ],
@@ -518,11 +514,30 @@ def test_an_answer_over_http_that_cannot_be_read_is_one_line(answer, words, serv
         assert "union[" not in str(error.value)
 
 
-def test_a_screenshot_of_megabytes_comes_over_http(servers):
-    with Listener((200, hosted(lambda ident: whole_call(ident, 3_000_000)))) as listener:
-        listener.more["content-type"] = "text/event-stream"
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+def test_what_is_odd_about_a_server_over_http_is_read_past(kind, servers):
+    """As over pipes: one bad tool takes no other with it, half a character costs no answer, and of a long one
+    it is said how long it was."""
+    written = event if "event" in kind else lambda value: json.dumps(value).encode()
+    tools = [
+        {"name": "good", "inputSchema": {"type": "object"}},
+        {"name": "array", "inputSchema": []},
+        "no tool",
+    ]
+    content = [{"type": "text", "text": "z" * 3_000_000 + "\ud83d"}]
+
+    def answer(ident):
+        return written({"jsonrpc": "2.0", "id": ident, "result": {"content": content}})
+
+    with Listener((200, hosted(answer, tools, written))) as listener:
+        listener.more["content-type"] = kind
         known = servers(entry_of("bad", {"url": f"{listener.url}/mcp"}, here(trusted=True), {}))
-        assert called(known).startswith("zzz")
+        usables, notes = used(known)
+        assert ["bad__good"] == [u.tool.name for u in usables]
+        assert 2 == len(notes)
+        text = called(known)
+        assert text.startswith("zzz")
+        assert "of 3,000,001 characters" in text
 
 
 def test_an_answer_over_http_that_is_compressed_is_refused(servers):

@@ -8,6 +8,7 @@ out is always said.
 
 from __future__ import annotations
 
+import re
 import warnings
 from base64 import b64decode
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
@@ -209,12 +210,16 @@ def counted(value: int | None, noun: str, *, about: bool = False) -> str:
 
 
 def cut(text: str, limit: int) -> str:
-    """At most `limit` characters of a text, and then how much was left out."""
-    return (
-        text
-        if len(text) <= limit
-        else f"{text[:limit]}...\n(the first {limit:,} of {len(text):,} characters)"
-    )
+    """At most `limit` characters of a text, and then how much was left out; of one that was cut before, of
+    how much in all."""
+    if len(text) <= limit:
+        return text
+    before = _CUT.search(text[-100:])
+    size = before[1] if before else f"{len(text):,}"
+    return f"{text[:limit]}...\n(the first {limit:,} of {size} characters)"
+
+
+_CUT = re.compile(r"\.\.\.\n\(the first [\d,]+ of ([\d,]+) characters\)\Z")
 
 
 # (package, class): its form. Named, not imported, so that nothing heavy is loaded for a prompt; subclasses

@@ -23,19 +23,20 @@ from ..agents.process import ProcessTransport
 from ..core.calls import ProcessCall, origin
 from ..core.errors import ConfigError, ConnectFailed, NbllmError, ProtocolError, Timeout, scrub
 from ..core.messages import Message
+from ..http.pool import certificates
 from .consent import Described, described
 from .mcp_content import Part, parts_of, words_of
 from .mcp_entry import Entry
 from .mcp_errors import ToolFailed, is_gone, leaf, words
+from .mcp_http import LARGEST, lenient
 from .mcp_login import Login, check_place
-from .mcp_mend import MOST, line, mend, mended
+from .mcp_mend import MOST, line, mend
 from .mcp_offers import Prompt, Resource, prompt_messages, resource_parts
 from .mcp_stdio import Incoming, Outgoing, uncollected, whole
 
 T = TypeVar("T")
 _PAGES = 20
 _KEYS = ("uri", "uri_template", "name")  # what an item of a list is known by
-_LARGEST = 2**24  # bytes of a message: a screenshot in base64 has a megabyte and more
 _LAST_LINES = 3  # of standard error, in a message
 _CLOSING = 1.0  # seconds for a connection to end by itself; a command's own end takes as long again
 
@@ -197,14 +198,15 @@ class Connection:
                 raise ProtocolError(self.ended)
             if response.status_code >= 400 and response.request.method == "POST":  # few have a stream to GET
                 self._status = response.status_code
+            lenient(response, self._mend)
 
         times = httpx2.Timeout(self.limits.connect, read=5 * self.limits.call)
         hooks: Any = {"request": [sign], "response": [look]}
-        auth = await self._auth()
-        async with httpx2.AsyncClient(timeout=times, event_hooks=hooks, auth=auth) as http:
-            transport = streamable_http_client(self.entry.url, http_client=http, max_sse_event_size=_LARGEST)
+        auth, context = await self._auth(), await asyncio.to_thread(certificates)  # that takes 20 ms
+        async with httpx2.AsyncClient(verify=context, timeout=times, event_hooks=hooks, auth=auth) as http:
+            transport = streamable_http_client(self.entry.url, http_client=http, max_sse_event_size=LARGEST)
             try:
-                await self._speak(mended(transport, lambda result: asyncio.to_thread(self._mend, result)))
+                await self._speak(transport)
             except Exception as exc:
                 self.ended = self.ended or self._at_the_address(self._masked(line(words(leaf(exc)))))
                 raise

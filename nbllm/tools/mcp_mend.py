@@ -8,19 +8,19 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from unicodedata import category
 
 from ..core.schema import within
+from ..core.values import counted, cut
 
 LONGEST = 2_000  # characters of a description that a model reads
 TEXT_LIMIT = 400_000  # characters of a text: far over any budget, and looked through in no time
 _NAME = 256  # characters of a name; providers take 64, and longer ones get a hash
 _LARGE = 2**16  # characters of a tool as JSON
 _ARGUMENTS = 100  # of a prompt
-MOST = 1_000  # tools of a server, and as many resources and prompts
+MOST = 500  # tools of a server, and as many resources and prompts: no model is told of more
 _MOST_PARTS = 50  # of a result
 # Results that come in parts, and how a text says that there are more.
 _PARTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -42,17 +42,28 @@ def mend(result: dict[str, Any]) -> list[str]:
     for field, value in list(result.items()):
         if isinstance(value, list) and field in _LISTS:
             notes += _mend_list(result, field)
-        elif isinstance(value, list) and field in _PARTS and len(value) > _MOST_PARTS:
+        elif isinstance(value, list) and field in _PARTS:
+            _shorten(value[:_MOST_PARTS])
             more = {"type": "text", "text": f"(more parts: {len(value) - _MOST_PARTS})"}
-            result[field] = [*value[:_MOST_PARTS], _PARTS[field](more)]
+            result[field] = [*value[:_MOST_PARTS], _PARTS[field](more)][: len(value)]
     return notes
+
+
+def _shorten(parts: list[Any]) -> None:
+    """Cuts their texts, and those of what they hold: so much in all."""
+    left = TEXT_LIMIT
+    for part in parts:
+        for held in (part, part.get("content"), part.get("resource")) if isinstance(part, dict) else ():
+            if isinstance(held, dict) and isinstance(held.get("text"), str):
+                held["text"] = cut(held["text"], left)
+                left = max(0, left - len(held["text"]))
 
 
 def _mend_list(result: dict[str, Any], field: str) -> list[str]:
     noun, key, mended = _LISTS[field]
     known, notes = dict[str, dict[str, Any]](), list[str]()
-    if len(result[field]) > MOST:
-        notes.append(f"It tells of more {noun}s than the {MOST:,} that are read.")
+    if (there := len(result[field])) > MOST:
+        notes.append(f"It tells of {counted(there, noun)}, of which the first {MOST:,} are read.")
     for given in result[field][:MOST]:
         item, problem = mended(given)
         if not problem and item[key] in known:
@@ -203,35 +214,3 @@ def told(schema: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("$schema", "$id", "title", "examples"):
         made.pop(key, None)
     return {"properties": {}, **made}
-
-
-@asynccontextmanager
-async def mended(transport: Any, mend: Callable[[Any], Awaitable[None]]) -> AsyncIterator[tuple[Any, Any]]:
-    """A transport whose lists of tools are mended on their way."""
-    async with transport as (reading, writing):
-        yield _Stream(reading, mend), writing
-
-
-class _Stream:
-    """Its reading end; all but what is read is the end's own."""
-
-    def __init__(self, stream: Any, mended: Callable[[Any], Awaitable[None]]) -> None:
-        self._stream, self._mended = stream, mended
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    async def __aenter__(self) -> Any:
-        await self._stream.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: Any) -> Any:
-        return await self._stream.__aexit__(*error)
-
-    def __aiter__(self) -> Any:
-        return self
-
-    async def __anext__(self) -> Any:
-        item = await self._stream.__anext__()
-        await self._mended(getattr(getattr(item, "message", None), "result", None))
-        return item

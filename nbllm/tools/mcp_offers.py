@@ -137,7 +137,9 @@ def resource_parts(result: Any, name: str, masked: Callable[[str], str], budget:
     for item in contents:
         text = getattr(item, "text", None)
         if isinstance(text, str):
-            parts.append(Text(f"\n\n{line(name, 300)}:\n```\n{cut(masked(text[:TEXT_LIMIT]), share)}\n```\n"))
+            parts.append(
+                Text(f"\n\n{line(name, 300)}:\n```\n{cut(masked(cut(text, TEXT_LIMIT)), share)}\n```\n")
+            )
         elif isinstance(part := binary(item.blob, item.mime_type or "", name), Text):
             others.append(part.text)
         elif len(part.data or b"") > SIZE_LIMIT:

@@ -22,7 +22,7 @@ from ..dialects._json import load_json
 from .mcp_mend import MOST, TEXT_LIMIT
 
 _BABBLE = 1_000  # lines in a row that are no message
-_LARGE = 2**16  # bytes of a line that takes a millisecond to read, or many: that is done beside the loop
+LARGE = 2**16  # bytes of a line that takes a millisecond to read, or many: that is done beside the loop
 _DECODE = msgspec.json.Decoder().decode
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -86,7 +86,7 @@ class Incoming(_Stream):
             async for lines, _at, _size in self._command.lines():
                 for text in lines:
                     passing, message = (
-                        await asyncio.to_thread(large, text) if len(text) > _LARGE else self._message(text)
+                        await asyncio.to_thread(large, text) if len(text) > LARGE else self._message(text)
                     )
                     babble = 0 if passing or message is not None else babble + 1
                     if babble > _BABBLE:
@@ -123,7 +123,7 @@ def parsed(text: bytes) -> dict[str, Any] | None:
     pairs are replaced."""
     if not text[:64].lstrip().startswith(b"{"):
         return None
-    value = _beginnings(text) if len(text) > _LARGE else _value(text)
+    value = _beginnings(text) if len(text) > LARGE else _value(text)
     return value if isinstance(value, dict) and not too_deep(value) else None
 
 
