@@ -202,10 +202,12 @@ def test_a_secret_shows_itself_nowhere():
 def test_a_key_given_by_hand_lasts_for_the_session():
     """remember and forget."""
     r = make()
-    keys.remember("openai", "k", r.stores)
-    assert "this session" == r.own_key(r.rows["openai"]).source
-    assert make().own_key(r.rows["openai"]) is None  # another client's
-    assert keys.forget("openai", r.stores)
+    keys.remember("openai", "k")
+    try:
+        assert "this session" == r.own_key(r.rows["openai"]).source
+        assert "this session" == make().own_key(r.rows["openai"]).source  # every client's
+    finally:
+        assert keys.forget("openai")
     assert r.own_key(r.rows["openai"]) is None
 
 

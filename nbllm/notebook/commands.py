@@ -113,15 +113,14 @@ def _key(session: Session, rest: str) -> Any:
     if rest.partition("/")[0].strip() == "sim":
         return "The built-in simulator needs no key."
     row = session.provider(rest)
-    registry = session.client.registry
-    found = registry.own_key(row)
+    found = session.client.registry.own_key(row)
     if found is not None:
         return f"{row.label or row.name}: key {found.masked} from {found.source}."
-    address = registry.address(row)
+    address = session.client.registry.address(row)
     typed = session.hidden(
         f"Key for {row.label or row.name} at {keys.origin(address)} (kept for this session only): ", row
     )
-    keys.remember(row.name, typed, registry.stores, address)
+    keys.remember(row.name, typed, address)
     return (
         f"{row.label or row.name}: the key is kept for this session. `%llm key set {row.name}` would "
         f"keep it in the keyring."
@@ -137,16 +136,16 @@ def _key_set(session: Session, row: ProviderSpec) -> str:
         row,
     )
     if keys.keep(typed, registry.stores, registry.address(row)):
-        keys.forget(row.name, registry.stores)
+        keys.forget(row.name)
         return f"{label}: the key is kept in the keyring, for {keys.origin(registry.address(row))}."
-    keys.remember(row.name, typed, registry.stores, registry.address(row))
+    keys.remember(row.name, typed, registry.address(row))
     return f"{label}: the key is kept for this session; `pip install keyring` would keep it for good."
 
 
 def _key_unset(session: Session, row: ProviderSpec) -> str:
     registry, label = session.client.registry, row.label or row.name
     places = [
-        *(["of this session"] if keys.forget(row.name, registry.stores) else []),
+        *(["of this session"] if keys.forget(row.name) else []),
         *(["in the keyring"] if keys.drop(registry.stores, registry.address(row)) else []),
     ]
     return f"{label}: " + (

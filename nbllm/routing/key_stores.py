@@ -6,13 +6,11 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core.calls import Secret
 from .files import read_small
 
 _BLANKS = re.compile(
@@ -33,11 +31,7 @@ class Stores:
     keyring: Callable[[], Any] = lambda: None
     colab: Callable[[str], str] | None = None
     auth: Path | None = None
-    typed: dict[str, Secret] = field(
-        default_factory=dict, repr=False
-    )  # `%llm key NAME`, by the provider's name
     seen: dict[tuple[str, str], str] = field(default_factory=dict, repr=False)  # what slow places said
-    renewing: dict[str, threading.Lock] = field(default_factory=dict, repr=False)  # logins, by their places
     read: dict[Path, tuple[object, dict[str, str]]] = field(
         default_factory=dict, repr=False
     )  # `.env` files, as they were when they were read

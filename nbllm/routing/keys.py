@@ -50,14 +50,18 @@ _BEARERS = frozenset(
 )  # dialects that can carry an access token
 
 
-def remember(provider: str, key: str, stores: Stores, address: str = "") -> None:
+# Keys given by hand (`%llm key NAME`), by provider name: every client of the process finds them.
+_typed_here: dict[str, Secret] = {}
+
+
+def remember(provider: str, key: str, address: str = "") -> None:
     """Keeps a key that was typed, in memory, for the server at `address` where one is given."""
-    stores.typed[provider] = Secret(key, "this session", origin(address) if address else "")
+    _typed_here[provider] = Secret(key, "this session", origin(address) if address else "")
 
 
-def forget(provider: str, stores: Stores) -> bool:
+def forget(provider: str) -> bool:
     """Drops a key that was typed; False where there was none."""
-    return stores.typed.pop(provider, None) is not None
+    return _typed_here.pop(provider, None) is not None
 
 
 # --- the sources --------------------------------------------------------------------------------------------
@@ -159,7 +163,7 @@ def find(
         found: Secret | None = explicit if isinstance(explicit, Secret) else Secret(explicit)
     else:
         looks = (s.look(row, address, stores) for s in SOURCES if not (quick and s.slow))
-        found = _typed(row, address, stores) or next((key for key in looks if key is not None), None)
+        found = _typed(row, address) or next((key for key in looks if key is not None), None)
     key, wrong = _usable(found, row, address) if found else (None, None)
     if wrong is not None:
         address = ""  # tracebacks that show local variables would show it
@@ -223,14 +227,14 @@ def _named(character: str) -> str:
     return f"U+{ord(character):04X} ({unicodedata.name(character, 'a control character').lower()})"
 
 
-def _typed(row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
-    key = stores.typed.get(row.name)
+def _typed(row: ProviderSpec, address: str) -> Secret | None:
+    key = _typed_here.get(row.name)
     return key if key and key.origin in ("", origin(address)) else None
 
 
 def where(row: ProviderSpec, stores: Stores, address: str) -> list[tuple[str, str | None]]:
     """Each source by name, with the masked key it holds for `row`, None for none."""
-    typed = _typed(row, address, stores)
+    typed = _typed(row, address)
     found = [(s.name, _looked(s, row, address, stores)) for s in SOURCES]
     return [(name, key.masked if key else None) for name, key in (("this session", typed), *found)]
 

@@ -38,6 +38,8 @@ _ESCAPES = re.compile(
 )
 _SERVICE = f"{SERVICE} login"
 _DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
+_locks: dict[str, threading.Lock] = {}
+_guard = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +285,7 @@ def access(row: ProviderSpec, place: str, stores: Stores) -> Secret | None:
     token = _known(row, place, stores)
     if token is None or token.fresh:
         return token.access if token else None
-    with stores.renewing.setdefault(place, threading.Lock()):
+    with _lock(place):
         token = _known(row, place, stores)  # another call may have renewed it meanwhile
         if token is not None and not token.fresh:
             token = _renewed(row, token, place, stores)
@@ -349,6 +351,11 @@ def _keep(token: Token, place: str, stores: Stores) -> bool:
     except Exception:  # noqa: BLE001 - each backend has errors of its own; the token serves this session
         return False
     return ring is not None
+
+
+def _lock(place: str) -> threading.Lock:
+    with _guard:
+        return _locks.setdefault(place, threading.Lock())
 
 
 # --- answers ------------------------------------------------------------------------------------------------
