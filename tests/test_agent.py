@@ -11,9 +11,10 @@ from nbllm.client.client import Client
 from nbllm.core.errors import ConfigError
 from nbllm.core.events import StepEnded, TextDelta, ToolEnded, ToolStarted
 from nbllm.core.history import closed
-from nbllm.core.messages import Message, Tool, ToolCall, ToolResult
+from nbllm.core.messages import Image, Message, Tool, ToolCall, ToolResult
 from nbllm.routing import config, registry
-from nbllm.tools import of
+from nbllm.simulator import script, serve
+from nbllm.tools import files, of, python
 from nbllm.tools.usable import Usable
 
 from .listeners import Listener
@@ -386,6 +387,71 @@ def test_an_endpoint_of_ones_own_file(tmp_path):
     project = config.Config()
     config._apply(project, config.Layer("pyproject.toml", tomllib.loads(table), project=True))
     assert ({}, True) == (project.tools, "a project describes no tool" in str(project.problems[0]))
+
+
+SECRETS = {
+    "OPENAI_API_KEY": "sk-canary-0123456789abcdef",
+    "DB_PASSWORD": "canary-of-a-database",
+    "SOME_TOKEN": "tok/canary+4711==",
+}
+PLAIN = {"GEMINI_API_KEY": "dummy", "SSH_KEY": "/usr", "GIT_AUTHOR_NAME": "Ada Lovelace", "MONKEY": "tree"}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_secret_of_the_environment_reaches_no_model(tmp_path, name):
+    """Whatever a tool gives or raises, and wherever it runs; words and paths stay, as they are nobody's
+    secret."""
+    env = {**SECRETS, **PLAIN}
+    (tmp_path / "notes.txt").write_text(f"the key is {SECRETS['OPENAI_API_KEY']}", "utf-8")
+    said = " ".join(env.values())
+
+    def text() -> str:
+        """Text."""
+        return said
+
+    def parts() -> list:
+        """Text and a picture."""
+        return [said, Image(b"\x89PNG\r\n\x1a\n" + bytes(64)), env]
+
+    def fails() -> str:
+        """Fails."""
+        raise ValueError(said)
+
+    async def away(arguments):
+        return said
+
+    tools = [text, parts, fails, Usable(Tool("away", "Away."), away, where="engine"), python({"said": said})]
+    made = [{"name": t} for t in ("text", "parts", "fails", "away")]
+    made += [{"name": "python", "arguments": {"code": c}} for c in ("print(said)", "said", "int(said)")]
+    made += [{"name": "read_file", "arguments": {"path": "notes.txt"}}]
+    client = Client(registry.load(env))
+    steps = script([{"calls": made}, {"text": "{results}"}])
+    stream = client.stream("x", f"{model(name)},{steps}", tools=[*tools, files(tmp_path)], approve="auto")
+    told = f"{stream.response()} {stream.log} {[t.attempts[0].request for t in stream.turns]}"
+    assert ["ran", "ran", "failed", "ran", "ran", "ran", "failed", "ran"] == outcomes(stream.response())
+    assert [secret for secret in SECRETS.values() if secret in told] == []
+    assert [word for word in PLAIN.values() if word not in told] == []
+    client.close()
+
+
+def test_a_key_of_the_call_reaches_no_model(client):
+    """One that stands in no environment."""
+
+    def text() -> str:
+        """Text."""
+        return "it is canary-of-the-call"
+
+    steps = script([{"calls": [{"name": "text"}]}, {"text": "ok"}])
+    with serve(ttft=0.0, gap=0.0) as server:
+        r = client.complete(
+            "x",
+            f"m@{steps}",
+            tools=[text],
+            approve="auto",
+            base_url=server.base_url("openai_chat"),
+            api_key="canary-of-the-call",
+        )
+    assert ["it is •••"] == [e.result.content for e in r.steps[0].results]
 
 
 def test_a_script_asks_at_its_terminal(tmp_path):

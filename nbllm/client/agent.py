@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..core.compaction import COMPACTED, Compact, begins, cut, question, size_of, summarised, without_results
-from ..core.errors import ConfigError, ContextLengthExceeded
+from ..core.errors import ConfigError, ContextLengthExceeded, scrubber
 from ..core.events import (
     Finished,
     Notice,
@@ -195,6 +195,7 @@ class Agent:
     plain: frozenset[str] = frozenset()  # names of tools without code, whose calls end the loop
     compact: Compact = field(default_factory=Compact)
     scale: Scale = field(default_factory=Scale)
+    secrets: Callable[[], Iterable[str]] = tuple  # what no result may hold
     steps: list[Step] = field(default_factory=list)
     messages: tuple[Message, ...] = ()
     _said: int = 0  # messages of the whole conversation, without the system's
@@ -202,6 +203,7 @@ class Agent:
     journal: Journal = field(default_factory=Journal)
     _changed: list[str] = field(default_factory=list)  # what tools changed
     _number: int = 0  # its number in the journal
+    _mask: Callable[[str], str] | None = None
     _allowed: set[str] = field(default_factory=set)
     _seen: Counter[str] = field(default_factory=Counter)
 
@@ -494,8 +496,7 @@ class Agent:
         self._begin(stream, p)
         told, error = await stream.by_reader(work)
         ended = p.ended or (p.give(told) if error is None else p.end("failed", error))
-        await self._note(ended, change)
-        stream.publish(ended)
+        await self._end(stream, p, ended, change)
 
     async def _away(self, stream: Stream, p: _Planned) -> None:
         tool = p.tool
@@ -511,8 +512,15 @@ class Agent:
                 raise
             own = isinstance(exc, TimeoutError) and clock.expired()
             ended = p.late(limit) if own else p.end("failed", as_exception(exc))
+        await self._end(stream, p, ended, change)
+
+    async def _end(self, stream: Stream, p: _Planned, ended: ToolEnded, change: Change | None) -> None:
+        """Tells what a call that ran came to, without secrets: code reads the environment, files hold
+        keys."""
         await self._note(ended, change)
-        stream.publish(ended)
+        self._mask = self._mask or scrubber(self.secrets())
+        p.ended = replace(ended, result=_masked(ended.result, self._mask))
+        stream.publish(p.ended)
 
     # --- what tools change ---
 
@@ -567,6 +575,15 @@ async def _opened(given: Sequence[Given]) -> list[Usable | Tool]:
 def _content(value: Any, budget: int) -> Any:
     """What a tool gave, as its result holds it; one that is a result already stays."""
     return value if isinstance(value, ToolResult) else content(value, budget)
+
+
+def _masked(result: ToolResult, mask: Callable[[str], str]) -> ToolResult:
+    told = result.content
+    if isinstance(told, str):
+        return replace(result, content=mask(told))
+    return replace(
+        result, content=tuple(replace(p, text=mask(p.text)) if isinstance(p, Text) else p for p in told)
+    )
 
 
 def _with(result: ToolResult, words: str) -> ToolResult:
@@ -669,14 +686,27 @@ class ToolUse:
         scale: Scale,
         *,
         journal: Journal,
+        secrets: Callable[[], Iterable[str]],
     ) -> None:
-        """Answers `request` into `stream`, with all tools; `journal` keeps what they change."""
+        """Answers `request` into `stream`, with all tools; `journal` keeps what they change, `secrets` are
+        what no result may hold."""
         known = self._unique(await _opened(self.given))
         for note in [n for t in self.given for n in getattr(t, "notes", ())]:
             stream.publish(Notice("tools", note))
         code = {n: t for n, t in known.items() if isinstance(t, Usable)}
         plain = frozenset(known) - frozenset(code)
-        agent = Agent(code, send, self.approve, ask, self.limits, plain, self.compact, scale, journal=journal)
+        agent = Agent(
+            code,
+            send,
+            self.approve,
+            ask,
+            self.limits,
+            plain,
+            self.compact,
+            scale,
+            secrets=secrets,
+            journal=journal,
+        )
         choice = chosen(request.tool_choice, known)
         await agent.run(stream, replace(request, tools=_told(known), tool_choice=choice))
 

@@ -443,9 +443,12 @@ class Client:
 
         watched = self._traced()
 
+        def secrets() -> Sequence[str]:
+            return (*first.guard.texts, *self.registry.secrets)
+
         async def work() -> None:
             with nullcontext() if watched is None else watched.agent(stream, first):
-                await using.run(stream, request, send, ask, scale, journal=self.changes)
+                await using.run(stream, request, send, ask, scale, journal=self.changes, secrets=secrets)
 
         stream = Stream(lambda fold, s: _summed(fold, s, first))
         return stream.start(self._engine(), work())

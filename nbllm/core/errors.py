@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import base64
 import difflib
+import functools
 import json
 import re
 import traceback
@@ -56,19 +57,27 @@ _DEEPEST = 100  # levels of an error's body that are looked through
 def scrub(text: str, secrets: Iterable[str]) -> str:
     """`text` with every secret in it masked, also where it is quoted for an address or for JSON, or in
     base64."""
-    return _scrubber([s for s in secrets if len(s) <= len(text)])(text)  # no form is shorter than itself
+    return scrubber([s for s in secrets if len(s) <= len(text)])(text)  # no form is shorter than itself
 
 
-def _scrubber(secrets: Iterable[str]) -> Callable[[str], str]:
+def scrubber(secrets: Iterable[str]) -> Callable[[str], str]:
+    """What masks these secrets in a text."""
     found = {form for s in secrets if len(s) >= _SHORTEST and s.lower() not in _PLAIN for form in _forms(s)}
     if not found:
         return str
-    words = (
-        f"(?i:{re.escape(f)})" if len(f) >= _LONG else re.escape(f)
-        for f in sorted(found, key=len, reverse=True)
-    )
-    pattern = re.compile("|".join(words))
-    return lambda text: pattern.sub(MASK, text)
+    folded = [form.casefold() for form in found]
+
+    @functools.cache
+    def pattern() -> re.Pattern[str]:
+        longest_first = sorted(found, key=len, reverse=True)
+        words = (f"(?i:{re.escape(f)})" if len(f) >= _LONG else re.escape(f) for f in longest_first)
+        return re.compile("|".join(words))
+
+    def masked(text: str) -> str:
+        low = text.casefold()  # the pattern is slow, and few texts hold a secret
+        return pattern().sub(MASK, text) if any(form in low for form in folded) else text
+
+    return masked
 
 
 def _forms(secret: str) -> set[str]:
@@ -107,6 +116,16 @@ def looks_like_key(text: str, *, surely: bool = False) -> bool:
     )
 
 
+_SECRET_NAME = re.compile(
+    r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|_PASS|_PWD|_PAT)$", re.IGNORECASE
+)
+
+
+def names_secret(name: str) -> bool:
+    """Whether a variable of the environment is called as those are that hold a secret."""
+    return bool(_SECRET_NAME.search(name))
+
+
 class NbllmError(Exception):
     """Base of all errors that nbllm raises. `hint` says what to do next and is part of the message."""
 
@@ -127,7 +146,7 @@ class NbllmError(Exception):
     def scrubbed(self, secrets: Iterable[str]) -> NbllmError:
         """This error, with every secret taken out of all its texts, and without the one behind it, whose
         frames hold what was sent."""
-        masked, self.__context__ = _scrubber(secrets), None
+        masked, self.__context__ = scrubber(secrets), None
         self.args = tuple(masked(a) if isinstance(a, str) else a for a in self.args)
         for name, value in vars(self).items():
             setattr(self, name, _scrub_value(value, masked))

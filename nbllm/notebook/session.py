@@ -132,9 +132,7 @@ class Session:
 
         if not self._chats_of:
             self._chats_of = self.file or os.getcwd()
-        names = {name for row in registry.rows.values() for name in row.key_env}
-        secrets = tuple(value for name in sorted(names) if (value := registry.env.get(name)))
-        return Shelf(KeptChats(), self._chats_of, secrets, self.say)
+        return Shelf(KeptChats(), self._chats_of, registry.secrets, self.say)
 
     @property
     def last(self) -> Response | None:

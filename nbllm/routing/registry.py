@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 from ..agents.model_files import newest, path_of
 from ..core.addresses import holds_more, ip
 from ..core.calls import Hidden, ProviderSpec, Quirks, Secret, shown
-from ..core.errors import AuthenticationError, ConfigError
+from ..core.errors import AuthenticationError, ConfigError, names_secret
 from ..dialects._limits import seconds
 from . import config, keys
 from .config import Problem
@@ -135,6 +135,7 @@ class Routes:
         self.known[asked, registry.simulate] = env.asked, route
 
 
+_SHORTEST = 8  # characters of what is masked wherever it stands
 _ROUTES = 500  # names that are remembered
 
 
@@ -351,6 +352,16 @@ class Registry(config.Settings):
             found = []
         paths = (os.path.abspath(os.path.expanduser(f)) for f in found if f and "${" not in f)
         return replace(row, folders=tuple(paths))
+
+    @property
+    def secrets(self) -> Hidden:
+        """What the environment holds that is nobody's business: keys of providers, and variables that are
+        called as secrets are. Short values, which may be words ("dummy"), and paths to secrets are none."""
+        keys = {name for row in self.rows.values() for name in row.key_env}
+        found = {v for n, v in self.env.items() if n in keys or names_secret(n)}
+        return Hidden(
+            sorted(v for v in found if len(v) >= _SHORTEST and not os.path.exists(os.path.expanduser(v)))
+        )
 
     def _values(self, row: ProviderSpec) -> Hidden:
         """What the row's texts hold that is nobody's business: the values of variables, and what stands in
